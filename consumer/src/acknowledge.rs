@@ -1,0 +1,169 @@
+//! Acknowledge and release: the end of a message in hand. Deleted only after its row is committed or
+//! settled, and only under a lease that still holds; otherwise made visible again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::backoff::Backoff;
+use bucket_brigade_common::queue::{BATCH, Entry, Queue, QueueError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::sleep;
+
+use crate::gather::{Gather, Limits};
+use crate::lease::Lease;
+
+/// Ten deletes share a request; several requests in flight keep up with thousands of copies a second.
+const LIMITS: Limits = Limits {
+    size: BATCH,
+    linger: Duration::from_millis(20),
+    in_flight: 16,
+};
+
+/// A delete or release that does not get through after these tries is given up: the message comes
+/// back by itself, and doing it twice changes nothing.
+const TRIES: u32 = 5;
+
+const AGAIN: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(2),
+};
+
+/// Ends messages in batches.
+#[derive(Debug)]
+pub struct Acknowledge {
+    deletes: Gather<String, bool>,
+    releases: Gather<(String, Duration), bool>,
+}
+
+impl Acknowledge {
+    /// Ends messages on this queue.
+    pub fn new(queue: &Arc<dyn Queue>) -> Self {
+        let (deleting, releasing) = (Arc::clone(queue), Arc::clone(queue));
+        Self {
+            deletes: Gather::start(LIMITS, move |handles: Vec<String>| {
+                let queue = Arc::clone(&deleting);
+                until_done(handles, move |handles| {
+                    let queue = Arc::clone(&queue);
+                    async move { queue.delete(&handles).await }.boxed()
+                })
+                .boxed()
+            }),
+            releases: Gather::start(LIMITS, move |changes: Vec<(String, Duration)>| {
+                let queue = Arc::clone(&releasing);
+                until_done(changes, move |changes| {
+                    let queue = Arc::clone(&queue);
+                    async move { queue.change_visibility(&changes).await }.boxed()
+                })
+                .boxed()
+            }),
+        }
+    }
+
+    /// Deletes the message; false when its lease was lost or the queue would not.
+    pub async fn delete(&self, lease: Lease) -> bool {
+        let Some(receipt_handle) = lease.end().await else {
+            return false;
+        };
+        self.deletes.submit(receipt_handle).await.unwrap_or(false)
+    }
+
+    /// Makes the message visible again after `delay`.
+    pub async fn release(&self, lease: Lease, delay: Duration) {
+        if let Some(receipt_handle) = lease.end().await {
+            // When this fails the visibility timeout does the same, later.
+            self.releases.submit((receipt_handle, delay)).await;
+        }
+    }
+}
+
+type Outcome = Result<Vec<Entry>, QueueError>;
+
+/// Sends a batch, and again what was not confirmed of it.
+async fn until_done<T: Clone>(
+    items: Vec<T>,
+    send: impl Fn(Vec<T>) -> BoxFuture<'static, Outcome>,
+) -> Vec<bool> {
+    let mut done = vec![false; items.len()];
+    let mut pending: Vec<usize> = (0..items.len()).collect();
+    for tries in 1..=TRIES {
+        let batch = pending.iter().map(|index| items[*index].clone()).collect();
+        match send(batch).await {
+            Ok(entries) => pending = still_pending(&pending, entries, &mut done),
+            Err(error) => tracing::debug!(%error, tries, "a batch was not confirmed"),
+        }
+        if pending.is_empty() {
+            return done;
+        }
+        sleep(AGAIN.delay(tries, fastrand::f64())).await;
+    }
+    tracing::warn!(
+        messages = pending.len(),
+        "the queue did not confirm a batch: its messages come back by themselves"
+    );
+    done
+}
+
+fn still_pending(pending: &[usize], entries: Vec<Entry>, done: &mut [bool]) -> Vec<usize> {
+    let mut again = Vec::new();
+    for (index, entry) in pending.iter().zip(entries) {
+        match entry {
+            Entry::Done => done[*index] = true,
+            Entry::Retry(_) => again.push(*index),
+            Entry::Refused(reason) => {
+                tracing::debug!(
+                    reason,
+                    "a receipt handle was refused: the message comes back"
+                );
+            }
+        }
+    }
+    again
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_was_not_confirmed_is_sent_again() {
+        let sent = Mutex::new(Vec::new());
+        let answers = Mutex::new(vec![
+            Ok(vec![
+                Entry::Done,
+                Entry::Retry("busy".into()),
+                Entry::Refused("stale".into()),
+            ]),
+            Err(QueueError::Unavailable {
+                operation: "DeleteMessageBatch",
+                message: "reset".into(),
+            }),
+            Ok(vec![Entry::Done]),
+        ]);
+        let done = until_done(vec!["a", "b", "c"], |batch| {
+            sent.lock().unwrap().push(batch);
+            let answer = answers.lock().unwrap().remove(0);
+            async move { answer }.boxed()
+        })
+        .await;
+        assert_eq!(done, [true, true, false]);
+        assert_eq!(
+            *sent.lock().unwrap(),
+            [vec!["a", "b", "c"], vec!["b"], vec!["b"]]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_never_answers_is_given_up() {
+        let done = until_done(vec!["a"], |_| {
+            let error = QueueError::Unavailable {
+                operation: "DeleteMessageBatch",
+                message: "reset".into(),
+            };
+            async move { Err(error) }.boxed()
+        })
+        .await;
+        assert_eq!(done, [false]);
+    }
+}

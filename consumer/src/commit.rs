@@ -1,0 +1,80 @@
+//! Commit: paths and evidence of many proven copies in one statement.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::catalog::{Catalog, CatalogError, Move};
+use bucket_brigade_common::message::Task;
+use bucket_brigade_common::object_store::Copied;
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::desk::{Answer, Desk};
+use crate::gather::Limits;
+use crate::health::Health;
+use crate::step::{Event, Trouble};
+
+/// A hundred rows keep the statement short for the application's own writers; two statements in
+/// flight hide the round trip.
+const LIMITS: Limits = Limits {
+    size: 100,
+    linger: Duration::from_millis(4),
+    in_flight: 2,
+};
+
+/// Commits moves in batches.
+pub struct Commit(Desk<Move, bool>);
+
+impl Commit {
+    /// Commits to the catalog.
+    pub fn new(catalog: Arc<dyn Catalog>, health: Health, stop: CancellationToken) -> Self {
+        Self(Desk::open(LIMITS, health, stop, move |moves: Vec<Move>| {
+            let catalog = Arc::clone(&catalog);
+            async move { commit_batch(&*catalog, moves).await }.boxed()
+        }))
+    }
+
+    /// Sets the task's path to the copy.
+    pub async fn commit(&self, task: &Task, copied: Copied) -> Event {
+        let one = Move {
+            id: task.id.clone(),
+            old_path: task.route.old_path.clone(),
+            new_path: task.route.new_path.clone(),
+            destination_key: task.route.destination_key.clone(),
+            etag: copied.etag,
+            size_bytes: copied.size_bytes,
+        };
+        match self.0.submit(one).await {
+            Answer::Done(true) => Event::Committed,
+            Answer::Done(false) => Event::NotCommitted,
+            Answer::Refused { code, message } => Event::CommitRefused(Trouble {
+                code,
+                message,
+                permanent: true,
+            }),
+            Answer::Interrupted => Event::Interrupted,
+        }
+    }
+}
+
+/// Two deliveries of one message can meet in a batch, and one id twice would join unpredictably: the
+/// second is answered as not committed, looks, and finds the row moved.
+async fn commit_batch(catalog: &dyn Catalog, moves: Vec<Move>) -> Result<Vec<bool>, CatalogError> {
+    let mut seen = HashSet::new();
+    let is_first: Vec<bool> = moves
+        .iter()
+        .map(|one| seen.insert(one.id.clone()))
+        .collect();
+    let distinct: Vec<Move> = moves
+        .iter()
+        .zip(&is_first)
+        .filter(|(_, is_first)| **is_first)
+        .map(|(one, _)| one.clone())
+        .collect();
+    let moved = catalog.commit(&distinct).await?;
+    let answers = moves.iter().zip(is_first);
+    Ok(answers
+        .map(|(one, is_first)| is_first && moved.contains(&one.id))
+        .collect())
+}

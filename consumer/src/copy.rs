@@ -1,0 +1,252 @@
+//! Copy: one server-side copy per image, proven by its ETag, at the pace S3 allows.
+//!
+//! What is throttled or broken for the moment is tried again here, in hand and under its lease, so
+//! that it uses up no receive count.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::backoff::Backoff;
+use bucket_brigade_common::catalog::Orphan;
+use bucket_brigade_common::object_store::{Copied, Destination, ObjectStore, StoreError};
+use bucket_brigade_common::path_rule::Route;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::{Dependency, Health};
+use crate::outage::{OutageWatch, Verdict};
+use crate::pace::{Pace, Slot};
+use crate::step::{Event, Trouble};
+use crate::tally::Tally;
+
+/// Tries of one object in hand before it is given back, when others go well: about ten seconds.
+const TRIES: u32 = 7;
+
+const AGAIN: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(5),
+};
+
+/// Waits of a throttled copy; the pace does the real slowing down.
+const THROTTLED: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(3),
+};
+
+/// How one try ended.
+enum Try {
+    Proven(Copied),
+    Hopeless(Trouble),
+    Again(StoreError),
+}
+
+/// Copies objects.
+pub struct Copy {
+    store: Arc<dyn ObjectStore>,
+    pace: Pace,
+    health: Health,
+    outages: OutageWatch,
+    tally: Arc<Tally>,
+    stop: CancellationToken,
+}
+
+impl Copy {
+    /// Copies within the store, at most `max_concurrency` objects at a time.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        max_concurrency: usize,
+        health: Health,
+        tally: Arc<Tally>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            store,
+            pace: Pace::new(max_concurrency),
+            health,
+            outages: OutageWatch::default(),
+            tally,
+            stop,
+        }
+    }
+
+    /// The pace, for whoever reports on it.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Copies until it is proven or hopeless. A stop ends the waiting, not a copy under way.
+    pub async fn copy(&self, route: &Route) -> Event {
+        let (mut tries, mut throttled) = (0, 0);
+        loop {
+            let Some((is_probe, outcome)) = self.try_in_turn(route).await else {
+                return Event::Interrupted;
+            };
+            let wait = match outcome {
+                Try::Proven(copied) => return Event::Copied(copied),
+                Try::Hopeless(trouble) => return Event::CopyFailed(trouble),
+                Try::Again(StoreError::Throttled { .. }) => {
+                    throttled += 1;
+                    THROTTLED.delay(throttled, fastrand::f64())
+                }
+                Try::Again(error) => {
+                    tries += 1;
+                    match self.verdict(&error, route, is_probe).await {
+                        Verdict::Everybodys if !is_worn_out(&error, tries) => continue,
+                        Verdict::Everybodys => {
+                            self.health.up(Dependency::Objects);
+                            return Event::CopyFailed(given_up(&error, tries));
+                        }
+                        _ if tries >= TRIES => {
+                            return Event::CopyFailed(given_up(&error, tries));
+                        }
+                        _ => AGAIN.delay(tries, fastrand::f64()),
+                    }
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.stop.cancelled() => return Event::Interrupted,
+            }
+        }
+    }
+
+    /// Waits for S3 to be well and for a place in the pace, then tries once. None when the process
+    /// stops while waiting.
+    async fn try_in_turn(&self, route: &Route) -> Option<(bool, Try)> {
+        let entering = async {
+            let turn = self.health.turn().await;
+            let slot = self.pace.enter().await;
+            (turn, slot)
+        };
+        let (turn, slot) = tokio::select! {
+            entered = entering => entered,
+            () = self.stop.cancelled() => return None,
+        };
+        Some((turn.is_probe(), self.try_once(route, slot).await))
+    }
+
+    async fn try_once(&self, route: &Route, slot: Slot<'_>) -> Try {
+        let answer = match self.store.copy(route).await {
+            Err(StoreError::TooLarge) => self.store.copy_in_parts(route).await,
+            other => other,
+        };
+        match &answer {
+            Err(StoreError::Throttled { .. }) => {
+                self.tally.throttled();
+                slot.throttled();
+            }
+            Ok(_) | Err(_) => slot.served(),
+        }
+        let outcome = match answer {
+            Err(StoreError::DestinationExists) => self.whose_is_it(route).await,
+            other => other.map_or_else(sort, Try::Proven),
+        };
+        if !matches!(outcome, Try::Again(_)) {
+            self.health.up(Dependency::Objects);
+        }
+        if matches!(outcome, Try::Proven(_)) {
+            self.outages.went_well(route);
+        }
+        outcome
+    }
+
+    /// An object stands at the destination: our earlier copy is success, a stranger's is a conflict.
+    async fn whose_is_it(&self, route: &Route) -> Try {
+        match self.store.compare(route).await {
+            Ok(Destination::Same(copied)) => Try::Proven(copied),
+            Ok(Destination::Different(difference)) => Try::Hopeless(Trouble {
+                code: "DestinationConflict".into(),
+                message: format!(
+                    "another object stands at '{}': {difference}",
+                    route.destination_key
+                ),
+                // The application may be in the middle of replacing the image: its row comes next.
+                permanent: false,
+            }),
+            Ok(Destination::Empty) => Try::Again(StoreError::Transient {
+                code: "DestinationVanished".into(),
+                message: "the object at the destination vanished while it was compared".into(),
+            }),
+            Err(error) => sort(error),
+        }
+    }
+
+    /// Whose trouble an error is. An outage is told, and what is in hand waits for its turn.
+    async fn verdict(&self, error: &StoreError, route: &Route, is_probe: bool) -> Verdict {
+        let verdict = match error {
+            StoreError::Systemic { .. } => Verdict::Everybodys,
+            _ => self.outages.verdict(&*self.store, route, is_probe).await,
+        };
+        match verdict {
+            Verdict::Everybodys => self.health.down(Dependency::Objects, &advice(error)),
+            Verdict::Own => self.health.up(Dependency::Objects),
+            Verdict::Unknown => {}
+        }
+        verdict
+    }
+
+    /// Looks for a copy that an earlier delivery made and could not commit.
+    pub async fn seek_orphan(&self, route: &Route) -> Event {
+        loop {
+            match self.store.compare(route).await {
+                Ok(Destination::Same(copied)) => {
+                    return Event::OrphanSought(Some(Orphan {
+                        destination_key: route.destination_key.clone(),
+                        etag: copied.etag,
+                    }));
+                }
+                // Nothing there, a stranger's object, or no source left to compare it with.
+                Ok(_) | Err(StoreError::Permanent { .. } | StoreError::Denied { .. }) => {
+                    return Event::OrphanSought(None);
+                }
+                Err(error) => tracing::debug!(%error, "cannot look for an orphan yet"),
+            }
+            tokio::select! {
+                () = sleep(AGAIN.ceiling(3)) => {}
+                () = self.stop.cancelled() => return Event::Interrupted,
+            }
+        }
+    }
+}
+
+/// Errors that no further try changes, and all others.
+fn sort(error: StoreError) -> Try {
+    match error {
+        StoreError::Permanent { code, message } => Try::Hopeless(Trouble {
+            code,
+            message,
+            permanent: true,
+        }),
+        other => Try::Again(other),
+    }
+}
+
+/// Before any copy went well there is no witness, and a few broken objects look like an outage. They
+/// must not keep the others from being received for ever, so each is given back in the end.
+fn is_worn_out(error: &StoreError, tries: u32) -> bool {
+    matches!(error, StoreError::Transient { .. }) && tries >= 3 * TRIES
+}
+
+/// Not for good: a later delivery tries again, until the redrive policy takes the message.
+fn given_up(error: &StoreError, tries: u32) -> Trouble {
+    Trouble {
+        code: error.code().to_owned(),
+        message: format!("{error} (after {tries} tries)"),
+        permanent: false,
+    }
+}
+
+/// An outage's reason, with what to do about it.
+fn advice(error: &StoreError) -> String {
+    let advice = match error {
+        StoreError::Denied { .. } => {
+            "check the consumer's policy: s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both"
+        }
+        StoreError::Systemic { code, .. } if code == "NoSuchBucket" => {
+            "check SOURCE_BUCKET_NAME and DESTINATION_BUCKET_NAME"
+        }
+        StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
+        _ => "check S3's status and the network",
+    };
+    format!("{error}; {advice}")
+}

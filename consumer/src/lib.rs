@@ -1,0 +1,28 @@
+//! The consumer: takes messages from the queue, copies images, sets paths.
+//!
+//! ```text
+//! receive ──► decide ──► copy ──► commit ──► acknowledge
+//!    ▲           │          │         │            │
+//!    └── permits └── already moved / changed: acknowledge
+//!                           └── failed: record, release with back-off, never delete
+//! ```
+
+pub mod acknowledge;
+pub mod commit;
+pub mod copy;
+pub mod decide;
+pub mod desk;
+pub mod gather;
+pub mod handle;
+pub mod health;
+pub mod lease;
+pub mod outage;
+pub mod pace;
+pub mod pipeline;
+pub mod receive;
+pub mod record;
+pub mod settings;
+pub mod shutdown;
+pub mod start;
+pub mod step;
+pub mod tally;

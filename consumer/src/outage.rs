@@ -1,0 +1,87 @@
+//! Is it this object, or everybody's trouble? One error says neither; several objects in a row
+//! without a success between them do, unless an object that went well before still does.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
+use bucket_brigade_common::path_rule::Route;
+
+/// So many different objects in trouble, one after the other, are an outage.
+const STREAK: usize = 3;
+
+#[derive(Debug, Default)]
+struct State {
+    in_trouble: HashSet<String>,
+    witness: Option<Route>,
+}
+
+/// Whose trouble an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Too early to tell.
+    Unknown,
+    /// An object that went well before still does: it is this object's own.
+    Own,
+    /// Everybody's, as far as can be known.
+    Everybodys,
+}
+
+/// Watches the copies of a process for outages.
+#[derive(Debug, Default)]
+pub struct OutageWatch(Mutex<State>);
+
+impl OutageWatch {
+    /// A copy went well.
+    pub fn went_well(&self, route: &Route) {
+        let mut state = self.lock();
+        state.in_trouble.clear();
+        if state.witness.is_none() {
+            state.witness = Some(route.clone());
+        }
+    }
+
+    /// A copy met an error that may be its own or everybody's. During an outage (`is_probe`) the witness
+    /// is asked at once.
+    pub async fn verdict(&self, store: &dyn ObjectStore, route: &Route, is_probe: bool) -> Verdict {
+        let witness = {
+            let mut state = self.lock();
+            state.in_trouble.insert(route.source_key.clone());
+            if state.in_trouble.len() < STREAK && !is_probe {
+                return Verdict::Unknown;
+            }
+            state.witness.clone()
+        };
+        match witness {
+            Some(witness) if self.testifies(store, &witness).await => Verdict::Own,
+            _ => Verdict::Everybodys,
+        }
+    }
+
+    /// Asks for a copy that was made before: a store that works, and lets us write, refuses because the
+    /// destination exists. Nothing is copied.
+    async fn testifies(&self, store: &dyn ObjectStore, witness: &Route) -> bool {
+        match store.compare(witness).await {
+            Ok(Destination::Same(_) | Destination::Different(_)) => {}
+            Ok(Destination::Empty) | Err(StoreError::Permanent { .. }) => {
+                // The application has removed it since; the next success takes its place.
+                self.lock().witness = None;
+                return false;
+            }
+            Err(_) => return false,
+        }
+        let works = matches!(
+            store.copy(witness).await,
+            Err(StoreError::DestinationExists)
+        );
+        if works {
+            self.lock().in_trouble.clear();
+        }
+        works
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

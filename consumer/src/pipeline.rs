@@ -1,0 +1,163 @@
+//! The pipeline: the stages put together over a queue, a store and a catalog, whatever they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::catalog::Catalog;
+use bucket_brigade_common::object_store::ObjectStore;
+use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::queue::Queue;
+use bucket_brigade_common::row_id::IdType;
+use tokio::sync::Semaphore;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::acknowledge::Acknowledge;
+use crate::commit::Commit;
+use crate::copy::Copy;
+use crate::decide::Decide;
+use crate::handle::Stages;
+use crate::health::Health;
+use crate::lease::Leases;
+use crate::receive::{Receive, receivers_for, room_for};
+use crate::record::Record;
+use crate::shutdown::drain;
+use crate::tally::{Counts, Tally};
+
+/// How often progress is logged.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// What a pipeline works on.
+pub struct Parts {
+    /// Where messages come from.
+    pub queue: Arc<dyn Queue>,
+    /// Where objects are copied.
+    pub store: Arc<dyn ObjectStore>,
+    /// Where paths are set.
+    pub catalog: Arc<dyn Catalog>,
+    /// The type of the table's ids.
+    pub id_type: IdType,
+    /// The path rule.
+    pub rule: PathRule,
+    /// Whether the queue has a redrive policy.
+    pub has_dead_letter_queue: bool,
+    /// Copies in flight at most.
+    pub max_concurrency: usize,
+    /// How long a message is hidden at a time.
+    pub visibility: Duration,
+    /// From the stop to the end.
+    pub grace: Duration,
+}
+
+/// Consumes until `stop`, then drains within the grace. True when everything in hand was finished or
+/// given back.
+pub async fn run(parts: Parts, stop: CancellationToken) -> bool {
+    let give_up = CancellationToken::new();
+    let health = Health::default();
+    let leases = Leases::new(parts.visibility);
+    let stages = Arc::new(stages(&parts, &health, &stop, &give_up));
+    let queue = Arc::clone(&parts.queue);
+    let grace = parts.grace;
+    let (tasks, receivers) = receive(parts, &stages, &leases, &health, &stop);
+    let working = async {
+        stop.cancelled().await;
+        receivers.close();
+        receivers.wait().await;
+        drain(&tasks, &give_up, grace).await
+    };
+    let drained = tokio::select! {
+        drained = working => drained,
+        () = leases.renew_forever(&*queue) => false,
+        () = report(&stages, &leases, &health) => false,
+    };
+    log(&stages.tally.counts(), "drained");
+    drained
+}
+
+fn stages(
+    parts: &Parts,
+    health: &Health,
+    stop: &CancellationToken,
+    give_up: &CancellationToken,
+) -> Stages {
+    let (rule, catalog, tally) = (&parts.rule, &parts.catalog, Arc::new(Tally::default()));
+    Stages {
+        id_type: parts.id_type,
+        rule: rule.clone(),
+        has_dead_letter_queue: parts.has_dead_letter_queue,
+        decide: Decide::new(
+            Arc::clone(catalog),
+            rule.clone(),
+            health.clone(),
+            stop.clone(),
+        ),
+        copy: Copy::new(
+            Arc::clone(&parts.store),
+            parts.max_concurrency,
+            health.clone(),
+            Arc::clone(&tally),
+            stop.clone(),
+        ),
+        commit: Commit::new(Arc::clone(catalog), health.clone(), stop.clone()),
+        record: Record::new(catalog, health, stop),
+        acknowledge: Acknowledge::new(&parts.queue),
+        tally,
+        stop: stop.clone(),
+        give_up: give_up.clone(),
+    }
+}
+
+/// Starts the receivers; returns the tasks of the messages and those of the receivers.
+fn receive(
+    parts: Parts,
+    stages: &Arc<Stages>,
+    leases: &Leases,
+    health: &Health,
+    stop: &CancellationToken,
+) -> (TaskTracker, TaskTracker) {
+    let (tasks, receivers) = (TaskTracker::new(), TaskTracker::new());
+    let receive = Receive {
+        queue: parts.queue,
+        visibility: parts.visibility,
+        room: Arc::new(Semaphore::new(room_for(parts.max_concurrency))),
+        leases: leases.clone(),
+        stages: Arc::clone(stages),
+        tasks: tasks.clone(),
+        health: health.clone(),
+        stop: stop.clone(),
+    };
+    for _ in 0..receivers_for(parts.max_concurrency) {
+        receivers.spawn(receive.clone().run());
+    }
+    (tasks, receivers)
+}
+
+/// Logs progress every few seconds, as long as there is any.
+async fn report(stages: &Stages, leases: &Leases, health: &Health) {
+    let mut ticks = interval(REPORT);
+    let mut last = Counts::default();
+    loop {
+        ticks.tick().await;
+        let counts = stages.tally.counts();
+        if let Some(outage) = health.outage() {
+            tracing::warn!(outage, in_hand = leases.count(), "waiting: {outage}");
+        } else if counts != last {
+            let (in_flight, window) = stages.copy.pace().concurrency();
+            tracing::info!(in_hand = leases.count(), in_flight, window, "at work");
+            log(&counts, "progress");
+        }
+        last = counts;
+    }
+}
+
+fn log(counts: &Counts, what: &str) {
+    tracing::info!(
+        moved = counts.moved,
+        settled = counts.settled,
+        failed = counts.failed,
+        poison = counts.poison,
+        throttled = counts.throttled,
+        "{what}"
+    );
+}

@@ -1,0 +1,133 @@
+//! Receive: long polls for ten messages, only as many as there is room for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::queue::{BATCH, LONG_POLL, Message, Queue, QueueError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::handle::Stages;
+use crate::health::{Dependency, Health, PROBE};
+use crate::lease::Leases;
+
+/// How long a poll under way is waited for at a stop: what it brings is released at once, what it
+/// would bring later stays in the queue or comes back after its visibility timeout.
+const LAST_POLL: Duration = Duration::from_secs(1);
+
+/// Failed polls before the queue counts as down: a blink is not worth a word.
+const BLINKS: u32 = 3;
+
+/// Receives messages and hands each to a task of its own.
+#[derive(Clone)]
+pub struct Receive {
+    /// The queue.
+    pub queue: Arc<dyn Queue>,
+    /// How long a message is hidden from others at a time.
+    pub visibility: Duration,
+    /// Room for messages in hand, one permit each.
+    pub room: Arc<Semaphore>,
+    /// What is in hand.
+    pub leases: Leases,
+    /// What becomes of a message.
+    pub stages: Arc<Stages>,
+    /// The tasks.
+    pub tasks: TaskTracker,
+    /// Receiving stops while anything is down.
+    pub health: Health,
+    /// Receiving ends.
+    pub stop: CancellationToken,
+}
+
+/// Messages in hand at most, for this many copies at a time: while one batch is copied another waits
+/// for its commit and delete, and a poll needs room for ten.
+pub fn room_for(max_concurrency: usize) -> usize {
+    2 * max_concurrency + 4 * BATCH
+}
+
+/// Polls under way at a time: one brings ten messages, and takes a round trip.
+pub fn receivers_for(max_concurrency: usize) -> usize {
+    (max_concurrency / 16).clamp(1, 16)
+}
+
+impl Receive {
+    /// Receives until the stop.
+    pub async fn run(self) {
+        let mut failures = 0;
+        while let Some(permits) = self.wait_for_room().await {
+            match self.poll().await {
+                Some(Ok(messages)) => {
+                    failures = 0;
+                    self.health.up(Dependency::Queue);
+                    self.hand_out(messages, permits);
+                }
+                Some(Err(error)) => {
+                    failures += 1;
+                    self.wait_out(&error, failures).await;
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Room for a whole batch, once all is well; none at a stop.
+    async fn wait_for_room(&self) -> Option<OwnedSemaphorePermit> {
+        let room = async {
+            self.health.ready_to_receive().await;
+            let permits = u32::try_from(BATCH).unwrap_or(1);
+            Arc::clone(&self.room)
+                .acquire_many_owned(permits)
+                .await
+                .ok()
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            permits = room => permits,
+        }
+    }
+
+    /// One long poll; none when a stop came and the poll did not end soon after.
+    async fn poll(&self) -> Option<Result<Vec<Message>, QueueError>> {
+        let poll = self.queue.receive(BATCH, LONG_POLL, self.visibility);
+        let too_late = async {
+            self.stop.cancelled().await;
+            sleep(LAST_POLL).await;
+        };
+        tokio::select! {
+            answer = poll => Some(answer),
+            () = too_late => None,
+        }
+    }
+
+    fn hand_out(&self, messages: Vec<Message>, mut permits: OwnedSemaphorePermit) {
+        for message in messages {
+            let lease = self.leases.hold(message.receipt_handle.clone());
+            let permit = permits.split(1);
+            let stages = Arc::clone(&self.stages);
+            let is_stopping = self.stop.is_cancelled();
+            self.tasks.spawn(async move {
+                if is_stopping {
+                    stages.acknowledge.release(lease, Duration::ZERO).await;
+                } else {
+                    stages.handle(message, lease).await;
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn wait_out(&self, error: &QueueError, failures: u32) {
+        if failures >= BLINKS || matches!(error, QueueError::Refused { .. }) {
+            let advice = "check QUEUE_URL, the queue, and the consumer's policy: sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueAttributes";
+            self.health
+                .down(Dependency::Queue, &format!("{error}; {advice}"));
+        }
+        tokio::select! {
+            () = sleep(PROBE.delay(failures, fastrand::f64())) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! From settings to a running pipeline: everything is checked before the first message is taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bucket_brigade_common::ledger::{self, Ledger, LedgerError};
+use bucket_brigade_common::preflight::{Need, PreflightError, check_bucket, check_queue};
+use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
+use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::{aws, exit};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::pipeline::{Parts, run};
+use crate::settings::Settings;
+
+/// A consumer shares the server's connections with the application and with every other consumer.
+const CONNECTIONS: u32 = 3;
+
+/// How often the run that the feeder opens is looked for.
+const LOOK_FOR_RUN: Duration = Duration::from_secs(1);
+
+/// Consumes until `stop`.
+///
+/// # Errors
+/// [`PreflightError`] or [`LedgerError`], before anything is touched.
+pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<u8> {
+    let sdk = aws::load().await;
+    let migration = settings.migration.clone();
+    let s3 = aws::s3_client(&sdk, migration.force_path_style, settings.copy_timeout);
+    let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
+    let attributes = check_queue(&queue, &migration.queue_url).await?;
+    let run_spec = &migration.run;
+    check_bucket(
+        &s3,
+        "SOURCE_BUCKET_NAME",
+        &run_spec.source_bucket,
+        Need::Use,
+    )
+    .await?;
+    check_bucket(
+        &s3,
+        "DESTINATION_BUCKET_NAME",
+        &run_spec.destination_bucket,
+        Need::Use,
+    )
+    .await?;
+    let Some(ledger) = find_run(&settings, &stop).await? else {
+        return Ok(exit::DONE);
+    };
+    let store = open_store(s3, &settings).await?;
+    tracing::info!(
+        name = settings.name,
+        run = ledger.run_id(),
+        table = ledger.table_name(),
+        source = run_spec.source_bucket,
+        destination = run_spec.destination_bucket,
+        max_concurrency = settings.max_concurrency,
+        "consuming"
+    );
+    let parts = Parts {
+        queue: Arc::new(queue),
+        store: Arc::new(store),
+        id_type: ledger.id_type(),
+        catalog: Arc::new(ledger),
+        rule: run_spec.rule.clone(),
+        has_dead_letter_queue: attributes.max_receive_count.is_some(),
+        max_concurrency: settings.max_concurrency,
+        visibility: settings.visibility_timeout,
+        grace: settings.shutdown_grace,
+    };
+    if !run(parts, stop).await {
+        tracing::warn!("some messages could not be given back; they reappear by themselves");
+    }
+    Ok(exit::DONE)
+}
+
+/// Waits for the feeder to open the run; none when the process is stopped first.
+async fn find_run(
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> Result<Option<Ledger>, LedgerError> {
+    let migration = &settings.migration;
+    let pool = ledger::pool(migration.database.clone(), CONNECTIONS);
+    let mut told = false;
+    while !stop.is_cancelled() {
+        let found = Ledger::find(pool.clone(), &migration.run, &settings.name).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        if !told {
+            tracing::info!("waiting for the feeder to open this run in the ledger");
+            told = true;
+        }
+        tokio::select! {
+            () = sleep(LOOK_FOR_RUN) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Finds out, unless told, whether the store refuses to overwrite on our condition.
+async fn open_store(client: aws_sdk_s3::Client, settings: &Settings) -> anyhow::Result<S3Store> {
+    let run = &settings.migration.run;
+    let options = S3Options {
+        source_bucket: run.source_bucket.clone(),
+        destination_bucket: run.destination_bucket.clone(),
+        storage_class: settings.storage_class.clone(),
+        conditional_copy: settings.conditional_copy.unwrap_or(true),
+        limits: CopyLimits::default(),
+    };
+    let store = S3Store::new(client.clone(), options.clone());
+    if settings.conditional_copy.is_some() {
+        return Ok(store);
+    }
+    let honours = store
+        .honours_conditional_copy(run.rule.destination_key_prefix())
+        .await
+        .map_err(|error| PreflightError::NotAllowed {
+            setting: "DESTINATION_BUCKET_NAME",
+            problem: format!(
+                "cannot write to bucket '{}': {error}",
+                run.destination_bucket
+            ),
+        })
+        .context("checking whether the store honours conditional copies")?;
+    if honours {
+        return Ok(store);
+    }
+    tracing::warn!(
+        "the store ignores If-None-Match on a copy: a HEAD goes before each copy, and an object that the application writes between the two would be overwritten"
+    );
+    Ok(S3Store::new(
+        client,
+        S3Options {
+            conditional_copy: false,
+            ..options
+        },
+    ))
+}

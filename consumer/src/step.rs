@@ -1,0 +1,533 @@
+//! What a consumer does next with one message: the whole protocol as a pure function.
+//!
+//! ```text
+//!   look ─► copy ─► commit ─► acknowledge
+//!     │       │        │
+//!     │       └────────┴──► look again ─► fail ─► release
+//!     └──► settle ─► acknowledge          (somebody else wrote the row)
+//! ```
+//!
+//! Nothing here waits, reads a clock or talks to anybody: [`Protocol::next`] is told what happened and
+//! answers what to do. A message is acknowledged in two cases only: its row was moved by a commit,
+//! or its row was seen not to need the move and that was written down.
+
+use std::time::Duration;
+
+use bucket_brigade_common::backoff::Backoff;
+use bucket_brigade_common::catalog::{Orphan, Row};
+use bucket_brigade_common::object_store::Copied;
+use bucket_brigade_common::path_rule::{PathRule, Route};
+
+/// How often a commit may be skipped because somebody holds the row's lock before it counts as a
+/// failure; with the waits between them about half a minute.
+const MOST_SKIPPED_COMMITS: u32 = 12;
+
+/// Waits between tries to commit a locked row.
+const LOCKED: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(5),
+};
+
+/// How long a message stays hidden after a failure that may pass.
+const RETRY_LATER: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    most: Duration::from_mins(5),
+};
+
+/// What stands in the row's path column, measured against what the message asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Seen {
+    /// The old path: the move is still asked for.
+    Wanted {
+        /// The ledger holds a permanent failure for it.
+        failed_for_good: bool,
+    },
+    /// The new path.
+    Moved,
+    /// Another path of the application's; under the old prefix it will be fed on its own.
+    Changed {
+        /// What the column holds.
+        path: String,
+        /// Whether that path is in scope itself.
+        is_in_scope: bool,
+    },
+    /// No such row.
+    Gone,
+}
+
+impl Seen {
+    /// Compares a row with the route its message asked for.
+    pub fn of(row: Option<Row>, route: &Route, rule: &PathRule) -> Self {
+        match row {
+            None => Self::Gone,
+            Some(row) if row.path == route.old_path => Self::Wanted {
+                failed_for_good: row.failed_for_good,
+            },
+            Some(row) if row.path == route.new_path => Self::Moved,
+            Some(row) => Self::Changed {
+                is_in_scope: rule.is_in_scope(&row.path),
+                path: row.path,
+            },
+        }
+    }
+}
+
+/// Why a row could not be moved.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Trouble {
+    /// A short code: S3's or Postgres's own where there is one.
+    pub code: String,
+    /// What happened, for a person.
+    pub message: String,
+    /// Whether trying again unchanged is pointless.
+    pub permanent: bool,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The message was understood.
+    Understood,
+    /// It was not.
+    Poison,
+    /// The row was read.
+    Looked(Seen),
+    /// The copy is proven: made now, or found to have been made before.
+    Copied(Copied),
+    /// The copy cannot be made.
+    CopyFailed(Trouble),
+    /// The path is set and the evidence written.
+    Committed,
+    /// The row did not match, or was locked.
+    NotCommitted,
+    /// The database refuses this row.
+    CommitRefused(Trouble),
+    /// The destination was searched for a copy that an earlier delivery may have made.
+    OrphanSought(Option<Orphan>),
+    /// What ended is written down: a settlement, a failure or a poison message.
+    Recorded,
+    /// The process is stopping, and what was waited for did not come.
+    Interrupted,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Read the row.
+    Look,
+    /// Copy the object.
+    Copy,
+    /// Commit this copy after a wait.
+    Commit(Copied, Duration),
+    /// Look for a copy of ours at the destination.
+    SeekOrphan,
+    /// Write down that the row needs no move.
+    Settle(Seen, Option<Orphan>),
+    /// Write down the failure.
+    Fail(Trouble),
+    /// Write down the poison message.
+    RecordPoison,
+    /// Delete the message.
+    Acknowledge,
+    /// Make the message visible again after this time.
+    Release(Duration),
+}
+
+/// One delivery of one message on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Protocol {
+    receive_count: u32,
+    has_dead_letter_queue: bool,
+    destination_key: Option<String>,
+    copy: Option<Copied>,
+    trouble: Option<Trouble>,
+    seen: Option<Seen>,
+    skipped_commits: u32,
+}
+
+impl Protocol {
+    /// A delivery as it arrives. `receive_count` is 1 for the first. The key is that of the copy to be.
+    pub fn new(
+        receive_count: u32,
+        has_dead_letter_queue: bool,
+        destination_key: Option<String>,
+    ) -> Self {
+        Self {
+            receive_count,
+            has_dead_letter_queue,
+            destination_key,
+            copy: None,
+            trouble: None,
+            seen: None,
+            skipped_commits: 0,
+        }
+    }
+
+    /// Takes in what happened and says what to do.
+    pub fn next(&mut self, event: Event) -> Step {
+        match event {
+            Event::Poison => {
+                self.trouble = Some(poison());
+                Step::RecordPoison
+            }
+            Event::Looked(seen) => self.after_look(seen),
+            Event::Copied(copied) => {
+                self.copy = Some(copied.clone());
+                Step::Commit(copied, Duration::ZERO)
+            }
+            Event::CopyFailed(trouble) | Event::CommitRefused(trouble) => {
+                self.trouble = Some(trouble);
+                Step::Look
+            }
+            Event::Understood | Event::NotCommitted => Step::Look,
+            Event::Committed => Step::Acknowledge,
+            Event::OrphanSought(orphan) => self.settle(orphan),
+            Event::Recorded => self.after_record(),
+            Event::Interrupted => Step::Release(Duration::ZERO),
+        }
+    }
+
+    fn after_look(&mut self, seen: Seen) -> Step {
+        let Seen::Wanted { failed_for_good } = seen else {
+            return self.not_wanted(seen);
+        };
+        match (&self.trouble, &self.copy) {
+            (Some(trouble), _) => Step::Fail(trouble.clone()),
+            (None, Some(copied)) => {
+                let copied = copied.clone();
+                self.commit_again(copied)
+            }
+            // It failed for good at an earlier delivery: the redrive policy takes it from here.
+            (None, None) if failed_for_good && self.receive_count > 1 => {
+                Step::Release(self.give_back(true))
+            }
+            (None, None) => Step::Copy,
+        }
+    }
+
+    /// The row still holds the old path, and yet the commit did not match it: somebody has it locked,
+    /// or a trigger keeps the path as it is.
+    fn commit_again(&mut self, copied: Copied) -> Step {
+        self.skipped_commits += 1;
+        if self.skipped_commits > MOST_SKIPPED_COMMITS {
+            let trouble = Trouble {
+                code: "RowLocked".into(),
+                message:
+                    "the row stayed locked by another transaction, or a trigger undoes the change"
+                        .into(),
+                permanent: false,
+            };
+            self.trouble = Some(trouble.clone());
+            return Step::Fail(trouble);
+        }
+        Step::Commit(copied, LOCKED.ceiling(self.skipped_commits))
+    }
+
+    /// Somebody else wrote the row. A copy of ours may have lost it: the one of this delivery, or one
+    /// that an earlier delivery made before it was cut off.
+    fn not_wanted(&mut self, seen: Seen) -> Step {
+        let is_moved = seen == Seen::Moved;
+        self.seen = Some(seen);
+        match (&self.copy, &self.destination_key) {
+            (_, _) if is_moved => self.settle(None),
+            (Some(copied), Some(key)) => {
+                let orphan = Orphan {
+                    destination_key: key.clone(),
+                    etag: copied.etag.clone(),
+                };
+                self.settle(Some(orphan))
+            }
+            (None, Some(_)) if self.receive_count > 1 => Step::SeekOrphan,
+            _ => self.settle(None),
+        }
+    }
+
+    fn settle(&mut self, orphan: Option<Orphan>) -> Step {
+        // Whatever went wrong before, the row does not ask for the move any more.
+        self.trouble = None;
+        Step::Settle(self.seen.take().unwrap_or(Seen::Gone), orphan)
+    }
+
+    fn after_record(&self) -> Step {
+        match &self.trouble {
+            Some(trouble) => Step::Release(self.give_back(trouble.permanent)),
+            None => Step::Acknowledge,
+        }
+    }
+
+    /// How long a failed message stays hidden. A permanent failure is given back at once, so that the
+    /// redrive policy moves it to the dead-letter queue without delay; without such a policy it would
+    /// circle at full speed, so it waits like any other.
+    fn give_back(&self, permanent: bool) -> Duration {
+        if permanent && self.has_dead_letter_queue {
+            Duration::ZERO
+        } else {
+            RETRY_LATER.ceiling(self.receive_count)
+        }
+    }
+}
+
+fn poison() -> Trouble {
+    Trouble {
+        code: "Poison".into(),
+        message: String::new(),
+        permanent: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTED: Seen = Seen::Wanted {
+        failed_for_good: false,
+    };
+
+    fn first_delivery() -> Protocol {
+        Protocol::new(1, true, Some("avatar/a".into()))
+    }
+
+    fn redelivery() -> Protocol {
+        Protocol::new(2, true, Some("avatar/a".into()))
+    }
+
+    fn copied() -> Copied {
+        Copied {
+            etag: "e".into(),
+            size_bytes: None,
+        }
+    }
+
+    fn trouble(permanent: bool) -> Trouble {
+        Trouble {
+            code: "NoSuchKey".into(),
+            message: "gone".into(),
+            permanent,
+        }
+    }
+
+    fn changed() -> Seen {
+        Seen::Changed {
+            path: "elsewhere/a".into(),
+            is_in_scope: false,
+        }
+    }
+
+    fn orphan() -> Orphan {
+        Orphan {
+            destination_key: "avatar/a".into(),
+            etag: "e".into(),
+        }
+    }
+
+    /// Feeds the events to the protocol and returns its last answer.
+    fn drive(mut protocol: Protocol, events: &[Event]) -> Step {
+        let steps: Vec<Step> = events
+            .iter()
+            .map(|event| protocol.next(event.clone()))
+            .collect();
+        steps.last().unwrap().clone()
+    }
+
+    #[test]
+    fn the_way_of_most_images() {
+        let mut protocol = first_delivery();
+        assert_eq!(protocol.next(Event::Understood), Step::Look);
+        assert_eq!(protocol.next(Event::Looked(WANTED)), Step::Copy);
+        assert_eq!(
+            protocol.next(Event::Copied(copied())),
+            Step::Commit(copied(), Duration::ZERO)
+        );
+        assert_eq!(protocol.next(Event::Committed), Step::Acknowledge);
+    }
+
+    #[test]
+    fn a_duplicate_is_settled_without_a_copy() {
+        let step = drive(
+            redelivery(),
+            &[Event::Understood, Event::Looked(Seen::Moved)],
+        );
+        assert_eq!(step, Step::Settle(Seen::Moved, None));
+        let events = [
+            Event::Understood,
+            Event::Looked(Seen::Moved),
+            Event::Recorded,
+        ];
+        assert_eq!(drive(redelivery(), &events), Step::Acknowledge);
+    }
+
+    #[test]
+    fn a_change_before_the_first_copy_leaves_nothing_behind() {
+        let step = drive(
+            first_delivery(),
+            &[Event::Understood, Event::Looked(Seen::Gone)],
+        );
+        assert_eq!(step, Step::Settle(Seen::Gone, None));
+    }
+
+    #[test]
+    fn a_change_seen_at_a_redelivery_looks_for_the_lost_copy() {
+        let events = [Event::Understood, Event::Looked(changed())];
+        assert_eq!(drive(redelivery(), &events), Step::SeekOrphan);
+        let mut events = events.to_vec();
+        events.push(Event::OrphanSought(Some(orphan())));
+        assert_eq!(
+            drive(redelivery(), &events),
+            Step::Settle(changed(), Some(orphan()))
+        );
+    }
+
+    #[test]
+    fn a_change_between_copy_and_commit_makes_an_orphan() {
+        let events = [
+            Event::Understood,
+            Event::Looked(WANTED),
+            Event::Copied(copied()),
+            Event::NotCommitted,
+            Event::Looked(Seen::Gone),
+        ];
+        assert_eq!(
+            drive(first_delivery(), &events),
+            Step::Settle(Seen::Gone, Some(orphan()))
+        );
+    }
+
+    #[test]
+    fn a_commit_whose_answer_was_lost_is_found_done() {
+        let events = [
+            Event::Understood,
+            Event::Looked(WANTED),
+            Event::Copied(copied()),
+            Event::NotCommitted,
+            Event::Looked(Seen::Moved),
+        ];
+        assert_eq!(
+            drive(first_delivery(), &events),
+            Step::Settle(Seen::Moved, None)
+        );
+    }
+
+    #[test]
+    fn a_locked_row_is_tried_again_and_the_copy_is_not() {
+        let mut protocol = first_delivery();
+        protocol.next(Event::Understood);
+        protocol.next(Event::Looked(WANTED));
+        protocol.next(Event::Copied(copied()));
+        for _ in 0..MOST_SKIPPED_COMMITS {
+            assert_eq!(protocol.next(Event::NotCommitted), Step::Look);
+            assert!(matches!(
+                protocol.next(Event::Looked(WANTED)),
+                Step::Commit(..)
+            ));
+        }
+        protocol.next(Event::NotCommitted);
+        let step = protocol.next(Event::Looked(WANTED));
+        assert!(matches!(step, Step::Fail(trouble) if trouble.code == "RowLocked"));
+        assert_eq!(
+            protocol.next(Event::Recorded),
+            Step::Release(RETRY_LATER.ceiling(1))
+        );
+    }
+
+    #[test]
+    fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
+        let failing = |seen| {
+            vec![
+                Event::Understood,
+                Event::Looked(WANTED),
+                Event::CopyFailed(trouble(true)),
+                Event::Looked(seen),
+            ]
+        };
+        assert_eq!(
+            drive(first_delivery(), &failing(WANTED)),
+            Step::Fail(trouble(true))
+        );
+        assert_eq!(
+            drive(first_delivery(), &failing(Seen::Gone)),
+            Step::Settle(Seen::Gone, None)
+        );
+        let mut settled = failing(Seen::Moved);
+        settled.push(Event::Recorded);
+        assert_eq!(drive(first_delivery(), &settled), Step::Acknowledge);
+    }
+
+    #[test]
+    fn a_failed_message_is_released_and_never_acknowledged() {
+        let failed = |protocol, permanent| {
+            let events = [
+                Event::Understood,
+                Event::Looked(WANTED),
+                Event::CopyFailed(trouble(permanent)),
+                Event::Looked(WANTED),
+                Event::Recorded,
+            ];
+            drive(protocol, &events)
+        };
+        assert_eq!(
+            failed(first_delivery(), true),
+            Step::Release(Duration::ZERO)
+        );
+        assert_eq!(
+            failed(first_delivery(), false),
+            Step::Release(Duration::from_secs(1))
+        );
+        assert_eq!(
+            failed(redelivery(), false),
+            Step::Release(Duration::from_secs(2))
+        );
+        let no_queue = Protocol::new(1, false, Some("avatar/a".into()));
+        assert_eq!(
+            failed(no_queue, true),
+            Step::Release(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn what_failed_for_good_is_not_copied_again_at_redelivery() {
+        let hopeless = Event::Looked(Seen::Wanted {
+            failed_for_good: true,
+        });
+        let events = [Event::Understood, hopeless];
+        assert_eq!(drive(redelivery(), &events), Step::Release(Duration::ZERO));
+        // A first delivery means that somebody fed it again on purpose.
+        assert_eq!(drive(first_delivery(), &events), Step::Copy);
+    }
+
+    #[test]
+    fn poison_is_recorded_and_left_for_the_dead_letter_queue() {
+        let poisoned = || Protocol::new(1, true, None);
+        assert_eq!(drive(poisoned(), &[Event::Poison]), Step::RecordPoison);
+        let step = drive(poisoned(), &[Event::Poison, Event::Recorded]);
+        assert_eq!(step, Step::Release(Duration::ZERO));
+    }
+
+    #[test]
+    fn an_interruption_gives_the_message_back_at_once() {
+        let events = [Event::Understood, Event::Looked(WANTED), Event::Interrupted];
+        assert_eq!(
+            drive(first_delivery(), &events),
+            Step::Release(Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn rows_are_measured_against_the_message() {
+        let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
+        let route = rule.route("image/a").unwrap();
+        let row = |path: &str| {
+            Some(Row {
+                path: path.into(),
+                failed_for_good: false,
+            })
+        };
+        assert_eq!(Seen::of(row("image/a"), &route, &rule), WANTED);
+        assert_eq!(Seen::of(row("avatar/a"), &route, &rule), Seen::Moved);
+        assert_eq!(Seen::of(None, &route, &rule), Seen::Gone);
+        let other = Seen::Changed {
+            path: "image/b".into(),
+            is_in_scope: true,
+        };
+        assert_eq!(Seen::of(row("image/b"), &route, &rule), other);
+    }
+}

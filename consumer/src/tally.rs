@@ -1,0 +1,66 @@
+//! What this process has done since it started, for its log. The ledger's counters are the truth.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts of this process.
+#[derive(Debug, Default)]
+pub struct Tally {
+    moved: AtomicU64,
+    settled: AtomicU64,
+    failed: AtomicU64,
+    poison: AtomicU64,
+    throttled: AtomicU64,
+}
+
+/// The counts at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Rows moved.
+    pub moved: u64,
+    /// Messages whose row needed no move.
+    pub settled: u64,
+    /// Failures recorded, repeats included.
+    pub failed: u64,
+    /// Poison messages, repeats included.
+    pub poison: u64,
+    /// Requests that S3 throttled.
+    pub throttled: u64,
+}
+
+impl Tally {
+    /// A row moved.
+    pub fn moved(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message's row needed no move.
+    pub fn settled(&self) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A row could not be moved.
+    pub fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message was not understood.
+    pub fn poison(&self) {
+        self.poison.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// S3 throttled a request.
+    pub fn throttled(&self) {
+        self.throttled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts now.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            moved: self.moved.load(Ordering::Relaxed),
+            settled: self.settled.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            poison: self.poison.load(Ordering::Relaxed),
+            throttled: self.throttled.load(Ordering::Relaxed),
+        }
+    }
+}

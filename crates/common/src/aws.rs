@@ -1,0 +1,134 @@
+//! The AWS clients, made once, and what their errors say.
+
+use std::error::Error;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{StalledStreamProtectionConfig, http::HttpResponse};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+/// Receives wait up to 20 s; anything slower than this is lost.
+const SQS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads credentials, region and endpoints the way every AWS tool does: environment, profile,
+/// container or instance role. Retries are off: our own policy is the only one, because the SDK's
+/// shares one token bucket per process and gives up under throttling.
+pub async fn load() -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .load()
+        .await
+}
+
+/// The S3 client.
+pub fn s3_client(sdk: &SdkConfig, force_path_style: bool, timeout: Duration) -> aws_sdk_s3::Client {
+    let config = aws_sdk_s3::config::Builder::from(sdk)
+        .force_path_style(force_path_style)
+        .timeout_config(TimeoutConfig::builder().operation_timeout(timeout).build())
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
+}
+
+/// The SQS client.
+pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
+    let config = aws_sdk_sqs::config::Builder::from(sdk)
+        .timeout_config(
+            TimeoutConfig::builder()
+                .operation_timeout(SQS_TIMEOUT)
+                .build(),
+        )
+        .build();
+    aws_sdk_sqs::Client::from_conf(config)
+}
+
+/// Where an error arose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The service answered with it.
+    Service,
+    /// The answer was lost, late or unreadable: the call may have had its effect.
+    Transport,
+    /// The call was never sent, for want of credentials, a region or an endpoint.
+    Local,
+}
+
+/// An SDK error reduced to what decisions are made on.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Where it arose.
+    pub origin: Origin,
+    /// The service's code, or a name of ours for what the transport met.
+    pub code: String,
+    /// The service's message, or the chain of causes.
+    pub message: String,
+    /// The HTTP status; 0 without an answer.
+    pub status: u16,
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for Answer
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
+        let (origin, fallback) = origin(&error, status);
+        let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
+        let code = meta.and_then(|meta| meta.code()).unwrap_or(fallback);
+        let message = meta.and_then(|meta| meta.message());
+        Self {
+            origin,
+            code: code.to_owned(),
+            message: message.map_or_else(|| causes(&error), ToOwned::to_owned),
+            status,
+        }
+    }
+}
+
+fn origin<E>(error: &SdkError<E, HttpResponse>, status: u16) -> (Origin, &'static str) {
+    match error {
+        SdkError::ServiceError(_) => (Origin::Service, code_of_status(status)),
+        SdkError::TimeoutError(_) => (Origin::Transport, "Timeout"),
+        SdkError::ResponseError(_) => (Origin::Transport, "UnreadableAnswer"),
+        // The SDK wraps what fails before the request is sent (credentials, endpoint) as a dispatch
+        // failure of no known kind.
+        SdkError::DispatchFailure(failure)
+            if failure.is_other() && failure.as_other().is_none() =>
+        {
+            (Origin::Local, "RequestNotSent")
+        }
+        SdkError::DispatchFailure(_) => (Origin::Transport, "ConnectionFailed"),
+        _ => (Origin::Local, "RequestNotBuilt"),
+    }
+}
+
+/// HEAD answers carry no body, hence no code.
+fn code_of_status(status: u16) -> &'static str {
+    match status {
+        301 => "PermanentRedirect",
+        400 => "BadRequest",
+        403 => "AccessDenied",
+        404 => "NotFound",
+        412 => "PreconditionFailed",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        500.. => "InternalError",
+        _ => "UnknownError",
+    }
+}
+
+/// An error and its causes on one line, each said once.
+pub fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,20 @@
+//! The exit codes of both binaries. Where `sysexits.h` has a meaning, it is that one.
+
+/// Everything that was to do is done; for a consumer, a clean drain.
+pub const DONE: u8 = 0;
+/// An error nobody foresaw; its causes are printed.
+pub const UNEXPECTED: u8 = 1;
+/// The feeder finished, and some rows could not be moved: the ledger's `failures` say why.
+pub const ROWS_FAILED: u8 = 2;
+/// The feeder was asked to stop before everything had moved. Starting it again goes on from there.
+pub const STOPPED: u8 = 3;
+/// A setting is missing or wrong, or names something that does not exist (`EX_USAGE`).
+pub const SETTINGS: u8 = 64;
+/// The database, the queue or a bucket cannot be reached (`EX_UNAVAILABLE`).
+pub const UNAVAILABLE: u8 = 69;
+/// Another feeder of the same run is at work (`EX_TEMPFAIL`).
+pub const ANOTHER_FEEDER: u8 = 75;
+/// A right is missing; the message says which, and how to grant it (`EX_NOPERM`).
+pub const NO_PERMISSION: u8 = 77;
+/// A second signal ended the process at once.
+pub const KILLED: u8 = 130;

@@ -1,0 +1,147 @@
+//! Everything a row or a message can end in besides moved: changed, failed, poison.
+//!
+//! Each statement counts what it really inserted, so that doing it twice counts once.
+
+use super::Ledger;
+use crate::catalog::{Failure, PoisonRecord, Settlement};
+
+/// `$1` run, `$2` worker, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
+/// `$7` orphans' keys, `$8` orphans' `ETags`.
+const SETTLE: &str = "WITH input AS (
+    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[])
+        AS i (id, old_path, found_path, is_final, orphan_key, orphan_etag)
+), changed AS (
+    INSERT INTO bucket_brigade.changes (run_id, row_id, old_path, found_path)
+    SELECT $1, id, old_path, found_path FROM input i
+     WHERE is_final AND NOT EXISTS (SELECT 1 FROM bucket_brigade.moves m
+                                     WHERE m.run_id = $1 AND m.row_id = i.id)
+    ON CONFLICT DO NOTHING RETURNING 1
+), no_failure AS (
+    DELETE FROM bucket_brigade.failures f USING input i
+     WHERE f.run_id = $1 AND f.row_id = i.id RETURNING 1
+), orphaned AS (
+    INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, etag, row_id)
+    SELECT DISTINCT ON (orphan_key) $1, orphan_key, orphan_etag, id FROM input
+     WHERE orphan_key IS NOT NULL
+    ON CONFLICT (run_id, destination_key) DO UPDATE SET
+        etag = excluded.etag, row_id = excluded.row_id, seen_at = now()
+    RETURNING (o.xmax = 0) AS is_new
+)
+INSERT INTO bucket_brigade.counters AS c (run_id, worker, changed, failed, orphans)
+SELECT $1, $2, (SELECT count(*) FROM changed), -(SELECT count(*) FROM no_failure),
+       (SELECT count(*) FROM orphaned WHERE is_new)
+ON CONFLICT (run_id, worker) DO UPDATE SET
+    changed = c.changed + excluded.changed, failed = c.failed + excluded.failed,
+    orphans = c.orphans + excluded.orphans, seen_at = now()";
+
+/// `$1` run, `$2` worker, `$3` ids, `$4` paths, `$5` codes, `$6` messages, `$7` permanent.
+const FAIL: &str = "WITH input AS (
+    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[])
+        AS i (id, path, code, message, permanent)
+), failed AS (
+    INSERT INTO bucket_brigade.failures AS f (run_id, row_id, path, code, message, permanent)
+    SELECT DISTINCT ON (id) $1, id, path, code, message, permanent FROM input ORDER BY id
+    ON CONFLICT (run_id, row_id) DO UPDATE SET
+        path = excluded.path, code = excluded.code, message = excluded.message,
+        permanent = excluded.permanent, attempts = f.attempts + 1, last_seen = now()
+    RETURNING (f.xmax = 0) AS is_new
+), no_change AS (
+    DELETE FROM bucket_brigade.changes c USING input i
+     WHERE c.run_id = $1 AND c.row_id = i.id RETURNING 1
+)
+INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed)
+SELECT $1, $2, (SELECT count(*) FROM failed WHERE is_new), -(SELECT count(*) FROM no_change)
+ON CONFLICT (run_id, worker) DO UPDATE SET
+    failed = c.failed + excluded.failed, changed = c.changed + excluded.changed, seen_at = now()";
+
+/// `$1` run, `$2` worker, `$3` message ids, `$4` reasons, `$5` excerpts.
+const POISON: &str = "WITH recorded AS (
+    INSERT INTO bucket_brigade.poison AS p (run_id, message_id, reason, excerpt)
+    SELECT DISTINCT ON (id) $1, id, reason, excerpt
+      FROM unnest($3::text[], $4::text[], $5::text[]) AS i (id, reason, excerpt) ORDER BY id
+    ON CONFLICT (run_id, message_id) DO UPDATE SET
+        reason = excluded.reason, attempts = p.attempts + 1, last_seen = now()
+    RETURNING (p.xmax = 0) AS is_new
+)
+INSERT INTO bucket_brigade.counters AS c (run_id, worker, poison)
+SELECT $1, $2, (SELECT count(*) FROM recorded WHERE is_new)
+ON CONFLICT (run_id, worker) DO UPDATE SET poison = c.poison + excluded.poison, seen_at = now()";
+
+impl Ledger {
+    pub(super) async fn write_settlements(&self, rows: &[Settlement]) -> Result<(), sqlx::Error> {
+        let orphans = || rows.iter().map(|row| row.orphan.as_ref());
+        let keys: Vec<Option<&str>> = orphans()
+            .map(|orphan| orphan.map(|orphan| orphan.destination_key.as_str()))
+            .collect();
+        let etags: Vec<Option<&str>> = orphans()
+            .map(|orphan| orphan.map(|orphan| orphan.etag.as_str()))
+            .collect();
+        sqlx::query(SETTLE)
+            .bind(self.run_id)
+            .bind(&*self.worker)
+            .bind(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
+            .bind(
+                rows.iter()
+                    .map(|row| row.old_path.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                rows.iter()
+                    .map(|row| row.found_path.as_deref())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(rows.iter().map(|row| row.is_final).collect::<Vec<_>>())
+            .bind(keys)
+            .bind(etags)
+            .execute(&self.pool)
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn write_failures(&self, failures: &[Failure]) -> Result<(), sqlx::Error> {
+        let column = |text: fn(&Failure) -> &str| failures.iter().map(text).collect::<Vec<&str>>();
+        let messages: Vec<String> = failures
+            .iter()
+            .map(|failure| storable(&failure.message))
+            .collect();
+        sqlx::query(FAIL)
+            .bind(self.run_id)
+            .bind(&*self.worker)
+            .bind(column(|failure| failure.id.as_str()))
+            .bind(column(|failure| &failure.path))
+            .bind(column(|failure| &failure.code))
+            .bind(messages)
+            .bind(
+                failures
+                    .iter()
+                    .map(|failure| failure.permanent)
+                    .collect::<Vec<_>>(),
+            )
+            .execute(&self.pool)
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn write_poison(&self, records: &[PoisonRecord]) -> Result<(), sqlx::Error> {
+        let column = |text: fn(&PoisonRecord) -> &str| {
+            records
+                .iter()
+                .map(|record| storable(text(record)))
+                .collect::<Vec<String>>()
+        };
+        sqlx::query(POISON)
+            .bind(self.run_id)
+            .bind(&*self.worker)
+            .bind(column(|record| &record.message_id))
+            .bind(column(|record| &record.reason))
+            .bind(column(|record| &record.excerpt))
+            .execute(&self.pool)
+            .await
+            .map(drop)
+    }
+}
+
+/// Text from outside may hold NUL, which Postgres text cannot.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}

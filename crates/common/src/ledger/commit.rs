@@ -1,0 +1,116 @@
+//! The compare-and-set that moves rows and writes the evidence of it in one statement.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::AssertSqlSafe;
+
+use super::{Ledger, Table};
+use crate::catalog::{Move, Row};
+use crate::row_id::RowId;
+
+/// `$1` run, `$2` ids. A null path reads as empty.
+pub(super) fn look_sql(table: &Table) -> String {
+    let Table { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql();
+    format!(
+        r#"SELECT t.{id}::text, coalesce(t.{path}::text, ''),
+                EXISTS (SELECT 1 FROM bucket_brigade.failures f
+                         WHERE f.run_id = $1 AND f.row_id = t.{id}::text
+                           AND f.path = t.{path} COLLATE "C" AND f.permanent)
+           FROM {sql} t WHERE t.{id} = ANY ($2::text[]::{id_type}[])"#
+    )
+}
+
+/// `$1` run, `$2` ids, `$3` old paths, `$4` new paths, `$5` `ETags`, `$6` sizes, `$7` destination keys,
+/// `$8` worker. Returns the ids that moved.
+///
+/// A row that the application has locked is skipped rather than waited for: one long transaction
+/// of the application must not hold up a batch, and a statement that never waits for a row cannot
+/// deadlock. Paths are compared byte by byte, whatever the column's collation.
+pub(super) fn commit_sql(table: &Table) -> String {
+    let Table { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql();
+    format!(
+        r#"WITH input AS (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
+        AS i (id, old_path, new_path, etag, size_bytes, destination_key)
+), locked AS MATERIALIZED (
+    SELECT t.{id} AS key, i.* FROM input i JOIN {sql} t ON t.{id} = i.id::{id_type}
+     WHERE t.{path} COLLATE "C" = i.old_path
+     ORDER BY t.{id} FOR NO KEY UPDATE OF t SKIP LOCKED
+), moved AS (
+    UPDATE {sql} t SET {path} = l.new_path FROM locked l
+     WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.old_path
+    RETURNING l.id, l.old_path, l.new_path, l.etag, l.size_bytes, l.destination_key
+), evidence AS (
+    INSERT INTO bucket_brigade.moves AS m
+           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer)
+    SELECT $1, id, old_path, new_path, etag, size_bytes, $8 FROM moved
+    ON CONFLICT (run_id, row_id) DO UPDATE SET
+        old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
+        size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer
+    RETURNING (m.xmax = 0) AS is_new
+), no_failure AS (
+    DELETE FROM bucket_brigade.failures f USING moved m
+     WHERE f.run_id = $1 AND f.row_id = m.id RETURNING 1
+), no_change AS (
+    DELETE FROM bucket_brigade.changes c USING moved m
+     WHERE c.run_id = $1 AND c.row_id = m.id RETURNING 1
+), no_orphan AS (
+    DELETE FROM bucket_brigade.orphans o USING moved m
+     WHERE o.run_id = $1 AND o.destination_key = m.destination_key RETURNING 1
+), counted AS (
+    INSERT INTO bucket_brigade.counters AS c (run_id, worker, moved, failed, changed, orphans)
+    SELECT $1, $8, (SELECT count(*) FROM evidence WHERE is_new),
+           -(SELECT count(*) FROM no_failure), -(SELECT count(*) FROM no_change),
+           -(SELECT count(*) FROM no_orphan)
+    ON CONFLICT (run_id, worker) DO UPDATE SET
+        moved = c.moved + excluded.moved, failed = c.failed + excluded.failed,
+        changed = c.changed + excluded.changed, orphans = c.orphans + excluded.orphans,
+        seen_at = now()
+)
+SELECT id FROM moved"#
+    )
+}
+
+impl Ledger {
+    pub(super) async fn look_rows(
+        &self,
+        ids: &[RowId],
+    ) -> Result<HashMap<RowId, Row>, sqlx::Error> {
+        let ids: Vec<&str> = ids.iter().map(RowId::as_str).collect();
+        let rows: Vec<(String, String, bool)> =
+            sqlx::query_as(AssertSqlSafe(self.statements.look.clone()))
+                .bind(self.run_id)
+                .bind(ids)
+                .fetch_all(&self.pool)
+                .await?;
+        let row = |(id, path, failed_for_good)| {
+            let row = Row {
+                path,
+                failed_for_good,
+            };
+            (RowId::from_database(id), row)
+        };
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    pub(super) async fn commit_moves(&self, moves: &[Move]) -> Result<HashSet<RowId>, sqlx::Error> {
+        let column = |text: fn(&Move) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
+        let moved: Vec<(String,)> = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
+            .bind(self.run_id)
+            .bind(column(|m| m.id.as_str()))
+            .bind(column(|m| &m.old_path))
+            .bind(column(|m| &m.new_path))
+            .bind(column(|m| &m.etag))
+            .bind(moves.iter().map(|m| m.size_bytes).collect::<Vec<_>>())
+            .bind(column(|m| &m.destination_key))
+            .bind(&*self.worker)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(moved
+            .into_iter()
+            .map(|(id,)| RowId::from_database(id))
+            .collect())
+    }
+}

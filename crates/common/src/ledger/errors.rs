@@ -1,0 +1,145 @@
+//! What can be wrong with the database before the first row is touched, and how its errors at run
+//! time are sorted.
+
+use thiserror::Error;
+
+use crate::catalog::CatalogError;
+use crate::exit;
+
+/// Why a run cannot be opened. Each names its culprit and, where there is one, the mend.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// The server does not answer, or refuses the login.
+    #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
+    Unreachable(String),
+    /// No such table.
+    #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
+    NoSuchTable {
+        /// The table as the setting names it.
+        table: String,
+        /// Tables with a similar name, or nothing.
+        hint: String,
+    },
+    /// A view, a sequence, a foreign table.
+    #[error("IMAGES_TABLE: '{table}' is {kind}, not a table")]
+    NotATable {
+        /// The relation.
+        table: String,
+        /// What it is instead.
+        kind: String,
+    },
+    /// No such column.
+    #[error("{setting}: table '{table}' has no column '{column}' (it has {columns})")]
+    NoSuchColumn {
+        /// The setting that names the column.
+        setting: &'static str,
+        /// The table.
+        table: String,
+        /// The missing column.
+        column: String,
+        /// The columns it has.
+        columns: String,
+    },
+    /// The id alone does not name one row.
+    #[error(
+        "ID_COLUMN: '{column}' of table '{table}' does not identify a row: it needs a primary key or a unique index on this column alone (composite keys are not supported)"
+    )]
+    IdNotUnique {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// Rows without an id would never be found.
+    #[error("ID_COLUMN: '{column}' of table '{table}' may be null: it must be declared NOT NULL")]
+    IdNullable {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// Not one of the supported types.
+    #[error("{setting}: '{column}' of table '{table}' is of type {found}, supported: {supported}")]
+    UnsupportedType {
+        /// The setting that names the column.
+        setting: &'static str,
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// What it may be.
+        supported: &'static str,
+    },
+    /// A generated column cannot be set.
+    #[error("PATH_COLUMN: '{column}' of table '{table}' is a generated column and cannot be set")]
+    PathGenerated {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A right is missing; the statement grants it.
+    #[error(
+        "the database user '{user}' may not {what}. Have a database administrator run:\n\n{sql}\n"
+    )]
+    NotAllowed {
+        /// The role we are logged in as.
+        user: String,
+        /// What it may not do.
+        what: String,
+        /// What grants it.
+        sql: String,
+    },
+    /// The ledger was made by another version of this software.
+    #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
+    ForeignLedger(String),
+    /// Another feeder of the same run holds the lock.
+    #[error("another feeder of this run is at work (run {0}): only one may feed at a time")]
+    AnotherFeeder(i64),
+    /// Anything else the database said.
+    #[error("the database failed while the run was opened: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+impl LedgerError {
+    /// The exit code that tells this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unreachable(_) | Self::Database(_) => exit::UNAVAILABLE,
+            Self::NotAllowed { .. } => exit::NO_PERMISSION,
+            Self::AnotherFeeder(_) => exit::ANOTHER_FEEDER,
+            Self::ForeignLedger(_) => exit::UNEXPECTED,
+            _ => exit::SETTINGS,
+        }
+    }
+}
+
+/// Whether the role lacks a right (SQLSTATE 42501, `insufficient_privilege`).
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "42501")
+}
+
+/// Sorts by SQLSTATE class: 22 (data), 23 (constraint), 44 (check option) and P0 (raised by a
+/// trigger) are about the rows of the statement; everything else is about the database.
+/// Source: PostgreSQL documentation, appendix A.
+pub(super) fn catalog_error(error: &sqlx::Error) -> CatalogError {
+    match code(error) {
+        Some(code)
+            if ["22", "23", "44", "P0"]
+                .iter()
+                .any(|class| code.starts_with(class)) =>
+        {
+            CatalogError::Rejected {
+                code,
+                message: error.to_string(),
+            }
+        }
+        _ => CatalogError::Unavailable(crate::aws::causes(error)),
+    }
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}

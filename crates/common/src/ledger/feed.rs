@@ -1,0 +1,259 @@
+//! The feeder's side of the ledger: pages of the table, the cursor, and the run in numbers.
+
+use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
+
+use super::errors::catalog_error;
+use super::{Ledger, Table, within};
+use crate::catalog::CatalogError;
+use crate::row_id::RowId;
+use crate::scope::{Page, Position, Progress, Scope};
+use crate::sql::like_prefix;
+
+const POSITION: &str =
+    "SELECT cursor, sweep, sweep_fed, paused FROM bucket_brigade.run WHERE id = $1";
+
+const ADVANCE: &str = "UPDATE bucket_brigade.run
+    SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE id = $1";
+
+const BEGIN_SWEEP: &str = "UPDATE bucket_brigade.run
+    SET cursor = NULL, sweep_fed = 0, finished_at = NULL,
+        sweep = sweep + CASE WHEN cursor IS NULL THEN 0 ELSE 1 END WHERE id = $1";
+
+const FINISH: &str = "UPDATE bucket_brigade.run
+    SET finished_at = now(), cursor = NULL, sweep_fed = 0 WHERE id = $1";
+
+const FAILURES_BY_CODE: &str = "SELECT code, count(*) FROM bucket_brigade.failures
+    WHERE run_id = $1 GROUP BY code ORDER BY count(*) DESC, code LIMIT 10";
+
+const KEEP_SCOPE: &str = "UPDATE bucket_brigade.run
+    SET in_scope = coalesce(in_scope, $2) WHERE id = $1 RETURNING in_scope";
+
+const PROGRESS: &str = "SELECT r.in_scope, r.fed, coalesce(sum(c.moved), 0)::bigint,
+        coalesce(sum(c.changed), 0)::bigint, coalesce(sum(c.failed), 0)::bigint,
+        coalesce(sum(c.orphans), 0)::bigint, coalesce(sum(c.poison), 0)::bigint
+    FROM bucket_brigade.run r LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
+    WHERE r.id = $1 GROUP BY r.id";
+
+/// What a sweep would feed. `$1` run, `$2` pattern.
+fn is_wanted(path: &str, id: &str) -> String {
+    format!(
+        r#"{path} COLLATE "C" LIKE $2 ESCAPE '\' AND NOT EXISTS (
+            SELECT 1 FROM bucket_brigade.failures f
+             WHERE f.run_id = $1 AND f.row_id = {id}::text AND f.path = {path} COLLATE "C")"#
+    )
+}
+
+/// `$1` run, `$2` pattern, `$3` size and, for all but a sweep's first page, `$4` cursor.
+///
+/// A stretch of fixed length is read and then filtered, rather than a filtered stretch of fixed
+/// length: each statement stays small however few rows are left, and no index on the path can tempt
+/// the planner to sort the table for a page. The two forms exist because `$4 IS NULL OR id > $4`
+/// would keep a generic plan from starting in the middle of the index.
+pub(super) fn page_sql(table: &Table, is_first: bool) -> String {
+    let Table { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql();
+    let wanted = is_wanted("s.path", "s.key");
+    let after = if is_first {
+        String::new()
+    } else {
+        format!("WHERE {id} > $4::text::{id_type}")
+    };
+    format!(
+        "WITH stretch AS MATERIALIZED (
+    SELECT {id} AS key, {path}::text AS path FROM {sql} {after} ORDER BY {id} LIMIT $3
+), marked AS (
+    SELECT key, path, coalesce({wanted}, false) AS is_wanted,
+           lead(key) OVER (ORDER BY key) IS NULL AS is_last
+      FROM stretch s
+)
+SELECT key::text, coalesce(path, ''), is_wanted FROM marked WHERE is_wanted OR is_last ORDER BY key"
+    )
+}
+
+/// `$1` pattern.
+pub(super) fn count_sql(table: &Table) -> String {
+    let Table { sql, path, .. } = table;
+    format!(r#"SELECT count(*) FROM {sql} WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\'"#)
+}
+
+/// `$1` run, `$2` pattern.
+pub(super) fn anything_left_sql(table: &Table) -> String {
+    let Table { sql, id, path, .. } = table;
+    let wanted = is_wanted(&format!("t.{path}"), &format!("t.{id}"));
+    format!("SELECT EXISTS (SELECT 1 FROM {sql} t WHERE {wanted})")
+}
+
+/// `$1` run, `$2` pattern, `$3` worker. A failure stands for a row that still asks for the move; when
+/// the application has changed the row since, the row ended as changed, not as failed.
+pub(super) fn settle_stale_sql(table: &Table) -> String {
+    let Table { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql();
+    format!(
+        r#"WITH stale AS (
+    DELETE FROM bucket_brigade.failures f
+     WHERE f.run_id = $1 AND NOT EXISTS (
+        SELECT 1 FROM {sql} t WHERE t.{id} = f.row_id::{id_type} AND t.{path} COLLATE "C" = f.path)
+    RETURNING f.row_id, f.path
+), ended AS (
+    INSERT INTO bucket_brigade.changes (run_id, row_id, old_path, found_path)
+    SELECT $1, s.row_id, s.path, t.{path}::text
+      FROM stale s LEFT JOIN {sql} t ON t.{id} = s.row_id::{id_type}
+     WHERE (t.{path} COLLATE "C" LIKE $2 ESCAPE '\') IS NOT TRUE
+       AND NOT EXISTS (SELECT 1 FROM bucket_brigade.moves m
+                        WHERE m.run_id = $1 AND m.row_id = s.row_id)
+    ON CONFLICT DO NOTHING RETURNING 1
+), counted AS (
+    INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed)
+    SELECT $1, $3, -(SELECT count(*) FROM stale), (SELECT count(*) FROM ended)
+    ON CONFLICT (run_id, worker) DO UPDATE SET
+        failed = c.failed + excluded.failed, changed = c.changed + excluded.changed, seen_at = now()
+)
+SELECT count(*) FROM stale"#
+    )
+}
+
+impl Ledger {
+    fn pattern(&self) -> String {
+        like_prefix(self.rule.old_prefix())
+    }
+
+    async fn read_page(&self, cursor: Option<&RowId>, size: u32) -> Result<Page, sqlx::Error> {
+        let statement = match cursor {
+            Some(_) => &self.statements.page_after,
+            None => &self.statements.first_page,
+        };
+        let mut query = sqlx::query_as(AssertSqlSafe(statement.clone()))
+            .bind(self.run_id)
+            .bind(self.pattern())
+            .bind(i64::from(size));
+        if let Some(cursor) = cursor {
+            query = query.bind(cursor.as_str());
+        }
+        let found: Vec<(String, String, bool)> = query.fetch_all(&self.pool).await?;
+        let last = found
+            .last()
+            .map(|(id, ..)| RowId::from_database(id.clone()));
+        let wanted = found.into_iter().filter(|(.., is_wanted)| *is_wanted);
+        let rows = wanted
+            .map(|(id, path, _)| (RowId::from_database(id), path))
+            .collect();
+        Ok(Page { rows, last })
+    }
+
+    async fn read_progress(&self) -> Result<Progress, sqlx::Error> {
+        let (in_scope, fed, moved, changed, failed, orphans, poison): (
+            Option<i64>,
+            i64,
+            i64,
+            i64,
+            i64,
+            i64,
+            i64,
+        ) = sqlx::query_as(PROGRESS)
+            .bind(self.run_id)
+            .fetch_one(&self.pool)
+            .await?;
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok(Progress {
+            in_scope: in_scope.map(count),
+            fed: count(fed),
+            moved: count(moved),
+            changed: count(changed),
+            failed: count(failed),
+            orphans: count(orphans),
+            poison: count(poison),
+        })
+    }
+
+    async fn run_statement(&self, sql: &'static str) -> Result<(), CatalogError> {
+        within(sqlx::query(sql).bind(self.run_id).execute(&self.pool))
+            .await
+            .map(drop)
+    }
+}
+
+#[async_trait]
+impl Scope for Ledger {
+    async fn position(&self) -> Result<Position, CatalogError> {
+        let query = sqlx::query_as(POSITION).bind(self.run_id);
+        let (cursor, sweep, sweep_fed, paused): (Option<String>, i64, i64, bool) =
+            within(query.fetch_one(&self.pool)).await?;
+        Ok(Position {
+            cursor: cursor.map(RowId::from_database),
+            sweep: u64::try_from(sweep).unwrap_or(0),
+            sweep_fed: u64::try_from(sweep_fed).unwrap_or(0),
+            paused,
+        })
+    }
+
+    async fn page(&self, cursor: Option<&RowId>, size: u32) -> Result<Page, CatalogError> {
+        within(self.read_page(cursor, size)).await
+    }
+
+    async fn advance(&self, cursor: &RowId, fed: u64) -> Result<(), CatalogError> {
+        let query = sqlx::query(ADVANCE)
+            .bind(self.run_id)
+            .bind(cursor.as_str())
+            .bind(i64::try_from(fed).unwrap_or(i64::MAX));
+        within(query.execute(&self.pool)).await.map(drop)
+    }
+
+    async fn begin_sweep(&self) -> Result<(), CatalogError> {
+        self.run_statement(BEGIN_SWEEP).await
+    }
+
+    /// Not under the statement timeout: on a large table this takes minutes, and nobody waits for it.
+    async fn count_scope(&self) -> Result<u64, CatalogError> {
+        let count = async {
+            let (count,): (i64,) = sqlx::query_as(AssertSqlSafe(self.statements.count.clone()))
+                .bind(self.pattern())
+                .fetch_one(&self.pool)
+                .await?;
+            sqlx::query_as(KEEP_SCOPE)
+                .bind(self.run_id)
+                .bind(count)
+                .fetch_one(&self.pool)
+                .await
+        };
+        let (kept,): (i64,) = count.await.map_err(|error| catalog_error(&error))?;
+        Ok(u64::try_from(kept).unwrap_or(0))
+    }
+
+    async fn progress(&self) -> Result<Progress, CatalogError> {
+        within(self.read_progress()).await
+    }
+
+    async fn anything_left(&self) -> Result<bool, CatalogError> {
+        let (left,): (bool,) = sqlx::query_as(AssertSqlSafe(self.statements.anything_left.clone()))
+            .bind(self.run_id)
+            .bind(self.pattern())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| catalog_error(&error))?;
+        Ok(left)
+    }
+
+    async fn settle_stale_failures(&self) -> Result<u64, CatalogError> {
+        let query = sqlx::query_as(AssertSqlSafe(self.statements.settle_stale.clone()))
+            .bind(self.run_id)
+            .bind(self.pattern())
+            .bind(&*self.worker);
+        let (settled,): (i64,) = within(query.fetch_one(&self.pool)).await?;
+        Ok(u64::try_from(settled).unwrap_or(0))
+    }
+
+    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, CatalogError> {
+        let query = sqlx::query_as(FAILURES_BY_CODE).bind(self.run_id);
+        let codes: Vec<(String, i64)> = within(query.fetch_all(&self.pool)).await?;
+        let count = |number| u64::try_from(number).unwrap_or(0);
+        Ok(codes
+            .into_iter()
+            .map(|(code, number)| (code, count(number)))
+            .collect())
+    }
+
+    async fn finish(&self) -> Result<(), CatalogError> {
+        self.run_statement(FINISH).await
+    }
+}

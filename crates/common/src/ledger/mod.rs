@@ -1,0 +1,136 @@
+//! The ledger: tables of our own, schema `bucket_brigade`, in the application's database.
+//!
+//! The application's table is read by keyset and only its path column is ever written.
+
+mod changes;
+mod commit;
+mod errors;
+mod feed;
+mod run;
+mod schema;
+mod table;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub use errors::LedgerError;
+pub use run::{FeederLock, RunSpec};
+pub use table::{Table, TableSpec};
+
+use crate::catalog::{Catalog, CatalogError, Failure, Move, PoisonRecord, Row, Settlement};
+use crate::path_rule::PathRule;
+use crate::row_id::{IdType, RowId};
+use errors::catalog_error;
+
+/// A statement that has not answered by then is given up; its effect is found out by looking.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One run's ledger, and the table it is about.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    pool: PgPool,
+    run_id: i64,
+    worker: Arc<str>,
+    rule: PathRule,
+    table: Table,
+    statements: Arc<Statements>,
+}
+
+/// The statements that name the application's table, written once.
+#[derive(Debug)]
+struct Statements {
+    look: Arc<str>,
+    commit: Arc<str>,
+    first_page: Arc<str>,
+    page_after: Arc<str>,
+    count: Arc<str>,
+    anything_left: Arc<str>,
+    settle_stale: Arc<str>,
+}
+
+/// A pool of at most `connections`, made without connecting yet.
+///
+/// Consumers share the server's `max_connections` with the application: two or three each suffice.
+pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_lazy_with(options)
+}
+
+impl Ledger {
+    /// The ledger of an existing run. `worker` names this process in the evidence and the counters.
+    fn new(pool: PgPool, run_id: i64, worker: &str, rule: PathRule, table: Table) -> Self {
+        let statements = Statements {
+            look: commit::look_sql(&table).into(),
+            commit: commit::commit_sql(&table).into(),
+            first_page: feed::page_sql(&table, true).into(),
+            page_after: feed::page_sql(&table, false).into(),
+            count: feed::count_sql(&table).into(),
+            anything_left: feed::anything_left_sql(&table).into(),
+            settle_stale: feed::settle_stale_sql(&table).into(),
+        };
+        Self {
+            pool,
+            run_id,
+            worker: worker.into(),
+            rule,
+            table,
+            statements: Arc::new(statements),
+        }
+    }
+
+    /// The type of the table's ids.
+    pub fn id_type(&self) -> IdType {
+        self.table.id_type
+    }
+
+    /// The table as `schema.table`.
+    pub fn table_name(&self) -> String {
+        self.table.name.to_string()
+    }
+
+    /// The run's number in the ledger.
+    pub fn run_id(&self) -> i64 {
+        self.run_id
+    }
+}
+
+/// Runs a statement under [`STATEMENT_TIMEOUT`] and sorts its error.
+async fn within<T>(
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, CatalogError> {
+    match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
+        Ok(answer) => answer.map_err(|error| catalog_error(&error)),
+        Err(_) => Err(CatalogError::Unavailable(format!(
+            "no answer within {STATEMENT_TIMEOUT:?}"
+        ))),
+    }
+}
+
+#[async_trait]
+impl Catalog for Ledger {
+    async fn look(&self, ids: &[RowId]) -> Result<HashMap<RowId, Row>, CatalogError> {
+        within(self.look_rows(ids)).await
+    }
+
+    async fn commit(&self, moves: &[Move]) -> Result<HashSet<RowId>, CatalogError> {
+        within(self.commit_moves(moves)).await
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<(), CatalogError> {
+        within(self.write_settlements(settlements)).await
+    }
+
+    async fn fail(&self, failures: &[Failure]) -> Result<(), CatalogError> {
+        within(self.write_failures(failures)).await
+    }
+
+    async fn record_poison(&self, records: &[PoisonRecord]) -> Result<(), CatalogError> {
+        within(self.write_poison(records)).await
+    }
+}

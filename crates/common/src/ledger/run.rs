@@ -1,0 +1,168 @@
+//! One run: found by its settings, so that starting the same migration again continues it.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use sqlx::{Connection, PgConnection};
+
+use super::errors::is_denied;
+use super::{Ledger, LedgerError, Table, TableSpec, schema};
+use crate::path_rule::PathRule;
+
+/// What makes a migration this migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSpec {
+    /// The table and its columns.
+    pub table: TableSpec,
+    /// The path rule.
+    pub rule: PathRule,
+    /// Where the images are.
+    pub source_bucket: String,
+    /// Where they go.
+    pub destination_bucket: String,
+}
+
+/// `$1` table, `$2` id column, `$3` path column, `$4`, `$5` path prefixes, `$6` source bucket, `$7` its
+/// key prefix, `$8` destination bucket, `$9` its key prefix.
+const FIND: &str = "SELECT id FROM bucket_brigade.run
+    WHERE (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
+           source_key_prefix, destination_bucket, destination_key_prefix)
+        = ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+const CREATE: &str = "INSERT INTO bucket_brigade.run
+    (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
+     source_key_prefix, destination_bucket, destination_key_prefix)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+
+/// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
+const LOCK_SPACE: i32 = 0x6262;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Holds the run's advisory lock for as long as it lives. It has a connection of its own, because
+/// the lock ends with the connection.
+#[derive(Debug)]
+pub struct FeederLock {
+    connection: PgConnection,
+}
+
+impl FeederLock {
+    /// Whether the connection, and with it the lock, is still there.
+    pub async fn is_held(&mut self) -> bool {
+        self.connection.ping().await.is_ok()
+    }
+}
+
+impl Ledger {
+    /// Opens the run, creating ledger and run where they are missing: the feeder's way.
+    ///
+    /// # Errors
+    /// A [`LedgerError`] that names the culprit; nothing was touched but the ledger.
+    pub async fn open(pool: PgPool, spec: &RunSpec, worker: &str) -> Result<Self, LedgerError> {
+        let table = discover(&pool, spec).await?;
+        schema::ensure(&pool).await?;
+        bind_spec(sqlx::query(CREATE), spec, &table)
+            .execute(&pool)
+            .await?;
+        match find(&pool, spec, &table).await? {
+            Some(run_id) => Ok(Self::new(pool, run_id, worker, spec.rule.clone(), table)),
+            None => Err(sqlx::Error::RowNotFound.into()),
+        }
+    }
+
+    /// Finds the run that a feeder opened: the consumer's way. None when there is none yet.
+    ///
+    /// # Errors
+    /// A [`LedgerError`] that names the culprit.
+    pub async fn find(
+        pool: PgPool,
+        spec: &RunSpec,
+        worker: &str,
+    ) -> Result<Option<Self>, LedgerError> {
+        let table = discover(&pool, spec).await?;
+        if !schema::is_ready(&pool).await? {
+            return Ok(None);
+        }
+        let run = find(&pool, spec, &table).await?;
+        Ok(run.map(|run_id| Self::new(pool, run_id, worker, spec.rule.clone(), table)))
+    }
+
+    /// Keeps every other feeder of this run out.
+    ///
+    /// # Errors
+    /// [`LedgerError::AnotherFeeder`] when one is at work already.
+    pub async fn lock_feeder(&self) -> Result<FeederLock, LedgerError> {
+        let mut connection = self.pool.acquire().await?.detach();
+        let run = i32::try_from(self.run_id).unwrap_or(i32::MAX);
+        let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1, $2)")
+            .bind(LOCK_SPACE)
+            .bind(run)
+            .fetch_one(&mut connection)
+            .await?;
+        if locked {
+            Ok(FeederLock { connection })
+        } else {
+            Err(LedgerError::AnotherFeeder(self.run_id))
+        }
+    }
+}
+
+async fn discover(pool: &PgPool, spec: &RunSpec) -> Result<Table, LedgerError> {
+    connect(pool).await?;
+    Table::discover(pool, &spec.table).await
+}
+
+/// Connects once outside the pool, which would retry in silence and then only say that time ran out.
+async fn connect(pool: &PgPool) -> Result<(), LedgerError> {
+    let options = pool.connect_options();
+    let connect = PgConnection::connect_with(&options);
+    let answer = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
+    let unreachable = |why: String| {
+        let (host, port) = (options.get_host(), options.get_port());
+        LedgerError::Unreachable(format!("{host}:{port}: {why}"))
+    };
+    match answer {
+        Ok(Ok(connection)) => Ok(connection.close().await?),
+        Ok(Err(error)) => Err(unreachable(crate::aws::causes(&error))),
+        Err(_) => Err(unreachable(format!("no answer within {CONNECT_TIMEOUT:?}"))),
+    }
+}
+
+async fn find(pool: &PgPool, spec: &RunSpec, table: &Table) -> Result<Option<i64>, LedgerError> {
+    let query = bind_spec(sqlx::query(FIND), spec, table);
+    match query.fetch_optional(pool).await {
+        Ok(row) => Ok(row.map(|row| sqlx::Row::get(&row, 0))),
+        Err(error) if is_denied(&error) => Err(no_rights(pool).await?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The consumer's role may be another than the feeder's, which owns the ledger.
+async fn no_rights(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+    let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
+        .fetch_one(pool)
+        .await?;
+    let role = crate::sql::quote_identifier(&user);
+    Ok(LedgerError::NotAllowed {
+        what: "use the ledger (schema 'bucket_brigade')".into(),
+        sql: format!(
+            "GRANT USAGE ON SCHEMA bucket_brigade TO {role};\nGRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA bucket_brigade TO {role};"
+        ),
+        user,
+    })
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn bind_spec<'q>(query: Query<'q>, spec: &'q RunSpec, table: &Table) -> Query<'q> {
+    query
+        .bind(table.name.quoted())
+        .bind(&spec.table.id_column)
+        .bind(&spec.table.path_column)
+        .bind(spec.rule.old_prefix())
+        .bind(spec.rule.new_prefix())
+        .bind(&spec.source_bucket)
+        .bind(spec.rule.source_key_prefix())
+        .bind(&spec.destination_bucket)
+        .bind(spec.rule.destination_key_prefix())
+}

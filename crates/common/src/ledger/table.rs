@@ -1,0 +1,230 @@
+//! The application's table: found, and checked for all that the migration relies on.
+
+use sqlx::postgres::PgPool;
+
+use super::LedgerError;
+use crate::row_id::IdType;
+use crate::sql::{TableName, quote_identifier};
+
+/// The table as the settings name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSpec {
+    /// `IMAGES_TABLE`
+    pub table: TableName,
+    /// `ID_COLUMN`
+    pub id_column: String,
+    /// `PATH_COLUMN`
+    pub path_column: String,
+}
+
+/// The table as the database knows it, its names quoted for use in statements.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Schema and table.
+    pub name: TableName,
+    /// Quoted schema and table.
+    pub sql: String,
+    /// Quoted id column.
+    pub id: String,
+    /// Quoted path column.
+    pub path: String,
+    /// The id's type.
+    pub id_type: IdType,
+}
+
+/// One column: number, type (a domain's base type), and what else decides.
+type Column = (i16, String, bool, bool);
+
+const RELATION: &str = "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
+
+const SIMILAR: &str = "SELECT n.nspname || '.' || c.relname
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND lower(c.relname) = lower($1)
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 3";
+
+const COLUMN: &str = "SELECT a.attnum, coalesce(base.typname, t.typname)::text, a.attnotnull,
+        a.attgenerated <> ''
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_type base ON base.oid = nullif(t.typbasetype, 0)
+    WHERE a.attrelid = $1::oid AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
+
+const COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
+    FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
+
+const IS_UNIQUE: &str = "SELECT EXISTS (SELECT 1 FROM pg_index
+    WHERE indrelid = $1::oid AND indisunique AND indisvalid AND indpred IS NULL
+      AND indnkeyatts = 1 AND indkey[0] = $2)";
+
+const RIGHTS: &str = "SELECT current_user::text, has_schema_privilege(relnamespace, 'USAGE'),
+        has_column_privilege(oid, $2, 'SELECT') AND has_column_privilege(oid, $3, 'SELECT'),
+        has_column_privilege(oid, $3, 'UPDATE')
+    FROM pg_class WHERE oid = $1::oid";
+
+impl Table {
+    /// Finds the table and checks it.
+    ///
+    /// # Errors
+    /// A [`LedgerError`] that names the setting at fault.
+    pub(super) async fn discover(pool: &PgPool, spec: &TableSpec) -> Result<Self, LedgerError> {
+        let (oid, name) = relation(pool, spec).await?;
+        let columns = Columns {
+            pool,
+            oid,
+            name: &name,
+        };
+        let id = columns.find("ID_COLUMN", &spec.id_column).await?;
+        let path = columns.find("PATH_COLUMN", &spec.path_column).await?;
+        columns.check_path(spec, &path)?;
+        let id_type = columns.check_id(spec, &id).await?;
+        columns.check_rights(spec, id.0, path.0).await?;
+        Ok(Self {
+            sql: name.quoted(),
+            name,
+            id: quote_identifier(&spec.id_column),
+            path: quote_identifier(&spec.path_column),
+            id_type,
+        })
+    }
+}
+
+async fn relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableName), LedgerError> {
+    let found: Option<(i64, String, String, String)> = sqlx::query_as(RELATION)
+        .bind(spec.table.quoted())
+        .fetch_optional(pool)
+        .await?;
+    let Some((oid, schema, table, kind)) = found else {
+        return Err(no_such_table(pool, spec).await?);
+    };
+    let name = TableName {
+        schema: Some(schema),
+        table,
+    };
+    let kind = match kind.as_str() {
+        "r" | "p" => return Ok((oid, name)),
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        "S" => "a sequence",
+        "i" | "I" => "an index",
+        _ => "something else",
+    };
+    Err(LedgerError::NotATable {
+        table: name.to_string(),
+        kind: kind.into(),
+    })
+}
+
+async fn no_such_table(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, LedgerError> {
+    let similar: Vec<(String,)> = sqlx::query_as(SIMILAR)
+        .bind(&spec.table.table)
+        .fetch_all(pool)
+        .await?;
+    let names: Vec<String> = similar.into_iter().map(|(name,)| name).collect();
+    Ok(LedgerError::NoSuchTable {
+        table: spec.table.to_string(),
+        hint: match names.len() {
+            0 => String::new(),
+            _ => format!(" (did you mean {}?)", names.join(" or ")),
+        },
+    })
+}
+
+/// The columns of one table.
+struct Columns<'a> {
+    pool: &'a PgPool,
+    oid: i64,
+    name: &'a TableName,
+}
+
+impl Columns<'_> {
+    async fn find(&self, setting: &'static str, column: &str) -> Result<Column, LedgerError> {
+        let found: Option<Column> = sqlx::query_as(COLUMN)
+            .bind(self.oid)
+            .bind(column)
+            .fetch_optional(self.pool)
+            .await?;
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let (columns,): (String,) = sqlx::query_as(COLUMNS)
+            .bind(self.oid)
+            .fetch_one(self.pool)
+            .await?;
+        Err(LedgerError::NoSuchColumn {
+            setting,
+            table: self.name.to_string(),
+            column: column.to_owned(),
+            columns,
+        })
+    }
+
+    fn check_path(&self, spec: &TableSpec, path: &Column) -> Result<(), LedgerError> {
+        let (_, found, _, generated) = path;
+        let table = self.name.to_string();
+        let column = spec.path_column.clone();
+        if !matches!(found.as_str(), "text" | "varchar") {
+            return Err(LedgerError::UnsupportedType {
+                setting: "PATH_COLUMN",
+                table,
+                column,
+                found: found.clone(),
+                supported: "text, varchar",
+            });
+        }
+        if *generated {
+            return Err(LedgerError::PathGenerated { table, column });
+        }
+        Ok(())
+    }
+
+    async fn check_id(&self, spec: &TableSpec, id: &Column) -> Result<IdType, LedgerError> {
+        let (number, found, not_null, _) = id;
+        let (table, column) = (self.name.to_string(), spec.id_column.clone());
+        let Some(id_type) = IdType::from_type_name(found) else {
+            return Err(LedgerError::UnsupportedType {
+                setting: "ID_COLUMN",
+                table,
+                column,
+                found: found.clone(),
+                supported: "bigint, integer, smallint, uuid, text, varchar",
+            });
+        };
+        let (unique,): (bool,) = sqlx::query_as(IS_UNIQUE)
+            .bind(self.oid)
+            .bind(number)
+            .fetch_one(self.pool)
+            .await?;
+        match (unique, not_null) {
+            (false, _) => Err(LedgerError::IdNotUnique { table, column }),
+            (true, false) => Err(LedgerError::IdNullable { table, column }),
+            (true, true) => Ok(id_type),
+        }
+    }
+
+    async fn check_rights(&self, spec: &TableSpec, id: i16, path: i16) -> Result<(), LedgerError> {
+        let (user, usage, select, update): (String, bool, bool, bool) = sqlx::query_as(RIGHTS)
+            .bind(self.oid)
+            .bind(id)
+            .bind(path)
+            .fetch_one(self.pool)
+            .await?;
+        if usage && select && update {
+            return Ok(());
+        }
+        let role = quote_identifier(&user);
+        let table = self.name.quoted();
+        let schema = quote_identifier(self.name.schema.as_deref().unwrap_or("public"));
+        let (id, path) = (
+            quote_identifier(&spec.id_column),
+            quote_identifier(&spec.path_column),
+        );
+        Err(LedgerError::NotAllowed {
+            user,
+            what: format!("read and update table '{}'", self.name),
+            sql: format!(
+                "GRANT USAGE ON SCHEMA {schema} TO {role};\nGRANT SELECT ({id}, {path}), UPDATE ({path}) ON {table} TO {role};"
+            ),
+        })
+    }
+}

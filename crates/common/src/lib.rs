@@ -1,0 +1,21 @@
+//! What the feeder and the consumer both speak: settings, the path rule, the message, the ledger,
+//! the queue and the object store.
+
+pub mod aws;
+pub mod backoff;
+pub mod catalog;
+pub mod exit;
+pub mod ledger;
+pub mod message;
+pub mod object_store;
+pub mod path_rule;
+pub mod preflight;
+pub mod queue;
+pub mod row_id;
+pub mod s3;
+pub mod scope;
+pub mod settings;
+pub mod sql;
+pub mod sqs;
+pub mod startup;
+pub mod telemetry;

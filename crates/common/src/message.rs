@@ -1,0 +1,160 @@
+//! The message on the queue: one row to move, `{"id":"123","path":"image/avatar-123.png"}`.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::path_rule::{NoRoute, PathRule, Route};
+use crate::row_id::{IdType, RowId};
+
+/// The largest body a well-formed message can have; anything longer is not parsed at all.
+/// Twice a path that needs six bytes of JSON for each of 1,024 key bytes, with room for a prefix.
+const MAX_BODY_BYTES: usize = 16 * 1024;
+
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    id: &'a str,
+    path: &'a str,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Incoming {
+    id: String,
+    path: String,
+}
+
+/// A message that was understood: the row, and the way of its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// The row to move.
+    pub id: RowId,
+    /// Where its image is and where it goes.
+    pub route: Route,
+}
+
+/// Why a message is poison: not one of ours, or not for this migration.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Poison {
+    /// Longer than any message the feeder sends.
+    #[error("the body is {0} bytes long, no message of ours is longer than {MAX_BODY_BYTES}")]
+    TooLong(usize),
+    /// Not JSON, or JSON of another shape.
+    #[error("the body is not {{\"id\": text, \"path\": text}}: {0}")]
+    NotAMessage(String),
+    /// The id cannot be one of the id column's type.
+    #[error("the id {0:?} is not a valid {1}")]
+    BadId(String, &'static str),
+    /// The path has no route under the rule.
+    #[error("the path {0:?} has no route: {1}")]
+    BadPath(String, NoRoute),
+}
+
+/// The body for one row.
+///
+/// # Errors
+/// None in practice: two strings always serialize.
+pub fn encode(id: &RowId, path: &str) -> Result<String, serde_json::Error> {
+    let body = serde_json::to_string(&Outgoing {
+        id: id.as_str(),
+        path,
+    })?;
+    // JSON may hold these two raw, an SQS message may not (SendMessage: "#xE000 to #xFFFD").
+    Ok(body
+        .replace('\u{fffe}', "\\ufffe")
+        .replace('\u{ffff}', "\\uffff"))
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// [`Poison`] for anything the feeder of this migration would not have sent.
+pub fn decode(body: &str, id_type: IdType, rule: &PathRule) -> Result<Task, Poison> {
+    if body.len() > MAX_BODY_BYTES {
+        return Err(Poison::TooLong(body.len()));
+    }
+    let incoming: Incoming =
+        serde_json::from_str(body).map_err(|error| Poison::NotAMessage(error.to_string()))?;
+    let Some(id) = id_type.parse(&incoming.id) else {
+        return Err(Poison::BadId(incoming.id, id_type.sql()));
+    };
+    match rule.route(&incoming.path) {
+        Ok(route) => Ok(Task { id, route }),
+        Err(reason) => Err(Poison::BadPath(incoming.path, reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rule() -> PathRule {
+        PathRule::new("image/", "avatar/", None, None).unwrap()
+    }
+
+    fn read(body: &str) -> Result<Task, Poison> {
+        decode(body, IdType::Bigint, &rule())
+    }
+
+    #[test]
+    fn the_body_is_the_documented_one() {
+        let id = RowId::from_database("123".into());
+        assert_eq!(
+            encode(&id, "image/avatar-123.png").unwrap(),
+            r#"{"id":"123","path":"image/avatar-123.png"}"#
+        );
+    }
+
+    #[test]
+    fn anything_else_is_poison() {
+        for body in [
+            "",
+            "null",
+            "hello",
+            "[]",
+            "{}",
+            r#"{"id":"1"}"#,
+            r#"{"id":1,"path":"image/a"}"#,
+            r#"{"id":"1","path":null}"#,
+            r#"{"id":"1","path":"image/a","more":1}"#,
+            r#"{"id":"1","path":"image/a"} trailing"#,
+        ] {
+            assert!(matches!(read(body), Err(Poison::NotAMessage(_))), "{body}");
+        }
+        assert!(matches!(
+            read(r#"{"id":"one","path":"image/a"}"#),
+            Err(Poison::BadId(..))
+        ));
+        assert!(matches!(
+            read(r#"{"id":"1","path":"secret/a"}"#),
+            Err(Poison::BadPath(..))
+        ));
+        assert!(matches!(
+            read(r#"{"id":"1","path":"image/\u0000"}"#),
+            Err(Poison::BadPath(..))
+        ));
+        assert_eq!(read(&"x".repeat(200 * 1024)), Err(Poison::TooLong(204_800)));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(id in any::<i64>(), rest in "\\PC{0,60}|[\u{1}-\u{ffff}]{0,20}") {
+            let id = RowId::from_database(id.to_string());
+            let body = encode(&id, &format!("image/{rest}")).unwrap();
+            // What SendMessage accepts in a body.
+            let sendable = |c| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+            prop_assert!(body.chars().all(sendable), "{}", body);
+            let task = read(&body).unwrap();
+            prop_assert_eq!(task.id, id);
+            prop_assert_eq!(task.route.new_path, format!("avatar/{rest}"));
+        }
+
+        #[test]
+        fn no_body_panics_or_leaves_the_rule(body in any::<String>()) {
+            if let Ok(task) = read(&body) {
+                prop_assert!(task.route.old_path.starts_with("image/"));
+                prop_assert!(task.route.destination_key.starts_with("avatar/"));
+            }
+        }
+    }
+}

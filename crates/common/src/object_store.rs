@@ -1,0 +1,107 @@
+//! The object store, as a trait of only the calls used, and its S3 implementation in [`crate::s3`].
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::path_rule::Route;
+
+/// A copy the store has proven by an `ETag` in its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// The copy's `ETag`, without quotes.
+    pub etag: String,
+    /// The object's size in bytes, where it became known on the way.
+    pub size_bytes: Option<i64>,
+}
+
+/// What stands at the destination, compared with the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// No object.
+    Empty,
+    /// The source's bytes and headers: a copy of ours.
+    Same(Copied),
+    /// Something else, with a word on what differs.
+    Different(String),
+}
+
+/// Why a call to the object store did not succeed, named by what to do about it.
+#[derive(Debug, Clone, Error)]
+pub enum StoreError {
+    /// Asked too fast: slow down, then try again.
+    #[error("throttled ({code})")]
+    Throttled {
+        /// The service's error code.
+        code: String,
+    },
+    /// Broken for the moment: try again.
+    #[error("{code}: {message}")]
+    Transient {
+        /// The service's error code, or a name for what the transport met.
+        code: String,
+        /// What happened.
+        message: String,
+    },
+    /// An object stands at the destination already.
+    #[error("an object exists at the destination")]
+    DestinationExists,
+    /// Larger than one `CopyObject` may copy.
+    #[error("the object is larger than one CopyObject may copy")]
+    TooLarge,
+    /// This object cannot be copied, however often it is tried.
+    #[error("{code}: {message}")]
+    Permanent {
+        /// The service's error code.
+        code: String,
+        /// The service's own words.
+        message: String,
+    },
+    /// Not allowed: this object's own trouble, or everybody's.
+    #[error("{code}: {message}")]
+    Denied {
+        /// The service's error code.
+        code: String,
+        /// The service's own words.
+        message: String,
+    },
+    /// No call can succeed until somebody mends it: credentials, a bucket that is gone.
+    #[error("{code}: {message}")]
+    Systemic {
+        /// The service's error code.
+        code: String,
+        /// The service's own words.
+        message: String,
+    },
+}
+
+impl StoreError {
+    /// The code to record and to count by.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Throttled { code }
+            | Self::Transient { code, .. }
+            | Self::Permanent { code, .. }
+            | Self::Denied { code, .. }
+            | Self::Systemic { code, .. } => code,
+            Self::DestinationExists => "DestinationExists",
+            Self::TooLarge => "TooLarge",
+        }
+    }
+}
+
+/// The two buckets.
+#[async_trait]
+pub trait ObjectStore: Send + Sync {
+    /// One server-side copy that never overwrites, with everything a browser or CDN sees of it.
+    ///
+    /// # Errors
+    /// [`StoreError::DestinationExists`] when there is an object at the destination already;
+    /// [`StoreError::TooLarge`] when [`copy_in_parts`](Self::copy_in_parts) must do it.
+    async fn copy(&self, route: &Route) -> Result<Copied, StoreError>;
+
+    /// The same for an object too large for one call.
+    async fn copy_in_parts(&self, route: &Route) -> Result<Copied, StoreError>;
+
+    /// Compares what stands at the destination with the source.
+    async fn compare(&self, route: &Route) -> Result<Destination, StoreError>;
+}

@@ -1,0 +1,281 @@
+//! The path rule: how one value of the path column names the source object, the destination
+//! object and the value the column gets when the image has moved.
+//!
+//! ```text
+//! path         OLD_PREFIX + rest              →  NEW_PREFIX + rest
+//! source key   SOURCE_KEY_PREFIX + rest
+//! dest. key    DESTINATION_KEY_PREFIX + rest
+//! ```
+
+use thiserror::Error;
+
+/// The longest object key S3 accepts, in bytes of UTF-8.
+/// Source: Amazon S3 User Guide, "Naming Amazon S3 objects".
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// A checked path rule. Prefix means prefix: only a leading match is ever replaced.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the settings"
+)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathRule {
+    old_prefix: String,
+    new_prefix: String,
+    source_key_prefix: String,
+    destination_key_prefix: String,
+}
+
+/// Everything the rule says of one path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The value the path column holds now.
+    pub old_path: String,
+    /// The value it gets once the object is at its destination.
+    pub new_path: String,
+    /// The object's key in the source bucket.
+    pub source_key: String,
+    /// The copy's key in the destination bucket.
+    pub destination_key: String,
+}
+
+/// Why a path rule is refused before anything is touched.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RuleRefused {
+    /// Every path would be in scope, the new ones too.
+    #[error("OLD_PREFIX is empty: every path would match, also those already moved")]
+    EmptyOldPrefix,
+    /// Done could not be told from to do.
+    #[error(
+        "NEW_PREFIX '{new_prefix}' starts with OLD_PREFIX '{old_prefix}': a moved path would still match the old prefix, so done could not be told from to do"
+    )]
+    NewPathsStillMatch {
+        /// The prefix to replace.
+        old_prefix: String,
+        /// Its replacement.
+        new_prefix: String,
+    },
+}
+
+/// Why one path cannot be routed. None of these stops other paths.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NoRoute {
+    /// The path does not start with the old prefix.
+    #[error("the path does not start with OLD_PREFIX")]
+    OutsideRule,
+    /// The new path would start with the old prefix again (possible when `NEW_PREFIX` is shorter).
+    #[error("the new path '{0}' would still match OLD_PREFIX")]
+    StillMatches(String),
+    /// S3 has no object without a key.
+    #[error("the object key would be empty")]
+    EmptyKey,
+    /// The key is longer than S3 accepts.
+    #[error("the object key would be {0} bytes long, S3 accepts {MAX_KEY_BYTES}")]
+    KeyTooLong(usize),
+    /// Neither Postgres text nor an S3 key can hold it.
+    #[error("the path holds a NUL character")]
+    Nul,
+}
+
+impl NoRoute {
+    /// The code under which the failure is recorded.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::OutsideRule => "OutsideRule",
+            Self::StillMatches(_) => "NewPathStillMatches",
+            Self::EmptyKey => "EmptyKey",
+            Self::KeyTooLong(_) => "KeyTooLong",
+            Self::Nul => "NulInPath",
+        }
+    }
+}
+
+impl PathRule {
+    /// Checks the two path prefixes. The key prefixes default to the path prefixes.
+    ///
+    /// # Errors
+    /// [`RuleRefused`] when moved paths could not be told from those still to move.
+    pub fn new(
+        old_prefix: impl Into<String>,
+        new_prefix: impl Into<String>,
+        source_key_prefix: Option<String>,
+        destination_key_prefix: Option<String>,
+    ) -> Result<Self, RuleRefused> {
+        let (old_prefix, new_prefix) = (old_prefix.into(), new_prefix.into());
+        if old_prefix.is_empty() {
+            return Err(RuleRefused::EmptyOldPrefix);
+        }
+        if new_prefix.starts_with(&old_prefix) {
+            return Err(RuleRefused::NewPathsStillMatch {
+                old_prefix,
+                new_prefix,
+            });
+        }
+        Ok(Self {
+            source_key_prefix: source_key_prefix.unwrap_or_else(|| old_prefix.clone()),
+            destination_key_prefix: destination_key_prefix.unwrap_or_else(|| new_prefix.clone()),
+            old_prefix,
+            new_prefix,
+        })
+    }
+
+    /// The route of one path.
+    ///
+    /// # Errors
+    /// [`NoRoute`] when the path is outside the rule or no valid key comes of it.
+    pub fn route(&self, path: &str) -> Result<Route, NoRoute> {
+        let rest = path
+            .strip_prefix(&self.old_prefix)
+            .ok_or(NoRoute::OutsideRule)?;
+        if path.contains('\0') {
+            return Err(NoRoute::Nul);
+        }
+        let new_path = format!("{}{rest}", self.new_prefix);
+        if new_path.starts_with(&self.old_prefix) {
+            return Err(NoRoute::StillMatches(new_path));
+        }
+        Ok(Route {
+            old_path: path.to_owned(),
+            new_path,
+            source_key: key(&self.source_key_prefix, rest)?,
+            destination_key: key(&self.destination_key_prefix, rest)?,
+        })
+    }
+
+    /// Whether a path still asks to be moved.
+    pub fn is_in_scope(&self, path: &str) -> bool {
+        path.starts_with(&self.old_prefix)
+    }
+
+    /// The prefix of paths still to move.
+    pub fn old_prefix(&self) -> &str {
+        &self.old_prefix
+    }
+
+    /// The prefix of moved paths.
+    pub fn new_prefix(&self) -> &str {
+        &self.new_prefix
+    }
+
+    /// The prefix of keys in the source bucket.
+    pub fn source_key_prefix(&self) -> &str {
+        &self.source_key_prefix
+    }
+
+    /// The prefix of keys in the destination bucket.
+    pub fn destination_key_prefix(&self) -> &str {
+        &self.destination_key_prefix
+    }
+}
+
+fn key(prefix: &str, rest: &str) -> Result<String, NoRoute> {
+    match prefix.len() + rest.len() {
+        0 => Err(NoRoute::EmptyKey),
+        length if length > MAX_KEY_BYTES => Err(NoRoute::KeyTooLong(length)),
+        _ => Ok(format!("{prefix}{rest}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rule() -> PathRule {
+        PathRule::new("image/", "avatar/", None, None).unwrap()
+    }
+
+    #[test]
+    fn replaces_only_the_leading_prefix() {
+        let route = rule().route("image/a/image/b.png").unwrap();
+        assert_eq!(route.new_path, "avatar/a/image/b.png");
+        assert_eq!(route.source_key, "image/a/image/b.png");
+        assert_eq!(route.destination_key, "avatar/a/image/b.png");
+    }
+
+    #[test]
+    fn near_misses_are_outside_the_rule() {
+        for path in ["", "image", "Image/a", "ximage/a", " image/a", "avatar/a"] {
+            assert_eq!(rule().route(path), Err(NoRoute::OutsideRule), "{path}");
+            assert!(!rule().is_in_scope(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_prefix_alone_is_an_object_too() {
+        assert_eq!(rule().route("image/").unwrap().destination_key, "avatar/");
+    }
+
+    #[test]
+    fn whole_urls_map_to_bare_keys() {
+        let rule = PathRule::new(
+            "https://old.example/",
+            "https://new.example/",
+            Some(String::new()),
+            Some(String::new()),
+        )
+        .unwrap();
+        let route = rule.route("https://old.example/a b.png").unwrap();
+        assert_eq!(route.new_path, "https://new.example/a b.png");
+        assert_eq!(route.source_key, "a b.png");
+        assert_eq!(rule.route("https://old.example/"), Err(NoRoute::EmptyKey));
+    }
+
+    #[test]
+    fn refuses_rules_whose_result_still_matches() {
+        for new in ["image/", "image/v2/"] {
+            let refused = PathRule::new("image/", new, None, None).unwrap_err();
+            assert!(
+                matches!(refused, RuleRefused::NewPathsStillMatch { .. }),
+                "{new}"
+            );
+        }
+        assert_eq!(
+            PathRule::new("", "avatar/", None, None),
+            Err(RuleRefused::EmptyOldPrefix)
+        );
+    }
+
+    #[test]
+    fn stripping_a_prefix_refuses_only_the_paths_that_would_match_again() {
+        let rule = PathRule::new("image/", "", None, Some("a/".into())).unwrap();
+        assert_eq!(rule.route("image/x").unwrap().new_path, "x");
+        assert_eq!(
+            rule.route("image/image/x"),
+            Err(NoRoute::StillMatches("image/x".into()))
+        );
+    }
+
+    #[test]
+    fn keys_longer_than_s3_accepts_are_refused_by_bytes() {
+        let rest = "é".repeat(510);
+        assert_eq!(
+            rule().route(&format!("image/{rest}")),
+            Err(NoRoute::KeyTooLong(1026))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_part_is_a_prefix_and_the_same_rest(
+            old in ".{1,12}", new in ".{0,12}", source in ".{0,8}", destination in ".{0,8}", rest in ".{0,40}",
+        ) {
+            let Ok(rule) = PathRule::new(&*old, &*new, Some(source.clone()), Some(destination.clone())) else {
+                prop_assert!(new.starts_with(&old));
+                return Ok(());
+            };
+            if let Ok(route) = rule.route(&format!("{old}{rest}")) {
+                prop_assert_eq!(&route.old_path, &format!("{old}{rest}"));
+                prop_assert_eq!(&route.new_path, &format!("{new}{rest}"));
+                prop_assert_eq!(&route.source_key, &format!("{source}{rest}"));
+                prop_assert_eq!(&route.destination_key, &format!("{destination}{rest}"));
+                prop_assert!(!rule.is_in_scope(&route.new_path));
+            }
+        }
+
+        #[test]
+        fn a_path_has_a_route_only_if_it_starts_with_the_old_prefix(path in ".{0,40}") {
+            prop_assert_eq!(rule().route(&path).is_ok(), path.starts_with("image/") && !path.contains('\0'));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Checks before the first row is touched, shared by both binaries: the queue and the buckets.
+
+use aws_sdk_s3::Client;
+use thiserror::Error;
+
+use crate::aws::{Answer, Origin};
+use crate::exit;
+use crate::queue::{Queue, QueueAttributes, QueueError};
+
+/// Why a run cannot start.
+#[derive(Debug, Error)]
+pub enum PreflightError {
+    /// A setting names something that is not there, or not what it should be.
+    #[error("{setting}: {problem}")]
+    Wrong {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong, and the mend.
+        problem: String,
+    },
+    /// A right is missing.
+    #[error("{setting}: {problem}")]
+    NotAllowed {
+        /// The setting.
+        setting: &'static str,
+        /// Which right.
+        problem: String,
+    },
+    /// The service does not answer.
+    #[error("{setting}: {problem}")]
+    Unreachable {
+        /// The setting.
+        setting: &'static str,
+        /// What happened.
+        problem: String,
+    },
+}
+
+impl PreflightError {
+    /// The exit code that tells this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Wrong { .. } => exit::SETTINGS,
+            Self::NotAllowed { .. } => exit::NO_PERMISSION,
+            Self::Unreachable { .. } => exit::UNAVAILABLE,
+        }
+    }
+}
+
+/// How strictly a bucket is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// This process works with the bucket.
+    Use,
+    /// It does not; only a name that is surely wrong is worth a word.
+    Name,
+}
+
+/// Checks that the queue is there, and warns when poison messages would circle in it.
+///
+/// # Errors
+/// [`PreflightError`] naming `QUEUE_URL`.
+pub async fn check_queue(queue: &dyn Queue, url: &str) -> Result<QueueAttributes, PreflightError> {
+    let setting = "QUEUE_URL";
+    let attributes = queue.attributes().await.map_err(|error| match error {
+        QueueError::Refused { code, .. }
+            if code.contains("NonExistent") || code.contains("DoesNotExist") =>
+        {
+            let problem = format!("there is no queue '{url}' in this account and region");
+            PreflightError::Wrong { setting, problem }
+        }
+        QueueError::Refused { .. } => PreflightError::NotAllowed {
+            setting,
+            problem: format!("'{url}': {error} (sqs:GetQueueAttributes is needed)"),
+        },
+        QueueError::Unavailable { .. } => PreflightError::Unreachable {
+            setting,
+            problem: format!("'{url}': {error}"),
+        },
+    })?;
+    if attributes.max_receive_count.is_none() {
+        tracing::warn!(
+            queue = url,
+            "the queue has no redrive policy: messages that cannot be processed will circle until they expire; give it a dead-letter queue"
+        );
+    }
+    Ok(attributes)
+}
+
+/// Checks that a bucket is there and, with [`Need::Use`], that we may look into it.
+///
+/// # Errors
+/// [`PreflightError`] naming the setting.
+pub async fn check_bucket(
+    client: &Client,
+    setting: &'static str,
+    bucket: &str,
+    need: Need,
+) -> Result<(), PreflightError> {
+    let Err(error) = client.head_bucket().bucket(bucket).send().await else {
+        return Ok(());
+    };
+    let Answer {
+        origin,
+        code,
+        message,
+        status,
+    } = error.into();
+    let at_fault = match (origin, status) {
+        (Origin::Service, 404) => {
+            let problem = format!("there is no bucket '{bucket}'");
+            return Err(PreflightError::Wrong { setting, problem });
+        }
+        _ if need == Need::Name => return Ok(()),
+        (Origin::Service, 301) => {
+            let problem = format!("bucket '{bucket}' is in another region than AWS_REGION says");
+            return Err(PreflightError::Wrong { setting, problem });
+        }
+        (Origin::Service, 403) => PreflightError::NotAllowed {
+            setting,
+            problem: format!(
+                "access to bucket '{bucket}' is denied (s3:ListBucket is needed; without it a missing image looks like a forbidden one)"
+            ),
+        },
+        _ => PreflightError::Unreachable {
+            setting,
+            problem: format!("bucket '{bucket}' cannot be reached: {code}: {message}"),
+        },
+    };
+    Err(at_fault)
+}

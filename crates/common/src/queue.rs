@@ -1,0 +1,112 @@
+//! The queue, as a trait of only the calls used, and its SQS implementation in [`crate::sqs`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+/// The most entries one request may carry. Source: SQS API reference, batch actions.
+pub const BATCH: usize = 10;
+
+/// The longest a receive waits for a message. Source: SQS API reference, `WaitTimeSeconds`.
+pub const LONG_POLL: Duration = Duration::from_secs(20);
+
+/// A message as it was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The queue's id of the message, the same at each delivery.
+    pub message_id: String,
+    /// What names this delivery in deletes and visibility changes.
+    pub receipt_handle: String,
+    /// The text that was sent.
+    pub body: String,
+    /// How often it was received, this time included; approximate on SQS.
+    pub receive_count: u32,
+}
+
+/// What became of one entry of a batch request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// The queue confirmed it.
+    Done,
+    /// It failed, and may succeed when sent again.
+    Retry(String),
+    /// It failed, and the same entry will fail again (a sender's fault; for a receipt handle: it
+    /// has expired).
+    Refused(String),
+}
+
+/// How many messages the queue holds; approximate on SQS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Waiting to be received, delayed ones included.
+    pub visible: u64,
+    /// Received and neither deleted nor visible again.
+    pub in_flight: u64,
+}
+
+impl Backlog {
+    /// Everything that is not done.
+    pub fn total(self) -> u64 {
+        self.visible + self.in_flight
+    }
+}
+
+/// What the operator gave the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueAttributes {
+    /// Receives before a message goes to the dead-letter queue; none without a redrive policy.
+    pub max_receive_count: Option<u32>,
+    /// How many messages there are.
+    pub backlog: Backlog,
+}
+
+/// Why a request to the queue had no effect that we know of.
+#[derive(Debug, Clone, Error)]
+pub enum QueueError {
+    /// The queue does not exist, or we may not use it: somebody has to mend that.
+    #[error("{operation} on the queue is refused ({code}): {message}")]
+    Refused {
+        /// The API's name of the call.
+        operation: &'static str,
+        /// The service's error code.
+        code: String,
+        /// The service's own words.
+        message: String,
+    },
+    /// Throttled, unreachable or broken for the moment.
+    #[error("{operation} on the queue failed: {message}")]
+    Unavailable {
+        /// The API's name of the call.
+        operation: &'static str,
+        /// What happened.
+        message: String,
+    },
+}
+
+/// A standard queue.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Sends up to [`BATCH`] bodies; the answer has one entry for each, in order.
+    async fn send(&self, bodies: &[String]) -> Result<Vec<Entry>, QueueError>;
+
+    /// Long-polls for up to `most` (at most [`BATCH`]) messages, hidden from others for `visibility`.
+    async fn receive(
+        &self,
+        most: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> Result<Vec<Message>, QueueError>;
+
+    /// Deletes up to [`BATCH`] messages by receipt handle; one entry for each, in order.
+    async fn delete(&self, receipt_handles: &[String]) -> Result<Vec<Entry>, QueueError>;
+
+    /// Hides up to [`BATCH`] messages for the given time from now; zero makes them visible at once.
+    async fn change_visibility(
+        &self,
+        changes: &[(String, Duration)],
+    ) -> Result<Vec<Entry>, QueueError>;
+
+    /// The queue's redrive policy and backlog.
+    async fn attributes(&self) -> Result<QueueAttributes, QueueError>;
+}

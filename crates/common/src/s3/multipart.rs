@@ -1,0 +1,217 @@
+//! The copy of an object too large for one `CopyObject`: part by part, on the server's side, and
+//! carrying what a single copy would have carried by itself.
+
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, StorageClass};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::encoding::tagging;
+use super::{S3Store, copy_source, proven, store_error};
+use crate::object_store::{Copied, StoreError};
+use crate::path_rule::Route;
+
+/// The most parts an upload may have. Source: Amazon S3 User Guide, "Multipart upload limits".
+const MAX_PARTS: u64 = 10_000;
+
+/// Parts of one object under way at a time: enough to hide latency, few enough not to starve the
+/// other copies.
+const PARTS_IN_FLIGHT: usize = 4;
+
+pub(super) async fn copy(store: &S3Store, route: &Route) -> Result<Copied, StoreError> {
+    let source = store.head_source(route).await?;
+    let size = u64::try_from(source.content_length.unwrap_or(0)).unwrap_or(0);
+    if size <= store.options.limits.single_bytes {
+        return Err(StoreError::Permanent {
+            code: "InvalidRequest".into(),
+            message: format!("the store refuses to copy this object of {size} bytes"),
+        });
+    }
+    if !store.options.conditional_copy {
+        store.refuse_if_taken(route).await?;
+    }
+    let upload = create(store, route, &source).await?;
+    let copied = fill(store, route, &upload, &source, size).await;
+    if copied.is_err() {
+        abort(store, route, &upload).await;
+    }
+    copied.map(|copied| Copied {
+        size_bytes: source.content_length,
+        ..copied
+    })
+}
+
+/// Starts the upload with everything S3 would have copied in a single copy.
+async fn create(
+    store: &S3Store,
+    route: &Route,
+    source: &HeadObjectOutput,
+) -> Result<String, StoreError> {
+    let class = store.options.storage_class.clone();
+    let output = store
+        .client
+        .create_multipart_upload()
+        .bucket(&store.options.destination_bucket)
+        .key(&route.destination_key)
+        .set_content_type(source.content_type.clone())
+        .set_cache_control(source.cache_control.clone())
+        .set_content_encoding(source.content_encoding.clone())
+        .set_content_disposition(source.content_disposition.clone())
+        .set_content_language(source.content_language.clone())
+        .set_website_redirect_location(source.website_redirect_location.clone())
+        .set_metadata(source.metadata.clone())
+        .set_tagging(source_tags(store, route).await?)
+        .set_storage_class(class.or_else(|| source_class(source)))
+        .send()
+        .await
+        .map_err(store_error)?;
+    output.upload_id.ok_or_else(|| StoreError::Transient {
+        code: "NoUploadId".into(),
+        message: "S3 started a multipart upload without naming it".into(),
+    })
+}
+
+fn source_class(source: &HeadObjectOutput) -> Option<StorageClass> {
+    source.storage_class.clone()
+}
+
+async fn source_tags(store: &S3Store, route: &Route) -> Result<Option<String>, StoreError> {
+    let output = store
+        .client
+        .get_object_tagging()
+        .bucket(&store.options.source_bucket)
+        .key(&route.source_key)
+        .send()
+        .await
+        .map_err(store_error)?;
+    let tags = output.tag_set.iter().map(|tag| (tag.key(), tag.value()));
+    Ok((!output.tag_set.is_empty()).then(|| tagging(tags)))
+}
+
+/// Copies all parts and completes the upload.
+async fn fill(
+    store: &S3Store,
+    route: &Route,
+    upload: &str,
+    source: &HeadObjectOutput,
+    size: u64,
+) -> Result<Copied, StoreError> {
+    let etag = source.e_tag();
+    let parts: Vec<CompletedPart> = stream::iter(ranges(size, store.options.limits.part_bytes))
+        .map(|(number, range)| copy_part(store, route, upload, etag, number, range))
+        .buffered(PARTS_IN_FLIGHT)
+        .try_collect()
+        .await?;
+    let condition = store.options.conditional_copy.then(|| "*".to_owned());
+    let output = store
+        .client
+        .complete_multipart_upload()
+        .bucket(&store.options.destination_bucket)
+        .key(&route.destination_key)
+        .upload_id(upload)
+        .set_if_none_match(condition)
+        .multipart_upload(
+            CompletedMultipartUpload::builder()
+                .set_parts(Some(parts))
+                .build(),
+        )
+        .send()
+        .await
+        .map_err(store_error)?;
+    proven(output.e_tag())
+}
+
+/// Part numbers from 1 with their byte ranges; parts grow when there would be too many.
+fn ranges(size: u64, part_bytes: u64) -> impl Iterator<Item = (i32, String)> {
+    let part = part_bytes.max(size.div_ceil(MAX_PARTS)).max(1);
+    (1..).zip((0..size.div_ceil(part)).map(move |index| {
+        let start = index * part;
+        format!("bytes={start}-{}", (start + part).min(size) - 1)
+    }))
+}
+
+async fn copy_part(
+    store: &S3Store,
+    route: &Route,
+    upload: &str,
+    source_etag: Option<&str>,
+    number: i32,
+    range: String,
+) -> Result<CompletedPart, StoreError> {
+    let output = store
+        .client
+        .upload_part_copy()
+        .copy_source(copy_source(&store.options.source_bucket, &route.source_key))
+        // All parts must be of one version of the source.
+        .set_copy_source_if_match(source_etag.map(ToOwned::to_owned))
+        .copy_source_range(range)
+        .bucket(&store.options.destination_bucket)
+        .key(&route.destination_key)
+        .upload_id(upload)
+        .part_number(number)
+        .send()
+        .await
+        .map_err(|error| match store_error(error) {
+            StoreError::DestinationExists => StoreError::Transient {
+                code: "SourceChanged".into(),
+                message: "the source object was replaced while it was copied".into(),
+            },
+            other => other,
+        })?;
+    let result = output.copy_part_result.as_ref();
+    let copied = proven(result.and_then(|result| result.e_tag()))?;
+    Ok(CompletedPart::builder()
+        .e_tag(copied.etag)
+        .part_number(number)
+        .build())
+}
+
+/// Best effort: what is left behind costs storage until the bucket's lifecycle rule removes it.
+async fn abort(store: &S3Store, route: &Route, upload: &str) {
+    let aborted = store
+        .client
+        .abort_multipart_upload()
+        .bucket(&store.options.destination_bucket)
+        .key(&route.destination_key)
+        .upload_id(upload)
+        .send()
+        .await;
+    if let Err(error) = aborted {
+        let error = store_error(error);
+        tracing::warn!(key = %route.destination_key, %error, "an unfinished multipart upload was left behind");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_last_part_is_what_remains() {
+        let parts: Vec<_> = ranges(25, 10).collect();
+        assert_eq!(
+            parts,
+            [
+                (1, "bytes=0-9".into()),
+                (2, "bytes=10-19".into()),
+                (3, "bytes=20-24".into())
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn parts_cover_the_object_once_and_are_never_too_many(size in 1u64..1 << 44, part in 5u64 << 20..1 << 30) {
+            let mut next = 0;
+            let mut count = 0;
+            for (number, range) in ranges(size, part) {
+                let (start, end) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+                prop_assert_eq!(start.parse::<u64>().unwrap(), next);
+                next = end.parse::<u64>().unwrap() + 1;
+                count = u64::try_from(number).unwrap();
+            }
+            prop_assert_eq!(next, size);
+            prop_assert!(count <= MAX_PARTS);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Does this store honour `If-None-Match` on a copy? S3 does since October 2025; older stores with
+//! its protocol ignore the header and overwrite. Found out once, on objects of our own.
+
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::primitives::ByteStream;
+
+use super::{S3Store, copy_source, store_error};
+use crate::object_store::StoreError;
+
+impl S3Store {
+    /// Writes two probe objects under `prefix` in the destination bucket, copies one onto the other
+    /// on condition that it is not there, and removes both. True when the store refused.
+    ///
+    /// # Errors
+    /// What the store says when it refuses to write to the destination bucket at all.
+    pub async fn honours_conditional_copy(&self, prefix: &str) -> Result<bool, StoreError> {
+        let name = format!("{prefix}.bucket-brigade-probe-{:016x}", fastrand::u64(..));
+        let (from, to) = (format!("{name}-a"), format!("{name}-b"));
+        self.put_probe(&from).await?;
+        let answer = match self.put_probe(&to).await {
+            Ok(()) => self.copy_onto(&from, &to).await,
+            Err(error) => Err(error),
+        };
+        self.remove_probe(&from).await;
+        self.remove_probe(&to).await;
+        answer
+    }
+
+    async fn put_probe(&self, key: &str) -> Result<(), StoreError> {
+        self.client
+            .put_object()
+            .bucket(&self.options.destination_bucket)
+            .key(key)
+            .body(ByteStream::from_static(b"probe"))
+            .send()
+            .await
+            .map(drop)
+            .map_err(store_error)
+    }
+
+    async fn copy_onto(&self, from: &str, to: &str) -> Result<bool, StoreError> {
+        let bucket = &self.options.destination_bucket;
+        let answer = self
+            .client
+            .copy_object()
+            .copy_source(copy_source(bucket, from))
+            .bucket(bucket)
+            .key(to)
+            .if_none_match("*")
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(false),
+            // A store that knows the header only to refuse it is as good as one that ignores it.
+            Err(error) if error.code() == Some("NotImplemented") => Ok(false),
+            Err(error) => match store_error(error) {
+                StoreError::DestinationExists => Ok(true),
+                other => Err(other),
+            },
+        }
+    }
+
+    async fn remove_probe(&self, key: &str) {
+        let bucket = &self.options.destination_bucket;
+        let removed = self
+            .client
+            .delete_object()
+            .bucket(bucket)
+            .key(key)
+            .send()
+            .await;
+        if let Err(error) = removed {
+            let error = store_error(error);
+            tracing::warn!(%bucket, key, %error, "could not remove a probe object of a few bytes; remove it by hand, or set CONDITIONAL_COPY=on to do without the probe");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Settings: environment first, every one also a flag, parsed once into typed structs. Everything
+//! that is wrong is told together.
+
+mod migration;
+mod problems;
+
+pub use migration::{MigrationArgs, MigrationSettings};
+pub use problems::{Problems, SettingsError, flag, positive, whole};

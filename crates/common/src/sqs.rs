@@ -1,0 +1,295 @@
+//! The queue on SQS.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{
+    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry,
+    DeleteMessageBatchRequestEntry, MessageSystemAttributeName, QueueAttributeName,
+    SendMessageBatchRequestEntry,
+};
+
+use crate::aws::{Answer, Origin};
+use crate::queue::{BATCH, Backlog, Entry, Message, Queue, QueueAttributes, QueueError};
+
+/// One SQS standard queue.
+#[derive(Debug, Clone)]
+pub struct SqsQueue {
+    client: Client,
+    url: String,
+}
+
+impl SqsQueue {
+    /// The queue with this URL, on a client whose own retries are off.
+    pub fn new(client: Client, url: impl Into<String>) -> Self {
+        Self {
+            client,
+            url: url.into(),
+        }
+    }
+}
+
+#[async_trait]
+impl Queue for SqsQueue {
+    async fn send(&self, bodies: &[String]) -> Result<Vec<Entry>, QueueError> {
+        let entries = entries(bodies, |id, body| {
+            SendMessageBatchRequestEntry::builder()
+                .id(id)
+                .message_body(body)
+                .build()
+        })?;
+        let output = self
+            .client
+            .send_message_batch()
+            .queue_url(&self.url)
+            .set_entries(Some(entries))
+            .send()
+            .await
+            .map_err(|error| refused("SendMessageBatch", error))?;
+        let done = output.successful.iter().map(|entry| entry.id.as_str());
+        Ok(outcomes(bodies.len(), done, &output.failed))
+    }
+
+    async fn receive(
+        &self,
+        most: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> Result<Vec<Message>, QueueError> {
+        let output = self
+            .client
+            .receive_message()
+            .queue_url(&self.url)
+            .max_number_of_messages(i32::try_from(most.clamp(1, BATCH)).unwrap_or(1))
+            .wait_time_seconds(whole_seconds(wait))
+            .visibility_timeout(whole_seconds(visibility))
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .send()
+            .await
+            .map_err(|error| refused("ReceiveMessage", error))?;
+        let messages = output.messages.unwrap_or_default();
+        Ok(messages.into_iter().filter_map(message).collect())
+    }
+
+    async fn delete(&self, receipt_handles: &[String]) -> Result<Vec<Entry>, QueueError> {
+        let entries = entries(receipt_handles, |id, handle| {
+            DeleteMessageBatchRequestEntry::builder()
+                .id(id)
+                .receipt_handle(handle)
+                .build()
+        })?;
+        let output = self
+            .client
+            .delete_message_batch()
+            .queue_url(&self.url)
+            .set_entries(Some(entries))
+            .send()
+            .await
+            .map_err(|error| refused("DeleteMessageBatch", error))?;
+        let done = output.successful.iter().map(|entry| entry.id.as_str());
+        Ok(outcomes(receipt_handles.len(), done, &output.failed))
+    }
+
+    async fn change_visibility(
+        &self,
+        changes: &[(String, Duration)],
+    ) -> Result<Vec<Entry>, QueueError> {
+        let entries = entries(changes, |id, (handle, hidden)| {
+            ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(id)
+                .receipt_handle(handle)
+                .visibility_timeout(whole_seconds(*hidden))
+                .build()
+        })?;
+        let output = self
+            .client
+            .change_message_visibility_batch()
+            .queue_url(&self.url)
+            .set_entries(Some(entries))
+            .send()
+            .await
+            .map_err(|error| refused("ChangeMessageVisibilityBatch", error))?;
+        let done = output.successful.iter().map(|entry| entry.id.as_str());
+        Ok(outcomes(changes.len(), done, &output.failed))
+    }
+
+    async fn attributes(&self) -> Result<QueueAttributes, QueueError> {
+        use QueueAttributeName as Name;
+        let output = self
+            .client
+            .get_queue_attributes()
+            .queue_url(&self.url)
+            .attribute_names(Name::ApproximateNumberOfMessages)
+            .attribute_names(Name::ApproximateNumberOfMessagesDelayed)
+            .attribute_names(Name::ApproximateNumberOfMessagesNotVisible)
+            .attribute_names(Name::RedrivePolicy)
+            .send()
+            .await
+            .map_err(|error| refused("GetQueueAttributes", error))?;
+        let attributes = output.attributes.unwrap_or_default();
+        let count = |name| {
+            attributes
+                .get(&name)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0)
+        };
+        Ok(QueueAttributes {
+            max_receive_count: attributes
+                .get(&Name::RedrivePolicy)
+                .and_then(|policy| max_receive_count(policy)),
+            backlog: Backlog {
+                visible: count(Name::ApproximateNumberOfMessages)
+                    + count(Name::ApproximateNumberOfMessagesDelayed),
+                in_flight: count(Name::ApproximateNumberOfMessagesNotVisible),
+            },
+        })
+    }
+}
+
+/// Batch entries named by their position.
+fn entries<T, E, F>(
+    items: &[T],
+    entry: impl Fn(String, &T) -> Result<E, F>,
+) -> Result<Vec<E>, QueueError>
+where
+    F: std::fmt::Display,
+{
+    let build = |(index, item)| entry(index_id(index), item);
+    items
+        .iter()
+        .enumerate()
+        .map(build)
+        .collect::<Result<_, _>>()
+        .map_err(|error| QueueError::Unavailable {
+            operation: "a batch request",
+            message: error.to_string(),
+        })
+}
+
+fn index_id(index: usize) -> String {
+    index.to_string()
+}
+
+/// A 200 lists successes and failures; an entry in neither list is not confirmed.
+fn outcomes<'a>(
+    count: usize,
+    done: impl Iterator<Item = &'a str>,
+    failed: &[BatchResultErrorEntry],
+) -> Vec<Entry> {
+    let mut outcomes = vec![Entry::Retry("the answer did not mention it".into()); count];
+    let mut set = |id: &str, outcome| {
+        if let Some(slot) = id
+            .parse()
+            .ok()
+            .and_then(|index: usize| outcomes.get_mut(index))
+        {
+            *slot = outcome;
+        }
+    };
+    done.for_each(|id| set(id, Entry::Done));
+    for entry in failed {
+        let reason = format!("{}: {}", entry.code, entry.message().unwrap_or_default());
+        // Throttling and internal errors are reported as the service's fault.
+        let outcome = if entry.sender_fault {
+            Entry::Refused(reason)
+        } else {
+            Entry::Retry(reason)
+        };
+        set(&entry.id, outcome);
+    }
+    outcomes
+}
+
+/// A message without a receipt handle could never be deleted: it is left to become visible again.
+fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
+    let count = message
+        .attributes
+        .as_ref()
+        .and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount))
+        .and_then(|text| text.parse().ok());
+    Some(Message {
+        message_id: message.message_id.unwrap_or_default(),
+        receipt_handle: message.receipt_handle?,
+        body: message.body.unwrap_or_default(),
+        // Unknown is taken as a repeat: the careful way.
+        receive_count: count.unwrap_or(2),
+    })
+}
+
+fn max_receive_count(policy: &str) -> Option<u32> {
+    let policy: serde_json::Value = serde_json::from_str(policy).ok()?;
+    let count = policy.get("maxReceiveCount")?;
+    // SQS accepts and returns it both as a number and as text.
+    match count.as_u64() {
+        Some(number) => u32::try_from(number).ok(),
+        None => count.as_str()?.parse().ok(),
+    }
+}
+
+/// Rounded up, so that a lease is never shorter than asked for.
+fn whole_seconds(duration: Duration) -> i32 {
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    i32::try_from(seconds).unwrap_or(i32::MAX)
+}
+
+fn refused(operation: &'static str, error: impl Into<Answer>) -> QueueError {
+    let Answer {
+        origin,
+        code,
+        message,
+        status,
+    } = error.into();
+    let throttled = code.contains("Throttl") || code.contains("OverLimit");
+    if origin == Origin::Transport || status >= 500 || status == 429 || throttled {
+        let message = format!("{code}: {message}");
+        QueueError::Unavailable { operation, message }
+    } else {
+        QueueError::Refused {
+            operation,
+            code,
+            message,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_the_answer_forgets_is_not_confirmed() {
+        let failed = |id: &str, sender_fault| {
+            BatchResultErrorEntry::builder()
+                .id(id)
+                .code("Code")
+                .sender_fault(sender_fault)
+                .build()
+                .unwrap()
+        };
+        let all = outcomes(
+            4,
+            ["0", "99"].into_iter(),
+            &[failed("1", false), failed("2", true)],
+        );
+        assert_eq!(all[0], Entry::Done);
+        assert!(matches!(all[1], Entry::Retry(_)));
+        assert!(matches!(all[2], Entry::Refused(_)));
+        assert!(matches!(all[3], Entry::Retry(_)));
+    }
+
+    #[test]
+    fn redrive_policies_spell_the_count_both_ways() {
+        assert_eq!(max_receive_count(r#"{"maxReceiveCount":5}"#), Some(5));
+        assert_eq!(max_receive_count(r#"{"maxReceiveCount":"7"}"#), Some(7));
+        assert_eq!(max_receive_count("{}"), None);
+        assert_eq!(max_receive_count(""), None);
+    }
+
+    #[test]
+    fn seconds_are_rounded_up() {
+        assert_eq!(whole_seconds(Duration::ZERO), 0);
+        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
+        assert_eq!(whole_seconds(Duration::from_secs(30)), 30);
+    }
+}

@@ -1,0 +1,64 @@
+//! Logs: text for people, JSON for machines, always on standard error.
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use crate::settings::Problems;
+
+/// The AWS SDK and the connection pool tell their own trouble through errors already.
+const DEFAULT_FILTER: &str = "info,aws=warn,sqlx=error,hyper=warn";
+
+/// How to log.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogArgs {
+    /// text or json [default: text]
+    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What to log: a level, or the directives of tracing's `EnvFilter` [default: info]
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// The checked settings.
+#[derive(Debug)]
+pub struct LogSettings {
+    json: bool,
+    filter: EnvFilter,
+}
+
+impl LogArgs {
+    /// Checks the settings.
+    pub fn parse(self, problems: &mut Problems) -> LogSettings {
+        let json = problems.parsed("LOG_FORMAT", self.log_format, false, |text| match text {
+            "json" => Ok(true),
+            "text" => Ok(false),
+            _ => Err("is neither text nor json".into()),
+        });
+        let filter = problems.parsed("RUST_LOG", self.log, None, |text| {
+            EnvFilter::try_new(text)
+                .map(Some)
+                .map_err(|error| format!("is not a log filter: {error}"))
+        });
+        LogSettings {
+            json,
+            filter: filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER)),
+        }
+    }
+}
+
+/// Starts logging, once per process.
+pub fn init(settings: LogSettings, writer: BoxMakeWriter) {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(settings.filter)
+        .with_writer(writer);
+    // A second call, as tests make, keeps the first subscriber.
+    let started = if settings.json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        builder.with_target(false).with_ansi(color).try_init()
+    };
+    drop(started);
+}

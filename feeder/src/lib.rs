@@ -1,0 +1,12 @@
+//! The feeder: pages the rows in scope out of Postgres and sends them to the queue, until a sweep
+//! finds nothing left.
+
+pub mod backlog;
+pub mod drain;
+pub mod feed;
+pub mod persist;
+pub mod progress;
+pub mod send;
+pub mod settings;
+pub mod start;
+pub mod sweep;

@@ -1,0 +1,200 @@
+//! Progress for people: a bar with rate and ETA on a terminal, a log line every few seconds elsewhere.
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bucket_brigade_common::scope::{self, Scope};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::{Instant, interval};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// How often the bar is drawn.
+const DRAW: Duration = Duration::from_secs(1);
+
+/// How often a line is logged where there is no terminal.
+const LOG: Duration = Duration::from_secs(5);
+
+/// Over how long the rate is taken.
+const RATE_OVER: Duration = Duration::from_mins(1);
+
+/// Where progress is shown.
+#[derive(Clone)]
+pub struct Display(Option<ProgressBar>);
+
+/// What the feeder is doing.
+#[derive(Debug, Default)]
+pub struct Progress(Mutex<&'static str>);
+
+impl Progress {
+    /// Says what the feeder is doing, and why it waits when it does.
+    pub fn set_phase(&self, phase: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    fn phase(&self) -> &'static str {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Display {
+    /// A bar on a terminal, log lines elsewhere.
+    pub fn on_stderr() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self(bar)
+    }
+
+    /// A writer for logs that does not tear the bar.
+    pub fn log_writer(&self) -> BoxMakeWriter {
+        match self.0.clone() {
+            None => BoxMakeWriter::new(std::io::stderr),
+            Some(bar) => BoxMakeWriter::new(move || AboveBar(bar.clone())),
+        }
+    }
+
+    /// Shows progress for as long as it is polled. Costs the database one sum over processes a time.
+    pub async fn show_forever(&self, scope: &dyn Scope, progress: &Progress) {
+        let mut ticks = interval(if self.0.is_some() { DRAW } else { LOG });
+        let mut rate = Rate::default();
+        loop {
+            ticks.tick().await;
+            let Ok(numbers) = scope.progress().await else {
+                continue;
+            };
+            let per_second = rate.add(Instant::now(), numbers.accounted());
+            self.show(&numbers, per_second, progress.phase());
+        }
+    }
+
+    fn show(&self, numbers: &scope::Progress, per_second: f64, phase: &str) {
+        let eta = eta(numbers, per_second);
+        let scope::Progress {
+            in_scope,
+            fed,
+            moved,
+            changed,
+            failed,
+            ..
+        } = *numbers;
+        match &self.0 {
+            Some(bar) => {
+                if let Some(total) = in_scope {
+                    bar.set_length(total.max(numbers.accounted()));
+                }
+                bar.set_position(numbers.accounted());
+                bar.set_message(format!("{per_second:.0}/s ETA {eta} · {phase}"));
+            }
+            None => tracing::info!(
+                moved,
+                changed,
+                failed,
+                fed,
+                in_scope,
+                rate = format!("{per_second:.1}/s"),
+                eta,
+                "{phase}"
+            ),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The time left at this rate, or N/A.
+fn eta(numbers: &scope::Progress, per_second: f64) -> String {
+    let left = numbers
+        .in_scope
+        .map(|total| total.saturating_sub(numbers.accounted()));
+    match left {
+        Some(left) if per_second > 0.0 => {
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let seconds = (left as f64 / per_second).min(1e9);
+            let rounded = Duration::from_secs_f64(seconds.ceil());
+            humantime::format_duration(rounded).to_string()
+        }
+        _ => "N/A".into(),
+    }
+}
+
+/// The rate over the last minute.
+#[derive(Debug, Default)]
+struct Rate(VecDeque<(Instant, u64)>);
+
+impl Rate {
+    fn add(&mut self, now: Instant, count: u64) -> f64 {
+        self.0.push_back((now, count));
+        while self.0.len() > 2
+            && self
+                .0
+                .front()
+                .is_some_and(|(then, _)| now - *then > RATE_OVER)
+        {
+            self.0.pop_front();
+        }
+        let Some((then, before)) = self.0.front() else {
+            return 0.0;
+        };
+        let elapsed = (now - *then).as_secs_f64();
+        if elapsed == 0.0 {
+            return 0.0;
+        }
+        let done = u32::try_from(count.saturating_sub(*before)).unwrap_or(u32::MAX);
+        f64::from(done) / elapsed
+    }
+}
+
+/// Writes a log line above the bar.
+struct AboveBar(ProgressBar);
+
+impl Write for AboveBar {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.suspend(|| std::io::stderr().write_all(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eta_needs_a_total_and_a_rate() {
+        let mut numbers = scope::Progress {
+            moved: 40,
+            ..scope::Progress::default()
+        };
+        assert_eq!(eta(&numbers, 10.0), "N/A");
+        numbers.in_scope = Some(100);
+        assert_eq!(eta(&numbers, 0.0), "N/A");
+        assert_eq!(eta(&numbers, 0.5), "2m");
+        numbers.moved = 200;
+        assert_eq!(eta(&numbers, 1.0), "0s");
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_minute() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut rate = Rate::default();
+        let rates = [(0, 0), (10, 100), (70, 700), (130, 700)]
+            .map(|(seconds, count)| rate.add(at(seconds), count));
+        assert!((rates[1] - 10.0).abs() < 1e-9);
+        assert!((rates[2] - 10.0).abs() < 1e-9);
+        assert!(rates[3] < 1e-9);
+    }
+}

@@ -1,0 +1,109 @@
+//! One sweep: from the cursor to the table's end, page by page. The cursor advances only past rows
+//! whose sends the queue confirmed.
+
+use std::time::Duration;
+
+use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::scope::{Page, Scope};
+use tokio_util::sync::CancellationToken;
+
+use crate::backlog::BacklogLimit;
+use crate::persist::{Stopped, pause, persist};
+use crate::progress::Progress;
+use crate::send::{Send, failure};
+
+/// How often a paused feeder looks whether it may go on.
+const PAUSED: Duration = Duration::from_secs(1);
+
+/// What a sweep works with.
+pub struct Sweep<'a> {
+    /// The rows.
+    pub scope: &'a dyn Scope,
+    /// The path rule.
+    pub rule: &'a PathRule,
+    /// Where rows go.
+    pub send: Send<'a>,
+    /// How many may go.
+    pub backlog: BacklogLimit<'a>,
+    /// Rows read at a time.
+    pub page_size: u32,
+    /// Where the phase is shown.
+    pub progress: &'a Progress,
+    /// Ends the sweep.
+    pub stop: &'a CancellationToken,
+}
+
+impl Sweep<'_> {
+    /// Feeds everything in scope after the cursor. Returns the rows fed in the whole sweep, those of
+    /// earlier processes included.
+    ///
+    /// # Errors
+    /// [`Stopped`]; the cursor stands at the last page whose sends were all confirmed.
+    pub async fn run(mut self) -> Result<u64, Stopped> {
+        loop {
+            let position = self.wait_while_paused().await?;
+            let cursor = position.cursor;
+            let page = persist("reading a page", self.stop, async || {
+                self.scope.page(cursor.as_ref(), self.page_size).await
+            })
+            .await?;
+            let Some(last) = page.last.clone() else {
+                return Ok(position.sweep_fed);
+            };
+            let fed = self.feed(page).await?;
+            persist("moving the cursor", self.stop, async || {
+                self.scope.advance(&last, fed).await
+            })
+            .await?;
+        }
+    }
+
+    async fn wait_while_paused(&self) -> Result<bucket_brigade_common::scope::Position, Stopped> {
+        loop {
+            let position = persist("reading the cursor", self.stop, async || {
+                self.scope.position().await
+            })
+            .await?;
+            if !position.paused {
+                return Ok(position);
+            }
+            self.progress.set_phase("paused by an operator");
+            pause(PAUSED, self.stop).await?;
+        }
+    }
+
+    /// Sends a page as the backlog allows; rows without a route are recorded as failed.
+    async fn feed(&mut self, page: Page) -> Result<u64, Stopped> {
+        let (rows, failures) = self.sort(page.rows);
+        if !failures.is_empty() {
+            self.send.record(&failures).await?;
+        }
+        let mut rest = &rows[..];
+        while !rest.is_empty() {
+            let room = self.backlog.take(rest.len()).await?;
+            let (now, later) = rest.split_at(room);
+            self.send.send_all(now).await?;
+            rest = later;
+        }
+        Ok(u64::try_from(rows.len()).unwrap_or(0))
+    }
+
+    fn sort(
+        &self,
+        rows: Vec<(RowId, String)>,
+    ) -> (
+        Vec<(RowId, String)>,
+        Vec<bucket_brigade_common::catalog::Failure>,
+    ) {
+        let mut good = Vec::with_capacity(rows.len());
+        let mut failures = Vec::new();
+        for row in rows {
+            match self.rule.route(&row.1) {
+                Ok(_) => good.push(row),
+                Err(reason) => failures.push(failure(row, reason.code(), reason.to_string())),
+            }
+        }
+        (good, failures)
+    }
+}
