@@ -1,0 +1,16 @@
+//! A private Postgres, local S3 and SQS, seeded images, application traffic and a checker of what
+//! must hold, for Bucket Brigade's tests and its demo.
+
+pub mod application;
+pub mod checker;
+pub mod cloud;
+pub mod demo;
+pub mod picture;
+pub mod postgres;
+pub mod process;
+pub mod seed;
+pub mod traffic;
+mod watchdog;
+
+pub use cloud::{Cloud, Effect, Fault, Options};
+pub use postgres::Cluster;

@@ -1,0 +1,99 @@
+//! Answers in the forms of S3 and SQS.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{Response, StatusCode};
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use super::operation::{Operation, Service};
+
+pub(super) type Answer = Response<Body>;
+
+/// An error as the operation's service words it.
+pub(super) fn error(operation: &Operation, status: u16, code: &str, message: &str) -> Answer {
+    match operation.service {
+        Service::S3 => s3_error(status, code, message, ""),
+        Service::Sqs => sqs_error(status, code, message),
+    }
+}
+
+/// An S3 error; `details` are further elements of the document.
+pub(super) fn s3_error(status: u16, code: &str, message: &str, details: &str) -> Answer {
+    let document = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>{}</Message>\
+         {details}<RequestId>0000000000000000</RequestId><HostId>testbed</HostId></Error>",
+        escape(code),
+        escape(message)
+    );
+    answer(status, "application/xml", document)
+}
+
+fn sqs_error(status: u16, code: &str, message: &str) -> Answer {
+    let fault = if status < 500 { "Sender" } else { "Receiver" };
+    let body = json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": message });
+    let mut answer = sqs_answer(status, &body);
+    if let Ok(value) = format!("{code};{fault}").parse() {
+        answer.headers_mut().insert("x-amzn-query-error", value);
+    }
+    answer
+}
+
+/// A batch's answer that reports each of its entries as failed.
+pub(super) fn failed_entries(request: &[u8], code: &str, sender_fault: bool) -> Answer {
+    let request: Value = serde_json::from_slice(request).unwrap_or_default();
+    let entries = request["Entries"].as_array().cloned().unwrap_or_default();
+    let failed: Vec<Value> = entries
+        .iter()
+        .map(|entry| json!({ "Id": entry["Id"], "SenderFault": sender_fault, "Code": code, "Message": "injected" }))
+        .collect();
+    sqs_answer(200, &json!({ "Successful": [], "Failed": failed }))
+}
+
+pub(super) fn sqs_answer(status: u16, body: &Value) -> Answer {
+    answer(status, "application/x-amz-json-1.0", body.to_string())
+}
+
+pub(super) fn empty_ok() -> Answer {
+    Response::new(Body::empty())
+}
+
+/// The first half of the answer, under the length of the whole; then the connection breaks.
+pub(super) async fn truncated(whole: Answer) -> Answer {
+    let (mut parts, body) = whole.into_parts();
+    let bytes = collect(body).await;
+    parts.headers.insert("content-length", bytes.len().into());
+    let half = bytes.slice(..bytes.len() / 2);
+    let broken = futures::stream::once(async {
+        // Time for the first half to leave before the connection closes.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(std::io::Error::other("injected end of the connection"))
+    });
+    let body = futures::stream::iter([Ok(half)]).chain(broken);
+    Response::from_parts(parts, Body::from_stream(body))
+}
+
+pub(super) async fn collect(body: Body) -> Bytes {
+    axum::body::to_bytes(body, usize::MAX)
+        .await
+        .unwrap_or_default()
+}
+
+fn answer(status: u16, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = answer.headers_mut();
+    headers.insert(
+        "content-type",
+        axum::http::HeaderValue::from_static(content_type),
+    );
+    answer
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}

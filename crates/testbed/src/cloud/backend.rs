@@ -1,0 +1,89 @@
+//! The S3 and SQS that answer behind the front: fakecloud's services, in memory.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Extension, Query};
+use axum::http::Request;
+use fakecloud_core::auth::IamMode;
+use fakecloud_core::delivery::DeliveryBus;
+use fakecloud_core::dispatch::{DispatchConfig, dispatch};
+use fakecloud_core::multi_account::MultiAccountState;
+use fakecloud_core::registry::ServiceRegistry;
+use fakecloud_s3::{S3Service, SharedS3State};
+use fakecloud_sqs::{SharedSqsState, SqsService};
+use parking_lot::RwLock;
+
+use super::answer::{self, Answer};
+use super::operation::Place;
+
+const ACCOUNT: &str = "000000000000";
+pub(super) const REGION: &str = "us-east-1";
+
+/// A request on its way to the services.
+pub(super) struct Call {
+    pub(super) peer: SocketAddr,
+    pub(super) request: Request<Body>,
+}
+
+/// Both services and a view into the store.
+pub(super) struct Backend {
+    registry: Arc<ServiceRegistry>,
+    config: Arc<DispatchConfig>,
+    objects: SharedS3State,
+}
+
+impl Backend {
+    /// `endpoint` is what queue URLs begin with.
+    pub(super) fn new(endpoint: &str) -> Self {
+        let objects: SharedS3State = Arc::new(RwLock::new(MultiAccountState::new(
+            ACCOUNT, REGION, endpoint,
+        )));
+        let queues: SharedSqsState = Arc::new(RwLock::new(MultiAccountState::new(
+            ACCOUNT, REGION, endpoint,
+        )));
+        let mut registry = ServiceRegistry::new();
+        registry.register(Arc::new(S3Service::new(
+            Arc::clone(&objects),
+            Arc::new(DeliveryBus::new()),
+        )));
+        registry.register(Arc::new(SqsService::new(queues)));
+        Self {
+            registry: Arc::new(registry),
+            config: Arc::new(config()),
+            objects,
+        }
+    }
+
+    /// Performs a request.
+    pub(super) async fn perform(&self, call: Call) -> Answer {
+        let Call { peer, request } = call;
+        let Ok(query) = Query::try_from_uri(request.uri()) else {
+            return answer::s3_error(400, "InvalidArgument", "Invalid query string", "");
+        };
+        let (registry, config) = (Arc::clone(&self.registry), Arc::clone(&self.config));
+        let (registry, config) = (Extension(registry), Extension(config));
+        dispatch(ConnectInfo(peer), registry, config, query, request).await
+    }
+
+    /// The size of the object there, if there is one.
+    pub(super) fn size_bytes(&self, place: &Place) -> Option<u64> {
+        let accounts = self.objects.read();
+        let bucket = accounts.get(ACCOUNT)?.buckets.get(&place.bucket)?;
+        bucket.objects.get(&place.key).map(|object| object.size)
+    }
+}
+
+fn config() -> DispatchConfig {
+    DispatchConfig {
+        region: REGION.to_owned(),
+        account_id: ACCOUNT.to_owned(),
+        verify_sigv4: false,
+        iam_mode: IamMode::Off,
+        credential_resolver: None,
+        policy_evaluator: None,
+        resource_policy_provider: None,
+        scp_resolver: None,
+    }
+}

@@ -1,0 +1,232 @@
+//! Faults to inject, and which of them strikes a request.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::operation::Operation;
+
+/// What goes wrong.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// The operation is not performed and answered with this error.
+    Error {
+        /// The HTTP status.
+        status: u16,
+        /// The error's code, such as `SlowDown`.
+        code: String,
+        /// What the error says.
+        message: String,
+    },
+    /// The operation is performed, yet answered with this error.
+    ErrorAfterEffect {
+        /// The HTTP status.
+        status: u16,
+        /// The error's code.
+        code: String,
+        /// What the error says.
+        message: String,
+    },
+    /// S3 alone: not performed and answered with status 200 and this error in the body.
+    OkWithError {
+        /// The error's code.
+        code: String,
+    },
+    /// Not performed and answered with status 200 and no body.
+    EmptyOk,
+    /// Performed, but the connection ends in the middle of the answer's body.
+    TruncatedBody,
+    /// Not performed; the connection ends without an answer.
+    Reset,
+    /// Performed; the connection ends without an answer.
+    ResetAfterEffect,
+    /// Performed after this time, as long as the caller waits.
+    Delay(Duration),
+    /// SQS batches alone: not performed and answered with every entry under `Failed`.
+    FailEntries {
+        /// The entries' code.
+        code: String,
+        /// Whether the sender is to blame.
+        sender_fault: bool,
+    },
+}
+
+impl Effect {
+    /// [`Effect::Error`] with a message of no matter.
+    pub fn error(status: u16, code: &str) -> Self {
+        Self::Error {
+            status,
+            code: code.to_owned(),
+            message: format!("injected {code}"),
+        }
+    }
+}
+
+/// An effect and the requests it strikes.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// The operation's name in the AWS API, such as `CopyObject`.
+    pub operation: String,
+    /// Only requests with this text in their key, their copy source or their SQS body.
+    pub key_contains: Option<String>,
+    /// Only requests signed with this access key id.
+    pub caller: Option<String>,
+    /// The share of these requests that is struck, from 0 to 1.
+    pub probability: f64,
+    /// How many requests are struck at most.
+    pub times: Option<u64>,
+    /// What happens to them.
+    pub effect: Effect,
+}
+
+impl Fault {
+    /// Strikes every request of `operation`.
+    pub fn new(operation: impl Into<String>, effect: Effect) -> Self {
+        let operation = operation.into();
+        Self {
+            operation,
+            key_contains: None,
+            caller: None,
+            probability: 1.0,
+            times: None,
+            effect,
+        }
+    }
+
+    /// Strikes only requests with `text` in their key, copy source or SQS body.
+    #[must_use]
+    pub fn key_contains(self, text: impl Into<String>) -> Self {
+        Self {
+            key_contains: Some(text.into()),
+            ..self
+        }
+    }
+
+    /// Strikes only requests signed with this access key id.
+    #[must_use]
+    pub fn caller(self, access_key_id: impl Into<String>) -> Self {
+        Self {
+            caller: Some(access_key_id.into()),
+            ..self
+        }
+    }
+
+    /// Strikes this share of the requests, from 0 to 1.
+    #[must_use]
+    pub fn probability(self, probability: f64) -> Self {
+        Self {
+            probability,
+            ..self
+        }
+    }
+
+    /// Strikes this many requests at most.
+    #[must_use]
+    pub fn times(self, times: u64) -> Self {
+        Self {
+            times: Some(times),
+            ..self
+        }
+    }
+
+    fn applies_to(&self, operation: &Operation) -> bool {
+        self.operation == operation.name
+            && self
+                .caller
+                .as_ref()
+                .is_none_or(|caller| *caller == operation.caller)
+            && self
+                .key_contains
+                .as_ref()
+                .is_none_or(|text| operation.mentions(text))
+    }
+}
+
+#[derive(Debug)]
+struct Armed {
+    fault: Fault,
+    hits: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    armed: Vec<Arc<Armed>>,
+    random: fastrand::Rng,
+}
+
+/// The faults in force.
+#[derive(Debug)]
+pub(super) struct Faults(Arc<Mutex<Inner>>);
+
+impl Faults {
+    pub(super) fn new(seed: u64) -> Self {
+        let random = fastrand::Rng::with_seed(seed);
+        Self(Arc::new(Mutex::new(Inner {
+            armed: Vec::new(),
+            random,
+        })))
+    }
+
+    pub(super) fn arm(&self, fault: Fault) -> FaultHandle {
+        let armed = Arc::new(Armed {
+            fault,
+            hits: AtomicU64::new(0),
+        });
+        self.0.lock().armed.push(Arc::clone(&armed));
+        FaultHandle {
+            armed,
+            faults: Arc::downgrade(&self.0),
+        }
+    }
+
+    /// The effect on this request of the first fault that strikes it.
+    pub(super) fn strike(&self, operation: &Operation) -> Option<Effect> {
+        let Inner { armed, random } = &mut *self.0.lock();
+        let struck = armed
+            .iter()
+            .find(|armed| armed.strikes(operation, random))?;
+        struck.hits.fetch_add(1, Ordering::Relaxed);
+        Some(struck.fault.effect.clone())
+    }
+}
+
+impl Armed {
+    fn strikes(&self, operation: &Operation, random: &mut fastrand::Rng) -> bool {
+        let left = self
+            .fault
+            .times
+            .is_none_or(|times| self.hits.load(Ordering::Relaxed) < times);
+        left && self.fault.applies_to(operation) && random.f64() < self.fault.probability
+    }
+}
+
+/// A fault in force until this is dropped.
+#[must_use = "the fault ends when its handle is dropped"]
+#[derive(Debug)]
+pub struct FaultHandle {
+    armed: Arc<Armed>,
+    faults: Weak<Mutex<Inner>>,
+}
+
+impl FaultHandle {
+    /// How many requests it has struck.
+    pub fn hits(&self) -> u64 {
+        self.armed.hits.load(Ordering::Relaxed)
+    }
+
+    /// Ends the fault.
+    pub fn remove(self) {}
+}
+
+impl Drop for FaultHandle {
+    fn drop(&mut self) {
+        if let Some(faults) = self.faults.upgrade() {
+            faults
+                .lock()
+                .armed
+                .retain(|armed| !Arc::ptr_eq(armed, &self.armed));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Local S3 and SQS over HTTP on loopback.
+
+mod answer;
+mod backend;
+mod fault;
+mod front;
+mod operation;
+mod queue;
+mod requests;
+mod server;
+mod stale;
+
+pub use fault::{Effect, Fault, FaultHandle};
+pub use queue::{CreateQueue, QueueDepth, QueueUrls};
+pub use requests::Requests;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use aws_smithy_http_client::Builder as HttpClient;
+
+use backend::{Backend, REGION};
+use front::Front;
+use server::Server;
+
+/// How the stand-ins behave.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whether `CopyObject` honours `If-None-Match: *`, as S3 does; some stores ignore it.
+    pub conditional_copy: bool,
+    /// The largest source that `CopyObject` copies, in bytes; S3's limit is 5 GiB.
+    pub copy_limit_bytes: u64,
+    /// The port to listen on; 0 for a free one.
+    pub port: u16,
+    /// Where the faults' dice start.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            conditional_copy: true,
+            copy_limit_bytes: 5 << 30,
+            port: 0,
+            seed: 0,
+        }
+    }
+}
+
+/// S3 and SQS on one port of 127.0.0.1, on threads of their own: they outlive any one test's
+/// runtime and end when this is dropped.
+pub struct Cloud {
+    server: Server,
+    front: Arc<Front>,
+}
+
+impl Cloud {
+    /// Starts both services; fails when the port is taken.
+    pub fn start(options: Options) -> Result<Self> {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", options.port))
+            .with_context(|| format!("cannot listen on port {} of 127.0.0.1", options.port))?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let front = Arc::new(Front::new(Backend::new(&endpoint), options));
+        let server = Server::start(listener, Arc::clone(&front))?;
+        Ok(Self { server, front })
+    }
+
+    /// `http://127.0.0.1:PORT`, for both services.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
+    /// The environment in which an AWS SDK finds these services, for the caller `test`.
+    pub fn env(&self) -> Vec<(String, String)> {
+        self.env_as("test")
+    }
+
+    /// As [`Cloud::env`], with `access_key_id`, by which the requests are counted.
+    pub fn env_as(&self, access_key_id: &str) -> Vec<(String, String)> {
+        let endpoint = self.endpoint();
+        [
+            ("AWS_ENDPOINT_URL", endpoint.as_str()),
+            ("AWS_REGION", REGION),
+            ("AWS_ACCESS_KEY_ID", access_key_id),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("S3_FORCE_PATH_STYLE", "true"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+    }
+
+    /// A new S3 client of the caller `test`. Its connections belong to the current runtime.
+    pub fn s3(&self) -> aws_sdk_s3::Client {
+        self.s3_as("test")
+    }
+
+    /// A new S3 client of the caller `access_key_id`.
+    pub fn s3_as(&self, access_key_id: &str) -> aws_sdk_s3::Client {
+        use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region};
+        let config = Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .endpoint_url(self.endpoint())
+            .force_path_style(true)
+            .credentials_provider(Credentials::new(
+                access_key_id,
+                "test",
+                None,
+                None,
+                "testbed",
+            ))
+            .http_client(HttpClient::new().build_http());
+        aws_sdk_s3::Client::from_conf(config.build())
+    }
+
+    /// A new SQS client of the caller `test`.
+    pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        use aws_sdk_sqs::config::{BehaviorVersion, Builder, Credentials, Region};
+        let config = Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .endpoint_url(self.endpoint())
+            .credentials_provider(Credentials::new("test", "test", None, None, "testbed"))
+            .http_client(HttpClient::new().build_http());
+        aws_sdk_sqs::Client::from_conf(config.build())
+    }
+
+    /// Creates an S3 bucket.
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        self.s3().create_bucket().bucket(name).send().await?;
+        Ok(())
+    }
+
+    /// The requests received so far.
+    pub fn requests(&self) -> Requests {
+        self.front.requests.lock().clone()
+    }
+
+    /// Puts a fault in force until its handle is dropped.
+    pub fn inject(&self, fault: Fault) -> FaultHandle {
+        self.front.faults.arm(fault)
+    }
+}

@@ -1,0 +1,70 @@
+//! Counts of the requests received, by caller and operation.
+
+use std::collections::BTreeMap;
+
+use super::operation::{Operation, Service};
+
+/// The requests received so far. A caller is the access key id a request was signed with.
+#[derive(Debug, Clone, Default)]
+pub struct Requests {
+    counts: BTreeMap<(Service, String, String), u64>,
+}
+
+impl Requests {
+    pub(super) fn add(&mut self, operation: &Operation) {
+        let key = (
+            operation.service,
+            operation.caller.clone(),
+            operation.name.clone(),
+        );
+        *self.counts.entry(key).or_default() += 1;
+    }
+
+    /// Requests of `operation`, such as `CopyObject`, by all callers.
+    pub fn count(&self, operation: &str) -> u64 {
+        self.sum(|_, _, name| name == operation)
+    }
+
+    /// Requests of `operation` by `caller`.
+    pub fn count_by(&self, caller: &str, operation: &str) -> u64 {
+        self.sum(|_, by, name| by == caller && name == operation)
+    }
+
+    /// All SQS requests by all callers.
+    pub fn total_sqs(&self) -> u64 {
+        self.sum(|service, _, _| service == Service::Sqs)
+    }
+
+    /// All SQS requests by `callers`.
+    pub fn total_sqs_by(&self, callers: &[&str]) -> u64 {
+        self.sum(|service, by, _| service == Service::Sqs && callers.contains(&by))
+    }
+
+    /// The counts by operation.
+    pub fn snapshot(&self) -> BTreeMap<String, u64> {
+        self.by_operation(|_| true)
+    }
+
+    /// The counts of `caller` by operation.
+    pub fn snapshot_by(&self, caller: &str) -> BTreeMap<String, u64> {
+        self.by_operation(|by| by == caller)
+    }
+
+    fn by_operation(&self, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for ((_, caller, name), count) in &self.counts {
+            if wanted(caller) {
+                *counts.entry(name.clone()).or_default() += count;
+            }
+        }
+        counts
+    }
+
+    fn sum(&self, wanted: impl Fn(Service, &str, &str) -> bool) -> u64 {
+        let chosen = self
+            .counts
+            .iter()
+            .filter(|((service, by, name), _)| wanted(*service, by, name));
+        chosen.map(|(_, count)| count).sum()
+    }
+}

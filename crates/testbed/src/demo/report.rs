@@ -1,0 +1,156 @@
+//! The figures at the end.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::stage::Stage;
+use super::write_out;
+use crate::checker::Verdict;
+use crate::traffic::TrafficReport;
+
+const VIOLATIONS_SHOWN: usize = 20;
+
+/// What `--json` prints, in this order.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    images: u64,
+    moved: u64,
+    changed_by_application: u64,
+    failed: u64,
+    already_moved: u64,
+    reads: u64,
+    broken_reads: u64,
+    application_writes: u64,
+    lost_application_writes: u64,
+    overwritten_objects: u64,
+    queue_left: u64,
+    dead_letters: u64,
+    s3_copies: u64,
+    sqs_requests: u64,
+    seconds: f64,
+}
+
+impl Report {
+    pub(super) async fn of(
+        stage: &Stage,
+        verdict: &Verdict,
+        traffic: &TrafficReport,
+        seconds: f64,
+    ) -> Result<Self> {
+        let requests = stage.cloud.requests();
+        Ok(Self {
+            images: verdict.images,
+            moved: verdict.moved,
+            changed_by_application: verdict.changed_by_application,
+            failed: verdict.failed,
+            already_moved: verdict.already_moved,
+            reads: traffic.reads,
+            broken_reads: traffic.broken_reads,
+            application_writes: traffic.application_writes + traffic.deletes,
+            lost_application_writes: verdict.lost_application_writes,
+            overwritten_objects: verdict.overwritten_objects,
+            queue_left: stage.queue_depth().await?.total(),
+            dead_letters: stage.dead_letters().await?,
+            s3_copies: requests.count_by("consumer", "CopyObject"),
+            sqs_requests: requests.total_sqs_by(&["feeder", "consumer"]),
+            seconds: (seconds * 100.0).round() / 100.0,
+        })
+    }
+
+    pub(super) fn holds(&self, verdict: &Verdict) -> bool {
+        let ended = self.moved + self.changed_by_application + self.failed + self.already_moved;
+        verdict.holds() && self.broken_reads == 0 && self.queue_left == 0 && ended == self.images
+    }
+
+    pub(super) fn print(
+        &self,
+        verdict: &Verdict,
+        traffic: &TrafficReport,
+        json: bool,
+    ) -> Result<()> {
+        for violation in verdict
+            .violations
+            .iter()
+            .chain(&traffic.broken)
+            .take(VIOLATIONS_SHOWN)
+        {
+            tell(&format!("VIOLATION  {violation}"));
+        }
+        let all = verdict.violations.len() + traffic.broken.len();
+        if all > VIOLATIONS_SHOWN {
+            tell(&format!("… and {} more", all - VIOLATIONS_SHOWN));
+        }
+        let table = self.table(self.holds(verdict));
+        if !json {
+            return write_out(&table);
+        }
+        tell(&table);
+        write_out(&serde_json::to_string(self)?)
+    }
+
+    fn table(&self, holds: bool) -> String {
+        let lines = [
+            (
+                self.images,
+                "images in scope, each of them now in one of four states:",
+            ),
+            (self.moved, "  moved: copied, and the row has the new path"),
+            (
+                self.changed_by_application,
+                "  changed or deleted by the application first, and left alone",
+            ),
+            (
+                self.failed,
+                "  failed: seeded without an object, or in conflict with one of the application's",
+            ),
+            (self.already_moved, "  moved before the migration began"),
+            (
+                self.reads,
+                "images fetched by the application meanwhile, by their rows' paths",
+            ),
+            (
+                self.broken_reads,
+                "  of them not found, or with the bytes of another",
+            ),
+            (
+                self.application_writes,
+                "images replaced or deleted by the application meanwhile",
+            ),
+            (
+                self.lost_application_writes,
+                "  of them undone by the migration",
+            ),
+            (
+                self.overwritten_objects,
+                "objects of the application overwritten by the migration",
+            ),
+            (self.queue_left, "messages left in the queue"),
+            (self.dead_letters, "messages in the dead-letter queue"),
+            (self.s3_copies, "CopyObject requests"),
+            (self.sqs_requests, "SQS requests"),
+        ];
+        let mut table = String::from("\n");
+        for (number, what) in lines {
+            let _ = writeln!(table, "{number:>9}  {what}");
+        }
+        let _ = writeln!(
+            table,
+            "{:>9.1}  seconds from the start until the queue was empty",
+            self.seconds
+        );
+        table.push_str(if holds {
+            "\nEverything that must hold held."
+        } else {
+            "\nNOT everything that must hold held."
+        });
+        table
+    }
+}
+
+/// A line on standard error.
+pub(super) fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,258 @@
+//! A private Postgres cluster in a temporary directory.
+
+mod install;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use crate::watchdog::Watchdog;
+use install::{Owner, find_binaries, unprivileged_owner};
+
+const USER: &str = "postgres";
+const START_ATTEMPTS: u32 = 5;
+
+/// Stops the server whose data directory is `$1` and removes that directory. SIGQUIT is Postgres's
+/// immediate shutdown; a server that ignores it for ten seconds is killed.
+const CLEAN_UP: &str = r#"
+pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
+if [ -n "$pid" ]; then
+    kill -QUIT "$pid"
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        kill -0 "$pid" || break
+        sleep 0.1
+    done
+    for _ in 1 2 3 4 5 6 7 8; do
+        kill -0 "$pid" || break
+        sleep 1
+    done
+    kill -KILL "$pid"
+fi
+rm -rf "$1""#;
+
+/// How a cluster is set up.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ClusterOptions {
+    /// Whether commits reach the disk before they are confirmed, as in production.
+    pub durable: bool,
+}
+
+/// A running Postgres on a free port of 127.0.0.1. It is stopped and its directory removed when this
+/// is dropped and when this process ends in whatever way.
+#[derive(Debug)]
+pub struct Cluster {
+    binaries: PathBuf,
+    directory: PathBuf,
+    owner: Option<Owner>,
+    port: u16,
+    watchdog: Watchdog,
+}
+
+impl Cluster {
+    /// Starts a cluster that does not wait for the disk.
+    ///
+    /// Fails when no Postgres server is installed, or when it does not start; the error tells its log.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(ClusterOptions::default()).await
+    }
+
+    /// Starts a cluster with `options`; fails as [`Cluster::start`] does.
+    pub async fn start_with(options: ClusterOptions) -> Result<Self> {
+        let binaries = find_binaries().await?;
+        let owner = unprivileged_owner().await?;
+        let directory = private_directory(owner)?;
+        let watchdog = Watchdog::arm(CLEAN_UP, &[&directory]).context("cannot start a shell")?;
+        let mut cluster = Self {
+            binaries,
+            directory,
+            owner,
+            port: 0,
+            watchdog,
+        };
+        cluster.initialise(options).await?;
+        cluster.start_on_free_port().await?;
+        Ok(cluster)
+    }
+
+    /// The cluster shared by all tests of this process, started by the first of them.
+    #[expect(
+        clippy::expect_used,
+        reason = "a test that has no Postgres can only fail, with this error"
+    )]
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+        SHARED
+            .get_or_init(|| async { Self::start().await.expect("a private Postgres") })
+            .await
+    }
+
+    /// Creates an empty database with a name of its own and returns its URL.
+    pub async fn create_database(&self) -> Result<String> {
+        static CREATED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("images_{}", CREATED.fetch_add(1, Ordering::Relaxed));
+        let mut connection = PgConnection::connect(&self.url(USER)).await?;
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(self.url(&name))
+    }
+
+    /// The URL of `database`, whether it exists or not.
+    pub fn url(&self, database: &str) -> String {
+        format!(
+            "postgres://{USER}:{USER}@127.0.0.1:{}/{database}",
+            self.port
+        )
+    }
+
+    /// Where the cluster lives: a directory that goes when the cluster does.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Stops the server, ending every connection at once as a crashed machine does.
+    pub async fn stop(&self) -> Result<()> {
+        self.control(&["stop", "-m", "immediate"]).await
+    }
+
+    /// Starts the server again, on the same port and with the same data.
+    pub async fn start_again(&self) -> Result<()> {
+        self.control(&["start"]).await
+    }
+
+    /// Stops the server and starts it again.
+    pub async fn restart(&self) -> Result<()> {
+        self.control(&["restart", "-m", "immediate"]).await
+    }
+
+    async fn initialise(&self, options: ClusterOptions) -> Result<()> {
+        let data = self.data();
+        let mut initdb = self.command("initdb");
+        // Trust: it listens on loopback alone, holds generated data and lives for one test run.
+        initdb.args([
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--username",
+            USER,
+        ]);
+        run(initdb.arg("--pgdata").arg(&data))
+            .await
+            .context("initdb failed")?;
+        append(&data, &settings(options))
+    }
+
+    async fn start_on_free_port(&mut self) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            self.port = free_port()?;
+            append(&self.data(), &format!("port = {}\n", self.port))?;
+            match self.start_again().await {
+                // Another process may have taken the port in between.
+                Err(_) if attempt < START_ATTEMPTS => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn control(&self, action: &[&str]) -> Result<()> {
+        let log = self.directory.join("server.log");
+        let mut pg_ctl = self.command("pg_ctl");
+        pg_ctl
+            .args(action)
+            .args(["-w", "-t", "60", "-D"])
+            .arg(self.data())
+            .arg("-l")
+            .arg(&log);
+        run(&mut pg_ctl).await.with_context(|| {
+            let told = std::fs::read_to_string(&log).unwrap_or_default();
+            format!(
+                "pg_ctl {} failed; the server's log:\n{told}",
+                action.join(" ")
+            )
+        })
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.binaries.join(name));
+        command.current_dir(&self.directory).env("LC_ALL", "C");
+        if let Some(owner) = self.owner {
+            command.uid(owner.uid).gid(owner.gid);
+        }
+        command
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.watchdog.bark();
+    }
+}
+
+fn settings(options: ClusterOptions) -> String {
+    let mut settings = "listen_addresses = '127.0.0.1'\n\
+        unix_socket_directories = ''\n\
+        max_connections = 200\n\
+        shared_buffers = 64MB\n"
+        .to_owned();
+    if !options.durable {
+        settings.push_str("fsync = off\nfull_page_writes = off\n");
+    }
+    settings
+}
+
+fn append(data: &Path, settings: &str) -> Result<()> {
+    use std::io::Write;
+    let path = data.join("postgresql.conf");
+    let mut file = std::fs::OpenOptions::new().append(true).open(path)?;
+    Ok(file.write_all(settings.as_bytes())?)
+}
+
+async fn run(command: &mut Command) -> Result<()> {
+    // The output goes to a file, not to a pipe, which the server would inherit and hold open.
+    let output = tempfile::tempfile()?;
+    command.stdin(std::process::Stdio::null());
+    command
+        .stdout(output.try_clone()?)
+        .stderr(output.try_clone()?);
+    let status = command.status().await?;
+    if !status.success() {
+        bail!("{status}: {}", from_start(output)?);
+    }
+    Ok(())
+}
+
+fn from_start(mut file: std::fs::File) -> Result<String> {
+    use std::io::{Read, Seek};
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
+}
+
+fn private_directory(owner: Option<Owner>) -> Result<PathBuf> {
+    let directory = tempfile::Builder::new()
+        .prefix("bucket-brigade-")
+        .tempdir()?
+        .keep();
+    if let Some(owner) = owner {
+        std::os::unix::fs::chown(&directory, Some(owner.uid), Some(owner.gid))?;
+    }
+    Ok(directory)
+}

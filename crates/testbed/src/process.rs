@@ -1,0 +1,172 @@
+//! The real programs, run as processes.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use tokio::process::{Child, Command};
+
+use crate::application::Application;
+use crate::cloud::Cloud;
+use crate::watchdog::Watchdog;
+
+/// Where the program `name` of this workspace was built: beside the running one.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let mut directory = own.parent().context("this program is in no directory")?;
+    // Tests are one level down.
+    if directory.ends_with("deps") {
+        directory = directory.parent().context("deps is in no directory")?;
+    }
+    let path = directory.join(name);
+    ensure!(
+        path.exists(),
+        "{} is not built; run: cargo build --workspace --bins",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The environment in which feeder and consumer serve `application`; the requests of the process
+/// are counted under `caller`.
+pub fn settings_env(
+    application: &Application,
+    cloud: &Cloud,
+    queue_url: &str,
+    caller: &str,
+) -> Vec<(String, String)> {
+    let settings = [
+        ("DATABASE_URL", application.database_url.as_str()),
+        ("IMAGES_TABLE", &application.table.name),
+        ("ID_COLUMN", &application.table.id_column),
+        ("PATH_COLUMN", &application.table.path_column),
+        ("QUEUE_URL", queue_url),
+        ("SOURCE_BUCKET_NAME", &application.source_bucket),
+        ("DESTINATION_BUCKET_NAME", &application.destination_bucket),
+        ("OLD_PREFIX", &application.old_prefix),
+        ("NEW_PREFIX", &application.new_prefix),
+        // The local queue's receive slows with its depth.
+        ("MAX_BACKLOG", "2000"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    settings.into_iter().chain(cloud.env_as(caller)).collect()
+}
+
+/// A running program of this workspace. It is killed when this is dropped and when this process
+/// ends in whatever way.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    log: Option<PathBuf>,
+    child: Child,
+    watchdog: Watchdog,
+}
+
+impl Process {
+    /// Starts the program `name` with these variables and none of ours but `PATH` and Rust's own. Its
+    /// output goes to the end of `log`, or to our standard error where there is none.
+    pub fn spawn<A: AsRef<OsStr>>(
+        name: &str,
+        environment: &[(String, String)],
+        arguments: &[A],
+        log: Option<&Path>,
+    ) -> Result<Self> {
+        let mut command = Command::new(binary(name)?);
+        command.args(arguments).env_clear().stdin(Stdio::null());
+        // Away from the developer's own .env file.
+        command.current_dir("/");
+        let kept = ["PATH", "RUST_LOG", "RUST_BACKTRACE"];
+        command.envs(
+            kept.iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        );
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        if let Some(path) = log {
+            let file = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)?;
+            command.stdout(file.try_clone()?).stderr(file);
+        }
+        // A Ctrl-C at the terminal is for us; we decide what becomes of our children.
+        let child = command.process_group(0).kill_on_drop(true).spawn();
+        let child = child.with_context(|| format!("cannot start {name}"))?;
+        let pid = child.id().context("it has ended already")?.to_string();
+        let watchdog = Watchdog::arm("kill -KILL \"$1\"", &[pid])?;
+        Ok(Self {
+            name: name.to_owned(),
+            log: log.map(Path::to_owned),
+            child,
+            watchdog,
+        })
+    }
+
+    /// The program's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process id; none once it has ended.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Sends SIGTERM. A process that has ended is left alone.
+    pub async fn terminate(&self) -> Result<()> {
+        self.signal("-TERM").await
+    }
+
+    /// Sends a signal such as `-INT`. A process that has ended is left alone.
+    pub async fn signal(&self, signal: &str) -> Result<()> {
+        if let Some(id) = self.child.id() {
+            Command::new("kill")
+                .args([signal, &id.to_string()])
+                .status()
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Kills it and waits for its end.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.child.kill().await?;
+        self.watchdog.dismiss();
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        let status = self.child.wait().await?;
+        self.watchdog.dismiss();
+        Ok(status)
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let ended = self.child.try_wait()?;
+        if ended.is_some() {
+            // Its id may soon be another's.
+            self.watchdog.dismiss();
+        }
+        Ok(ended)
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let text = self
+            .log
+            .as_ref()
+            .and_then(|log| std::fs::read_to_string(log).ok())
+            .unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        self.watchdog.dismiss();
+    }
+}

@@ -1,0 +1,214 @@
+//! Images to move: rows, objects and what must become of them.
+
+mod keys;
+mod plan;
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use fastrand::Rng;
+use futures::{StreamExt, TryStreamExt};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
+
+use crate::application::{Application, IdType, Location, Properties};
+use crate::picture::picture;
+
+const UPLOADS_AT_ONCE: usize = 32;
+const ROWS_PER_INSERT: usize = 5_000;
+
+/// How many images of which kind.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// The rows in scope: those to move, those without an object and those already moved.
+    pub images: usize,
+    /// How many of them name an object that does not exist.
+    pub missing: usize,
+    /// How many of them have moved before the migration starts.
+    pub already_moved: usize,
+    /// How many of them share the path of another.
+    pub shared: usize,
+    /// Whether some have odd keys, as far as there are rows for them.
+    pub odd_keys: bool,
+    /// Whether there are also rows outside the prefix.
+    pub outside: bool,
+    /// The largest picture, in bytes.
+    pub largest_bytes: u32,
+    /// Where the dice start: the same seed makes the same images.
+    pub seed: u64,
+}
+
+impl Seed {
+    /// A mixture of all kinds.
+    pub fn new(images: usize) -> Self {
+        Self {
+            images,
+            missing: images.div_ceil(200),
+            already_moved: images.div_ceil(50),
+            shared: images / 100,
+            odd_keys: true,
+            outside: true,
+            largest_bytes: 64 * 1024,
+            seed: 1,
+        }
+    }
+
+    /// Nothing but images to move with plain keys.
+    pub fn plain(images: usize) -> Self {
+        let nothing = Self {
+            missing: 0,
+            already_moved: 0,
+            shared: 0,
+            ..Self::new(images)
+        };
+        Self {
+            odd_keys: false,
+            outside: false,
+            ..nothing
+        }
+    }
+}
+
+/// What a row is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// It has the old prefix and an object.
+    ToMove,
+    /// It has the new prefix and an object there.
+    AlreadyMoved,
+    /// It has the old prefix and no object.
+    Missing,
+    /// It has neither prefix.
+    Outside,
+}
+
+/// A row as it was seeded.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its id, as text.
+    pub id: String,
+    /// Its path.
+    pub path: String,
+    /// What it is there for.
+    pub kind: Kind,
+    /// Whether another row has the same path.
+    pub shared: bool,
+    /// The SHA-256 of its object in hex; empty for [`Kind::Missing`].
+    pub sha256: String,
+    /// What else its object is.
+    pub properties: Properties,
+}
+
+/// All that was seeded.
+#[derive(Debug, Clone, Default)]
+pub struct Seeded {
+    /// The rows, in the order of their ids as numbers.
+    pub rows: Vec<Row>,
+}
+
+impl Seeded {
+    /// The rows of one kind.
+    pub fn of(&self, kind: Kind) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.kind == kind)
+    }
+
+    /// How many rows are of this kind.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.of(kind).count()
+    }
+
+    /// The row with this path, or the first of them.
+    pub fn row(&self, path: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.path == path)
+    }
+}
+
+/// Creates the application's buckets and table and fills them.
+pub async fn seed(application: &Application, seed: &Seed) -> Result<Seeded> {
+    application.create_buckets().await?;
+    let mut random = Rng::with_seed(seed.seed);
+    let mut rows = plan::rows(application, seed, &mut random);
+    upload(application, seed, &mut rows).await?;
+    let pool = application.pool(2).await?;
+    application.create_table(&pool).await?;
+    insert(application, &pool, &rows).await?;
+    pool.close().await;
+    Ok(Seeded { rows })
+}
+
+async fn upload(application: &Application, seed: &Seed, rows: &mut [Row]) -> Result<()> {
+    let mut pictures: BTreeMap<Location, (u64, Properties)> = BTreeMap::new();
+    for (number, row) in (0..)
+        .zip(rows.iter())
+        .filter(|(_, row)| row.kind != Kind::Missing)
+    {
+        pictures
+            .entry(application.locate(&row.path))
+            .or_insert((number, row.properties.clone()));
+    }
+    let uploads = pictures
+        .into_iter()
+        .map(|(at, (number, properties))| async move {
+            // Dice of its own, so that the order of the uploads does not matter.
+            let mut random = Rng::with_seed(seed.seed.wrapping_mul(1_000_003).wrapping_add(number));
+            let bytes = picture(&mut random, seed.largest_bytes)?;
+            let sha256 = application.put_object(&at, bytes, &properties).await?;
+            anyhow::Ok((at, sha256))
+        });
+    let hashes: BTreeMap<Location, String> = futures::stream::iter(uploads)
+        .buffer_unordered(UPLOADS_AT_ONCE)
+        .try_collect()
+        .await?;
+    for row in rows.iter_mut().filter(|row| row.kind != Kind::Missing) {
+        row.sha256 = hashes
+            .get(&application.locate(&row.path))
+            .cloned()
+            .unwrap_or_default();
+    }
+    Ok(())
+}
+
+async fn insert(application: &Application, pool: &PgPool, rows: &[Row]) -> Result<()> {
+    let table = &application.table;
+    let (name, id, path, id_type) = (
+        &table.name,
+        &table.id_column,
+        &table.path_column,
+        table.id_type.sql(),
+    );
+    let sql = format!(
+        "INSERT INTO {name} ({id}, {path}) SELECT r.id::{id_type}, r.path \
+         FROM unnest($1::text[], $2::text[]) AS r (id, path)"
+    );
+    for rows in rows.chunks(ROWS_PER_INSERT) {
+        let (ids, paths): (Vec<&str>, Vec<&str>) = rows
+            .iter()
+            .map(|row| (row.id.as_str(), row.path.as_str()))
+            .unzip();
+        sqlx::query(AssertSqlSafe(sql.clone()))
+            .bind(ids)
+            .bind(paths)
+            .execute(pool)
+            .await?;
+    }
+    restart_identity(application, pool).await
+}
+
+/// Lets rows that are inserted later without an id get one that is free.
+async fn restart_identity(application: &Application, pool: &PgPool) -> Result<()> {
+    let table = &application.table;
+    if !matches!(table.id_type, IdType::BigInt | IdType::Int) {
+        return Ok(());
+    }
+    let (name, id) = (&table.name, &table.id_column);
+    let largest = format!("SELECT coalesce(max({id}), 0)::bigint FROM {name}");
+    let largest: i64 = sqlx::query_scalar(AssertSqlSafe(largest))
+        .fetch_one(pool)
+        .await?;
+    let restart = format!(
+        "ALTER TABLE {name} ALTER COLUMN {id} RESTART WITH {}",
+        largest + 1
+    );
+    sqlx::query(AssertSqlSafe(restart)).execute(pool).await?;
+    Ok(())
+}

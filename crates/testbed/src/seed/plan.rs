@@ -1,0 +1,127 @@
+//! Which rows there are to be, and what their objects are besides their bytes.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+
+use super::{Kind, Row, Seed, keys};
+use crate::application::{Application, IdType, Properties};
+
+/// Rows of all kinds in random order. Their objects' hashes are left empty.
+pub(super) fn rows(application: &Application, seed: &Seed, random: &mut Rng) -> Vec<Row> {
+    let mut planned = paths(application, seed);
+    random.shuffle(&mut planned);
+    let mut id = 0;
+    let mut rows: Vec<Row> = planned
+        .into_iter()
+        .map(|(path, kind)| {
+            // Gaps, as deleted rows leave them.
+            id += random.u64(1..4);
+            let id = id_text(application.table.id_type, id, random);
+            let properties = if kind == Kind::Missing {
+                Properties::default()
+            } else {
+                properties(random)
+            };
+            Row {
+                id,
+                path,
+                kind,
+                shared: false,
+                sha256: String::new(),
+                properties,
+            }
+        })
+        .collect();
+    share(&mut rows, seed.shared);
+    rows
+}
+
+/// The paths of all rows with their kinds.
+fn paths(application: &Application, seed: &Seed) -> Vec<(String, Kind)> {
+    let Application {
+        old_prefix: old,
+        new_prefix: new,
+        ..
+    } = application;
+    let to_move = seed
+        .images
+        .saturating_sub(seed.missing + seed.already_moved);
+    let odd = if seed.odd_keys {
+        keys::odd()
+    } else {
+        Vec::new()
+    };
+    let plain = (1..).map(|number| format!("avatar-{number}.png"));
+    let outside = if seed.outside {
+        keys::outside(old)
+    } else {
+        Vec::new()
+    };
+    let moving = odd.into_iter().chain(plain).take(to_move);
+    let moving = moving.map(|rest| (format!("{old}{rest}"), Kind::ToMove));
+    let missing = (1..=seed.missing).map(|n| (format!("{old}missing-{n}.png"), Kind::Missing));
+    let moved =
+        (1..=seed.already_moved).map(|n| (format!("{new}moved-{n}.png"), Kind::AlreadyMoved));
+    let outside = outside.into_iter().map(|path| (path, Kind::Outside));
+    moving.chain(missing).chain(moved).chain(outside).collect()
+}
+
+/// Gives the last `count` rows to move the paths of the first ones.
+fn share(rows: &mut [Row], count: usize) {
+    let movable: Vec<usize> = (0..rows.len())
+        .filter(|&at| rows[at].kind == Kind::ToMove)
+        .collect();
+    let pairs = movable.iter().zip(movable.iter().rev());
+    for (&owner, &sharer) in pairs.take(count.min(movable.len() / 2)) {
+        rows[owner].shared = true;
+        let id = std::mem::take(&mut rows[sharer].id);
+        rows[sharer] = Row {
+            id,
+            ..rows[owner].clone()
+        };
+    }
+}
+
+fn id_text(id_type: IdType, number: u64, random: &mut Rng) -> String {
+    match id_type {
+        IdType::BigInt | IdType::Int => number.to_string(),
+        IdType::Text => format!("user:{number}"),
+        IdType::Uuid => {
+            let hex = format!("{:032x}", random.u128(..));
+            format!(
+                "{}-{}-{}-{}-{}",
+                &hex[..8],
+                &hex[8..12],
+                &hex[12..16],
+                &hex[16..20],
+                &hex[20..]
+            )
+        }
+    }
+}
+
+fn properties(random: &mut Rng) -> Properties {
+    let some = |random: &mut Rng, value: &str| random.bool().then(|| value.to_owned());
+    let user = random.u32(..).to_string();
+    let mut metadata = BTreeMap::from([("uploaded-by".to_owned(), format!("user-{user}"))]);
+    if random.bool() {
+        metadata.insert(
+            "original-name".to_owned(),
+            format!("IMG {user}; (1)=\"final\".png"),
+        );
+    }
+    let mut tags = BTreeMap::new();
+    if random.bool() {
+        tags.insert("user".to_owned(), user);
+        tags.insert("reviewed by".to_owned(), "a+b : c=d/e".to_owned());
+    }
+    Properties {
+        content_type: Some("image/png".to_owned()),
+        cache_control: Some(format!("public, max-age={}", random.u32(60..86_400))),
+        content_encoding: (random.u8(..) < 32).then(|| "identity".to_owned()),
+        content_disposition: some(random, "attachment; filename=\"avatar.png\""),
+        metadata,
+        tags,
+    }
+}

@@ -1,0 +1,230 @@
+//! Settings, queues and buckets that cannot be used: told by name, nothing touched.
+
+use bucket_brigade_testbed::cloud::CreateQueue;
+use bucket_brigade_testbed::{Effect, Fault, Options};
+
+use crate::rig::{Rig, eventually, stop};
+
+const NOTHING: [(&str, &str); 7] = [
+    ("DATABASE_URL", "-"),
+    ("IMAGES_TABLE", "-"),
+    ("QUEUE_URL", "-"),
+    ("SOURCE_BUCKET_NAME", "-"),
+    ("DESTINATION_BUCKET_NAME", "-"),
+    ("OLD_PREFIX", "-"),
+    ("NEW_PREFIX", "-"),
+];
+
+/// Runs both programs with these settings changed and expects this exit code and these words.
+async fn refused(rig: &Rig, more: &[(&str, &str)], code: i32, words: &[&str]) {
+    for program in ["feeder", "consumer"] {
+        let ended = rig.run(program, more).await;
+        assert_eq!(ended.code, Some(code), "{program}: {}", ended.log);
+        for word in words {
+            assert!(
+                ended.log.contains(word),
+                "{program}: no '{word}' in:\n{}",
+                ended.log
+            );
+        }
+    }
+    assert_eq!(
+        rig.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'bucket_brigade'")
+            .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn missing_settings_are_told_together() {
+    let rig = Rig::new().await;
+    let names: Vec<&str> = NOTHING.iter().map(|(name, _)| *name).collect();
+    refused(&rig, &NOTHING, 64, &names).await;
+}
+
+#[tokio::test]
+async fn malformed_settings_are_told_together() {
+    let rig = Rig::new().await;
+    let common = [
+        ("DATABASE_URL", "mysql://app@db/app"),
+        ("IMAGES_TABLE", "a.b.c"),
+        ("QUEUE_URL", "images"),
+        ("SOURCE_BUCKET_NAME", "s3://images-old"),
+        ("S3_FORCE_PATH_STYLE", "perhaps"),
+        ("LOG_FORMAT", "xml"),
+        ("NEW_PREFIX", "image/v2/"),
+    ];
+    let names = [
+        "DATABASE_URL",
+        "IMAGES_TABLE",
+        "QUEUE_URL",
+        "SOURCE_BUCKET_NAME",
+        "S3_FORCE_PATH_STYLE",
+        "LOG_FORMAT",
+        "still match the old prefix",
+    ];
+    refused(&rig, &common, 64, &names).await;
+    let feeder = rig
+        .run("feeder", &[("PAGE_SIZE", "0"), ("MAX_BACKLOG", "lots")])
+        .await;
+    assert!(
+        feeder.log.contains("PAGE_SIZE: '0'") && feeder.log.contains("MAX_BACKLOG: 'lots'"),
+        "{}",
+        feeder.log
+    );
+    let bad = [
+        ("MAX_CONCURRENCY", "-1"),
+        ("VISIBILITY_TIMEOUT", "13h"),
+        ("SHUTDOWN_GRACE", "soon"),
+        ("STORAGE_CLASS", "GLACIER"),
+        ("CONDITIONAL_COPY", "maybe"),
+    ];
+    let consumer = rig.run("consumer", &bad).await;
+    assert_eq!(consumer.code, Some(64));
+    for (name, value) in bad {
+        assert!(
+            consumer.log.contains(&format!("{name}: '{value}'")),
+            "{name}: {}",
+            consumer.log
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_never_told() {
+    let rig = Rig::new().await;
+    let url = "postgres://app:s3cr3t-word@127.0.0.1:1/app";
+    for program in ["feeder", "consumer"] {
+        let ended = rig
+            .run(program, &[("DATABASE_URL", url), ("RUST_LOG", "trace")])
+            .await;
+        assert_eq!(ended.code, Some(69), "{}", ended.log);
+        assert!(
+            ended.log.contains("cannot connect to the database"),
+            "{}",
+            ended.log
+        );
+        assert!(!ended.log.contains("s3cr3t-word"), "{}", ended.log);
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_flag_is_a_wrong_setting() {
+    let rig = Rig::new().await;
+    for program in ["feeder", "consumer"] {
+        let mut process = rig.spawn(program, &[], &["--no-such-flag"]);
+        assert_eq!(crate::rig::end(&mut process).await.code, Some(64));
+    }
+}
+
+#[tokio::test]
+async fn moving_onto_itself_is_refused() {
+    let rig = Rig::new().await;
+    let same = [
+        ("DESTINATION_BUCKET_NAME", "images-old"),
+        ("SOURCE_KEY_PREFIX", "x/"),
+        ("DESTINATION_KEY_PREFIX", "x/"),
+    ];
+    refused(&rig, &same, 64, &["source and destination are identical"]).await;
+}
+
+#[tokio::test]
+async fn a_fifo_queue_is_explained() {
+    let fifo = CreateQueue {
+        fifo: true,
+        max_receive_count: None,
+        ..CreateQueue::default()
+    };
+    let rig = Rig::with(Options::default(), fifo).await;
+    refused(&rig, &[], 64, &["QUEUE_URL", "standard queue is needed"]).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_not_there() {
+    let rig = Rig::new().await;
+    let url = rig.queue.url.replace("images", "imagine");
+    refused(
+        &rig,
+        &[("QUEUE_URL", &url)],
+        64,
+        &["QUEUE_URL", "there is no queue", "imagine"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_not_ours_to_use() {
+    let rig = Rig::new().await;
+    let _fault = rig.cloud.inject(Fault::new(
+        "GetQueueAttributes",
+        Effect::error(403, "AccessDeniedException"),
+    ));
+    refused(&rig, &[], 77, &["QUEUE_URL", "sqs:GetQueueAttributes"]).await;
+}
+
+#[tokio::test]
+async fn buckets_that_are_not_there() {
+    let rig = Rig::new().await;
+    for setting in ["SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME"] {
+        refused(
+            &rig,
+            &[(setting, "no-such-bucket")],
+            64,
+            &[setting, "there is no bucket 'no-such-bucket'"],
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_ours_to_use() {
+    let rig = Rig::new().await;
+    let denied = Fault::new("HeadBucket", Effect::error(403, "AccessDenied"));
+    let _fault = rig.cloud.inject(denied);
+    let ended = rig.run("consumer", &[]).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    assert!(
+        ended.log.contains("SOURCE_BUCKET_NAME") && ended.log.contains("s3:ListBucket"),
+        "{}",
+        ended.log
+    );
+}
+
+#[tokio::test]
+async fn a_destination_that_cannot_be_written() {
+    let rig = Rig::new().await;
+    rig.open_run().await;
+    let _fault = rig
+        .cloud
+        .inject(Fault::new("PutObject", Effect::error(403, "AccessDenied")).caller("consumer"));
+    let ended = rig.run("consumer", &[]).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    assert!(
+        ended.log.contains("cannot write to bucket 'images-new'"),
+        "{}",
+        ended.log
+    );
+}
+
+#[tokio::test]
+async fn a_queue_without_a_redrive_policy_is_warned_of() {
+    let circling = CreateQueue {
+        max_receive_count: None,
+        ..CreateQueue::default()
+    };
+    let rig = Rig::with(Options::default(), circling).await;
+    let id = rig.row("image/missing.png").await;
+    let consumer = rig.consumer(&[]);
+    // It cannot move, and its message circles; the feeder ends all the same.
+    let feeder = rig.run("feeder", &[]);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(80), feeder)
+        .await
+        .unwrap();
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(ended.log.contains("no redrive policy"), "{}", ended.log);
+    eventually("the failure", async || {
+        rig.failure_code(&id).await.is_some()
+    })
+    .await;
+    stop(consumer).await;
+}

@@ -1,0 +1,205 @@
+//! Tables, columns, rights: wrong ones are told by name before a row is touched.
+
+use bucket_brigade_testbed::cloud::CreateQueue;
+use bucket_brigade_testbed::{Cluster, Options};
+
+use crate::rig::{Rig, end};
+
+/// Runs the feeder on a table declared so, and expects these words.
+async fn refused(declaration: &str, words: &[&str]) {
+    let rig = Rig::without_table(Options::default(), CreateQueue::default()).await;
+    rig.sql(declaration).await;
+    for program in ["feeder", "consumer"] {
+        let ended = rig.run(program, &[]).await;
+        assert_eq!(ended.code, Some(64), "{program}: {}", ended.log);
+        for word in words {
+            assert!(
+                ended.log.contains(word),
+                "{program}: no '{word}' in:\n{}",
+                ended.log
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_such_table() {
+    refused(
+        r#"CREATE TABLE "Images" (id bigint PRIMARY KEY, path text)"#,
+        &["IMAGES_TABLE", "no table 'images'", "public.Images"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_view() {
+    refused(
+        "CREATE VIEW images AS SELECT 1::bigint AS id, 'x'::text AS path",
+        &["IMAGES_TABLE", "is a view"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn no_such_id_column() {
+    refused(
+        "CREATE TABLE images (key bigint PRIMARY KEY, path text)",
+        &["ID_COLUMN", "no column 'id'", "key, path"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn no_such_path_column() {
+    refused(
+        "CREATE TABLE images (id bigint PRIMARY KEY, url text)",
+        &["PATH_COLUMN", "no column 'path'"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_composite_key() {
+    refused(
+        "CREATE TABLE images (id bigint, part int, path text, PRIMARY KEY (id, part))",
+        &["ID_COLUMN", "composite"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_id_that_is_not_unique() {
+    refused(
+        "CREATE TABLE images (id bigint NOT NULL, path text); CREATE INDEX ON images (id)",
+        &["ID_COLUMN", "unique index"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_id_that_may_be_null() {
+    refused(
+        "CREATE TABLE images (id bigint UNIQUE, path text)",
+        &["ID_COLUMN", "NOT NULL"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_id_of_a_strange_type() {
+    refused(
+        "CREATE TABLE images (id numeric PRIMARY KEY, path text)",
+        &["ID_COLUMN", "numeric", "bigint, integer"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_path_of_a_strange_type() {
+    refused(
+        "CREATE TABLE images (id bigint PRIMARY KEY, path jsonb)",
+        &["PATH_COLUMN", "jsonb"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_generated_path() {
+    refused(
+        "CREATE TABLE images (id bigint PRIMARY KEY, path text GENERATED ALWAYS AS ('image/' || id::text) STORED)",
+        &["PATH_COLUMN"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn without_the_right_to_create_the_ledger_the_sql_is_printed_and_works() {
+    let rig = Rig::new().await;
+    rig.image("image/a.png").await;
+    let role = format!("poor_{:x}", fastrand::u64(..));
+    rig.sql(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT (id, path), UPDATE (path) ON images TO {role};
+         DO $$ BEGIN EXECUTE format('REVOKE CREATE ON DATABASE %I FROM PUBLIC', current_database()); END $$"
+    ))
+    .await;
+    let url = as_role(&rig.application.database_url, &role);
+    let ended = rig.run("feeder", &[("DATABASE_URL", &url)]).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    let statements: Vec<&str> = ended
+        .log
+        .lines()
+        .filter(|line| line.ends_with(';'))
+        .collect();
+    assert!(
+        statements
+            .iter()
+            .any(|line| line.starts_with("CREATE SCHEMA")),
+        "{}",
+        ended.log
+    );
+    // What was printed is all it takes.
+    rig.sql(&statements.join("\n")).await;
+    let consumer = rig.consumer(&[("DATABASE_URL", &url)]);
+    let ended = rig.run("feeder", &[("DATABASE_URL", &url)]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    crate::rig::stop(consumer).await;
+}
+
+#[tokio::test]
+async fn without_the_right_to_update_the_grant_is_printed() {
+    let rig = Rig::new().await;
+    let role = format!("reader_{:x}", fastrand::u64(..));
+    rig.sql(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT ON images TO {role}"
+    ))
+    .await;
+    let url = as_role(&rig.application.database_url, &role);
+    let ended = rig.run("feeder", &[("DATABASE_URL", &url)]).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    assert!(
+        ended
+            .log
+            .contains("GRANT SELECT (\"id\", \"path\"), UPDATE (\"path\")"),
+        "{}",
+        ended.log
+    );
+}
+
+#[tokio::test]
+async fn a_second_feeder_of_the_same_run_is_kept_out() {
+    let rig = Rig::new().await;
+    let mut first = rig.spawn("feeder", &[], &["--watch"]);
+    crate::rig::eventually("the first feeder's lock", async || {
+        rig.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186")
+            .await
+            > 0
+    })
+    .await;
+    let second = rig.run("feeder", &[]).await;
+    assert_eq!(second.code, Some(75), "{}", second.log);
+    assert!(
+        second.log.contains("another feeder of this run"),
+        "{}",
+        second.log
+    );
+    first.terminate().await.unwrap();
+    assert_eq!(end(&mut first).await.code, Some(3));
+    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
+}
+
+/// The same database, logged in as another role.
+fn as_role(url: &str, role: &str) -> String {
+    let (_, rest) = url.split_once('@').unwrap();
+    format!("postgres://{role}:poor@{rest}")
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_answer() {
+    let rig = Rig::new().await;
+    let url = Cluster::shared().await.url("no_such_database");
+    for program in ["feeder", "consumer"] {
+        let ended = rig.run(program, &[("DATABASE_URL", &url)]).await;
+        assert_eq!(ended.code, Some(69), "{}", ended.log);
+        assert!(ended.log.contains("no_such_database"), "{}", ended.log);
+    }
+}

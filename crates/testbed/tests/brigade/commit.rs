@@ -1,0 +1,119 @@
+//! Commit: rows the database refuses, rows that are locked, a database that goes away.
+
+use crate::rig::{Rig, eventually, stop};
+
+#[tokio::test]
+async fn a_row_the_database_refuses_fails_alone() {
+    let rig = Rig::new().await;
+    rig.sql(
+        "ALTER TABLE images ADD CHECK (path <> 'avatar/3.png');
+         CREATE UNIQUE INDEX ON images (path);
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.path = 'avatar/5.png' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON images FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let ids = rig.images(20).await;
+    // Its new path is another row's already: the application's, with an object of the same bytes.
+    rig.row("avatar/7.png").await;
+    rig.object("images-new", "avatar/7.png", b"image/7.png")
+        .await;
+    let consumer = rig.consumer(&[]);
+    let ended = rig.run("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.count("moves").await, 17);
+    for (number, code) in [(3, "23514"), (5, "P0001"), (7, "23505")] {
+        assert_eq!(rig.failure_code(&ids[number]).await.unwrap(), code);
+    }
+    assert!(ended.log.contains("23514"), "{}", ended.log);
+    stop(consumer).await;
+}
+
+#[tokio::test]
+async fn a_path_that_becomes_too_long_for_its_column_fails_alone() {
+    let rig = Rig::new().await;
+    rig.sql("ALTER TABLE images ALTER path TYPE varchar(12)")
+        .await;
+    let long = rig.image("image/123456").await;
+    let short = rig.image("image/1").await;
+    let consumer = rig.consumer(&[]);
+    assert_eq!(rig.run("feeder", &[]).await.code, Some(2));
+    assert_eq!(rig.failure_code(&long).await.unwrap(), "22001");
+    assert_eq!(rig.path_of(&short).await.unwrap(), "avatar/1");
+    stop(consumer).await;
+}
+
+#[tokio::test]
+async fn a_locked_row_delays_only_itself() {
+    let rig = Rig::new().await;
+    rig.open_run().await;
+    let ids = rig.images(20).await;
+    let mut lock = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM images WHERE path = 'image/4.png' FOR UPDATE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    for (number, id) in ids.iter().enumerate() {
+        rig.feed(id, &format!("image/{number}.png")).await;
+    }
+    let consumer = rig.consumer(&[]);
+    eventually("all but the locked one", async || {
+        rig.count("moves").await == 19
+    })
+    .await;
+    lock.rollback().await.unwrap();
+    eventually("the one that was locked", async || {
+        rig.count("moves").await == 20
+    })
+    .await;
+    rig.drained().await;
+    assert_eq!(
+        rig.cloud.requests().count_by("consumer", "CopyObject"),
+        21,
+        "20 and the probe's"
+    );
+    stop(consumer).await;
+}
+
+#[tokio::test]
+async fn a_path_is_compared_byte_by_byte_whatever_its_collation() {
+    let rig = Rig::new().await;
+    rig.sql(
+        "CREATE COLLATION sloppy (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         ALTER TABLE images ALTER path TYPE text COLLATE sloppy",
+    )
+    .await;
+    let other_case = rig.image("IMAGE/a.png").await;
+    let fed = rig.image("image/b.png").await;
+    rig.open_run().await;
+    rig.feed(&fed, "image/B.png").await;
+    let consumer = rig.consumer(&[]);
+    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
+    assert_eq!(rig.path_of(&other_case).await.unwrap(), "IMAGE/a.png");
+    assert_eq!(rig.path_of(&fed).await.unwrap(), "avatar/b.png");
+    stop(consumer).await;
+}
+
+#[tokio::test]
+async fn cut_connections_lose_nothing() {
+    let rig = Rig::new().await;
+    rig.open_run().await;
+    let ids = rig.images(200).await;
+    for (number, id) in ids.iter().enumerate() {
+        rig.feed(id, &format!("image/{number}.png")).await;
+    }
+    let consumer = rig.consumer(&[("MAX_CONCURRENCY", "4")]);
+    for moved in [20, 60, 100] {
+        eventually("some to move", async || rig.count("moves").await >= moved).await;
+        rig.number(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'bucket-brigade'",
+        )
+        .await;
+    }
+    eventually("all to move", async || rig.count("moves").await == 200).await;
+    rig.drained().await;
+    assert_eq!(rig.counter("moved").await, 200);
+    assert_eq!(rig.count("failures").await + rig.count("changes").await, 0);
+    stop(consumer).await;
+}

@@ -1,0 +1,17 @@
+//! Feeder and consumer, as real processes, against a real Postgres and the real S3 and SQS protocols.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod acknowledge;
+mod bad_settings;
+mod bad_tables;
+mod commit;
+mod copy;
+mod decide;
+mod feeder;
+mod messages;
+mod multipart;
+mod outage;
+mod rig;
+mod second_pair;
+mod shutdown;
+mod whole;

@@ -1,0 +1,163 @@
+//! Objects above the limit of one CopyObject: the store's own limit, made small.
+
+use aws_sdk_s3::primitives::ByteStream;
+use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
+use bucket_brigade_common::path_rule::{PathRule, Route};
+use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
+use bucket_brigade_testbed::cloud::CreateQueue;
+use bucket_brigade_testbed::{Effect, Fault, Options};
+
+use crate::rig::{Rig, location, properties, sha};
+
+/// S3's smallest part.
+const PART: u64 = 5 << 20;
+
+async fn large() -> (Rig, S3Store, Route, Vec<u8>) {
+    let options = Options {
+        copy_limit_bytes: PART,
+        ..Options::default()
+    };
+    let rig = Rig::with(options, CreateQueue::default()).await;
+    let bytes: Vec<u8> = (0..PART * 2 + 12_345)
+        .map(|at| u8::try_from(at % 251).unwrap())
+        .collect();
+    let at = location("images-old", "image/large +.png");
+    rig.application
+        .put_object(&at, bytes.clone(), &properties())
+        .await
+        .unwrap();
+    let store = S3Store::new(
+        rig.cloud.s3_as("consumer"),
+        S3Options {
+            source_bucket: "images-old".into(),
+            destination_bucket: "images-new".into(),
+            storage_class: None,
+            conditional_copy: true,
+            limits: CopyLimits {
+                single_bytes: PART,
+                part_bytes: PART,
+            },
+        },
+    );
+    let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
+    let route = rule.route("image/large +.png").unwrap();
+    (rig, store, route, bytes)
+}
+
+#[tokio::test]
+async fn the_parts_make_the_same_object() {
+    let (rig, store, route, bytes) = large().await;
+    assert!(matches!(
+        store.copy(&route).await,
+        Err(StoreError::TooLarge)
+    ));
+    let copied = store.copy_in_parts(&route).await.unwrap();
+    assert_eq!(copied.size_bytes, Some(i64::try_from(bytes.len()).unwrap()));
+    let at = location("images-new", "avatar/large +.png");
+    let object = rig
+        .application
+        .get_tagged_object(&at)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(object.sha256, sha(&bytes));
+    assert_eq!(object.properties, properties());
+    assert_eq!(
+        rig.cloud.requests().count_by("consumer", "UploadPartCopy"),
+        3
+    );
+    // Its ETag is not the source's, and yet it is recognised by its bytes.
+    assert!(matches!(
+        store.compare(&route).await.unwrap(),
+        Destination::Same(_)
+    ));
+}
+
+#[tokio::test]
+async fn an_object_that_appears_meanwhile_is_not_overwritten() {
+    let (rig, store, route, _) = large().await;
+    rig.object("images-new", "avatar/large +.png", b"a stranger's")
+        .await;
+    assert!(matches!(
+        store.copy_in_parts(&route).await,
+        Err(StoreError::DestinationExists)
+    ));
+    assert_eq!(
+        rig.destination("avatar/large +.png").await.unwrap(),
+        sha(b"a stranger's")
+    );
+    assert_eq!(
+        rig.cloud
+            .requests()
+            .count_by("consumer", "AbortMultipartUpload"),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_failed_part_leaves_nothing_behind() {
+    let (rig, store, route, _) = large().await;
+    let _fault = rig
+        .cloud
+        .inject(Fault::new("UploadPartCopy", Effect::error(500, "InternalError")).times(1));
+    assert!(matches!(
+        store.copy_in_parts(&route).await,
+        Err(StoreError::Transient { .. })
+    ));
+    assert_eq!(
+        rig.cloud
+            .requests()
+            .count_by("consumer", "AbortMultipartUpload"),
+        1
+    );
+    assert!(rig.destination("avatar/large +.png").await.is_none());
+    store.copy_in_parts(&route).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_of_the_applications_own_is_copied_whole() {
+    let (rig, store, _, bytes) = large().await;
+    // A source that was itself uploaded in parts has an ETag that no copy shares.
+    let s3 = &rig.application.s3;
+    let small = PathRule::new("image/", "avatar/", None, None)
+        .unwrap()
+        .route("image/parts.png")
+        .unwrap();
+    let upload = s3
+        .create_multipart_upload()
+        .bucket("images-old")
+        .key("image/parts.png")
+        .send()
+        .await
+        .unwrap();
+    let id = upload.upload_id().unwrap();
+    let part = s3
+        .upload_part()
+        .bucket("images-old")
+        .key("image/parts.png")
+        .upload_id(id)
+        .part_number(1);
+    let part = part
+        .body(ByteStream::from(bytes[..1000].to_vec()))
+        .send()
+        .await
+        .unwrap();
+    let part = aws_sdk_s3::types::CompletedPart::builder()
+        .part_number(1)
+        .e_tag(part.e_tag().unwrap())
+        .build();
+    let parts = aws_sdk_s3::types::CompletedMultipartUpload::builder()
+        .parts(part)
+        .build();
+    let complete = s3
+        .complete_multipart_upload()
+        .bucket("images-old")
+        .key("image/parts.png")
+        .upload_id(id);
+    complete.multipart_upload(parts).send().await.unwrap();
+    store.copy(&small).await.unwrap();
+    assert!(matches!(
+        store.compare(&small).await.unwrap(),
+        Destination::Same(_)
+    ));
+}

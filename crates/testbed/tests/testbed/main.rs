@@ -1,0 +1,11 @@
+//! The testbed's own tests: what checks the rest must itself be checked.
+
+mod checker;
+mod cloud;
+mod faults;
+mod postgres;
+mod process;
+mod queue;
+mod seed;
+mod traffic;
+mod world;

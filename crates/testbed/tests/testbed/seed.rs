@@ -1,0 +1,101 @@
+//! Seeding: what is promised is there, and the same seed makes the same.
+
+use std::collections::BTreeSet;
+use std::io::Cursor;
+
+use anyhow::Result;
+use bucket_brigade_testbed::application::{Application, IdType, Table};
+use bucket_brigade_testbed::cloud::{Cloud, Options};
+use bucket_brigade_testbed::picture::picture;
+use bucket_brigade_testbed::postgres::Cluster;
+use bucket_brigade_testbed::seed::{Kind, Seed, seed};
+
+use crate::world::World;
+
+#[tokio::test]
+async fn all_kinds_of_rows_with_their_objects() -> Result<()> {
+    let world = World::new(200).await?;
+    let seeded = &world.seeded;
+    let kinds = [
+        Kind::ToMove,
+        Kind::AlreadyMoved,
+        Kind::Missing,
+        Kind::Outside,
+    ]
+    .map(|kind| seeded.count(kind));
+    assert_eq!(kinds, [195, 4, 1, 9]);
+    assert_eq!(seeded.rows.iter().filter(|row| row.shared).count(), 4);
+    let paths = world.application.paths(&world.pool).await?;
+    for row in &seeded.rows {
+        assert_eq!(paths.get(&row.id), Some(&row.path));
+        let found = world
+            .application
+            .get_tagged_object(&world.application.locate(&row.path))
+            .await?;
+        let found = found.map(|object| (object.sha256, object.properties));
+        let expected =
+            (row.kind != Kind::Missing).then(|| (row.sha256.clone(), row.properties.clone()));
+        assert_eq!(found, expected, "{:?}", row.path);
+    }
+    let contents: BTreeSet<&str> = seeded.rows.iter().map(|row| row.sha256.as_str()).collect();
+    // Two shared pictures are seen twice; the missing one is empty.
+    assert_eq!(contents.len(), seeded.rows.len() - 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_type_of_id() -> Result<()> {
+    for id_type in [IdType::BigInt, IdType::Int, IdType::Uuid, IdType::Text] {
+        let cloud = Cloud::start(Options::default())?;
+        let url = Cluster::shared().await.create_database().await?;
+        let table = Table {
+            name: "\"Pictures\"".to_owned(),
+            id_column: "key".to_owned(),
+            ..Table::default()
+        };
+        let application = Application {
+            table: Table { id_type, ..table },
+            ..Application::new(&cloud, url)
+        };
+        let seeded = seed(&application, &Seed::plain(10)).await?;
+        let pool = application.pool(1).await?;
+        for row in &seeded.rows {
+            assert_eq!(
+                application.path_of(&pool, &row.id).await?.as_ref(),
+                Some(&row.path)
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn pictures_are_valid_pngs_within_their_sizes() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut sizes = BTreeSet::new();
+    for _ in 0..200 {
+        let bytes = picture(&mut random, 64 * 1024).expect("a picture");
+        let mut reader = png::Decoder::new(Cursor::new(&bytes))
+            .read_info()
+            .expect("a header");
+        let mut pixels = vec![0; reader.output_buffer_size().expect("a size")];
+        reader.next_frame(&mut pixels).expect("pixels");
+        sizes.insert(bytes.len());
+    }
+    assert!(
+        *sizes.first().unwrap() >= 800 && *sizes.first().unwrap() < 2_000,
+        "{:?}",
+        sizes.first()
+    );
+    assert!(
+        *sizes.last().unwrap() > 50_000 && *sizes.last().unwrap() <= 65_536,
+        "{:?}",
+        sizes.last()
+    );
+}
+
+#[test]
+fn the_same_dice_make_the_same_picture() {
+    let one = || picture(&mut fastrand::Rng::with_seed(9), 4096).expect("a picture");
+    assert_eq!(one(), one());
+}

@@ -1,0 +1,110 @@
+//! A small seeded application, and a migration done by hand.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use bucket_brigade_testbed::application::Application;
+use bucket_brigade_testbed::checker::{Verdict, full_sweep};
+use bucket_brigade_testbed::cloud::{Cloud, Options};
+use bucket_brigade_testbed::postgres::Cluster;
+use bucket_brigade_testbed::seed::{Kind, Row, Seed, Seeded, seed};
+use bucket_brigade_testbed::traffic::Log;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use sqlx::{AssertSqlSafe, PgPool};
+
+/// The ledger as the feeder creates it.
+const LEDGER: &str = include_str!("../../../common/migrations/0001_ledger.sql");
+
+pub(crate) struct World {
+    pub(crate) application: Application,
+    pub(crate) seeded: Arc<Seeded>,
+    pub(crate) pool: PgPool,
+    /// Serves until this is dropped.
+    _cloud: Cloud,
+}
+
+impl World {
+    pub(crate) async fn new(images: usize) -> Result<Self> {
+        Self::with(&Seed {
+            largest_bytes: 4096,
+            ..Seed::new(images)
+        })
+        .await
+    }
+
+    pub(crate) async fn with(images: &Seed) -> Result<Self> {
+        let cloud = Cloud::start(Options::default())?;
+        let database_url = Cluster::shared().await.create_database().await?;
+        let application = Application::new(&cloud, database_url);
+        let seeded = Arc::new(seed(&application, images).await?);
+        let pool = application.pool(2).await?;
+        Ok(Self {
+            application,
+            seeded,
+            pool,
+            _cloud: cloud,
+        })
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Moves every row that can be moved, and writes the ledger as consumers would.
+    pub(crate) async fn migrate(&self) -> Result<()> {
+        self.execute("CREATE SCHEMA bucket_brigade").await?;
+        self.execute(LEDGER).await?;
+        self.execute(
+            "INSERT INTO bucket_brigade.run (images_table, id_column, path_column, old_prefix, new_prefix,
+                 source_bucket, source_key_prefix, destination_bucket, destination_key_prefix)
+             VALUES ('images', 'id', 'path', 'image/', 'avatar/', 'images-old', 'image/', 'images-new', 'avatar/')",
+        )
+        .await?;
+        for row in self.seeded.of(Kind::ToMove) {
+            self.copy(row).await?;
+        }
+        self.execute(
+            "INSERT INTO bucket_brigade.moves (run_id, row_id, old_path, new_path, etag, consumer)
+                 SELECT 1, id::text, path, 'avatar/' || substr(path, 7), 'etag', 'hand'
+                 FROM images WHERE path LIKE 'image/%' AND path NOT LIKE 'image/missing-%';
+             INSERT INTO bucket_brigade.failures (run_id, row_id, path, code, message, permanent)
+                 SELECT 1, id::text, path, 'NoSuchKey', 'gone', true FROM images WHERE path LIKE 'image/missing-%';
+             UPDATE images SET path = m.new_path FROM bucket_brigade.moves m WHERE m.row_id = images.id::text;
+             INSERT INTO bucket_brigade.counters (run_id, worker, moved, failed)
+                 SELECT 1, 'hand', (SELECT count(*) FROM bucket_brigade.moves),
+                        (SELECT count(*) FROM bucket_brigade.failures);",
+        )
+        .await
+    }
+
+    pub(crate) async fn copy(&self, row: &Row) -> Result<()> {
+        let source = utf8_percent_encode(&row.path, NON_ALPHANUMERIC);
+        let copy = self
+            .application
+            .s3
+            .copy_object()
+            .copy_source(format!("images-old/{source}"));
+        copy.bucket("images-new").key(new_path(row)).send().await?;
+        Ok(())
+    }
+
+    pub(crate) async fn sweep(&self, log: &Log) -> Result<Verdict> {
+        full_sweep(&self.application, &self.seeded, log).await
+    }
+
+    /// The first row to move that shares its path with no other.
+    #[expect(clippy::expect_used, reason = "a helper of tests")]
+    pub(crate) fn some_row(&self) -> &Row {
+        self.seeded
+            .of(Kind::ToMove)
+            .find(|row| !row.shared)
+            .expect("rows to move")
+    }
+}
+
+pub(crate) fn new_path(row: &Row) -> String {
+    row.path.replacen("image/", "avatar/", 1)
+}
