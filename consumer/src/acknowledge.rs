@@ -13,8 +13,16 @@ use tokio::time::sleep;
 use crate::gather::{Gather, Limits};
 use crate::lease::Lease;
 
-/// Ten deletes share a request; several requests in flight keep up with thousands of copies a second.
-const LIMITS: Limits = Limits {
+/// Ten deletes share a request, and a delete is in no hurry: its message is hidden, its row is done.
+/// Several requests in flight keep up with thousands of copies a second.
+const DELETES: Limits = Limits {
+    size: BATCH,
+    linger: Duration::from_millis(250),
+    in_flight: 16,
+};
+
+/// A release is waited for by the next delivery.
+const RELEASES: Limits = Limits {
     size: BATCH,
     linger: Duration::from_millis(20),
     in_flight: 16,
@@ -41,7 +49,7 @@ impl Acknowledge {
     pub fn new(queue: &Arc<dyn Queue>) -> Self {
         let (deleting, releasing) = (Arc::clone(queue), Arc::clone(queue));
         Self {
-            deletes: Gather::start(LIMITS, move |handles: Vec<String>| {
+            deletes: Gather::start(DELETES, move |handles: Vec<String>| {
                 let queue = Arc::clone(&deleting);
                 until_done(handles, move |handles| {
                     let queue = Arc::clone(&queue);
@@ -49,7 +57,7 @@ impl Acknowledge {
                 })
                 .boxed()
             }),
-            releases: Gather::start(LIMITS, move |changes: Vec<(String, Duration)>| {
+            releases: Gather::start(RELEASES, move |changes: Vec<(String, Duration)>| {
                 let queue = Arc::clone(&releasing);
                 until_done(changes, move |changes| {
                     let queue = Arc::clone(&queue);

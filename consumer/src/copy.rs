@@ -10,7 +10,7 @@ use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::catalog::Orphan;
 use bucket_brigade_common::object_store::{Copied, Destination, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::Route;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{Dependency, Health};
@@ -38,6 +38,13 @@ enum Try {
     Proven(Copied),
     Hopeless(Trouble),
     Again(StoreError),
+}
+
+/// A try, and under which circumstances it was made.
+struct Tried {
+    outcome: Try,
+    sent: Instant,
+    is_probe: bool,
 }
 
 /// Copies objects.
@@ -78,10 +85,10 @@ impl Copy {
     pub async fn copy(&self, route: &Route) -> Event {
         let (mut tries, mut throttled) = (0, 0);
         loop {
-            let Some((is_probe, outcome)) = self.try_in_turn(route).await else {
+            let Some(tried) = self.try_in_turn(route).await else {
                 return Event::Interrupted;
             };
-            let wait = match outcome {
+            let wait = match tried.outcome {
                 Try::Proven(copied) => return Event::Copied(copied),
                 Try::Hopeless(trouble) => return Event::CopyFailed(trouble),
                 Try::Again(StoreError::Throttled { .. }) => {
@@ -90,7 +97,10 @@ impl Copy {
                 }
                 Try::Again(error) => {
                     tries += 1;
-                    match self.verdict(&error, route, is_probe).await {
+                    match self
+                        .verdict(&error, route, tried.sent, tried.is_probe)
+                        .await
+                    {
                         Verdict::Everybodys if !is_worn_out(&error, tries) => continue,
                         Verdict::Everybodys => {
                             self.health.up(Dependency::Objects);
@@ -112,7 +122,7 @@ impl Copy {
 
     /// Waits for S3 to be well and for a place in the pace, then tries once. None when the process
     /// stops while waiting.
-    async fn try_in_turn(&self, route: &Route) -> Option<(bool, Try)> {
+    async fn try_in_turn(&self, route: &Route) -> Option<Tried> {
         let entering = async {
             let turn = self.health.turn().await;
             let slot = self.pace.enter().await;
@@ -122,7 +132,12 @@ impl Copy {
             entered = entering => entered,
             () = self.stop.cancelled() => return None,
         };
-        Some((turn.is_probe(), self.try_once(route, slot).await))
+        let sent = Instant::now();
+        Some(Tried {
+            outcome: self.try_once(route, slot).await,
+            sent,
+            is_probe: turn.is_probe(),
+        })
     }
 
     async fn try_once(&self, route: &Route, slot: Slot<'_>) -> Try {
@@ -172,10 +187,21 @@ impl Copy {
     }
 
     /// Whose trouble an error is. An outage is told, and what is in hand waits for its turn.
-    async fn verdict(&self, error: &StoreError, route: &Route, is_probe: bool) -> Verdict {
+    async fn verdict(
+        &self,
+        error: &StoreError,
+        route: &Route,
+        sent: Instant,
+        is_probe: bool,
+    ) -> Verdict {
         let verdict = match error {
+            StoreError::Systemic { .. } if self.outages.went_well_since(sent) => Verdict::Unknown,
             StoreError::Systemic { .. } => Verdict::Everybodys,
-            _ => self.outages.verdict(&*self.store, route, is_probe).await,
+            _ => {
+                self.outages
+                    .verdict(&*self.store, route, sent, is_probe)
+                    .await
+            }
         };
         match verdict {
             Verdict::Everybodys => self.health.down(Dependency::Objects, &advice(error)),

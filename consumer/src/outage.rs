@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::Route;
+use tokio::time::Instant;
 
 /// So many different objects in trouble, one after the other, are an outage.
 const STREAK: usize = 3;
@@ -14,6 +15,7 @@ const STREAK: usize = 3;
 struct State {
     in_trouble: HashSet<String>,
     witness: Option<Route>,
+    last_success: Option<Instant>,
 }
 
 /// Whose trouble an error is.
@@ -36,18 +38,26 @@ impl OutageWatch {
     pub fn went_well(&self, route: &Route) {
         let mut state = self.lock();
         state.in_trouble.clear();
+        state.last_success = Some(Instant::now());
         if state.witness.is_none() {
             state.witness = Some(route.clone());
         }
     }
 
-    /// A copy met an error that may be its own or everybody's. During an outage (`is_probe`) the witness
-    /// is asked at once.
-    pub async fn verdict(&self, store: &dyn ObjectStore, route: &Route, is_probe: bool) -> Verdict {
+    /// A copy that was sent at `sent` met an error that may be its own or everybody's. During an outage
+    /// (`is_probe`) the witness is asked at once.
+    pub async fn verdict(
+        &self,
+        store: &dyn ObjectStore,
+        route: &Route,
+        sent: Instant,
+        is_probe: bool,
+    ) -> Verdict {
         let witness = {
             let mut state = self.lock();
             state.in_trouble.insert(route.source_key.clone());
-            if state.in_trouble.len() < STREAK && !is_probe {
+            let is_streak = state.in_trouble.len() >= STREAK || is_probe;
+            if !is_streak || state.last_success.is_some_and(|success| success >= sent) {
                 return Verdict::Unknown;
             }
             state.witness.clone()
@@ -56,6 +66,13 @@ impl OutageWatch {
             Some(witness) if self.testifies(store, &witness).await => Verdict::Own,
             _ => Verdict::Everybodys,
         }
+    }
+
+    /// Whether any copy went well after this time: an answer from before says nothing of now.
+    pub fn went_well_since(&self, sent: Instant) -> bool {
+        self.lock()
+            .last_success
+            .is_some_and(|success| success >= sent)
     }
 
     /// Asks for a copy that was made before: a store that works, and lets us write, refuses because the

@@ -170,7 +170,8 @@ async fn a_second_feeder_of_the_same_run_is_kept_out() {
     let rig = Rig::new().await;
     let mut first = rig.spawn("feeder", &[], &["--watch"]);
     crate::rig::eventually("the first feeder's lock", async || {
-        rig.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186")
+        rig.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
             .await
             > 0
     })

@@ -1,5 +1,7 @@
 //! Objects above the limit of one CopyObject: the store's own limit, made small.
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{PathRule, Route};
@@ -27,7 +29,7 @@ async fn large() -> (Rig, S3Store, Route, Vec<u8>) {
         .await
         .unwrap();
     let store = S3Store::new(
-        rig.cloud.s3_as("consumer"),
+        without_retries(&rig.cloud.s3_as("consumer")),
         S3Options {
             source_bucket: "images-old".into(),
             destination_bucket: "images-new".into(),
@@ -42,6 +44,12 @@ async fn large() -> (Rig, S3Store, Route, Vec<u8>) {
     let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
     let route = rule.route("image/large +.png").unwrap();
     (rig, store, route, bytes)
+}
+
+/// As the consumer's own client is.
+fn without_retries(client: &Client) -> Client {
+    let config = client.config().to_builder().retry_config(RetryConfig::disabled());
+    Client::from_conf(config.build())
 }
 
 #[tokio::test]
