@@ -17,7 +17,7 @@ use crate::lease::Lease;
 /// Several requests in flight keep up with thousands of copies a second.
 const DELETES: Limits = Limits {
     size: BATCH,
-    linger: Duration::from_millis(250),
+    linger: Duration::from_millis(500),
     in_flight: 16,
 };
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::queue::Queue;
+use bucket_brigade_common::queue::{self, Queue};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,8 @@ use crate::progress::Progress;
 
 /// How often the queue is asked while there is no room.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+const BATCH: u64 = queue::BATCH as u64;
 
 /// How much may be sent before the queue is asked again.
 pub struct BacklogLimit<'a> {
@@ -64,7 +66,9 @@ impl<'a> BacklogLimit<'a> {
         })
         .await?;
         self.asked = Some(Instant::now());
-        self.room = self.max_backlog.saturating_sub(attributes.backlog.total());
+        let room = self.max_backlog.saturating_sub(attributes.backlog.total());
+        // A request costs the same for one message as for ten.
+        self.room = if room < BATCH { room } else { room - room % BATCH };
         self.progress.set_phase(if self.room == 0 {
             "waiting: backlog full"
         } else {

@@ -7,31 +7,37 @@ use aws_sdk_s3::primitives::ByteStream;
 use super::{S3Store, copy_source, store_error};
 use crate::object_store::StoreError;
 
+/// What the second probe object holds; the first one's size is another.
+const UNTOUCHED: &[u8] = b"untouched";
+
 impl S3Store {
     /// Writes two probe objects under `prefix` in the destination bucket, copies one onto the other
-    /// on condition that it is not there, and removes both. True when the store refused.
+    /// on condition that it is not there, and removes both. True when the store refused and really left
+    /// the other as it was: at least one stand-in answers 412 and overwrites all the same.
     ///
     /// # Errors
     /// What the store says when it refuses to write to the destination bucket at all.
     pub async fn honours_conditional_copy(&self, prefix: &str) -> Result<bool, StoreError> {
         let name = format!("{prefix}.bucket-brigade-probe-{:016x}", fastrand::u64(..));
         let (from, to) = (format!("{name}-a"), format!("{name}-b"));
-        self.put_probe(&from).await?;
-        let answer = match self.put_probe(&to).await {
-            Ok(()) => self.copy_onto(&from, &to).await,
-            Err(error) => Err(error),
-        };
+        let answer = self.try_overwriting(&from, &to).await;
         self.remove_probe(&from).await;
         self.remove_probe(&to).await;
         answer
     }
 
-    async fn put_probe(&self, key: &str) -> Result<(), StoreError> {
+    async fn try_overwriting(&self, from: &str, to: &str) -> Result<bool, StoreError> {
+        self.put_probe(from, b"new").await?;
+        self.put_probe(to, UNTOUCHED).await?;
+        Ok(self.copy_onto(from, to).await? && self.is_untouched(to).await?)
+    }
+
+    async fn put_probe(&self, key: &str, body: &'static [u8]) -> Result<(), StoreError> {
         self.client
             .put_object()
             .bucket(&self.options.destination_bucket)
             .key(key)
-            .body(ByteStream::from_static(b"probe"))
+            .body(ByteStream::from_static(body))
             .send()
             .await
             .map(drop)
@@ -58,6 +64,18 @@ impl S3Store {
                 other => Err(other),
             },
         }
+    }
+
+    async fn is_untouched(&self, key: &str) -> Result<bool, StoreError> {
+        let head = self
+            .client
+            .head_object()
+            .bucket(&self.options.destination_bucket)
+            .key(key)
+            .send()
+            .await
+            .map_err(store_error)?;
+        Ok(head.content_length == i64::try_from(UNTOUCHED.len()).ok())
     }
 
     async fn remove_probe(&self, key: &str) {

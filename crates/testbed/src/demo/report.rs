@@ -11,6 +11,7 @@ use super::write_out;
 use crate::checker::Verdict;
 use crate::traffic::TrafficReport;
 
+static DEBUG: std::sync::OnceLock<(std::collections::BTreeMap<String,u64>,std::collections::BTreeMap<String,u64>)> = std::sync::OnceLock::new();
 const VIOLATIONS_SHOWN: usize = 20;
 
 /// What `--json` prints, in this order.
@@ -41,6 +42,7 @@ impl Report {
         seconds: f64,
     ) -> Result<Self> {
         let requests = stage.cloud.requests();
+        let _ = DEBUG.set((requests.snapshot_by("feeder"), requests.snapshot_by("consumer")));
         Ok(Self {
             images: verdict.images,
             moved: verdict.moved,
@@ -84,6 +86,7 @@ impl Report {
             tell(&format!("… and {} more", all - VIOLATIONS_SHOWN));
         }
         let table = self.table(self.holds(verdict));
+        tell(&format!("{:?}", DEBUG.get()));
         if !json {
             return write_out(&table);
         }

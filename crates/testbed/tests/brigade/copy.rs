@@ -158,6 +158,22 @@ async fn nor_on_a_store_that_ignores_the_condition() {
     );
 }
 
+#[tokio::test]
+async fn nor_on_a_store_that_answers_412_and_overwrites() {
+    let ignoring = Options {
+        conditional_copy: false,
+        ..Options::default()
+    };
+    let rig = Rig::with(ignoring, CreateQueue::default()).await;
+    let lying = Effect::ErrorAfterEffect {
+        status: 412,
+        code: "PreconditionFailed".into(),
+        message: "and yet it is overwritten".into(),
+    };
+    let _lying = rig.cloud.inject(Fault::new("CopyObject", lying));
+    conflict(&rig, "auto").await;
+}
+
 async fn conflict(rig: &Rig, conditional_copy: &str) {
     rig.open_run().await;
     let id = rig.image("image/a.png").await;
