@@ -24,7 +24,7 @@ const DELETES: Limits = Limits {
 /// A release is waited for by the next delivery.
 const RELEASES: Limits = Limits {
     size: BATCH,
-    linger: Duration::from_millis(20),
+    linger: Duration::from_millis(100),
     in_flight: 16,
 };
 

@@ -48,6 +48,9 @@ struct ConsumerArgs {
     /// with two probe objects of a few bytes [default: auto]
     #[arg(long, env = "CONDITIONAL_COPY", value_name = "on|off|auto")]
     conditional_copy: Option<String>,
+    /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
+    #[arg(long, env = "SOURCE_REGION", value_name = "REGION")]
+    source_region: Option<String>,
     /// When a copy that does not answer is given up and tried again [default: 2m]
     #[arg(long, env = "COPY_TIMEOUT", value_name = "DURATION")]
     copy_timeout: Option<String>,
@@ -71,6 +74,8 @@ pub struct Settings {
     pub storage_class: Option<StorageClass>,
     /// Whether the store honours conditional copies; none to find out.
     pub conditional_copy: Option<bool>,
+    /// The source bucket's region, when it is another.
+    pub source_region: Option<String>,
     /// When a copy is given up.
     pub copy_timeout: Duration,
     /// This process in the ledger.
@@ -120,6 +125,9 @@ impl ConsumerArgs {
             None,
             conditional_copy,
         );
+        let source_region = problems.parsed("SOURCE_REGION", self.source_region, None, |region| {
+            Ok(Some(region.to_owned()))
+        });
         let timeout = positive(Duration::from_secs(1), Duration::from_hours(1));
         let copy_timeout = problems.parsed(
             "COPY_TIMEOUT",
@@ -138,6 +146,7 @@ impl ConsumerArgs {
             shutdown_grace,
             storage_class,
             conditional_copy,
+            source_region,
             copy_timeout,
             name,
         }

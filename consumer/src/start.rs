@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use bucket_brigade_common::ledger::{self, Ledger, LedgerError};
+use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::preflight::{Need, PreflightError, check_bucket, check_queue};
 use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_common::sqs::SqsQueue;
@@ -28,12 +28,16 @@ const LOOK_FOR_RUN: Duration = Duration::from_secs(1);
 pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<u8> {
     let sdk = aws::load().await;
     let migration = settings.migration.clone();
-    let s3 = aws::s3_client(&sdk, migration.force_path_style, settings.copy_timeout);
+    let client = |region| {
+        let timeout = settings.copy_timeout;
+        aws::s3_client(&sdk, migration.force_path_style, timeout, region)
+    };
+    let (s3, source_s3) = (client(None), client(settings.source_region.as_deref()));
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
     let attributes = check_queue(&queue, &migration.queue_url).await?;
     let run_spec = &migration.run;
     check_bucket(
-        &s3,
+        &source_s3,
         "SOURCE_BUCKET_NAME",
         &run_spec.source_bucket,
         Need::Use,
@@ -49,7 +53,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let Some(ledger) = find_run(&settings, &stop).await? else {
         return Ok(exit::DONE);
     };
-    let store = open_store(s3, &settings).await?;
+    let store = open_store(s3, source_s3, &settings).await?;
     tracing::info!(
         name = settings.name,
         run = ledger.run_id(),
@@ -102,7 +106,11 @@ async fn find_run(
 }
 
 /// Finds out, unless told, whether the store refuses to overwrite on our condition.
-async fn open_store(client: aws_sdk_s3::Client, settings: &Settings) -> anyhow::Result<S3Store> {
+async fn open_store(
+    client: aws_sdk_s3::Client,
+    source_client: aws_sdk_s3::Client,
+    settings: &Settings,
+) -> anyhow::Result<S3Store> {
     let run = &settings.migration.run;
     let options = S3Options {
         source_bucket: run.source_bucket.clone(),
@@ -111,21 +119,14 @@ async fn open_store(client: aws_sdk_s3::Client, settings: &Settings) -> anyhow::
         conditional_copy: settings.conditional_copy.unwrap_or(true),
         limits: CopyLimits::default(),
     };
-    let store = S3Store::new(client.clone(), options.clone());
+    let store = S3Store::new(client.clone(), source_client.clone(), options.clone());
     if settings.conditional_copy.is_some() {
         return Ok(store);
     }
     let honours = store
         .honours_conditional_copy(run.rule.destination_key_prefix())
         .await
-        .map_err(|error| PreflightError::NotAllowed {
-            setting: "DESTINATION_BUCKET_NAME",
-            problem: format!(
-                "cannot write to bucket '{}': {error}",
-                run.destination_bucket
-            ),
-        })
-        .context("checking whether the store honours conditional copies")?;
+        .map_err(|error| cannot_write(&run.destination_bucket, &error))?;
     if honours {
         return Ok(store);
     }
@@ -134,9 +135,21 @@ async fn open_store(client: aws_sdk_s3::Client, settings: &Settings) -> anyhow::
     );
     Ok(S3Store::new(
         client,
+        source_client,
         S3Options {
             conditional_copy: false,
             ..options
         },
     ))
+}
+
+fn cannot_write(bucket: &str, error: &StoreError) -> PreflightError {
+    let setting = "DESTINATION_BUCKET_NAME";
+    let problem = format!("cannot write to bucket '{bucket}': {error}");
+    match error {
+        StoreError::Throttled { .. } | StoreError::Transient { .. } => {
+            PreflightError::Unreachable { setting, problem }
+        }
+        _ => PreflightError::NotAllowed { setting, problem },
+    }
 }

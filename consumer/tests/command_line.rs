@@ -1,5 +1,4 @@
 //! What people read and copy: the help, and the sample of the settings.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::process::Command;
 
@@ -33,14 +32,18 @@ fn the_sample_of_the_settings_can_be_used_as_it_is() {
             None => panic!("{name} is no setting"),
         }
     });
-    let args = Args::try_parse_from(std::iter::once("consumer".to_owned()).chain(flags.flatten())).unwrap();
+    let args = Args::try_parse_from(std::iter::once("consumer".to_owned()).chain(flags.flatten()))
+        .unwrap();
     args.parse_settings().unwrap();
 }
 
 #[test]
 fn the_sample_names_every_setting() {
     let sample = include_str!("../env.sample");
-    for name in Args::command().get_arguments().filter_map(clap::Arg::get_env) {
+    for name in Args::command()
+        .get_arguments()
+        .filter_map(clap::Arg::get_env)
+    {
         let name = name.to_str().unwrap();
         assert!(sample.contains(&format!("{name}=")), "{name} is missing");
     }

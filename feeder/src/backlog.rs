@@ -48,12 +48,21 @@ impl<'a> BacklogLimit<'a> {
     /// # Errors
     /// [`Stopped`]
     pub async fn take(&mut self, most: usize) -> Result<usize, Stopped> {
-        while self.room == 0 {
+        let wanted = u64::try_from(most)
+            .unwrap_or(u64::MAX)
+            .min(self.worthwhile());
+        while self.room < wanted {
             self.ask().await?;
         }
         let taken = self.room.min(u64::try_from(most).unwrap_or(u64::MAX));
         self.room -= taken;
         Ok(usize::try_from(taken).unwrap_or(most))
+    }
+
+    /// A request costs the same for one message as for ten, so less than ten is waited for; but not
+    /// when the limit is so low that a few circling messages would keep it from ever being reached.
+    fn worthwhile(&self) -> u64 {
+        BATCH.min(self.max_backlog / 10)
     }
 
     /// The queue's counts lag behind; asking rarely lets what was sent show up in them.
@@ -66,10 +75,8 @@ impl<'a> BacklogLimit<'a> {
         })
         .await?;
         self.asked = Some(Instant::now());
-        let room = self.max_backlog.saturating_sub(attributes.backlog.total());
-        // A request costs the same for one message as for ten.
-        self.room = if room < BATCH { room } else { room - room % BATCH };
-        self.progress.set_phase(if self.room == 0 {
+        self.room = self.max_backlog.saturating_sub(attributes.backlog.total());
+        self.progress.set_phase(if self.room < self.worthwhile() {
             "waiting: backlog full"
         } else {
             "feeding"

@@ -34,7 +34,7 @@ pub async fn persist<T, E: Display>(
                 return Ok(answer);
             }
             Err(error) if tries == 2 => {
-                tracing::error!(%error, "{what}: {error}; trying again until it works")
+                tracing::error!(%error, "{what}: {error}; trying again until it works");
             }
             Err(error) => tracing::debug!(%error, tries, "{what}"),
         }

@@ -82,24 +82,15 @@ impl Display {
             failed,
             ..
         } = *numbers;
-        match &self.0 {
-            Some(bar) => {
-                if let Some(total) = in_scope {
-                    bar.set_length(total.max(numbers.accounted()));
-                }
-                bar.set_position(numbers.accounted());
-                bar.set_message(format!("{per_second:.0}/s ETA {eta} · {phase}"));
+        if let Some(bar) = &self.0 {
+            if let Some(total) = in_scope {
+                bar.set_length(total.max(numbers.accounted()));
             }
-            None => tracing::info!(
-                moved,
-                changed,
-                failed,
-                fed,
-                in_scope,
-                rate = format!("{per_second:.1}/s"),
-                eta,
-                "{phase}"
-            ),
+            bar.set_position(numbers.accounted());
+            bar.set_message(format!("{per_second:.0}/s ETA {eta} · {phase}"));
+        } else {
+            let rate = format!("{per_second:.1}/s");
+            tracing::info!(moved, changed, failed, fed, in_scope, rate, eta, "{phase}");
         }
     }
 

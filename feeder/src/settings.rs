@@ -96,7 +96,6 @@ impl FeederArgs {
         );
         Pacing {
             page_size: problems.parsed("PAGE_SIZE", self.page_size, 1000, whole(1, 100_000)),
-            // Beyond 120,000 in flight SQS hands out nothing more; a deeper backlog serves nobody.
             max_backlog: problems.parsed(
                 "MAX_BACKLOG",
                 self.max_backlog,

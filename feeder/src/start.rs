@@ -72,7 +72,7 @@ async fn connect_queue(settings: &Settings) -> anyhow::Result<SqsQueue> {
     let migration = &settings.migration;
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
     check_queue(&queue, &migration.queue_url).await?;
-    let s3 = aws::s3_client(&sdk, migration.force_path_style, BUCKET_TIMEOUT);
+    let s3 = aws::s3_client(&sdk, migration.force_path_style, BUCKET_TIMEOUT, None);
     let run = &migration.run;
     check_bucket(&s3, "SOURCE_BUCKET_NAME", &run.source_bucket, Need::Name).await?;
     check_bucket(

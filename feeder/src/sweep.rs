@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use bucket_brigade_common::catalog::Failure;
 use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::queue::BATCH;
 use bucket_brigade_common::row_id::RowId;
-use bucket_brigade_common::scope::{Page, Scope};
+use bucket_brigade_common::scope::{Page, Position, Scope};
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
@@ -51,7 +53,7 @@ impl Sweep<'_> {
             let Some(last) = page.last.clone() else {
                 return Ok(position.sweep_fed);
             };
-            let fed = self.feed(page).await?;
+            let fed = self.feed(page, position.rate_limit).await?;
             persist("moving the cursor", self.stop, async || {
                 self.scope.advance(&last, fed).await
             })
@@ -59,7 +61,7 @@ impl Sweep<'_> {
         }
     }
 
-    async fn wait_while_paused(&self) -> Result<bucket_brigade_common::scope::Position, Stopped> {
+    async fn wait_while_paused(&self) -> Result<Position, Stopped> {
         loop {
             let position = persist("reading the cursor", self.stop, async || {
                 self.scope.position().await
@@ -74,28 +76,28 @@ impl Sweep<'_> {
     }
 
     /// Sends a page as the backlog allows; rows without a route are recorded as failed.
-    async fn feed(&mut self, page: Page) -> Result<u64, Stopped> {
+    async fn feed(&mut self, page: Page, rate_limit: Option<f64>) -> Result<u64, Stopped> {
         let (rows, failures) = self.sort(page.rows);
         if !failures.is_empty() {
             self.send.record(&failures).await?;
         }
         let mut rest = &rows[..];
         while !rest.is_empty() {
-            let room = self.backlog.take(rest.len()).await?;
+            let most = rate_limit.map_or(rest.len(), |_| rest.len().min(BATCH));
+            let room = self.backlog.take(most).await?;
             let (now, later) = rest.split_at(room);
             self.send.send_all(now).await?;
+            if let Some(per_second) = rate_limit {
+                self.progress.set_phase("feeding at the rate limit");
+                pause(share_of_a_second(room, per_second), self.stop).await?;
+            }
             rest = later;
         }
         Ok(u64::try_from(rows.len()).unwrap_or(0))
     }
 
-    fn sort(
-        &self,
-        rows: Vec<(RowId, String)>,
-    ) -> (
-        Vec<(RowId, String)>,
-        Vec<bucket_brigade_common::catalog::Failure>,
-    ) {
+    /// Rows without a route are told from the others.
+    fn sort(&self, rows: Vec<(RowId, String)>) -> (Vec<(RowId, String)>, Vec<Failure>) {
         let mut good = Vec::with_capacity(rows.len());
         let mut failures = Vec::new();
         for row in rows {
@@ -106,4 +108,9 @@ impl Sweep<'_> {
         }
         (good, failures)
     }
+}
+
+fn share_of_a_second(rows: usize, per_second: f64) -> Duration {
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+    Duration::try_from_secs_f64(f64::from(rows) / per_second).unwrap_or(Duration::MAX)
 }

@@ -22,8 +22,9 @@ CREATE TABLE bucket_brigade.run (
     fed                    bigint NOT NULL DEFAULT 0,
     -- Rows that had the old prefix when the run began; null until they are counted.
     in_scope               bigint,
+    -- Set by hand or by an operator's command; the feeder obeys before its next page.
     paused                 boolean NOT NULL DEFAULT false,
-    -- Copies per second allowed to the whole fleet; null for no limit.
+    -- Rows fed per second at most, which bounds the copies of the whole fleet; null for no limit.
     rate_limit             double precision CHECK (rate_limit > 0),
     started_at             timestamptz NOT NULL DEFAULT now(),
     finished_at            timestamptz,

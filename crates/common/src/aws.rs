@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{StalledStreamProtectionConfig, http::HttpResponse};
+use aws_sdk_s3::config::{Region, StalledStreamProtectionConfig, http::HttpResponse};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 /// Receives wait up to 20 s; anything slower than this is lost.
@@ -23,9 +23,18 @@ pub async fn load() -> SdkConfig {
         .await
 }
 
-/// The S3 client.
-pub fn s3_client(sdk: &SdkConfig, force_path_style: bool, timeout: Duration) -> aws_sdk_s3::Client {
-    let config = aws_sdk_s3::config::Builder::from(sdk)
+/// An S3 client, for the region of the settings or another.
+pub fn s3_client(
+    sdk: &SdkConfig,
+    force_path_style: bool,
+    timeout: Duration,
+    region: Option<&str>,
+) -> aws_sdk_s3::Client {
+    let mut config = aws_sdk_s3::config::Builder::from(sdk);
+    if let Some(region) = region {
+        config.set_region(Some(Region::new(region.to_owned())));
+    }
+    let config = config
         .force_path_style(force_path_style)
         .timeout_config(TimeoutConfig::builder().operation_timeout(timeout).build())
         .build();
@@ -43,6 +52,9 @@ pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
         .build();
     aws_sdk_sqs::Client::from_conf(config)
 }
+
+/// Our code for a request that was never sent, for want of credentials, a region or an endpoint.
+pub const NOT_SENT: &str = "RequestNotSent";
 
 /// Where an error arose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +109,7 @@ fn origin<E>(error: &SdkError<E, HttpResponse>, status: u16) -> (Origin, &'stati
         SdkError::DispatchFailure(failure)
             if failure.is_other() && failure.as_other().is_none() =>
         {
-            (Origin::Local, "RequestNotSent")
+            (Origin::Local, NOT_SENT)
         }
         SdkError::DispatchFailure(_) => (Origin::Transport, "ConnectionFailed"),
         _ => (Origin::Local, "RequestNotBuilt"),

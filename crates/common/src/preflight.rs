@@ -3,7 +3,7 @@
 use aws_sdk_s3::Client;
 use thiserror::Error;
 
-use crate::aws::{Answer, Origin};
+use crate::aws::{Answer, NOT_SENT, Origin};
 use crate::exit;
 use crate::queue::{Queue, QueueAttributes, QueueError};
 
@@ -47,6 +47,15 @@ impl PreflightError {
     }
 }
 
+/// Before the first request, what is most often missing is not ours to name more precisely: the SDK
+/// looks for credentials and region in a dozen places.
+fn no_credentials(message: &str) -> PreflightError {
+    PreflightError::Wrong {
+        setting: "AWS_REGION, AWS_PROFILE or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+        problem: format!("no request can be sent: {message}"),
+    }
+}
+
 /// How strictly a bucket is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -69,6 +78,7 @@ pub async fn check_queue(queue: &dyn Queue, url: &str) -> Result<QueueAttributes
             let problem = format!("there is no queue '{url}' in this account and region");
             PreflightError::Wrong { setting, problem }
         }
+        QueueError::Refused { code, message, .. } if code == NOT_SENT => no_credentials(&message),
         QueueError::Refused { .. } => PreflightError::NotAllowed {
             setting,
             problem: format!("'{url}': {error} (sqs:GetQueueAttributes is needed)"),
@@ -112,8 +122,11 @@ pub async fn check_bucket(
             return Err(PreflightError::Wrong { setting, problem });
         }
         _ if need == Need::Name => return Ok(()),
+        (Origin::Local, _) => no_credentials(&message),
         (Origin::Service, 301) => {
-            let problem = format!("bucket '{bucket}' is in another region than AWS_REGION says");
+            let problem = format!(
+                "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION tells the source's, when the two differ)"
+            );
             return Err(PreflightError::Wrong { setting, problem });
         }
         (Origin::Service, 403) => PreflightError::NotAllowed {

@@ -7,7 +7,7 @@ use crate::catalog::CatalogError;
 use crate::row_id::RowId;
 
 /// How far the feeding has come. It survives the feeder.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Position {
     /// The last id whose sends the queue confirmed in this sweep; none at a sweep's beginning.
     pub cursor: Option<RowId>,
@@ -17,6 +17,8 @@ pub struct Position {
     pub sweep_fed: u64,
     /// Whether an operator paused the run.
     pub paused: bool,
+    /// Rows fed per second at most, which bounds the copies of the whole fleet; none for no limit.
+    pub rate_limit: Option<f64>,
 }
 
 /// One keyset page: a stretch of the table in id order.

@@ -18,7 +18,7 @@ pub struct LogArgs {
     pub log_format: Option<String>,
     /// What to log: a level, or the directives of tracing's `EnvFilter` [default: info]
     #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
-    pub log: Option<String>,
+    pub rust_log: Option<String>,
 }
 
 /// The checked settings.
@@ -36,7 +36,7 @@ impl LogArgs {
             "text" => Ok(false),
             _ => Err("is neither text nor json".into()),
         });
-        let filter = problems.parsed("RUST_LOG", self.log, None, |text| {
+        let filter = problems.parsed("RUST_LOG", self.rust_log, None, |text| {
             EnvFilter::try_new(text)
                 .map(Some)
                 .map_err(|error| format!("is not a log filter: {error}"))

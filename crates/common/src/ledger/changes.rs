@@ -35,6 +35,9 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
     orphans = c.orphans + excluded.orphans, seen_at = now()";
 
 /// `$1` run, `$2` worker, `$3` ids, `$4` paths, `$5` codes, `$6` messages, `$7` permanent.
+///
+/// A row that fails holds its old path: a move on record for it was undone since, and a row has one
+/// state only.
 const FAIL: &str = "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[])
         AS i (id, path, code, message, permanent)
@@ -48,11 +51,16 @@ const FAIL: &str = "WITH input AS (
 ), no_change AS (
     DELETE FROM bucket_brigade.changes c USING input i
      WHERE c.run_id = $1 AND c.row_id = i.id RETURNING 1
+), no_move AS (
+    DELETE FROM bucket_brigade.moves m USING input i
+     WHERE m.run_id = $1 AND m.row_id = i.id RETURNING 1
 )
-INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed)
-SELECT $1, $2, (SELECT count(*) FROM failed WHERE is_new), -(SELECT count(*) FROM no_change)
+INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed, moved)
+SELECT $1, $2, (SELECT count(*) FROM failed WHERE is_new), -(SELECT count(*) FROM no_change),
+       -(SELECT count(*) FROM no_move)
 ON CONFLICT (run_id, worker) DO UPDATE SET
-    failed = c.failed + excluded.failed, changed = c.changed + excluded.changed, seen_at = now()";
+    failed = c.failed + excluded.failed, changed = c.changed + excluded.changed,
+    moved = c.moved + excluded.moved, seen_at = now()";
 
 /// `$1` run, `$2` worker, `$3` message ids, `$4` reasons, `$5` excerpts.
 const POISON: &str = "WITH recorded AS (

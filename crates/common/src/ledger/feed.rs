@@ -11,7 +11,7 @@ use crate::scope::{Page, Position, Progress, Scope};
 use crate::sql::like_prefix;
 
 const POSITION: &str =
-    "SELECT cursor, sweep, sweep_fed, paused FROM bucket_brigade.run WHERE id = $1";
+    "SELECT cursor, sweep, sweep_fed, paused, rate_limit FROM bucket_brigade.run WHERE id = $1";
 
 const ADVANCE: &str = "UPDATE bucket_brigade.run
     SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE id = $1";
@@ -173,17 +173,21 @@ impl Ledger {
     }
 }
 
+/// A row of [`POSITION`].
+type Found = (Option<String>, i64, i64, bool, Option<f64>);
+
 #[async_trait]
 impl Scope for Ledger {
     async fn position(&self) -> Result<Position, CatalogError> {
         let query = sqlx::query_as(POSITION).bind(self.run_id);
-        let (cursor, sweep, sweep_fed, paused): (Option<String>, i64, i64, bool) =
+        let (cursor, sweep, sweep_fed, paused, rate_limit): Found =
             within(query.fetch_one(&self.pool)).await?;
         Ok(Position {
             cursor: cursor.map(RowId::from_database),
             sweep: u64::try_from(sweep).unwrap_or(0),
             sweep_fed: u64::try_from(sweep_fed).unwrap_or(0),
             paused,
+            rate_limit,
         })
     }
 

@@ -6,6 +6,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection};
 
 use super::errors::is_denied;
+use super::table::Access;
 use super::{Ledger, LedgerError, Table, TableSpec, schema};
 use crate::path_rule::PathRule;
 
@@ -59,7 +60,7 @@ impl Ledger {
     /// # Errors
     /// A [`LedgerError`] that names the culprit; nothing was touched but the ledger.
     pub async fn open(pool: PgPool, spec: &RunSpec, worker: &str) -> Result<Self, LedgerError> {
-        let table = discover(&pool, spec).await?;
+        let table = discover(&pool, spec, Access::Read).await?;
         schema::ensure(&pool).await?;
         bind_spec(sqlx::query(CREATE), spec, &table)
             .execute(&pool)
@@ -79,7 +80,7 @@ impl Ledger {
         spec: &RunSpec,
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
-        let table = discover(&pool, spec).await?;
+        let table = discover(&pool, spec, Access::Update).await?;
         if !schema::is_ready(&pool).await? {
             return Ok(None);
         }
@@ -107,9 +108,9 @@ impl Ledger {
     }
 }
 
-async fn discover(pool: &PgPool, spec: &RunSpec) -> Result<Table, LedgerError> {
+async fn discover(pool: &PgPool, spec: &RunSpec, access: Access) -> Result<Table, LedgerError> {
     connect(pool).await?;
-    Table::discover(pool, &spec.table).await
+    Table::discover(pool, &spec.table, access).await
 }
 
 /// Connects once outside the pool, which would retry in silence and then only say that time ran out.

@@ -3,6 +3,7 @@
 use sqlx::postgres::PgPool;
 
 use super::LedgerError;
+use super::errors::is_denied;
 use crate::row_id::IdType;
 use crate::sql::{TableName, quote_identifier};
 
@@ -30,6 +31,15 @@ pub struct Table {
     pub path: String,
     /// The id's type.
     pub id_type: IdType,
+}
+
+/// What a process does with the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// The feeder reads it.
+    Read,
+    /// The consumer reads it and sets paths.
+    Update,
 }
 
 /// One column: number, type (a domain's base type), and what else decides.
@@ -66,7 +76,11 @@ impl Table {
     ///
     /// # Errors
     /// A [`LedgerError`] that names the setting at fault.
-    pub(super) async fn discover(pool: &PgPool, spec: &TableSpec) -> Result<Self, LedgerError> {
+    pub(super) async fn discover(
+        pool: &PgPool,
+        spec: &TableSpec,
+        access: Access,
+    ) -> Result<Self, LedgerError> {
         let (oid, name) = relation(pool, spec).await?;
         let columns = Columns {
             pool,
@@ -77,7 +91,7 @@ impl Table {
         let path = columns.find("PATH_COLUMN", &spec.path_column).await?;
         columns.check_path(spec, &path)?;
         let id_type = columns.check_id(spec, &id).await?;
-        columns.check_rights(spec, id.0, path.0).await?;
+        columns.check_rights(spec, access, id.0, path.0).await?;
         Ok(Self {
             sql: name.quoted(),
             name,
@@ -89,10 +103,11 @@ impl Table {
 }
 
 async fn relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableName), LedgerError> {
-    let found: Option<(i64, String, String, String)> = sqlx::query_as(RELATION)
-        .bind(spec.table.quoted())
-        .fetch_optional(pool)
-        .await?;
+    let query = sqlx::query_as(RELATION).bind(spec.table.quoted());
+    let found: Option<(i64, String, String, String)> = match query.fetch_optional(pool).await {
+        Err(error) if is_denied(&error) => return Err(no_usage(pool, spec).await?),
+        found => found?,
+    };
     let Some((oid, schema, table, kind)) = found else {
         return Err(no_such_table(pool, spec).await?);
     };
@@ -112,6 +127,23 @@ async fn relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableName), L
     Err(LedgerError::NotATable {
         table: name.to_string(),
         kind: kind.into(),
+    })
+}
+
+/// Without the right to look into its schema, a table's name cannot even be resolved.
+async fn no_usage(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, LedgerError> {
+    let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
+        .fetch_one(pool)
+        .await?;
+    let role = quote_identifier(&user);
+    let schema = spec.table.schema.as_deref().unwrap_or("public");
+    Ok(LedgerError::NotAllowed {
+        what: format!("look into schema '{schema}' for table '{}'", spec.table),
+        sql: format!(
+            "GRANT USAGE ON SCHEMA {} TO {role};",
+            quote_identifier(schema)
+        ),
+        user,
     })
 }
 
@@ -202,28 +234,38 @@ impl Columns<'_> {
         }
     }
 
-    async fn check_rights(&self, spec: &TableSpec, id: i16, path: i16) -> Result<(), LedgerError> {
+    async fn check_rights(
+        &self,
+        spec: &TableSpec,
+        access: Access,
+        id: i16,
+        path: i16,
+    ) -> Result<(), LedgerError> {
         let (user, usage, select, update): (String, bool, bool, bool) = sqlx::query_as(RIGHTS)
             .bind(self.oid)
             .bind(id)
             .bind(path)
             .fetch_one(self.pool)
             .await?;
-        if usage && select && update {
+        if usage && select && (update || access == Access::Read) {
             return Ok(());
         }
         let role = quote_identifier(&user);
-        let table = self.name.quoted();
         let schema = quote_identifier(self.name.schema.as_deref().unwrap_or("public"));
         let (id, path) = (
             quote_identifier(&spec.id_column),
             quote_identifier(&spec.path_column),
         );
+        let (what, update) = match access {
+            Access::Read => ("read", String::new()),
+            Access::Update => ("read and update", format!(", UPDATE ({path})")),
+        };
+        let table = self.name.quoted();
         Err(LedgerError::NotAllowed {
             user,
-            what: format!("read and update table '{}'", self.name),
+            what: format!("{what} table '{}'", self.name),
             sql: format!(
-                "GRANT USAGE ON SCHEMA {schema} TO {role};\nGRANT SELECT ({id}, {path}), UPDATE ({path}) ON {table} TO {role};"
+                "GRANT USAGE ON SCHEMA {schema} TO {role};\nGRANT SELECT ({id}, {path}){update} ON {table} TO {role};"
             ),
         })
     }

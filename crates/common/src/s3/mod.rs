@@ -55,13 +55,19 @@ pub struct S3Options {
 #[derive(Debug, Clone)]
 pub struct S3Store {
     client: Client,
+    source_client: Client,
     options: S3Options,
 }
 
 impl S3Store {
-    /// A store on a client whose own retries are off.
-    pub fn new(client: Client, options: S3Options) -> Self {
-        Self { client, options }
+    /// A store on clients whose own retries are off. Copies are sent to the destination's region; what
+    /// is asked about a source object goes to the source's.
+    pub fn new(client: Client, source_client: Client, options: S3Options) -> Self {
+        Self {
+            client,
+            source_client,
+            options,
+        }
     }
 
     /// Refuses to go on when there is an object at the destination. Only for stores that ignore the

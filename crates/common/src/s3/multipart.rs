@@ -2,6 +2,7 @@
 //! carrying what a single copy would have carried by itself.
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, StorageClass};
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -57,6 +58,7 @@ async fn create(
         .set_content_encoding(source.content_encoding.clone())
         .set_content_disposition(source.content_disposition.clone())
         .set_content_language(source.content_language.clone())
+        .set_expires(expires(source))
         .set_website_redirect_location(source.website_redirect_location.clone())
         .set_metadata(source.metadata.clone())
         .set_tagging(source_tags(store, route).await?)
@@ -70,13 +72,21 @@ async fn create(
     })
 }
 
+/// The source's class, unless it is an archive's: the application could not read the copy.
 fn source_class(source: &HeadObjectOutput) -> Option<StorageClass> {
-    source.storage_class.clone()
+    let class = source.storage_class.clone();
+    class.filter(|class| !matches!(class, StorageClass::Glacier | StorageClass::DeepArchive))
+}
+
+/// S3 hands out whatever text was stored; only a date can be set again.
+fn expires(source: &HeadObjectOutput) -> Option<DateTime> {
+    let text = source.expires_string.as_deref()?;
+    DateTime::from_str(text, DateTimeFormat::HttpDate).ok()
 }
 
 async fn source_tags(store: &S3Store, route: &Route) -> Result<Option<String>, StoreError> {
     let output = store
-        .client
+        .source_client
         .get_object_tagging()
         .bucket(&store.options.source_bucket)
         .key(&route.source_key)

@@ -11,7 +11,6 @@ use super::write_out;
 use crate::checker::Verdict;
 use crate::traffic::TrafficReport;
 
-static DEBUG: std::sync::OnceLock<(std::collections::BTreeMap<String,u64>,std::collections::BTreeMap<String,u64>)> = std::sync::OnceLock::new();
 const VIOLATIONS_SHOWN: usize = 20;
 
 /// What `--json` prints, in this order.
@@ -42,7 +41,6 @@ impl Report {
         seconds: f64,
     ) -> Result<Self> {
         let requests = stage.cloud.requests();
-        let _ = DEBUG.set((requests.snapshot_by("feeder"), requests.snapshot_by("consumer")));
         Ok(Self {
             images: verdict.images,
             moved: verdict.moved,
@@ -86,7 +84,6 @@ impl Report {
             tell(&format!("… and {} more", all - VIOLATIONS_SHOWN));
         }
         let table = self.table(self.holds(verdict));
-        tell(&format!("{:?}", DEBUG.get()));
         if !json {
             return write_out(&table);
         }

@@ -19,7 +19,7 @@ use crate::seed::Seeded;
 use log::Journal;
 
 /// So many that slow answers do not keep the rate down.
-const READERS: u32 = 8;
+const READERS: u32 = 48;
 
 /// How busy the application is.
 #[derive(Debug, Clone)]

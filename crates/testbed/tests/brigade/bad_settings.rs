@@ -228,3 +228,32 @@ async fn a_queue_without_a_redrive_policy_is_warned_of() {
     .await;
     stop(consumer).await;
 }
+
+#[tokio::test]
+async fn missing_credentials_are_not_mistaken_for_missing_rights() {
+    let rig = Rig::new().await;
+    let none = [
+        ("AWS_ACCESS_KEY_ID", "-"),
+        ("AWS_SECRET_ACCESS_KEY", "-"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("HOME", "/nonexistent"),
+    ];
+    refused(
+        &rig,
+        &none,
+        64,
+        &["AWS_ACCESS_KEY_ID", "no request can be sent"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_missing_region_is_told() {
+    let rig = Rig::new().await;
+    let none = [
+        ("AWS_REGION", "-"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("HOME", "/nonexistent"),
+    ];
+    refused(&rig, &none, 64, &["AWS_REGION", "no request can be sent"]).await;
+}

@@ -154,7 +154,7 @@ async fn without_the_right_to_update_the_grant_is_printed() {
     ))
     .await;
     let url = as_role(&rig.application.database_url, &role);
-    let ended = rig.run("feeder", &[("DATABASE_URL", &url)]).await;
+    let ended = rig.run("consumer", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     assert!(
         ended
@@ -170,9 +170,11 @@ async fn a_second_feeder_of_the_same_run_is_kept_out() {
     let rig = Rig::new().await;
     let mut first = rig.spawn("feeder", &[], &["--watch"]);
     crate::rig::eventually("the first feeder's lock", async || {
-        rig.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
-            .await
+        rig.number(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+        .await
             > 0
     })
     .await;
@@ -202,5 +204,27 @@ async fn a_database_that_does_not_answer() {
         let ended = rig.run(program, &[("DATABASE_URL", &url)]).await;
         assert_eq!(ended.code, Some(69), "{}", ended.log);
         assert!(ended.log.contains("no_such_database"), "{}", ended.log);
+    }
+}
+
+#[tokio::test]
+async fn without_the_right_to_look_into_the_schema_the_grant_is_printed() {
+    let mut rig = Rig::new().await;
+    let role = format!("outsider_{:x}", fastrand::u64(..));
+    rig.sql(&format!(
+        "CREATE SCHEMA closed; ALTER TABLE images SET SCHEMA closed;
+         CREATE ROLE {role} LOGIN PASSWORD 'poor'"
+    ))
+    .await;
+    rig.application.table.name = "closed.images".into();
+    let url = as_role(&rig.application.database_url, &role);
+    for program in ["feeder", "consumer"] {
+        let ended = rig.run(program, &[("DATABASE_URL", &url)]).await;
+        assert_eq!(ended.code, Some(77), "{}", ended.log);
+        assert!(
+            ended.log.contains("GRANT USAGE ON SCHEMA \"closed\""),
+            "{}",
+            ended.log
+        );
     }
 }

@@ -293,3 +293,26 @@ async fn a_run_that_is_done_finds_new_rows_when_it_is_started_again() {
     );
     stop(consumer).await;
 }
+
+#[tokio::test]
+async fn a_paused_run_feeds_nothing_until_it_goes_on_and_a_limit_slows_it() {
+    let rig = Rig::new().await;
+    rig.images(30).await;
+    rig.open_run().await;
+    rig.sql("UPDATE bucket_brigade.run SET paused = true, rate_limit = 10")
+        .await;
+    let mut feeder = rig.spawn("feeder", &[("LOG_FORMAT", "json")], &[]);
+    eventually("the pause", async || {
+        feeder.log_tail(50).contains("paused by an operator")
+    })
+    .await;
+    assert_eq!(rig.queued().await, 0);
+    let started = std::time::Instant::now();
+    rig.sql("UPDATE bucket_brigade.run SET paused = false")
+        .await;
+    let consumer = rig.consumer(&[]);
+    assert_eq!(end(&mut feeder).await.code, Some(0));
+    assert!(started.elapsed().as_secs() >= 3, "30 rows at 10 per second");
+    assert_eq!(rig.count("moves").await, 30);
+    stop(consumer).await;
+}

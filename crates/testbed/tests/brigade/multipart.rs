@@ -28,8 +28,10 @@ async fn large() -> (Rig, S3Store, Route, Vec<u8>) {
         .put_object(&at, bytes.clone(), &properties())
         .await
         .unwrap();
+    let client = without_retries(&rig.cloud.s3_as("consumer"));
     let store = S3Store::new(
-        without_retries(&rig.cloud.s3_as("consumer")),
+        client.clone(),
+        client,
         S3Options {
             source_bucket: "images-old".into(),
             destination_bucket: "images-new".into(),
@@ -48,7 +50,10 @@ async fn large() -> (Rig, S3Store, Route, Vec<u8>) {
 
 /// As the consumer's own client is.
 fn without_retries(client: &Client) -> Client {
-    let config = client.config().to_builder().retry_config(RetryConfig::disabled());
+    let config = client
+        .config()
+        .to_builder()
+        .retry_config(RetryConfig::disabled());
     Client::from_conf(config.build())
 }
 

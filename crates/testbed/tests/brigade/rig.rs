@@ -261,12 +261,12 @@ pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
 pub(crate) async fn end(process: &mut Process) -> Ended {
     let status = tokio::time::timeout(PATIENCE, process.wait()).await;
     let log = process.log_tail(400);
-    match status {
-        Ok(status) => Ended {
-            code: status.unwrap().code(),
-            log,
-        },
-        Err(_) => panic!("{} did not end; its log:\n{log}", process.name()),
+    let Ok(status) = status else {
+        panic!("{} did not end; its log:\n{log}", process.name());
+    };
+    Ended {
+        code: status.unwrap().code(),
+        log,
     }
 }
 

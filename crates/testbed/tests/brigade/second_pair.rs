@@ -20,6 +20,7 @@ impl Drop for Moto {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "a word on what is skipped")]
 fn start_moto() -> Option<Moto> {
     let is_there = Command::new("python3")
         .args(["-c", "import moto.server"])

@@ -59,7 +59,7 @@ async fn copies_under_way_are_finished_and_the_rest_is_given_back() {
 async fn what_outlasts_the_grace_is_given_back() {
     let rig = Rig::new().await;
     let settings = [("CONDITIONAL_COPY", "on"), ("SHUTDOWN_GRACE", "3s")];
-    let consumer = at_work(&rig, Duration::from_secs(60), &settings).await;
+    let consumer = at_work(&rig, Duration::from_mins(1), &settings).await;
     stop(consumer).await;
     assert_eq!(rig.visible().await, 20);
 }
