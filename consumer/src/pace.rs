@@ -1,62 +1,96 @@
 //! The pace of the copies: as fast as S3 answers well, slower at once when it says `SlowDown`.
 //!
-//! Two limits, shared by all copies of the process. The window bounds how many are in flight; it
-//! starts small and doubles per round trip, so that a cold start neither bursts nor crawls. The rate
-//! bounds how many start per second; it exists only once S3 has throttled, is cut at once, and grows
-//! back along a cubic curve: quickly at first, slowly where it was throttled last, then on beyond.
+//! Two limits, shared by all copies of the process. The window bounds how many are in flight. The
+//! rate bounds how many start per second: it doubles from a low start until S3 throttles for the
+//! first time. From then on, each time S3 throttles:
+//!
+//! 1. nothing starts for a moment, and then a single copy goes first, so that a limit that counts by
+//!    the second costs one refusal and not one for every copy at hand;
+//! 2. the rate is cut once, whatever else of what was in flight comes back refused;
+//! 3. it grows back along a cubic curve: quickly at first, slowly where it was throttled last, then
+//!    on beyond, as in CUBIC (RFC 9438). A slow rate grows back slowly, so that the refusals by which
+//!    it feels its way stay few among many copies.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-const FIRST_WINDOW: f64 = 8.0;
+/// Copies per second at the start; doubled every [`DOUBLING`] until S3 throttles.
+const FIRST_RATE: f64 = 8.0;
+
+const DOUBLING: Duration = Duration::from_millis(250);
 
 /// What remains of the rate after a cut.
 const CUT: f64 = 0.85;
 
-/// How long the rate takes to grow back to where it was cut.
-const RECOVERY: Duration = Duration::from_secs(8);
+/// How many copies are made while the rate grows back to where it was cut, and the least time.
+const RECOVERY_COPIES: f64 = 400.0;
+const RECOVERY: Duration = Duration::from_secs(6);
+const LONGEST_RECOVERY: Duration = Duration::from_secs(30);
+const FIRST_RECOVERY: Duration = Duration::from_secs(4);
+
+/// How long nothing starts after a refusal; doubled while the copy that goes first is refused too.
+const HOLD: Duration = Duration::from_millis(300);
+const LONGEST_HOLD: Duration = Duration::from_secs(2);
 
 /// The slowest rate, in copies per second: probing goes on however bad it gets.
 const SLOWEST: f64 = 0.5;
 
 /// Over how long the rate that S3 really served is measured.
-const MEASURED_OVER: Duration = Duration::from_millis(500);
+const MEASURED_OVER: Duration = Duration::from_secs(1);
+
+/// How far ahead a copy may book its start.
+const FAR_AHEAD: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 struct State {
-    window: f64,
     in_flight: usize,
-    rate: Option<Rate>,
+    growth: Growth,
+    /// When the next copy may start, by the rate.
+    next: Instant,
+    hold: Option<Hold>,
     served: Served,
 }
 
-/// The rate limit since the last cut.
+/// How the rate grows.
 #[derive(Debug, Clone, Copy)]
-struct Rate {
-    /// What was asked for when S3 throttled, in copies per second.
-    peak: f64,
-    cut_at: Instant,
-    /// When the next copy may start.
-    next: Instant,
+enum Growth {
+    /// Doubling since then; S3 has not throttled yet.
+    Doubling(Instant),
+    /// Growing back since a cut.
+    Cubic {
+        /// The rate at which S3 throttled, in copies per second.
+        peak: f64,
+        cut_at: Instant,
+        /// How long the rate takes to grow back to the peak.
+        recovery: Duration,
+    },
 }
 
-/// How many copies S3 answers per second.
+/// After a refusal: nothing starts, then one copy, then all others once it went well.
 #[derive(Debug, Clone, Copy)]
+struct Hold {
+    until: Instant,
+    length: Duration,
+    is_probing: bool,
+}
+
+/// When S3 served what, over the last moments.
+#[derive(Debug)]
 struct Served {
-    since: Instant,
-    count: u32,
-    per_second: f64,
+    began: Instant,
+    at: VecDeque<(Instant, u32)>,
 }
 
 /// The pace of one process.
 #[derive(Debug)]
 pub struct Pace {
-    most: f64,
+    most: usize,
     state: Mutex<State>,
-    freed: Notify,
+    changed: Notify,
 }
 
 /// A copy under way; ends when it is told how the copy went, or is dropped.
@@ -64,93 +98,183 @@ pub struct Pace {
 pub struct Slot<'a> {
     pace: &'a Pace,
     started: Instant,
+    is_probe: bool,
 }
 
-impl Rate {
+impl Growth {
     /// Copies per second allowed now.
-    fn allowed(&self, now: Instant) -> f64 {
-        let grown = (now - self.cut_at).as_secs_f64() / RECOVERY.as_secs_f64() - 1.0;
-        (self.peak * (1.0 + (1.0 - CUT) * grown.powi(3))).max(SLOWEST)
+    fn rate(self, now: Instant) -> f64 {
+        match self {
+            Self::Doubling(since) => {
+                let doublings = (now - since).as_secs_f64() / DOUBLING.as_secs_f64();
+                FIRST_RATE * doublings.min(40.0).exp2()
+            }
+            Self::Cubic {
+                peak,
+                cut_at,
+                recovery,
+            } => {
+                let grown = (now - cut_at).as_secs_f64() / recovery.as_secs_f64() - 1.0;
+                (peak * (1.0 + (1.0 - CUT) * grown.powi(3))).max(SLOWEST)
+            }
+        }
+    }
+}
+
+impl Growth {
+    /// The growth after a refusal, when S3 served this many copies per second.
+    fn cut(self, now: Instant, served: f64) -> Self {
+        let (peak, is_known) = match self {
+            // The very first copies say little.
+            Self::Doubling(_) => (served.max(FIRST_RATE / 2.0), false),
+            Self::Cubic {
+                peak,
+                cut_at,
+                recovery,
+            } => {
+                // A rate that nobody used is no rate that S3 served.
+                let reached = self.rate(now).min(peak.max(served) * 1.25);
+                // Refused again so soon, the last guess was far too high.
+                let is_soon = now - cut_at < recovery / 2;
+                let guess = (served * 1.1).clamp(reached * 0.75, reached);
+                let peak_now = if is_soon { guess } else { reached };
+                let is_guessing = is_soon && recovery == FIRST_RECOVERY;
+                (peak_now, reached < peak * 1.2 && !is_guessing)
+            }
+        };
+        let peak = peak.max(SLOWEST);
+        // A peak that is a first guess, or has been left far behind, is no place to linger at.
+        let recovery = if is_known {
+            let seconds = (RECOVERY_COPIES / peak).min(LONGEST_RECOVERY.as_secs_f64());
+            RECOVERY.max(Duration::from_secs_f64(seconds))
+        } else {
+            FIRST_RECOVERY
+        };
+        Self::Cubic {
+            peak,
+            cut_at: now,
+            recovery,
+        }
     }
 }
 
 impl Served {
+    /// Counts in steps of a twentieth of the window, which bounds the memory.
     fn add(&mut self, now: Instant) {
-        self.count += 1;
-        let elapsed = now - self.since;
-        if elapsed >= MEASURED_OVER {
-            self.per_second = f64::from(self.count) / elapsed.as_secs_f64();
-            (self.since, self.count) = (now, 0);
+        match self.at.back_mut() {
+            Some((then, count)) if now - *then < MEASURED_OVER / 20 => *count += 1,
+            _ => self.at.push_back((now, 1)),
+        }
+        while self
+            .at
+            .front()
+            .is_some_and(|(then, _)| now - *then > MEASURED_OVER)
+        {
+            self.at.pop_front();
         }
     }
 
-    /// The better of the last full measurement and the one that is going on.
+    /// Copies served per second over the last second, or since the beginning when that is less.
     fn rate(&self, now: Instant) -> f64 {
-        let elapsed = (now - self.since).max(Duration::from_millis(50));
-        self.per_second
-            .max(f64::from(self.count) / elapsed.as_secs_f64())
+        let since = now.checked_sub(MEASURED_OVER).unwrap_or(now);
+        let count: u32 = self
+            .at
+            .iter()
+            .filter(|(then, _)| *then >= since)
+            .map(|(_, count)| count)
+            .sum();
+        let over = (now - self.began).clamp(MEASURED_OVER / 2, MEASURED_OVER);
+        f64::from(count) / over.as_secs_f64()
     }
+}
+
+/// What a copy that wants to start is told.
+enum Entry {
+    /// Start at this time.
+    At(Instant, bool),
+    /// Ask again when something changes, or at this time at the latest.
+    Later(Option<Instant>),
 }
 
 impl Pace {
     /// A pace of at most `most` copies in flight.
     pub fn new(most: usize) -> Self {
         let now = Instant::now();
-        let most = f64::from(u32::try_from(most).unwrap_or(u32::MAX));
         let state = State {
-            window: FIRST_WINDOW.min(most),
             in_flight: 0,
-            rate: None,
+            growth: Growth::Doubling(now),
+            next: now,
+            hold: None,
             served: Served {
-                since: now,
-                count: 0,
-                per_second: 0.0,
+                began: now,
+                at: VecDeque::new(),
             },
         };
         Self {
             most,
             state: Mutex::new(state),
-            freed: Notify::new(),
+            changed: Notify::new(),
         }
     }
 
     /// Waits until one more copy may start.
     pub async fn enter(&self) -> Slot<'_> {
         loop {
-            let freed = self.freed.notified();
-            if let Some(start) = self.try_enter() {
-                let mut slot = Slot {
-                    pace: self,
-                    started: start,
-                };
-                sleep_until(start).await;
-                slot.started = Instant::now();
-                return slot;
+            let changed = self.changed.notified();
+            match self.try_enter() {
+                Entry::At(start, is_probe) => {
+                    let mut slot = Slot {
+                        pace: self,
+                        started: start,
+                        is_probe,
+                    };
+                    sleep_until(start).await;
+                    if is_probe || self.lock().hold.is_none() {
+                        slot.started = Instant::now();
+                        return slot;
+                    }
+                    // A hold came while it waited for its time.
+                }
+                Entry::Later(None) => changed.await,
+                Entry::Later(Some(time)) => drop(timeout_at(time, changed).await),
             }
-            freed.await;
         }
     }
 
     /// Takes a place in the window; answers when the rate allows the copy to start.
-    fn try_enter(&self) -> Option<Instant> {
+    fn try_enter(&self) -> Entry {
         let mut state = self.lock();
-        if f64::from(u32::try_from(state.in_flight).unwrap_or(u32::MAX)) + 1.0 > state.window {
-            return None;
+        let now = Instant::now();
+        let is_probe = match &mut state.hold {
+            Some(hold) if hold.until > now => return Entry::Later(Some(hold.until)),
+            Some(hold) if hold.is_probing => return Entry::Later(None),
+            Some(hold) => {
+                hold.is_probing = true;
+                true
+            }
+            None => false,
+        };
+        if state.in_flight >= self.most && !is_probe {
+            return Entry::Later(None);
+        }
+        let rate = state.growth.rate(now);
+        // No further ahead than a tenth of a second: what waits longer waits outside, where a hold
+        // reaches it.
+        if state.next > now + FAR_AHEAD && !is_probe {
+            return Entry::Later(Some(state.next));
         }
         state.in_flight += 1;
-        let now = Instant::now();
-        let Some(rate) = &mut state.rate else {
-            return Some(now);
-        };
-        let start = rate.next.max(now);
-        rate.next = start + Duration::from_secs_f64(1.0 / rate.allowed(start));
-        Some(start)
+        let start = state.next.max(now);
+        // Processes that started together must not go on asking at the same moments.
+        let jitter = 0.8 + 0.4 * fastrand::f64();
+        state.next = start + Duration::from_secs_f64(jitter / rate);
+        Entry::At(start, is_probe)
     }
 
-    /// Copies in flight, and how many may be.
-    pub fn concurrency(&self) -> (usize, f64) {
+    /// Copies in flight, and how many may start per second.
+    pub fn now(&self) -> (usize, f64) {
         let state = self.lock();
-        (state.in_flight, state.window)
+        (state.in_flight, state.growth.rate(Instant::now()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -161,38 +285,64 @@ impl Pace {
 
 impl Slot<'_> {
     /// S3 served the request, whatever it said.
-    pub fn served(self) {
+    pub fn served(mut self) {
         let mut state = self.pace.lock();
         state.served.add(Instant::now());
-        state.window = (state.window + 1.0).min(self.pace.most);
-        drop(state);
-        // One for the grown window; the dropped slot wakes another.
-        self.pace.freed.notify_one();
+        if self.is_probe {
+            self.is_probe = false;
+            state.hold = None;
+            state.next = Instant::now();
+            drop(state);
+            self.pace.changed.notify_waiters();
+        }
     }
 
     /// S3 asked for fewer requests. Of all requests that were in flight at a cut, none cuts again: they
     /// were sent before it could show.
-    pub fn throttled(self) {
+    pub fn throttled(mut self) {
         let now = Instant::now();
         let mut state = self.pace.lock();
-        let peak = match state.rate {
-            Some(rate) if self.started < rate.cut_at => return,
-            Some(rate) => rate
-                .allowed(now)
-                .min(state.served.rate(now).max(rate.peak * CUT)),
-            None => state.served.rate(now),
-        };
-        state.rate = Some(Rate {
-            peak: peak.max(SLOWEST),
-            cut_at: now,
-            next: now,
-        });
+        if self.is_probe {
+            self.is_probe = false;
+            let length = state
+                .hold
+                .map_or(HOLD, |hold| (hold.length * 2).min(LONGEST_HOLD));
+            state.hold = Some(Hold::new(now, length));
+            drop(state);
+            self.pace.changed.notify_waiters();
+            return;
+        }
+        if state.hold.is_some()
+            || matches!(state.growth, Growth::Cubic { cut_at, .. } if self.started < cut_at)
+        {
+            return;
+        }
+        state.growth = state.growth.cut(now, state.served.rate(now));
+        state.hold = Some(Hold::new(now, HOLD));
+    }
+}
+
+impl Hold {
+    fn new(now: Instant, length: Duration) -> Self {
+        Self {
+            until: now + length,
+            length,
+            is_probing: false,
+        }
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.pace.lock().in_flight -= 1;
-        self.pace.freed.notify_one();
+        let mut state = self.pace.lock();
+        state.in_flight -= 1;
+        if self.is_probe {
+            // Interrupted: another goes first.
+            if let Some(hold) = &mut state.hold {
+                hold.is_probing = false;
+            }
+        }
+        drop(state);
+        self.pace.changed.notify_one();
     }
 }

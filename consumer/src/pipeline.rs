@@ -143,8 +143,13 @@ async fn report(stages: &Stages, leases: &Leases, health: &Health) {
         if let Some(outage) = health.outage() {
             tracing::warn!(outage, in_hand = leases.count(), "waiting: {outage}");
         } else if counts != last {
-            let (in_flight, window) = stages.copy.pace().concurrency();
-            tracing::info!(in_hand = leases.count(), in_flight, window, "at work");
+            let (in_flight, rate_limit) = stages.copy.pace().now();
+            tracing::info!(
+                in_hand = leases.count(),
+                in_flight,
+                rate_limit = format!("{rate_limit:.0}/s"),
+                "at work"
+            );
             log(&counts, "progress");
         }
         last = counts;
