@@ -67,7 +67,8 @@ pub(super) fn page_sql(table: &Table, is_first: bool) -> String {
            lead(key) OVER (ORDER BY key) IS NULL AS is_last
       FROM stretch s
 )
-SELECT key::text, coalesce(path, ''), is_wanted FROM marked WHERE is_wanted OR is_last ORDER BY key"
+SELECT m.key::text AS id, coalesce(m.path, ''), m.is_wanted FROM marked m
+ WHERE m.is_wanted OR m.is_last ORDER BY m.key"
     )
 }
 

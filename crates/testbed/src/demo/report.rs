@@ -1,5 +1,6 @@
 //! The figures at the end.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 use super::stage::Stage;
 use super::write_out;
 use crate::checker::Verdict;
+use crate::cloud::Requests;
 use crate::traffic::TrafficReport;
 
 const VIOLATIONS_SHOWN: usize = 20;
@@ -31,6 +33,9 @@ pub(super) struct Report {
     s3_copies: u64,
     sqs_requests: u64,
     seconds: f64,
+    /// The requests of feeder and consumers by operation, for people.
+    #[serde(skip)]
+    requests: BTreeMap<String, u64>,
 }
 
 impl Report {
@@ -57,6 +62,7 @@ impl Report {
             s3_copies: requests.count_by("consumer", "CopyObject"),
             sqs_requests: requests.total_sqs_by(&["feeder", "consumer"]),
             seconds: (seconds * 100.0).round() / 100.0,
+            requests: by_operation(&requests),
         })
     }
 
@@ -141,6 +147,11 @@ impl Report {
             "{:>9.1}  seconds from the start until the queue was empty",
             self.seconds
         );
+        let requests = self.requests.iter();
+        let requests: Vec<String> = requests
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        let _ = writeln!(table, "\n{:>9}  requests: {}", "", requests.join(", "));
         table.push_str(if holds {
             "\nEverything that must hold held."
         } else {
@@ -148,6 +159,15 @@ impl Report {
         });
         table
     }
+}
+
+/// The requests of feeder and consumers together.
+fn by_operation(requests: &Requests) -> BTreeMap<String, u64> {
+    let mut all = requests.snapshot_by("feeder");
+    for (name, count) in requests.snapshot_by("consumer") {
+        *all.entry(name).or_default() += count;
+    }
+    all
 }
 
 /// A line on standard error.

@@ -43,6 +43,9 @@ async fn migrates(id_type: IdType, name: &str) {
         30
     );
     assert_eq!(rig.count("moves").await, 30);
+    // The cursor follows the id's own order, not that of its text: no row is fed twice.
+    let fed = "SELECT fed FROM bucket_brigade.run";
+    assert_eq!(rig.number(fed).await, 30);
     stop(consumer).await;
 }
 
