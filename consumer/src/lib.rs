@@ -16,6 +16,7 @@ pub mod gather;
 pub mod handle;
 pub mod health;
 pub mod lease;
+pub mod observation;
 pub mod outage;
 pub mod pace;
 pub mod pipeline;

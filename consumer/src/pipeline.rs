@@ -20,10 +20,11 @@ use crate::decide::Decide;
 use crate::handle::Stages;
 use crate::health::Health;
 use crate::lease::Leases;
+use crate::observation::Observation;
 use crate::receive::{Receive, receivers_for, room_for};
 use crate::record::Record;
 use crate::shutdown::drain;
-use crate::tally::{Counts, Tally};
+use crate::tally::Counts;
 
 /// How often progress is logged.
 const REPORT: Duration = Duration::from_secs(10);
@@ -48,14 +49,15 @@ pub struct Parts {
     pub visibility: Duration,
     /// From the stop to the end.
     pub grace: Duration,
+    /// What is looked at from outside.
+    pub observation: Observation,
 }
 
 /// Consumes until `stop`, then drains within the grace. True when everything in hand was finished or
 /// given back.
 pub async fn run(parts: Parts, stop: CancellationToken) -> bool {
     let give_up = CancellationToken::new();
-    let health = Health::default();
-    let leases = Leases::new(parts.visibility);
+    let Observation { health, leases, .. } = parts.observation.clone();
     let stages = Arc::new(stages(&parts, &health, &stop, &give_up));
     let queue = Arc::clone(&parts.queue);
     let grace = parts.grace;
@@ -81,7 +83,11 @@ fn stages(
     stop: &CancellationToken,
     give_up: &CancellationToken,
 ) -> Stages {
-    let (rule, catalog, tally) = (&parts.rule, &parts.catalog, Arc::new(Tally::default()));
+    let (rule, catalog, tally) = (
+        &parts.rule,
+        &parts.catalog,
+        Arc::clone(&parts.observation.tally),
+    );
     Stages {
         id_type: parts.id_type,
         rule: rule.clone(),
@@ -140,9 +146,8 @@ async fn report(stages: &Stages, leases: &Leases, health: &Health) {
     loop {
         ticks.tick().await;
         let counts = stages.tally.counts();
-        if let Some(outage) = health.outage() {
-            tracing::warn!(outage, in_hand = leases.count(), "waiting: {outage}");
-        } else if counts != last {
+        // An outage was told when it began.
+        if health.outage().is_none() && counts != last {
             let (in_flight, rate_limit) = stages.copy.pace().now();
             tracing::info!(
                 in_hand = leases.count(),

@@ -1,8 +1,10 @@
 //! The consumer's own settings.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use aws_sdk_s3::types::StorageClass;
+use bucket_brigade_common::observe::ObserveArgs;
 use bucket_brigade_common::settings::{
     MigrationArgs, MigrationSettings, Problems, SettingsError, positive, whole,
 };
@@ -25,6 +27,8 @@ pub struct Args {
     migration: MigrationArgs,
     #[command(flatten)]
     consumer: ConsumerArgs,
+    #[command(flatten)]
+    observe: ObserveArgs,
     #[command(flatten)]
     logs: LogArgs,
 }
@@ -80,6 +84,8 @@ pub struct Settings {
     pub copy_timeout: Duration,
     /// This process in the ledger.
     pub name: String,
+    /// Where to answer questions after health and figures.
+    pub metrics_addr: Option<SocketAddr>,
 }
 
 impl Args {
@@ -91,7 +97,8 @@ impl Args {
         let mut problems = Problems::default();
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
-        let own = self.consumer.parse(&mut problems);
+        let metrics_addr = self.observe.parse(&mut problems);
+        let own = self.consumer.parse(metrics_addr, &mut problems);
         problems.finish()?;
         match migration {
             Some(migration) => Ok((own(migration), logs)),
@@ -102,7 +109,11 @@ impl Args {
 
 impl ConsumerArgs {
     /// Parses everything, and answers how to complete it with the migration's settings.
-    fn parse(self, problems: &mut Problems) -> impl FnOnce(MigrationSettings) -> Settings + use<> {
+    fn parse(
+        self,
+        metrics_addr: Option<SocketAddr>,
+        problems: &mut Problems,
+    ) -> impl FnOnce(MigrationSettings) -> Settings + use<> {
         let max_concurrency =
             problems.parsed("MAX_CONCURRENCY", self.max_concurrency, 64, whole(1, 4096));
         // SQS's own limit; two seconds leave room for a renewal.
@@ -149,6 +160,7 @@ impl ConsumerArgs {
             source_region,
             copy_timeout,
             name,
+            metrics_addr,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::ledger::{self, Ledger, LedgerError};
 use bucket_brigade_common::object_store::StoreError;
+use bucket_brigade_common::observe::observe;
 use bucket_brigade_common::preflight::{Need, PreflightError, check_bucket, check_queue};
 use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_common::sqs::SqsQueue;
@@ -12,6 +13,9 @@ use bucket_brigade_common::{aws, exit};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::health::Health;
+use crate::lease::Leases;
+use crate::observation::Observation;
 use crate::pipeline::{Parts, run};
 use crate::settings::Settings;
 
@@ -26,6 +30,12 @@ const LOOK_FOR_RUN: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`PreflightError`] or [`LedgerError`], before anything is touched.
 pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<u8> {
+    let observation = Observation {
+        health: Health::default(),
+        leases: Leases::new(settings.visibility_timeout),
+        tally: Arc::default(),
+    };
+    observe(settings.metrics_addr, Arc::new(observation.clone())).await?;
     let sdk = aws::load().await;
     let migration = settings.migration.clone();
     let client = |region| {
@@ -73,6 +83,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         max_concurrency: settings.max_concurrency,
         visibility: settings.visibility_timeout,
         grace: settings.shutdown_grace,
+        observation,
     };
     if !run(parts, stop).await {
         tracing::warn!("some messages could not be given back; they reappear by themselves");

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bucket_brigade_common::observe::{Metric, Observed};
 use bucket_brigade_common::scope::{self, Scope};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval};
@@ -25,16 +26,72 @@ pub struct Display(Option<ProgressBar>);
 
 /// What the feeder is doing.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<&'static str>);
+pub struct Progress(Mutex<(&'static str, scope::Progress)>);
 
 impl Progress {
     /// Says what the feeder is doing, and why it waits when it does.
     pub fn set_phase(&self, phase: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        self.lock().0 = phase;
     }
 
     fn phase(&self) -> &'static str {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().0
+    }
+
+    fn set_numbers(&self, numbers: scope::Progress) {
+        self.lock().1 = numbers;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (&'static str, scope::Progress)> {
+        // Nothing that can panic runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The run in numbers, as of the last look at the ledger. A feeder that waits is well.
+impl Observed for Progress {
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        let numbers = self.lock().1;
+        let mut metrics = vec![
+            Metric::count(
+                "bucket_brigade_run_fed_total",
+                "Rows fed, repeats included",
+                numbers.fed,
+            ),
+            Metric::count("bucket_brigade_run_moved", "Rows moved", numbers.moved),
+            Metric::count(
+                "bucket_brigade_run_changed",
+                "Rows the application changed after they were fed",
+                numbers.changed,
+            ),
+            Metric::count(
+                "bucket_brigade_run_failed",
+                "Rows that could not be moved",
+                numbers.failed,
+            ),
+            Metric::count(
+                "bucket_brigade_run_orphans",
+                "Copies that lost their row",
+                numbers.orphans,
+            ),
+            Metric::count(
+                "bucket_brigade_run_poison",
+                "Messages that were not ours",
+                numbers.poison,
+            ),
+        ];
+        metrics.extend(numbers.in_scope.map(|in_scope| {
+            Metric::count(
+                "bucket_brigade_run_in_scope",
+                "Rows in scope when the run began",
+                in_scope,
+            )
+        }));
+        metrics
     }
 }
 
@@ -67,6 +124,7 @@ impl Display {
             let Ok(numbers) = scope.progress().await else {
                 continue;
             };
+            progress.set_numbers(numbers);
             let per_second = rate.add(Instant::now(), numbers.accounted());
             self.show(&numbers, per_second, progress.phase());
         }

@@ -1,7 +1,9 @@
 //! The feeder's own settings.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use bucket_brigade_common::observe::ObserveArgs;
 use bucket_brigade_common::settings::{
     MigrationArgs, MigrationSettings, Problems, SettingsError, positive, whole,
 };
@@ -31,6 +33,8 @@ pub struct Args {
     #[command(flatten)]
     feeder: FeederArgs,
     #[command(flatten)]
+    observe: ObserveArgs,
+    #[command(flatten)]
     logs: LogArgs,
 }
 
@@ -55,6 +59,8 @@ pub struct Settings {
     pub migration: MigrationSettings,
     /// How to feed.
     pub pacing: Pacing,
+    /// Where to answer questions after health and figures.
+    pub metrics_addr: Option<SocketAddr>,
 }
 
 /// How much at a time, and when to end.
@@ -78,9 +84,17 @@ impl Args {
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
         let pacing = self.feeder.parse(self.watch, &mut problems);
+        let metrics_addr = self.observe.parse(&mut problems);
         problems.finish()?;
         match migration {
-            Some(migration) => Ok((Settings { migration, pacing }, logs)),
+            Some(migration) => Ok((
+                Settings {
+                    migration,
+                    pacing,
+                    metrics_addr,
+                },
+                logs,
+            )),
             None => Err(SettingsError::one("settings", "could not be read")),
         }
     }

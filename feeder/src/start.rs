@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::{self, FeederLock, Ledger, LedgerError};
+use bucket_brigade_common::observe::observe;
 use bucket_brigade_common::preflight::{Need, check_bucket, check_queue};
 use bucket_brigade_common::scope::Scope;
 use bucket_brigade_common::sqs::SqsQueue;
@@ -35,6 +36,8 @@ pub async fn start(
     display: Display,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
+    let progress = Arc::new(Progress::default());
+    observe(settings.metrics_addr, Arc::clone(&progress) as _).await?;
     let migration = &settings.migration;
     let queue = connect_queue(&settings).await?;
     let pool = ledger::pool(migration.database.clone(), CONNECTIONS);
@@ -45,7 +48,6 @@ pub async fn start(
         table = ledger.table_name(),
         "feeding"
     );
-    let progress = Arc::new(Progress::default());
     let feed = Feed {
         queue: Arc::new(queue),
         scope: Arc::new(ledger.clone()),

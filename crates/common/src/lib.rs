@@ -8,6 +8,7 @@ pub mod exit;
 pub mod ledger;
 pub mod message;
 pub mod object_store;
+pub mod observe;
 pub mod path_rule;
 pub mod preflight;
 pub mod queue;

@@ -10,6 +10,7 @@ mod decide;
 mod feeder;
 mod messages;
 mod multipart;
+mod observation;
 mod outage;
 mod rig;
 mod second_pair;

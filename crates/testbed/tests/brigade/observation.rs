@@ -1,0 +1,106 @@
+//! Health and figures over HTTP.
+
+use std::net::TcpListener;
+
+use bucket_brigade_testbed::{Effect, Fault};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::rig::{Rig, end, eventually, stop};
+
+/// An address nobody listens on yet.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// The whole answer to a GET; empty when nobody answers.
+async fn get(address: &str, path: &str) -> String {
+    let mut answer = String::new();
+    if let Ok(mut stream) = TcpStream::connect(address).await {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let _ = stream.write_all(request.as_bytes()).await;
+        let _ = stream.read_to_string(&mut answer).await;
+    }
+    answer
+}
+
+#[tokio::test]
+async fn a_consumer_tells_its_health_and_its_figures() {
+    let rig = Rig::new().await;
+    let address = free_address();
+    let settings = [
+        ("METRICS_ADDR", address.as_str()),
+        ("CONDITIONAL_COPY", "on"),
+    ];
+    let consumer = rig.consumer(&settings);
+    // Already while it waits for its run.
+    eventually("an answer", async || {
+        get(&address, "/healthz").await.contains("200 OK")
+    })
+    .await;
+    rig.open_run().await;
+    let outage = rig
+        .cloud
+        .inject(Fault::new("CopyObject", Effect::error(400, "ExpiredToken")));
+    let ids = rig.images(5).await;
+    for (number, id) in ids.iter().enumerate() {
+        rig.feed(id, &format!("image/{number}.png")).await;
+    }
+    eventually("the outage", async || {
+        let answer = get(&address, "/healthz").await;
+        answer.contains("503") && answer.contains("ExpiredToken")
+    })
+    .await;
+    assert!(
+        get(&address, "/metrics")
+            .await
+            .contains("bucket_brigade_healthy 0")
+    );
+    outage.remove();
+    eventually("the moves", async || {
+        get(&address, "/metrics")
+            .await
+            .contains("bucket_brigade_moved_total 5")
+    })
+    .await;
+    assert!(get(&address, "/healthz").await.contains("200 OK"));
+    stop(consumer).await;
+}
+
+#[tokio::test]
+async fn a_feeder_tells_the_runs_figures() {
+    let rig = Rig::new().await;
+    rig.images(5).await;
+    let address = free_address();
+    let consumer = rig.consumer(&[]);
+    let settings = [
+        ("METRICS_ADDR", address.as_str()),
+        ("WATCH_INTERVAL", "200ms"),
+    ];
+    let mut feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    eventually("the figures", async || {
+        get(&address, "/metrics")
+            .await
+            .contains("bucket_brigade_run_moved 5")
+    })
+    .await;
+    feeder.terminate().await.unwrap();
+    assert_eq!(end(&mut feeder).await.code, Some(3));
+    stop(consumer).await;
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_used_is_told() {
+    let rig = Rig::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for address in ["9100", &address] {
+        for program in ["feeder", "consumer"] {
+            let ended = rig.run(program, &[("METRICS_ADDR", address)]).await;
+            assert_eq!(ended.code, Some(64), "{}", ended.log);
+            assert!(ended.log.contains("METRICS_ADDR"), "{}", ended.log);
+        }
+    }
+}
