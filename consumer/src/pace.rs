@@ -271,10 +271,14 @@ impl Pace {
         Entry::At(start, is_probe)
     }
 
-    /// Copies in flight, and how many may start per second.
-    pub fn now(&self) -> (usize, f64) {
+    /// Copies in flight, and how many may start per second once S3 has throttled.
+    pub fn now(&self) -> (usize, Option<f64>) {
         let state = self.lock();
-        (state.in_flight, state.growth.rate(Instant::now()))
+        let rate = match state.growth {
+            Growth::Doubling(_) => None,
+            Growth::Cubic { .. } => Some(state.growth.rate(Instant::now())),
+        };
+        (state.in_flight, rate)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -149,12 +149,8 @@ async fn report(stages: &Stages, leases: &Leases, health: &Health) {
         // An outage was told when it began.
         if health.outage().is_none() && counts != last {
             let (in_flight, rate_limit) = stages.copy.pace().now();
-            tracing::info!(
-                in_hand = leases.count(),
-                in_flight,
-                rate_limit = format!("{rate_limit:.0}/s"),
-                "at work"
-            );
+            let in_hand = leases.count();
+            tracing::info!(in_hand, in_flight, rate_limit, "at work");
             log(&counts, "progress");
         }
         last = counts;
