@@ -58,10 +58,12 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Copies within the store, at most `max_concurrency` objects at a time.
+    /// Copies within the store, at most `max_concurrency` objects at a time. The witness is an image that
+    /// was moved before, if there is one.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         max_concurrency: usize,
+        witness: Option<Route>,
         health: Health,
         tally: Arc<Tally>,
         stop: CancellationToken,
@@ -70,7 +72,7 @@ impl Copy {
             store,
             pace: Pace::new(max_concurrency),
             health,
-            outages: OutageWatch::default(),
+            outages: OutageWatch::new(witness),
             tally,
             stop,
         }
@@ -101,7 +103,7 @@ impl Copy {
                         .verdict(&error, route, tried.sent, tried.is_probe)
                         .await
                     {
-                        Verdict::Everybodys if !is_worn_out(&error, tries) => continue,
+                        Verdict::Everybodys if !self.is_worn_out(&error, tries) => continue,
                         Verdict::Everybodys => {
                             self.health.up(Dependency::Objects);
                             return Event::CopyFailed(given_up(&error, tries));
@@ -194,21 +196,23 @@ impl Copy {
         sent: Instant,
         is_probe: bool,
     ) -> Verdict {
-        let verdict = match error {
-            StoreError::Systemic { .. } if self.outages.went_well_since(sent) => Verdict::Unknown,
-            StoreError::Systemic { .. } => Verdict::Everybodys,
-            _ => {
-                self.outages
-                    .verdict(&*self.store, route, sent, is_probe)
-                    .await
-            }
-        };
+        // What looks systemic is asked about at once, what looks like one object's trouble after a streak.
+        let is_urgent = is_probe || matches!(error, StoreError::Systemic { .. });
+        let store = &*self.store;
+        let verdict = self.outages.verdict(store, route, sent, is_urgent).await;
         match verdict {
             Verdict::Everybodys => self.health.down(Dependency::Objects, &advice(error)),
             Verdict::Own => self.health.up(Dependency::Objects),
             Verdict::Unknown => {}
         }
         verdict
+    }
+
+    /// Before any copy went well there is no witness, and a few broken objects look like an outage. They
+    /// must not keep the others from being received for ever, so each is given back in the end.
+    fn is_worn_out(&self, error: &StoreError, tries: u32) -> bool {
+        let may_pass = matches!(error, StoreError::Transient { .. });
+        may_pass && tries >= 3 * TRIES && !self.outages.has_witness()
     }
 
     /// Looks for a copy that an earlier delivery made and could not commit.
@@ -245,12 +249,6 @@ fn sort(error: StoreError) -> Try {
         }),
         other => Try::Again(other),
     }
-}
-
-/// Before any copy went well there is no witness, and a few broken objects look like an outage. They
-/// must not keep the others from being received for ever, so each is given back in the end.
-fn is_worn_out(error: &StoreError, tries: u32) -> bool {
-    matches!(error, StoreError::Transient { .. }) && tries >= 3 * TRIES
 }
 
 /// Not for good: a later delivery tries again, until the redrive policy takes the message.

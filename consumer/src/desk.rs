@@ -107,7 +107,11 @@ async fn persist<T: Clone, R>(
                 health.up(Dependency::Database);
                 return Ok(Some(results));
             }
-            Err(CatalogError::Rejected { code, message }) => return Err((code, message)),
+            Err(CatalogError::Rejected { code, message }) => {
+                // It answers.
+                health.up(Dependency::Database);
+                return Err((code, message));
+            }
             Err(CatalogError::Unavailable(reason)) => {
                 // A single failure is a deadlock, a failover's blink or a cut connection.
                 if tries > 1 {

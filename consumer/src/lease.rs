@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::queue::{BATCH, Entry, Queue};
 use futures::future::join_all;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 
 #[derive(Debug)]
 struct Held {
@@ -102,9 +102,13 @@ impl Leases {
         let expires = Instant::now() + self.0.visibility;
         let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility);
         let changes: Vec<_> = batch.iter().map(change).collect();
-        let entries = match queue.change_visibility(&changes).await {
-            Ok(entries) => entries,
-            Err(error) => return tracing::debug!(%error, "leases were not renewed, trying again"),
+        let patience = self.0.visibility / 4;
+        let entries = match timeout(patience, queue.change_visibility(&changes)).await {
+            Ok(Ok(entries)) => entries,
+            Ok(Err(error)) => {
+                return tracing::debug!(%error, "leases were not renewed, trying again");
+            }
+            Err(_) => return tracing::debug!("leases were not renewed in time, trying again"),
         };
         let mut held = self.lock();
         for ((number, _), entry) in batch.iter().zip(entries) {

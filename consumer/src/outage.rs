@@ -30,10 +30,24 @@ pub enum Verdict {
 }
 
 /// Watches the copies of a process for outages.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OutageWatch(Mutex<State>);
 
 impl OutageWatch {
+    /// A watch with a witness from an earlier process, if there is one.
+    pub fn new(witness: Option<Route>) -> Self {
+        let state = State {
+            witness,
+            ..State::default()
+        };
+        Self(Mutex::new(state))
+    }
+
+    /// Whether there is an object to ask.
+    pub fn has_witness(&self) -> bool {
+        self.lock().witness.is_some()
+    }
+
     /// A copy went well.
     pub fn went_well(&self, route: &Route) {
         let mut state = self.lock();
@@ -66,13 +80,6 @@ impl OutageWatch {
             Some(witness) if self.testifies(store, &witness).await => Verdict::Own,
             _ => Verdict::Everybodys,
         }
-    }
-
-    /// Whether any copy went well after this time: an answer from before says nothing of now.
-    pub fn went_well_since(&self, sent: Instant) -> bool {
-        self.lock()
-            .last_success
-            .is_some_and(|success| success >= sent)
     }
 
     /// Asks for a copy that was made before: a store that works, and lets us write, refuses because the

@@ -36,6 +36,10 @@ const FIRST_RECOVERY: Duration = Duration::from_secs(4);
 const HOLD: Duration = Duration::from_millis(300);
 const LONGEST_HOLD: Duration = Duration::from_secs(2);
 
+/// How long the copy that goes first is waited for, before another goes in its place: it may be a
+/// large one, or its connection dead.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The slowest rate, in copies per second: probing goes on however bad it gets.
 const SLOWEST: f64 = 0.5;
 
@@ -75,7 +79,7 @@ enum Growth {
 struct Hold {
     until: Instant,
     length: Duration,
-    is_probing: bool,
+    probing_since: Option<Instant>,
 }
 
 /// When S3 served what, over the last moments.
@@ -247,11 +251,15 @@ impl Pace {
         let now = Instant::now();
         let is_probe = match &mut state.hold {
             Some(hold) if hold.until > now => return Entry::Later(Some(hold.until)),
-            Some(hold) if hold.is_probing => return Entry::Later(None),
-            Some(hold) => {
-                hold.is_probing = true;
-                true
-            }
+            Some(hold) => match hold.probing_since {
+                Some(since) if now - since < PROBE_PATIENCE => {
+                    return Entry::Later(Some(since + PROBE_PATIENCE));
+                }
+                _ => {
+                    hold.probing_since = Some(now);
+                    true
+                }
+            },
             None => false,
         };
         if state.in_flight >= self.most && !is_probe {
@@ -331,7 +339,7 @@ impl Hold {
         Self {
             until: now + length,
             length,
-            is_probing: false,
+            probing_since: None,
         }
     }
 }
@@ -343,7 +351,7 @@ impl Drop for Slot<'_> {
         if self.is_probe {
             // Interrupted: another goes first.
             if let Some(hold) = &mut state.hold {
-                hold.is_probing = false;
+                hold.probing_since = None;
             }
         }
         drop(state);

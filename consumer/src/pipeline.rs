@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::catalog::Catalog;
 use bucket_brigade_common::object_store::ObjectStore;
-use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::path_rule::{PathRule, Route};
 use bucket_brigade_common::queue::Queue;
 use bucket_brigade_common::row_id::IdType;
 use tokio::sync::Semaphore;
@@ -49,6 +49,8 @@ pub struct Parts {
     pub visibility: Duration,
     /// From the stop to the end.
     pub grace: Duration,
+    /// An image that was moved before, to tell an outage from a broken object.
+    pub witness: Option<Route>,
     /// What is looked at from outside.
     pub observation: Observation,
 }
@@ -101,6 +103,7 @@ fn stages(
         copy: Copy::new(
             Arc::clone(&parts.store),
             parts.max_concurrency,
+            parts.witness.clone(),
             health.clone(),
             Arc::clone(&tally),
             stop.clone(),

@@ -94,6 +94,7 @@ impl Record {
         let settlement = Settlement {
             id: task.id.clone(),
             old_path: task.route.old_path.clone(),
+            new_path: task.route.new_path.clone(),
             found_path,
             is_final,
             orphan,

@@ -73,7 +73,9 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         max_concurrency = settings.max_concurrency,
         "consuming"
     );
+    let moved = ledger.some_moved_path().await?;
     let parts = Parts {
+        witness: moved.and_then(|path| run_spec.rule.route(&path).ok()),
         queue: Arc::new(queue),
         store: Arc::new(store),
         id_type: ledger.id_type(),

@@ -30,6 +30,7 @@ fn parts(world: &Arc<World>) -> Parts {
         id_type: IdType::Bigint,
         rule: PathRule::new("image/", "avatar/", None, None).unwrap(),
         has_dead_letter_queue: true,
+        witness: None,
         max_concurrency: 4,
         visibility: VISIBILITY,
         grace: Duration::from_secs(25),

@@ -150,6 +150,7 @@ async fn run(
         let copy = Arc::new(Copy::new(
             objects,
             64,
+            None,
             health,
             Arc::new(Tally::default()),
             stop,

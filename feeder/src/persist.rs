@@ -26,7 +26,12 @@ pub async fn persist<T, E: Display>(
     mut call: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, Stopped> {
     for tries in 1.. {
-        match call().await {
+        let answer = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Stopped),
+            answer = call() => answer,
+        };
+        match answer {
             Ok(answer) => {
                 if tries > 2 {
                     tracing::info!("{what}: works again, going on");

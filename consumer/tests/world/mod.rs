@@ -463,6 +463,9 @@ impl Catalog for World {
         self.statement(|state| {
             for one in failures {
                 let id = one.id.as_str();
+                if state.rows.get(id) != Some(&one.path) {
+                    continue;
+                }
                 state.moved.remove(id);
                 state.changed.remove(id);
                 state.failed.insert(id.to_owned());

@@ -70,10 +70,12 @@ CREATE TABLE bucket_brigade.failures (
     PRIMARY KEY (run_id, row_id)
 );
 
--- Copies whose row vanished or changed before the commit. Only an operator's command removes them.
+-- Copies whose row vanished or changed before the commit. Another row may share the object, so only
+-- an operator removes one, after a look that no row's path is its new_path.
 CREATE TABLE bucket_brigade.orphans (
     run_id          bigint NOT NULL REFERENCES bucket_brigade.run,
     destination_key text NOT NULL,
+    new_path        text NOT NULL,
     etag            text NOT NULL,
     row_id          text NOT NULL,
     seen_at         timestamptz NOT NULL DEFAULT now(),

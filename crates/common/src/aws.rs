@@ -120,6 +120,7 @@ fn origin<E>(error: &SdkError<E, HttpResponse>, status: u16) -> (Origin, &'stati
 fn code_of_status(status: u16) -> &'static str {
     match status {
         301 => "PermanentRedirect",
+        307 => "TemporaryRedirect",
         400 => "BadRequest",
         403 => "AccessDenied",
         404 => "NotFound",

@@ -52,6 +52,8 @@ pub struct Settlement {
     pub id: RowId,
     /// The path it was fed with.
     pub old_path: String,
+    /// The path it would have got.
+    pub new_path: String,
     /// The path it has now; none when it was deleted.
     pub found_path: Option<String>,
     /// Whether this is the row's end. False when it holds another path under the old prefix: that

@@ -2,14 +2,16 @@
 //!
 //! Each statement counts what it really inserted, so that doing it twice counts once.
 
-use super::Ledger;
+use sqlx::AssertSqlSafe;
+
+use super::{Ledger, Table};
 use crate::catalog::{Failure, PoisonRecord, Settlement};
 
 /// `$1` run, `$2` worker, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
-/// `$7` orphans' keys, `$8` orphans' `ETags`.
+/// `$7` orphans' keys, `$8` orphans' `ETags`, `$9` new paths.
 const SETTLE: &str = "WITH input AS (
-    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[])
-        AS i (id, old_path, found_path, is_final, orphan_key, orphan_etag)
+    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[], $9::text[])
+        AS i (id, old_path, found_path, is_final, orphan_key, orphan_etag, new_path)
 ), changed AS (
     INSERT INTO bucket_brigade.changes (run_id, row_id, old_path, found_path)
     SELECT $1, id, old_path, found_path FROM input i
@@ -18,10 +20,10 @@ const SETTLE: &str = "WITH input AS (
     ON CONFLICT DO NOTHING RETURNING 1
 ), no_failure AS (
     DELETE FROM bucket_brigade.failures f USING input i
-     WHERE f.run_id = $1 AND f.row_id = i.id RETURNING 1
+     WHERE f.run_id = $1 AND f.row_id = i.id AND (i.is_final OR f.path = i.old_path) RETURNING 1
 ), orphaned AS (
-    INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, etag, row_id)
-    SELECT DISTINCT ON (orphan_key) $1, orphan_key, orphan_etag, id FROM input
+    INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, etag, row_id, new_path)
+    SELECT DISTINCT ON (orphan_key) $1, orphan_key, orphan_etag, id, new_path FROM input
      WHERE orphan_key IS NOT NULL
     ON CONFLICT (run_id, destination_key) DO UPDATE SET
         etag = excluded.etag, row_id = excluded.row_id, seen_at = now()
@@ -36,14 +38,23 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 
 /// `$1` run, `$2` worker, `$3` ids, `$4` paths, `$5` codes, `$6` messages, `$7` permanent.
 ///
-/// A row that fails holds its old path: a move on record for it was undone since, and a row has one
-/// state only.
-const FAIL: &str = "WITH input AS (
-    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[])
-        AS i (id, path, code, message, permanent)
+/// Only rows that still hold the path are written down: between the look that decided on a failure and
+/// this statement another delivery may have moved the row, and its evidence must stay. A move on record
+/// for a row that does hold its old path was undone since, and a row has one state only.
+pub(super) fn fail_sql(table: &Table) -> String {
+    let Table { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql();
+    format!(
+        r#"WITH input AS (
+    SELECT DISTINCT ON (i.id) i.*
+      FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[])
+           AS i (id, path, code, message, permanent)
+     WHERE EXISTS (SELECT 1 FROM {sql} t
+                    WHERE t.{id} = i.id::{id_type} AND t.{path} COLLATE "C" = i.path)
+     ORDER BY i.id
 ), failed AS (
     INSERT INTO bucket_brigade.failures AS f (run_id, row_id, path, code, message, permanent)
-    SELECT DISTINCT ON (id) $1, id, path, code, message, permanent FROM input ORDER BY id
+    SELECT $1, id, path, code, message, permanent FROM input
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         path = excluded.path, code = excluded.code, message = excluded.message,
         permanent = excluded.permanent, attempts = f.attempts + 1, last_seen = now()
@@ -60,7 +71,9 @@ SELECT $1, $2, (SELECT count(*) FROM failed WHERE is_new), -(SELECT count(*) FRO
        -(SELECT count(*) FROM no_move)
 ON CONFLICT (run_id, worker) DO UPDATE SET
     failed = c.failed + excluded.failed, changed = c.changed + excluded.changed,
-    moved = c.moved + excluded.moved, seen_at = now()";
+    moved = c.moved + excluded.moved, seen_at = now()"#
+    )
+}
 
 /// `$1` run, `$2` worker, `$3` message ids, `$4` reasons, `$5` excerpts.
 const POISON: &str = "WITH recorded AS (
@@ -101,6 +114,11 @@ impl Ledger {
             .bind(rows.iter().map(|row| row.is_final).collect::<Vec<_>>())
             .bind(keys)
             .bind(etags)
+            .bind(
+                rows.iter()
+                    .map(|row| row.new_path.as_str())
+                    .collect::<Vec<_>>(),
+            )
             .execute(&self.pool)
             .await
             .map(drop)
@@ -112,7 +130,7 @@ impl Ledger {
             .iter()
             .map(|failure| storable(&failure.message))
             .collect();
-        sqlx::query(FAIL)
+        sqlx::query(AssertSqlSafe(self.statements.fail.clone()))
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(column(|failure| failure.id.as_str()))

@@ -121,16 +121,17 @@ pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "42501")
 }
 
-/// Sorts by SQLSTATE class: 22 (data), 23 (constraint), 44 (check option) and P0 (raised by a
-/// trigger) are about the rows of the statement; everything else is about the database.
+/// SQLSTATE classes that are about the server, the connection or our rights, not about the rows of a
+/// statement. Everything else (data, constraints, whatever a trigger raises) is about the rows.
 /// Source: PostgreSQL documentation, appendix A.
+const NOT_ABOUT_ROWS: [&str; 16] = [
+    "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "F0", "XX",
+];
+
+/// Sorts by SQLSTATE class.
 pub(super) fn catalog_error(error: &sqlx::Error) -> CatalogError {
     match code(error) {
-        Some(code)
-            if ["22", "23", "44", "P0"]
-                .iter()
-                .any(|class| code.starts_with(class)) =>
-        {
+        Some(code) if !NOT_ABOUT_ROWS.iter().any(|class| code.starts_with(class)) => {
             CatalogError::Rejected {
                 code,
                 message: error.to_string(),

@@ -57,11 +57,11 @@ pub(super) fn page_sql(table: &Table, is_first: bool) -> String {
     let after = if is_first {
         String::new()
     } else {
-        format!("WHERE {id} > $4::text::{id_type}")
+        format!("WHERE t.{id} > $4::text::{id_type}")
     };
     format!(
         "WITH stretch AS MATERIALIZED (
-    SELECT {id} AS key, {path}::text AS path FROM {sql} {after} ORDER BY {id} LIMIT $3
+    SELECT t.{id} AS key, t.{path}::text AS path FROM {sql} t {after} ORDER BY t.{id} LIMIT $3
 ), marked AS (
     SELECT key, path, coalesce({wanted}, false) AS is_wanted,
            lead(key) OVER (ORDER BY key) IS NULL AS is_last
@@ -244,7 +244,9 @@ impl Scope for Ledger {
             .bind(self.run_id)
             .bind(self.pattern())
             .bind(&*self.worker);
-        let (settled,): (i64,) = within(query.fetch_one(&self.pool)).await?;
+        // Not under the statement timeout: it joins all failures with the table.
+        let settled = query.fetch_one(&self.pool).await;
+        let (settled,): (i64,) = settled.map_err(|error| catalog_error(&error))?;
         Ok(u64::try_from(settled).unwrap_or(0))
     }
 

@@ -29,6 +29,8 @@ use errors::catalog_error;
 /// A statement that has not answered by then is given up; its effect is found out by looking.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+const SOME_MOVE: &str = "SELECT old_path FROM bucket_brigade.moves WHERE run_id = $1 LIMIT 1";
+
 /// One run's ledger, and the table it is about.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -45,6 +47,7 @@ pub struct Ledger {
 struct Statements {
     look: Arc<str>,
     commit: Arc<str>,
+    fail: Arc<str>,
     first_page: Arc<str>,
     page_after: Arc<str>,
     count: Arc<str>,
@@ -68,6 +71,7 @@ impl Ledger {
         let statements = Statements {
             look: commit::look_sql(&table).into(),
             commit: commit::commit_sql(&table).into(),
+            fail: changes::fail_sql(&table).into(),
             first_page: feed::page_sql(&table, true).into(),
             page_after: feed::page_sql(&table, false).into(),
             count: feed::count_sql(&table).into(),
@@ -92,6 +96,15 @@ impl Ledger {
     /// The table as `schema.table`.
     pub fn table_name(&self) -> String {
         self.table.name.to_string()
+    }
+
+    /// The old path of any row that was moved.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`]
+    pub async fn some_moved_path(&self) -> Result<Option<String>, LedgerError> {
+        let query = sqlx::query_scalar(SOME_MOVE).bind(self.run_id);
+        Ok(query.fetch_optional(&self.pool).await?)
     }
 
     /// The run's number in the ledger.

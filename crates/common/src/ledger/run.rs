@@ -81,8 +81,11 @@ impl Ledger {
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
         let table = discover(&pool, spec, Access::Update).await?;
-        if !schema::is_ready(&pool).await? {
-            return Ok(None);
+        match schema::is_ready(&pool).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) if is_denied(&error) => return Err(no_rights(&pool).await?),
+            Err(error) => return Err(error.into()),
         }
         let run = find(&pool, spec, &table).await?;
         Ok(run.map(|run_id| Self::new(pool, run_id, worker, spec.rule.clone(), table)))

@@ -25,7 +25,7 @@ const TRANSIENT: [&str; 5] = [
 ];
 
 /// Codes that every object would meet.
-const SYSTEMIC: [&str; 16] = [
+const SYSTEMIC: [&str; 18] = [
     "NoSuchBucket",
     "ExpiredToken",
     "ExpiredTokenException",
@@ -38,6 +38,9 @@ const SYSTEMIC: [&str; 16] = [
     "RequestTimeTooSkewed",
     "AuthorizationHeaderMalformed",
     "PermanentRedirect",
+    "TemporaryRedirect",
+    // A HEAD under an expired token: a 400 without a body, hence without a code of S3's.
+    "BadRequest",
     "IllegalLocationConstraintException",
     "AccountProblem",
     "AllAccessDisabled",

@@ -228,3 +228,30 @@ async fn without_the_right_to_look_into_the_schema_the_grant_is_printed() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_consumer_without_rights_to_the_ledger_is_told_the_grant() {
+    let rig = Rig::new().await;
+    rig.open_run().await;
+    let role = format!("stranger_{:x}", fastrand::u64(..));
+    rig.sql(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'poor';
+         GRANT SELECT (id, path), UPDATE (path) ON images TO {role}"
+    ))
+    .await;
+    let url = as_role(&rig.application.database_url, &role);
+    let ended = rig.run("consumer", &[("DATABASE_URL", &url)]).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    let statements: Vec<&str> = ended
+        .log
+        .lines()
+        .filter(|line| line.starts_with("GRANT"))
+        .collect();
+    rig.sql(&statements.join("\n")).await;
+    let consumer = rig.consumer(&[("DATABASE_URL", &url)]);
+    let id = rig.image("image/a.png").await;
+    rig.feed(&id, "image/a.png").await;
+    rig.drained().await;
+    assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png");
+    crate::rig::stop(consumer).await;
+}

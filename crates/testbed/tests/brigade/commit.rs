@@ -1,5 +1,7 @@
 //! Commit: rows the database refuses, rows that are locked, a database that goes away.
 
+use bucket_brigade_common::catalog::{Catalog, Failure, Move};
+
 use crate::rig::{Rig, eventually, stop};
 
 #[tokio::test]
@@ -9,7 +11,9 @@ async fn a_row_the_database_refuses_fails_alone() {
         "ALTER TABLE images ADD CHECK (path <> 'avatar/3.png');
          CREATE UNIQUE INDEX ON images (path);
          CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF NEW.path = 'avatar/5.png' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW; END $$;
+            IF NEW.path = 'avatar/5.png' THEN RAISE EXCEPTION 'not this one'; END IF;
+            IF NEW.path = 'avatar/9.png' THEN RAISE EXCEPTION 'nor this' USING ERRCODE = 'U0001'; END IF;
+            RETURN NEW; END $$;
          CREATE TRIGGER refuse BEFORE UPDATE ON images FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     .await;
@@ -21,8 +25,8 @@ async fn a_row_the_database_refuses_fails_alone() {
     let consumer = rig.consumer(&[]);
     let ended = rig.run("feeder", &[]).await;
     assert_eq!(ended.code, Some(2), "{}", ended.log);
-    assert_eq!(rig.count("moves").await, 17);
-    for (number, code) in [(3, "23514"), (5, "P0001"), (7, "23505")] {
+    assert_eq!(rig.count("moves").await, 16);
+    for (number, code) in [(3, "23514"), (5, "P0001"), (7, "23505"), (9, "U0001")] {
         assert_eq!(rig.failure_code(&ids[number]).await.unwrap(), code);
     }
     assert!(ended.log.contains("23514"), "{}", ended.log);
@@ -116,4 +120,55 @@ async fn cut_connections_lose_nothing() {
     assert_eq!(rig.counter("moved").await, 200);
     assert_eq!(rig.count("failures").await + rig.count("changes").await, 0);
     stop(consumer).await;
+}
+
+#[tokio::test]
+async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
+    let rig = Rig::new().await;
+    let ledger = rig.open_run().await;
+    let id = ledger
+        .id_type()
+        .parse(&rig.image("image/a.png").await)
+        .unwrap();
+    let one = Move {
+        id: id.clone(),
+        old_path: "image/a.png".into(),
+        new_path: "avatar/a.png".into(),
+        destination_key: "avatar/a.png".into(),
+        etag: "e".into(),
+        size_bytes: None,
+    };
+    let failure = Failure {
+        id,
+        path: "image/a.png".into(),
+        code: "RowLocked".into(),
+        message: String::new(),
+        permanent: false,
+    };
+    ledger.commit(std::slice::from_ref(&one)).await.unwrap();
+    ledger.fail(std::slice::from_ref(&failure)).await.unwrap();
+    assert_eq!(
+        (rig.count("moves").await, rig.count("failures").await),
+        (1, 0)
+    );
+    assert_eq!(
+        (rig.counter("moved").await, rig.counter("failed").await),
+        (1, 0)
+    );
+    // Undone by hand, it fails like any other row, and is not counted as moved too.
+    rig.sql("UPDATE images SET path = 'image/a.png'").await;
+    ledger.fail(&[failure]).await.unwrap();
+    assert_eq!(
+        (rig.count("moves").await, rig.count("failures").await),
+        (0, 1)
+    );
+    assert_eq!(
+        (rig.counter("moved").await, rig.counter("failed").await),
+        (0, 1)
+    );
+    ledger.commit(&[one]).await.unwrap();
+    assert_eq!(
+        (rig.counter("moved").await, rig.counter("failed").await),
+        (1, 0)
+    );
 }

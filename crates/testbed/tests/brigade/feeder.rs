@@ -319,3 +319,25 @@ async fn a_paused_run_feeds_nothing_until_it_goes_on_and_a_limit_slows_it() {
     assert_eq!(rig.count("moves").await, 30);
     stop(consumer).await;
 }
+
+#[tokio::test]
+async fn an_id_column_named_path_is_an_id_all_the_same() {
+    let mut rig = Rig::without_table(Options::default(), CreateQueue::default()).await;
+    rig.application.table.id_column = "path".into();
+    rig.application.table.path_column = "url".into();
+    rig.sql(
+        "CREATE TABLE images (path bigint PRIMARY KEY, url text);
+         INSERT INTO images SELECT n, 'image/' || (100 - n) || '.png' FROM generate_series(1, 30) n",
+    )
+    .await;
+    for number in 70..100 {
+        rig.object("images-old", &format!("image/{number}.png"), b"bytes")
+            .await;
+    }
+    let consumer = rig.consumer(&[]);
+    let ended = rig.run("feeder", &[("PAGE_SIZE", "7")]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(rig.count("moves").await, 30);
+    assert_eq!(rig.number("SELECT fed FROM bucket_brigade.run").await, 30);
+    stop(consumer).await;
+}
