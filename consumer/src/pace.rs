@@ -126,6 +126,13 @@ impl Growth {
 }
 
 impl Growth {
+    /// Starts the doubling now.
+    fn begin(&mut self, now: Instant) {
+        if let Self::Doubling(since) = self {
+            *since = now;
+        }
+    }
+
     /// The growth after a refusal, when S3 served this many copies per second.
     fn cut(self, now: Instant, served: f64) -> Self {
         let (peak, is_known) = match self {
@@ -249,6 +256,11 @@ impl Pace {
     fn try_enter(&self) -> Entry {
         let mut state = self.lock();
         let now = Instant::now();
+        if state.in_flight == 0 && state.served.at.is_empty() {
+            // The first copy of all: a consumer may have waited for work for hours.
+            state.growth.begin(now);
+            state.served.began = now;
+        }
         let is_probe = match &mut state.hold {
             Some(hold) if hold.until > now => return Entry::Later(Some(hold.until)),
             Some(hold) => match hold.probing_since {
