@@ -85,7 +85,7 @@ impl Copy {
 
     /// Copies until it is proven or hopeless. A stop ends the waiting, not a copy under way.
     pub async fn copy(&self, route: &Route) -> Event {
-        let (mut tries, mut throttled) = (0, 0);
+        let (mut tries, mut probes, mut throttled) = (0, 0, 0);
         loop {
             let Some(tried) = self.try_in_turn(route).await else {
                 return Event::Interrupted;
@@ -98,21 +98,21 @@ impl Copy {
                     THROTTLED.delay(throttled, fastrand::f64())
                 }
                 Try::Again(error) => {
-                    tries += 1;
-                    match self
-                        .verdict(&error, route, tried.sent, tried.is_probe)
-                        .await
-                    {
-                        Verdict::Everybodys if !self.is_worn_out(&error, tries) => continue,
-                        Verdict::Everybodys => {
-                            self.health.up(Dependency::Objects);
-                            return Event::CopyFailed(given_up(&error, tries));
+                    let verdict = self.verdict(&error, route, tried.sent, tried.is_probe);
+                    // What failed in an outage says nothing of this object, and does not count against it.
+                    if verdict.await == Verdict::Everybodys {
+                        probes += 1;
+                        if !self.is_worn_out(&error, probes) {
+                            continue;
                         }
-                        _ if tries >= TRIES => {
-                            return Event::CopyFailed(given_up(&error, tries));
-                        }
-                        _ => AGAIN.delay(tries, fastrand::f64()),
+                        self.health.up(Dependency::Objects);
+                        return Event::CopyFailed(given_up(&error, probes));
                     }
+                    tries += 1;
+                    if tries >= TRIES {
+                        return Event::CopyFailed(given_up(&error, tries));
+                    }
+                    AGAIN.delay(tries, fastrand::f64())
                 }
             };
             tokio::select! {
@@ -210,9 +210,9 @@ impl Copy {
 
     /// Before any copy went well there is no witness, and a few broken objects look like an outage. They
     /// must not keep the others from being received for ever, so each is given back in the end.
-    fn is_worn_out(&self, error: &StoreError, tries: u32) -> bool {
+    fn is_worn_out(&self, error: &StoreError, probes: u32) -> bool {
         let may_pass = matches!(error, StoreError::Transient { .. });
-        may_pass && tries >= 3 * TRIES && !self.outages.has_witness()
+        may_pass && probes >= 3 * TRIES && !self.outages.has_witness()
     }
 
     /// Looks for a copy that an earlier delivery made and could not commit.

@@ -58,19 +58,19 @@ impl OutageWatch {
         }
     }
 
-    /// A copy that was sent at `sent` met an error that may be its own or everybody's. During an outage
-    /// (`is_probe`) the witness is asked at once.
+    /// A copy that was sent at `sent` met an error that may be its own or everybody's. When it is
+    /// urgent, the witness is asked at once and not only after a streak.
     pub async fn verdict(
         &self,
         store: &dyn ObjectStore,
         route: &Route,
         sent: Instant,
-        is_probe: bool,
+        is_urgent: bool,
     ) -> Verdict {
         let witness = {
             let mut state = self.lock();
             state.in_trouble.insert(route.source_key.clone());
-            let is_streak = state.in_trouble.len() >= STREAK || is_probe;
+            let is_streak = state.in_trouble.len() >= STREAK || is_urgent;
             if !is_streak || state.last_success.is_some_and(|success| success >= sent) {
                 return Verdict::Unknown;
             }

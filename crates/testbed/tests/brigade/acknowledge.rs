@@ -87,3 +87,30 @@ async fn a_message_is_not_deleted_before_its_commit() {
     assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png");
     stop(second).await;
 }
+
+#[tokio::test]
+async fn a_consumer_killed_between_commit_and_delete_moves_nothing_twice() {
+    let rig = Rig::new().await;
+    rig.open_run().await;
+    let id = rig.image("image/a.png").await;
+    let never = Effect::Delay(Duration::from_mins(10));
+    let no_delete = rig
+        .cloud
+        .inject(Fault::new("DeleteMessageBatch", never).times(1));
+    rig.feed(&id, "image/a.png").await;
+    let settings = [("VISIBILITY_TIMEOUT", "2s"), ("CONDITIONAL_COPY", "on")];
+    let mut first = rig.consumer(&settings);
+    eventually("the delete to hang", async || no_delete.hits() == 1).await;
+    assert_eq!(rig.count("moves").await, 1);
+    first.kill().await.unwrap();
+    let second = rig.consumer(&settings);
+    rig.drained().await;
+    assert_eq!(rig.cloud.requests().count_by("consumer", "CopyObject"), 1);
+    assert_eq!(
+        (rig.count("moves").await, rig.counter("moved").await),
+        (1, 1)
+    );
+    let others = rig.count("changes").await + rig.count("orphans").await;
+    assert_eq!((others, rig.count("failures").await), (0, 0));
+    stop(second).await;
+}
