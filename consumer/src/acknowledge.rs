@@ -1,5 +1,4 @@
-//! Acknowledge and release: the end of a message in hand. Deleted only after its row is committed or
-//! settled, and only under a lease that still holds; otherwise made visible again.
+//! Acknowledge and release: the end of a message in hand, which [`crate::step`] decides on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,6 @@ use futures::future::BoxFuture;
 use tokio::time::sleep;
 
 use crate::gather::{Gather, Limits};
-use crate::lease::Lease;
 
 /// Ten deletes share a request, and a delete is in no hurry: its message is hidden, its row is done.
 /// Several requests in flight keep up with thousands of copies a second.
@@ -68,20 +66,15 @@ impl Acknowledge {
         }
     }
 
-    /// Deletes the message; false when its lease was lost or the queue would not.
-    pub async fn delete(&self, lease: Lease) -> bool {
-        let Some(receipt_handle) = lease.end().await else {
-            return false;
-        };
-        self.deletes.submit(receipt_handle).await.unwrap_or(false)
+    /// Deletes the message, under a lease that held to its end.
+    pub async fn delete(&self, receipt_handle: String) {
+        self.deletes.submit(receipt_handle).await;
     }
 
-    /// Makes the message visible again after `delay`.
-    pub async fn release(&self, lease: Lease, delay: Duration) {
-        if let Some(receipt_handle) = lease.end().await {
-            // When this fails the visibility timeout does the same, later.
-            self.releases.submit((receipt_handle, delay)).await;
-        }
+    /// Makes the message visible again after `delay`. When this fails the visibility timeout does the
+    /// same, later.
+    pub async fn release(&self, receipt_handle: String, delay: Duration) {
+        self.releases.submit((receipt_handle, delay)).await;
     }
 }
 

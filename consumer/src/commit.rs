@@ -37,15 +37,7 @@ impl Commit {
 
     /// Sets the task's path to the copy.
     pub async fn commit(&self, task: &Task, copied: Copied) -> Event {
-        let one = Move {
-            id: task.id.clone(),
-            old_path: task.route.old_path.clone(),
-            new_path: task.route.new_path.clone(),
-            destination_key: task.route.destination_key.clone(),
-            etag: copied.etag,
-            size_bytes: copied.size_bytes,
-        };
-        match self.0.submit(one).await {
+        match self.0.submit(move_of(task, copied)).await {
             Answer::Done(true) => Event::Committed,
             Answer::Done(false) => Event::NotCommitted,
             Answer::Refused { code, message } => Event::CommitRefused(Trouble {
@@ -55,6 +47,18 @@ impl Commit {
             }),
             Answer::Interrupted => Event::Interrupted,
         }
+    }
+}
+
+/// What is committed of a proven copy.
+pub fn move_of(task: &Task, copied: Copied) -> Move {
+    Move {
+        id: task.id.clone(),
+        old_path: task.route.old_path.clone(),
+        new_path: task.route.new_path.clone(),
+        destination_key: task.route.destination_key.clone(),
+        etag: copied.etag,
+        size_bytes: copied.size_bytes,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Copy: one server-side copy per image, proven by its ETag, at the pace S3 allows.
+//! Copy: one server-side copy per image, proven by its ETag, at the pace S3 allows; and the comparison
+//! where something stands at the destination already.
 //!
 //! What is throttled or broken for the moment is tried again here, in hand and under its lease, so
 //! that it uses up no receive count.
@@ -7,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::backoff::Backoff;
-use bucket_brigade_common::catalog::Orphan;
-use bucket_brigade_common::object_store::{Copied, Destination, ObjectStore, StoreError};
+use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::Route;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -33,9 +33,16 @@ const THROTTLED: Backoff = Backoff {
     most: Duration::from_secs(3),
 };
 
+/// What is asked of the store.
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Copy,
+    Compare,
+}
+
 /// How one try ended.
 enum Try {
-    Proven(Copied),
+    Answered(Event),
     Hopeless(Trouble),
     Again(StoreError),
 }
@@ -85,13 +92,22 @@ impl Copy {
 
     /// Copies until it is proven or hopeless. A stop ends the waiting, not a copy under way.
     pub async fn copy(&self, route: &Route) -> Event {
+        self.insist(Call::Copy, route).await
+    }
+
+    /// Compares what stands at the destination with the source, as patiently.
+    pub async fn compare(&self, route: &Route) -> Event {
+        self.insist(Call::Compare, route).await
+    }
+
+    async fn insist(&self, call: Call, route: &Route) -> Event {
         let (mut tries, mut probes, mut throttled) = (0, 0, 0);
         loop {
-            let Some(tried) = self.try_in_turn(route).await else {
+            let Some(tried) = self.try_in_turn(call, route).await else {
                 return Event::Interrupted;
             };
             let wait = match tried.outcome {
-                Try::Proven(copied) => return Event::Copied(copied),
+                Try::Answered(event) => return event,
                 Try::Hopeless(trouble) => return Event::CopyFailed(trouble),
                 Try::Again(StoreError::Throttled { .. }) => {
                     throttled += 1;
@@ -124,7 +140,7 @@ impl Copy {
 
     /// Waits for S3 to be well and for a place in the pace, then tries once. None when the process
     /// stops while waiting.
-    async fn try_in_turn(&self, route: &Route) -> Option<Tried> {
+    async fn try_in_turn(&self, call: Call, route: &Route) -> Option<Tried> {
         let entering = async {
             let turn = self.health.turn().await;
             let slot = self.pace.enter().await;
@@ -136,55 +152,41 @@ impl Copy {
         };
         let sent = Instant::now();
         Some(Tried {
-            outcome: self.try_once(route, slot).await,
+            outcome: self.try_once(call, route, slot).await,
             sent,
             is_probe: turn.is_probe(),
         })
     }
 
-    async fn try_once(&self, route: &Route, slot: Slot<'_>) -> Try {
-        let answer = match self.store.copy(route).await {
-            Err(StoreError::TooLarge) => self.store.copy_in_parts(route).await,
-            other => other,
-        };
-        match &answer {
-            Err(StoreError::Throttled { .. }) => {
-                self.tally.throttled();
-                slot.throttled();
-            }
-            Ok(_) | Err(_) => slot.served(),
+    async fn try_once(&self, call: Call, route: &Route, slot: Slot<'_>) -> Try {
+        let answer = self.ask(call, route).await;
+        if matches!(answer, Err(StoreError::Throttled { .. })) {
+            self.tally.throttled();
+            slot.throttled();
+        } else {
+            slot.served();
         }
-        let outcome = match answer {
-            Err(StoreError::DestinationExists) => self.whose_is_it(route).await,
-            other => other.map_or_else(sort, Try::Proven),
-        };
+        let outcome = answer.map_or_else(sort, Try::Answered);
         if !matches!(outcome, Try::Again(_)) {
             self.health.up(Dependency::Objects);
         }
-        if matches!(outcome, Try::Proven(_)) {
+        if let Try::Answered(Event::Copied(_) | Event::Compared(Destination::Same(_))) = outcome {
             self.outages.went_well(route);
         }
         outcome
     }
 
-    /// An object stands at the destination: our earlier copy is success, a stranger's is a conflict.
-    async fn whose_is_it(&self, route: &Route) -> Try {
-        match self.store.compare(route).await {
-            Ok(Destination::Same(copied)) => Try::Proven(copied),
-            Ok(Destination::Different(difference)) => Try::Hopeless(Trouble {
-                code: "DestinationConflict".into(),
-                message: format!(
-                    "another object stands at '{}': {difference}",
-                    route.destination_key
-                ),
-                // The application may be in the middle of replacing the image: its row comes next.
-                permanent: false,
-            }),
-            Ok(Destination::Empty) => Try::Again(StoreError::Transient {
-                code: "DestinationVanished".into(),
-                message: "the object at the destination vanished while it was compared".into(),
-            }),
-            Err(error) => sort(error),
+    async fn ask(&self, call: Call, route: &Route) -> Result<Event, StoreError> {
+        if let Call::Compare = call {
+            return self.store.compare(route).await.map(Event::Compared);
+        }
+        let copied = match self.store.copy(route).await {
+            Err(StoreError::TooLarge) => self.store.copy_in_parts(route).await,
+            other => other,
+        };
+        match copied {
+            Err(StoreError::DestinationExists) => Ok(Event::DestinationTaken),
+            other => other.map(Event::Copied),
         }
     }
 
@@ -213,29 +215,6 @@ impl Copy {
     fn is_worn_out(&self, error: &StoreError, probes: u32) -> bool {
         let may_pass = matches!(error, StoreError::Transient { .. });
         may_pass && probes >= 3 * TRIES && !self.outages.has_witness()
-    }
-
-    /// Looks for a copy that an earlier delivery made and could not commit.
-    pub async fn seek_orphan(&self, route: &Route) -> Event {
-        loop {
-            match self.store.compare(route).await {
-                Ok(Destination::Same(copied)) => {
-                    return Event::OrphanSought(Some(Orphan {
-                        destination_key: route.destination_key.clone(),
-                        etag: copied.etag,
-                    }));
-                }
-                // Nothing there, a stranger's object, or no source left to compare it with.
-                Ok(_) | Err(StoreError::Permanent { .. } | StoreError::Denied { .. }) => {
-                    return Event::OrphanSought(None);
-                }
-                Err(error) => tracing::debug!(%error, "cannot look for an orphan yet"),
-            }
-            tokio::select! {
-                () = sleep(AGAIN.ceiling(3)) => {}
-                () = self.stop.cancelled() => return Event::Interrupted,
-            }
-        }
     }
 }
 

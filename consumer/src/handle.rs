@@ -45,88 +45,102 @@ pub struct Stages {
     pub give_up: CancellationToken,
 }
 
-/// How a message leaves our hands.
-enum Ending {
-    Delete,
-    Release(Duration),
+/// What a message turned out to be.
+enum Content {
+    Row(Box<Task>),
+    Poison(String),
 }
 
 impl Stages {
     /// Handles one message. It is deleted, released or, at the worst, left to its visibility timeout.
     pub async fn handle(&self, message: Message, lease: Lease) {
-        let ending = tokio::select! {
-            ending = self.work(&message) => ending,
-            () = self.give_up.cancelled() => Ending::Release(Duration::ZERO),
+        let content = match decode(&message.body, self.id_type, &self.rule) {
+            Ok(task) => Content::Row(Box::new(task)),
+            Err(poison) => Content::Poison(poison.to_string()),
         };
-        match ending {
-            Ending::Delete => {
-                self.acknowledge.delete(lease).await;
-            }
-            Ending::Release(delay) => self.acknowledge.release(lease, delay).await,
-        }
-    }
-
-    async fn work(&self, message: &Message) -> Ending {
-        match decode(&message.body, self.id_type, &self.rule) {
-            Ok(task) => self.move_row(message, &task).await,
-            Err(poison) => self.set_aside(message, poison.to_string()).await,
-        }
-    }
-
-    async fn move_row(&self, message: &Message, task: &Task) -> Ending {
-        let key = task.route.destination_key.clone();
-        let mut protocol = self.protocol(message, Some(key));
-        let mut event = Event::Understood;
+        let (mut protocol, mut event) = self.begin(&message, &content);
         loop {
-            event = match protocol.next(event) {
-                Step::Look => self.decide.look(task).await,
-                Step::Copy => self.copy.copy(&task.route).await,
-                Step::Commit(copied, wait) => {
-                    self.pause(wait).await;
-                    let event = self.commit.commit(task, copied).await;
-                    if event == Event::Committed {
-                        self.tally.moved();
-                    }
-                    event
-                }
-                Step::SeekOrphan => self.copy.seek_orphan(&task.route).await,
-                Step::Settle(seen, orphan) => {
-                    self.tally.settled();
-                    self.record.settle(task, seen, orphan).await
-                }
-                Step::Fail(trouble) => {
-                    self.tally.failed();
-                    self.record.fail(task, trouble).await
-                }
-                Step::Acknowledge => return Ending::Delete,
-                Step::Release(delay) => return Ending::Release(delay),
-                // Only for messages that were not understood.
-                Step::RecordPoison => return Ending::Release(Duration::ZERO),
+            let step = match protocol.next(event) {
+                Step::EndLease => return self.end(protocol, lease).await,
+                step => step,
+            };
+            event = tokio::select! {
+                event = self.carry_out(step, &message, &content) => event,
+                () = self.give_up.cancelled() => Event::Interrupted,
             };
         }
     }
 
-    async fn set_aside(&self, message: &Message, reason: String) -> Ending {
-        let mut protocol = self.protocol(message, None);
-        // The answer to poison is always to record it.
-        protocol.next(Event::Poison);
-        self.tally.poison();
-        let event = self
-            .record
-            .poison(&message.message_id, reason, &message.body)
-            .await;
-        match protocol.next(event) {
-            Step::Release(delay) => Ending::Release(delay),
-            _ => Ending::Release(Duration::ZERO),
-        }
+    /// Gives a message back at once, without looking at it: it came after the stop.
+    pub async fn give_back(&self, message: Message, lease: Lease) {
+        let mut protocol = self.protocol(&message, None);
+        protocol.next(Event::Interrupted);
+        self.end(protocol, lease).await;
+    }
+
+    fn begin(&self, message: &Message, content: &Content) -> (Protocol, Event) {
+        let (key, event) = match content {
+            Content::Row(task) => (Some(task.route.destination_key.clone()), Event::Understood),
+            Content::Poison(_) => (None, Event::Poison),
+        };
+        (self.protocol(message, key), event)
     }
 
     fn protocol(&self, message: &Message, destination_key: Option<String>) -> Protocol {
-        Protocol::new(
-            message.receive_count,
-            self.has_dead_letter_queue,
-            destination_key,
-        )
+        let count = message.receive_count;
+        Protocol::new(count, self.has_dead_letter_queue, destination_key)
+    }
+
+    /// The message leaves our hands.
+    async fn end(&self, mut protocol: Protocol, lease: Lease) {
+        let handle = lease.end().await;
+        let held = handle.is_some();
+        match (protocol.next(Event::LeaseEnded { held }), handle) {
+            (Step::Delete, Some(handle)) => self.acknowledge.delete(handle).await,
+            (Step::Release(delay), Some(handle)) => self.acknowledge.release(handle, delay).await,
+            _ => {}
+        }
+    }
+
+    async fn carry_out(&self, step: Step, message: &Message, content: &Content) -> Event {
+        match content {
+            Content::Row(task) => self.for_row(step, task).await,
+            Content::Poison(reason) => {
+                self.tally.poison();
+                let Message {
+                    message_id, body, ..
+                } = message;
+                self.record.poison(message_id, reason.clone(), body).await
+            }
+        }
+    }
+
+    async fn for_row(&self, step: Step, task: &Task) -> Event {
+        match step {
+            Step::Look => self.decide.look(task).await,
+            Step::Copy => self.copy.copy(&task.route).await,
+            Step::Compare => self.copy.compare(&task.route).await,
+            Step::Commit(copied, wait) => {
+                self.pause(wait).await;
+                let event = self.commit.commit(task, copied).await;
+                if event == Event::Committed {
+                    self.tally.moved();
+                }
+                event
+            }
+            Step::Settle(seen, orphan) => {
+                self.tally.settled();
+                self.record.settle(task, seen, orphan).await
+            }
+            Step::Fail(trouble) => {
+                self.tally.failed();
+                self.record.fail(task, trouble).await
+            }
+            // Poison has no row, and the ends of a message come after its lease.
+            Step::RecordPoison | Step::EndLease | Step::Delete | Step::Release(_) | Step::LetGo => {
+                Event::Interrupted
+            }
+        }
     }
 
     /// A stop shortens the wait, and the commit is tried at once.

@@ -110,7 +110,7 @@ impl Receive {
             let is_stopping = self.stop.is_cancelled();
             self.tasks.spawn(async move {
                 if is_stopping {
-                    stages.acknowledge.release(lease, Duration::ZERO).await;
+                    stages.give_back(message, lease).await;
                 } else {
                     stages.handle(message, lease).await;
                 }

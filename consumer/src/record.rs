@@ -78,27 +78,13 @@ impl Record {
 
     /// The row needs no move any more.
     pub async fn settle(&self, task: &Task, seen: Seen, orphan: Option<Orphan>) -> Event {
-        let (found_path, is_final) = match seen {
-            Seen::Changed { path, is_in_scope } => (Some(path), !is_in_scope),
-            Seen::Moved => (Some(task.route.new_path.clone()), true),
-            Seen::Gone => (None, true),
-            // The protocol never settles a row that asks for its move.
-            Seen::Wanted { .. } => (Some(task.route.old_path.clone()), false),
-        };
         if let Some(orphan) = &orphan {
             tracing::warn!(
                 row = %task.id, key = orphan.destination_key,
                 "row {} was changed by the application while its image was copied: the copy is an orphan", task.id
             );
         }
-        let settlement = Settlement {
-            id: task.id.clone(),
-            old_path: task.route.old_path.clone(),
-            new_path: task.route.new_path.clone(),
-            found_path,
-            is_final,
-            orphan,
-        };
+        let settlement = settlement(task, seen, orphan);
         recorded(self.settlements.submit(settlement).await)
     }
 
@@ -108,14 +94,7 @@ impl Record {
             row = %task.id, path = task.route.old_path, code = trouble.code,
             "row {} cannot be moved: {} ({})", task.id, trouble.message, trouble.code
         );
-        let failure = Failure {
-            id: task.id.clone(),
-            path: task.route.old_path.clone(),
-            code: trouble.code,
-            message: trouble.message,
-            permanent: trouble.permanent,
-        };
-        recorded(self.failures.submit(failure).await)
+        recorded(self.failures.submit(failure(task, trouble)).await)
     }
 
     /// The message was not understood.
@@ -131,6 +110,36 @@ impl Record {
             excerpt: body.chars().take(EXCERPT).collect(),
         };
         recorded(self.poison.submit(record).await)
+    }
+}
+
+/// What is written down of a row that needs no move any more.
+pub fn settlement(task: &Task, seen: Seen, orphan: Option<Orphan>) -> Settlement {
+    let (found_path, is_final) = match seen {
+        Seen::Changed { path, is_in_scope } => (Some(path), !is_in_scope),
+        Seen::Moved => (Some(task.route.new_path.clone()), true),
+        Seen::Gone => (None, true),
+        // The protocol never settles a row that asks for its move.
+        Seen::Wanted { .. } => (Some(task.route.old_path.clone()), false),
+    };
+    Settlement {
+        id: task.id.clone(),
+        old_path: task.route.old_path.clone(),
+        new_path: task.route.new_path.clone(),
+        found_path,
+        is_final,
+        orphan,
+    }
+}
+
+/// What is written down of a row that cannot be moved.
+pub fn failure(task: &Task, trouble: Trouble) -> Failure {
+    Failure {
+        id: task.id.clone(),
+        path: task.route.old_path.clone(),
+        code: trouble.code,
+        message: trouble.message,
+        permanent: trouble.permanent,
     }
 }
 

@@ -1,21 +1,25 @@
 //! What a consumer does next with one message: the whole protocol as a pure function.
 //!
 //! ```text
-//!   look ─► copy ─► commit ─► acknowledge
+//!   look ─► copy ─► commit ─► end the lease ─► delete
+//!     │       │ ▲      │
+//!     │       ▼ │      │
+//!     │     compare    │                       (something stands at the destination)
 //!     │       │        │
-//!     │       └────────┴──► look again ─► fail ─► release
-//!     └──► settle ─► acknowledge          (somebody else wrote the row)
+//!     │       └────────┴──► look again ─► fail ─► end the lease ─► release
+//!     └──► settle ─► end the lease ─► delete   (somebody else wrote the row)
 //! ```
 //!
 //! Nothing here waits, reads a clock or talks to anybody: [`Protocol::next`] is told what happened and
-//! answers what to do. A message is acknowledged in two cases only: its row was moved by a commit,
-//! or its row was seen not to need the move and that was written down.
+//! answers what to do. A message is deleted in two cases only: its row was moved by a commit, or its
+//! row was seen not to need the move and that was written down; and in both only under a lease that
+//! still holds.
 
 use std::time::Duration;
 
 use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::catalog::{Orphan, Row};
-use bucket_brigade_common::object_store::Copied;
+use bucket_brigade_common::object_store::{Copied, Destination};
 use bucket_brigade_common::path_rule::{PathRule, Route};
 
 /// How often a commit may be skipped because somebody holds the row's lock before it counts as a
@@ -27,6 +31,10 @@ const LOCKED: Backoff = Backoff {
     first: Duration::from_millis(50),
     most: Duration::from_secs(5),
 };
+
+/// How often the object at the destination may vanish between a refused copy and the look at it. A
+/// store that goes on like that refuses for another reason.
+const MOST_VANISHED: u32 = 3;
 
 /// How long a message stays hidden after a failure that may pass.
 const RETRY_LATER: Backoff = Backoff {
@@ -84,7 +92,7 @@ pub struct Trouble {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The message was understood.
     Understood,
@@ -92,9 +100,13 @@ pub enum Event {
     Poison,
     /// The row was read.
     Looked(Seen),
-    /// The copy is proven: made now, or found to have been made before.
+    /// The copy was made and is proven.
     Copied(Copied),
-    /// The copy cannot be made.
+    /// Nothing was copied: an object stands at the destination.
+    DestinationTaken,
+    /// What stands at the destination was compared with the source.
+    Compared(Destination),
+    /// The copy cannot be made, or the comparison.
     CopyFailed(Trouble),
     /// The path is set and the evidence written.
     Committed,
@@ -102,39 +114,53 @@ pub enum Event {
     NotCommitted,
     /// The database refuses this row.
     CommitRefused(Trouble),
-    /// The destination was searched for a copy that an earlier delivery may have made.
-    OrphanSought(Option<Orphan>),
     /// What ended is written down: a settlement, a failure or a poison message.
     Recorded,
     /// The process is stopping, and what was waited for did not come.
     Interrupted,
+    /// The renewals have ended. Whether the lease held to this moment.
+    LeaseEnded {
+        /// False when it ran out: the message is somebody else's.
+        held: bool,
+    },
 }
 
 /// What to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Read the row.
     Look,
     /// Copy the object.
     Copy,
+    /// Compare what stands at the destination with the source.
+    Compare,
     /// Commit this copy after a wait.
     Commit(Copied, Duration),
-    /// Look for a copy of ours at the destination.
-    SeekOrphan,
     /// Write down that the row needs no move.
     Settle(Seen, Option<Orphan>),
     /// Write down the failure.
     Fail(Trouble),
     /// Write down the poison message.
     RecordPoison,
-    /// Delete the message.
-    Acknowledge,
-    /// Make the message visible again after this time.
+    /// Stop renewing the lease, and see whether it held.
+    EndLease,
+    /// Delete the message: the end.
+    Delete,
+    /// Make the message visible again after this time: the end.
+    Release(Duration),
+    /// Do nothing more: somebody else has the message.
+    LetGo,
+}
+
+/// How a message is to leave our hands, if its lease holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Ending {
+    Delete,
     Release(Duration),
 }
 
 /// One delivery of one message on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Protocol {
     receive_count: u32,
     has_dead_letter_queue: bool,
@@ -143,6 +169,8 @@ pub struct Protocol {
     trouble: Option<Trouble>,
     seen: Option<Seen>,
     skipped_commits: u32,
+    vanished: u32,
+    ending: Option<Ending>,
 }
 
 impl Protocol {
@@ -160,6 +188,8 @@ impl Protocol {
             trouble: None,
             seen: None,
             skipped_commits: 0,
+            vanished: 0,
+            ending: None,
         }
     }
 
@@ -171,19 +201,68 @@ impl Protocol {
                 Step::RecordPoison
             }
             Event::Looked(seen) => self.after_look(seen),
-            Event::Copied(copied) => {
-                self.copy = Some(copied.clone());
-                Step::Commit(copied, Duration::ZERO)
-            }
-            Event::CopyFailed(trouble) | Event::CommitRefused(trouble) => {
-                self.trouble = Some(trouble);
-                Step::Look
-            }
+            Event::Copied(copied) => self.commit(copied),
+            Event::DestinationTaken => Step::Compare,
+            Event::Compared(found) => self.after_compare(found),
+            // The row is not ours to move any more: what could not be compared is no orphan for sure.
+            Event::CopyFailed(_) if self.seen.is_some() => self.settle(None),
+            Event::CopyFailed(trouble) | Event::CommitRefused(trouble) => self.failing(trouble),
             Event::Understood | Event::NotCommitted => Step::Look,
-            Event::Committed => Step::Acknowledge,
-            Event::OrphanSought(orphan) => self.settle(orphan),
+            Event::Committed => self.end(Ending::Delete),
             Event::Recorded => self.after_record(),
-            Event::Interrupted => Step::Release(Duration::ZERO),
+            Event::Interrupted => self.end(Ending::Release(Duration::ZERO)),
+            Event::LeaseEnded { held } => self.after_lease(held),
+        }
+    }
+
+    fn commit(&mut self, copied: Copied) -> Step {
+        self.copy = Some(copied.clone());
+        Step::Commit(copied, Duration::ZERO)
+    }
+
+    /// Before a failure is written down the row is read again: if it changed meanwhile, nothing failed.
+    fn failing(&mut self, trouble: Trouble) -> Step {
+        self.trouble = Some(trouble);
+        Step::Look
+    }
+
+    fn end(&mut self, ending: Ending) -> Step {
+        self.ending = Some(ending);
+        Step::EndLease
+    }
+
+    /// A lost lease is never acknowledged: its message is, or will be, in other hands.
+    fn after_lease(&mut self, held: bool) -> Step {
+        match self.ending.take() {
+            Some(Ending::Delete) if held => Step::Delete,
+            Some(Ending::Release(delay)) if held => Step::Release(delay),
+            _ => Step::LetGo,
+        }
+    }
+
+    /// Our earlier copy is success, a stranger's object a conflict. When the row is already somebody
+    /// else's, the question was whether a copy of ours has lost it.
+    fn after_compare(&mut self, found: Destination) -> Step {
+        if self.seen.is_some() {
+            let orphan = match found {
+                Destination::Same(copied) => self.orphan(&copied),
+                Destination::Empty | Destination::Different(_) => None,
+            };
+            return self.settle(orphan);
+        }
+        match found {
+            Destination::Same(copied) => self.commit(copied),
+            Destination::Different(difference) => {
+                let conflict = self.conflict(&difference);
+                self.failing(conflict)
+            }
+            Destination::Empty => {
+                self.vanished += 1;
+                if self.vanished > MOST_VANISHED {
+                    return self.failing(vanishing());
+                }
+                Step::Copy
+            }
         }
     }
 
@@ -199,7 +278,7 @@ impl Protocol {
             }
             // It failed for good at an earlier delivery: the redrive policy takes it from here.
             (None, None) if failed_for_good && self.receive_count > 1 => {
-                Step::Release(self.give_back(true))
+                self.end(Ending::Release(self.give_back(true)))
             }
             (None, None) => Step::Copy,
         }
@@ -228,17 +307,31 @@ impl Protocol {
     fn not_wanted(&mut self, seen: Seen) -> Step {
         let is_moved = seen == Seen::Moved;
         self.seen = Some(seen);
-        match (&self.copy, &self.destination_key) {
-            (_, _) if is_moved => self.settle(None),
-            (Some(copied), Some(key)) => {
-                let orphan = Orphan {
-                    destination_key: key.clone(),
-                    etag: copied.etag.clone(),
-                };
-                self.settle(Some(orphan))
+        match &self.copy {
+            _ if is_moved => self.settle(None),
+            Some(copied) => {
+                let orphan = self.orphan(copied);
+                self.settle(orphan)
             }
-            (None, Some(_)) if self.receive_count > 1 => Step::SeekOrphan,
-            _ => self.settle(None),
+            None if self.receive_count > 1 => Step::Compare,
+            None => self.settle(None),
+        }
+    }
+
+    fn orphan(&self, copied: &Copied) -> Option<Orphan> {
+        Some(Orphan {
+            destination_key: self.destination_key.clone()?,
+            etag: copied.etag.clone(),
+        })
+    }
+
+    /// Not for good: the application may be in the middle of replacing the image, and its row comes next.
+    fn conflict(&self, difference: &str) -> Trouble {
+        let key = self.destination_key.as_deref().unwrap_or_default();
+        Trouble {
+            code: "DestinationConflict".into(),
+            message: format!("another object stands at '{key}': {difference}"),
+            permanent: false,
         }
     }
 
@@ -248,11 +341,12 @@ impl Protocol {
         Step::Settle(self.seen.take().unwrap_or(Seen::Gone), orphan)
     }
 
-    fn after_record(&self) -> Step {
-        match &self.trouble {
-            Some(trouble) => Step::Release(self.give_back(trouble.permanent)),
-            None => Step::Acknowledge,
-        }
+    fn after_record(&mut self) -> Step {
+        let ending = match &self.trouble {
+            Some(trouble) => Ending::Release(self.give_back(trouble.permanent)),
+            None => Ending::Delete,
+        };
+        self.end(ending)
     }
 
     /// How long a failed message stays hidden. A permanent failure is given back at once, so that the
@@ -264,6 +358,15 @@ impl Protocol {
         } else {
             RETRY_LATER.ceiling(self.receive_count)
         }
+    }
+}
+
+fn vanishing() -> Trouble {
+    Trouble {
+        code: "DestinationVanished".into(),
+        message: "the store refuses the copy because an object stands at the destination, and finds none there"
+            .into(),
+        permanent: false,
     }
 }
 

@@ -41,6 +41,13 @@ fn orphan() -> Orphan {
     }
 }
 
+/// Feeds the events and the end of a lease that held, and returns the end.
+fn end(protocol: Protocol, events: &[Event]) -> Step {
+    let mut events = events.to_vec();
+    events.push(Event::LeaseEnded { held: true });
+    drive(protocol, &events)
+}
+
 /// Feeds the events to the protocol and returns its last answer.
 fn drive(mut protocol: Protocol, events: &[Event]) -> Step {
     let steps: Vec<Step> = events
@@ -59,7 +66,26 @@ fn the_way_of_most_images() {
         protocol.next(Event::Copied(copied())),
         Step::Commit(copied(), Duration::ZERO)
     );
-    assert_eq!(protocol.next(Event::Committed), Step::Acknowledge);
+    assert_eq!(protocol.next(Event::Committed), Step::EndLease);
+    assert_eq!(
+        protocol.next(Event::LeaseEnded { held: true }),
+        Step::Delete
+    );
+}
+
+#[test]
+fn a_lost_lease_is_never_acknowledged() {
+    let lost = Event::LeaseEnded { held: false };
+    let committed = [
+        Event::Understood,
+        Event::Looked(WANTED),
+        Event::Copied(copied()),
+        Event::Committed,
+        lost.clone(),
+    ];
+    assert_eq!(drive(first_delivery(), &committed), Step::LetGo);
+    let interrupted = [Event::Understood, Event::Interrupted, lost];
+    assert_eq!(drive(first_delivery(), &interrupted), Step::LetGo);
 }
 
 #[test]
@@ -74,7 +100,7 @@ fn a_duplicate_is_settled_without_a_copy() {
         Event::Looked(Seen::Moved),
         Event::Recorded,
     ];
-    assert_eq!(drive(redelivery(), &events), Step::Acknowledge);
+    assert_eq!(end(redelivery(), &events), Step::Delete);
 }
 
 #[test]
@@ -89,13 +115,56 @@ fn a_change_before_the_first_copy_leaves_nothing_behind() {
 #[test]
 fn a_change_seen_at_a_redelivery_looks_for_the_lost_copy() {
     let events = [Event::Understood, Event::Looked(changed())];
-    assert_eq!(drive(redelivery(), &events), Step::SeekOrphan);
-    let mut events = events.to_vec();
-    events.push(Event::OrphanSought(Some(orphan())));
+    assert_eq!(drive(redelivery(), &events), Step::Compare);
+    let sought = |answer| drive(redelivery(), &[&events[..], &[answer]].concat());
+    let settled = |orphan| Step::Settle(changed(), orphan);
+    let found = Event::Compared(Destination::Same(copied()));
+    assert_eq!(sought(found), settled(Some(orphan())));
+    for nothing in [
+        Event::Compared(Destination::Empty),
+        Event::Compared(Destination::Different("bytes".into())),
+        Event::CopyFailed(trouble(true)),
+    ] {
+        assert_eq!(sought(nothing), settled(None));
+    }
+}
+
+#[test]
+fn what_stands_at_the_destination_is_compared() {
+    let events = [
+        Event::Understood,
+        Event::Looked(WANTED),
+        Event::DestinationTaken,
+    ];
+    assert_eq!(drive(first_delivery(), &events), Step::Compare);
+    let compared = |found| {
+        let found = Event::Compared(found);
+        drive(first_delivery(), &[&events[..], &[found]].concat())
+    };
     assert_eq!(
-        drive(redelivery(), &events),
-        Step::Settle(changed(), Some(orphan()))
+        compared(Destination::Same(copied())),
+        Step::Commit(copied(), Duration::ZERO)
     );
+    assert_eq!(compared(Destination::Different("bytes".into())), Step::Look);
+    assert_eq!(compared(Destination::Empty), Step::Copy);
+}
+
+#[test]
+fn a_store_that_refuses_without_a_reason_is_a_failure() {
+    let mut protocol = first_delivery();
+    protocol.next(Event::Looked(WANTED));
+    for _ in 0..MOST_VANISHED {
+        assert_eq!(protocol.next(Event::DestinationTaken), Step::Compare);
+        let vanished = Event::Compared(Destination::Empty);
+        assert_eq!(protocol.next(vanished), Step::Copy);
+    }
+    protocol.next(Event::DestinationTaken);
+    assert_eq!(
+        protocol.next(Event::Compared(Destination::Empty)),
+        Step::Look
+    );
+    let step = protocol.next(Event::Looked(WANTED));
+    assert!(matches!(step, Step::Fail(trouble) if trouble.code == "DestinationVanished"));
 }
 
 #[test]
@@ -145,7 +214,7 @@ fn a_locked_row_is_tried_again_and_the_copy_is_not() {
     let step = protocol.next(Event::Looked(WANTED));
     assert!(matches!(step, Step::Fail(trouble) if trouble.code == "RowLocked"));
     assert_eq!(
-        protocol.next(Event::Recorded),
+        end(protocol, &[Event::Recorded]),
         Step::Release(RETRY_LATER.ceiling(1))
     );
 }
@@ -170,7 +239,7 @@ fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
     );
     let mut settled = failing(Seen::Moved);
     settled.push(Event::Recorded);
-    assert_eq!(drive(first_delivery(), &settled), Step::Acknowledge);
+    assert_eq!(end(first_delivery(), &settled), Step::Delete);
 }
 
 #[test]
@@ -183,7 +252,7 @@ fn a_failed_message_is_released_and_never_acknowledged() {
             Event::Looked(WANTED),
             Event::Recorded,
         ];
-        drive(protocol, &events)
+        end(protocol, &events)
     };
     assert_eq!(
         failed(first_delivery(), true),
@@ -210,7 +279,7 @@ fn what_failed_for_good_is_not_copied_again_at_redelivery() {
         failed_for_good: true,
     });
     let events = [Event::Understood, hopeless];
-    assert_eq!(drive(redelivery(), &events), Step::Release(Duration::ZERO));
+    assert_eq!(end(redelivery(), &events), Step::Release(Duration::ZERO));
     // A first delivery means that somebody fed it again on purpose.
     assert_eq!(drive(first_delivery(), &events), Step::Copy);
 }
@@ -219,7 +288,7 @@ fn what_failed_for_good_is_not_copied_again_at_redelivery() {
 fn poison_is_recorded_and_left_for_the_dead_letter_queue() {
     let poisoned = || Protocol::new(1, true, None);
     assert_eq!(drive(poisoned(), &[Event::Poison]), Step::RecordPoison);
-    let step = drive(poisoned(), &[Event::Poison, Event::Recorded]);
+    let step = end(poisoned(), &[Event::Poison, Event::Recorded]);
     assert_eq!(step, Step::Release(Duration::ZERO));
 }
 
@@ -227,7 +296,7 @@ fn poison_is_recorded_and_left_for_the_dead_letter_queue() {
 fn an_interruption_gives_the_message_back_at_once() {
     let events = [Event::Understood, Event::Looked(WANTED), Event::Interrupted];
     assert_eq!(
-        drive(first_delivery(), &events),
+        end(first_delivery(), &events),
         Step::Release(Duration::ZERO)
     );
 }

@@ -37,7 +37,7 @@ pub struct Move {
 }
 
 /// A copy of ours that has lost its row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Orphan {
     /// Its key in the destination bucket.
     pub destination_key: String,

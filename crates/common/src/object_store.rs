@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::path_rule::Route;
 
 /// A copy the store has proven by an `ETag` in its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Copied {
     /// The copy's `ETag`, without quotes.
     pub etag: String,
@@ -15,7 +15,7 @@ pub struct Copied {
 }
 
 /// What stands at the destination, compared with the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Destination {
     /// No object.
     Empty,
