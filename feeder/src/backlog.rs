@@ -62,7 +62,7 @@ impl<'a> BacklogLimit<'a> {
     /// A request costs the same for one message as for ten, so less than ten is waited for; but not
     /// when the limit is so low that a few circling messages would keep it from ever being reached.
     fn worthwhile(&self) -> u64 {
-        BATCH.min(self.max_backlog / 10)
+        BATCH.min((self.max_backlog / 10).max(1))
     }
 
     /// The queue's counts lag behind; asking rarely lets what was sent show up in them.

@@ -24,7 +24,7 @@ struct Incoming {
 }
 
 /// A message that was understood: the row, and the way of its image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Task {
     /// The row to move.
     pub id: RowId,

@@ -12,7 +12,7 @@ pub const BATCH: usize = 10;
 pub const LONG_POLL: Duration = Duration::from_secs(20);
 
 /// A message as it was received.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
     /// The queue's id of the message, the same at each delivery.
     pub message_id: String,

@@ -1,0 +1,175 @@
+//! The model: every order in which a feeder, two consumers and the application can act on a small
+//! world, with a crash, an expired lease, a second delivery or a lost answer between any two steps.
+//!
+//! What a consumer does is [`Protocol`], the very function that production calls; what it writes down
+//! is made by production's own functions too. The world is [`crate::world`]; here is only who may act
+//! when, and what must hold in every state.
+
+mod consumer;
+mod explore;
+mod holds;
+mod others;
+
+use std::collections::BTreeMap;
+
+use bucket_brigade_common::message::Task;
+use bucket_brigade_common::queue::Message;
+use bucket_brigade_consumer::step::{Protocol, Step};
+use stateright::{Model, Property};
+
+use crate::sabotage::Sabotage;
+use crate::world::{Buckets, Mailbox, Table};
+
+pub use consumer::Outcome;
+pub use explore::{Explored, configurations, explore};
+pub use others::Write;
+
+/// A small world, and how much may happen in it.
+#[derive(Debug, Clone)]
+pub struct Brigade {
+    /// The rows: id, path and whether its object exists.
+    pub rows: Vec<(&'static str, &'static str, bool)>,
+    /// Bodies in the queue from the start, beside what the feeder sends.
+    pub strangers: Vec<&'static str>,
+    /// How many messages the feeder sends at most.
+    pub sends: u8,
+    /// How often the application writes.
+    pub writes: u8,
+    /// How often a commit finds a row locked.
+    pub locks: u8,
+    /// Whether a consumer may be asked to stop in the middle.
+    pub stops: bool,
+    /// The redrive policy.
+    pub max_receive_count: u32,
+    /// What is broken on purpose.
+    pub sabotage: Sabotage,
+}
+
+/// One state of the whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    /// The application's table and the ledger.
+    pub table: Table,
+    /// The buckets.
+    pub buckets: Buckets,
+    /// The queue.
+    pub mailbox: Mailbox,
+    /// What each consumer has in hand.
+    pub consumers: [Option<InHand>; 2],
+    /// A page the feeder has read and not yet sent: id and path.
+    pub page: Option<(String, String)>,
+    /// What the application has stored and not yet written into its row: id and path.
+    pub upload: Option<(String, String)>,
+    /// How much may still happen.
+    pub left: Left,
+    /// What the application wrote last to each row; none for a deleted one.
+    pub written: BTreeMap<String, Option<String>>,
+    /// The bytes the application put last at each key.
+    pub puts: BTreeMap<String, String>,
+    /// A message was deleted while its row still asked for the move.
+    pub deleted_early: bool,
+    /// A message of which the feeder knows nothing was deleted.
+    pub deleted_stranger: bool,
+}
+
+/// What may still happen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Left {
+    sends: u8,
+    writes: u8,
+    locks: u8,
+}
+
+/// A message in hand.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct InHand {
+    message: Message,
+    task: Option<Task>,
+    protocol: Protocol,
+    step: Step,
+}
+
+/// What can happen next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// The feeder reads this row.
+    FeederReads(String),
+    /// The feeder sends what it read; when the answer is lost it will send it again.
+    FeederSends {
+        /// Whether the queue's answer reaches it.
+        answered: bool,
+    },
+    /// The feeder dies.
+    FeederCrashes,
+    /// A consumer receives a message, hidden from others or not.
+    Receive(usize, u64),
+    /// A message's visibility timeout ends.
+    Expire(u64),
+    /// A consumer takes its next step.
+    Step(usize, Outcome),
+    /// A consumer dies.
+    Crash(usize),
+    /// The application begins to write to a row.
+    Write(String, Write),
+    /// The application points its row at what it stored.
+    PointRow,
+}
+
+impl Model for Brigade {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let mut state = State {
+            table: Table::default(),
+            buckets: Buckets::default(),
+            mailbox: Mailbox::new(self.max_receive_count),
+            consumers: [None, None],
+            page: None,
+            upload: None,
+            left: Left {
+                sends: self.sends,
+                writes: self.writes,
+                locks: self.locks,
+            },
+            written: BTreeMap::new(),
+            puts: BTreeMap::new(),
+            deleted_early: false,
+            deleted_stranger: false,
+        };
+        for (id, path, has_object) in &self.rows {
+            state.table.rows.insert((*id).into(), (*path).into());
+            if *has_object {
+                let bytes = format!("bytes of {path}");
+                state.buckets.source.insert((*path).into(), bytes);
+            }
+        }
+        for body in &self.strangers {
+            state.mailbox.send((*body).into());
+        }
+        vec![state]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        self.actions_of_others(state, actions);
+        for number in 0..state.consumers.len() {
+            state.actions_of_consumer(number, self.stops, actions);
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut next = state.clone();
+        match action {
+            Action::Receive(consumer, number) => next.receive(consumer, number),
+            Action::Step(consumer, outcome) => next.step(consumer, outcome, self.sabotage),
+            Action::Crash(consumer) => next.consumers[consumer] = None,
+            other => next.act(&other),
+        }
+        // What changes nothing leads nowhere new.
+        (next != *state).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        holds::properties()
+    }
+}

@@ -1,0 +1,190 @@
+//! The world that all processes of a simulation share, its clock and its dice; and the invariants that
+//! are looked at after every single change.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bucket_brigade_common::message::decode;
+use bucket_brigade_common::queue::Message;
+use bucket_brigade_common::row_id::IdType;
+use fastrand::Rng;
+use tokio::time::Instant;
+
+use crate::fate::{Fate, Weather};
+use crate::sabotage::Sabotage;
+use crate::world::{Buckets, Mailbox, OLD, Table, rule};
+
+/// The redrive policy, as the documentation recommends it.
+const MAX_RECEIVE_COUNT: u32 = 5;
+
+/// Everything there is.
+#[derive(Debug)]
+pub struct Things {
+    /// The table and the ledger.
+    pub table: Table,
+    /// The buckets.
+    pub buckets: Buckets,
+    /// The queue.
+    pub mailbox: Mailbox,
+    /// When messages in flight become visible.
+    pub visible_at: BTreeMap<u64, Instant>,
+    /// What the application wrote last to each row; none for a deleted one.
+    pub written: BTreeMap<String, Option<String>>,
+    /// The bytes the application put last at each key.
+    pub puts: BTreeMap<String, String>,
+    /// What was found not to hold.
+    pub violations: Vec<String>,
+    /// How bad it is.
+    pub weather: Weather,
+    /// What is broken on purpose.
+    pub sabotage: Sabotage,
+    /// The dice.
+    pub dice: Rng,
+    /// What happened so far, as a checksum: two runs of a seed must agree on it.
+    pub trace: u64,
+    /// Faults injected, second deliveries included.
+    pub faults: u64,
+}
+
+/// The world.
+#[derive(Debug)]
+pub struct Shared(Mutex<Things>);
+
+impl Shared {
+    /// An empty world.
+    pub fn new(seed: u64, sabotage: Sabotage) -> Self {
+        let mut dice = Rng::with_seed(seed);
+        Self(Mutex::new(Things {
+            table: Table::default(),
+            buckets: Buckets::default(),
+            mailbox: Mailbox::new(MAX_RECEIVE_COUNT),
+            visible_at: BTreeMap::new(),
+            written: BTreeMap::new(),
+            puts: BTreeMap::new(),
+            violations: Vec::new(),
+            weather: Weather::roll(&mut dice),
+            sabotage,
+            dice,
+            trace: seed,
+            faults: 0,
+        }))
+    }
+
+    /// Looks at the world, or changes it from outside.
+    pub fn lock(&self) -> MutexGuard<'_, Things> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What becomes of the next call: its way there, its way back, its fate.
+    pub fn roll(&self) -> (Duration, Duration, Fate) {
+        let things = &mut *self.lock();
+        let (there, back) = things.weather.travel(&mut things.dice);
+        let fate = things.weather.fate(&mut things.dice);
+        things.faults += u64::from(fate != Fate::Good);
+        (there, back, fate)
+    }
+
+    /// Writes a call into the trace.
+    pub fn trace(&self, name: &str, number: u64, fate: u64) {
+        let mut things = self.lock();
+        for byte in name.bytes().map(u64::from).chain([number, fate]) {
+            // FNV-1a: any mixing will do.
+            things.trace = (things.trace ^ byte).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Changes the world, and looks whether all that must hold still does.
+    pub fn act<T>(&self, act: impl FnOnce(&mut Things) -> T) -> T {
+        let things = &mut *self.lock();
+        let answer = act(things);
+        things.check();
+        answer
+    }
+}
+
+impl Things {
+    /// Throws the dice: true in so many of a hundred cases.
+    pub fn happens(&mut self, percent: u32) -> bool {
+        let happens = self.dice.u32(0..100) < percent;
+        self.faults += u64::from(happens);
+        happens
+    }
+
+    /// I1 and I3, which hold at every moment.
+    fn check(&mut self) {
+        let Things {
+            table,
+            buckets,
+            written,
+            puts,
+            violations,
+            ..
+        } = self;
+        for (id, path) in &table.rows {
+            let is_missing = path.starts_with(OLD) && !written.contains_key(id);
+            if buckets.named_by(path).is_none() && !is_missing {
+                violations.push(format!("I1: row {id}: '{path}' names no object"));
+            }
+        }
+        for (id, path) in written {
+            if table.rows.get(id) != path.as_ref() {
+                violations.push(format!("I3: row {id}: the application's write was lost"));
+            }
+        }
+        for (key, bytes) in puts {
+            if buckets.destination.get(key) != Some(bytes) {
+                violations.push(format!("I3: '{key}' was overwritten"));
+            }
+        }
+        violations.truncate(20);
+    }
+
+    /// Deletes a message by receipt handle, which is allowed only when its row asks for nothing any more,
+    /// and that is on record.
+    pub fn delete(&mut self, receipt_handle: &str) {
+        let Some(body) = self.mailbox.delete(receipt_handle) else {
+            return;
+        };
+        let Ok(task) = decode(&body, IdType::Text, &rule()) else {
+            self.violations.push(format!("I5: deleted: {body}"));
+            return;
+        };
+        let id = task.id.as_str();
+        let path = self.table.rows.get(id);
+        let asks = path == Some(&task.route.old_path);
+        let is_elsewhere_in_scope = path.is_some_and(|path| path.starts_with(OLD));
+        if asks || self.table.states_of(id) != 1 && !is_elsewhere_in_scope {
+            let message = format!("I5: row {id}: its message was deleted too early");
+            self.violations.push(message);
+        }
+    }
+
+    /// Receives up to `most` messages in any order, hidden ones among them now and then.
+    pub fn receive(&mut self, most: usize, visibility: Duration) -> Vec<Message> {
+        let now = Instant::now();
+        let mut numbers: Vec<u64> = self.mailbox.queued.keys().copied().collect();
+        self.dice.shuffle(&mut numbers);
+        let mut messages = Vec::new();
+        for number in numbers {
+            if messages.len() == most {
+                break;
+            }
+            let is_due = self.visible_at.get(&number).is_none_or(|at| *at <= now);
+            let is_delivered = is_due || {
+                let percent = self.weather.second_deliveries;
+                self.dice.u32(0..10) == 0 && self.happens(percent)
+            };
+            if is_delivered && let Some(message) = self.mailbox.receive(number) {
+                self.visible_at.insert(number, now + visibility);
+                messages.push(message);
+            }
+        }
+        messages
+    }
+
+    /// Whether nothing is left in the queue.
+    pub fn is_drained(&self) -> bool {
+        self.mailbox.queued.is_empty()
+    }
+}

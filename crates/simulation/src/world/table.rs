@@ -1,0 +1,219 @@
+//! The application's table and the ledger. Each call is one statement of [the real ledger]: all of
+//! it or nothing, on what the statement found when it began. A test of the testbed runs both side by
+//! side and compares what they hold.
+//!
+//! [the real ledger]: bucket_brigade_common::ledger
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
+
+use bucket_brigade_common::catalog::{Failure, Move, PoisonRecord, Row, Settlement};
+use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::scope::Page;
+
+use super::OLD;
+
+/// The evidence of a move.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Moved {
+    /// The path before.
+    pub old_path: String,
+    /// The path since.
+    pub new_path: String,
+    /// The copy's ETag.
+    pub etag: String,
+}
+
+/// A recorded failure.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Failed {
+    /// The path it was fed with.
+    pub path: String,
+    /// The error's code.
+    pub code: String,
+    /// Whether trying again is pointless.
+    pub permanent: bool,
+}
+
+/// The database. Rows are keyed by their id, which orders as text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Table {
+    /// The application's rows: id to path. A deleted one is absent.
+    pub rows: BTreeMap<String, String>,
+    /// Rows moved.
+    pub moves: BTreeMap<String, Moved>,
+    /// Rows the application changed, with the path found; none for a deleted row.
+    pub changes: BTreeMap<String, Option<String>>,
+    /// Rows that could not be moved.
+    pub failures: BTreeMap<String, Failed>,
+    /// Copies that lost their row: key to ETag.
+    pub orphans: BTreeMap<String, String>,
+    /// Poison messages by the queue's id.
+    pub poison: BTreeSet<String>,
+    /// The feeder's cursor.
+    pub cursor: Option<String>,
+    /// Which sweep it is in.
+    pub sweep: u64,
+    /// Rows fed in this sweep.
+    pub sweep_fed: u64,
+    /// Rows fed in all.
+    pub fed: u64,
+}
+
+impl Table {
+    /// Reads rows.
+    pub fn look(&self, ids: &[RowId]) -> HashMap<RowId, Row> {
+        let row = |id: &RowId| {
+            let path = self.rows.get(id.as_str())?.clone();
+            let failed_for_good = self
+                .failures
+                .get(id.as_str())
+                .is_some_and(|failed| failed.permanent && failed.path == path);
+            let row = Row {
+                path,
+                failed_for_good,
+            };
+            Some((id.clone(), row))
+        };
+        ids.iter().filter_map(row).collect()
+    }
+
+    /// The compare-and-set with its evidence.
+    pub fn commit(&mut self, moves: &[Move]) -> HashSet<RowId> {
+        let still = |one: &&Move| self.rows.get(one.id.as_str()) == Some(&one.old_path);
+        let matching: Vec<&Move> = moves.iter().filter(still).collect();
+        for one in &matching {
+            self.set(one);
+        }
+        matching.into_iter().map(|one| one.id.clone()).collect()
+    }
+
+    /// Sets a row's path and writes the evidence, whatever it holds.
+    pub(crate) fn set(&mut self, one: &Move) {
+        let id = one.id.as_str();
+        self.rows.insert(id.to_owned(), one.new_path.clone());
+        let evidence = Moved {
+            old_path: one.old_path.clone(),
+            new_path: one.new_path.clone(),
+            etag: one.etag.clone(),
+        };
+        self.moves.insert(id.to_owned(), evidence);
+        self.failures.remove(id);
+        self.changes.remove(id);
+        self.orphans.remove(&one.destination_key);
+    }
+
+    /// Records rows that need no move any more.
+    pub fn settle(&mut self, settlements: &[Settlement]) {
+        for one in settlements {
+            let id = one.id.as_str();
+            if one.is_final && !self.moves.contains_key(id) {
+                let found = one.found_path.clone();
+                self.changes.entry(id.to_owned()).or_insert(found);
+            }
+            let failed = self.failures.get(id);
+            if failed.is_some_and(|failed| one.is_final || failed.path == one.old_path) {
+                self.failures.remove(id);
+            }
+            if let Some(orphan) = &one.orphan {
+                let (key, etag) = (orphan.destination_key.clone(), orphan.etag.clone());
+                self.orphans.insert(key, etag);
+            }
+        }
+    }
+
+    /// Records failures of rows that still hold the path they were fed with.
+    pub fn fail(&mut self, failures: &[Failure]) {
+        for one in failures {
+            let id = one.id.as_str();
+            if self.rows.get(id) != Some(&one.path) {
+                continue;
+            }
+            let failed = Failed {
+                path: one.path.clone(),
+                code: one.code.clone(),
+                permanent: one.permanent,
+            };
+            self.failures.insert(id.to_owned(), failed);
+            self.changes.remove(id);
+            self.moves.remove(id);
+        }
+    }
+
+    /// Records poison messages.
+    pub fn record_poison(&mut self, records: &[PoisonRecord]) {
+        let ids = records.iter().map(|record| record.message_id.clone());
+        self.poison.extend(ids);
+    }
+
+    /// Whether a sweep would feed this row.
+    pub fn is_wanted(&self, id: &str, path: &str) -> bool {
+        let failed = self.failures.get(id);
+        path.starts_with(OLD) && failed.is_none_or(|failed| failed.path != path)
+    }
+
+    /// The rows to feed of the next `size` rows after `cursor`.
+    pub fn page(&self, cursor: Option<&RowId>, size: usize) -> Page {
+        let from = cursor.map_or(Bound::Unbounded, |cursor| Bound::Excluded(cursor.as_str()));
+        let stretch: Vec<(&String, &String)> = self
+            .rows
+            .range::<str, _>((from, Bound::Unbounded))
+            .take(size)
+            .collect();
+        let last = stretch.last();
+        let last = last.map(|(id, _)| RowId::from_database((*id).clone()));
+        let wanted = stretch
+            .into_iter()
+            .filter(|(id, path)| self.is_wanted(id, path));
+        let rows = wanted.map(|(id, path)| (RowId::from_database(id.clone()), path.clone()));
+        Page {
+            rows: rows.collect(),
+            last,
+        }
+    }
+
+    /// Whether any row is left that a sweep would feed.
+    pub fn anything_left(&self) -> bool {
+        self.rows.iter().any(|(id, path)| self.is_wanted(id, path))
+    }
+
+    /// Turns failures whose row the application has changed since into changes.
+    pub fn settle_stale_failures(&mut self) -> u64 {
+        let stale: Vec<String> = self
+            .failures
+            .iter()
+            .filter(|(id, failed)| self.rows.get(*id) != Some(&failed.path))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in &stale {
+            self.failures.remove(id);
+            let path = self.rows.get(id).cloned();
+            let is_in_scope = path.as_ref().is_some_and(|path| path.starts_with(OLD));
+            if !is_in_scope && !self.moves.contains_key(id) {
+                self.changes.entry(id.clone()).or_insert(path);
+            }
+        }
+        u64::try_from(stale.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Moves the cursor past rows whose sends are confirmed.
+    pub fn advance(&mut self, cursor: &RowId, fed: u64) {
+        self.cursor = Some(cursor.as_str().to_owned());
+        self.sweep_fed += fed;
+        self.fed += fed;
+    }
+
+    /// Goes back to the table's beginning.
+    pub fn begin_sweep(&mut self) {
+        self.sweep += u64::from(self.cursor.is_some());
+        self.cursor = None;
+        self.sweep_fed = 0;
+    }
+
+    /// In how many states the ledger holds a row: one in the end, and never more.
+    pub fn states_of(&self, id: &str) -> usize {
+        usize::from(self.moves.contains_key(id))
+            + usize::from(self.changes.contains_key(id))
+            + usize::from(self.failures.contains_key(id))
+    }
+}

@@ -1,0 +1,93 @@
+//! The model over the whole space of small but complete configurations; and the test for the test:
+//! with a part of the protocol removed it finds the counterexample.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use bucket_brigade_simulation::model::{Brigade, Explored, configurations, explore};
+use bucket_brigade_simulation::sabotage::Sabotage;
+
+/// Explores one configuration by name.
+fn explored(name: &str, sabotage: Sabotage) -> Explored {
+    let mut all = configurations().into_iter();
+    let (_, brigade) = all.find(|(other, _)| *other == name).unwrap();
+    let explored = explore(
+        Brigade {
+            sabotage,
+            ..brigade
+        },
+        2,
+    );
+    println!(
+        "{name}, {sabotage:?}: {} states, depth {}, {:?}",
+        explored.states, explored.depth, explored.took
+    );
+    for (name, steps) in &explored.violations {
+        println!("{name}:\n    {}", steps.join("\n    "));
+    }
+    explored
+}
+
+/// No violation, and all of this reached.
+fn holds(name: &str, reached: &[&str]) {
+    let explored = explored(name, Sabotage::None);
+    assert!(explored.violations.is_empty());
+    for one in reached {
+        assert!(explored.reached.contains(one), "never reached: {one}");
+    }
+}
+
+#[test]
+fn one_row() {
+    let reached = [
+        "a row is moved",
+        "a change is recorded",
+        "a failure is recorded",
+        "an orphan is recorded",
+        "a message is dead",
+        "both consumers hold one message",
+        "a lost lease is let go",
+    ];
+    holds("one row", &reached);
+}
+
+#[test]
+fn a_row_without_an_object() {
+    holds("one row without an object", &["a failure is recorded"]);
+}
+
+#[test]
+fn a_poison_message() {
+    let reached = ["a row is moved", "a message is dead"];
+    holds("one row and a poison message", &reached);
+}
+
+#[test]
+fn two_rows_with_one_object() {
+    holds("two rows with one object", &["a row is moved"]);
+}
+
+/// The test for the test: the invariants this breaks, at the least.
+fn breaks(sabotage: Sabotage, invariants: &[&str]) {
+    let found = explored("one row", sabotage).violations;
+    for one in invariants {
+        assert!(
+            found.keys().any(|name| name.starts_with(one)),
+            "{one} still holds"
+        );
+    }
+}
+
+#[test]
+fn without_the_compare_and_set_a_write_of_the_application_is_lost() {
+    breaks(Sabotage::NoCompareAndSet, &["I3: the application's writes"]);
+}
+
+#[test]
+fn without_the_conditional_copy_an_object_of_the_application_is_overwritten() {
+    breaks(Sabotage::UnconditionalCopy, &["I3: its objects"]);
+}
+
+#[test]
+fn with_the_delete_before_the_commit_a_row_is_forgotten() {
+    breaks(Sabotage::DeleteBeforeCommit, &["I5"]);
+}
