@@ -132,6 +132,7 @@ impl Copy {
                 }
             };
             tokio::select! {
+                biased;
                 () = sleep(wait) => {}
                 () = self.stop.cancelled() => return Event::Interrupted,
             }
@@ -147,6 +148,7 @@ impl Copy {
             (turn, slot)
         };
         let (turn, slot) = tokio::select! {
+            biased;
             entered = entering => entered,
             () = self.stop.cancelled() => return None,
         };

@@ -121,6 +121,7 @@ async fn persist<T: Clone, R>(
                     return Ok(None);
                 }
                 tokio::select! {
+                    biased;
                     () = sleep(AGAIN.delay(tries, fastrand::f64())) => {}
                     () = stop.cancelled() => {}
                 }

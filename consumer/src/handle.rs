@@ -65,6 +65,7 @@ impl Stages {
                 step => step,
             };
             event = tokio::select! {
+                biased;
                 event = self.carry_out(step, &message, &content) => event,
                 () = self.give_up.cancelled() => Event::Interrupted,
             };
@@ -146,6 +147,7 @@ impl Stages {
     /// A stop shortens the wait, and the commit is tried at once.
     async fn pause(&self, wait: Duration) {
         tokio::select! {
+            biased;
             () = sleep(wait) => {}
             () = self.stop.cancelled() => {}
         }

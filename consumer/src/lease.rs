@@ -1,7 +1,7 @@
 //! Leases: a message in hand is hidden from other consumers for a time, and that time is renewed
 //! for as long as the work takes. A lost lease is never acknowledged.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ struct Held {
 #[derive(Debug)]
 struct Shared {
     visibility: Duration,
-    held: Mutex<(u64, HashMap<u64, Held>)>,
+    held: Mutex<(u64, BTreeMap<u64, Held>)>,
     // Held during a renewal's requests: a message must not be hidden again after its release.
     renewing: tokio::sync::Mutex<()>,
 }
@@ -129,7 +129,7 @@ impl Leases {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Held>)> {
+    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Held>)> {
         // Nothing that can panic runs under this lock.
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -71,6 +71,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> bool {
         drain(&tasks, &give_up, grace).await
     };
     let drained = tokio::select! {
+        biased;
         drained = working => drained,
         () = leases.renew_forever(&*queue) => false,
         () = report(&stages, &leases, &health) => false,

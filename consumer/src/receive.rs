@@ -97,6 +97,7 @@ impl Receive {
             sleep(LAST_POLL).await;
         };
         tokio::select! {
+            biased;
             answer = poll => Some(answer),
             () = too_late => None,
         }
@@ -126,6 +127,7 @@ impl Receive {
                 .down(Dependency::Queue, &format!("{error}; {advice}"));
         }
         tokio::select! {
+            biased;
             () = sleep(PROBE.delay(failures, fastrand::f64())) => {}
             () = self.stop.cancelled() => {}
         }

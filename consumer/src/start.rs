@@ -111,6 +111,7 @@ async fn find_run(
             told = true;
         }
         tokio::select! {
+            biased;
             () = sleep(LOOK_FOR_RUN) => {}
             () = stop.cancelled() => {}
         }

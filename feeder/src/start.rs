@@ -59,6 +59,7 @@ pub async fn start(
     };
     tokio::spawn(count_scope(ledger.clone()));
     let outcome = tokio::select! {
+        biased;
         outcome = feed.run() => outcome,
         error = keep_lock(&ledger, lock) => return Err(error.into()),
         () = display.show_forever(&ledger, &progress) => Err(Stopped),
