@@ -13,6 +13,7 @@ mod messages;
 mod multipart;
 mod observation;
 mod outage;
+mod policies;
 mod rig;
 mod second_pair;
 mod secrets;
