@@ -88,7 +88,8 @@ pub fn sample(input: &[u8]) {
 fn check_feeder(text: &str, only: Option<usize>) {
     let required = REQUIRED.map(|(name, _)| name);
     check_program(text, &[&required, &OPTIONAL, &FEEDER], only, |flags| {
-        let args = bucket_brigade_feeder::settings::Args::try_parse_from(flags).map_err(shown)?;
+        let args = bucket_brigade_feeder::settings::Args::try_parse_from(flags)
+            .map_err(|error| error.to_string())?;
         keeps_secrets(&format!("{args:?}"));
         Ok(args.parse_settings().map(drop))
     });
@@ -97,7 +98,8 @@ fn check_feeder(text: &str, only: Option<usize>) {
 fn check_consumer(text: &str, only: Option<usize>) {
     let required = REQUIRED.map(|(name, _)| name);
     check_program(text, &[&required, &OPTIONAL, &CONSUMER], only, |flags| {
-        let args = bucket_brigade_consumer::settings::Args::try_parse_from(flags).map_err(shown)?;
+        let args = bucket_brigade_consumer::settings::Args::try_parse_from(flags)
+            .map_err(|error| error.to_string())?;
         keeps_secrets(&format!("{args:?}"));
         Ok(args.parse_settings().map(drop))
     });
@@ -105,10 +107,6 @@ fn check_consumer(text: &str, only: Option<usize>) {
 
 /// What clap says of flags that cannot be read at all.
 type Unread = String;
-
-fn shown(error: clap::Error) -> Unread {
-    error.to_string()
-}
 
 fn keeps_secrets(text: &str) {
     assert!(!text.contains(MARKER), "the password is told: {text}");

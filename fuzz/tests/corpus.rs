@@ -1,4 +1,5 @@
 //! The stored corpus, by the ordinary test runner: every entry is an input that once led somewhere new.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::path::Path;
 

@@ -68,7 +68,7 @@ pub struct MigrationSettings {
 impl MigrationArgs {
     /// Checks the settings; none when something was wrong, which `problems` then tells.
     pub fn parse(self, problems: &mut Problems) -> Option<MigrationSettings> {
-        let database = database(self.database_url, problems);
+        let database = database(self.database_url.as_ref(), problems);
         let queue_url = queue_url(self.queue_url, problems);
         let table = table(
             self.images_table,
@@ -109,13 +109,9 @@ impl MigrationArgs {
 
 /// libpq's variables are read by sqlx itself; at least a host must be named, so that nobody migrates
 /// whatever happens to listen on localhost.
-fn database(url: Option<Secret>, problems: &mut Problems) -> Option<PgConnectOptions> {
+fn database(url: Option<&Secret>, problems: &mut Problems) -> Option<PgConnectOptions> {
     check_ssl_mode(problems);
-    let options = match url
-        .as_ref()
-        .map(Secret::reveal)
-        .filter(|url| !url.trim().is_empty())
-    {
+    let options = match url.map(Secret::reveal).filter(|url| !url.trim().is_empty()) {
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             url.parse().map_err(|error| unreadable_url(&error))
         }
