@@ -93,7 +93,7 @@ where
         Self {
             origin,
             code: code.to_owned(),
-            message: message.map_or_else(|| causes(&error), ToOwned::to_owned),
+            message: message.map_or_else(|| causes(&error), first_line),
             status,
         }
     }
@@ -114,6 +114,12 @@ fn origin<E>(error: &SdkError<E, HttpResponse>, status: u16) -> (Origin, &'stati
         SdkError::DispatchFailure(_) => (Origin::Transport, "ConnectionFailed"),
         _ => (Origin::Local, "RequestNotBuilt"),
     }
+}
+
+/// What comes after it repeats the request: an answer about a signature quotes its headers, the session
+/// token among them.
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
 }
 
 /// HEAD answers carry no body, hence no code.

@@ -7,8 +7,9 @@ use crate::path_rule::{NoRoute, PathRule, Route};
 use crate::row_id::{IdType, RowId};
 
 /// The largest body a well-formed message can have; anything longer is not parsed at all.
-/// Twice a path that needs six bytes of JSON for each of 1,024 key bytes, with room for a prefix.
-const MAX_BODY_BYTES: usize = 16 * 1024;
+/// A byte takes at most six bytes of JSON; a path has 1,024 of its key and those of a prefix, a text
+/// id as many as fit into a B-tree's entry, about 2,700.
+const MAX_BODY_BYTES: usize = 32 * 1024;
 
 #[derive(Serialize)]
 struct Outgoing<'a> {
@@ -73,7 +74,7 @@ pub fn decode(body: &str, id_type: IdType, rule: &PathRule) -> Result<Task, Pois
         return Err(Poison::TooLong(body.len()));
     }
     let incoming: Incoming =
-        serde_json::from_str(body).map_err(|error| Poison::NotAMessage(error.to_string()))?;
+        serde_json::from_str(body).map_err(|error| Poison::NotAMessage(printable(&error)))?;
     let Some(id) = id_type.parse(&incoming.id) else {
         return Err(Poison::BadId(incoming.id, id_type.sql()));
     };
@@ -81,6 +82,20 @@ pub fn decode(body: &str, id_type: IdType, rule: &PathRule) -> Result<Task, Pois
         Ok(route) => Ok(Task { id, route }),
         Err(reason) => Err(Poison::BadPath(incoming.path, reason)),
     }
+}
+
+/// serde repeats the names it does not know, whatever they hold: a line break would forge a line of
+/// the log, and Postgres would refuse to record a NUL.
+fn printable(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.into()
+        }
+    };
+    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]
@@ -134,6 +149,21 @@ mod tests {
             Err(Poison::BadPath(..))
         ));
         assert_eq!(read(&"x".repeat(200 * 1024)), Err(Poison::TooLong(204_800)));
+    }
+
+    #[test]
+    fn a_reason_holds_no_control_character() {
+        let Err(Poison::NotAMessage(reason)) = read(r#"{"a\n\u0000b":1}"#) else {
+            panic!("an unknown name is poison");
+        };
+        assert!(reason.contains(r"unknown field `a\n\u{0}b`"), "{reason}");
+    }
+
+    #[test]
+    fn the_longest_id_and_path_fit() {
+        let id = RowId::from_database("\u{1}".repeat(2704));
+        let body = encode(&id, &format!("image/{}", "\u{1}".repeat(1017))).unwrap();
+        assert_eq!(decode(&body, IdType::Text, &rule()).unwrap().id, id);
     }
 
     proptest! {

@@ -25,7 +25,7 @@ where
 {
     match dotenvy::dotenv() {
         Err(error) if !error.not_found() => {
-            return fail(&anyhow::anyhow!(".env: {error}"), exit::SETTINGS);
+            return fail(&anyhow::anyhow!(".env: {}", unread(&error)), exit::SETTINGS);
         }
         _ => {}
     }
@@ -40,6 +40,18 @@ where
             code
         }
         Err(error) => fail(&error.into(), exit::UNEXPECTED),
+    }
+}
+
+/// Why `.env` cannot be read, without the line at fault: it may hold a password.
+fn unread(error: &dotenvy::Error) -> String {
+    match error {
+        dotenvy::Error::LineParse(line, _) => format!(
+            "a line cannot be read, that of {}: quote a value that holds a space, # or $ with '",
+            line.split_once('=')
+                .map_or("no NAME=value", |(name, _)| name.trim())
+        ),
+        other => other.to_string(),
     }
 }
 

@@ -1,8 +1,12 @@
 //! Logs: text for people, JSON for machines, always on standard error.
 
 use clap::Args;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::Problems;
 
@@ -48,6 +52,12 @@ impl LogArgs {
     }
 }
 
+/// The AWS SDK traces whole answers, and one about a wrong signature quotes the session token. What may
+/// be logged at all ends before that, whatever the filter asks for.
+fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() < Level::TRACE || !metadata.target().starts_with("aws_")
+}
+
 /// Starts logging, once per process.
 pub fn init(settings: LogSettings, writer: BoxMakeWriter) {
     let builder = tracing_subscriber::fmt()
@@ -55,10 +65,12 @@ pub fn init(settings: LogSettings, writer: BoxMakeWriter) {
         .with_writer(writer);
     // A second call, as tests make, keeps the first subscriber.
     let started = if settings.json {
-        builder.json().flatten_event(true).try_init()
+        let builder = builder.json().flatten_event(true);
+        builder.finish().with(filter_fn(is_fit_to_log)).try_init()
     } else {
         let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        builder.with_target(false).with_ansi(color).try_init()
+        let builder = builder.with_target(false).with_ansi(color);
+        builder.finish().with(filter_fn(is_fit_to_log)).try_init()
     };
     drop(started);
 }

@@ -127,9 +127,29 @@ async fn connect(pool: &PgPool) -> Result<(), LedgerError> {
     };
     match answer {
         Ok(Ok(connection)) => Ok(connection.close().await?),
-        Ok(Err(error)) => Err(unreachable(crate::aws::causes(&error))),
+        Ok(Err(error)) => Err(unreachable(with_hint(&error))),
         Err(_) => Err(unreachable(format!("no answer within {CONNECT_TIMEOUT:?}"))),
     }
+}
+
+/// Why no connection came about, and what to do where TLS is the reason. sqlx tells a failed handshake
+/// as an I/O error.
+fn with_hint(error: &sqlx::Error) -> String {
+    let why = crate::aws::causes(error);
+    match error {
+        sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {
+            return format!(
+                "{why} (the certificates of sslrootcert (PGSSLROOTCERT), or the server's socket)"
+            );
+        }
+        sqlx::Error::Tls(_) => {}
+        _ if why.contains("certificate") => {}
+        _ => return why,
+    }
+    format!(
+        "{why}. Nothing was sent in plain. sslmode (PGSSLMODE) require and above need a server with TLS, verify-ca and \
+         verify-full a certificate signed by one of sslrootcert (PGSSLROOTCERT), verify-full the host's name in it"
+    )
 }
 
 async fn find(pool: &PgPool, spec: &RunSpec, table: &Table) -> Result<Option<i64>, LedgerError> {

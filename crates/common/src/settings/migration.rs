@@ -1,9 +1,10 @@
 //! The settings that say which migration this is. Feeder and consumer must agree on them.
 
 use clap::Args;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::problems::{Problems, flag};
+use super::secret::Secret;
 use crate::ledger::{RunSpec, TableSpec};
 use crate::path_rule::PathRule;
 use crate::sql::TableName;
@@ -15,7 +16,7 @@ pub struct MigrationArgs {
     /// Postgres, with user, password and sslmode in the URL. Without it libpq's own variables are read:
     /// PGHOST, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, …
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    pub database_url: Option<String>,
+    pub database_url: Option<Secret>,
     /// The table whose rows name the images: table or schema.table
     #[arg(long, env = "IMAGES_TABLE", value_name = "TABLE")]
     pub images_table: Option<String>,
@@ -26,7 +27,7 @@ pub struct MigrationArgs {
     #[arg(long, env = "PATH_COLUMN", value_name = "COLUMN")]
     pub path_column: Option<String>,
     /// The SQS standard queue between feeder and consumers
-    #[arg(long, env = "QUEUE_URL", value_name = "URL")]
+    #[arg(long, env = "QUEUE_URL", hide_env_values = true, value_name = "URL")]
     pub queue_url: Option<String>,
     /// The bucket the images are in
     #[arg(long, env = "SOURCE_BUCKET_NAME", value_name = "BUCKET")]
@@ -67,7 +68,7 @@ pub struct MigrationSettings {
 impl MigrationArgs {
     /// Checks the settings; none when something was wrong, which `problems` then tells.
     pub fn parse(self, problems: &mut Problems) -> Option<MigrationSettings> {
-        let database = database(self.database_url, problems);
+        let database = database(self.database_url.as_ref(), problems);
         let queue_url = queue_url(self.queue_url, problems);
         let table = table(
             self.images_table,
@@ -108,10 +109,11 @@ impl MigrationArgs {
 
 /// libpq's variables are read by sqlx itself; at least a host must be named, so that nobody migrates
 /// whatever happens to listen on localhost.
-fn database(url: Option<String>, problems: &mut Problems) -> Option<PgConnectOptions> {
-    let options = match url.filter(|url| !url.trim().is_empty()) {
+fn database(url: Option<&Secret>, problems: &mut Problems) -> Option<PgConnectOptions> {
+    check_ssl_mode(problems);
+    let options = match url.map(Secret::reveal).filter(|url| !url.trim().is_empty()) {
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            url.parse().map_err(|error: sqlx::Error| error.to_string())
+            url.parse().map_err(|error| unreadable_url(&error))
         }
         Some(_) => Err("is not a postgres:// URL".to_owned()),
         None if std::env::var_os("PGHOST").is_some() => Ok(PgConnectOptions::new()),
@@ -121,6 +123,29 @@ fn database(url: Option<String>, problems: &mut Problems) -> Option<PgConnectOpt
     noted
         .ok()
         .map(|options: PgConnectOptions| options.application_name("bucket-brigade"))
+}
+
+const SSL_MODES: &str = "is none of disable, allow, prefer, require, verify-ca, verify-full";
+
+/// sqlx takes a mode it cannot read for `prefer`, which needs no TLS at all.
+fn check_ssl_mode(problems: &mut Problems) {
+    let mode = std::env::var("PGSSLMODE").ok();
+    problems.parsed("PGSSLMODE", mode, PgSslMode::default(), |text| {
+        text.parse().map_err(|_| SSL_MODES.to_owned())
+    });
+}
+
+/// Why the URL cannot be read, in words that hold nothing of it: a password that is not
+/// percent-encoded ends up in any of its parts.
+fn unreadable_url(error: &sqlx::Error) -> String {
+    let reason = match error {
+        sqlx::Error::Configuration(cause) => cause.to_string(),
+        _ => "error".to_owned(),
+    };
+    if reason.contains("ssl_mode") {
+        return format!("its sslmode {SSL_MODES}");
+    }
+    format!("cannot be read: {reason} (percent-encode what is special in the password)")
 }
 
 fn table(
@@ -147,20 +172,22 @@ fn table(
     })
 }
 
+/// The URL is written to logs and errors: one that may hold credentials is refused, and not repeated.
 fn queue_url(url: Option<String>, problems: &mut Problems) -> String {
     let url = problems.required("QUEUE_URL", url);
     let is_http = url.starts_with("https://") || url.starts_with("http://");
-    if !url.is_empty() && !is_http {
-        problems.add(
-            "QUEUE_URL",
-            format!("'{url}' is not the URL of a queue (https://sqs.…)"),
-        );
+    let problem = if url.is_empty() {
+        return url;
+    } else if !is_http {
+        "is not the URL of a queue (https://sqs.REGION.amazonaws.com/ACCOUNT/NAME)"
+    } else if url.contains(['@', '?', '#']) {
+        "holds a user, a query or a fragment; the URL of a queue has none, and credentials belong elsewhere"
     } else if url.to_ascii_lowercase().ends_with(".fifo") {
-        problems.add(
-            "QUEUE_URL",
-            "is a FIFO queue; a standard queue is needed: order does not matter here, and a FIFO queue would hold back a message group while one of its messages is retried",
-        );
-    }
+        "is a FIFO queue; a standard queue is needed: order does not matter here, and a FIFO queue would hold back a message group while one of its messages is retried"
+    } else {
+        return url;
+    };
+    problems.add("QUEUE_URL", problem);
     url
 }
 

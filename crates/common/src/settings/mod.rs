@@ -3,6 +3,8 @@
 
 mod migration;
 mod problems;
+mod secret;
 
 pub use migration::{MigrationArgs, MigrationSettings};
 pub use problems::{Problems, SettingsError, flag, positive, whole};
+pub use secret::Secret;

@@ -1,0 +1,4 @@
+//! What is checked of each input: `src/settings.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bucket_brigade_fuzz::settings::sample(input));

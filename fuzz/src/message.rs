@@ -1,0 +1,112 @@
+//! A message's body, read for every type of id and under several rules.
+
+use bucket_brigade_common::message::{Poison, Task, decode, encode};
+use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::row_id::IdType;
+use bucket_brigade_common::s3::copy_source;
+use percent_encoding::percent_decode_str;
+
+use crate::path_rule::check_route;
+
+const ID_TYPES: [IdType; 5] = [
+    IdType::Smallint,
+    IdType::Integer,
+    IdType::Bigint,
+    IdType::Uuid,
+    IdType::Text,
+];
+
+/// The plain rule, whole URLs onto bare keys, a prefix stripped, and wildcards of `LIKE`.
+const RULES: [(&str, &str, Option<&str>, Option<&str>); 4] = [
+    ("image/", "avatar/", None, None),
+    (
+        "https://old.example/",
+        "https://new.example/",
+        Some(""),
+        Some(""),
+    ),
+    ("image/", "", None, Some("a/")),
+    ("im_g%/", "avatar/", None, None),
+];
+
+/// Checks one body.
+pub fn check(input: &[u8]) {
+    let body = String::from_utf8_lossy(input);
+    for (old, new, source, destination) in RULES {
+        let (source, destination) = (source.map(Into::into), destination.map(Into::into));
+        let Ok(rule) = PathRule::new(old, new, source, destination) else {
+            panic!("the rule {old} to {new} is refused");
+        };
+        for id_type in ID_TYPES {
+            match decode(&body, id_type, &rule) {
+                Ok(task) => check_task(&task, id_type, &rule),
+                Err(poison) => check_poison(&poison, &body),
+            }
+        }
+    }
+}
+
+fn check_task(task: &Task, id_type: IdType, rule: &PathRule) {
+    check_route(rule, &task.route.old_path, &task.route);
+    check_id(task.id.as_str(), id_type);
+    assert_eq!(
+        id_type.parse(task.id.as_str()).as_ref(),
+        Some(&task.id),
+        "not canonical"
+    );
+    check_copy_source(&task.route.source_key);
+    let Ok(body) = encode(&task.id, &task.route.old_path) else {
+        panic!("{task:?} cannot be encoded");
+    };
+    assert!(body.chars().all(is_sendable), "SQS would refuse {body:?}");
+    match decode(&body, id_type, rule) {
+        Ok(again) => assert_eq!(again, *task),
+        // Escaped, a body may be longer than the one it was read from.
+        Err(poison) => assert!(matches!(poison, Poison::TooLong(length) if length == body.len())),
+    }
+}
+
+/// Nothing but the id's own type ever reaches a statement.
+fn check_id(id: &str, id_type: IdType) {
+    let valid = match id_type {
+        IdType::Smallint => id.parse::<i16>().is_ok(),
+        IdType::Integer => id.parse::<i32>().is_ok(),
+        IdType::Bigint => id.parse::<i64>().is_ok(),
+        IdType::Uuid => {
+            id.len() == 36
+                && id
+                    .bytes()
+                    .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+        }
+        IdType::Text => !id.contains('\0'),
+    };
+    assert!(valid, "{id:?} as {id_type:?}");
+}
+
+/// The header names the key's own object and no other, whatever is in the key.
+fn check_copy_source(key: &str) {
+    let source = copy_source("bucket", key);
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/%".contains(&b);
+    assert!(source.bytes().all(plain), "{source}");
+    let named = source
+        .strip_prefix("bucket/")
+        .map(|key| percent_decode_str(key).decode_utf8());
+    assert!(matches!(named, Some(Ok(named)) if named == key), "{source}");
+}
+
+/// What `SendMessage` accepts in a body.
+fn is_sendable(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+/// A reason is short enough for a log line, and says why.
+fn check_poison(poison: &Poison, body: &str) {
+    let reason = poison.to_string();
+    assert!(
+        !reason.is_empty() && !reason.contains(['\n', '\0']),
+        "{reason:?}"
+    );
+    if let Poison::TooLong(length) = poison {
+        assert_eq!(*length, body.len());
+    }
+}

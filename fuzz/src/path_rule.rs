@@ -1,0 +1,111 @@
+//! A path rule and two paths, one to a line: old prefix, new prefix, source key prefix, destination
+//! key prefix (`-` for the default), and the paths.
+
+use bucket_brigade_common::path_rule::{MAX_KEY_BYTES, NoRoute, PathRule, Route, RuleRefused};
+
+/// Checks one input.
+pub fn check(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let mut lines = text.splitn(6, '\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (old, new) = (line(), line());
+    let (source, destination) = (optional(line()), optional(line()));
+    let (first, second) = (line(), line());
+    let refused = match PathRule::new(old, new, source.clone(), destination.clone()) {
+        Ok(rule) => {
+            assert_eq!(rule.source_key_prefix(), source.as_deref().unwrap_or(old));
+            assert_eq!(
+                rule.destination_key_prefix(),
+                destination.as_deref().unwrap_or(new)
+            );
+            check_rule(&rule, first, second);
+            return;
+        }
+        Err(refused) => refused,
+    };
+    match refused {
+        RuleRefused::EmptyOldPrefix => assert!(old.is_empty()),
+        RuleRefused::NewPathsStillMatch { .. } => assert!(new.starts_with(old)),
+    }
+}
+
+fn optional(line: &str) -> Option<String> {
+    (line != "-").then(|| line.to_owned())
+}
+
+fn check_rule(rule: &PathRule, first: &str, second: &str) {
+    assert!(!rule.old_prefix().is_empty());
+    assert!(!rule.is_in_scope(rule.new_prefix()));
+    for path in [first, second] {
+        match rule.route(path) {
+            Ok(route) => check_route(rule, path, &route),
+            Err(reason) => check_refusal(rule, path, &reason),
+        }
+    }
+    if let (Ok(a), Ok(b)) = (rule.route(first), rule.route(second)) {
+        // Two paths never share an object or a new path, one always does.
+        let same = first == second;
+        assert_eq!(a.new_path == b.new_path, same);
+        assert_eq!(a.source_key == b.source_key, same);
+        assert_eq!(a.destination_key == b.destination_key, same);
+    }
+}
+
+/// What must hold of every route, whatever rule and path it comes of.
+pub(crate) fn check_route(rule: &PathRule, path: &str, route: &Route) {
+    assert_eq!(route.old_path, path);
+    assert!(rule.is_in_scope(path) && !path.contains('\0'));
+    // Only the leading match is replaced; the rest is the same everywhere.
+    let rest = &path[rule.old_prefix().len()..];
+    assert_eq!(route.new_path, format!("{}{rest}", rule.new_prefix()));
+    for (key, prefix) in [
+        (&route.source_key, rule.source_key_prefix()),
+        (&route.destination_key, rule.destination_key_prefix()),
+    ] {
+        assert_eq!(*key, format!("{prefix}{rest}"));
+        assert!((1..=MAX_KEY_BYTES).contains(&key.len()));
+    }
+    // Done can be told from to do.
+    assert!(!rule.is_in_scope(&route.new_path));
+    assert_eq!(rule.route(&route.new_path), Err(NoRoute::OutsideRule));
+    check_way_back(rule, route);
+}
+
+/// The rule turned round, where there is one, leads back.
+fn check_way_back(rule: &PathRule, route: &Route) {
+    let (source, destination) = (rule.source_key_prefix(), rule.destination_key_prefix());
+    let turned = PathRule::new(
+        rule.new_prefix(),
+        rule.old_prefix(),
+        Some(destination.into()),
+        Some(source.into()),
+    );
+    if let Some(back) = turned
+        .ok()
+        .and_then(|turned| turned.route(&route.new_path).ok())
+    {
+        assert_eq!(back.new_path, route.old_path);
+        assert_eq!(back.source_key, route.destination_key);
+        assert_eq!(back.destination_key, route.source_key);
+    }
+}
+
+/// A refusal must be true.
+fn check_refusal(rule: &PathRule, path: &str, reason: &NoRoute) {
+    let in_scope = rule.is_in_scope(path);
+    assert_eq!(in_scope, path.starts_with(rule.old_prefix()));
+    assert_eq!(!in_scope, *reason == NoRoute::OutsideRule);
+    let longest = [rule.source_key_prefix(), rule.destination_key_prefix()].map(str::len);
+    let rest = path.len().saturating_sub(rule.old_prefix().len());
+    match reason {
+        NoRoute::OutsideRule => {}
+        NoRoute::Nul => assert!(path.contains('\0')),
+        NoRoute::StillMatches(new_path) => assert!(rule.is_in_scope(new_path)),
+        NoRoute::EmptyKey => assert!(rest == 0 && longest.contains(&0)),
+        NoRoute::KeyTooLong(length) => {
+            assert!(
+                *length > MAX_KEY_BYTES && longest.iter().any(|prefix| prefix + rest == *length)
+            );
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Settings, `NAME=value` one to a line, given to the feeder and the consumer as flags.
+//!
+//! The first of each name counts. Names that are no setting are left out: which flags there are is
+//! `--help`'s business, what their values may do is ours.
+
+use std::collections::BTreeMap;
+
+use bucket_brigade_common::settings::SettingsError;
+use clap::Parser;
+
+/// A password in every corpus entry's `DATABASE_URL`, and in `PGPASSWORD` where `script/fuzz` or
+/// the caller sets it: it must never be seen again.
+pub const MARKER: &str = "x7Marker7x";
+
+type Values = BTreeMap<&'static str, String>;
+
+/// What both programs must be told, valid.
+const REQUIRED: [(&str, &str); 7] = [
+    ("DATABASE_URL", "postgres://app:x7Marker7x@db/app"),
+    ("IMAGES_TABLE", "images"),
+    (
+        "QUEUE_URL",
+        "https://sqs.eu-central-1.amazonaws.com/123456789012/images",
+    ),
+    ("SOURCE_BUCKET_NAME", "old-images"),
+    ("DESTINATION_BUCKET_NAME", "new-images"),
+    ("OLD_PREFIX", "image/"),
+    ("NEW_PREFIX", "avatar/"),
+];
+
+const OPTIONAL: [&str; 8] = [
+    "ID_COLUMN",
+    "PATH_COLUMN",
+    "SOURCE_KEY_PREFIX",
+    "DESTINATION_KEY_PREFIX",
+    "S3_FORCE_PATH_STYLE",
+    "METRICS_ADDR",
+    "LOG_FORMAT",
+    "RUST_LOG",
+];
+
+const FEEDER: [&str; 3] = ["PAGE_SIZE", "MAX_BACKLOG", "WATCH_INTERVAL"];
+
+const CONSUMER: [&str; 8] = [
+    "MAX_CONCURRENCY",
+    "VISIBILITY_TIMEOUT",
+    "SHUTDOWN_GRACE",
+    "STORAGE_CLASS",
+    "CONDITIONAL_COPY",
+    "SOURCE_REGION",
+    "COPY_TIMEOUT",
+    "CONSUMER_NAME",
+];
+
+/// These are judged together: one of them can be at fault only beside another.
+const TOGETHER: [&str; 8] = [
+    "OLD_PREFIX",
+    "NEW_PREFIX",
+    "SOURCE_KEY_PREFIX",
+    "DESTINATION_KEY_PREFIX",
+    "SOURCE_BUCKET_NAME",
+    "DESTINATION_BUCKET_NAME",
+    "ID_COLUMN",
+    "PATH_COLUMN",
+];
+
+/// Checks one set of settings, each setting by itself too.
+pub fn check(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    check_feeder(&text, None);
+    check_consumer(&text, None);
+}
+
+/// Checks them for one of the programs, and one setting by itself: the flags are parsed twice and not
+/// forty times.
+pub fn sample(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let dice = input.iter().fold(0, |sum: usize, byte| {
+        sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
+    });
+    if dice.is_multiple_of(2) {
+        check_feeder(&text, Some(dice / 2));
+    } else {
+        check_consumer(&text, Some(dice / 2));
+    }
+}
+
+fn check_feeder(text: &str, only: Option<usize>) {
+    let required = REQUIRED.map(|(name, _)| name);
+    check_program(text, &[&required, &OPTIONAL, &FEEDER], only, |flags| {
+        let args = bucket_brigade_feeder::settings::Args::try_parse_from(flags)
+            .map_err(|error| error.to_string())?;
+        keeps_secrets(&format!("{args:?}"));
+        Ok(args.parse_settings().map(drop))
+    });
+}
+
+fn check_consumer(text: &str, only: Option<usize>) {
+    let required = REQUIRED.map(|(name, _)| name);
+    check_program(text, &[&required, &OPTIONAL, &CONSUMER], only, |flags| {
+        let args = bucket_brigade_consumer::settings::Args::try_parse_from(flags)
+            .map_err(|error| error.to_string())?;
+        keeps_secrets(&format!("{args:?}"));
+        Ok(args.parse_settings().map(drop))
+    });
+}
+
+/// What clap says of flags that cannot be read at all.
+type Unread = String;
+
+fn keeps_secrets(text: &str) {
+    assert!(!text.contains(MARKER), "the password is told: {text}");
+}
+
+fn check_program(
+    text: &str,
+    names: &[&[&'static str]],
+    only: Option<usize>,
+    parse: impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, Unread>,
+) {
+    let judge = |values: &Values| judge(values, &parse);
+    let given = values_in(text, names);
+    let complaint = judge(&given).unwrap_or_default();
+    for (number, (name, value)) in given.iter().enumerate() {
+        if only.is_some_and(|only| only % given.len() != number) {
+            continue;
+        }
+        // What is wrong by itself is told by its name whatever else is wrong.
+        let mut alone = valid();
+        alone.insert(name, value.clone());
+        if let Some(single) = judge(&alone) {
+            assert!(single.contains(name), "{name} is not named by: {single}");
+            let stays = !TOGETHER.contains(name);
+            assert!(
+                !stays || complaint.contains(name),
+                "{name} is missing in: {complaint}"
+            );
+        }
+    }
+    for (name, _) in REQUIRED {
+        assert!(
+            given.contains_key(name) || complaint.contains(name),
+            "{name} is not missed: {complaint}"
+        );
+    }
+}
+
+/// What the program says against these settings; none when it takes them.
+fn judge(
+    values: &Values,
+    parse: &impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, Unread>,
+) -> Option<String> {
+    let flags = values.iter().map(|(name, value)| {
+        let flag = name.to_lowercase().replace('_', "-");
+        format!("--{flag}={value}")
+    });
+    let flags = std::iter::once("program".to_owned()).chain(flags).collect();
+    let complaint = match parse(flags) {
+        Err(unread) => panic!("clap does not read text: {unread}"),
+        Ok(Ok(())) => return None,
+        Ok(Err(error)) => {
+            keeps_secrets(&format!("{error:?}"));
+            error.to_string()
+        }
+    };
+    keeps_secrets(&complaint);
+    Some(complaint)
+}
+
+fn valid() -> Values {
+    REQUIRED
+        .map(|(name, value)| (name, value.to_owned()))
+        .into()
+}
+
+fn values_in(text: &str, names: &[&[&'static str]]) -> Values {
+    let mut values = Values::new();
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once('=') else {
+            continue;
+        };
+        let known = names.concat().into_iter().find(|known| *known == name);
+        // A marker elsewhere is no secret: other settings are told with their values.
+        let is_free = name == "DATABASE_URL" || !value.contains(MARKER);
+        if let Some(known) = known.filter(|_| is_free) {
+            values.entry(known).or_insert_with(|| value.to_owned());
+        }
+    }
+    values
+}
