@@ -102,6 +102,11 @@ impl Cluster {
         Ok(self.url(&name))
     }
 
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of `database`, whether it exists or not.
     pub fn url(&self, database: &str) -> String {
         format!(
@@ -181,6 +186,8 @@ impl Cluster {
 
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.binaries.join(name));
+        // Who drops us in the middle of a restart must not find the server started afterwards.
+        command.kill_on_drop(true);
         command.current_dir(&self.directory).env("LC_ALL", "C");
         if let Some(owner) = self.owner {
             command.uid(owner.uid).gid(owner.gid);
