@@ -61,6 +61,22 @@ impl Script {
         Duration::from_secs(if self.has(Kind::SlowCopies) { 2 } else { 5 })
     }
 
+    /// Rows fed per second, so that there is work for as long as the faults act.
+    pub(super) fn rate_limit(&self) -> f64 {
+        f64::from(self.images) / self.duration.as_secs_f64()
+    }
+
+    /// Seconds' worth of messages with their duplicates. The rate limit can only be set once the feeder
+    /// has made the ledger: until then this keeps it from feeding everything.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few thousand at most matter"
+    )]
+    fn max_backlog(&self) -> u32 {
+        (self.rate_limit() * 10.0).clamp(100.0, 2000.0) as u32
+    }
+
     fn slow_share(&self) -> f64 {
         let others = self.kinds.iter().any(|kind| *kind != Kind::SlowCopies);
         if others && self.has(Kind::KillConsumers) {
@@ -146,6 +162,7 @@ impl Acts {
         );
         // The cursor advances page by page: a page must fit between two kills at the rate limit.
         stage.set("feeder", "PAGE_SIZE", "50".to_owned());
+        stage.set("feeder", "MAX_BACKLOG", script.max_backlog().to_string());
         if !script.has(Kind::CutCommits) {
             return Ok(());
         }

@@ -1,5 +1,4 @@
-//! Sees all that passes at S3 and SQS and tells it to those it concerns: the auditor, the writer that
-//! wants to be in the way, and who sends duplicates.
+//! Sees all that passes at S3 and SQS and tells it to those it concerns.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,16 +17,20 @@ use crate::traffic::Hot;
 const CONSUMER: &str = "consumer";
 const FEEDER: &str = "feeder";
 
-pub(super) struct Lookout {
-    pub(super) auditor: Arc<Auditor>,
-    pub(super) hot: Arc<Hot>,
-    /// Where the bodies of fed messages go.
-    pub(super) fed: UnboundedSender<String>,
+/// Tells the auditor what consumers receive and delete, the writer that wants to be in the way which
+/// rows are in hand, and whoever sends duplicates what the feeder sent.
+pub struct Lookout {
+    auditor: Arc<Auditor>,
+    hot: Arc<Hot>,
+    fed: UnboundedSender<String>,
+    /// The rows by the keys of their copies.
     ids: HashMap<String, String>,
 }
 
 impl Lookout {
-    pub(super) fn new(
+    /// A lookout over what consumers and feeder do for these rows; the bodies of sent messages go to
+    /// `fed`.
+    pub fn new(
         application: &Application,
         seeded: &Seeded,
         auditor: Arc<Auditor>,

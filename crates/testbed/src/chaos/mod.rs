@@ -14,6 +14,7 @@ mod storm;
 
 pub use arguments::{Arguments, Kind};
 pub use auditor::Auditor;
+pub use lookout::Lookout;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -97,6 +98,7 @@ async fn perform(stage: &mut Stage, arguments: &Arguments, seed: u64) -> Result<
 async fn judge(stage: &Stage, outcome: Outcome, seed: u64) -> Result<(ChaosReport, Vec<String>)> {
     let checker = stage.application.with_s3(stage.cloud.s3_as("checker"));
     let verdict = full_sweep(&checker, &stage.seeded, &outcome.traffic.log).await?;
+    let failures = failures_by_code(&stage.application).await?;
     let figures = Report::of(stage, &verdict, &outcome.traffic, outcome.seconds).await?;
     let mut violations = outcome.violations;
     violations.extend(verdict.violations);
@@ -113,10 +115,19 @@ async fn judge(stage: &Stage, outcome: Outcome, seed: u64) -> Result<(ChaosRepor
         poison: outcome.poison,
         violations: violations.len() as u64,
         seed,
+        failures,
         declined_starts: outcome.declined_starts,
         audited_deletes: outcome.audited_deletes,
     };
     Ok((report, violations))
+}
+
+/// Why rows failed, and how many.
+async fn failures_by_code(application: &Application) -> Result<String> {
+    let pool = application.pool(1).await?;
+    let sql = "SELECT coalesce(string_agg(code || ' ' || number, ', ' ORDER BY code), 'none') \
+               FROM (SELECT code, count(*) AS number FROM bucket_brigade.failures GROUP BY code) f";
+    Ok(sqlx::query_scalar(sql).fetch_one(&pool).await?)
 }
 
 /// Does to one image what must never happen.

@@ -19,8 +19,8 @@ pub(super) struct Pacing {
 }
 
 impl Pacing {
-    /// Lets `images` be fed in `duration`.
-    pub(super) fn new(application: &Application, images: u32, duration: Duration) -> Result<Self> {
+    /// Lets so many rows be fed per second.
+    pub(super) fn new(application: &Application, rate_limit: f64) -> Result<Self> {
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .connect_lazy(&application.database_url)?;
@@ -33,7 +33,7 @@ impl Pacing {
         Ok(Self {
             pool,
             is_anything_left,
-            rate_limit: f64::from(images) / duration.as_secs_f64(),
+            rate_limit,
             is_limited: false,
         })
     }

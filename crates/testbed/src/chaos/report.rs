@@ -18,7 +18,9 @@ pub(super) struct ChaosReport {
     pub(super) poison: u64,
     pub(super) violations: u64,
     pub(super) seed: u64,
-    /// For people.
+    /// For people: why rows failed.
+    #[serde(skip)]
+    pub(super) failures: String,
     #[serde(skip)]
     pub(super) declined_starts: u64,
     #[serde(skip)]
@@ -56,7 +58,8 @@ impl ChaosReport {
         for (number, what) in lines {
             let _ = writeln!(table, "{number:>9}  {what}");
         }
-        let _ = writeln!(table, "{:>9}  seed {}", "", self.seed);
+        let _ = writeln!(table, "{:>9}  failures: {}", "", self.failures);
+        let _ = writeln!(table, "{:>9}  seed: {}", "", self.seed);
         table
     }
 }

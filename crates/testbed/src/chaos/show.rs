@@ -1,5 +1,6 @@
 //! The course of a run: first everything fails, then nothing does and the work must come to its end.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -57,7 +58,7 @@ pub(super) async fn play(stage: &mut Stage, script: &Script, consumers: u32) -> 
         script,
         traffic: Traffic::start(&stage.application, stage.seeded.clone(), &rates).await?,
         progress: Progress::start(stage).await?,
-        pacing: Pacing::new(&stage.application, script.images, script.duration)?,
+        pacing: Pacing::new(&stage.application, script.rate_limit())?,
         crew: Crew::start(stage, consumers)?,
         killer: Killer::new(
             every(Kind::KillConsumers, KILL_CONSUMER_EVERY),
@@ -142,11 +143,7 @@ impl Cast<'_> {
             self.crew.feeder_log()
         );
         for n in 0..self.crew.count() {
-            told.push_str(&format!(
-                "\nconsumer {}:\n{}",
-                n + 1,
-                self.crew.consumer_log(n)
-            ));
+            let _ = write!(told, "\nconsumer {}:\n{}", n + 1, self.crew.consumer_log(n));
         }
         self.killer.violations.push(told);
         Ok(())

@@ -100,7 +100,7 @@ impl Storm {
         };
         let ours = some("InternalError", false);
         // A message of the feeder's is always one that SQS accepts, so its entries fail by SQS's fault alone.
-        let sends = [&errors[..], &[ours.clone()]].concat();
+        let sends = [&errors[..], std::slice::from_ref(&ours)].concat();
         let handles = [&errors[..], &[ours, some("ReceiptHandleIsInvalid", true)]].concat();
         self.strike(cloud, "feeder", "SendMessageBatch", OF_SQS, &sends);
         self.strike(cloud, "feeder", "GetQueueAttributes", OF_SQS, &errors);
