@@ -1,5 +1,7 @@
 //! Short runs of `chaos` as a program.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use bucket_brigade_testbed::process::binary;
 use serde_json::Value;
@@ -67,6 +69,10 @@ async fn a_violation_is_found_and_told() -> Result<()> {
     assert!(others.iter().all(|name| ran.number(name) == 0));
     let again = "To repeat: script/chaos --minutes 0.1 --images 40 --consumers 1 --seed 7 --fault duplicates";
     assert!(ran.told.contains(again), "{}", ran.told);
-    assert!(ran.told.contains("The logs are in "), "{}", ran.told);
+    let mut lines = ran.told.lines();
+    let logs = lines.find_map(|line| line.strip_prefix("The logs are in "));
+    let logs = logs.with_context(|| ran.told.clone())?;
+    assert!(Path::new(logs).join("consumer-1.log").exists());
+    std::fs::remove_dir_all(logs)?;
     Ok(())
 }
