@@ -61,9 +61,11 @@ impl Script {
         Duration::from_secs(if self.has(Kind::SlowCopies) { 2 } else { 5 })
     }
 
-    /// Rows fed per second, so that there is work for as long as the faults act.
+    /// Rows fed per second, so that there is work for as long as the faults act: what may be fed before
+    /// the limit is set is not counted on.
     pub(super) fn rate_limit(&self) -> f64 {
-        f64::from(self.images) / self.duration.as_secs_f64()
+        let rest = self.images.saturating_sub(self.max_backlog());
+        (f64::from(rest) / self.duration.as_secs_f64()).max(1.0)
     }
 
     /// Seconds' worth of messages with their duplicates. The rate limit can only be set once the feeder
@@ -74,7 +76,8 @@ impl Script {
         reason = "a few thousand at most matter"
     )]
     fn max_backlog(&self) -> u32 {
-        (self.rate_limit() * 10.0).clamp(100.0, 2000.0) as u32
+        let per_second = f64::from(self.images) / self.duration.as_secs_f64();
+        (per_second * 5.0).clamp(30.0, 2000.0) as u32
     }
 
     fn slow_share(&self) -> f64 {

@@ -34,6 +34,9 @@ pub struct Arguments {
     /// standard error.
     #[arg(long)]
     pub json: bool,
+    /// Keep the logs of the processes and the server also when everything held.
+    #[arg(long)]
+    pub keep_logs: bool,
     /// Overwrite the object of one image on purpose before the check, which must find it: a test of
     /// the test.
     #[arg(long)]

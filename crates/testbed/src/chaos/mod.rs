@@ -68,7 +68,7 @@ async fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     };
     let mut stage = Stage::set_up(&plan).await?;
     let holds = perform(&mut stage, arguments, seed).await;
-    if !matches!(holds, Ok(true)) {
+    if arguments.keep_logs || !matches!(holds, Ok(true)) {
         let kept = keep_logs(stage.cluster.directory())?;
         tell(&format!("The logs are in {}", kept.display()));
     }

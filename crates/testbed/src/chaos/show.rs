@@ -20,6 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_WITHIN: Duration = Duration::from_millis(500);
 /// After the faults the work must end within this time.
 const END_WITHIN: Duration = Duration::from_mins(10);
+/// So much of it where the run has failed already.
+const FAILED_END_WITHIN: Duration = Duration::from_mins(1);
 
 /// What came of it, before the check.
 pub(super) struct Outcome {
@@ -119,12 +121,23 @@ impl Cast<'_> {
         while !self.is_over().await? {
             self.look().await?;
             is_unlimited = is_unlimited || self.pacing.lift().await;
-            if begun.elapsed() > END_WITHIN {
+            if begun.elapsed() > self.end_within() {
                 self.hang().await?;
                 break;
             }
         }
         Ok(())
+    }
+
+    fn end_within(&self) -> Duration {
+        let has_failed = !self.killer.violations.is_empty()
+            || !self.acts.auditor.findings().is_empty()
+            || self.traffic.reads().1 > 0;
+        if has_failed {
+            FAILED_END_WITHIN
+        } else {
+            END_WITHIN
+        }
     }
 
     async fn is_over(&self) -> Result<bool> {
@@ -133,7 +146,8 @@ impl Cast<'_> {
 
     async fn hang(&mut self) -> Result<()> {
         let mut told = format!(
-            "{END_WITHIN:?} after the last fault the feeder {}, and the queue holds {:?}; the feeder's log:\n{}",
+            "{:?} after the last fault the feeder {}, and the queue holds {:?}; the feeder's log:\n{}",
+            self.end_within(),
             if self.killer.feeder_is_done() {
                 "has ended"
             } else {
