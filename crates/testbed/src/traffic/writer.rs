@@ -12,7 +12,7 @@ use fastrand::Rng;
 use sqlx::AssertSqlSafe;
 use tokio::time::MissedTickBehavior;
 
-use super::{Rates, Shift, interval};
+use super::{Hot, Rates, Shift, interval};
 use crate::application::{Properties, sha256_hex};
 use crate::picture::picture;
 use crate::seed::{Kind, Row};
@@ -35,7 +35,9 @@ struct Writer {
 /// Writes at each tick, as long as it has written less than it may.
 pub(super) async fn write(shift: Shift, rates: Rates, most_writes: Arc<AtomicUsize>) {
     let mut ticks = tokio::time::interval(interval(rates.writes_per_second));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    if rates.hot.is_none() {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     let (random, deleted) = (Rng::with_seed(rates.seed), BTreeSet::new());
     let rows = shift.seeded.rows.iter().enumerate();
     let places = rows.map(|(at, row)| (row.id.clone(), at)).collect();
@@ -74,10 +76,8 @@ impl Writer {
 
     /// A row in scope, one that has not moved if one is found soon.
     async fn choose<'a>(&mut self, rows: &'a [Row]) -> Result<Option<&'a Row>> {
-        if let Some(hot) = &self.rates.hot {
-            let id = hot.take(&mut self.random);
-            let row = id.and_then(|id| rows.get(*self.places.get(&id)?));
-            return Ok(row.filter(|row| self.may_write(row)));
+        if let Some(hot) = self.rates.hot.clone() {
+            return Ok((0..LOOKS).find_map(|_| self.choose_hot(&hot, rows)));
         }
         let mut chosen = None;
         for _ in 0..LOOKS {
@@ -98,6 +98,12 @@ impl Writer {
             }
         }
         Ok(chosen)
+    }
+
+    fn choose_hot<'a>(&mut self, hot: &Hot, rows: &'a [Row]) -> Option<&'a Row> {
+        let id = hot.take(&mut self.random)?;
+        let row = rows.get(*self.places.get(&id)?)?;
+        self.may_write(row).then_some(row)
     }
 
     fn may_write(&self, row: &Row) -> bool {
