@@ -42,9 +42,9 @@ impl Script {
         self.kinds.contains(&kind)
     }
 
-    /// So often, or at least a few times in a short run.
-    pub(super) fn every(&self, time: Duration) -> Duration {
-        time.min(self.duration / 4)
+    /// How often Postgres restarts: at least once in a short run.
+    fn restart_every(&self) -> Duration {
+        RESTART_EVERY.min(self.duration / 2)
     }
 
     /// Dice for one purpose.
@@ -136,7 +136,7 @@ impl Acts {
         acts.strike(stage, script);
         acts.send(stage, script, feeding);
         if script.has(Kind::PostgresRestarts) {
-            acts.restart(stage, script.every(RESTART_EVERY));
+            acts.restart(stage, script.restart_every());
         }
         Ok(acts)
     }

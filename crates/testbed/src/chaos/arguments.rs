@@ -14,7 +14,8 @@ use clap::{Parser, ValueEnum};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "script/chaos")]
 pub struct Arguments {
-    /// How long the faults act at least; they go on while there is work left, up to twice as long.
+    /// How long the faults act at least; they go on while there is work left, up to as long again and
+    /// at least a minute.
     #[arg(long, default_value_t = 1.0, value_parser = minutes)]
     pub minutes: f64,
     /// Images in scope of the migration.

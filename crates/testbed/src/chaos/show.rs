@@ -14,6 +14,8 @@ use crate::traffic::{Traffic, TrafficReport};
 
 const KILL_CONSUMER_EVERY: Duration = Duration::from_secs(1);
 const KILL_FEEDER_EVERY: Duration = Duration::from_secs(5);
+/// The faults go on for this time longer, or as long again, while there is work left.
+const EXTRA: Duration = Duration::from_mins(1);
 /// Between two looks at everything.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A look that takes longer is given up: Postgres restarts.
@@ -54,7 +56,7 @@ pub(super) async fn play(stage: &mut Stage, script: &Script, consumers: u32) -> 
     let acts = Acts::begin(stage, script).await?;
     let stage: &Stage = stage;
     let rates = acts.rates(stage, script);
-    let every = |kind, time| script.has(kind).then(|| script.every(time));
+    let every = |kind, time| script.has(kind).then_some(time);
     let mut cast = Cast {
         stage,
         script,
@@ -76,7 +78,7 @@ pub(super) async fn play(stage: &mut Stage, script: &Script, consumers: u32) -> 
 }
 
 impl Cast<'_> {
-    /// Until the time is over and the work is done, or twice the time.
+    /// Until the time is over and the work is done, or much later.
     async fn storm(&mut self) -> Result<()> {
         let begun = Instant::now();
         while !self.killer.feeder_is_done() {
@@ -86,7 +88,7 @@ impl Cast<'_> {
                 continue;
             }
             let old_prefix = &self.stage.application.old_prefix;
-            let is_late = begun.elapsed() > 2 * self.script.duration;
+            let is_late = begun.elapsed() > self.script.duration + EXTRA.max(self.script.duration);
             if is_late || !self.pacing.is_anything_left(old_prefix).await {
                 break;
             }
