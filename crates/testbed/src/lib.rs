@@ -2,12 +2,15 @@
 //! must hold, for Bucket Brigade's tests and its demo.
 
 pub mod application;
+pub mod chaos;
 pub mod checker;
 pub mod cloud;
 pub mod demo;
 pub mod picture;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
+mod run;
 pub mod seed;
 pub mod traffic;
 mod watchdog;

@@ -46,9 +46,13 @@ pub(super) fn failed_entries(request: &[u8], code: &str, sender_fault: bool) -> 
     let entries = request["Entries"].as_array().cloned().unwrap_or_default();
     let failed: Vec<Value> = entries
         .iter()
-        .map(|entry| json!({ "Id": entry["Id"], "SenderFault": sender_fault, "Code": code, "Message": "injected" }))
+        .map(|entry| failed_entry(entry, code, sender_fault))
         .collect();
     sqs_answer(200, &json!({ "Successful": [], "Failed": failed }))
+}
+
+pub(super) fn failed_entry(entry: &Value, code: &str, sender_fault: bool) -> Value {
+    json!({ "Id": entry["Id"], "SenderFault": sender_fault, "Code": code, "Message": "injected" })
 }
 
 pub(super) fn sqs_answer(status: u16, body: &Value) -> Answer {

@@ -44,8 +44,21 @@ pub enum Effect {
     ResetAfterEffect,
     /// Performed after this time, as long as the caller waits.
     Delay(Duration),
+    /// Performed after this time, whether the caller still waits or not, as S3 goes on with what it
+    /// has begun.
+    Slow(Duration),
+    /// Performed, and answered after this time.
+    LateAnswer(Duration),
     /// SQS batches alone: not performed and answered with every entry under `Failed`.
     FailEntries {
+        /// The entries' code.
+        code: String,
+        /// Whether the sender is to blame.
+        sender_fault: bool,
+    },
+    /// SQS batches alone: every other entry, beginning with the first, is not performed and comes
+    /// back under `Failed`.
+    FailSomeEntries {
         /// The entries' code.
         code: String,
         /// Whether the sender is to blame.
@@ -57,6 +70,20 @@ impl Effect {
     /// [`Effect::Error`] with a message of no matter.
     pub fn error(status: u16, code: &str) -> Self {
         Self::Error {
+            status,
+            code: code.to_owned(),
+            message: format!("injected {code}"),
+        }
+    }
+
+    /// Whether it goes on when the caller has gone.
+    pub(super) fn outlives_its_caller(&self) -> bool {
+        matches!(self, Self::Slow(_))
+    }
+
+    /// [`Effect::ErrorAfterEffect`] with a message of no matter.
+    pub fn error_after(status: u16, code: &str) -> Self {
+        Self::ErrorAfterEffect {
             status,
             code: code.to_owned(),
             message: format!("injected {code}"),

@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request};
@@ -13,9 +14,11 @@ use super::Options;
 use super::answer::{self, Answer};
 use super::backend::{Backend, Call};
 use super::fault::{Effect, Faults};
-use super::operation::{Operation, Place};
+use super::operation::{Operation, Place, Service};
+use super::partial::Divided;
 use super::requests::Requests;
-use super::stale;
+use super::watch::Watch;
+use super::{stale, watch};
 
 /// Enough that two keys seldom wait for each other.
 const LOCKS: usize = 256;
@@ -35,6 +38,7 @@ impl std::error::Error for Reset {}
 pub(super) struct Front {
     pub(super) requests: Mutex<Requests>,
     pub(super) faults: Faults,
+    pub(super) watch: OnceLock<Arc<dyn Watch>>,
     backend: Backend,
     options: Options,
     locks: Vec<tokio::sync::Mutex<()>>,
@@ -46,6 +50,7 @@ impl Front {
         Self {
             requests: Mutex::default(),
             faults: Faults::new(options.seed),
+            watch: OnceLock::new(),
             backend,
             options,
             locks: std::iter::repeat_with(tokio::sync::Mutex::default)
@@ -56,7 +61,7 @@ impl Front {
     }
 
     pub(super) async fn answer(
-        &self,
+        self: Arc<Self>,
         peer: SocketAddr,
         request: Request<Incoming>,
     ) -> Result<Answer, Reset> {
@@ -77,6 +82,10 @@ impl Front {
         };
         match self.faults.strike(&operation) {
             None => Ok(self.perform(&operation, call).await),
+            Some(effect) if effect.outlives_its_caller() => {
+                let task = async move { self.suffer(effect, &operation, call).await };
+                tokio::spawn(task).await.unwrap_or(Err(Reset))
+            }
             Some(effect) => self.suffer(effect, &operation, call).await,
         }
     }
@@ -111,17 +120,56 @@ impl Front {
                 self.perform(operation, call).await;
                 Err(Reset)
             }
-            Effect::Delay(time) => {
+            Effect::Delay(time) | Effect::Slow(time) => {
                 tokio::time::sleep(time).await;
                 Ok(self.perform(operation, call).await)
             }
+            Effect::LateAnswer(time) => {
+                let answer = self.perform(operation, call).await;
+                tokio::time::sleep(time).await;
+                Ok(answer)
+            }
+            Effect::FailSomeEntries { code, sender_fault } => Ok(self
+                .perform_some(operation, call, &code, sender_fault)
+                .await),
             Effect::FailEntries { code, sender_fault } => {
                 Ok(answer::failed_entries(&operation.body, &code, sender_fault))
             }
         }
     }
 
+    async fn perform_some(
+        &self,
+        operation: &Operation,
+        call: Call,
+        code: &str,
+        sender_fault: bool,
+    ) -> Answer {
+        let mut divided = Divided::of(operation, code, sender_fault);
+        let given = match divided.rest.take() {
+            Some(rest) => {
+                let call = Divided::call(&rest, call);
+                Some(self.perform(&rest, call).await)
+            }
+            None => None,
+        };
+        divided.answer(given).await
+    }
+
     async fn perform(&self, operation: &Operation, call: Call) -> Answer {
+        if let Some(watch) = self.watch.get() {
+            watch.before(operation.passing()).await;
+        }
+        let given = self.perform_alone(operation, call).await;
+        match self.watch.get() {
+            Some(watch) if operation.service == Service::Sqs => {
+                watch::show(watch, operation, given).await
+            }
+            _ => given,
+        }
+    }
+
+    async fn perform_alone(&self, operation: &Operation, call: Call) -> Answer {
         // From the check to the effect nobody else writes this key.
         let _alone = if operation.writes_object() {
             Some(self.lock_of(&operation.place).lock().await)

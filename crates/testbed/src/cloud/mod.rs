@@ -5,14 +5,17 @@ mod backend;
 mod fault;
 mod front;
 mod operation;
+mod partial;
 mod queue;
 mod requests;
 mod server;
 mod stale;
+mod watch;
 
 pub use fault::{Effect, Fault, FaultHandle};
 pub use queue::{CreateQueue, QueueDepth, QueueUrls};
 pub use requests::Requests;
+pub use watch::{Passing, Watch};
 
 use std::sync::Arc;
 
@@ -115,12 +118,23 @@ impl Cloud {
 
     /// A new SQS client of the caller `test`.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        self.sqs_as("test")
+    }
+
+    /// A new SQS client of the caller `access_key_id`.
+    pub fn sqs_as(&self, access_key_id: &str) -> aws_sdk_sqs::Client {
         use aws_sdk_sqs::config::{BehaviorVersion, Builder, Credentials, Region};
         let config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(REGION))
             .endpoint_url(self.endpoint())
-            .credentials_provider(Credentials::new("test", "test", None, None, "testbed"))
+            .credentials_provider(Credentials::new(
+                access_key_id,
+                "test",
+                None,
+                None,
+                "testbed",
+            ))
             .http_client(HttpClient::new().build_http());
         aws_sdk_sqs::Client::from_conf(config.build())
     }
@@ -134,6 +148,12 @@ impl Cloud {
     /// The requests received so far.
     pub fn requests(&self) -> Requests {
         self.front.requests.lock().clone()
+    }
+
+    /// Has `watch` look at every request from now on; there can be only one.
+    pub fn watch(&self, watch: Arc<dyn Watch>) -> Result<()> {
+        let taken = self.front.watch.set(watch);
+        taken.map_err(|_| anyhow::anyhow!("somebody watches already"))
     }
 
     /// Puts a fault in force until its handle is dropped.

@@ -20,7 +20,7 @@ pub(super) struct Place {
 }
 
 /// What the headers and, for SQS, the body of a request say.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Operation {
     pub(super) service: Service,
     /// The operation's name in the AWS API, such as `CopyObject`.
@@ -55,6 +55,14 @@ impl Operation {
             place,
             source,
             body,
+        }
+    }
+
+    /// The same operation on another SQS body.
+    pub(super) fn with_body(&self, body: Bytes) -> Self {
+        Self {
+            body,
+            ..self.clone()
         }
     }
 

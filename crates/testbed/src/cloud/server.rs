@@ -68,7 +68,7 @@ async fn accept(listener: TcpListener, front: Arc<Front>) {
 async fn serve(stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     // Small answers on a kept connection would wait for delayed acknowledgements otherwise.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| front.answer(peer, request));
+    let service = service_fn(|request| Arc::clone(&front).answer(peer, request));
     // An error here is the client's leaving or an injected one.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)

@@ -1,23 +1,15 @@
 //! The demo: the real feeder and consumers move seeded images on a private Postgres and local S3 and
 //! SQS while an application uses them; then everything is checked.
 
-mod crew;
-mod progress;
-mod report;
-mod stage;
-
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
 use crate::checker::full_sweep;
+use crate::run::{Crew, Plan, Progress, Report, SOME_FAILED, Stage, print, tell, tell_violations};
 use crate::traffic::{Traffic, TrafficReport};
-use crew::Crew;
-use progress::Progress;
-use report::Report;
-use stage::Stage;
 
 /// Between two looks at how far the migration is.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -57,24 +49,31 @@ pub async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            report::tell(&format!("script/demo: {error:#}"));
+            tell(&format!("script/demo: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
 async fn run(arguments: &Arguments) -> Result<bool> {
-    let stage = Stage::set_up(arguments).await?;
+    let stage = Stage::set_up(&Plan {
+        images: arguments.images,
+        largest_bytes: None,
+        seed: arguments.seed,
+    })
+    .await?;
     let (traffic, seconds) = migrate(&stage, arguments).await?;
-    report::tell("Checking every row and every object …");
+    tell("Checking every row and every object …");
     let checker = stage.application.with_s3(stage.cloud.s3_as("checker"));
     let verdict = full_sweep(&checker, &stage.seeded, &traffic.log).await?;
     let report = Report::of(&stage, &verdict, &traffic, seconds).await?;
-    report.print(&verdict, &traffic, arguments.json)?;
+    tell_violations(&[&verdict.violations[..], &traffic.broken].concat());
+    let holds = report.holds(&verdict);
+    print(&report.table(), holds, arguments.json.then_some(&report))?;
     if arguments.keep {
         stage.keep().await;
     }
-    Ok(report.holds(&verdict))
+    Ok(holds)
 }
 
 /// The migration from start to end with the traffic beside it, and the seconds it took.
@@ -83,38 +82,65 @@ async fn migrate(stage: &Stage, arguments: &Arguments) -> Result<(TrafficReport,
     let mut progress = Progress::start(stage).await?;
     let mut crew = Crew::start(stage, arguments.consumers)?;
     let mut to_be_killed = arguments.kill_each_once;
-    while !crew.feeder_is_done()? {
-        crew.check_consumers()?;
+    while !feeder_is_done(&mut crew)? {
+        check_consumers(&mut crew)?;
         progress.look(&traffic).await?;
         traffic.allow_writes(stage.writes_by(progress.moved()));
         if to_be_killed && progress.is_half_way() {
             to_be_killed = false;
-            crew.kill_each_once().await?;
+            tell("\nKilling the feeder and every consumer, and starting them again …");
+            crew.restart_all().await?;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     drain(stage, &mut crew).await?;
     let seconds = progress.finish(&traffic).await?;
     let report = traffic.stop().await;
-    crew.dismiss().await?;
+    dismiss(&mut crew).await?;
     Ok((report, seconds))
+}
+
+/// Whether the feeder has ended well.
+fn feeder_is_done(crew: &mut Crew<'_>) -> Result<bool> {
+    match crew.feeder_ended()? {
+        None => Ok(false),
+        Some(status) if status.success() || status.code() == Some(SOME_FAILED) => Ok(true),
+        Some(status) => bail!("the feeder failed ({status}):\n{}", crew.feeder_log()),
+    }
+}
+
+/// Fails if a consumer has ended.
+fn check_consumers(crew: &mut Crew<'_>) -> Result<()> {
+    match crew.consumers_ended()?.first() {
+        None => Ok(()),
+        Some((n, status)) => {
+            let log = crew.consumer_log(*n);
+            bail!("a consumer ended early ({status}):\n{log}")
+        }
+    }
+}
+
+/// Every consumer must end with success when it is asked to.
+async fn dismiss(crew: &mut Crew<'_>) -> Result<()> {
+    for (n, status) in crew.dismiss().await? {
+        ensure!(
+            status.success(),
+            "a consumer ended badly ({status}):\n{}",
+            crew.consumer_log(n)
+        );
+    }
+    Ok(())
 }
 
 /// Until the queue is empty: failed images are on their way to the dead-letter queue.
 async fn drain(stage: &Stage, crew: &mut Crew<'_>) -> Result<()> {
     let begun = Instant::now();
     while stage.queue_depth().await?.total() > 0 {
-        crew.check_consumers()?;
+        check_consumers(crew)?;
         if begun.elapsed() > DRAIN_WITHIN {
             bail!("the queue is not empty {DRAIN_WITHIN:?} after the feeder ended");
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
-}
-
-/// A line on the terminal or in a log, as an error of writing it is an error of the demo.
-fn write_out(text: &str) -> Result<()> {
-    use std::io::Write;
-    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }

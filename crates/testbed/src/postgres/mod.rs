@@ -17,21 +17,24 @@ const USER: &str = "postgres";
 const START_ATTEMPTS: u32 = 5;
 
 /// Stops the server whose data directory is `$1` and removes that directory. SIGQUIT is Postgres's
-/// immediate shutdown; a server that ignores it for ten seconds is killed.
+/// immediate shutdown; a server that ignores it for ten seconds is killed. Where there is no server, a
+/// restart may be under way: after a moment it is looked for again.
 const CLEAN_UP: &str = r#"
-pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
-if [ -n "$pid" ]; then
+stop_server() {
+    pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
+    [ -n "$pid" ] || return 1
     kill -QUIT "$pid"
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        kill -0 "$pid" || break
+        kill -0 "$pid" || return 0
         sleep 0.1
     done
     for _ in 1 2 3 4 5 6 7 8; do
-        kill -0 "$pid" || break
+        kill -0 "$pid" || return 0
         sleep 1
     done
     kill -KILL "$pid"
-fi
+}
+stop_server "$1" || { sleep 1; stop_server "$1"; }
 rm -rf "$1""#;
 
 /// How a cluster is set up.
@@ -100,6 +103,11 @@ impl Cluster {
             .await?;
         connection.close().await?;
         Ok(self.url(&name))
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of `database`, whether it exists or not.
@@ -181,6 +189,8 @@ impl Cluster {
 
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.binaries.join(name));
+        // Who drops us in the middle of a restart must not find the server started afterwards.
+        command.kill_on_drop(true);
         command.current_dir(&self.directory).env("LC_ALL", "C");
         if let Some(owner) = self.owner {
             command.uid(owner.uid).gid(owner.gid);

@@ -1,9 +1,11 @@
 //! What the application does while its images move: users look at pictures, replace and delete them.
 
+mod hot;
 mod log;
 mod reader;
 mod writer;
 
+pub use hot::Hot;
 pub use log::{Deed, Log};
 
 use std::sync::Arc;
@@ -34,6 +36,8 @@ pub struct Rates {
     pub deletes: f64,
     /// The share of replacements stored under the very key the copy would take.
     pub same_key: f64,
+    /// Writes go to these rows alone, where they are given.
+    pub hot: Option<Arc<Hot>>,
     /// Where the dice start.
     pub seed: u64,
 }
@@ -46,6 +50,7 @@ impl Default for Rates {
             most_writes: 100,
             deletes: 0.2,
             same_key: 0.5,
+            hot: None,
             seed: 2,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! One task, so that no two writes of the application race each other: what is last is certain.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use fastrand::Rng;
 use sqlx::AssertSqlSafe;
 use tokio::time::MissedTickBehavior;
 
-use super::{Rates, Shift, interval};
+use super::{Hot, Rates, Shift, interval};
 use crate::application::{Properties, sha256_hex};
 use crate::picture::picture;
 use crate::seed::{Kind, Row};
@@ -28,19 +28,26 @@ struct Writer {
     random: Rng,
     deleted: BTreeSet<String>,
     uploads: u32,
+    /// Where each row is among the seeded ones.
+    places: BTreeMap<String, usize>,
 }
 
 /// Writes at each tick, as long as it has written less than it may.
 pub(super) async fn write(shift: Shift, rates: Rates, most_writes: Arc<AtomicUsize>) {
     let mut ticks = tokio::time::interval(interval(rates.writes_per_second));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    if rates.hot.is_none() {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     let (random, deleted) = (Rng::with_seed(rates.seed), BTreeSet::new());
+    let rows = shift.seeded.rows.iter().enumerate();
+    let places = rows.map(|(at, row)| (row.id.clone(), at)).collect();
     let mut writer = Writer {
         shift,
         rates,
         random,
         deleted,
         uploads: 0,
+        places,
     };
     let mut written = 0;
     while writer.shift.goes_on(&mut ticks).await {
@@ -69,12 +76,15 @@ impl Writer {
 
     /// A row in scope, one that has not moved if one is found soon.
     async fn choose<'a>(&mut self, rows: &'a [Row]) -> Result<Option<&'a Row>> {
+        if let Some(hot) = self.rates.hot.clone() {
+            return Ok((0..LOOKS).find_map(|_| self.choose_hot(&hot, rows)));
+        }
         let mut chosen = None;
         for _ in 0..LOOKS {
             let Some(row) = self.random.choice(rows) else {
                 break;
             };
-            if row.kind == Kind::Outside || self.deleted.contains(&row.id) {
+            if !self.may_write(row) {
                 continue;
             }
             chosen = Some(row);
@@ -88,6 +98,16 @@ impl Writer {
             }
         }
         Ok(chosen)
+    }
+
+    fn choose_hot<'a>(&mut self, hot: &Hot, rows: &'a [Row]) -> Option<&'a Row> {
+        let id = hot.take(&mut self.random)?;
+        let row = rows.get(*self.places.get(&id)?)?;
+        self.may_write(row).then_some(row)
+    }
+
+    fn may_write(&self, row: &Row) -> bool {
+        row.kind != Kind::Outside && !self.deleted.contains(&row.id)
     }
 
     async fn delete(&mut self, row: &Row) -> Result<()> {

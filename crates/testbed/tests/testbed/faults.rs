@@ -138,6 +138,60 @@ async fn delays() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_slow_copy_outlives_its_caller() -> Result<()> {
+    let bench = Bench::new().await?;
+    let slow = Effect::Slow(Duration::from_millis(300));
+    let copy = bench.copy("x", slow);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), copy)
+            .await
+            .is_err()
+    );
+    while !bench.exists("x").await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_late_answer_comes_after_the_effect() -> Result<()> {
+    let bench = Bench::new().await?;
+    let copy = bench.copy("x", Effect::LateAnswer(Duration::from_mins(10)));
+    tokio::select! {
+        _ = copy => panic!("it was answered"),
+        () = async { while !bench.exists("x").await {} } => {}
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn batches_of_which_a_part_fails() -> Result<()> {
+    let bench = Bench::new().await?;
+    let queue = bench.cloud.create_queue("q", CreateQueue::default());
+    let url = queue.await?.url;
+    let send = async |ids: &[&str]| -> Result<(usize, Vec<String>)> {
+        let entry = |id: &&str| Entry::builder().id(*id).message_body("a").build().unwrap();
+        let entries = ids.iter().map(entry).collect();
+        let send = bench.sqs.send_message_batch().queue_url(&url);
+        let sent = send.set_entries(Some(entries)).send().await?;
+        let failed = sent.failed.into_iter().map(|entry| entry.id).collect();
+        Ok((sent.successful.len(), failed))
+    };
+    let effect = Effect::FailSomeEntries {
+        code: "InternalError".into(),
+        sender_fault: false,
+    };
+    let _fault = bench.cloud.inject(Fault::new("SendMessageBatch", effect));
+    assert_eq!(
+        send(&["1", "2", "3"]).await?,
+        (1, vec!["1".into(), "3".into()])
+    );
+    assert_eq!(send(&["4"]).await?, (0, vec!["4".into()]));
+    assert_eq!(bench.cloud.queue_depth(&url).await?.total(), 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn errors_and_failed_entries_of_sqs() -> Result<()> {
     let bench = Bench::new().await?;
     let url = bench

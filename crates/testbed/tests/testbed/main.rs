@@ -1,10 +1,13 @@
 //! The testbed's own tests: what checks the rest must itself be checked.
 
+mod auditor;
+mod chaos;
 mod checker;
 mod cloud;
 mod faults;
 mod postgres;
 mod process;
+mod proxy;
 mod queue;
 mod seed;
 mod traffic;

@@ -19,8 +19,7 @@ pub(crate) struct World {
     pub(crate) application: Application,
     pub(crate) seeded: Arc<Seeded>,
     pub(crate) pool: PgPool,
-    /// Serves until this is dropped.
-    _cloud: Cloud,
+    pub(crate) cloud: Cloud,
 }
 
 impl World {
@@ -42,7 +41,7 @@ impl World {
             application,
             seeded,
             pool,
-            _cloud: cloud,
+            cloud,
         })
     }
 

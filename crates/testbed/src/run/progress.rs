@@ -12,7 +12,7 @@ use crate::traffic::Traffic;
 /// Between two lines where they cannot be written over.
 const LINE_EVERY: Duration = Duration::from_secs(3);
 
-pub(super) struct Progress {
+pub(crate) struct Progress {
     pool: PgPool,
     to_do: usize,
     moved: usize,
@@ -22,7 +22,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) async fn start(stage: &Stage) -> Result<Self> {
+    pub(crate) async fn start(stage: &Stage) -> Result<Self> {
         let (begun, in_place) = (Instant::now(), std::io::stderr().is_terminal());
         let pool = stage.application.pool(1).await?;
         Ok(Self {
@@ -36,7 +36,7 @@ impl Progress {
     }
 
     /// Looks at the ledger and tells what it says.
-    pub(super) async fn look(&mut self, traffic: &Traffic) -> Result<()> {
+    pub(crate) async fn look(&mut self, traffic: &Traffic) -> Result<()> {
         self.moved = moved(&self.pool).await?;
         if self.in_place || self.told.elapsed() > LINE_EVERY {
             self.told = Instant::now();
@@ -45,16 +45,16 @@ impl Progress {
         Ok(())
     }
 
-    pub(super) fn moved(&self) -> usize {
+    pub(crate) fn moved(&self) -> usize {
         self.moved
     }
 
-    pub(super) fn is_half_way(&self) -> bool {
+    pub(crate) fn is_half_way(&self) -> bool {
         self.moved * 2 >= self.to_do
     }
 
     /// Tells the last line and returns the seconds since the start.
-    pub(super) async fn finish(&mut self, traffic: &Traffic) -> Result<f64> {
+    pub(crate) async fn finish(&mut self, traffic: &Traffic) -> Result<f64> {
         let seconds = self.begun.elapsed().as_secs_f64();
         self.moved = moved(&self.pool).await?;
         self.tell(traffic);

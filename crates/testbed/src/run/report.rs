@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::stage::Stage;
-use super::write_out;
 use crate::checker::Verdict;
 use crate::cloud::Requests;
 use crate::traffic::TrafficReport;
@@ -17,7 +16,7 @@ const VIOLATIONS_SHOWN: usize = 20;
 
 /// What `--json` prints, in this order.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(crate) struct Report {
     images: u64,
     moved: u64,
     changed_by_application: u64,
@@ -39,7 +38,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) async fn of(
+    pub(crate) async fn of(
         stage: &Stage,
         verdict: &Verdict,
         traffic: &TrafficReport,
@@ -66,38 +65,31 @@ impl Report {
         })
     }
 
-    pub(super) fn holds(&self, verdict: &Verdict) -> bool {
+    /// Whether every image is in one of the four states, and nothing is left in the queue.
+    pub(crate) fn is_complete(&self) -> bool {
         let ended = self.moved + self.changed_by_application + self.failed + self.already_moved;
-        verdict.holds() && self.broken_reads == 0 && self.queue_left == 0 && ended == self.images
+        self.queue_left == 0 && ended == self.images
     }
 
-    pub(super) fn print(
-        &self,
-        verdict: &Verdict,
-        traffic: &TrafficReport,
-        json: bool,
-    ) -> Result<()> {
-        for violation in verdict
-            .violations
-            .iter()
-            .chain(&traffic.broken)
-            .take(VIOLATIONS_SHOWN)
-        {
-            tell(&format!("VIOLATION  {violation}"));
-        }
-        let all = verdict.violations.len() + traffic.broken.len();
-        if all > VIOLATIONS_SHOWN {
-            tell(&format!("… and {} more", all - VIOLATIONS_SHOWN));
-        }
-        let table = self.table(self.holds(verdict));
-        if !json {
-            return write_out(&table);
-        }
-        tell(&table);
-        write_out(&serde_json::to_string(self)?)
+    /// What is amiss where [`Report::is_complete`] is false.
+    pub(crate) fn completeness(&self) -> String {
+        format!(
+            "of {} images {} moved, {} were changed by the application, {} failed and {} had moved before; {} messages are left in the queue",
+            self.images,
+            self.moved,
+            self.changed_by_application,
+            self.failed,
+            self.already_moved,
+            self.queue_left
+        )
     }
 
-    fn table(&self, holds: bool) -> String {
+    pub(crate) fn holds(&self, verdict: &Verdict) -> bool {
+        verdict.holds() && self.broken_reads == 0 && self.is_complete()
+    }
+
+    /// The figures for people.
+    pub(crate) fn table(&self) -> String {
         let lines = [
             (
                 self.images,
@@ -152,11 +144,6 @@ impl Report {
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
         let _ = writeln!(table, "\n{:>9}  requests: {}", "", requests.join(", "));
-        table.push_str(if holds {
-            "\nEverything that must hold held."
-        } else {
-            "\nNOT everything that must hold held."
-        });
         table
     }
 }
@@ -170,7 +157,40 @@ fn by_operation(requests: &Requests) -> BTreeMap<String, u64> {
     all
 }
 
+/// The first violations on standard error.
+pub(crate) fn tell_violations(violations: &[String]) {
+    for violation in violations.iter().take(VIOLATIONS_SHOWN) {
+        tell(&format!("VIOLATION  {violation}"));
+    }
+    if violations.len() > VIOLATIONS_SHOWN {
+        let more = violations.len() - VIOLATIONS_SHOWN;
+        tell(&format!("… and {more} more"));
+    }
+}
+
+/// The figures for people or, with `--json`, for machines in the last line of standard output.
+pub(crate) fn print(table: &str, holds: bool, json: Option<&impl Serialize>) -> Result<()> {
+    let verdict = if holds {
+        "Everything that must hold held."
+    } else {
+        "NOT everything that must hold held."
+    };
+    let table = format!("{table}\n{verdict}");
+    match json {
+        None => write_out(&table),
+        Some(figures) => {
+            tell(&table);
+            write_out(&serde_json::to_string(figures)?)
+        }
+    }
+}
+
+/// A line on the terminal or in a log, as an error of writing it is an error of the run.
+fn write_out(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
 /// A line on standard error.
-pub(super) fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

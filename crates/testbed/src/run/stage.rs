@@ -1,0 +1,135 @@
+//! Everything a run needs: Postgres, S3, SQS, and images to move.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::report::tell;
+use crate::application::Application;
+use crate::cloud::{Cloud, CreateQueue, Options, QueueDepth, QueueUrls};
+use crate::postgres::Cluster;
+use crate::process::settings_env;
+use crate::seed::{Kind, Seed, Seeded, seed};
+use crate::traffic::Rates;
+
+/// The application replaces or deletes one in so many images.
+const IMAGES_PER_WRITE: usize = 25;
+
+/// What is to be set up.
+pub(crate) struct Plan {
+    /// Images in scope.
+    pub(crate) images: u32,
+    /// The largest picture, in bytes; none for the seed's own choice.
+    pub(crate) largest_bytes: Option<u32>,
+    /// Where the dice start.
+    pub(crate) seed: u64,
+}
+
+pub(crate) struct Stage {
+    pub(crate) application: Application,
+    pub(crate) seeded: Arc<Seeded>,
+    pub(crate) cloud: Cloud,
+    pub(crate) queue: QueueUrls,
+    pub(crate) cluster: Arc<Cluster>,
+    seed: u64,
+    /// What a program's environment holds besides the usual, by program.
+    special: Vec<(&'static str, &'static str, String)>,
+}
+
+impl Stage {
+    pub(crate) async fn set_up(plan: &Plan) -> Result<Self> {
+        tell("Starting a private Postgres, S3 and SQS …");
+        let cluster = Arc::new(Cluster::start().await?);
+        let database_url = cluster.create_database().await?;
+        let cloud = Cloud::start(Options {
+            seed: plan.seed,
+            ..Options::default()
+        })?;
+        let queue = cloud.create_queue("images", CreateQueue::default()).await?;
+        let application = Application::new(&cloud, database_url);
+        tell(&format!("Seeding {} images …", plan.images));
+        let usual = Seed::new(plan.images as usize);
+        let images = Seed {
+            seed: plan.seed,
+            largest_bytes: plan.largest_bytes.unwrap_or(usual.largest_bytes),
+            ..usual
+        };
+        let seeded = Arc::new(seed(&application, &images).await?);
+        Ok(Self {
+            application,
+            seeded,
+            cloud,
+            queue,
+            cluster,
+            seed: plan.seed,
+            special: Vec::new(),
+        })
+    }
+
+    /// Sets a variable for every process of `program` started from now on.
+    pub(crate) fn set(&mut self, program: &'static str, name: &'static str, value: String) {
+        self.special.push((program, name, value));
+    }
+
+    /// The rows that are to move or to fail.
+    pub(crate) fn to_do(&self) -> usize {
+        self.seeded.count(Kind::ToMove) + self.seeded.count(Kind::Missing)
+    }
+
+    /// How many rows the application may have written once `moved` images have moved: its writes are
+    /// spread over the migration, and the first ones come before it.
+    pub(crate) fn writes_by(&self, moved: usize) -> usize {
+        let most = self.to_do().div_ceil(IMAGES_PER_WRITE);
+        most.min((moved + self.to_do() / 10).div_ceil(IMAGES_PER_WRITE))
+    }
+
+    pub(crate) fn rates(&self) -> Rates {
+        let most_writes = self.writes_by(0);
+        Rates {
+            writes_per_second: 200.0,
+            most_writes,
+            seed: self.seed,
+            ..Rates::default()
+        }
+    }
+
+    pub(crate) fn environment(&self, program: &str) -> Vec<(String, String)> {
+        let usual = settings_env(&self.application, &self.cloud, &self.queue.url, program);
+        let special = self.special.iter().filter(|(of, ..)| *of == program);
+        let special = special.map(|(_, name, value)| ((*name).to_owned(), value.clone()));
+        // The last one of a name counts.
+        usual.into_iter().chain(special).collect()
+    }
+
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.cluster.directory().join(format!("{name}.log"))
+    }
+
+    pub(crate) async fn queue_depth(&self) -> Result<QueueDepth> {
+        self.cloud.queue_depth(&self.queue.url).await
+    }
+
+    pub(crate) async fn dead_letters(&self) -> Result<u64> {
+        match &self.queue.dead_letter_url {
+            Some(url) => Ok(self.cloud.queue_depth(url).await?.total()),
+            None => Ok(0),
+        }
+    }
+
+    /// Leaves everything running until Ctrl-C.
+    pub(crate) async fn keep(&self) {
+        tell("\nEverything is left running. To use it from another terminal:\n");
+        for (name, value) in self.environment("test") {
+            tell(&format!("export {name}='{value}'"));
+        }
+        if let Some(url) = &self.queue.dead_letter_url {
+            tell(&format!("export DEAD_LETTER_QUEUE_URL='{url}'"));
+        }
+        tell(&format!(
+            "\nLogs are in {}. Ctrl-C ends it all.",
+            self.cluster.directory().display()
+        ));
+        std::future::pending::<()>().await;
+    }
+}

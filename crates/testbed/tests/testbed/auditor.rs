@@ -1,0 +1,130 @@
+//! The auditor finds deletes that come too early.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use bucket_brigade_testbed::chaos::{Auditor, Lookout};
+use bucket_brigade_testbed::cloud::CreateQueue;
+use bucket_brigade_testbed::seed::Seed;
+use bucket_brigade_testbed::traffic::Hot;
+use fastrand::Rng;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::world::World;
+
+struct Office {
+    world: World,
+    auditor: Arc<Auditor>,
+    hot: Arc<Hot>,
+    fed: UnboundedReceiver<String>,
+    url: String,
+}
+
+impl Office {
+    async fn open() -> Result<Self> {
+        let world = World::with(&Seed::plain(20)).await?;
+        let auditor = Arc::new(Auditor::new(&world.application)?);
+        let hot = Arc::new(Hot::default());
+        let (sender, fed) = unbounded_channel();
+        let lookout = Lookout::new(
+            &world.application,
+            &world.seeded,
+            Arc::clone(&auditor),
+            Arc::clone(&hot),
+            sender,
+        );
+        world.cloud.watch(Arc::new(lookout))?;
+        let queue = world.cloud.create_queue("q", CreateQueue::default());
+        let url = queue.await?.url;
+        Ok(Self {
+            world,
+            auditor,
+            hot,
+            fed,
+            url,
+        })
+    }
+
+    fn message_of_some_row(&self) -> (String, String) {
+        let row = self.world.some_row();
+        let body = format!(r#"{{"id":"{}","path":"{}"}}"#, row.id, row.path);
+        (row.id.clone(), body)
+    }
+
+    /// Sends a message, and deletes it as a consumer that received it.
+    async fn send_and_delete(&self, body: &str) -> Result<()> {
+        let sqs = self.world.cloud.sqs_as("consumer");
+        let send = sqs.send_message().queue_url(&self.url).message_body(body);
+        send.send().await?;
+        let received = sqs.receive_message().queue_url(&self.url).send().await?;
+        let messages = received.messages.unwrap_or_default();
+        let handle = messages[0].receipt_handle.clone().unwrap_or_default();
+        let delete = sqs.delete_message().queue_url(&self.url);
+        delete.receipt_handle(handle).send().await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_early_delete_is_found() -> Result<()> {
+    let office = Office::open().await?;
+    let (id, body) = office.message_of_some_row();
+    office.send_and_delete(&body).await?;
+    let findings = office.auditor.findings();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(
+        findings[0].contains(&format!("row {id}: a message was deleted while")),
+        "{findings:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_delete_in_its_time_is_none() -> Result<()> {
+    let office = Office::open().await?;
+    let (id, body) = office.message_of_some_row();
+    let update = format!("UPDATE images SET path = 'avatar/x' WHERE id = {id}");
+    office.world.execute(&update).await?;
+    office.send_and_delete(&body).await?;
+    let delete = format!("DELETE FROM images WHERE id = {id}");
+    office.world.execute(&delete).await?;
+    office.send_and_delete(&body).await?;
+    assert_eq!(office.auditor.findings(), Vec::<String>::new());
+    assert_eq!(office.auditor.looks(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn deleted_poison_is_found() -> Result<()> {
+    let office = Office::open().await?;
+    // A body that could be one of ours is told apart by being announced.
+    office
+        .auditor
+        .expect_poison(r#"{"id":"1","path":"logo/a"}"#);
+    for body in ["no message", r#"{"id":"1","path":"logo/a"}"#] {
+        office.send_and_delete(body).await?;
+    }
+    let findings = office.auditor.findings();
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding.contains("a poison message was deleted")),
+        "{findings:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn received_rows_are_hot_and_fed_messages_are_told() -> Result<()> {
+    let mut office = Office::open().await?;
+    office.send_and_delete(r#"{"id":"2","path":"x"}"#).await?;
+    assert_eq!(office.hot.take(&mut Rng::new()), Some("2".to_owned()));
+    let sqs = office.world.cloud.sqs_as("feeder");
+    let entry = aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder();
+    let entry = entry.id("0").message_body("fed").build()?;
+    let send = sqs.send_message_batch().queue_url(&office.url);
+    send.entries(entry).send().await?;
+    assert_eq!(office.fed.recv().await, Some("fed".to_owned()));
+    Ok(())
+}
