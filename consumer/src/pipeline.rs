@@ -23,7 +23,7 @@ use crate::lease::Leases;
 use crate::observation::Observation;
 use crate::receive::{Receive, receivers_for, room_for};
 use crate::record::Record;
-use crate::shutdown::drain;
+use crate::shutdown::{Deadlines, drain};
 use crate::tally::Counts;
 
 /// How often progress is logged.
@@ -66,9 +66,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> bool {
     let (tasks, receivers) = receive(parts, &stages, &leases, &health, &stop);
     let working = async {
         stop.cancelled().await;
-        receivers.close();
-        receivers.wait().await;
-        drain(&tasks, &give_up, grace).await
+        let deadlines = Deadlines::from_now(grace);
+        drain(&receivers, &tasks, &give_up, deadlines).await
     };
     let drained = tokio::select! {
         drained = working => drained,

@@ -94,7 +94,10 @@ impl Receive {
         let poll = self.queue.receive(BATCH, LONG_POLL, self.visibility);
         let too_late = async {
             self.stop.cancelled().await;
-            sleep(LAST_POLL).await;
+            tokio::select! {
+                () = sleep(LAST_POLL) => {}
+                () = self.stages.give_up.cancelled() => {}
+            }
         };
         tokio::select! {
             answer = poll => Some(answer),

@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod process;
 pub mod seed;
 pub mod traffic;
+pub mod trials;
 mod watchdog;
 
 pub use cloud::{Cloud, Effect, Fault, Options};

@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request};
@@ -13,12 +14,17 @@ use super::Options;
 use super::answer::{self, Answer};
 use super::backend::{Backend, Call};
 use super::fault::{Effect, Faults};
+use super::limit::Limiter;
 use super::operation::{Operation, Place};
+use super::receives::Receives;
 use super::requests::Requests;
 use super::stale;
 
 /// Enough that two keys seldom wait for each other.
 const LOCKS: usize = 256;
+
+/// S3's own words.
+const SLOW_DOWN: &str = "Please reduce your request rate.";
 
 /// The connection is to be closed without an answer.
 #[derive(Debug)]
@@ -35,7 +41,9 @@ impl std::error::Error for Reset {}
 pub(super) struct Front {
     pub(super) requests: Mutex<Requests>,
     pub(super) faults: Faults,
-    backend: Backend,
+    pub(super) limit: Mutex<Option<Limiter>>,
+    pub(super) receives: Receives,
+    pub(super) backend: Backend,
     options: Options,
     locks: Vec<tokio::sync::Mutex<()>>,
     hasher: RandomState,
@@ -46,6 +54,8 @@ impl Front {
         Self {
             requests: Mutex::default(),
             faults: Faults::new(options.seed),
+            limit: Mutex::default(),
+            receives: Receives::default(),
             backend,
             options,
             locks: std::iter::repeat_with(tokio::sync::Mutex::default)
@@ -71,6 +81,9 @@ impl Front {
         };
         let operation = Operation::of(&parts, text);
         self.requests.lock().add(&operation);
+        if !self.is_within_limit(&operation) {
+            return Ok(answer::error(&operation, 503, "SlowDown", SLOW_DOWN));
+        }
         let call = Call {
             peer,
             request: Request::from_parts(parts, body),
@@ -79,6 +92,12 @@ impl Front {
             None => Ok(self.perform(&operation, call).await),
             Some(effect) => self.suffer(effect, &operation, call).await,
         }
+    }
+
+    fn is_within_limit(&self, operation: &Operation) -> bool {
+        let mut limit = self.limit.lock();
+        let limiter = limit.as_mut();
+        limiter.is_none_or(|limiter| limiter.admits(operation, Instant::now()))
     }
 
     async fn suffer(
@@ -132,6 +151,7 @@ impl Front {
             return refusal;
         }
         let given = self.backend.perform(call).await;
+        let given = self.receives.note(operation, given).await;
         stale::forgive(operation, given).await
     }
 
