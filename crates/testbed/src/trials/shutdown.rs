@@ -204,6 +204,10 @@ async fn end(consumer: &mut Process) -> Result<Option<i32>> {
 
 /// Another consumer moves all that is left.
 async fn inherit(stage: &Stage, settings: &[(&str, &str)]) -> Result<()> {
+    // A process that has nothing to do would be told to stop before it can listen to that.
+    if stage.queued().await?.total() == 0 {
+        return Ok(());
+    }
     let mut heir = stage.consumer(settings)?;
     stage.drained().await?;
     heir.terminate().await?;
