@@ -87,7 +87,8 @@ impl Figures {
 
 /// Sends the signals, one time after the other on the same stage.
 pub async fn run(arguments: &Arguments) -> Result<Figures> {
-    let mut stage = Stage::set_up().await?;
+    // A message that is given back time after time is received time after time.
+    let mut stage = Stage::set_up(arguments.times + arguments.twice + 5).await?;
     let mut figures = Figures::default();
     for number in 0..u64::from(arguments.times) {
         once(&mut stage, arguments.seed + number, &mut figures).await?;

@@ -40,13 +40,18 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// An empty table whose run is open in the ledger, two empty buckets and a queue.
-    pub(super) async fn set_up() -> Result<Self> {
+    /// An empty table whose run is open in the ledger, two empty buckets and a queue from which a
+    /// message goes to the dead-letter queue after so many receives.
+    pub(super) async fn set_up(max_receive_count: u32) -> Result<Self> {
         let cluster = Cluster::start().await?;
         let cloud = Cloud::start(Options::default())?;
         let application = Application::new(&cloud, cluster.create_database().await?);
         application.create_buckets().await?;
-        let queue = cloud.create_queue("images", CreateQueue::default()).await?;
+        let redrive = CreateQueue {
+            max_receive_count: Some(max_receive_count),
+            ..CreateQueue::default()
+        };
+        let queue = cloud.create_queue("images", redrive).await?;
         let pool = application.pool(2).await?;
         application.create_table(&pool).await?;
         let stage = Self {

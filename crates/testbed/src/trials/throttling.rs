@@ -76,7 +76,7 @@ impl Figures {
 
 /// Has as many images moved as take the asked seconds at the allowed rate.
 pub async fn run(arguments: &Arguments) -> Result<Figures> {
-    let mut stage = Stage::set_up().await?;
+    let mut stage = Stage::set_up(5).await?;
     let images = arguments.rate * arguments.seconds;
     tell(&format!("Seeding {images} images …"));
     stage.add_images(usize::try_from(images)?).await?;
