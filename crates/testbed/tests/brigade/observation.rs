@@ -9,13 +9,13 @@ use tokio::net::TcpStream;
 use crate::rig::{Rig, end, eventually, stop};
 
 /// An address nobody listens on yet.
-fn free_address() -> String {
+pub(crate) fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
 /// The whole answer to a GET; empty when nobody answers.
-async fn get(address: &str, path: &str) -> String {
+pub(crate) async fn get(address: &str, path: &str) -> String {
     let mut answer = String::new();
     if let Ok(mut stream) = TcpStream::connect(address).await {
         let request =
