@@ -55,7 +55,7 @@ impl Watched {
     /// One outage was told, and its end.
     fn told_once(&self) {
         let log = self.log();
-        assert_eq!(log.matches("cannot be used").count(), 1, "{log}");
+        assert_eq!(log.matches("until it can").count(), 1, "{log}");
         assert_eq!(log.matches("can be used again").count(), 1, "{log}");
     }
 }
