@@ -10,6 +10,9 @@
 //! 3. it grows back along a cubic curve: quickly at first, slowly where it was throttled last, then
 //!    on beyond, as in CUBIC (RFC 9438). A slow rate grows back slowly, so that the refusals by which
 //!    it feels its way stay few among many copies.
+//!
+//! Each process finds the limit for itself, which costs four or five refusals. Among the copies of an
+//! hour that is nothing; it shows where several processes share a low limit for a minute.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,7 +32,7 @@ const CUT: f64 = 0.85;
 /// How many copies are made while the rate grows back to where it was cut, and the least time.
 const RECOVERY_COPIES: f64 = 600.0;
 const RECOVERY: Duration = Duration::from_secs(6);
-const LONGEST_RECOVERY: Duration = Duration::from_secs(60);
+const LONGEST_RECOVERY: Duration = Duration::from_mins(1);
 const FIRST_RECOVERY: Duration = Duration::from_secs(8);
 
 /// How long nothing starts after a refusal; doubled while the copy that goes first is refused too.

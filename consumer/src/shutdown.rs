@@ -25,7 +25,7 @@ pub struct Deadlines {
 impl Deadlines {
     /// For a signal that came now.
     pub fn from_now(grace: Duration) -> Self {
-        let until_leave = grace - FOR_THE_END.min(grace / 4);
+        let until_leave = grace.saturating_sub(FOR_THE_END.min(grace / 4));
         let until_give_up = until_leave
             .saturating_sub(FOR_RELEASES)
             .max(until_leave / 2);

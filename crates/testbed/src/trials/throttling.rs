@@ -38,7 +38,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub consumers: u32,
     /// How many seconds the copies take at the allowed rate
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
     /// How the store counts
     #[arg(long, value_enum, default_value_t = Count::Bucket)]
