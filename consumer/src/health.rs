@@ -29,6 +29,16 @@ impl Dependency {
             Self::Queue => "the queue",
         }
     }
+
+    /// What to do, where whoever notes the outage does not know better.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Database => {
+                "; check the database, DATABASE_URL or PGHOST, PGUSER, …, and the network"
+            }
+            Self::Objects | Self::Queue => "",
+        }
+    }
 }
 
 /// Waits between probes of something that is down.
@@ -66,12 +76,13 @@ impl Health {
             if slot.is_some() {
                 return false;
             }
+            let reason = format!("{reason}{}", dependency.advice());
             tracing::error!(
                 reason,
                 "{} cannot be used: receiving stops until it can; what is in hand is kept",
                 dependency.name()
             );
-            *slot = Some(reason.to_owned());
+            *slot = Some(reason);
             true
         });
     }

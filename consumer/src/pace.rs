@@ -10,27 +10,30 @@
 //! 3. it grows back along a cubic curve: quickly at first, slowly where it was throttled last, then
 //!    on beyond, as in CUBIC (RFC 9438). A slow rate grows back slowly, so that the refusals by which
 //!    it feels its way stay few among many copies.
+//!
+//! Each process finds the limit for itself, which costs four or five refusals. Among the copies of an
+//! hour that is nothing; it shows where several processes share a low limit for a minute.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as FairMutex, Notify};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Copies per second at the start; doubled every [`DOUBLING`] until S3 throttles.
 const FIRST_RATE: f64 = 8.0;
 
-const DOUBLING: Duration = Duration::from_millis(250);
+const DOUBLING: Duration = Duration::from_millis(500);
 
 /// What remains of the rate after a cut.
 const CUT: f64 = 0.85;
 
 /// How many copies are made while the rate grows back to where it was cut, and the least time.
-const RECOVERY_COPIES: f64 = 400.0;
+const RECOVERY_COPIES: f64 = 600.0;
 const RECOVERY: Duration = Duration::from_secs(6);
-const LONGEST_RECOVERY: Duration = Duration::from_secs(30);
-const FIRST_RECOVERY: Duration = Duration::from_secs(4);
+const LONGEST_RECOVERY: Duration = Duration::from_mins(1);
+const FIRST_RECOVERY: Duration = Duration::from_secs(8);
 
 /// How long nothing starts after a refusal; doubled while the copy that goes first is refused too.
 const HOLD: Duration = Duration::from_millis(300);
@@ -45,6 +48,11 @@ const SLOWEST: f64 = 0.5;
 
 /// Over how long the rate that S3 really served is measured.
 const MEASURED_OVER: Duration = Duration::from_secs(1);
+
+/// How many seconds' worth of copies a throttled process has in hand, commits and deletes included,
+/// and the least number of messages: two polls' worth.
+const IN_HAND: Duration = Duration::from_secs(3);
+const LEAST_IN_HAND: f64 = 20.0;
 
 /// How far ahead a copy may book its start.
 const FAR_AHEAD: Duration = Duration::from_millis(100);
@@ -94,6 +102,9 @@ struct Served {
 pub struct Pace {
     most: usize,
     state: Mutex<State>,
+    /// Whoever wants to start waits here, first come, first served; only the one in front looks at the
+    /// clock. At a thousand copies a second, a hundred that all look would be busy with nothing else.
+    front: FairMutex<()>,
     changed: Notify,
 }
 
@@ -199,6 +210,16 @@ impl Served {
     }
 }
 
+fn whole(number: f64) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates, and is positive"
+    )]
+    let whole = number as usize;
+    whole
+}
+
 /// What a copy that wants to start is told.
 enum Entry {
     /// Start at this time.
@@ -224,6 +245,7 @@ impl Pace {
         Self {
             most,
             state: Mutex::new(state),
+            front: FairMutex::new(()),
             changed: Notify::new(),
         }
     }
@@ -231,23 +253,30 @@ impl Pace {
     /// Waits until one more copy may start.
     pub async fn enter(&self) -> Slot<'_> {
         loop {
-            let changed = self.changed.notified();
+            let mut slot = self.book().await;
+            sleep_until(slot.started).await;
+            // Unless a hold came while it waited for its time.
+            if slot.is_probe || self.lock().hold.is_none() {
+                slot.started = Instant::now();
+                return slot;
+            }
+        }
+    }
+
+    /// Waits for a place in the window, and for the time to start to be near.
+    async fn book(&self) -> Slot<'_> {
+        let _front = self.front.lock().await;
+        loop {
             match self.try_enter() {
-                Entry::At(start, is_probe) => {
-                    let mut slot = Slot {
+                Entry::At(started, is_probe) => {
+                    return Slot {
                         pace: self,
-                        started: start,
+                        started,
                         is_probe,
                     };
-                    sleep_until(start).await;
-                    if is_probe || self.lock().hold.is_none() {
-                        slot.started = Instant::now();
-                        return slot;
-                    }
-                    // A hold came while it waited for its time.
                 }
-                Entry::Later(None) => changed.await,
-                Entry::Later(Some(time)) => drop(timeout_at(time, changed).await),
+                Entry::Later(None) => self.changed.notified().await,
+                Entry::Later(Some(time)) => drop(timeout_at(time, self.changed.notified()).await),
             }
         }
     }
@@ -301,6 +330,15 @@ impl Pace {
         (state.in_flight, rate)
     }
 
+    /// How many messages it makes sense to have in hand: none beyond what this process can copy soon
+    /// while S3 throttles it. Others may be allowed more.
+    pub fn worth_having(&self) -> usize {
+        match self.now() {
+            (_, None) => usize::MAX,
+            (_, Some(rate)) => whole((rate * IN_HAND.as_secs_f64()).max(LEAST_IN_HAND)),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -317,7 +355,7 @@ impl Slot<'_> {
             state.hold = None;
             state.next = Instant::now();
             drop(state);
-            self.pace.changed.notify_waiters();
+            self.pace.changed.notify_one();
         }
     }
 
@@ -333,7 +371,7 @@ impl Slot<'_> {
                 .map_or(HOLD, |hold| (hold.length * 2).min(LONGEST_HOLD));
             state.hold = Some(Hold::new(now, length));
             drop(state);
-            self.pace.changed.notify_waiters();
+            self.pace.changed.notify_one();
             return;
         }
         if state.hold.is_some()

@@ -8,7 +8,6 @@ use bucket_brigade_common::object_store::ObjectStore;
 use bucket_brigade_common::path_rule::{PathRule, Route};
 use bucket_brigade_common::queue::Queue;
 use bucket_brigade_common::row_id::IdType;
-use tokio::sync::Semaphore;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,9 +20,9 @@ use crate::handle::Stages;
 use crate::health::Health;
 use crate::lease::Leases;
 use crate::observation::Observation;
-use crate::receive::{Receive, receivers_for, room_for};
+use crate::receive::{Receive, Room, receivers_for};
 use crate::record::Record;
-use crate::shutdown::drain;
+use crate::shutdown::{Deadlines, drain};
 use crate::tally::Counts;
 
 /// How often progress is logged.
@@ -66,9 +65,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> bool {
     let (tasks, receivers) = receive(parts, &stages, &leases, &health, &stop);
     let working = async {
         stop.cancelled().await;
-        receivers.close();
-        receivers.wait().await;
-        drain(&tasks, &give_up, grace).await
+        let deadlines = Deadlines::from_now(grace);
+        drain(&receivers, &tasks, &give_up, deadlines).await
     };
     let drained = tokio::select! {
         biased;
@@ -130,7 +128,7 @@ fn receive(
     let receive = Receive {
         queue: parts.queue,
         visibility: parts.visibility,
-        room: Arc::new(Semaphore::new(room_for(parts.max_concurrency))),
+        room: Room::new(parts.max_concurrency),
         leases: leases.clone(),
         stages: Arc::clone(stages),
         tasks: tasks.clone(),

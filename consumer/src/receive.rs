@@ -27,8 +27,8 @@ pub struct Receive {
     pub queue: Arc<dyn Queue>,
     /// How long a message is hidden from others at a time.
     pub visibility: Duration,
-    /// Room for messages in hand, one permit each.
-    pub room: Arc<Semaphore>,
+    /// Room for messages in hand.
+    pub room: Room,
     /// What is in hand.
     pub leases: Leases,
     /// What becomes of a message.
@@ -41,10 +41,40 @@ pub struct Receive {
     pub stop: CancellationToken,
 }
 
-/// Messages in hand at most, for this many copies at a time: while one batch is copied another waits
-/// for its commit and delete, and a poll needs room for ten.
-pub fn room_for(max_concurrency: usize) -> usize {
-    2 * max_concurrency + 4 * BATCH
+/// How often a throttled process looks whether it makes sense to have more in hand.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Room for messages in hand, one permit each.
+#[derive(Debug, Clone)]
+pub struct Room {
+    permits: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Room {
+    /// Room for so many copies at a time: while one batch is copied another waits for its commit and
+    /// delete, and a poll needs room for ten.
+    pub fn new(max_concurrency: usize) -> Self {
+        let most = 2 * max_concurrency + 4 * BATCH;
+        Self {
+            permits: Arc::new(Semaphore::new(most)),
+            most,
+        }
+    }
+
+    /// Messages in hand, and those that polls under way may bring.
+    fn taken(&self) -> usize {
+        self.most - self.permits.available_permits()
+    }
+
+    /// Waits for room for a whole batch.
+    async fn take_batch(&self) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(BATCH).unwrap_or(1);
+        Arc::clone(&self.permits)
+            .acquire_many_owned(permits)
+            .await
+            .ok()
+    }
 }
 
 /// Polls under way at a time: one brings ten messages, and takes a round trip.
@@ -76,11 +106,8 @@ impl Receive {
     async fn wait_for_room(&self) -> Option<OwnedSemaphorePermit> {
         let room = async {
             self.health.ready_to_receive().await;
-            let permits = u32::try_from(BATCH).unwrap_or(1);
-            Arc::clone(&self.room)
-                .acquire_many_owned(permits)
-                .await
-                .ok()
+            self.wait_for_pace().await;
+            self.room.take_batch().await
         };
         tokio::select! {
             biased;
@@ -89,12 +116,23 @@ impl Receive {
         }
     }
 
+    /// While S3 throttles us, what we cannot copy soon is better left to others, and to the queue if we
+    /// have to stop.
+    async fn wait_for_pace(&self) {
+        while self.room.taken() + BATCH > self.stages.copy.pace().worth_having() {
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// One long poll; none when a stop came and the poll did not end soon after.
     async fn poll(&self) -> Option<Result<Vec<Message>, QueueError>> {
         let poll = self.queue.receive(BATCH, LONG_POLL, self.visibility);
         let too_late = async {
             self.stop.cancelled().await;
-            sleep(LAST_POLL).await;
+            tokio::select! {
+                () = sleep(LAST_POLL) => {}
+                () = self.stages.give_up.cancelled() => {}
+            }
         };
         tokio::select! {
             biased;

@@ -2,19 +2,58 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What remains of the grace for releases once the work under way is given up.
+/// What remains for releases once the work under way is given up.
 const FOR_RELEASES: Duration = Duration::from_secs(2);
 
-/// Waits for everything in hand; gives up what is not done when the grace is nearly over. True when
-/// all was finished or released in time.
-pub async fn drain(tasks: &TaskTracker, give_up: &CancellationToken, grace: Duration) -> bool {
+/// What remains of the grace for the process's own end: the runtime's threads get up to a second.
+const FOR_THE_END: Duration = Duration::from_secs(1);
+
+/// What must be done by when, all of it counted from the signal: whoever sent it kills the process
+/// when the grace is over, however the time was spent.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// From then on what is not done is given back.
+    pub give_up: Instant,
+    /// From then on what is not given back is left to its visibility timeout.
+    pub leave: Instant,
+}
+
+impl Deadlines {
+    /// For a signal that came now.
+    pub fn from_now(grace: Duration) -> Self {
+        let until_leave = grace.saturating_sub(FOR_THE_END.min(grace / 4));
+        let until_give_up = until_leave
+            .saturating_sub(FOR_RELEASES)
+            .max(until_leave / 2);
+        let now = Instant::now();
+        Self {
+            give_up: now + until_give_up,
+            leave: now + until_leave,
+        }
+    }
+}
+
+/// Waits for the last polls and for everything in hand; gives up what is not done in time. True when
+/// all was finished or released.
+pub async fn drain(
+    receivers: &TaskTracker,
+    tasks: &TaskTracker,
+    give_up: &CancellationToken,
+    deadlines: Deadlines,
+) -> bool {
+    receivers.close();
     tasks.close();
-    let for_work = grace.saturating_sub(FOR_RELEASES).max(grace / 2);
-    if timeout(for_work, tasks.wait()).await.is_ok() {
+    let all = async {
+        // A receiver's last poll may still bring messages: their tasks are waited for after it.
+        receivers.wait().await;
+        tasks.wait().await;
+    };
+    tokio::pin!(all);
+    if timeout_at(deadlines.give_up, &mut all).await.is_ok() {
         return true;
     }
     tracing::warn!(
@@ -22,7 +61,46 @@ pub async fn drain(tasks: &TaskTracker, give_up: &CancellationToken, grace: Dura
         "the grace is nearly over: what is not done is given back to the queue"
     );
     give_up.cancel();
-    timeout(grace.saturating_sub(for_work), tasks.wait())
-        .await
-        .is_ok()
+    timeout_at(deadlines.leave, all).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::sleep;
+
+    /// How long a drain takes from the signal, with a poll and a task that take so many milliseconds;
+    /// the task takes 50 more to be given back when it is given up.
+    async fn drained_after(grace: u64, poll: u64, task: u64) -> (bool, u128) {
+        let (receivers, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let give_up = CancellationToken::new();
+        let given_up = give_up.clone();
+        receivers.spawn(sleep(Duration::from_millis(poll)));
+        tasks.spawn(async move {
+            tokio::select! {
+                () = sleep(Duration::from_millis(task)) => {}
+                () = given_up.cancelled() => sleep(Duration::from_millis(50)).await,
+            }
+        });
+        let signal = Instant::now();
+        let deadlines = Deadlines::from_now(Duration::from_millis(grace));
+        let done = drain(&receivers, &tasks, &give_up, deadlines).await;
+        (done, signal.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_takes_as_long_as_its_work() {
+        assert_eq!(drained_after(25_000, 1000, 1700).await, (true, 1700));
+        assert_eq!(drained_after(25_000, 1000, 10).await, (true, 1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_grace_counts_from_the_signal_whatever_the_time_was_spent_on() {
+        for grace in [2000, 3000, 25_000] {
+            for poll in [0, 1000] {
+                let (done, after) = drained_after(grace, poll, 3_600_000).await;
+                assert!(done && after < u128::from(grace), "{grace}: {after}");
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::{self, Ledger, LedgerError};
+use bucket_brigade_common::ledger::{self, Ledger, LedgerError, RunSpec};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::observe::observe;
 use bucket_brigade_common::preflight::{Need, PreflightError, check_bucket, check_queue};
@@ -36,8 +36,33 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         tally: Arc::default(),
     };
     observe(settings.metrics_addr, Arc::new(observation.clone())).await?;
+    // Nothing is in hand yet. A check under way is left half of the grace, so that the probe can remove
+    // its objects; one that does not answer must not keep the process from ending.
+    let overdue = async {
+        stop.cancelled().await;
+        sleep(settings.shutdown_grace / 2).await;
+    };
+    let parts = tokio::select! {
+        parts = prepare(&settings, observation, &stop) => parts?,
+        () = overdue => None,
+    };
+    let Some(parts) = parts else {
+        return Ok(exit::DONE);
+    };
+    if !run(parts, stop).await {
+        tracing::warn!("some messages could not be given back; they reappear by themselves");
+    }
+    Ok(exit::DONE)
+}
+
+/// Checks everything and puts the parts together; none when the process is stopped meanwhile.
+async fn prepare(
+    settings: &Settings,
+    observation: Observation,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Parts>> {
     let sdk = aws::load().await;
-    let migration = settings.migration.clone();
+    let migration = &settings.migration;
     let client = |region| {
         let timeout = settings.copy_timeout;
         aws::s3_client(&sdk, migration.force_path_style, timeout, region)
@@ -45,52 +70,53 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let (s3, source_s3) = (client(None), client(settings.source_region.as_deref()));
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
     let attributes = check_queue(&queue, &migration.queue_url).await?;
-    let run_spec = &migration.run;
-    check_bucket(
-        &source_s3,
-        "SOURCE_BUCKET_NAME",
-        &run_spec.source_bucket,
-        Need::Use,
-    )
-    .await?;
-    check_bucket(
-        &s3,
-        "DESTINATION_BUCKET_NAME",
-        &run_spec.destination_bucket,
-        Need::Use,
-    )
-    .await?;
-    let Some(ledger) = find_run(&settings, &stop).await? else {
-        return Ok(exit::DONE);
+    check_buckets(&s3, &source_s3, &migration.run).await?;
+    let Some(ledger) = find_run(settings, stop).await? else {
+        return Ok(None);
     };
-    let store = open_store(s3, source_s3, &settings).await?;
-    tracing::info!(
-        name = settings.name,
-        run = ledger.run_id(),
-        table = ledger.table_name(),
-        source = run_spec.source_bucket,
-        destination = run_spec.destination_bucket,
-        max_concurrency = settings.max_concurrency,
-        "consuming"
-    );
-    let moved = ledger.some_moved_path().await?;
-    let parts = Parts {
-        witness: moved.and_then(|path| run_spec.rule.route(&path).ok()),
+    let store = open_store(s3, source_s3, settings).await?;
+    let witness = ledger.some_moved_path().await?;
+    if stop.is_cancelled() {
+        return Ok(None);
+    }
+    tell(settings, &ledger);
+    let rule = migration.run.rule.clone();
+    Ok(Some(Parts {
+        witness: witness.and_then(|path| rule.route(&path).ok()),
         queue: Arc::new(queue),
         store: Arc::new(store),
         id_type: ledger.id_type(),
         catalog: Arc::new(ledger),
-        rule: run_spec.rule.clone(),
+        rule,
         has_dead_letter_queue: attributes.max_receive_count.is_some(),
         max_concurrency: settings.max_concurrency,
         visibility: settings.visibility_timeout,
         grace: settings.shutdown_grace,
         observation,
-    };
-    if !run(parts, stop).await {
-        tracing::warn!("some messages could not be given back; they reappear by themselves");
-    }
-    Ok(exit::DONE)
+    }))
+}
+
+async fn check_buckets(
+    s3: &aws_sdk_s3::Client,
+    source_s3: &aws_sdk_s3::Client,
+    run: &RunSpec,
+) -> Result<(), PreflightError> {
+    let (source, destination) = (&run.source_bucket, &run.destination_bucket);
+    check_bucket(source_s3, "SOURCE_BUCKET_NAME", source, Need::Use).await?;
+    check_bucket(s3, "DESTINATION_BUCKET_NAME", destination, Need::Use).await
+}
+
+fn tell(settings: &Settings, ledger: &Ledger) {
+    let run = &settings.migration.run;
+    tracing::info!(
+        name = settings.name,
+        run = ledger.run_id(),
+        table = ledger.table_name(),
+        source = run.source_bucket,
+        destination = run.destination_bucket,
+        max_concurrency = settings.max_concurrency,
+        "consuming"
+    );
 }
 
 /// Waits for the feeder to open the run; none when the process is stopped first.

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use bucket_brigade_common::queue::{self, Queue};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::persist::{Stopped, pause, persist};
+use crate::persist::{Persist, Stopped};
 use crate::progress::Progress;
 
 /// How often the queue is asked while there is no room.
@@ -22,7 +21,7 @@ pub struct BacklogLimit<'a> {
     room: u64,
     asked: Option<Instant>,
     progress: &'a Progress,
-    stop: &'a CancellationToken,
+    persist: Persist<'a>,
 }
 
 impl<'a> BacklogLimit<'a> {
@@ -31,7 +30,7 @@ impl<'a> BacklogLimit<'a> {
         queue: &'a dyn Queue,
         max_backlog: u64,
         progress: &'a Progress,
-        stop: &'a CancellationToken,
+        persist: Persist<'a>,
     ) -> Self {
         Self {
             queue,
@@ -39,7 +38,7 @@ impl<'a> BacklogLimit<'a> {
             room: 0,
             asked: None,
             progress,
-            stop,
+            persist,
         }
     }
 
@@ -68,12 +67,16 @@ impl<'a> BacklogLimit<'a> {
     /// The queue's counts lag behind; asking rarely lets what was sent show up in them.
     async fn ask(&mut self) -> Result<(), Stopped> {
         if let Some(asked) = self.asked {
-            pause(ASK_AGAIN.saturating_sub(asked.elapsed()), self.stop).await?;
+            self.persist
+                .pause(ASK_AGAIN.saturating_sub(asked.elapsed()))
+                .await?;
         }
-        let attributes = persist("asking the queue for its backlog", self.stop, async || {
-            self.queue.attributes().await
-        })
-        .await?;
+        let attributes = self
+            .persist
+            .queue("asking for the backlog", async || {
+                self.queue.attributes().await
+            })
+            .await?;
         self.asked = Some(Instant::now());
         self.room = self.max_backlog.saturating_sub(attributes.backlog.total());
         self.progress.set_phase(if self.room < self.worthwhile() {

@@ -6,9 +6,8 @@ use std::time::Duration;
 use bucket_brigade_common::queue::Queue;
 use bucket_brigade_common::scope::Scope;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::persist::{Stopped, pause, persist};
+use crate::persist::{Persist, Stopped};
 use crate::progress::Progress;
 
 /// How often the queue is asked.
@@ -29,24 +28,24 @@ pub async fn drain(
     queue: &dyn Queue,
     scope: &dyn Scope,
     progress: &Progress,
-    stop: &CancellationToken,
+    persist: Persist<'_>,
 ) -> Result<(), Stopped> {
     progress.set_phase("waiting for the queue to drain");
     let mut empty_answers = 0;
     let mut stall = Stall::new();
     while empty_answers < EMPTY_ANSWERS {
-        let attributes = persist("asking the queue for its backlog", stop, async || {
-            queue.attributes().await
-        })
-        .await?;
-        let numbers = persist("reading progress", stop, async || scope.progress().await).await?;
+        let attributes = persist
+            .queue("asking for the backlog", async || queue.attributes().await)
+            .await?;
+        let numbers = persist
+            .database("reading progress", async || scope.progress().await)
+            .await?;
         let backlog = attributes.backlog.total();
         empty_answers = if backlog == 0 { empty_answers + 1 } else { 0 };
         if stall.is_stalled((backlog, numbers.accounted())) {
-            let left = persist("looking for rows", stop, async || {
-                scope.anything_left().await
-            })
-            .await?;
+            let left = persist
+                .database("looking for rows", async || scope.anything_left().await)
+                .await?;
             if !left {
                 return Ok(());
             }
@@ -55,7 +54,7 @@ pub async fn drain(
                 "{backlog} messages wait in the queue and nothing has moved for a while: are consumers running?"
             );
         }
-        pause(ASK, stop).await?;
+        persist.pause(ASK).await?;
     }
     Ok(())
 }

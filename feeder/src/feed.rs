@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
 use crate::drain::drain;
-use crate::persist::{Stopped, pause, persist};
+use crate::persist::{Persist, Stopped};
 use crate::progress::Progress;
 use crate::send::Send;
 use crate::settings::Pacing;
@@ -53,7 +53,7 @@ impl Feed {
         loop {
             let fed = self.sweep().await?;
             if fed > 0 {
-                drain(&*self.queue, &*self.scope, &self.progress, &self.stop).await?;
+                drain(&*self.queue, &*self.scope, &self.progress, self.patience()).await?;
                 self.persist("starting a sweep", async |scope| scope.begin_sweep().await)
                     .await?;
                 continue;
@@ -68,7 +68,7 @@ impl Feed {
                 None => return self.outcome().await,
                 Some(interval) => {
                     self.progress.set_phase("watching: nothing to do");
-                    pause(interval, &self.stop).await?;
+                    self.patience().pause(interval).await?;
                 }
             }
         }
@@ -89,21 +89,28 @@ impl Feed {
 
     async fn sweep(&self) -> Result<u64, Stopped> {
         self.progress.set_phase("feeding");
-        let (queue, progress, stop) = (&*self.queue, &*self.progress, &self.stop);
+        let (queue, progress, persist) = (&*self.queue, &*self.progress, self.patience());
         let sweep = Sweep {
             scope: &*self.scope,
             rule: &self.rule,
             send: Send {
                 queue,
                 catalog: &*self.catalog,
-                stop,
+                persist,
             },
-            backlog: BacklogLimit::new(queue, self.pacing.max_backlog, progress, stop),
+            backlog: BacklogLimit::new(queue, self.pacing.max_backlog, progress, persist),
             page_size: self.pacing.page_size,
             progress,
-            stop,
+            persist,
         };
         sweep.run().await
+    }
+
+    fn patience(&self) -> Persist<'_> {
+        Persist {
+            health: self.progress.health(),
+            stop: &self.stop,
+        }
     }
 
     async fn outcome(&self) -> Result<Outcome, Stopped> {
@@ -124,6 +131,8 @@ impl Feed {
         what: &str,
         call: impl AsyncFn(&dyn Scope) -> Result<T, E>,
     ) -> Result<T, Stopped> {
-        persist(what, &self.stop, async || call(&*self.scope).await).await
+        self.patience()
+            .database(what, async || call(&*self.scope).await)
+            .await
     }
 }

@@ -4,6 +4,7 @@
 pub mod backlog;
 pub mod drain;
 pub mod feed;
+pub mod health;
 pub mod persist;
 pub mod progress;
 pub mod send;

@@ -4,8 +4,10 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bucket_brigade_common::backoff::Backoff;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+use crate::health::{Dependency, Health};
 
 const AGAIN: Backoff = Backoff {
     first: Duration::from_millis(100),
@@ -16,46 +18,78 @@ const AGAIN: Backoff = Backoff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
 
-/// Calls until it succeeds. The first failure and the recovery are logged, what is between is not.
-///
-/// # Errors
-/// [`Stopped`] when the stop comes first.
-pub async fn persist<T, E: Display>(
-    what: &str,
-    stop: &CancellationToken,
-    mut call: impl AsyncFnMut() -> Result<T, E>,
-) -> Result<T, Stopped> {
-    for tries in 1.. {
-        let answer = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(Stopped),
-            answer = call() => answer,
-        };
-        match answer {
-            Ok(answer) => {
-                if tries > 2 {
-                    tracing::info!("{what}: works again, going on");
-                }
-                return Ok(answer);
-            }
-            Err(error) if tries == 2 => {
-                tracing::error!(%error, "{what}: {error}; trying again until it works");
-            }
-            Err(error) => tracing::debug!(%error, tries, "{what}"),
-        }
-        pause(AGAIN.delay(tries, fastrand::f64()), stop).await?;
-    }
-    Err(Stopped)
+/// Calls until they succeed, and keeps the health up to date.
+#[derive(Debug, Clone, Copy)]
+pub struct Persist<'a> {
+    /// Where outages are noted.
+    pub health: &'a Health,
+    /// Ends all trying.
+    pub stop: &'a CancellationToken,
 }
 
-/// Waits.
-///
-/// # Errors
-/// [`Stopped`] when the stop comes first.
-pub async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), Stopped> {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(Stopped),
-        () = sleep(duration) => Ok(()),
+impl Persist<'_> {
+    /// Calls the database until it answers.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the stop comes first.
+    pub async fn database<T, E: Display>(
+        self,
+        what: &str,
+        call: impl AsyncFnMut() -> Result<T, E>,
+    ) -> Result<T, Stopped> {
+        self.until_answered(Dependency::Database, what, call).await
+    }
+
+    /// Calls the queue until it answers.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the stop comes first.
+    pub async fn queue<T, E: Display>(
+        self,
+        what: &str,
+        call: impl AsyncFnMut() -> Result<T, E>,
+    ) -> Result<T, Stopped> {
+        self.until_answered(Dependency::Queue, what, call).await
+    }
+
+    async fn until_answered<T, E: Display>(
+        self,
+        dependency: Dependency,
+        what: &str,
+        mut call: impl AsyncFnMut() -> Result<T, E>,
+    ) -> Result<T, Stopped> {
+        for tries in 1.. {
+            let began = Instant::now();
+            let answer = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Stopped),
+                answer = call() => answer,
+            };
+            match answer {
+                Ok(answer) => {
+                    self.health.answered(dependency);
+                    return Ok(answer);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, tries, "{what}");
+                    let reason = format!("{what}: {error}");
+                    self.health.failed(dependency, began, tries, &reason);
+                }
+            }
+            self.pause(AGAIN.delay(tries, fastrand::f64())).await?;
+        }
+        Err(Stopped)
+    }
+
+    /// Waits.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the stop comes first.
+    pub async fn pause(self, duration: Duration) -> Result<(), Stopped> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Stopped),
+            () = sleep(duration) => Ok(()),
+        }
     }
 }

@@ -11,6 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::health::{Dependency, Health};
+
 /// How often the bar is drawn.
 const DRAW: Duration = Duration::from_secs(1);
 
@@ -24,14 +26,22 @@ const RATE_OVER: Duration = Duration::from_mins(1);
 #[derive(Clone)]
 pub struct Display(Option<ProgressBar>);
 
-/// What the feeder is doing.
+/// What the feeder is doing, and what keeps it from doing it.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<(&'static str, scope::Progress)>);
+pub struct Progress {
+    now: Mutex<(&'static str, scope::Progress)>,
+    health: Health,
+}
 
 impl Progress {
     /// Says what the feeder is doing, and why it waits when it does.
     pub fn set_phase(&self, phase: &'static str) {
         self.lock().0 = phase;
+    }
+
+    /// What is down.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     fn phase(&self) -> &'static str {
@@ -44,14 +54,14 @@ impl Progress {
 
     fn lock(&self) -> MutexGuard<'_, (&'static str, scope::Progress)> {
         // Nothing that can panic runs under this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The run in numbers, as of the last look at the ledger. A feeder that waits is well.
+/// The run in numbers, as of the last look at the ledger. A feeder that waits for consumers is well.
 impl Observed for Progress {
     fn trouble(&self) -> Option<String> {
-        None
+        self.health.trouble()
     }
 
     fn metrics(&self) -> Vec<Metric> {
@@ -119,11 +129,23 @@ impl Display {
     pub async fn show_forever(&self, scope: &dyn Scope, progress: &Progress) {
         let mut ticks = interval(if self.0.is_some() { DRAW } else { LOG });
         let mut rate = Rate::default();
+        // A feeder that watches, or waits for the queue, asks the database nothing else for a while.
+        let mut failures = 0;
         loop {
             ticks.tick().await;
-            let Ok(numbers) = scope.progress().await else {
-                continue;
+            let began = Instant::now();
+            let numbers = match scope.progress().await {
+                Ok(numbers) => numbers,
+                Err(error) => {
+                    failures += 1;
+                    let reason = format!("reading progress: {error}");
+                    let database = Dependency::Database;
+                    progress.health.failed(database, began, failures, &reason);
+                    continue;
+                }
             };
+            failures = 0;
+            progress.health.answered(Dependency::Database);
             progress.set_numbers(numbers);
             let per_second = rate.add(Instant::now(), numbers.accounted());
             self.show(&numbers, per_second, progress.phase());

@@ -5,9 +5,8 @@ use bucket_brigade_common::message::encode;
 use bucket_brigade_common::queue::{BATCH, Entry, Queue};
 use bucket_brigade_common::row_id::RowId;
 use futures::{TryStreamExt, stream};
-use tokio_util::sync::CancellationToken;
 
-use crate::persist::{Stopped, persist};
+use crate::persist::{Persist, Stopped};
 
 /// Batches on their way at a time; they hide the round trip.
 const IN_FLIGHT: usize = 16;
@@ -18,8 +17,8 @@ pub struct Send<'a> {
     pub queue: &'a dyn Queue,
     /// Where rows that the queue refuses are recorded.
     pub catalog: &'a dyn Catalog,
-    /// Ends the sending.
-    pub stop: &'a CancellationToken,
+    /// Tries again.
+    pub persist: Persist<'a>,
 }
 
 impl Send<'_> {
@@ -35,35 +34,36 @@ impl Send<'_> {
 
     async fn send_batch(&self, batch: Vec<(RowId, String)>) -> Result<(), Stopped> {
         let mut pending = batch;
-        persist("sending to the queue", self.stop, async || {
-            let bodies = bodies(&pending)?;
-            let entries = self
-                .queue
-                .send(&bodies)
-                .await
-                .map_err(|error| error.to_string())?;
-            let mut again = Vec::new();
-            let mut reason = String::new();
-            for (row, entry) in pending.drain(..).zip(entries) {
-                match entry {
-                    Entry::Done => {}
-                    Entry::Retry(why) => {
-                        reason = why;
-                        again.push(row);
+        self.persist
+            .queue("sending", async || {
+                let bodies = bodies(&pending)?;
+                let entries = self
+                    .queue
+                    .send(&bodies)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let mut again = Vec::new();
+                let mut reason = String::new();
+                for (row, entry) in pending.drain(..).zip(entries) {
+                    match entry {
+                        Entry::Done => {}
+                        Entry::Retry(why) => {
+                            reason = why;
+                            again.push(row);
+                        }
+                        Entry::Refused(why) => self.fail(row, "RefusedByQueue", why).await?,
                     }
-                    Entry::Refused(why) => self.fail(row, "RefusedByQueue", why).await?,
                 }
-            }
-            pending = again;
-            if pending.is_empty() {
-                return Ok(());
-            }
-            Err(format!(
-                "{} entries of a batch failed: {reason}",
-                pending.len()
-            ))
-        })
-        .await
+                pending = again;
+                if pending.is_empty() {
+                    return Ok(());
+                }
+                Err(format!(
+                    "{} entries of a batch failed: {reason}",
+                    pending.len()
+                ))
+            })
+            .await
     }
 
     /// Records a row that can never be sent.
@@ -79,10 +79,11 @@ impl Send<'_> {
     /// # Errors
     /// [`Stopped`]
     pub async fn record(&self, failures: &[Failure]) -> Result<(), Stopped> {
-        persist("recording failures", self.stop, async || {
-            self.catalog.fail(failures).await
-        })
-        .await
+        self.persist
+            .database("recording failures", async || {
+                self.catalog.fail(failures).await
+            })
+            .await
     }
 }
 

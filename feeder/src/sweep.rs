@@ -8,10 +8,9 @@ use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::BATCH;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Scope};
-use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
-use crate::persist::{Stopped, pause, persist};
+use crate::persist::{Persist, Stopped};
 use crate::progress::Progress;
 use crate::send::{Send, failure};
 
@@ -32,8 +31,8 @@ pub struct Sweep<'a> {
     pub page_size: u32,
     /// Where the phase is shown.
     pub progress: &'a Progress,
-    /// Ends the sweep.
-    pub stop: &'a CancellationToken,
+    /// Tries again.
+    pub persist: Persist<'a>,
 }
 
 impl Sweep<'_> {
@@ -46,32 +45,35 @@ impl Sweep<'_> {
         loop {
             let position = self.wait_while_paused().await?;
             let cursor = position.cursor;
-            let page = persist("reading a page", self.stop, async || {
-                self.scope.page(cursor.as_ref(), self.page_size).await
-            })
-            .await?;
+            let page = self
+                .persist
+                .database("reading a page", async || {
+                    self.scope.page(cursor.as_ref(), self.page_size).await
+                })
+                .await?;
             let Some(last) = page.last.clone() else {
                 return Ok(position.sweep_fed);
             };
             let fed = self.feed(page, position.rate_limit).await?;
-            persist("moving the cursor", self.stop, async || {
-                self.scope.advance(&last, fed).await
-            })
-            .await?;
+            self.persist
+                .database("moving the cursor", async || {
+                    self.scope.advance(&last, fed).await
+                })
+                .await?;
         }
     }
 
     async fn wait_while_paused(&self) -> Result<Position, Stopped> {
         loop {
-            let position = persist("reading the cursor", self.stop, async || {
-                self.scope.position().await
-            })
-            .await?;
+            let position = self
+                .persist
+                .database("reading the cursor", async || self.scope.position().await)
+                .await?;
             if !position.paused {
                 return Ok(position);
             }
             self.progress.set_phase("paused by an operator");
-            pause(PAUSED, self.stop).await?;
+            self.persist.pause(PAUSED).await?;
         }
     }
 
@@ -89,7 +91,9 @@ impl Sweep<'_> {
             self.send.send_all(now).await?;
             if let Some(per_second) = rate_limit {
                 self.progress.set_phase("feeding at the rate limit");
-                pause(share_of_a_second(room, per_second), self.stop).await?;
+                self.persist
+                    .pause(share_of_a_second(room, per_second))
+                    .await?;
             }
             rest = later;
         }

@@ -13,6 +13,7 @@ pub mod proxy;
 mod run;
 pub mod seed;
 pub mod traffic;
+pub mod trials;
 mod watchdog;
 
 pub use cloud::{Cloud, Effect, Fault, Options};

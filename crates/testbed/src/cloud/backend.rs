@@ -73,6 +73,15 @@ impl Backend {
         let bucket = accounts.get(ACCOUNT)?.buckets.get(&place.bucket)?;
         bucket.objects.get(&place.key).map(|object| object.size)
     }
+
+    /// How many objects are in this bucket.
+    pub(super) fn objects_in(&self, bucket: &str) -> usize {
+        let accounts = self.objects.read();
+        let found = accounts
+            .get(ACCOUNT)
+            .and_then(|account| account.buckets.get(bucket));
+        found.map_or(0, |bucket| bucket.objects.len())
+    }
 }
 
 fn config() -> DispatchConfig {

@@ -4,6 +4,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request};
@@ -14,14 +15,19 @@ use super::Options;
 use super::answer::{self, Answer};
 use super::backend::{Backend, Call};
 use super::fault::{Effect, Faults};
+use super::limit::Limiter;
 use super::operation::{Operation, Place, Service};
 use super::partial::Divided;
+use super::receives::Receives;
 use super::requests::Requests;
 use super::watch::Watch;
 use super::{stale, watch};
 
 /// Enough that two keys seldom wait for each other.
 const LOCKS: usize = 256;
+
+/// S3's own words.
+const SLOW_DOWN: &str = "Please reduce your request rate.";
 
 /// The connection is to be closed without an answer.
 #[derive(Debug)]
@@ -39,7 +45,9 @@ pub(super) struct Front {
     pub(super) requests: Mutex<Requests>,
     pub(super) faults: Faults,
     pub(super) watch: OnceLock<Arc<dyn Watch>>,
-    backend: Backend,
+    pub(super) limit: Mutex<Option<Limiter>>,
+    pub(super) receives: Receives,
+    pub(super) backend: Backend,
     options: Options,
     locks: Vec<tokio::sync::Mutex<()>>,
     hasher: RandomState,
@@ -51,6 +59,8 @@ impl Front {
             requests: Mutex::default(),
             faults: Faults::new(options.seed),
             watch: OnceLock::new(),
+            limit: Mutex::default(),
+            receives: Receives::default(),
             backend,
             options,
             locks: std::iter::repeat_with(tokio::sync::Mutex::default)
@@ -76,6 +86,9 @@ impl Front {
         };
         let operation = Operation::of(&parts, text);
         self.requests.lock().add(&operation);
+        if !self.is_within_limit(&operation) {
+            return Ok(answer::error(&operation, 503, "SlowDown", SLOW_DOWN));
+        }
         let call = Call {
             peer,
             request: Request::from_parts(parts, body),
@@ -88,6 +101,12 @@ impl Front {
             }
             Some(effect) => self.suffer(effect, &operation, call).await,
         }
+    }
+
+    fn is_within_limit(&self, operation: &Operation) -> bool {
+        let mut limit = self.limit.lock();
+        let limiter = limit.as_mut();
+        limiter.is_none_or(|limiter| limiter.admits(operation, Instant::now()))
     }
 
     async fn suffer(
@@ -180,6 +199,7 @@ impl Front {
             return refusal;
         }
         let given = self.backend.perform(call).await;
+        let given = self.receives.note(operation, given).await;
         stale::forgive(operation, given).await
     }
 

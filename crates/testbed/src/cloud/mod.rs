@@ -4,26 +4,31 @@ mod answer;
 mod backend;
 mod fault;
 mod front;
+mod limit;
 mod operation;
 mod partial;
 mod queue;
+mod receives;
 mod requests;
 mod server;
 mod stale;
 mod watch;
 
 pub use fault::{Effect, Fault, FaultHandle};
+pub use limit::{CopyLimit, Counting, LimitFigures};
 pub use queue::{CreateQueue, QueueDepth, QueueUrls};
 pub use requests::Requests;
 pub use watch::{Passing, Watch};
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use aws_smithy_http_client::Builder as HttpClient;
 
 use backend::{Backend, REGION};
 use front::Front;
+use limit::Limiter;
 use server::Server;
 
 /// How the stand-ins behave.
@@ -159,5 +164,28 @@ impl Cloud {
     /// Puts a fault in force until its handle is dropped.
     pub fn inject(&self, fault: Fault) -> FaultHandle {
         self.front.faults.arm(fault)
+    }
+
+    /// Limits the copies per second from now on, and counts anew.
+    pub fn limit_copies(&self, limit: CopyLimit) {
+        *self.front.limit.lock() = Some(Limiter::new(limit, Instant::now()));
+    }
+
+    /// What the limit has done since it was set; nothing without one.
+    pub fn limit_figures(&self) -> LimitFigures {
+        let limit = self.front.limit.lock();
+        limit
+            .as_ref()
+            .map_or_else(LimitFigures::default, |limiter| limiter.figures)
+    }
+
+    /// The highest receive count of any message so far.
+    pub fn highest_receive_count(&self) -> u64 {
+        self.front.receives.highest()
+    }
+
+    /// How many objects are in a bucket, without a request.
+    pub fn objects_in(&self, bucket: &str) -> usize {
+        self.front.backend.objects_in(bucket)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bucket_brigade_testbed::trials::shutdown;
 use bucket_brigade_testbed::{Effect, Fault};
 
 use crate::rig::{Rig, end, eventually, stop};
@@ -103,4 +104,17 @@ async fn a_consumer_that_waits_for_its_run_stops_too() {
     })
     .await;
     stop(consumer).await;
+}
+
+/// A small run of the trial that docs/reliability.md tells of.
+#[tokio::test]
+async fn signals_at_random_moments_lose_nothing() {
+    let arguments = shutdown::Arguments {
+        times: 10,
+        twice: 10,
+        seed: 1,
+    };
+    let figures = shutdown::run(&arguments).await.unwrap();
+    // How long it took says more of the machine than of the consumer.
+    assert!(figures.failures.is_empty(), "{figures:#?}");
 }

@@ -1,0 +1,167 @@
+//! A limit to the copies per second: what comes above it is answered 503 `SlowDown`.
+
+use std::time::{Duration, Instant};
+
+use super::operation::Operation;
+
+/// How the copies are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// A bucket that fills steadily and holds a tenth of a second's worth.
+    Bucket,
+    /// So many in each second, which begins with the first copy after the last one's end.
+    BySecond,
+}
+
+/// How many copies a second are allowed, and how they are counted.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyLimit {
+    /// Copies per second.
+    pub per_second: f64,
+    /// How they are counted.
+    pub counting: Counting,
+}
+
+/// What the limit has done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LimitFigures {
+    /// The copies that asked.
+    pub requests: u64,
+    /// Those that were refused.
+    pub throttled: u64,
+    /// From the first that was admitted to the last.
+    pub admitted_over: Duration,
+}
+
+impl LimitFigures {
+    /// The share of requests that was refused.
+    pub fn throttled_share(&self) -> f64 {
+        as_float(self.throttled) / as_float(self.requests.max(1))
+    }
+
+    /// Copies admitted per second, from the first to the last.
+    pub fn admitted_per_second(&self) -> f64 {
+        let intervals = (self.requests - self.throttled).saturating_sub(1);
+        as_float(intervals) / self.admitted_over.as_secs_f64().max(f64::EPSILON)
+    }
+}
+
+/// A limit at work.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    limit: CopyLimit,
+    tokens: f64,
+    refilled: Instant,
+    first: Option<Instant>,
+    pub(super) figures: LimitFigures,
+}
+
+impl Limiter {
+    pub(super) fn new(limit: CopyLimit, now: Instant) -> Self {
+        Self {
+            tokens: limit.most(),
+            limit,
+            refilled: now,
+            first: None,
+            figures: LimitFigures::default(),
+        }
+    }
+
+    /// Whether this request may pass.
+    pub(super) fn admits(&mut self, operation: &Operation, now: Instant) -> bool {
+        operation.name != "CopyObject" || self.admits_copy(now)
+    }
+
+    fn admits_copy(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        self.figures.requests += 1;
+        if self.tokens < 1.0 {
+            self.figures.throttled += 1;
+            return false;
+        }
+        self.tokens -= 1.0;
+        let first = *self.first.get_or_insert(now);
+        self.figures.admitted_over = now - first;
+        true
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let elapsed = (now - self.refilled).as_secs_f64();
+        let most = self.limit.most();
+        match self.limit.counting {
+            Counting::Bucket => {
+                self.tokens = (self.tokens + elapsed * self.limit.per_second).min(most);
+            }
+            Counting::BySecond if elapsed >= 1.0 => self.tokens = most,
+            Counting::BySecond => return,
+        }
+        self.refilled = now;
+    }
+}
+
+impl CopyLimit {
+    /// The copies it admits at one moment at most.
+    fn most(self) -> f64 {
+        match self.counting {
+            Counting::Bucket => (self.per_second / 10.0).max(1.0),
+            Counting::BySecond => self.per_second,
+        }
+    }
+}
+
+fn as_float(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+    let float = count as f64;
+    float
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of copies that come this often for ten seconds, how many are admitted, and the figures.
+    fn admitted(counting: Counting, per_second: u32, come: u32) -> LimitFigures {
+        let begin = Instant::now();
+        let limit = CopyLimit {
+            per_second: f64::from(per_second),
+            counting,
+        };
+        let mut limiter = Limiter::new(limit, begin);
+        for number in 0..come * 10 {
+            limiter.admits_copy(begin + Duration::from_secs(10) * number / (come * 10));
+        }
+        limiter.figures
+    }
+
+    #[test]
+    fn what_comes_above_the_limit_is_refused() {
+        for counting in [Counting::Bucket, Counting::BySecond] {
+            let figures = admitted(counting, 40, 80);
+            let admitted = figures.requests - figures.throttled;
+            assert!((400..=404).contains(&admitted), "{counting:?} {admitted}");
+            assert!((figures.admitted_per_second() - 40.0).abs() < 2.5);
+        }
+    }
+
+    #[test]
+    fn what_keeps_within_it_passes() {
+        for counting in [Counting::Bucket, Counting::BySecond] {
+            assert_eq!(admitted(counting, 40, 39).throttled, 0);
+        }
+    }
+
+    #[test]
+    fn a_bucket_refuses_a_burst_that_a_second_allows() {
+        let begin = Instant::now();
+        let refused = |counting| {
+            let limit = CopyLimit {
+                per_second: 40.0,
+                counting,
+            };
+            let mut limiter = Limiter::new(limit, begin);
+            (0..40).filter(|_| !limiter.admits_copy(begin)).count()
+        };
+        assert_eq!(refused(Counting::Bucket), 36);
+        assert_eq!(refused(Counting::BySecond), 0);
+    }
+}

@@ -1,0 +1,90 @@
+//! Trials: the real consumers under one kind of strain at a time, with figures.
+
+pub mod shutdown;
+mod stage;
+pub mod throttling;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+/// Puts real consumers under one kind of strain, on a private Postgres and local S3 and SQS, and
+/// tells figures. Exit code 0 only when the targets are met.
+#[derive(Debug, Parser)]
+#[command(name = "trials")]
+struct Arguments {
+    #[command(subcommand)]
+    trial: Trial,
+}
+
+#[derive(Debug, Subcommand)]
+enum Trial {
+    /// Consumers against a store that refuses copies above a rate
+    Throttling {
+        #[command(flatten)]
+        arguments: throttling::Arguments,
+        /// Print the figures as one JSON object in the last line of standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// SIGTERM to a consumer under load, again and again
+    Shutdown {
+        #[command(flatten)]
+        arguments: shutdown::Arguments,
+        /// Print the figures as one JSON object in the last line of standard output
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs a trial; succeeds only if its targets were met.
+pub async fn main() -> ExitCode {
+    // Ctrl-C needs no handling: the watchdogs clean up after us.
+    match run(Arguments::parse().trial).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            tell(&format!("trials: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(trial: Trial) -> Result<bool> {
+    match trial {
+        Trial::Throttling { arguments, json } => {
+            let figures = throttling::run(&arguments).await?;
+            print(&figures, json)?;
+            Ok(figures.meets_targets())
+        }
+        Trial::Shutdown { arguments, json } => {
+            let figures = shutdown::run(&arguments).await?;
+            print(&figures, json)?;
+            Ok(figures.meets_targets())
+        }
+    }
+}
+
+/// On one line for machines, on one line each for people.
+fn print(figures: &impl Serialize, json: bool) -> Result<()> {
+    let text = if json {
+        serde_json::to_string(figures)?
+    } else {
+        serde_json::to_string_pretty(figures)?
+    };
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+/// A line on standard error.
+fn tell(text: &str) {
+    // Nothing is left to do when even this cannot be printed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A share to a hundredth of a per cent.
+fn rounded(number: f64) -> f64 {
+    (number * 10_000.0).round() / 10_000.0
+}

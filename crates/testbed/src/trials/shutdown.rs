@@ -1,0 +1,250 @@
+//! Shutdown: signals to a consumer under load at random moments, and what it leaves behind.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
+use serde::Serialize;
+use tokio::time::{sleep, timeout};
+
+use super::stage::{Stage, wait_for};
+use super::tell;
+use crate::cloud::{Effect, Fault, FaultHandle};
+use crate::process::Process;
+
+/// Messages at hand at the beginning of each time.
+const MESSAGES: usize = 300;
+
+/// The grace the consumer is given, in seconds; as its setting and as a number.
+const GRACE: &str = "10s";
+const GRACE_SECONDS: f64 = 10.0;
+
+/// "At once", on a machine that may be busy with other things.
+const AT_ONCE_SECONDS: f64 = 1.0;
+
+/// Longer than any orderly end takes.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The first signal comes within this time after the first copy, the second within the other after
+/// the first.
+const FIRST_WITHIN_SECONDS: f64 = 2.5;
+const SECOND_WITHIN_SECONDS: f64 = 0.6;
+
+/// Copies take up to this long each.
+const LONGEST_COPY_MS: u64 = 400;
+
+/// The exit code of a process that a second signal ended.
+const ENDED_AT_ONCE: i32 = 130;
+
+/// The shortest there is, because messages in hand at a second signal are waited for.
+const VISIBILITY: &str = "2s";
+
+/// What to try.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// How often a signal is sent
+    #[arg(long, default_value_t = 200)]
+    pub times: u32,
+    /// How often two signals are sent
+    #[arg(long, default_value_t = 50)]
+    pub twice: u32,
+    /// Where the dice start; the first time's seed, the next one's is one more
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Default, Serialize)]
+pub struct Figures {
+    signals: u32,
+    moved: usize,
+    given_back: usize,
+    worst_seconds_to_exit: f64,
+    second_signals: u32,
+    exits_at_once: u32,
+    worst_seconds_to_exit_at_once: f64,
+    in_hand_at_second_signals: u64,
+    duplicate_moves: usize,
+    dead_letters: u64,
+    /// What took too long, each with its seed.
+    late: Vec<String>,
+    /// What does not hold however long it took, each with its seed.
+    pub failures: Vec<String>,
+}
+
+impl Figures {
+    /// Whether everything held every time, and in time.
+    pub fn meets_targets(&self) -> bool {
+        self.failures.is_empty() && self.late.is_empty()
+    }
+
+    fn expect_within(&mut self, seed: u64, seconds: f64, most: f64) {
+        if seconds > most {
+            self.late
+                .push(format!("seed {seed}: {seconds:.2} s, not {most} s"));
+        }
+    }
+
+    fn expect(&mut self, seed: u64, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            let failure = format!("seed {seed}: {}", what());
+            tell(&failure);
+            self.failures.push(failure);
+        }
+    }
+}
+
+/// Sends the signals, one time after the other on the same stage.
+pub async fn run(arguments: &Arguments) -> Result<Figures> {
+    // A message that is given back time after time is received time after time.
+    let mut stage = Stage::set_up(arguments.times + arguments.twice + 5).await?;
+    let mut figures = Figures::default();
+    for number in 0..u64::from(arguments.times) {
+        once(&mut stage, arguments.seed + number, &mut figures).await?;
+    }
+    for number in 0..u64::from(arguments.twice) {
+        twice(&mut stage, arguments.seed + number, &mut figures).await?;
+    }
+    finish(&stage, &mut figures).await?;
+    Ok(figures)
+}
+
+/// One signal: everything in hand is finished or given back within the grace.
+async fn once(stage: &mut Stage, seed: u64, figures: &mut Figures) -> Result<()> {
+    let mut random = Rng::with_seed(seed);
+    let moved_before = stage.moved().await?;
+    let (mut consumer, slow) = at_work(stage, &mut random, &[]).await?;
+    let signal = Instant::now();
+    consumer.terminate().await?;
+    let code = end(&mut consumer).await?;
+    let seconds = signal.elapsed().as_secs_f64();
+    drop(slow);
+    let moved = stage.moved().await?;
+    let (copies, queued) = (stage.copies(), stage.queued().await?);
+    let to_move = stage.sent() - moved;
+    figures.signals += 1;
+    figures.moved += moved - moved_before;
+    figures.given_back += to_move;
+    figures.worst_seconds_to_exit = figures.worst_seconds_to_exit.max(seconds);
+    figures.expect(seed, code == Some(0), || {
+        format!("exit {code:?}:\n{}", consumer.log_tail(40))
+    });
+    figures.expect_within(seed, seconds, GRACE_SECONDS);
+    figures.expect(seed, copies == moved, || {
+        format!("{copies} copies, {moved} rows moved")
+    });
+    figures.expect(seed, queued.total() == to_move as u64, || {
+        format!("{queued:?}, {to_move} rows to move")
+    });
+    figures.expect(seed, queued.in_flight == 0, || {
+        format!(
+            "not visible at once: {queued:?}:\n{}",
+            consumer.log_tail(40)
+        )
+    });
+    Ok(())
+}
+
+/// Two signals: the process ends at once, and what was in its hand another consumer moves.
+async fn twice(stage: &mut Stage, seed: u64, figures: &mut Figures) -> Result<()> {
+    let mut random = Rng::with_seed(seed);
+    let settings = [("VISIBILITY_TIMEOUT", VISIBILITY)];
+    let (mut consumer, slow) = at_work(stage, &mut random, &settings).await?;
+    consumer.terminate().await?;
+    sleep(Duration::from_secs_f64(
+        random.f64() * SECOND_WITHIN_SECONDS,
+    ))
+    .await;
+    let signal = Instant::now();
+    consumer.signal("-INT").await?;
+    let code = end(&mut consumer).await?;
+    let seconds = signal.elapsed().as_secs_f64();
+    drop(slow);
+    figures.second_signals += 1;
+    figures.exits_at_once += u32::from(code == Some(ENDED_AT_ONCE));
+    figures.worst_seconds_to_exit_at_once = figures.worst_seconds_to_exit_at_once.max(seconds);
+    figures.in_hand_at_second_signals += stage.queued().await?.in_flight;
+    // It may have been done before the second signal.
+    figures.expect(seed, matches!(code, Some(0 | ENDED_AT_ONCE)), || {
+        format!("exit {code:?}:\n{}", consumer.log_tail(40))
+    });
+    figures.expect_within(seed, seconds, AT_ONCE_SECONDS);
+    inherit(stage, &settings).await?;
+    let (sent, moved, copies) = (stage.sent(), stage.moved().await?, stage.copies());
+    figures.expect(seed, (moved, copies) == (sent, sent), || {
+        format!("of {sent} sent {moved} moved, {copies} copies")
+    });
+    Ok(())
+}
+
+/// A consumer at work, with all its messages at hand, at a random moment.
+async fn at_work(
+    stage: &mut Stage,
+    random: &mut Rng,
+    more: &[(&str, &str)],
+) -> Result<(Process, FaultHandle)> {
+    let left = usize::try_from(stage.queued().await?.total())?;
+    let missing = MESSAGES.saturating_sub(left);
+    stage.add_images(missing).await?;
+    stage.send(missing).await?;
+    let time = Duration::from_millis(random.u64(0..LONGEST_COPY_MS));
+    let slow = stage
+        .cloud
+        .inject(Fault::new("CopyObject", Effect::Delay(time)).key_contains("image/"));
+    let settings = [&[("SHUTDOWN_GRACE", GRACE)], more].concat();
+    let before = stage.copies();
+    let consumer = stage.consumer(&settings)?;
+    // The probe's own objects come and go before.
+    wait_for("the first copies", async || {
+        Ok(slow.hits() > 0 && stage.copies() > before)
+    })
+    .await?;
+    sleep(Duration::from_secs_f64(random.f64() * FIRST_WITHIN_SECONDS)).await;
+    Ok((consumer, slow))
+}
+
+async fn end(consumer: &mut Process) -> Result<Option<i32>> {
+    let status = timeout(PATIENCE, consumer.wait()).await;
+    Ok(status.context("a consumer did not end")??.code())
+}
+
+/// Another consumer moves all that is left.
+async fn inherit(stage: &Stage, settings: &[(&str, &str)]) -> Result<()> {
+    // A process that has nothing to do would be told to stop before it can listen to that.
+    if stage.queued().await?.total() == 0 {
+        return Ok(());
+    }
+    let mut heir = stage.consumer(settings)?;
+    stage.drained().await?;
+    heir.terminate().await?;
+    let code = end(&mut heir).await?;
+    ensure!(code == Some(0), "exit {code:?}: {}", heir.log_tail(40));
+    Ok(())
+}
+
+/// In the end everything has moved, once each.
+async fn finish(stage: &Stage, figures: &mut Figures) -> Result<()> {
+    inherit(stage, &[]).await?;
+    let (sent, moved) = (stage.sent(), stage.ledger("moves").await?);
+    let counted = stage.counted_moves().await?;
+    figures.duplicate_moves = counted.abs_diff(moved);
+    figures.dead_letters = stage.dead().await?;
+    let (failed, changed) = (
+        stage.ledger("failures").await?,
+        stage.ledger("changes").await?,
+    );
+    let lines = figures.failures.len();
+    let all = [
+        (sent == moved, "rows not moved"),
+        (figures.duplicate_moves == 0, "rows counted twice"),
+        (figures.dead_letters == 0, "dead letters"),
+        ((failed, changed) == (0, 0), "failures or changes recorded"),
+    ];
+    for (holds, what) in all {
+        if !holds {
+            figures.failures.push(format!("at the end: {what}"));
+        }
+    }
+    figures.failures[lines..].iter().for_each(|line| tell(line));
+    Ok(())
+}
