@@ -39,6 +39,21 @@ pub struct Weather {
 }
 
 impl Weather {
+    /// Nothing goes wrong.
+    pub fn fine() -> Self {
+        Self {
+            faults: 0,
+            failed_entries: 0,
+            second_deliveries: 0,
+            sent_twice: 0,
+            lost_leases: 0,
+            locks: 0,
+            wrong_counts: 0,
+            slow_calls: 0,
+            refused_row: None,
+        }
+    }
+
     /// Anything from fine to foul.
     pub fn roll(dice: &mut Rng) -> Self {
         let mut most = |most| dice.u32(0..=most);

@@ -170,7 +170,8 @@ async fn feeders(shared: Arc<Shared>) -> (u64, Outcome) {
     }
 }
 
-fn feed(client: &Arc<Client>) -> Feed {
+/// A feeder over a client.
+pub fn feed(client: &Arc<Client>) -> Feed {
     Feed {
         queue: Arc::<Client>::clone(client),
         scope: Arc::<Client>::clone(client),
@@ -206,7 +207,8 @@ async fn consumers(shared: Arc<Shared>, stop: CancellationToken) -> (u64, bool) 
     }
 }
 
-fn parts(client: &Arc<Client>) -> Parts {
+/// A consumer's pipeline over a client.
+pub fn parts(client: &Arc<Client>) -> Parts {
     Parts {
         queue: Arc::<Client>::clone(client),
         store: Arc::<Client>::clone(client),

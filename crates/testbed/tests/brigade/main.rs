@@ -19,4 +19,5 @@ mod second_pair;
 mod secrets;
 mod shutdown;
 mod tls;
+mod twin;
 mod whole;

@@ -1,0 +1,251 @@
+//! The ledger in memory, on which model and simulation stand, against the real one on Postgres: the
+//! same calls in any order, the same answers, the same tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bucket_brigade_common::catalog::{Catalog, Failure, Move, Orphan, PoisonRecord, Settlement};
+use bucket_brigade_common::ledger::Ledger;
+use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::scope::Scope;
+use bucket_brigade_simulation::world::{Failed, Moved, Table};
+use fastrand::Rng;
+use sqlx::AssertSqlSafe;
+
+use crate::rig::Rig;
+
+/// Rows 10 to 17, so that their ids order alike as numbers and as text.
+const IDS: std::ops::Range<u32> = 10..18;
+
+/// Paths a row may hold: one to move, another to move, the new one, and one of the application's.
+const PATHS: [&str; 4] = ["image/a", "image/b", "avatar/a", "avatar/own"];
+
+struct Twins {
+    rig: Rig,
+    ledger: Ledger,
+    table: Table,
+    dice: Rng,
+}
+
+impl Twins {
+    async fn new(seed: u64) -> Self {
+        let rig = Rig::new().await;
+        let ledger = rig.open_run().await;
+        let mut table = Table::default();
+        for id in IDS {
+            rig.sql(&format!(
+                "INSERT INTO images (id, path) VALUES ({id}, 'image/a')"
+            ))
+            .await;
+            table.rows.insert(id.to_string(), "image/a".into());
+        }
+        let dice = Rng::with_seed(seed);
+        Self {
+            rig,
+            ledger,
+            table,
+            dice,
+        }
+    }
+
+    /// Some rows, each once.
+    fn some_ids(&mut self) -> Vec<RowId> {
+        let mut ids: Vec<u32> = IDS.collect();
+        self.dice.shuffle(&mut ids);
+        ids.truncate(self.dice.usize(1..4));
+        let id = |id: u32| RowId::from_database(id.to_string());
+        ids.into_iter().map(id).collect()
+    }
+
+    fn old_path(&mut self) -> String {
+        PATHS[self.dice.usize(0..2)].into()
+    }
+
+    async fn act(&mut self) {
+        match self.dice.u32(0..9) {
+            0..3 => self.commit().await,
+            3 => self.settle().await,
+            4 => self.fail().await,
+            5 => self.write().await,
+            6 => self.read().await,
+            7 => self.record_poison().await,
+            _ => {
+                let told = self.ledger.settle_stale_failures().await.unwrap();
+                assert_eq!(told, self.table.settle_stale_failures());
+            }
+        }
+    }
+
+    async fn commit(&mut self) {
+        let ids = self.some_ids();
+        let moves: Vec<Move> = ids
+            .into_iter()
+            .map(|id| {
+                let old_path = self.old_path();
+                let new_path = old_path.replace("image/", "avatar/");
+                Move {
+                    etag: format!("etag {}", self.dice.u32(0..9)),
+                    destination_key: format!("{new_path}-{id}"),
+                    id,
+                    old_path,
+                    new_path,
+                    size_bytes: None,
+                }
+            })
+            .collect();
+        let moved = self.ledger.commit(&moves).await.unwrap();
+        assert_eq!(moved, self.table.commit(&moves));
+    }
+
+    async fn settle(&mut self) {
+        let ids = self.some_ids();
+        let settlements: Vec<Settlement> = ids
+            .into_iter()
+            .map(|id| {
+                let old_path = self.old_path();
+                let new_path = old_path.replace("image/", "avatar/");
+                let orphan = self.dice.bool().then(|| Orphan {
+                    destination_key: format!("{new_path}-{id}"),
+                    etag: format!("etag {}", self.dice.u32(0..9)),
+                });
+                Settlement {
+                    id,
+                    old_path,
+                    new_path,
+                    found_path: self.dice.bool().then(|| "avatar/own".to_owned()),
+                    is_final: self.dice.bool(),
+                    orphan,
+                }
+            })
+            .collect();
+        self.ledger.settle(&settlements).await.unwrap();
+        self.table.settle(&settlements);
+    }
+
+    async fn fail(&mut self) {
+        let ids = self.some_ids();
+        let failures: Vec<Failure> = ids
+            .into_iter()
+            .map(|id| Failure {
+                id,
+                path: self.old_path(),
+                code: "NoSuchKey".into(),
+                message: "gone".into(),
+                permanent: self.dice.bool(),
+            })
+            .collect();
+        self.ledger.fail(&failures).await.unwrap();
+        self.table.fail(&failures);
+    }
+
+    /// The application changes, deletes or adds a row.
+    async fn write(&mut self) {
+        let id = self.dice.u32(IDS);
+        let path = PATHS[self.dice.usize(0..PATHS.len())];
+        let sql = if self.dice.u32(0..4) == 0 {
+            self.table.rows.remove(&id.to_string());
+            format!("DELETE FROM images WHERE id = {id}")
+        } else {
+            self.table.rows.insert(id.to_string(), path.into());
+            format!(
+                "INSERT INTO images (id, path) VALUES ({id}, '{path}') ON CONFLICT (id) DO UPDATE SET path = excluded.path"
+            )
+        };
+        self.rig.sql(&sql).await;
+    }
+
+    async fn read(&mut self) {
+        let ids = self.some_ids();
+        let rows = self.ledger.look(&ids).await.unwrap();
+        assert_eq!(rows, self.table.look(&ids));
+        let (cursor, size) = (self.dice.bool().then(|| &ids[0]), self.dice.u32(1..6));
+        let page = self.ledger.page(cursor, size).await.unwrap();
+        let size = usize::try_from(size).unwrap();
+        assert_eq!(page, self.table.page(cursor, size));
+        let left = self.ledger.anything_left().await.unwrap();
+        assert_eq!(left, self.table.anything_left());
+    }
+
+    async fn record_poison(&mut self) {
+        let records = [PoisonRecord {
+            message_id: self.dice.u32(0..5).to_string(),
+            reason: "not JSON".into(),
+            excerpt: "x".into(),
+        }];
+        self.ledger.record_poison(&records).await.unwrap();
+        self.table.record_poison(&records);
+    }
+
+    /// A table of the ledger, its columns as text, by the first of them.
+    async fn dump(&self, columns: &str, table: &str) -> BTreeMap<String, Vec<Option<String>>> {
+        let sql = format!("SELECT ARRAY[{columns}] FROM bucket_brigade.{table}");
+        let rows: Vec<(Vec<Option<String>>,)> = sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_all(&self.rig.pool)
+            .await
+            .unwrap();
+        let keyed = |(mut row,): (Vec<Option<String>>,)| (row.remove(0).unwrap(), row);
+        rows.into_iter().map(keyed).collect()
+    }
+
+    async fn compare(&self) {
+        let rows = self.rig.application.paths(&self.rig.pool).await.unwrap();
+        assert_eq!(rows, self.table.rows);
+        let moves = self.dump("row_id, old_path, new_path, etag", "moves").await;
+        let told =
+            |one: &Moved| [&one.old_path, &one.new_path, &one.etag].map(|text| Some(text.clone()));
+        let twin = self.table.moves.iter();
+        let twin = twin.map(|(id, one)| (id.clone(), told(one).to_vec()));
+        assert_eq!(moves, twin.collect());
+        let changes = self.dump("row_id, found_path", "changes").await;
+        let twin = self.table.changes.iter();
+        let twin = twin.map(|(id, path)| (id.clone(), vec![path.clone()]));
+        assert_eq!(changes, twin.collect());
+        let failures = self
+            .dump("row_id, path, code, permanent::text", "failures")
+            .await;
+        let told = |one: &Failed| {
+            [
+                one.path.clone(),
+                one.code.clone(),
+                one.permanent.to_string(),
+            ]
+            .map(Some)
+        };
+        let twin = self.table.failures.iter();
+        let twin = twin.map(|(id, one)| (id.clone(), told(one).to_vec()));
+        assert_eq!(failures, twin.collect());
+        let orphans = self.dump("destination_key, etag", "orphans").await;
+        let twin = self.table.orphans.iter();
+        let twin = twin.map(|(key, etag)| (key.clone(), vec![Some(etag.clone())]));
+        assert_eq!(orphans, twin.collect());
+        let poison = self.dump("message_id", "poison").await;
+        let poison: BTreeSet<String> = poison.into_keys().collect();
+        assert_eq!(poison, self.table.poison);
+        self.compare_counters().await;
+    }
+
+    /// The counters, which are never counted anew, agree with the tables.
+    async fn compare_counters(&self) {
+        for (name, count) in [
+            ("moved", self.table.moves.len()),
+            ("changed", self.table.changes.len()),
+            ("failed", self.table.failures.len()),
+            ("orphans", self.table.orphans.len()),
+            ("poison", self.table.poison.len()),
+        ] {
+            let counted = self.rig.counter(name).await;
+            assert_eq!(counted, i64::try_from(count).unwrap(), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_in_memory_is_the_ledger_on_postgres() {
+    for seed in 0..4 {
+        let mut twins = Twins::new(seed).await;
+        for step in 0..150 {
+            println!("seed {seed}, step {step}");
+            twins.act().await;
+            twins.compare().await;
+        }
+    }
+}
