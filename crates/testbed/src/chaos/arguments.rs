@@ -12,7 +12,12 @@ use clap::{Parser, ValueEnum};
 /// the feeder must finish by itself. Exit code 0 only if everything that must hold held, and every
 /// image ended in exactly one state.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "script/chaos")]
+#[command(
+    name = "script/chaos",
+    after_help = "Example: script/chaos --minutes 5 --images 20000 --consumers 4 --json\n\n\
+        Other ways to break it: script/chaos --simulate N, script/chaos --model,\n\
+        script/chaos throttling --help, script/chaos shutdown --help"
+)]
 pub struct Arguments {
     /// How long the faults act at least; they go on while there is work left, up to as long again and
     /// at least a minute.

@@ -14,7 +14,7 @@ use serde::Serialize;
 /// Puts real consumers under one kind of strain, on a private Postgres and local S3 and SQS, and
 /// tells figures. Exit code 0 only when the targets are met.
 #[derive(Debug, Parser)]
-#[command(name = "trials")]
+#[command(name = "script/chaos")]
 struct Arguments {
     #[command(subcommand)]
     trial: Trial,
@@ -47,7 +47,7 @@ pub async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            tell(&format!("trials: {error:#}"));
+            tell(&format!("script/chaos: {error:#}"));
             ExitCode::FAILURE
         }
     }
