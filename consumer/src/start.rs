@@ -6,9 +6,12 @@ use std::time::Duration;
 use bucket_brigade_common::ledger::{self, Ledger, LedgerError, RunSpec};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::observe::observe;
-use bucket_brigade_common::preflight::{Need, PreflightError, check_bucket, check_queue};
+use bucket_brigade_common::preflight::{
+    Need, PreflightError, check_bucket, check_queue, patiently,
+};
 use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::{aws, exit};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +46,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         sleep(settings.shutdown_grace / 2).await;
     };
     let parts = tokio::select! {
-        parts = prepare(&settings, observation, &stop) => parts?,
+        parts = prepare(&settings, observation, &stop) => unless_stopped(parts, &stop)?,
         () = overdue => None,
     };
     let Some(parts) = parts else {
@@ -53,6 +56,20 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         tracing::warn!("some messages could not be given back; they reappear by themselves");
     }
     Ok(exit::DONE)
+}
+
+/// What could not be reached matters to nobody any more once the process is asked to stop.
+fn unless_stopped(
+    parts: anyhow::Result<Option<Parts>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Parts>> {
+    match parts {
+        Err(error) if stop.is_cancelled() && exit_code(&error) == exit::UNAVAILABLE => {
+            tracing::warn!("stopped before it was ready: {error:#}");
+            Ok(None)
+        }
+        other => other,
+    }
 }
 
 /// Checks everything and puts the parts together; none when the process is stopped meanwhile.
@@ -69,7 +86,7 @@ async fn prepare(
     };
     let (s3, source_s3) = (client(None), client(settings.source_region.as_deref()));
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
-    let attributes = check_queue(&queue, &migration.queue_url).await?;
+    let attributes = patiently(async || check_queue(&queue, &migration.queue_url).await).await?;
     check_buckets(&s3, &source_s3, &migration.run).await?;
     let Some(ledger) = find_run(settings, stop).await? else {
         return Ok(None);
@@ -102,8 +119,9 @@ async fn check_buckets(
     run: &RunSpec,
 ) -> Result<(), PreflightError> {
     let (source, destination) = (&run.source_bucket, &run.destination_bucket);
-    check_bucket(source_s3, "SOURCE_BUCKET_NAME", source, Need::Use).await?;
-    check_bucket(s3, "DESTINATION_BUCKET_NAME", destination, Need::Use).await
+    let (of_source, of_destination) = ("SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME");
+    patiently(async || check_bucket(source_s3, of_source, source, Need::Use).await).await?;
+    patiently(async || check_bucket(s3, of_destination, destination, Need::Use).await).await
 }
 
 fn tell(settings: &Settings, ledger: &Ledger) {
@@ -163,10 +181,12 @@ async fn open_store(
     if settings.conditional_copy.is_some() {
         return Ok(store);
     }
-    let honours = store
-        .honours_conditional_copy(run.rule.destination_key_prefix())
-        .await
-        .map_err(|error| cannot_write(&run.destination_bucket, &error))?;
+    let honours = patiently(async || {
+        let prefix = run.rule.destination_key_prefix();
+        let honours = store.honours_conditional_copy(prefix).await;
+        honours.map_err(|error| cannot_write(&run.destination_bucket, &error))
+    })
+    .await?;
     if honours {
         return Ok(store);
     }

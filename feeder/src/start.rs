@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::ledger::{self, FeederLock, Ledger, LedgerError};
 use bucket_brigade_common::observe::observe;
-use bucket_brigade_common::preflight::{Need, check_bucket, check_queue};
+use bucket_brigade_common::preflight::{Need, check_bucket, check_queue, patiently};
 use bucket_brigade_common::scope::Scope;
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::{aws, exit, startup};
@@ -74,7 +74,7 @@ async fn connect_queue(settings: &Settings) -> anyhow::Result<SqsQueue> {
     let sdk = aws::load().await;
     let migration = &settings.migration;
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
-    check_queue(&queue, &migration.queue_url).await?;
+    patiently(async || check_queue(&queue, &migration.queue_url).await).await?;
     let s3 = aws::s3_client(&sdk, migration.force_path_style, BUCKET_TIMEOUT, None);
     let run = &migration.run;
     check_bucket(&s3, "SOURCE_BUCKET_NAME", &run.source_bucket, Need::Name).await?;

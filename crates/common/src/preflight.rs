@@ -1,9 +1,13 @@
 //! Checks before the first row is touched, shared by both binaries: the queue and the buckets.
 
+use std::time::Duration;
+
 use aws_sdk_s3::Client;
 use thiserror::Error;
+use tokio::time::sleep;
 
 use crate::aws::{Answer, NOT_SENT, Origin};
+use crate::backoff::Backoff;
 use crate::exit;
 use crate::queue::{Queue, QueueAttributes, QueueError};
 
@@ -45,6 +49,34 @@ impl PreflightError {
             Self::Unreachable { .. } => exit::UNAVAILABLE,
         }
     }
+}
+
+/// How often a check is made before what it looks for counts as out of reach.
+const TRIES: u32 = 4;
+
+const AGAIN: Backoff = Backoff {
+    first: Duration::from_millis(300),
+    most: Duration::from_secs(2),
+};
+
+/// Makes a check again while it meets nothing worse than a blink of the service: a process may be
+/// started in the middle of one, and whoever starts it again does so less soon.
+///
+/// # Errors
+/// The check's own.
+pub async fn patiently<T>(
+    check: impl AsyncFn() -> Result<T, PreflightError>,
+) -> Result<T, PreflightError> {
+    for tries in 1..TRIES {
+        match check().await {
+            Err(PreflightError::Unreachable { setting, problem }) => {
+                tracing::debug!(setting, problem, tries, "a check is made again");
+                sleep(AGAIN.delay(tries, fastrand::f64())).await;
+            }
+            other => return other,
+        }
+    }
+    check().await
 }
 
 /// Before the first request, what is most often missing is not ours to name more precisely: the SDK
@@ -141,4 +173,49 @@ pub async fn check_bucket(
         },
     };
     Err(at_fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn unreachable() -> PreflightError {
+        PreflightError::Unreachable {
+            setting: "QUEUE_URL",
+            problem: "no answer".into(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_blink_at_the_start_is_waited_for() {
+        let made = Cell::new(0);
+        let check = async || {
+            made.set(made.get() + 1);
+            if made.get() < TRIES {
+                Err(unreachable())
+            } else {
+                Ok(made.get())
+            }
+        };
+        assert_eq!(patiently(check).await.unwrap(), TRIES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_setting_is_not() {
+        let made = Cell::new(0);
+        let check = async || -> Result<(), PreflightError> {
+            made.set(made.get() + 1);
+            let (setting, problem) = ("QUEUE_URL", "no such queue".into());
+            Err(PreflightError::Wrong { setting, problem })
+        };
+        assert!(patiently(check).await.is_err());
+        assert_eq!(made.get(), 1);
+        let check = async || {
+            made.set(made.get() + 1);
+            Err::<(), _>(unreachable())
+        };
+        assert!(patiently(check).await.is_err());
+        assert_eq!(made.get(), 1 + TRIES);
+    }
 }

@@ -116,7 +116,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 }
 
 /// The documented exit code of an error.
-fn exit_code(error: &anyhow::Error) -> u8 {
+pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<SettingsError>() {
         exit::SETTINGS
     } else if let Some(error) = error.downcast_ref::<LedgerError>() {

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use stateright::{Checker, Expectation, Model};
+use stateright::{Checker, CheckerBuilder, Expectation, Model};
 
 use super::{Action, Brigade, State};
 use crate::sabotage::Sabotage;
+
+/// No counterexample needs more steps.
+const DEEPEST: usize = 20;
 
 /// What the exploration of one configuration found.
 #[derive(Debug, Clone)]
@@ -25,8 +28,19 @@ pub struct Explored {
 
 /// Explores every state, with so many threads.
 pub fn explore(brigade: Brigade, threads: usize) -> Explored {
+    search(brigade.checker().threads(threads))
+}
+
+/// The least number of steps in which something goes wrong, and how. None when nothing does.
+pub fn shortest_violation(brigade: &Brigade) -> Option<Explored> {
+    let deeper = |depth| search(brigade.clone().checker().target_max_depth(depth));
+    let mut found = (2..DEEPEST).map(deeper);
+    found.find(|explored| !explored.violations.is_empty())
+}
+
+fn search(builder: CheckerBuilder<Brigade>) -> Explored {
     let started = Instant::now();
-    let checker = brigade.checker().threads(threads).spawn_bfs().join();
+    let checker = builder.spawn_bfs().join();
     let (mut violations, mut reached) = (BTreeMap::new(), Vec::new());
     for (name, path) in checker.discoveries() {
         if is_example(checker.model(), name) {

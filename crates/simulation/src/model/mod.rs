@@ -21,7 +21,7 @@ use crate::sabotage::Sabotage;
 use crate::world::{Buckets, Mailbox, Table};
 
 pub use consumer::Outcome;
-pub use explore::{Explored, configurations, explore};
+pub use explore::{Explored, configurations, explore, shortest_violation};
 pub use others::Write;
 
 /// A small world, and how much may happen in it.
