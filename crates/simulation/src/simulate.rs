@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::row_id::IdType;
+use bucket_brigade_common::scope;
 use bucket_brigade_consumer::health::Health;
 use bucket_brigade_consumer::lease::Leases;
 use bucket_brigade_consumer::observation::Observation;
@@ -162,7 +163,7 @@ async fn feeders(shared: Arc<Shared>) -> (u64, Outcome) {
             biased;
             outcome = feed.run() => match outcome {
                 Ok(outcome) => return (deaths, outcome),
-                Err(_) => return (deaths, Outcome { numbers: Default::default(), failures: vec![] }),
+                Err(_) => return (deaths, Outcome { numbers: scope::Progress::default(), failures: vec![] }),
             },
             () = client.died() => deaths += 1,
         }

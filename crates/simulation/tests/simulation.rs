@@ -40,9 +40,7 @@ fn found_by(sabotage: Sabotage, words: &str) -> Option<u64> {
         let mut found = report.violations.iter();
         found.any(|violation| violation.contains(words))
     };
-    let seed = (0..200).find(finds);
-    println!("{sabotage:?} is found by seed {seed:?}");
-    seed
+    (0..200).find(finds)
 }
 
 #[test]

@@ -50,7 +50,9 @@ fn set_paths(things: &mut Things, moves: &[Move]) -> HashSet<RowId> {
     let all = || moves.iter().map(|one| one.id.clone()).collect();
     match things.sabotage {
         Sabotage::NoCompareAndSet => {
-            moves.iter().for_each(|one| things.table.set(one));
+            for one in moves {
+                things.table.set(one);
+            }
             all()
         }
         // The message is deleted, and the commit never comes.

@@ -36,11 +36,11 @@ fn each<T>(
     items.iter().map(&mut entry).collect()
 }
 
-fn send_one(things: &mut Things, body: &String) -> Entry {
-    things.mailbox.send(body.clone());
+fn send_one(things: &mut Things, body: &str) -> Entry {
+    things.mailbox.send(body.to_owned());
     let percent = things.weather.sent_twice;
     if things.happens(percent) {
-        things.mailbox.send(body.clone());
+        things.mailbox.send(body.to_owned());
     }
     Entry::Done
 }
@@ -63,8 +63,10 @@ fn hide_one(things: &mut Things, (handle, time): &(String, Duration)) -> Entry {
 impl Queue for Client {
     async fn send(&self, bodies: &[String]) -> Result<Vec<Entry>, QueueError> {
         let lost = unavailable("SendMessageBatch");
-        self.call("send", lost, |things| Ok(each(things, bodies, send_one)))
-            .await
+        self.call("send", lost, |things| {
+            Ok(each(things, bodies, |things, body| send_one(things, body)))
+        })
+        .await
     }
 
     async fn receive(

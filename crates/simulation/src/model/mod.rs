@@ -151,7 +151,7 @@ impl Model for Brigade {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        self.actions_of_others(state, actions);
+        state.actions_of_others(actions);
         for number in 0..state.consumers.len() {
             state.actions_of_consumer(number, self.stops, actions);
         }

@@ -3,7 +3,7 @@
 use bucket_brigade_common::message::encode;
 use bucket_brigade_common::row_id::RowId;
 
-use super::{Action, Brigade, State};
+use super::{Action, State};
 use crate::world::{NEW, OLD};
 
 /// How the application changes a row.
@@ -26,23 +26,21 @@ const WRITES: [Write; 4] = [
     Write::Delete,
 ];
 
-impl Brigade {
-    pub(super) fn actions_of_others(&self, state: &State, actions: &mut Vec<Action>) {
-        state.actions_of_feeder(actions);
-        let in_flight = state.mailbox.queued.iter();
+impl State {
+    pub(super) fn actions_of_others(&self, actions: &mut Vec<Action>) {
+        self.actions_of_feeder(actions);
+        let in_flight = self.mailbox.queued.iter();
         let in_flight = in_flight.filter(|(_, queued)| queued.in_flight);
         actions.extend(in_flight.map(|(number, _)| Action::Expire(*number)));
-        if state.upload.is_some() {
+        if self.upload.is_some() {
             actions.push(Action::PointRow);
-        } else if state.left.writes > 0 {
-            for id in state.table.rows.keys() {
+        } else if self.left.writes > 0 {
+            for id in self.table.rows.keys() {
                 actions.extend(WRITES.map(|write| Action::Write(id.clone(), write)));
             }
         }
     }
-}
 
-impl State {
     fn actions_of_feeder(&self, actions: &mut Vec<Action>) {
         if self.page.is_some() {
             actions.push(Action::FeederCrashes);
