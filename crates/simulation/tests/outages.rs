@@ -175,7 +175,7 @@ async fn feeder_survives(outage: Outage, words: &str, log: Log) {
 fn of_the_rights_to_the_destination() {
     for after in [0, 10] {
         stage(async |log| {
-            consumer_survives(Outage::AccessDenied, after, "s3:PutObject", log).await
+            consumer_survives(Outage::AccessDenied, after, "s3:PutObject", log).await;
         });
     }
 }
