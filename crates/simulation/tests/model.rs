@@ -1,7 +1,11 @@
 //! The model over the whole space of small but complete configurations; and the test for the test:
 //! with a part of the protocol removed it finds the counterexample.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests that tell how many states there are"
+)]
 
 use bucket_brigade_simulation::model::{
     Brigade, Explored, configurations, explore, shortest_violation,
