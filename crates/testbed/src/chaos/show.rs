@@ -20,7 +20,7 @@ const EXTRA: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A look that takes longer is given up: Postgres restarts.
 const LOOK_WITHIN: Duration = Duration::from_millis(500);
-/// After the faults the work must end within this time.
+/// After the faults the work must end within this time after the last image moved.
 const END_WITHIN: Duration = Duration::from_mins(10);
 /// So much of it where the run has failed already.
 const FAILED_END_WITHIN: Duration = Duration::from_mins(1);
@@ -118,12 +118,15 @@ impl Cast<'_> {
         if self.script.has(Kind::Rewrites) {
             self.traffic.allow_writes(0);
         }
-        let begun = Instant::now();
+        let (mut moved, mut since) = (self.progress.moved(), Instant::now());
         let mut is_unlimited = false;
         while !self.is_over().await? {
             self.look().await?;
             is_unlimited = is_unlimited || self.pacing.lift().await;
-            if begun.elapsed() > self.end_within() {
+            if self.progress.moved() > moved {
+                (moved, since) = (self.progress.moved(), Instant::now());
+            }
+            if since.elapsed() > self.end_within() {
                 self.hang().await?;
                 break;
             }
@@ -148,7 +151,7 @@ impl Cast<'_> {
 
     async fn hang(&mut self) -> Result<()> {
         let mut told = format!(
-            "{:?} after the last fault the feeder {}, and the queue holds {:?}; the feeder's log:\n{}",
+            "{:?} without progress after the last fault the feeder {}, and the queue holds {:?}; the feeder's log:\n{}",
             self.end_within(),
             if self.killer.feeder_is_done() {
                 "has ended"
