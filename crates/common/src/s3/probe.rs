@@ -10,6 +10,13 @@ use crate::object_store::StoreError;
 /// What the second probe object holds; the first one's size is another.
 const UNTOUCHED: &[u8] = b"untouched";
 
+/// What the store said to a copy onto an object, on condition that there is none.
+enum Answer {
+    Refused,
+    Confirmed,
+    Unknown,
+}
+
 impl S3Store {
     /// Writes two probe objects under `prefix` in the destination bucket, copies one onto the other
     /// on condition that it is not there, and removes both. True when the store refused and really left
@@ -29,7 +36,20 @@ impl S3Store {
     async fn try_overwriting(&self, from: &str, to: &str) -> Result<bool, StoreError> {
         self.put_probe(from, b"new").await?;
         self.put_probe(to, UNTOUCHED).await?;
-        Ok(self.copy_onto(from, to).await? && self.is_untouched(to).await?)
+        let answer = self.copy_onto(from, to).await?;
+        let is_untouched = self.is_untouched(to).await?;
+        match answer {
+            Answer::Refused => Ok(is_untouched),
+            // A store that knows the header only to refuse it is as good as one that ignores it.
+            Answer::Unknown => Ok(false),
+            Answer::Confirmed if !is_untouched => Ok(false),
+            // A 200 that copied nothing, an empty one for example, says nothing of the store. Taken for
+            // one that overwrites, it would have this process do without the condition for good.
+            Answer::Confirmed => Err(StoreError::Transient {
+                code: "NothingCopied".into(),
+                message: "the store confirmed a copy that it did not make".into(),
+            }),
+        }
     }
 
     async fn put_probe(&self, key: &str, body: &'static [u8]) -> Result<(), StoreError> {
@@ -44,7 +64,7 @@ impl S3Store {
             .map_err(store_error)
     }
 
-    async fn copy_onto(&self, from: &str, to: &str) -> Result<bool, StoreError> {
+    async fn copy_onto(&self, from: &str, to: &str) -> Result<Answer, StoreError> {
         let bucket = &self.options.destination_bucket;
         let answer = self
             .client
@@ -56,11 +76,10 @@ impl S3Store {
             .send()
             .await;
         match answer {
-            Ok(_) => Ok(false),
-            // A store that knows the header only to refuse it is as good as one that ignores it.
-            Err(error) if error.code() == Some("NotImplemented") => Ok(false),
+            Ok(_) => Ok(Answer::Confirmed),
+            Err(error) if error.code() == Some("NotImplemented") => Ok(Answer::Unknown),
             Err(error) => match store_error(error) {
-                StoreError::DestinationExists => Ok(true),
+                StoreError::DestinationExists => Ok(Answer::Refused),
                 other => Err(other),
             },
         }

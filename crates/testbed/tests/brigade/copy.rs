@@ -268,3 +268,21 @@ async fn a_slow_copy_keeps_its_lease() {
     stop(first).await;
     stop(second).await;
 }
+
+/// A probe that is answered by an empty 200 says nothing: taken for a store that overwrites, the condition
+/// would be left out for the life of the process. Found by `script/chaos`, seed 305.
+#[tokio::test]
+async fn an_empty_answer_to_the_probe_does_not_drop_the_condition() {
+    let rig = Rig::new().await;
+    rig.open_run().await;
+    let empty = rig
+        .cloud
+        .inject(Fault::new("CopyObject", Effect::EmptyOk).times(1));
+    let id = rig.image("image/a.png").await;
+    rig.feed(&id, "image/a.png").await;
+    let consumer = rig.consumer(&[]);
+    rig.drained().await;
+    assert_eq!((empty.hits(), rig.count("moves").await), (1, 1));
+    let log = stop(consumer).await;
+    assert!(!log.contains("ignores If-None-Match"), "{log}");
+}
