@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::bare::Bare;
@@ -31,7 +31,8 @@ struct Arguments {
     /// Runs of each figure [default: 5, with --quick 1]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Merge the results into this file of earlier ones, and redraw the chart beside it.
+    /// Merge the results into this JSON file of earlier ones; redraw the chart, and rewrite the table in
+    /// the page, of the same name beside it.
     #[arg(long, value_name = "FILE")]
     into: Option<PathBuf>,
     #[command(subcommand)]
@@ -113,10 +114,25 @@ fn keep(file: &Path, newer: Results) -> Result<()> {
         newer
     };
     merged.write(file)?;
-    Ok(std::fs::write(
-        file.with_extension("svg"),
-        chart::draw(&merged),
-    )?)
+    std::fs::write(file.with_extension("svg"), chart::draw(&merged))?;
+    let page = file.with_extension("md");
+    if page.exists() {
+        let text = std::fs::read_to_string(&page)?;
+        std::fs::write(&page, with_table(&text, &merged.table())?)?;
+    }
+    Ok(())
+}
+
+/// What stands between these two lines of the page is ours.
+const BEGIN: &str = "<!-- figures: written by script/bench --into -->\n";
+const END: &str = "<!-- end of figures -->\n";
+
+fn with_table(page: &str, table: &str) -> Result<String> {
+    let (before, rest) = page.split_once(BEGIN).context("no place for the table")?;
+    let (_, after) = rest
+        .split_once(END)
+        .context("no end of the table's place")?;
+    Ok(format!("{before}{BEGIN}\n{table}\n{END}{after}"))
 }
 
 #[expect(clippy::print_stdout, reason = "the answer")]
@@ -133,4 +149,24 @@ fn print(results: &Results, json: bool) -> Result<()> {
 #[expect(clippy::print_stderr, reason = "for people")]
 fn tell(text: &str) {
     eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_replaces_the_one_before() {
+        let page = format!("above\n{BEGIN}old\n{END}below\n");
+        let new = with_table(&page, "| new |\n").unwrap();
+        assert_eq!(new, format!("above\n{BEGIN}\n| new |\n\n{END}below\n"));
+        assert_eq!(with_table(&new, "| new |\n").unwrap(), new);
+        assert!(with_table("no place", "").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
 }

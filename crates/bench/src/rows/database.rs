@@ -31,7 +31,7 @@ pub(super) async fn measure(rig: &mut Rig, size: Size, results: &mut Results) ->
 
 /// As `pg_stat_statements` counts them.
 async fn statements(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
-    let mut per_image = Vec::new();
+    let (mut per_image, mut wal_bytes, mut ledger_bytes) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..size.rounds {
         let work = Work {
             images: size.rows(20_000),
@@ -41,13 +41,32 @@ async fn statements(rig: &mut Rig, size: Size, results: &mut Results) -> Result<
         };
         let rows = rig.fresh_rows(work.images).await?;
         rig.execute("SELECT pg_stat_statements_reset()").await?;
+        let (wal, ledger) = written(rig).await?;
         rig.consume_rows(rows, work).await?;
+        let (wal_after, ledger_after) = written(rig).await?;
+        wal_bytes.push((wal_after - wal) / float(work.images));
+        ledger_bytes.push((ledger_after - ledger) / float(work.images));
         per_image.push(float(calls(rig).await?) / float(work.images));
     }
     let what = "Postgres statements per image, consumer";
     let row = Row::plain("statements", what, "", &per_image, Target::AtMost(0.05))?;
     results.rows.push(row);
+    for (name, values) in [("wal", wal_bytes), ("ledger", ledger_bytes)] {
+        let median = Spread::of(&values).context("no run")?.median;
+        results
+            .told
+            .insert(format!("{name}_bytes_per_image"), median);
+    }
     Ok(())
+}
+
+/// WAL since the server was made, and the size of the evidence with its index, both in bytes.
+async fn written(rig: &Rig) -> Result<(f64, f64)> {
+    let written = sqlx::query_as(
+        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8,
+                pg_total_relation_size('bucket_brigade.moves')::float8",
+    );
+    Ok(written.fetch_one(&rig.pool).await?)
 }
 
 /// All statements but the bench's own.
