@@ -7,10 +7,12 @@ use bucket_brigade_common::catalog::Failure;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Scope};
+use futures::future::try_join;
 use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
 use crate::persist::{Persist, Stopped};
+use crate::place::Place;
 use crate::progress::Progress;
 use crate::rate::Rate;
 use crate::send::{Send, failure};
@@ -43,37 +45,37 @@ pub struct Sweep<'a> {
     pub persist: Persist<'a>,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
     /// Feeds everything in scope after the cursor. Returns the rows fed in the whole sweep, those of
-    /// earlier processes included.
+    /// earlier processes included. While a page is sent the next one is read.
     ///
     /// # Errors
     /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<u64, Stopped> {
-        loop {
-            let position = self.look().await?;
-            let cursor = position.cursor;
-            let page = self
-                .persist
-                .database("reading a page", async || {
-                    self.scope.page(cursor.as_ref(), self.page_size).await
-                })
-                .await?;
-            let Some(last) = page.last.clone() else {
-                return Ok(position.sweep_fed);
-            };
-            let fed = self.feed(page).await?;
-            self.advance(&last, fed).await?;
+        let place = self.place();
+        let mut page = place.page(self.look().await?.cursor.as_ref()).await?;
+        let mut sent = None;
+        while let Some(last) = page.last.take() {
+            let beside = place.turn(sent, &last);
+            let (fed, (next, is_paused)) = try_join(self.feed(page), beside).await?;
+            sent = Some((last, fed));
+            page = next;
+            if is_paused {
+                self.look().await?;
+            }
         }
+        if let Some(sent) = &sent {
+            place.advance(sent).await?;
+        }
+        Ok(self.look().await?.sweep_fed)
     }
 
-    async fn advance(&self, cursor: &RowId, fed: usize) -> Result<(), Stopped> {
-        let fed = u64::try_from(fed).unwrap_or(0);
-        self.persist
-            .database("moving the cursor", async || {
-                self.scope.advance(cursor, fed).await
-            })
-            .await
+    fn place(&self) -> Place<'a> {
+        Place {
+            scope: self.scope,
+            page_size: self.page_size,
+            persist: self.persist,
+        }
     }
 
     /// Where the feeding stands, and how fast it may go on.
@@ -86,10 +88,7 @@ impl Sweep<'_> {
 
     async fn wait_while_paused(&self) -> Result<Position, Stopped> {
         loop {
-            let position = self
-                .persist
-                .database("reading the cursor", async || self.scope.position().await)
-                .await?;
+            let position = self.place().position().await?;
             if !position.paused {
                 return Ok(position);
             }
@@ -113,7 +112,7 @@ impl Sweep<'_> {
             if let Some((cursor, _)) = now.last()
                 && advanced.elapsed() >= LOOK
             {
-                self.advance(cursor, fed).await?;
+                self.place().advance(&(cursor.clone(), fed)).await?;
                 (fed, advanced) = (0, Instant::now());
             }
         }
