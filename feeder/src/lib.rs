@@ -2,6 +2,7 @@
 //! finds nothing left.
 
 pub mod backlog;
+pub mod command;
 pub mod drain;
 pub mod feed;
 pub mod health;

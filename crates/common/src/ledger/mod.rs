@@ -8,6 +8,7 @@ mod errors;
 mod feed;
 mod run;
 mod schema;
+mod steer;
 mod table;
 
 use std::collections::{HashMap, HashSet};
@@ -19,7 +20,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use errors::LedgerError;
 pub use run::{FeederLock, RunSpec};
-pub use table::{Table, TableSpec};
+pub use steer::Limits;
+pub use table::{Access, Table, TableSpec};
 
 use crate::catalog::{Catalog, CatalogError, Failure, Move, PoisonRecord, Row, Settlement};
 use crate::path_rule::PathRule;
