@@ -51,7 +51,7 @@ impl fmt::Display for Limited {
     }
 }
 
-pub async fn run(args: Args) -> anyhow::Result<u8> {
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut problems = Problems::default();
     let asked = Limits {
         rate: problems.parsed("--rate", args.rate, None, |text| rate(text).map(Some)),

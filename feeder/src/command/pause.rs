@@ -46,7 +46,7 @@ impl fmt::Display for Paused {
     }
 }
 
-pub async fn run(args: Args) -> anyhow::Result<u8> {
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let context = args.common.context(Problems::default())?;
     let ledger = context.ledger(Access::Read).await?;
     let by = args.by.unwrap_or_else(who);

@@ -36,7 +36,7 @@ impl fmt::Display for Resumed {
     }
 }
 
-pub async fn run(args: Args) -> anyhow::Result<u8> {
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let context = args.common.context(Problems::default())?;
     let ledger = context.ledger(Access::Read).await?;
     let was_paused = ledger.resume().await?;
