@@ -2,6 +2,7 @@
 //! finds nothing left.
 
 pub mod backlog;
+pub mod canary;
 pub mod command;
 pub mod drain;
 pub mod feed;
@@ -11,4 +12,5 @@ pub mod progress;
 pub mod send;
 pub mod settings;
 pub mod start;
+pub mod steering;
 pub mod sweep;

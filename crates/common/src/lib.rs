@@ -4,6 +4,7 @@
 pub mod aws;
 pub mod backoff;
 pub mod catalog;
+pub mod control;
 pub mod exit;
 pub mod ledger;
 pub mod message;
@@ -12,6 +13,7 @@ pub mod observe;
 pub mod path_rule;
 pub mod preflight;
 pub mod queue;
+pub mod rate;
 pub mod row_id;
 pub mod s3;
 pub mod scope;

@@ -96,7 +96,9 @@ pub enum LedgerError {
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
     ForeignLedger(String),
     /// No run has these settings.
-    #[error("there is no run of this migration (table, columns, prefixes and buckets name it){hint}")]
+    #[error(
+        "there is no run of this migration (table, columns, prefixes and buckets name it){hint}"
+    )]
     NoRun {
         /// The runs there are, or what makes one.
         hint: String,

@@ -4,6 +4,7 @@
 
 mod changes;
 mod commit;
+mod control;
 mod errors;
 mod feed;
 mod run;

@@ -35,10 +35,7 @@ impl Ledger {
     /// # Errors
     /// [`CatalogError`]
     pub async fn pause(&self, by: &str, reason: Option<&str>) -> Result<(), CatalogError> {
-        let query = sqlx::query(PAUSE)
-            .bind(self.run_id)
-            .bind(by)
-            .bind(reason);
+        let query = sqlx::query(PAUSE).bind(self.run_id).bind(by).bind(reason);
         within(query.execute(&self.pool)).await.map(drop)
     }
 
@@ -57,7 +54,9 @@ impl Ledger {
     /// # Errors
     /// [`CatalogError`]
     pub async fn limit(&self, lift: bool, limits: Limits) -> Result<Limits, CatalogError> {
-        let concurrency = limits.concurrency.map(|most| i32::try_from(most).unwrap_or(i32::MAX));
+        let concurrency = limits
+            .concurrency
+            .map(|most| i32::try_from(most).unwrap_or(i32::MAX));
         let query = sqlx::query_as(LIMIT)
             .bind(self.run_id)
             .bind(lift)
