@@ -122,16 +122,28 @@ impl Steering {
     }
 
     fn beat(&self, progress: &Progress) -> Beat {
-        let held = self.held().map(|(_, why)| why);
+        let (state, reason) = self.state(progress);
         Beat {
             role: Role::Feeder,
-            state: progress.phase(),
-            reason: progress.health().trouble().or(held).unwrap_or_default(),
+            state,
+            reason,
             concurrency: 0,
             in_hand: 0,
             moved_per_second: 0.0,
             commit_seconds: self.lock().write.map(|took| took.as_secs_f64()),
         }
+    }
+
+    fn state(&self, progress: &Progress) -> (&'static str, String) {
+        if let Some(trouble) = progress.health().trouble() {
+            return ("waiting", trouble);
+        }
+        let held = self.held().map(|(_, why)| why);
+        let phase = match progress.phase() {
+            "" => "starting",
+            phase => phase,
+        };
+        (phase, held.unwrap_or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {

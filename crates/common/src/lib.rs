@@ -5,6 +5,7 @@ pub mod aws;
 pub mod backoff;
 pub mod catalog;
 pub mod control;
+pub mod dead_letter;
 pub mod exit;
 pub mod ledger;
 pub mod message;

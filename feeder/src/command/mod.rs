@@ -3,9 +3,13 @@
 
 pub mod answer;
 pub mod context;
-mod limit;
-mod pause;
-mod resume;
+pub mod failures;
+pub mod limit;
+pub mod pause;
+pub mod plan;
+pub mod resume;
+pub mod retry;
+pub mod status;
 
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
@@ -13,12 +17,20 @@ use tokio_util::sync::CancellationToken;
 /// The commands beside feeding.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Pause the whole fleet within two seconds: what is in hand is finished, nothing new is begun
+    /// Tell what would be done, whether it can be done, and what it would cost; changes nothing
+    Plan(plan::Args),
+    /// Tell what goes on, and why: one screen
+    Status(status::Args),
+    /// Pause the whole fleet within two seconds: copies under way are finished, nothing new is begun
     Pause(pause::Args),
     /// End a pause
     Resume(resume::Args),
     /// Bound what the whole fleet does, within two seconds: rows per second, copies in flight
     Limit(limit::Args),
+    /// Tell which rows failed, and why
+    Failures(failures::Args),
+    /// Feed rows that failed again, and redrive the dead-letter queue
+    Retry(retry::Args),
 }
 
 impl Command {
@@ -27,12 +39,14 @@ impl Command {
     /// # Errors
     /// What keeps it from running, before anything is touched.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<u8> {
-        // The commands of an instant have no use for the stop.
-        let _ = stop;
         match self {
+            Self::Plan(args) => plan::run(args).await,
+            Self::Status(args) => status::run(args, stop).await,
             Self::Pause(args) => pause::run(args).await,
             Self::Resume(args) => resume::run(args).await,
             Self::Limit(args) => limit::run(args).await,
+            Self::Failures(args) => failures::run(args).await,
+            Self::Retry(args) => retry::run(args).await,
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::context::CommonArgs;
 
+/// Its flags and settings.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  feeder pause --reason 'release 4.2 goes out'\n\nExit codes: 0 paused; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot be reached; 77 a right is missing."
@@ -41,7 +42,7 @@ impl fmt::Display for Paused {
         }
         write!(
             f,
-            ": within two seconds nothing new is begun; what is in hand is finished"
+            ": within two seconds nothing new is begun; copies under way are finished"
         )
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::context::CommonArgs;
 
+/// Its flags and settings.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot be reached; 77 a right is missing."

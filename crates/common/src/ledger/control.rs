@@ -23,7 +23,7 @@ const BEAT: &str = "WITH beat AS (
 ), others AS (
     SELECT count(*) AS alive, count(*) FILTER (WHERE worker < $2) AS before
       FROM bucket_brigade.workers
-     WHERE run_id = $1 AND role = 'consumer' AND worker <> $2 AND seen_at > now() - interval '10 seconds'
+     WHERE run_id = $1 AND role = 'consumer' AND worker <> $2 AND seen_at > now() - interval '3 seconds'
 )
 SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit, o.alive, o.before,
        set_config('synchronous_commit', 'off', true)

@@ -165,7 +165,11 @@ async fn no_run(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     })
 }
 
-async fn discover(pool: &PgPool, spec: &RunSpec, access: Access) -> Result<Table, LedgerError> {
+pub(super) async fn discover(
+    pool: &PgPool,
+    spec: &RunSpec,
+    access: Access,
+) -> Result<Table, LedgerError> {
     connect(pool).await?;
     Table::discover(pool, &spec.table, access).await
 }

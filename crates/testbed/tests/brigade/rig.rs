@@ -8,7 +8,7 @@ use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::TableName;
 use bucket_brigade_testbed::application::{Application, Location, Properties, sha256_hex};
 use bucket_brigade_testbed::cloud::{CreateQueue, QueueUrls};
-use bucket_brigade_testbed::process::{Process, settings_env};
+use bucket_brigade_testbed::process::{Process, binary, settings_env};
 use bucket_brigade_testbed::{Cloud, Cluster, Options};
 use sqlx::{AssertSqlSafe, PgPool};
 use tempfile::TempDir;
@@ -27,6 +27,13 @@ pub(crate) struct Rig {
 /// How a process ended.
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
+    pub(crate) log: String,
+}
+
+/// How a command ended, and what it told.
+pub(crate) struct Told {
+    pub(crate) code: i32,
+    pub(crate) answer: String,
     pub(crate) log: String,
 }
 
@@ -96,6 +103,31 @@ impl Rig {
     /// Runs a program to its end.
     pub(crate) async fn run(&self, program: &str, more: &[(&str, &str)]) -> Ended {
         end(&mut self.spawn(program, more, &[])).await
+    }
+
+    /// Runs the feeder with these arguments to its end, as an operator does, its answer apart from its log.
+    pub(crate) async fn feeder(&self, arguments: &[&str]) -> Told {
+        let mut command = tokio::process::Command::new(binary("feeder").unwrap());
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment("operator", &[]))
+            .current_dir("/")
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await;
+        let output = output.unwrap().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Told {
+            code: output.status.code().unwrap_or(-1),
+            answer: text(&output.stdout),
+            log: text(&output.stderr),
+        }
+    }
+
+    /// What a command answers as JSON.
+    pub(crate) async fn told(&self, arguments: &[&str]) -> serde_json::Value {
+        let told = self.feeder(arguments).await;
+        serde_json::from_str(&told.answer).unwrap_or_else(|error| panic!("{error}: {}", told.log))
     }
 
     /// Puts an image into the source bucket, and its row into the table.
