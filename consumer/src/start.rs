@@ -111,7 +111,7 @@ async fn prepare(
         queue: Arc::new(queue),
         store: Arc::new(store),
         id_type: ledger.id_type(),
-        catalog: Arc::new(ledger.clone()),
+        catalog: Arc::new(ledger),
         rule,
         has_dead_letter_queue: attributes.max_receive_count.is_some(),
         max_concurrency: settings.max_concurrency,

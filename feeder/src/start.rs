@@ -70,6 +70,7 @@ pub async fn start(
     if let Err(error) = ledger.forget_the_dead().await {
         tracing::debug!(%error, "dead processes stay on the list");
     }
+    feed.steering.beat_once(&ledger, &progress).await;
     let outcome = tokio::select! {
         biased;
         outcome = feed.run() => outcome,

@@ -101,10 +101,15 @@ impl Steering {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            match self.exchange(control, progress).await {
-                Ok((orders, lag)) => self.hear(orders, lag),
-                Err(error) => tracing::debug!(%error, "no sign of life could be given"),
-            }
+            self.beat_once(control, progress).await;
+        }
+    }
+
+    /// One beat: also before the first row is fed.
+    pub async fn beat_once(&self, control: &dyn Control, progress: &Progress) {
+        match self.exchange(control, progress).await {
+            Ok((orders, lag)) => self.hear(orders, lag),
+            Err(error) => tracing::debug!(%error, "no sign of life could be given"),
         }
     }
 

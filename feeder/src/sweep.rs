@@ -8,6 +8,7 @@ use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::BATCH;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Scope};
+use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
 use crate::canary::Canary;
@@ -15,7 +16,6 @@ use crate::persist::{Persist, Stopped};
 use crate::progress::{FEEDING, Progress};
 use crate::send::{Send, failure};
 use crate::steering::{PAUSED, Steering};
-use tokio::time::Instant;
 
 /// How often a paused feeder looks whether it may go on.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Effect, Fault, Options};
+use bucket_brigade_testbed::{Cluster, Effect, Fault, Options};
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::rig::{Rig, end, eventually, stop};
 use crate::transcript::shown;
@@ -249,6 +250,44 @@ async fn a_slow_database_slows_the_work_and_is_told_until_it_is_fast_again() {
     let log = stop(consumer).await;
     assert_eq!(log.matches("fewer copies until").count(), 1, "{log}");
     assert!(log.contains("commits are fast again"), "{log}");
+}
+
+#[tokio::test]
+async fn a_lagging_replica_stops_the_work_until_it_has_caught_up() {
+    let cluster = Cluster::start().await.unwrap();
+    let replica = cluster.replica().await.unwrap();
+    let rig = Rig::on(&cluster, Options::default(), CreateQueue::default()).await;
+    rig.application.create_table(&rig.pool).await.unwrap();
+    rig.images(60).await;
+    rig.open_run().await;
+    let replay = async |action: &str| {
+        let mut connection = PgConnection::connect(&replica.url("postgres"))
+            .await
+            .unwrap();
+        let sql = AssertSqlSafe(format!("SELECT pg_wal_replay_{action}()"));
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    };
+    replay("pause").await;
+    let settings = [("MAX_REPLICA_LAG", "500ms"), ("CONDITIONAL_COPY", "on")];
+    let consumer = rig.consumer(&settings);
+    eventually("the lag to be seen", async || {
+        rig.sql("UPDATE bucket_brigade.run SET fed = fed").await;
+        state(&rig).await.starts_with("database slow: a replica is")
+    })
+    .await;
+    // Rows that are fed now wait.
+    let mut feeder = rig.spawn("feeder", &settings, &[]);
+    eventually("the feeder to see it too", async || {
+        feeder.log_tail(50).contains("database slow")
+    })
+    .await;
+    assert_eq!(rig.cloud.requests().count_by("consumer", "CopyObject"), 0);
+    replay("resume").await;
+    let ended = end(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(rig.count("moves").await, 60);
+    let log = stop(consumer).await;
+    assert!(log.contains("replicas have caught up"), "{log}");
 }
 
 #[tokio::test]

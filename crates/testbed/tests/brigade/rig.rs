@@ -50,8 +50,13 @@ impl Rig {
     }
 
     pub(crate) async fn without_table(options: Options, queue: CreateQueue) -> Self {
+        Self::on(Cluster::shared().await, options, queue).await
+    }
+
+    /// The same on a cluster of its own.
+    pub(crate) async fn on(cluster: &Cluster, options: Options, queue: CreateQueue) -> Self {
         let cloud = Cloud::start(options).unwrap();
-        let database_url = Cluster::shared().await.create_database().await.unwrap();
+        let database_url = cluster.create_database().await.unwrap();
         let application = Application::new(&cloud, database_url);
         application.create_buckets().await.unwrap();
         let name = if queue.fifo { "images.fifo" } else { "images" };

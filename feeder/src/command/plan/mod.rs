@@ -87,7 +87,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let plan = draw_up(&context, consumers, concurrency, samples).await;
     context.answer(&plan)?;
     Ok(if plan.failing > 0 {
-        exit::UNEXPECTED
+        exit::FOUND_WRONG
     } else {
         exit::DONE
     })
