@@ -225,6 +225,7 @@ async fn a_canary_feeds_a_part_and_the_next_feeder_the_rest() {
 async fn a_slow_database_slows_the_work_and_is_told_until_it_is_fast_again() {
     let rig = Rig::new().await;
     rig.images(300).await;
+    rig.open_run().await;
     rig.sql(
         "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN PERFORM pg_sleep(0.4); RETURN NULL; END $$;
