@@ -15,6 +15,7 @@ mod observation;
 mod operate;
 mod outage;
 mod policies;
+mod proof;
 mod rig;
 mod second_pair;
 mod secrets;
