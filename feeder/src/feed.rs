@@ -6,6 +6,7 @@ use bucket_brigade_common::catalog::Catalog;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::Queue;
 use bucket_brigade_common::scope::{self, Scope};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
@@ -13,6 +14,7 @@ use crate::canary::Canary;
 use crate::drain::drain;
 use crate::persist::{Persist, Stopped};
 use crate::progress::{FEEDING, Progress};
+use crate::rate::Rate;
 use crate::send::Send;
 use crate::settings::Pacing;
 use crate::steering::Steering;
@@ -121,6 +123,8 @@ impl Feed {
                 persist,
             },
             backlog: BacklogLimit::new(queue, self.pacing.max_backlog, progress, persist),
+            rate: Rate::unlimited(),
+            looked: Instant::now(),
             page_size: self.pacing.page_size,
             canary,
             steering: &self.steering,

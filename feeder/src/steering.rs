@@ -22,7 +22,6 @@ pub const DATABASE_SLOW: &str = "database slow";
 #[derive(Debug, Default)]
 struct Told {
     paused: Option<String>,
-    rate: Option<f64>,
     lag: Option<Duration>,
     rest_until: Option<Instant>,
     write: Option<Duration>,
@@ -48,18 +47,7 @@ impl Steering {
     pub fn hear(&self, orders: Orders, lag: Option<Duration>) {
         let mut told = self.lock();
         told.paused = orders.paused;
-        told.rate = orders.rate;
         told.lag = lag;
-    }
-
-    /// The rate as the ledger has it.
-    pub fn set_rate(&self, rate: Option<f64>) {
-        self.lock().rate = rate;
-    }
-
-    /// Rows per second at most, in the whole fleet.
-    pub fn rate(&self) -> Option<f64> {
-        self.lock().rate
     }
 
     /// A write took so long.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bucket_brigade_common::catalog::Failure;
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::queue::BATCH;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Scope};
 use tokio::time::Instant;
@@ -14,17 +13,16 @@ use crate::backlog::BacklogLimit;
 use crate::canary::Canary;
 use crate::persist::{Persist, Stopped};
 use crate::progress::{FEEDING, Progress};
+use crate::rate::Rate;
 use crate::send::{Send, failure};
 use crate::steering::{PAUSED, Steering};
 
-/// How often a paused feeder looks whether it may go on.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often a feeder that spares the database looks whether it may go on.
+const HELD: Duration = Duration::from_millis(200);
 
-/// How often a feeder that is held back in the middle of a page does.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// Rows sent between two looks at the orders.
-const AT_ONCE: usize = 1000;
+/// How often the ledger is looked at: for the end of a pause, and, while a page takes its time, for a
+/// pause or another rate.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What a sweep works with.
 pub struct Sweep<'a> {
@@ -36,6 +34,10 @@ pub struct Sweep<'a> {
     pub send: Send<'a>,
     /// How many may go.
     pub backlog: BacklogLimit<'a>,
+    /// How fast they may go.
+    pub rate: Rate,
+    /// When the ledger was asked last whether they may.
+    pub looked: Instant,
     /// Rows read at a time.
     pub page_size: u32,
     /// A part only; none for all rows.
@@ -53,10 +55,10 @@ impl Sweep<'_> {
     /// earlier processes included.
     ///
     /// # Errors
-    /// [`Stopped`]; the cursor stands at the last page whose sends were all confirmed.
+    /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<u64, Stopped> {
         loop {
-            let position = self.wait_while_paused().await?;
+            let position = self.look().await?;
             let left = self.left_of(position.sweep_fed);
             if left == Some(0) {
                 return Ok(position.sweep_fed);
@@ -75,6 +77,18 @@ impl Sweep<'_> {
             let fed = self.feed(page).await?;
             self.advance(&last, fed).await?;
         }
+    }
+
+    async fn advance(&self, cursor: &RowId, fed: usize) -> Result<(), Stopped> {
+        let fed = u64::try_from(fed).unwrap_or(0);
+        self.persist
+            .database("moving the cursor", async || {
+                let began = Instant::now();
+                let answer = self.scope.advance(cursor, fed).await;
+                self.steering.wrote(began.elapsed());
+                answer
+            })
+            .await
     }
 
     /// How many rows a canary may still feed; none for any number.
@@ -98,15 +112,12 @@ impl Sweep<'_> {
         page
     }
 
-    async fn advance(&self, last: &RowId, fed: u64) -> Result<(), Stopped> {
-        self.persist
-            .database("moving the cursor", async || {
-                let began = Instant::now();
-                let answer = self.scope.advance(last, fed).await;
-                self.steering.wrote(began.elapsed());
-                answer
-            })
-            .await
+    /// Where the feeding stands, and how fast it may go on.
+    async fn look(&mut self) -> Result<Position, Stopped> {
+        let position = self.wait_while_paused().await?;
+        self.rate.set(position.rate_limit);
+        self.looked = Instant::now();
+        Ok(position)
     }
 
     async fn wait_while_paused(&self) -> Result<Position, Stopped> {
@@ -116,21 +127,20 @@ impl Sweep<'_> {
                 .database("reading the cursor", async || self.scope.position().await)
                 .await?;
             if !position.paused {
-                self.steering.set_rate(position.rate_limit);
                 return Ok(position);
             }
             self.progress.set_phase(PAUSED);
-            self.persist.pause(PAUSE).await?;
+            self.persist.pause(LOOK).await?;
         }
     }
 
-    /// In the middle of a page, however long it takes to send.
+    /// Spares a slow database, and obeys a pause that was heard of already.
     async fn wait_while_held(&self) -> Result<(), Stopped> {
         let mut was_held = false;
         while let Some((phase, _)) = self.steering.held() {
             was_held = true;
             self.progress.set_phase(phase);
-            self.persist.pause(LOOK_AGAIN).await?;
+            self.persist.pause(HELD).await?;
         }
         if was_held {
             self.progress.set_phase(FEEDING);
@@ -138,35 +148,48 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Sends a page as operator, database and backlog allow; rows without a route are recorded as failed.
-    async fn feed(&mut self, page: Page) -> Result<u64, Stopped> {
+    /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
+    /// many rows were fed since the cursor moved last: while a page takes its time, it moves within it.
+    async fn feed(&mut self, page: Page) -> Result<usize, Stopped> {
         let (rows, failures) = self.sort(page.rows);
         if !failures.is_empty() {
             self.send.record(&failures).await?;
         }
-        let mut rest = &rows[..];
+        let (mut rest, mut fed, mut advanced) = (&rows[..], 0, Instant::now());
         while !rest.is_empty() {
-            self.wait_while_held().await?;
-            let most = self.steering.rate().map_or(AT_ONCE, |_| BATCH);
-            let room = self.backlog.take(rest.len().min(most)).await?;
-            let (now, later) = rest.split_at(room);
+            let (now, later) = rest.split_at(self.room(rest.len()).await?);
             self.send.send_all(now).await?;
-            self.keep_rate(room).await?;
-            rest = later;
+            (rest, fed) = (later, fed + now.len());
+            if let Some((cursor, _)) = now.last()
+                && advanced.elapsed() >= LOOK
+            {
+                self.advance(cursor, fed).await?;
+                (fed, advanced) = (0, Instant::now());
+            }
         }
-        Ok(u64::try_from(rows.len()).unwrap_or(0))
+        Ok(fed)
     }
 
-    /// Waits for as long as so many rows take at the rate limit, which may change meanwhile.
-    async fn keep_rate(&self, rows: usize) -> Result<(), Stopped> {
-        let began = Instant::now();
-        while let Some(rate) = self.steering.rate() {
-            let left = share_of_a_second(rows, rate).saturating_sub(began.elapsed());
-            if left.is_zero() {
-                return Ok(());
-            }
+    /// Waits until some of so many rows may go; how many.
+    async fn room(&mut self, rows: usize) -> Result<usize, Stopped> {
+        self.wait_while_held().await?;
+        while let Some(wait) = self.rate.wait() {
+            self.persist.pause(wait.min(LOOK)).await?;
+            self.look_again().await?;
+        }
+        let room = self.backlog.take(rows.min(self.rate.portion())).await?;
+        self.look_again().await?;
+        self.rate.took(room);
+        if self.rate.is_limited() {
             self.progress.set_phase("feeding at the rate limit");
-            self.persist.pause(left.min(LOOK_AGAIN)).await?;
+        }
+        Ok(room)
+    }
+
+    /// Obeys a pause or another rate also within a page.
+    async fn look_again(&mut self) -> Result<(), Stopped> {
+        if self.looked.elapsed() >= LOOK {
+            self.look().await?;
         }
         Ok(())
     }
@@ -183,9 +206,4 @@ impl Sweep<'_> {
         }
         (good, failures)
     }
-}
-
-fn share_of_a_second(rows: usize, per_second: f64) -> Duration {
-    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-    Duration::try_from_secs_f64(f64::from(rows) / per_second).unwrap_or(Duration::MAX)
 }

@@ -53,7 +53,7 @@ impl fmt::Display for Failures {
             };
             write!(
                 f,
-                "\n\n{}  {}\n    {} ({hope}; {} times, last {}): {}",
+                "\n\n{}  {}\n    {} ({hope}; attempts: {}, last {}): {}",
                 row.row_id, row.path, row.code, row.attempts, row.last_seen, row.message
             )?;
         }

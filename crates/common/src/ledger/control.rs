@@ -109,8 +109,8 @@ impl Ledger {
 pub(super) fn paused_by(by: Option<String>, reason: Option<String>) -> String {
     let by = by.unwrap_or_else(|| "hand".into());
     match reason {
-        Some(reason) => format!("paused by {by}: {reason}"),
-        None => format!("paused by {by}"),
+        Some(reason) => format!("by {by}: {reason}"),
+        None => format!("by {by}"),
     }
 }
 

@@ -5,7 +5,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgPool;
 
 use super::LedgerError;
-use super::errors::is_denied;
+use super::errors::{is_away, is_denied};
 use crate::sql::quote_identifier;
 
 const SCHEMA: &str = "bucket_brigade";
@@ -25,6 +25,9 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
     ),
     (3, "proof", include_str!("../../migrations/0003_proof.sql")),
 ];
+
+/// The step this version is at.
+const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 /// The steps a ledger has been through; null where it is no ledger at all.
 const VERSION: &str = "SELECT max(version) FROM bucket_brigade.schema_migrations WHERE success";
@@ -59,13 +62,22 @@ pub(super) async fn ensure(pool: &PgPool) -> Result<(), LedgerError> {
             _ => {}
         }
     }
-    match migrator().run(pool).await {
-        Ok(()) => Ok(()),
-        Err(MigrateError::Execute(error)) if is_denied(&error) => Err(not_allowed(pool).await?),
-        Err(MigrateError::ExecuteMigration(error, _)) if is_denied(&error) => {
+    let Err(error) = migrator().run(pool).await else {
+        return Ok(());
+    };
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+            if is_denied(&error) =>
+        {
             Err(not_allowed(pool).await?)
         }
-        Err(error) => Err(LedgerError::ForeignLedger(crate::aws::causes(&error))),
+        // Not the ledger's fault, and over soon.
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+            if is_away(&error) =>
+        {
+            Err(error.into())
+        }
+        other => Err(LedgerError::ForeignLedger(crate::aws::causes(&other))),
     }
 }
 
@@ -90,10 +102,9 @@ pub(super) async fn find(pool: &PgPool) -> Result<Found, sqlx::Error> {
         return Ok(Found::NotYet);
     }
     let (version,): (Option<i64>,) = sqlx::query_as(VERSION).fetch_one(pool).await?;
-    let ours = MIGRATIONS.len() as i64;
     Ok(match version {
-        Some(version) if version == ours => Found::Ready,
-        Some(version) if version > ours => Found::Newer(version),
+        Some(version) if version == LATEST => Found::Ready,
+        Some(version) if version > LATEST => Found::Newer(version),
         _ => Found::NotYet,
     })
 }

@@ -164,7 +164,7 @@ impl Looked {
         }
         if !self.missing.is_empty() {
             let finding = format!(
-                "{} of {all} rows have no object: {}",
+                "{} of {all} rows have no object (ids: {})",
                 self.missing.len(),
                 self.missing.join(", ")
             );

@@ -90,7 +90,7 @@ fn redrive(queue: &QueueFacts, dead: &QueueFacts) -> Check {
         );
     }
     let finding = format!(
-        "to the dead-letter queue after {receives} receives, kept there for {}, {} in it",
+        "to the dead-letter queue after {receives} receives, kept there for {}, dead letters: {}",
         text(kept_dead),
         dead.backlog.total()
     );

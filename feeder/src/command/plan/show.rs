@@ -93,14 +93,14 @@ impl fmt::Display for Check {
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bound = if self.is_bound_by_prefix {
-            ", which is S3's limit for one prefix"
+            ", S3's limit for one prefix"
         } else {
             ""
         };
         writeln!(f, "Estimate:")?;
         writeln!(
             f,
-            "  time      {} at {:.0} copies per second ({} consumers, {} copies at once{bound})",
+            "  time      {} at {:.0} copies per second{bound} ({} consumers, {} copies at once)",
             time(self.seconds),
             self.copies_per_second,
             self.consumers,

@@ -31,7 +31,8 @@ impl fmt::Display for View {
         writeln!(f, "rows      {}", self.rows)?;
         writeln!(f, "rate      {}", self.rate)?;
         writeln!(f, "queue     {}", self.queue)?;
-        writeln!(f, "limits    {}", limits(self.run.limits))?;
+        let limits = limits(self.run.limits);
+        writeln!(f, "limits    {}", limits.as_deref().unwrap_or("none"))?;
         write!(f, "failures  ")?;
         match self.failures.as_slice() {
             [] => write!(f, "none")?,
@@ -132,16 +133,14 @@ fn quoted(prefix: &str) -> String {
     }
 }
 
-fn limits(limits: Limits) -> String {
+/// The fleet's limits; none where there are none.
+pub(super) fn limits(limits: Limits) -> Option<String> {
     let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
     let most = limits
         .concurrency
         .map(|most| format!("{most} copies in flight"));
     let words: Vec<String> = [rate, most].into_iter().flatten().collect();
-    match words.len() {
-        0 => "none".into(),
-        _ => words.join(", "),
-    }
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn fleet(workers: &[Worker]) -> String {

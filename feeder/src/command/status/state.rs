@@ -2,6 +2,7 @@
 
 use bucket_brigade_common::ledger::{RunOverview, Worker};
 
+use super::show::limits;
 use super::view::Queues;
 
 /// A state and why.
@@ -21,7 +22,7 @@ pub(super) fn state_of(run: &RunOverview, workers: &[Worker], queue: &Queues) ->
     let some = |state: &str| workers.iter().find(|worker| worker.state == state);
     let count = |role: &str| workers.iter().filter(|worker| worker.role == role).count();
     if let Some(paused) = &run.paused {
-        return is("paused", paused.trim_start_matches("paused "));
+        return is("paused", paused);
     }
     if let Some(worker) = some("waiting") {
         return is("waiting", &format!("{}: {}", worker.worker, worker.reason));
@@ -39,8 +40,11 @@ pub(super) fn state_of(run: &RunOverview, workers: &[Worker], queue: &Queues) ->
     if let Some(worker) = some("throttled by S3") {
         return is("throttled by S3", &worker.reason);
     }
-    if let Some(worker) = some("running") {
-        return is("running", &worker.reason);
+    if some("running").is_some() {
+        return match limits(run.limits) {
+            Some(limits) => is("running", &format!("limited to {limits}")),
+            None => is("running", ""),
+        };
     }
     match workers.iter().find(|worker| worker.role == "feeder") {
         Some(feeder) if feeder.state == "waiting: backlog full" => is("waiting", "backlog full"),
@@ -114,7 +118,7 @@ mod tests {
         let feeder = |state| worker("feeder", state, "");
         let (paused, finished) = (
             RunOverview {
-                paused: Some("paused by ana: release".into()),
+                paused: Some("by ana: release".into()),
                 ..run()
             },
             RunOverview {
