@@ -71,12 +71,11 @@ impl Sifted {
             let entry = &left[start..end];
             rest.push_str(&left[..start]);
             left = &left[end..];
-            match refusal(entry, &etag_of) {
-                Some(error) => errors.push_str(&error),
-                None => {
-                    kept += 1;
-                    rest.push_str(entry);
-                }
+            if let Some(error) = refusal(entry, &etag_of) {
+                errors.push_str(&error);
+            } else {
+                kept += 1;
+                rest.push_str(entry);
             }
         }
         rest.push_str(left);

@@ -111,6 +111,7 @@ impl<'a> Cleaner<'a> {
         let fit = self.unnamed(fit, &mut endings).await?;
         gone.extend(self.remove(fit, &mut endings).await?);
         self.bring_back_named(gone, &mut endings).await?;
+        endings.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         self.ledger
             .end_removals(self.scope.orphans, &endings)
             .await?;
@@ -153,7 +154,7 @@ impl<'a> Cleaner<'a> {
             Ok::<_, StoreError>((removal, looked))
         });
         let looked: Vec<(Removal, Looked)> = stream::iter(looks)
-            .buffer_unordered(IN_FLIGHT)
+            .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
         let (mut fit, mut gone) = (Vec::new(), Vec::new());

@@ -140,9 +140,10 @@ impl Surroundings<'_> {
             return Ok(exit::DONE);
         }
         // Only with orphans: a consumer could be pointing a row at one.
-        let fleet = match self.scope.orphans {
-            true => Some(alone::fleet(self.context, self.ledger).await?),
-            false => None,
+        let fleet = if self.scope.orphans {
+            Some(alone::fleet(self.context, self.ledger).await?)
+        } else {
+            None
         };
         let mut cleaner = Cleaner::new(self)?;
         let is_complete = cleaner.run(lock, fleet, stop).await?;

@@ -137,9 +137,9 @@ impl Judge<'_> {
             return Ok(Err(Reason::NotMoved));
         };
         let key = route.destination_key;
-        match self.stat(Side::Source, &route.source_key).await? {
-            None => return Ok(Err(Reason::SourceGone)),
-            Some(_) => {}
+        let source = self.stat(Side::Source, &route.source_key).await?;
+        if source.is_none() {
+            return Ok(Err(Reason::SourceGone));
         }
         // The copy last: it is the one that the application may replace at any moment.
         let copy = self.stat(Side::Destination, &key).await?;

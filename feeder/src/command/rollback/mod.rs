@@ -62,9 +62,10 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let selection = selection.for_ids(ledger.id_type())?;
     let lock = alone::operator(&ledger).await?;
     // A look needs nobody's leave.
-    let fleet = match args.yes {
-        true => Some(alone::fleet(&context, &ledger).await?),
-        false => None,
+    let fleet = if args.yes {
+        Some(alone::fleet(&context, &ledger).await?)
+    } else {
+        None
     };
     let store = store::open(&context).await?;
     let rule = &context.migration.run.rule;

@@ -122,7 +122,7 @@ impl<'a> Rollback<'a> {
     async fn judge_all(&self, page: Vec<MovedRow>) -> Result<(Vec<Undo>, Vec<Left>), StoreError> {
         let looks = page.into_iter().map(|row| self.judge.judge(row));
         let judged: Vec<Result<Undo, Left>> = stream::iter(looks)
-            .buffer_unordered(IN_FLIGHT)
+            .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
         let (mut undos, mut left) = (Vec::new(), Vec::new());
@@ -213,7 +213,7 @@ impl<'a> Rollback<'a> {
             Ok::<_, StoreError>((undo, is_replaced))
         });
         let looked: Vec<(Undo, bool)> = stream::iter(looks)
-            .buffer_unordered(IN_FLIGHT)
+            .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
         let (replaced, back): (Vec<_>, Vec<_>) = looked

@@ -12,7 +12,7 @@ use crate::command::gauge::Gauge;
 use crate::command::store::{IN_FLIGHT, is_about_one};
 
 /// Rows of a page: a few seconds of work, the most that a kill repeats.
-const PAGE: i64 = 1000;
+const PAGE: f64 = 1000.0;
 
 /// In a sample the stretches are longer, since most of their rows are left out.
 const MOST: f64 = 20_000.0;
@@ -30,7 +30,7 @@ impl<'a> Pass<'a> {
     pub(super) fn new(checker: &'a Checker<'a>, place: Verification, lock: FeederLock) -> Self {
         let share = place.spec.sample_percent / 100.0;
         #[expect(clippy::cast_possible_truncation, reason = "at most 20,000")]
-        let page = (PAGE as f64 / share).min(MOST) as i64;
+        let page = (PAGE / share).min(MOST) as i64;
         Self {
             checker,
             place,
@@ -78,10 +78,7 @@ impl<'a> Pass<'a> {
 
     async fn check_all(&self, rows: Vec<MovedRow>) -> anyhow::Result<Vec<(MovedRow, Finding)>> {
         let checks = rows.into_iter().map(|row| self.checker.check(row));
-        stream::iter(checks)
-            .buffer_unordered(IN_FLIGHT)
-            .try_collect()
-            .await
+        stream::iter(checks).buffered(IN_FLIGHT).try_collect().await
     }
 
     async fn table(&mut self, stop: &CancellationToken) -> anyhow::Result<bool> {
@@ -114,7 +111,7 @@ impl<'a> Pass<'a> {
     async fn resolve_all(&self, rows: Vec<TableRow>) -> anyhow::Result<Vec<Mismatch>> {
         let wanted = rows.into_iter().filter(|row| row.is_wanted);
         let found: Vec<Option<Mismatch>> = stream::iter(wanted.map(|row| self.resolve(row)))
-            .buffer_unordered(IN_FLIGHT)
+            .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
         Ok(found.into_iter().flatten().collect())
