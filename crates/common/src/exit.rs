@@ -1,12 +1,15 @@
 //! The exit codes of both binaries. Where `sysexits.h` has a meaning, it is that one.
 
+use thiserror::Error;
+
 /// Everything that was to do is done; for a consumer, a clean drain.
 pub const DONE: u8 = 0;
 /// An error nobody foresaw; its causes are printed.
 pub const UNEXPECTED: u8 = 1;
 /// What a command was to look at is not as it should be; its answer says what.
 pub const FOUND_WRONG: u8 = 1;
-/// The feeder finished, and some rows could not be moved: the ledger's `failures` say why.
+/// The feeder finished, and some rows could not be moved: the ledger's `failures` say why. A rollback or
+/// clean finished, and left something alone.
 pub const ROWS_FAILED: u8 = 2;
 /// The feeder was asked to stop before everything had moved. Starting it again goes on from there.
 pub const STOPPED: u8 = 3;
@@ -14,9 +17,19 @@ pub const STOPPED: u8 = 3;
 pub const SETTINGS: u8 = 64;
 /// The database, the queue or a bucket cannot be reached (`EX_UNAVAILABLE`).
 pub const UNAVAILABLE: u8 = 69;
-/// Another feeder of the same run is at work (`EX_TEMPFAIL`).
+/// Another feeder of the same run is at work, or another that would be in the way (`EX_TEMPFAIL`).
 pub const ANOTHER_FEEDER: u8 = 75;
 /// A right is missing; the message says which, and how to grant it (`EX_NOPERM`).
 pub const NO_PERMISSION: u8 = 77;
 /// A second signal ended the process at once.
 pub const KILLED: u8 = 130;
+
+/// A command that is not carried out, and why.
+#[derive(Debug, Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// The exit code.
+    pub code: u8,
+    /// Why, and what to do about it.
+    pub reason: String,
+}

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod ledger;
 pub mod message;
 pub mod object_store;
+pub mod objects;
 pub mod observe;
 pub mod path_rule;
 pub mod preflight;

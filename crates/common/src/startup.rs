@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::CatalogError;
 use crate::exit;
 use crate::ledger::LedgerError;
+use crate::object_store::StoreError;
 use crate::preflight::PreflightError;
 use crate::queue::QueueError;
 use crate::settings::SettingsError;
@@ -146,6 +147,13 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<PreflightError>() {
         error.exit_code()
+    } else if let Some(refusal) = error.downcast_ref::<exit::Refusal>() {
+        refusal.code
+    } else if let Some(error) = error.downcast_ref::<StoreError>() {
+        match error {
+            StoreError::Denied { .. } => exit::NO_PERMISSION,
+            _ => exit::UNAVAILABLE,
+        }
     } else if error.is::<CatalogError>() {
         exit::UNAVAILABLE
     } else if let Some(error) = error.downcast_ref::<QueueError>() {

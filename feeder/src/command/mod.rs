@@ -1,15 +1,23 @@
 //! What an operator asks and tells: one file per command. Each answers on standard output, as text or
 //! with `--json` as one JSON object; logs go to standard error.
 
+mod alone;
 pub mod answer;
+pub mod clean;
 pub mod context;
 pub mod failures;
+mod gauge;
 pub mod limit;
+mod listing;
 pub mod pause;
 pub mod plan;
+pub mod report;
 pub mod resume;
 pub mod retry;
+pub mod rollback;
 pub mod status;
+mod store;
+pub mod verify;
 
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +39,14 @@ pub enum Command {
     Failures(failures::Args),
     /// Feed rows that failed again, and redrive the dead-letter queue
     Retry(retry::Args),
+    /// Check every moved row: its copy is there as recorded, and its source is unchanged
+    Verify(verify::Args),
+    /// Write one line per row: where it went, when, by whom, or why not
+    Report(report::Args),
+    /// Set rows back to their old path
+    Rollback(rollback::Args),
+    /// Remove source objects whose rows were moved and verified, or copies that lost their row
+    Clean(clean::Args),
 }
 
 impl Command {
@@ -47,6 +63,10 @@ impl Command {
             Self::Limit(args) => limit::run(args).await,
             Self::Failures(args) => failures::run(args).await,
             Self::Retry(args) => retry::run(args).await,
+            Self::Verify(args) => verify::run(args, stop).await,
+            Self::Report(args) => report::run(args, stop).await,
+            Self::Rollback(args) => rollback::run(args, stop).await,
+            Self::Clean(args) => clean::run(args, stop).await,
         }
     }
 }

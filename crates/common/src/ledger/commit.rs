@@ -48,7 +48,8 @@ pub(super) fn commit_sql(table: &Table) -> String {
     SELECT $1, id, old_path, new_path, etag, size_bytes, $8 FROM moved
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
-        size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer
+        size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
+        verified_at = NULL, source_etag = NULL, recopied_at = NULL
     RETURNING (m.xmax = 0) AS is_new
 ), no_failure AS (
     DELETE FROM bucket_brigade.failures f USING moved m

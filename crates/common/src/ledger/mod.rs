@@ -8,12 +8,19 @@ mod control;
 mod errors;
 mod failures;
 mod feed;
+mod moved;
+mod naming;
+mod removals;
+mod report;
+mod rollback;
 mod run;
 mod schema;
 mod status;
 mod steer;
 mod survey;
 mod table;
+mod verification;
+mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,11 +31,19 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use errors::LedgerError;
 pub use failures::FailedRow;
+pub use moved::{MovedRow, SourceState};
+pub use naming::Namer;
+pub use removals::{Eligible, Ending, Removal};
+pub use report::ReportLine;
+pub use rollback::{Selection, Undo};
 pub use run::{FeederLock, RunSpec};
 pub use status::{CodeCount, RunOverview, Worker};
 pub use steer::Limits;
 pub use survey::{Index, RowCounts, Server, Survey};
 pub use table::{Access, Table, TableSpec};
+pub use verification::{
+    Finding, Mismatch, TableRow, Verification, VerificationNumbers, VerificationSpec,
+};
 
 use crate::catalog::{Catalog, CatalogError, Failure, Move, PoisonRecord, Row, Settlement};
 use crate::path_rule::PathRule;
@@ -132,6 +147,13 @@ async fn within<T>(
             "no answer within {STATEMENT_TIMEOUT:?}"
         ))),
     }
+}
+
+/// Sorts the error of a statement that may take its time: one that reads all moves, or the whole table.
+async fn patiently<T>(
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, CatalogError> {
+    statement.await.map_err(|error| catalog_error(&error))
 }
 
 #[async_trait]

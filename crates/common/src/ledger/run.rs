@@ -42,6 +42,9 @@ const RUNS: &str = "SELECT format('%s: %s (s3://%s) to %s (s3://%s)', images_tab
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
 const LOCK_SPACE: i32 = 0x6262;
 
+/// The same for the commands that prove, undo and clean. ("bo")
+const OPERATOR_LOCK_SPACE: i32 = 0x626f;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Holds the run's advisory lock for as long as it lives. It has a connection of its own, because
@@ -127,18 +130,27 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::AnotherFeeder`] when one is at work already.
     pub async fn lock_feeder(&self) -> Result<FeederLock, LedgerError> {
+        let lock = self.lock(LOCK_SPACE).await?;
+        lock.ok_or(LedgerError::AnotherFeeder(self.run_id))
+    }
+
+    /// Keeps every other verify, rollback and clean of this run out; none when one is at work already.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`]
+    pub async fn lock_operator(&self) -> Result<Option<FeederLock>, LedgerError> {
+        self.lock(OPERATOR_LOCK_SPACE).await
+    }
+
+    async fn lock(&self, space: i32) -> Result<Option<FeederLock>, LedgerError> {
         let mut connection = self.pool.acquire().await?.detach();
         let run = i32::try_from(self.run_id).unwrap_or(i32::MAX);
         let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1, $2)")
-            .bind(LOCK_SPACE)
+            .bind(space)
             .bind(run)
             .fetch_one(&mut connection)
             .await?;
-        if locked {
-            Ok(FeederLock { connection })
-        } else {
-            Err(LedgerError::AnotherFeeder(self.run_id))
-        }
+        Ok(locked.then_some(FeederLock { connection }))
     }
 }
 

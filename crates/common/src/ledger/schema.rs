@@ -12,7 +12,7 @@ const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (
         1,
         "ledger",
@@ -23,6 +23,7 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
         "steering",
         include_str!("../../migrations/0002_steering.sql"),
     ),
+    (3, "proof", include_str!("../../migrations/0003_proof.sql")),
 ];
 
 /// The step this version is at.

@@ -38,7 +38,7 @@ impl S3Store {
         .await
     }
 
-    async fn head(
+    pub(super) async fn head(
         &self,
         client: &Client,
         bucket: &str,

@@ -3,8 +3,11 @@
 mod compare;
 mod encoding;
 mod errors;
+mod inspect;
 mod multipart;
 mod probe;
+mod remove;
+mod replace;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -14,6 +17,7 @@ pub use encoding::copy_source;
 pub use errors::store_error;
 
 use crate::object_store::{Copied, Destination, ObjectStore, StoreError};
+use crate::objects::Side;
 use crate::path_rule::Route;
 
 /// Sizes that decide how an object is copied, in bytes.
@@ -57,6 +61,8 @@ pub struct S3Store {
     client: Client,
     source_client: Client,
     options: S3Options,
+    /// The ETag of an older copy of ours that a copy is to replace; none to overwrite nothing.
+    replaces: Option<String>,
 }
 
 impl S3Store {
@@ -67,6 +73,15 @@ impl S3Store {
             client,
             source_client,
             options,
+            replaces: None,
+        }
+    }
+
+    /// The client and the bucket of one side.
+    fn at(&self, side: Side) -> (&Client, &str) {
+        match side {
+            Side::Source => (&self.source_client, &self.options.source_bucket),
+            Side::Destination => (&self.client, &self.options.destination_bucket),
         }
     }
 
@@ -90,7 +105,9 @@ impl ObjectStore for S3Store {
             .bucket(&self.options.destination_bucket)
             .key(&route.destination_key)
             .set_storage_class(self.options.storage_class.clone());
-        if self.options.conditional_copy {
+        if let Some(ours) = &self.replaces {
+            request = request.if_match(ours);
+        } else if self.options.conditional_copy {
             request = request.if_none_match("*");
         } else {
             self.refuse_if_taken(route).await?;

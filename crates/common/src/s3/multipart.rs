@@ -27,7 +27,7 @@ pub(super) async fn copy(store: &S3Store, route: &Route) -> Result<Copied, Store
             message: format!("the store refuses to copy this object of {size} bytes"),
         });
     }
-    if !store.options.conditional_copy {
+    if !store.options.conditional_copy && store.replaces.is_none() {
         store.refuse_if_taken(route).await?;
     }
     let upload = create(store, route, &source).await?;
@@ -111,14 +111,15 @@ async fn fill(
         .buffered(PARTS_IN_FLIGHT)
         .try_collect()
         .await?;
-    let condition = store.options.conditional_copy.then(|| "*".to_owned());
+    let only_new = store.options.conditional_copy && store.replaces.is_none();
     let output = store
         .client
         .complete_multipart_upload()
         .bucket(&store.options.destination_bucket)
         .key(&route.destination_key)
         .upload_id(upload)
-        .set_if_none_match(condition)
+        .set_if_none_match(only_new.then(|| "*".to_owned()))
+        .set_if_match(store.replaces.clone())
         .multipart_upload(
             CompletedMultipartUpload::builder()
                 .set_parts(Some(parts))

@@ -30,6 +30,12 @@ pub(super) fn s3_error(status: u16, code: &str, message: &str, details: &str) ->
     answer(status, "application/xml", document)
 }
 
+/// An S3 answer.
+pub(super) fn s3_document(document: &str) -> Answer {
+    let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+    answer(200, "application/xml", format!("{head}{document}"))
+}
+
 fn sqs_error(status: u16, code: &str, message: &str) -> Answer {
     let fault = if status < 500 { "Sender" } else { "Receiver" };
     let body = json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": message });

@@ -71,7 +71,18 @@ impl Backend {
     pub(super) fn size_bytes(&self, place: &Place) -> Option<u64> {
         let accounts = self.objects.read();
         let bucket = accounts.get(ACCOUNT)?.buckets.get(&place.bucket)?;
-        bucket.objects.get(&place.key).map(|object| object.size)
+        let object = bucket.objects.get(&place.key);
+        let object = object.filter(|object| !object.is_delete_marker);
+        object.map(|object| object.size)
+    }
+
+    /// The ETag of the object there, without quotes, if there is one.
+    pub(super) fn etag(&self, place: &Place) -> Option<String> {
+        let accounts = self.objects.read();
+        let bucket = accounts.get(ACCOUNT)?.buckets.get(&place.bucket)?;
+        let object = bucket.objects.get(&place.key);
+        let object = object.filter(|object| !object.is_delete_marker);
+        object.map(|object| object.etag.clone())
     }
 
     /// How many objects are in this bucket.

@@ -21,7 +21,7 @@ use super::partial::Divided;
 use super::receives::Receives;
 use super::requests::Requests;
 use super::watch::Watch;
-use super::{stale, watch};
+use super::{condition, stale, watch};
 
 /// Enough that two keys seldom wait for each other.
 const LOCKS: usize = 256;
@@ -198,7 +198,11 @@ impl Front {
         if let Some(refusal) = self.refuse(operation, call.request.headers()) {
             return refusal;
         }
-        let given = self.backend.perform(call).await;
+        let given = if operation.name == "DeleteObjects" && self.options.conditional_copy {
+            condition::remove_many(&self.backend, operation, call).await
+        } else {
+            self.backend.perform(call).await
+        };
         let given = self.receives.note(operation, given).await;
         stale::forgive(operation, given).await
     }
@@ -220,7 +224,11 @@ impl Front {
             && self.options.conditional_copy
             && self.backend.size_bytes(&operation.place).is_some()
         {
-            return Some(precondition_failed());
+            return Some(precondition_failed("If-None-Match"));
+        }
+        if self.options.conditional_copy && condition::is_another(&self.backend, operation, headers)
+        {
+            return Some(precondition_failed("If-Match"));
         }
         let limit = self.options.copy_limit_bytes;
         let size = operation
@@ -236,13 +244,13 @@ async fn buffered(body: Body) -> (Bytes, Body) {
     (bytes.clone(), Body::from(bytes))
 }
 
-fn precondition_failed() -> Answer {
+fn precondition_failed(condition: &str) -> Answer {
     let message = "At least one of the pre-conditions you specified did not hold";
     answer::s3_error(
         412,
         "PreconditionFailed",
         message,
-        "<Condition>If-None-Match</Condition>",
+        &format!("<Condition>{condition}</Condition>"),
     )
 }
 

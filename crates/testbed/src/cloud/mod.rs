@@ -2,6 +2,7 @@
 
 mod answer;
 mod backend;
+mod condition;
 mod fault;
 mod front;
 mod limit;
@@ -34,7 +35,7 @@ use server::Server;
 /// How the stand-ins behave.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Whether `CopyObject` honours `If-None-Match: *`, as S3 does; some stores ignore it.
+    /// Whether `CopyObject` and `DeleteObjects` honour conditions, as S3 does; some stores ignore them.
     pub conditional_copy: bool,
     /// The largest source that `CopyObject` copies, in bytes; S3's limit is 5 GiB.
     pub copy_limit_bytes: u64,

@@ -17,6 +17,7 @@ mod operate;
 mod outage;
 mod plan;
 mod policies;
+mod proof;
 mod rig;
 mod second_pair;
 mod secrets;

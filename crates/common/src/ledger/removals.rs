@@ -1,0 +1,261 @@
+//! The ledger's side of clean: which objects may go, which rows still name them, and what became of them.
+//!
+//! ```text
+//!   marked ── removing_at ── (DeleteObjects) ── removed_at
+//!     │            └─ killed here: the next clean looks whether the object is there
+//!     └─ left_because
+//! ```
+
+use sqlx::AssertSqlSafe;
+
+use super::{Ledger, patiently, within};
+use crate::catalog::CatalogError;
+
+/// An object that is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// The path that named it.
+    pub path: String,
+    /// Its key.
+    pub object_key: String,
+    /// The ETag it must have.
+    pub etag: String,
+    /// For a source: its copy's ETag.
+    pub copy_etag: Option<String>,
+    /// Its size in bytes, where it is known.
+    pub size_bytes: Option<i64>,
+    /// Whether an earlier clean was about to remove it.
+    pub is_in_removal: bool,
+    /// Whether it may go by what this clean was asked for; an earlier one may have been asked for more.
+    pub is_marked: bool,
+}
+
+/// What became of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It is gone, behind this delete marker where its bucket keeps versions.
+    Removed(Option<String>),
+    /// It stays, and why.
+    Left(String),
+}
+
+/// The moves of the run, by whether their sources may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Eligible {
+    /// Moves whose source is there, as far as we did not remove it.
+    pub moves: i64,
+    /// Of these: not verified since they were made.
+    pub unverified: i64,
+    /// Of these: verified, but made too short a time ago.
+    pub young: i64,
+    /// Objects that are marked to go.
+    pub objects: i64,
+    /// Their bytes.
+    pub bytes: i64,
+}
+
+/// Drops marks of an earlier look. Those of a removal that was cut off stay.
+const UNMARK: &str = "DELETE FROM bucket_brigade.removals
+    WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL AND removing_at IS NULL";
+
+/// A source may go when each of the moves off it is verified and old enough: several rows can share it.
+/// `$1` run, `$2` age in seconds, `$3` operator, `$4` bucket, `$5` key prefix, `$6` characters of the path
+/// prefix. A source that was removed before is not looked at again, unless something moved off it since.
+const MARK_SOURCES: &str = "WITH kept AS (
+    SELECT m.* FROM bucket_brigade.moves m LEFT JOIN bucket_brigade.removals r
+        ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path
+     WHERE m.run_id = $1 AND (r.removed_at >= m.moved_at) IS NOT TRUE
+), sources AS (
+    SELECT old_path, min(source_etag) AS etag, min(etag) AS copy_etag, max(size_bytes) AS size_bytes,
+           count(*) AS moved_rows
+      FROM kept GROUP BY old_path
+    HAVING bool_and(coalesce(verified_at > moved_at AND moved_at <= now() - make_interval(secs => $2)
+                             AND source_etag IS NOT NULL, false))
+       AND min(source_etag) = max(source_etag) AND min(etag) = max(etag)
+)
+INSERT INTO bucket_brigade.removals AS r
+       (run_id, is_orphan, path, bucket, object_key, etag, copy_etag, size_bytes, moved_rows, operator)
+SELECT $1, false, old_path, $4, $5 || substr(old_path, $6 + 1), etag, copy_etag, size_bytes, moved_rows, $3
+  FROM sources
+ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
+    etag = excluded.etag, copy_etag = excluded.copy_etag, size_bytes = excluded.size_bytes,
+    moved_rows = excluded.moved_rows, operator = excluded.operator, delete_marker = NULL,
+    removing_at = CASE WHEN r.removed_at IS NULL THEN r.removing_at END, removed_at = NULL,
+    left_because = NULL";
+
+/// `$1` run, `$2` age in seconds, `$3` operator, `$4` bucket.
+const MARK_ORPHANS: &str = "INSERT INTO bucket_brigade.removals AS r
+       (run_id, is_orphan, path, bucket, object_key, etag, operator)
+SELECT run_id, true, new_path, $4, destination_key, etag, $3 FROM bucket_brigade.orphans
+ WHERE run_id = $1 AND seen_at <= now() - make_interval(secs => $2)
+ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
+    etag = excluded.etag, operator = excluded.operator, delete_marker = NULL,
+    removing_at = CASE WHEN r.removed_at IS NULL THEN r.removing_at END, removed_at = NULL,
+    left_because = NULL";
+
+const COUNT: &str = "SELECT count(*),
+       count(*) FILTER (WHERE (m.verified_at > m.moved_at) IS NOT TRUE),
+       count(*) FILTER (WHERE m.verified_at > m.moved_at
+                          AND m.moved_at > now() - make_interval(secs => $2))
+    FROM bucket_brigade.moves m LEFT JOIN bucket_brigade.removals r
+      ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path
+   WHERE m.run_id = $1 AND (r.removed_at >= m.moved_at) IS NOT TRUE";
+
+const MARKED: &str = "SELECT count(*), coalesce(sum(size_bytes), 0)::bigint
+    FROM bucket_brigade.removals WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL";
+
+/// `$1` run, `$2` whether orphans, `$3` cursor, `$4` size, `$5` operator.
+const PAGE: &str = "SELECT path, object_key, etag, copy_etag, size_bytes, removing_at IS NOT NULL,
+           operator = $5
+    FROM bucket_brigade.removals
+    WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL AND path AFTER $3
+    ORDER BY path LIMIT $4";
+
+const REMOVING: &str = "UPDATE bucket_brigade.removals SET removing_at = now(), left_because = NULL
+    WHERE run_id = $1 AND is_orphan = $2 AND path = ANY ($3)";
+
+/// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
+/// operator. An orphan that is gone is none any more.
+const END: &str = "WITH input AS (
+    SELECT * FROM unnest($3::text[], $4::boolean[], $5::text[], $6::text[])
+        AS i (path, is_gone, delete_marker, left_because)
+), ended AS (
+    UPDATE bucket_brigade.removals r SET
+        removed_at = CASE WHEN i.is_gone THEN now() END, delete_marker = i.delete_marker,
+        removing_at = CASE WHEN i.is_gone THEN coalesce(r.removing_at, now()) END,
+        left_because = i.left_because
+      FROM input i WHERE r.run_id = $1 AND r.is_orphan = $2 AND r.path = i.path
+), no_orphan AS (
+    DELETE FROM bucket_brigade.orphans o USING input i
+     WHERE $2 AND i.is_gone AND o.run_id = $1 AND o.new_path = i.path RETURNING 1
+)
+INSERT INTO bucket_brigade.counters AS c (run_id, worker, orphans)
+SELECT $1, $7, -(SELECT count(*) FROM no_orphan)
+ON CONFLICT (run_id, worker) DO UPDATE SET orphans = c.orphans + excluded.orphans, seen_at = now()";
+
+/// A row of [`PAGE`].
+type Paged = (
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<i64>,
+    bool,
+    bool,
+);
+
+impl Ledger {
+    /// Marks what may go: sources of moves older than `age_seconds`, or orphans as old. Not under the
+    /// statement timeout: it reads all moves.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn mark_removals(
+        &self,
+        orphans: bool,
+        bucket: &str,
+        age_seconds: f64,
+    ) -> Result<(), CatalogError> {
+        let unmark = sqlx::query(UNMARK).bind(self.run_id).bind(orphans);
+        patiently(unmark.execute(&self.pool)).await?;
+        let sql = if orphans { MARK_ORPHANS } else { MARK_SOURCES };
+        let query = sqlx::query(sql).bind(self.run_id).bind(age_seconds);
+        let mut query = query.bind(&*self.worker).bind(bucket);
+        if !orphans {
+            let characters = self.rule.old_prefix().chars().count();
+            query = query.bind(self.rule.source_key_prefix());
+            query = query.bind(i32::try_from(characters).unwrap_or(i32::MAX));
+        }
+        patiently(query.execute(&self.pool)).await.map(drop)
+    }
+
+    /// Counts the moves by whether their sources may go, and what is marked. It reads all moves.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn count_eligible(
+        &self,
+        orphans: bool,
+        age_seconds: f64,
+    ) -> Result<Eligible, CatalogError> {
+        let query = sqlx::query_as(COUNT).bind(self.run_id).bind(age_seconds);
+        let (moves, unverified, young) = patiently(query.fetch_one(&self.pool)).await?;
+        let query = sqlx::query_as(MARKED).bind(self.run_id).bind(orphans);
+        let (objects, bytes) = patiently(query.fetch_one(&self.pool)).await?;
+        Ok(Eligible {
+            moves,
+            unverified,
+            young,
+            objects,
+            bytes,
+        })
+    }
+
+    /// The next marked objects, by path.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn removals(
+        &self,
+        orphans: bool,
+        cursor: Option<&str>,
+        size: i64,
+    ) -> Result<Vec<Removal>, CatalogError> {
+        let sql = PAGE.replace("AFTER", if cursor.is_none() { ">=" } else { ">" });
+        let query = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(self.run_id)
+            .bind(orphans);
+        let query = query.bind(cursor.unwrap_or_default()).bind(size);
+        let query = query.bind(&*self.worker);
+        let found: Vec<Paged> = within(query.fetch_all(&self.pool)).await?;
+        let removal =
+            |(path, object_key, etag, copy_etag, size_bytes, in_removal, marked)| Removal {
+                path,
+                object_key,
+                etag,
+                copy_etag,
+                size_bytes,
+                is_in_removal: in_removal,
+                is_marked: marked,
+            };
+        Ok(found.into_iter().map(removal).collect())
+    }
+
+    /// Writes down that these are removed from now on.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn removing(&self, orphans: bool, paths: &[&str]) -> Result<(), CatalogError> {
+        let query = sqlx::query(REMOVING).bind(self.run_id).bind(orphans);
+        within(query.bind(paths).execute(&self.pool))
+            .await
+            .map(drop)
+    }
+
+    /// Writes down what became of them.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn end_removals(
+        &self,
+        orphans: bool,
+        endings: &[(Removal, Ending)],
+    ) -> Result<(), CatalogError> {
+        let paths = endings.iter().map(|(removal, _)| removal.path.as_str());
+        let is_gone = |(_, ending): &(_, Ending)| matches!(ending, Ending::Removed(_));
+        let markers = endings.iter().map(|(_, ending)| match ending {
+            Ending::Removed(marker) => marker.as_deref(),
+            Ending::Left(_) => None,
+        });
+        let reasons = endings.iter().map(|(_, ending)| match ending {
+            Ending::Removed(_) => None,
+            Ending::Left(reason) => Some(reason.as_str()),
+        });
+        let query = sqlx::query(END).bind(self.run_id).bind(orphans);
+        let query = query.bind(paths.collect::<Vec<_>>());
+        let query = query.bind(endings.iter().map(is_gone).collect::<Vec<_>>());
+        let query = query.bind(markers.collect::<Vec<_>>());
+        let query = query.bind(reasons.collect::<Vec<_>>()).bind(&*self.worker);
+        within(query.execute(&self.pool)).await.map(drop)
+    }
+}

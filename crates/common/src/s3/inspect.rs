@@ -1,0 +1,59 @@
+//! Looking at an object by a HEAD.
+
+use async_trait::async_trait;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::ServerSideEncryption;
+
+use super::{S3Store, bare_etag};
+use crate::object_store::StoreError;
+use crate::objects::{Inspect, Side, Stat};
+
+#[async_trait]
+impl Inspect for S3Store {
+    async fn stat(&self, side: Side, key: &str) -> Result<Option<Stat>, StoreError> {
+        let (client, bucket) = self.at(side);
+        let head = self.head(client, bucket, key).await?;
+        Ok(head.as_ref().map(stat))
+    }
+}
+
+fn stat(head: &HeadObjectOutput) -> Stat {
+    let etag = bare_etag(head.e_tag().unwrap_or_default()).to_owned();
+    Stat {
+        is_md5: is_md5(head, &etag),
+        etag,
+        size_bytes: head.content_length.unwrap_or(0),
+        modified_seconds: head.last_modified.map_or(0, |at| at.secs()),
+    }
+}
+
+/// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
+fn is_md5(head: &HeadObjectOutput, etag: &str) -> bool {
+    let is_plain = match &head.server_side_encryption {
+        None => true,
+        Some(kind) => *kind == ServerSideEncryption::Aes256,
+    };
+    is_plain
+        && head.sse_customer_algorithm.is_none()
+        && etag.len() == 32
+        && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_md5_tells_of_the_bytes() {
+        let md5 = "d41d8cd98f00b204e9800998ecf8427e";
+        let head = |etag: &str| {
+            let head = HeadObjectOutput::builder().e_tag(format!("\"{etag}\""));
+            head.content_length(3)
+        };
+        assert!(stat(&head(md5).build()).is_md5);
+        assert!(!stat(&head(&format!("{md5}-2")).build()).is_md5);
+        let kms = head(md5).server_side_encryption(ServerSideEncryption::AwsKms);
+        assert!(!stat(&kms.build()).is_md5);
+        assert!(!stat(&head(md5).sse_customer_algorithm("AES256").build()).is_md5);
+    }
+}

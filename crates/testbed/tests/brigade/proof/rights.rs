@@ -1,0 +1,139 @@
+//! What the commands that write ask of S3 beyond those that look is what `operator-write.json` grants, each
+//! right and not one more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bucket_brigade_testbed::{Effect, Fault};
+use serde_json::Value;
+
+use crate::rig::{Rig, eventually};
+
+const SOURCE: &str = "arn:aws:s3:::SOURCE_BUCKET/SOURCE_KEY_PREFIX*";
+const DESTINATION: &str = "arn:aws:s3:::DESTINATION_BUCKET/DESTINATION_KEY_PREFIX*";
+const BUCKETS: [&str; 2] = [
+    "arn:aws:s3:::SOURCE_BUCKET",
+    "arn:aws:s3:::DESTINATION_BUCKET",
+];
+
+/// An action on a resource.
+type Right = (String, String);
+
+/// Which side a command writes to, and copies to.
+#[derive(Clone, Copy)]
+enum Writes {
+    Source,
+    Destination,
+}
+
+fn right(action: &str, resource: &str) -> Right {
+    (format!("s3:{action}"), resource.to_owned())
+}
+
+/// Source: Amazon S3 User Guide, "Required permissions for Amazon S3 API operations"; a condition on an
+/// ETag needs `s3:GetObject` too, which whoever looks has.
+fn needed(operation: &str, writes: Writes) -> Vec<Right> {
+    let (to, from, bucket) = match writes {
+        Writes::Source => (SOURCE, DESTINATION, BUCKETS[0]),
+        Writes::Destination => (DESTINATION, SOURCE, BUCKETS[1]),
+    };
+    match operation {
+        "HeadBucket" => BUCKETS.map(|bucket| right("ListBucket", bucket)).to_vec(),
+        "HeadObject" | "GetObject" => {
+            vec![right("GetObject", SOURCE), right("GetObject", DESTINATION)]
+        }
+        "GetBucketVersioning" => vec![right("GetBucketVersioning", bucket)],
+        "DeleteObjects" | "DeleteObject" => vec![right("DeleteObject", to)],
+        "CopyObject" => vec![
+            right("GetObject", from),
+            right("GetObjectTagging", from),
+            right("PutObject", to),
+            right("PutObjectTagging", to),
+        ],
+        other => panic!("nobody knows what right {other} needs"),
+    }
+}
+
+fn granted(policy: &str) -> BTreeSet<Right> {
+    let policy: Value = serde_json::from_str(policy).unwrap();
+    let list = |value: &Value| match value {
+        Value::Array(many) => many
+            .iter()
+            .map(|one| one.as_str().unwrap().to_owned())
+            .collect(),
+        one => vec![one.as_str().unwrap().to_owned()],
+    };
+    let mut granted = BTreeSet::new();
+    for statement in policy["Statement"].as_array().unwrap() {
+        for action in list(&statement["Action"]) {
+            for resource in list(&statement["Resource"]) {
+                assert!(
+                    granted.insert((action.clone(), resource)),
+                    "granted twice: {action}"
+                );
+            }
+        }
+    }
+    granted
+}
+
+/// The operations on S3 that a command adds to those counted before.
+struct Counted(BTreeMap<String, u64>);
+
+impl Counted {
+    fn now(rig: &Rig) -> Self {
+        Self(rig.cloud.requests().snapshot_by("feeder"))
+    }
+
+    fn rights(&self, rig: &Rig, writes: Writes) -> Vec<Right> {
+        let now = rig.cloud.requests().snapshot_by("feeder").into_iter();
+        let new = now.filter(|(name, count)| self.0.get(name) != Some(count));
+        let new = new.filter(|(name, _)| !name.contains("Queue") && !name.contains("Message"));
+        new.flat_map(|(name, _)| needed(&name, writes)).collect()
+    }
+}
+
+#[tokio::test]
+async fn the_commands_that_write_use_every_right_and_no_other() {
+    let rig = Rig::new().await;
+    let ids = rig.moved(3).await;
+    let mut used = BTreeSet::new();
+
+    rig.object("images-old", "image/0.png", b"newer").await;
+    let before = Counted::now(&rig);
+    assert_eq!(rig.tell(&["verify", "--recopy"]).await.code, 0);
+    used.extend(before.rights(&rig, Writes::Destination));
+
+    let slow = Fault::new("DeleteObjects", Effect::Delay(Duration::from_secs(1)));
+    let slow = rig.cloud.inject(slow);
+    let before = Counted::now(&rig);
+    let mut clean = rig.begin(&["clean", "--older-than", "0s", "--confirm", "images-old"]);
+    eventually("the removal", async || slow.hits() > 0).await;
+    rig.set_path(&ids[0], "image/0.png").await;
+    assert_eq!(clean.wait().await.unwrap().code(), Some(2));
+    used.extend(before.rights(&rig, Writes::Source));
+    drop(slow);
+
+    rig.sql("INSERT INTO bucket_brigade.orphans (run_id, destination_key, new_path, etag, row_id)
+             SELECT 1, new_path, new_path, etag, row_id FROM bucket_brigade.moves WHERE row_id <> '';
+             DELETE FROM images").await;
+    let before = Counted::now(&rig);
+    assert_eq!(
+        rig.tell(&["clean", "--orphans", "--confirm", "images-new"])
+            .await
+            .code,
+        0
+    );
+    used.extend(before.rights(&rig, Writes::Destination));
+
+    let looks = granted(include_str!("../../../../../deploy/policies/operator.json"));
+    let mut writes = granted(include_str!(
+        "../../../../../deploy/policies/operator-write.json"
+    ));
+    // Objects above 5 GiB alone are copied in parts, which may have to be given up.
+    for resource in [SOURCE, DESTINATION] {
+        assert!(writes.remove(&right("AbortMultipartUpload", resource)));
+    }
+    let beyond: BTreeSet<Right> = used.difference(&looks).cloned().collect();
+    assert_eq!(beyond, writes);
+}

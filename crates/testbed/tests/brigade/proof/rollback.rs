@@ -1,0 +1,208 @@
+//! rollback: which rows go back, which stay and why, and that they can move again.
+
+use std::time::Duration;
+
+use bucket_brigade_testbed::{Effect, Fault};
+
+use crate::rig::{Rig, eventually, sha};
+
+#[tokio::test]
+async fn rows_go_back_and_can_move_again() {
+    let rig = Rig::new().await;
+    let mut ids = rig.images(3).await;
+    ids.push(rig.row("image/0.png").await);
+    rig.migrate().await;
+    let told = rig.tell(&["rollback", "--all"]).await;
+    assert_eq!((told.code, told.number("rolled_back")), (0, 4));
+    assert_eq!(
+        (told.json["done"].as_bool(), rig.count("moves").await),
+        (Some(false), 4),
+        "only told"
+    );
+    let told = rig.tell(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((told.code, told.number("rolled_back")), (0, 4));
+    assert_eq!(rig.path_of(&ids[3]).await.unwrap(), "image/0.png");
+    assert_eq!(
+        (rig.count("moves").await, rig.count("rollbacks").await),
+        (0, 4)
+    );
+    // The copies have no row now; three, because two rows share one.
+    assert_eq!(rig.count("orphans").await, 3);
+    rig.counts_agree().await;
+    let again = rig.tell(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((again.code, again.number("rolled_back")), (0, 0));
+    rig.migrate().await;
+    assert_eq!(
+        (rig.count("moves").await, rig.count("orphans").await),
+        (4, 0)
+    );
+    for id in &ids {
+        assert!(rig.path_of(id).await.unwrap().starts_with("avatar/"));
+    }
+    rig.counts_agree().await;
+}
+
+#[tokio::test]
+async fn what_must_stay_stays_and_is_told() {
+    let rig = Rig::new().await;
+    let ids = rig.moved(8).await;
+    rig.object("images-new", "avatar/0.png", b"the application's")
+        .await;
+    rig.remove("images-new", "avatar/1.png").await;
+    rig.remove("images-old", "image/2.png").await;
+    rig.set_path(&ids[3], "elsewhere/3.png").await;
+    rig.sql(&format!("DELETE FROM images WHERE id = {}", ids[4]))
+        .await;
+    rig.sql(&format!(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;
+         CREATE TRIGGER no BEFORE UPDATE ON images FOR EACH ROW WHEN (old.id = {}) EXECUTE FUNCTION no()",
+        ids[5]
+    ))
+    .await;
+    let mut transaction = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM images WHERE id::text = $1 FOR UPDATE")
+        .bind(&ids[6])
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let told = rig.tell(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((told.code, told.number("rolled_back")), (2, 1));
+    let reason = |number: usize| told.of("left_alone", &ids[number], "reason");
+    assert_eq!(reason(0), "copy_replaced");
+    assert_eq!(reason(1), "copy_gone");
+    assert_eq!(reason(2), "source_gone");
+    assert_eq!(reason(3), "changed");
+    assert_eq!(reason(4), "deleted");
+    assert_eq!(reason(5), "refused");
+    assert_eq!(reason(6), "locked");
+    assert_eq!(told.json["left_alone_by_reason"]["locked"], 1);
+    transaction.rollback().await.unwrap();
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
+    assert_eq!(rig.path_of(&ids[3]).await.unwrap(), "elsewhere/3.png");
+    assert_eq!(rig.path_of(&ids[7]).await.unwrap(), "image/7.png");
+    assert_eq!(
+        (rig.count("moves").await, rig.count("rollbacks").await),
+        (7, 1)
+    );
+    rig.counts_agree().await;
+    let seen = rig.command(&["rollback", "--all"]).await.log;
+    assert!(
+        seen.contains("1 left alone: the source does not exist any more"),
+        "{seen}"
+    );
+    assert!(
+        seen.contains("Nothing was changed. To do it, add --yes."),
+        "{seen}"
+    );
+}
+
+#[tokio::test]
+async fn some_rows_alone_by_id_or_time() {
+    let rig = Rig::new().await;
+    let ids = rig.moved(4).await;
+    rig.sql(&format!(
+        "UPDATE bucket_brigade.moves SET moved_at = now() - interval '3 hours' WHERE row_id IN ('{}', '{}')",
+        ids[0], ids[1]
+    ))
+    .await;
+    let both = format!("{},999999", ids[0]);
+    let told = rig.tell(&["rollback", "--ids", &both, "--yes"]).await;
+    assert_eq!((told.code, told.number("rolled_back")), (2, 1));
+    assert_eq!(told.of("left_alone", "999999", "reason"), "not_moved");
+    let told = rig.tell(&["rollback", "--since", "2h", "--yes"]).await;
+    assert_eq!((told.code, told.number("rolled_back")), (0, 2));
+    assert_eq!(rig.path_of(&ids[1]).await.unwrap(), "avatar/1.png");
+    let told = rig
+        .tell(&["rollback", "--since", "2020-01-01T00:00:00Z", "--yes"])
+        .await;
+    assert_eq!(told.number("rolled_back"), 1);
+    for wrong in [
+        &["--ids", "x"][..],
+        &["--since", "yesterday"],
+        &[],
+        &["--all", "--since", "2h"],
+    ] {
+        let ended = rig.command(&[&["rollback"], wrong].concat()).await;
+        assert_eq!(ended.code, Some(64), "{}", ended.log);
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_away_from_whoever_would_move_the_rows_again() {
+    let rig = Rig::new().await;
+    rig.moved(1).await;
+    let ledger = rig.open_run().await;
+    let feeder = ledger.lock_feeder().await.unwrap();
+    refused(&rig, "stop the feeder first").await;
+    drop(feeder);
+    rig.send("a message of somebody").await;
+    eventually("the message", async || rig.visible().await == 1).await;
+    refused(&rig, "1 messages wait in the queue").await;
+    let purge = rig.cloud.sqs().purge_queue().queue_url(&rig.queue.url);
+    purge.send().await.unwrap();
+    let other = ledger.lock_operator().await.unwrap();
+    refused(&rig, "another verify, rollback or clean").await;
+    drop(other);
+    eventually("the locks' end", async || {
+        rig.command(&["rollback", "--all", "--yes"]).await.code == Some(0)
+    })
+    .await;
+    assert_eq!(rig.count("rollbacks").await, 1);
+}
+
+/// A lock's end takes a moment to reach the server, so this may take more than one try.
+async fn refused(rig: &Rig, reason: &str) {
+    eventually(reason, async || {
+        let ended = rig.command(&["rollback", "--all", "--yes"]).await;
+        assert_eq!(ended.code, Some(75), "{}", ended.log);
+        ended.log.contains(reason)
+    })
+    .await;
+}
+
+/// The application replaces an image between the look at its copy and the compare-and-set.
+#[tokio::test]
+async fn an_image_replaced_in_that_very_moment_is_shown_again() {
+    let rig = Rig::new().await;
+    let ids = rig.moved(2).await;
+    let late = Fault::new("HeadObject", Effect::LateAnswer(Duration::from_secs(1)));
+    let late = late.caller("feeder").key_contains("avatar/0").times(1);
+    let late = rig.cloud.inject(late);
+    let mut rollback = rig.begin(&["rollback", "--all", "--yes"]);
+    eventually("the look at the copy", async || late.hits() > 0).await;
+    // The look has its answer, as of before this, a little later.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    rig.object("images-new", "avatar/0.png", b"the application's")
+        .await;
+    assert_eq!(rollback.wait().await.unwrap().code(), Some(2));
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
+    assert_eq!(rig.path_of(&ids[1]).await.unwrap(), "image/1.png");
+    assert_eq!(
+        rig.destination("avatar/0.png").await.unwrap(),
+        sha(b"the application's")
+    );
+    assert_eq!(
+        (rig.count("moves").await, rig.count("orphans").await),
+        (1, 1)
+    );
+    rig.counts_agree().await;
+}
+
+#[tokio::test]
+async fn a_move_whose_source_was_cleaned_cannot_be_undone() {
+    let rig = Rig::new().await;
+    let ids = rig.moved(2).await;
+    rig.sql("UPDATE images SET path = 'image/1.png' WHERE path = 'avatar/1.png'")
+        .await;
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let cleaned = rig
+        .tell(&["clean", "--older-than", "0s", "--confirm", "images-old"])
+        .await;
+    assert_eq!(cleaned.number("removed"), 1);
+    let told = rig.tell(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((told.code, told.number("rolled_back")), (2, 0));
+    assert_eq!(told.of("left_alone", &ids[0], "reason"), "source_removed");
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
+    // Verify knows that there is nothing to compare with any more.
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+}
