@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::observe::ObserveArgs;
 use bucket_brigade_common::settings::{
     MigrationArgs, MigrationSettings, Problems, SettingsError, positive, whole,
 };
 use bucket_brigade_common::telemetry::{LogArgs, LogSettings};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// Feeds the images still to move to the consumers: pages their rows out of Postgres and sends each
 /// to the queue, sweep after sweep, until nothing is left. Then it tells the outcome and exits.
@@ -22,6 +23,9 @@ use clap::Parser;
     after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app IMAGES_TABLE=images \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  SOURCE_BUCKET_NAME=old-images DESTINATION_BUCKET_NAME=new-images \\\n  OLD_PREFIX=image/ NEW_PREFIX=avatar/ feeder\n\nExit codes: 0 everything has moved; 1 unexpected error; 2 finished, but some rows could not be\nmoved (bucket_brigade.failures says why); 3 stopped by a signal before the end; 64 wrong settings;\n69 database or queue cannot be reached; 75 another feeder of this run is at work; 77 a right is\nmissing; 130 second signal."
 )]
 pub struct Args {
+    /// What else to do than to feed.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Feed until nothing is left, then tell the outcome and exit (the default)
     #[arg(long, conflicts_with = "watch")]
     once: bool,
@@ -36,6 +40,13 @@ pub struct Args {
     observe: ObserveArgs,
     #[command(flatten)]
     logs: LogArgs,
+}
+
+/// What a feeder can do besides its work.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Ask the feeder that runs on this machine or in this container for its health
+    Healthcheck(HealthcheckArgs),
 }
 
 #[derive(Debug, clap::Args)]

@@ -5,6 +5,7 @@ pub mod aws;
 pub mod backoff;
 pub mod catalog;
 pub mod exit;
+pub mod healthcheck;
 pub mod ledger;
 pub mod message;
 pub mod object_store;
