@@ -91,11 +91,8 @@ def documented(file, words):
     return rights(json.loads(text)["Statement"])
 
 
-class TemplateTest(unittest.TestCase):
-    def setUp(self):
-        self.mock = mock_aws()
-        self.mock.start()
-        self.addCleanup(self.mock.stop)
+class Deployed(unittest.TestCase):
+    """What the tests look at the deployed stack with."""
 
     def words(self, queue_arn, source="image/", destination="avatar/"):
         return [
@@ -126,6 +123,21 @@ class TemplateTest(unittest.TestCase):
         policies = scaling.describe_scaling_policies(ServiceNamespace="ecs")["ScalingPolicies"]
         return target, {policy["PolicyName"]: policy for policy in policies}
 
+    def environment(self, task):
+        container = self.task(task)["containerDefinitions"][0]
+        return {pair["name"]: pair["value"] for pair in container["environment"]}
+
+
+class DefaultsTest(Deployed):
+    """The stack as it is with nothing but what must be given."""
+
+    @classmethod
+    def setUpClass(cls):
+        mock = mock_aws()
+        mock.start()
+        cls.addClassCleanup(mock.stop)
+        cls.stack = deploy()
+
     def test_it_fits_into_one_command(self):
         # More would need a bucket to upload it to; and CloudFormation refuses aliases.
         text = TEMPLATE.read_text()
@@ -133,7 +145,7 @@ class TemplateTest(unittest.TestCase):
         self.assertNotRegex(text, r"(?m)(: |- )[&*][a-z]")
 
     def test_the_queue_and_its_dead_letter_queue(self):
-        stack = deploy()
+        stack = self.stack
         queue, dead = self.queue(stack["Queue"]), self.queue(stack["DeadLetterQueue"])
         redrive = json.loads(queue["RedrivePolicy"])
         self.assertEqual(redrive["deadLetterTargetArn"], dead["QueueArn"])
@@ -143,7 +155,7 @@ class TemplateTest(unittest.TestCase):
         self.assertNotIn("FifoQueue", queue)
 
     def test_each_program_may_do_what_it_does_and_no_more(self):
-        stack = deploy()
+        stack = self.stack
         words = self.words(self.queue(stack["Queue"])["QueueArn"])
         feeder = rights(statements(stack["FeederTaskRole"]))
         self.assertEqual(feeder, documented("feeder.json", words))
@@ -152,6 +164,98 @@ class TemplateTest(unittest.TestCase):
         self.assertIn({"name": "CONDITIONAL_COPY", "value": "on"}, consumer["environment"])
         expected = {right for right in documented("consumer.json", words) if right[0] != "s3:DeleteObject"}
         self.assertEqual(rights(statements(stack["ConsumerTaskRole"])), expected)
+
+    def test_only_tasks_of_this_account_may_take_the_roles(self):
+        stack = self.stack
+        for role in ("FeederTaskRole", "ConsumerTaskRole", "FeederExecutionRole", "ConsumerExecutionRole"):
+            trust = client("iam").get_role(RoleName=stack[role])["Role"]["AssumeRolePolicyDocument"]["Statement"]
+            self.assertEqual([statement["Principal"] for statement in trust], [{"Service": "ecs-tasks.amazonaws.com"}])
+            self.assertIn("aws:SourceAccount", trust[0]["Condition"]["StringEquals"])
+
+    def test_each_program_starts_with_its_own_secret_and_log(self):
+        stack = self.stack
+        for program in ("Feeder", "Consumer"):
+            container = self.task(stack[f"{program}Task"])["containerDefinitions"][0]
+            granted = rights(statements(stack[f"{program}ExecutionRole"]))
+            secrets = {right[1] for right in granted if right[0] == "secretsmanager:GetSecretValue"}
+            self.assertEqual(len(secrets), 1)
+            taken = {secret["name"]: secret["valueFrom"] for secret in container["secrets"]}
+            self.assertEqual(
+                taken, {"PGUSER": f"{min(secrets)}:username::", "PGPASSWORD": f"{min(secrets)}:password::"}
+            )
+            group = container["logConfiguration"]["options"]["awslogs-group"]
+            kept = client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"]
+            self.assertEqual([log["retentionInDays"] for log in kept], [30])
+            self.assertTrue(any(right[0] == "logs:PutLogEvents" and group in right[1] for right in granted))
+            self.assertFalse([right for right in granted if right[1] == "*" and right[0] != "ecr:GetAuthorizationToken"])
+
+    def test_the_tasks(self):
+        stack = self.stack
+        for program in ("feeder", "consumer"):
+            task = self.task(stack[f"{program.capitalize()}Task"])
+            self.assertEqual(task["networkMode"], "awsvpc")
+            self.assertEqual(task["requiresCompatibilities"], ["FARGATE"])
+            self.assertEqual(task["runtimePlatform"], {"cpuArchitecture": "ARM64", "operatingSystemFamily": "LINUX"})
+            (container,) = task["containerDefinitions"]
+            self.assertTrue(container["readonlyRootFilesystem"])
+            self.assertEqual(container["user"], "65532:65532")
+            self.assertEqual(container["linuxParameters"], {"capabilities": {"drop": ["ALL"]}})
+            self.assertEqual(
+                container["healthCheck"]["command"], ["CMD", f"/usr/local/bin/{program}", "healthcheck", "--alive"]
+            )
+            self.assertLessEqual(container["stopTimeout"], 120)
+        grace = self.environment(stack["ConsumerTask"])["SHUTDOWN_GRACE"]
+        self.assertLess(int(grace.rstrip("s")), container["stopTimeout"])
+
+    def test_every_setting_is_one(self):
+        stack = self.stack
+        for program in ("feeder", "consumer"):
+            environment = set(self.environment(stack[f"{program.capitalize()}Task"]))
+            secrets = {"PGUSER", "PGPASSWORD"}
+            self.assertEqual(environment - settings.known(program), set())
+            self.assertEqual(settings.required(program) - environment - secrets, set())
+            self.assertIn("PGHOST", environment)
+
+    def test_the_feeder_is_a_task_or_a_service(self):
+        stack = self.stack
+        self.assertNotIn("command", {key for key, value in self.task(stack["FeederTask"])["containerDefinitions"][0].items() if value})
+        self.assertEqual([service["serviceName"].split("-")[1] for service in self.services(stack)], ["ConsumerService"])
+        outputs = client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
+        command = {output["OutputKey"]: output["OutputValue"] for output in outputs}["RunFeeder"]
+        self.assertIn(stack["FeederTask"], command)
+        self.assertIn(stack["TaskSecurityGroup"], command)
+
+    def test_the_first_consumer_starts_and_the_last_one_ends(self):
+        stack = self.stack
+        _, policies = self.scaling()
+        alarms = self.alarms()
+        for alarm, policy, capacity in (
+            ("WorkWithoutConsumers", "first-consumer", 1),
+            ("NothingToDo", "last-consumer", 0),
+        ):
+            self.assertEqual(alarms[alarm]["AlarmActions"], [policies[policy]["PolicyARN"]])
+            steps = policies[policy]["StepScalingPolicyConfiguration"]
+            self.assertEqual(steps["AdjustmentType"], "ExactCapacity")
+            self.assertEqual([step["ScalingAdjustment"] for step in steps["StepAdjustments"]], [capacity])
+        # An exact capacity of 1 must not end those that run; messages in flight are work, too.
+        self.assertIn("IF(FILL(running, 0) > 0, 0, visible)", str(alarms["WorkWithoutConsumers"]["Metrics"]))
+        self.assertIn("visible + inflight", str(alarms["NothingToDo"]["Metrics"]))
+        cluster = client("ecs").describe_clusters(clusters=[stack["Cluster"]], include=["SETTINGS"])["clusters"][0]
+        self.assertEqual(cluster["settings"], [{"name": "containerInsights", "value": "enabled"}])
+
+    def test_none_of_them_unless_asked_for(self):
+        stack = self.stack
+        self.assertEqual(client("ec2").describe_vpc_endpoints()["VpcEndpoints"], [])
+        self.assertNotIn("DatabaseIngress", stack)
+
+
+class OptionsTest(Deployed):
+    """Stacks with one thing or another given."""
+
+    def setUp(self):
+        self.mock = mock_aws()
+        self.mock.start()
+        self.addCleanup(self.mock.stop)
 
     def test_rights_for_keys_of_ones_own(self):
         stack = deploy(
@@ -176,70 +280,6 @@ class TemplateTest(unittest.TestCase):
         environment = self.environment(stack["ConsumerTask"])
         self.assertEqual(environment["SOURCE_KEY_PREFIX"], "")
         self.assertEqual(environment["DESTINATION_KEY_PREFIX"], "pictures/")
-
-    def test_only_tasks_of_this_account_may_take_the_roles(self):
-        stack = deploy()
-        for role in ("FeederTaskRole", "ConsumerTaskRole", "FeederExecutionRole", "ConsumerExecutionRole"):
-            trust = client("iam").get_role(RoleName=stack[role])["Role"]["AssumeRolePolicyDocument"]["Statement"]
-            self.assertEqual([statement["Principal"] for statement in trust], [{"Service": "ecs-tasks.amazonaws.com"}])
-            self.assertIn("aws:SourceAccount", trust[0]["Condition"]["StringEquals"])
-
-    def test_each_program_starts_with_its_own_secret_and_log(self):
-        stack = deploy()
-        for program in ("Feeder", "Consumer"):
-            container = self.task(stack[f"{program}Task"])["containerDefinitions"][0]
-            granted = rights(statements(stack[f"{program}ExecutionRole"]))
-            secrets = {right[1] for right in granted if right[0] == "secretsmanager:GetSecretValue"}
-            self.assertEqual(len(secrets), 1)
-            taken = {secret["name"]: secret["valueFrom"] for secret in container["secrets"]}
-            self.assertEqual(
-                taken, {"PGUSER": f"{min(secrets)}:username::", "PGPASSWORD": f"{min(secrets)}:password::"}
-            )
-            group = container["logConfiguration"]["options"]["awslogs-group"]
-            kept = client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"]
-            self.assertEqual([log["retentionInDays"] for log in kept], [30])
-            self.assertTrue(any(right[0] == "logs:PutLogEvents" and group in right[1] for right in granted))
-            self.assertFalse([right for right in granted if right[1] == "*" and right[0] != "ecr:GetAuthorizationToken"])
-
-    def environment(self, task):
-        container = self.task(task)["containerDefinitions"][0]
-        return {pair["name"]: pair["value"] for pair in container["environment"]}
-
-    def test_the_tasks(self):
-        stack = deploy()
-        for program in ("feeder", "consumer"):
-            task = self.task(stack[f"{program.capitalize()}Task"])
-            self.assertEqual(task["networkMode"], "awsvpc")
-            self.assertEqual(task["requiresCompatibilities"], ["FARGATE"])
-            self.assertEqual(task["runtimePlatform"], {"cpuArchitecture": "ARM64", "operatingSystemFamily": "LINUX"})
-            (container,) = task["containerDefinitions"]
-            self.assertTrue(container["readonlyRootFilesystem"])
-            self.assertEqual(container["user"], "65532:65532")
-            self.assertEqual(container["linuxParameters"], {"capabilities": {"drop": ["ALL"]}})
-            self.assertEqual(
-                container["healthCheck"]["command"], ["CMD", f"/usr/local/bin/{program}", "healthcheck", "--alive"]
-            )
-            self.assertLessEqual(container["stopTimeout"], 120)
-        grace = self.environment(stack["ConsumerTask"])["SHUTDOWN_GRACE"]
-        self.assertLess(int(grace.rstrip("s")), container["stopTimeout"])
-
-    def test_every_setting_is_one(self):
-        stack = deploy()
-        for program in ("feeder", "consumer"):
-            environment = set(self.environment(stack[f"{program.capitalize()}Task"]))
-            secrets = {"PGUSER", "PGPASSWORD"}
-            self.assertEqual(environment - settings.known(program), set())
-            self.assertEqual(settings.required(program) - environment - secrets, set())
-            self.assertIn("PGHOST", environment)
-
-    def test_the_feeder_is_a_task_or_a_service(self):
-        stack = deploy()
-        self.assertNotIn("command", {key for key, value in self.task(stack["FeederTask"])["containerDefinitions"][0].items() if value})
-        self.assertEqual([service["serviceName"].split("-")[1] for service in self.services(stack)], ["ConsumerService"])
-        outputs = client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
-        command = {output["OutputKey"]: output["OutputValue"] for output in outputs}["RunFeeder"]
-        self.assertIn(stack["FeederTask"], command)
-        self.assertIn(stack["TaskSecurityGroup"], command)
 
     def test_the_feeder_as_a_service(self):
         stack = deploy(FeederMode="service")
@@ -271,24 +311,6 @@ class TemplateTest(unittest.TestCase):
         self.assertEqual(metrics["backlog"]["Expression"], "visible / running")
         self.assertEqual(metrics["visible"]["MetricStat"]["Metric"]["MetricName"], "ApproximateNumberOfMessagesVisible")
         self.assertEqual(metrics["running"]["MetricStat"]["Metric"]["Namespace"], "ECS/ContainerInsights")
-
-    def test_the_first_consumer_starts_and_the_last_one_ends(self):
-        stack = deploy()
-        _, policies = self.scaling()
-        alarms = self.alarms()
-        for alarm, policy, capacity in (
-            ("WorkWithoutConsumers", "first-consumer", 1),
-            ("NothingToDo", "last-consumer", 0),
-        ):
-            self.assertEqual(alarms[alarm]["AlarmActions"], [policies[policy]["PolicyARN"]])
-            steps = policies[policy]["StepScalingPolicyConfiguration"]
-            self.assertEqual(steps["AdjustmentType"], "ExactCapacity")
-            self.assertEqual([step["ScalingAdjustment"] for step in steps["StepAdjustments"]], [capacity])
-        # An exact capacity of 1 must not end those that run; messages in flight are work, too.
-        self.assertIn("IF(FILL(running, 0) > 0, 0, visible)", str(alarms["WorkWithoutConsumers"]["Metrics"]))
-        self.assertIn("visible + inflight", str(alarms["NothingToDo"]["Metrics"]))
-        cluster = client("ecs").describe_clusters(clusters=[stack["Cluster"]], include=["SETTINGS"])["clusters"][0]
-        self.assertEqual(cluster["settings"], [{"name": "containerInsights", "value": "enabled"}])
 
     def test_one_consumer_may_always_stay(self):
         deploy(MinConsumers="1")
@@ -329,11 +351,6 @@ class TemplateTest(unittest.TestCase):
         self.assertEqual([(door["FromPort"], door["UserIdGroupPairs"][0]["GroupId"]) for door in database], [(5432, stack["TaskSecurityGroup"])])
         tasks = ec2.describe_security_groups(GroupIds=[stack["TaskSecurityGroup"]])["SecurityGroups"][0]
         self.assertEqual(tasks["IpPermissions"], [])
-
-    def test_none_of_them_unless_asked_for(self):
-        stack = deploy()
-        self.assertEqual(client("ec2").describe_vpc_endpoints()["VpcEndpoints"], [])
-        self.assertNotIn("DatabaseIngress", stack)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ mod rig;
 mod second_pair;
 mod secrets;
 mod shutdown;
+mod stack;
 mod tls;
 mod twin;
 mod whole;
