@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sqlx::postgres::PgPool;
 
+use super::mark::{self, Mark};
 use super::surroundings::{QUEUE, Surroundings};
 use crate::checker::{Verdict, full_sweep};
 use crate::run::{moved, print, tell, tell_violations, writes_by};
@@ -27,6 +28,7 @@ struct End {
 
 pub(super) async fn live(surroundings: &Surroundings) -> Result<bool> {
     let application = &surroundings.application;
+    begin(surroundings).await?;
     let seeded = Arc::new(expected(application, &surroundings.seed)?);
     let to_do = seeded.count(Kind::ToMove);
     let rates = Rates {
@@ -41,6 +43,19 @@ pub(super) async fn live(surroundings: &Surroundings) -> Result<bool> {
     tell("Checking every row and every object …");
     let verdict = full_sweep(application, &seeded, &traffic.log).await?;
     judge(&verdict, &traffic, &end, &seeded)
+}
+
+/// What an earlier application wrote is not known here: it could not be told from a fault.
+async fn begin(surroundings: &Surroundings) -> Result<()> {
+    let (pool, table) = (
+        surroundings.application.pool(1).await?,
+        &surroundings.application.table.name,
+    );
+    ensure!(
+        mark::of(&pool, table).await? == Some(Mark::Seeded),
+        "an application has used these images before: begin anew with docker-compose down --volumes"
+    );
+    mark::set(&pool, table, Mark::Used).await
 }
 
 /// Until the feeder has finished and the queue is empty. Whatever is killed meanwhile comes back or

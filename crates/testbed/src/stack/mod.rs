@@ -4,6 +4,7 @@
 mod application;
 mod cloud;
 mod healthcheck;
+mod mark;
 mod seed;
 mod surroundings;
 

@@ -2,16 +2,13 @@
 //! cloud is new, table and ledger are made anew.
 
 use anyhow::{Result, bail};
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
+use super::mark::{self, Mark, execute};
 use super::surroundings::{QUEUE, Surroundings};
 use crate::cloud::CreateQueue;
 use crate::run::tell;
 use crate::seed::seed;
-
-/// What marks a table as ours to drop.
-const MARK: &str = "made by the testbed, which may drop it";
 
 pub(super) async fn make(surroundings: &Surroundings) -> Result<bool> {
     // The queue is made last: where it is, all else is.
@@ -25,14 +22,11 @@ pub(super) async fn make(surroundings: &Surroundings) -> Result<bool> {
         seed: images,
     } = surroundings;
     let pool = application.pool(1).await?;
-    forget(&pool, &application.table.name).await?;
+    let table = &application.table.name;
+    forget(&pool, table).await?;
     tell(&format!("Seeding {} images …", images.images));
     seed(application, images).await?;
-    execute(
-        &pool,
-        format!("COMMENT ON TABLE {} IS '{MARK}'", application.table.name),
-    )
-    .await?;
+    mark::set(&pool, table, Mark::Seeded).await?;
     pool.close().await;
     services.create_queue(QUEUE, CreateQueue::default()).await?;
     tell("Seeded.");
@@ -41,17 +35,14 @@ pub(super) async fn make(surroundings: &Surroundings) -> Result<bool> {
 
 /// Drops table and ledger of an earlier cloud, and nobody else's.
 async fn forget(pool: &PgPool, table: &str) -> Result<()> {
-    let (exists, is_ours): (bool, bool) = sqlx::query_as(
-        "SELECT to_regclass($1) IS NOT NULL, \
-                coalesce(obj_description(to_regclass($1), 'pg_class') = $2, false)",
-    )
-    .bind(table)
-    .bind(MARK)
-    .fetch_one(pool)
-    .await?;
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(table)
+        .fetch_one(pool)
+        .await?;
+    let is_ours = exists && mark::of(pool, table).await?.is_some();
     if exists && !is_ours {
         bail!(
-            "there is a table '{table}' that is not the testbed's: give it a database of its own"
+            "there is a table '{table}' that is not the testbed's: give it a database of its own, or begin anew with docker-compose down --volumes"
         );
     }
     if exists {
@@ -62,10 +53,5 @@ async fn forget(pool: &PgPool, table: &str) -> Result<()> {
         )
         .await?;
     }
-    Ok(())
-}
-
-async fn execute(pool: &PgPool, sql: String) -> Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await?;
     Ok(())
 }

@@ -85,8 +85,12 @@ async fn the_whole_job_as_in_the_compose_file() {
     let judged = end(&mut application).await;
     assert_eq!(judged.code, Some(0), "{}", judged.log);
     assert!(judged.log.contains("Everything that must hold held."));
-    // Started again, as docker-compose does with whatever has ended, it leaves all as it is.
+    // Started again, as docker-compose does with whatever has ended, seed leaves all as it is, and
+    // an application says that it cannot know what the first one wrote.
     assert!(stack.seed().await.contains("there already"));
+    let again = stack.run("stack", &["application"]).await;
+    assert_eq!(again.code, Some(1));
+    assert!(again.log.contains("before: begin anew"), "{}", again.log);
     // A new cloud has forgotten everything; Postgres has not.
     cloud.kill().await.unwrap();
     let _cloud = stack.cloud().await;
