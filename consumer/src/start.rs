@@ -92,7 +92,7 @@ async fn prepare(
         return Ok(None);
     };
     let store = open_store(s3, source_s3, settings).await?;
-    let witness = ledger.some_moved_path().await?;
+    let witness = patiently(async || ledger.some_moved_path().await).await?;
     if stop.is_cancelled() {
         return Ok(None);
     }
@@ -146,7 +146,8 @@ async fn find_run(
     let pool = ledger::pool(migration.database.clone(), CONNECTIONS);
     let mut told = false;
     while !stop.is_cancelled() {
-        let found = Ledger::find(pool.clone(), &migration.run, &settings.name).await?;
+        let find = async || Ledger::find(pool.clone(), &migration.run, &settings.name).await;
+        let found = patiently(find).await?;
         if found.is_some() {
             return Ok(found);
         }

@@ -6,12 +6,14 @@ use bucket_brigade_common::catalog::Catalog;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::Queue;
 use bucket_brigade_common::scope::{self, Scope};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
 use crate::drain::drain;
 use crate::persist::{Persist, Stopped};
 use crate::progress::Progress;
+use crate::rate::Rate;
 use crate::send::Send;
 use crate::settings::Pacing;
 use crate::sweep::Sweep;
@@ -99,6 +101,8 @@ impl Feed {
                 persist,
             },
             backlog: BacklogLimit::new(queue, self.pacing.max_backlog, progress, persist),
+            rate: Rate::unlimited(),
+            looked: Instant::now(),
             page_size: self.pacing.page_size,
             progress,
             persist,

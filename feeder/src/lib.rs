@@ -7,6 +7,7 @@ pub mod feed;
 pub mod health;
 pub mod persist;
 pub mod progress;
+pub mod rate;
 pub mod send;
 pub mod settings;
 pub mod start;

@@ -41,8 +41,10 @@ pub async fn start(
     let migration = &settings.migration;
     let queue = connect_queue(&settings).await?;
     let pool = ledger::pool(migration.database.clone(), CONNECTIONS);
-    let ledger = Ledger::open(pool, &migration.run, &startup::process_name("feeder")).await?;
-    let lock = ledger.lock_feeder().await?;
+    let name = startup::process_name("feeder");
+    let open = async || Ledger::open(pool.clone(), &migration.run, &name).await;
+    let ledger = patiently(open).await?;
+    let lock = patiently(async || ledger.lock_feeder().await).await?;
     tracing::info!(
         run = ledger.run_id(),
         table = ledger.table_name(),

@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use bucket_brigade_common::catalog::Failure;
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::queue::BATCH;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Scope};
+use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
 use crate::persist::{Persist, Stopped};
 use crate::progress::Progress;
+use crate::rate::Rate;
 use crate::send::{Send, failure};
 
 /// How often a paused feeder looks whether it may go on.
 const PAUSED: Duration = Duration::from_secs(1);
+
+/// How often it looks for a pause or another rate while a page takes its time.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What a sweep works with.
 pub struct Sweep<'a> {
@@ -27,6 +31,10 @@ pub struct Sweep<'a> {
     pub send: Send<'a>,
     /// How many may go.
     pub backlog: BacklogLimit<'a>,
+    /// How fast they may go.
+    pub rate: Rate,
+    /// When the ledger was asked last whether they may.
+    pub looked: Instant,
     /// Rows read at a time.
     pub page_size: u32,
     /// Where the phase is shown.
@@ -40,10 +48,10 @@ impl Sweep<'_> {
     /// earlier processes included.
     ///
     /// # Errors
-    /// [`Stopped`]; the cursor stands at the last page whose sends were all confirmed.
+    /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<u64, Stopped> {
         loop {
-            let position = self.wait_while_paused().await?;
+            let position = self.look().await?;
             let cursor = position.cursor;
             let page = self
                 .persist
@@ -54,13 +62,26 @@ impl Sweep<'_> {
             let Some(last) = page.last.clone() else {
                 return Ok(position.sweep_fed);
             };
-            let fed = self.feed(page, position.rate_limit).await?;
-            self.persist
-                .database("moving the cursor", async || {
-                    self.scope.advance(&last, fed).await
-                })
-                .await?;
+            let fed = self.feed(page).await?;
+            self.advance(&last, fed).await?;
         }
+    }
+
+    async fn advance(&self, cursor: &RowId, fed: usize) -> Result<(), Stopped> {
+        let fed = u64::try_from(fed).unwrap_or(0);
+        self.persist
+            .database("moving the cursor", async || {
+                self.scope.advance(cursor, fed).await
+            })
+            .await
+    }
+
+    /// Where the feeding stands, and how fast it may go on.
+    async fn look(&mut self) -> Result<Position, Stopped> {
+        let position = self.wait_while_paused().await?;
+        self.rate.set(position.rate_limit);
+        self.looked = Instant::now();
+        Ok(position)
     }
 
     async fn wait_while_paused(&self) -> Result<Position, Stopped> {
@@ -77,27 +98,49 @@ impl Sweep<'_> {
         }
     }
 
-    /// Sends a page as the backlog allows; rows without a route are recorded as failed.
-    async fn feed(&mut self, page: Page, rate_limit: Option<f64>) -> Result<u64, Stopped> {
+    /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
+    /// many rows were fed since the cursor moved last: while a page takes its time, it moves within it.
+    async fn feed(&mut self, page: Page) -> Result<usize, Stopped> {
         let (rows, failures) = self.sort(page.rows);
         if !failures.is_empty() {
             self.send.record(&failures).await?;
         }
-        let mut rest = &rows[..];
+        let (mut rest, mut fed, mut advanced) = (&rows[..], 0, Instant::now());
         while !rest.is_empty() {
-            let most = rate_limit.map_or(rest.len(), |_| rest.len().min(BATCH));
-            let room = self.backlog.take(most).await?;
-            let (now, later) = rest.split_at(room);
+            let (now, later) = rest.split_at(self.room(rest.len()).await?);
             self.send.send_all(now).await?;
-            if let Some(per_second) = rate_limit {
-                self.progress.set_phase("feeding at the rate limit");
-                self.persist
-                    .pause(share_of_a_second(room, per_second))
-                    .await?;
+            (rest, fed) = (later, fed + now.len());
+            if let Some((cursor, _)) = now.last()
+                && advanced.elapsed() >= LOOK
+            {
+                self.advance(cursor, fed).await?;
+                (fed, advanced) = (0, Instant::now());
             }
-            rest = later;
         }
-        Ok(u64::try_from(rows.len()).unwrap_or(0))
+        Ok(fed)
+    }
+
+    /// Waits until some of so many rows may go; how many.
+    async fn room(&mut self, rows: usize) -> Result<usize, Stopped> {
+        while let Some(wait) = self.rate.wait() {
+            self.persist.pause(wait.min(LOOK)).await?;
+            self.look_again().await?;
+        }
+        let room = self.backlog.take(rows.min(self.rate.portion())).await?;
+        self.look_again().await?;
+        self.rate.took(room);
+        if self.rate.is_limited() {
+            self.progress.set_phase("feeding at the rate limit");
+        }
+        Ok(room)
+    }
+
+    /// Obeys a pause or another rate also within a page.
+    async fn look_again(&mut self) -> Result<(), Stopped> {
+        if self.looked.elapsed() >= LOOK {
+            self.look().await?;
+        }
+        Ok(())
     }
 
     /// Rows without a route are told from the others.
@@ -112,9 +155,4 @@ impl Sweep<'_> {
         }
         (good, failures)
     }
-}
-
-fn share_of_a_second(rows: usize, per_second: f64) -> Duration {
-    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-    Duration::try_from_secs_f64(f64::from(rows) / per_second).unwrap_or(Duration::MAX)
 }

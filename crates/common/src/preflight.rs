@@ -51,26 +51,37 @@ impl PreflightError {
     }
 }
 
-/// How often a check is made before what it looks for counts as out of reach.
-const TRIES: u32 = 4;
+/// How often a check is made before what it looks for counts as out of reach: about five seconds, in
+/// which a Postgres restarts.
+const TRIES: u32 = 6;
 
 const AGAIN: Backoff = Backoff {
     first: Duration::from_millis(300),
     most: Duration::from_secs(2),
 };
 
+/// An error that may be over in a moment.
+pub trait Blink: std::error::Error {
+    /// Whether the service merely did not answer; whatever it answered is final.
+    fn is_blink(&self) -> bool;
+}
+
+impl Blink for PreflightError {
+    fn is_blink(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
 /// Makes a check again while it meets nothing worse than a blink of the service: a process may be
 /// started in the middle of one, and whoever starts it again does so less soon.
 ///
 /// # Errors
 /// The check's own.
-pub async fn patiently<T>(
-    check: impl AsyncFn() -> Result<T, PreflightError>,
-) -> Result<T, PreflightError> {
+pub async fn patiently<T, E: Blink>(check: impl AsyncFn() -> Result<T, E>) -> Result<T, E> {
     for tries in 1..TRIES {
         match check().await {
-            Err(PreflightError::Unreachable { setting, problem }) => {
-                tracing::debug!(setting, problem, tries, "a check is made again");
+            Err(error) if error.is_blink() => {
+                tracing::info!("trying again: {error}");
                 sleep(AGAIN.delay(tries, fastrand::f64())).await;
             }
             other => return other,
@@ -213,7 +224,7 @@ mod tests {
         assert_eq!(made.get(), 1);
         let check = async || {
             made.set(made.get() + 1);
-            Err::<(), _>(unreachable())
+            Err::<(), PreflightError>(unreachable())
         };
         assert!(patiently(check).await.is_err());
         assert_eq!(made.get(), 1 + TRIES);

@@ -5,13 +5,17 @@ use thiserror::Error;
 
 use crate::catalog::CatalogError;
 use crate::exit;
+use crate::preflight::Blink;
 
 /// Why a run cannot be opened. Each names its culprit and, where there is one, the mend.
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// The server does not answer, or refuses the login.
+    /// The server does not answer.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     Unreachable(String),
+    /// The server answers, and lets us not in: the password, the database's name, TLS.
+    #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
+    NotLetIn(String),
     /// No such table.
     #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
     NoSuchTable {
@@ -107,13 +111,43 @@ impl LedgerError {
     /// The exit code that tells this error.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable(_) | Self::Database(_) => exit::UNAVAILABLE,
+            Self::Unreachable(_) | Self::NotLetIn(_) | Self::Database(_) => exit::UNAVAILABLE,
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
             Self::AnotherFeeder(_) => exit::ANOTHER_FEEDER,
             Self::ForeignLedger(_) => exit::UNEXPECTED,
             _ => exit::SETTINGS,
         }
     }
+}
+
+impl Blink for LedgerError {
+    fn is_blink(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Database(error) => is_away(error),
+            _ => false,
+        }
+    }
+}
+
+/// SQLSTATE classes of a server that cannot serve at the moment: connection exceptions, resources
+/// (connections above all), and shutdown, crash and start-up (57P01 to 57P03).
+/// Source: PostgreSQL documentation, appendix A.
+const AWAY: [&str; 3] = ["08", "53", "57P"];
+
+/// Whether the server is away, as it is while it restarts.
+pub(super) fn is_away(error: &sqlx::Error) -> bool {
+    if let Some(code) = code(error) {
+        return AWAY.iter().any(|class| code.starts_with(class));
+    }
+    // The last is a connection that breaks in the middle of an answer.
+    matches!(
+        error,
+        sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::Protocol(_)
+    )
 }
 
 /// Whether the role lacks a right (SQLSTATE 42501, `insufficient_privilege`).

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection};
 
-use super::errors::is_denied;
+use super::errors::{is_away, is_denied};
 use super::table::Access;
 use super::{Ledger, LedgerError, Table, TableSpec, schema};
 use crate::path_rule::PathRule;
@@ -121,14 +121,20 @@ async fn connect(pool: &PgPool) -> Result<(), LedgerError> {
     let options = pool.connect_options();
     let connect = PgConnection::connect_with(&options);
     let answer = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
-    let unreachable = |why: String| {
-        let (host, port) = (options.get_host(), options.get_port());
-        LedgerError::Unreachable(format!("{host}:{port}: {why}"))
-    };
+    let at = format!("{}:{}", options.get_host(), options.get_port());
     match answer {
         Ok(Ok(connection)) => Ok(connection.close().await?),
-        Ok(Err(error)) => Err(unreachable(with_hint(&error))),
-        Err(_) => Err(unreachable(format!("no answer within {CONNECT_TIMEOUT:?}"))),
+        Ok(Err(error)) if is_away(&error) => {
+            let why = with_hint(&error);
+            Err(LedgerError::Unreachable(format!("{at}: {why}")))
+        }
+        Ok(Err(error)) => Err(LedgerError::NotLetIn(format!(
+            "{at}: {}",
+            with_hint(&error)
+        ))),
+        Err(_) => Err(LedgerError::Unreachable(format!(
+            "{at}: no answer within {CONNECT_TIMEOUT:?}"
+        ))),
     }
 }
 

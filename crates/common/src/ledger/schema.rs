@@ -5,7 +5,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgPool;
 
 use super::LedgerError;
-use super::errors::is_denied;
+use super::errors::{is_away, is_denied};
 use crate::sql::quote_identifier;
 
 const SCHEMA: &str = "bucket_brigade";
@@ -39,13 +39,22 @@ pub(super) async fn ensure(pool: &PgPool) -> Result<(), LedgerError> {
             _ => {}
         }
     }
-    match migrator().run(pool).await {
-        Ok(()) => Ok(()),
-        Err(MigrateError::Execute(error)) if is_denied(&error) => Err(not_allowed(pool).await?),
-        Err(MigrateError::ExecuteMigration(error, _)) if is_denied(&error) => {
+    let Err(error) = migrator().run(pool).await else {
+        return Ok(());
+    };
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+            if is_denied(&error) =>
+        {
             Err(not_allowed(pool).await?)
         }
-        Err(error) => Err(LedgerError::ForeignLedger(crate::aws::causes(&error))),
+        // Not the ledger's fault, and over soon.
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+            if is_away(&error) =>
+        {
+            Err(error.into())
+        }
+        other => Err(LedgerError::ForeignLedger(crate::aws::causes(&other))),
     }
 }
 

@@ -4,6 +4,7 @@
 mod acknowledge;
 mod bad_settings;
 mod bad_tables;
+mod blink;
 mod commit;
 mod copy;
 mod decide;

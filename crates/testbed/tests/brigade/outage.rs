@@ -148,6 +148,27 @@ async fn of_the_database() {
 }
 
 #[tokio::test]
+async fn of_the_database_at_the_start() {
+    let (rig, cluster) = on_its_own_postgres().await;
+    rig.images(20).await;
+    cluster.stop().await.unwrap();
+    let consumer = rig.consumer(&[]);
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    for process in [&consumer, &feeder] {
+        eventually("a second try", async || {
+            process
+                .log_tail(1000)
+                .contains("trying again: cannot connect")
+        })
+        .await;
+    }
+    cluster.start_again().await.unwrap();
+    assert_eq!(end(&mut feeder).await.code, Some(0));
+    stop(consumer).await;
+    assert_eq!(rig.count("moves").await, 20);
+}
+
+#[tokio::test]
 async fn of_a_queue_that_is_not_there() {
     let rig = Rig::new().await;
     let consumer = Watched::spawn(&rig, "consumer", &[]);
