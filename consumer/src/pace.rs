@@ -33,9 +33,17 @@ const CUT: f64 = 0.85;
 const RECOVERY_COPIES: f64 = 600.0;
 const RECOVERY: Duration = Duration::from_secs(6);
 const LONGEST_RECOVERY: Duration = Duration::from_mins(1);
-const FIRST_RECOVERY: Duration = Duration::from_secs(8);
 
-/// How long nothing starts after a refusal; doubled while the copy that goes first is refused too.
+/// The same while the limit is not known yet.
+const FIRST_COPIES: f64 = 1600.0;
+const FIRST_RECOVERY: Duration = Duration::from_secs(2);
+const LONGEST_FIRST: Duration = Duration::from_secs(8);
+
+/// How long nothing starts after a refusal: as long as so many copies take, within bounds; doubled while
+/// the copy that goes first is refused too. At a high rate a refusal is a small part of the copies, and
+/// a rest a large part of the time.
+const HOLD_COPIES: f64 = 12.0;
+const SHORTEST_HOLD: Duration = Duration::from_millis(50);
 const HOLD: Duration = Duration::from_millis(300);
 const LONGEST_HOLD: Duration = Duration::from_secs(2);
 
@@ -79,6 +87,8 @@ enum Growth {
         cut_at: Instant,
         /// How long the rate takes to grow back to the peak.
         recovery: Duration,
+        /// Whether the peak is more than a first guess.
+        is_known: bool,
     },
 }
 
@@ -128,6 +138,7 @@ impl Growth {
                 peak,
                 cut_at,
                 recovery,
+                ..
             } => {
                 let grown = (now - cut_at).as_secs_f64() / recovery.as_secs_f64() - 1.0;
                 (peak * (1.0 + (1.0 - CUT) * grown.powi(3))).max(SLOWEST)
@@ -153,6 +164,7 @@ impl Growth {
                 peak,
                 cut_at,
                 recovery,
+                is_known,
             } => {
                 // A rate that nobody used is no rate that S3 served.
                 let reached = self.rate(now).min(peak.max(served) * 1.25);
@@ -160,22 +172,22 @@ impl Growth {
                 let is_soon = now - cut_at < recovery / 2;
                 let guess = (served * 1.1).clamp(reached * 0.75, reached);
                 let peak_now = if is_soon { guess } else { reached };
-                let is_guessing = is_soon && recovery == FIRST_RECOVERY;
+                let is_guessing = is_soon && !is_known;
                 (peak_now, reached < peak * 1.2 && !is_guessing)
             }
         };
         let peak = peak.max(SLOWEST);
         // A peak that is a first guess, or has been left far behind, is no place to linger at.
         let recovery = if is_known {
-            let seconds = (RECOVERY_COPIES / peak).min(LONGEST_RECOVERY.as_secs_f64());
-            RECOVERY.max(Duration::from_secs_f64(seconds))
+            time_of(RECOVERY_COPIES, peak, RECOVERY, LONGEST_RECOVERY)
         } else {
-            FIRST_RECOVERY
+            time_of(FIRST_COPIES, peak, FIRST_RECOVERY, LONGEST_FIRST)
         };
         Self::Cubic {
             peak,
             cut_at: now,
             recovery,
+            is_known,
         }
     }
 }
@@ -208,6 +220,12 @@ impl Served {
         let over = (now - self.began).clamp(MEASURED_OVER / 2, MEASURED_OVER);
         f64::from(count) / over.as_secs_f64()
     }
+}
+
+/// How long so many copies take at a rate, within bounds.
+fn time_of(copies: f64, rate: f64, least: Duration, most: Duration) -> Duration {
+    let seconds = copies / rate.max(SLOWEST);
+    Duration::from_secs_f64(seconds.clamp(least.as_secs_f64(), most.as_secs_f64()))
 }
 
 fn whole(number: f64) -> usize {
@@ -380,7 +398,8 @@ impl Slot<'_> {
             return;
         }
         state.growth = state.growth.cut(now, state.served.rate(now));
-        state.hold = Some(Hold::new(now, HOLD));
+        let length = time_of(HOLD_COPIES, state.growth.rate(now), SHORTEST_HOLD, HOLD);
+        state.hold = Some(Hold::new(now, length));
     }
 }
 
