@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use aws_sdk_s3::types::StorageClass;
+use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::observe::ObserveArgs;
 use bucket_brigade_common::settings::{
     DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Problems, SettingsError,
     positive, whole,
 };
 use bucket_brigade_common::telemetry::{LogArgs, LogSettings};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// Copies images from one bucket to another and points their rows at the copies: takes messages
 /// from the queue, has S3 copy each object, sets the row's path, and only then deletes the message.
@@ -21,9 +22,14 @@ use clap::Parser;
 #[command(
     name = "consumer",
     version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app IMAGES_TABLE=images \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  SOURCE_BUCKET_NAME=old-images DESTINATION_BUCKET_NAME=new-images \\\n  OLD_PREFIX=image/ NEW_PREFIX=avatar/ consumer --max-concurrency 128\n\nExit codes: 0 drained after SIGTERM or Ctrl-C; 1 unexpected error; 64 wrong settings;\n69 database, queue or bucket cannot be reached; 77 a right is missing; 130 second signal."
 )]
 pub struct Args {
+    /// What else to do than to consume.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     #[command(flatten)]
     migration: MigrationArgs,
     #[command(flatten)]
@@ -34,6 +40,13 @@ pub struct Args {
     observe: ObserveArgs,
     #[command(flatten)]
     logs: LogArgs,
+}
+
+/// What a consumer can do besides its work.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Ask the consumer that runs on this machine or in this container for its health
+    Healthcheck(HealthcheckArgs),
 }
 
 #[derive(Debug, clap::Args)]

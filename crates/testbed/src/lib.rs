@@ -12,6 +12,7 @@ pub mod process;
 pub mod proxy;
 mod run;
 pub mod seed;
+pub mod stack;
 pub mod traffic;
 pub mod trials;
 

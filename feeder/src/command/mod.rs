@@ -19,6 +19,7 @@ pub mod status;
 mod store;
 pub mod verify;
 
+use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,8 @@ pub enum Command {
     Rollback(rollback::Args),
     /// Remove source objects whose rows were moved and verified, or copies that lost their row
     Clean(clean::Args),
+    /// Ask the feeder that runs on this machine or in this container for its health
+    Healthcheck(HealthcheckArgs),
 }
 
 impl Command {
@@ -67,6 +70,7 @@ impl Command {
             Self::Report(args) => report::run(args, stop).await,
             Self::Rollback(args) => rollback::run(args, stop).await,
             Self::Clean(args) => clean::run(args, stop).await,
+            Self::Healthcheck(args) => Ok(args.run()?),
         }
     }
 }

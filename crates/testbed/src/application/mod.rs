@@ -11,7 +11,7 @@ use aws_sdk_s3::Client;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, Endpoint};
 
 /// The type of a row's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,11 @@ impl Application {
     /// An application with the default table, prefixes `image/` and `avatar/` and buckets
     /// `images-old` and `images-new`, that uses `cloud` as the caller `application`.
     pub fn new(cloud: &Cloud, database_url: impl Into<String>) -> Self {
+        Self::at(cloud.at(), database_url)
+    }
+
+    /// The same with services that may run elsewhere.
+    pub fn at(services: &Endpoint, database_url: impl Into<String>) -> Self {
         Self {
             database_url: database_url.into(),
             table: Table::default(),
@@ -112,7 +117,7 @@ impl Application {
             new_prefix: "avatar/".to_owned(),
             source_bucket: "images-old".to_owned(),
             destination_bucket: "images-new".to_owned(),
-            s3: cloud.s3_as("application"),
+            s3: services.s3_as("application"),
         }
     }
 

@@ -1,8 +1,9 @@
-//! Local S3 and SQS over HTTP on loopback.
+//! Local S3 and SQS over HTTP, on loopback unless told otherwise.
 
 mod answer;
 mod backend;
 mod condition;
+mod endpoint;
 mod fault;
 mod front;
 mod limit;
@@ -15,17 +16,18 @@ mod server;
 mod stale;
 mod watch;
 
+pub use endpoint::Endpoint;
 pub use fault::{Effect, Fault, FaultHandle};
 pub use limit::{CopyLimit, Counting, LimitFigures};
 pub use queue::{CreateQueue, QueueDepth, QueueUrls};
 pub use requests::Requests;
 pub use watch::{Passing, Watch};
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use aws_smithy_http_client::Builder as HttpClient;
 
 use backend::{Backend, REGION};
 use front::Front;
@@ -39,8 +41,10 @@ pub struct Options {
     pub conditional_copy: bool,
     /// The largest source that `CopyObject` copies, in bytes; S3's limit is 5 GiB.
     pub copy_limit_bytes: u64,
-    /// The port to listen on; 0 for a free one.
-    pub port: u16,
+    /// Where to listen; port 0 for a free one.
+    pub listen: SocketAddr,
+    /// The URL that others reach the services by, where it is not the address itself.
+    pub endpoint: Option<String>,
     /// Where the faults' dice start.
     pub seed: u64,
 }
@@ -50,33 +54,45 @@ impl Default for Options {
         Self {
             conditional_copy: true,
             copy_limit_bytes: 5 << 30,
-            port: 0,
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            endpoint: None,
             seed: 0,
         }
     }
 }
 
-/// S3 and SQS on one port of 127.0.0.1, on threads of their own: they outlive any one test's
+/// S3 and SQS on one port, on threads of their own: they outlive any one test's
 /// runtime and end when this is dropped.
 pub struct Cloud {
-    server: Server,
+    // Serves until it is dropped.
+    _server: Server,
     front: Arc<Front>,
+    endpoint: Endpoint,
 }
 
 impl Cloud {
     /// Starts both services; fails when the port is taken.
     pub fn start(options: Options) -> Result<Self> {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", options.port))
-            .with_context(|| format!("cannot listen on port {} of 127.0.0.1", options.port))?;
-        let endpoint = format!("http://{}", listener.local_addr()?);
-        let front = Arc::new(Front::new(Backend::new(&endpoint), options));
-        let server = Server::start(listener, Arc::clone(&front))?;
-        Ok(Self { server, front })
+        let listener = std::net::TcpListener::bind(options.listen)
+            .with_context(|| format!("cannot listen on {}", options.listen))?;
+        let own = format!("http://{}", listener.local_addr()?);
+        let endpoint = Endpoint::new(options.endpoint.clone().unwrap_or(own));
+        let front = Arc::new(Front::new(Backend::new(endpoint.url()), options));
+        Ok(Self {
+            _server: Server::start(listener, Arc::clone(&front))?,
+            front,
+            endpoint,
+        })
     }
 
-    /// `http://127.0.0.1:PORT`, for both services.
+    /// `http://127.0.0.1:PORT`, unless another was given, for both services.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.server.address())
+        self.endpoint.url().to_owned()
+    }
+
+    /// Where they answer, for clients.
+    pub fn at(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// The environment in which an AWS SDK finds these services, for the caller `test`.
@@ -105,21 +121,7 @@ impl Cloud {
 
     /// A new S3 client of the caller `access_key_id`.
     pub fn s3_as(&self, access_key_id: &str) -> aws_sdk_s3::Client {
-        use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region};
-        let config = Builder::new()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(REGION))
-            .endpoint_url(self.endpoint())
-            .force_path_style(true)
-            .credentials_provider(Credentials::new(
-                access_key_id,
-                "test",
-                None,
-                None,
-                "testbed",
-            ))
-            .http_client(HttpClient::new().build_http());
-        aws_sdk_s3::Client::from_conf(config.build())
+        self.endpoint.s3_as(access_key_id)
     }
 
     /// A new SQS client of the caller `test`.
@@ -129,20 +131,7 @@ impl Cloud {
 
     /// A new SQS client of the caller `access_key_id`.
     pub fn sqs_as(&self, access_key_id: &str) -> aws_sdk_sqs::Client {
-        use aws_sdk_sqs::config::{BehaviorVersion, Builder, Credentials, Region};
-        let config = Builder::new()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(REGION))
-            .endpoint_url(self.endpoint())
-            .credentials_provider(Credentials::new(
-                access_key_id,
-                "test",
-                None,
-                None,
-                "testbed",
-            ))
-            .http_client(HttpClient::new().build_http());
-        aws_sdk_sqs::Client::from_conf(config.build())
+        self.endpoint.sqs_as(access_key_id)
     }
 
     /// Creates an S3 bucket.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
 
-use super::Cloud;
+use super::{Cloud, Endpoint};
 
 /// What a queue is to be like.
 #[derive(Debug, Clone)]
@@ -54,6 +54,18 @@ impl QueueDepth {
 }
 
 impl Cloud {
+    /// [`Endpoint::create_queue`].
+    pub async fn create_queue(&self, name: &str, queue: CreateQueue) -> Result<QueueUrls> {
+        self.at().create_queue(name, queue).await
+    }
+
+    /// [`Endpoint::queue_depth`].
+    pub async fn queue_depth(&self, url: &str) -> Result<QueueDepth> {
+        self.at().queue_depth(url).await
+    }
+}
+
+impl Endpoint {
     /// Creates a queue and, if it is to have one, its dead-letter queue.
     pub async fn create_queue(&self, name: &str, queue: CreateQueue) -> Result<QueueUrls> {
         let mut attributes = HashMap::from([(
@@ -100,7 +112,7 @@ impl Cloud {
 
     async fn create(&self, name: &str, attributes: HashMap<Attribute, String>) -> Result<String> {
         let request = self
-            .sqs()
+            .sqs_as("test")
             .create_queue()
             .queue_name(name)
             .set_attributes(Some(attributes));
@@ -113,7 +125,7 @@ impl Cloud {
 
     async fn attributes(&self, url: &str) -> Result<HashMap<Attribute, String>> {
         let request = self
-            .sqs()
+            .sqs_as("test")
             .get_queue_attributes()
             .queue_url(url)
             .attribute_names(Attribute::All);

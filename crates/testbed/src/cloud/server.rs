@@ -18,13 +18,11 @@ const THREADS: usize = 2;
 
 /// A runtime that serves until this is dropped.
 pub(super) struct Server {
-    address: SocketAddr,
     runtime: Option<Runtime>,
 }
 
 impl Server {
     pub(super) fn start(listener: std::net::TcpListener, front: Arc<Front>) -> Result<Self> {
-        let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -36,13 +34,8 @@ impl Server {
         drop(guard);
         runtime.spawn(accept(listener, front));
         Ok(Self {
-            address,
             runtime: Some(runtime),
         })
-    }
-
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
     }
 }
 

@@ -7,6 +7,6 @@ mod report;
 mod stage;
 
 pub(crate) use crew::{Crew, SOME_FAILED};
-pub(crate) use progress::Progress;
+pub(crate) use progress::{Progress, moved};
 pub(crate) use report::{Report, print, tell, tell_violations};
-pub(crate) use stage::{Plan, Stage};
+pub(crate) use stage::{Plan, Stage, writes_by};

@@ -88,7 +88,7 @@ impl Progress {
 }
 
 /// The sum of the consumers' counters; 0 before the feeder has made the ledger.
-async fn moved(pool: &PgPool) -> Result<usize> {
+pub(crate) async fn moved(pool: &PgPool) -> Result<usize> {
     let exists = sqlx::query_scalar("SELECT to_regclass('bucket_brigade.counters') IS NOT NULL");
     if !exists.fetch_one(pool).await? {
         return Ok(0);

@@ -26,6 +26,13 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
 }
 
+/// How many of `to_do` rows the application may have written once `moved` have moved: its writes are
+/// spread over the migration, and the first ones come before it.
+pub(crate) fn writes_by(to_do: usize, moved: usize) -> usize {
+    let most = to_do.div_ceil(IMAGES_PER_WRITE);
+    most.min((moved + to_do / 10).div_ceil(IMAGES_PER_WRITE))
+}
+
 pub(crate) struct Stage {
     pub(crate) application: Application,
     pub(crate) seeded: Arc<Seeded>,
@@ -77,11 +84,9 @@ impl Stage {
         self.seeded.count(Kind::ToMove) + self.seeded.count(Kind::Missing)
     }
 
-    /// How many rows the application may have written once `moved` images have moved: its writes are
-    /// spread over the migration, and the first ones come before it.
+    /// [`writes_by`] of this stage's rows.
     pub(crate) fn writes_by(&self, moved: usize) -> usize {
-        let most = self.to_do().div_ceil(IMAGES_PER_WRITE);
-        most.min((moved + self.to_do() / 10).div_ceil(IMAGES_PER_WRITE))
+        writes_by(self.to_do(), moved)
     }
 
     pub(crate) fn rates(&self) -> Rates {

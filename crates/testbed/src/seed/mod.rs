@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
-use crate::application::{Application, IdType, Location, Properties};
+use crate::application::{Application, IdType, Location, Properties, sha256_hex};
 use crate::picture::picture;
 
 const UPLOADS_AT_ONCE: usize = 32;
@@ -136,36 +136,56 @@ pub async fn seed(application: &Application, seed: &Seed) -> Result<Seeded> {
     Ok(Seeded { rows })
 }
 
-async fn upload(application: &Application, seed: &Seed, rows: &mut [Row]) -> Result<()> {
-    let mut pictures: BTreeMap<Location, (u64, Properties)> = BTreeMap::new();
-    for (number, row) in (0..)
-        .zip(rows.iter())
-        .filter(|(_, row)| row.kind != Kind::Missing)
-    {
-        pictures
-            .entry(application.locate(&row.path))
-            .or_insert((number, row.properties.clone()));
-    }
-    let uploads = pictures
+/// What [`seed`] makes of the same arguments, without making it: for who checks from another process.
+pub fn expected(application: &Application, seed: &Seed) -> Result<Seeded> {
+    let mut rows = plan::rows(application, seed, &mut Rng::with_seed(seed.seed));
+    let hashes = pictures(application, &rows)
         .into_iter()
-        .map(|(at, (number, properties))| async move {
-            // Dice of its own, so that the order of the uploads does not matter.
-            let mut random = Rng::with_seed(seed.seed.wrapping_mul(1_000_003).wrapping_add(number));
-            let bytes = picture(&mut random, seed.largest_bytes)?;
-            let sha256 = application.put_object(&at, bytes, &properties).await?;
-            anyhow::Ok((at, sha256))
-        });
+        .map(|(at, (number, _))| Ok((at, sha256_hex(&bytes(seed, number)?))));
+    let hashes = hashes.collect::<Result<_>>()?;
+    set_hashes(application, &mut rows, &hashes);
+    Ok(Seeded { rows })
+}
+
+async fn upload(application: &Application, seed: &Seed, rows: &mut [Row]) -> Result<()> {
+    let pictures = pictures(application, rows).into_iter();
+    let uploads = pictures.map(|(at, (number, properties))| async move {
+        let bytes = bytes(seed, number)?;
+        let sha256 = application.put_object(&at, bytes, &properties).await?;
+        anyhow::Ok((at, sha256))
+    });
     let hashes: BTreeMap<Location, String> = futures::stream::iter(uploads)
         .buffer_unordered(UPLOADS_AT_ONCE)
         .try_collect()
         .await?;
+    set_hashes(application, rows, &hashes);
+    Ok(())
+}
+
+/// Each picture once, with its number and properties; rows may share one.
+fn pictures(application: &Application, rows: &[Row]) -> BTreeMap<Location, (u64, Properties)> {
+    let mut pictures = BTreeMap::new();
+    for (number, row) in (0..).zip(rows).filter(|(_, row)| row.kind != Kind::Missing) {
+        pictures
+            .entry(application.locate(&row.path))
+            .or_insert((number, row.properties.clone()));
+    }
+    pictures
+}
+
+/// A picture by its number. It has dice of its own, so that the order of the uploads does not matter.
+fn bytes(seed: &Seed, number: u64) -> Result<Vec<u8>> {
+    let start = seed.seed.wrapping_mul(1_000_003).wrapping_add(number);
+    picture(&mut Rng::with_seed(start), seed.largest_bytes)
+}
+
+fn set_hashes(application: &Application, rows: &mut [Row], hashes: &BTreeMap<Location, String>) {
     for row in rows.iter_mut().filter(|row| row.kind != Kind::Missing) {
         row.sha256 = hashes
             .get(&application.locate(&row.path))
             .cloned()
             .unwrap_or_default();
     }
-    Ok(())
 }
 
 async fn insert(application: &Application, pool: &PgPool, rows: &[Row]) -> Result<()> {

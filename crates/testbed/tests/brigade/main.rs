@@ -22,6 +22,7 @@ mod rig;
 mod second_pair;
 mod secrets;
 mod shutdown;
+mod stack;
 mod status_cost;
 mod tls;
 mod transcript;

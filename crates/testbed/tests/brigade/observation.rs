@@ -6,7 +6,7 @@ use bucket_brigade_testbed::{Effect, Fault};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::rig::{Rig, end, eventually, stop};
+use crate::rig::{Ended, Rig, end, eventually, stop};
 
 /// An address nobody listens on yet.
 pub(crate) fn free_address() -> String {
@@ -88,6 +88,48 @@ async fn a_feeder_tells_the_runs_figures() {
     .await;
     feeder.terminate().await.unwrap();
     assert_eq!(end(&mut feeder).await.code, Some(3));
+    stop(consumer).await;
+}
+
+/// Asks as a container's health check does.
+async fn healthcheck(rig: &Rig, program: &str, address: &str, arguments: &[&str]) -> Ended {
+    let arguments = [&["healthcheck"], arguments].concat();
+    let settings = [("METRICS_ADDR", address)];
+    end(&mut rig.spawn(program, &settings, &arguments)).await
+}
+
+#[tokio::test]
+async fn a_container_can_ask_for_the_health() {
+    let rig = Rig::new().await;
+    let address = free_address();
+    for program in ["feeder", "consumer"] {
+        let nobody = healthcheck(&rig, program, &address, &[]).await;
+        assert_eq!(nobody.code, Some(1));
+        assert!(nobody.log.contains("does not answer"), "{}", nobody.log);
+        let nowhere = healthcheck(&rig, program, "-", &[]).await;
+        assert_eq!(nowhere.code, Some(64));
+        assert!(nowhere.log.contains("METRICS_ADDR"), "{}", nowhere.log);
+    }
+    let settings = [("METRICS_ADDR", address.as_str())];
+    let consumer = rig.consumer(&settings);
+    eventually("health", async || {
+        healthcheck(&rig, "consumer", &address, &[]).await.code == Some(0)
+    })
+    .await;
+    rig.open_run().await;
+    let outage = rig.cloud.inject(Fault::new(
+        "ReceiveMessage",
+        Effect::error(403, "AccessDenied"),
+    ));
+    eventually("the outage", async || {
+        let asked = healthcheck(&rig, "consumer", &address, &[]).await;
+        asked.code == Some(1) && asked.log.contains("AccessDenied")
+    })
+    .await;
+    // A restart would not help it.
+    let alive = healthcheck(&rig, "consumer", &address, &["--alive"]).await;
+    assert_eq!(alive.code, Some(0), "{}", alive.log);
+    outage.remove();
     stop(consumer).await;
 }
 

@@ -1,9 +1,11 @@
 //! The same job on an independent S3 and SQS: moto, a Python package. Skipped where it is missing.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use bucket_brigade_testbed::process::binary;
 
 use crate::rig::{Rig, end, eventually, stop};
 
@@ -20,14 +22,22 @@ impl Drop for Moto {
     }
 }
 
+/// The Python that `script/setup-tools` furnished, beside what cargo built; else the machine's.
+fn python() -> PathBuf {
+    let built = binary("feeder").unwrap();
+    let own = built.ancestors().nth(2).unwrap().join("tools/bin/python");
+    if own.exists() { own } else { "python3".into() }
+}
+
 #[expect(clippy::print_stdout, reason = "a word on what is skipped")]
 fn start_moto() -> Option<Moto> {
-    let is_there = Command::new("python3")
+    let python = python();
+    let is_there = Command::new(&python)
         .args(["-c", "import moto.server"])
         .stderr(Stdio::null())
         .status();
     if !is_there.is_ok_and(|status| status.success()) {
-        println!("skipped: moto is not installed (pip install 'moto[server]')");
+        println!("skipped: moto is not installed (script/setup-tools)");
         return None;
     }
     let port = TcpListener::bind("127.0.0.1:0")
@@ -35,7 +45,7 @@ fn start_moto() -> Option<Moto> {
         .local_addr()
         .unwrap()
         .port();
-    let child = Command::new("python3")
+    let child = Command::new(&python)
         .args([
             "-m",
             "moto.server",

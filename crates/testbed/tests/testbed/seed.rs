@@ -8,7 +8,7 @@ use bucket_brigade_testbed::application::{Application, IdType, Table};
 use bucket_brigade_testbed::cloud::{Cloud, Options};
 use bucket_brigade_testbed::picture::picture;
 use bucket_brigade_testbed::postgres::Cluster;
-use bucket_brigade_testbed::seed::{Kind, Seed, seed};
+use bucket_brigade_testbed::seed::{Kind, Row, Seed, expected, seed};
 
 use crate::world::World;
 
@@ -40,6 +40,20 @@ async fn all_kinds_of_rows_with_their_objects() -> Result<()> {
     let contents: BTreeSet<&str> = seeded.rows.iter().map(|row| row.sha256.as_str()).collect();
     // Two shared pictures are seen twice; the missing one is empty.
     assert_eq!(contents.len(), seeded.rows.len() - 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_process_knows_what_was_seeded() -> Result<()> {
+    let images = Seed {
+        largest_bytes: 4096,
+        seed: 3,
+        ..Seed::new(50)
+    };
+    let world = World::with(&images).await?;
+    let known = expected(&world.application, &images)?;
+    let told = |rows: &[Row]| format!("{rows:?}");
+    assert_eq!(told(&known.rows), told(&world.seeded.rows));
     Ok(())
 }
 

@@ -1,0 +1,30 @@
+//! S3 and SQS for other processes.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::cloud::{Cloud, Options};
+use crate::run::tell;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Where to listen: an address that others reach only when it is given here
+    #[arg(long, default_value = "127.0.0.1:4566")]
+    listen: SocketAddr,
+    /// The URL by which others reach it [default: http:// and the address]
+    #[arg(long)]
+    endpoint: Option<String>,
+}
+
+pub(super) async fn serve(arguments: Arguments) -> Result<bool> {
+    let cloud = Cloud::start(Options {
+        listen: arguments.listen,
+        endpoint: arguments.endpoint,
+        ..Options::default()
+    })?;
+    tell(&format!("S3 and SQS answer at {}", cloud.endpoint()));
+    std::future::pending::<()>().await;
+    Ok(true)
+}
