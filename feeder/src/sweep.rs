@@ -85,7 +85,9 @@ impl Sweep<'_> {
             .database("moving the cursor", async || {
                 let began = Instant::now();
                 let answer = self.scope.advance(cursor, fed).await;
-                self.steering.wrote(began.elapsed());
+                if answer.is_ok() {
+                    self.steering.wrote(began.elapsed());
+                }
                 answer
             })
             .await
