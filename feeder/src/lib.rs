@@ -8,6 +8,7 @@ pub mod drain;
 pub mod feed;
 pub mod health;
 pub mod persist;
+pub mod place;
 pub mod progress;
 pub mod rate;
 pub mod send;

@@ -131,12 +131,12 @@ impl Steering {
         if let Some(trouble) = progress.health().trouble() {
             return ("waiting", trouble);
         }
-        let held = self.held().map(|(_, why)| why);
-        let phase = match progress.phase() {
-            "" => "starting",
-            phase => phase,
-        };
-        (phase, held.unwrap_or_default())
+        match (self.held(), progress.phase()) {
+            (Some((PAUSED, why)), _) => ("paused", why),
+            (Some((phase, why)), _) => (phase, why),
+            (None, "") => ("starting", String::new()),
+            (None, phase) => (phase, String::new()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {

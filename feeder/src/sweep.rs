@@ -7,11 +7,13 @@ use bucket_brigade_common::catalog::Failure;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Scope};
+use futures::future::try_join;
 use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
 use crate::canary::Canary;
 use crate::persist::{Persist, Stopped};
+use crate::place::Place;
 use crate::progress::{FEEDING, Progress};
 use crate::rate::Rate;
 use crate::send::{Send, failure};
@@ -50,61 +52,59 @@ pub struct Sweep<'a> {
     pub persist: Persist<'a>,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
     /// Feeds everything in scope after the cursor. Returns the rows fed in the whole sweep, those of
-    /// earlier processes included.
+    /// earlier processes included. While a page is sent the next one is read.
     ///
     /// # Errors
     /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<u64, Stopped> {
-        loop {
-            let position = self.look().await?;
-            let left = self.left_of(position.sweep_fed);
-            if left == Some(0) {
-                return Ok(position.sweep_fed);
-            }
-            let cursor = position.cursor;
-            let page = self
-                .persist
-                .database("reading a page", async || {
-                    self.scope.page(cursor.as_ref(), self.page_size).await
-                })
-                .await?;
-            let page = self.part_of(page, left);
-            let Some(last) = page.last.clone() else {
-                return Ok(position.sweep_fed);
+        let place = self.place();
+        let position = self.look().await?;
+        let mut left = self.left_of(position.sweep_fed);
+        let mut page = place.page(position.cursor.as_ref()).await?;
+        let mut sent = None;
+        while left != Some(0) {
+            let part = self.part_of(page, left);
+            left = left.map(|left| left.saturating_sub(part.rows.len()));
+            let Some(last) = part.last.clone() else {
+                break;
             };
-            let fed = self.feed(page).await?;
-            self.advance(&last, fed).await?;
+            let beside = place.turn(sent, &last);
+            let (fed, (next, is_paused)) = try_join(self.feed(part), beside).await?;
+            sent = Some((last, fed));
+            page = next;
+            if is_paused {
+                self.look().await?;
+            }
         }
+        if let Some(sent) = &sent {
+            place.advance(sent).await?;
+        }
+        Ok(self.look().await?.sweep_fed)
     }
 
-    async fn advance(&self, cursor: &RowId, fed: usize) -> Result<(), Stopped> {
-        let fed = u64::try_from(fed).unwrap_or(0);
-        self.persist
-            .database("moving the cursor", async || {
-                let began = Instant::now();
-                let answer = self.scope.advance(cursor, fed).await;
-                self.steering.wrote(began.elapsed());
-                answer
-            })
-            .await
+    fn place(&self) -> Place<'a> {
+        Place {
+            scope: self.scope,
+            page_size: self.page_size,
+            steering: self.steering,
+            persist: self.persist,
+        }
     }
 
     /// How many rows a canary may still feed; none for any number.
-    fn left_of(&self, fed: u64) -> Option<u64> {
+    fn left_of(&self, fed: u64) -> Option<usize> {
         let limit = self.canary.and_then(|canary| canary.limit);
-        limit.map(|limit| limit.saturating_sub(fed))
+        limit.map(|limit| usize::try_from(limit.saturating_sub(fed)).unwrap_or(usize::MAX))
     }
 
     /// What a canary feeds of a page: the sample, up to the limit.
-    fn part_of(&self, mut page: Page, left: Option<u64>) -> Page {
+    fn part_of(&self, mut page: Page, left: Option<usize>) -> Page {
         if let Some(canary) = self.canary {
             page.rows.retain(|(id, _)| canary.wants(id));
         }
-        let most = left.map_or(usize::MAX, |left| {
-            usize::try_from(left).unwrap_or(usize::MAX)
-        });
+        let most = left.unwrap_or(usize::MAX);
         if page.rows.len() > most {
             page.rows.truncate(most);
             page.last = page.rows.last().map(|(id, _)| id.clone());
@@ -122,10 +122,7 @@ impl Sweep<'_> {
 
     async fn wait_while_paused(&self) -> Result<Position, Stopped> {
         loop {
-            let position = self
-                .persist
-                .database("reading the cursor", async || self.scope.position().await)
-                .await?;
+            let position = self.place().position().await?;
             if !position.paused {
                 return Ok(position);
             }
@@ -163,7 +160,7 @@ impl Sweep<'_> {
             if let Some((cursor, _)) = now.last()
                 && advanced.elapsed() >= LOOK
             {
-                self.advance(cursor, fed).await?;
+                self.place().advance(&(cursor.clone(), fed)).await?;
                 (fed, advanced) = (0, Instant::now());
             }
         }

@@ -7,14 +7,13 @@ pub mod checker;
 pub mod cloud;
 pub mod demo;
 pub mod picture;
-pub mod postgres;
+pub use bucket_brigade_private_postgres as postgres;
 pub mod process;
 pub mod proxy;
 mod run;
 pub mod seed;
 pub mod traffic;
 pub mod trials;
-mod watchdog;
 
 pub use cloud::{Cloud, Effect, Fault, Options};
 pub use postgres::Cluster;

@@ -1,7 +1,5 @@
 //! A private Postgres cluster in a temporary directory.
 
-mod install;
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,8 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use crate::install::{Owner, find_binaries, unprivileged_owner};
 use crate::watchdog::Watchdog;
-use install::{Owner, find_binaries, unprivileged_owner};
 
 const USER: &str = "postgres";
 const START_ATTEMPTS: u32 = 5;
