@@ -29,10 +29,8 @@ fn stat(head: &HeadObjectOutput) -> Stat {
 
 /// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
 fn is_md5(head: &HeadObjectOutput, etag: &str) -> bool {
-    let is_plain = match &head.server_side_encryption {
-        None => true,
-        Some(kind) => *kind == ServerSideEncryption::Aes256,
-    };
+    let encryption = head.server_side_encryption.as_ref();
+    let is_plain = encryption.is_none_or(|kind| *kind == ServerSideEncryption::Aes256);
     is_plain
         && head.sse_customer_algorithm.is_none()
         && etag.len() == 32

@@ -36,6 +36,12 @@ pub(super) struct Cleaner<'a> {
     pub(super) tally: Tally,
 }
 
+/// What became of some objects.
+type Endings = Vec<(Removal, Ending)>;
+
+/// An object that is gone, with the delete marker that hides it.
+type Gone = (Removal, Option<String>);
+
 /// What the looks say of an object.
 enum Looked {
     /// As recorded: it may go.
@@ -110,19 +116,21 @@ impl<'a> Cleaner<'a> {
         self.ledger.removing(self.scope.orphans, &paths).await?;
         let fit = self.unnamed(fit, &mut endings).await?;
         gone.extend(self.remove(fit, &mut endings).await?);
-        self.bring_back_named(gone, &mut endings).await?;
+        let unsaved = self.bring_back_named(gone, &mut endings).await?;
         endings.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         self.ledger
             .end_removals(self.scope.orphans, &endings)
             .await?;
-        self.tell_endings(&endings)
+        self.tell_endings(&endings)?;
+        // These stay in removal, so that the next clean tries again to bring them back.
+        self.tell_endings(&unsaved)
     }
 
     /// Those that no row names.
     async fn unnamed(
         &self,
         removals: Vec<Removal>,
-        endings: &mut Vec<(Removal, Ending)>,
+        endings: &mut Endings,
     ) -> anyhow::Result<Vec<Removal>> {
         let named = self.named(removals.iter()).await?;
         let (named, unnamed): (Vec<_>, Vec<_>) = removals
@@ -147,8 +155,8 @@ impl<'a> Cleaner<'a> {
     async fn look_at_all(
         &self,
         removals: Vec<Removal>,
-        endings: &mut Vec<(Removal, Ending)>,
-    ) -> anyhow::Result<(Vec<Removal>, Vec<(Removal, Option<String>)>)> {
+        endings: &mut Endings,
+    ) -> anyhow::Result<(Vec<Removal>, Vec<Gone>)> {
         let looks = removals.into_iter().map(|removal| async {
             let looked = self.look_at(&removal).await?;
             Ok::<_, StoreError>((removal, looked))
@@ -191,8 +199,11 @@ impl<'a> Cleaner<'a> {
         if !removal.is_marked {
             return Ok(Looked::Unfit(NOT_ASKED_FOR.into()));
         }
-        let (Some(copy_etag), Some(route)) = (&removal.copy_etag, self.route(removal)) else {
+        let Some(copy_etag) = &removal.copy_etag else {
             return Ok(Looked::Fit);
+        };
+        let Some(route) = self.route(removal) else {
+            return Ok(Looked::Unfit("its path is outside the path rule".into()));
         };
         let copy = self.stat(Side::Destination, &route.destination_key).await?;
         Ok(match copy {
@@ -205,11 +216,7 @@ impl<'a> Cleaner<'a> {
     }
 
     /// Removes them; those that are gone, with the delete marker that hides each.
-    async fn remove(
-        &self,
-        fit: Vec<Removal>,
-        endings: &mut Vec<(Removal, Ending)>,
-    ) -> anyhow::Result<Vec<(Removal, Option<String>)>> {
+    async fn remove(&self, fit: Vec<Removal>, endings: &mut Endings) -> anyhow::Result<Vec<Gone>> {
         if fit.is_empty() {
             return Ok(Vec::new());
         }
@@ -238,35 +245,40 @@ impl<'a> Cleaner<'a> {
         })
     }
 
-    /// A row that came to name an object between the last question and its removal gets it back.
+    /// A row that came to name an object between the last question and its removal gets it back. Returns
+    /// those for which that failed.
     async fn bring_back_named(
         &mut self,
-        gone: Vec<(Removal, Option<String>)>,
-        endings: &mut Vec<(Removal, Ending)>,
-    ) -> anyhow::Result<()> {
+        gone: Vec<Gone>,
+        endings: &mut Endings,
+    ) -> anyhow::Result<Endings> {
         let named = self.named(gone.iter().map(|(removal, _)| removal)).await?;
+        let mut unsaved = Vec::new();
         for (removal, marker) in gone {
-            let ending = if named.contains(&removal.object_key) {
-                Ending::Left(self.bring_back(&removal).await)
-            } else {
-                Ending::Removed(marker)
-            };
-            endings.push((removal, ending));
+            if !named.contains(&removal.object_key) {
+                endings.push((removal, Ending::Removed(marker)));
+                continue;
+            }
+            match self.bring_back(&removal).await {
+                Ok(reason) => endings.push((removal, Ending::Left(reason))),
+                Err(why) => {
+                    let reason = self.unsaved(&removal, &why);
+                    unsaved.push((removal, Ending::Left(reason)));
+                }
+            }
         }
-        Ok(())
+        Ok(unsaved)
     }
 
-    async fn bring_back(&mut self, removal: &Removal) -> String {
-        let Some(route) = self.route(removal) else {
-            return self.unsaved(removal, "no route leads there");
-        };
-        let copied = insist(async || self.store.bring_back(self.side(), &route).await).await;
-        match copied {
-            Ok(_) => format!("{NAMED} since a moment ago: brought back"),
-            Err(StoreError::DestinationExists) => {
-                format!("{NAMED} since a moment ago, and something stands there again")
-            }
-            Err(error) => self.unsaved(removal, &error.to_string()),
+    /// How it came back, or why it did not.
+    async fn bring_back(&self, removal: &Removal) -> Result<String, String> {
+        let route = self.route(removal).ok_or("no route leads there")?;
+        match insist(async || self.store.bring_back(self.side(), &route).await).await {
+            Ok(_) => Ok(format!("{NAMED} since a moment ago: brought back")),
+            Err(StoreError::DestinationExists) => Ok(format!(
+                "{NAMED} since a moment ago, and something stands there again"
+            )),
+            Err(error) => Err(error.to_string()),
         }
     }
 

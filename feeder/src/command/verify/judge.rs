@@ -53,7 +53,6 @@ pub(super) fn judge(row: &MovedRow, copy: Option<&Stat>, source: &Source) -> Ver
 
 fn against(copy: &Stat, source: &Source) -> Verdict {
     match source {
-        Source::Removed => Verdict::Sound,
         Source::Gone => Verdict::Wrong(
             "SourceGone",
             "the source does not exist any more, so this move cannot be undone".into(),
@@ -68,7 +67,7 @@ fn against(copy: &Stat, source: &Source) -> Verdict {
         Source::There(source) if source.is_md5 && copy.is_md5 && source.etag != copy.etag => {
             Verdict::Changed("the source's bytes are not its copy's".into())
         }
-        Source::There(_) => Verdict::Sound,
+        Source::There(_) | Source::Removed => Verdict::Sound,
     }
 }
 

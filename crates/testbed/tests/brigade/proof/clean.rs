@@ -192,6 +192,28 @@ async fn a_row_that_comes_to_name_it_in_that_very_moment_gets_it_back() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_brought_back_is_cried_out_and_tried_again() {
+    let rig = Rig::new().await;
+    let ids = rig.moved(1).await;
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let slow = Fault::new("DeleteObjects", Effect::Delay(Duration::from_secs(1)));
+    let slow = rig.cloud.inject(slow);
+    let denied = Fault::new("CopyObject", Effect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject(denied.caller("feeder"));
+    let mut clean = rig.begin(&CLEAN);
+    eventually("the removal", async || slow.hits() > 0).await;
+    rig.set_path(&ids[0], "image/0.png").await;
+    assert_eq!(clean.wait().await.unwrap().code(), Some(1));
+    let told = clean.log_tail(9);
+    assert!(told.contains("COULD NOT BE BROUGHT BACK"), "{told}");
+    assert!(!rig.exists("images-old", "image/0.png").await);
+    drop((slow, denied));
+    let told = rig.tell(&CLEAN).await;
+    assert_eq!((told.code, told.number("left_alone")), (2, 1));
+    assert!(rig.exists("images-old", "image/0.png").await);
+}
+
+#[tokio::test]
 async fn an_object_replaced_in_that_very_moment_stays() {
     let rig = Rig::new().await;
     rig.moved(1).await;
