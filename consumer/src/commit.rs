@@ -22,7 +22,7 @@ use crate::step::{Event, Trouble};
 const LIMITS: Limits = Limits {
     size: 100,
     enough: 50,
-    linger: Duration::from_millis(20),
+    linger: Duration::from_millis(50),
     in_flight: 2,
 };
 

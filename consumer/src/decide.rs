@@ -19,7 +19,7 @@ use crate::step::{Event, Seen};
 const LIMITS: Limits = Limits {
     size: 200,
     enough: 50,
-    linger: Duration::from_millis(20),
+    linger: Duration::from_millis(50),
     in_flight: 1,
 };
 

@@ -53,9 +53,9 @@ pub struct Room {
 
 impl Room {
     /// Room for so many copies at a time: while one batch is copied another waits for its commit and
-    /// delete, and a poll needs room for ten.
+    /// delete, up to fifty gather for each statement, and every poll needs room for ten.
     pub fn new(max_concurrency: usize) -> Self {
-        let most = 2 * max_concurrency + 4 * BATCH;
+        let most = 2 * max_concurrency + 20 * BATCH;
         Self {
             permits: Arc::new(Semaphore::new(most)),
             most,

@@ -118,7 +118,7 @@ impl Feed {
             scope: &*self.scope,
             rule: &self.rule,
             send: Send {
-                queue,
+                queue: Arc::clone(&self.queue),
                 catalog: &*self.catalog,
                 persist,
             },

@@ -1,10 +1,13 @@
 //! Sending rows to the queue until each is confirmed.
 
+use std::sync::Arc;
+
 use bucket_brigade_common::catalog::{Catalog, Failure};
 use bucket_brigade_common::message::encode;
 use bucket_brigade_common::queue::{BATCH, Entry, Queue};
 use bucket_brigade_common::row_id::RowId;
 use futures::{TryStreamExt, stream};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::persist::{Persist, Stopped};
 
@@ -14,7 +17,7 @@ const IN_FLIGHT: usize = 16;
 /// Where rows go.
 pub struct Send<'a> {
     /// The queue.
-    pub queue: &'a dyn Queue,
+    pub queue: Arc<dyn Queue>,
     /// Where rows that the queue refuses are recorded.
     pub catalog: &'a dyn Catalog,
     /// Tries again.
@@ -37,11 +40,7 @@ impl Send<'_> {
         self.persist
             .queue("sending", async || {
                 let bodies = bodies(&pending)?;
-                let entries = self
-                    .queue
-                    .send(&bodies)
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let entries = self.call(bodies).await?;
                 let mut again = Vec::new();
                 let mut reason = String::new();
                 for (row, entry) in pending.drain(..).zip(entries) {
@@ -64,6 +63,17 @@ impl Send<'_> {
                 ))
             })
             .await
+    }
+
+    /// One request, in a task of its own: sixteen at a time keep more than one processor busy. Whoever
+    /// stops waiting for it ends it.
+    async fn call(&self, bodies: Vec<String>) -> Result<Vec<Entry>, String> {
+        let queue = Arc::clone(&self.queue);
+        let sending = tokio::spawn(async move { queue.send(&bodies).await });
+        match AbortOnDropHandle::new(sending).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Records a row that can never be sent.

@@ -70,17 +70,24 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_whatever_the_order() {
-        let spread = Spread::of(&[5.0, 1.0, 3.0]).unwrap();
-        assert!(spread.median == 3.0 && spread.min == 1.0 && spread.max == 5.0);
-        assert!(Spread::of(&[1.0, 2.0]).unwrap().median == 1.5);
+        let spread = |median, min, max, runs| {
+            Some(Spread {
+                median,
+                min,
+                max,
+                runs,
+            })
+        };
+        assert_eq!(Spread::of(&[5.0, 1.0, 3.0]), spread(3.0, 1.0, 5.0, 3));
+        assert_eq!(Spread::of(&[1.0, 2.0]), spread(1.5, 1.0, 2.0, 2));
         assert_eq!(Spread::of(&[]), None);
     }
 
     #[test]
     fn ratios_are_taken_pair_by_pair() {
         // The machine became twice as slow: the ratio did not change.
-        let spread = Spread::of_ratios(&[2.0, 4.0], &[1.0, 2.0]).unwrap();
-        assert!(spread.min == 2.0 && spread.max == 2.0);
+        let ratios = Spread::of_ratios(&[2.0, 4.0], &[1.0, 2.0]);
+        assert_eq!(ratios, Spread::of(&[2.0, 2.0]));
     }
 
     #[test]

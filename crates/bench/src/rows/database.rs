@@ -34,7 +34,7 @@ async fn statements(rig: &mut Rig, size: Size, results: &mut Results) -> Result<
     let (mut per_image, mut wal_bytes, mut ledger_bytes) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..size.rounds {
         let work = Work {
-            images: size.rows(20_000),
+            images: size.rows(50_000),
             consumers: 1,
             in_flight: 64,
             latency_ms: 0,

@@ -18,7 +18,7 @@ const MOVED: u64 = 20_000;
 pub(super) async fn measure(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
     results.growth.clear();
     for rows in SIZES {
-        if rows / size.divisor >= 1000 || rows == SIZES[0] {
+        if rows * size.divisor <= SIZES[SIZES.len() - 1] {
             let growth = at(rig, rows).await?;
             results.growth.push(growth);
         }

@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn nothing_has_no_rate() {
-        assert!(Meter::default().rate() == 0.0);
-        assert!(Meter::default().sustained_rate(0) == 0.0);
+        let meter = Meter::default();
+        assert_eq!(Some(meter.rate()), Some(0.0));
+        assert_eq!(Some(meter.sustained_rate(0)), Some(0.0));
     }
 }
