@@ -8,10 +8,12 @@ use bucket_brigade_common::catalog::{Catalog, CatalogError, Move};
 use bucket_brigade_common::message::Task;
 use bucket_brigade_common::object_store::Copied;
 use futures::FutureExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{Answer, Desk};
 use crate::gather::Limits;
+use crate::governor::Governor;
 use crate::health::Health;
 use crate::step::{Event, Trouble};
 
@@ -28,15 +30,26 @@ const LIMITS: Limits = Limits {
 pub struct Commit(Desk<Move, bool>);
 
 impl Commit {
-    /// Commits to the catalog.
-    pub fn new(catalog: Arc<dyn Catalog>, health: Health, stop: CancellationToken) -> Self {
+    /// Commits to the catalog; the governor hears how long each batch took.
+    pub fn new(
+        catalog: Arc<dyn Catalog>,
+        governor: Arc<Governor>,
+        health: Health,
+        stop: CancellationToken,
+    ) -> Self {
         Self(Desk::open(
             LIMITS,
             health,
             stop,
             move |moves: Arc<[Move]>| {
-                let catalog = Arc::clone(&catalog);
-                async move { commit_batch(&*catalog, &moves).await }.boxed()
+                let (catalog, governor) = (Arc::clone(&catalog), Arc::clone(&governor));
+                async move {
+                    let began = Instant::now();
+                    let answer = commit_batch(&*catalog, &moves).await;
+                    governor.committed(began.elapsed());
+                    answer
+                }
+                .boxed()
             },
         ))
     }

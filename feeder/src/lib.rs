@@ -2,6 +2,8 @@
 //! finds nothing left.
 
 pub mod backlog;
+pub mod canary;
+pub mod command;
 pub mod drain;
 pub mod feed;
 pub mod health;
@@ -12,4 +14,5 @@ pub mod rate;
 pub mod send;
 pub mod settings;
 pub mod start;
+pub mod steering;
 pub mod sweep;

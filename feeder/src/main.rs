@@ -10,6 +10,9 @@ use bucket_brigade_feeder::start::start;
 
 fn main() -> ExitCode {
     startup::run(Threads::PerProcessor, async |args: Args, stop| {
+        if let Some(command) = args.command {
+            return command.run(stop).await;
+        }
         let (settings, logs) = args.parse_settings()?;
         let display = Display::on_stderr();
         telemetry::init(logs, display.log_writer());

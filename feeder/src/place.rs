@@ -2,8 +2,10 @@
 
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Scope};
+use tokio::time::Instant;
 
 use crate::persist::{Persist, Stopped};
+use crate::steering::Steering;
 
 /// Rows whose sends were confirmed, and for which the cursor has not been moved: the last one, and
 /// how many.
@@ -16,6 +18,8 @@ pub struct Place<'a> {
     pub scope: &'a dyn Scope,
     /// Rows read at a time.
     pub page_size: u32,
+    /// Hears how long a write took.
+    pub steering: &'a Steering,
     /// Tries again.
     pub persist: Persist<'a>,
 }
@@ -51,7 +55,10 @@ impl Place<'_> {
         let fed = u64::try_from(*fed).unwrap_or(0);
         self.persist
             .database("moving the cursor", async || {
-                self.scope.advance(cursor, fed).await
+                let began = Instant::now();
+                let answer = self.scope.advance(cursor, fed).await;
+                self.steering.wrote(began.elapsed());
+                answer
             })
             .await
     }

@@ -11,16 +11,19 @@ use futures::future::try_join;
 use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
+use crate::canary::Canary;
 use crate::persist::{Persist, Stopped};
 use crate::place::Place;
-use crate::progress::Progress;
+use crate::progress::{FEEDING, Progress};
 use crate::rate::Rate;
 use crate::send::{Send, failure};
+use crate::steering::{PAUSED, Steering};
 
-/// How often a paused feeder looks whether it may go on.
-const PAUSED: Duration = Duration::from_secs(1);
+/// How often a feeder that spares the database looks whether it may go on.
+const HELD: Duration = Duration::from_millis(200);
 
-/// How often it looks for a pause or another rate while a page takes its time.
+/// How often the ledger is looked at: for the end of a pause, and, while a page takes its time, for a
+/// pause or another rate.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What a sweep works with.
@@ -39,6 +42,10 @@ pub struct Sweep<'a> {
     pub looked: Instant,
     /// Rows read at a time.
     pub page_size: u32,
+    /// A part only; none for all rows.
+    pub canary: Option<Canary>,
+    /// What holds the feeder back.
+    pub steering: &'a Steering,
     /// Where the phase is shown.
     pub progress: &'a Progress,
     /// Tries again.
@@ -53,11 +60,18 @@ impl<'a> Sweep<'a> {
     /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<u64, Stopped> {
         let place = self.place();
-        let mut page = place.page(self.look().await?.cursor.as_ref()).await?;
+        let position = self.look().await?;
+        let mut left = self.left_of(position.sweep_fed);
+        let mut page = place.page(position.cursor.as_ref()).await?;
         let mut sent = None;
-        while let Some(last) = page.last.take() {
+        while left != Some(0) {
+            let part = self.part_of(page, left);
+            left = left.map(|left| left.saturating_sub(part.rows.len()));
+            let Some(last) = part.last.clone() else {
+                break;
+            };
             let beside = place.turn(sent, &last);
-            let (fed, (next, is_paused)) = try_join(self.feed(page), beside).await?;
+            let (fed, (next, is_paused)) = try_join(self.feed(part), beside).await?;
             sent = Some((last, fed));
             page = next;
             if is_paused {
@@ -74,8 +88,28 @@ impl<'a> Sweep<'a> {
         Place {
             scope: self.scope,
             page_size: self.page_size,
+            steering: self.steering,
             persist: self.persist,
         }
+    }
+
+    /// How many rows a canary may still feed; none for any number.
+    fn left_of(&self, fed: u64) -> Option<usize> {
+        let limit = self.canary.and_then(|canary| canary.limit);
+        limit.map(|limit| usize::try_from(limit.saturating_sub(fed)).unwrap_or(usize::MAX))
+    }
+
+    /// What a canary feeds of a page: the sample, up to the limit.
+    fn part_of(&self, mut page: Page, left: Option<usize>) -> Page {
+        if let Some(canary) = self.canary {
+            page.rows.retain(|(id, _)| canary.wants(id));
+        }
+        let most = left.unwrap_or(usize::MAX);
+        if page.rows.len() > most {
+            page.rows.truncate(most);
+            page.last = page.rows.last().map(|(id, _)| id.clone());
+        }
+        page
     }
 
     /// Where the feeding stands, and how fast it may go on.
@@ -92,9 +126,23 @@ impl<'a> Sweep<'a> {
             if !position.paused {
                 return Ok(position);
             }
-            self.progress.set_phase("paused by an operator");
-            self.persist.pause(PAUSED).await?;
+            self.progress.set_phase(PAUSED);
+            self.persist.pause(LOOK).await?;
         }
+    }
+
+    /// Spares a slow database, and obeys a pause that was heard of already.
+    async fn wait_while_held(&self) -> Result<(), Stopped> {
+        let mut was_held = false;
+        while let Some((phase, _)) = self.steering.held() {
+            was_held = true;
+            self.progress.set_phase(phase);
+            self.persist.pause(HELD).await?;
+        }
+        if was_held {
+            self.progress.set_phase(FEEDING);
+        }
+        Ok(())
     }
 
     /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
@@ -121,6 +169,7 @@ impl<'a> Sweep<'a> {
 
     /// Waits until some of so many rows may go; how many.
     async fn room(&mut self, rows: usize) -> Result<usize, Stopped> {
+        self.wait_while_held().await?;
         while let Some(wait) = self.rate.wait() {
             self.persist.pause(wait.min(LOOK)).await?;
             self.look_again().await?;

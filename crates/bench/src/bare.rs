@@ -9,11 +9,14 @@ use anyhow::{Context, Result, ensure};
 use aws_config::BehaviorVersion;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry};
 use bucket_brigade_common::catalog::{Catalog, Move};
+use bucket_brigade_common::control::Orders;
 use bucket_brigade_common::ledger::{self, Ledger};
 use bucket_brigade_common::message::Task;
 use bucket_brigade_common::object_store::Copied;
 use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_consumer::commit::Commit;
+use bucket_brigade_consumer::governor::Governor;
 use bucket_brigade_consumer::health::Health;
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
@@ -183,7 +186,10 @@ impl Bare {
 
     async fn commit_stage(&self) -> Result<()> {
         let ledger = Arc::new(self.ledger(3).await?);
-        let commit = Commit::new(ledger, Health::default(), CancellationToken::new());
+        let unbounded = DatabaseLimits::default();
+        let governor = Arc::new(Governor::new(1000, unbounded, Orders::default()));
+        let stop = CancellationToken::new();
+        let commit = Commit::new(ledger, governor, Health::default(), stop);
         let rule = rig::run_spec()?.rule;
         let started = Instant::now();
         futures::stream::iter(self.first..self.first + self.rows)

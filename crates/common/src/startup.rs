@@ -8,9 +8,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::CatalogError;
 use crate::exit;
 use crate::ledger::LedgerError;
 use crate::preflight::PreflightError;
+use crate::queue::QueueError;
 use crate::settings::SettingsError;
 
 /// Background tasks get this long to end once the work is over.
@@ -144,6 +146,13 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<PreflightError>() {
         error.exit_code()
+    } else if error.is::<CatalogError>() {
+        exit::UNAVAILABLE
+    } else if let Some(error) = error.downcast_ref::<QueueError>() {
+        match error {
+            QueueError::Refused { .. } => exit::NO_PERMISSION,
+            QueueError::Unavailable { .. } => exit::UNAVAILABLE,
+        }
     } else {
         exit::UNEXPECTED
     }
