@@ -82,8 +82,8 @@ fn label(row: &Row) -> String {
         Some(of) => format!("{}: {of}", row.what),
         None => row.what.clone(),
     };
-    if name.chars().count() > 72 {
-        let cut: String = name.chars().take(70).collect();
+    if name.chars().count() > 60 {
+        let cut: String = name.chars().take(58).collect();
         return format!("{cut}…");
     }
     name

@@ -22,8 +22,8 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 /// How many threads the work is spread over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
-    /// One: waking another thread costs more than most of what a message needs. A fifth less CPU per image,
-    /// and still more copies a second than S3 allows in one prefix; beyond that there are more processes.
+    /// One: waking another thread costs more than most of what a message needs, and one makes more copies
+    /// a second than S3 allows in one prefix. Beyond that there are more processes.
     One,
     /// As many as there are processors: as fast as it can be.
     PerProcessor,

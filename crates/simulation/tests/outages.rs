@@ -21,7 +21,8 @@ use bucket_brigade_simulation::simulate::{feed, parts};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-const ROWS: usize = 60;
+/// More than a consumer has in hand: what it holds it may finish while the queue is away.
+const ROWS: usize = 300;
 
 /// How long the outage lasts.
 const OUTAGE: Duration = Duration::from_mins(10);
