@@ -15,6 +15,7 @@ use crate::gather::{Gather, Limits};
 /// Several requests in flight keep up with thousands of copies a second.
 const DELETES: Limits = Limits {
     size: BATCH,
+    enough: BATCH,
     linger: Duration::from_millis(500),
     in_flight: 16,
 };
@@ -22,6 +23,7 @@ const DELETES: Limits = Limits {
 /// A release is waited for by the next delivery.
 const RELEASES: Limits = Limits {
     size: BATCH,
+    enough: BATCH,
     linger: Duration::from_millis(100),
     in_flight: 16,
 };
@@ -36,7 +38,6 @@ const AGAIN: Backoff = Backoff {
 };
 
 /// Ends messages in batches.
-#[derive(Debug)]
 pub struct Acknowledge {
     deletes: Gather<String, bool>,
     releases: Gather<(String, Duration), bool>,

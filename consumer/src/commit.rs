@@ -8,18 +8,21 @@ use bucket_brigade_common::catalog::{Catalog, CatalogError, Move};
 use bucket_brigade_common::message::Task;
 use bucket_brigade_common::object_store::Copied;
 use futures::FutureExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{Answer, Desk};
 use crate::gather::Limits;
+use crate::governor::Governor;
 use crate::health::Health;
 use crate::step::{Event, Trouble};
 
-/// A hundred rows keep the statement short for the application's own writers; two statements in
-/// flight hide the round trip.
+/// Fifty rows make a statement worth its while; a hundred keep it short for the application's own
+/// writers; two statements in flight hide the round trip.
 const LIMITS: Limits = Limits {
     size: 100,
-    linger: Duration::from_millis(4),
+    enough: 50,
+    linger: Duration::from_millis(20),
     in_flight: 2,
 };
 
@@ -27,12 +30,28 @@ const LIMITS: Limits = Limits {
 pub struct Commit(Desk<Move, bool>);
 
 impl Commit {
-    /// Commits to the catalog.
-    pub fn new(catalog: Arc<dyn Catalog>, health: Health, stop: CancellationToken) -> Self {
-        Self(Desk::open(LIMITS, health, stop, move |moves: Vec<Move>| {
-            let catalog = Arc::clone(&catalog);
-            async move { commit_batch(&*catalog, moves).await }.boxed()
-        }))
+    /// Commits to the catalog; the governor hears how long each batch took.
+    pub fn new(
+        catalog: Arc<dyn Catalog>,
+        governor: Arc<Governor>,
+        health: Health,
+        stop: CancellationToken,
+    ) -> Self {
+        Self(Desk::open(
+            LIMITS,
+            health,
+            stop,
+            move |moves: Arc<[Move]>| {
+                let (catalog, governor) = (Arc::clone(&catalog), Arc::clone(&governor));
+                async move {
+                    let began = Instant::now();
+                    let answer = commit_batch(&*catalog, &moves).await;
+                    governor.committed(began.elapsed());
+                    answer
+                }
+                .boxed()
+            },
+        ))
     }
 
     /// Sets the task's path to the copy.
@@ -64,19 +83,18 @@ pub fn move_of(task: &Task, copied: Copied) -> Move {
 
 /// Two deliveries of one message can meet in a batch, and one id twice would join unpredictably: the
 /// second is answered as not committed, looks, and finds the row moved.
-async fn commit_batch(catalog: &dyn Catalog, moves: Vec<Move>) -> Result<Vec<bool>, CatalogError> {
+async fn commit_batch(catalog: &dyn Catalog, moves: &[Move]) -> Result<Vec<bool>, CatalogError> {
     let mut seen = HashSet::new();
-    let is_first: Vec<bool> = moves
-        .iter()
-        .map(|one| seen.insert(one.id.clone()))
-        .collect();
-    let distinct: Vec<Move> = moves
-        .iter()
-        .zip(&is_first)
-        .filter(|(_, is_first)| **is_first)
-        .map(|(one, _)| one.clone())
-        .collect();
-    let moved = catalog.commit(&distinct).await?;
+    let is_first: Vec<bool> = moves.iter().map(|one| seen.insert(&one.id)).collect();
+    let moved = if seen.len() == moves.len() {
+        catalog.commit(moves).await?
+    } else {
+        let pairs = moves.iter().zip(&is_first);
+        let distinct = pairs
+            .filter(|(_, is_first)| **is_first)
+            .map(|(one, _)| one.clone());
+        catalog.commit(&distinct.collect::<Vec<_>>()).await?
+    };
     let answers = moves.iter().zip(is_first);
     Ok(answers
         .map(|(one, is_first)| is_first && moved.contains(&one.id))

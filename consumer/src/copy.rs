@@ -13,6 +13,7 @@ use bucket_brigade_common::path_rule::Route;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::governor::Governor;
 use crate::health::{Dependency, Health};
 use crate::outage::{OutageWatch, Verdict};
 use crate::pace::{Pace, Slot};
@@ -57,6 +58,7 @@ struct Tried {
 /// Copies objects.
 pub struct Copy {
     store: Arc<dyn ObjectStore>,
+    governor: Arc<Governor>,
     pace: Pace,
     health: Health,
     outages: OutageWatch,
@@ -65,10 +67,12 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Copies within the store, at most `max_concurrency` objects at a time. The witness is an image that
+    /// Copies within the store, at most `max_concurrency` objects at a time, and no more than the governor
+    /// allows. The witness is an image that
     /// was moved before, if there is one.
     pub fn new(
         store: Arc<dyn ObjectStore>,
+        governor: Arc<Governor>,
         max_concurrency: usize,
         witness: Option<Route>,
         health: Health,
@@ -77,12 +81,18 @@ impl Copy {
     ) -> Self {
         Self {
             store,
+            governor,
             pace: Pace::new(max_concurrency),
             health,
             outages: OutageWatch::new(witness),
             tally,
             stop,
         }
+    }
+
+    /// What bounds the copies besides the pace.
+    pub fn governor(&self) -> &Governor {
+        &self.governor
     }
 
     /// The pace, for whoever reports on it.
@@ -139,18 +149,20 @@ impl Copy {
         }
     }
 
-    /// Waits for S3 to be well and for a place in the pace, then tries once. None when the process
-    /// stops while waiting.
+    /// Waits for S3 to be well, for the governor and for a place in the pace, then tries once. None when
+    /// the process stops while waiting, or others are to do it.
     async fn try_in_turn(&self, call: Call, route: &Route) -> Option<Tried> {
         let entering = async {
             let turn = self.health.turn().await;
+            let place = self.governor.enter().await;
             let slot = self.pace.enter().await;
-            (turn, slot)
+            (turn, place, slot)
         };
-        let (turn, slot) = tokio::select! {
+        let (turn, _place, slot) = tokio::select! {
             biased;
             entered = entering => entered,
             () = self.stop.cancelled() => return None,
+            () = self.governor.left_out() => return None,
         };
         let sent = Instant::now();
         Some(Tried {

@@ -15,9 +15,11 @@ use crate::gather::Limits;
 use crate::health::Health;
 use crate::step::{Event, Seen};
 
+/// Fifty rows make a statement worth its while; nobody waits for them longer than a copy takes.
 const LIMITS: Limits = Limits {
     size: 200,
-    linger: Duration::from_millis(4),
+    enough: 50,
+    linger: Duration::from_millis(20),
     in_flight: 1,
 };
 
@@ -35,7 +37,7 @@ impl Decide {
         health: Health,
         stop: CancellationToken,
     ) -> Self {
-        let rows = Desk::open(LIMITS, health, stop, move |ids: Vec<RowId>| {
+        let rows = Desk::open(LIMITS, health, stop, move |ids: Arc<[RowId]>| {
             let catalog = Arc::clone(&catalog);
             async move {
                 let found = catalog.look(&ids).await?;

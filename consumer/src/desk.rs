@@ -38,7 +38,7 @@ pub enum Answer<R> {
 
 /// One kind of call, on a batch of any size.
 type Call<T, R> =
-    Arc<dyn Fn(Vec<T>) -> BoxFuture<'static, Result<Vec<R>, CatalogError>> + Send + Sync>;
+    Arc<dyn Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, CatalogError>> + Send + Sync>;
 
 /// Takes requests of one kind one by one.
 pub struct Desk<T, R>(Gather<T, Answer<R>>);
@@ -51,7 +51,7 @@ where
     /// Opens the desk. `call` answers every request of its batch, in order.
     pub fn open<F>(limits: Limits, health: Health, stop: CancellationToken, call: F) -> Self
     where
-        F: Fn(Vec<T>) -> BoxFuture<'static, Result<Vec<R>, CatalogError>> + Send + Sync + 'static,
+        F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, CatalogError>> + Send + Sync + 'static,
     {
         let call: Call<T, R> = Arc::new(call);
         Self(Gather::start(limits, move |batch| {
@@ -74,9 +74,9 @@ async fn halve<T: Clone, R>(
     stop: &CancellationToken,
 ) -> Vec<Answer<R>> {
     let mut answers = Vec::with_capacity(batch.len());
-    let mut parts = vec![batch];
+    let mut parts: Vec<Arc<[T]>> = vec![batch.into()];
     // Last in, first out: the left half goes on top, so the answers come in order.
-    while let Some(mut part) = parts.pop() {
+    while let Some(part) = parts.pop() {
         match persist(&part, call, health, stop).await {
             Ok(Some(results)) => answers.extend(results.into_iter().map(Answer::Done)),
             Ok(None) => answers.extend(part.iter().map(|_| Answer::Interrupted)),
@@ -84,9 +84,9 @@ async fn halve<T: Clone, R>(
                 answers.push(Answer::Refused { code, message });
             }
             Err(_) => {
-                let right = part.split_off(part.len() / 2);
-                parts.push(right);
-                parts.push(part);
+                let (left, right) = part.split_at(part.len() / 2);
+                parts.push(right.into());
+                parts.push(left.into());
             }
         }
     }
@@ -95,14 +95,14 @@ async fn halve<T: Clone, R>(
 
 /// Tries until the database answers; none when the process stops first. An error is a refusal: its
 /// SQLSTATE and message.
-async fn persist<T: Clone, R>(
-    part: &[T],
+async fn persist<T, R>(
+    part: &Arc<[T]>,
     call: &Call<T, R>,
     health: &Health,
     stop: &CancellationToken,
 ) -> Result<Option<Vec<R>>, (String, String)> {
     for tries in 1.. {
-        match call(part.to_vec()).await {
+        match call(Arc::clone(part)).await {
             Ok(results) => {
                 health.up(Dependency::Database);
                 return Ok(Some(results));
@@ -139,6 +139,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         size: 8,
+        enough: 8,
         linger: Duration::from_millis(5),
         in_flight: 1,
     };
@@ -156,12 +157,12 @@ mod tests {
             LIMITS,
             Health::default(),
             CancellationToken::new(),
-            |batch| {
+            |batch: Arc<[i32]>| {
                 async move {
                     if batch.contains(&5) {
                         Err(refusal())
                     } else {
-                        Ok(batch)
+                        Ok(batch.to_vec())
                     }
                 }
                 .boxed()
@@ -183,7 +184,7 @@ mod tests {
         let was_up = Arc::new(Mutex::new(Vec::new()));
         let (watching, seen) = (health.clone(), Arc::clone(&was_up));
         let stop = CancellationToken::new();
-        let desk = Desk::open(LIMITS, health.clone(), stop, move |batch: Vec<u32>| {
+        let desk = Desk::open(LIMITS, health.clone(), stop, move |batch: Arc<[u32]>| {
             let mut seen = seen.lock().unwrap();
             seen.push(watching.is_up(Dependency::Database));
             let fails = seen.len() <= 3;
@@ -191,7 +192,7 @@ mod tests {
                 if fails {
                     Err(CatalogError::Unavailable("down".into()))
                 } else {
-                    Ok(batch)
+                    Ok(batch.to_vec())
                 }
             }
             .boxed()

@@ -9,10 +9,12 @@
 
 pub mod acknowledge;
 pub mod commit;
+pub mod control;
 pub mod copy;
 pub mod decide;
 pub mod desk;
 pub mod gather;
+pub mod governor;
 pub mod handle;
 pub mod health;
 pub mod lease;

@@ -14,8 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::acknowledge::Acknowledge;
 use crate::commit::Commit;
+use crate::control::{Pulse, Steering};
 use crate::copy::Copy;
 use crate::decide::Decide;
+use crate::governor::Governor;
 use crate::handle::Stages;
 use crate::health::Health;
 use crate::lease::Leases;
@@ -50,6 +52,8 @@ pub struct Parts {
     pub grace: Duration,
     /// An image that was moved before, to tell an outage from a broken object.
     pub witness: Option<Route>,
+    /// Who is told what this process does, and tells what it may do.
+    pub steering: Steering,
     /// What is looked at from outside.
     pub observation: Observation,
 }
@@ -60,18 +64,29 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> bool {
     let give_up = CancellationToken::new();
     let Observation { health, leases, .. } = parts.observation.clone();
     let stages = Arc::new(stages(&parts, &health, &stop, &give_up));
-    let queue = Arc::clone(&parts.queue);
-    let grace = parts.grace;
+    let (queue, control) = (
+        Arc::clone(&parts.queue),
+        Arc::clone(&parts.steering.control),
+    );
+    let (grace, limits) = (parts.grace, parts.steering.limits);
     let (tasks, receivers) = receive(parts, &stages, &leases, &health, &stop);
     let working = async {
         stop.cancelled().await;
         let deadlines = Deadlines::from_now(grace);
         drain(&receivers, &tasks, &give_up, deadlines).await
     };
+    let pulse = Pulse {
+        stages: &stages,
+        leases: &leases,
+        health: &health,
+        stop: &stop,
+        limits,
+    };
     let drained = tokio::select! {
         biased;
         drained = working => drained,
         () = leases.renew_forever(&*queue) => false,
+        () = pulse.beat_forever(&*control) => false,
         () = report(&stages, &leases, &health) => false,
     };
     log(&stages.tally.counts(), "drained");
@@ -89,6 +104,12 @@ fn stages(
         &parts.catalog,
         Arc::clone(&parts.observation.tally),
     );
+    let steering = &parts.steering;
+    let governor = Arc::new(Governor::new(
+        parts.max_concurrency,
+        steering.limits,
+        steering.orders.clone(),
+    ));
     Stages {
         id_type: parts.id_type,
         rule: rule.clone(),
@@ -101,13 +122,14 @@ fn stages(
         ),
         copy: Copy::new(
             Arc::clone(&parts.store),
+            Arc::clone(&governor),
             parts.max_concurrency,
             parts.witness.clone(),
             health.clone(),
             Arc::clone(&tally),
             stop.clone(),
         ),
-        commit: Commit::new(Arc::clone(catalog), health.clone(), stop.clone()),
+        commit: Commit::new(Arc::clone(catalog), governor, health.clone(), stop.clone()),
         record: Record::new(catalog, health, stop),
         acknowledge: Acknowledge::new(&parts.queue),
         tally,

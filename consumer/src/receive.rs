@@ -116,10 +116,15 @@ impl Receive {
         }
     }
 
-    /// While S3 throttles us, what we cannot copy soon is better left to others, and to the queue if we
-    /// have to stop.
+    /// While S3 throttles us, or the governor holds us back, what we cannot copy soon is better left to
+    /// others, and to the queue if we have to stop.
     async fn wait_for_pace(&self) {
-        while self.room.taken() + BATCH > self.stages.copy.pace().worth_having() {
+        let copy = &self.stages.copy;
+        let worth_having = || {
+            let by_pace = copy.pace().worth_having();
+            by_pace.min(copy.governor().worth_having())
+        };
+        while self.room.taken() + BATCH > worth_having() {
             sleep(LOOK_AGAIN).await;
         }
     }

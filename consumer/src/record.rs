@@ -15,7 +15,8 @@ use crate::step::{Event, Seen, Trouble};
 
 const LIMITS: Limits = Limits {
     size: 100,
-    linger: Duration::from_millis(4),
+    enough: 50,
+    linger: Duration::from_millis(20),
     in_flight: 1,
 };
 
@@ -42,7 +43,7 @@ impl Record {
                 LIMITS,
                 health.clone(),
                 stop.clone(),
-                move |batch: Vec<Settlement>| {
+                move |batch: Arc<[Settlement]>| {
                     let catalog = Arc::clone(&settle);
                     async move { catalog.settle(&batch).await.map(|()| vec![(); batch.len()]) }
                         .boxed()
@@ -52,7 +53,7 @@ impl Record {
                 LIMITS,
                 health.clone(),
                 stop.clone(),
-                move |batch: Vec<Failure>| {
+                move |batch: Arc<[Failure]>| {
                     let catalog = Arc::clone(&fail);
                     async move { catalog.fail(&batch).await.map(|()| vec![(); batch.len()]) }
                         .boxed()
@@ -62,7 +63,7 @@ impl Record {
                 LIMITS,
                 health.clone(),
                 stop.clone(),
-                move |batch: Vec<PoisonRecord>| {
+                move |batch: Arc<[PoisonRecord]>| {
                     let catalog = Arc::clone(&poison);
                     async move {
                         catalog

@@ -7,7 +7,8 @@ use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::observe::ObserveArgs;
 use bucket_brigade_common::settings::{
-    MigrationArgs, MigrationSettings, Problems, SettingsError, positive, whole,
+    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Problems, SettingsError,
+    positive, whole,
 };
 use bucket_brigade_common::telemetry::{LogArgs, LogSettings};
 use clap::{Parser, Subcommand};
@@ -33,6 +34,8 @@ pub struct Args {
     migration: MigrationArgs,
     #[command(flatten)]
     consumer: ConsumerArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
     #[command(flatten)]
     observe: ObserveArgs,
     #[command(flatten)]
@@ -97,6 +100,8 @@ pub struct Settings {
     pub copy_timeout: Duration,
     /// This process in the ledger.
     pub name: String,
+    /// When the database counts as slow.
+    pub database_limits: DatabaseLimits,
     /// Where to answer questions after health and figures.
     pub metrics_addr: Option<SocketAddr>,
 }
@@ -111,7 +116,10 @@ impl Args {
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
         let metrics_addr = self.observe.parse(&mut problems);
-        let own = self.consumer.parse(metrics_addr, &mut problems);
+        let database_limits = self.database.parse(&mut problems);
+        let own = self
+            .consumer
+            .parse(metrics_addr, database_limits, &mut problems);
         problems.finish()?;
         match migration {
             Some(migration) => Ok((own(migration), logs)),
@@ -125,6 +133,7 @@ impl ConsumerArgs {
     fn parse(
         self,
         metrics_addr: Option<SocketAddr>,
+        database_limits: DatabaseLimits,
         problems: &mut Problems,
     ) -> impl FnOnce(MigrationSettings) -> Settings + use<> {
         let max_concurrency =
@@ -173,6 +182,7 @@ impl ConsumerArgs {
             source_region,
             copy_timeout,
             name,
+            database_limits,
             metrics_addr,
         }
     }

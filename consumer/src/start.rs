@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::control::Control;
 use bucket_brigade_common::ledger::{self, Ledger, LedgerError, RunSpec};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::observe::observe;
@@ -13,9 +14,10 @@ use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::{aws, exit};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::control::{Steering, starting};
 use crate::health::Health;
 use crate::lease::Leases;
 use crate::observation::Observation;
@@ -24,6 +26,9 @@ use crate::settings::Settings;
 
 /// A consumer shares the server's connections with the application and with every other consumer.
 const CONNECTIONS: u32 = 3;
+
+/// How long the last word to the ledger may take.
+const LAST_WORD: Duration = Duration::from_millis(300);
 
 /// How often the run that the feeder opens is looked for.
 const LOOK_FOR_RUN: Duration = Duration::from_secs(1);
@@ -52,9 +57,12 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let Some(parts) = parts else {
         return Ok(exit::DONE);
     };
+    let control = Arc::clone(&parts.steering.control);
     if !run(parts, stop).await {
         tracing::warn!("some messages could not be given back; they reappear by themselves");
     }
+    // Who misses this word sees in a few seconds that this process is gone.
+    drop(timeout(LAST_WORD, control.leave()).await);
     Ok(exit::DONE)
 }
 
@@ -93,9 +101,9 @@ async fn prepare(
     };
     let store = open_store(s3, source_s3, settings).await?;
     let witness = patiently(async || ledger.some_moved_path().await).await?;
-    if stop.is_cancelled() {
+    let Some(steering) = first_orders(&ledger, settings, stop).await? else {
         return Ok(None);
-    }
+    };
     tell(settings, &ledger);
     let rule = migration.run.rule.clone();
     Ok(Some(Parts {
@@ -109,8 +117,40 @@ async fn prepare(
         max_concurrency: settings.max_concurrency,
         visibility: settings.visibility_timeout,
         grace: settings.shutdown_grace,
+        steering,
         observation,
     }))
+}
+
+/// Hears what the fleet was told before the first message is taken: the run may be paused. None when the
+/// process is stopped first.
+async fn first_orders(
+    ledger: &Ledger,
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> Result<Option<Steering>, LedgerError> {
+    let limits = settings.database_limits;
+    if limits.replica_lag.is_some() {
+        ledger.check_replica_lag().await?;
+    }
+    while !stop.is_cancelled() {
+        match ledger.beat(&starting()).await {
+            Ok(orders) => {
+                return Ok(Some(Steering {
+                    control: Arc::new(ledger.clone()),
+                    orders,
+                    limits,
+                }));
+            }
+            Err(error) => tracing::warn!(%error, "the run's orders cannot be read yet"),
+        }
+        tokio::select! {
+            biased;
+            () = sleep(LOOK_FOR_RUN) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(None)
 }
 
 async fn check_buckets(

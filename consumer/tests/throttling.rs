@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bucket_brigade_common::control::Orders;
 use bucket_brigade_common::object_store::{Copied, Destination, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{PathRule, Route};
+use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_consumer::copy::Copy;
+use bucket_brigade_consumer::governor::Governor;
 use bucket_brigade_consumer::health::Health;
 use bucket_brigade_consumer::step::Event;
 use bucket_brigade_consumer::tally::Tally;
@@ -148,8 +151,11 @@ async fn run(
     for _ in 0..consumers {
         let (health, stop) = (Health::default(), CancellationToken::new());
         let objects: Arc<dyn ObjectStore> = Arc::<Store>::clone(&store);
+        let unbounded = DatabaseLimits::default();
+        let governor = Arc::new(Governor::new(64, unbounded, Orders::default()));
         let copy = Arc::new(Copy::new(
             objects,
+            governor,
             64,
             None,
             health,

@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
+use crate::canary::Canary;
 use crate::drain::drain;
 use crate::persist::{Persist, Stopped};
-use crate::progress::Progress;
+use crate::progress::{FEEDING, Progress};
 use crate::rate::Rate;
 use crate::send::Send;
 use crate::settings::Pacing;
+use crate::steering::Steering;
 use crate::sweep::Sweep;
 
 /// What the feeder works with, whatever stands behind it.
@@ -30,6 +32,8 @@ pub struct Feed {
     pub rule: PathRule,
     /// How much at a time, and when to end.
     pub pacing: Pacing,
+    /// What holds the feeder back.
+    pub steering: Arc<Steering>,
     /// What the feeder is doing.
     pub progress: Arc<Progress>,
     /// Ends the feeding.
@@ -51,9 +55,12 @@ impl Feed {
     /// # Errors
     /// [`Stopped`]; everything confirmed is in the ledger, and the next feeder goes on from there.
     pub async fn run(&self) -> Result<Outcome, Stopped> {
+        if let Some(canary) = self.pacing.canary {
+            return self.run_canary(canary).await;
+        }
         self.start_over_if_nothing_was_fed().await?;
         loop {
-            let fed = self.sweep().await?;
+            let fed = self.sweep(None).await?;
             if fed > 0 {
                 drain(&*self.queue, &*self.scope, &self.progress, self.patience()).await?;
                 self.persist("starting a sweep", async |scope| scope.begin_sweep().await)
@@ -76,6 +83,21 @@ impl Feed {
         }
     }
 
+    /// Feeds a part from the table's beginning, and waits until it is done. The next feeder starts at the
+    /// beginning again, and finds the rest.
+    async fn run_canary(&self, canary: Canary) -> Result<Outcome, Stopped> {
+        let begin = async || {
+            self.persist("starting a sweep", async |scope| scope.begin_sweep().await)
+                .await
+        };
+        begin().await?;
+        let fed = self.sweep(Some(canary)).await?;
+        tracing::info!(fed, "the canary is fed: {fed} rows");
+        drain(&*self.queue, &*self.scope, &self.progress, self.patience()).await?;
+        begin().await?;
+        self.outcome().await
+    }
+
     /// A sweep that was cut off before it found a row is begun again, so that "nothing found" is always
     /// said of a whole table and of now.
     async fn start_over_if_nothing_was_fed(&self) -> Result<(), Stopped> {
@@ -89,8 +111,8 @@ impl Feed {
         Ok(())
     }
 
-    async fn sweep(&self) -> Result<u64, Stopped> {
-        self.progress.set_phase("feeding");
+    async fn sweep(&self, canary: Option<Canary>) -> Result<u64, Stopped> {
+        self.progress.set_phase(FEEDING);
         let (queue, progress, persist) = (&*self.queue, &*self.progress, self.patience());
         let sweep = Sweep {
             scope: &*self.scope,
@@ -104,6 +126,8 @@ impl Feed {
             rate: Rate::unlimited(),
             looked: Instant::now(),
             page_size: self.pacing.page_size,
+            canary,
+            steering: &self.steering,
             progress,
             persist,
         };

@@ -2,13 +2,17 @@
 //! finds nothing left.
 
 pub mod backlog;
+pub mod canary;
+pub mod command;
 pub mod drain;
 pub mod feed;
 pub mod health;
 pub mod persist;
+pub mod place;
 pub mod progress;
 pub mod rate;
 pub mod send;
 pub mod settings;
 pub mod start;
+pub mod steering;
 pub mod sweep;

@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
-use bucket_brigade_common::{startup, telemetry};
+use bucket_brigade_common::startup::{self, Threads};
+use bucket_brigade_common::telemetry;
 use bucket_brigade_feeder::progress::Display;
-use bucket_brigade_feeder::settings::{Args, Command};
+use bucket_brigade_feeder::settings::Args;
 use bucket_brigade_feeder::start::start;
 
 fn main() -> ExitCode {
-    startup::run(async |args: Args, stop| {
-        if let Some(Command::Healthcheck(check)) = args.command {
-            return Ok(check.run()?);
+    startup::run(Threads::PerProcessor, async |args: Args, stop| {
+        if let Some(command) = args.command {
+            return command.run(stop).await;
         }
         let (settings, logs) = args.parse_settings()?;
         let display = Display::on_stderr();

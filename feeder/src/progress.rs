@@ -1,11 +1,11 @@
 //! Progress for people: a bar with rate and ETA on a terminal, a log line every few seconds elsewhere.
 
-use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bucket_brigade_common::observe::{Metric, Observed};
+use bucket_brigade_common::rate::Rate;
 use bucket_brigade_common::scope::{self, Scope};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval};
@@ -19,8 +19,8 @@ const DRAW: Duration = Duration::from_secs(1);
 /// How often a line is logged where there is no terminal.
 const LOG: Duration = Duration::from_secs(5);
 
-/// Over how long the rate is taken.
-const RATE_OVER: Duration = Duration::from_mins(1);
+/// The phase of a feeder that nothing holds back.
+pub const FEEDING: &str = "feeding";
 
 /// Where progress is shown.
 #[derive(Clone)]
@@ -44,7 +44,8 @@ impl Progress {
         &self.health
     }
 
-    fn phase(&self) -> &'static str {
+    /// What the feeder is doing.
+    pub fn phase(&self) -> &'static str {
         self.lock().0
     }
 
@@ -183,7 +184,7 @@ impl Display {
 }
 
 /// The time left at this rate, or N/A.
-fn eta(numbers: &scope::Progress, per_second: f64) -> String {
+pub fn eta(numbers: &scope::Progress, per_second: f64) -> String {
     let left = numbers
         .in_scope
         .map(|total| total.saturating_sub(numbers.accounted()));
@@ -195,33 +196,6 @@ fn eta(numbers: &scope::Progress, per_second: f64) -> String {
             humantime::format_duration(rounded).to_string()
         }
         _ => "N/A".into(),
-    }
-}
-
-/// The rate over the last minute.
-#[derive(Debug, Default)]
-struct Rate(VecDeque<(Instant, u64)>);
-
-impl Rate {
-    fn add(&mut self, now: Instant, count: u64) -> f64 {
-        self.0.push_back((now, count));
-        while self.0.len() > 2
-            && self
-                .0
-                .front()
-                .is_some_and(|(then, _)| now - *then > RATE_OVER)
-        {
-            self.0.pop_front();
-        }
-        let Some((then, before)) = self.0.front() else {
-            return 0.0;
-        };
-        let elapsed = (now - *then).as_secs_f64();
-        if elapsed == 0.0 {
-            return 0.0;
-        }
-        let done = u32::try_from(count.saturating_sub(*before)).unwrap_or(u32::MAX);
-        f64::from(done) / elapsed
     }
 }
 
@@ -255,17 +229,5 @@ mod tests {
         assert_eq!(eta(&numbers, 0.5), "2m");
         numbers.moved = 200;
         assert_eq!(eta(&numbers, 1.0), "0s");
-    }
-
-    #[test]
-    fn the_rate_is_that_of_the_last_minute() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut rate = Rate::default();
-        let rates = [(0, 0), (10, 100), (70, 700), (130, 700)]
-            .map(|(seconds, count)| rate.add(at(seconds), count));
-        assert!((rates[1] - 10.0).abs() < 1e-9);
-        assert!((rates[2] - 10.0).abs() < 1e-9);
-        assert!(rates[3] < 1e-9);
     }
 }

@@ -3,13 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::observe::ObserveArgs;
 use bucket_brigade_common::settings::{
-    MigrationArgs, MigrationSettings, Problems, SettingsError, positive, whole,
+    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Problems, SettingsError,
+    positive, whole,
 };
 use bucket_brigade_common::telemetry::{LogArgs, LogSettings};
-use clap::{Parser, Subcommand};
+use clap::Parser;
+
+use crate::canary::Canary;
+use crate::command::Command;
 
 /// Feeds the images still to move to the consumers: pages their rows out of Postgres and sends each
 /// to the queue, sweep after sweep, until nothing is left. Then it tells the outcome and exits.
@@ -25,7 +28,7 @@ use clap::{Parser, Subcommand};
     after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app IMAGES_TABLE=images \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  SOURCE_BUCKET_NAME=old-images DESTINATION_BUCKET_NAME=new-images \\\n  OLD_PREFIX=image/ NEW_PREFIX=avatar/ feeder\n\nExit codes: 0 everything has moved; 1 unexpected error; 2 finished, but some rows could not be\nmoved (bucket_brigade.failures says why); 3 stopped by a signal before the end; 64 wrong settings;\n69 database or queue cannot be reached; 75 another feeder of this run is at work; 77 a right is\nmissing; 130 second signal."
 )]
 pub struct Args {
-    /// What else to do than to feed.
+    /// What to do instead of feeding
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Feed until nothing is left, then tell the outcome and exit (the default)
@@ -39,16 +42,13 @@ pub struct Args {
     #[command(flatten)]
     feeder: FeederArgs,
     #[command(flatten)]
+    canary: CanaryArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
     observe: ObserveArgs,
     #[command(flatten)]
     logs: LogArgs,
-}
-
-/// What a feeder can do besides its work.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Ask the feeder that runs on this machine or in this container for its health
-    Healthcheck(HealthcheckArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,6 +65,17 @@ struct FeederArgs {
     watch_interval: Option<String>,
 }
 
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "A canary: a part first, then look at what became of it")]
+struct CanaryArgs {
+    /// Feed at most N rows, wait until they are done, and exit
+    #[arg(long, value_name = "N", conflicts_with = "watch")]
+    limit: Option<String>,
+    /// Feed this share of the rows, the same ones each time, wait until they are done, and exit
+    #[arg(long, value_name = "PERCENT", conflicts_with = "watch")]
+    sample: Option<String>,
+}
+
 /// The settings, checked.
 #[derive(Clone)]
 pub struct Settings {
@@ -72,6 +83,8 @@ pub struct Settings {
     pub migration: MigrationSettings,
     /// How to feed.
     pub pacing: Pacing,
+    /// When the database counts as slow.
+    pub database_limits: DatabaseLimits,
     /// Where to answer questions after health and figures.
     pub metrics_addr: Option<SocketAddr>,
 }
@@ -79,6 +92,8 @@ pub struct Settings {
 /// How much at a time, and when to end.
 #[derive(Debug, Clone, Copy)]
 pub struct Pacing {
+    /// A part only; none for all rows.
+    pub canary: Option<Canary>,
     /// Rows read at a time.
     pub page_size: u32,
     /// Messages in the queue above which the feeder waits.
@@ -96,7 +111,9 @@ impl Args {
         let mut problems = Problems::default();
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
-        let pacing = self.feeder.parse(self.watch, &mut problems);
+        let canary = self.canary.parse(&mut problems);
+        let pacing = self.feeder.parse(self.watch, canary, &mut problems);
+        let database_limits = self.database.parse(&mut problems);
         let metrics_addr = self.observe.parse(&mut problems);
         problems.finish()?;
         match migration {
@@ -104,6 +121,7 @@ impl Args {
                 Settings {
                     migration,
                     pacing,
+                    database_limits,
                     metrics_addr,
                 },
                 logs,
@@ -113,8 +131,23 @@ impl Args {
     }
 }
 
+impl CanaryArgs {
+    fn parse(self, problems: &mut Problems) -> Option<Canary> {
+        let limit = problems.parsed("--limit", self.limit, None, |text| {
+            whole(1, u64::MAX)(text).map(Some)
+        });
+        let percent = problems.parsed("--sample", self.sample, None, |text| {
+            match text.trim_end_matches('%').parse() {
+                Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Some(percent)),
+                _ => Err("is not a share in percent, such as 1 or 0.5".into()),
+            }
+        });
+        (limit.is_some() || percent.is_some()).then_some(Canary { limit, percent })
+    }
+}
+
 impl FeederArgs {
-    fn parse(self, is_watching: bool, problems: &mut Problems) -> Pacing {
+    fn parse(self, is_watching: bool, canary: Option<Canary>, problems: &mut Problems) -> Pacing {
         let interval = problems.parsed(
             "WATCH_INTERVAL",
             self.watch_interval,
@@ -122,6 +155,7 @@ impl FeederArgs {
             positive(Duration::from_millis(100), Duration::from_hours(24)),
         );
         Pacing {
+            canary,
             page_size: problems.parsed("PAGE_SIZE", self.page_size, 1000, whole(1, 100_000)),
             max_backlog: problems.parsed(
                 "MAX_BACKLOG",

@@ -3,25 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::control::Control;
 use bucket_brigade_common::ledger::{self, FeederLock, Ledger, LedgerError};
 use bucket_brigade_common::observe::observe;
 use bucket_brigade_common::preflight::{Need, check_bucket, check_queue, patiently};
 use bucket_brigade_common::scope::Scope;
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::{aws, exit, startup};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::{Feed, Outcome};
 use crate::persist::Stopped;
 use crate::progress::{Display, Progress};
 use crate::settings::Settings;
+use crate::steering::Steering;
 
-/// One to page, one for the display, one for the count of the rows in scope.
+/// One to page, one for the display and the signs of life, one for the count of the rows in scope.
 const CONNECTIONS: u32 = 3;
 
 /// How long a bucket's name is looked up for.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the last word to the ledger may take.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// How often the feeder makes sure that it is still the only one.
 const CHECK_LOCK: Duration = Duration::from_secs(5);
@@ -44,6 +49,9 @@ pub async fn start(
     let name = startup::process_name("feeder");
     let open = async || Ledger::open(pool.clone(), &migration.run, &name).await;
     let ledger = patiently(open).await?;
+    if settings.database_limits.replica_lag.is_some() {
+        ledger.check_replica_lag().await?;
+    }
     let lock = patiently(async || ledger.lock_feeder().await).await?;
     tracing::info!(
         run = ledger.run_id(),
@@ -56,16 +64,24 @@ pub async fn start(
         catalog: Arc::new(ledger.clone()),
         rule: migration.run.rule.clone(),
         pacing: settings.pacing,
+        steering: Arc::new(Steering::new(settings.database_limits)),
         progress: Arc::clone(&progress),
         stop,
     };
     tokio::spawn(count_scope(ledger.clone()));
+    if let Err(error) = ledger.forget_the_dead().await {
+        tracing::debug!(%error, "dead processes stay on the list");
+    }
+    feed.steering.beat_once(&ledger, &progress).await;
     let outcome = tokio::select! {
         biased;
         outcome = feed.run() => outcome,
         error = keep_lock(&ledger, lock) => return Err(error.into()),
+        () = feed.steering.beat_forever(&ledger, &progress) => Err(Stopped),
         () = display.show_forever(&ledger, &progress) => Err(Stopped),
     };
+    // Who misses this word sees in a few seconds that this process is gone.
+    drop(timeout(LAST_WORD, ledger.leave()).await);
     display.clear();
     Ok(tell(outcome))
 }

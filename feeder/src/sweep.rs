@@ -7,18 +7,23 @@ use bucket_brigade_common::catalog::Failure;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Scope};
+use futures::future::try_join;
 use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
+use crate::canary::Canary;
 use crate::persist::{Persist, Stopped};
-use crate::progress::Progress;
+use crate::place::Place;
+use crate::progress::{FEEDING, Progress};
 use crate::rate::Rate;
 use crate::send::{Send, failure};
+use crate::steering::{PAUSED, Steering};
 
-/// How often a paused feeder looks whether it may go on.
-const PAUSED: Duration = Duration::from_secs(1);
+/// How often a feeder that spares the database looks whether it may go on.
+const HELD: Duration = Duration::from_millis(200);
 
-/// How often it looks for a pause or another rate while a page takes its time.
+/// How often the ledger is looked at: for the end of a pause, and, while a page takes its time, for a
+/// pause or another rate.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What a sweep works with.
@@ -37,43 +42,74 @@ pub struct Sweep<'a> {
     pub looked: Instant,
     /// Rows read at a time.
     pub page_size: u32,
+    /// A part only; none for all rows.
+    pub canary: Option<Canary>,
+    /// What holds the feeder back.
+    pub steering: &'a Steering,
     /// Where the phase is shown.
     pub progress: &'a Progress,
     /// Tries again.
     pub persist: Persist<'a>,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
     /// Feeds everything in scope after the cursor. Returns the rows fed in the whole sweep, those of
-    /// earlier processes included.
+    /// earlier processes included. While a page is sent the next one is read.
     ///
     /// # Errors
     /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<u64, Stopped> {
-        loop {
-            let position = self.look().await?;
-            let cursor = position.cursor;
-            let page = self
-                .persist
-                .database("reading a page", async || {
-                    self.scope.page(cursor.as_ref(), self.page_size).await
-                })
-                .await?;
-            let Some(last) = page.last.clone() else {
-                return Ok(position.sweep_fed);
+        let place = self.place();
+        let position = self.look().await?;
+        let mut left = self.left_of(position.sweep_fed);
+        let mut page = place.page(position.cursor.as_ref()).await?;
+        let mut sent = None;
+        while left != Some(0) {
+            let part = self.part_of(page, left);
+            left = left.map(|left| left.saturating_sub(part.rows.len()));
+            let Some(last) = part.last.clone() else {
+                break;
             };
-            let fed = self.feed(page).await?;
-            self.advance(&last, fed).await?;
+            let beside = place.turn(sent, &last);
+            let (fed, (next, is_paused)) = try_join(self.feed(part), beside).await?;
+            sent = Some((last, fed));
+            page = next;
+            if is_paused {
+                self.look().await?;
+            }
+        }
+        if let Some(sent) = &sent {
+            place.advance(sent).await?;
+        }
+        Ok(self.look().await?.sweep_fed)
+    }
+
+    fn place(&self) -> Place<'a> {
+        Place {
+            scope: self.scope,
+            page_size: self.page_size,
+            steering: self.steering,
+            persist: self.persist,
         }
     }
 
-    async fn advance(&self, cursor: &RowId, fed: usize) -> Result<(), Stopped> {
-        let fed = u64::try_from(fed).unwrap_or(0);
-        self.persist
-            .database("moving the cursor", async || {
-                self.scope.advance(cursor, fed).await
-            })
-            .await
+    /// How many rows a canary may still feed; none for any number.
+    fn left_of(&self, fed: u64) -> Option<usize> {
+        let limit = self.canary.and_then(|canary| canary.limit);
+        limit.map(|limit| usize::try_from(limit.saturating_sub(fed)).unwrap_or(usize::MAX))
+    }
+
+    /// What a canary feeds of a page: the sample, up to the limit.
+    fn part_of(&self, mut page: Page, left: Option<usize>) -> Page {
+        if let Some(canary) = self.canary {
+            page.rows.retain(|(id, _)| canary.wants(id));
+        }
+        let most = left.unwrap_or(usize::MAX);
+        if page.rows.len() > most {
+            page.rows.truncate(most);
+            page.last = page.rows.last().map(|(id, _)| id.clone());
+        }
+        page
     }
 
     /// Where the feeding stands, and how fast it may go on.
@@ -86,16 +122,27 @@ impl Sweep<'_> {
 
     async fn wait_while_paused(&self) -> Result<Position, Stopped> {
         loop {
-            let position = self
-                .persist
-                .database("reading the cursor", async || self.scope.position().await)
-                .await?;
+            let position = self.place().position().await?;
             if !position.paused {
                 return Ok(position);
             }
-            self.progress.set_phase("paused by an operator");
-            self.persist.pause(PAUSED).await?;
+            self.progress.set_phase(PAUSED);
+            self.persist.pause(LOOK).await?;
         }
+    }
+
+    /// Spares a slow database, and obeys a pause that was heard of already.
+    async fn wait_while_held(&self) -> Result<(), Stopped> {
+        let mut was_held = false;
+        while let Some((phase, _)) = self.steering.held() {
+            was_held = true;
+            self.progress.set_phase(phase);
+            self.persist.pause(HELD).await?;
+        }
+        if was_held {
+            self.progress.set_phase(FEEDING);
+        }
+        Ok(())
     }
 
     /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
@@ -113,7 +160,7 @@ impl Sweep<'_> {
             if let Some((cursor, _)) = now.last()
                 && advanced.elapsed() >= LOOK
             {
-                self.advance(cursor, fed).await?;
+                self.place().advance(&(cursor.clone(), fed)).await?;
                 (fed, advanced) = (0, Instant::now());
             }
         }
@@ -122,6 +169,7 @@ impl Sweep<'_> {
 
     /// Waits until some of so many rows may go; how many.
     async fn room(&mut self, rows: usize) -> Result<usize, Stopped> {
+        self.wait_while_held().await?;
         while let Some(wait) = self.rate.wait() {
             self.persist.pause(wait.min(LOOK)).await?;
             self.look_again().await?;

@@ -28,12 +28,14 @@ const REQUIRED: [(&str, &str); 7] = [
     ("NEW_PREFIX", "avatar/"),
 ];
 
-const OPTIONAL: [&str; 8] = [
+const OPTIONAL: [&str; 10] = [
     "ID_COLUMN",
     "PATH_COLUMN",
     "SOURCE_KEY_PREFIX",
     "DESTINATION_KEY_PREFIX",
     "S3_FORCE_PATH_STYLE",
+    "MAX_COMMIT_LATENCY",
+    "MAX_REPLICA_LAG",
     "METRICS_ADDR",
     "LOG_FORMAT",
     "RUST_LOG",

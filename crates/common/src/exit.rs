@@ -4,6 +4,8 @@
 pub const DONE: u8 = 0;
 /// An error nobody foresaw; its causes are printed.
 pub const UNEXPECTED: u8 = 1;
+/// What a command was to look at is not as it should be; its answer says what.
+pub const FOUND_WRONG: u8 = 1;
 /// The feeder finished, and some rows could not be moved: the ledger's `failures` say why.
 pub const ROWS_FAILED: u8 = 2;
 /// The feeder was asked to stop before everything had moved. Starting it again goes on from there.

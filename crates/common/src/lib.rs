@@ -4,6 +4,8 @@
 pub mod aws;
 pub mod backoff;
 pub mod catalog;
+pub mod control;
+pub mod dead_letter;
 pub mod exit;
 pub mod healthcheck;
 pub mod ledger;
@@ -13,6 +15,7 @@ pub mod observe;
 pub mod path_rule;
 pub mod preflight;
 pub mod queue;
+pub mod rate;
 pub mod row_id;
 pub mod s3;
 pub mod scope;

@@ -60,6 +60,9 @@ pub fn encode(id: &RowId, path: &str) -> Result<String, serde_json::Error> {
         path,
     })?;
     // JSON may hold these two raw, an SQS message may not (SendMessage: "#xE000 to #xFFFD").
+    if !body.contains(['\u{fffe}', '\u{ffff}']) {
+        return Ok(body);
+    }
     Ok(body
         .replace('\u{fffe}', "\\ufffe")
         .replace('\u{ffff}', "\\uffff"))

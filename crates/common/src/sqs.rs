@@ -16,8 +16,8 @@ use crate::queue::{BATCH, Backlog, Entry, Message, Queue, QueueAttributes, Queue
 /// One SQS standard queue.
 #[derive(Debug, Clone)]
 pub struct SqsQueue {
-    client: Client,
-    url: String,
+    pub(crate) client: Client,
+    pub(crate) url: String,
 }
 
 impl SqsQueue {
@@ -217,7 +217,7 @@ fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
     })
 }
 
-fn max_receive_count(policy: &str) -> Option<u32> {
+pub(crate) fn max_receive_count(policy: &str) -> Option<u32> {
     let policy: serde_json::Value = serde_json::from_str(policy).ok()?;
     let count = policy.get("maxReceiveCount")?;
     // SQS accepts and returns it both as a number and as text.
@@ -233,7 +233,7 @@ fn whole_seconds(duration: Duration) -> i32 {
     i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
-fn refused(operation: &'static str, error: impl Into<Answer>) -> QueueError {
+pub(crate) fn refused(operation: &'static str, error: impl Into<Answer>) -> QueueError {
     let Answer {
         origin,
         code,

@@ -34,6 +34,8 @@ pub struct Weather {
     pub wrong_counts: u32,
     /// Calls that take longer than a visibility timeout.
     pub slow_calls: u32,
+    /// Beats at which an operator changes the orders, of each kind.
+    pub orders: u32,
     /// A row whose commit the database refuses.
     pub refused_row: Option<String>,
 }
@@ -50,6 +52,7 @@ impl Weather {
             locks: 0,
             wrong_counts: 0,
             slow_calls: 0,
+            orders: 0,
             refused_row: None,
         }
     }
@@ -66,6 +69,7 @@ impl Weather {
             locks: most(20),
             wrong_counts: most(30),
             slow_calls: most(3),
+            orders: most(4),
             refused_row: (most(3) == 0).then(|| most(9).to_string()),
         }
     }

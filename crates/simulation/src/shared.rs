@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bucket_brigade_common::control::Orders;
 use bucket_brigade_common::message::decode;
 use bucket_brigade_common::queue::Message;
 use bucket_brigade_common::row_id::IdType;
@@ -35,6 +36,8 @@ pub struct Things {
     pub puts: BTreeMap<String, String>,
     /// What was found not to hold.
     pub violations: Vec<String>,
+    /// What an operator told the fleet.
+    pub orders: Orders,
     /// How bad it is.
     pub weather: Weather,
     /// What is broken on purpose.
@@ -63,6 +66,7 @@ impl Shared {
             written: BTreeMap::new(),
             puts: BTreeMap::new(),
             violations: Vec::new(),
+            orders: Orders::default(),
             weather: Weather::roll(&mut dice),
             sabotage,
             dice,
@@ -109,6 +113,31 @@ impl Things {
         let happens = self.dice.u32(0..100) < percent;
         self.faults += u64::from(happens);
         happens
+    }
+
+    /// An operator pauses the run, limits it, or lets it go again, now and then. Which of two consumers
+    /// comes first is different each time: both may be left out for a while.
+    pub fn operate(&mut self) {
+        let dice = &mut self.dice;
+        let (number, acts) = (dice.u32(0..100), self.weather.orders);
+        self.orders = match number {
+            number if number < acts => Orders {
+                paused: Some("paused".into()),
+                ..Orders::default()
+            },
+            number if number < 2 * acts => Orders {
+                concurrency: Some(dice.u64(1..4)),
+                others: 1,
+                before: dice.u64(0..2),
+                ..Orders::default()
+            },
+            number if number < 3 * acts => Orders {
+                rate: Some(f64::from(dice.u32(1..9))),
+                ..Orders::default()
+            },
+            70.. => Orders::default(),
+            _ => return,
+        };
     }
 
     /// I1 and I3, which hold at every moment.

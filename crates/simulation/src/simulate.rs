@@ -4,8 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::control::Orders;
 use bucket_brigade_common::row_id::IdType;
 use bucket_brigade_common::scope;
+use bucket_brigade_common::settings::DatabaseLimits;
+use bucket_brigade_consumer::control::Steering;
 use bucket_brigade_consumer::health::Health;
 use bucket_brigade_consumer::lease::Leases;
 use bucket_brigade_consumer::observation::Observation;
@@ -179,10 +182,12 @@ pub fn feed(client: &Arc<Client>) -> Feed {
         catalog: Arc::<Client>::clone(client),
         rule: rule(),
         pacing: Pacing {
+            canary: None,
             page_size: 3,
             max_backlog: 8,
             watch: None,
         },
+        steering: Arc::default(),
         progress: Arc::new(Progress::default()),
         stop: CancellationToken::new(),
     }
@@ -221,6 +226,11 @@ pub fn parts(client: &Arc<Client>) -> Parts {
         max_concurrency: 4,
         visibility: VISIBILITY,
         grace: Duration::from_secs(25),
+        steering: Steering {
+            control: Arc::<Client>::clone(client),
+            orders: Orders::default(),
+            limits: DatabaseLimits::default(),
+        },
         observation: Observation {
             health: Health::default(),
             leases: Leases::new(VISIBILITY),

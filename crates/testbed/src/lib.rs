@@ -7,7 +7,7 @@ pub mod checker;
 pub mod cloud;
 pub mod demo;
 pub mod picture;
-pub mod postgres;
+pub use bucket_brigade_private_postgres as postgres;
 pub mod process;
 pub mod proxy;
 mod run;
@@ -15,7 +15,6 @@ pub mod seed;
 pub mod stack;
 pub mod traffic;
 pub mod trials;
-mod watchdog;
 
 pub use cloud::{Cloud, Effect, Fault, Options};
 pub use postgres::Cluster;

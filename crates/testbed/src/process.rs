@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use crate::application::Application;
 use crate::cloud::Cloud;
-use crate::watchdog::Watchdog;
+use bucket_brigade_private_postgres::Watchdog;
 
 /// Where the program `name` of this workspace was built: beside the running one.
 pub fn binary(name: &str) -> Result<PathBuf> {

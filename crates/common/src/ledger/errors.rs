@@ -99,6 +99,14 @@ pub enum LedgerError {
     /// The ledger was made by another version of this software.
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
     ForeignLedger(String),
+    /// No run has these settings.
+    #[error(
+        "there is no run of this migration (table, columns, prefixes and buckets name it){hint}"
+    )]
+    NoRun {
+        /// The runs there are, or what makes one.
+        hint: String,
+    },
     /// Another feeder of the same run holds the lock.
     #[error("another feeder of this run is at work (run {0}): only one may feed at a time")]
     AnotherFeeder(i64),

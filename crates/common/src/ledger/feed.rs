@@ -23,9 +23,6 @@ const BEGIN_SWEEP: &str = "UPDATE bucket_brigade.run
 const FINISH: &str = "UPDATE bucket_brigade.run
     SET finished_at = now(), cursor = NULL, sweep_fed = 0 WHERE id = $1";
 
-const FAILURES_BY_CODE: &str = "SELECT code, count(*) FROM bucket_brigade.failures
-    WHERE run_id = $1 GROUP BY code ORDER BY count(*) DESC, code LIMIT 10";
-
 const KEEP_SCOPE: &str = "UPDATE bucket_brigade.run
     SET in_scope = coalesce(in_scope, $2) WHERE id = $1 RETURNING in_scope";
 
@@ -251,13 +248,8 @@ impl Scope for Ledger {
     }
 
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, CatalogError> {
-        let query = sqlx::query_as(FAILURES_BY_CODE).bind(self.run_id);
-        let codes: Vec<(String, i64)> = within(query.fetch_all(&self.pool)).await?;
-        let count = |number| u64::try_from(number).unwrap_or(0);
-        Ok(codes
-            .into_iter()
-            .map(|(code, number)| (code, count(number)))
-            .collect())
+        let codes = self.failure_counts().await?;
+        Ok(codes.into_iter().map(|one| (one.code, one.rows)).collect())
     }
 
     async fn finish(&self) -> Result<(), CatalogError> {

@@ -4,10 +4,15 @@
 
 mod changes;
 mod commit;
+mod control;
 mod errors;
+mod failures;
 mod feed;
 mod run;
 mod schema;
+mod status;
+mod steer;
+mod survey;
 mod table;
 
 use std::collections::{HashMap, HashSet};
@@ -18,8 +23,12 @@ use async_trait::async_trait;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use errors::LedgerError;
+pub use failures::FailedRow;
 pub use run::{FeederLock, RunSpec};
-pub use table::{Table, TableSpec};
+pub use status::{CodeCount, RunOverview, Worker};
+pub use steer::Limits;
+pub use survey::{Index, RowCounts, Server, Survey};
+pub use table::{Access, Table, TableSpec};
 
 use crate::catalog::{Catalog, CatalogError, Failure, Move, PoisonRecord, Row, Settlement};
 use crate::path_rule::PathRule;

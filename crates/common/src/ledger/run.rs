@@ -6,8 +6,8 @@ use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection};
 
 use super::errors::{is_away, is_denied};
-use super::table::Access;
-use super::{Ledger, LedgerError, Table, TableSpec, schema};
+use super::schema::Found;
+use super::{Access, Ledger, LedgerError, Table, TableSpec, schema};
 use crate::path_rule::PathRule;
 
 /// What makes a migration this migration.
@@ -34,6 +34,10 @@ const CREATE: &str = "INSERT INTO bucket_brigade.run
     (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
      source_key_prefix, destination_bucket, destination_key_prefix)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+
+const RUNS: &str = "SELECT format('%s: %s (s3://%s) to %s (s3://%s)', images_table, old_prefix,
+        source_bucket, new_prefix, destination_bucket)
+    FROM bucket_brigade.run ORDER BY id DESC LIMIT 5";
 
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
 const LOCK_SPACE: i32 = 0x6262;
@@ -80,10 +84,37 @@ impl Ledger {
         spec: &RunSpec,
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
-        let table = discover(&pool, spec, Access::Update).await?;
-        match schema::is_ready(&pool).await {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
+        Self::find_for(pool, spec, worker, Access::Update).await
+    }
+
+    /// The same for an operator's command, which cannot wait for a feeder to come.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoRun`] when there is none.
+    pub async fn existing(
+        pool: PgPool,
+        spec: &RunSpec,
+        worker: &str,
+        access: Access,
+    ) -> Result<Self, LedgerError> {
+        let found = Self::find_for(pool.clone(), spec, worker, access).await?;
+        match found {
+            Some(ledger) => Ok(ledger),
+            None => Err(no_run(&pool).await?),
+        }
+    }
+
+    async fn find_for(
+        pool: PgPool,
+        spec: &RunSpec,
+        worker: &str,
+        access: Access,
+    ) -> Result<Option<Self>, LedgerError> {
+        let table = discover(&pool, spec, access).await?;
+        match schema::find(&pool).await {
+            Ok(Found::Ready) => {}
+            Ok(Found::NotYet) => return Ok(None),
+            Ok(Found::Newer(step)) => return Err(newer(step)),
             Err(error) if is_denied(&error) => return Err(no_rights(&pool).await?),
             Err(error) => return Err(error.into()),
         }
@@ -111,7 +142,34 @@ impl Ledger {
     }
 }
 
-async fn discover(pool: &PgPool, spec: &RunSpec, access: Access) -> Result<Table, LedgerError> {
+fn newer(step: i64) -> LedgerError {
+    LedgerError::ForeignLedger(format!(
+        "it is that of a later version (step {step}): start the same version everywhere"
+    ))
+}
+
+/// Why there is no run: none at all, an older ledger, or other settings than those of the runs there are.
+async fn no_run(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+    let runs: Vec<(String,)> = match schema::find(pool).await? {
+        Found::Ready => sqlx::query_as(RUNS).fetch_all(pool).await?,
+        _ => Vec::new(),
+    };
+    let others: String = runs.iter().map(|(run,)| format!("\n  {run}")).collect();
+    Ok(LedgerError::NoRun {
+        hint: if others.is_empty() {
+            ": start the feeder once, or the feeder of this version where another has opened the run"
+                .into()
+        } else {
+            format!("; there are these:{others}")
+        },
+    })
+}
+
+pub(super) async fn discover(
+    pool: &PgPool,
+    spec: &RunSpec,
+    access: Access,
+) -> Result<Table, LedgerError> {
     connect(pool).await?;
     Table::discover(pool, &spec.table, access).await
 }

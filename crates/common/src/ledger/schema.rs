@@ -10,15 +10,37 @@ use crate::sql::quote_identifier;
 
 const SCHEMA: &str = "bucket_brigade";
 
-fn migrator() -> Migrator {
-    let ledger = Migration::new(
+/// Number, name and SQL of each step from nothing to this version's ledger. A released step never
+/// changes: databases remember its checksum.
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (
         1,
-        "ledger".into(),
-        MigrationType::Simple,
-        include_str!("../../migrations/0001_ledger.sql").into_sql_str(),
-        false,
-    );
-    let mut migrator = Migrator::with_migrations(vec![ledger]);
+        "ledger",
+        include_str!("../../migrations/0001_ledger.sql"),
+    ),
+    (
+        2,
+        "steering",
+        include_str!("../../migrations/0002_steering.sql"),
+    ),
+];
+
+/// The step this version is at.
+const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
+
+/// The steps a ledger has been through; null where it is no ledger at all.
+const VERSION: &str = "SELECT max(version) FROM bucket_brigade.schema_migrations WHERE success";
+
+/// Only the tables' owner may alter them.
+const OWNER: &str = "SELECT tableowner::text FROM pg_tables
+    WHERE schemaname = 'bucket_brigade' AND tablename = 'run'";
+
+fn migrator() -> Migrator {
+    let steps = MIGRATIONS.map(|(number, name, sql)| {
+        let kind = MigrationType::Simple;
+        Migration::new(number, name.into(), kind, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(steps.into());
     migrator.dangerous_set_table_name("bucket_brigade.schema_migrations");
     migrator
 }
@@ -58,13 +80,32 @@ pub(super) async fn ensure(pool: &PgPool) -> Result<(), LedgerError> {
     }
 }
 
-/// Whether the ledger has been created.
-pub(super) async fn is_ready(pool: &PgPool) -> Result<bool, sqlx::Error> {
-    let (ready,): (bool,) =
-        sqlx::query_as("SELECT to_regclass('bucket_brigade.counters') IS NOT NULL")
+/// What a process that may not make a ledger finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// None yet, or one that the feeder of an earlier version made and this version's brings up to date.
+    NotYet,
+    /// This version's.
+    Ready,
+    /// A later version's, at this step.
+    Newer(i64),
+}
+
+/// Looks whether there is a ledger, and whose.
+pub(super) async fn find(pool: &PgPool) -> Result<Found, sqlx::Error> {
+    let (exists,): (bool,) =
+        sqlx::query_as("SELECT to_regclass('bucket_brigade.schema_migrations') IS NOT NULL")
             .fetch_one(pool)
             .await?;
-    Ok(ready)
+    if !exists {
+        return Ok(Found::NotYet);
+    }
+    let (version,): (Option<i64>,) = sqlx::query_as(VERSION).fetch_one(pool).await?;
+    Ok(match version {
+        Some(version) if version == LATEST => Found::Ready,
+        Some(version) if version > LATEST => Found::Newer(version),
+        _ => Found::NotYet,
+    })
 }
 
 async fn exists(pool: &PgPool) -> Result<bool, sqlx::Error> {
@@ -80,11 +121,18 @@ async fn not_allowed(pool: &PgPool) -> Result<LedgerError, LedgerError> {
         .fetch_one(pool)
         .await?;
     let role = quote_identifier(&user);
-    Ok(LedgerError::NotAllowed {
-        what: format!("create the ledger (schema '{SCHEMA}')"),
-        sql: format!(
-            "CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {role};\nGRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {role};"
+    let owner: Option<(String,)> = sqlx::query_as(OWNER).fetch_optional(pool).await?;
+    let (what, sql) = match owner {
+        Some((owner,)) if owner != user => (
+            format!("bring the ledger up to date (schema '{SCHEMA}')"),
+            format!("GRANT {} TO {role};", quote_identifier(&owner)),
         ),
-        user,
-    })
+        _ => (
+            format!("create the ledger (schema '{SCHEMA}')"),
+            format!(
+                "CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {role};\nGRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {role};"
+            ),
+        ),
+    };
+    Ok(LedgerError::NotAllowed { user, what, sql })
 }

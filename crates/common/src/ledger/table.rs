@@ -35,10 +35,10 @@ pub struct Table {
 
 /// What a process does with the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
-    /// The feeder reads it.
+pub enum Access {
+    /// It is read: the feeder, and commands that tell.
     Read,
-    /// The consumer reads it and sets paths.
+    /// It is read, and paths are set: the consumer, and commands that move rows back.
     Update,
 }
 

@@ -3,6 +3,7 @@
 //! nothing any more, and what it had not sent is never done.
 
 mod catalog;
+mod control;
 mod queue;
 mod scope;
 mod store;

@@ -15,8 +15,8 @@ impl Scope for Client {
             cursor: things.table.cursor.clone().map(RowId::from_database),
             sweep: things.table.sweep,
             sweep_fed: things.table.sweep_fed,
-            paused: false,
-            rate_limit: None,
+            paused: things.orders.paused.is_some(),
+            rate_limit: things.orders.rate,
         })
         .await
     }

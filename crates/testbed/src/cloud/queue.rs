@@ -77,7 +77,9 @@ impl Endpoint {
         }
         let mut dead_letter_url = None;
         if let Some(count) = queue.max_receive_count {
-            let url = self.create(&format!("{name}-dlq"), HashMap::new()).await?;
+            // Fourteen days, as the README has it: longer than the queue's own four.
+            let kept = HashMap::from([(Attribute::MessageRetentionPeriod, "1209600".to_owned())]);
+            let url = self.create(&format!("{name}-dlq"), kept).await?;
             let made = self.attributes(&url).await?;
             let arn = made
                 .get(&Attribute::QueueArn)

@@ -14,9 +14,10 @@ use bucket_brigade_testbed::cloud::{CreateQueue, FaultHandle};
 use bucket_brigade_testbed::{Effect, Fault, Options};
 use serde_json::Value;
 
-use crate::rig::{Rig, stop};
+use crate::rig::{Rig, eventually, stop};
 
 const QUEUE: &str = "arn:aws:sqs:REGION:ACCOUNT:QUEUE";
+const DEAD_LETTER_QUEUE: &str = "arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE";
 const BUCKETS: [&str; 2] = [
     "arn:aws:s3:::SOURCE_BUCKET",
     "arn:aws:s3:::DESTINATION_BUCKET",
@@ -240,4 +241,53 @@ async fn a_run_uses_every_right_and_no_other() {
     assert_eq!(used("consumer", ""), granted(policy));
     let policy = include_str!("../../../../deploy/policies/feeder.json");
     assert_eq!(used("feeder", "HeadBucket"), granted(policy));
+}
+
+/// What AWS asks for one request of an operator's command. A redrive is asked for on the dead-letter
+/// queue, and moves on behalf of whoever asks.
+/// Source: Amazon SQS Developer Guide, "Configure a dead-letter queue redrive".
+fn needed_by_operator(operation: &str) -> Vec<Right> {
+    match operation {
+        "GetQueueAttributes" => rights("sqs:GetQueueAttributes", &[QUEUE, DEAD_LETTER_QUEUE]),
+        "StartMessageMoveTask" => [
+            rights("sqs:StartMessageMoveTask", &[DEAD_LETTER_QUEUE]),
+            rights("sqs:ReceiveMessage", &[DEAD_LETTER_QUEUE]),
+            rights("sqs:DeleteMessage", &[DEAD_LETTER_QUEUE]),
+            rights("sqs:SendMessage", &[QUEUE]),
+        ]
+        .concat(),
+        "HeadBucket" => rights("s3:ListBucket", &BUCKETS),
+        "HeadObject" => rights("s3:GetObject", &[SOURCE, DESTINATION]),
+        "GetObjectTagging" => rights("s3:GetObjectTagging", &[SOURCE]),
+        "CopyObject" => [
+            rights("s3:GetObject", &[SOURCE]),
+            rights("s3:GetObjectTagging", &[SOURCE]),
+            rights("s3:PutObject", &[PROBES]),
+            rights("s3:PutObjectTagging", &[PROBES]),
+        ]
+        .concat(),
+        "DeleteObject" => rights("s3:DeleteObject", &[PROBES]),
+        other => panic!("nobody knows what right {other} needs"),
+    }
+}
+
+#[tokio::test]
+async fn an_operators_commands_use_every_right_and_no_other() {
+    let rig = Rig::new().await;
+    rig.images(3).await;
+    rig.row("image/missing.png").await;
+    assert_eq!(rig.feeder(&["plan"]).await.code, 0);
+    let consumer = rig.consumer(&[]);
+    assert_eq!(rig.run("feeder", &[]).await.code, Some(2));
+    eventually("the dead letter", async || rig.dead().await == 1).await;
+    for command in ["status", "pause", "resume", "failures", "retry"] {
+        rig.feeder(&[command]).await;
+    }
+    stop(consumer).await;
+    let asked = rig.cloud.requests().snapshot_by("operator").into_keys();
+    let used: BTreeSet<Right> = asked
+        .flat_map(|operation| needed_by_operator(&operation))
+        .collect();
+    let policy = include_str!("../../../../deploy/policies/operator.json");
+    assert_eq!(used, granted(policy));
 }

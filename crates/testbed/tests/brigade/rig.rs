@@ -8,7 +8,7 @@ use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::TableName;
 use bucket_brigade_testbed::application::{Application, Location, Properties, sha256_hex};
 use bucket_brigade_testbed::cloud::{CreateQueue, QueueUrls};
-use bucket_brigade_testbed::process::{Process, settings_env};
+use bucket_brigade_testbed::process::{Process, binary, settings_env};
 use bucket_brigade_testbed::{Cloud, Cluster, Options};
 use sqlx::{AssertSqlSafe, PgPool};
 use tempfile::TempDir;
@@ -30,6 +30,13 @@ pub(crate) struct Ended {
     pub(crate) log: String,
 }
 
+/// How a command ended, and what it told.
+pub(crate) struct Told {
+    pub(crate) code: i32,
+    pub(crate) answer: String,
+    pub(crate) log: String,
+}
+
 impl Rig {
     pub(crate) async fn new() -> Self {
         Self::with(Options::default(), CreateQueue::default()).await
@@ -43,8 +50,13 @@ impl Rig {
     }
 
     pub(crate) async fn without_table(options: Options, queue: CreateQueue) -> Self {
+        Self::on(Cluster::shared().await, options, queue).await
+    }
+
+    /// The same on a cluster of its own.
+    pub(crate) async fn on(cluster: &Cluster, options: Options, queue: CreateQueue) -> Self {
         let cloud = Cloud::start(options).unwrap();
-        let database_url = Cluster::shared().await.create_database().await.unwrap();
+        let database_url = cluster.create_database().await.unwrap();
         let application = Application::new(&cloud, database_url);
         application.create_buckets().await.unwrap();
         let name = if queue.fifo { "images.fifo" } else { "images" };
@@ -96,6 +108,31 @@ impl Rig {
     /// Runs a program to its end.
     pub(crate) async fn run(&self, program: &str, more: &[(&str, &str)]) -> Ended {
         end(&mut self.spawn(program, more, &[])).await
+    }
+
+    /// Runs the feeder with these arguments to its end, as an operator does, its answer apart from its log.
+    pub(crate) async fn feeder(&self, arguments: &[&str]) -> Told {
+        let mut command = tokio::process::Command::new(binary("feeder").unwrap());
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment("operator", &[]))
+            .current_dir("/")
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await;
+        let output = output.unwrap().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Told {
+            code: output.status.code().unwrap_or(-1),
+            answer: text(&output.stdout),
+            log: text(&output.stderr),
+        }
+    }
+
+    /// What a command answers as JSON.
+    pub(crate) async fn told(&self, arguments: &[&str]) -> serde_json::Value {
+        let told = self.feeder(arguments).await;
+        serde_json::from_str(&told.answer).unwrap_or_else(|error| panic!("{error}: {}", told.log))
     }
 
     /// Puts an image into the source bucket, and its row into the table.

@@ -221,6 +221,13 @@ impl Twins {
         let poison: BTreeSet<String> = poison.into_keys().collect();
         assert_eq!(poison, self.table.poison);
         self.compare_counters().await;
+        let codes = "(SELECT code, sum(failed) FROM bucket_brigade.failure_counts
+                       GROUP BY code HAVING sum(failed) <> 0)";
+        let counted = "(SELECT code, count(*)::numeric FROM bucket_brigade.failures GROUP BY code)";
+        let differences = format!(
+            "SELECT count(*) FROM (({codes} EXCEPT {counted}) UNION ALL ({counted} EXCEPT {codes})) AS d"
+        );
+        assert_eq!(self.rig.number(&differences).await, 0, "failures by code");
     }
 
     /// The counters, which are never counted anew, agree with the tables.

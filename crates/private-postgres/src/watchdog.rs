@@ -9,11 +9,11 @@ use std::process::{Child, Command, Stdio};
 
 /// A shell script that runs once this process is gone, or at [`Watchdog::bark`].
 #[derive(Debug)]
-pub(crate) struct Watchdog(Child);
+pub struct Watchdog(Child);
 
 impl Watchdog {
     /// Arms `script`, a POSIX shell script that finds `arguments` in `$1`, `$2`, …
-    pub(crate) fn arm<A: AsRef<OsStr>>(script: &str, arguments: &[A]) -> std::io::Result<Self> {
+    pub fn arm<A: AsRef<OsStr>>(script: &str, arguments: &[A]) -> std::io::Result<Self> {
         // Its own process group and no signals: a Ctrl-C meant for us must not stop the cleaning.
         let waiting = format!("trap '' INT TERM HUP; read -r _; {script}");
         Command::new("sh")
@@ -28,13 +28,13 @@ impl Watchdog {
     }
 
     /// Runs the script now and waits for its end.
-    pub(crate) fn bark(&mut self) {
+    pub fn bark(&mut self) {
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 
     /// Lets go without running the script.
-    pub(crate) fn dismiss(&mut self) {
+    pub fn dismiss(&mut self) {
         // Killed before the pipe closes, so that it does not see the end of it.
         let _ = self.0.kill();
         let _ = self.0.wait();

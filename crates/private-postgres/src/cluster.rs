@@ -1,7 +1,5 @@
 //! A private Postgres cluster in a temporary directory.
 
-mod install;
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,8 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use crate::install::{Owner, find_binaries, unprivileged_owner};
 use crate::watchdog::Watchdog;
-use install::{Owner, find_binaries, unprivileged_owner};
 
 const USER: &str = "postgres";
 const START_ATTEMPTS: u32 = 5;
@@ -79,6 +77,28 @@ impl Cluster {
         cluster.initialise(options).await?;
         cluster.start_on_free_port().await?;
         Ok(cluster)
+    }
+
+    /// Starts a replica that streams from this cluster; fails as [`Cluster::start`] does.
+    pub async fn replica(&self) -> Result<Self> {
+        let directory = private_directory(self.owner)?;
+        let watchdog = Watchdog::arm(CLEAN_UP, &[&directory]).context("cannot start a shell")?;
+        let mut replica = Self {
+            binaries: self.binaries.clone(),
+            directory,
+            owner: self.owner,
+            port: 0,
+            watchdog,
+        };
+        let mut copy = replica.command("pg_basebackup");
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"])
+            .args(["--host=127.0.0.1", "--username", USER])
+            .arg(format!("--port={}", self.port))
+            .arg("--pgdata")
+            .arg(replica.data());
+        run(&mut copy).await.context("pg_basebackup failed")?;
+        replica.start_on_free_port().await?;
+        Ok(replica)
     }
 
     /// The cluster shared by all tests of this process, started by the first of them.

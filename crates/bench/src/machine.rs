@@ -1,0 +1,71 @@
+//! Where and of what the figures were taken.
+
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+/// Machine, versions and time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub cpu: String,
+    /// How many of them.
+    pub cores: usize,
+    /// The system's memory in GiB.
+    pub memory_gib: u64,
+    /// The kernel.
+    pub kernel: String,
+    /// The commit, marked where the tree differs from it.
+    pub commit: String,
+    /// The day.
+    pub date: String,
+    /// The compiler.
+    pub rustc: String,
+    /// The server.
+    pub postgres: String,
+}
+
+impl Machine {
+    /// Asks the system; what cannot be told is `unknown`.
+    pub fn ask(postgres: &str) -> Self {
+        Self {
+            cpu: cpu_name().unwrap_or_else(|| "unknown".into()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_gib: memory_gib().unwrap_or(0),
+            kernel: told("uname", &["-sr"]),
+            commit: told("git", &["describe", "--always", "--dirty"]),
+            date: told("date", &["-u", "+%Y-%m-%d"]),
+            rustc: told("rustc", &["--version"]),
+            postgres: postgres.to_owned(),
+        }
+    }
+}
+
+fn cpu_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn memory_gib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib: u64 = text
+        .lines()
+        .next()?
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()?;
+    Some(kib.div_ceil(1 << 20))
+}
+
+/// The first line of what a program prints.
+pub fn told(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let line = output
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .and_then(|text| text.lines().next().map(|line| line.trim().to_owned()));
+    line.unwrap_or_else(|| "unknown".into())
+}

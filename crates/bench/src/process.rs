@@ -1,0 +1,147 @@
+//! Programs run as processes, with the operating system's account of each once it has ended.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bucket_brigade_common::exit;
+use bucket_brigade_private_postgres::Watchdog;
+use wait4::Wait4;
+
+use crate::stub::now_us;
+
+/// What a finished process used.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// User and system time.
+    pub cpu: Duration,
+    /// The most memory it had at a time. Linux also counts what we had when we started it.
+    pub peak_rss_bytes: u64,
+    /// When it was started, in microseconds since 1970.
+    pub started_us: u64,
+}
+
+/// A running process. It is killed when this is dropped and when we end in whatever way.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    name: String,
+    log: Option<PathBuf>,
+    watchdog: Watchdog,
+    started_us: u64,
+}
+
+impl Running {
+    /// Starts a command without input; what it says on standard error goes to `log`, where there is one.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn start(mut command: Command, log: Option<&Path>) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        match log {
+            Some(log) => command.stderr(std::fs::File::create(log)?),
+            None => command.stderr(Stdio::null()),
+        };
+        let started_us = now_us();
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        let watchdog = Watchdog::arm("kill -KILL \"$1\"", &[child.id().to_string()])?;
+        Ok(Self {
+            child,
+            name,
+            log: log.map(Path::to_owned),
+            watchdog,
+            started_us,
+        })
+    }
+
+    /// Asks it to end.
+    ///
+    /// # Errors
+    /// There is no `kill`.
+    pub fn terminate(&self) -> Result<()> {
+        let id = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &id]).status()?;
+        Ok(())
+    }
+
+    /// The memory it has now, in bytes; 0 where the system does not tell.
+    pub fn rss_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let line = |text: &str| -> Option<u64> {
+            let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+            line.split_whitespace().nth(1)?.parse().ok()
+        };
+        status.ok().and_then(|text| line(&text)).unwrap_or(0) * 1024
+    }
+
+    /// Whether it has ended, without taking its account.
+    ///
+    /// # Errors
+    /// It ended by itself, which none of those that we stop should.
+    pub fn is_alive(&self) -> Result<()> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let state = std::fs::read_to_string(path).unwrap_or_default();
+        // A zombie waits for us to take its account.
+        let is_zombie = state
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('Z'));
+        ensure!(!is_zombie, "{} ended early: {}", self.name, self.told());
+        Ok(())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It failed; the error tells the end of its log.
+    pub async fn finish(mut self) -> Result<Usage> {
+        let (result, mut running) = tokio::task::spawn_blocking(move || {
+            let result = self.child.wait4();
+            (result, self)
+        })
+        .await?;
+        running.watchdog.dismiss();
+        let used = result?;
+        let (name, status) = (&running.name, used.status);
+        // A feeder that is asked to stop before the end says so.
+        let is_fine = status.success() || status.code() == Some(i32::from(exit::STOPPED));
+        ensure!(is_fine, "{name}: {status}: {}", running.told());
+        Ok(Usage {
+            cpu: used.rusage.utime + used.rusage.stime,
+            peak_rss_bytes: used.rusage.maxrss,
+            started_us: running.started_us,
+        })
+    }
+
+    fn told(&self) -> String {
+        let log = self.log.as_ref().map(std::fs::read_to_string);
+        let text = log.and_then(Result::ok).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Where its account was taken this does nothing.
+        drop(self.child.kill());
+        self.watchdog.dismiss();
+    }
+}
+
+/// A program built beside this one.
+///
+/// # Errors
+/// It is not there.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    ensure!(
+        path.exists(),
+        "{} is not built; run script/bench",
+        path.display()
+    );
+    Ok(path)
+}

@@ -1,0 +1,178 @@
+//! What Postgres has to do for a migration, and what the application notices of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::MissedTickBehavior;
+
+use super::Size;
+use crate::bare::Call;
+use crate::process::Running;
+use crate::results::{Results, Row, Target};
+use crate::rig::{Rig, Work, stop};
+use crate::stats::{Spread, float, percentile};
+use crate::stub::Setup;
+
+const COMMITTED: u64 = 50_000;
+/// Rows that the application reads from, before and during the migration.
+const READ_ROWS: u64 = 200_000;
+/// A thousand images a second: 50 in flight, 50 ms each.
+const PACED_IN_FLIGHT: usize = 50;
+const PACED_LATENCY_MS: u64 = 50;
+/// How long the application reads, and how often.
+const READING: Duration = Duration::from_secs(8);
+const READ_EVERY: Duration = Duration::from_millis(2);
+
+pub(super) async fn measure(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
+    statements(rig, size, results).await?;
+    commit_stage(rig, size, results).await?;
+    reads(rig, size, results).await
+}
+
+/// As `pg_stat_statements` counts them.
+async fn statements(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
+    let (mut per_image, mut wal_bytes, mut ledger_bytes) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..size.rounds {
+        let work = Work {
+            images: size.rows(20_000),
+            consumers: 1,
+            in_flight: 64,
+            latency_ms: 0,
+        };
+        let rows = rig.fresh_rows(work.images).await?;
+        rig.execute("SELECT pg_stat_statements_reset()").await?;
+        let (wal, ledger) = written(rig).await?;
+        rig.consume_rows(rows, work).await?;
+        let (wal_after, ledger_after) = written(rig).await?;
+        wal_bytes.push((wal_after - wal) / float(work.images));
+        ledger_bytes.push((ledger_after - ledger) / float(work.images));
+        per_image.push(float(calls(rig).await?) / float(work.images));
+    }
+    let what = "Postgres statements per image, consumer";
+    let row = Row::plain("statements", what, "", &per_image, Target::AtMost(0.05))?;
+    results.rows.push(row);
+    for (name, values) in [("wal", wal_bytes), ("ledger", ledger_bytes)] {
+        let median = Spread::of(&values).context("no run")?.median;
+        results
+            .told
+            .insert(format!("{name}_bytes_per_image"), median);
+    }
+    Ok(())
+}
+
+/// WAL since the server was made, and the size of the evidence with its index, both in bytes.
+async fn written(rig: &Rig) -> Result<(f64, f64)> {
+    let written = sqlx::query_as(
+        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8,
+                pg_total_relation_size('bucket_brigade.moves')::float8",
+    );
+    Ok(written.fetch_one(&rig.pool).await?)
+}
+
+/// All statements but the bench's own.
+async fn calls(rig: &Rig) -> Result<u64> {
+    let calls: i64 = sqlx::query_scalar(
+        "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
+          WHERE query NOT LIKE '%pg_stat_statements%' AND query NOT LIKE '%FROM images i JOIN%'",
+    )
+    .fetch_one(&rig.pool)
+    .await?;
+    Ok(u64::try_from(calls)?)
+}
+
+async fn commit_stage(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..size.rounds {
+        ours.push(commits(rig, size, Call::CommitStage, 512).await?);
+        bare.push(commits(rig, size, Call::Commit, 1).await?);
+    }
+    results.rows.push(Row::ratio(
+        ("commit_stage", "rows/s, the commit stage alone", "/s"),
+        &ours,
+        ("bare loop of the statement, one connection", &bare),
+        Some(Target::AtLeast(0.8)),
+    )?);
+    Ok(())
+}
+
+/// The rate that the process itself tells.
+async fn commits(rig: &mut Rig, size: Size, call: Call, in_flight: usize) -> Result<f64> {
+    let rows = rig.fresh_rows(size.rows(COMMITTED)).await?;
+    let mut command = rig.bare(call, &rows, in_flight)?;
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {told}", output.status);
+    let rate = String::from_utf8(output.stdout)?;
+    rate.trim().parse().context("no rate was told")
+}
+
+/// Idle and under way in turn.
+async fn reads(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
+    let read_rows = rig.fresh_rows(size.rows(READ_ROWS)).await?;
+    let (mut idle, mut busy, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..size.rounds {
+        idle.push(p99_ms(rig, &read_rows, size).await?);
+        let (p99, rate) = during_migration(rig, &read_rows, size).await?;
+        busy.push(p99);
+        rates.push(rate);
+    }
+    let rate = Spread::of(&rates).context("no run")?.median;
+    let what = "p99 of the application's point read, 1,000 images/s meanwhile";
+    let row = Row::ratio(
+        ("reads_p99", what, "ms"),
+        &busy,
+        ("idle", &idle),
+        Some(Target::AtMost(1.5)),
+    )?;
+    results
+        .rows
+        .push(row.noting(&format!("{rate:.0} images/s were copied meanwhile")));
+    Ok(())
+}
+
+/// Reads while a consumer works; only once it has come to its pace.
+async fn during_migration(
+    rig: &mut Rig,
+    read_rows: &std::ops::Range<u64>,
+    size: Size,
+) -> Result<(f64, f64)> {
+    // Twice what can be copied while the reading goes on, and the way to the pace.
+    let work = Work {
+        images: size.rows(20_000).max(8_000),
+        consumers: 1,
+        in_flight: PACED_IN_FLIGHT,
+        latency_ms: PACED_LATENCY_MS,
+    };
+    let rows = rig.fresh_rows(work.images).await?;
+    rig.stub.set_up(&work.setup(&rows)).await?;
+    let consumer: Running = rig.consumer(0, work.in_flight)?;
+    rig.wait_for("CopyObject", 4000, std::slice::from_ref(&consumer))
+        .await?;
+    let (before, started) = (rig.stub.items("CopyObject").await?, Instant::now());
+    let p99 = p99_ms(rig, read_rows, size).await?;
+    let copied = rig.stub.items("CopyObject").await? - before;
+    let rate = float(copied) / started.elapsed().as_secs_f64();
+    rig.stub.set_up(&Setup::default()).await?;
+    stop(vec![consumer]).await?;
+    Ok((p99, rate))
+}
+
+async fn p99_ms(rig: &Rig, rows: &std::ops::Range<u64>, size: Size) -> Result<f64> {
+    let mut connection = rig.pool.acquire().await?;
+    let mut ticks = tokio::time::interval(READ_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let reading = READING / if size.divisor > 1 { 8 } else { 1 };
+    let (mut times, until) = (Vec::new(), Instant::now() + reading);
+    while Instant::now() < until {
+        ticks.tick().await;
+        let id = i64::try_from(fastrand::u64(rows.clone()))?;
+        let asked = Instant::now();
+        sqlx::query("SELECT path FROM images WHERE id = $1")
+            .bind(id)
+            .fetch_one(&mut *connection)
+            .await?;
+        times.push(asked.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    percentile(&times, 99.0).context("no read")
+}

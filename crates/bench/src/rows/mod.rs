@@ -1,0 +1,77 @@
+//! The measurements, one file for each group of rows.
+
+mod copying;
+mod database;
+mod feeding;
+mod growing;
+mod latency;
+mod memory;
+mod paging;
+mod peers;
+mod scaling;
+mod starting;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::results::Results;
+use crate::rig::Rig;
+
+/// A group of rows, measured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Group {
+    /// CPU per image, images per second and requests per image, against bare loops and peers.
+    Copying,
+    /// Images per second when each copy takes 50 ms.
+    Latency,
+    /// One, two and four consumers.
+    Scaling,
+    /// The feeder against a bare loop.
+    Feeding,
+    /// A page at the beginning and at the end of ten million rows.
+    Paging,
+    /// Peak memory of consumer and feeder.
+    Memory,
+    /// Statements, the commit stage, and the application's own reads meanwhile.
+    Database,
+    /// Start to first copy, SIGTERM to exit.
+    Starting,
+    /// Cost from a thousand rows to ten million.
+    Growing,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Runs of each figure.
+    pub rounds: usize,
+    /// By what the number of rows is divided: 1 for figures to publish.
+    pub divisor: u64,
+}
+
+impl Size {
+    /// So many rows, or fewer when it has to be quick.
+    fn rows(self, most: u64) -> u64 {
+        (most / self.divisor / 100 * 100).max(1000)
+    }
+}
+
+impl Group {
+    /// Measures the group's rows.
+    ///
+    /// # Errors
+    /// Something did not start, failed, or did not do all of its work.
+    pub async fn measure(self, rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
+        match self {
+            Self::Copying => copying::measure(rig, size, results).await,
+            Self::Latency => latency::measure(rig, size, results).await,
+            Self::Scaling => scaling::measure(rig, size, results).await,
+            Self::Feeding => feeding::measure(rig, size, results).await,
+            Self::Paging => paging::measure(rig, size, results).await,
+            Self::Memory => memory::measure(rig, size, results).await,
+            Self::Database => database::measure(rig, size, results).await,
+            Self::Starting => starting::measure(rig, size, results).await,
+            Self::Growing => growing::measure(rig, size, results).await,
+        }
+    }
+}

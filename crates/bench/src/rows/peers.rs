@@ -1,0 +1,79 @@
+//! The tools that only copy, given the same objects on the same stub.
+
+use std::fmt::Write;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::rig::{self, DESTINATION, Rig, SOURCE};
+
+/// A tool that may be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    S5cmd,
+    Rclone,
+}
+
+impl Peer {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::S5cmd => "s5cmd",
+            Self::Rclone => "rclone",
+        }
+    }
+
+    /// Where it is, if it is installed.
+    pub(super) fn find(self) -> Option<PathBuf> {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path)
+            .map(|directory| directory.join(self.name()))
+            .find(|file| file.is_file())
+    }
+
+    /// Copies these rows' images, so many at a time.
+    pub(super) fn copy(
+        self,
+        program: PathBuf,
+        rig: &Rig,
+        rows: &Range<u64>,
+        in_flight: usize,
+    ) -> Result<Command> {
+        let mut command = rig.command(program);
+        match self {
+            Self::S5cmd => {
+                let file = rig.file("s5cmd.txt");
+                std::fs::write(&file, lines(rows))?;
+                command.args(["--endpoint-url", &rig.stub.endpoint()]);
+                command.args(["--numworkers", &in_flight.to_string(), "run"]);
+                command.arg(file);
+            }
+            Self::Rclone => {
+                command.env("RCLONE_S3_PROVIDER", "Other");
+                command.env("RCLONE_S3_ENDPOINT", rig.stub.endpoint());
+                command.env("RCLONE_S3_ENV_AUTH", "true");
+                command.env("RCLONE_CONFIG", rig.file("rclone.conf"));
+                command.args(["copy", &format!(":s3:{SOURCE}/image")]);
+                command.arg(format!(":s3:{DESTINATION}/avatar"));
+                let in_flight = in_flight.to_string();
+                command.args(["--transfers", &in_flight, "--checkers", &in_flight]);
+                command.arg("--s3-no-check-bucket");
+            }
+        }
+        Ok(command)
+    }
+}
+
+fn lines(rows: &Range<u64>) -> String {
+    let mut text = String::new();
+    for id in rows.clone() {
+        let (from, to) = (rig::path(id), rig::new_path(id));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "cp --metadata-directive COPY s3://{SOURCE}/{from} s3://{DESTINATION}/{to}"
+        );
+    }
+    text
+}

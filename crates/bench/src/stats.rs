@@ -1,0 +1,92 @@
+//! Medians and the like of a handful of runs.
+
+use serde::{Deserialize, Serialize};
+
+/// The runs of one figure.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+    /// How many there were.
+    pub runs: usize,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        Some(Self {
+            median: percentile(&sorted, 50.0)?,
+            min: *sorted.first()?,
+            max: *sorted.last()?,
+            runs: sorted.len(),
+        })
+    }
+
+    /// Of the ratios of two figures that were taken in turn: a machine that slows down between two pairs
+    /// does not show.
+    pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
+        let ratios: Vec<f64> = ours
+            .iter()
+            .zip(theirs)
+            .map(|(ours, theirs)| ours / theirs)
+            .collect();
+        Self::of(&ratios)
+    }
+}
+
+/// The `percent`th percentile of sorted values, between neighbours where it falls between them.
+pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let place = float(last as u64) * percent / 100.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the last index"
+    )]
+    let below = (place.floor() as usize).min(last);
+    let above = (below + 1).min(last);
+    let share = place - place.floor();
+    Some(sorted[below] + (sorted[above] - sorted[below]) * share)
+}
+
+/// A count as a number to divide.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts and microseconds stay far below 2^53"
+)]
+pub fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_whatever_the_order() {
+        let spread = Spread::of(&[5.0, 1.0, 3.0]).unwrap();
+        assert!(spread.median == 3.0 && spread.min == 1.0 && spread.max == 5.0);
+        assert!(Spread::of(&[1.0, 2.0]).unwrap().median == 1.5);
+        assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn ratios_are_taken_pair_by_pair() {
+        // The machine became twice as slow: the ratio did not change.
+        let spread = Spread::of_ratios(&[2.0, 4.0], &[1.0, 2.0]).unwrap();
+        assert!(spread.min == 2.0 && spread.max == 2.0);
+    }
+
+    #[test]
+    fn percentiles_lie_between_neighbours() {
+        let sorted: Vec<f64> = (0..=100).map(f64::from).collect();
+        assert_eq!(percentile(&sorted, 99.0), Some(99.0));
+        assert_eq!(percentile(&[1.0, 2.0], 75.0), Some(1.75));
+    }
+}

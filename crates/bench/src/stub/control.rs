@@ -1,0 +1,121 @@
+//! How the bench sets the stub up and reads its account: three requests beside S3 and SQS.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Answer, Counts, Stub, body, queue, respond};
+
+/// No bucket is called that.
+pub(super) const PREFIX: &str = "/-/";
+
+const JSON: &str = "application/json";
+
+/// What the stub is to do until it is told otherwise.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Setup {
+    /// What every answer of S3 takes, in milliseconds.
+    pub s3_latency_ms: u64,
+    /// What every answer of SQS takes, in milliseconds.
+    pub sqs_latency_ms: u64,
+    /// The rows whose messages the queue holds, and whose images a listing of the source tells.
+    pub rows: Range<u64>,
+}
+
+pub(super) async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path().to_owned();
+    match path.strip_prefix(PREFIX) {
+        Some("setup") => match serde_json::from_slice(&body(request).await) {
+            Ok(setup) => set_up(stub, &setup),
+            Err(error) => respond(StatusCode::BAD_REQUEST, JSON, error.to_string()),
+        },
+        Some("counts") => {
+            let counts = serde_json::to_vec(&stub.lock().counts).unwrap_or_default();
+            respond(StatusCode::OK, JSON, counts)
+        }
+        Some(operation) => {
+            let state = stub.lock();
+            let items = match operation {
+                "deleted" => state.queue.deleted(),
+                operation => state.counts.0.get(operation).map_or(0, |meter| meter.items),
+            };
+            respond(StatusCode::OK, JSON, items.to_string())
+        }
+        None => respond(StatusCode::NOT_FOUND, JSON, ""),
+    }
+}
+
+fn set_up(stub: &Stub, setup: &Setup) -> Answer {
+    let mut state = stub.lock();
+    state.s3_latency = Duration::from_millis(setup.s3_latency_ms);
+    state.sqs_latency = Duration::from_millis(setup.sqs_latency_ms);
+    state.counts = Counts::default();
+    state.queue = queue::Queue::of(setup.rows.clone());
+    state.store.images = setup.rows.clone();
+    respond(StatusCode::OK, JSON, "")
+}
+
+/// The other end: speaks to a stub on this port.
+#[derive(Debug, Clone, Copy)]
+pub struct Control {
+    port: u16,
+}
+
+impl Control {
+    /// A stub on `port` of 127.0.0.1.
+    pub fn new(port: u16) -> Self {
+        Self { port }
+    }
+
+    /// The stub's address, for clients.
+    pub fn endpoint(self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Sets the stub up; all counts begin anew.
+    ///
+    /// # Errors
+    /// The stub does not answer.
+    pub async fn set_up(self, setup: &Setup) -> Result<()> {
+        let body = serde_json::to_string(setup)?;
+        self.ask("setup", &body).await.map(drop)
+    }
+
+    /// Everything the stub has counted since it was set up.
+    ///
+    /// # Errors
+    /// The stub does not answer.
+    pub async fn counts(self) -> Result<Counts> {
+        Ok(serde_json::from_str(&self.ask("counts", "").await?)?)
+    }
+
+    /// The items of one kind of request so far; `deleted` for deleted messages.
+    ///
+    /// # Errors
+    /// The stub does not answer.
+    pub async fn items(self, operation: &str) -> Result<u64> {
+        Ok(self.ask(operation, "").await?.parse()?)
+    }
+
+    async fn ask(self, what: &str, body: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let request = format!(
+            "POST {PREFIX}{what} HTTP/1.1\r\nhost: stub\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        if !head.starts_with("HTTP/1.1 200") {
+            bail!("the stub answered: {head} {body}");
+        }
+        Ok(body.to_owned())
+    }
+}

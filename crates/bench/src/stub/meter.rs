@@ -1,0 +1,129 @@
+//! Counts of what was asked, with times, so that rates come from the server's own account.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Every so many items the time is kept.
+const MARK: u64 = 100;
+
+/// One kind of request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meter {
+    /// Requests.
+    pub requests: u64,
+    /// What they were about: one object of a copy, up to ten messages of a batch.
+    pub items: u64,
+    /// The first request, in microseconds since 1970.
+    pub first_us: u64,
+    /// The last request, in microseconds since 1970.
+    pub last_us: u64,
+    /// When the items 0, 100, 200 … were asked for.
+    marks: Vec<u64>,
+}
+
+/// Meters by the name of the request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts(pub BTreeMap<String, Meter>);
+
+impl Counts {
+    /// Counts one request about so many items.
+    pub(super) fn add(&mut self, operation: &str, items: u64) {
+        let now = now_us();
+        match self.0.get_mut(operation) {
+            Some(meter) => meter.add(now, items),
+            None => self
+                .0
+                .entry(operation.to_owned())
+                .or_default()
+                .add(now, items),
+        }
+    }
+
+    /// The meter of one kind of request; empty when there was none.
+    pub fn of(&self, operation: &str) -> Meter {
+        self.0.get(operation).cloned().unwrap_or_default()
+    }
+
+    /// Requests of the kinds that `is_meant` names.
+    pub fn requests(&self, is_meant: impl Fn(&str) -> bool) -> u64 {
+        let meant = self.0.iter().filter(|(name, _)| is_meant(name));
+        meant.map(|(_, meter)| meter.requests).sum()
+    }
+}
+
+impl Meter {
+    fn add(&mut self, now: u64, items: u64) {
+        if self.requests == 0 {
+            self.first_us = now;
+        }
+        self.requests += 1;
+        self.last_us = now;
+        // The mark of item 0 comes with the first item, that of item 100 with the hundred-and-first.
+        let due = (self.items + items).div_ceil(MARK);
+        while u64::try_from(self.marks.len()).unwrap_or(u64::MAX) < due {
+            self.marks.push(now);
+        }
+        self.items += items;
+    }
+
+    /// Items a second from the first request to the last.
+    pub fn rate(&self) -> f64 {
+        rate(self.items, self.last_us.saturating_sub(self.first_us))
+    }
+
+    /// Items a second once the first `skip` items were over: what remains when nobody warms up any more.
+    pub fn sustained_rate(&self, skip: u64) -> f64 {
+        let start = usize::try_from(skip / MARK).unwrap_or(usize::MAX);
+        match (self.marks.get(start), self.marks.last()) {
+            (Some(first), Some(last)) => {
+                let between = (self.marks.len() - 1 - start) as u64 * MARK;
+                rate(between, last.saturating_sub(*first))
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+fn rate(items: u64, over_us: u64) -> f64 {
+    if over_us == 0 {
+        return 0.0;
+    }
+    crate::stats::float(items) * 1e6 / crate::stats::float(over_us)
+}
+
+/// Microseconds since 1970.
+pub fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sustained_rate_leaves_the_beginning_out() {
+        let mut meter = Meter::default();
+        // A slow first hundred, then ten items every millisecond.
+        for item in 0..10 {
+            meter.add(item * 1_000_000, 10);
+        }
+        for batch in 0..100 {
+            meter.add(10_000_000 + batch * 1000, 10);
+        }
+        assert_eq!(meter.items, 1100);
+        assert!(meter.rate() < 110.0);
+        let sustained = meter.sustained_rate(100);
+        assert!((9900.0..10100.0).contains(&sustained), "{sustained}");
+    }
+
+    #[test]
+    fn nothing_has_no_rate() {
+        assert!(Meter::default().rate() == 0.0);
+        assert!(Meter::default().sustained_rate(0) == 0.0);
+    }
+}

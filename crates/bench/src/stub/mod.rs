@@ -1,0 +1,144 @@
+//! A load target: answers S3 and SQS quickly, after a latency of choice, and counts. It stores nothing,
+//! so it is no emulator; what the answers mean is tested elsewhere.
+//!
+//! It runs as a process of its own, on one thread, so that the account of who is measured stays clean.
+
+mod control;
+mod meter;
+mod queue;
+mod s3;
+mod sqs;
+
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+
+pub use control::{Control, Setup};
+pub use meter::{Counts, now_us};
+
+/// What the stub answers with.
+type Answer = Response<Full<Bytes>>;
+
+/// All that the stub remembers.
+#[derive(Debug, Default)]
+struct State {
+    s3_latency: Duration,
+    sqs_latency: Duration,
+    counts: Counts,
+    queue: queue::Queue,
+    store: s3::Store,
+}
+
+/// The stub, shared by its connections.
+#[derive(Debug, Clone, Default)]
+struct Stub(Arc<Mutex<State>>);
+
+impl Stub {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves on a free port of 127.0.0.1, which it prints, until standard input ends: whoever started
+/// it has ended then.
+///
+/// # Errors
+/// The port or the runtime cannot be had.
+#[expect(clippy::print_stdout, reason = "the port is this process's answer")]
+pub fn serve() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        println!("{}", listener.local_addr()?.port());
+        let ended = tokio::task::spawn_blocking(|| {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
+        });
+        tokio::select! {
+            never = accept(listener) => never,
+            ended = ended => { ended??; Ok(()) }
+        }
+    })?;
+    // The blocking read of standard input need not be waited for.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+async fn accept(listener: TcpListener) -> Result<()> {
+    let stub = Stub::default();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(converse(stub.clone(), stream));
+    }
+}
+
+async fn converse(stub: Stub, stream: TcpStream) {
+    let service = service_fn(move |request| {
+        let stub = stub.clone();
+        async move { Ok::<_, Infallible>(answer(&stub, request).await) }
+    });
+    // A client that hangs up is no error of ours.
+    drop(
+        http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await,
+    );
+}
+
+async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
+    if request.uri().path().starts_with(control::PREFIX) {
+        return control::answer(stub, request).await;
+    }
+    let target = request.headers().get("x-amz-target");
+    let operation = target
+        .and_then(|target| target.to_str().ok())
+        .and_then(|target| target.strip_prefix("AmazonSQS."))
+        .map(str::to_owned);
+    match operation {
+        Some(operation) => sqs::answer(stub, &operation, body(request).await).await,
+        None => s3::answer(stub, request).await,
+    }
+}
+
+async fn body(request: Request<Incoming>) -> Bytes {
+    match request.into_body().collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => Bytes::new(),
+    }
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(
+        "content-type",
+        hyper::header::HeaderValue::from_static(kind),
+    );
+    headers.insert(
+        "x-amz-request-id",
+        hyper::header::HeaderValue::from_static("3F1D5C0B7A9E2468"),
+    );
+    answer
+}
+
+/// No timer for no latency: it would add a millisecond.
+async fn delay(latency: Duration) {
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
+}

@@ -1,0 +1,98 @@
+//! A queue that makes its messages up: row ids from a range, so that ten million cost nothing.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// As long as those of SQS, which clients have to carry about.
+const HANDLE: &str = "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0aAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA-";
+
+/// The messages that are to come, and those given back.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    fresh: Range<u64>,
+    returned: VecDeque<u64>,
+    in_flight: u64,
+    deleted: u64,
+}
+
+impl Queue {
+    pub(super) fn of(rows: Range<u64>) -> Self {
+        Self {
+            fresh: rows,
+            ..Self::default()
+        }
+    }
+
+    /// Up to `most` messages: row ids, each with its receive count.
+    pub(super) fn take(&mut self, most: usize) -> Vec<(u64, u32)> {
+        let mut taken = Vec::with_capacity(most);
+        while taken.len() < most {
+            match self.returned.pop_front() {
+                Some(id) => taken.push((id, 2)),
+                None => match self.fresh.next() {
+                    Some(id) => taken.push((id, 1)),
+                    None => break,
+                },
+            }
+        }
+        self.in_flight += taken.len() as u64;
+        taken
+    }
+
+    pub(super) fn delete(&mut self, handle: &str) {
+        if row_of(handle).is_some() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.deleted += 1;
+        }
+    }
+
+    pub(super) fn give_back(&mut self, handle: &str) {
+        if let Some(id) = row_of(handle) {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.returned.push_back(id);
+        }
+    }
+
+    /// Messages that wait, and messages in flight.
+    pub(super) fn backlog(&self) -> (u64, u64) {
+        let fresh = self.fresh.end.saturating_sub(self.fresh.start);
+        (fresh + self.returned.len() as u64, self.in_flight)
+    }
+
+    pub(super) fn deleted(&self) -> u64 {
+        self.deleted
+    }
+}
+
+/// The receipt handle of a row's message.
+pub(super) fn handle(id: u64) -> String {
+    format!("{HANDLE}{id}")
+}
+
+fn row_of(handle: &str) -> Option<u64> {
+    handle.strip_prefix(HANDLE)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_comes_once_and_again_only_when_it_is_given_back() {
+        let mut queue = Queue::of(5..8);
+        assert_eq!(queue.take(2), [(5, 1), (6, 1)]);
+        queue.delete(&handle(5));
+        queue.give_back(&handle(6));
+        assert_eq!(queue.backlog(), (2, 0));
+        assert_eq!(queue.take(10), [(6, 2), (7, 1)]);
+        assert_eq!((queue.backlog(), queue.deleted()), ((0, 2), 1));
+        assert_eq!(queue.take(10), []);
+    }
+
+    #[test]
+    fn what_is_no_handle_changes_nothing() {
+        let mut queue = Queue::of(0..1);
+        queue.delete("7");
+        assert_eq!(queue.deleted(), 0);
+    }
+}

@@ -1,0 +1,146 @@
+//! The answers of S3: every copy succeeds, every object exists, listings count up.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{HeaderMap, Method, Request, StatusCode};
+
+use super::{Answer, Stub, body, delay, respond};
+
+/// Every object's, made-up.
+const ETAG: &str = "\"9b2cf535f27731c974343645a3985328\"";
+const MODIFIED: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
+const COPIED: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<CopyObjectResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>&quot;9b2cf535f27731c974343645a3985328&quot;</ETag></CopyObjectResult>";
+const EXISTS: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>PreconditionFailed</Code><Message>At least one of the pre-conditions you specified did not hold</Message><Condition>If-None-Match</Condition></Error>";
+const SIZE: u64 = 2048;
+const LISTED: u64 = 1000;
+const XML: &str = "application/xml";
+
+/// What little is remembered: the objects that were put, with their sizes, as a probe does; and how many
+/// images a listing of the source holds.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    put: HashMap<String, u64>,
+    pub(super) images: std::ops::Range<u64>,
+}
+
+pub(super) async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
+    let key = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let is_object = key.trim_matches('/').contains('/');
+    let is_copy = request.headers().contains_key("x-amz-copy-source");
+    let is_put = stub.lock().store.put.contains_key(&key);
+    let operation = match *request.method() {
+        // A probe's copy is no image's.
+        Method::PUT if is_copy && is_put => "CopyObject of a probe",
+        Method::PUT if is_copy => "CopyObject",
+        Method::PUT => "PutObject",
+        Method::HEAD if is_object => "HeadObject",
+        Method::HEAD => "HeadBucket",
+        Method::DELETE => "DeleteObject",
+        Method::GET if !is_object => "ListObjects",
+        _ => "other S3 requests",
+    };
+    let latency = {
+        let mut state = stub.lock();
+        state.counts.add(operation, 1);
+        state.s3_latency
+    };
+    delay(latency).await;
+    match operation {
+        "CopyObject" => respond(StatusCode::OK, XML, COPIED),
+        "CopyObject of a probe" => probe_copy(request.headers()),
+        "PutObject" => put(stub, key, request).await,
+        "HeadObject" => head(stub, &key),
+        "DeleteObject" => delete(stub, &key),
+        "ListObjects" => respond(StatusCode::OK, XML, list(stub, &key, &query)),
+        _ => respond(StatusCode::OK, XML, ""),
+    }
+}
+
+fn probe_copy(headers: &HeaderMap) -> Answer {
+    if headers.contains_key("if-none-match") {
+        respond(StatusCode::PRECONDITION_FAILED, XML, EXISTS)
+    } else {
+        respond(StatusCode::OK, XML, COPIED)
+    }
+}
+
+async fn put(stub: &Stub, key: String, request: Request<Incoming>) -> Answer {
+    let size = request
+        .headers()
+        .get("x-amz-decoded-content-length")
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let sent = body(request).await.len() as u64;
+    stub.lock().store.put.insert(key, size.unwrap_or(sent));
+    tagged(respond(StatusCode::OK, XML, ""))
+}
+
+fn delete(stub: &Stub, key: &str) -> Answer {
+    stub.lock().store.put.remove(key);
+    respond(StatusCode::NO_CONTENT, XML, "")
+}
+
+fn head(stub: &Stub, key: &str) -> Answer {
+    let put = stub.lock().store.put.get(key).copied();
+    // A name that ends otherwise is a directory's, which some tools ask for first.
+    let Some(size) = put.or_else(|| key.contains(".png").then_some(SIZE)) else {
+        return respond(StatusCode::NOT_FOUND, XML, "");
+    };
+    let mut answer = tagged(respond(StatusCode::OK, "image/png", ""));
+    let headers = answer.headers_mut();
+    headers.insert("content-length", HeaderValue::from(size));
+    headers.insert("last-modified", HeaderValue::from_static(MODIFIED));
+    answer
+}
+
+fn tagged(mut answer: Answer) -> Answer {
+    answer
+        .headers_mut()
+        .insert("etag", HeaderValue::from_static(ETAG));
+    answer
+}
+
+/// A page of the source's images; the destination is empty.
+fn list(stub: &Stub, path: &str, query: &str) -> String {
+    let images = stub.lock().store.images.clone();
+    let after = ["marker=", "continuation-token=", "start-after="]
+        .iter()
+        .find_map(|name| query.split('&').find_map(|part| part.strip_prefix(name)))
+        .and_then(|marker| {
+            marker
+                .rsplit(['-', 'D'])
+                .next()?
+                .split('.')
+                .next()?
+                .parse()
+                .ok()
+        });
+    let start = after.map_or(images.start, |after: u64| after + 1);
+    let is_source = path.contains("old");
+    let end = if is_source { images.end } else { start };
+    let page = start..end.min(start + LISTED);
+    let mut text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>bucket</Name><MaxKeys>1000</MaxKeys><KeyCount>{}</KeyCount><IsTruncated>{}</IsTruncated>",
+        page.clone().count(),
+        page.end < end
+    );
+    if page.end < end {
+        let last = page.end - 1;
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "<NextMarker>image/avatar-{last}.png</NextMarker><NextContinuationToken>avatar-{last}.png</NextContinuationToken>"
+        );
+    }
+    for id in page {
+        let _ = write!(
+            text,
+            "<Contents><Key>image/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{ETAG}</ETag><Size>{SIZE}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        );
+    }
+    text.push_str("</ListBucketResult>");
+    text
+}

@@ -1,0 +1,181 @@
+//! The answers of SQS, in its JSON protocol.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use super::{Answer, Stub, delay, queue, respond};
+
+const JSON: &str = "application/x-amz-json-1.0";
+
+/// Between two looks whether an empty queue still is.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Receive {
+    #[serde(default)]
+    max_number_of_messages: usize,
+    #[serde(default)]
+    wait_time_seconds: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Batch<'a> {
+    #[serde(borrow)]
+    entries: Vec<Entry<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    receipt_handle: Cow<'a, str>,
+    visibility_timeout: Option<u64>,
+}
+
+pub(super) async fn answer(stub: &Stub, operation: &str, body: Bytes) -> Answer {
+    let latency = stub.lock().sqs_latency;
+    delay(latency).await;
+    let text = match operation {
+        "ReceiveMessage" => receive(stub, &body).await,
+        "GetQueueAttributes" => Some(attributes(stub)),
+        _ => batch(stub, operation, &body),
+    };
+    match text {
+        Some(text) => respond(StatusCode::OK, JSON, text),
+        None => respond(
+            StatusCode::BAD_REQUEST,
+            JSON,
+            r#"{"__type":"com.amazonaws.sqs#InvalidParameterValue","message":"not understood"}"#,
+        ),
+    }
+}
+
+/// An empty answer only after the wait, as a long poll does.
+async fn receive(stub: &Stub, body: &[u8]) -> Option<String> {
+    let asked: Receive = serde_json::from_slice(body).ok()?;
+    let most = asked.max_number_of_messages.clamp(1, 10);
+    let deadline = Instant::now() + Duration::from_secs(asked.wait_time_seconds);
+    loop {
+        let taken = stub.lock().queue.take(most);
+        if !taken.is_empty() || Instant::now() >= deadline {
+            let count = taken.len() as u64;
+            stub.lock().counts.add("ReceiveMessage", count);
+            return Some(messages(&taken));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn messages(taken: &[(u64, u32)]) -> String {
+    let mut text = String::with_capacity(16 + taken.len() * 640);
+    text.push_str("{\"Messages\":[");
+    for (index, (id, count)) in taken.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let handle = queue::handle(*id);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            r#"{comma}{{"MessageId":"c2f5a0b1-7d3e-4a68-9b1c-{id:012}","ReceiptHandle":"{handle}","MD5OfBody":"9b2cf535f27731c974343645a3985328","Body":"{{\"id\":\"{id}\",\"path\":\"image/avatar-{id}.png\"}}","Attributes":{{"ApproximateReceiveCount":"{count}"}}}}"#
+        );
+    }
+    text.push_str("]}");
+    text
+}
+
+fn batch(stub: &Stub, operation: &str, body: &[u8]) -> Option<String> {
+    let batch: Batch = serde_json::from_slice(body).ok()?;
+    let mut state = stub.lock();
+    state.counts.add(operation, batch.entries.len() as u64);
+    for entry in &batch.entries {
+        match operation {
+            "DeleteMessageBatch" => state.queue.delete(&entry.receipt_handle),
+            "ChangeMessageVisibilityBatch" if entry.visibility_timeout == Some(0) => {
+                state.queue.give_back(&entry.receipt_handle);
+            }
+            _ => {}
+        }
+    }
+    drop(state);
+    Some(confirmed(operation, &batch.entries))
+}
+
+fn confirmed(operation: &str, entries: &[Entry<'_>]) -> String {
+    let mut text = String::from("{\"Successful\":[");
+    let more = if operation == "SendMessageBatch" {
+        r#","MessageId":"c2f5a0b1-7d3e-4a68-9b1c-0123456789ab","MD5OfMessageBody":"9b2cf535f27731c974343645a3985328""#
+    } else {
+        ""
+    };
+    for (index, entry) in entries.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(text, r#"{comma}{{"Id":"{}"{more}}}"#, entry.id);
+    }
+    text.push_str("],\"Failed\":[]}");
+    text
+}
+
+fn attributes(stub: &Stub) -> String {
+    let mut state = stub.lock();
+    state.counts.add("GetQueueAttributes", 1);
+    let (visible, in_flight) = state.queue.backlog();
+    format!(
+        r#"{{"Attributes":{{"ApproximateNumberOfMessages":"{visible}","ApproximateNumberOfMessagesNotVisible":"{in_flight}","ApproximateNumberOfMessagesDelayed":"0","RedrivePolicy":"{{\"maxReceiveCount\":5,\"deadLetterTargetArn\":\"arn:aws:sqs:us-east-1:000000000000:images-dead\"}}"}}}}"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stub(rows: std::ops::Range<u64>) -> Stub {
+        let stub = Stub::default();
+        stub.lock().queue = queue::Queue::of(rows);
+        stub
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_received_message_can_be_deleted() {
+        let stub = stub(7..8);
+        let asked = br#"{"QueueUrl":"q","MaxNumberOfMessages":10,"WaitTimeSeconds":20}"#;
+        let text = receive(&stub, asked).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let message = &answer["Messages"][0];
+        assert_eq!(message["Body"], r#"{"id":"7","path":"image/avatar-7.png"}"#);
+        let delete = serde_json::json!({"Entries": [{"Id": "0", "ReceiptHandle": message["ReceiptHandle"]}]});
+        let deleted = batch(&stub, "DeleteMessageBatch", delete.to_string().as_bytes());
+        assert_eq!(
+            deleted.unwrap(),
+            r#"{"Successful":[{"Id":"0"}],"Failed":[]}"#
+        );
+        assert_eq!(stub.lock().queue.deleted(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_queue_answers_when_the_wait_is_over() {
+        let started = Instant::now();
+        let text = receive(&stub(0..0), br#"{"WaitTimeSeconds":20}"#).await;
+        assert_eq!(text.unwrap(), r#"{"Messages":[]}"#);
+        assert!(started.elapsed() >= Duration::from_secs(20));
+    }
+
+    #[tokio::test]
+    async fn requests_are_counted_with_what_they_are_about() {
+        let stub = stub(0..0);
+        let sent = br#"{"Entries":[{"Id":"0","MessageBody":"a"},{"Id":"1","MessageBody":"b"}]}"#;
+        assert!(batch(&stub, "SendMessageBatch", sent).is_some());
+        let meter = stub.lock().counts.of("SendMessageBatch");
+        assert_eq!((meter.requests, meter.items), (1, 2));
+        assert!(batch(&stub, "SendMessageBatch", b"nonsense").is_none());
+    }
+}

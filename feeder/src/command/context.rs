@@ -1,0 +1,135 @@
+//! What every command needs: the settings of the migration, the ledger of its run, the AWS clients.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use bucket_brigade_common::ledger::{self, Access, Ledger, LedgerError};
+use bucket_brigade_common::settings::{MigrationArgs, MigrationSettings, Problems, SettingsError};
+use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::telemetry::{self, LogArgs};
+use bucket_brigade_common::{aws, startup};
+use serde::Serialize;
+use tokio::sync::OnceCell;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use super::answer::Format;
+
+/// Connections of a command that does one thing after the other.
+const CONNECTIONS: u32 = 2;
+
+/// When an S3 request that does not answer is given up.
+const S3_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The flags and settings of every command.
+#[derive(Debug, clap::Args)]
+pub struct CommonArgs {
+    /// Answer with one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    migration: MigrationArgs,
+    #[command(flatten)]
+    buckets: BucketArgs,
+    #[command(flatten)]
+    logs: LogArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "The buckets")]
+struct BucketArgs {
+    /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
+    #[arg(long, env = "SOURCE_REGION", value_name = "REGION")]
+    source_region: Option<String>,
+}
+
+/// A command's surroundings. Nothing is connected before it is asked for.
+pub struct Context {
+    /// Which migration this is.
+    pub migration: MigrationSettings,
+    /// How to answer.
+    pub format: Format,
+    source_region: Option<String>,
+    sdk: OnceCell<SdkConfig>,
+}
+
+impl CommonArgs {
+    /// Checks the settings and starts logging.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings, together with what `problems` holds already.
+    pub fn context(self, mut problems: Problems) -> Result<Context, SettingsError> {
+        let logs = self.logs.parse(&mut problems);
+        let migration = self.migration.parse(&mut problems);
+        let source_region = self.buckets.source_region;
+        let source_region = problems.parsed("SOURCE_REGION", source_region, None, |region| {
+            Ok(Some(region.to_owned()))
+        });
+        problems.finish()?;
+        let Some(migration) = migration else {
+            return Err(SettingsError::one("settings", "could not be read"));
+        };
+        telemetry::init(logs, BoxMakeWriter::new(std::io::stderr));
+        let format = if self.json {
+            Format::Json
+        } else {
+            Format::Text
+        };
+        Ok(Context {
+            migration,
+            format,
+            source_region,
+            sdk: OnceCell::new(),
+        })
+    }
+}
+
+impl Context {
+    /// The ledger of the run that the feeder opened, on a pool of two connections.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoRun`] before a feeder's first start; otherwise what is wrong with the database.
+    pub async fn ledger(&self, access: Access) -> Result<Ledger, LedgerError> {
+        self.ledger_with(access, CONNECTIONS).await
+    }
+
+    /// The same for a command that works in parallel, on a pool of `connections`.
+    ///
+    /// # Errors
+    /// As [`Self::ledger`].
+    pub async fn ledger_with(
+        &self,
+        access: Access,
+        connections: u32,
+    ) -> Result<Ledger, LedgerError> {
+        let pool = ledger::pool(self.migration.database.clone(), connections);
+        let name = startup::process_name("operator");
+        Ledger::existing(pool, &self.migration.run, &name, access).await
+    }
+
+    /// An S3 client for the destination's region, and one for the source's.
+    pub async fn s3(&self) -> (aws_sdk_s3::Client, aws_sdk_s3::Client) {
+        let sdk = self.sdk().await;
+        let path_style = self.migration.force_path_style;
+        let source_region = self.source_region.as_deref();
+        let client = |region| aws::s3_client(sdk, path_style, S3_TIMEOUT, region);
+        (client(None), client(source_region))
+    }
+
+    /// The queue between feeder and consumers.
+    pub async fn queue(&self) -> SqsQueue {
+        SqsQueue::new(aws::sqs_client(self.sdk().await), &self.migration.queue_url)
+    }
+
+    async fn sdk(&self) -> &SdkConfig {
+        self.sdk.get_or_init(aws::load).await
+    }
+
+    /// Writes the answer to standard output.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn answer(&self, answer: &(impl Display + Serialize)) -> anyhow::Result<()> {
+        self.format.print(answer)
+    }
+}

@@ -1,0 +1,190 @@
+//! The one word for what goes on, and its reason.
+
+use bucket_brigade_common::ledger::{RunOverview, Worker};
+
+use super::show::limits;
+use super::view::Queues;
+
+/// A state and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) word: &'static str,
+    pub(super) reason: String,
+}
+
+/// What weighs most comes first: what an operator did, what is broken, what slows the work down, and
+/// only then what goes well.
+pub(super) fn state_of(run: &RunOverview, workers: &[Worker], queue: &Queues) -> State {
+    let is = |word, reason: &str| State {
+        word,
+        reason: reason.to_owned(),
+    };
+    let some = |state: &str| workers.iter().find(|worker| worker.state == state);
+    let count = |role: &str| workers.iter().filter(|worker| worker.role == role).count();
+    if let Some(paused) = &run.paused {
+        return is("paused", paused);
+    }
+    if let Some(worker) = some("waiting") {
+        return is("waiting", &format!("{}: {}", worker.worker, worker.reason));
+    }
+    if let Some(worker) = some("database slow") {
+        return is("database slow", &worker.reason);
+    }
+    let (feeders, consumers) = (count("feeder"), count("consumer"));
+    if consumers == 0 && (feeders > 0 || queue.holds_work()) {
+        return is("waiting", "no consumer is running");
+    }
+    if consumers == 0 {
+        return idle(run, "no feeder and no consumer is running");
+    }
+    if let Some(worker) = some("throttled by S3") {
+        return is("throttled by S3", &worker.reason);
+    }
+    if some("running").is_some() {
+        return match limits(run.limits) {
+            Some(limits) => is("running", &format!("limited to {limits}")),
+            None => is("running", ""),
+        };
+    }
+    match workers.iter().find(|worker| worker.role == "feeder") {
+        Some(feeder) if feeder.state == "waiting: backlog full" => is("waiting", "backlog full"),
+        Some(feeder) if feeder.state == "watching: nothing to do" => {
+            is("nothing to do", "the feeder watches for new rows")
+        }
+        Some(feeder) => is("running", &feeder.state),
+        None if queue.holds_work() => is("waiting", "the messages left are hidden for a while"),
+        None => idle(run, "no feeder is running"),
+    }
+}
+
+fn idle(run: &RunOverview, otherwise: &str) -> State {
+    let reason = match &run.finished_at {
+        Some(at) => format!("a sweep found nothing left at {at}"),
+        None => otherwise.to_owned(),
+    };
+    State {
+        word: "nothing to do",
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bucket_brigade_common::ledger::Limits;
+
+    fn run() -> RunOverview {
+        RunOverview {
+            id: 1,
+            table: "public.images".into(),
+            old_prefix: "image/".into(),
+            new_prefix: "avatar/".into(),
+            source_bucket: "old".into(),
+            destination_bucket: "new".into(),
+            sweep: 1,
+            paused: None,
+            limits: Limits::default(),
+            started_at: "2026-01-01T00:00:00Z".into(),
+            finished_at: None,
+            elapsed_seconds: 1.0,
+        }
+    }
+
+    fn worker(role: &str, state: &str, reason: &str) -> Worker {
+        Worker {
+            worker: format!("{role}-1"),
+            role: role.into(),
+            state: state.into(),
+            reason: reason.into(),
+            concurrency: 1,
+            in_hand: 1,
+            moved_per_second: 1.0,
+            commit_seconds: None,
+        }
+    }
+
+    fn told(run: &RunOverview, workers: &[Worker], visible: u64) -> String {
+        let queue = Queues {
+            visible: Some(visible),
+            ..Queues::default()
+        };
+        let State { word, reason } = state_of(run, workers, &queue);
+        format!("{word}: {reason}")
+    }
+
+    #[test]
+    fn each_state_has_its_reason() {
+        let consumer = |state, why| worker("consumer", state, why);
+        let feeder = |state| worker("feeder", state, "");
+        let (paused, finished) = (
+            RunOverview {
+                paused: Some("by ana: release".into()),
+                ..run()
+            },
+            RunOverview {
+                finished_at: Some("2026-01-01T01:00:00Z".into()),
+                ..run()
+            },
+        );
+        let running = consumer("running", "");
+        let idle = consumer("nothing to do", "");
+        let cases = [
+            (
+                told(&paused, &[consumer("paused", "")], 9),
+                "paused: by ana: release",
+            ),
+            (
+                told(
+                    &run(),
+                    &[running.clone(), consumer("waiting", "S3: denied")],
+                    9,
+                ),
+                "waiting: consumer-1: S3: denied",
+            ),
+            (
+                told(
+                    &run(),
+                    &[running.clone(), consumer("database slow", "lag")],
+                    9,
+                ),
+                "database slow: lag",
+            ),
+            (
+                told(&run(), &[feeder("feeding")], 0),
+                "waiting: no consumer is running",
+            ),
+            (told(&run(), &[], 5), "waiting: no consumer is running"),
+            (
+                told(&run(), &[], 0),
+                "nothing to do: no feeder and no consumer is running",
+            ),
+            (
+                told(&finished, &[idle.clone()], 0),
+                "nothing to do: a sweep found nothing left at 2026-01-01T01:00:00Z",
+            ),
+            (
+                told(
+                    &run(),
+                    &[running.clone(), consumer("throttled by S3", "40")],
+                    9,
+                ),
+                "throttled by S3: 40",
+            ),
+            (
+                told(&run(), &[feeder("waiting: backlog full"), running], 9),
+                "running: ",
+            ),
+            (
+                told(&run(), &[feeder("waiting: backlog full"), idle.clone()], 9),
+                "waiting: backlog full",
+            ),
+            (
+                told(&run(), &[idle], 9),
+                "waiting: the messages left are hidden for a while",
+            ),
+        ];
+        for (told, expected) in cases {
+            assert_eq!(told, expected);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What `status` tells.
+
+use bucket_brigade_common::catalog::CatalogError;
+use bucket_brigade_common::ledger::{CodeCount, Ledger, RunOverview, Worker};
+use bucket_brigade_common::queue::QueueError;
+use bucket_brigade_common::scope::{Progress, Scope};
+use bucket_brigade_common::sqs::SqsQueue;
+use serde::Serialize;
+
+use super::state::{State, state_of};
+use crate::progress::eta;
+
+/// Everything on the screen.
+#[derive(Debug, Serialize)]
+pub(super) struct View {
+    pub(super) run: RunOverview,
+    pub(super) state: &'static str,
+    pub(super) reason: String,
+    pub(super) rows: Rows,
+    pub(super) rate: Rates,
+    pub(super) queue: Queues,
+    pub(super) workers: Vec<Worker>,
+    pub(super) failures: Vec<CodeCount>,
+}
+
+/// The run in numbers.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Rows {
+    pub(super) in_scope: Option<u64>,
+    pub(super) moved: u64,
+    pub(super) changed: u64,
+    pub(super) failed: u64,
+    pub(super) fed: u64,
+    pub(super) orphans: u64,
+    pub(super) poison: u64,
+}
+
+/// Rows moved per second.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Rates {
+    pub(super) over_a_minute: f64,
+    pub(super) overall: f64,
+    /// The time left at the rate of the last minute; none when it cannot be told.
+    pub(super) eta: Option<String>,
+}
+
+/// The queue and its dead-letter queue.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Queues {
+    pub(super) visible: Option<u64>,
+    pub(super) in_flight: Option<u64>,
+    /// SQS tells the age of its oldest message to CloudWatch only.
+    pub(super) oldest_seconds: Option<u64>,
+    pub(super) dead_letters: Option<u64>,
+    /// Why something of it is not known.
+    pub(super) trouble: Option<String>,
+}
+
+impl View {
+    /// Reads it all. Only the database must answer.
+    pub(super) async fn read(ledger: &Ledger, queue: &SqsQueue) -> Result<Self, CatalogError> {
+        let (run, workers) = (ledger.overview().await?, ledger.workers().await?);
+        let progress = ledger.progress().await?;
+        let failures = ledger.failure_counts().await?;
+        let queue = Queues::read(queue).await;
+        let State { word, reason } = state_of(&run, &workers, &queue);
+        Ok(Self {
+            rate: Rates::of(&run, &workers, &progress),
+            rows: Rows {
+                in_scope: progress.in_scope,
+                moved: progress.moved,
+                changed: progress.changed,
+                failed: progress.failed,
+                fed: progress.fed,
+                orphans: progress.orphans,
+                poison: progress.poison,
+            },
+            state: word,
+            reason,
+            run,
+            queue,
+            workers,
+            failures,
+        })
+    }
+}
+
+impl Rates {
+    fn of(run: &RunOverview, workers: &[Worker], progress: &Progress) -> Self {
+        let over_a_minute = workers.iter().map(|worker| worker.moved_per_second).sum();
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+        let moved = progress.moved as f64;
+        let overall = if run.elapsed_seconds > 0.0 {
+            moved / run.elapsed_seconds
+        } else {
+            0.0
+        };
+        let eta = Some(eta(progress, over_a_minute)).filter(|eta| eta != "N/A");
+        Self {
+            over_a_minute,
+            overall,
+            eta,
+        }
+    }
+}
+
+impl Queues {
+    async fn read(queue: &SqsQueue) -> Self {
+        let facts = match queue.facts().await {
+            Ok(facts) => facts,
+            Err(error) => return Self::unknown(&error),
+        };
+        let known = Self {
+            visible: Some(facts.backlog.visible),
+            in_flight: Some(facts.backlog.in_flight),
+            ..Self::default()
+        };
+        let dead = match queue.dead_letter_queue_of(&facts) {
+            Some(dead) => dead.facts().await,
+            None => return known,
+        };
+        match dead {
+            Ok(dead) => Self {
+                dead_letters: Some(dead.backlog.total()),
+                ..known
+            },
+            Err(error) => Self {
+                trouble: Some(format!("dead letters: {error}")),
+                ..known
+            },
+        }
+    }
+
+    fn unknown(error: &QueueError) -> Self {
+        Self {
+            trouble: Some(error.to_string()),
+            ..Self::default()
+        }
+    }
+
+    /// Whether anything is known to wait in it.
+    pub(super) fn holds_work(&self) -> bool {
+        self.visible.unwrap_or(0) + self.in_flight.unwrap_or(0) > 0
+    }
+}
