@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Failures {
+struct Told {
     run: i64,
     codes: Vec<CodeCount>,
     failures: Vec<FailedRow>,
@@ -34,7 +34,7 @@ struct Failures {
     not_listed: u64,
 }
 
-impl fmt::Display for Failures {
+impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.failures.is_empty() {
             return write!(f, "run {}: no row failed", self.run);
@@ -76,7 +76,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let all: u64 = codes.iter().map(|one| one.rows).sum();
     let listed = u64::try_from(failures.len()).unwrap_or(u64::MAX);
     let is_empty = failures.is_empty();
-    context.answer(&Failures {
+    context.answer(&Told {
         run: ledger.run_id(),
         codes,
         failures,

@@ -26,14 +26,14 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Paused {
+struct Told {
     run: i64,
     paused: bool,
     by: String,
     reason: Option<String>,
 }
 
-impl fmt::Display for Paused {
+impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { run, by, .. } = self;
         write!(f, "run {run} is paused by {by}")?;
@@ -52,7 +52,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let ledger = context.ledger(Access::Read).await?;
     let by = args.by.unwrap_or_else(who);
     ledger.pause(&by, args.reason.as_deref()).await?;
-    context.answer(&Paused {
+    context.answer(&Told {
         run: ledger.run_id(),
         paused: true,
         by,
