@@ -159,7 +159,7 @@ mod tests {
                 "nothing to do: no feeder and no consumer is running",
             ),
             (
-                told(&finished, &[idle.clone()], 0),
+                told(&finished, std::slice::from_ref(&idle), 0),
                 "nothing to do: a sweep found nothing left at 2026-01-01T01:00:00Z",
             ),
             (
