@@ -166,13 +166,13 @@ async fn no_run(pool: &PgPool) -> Result<LedgerError, LedgerError> {
         Found::Ready => sqlx::query_as(RUNS).fetch_all(pool).await?,
         _ => Vec::new(),
     };
-    let others: String = runs.iter().map(|(run,)| format!("\n  {run}")).collect();
+    let others: Vec<String> = runs.into_iter().map(|(run,)| run).collect();
     Ok(LedgerError::NoRun {
         hint: if others.is_empty() {
             ": start the feeder once, or the feeder of this version where another has opened the run"
                 .into()
         } else {
-            format!("; there are these:{others}")
+            format!("; there are these:\n  {}", others.join("\n  "))
         },
     })
 }

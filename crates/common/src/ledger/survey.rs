@@ -101,6 +101,10 @@ pub struct Index {
 
 /// What of the server matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each answers a question of its own"
+)]
 pub struct Server {
     /// The role we are logged in as.
     pub user: String,

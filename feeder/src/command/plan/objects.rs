@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::preflight::{Need, check_bucket};
 use bucket_brigade_common::s3::store_error;
@@ -131,7 +132,7 @@ impl Looked {
         self.bytes += u64::try_from(size).unwrap_or(0);
         self.tagged += usize::from(head.tag_count().unwrap_or(0) > 0);
         self.uses_kms |= head.ssekms_key_id().is_some();
-        let class = head.storage_class().map_or("", |class| class.as_str());
+        let class = head.storage_class().map_or("", StorageClass::as_str);
         if matches!(class, "GLACIER" | "DEEP_ARCHIVE") && head.restore().is_none() {
             self.archived.push(key.to_owned());
         } else if self
