@@ -140,7 +140,11 @@ async fn it_keeps_away_from_whoever_would_move_the_rows_again() {
     refused(&rig, "1 messages wait in the queue").await;
     let purge = rig.cloud.sqs().purge_queue().queue_url(&rig.queue.url);
     purge.send().await.unwrap();
-    let other = ledger.lock_operator().await.unwrap();
+    // That of the command before may not have ended yet.
+    let mut other = None;
+    while other.is_none() {
+        other = ledger.lock_operator().await.unwrap();
+    }
     refused(&rig, "another verify, rollback or clean").await;
     drop(other);
     eventually("the locks' end", async || {
