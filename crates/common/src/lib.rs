@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod control;
 pub mod dead_letter;
 pub mod exit;
+pub mod histogram;
 pub mod ledger;
 pub mod message;
 pub mod object_store;
