@@ -16,6 +16,7 @@ use crate::gather::Limits;
 use crate::governor::Governor;
 use crate::health::Health;
 use crate::step::{Event, Trouble};
+use crate::tally::Tally;
 
 /// Fifty rows make a statement worth its while; a hundred keep it short for the application's own
 /// writers; two statements in flight hide the round trip.
@@ -30,10 +31,11 @@ const LIMITS: Limits = Limits {
 pub struct Commit(Desk<Move, bool>);
 
 impl Commit {
-    /// Commits to the catalog; the governor hears how long each batch took.
+    /// Commits to the catalog; the governor and the tally hear how long each batch took.
     pub fn new(
         catalog: Arc<dyn Catalog>,
         governor: Arc<Governor>,
+        tally: Arc<Tally>,
         health: Health,
         stop: CancellationToken,
     ) -> Self {
@@ -43,12 +45,15 @@ impl Commit {
             stop,
             move |moves: Arc<[Move]>| {
                 let (catalog, governor) = (Arc::clone(&catalog), Arc::clone(&governor));
+                let tally = Arc::clone(&tally);
                 async move {
                     let began = Instant::now();
                     let answer = commit_batch(&*catalog, &moves).await;
                     // A database that is away is waited for elsewhere; it is not slow.
                     if answer.is_ok() {
-                        governor.committed(began.elapsed());
+                        let took = began.elapsed();
+                        governor.committed(took);
+                        tally.commits.record(took);
                     }
                     answer
                 }

@@ -173,7 +173,11 @@ impl Copy {
     }
 
     async fn try_once(&self, call: Call, route: &Route, slot: Slot<'_>) -> Try {
+        let began = Instant::now();
         let answer = self.ask(call, route).await;
+        if let Ok(Event::Copied(_)) = answer {
+            self.tally.copies.record(began.elapsed());
+        }
         if matches!(answer, Err(StoreError::Throttled { .. })) {
             self.tally.throttled();
             slot.throttled();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bucket_brigade_common::histogram::Histogram;
 use bucket_brigade_common::observe::{Metric, Observed};
 
 use crate::health::Health;
@@ -59,5 +60,10 @@ impl Observed for Observation {
                 in_hand,
             ),
         ]
+    }
+
+    fn histograms(&self) -> Vec<&Histogram> {
+        let tally = &self.tally;
+        vec![&tally.copies, &tally.commits, &tally.ages]
     }
 }

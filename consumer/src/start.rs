@@ -43,7 +43,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         leases: Leases::new(settings.visibility_timeout),
         tally: Arc::default(),
     };
-    observe(settings.metrics_addr, Arc::new(observation.clone())).await?;
+    let ready = observe(settings.metrics_addr, Arc::new(observation.clone())).await?;
     // Nothing is in hand yet. A check under way is left half of the grace, so that the probe can remove
     // its objects; one that does not answer must not keep the process from ending.
     let overdue = async {
@@ -57,6 +57,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let Some(parts) = parts else {
         return Ok(exit::DONE);
     };
+    ready.set();
     let control = Arc::clone(&parts.steering.control);
     if !run(parts, stop).await {
         tracing::warn!("some messages could not be given back; they reappear by themselves");
@@ -94,6 +95,11 @@ async fn prepare(
     };
     let (s3, source_s3) = (client(None), client(settings.source_region.as_deref()));
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
+    // Nobody sees the ages otherwise: the queue is not asked for them.
+    let queue = match settings.metrics_addr {
+        Some(_) => queue.count_ages(Arc::clone(&observation.tally.ages)),
+        None => queue,
+    };
     let attributes = patiently(async || check_queue(&queue, &migration.queue_url).await).await?;
     check_buckets(&s3, &source_s3, &migration.run).await?;
     let Some(ledger) = find_run(settings, stop).await? else {

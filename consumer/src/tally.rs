@@ -1,15 +1,52 @@
-//! What this process has done since it started, for its log. The ledger's counters are the truth.
+//! What this process has done since it started, and how long it took, for its log and for whoever looks
+//! from outside. The ledger's counters are the truth.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bucket_brigade_common::histogram::{AGE, Histogram, LATENCY};
+
 /// Counts of this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tally {
     moved: AtomicU64,
     settled: AtomicU64,
     failed: AtomicU64,
     poison: AtomicU64,
     throttled: AtomicU64,
+    /// Copies that were made: from the request to the proof.
+    pub copies: Histogram,
+    /// Commits the database took: one statement each, whatever it held.
+    pub commits: Histogram,
+    /// Messages at each receive: since they were sent.
+    pub ages: Arc<Histogram>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            moved: AtomicU64::default(),
+            settled: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            poison: AtomicU64::default(),
+            throttled: AtomicU64::default(),
+            copies: Histogram::new(
+                "bucket_brigade_copy_seconds",
+                "Time of each copy that was made",
+                LATENCY,
+            ),
+            commits: Histogram::new(
+                "bucket_brigade_commit_seconds",
+                "Time of each batch of rows that the database committed",
+                LATENCY,
+            ),
+            ages: Arc::new(Histogram::new(
+                "bucket_brigade_message_age_seconds",
+                "Age of each message when it was received, repeats included",
+                AGE,
+            )),
+        }
+    }
 }
 
 /// The counts at one moment.

@@ -42,7 +42,7 @@ pub async fn start(
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
     let progress = Arc::new(Progress::default());
-    observe(settings.metrics_addr, Arc::clone(&progress) as _).await?;
+    let ready = observe(settings.metrics_addr, Arc::clone(&progress) as _).await?;
     let migration = &settings.migration;
     let queue = connect_queue(&settings).await?;
     let pool = ledger::pool(migration.database.clone(), CONNECTIONS);
@@ -73,6 +73,7 @@ pub async fn start(
         tracing::debug!(%error, "dead processes stay on the list");
     }
     feed.steering.beat_once(&ledger, &progress).await;
+    ready.set();
     let outcome = tokio::select! {
         biased;
         outcome = feed.run() => outcome,

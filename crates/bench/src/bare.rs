@@ -189,7 +189,8 @@ impl Bare {
         let unbounded = DatabaseLimits::default();
         let governor = Arc::new(Governor::new(1000, unbounded, Orders::default()));
         let stop = CancellationToken::new();
-        let commit = Commit::new(ledger, governor, Health::default(), stop);
+        let tally = Arc::default();
+        let commit = Commit::new(ledger, governor, tally, Health::default(), stop);
         let rule = rig::run_spec()?.rule;
         let started = Instant::now();
         futures::stream::iter(self.first..self.first + self.rows)

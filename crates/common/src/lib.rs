@@ -8,6 +8,7 @@ pub mod control;
 pub mod dead_letter;
 pub mod exit;
 pub mod healthcheck;
+pub mod histogram;
 pub mod ledger;
 pub mod message;
 pub mod object_store;

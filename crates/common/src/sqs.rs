@@ -1,6 +1,7 @@
 //! The queue on SQS.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use aws_sdk_sqs::Client;
@@ -11,6 +12,7 @@ use aws_sdk_sqs::types::{
 };
 
 use crate::aws::{Answer, Origin};
+use crate::histogram::Histogram;
 use crate::queue::{BATCH, Backlog, Entry, Message, Queue, QueueAttributes, QueueError};
 
 /// One SQS standard queue.
@@ -18,6 +20,7 @@ use crate::queue::{BATCH, Backlog, Entry, Message, Queue, QueueAttributes, Queue
 pub struct SqsQueue {
     pub(crate) client: Client,
     pub(crate) url: String,
+    ages: Option<Arc<Histogram>>,
 }
 
 impl SqsQueue {
@@ -26,6 +29,32 @@ impl SqsQueue {
         Self {
             client,
             url: url.into(),
+            ages: None,
+        }
+    }
+
+    /// Counts how old each message is when it is received, by the queue's clock and ours.
+    #[must_use]
+    pub fn count_ages(self, ages: Arc<Histogram>) -> Self {
+        Self {
+            ages: Some(ages),
+            ..self
+        }
+    }
+
+    fn system_attributes(&self) -> Vec<MessageSystemAttributeName> {
+        let mut names = vec![MessageSystemAttributeName::ApproximateReceiveCount];
+        if self.ages.is_some() {
+            names.push(MessageSystemAttributeName::SentTimestamp);
+        }
+        names
+    }
+
+    fn count_age(&self, message: &aws_sdk_sqs::types::Message) {
+        if let (Some(ages), Some(sent)) = (&self.ages, sent(message)) {
+            // A clock that is behind the queue's makes a message look unsent: it is new.
+            let age = SystemTime::now().duration_since(sent);
+            ages.record(age.unwrap_or_default());
         }
     }
 }
@@ -64,11 +93,12 @@ impl Queue for SqsQueue {
             .max_number_of_messages(i32::try_from(most.clamp(1, BATCH)).unwrap_or(1))
             .wait_time_seconds(whole_seconds(wait))
             .visibility_timeout(whole_seconds(visibility))
-            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .set_message_system_attribute_names(Some(self.system_attributes()))
             .send()
             .await
             .map_err(|error| refused("ReceiveMessage", error))?;
         let messages = output.messages.unwrap_or_default();
+        messages.iter().for_each(|message| self.count_age(message));
         Ok(messages.into_iter().filter_map(message).collect())
     }
 
@@ -199,6 +229,14 @@ fn outcomes<'a>(
         set(&entry.id, outcome);
     }
     outcomes
+}
+
+/// When a message was sent, if the queue was asked for that.
+fn sent(message: &aws_sdk_sqs::types::Message) -> Option<SystemTime> {
+    let attributes = message.attributes.as_ref()?;
+    let milliseconds = attributes.get(&MessageSystemAttributeName::SentTimestamp)?;
+    let since = Duration::from_millis(milliseconds.parse().ok()?);
+    UNIX_EPOCH.checked_add(since)
 }
 
 /// A message without a receipt handle could never be deleted: it is left to become visible again.

@@ -12,6 +12,7 @@ mod feeder;
 mod hostile;
 mod messages;
 mod multipart;
+mod observability;
 mod observation;
 mod operate;
 mod outage;

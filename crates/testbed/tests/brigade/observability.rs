@@ -1,0 +1,151 @@
+//! What `deploy/observability` asks for is what the programs serve, and promtool understands all of it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use bucket_brigade_testbed::{Effect, Fault};
+
+use crate::observation::{free_address, get};
+use crate::rig::{Rig, end, eventually, stop};
+
+/// The start of each of our metrics' names.
+const PREFIX: &str = "bucket_brigade_";
+
+fn deployed(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../deploy/observability")
+        .join(file)
+}
+
+/// The metrics named in a text.
+fn named(text: &str) -> BTreeSet<String> {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    text.split(|letter| !is_part(letter))
+        .filter(|word| word.starts_with(PREFIX))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The series in an answer of `/metrics`.
+fn served(answer: &str) -> BTreeSet<String> {
+    let series = answer.lines().filter(|line| line.starts_with(PREFIX));
+    let names = series.filter_map(|line| line.split(['{', ' ']).next());
+    names.map(str::to_owned).collect()
+}
+
+/// The query of each panel.
+fn queries(dashboard: &serde_json::Value) -> Vec<&str> {
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    targets
+        .map(|target| target["expr"].as_str().unwrap())
+        .collect()
+}
+
+/// What promtool says; none where there is none.
+#[expect(clippy::print_stderr, reason = "a check left out is told")]
+fn promtool(arguments: &[&str]) -> Option<Output> {
+    let output = Command::new("promtool")
+        .args(arguments)
+        .current_dir(deployed(""))
+        .output();
+    if output.is_err() {
+        eprintln!("skipped: there is no promtool (Debian: prometheus) for {arguments:?}");
+    }
+    output.ok()
+}
+
+#[tokio::test]
+async fn dashboard_and_alerts_ask_for_what_is_served() {
+    let rig = Rig::new().await;
+    rig.images(5).await;
+    let (of_consumer, of_feeder) = (free_address(), free_address());
+    let consumer = rig.consumer(&[("METRICS_ADDR", &of_consumer)]);
+    let settings = [
+        ("METRICS_ADDR", of_feeder.as_str()),
+        ("WATCH_INTERVAL", "200ms"),
+    ];
+    let mut feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    // Every message has an age, every copy and commit a time; the feeder has counted the scope.
+    eventually("the figures", async || {
+        let figures = get(&of_consumer, "/metrics").await;
+        figures.contains("bucket_brigade_message_age_seconds_count 5")
+            && figures.contains("bucket_brigade_copy_seconds_count 5")
+            && figures.contains("bucket_brigade_moved_total 5")
+            && get(&of_feeder, "/metrics").await.contains("run_in_scope 5")
+    })
+    .await;
+    let figures = get(&of_consumer, "/metrics").await;
+    assert!(!figures.contains("commit_seconds_count 0"), "{figures}");
+    let mut all = served(&figures);
+    all.extend(served(&get(&of_feeder, "/metrics").await));
+    stop(consumer).await;
+    feeder.terminate().await.unwrap();
+    assert_eq!(end(&mut feeder).await.code, Some(3));
+
+    let dashboard = std::fs::read_to_string(deployed("grafana/dashboard.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let alerts = std::fs::read_to_string(deployed("alerts.yml")).unwrap();
+    let queries = queries(&dashboard);
+    assert!(queries.iter().all(|query| !named(query).is_empty()));
+    // What a description names is no metric but a table.
+    let expressions = alerts.lines().filter(|line| !line.contains("description:"));
+    let expressions: String = expressions.collect();
+    let asked = named(&(queries.join("\n") + &expressions));
+    let unknown: Vec<_> = asked.difference(&all).collect();
+    assert!(asked.len() > 12, "{asked:?}");
+    assert!(unknown.is_empty(), "nobody serves {unknown:?}");
+}
+
+#[test]
+fn promtool_understands_rules_and_settings() {
+    for arguments in [
+        ["check", "rules", "alerts.yml"],
+        ["check", "config", "prometheus.yml"],
+        ["test", "rules", "alerts.test.yml"],
+    ] {
+        if let Some(output) = promtool(&arguments) {
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_is_ready_once_its_checks_are_through_and_not_in_an_outage() {
+    let rig = Rig::new().await;
+    let address = free_address();
+    let consumer = rig.consumer(&[("METRICS_ADDR", &address)]);
+    eventually("an answer", async || {
+        get(&address, "/healthz").await.contains("200 OK")
+    })
+    .await;
+    let answer = get(&address, "/readyz").await;
+    assert!(
+        answer.contains("503") && answer.contains("starting"),
+        "{answer}"
+    );
+    let figures = get(&address, "/metrics").await;
+    assert!(figures.contains("bucket_brigade_ready 0"), "{figures}");
+    assert!(figures.contains("version=0.0.4"), "{figures}");
+    rig.open_run().await;
+    eventually("readiness", async || {
+        get(&address, "/readyz").await.contains("200 OK")
+    })
+    .await;
+    let outage = rig
+        .cloud
+        .inject(Fault::new("CopyObject", Effect::error(400, "ExpiredToken")));
+    let ids = rig.images(1).await;
+    rig.feed(&ids[0], "image/0.png").await;
+    eventually("the outage", async || {
+        get(&address, "/readyz").await.contains("ExpiredToken")
+    })
+    .await;
+    outage.remove();
+    eventually("readiness again", async || {
+        get(&address, "/readyz").await.contains("200 OK")
+    })
+    .await;
+    stop(consumer).await;
+}
