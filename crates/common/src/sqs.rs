@@ -98,7 +98,9 @@ impl Queue for SqsQueue {
             .await
             .map_err(|error| refused("ReceiveMessage", error))?;
         let messages = output.messages.unwrap_or_default();
-        messages.iter().for_each(|message| self.count_age(message));
+        for message in &messages {
+            self.count_age(message);
+        }
         Ok(messages.into_iter().filter_map(message).collect())
     }
 
