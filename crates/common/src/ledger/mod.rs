@@ -8,6 +8,7 @@ mod control;
 mod errors;
 mod failures;
 mod feed;
+mod newest;
 mod run;
 mod schema;
 mod status;
