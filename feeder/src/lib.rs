@@ -7,6 +7,7 @@ pub mod command;
 pub mod drain;
 pub mod feed;
 pub mod health;
+pub mod page;
 pub mod persist;
 pub mod place;
 pub mod progress;

@@ -13,6 +13,7 @@ use clap::Parser;
 
 use crate::canary::Canary;
 use crate::command::Command;
+use crate::page::{PageArgs, PageSettings};
 
 /// Feeds the images still to move to the consumers: pages their rows out of Postgres and sends each
 /// to the queue, sweep after sweep, until nothing is left. Then it tells the outcome and exits.
@@ -47,6 +48,8 @@ pub struct Args {
     database: DatabaseArgs,
     #[command(flatten)]
     observe: ObserveArgs,
+    #[command(flatten)]
+    page: PageArgs,
     #[command(flatten)]
     logs: LogArgs,
 }
@@ -87,6 +90,8 @@ pub struct Settings {
     pub database_limits: DatabaseLimits,
     /// Where to answer questions after health and figures.
     pub metrics_addr: Option<SocketAddr>,
+    /// The live page.
+    pub page: PageSettings,
 }
 
 /// How much at a time, and when to end.
@@ -115,6 +120,7 @@ impl Args {
         let pacing = self.feeder.parse(self.watch, canary, &mut problems);
         let database_limits = self.database.parse(&mut problems);
         let metrics_addr = self.observe.parse(&mut problems);
+        let page = self.page.parse(&mut problems);
         problems.finish()?;
         match migration {
             Some(migration) => Ok((
@@ -123,6 +129,7 @@ impl Args {
                     pacing,
                     database_limits,
                     metrics_addr,
+                    page,
                 },
                 logs,
             )),

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::{Feed, Outcome};
+use crate::page::{Page, Subject};
 use crate::persist::Stopped;
 use crate::progress::{Display, Progress};
 use crate::settings::Settings;
@@ -21,6 +22,9 @@ use crate::steering::Steering;
 
 /// One to page, one for the display and the signs of life, one for the count of the rows in scope.
 const CONNECTIONS: u32 = 3;
+
+/// One more with the live page, which must not wait for the others nor they for it.
+const PAGE_CONNECTIONS: u32 = 1;
 
 /// How long a bucket's name is looked up for.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,9 +47,11 @@ pub async fn start(
 ) -> anyhow::Result<u8> {
     let progress = Arc::new(Progress::default());
     let ready = observe(settings.metrics_addr, Arc::clone(&progress) as _).await?;
+    let page = Page::listen(&settings.page).await?;
     let migration = &settings.migration;
-    let queue = connect_queue(&settings).await?;
-    let pool = ledger::pool(migration.database.clone(), CONNECTIONS);
+    let (queue, s3) = connect(&settings).await?;
+    let connections = CONNECTIONS + page.as_ref().map_or(0, |_| PAGE_CONNECTIONS);
+    let pool = ledger::pool(migration.database.clone(), connections);
     let name = startup::process_name("feeder");
     let open = async || Ledger::open(pool.clone(), &migration.run, &name).await;
     let ledger = patiently(open).await?;
@@ -58,6 +64,16 @@ pub async fn start(
         table = ledger.table_name(),
         "feeding"
     );
+    if let Some(page) = page {
+        let subject = Subject {
+            ledger: ledger.clone(),
+            queue: queue.clone(),
+            s3,
+            destination_bucket: migration.run.destination_bucket.clone(),
+            rule: migration.run.rule.clone(),
+        };
+        page.serve(subject).await;
+    }
     let feed = Feed {
         queue: Arc::new(queue),
         scope: Arc::new(ledger.clone()),
@@ -89,7 +105,7 @@ pub async fn start(
 
 /// The feeder itself does nothing in the buckets and needs no rights there; but a name that is surely
 /// wrong is better told now than by every consumer.
-async fn connect_queue(settings: &Settings) -> anyhow::Result<SqsQueue> {
+async fn connect(settings: &Settings) -> anyhow::Result<(SqsQueue, aws_sdk_s3::Client)> {
     let sdk = aws::load().await;
     let migration = &settings.migration;
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
@@ -104,7 +120,7 @@ async fn connect_queue(settings: &Settings) -> anyhow::Result<SqsQueue> {
         Need::Name,
     )
     .await?;
-    Ok(queue)
+    Ok((queue, s3))
 }
 
 /// Counts beside the feeding: on a large table it takes minutes, and only the ETA needs it.

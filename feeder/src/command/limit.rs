@@ -9,6 +9,9 @@ use serde::Serialize;
 
 use super::context::CommonArgs;
 
+/// Copies in flight that can be asked for at most.
+pub(crate) const MOST_COPIES: u32 = 1_000_000;
+
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -57,7 +60,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let asked = Limits {
         rate: problems.parsed("--rate", args.rate, None, |text| rate(text).map(Some)),
         concurrency: problems.parsed("--concurrency", args.concurrency, None, |text| {
-            whole(1, 1_000_000)(text).map(Some)
+            whole(1, MOST_COPIES)(text).map(Some)
         }),
     };
     let context = args.common.context(problems)?;
@@ -72,7 +75,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
 
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
+        Ok(rate) if is_rate(rate) => Ok(rate),
         _ => Err("is not a number of rows per second, at least 0.001".into()),
     }
+}
+
+/// Whether it can be kept.
+pub(crate) fn is_rate(rate: f64) -> bool {
+    (0.001..=1e9).contains(&rate)
 }

@@ -10,6 +10,7 @@ mod failures;
 mod feed;
 mod moved;
 mod naming;
+mod newest;
 mod removals;
 mod report;
 mod rollback;

@@ -16,6 +16,7 @@ mod observability;
 mod observation;
 mod operate;
 mod outage;
+mod page;
 mod plan;
 mod policies;
 mod proof;

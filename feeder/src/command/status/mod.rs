@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::Format;
 use super::context::{CommonArgs, Context};
 pub(super) use show::grouped;
-use view::View;
+pub(crate) use view::View;
 
 /// The cursor to the upper left, and nothing left of what was shown below it.
 const REDRAW: &str = "\x1b[H\x1b[J";

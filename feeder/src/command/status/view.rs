@@ -12,53 +12,53 @@ use crate::progress::eta;
 
 /// Everything on the screen.
 #[derive(Debug, Serialize)]
-pub(super) struct View {
-    pub(super) run: RunOverview,
-    pub(super) state: &'static str,
-    pub(super) reason: String,
-    pub(super) rows: Rows,
-    pub(super) rate: Rates,
-    pub(super) queue: Queues,
-    pub(super) workers: Vec<Worker>,
-    pub(super) failures: Vec<CodeCount>,
+pub(crate) struct View {
+    pub(crate) run: RunOverview,
+    pub(crate) state: &'static str,
+    pub(crate) reason: String,
+    pub(crate) rows: Rows,
+    pub(crate) rate: Rates,
+    pub(crate) queue: Queues,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) failures: Vec<CodeCount>,
 }
 
 /// The run in numbers.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct Rows {
-    pub(super) in_scope: Option<u64>,
-    pub(super) moved: u64,
-    pub(super) changed: u64,
-    pub(super) failed: u64,
-    pub(super) fed: u64,
-    pub(super) orphans: u64,
-    pub(super) poison: u64,
+pub(crate) struct Rows {
+    pub(crate) in_scope: Option<u64>,
+    pub(crate) moved: u64,
+    pub(crate) changed: u64,
+    pub(crate) failed: u64,
+    pub(crate) fed: u64,
+    pub(crate) orphans: u64,
+    pub(crate) poison: u64,
 }
 
 /// Rows moved per second.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Rates {
-    pub(super) over_a_minute: f64,
-    pub(super) overall: f64,
+pub(crate) struct Rates {
+    pub(crate) over_a_minute: f64,
+    pub(crate) overall: f64,
     /// The time left at the rate of the last minute; none when it cannot be told.
-    pub(super) eta: Option<String>,
+    pub(crate) eta: Option<String>,
 }
 
 /// The queue and its dead-letter queue.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Queues {
-    pub(super) visible: Option<u64>,
-    pub(super) in_flight: Option<u64>,
+pub(crate) struct Queues {
+    pub(crate) visible: Option<u64>,
+    pub(crate) in_flight: Option<u64>,
     /// SQS tells the age of its oldest message to CloudWatch only.
-    pub(super) oldest_seconds: Option<u64>,
-    pub(super) dead_letters: Option<u64>,
+    pub(crate) oldest_seconds: Option<u64>,
+    pub(crate) dead_letters: Option<u64>,
     /// Why something of it is not known.
-    pub(super) trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
 }
 
 impl View {
     /// Reads it all. Only the database must answer.
-    pub(super) async fn read(ledger: &Ledger, queue: &SqsQueue) -> Result<Self, CatalogError> {
+    pub(crate) async fn read(ledger: &Ledger, queue: &SqsQueue) -> Result<Self, CatalogError> {
         let (run, workers) = (ledger.overview().await?, ledger.workers().await?);
         let progress = ledger.progress().await?;
         let failures = ledger.failure_counts().await?;

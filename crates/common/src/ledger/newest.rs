@@ -1,0 +1,35 @@
+//! The moves of the last moments, for people to look at.
+
+use super::{Ledger, within};
+use crate::catalog::CatalogError;
+
+/// There is no index on the time of a move: each commit would have to write it. New rows stand at the
+/// end of the table, and the end is found without reading the rest, so this costs the same however many
+/// there are. A server before version 14 would read the whole table: it is asked for nothing.
+const NEWEST: &str = "WITH tail AS MATERIALIZED (
+        SELECT run_id, old_path, new_path, moved_at FROM bucket_brigade.moves
+         WHERE current_setting('server_version_num')::int >= 140000
+           AND ctid >= $2::tid)
+    SELECT old_path, new_path FROM tail WHERE run_id = $1 ORDER BY moved_at DESC LIMIT $3";
+
+const PAGES: &str =
+    "SELECT pg_relation_size('bucket_brigade.moves') / current_setting('block_size')::bigint";
+
+/// Pages of the table that are read. Under load the server adds up to 64 at a time, the last of which are empty at first.
+const TAIL: i64 = 96;
+
+impl Ledger {
+    /// Old and new path of the newest moves, newest first, `most` of them at most. None of them where
+    /// the end of the table holds moves of another run.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn newest_moves(&self, most: usize) -> Result<Vec<(String, String)>, CatalogError> {
+        let pages: i64 = within(sqlx::query_scalar(PAGES).fetch_one(&self.pool)).await?;
+        let query = sqlx::query_as(NEWEST)
+            .bind(self.run_id)
+            .bind(format!("({},0)", (pages - TAIL).max(0)))
+            .bind(i64::try_from(most).unwrap_or(i64::MAX));
+        within(query.fetch_all(&self.pool)).await
+    }
+}
