@@ -103,6 +103,19 @@ class DockerfileTest(unittest.TestCase):
         self.assertEqual(rules[0], "*")
         self.assertIn("**/.env", rules[rules.index("!deploy/certificates") :])
 
+    def test_whatever_the_sources_include_goes_into_a_build(self):
+        lines = (ROOT / ".dockerignore").read_text().splitlines()
+        named = [ROOT / line[1:] for line in lines if line.startswith("!")]
+        sources = [file for source in ("feeder/src", "consumer/src", "crates/common/src") for file in (ROOT / source).rglob("*.rs")]
+        included = [
+            (file.parent / name).resolve()
+            for file in sources
+            for name in re.findall(r'include_(?:str|bytes)!\(\s*"([^"]+)"', file.read_text())
+        ]
+        self.assertGreater(len(included), 3)
+        left_out = [str(file) for file in included if not any(file.is_relative_to(part) for part in named)]
+        self.assertEqual(left_out, [])
+
 
 class KubernetesTest(unittest.TestCase):
     def setUp(self):
