@@ -20,7 +20,10 @@ function rates(samples) {
 }
 
 const KINDS = [
-  { title: "Rows per second", unit: "/s", of: (samples) => [rates(samples)], names: ["rows moved per second"] },
+  {
+    title: "Rows per second", unit: "/s", names: ["ten seconds", "a minute"],
+    of: (samples) => [rates(samples), samples.map((one) => one.over_a_minute)],
+  },
   { title: "Rows moved", unit: "", of: (samples) => [samples.map((one) => one.moved)], names: ["rows moved"] },
   {
     title: "Slowest commit", unit: " ms", names: ["milliseconds"],

@@ -144,6 +144,7 @@ fn sample(view: Option<&View>) -> Sample {
     Sample {
         at: now.unwrap_or_default().as_secs_f64(),
         moved: view.map(|view| view.rows.moved),
+        over_a_minute: view.map(|view| view.rate.over_a_minute),
         commit_seconds: commits
             .filter_map(|worker| worker.commit_seconds)
             .reduce(f64::max),

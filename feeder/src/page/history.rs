@@ -13,6 +13,9 @@ pub(super) struct Sample {
     pub(super) at: f64,
     /// Rows moved until then; none when the database did not answer.
     pub(super) moved: Option<u64>,
+    /// Rows moved per second, over the last minute, as the consumers say. Rows that move a second time,
+    /// after a rollback, count here and not in the sum.
+    pub(super) over_a_minute: Option<f64>,
     /// How long the slowest consumer's commits took, in seconds.
     pub(super) commit_seconds: Option<f64>,
     /// Messages in the queue.
@@ -27,6 +30,7 @@ impl Sample {
         Self {
             at: self.at,
             moved: self.moved.or(before.moved),
+            over_a_minute: self.over_a_minute.or(before.over_a_minute),
             commit_seconds: largest(self.commit_seconds, before.commit_seconds),
             visible: self.visible.max(before.visible),
             in_flight: self.in_flight.max(before.in_flight),
@@ -100,6 +104,7 @@ mod tests {
         Sample {
             at,
             moved: Some(number),
+            over_a_minute: None,
             commit_seconds: (number == 5).then_some(3.0),
             visible: Some(1),
             in_flight: None,
