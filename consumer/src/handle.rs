@@ -1,5 +1,6 @@
 //! One message from receipt to its end: carries out what [`crate::step`] decides.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,9 +79,10 @@ impl Stages {
                 step => step,
             };
             let span = delivery.step(&step);
+            let work = pin!(self.carry_out(step, &message, &content));
             event = tokio::select! {
                 biased;
-                event = span.around(self.carry_out(step, &message, &content)) => event,
+                event = span.around(work) => event,
                 () = self.give_up.cancelled() => Event::Interrupted,
             };
             delivery.stepped(&span, &event);
@@ -113,14 +115,14 @@ impl Stages {
         let held = handle.is_some();
         let step = protocol.next(Event::LeaseEnded { held });
         let span = delivery.step(&step);
-        let ending = async {
+        let ending = pin!(async {
             match (step, handle) {
                 (Step::Delete, Some(handle)) => self.acknowledge.delete(handle).await,
                 (Step::Release(wait), Some(handle)) => self.acknowledge.release(handle, wait).await,
                 // There is nothing to confirm.
                 _ => true,
             }
-        };
+        });
         if !span.around(ending).await {
             span.fail("NotConfirmed");
         }

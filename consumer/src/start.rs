@@ -44,7 +44,7 @@ pub async fn start(mut settings: Settings, stop: CancellationToken) -> anyhow::R
     let traces = Traces::start(&settings.traces, service, &settings.name)?;
     let share = traces.share_of(settings.shutdown_grace);
     settings.shutdown_grace -= share;
-    let ended = consume(settings, &traces, stop).await;
+    let ended = Box::pin(consume(settings, &traces, stop)).await;
     traces.end(share).await;
     ended
 }

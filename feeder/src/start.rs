@@ -48,7 +48,7 @@ pub async fn start(
 ) -> anyhow::Result<u8> {
     let name = startup::process_name("feeder");
     let traces = Traces::start(&settings.traces, "bucket-brigade-feeder", &name)?;
-    let ended = feed(settings, &traces, &name, display, stop).await;
+    let ended = Box::pin(feed(settings, &traces, &name, display, stop)).await;
     traces.end(FLUSH).await;
     ended
 }

@@ -60,9 +60,11 @@ impl Collector {
     }
 
     async fn ask(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let asking = timeout(self.timeout, ask(self.connector.clone(), request));
+        let (connector, patience) = (self.connector.clone(), self.timeout);
+        // The time, too, is that of the runtime.
+        let asking = async move { timeout(patience, ask(connector, request)).await };
         let asked = AbortOnDropHandle::new(self.runtime.spawn(asking)).await?;
-        asked.map_err(|_| format!("no answer within {:?}", self.timeout))?
+        asked.map_err(|_| format!("no answer within {patience:?}"))?
     }
 }
 

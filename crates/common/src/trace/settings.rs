@@ -19,6 +19,10 @@ const PROTOCOL: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
 ];
+const COMPRESSION: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+];
 const TIMEOUT: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
     "OTEL_EXPORTER_OTLP_TIMEOUT",
@@ -79,6 +83,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
             self.problems.add(name, problem);
         }
         self.check(PROTOCOL, protocol);
+        self.check(COMPRESSION, compression);
         self.check_sampler();
         TraceSettings {
             export: Some(Export {
@@ -186,6 +191,13 @@ fn protocol(text: &str) -> Result<(), String> {
             "is not spoken here: http/protobuf is, which collectors take on port 4318 (for no traces: OTEL_TRACES_EXPORTER=none)"
                 .into(),
         ),
+    }
+}
+
+fn compression(text: &str) -> Result<(), String> {
+    match text {
+        "gzip" | "none" => Ok(()),
+        _ => Err("is neither gzip nor none".into()),
     }
 }
 
@@ -334,6 +346,7 @@ mod tests {
                 "HEADERS",
             ),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "neither otlp nor none"),
             ("OTEL_TRACES_SAMPLER", "sometimes", "is none of"),
             (

@@ -1,7 +1,7 @@
 //! Spans, and what is done with them where the work is done.
 
 use std::borrow::Cow;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -47,6 +47,7 @@ impl Tracer {
 
 /// Something that takes its time. It ends when this is dropped, whatever becomes of the work.
 #[derive(Debug, Default)]
+#[must_use = "a span that is dropped has ended"]
 pub struct Span(Option<Open>);
 
 #[derive(Debug)]
@@ -105,15 +106,17 @@ impl Span {
         }
     }
 
-    /// Does a piece of work within it: what the work tells by [`event`] is told of this span.
-    pub async fn around<F: Future>(&self, work: F) -> F::Output {
+    /// Does a piece of work within it: what the work tells by [`event`] is told of this span. The work is
+    /// pinned by the caller, so that it has no second place in the caller's own future.
+    pub fn around<'a, F: Future>(
+        &'a self,
+        mut work: Pin<&'a mut F>,
+    ) -> impl Future<Output = F::Output> + use<'a, F> {
         let context = self.recording().map(|open| &open.context);
-        let mut work = pin!(work);
-        std::future::poll_fn(|waker| -> Poll<F::Output> {
+        std::future::poll_fn(move |waker| -> Poll<F::Output> {
             let _within = context.map(|context| context.clone().attach());
             work.as_mut().poll(waker)
         })
-        .await
     }
 }
 
