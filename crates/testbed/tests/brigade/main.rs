@@ -27,6 +27,7 @@ mod shutdown;
 mod stack;
 mod status_cost;
 mod tls;
+mod trace;
 mod transcript;
 mod twin;
 mod upgrade;
