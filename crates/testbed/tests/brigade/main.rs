@@ -7,6 +7,7 @@ mod bad_tables;
 mod blink;
 mod commit;
 mod copy;
+mod counters;
 mod decide;
 mod feeder;
 mod hostile;
