@@ -13,6 +13,7 @@ pub mod proxy;
 mod run;
 pub mod seed;
 pub mod stack;
+pub mod terminal;
 pub mod traffic;
 pub mod trials;
 
