@@ -11,6 +11,7 @@ mod counters;
 mod decide;
 mod feeder;
 mod hostile;
+mod life;
 mod messages;
 mod multipart;
 mod observability;
