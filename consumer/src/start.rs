@@ -128,6 +128,9 @@ async fn prepare(
     let Some(steering) = first_orders(&ledger, settings, stop).await? else {
         return Ok(None);
     };
+    if let Err(error) = ledger.forget_the_dead().await {
+        tracing::debug!(%error, "processes that have ended stay in the ledger");
+    }
     tell(settings, &ledger);
     let rule = migration.run.rule.clone();
     let (source, destination) = (

@@ -101,7 +101,7 @@ async fn feed(
     };
     tokio::spawn(count_scope(ledger.clone()));
     if let Err(error) = ledger.forget_the_dead().await {
-        tracing::debug!(%error, "dead processes stay on the list");
+        tracing::debug!(%error, "processes that have ended stay in the ledger");
     }
     feed.steering.beat_once(&ledger, &progress).await;
     ready.set();
