@@ -18,7 +18,7 @@ async fn prompted(rig: &Rig, arguments: &[&str]) -> Terminal {
     terminal
 }
 
-async fn sources(rig: &Rig) -> usize {
+fn sources(rig: &Rig) -> usize {
     rig.cloud.objects_in("images-old")
 }
 
@@ -28,10 +28,10 @@ async fn objects_go_once_the_right_name_is_typed() {
     rig.moved(3).await;
     assert_eq!(rig.tell(&["verify"]).await.code, 0);
     let mut terminal = prompted(&rig, &CLEAN).await;
-    assert_eq!(sources(&rig).await, 3, "nothing before the word is given");
+    assert_eq!(sources(&rig), 3, "nothing before the word is given");
     terminal.type_line("images-old").await.unwrap();
     let (code, screen) = terminal.end().await.unwrap();
-    assert_eq!((code, sources(&rig).await), (0, 0), "{screen}");
+    assert_eq!((code, sources(&rig)), (0, 0), "{screen}");
     assert!(
         screen.contains("3 sources (33 bytes) may go from bucket images-old"),
         "{screen}"
@@ -58,7 +58,7 @@ async fn another_name_nothing_and_ctrl_d_are_no_confirmation() {
     let mut terminal = prompted(&rig, &CLEAN).await;
     terminal.end_input().await.unwrap();
     assert_eq!(terminal.end().await.unwrap().0, 64);
-    assert_eq!(sources(&rig).await, 2);
+    assert_eq!(sources(&rig), 2);
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn ctrl_c_at_the_prompt_ends_it_at_once() {
     assert_eq!(rig.command(&["verify"]).await.code, Some(75));
     terminal.interrupt().await.unwrap();
     let (code, screen) = terminal.end().await.unwrap();
-    assert_eq!((code, sources(&rig).await), (3, 2), "{screen}");
+    assert_eq!((code, sources(&rig)), (3, 2), "{screen}");
     assert_eq!(rig.tell(&["verify"]).await.code, 0);
 }
 
@@ -86,7 +86,7 @@ async fn what_a_row_came_to_name_while_somebody_thought_about_it_stays() {
     rig.object("images-old", "image/2.png", b"newer").await;
     terminal.type_line("images-old").await.unwrap();
     let (code, screen) = terminal.end().await.unwrap();
-    assert_eq!((code, sources(&rig).await), (2, 2), "{screen}");
+    assert_eq!((code, sources(&rig)), (2, 2), "{screen}");
     assert!(!rig.exists("images-old", "image/0.png").await);
 }
 
@@ -102,10 +102,7 @@ async fn orphans_are_asked_about_by_their_own_bucket() {
     let mut terminal = prompted(&rig, &orphans).await;
     terminal.type_line("images-new").await.unwrap();
     assert_eq!(terminal.end().await.unwrap().0, 0);
-    assert_eq!(
-        (sources(&rig).await, rig.cloud.objects_in("images-new")),
-        (2, 0)
-    );
+    assert_eq!((sources(&rig), rig.cloud.objects_in("images-new")), (2, 0));
 }
 
 /// A name that comes out of a pipe is nobody's word, and `--json` is for machines.
@@ -136,5 +133,5 @@ async fn away_from_a_terminal_nothing_goes_without_the_flag() {
     let (code, screen) = terminal.end().await.unwrap();
     assert_eq!(code, 0, "{screen}");
     assert!(screen.contains(r#""done":false"#), "{screen}");
-    assert_eq!(sources(&rig).await, 2);
+    assert_eq!(sources(&rig), 2);
 }
