@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use anyhow::{Result, ensure};
 use aws_sdk_s3::operation::get_object::GetObjectError;
-use aws_sdk_s3::operation::head_object::HeadObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
@@ -123,22 +122,6 @@ impl Application {
             properties,
             tag_count,
         }))
-    }
-
-    /// An object's ETag; none when there is no such object.
-    pub async fn etag(&self, at: &Location) -> Result<Option<String>> {
-        let head = self.s3.head_object().bucket(&at.bucket).key(&at.key);
-        match head.send().await {
-            Ok(found) => Ok(found.e_tag),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(HeadObjectError::is_not_found) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Reads an object with its tags; none when there is no such object.

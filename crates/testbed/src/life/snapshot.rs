@@ -4,13 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use futures::{StreamExt, TryStreamExt, stream};
 
 use super::scene::Scene;
-use crate::application::Application;
 use crate::seed::Kind;
-
-const LOOKS_AT_ONCE: usize = 32;
 
 /// The objects under the old paths and under the new ones, by old path, with their ETags.
 pub(super) struct Snapshot {
@@ -27,17 +23,12 @@ const VERIFIED: &str = "SELECT old_path, '' FROM bucket_brigade.moves GROUP BY o
 
 impl Snapshot {
     pub(super) async fn take(scene: &Scene) -> Result<Self> {
-        let rows = scene.seeded.of(Kind::ToMove);
-        let old: BTreeSet<String> = rows.map(|row| row.path.clone()).collect();
         let application = &scene.stage.application;
-        let new = |path: &String| (path.clone(), scene.new_path(path));
-        let same = |path: &String| (path.clone(), path.clone());
-        // The rows last: what none of them names when the objects are looked at stays without a name.
-        let sources = etags(application, old.iter().map(same).collect()).await?;
-        let copies = etags(application, old.iter().map(new).collect()).await?;
+        let (old, new) = (&application.source_bucket, &application.destination_bucket);
         Ok(Self {
-            sources,
-            copies,
+            // Paths are keys here.
+            sources: etags(scene, old, str::to_owned),
+            copies: etags(scene, new, |path| scene.new_path(path)),
             verified: scene.pairs(VERIFIED).await?.into_keys().collect(),
             named: scene.paths().await?.into_values().collect(),
         })
@@ -64,18 +55,11 @@ impl Snapshot {
     }
 }
 
-/// The ETags of the objects that the second path of each pair names, by the first.
-async fn etags(
-    application: &Application,
-    paths: Vec<(String, String)>,
-) -> Result<BTreeMap<String, String>> {
-    let looks = paths.into_iter().map(|(name, path)| async move {
-        let etag = application.etag(&application.locate(&path)).await?;
-        anyhow::Ok(etag.map(|etag| (name, etag)))
-    });
-    let found = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
-    found
-        .try_filter_map(async |found| Ok(found))
-        .try_collect()
-        .await
+/// The ETags of the rows' objects in a bucket, by old path.
+fn etags(scene: &Scene, bucket: &str, key: impl Fn(&str) -> String) -> BTreeMap<String, String> {
+    let etags = scene.stage.cloud.etags_in(bucket);
+    let rows = scene.seeded.of(Kind::ToMove);
+    let found =
+        rows.filter_map(|row| Some((row.path.clone(), etags.get(&key(&row.path))?.clone())));
+    found.collect()
 }

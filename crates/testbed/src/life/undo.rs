@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 
+use super::operator::Told;
 use super::scene::Scene;
 
 /// What went back: old paths by row.
@@ -15,6 +17,7 @@ const IMAGES_PER_ROW: usize = 20;
 /// Whom the application has written since, that is why these stay.
 const REASONS: [&str; 3] = ["changed", "deleted", "copy_replaced"];
 
+/// Some rows go back; which.
 pub(super) async fn rollback(scene: &mut Scene) -> Result<Back> {
     let (plain, written) = chosen(scene).await?;
     scene.chapter(
@@ -29,19 +32,12 @@ pub(super) async fn rollback(scene: &mut Scene) -> Result<Back> {
     words.extend(plain.keys().chain(&written).map(String::as_str));
     let before = scene.paths().await?;
     let told = scene.ask(&words, &[0, 2]).await?;
-    let undone = scene
-        .number("SELECT count(*) FROM bucket_brigade.rollbacks")
-        .await?;
-    let only_told = told.json["done"] == false && undone == 0;
+    let undone = "SELECT count(*) FROM bucket_brigade.rollbacks";
+    let only_told = told.json["done"] == false && scene.number(undone).await? == 0;
     scene.holds(only_told, "nothing was changed")?;
     words.push("--yes");
     let told = scene.ask(&words, &[0, 2]).await?;
-    let after = scene.paths().await?;
-    let alone = told.list("left_alone")?.clone();
-    let alone: BTreeMap<&str, &str> = alone
-        .iter()
-        .filter_map(|one| Some((one["id"].as_str()?, one["reason"].as_str()?)))
-        .collect();
+    let alone = left_alone(&told)?;
     scene.rolled_back = told.number("rolled_back")?;
     let all = plain.len() + written.len();
     scene.holds(
@@ -53,25 +49,38 @@ pub(super) async fn rollback(scene: &mut Scene) -> Result<Back> {
         ),
     )?;
     check_alone(scene, &alone, &written)?;
-    let by_application = scene.written();
-    let back: Back = plain
-        .into_iter()
-        .filter(|(id, _)| !alone.contains_key(id.as_str()))
-        .collect();
-    let are_back = back
-        .iter()
-        .all(|(id, old)| after.get(id) == Some(old) || by_application.contains(id));
-    scene.holds(are_back, "each of those has its old path")?;
-    let others = before
-        .iter()
-        .filter(|(id, _)| !back.contains_key(*id) && !by_application.contains(*id));
-    let (mut others, count) = (others.clone(), others.count());
+    let back = plain.into_iter().filter(|(id, _)| !alone.contains_key(id));
+    let back = back.collect();
+    check_paths(scene, &before, &back).await?;
+    Ok(back)
+}
+
+/// Reasons by row.
+fn left_alone(told: &Told) -> Result<BTreeMap<String, String>> {
+    let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
+    let alone = told.list("left_alone")?.iter();
+    alone
+        .map(|one| Ok((text(&one["id"])?, text(&one["reason"])?)))
+        .collect()
+}
+
+/// What went back has its old path, and nothing else has changed, but for what the application did.
+async fn check_paths(
+    scene: &mut Scene,
+    before: &BTreeMap<String, String>,
+    back: &Back,
+) -> Result<()> {
+    let (after, written) = (scene.paths().await?, scene.written());
+    let is_back = |(id, old)| after.get(id) == Some(old) || written.contains(id);
+    scene.holds(back.iter().all(is_back), "each of those has its old path")?;
+    let is_other = |id: &String| !back.contains_key(id) && !written.contains(id);
+    let mut others = before.iter().filter(|(id, _)| is_other(id));
+    let count = others.clone().count();
     let are_untouched = others.all(|(id, path)| after.get(id) == Some(path));
     scene.holds(
         are_untouched,
         format!("none of {count} other rows has changed"),
-    )?;
-    Ok(back)
+    )
 }
 
 /// Rows to go back with their old paths, and rows that were moved and that the application has written since.
@@ -100,13 +109,13 @@ async fn chosen(scene: &Scene) -> Result<(Back, BTreeSet<String>)> {
 
 fn check_alone(
     scene: &mut Scene,
-    alone: &BTreeMap<&str, &str>,
+    alone: &BTreeMap<String, String>,
     written: &BTreeSet<String>,
 ) -> Result<()> {
     let by_application = scene.written();
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for reason in alone.values() {
-        *reasons.entry(reason).or_default() += 1;
+        *reasons.entry(reason.as_str()).or_default() += 1;
     }
     let reasons_told = reasons
         .iter()
@@ -114,13 +123,13 @@ fn check_alone(
     let reasons_told = reasons_told.collect::<Vec<_>>().join(", ");
     let all_known = alone
         .iter()
-        .all(|(id, reason)| REASONS.contains(reason) && by_application.contains(*id));
+        .all(|(id, reason)| REASONS.contains(&reason.as_str()) && by_application.contains(id));
     scene.holds(
         all_known,
         format!("who was left alone is the application's ({reasons_told})"),
     )?;
     scene.holds(
-        written.iter().all(|id| alone.contains_key(id.as_str())),
+        written.iter().all(|id| alone.contains_key(id)),
         "none of the application's rows went back",
     )
 }
