@@ -53,10 +53,14 @@ class ComposeTest(unittest.TestCase):
         self.assertIn("healthcheck", services["postgres"])
         self.assertIn("HEALTHCHECK", (ROOT / services["cloud"]["build"]["dockerfile"]).read_text())
 
-    def test_nothing_is_open_to_the_machine_or_its_network(self):
+    def test_nothing_is_open_to_the_machine_or_its_network_but_the_live_page_to_the_machine(self):
         for file in (self.local, self.aws):
             for service in file["services"].values():
-                self.assertFalse({"ports", "network_mode", "privileged"} & set(service))
+                self.assertFalse({"network_mode", "privileged"} & set(service))
+        published = {name: service["ports"] for name, service in self.local["services"].items() if "ports" in service}
+        port = self.local["services"]["feeder"]["environment"]["STATUS_ADDR"].split(":")[1]
+        self.assertEqual(published, {"feeder": [f"127.0.0.1:${{STATUS_PORT:-9101}}:{port}"]})
+        self.assertFalse([name for name, service in self.aws["services"].items() if "ports" in service])
 
     def test_programs_need_neither_rights_nor_a_writable_disk_and_get_time_to_drain(self):
         for file in (self.local, self.aws):
