@@ -12,11 +12,37 @@ use crate::observation::{free_address, get};
 use crate::rig::{Rig, eventually, stop};
 
 const TOKEN: &str = "a-token-of-some-length";
-const ROWS: u32 = 600;
+
+/// How much there is to see.
+struct Scale {
+    rows: u32,
+    rows_per_second: u32,
+    /// The middle of the run, in rows moved.
+    middle: u32,
+}
+
+/// A small run; a larger one where the pictures in the documentation are taken of it.
+fn scale() -> Scale {
+    let [rows, rows_per_second, middle] = if takes_screenshots() {
+        [12_000, 100, 5000]
+    } else {
+        [600, 20, 200]
+    };
+    Scale {
+        rows,
+        rows_per_second,
+        middle,
+    }
+}
+
+/// With `SCREENSHOTS` in the environment the pictures in the documentation are taken anew.
+fn takes_screenshots() -> bool {
+    std::env::var_os("SCREENSHOTS").is_some()
+}
 
 /// Rows of which each has a picture, but a few that have none.
-async fn pictures(rig: &Rig) {
-    for number in 0..ROWS {
+async fn pictures(rig: &Rig, rows: u32) {
+    for number in 0..rows {
         let path = format!("image/avatar-{number}.png");
         rig.row(&path).await;
         if number % 40 != 7 {
@@ -61,11 +87,7 @@ async fn violations(browser: &mut Browser) -> Value {
         .await
 }
 
-/// With `SCREENSHOTS` in the environment the pictures in the documentation are taken anew.
 async fn keep_screenshot(browser: &mut Browser, name: &str) {
-    if std::env::var_os("SCREENSHOTS").is_none() {
-        return;
-    }
     let shot = browser
         .ask("Page.captureScreenshot", json!({ "format": "png" }))
         .await;
@@ -123,8 +145,8 @@ async fn steer_by_keyboard(browser: &mut Browser) {
 /// At each size and in each scheme: nothing wrong, and nothing to be scrolled sideways.
 async fn look_from_all_sides(browser: &mut Browser) {
     for (width, height, scheme, picture) in [
-        (1100, 1700, "light", Some("page-light.png")),
-        (1100, 1700, "dark", Some("page-dark.png")),
+        (1100, 2000, "light", Some("page-light.png")),
+        (1100, 2000, "dark", Some("page-dark.png")),
         (360, 740, "light", None),
         (360, 740, "dark", None),
     ] {
@@ -135,18 +157,18 @@ async fn look_from_all_sides(browser: &mut Browser) {
         assert_eq!(wide, 0, "at {width} it must be scrolled sideways");
         let found = violations(browser).await;
         assert_eq!(found, json!([]), "at {width}, {scheme}");
-        if let Some(name) = picture {
+        if let Some(name) = picture.filter(|_| takes_screenshots()) {
             keep_screenshot(browser, name).await;
         }
     }
 }
 
-/// The page, when two hundred rows have moved and the newest pictures are there.
-async fn open_in_mid_run(page: &str) -> Browser {
+/// The page, when so many rows have moved and the newest pictures are there.
+async fn open_in_mid_run(page: &str, moved: u32) -> Browser {
     let mut browser = Browser::open(page).await;
     browser.look_like(1100, 1500, "light").await;
-    let moved = "Number(document.getElementById('moved').textContent.replace(',', ''))";
-    browser.until(&format!("{moved} >= 200")).await;
+    let shown = "Number(document.getElementById('moved').textContent.replace(',', ''))";
+    browser.until(&format!("{shown} >= {moved}")).await;
     let loaded =
         "[...document.querySelectorAll('#thumbnails img')].filter((one) => one.naturalWidth > 0)";
     browser.until(&format!("{loaded}.length === 12")).await;
@@ -159,9 +181,11 @@ async fn everybody_can_read_and_steer_it_and_it_asks_nobody_else() {
         return skip("chromium or axe-core is missing");
     };
     let rig = Rig::new().await;
-    pictures(&rig).await;
+    let scale = scale();
+    pictures(&rig, scale.rows).await;
     rig.open_run().await;
-    assert_eq!(rig.feeder(&["limit", "--rate", "20"]).await.code, 0);
+    let rate = scale.rows_per_second.to_string();
+    assert_eq!(rig.feeder(&["limit", "--rate", &rate]).await.code, 0);
     let address = free_address();
     let settings = [
         ("STATUS_ADDR", address.as_str()),
@@ -175,7 +199,7 @@ async fn everybody_can_read_and_steer_it_and_it_asks_nobody_else() {
     })
     .await;
     let page = format!("http://{address}/");
-    let mut browser = open_in_mid_run(&page).await;
+    let mut browser = open_in_mid_run(&page, scale.middle).await;
     browser.eval(&axe).await;
     look_from_all_sides(&mut browser).await;
     steer_by_keyboard(&mut browser).await;
