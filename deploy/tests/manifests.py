@@ -53,10 +53,13 @@ class ComposeTest(unittest.TestCase):
         self.assertIn("healthcheck", services["postgres"])
         self.assertIn("HEALTHCHECK", (ROOT / services["cloud"]["build"]["dockerfile"]).read_text())
 
-    def test_nothing_is_open_to_the_machine_or_its_network(self):
+    def test_nothing_is_open_to_the_machine_or_its_network_but_the_live_page_to_the_machine(self):
         for file in (self.local, self.aws):
             for service in file["services"].values():
-                self.assertFalse({"ports", "network_mode", "privileged"} & set(service))
+                self.assertFalse({"network_mode", "privileged"} & set(service))
+            published = {name: service["ports"] for name, service in file["services"].items() if "ports" in service}
+            self.assertEqual(published, {"feeder": ["127.0.0.1:${STATUS_PORT:-9101}:9101"]})
+        self.assertEqual(self.local["services"]["feeder"]["environment"]["STATUS_ADDR"], "0.0.0.0:9101")
 
     def test_programs_need_neither_rights_nor_a_writable_disk_and_get_time_to_drain(self):
         for file in (self.local, self.aws):

@@ -62,6 +62,8 @@ fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
 pub fn init(settings: LogSettings, writer: BoxMakeWriter) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(settings.filter)
+        // Told on standard error, and a panic where that is closed: a log that nobody reads any more ends no work.
+        .log_internal_errors(false)
         .with_writer(writer);
     // A second call, as tests make, keeps the first subscriber.
     let started = if settings.json {

@@ -6,13 +6,14 @@ use std::process::{Command, Output};
 
 use bucket_brigade_testbed::{Effect, Fault};
 
+use crate::installed::{prometheus_tool, skip};
 use crate::observation::{free_address, get};
 use crate::rig::{Rig, end, eventually, stop};
 
 /// The start of each of our metrics' names.
 const PREFIX: &str = "bucket_brigade_";
 
-fn deployed(file: &str) -> PathBuf {
+pub(crate) fn deployed(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../deploy/observability")
         .join(file)
@@ -34,8 +35,13 @@ fn served(answer: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
+pub(crate) fn dashboard() -> serde_json::Value {
+    let text = std::fs::read_to_string(deployed("grafana/dashboard.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
 /// The query of each panel.
-fn queries(dashboard: &serde_json::Value) -> Vec<&str> {
+pub(crate) fn queries(dashboard: &serde_json::Value) -> Vec<&str> {
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
     targets
@@ -44,14 +50,13 @@ fn queries(dashboard: &serde_json::Value) -> Vec<&str> {
 }
 
 /// What promtool says; none where there is none.
-#[expect(clippy::print_stderr, reason = "a check left out is told")]
 fn promtool(arguments: &[&str]) -> Option<Output> {
-    let output = Command::new("promtool")
+    let output = Command::new(prometheus_tool("promtool"))
         .args(arguments)
         .current_dir(deployed(""))
         .output();
     if output.is_err() {
-        eprintln!("skipped: there is no promtool (Debian: prometheus) for {arguments:?}");
+        skip("promtool is missing");
     }
     output.ok()
 }
@@ -84,8 +89,7 @@ async fn dashboard_and_alerts_ask_for_what_is_served() {
     feeder.terminate().await.unwrap();
     assert_eq!(end(&mut feeder).await.code, Some(3));
 
-    let dashboard = std::fs::read_to_string(deployed("grafana/dashboard.json")).unwrap();
-    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let dashboard = dashboard();
     let alerts = std::fs::read_to_string(deployed("alerts.yml")).unwrap();
     let queries = queries(&dashboard);
     assert!(queries.iter().all(|query| !named(query).is_empty()));

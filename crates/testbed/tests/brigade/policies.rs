@@ -14,6 +14,7 @@ use bucket_brigade_testbed::cloud::{CreateQueue, FaultHandle};
 use bucket_brigade_testbed::{Effect, Fault, Options};
 use serde_json::Value;
 
+use crate::observation::{free_address, get};
 use crate::rig::{Rig, eventually, stop};
 
 const QUEUE: &str = "arn:aws:sqs:REGION:ACCOUNT:QUEUE";
@@ -241,6 +242,52 @@ async fn a_run_uses_every_right_and_no_other() {
     assert_eq!(used("consumer", ""), granted(policy));
     let policy = include_str!("../../../../deploy/policies/feeder.json");
     assert_eq!(used("feeder", "HeadBucket"), granted(policy));
+}
+
+#[tokio::test]
+async fn the_live_page_uses_two_rights_more_and_reads_no_image_itself() {
+    let rig = Rig::new().await;
+    rig.images(3).await;
+    let address = free_address();
+    let settings = [
+        ("STATUS_ADDR", address.as_str()),
+        ("STATUS_THUMBNAILS", "true"),
+    ];
+    let consumer = rig.consumer(&[]);
+    let feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    let urls = async || -> Vec<String> {
+        let answer = get(&address, "/status.json").await;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let status: Value = serde_json::from_str(body).unwrap_or_default();
+        let shown = status["thumbnails"].as_array().cloned().unwrap_or_default();
+        let url = |one: &Value| one["url"].as_str().unwrap().to_owned();
+        let knows_dead_letters = status["view"]["queue"]["dead_letters"].is_u64();
+        shown
+            .iter()
+            .map(url)
+            .filter(|_| knows_dead_letters)
+            .collect()
+    };
+    eventually("the thumbnails", async || urls().await.len() == 3).await;
+    for url in urls().await {
+        let (host, path) = url
+            .strip_prefix("http://")
+            .and_then(|rest| rest.split_once('/'))
+            .unwrap();
+        assert!(path.starts_with("images-new/avatar/"), "{url}");
+        let answer = get(host, &format!("/{path}")).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let requests = rig.cloud.requests();
+    assert_eq!(requests.count_by("feeder", "GetObject"), 0);
+    drop(feeder);
+    stop(consumer).await;
+    let policy = include_str!("../../../../deploy/policies/feeder-page.json");
+    let used = [
+        rights("sqs:GetQueueAttributes", &[DEAD_LETTER_QUEUE]),
+        rights("s3:GetObject", &[DESTINATION]),
+    ];
+    assert_eq!(BTreeSet::from_iter(used.concat()), granted(policy));
 }
 
 /// What AWS asks for one request of an operator's command. A redrive is asked for on the dead-letter

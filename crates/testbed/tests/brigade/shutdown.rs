@@ -1,7 +1,9 @@
 //! Shutdown: finished or given back within the grace; a second signal ends at once.
 
+use std::process::Stdio;
 use std::time::Duration;
 
+use bucket_brigade_testbed::process::binary;
 use bucket_brigade_testbed::trials::shutdown;
 use bucket_brigade_testbed::{Effect, Fault};
 
@@ -25,6 +27,25 @@ async fn at_work(
     eventually("copies under way", async || slow.hits() >= 5).await;
     std::mem::forget(slow);
     consumer
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_any_more_ends_no_work() {
+    let rig = Rig::new().await;
+    rig.images(3).await;
+    let mut consumer = tokio::process::Command::new(binary("consumer").unwrap())
+        .env_clear()
+        .envs(rig.environment("consumer", &[]))
+        .current_dir("/")
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    drop(consumer.stderr.take());
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    assert_eq!(end(&mut feeder).await.code, Some(0));
+    assert_eq!(rig.count("moves").await, 3);
+    assert_eq!(consumer.try_wait().unwrap(), None);
 }
 
 #[tokio::test]

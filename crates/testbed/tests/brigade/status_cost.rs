@@ -29,7 +29,7 @@ async fn moved(rig: &Rig, rows: u64) {
     rig.sql("VACUUM ANALYZE").await;
 }
 
-/// What `status` asks of the database.
+/// What `status` and the live page ask of the database.
 async fn look(ledger: &Ledger) {
     ledger.overview().await.unwrap();
     ledger.workers().await.unwrap();
@@ -37,25 +37,42 @@ async fn look(ledger: &Ledger) {
     ledger.failure_counts().await.unwrap();
 }
 
-/// The median of many looks.
-async fn cost(rows: u64) -> Duration {
-    let rig = Rig::new().await;
-    let ledger = rig.open_run().await;
-    moved(&rig, rows).await;
+/// The median of many.
+async fn median(what: impl AsyncFn()) -> Duration {
     let mut times = Vec::new();
     for _ in 0..LOOKS {
         let began = Instant::now();
-        look(&ledger).await;
+        what().await;
         times.push(began.elapsed());
     }
     times.sort();
     times[times.len() / 2]
 }
 
+/// A look, and the live page's search for thumbnails.
+async fn cost(rows: u64) -> [Duration; 2] {
+    let rig = Rig::new().await;
+    let ledger = rig.open_run().await;
+    moved(&rig, rows).await;
+    let newest = async || {
+        let found = ledger.newest_moves(12).await.unwrap();
+        assert_eq!(found.len(), 12);
+    };
+    [
+        median(async || look(&ledger).await).await,
+        median(newest).await,
+    ]
+}
+
 #[tokio::test]
 #[ignore = "fills some gigabytes of disk; run it by hand: -- --ignored status_cost --nocapture"]
 async fn a_look_costs_the_same_at_a_thousand_rows_and_at_ten_million() {
-    let (few, many) = (cost(1000).await, cost(10_000_000).await);
-    println!("a look at 1,000 rows takes {few:?}, at 10,000,000 {many:?} (median of {LOOKS})");
+    let ([few, _], [some, some_newest]) = (cost(1000).await, cost(100_000).await);
+    let [many, many_newest] = cost(10_000_000).await;
+    println!(
+        "a look takes {few:?} at 1,000 rows, {some:?} at 100,000, {many:?} at 10,000,000; \
+         the newest twelve {some_newest:?} at 100,000, {many_newest:?} at 10,000,000 (medians of {LOOKS})"
+    );
     assert!(many < few * 2, "{few:?}, {many:?}");
+    assert!(many_newest < some_newest * 2);
 }

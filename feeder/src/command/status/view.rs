@@ -87,7 +87,9 @@ impl View {
 
 impl Rates {
     fn of(run: &RunOverview, workers: &[Worker], progress: &Progress) -> Self {
-        let over_a_minute = workers.iter().map(|worker| worker.moved_per_second).sum();
+        let rates = workers.iter().map(|worker| worker.moved_per_second);
+        // The sum of nothing is -0.0, and would be shown so.
+        let over_a_minute = rates.sum::<f64>() + 0.0;
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
         let moved = progress.moved as f64;
         let overall = if run.elapsed_seconds > 0.0 {

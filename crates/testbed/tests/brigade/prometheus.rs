@@ -1,0 +1,147 @@
+//! A real Prometheus with our settings asks real processes in mid-run: each panel of the dashboard has
+//! figures, and each alert rule can be decided.
+
+use std::process::Command;
+
+use bucket_brigade_testbed::process::Process;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::installed::{prometheus_tool, skip};
+use crate::observability::{dashboard, deployed, queries};
+use crate::observation::{free_address, get};
+use crate::rig::{Rig, eventually, stop};
+
+/// More rows than move while the test looks, at so many per second.
+const ROWS: usize = 900;
+const ROWS_PER_SECOND: &str = "20";
+
+/// `prometheus.yml` as deployed, but with addresses in place of the compose stack's names, and impatient.
+fn settings(feeder: &str, consumer: &str) -> String {
+    let mut settings = std::fs::read_to_string(deployed("prometheus.yml")).unwrap();
+    for (name, address) in [("feeder", feeder), ("consumer", consumer)] {
+        let by_name = format!(
+            "dns_sd_configs:\n      - names: [{name}]\n        type: A\n        port: 9100\n        refresh_interval: 10s"
+        );
+        assert!(settings.contains(&by_name), "{settings}");
+        let by_address = format!("static_configs:\n      - targets: ['{address}']");
+        settings = settings.replace(&by_name, &by_address);
+    }
+    let rules = deployed("alerts.yml").display().to_string();
+    settings
+        .replace("[alerts.yml]", &format!("['{rules}']"))
+        .replace("interval: 10s", "interval: 1s")
+}
+
+/// Prometheus and where it listens, its data in the directory; none where it is not installed.
+async fn start(directory: &TempDir, settings: &str) -> Option<(tokio::process::Child, String)> {
+    let file = directory.path().join("prometheus.yml");
+    std::fs::write(&file, settings).unwrap();
+    let address = free_address();
+    let process = tokio::process::Command::new(prometheus_tool("prometheus"))
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            directory.path().display()
+        ))
+        .arg(format!("--web.listen-address={address}"))
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .ok()?;
+    eventually("Prometheus", async || {
+        get(&address, "/-/ready").await.contains("200 OK")
+    })
+    .await;
+    Some((process, address))
+}
+
+/// The value of each series that an expression gives. Panics when it cannot be evaluated.
+fn values(address: &str, expression: &str) -> Vec<f64> {
+    let output = Command::new(prometheus_tool("promtool"))
+        .args(["query", "instant", "-o", "json"])
+        .arg(format!("http://{address}"))
+        .arg(expression)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{expression}: {output:?}");
+    let series: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let value = |one: &Value| one["value"][1].as_str().unwrap().parse().unwrap();
+    series.iter().map(value).collect()
+}
+
+/// Waits until an expression gives figures that are numbers.
+async fn has_figures(address: &str, expression: &str) {
+    eventually(expression, async || {
+        let values = values(address, expression);
+        !values.is_empty() && values.iter().all(|value| value.is_finite())
+    })
+    .await;
+}
+
+/// The alert rules as Prometheus has them, once it has decided each.
+async fn rules(address: &str) -> Vec<Value> {
+    let read = async || -> Vec<Value> {
+        let answer = get(address, "/api/v1/rules").await;
+        let json = answer.find('{').zip(answer.rfind('}'));
+        let answer = json.map_or("{}", |(start, end)| &answer[start..=end]);
+        let answer: Value = serde_json::from_str(answer).unwrap_or_default();
+        let rules = answer["data"]["groups"][0]["rules"].as_array();
+        rules.cloned().unwrap_or_default()
+    };
+    eventually("the rules", async || {
+        let rules = read().await;
+        !rules.is_empty() && rules.iter().all(|rule| rule["health"] != "unknown")
+    })
+    .await;
+    read().await
+}
+
+/// The question of a rule, answered with 1 or 0 also where there is nothing to tell.
+fn as_question(rule: &Value) -> String {
+    let question = rule["query"].as_str().unwrap();
+    question.replace("== ", "== bool ").replace("> ", "> bool ")
+}
+
+/// A feeder and a consumer at work, slowly, and where they tell their figures.
+async fn at_work(rig: &Rig) -> ([Process; 2], [String; 2]) {
+    rig.images(ROWS).await;
+    rig.open_run().await;
+    let limited = rig.feeder(&["limit", "--rate", ROWS_PER_SECOND]).await;
+    assert_eq!(limited.code, 0, "{}", limited.log);
+    let addresses = [free_address(), free_address()];
+    let feeder = rig.spawn("feeder", &[("METRICS_ADDR", &addresses[0])], &[]);
+    let consumer = rig.consumer(&[("METRICS_ADDR", &addresses[1])]);
+    ([feeder, consumer], addresses)
+}
+
+#[tokio::test]
+async fn every_panel_has_figures_and_every_alert_is_decided() {
+    let rig = Rig::new().await;
+    let ([feeder, consumer], [of_feeder, of_consumer]) = at_work(&rig).await;
+    let directory = TempDir::new().unwrap();
+    let settings = settings(&of_feeder, &of_consumer);
+    let Some((_process, address)) = start(&directory, &settings).await else {
+        return skip("prometheus is missing");
+    };
+    eventually("both jobs", async || {
+        values(&address, "sum by (job) (up)") == [1.0, 1.0]
+    })
+    .await;
+    let dashboard = dashboard();
+    let queries = queries(&dashboard);
+    assert!(queries.len() > 20, "{queries:?}");
+    for query in queries {
+        has_figures(&address, &query.replace("$__rate_interval", "15s")).await;
+    }
+    for rule in rules(&address).await {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        has_figures(&address, &as_question(&rule)).await;
+        let is_quiet = rule["state"] == "inactive";
+        assert!(is_quiet, "nothing is wrong, and yet: {rule}");
+    }
+    let moved = rig.counter("moved").await;
+    assert!(moved > 0 && moved < i64::try_from(ROWS).unwrap(), "{moved}");
+    drop(feeder);
+    stop(consumer).await;
+}
