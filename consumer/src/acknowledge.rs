@@ -67,15 +67,17 @@ impl Acknowledge {
         }
     }
 
-    /// Deletes the message, under a lease that held to its end.
-    pub async fn delete(&self, receipt_handle: String) {
-        self.deletes.submit(receipt_handle).await;
+    /// Deletes the message, under a lease that held to its end. Whether the queue confirmed it.
+    pub async fn delete(&self, receipt_handle: String) -> bool {
+        let confirmed = self.deletes.submit(receipt_handle).await;
+        confirmed.unwrap_or(false)
     }
 
-    /// Makes the message visible again after `delay`. When this fails the visibility timeout does the
-    /// same, later.
-    pub async fn release(&self, receipt_handle: String, delay: Duration) {
-        self.releases.submit((receipt_handle, delay)).await;
+    /// Makes the message visible again after `delay`. When the queue does not confirm it the visibility
+    /// timeout does the same, later.
+    pub async fn release(&self, receipt_handle: String, delay: Duration) -> bool {
+        let confirmed = self.releases.submit((receipt_handle, delay)).await;
+        confirmed.unwrap_or(false)
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::Route;
+use bucket_brigade_common::trace::{self, attribute};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -185,7 +186,9 @@ impl Copy {
             slot.served();
         }
         let outcome = answer.map_or_else(sort, Try::Answered);
-        if !matches!(outcome, Try::Again(_)) {
+        if let Try::Again(error) = &outcome {
+            trace::event("tried in vain", attribute::ERROR, || error.code().into());
+        } else {
             self.health.up(Dependency::Objects);
         }
         if let Try::Answered(Event::Copied(_) | Event::Compared(Destination::Same(_))) = outcome {

@@ -4,6 +4,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bucket_brigade_common::trace::{Mark, attribute};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -22,7 +23,13 @@ pub struct Limits {
     pub in_flight: usize,
 }
 
-type Waiting<T, R> = (T, oneshot::Sender<R>);
+/// A request, who asked, and within which span.
+struct Waiting<T, R> {
+    request: T,
+    answer: oneshot::Sender<R>,
+    mark: Mark,
+}
+
 type Flush<T, R> = Arc<dyn Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync>;
 
 /// Takes requests one by one and answers each when its batch has been carried out.
@@ -62,9 +69,14 @@ where
     /// Hands in a request and waits for its answer; none only if the batch's work panicked.
     pub async fn submit(&self, request: T) -> Option<R> {
         let (answer, answered) = oneshot::channel();
+        let mark = Mark::here();
         let count = {
             let mut waiting = self.0.lock();
-            waiting.push((request, answer));
+            waiting.push(Waiting {
+                request,
+                answer,
+                mark,
+            });
             waiting.len()
         };
         if count == 1 {
@@ -116,7 +128,12 @@ where
 }
 
 async fn flush<T, R>(batch: Vec<Waiting<T, R>>, flush: &Flush<T, R>, slot: OwnedSemaphorePermit) {
-    let (requests, answers): (Vec<T>, Vec<oneshot::Sender<R>>) = batch.into_iter().unzip();
+    let size = i64::try_from(batch.len()).unwrap_or(i64::MAX);
+    let parts = batch.into_iter().map(|one| {
+        one.mark.event("batch sent", attribute::BATCH_SIZE, size);
+        (one.request, one.answer)
+    });
+    let (requests, answers): (Vec<T>, Vec<oneshot::Sender<R>>) = parts.unzip();
     for (answer, result) in answers.into_iter().zip(flush(requests).await) {
         // Whoever asked may have been interrupted meanwhile; the work is done all the same.
         drop(answer.send(result));

@@ -1,5 +1,6 @@
 //! One message from receipt to its end: carries out what [`crate::step`] decides.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::lease::Lease;
 use crate::record::Record;
 use crate::step::{Event, Protocol, Step};
 use crate::tally::Tally;
+use crate::trace::{Deliveries, Delivery};
 
 /// The stages a message passes, shared by all messages in hand.
 pub struct Stages {
@@ -39,6 +41,8 @@ pub struct Stages {
     pub acknowledge: Acknowledge,
     /// Counts.
     pub tally: Arc<Tally>,
+    /// Traces.
+    pub deliveries: Deliveries,
     /// Ends all waiting, not the work under way.
     pub stop: CancellationToken,
     /// Ends the work under way too: the grace is over.
@@ -51,6 +55,15 @@ enum Content {
     Poison(String),
 }
 
+impl Content {
+    fn task(&self) -> Option<&Task> {
+        match self {
+            Self::Row(task) => Some(task),
+            Self::Poison(_) => None,
+        }
+    }
+}
+
 impl Stages {
     /// Handles one message. It is deleted, released or, at the worst, left to its visibility timeout.
     pub async fn handle(&self, message: Message, lease: Lease) {
@@ -58,17 +71,21 @@ impl Stages {
             Ok(task) => Content::Row(Box::new(task)),
             Err(poison) => Content::Poison(poison.to_string()),
         };
+        let mut delivery = self.deliveries.begin(&message, content.task());
         let (mut protocol, mut event) = self.begin(&message, &content);
         loop {
             let step = match protocol.next(event) {
-                Step::EndLease => return self.end(protocol, lease).await,
+                Step::EndLease => return self.end(protocol, lease, delivery).await,
                 step => step,
             };
+            let span = delivery.step(&step);
+            let work = pin!(self.carry_out(step, &message, &content));
             event = tokio::select! {
                 biased;
-                event = self.carry_out(step, &message, &content) => event,
+                event = span.around(work) => event,
                 () = self.give_up.cancelled() => Event::Interrupted,
             };
+            delivery.stepped(&span, &event);
         }
     }
 
@@ -76,7 +93,7 @@ impl Stages {
     pub async fn give_back(&self, message: Message, lease: Lease) {
         let mut protocol = self.protocol(&message, None);
         protocol.next(Event::Interrupted);
-        self.end(protocol, lease).await;
+        self.end(protocol, lease, Delivery::default()).await;
     }
 
     fn begin(&self, message: &Message, content: &Content) -> (Protocol, Event) {
@@ -93,13 +110,21 @@ impl Stages {
     }
 
     /// The message leaves our hands.
-    async fn end(&self, mut protocol: Protocol, lease: Lease) {
+    async fn end(&self, mut protocol: Protocol, lease: Lease, mut delivery: Delivery) {
         let handle = lease.end().await;
         let held = handle.is_some();
-        match (protocol.next(Event::LeaseEnded { held }), handle) {
-            (Step::Delete, Some(handle)) => self.acknowledge.delete(handle).await,
-            (Step::Release(delay), Some(handle)) => self.acknowledge.release(handle, delay).await,
-            _ => {}
+        let step = protocol.next(Event::LeaseEnded { held });
+        let span = delivery.step(&step);
+        let ending = pin!(async {
+            match (step, handle) {
+                (Step::Delete, Some(handle)) => self.acknowledge.delete(handle).await,
+                (Step::Release(wait), Some(handle)) => self.acknowledge.release(handle, wait).await,
+                // There is nothing to confirm.
+                _ => true,
+            }
+        });
+        if !span.around(ending).await {
+            span.fail("NotConfirmed");
         }
     }
 

@@ -29,3 +29,4 @@ pub mod shutdown;
 pub mod start;
 pub mod step;
 pub mod tally;
+pub mod trace;

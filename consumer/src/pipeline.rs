@@ -26,6 +26,7 @@ use crate::receive::{Receive, Room, receivers_for};
 use crate::record::Record;
 use crate::shutdown::{Deadlines, drain};
 use crate::tally::Counts;
+use crate::trace::Deliveries;
 
 /// How often progress is logged.
 const REPORT: Duration = Duration::from_secs(10);
@@ -56,6 +57,8 @@ pub struct Parts {
     pub steering: Steering,
     /// What is looked at from outside.
     pub observation: Observation,
+    /// Traces.
+    pub deliveries: Deliveries,
 }
 
 /// Consumes until `stop`, then drains within the grace. True when everything in hand was finished or
@@ -139,6 +142,7 @@ fn stages(
         record: Record::new(catalog, health, stop),
         acknowledge: Acknowledge::new(&parts.queue),
         tally,
+        deliveries: parts.deliveries.clone(),
         stop: stop.clone(),
         give_up: give_up.clone(),
     }

@@ -11,6 +11,7 @@ use bucket_brigade_common::settings::{
     positive, whole,
 };
 use bucket_brigade_common::telemetry::{LogArgs, LogSettings};
+use bucket_brigade_common::trace::TraceSettings;
 use clap::{Parser, Subcommand};
 
 /// Copies images from one bucket to another and points their rows at the copies: takes messages
@@ -104,6 +105,8 @@ pub struct Settings {
     pub database_limits: DatabaseLimits,
     /// Where to answer questions after health and figures.
     pub metrics_addr: Option<SocketAddr>,
+    /// Whether traces are exported.
+    pub traces: TraceSettings,
 }
 
 impl Args {
@@ -117,9 +120,10 @@ impl Args {
         let migration = self.migration.parse(&mut problems);
         let metrics_addr = self.observe.parse(&mut problems);
         let database_limits = self.database.parse(&mut problems);
+        let traces = TraceSettings::from_env(&mut problems);
         let own = self
             .consumer
-            .parse(metrics_addr, database_limits, &mut problems);
+            .parse(metrics_addr, database_limits, traces, &mut problems);
         problems.finish()?;
         match migration {
             Some(migration) => Ok((own(migration), logs)),
@@ -134,6 +138,7 @@ impl ConsumerArgs {
         self,
         metrics_addr: Option<SocketAddr>,
         database_limits: DatabaseLimits,
+        traces: TraceSettings,
         problems: &mut Problems,
     ) -> impl FnOnce(MigrationSettings) -> Settings + use<> {
         let max_concurrency =
@@ -184,6 +189,7 @@ impl ConsumerArgs {
             name,
             database_limits,
             metrics_addr,
+            traces,
         }
     }
 }

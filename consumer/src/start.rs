@@ -13,6 +13,7 @@ use bucket_brigade_common::preflight::{
 use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::startup::exit_code;
+use bucket_brigade_common::trace::Traces;
 use bucket_brigade_common::{aws, exit};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use crate::lease::Leases;
 use crate::observation::Observation;
 use crate::pipeline::{Parts, run};
 use crate::settings::Settings;
+use crate::trace::Deliveries;
 
 /// A consumer shares the server's connections with the application and with every other consumer.
 const CONNECTIONS: u32 = 3;
@@ -37,7 +39,21 @@ const LOOK_FOR_RUN: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// [`PreflightError`] or [`LedgerError`], before anything is touched.
-pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<u8> {
+pub async fn start(mut settings: Settings, stop: CancellationToken) -> anyhow::Result<u8> {
+    let service = "bucket-brigade-consumer";
+    let traces = Traces::start(&settings.traces, service, &settings.name)?;
+    let share = traces.share_of(settings.shutdown_grace);
+    settings.shutdown_grace -= share;
+    let ended = Box::pin(consume(settings, &traces, stop)).await;
+    traces.end(share).await;
+    ended
+}
+
+async fn consume(
+    settings: Settings,
+    traces: &Traces,
+    stop: CancellationToken,
+) -> anyhow::Result<u8> {
     let observation = Observation {
         health: Health::default(),
         leases: Leases::new(settings.visibility_timeout),
@@ -51,7 +67,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         sleep(settings.shutdown_grace / 2).await;
     };
     let parts = tokio::select! {
-        parts = prepare(&settings, observation, &stop) => unless_stopped(parts, &stop)?,
+        parts = prepare(&settings, traces, observation, &stop) => unless_stopped(parts, &stop)?,
         () = overdue => None,
     };
     let Some(parts) = parts else {
@@ -84,6 +100,7 @@ fn unless_stopped(
 /// Checks everything and puts the parts together; none when the process is stopped meanwhile.
 async fn prepare(
     settings: &Settings,
+    traces: &Traces,
     observation: Observation,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Parts>> {
@@ -94,7 +111,8 @@ async fn prepare(
         aws::s3_client(&sdk, migration.force_path_style, timeout, region)
     };
     let (s3, source_s3) = (client(None), client(settings.source_region.as_deref()));
-    let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
+    let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url)
+        .ask_for_traces(settings.traces.is_on());
     // Nobody sees the ages otherwise: the queue is not asked for them.
     let queue = match settings.metrics_addr {
         Some(_) => queue.count_ages(Arc::clone(&observation.tally.ages)),
@@ -110,9 +128,17 @@ async fn prepare(
     let Some(steering) = first_orders(&ledger, settings, stop).await? else {
         return Ok(None);
     };
+    if let Err(error) = ledger.forget_the_dead().await {
+        tracing::debug!(%error, "processes that have ended stay in the ledger");
+    }
     tell(settings, &ledger);
     let rule = migration.run.rule.clone();
+    let (source, destination) = (
+        &migration.run.source_bucket,
+        &migration.run.destination_bucket,
+    );
     Ok(Some(Parts {
+        deliveries: Deliveries::new(traces.tracer(), source, destination),
         witness: witness.and_then(|path| rule.route(&path).ok()),
         queue: Arc::new(queue),
         store: Arc::new(store),

@@ -6,6 +6,7 @@ use bucket_brigade_common::catalog::Catalog;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::Queue;
 use bucket_brigade_common::scope::{self, Scope};
+use bucket_brigade_common::trace::Tracer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,8 @@ pub struct Feed {
     pub steering: Arc<Steering>,
     /// What the feeder is doing.
     pub progress: Arc<Progress>,
+    /// Begins the traces of rows; none while traces are off.
+    pub tracer: Option<Tracer>,
     /// Ends the feeding.
     pub stop: CancellationToken,
 }
@@ -120,6 +123,7 @@ impl Feed {
             send: Send {
                 queue: Arc::clone(&self.queue),
                 catalog: &*self.catalog,
+                tracer: self.tracer.as_ref(),
                 persist,
             },
             backlog: BacklogLimit::new(queue, self.pacing.max_backlog, progress, persist),

@@ -17,3 +17,4 @@ pub mod settings;
 pub mod start;
 pub mod steering;
 pub mod sweep;
+pub mod trace;

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use bucket_brigade_common::catalog::{Catalog, Failure};
 use bucket_brigade_common::message::encode;
-use bucket_brigade_common::queue::{BATCH, Entry, Queue};
+use bucket_brigade_common::queue::{BATCH, Entry, Outgoing, Queue};
 use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::trace::{Tracer, attribute};
 use futures::{TryStreamExt, stream};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::persist::{Persist, Stopped};
+use crate::trace::Parcel;
 
 /// Batches on their way at a time; they hide the round trip.
 const IN_FLIGHT: usize = 16;
@@ -20,6 +22,8 @@ pub struct Send<'a> {
     pub queue: Arc<dyn Queue>,
     /// Where rows that the queue refuses are recorded.
     pub catalog: &'a dyn Catalog,
+    /// Begins the rows' traces; none while traces are off.
+    pub tracer: Option<&'a Tracer>,
     /// Tries again.
     pub persist: Persist<'a>,
 }
@@ -36,21 +40,21 @@ impl Send<'_> {
     }
 
     async fn send_batch(&self, batch: Vec<(RowId, String)>) -> Result<(), Stopped> {
-        let mut pending = batch;
+        let parcel = |row| Parcel::new(row, self.tracer);
+        let mut pending: Vec<Parcel> = batch.into_iter().map(parcel).collect();
         self.persist
             .queue("sending", async || {
-                let bodies = bodies(&pending)?;
-                let entries = self.call(bodies).await?;
+                let entries = self.call(messages(&pending)?).await?;
                 let mut again = Vec::new();
                 let mut reason = String::new();
-                for (row, entry) in pending.drain(..).zip(entries) {
+                for (parcel, entry) in pending.drain(..).zip(entries) {
                     match entry {
-                        Entry::Done => {}
+                        Entry::Done => parcel.span.set(attribute::OUTCOME, "sent"),
                         Entry::Retry(why) => {
                             reason = why;
-                            again.push(row);
+                            again.push(parcel);
                         }
-                        Entry::Refused(why) => self.fail(row, "RefusedByQueue", why).await?,
+                        Entry::Refused(why) => self.refuse(parcel, why).await?,
                     }
                 }
                 pending = again;
@@ -67,9 +71,9 @@ impl Send<'_> {
 
     /// One request, in a task of its own: sixteen at a time keep more than one processor busy. Whoever
     /// stops waiting for it ends it.
-    async fn call(&self, bodies: Vec<String>) -> Result<Vec<Entry>, String> {
+    async fn call(&self, messages: Vec<Outgoing>) -> Result<Vec<Entry>, String> {
         let queue = Arc::clone(&self.queue);
-        let sending = tokio::spawn(async move { queue.send(&bodies).await });
+        let sending = tokio::spawn(async move { queue.send(&messages).await });
         match AbortOnDropHandle::new(sending).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -77,7 +81,10 @@ impl Send<'_> {
     }
 
     /// Records a row that can never be sent.
-    async fn fail(&self, row: (RowId, String), code: &str, message: String) -> Result<(), String> {
+    async fn refuse(&self, Parcel { row, span }: Parcel, message: String) -> Result<(), String> {
+        let code = "RefusedByQueue";
+        span.set(attribute::OUTCOME, "refused");
+        span.fail(code);
         let failure = failure(row, code, message);
         self.record(&[failure])
             .await
@@ -109,7 +116,13 @@ pub fn failure((id, path): (RowId, String), code: &str, message: String) -> Fail
     }
 }
 
-fn bodies(rows: &[(RowId, String)]) -> Result<Vec<String>, String> {
-    let body = |(id, path): &(RowId, String)| encode(id, path).map_err(|error| error.to_string());
-    rows.iter().map(body).collect()
+fn messages(parcels: &[Parcel]) -> Result<Vec<Outgoing>, String> {
+    parcels.iter().map(message).collect()
+}
+
+fn message(Parcel { row, span }: &Parcel) -> Result<Outgoing, String> {
+    Ok(Outgoing {
+        body: encode(&row.0, &row.1).map_err(|error| error.to_string())?,
+        traceparent: span.traceparent(),
+    })
 }

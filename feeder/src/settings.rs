@@ -9,6 +9,7 @@ use bucket_brigade_common::settings::{
     positive, whole,
 };
 use bucket_brigade_common::telemetry::{LogArgs, LogSettings};
+use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
 
 use crate::canary::Canary;
@@ -92,6 +93,8 @@ pub struct Settings {
     pub metrics_addr: Option<SocketAddr>,
     /// The live page.
     pub page: PageSettings,
+    /// Whether traces are exported.
+    pub traces: TraceSettings,
 }
 
 /// How much at a time, and when to end.
@@ -121,6 +124,7 @@ impl Args {
         let database_limits = self.database.parse(&mut problems);
         let metrics_addr = self.observe.parse(&mut problems);
         let page = self.page.parse(&mut problems);
+        let traces = TraceSettings::from_env(&mut problems);
         problems.finish()?;
         match migration {
             Some(migration) => Ok((
@@ -130,6 +134,7 @@ impl Args {
                     database_limits,
                     metrics_addr,
                     page,
+                    traces,
                 },
                 logs,
             )),

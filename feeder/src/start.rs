@@ -9,6 +9,7 @@ use bucket_brigade_common::observe::observe;
 use bucket_brigade_common::preflight::{Need, check_bucket, check_queue, patiently};
 use bucket_brigade_common::scope::Scope;
 use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::trace::{FLUSH, Traces};
 use bucket_brigade_common::{aws, exit, startup};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,20 @@ pub async fn start(
     display: Display,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
+    let name = startup::process_name("feeder");
+    let traces = Traces::start(&settings.traces, "bucket-brigade-feeder", &name)?;
+    let ended = Box::pin(feed(settings, &traces, &name, display, stop)).await;
+    traces.end(FLUSH).await;
+    ended
+}
+
+async fn feed(
+    settings: Settings,
+    traces: &Traces,
+    name: &str,
+    display: Display,
+    stop: CancellationToken,
+) -> anyhow::Result<u8> {
     let progress = Arc::new(Progress::default());
     let ready = observe(settings.metrics_addr, Arc::clone(&progress) as _).await?;
     let page = Page::listen(&settings.page).await?;
@@ -52,8 +67,7 @@ pub async fn start(
     let (queue, s3) = connect(&settings).await?;
     let connections = CONNECTIONS + page.as_ref().map_or(0, |_| PAGE_CONNECTIONS);
     let pool = ledger::pool(migration.database.clone(), connections);
-    let name = startup::process_name("feeder");
-    let open = async || Ledger::open(pool.clone(), &migration.run, &name).await;
+    let open = async || Ledger::open(pool.clone(), &migration.run, name).await;
     let ledger = patiently(open).await?;
     if settings.database_limits.replica_lag.is_some() {
         ledger.check_replica_lag().await?;
@@ -82,11 +96,12 @@ pub async fn start(
         pacing: settings.pacing,
         steering: Arc::new(Steering::new(settings.database_limits)),
         progress: Arc::clone(&progress),
+        tracer: traces.tracer(),
         stop,
     };
     tokio::spawn(count_scope(ledger.clone()));
     if let Err(error) = ledger.forget_the_dead().await {
-        tracing::debug!(%error, "dead processes stay on the list");
+        tracing::debug!(%error, "processes that have ended stay in the ledger");
     }
     feed.steering.beat_once(&ledger, &progress).await;
     ready.set();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName as Name;
 
-use crate::queue::{BATCH, Backlog, Entry, Queue, QueueError};
+use crate::queue::{BATCH, Backlog, Entry, Outgoing, Queue, QueueError};
 use crate::sqs::{SqsQueue, max_receive_count, refused};
 
 /// What a queue was given, and what is in it.
@@ -69,8 +69,10 @@ impl SqsQueue {
         let arn = facts.dead_letter_arn.clone()?;
         let (stem, _) = self.url.trim_end_matches('/').rsplit_once('/')?;
         let name = arn.rsplit(':').next()?;
+        // A letter keeps its trace on its way back.
+        let dead = SqsQueue::new(self.client.clone(), format!("{stem}/{name}"));
         Some(DeadLetterQueue {
-            dead: SqsQueue::new(self.client.clone(), format!("{stem}/{name}")),
+            dead: dead.ask_for_traces(true),
             queue: self.clone(),
             arn,
         })
@@ -123,8 +125,11 @@ impl DeadLetterQueue {
             if messages.is_empty() {
                 break;
             }
-            let bodies: Vec<String> = messages.iter().map(|one| one.body.clone()).collect();
-            let entries = self.queue.send(&bodies).await?;
+            let again = messages.iter().map(|one| Outgoing {
+                body: one.body.clone(),
+                traceparent: one.traceparent,
+            });
+            let entries = self.queue.send(&again.collect::<Vec<_>>()).await?;
             let sent = messages.into_iter().zip(entries);
             let handles: Vec<String> = sent
                 .filter(|(_, entry)| *entry == Entry::Done)

@@ -26,3 +26,4 @@ pub mod sql;
 pub mod sqs;
 pub mod startup;
 pub mod telemetry;
+pub mod trace;

@@ -72,6 +72,12 @@ impl Blink for PreflightError {
     }
 }
 
+impl Blink for QueueError {
+    fn is_blink(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
 /// Makes a check again while it meets nothing worse than a blink of the service: a process may be
 /// started in the middle of one, and whoever starts it again does so less soon.
 ///

@@ -5,6 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use thiserror::Error;
 
+use crate::trace::Traceparent;
+
 /// The most entries one request may carry. Source: SQS API reference, batch actions.
 pub const BATCH: usize = 10;
 
@@ -22,6 +24,17 @@ pub struct Message {
     pub body: String,
     /// How often it was received, this time included; approximate on SQS.
     pub receive_count: u32,
+    /// The span that its further spans belong under, while traces are on. Nothing is decided by it.
+    pub traceparent: Option<Traceparent>,
+}
+
+/// A message as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The text.
+    pub body: String,
+    /// The span that its further spans belong under; none while traces are off.
+    pub traceparent: Option<Traceparent>,
 }
 
 /// What became of one entry of a batch request.
@@ -87,8 +100,8 @@ pub enum QueueError {
 /// A standard queue.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Sends up to [`BATCH`] bodies; the answer has one entry for each, in order.
-    async fn send(&self, bodies: &[String]) -> Result<Vec<Entry>, QueueError>;
+    /// Sends up to [`BATCH`] messages; the answer has one entry for each, in order.
+    async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Entry>, QueueError>;
 
     /// Long-polls for up to `most` (at most [`BATCH`]) messages, hidden from others for `visibility`.
     async fn receive(

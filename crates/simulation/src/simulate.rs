@@ -13,6 +13,7 @@ use bucket_brigade_consumer::health::Health;
 use bucket_brigade_consumer::lease::Leases;
 use bucket_brigade_consumer::observation::Observation;
 use bucket_brigade_consumer::pipeline::{Parts, run};
+use bucket_brigade_consumer::trace::Deliveries;
 use bucket_brigade_feeder::feed::{Feed, Outcome};
 use bucket_brigade_feeder::progress::Progress;
 use bucket_brigade_feeder::settings::Pacing;
@@ -189,6 +190,7 @@ pub fn feed(client: &Arc<Client>) -> Feed {
         },
         steering: Arc::default(),
         progress: Arc::new(Progress::default()),
+        tracer: None,
         stop: CancellationToken::new(),
     }
 }
@@ -236,6 +238,7 @@ pub fn parts(client: &Arc<Client>) -> Parts {
             leases: Leases::new(VISIBILITY),
             tally: Arc::default(),
         },
+        deliveries: Deliveries::default(),
     }
 }
 

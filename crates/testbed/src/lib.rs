@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod checker;
 pub mod cloud;
 pub mod demo;
+pub mod life;
 pub mod picture;
 pub use bucket_brigade_private_postgres as postgres;
 pub mod process;
@@ -13,6 +14,7 @@ pub mod proxy;
 mod run;
 pub mod seed;
 pub mod stack;
+pub mod terminal;
 pub mod traffic;
 pub mod trials;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Ledger, LedgerError, within};
+use super::{Ledger, LedgerError, counters, within};
 use crate::catalog::CatalogError;
 use crate::control::{Beat, Control, Orders};
 use crate::sql::quote_identifier;
@@ -79,13 +79,15 @@ impl Ledger {
         })
     }
 
-    /// Removes processes that died long ago from the list: the feeder's task, once at its start.
+    /// Removes processes that died long ago from the list, and folds the counters of those that have ended:
+    /// each process does so once, at its start, so that neither grows with the number of restarts.
     ///
     /// # Errors
     /// [`CatalogError`]
     pub async fn forget_the_dead(&self) -> Result<(), CatalogError> {
         let query = sqlx::query(FORGET_THE_DEAD).bind(self.run_id);
-        within(query.execute(&self.pool)).await.map(drop)
+        within(query.execute(&self.pool)).await?;
+        self.fold_counters(counters::ENDED_AFTER).await.map(drop)
     }
 
     /// Makes sure that a lag of replicas would be seen.

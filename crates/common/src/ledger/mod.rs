@@ -5,6 +5,7 @@
 mod changes;
 mod commit;
 mod control;
+mod counters;
 mod errors;
 mod failures;
 mod feed;

@@ -83,7 +83,7 @@ fn undo_sql(table: &Table) -> String {
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
-        rolled_back_at = excluded.rolled_back_at, operator = excluded.operator
+        rolled_back_at = excluded.rolled_back_at, operator = excluded.operator, looked_at = NULL
 ), orphaned AS (
     INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, new_path, etag, row_id)
     SELECT DISTINCT ON (destination_key) $1, destination_key, new_path, etag, id FROM back
@@ -100,7 +100,50 @@ SELECT id FROM back"#
     )
 }
 
+/// `$1` run, `$2` cursor, `$3` size.
+fn unseen_sql(table: &Table, is_first: bool) -> String {
+    let (columns, joins) = (moved_columns(table), joins(table));
+    let after = if is_first { ">=" } else { ">" };
+    format!(
+        "SELECT {columns} FROM bucket_brigade.rollbacks m {joins}
+          WHERE m.run_id = $1 AND m.looked_at IS NULL AND m.row_id {after} $2
+          ORDER BY m.row_id LIMIT $3"
+    )
+}
+
+const SEEN: &str = "UPDATE bucket_brigade.rollbacks SET looked_at = now()
+    WHERE run_id = $1 AND row_id = ANY ($2)";
+
 impl Ledger {
+    /// The next rows that were set back, and whose copy nobody has looked at since: whoever set them back was
+    /// killed before it could.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn undone_unseen(
+        &self,
+        cursor: Option<&str>,
+        size: i64,
+    ) -> Result<Vec<MovedRow>, CatalogError> {
+        let sql = unseen_sql(&self.table, cursor.is_none());
+        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(self.run_id);
+        let query = query.bind(cursor.unwrap_or_default()).bind(size);
+        let found: Vec<MovedColumns> = within(query.fetch_all(&self.pool)).await?;
+        Ok(found.into_iter().map(MovedRow::from_columns).collect())
+    }
+
+    /// Writes down that the copies of these rows were looked at after the rows were set back.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn seen_after_undo(&self, ids: &[String]) -> Result<(), CatalogError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let query = sqlx::query(SEEN).bind(self.run_id).bind(ids);
+        within(query.execute(&self.pool)).await.map(drop)
+    }
+
     /// The next moves of the selection, by row id.
     ///
     /// # Errors

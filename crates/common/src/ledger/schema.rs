@@ -12,7 +12,7 @@ const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (
         1,
         "ledger",
@@ -24,6 +24,7 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
         include_str!("../../migrations/0002_steering.sql"),
     ),
     (3, "proof", include_str!("../../migrations/0003_proof.sql")),
+    (4, "undo", include_str!("../../migrations/0004_undo.sql")),
 ];
 
 /// The step this version is at.

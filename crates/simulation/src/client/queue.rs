@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bucket_brigade_common::queue::{Backlog, Entry, Message, Queue, QueueAttributes, QueueError};
+use bucket_brigade_common::queue::{
+    Backlog, Entry, Message, Outgoing, Queue, QueueAttributes, QueueError,
+};
 use tokio::time::{Instant, sleep};
 
 use super::Client;
@@ -61,10 +63,12 @@ fn hide_one(things: &mut Things, (handle, time): &(String, Duration)) -> Entry {
 
 #[async_trait]
 impl Queue for Client {
-    async fn send(&self, bodies: &[String]) -> Result<Vec<Entry>, QueueError> {
+    async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Entry>, QueueError> {
         let lost = unavailable("SendMessageBatch");
         self.call("send", lost, |things| {
-            Ok(each(things, bodies, |things, body| send_one(things, body)))
+            Ok(each(things, messages, |things, message| {
+                send_one(things, &message.body)
+            }))
         })
         .await
     }

@@ -66,6 +66,7 @@ impl Mailbox {
             receipt_handle: format!("{number}:{}", queued.receives),
             body: queued.body.clone(),
             receive_count: queued.receives,
+            traceparent: None,
         })
     }
 

@@ -10,7 +10,7 @@ use bucket_brigade_common::catalog::{
 };
 use bucket_brigade_common::object_store::{Copied, Destination, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::Route;
-use bucket_brigade_common::queue::{Entry, Message, Queue, QueueAttributes, QueueError};
+use bucket_brigade_common::queue::{Entry, Message, Outgoing, Queue, QueueAttributes, QueueError};
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::scope::{Page, Position, Progress, Scope};
 use bucket_brigade_simulation::client::Client;
@@ -111,9 +111,9 @@ impl ObjectStore for Broken {
 
 #[async_trait]
 impl Queue for Broken {
-    async fn send(&self, bodies: &[String]) -> Result<Vec<Entry>, QueueError> {
+    async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Entry>, QueueError> {
         self.queue("SendMessageBatch").await?;
-        self.client.send(bodies).await
+        self.client.send(messages).await
     }
 
     async fn receive(

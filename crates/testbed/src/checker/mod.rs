@@ -47,6 +47,16 @@ impl Verdict {
 ///
 /// Fails when the database or the store does not answer; what they answer wrongly is in the verdict.
 pub async fn full_sweep(application: &Application, seeded: &Seeded, log: &Log) -> Result<Verdict> {
+    full_sweep_after_clean(application, seeded, log, &BTreeSet::new()).await
+}
+
+/// The same after an operator had these sources removed: they are gone, and all others are there.
+pub async fn full_sweep_after_clean(
+    application: &Application,
+    seeded: &Seeded,
+    log: &Log,
+    removed: &BTreeSet<Location>,
+) -> Result<Verdict> {
     let pool = application.pool(1).await?;
     let paths = application.paths(&pool).await?;
     let ledger = Ledger::load(&pool).await?;
@@ -56,6 +66,7 @@ pub async fn full_sweep(application: &Application, seeded: &Seeded, log: &Log) -
         application,
         seeded,
         log,
+        removed,
         paths,
         ledger,
         objects,
@@ -82,6 +93,7 @@ struct Sweep<'a> {
     application: &'a Application,
     seeded: &'a Seeded,
     log: &'a Log,
+    removed: &'a BTreeSet<Location>,
     paths: BTreeMap<String, String>,
     ledger: Ledger,
     objects: Objects,
@@ -116,7 +128,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// I7: what was there before the migration is there unchanged, but for what the application replaced.
+    /// I7: what was there before the migration is there unchanged, but for what the application replaced
+    /// and what an operator had removed.
     fn check_seeded_objects(&self, violations: &mut Vec<String>) {
         for row in self
             .seeded
@@ -125,7 +138,11 @@ impl Sweep<'_> {
             .filter(|row| row.kind != Kind::Missing)
         {
             let at = self.application.locate(&row.path);
-            if !self.log.objects.contains_key(&at) {
+            if self.removed.contains(&at) {
+                let is_there = self.objects.get(&at).is_some();
+                violations
+                    .extend(is_there.then(|| format!("object {at} was removed, and is there")));
+            } else if !self.log.objects.contains_key(&at) {
                 violations.extend(self.objects.differs(row, &at));
             }
         }

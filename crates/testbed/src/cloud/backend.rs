@@ -1,5 +1,6 @@
 //! The S3 and SQS that answer behind the front: fakecloud's services, in memory.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -92,6 +93,19 @@ impl Backend {
             .get(ACCOUNT)
             .and_then(|account| account.buckets.get(bucket));
         found.map_or(0, |bucket| bucket.objects.len())
+    }
+
+    /// The ETags of the objects in this bucket, by key.
+    pub(super) fn etags_in(&self, bucket: &str) -> BTreeMap<String, String> {
+        let accounts = self.objects.read();
+        let found = accounts
+            .get(ACCOUNT)
+            .and_then(|account| account.buckets.get(bucket));
+        let objects = found.map(|bucket| bucket.objects.iter());
+        let objects = objects.into_iter().flatten();
+        objects
+            .map(|(key, object)| (key.clone(), object.etag.clone()))
+            .collect()
     }
 }
 

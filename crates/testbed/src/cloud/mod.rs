@@ -23,6 +23,7 @@ pub use queue::{CreateQueue, QueueDepth, QueueUrls};
 pub use requests::Requests;
 pub use watch::{Passing, Watch};
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -177,5 +178,10 @@ impl Cloud {
     /// How many objects are in a bucket, without a request.
     pub fn objects_in(&self, bucket: &str) -> usize {
         self.front.backend.objects_in(bucket)
+    }
+
+    /// The ETags of the objects in a bucket by key, without a request and as of one moment.
+    pub fn etags_in(&self, bucket: &str) -> BTreeMap<String, String> {
+        self.front.backend.etags_in(bucket)
     }
 }

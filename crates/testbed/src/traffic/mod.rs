@@ -8,6 +8,7 @@ mod writer;
 pub use hot::Hot;
 pub use log::{Deed, Log};
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,8 +17,8 @@ use anyhow::Result;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::application::Application;
-use crate::seed::Seeded;
+use crate::application::{Application, Properties, sha256_hex};
+use crate::seed::{Kind, Row, Seeded};
 use log::Journal;
 
 /// So many that slow answers do not keep the rate down.
@@ -38,6 +39,8 @@ pub struct Rates {
     pub same_key: f64,
     /// Writes go to these rows alone, where they are given.
     pub hot: Option<Arc<Hot>>,
+    /// Rows that nobody writes.
+    pub spared: BTreeSet<String>,
     /// Where the dice start.
     pub seed: u64,
 }
@@ -51,6 +54,7 @@ impl Default for Rates {
             deletes: 0.2,
             same_key: 0.5,
             hot: None,
+            spared: BTreeSet::new(),
             seed: 2,
         }
     }
@@ -150,6 +154,34 @@ impl Traffic {
     /// The pictures replaced and the rows deleted so far.
     pub fn writes(&self) -> u64 {
         self.journal.writes()
+    }
+
+    /// What was written so far.
+    pub fn log(&self) -> Log {
+        self.journal.report().log
+    }
+
+    /// Uploads a picture that a row has named in vain until now. Returns the row as if it had been seeded so.
+    pub async fn provide(
+        &self,
+        application: &Application,
+        row: &Row,
+        bytes: Vec<u8>,
+    ) -> Result<Row> {
+        let properties = Properties {
+            content_type: Some("image/png".to_owned()),
+            ..Properties::default()
+        };
+        let sha256 = sha256_hex(&bytes);
+        self.journal.will_show(&row.id, &sha256);
+        let at = application.locate(&row.path);
+        application.put_object(&at, bytes, &properties).await?;
+        Ok(Row {
+            kind: Kind::ToMove,
+            sha256,
+            properties,
+            ..row.clone()
+        })
     }
 
     /// Ends the traffic once every read and write under way is finished.

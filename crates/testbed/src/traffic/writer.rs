@@ -107,7 +107,9 @@ impl Writer {
     }
 
     fn may_write(&self, row: &Row) -> bool {
-        row.kind != Kind::Outside && !self.deleted.contains(&row.id)
+        row.kind != Kind::Outside
+            && !self.deleted.contains(&row.id)
+            && !self.rates.spared.contains(&row.id)
     }
 
     async fn delete(&mut self, row: &Row) -> Result<()> {

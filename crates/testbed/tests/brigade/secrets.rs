@@ -9,10 +9,13 @@ use bucket_brigade_testbed::{Cluster, Effect, Fault};
 
 use crate::observation::{free_address, get};
 use crate::rig::{Rig, eventually};
+use crate::trace::collector::Collector;
 
 const PASSWORD: &str = "mArkerPassword";
 const KEY: &str = "mArkerSecretKey";
 const TOKEN: &str = "mArkerSessionToken";
+const HEADERS: &str = "authorization=Bearer%20mArkerCollectorKey";
+const CREDENTIALS: &str = "Bearer mArkerCollectorKey";
 const PROGRAMS: [&str; 2] = ["feeder", "consumer"];
 
 /// Every secret there is, and logs at their most talkative.
@@ -82,7 +85,10 @@ async fn run_keeps_secrets(format: &str) {
     rig.send("no message of ours").await;
     let url = with_password(&rig.application.database_url);
     let address = free_address();
+    let collector = Collector::start().await;
     let mut settings = secrets(&url, format);
+    settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()));
+    settings.push(("OTEL_EXPORTER_OTLP_HEADERS", HEADERS));
     settings.push(("METRICS_ADDR", &address));
     let mut consumer = rig.consumer(&settings);
     settings.pop();
@@ -103,6 +109,15 @@ async fn run_keeps_secrets(format: &str) {
     // The libraries were at their most talkative indeed.
     assert!(log.contains("TRACE"), "nothing is traced");
     keeps_secrets(&log, "consumer");
+    // Only the collector was told what is for it, and of the others nothing.
+    let requests = collector.requests();
+    assert!(
+        !requests.is_empty()
+            && requests
+                .iter()
+                .all(|one| one["authorization"] == CREDENTIALS)
+    );
+    keeps_secrets(&format!("{:?}", collector.spans()), "a span");
 }
 
 #[tokio::test]

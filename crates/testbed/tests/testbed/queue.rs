@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry as Entry;
+use aws_sdk_sqs::types::{
+    DeleteMessageBatchRequestEntry as Entry, Message, MessageAttributeValue,
+    SendMessageBatchRequestEntry,
+};
 use bucket_brigade_testbed::cloud::{Cloud, CreateQueue, Options, QueueDepth};
 
 async fn receive(cloud: &Cloud, url: &str) -> Result<String> {
@@ -133,5 +136,69 @@ async fn a_fifo_queue_says_so() -> Result<()> {
     };
     let url = cloud.create_queue("q.fifo", queue).await?.url;
     assert!(url.ends_with("q.fifo"));
+    Ok(())
+}
+
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// Of `traceparent` alone, and of both attributes: MD5 over name, type and value, each with its length, in
+/// the order of the names, as the SQS developer guide has it; computed by hand.
+const MD5: &str = "bea2564b4c828908d0473cae38673bfa";
+const MD5_OF_BOTH: &str = "fc6dea1b27e9bf80253f2d655ed8c1e6";
+
+fn attribute(kind: &str, value: &str) -> Result<MessageAttributeValue> {
+    let builder = MessageAttributeValue::builder().data_type(kind);
+    Ok(builder.string_value(value).build()?)
+}
+
+/// Receives a message with these attributes, and gives it back at once.
+async fn look(cloud: &Cloud, url: &str, names: &[&str]) -> Result<Message> {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let receive = cloud.sqs().receive_message().queue_url(url);
+    let receive = receive.set_message_attribute_names(Some(names));
+    let received = receive.visibility_timeout(0).send().await?;
+    let message = received.messages.unwrap_or_default().into_iter().next();
+    message.ok_or_else(|| anyhow::anyhow!("no message"))
+}
+
+#[tokio::test]
+async fn attributes_come_to_those_who_ask_for_them() -> Result<()> {
+    let cloud = Cloud::start(Options::default())?;
+    let queue = CreateQueue {
+        max_receive_count: Some(4),
+        ..CreateQueue::default()
+    };
+    let queue = cloud.create_queue("q", queue).await?;
+    let entry = SendMessageBatchRequestEntry::builder()
+        .id("0")
+        .message_body("a")
+        .message_attributes("traceparent", attribute("String", TRACEPARENT)?)
+        .message_attributes("other", attribute("Number", "7")?)
+        .build()?;
+    let send = cloud.sqs().send_message_batch().queue_url(&queue.url);
+    let sent = send.entries(entry).send().await?;
+    assert_eq!(
+        sent.successful[0].md5_of_message_attributes(),
+        Some(MD5_OF_BOTH)
+    );
+    let message = look(&cloud, &queue.url, &["traceparent"]).await?;
+    let attributes = message.message_attributes.clone().unwrap_or_default();
+    assert_eq!(attributes.len(), 1);
+    let value = &attributes["traceparent"];
+    assert_eq!(value.string_value(), Some(TRACEPARENT));
+    assert_eq!(value.data_type(), "String");
+    assert_eq!(message.md5_of_message_attributes(), Some(MD5));
+    let message = look(&cloud, &queue.url, &["All"]).await?;
+    assert_eq!(message.md5_of_message_attributes(), Some(MD5_OF_BOTH));
+    for names in [&[][..], &["absent"]] {
+        let message = look(&cloud, &queue.url, names).await?;
+        assert_eq!(message.message_attributes, None);
+        assert_eq!(message.md5_of_message_attributes(), None);
+    }
+    // A dead letter has them still.
+    assert!(look(&cloud, &queue.url, &[]).await.is_err());
+    let dead = queue.dead_letter_url.unwrap_or_default();
+    let message = look(&cloud, &dead, &["traceparent"]).await?;
+    assert_eq!(message.md5_of_message_attributes(), Some(MD5));
     Ok(())
 }

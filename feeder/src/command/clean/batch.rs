@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tell::Tally;
 use super::{Scope, Surroundings};
-use crate::command::alone;
+use crate::command::alone::{self, Fleet};
 use crate::command::gauge::Gauge;
 use crate::command::listing::Listing;
 use crate::command::store::{IN_FLIGHT, insist, is_about_one, remove};
@@ -75,7 +75,7 @@ impl<'a> Cleaner<'a> {
     pub(super) async fn run(
         &mut self,
         mut lock: FeederLock,
-        mut fleet: Option<FeederLock>,
+        mut fleet: Option<Fleet>,
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
         let mut gauge = Gauge::new("cleaning", self.total);
@@ -84,7 +84,7 @@ impl<'a> Cleaner<'a> {
         while !stop.is_cancelled() {
             alone::still(&mut lock).await?;
             if let Some(fleet) = &mut fleet {
-                alone::still(fleet).await?;
+                fleet.is_still().await?;
             }
             let orphans = self.scope.orphans;
             let page = self.ledger.removals(orphans, cursor.as_deref(), size);

@@ -1,9 +1,11 @@
 //! The operator's word: the bucket's name, given as a flag or typed.
 
 use std::fmt::Display;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 
 use bucket_brigade_common::settings::SettingsError;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use crate::command::answer::Format;
 
@@ -14,6 +16,8 @@ pub(super) enum Consent {
     Given,
     /// Nobody said so: the command only tells.
     Withheld,
+    /// Ctrl-C instead of an answer.
+    Interrupted,
 }
 
 /// Checks a name given as a flag, before anything is done.
@@ -30,23 +34,41 @@ pub(super) fn check(given: Option<&str>, bucket: &str) -> Result<(), SettingsErr
     }
 }
 
-/// Asks on a terminal; elsewhere nobody could answer.
+/// Asks on a terminal; elsewhere nobody could answer. What is typed is no answer to a pipe or a file: a
+/// name that happens to come out of one is nobody's word.
 ///
 /// # Errors
 /// Another name was typed, or the terminal cannot be used.
-pub(super) fn ask(format: Format, preview: &impl Display, bucket: &str) -> anyhow::Result<Consent> {
+pub(super) async fn ask(
+    format: Format,
+    preview: &impl Display,
+    bucket: &str,
+    stop: &CancellationToken,
+) -> anyhow::Result<Consent> {
     let is_attended = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if format == Format::Json || !is_attended {
         return Ok(Consent::Withheld);
     }
+    prompt(preview)?;
+    // The thread that reads outlives an interrupted question, and ends with the process.
+    let typed = spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(Consent::Interrupted),
+        line = typed => line??,
+    };
+    check(Some(line.trim()), bucket)?;
+    Ok(Consent::Given)
+}
+
+fn prompt(preview: &impl Display) -> std::io::Result<()> {
     let mut terminal = std::io::stderr().lock();
     write!(
         terminal,
         "{preview}\nType the bucket's name to remove them: "
     )?;
-    terminal.flush()?;
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    check(Some(line.trim()), bucket)?;
-    Ok(Consent::Given)
+    terminal.flush()
 }

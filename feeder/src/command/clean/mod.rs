@@ -37,9 +37,10 @@ use bucket_brigade_common::s3::S3Store;
 use bucket_brigade_common::settings::{Problems, positive};
 use tokio_util::sync::CancellationToken;
 
+use super::alone::{self, Fleet};
 use super::context::{CommonArgs, Context};
+use super::store;
 use super::store::insist;
-use super::{alone, store};
 use batch::Cleaner;
 use confirm::Consent;
 
@@ -125,23 +126,22 @@ impl Surroundings<'_> {
         lock: FeederLock,
         stop: &CancellationToken,
     ) -> anyhow::Result<u8> {
-        let preview = self.preview();
-        if self.eligible.objects == 0 {
-            self.context.answer(&preview)?;
-            return Ok(exit::DONE);
-        }
-        let consent = if is_confirmed {
-            Consent::Given
-        } else {
-            confirm::ask(self.context.format, &preview, &self.bucket)?
+        let consent = match (self.eligible.objects, is_confirmed) {
+            (0, _) => Consent::Withheld,
+            (_, true) => Consent::Given,
+            (_, false) => self.ask(stop).await?,
         };
-        if consent == Consent::Withheld {
-            self.context.answer(&preview)?;
-            return Ok(exit::DONE);
+        match consent {
+            Consent::Given => {}
+            Consent::Withheld => {
+                self.context.answer(&self.preview())?;
+                return Ok(exit::DONE);
+            }
+            Consent::Interrupted => return Ok(exit::STOPPED),
         }
         // Only with orphans: a consumer could be pointing a row at one.
         let fleet = if self.scope.orphans {
-            Some(alone::fleet(self.context, self.ledger).await?)
+            Some(Fleet::keep_still(self.context, self.ledger).await?)
         } else {
             None
         };
@@ -149,6 +149,11 @@ impl Surroundings<'_> {
         let is_complete = cleaner.run(lock, fleet, stop).await?;
         let code = cleaner.tell()?;
         Ok(if is_complete { code } else { exit::STOPPED })
+    }
+
+    async fn ask(&self, stop: &CancellationToken) -> anyhow::Result<Consent> {
+        let preview = self.preview().asking();
+        confirm::ask(self.context.format, &preview, &self.bucket, stop).await
     }
 }
 

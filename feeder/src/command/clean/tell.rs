@@ -21,6 +21,19 @@ pub(super) struct Preview<'a> {
     versioning: Option<Versioning>,
     #[serde(flatten)]
     eligible: Eligible,
+    /// Whether a question follows, to which the answer is not known yet.
+    #[serde(skip)]
+    is_asking: bool,
+}
+
+impl Preview<'_> {
+    /// The same before a question.
+    pub(super) fn asking(self) -> Self {
+        Self {
+            is_asking: true,
+            ..self
+        }
+    }
 }
 
 impl Surroundings<'_> {
@@ -32,6 +45,7 @@ impl Surroundings<'_> {
             bucket: &self.bucket,
             versioning: self.versioning,
             eligible: self.eligible,
+            is_asking: false,
         }
     }
 }
@@ -62,6 +76,9 @@ impl fmt::Display for Preview<'_> {
             return write!(f, "\nNothing to do.");
         }
         write!(f, "\n  {}", keeps(self.versioning))?;
+        if self.is_asking {
+            return Ok(());
+        }
         write!(
             f,
             "\nNothing was removed. To do it, add --confirm {bucket}."

@@ -150,6 +150,16 @@ impl Judge<'_> {
         })
     }
 
+    /// A row that was set back and still is, with the key of its copy.
+    pub(super) fn set_back(&self, row: MovedRow) -> Option<Undo> {
+        let is_back = row.current_path.as_deref() == Some(&row.old_path);
+        let route = self.rule.route(&row.old_path).ok().filter(|_| is_back)?;
+        Some(Undo {
+            row,
+            destination_key: route.destination_key,
+        })
+    }
+
     /// Whether the application has replaced the copy by now.
     ///
     /// # Errors

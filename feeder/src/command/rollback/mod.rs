@@ -31,8 +31,9 @@ use bucket_brigade_common::ledger::Access;
 use bucket_brigade_common::settings::Problems;
 use tokio_util::sync::CancellationToken;
 
+use super::alone::{self, Fleet};
 use super::context::CommonArgs;
-use super::{alone, store};
+use super::store;
 use judge::Judge;
 use selection::SelectionArgs;
 use undo::Rollback;
@@ -63,7 +64,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let lock = alone::operator(&ledger).await?;
     // A look needs nobody's leave.
     let fleet = if args.yes {
-        Some(alone::fleet(&context, &ledger).await?)
+        Some(Fleet::keep_still(&context, &ledger).await?)
     } else {
         None
     };

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::judge::{Judge, Left, Reason};
-use crate::command::alone;
+use crate::command::alone::{self, Fleet};
 use crate::command::answer::Format;
 use crate::command::gauge::Gauge;
 use crate::command::listing::Listing;
@@ -77,15 +77,18 @@ impl<'a> Rollback<'a> {
     pub(super) async fn run(
         &mut self,
         mut lock: FeederLock,
-        mut fleet: Option<FeederLock>,
+        mut fleet: Option<Fleet>,
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
+        if fleet.is_some() {
+            self.finish_cut_off().await?;
+        }
         let mut gauge = Gauge::new("rolling back", self.ledger.count_moves().await?);
         let mut cursor: Option<String> = None;
         while !stop.is_cancelled() {
             alone::still(&mut lock).await?;
             if let Some(fleet) = &mut fleet {
-                alone::still(fleet).await?;
+                fleet.is_still().await?;
             }
             let ledger = self.ledger;
             let page = ledger.moves_to_undo(&self.selection, cursor.as_deref(), PAGE);
@@ -101,6 +104,26 @@ impl<'a> Rollback<'a> {
         }
         gauge.clear();
         Ok(false)
+    }
+
+    /// Looks once more at the rows of a rollback that was killed before it could.
+    async fn finish_cut_off(&mut self) -> anyhow::Result<()> {
+        let mut cursor: Option<String> = None;
+        loop {
+            let page = self.ledger.undone_unseen(cursor.as_deref(), PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            cursor = Some(last.id.clone());
+            let (back, others): (Vec<_>, Vec<_>) = page
+                .into_iter()
+                .map(|row| (row.id.clone(), self.judge.set_back(row)))
+                .partition(|(_, undo)| undo.is_some());
+            let others: Vec<String> = others.into_iter().map(|(id, _)| id).collect();
+            self.ledger.seen_after_undo(&others).await?;
+            self.look_again(back.into_iter().filter_map(|(_, undo)| undo).collect())
+                .await?;
+        }
     }
 
     async fn page(&mut self, page: Vec<MovedRow>, for_real: bool) -> anyhow::Result<()> {
@@ -220,19 +243,24 @@ impl<'a> Rollback<'a> {
             .into_iter()
             .partition(|(_, is_replaced)| *is_replaced);
         let replaced: Vec<Undo> = replaced.into_iter().map(|(undo, _)| undo).collect();
-        self.set_forward(&replaced).await?;
+        let back: Vec<Undo> = back.into_iter().map(|(undo, _)| undo).collect();
+        let stuck = self.set_forward(&replaced).await?;
+        let seen = back.iter().chain(&replaced).map(|undo| undo.row.id.clone());
+        let seen: Vec<String> = seen.filter(|id| !stuck.contains(id)).collect();
+        self.ledger.seen_after_undo(&seen).await?;
         let left = replaced.iter();
         let left = left.map(|undo| Left::new(&undo.row, Reason::CopyReplaced, None));
         self.leave(left.collect())?;
-        Ok(back.into_iter().map(|(undo, _)| undo).collect())
+        Ok(back)
     }
 
     /// Moves them once more, as a consumer would. A row that the application has changed meanwhile stays.
-    async fn set_forward(&self, replaced: &[Undo]) -> anyhow::Result<()> {
+    /// Returns those that are locked: the next rollback tries again.
+    async fn set_forward(&self, replaced: &[Undo]) -> anyhow::Result<HashSet<String>> {
         let mut rest: Vec<Move> = replaced.iter().map(forward).collect();
         for _ in 0..TRIES {
             if rest.is_empty() {
-                return Ok(());
+                return Ok(HashSet::new());
             }
             let moved = self.ledger.commit(&rest).await?;
             rest.retain(|one| !moved.contains(&one.id));
@@ -242,14 +270,14 @@ impl<'a> Rollback<'a> {
             rest.retain(is_back);
             sleep(LOCKED).await;
         }
-        for one in rest {
+        for one in &rest {
             tracing::error!(
                 id = %one.id,
-                "row {} went back to '{}' while the application replaced its image at '{}', and is locked: set it forward by hand",
+                "row {} went back to '{}' while the application replaced its image at '{}', and is locked: end the transaction and run the same command again",
                 one.id, one.old_path, one.new_path
             );
         }
-        Ok(())
+        Ok(rest.iter().map(|one| one.id.as_str().to_owned()).collect())
     }
 
     fn leave_those_not_moved(&mut self) -> anyhow::Result<()> {

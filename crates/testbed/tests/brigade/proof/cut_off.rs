@@ -74,6 +74,42 @@ async fn a_rollback_goes_on_with_what_is_left() {
     rig.counts_agree().await;
 }
 
+/// The application replaces an image while its row goes back, and the rollback is killed before its second
+/// look at the copy: the next one looks.
+#[tokio::test]
+async fn an_image_replaced_in_the_moment_of_the_kill_is_shown_by_the_next_rollback() {
+    let rig = Rig::new().await;
+    let ids = rig.moved(3).await;
+    let late = Effect::LateAnswer(Duration::from_secs(1));
+    let first_look = Fault::new("HeadObject", late).caller("feeder");
+    let first_look = rig
+        .cloud
+        .inject(first_look.key_contains("avatar/0").times(1));
+    let never = Effect::Delay(Duration::from_mins(1));
+    let second_look = Fault::new("HeadObject", never).caller("feeder");
+    let second_look = rig.cloud.inject(second_look.key_contains("avatar/0"));
+    let mut rollback = rig.begin(&["rollback", "--all", "--yes"]);
+    eventually("the look at the copy", async || first_look.hits() > 0).await;
+    // As the application does it: the object, then the row, which names it already.
+    rig.object("images-new", "avatar/0.png", b"the application's")
+        .await;
+    rig.set_path(&ids[0], "avatar/0.png").await;
+    eventually("the second look", async || second_look.hits() > 0).await;
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "image/0.png");
+    rollback.kill().await.unwrap();
+    drop(second_look);
+    // Another selection does as well.
+    let told = rig.tell(&["rollback", "--ids", &ids[1], "--yes"]).await;
+    assert_eq!(told.of("left_alone", &ids[0], "reason"), "copy_replaced");
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
+    assert_eq!(rig.path_of(&ids[2]).await.unwrap(), "image/2.png");
+    let unseen = "SELECT count(*) FROM bucket_brigade.rollbacks WHERE looked_at IS NULL";
+    assert_eq!(rig.number(unseen).await, 0);
+    rig.counts_agree().await;
+    rig.migrate().await;
+    assert_eq!(rig.count("failures").await, 0);
+}
+
 /// The objects are gone, and whoever removed them did not live to write it down.
 #[tokio::test]
 async fn a_clean_writes_down_what_the_one_before_it_removed() {

@@ -1,6 +1,8 @@
 //! The commands after a migration: verify, report, rollback, clean. The ugly cases first.
 
+mod at_once;
 mod clean;
+mod confirm;
 mod cut_off;
 mod orphans;
 mod report;

@@ -1,0 +1,53 @@
+//! The counters of processes that have ended, folded into one row: their sum is what matters, and each
+//! restart of a process begins a row of its own.
+
+use std::time::Duration;
+
+use super::{Ledger, within};
+use crate::catalog::CatalogError;
+
+/// Who has neither counted nor given a sign of life for so long has ended. It may be wrong: a process that
+/// was only held up begins another row with what it counts next.
+pub(super) const ENDED_AFTER: Duration = Duration::from_mins(1);
+
+/// `$1` run, `$2` seconds. Returns how many rows were folded.
+///
+/// One statement, so that whoever sums at any moment sees each number once. It locks a row before it takes
+/// it, passes over one that somebody adds to right now, and takes the numbers as they are under the lock.
+/// A process whose row went has its next numbers inserted anew: all that is ever written are additions.
+const FOLD: &str = "WITH ended AS MATERIALIZED (
+    SELECT c.worker FROM bucket_brigade.counters c
+     WHERE c.run_id = $1 AND c.worker <> '(ended)' AND c.seen_at < now() - make_interval(secs => $2)
+       AND NOT EXISTS (SELECT 1 FROM bucket_brigade.workers w
+                        WHERE w.run_id = $1 AND w.worker = c.worker
+                          AND w.seen_at >= now() - make_interval(secs => $2))
+     ORDER BY c.worker FOR UPDATE OF c SKIP LOCKED
+), gone AS (
+    DELETE FROM bucket_brigade.counters c USING ended e WHERE c.run_id = $1 AND c.worker = e.worker
+    RETURNING c.*
+), folded AS (
+    INSERT INTO bucket_brigade.counters AS c
+           (run_id, worker, moved, changed, failed, orphans, poison, seen_at)
+    SELECT $1, '(ended)', sum(moved)::bigint, sum(changed)::bigint, sum(failed)::bigint,
+           sum(orphans)::bigint, sum(poison)::bigint, max(seen_at)
+      FROM gone HAVING count(*) > 0
+    ON CONFLICT (run_id, worker) DO UPDATE SET
+        moved = c.moved + excluded.moved, changed = c.changed + excluded.changed,
+        failed = c.failed + excluded.failed, orphans = c.orphans + excluded.orphans,
+        poison = c.poison + excluded.poison, seen_at = greatest(c.seen_at, excluded.seen_at)
+)
+SELECT count(*) FROM gone";
+
+impl Ledger {
+    /// Folds the counters of processes that have not been heard of for `silent` into one row. Returns how
+    /// many rows went. Safe at any moment, from any number of processes at once.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn fold_counters(&self, silent: Duration) -> Result<u64, CatalogError> {
+        let query = sqlx::query_as(FOLD).bind(self.run_id);
+        let query = query.bind(silent.as_secs_f64());
+        let (folded,): (i64,) = within(query.fetch_one(&self.pool)).await?;
+        Ok(u64::try_from(folded).unwrap_or(0))
+    }
+}

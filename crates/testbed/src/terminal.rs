@@ -1,0 +1,177 @@
+//! A program of this workspace on a terminal of its own, and somebody who types at it.
+
+use std::ffi::OsString;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bucket_brigade_private_postgres::Watchdog;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
+
+use crate::process::binary;
+
+/// No text is waited for longer.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Between two looks at the screen.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What Ctrl-C sends.
+const CTRL_C: &str = "\u{3}";
+
+/// What Ctrl-D sends.
+const CTRL_D: &str = "\u{4}";
+
+/// A program on a terminal. It is killed when this is dropped.
+pub struct Terminal {
+    child: Child,
+    keyboard: ChildStdin,
+    shown: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+    watchdog: Watchdog,
+}
+
+impl Terminal {
+    /// Starts the program `name` with these variables and none of ours but `PATH`.
+    ///
+    /// The terminal is that of `script`, which every Linux and macOS has.
+    pub fn start(name: &str, environment: &[(String, String)], arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new("script");
+        command.args(script(binary(name)?.into_os_string(), arguments));
+        command.env_clear().current_dir("/");
+        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let spawned = command.process_group(0).kill_on_drop(true).spawn();
+        let mut child = spawned.context("cannot start script, which gives a program a terminal")?;
+        let pid = child.id().context("it has ended already")?.to_string();
+        let keyboard = child.stdin.take().context("there is no keyboard")?;
+        let screen = child.stdout.take().context("there is no screen")?;
+        let shown = Arc::<Mutex<Vec<u8>>>::default();
+        Ok(Self {
+            child,
+            keyboard,
+            reader: tokio::spawn(read(screen, Arc::clone(&shown))),
+            shown,
+            watchdog: Watchdog::arm("kill -KILL \"$1\"", &[pid])?,
+        })
+    }
+
+    /// Waits until the screen has shown `text`.
+    pub async fn shows(&self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.screen().contains(text) {
+            if self.reader.is_finished() || Instant::now() > deadline {
+                bail!("the screen never shows {text:?}, but:\n{}", self.screen());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Types a line.
+    pub async fn type_line(&mut self, line: &str) -> Result<()> {
+        self.press(&format!("{line}\n")).await
+    }
+
+    /// Presses Ctrl-C.
+    pub async fn interrupt(&mut self) -> Result<()> {
+        self.press(CTRL_C).await
+    }
+
+    /// Presses Ctrl-D: there is nothing more to come.
+    pub async fn end_input(&mut self) -> Result<()> {
+        self.press(CTRL_D).await
+    }
+
+    async fn press(&mut self, keys: &str) -> Result<()> {
+        self.keyboard.write_all(keys.as_bytes()).await?;
+        Ok(self.keyboard.flush().await?)
+    }
+
+    /// Waits for the program's end; its exit code, and all that was shown.
+    pub async fn end(mut self) -> Result<(i32, String)> {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = status.with_context(|| format!("it does not end:\n{}", self.screen()))??;
+        self.watchdog.dismiss();
+        (&mut self.reader).await?;
+        Ok((status.code().unwrap_or(-1), self.screen()))
+    }
+
+    fn screen(&self) -> String {
+        plain(&String::from_utf8_lossy(&self.shown.lock()))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        self.watchdog.dismiss();
+    }
+}
+
+/// What `script` is told: to run a command, to write no file, and to end as the command does.
+fn script(program: OsString, arguments: &[&str]) -> Vec<OsString> {
+    if cfg!(target_os = "macos") {
+        let words = ["-q", "/dev/null"].map(OsString::from).into_iter();
+        let arguments = arguments.iter().map(OsString::from);
+        return words.chain([program]).chain(arguments).collect();
+    }
+    let program = program.to_string_lossy();
+    let words = std::iter::once(&*program).chain(arguments.iter().copied());
+    let words: Vec<String> = words.map(quoted).collect();
+    // In the shell's place: a shell would take Ctrl-C for itself too.
+    let line = format!("exec {}", words.join(" "));
+    ["-q", "-e", "-f", "-c", &line, "/dev/null"]
+        .map(OsString::from)
+        .to_vec()
+}
+
+/// A word as a shell takes it for what it is.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+async fn read(mut screen: ChildStdout, shown: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = screen.read(&mut buffer).await {
+        shown.lock().extend_from_slice(&buffer[..count]);
+    }
+}
+
+/// What stays on a screen: without colours, and each line as it was last written.
+fn plain(shown: &str) -> String {
+    let mut text = String::new();
+    let mut rest = shown;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        text.push_str(before);
+        rest = after.trim_start_matches(|letter: char| !letter.is_ascii_alphabetic());
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    text.push_str(rest);
+    let lines = text.split('\n').map(|line| {
+        let line = line.trim_end_matches('\r');
+        line.rsplit('\r').next().unwrap_or_default()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_over_is_gone() {
+        let shown = "one\r\n\u{1b}[2K\rbar 1\u{1b}[0m\r\u{1b}[2Ktwo\r\nend";
+        assert_eq!(plain(shown), "one\ntwo\nend");
+    }
+
+    #[test]
+    fn a_shell_takes_each_word_whole() {
+        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+    }
+}

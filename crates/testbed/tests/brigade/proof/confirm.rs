@@ -1,0 +1,137 @@
+//! The bucket's name typed at the prompt of a clean: on a terminal, by somebody.
+
+use std::process::Stdio;
+
+use bucket_brigade_testbed::process::binary;
+use bucket_brigade_testbed::terminal::Terminal;
+use tokio::io::AsyncWriteExt;
+
+use crate::rig::Rig;
+
+const CLEAN: [&str; 3] = ["clean", "--older-than", "0s"];
+const PROMPT: &str = "Type the bucket's name to remove them: ";
+
+async fn prompted(rig: &Rig, arguments: &[&str]) -> Terminal {
+    let environment = rig.environment("operator", &[("RUST_LOG", "off")]);
+    let terminal = Terminal::start("feeder", &environment, arguments).unwrap();
+    terminal.shows(PROMPT).await.unwrap();
+    terminal
+}
+
+fn sources(rig: &Rig) -> usize {
+    rig.cloud.objects_in("images-old")
+}
+
+#[tokio::test]
+async fn objects_go_once_the_right_name_is_typed() {
+    let rig = Rig::new().await;
+    rig.moved(3).await;
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let mut terminal = prompted(&rig, &CLEAN).await;
+    assert_eq!(sources(&rig), 3, "nothing before the word is given");
+    terminal.type_line("images-old").await.unwrap();
+    let (code, screen) = terminal.end().await.unwrap();
+    assert_eq!((code, sources(&rig)), (0, 0), "{screen}");
+    assert!(
+        screen.contains("3 sources (33 bytes) may go from bucket images-old"),
+        "{screen}"
+    );
+    assert!(
+        screen.contains("3 objects removed from bucket images-old"),
+        "{screen}"
+    );
+}
+
+#[tokio::test]
+async fn another_name_nothing_and_ctrl_d_are_no_confirmation() {
+    let rig = Rig::new().await;
+    rig.moved(2).await;
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    for typed in ["images-new", "images-ol", "yes", ""] {
+        let mut terminal = prompted(&rig, &CLEAN).await;
+        terminal.type_line(typed).await.unwrap();
+        let (code, screen) = terminal.end().await.unwrap();
+        assert_eq!(code, 64, "{screen}");
+        let refusal = format!("'{typed}' is not the bucket that objects would be removed from");
+        assert!(screen.contains(&refusal), "{screen}");
+    }
+    let mut terminal = prompted(&rig, &CLEAN).await;
+    terminal.end_input().await.unwrap();
+    assert_eq!(terminal.end().await.unwrap().0, 64);
+    assert_eq!(sources(&rig), 2);
+}
+
+#[tokio::test]
+async fn ctrl_c_at_the_prompt_ends_it_at_once() {
+    let rig = Rig::new().await;
+    rig.moved(2).await;
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let mut terminal = prompted(&rig, &CLEAN).await;
+    // Others are kept out while the question stands, and let in when it is withdrawn.
+    assert_eq!(rig.command(&["verify"]).await.code, Some(75));
+    terminal.interrupt().await.unwrap();
+    let (code, screen) = terminal.end().await.unwrap();
+    assert_eq!((code, sources(&rig)), (3, 2), "{screen}");
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+}
+
+/// Rows may change for as long as the question stands: what goes is decided after the answer.
+#[tokio::test]
+async fn what_a_row_came_to_name_while_somebody_thought_about_it_stays() {
+    let rig = Rig::new().await;
+    let ids = rig.moved(3).await;
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let mut terminal = prompted(&rig, &CLEAN).await;
+    rig.set_path(&ids[1], "image/1.png").await;
+    rig.object("images-old", "image/2.png", b"newer").await;
+    terminal.type_line("images-old").await.unwrap();
+    let (code, screen) = terminal.end().await.unwrap();
+    assert_eq!((code, sources(&rig)), (2, 2), "{screen}");
+    assert!(!rig.exists("images-old", "image/0.png").await);
+}
+
+#[tokio::test]
+async fn orphans_are_asked_about_by_their_own_bucket() {
+    let rig = Rig::new().await;
+    rig.moved(2).await;
+    assert_eq!(rig.tell(&["rollback", "--all", "--yes"]).await.code, 0);
+    let orphans = ["clean", "--orphans"];
+    let mut terminal = prompted(&rig, &orphans).await;
+    terminal.type_line("images-old").await.unwrap();
+    assert_eq!(terminal.end().await.unwrap().0, 64);
+    let mut terminal = prompted(&rig, &orphans).await;
+    terminal.type_line("images-new").await.unwrap();
+    assert_eq!(terminal.end().await.unwrap().0, 0);
+    assert_eq!((sources(&rig), rig.cloud.objects_in("images-new")), (2, 0));
+}
+
+/// A name that comes out of a pipe is nobody's word, and `--json` is for machines.
+#[tokio::test]
+async fn away_from_a_terminal_nothing_goes_without_the_flag() {
+    let rig = Rig::new().await;
+    rig.moved(2).await;
+    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let mut command = tokio::process::Command::new(binary("feeder").unwrap());
+    command.args(CLEAN).env_clear().current_dir("/");
+    command.envs(rig.environment("operator", &[]));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // It may have ended before it was asked to read.
+    let _ = stdin.write_all(b"images-old\n").await;
+    drop(stdin);
+    let output = child.wait_with_output().await.unwrap();
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{answer}");
+    assert!(
+        answer.contains("Nothing was removed. To do it, add --confirm images-old."),
+        "{answer}"
+    );
+    let environment = rig.environment("operator", &[("RUST_LOG", "off")]);
+    let json = [&CLEAN[..], &["--json"]].concat();
+    let terminal = Terminal::start("feeder", &environment, &json).unwrap();
+    let (code, screen) = terminal.end().await.unwrap();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains(r#""done":false"#), "{screen}");
+    assert_eq!(sources(&rig), 2);
+}

@@ -1,0 +1,219 @@
+//! What is carried by messages, and what is made of it when it comes from somebody else.
+
+use std::sync::{Arc, Mutex};
+
+use aws_sdk_sqs::primitives::Blob;
+use aws_sdk_sqs::types::MessageAttributeValue;
+use axum::http::HeaderMap;
+use bucket_brigade_testbed::cloud::{Passing, Watch};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::collector::Collector;
+use super::{migrate, on};
+use crate::rig::{Rig, stop};
+
+/// The bodies of all requests to the queue.
+#[derive(Default)]
+struct Bodies(Mutex<Vec<(String, String)>>);
+
+impl Watch for Bodies {
+    fn before<'a>(&'a self, request: Passing<'a>) -> BoxFuture<'a, ()> {
+        let body = String::from_utf8_lossy(request.body).into_owned();
+        let mut bodies = self.0.lock().unwrap();
+        bodies.push((request.operation.to_owned(), body));
+        futures::future::ready(()).boxed()
+    }
+
+    fn after(&self, _: Passing<'_>, _: &[u8]) {}
+}
+
+impl Bodies {
+    fn of(rig: &Rig) -> Arc<Self> {
+        let bodies = Arc::new(Self::default());
+        rig.cloud.watch(Arc::<Self>::clone(&bodies)).unwrap();
+        bodies
+    }
+
+    /// How many requests of an operation hold a text, and how many there were.
+    fn count(&self, operation: &str, text: &str) -> (usize, usize) {
+        let bodies = self.0.lock().unwrap();
+        let of_operation = bodies.iter().filter(|(name, _)| name == operation);
+        let holding = of_operation.clone().filter(|(_, body)| body.contains(text));
+        (holding.count(), of_operation.count())
+    }
+}
+
+#[tokio::test]
+async fn off_nothing_is_sent_and_nothing_asked_for() {
+    let rig = Rig::new().await;
+    let collector = Collector::start().await;
+    let bodies = Bodies::of(&rig);
+    let at = on(&collector)[0];
+    for off in [
+        &[][..],
+        &[at, ("OTEL_SDK_DISABLED", "true")],
+        &[at, ("OTEL_TRACES_EXPORTER", "none")],
+    ] {
+        rig.image(&format!("image/{}.png", fastrand::u64(..))).await;
+        assert_eq!(migrate(&rig, off).await.0, Some(0));
+    }
+    for operation in ["SendMessageBatch", "ReceiveMessage"] {
+        for text in [
+            "traceparent",
+            "\"MessageAttributes\"",
+            "\"MessageAttributeNames\"",
+        ] {
+            let (holding, all) = bodies.count(operation, text);
+            assert!(
+                holding == 0 && all > 0,
+                "{operation} {text}: {holding} of {all}"
+            );
+        }
+    }
+    let requests: Vec<HeaderMap> = collector.requests();
+    assert!(requests.is_empty(), "{requests:?}");
+
+    // And on, the same requests have it, every one of them.
+    rig.image("image/on.png").await;
+    let (_, before) = bodies.count("ReceiveMessage", "");
+    assert_eq!(migrate(&rig, &[at]).await.0, Some(0));
+    assert_eq!(bodies.count("SendMessageBatch", "\"traceparent\"").0, 1);
+    let (asking, all) = bodies.count(
+        "ReceiveMessage",
+        "\"MessageAttributeNames\":[\"traceparent\"]",
+    );
+    assert_eq!(asking, all - before);
+}
+
+#[tokio::test]
+async fn what_sampling_leaves_out_is_left_out_by_all() {
+    let rig = Rig::new().await;
+    let collector = Collector::start().await;
+    let bodies = Bodies::of(&rig);
+    rig.images(3).await;
+    // The feeder decides; the consumer, told nothing, follows.
+    let consumer = rig.consumer(&on(&collector));
+    let none = [
+        on(&collector)[0],
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0"),
+    ];
+    let fed = rig.run("feeder", &none).await;
+    assert_eq!(fed.code, Some(0), "{}", fed.log);
+    stop(consumer).await;
+    assert_eq!(bodies.count("SendMessageBatch", "-00\"").0, 1);
+    assert_eq!(collector.spans().len(), 0);
+}
+
+fn text(kind: &str, value: &str) -> MessageAttributeValue {
+    let builder = MessageAttributeValue::builder().data_type(kind);
+    builder.string_value(value).build().unwrap()
+}
+
+const FOREIGN_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const FOREIGN_SPAN: &str = "b7ad6b7169203331";
+
+fn foreign(flags: &str) -> String {
+    format!("00-{FOREIGN_TRACE}-{FOREIGN_SPAN}-{flags}")
+}
+
+/// Attributes that are no trace, in forms that might pass for one.
+fn hostile() -> Vec<MessageAttributeValue> {
+    let ours = foreign("01");
+    let mut all: Vec<MessageAttributeValue> = [
+        "x",
+        "00-1-1-01",
+        "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "'; DROP TABLE images; --",
+        &ours.to_uppercase(),
+        &format!("{ours}-{ours}"),
+        &"-".repeat(100_000),
+        &"é".repeat(55),
+    ]
+    .map(|value| text("String", value))
+    .into();
+    all.push(text("Number", "55"));
+    let binary = MessageAttributeValue::builder().data_type("Binary");
+    let bytes = Blob::new(foreign("01").into_bytes());
+    all.push(binary.binary_value(bytes).build().unwrap());
+    all
+}
+
+/// Feeds an image by hand, with this attribute on its message. Returns the row's id.
+async fn feed(rig: &Rig, attribute: MessageAttributeValue) -> String {
+    let path = format!("image/{}.png", fastrand::u64(..));
+    let id = rig.image(&path).await;
+    let sqs = rig.cloud.sqs();
+    sqs.send_message()
+        .queue_url(&rig.queue.url)
+        .message_body(serde_json::json!({ "id": id, "path": path }).to_string())
+        .message_attributes("traceparent", attribute)
+        .send()
+        .await
+        .unwrap();
+    id
+}
+
+#[tokio::test]
+async fn a_hostile_attribute_moves_nothing_else_and_breaks_nothing() {
+    let rig = Rig::new().await;
+    rig.open_run().await;
+    let collector = Collector::start().await;
+    let mut ids = Vec::new();
+    for attribute in hostile() {
+        ids.push(feed(&rig, attribute).await);
+    }
+    let consumer = rig.consumer(&on(&collector));
+    rig.drained().await;
+    let log = stop(consumer).await;
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    assert_eq!(rig.count("moves").await, i64::try_from(ids.len()).unwrap());
+
+    let spans = collector.spans();
+    let moves = spans.iter().filter(|span| span.name == "move");
+    assert_eq!(moves.clone().count(), ids.len());
+    for span in moves {
+        // As if it had none: a trace of its own.
+        assert!(
+            span.parent.is_empty() && span.trace != FOREIGN_TRACE,
+            "{span:#?}"
+        );
+        assert!(
+            ids.iter()
+                .any(|id| id == span.says("bucket_brigade.row_id"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn somebody_elses_trace_is_gone_on_with_and_nothing_more() {
+    let rig = Rig::new().await;
+    rig.open_run().await;
+    let collector = Collector::start().await;
+    let seen = feed(&rig, text("String", &foreign("01"))).await;
+    let unseen = feed(&rig, text("String", &foreign("00"))).await;
+    let consumer = rig.consumer(&on(&collector));
+    rig.drained().await;
+    stop(consumer).await;
+    for id in [&seen, &unseen] {
+        assert!(rig.path_of(id).await.unwrap().starts_with("avatar/"));
+    }
+    let spans = collector.spans();
+    let moves: Vec<_> = spans.iter().filter(|span| span.name == "move").collect();
+    assert_eq!(moves.len(), 1);
+    assert_eq!(moves[0].says("bucket_brigade.row_id"), seen);
+    assert_eq!(
+        (&*moves[0].trace, &*moves[0].parent),
+        (FOREIGN_TRACE, FOREIGN_SPAN)
+    );
+
+    // With traces off, nobody even looks.
+    feed(&rig, text("String", "x")).await;
+    let consumer = rig.consumer(&[]);
+    rig.drained().await;
+    stop(consumer).await;
+    assert_eq!(rig.count("moves").await, 3);
+}
