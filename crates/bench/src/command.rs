@@ -72,9 +72,6 @@ fn measure(arguments: &Arguments) -> Result<()> {
         .enable_all()
         .build()?
         .block_on(measure_all(arguments))?;
-    if let Some(file) = &arguments.into {
-        keep(file, results.clone())?;
-    }
     print(&results, arguments.json)
 }
 
@@ -101,6 +98,10 @@ async fn measure_all(arguments: &Arguments) -> Result<Results> {
     for group in groups {
         tell(&format!("script/bench: measuring {group:?}"));
         group.measure(&mut rig, size, &mut results).await?;
+        // After each group: a run that is cut off keeps what it has measured.
+        if let Some(file) = &arguments.into {
+            keep(file, results.clone())?;
+        }
     }
     Ok(results)
 }
