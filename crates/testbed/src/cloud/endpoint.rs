@@ -1,5 +1,6 @@
 //! Clients of S3 and SQS, wherever they answer.
 
+use aws_sdk_s3::config::Credentials;
 use aws_smithy_http_client::Builder as HttpClient;
 
 use super::backend::REGION;
@@ -21,38 +22,31 @@ impl Endpoint {
 
     /// A new S3 client of the caller `access_key_id`. Its connections belong to the current runtime.
     pub fn s3_as(&self, access_key_id: &str) -> aws_sdk_s3::Client {
-        use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region};
+        use aws_sdk_s3::config::{BehaviorVersion, Builder, Region};
         let config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(REGION))
             .endpoint_url(self.url())
             .force_path_style(true)
-            .credentials_provider(Credentials::new(
-                access_key_id,
-                "test",
-                None,
-                None,
-                "testbed",
-            ))
+            .credentials_provider(credentials(access_key_id))
             .http_client(HttpClient::new().build_http());
         aws_sdk_s3::Client::from_conf(config.build())
     }
 
     /// A new SQS client of the caller `access_key_id`.
     pub fn sqs_as(&self, access_key_id: &str) -> aws_sdk_sqs::Client {
-        use aws_sdk_sqs::config::{BehaviorVersion, Builder, Credentials, Region};
+        use aws_sdk_sqs::config::{BehaviorVersion, Builder, Region};
         let config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(REGION))
             .endpoint_url(self.url())
-            .credentials_provider(Credentials::new(
-                access_key_id,
-                "test",
-                None,
-                None,
-                "testbed",
-            ))
+            .credentials_provider(credentials(access_key_id))
             .http_client(HttpClient::new().build_http());
         aws_sdk_sqs::Client::from_conf(config.build())
     }
+}
+
+/// The server takes any secret: the access key's id alone tells one caller from another.
+fn credentials(access_key_id: &str) -> Credentials {
+    Credentials::new(access_key_id, "test", None, None, "testbed")
 }
