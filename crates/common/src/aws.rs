@@ -86,9 +86,10 @@ where
 {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
         let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
-        let (origin, fallback) = origin(&error, status);
         let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
-        let code = meta.and_then(|meta| meta.code()).unwrap_or(fallback);
+        let told = meta.and_then(|meta| meta.code());
+        let (origin, fallback) = origin(&error, status, told);
+        let code = told.unwrap_or(fallback);
         let message = meta.and_then(|meta| meta.message());
         Self {
             origin,
@@ -99,8 +100,16 @@ where
     }
 }
 
-fn origin<E>(error: &SdkError<E, HttpResponse>, status: u16) -> (Origin, &'static str) {
+fn origin<E>(
+    error: &SdkError<E, HttpResponse>,
+    status: u16,
+    told: Option<&str>,
+) -> (Origin, &'static str) {
     match error {
+        // A success that cannot be read is no refusal.
+        SdkError::ServiceError(_) if told.is_none() && (200..300).contains(&status) => {
+            (Origin::Transport, "UnreadableAnswer")
+        }
         SdkError::ServiceError(_) => (Origin::Service, code_of_status(status)),
         SdkError::TimeoutError(_) => (Origin::Transport, "Timeout"),
         SdkError::ResponseError(_) => (Origin::Transport, "UnreadableAnswer"),
@@ -116,14 +125,14 @@ fn origin<E>(error: &SdkError<E, HttpResponse>, status: u16) -> (Origin, &'stati
     }
 }
 
-/// What comes after it repeats the request: an answer about a signature quotes its headers, the session
-/// token among them.
-fn first_line(message: &str) -> String {
+/// The first line of a service's message. What comes after it repeats the request: an answer about a
+/// signature quotes its headers, the session token among them.
+pub(crate) fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_owned()
 }
 
 /// HEAD answers carry no body, hence no code.
-fn code_of_status(status: u16) -> &'static str {
+pub(crate) fn code_of_status(status: u16) -> &'static str {
     match status {
         301 => "PermanentRedirect",
         307 => "TemporaryRedirect",

@@ -1,10 +1,11 @@
-//! The encoding of the `x-amz-copy-source` header, which the SDK leaves to the caller.
+//! The encoding of keys in addresses and in the `x-amz-copy-source` header, which the SDK leaves to the
+//! caller.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 /// All but RFC 3986's unreserved characters and the slash. A `+` or a space sent raw would name
 /// another object.
-const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
+const KEY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -13,7 +14,12 @@ const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
 
 /// `bucket/key`, percent-encoded.
 pub fn copy_source(bucket: &str, key: &str) -> String {
-    format!("{bucket}/{}", utf8_percent_encode(key, COPY_SOURCE))
+    format!("{bucket}/{}", encode_key(key))
+}
+
+/// A key, percent-encoded as the path of a request has it.
+pub(super) fn encode_key(key: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(key, KEY)
 }
 
 /// A set of tags as the `x-amz-tagging` header wants it.

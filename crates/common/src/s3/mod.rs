@@ -1,6 +1,7 @@
 //! The object store on S3: one `CopyObject` per image, and what to do when that is not enough.
 
 mod compare;
+mod direct;
 mod encoding;
 mod errors;
 mod inspect;
@@ -11,10 +12,12 @@ mod replace;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::types::{CopyObjectResult, StorageClass};
+use aws_sdk_s3::types::StorageClass;
 
 pub use encoding::copy_source;
 pub use errors::store_error;
+
+use direct::{Condition, Order, Shown, Watch};
 
 use crate::object_store::{Copied, Destination, ObjectStore, StoreError};
 use crate::objects::Side;
@@ -63,6 +66,8 @@ pub struct S3Store {
     options: S3Options,
     /// The ETag of an older copy of ours that a copy is to replace; none to overwrite nothing.
     replaces: Option<String>,
+    /// How the SDK sends a copy.
+    shown: Shown,
 }
 
 impl S3Store {
@@ -74,6 +79,7 @@ impl S3Store {
             source_client,
             options,
             replaces: None,
+            shown: Shown::default(),
         }
     }
 
@@ -83,6 +89,43 @@ impl S3Store {
             Side::Source => (&self.source_client, &self.options.source_bucket),
             Side::Destination => (&self.client, &self.options.destination_bucket),
         }
+    }
+
+    fn order<'a>(&'a self, route: &'a Route) -> Order<'a> {
+        let condition = match &self.replaces {
+            Some(ours) => Condition::Over(ours),
+            None if self.options.conditional_copy => Condition::Absent,
+            None => Condition::None,
+        };
+        Order {
+            key: &route.destination_key,
+            source: copy_source(&self.options.source_bucket, &route.source_key),
+            condition,
+            storage_class: self
+                .options
+                .storage_class
+                .as_ref()
+                .map(StorageClass::as_str),
+        }
+    }
+
+    async fn copy_by_sdk(&self, order: &Order<'_>) -> Result<Copied, StoreError> {
+        let request = self
+            .client
+            .copy_object()
+            .copy_source(&order.source)
+            .bucket(&self.options.destination_bucket)
+            .key(order.key)
+            .set_storage_class(self.options.storage_class.clone());
+        let request = match order.condition {
+            Condition::Absent => request.if_none_match("*"),
+            Condition::Over(etag) => request.if_match(etag),
+            Condition::None => request,
+        };
+        let watch = Watch::new(&self.shown, order.key);
+        let output = request.customize().interceptor(watch).send().await;
+        let result = output.map_err(store_error)?.copy_object_result;
+        proven(result.as_ref().and_then(|result| result.e_tag()))
     }
 
     /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
@@ -97,24 +140,20 @@ impl S3Store {
 
 #[async_trait]
 impl ObjectStore for S3Store {
+    // The SDK's futures are boxed, so that they make no room in the one of a direct copy.
     async fn copy(&self, route: &Route) -> Result<Copied, StoreError> {
-        let mut request = self
-            .client
-            .copy_object()
-            .copy_source(copy_source(&self.options.source_bucket, &route.source_key))
-            .bucket(&self.options.destination_bucket)
-            .key(&route.destination_key)
-            .set_storage_class(self.options.storage_class.clone());
-        if let Some(ours) = &self.replaces {
-            request = request.if_match(ours);
-        } else if self.options.conditional_copy {
-            request = request.if_none_match("*");
-        } else {
-            self.refuse_if_taken(route).await?;
+        let order = self.order(route);
+        if let Condition::None = order.condition {
+            Box::pin(self.refuse_if_taken(route)).await?;
         }
-        let output = request.send().await.map_err(store_error)?;
-        let result = output.copy_object_result.as_ref();
-        proven(result.and_then(CopyObjectResult::e_tag))
+        let Some(pattern) = self.shown.pattern() else {
+            return Box::pin(self.copy_by_sdk(&order)).await;
+        };
+        let answer = pattern.copy(&order).await.map_err(store_error);
+        if let Err(StoreError::Systemic { .. }) = answer {
+            self.shown.forget();
+        }
+        proven(answer?.as_deref())
     }
 
     async fn copy_in_parts(&self, route: &Route) -> Result<Copied, StoreError> {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 
+use super::direct::Shown;
 use super::{S3Options, S3Store, store_error};
 use crate::aws::{Answer, Origin};
 use crate::object_store::{Copied, ObjectStore, StoreError};
@@ -113,6 +114,7 @@ impl S3Store {
                 ..self.options.clone()
             },
             replaces: None,
+            shown: Shown::default(),
         }
     }
 }
