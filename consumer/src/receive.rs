@@ -44,6 +44,9 @@ pub struct Receive {
 /// How often a throttled process looks whether it makes sense to have more in hand.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// Messages in hand that wait for a copy, and those that wait for a commit or a delete.
+const ASIDE: usize = 20 * BATCH;
+
 /// Room for messages in hand, one permit each.
 #[derive(Debug, Clone)]
 pub struct Room {
@@ -53,9 +56,10 @@ pub struct Room {
 
 impl Room {
     /// Room for so many copies at a time: while one batch is copied another waits for its commit and
-    /// delete, up to fifty gather for each statement, and every poll needs room for ten.
+    /// delete, up to fifty gather for each statement, and every poll needs room for ten. All that takes
+    /// tens of milliseconds, in which S3 lets nobody copy more than two hundred.
     pub fn new(max_concurrency: usize) -> Self {
-        let most = 2 * max_concurrency + 20 * BATCH;
+        let most = max_concurrency + max_concurrency.min(ASIDE) + ASIDE;
         Self {
             permits: Arc::new(Semaphore::new(most)),
             most,

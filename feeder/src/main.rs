@@ -7,6 +7,12 @@ use bucket_brigade_common::telemetry;
 use bucket_brigade_feeder::progress::Display;
 use bucket_brigade_feeder::settings::Args;
 use bucket_brigade_feeder::start::start;
+use mimalloc::MiMalloc;
+
+/// Requests are made on one thread and freed on another, which costs glibc's allocator a fifth of the
+/// processor time of a row.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     startup::run(Threads::PerProcessor, async |args: Args, stop| {

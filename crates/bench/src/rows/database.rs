@@ -1,5 +1,6 @@
 //! What Postgres has to do for a migration, and what the application notices of it.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -110,11 +111,13 @@ async fn commits(rig: &mut Rig, size: Size, call: Call, in_flight: usize) -> Res
 async fn reads(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
     let read_rows = rig.fresh_rows(size.rows(READ_ROWS)).await?;
     let (mut idle, mut busy, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    let mut beside = Vec::new();
     for _ in 0..size.rounds {
         idle.push(p99_ms(rig, &read_rows, size).await?);
         let (p99, rate) = during_migration(rig, &read_rows, size).await?;
         busy.push(p99);
         rates.push(rate);
+        beside.push(beside_copies(rig, &read_rows, size).await?);
     }
     let rate = Spread::of(&rates).context("no run")?.median;
     let what = "p99 of the application's point read, 1,000 images/s meanwhile";
@@ -127,22 +130,42 @@ async fn reads(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
     results
         .rows
         .push(row.noting(&format!("{rate:.0} images/s were copied meanwhile")));
+    let what = "the same beside a bare CopyObject loop of this rate, which knows no database";
+    let idle = ("idle", &idle[..]);
+    let row = Row::ratio(("reads_p99_beside", what, "ms"), &beside, idle, None)?;
+    results.rows.push(row);
     Ok(())
 }
 
-/// Reads while a consumer works; only once it has come to its pace.
-async fn during_migration(
-    rig: &mut Rig,
-    read_rows: &std::ops::Range<u64>,
-    size: Size,
-) -> Result<(f64, f64)> {
-    // Twice what can be copied while the reading goes on, and the way to the pace.
-    let work = Work {
-        images: size.rows(20_000).max(8_000),
+/// Reads while as much is copied that the database hears nothing of: what the company on the processors
+/// costs by itself.
+async fn beside_copies(rig: &mut Rig, read_rows: &Range<u64>, size: Size) -> Result<f64> {
+    let work = paced(size.rows(14_000).max(6_000));
+    let rows = rig.fresh_rows(work.images).await?;
+    rig.stub.set_up(&work.setup(&rows)).await?;
+    let command = rig.bare(Call::OurCopy, &rows, work.in_flight)?;
+    let copies = Running::start(command, Some(&rig.file("bare.log")))?;
+    rig.wait_for("CopyObject", 1000, std::slice::from_ref(&copies))
+        .await?;
+    let p99 = p99_ms(rig, read_rows, size).await?;
+    copies.finish().await?;
+    rig.stub.set_up(&Setup::default()).await?;
+    Ok(p99)
+}
+
+fn paced(images: u64) -> Work {
+    Work {
+        images,
         consumers: 1,
         in_flight: PACED_IN_FLIGHT,
         latency_ms: PACED_LATENCY_MS,
-    };
+    }
+}
+
+/// Reads while a consumer works; only once it has come to its pace.
+async fn during_migration(rig: &mut Rig, read_rows: &Range<u64>, size: Size) -> Result<(f64, f64)> {
+    // Twice what can be copied while the reading goes on, and the way to the pace.
+    let work = paced(size.rows(20_000).max(8_000));
     let rows = rig.fresh_rows(work.images).await?;
     rig.stub.set_up(&work.setup(&rows)).await?;
     let consumer: Running = rig.consumer(0, work.in_flight)?;
@@ -157,7 +180,7 @@ async fn during_migration(
     Ok((p99, rate))
 }
 
-async fn p99_ms(rig: &Rig, rows: &std::ops::Range<u64>, size: Size) -> Result<f64> {
+async fn p99_ms(rig: &Rig, rows: &Range<u64>, size: Size) -> Result<f64> {
     let mut connection = rig.pool.acquire().await?;
     let mut ticks = tokio::time::interval(READ_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

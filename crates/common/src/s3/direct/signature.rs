@@ -43,10 +43,11 @@ fn canonical(request: &Request, names: &[&str]) -> String {
         "host" => host.to_owned(),
         _ => request.headers[name].trim().to_owned(),
     };
-    let headers: String = names
+    let lines: Vec<String> = names
         .iter()
         .map(|name| format!("{name}:{}\n", value(name)))
         .collect();
+    let headers = lines.concat();
     let hash = value("x-amz-content-sha256");
     let method = &request.method;
     format!(
@@ -75,5 +76,6 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }

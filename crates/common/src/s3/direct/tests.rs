@@ -259,7 +259,7 @@ async fn a_request_that_is_not_signed_stays_with_the_sdk() {
 
 #[tokio::test]
 async fn a_clock_that_is_off_is_corrected_as_the_sdk_does() {
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     for clock in [SystemTime::now() + hour, SystemTime::now() - hour] {
         let server = Server::new(clock);
         let store = plain_store(&server);
@@ -270,15 +270,15 @@ async fn a_clock_that_is_off_is_corrected_as_the_sdk_does() {
         store.copy(&route("c")).await.unwrap();
         let request = server.last();
         assert!(request.is_direct() && is_signed(&request));
-        let day_and_hour = |time: DateTime| {
-            time.fmt(DateTimeFormat::DateTime)
-                .unwrap()
-                .replace(['-', ':'], "")
+        let minutes = |clock: SystemTime| {
+            let text = DateTime::from(clock).fmt(DateTimeFormat::DateTime);
+            text.unwrap().replace(['-', ':'], "")[..13].to_owned()
         };
-        let (signed, told) = (&request.headers["x-amz-date"], day_and_hour(clock.into()));
+        // The answers' clock stands still, ours does not.
+        let (signed, told) = (&request.headers["x-amz-date"], minutes(clock));
+        let soon = minutes(clock + Duration::from_mins(1));
         assert!(
-            signed[..11] == told[..11]
-                || signed[..11] == day_and_hour((clock + Duration::from_secs(60)).into())[..11],
+            signed.starts_with(&told) || signed.starts_with(&soon),
             "{signed} {told}"
         );
     }
