@@ -1,7 +1,7 @@
 //! Throttling that does not hurt: consumers against a store that allows so many copies a second and
 //! answers 503 above that, on paused time.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
