@@ -1,12 +1,13 @@
 //! The pace of the copies: as fast as S3 answers well, slower at once when it says `SlowDown`.
 //!
 //! Two limits, shared by all copies of the process. The window bounds how many are in flight. The
-//! rate bounds how many start per second: it doubles from a low start until S3 throttles for the
-//! first time. From then on, each time S3 throttles:
+//! rate bounds how many start per second: it doubles from a low start, the quicker the higher it is,
+//! until S3 throttles for the first time. From then on, each time S3 throttles:
 //!
 //! 1. nothing starts for a moment, and then a single copy goes first, so that a limit that counts by
 //!    the second costs one refusal and not one for every copy at hand;
-//! 2. the rate is cut once, whatever else of what was in flight comes back refused;
+//! 2. the rate is cut once, whatever else of what was in flight comes back refused: to a little less
+//!    than where it was, or than what S3 served in the last second where that is much less;
 //! 3. it grows back along a cubic curve: quickly at first, slowly where it was throttled last, then
 //!    on beyond, as in CUBIC (RFC 9438). A slow rate grows back slowly, so that the refusals by which
 //!    it feels its way stay few among many copies.
@@ -14,48 +15,29 @@
 //! Each process finds the limit for itself, which costs four or five refusals. Among the copies of an
 //! hour that is nothing; it shows where several processes share a low limit for a minute.
 
-use std::collections::VecDeque;
+mod growth;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as FairMutex, Notify};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// Copies per second at the start; doubled every [`DOUBLING`] until S3 throttles.
-const FIRST_RATE: f64 = 8.0;
+use self::growth::{Growth, Served, time_of};
 
-const DOUBLING: Duration = Duration::from_millis(500);
-
-/// What remains of the rate after a cut.
-const CUT: f64 = 0.85;
-
-/// How many copies are made while the rate grows back to where it was cut, and the least time.
-const RECOVERY_COPIES: f64 = 600.0;
-const RECOVERY: Duration = Duration::from_secs(6);
-const LONGEST_RECOVERY: Duration = Duration::from_mins(1);
-
-/// The same while the limit is not known yet.
-const FIRST_COPIES: f64 = 1600.0;
-const FIRST_RECOVERY: Duration = Duration::from_secs(2);
-const LONGEST_FIRST: Duration = Duration::from_secs(8);
-
-/// How long nothing starts after a refusal: as long as so many copies take, within bounds; doubled while
-/// the copy that goes first is refused too. At a high rate a refusal is a small part of the copies, and
-/// a rest a large part of the time.
+/// How long nothing starts after a refusal: as long as so many copies take, within bounds; half as long
+/// again each time the copy that goes first is refused too. At a high rate a refusal is a small part of
+/// the copies, and a rest a large part of the time: where S3 counts by the second, the last rest goes on
+/// into the next second, which a longer one wastes.
 const HOLD_COPIES: f64 = 12.0;
 const SHORTEST_HOLD: Duration = Duration::from_millis(50);
 const HOLD: Duration = Duration::from_millis(300);
 const LONGEST_HOLD: Duration = Duration::from_secs(2);
+const HOLD_GROWTH: f64 = 1.5;
 
 /// How long the copy that goes first is waited for, before another goes in its place: it may be a
 /// large one, or its connection dead.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The slowest rate, in copies per second: probing goes on however bad it gets.
-const SLOWEST: f64 = 0.5;
-
-/// Over how long the rate that S3 really served is measured.
-const MEASURED_OVER: Duration = Duration::from_secs(1);
 
 /// How many seconds' worth of copies a throttled process has in hand, commits and deletes included,
 /// and the least number of messages: two polls' worth.
@@ -75,36 +57,12 @@ struct State {
     served: Served,
 }
 
-/// How the rate grows.
-#[derive(Debug, Clone, Copy)]
-enum Growth {
-    /// Doubling since then; S3 has not throttled yet.
-    Doubling(Instant),
-    /// Growing back since a cut.
-    Cubic {
-        /// The rate at which S3 throttled, in copies per second.
-        peak: f64,
-        cut_at: Instant,
-        /// How long the rate takes to grow back to the peak.
-        recovery: Duration,
-        /// Whether the peak is more than a first guess.
-        is_known: bool,
-    },
-}
-
 /// After a refusal: nothing starts, then one copy, then all others once it went well.
 #[derive(Debug, Clone, Copy)]
 struct Hold {
     until: Instant,
     length: Duration,
     probing_since: Option<Instant>,
-}
-
-/// When S3 served what, over the last moments.
-#[derive(Debug)]
-struct Served {
-    began: Instant,
-    at: VecDeque<(Instant, u32)>,
 }
 
 /// The pace of one process.
@@ -124,108 +82,6 @@ pub struct Slot<'a> {
     pace: &'a Pace,
     started: Instant,
     is_probe: bool,
-}
-
-impl Growth {
-    /// Copies per second allowed now.
-    fn rate(self, now: Instant) -> f64 {
-        match self {
-            Self::Doubling(since) => {
-                let doublings = (now - since).as_secs_f64() / DOUBLING.as_secs_f64();
-                FIRST_RATE * doublings.min(40.0).exp2()
-            }
-            Self::Cubic {
-                peak,
-                cut_at,
-                recovery,
-                ..
-            } => {
-                let grown = (now - cut_at).as_secs_f64() / recovery.as_secs_f64() - 1.0;
-                (peak * (1.0 + (1.0 - CUT) * grown.powi(3))).max(SLOWEST)
-            }
-        }
-    }
-}
-
-impl Growth {
-    /// Starts the doubling now.
-    fn begin(&mut self, now: Instant) {
-        if let Self::Doubling(since) = self {
-            *since = now;
-        }
-    }
-
-    /// The growth after a refusal, when S3 served this many copies per second.
-    fn cut(self, now: Instant, served: f64) -> Self {
-        let (peak, is_known) = match self {
-            // The very first copies say little.
-            Self::Doubling(_) => (served.max(FIRST_RATE / 2.0), false),
-            Self::Cubic {
-                peak,
-                cut_at,
-                recovery,
-                is_known,
-            } => {
-                // A rate that nobody used is no rate that S3 served.
-                let reached = self.rate(now).min(peak.max(served) * 1.25);
-                // Refused again so soon, the last guess was far too high.
-                let is_soon = now - cut_at < recovery / 2;
-                let guess = (served * 1.1).clamp(reached * 0.75, reached);
-                let peak_now = if is_soon { guess } else { reached };
-                let is_guessing = is_soon && !is_known;
-                (peak_now, reached < peak * 1.2 && !is_guessing)
-            }
-        };
-        let peak = peak.max(SLOWEST);
-        // A peak that is a first guess, or has been left far behind, is no place to linger at.
-        let recovery = if is_known {
-            time_of(RECOVERY_COPIES, peak, RECOVERY, LONGEST_RECOVERY)
-        } else {
-            time_of(FIRST_COPIES, peak, FIRST_RECOVERY, LONGEST_FIRST)
-        };
-        Self::Cubic {
-            peak,
-            cut_at: now,
-            recovery,
-            is_known,
-        }
-    }
-}
-
-impl Served {
-    /// Counts in steps of a twentieth of the window, which bounds the memory.
-    fn add(&mut self, now: Instant) {
-        match self.at.back_mut() {
-            Some((then, count)) if now - *then < MEASURED_OVER / 20 => *count += 1,
-            _ => self.at.push_back((now, 1)),
-        }
-        while self
-            .at
-            .front()
-            .is_some_and(|(then, _)| now - *then > MEASURED_OVER)
-        {
-            self.at.pop_front();
-        }
-    }
-
-    /// Copies served per second over the last second, or since the beginning when that is less.
-    fn rate(&self, now: Instant) -> f64 {
-        let since = now.checked_sub(MEASURED_OVER).unwrap_or(now);
-        let count: u32 = self
-            .at
-            .iter()
-            .filter(|(then, _)| *then >= since)
-            .map(|(_, count)| count)
-            .sum();
-        let over = (now - self.began).clamp(MEASURED_OVER / 2, MEASURED_OVER);
-        f64::from(count) / over.as_secs_f64()
-    }
-}
-
-/// How long so many copies take at a rate, within bounds.
-fn time_of(copies: f64, rate: f64, least: Duration, most: Duration) -> Duration {
-    let seconds = copies / rate.max(SLOWEST);
-    Duration::from_secs_f64(seconds.clamp(least.as_secs_f64(), most.as_secs_f64()))
 }
 
 fn whole(number: f64) -> usize {
@@ -252,13 +108,10 @@ impl Pace {
         let now = Instant::now();
         let state = State {
             in_flight: 0,
-            growth: Growth::Doubling(now),
+            growth: Growth::new(now),
             next: now,
             hold: None,
-            served: Served {
-                began: now,
-                at: VecDeque::new(),
-            },
+            served: Served::new(now),
         };
         Self {
             most,
@@ -303,10 +156,10 @@ impl Pace {
     fn try_enter(&self) -> Entry {
         let mut state = self.lock();
         let now = Instant::now();
-        if state.in_flight == 0 && state.served.at.is_empty() {
+        if state.in_flight == 0 && state.served.is_nothing() {
             // The first copy of all: a consumer may have waited for work for hours.
             state.growth.begin(now);
-            state.served.began = now;
+            state.served = Served::new(now);
         }
         let is_probe = match &mut state.hold {
             Some(hold) if hold.until > now => return Entry::Later(Some(hold.until)),
@@ -341,11 +194,8 @@ impl Pace {
     /// Copies in flight, and how many may start per second once S3 has throttled.
     pub fn now(&self) -> (usize, Option<f64>) {
         let state = self.lock();
-        let rate = match state.growth {
-            Growth::Doubling(_) => None,
-            Growth::Cubic { .. } => Some(state.growth.rate(Instant::now())),
-        };
-        (state.in_flight, rate)
+        let rate = || state.growth.rate(Instant::now());
+        (state.in_flight, state.growth.cut_at().map(|_| rate()))
     }
 
     /// How many messages it makes sense to have in hand: none beyond what this process can copy soon
@@ -386,18 +236,17 @@ impl Slot<'_> {
             self.is_probe = false;
             let length = state
                 .hold
-                .map_or(HOLD, |hold| (hold.length * 2).min(LONGEST_HOLD));
-            state.hold = Some(Hold::new(now, length));
+                .map_or(HOLD, |hold| hold.length.mul_f64(HOLD_GROWTH));
+            state.hold = Some(Hold::new(now, length.min(LONGEST_HOLD)));
             drop(state);
             self.pace.changed.notify_one();
             return;
         }
-        if state.hold.is_some()
-            || matches!(state.growth, Growth::Cubic { cut_at, .. } if self.started < cut_at)
-        {
+        let was_sent_before = |cut_at: Instant| self.started < cut_at;
+        if state.hold.is_some() || state.growth.cut_at().is_some_and(was_sent_before) {
             return;
         }
-        state.growth = state.growth.cut(now, state.served.rate(now));
+        state.growth = state.growth.cut(now, &state.served);
         let length = time_of(HOLD_COPIES, state.growth.rate(now), SHORTEST_HOLD, HOLD);
         state.hold = Some(Hold::new(now, length));
     }
