@@ -67,17 +67,16 @@ impl Place<'_> {
     }
 
     /// What is done beside the sending of a page, so that the queue does not wait for the database: moves
-    /// the cursor past what was sent before and asks whether an operator has paused the run, where there is
-    /// something to move past, and reads the page after. One after the other, on one connection.
+    /// the cursor past the page before, asks whether an operator has paused the run, and reads the page
+    /// after. One after the other, on one connection.
     ///
     /// # Errors
     /// [`Stopped`]
     pub async fn turn(self, sent: Option<Sent>, last: &RowId) -> Result<(Page, bool), Stopped> {
-        let mut is_paused = false;
         if let Some(sent) = &sent {
             self.advance(sent).await?;
-            is_paused = self.position().await?.paused;
         }
+        let is_paused = self.position().await?.paused;
         Ok((self.page(Some(last)).await?, is_paused))
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::backlog::BacklogLimit;
 use crate::canary::Canary;
 use crate::persist::{Persist, Stopped};
-use crate::place::{Place, Sent};
+use crate::place::Place;
 use crate::progress::{FEEDING, Progress};
 use crate::rate::Rate;
 use crate::send::{Send, failure};
@@ -25,10 +25,6 @@ const HELD: Duration = Duration::from_millis(200);
 /// How often the ledger is looked at: for the end of a pause, and, while a page takes its time, for a
 /// pause or another rate.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// How often the cursor moves while pages go faster. A feeder that dies sends again what it sent since,
-/// which changes nothing; each move is a commit that the application's disk must bear.
-const MOVE: Duration = Duration::from_millis(100);
 
 /// What a sweep works with.
 pub struct Sweep<'a> {
@@ -58,8 +54,7 @@ pub struct Sweep<'a> {
 
 impl<'a> Sweep<'a> {
     /// Feeds everything in scope after the cursor. Returns the rows fed in the whole sweep, those of
-    /// earlier processes included. While a page is sent the next one is read, and the cursor moves past
-    /// those before.
+    /// earlier processes included. While a page is sent the next one is read.
     ///
     /// # Errors
     /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
@@ -68,20 +63,16 @@ impl<'a> Sweep<'a> {
         let position = self.look().await?;
         let mut left = self.left_of(position.sweep_fed);
         let mut page = place.page(position.cursor.as_ref()).await?;
-        let (mut sent, mut moved) = (None::<Sent>, Instant::now());
+        let mut sent = None;
         while left != Some(0) {
             let part = self.part_of(page, left);
             left = left.map(|left| left.saturating_sub(part.rows.len()));
             let Some(last) = part.last.clone() else {
                 break;
             };
-            let is_due = moved.elapsed() >= MOVE;
-            let beside = place.turn(sent.take_if(|_| is_due), &last);
+            let beside = place.turn(sent, &last);
             let (fed, (next, is_paused)) = try_join(self.feed(part), beside).await?;
-            if is_due {
-                moved = Instant::now();
-            }
-            sent = Some((last, fed + sent.map_or(0, |(_, fed)| fed)));
+            sent = Some((last, fed));
             page = next;
             if is_paused {
                 self.look().await?;
