@@ -26,4 +26,5 @@ pub mod sql;
 pub mod sqs;
 pub mod startup;
 pub mod telemetry;
+pub mod throttle;
 pub mod trace;
