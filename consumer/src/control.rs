@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::catalog::CatalogError;
-use bucket_brigade_common::control::{BEAT, Beat, Control, Orders, Role};
-use bucket_brigade_common::rate::Rate;
+use bucket_brigade_common::fleet_control::{
+    FleetControl, FleetLimits, HEARTBEAT_INTERVAL, Heartbeat, WorkerRole,
+};
+use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::rate_meter::RateMeter;
 use bucket_brigade_common::settings::DatabaseLimits;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -21,9 +23,9 @@ const THROTTLED_FOR: Duration = Duration::from_secs(10);
 /// What a consumer says and hears.
 pub struct Steering {
     /// Who is told, and tells.
-    pub control: Arc<dyn Control>,
+    pub control: Arc<dyn FleetControl>,
     /// What was heard before the first message was taken.
-    pub orders: Orders,
+    pub orders: FleetLimits,
     /// When the database counts as slow.
     pub limits: DatabaseLimits,
 }
@@ -38,9 +40,9 @@ pub(crate) struct Pulse<'a> {
 }
 
 /// What a consumer that has not begun says.
-pub fn starting() -> Beat {
-    Beat {
-        role: Role::Consumer,
+pub fn starting() -> Heartbeat {
+    Heartbeat {
+        role: WorkerRole::Consumer,
         state: "starting",
         reason: String::new(),
         concurrency: 0,
@@ -52,20 +54,20 @@ pub fn starting() -> Beat {
 
 impl Pulse<'_> {
     /// Beats for as long as it is polled. While the database does not answer, the last orders stand.
-    pub(crate) async fn beat_forever(&self, control: &dyn Control) {
-        let mut ticks = interval(BEAT);
+    pub(crate) async fn beat_forever(&self, control: &dyn FleetControl) {
+        let mut ticks = interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut memory = Memory::default();
         loop {
             ticks.tick().await;
             let beat = self.beat(&mut memory);
             let heard = async {
-                let orders = control.beat(&beat).await?;
+                let orders = control.heartbeat(&beat).await?;
                 let lag = match self.limits.replica_lag {
                     Some(_) => control.replica_lag().await?,
                     None => None,
                 };
-                Ok::<_, CatalogError>((orders, lag))
+                Ok::<_, StatementError>((orders, lag))
             };
             match heard.await {
                 Ok((orders, lag)) => self.stages.copy.governor().hear(orders, lag),
@@ -74,16 +76,16 @@ impl Pulse<'_> {
         }
     }
 
-    fn beat(&self, memory: &mut Memory) -> Beat {
+    fn beat(&self, memory: &mut Memory) -> Heartbeat {
         let counts = self.stages.tally.counts();
         let now = Instant::now();
-        let moved_per_second = memory.moved.add(now, counts.moved);
+        let moved_per_second = memory.moved.record_count(now, counts.moved);
         let throttled = memory.is_throttled(now, counts.throttled);
-        let in_hand = u64::try_from(self.leases.count()).unwrap_or(u64::MAX);
+        let in_hand = u64::try_from(self.leases.held_count()).unwrap_or(u64::MAX);
         let (most, commit) = self.stages.copy.governor().now();
         let (state, reason) = self.state(throttled, in_hand);
-        Beat {
-            role: Role::Consumer,
+        Heartbeat {
+            role: WorkerRole::Consumer,
             state,
             reason,
             concurrency: u64::try_from(most).unwrap_or(u64::MAX),
@@ -119,7 +121,7 @@ impl Pulse<'_> {
 /// What was before.
 #[derive(Default)]
 struct Memory {
-    moved: Rate,
+    moved: RateMeter,
     throttled: u64,
     throttled_at: Option<Instant>,
 }

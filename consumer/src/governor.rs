@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::control::Orders;
+use bucket_brigade_common::fleet_control::FleetLimits;
 use bucket_brigade_common::settings::DatabaseLimits;
 use tokio::sync::{Mutex as FairMutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
@@ -38,7 +38,7 @@ pub enum Bound {
 
 #[derive(Debug)]
 struct State {
-    orders: Orders,
+    orders: FleetLimits,
     in_flight: usize,
     /// When the next copy may start, by the rate.
     next: Instant,
@@ -70,7 +70,7 @@ pub struct Place<'a>(&'a Governor);
 
 impl Governor {
     /// Bounds at most `most` copies by these orders, until others come.
-    pub fn new(most: usize, limits: DatabaseLimits, orders: Orders) -> Self {
+    pub fn new(most: usize, limits: DatabaseLimits, orders: FleetLimits) -> Self {
         let now = Instant::now();
         let left_out = watch::Sender::new(is_left_out(&orders));
         Self {
@@ -118,7 +118,7 @@ impl Governor {
         if state.rest_until > now {
             return Err(Some(state.rest_until));
         }
-        if let Some(rate) = state.orders.share_of_rate() {
+        if let Some(rate) = state.orders.rate_share() {
             if state.next > now {
                 return Err(Some(state.next));
             }
@@ -130,10 +130,10 @@ impl Governor {
     }
 
     /// The operator's orders, and how far the slowest replica is behind: once a second.
-    pub fn hear(&self, orders: Orders, lag: Option<Duration>) {
+    pub fn hear(&self, orders: FleetLimits, lag: Option<Duration>) {
         let mut state = self.lock();
         let now = Instant::now();
-        if let Some(rate) = orders.share_of_rate() {
+        if let Some(rate) = orders.rate_share() {
             // What was booked at a slower rate does not hold back a faster one.
             state.next = state.next.min(now + one_of(rate));
         }
@@ -220,10 +220,10 @@ impl Governor {
         }
         let shares = [
             orders
-                .share_of_rate()
+                .rate_share()
                 .map(|rate| format!("{rate:.1} copies per second")),
             orders
-                .share_of_concurrency()
+                .concurrency_share()
                 .map(|most| format!("{most} copies at once")),
         ];
         let words: Vec<String> = shares.into_iter().flatten().collect();
@@ -245,7 +245,7 @@ impl Governor {
             return 0;
         }
         let most = state.most(self.most);
-        let by_rate = state.orders.share_of_rate().map_or(usize::MAX, |rate| {
+        let by_rate = state.orders.rate_share().map_or(usize::MAX, |rate| {
             whole(rate * IN_HAND_SECONDS).max(LEAST_IN_HAND)
         });
         match most {
@@ -277,7 +277,7 @@ impl Governor {
 impl State {
     /// Copies in flight that operator and database allow, of the process's own `most`.
     fn most(&self, most: usize) -> usize {
-        let share = self.orders.share_of_concurrency();
+        let share = self.orders.concurrency_share();
         let share = share.map_or(most, |share| usize::try_from(share).unwrap_or(most));
         let allowance = self.allowance.map_or(most, whole);
         most.min(share).min(allowance)
@@ -291,8 +291,8 @@ impl Drop for Place<'_> {
     }
 }
 
-fn is_left_out(orders: &Orders) -> bool {
-    orders.paused.is_none() && orders.share_of_concurrency() == Some(0)
+fn is_left_out(orders: &FleetLimits) -> bool {
+    orders.paused.is_none() && orders.concurrency_share() == Some(0)
 }
 
 /// The time of one copy at this rate.
@@ -316,11 +316,11 @@ mod tests {
     use std::sync::Arc;
     use tokio::time::{advance, timeout};
 
-    fn limited(concurrency: Option<u64>, rate: Option<f64>) -> Orders {
-        Orders {
+    fn limited(concurrency: Option<u64>, rate: Option<f64>) -> FleetLimits {
+        FleetLimits {
             concurrency,
             rate,
-            ..Orders::default()
+            ..FleetLimits::default()
         }
     }
 
@@ -339,11 +339,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_holds_what_has_not_begun() {
-        let governor = Governor::new(4, DatabaseLimits::default(), Orders::default());
+        let governor = Governor::new(4, DatabaseLimits::default(), FleetLimits::default());
         assert!(may_enter(&governor).await);
-        let paused = Orders {
+        let paused = FleetLimits {
             paused: Some("paused by ana".into()),
-            ..Orders::default()
+            ..FleetLimits::default()
         };
         governor.hear(paused, None);
         assert!(!may_enter(&governor).await);
@@ -352,16 +352,16 @@ mod tests {
             governor.bound(),
             Some(Bound::Paused("paused by ana".into()))
         );
-        governor.hear(Orders::default(), None);
+        governor.hear(FleetLimits::default(), None);
         assert!(may_enter(&governor).await);
         assert_eq!(governor.bound(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_hears_of_the_end_of_a_pause() {
-        let paused = Orders {
+        let paused = FleetLimits {
             paused: Some("paused by ana".into()),
-            ..Orders::default()
+            ..FleetLimits::default()
         };
         let governor = Arc::new(Governor::new(4, DatabaseLimits::default(), paused));
         let waiting = {
@@ -370,7 +370,7 @@ mod tests {
         };
         advance(Duration::from_hours(1)).await;
         assert!(!waiting.is_finished());
-        governor.hear(Orders::default(), None);
+        governor.hear(FleetLimits::default(), None);
         waiting.await.unwrap();
     }
 
@@ -407,7 +407,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slow_commits_slow_the_copies_and_fast_ones_let_them_grow_again() {
-        let governor = Governor::new(64, slow_above(100), Orders::default());
+        let governor = Governor::new(64, slow_above(100), FleetLimits::default());
         governor.committed(Duration::from_millis(50));
         assert_eq!(governor.bound(), None);
         for _ in 0..20 {
@@ -420,7 +420,7 @@ mod tests {
         while governor.bound().is_some() {
             advance(Duration::from_secs(1)).await;
             governor.committed(Duration::from_millis(20));
-            governor.hear(Orders::default(), None);
+            governor.hear(FleetLimits::default(), None);
             seconds += 1;
             assert!(seconds < 60);
         }
@@ -429,7 +429,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_starts_for_a_moment_after_a_slow_commit() {
-        let governor = Governor::new(64, slow_above(100), Orders::default());
+        let governor = Governor::new(64, slow_above(100), FleetLimits::default());
         governor.committed(Duration::from_millis(400));
         assert!(!may_enter(&governor).await);
         advance(Duration::from_millis(800)).await;
@@ -438,11 +438,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lagging_replica_stops_the_copies_until_it_has_caught_up() {
-        let governor = Governor::new(64, slow_above(100), Orders::default());
-        governor.hear(Orders::default(), Some(Duration::from_secs(6)));
+        let governor = Governor::new(64, slow_above(100), FleetLimits::default());
+        governor.hear(FleetLimits::default(), Some(Duration::from_secs(6)));
         assert!(!may_enter(&governor).await);
         assert_eq!(governor.worth_having(), 0);
-        governor.hear(Orders::default(), Some(Duration::from_secs(1)));
+        governor.hear(FleetLimits::default(), Some(Duration::from_secs(1)));
         assert!(may_enter(&governor).await);
     }
 }

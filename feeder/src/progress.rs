@@ -4,9 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::observe::{Metric, Observed};
-use bucket_brigade_common::rate::Rate;
-use bucket_brigade_common::scope::{self, Scope};
+use bucket_brigade_common::feed_source::{self, FeedSource};
+use bucket_brigade_common::http_endpoints::{MetricSample, ProcessStatus};
+use bucket_brigade_common::rate_meter::RateMeter;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -14,29 +14,29 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use crate::health::{Dependency, Health};
 
 /// How often the bar is drawn.
-const DRAW: Duration = Duration::from_secs(1);
+const DRAW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a line is logged where there is no terminal.
-const LOG: Duration = Duration::from_secs(5);
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The phase of a feeder that nothing holds back.
-pub const FEEDING: &str = "feeding";
+pub const FEEDING_PHASE: &str = "feeding";
 
 /// Where progress is shown.
 #[derive(Clone)]
-pub struct Display(Option<ProgressBar>);
+pub struct ProgressDisplay(Option<ProgressBar>);
 
 /// What the feeder is doing, and what keeps it from doing it.
 #[derive(Debug, Default)]
-pub struct Progress {
-    now: Mutex<(&'static str, scope::Progress)>,
+pub struct FeederProgress {
+    state: Mutex<(&'static str, feed_source::RunProgress)>,
     health: Health,
 }
 
-impl Progress {
+impl FeederProgress {
     /// Says what the feeder is doing, and why it waits when it does.
     pub fn set_phase(&self, phase: &'static str) {
-        self.lock().0 = phase;
+        self.lock_state().0 = phase;
     }
 
     /// What is down.
@@ -45,58 +45,58 @@ impl Progress {
     }
 
     /// What the feeder is doing.
-    pub fn phase(&self) -> &'static str {
-        self.lock().0
+    pub fn current_phase(&self) -> &'static str {
+        self.lock_state().0
     }
 
-    fn set_numbers(&self, numbers: scope::Progress) {
-        self.lock().1 = numbers;
+    fn set_run_progress(&self, numbers: feed_source::RunProgress) {
+        self.lock_state().1 = numbers;
     }
 
-    fn lock(&self) -> MutexGuard<'_, (&'static str, scope::Progress)> {
+    fn lock_state(&self) -> MutexGuard<'_, (&'static str, feed_source::RunProgress)> {
         // Nothing that can panic runs under this lock.
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The run in numbers, as of the last look at the ledger. A feeder that waits for consumers is well.
-impl Observed for Progress {
-    fn trouble(&self) -> Option<String> {
+impl ProcessStatus for FeederProgress {
+    fn unhealthy_reason(&self) -> Option<String> {
         self.health.trouble()
     }
 
-    fn metrics(&self) -> Vec<Metric> {
-        let numbers = self.lock().1;
+    fn collect_metrics(&self) -> Vec<MetricSample> {
+        let numbers = self.lock_state().1;
         let mut metrics = vec![
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_fed_total",
                 "Rows fed, repeats included",
                 numbers.fed,
             ),
-            Metric::count("bucket_brigade_run_moved", "Rows moved", numbers.moved),
-            Metric::count(
+            MetricSample::from_count("bucket_brigade_run_moved", "Rows moved", numbers.moved),
+            MetricSample::from_count(
                 "bucket_brigade_run_changed",
                 "Rows the application changed after they were fed",
                 numbers.changed,
             ),
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_failed",
                 "Rows that could not be moved",
                 numbers.failed,
             ),
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_orphans",
                 "Copies that lost their row",
                 numbers.orphans,
             ),
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_poison",
                 "Messages that were not ours",
                 numbers.poison,
             ),
         ];
         metrics.extend(numbers.in_scope.map(|in_scope| {
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_in_scope",
                 "Rows in scope when the run began",
                 in_scope,
@@ -106,7 +106,7 @@ impl Observed for Progress {
     }
 }
 
-impl Display {
+impl ProgressDisplay {
     /// A bar on a terminal, log lines elsewhere.
     pub fn on_stderr() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -122,20 +122,24 @@ impl Display {
     pub fn log_writer(&self) -> BoxMakeWriter {
         match self.0.clone() {
             None => BoxMakeWriter::new(std::io::stderr),
-            Some(bar) => BoxMakeWriter::new(move || AboveBar(bar.clone())),
+            Some(bar) => BoxMakeWriter::new(move || AboveBarWriter(bar.clone())),
         }
     }
 
     /// Shows progress for as long as it is polled. Costs the database one sum over processes a time.
-    pub async fn show_forever(&self, scope: &dyn Scope, progress: &Progress) {
-        let mut ticks = interval(if self.0.is_some() { DRAW } else { LOG });
-        let mut rate = Rate::default();
+    pub async fn refresh_forever(&self, scope: &dyn FeedSource, progress: &FeederProgress) {
+        let mut ticks = interval(if self.0.is_some() {
+            DRAW_INTERVAL
+        } else {
+            LOG_INTERVAL
+        });
+        let mut rate = RateMeter::default();
         // A feeder that watches, or waits for the queue, asks the database nothing else for a while.
         let mut failures = 0;
         loop {
             ticks.tick().await;
             let began = Instant::now();
-            let numbers = match scope.progress().await {
+            let numbers = match scope.run_progress().await {
                 Ok(numbers) => numbers,
                 Err(error) => {
                     failures += 1;
@@ -147,15 +151,15 @@ impl Display {
             };
             failures = 0;
             progress.health.answered(Dependency::Database);
-            progress.set_numbers(numbers);
-            let per_second = rate.add(Instant::now(), numbers.accounted());
-            self.show(&numbers, per_second, progress.phase());
+            progress.set_run_progress(numbers);
+            let per_second = rate.record_count(Instant::now(), numbers.accounted_rows());
+            self.render_progress(&numbers, per_second, progress.current_phase());
         }
     }
 
-    fn show(&self, numbers: &scope::Progress, per_second: f64, phase: &str) {
-        let eta = eta(numbers, per_second);
-        let scope::Progress {
+    fn render_progress(&self, numbers: &feed_source::RunProgress, per_second: f64, phase: &str) {
+        let eta = format_eta(numbers, per_second);
+        let feed_source::RunProgress {
             in_scope,
             fed,
             moved,
@@ -165,9 +169,9 @@ impl Display {
         } = *numbers;
         if let Some(bar) = &self.0 {
             if let Some(total) = in_scope {
-                bar.set_length(total.max(numbers.accounted()));
+                bar.set_length(total.max(numbers.accounted_rows()));
             }
-            bar.set_position(numbers.accounted());
+            bar.set_position(numbers.accounted_rows());
             bar.set_message(format!("{per_second:.0}/s ETA {eta} · {phase}"));
         } else {
             let rate = format!("{per_second:.1}/s");
@@ -176,7 +180,7 @@ impl Display {
     }
 
     /// Takes the bar away.
-    pub fn clear(&self) {
+    pub fn clear_bar(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
@@ -184,10 +188,10 @@ impl Display {
 }
 
 /// The time left at this rate, or N/A.
-pub fn eta(numbers: &scope::Progress, per_second: f64) -> String {
+pub fn format_eta(numbers: &feed_source::RunProgress, per_second: f64) -> String {
     let left = numbers
         .in_scope
-        .map(|total| total.saturating_sub(numbers.accounted()));
+        .map(|total| total.saturating_sub(numbers.accounted_rows()));
     match left {
         Some(left) if per_second > 0.0 => {
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
@@ -200,9 +204,9 @@ pub fn eta(numbers: &scope::Progress, per_second: f64) -> String {
 }
 
 /// Writes a log line above the bar.
-struct AboveBar(ProgressBar);
+struct AboveBarWriter(ProgressBar);
 
-impl Write for AboveBar {
+impl Write for AboveBarWriter {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         self.0.suspend(|| std::io::stderr().write_all(line))?;
         Ok(line.len())
@@ -219,15 +223,15 @@ mod tests {
 
     #[test]
     fn an_eta_needs_a_total_and_a_rate() {
-        let mut numbers = scope::Progress {
+        let mut numbers = feed_source::RunProgress {
             moved: 40,
-            ..scope::Progress::default()
+            ..feed_source::RunProgress::default()
         };
-        assert_eq!(eta(&numbers, 10.0), "N/A");
+        assert_eq!(format_eta(&numbers, 10.0), "N/A");
         numbers.in_scope = Some(100);
-        assert_eq!(eta(&numbers, 0.0), "N/A");
-        assert_eq!(eta(&numbers, 0.5), "2m");
+        assert_eq!(format_eta(&numbers, 0.0), "N/A");
+        assert_eq!(format_eta(&numbers, 0.5), "2m");
         numbers.moved = 200;
-        assert_eq!(eta(&numbers, 1.0), "0s");
+        assert_eq!(format_eta(&numbers, 1.0), "0s");
     }
 }

@@ -3,12 +3,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::catalog::CatalogError;
-use bucket_brigade_common::control::{BEAT, Beat, Control, Orders, Role};
+use bucket_brigade_common::fleet_control::{
+    FleetControl, FleetLimits, HEARTBEAT_INTERVAL, Heartbeat, WorkerRole,
+};
+use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::settings::DatabaseLimits;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::progress::Progress;
+use crate::progress::FeederProgress;
 
 /// The longest the feeding rests after a slow statement.
 const LONGEST_REST: Duration = Duration::from_secs(5);
@@ -44,7 +46,7 @@ impl Steering {
     }
 
     /// The orders of the run, and how far the slowest replica is behind.
-    pub fn hear(&self, orders: Orders, lag: Option<Duration>) {
+    pub fn hear(&self, orders: FleetLimits, lag: Option<Duration>) {
         let mut told = self.lock();
         told.paused = orders.paused;
         told.lag = lag;
@@ -84,8 +86,8 @@ impl Steering {
 
     /// Says each second what the feeder does, and hears what it may do, for as long as it is polled.
     /// While the database does not answer, the last orders stand.
-    pub async fn beat_forever(&self, control: &dyn Control, progress: &Progress) {
-        let mut ticks = interval(BEAT);
+    pub async fn beat_forever(&self, control: &dyn FleetControl, progress: &FeederProgress) {
+        let mut ticks = interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -94,7 +96,7 @@ impl Steering {
     }
 
     /// One beat: also before the first row is fed.
-    pub async fn beat_once(&self, control: &dyn Control, progress: &Progress) {
+    pub async fn beat_once(&self, control: &dyn FleetControl, progress: &FeederProgress) {
         match self.exchange(control, progress).await {
             Ok((orders, lag)) => self.hear(orders, lag),
             Err(error) => tracing::debug!(%error, "no sign of life could be given"),
@@ -103,10 +105,10 @@ impl Steering {
 
     async fn exchange(
         &self,
-        control: &dyn Control,
-        progress: &Progress,
-    ) -> Result<(Orders, Option<Duration>), CatalogError> {
-        let orders = control.beat(&self.beat(progress)).await?;
+        control: &dyn FleetControl,
+        progress: &FeederProgress,
+    ) -> Result<(FleetLimits, Option<Duration>), StatementError> {
+        let orders = control.heartbeat(&self.beat(progress)).await?;
         let lag = match self.limits.replica_lag {
             Some(_) => control.replica_lag().await?,
             None => None,
@@ -114,10 +116,10 @@ impl Steering {
         Ok((orders, lag))
     }
 
-    fn beat(&self, progress: &Progress) -> Beat {
+    fn beat(&self, progress: &FeederProgress) -> Heartbeat {
         let (state, reason) = self.state(progress);
-        Beat {
-            role: Role::Feeder,
+        Heartbeat {
+            role: WorkerRole::Feeder,
             state,
             reason,
             concurrency: 0,
@@ -127,11 +129,11 @@ impl Steering {
         }
     }
 
-    fn state(&self, progress: &Progress) -> (&'static str, String) {
+    fn state(&self, progress: &FeederProgress) -> (&'static str, String) {
         if let Some(trouble) = progress.health().trouble() {
             return ("waiting", trouble);
         }
-        match (self.held(), progress.phase()) {
+        match (self.held(), progress.current_phase()) {
             (Some((PAUSED, why)), _) => ("paused", why),
             (Some((phase, why)), _) => (phase, why),
             (None, "") => ("starting", String::new()),
@@ -164,18 +166,18 @@ mod tests {
         assert_eq!(why, "a commit took 300ms, MAX_COMMIT_LATENCY is 100ms");
         advance(Duration::from_millis(601)).await;
         assert_eq!(steering.held(), None);
-        steering.hear(Orders::default(), Some(Duration::from_secs(6)));
+        steering.hear(FleetLimits::default(), Some(Duration::from_secs(6)));
         assert!(steering.held().is_some());
-        steering.hear(Orders::default(), None);
+        steering.hear(FleetLimits::default(), None);
         assert_eq!(steering.held(), None);
     }
 
     #[test]
     fn an_operators_pause_is_told_first() {
         let steering = Steering::default();
-        let orders = Orders {
+        let orders = FleetLimits {
             paused: Some("paused by ana".into()),
-            ..Orders::default()
+            ..FleetLimits::default()
         };
         steering.hear(orders, None);
         assert_eq!(steering.held(), Some((PAUSED, "paused by ana".into())));

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{Access, CodeCount, FailedRow};
-use bucket_brigade_common::settings::{Problems, whole};
+use bucket_brigade_common::ledger::{CodeCount, FailedRow, TableAccess};
+use bucket_brigade_common::settings::{SettingsProblems, integer_between};
 use serde::Serialize;
 
 use super::context::CommonArgs;
@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Told {
+struct FailuresOutput {
     run: i64,
     codes: Vec<CodeCount>,
     failures: Vec<FailedRow>,
@@ -34,7 +34,7 @@ struct Told {
     not_listed: u64,
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for FailuresOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.failures.is_empty() {
             return write!(f, "run {}: no row failed", self.run);
@@ -65,10 +65,10 @@ impl fmt::Display for Told {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let mut problems = Problems::default();
-    let limit = problems.parsed("--limit", args.limit, 100, whole(1, 10_000_000));
-    let context = args.common.context(problems)?;
-    let ledger = context.ledger(Access::Read).await?;
+    let mut problems = SettingsProblems::default();
+    let limit = problems.parse_value("--limit", args.limit, 100, integer_between(1, 10_000_000));
+    let context = args.common.into_context(problems)?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
     let code = args.code.as_deref();
     let failures = ledger.failed_rows(code, limit).await?;
     let mut codes = ledger.failure_counts().await?;
@@ -76,7 +76,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let all: u64 = codes.iter().map(|one| one.rows).sum();
     let listed = u64::try_from(failures.len()).unwrap_or(u64::MAX);
     let is_empty = failures.is_empty();
-    context.answer(&Told {
+    context.print_output(&FailuresOutput {
         run: ledger.run_id(),
         codes,
         failures,

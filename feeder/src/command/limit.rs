@@ -3,14 +3,14 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{Access, Limits};
-use bucket_brigade_common::settings::{Problems, whole};
+use bucket_brigade_common::ledger::{RequestedLimits, TableAccess};
+use bucket_brigade_common::settings::{SettingsProblems, integer_between};
 use serde::Serialize;
 
 use super::context::CommonArgs;
 
 /// Copies in flight that can be asked for at most.
-pub(crate) const MOST_COPIES: u32 = 1_000_000;
+pub(crate) const MAX_COPIES_IN_FLIGHT: u32 = 1_000_000;
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]
@@ -32,15 +32,15 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Limited {
+struct LimitOutput {
     run: i64,
     #[serde(flatten)]
-    limits: Limits,
+    limits: RequestedLimits,
 }
 
-impl fmt::Display for Limited {
+impl fmt::Display for LimitOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Limits { rate, concurrency } = self.limits;
+        let RequestedLimits { rate, concurrency } = self.limits;
         write!(f, "run {}: ", self.run)?;
         match (rate, concurrency) {
             (None, None) => return write!(f, "no limits"),
@@ -56,31 +56,31 @@ impl fmt::Display for Limited {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let mut problems = Problems::default();
-    let asked = Limits {
-        rate: problems.parsed("--rate", args.rate, None, |text| rate(text).map(Some)),
-        concurrency: problems.parsed("--concurrency", args.concurrency, None, |text| {
-            whole(1, MOST_COPIES)(text).map(Some)
+    let mut problems = SettingsProblems::default();
+    let asked = RequestedLimits {
+        rate: problems.parse_value("--rate", args.rate, None, |text| parse_rate(text).map(Some)),
+        concurrency: problems.parse_value("--concurrency", args.concurrency, None, |text| {
+            integer_between(1, MAX_COPIES_IN_FLIGHT)(text).map(Some)
         }),
     };
-    let context = args.common.context(problems)?;
-    let ledger = context.ledger(Access::Read).await?;
-    let limits = ledger.limit(args.lift.is_some(), asked).await?;
-    context.answer(&Limited {
+    let context = args.common.into_context(problems)?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let limits = ledger.set_limits(args.lift.is_some(), asked).await?;
+    context.print_output(&LimitOutput {
         run: ledger.run_id(),
         limits,
     })?;
     Ok(exit::DONE)
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(rate) if is_rate(rate) => Ok(rate),
+        Ok(rate) if is_valid_rate(rate) => Ok(rate),
         _ => Err("is not a number of rows per second, at least 0.001".into()),
     }
 }
 
 /// Whether it can be kept.
-pub(crate) fn is_rate(rate: f64) -> bool {
+pub(crate) fn is_valid_rate(rate: f64) -> bool {
     (0.001..=1e9).contains(&rate)
 }

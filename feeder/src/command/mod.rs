@@ -1,22 +1,22 @@
 //! What an operator asks and tells: one file per command. Each answers on standard output, as text or
 //! with `--json` as one JSON object; logs go to standard error.
 
-mod alone;
-pub mod answer;
 pub mod clean;
 pub mod context;
 pub mod failures;
-mod gauge;
 pub mod limit;
-mod listing;
+mod list_writer;
+mod locks;
+pub mod output;
 pub mod pause;
 pub mod plan;
+mod progress_bar;
 pub mod report;
 pub mod resume;
 pub mod retry;
+mod retrying_store;
 pub mod rollback;
 pub mod status;
-mod store;
 pub mod verify;
 
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The commands beside feeding.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum OperatorCommand {
     /// Tell what would be done, whether it can be done, and what it would cost; changes nothing
     Plan(plan::Args),
     /// Tell what goes on, and why: one screen
@@ -52,7 +52,7 @@ pub enum Command {
     Healthcheck(HealthcheckArgs),
 }
 
-impl Command {
+impl OperatorCommand {
     /// Runs it until its end or `stop`. Returns the exit code.
     ///
     /// # Errors

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::Access;
-use bucket_brigade_common::settings::Problems;
+use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 
 use super::context::CommonArgs;
@@ -26,14 +26,14 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Told {
+struct PauseOutput {
     run: i64,
     paused: bool,
     by: String,
     reason: Option<String>,
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for PauseOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { run, by, .. } = self;
         write!(f, "run {run} is paused by {by}")?;
@@ -48,11 +48,11 @@ impl fmt::Display for Told {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let context = args.common.context(Problems::default())?;
-    let ledger = context.ledger(Access::Read).await?;
-    let by = args.by.unwrap_or_else(who);
+    let context = args.common.into_context(SettingsProblems::default())?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let by = args.by.unwrap_or_else(default_operator_name);
     ledger.pause(&by, args.reason.as_deref()).await?;
-    context.answer(&Told {
+    context.print_output(&PauseOutput {
         run: ledger.run_id(),
         paused: true,
         by,
@@ -62,7 +62,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
 }
 
 /// Whoever is logged in, as far as the environment tells.
-fn who() -> String {
+fn default_operator_name() -> String {
     let of = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     let user = of("USER")
         .or_else(|| of("LOGNAME"))

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::Access;
-use bucket_brigade_common::settings::Problems;
+use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 
 use super::context::CommonArgs;
@@ -20,13 +20,13 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Resumed {
+struct ResumeOutput {
     run: i64,
     paused: bool,
     was_paused: bool,
 }
 
-impl fmt::Display for Resumed {
+impl fmt::Display for ResumeOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let run = self.run;
         if self.was_paused {
@@ -38,10 +38,10 @@ impl fmt::Display for Resumed {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let context = args.common.context(Problems::default())?;
-    let ledger = context.ledger(Access::Read).await?;
+    let context = args.common.into_context(SettingsProblems::default())?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
     let was_paused = ledger.resume().await?;
-    context.answer(&Resumed {
+    context.print_output(&ResumeOutput {
         run: ledger.run_id(),
         paused: false,
         was_paused,

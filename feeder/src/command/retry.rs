@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use bucket_brigade_common::dead_letter::Redrive;
+use bucket_brigade_common::dead_letter::RedriveOutcome;
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::Access;
-use bucket_brigade_common::settings::Problems;
+use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 
-use super::context::{CommonArgs, Context};
+use super::context::{CommandContext, CommonArgs};
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Retried {
+struct RetryOutput {
     run: i64,
     /// Rows taken off the record of failures.
     rows: u64,
@@ -37,7 +37,7 @@ struct Retried {
     feeder_is_alive: bool,
 }
 
-impl fmt::Display for Retried {
+impl fmt::Display for RetryOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             run,
@@ -67,23 +67,23 @@ impl fmt::Display for Retried {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let context = args.common.context(Problems::default())?;
-    let ledger = context.ledger(Access::Read).await?;
+    let context = args.common.into_context(SettingsProblems::default())?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
     // The record first: a dead letter that comes back while its row counts as failed for good would only
     // die again.
-    let rows = ledger.retry(args.code.as_deref()).await?;
+    let rows = ledger.retry_failures(args.code.as_deref()).await?;
     let redrive = match args.code {
         Some(_) => None,
-        None => Some(redrive(&context).await?),
+        None => Some(redrive_dead_letters(&context).await?),
     };
     let (word, dead_letters) = match redrive {
         None => ("not asked for", 0),
-        Some(Redrive::Empty) => ("none", 0),
-        Some(Redrive::Started(count)) => ("started", count),
-        Some(Redrive::ByHand(count)) => ("by hand", count),
+        Some(RedriveOutcome::Empty) => ("none", 0),
+        Some(RedriveOutcome::Started(count)) => ("started", count),
+        Some(RedriveOutcome::Resent(count)) => ("by hand", count),
     };
-    let workers = ledger.workers().await?;
-    context.answer(&Retried {
+    let workers = ledger.live_workers().await?;
+    context.print_output(&RetryOutput {
         run: ledger.run_id(),
         rows,
         dead_letters,
@@ -93,9 +93,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     Ok(exit::DONE)
 }
 
-async fn redrive(context: &Context) -> anyhow::Result<Redrive> {
-    match context.queue().await.dead_letter_queue().await? {
-        Some(dead_letters) => Ok(dead_letters.redrive().await?),
-        None => Ok(Redrive::Empty),
+async fn redrive_dead_letters(context: &CommandContext) -> anyhow::Result<RedriveOutcome> {
+    match context.sqs_queue().await.dead_letter_queue().await? {
+        Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
+        None => Ok(RedriveOutcome::Empty),
     }
 }

@@ -2,58 +2,65 @@
 
 use std::collections::HashSet;
 
-use bucket_brigade_common::ledger::{Ending, FeederLock, Ledger, Namer, Removal};
+use bucket_brigade_common::ledger::{
+    AdvisoryLock, ObjectRemoval, PathReference, PostgresLedger, RemovalOutcome,
+};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{Doomed, Fate, Inspect, REMOVAL_BATCH, Remove, Side, Stat};
-use bucket_brigade_common::path_rule::{PathRule, Route};
+use bucket_brigade_common::objects::{
+    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, ObjectInspector, ObjectRemover,
+    ObjectStat,
+};
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::s3::S3Store;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::tell::Tally;
-use super::{Scope, Surroundings};
-use crate::command::alone::{self, Fleet};
-use crate::command::gauge::Gauge;
-use crate::command::listing::Listing;
-use crate::command::store::{IN_FLIGHT, insist, is_about_one, remove};
+use super::output::CleanCounts;
+use super::{CleanContext, RemovalScope};
+use crate::command::list_writer::ListWriter;
+use crate::command::locks::{self, QuiescedFleet};
+use crate::command::progress_bar::ProgressReporter;
+use crate::command::retrying_store::{
+    MAX_REQUESTS_IN_FLIGHT, is_object_error, remove_with_retries, retry_object_request,
+};
 
-const NAMED: &str = "a row names it";
-const CHANGED: &str = "it is not the object that was verified any more";
-const NOT_ASKED_FOR: &str =
+const REFERENCED_REASON: &str = "a row names it";
+const CHANGED_REASON: &str = "it is not the object that was verified any more";
+const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
-const UNSAVED: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
+const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
 
 /// Removes what is marked.
-pub(super) struct Cleaner<'a> {
-    pub(super) ledger: &'a Ledger,
+pub(super) struct ObjectCleaner<'a> {
+    pub(super) ledger: &'a PostgresLedger,
     store: &'a S3Store,
     rule: &'a PathRule,
-    pub(super) scope: Scope,
+    pub(super) scope: RemovalScope,
     pub(super) bucket: &'a str,
-    namers: Vec<Namer>,
+    references: Vec<PathReference>,
     total: u64,
-    pub(super) listing: Option<Listing<std::io::Stdout>>,
-    pub(super) tally: Tally,
+    pub(super) list_writer: Option<ListWriter<std::io::Stdout>>,
+    pub(super) counts: CleanCounts,
 }
 
 /// What became of some objects.
-type Endings = Vec<(Removal, Ending)>;
+type RemovalOutcomes = Vec<(ObjectRemoval, RemovalOutcome)>;
 
 /// An object that is gone, with the delete marker that hides it.
-type Gone = (Removal, Option<String>);
+type RemovedObject = (ObjectRemoval, Option<String>);
 
 /// What the looks say of an object.
-enum Looked {
+enum RemovalVerdict {
     /// As recorded: it may go.
-    Fit,
+    Removable,
     /// Not there.
-    Gone,
+    Missing,
     /// Left alone, and why.
-    Unfit(String),
+    Kept(String),
 }
 
-impl<'a> Cleaner<'a> {
-    pub(super) fn new(around: &'a Surroundings<'a>) -> anyhow::Result<Self> {
+impl<'a> ObjectCleaner<'a> {
+    pub(super) fn new(around: &'a CleanContext<'a>) -> anyhow::Result<Self> {
         let format = around.context.format;
         Ok(Self {
             ledger: around.ledger,
@@ -61,10 +68,10 @@ impl<'a> Cleaner<'a> {
             rule: &around.context.migration.run.rule,
             scope: around.scope,
             bucket: &around.bucket,
-            namers: Vec::new(),
+            references: Vec::new(),
             total: u64::try_from(around.eligible.objects).unwrap_or(0),
-            listing: Some(Listing::begin(format, "objects")?),
-            tally: Tally::default(),
+            list_writer: Some(ListWriter::begin_on_stdout(format, "objects")?),
+            counts: CleanCounts::default(),
         })
     }
 
@@ -74,196 +81,231 @@ impl<'a> Cleaner<'a> {
     /// The store or the database does not answer, or a lock is lost.
     pub(super) async fn run(
         &mut self,
-        mut lock: FeederLock,
-        mut fleet: Option<Fleet>,
+        mut lock: AdvisoryLock,
+        mut fleet: Option<QuiescedFleet>,
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
-        let mut gauge = Gauge::new("cleaning", self.total);
+        let mut gauge = ProgressReporter::new("cleaning", self.total);
         let mut cursor: Option<String> = None;
-        let size = i64::try_from(REMOVAL_BATCH)?;
+        let size = i64::try_from(MAX_DELETE_OBJECTS)?;
         while !stop.is_cancelled() {
-            alone::still(&mut lock).await?;
+            locks::ensure_held(&mut lock).await?;
             if let Some(fleet) = &mut fleet {
-                fleet.is_still().await?;
+                fleet.ensure_quiesced().await?;
             }
             let orphans = self.scope.orphans;
-            let page = self.ledger.removals(orphans, cursor.as_deref(), size);
+            let page = self.ledger.next_removals(orphans, cursor.as_deref(), size);
             let page = page.await?;
             let Some(last) = page.last() else {
                 gauge.clear();
                 return Ok(true);
             };
             cursor = Some(last.path.clone());
-            gauge.advance(page.len());
-            self.batch(page).await?;
+            gauge.advance_by(page.len());
+            self.process_batch(page).await?;
         }
         gauge.clear();
         Ok(false)
     }
 
-    async fn batch(&mut self, page: Vec<Removal>) -> anyhow::Result<()> {
+    async fn process_batch(&mut self, page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
         let mut endings = Vec::new();
         // A feeder may have opened another run since the last batch.
-        self.namers = self.ledger.namers(self.bucket).await?;
+        self.references = self.ledger.path_references(self.bucket).await?;
         // What an earlier clean may have removed is looked at in any case: a row may have come to name it.
         let (cut_off, page): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|removal| removal.is_in_removal);
         // A first question to the rows spares the looks at objects that are named anyway.
-        let mut candidates = self.unnamed(page, &mut endings).await?;
+        let mut candidates = self.retain_unreferenced(page, &mut endings).await?;
         candidates.extend(cut_off);
-        let (fit, mut gone) = self.look_at_all(candidates, &mut endings).await?;
+        let (fit, mut gone) = self.classify_all(candidates, &mut endings).await?;
         let paths: Vec<&str> = fit.iter().map(|removal| removal.path.as_str()).collect();
-        self.ledger.removing(self.scope.orphans, &paths).await?;
-        let fit = self.unnamed(fit, &mut endings).await?;
-        gone.extend(self.remove(fit, &mut endings).await?);
-        let unsaved = self.bring_back_named(gone, &mut endings).await?;
+        self.ledger
+            .begin_removals(self.scope.orphans, &paths)
+            .await?;
+        let fit = self.retain_unreferenced(fit, &mut endings).await?;
+        gone.extend(self.remove_batch(fit, &mut endings).await?);
+        let unsaved = self.restore_referenced(gone, &mut endings).await?;
         endings.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         self.ledger
-            .end_removals(self.scope.orphans, &endings)
+            .finish_removals(self.scope.orphans, &endings)
             .await?;
-        self.tell_endings(&endings)?;
+        self.print_outcomes(&endings)?;
         // These stay in removal, so that the next clean tries again to bring them back.
-        self.tell_endings(&unsaved)
+        self.print_outcomes(&unsaved)
     }
 
     /// Those that no row names.
-    async fn unnamed(
+    async fn retain_unreferenced(
         &self,
-        removals: Vec<Removal>,
-        endings: &mut Endings,
-    ) -> anyhow::Result<Vec<Removal>> {
-        let named = self.named(removals.iter()).await?;
+        removals: Vec<ObjectRemoval>,
+        endings: &mut RemovalOutcomes,
+    ) -> anyhow::Result<Vec<ObjectRemoval>> {
+        let named = self.referenced_keys(removals.iter()).await?;
         let (named, unnamed): (Vec<_>, Vec<_>) = removals
             .into_iter()
             .partition(|removal| named.contains(&removal.object_key));
         let left = named.into_iter();
-        endings.extend(left.map(|removal| (removal, Ending::Left(NAMED.into()))));
+        endings
+            .extend(left.map(|removal| (removal, RemovalOutcome::Kept(REFERENCED_REASON.into()))));
         Ok(unnamed)
     }
 
-    async fn named(
+    async fn referenced_keys(
         &self,
-        removals: impl Iterator<Item = &Removal>,
+        removals: impl Iterator<Item = &ObjectRemoval>,
     ) -> anyhow::Result<HashSet<String>> {
         let keys: Vec<&str> = removals
             .map(|removal| removal.object_key.as_str())
             .collect();
-        Ok(self.ledger.named(&self.namers, &keys).await?)
+        Ok(self.ledger.referenced_keys(&self.references, &keys).await?)
     }
 
     /// Those that may go, and those that an earlier clean removed without living to tell.
-    async fn look_at_all(
+    async fn classify_all(
         &self,
-        removals: Vec<Removal>,
-        endings: &mut Endings,
-    ) -> anyhow::Result<(Vec<Removal>, Vec<Gone>)> {
+        removals: Vec<ObjectRemoval>,
+        endings: &mut RemovalOutcomes,
+    ) -> anyhow::Result<(Vec<ObjectRemoval>, Vec<RemovedObject>)> {
         let looks = removals.into_iter().map(|removal| async {
-            let looked = self.look_at(&removal).await?;
+            let looked = self.classify_removal(&removal).await?;
             Ok::<_, StoreError>((removal, looked))
         });
-        let looked: Vec<(Removal, Looked)> = stream::iter(looks)
-            .buffered(IN_FLIGHT)
+        let looked: Vec<(ObjectRemoval, RemovalVerdict)> = stream::iter(looks)
+            .buffered(MAX_REQUESTS_IN_FLIGHT)
             .try_collect()
             .await?;
         let (mut fit, mut gone) = (Vec::new(), Vec::new());
         for (removal, looked) in looked {
             match looked {
-                Looked::Fit => fit.push(removal),
-                Looked::Gone if removal.is_in_removal || self.scope.orphans => {
+                RemovalVerdict::Removable => fit.push(removal),
+                RemovalVerdict::Missing if removal.is_in_removal || self.scope.orphans => {
                     gone.push((removal, None));
                 }
-                Looked::Gone => {
+                RemovalVerdict::Missing => {
                     let reason = "somebody else has removed it".into();
-                    endings.push((removal, Ending::Left(reason)));
+                    endings.push((removal, RemovalOutcome::Kept(reason)));
                 }
-                Looked::Unfit(reason) => endings.push((removal, Ending::Left(reason))),
+                RemovalVerdict::Kept(reason) => {
+                    endings.push((removal, RemovalOutcome::Kept(reason)))
+                }
             }
         }
         Ok((fit, gone))
     }
 
-    async fn look_at(&self, removal: &Removal) -> Result<Looked, StoreError> {
-        match self.measure(removal).await {
-            Err(error) if is_about_one(&error) => Ok(Looked::Unfit(error.to_string())),
+    async fn classify_removal(
+        &self,
+        removal: &ObjectRemoval,
+    ) -> Result<RemovalVerdict, StoreError> {
+        match self.compare_with_record(removal).await {
+            Err(error) if is_object_error(&error) => Ok(RemovalVerdict::Kept(error.to_string())),
             other => other,
         }
     }
 
-    async fn measure(&self, removal: &Removal) -> Result<Looked, StoreError> {
-        let Some(object) = self.stat(self.side(), &removal.object_key).await? else {
-            return Ok(Looked::Gone);
+    async fn compare_with_record(
+        &self,
+        removal: &ObjectRemoval,
+    ) -> Result<RemovalVerdict, StoreError> {
+        let Some(object) = self
+            .stat_object(self.bucket_side(), &removal.object_key)
+            .await?
+        else {
+            return Ok(RemovalVerdict::Missing);
         };
         if object.etag != removal.etag {
-            return Ok(Looked::Unfit(CHANGED.into()));
+            return Ok(RemovalVerdict::Kept(CHANGED_REASON.into()));
         }
         if !removal.is_marked {
-            return Ok(Looked::Unfit(NOT_ASKED_FOR.into()));
+            return Ok(RemovalVerdict::Kept(NOT_REQUESTED_REASON.into()));
         }
         let Some(copy_etag) = &removal.copy_etag else {
-            return Ok(Looked::Fit);
+            return Ok(RemovalVerdict::Removable);
         };
-        let Some(route) = self.route(removal) else {
-            return Ok(Looked::Unfit("its path is outside the path rule".into()));
+        let Some(route) = self.removal_route(removal) else {
+            return Ok(RemovalVerdict::Kept(
+                "its path is outside the path rule".into(),
+            ));
         };
-        let copy = self.stat(Side::Destination, &route.destination_key).await?;
+        let copy = self
+            .stat_object(BucketSide::Destination, &route.destination_key)
+            .await?;
         Ok(match copy {
-            None => Looked::Unfit("its copy does not exist any more".into()),
+            None => RemovalVerdict::Kept("its copy does not exist any more".into()),
             Some(copy) if copy.etag != *copy_etag => {
-                Looked::Unfit("the application has replaced its copy".into())
+                RemovalVerdict::Kept("the application has replaced its copy".into())
             }
-            Some(_) => Looked::Fit,
+            Some(_) => RemovalVerdict::Removable,
         })
     }
 
     /// Removes them; those that are gone, with the delete marker that hides each.
-    async fn remove(&self, fit: Vec<Removal>, endings: &mut Endings) -> anyhow::Result<Vec<Gone>> {
+    async fn remove_batch(
+        &self,
+        fit: Vec<ObjectRemoval>,
+        endings: &mut RemovalOutcomes,
+    ) -> anyhow::Result<Vec<RemovedObject>> {
         if fit.is_empty() {
             return Ok(Vec::new());
         }
-        let doomed: Vec<Doomed> = fit.iter().map(doomed).collect();
-        let fates = remove(self.store, self.side(), &doomed).await?;
+        let doomed: Vec<DeleteTarget> = fit.iter().map(delete_target).collect();
+        let fates = remove_with_retries(self.store, self.bucket_side(), &doomed).await?;
         let mut gone = Vec::new();
         for (removal, fate) in fit.into_iter().zip(fates) {
-            match self.settle(&removal, fate).await? {
-                Ending::Removed(marker) => gone.push((removal, marker)),
-                left @ Ending::Left(_) => endings.push((removal, left)),
+            match self.confirm_removal(&removal, fate).await? {
+                RemovalOutcome::Removed(marker) => gone.push((removal, marker)),
+                left @ RemovalOutcome::Kept(_) => endings.push((removal, left)),
             }
         }
         Ok(gone)
     }
 
     /// After a request that was sent twice, or an answer that was lost, only a look tells.
-    async fn settle(&self, removal: &Removal, fate: Fate) -> anyhow::Result<Ending> {
+    async fn confirm_removal(
+        &self,
+        removal: &ObjectRemoval,
+        fate: DeleteOutcome,
+    ) -> anyhow::Result<RemovalOutcome> {
         let reason = match fate {
-            Fate::Removed { delete_marker } => return Ok(Ending::Removed(delete_marker)),
-            Fate::Changed => CHANGED.to_owned(),
-            Fate::Refused(error) => error.to_string(),
+            DeleteOutcome::Deleted { delete_marker } => {
+                return Ok(RemovalOutcome::Removed(delete_marker));
+            }
+            DeleteOutcome::Changed => CHANGED_REASON.to_owned(),
+            DeleteOutcome::Refused(error) => error.to_string(),
         };
-        Ok(match self.stat(self.side(), &removal.object_key).await? {
-            None => Ending::Removed(None),
-            Some(_) => Ending::Left(reason),
-        })
+        Ok(
+            match self
+                .stat_object(self.bucket_side(), &removal.object_key)
+                .await?
+            {
+                None => RemovalOutcome::Removed(None),
+                Some(_) => RemovalOutcome::Kept(reason),
+            },
+        )
     }
 
     /// A row that came to name an object between the last question and its removal gets it back. Returns
     /// those for which that failed.
-    async fn bring_back_named(
+    async fn restore_referenced(
         &mut self,
-        gone: Vec<Gone>,
-        endings: &mut Endings,
-    ) -> anyhow::Result<Endings> {
-        let named = self.named(gone.iter().map(|(removal, _)| removal)).await?;
+        gone: Vec<RemovedObject>,
+        endings: &mut RemovalOutcomes,
+    ) -> anyhow::Result<RemovalOutcomes> {
+        let named = self
+            .referenced_keys(gone.iter().map(|(removal, _)| removal))
+            .await?;
         let mut unsaved = Vec::new();
         for (removal, marker) in gone {
             if !named.contains(&removal.object_key) {
-                endings.push((removal, Ending::Removed(marker)));
+                endings.push((removal, RemovalOutcome::Removed(marker)));
                 continue;
             }
-            match self.bring_back(&removal).await {
-                Ok(reason) => endings.push((removal, Ending::Left(reason))),
+            match self.restore_object(&removal).await {
+                Ok(reason) => endings.push((removal, RemovalOutcome::Kept(reason))),
                 Err(why) => {
-                    let reason = self.unsaved(&removal, &why);
-                    unsaved.push((removal, Ending::Left(reason)));
+                    let reason = self.record_restore_failure(&removal, &why);
+                    unsaved.push((removal, RemovalOutcome::Kept(reason)));
                 }
             }
         }
@@ -271,50 +313,62 @@ impl<'a> Cleaner<'a> {
     }
 
     /// How it came back, or why it did not.
-    async fn bring_back(&self, removal: &Removal) -> Result<String, String> {
-        let route = self.route(removal).ok_or("no route leads there")?;
-        match insist(async || self.store.bring_back(self.side(), &route).await).await {
-            Ok(_) => Ok(format!("{NAMED} since a moment ago: brought back")),
+    async fn restore_object(&self, removal: &ObjectRemoval) -> Result<String, String> {
+        let route = self.removal_route(removal).ok_or("no route leads there")?;
+        match retry_object_request(async || {
+            self.store.restore_object(self.bucket_side(), &route).await
+        })
+        .await
+        {
+            Ok(_) => Ok(format!(
+                "{REFERENCED_REASON} since a moment ago: brought back"
+            )),
             Err(StoreError::DestinationExists) => Ok(format!(
-                "{NAMED} since a moment ago, and something stands there again"
+                "{REFERENCED_REASON} since a moment ago, and something stands there again"
             )),
             Err(error) => Err(error.to_string()),
         }
     }
 
-    fn unsaved(&mut self, removal: &Removal, why: &str) -> String {
-        self.tally.unsaved += 1;
+    fn record_restore_failure(&mut self, removal: &ObjectRemoval, why: &str) -> String {
+        self.counts.restore_failures += 1;
         tracing::error!(
             key = removal.object_key,
             path = removal.path,
-            "{UNSAVED}: {why}"
+            "{RESTORE_FAILED_REASON}: {why}"
         );
-        format!("{UNSAVED}: {why}")
+        format!("{RESTORE_FAILED_REASON}: {why}")
     }
 
-    fn route(&self, removal: &Removal) -> Option<Route> {
+    fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
         if self.scope.orphans {
-            self.rule.route(&self.rule.old_path(&removal.path)?).ok()
+            self.rule
+                .route_for(&self.rule.old_path(&removal.path)?)
+                .ok()
         } else {
-            self.rule.route(&removal.path).ok()
+            self.rule.route_for(&removal.path).ok()
         }
     }
 
-    fn side(&self) -> Side {
+    fn bucket_side(&self) -> BucketSide {
         if self.scope.orphans {
-            Side::Destination
+            BucketSide::Destination
         } else {
-            Side::Source
+            BucketSide::Source
         }
     }
 
-    async fn stat(&self, side: Side, key: &str) -> Result<Option<Stat>, StoreError> {
-        insist(async || self.store.stat(side, key).await).await
+    async fn stat_object(
+        &self,
+        side: BucketSide,
+        key: &str,
+    ) -> Result<Option<ObjectStat>, StoreError> {
+        retry_object_request(async || self.store.stat_object(side, key).await).await
     }
 }
 
-fn doomed(removal: &Removal) -> Doomed {
-    Doomed {
+fn delete_target(removal: &ObjectRemoval) -> DeleteTarget {
+    DeleteTarget {
         key: removal.object_key.clone(),
         etag: removal.etag.clone(),
     }

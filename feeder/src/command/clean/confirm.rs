@@ -7,11 +7,11 @@ use bucket_brigade_common::settings::SettingsError;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::answer::Format;
+use crate::command::output::OutputFormat;
 
 /// Whether objects may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Consent {
+pub(super) enum RemovalConsent {
     /// Yes.
     Given,
     /// Nobody said so: the command only tells.
@@ -24,9 +24,9 @@ pub(super) enum Consent {
 ///
 /// # Errors
 /// It is another name.
-pub(super) fn check(given: Option<&str>, bucket: &str) -> Result<(), SettingsError> {
+pub(super) fn check_bucket_name(given: Option<&str>, bucket: &str) -> Result<(), SettingsError> {
     match given {
-        Some(name) if name != bucket => Err(SettingsError::one(
+        Some(name) if name != bucket => Err(SettingsError::for_setting(
             "--confirm",
             format!("'{name}' is not the bucket that objects would be removed from ('{bucket}')"),
         )),
@@ -39,17 +39,17 @@ pub(super) fn check(given: Option<&str>, bucket: &str) -> Result<(), SettingsErr
 ///
 /// # Errors
 /// Another name was typed, or the terminal cannot be used.
-pub(super) async fn ask(
-    format: Format,
+pub(super) async fn prompt_for_consent(
+    format: OutputFormat,
     preview: &impl Display,
     bucket: &str,
     stop: &CancellationToken,
-) -> anyhow::Result<Consent> {
+) -> anyhow::Result<RemovalConsent> {
     let is_attended = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if format == Format::Json || !is_attended {
-        return Ok(Consent::Withheld);
+    if format == OutputFormat::Json || !is_attended {
+        return Ok(RemovalConsent::Withheld);
     }
-    prompt(preview)?;
+    write_prompt(preview)?;
     // The thread that reads outlives an interrupted question, and ends with the process.
     let typed = spawn_blocking(|| {
         let mut line = String::new();
@@ -57,14 +57,14 @@ pub(super) async fn ask(
     });
     let line = tokio::select! {
         biased;
-        () = stop.cancelled() => return Ok(Consent::Interrupted),
+        () = stop.cancelled() => return Ok(RemovalConsent::Interrupted),
         line = typed => line??,
     };
-    check(Some(line.trim()), bucket)?;
-    Ok(Consent::Given)
+    check_bucket_name(Some(line.trim()), bucket)?;
+    Ok(RemovalConsent::Given)
 }
 
-fn prompt(preview: &impl Display) -> std::io::Result<()> {
+fn write_prompt(preview: &impl Display) -> std::io::Result<()> {
     let mut terminal = std::io::stderr().lock();
     write!(
         terminal,

@@ -25,29 +25,29 @@
 
 mod batch;
 mod confirm;
-mod tell;
+mod output;
 
 use std::time::Duration;
 
-use bucket_brigade_common::exit::{self, Refusal};
-use bucket_brigade_common::ledger::{Access, Eligible, FeederLock, Ledger};
+use bucket_brigade_common::exit::{self, CommandError};
+use bucket_brigade_common::ledger::{AdvisoryLock, EligibleMoves, PostgresLedger, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{Remove, Side, Versioning};
+use bucket_brigade_common::objects::{BucketSide, BucketVersioning, ObjectRemover};
 use bucket_brigade_common::s3::S3Store;
-use bucket_brigade_common::settings::{Problems, positive};
+use bucket_brigade_common::settings::{SettingsProblems, duration_between};
 use tokio_util::sync::CancellationToken;
 
-use super::alone::{self, Fleet};
-use super::context::{CommonArgs, Context};
-use super::store;
-use super::store::insist;
-use batch::Cleaner;
-use confirm::Consent;
+use super::context::{CommandContext, CommonArgs};
+use super::locks::{self, QuiescedFleet};
+use super::retrying_store;
+use super::retrying_store::retry_object_request;
+use batch::ObjectCleaner;
+use confirm::RemovalConsent;
 
-const CONNECTIONS: u32 = 4;
+const POOL_SIZE: u32 = 4;
 
 /// Ten years: beyond it somebody mistook the unit.
-const LONGEST: Duration = Duration::from_hours(24 * 3650);
+const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]
@@ -70,24 +70,26 @@ pub struct Args {
 
 /// What is to go.
 #[derive(Debug, Clone, Copy)]
-struct Scope {
+struct RemovalScope {
     orphans: bool,
     age: Duration,
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
-    let mut problems = Problems::default();
-    let age = positive(Duration::ZERO, LONGEST);
-    let scope = Scope {
+    let mut problems = SettingsProblems::default();
+    let age = duration_between(Duration::ZERO, MAX_AGE);
+    let scope = RemovalScope {
         orphans: args.orphans,
-        age: problems.parsed("--older-than", args.older_than, Duration::ZERO, age),
+        age: problems.parse_value("--older-than", args.older_than, Duration::ZERO, age),
     };
-    let context = args.common.context(problems)?;
-    let bucket = bucket(&context, scope.orphans);
-    confirm::check(args.confirm.as_deref(), &bucket)?;
-    let ledger = context.ledger_with(Access::Read, CONNECTIONS).await?;
-    let lock = alone::operator(&ledger).await?;
-    let store = store::open(&context).await?;
+    let context = args.common.into_context(problems)?;
+    let bucket = target_bucket(&context, scope.orphans);
+    confirm::check_bucket_name(args.confirm.as_deref(), &bucket)?;
+    let ledger = context
+        .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
+        .await?;
+    let lock = locks::acquire_operator_lock(&ledger).await?;
+    let store = retrying_store::open(&context).await?;
     ledger
         .mark_removals(scope.orphans, &bucket, scope.age.as_secs_f64())
         .await?;
@@ -95,8 +97,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .count_eligible(scope.orphans, scope.age.as_secs_f64())
         .await?;
     refuse_unverified(scope, &eligible)?;
-    let versioning = versioning(&store, scope.orphans).await?;
-    let surroundings = Surroundings {
+    let versioning = read_versioning(&store, scope.orphans).await?;
+    let surroundings = CleanContext {
         context: &context,
         ledger: &ledger,
         store: &store,
@@ -105,59 +107,61 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         eligible,
         versioning,
     };
-    surroundings.go(args.confirm.is_some(), lock, &stop).await
+    surroundings
+        .confirm_and_run(args.confirm.is_some(), lock, &stop)
+        .await
 }
 
 /// What a clean works in.
-struct Surroundings<'a> {
-    context: &'a Context,
-    ledger: &'a Ledger,
+struct CleanContext<'a> {
+    context: &'a CommandContext,
+    ledger: &'a PostgresLedger,
     store: &'a S3Store,
-    scope: Scope,
+    scope: RemovalScope,
     bucket: String,
-    eligible: Eligible,
-    versioning: Option<Versioning>,
+    eligible: EligibleMoves,
+    versioning: Option<BucketVersioning>,
 }
 
-impl Surroundings<'_> {
-    async fn go(
+impl CleanContext<'_> {
+    async fn confirm_and_run(
         &self,
         is_confirmed: bool,
-        lock: FeederLock,
+        lock: AdvisoryLock,
         stop: &CancellationToken,
     ) -> anyhow::Result<u8> {
         let consent = match (self.eligible.objects, is_confirmed) {
-            (0, _) => Consent::Withheld,
-            (_, true) => Consent::Given,
-            (_, false) => self.ask(stop).await?,
+            (0, _) => RemovalConsent::Withheld,
+            (_, true) => RemovalConsent::Given,
+            (_, false) => self.ask_consent(stop).await?,
         };
         match consent {
-            Consent::Given => {}
-            Consent::Withheld => {
-                self.context.answer(&self.preview())?;
+            RemovalConsent::Given => {}
+            RemovalConsent::Withheld => {
+                self.context.print_output(&self.build_preview())?;
                 return Ok(exit::DONE);
             }
-            Consent::Interrupted => return Ok(exit::STOPPED),
+            RemovalConsent::Interrupted => return Ok(exit::STOPPED),
         }
         // Only with orphans: a consumer could be pointing a row at one.
         let fleet = if self.scope.orphans {
-            Some(Fleet::keep_still(self.context, self.ledger).await?)
+            Some(QuiescedFleet::quiesce(self.context, self.ledger).await?)
         } else {
             None
         };
-        let mut cleaner = Cleaner::new(self)?;
+        let mut cleaner = ObjectCleaner::new(self)?;
         let is_complete = cleaner.run(lock, fleet, stop).await?;
-        let code = cleaner.tell()?;
+        let code = cleaner.print_summary()?;
         Ok(if is_complete { code } else { exit::STOPPED })
     }
 
-    async fn ask(&self, stop: &CancellationToken) -> anyhow::Result<Consent> {
-        let preview = self.preview().asking();
-        confirm::ask(self.context.format, &preview, &self.bucket, stop).await
+    async fn ask_consent(&self, stop: &CancellationToken) -> anyhow::Result<RemovalConsent> {
+        let preview = self.build_preview().before_prompt();
+        confirm::prompt_for_consent(self.context.format, &preview, &self.bucket, stop).await
     }
 }
 
-fn bucket(context: &Context, orphans: bool) -> String {
+fn target_bucket(context: &CommandContext, orphans: bool) -> String {
     let run = &context.migration.run;
     if orphans {
         run.destination_bucket.clone()
@@ -167,12 +171,12 @@ fn bucket(context: &Context, orphans: bool) -> String {
 }
 
 /// Nothing may go, because nobody has verified: that is said, rather than "nothing to do".
-fn refuse_unverified(scope: Scope, eligible: &Eligible) -> Result<(), Refusal> {
+fn refuse_unverified(scope: RemovalScope, eligible: &EligibleMoves) -> Result<(), CommandError> {
     if scope.orphans || eligible.objects > 0 || eligible.unverified == 0 {
         return Ok(());
     }
-    Err(Refusal {
-        code: exit::FOUND_WRONG,
+    Err(CommandError {
+        code: exit::CHECK_FAILED,
         reason: format!(
             "no source may go: {} of {} moves have not been verified since they were made; run feeder verify first",
             eligible.unverified, eligible.moves
@@ -181,13 +185,16 @@ fn refuse_unverified(scope: Scope, eligible: &Eligible) -> Result<(), Refusal> {
 }
 
 /// Whether the bucket keeps what is removed; none when we may not ask.
-async fn versioning(store: &S3Store, orphans: bool) -> Result<Option<Versioning>, StoreError> {
+async fn read_versioning(
+    store: &S3Store,
+    orphans: bool,
+) -> Result<Option<BucketVersioning>, StoreError> {
     let side = if orphans {
-        Side::Destination
+        BucketSide::Destination
     } else {
-        Side::Source
+        BucketSide::Source
     };
-    match insist(async || store.versioning(side).await).await {
+    match retry_object_request(async || store.bucket_versioning(side).await).await {
         Ok(versioning) => Ok(Some(versioning)),
         Err(StoreError::Denied { .. } | StoreError::Permanent { .. }) => Ok(None),
         Err(error) => Err(error),

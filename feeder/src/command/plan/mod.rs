@@ -5,19 +5,19 @@ mod check;
 mod database;
 mod estimate;
 mod objects;
+mod output;
 mod probe;
 mod queue;
-mod show;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{self, RowCounts, Survey};
-use bucket_brigade_common::path_rule::Route;
-use bucket_brigade_common::settings::{Problems, whole};
+use bucket_brigade_common::ledger::{self, RowCounts, TableInspector};
+use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::settings::{SettingsProblems, integer_between};
 use serde::Serialize;
 
-use super::context::{CommonArgs, Context};
-use check::{Check, Verdict};
-use estimate::{Basis, Estimate};
+use super::context::{CommandContext, CommonArgs};
+use check::{CheckVerdict, PlanCheck};
+use estimate::{EstimateInput, MigrationEstimate};
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub struct Args {
 
 /// Everything that is told.
 #[derive(Debug, Serialize)]
-struct Plan {
+struct MigrationPlan {
     table: String,
     old_prefix: String,
     new_prefix: String,
@@ -48,15 +48,15 @@ struct Plan {
     destination_bucket: String,
     /// What would fail.
     failing: usize,
-    rows: Option<Rows>,
-    samples: Vec<Sample>,
-    checks: Vec<Check>,
-    estimate: Option<Estimate>,
+    rows: Option<PlanRowCounts>,
+    samples: Vec<SampleRow>,
+    checks: Vec<PlanCheck>,
+    estimate: Option<MigrationEstimate>,
 }
 
 /// Rows by what the rule says of them.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Rows {
+struct PlanRowCounts {
     in_scope: u64,
     moved_already: u64,
     outside: u64,
@@ -66,7 +66,7 @@ struct Rows {
 
 /// One row, and what becomes of it.
 #[derive(Debug, Clone, Serialize)]
-struct Sample {
+struct SampleRow {
     id: String,
     old_path: String,
     source_key: String,
@@ -75,27 +75,38 @@ struct Sample {
     /// The size of its object in bytes; none when it cannot be read.
     size_bytes: Option<i64>,
     #[serde(skip)]
-    route: Route,
+    route: MoveRoute,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let mut problems = Problems::default();
-    let consumers = problems.parsed("--consumers", args.consumers, 4, whole(1, 10_000));
-    let concurrency = problems.parsed("MAX_CONCURRENCY", args.max_concurrency, 64, whole(1, 4096));
-    let samples = problems.parsed("--samples", args.samples, 5, whole(1, 1000));
-    let context = args.common.context(problems)?;
-    let plan = draw_up(&context, consumers, concurrency, samples).await;
-    context.answer(&plan)?;
+    let mut problems = SettingsProblems::default();
+    let consumers =
+        problems.parse_value("--consumers", args.consumers, 4, integer_between(1, 10_000));
+    let concurrency = problems.parse_value(
+        "MAX_CONCURRENCY",
+        args.max_concurrency,
+        64,
+        integer_between(1, 4096),
+    );
+    let samples = problems.parse_value("--samples", args.samples, 5, integer_between(1, 1000));
+    let context = args.common.into_context(problems)?;
+    let plan = build_plan(&context, consumers, concurrency, samples).await;
+    context.print_output(&plan)?;
     Ok(if plan.failing > 0 {
-        exit::FOUND_WRONG
+        exit::CHECK_FAILED
     } else {
         exit::DONE
     })
 }
 
-async fn draw_up(context: &Context, consumers: u32, concurrency: u32, samples: u32) -> Plan {
+async fn build_plan(
+    context: &CommandContext,
+    consumers: u32,
+    concurrency: u32,
+    samples: u32,
+) -> MigrationPlan {
     let run = &context.migration.run;
-    let mut plan = Plan {
+    let mut plan = MigrationPlan {
         table: run.table.table.to_string(),
         old_prefix: run.rule.old_prefix().to_owned(),
         new_prefix: run.rule.new_prefix().to_owned(),
@@ -107,53 +118,56 @@ async fn draw_up(context: &Context, consumers: u32, concurrency: u32, samples: u
         checks: Vec::new(),
         estimate: None,
     };
-    let counts = plan.look_at_database(context, samples, consumers).await;
+    let counts = plan.add_database_checks(context, samples, consumers).await;
     plan.checks
-        .extend(queue::check(&context.queue().await).await);
-    let looked = objects::check(context, &mut plan.samples, &mut plan.checks).await;
+        .extend(queue::check_queue(&context.sqs_queue().await).await);
+    let looked = objects::check_objects(context, &mut plan.samples, &mut plan.checks).await;
     plan.estimate = counts.map(|counts| {
-        Estimate::of(&Basis {
+        MigrationEstimate::from_input(&EstimateInput {
             counts,
             consumers,
             concurrency,
             objects: looked,
         })
     });
-    let fails = |check: &&Check| check.verdict == Verdict::Fails;
+    let fails = |check: &&PlanCheck| check.verdict == CheckVerdict::Fails;
     plan.failing = plan.checks.iter().filter(fails).count();
     plan
 }
 
-impl Plan {
-    async fn look_at_database(
+impl MigrationPlan {
+    async fn add_database_checks(
         &mut self,
-        context: &Context,
+        context: &CommandContext,
         samples: u32,
         consumers: u32,
     ) -> Option<RowCounts> {
-        let pool = ledger::pool(context.migration.database.clone(), 1);
-        let survey = match Survey::open(pool, &context.migration.run).await {
+        let pool = ledger::create_pool(context.migration.database.clone(), 1);
+        let survey = match TableInspector::open(pool, &context.migration.run).await {
             Ok(survey) => survey,
             Err(error) => {
-                self.checks.push(Check::of_ledger("database", &error));
+                self.checks
+                    .push(PlanCheck::from_ledger_error("database", &error));
                 return None;
             }
         };
         self.table = survey.table_name();
-        let counts = database::check(&survey, consumers, &mut self.checks).await;
-        self.rows = counts.map(|counts| Rows {
+        let counts = database::check_database(&survey, consumers, &mut self.checks).await;
+        self.rows = counts.map(|counts| PlanRowCounts {
             in_scope: counts.in_scope,
             moved_already: counts.moved,
             outside: counts.outside,
             estimated_from_percent: counts.sampled_percent,
         });
         let rule = &context.migration.run.rule;
-        match survey.some_rows(samples).await {
+        match survey.sample_rows(samples).await {
             Ok(rows) => {
                 for (id, path) in rows {
-                    match rule.route(&path) {
-                        Ok(route) => self.samples.push(Sample::of(id.to_string(), route)),
-                        Err(problem) => self.checks.push(Check::warns(
+                    match rule.route_for(&path) {
+                        Ok(route) => self
+                            .samples
+                            .push(SampleRow::from_route(id.to_string(), route)),
+                        Err(problem) => self.checks.push(PlanCheck::new_warning(
                             "rows",
                             format!("row {id} cannot be moved: {problem}"),
                             "it will be recorded as failed",
@@ -161,14 +175,16 @@ impl Plan {
                     }
                 }
             }
-            Err(error) => self.checks.push(Check::of_ledger("rows", &error)),
+            Err(error) => self
+                .checks
+                .push(PlanCheck::from_ledger_error("rows", &error)),
         }
         counts
     }
 }
 
-impl Sample {
-    fn of(id: String, route: Route) -> Self {
+impl SampleRow {
+    fn from_route(id: String, route: MoveRoute) -> Self {
         Self {
             id,
             old_path: route.old_path.clone(),

@@ -6,21 +6,21 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::preflight::{Need, check_bucket};
+use bucket_brigade_common::preflight::{BucketCheck, check_bucket};
 use bucket_brigade_common::s3::store_error;
 
-use super::Sample;
-use super::check::{Check, Verdict};
-use super::probe::Probe;
-use crate::command::context::Context;
+use super::SampleRow;
+use super::check::{CheckVerdict, PlanCheck};
+use super::probe::CopyProbe;
+use crate::command::context::CommandContext;
 
 /// What was learned of the objects.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Objects {
+pub(super) struct ObjectFacts {
     /// The average size of those looked at, in bytes.
     pub(super) average_bytes: Option<u64>,
     /// How long a copy took.
-    pub(super) copy: Option<Duration>,
+    pub(super) copy_duration: Option<Duration>,
     /// Whether source and destination are in different regions.
     pub(super) crosses_regions: bool,
     /// Whether a key of KMS is involved on either side.
@@ -29,7 +29,7 @@ pub(super) struct Objects {
 
 /// What the objects of the samples are.
 #[derive(Default)]
-struct Looked {
+struct SampledObjects {
     readable: usize,
     bytes: u64,
     missing: Vec<String>,
@@ -41,77 +41,83 @@ struct Looked {
     smallest: Option<(i64, String)>,
 }
 
-pub(super) async fn check(
-    context: &Context,
-    samples: &mut [Sample],
-    checks: &mut Vec<Check>,
-) -> Objects {
+pub(super) async fn check_objects(
+    context: &CommandContext,
+    samples: &mut [SampleRow],
+    checks: &mut Vec<PlanCheck>,
+) -> ObjectFacts {
     let run = &context.migration.run;
-    let (s3, source_s3) = context.s3().await;
+    let (s3, source_s3) = context.s3_clients().await;
     let (source, destination) = (&run.source_bucket, &run.destination_bucket);
     let before = checks.len();
     for (client, setting, bucket) in [
         (&source_s3, "SOURCE_BUCKET_NAME", source),
         (&s3, "DESTINATION_BUCKET_NAME", destination),
     ] {
-        if let Err(error) = check_bucket(client, setting, bucket, Need::Use).await {
-            checks.push(Check::of_preflight("buckets", &error));
+        if let Err(error) = check_bucket(client, setting, bucket, BucketCheck::Access).await {
+            checks.push(PlanCheck::from_preflight_error("buckets", &error));
         }
     }
     if checks.len() > before {
-        return Objects::default();
+        return ObjectFacts::default();
     }
     let regions = [
-        region(&source_s3, source).await,
-        region(&s3, destination).await,
+        read_region(&source_s3, source).await,
+        read_region(&s3, destination).await,
     ];
-    checks.push(buckets(&regions, source, destination));
-    let looked = look(&source_s3, source, samples).await;
-    checks.extend(looked.checks(samples.len()));
-    checks.extend(tags(&source_s3, source, &looked).await);
-    let mut objects = looked.objects(&regions);
+    checks.push(check_regions(&regions, source, destination));
+    let looked = read_sampled_objects(&source_s3, source, samples).await;
+    checks.extend(looked.source_checks(samples.len()));
+    checks.extend(check_tags(&source_s3, source, &looked).await);
+    let mut objects = looked.object_facts(&regions);
     if let Some((size, key)) = &looked.smallest {
-        let probe = Probe {
+        let probe = CopyProbe {
             client: &s3,
             source,
             destination,
             prefix: run.rule.destination_key_prefix(),
         };
-        let copied = probe.copy(key, *size, checks).await;
-        objects.copy = copied.took;
+        let copied = probe.run(key, *size, checks).await;
+        objects.copy_duration = copied.copy_duration;
         objects.uses_kms |= copied.uses_kms;
     }
-    checks.extend(taken(&s3, destination, samples).await);
+    checks.extend(check_destinations(&s3, destination, samples).await);
     objects
 }
 
 /// The region a bucket says it is in; none where it does not say.
-async fn region(client: &Client, bucket: &str) -> Option<String> {
+async fn read_region(client: &Client, bucket: &str) -> Option<String> {
     let answer = client.head_bucket().bucket(bucket).send().await.ok()?;
     answer.bucket_region().map(ToOwned::to_owned)
 }
 
-fn buckets(regions: &[Option<String>; 2], source: &str, destination: &str) -> Check {
+fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str) -> PlanCheck {
     match regions {
-        [Some(from), Some(to)] if from != to => Check::warns(
+        [Some(from), Some(to)] if from != to => PlanCheck::new_warning(
             "buckets",
             format!("{source} is in {from}, {destination} in {to}: copies cross regions"),
             "set AWS_REGION to the destination's and SOURCE_REGION to the source's; transfer costs, and VPC endpoints do not carry it",
         ),
-        [_, Some(to)] => Check::good("buckets", format!("{source} and {destination}, in {to}")),
-        _ => Check::good("buckets", format!("{source} and {destination} are there")),
+        [_, Some(to)] => {
+            PlanCheck::new_ok("buckets", format!("{source} and {destination}, in {to}"))
+        }
+        _ => PlanCheck::new_ok("buckets", format!("{source} and {destination} are there")),
     }
 }
 
-async fn look(client: &Client, bucket: &str, samples: &mut [Sample]) -> Looked {
-    let mut looked = Looked::default();
+async fn read_sampled_objects(
+    client: &Client,
+    bucket: &str,
+    samples: &mut [SampleRow],
+) -> SampledObjects {
+    let mut looked = SampledObjects::default();
     for sample in samples {
         let key = &sample.route.source_key;
         let head = client.head_object().bucket(bucket).key(key).send().await;
         match head {
             Ok(head) => {
                 sample.size_bytes = head.content_length();
-                looked.add(key, &head);
+                looked.add_object(key, &head);
             }
             Err(error) => match store_error(error) {
                 StoreError::Denied { code, message } => {
@@ -125,8 +131,8 @@ async fn look(client: &Client, bucket: &str, samples: &mut [Sample]) -> Looked {
     looked
 }
 
-impl Looked {
-    fn add(&mut self, key: &str, head: &HeadObjectOutput) {
+impl SampledObjects {
+    fn add_object(&mut self, key: &str, head: &HeadObjectOutput) {
         let size = head.content_length().unwrap_or(0);
         self.readable += 1;
         self.bytes += u64::try_from(size).unwrap_or(0);
@@ -144,20 +150,20 @@ impl Looked {
         }
     }
 
-    fn objects(&self, regions: &[Option<String>; 2]) -> Objects {
+    fn object_facts(&self, regions: &[Option<String>; 2]) -> ObjectFacts {
         let count = u64::try_from(self.readable).unwrap_or(0);
-        Objects {
+        ObjectFacts {
             average_bytes: self.bytes.checked_div(count),
-            copy: None,
+            copy_duration: None,
             crosses_regions: matches!(regions, [Some(from), Some(to)] if from != to),
             uses_kms: self.uses_kms,
         }
     }
 
-    fn checks(&self, all: usize) -> Vec<Check> {
+    fn source_checks(&self, all: usize) -> Vec<PlanCheck> {
         let mut checks = Vec::new();
         if let Some(why) = &self.denied {
-            checks.push(Check::fails(
+            checks.push(PlanCheck::new_failure(
                 "sources",
                 format!("an object cannot be read: {why}"),
                 "s3:GetObject on the source, and kms:Decrypt on its key: deploy/policies/consumer.json",
@@ -171,14 +177,14 @@ impl Looked {
             );
             checks.push(if self.readable == 0 {
                 let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was looked at has an object";
-                Check::fails("sources", finding, mend)
+                PlanCheck::new_failure("sources", finding, mend)
             } else {
                 let mend = "such rows are recorded as failed, NoSuchKey";
-                Check::warns("sources", finding, mend)
+                PlanCheck::new_warning("sources", finding, mend)
             });
         }
         if !self.archived.is_empty() {
-            checks.push(Check::warns(
+            checks.push(PlanCheck::new_warning(
                 "sources",
                 format!("archived: {}", self.archived.join(", ")),
                 "restore them first; they are recorded as failed, InvalidObjectState",
@@ -186,22 +192,22 @@ impl Looked {
         }
         if self.readable > 0 {
             let finding = format!("{} of {all} objects can be read", self.readable);
-            checks.push(Check::good("sources", finding));
+            checks.push(PlanCheck::new_ok("sources", finding));
         }
         checks
     }
 }
 
 /// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
-async fn tags(client: &Client, bucket: &str, looked: &Looked) -> Option<Check> {
+async fn check_tags(client: &Client, bucket: &str, looked: &SampledObjects) -> Option<PlanCheck> {
     let (_, key) = looked.smallest.as_ref()?;
     let answer = client.get_object_tagging().bucket(bucket).key(key).send();
     Some(match answer.await {
-        Ok(_) => Check::good(
+        Ok(_) => PlanCheck::new_ok(
             "tags",
             format!("can be read; {} objects have some", looked.tagged),
         ),
-        Err(error) => Check::fails(
+        Err(error) => PlanCheck::new_failure(
             "tags",
             format!("cannot be read: {}", store_error(error)),
             "s3:GetObjectTagging on the source: deploy/policies/consumer.json",
@@ -210,7 +216,11 @@ async fn tags(client: &Client, bucket: &str, looked: &Looked) -> Option<Check> {
 }
 
 /// Whether something stands where the copies go.
-async fn taken(client: &Client, bucket: &str, samples: &[Sample]) -> Option<Check> {
+async fn check_destinations(
+    client: &Client,
+    bucket: &str,
+    samples: &[SampleRow],
+) -> Option<PlanCheck> {
     let mut taken = Vec::new();
     for sample in samples {
         let key = &sample.route.destination_key;
@@ -219,9 +229,9 @@ async fn taken(client: &Client, bucket: &str, samples: &[Sample]) -> Option<Chec
             taken.push(sample.id.clone());
         }
     }
-    (!taken.is_empty()).then(|| Check {
+    (!taken.is_empty()).then(|| PlanCheck {
         about: "destinations",
-        verdict: Verdict::Warns,
+        verdict: CheckVerdict::Warns,
         finding: format!(
             "where {} of {} rows go, an object stands already: {}",
             taken.len(),

@@ -7,14 +7,14 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::s3::{copy_source, store_error};
 
-use super::check::Check;
-use super::show::bytes;
+use super::check::PlanCheck;
+use super::output::format_bytes;
 
 /// What a copy that cannot be made needs.
-const RIGHTS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json";
+const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json";
 
 /// Where to copy.
-pub(super) struct Probe<'a> {
+pub(super) struct CopyProbe<'a> {
     pub(super) client: &'a Client,
     pub(super) source: &'a str,
     pub(super) destination: &'a str,
@@ -24,41 +24,46 @@ pub(super) struct Probe<'a> {
 
 /// What a copy told.
 #[derive(Default)]
-pub(super) struct Copied {
-    pub(super) took: Option<Duration>,
+pub(super) struct ProbeOutcome {
+    pub(super) copy_duration: Option<Duration>,
     pub(super) uses_kms: bool,
 }
 
-impl Probe<'_> {
+impl CopyProbe<'_> {
     /// Copies the object at `key` twice to one probe key, the second time to see the store refuse, and
     /// removes it.
-    pub(super) async fn copy(&self, key: &str, size: i64, checks: &mut Vec<Check>) -> Copied {
+    pub(super) async fn run(
+        &self,
+        key: &str,
+        size: i64,
+        checks: &mut Vec<PlanCheck>,
+    ) -> ProbeOutcome {
         let probe = format!(
             "{}.bucket-brigade-probe-{:016x}",
             self.prefix,
             fastrand::u64(..)
         );
-        let whole = bytes(u64::try_from(size).unwrap_or(0));
+        let whole = format_bytes(u64::try_from(size).unwrap_or(0));
         tracing::info!(
             "one probe object of {whole} is copied to s3://{}/{probe}, and removed again",
             self.destination
         );
         let began = Instant::now();
         if let Err(error) = self.try_copy(key, &probe).await {
-            checks.push(Check::fails(
+            checks.push(PlanCheck::new_failure(
                 "copy",
                 format!("a copy failed: {error}"),
-                RIGHTS,
+                REQUIRED_PERMISSIONS,
             ));
-            return Copied::default();
+            return ProbeOutcome::default();
         }
         let took = began.elapsed();
-        let head = self.head(&probe).await;
-        checks.push(look(head.as_ref(), size, took));
-        checks.push(self.condition(key, &probe).await);
-        checks.push(self.remove(&probe).await);
-        Copied {
-            took: Some(took),
+        let head = self.head_probe(&probe).await;
+        checks.push(check_copy(head.as_ref(), size, took));
+        checks.push(self.check_conditional_copy(key, &probe).await);
+        checks.push(self.remove_probe(&probe).await);
+        ProbeOutcome {
+            copy_duration: Some(took),
             uses_kms: head.is_ok_and(|head| head.ssekms_key_id().is_some()),
         }
     }
@@ -74,7 +79,7 @@ impl Probe<'_> {
         request.send().await.map(drop).map_err(store_error)
     }
 
-    async fn head(&self, probe: &str) -> Result<HeadObjectOutput, StoreError> {
+    async fn head_probe(&self, probe: &str) -> Result<HeadObjectOutput, StoreError> {
         let request = self
             .client
             .head_object()
@@ -83,34 +88,34 @@ impl Probe<'_> {
         request.send().await.map_err(store_error)
     }
 
-    async fn condition(&self, key: &str, probe: &str) -> Check {
+    async fn check_conditional_copy(&self, key: &str, probe: &str) -> PlanCheck {
         match self.try_copy(key, probe).await {
-            Err(StoreError::DestinationExists) => Check::good(
+            Err(StoreError::DestinationExists) => PlanCheck::new_ok(
                 "condition",
                 "a copy onto an object that exists is refused (If-None-Match)",
             ),
-            Ok(()) => Check::warns(
+            Ok(()) => PlanCheck::new_warning(
                 "condition",
                 "the store ignores If-None-Match on a copy: consumers look before each copy, and what the application writes between the two would be overwritten",
                 "no write of the application under the new prefix while the migration runs",
             ),
-            Err(error) => Check::fails(
+            Err(error) => PlanCheck::new_failure(
                 "condition",
                 format!("a second copy failed: {error}"),
-                RIGHTS,
+                REQUIRED_PERMISSIONS,
             ),
         }
     }
 
-    async fn remove(&self, probe: &str) -> Check {
+    async fn remove_probe(&self, probe: &str) -> PlanCheck {
         let request = self
             .client
             .delete_object()
             .bucket(self.destination)
             .key(probe);
         match request.send().await.map_err(store_error) {
-            Ok(_) => Check::good("probe", "removed"),
-            Err(error) => Check::warns(
+            Ok(_) => PlanCheck::new_ok("probe", "removed"),
+            Err(error) => PlanCheck::new_warning(
                 "probe",
                 format!(
                     "s3://{}/{probe} could not be removed: {error}",
@@ -122,7 +127,11 @@ impl Probe<'_> {
     }
 }
 
-fn look(head: Result<&HeadObjectOutput, &StoreError>, size: i64, took: Duration) -> Check {
+fn check_copy(
+    head: Result<&HeadObjectOutput, &StoreError>,
+    size: i64,
+    took: Duration,
+) -> PlanCheck {
     let took = took.as_millis();
     match head {
         Ok(head) if head.content_length() == Some(size) => {
@@ -130,10 +139,10 @@ fn look(head: Result<&HeadObjectOutput, &StoreError>, size: i64, took: Duration)
                 Some(key) => format!(", encrypted with {key}"),
                 None => String::new(),
             };
-            let whole = bytes(u64::try_from(size).unwrap_or(0));
-            Check::good("copy", format!("{whole} in {took} ms{key}"))
+            let whole = format_bytes(u64::try_from(size).unwrap_or(0));
+            PlanCheck::new_ok("copy", format!("{whole} in {took} ms{key}"))
         }
-        Ok(head) => Check::fails(
+        Ok(head) => PlanCheck::new_failure(
             "copy",
             format!(
                 "the copy has {} bytes, its source {size}",
@@ -141,7 +150,7 @@ fn look(head: Result<&HeadObjectOutput, &StoreError>, size: i64, took: Duration)
             ),
             "the store is none that copies can be made in",
         ),
-        Err(error) => Check::fails(
+        Err(error) => PlanCheck::new_failure(
             "copy",
             format!("made, but it cannot be read: {error}"),
             "s3:GetObject on the destination, and kms:Decrypt on its key",

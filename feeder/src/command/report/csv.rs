@@ -2,35 +2,35 @@
 
 use std::io::{Result, Write};
 
-use bucket_brigade_common::ledger::{Ledger, ReportLine};
+use bucket_brigade_common::ledger::{PostgresLedger, ReportLine};
 
-use super::Writer;
+use super::ReportWriter;
 
 const HEADER: &str =
     "id,state,old_path,new_path,etag,size_bytes,at,by,verified_at,source_removed_at,code,message";
 
-pub(super) struct Csv;
+pub(super) struct CsvReport;
 
-impl Writer for Csv {
-    fn begin(&mut self, out: &mut dyn Write, _: &Ledger) -> Result<()> {
+impl ReportWriter for CsvReport {
+    fn write_header(&mut self, out: &mut dyn Write, _: &PostgresLedger) -> Result<()> {
         writeln!(out, "{HEADER}")
     }
 
-    fn line(&mut self, out: &mut dyn Write, line: &ReportLine) -> Result<()> {
+    fn write_line(&mut self, out: &mut dyn Write, line: &ReportLine) -> Result<()> {
         let size = line.size_bytes.map(|size| size.to_string());
         let fields = [
             &line.id,
             &line.state,
             &line.old_path,
-            text(line.new_path.as_ref()),
-            text(line.etag.as_ref()),
-            text(size.as_ref()),
+            text_or_empty(line.new_path.as_ref()),
+            text_or_empty(line.etag.as_ref()),
+            text_or_empty(size.as_ref()),
             &line.at,
-            text(line.by.as_ref()),
-            text(line.verified_at.as_ref()),
-            text(line.source_removed_at.as_ref()),
-            text(line.code.as_ref()),
-            text(line.message.as_ref()),
+            text_or_empty(line.by.as_ref()),
+            text_or_empty(line.verified_at.as_ref()),
+            text_or_empty(line.source_removed_at.as_ref()),
+            text_or_empty(line.code.as_ref()),
+            text_or_empty(line.message.as_ref()),
         ];
         for (number, field) in fields.iter().enumerate() {
             if number > 0 {
@@ -41,12 +41,12 @@ impl Writer for Csv {
         writeln!(out)
     }
 
-    fn end(&mut self, _: &mut dyn Write) -> Result<()> {
+    fn write_footer(&mut self, _: &mut dyn Write) -> Result<()> {
         Ok(())
     }
 }
 
-fn text(field: Option<&String>) -> &str {
+fn text_or_empty(field: Option<&String>) -> &str {
     field.map_or("", String::as_str)
 }
 

@@ -2,9 +2,9 @@
 
 use std::io::{Result, Write};
 
-use bucket_brigade_common::ledger::{Ledger, ReportLine};
+use bucket_brigade_common::ledger::{PostgresLedger, ReportLine};
 
-use super::Writer;
+use super::ReportWriter;
 
 const STYLE: &str = ":root{color-scheme:light dark}
 body{font:14px/1.4 system-ui,sans-serif;margin:1.5rem}
@@ -25,8 +25,8 @@ pub(super) struct Html {
     lines: u64,
 }
 
-impl Writer for Html {
-    fn begin(&mut self, out: &mut dyn Write, ledger: &Ledger) -> Result<()> {
+impl ReportWriter for Html {
+    fn write_header(&mut self, out: &mut dyn Write, ledger: &PostgresLedger) -> Result<()> {
         let title = format!("Run {} of {}", ledger.run_id(), ledger.table_name());
         let title = escape(&title);
         writeln!(
@@ -35,7 +35,7 @@ impl Writer for Html {
         )
     }
 
-    fn line(&mut self, out: &mut dyn Write, line: &ReportLine) -> Result<()> {
+    fn write_line(&mut self, out: &mut dyn Write, line: &ReportLine) -> Result<()> {
         self.lines += 1;
         let class = match (line.state.as_str(), &line.code) {
             ("failed", _) => " class=\"failed\"",
@@ -58,7 +58,7 @@ impl Writer for Html {
         writeln!(out, "</tr>")
     }
 
-    fn end(&mut self, out: &mut dyn Write) -> Result<()> {
+    fn write_footer(&mut self, out: &mut dyn Write) -> Result<()> {
         let lines = self.lines;
         writeln!(
             out,

@@ -7,14 +7,14 @@ use std::io::{BufWriter, ErrorKind, Write};
 
 use anyhow::Context as _;
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{Access, Ledger, ReportLine};
-use bucket_brigade_common::settings::Problems;
+use bucket_brigade_common::ledger::{PostgresLedger, ReportLine, TableAccess};
+use bucket_brigade_common::settings::SettingsProblems;
 use clap::ValueEnum;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::answer;
 use super::context::CommonArgs;
+use super::output;
 
 /// How often the reader's pace is waited for: enough to make few system calls.
 const BUFFER_BYTES: usize = 1 << 16;
@@ -27,13 +27,13 @@ const BUFFER_BYTES: usize = 1 << 16;
 pub struct Args {
     /// How to write it
     #[arg(long, value_name = "FORMAT", default_value = "csv")]
-    format: Format,
+    format: ReportFormat,
     #[command(flatten)]
     common: CommonArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ReportFormat {
     /// RFC 4180, with a header
     Csv,
     /// An array with one object per line
@@ -43,78 +43,81 @@ enum Format {
 }
 
 /// Writes the lines in one format, and what stands around them.
-trait Writer {
-    fn begin(&mut self, out: &mut dyn Write, ledger: &Ledger) -> std::io::Result<()>;
-    fn line(&mut self, out: &mut dyn Write, line: &ReportLine) -> std::io::Result<()>;
-    fn end(&mut self, out: &mut dyn Write) -> std::io::Result<()>;
+trait ReportWriter {
+    fn write_header(&mut self, out: &mut dyn Write, ledger: &PostgresLedger)
+    -> std::io::Result<()>;
+    fn write_line(&mut self, out: &mut dyn Write, line: &ReportLine) -> std::io::Result<()>;
+    fn write_footer(&mut self, out: &mut dyn Write) -> std::io::Result<()>;
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
-    let context = args.common.context(Problems::default())?;
+    let context = args.common.into_context(SettingsProblems::default())?;
     let format = match context.format {
-        answer::Format::Json => Format::Json,
-        answer::Format::Text => args.format,
+        output::OutputFormat::Json => ReportFormat::Json,
+        output::OutputFormat::Text => args.format,
     };
-    let mut writer: Box<dyn Writer> = match format {
-        Format::Csv => Box::new(csv::Csv),
-        Format::Json => Box::new(Json::default()),
-        Format::Html => Box::new(html::Html::default()),
+    let mut writer: Box<dyn ReportWriter> = match format {
+        ReportFormat::Csv => Box::new(csv::CsvReport),
+        ReportFormat::Json => Box::new(JsonReport::default()),
+        ReportFormat::Html => Box::new(html::Html::default()),
     };
-    let ledger = context.ledger(Access::Read).await?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, std::io::stdout());
-    match write(&ledger, &mut *writer, &mut out, &stop).await {
-        Err(Failed::Written(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(exit::DONE),
-        Err(Failed::Written(error)) => Err(error).context("writing to standard output"),
-        Err(Failed::Read(error)) => Err(error),
+    match write_report(&ledger, &mut *writer, &mut out, &stop).await {
+        Err(ReportError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(exit::DONE),
+        Err(ReportError::Write(error)) => Err(error).context("writing to standard output"),
+        Err(ReportError::Read(error)) => Err(error),
         Ok(true) => Ok(exit::DONE),
         Ok(false) => Ok(exit::STOPPED),
     }
 }
 
 /// Which end of the pipe broke.
-enum Failed {
+enum ReportError {
     Read(anyhow::Error),
-    Written(std::io::Error),
+    Write(std::io::Error),
 }
 
-async fn write(
-    ledger: &Ledger,
-    writer: &mut dyn Writer,
+async fn write_report(
+    ledger: &PostgresLedger,
+    writer: &mut dyn ReportWriter,
     out: &mut dyn Write,
     stop: &CancellationToken,
-) -> Result<bool, Failed> {
-    writer.begin(out, ledger).map_err(Failed::Written)?;
-    let mut lines = ledger.report();
+) -> Result<bool, ReportError> {
+    writer
+        .write_header(out, ledger)
+        .map_err(ReportError::Write)?;
+    let mut lines = ledger.report_lines();
     while let Some(line) = lines.next().await {
         if stop.is_cancelled() {
             return Ok(false);
         }
-        let line = line.map_err(|error| Failed::Read(error.into()))?;
-        writer.line(out, &line).map_err(Failed::Written)?;
+        let line = line.map_err(|error| ReportError::Read(error.into()))?;
+        writer.write_line(out, &line).map_err(ReportError::Write)?;
     }
-    let ended = writer.end(out).and_then(|()| out.flush());
-    ended.map_err(Failed::Written)?;
+    let ended = writer.write_footer(out).and_then(|()| out.flush());
+    ended.map_err(ReportError::Write)?;
     Ok(true)
 }
 
 #[derive(Default)]
-struct Json {
+struct JsonReport {
     has_lines: bool,
 }
 
-impl Writer for Json {
-    fn begin(&mut self, out: &mut dyn Write, _: &Ledger) -> std::io::Result<()> {
+impl ReportWriter for JsonReport {
+    fn write_header(&mut self, out: &mut dyn Write, _: &PostgresLedger) -> std::io::Result<()> {
         write!(out, "[")
     }
 
-    fn line(&mut self, out: &mut dyn Write, line: &ReportLine) -> std::io::Result<()> {
+    fn write_line(&mut self, out: &mut dyn Write, line: &ReportLine) -> std::io::Result<()> {
         let comma = if self.has_lines { "," } else { "" };
         self.has_lines = true;
         writeln!(out, "{comma}")?;
         Ok(serde_json::to_writer(out, line)?)
     }
 
-    fn end(&mut self, out: &mut dyn Write) -> std::io::Result<()> {
+    fn write_footer(&mut self, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "\n]")
     }
 }

@@ -21,24 +21,24 @@
 //! row either moved or to do; a second rollback goes on with what is still moved. A feeder would move the
 //! rows again, and a message in the queue the one row it names: both are kept out.
 
-mod judge;
+mod classify;
+mod output;
 mod selection;
-mod tell;
 mod undo;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::Access;
-use bucket_brigade_common::settings::Problems;
+use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::settings::SettingsProblems;
 use tokio_util::sync::CancellationToken;
 
-use super::alone::{self, Fleet};
 use super::context::CommonArgs;
-use super::store;
-use judge::Judge;
+use super::locks::{self, QuiescedFleet};
+use super::retrying_store;
+use classify::UndoClassifier;
 use selection::SelectionArgs;
-use undo::Rollback;
+use undo::RollbackRun;
 
-const CONNECTIONS: u32 = 4;
+const POOL_SIZE: u32 = 4;
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]
@@ -56,27 +56,29 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
-    let mut problems = Problems::default();
+    let mut problems = SettingsProblems::default();
     let selection = args.selection.parse(&mut problems);
-    let context = args.common.context(problems)?;
-    let ledger = context.ledger_with(Access::Update, CONNECTIONS).await?;
-    let selection = selection.for_ids(ledger.id_type())?;
-    let lock = alone::operator(&ledger).await?;
+    let context = args.common.into_context(problems)?;
+    let ledger = context
+        .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
+        .await?;
+    let selection = selection.parse_ids(ledger.id_type())?;
+    let lock = locks::acquire_operator_lock(&ledger).await?;
     // A look needs nobody's leave.
     let fleet = if args.yes {
-        Some(Fleet::keep_still(&context, &ledger).await?)
+        Some(QuiescedFleet::quiesce(&context, &ledger).await?)
     } else {
         None
     };
-    let store = store::open(&context).await?;
+    let store = retrying_store::open(&context).await?;
     let rule = &context.migration.run.rule;
-    let judge = Judge {
+    let judge = UndoClassifier {
         store: &store,
         rule,
     };
-    let mut rollback = Rollback::new(&ledger, judge, selection, context.format)?;
+    let mut rollback = RollbackRun::new(&ledger, judge, selection, context.format)?;
     let is_complete = rollback.run(lock, fleet, &stop).await?;
-    let is_whole = rollback.tell(args.yes)?;
+    let is_whole = rollback.print_summary(args.yes)?;
     Ok(match (is_complete, is_whole) {
         (false, _) => exit::STOPPED,
         (true, true) => exit::DONE,

@@ -1,28 +1,28 @@
 //! `feeder status`: one screen of what goes on, and why. It costs the database the same however large
 //! the migration is: sums over processes and codes, and a look at the queue.
 
-mod show;
+mod output;
+mod snapshot;
 mod state;
-mod view;
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{Access, Ledger};
-use bucket_brigade_common::settings::{Problems, positive};
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
+use bucket_brigade_common::settings::{SettingsProblems, duration_between};
 use bucket_brigade_common::sqs::SqsQueue;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Format;
-use super::context::{CommonArgs, Context};
-pub(super) use show::grouped;
-pub(crate) use view::View;
+use super::context::{CommandContext, CommonArgs};
+use super::output::OutputFormat;
+pub(super) use output::group_thousands;
+pub(crate) use snapshot::StatusSnapshot;
 
 /// The cursor to the upper left, and nothing left of what was shown below it.
-const REDRAW: &str = "\x1b[H\x1b[J";
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]
@@ -41,39 +41,39 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
-    let mut problems = Problems::default();
-    let interval = problems.parsed(
+    let mut problems = SettingsProblems::default();
+    let interval = problems.parse_value(
         "--interval",
         args.interval,
         Duration::from_secs(2),
-        positive(Duration::from_millis(200), Duration::from_hours(1)),
+        duration_between(Duration::from_millis(200), Duration::from_hours(1)),
     );
-    let context = args.common.context(problems)?;
-    let ledger = context.ledger(Access::Read).await?;
-    let queue = context.queue().await;
+    let context = args.common.into_context(problems)?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let queue = context.sqs_queue().await;
     if !args.watch {
-        context.answer(&View::read(&ledger, &queue).await?)?;
+        context.print_output(&StatusSnapshot::read(&ledger, &queue).await?)?;
         return Ok(exit::DONE);
     }
     tokio::select! {
         biased;
         () = stop.cancelled() => Ok(exit::DONE),
-        error = watch(&context, &ledger, &queue, interval) => error,
+        error = watch_status(&context, &ledger, &queue, interval) => error,
     }
 }
 
 /// Tells for ever. A database that does not answer is told, and waited for.
-async fn watch(
-    context: &Context,
-    ledger: &Ledger,
+async fn watch_status(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
     queue: &SqsQueue,
     interval: Duration,
 ) -> anyhow::Result<u8> {
-    let redraws = context.format == Format::Text && std::io::stdout().is_terminal();
+    let redraws = context.format == OutputFormat::Text && std::io::stdout().is_terminal();
     loop {
-        match View::read(ledger, queue).await {
-            Ok(view) if redraws => redraw(&view)?,
-            Ok(view) => context.answer(&view)?,
+        match StatusSnapshot::read(ledger, queue).await {
+            Ok(view) if redraws => redraw_screen(&view)?,
+            Ok(view) => context.print_output(&view)?,
             Err(error) => tracing::warn!(%error, "the status cannot be read"),
         }
         sleep(interval).await;
@@ -81,8 +81,8 @@ async fn watch(
 }
 
 /// In one write, so that nothing flickers.
-fn redraw(view: &View) -> anyhow::Result<()> {
-    let mut screen = String::from(REDRAW);
+fn redraw_screen(view: &StatusSnapshot) -> anyhow::Result<()> {
+    let mut screen = String::from(CLEAR_SCREEN);
     // Writing to a string cannot fail.
     let _ = writeln!(screen, "{view}");
     let mut out = std::io::stdout().lock();

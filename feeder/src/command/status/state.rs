@@ -1,21 +1,25 @@
 //! The one word for what goes on, and its reason.
 
-use bucket_brigade_common::ledger::{RunOverview, Worker};
+use bucket_brigade_common::ledger::{RunOverview, WorkerStatus};
 
-use super::show::limits;
-use super::view::Queues;
+use super::output::format_limits;
+use super::snapshot::QueueStatus;
 
 /// A state and why.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct ReportedState {
     pub(super) word: &'static str,
     pub(super) reason: String,
 }
 
 /// What weighs most comes first: what an operator did, what is broken, what slows the work down, and
 /// only then what goes well.
-pub(super) fn state_of(run: &RunOverview, workers: &[Worker], queue: &Queues) -> State {
-    let is = |word, reason: &str| State {
+pub(super) fn reported_state(
+    run: &RunOverview,
+    workers: &[WorkerStatus],
+    queue: &QueueStatus,
+) -> ReportedState {
+    let is = |word, reason: &str| ReportedState {
         word,
         reason: reason.to_owned(),
     };
@@ -31,17 +35,17 @@ pub(super) fn state_of(run: &RunOverview, workers: &[Worker], queue: &Queues) ->
         return is("database slow", &worker.reason);
     }
     let (feeders, consumers) = (count("feeder"), count("consumer"));
-    if consumers == 0 && (feeders > 0 || queue.holds_work()) {
+    if consumers == 0 && (feeders > 0 || queue.has_messages()) {
         return is("waiting", "no consumer is running");
     }
     if consumers == 0 {
-        return idle(run, "no feeder and no consumer is running");
+        return idle_state(run, "no feeder and no consumer is running");
     }
     if let Some(worker) = some("throttled by S3") {
         return is("throttled by S3", &worker.reason);
     }
     if some("running").is_some() {
-        return match limits(run.limits) {
+        return match format_limits(run.limits) {
             Some(limits) => is("running", &format!("limited to {limits}")),
             None => is("running", ""),
         };
@@ -52,17 +56,17 @@ pub(super) fn state_of(run: &RunOverview, workers: &[Worker], queue: &Queues) ->
             is("nothing to do", "the feeder watches for new rows")
         }
         Some(feeder) => is("running", &feeder.state),
-        None if queue.holds_work() => is("waiting", "the messages left are hidden for a while"),
-        None => idle(run, "no feeder is running"),
+        None if queue.has_messages() => is("waiting", "the messages left are hidden for a while"),
+        None => idle_state(run, "no feeder is running"),
     }
 }
 
-fn idle(run: &RunOverview, otherwise: &str) -> State {
+fn idle_state(run: &RunOverview, otherwise: &str) -> ReportedState {
     let reason = match &run.finished_at {
         Some(at) => format!("a sweep found nothing left at {at}"),
         None => otherwise.to_owned(),
     };
-    State {
+    ReportedState {
         word: "nothing to do",
         reason,
     }
@@ -71,7 +75,7 @@ fn idle(run: &RunOverview, otherwise: &str) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bucket_brigade_common::ledger::Limits;
+    use bucket_brigade_common::ledger::RequestedLimits;
 
     fn run() -> RunOverview {
         RunOverview {
@@ -83,15 +87,15 @@ mod tests {
             destination_bucket: "new".into(),
             sweep: 1,
             paused: None,
-            limits: Limits::default(),
+            limits: RequestedLimits::default(),
             started_at: "2026-01-01T00:00:00Z".into(),
             finished_at: None,
             elapsed_seconds: 1.0,
         }
     }
 
-    fn worker(role: &str, state: &str, reason: &str) -> Worker {
-        Worker {
+    fn worker(role: &str, state: &str, reason: &str) -> WorkerStatus {
+        WorkerStatus {
             worker: format!("{role}-1"),
             role: role.into(),
             state: state.into(),
@@ -103,12 +107,12 @@ mod tests {
         }
     }
 
-    fn told(run: &RunOverview, workers: &[Worker], visible: u64) -> String {
-        let queue = Queues {
+    fn state_text(run: &RunOverview, workers: &[WorkerStatus], visible: u64) -> String {
+        let queue = QueueStatus {
             visible: Some(visible),
-            ..Queues::default()
+            ..QueueStatus::default()
         };
-        let State { word, reason } = state_of(run, workers, &queue);
+        let ReportedState { word, reason } = reported_state(run, workers, &queue);
         format!("{word}: {reason}")
     }
 
@@ -130,11 +134,11 @@ mod tests {
         let idle = consumer("nothing to do", "");
         let cases = [
             (
-                told(&paused, &[consumer("paused", "")], 9),
+                state_text(&paused, &[consumer("paused", "")], 9),
                 "paused: by ana: release",
             ),
             (
-                told(
+                state_text(
                     &run(),
                     &[running.clone(), consumer("waiting", "S3: denied")],
                     9,
@@ -142,7 +146,7 @@ mod tests {
                 "waiting: consumer-1: S3: denied",
             ),
             (
-                told(
+                state_text(
                     &run(),
                     &[running.clone(), consumer("database slow", "lag")],
                     9,
@@ -150,20 +154,23 @@ mod tests {
                 "database slow: lag",
             ),
             (
-                told(&run(), &[feeder("feeding")], 0),
+                state_text(&run(), &[feeder("feeding")], 0),
                 "waiting: no consumer is running",
             ),
-            (told(&run(), &[], 5), "waiting: no consumer is running"),
             (
-                told(&run(), &[], 0),
+                state_text(&run(), &[], 5),
+                "waiting: no consumer is running",
+            ),
+            (
+                state_text(&run(), &[], 0),
                 "nothing to do: no feeder and no consumer is running",
             ),
             (
-                told(&finished, std::slice::from_ref(&idle), 0),
+                state_text(&finished, std::slice::from_ref(&idle), 0),
                 "nothing to do: a sweep found nothing left at 2026-01-01T01:00:00Z",
             ),
             (
-                told(
+                state_text(
                     &run(),
                     &[running.clone(), consumer("throttled by S3", "40")],
                     9,
@@ -171,15 +178,15 @@ mod tests {
                 "throttled by S3: 40",
             ),
             (
-                told(&run(), &[feeder("waiting: backlog full"), running], 9),
+                state_text(&run(), &[feeder("waiting: backlog full"), running], 9),
                 "running: ",
             ),
             (
-                told(&run(), &[feeder("waiting: backlog full"), idle.clone()], 9),
+                state_text(&run(), &[feeder("waiting: backlog full"), idle.clone()], 9),
                 "waiting: backlog full",
             ),
             (
-                told(&run(), &[idle], 9),
+                state_text(&run(), &[idle], 9),
                 "waiting: the messages left are hidden for a while",
             ),
         ];

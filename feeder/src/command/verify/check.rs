@@ -1,23 +1,23 @@
 //! Checks one move, and with `--recopy` mends it.
 
-use bucket_brigade_common::ledger::{Finding, Ledger, MovedRow, SourceState};
-use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
-use bucket_brigade_common::objects::{Inspect, Replace, Side, Stat};
-use bucket_brigade_common::path_rule::{PathRule, Route};
+use bucket_brigade_common::ledger::{MovedRow, PostgresLedger, SourceState, VerificationFinding};
+use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
+use bucket_brigade_common::objects::{BucketSide, ObjectInspector, ObjectReplacer, ObjectStat};
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::s3::S3Store;
 
-use super::judge::{Source, Verdict, judge};
-use crate::command::store::{insist, is_about_one};
+use super::classify::{MoveVerdict, SourceObject, classify_move};
+use crate::command::retrying_store::{is_object_error, retry_object_request};
 
 /// Looks at a move that changes under them, before what they saw is taken for the truth.
-const LOOKS: u32 = 4;
+const MAX_ATTEMPTS: u32 = 4;
 
 /// Checks moves.
-pub(super) struct Checker<'a> {
+pub(super) struct MoveChecker<'a> {
     /// The buckets.
     pub(super) store: &'a S3Store,
     /// The ledger and the table.
-    pub(super) ledger: &'a Ledger,
+    pub(super) ledger: &'a PostgresLedger,
     /// The path rule.
     pub(super) rule: &'a PathRule,
     /// Whether copies are made anew.
@@ -25,36 +25,39 @@ pub(super) struct Checker<'a> {
 }
 
 /// One look at a move.
-enum Look {
-    Found(Finding),
+enum CheckAttempt {
+    Final(VerificationFinding),
     /// Something changed meanwhile.
-    Again(Finding),
+    Retry(VerificationFinding),
 }
 
 /// The move being looked at.
-struct Subject<'a> {
+struct CheckedMove<'a> {
     row: &'a MovedRow,
-    route: Route,
-    copy: Option<Stat>,
-    source: Source,
+    route: MoveRoute,
+    copy: Option<ObjectStat>,
+    source: SourceObject,
 }
 
-impl Checker<'_> {
+impl MoveChecker<'_> {
     /// Checks one move.
     ///
     /// # Errors
     /// The store or the database does not answer.
-    pub(super) async fn check(&self, mut row: MovedRow) -> anyhow::Result<(MovedRow, Finding)> {
-        let mut finding = Finding::default();
-        for _ in 0..LOOKS {
-            match self.look(&row).await {
-                Ok(Look::Found(found)) => {
+    pub(super) async fn check_move(
+        &self,
+        mut row: MovedRow,
+    ) -> anyhow::Result<(MovedRow, VerificationFinding)> {
+        let mut finding = VerificationFinding::default();
+        for _ in 0..MAX_ATTEMPTS {
+            match self.check_once(&row).await {
+                Ok(CheckAttempt::Final(found)) => {
                     finding = found;
                     break;
                 }
-                Ok(Look::Again(found)) => finding = found,
-                Err(error) if is_about_one(&error) => {
-                    finding = wrong("Unreadable", error.to_string());
+                Ok(CheckAttempt::Retry(found)) => finding = found,
+                Err(error) if is_object_error(&error) => {
+                    finding = mismatch_finding("Unreadable", error.to_string());
                     break;
                 }
                 Err(error) => return Err(error.into()),
@@ -70,89 +73,130 @@ impl Checker<'_> {
         Ok((row, finding))
     }
 
-    async fn look(&self, row: &MovedRow) -> Result<Look, StoreError> {
-        let Ok(route) = self.rule.route(&row.old_path) else {
+    async fn check_once(&self, row: &MovedRow) -> Result<CheckAttempt, StoreError> {
+        let Ok(route) = self.rule.route_for(&row.old_path) else {
             let message = "its old path is outside the path rule".into();
-            return Ok(Look::Found(wrong("OutsideRule", message)));
+            return Ok(CheckAttempt::Final(mismatch_finding(
+                "OutsideRule",
+                message,
+            )));
         };
-        let copy = self.stat(Side::Destination, &route.destination_key).await?;
+        let copy = self
+            .stat_object(BucketSide::Destination, &route.destination_key)
+            .await?;
         let source = match row.source {
-            SourceState::Removed => Source::Removed,
-            _ => match self.stat(Side::Source, &route.source_key).await? {
-                Some(stat) => Source::There(stat),
-                None => Source::Gone,
+            SourceState::Removed => SourceObject::Removed,
+            _ => match self
+                .stat_object(BucketSide::Source, &route.source_key)
+                .await?
+            {
+                Some(stat) => SourceObject::Present(stat),
+                None => SourceObject::Missing,
             },
         };
-        let verdict = judge(row, copy.as_ref(), &source);
-        let subject = Subject {
+        let verdict = classify_move(row, copy.as_ref(), &source);
+        let subject = CheckedMove {
             row,
             route,
             copy,
             source,
         };
-        self.follow(&subject, verdict).await
+        self.resolve_verdict(&subject, verdict).await
     }
 
-    async fn follow(&self, subject: &Subject<'_>, verdict: Verdict) -> Result<Look, StoreError> {
+    async fn resolve_verdict(
+        &self,
+        subject: &CheckedMove<'_>,
+        verdict: MoveVerdict,
+    ) -> Result<CheckAttempt, StoreError> {
         match verdict {
-            Verdict::Sound => Ok(Look::Found(subject.sound())),
-            Verdict::Wrong(code, message) => Ok(Look::Found(wrong(code, message))),
-            Verdict::Changed(message) => self.changed(subject, message).await,
-            Verdict::Compare => match self.compare(subject).await? {
-                Compared::Same(_) => Ok(Look::Found(subject.sound())),
-                Compared::Other(message) => self.changed(subject, message).await,
-                Compared::Gone => Ok(Look::Again(wrong("SourceGone", gone_meanwhile()))),
+            MoveVerdict::Intact => Ok(CheckAttempt::Final(subject.intact_finding())),
+            MoveVerdict::Mismatch(code, message) => {
+                Ok(CheckAttempt::Final(mismatch_finding(code, message)))
+            }
+            MoveVerdict::SourceChanged(message) => self.recopy_changed(subject, message).await,
+            MoveVerdict::NeedsComparison => match self.compare_copy(subject).await? {
+                CopyComparison::Equal(_) => Ok(CheckAttempt::Final(subject.intact_finding())),
+                CopyComparison::Different(message) => self.recopy_changed(subject, message).await,
+                CopyComparison::Missing => Ok(CheckAttempt::Retry(mismatch_finding(
+                    "SourceGone",
+                    concurrent_write_message(),
+                ))),
             },
-            Verdict::Replaced(message) if self.recopies => match self.compare(subject).await? {
-                Compared::Same(etag) => Ok(Look::Found(subject.taken_over(etag))),
-                _ => Ok(Look::Found(wrong("CopyReplaced", message))),
-            },
-            Verdict::Replaced(message) => Ok(Look::Found(wrong("CopyReplaced", message))),
+            MoveVerdict::CopyReplaced(message) if self.recopies => {
+                match self.compare_copy(subject).await? {
+                    CopyComparison::Equal(etag) => {
+                        Ok(CheckAttempt::Final(subject.adopted_finding(etag)))
+                    }
+                    _ => Ok(CheckAttempt::Final(mismatch_finding(
+                        "CopyReplaced",
+                        message,
+                    ))),
+                }
+            }
+            MoveVerdict::CopyReplaced(message) => Ok(CheckAttempt::Final(mismatch_finding(
+                "CopyReplaced",
+                message,
+            ))),
         }
     }
 
     /// The source is not what was copied: told, or mended where the row still names our copy.
-    async fn changed(&self, subject: &Subject<'_>, message: String) -> Result<Look, StoreError> {
-        let finding = wrong("SourceChanged", message);
+    async fn recopy_changed(
+        &self,
+        subject: &CheckedMove<'_>,
+        message: String,
+    ) -> Result<CheckAttempt, StoreError> {
+        let finding = mismatch_finding("SourceChanged", message);
         if !self.recopies || !subject.row.is_current() {
-            return Ok(Look::Found(finding));
+            return Ok(CheckAttempt::Final(finding));
         }
         let (route, ours) = (&subject.route, &subject.row.etag);
-        match insist(async || self.store.replace(route, ours).await).await {
-            Ok(copied) => self.recopied(subject, copied.etag).await,
+        match retry_object_request(async || self.store.replace_copy(route, ours).await).await {
+            Ok(copied) => self.finding_after_recopy(subject, copied.etag).await,
             // Another row's check was first, or the application.
-            Err(StoreError::DestinationExists) => Ok(Look::Again(finding)),
-            Err(error) if is_about_one(&error) => {
-                Ok(Look::Found(wrong("RecopyFailed", error.to_string())))
-            }
+            Err(StoreError::DestinationExists) => Ok(CheckAttempt::Retry(finding)),
+            Err(error) if is_object_error(&error) => Ok(CheckAttempt::Final(mismatch_finding(
+                "RecopyFailed",
+                error.to_string(),
+            ))),
             Err(error) => Err(error),
         }
     }
 
     /// The new copy is sound if the source was the same before and after it was made.
-    async fn recopied(&self, subject: &Subject<'_>, etag: String) -> Result<Look, StoreError> {
+    async fn finding_after_recopy(
+        &self,
+        subject: &CheckedMove<'_>,
+        etag: String,
+    ) -> Result<CheckAttempt, StoreError> {
         let copy = self
-            .stat(Side::Destination, &subject.route.destination_key)
+            .stat_object(BucketSide::Destination, &subject.route.destination_key)
             .await?;
-        let source = self.stat(Side::Source, &subject.route.source_key).await?;
-        let is_same = source.is_some_and(|source| subject.source == Source::There(source));
-        let finding = Finding {
-            is_sound: is_same,
-            mismatch: (!is_same).then(|| ("SourceChanged", gone_meanwhile())),
+        let source = self
+            .stat_object(BucketSide::Source, &subject.route.source_key)
+            .await?;
+        let is_same = source.is_some_and(|source| subject.source == SourceObject::Present(source));
+        let finding = VerificationFinding {
+            is_intact: is_same,
+            mismatch: (!is_same).then(|| ("SourceChanged", concurrent_write_message())),
             size_bytes: copy.map(|copy| copy.size_bytes),
-            ..subject.taken_over(etag)
+            ..subject.adopted_finding(etag)
         };
-        Ok(Look::Found(finding))
+        Ok(CheckAttempt::Final(finding))
     }
 
-    async fn compare(&self, subject: &Subject<'_>) -> Result<Compared, StoreError> {
-        match insist(async || self.store.compare(&subject.route).await).await {
-            Ok(Destination::Same(copied)) => Ok(Compared::Same(copied.etag)),
-            Ok(Destination::Different(what)) => Ok(Compared::Other(format!(
+    async fn compare_copy(&self, subject: &CheckedMove<'_>) -> Result<CopyComparison, StoreError> {
+        match retry_object_request(async || self.store.compare_objects(&subject.route).await).await
+        {
+            Ok(DestinationState::Same(copied)) => Ok(CopyComparison::Equal(copied.etag)),
+            Ok(DestinationState::Different(what)) => Ok(CopyComparison::Different(format!(
                 "the source was written since: {what}"
             ))),
-            Ok(Destination::Empty) => Ok(Compared::Gone),
-            Err(StoreError::Permanent { code, .. }) if code == "NoSuchKey" => Ok(Compared::Gone),
+            Ok(DestinationState::Empty) => Ok(CopyComparison::Missing),
+            Err(StoreError::Permanent { code, .. }) if code == "NoSuchKey" => {
+                Ok(CopyComparison::Missing)
+            }
             Err(error) => Err(error),
         }
     }
@@ -161,50 +205,54 @@ impl Checker<'_> {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub(super) async fn stat(&self, side: Side, key: &str) -> Result<Option<Stat>, StoreError> {
-        insist(async || self.store.stat(side, key).await).await
+    pub(super) async fn stat_object(
+        &self,
+        side: BucketSide,
+        key: &str,
+    ) -> Result<Option<ObjectStat>, StoreError> {
+        retry_object_request(async || self.store.stat_object(side, key).await).await
     }
 }
 
 /// A copy against its source.
-enum Compared {
+enum CopyComparison {
     /// Equal; the copy's ETag.
-    Same(String),
+    Equal(String),
     /// Not equal.
-    Other(String),
+    Different(String),
     /// One of them vanished.
-    Gone,
+    Missing,
 }
 
-impl Subject<'_> {
-    fn sound(&self) -> Finding {
-        Finding {
-            is_sound: true,
+impl CheckedMove<'_> {
+    fn intact_finding(&self) -> VerificationFinding {
+        VerificationFinding {
+            is_intact: true,
             source_etag: match &self.source {
-                Source::There(stat) => Some(stat.etag.clone()),
-                Source::Removed | Source::Gone => None,
+                SourceObject::Present(stat) => Some(stat.etag.clone()),
+                SourceObject::Removed | SourceObject::Missing => None,
             },
             size_bytes: self.copy.as_ref().map(|copy| copy.size_bytes),
-            ..Finding::default()
+            ..VerificationFinding::default()
         }
     }
 
     /// The copy is a newer one of ours.
-    fn taken_over(&self, etag: String) -> Finding {
-        Finding {
+    fn adopted_finding(&self, etag: String) -> VerificationFinding {
+        VerificationFinding {
             new_etag: Some(etag),
-            ..self.sound()
+            ..self.intact_finding()
         }
     }
 }
 
-fn gone_meanwhile() -> String {
+fn concurrent_write_message() -> String {
     "the source was written while it was looked at".into()
 }
 
-fn wrong(code: &'static str, message: String) -> Finding {
-    Finding {
+fn mismatch_finding(code: &'static str, message: String) -> VerificationFinding {
+    VerificationFinding {
         mismatch: Some((code, message)),
-        ..Finding::default()
+        ..VerificationFinding::default()
     }
 }

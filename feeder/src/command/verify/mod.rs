@@ -24,22 +24,22 @@
 //! recorded (If-Match), so what the application writes there meanwhile stays.
 
 mod check;
-mod judge;
+mod classify;
+mod output;
 mod pass;
-mod tell;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{Access, VerificationSpec};
-use bucket_brigade_common::settings::Problems;
+use bucket_brigade_common::ledger::{TableAccess, VerificationSpec};
+use bucket_brigade_common::settings::SettingsProblems;
 use tokio_util::sync::CancellationToken;
 
 use super::context::CommonArgs;
-use super::{alone, store};
-use check::Checker;
-use pass::Pass;
+use super::{locks, retrying_store};
+use check::MoveChecker;
+use pass::VerificationPass;
 
 /// Pages, looks at rows again, and the count of the moves.
-const CONNECTIONS: u32 = 4;
+const POOL_SIZE: u32 = 4;
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]
@@ -64,36 +64,42 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
-    let mut problems = Problems::default();
+    let mut problems = SettingsProblems::default();
     let spec = VerificationSpec {
-        sample_percent: problems.parsed("--sample", args.sample, 100.0, percent),
+        sample_percent: problems.parse_value("--sample", args.sample, 100.0, parse_percent),
         is_full: args.full,
         recopies: args.recopy,
     };
-    let context = args.common.context(problems)?;
-    let ledger = context.ledger_with(Access::Read, CONNECTIONS).await?;
-    let lock = alone::operator(&ledger).await?;
-    let store = store::open(&context).await?;
+    let context = args.common.into_context(problems)?;
+    let ledger = context
+        .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
+        .await?;
+    let lock = locks::acquire_operator_lock(&ledger).await?;
+    let store = retrying_store::open(&context).await?;
     let place = ledger.begin_verification(spec, args.anew).await?;
     if place.is_resumed {
         tracing::info!("going on with the verification that was cut off (--anew begins anew)");
     }
-    let checker = Checker {
+    let checker = MoveChecker {
         store: &store,
         ledger: &ledger,
         rule: &context.migration.run.rule,
         recopies: spec.recopies,
     };
-    let mut pass = Pass::new(&checker, place, lock);
+    let mut pass = VerificationPass::new(&checker, place, lock);
     if !pass.run(&stop).await? {
         tracing::warn!("stopped before the end; the same command goes on from here");
         return Ok(exit::STOPPED);
     }
-    let sound = tell::tell(context.format, &ledger, spec).await?;
-    Ok(if sound { exit::DONE } else { exit::FOUND_WRONG })
+    let sound = output::finish_and_print(context.format, &ledger, spec).await?;
+    Ok(if sound {
+        exit::DONE
+    } else {
+        exit::CHECK_FAILED
+    })
 }
 
-fn percent(text: &str) -> Result<f64, String> {
+fn parse_percent(text: &str) -> Result<f64, String> {
     match text.trim_end_matches('%').parse() {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
         _ => Err("is not a percentage above 0 and up to 100".into()),

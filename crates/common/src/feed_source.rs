@@ -1,0 +1,93 @@
+//! What the feeder asks of the database, as a trait of only those calls: which rows are in scope,
+//! and how far the feeding has come.
+
+use async_trait::async_trait;
+
+use crate::move_ledger::StatementError;
+use crate::row_id::RowId;
+
+/// How far the feeding has come. It survives the feeder.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct CursorPosition {
+    /// The last id whose sends the queue confirmed in this sweep; none at a sweep's beginning.
+    pub cursor: Option<RowId>,
+    /// Which sweep this is, from 1.
+    pub sweep: u64,
+    /// Rows fed in this sweep.
+    pub sweep_fed: u64,
+    /// Whether an operator paused the run.
+    pub paused: bool,
+    /// Rows fed per second at most, which bounds the copies of the whole fleet; none for no limit.
+    pub rate_limit: Option<f64>,
+}
+
+/// One keyset page: a stretch of the table in id order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RowPage {
+    /// The rows of the stretch that are to be fed: id and path.
+    pub rows: Vec<(RowId, String)>,
+    /// The last id of the stretch, fed or not; none when there are no more rows.
+    pub last_id: Option<RowId>,
+}
+
+/// The run in numbers: sums over processes, never a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RunProgress {
+    /// Rows that had the old prefix when the run began, once they are counted.
+    pub in_scope: Option<u64>,
+    /// Rows fed since the beginning, repeats included.
+    pub fed: u64,
+    /// Rows moved.
+    pub moved: u64,
+    /// Rows the application changed or deleted after they were fed.
+    pub changed: u64,
+    /// Rows that could not be moved.
+    pub failed: u64,
+    /// Copies that lost their row.
+    pub orphans: u64,
+    /// Messages that were not ours.
+    pub poison: u64,
+}
+
+impl RunProgress {
+    /// Rows that have reached their end.
+    pub fn accounted_rows(&self) -> u64 {
+        self.moved + self.changed + self.failed
+    }
+}
+
+/// The rows to feed, and the feeder's place among them.
+#[async_trait]
+pub trait FeedSource: Send + Sync {
+    /// Reads the feeder's place.
+    async fn cursor_position(&self) -> Result<CursorPosition, StatementError>;
+
+    /// Reads the next `size` rows after `cursor` in id order and returns those in scope. Rows with a
+    /// recorded failure are left out until somebody retries them.
+    async fn next_page(&self, cursor: Option<&RowId>, size: u32)
+    -> Result<RowPage, StatementError>;
+
+    /// Moves the cursor past rows whose sends are confirmed.
+    async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError>;
+
+    /// Goes back to the table's beginning.
+    async fn begin_sweep(&self) -> Result<(), StatementError>;
+
+    /// Counts the rows in scope, once per run. It reads the whole table.
+    async fn count_scope(&self) -> Result<u64, StatementError>;
+
+    /// The run in numbers.
+    async fn run_progress(&self) -> Result<RunProgress, StatementError>;
+
+    /// Whether any row is left that a sweep would feed. It may read the whole table.
+    async fn has_rows_left(&self) -> Result<bool, StatementError>;
+
+    /// Turns failures whose row the application has changed since into changes; returns how many.
+    async fn settle_stale_failures(&self) -> Result<u64, StatementError>;
+
+    /// The recorded failures by code, most frequent first, ten at most. For an outcome, not for polling.
+    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError>;
+
+    /// Writes down that a sweep found nothing left, and goes back to the table's beginning.
+    async fn finish_run(&self) -> Result<(), StatementError>;
+}
