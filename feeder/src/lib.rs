@@ -3,9 +3,7 @@
 
 pub mod backlog;
 pub mod canary;
-pub mod command;
 pub mod cursor;
-pub mod dashboard;
 pub mod drain;
 pub mod feed;
 pub mod health;

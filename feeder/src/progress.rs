@@ -158,7 +158,7 @@ impl ProgressDisplay {
     }
 
     fn render_progress(&self, numbers: &feed_source::RunProgress, per_second: f64, phase: &str) {
-        let eta = format_eta(numbers, per_second);
+        let eta = numbers.format_eta(per_second);
         let feed_source::RunProgress {
             in_scope,
             fed,
@@ -187,22 +187,6 @@ impl ProgressDisplay {
     }
 }
 
-/// The time left at this rate, or N/A.
-pub fn format_eta(numbers: &feed_source::RunProgress, per_second: f64) -> String {
-    let left = numbers
-        .in_scope
-        .map(|total| total.saturating_sub(numbers.accounted_rows()));
-    match left {
-        Some(left) if per_second > 0.0 => {
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            let seconds = (left as f64 / per_second).min(1e9);
-            let rounded = Duration::from_secs_f64(seconds.ceil());
-            humantime::format_duration(rounded).to_string()
-        }
-        _ => "N/A".into(),
-    }
-}
-
 /// Writes a log line above the bar.
 struct AboveBarWriter(ProgressBar);
 
@@ -214,24 +198,5 @@ impl Write for AboveBarWriter {
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_eta_needs_a_total_and_a_rate() {
-        let mut numbers = feed_source::RunProgress {
-            moved: 40,
-            ..feed_source::RunProgress::default()
-        };
-        assert_eq!(format_eta(&numbers, 10.0), "N/A");
-        numbers.in_scope = Some(100);
-        assert_eq!(format_eta(&numbers, 0.0), "N/A");
-        assert_eq!(format_eta(&numbers, 0.5), "2m");
-        numbers.moved = 200;
-        assert_eq!(format_eta(&numbers, 1.0), "0s");
     }
 }

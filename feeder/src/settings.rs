@@ -13,8 +13,8 @@ use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
 
 use crate::canary::CanarySelection;
-use crate::command::OperatorCommand;
-use crate::dashboard::{DashboardArgs, DashboardSettings};
+use bucket_brigade_operator::OperatorCommand;
+use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
 
 /// Feeds the images still to move to the consumers: pages their rows out of Postgres and sends each
 /// to the queue, sweep after sweep, until nothing is left. Then it tells the outcome and exits.

@@ -14,12 +14,12 @@ use bucket_brigade_common::{aws, exit, startup};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::dashboard::{Dashboard, DashboardContext};
 use crate::feed::{FeedLoop, FeedOutcome};
 use crate::progress::{FeederProgress, ProgressDisplay};
 use crate::retry::FeederStopped;
 use crate::settings::FeederSettings;
 use crate::steering::Steering;
+use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
 
 /// One to page, one for the display and the signs of life, one for the count of the rows in scope.
 const BASE_CONNECTIONS: u32 = 3;

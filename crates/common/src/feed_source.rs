@@ -1,6 +1,8 @@
 //! What the feeder asks of the database, as a trait of only those calls: which rows are in scope,
 //! and how far the feeding has come.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::move_ledger::StatementError;
@@ -54,6 +56,22 @@ impl RunProgress {
     pub fn accounted_rows(&self) -> u64 {
         self.moved + self.changed + self.failed
     }
+
+    /// The time left at this rate, or N/A.
+    pub fn format_eta(&self, per_second: f64) -> String {
+        let left = self
+            .in_scope
+            .map(|total| total.saturating_sub(self.accounted_rows()));
+        match left {
+            Some(left) if per_second > 0.0 => {
+                #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+                let seconds = (left as f64 / per_second).min(1e9);
+                let rounded = Duration::from_secs_f64(seconds.ceil());
+                humantime::format_duration(rounded).to_string()
+            }
+            _ => "N/A".into(),
+        }
+    }
 }
 
 /// The rows to feed, and the feeder's place among them.
@@ -90,4 +108,23 @@ pub trait FeedSource: Send + Sync {
 
     /// Writes down that a sweep found nothing left, and goes back to the table's beginning.
     async fn finish_run(&self) -> Result<(), StatementError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eta_needs_a_total_and_a_rate() {
+        let mut numbers = RunProgress {
+            moved: 40,
+            ..RunProgress::default()
+        };
+        assert_eq!(numbers.format_eta(10.0), "N/A");
+        numbers.in_scope = Some(100);
+        assert_eq!(numbers.format_eta(0.0), "N/A");
+        assert_eq!(numbers.format_eta(0.5), "2m");
+        numbers.moved = 200;
+        assert_eq!(numbers.format_eta(1.0), "0s");
+    }
 }

@@ -3,6 +3,7 @@
 
 pub mod clean;
 pub mod context;
+pub mod dashboard;
 pub mod failures;
 pub mod limit;
 mod list_writer;

@@ -7,7 +7,7 @@ use bucket_brigade_common::settings::SettingsError;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::output::OutputFormat;
+use crate::output::OutputFormat;
 
 /// Whether objects may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::check::{CheckVerdict, PlanCheck};
 use super::estimate::MigrationEstimate;
 use super::{MigrationPlan, PlanRowCounts, SampleRow};
-use crate::command::status::group_thousands;
+use crate::status::group_thousands;
 
 impl fmt::Display for MigrationPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

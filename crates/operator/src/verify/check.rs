@@ -7,7 +7,7 @@ use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::s3::S3Store;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move};
-use crate::command::retrying_store::{is_object_error, retry_object_request};
+use crate::retrying_store::{is_object_error, retry_object_request};
 
 /// Looks at a move that changes under them, before what they saw is taken for the truth.
 const MAX_ATTEMPTS: u32 = 4;

@@ -7,7 +7,7 @@ use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 
-use super::context::CommonArgs;
+use crate::context::CommonArgs;
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::output::OutputFormat;
+use crate::output::OutputFormat;
 
 /// Writes to standard output: lines for people; for machines one JSON object that holds the list under a
 /// name, and the summary's fields.

@@ -7,7 +7,7 @@ use bucket_brigade_common::ledger::{RequestedLimits, TableAccess};
 use bucket_brigade_common::settings::{SettingsProblems, integer_between};
 use serde::Serialize;
 
-use super::context::CommonArgs;
+use crate::context::CommonArgs;
 
 /// Copies in flight that can be asked for at most.
 pub(crate) const MAX_COPIES_IN_FLIGHT: u32 = 1_000_000;

@@ -9,7 +9,7 @@ use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::s3::S3Store;
 use serde::Serialize;
 
-use crate::command::retrying_store::{is_object_error, retry_object_request};
+use crate::retrying_store::{is_object_error, retry_object_request};
 
 /// Why a row is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]

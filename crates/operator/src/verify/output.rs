@@ -7,8 +7,8 @@ use bucket_brigade_common::ledger::{
 };
 use serde::Serialize;
 
-use crate::command::list_writer::ListWriter;
-use crate::command::output::OutputFormat;
+use crate::list_writer::ListWriter;
+use crate::output::OutputFormat;
 
 const PAGE_ROWS: i64 = 1000;
 

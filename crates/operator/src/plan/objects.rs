@@ -12,7 +12,7 @@ use bucket_brigade_common::s3::store_error;
 use super::SampleRow;
 use super::check::{CheckVerdict, PlanCheck};
 use super::probe::CopyProbe;
-use crate::command::context::CommandContext;
+use crate::context::CommandContext;
 
 /// What was learned of the objects.
 #[derive(Debug, Clone, Copy, Default)]

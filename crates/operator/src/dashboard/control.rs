@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::snapshot::SnapshotCache;
 use super::token::require_token;
-use crate::command::limit::{MAX_COPIES_IN_FLIGHT, is_valid_rate};
+use crate::limit::{MAX_COPIES_IN_FLIGHT, is_valid_rate};
 
 /// More than any order needs, in bytes.
 const MAX_REQUEST_BYTES: usize = 4096;

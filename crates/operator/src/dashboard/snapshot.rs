@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::DashboardContext;
 use super::history::{HistorySample, RunHistory};
 use super::thumbnail::{Thumbnail, ThumbnailSigner};
-use crate::command::status::StatusSnapshot;
+use crate::status::StatusSnapshot;
 
 /// How often the run is looked at.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);

@@ -216,7 +216,7 @@ fn render_bar(done: u64, all: u64) -> (String, f64) {
 }
 
 /// A number with its thousands told apart.
-pub(in crate::command) fn group_thousands(number: u64) -> String {
+pub(crate) fn group_thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {

@@ -7,7 +7,7 @@ use bucket_brigade_common::ledger::{CodeCount, FailedRow, TableAccess};
 use bucket_brigade_common::settings::{SettingsProblems, integer_between};
 use serde::Serialize;
 
-use super::context::CommonArgs;
+use crate::context::CommonArgs;
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::output::CleanCounts;
 use super::{CleanContext, RemovalScope};
-use crate::command::list_writer::ListWriter;
-use crate::command::locks::{self, QuiescedFleet};
-use crate::command::progress_bar::ProgressReporter;
-use crate::command::retrying_store::{
+use crate::list_writer::ListWriter;
+use crate::locks::{self, QuiescedFleet};
+use crate::progress_bar::ProgressReporter;
+use crate::retrying_store::{
     MAX_REQUESTS_IN_FLIGHT, is_object_error, remove_with_retries, retry_object_request,
 };
 

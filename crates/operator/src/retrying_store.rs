@@ -9,7 +9,7 @@ use bucket_brigade_common::preflight::{BucketCheck, check_bucket, retry_transien
 use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use tokio::time::sleep;
 
-use super::context::CommandContext;
+use crate::context::CommandContext;
 
 /// Objects looked at at a time: far below what S3 grants to one prefix, and enough to hide its latency.
 pub(super) const MAX_REQUESTS_IN_FLIGHT: usize = 64;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::OnceCell;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use super::output::OutputFormat;
+use crate::output::OutputFormat;
 
 /// Connections of a command that does one thing after the other.
 const DEFAULT_POOL_SIZE: u32 = 2;

@@ -8,7 +8,7 @@ use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 
-use super::context::{CommandContext, CommonArgs};
+use crate::context::{CommandContext, CommonArgs};
 
 /// Its flags and settings.
 #[derive(Debug, clap::Args)]

@@ -8,7 +8,7 @@ use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::sqs::SqsQueue;
 
-use super::context::CommandContext;
+use crate::context::CommandContext;
 
 /// Keeps other commands of this kind out of the run.
 ///

@@ -14,11 +14,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::classify::{SkipReason, SkippedRow, UndoClassifier};
-use crate::command::list_writer::ListWriter;
-use crate::command::locks::{self, QuiescedFleet};
-use crate::command::output::OutputFormat;
-use crate::command::progress_bar::ProgressReporter;
-use crate::command::retrying_store::MAX_REQUESTS_IN_FLIGHT;
+use crate::list_writer::ListWriter;
+use crate::locks::{self, QuiescedFleet};
+use crate::output::OutputFormat;
+use crate::progress_bar::ProgressReporter;
+use crate::retrying_store::MAX_REQUESTS_IN_FLIGHT;
 
 /// Few enough that the looks at a page's copies are fresh when its rows are set.
 const PAGE_ROWS: i64 = 200;

@@ -7,9 +7,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::check::MoveChecker;
-use crate::command::locks;
-use crate::command::progress_bar::ProgressReporter;
-use crate::command::retrying_store::{MAX_REQUESTS_IN_FLIGHT, is_object_error};
+use crate::locks;
+use crate::progress_bar::ProgressReporter;
+use crate::retrying_store::{MAX_REQUESTS_IN_FLIGHT, is_object_error};
 
 /// Rows of a page: a few seconds of work, the most that a kill repeats.
 const PAGE_ROWS: f64 = 1000.0;

@@ -8,7 +8,6 @@ use bucket_brigade_common::sqs::SqsQueue;
 use serde::Serialize;
 
 use super::state::{ReportedState, reported_state};
-use crate::progress::format_eta;
 
 /// Everything on the screen.
 #[derive(Debug, Serialize)]
@@ -100,7 +99,7 @@ impl StatusRates {
         } else {
             0.0
         };
-        let eta = Some(format_eta(progress, over_a_minute)).filter(|eta| eta != "N/A");
+        let eta = Some(progress.format_eta(over_a_minute)).filter(|eta| eta != "N/A");
         Self {
             over_a_minute,
             overall,
