@@ -1,7 +1,7 @@
 //! How fast Bucket Brigade is, measured side by side with what it is made of and with the tools that
 //! only copy: same objects, same server, same run.
 
-pub mod bare;
+pub mod bare_loop;
 pub mod chart;
 pub mod command;
 pub mod machine;

@@ -6,15 +6,18 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::AggregatedBytes;
 
 use super::{S3Store, bare_etag, store_error};
-use crate::object_store::{Copied, Destination, StoreError};
-use crate::path_rule::Route;
+use crate::object_store::{CopiedObject, DestinationState, StoreError};
+use crate::path_rule::MoveRoute;
 
 /// How much of two objects is held in memory at a time while their bytes are compared.
 const CHUNK_BYTES: u64 = 8 << 20;
 
 impl S3Store {
-    pub(super) async fn head_source(&self, route: &Route) -> Result<HeadObjectOutput, StoreError> {
-        self.head(
+    pub(super) async fn head_source(
+        &self,
+        route: &MoveRoute,
+    ) -> Result<HeadObjectOutput, StoreError> {
+        self.head_object(
             &self.source_client,
             &self.options.source_bucket,
             &route.source_key,
@@ -28,9 +31,9 @@ impl S3Store {
 
     pub(super) async fn head_destination(
         &self,
-        route: &Route,
+        route: &MoveRoute,
     ) -> Result<Option<HeadObjectOutput>, StoreError> {
-        self.head(
+        self.head_object(
             &self.client,
             &self.options.destination_bucket,
             &route.destination_key,
@@ -38,7 +41,7 @@ impl S3Store {
         .await
     }
 
-    pub(super) async fn head(
+    pub(super) async fn head_object(
         &self,
         client: &Client,
         bucket: &str,
@@ -51,7 +54,7 @@ impl S3Store {
         }
     }
 
-    async fn read(
+    async fn read_range(
         client: &Client,
         bucket: &str,
         key: &str,
@@ -66,7 +69,7 @@ impl S3Store {
             .set_if_match(etag.map(ToOwned::to_owned))
             .send()
             .await
-            .map_err(changed_underneath)?;
+            .map_err(comparison_error)?;
         let body = output.body.collect().await;
         body.map(AggregatedBytes::to_vec)
             .map_err(|error| StoreError::Transient {
@@ -77,7 +80,7 @@ impl S3Store {
 }
 
 /// A 412 here means the object was replaced while it was read, not that a destination exists.
-fn changed_underneath(error: impl Into<crate::aws::Answer>) -> StoreError {
+fn comparison_error(error: impl Into<crate::aws::RequestError>) -> StoreError {
     match store_error(error) {
         StoreError::DestinationExists => StoreError::Transient {
             code: "ChangedWhileCompared".into(),
@@ -87,27 +90,34 @@ fn changed_underneath(error: impl Into<crate::aws::Answer>) -> StoreError {
     }
 }
 
-pub(super) async fn compare(store: &S3Store, route: &Route) -> Result<Destination, StoreError> {
+pub(super) async fn compare_destination(
+    store: &S3Store,
+    route: &MoveRoute,
+) -> Result<DestinationState, StoreError> {
     let Some(destination) = store.head_destination(route).await? else {
-        return Ok(Destination::Empty);
+        return Ok(DestinationState::Empty);
     };
     let source = store.head_source(route).await?;
-    if let Some(difference) = headers_differ(&source, &destination) {
-        return Ok(Destination::Different(difference));
+    if let Some(difference) = first_header_difference(&source, &destination) {
+        return Ok(DestinationState::Different(difference));
     }
     // Equal ETags prove equal bytes; different ones prove nothing (multipart uploads, KMS).
-    if source.e_tag != destination.e_tag && !same_bytes(store, route, &source, &destination).await?
+    if source.e_tag != destination.e_tag
+        && !bytes_are_equal(store, route, &source, &destination).await?
     {
-        return Ok(Destination::Different("its bytes differ".into()));
+        return Ok(DestinationState::Different("its bytes differ".into()));
     }
-    Ok(Destination::Same(Copied {
+    Ok(DestinationState::Same(CopiedObject {
         etag: bare_etag(destination.e_tag().unwrap_or_default()).to_owned(),
         size_bytes: destination.content_length,
     }))
 }
 
 /// The first of what a browser or CDN sees that is not the same.
-fn headers_differ(source: &HeadObjectOutput, destination: &HeadObjectOutput) -> Option<String> {
+fn first_header_difference(
+    source: &HeadObjectOutput,
+    destination: &HeadObjectOutput,
+) -> Option<String> {
     let pairs = [
         (
             "content type",
@@ -163,9 +173,9 @@ fn tags_differ(source: &HeadObjectOutput, destination: &HeadObjectOutput) -> boo
     counts.is_some_and(|(source, destination)| source != destination)
 }
 
-async fn same_bytes(
+async fn bytes_are_equal(
     store: &S3Store,
-    route: &Route,
+    route: &MoveRoute,
     source: &HeadObjectOutput,
     destination: &HeadObjectOutput,
 ) -> Result<bool, StoreError> {
@@ -173,14 +183,14 @@ async fn same_bytes(
     for start in (0..size).step_by(usize::try_from(CHUNK_BYTES).unwrap_or(usize::MAX)) {
         let range = format!("bytes={start}-{}", (start + CHUNK_BYTES).min(size) - 1);
         let options = &store.options;
-        let ours = S3Store::read(
+        let ours = S3Store::read_range(
             &store.source_client,
             &options.source_bucket,
             &route.source_key,
             source.e_tag(),
             &range,
         );
-        let theirs = S3Store::read(
+        let theirs = S3Store::read_range(
             &store.client,
             &options.destination_bucket,
             &route.destination_key,

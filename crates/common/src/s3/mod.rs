@@ -19,9 +19,9 @@ pub use errors::store_error;
 
 use direct::{Condition, Order, Shown, Watch};
 
-use crate::object_store::{Copied, Destination, ObjectStore, StoreError};
-use crate::objects::Side;
-use crate::path_rule::Route;
+use crate::object_store::{CopiedObject, DestinationState, ObjectStore, StoreError};
+use crate::objects::BucketSide;
+use crate::path_rule::MoveRoute;
 
 /// Sizes that decide how an object is copied, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ pub struct S3Store {
     source_client: Client,
     options: S3Options,
     /// The ETag of an older copy of ours that a copy is to replace; none to overwrite nothing.
-    replaces: Option<String>,
+    replace_etag: Option<String>,
     /// How the SDK sends a copy.
     shown: Shown,
 }
@@ -78,21 +78,21 @@ impl S3Store {
             client,
             source_client,
             options,
-            replaces: None,
+            replace_etag: None,
             shown: Shown::default(),
         }
     }
 
     /// The client and the bucket of one side.
-    fn at(&self, side: Side) -> (&Client, &str) {
+    fn client_and_bucket(&self, side: BucketSide) -> (&Client, &str) {
         match side {
-            Side::Source => (&self.source_client, &self.options.source_bucket),
-            Side::Destination => (&self.client, &self.options.destination_bucket),
+            BucketSide::Source => (&self.source_client, &self.options.source_bucket),
+            BucketSide::Destination => (&self.client, &self.options.destination_bucket),
         }
     }
 
-    fn order<'a>(&'a self, route: &'a Route) -> Order<'a> {
-        let condition = match &self.replaces {
+    fn copy_request<'a>(&'a self, route: &'a MoveRoute) -> Order<'a> {
+        let condition = match &self.replace_etag {
             Some(ours) => Condition::Over(ours),
             None if self.options.conditional_copy => Condition::Absent,
             None => Condition::None,
@@ -109,7 +109,7 @@ impl S3Store {
         }
     }
 
-    async fn copy_by_sdk(&self, order: &Order<'_>) -> Result<Copied, StoreError> {
+    async fn copy_with_sdk(&self, order: &Order<'_>) -> Result<CopiedObject, StoreError> {
         let request = self
             .client
             .copy_object()
@@ -125,12 +125,12 @@ impl S3Store {
         let watch = Watch::new(&self.shown, order.key);
         let output = request.customize().interceptor(watch).send().await;
         let result = output.map_err(store_error)?.copy_object_result;
-        proven(result.as_ref().and_then(|result| result.e_tag()))
+        confirm_copy(result.as_ref().and_then(|result| result.e_tag()))
     }
 
     /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
     /// condition on the copy itself: between this HEAD and the copy another writer can slip in.
-    async fn refuse_if_taken(&self, route: &Route) -> Result<(), StoreError> {
+    async fn ensure_destination_free(&self, route: &MoveRoute) -> Result<(), StoreError> {
         match self.head_destination(route).await? {
             Some(_) => Err(StoreError::DestinationExists),
             None => Ok(()),
@@ -141,35 +141,35 @@ impl S3Store {
 #[async_trait]
 impl ObjectStore for S3Store {
     // The SDK's futures are boxed, so that they make no room in the one of a direct copy.
-    async fn copy(&self, route: &Route) -> Result<Copied, StoreError> {
-        let order = self.order(route);
+    async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        let order = self.copy_request(route);
         if let Condition::None = order.condition {
-            Box::pin(self.refuse_if_taken(route)).await?;
+            Box::pin(self.ensure_destination_free(route)).await?;
         }
         let Some(pattern) = self.shown.pattern() else {
-            return Box::pin(self.copy_by_sdk(&order)).await;
+            return Box::pin(self.copy_with_sdk(&order)).await;
         };
         let answer = pattern.copy(&order).await.map_err(store_error);
         if let Err(StoreError::Systemic { .. }) = answer {
             self.shown.forget();
         }
-        proven(answer?.as_deref())
+        confirm_copy(answer?.as_deref())
     }
 
-    async fn copy_in_parts(&self, route: &Route) -> Result<Copied, StoreError> {
-        multipart::copy(self, route).await
+    async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        multipart::copy_in_parts(self, route).await
     }
 
-    async fn compare(&self, route: &Route) -> Result<Destination, StoreError> {
-        compare::compare(self, route).await
+    async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
+        compare::compare_destination(self, route).await
     }
 }
 
 /// A 200 is no proof: S3 may send it before the copy is made, and the SDK reads an empty body as
 /// success. Only an `ETag` proves the copy.
-fn proven(etag: Option<&str>) -> Result<Copied, StoreError> {
+fn confirm_copy(etag: Option<&str>) -> Result<CopiedObject, StoreError> {
     match etag.map(bare_etag) {
-        Some(etag) if !etag.is_empty() => Ok(Copied {
+        Some(etag) if !etag.is_empty() => Ok(CopiedObject {
             etag: etag.to_owned(),
             size_bytes: None,
         }),

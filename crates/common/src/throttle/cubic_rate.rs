@@ -118,11 +118,7 @@ impl Recovery {
         let length = if is_known {
             duration_of(RECOVERY_COPIES, peak, MIN_RECOVERY..=MAX_RECOVERY)
         } else {
-            duration_of(
-                FIRST_COPIES,
-                peak,
-                MIN_FIRST_RECOVERY..=MAX_FIRST_RECOVERY,
-            )
+            duration_of(FIRST_COPIES, peak, MIN_FIRST_RECOVERY..=MAX_FIRST_RECOVERY)
         };
         Self {
             peak,

@@ -148,7 +148,11 @@ mod tests {
         let mut limiter = limited_to(1e-300);
         let now = Instant::now();
         limiter.record(10.0, now);
-        assert!(limiter.next_due(now + Duration::from_hours(24 * 365)).is_some());
+        assert!(
+            limiter
+                .next_due(now + Duration::from_hours(24 * 365))
+                .is_some()
+        );
         limiter.set_rate(Some(100.0), now);
         assert_eq!(
             limiter.next_due(now),

@@ -57,7 +57,12 @@ impl RateMeter {
     /// but no less than the start of `over`.
     pub fn rate(&self, over: RangeInclusive<Duration>, now: Instant) -> f64 {
         let recent = |(then, _): &&(Instant, u64)| now - *then < *over.end();
-        let count: u64 = self.steps.iter().filter(recent).map(|(_, count)| count).sum();
+        let count: u64 = self
+            .steps
+            .iter()
+            .filter(recent)
+            .map(|(_, count)| count)
+            .sum();
         let elapsed = (now - self.began).clamp(*over.start(), *over.end());
         f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / elapsed.as_secs_f64()
     }

@@ -3,6 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
+use crate::worker_state::WorkerState;
+
 /// What holds work back, and the words to show.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ThrottleReason {
@@ -30,6 +32,23 @@ pub enum ThrottleReason {
 }
 
 impl ThrottleReason {
+    /// Whether it stands whatever there is to do: an operator or the database asks for it.
+    pub fn is_protective(&self) -> bool {
+        matches!(
+            self.worker_state(),
+            WorkerState::Paused | WorkerState::DatabaseSlow
+        )
+    }
+
+    pub fn worker_state(&self) -> WorkerState {
+        match self {
+            Self::Paused(_) => WorkerState::Paused,
+            Self::ReplicaLag { .. } | Self::SlowCommits { .. } => WorkerState::DatabaseSlow,
+            Self::StorePace { .. } => WorkerState::ThrottledByStore,
+            Self::FleetLimit { .. } => WorkerState::Running,
+        }
+    }
+
     /// Whether nothing at all starts.
     pub fn holds_everything(&self) -> bool {
         matches!(
@@ -50,7 +69,10 @@ impl Display for ThrottleReason {
             Self::Paused(by) => f.write_str(by),
             Self::ReplicaLag { lag, max } => {
                 let lag = lag.as_secs_f64();
-                write!(f, "a replica is {lag:.1} s behind, MAX_REPLICA_LAG is {max:?}")
+                write!(
+                    f,
+                    "a replica is {lag:.1} s behind, MAX_REPLICA_LAG is {max:?}"
+                )
             }
             Self::SlowCommits {
                 commit,
@@ -61,7 +83,10 @@ impl Display for ThrottleReason {
                 "commits take {commit:.0?}, MAX_COMMIT_LATENCY is {max:?}: at most {copies} copies at once"
             ),
             Self::SlowCommits { commit, max, .. } => {
-                write!(f, "a commit took {commit:.0?}, MAX_COMMIT_LATENCY is {max:?}")
+                write!(
+                    f,
+                    "a commit took {commit:.0?}, MAX_COMMIT_LATENCY is {max:?}"
+                )
             }
             Self::StorePace { per_second } => write!(f, "{per_second:.0} copies per second"),
             Self::FleetLimit {

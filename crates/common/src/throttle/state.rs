@@ -8,8 +8,8 @@ use super::commit_latency::CommitLatency;
 use super::rate_limiter::{RateLimiter, truncate};
 use super::reason::ThrottleReason;
 use super::store_pace::StorePace;
-use crate::control::Orders as FleetLimits;
-use crate::queue::BATCH;
+use crate::fleet_control::FleetLimits;
+use crate::queue::MAX_BATCH_ENTRIES;
 use crate::settings::DatabaseLimits;
 
 /// What of a rate that was not used may be made up for: a timer wakes a millisecond late, a send takes a
@@ -59,7 +59,7 @@ impl ThrottleState {
 
     pub(super) fn for_rows(database: DatabaseLimits, now: Instant) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "ten")]
-        let batch = BATCH as f64;
+        let batch = MAX_BATCH_ENTRIES as f64;
         Self::new(database, RateLimiter::new(batch, ROWS_CATCH_UP, now), None)
     }
 
@@ -119,7 +119,7 @@ impl ThrottleState {
         }
         let is_probe = copies.pace.check_hold(now).map_err(Some)?;
         let per_second = copies.pace.per_second(now);
-        let share = self.limits.share_of_rate().unwrap_or(f64::INFINITY);
+        let share = self.limits.rate_share().unwrap_or(f64::INFINITY);
         self.limiter.set_rate(Some(per_second.min(share)), now);
         check_rate(&self.limiter, now)?;
         let (least, most) = JITTER;
@@ -185,10 +185,7 @@ impl ThrottleState {
 
     fn fleet_limit(&self) -> Option<ThrottleReason> {
         let (per_second, concurrency) = match self.copies {
-            Some(_) => (
-                self.limits.share_of_rate(),
-                self.limits.share_of_concurrency(),
-            ),
+            Some(_) => (self.limits.rate_share(), self.limits.concurrency_share()),
             None => (self.limits.rate, None),
         };
         (per_second.is_some() || concurrency.is_some()).then_some(ThrottleReason::FleetLimit {
@@ -199,12 +196,12 @@ impl ThrottleState {
 
     /// Whether the limits leave nothing at all to this process, while others go on.
     pub(super) fn is_excluded(&self) -> bool {
-        self.limits.paused.is_none() && self.limits.share_of_concurrency() == Some(0)
+        self.limits.paused.is_none() && self.limits.concurrency_share() == Some(0)
     }
 
     /// Copies that process, operator and database allow in flight.
     fn max_in_flight(&self) -> usize {
-        let share = self.limits.share_of_concurrency();
+        let share = self.limits.concurrency_share();
         let share = share.and_then(|share| usize::try_from(share).ok());
         let limits = [
             self.copies.as_ref().map(|copies| copies.max),
@@ -229,7 +226,7 @@ impl ThrottleState {
         let Some(copies) = &self.copies else {
             return usize::MAX;
         };
-        let rates = [self.limits.share_of_rate(), copies.pace.limit(now)];
+        let rates = [self.limits.rate_share(), copies.pace.limit(now)];
         let by_rate = rates
             .into_iter()
             .flatten()

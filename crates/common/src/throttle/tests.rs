@@ -26,7 +26,11 @@ impl FloorStore {
 }
 
 /// Copies served in each second.
-async fn served_by_second(per_second: f64, limited_for: Duration, then: Duration) -> Vec<(u32, u32)> {
+async fn served_by_second(
+    per_second: f64,
+    limited_for: Duration,
+    then: Duration,
+) -> Vec<(u32, u32)> {
     let now = Instant::now();
     let store = Arc::new(FloorStore {
         per_second,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
-use crate::aws::{Answer, Origin, code_of_status, first_line};
+use crate::aws::{ErrorOrigin, RequestError, code_for_status, first_line};
 
 /// The elements of an answer that matter.
 #[derive(Debug, Default)]
@@ -20,14 +20,14 @@ struct Said {
 /// # Errors
 /// The error in the body, whatever the status: S3 may send its 200 before it has copied. Without one, what
 /// the status says.
-pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, Answer> {
+pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, RequestError> {
     let is_success = (200..300).contains(&status);
     match parse(body) {
         Ok(said) if is_success && !said.is_error => Ok(said.etag),
         Ok(said) => Err(refusal(status, said)),
         Err(_) if is_success && body.is_empty() => Ok(None),
-        Err(error) if is_success => Err(Answer {
-            origin: Origin::Transport,
+        Err(error) if is_success => Err(RequestError {
+            origin: ErrorOrigin::Transport,
             code: "UnreadableAnswer".into(),
             message: error.to_string(),
             status,
@@ -36,16 +36,16 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, Answer> {
     }
 }
 
-fn refusal(status: u16, said: Said) -> Answer {
+fn refusal(status: u16, said: Said) -> RequestError {
     let code = said
         .code
-        .unwrap_or_else(|| code_of_status(status).to_owned());
+        .unwrap_or_else(|| code_for_status(status).to_owned());
     let message = said.message.map_or_else(
         || format!("S3 answered {status} without a word"),
         |message| first_line(&message),
     );
-    Answer {
-        origin: Origin::Service,
+    RequestError {
+        origin: ErrorOrigin::Service,
         code,
         message,
         status,
@@ -106,7 +106,7 @@ mod tests {
     fn an_error_is_one_whatever_the_status() {
         for status in [200, 503] {
             let answer = read(status, SLOW).unwrap_err();
-            assert_eq!(answer.origin, Origin::Service);
+            assert_eq!(answer.origin, ErrorOrigin::Service);
             assert_eq!((answer.code.as_str(), answer.status), ("SlowDown", status));
             assert_eq!(answer.message, "Please reduce");
         }
@@ -133,7 +133,7 @@ mod tests {
             let answer = read(200, &COPIED[..length]).unwrap_err();
             assert_eq!(
                 answer.origin,
-                Origin::Transport,
+                ErrorOrigin::Transport,
                 "{length} bytes: {answer:?}"
             );
         }

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 use super::answer::read;
 use super::{Condition, Order};
-use crate::aws::{Answer, NOT_SENT, Origin, causes};
+use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError, error_chain};
 use crate::s3::encoding::encode_key;
 
 /// Headers that belong to one request, or that signing adds.
@@ -116,7 +116,10 @@ impl Pattern {
     ///
     /// # Errors
     /// What S3 answered, what became of the request, or why it was not sent.
-    pub(in crate::s3) async fn copy(&self, order: &Order<'_>) -> Result<Option<String>, Answer> {
+    pub(in crate::s3) async fn copy(
+        &self,
+        order: &Order<'_>,
+    ) -> Result<Option<String>, RequestError> {
         let exchange = async {
             let request = self.request(order).await;
             self.exchange(request.map_err(|error| not_sent(&*error))?)
@@ -182,14 +185,14 @@ impl Pattern {
         Ok(())
     }
 
-    async fn exchange(&self, mut request: HttpRequest) -> Result<Option<String>, Answer> {
+    async fn exchange(&self, mut request: HttpRequest) -> Result<Option<String>, RequestError> {
         let connection = CaptureSmithyConnection::new();
         request.add_extension(connection.clone());
         let response = self.http.call(request).await;
-        let response = response.map_err(|error| lost("ConnectionFailed", causes(&error)))?;
+        let response = response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
         let status = response.status().as_u16();
         let body = ByteStream::new(response.into_body()).collect().await;
-        let body = body.map_err(|error| lost("UnreadableAnswer", causes(&error)))?;
+        let body = body.map_err(|error| lost("UnreadableAnswer", error_chain(&error)))?;
         if matches!(status, 500 | 502 | 504) {
             close(&connection);
         }
@@ -303,20 +306,20 @@ fn basic_time(text: &str) -> Option<DateTime> {
 }
 
 /// What became of the request is not known.
-fn lost(code: &str, message: String) -> Answer {
-    Answer {
-        origin: Origin::Transport,
+fn lost(code: &str, message: String) -> RequestError {
+    RequestError {
+        origin: ErrorOrigin::Transport,
         code: code.to_owned(),
         message,
         status: 0,
     }
 }
 
-fn not_sent(error: &(dyn std::error::Error + 'static)) -> Answer {
-    Answer {
-        origin: Origin::Local,
-        code: NOT_SENT.to_owned(),
-        message: causes(error),
+fn not_sent(error: &(dyn std::error::Error + 'static)) -> RequestError {
+    RequestError {
+        origin: ErrorOrigin::Local,
+        code: NOT_SENT_CODE.to_owned(),
+        message: error_chain(error),
         status: 0,
     }
 }

@@ -18,8 +18,8 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use proptest::prelude::*;
 
 use super::signature::{SECRET, is_signed};
-use crate::object_store::{Copied, ObjectStore, StoreError};
-use crate::path_rule::Route;
+use crate::object_store::{CopiedObject, ObjectStore, StoreError};
+use crate::path_rule::MoveRoute;
 use crate::s3::{CopyLimits, S3Options, S3Store};
 
 const COPIED: &str = "<CopyObjectResult><ETag>&quot;9b2c&quot;</ETag></CopyObjectResult>";
@@ -163,8 +163,8 @@ fn plain_store(server: &Server) -> S3Store {
     store(config(server), None, true)
 }
 
-fn route(key: &str) -> Route {
-    Route {
+fn route(key: &str) -> MoveRoute {
+    MoveRoute {
         old_path: format!("image/{key}"),
         new_path: format!("avatar/{key}"),
         source_key: format!("image/{key}"),
@@ -173,7 +173,7 @@ fn route(key: &str) -> Route {
 }
 
 /// Copies with a store that knows no pattern yet, then with one that does.
-async fn both_ways(make: impl Fn(&Server) -> S3Store, route_: &Route) -> (Request, Request) {
+async fn both_ways(make: impl Fn(&Server) -> S3Store, route_: &MoveRoute) -> (Request, Request) {
     let server = Server::new(SystemTime::now());
     make(&server).copy(route_).await.unwrap();
     let by_sdk = server.last();
@@ -182,7 +182,7 @@ async fn both_ways(make: impl Fn(&Server) -> S3Store, route_: &Route) -> (Reques
     let copied = store.copy(route_).await.unwrap();
     assert_eq!(
         copied,
-        Copied {
+        CopiedObject {
             etag: "9b2c".into(),
             size_bytes: None
         }
@@ -190,7 +190,7 @@ async fn both_ways(make: impl Fn(&Server) -> S3Store, route_: &Route) -> (Reques
     (by_sdk, server.last())
 }
 
-async fn hold_to_the_sdk(make: impl Fn(&Server) -> S3Store, route: &Route) {
+async fn hold_to_the_sdk(make: impl Fn(&Server) -> S3Store, route: &MoveRoute) {
     let (by_sdk, direct) = both_ways(make, route).await;
     assert!(!by_sdk.is_direct() && direct.is_direct());
     assert!(is_signed(&by_sdk), "the check itself: {by_sdk:?}");
@@ -210,7 +210,7 @@ proptest! {
         let class = cold.then_some(StorageClass::StandardIa);
         let make = |server: &Server| {
             let mut store = store(config(server), class.clone(), true);
-            store.replaces = replaces.then(|| "\"0a\"".to_owned());
+            store.replace_etag = replaces.then(|| "\"0a\"".to_owned());
             store
         };
         runtime.block_on(hold_to_the_sdk(make, &route(&key)));
@@ -372,7 +372,7 @@ async fn every_answer_means_what_it_means_when_the_sdk_reads_it() {
 }
 
 /// What is decided on, and what people read.
-fn sense(answer: &Result<Copied, StoreError>) -> (String, String) {
+fn sense(answer: &Result<CopiedObject, StoreError>) -> (String, String) {
     match answer {
         Ok(copied) => ("Ok".into(), copied.etag.clone()),
         Err(error) => (
