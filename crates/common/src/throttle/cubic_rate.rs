@@ -29,6 +29,12 @@ const RECOVERY_COPIES: f64 = 600.0;
 const MIN_RECOVERY: Duration = Duration::from_secs(6);
 const MAX_RECOVERY: Duration = Duration::from_mins(1);
 
+/// A rate near the floor is hardly a limit, but what is left of one: what the store served until it
+/// recovered from some trouble. It is left within a minute: 2.3 times this until the limit is left
+/// behind, and then seconds of doubling.
+const RECOVERY_PER_RATE: Duration = Duration::from_secs(6);
+const MAX_FLOOR_RECOVERY: Duration = Duration::from_secs(15);
+
 /// The same while the limit is not known yet.
 const FIRST_COPIES: f64 = 1600.0;
 const MIN_FIRST_RECOVERY: Duration = Duration::from_secs(2);
@@ -36,6 +42,7 @@ const MAX_FIRST_RECOVERY: Duration = Duration::from_secs(8);
 
 /// How far above the peak the store serves everything when its limit is gone.
 const LEFT_BEHIND: f64 = 1.2;
+const FIRST_LEFT_BEHIND: f64 = 2.0;
 
 /// How much more than it served in the last second the store may allow: rests are part of that second.
 const MORE_THAN_SERVED: f64 = 1.1;
@@ -78,6 +85,14 @@ impl CubicRate {
     }
 
     /// Whether the store has throttled.
+    /// As if what came before had come so much later.
+    pub fn delay(&mut self, time: Duration) {
+        match self {
+            Self::Doubling(since) => *since += time,
+            Self::Recovering(recovery) => recovery.cut_at += time,
+        }
+    }
+
     /// Whether the store has throttled, and the limit is not left behind.
     pub fn is_limited(self, now: Instant) -> bool {
         matches!(self, Self::Recovering(recovery) if recovery.searching(now).is_none())
@@ -116,7 +131,10 @@ impl Recovery {
         let peak = peak.max(MIN_RATE);
         // A peak that is a first guess, or has been left far behind, is no place to linger at.
         let length = if is_known {
-            duration_of(RECOVERY_COPIES, peak, MIN_RECOVERY..=MAX_RECOVERY)
+            let longest = RECOVERY_PER_RATE
+                .mul_f64(peak)
+                .clamp(MAX_FLOOR_RECOVERY, MAX_RECOVERY);
+            duration_of(RECOVERY_COPIES, peak, MIN_RECOVERY..=longest)
         } else {
             duration_of(FIRST_COPIES, peak, MIN_FIRST_RECOVERY..=MAX_FIRST_RECOVERY)
         };
@@ -137,16 +155,24 @@ impl Recovery {
         Self::new(served.max(FIRST_RATE / 2.0), now, false)
     }
 
+    fn left_behind(self) -> f64 {
+        if self.is_known {
+            LEFT_BEHIND
+        } else {
+            FIRST_LEFT_BEHIND
+        }
+    }
+
     /// How long the rate has been doubling, since the limit was left behind.
     fn searching(self, now: Instant) -> Option<Duration> {
-        // The cubic is at `LEFT_BEHIND` times the peak.
-        let grown = 1.0 + ((LEFT_BEHIND - 1.0) / (1.0 - CUT)).cbrt();
+        // The curve reaches so many times the peak then.
+        let grown = 1.0 + ((self.left_behind() - 1.0) / (1.0 - CUT)).cbrt();
         (now - self.cut_at).checked_sub(self.length.mul_f64(grown))
     }
 
     fn per_second(self, now: Instant) -> f64 {
         if let Some(elapsed) = self.searching(now) {
-            return doubled(self.peak * LEFT_BEHIND, elapsed);
+            return doubled(self.peak * self.left_behind(), elapsed);
         }
         let grown = (now - self.cut_at).as_secs_f64() / self.length.as_secs_f64() - 1.0;
         (self.peak * (1.0 + (1.0 - CUT) * grown.powi(3))).max(MIN_RATE)
@@ -163,7 +189,7 @@ impl Recovery {
         };
         let peak = (served * MORE_THAN_SERVED).clamp(reached * least, reached);
         let is_guess = peak < reached && !self.is_known;
-        Self::new(peak, now, !is_guess)
+        Self::new(peak, now, reached < self.peak * LEFT_BEHIND && !is_guess)
     }
 }
 
