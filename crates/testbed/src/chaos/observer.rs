@@ -94,7 +94,7 @@ impl CloudObserver for ChaosObserver {
                 return async move {
                     self.delete_checker
                         .check_delete(&parse_json(request.body))
-                        .await
+                        .await;
                 }
                 .boxed();
             }
@@ -107,7 +107,7 @@ impl CloudObserver for ChaosObserver {
         match (request.caller, request.operation) {
             (CONSUMER_CALLER, "ReceiveMessage") => self.handle_received(&parse_json(answer)),
             (FEEDER_CALLER, "SendMessageBatch") => {
-                self.forward_sent(&parse_json(request.body), &parse_json(answer))
+                self.forward_sent(&parse_json(request.body), &parse_json(answer));
             }
             _ => {}
         }
