@@ -12,8 +12,8 @@ fn unlimited(max: usize) -> Throttle {
 
 fn limited(concurrency: Option<u64>, rate: Option<f64>) -> FleetLimits {
     FleetLimits {
-        concurrency,
         rate,
+        concurrency,
         ..FleetLimits::default()
     }
 }
