@@ -6,7 +6,6 @@ use bucket_brigade_common::feed_source::{self, FeedSource};
 use bucket_brigade_common::move_ledger::MoveLedger;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;
-use bucket_brigade_common::trace::Tracer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +36,6 @@ pub struct FeedLoop {
     pub throttle: Arc<Steering>,
     /// What the feeder is doing.
     pub progress: Arc<FeederProgress>,
-    /// Begins the traces of rows; none while traces are off.
-    pub tracer: Option<Tracer>,
     /// Ends the feeding.
     pub stop: CancellationToken,
 }
@@ -126,7 +123,6 @@ impl FeedLoop {
             sender: BatchSender {
                 queue: Arc::clone(&self.queue),
                 ledger: &*self.ledger,
-                tracer: self.tracer.as_ref(),
                 retrier: persist,
             },
             backlog: BacklogLimit::new(queue, self.options.max_backlog, progress, persist),

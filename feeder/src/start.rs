@@ -9,8 +9,7 @@ use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::{self, AdvisoryLock, LedgerError, PostgresLedger};
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
 use bucket_brigade_common::sqs::SqsQueue;
-use bucket_brigade_common::trace::{FLUSH, Traces};
-use bucket_brigade_common::{aws, exit, startup};
+use bucket_brigade_common::{aws, exit};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -43,19 +42,6 @@ const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// [`LedgerError::AnotherFeeder`].
 pub async fn start(
     settings: FeederSettings,
-    display: ProgressDisplay,
-    stop: CancellationToken,
-) -> anyhow::Result<u8> {
-    let name = startup::process_name("feeder");
-    let traces = Traces::start(&settings.traces, "bucket-brigade-feeder", &name)?;
-    let ended = Box::pin(run_feeder(settings, &traces, &name, display, stop)).await;
-    traces.end(FLUSH).await;
-    ended
-}
-
-async fn run_feeder(
-    settings: FeederSettings,
-    traces: &Traces,
     name: &str,
     display: ProgressDisplay,
     stop: CancellationToken,
@@ -96,7 +82,6 @@ async fn run_feeder(
         options: settings.options,
         throttle: Arc::new(Steering::new(settings.database_limits)),
         progress: Arc::clone(&progress),
-        tracer: traces.tracer(),
         stop,
     };
     tokio::spawn(count_scope(ledger.clone()));

@@ -8,7 +8,6 @@ pub mod exit;
 pub mod feed_source;
 pub mod fleet_control;
 pub mod healthcheck;
-pub mod histogram;
 pub mod http_endpoints;
 pub mod ledger;
 pub mod logging;

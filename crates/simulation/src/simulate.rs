@@ -194,7 +194,6 @@ pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
         },
         throttle: Arc::default(),
         progress: Arc::new(FeederProgress::default()),
-        tracer: None,
         stop: CancellationToken::new(),
     }
 }
