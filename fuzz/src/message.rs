@@ -63,7 +63,7 @@ fn check_task(task: &MoveTask, id_type: IdColumnType, rule: &PathRule) {
         Ok(again) => assert_eq!(again, *task),
         // Escaped, a body may be longer than the one it was read from.
         Err(poison) => {
-            assert!(matches!(poison, PoisonReason::TooLong(length) if length == body.len()))
+            assert!(matches!(poison, PoisonReason::TooLong(length) if length == body.len()));
         }
     }
 }

@@ -189,7 +189,7 @@ fn of_the_credentials() {
     for after in [0, 10] {
         let words = "check the credentials";
         with_captured_log(async |log| {
-            consumer_survives(SimulatedOutage::ExpiredToken, after, words, log).await
+            consumer_survives(SimulatedOutage::ExpiredToken, after, words, log).await;
         });
     }
 }
@@ -199,7 +199,7 @@ fn of_the_database() {
     for after in [0, 10] {
         let words = "the database";
         with_captured_log(async |log| {
-            consumer_survives(SimulatedOutage::Database, after, words, log).await
+            consumer_survives(SimulatedOutage::Database, after, words, log).await;
         });
     }
 }
@@ -209,7 +209,7 @@ fn of_the_queue() {
     for after in [0, 10] {
         let words = "check QUEUE_URL";
         with_captured_log(async |log| {
-            consumer_survives(SimulatedOutage::Queue, after, words, log).await
+            consumer_survives(SimulatedOutage::Queue, after, words, log).await;
         });
     }
 }
@@ -217,13 +217,13 @@ fn of_the_queue() {
 #[test]
 fn of_the_feeders_database() {
     with_captured_log(async |log| {
-        feeder_survives(SimulatedOutage::Database, "the database", log).await
+        feeder_survives(SimulatedOutage::Database, "the database", log).await;
     });
 }
 
 #[test]
 fn of_the_feeders_queue() {
     with_captured_log(async |log| {
-        feeder_survives(SimulatedOutage::Queue, "check QUEUE_URL", log).await
+        feeder_survives(SimulatedOutage::Queue, "check QUEUE_URL", log).await;
     });
 }

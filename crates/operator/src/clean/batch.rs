@@ -187,7 +187,7 @@ impl<'a> ObjectCleaner<'a> {
                     endings.push((removal, RemovalOutcome::Kept(reason)));
                 }
                 RemovalVerdict::Kept(reason) => {
-                    endings.push((removal, RemovalOutcome::Kept(reason)))
+                    endings.push((removal, RemovalOutcome::Kept(reason)));
                 }
             }
         }

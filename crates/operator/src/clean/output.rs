@@ -223,7 +223,7 @@ impl CleanCounts {
                 self.delete_markers += u64::from(marker.is_some());
             }
             RemovalOutcome::Kept(reason) => {
-                *self.left_alone.entry(reason.clone()).or_default() += 1
+                *self.left_alone.entry(reason.clone()).or_default() += 1;
             }
         }
     }

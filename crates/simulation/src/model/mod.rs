@@ -162,7 +162,7 @@ impl Model for BrigadeModel {
         match action {
             ModelAction::Receive(consumer, number) => next.receive_message(consumer, number),
             ModelAction::ConsumerAction(consumer, outcome) => {
-                next.take_action(consumer, outcome, self.sabotage)
+                next.take_action(consumer, outcome, self.sabotage);
             }
             ModelAction::Crash(consumer) => next.consumers[consumer] = None,
             other => next.apply_environment_action(&other),
