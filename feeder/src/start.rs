@@ -11,8 +11,7 @@ use bucket_brigade_common::ledger::{self, AdvisoryLock, LedgerError, PostgresLed
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
-use bucket_brigade_common::trace::{FLUSH, Traces};
-use bucket_brigade_common::{aws, exit, startup};
+use bucket_brigade_common::{aws, exit};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -44,19 +43,6 @@ const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// [`LedgerError::AnotherFeeder`].
 pub async fn start(
     settings: FeederSettings,
-    display: ProgressDisplay,
-    stop: CancellationToken,
-) -> anyhow::Result<u8> {
-    let name = startup::process_name("feeder");
-    let traces = Traces::start(&settings.traces, "bucket-brigade-feeder", &name)?;
-    let ended = Box::pin(run_feeder(settings, &traces, &name, display, stop)).await;
-    traces.end(FLUSH).await;
-    ended
-}
-
-async fn run_feeder(
-    settings: FeederSettings,
-    traces: &Traces,
     name: &str,
     display: ProgressDisplay,
     stop: CancellationToken,
@@ -98,7 +84,6 @@ async fn run_feeder(
         options: settings.options,
         throttle: Arc::clone(&throttle),
         progress: Arc::clone(&progress),
-        tracer: traces.tracer(),
         stop,
     };
     tokio::spawn(count_scope(ledger.clone()));

@@ -74,7 +74,7 @@ impl CommonArgs {
         let Some(migration) = migration else {
             return Err(SettingsError::for_setting("settings", "could not be read"));
         };
-        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr));
+        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), None);
         let format = if self.json {
             OutputFormat::Json
         } else {
