@@ -34,11 +34,13 @@ async fn hidden_rows_are_refused_by_every_program() {
     for program in ["feeder", "consumer"] {
         expect_refusal(&rig.run_program(program, &[("DATABASE_URL", &url)]).await);
     }
-    for command in ["status", "verify", "rollback", "clean"] {
-        let arguments: &[&str] = match command {
-            "rollback" => &["rollback", "--all"],
-            other => &[other],
-        };
+    let commands: [&[&str]; 4] = [
+        &["status"],
+        &["verify"],
+        &["rollback", "--all"],
+        &["clean", "--older-than", "0s"],
+    ];
+    for arguments in commands {
         let mut process = rig.spawn("feeder", &[("DATABASE_URL", &url)], arguments);
         expect_refusal(&crate::rig::wait_for_exit(&mut process).await);
     }
