@@ -7,7 +7,7 @@ use bucket_brigade_testbed::proxy::{CutRates, PostgresProxy};
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 /// Whatever falls silent is given up by then.
-const RECOVERY_TIME: Duration = Duration::from_secs(60);
+const RECOVERY_TIME: Duration = Duration::from_mins(1);
 
 /// The feeder's advisory locks of this database.
 const COUNT_LOCKS: &str =
