@@ -22,6 +22,7 @@ pub mod queue;
 pub mod rate_meter;
 pub mod row_id;
 pub mod s3;
+pub mod sample;
 pub mod settings;
 pub mod sql;
 pub mod sqs;

@@ -16,7 +16,6 @@ pub enum LedgerError {
     /// The server answers, and lets us not in: the password, the database's name, TLS.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     LoginRefused(String),
-    /// No such table.
     #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
     NoSuchTable {
         /// The table as the setting names it.
@@ -27,19 +26,15 @@ pub enum LedgerError {
     /// A view, a sequence, a foreign table.
     #[error("IMAGES_TABLE: '{table}' is {kind}, not a table")]
     NotATable {
-        /// The relation.
         table: String,
         /// What it is instead.
         kind: String,
     },
-    /// No such column.
     #[error("{setting}: table '{table}' has no column '{column}' (it has {columns})")]
     NoSuchColumn {
         /// The setting that names the column.
         setting: &'static str,
-        /// The table.
         table: String,
-        /// The missing column.
         column: String,
         /// The columns it has.
         columns: String,
@@ -48,42 +43,24 @@ pub enum LedgerError {
     #[error(
         "ID_COLUMN: '{column}' of table '{table}' does not identify a row: it needs a primary key or a unique index on this column alone (composite keys are not supported)"
     )]
-    IdNotUnique {
-        /// The table.
-        table: String,
-        /// The column.
-        column: String,
-    },
+    IdNotUnique { table: String, column: String },
     /// Rows without an id would never be found.
     #[error("ID_COLUMN: '{column}' of table '{table}' may be null: it must be declared NOT NULL")]
-    IdNullable {
-        /// The table.
-        table: String,
-        /// The column.
-        column: String,
-    },
+    IdNullable { table: String, column: String },
     /// Not one of the supported types.
     #[error("{setting}: '{column}' of table '{table}' is of type {found}, supported: {supported}")]
     UnsupportedType {
         /// The setting that names the column.
         setting: &'static str,
-        /// The table.
         table: String,
-        /// The column.
         column: String,
-        /// Its type.
         found: String,
         /// What it may be.
         supported: &'static str,
     },
     /// A generated column cannot be set.
     #[error("PATH_COLUMN: '{column}' of table '{table}' is a generated column and cannot be set")]
-    PathGenerated {
-        /// The table.
-        table: String,
-        /// The column.
-        column: String,
-    },
+    PathGenerated { table: String, column: String },
     /// A right is missing; the statement grants it.
     #[error(
         "the database user '{user}' may not {what}. Have a database administrator run:\n\n{sql}\n"
@@ -93,7 +70,6 @@ pub enum LedgerError {
         user: String,
         /// What it may not do.
         what: String,
-        /// What grants it.
         sql: String,
     },
     /// The ledger was made by another version of this software.
@@ -173,7 +149,7 @@ const SERVER_ERROR_CLASSES: [&str; 16] = [
 ];
 
 /// Sorts by SQLSTATE class.
-pub(super) fn statement_error(error: &sqlx::Error) -> StatementError {
+pub fn statement_error(error: &sqlx::Error) -> StatementError {
     match sqlstate_of(error) {
         Some(code)
             if !SERVER_ERROR_CLASSES

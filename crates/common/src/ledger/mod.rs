@@ -6,23 +6,11 @@ mod changes;
 mod commit;
 mod counters;
 mod errors;
-mod failures;
 mod feed;
 mod heartbeat;
-mod limits;
-mod moved_row;
-mod newest_moves;
-mod path_references;
-mod removals;
-mod report;
-mod rollback;
 mod run;
 mod schema;
-mod status;
 mod table;
-mod table_inspector;
-mod verification;
-mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,29 +19,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
-pub use errors::LedgerError;
-pub use failures::FailedRow;
-pub use limits::RequestedLimits;
-pub use moved_row::{MovedRow, SourceState};
-pub use path_references::PathReference;
-pub use removals::{EligibleMoves, ObjectRemoval, RemovalOutcome};
-pub use report::ReportLine;
-pub use rollback::{MoveSelection, UndoTarget};
-pub use run::{AdvisoryLock, RunSpec};
-pub use status::{CodeCount, RunOverview, WorkerStatus};
+pub use errors::{LedgerError, statement_error};
+pub use heartbeat::pause_description;
+pub use run::{AdvisoryLock, RunSpec, discover_table};
 pub use table::{ApplicationTable, TableAccess, TableSpec};
-pub use table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
-pub use verification::{
-    TableRow, VerificationCounts, VerificationFinding, VerificationMismatch, VerificationSpec,
-    VerificationState,
-};
 
 use crate::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
 use crate::path_rule::PathRule;
 use crate::row_id::{IdColumnType, RowId};
-use errors::statement_error;
 
 /// A statement that has not answered by then is given up; its effect is found out by looking.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -134,26 +109,39 @@ impl PostgresLedger {
     }
 
     /// The old path of any row that was moved.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`]
     pub async fn any_moved_path(&self) -> Result<Option<String>, LedgerError> {
         let query = sqlx::query_scalar(SELECT_ANY_MOVE).bind(self.run_id);
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
-    /// The run's number in the ledger.
     pub fn run_id(&self) -> i64 {
         self.run_id
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub fn table(&self) -> &ApplicationTable {
+        &self.table
+    }
+
+    pub fn rule(&self) -> &PathRule {
+        &self.rule
+    }
+
+    /// The name of this process in the evidence.
+    pub fn worker(&self) -> &str {
+        &self.worker
     }
 }
 
 /// Runs a statement under [`STATEMENT_TIMEOUT`] and sorts its error.
-async fn with_timeout<T>(
+pub async fn with_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
     match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
-        Ok(answer) => answer.map_err(|error| statement_error(&error)),
+        Ok(result) => result.map_err(|error| statement_error(&error)),
         Err(_) => Err(StatementError::Unavailable(format!(
             "no answer within {STATEMENT_TIMEOUT:?}"
         ))),
@@ -161,7 +149,7 @@ async fn with_timeout<T>(
 }
 
 /// Sorts the error of a statement that may take its time: one that reads all moves, or the whole table.
-async fn without_timeout<T>(
+pub async fn without_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
     statement.await.map_err(|error| statement_error(&error))

@@ -233,11 +233,8 @@ async fn report(scene: &mut Scene) -> Result<()> {
         "each move has its ETag and its consumer, and either the time it was verified or what was found wrong",
     )?;
     let csv = scene.see(&["report", "--format", "csv"], 0).await?;
-    let html = scene.run(&["report", "--format", "html"]).await?;
     scene.holds(
         csv.answer.lines().count() > lines.len() && csv.answer.starts_with("id,state,old_path"),
         "the same as CSV",
-    )?;
-    let rows = html.answer.matches("<tr").count();
-    scene.holds(html.code == 0 && rows > lines.len(), "and as HTML")
+    )
 }
