@@ -8,21 +8,20 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use aws_config::BehaviorVersion;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry};
-use bucket_brigade_common::fleet_control::FleetLimits;
 use bucket_brigade_common::ledger::{self, PostgresLedger};
 use bucket_brigade_common::message::MoveTask;
 use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::object_store::CopiedObject;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::settings::DatabaseLimits;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::commit::Committer;
-use bucket_brigade_consumer::governor::Governor;
 use bucket_brigade_consumer::health::Health;
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{self, DESTINATION_BUCKET, SOURCE_BUCKET};
+use crate::images::{self, DESTINATION_BUCKET, SOURCE_BUCKET};
 
 /// Which call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -168,7 +167,7 @@ impl BareLoop {
 
     async fn open_ledger(&self, connections: u32) -> Result<PostgresLedger> {
         let pool = ledger::create_pool(self.database_url.parse()?, connections);
-        let found = PostgresLedger::find_run(pool, &rig::run_spec()?, "bare-loop").await?;
+        let found = PostgresLedger::find_run(pool, &images::run_spec()?, "bare-loop").await?;
         found.context("the run is not open")
     }
 
@@ -190,17 +189,17 @@ impl BareLoop {
     async fn commit_stage(&self) -> Result<()> {
         let ledger = Arc::new(self.open_ledger(3).await?);
         let unbounded = DatabaseLimits::default();
-        let governor = Arc::new(Governor::new(1000, unbounded, FleetLimits::default()));
+        let throttle = Arc::new(Throttle::for_copies(1000, unbounded));
         let stop = CancellationToken::new();
-        let tally = Arc::default();
-        let commit = Committer::new(ledger, governor, tally, Health::default(), stop);
-        let rule = rig::run_spec()?.rule;
+        let metrics = Arc::default();
+        let commit = Committer::new(ledger, throttle, metrics, Health::default(), stop);
+        let rule = images::run_spec()?.rule;
         let started = Instant::now();
         futures::stream::iter(self.first..self.first + self.rows)
             .map(|id| {
                 let (commit, rule) = (&commit, &rule);
                 async move {
-                    let route = rule.route_for(&rig::old_path(id)).ok()?;
+                    let route = rule.route_for(&images::old_path(id)).ok()?;
                     let id = RowId::from_database(id.to_string());
                     let copied = CopiedObject {
                         etag: ETAG.to_owned(),
@@ -230,9 +229,9 @@ const ETAG: &str = "9b2cf535f27731c974343645a3985328";
 fn build_move(id: u64) -> PendingMove {
     PendingMove {
         id: RowId::from_database(id.to_string()),
-        old_path: rig::old_path(id),
-        new_path: rig::new_path(id),
-        destination_key: rig::new_path(id),
+        old_path: images::old_path(id),
+        new_path: images::new_path(id),
+        destination_key: images::new_path(id),
         etag: ETAG.to_owned(),
         size_bytes: None,
     }
@@ -242,9 +241,9 @@ fn build_move(id: u64) -> PendingMove {
 async fn copy_one(client: &aws_sdk_s3::Client, id: u64) -> Result<()> {
     let copied = client
         .copy_object()
-        .copy_source(format!("{SOURCE_BUCKET}/{}", rig::old_path(id)))
+        .copy_source(format!("{SOURCE_BUCKET}/{}", images::old_path(id)))
         .bucket(DESTINATION_BUCKET)
-        .key(rig::new_path(id))
+        .key(images::new_path(id))
         .if_none_match("*")
         .send()
         .await?;
@@ -284,7 +283,10 @@ async fn send_batch(client: aws_sdk_sqs::Client, ten: Range<u64>, url: String) -
         .map(|(index, id)| {
             SendMessageBatchRequestEntry::builder()
                 .id(index.to_string())
-                .message_body(format!(r#"{{"id":"{id}","path":"{}"}}"#, rig::old_path(id)))
+                .message_body(format!(
+                    r#"{{"id":"{id}","path":"{}"}}"#,
+                    images::old_path(id)
+                ))
                 .build()
         })
         .collect();

@@ -232,7 +232,7 @@ mod tests {
             machine: MachineInfo::detect("17"),
             rows,
             growth: Vec::new(),
-            told: std::collections::BTreeMap::new(),
+            figures: std::collections::BTreeMap::new(),
         }
     }
 

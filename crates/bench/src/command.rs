@@ -87,7 +87,7 @@ async fn measure_groups(arguments: &BenchArguments) -> Result<BenchResults> {
         machine: MachineInfo::detect(&rig.postgres_version().await?),
         rows: Vec::new(),
         growth: Vec::new(),
-        told: std::collections::BTreeMap::new(),
+        figures: std::collections::BTreeMap::new(),
     };
     let all = RowGroup::value_variants();
     let groups = if arguments.only.is_empty() {

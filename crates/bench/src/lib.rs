@@ -4,6 +4,7 @@
 pub mod bare_loop;
 pub mod chart;
 pub mod command;
+pub mod images;
 pub mod machine;
 pub mod process;
 pub mod results;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bucket_brigade_common::exit;
 use bucket_brigade_private_postgres::Watchdog;
+use rustix::process::{Pid, Signal, kill_process};
 use wait4::Wait4;
 
 use crate::stub::now_us;
@@ -59,12 +60,8 @@ impl RunningProcess {
     }
 
     /// Asks it to end.
-    ///
-    /// # Errors
-    /// There is no `kill`.
     pub fn terminate(&self) -> Result<()> {
-        let id = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &id]).status()?;
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         Ok(())
     }
 

@@ -201,7 +201,7 @@ pub struct BenchResults {
     pub growth: Vec<GrowthPoint>,
     /// Further figures without a target, by name.
     #[serde(default)]
-    pub told: BTreeMap<String, f64>,
+    pub figures: BTreeMap<String, f64>,
 }
 
 impl BenchResults {
@@ -235,7 +235,7 @@ impl BenchResults {
         if !newer.growth.is_empty() {
             self.growth = newer.growth;
         }
-        self.told.extend(newer.told);
+        self.figures.extend(newer.figures);
     }
 
     /// A table in Markdown.
@@ -368,7 +368,7 @@ mod tests {
             machine: MachineInfo::detect("17"),
             rows: vec![row("cpu", ours), row("other", ours)],
             growth: Vec::new(),
-            told: BTreeMap::new(),
+            figures: BTreeMap::new(),
         };
         let mut merged = results(100.0);
         let mut newer = results(200.0);

@@ -7,47 +7,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bucket_brigade_common::ledger::{PostgresLedger, RunSpec, TableSpec};
-use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::sql::TableName;
+use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_private_postgres::{Cluster, ClusterOptions};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::bare_loop::BareCall;
+use crate::images::{DESTINATION_BUCKET, SOURCE_BUCKET, run_spec};
 use crate::process::{ProcessUsage, RunningProcess, built_binary};
 use crate::stub::{RequestCounts, StubClient, StubSetup};
-
-/// Where the images are.
-pub const SOURCE_BUCKET: &str = "old-images";
-/// Where they go.
-pub const DESTINATION_BUCKET: &str = "new-images";
-
-/// The path of a row at the start.
-pub fn old_path(id: u64) -> String {
-    format!("image/avatar-{id}.png")
-}
-
-/// The path of a row that was moved.
-pub fn new_path(id: u64) -> String {
-    format!("avatar/avatar-{id}.png")
-}
-
-/// The run that all measurements belong to.
-///
-/// # Errors
-/// None in practice.
-pub fn run_spec() -> Result<RunSpec> {
-    Ok(RunSpec {
-        table: TableSpec {
-            table: TableName::parse("images")?,
-            id_column: "id".into(),
-            path_column: "path".into(),
-        },
-        rule: PathRule::new("image/", "avatar/", None, None)?,
-        source_bucket: SOURCE_BUCKET.into(),
-        destination_bucket: DESTINATION_BUCKET.into(),
-    })
-}
 
 /// Everything that runs.
 #[derive(Debug)]
@@ -381,6 +348,6 @@ fn start_stub() -> Result<(Child, u16)> {
     let output = process.stdout.take().context("no output")?;
     let mut line = String::new();
     BufReader::new(output).read_line(&mut line)?;
-    let port = line.trim().parse().context("the stub told no port")?;
+    let port = line.trim().parse().context("the stub printed no port")?;
     Ok((process, port))
 }

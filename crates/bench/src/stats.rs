@@ -43,15 +43,15 @@ impl SampleSpread {
 /// The `percent`th percentile of sorted values, between neighbours where it falls between them.
 pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
-    let place = to_f64(last as u64) * percent / 100.0;
+    let position = to_f64(last as u64) * percent / 100.0;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "between 0 and the last index"
     )]
-    let below = (place.floor() as usize).min(last);
+    let below = (position.floor() as usize).min(last);
     let above = (below + 1).min(last);
-    let share = place - place.floor();
+    let share = position - position.floor();
     Some(sorted[below] + (sorted[above] - sorted[below]) * share)
 }
 

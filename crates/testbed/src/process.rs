@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::application::Application;
@@ -116,17 +118,15 @@ impl ChildProcess {
     }
 
     /// Sends SIGTERM. A process that has ended is left alone.
-    pub async fn terminate(&self) -> Result<()> {
-        self.send_signal("-TERM").await
+    pub fn terminate(&self) -> Result<()> {
+        self.send_signal(Signal::TERM)
     }
 
-    /// Sends a signal such as `-INT`. A process that has ended is left alone.
-    pub async fn send_signal(&self, signal: &str) -> Result<()> {
-        if let Some(id) = self.child.id() {
-            Command::new("kill")
-                .args([signal, &id.to_string()])
-                .status()
-                .await?;
+    /// Sends a signal. A process that has ended is left alone.
+    pub fn send_signal(&self, signal: Signal) -> Result<()> {
+        let id = self.child.id().map(i32::try_from).transpose()?;
+        if let Some(id) = id.and_then(Pid::from_raw) {
+            kill_process(id, signal)?;
         }
         Ok(())
     }

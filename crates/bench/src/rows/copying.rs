@@ -246,7 +246,9 @@ impl CopyingSamples {
                 ("s3_requests", &runs.s3_requests),
             ] {
                 if let Some(spread) = crate::stats::SampleSpread::from_values(values) {
-                    results.told.insert(format!("{name}_{what}"), spread.median);
+                    results
+                        .figures
+                        .insert(format!("{name}_{what}"), spread.median);
                 }
             }
         }

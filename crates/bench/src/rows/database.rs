@@ -69,7 +69,7 @@ async fn measure_statements(
     for (name, values) in [("wal", wal_bytes), ("ledger", ledger_bytes)] {
         let median = SampleSpread::from_values(&values).context("no run")?.median;
         results
-            .told
+            .figures
             .insert(format!("{name}_bytes_per_image"), median);
     }
     Ok(())
@@ -124,10 +124,10 @@ async fn commit_rate(
     let rows = rig.insert_rows(size.scaled_rows(COMMITTED_ROWS)).await?;
     let mut command = rig.bare_command(call, &rows, in_flight)?;
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {told}", output.status);
+    let log = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {log}", output.status);
     let rate = String::from_utf8(output.stdout)?;
-    rate.trim().parse().context("no rate was told")
+    rate.trim().parse().context("no rate was printed")
 }
 
 /// Idle and under way in turn.

@@ -82,10 +82,10 @@ async fn measure_feeder(
     )?);
     for (tenth, sample) in (1..).zip(&samples) {
         results
-            .told
+            .figures
             .insert(format!("rss_feeder_at_{tenth:02}_tenths_mib"), *sample);
     }
-    results.told.extend(
+    results.figures.extend(
         SampleSpread::from_values(&samples).map(|all| ("rss_feeder_median_mib".into(), all.median)),
     );
     rig.reset_tables().await

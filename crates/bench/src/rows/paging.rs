@@ -8,8 +8,9 @@ use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::row_id::RowId;
 
 use super::MeasurementSize;
+use crate::images::run_spec;
 use crate::results::{BenchResults, ResultRow, TargetBound};
-use crate::rig::{BenchRig, run_spec};
+use crate::rig::BenchRig;
 use crate::stats::SampleSpread;
 
 const ROWS: u64 = 10_000_000;

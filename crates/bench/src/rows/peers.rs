@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::rig::{self, BenchRig, DESTINATION_BUCKET, SOURCE_BUCKET};
+use crate::images::{self, DESTINATION_BUCKET, SOURCE_BUCKET};
+use crate::rig::BenchRig;
 
 /// A tool that may be installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl PeerTool {
 fn s5cmd_lines(rows: &Range<u64>) -> String {
     let mut text = String::new();
     for id in rows.clone() {
-        let (from, to) = (rig::old_path(id), rig::new_path(id));
+        let (from, to) = (images::old_path(id), images::new_path(id));
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,

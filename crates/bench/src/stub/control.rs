@@ -115,9 +115,9 @@ impl StubClient {
             body.len()
         );
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        let (head, body) = response.split_once("\r\n\r\n").context("no answer")?;
         if !head.starts_with("HTTP/1.1 200") {
             bail!("the stub answered: {head} {body}");
         }

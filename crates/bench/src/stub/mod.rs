@@ -124,9 +124,9 @@ async fn read_body(request: Request<Incoming>) -> Bytes {
 }
 
 fn build_response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> StubResponse {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
     headers.insert(
         "content-type",
         hyper::header::HeaderValue::from_static(kind),
@@ -135,7 +135,7 @@ fn build_response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>
         "x-amz-request-id",
         hyper::header::HeaderValue::from_static("3F1D5C0B7A9E2468"),
     );
-    answer
+    response
 }
 
 /// No timer for no latency: it would add a millisecond.

@@ -96,18 +96,18 @@ fn head_object(stub: &StubServer, key: &str) -> StubResponse {
     let Some(size) = put.or_else(|| key.contains(".png").then_some(OBJECT_SIZE_BYTES)) else {
         return build_response(StatusCode::NOT_FOUND, XML, "");
     };
-    let mut answer = with_etag(build_response(StatusCode::OK, "image/png", ""));
-    let headers = answer.headers_mut();
+    let mut response = with_etag(build_response(StatusCode::OK, "image/png", ""));
+    let headers = response.headers_mut();
     headers.insert("content-length", HeaderValue::from(size));
     headers.insert("last-modified", HeaderValue::from_static(LAST_MODIFIED));
-    answer
+    response
 }
 
-fn with_etag(mut answer: StubResponse) -> StubResponse {
-    answer
+fn with_etag(mut response: StubResponse) -> StubResponse {
+    response
         .headers_mut()
         .insert("etag", HeaderValue::from_static(ETAG));
-    answer
+    response
 }
 
 /// A page of the source's images; the destination is empty.

@@ -155,8 +155,8 @@ mod tests {
         let stub = stub(7..8);
         let asked = br#"{"QueueUrl":"q","MaxNumberOfMessages":10,"WaitTimeSeconds":20}"#;
         let text = receive(&stub, asked).await.unwrap();
-        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let message = &answer["Messages"][0];
+        let response: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let message = &response["Messages"][0];
         assert_eq!(message["Body"], r#"{"id":"7","path":"image/avatar-7.png"}"#);
         let delete = serde_json::json!({"Entries": [{"Id": "0", "ReceiptHandle": message["ReceiptHandle"]}]});
         let deleted = handle_batch(&stub, "DeleteMessageBatch", delete.to_string().as_bytes());
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_empty_queue_answers_when_the_wait_is_over() {
+    async fn an_empty_queue_responds_when_the_wait_is_over() {
         let started = Instant::now();
         let text = receive(&stub(0..0), br#"{"WaitTimeSeconds":20}"#).await;
         assert_eq!(text.unwrap(), r#"{"Messages":[]}"#);

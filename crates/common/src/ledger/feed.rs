@@ -11,7 +11,7 @@ use crate::row_id::RowId;
 use crate::sql::like_prefix;
 
 const SELECT_POSITION: &str =
-    "SELECT cursor, sweep, sweep_fed, paused, rate_limit FROM bucket_brigade.run WHERE id = $1";
+    "SELECT cursor, sweep, sweep_fed FROM bucket_brigade.run WHERE id = $1";
 
 const ADVANCE_CURSOR: &str = "UPDATE bucket_brigade.run
     SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE id = $1";
@@ -46,16 +46,6 @@ struct ProgressRow {
     failed: i64,
     orphans: i64,
     poison: i64,
-}
-
-/// A row of [`SELECT_POSITION`].
-#[derive(sqlx::FromRow)]
-struct PositionRow {
-    cursor: Option<String>,
-    sweep: i64,
-    sweep_fed: i64,
-    paused: bool,
-    rate_limit: Option<f64>,
 }
 
 /// What a sweep would feed. `$1` run, `$2` pattern.
@@ -196,13 +186,12 @@ impl PostgresLedger {
 impl FeedSource for PostgresLedger {
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
         let query = sqlx::query_as(SELECT_POSITION).bind(self.run_id);
-        let row: PositionRow = with_timeout(query.fetch_one(&self.pool)).await?;
+        let (cursor, sweep, sweep_fed): (Option<String>, i64, i64) =
+            with_timeout(query.fetch_one(&self.pool)).await?;
         Ok(CursorPosition {
-            cursor: row.cursor.map(RowId::from_database),
-            sweep: u64::try_from(row.sweep).unwrap_or(0),
-            sweep_fed: u64::try_from(row.sweep_fed).unwrap_or(0),
-            paused: row.paused,
-            rate_limit: row.rate_limit,
+            cursor: cursor.map(RowId::from_database),
+            sweep: u64::try_from(sweep).unwrap_or(0),
+            sweep_fed: u64::try_from(sweep_fed).unwrap_or(0),
         })
     }
 

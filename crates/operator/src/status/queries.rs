@@ -4,6 +4,7 @@
 use bucket_brigade_common::feed_source::FeedSource;
 use bucket_brigade_common::ledger::{PostgresLedger, pause_description, with_timeout};
 use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::worker_state::WorkerState;
 use serde::Serialize;
 
 use crate::limit::RequestedLimits;
@@ -64,7 +65,8 @@ pub struct WorkerStatus {
     pub(crate) worker: String,
     /// `feeder` or `consumer`.
     pub(crate) role: String,
-    pub(crate) state: String,
+    #[sqlx(try_from = "String")]
+    pub(crate) state: WorkerState,
     /// Empty where the state says it all.
     pub(crate) reason: String,
     /// Copies it may have in flight at the moment.

@@ -58,9 +58,9 @@ impl DeleteChecker {
     }
 
     /// To be told of each answer to a receive.
-    pub fn record_received(&self, answer: &Value) {
+    pub fn record_received(&self, response: &Value) {
         let mut notes = self.records.lock();
-        for message in answer["Messages"].as_array().into_iter().flatten() {
+        for message in response["Messages"].as_array().into_iter().flatten() {
             if let (Some(handle), Some(body)) =
                 (message["ReceiptHandle"].as_str(), message["Body"].as_str())
             {

@@ -123,15 +123,15 @@ impl FaultInjector {
         let auditor = Arc::new(DeleteChecker::new(&stage.application)?);
         let hot = Arc::new(ActiveRows::default());
         let (fed, feeding) = mpsc::unbounded_channel();
-        let lookout = ChaosObserver::new(
+        let observer = ChaosObserver::new(
             &stage.application,
             &stage.seeded,
             Arc::clone(&auditor),
             Arc::clone(&hot),
             fed,
         );
-        stage.cloud.observe_requests(Arc::new(lookout))?;
-        let mut acts = Self {
+        stage.cloud.observe_requests(Arc::new(observer))?;
+        let mut injector = Self {
             delete_checker: auditor,
             active_rows: hot,
             cloud_faults: CloudFaults::new(),
@@ -140,13 +140,13 @@ impl FaultInjector {
             senders: JoinSet::new(),
             restart_task: None,
         };
-        acts.configure_programs(stage, script).await?;
-        acts.inject_cloud_faults(stage, script);
-        acts.spawn_senders(stage, script, feeding);
+        injector.configure_programs(stage, script).await?;
+        injector.inject_cloud_faults(stage, script);
+        injector.spawn_senders(stage, script, feeding);
         if script.has_fault(FaultKind::PostgresRestarts) {
-            acts.spawn_restarts(stage, script.restart_interval());
+            injector.spawn_restarts(stage, script.restart_interval());
         }
-        Ok(acts)
+        Ok(injector)
     }
 
     /// The application's traffic under these faults.

@@ -58,9 +58,9 @@ impl ChaosObserver {
         }
     }
 
-    fn handle_received(&self, answer: &Value) {
-        self.delete_checker.record_received(answer);
-        for message in answer["Messages"].as_array().into_iter().flatten() {
+    fn handle_received(&self, response: &Value) {
+        self.delete_checker.record_received(response);
+        for message in response["Messages"].as_array().into_iter().flatten() {
             let body = message["Body"].as_str().unwrap_or_default();
             let task: Value = serde_json::from_str(body).unwrap_or_default();
             if let Some(id) = task["id"].as_str() {
@@ -70,8 +70,8 @@ impl ChaosObserver {
     }
 
     /// Those bodies of a batch that the queue took.
-    fn forward_sent(&self, request: &Value, answer: &Value) {
-        for taken in answer["Successful"].as_array().into_iter().flatten() {
+    fn forward_sent(&self, request: &Value, response: &Value) {
+        for taken in response["Successful"].as_array().into_iter().flatten() {
             let mut entries = request["Entries"].as_array().into_iter().flatten();
             let entry = entries.find(|entry| entry["Id"] == taken["Id"]);
             if let Some(body) = entry.and_then(|entry| entry["MessageBody"].as_str()) {
@@ -103,11 +103,11 @@ impl CloudObserver for ChaosObserver {
         futures::future::ready(()).boxed()
     }
 
-    fn after_response(&self, request: ObservedRequest<'_>, answer: &[u8]) {
+    fn after_response(&self, request: ObservedRequest<'_>, response: &[u8]) {
         match (request.caller, request.operation) {
-            (CONSUMER_CALLER, "ReceiveMessage") => self.handle_received(&parse_json(answer)),
+            (CONSUMER_CALLER, "ReceiveMessage") => self.handle_received(&parse_json(response)),
             (FEEDER_CALLER, "SendMessageBatch") => {
-                self.forward_sent(&parse_json(request.body), &parse_json(answer));
+                self.forward_sent(&parse_json(request.body), &parse_json(response));
             }
             _ => {}
         }

@@ -57,9 +57,9 @@ pub(super) async fn run_phases(
     script: &ChaosPlan,
     consumers: u32,
 ) -> Result<ChaosOutcome> {
-    let acts = FaultInjector::start(stage, script).await?;
+    let injector = FaultInjector::start(stage, script).await?;
     let stage: &RunEnvironment = stage;
-    let rates = acts.traffic_rates(stage, script);
+    let rates = injector.traffic_rates(stage, script);
     let every = |kind, time| script.has_fault(kind).then_some(time);
     let mut cast = ChaosRun {
         environment: stage,
@@ -74,7 +74,7 @@ pub(super) async fn run_phases(
             consumers as usize,
             script.seeded_rng(3),
         ),
-        injector: acts,
+        injector,
     };
     cast.run_with_faults().await?;
     cast.run_to_completion().await?;
@@ -106,8 +106,8 @@ impl ChaosRun<'_> {
         tokio::time::sleep(POLL_INTERVAL).await;
         self.killer.kill_and_restart(&mut self.processes).await?;
         // What it cannot tell now it tells later.
-        let look = self.progress.poll_ledger(&self.traffic);
-        let _ = tokio::time::timeout(PROGRESS_TIMEOUT, look).await;
+        let poll = self.progress.poll_ledger(&self.traffic);
+        let _ = tokio::time::timeout(PROGRESS_TIMEOUT, poll).await;
         if !self.plan.has_fault(FaultKind::Rewrites) {
             let writes = self.environment.allowed_writes(self.progress.moved_rows());
             self.traffic.allow_writes(writes);
@@ -155,7 +155,7 @@ impl ChaosRun<'_> {
     }
 
     async fn record_stall(&mut self) -> Result<()> {
-        let mut told = format!(
+        let mut violation = format!(
             "{:?} without progress after the last fault the feeder {}, and the queue holds {:?}; the feeder's log:\n{}",
             self.stall_timeout(),
             if self.killer.feeder_is_done() {
@@ -168,13 +168,13 @@ impl ChaosRun<'_> {
         );
         for n in 0..self.processes.consumer_count() {
             let _ = write!(
-                told,
+                violation,
                 "\nconsumer {}:\n{}",
                 n + 1,
                 self.processes.consumer_log(n)
             );
         }
-        self.killer.violations.push(told);
+        self.killer.violations.push(violation);
         Ok(())
     }
 

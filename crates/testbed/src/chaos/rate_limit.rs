@@ -60,7 +60,7 @@ impl RateLimitControl {
     pub(super) async fn has_rows_left(&self, old_prefix: &str) -> bool {
         let sql = AssertSqlSafe(self.rows_left_sql.clone());
         let ask = sqlx::query_scalar(sql).bind(old_prefix);
-        let answer = tokio::time::timeout(QUERY_TIMEOUT, ask.fetch_one(&self.pool)).await;
-        !matches!(answer, Ok(Ok(false)))
+        let row = tokio::time::timeout(QUERY_TIMEOUT, ask.fetch_one(&self.pool)).await;
+        !matches!(row, Ok(Ok(false)))
     }
 }

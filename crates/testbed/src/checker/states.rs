@@ -29,15 +29,15 @@ impl InvariantChecker<'_> {
     }
 
     fn final_state(&self, row: &SeededRow) -> Result<FinalRowState, String> {
-        let told = self.recorded_states(&row.id);
+        let recorded = self.recorded_states(&row.id);
         let written = self.log.rows.contains_key(&row.id);
-        match (told.as_slice(), row.kind) {
+        match (recorded.as_slice(), row.kind) {
             ([], SeededRowKind::AlreadyMoved) => self
                 .check_path(row, &row.path)
                 .map(|()| FinalRowState::AlreadyMoved),
-            ([told, ..], SeededRowKind::AlreadyMoved) => {
-                Err(format!("had moved before, yet the ledger has it as {told}"))
-            }
+            ([recorded, ..], SeededRowKind::AlreadyMoved) => Err(format!(
+                "had moved before, yet the ledger has it as {recorded}"
+            )),
             (["moved"], _) => self.check_moved(row).map(|()| FinalRowState::Moved),
             (["failed"], _) => self
                 .check_path(row, &row.path)
@@ -107,7 +107,7 @@ impl InvariantChecker<'_> {
         let recorded = self
             .recorded_states(&row.id)
             .into_iter()
-            .map(|told| format!("the ledger has it as {told}"));
+            .map(|recorded| format!("the ledger has it as {recorded}"));
         let wrong = recorded.chain(self.check_path(row, &row.path).err());
         wrong
             .map(|wrong| format!("row {}, outside the prefix: {wrong}", row.id))

@@ -69,19 +69,19 @@ impl CloudBackend {
     }
 
     /// The size of the object there, if there is one.
-    pub(super) fn object_size_bytes(&self, place: &BucketKey) -> Option<u64> {
+    pub(super) fn object_size_bytes(&self, target: &BucketKey) -> Option<u64> {
         let accounts = self.objects.read();
-        let bucket = accounts.get(ACCOUNT_ID)?.buckets.get(&place.bucket)?;
-        let object = bucket.objects.get(&place.key);
+        let bucket = accounts.get(ACCOUNT_ID)?.buckets.get(&target.bucket)?;
+        let object = bucket.objects.get(&target.key);
         let object = object.filter(|object| !object.is_delete_marker);
         object.map(|object| object.size)
     }
 
     /// The ETag of the object there, without quotes, if there is one.
-    pub(super) fn object_etag(&self, place: &BucketKey) -> Option<String> {
+    pub(super) fn object_etag(&self, target: &BucketKey) -> Option<String> {
         let accounts = self.objects.read();
-        let bucket = accounts.get(ACCOUNT_ID)?.buckets.get(&place.bucket)?;
-        let object = bucket.objects.get(&place.key);
+        let bucket = accounts.get(ACCOUNT_ID)?.buckets.get(&target.bucket)?;
+        let object = bucket.objects.get(&target.key);
         let object = object.filter(|object| !object.is_delete_marker);
         object.map(|object| object.etag.clone())
     }

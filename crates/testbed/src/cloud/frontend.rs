@@ -151,9 +151,9 @@ impl CloudFrontend {
                 Ok(self.perform_observed(operation, call).await)
             }
             FaultEffect::DelayedResponse(time) => {
-                let answer = self.perform_observed(operation, call).await;
+                let response = self.perform_observed(operation, call).await;
                 tokio::time::sleep(time).await;
-                Ok(answer)
+                Ok(response)
             }
             FaultEffect::FailSomeEntries { code, sender_fault } => Ok(self
                 .perform_partially(operation, call, &code, sender_fault)
@@ -203,7 +203,7 @@ impl CloudFrontend {
 
     async fn perform_locked(&self, operation: &CloudOperation, call: BackendCall) -> CloudResponse {
         // From the check to the effect nobody else writes this key.
-        let _alone = if operation.writes_object() {
+        let _guard = if operation.writes_object() {
             Some(self.key_lock(&operation.target).lock().await)
         } else {
             None
@@ -220,8 +220,8 @@ impl CloudFrontend {
         stale_handles::accept_stale_deletes(operation, given).await
     }
 
-    fn key_lock(&self, place: &BucketKey) -> &tokio::sync::Mutex<()> {
-        let hash = self.hasher.hash_one(place) % KEY_LOCK_COUNT as u64;
+    fn key_lock(&self, target: &BucketKey) -> &tokio::sync::Mutex<()> {
+        let hash = self.hasher.hash_one(target) % KEY_LOCK_COUNT as u64;
         &self.key_locks[usize::try_from(hash).unwrap_or_default()]
     }
 

@@ -30,7 +30,7 @@ pub trait CloudObserver: Send + Sync {
 
     /// Is told of an SQS request that was performed, with the body of its answer; whether the
     /// caller ever gets that is another matter.
-    fn after_response(&self, request: ObservedRequest<'_>, answer: &[u8]);
+    fn after_response(&self, request: ObservedRequest<'_>, response: &[u8]);
 }
 
 impl CloudOperation {

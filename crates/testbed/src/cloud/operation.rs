@@ -43,12 +43,12 @@ impl CloudOperation {
         let target = header_value(&parts.headers, "x-amz-target");
         let source =
             header_value(&parts.headers, "x-amz-copy-source").map(BucketKey::from_copy_source);
-        let place = BucketKey::from_path(parts.uri.path());
+        let object = BucketKey::from_path(parts.uri.path());
         let (service, name) = match target.and_then(|target| target.rsplit('.').next()) {
             Some(name) => (CloudService::Sqs, name),
             None => (
                 CloudService::S3,
-                s3_operation(parts, &place, source.is_some()),
+                s3_operation(parts, &object, source.is_some()),
             ),
         };
         let caller = access_key_id(&parts.headers);
@@ -56,7 +56,7 @@ impl CloudOperation {
             service,
             name: name.to_owned(),
             caller,
-            target: place,
+            target: object,
             source,
             body,
         }
@@ -118,14 +118,14 @@ fn access_key_id(headers: &HeaderMap) -> String {
         .to_owned()
 }
 
-fn s3_operation(parts: &Parts, place: &BucketKey, copies: bool) -> &'static str {
+fn s3_operation(parts: &Parts, target: &BucketKey, copies: bool) -> &'static str {
     let query = parts.uri.query().unwrap_or_default();
     let asks = |name: &str| {
         query
             .split('&')
             .any(|pair| pair.split('=').next() == Some(name))
     };
-    match (&parts.method, place.key.is_empty()) {
+    match (&parts.method, target.key.is_empty()) {
         (_, true) => bucket_operation(&parts.method, &asks),
         (&Method::PUT, _) => put_operation(copies, &asks),
         (&Method::GET, _) => get_operation(&asks),

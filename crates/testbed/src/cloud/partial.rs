@@ -51,7 +51,7 @@ impl PartialBatch {
 
     /// The answer to the whole batch, given the answer to what was left of it.
     pub(super) async fn merge_response(self, given: Option<CloudResponse>) -> CloudResponse {
-        let mut told = match given {
+        let mut response = match given {
             None => json!({ "Successful": [], "Failed": [] }),
             Some(given) if !given.status().is_success() => return given,
             Some(given) => {
@@ -59,10 +59,10 @@ impl PartialBatch {
                 serde_json::from_slice(&body).unwrap_or_else(|_| json!({}))
             }
         };
-        match told["Failed"].as_array_mut() {
+        match response["Failed"].as_array_mut() {
             Some(failed) => failed.extend(self.failed),
-            None => told["Failed"] = Value::Array(self.failed),
+            None => response["Failed"] = Value::Array(self.failed),
         }
-        response::sqs_response(200, &told)
+        response::sqs_response(200, &response)
     }
 }

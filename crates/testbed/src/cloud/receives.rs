@@ -25,9 +25,9 @@ impl ReceiveCounts {
         }
         let (parts, body) = given.into_parts();
         let body = response::collect_body(body).await;
-        if let Ok(told) = serde_json::from_slice::<Value>(&body) {
+        if let Ok(response) = serde_json::from_slice::<Value>(&body) {
             self.0
-                .fetch_max(highest_in_response(&told), Ordering::Relaxed);
+                .fetch_max(highest_in_response(&response), Ordering::Relaxed);
         }
         Response::from_parts(parts, Body::from(body))
     }
@@ -37,8 +37,8 @@ impl ReceiveCounts {
     }
 }
 
-fn highest_in_response(told: &Value) -> u64 {
-    let messages = told["Messages"].as_array().into_iter().flatten();
+fn highest_in_response(response: &Value) -> u64 {
+    let messages = response["Messages"].as_array().into_iter().flatten();
     let counts = messages.filter_map(|message| {
         let count = message["Attributes"]["ApproximateReceiveCount"].as_str()?;
         count.parse().ok()

@@ -49,11 +49,11 @@ pub(super) fn s3_response(document: &str) -> CloudResponse {
 fn sqs_error_response(status: u16, code: &str, message: &str) -> CloudResponse {
     let fault = if status < 500 { "Sender" } else { "Receiver" };
     let body = json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": message });
-    let mut answer = sqs_response(status, &body);
+    let mut response = sqs_response(status, &body);
     if let Ok(value) = format!("{code};{fault}").parse() {
-        answer.headers_mut().insert("x-amzn-query-error", value);
+        response.headers_mut().insert("x-amzn-query-error", value);
     }
-    answer
+    response
 }
 
 /// A batch's answer that reports each of its entries as failed.
@@ -101,15 +101,15 @@ pub(super) async fn collect_body(body: Body) -> Bytes {
 }
 
 fn build_response(status: u16, content_type: &'static str, body: String) -> CloudResponse {
-    let mut answer = Response::new(Body::from(body));
-    *answer.status_mut() =
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = answer.headers_mut();
+    let headers = response.headers_mut();
     headers.insert(
         "content-type",
         axum::http::HeaderValue::from_static(content_type),
     );
-    answer
+    response
 }
 
 fn escape_xml(text: &str) -> String {

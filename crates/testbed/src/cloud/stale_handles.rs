@@ -38,23 +38,23 @@ async fn accept_stale_delete(request: &Value, given: CloudResponse) -> CloudResp
 async fn accept_stale_batch(request: &Value, given: CloudResponse) -> CloudResponse {
     let (mut parts, body) = given.into_parts();
     let body = response::collect_body(body).await;
-    let Ok(mut told) = serde_json::from_slice::<Value>(&body) else {
+    let Ok(mut response) = serde_json::from_slice::<Value>(&body) else {
         return Response::from_parts(parts, Body::from(body));
     };
-    move_stale_entries(request, &mut told);
+    move_stale_entries(request, &mut response);
     parts.headers.remove("content-length");
-    Response::from_parts(parts, Body::from(told.to_string()))
+    Response::from_parts(parts, Body::from(response.to_string()))
 }
 
 /// Moves the stale entries from `Failed` to `Successful`.
-fn move_stale_entries(request: &Value, told: &mut Value) {
-    let Some(failed) = told["Failed"].as_array_mut() else {
+fn move_stale_entries(request: &Value, response: &mut Value) {
+    let Some(failed) = response["Failed"].as_array_mut() else {
         return;
     };
     let stale: Vec<Value> = failed
         .extract_if(.., |entry| is_stale_entry(request, entry))
         .collect();
-    if let Some(successful) = told["Successful"].as_array_mut() {
+    if let Some(successful) = response["Successful"].as_array_mut() {
         successful.extend(stale.iter().map(|entry| json!({ "Id": entry["Id"] })));
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn close(mut scene: Scene) -> Result<(LifeReport, Transcript)> 
     scene.chapter("The end", "The consumers are asked to end, as ECS does.");
     scene.see(&["status"], 0).await?;
     for mut consumer in std::mem::take(&mut scene.consumers) {
-        consumer.terminate().await?;
+        consumer.terminate()?;
         let code = consumer.wait_for_exit().await?.code();
         scene.holds(code == Some(0), "a consumer ends with exit code 0")?;
     }

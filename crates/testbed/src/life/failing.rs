@@ -203,7 +203,8 @@ pub(super) async fn verify_and_report(scene: &mut Scene) -> Result<()> {
 
 async fn report(scene: &mut Scene) -> Result<()> {
     let told = scene.ask(&["report"], &[0]).await?;
-    let lines = told.json.as_array().context("no array")?.clone();
+    let lines = told.answer.lines().map(serde_json::from_str);
+    let lines: Vec<Value> = lines.collect::<Result<_, _>>()?;
     for (state, table) in [
         ("moved", "moves"),
         ("changed", "changes"),

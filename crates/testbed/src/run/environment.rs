@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::report::print_status;
+use super::output::print_status;
 use crate::application::Application;
 use crate::cloud::{Cloud, CloudOptions, CreateQueueOptions, QueueDepth, QueueUrls};
 use crate::postgres::Cluster;

@@ -72,7 +72,7 @@ impl<'a> ProcessGroup<'a> {
     /// Asks the consumers to end, as ECS does; how each of them did.
     pub(crate) async fn stop_consumers(&mut self) -> Result<Vec<(usize, ExitStatus)>> {
         for consumer in &self.consumers {
-            consumer.terminate().await?;
+            consumer.terminate()?;
         }
         let mut ended = Vec::new();
         for (n, consumer) in self.consumers.iter_mut().enumerate() {

@@ -23,7 +23,7 @@ pub(crate) struct ProgressPrinter {
 
 impl ProgressPrinter {
     pub(crate) async fn start(stage: &RunEnvironment) -> Result<Self> {
-        let (begun, in_place) = (Instant::now(), std::io::stderr().is_terminal());
+        let (begun, overwrites_line) = (Instant::now(), std::io::stderr().is_terminal());
         let pool = stage.application.connect_pool(1).await?;
         Ok(Self {
             pool,
@@ -31,7 +31,7 @@ impl ProgressPrinter {
             moved_rows: 0,
             started_at: begun,
             last_printed: begun,
-            overwrites_line: in_place,
+            overwrites_line,
         })
     }
 

@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::environment::RunEnvironment;
 use crate::checker::CheckReport;
 use crate::cloud::CloudRequestCounts;
 use crate::traffic::TrafficReport;
-
-const MAX_PRINTED_VIOLATIONS: usize = 20;
 
 /// What `--json` prints, in this order.
 #[derive(Debug, Serialize)]
@@ -155,42 +152,4 @@ fn requests_by_operation(requests: &CloudRequestCounts) -> BTreeMap<String, u64>
         *all.entry(name).or_default() += count;
     }
     all
-}
-
-/// The first violations on standard error.
-pub(crate) fn print_violations(violations: &[String]) {
-    for violation in violations.iter().take(MAX_PRINTED_VIOLATIONS) {
-        print_status(&format!("VIOLATION  {violation}"));
-    }
-    if violations.len() > MAX_PRINTED_VIOLATIONS {
-        let more = violations.len() - MAX_PRINTED_VIOLATIONS;
-        print_status(&format!("… and {more} more"));
-    }
-}
-
-/// The figures for people or, with `--json`, for machines in the last line of standard output.
-pub(crate) fn print_report(table: &str, holds: bool, json: Option<&impl Serialize>) -> Result<()> {
-    let verdict = if holds {
-        "Everything that must hold held."
-    } else {
-        "NOT everything that must hold held."
-    };
-    let table = format!("{table}\n{verdict}");
-    match json {
-        None => write_stdout(&table),
-        Some(figures) => {
-            print_status(&table);
-            write_stdout(&serde_json::to_string(figures)?)
-        }
-    }
-}
-
-/// A line on the terminal or in a log, as an error of writing it is an error of the run.
-fn write_stdout(text: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
-}
-
-/// A line on standard error.
-pub(crate) fn print_status(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

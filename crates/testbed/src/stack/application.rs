@@ -68,15 +68,15 @@ async fn wait_until_finished(
     let queue = surroundings.queue_url(QUEUE_NAME).await?;
     let queue = queue.context("there is no queue: seed first")?;
     let pool = surroundings.application.connect_pool(1).await?;
-    let (begun, mut told) = (Instant::now(), Instant::now());
+    let (begun, mut printed) = (Instant::now(), Instant::now());
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         let Ok(so_far) = read_moved_rows(&pool).await else {
             continue;
         };
         traffic.allow_writes(allowed_writes(to_do, so_far));
-        if told.elapsed() > STATUS_INTERVAL {
-            told = Instant::now();
+        if printed.elapsed() > STATUS_INTERVAL {
+            printed = Instant::now();
             let (reads, broken) = traffic.read_counts();
             print_status(&format!(
                 "{so_far} of {to_do} moved · {reads} reads, {broken} broken"

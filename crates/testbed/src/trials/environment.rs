@@ -128,8 +128,8 @@ impl TrialEnvironment {
     async fn send_batch(&self, batch: Range<usize>) -> Result<()> {
         let entries: Vec<_> = batch.map(batch_entry).collect::<Result<_>>()?;
         let request = self.sqs.send_message_batch().queue_url(&self.queue.url);
-        let answer = request.set_entries(Some(entries)).send().await?;
-        ensure!(answer.failed().is_empty(), "a send failed");
+        let output = request.set_entries(Some(entries)).send().await?;
+        ensure!(output.failed().is_empty(), "a send failed");
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::environment::{TrialEnvironment, wait_for};
 use super::print_status;
 use crate::cloud::{Fault, FaultEffect, FaultHandle};
-use crate::process::ChildProcess;
+use crate::process::{ChildProcess, Signal};
 
 /// Messages at hand at the beginning of each time.
 const MESSAGES_PER_TRIAL: usize = 300;
@@ -119,7 +119,7 @@ async fn signal_once(
     let moved_before = stage.moved_rows().await?;
     let (mut consumer, slow) = start_loaded_consumer(stage, &mut random, &[]).await?;
     let signal = Instant::now();
-    consumer.terminate().await?;
+    consumer.terminate()?;
     let code = wait_for_exit(&mut consumer).await?;
     let seconds = signal.elapsed().as_secs_f64();
     drop(slow);
@@ -158,13 +158,13 @@ async fn signal_twice(
     let mut random = Rng::with_seed(seed);
     let settings = [("VISIBILITY_TIMEOUT", VISIBILITY_SETTING)];
     let (mut consumer, slow) = start_loaded_consumer(stage, &mut random, &settings).await?;
-    consumer.terminate().await?;
+    consumer.terminate()?;
     sleep(Duration::from_secs_f64(
         random.f64() * MAX_SECOND_SIGNAL_SECONDS,
     ))
     .await;
     let signal = Instant::now();
-    consumer.send_signal("-INT").await?;
+    consumer.send_signal(Signal::INT)?;
     let code = wait_for_exit(&mut consumer).await?;
     let seconds = signal.elapsed().as_secs_f64();
     drop(slow);
@@ -231,7 +231,7 @@ async fn move_remaining(stage: &TrialEnvironment, settings: &[(&str, &str)]) -> 
     }
     let mut heir = stage.spawn_consumer(settings)?;
     stage.wait_until_drained().await?;
-    heir.terminate().await?;
+    heir.terminate()?;
     let code = wait_for_exit(&mut heir).await?;
     ensure!(code == Some(0), "exit {code:?}: {}", heir.log_tail(40));
     Ok(())

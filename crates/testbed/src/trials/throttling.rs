@@ -109,7 +109,7 @@ async fn fill_queue(stage: &mut TrialEnvironment) -> Result<()> {
 
 async fn stop_consumers(consumers: Vec<ChildProcess>) -> Result<()> {
     for mut consumer in consumers {
-        consumer.terminate().await?;
+        consumer.terminate()?;
         let status = consumer.wait_for_exit().await?;
         ensure!(status.success(), "{status}: {}", consumer.log_tail(30));
     }

@@ -185,7 +185,7 @@ async fn a_second_feeder_of_the_same_run_is_kept_out() {
         "{}",
         second.log
     );
-    first.terminate().await.unwrap();
+    first.terminate().unwrap();
     assert_eq!(wait_for_exit(&mut first).await.code, Some(3));
     assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
 }

@@ -96,7 +96,7 @@ async fn renders_the_run_and_takes_commands_with_the_token() {
     let limited = "SELECT count(*) FROM bucket_brigade.run WHERE rate_limit = 5";
     assert_eq!(rig.query_number(limited).await, 1);
     stop_consumer(consumer).await;
-    feeder.terminate().await.unwrap();
+    feeder.terminate().unwrap();
     let ended = wait_for_exit(&mut feeder).await;
     assert_eq!(ended.code, Some(3), "{}", ended.log);
     assert!(!ended.log.contains(DASHBOARD_TOKEN), "{}", ended.log);
@@ -116,6 +116,6 @@ async fn without_a_token_it_is_read_only() {
             .await
             .contains("404")
     );
-    feeder.terminate().await.unwrap();
+    feeder.terminate().unwrap();
     wait_for_exit(&mut feeder).await;
 }

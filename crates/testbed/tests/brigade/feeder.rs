@@ -198,7 +198,7 @@ async fn sigterm_stops_it_with_its_cursor_kept() {
         feeder.log_tail(50).contains("waiting: backlog full")
     })
     .await;
-    feeder.terminate().await.unwrap();
+    feeder.terminate().unwrap();
     let ended = wait_for_exit(&mut feeder).await;
     assert_eq!(ended.code, Some(3), "{}", ended.log);
     let consumer = rig.spawn_consumer(&[]);
@@ -240,7 +240,7 @@ async fn watching_it_picks_up_what_comes() {
     wait_until("the first", async || rig.count_rows("moves").await == 5).await;
     rig.add_image("image/later.png").await;
     wait_until("the later one", async || rig.count_rows("moves").await == 6).await;
-    feeder.terminate().await.unwrap();
+    feeder.terminate().unwrap();
     assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
     stop_consumer(consumer).await;
 }

@@ -87,7 +87,7 @@ async fn a_feeder_serves_the_runs_metrics() {
             .contains("bucket_brigade_run_moved 5")
     })
     .await;
-    feeder.terminate().await.unwrap();
+    feeder.terminate().unwrap();
     assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
     stop_consumer(consumer).await;
 }

@@ -88,7 +88,7 @@ async fn dashboard_and_alerts_ask_for_what_is_served() {
     let mut all = served(&figures);
     all.extend(served(&http_get(&of_feeder, "/metrics").await));
     stop_consumer(consumer).await;
-    feeder.terminate().await.unwrap();
+    feeder.terminate().unwrap();
     assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
 
     let dashboard = dashboard();

@@ -393,6 +393,6 @@ async fn a_watch_goes_on_until_it_is_stopped() {
             >= 3
     })
     .await;
-    watch.terminate().await.unwrap();
+    watch.terminate().unwrap();
     assert_eq!(wait_for_exit(&mut watch).await.code, Some(0));
 }

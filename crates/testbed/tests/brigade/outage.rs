@@ -227,7 +227,7 @@ async fn of_the_feeders_sends() {
     wait_until("all sends", async || rig.queued_messages().await == 200).await;
     feeder.wait_until_healthy().await;
     feeder.assert_reported_once();
-    feeder.process.terminate().await.unwrap();
+    feeder.process.terminate().unwrap();
     assert_eq!(wait_for_exit(&mut feeder.process).await.code, Some(3));
 }
 

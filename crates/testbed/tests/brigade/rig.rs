@@ -324,7 +324,7 @@ pub(crate) async fn wait_for_exit(process: &mut ChildProcess) -> ExitedProcess {
 
 /// Asks a consumer to stop, and expects that it does so in good order.
 pub(crate) async fn stop_consumer(mut process: ChildProcess) -> String {
-    process.terminate().await.unwrap();
+    process.terminate().unwrap();
     let ended = wait_for_exit(&mut process).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     ended.log

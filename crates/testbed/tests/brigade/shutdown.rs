@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use bucket_brigade_testbed::process::binary_path;
+use bucket_brigade_testbed::process::{Signal, binary_path};
 use bucket_brigade_testbed::trials::shutdown;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
@@ -91,12 +91,12 @@ async fn a_second_signal_ends_at_once_and_loses_nothing() {
     let rig = TestRig::new().await;
     let settings = [("CONDITIONAL_COPY", "on"), ("VISIBILITY_TIMEOUT", "5s")];
     let mut consumer = start_at_work(&rig, Duration::from_secs(4), &settings).await;
-    consumer.terminate().await.unwrap();
+    consumer.terminate().unwrap();
     wait_until("the first signal's effect", async || {
         consumer.log_tail(50).contains("stopping")
     })
     .await;
-    consumer.send_signal("-INT").await.unwrap();
+    consumer.send_signal(Signal::INT).unwrap();
     assert_eq!(wait_for_exit(&mut consumer).await.code, Some(130));
     let second = rig.spawn_consumer(&settings);
     wait_until("all to move", async || rig.count_rows("moves").await == 20).await;

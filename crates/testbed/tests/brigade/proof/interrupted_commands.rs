@@ -63,7 +63,7 @@ async fn a_verify_goes_on_where_it_was() {
         rig.query_number(checked).await == 1000
     })
     .await;
-    verify.terminate().await.unwrap();
+    verify.terminate().unwrap();
     let ended = wait_for_exit(&mut verify).await;
     assert_eq!(ended.code, Some(3), "{}", ended.log);
     drop(slow);

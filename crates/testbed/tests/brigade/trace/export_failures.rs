@@ -121,7 +121,7 @@ async fn a_collector_that_hangs_does_not_outlast_the_grace() {
     rig.feed_row(&rig.add_image(path).await, path).await;
     rig.wait_until_drained().await;
     let began = Instant::now();
-    consumer.terminate().await.unwrap();
+    consumer.terminate().unwrap();
     let ended = wait_for_exit(&mut consumer).await;
     let took = began.elapsed();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
