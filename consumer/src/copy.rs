@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::retry::Backoff;
 use bucket_brigade_common::throttle::{Throttle, ThrottlePermit};
 use bucket_brigade_common::trace;
 use tokio::time::{Instant, sleep};

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::retry::Backoff;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;

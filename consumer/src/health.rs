@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::sleep;
 
-use bucket_brigade_common::backoff::Backoff;
+use bucket_brigade_common::retry::Backoff;
 
 /// What a consumer cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -48,8 +48,7 @@ impl HealthcheckArgs {
     pub fn run(self) -> Result<u8, SettingsError> {
         let mut problems = SettingsProblems::default();
         let address = self.endpoint.parse(&mut problems);
-        problems.into_result()?;
-        let Some(address) = address else {
+        let Some(address) = problems.finish(Some(address))? else {
             return Err(SettingsError::for_setting(
                 "METRICS_ADDR",
                 "is missing: without it nothing answers a health check",

@@ -18,24 +18,20 @@ pub use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::preflight::PreflightError;
-use crate::settings::SettingsProblems;
+use crate::settings::{Setting, SettingsProblems, parse_address, setting};
 
 /// Where to answer.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Observation")]
 pub struct EndpointArgs {
-    /// Answer /healthz, /readyz and /metrics on this address, for example 0.0.0.0:9100 [default: off]
-    #[arg(long, env = "METRICS_ADDR", value_name = "ADDRESS:PORT")]
-    pub metrics_addr: Option<String>,
+    /// Answer /healthz, /readyz and /metrics on this address, for example 0.0.0.0:9100
+    #[arg(long, env, value_name = "ADDRESS:PORT", default_value = "off", value_parser = setting(parse_address))]
+    metrics_addr: Setting<Option<SocketAddr>>,
 }
 
 impl EndpointArgs {
-    /// Checks the setting.
     pub fn parse(self, problems: &mut SettingsProblems) -> Option<SocketAddr> {
-        problems.parse_value("METRICS_ADDR", self.metrics_addr, None, |text| {
-            let address = text.parse().map(Some);
-            address.map_err(|_| "is not an address and port, such as 0.0.0.0:9100".into())
-        })
+        self.metrics_addr.take(problems)
     }
 }
 

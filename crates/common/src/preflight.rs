@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use thiserror::Error;
-use tokio::time::sleep;
 
 use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
-use crate::backoff::Backoff;
 use crate::exit;
 use crate::queue::{MessageQueue, QueueAttributes, QueueError};
+use crate::retry::{Backoff, TransientError, retry};
 
 /// Why a run cannot start.
 #[derive(Debug, Error)]
@@ -51,20 +50,14 @@ impl PreflightError {
     }
 }
 
-/// How often a check is made before what it looks for counts as out of reach: about five seconds, in
+/// How often a check is repeated before what it looks for counts as out of reach: about five seconds, in
 /// which a Postgres restarts.
-const MAX_ATTEMPTS: u32 = 6;
+const MAX_RETRIES: usize = 5;
 
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(300),
     max_delay: Duration::from_secs(2),
 };
-
-/// An error that may be over in a moment.
-pub trait TransientError: std::error::Error {
-    /// Whether the service merely did not answer; whatever it answered is final.
-    fn is_transient(&self) -> bool;
-}
 
 impl TransientError for PreflightError {
     fn is_transient(&self) -> bool {
@@ -78,24 +71,24 @@ impl TransientError for QueueError {
     }
 }
 
-/// Makes a check again while it meets nothing worse than a blink of the service: a process may be
-/// started in the middle of one, and whoever starts it again does so less soon.
-///
-/// # Errors
-/// The check's own.
+/// Makes a check again while the service does not respond: a process may be started while it restarts, and
+/// an orchestrator starts the process again less soon.
 pub async fn retry_transient<T, E: TransientError>(
     check: impl AsyncFn() -> Result<T, E>,
 ) -> Result<T, E> {
-    for tries in 1..MAX_ATTEMPTS {
-        match check().await {
-            Err(error) if error.is_transient() => {
-                tracing::info!("trying again: {error}");
-                sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
-            }
-            other => return other,
+    let is_transient = |error: &E| {
+        let is_transient = error.is_transient();
+        if is_transient {
+            tracing::info!("retrying: {error}");
         }
-    }
-    check().await
+        is_transient
+    };
+    retry(
+        RETRY_BACKOFF.delays().take(MAX_RETRIES),
+        is_transient,
+        check,
+    )
+    .await
 }
 
 /// Before the first request, what is most often missing is not ours to name more precisely: the SDK
@@ -215,22 +208,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_transient_error_is_retried() {
+    async fn what_does_not_respond_is_retried_and_a_wrong_setting_is_not() {
         let made = Cell::new(0);
         let check = async || {
             made.set(made.get() + 1);
-            if made.get() < MAX_ATTEMPTS {
+            if made.get() <= MAX_RETRIES {
                 Err(unreachable())
             } else {
                 Ok(made.get())
             }
         };
-        assert_eq!(retry_transient(check).await.unwrap(), MAX_ATTEMPTS);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wrong_setting_is_not_retried() {
-        let made = Cell::new(0);
+        assert_eq!(retry_transient(check).await.unwrap(), MAX_RETRIES + 1);
+        made.set(0);
+        let check = async || {
+            made.set(made.get() + 1);
+            Err::<(), PreflightError>(unreachable())
+        };
+        assert!(retry_transient(check).await.is_err());
+        assert_eq!(made.get(), MAX_RETRIES + 1);
+        made.set(0);
         let check = async || -> Result<(), PreflightError> {
             made.set(made.get() + 1);
             let (setting, problem) = ("QUEUE_URL", "no such queue".into());
@@ -238,11 +234,5 @@ mod tests {
         };
         assert!(retry_transient(check).await.is_err());
         assert_eq!(made.get(), 1);
-        let check = async || {
-            made.set(made.get() + 1);
-            Err::<(), PreflightError>(unreachable())
-        };
-        assert!(retry_transient(check).await.is_err());
-        assert_eq!(made.get(), 1 + MAX_ATTEMPTS);
     }
 }

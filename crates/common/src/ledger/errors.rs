@@ -4,9 +4,10 @@
 use sqlx::postgres::PgDatabaseError;
 use thiserror::Error;
 
+use super::table::TABLE_NAME_PROBLEM;
 use crate::exit;
 use crate::move_ledger::StatementError;
-use crate::preflight::TransientError;
+use crate::retry::TransientError;
 
 /// Why a run cannot be opened. Each names its culprit and, where there is one, the mend.
 #[derive(Debug, Error)]
@@ -17,6 +18,8 @@ pub enum LedgerError {
     /// The server answers, and lets us not in: the password, the database's name, TLS.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     LoginRefused(String),
+    #[error("IMAGES_TABLE: '{0}' {TABLE_NAME_PROBLEM}")]
+    InvalidTableName(String),
     #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
     NoSuchTable {
         /// The table as the setting names it.
@@ -153,6 +156,11 @@ pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
 /// Whether the role lacks a right (SQLSTATE 42501, `insufficient_privilege`).
 pub(super) fn is_permission_denied(error: &sqlx::Error) -> bool {
     sqlstate_of(error).is_some_and(|code| code == "42501")
+}
+
+/// Whether the server cannot read a name (SQLSTATE 22023, from `parse_ident`).
+pub(super) fn is_invalid_name(error: &sqlx::Error) -> bool {
+    sqlstate_of(error).is_some_and(|code| code == "22023")
 }
 
 /// SQLSTATEs of a server that cannot carry out any statement now, and of statements to repeat as they are:

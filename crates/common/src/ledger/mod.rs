@@ -27,7 +27,9 @@ pub use connection::ConnectionPurpose;
 pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
 pub use heartbeat::pause_description;
 pub use run::{AdvisoryLock, RunSpec, discover_table};
-pub use table::{ApplicationTable, TableAccess, TableSpec, ensure_all_rows_visible};
+pub use table::{
+    ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
+};
 
 use crate::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
@@ -119,7 +121,7 @@ impl PostgresLedger {
 
     /// The table as `schema.table`.
     pub fn table_name(&self) -> String {
-        self.table.name.to_string()
+        self.table.name.clone()
     }
 
     /// The old path of any row that was moved.

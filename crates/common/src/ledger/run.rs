@@ -278,7 +278,7 @@ type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArgu
 
 fn bind_spec<'q>(query: PgQuery<'q>, spec: &'q RunSpec, table: &ApplicationTable) -> PgQuery<'q> {
     query
-        .bind(table.name.to_sql())
+        .bind(&table.sql)
         .bind(&spec.table.id_column)
         .bind(&spec.table.path_column)
         .bind(spec.rule.old_prefix())

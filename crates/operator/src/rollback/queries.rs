@@ -17,8 +17,9 @@ use crate::moved_row::{MOVED_MICROS, MovedRow, moved_columns, moved_joins};
 use crate::statements::{column, page_after};
 
 /// Which moves are to be undone.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) enum MoveSelection {
+    #[default]
     All,
     Since(SystemTime),
     /// Those made within this time until now, by the database's clock.

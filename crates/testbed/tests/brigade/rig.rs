@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bucket_brigade_common::ledger::{self, PostgresLedger, RunSpec, TableSpec};
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::sql::TableName;
 use bucket_brigade_testbed::application::{
     Application, ObjectLocation, ObjectProperties, sha256_hex,
 };
@@ -281,7 +280,7 @@ impl TestRig {
     pub(crate) fn run_spec(&self) -> RunSpec {
         RunSpec {
             table: TableSpec {
-                table: TableName::parse(&self.application.table.name).unwrap(),
+                table: self.application.table.name.clone(),
                 id_column: "id".into(),
                 path_column: "path".into(),
             },
