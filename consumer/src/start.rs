@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use bucket_brigade_common::control::Control;
-use bucket_brigade_common::ledger::{self, Ledger, LedgerError, RunSpec};
+use bucket_brigade_common::ledger::{self, Ledger, LedgerError};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::observe::observe;
 use bucket_brigade_common::preflight::{
     Need, PreflightError, check_bucket, check_queue, patiently,
 };
-use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
+use bucket_brigade_common::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::trace::Traces;
@@ -106,11 +107,6 @@ async fn prepare(
 ) -> anyhow::Result<Option<Parts>> {
     let sdk = aws::load().await;
     let migration = &settings.migration;
-    let client = |region| {
-        let timeout = settings.copy_timeout;
-        aws::s3_client(&sdk, migration.force_path_style, timeout, region)
-    };
-    let (s3, source_s3) = (client(None), client(settings.source_region.as_deref()));
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url)
         .ask_for_traces(settings.traces.is_on());
     // Nobody sees the ages otherwise: the queue is not asked for them.
@@ -119,11 +115,11 @@ async fn prepare(
         None => queue,
     };
     let attributes = patiently(async || check_queue(&queue, &migration.queue_url).await).await?;
-    check_buckets(&s3, &source_s3, &migration.run).await?;
+    let (source, destination) = open_buckets(&sdk, settings).await?;
     let Some(ledger) = find_run(settings, stop).await? else {
         return Ok(None);
     };
-    let store = open_store(s3, source_s3, settings).await?;
+    let store = open_store(source, destination, settings).await?;
     let witness = patiently(async || ledger.some_moved_path().await).await?;
     let Some(steering) = first_orders(&ledger, settings, stop).await? else {
         return Ok(None);
@@ -185,15 +181,25 @@ async fn first_orders(
     Ok(None)
 }
 
-async fn check_buckets(
-    s3: &aws_sdk_s3::Client,
-    source_s3: &aws_sdk_s3::Client,
-    run: &RunSpec,
-) -> Result<(), PreflightError> {
-    let (source, destination) = (&run.source_bucket, &run.destination_bucket);
+/// Source and destination, checked.
+async fn open_buckets(
+    sdk: &SdkConfig,
+    settings: &Settings,
+) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+    let (migration, source_region) = (&settings.migration, settings.source_region.as_deref());
     let (of_source, of_destination) = ("SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME");
-    patiently(async || check_bucket(source_s3, of_source, source, Need::Use).await).await?;
-    patiently(async || check_bucket(s3, of_destination, destination, Need::Use).await).await
+    let (source, destination) = (
+        &migration.run.source_bucket,
+        &migration.run.destination_bucket,
+    );
+    let access = S3Access::new(sdk, migration.force_path_style, settings.copy_timeout);
+    let source = access.bucket(of_source, source, source_region).await?;
+    let destination = access.bucket(of_destination, destination, None).await?;
+    for (setting, bucket) in [(of_source, &source), (of_destination, &destination)] {
+        let (client, name) = (bucket.client(), bucket.name());
+        patiently(async || check_bucket(client, setting, name, Need::Use).await).await?;
+    }
+    Ok((source, destination))
 }
 
 fn tell(settings: &Settings, ledger: &Ledger) {
@@ -238,19 +244,17 @@ async fn find_run(
 
 /// Finds out, unless told, whether the store refuses to overwrite on our condition.
 async fn open_store(
-    client: aws_sdk_s3::Client,
-    source_client: aws_sdk_s3::Client,
+    source: S3Bucket,
+    destination: S3Bucket,
     settings: &Settings,
 ) -> anyhow::Result<S3Store> {
     let run = &settings.migration.run;
     let options = S3Options {
-        source_bucket: run.source_bucket.clone(),
-        destination_bucket: run.destination_bucket.clone(),
         storage_class: settings.storage_class.clone(),
         conditional_copy: settings.conditional_copy.unwrap_or(true),
         limits: CopyLimits::default(),
     };
-    let store = S3Store::new(client.clone(), source_client.clone(), options.clone());
+    let store = S3Store::new(source.clone(), destination.clone(), options.clone());
     if settings.conditional_copy.is_some() {
         return Ok(store);
     }
@@ -266,14 +270,11 @@ async fn open_store(
     tracing::warn!(
         "the store ignores If-None-Match on a copy: a HEAD goes before each copy, and an object that the application writes between the two would be overwritten"
     );
-    Ok(S3Store::new(
-        client,
-        source_client,
-        S3Options {
-            conditional_copy: false,
-            ..options
-        },
-    ))
+    let options = S3Options {
+        conditional_copy: false,
+        ..options
+    };
+    Ok(S3Store::new(source, destination, options))
 }
 
 fn cannot_write(bucket: &str, error: &StoreError) -> PreflightError {

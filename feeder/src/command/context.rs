@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use bucket_brigade_common::ledger::{self, Access, Ledger, LedgerError};
+use bucket_brigade_common::preflight::PreflightError;
+use bucket_brigade_common::s3::{S3Access, S3Bucket};
 use bucket_brigade_common::settings::{MigrationArgs, MigrationSettings, Problems, SettingsError};
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::telemetry::{self, LogArgs};
@@ -107,13 +109,21 @@ impl Context {
         Ledger::existing(pool, &self.migration.run, &name, access).await
     }
 
-    /// An S3 client for the destination's region, and one for the source's.
-    pub async fn s3(&self) -> (aws_sdk_s3::Client, aws_sdk_s3::Client) {
-        let sdk = self.sdk().await;
+    /// Source and destination, of which nobody knows yet whether they are there.
+    ///
+    /// # Errors
+    /// A bucket of a kind that nothing can be copied to.
+    pub async fn buckets(&self) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+        let (run, region) = (&self.migration.run, self.source_region.as_deref());
         let path_style = self.migration.force_path_style;
-        let source_region = self.source_region.as_deref();
-        let client = |region| aws::s3_client(sdk, path_style, S3_TIMEOUT, region);
-        (client(None), client(source_region))
+        let access = S3Access::new(self.sdk().await, path_style, S3_TIMEOUT);
+        let (source, destination) = (&run.source_bucket, &run.destination_bucket);
+        Ok((
+            access.bucket("SOURCE_BUCKET_NAME", source, region).await?,
+            access
+                .bucket("DESTINATION_BUCKET_NAME", destination, None)
+                .await?,
+        ))
     }
 
     /// The queue between feeder and consumers.

@@ -28,21 +28,18 @@ const AGAIN: Backoff = Backoff {
 /// # Errors
 /// A bucket that is not there, or not ours to look into.
 pub(super) async fn open(context: &Context) -> anyhow::Result<S3Store> {
-    let (client, source_client) = context.s3().await;
-    let run = &context.migration.run;
-    let (source, destination) = (run.source_bucket.clone(), run.destination_bucket.clone());
+    let (source, destination) = context.buckets().await?;
     let (of_source, of_destination) = ("SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME");
-    patiently(async || check_bucket(&source_client, of_source, &source, Need::Use).await).await?;
-    patiently(async || check_bucket(&client, of_destination, &destination, Need::Use).await)
-        .await?;
+    for (setting, bucket) in [(of_source, &source), (of_destination, &destination)] {
+        let (client, name) = (bucket.client(), bucket.name());
+        patiently(async || check_bucket(client, setting, name, Need::Use).await).await?;
+    }
     let options = S3Options {
-        source_bucket: source,
-        destination_bucket: destination,
         storage_class: None,
         conditional_copy: true,
         limits: CopyLimits::default(),
     };
-    Ok(S3Store::new(client, source_client, options))
+    Ok(S3Store::new(source, destination, options))
 }
 
 /// Calls the store until it answers, or for about half a minute.

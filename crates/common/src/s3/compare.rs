@@ -1,26 +1,28 @@
 //! Is what stands at the destination our copy? Asked only when a copy met an object there.
 
-use aws_sdk_s3::Client;
+use std::io::ErrorKind;
+
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::primitives::AggregatedBytes;
+use aws_sdk_s3::primitives::ByteStream;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
 
-use super::{S3Store, bare_etag, store_error};
+use super::{S3Bucket, S3Store, bare_etag, store_error};
+use crate::aws::causes;
 use crate::object_store::{Copied, Destination, StoreError};
 use crate::path_rule::Route;
 
-/// How much of two objects is held in memory at a time while their bytes are compared.
-const CHUNK_BYTES: u64 = 8 << 20;
+/// How much one request reads of an object.
+const RANGE_BYTES: u64 = 8 << 20;
+
+/// How much of each of two objects is held in memory while their bytes are compared.
+const CHUNK_BYTES: u64 = 64 << 10;
 
 impl S3Store {
     pub(super) async fn head_source(&self, route: &Route) -> Result<HeadObjectOutput, StoreError> {
-        self.head(
-            &self.source_client,
-            &self.options.source_bucket,
-            &route.source_key,
-        )
-        .await?
-        .ok_or_else(|| StoreError::Permanent {
+        let head = self.source.head(&route.source_key).await?;
+        head.ok_or_else(|| StoreError::Permanent {
             code: "NoSuchKey".into(),
             message: "the source object does not exist".into(),
         })
@@ -30,49 +32,34 @@ impl S3Store {
         &self,
         route: &Route,
     ) -> Result<Option<HeadObjectOutput>, StoreError> {
-        self.head(
-            &self.client,
-            &self.options.destination_bucket,
-            &route.destination_key,
-        )
-        .await
+        self.destination.head(&route.destination_key).await
     }
+}
 
-    pub(super) async fn head(
-        &self,
-        client: &Client,
-        bucket: &str,
-        key: &str,
-    ) -> Result<Option<HeadObjectOutput>, StoreError> {
-        match client.head_object().bucket(bucket).key(key).send().await {
+impl S3Bucket {
+    pub(super) async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, StoreError> {
+        let request = self.client.head_object().bucket(&self.name).key(key);
+        match request.send().await {
             Ok(head) => Ok(Some(head)),
             Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => Ok(None),
             Err(error) => Err(store_error(error)),
         }
     }
 
-    async fn read(
-        client: &Client,
-        bucket: &str,
+    async fn open_range(
+        &self,
         key: &str,
         etag: Option<&str>,
         range: &str,
-    ) -> Result<Vec<u8>, StoreError> {
-        let output = client
-            .get_object()
-            .bucket(bucket)
-            .key(key)
+    ) -> Result<ByteStream, StoreError> {
+        let request = self.client.get_object().bucket(&self.name).key(key);
+        let output = request
             .range(range)
             .set_if_match(etag.map(ToOwned::to_owned))
             .send()
             .await
             .map_err(changed_underneath)?;
-        let body = output.body.collect().await;
-        body.map(AggregatedBytes::to_vec)
-            .map_err(|error| StoreError::Transient {
-                code: "BodyCutShort".into(),
-                message: error.to_string(),
-            })
+        Ok(output.body)
     }
 }
 
@@ -163,6 +150,7 @@ fn tags_differ(source: &HeadObjectOutput, destination: &HeadObjectOutput) -> boo
     counts.is_some_and(|(source, destination)| source != destination)
 }
 
+/// Range by range, so that a failed request costs no more than that.
 async fn same_bytes(
     store: &S3Store,
     route: &Route,
@@ -170,26 +158,40 @@ async fn same_bytes(
     destination: &HeadObjectOutput,
 ) -> Result<bool, StoreError> {
     let size = u64::try_from(source.content_length.unwrap_or(0)).unwrap_or(0);
-    for start in (0..size).step_by(usize::try_from(CHUNK_BYTES).unwrap_or(usize::MAX)) {
-        let range = format!("bytes={start}-{}", (start + CHUNK_BYTES).min(size) - 1);
-        let options = &store.options;
-        let ours = S3Store::read(
-            &store.source_client,
-            &options.source_bucket,
-            &route.source_key,
-            source.e_tag(),
-            &range,
-        );
-        let theirs = S3Store::read(
-            &store.client,
-            &options.destination_bucket,
-            &route.destination_key,
-            destination.e_tag(),
-            &range,
-        );
-        if ours.await? != theirs.await? {
+    for start in (0..size).step_by(usize::try_from(RANGE_BYTES).unwrap_or(usize::MAX)) {
+        let range = format!("bytes={start}-{}", (start + RANGE_BYTES).min(size) - 1);
+        let (ours, theirs) = (&store.source, &store.destination);
+        let ours = ours.open_range(&route.source_key, source.e_tag(), &range);
+        let theirs = theirs.open_range(&route.destination_key, destination.e_tag(), &range);
+        let (ours, theirs) = (ours.await?, theirs.await?);
+        // The SDK's time limit ends with the head of the answer.
+        let compared = timeout(store.source.timeout, same_bodies(ours, theirs)).await;
+        let compared = compared.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+        let is_same = compared.map_err(|error| StoreError::Transient {
+            code: "BodyCutShort".into(),
+            message: causes(&error),
+        })?;
+        if !is_same {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Compares as the bodies arrive, so that comparing many objects at a time needs little memory.
+async fn same_bodies(ours: ByteStream, theirs: ByteStream) -> std::io::Result<bool> {
+    let (mut ours, mut theirs) = (ours.into_async_read(), theirs.into_async_read());
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    loop {
+        left.clear();
+        right.clear();
+        (&mut ours).take(CHUNK_BYTES).read_to_end(&mut left).await?;
+        (&mut theirs)
+            .take(CHUNK_BYTES)
+            .read_to_end(&mut right)
+            .await?;
+        if left != right || left.is_empty() {
+            return Ok(left == right);
+        }
+    }
 }

@@ -11,8 +11,7 @@ use crate::objects::{Inspect, Side, Stat};
 #[async_trait]
 impl Inspect for S3Store {
     async fn stat(&self, side: Side, key: &str) -> Result<Option<Stat>, StoreError> {
-        let (client, bucket) = self.at(side);
-        let head = self.head(client, bucket, key).await?;
+        let head = self.at(side).head(key).await?;
         Ok(head.as_ref().map(stat))
     }
 }

@@ -9,8 +9,7 @@ use async_trait::async_trait;
 use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 
-use super::direct::Shown;
-use super::{S3Options, S3Store, store_error};
+use super::{S3Bucket, S3Store, store_error};
 use crate::aws::{Answer, Origin};
 use crate::object_store::{Copied, ObjectStore, StoreError};
 use crate::objects::{Doomed, Fate, Remove, Side, Versioning};
@@ -19,8 +18,8 @@ use crate::path_rule::Route;
 #[async_trait]
 impl Remove for S3Store {
     async fn versioning(&self, side: Side) -> Result<Versioning, StoreError> {
-        let (client, bucket) = self.at(side);
-        let asked = client.get_bucket_versioning().bucket(bucket).send().await;
+        let S3Bucket { client, name, .. } = self.at(side);
+        let asked = client.get_bucket_versioning().bucket(name).send().await;
         let answer = asked.map_err(store_error)?;
         Ok(match answer.status {
             Some(BucketVersioningStatus::Enabled) => Versioning::Enabled,
@@ -71,8 +70,8 @@ impl S3Store {
         let identifiers = objects.iter().map(|object| identifier(object));
         let identifiers: Result<Vec<_>, _> = identifiers.collect();
         let delete = identifiers.and_then(|all| Delete::builder().set_objects(Some(all)).build());
-        let (client, bucket) = self.at(side);
-        let request = client.delete_objects().bucket(bucket);
+        let S3Bucket { client, name, .. } = self.at(side);
+        let request = client.delete_objects().bucket(name);
         let delete = delete.map_err(|error| StoreError::Permanent {
             code: "RequestNotBuilt".into(),
             message: error.to_string(),
@@ -87,8 +86,8 @@ impl S3Store {
     }
 
     async fn remove_one(&self, side: Side, object: &Doomed) -> Fate {
-        let (client, bucket) = self.at(side);
-        let request = client.delete_object().bucket(bucket).key(&object.key);
+        let S3Bucket { client, name, .. } = self.at(side);
+        let request = client.delete_object().bucket(name).key(&object.key);
         match request.if_match(quoted(&object.etag)).send().await {
             Ok(output) => Fate::Removed {
                 delete_marker: output.version_id,
@@ -105,17 +104,11 @@ impl S3Store {
 
     /// The same store with source and destination exchanged.
     fn turned_round(&self) -> Self {
-        Self {
-            client: self.source_client.clone(),
-            source_client: self.client.clone(),
-            options: S3Options {
-                source_bucket: self.options.destination_bucket.clone(),
-                destination_bucket: self.options.source_bucket.clone(),
-                ..self.options.clone()
-            },
-            replaces: None,
-            shown: Shown::default(),
-        }
+        Self::new(
+            self.destination.clone(),
+            self.source.clone(),
+            self.options.clone(),
+        )
     }
 }
 

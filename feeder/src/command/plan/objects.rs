@@ -47,9 +47,15 @@ pub(super) async fn check(
     checks: &mut Vec<Check>,
 ) -> Objects {
     let run = &context.migration.run;
-    let (s3, source_s3) = context.s3().await;
     let (source, destination) = (&run.source_bucket, &run.destination_bucket);
     let before = checks.len();
+    let (source_s3, s3) = match context.buckets().await {
+        Ok((source, destination)) => (source.client().clone(), destination.client().clone()),
+        Err(error) => {
+            checks.push(Check::of_preflight("buckets", &error));
+            return Objects::default();
+        }
+    };
     for (client, setting, bucket) in [
         (&source_s3, "SOURCE_BUCKET_NAME", source),
         (&s3, "DESTINATION_BUCKET_NAME", destination),
