@@ -1,13 +1,12 @@
 //! The credentials, kept until shortly before they expire.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::identity::Identity;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::aws::causes;
@@ -25,119 +24,101 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 /// What does not say when it expires may still change, in a file or behind a command. As the SDK does.
 const DEFAULT_LIFETIME: Duration = Duration::from_mins(15);
 
-/// Credentials, and when to ask for others.
-#[derive(Debug)]
-pub(super) struct CachedIdentity {
-    pub(super) identity: Identity,
+#[derive(Debug, Clone)]
+struct CachedIdentity {
+    identity: Identity,
     refresh_at: SystemTime,
-}
-
-impl CachedIdentity {
-    fn new(credentials: Credentials, now: SystemTime) -> Self {
-        let ahead = credentials
-            .expiry()
-            .and_then(|at| at.checked_sub(REFRESH_AHEAD));
-        Self {
-            identity: credentials.into(),
-            refresh_at: ahead.map_or(now + DEFAULT_LIFETIME, |at| at.max(now + REFRESH_INTERVAL)),
-        }
-    }
-
-    fn is_valid(&self, now: SystemTime) -> bool {
-        self.identity.expiration().is_none_or(|at| now < at)
-    }
-
-    fn is_fresh(&self, now: SystemTime) -> bool {
-        now < self.refresh_at && self.is_valid(now)
-    }
 }
 
 /// Asks the provider no more often than it must.
 #[derive(Debug)]
 pub(super) struct CredentialsCache {
     provider: SharedCredentialsProvider,
-    cached: RwLock<Option<Arc<CachedIdentity>>>,
-    refreshing: Mutex<()>,
+    cached: Mutex<Option<CachedIdentity>>,
+    refreshing: tokio::sync::Mutex<()>,
 }
 
 impl CredentialsCache {
     pub(super) fn new(provider: SharedCredentialsProvider) -> Self {
         Self {
             provider,
-            cached: RwLock::default(),
-            refreshing: Mutex::default(),
+            cached: Mutex::default(),
+            refreshing: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Credentials that are valid; when they are soon not any more, one caller asks for others.
+    /// Credentials that are valid. When they are soon not any more, one caller asks for others, and the rest
+    /// go on with these.
     ///
     /// # Errors
     /// The provider's, when there are no valid ones to go on with.
-    pub(super) async fn get(&self) -> Result<Arc<CachedIdentity>, CredentialsError> {
-        let now = SystemTime::now();
-        match self.cached() {
-            Some(cached) if cached.is_fresh(now) => Ok(cached),
-            Some(cached) if cached.is_valid(now) => match self.refreshing.try_lock() {
-                Ok(_turn) => Ok(self.refresh_early(cached).await),
-                Err(_) => Ok(cached),
+    pub(super) async fn identity(&self) -> Result<Identity, CredentialsError> {
+        let _turn = match self.valid() {
+            Some(cached) if SystemTime::now() < cached.refresh_at => return Ok(cached.identity),
+            Some(cached) => match self.refreshing.try_lock() {
+                Ok(turn) => turn,
+                Err(_) => return Ok(cached.identity),
             },
-            _ => self.refresh_now().await,
+            None => self.refreshing.lock().await,
+        };
+        match self.valid() {
+            // Others have come while this caller waited.
+            Some(cached) if SystemTime::now() < cached.refresh_at => Ok(cached.identity),
+            old => self.refresh(old.map(|old| old.identity)).await,
         }
     }
 
     /// Forgets credentials that were refused, unless others have taken their place already.
-    pub(super) fn forget(&self, refused: &Arc<CachedIdentity>) {
-        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
-        cached.take_if(|cached| Arc::ptr_eq(cached, refused));
+    pub(super) fn forget(&self, refused: &Identity) {
+        let data = |identity: &Identity| identity.data::<Credentials>().cloned();
+        let is_refused = |cached: &mut CachedIdentity| data(&cached.identity) == data(refused);
+        self.lock().take_if(is_refused);
     }
 
-    async fn refresh_early(&self, old: Arc<CachedIdentity>) -> Arc<CachedIdentity> {
-        let asked = timeout(REFRESH_TIMEOUT, self.provider.provide_credentials()).await;
-        let asked =
-            asked.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(REFRESH_TIMEOUT)));
-        let now = SystemTime::now();
-        self.store(match asked {
-            Ok(credentials) => CachedIdentity::new(credentials, now),
-            Err(error) => {
+    async fn refresh(&self, old: Option<Identity>) -> Result<Identity, CredentialsError> {
+        let limit = old.as_ref().map_or(Duration::MAX, |_| REFRESH_TIMEOUT);
+        let asked = timeout(limit, self.provider.provide_credentials()).await;
+        let asked = asked.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(limit)));
+        let identity = match (asked, old) {
+            (Ok(credentials), _) => Identity::from(credentials),
+            (Err(error), Some(old)) => {
                 tracing::warn!(
                     error = causes(&error),
                     "the credentials could not be refreshed; the old ones are still valid"
                 );
-                CachedIdentity {
-                    identity: old.identity.clone(),
-                    refresh_at: now + REFRESH_INTERVAL,
-                }
+                old
             }
-        })
-    }
-
-    async fn refresh_now(&self) -> Result<Arc<CachedIdentity>, CredentialsError> {
-        let _turn = self.refreshing.lock().await;
+            (Err(error), None) => return Err(error),
+        };
         let now = SystemTime::now();
-        if let Some(cached) = self.cached().filter(|cached| cached.is_fresh(now)) {
-            return Ok(cached);
-        }
-        let credentials = self.provider.provide_credentials().await?;
-        Ok(self.store(CachedIdentity::new(credentials, SystemTime::now())))
+        let ahead = identity
+            .expiration()
+            .map(|at| at.checked_sub(REFRESH_AHEAD));
+        let refresh_at = ahead.map_or(now + DEFAULT_LIFETIME, |at| {
+            at.unwrap_or(now).max(now + REFRESH_INTERVAL)
+        });
+        *self.lock() = Some(CachedIdentity {
+            identity: identity.clone(),
+            refresh_at,
+        });
+        Ok(identity)
     }
 
-    fn cached(&self) -> Option<Arc<CachedIdentity>> {
-        self.cached
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn valid(&self) -> Option<CachedIdentity> {
+        let now = SystemTime::now();
+        let is_valid =
+            |cached: &CachedIdentity| cached.identity.expiration().is_none_or(|at| now < at);
+        self.lock().clone().filter(is_valid)
     }
 
-    fn store(&self, identity: CachedIdentity) -> Arc<CachedIdentity> {
-        let identity = Arc::new(identity);
-        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
-        *cached = Some(Arc::clone(&identity));
-        identity
+    fn lock(&self) -> MutexGuard<'_, Option<CachedIdentity>> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use aws_credential_types::provider::future;
@@ -200,7 +181,7 @@ mod tests {
     async fn many_callers_ask_once() {
         let provider = Provider::new(&[HOUR]);
         let cache = provider.cache();
-        for result in join_all((0..100).map(|_| cache.get())).await {
+        for result in join_all((0..100).map(|_| cache.identity())).await {
             result.unwrap();
         }
         assert_eq!(provider.asked(), 1);
@@ -210,10 +191,10 @@ mod tests {
     async fn they_are_refreshed_before_they_expire() {
         let provider = Provider::new(&[SOON, HOUR]);
         let cache = provider.cache();
-        let first = cache.get().await.unwrap();
+        let first = cache.identity().await.unwrap();
         cache.expire_interval();
-        let refreshed = cache.get().await.unwrap();
-        assert!(refreshed.identity.expiration() > first.identity.expiration());
+        let refreshed = cache.identity().await.unwrap();
+        assert!(refreshed.expiration() > first.expiration());
         assert_eq!(provider.asked(), 2);
     }
 
@@ -225,11 +206,11 @@ mod tests {
                 ..Provider::new(&[SOON])
             };
             let cache = provider.cache();
-            let first = cache.get().await.unwrap();
+            let first = cache.identity().await.unwrap();
             cache.expire_interval();
-            for result in join_all((0..100).map(|_| cache.get())).await {
-                let expiration = result.unwrap().identity.expiration();
-                assert_eq!(expiration, first.identity.expiration());
+            for result in join_all((0..100).map(|_| cache.identity())).await {
+                let expiration = result.unwrap().expiration();
+                assert_eq!(expiration, first.expiration());
             }
             assert_eq!(provider.asked(), 2, "and are not asked for at each request");
         }
@@ -239,30 +220,29 @@ mod tests {
     async fn expired_ones_are_never_used() {
         let provider = Provider::new(&[Duration::ZERO]);
         let cache = provider.cache();
-        cache.get().await.unwrap();
-        cache.get().await.unwrap_err();
+        cache.identity().await.unwrap();
+        cache.identity().await.unwrap_err();
     }
 
     #[tokio::test]
     async fn only_those_that_were_refused_are_forgotten() {
         let provider = Provider::new(&[HOUR, HOUR]);
         let cache = provider.cache();
-        let first = cache.get().await.unwrap();
+        let first = cache.identity().await.unwrap();
         cache.forget(&first);
-        let second = cache.get().await.unwrap();
+        let second = cache.identity().await.unwrap();
         cache.forget(&first);
-        assert!(Arc::ptr_eq(&second, &cache.get().await.unwrap()));
+        let third = cache.identity().await.unwrap();
+        assert_eq!(third.expiration(), second.expiration());
         assert_eq!(provider.asked(), 2);
     }
 
     impl CredentialsCache {
         /// As if the refresh interval were over.
         fn expire_interval(&self) {
-            let identity = self.cached().unwrap().identity.clone();
-            self.store(CachedIdentity {
-                identity,
-                refresh_at: SystemTime::now(),
-            });
+            if let Some(cached) = &mut *self.lock() {
+                cached.refresh_at = SystemTime::now();
+            }
         }
     }
 }

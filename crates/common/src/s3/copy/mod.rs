@@ -102,18 +102,17 @@ impl CopyClient {
     }
 
     async fn try_once(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, Answer> {
-        let credentials = self.signer.credentials().await;
-        let credentials = credentials.map_err(|error| not_sent(&error))?;
+        let identity = self.signer.identity().await;
+        let identity = identity.map_err(|error| not_sent(&error))?;
         let signed = self.build(copy).and_then(|mut request| {
-            self.signer
-                .sign(&mut request, &credentials, &self.address)?;
+            self.signer.sign(&mut request, &identity, &self.address)?;
             Ok(request)
         });
         let response = self.exchange(signed.map_err(|error| not_sent(&*error))?);
         let (status, date, body) = response.await?;
         let result = response::read(status, &body);
         if let Err(error) = &result {
-            self.signer.learn(&error.code, &credentials, date);
+            self.signer.learn(&error.code, &identity, date);
         }
         result
     }

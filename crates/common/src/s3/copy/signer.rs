@@ -1,6 +1,5 @@
 //! Signature Version 4 with the credentials and the time that S3 takes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -13,10 +12,11 @@ use aws_sigv4::http_request::{
 };
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
 use super::address::BucketAddress;
-use super::credentials::{CachedIdentity, CredentialsCache};
+use super::credentials::CredentialsCache;
 
 /// Codes that say that other credentials are needed. The provider may have them already.
 const REFUSED_CREDENTIALS: [&str; 4] = [
@@ -42,8 +42,8 @@ impl RequestSigner {
         }
     }
 
-    pub(super) async fn credentials(&self) -> Result<Arc<CachedIdentity>, CredentialsError> {
-        self.credentials.get().await
+    pub(super) async fn identity(&self) -> Result<Identity, CredentialsError> {
+        self.credentials.identity().await
     }
 
     /// As S3 wants it: the path is encoded once and taken as it is, and a header tells the body's hash.
@@ -51,7 +51,7 @@ impl RequestSigner {
     pub(super) fn sign(
         &self,
         request: &mut HttpRequest,
-        credentials: &CachedIdentity,
+        identity: &Identity,
         address: &BucketAddress,
     ) -> Result<(), BoxError> {
         let mut settings = SigningSettings::default();
@@ -59,7 +59,7 @@ impl RequestSigner {
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
         let params = v4::SigningParams::builder()
-            .identity(&credentials.identity)
+            .identity(identity)
             .region(&address.region)
             .name(&address.service)
             .time(self.now())
@@ -79,7 +79,7 @@ impl RequestSigner {
     }
 
     /// Takes from a refusal what the next request needs.
-    pub(super) fn learn(&self, code: &str, used: &Arc<CachedIdentity>, date: Option<DateTime>) {
+    pub(super) fn learn(&self, code: &str, used: &Identity, date: Option<DateTime>) {
         if REFUSED_CREDENTIALS.contains(&code) {
             self.credentials.forget(used);
         }

@@ -20,7 +20,7 @@ use aws_types::sdk_config::Builder;
 use proptest::prelude::*;
 
 use super::signature::{SECRET, is_signed};
-use super::{BucketAddress, CopyClient, CopyCondition, CopyRequest, RequestSigner, USER_AGENT};
+use super::{BucketAddress, CopyCondition, USER_AGENT};
 use crate::object_store::{Copied, ObjectStore, StoreError};
 use crate::path_rule::Route;
 use crate::preflight::PreflightError;
@@ -197,15 +197,11 @@ fn route(key: &str) -> Route {
 }
 
 /// The SDK's own copy.
-async fn copy_by_sdk(
-    client: &Client,
-    bucket: &str,
-    copy: &CopyRequest<'_>,
-) -> Result<Copied, StoreError> {
-    let request = client
-        .copy_object()
-        .copy_source(&copy.source)
-        .bucket(bucket)
+async fn copy_by_sdk(store: &S3Store, route: &Route) -> Result<Copied, StoreError> {
+    let (copy, bucket) = (store.request(route), &store.destination);
+    let request = bucket.client.copy_object().copy_source(&copy.source);
+    let request = request
+        .bucket(&bucket.name)
         .key(copy.key)
         .set_storage_class(copy.storage_class.map(StorageClass::from));
     let request = match copy.condition {
@@ -221,31 +217,16 @@ async fn copy_by_sdk(
     proven(result.as_ref().and_then(|result| result.e_tag()))
 }
 
-async fn sdks_copy(store: &S3Store, route: &Route) -> Result<Copied, StoreError> {
-    let S3Store { destination, .. } = store;
-    copy_by_sdk(
-        &destination.client,
-        &destination.name,
-        &store.request(route),
-    )
-    .await
-}
-
-fn hold_to_the_sdk(ours: Request, sdks: Request) {
+async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &Route) {
+    let copied = store.copy(route).await.unwrap();
+    let ours = server.last();
+    assert_eq!(copied.etag, "9b2c");
+    copy_by_sdk(store, route).await.unwrap();
+    let sdks = server.last();
     assert!(ours.is_ours() && !sdks.is_ours());
     assert!(is_signed(&sdks), "the check itself: {sdks:?}");
     assert!(is_signed(&ours), "{ours:?}");
     assert_eq!(ours.letter(), sdks.letter());
-}
-
-async fn hold_copies_to_the_sdk(server: &Server, store: &S3Store, route: &Route) {
-    let copied = store.copy(route).await.unwrap();
-    let ours = server.last();
-    let etag = "9b2c".to_owned();
-    let size_bytes = None;
-    assert_eq!(copied, Copied { etag, size_bytes });
-    sdks_copy(store, route).await.unwrap();
-    hold_to_the_sdk(ours, server.last());
 }
 
 proptest! {
@@ -262,7 +243,7 @@ proptest! {
             let mut store = plain_store(&server).await;
             store.options.storage_class = cold.then_some(StorageClass::StandardIa);
             store.replaces = replaces.then(|| "\"0a\"".to_owned());
-            hold_copies_to_the_sdk(&server, &store, &route(&key)).await;
+            hold_to_the_sdk(&server, &store, &route(&key)).await;
         });
     }
 }
@@ -297,36 +278,21 @@ async fn whatever_the_address() {
         let server = Server::new(SystemTime::now());
         let access = access(&server, variant(sdk(&server)), path_style);
         let store = store(&access, bucket).await;
-        hold_copies_to_the_sdk(&server, &store, &route("a b/ü//.png")).await;
+        hold_to_the_sdk(&server, &store, &route("a b/ü//.png")).await;
     }
 }
 
+/// No setting of ours turns it on.
 #[tokio::test]
 async fn acceleration_too() {
     let server = Server::new(SystemTime::now());
-    let params = Params::builder()
-        .region("eu-central-1")
-        .bucket("to-bucket")
-        .accelerate(true);
-    let address = BucketAddress::resolve(params.build().unwrap())
-        .await
-        .unwrap();
-    let sdk = sdk(&server).build();
-    let signer = RequestSigner::new(sdk.credentials_provider().unwrap());
-    let connector = SharedHttpConnector::new(server.clone());
-    let copies = CopyClient::new(address, Arc::new(signer), connector, Duration::from_secs(5));
-    let copy = CopyRequest {
-        key: "a b",
-        source: "from/a%20b".into(),
-        condition: CopyCondition::None,
-        storage_class: None,
-    };
-    copies.copy(&copy).await.unwrap();
-    let ours = server.last();
-    let config = aws_sdk_s3::config::Builder::from(&sdk).accelerate(true);
-    let client = Client::from_conf(config.build());
-    copy_by_sdk(&client, "to-bucket", &copy).await.unwrap();
-    hold_to_the_sdk(ours, server.last());
+    let mut store = plain_store(&server).await;
+    let params = Params::builder().region("eu-central-1").bucket("to-bucket");
+    let address = BucketAddress::resolve(params.accelerate(true).build().unwrap()).await;
+    store.destination.copies.address = Arc::new(address.unwrap());
+    let config = store.destination.client.config().to_builder();
+    store.destination.client = Client::from_conf(config.accelerate(true).build());
+    hold_to_the_sdk(&server, &store, &route("a b")).await;
 }
 
 #[tokio::test]
@@ -471,7 +437,7 @@ async fn every_answer_means_what_it_means_when_the_sdk_reads_it() {
         server.answers(status, body);
         let ours = store.copy(&route("b")).await;
         assert!(server.last().is_ours());
-        let sdks = sdks_copy(&store, &route("b")).await;
+        let sdks = copy_by_sdk(&store, &route("b")).await;
         assert!(!server.last().is_ours());
         assert_eq!(sense(&ours), sense(&sdks), "{status} {body}");
     }
