@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::backoff::Backoff;
-use bucket_brigade_common::queue::{BATCH, Entry, Queue, QueueError};
+use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, QueueError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;
@@ -13,52 +13,52 @@ use crate::gather::{Gather, Limits};
 
 /// Ten deletes share a request, and a delete is in no hurry: its message is hidden, its row is done.
 /// Several requests in flight keep up with thousands of copies a second.
-const DELETES: Limits = Limits {
-    size: BATCH,
-    enough: BATCH,
+const DELETE_BATCHES: Limits = Limits {
+    size: MAX_BATCH_ENTRIES,
+    enough: MAX_BATCH_ENTRIES,
     linger: Duration::from_millis(500),
     in_flight: 16,
 };
 
 /// A release is waited for by the next delivery.
-const RELEASES: Limits = Limits {
-    size: BATCH,
-    enough: BATCH,
+const RELEASE_BATCHES: Limits = Limits {
+    size: MAX_BATCH_ENTRIES,
+    enough: MAX_BATCH_ENTRIES,
     linger: Duration::from_millis(100),
     in_flight: 16,
 };
 
 /// A delete or release that does not get through after these tries is given up: the message comes
 /// back by itself, and doing it twice changes nothing.
-const TRIES: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 
-const AGAIN: Backoff = Backoff {
-    first: Duration::from_millis(100),
-    most: Duration::from_secs(2),
+const RETRY_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(100),
+    max_delay: Duration::from_secs(2),
 };
 
 /// Ends messages in batches.
-pub struct Acknowledge {
+pub struct Acknowledger {
     deletes: Gather<String, bool>,
     releases: Gather<(String, Duration), bool>,
 }
 
-impl Acknowledge {
+impl Acknowledger {
     /// Ends messages on this queue.
-    pub fn new(queue: &Arc<dyn Queue>) -> Self {
+    pub fn new(queue: &Arc<dyn MessageQueue>) -> Self {
         let (deleting, releasing) = (Arc::clone(queue), Arc::clone(queue));
         Self {
-            deletes: Gather::start(DELETES, move |handles: Vec<String>| {
+            deletes: Gather::start(DELETE_BATCHES, move |handles: Vec<String>| {
                 let queue = Arc::clone(&deleting);
-                until_done(handles, move |handles| {
+                send_with_retries(handles, move |handles| {
                     let queue = Arc::clone(&queue);
-                    async move { queue.delete(&handles).await }.boxed()
+                    async move { queue.delete_batch(&handles).await }.boxed()
                 })
                 .boxed()
             }),
-            releases: Gather::start(RELEASES, move |changes: Vec<(String, Duration)>| {
+            releases: Gather::start(RELEASE_BATCHES, move |changes: Vec<(String, Duration)>| {
                 let queue = Arc::clone(&releasing);
-                until_done(changes, move |changes| {
+                send_with_retries(changes, move |changes| {
                     let queue = Arc::clone(&queue);
                     async move { queue.change_visibility(&changes).await }.boxed()
                 })
@@ -81,25 +81,25 @@ impl Acknowledge {
     }
 }
 
-type Outcome = Result<Vec<Entry>, QueueError>;
+type QueueBatchResult = Result<Vec<EntryOutcome>, QueueError>;
 
 /// Sends a batch, and again what was not confirmed of it.
-async fn until_done<T: Clone>(
+async fn send_with_retries<T: Clone>(
     items: Vec<T>,
-    send: impl Fn(Vec<T>) -> BoxFuture<'static, Outcome>,
+    send: impl Fn(Vec<T>) -> BoxFuture<'static, QueueBatchResult>,
 ) -> Vec<bool> {
     let mut done = vec![false; items.len()];
     let mut pending: Vec<usize> = (0..items.len()).collect();
-    for tries in 1..=TRIES {
+    for tries in 1..=MAX_ATTEMPTS {
         let batch = pending.iter().map(|index| items[*index].clone()).collect();
         match send(batch).await {
-            Ok(entries) => pending = still_pending(&pending, entries, &mut done),
+            Ok(entries) => pending = retain_unconfirmed(&pending, entries, &mut done),
             Err(error) => tracing::debug!(%error, tries, "a batch was not confirmed"),
         }
         if pending.is_empty() {
             return done;
         }
-        sleep(AGAIN.delay(tries, fastrand::f64())).await;
+        sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
     }
     tracing::warn!(
         messages = pending.len(),
@@ -108,13 +108,17 @@ async fn until_done<T: Clone>(
     done
 }
 
-fn still_pending(pending: &[usize], entries: Vec<Entry>, done: &mut [bool]) -> Vec<usize> {
+fn retain_unconfirmed(
+    pending: &[usize],
+    entries: Vec<EntryOutcome>,
+    done: &mut [bool],
+) -> Vec<usize> {
     let mut again = Vec::new();
     for (index, entry) in pending.iter().zip(entries) {
         match entry {
-            Entry::Done => done[*index] = true,
-            Entry::Retry(_) => again.push(*index),
-            Entry::Refused(reason) => {
+            EntryOutcome::Done => done[*index] = true,
+            EntryOutcome::Retry(_) => again.push(*index),
+            EntryOutcome::Refused(reason) => {
                 tracing::debug!(
                     reason,
                     "a receipt handle was refused: the message comes back"
@@ -131,21 +135,21 @@ mod tests {
     use std::sync::Mutex;
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_was_not_confirmed_is_sent_again() {
+    async fn only_unconfirmed_entries_are_retried() {
         let sent = Mutex::new(Vec::new());
         let answers = Mutex::new(vec![
             Ok(vec![
-                Entry::Done,
-                Entry::Retry("busy".into()),
-                Entry::Refused("stale".into()),
+                EntryOutcome::Done,
+                EntryOutcome::Retry("busy".into()),
+                EntryOutcome::Refused("stale".into()),
             ]),
             Err(QueueError::Unavailable {
                 operation: "DeleteMessageBatch",
                 message: "reset".into(),
             }),
-            Ok(vec![Entry::Done]),
+            Ok(vec![EntryOutcome::Done]),
         ]);
-        let done = until_done(vec!["a", "b", "c"], |batch| {
+        let done = send_with_retries(vec!["a", "b", "c"], |batch| {
             sent.lock().unwrap().push(batch);
             let answer = answers.lock().unwrap().remove(0);
             async move { answer }.boxed()
@@ -159,8 +163,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_queue_that_never_answers_is_given_up() {
-        let done = until_done(vec!["a"], |_| {
+    async fn a_queue_that_never_responds_is_given_up() {
+        let done = send_with_retries(vec!["a"], |_| {
             let error = QueueError::Unavailable {
                 operation: "DeleteMessageBatch",
                 message: "reset".into(),

@@ -4,23 +4,23 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::catalog::{Catalog, CatalogError, Move};
-use bucket_brigade_common::message::Task;
-use bucket_brigade_common::object_store::Copied;
+use bucket_brigade_common::message::MoveTask;
+use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove, StatementError};
+use bucket_brigade_common::object_store::CopiedObject;
+use bucket_brigade_common::throttle::Throttle;
 use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::counters::ConsumerCounters;
 use crate::desk::{Answer, Desk};
 use crate::gather::Limits;
-use crate::governor::Governor;
 use crate::health::Health;
-use crate::step::{Event, Trouble};
-use crate::tally::Tally;
+use crate::protocol::{Event, FailureCause};
 
 /// Fifty rows make a statement worth its while; a hundred keep it short for the application's own
 /// writers; two statements in flight hide the round trip.
-const LIMITS: Limits = Limits {
+const COMMIT_BATCHES: Limits = Limits {
     size: 100,
     enough: 50,
     linger: Duration::from_millis(50),
@@ -28,23 +28,23 @@ const LIMITS: Limits = Limits {
 };
 
 /// Commits moves in batches.
-pub struct Commit(Desk<Move, bool>);
+pub struct Committer(Desk<PendingMove, bool>);
 
-impl Commit {
-    /// Commits to the catalog; the governor and the tally hear how long each batch took.
+impl Committer {
+    /// Commits to the catalog; the throttle and the tally hear how long each batch took.
     pub fn new(
-        catalog: Arc<dyn Catalog>,
-        governor: Arc<Governor>,
-        tally: Arc<Tally>,
+        catalog: Arc<dyn MoveLedger>,
+        throttle: Arc<Throttle>,
+        tally: Arc<ConsumerCounters>,
         health: Health,
         stop: CancellationToken,
     ) -> Self {
         Self(Desk::open(
-            LIMITS,
+            COMMIT_BATCHES,
             health,
             stop,
-            move |moves: Arc<[Move]>| {
-                let (catalog, governor) = (Arc::clone(&catalog), Arc::clone(&governor));
+            move |moves: Arc<[PendingMove]>| {
+                let (catalog, throttle) = (Arc::clone(&catalog), Arc::clone(&throttle));
                 let tally = Arc::clone(&tally);
                 async move {
                     let began = Instant::now();
@@ -52,7 +52,7 @@ impl Commit {
                     // A database that is away is waited for elsewhere; it is not slow.
                     if answer.is_ok() {
                         let took = began.elapsed();
-                        governor.committed(took);
+                        throttle.commit_took(took);
                         tally.commits.record(took);
                     }
                     answer
@@ -63,11 +63,11 @@ impl Commit {
     }
 
     /// Sets the task's path to the copy.
-    pub async fn commit(&self, task: &Task, copied: Copied) -> Event {
-        match self.0.submit(move_of(task, copied)).await {
+    pub async fn commit(&self, task: &MoveTask, copied: CopiedObject) -> Event {
+        match self.0.submit(build_move(task, copied)).await {
             Answer::Done(true) => Event::Committed,
             Answer::Done(false) => Event::NotCommitted,
-            Answer::Refused { code, message } => Event::CommitRefused(Trouble {
+            Answer::Refused { code, message } => Event::CommitRefused(FailureCause {
                 code,
                 message,
                 permanent: true,
@@ -78,8 +78,8 @@ impl Commit {
 }
 
 /// What is committed of a proven copy.
-pub fn move_of(task: &Task, copied: Copied) -> Move {
-    Move {
+pub fn build_move(task: &MoveTask, copied: CopiedObject) -> PendingMove {
+    PendingMove {
         id: task.id.clone(),
         old_path: task.route.old_path.clone(),
         new_path: task.route.new_path.clone(),
@@ -91,7 +91,10 @@ pub fn move_of(task: &Task, copied: Copied) -> Move {
 
 /// Two deliveries of one message can meet in a batch, and one id twice would join unpredictably: the
 /// second is answered as not committed, looks, and finds the row moved.
-async fn commit_batch(catalog: &dyn Catalog, moves: &[Move]) -> Result<Vec<bool>, CatalogError> {
+async fn commit_batch(
+    catalog: &dyn MoveLedger,
+    moves: &[PendingMove],
+) -> Result<Vec<bool>, StatementError> {
     let mut seen = HashSet::new();
     let is_first: Vec<bool> = moves.iter().map(|one| seen.insert(&one.id)).collect();
     let moved = if seen.len() == moves.len() {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bucket_brigade_common::backoff::Backoff;
-use bucket_brigade_common::catalog::CatalogError;
+use bucket_brigade_common::move_ledger::StatementError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;
@@ -16,8 +16,8 @@ use crate::health::{Dependency, Health};
 
 /// Waits between tries of a batch.
 const AGAIN: Backoff = Backoff {
-    first: std::time::Duration::from_millis(50),
-    most: std::time::Duration::from_secs(15),
+    initial_delay: std::time::Duration::from_millis(50),
+    max_delay: std::time::Duration::from_secs(15),
 };
 
 /// What became of one request of a batch.
@@ -38,7 +38,7 @@ pub enum Answer<R> {
 
 /// One kind of call, on a batch of any size.
 type Call<T, R> =
-    Arc<dyn Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, CatalogError>> + Send + Sync>;
+    Arc<dyn Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>> + Send + Sync>;
 
 /// Takes requests of one kind one by one.
 pub struct Desk<T, R>(Gather<T, Answer<R>>);
@@ -51,7 +51,10 @@ where
     /// Opens the desk. `call` answers every request of its batch, in order.
     pub fn open<F>(limits: Limits, health: Health, stop: CancellationToken, call: F) -> Self
     where
-        F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, CatalogError>> + Send + Sync + 'static,
+        F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>
+            + Send
+            + Sync
+            + 'static,
     {
         let call: Call<T, R> = Arc::new(call);
         Self(Gather::start(limits, move |batch| {
@@ -107,12 +110,12 @@ async fn persist<T, R>(
                 health.up(Dependency::Database);
                 return Ok(Some(results));
             }
-            Err(CatalogError::Rejected { code, message }) => {
+            Err(StatementError::Rejected { code, message }) => {
                 // It answers.
                 health.up(Dependency::Database);
                 return Err((code, message));
             }
-            Err(CatalogError::Unavailable(reason)) => {
+            Err(StatementError::Unavailable(reason)) => {
                 // A single failure is a deadlock, a failover's blink or a cut connection.
                 if tries > 1 {
                     health.down(Dependency::Database, &reason);
@@ -122,7 +125,7 @@ async fn persist<T, R>(
                 }
                 tokio::select! {
                     biased;
-                    () = sleep(AGAIN.delay(tries, fastrand::f64())) => {}
+                    () = sleep(AGAIN.jittered_delay(tries, fastrand::f64())) => {}
                     () = stop.cancelled() => {}
                 }
             }
@@ -144,8 +147,8 @@ mod tests {
         in_flight: 1,
     };
 
-    fn refusal() -> CatalogError {
-        CatalogError::Rejected {
+    fn refusal() -> StatementError {
+        StatementError::Rejected {
             code: "22001".into(),
             message: "too long".into(),
         }
@@ -190,7 +193,7 @@ mod tests {
             let fails = seen.len() <= 3;
             async move {
                 if fails {
-                    Err(CatalogError::Unavailable("down".into()))
+                    Err(StatementError::Unavailable("down".into()))
                 } else {
                     Ok(batch.to_vec())
                 }
@@ -207,7 +210,7 @@ mod tests {
     async fn stopping_ends_the_wait_for_a_dead_database() {
         let stop = CancellationToken::new();
         let desk: Desk<u32, u32> = Desk::open(LIMITS, Health::default(), stop.clone(), |_| {
-            async { Err(CatalogError::Unavailable("down".into())) }.boxed()
+            async { Err(StatementError::Unavailable("down".into())) }.boxed()
         });
         stop.cancel();
         assert!(matches!(desk.submit(1).await, Answer::Interrupted));

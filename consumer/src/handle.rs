@@ -4,43 +4,43 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::message::{Task, decode};
+use bucket_brigade_common::message::{MoveTask, decode};
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::queue::Message;
-use bucket_brigade_common::row_id::IdType;
+use bucket_brigade_common::queue::ReceivedMessage;
+use bucket_brigade_common::row_id::IdColumnType;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::acknowledge::Acknowledge;
-use crate::commit::Commit;
-use crate::copy::Copy;
-use crate::decide::Decide;
+use crate::acknowledge::Acknowledger;
+use crate::commit::Committer;
+use crate::copy::Copier;
+use crate::counters::ConsumerCounters;
 use crate::lease::Lease;
-use crate::record::Record;
-use crate::step::{Event, Protocol, Step};
-use crate::tally::Tally;
+use crate::protocol::{Action, Event, MoveProtocol};
+use crate::record::OutcomeRecorder;
+use crate::row_reader::RowReader;
 use crate::trace::{Deliveries, Delivery};
 
 /// The stages a message passes, shared by all messages in hand.
 pub struct Stages {
     /// The type of the table's ids.
-    pub id_type: IdType,
+    pub id_type: IdColumnType,
     /// The path rule.
     pub rule: PathRule,
     /// Whether the queue has a redrive policy.
     pub has_dead_letter_queue: bool,
     /// Reads rows.
-    pub decide: Decide,
+    pub decide: RowReader,
     /// Copies objects.
-    pub copy: Copy,
+    pub copy: Copier,
     /// Sets paths.
-    pub commit: Commit,
+    pub commit: Committer,
     /// Writes down other endings.
-    pub record: Record,
+    pub record: OutcomeRecorder,
     /// Deletes and releases messages.
-    pub acknowledge: Acknowledge,
+    pub acknowledge: Acknowledger,
     /// Counts.
-    pub tally: Arc<Tally>,
+    pub tally: Arc<ConsumerCounters>,
     /// Traces.
     pub deliveries: Deliveries,
     /// Ends all waiting, not the work under way.
@@ -50,13 +50,13 @@ pub struct Stages {
 }
 
 /// What a message turned out to be.
-enum Content {
-    Row(Box<Task>),
+enum MessageContent {
+    Row(Box<MoveTask>),
     Poison(String),
 }
 
-impl Content {
-    fn task(&self) -> Option<&Task> {
+impl MessageContent {
+    fn as_task(&self) -> Option<&MoveTask> {
         match self {
             Self::Row(task) => Some(task),
             Self::Poison(_) => None,
@@ -66,16 +66,16 @@ impl Content {
 
 impl Stages {
     /// Handles one message. It is deleted, released or, at the worst, left to its visibility timeout.
-    pub async fn handle(&self, message: Message, lease: Lease) {
+    pub async fn handle(&self, message: ReceivedMessage, lease: Lease) {
         let content = match decode(&message.body, self.id_type, &self.rule) {
-            Ok(task) => Content::Row(Box::new(task)),
-            Err(poison) => Content::Poison(poison.to_string()),
+            Ok(task) => MessageContent::Row(Box::new(task)),
+            Err(poison) => MessageContent::Poison(poison.to_string()),
         };
-        let mut delivery = self.deliveries.begin(&message, content.task());
+        let mut delivery = self.deliveries.begin(&message, content.as_task());
         let (mut protocol, mut event) = self.begin(&message, &content);
         loop {
             let step = match protocol.next(event) {
-                Step::EndLease => return self.end(protocol, lease, delivery).await,
+                Action::EndLease => return self.end(protocol, lease, delivery).await,
                 step => step,
             };
             let span = delivery.step(&step);
@@ -90,35 +90,37 @@ impl Stages {
     }
 
     /// Gives a message back at once, without looking at it: it came after the stop.
-    pub async fn give_back(&self, message: Message, lease: Lease) {
+    pub async fn give_back(&self, message: ReceivedMessage, lease: Lease) {
         let mut protocol = self.protocol(&message, None);
         protocol.next(Event::Interrupted);
         self.end(protocol, lease, Delivery::default()).await;
     }
 
-    fn begin(&self, message: &Message, content: &Content) -> (Protocol, Event) {
+    fn begin(&self, message: &ReceivedMessage, content: &MessageContent) -> (MoveProtocol, Event) {
         let (key, event) = match content {
-            Content::Row(task) => (Some(task.route.destination_key.clone()), Event::Understood),
-            Content::Poison(_) => (None, Event::Poison),
+            MessageContent::Row(task) => (Some(task.route.destination_key.clone()), Event::Decoded),
+            MessageContent::Poison(_) => (None, Event::Poison),
         };
         (self.protocol(message, key), event)
     }
 
-    fn protocol(&self, message: &Message, destination_key: Option<String>) -> Protocol {
+    fn protocol(&self, message: &ReceivedMessage, destination_key: Option<String>) -> MoveProtocol {
         let count = message.receive_count;
-        Protocol::new(count, self.has_dead_letter_queue, destination_key)
+        MoveProtocol::new(count, self.has_dead_letter_queue, destination_key)
     }
 
     /// The message leaves our hands.
-    async fn end(&self, mut protocol: Protocol, lease: Lease, mut delivery: Delivery) {
+    async fn end(&self, mut protocol: MoveProtocol, lease: Lease, mut delivery: Delivery) {
         let handle = lease.end().await;
         let held = handle.is_some();
         let step = protocol.next(Event::LeaseEnded { held });
         let span = delivery.step(&step);
         let ending = pin!(async {
             match (step, handle) {
-                (Step::Delete, Some(handle)) => self.acknowledge.delete(handle).await,
-                (Step::Release(wait), Some(handle)) => self.acknowledge.release(handle, wait).await,
+                (Action::Delete, Some(handle)) => self.acknowledge.delete(handle).await,
+                (Action::Release(wait), Some(handle)) => {
+                    self.acknowledge.release(handle, wait).await
+                }
                 // There is nothing to confirm.
                 _ => true,
             }
@@ -128,12 +130,17 @@ impl Stages {
         }
     }
 
-    async fn carry_out(&self, step: Step, message: &Message, content: &Content) -> Event {
+    async fn carry_out(
+        &self,
+        step: Action,
+        message: &ReceivedMessage,
+        content: &MessageContent,
+    ) -> Event {
         match content {
-            Content::Row(task) => self.for_row(step, task).await,
-            Content::Poison(reason) => {
+            MessageContent::Row(task) => self.for_row(step, task).await,
+            MessageContent::Poison(reason) => {
                 self.tally.poison();
-                let Message {
+                let ReceivedMessage {
                     message_id, body, ..
                 } = message;
                 self.record.poison(message_id, reason.clone(), body).await
@@ -141,12 +148,12 @@ impl Stages {
         }
     }
 
-    async fn for_row(&self, step: Step, task: &Task) -> Event {
+    async fn for_row(&self, step: Action, task: &MoveTask) -> Event {
         match step {
-            Step::Look => self.decide.look(task).await,
-            Step::Copy => self.copy.copy(&task.route).await,
-            Step::Compare => self.copy.compare(&task.route).await,
-            Step::Commit(copied, wait) => {
+            Action::ReadRow => self.decide.read_row(task).await,
+            Action::Copy => self.copy.copy(&task.route).await,
+            Action::Compare => self.copy.compare(&task.route).await,
+            Action::Commit(copied, wait) => {
                 self.pause(wait).await;
                 let event = self.commit.commit(task, copied).await;
                 if event == Event::Committed {
@@ -154,18 +161,20 @@ impl Stages {
                 }
                 event
             }
-            Step::Settle(seen, orphan) => {
+            Action::RecordSettlement(seen, orphan) => {
                 self.tally.settled();
-                self.record.settle(task, seen, orphan).await
+                self.record.record_settlement(task, seen, orphan).await
             }
-            Step::Fail(trouble) => {
+            Action::RecordFailure(trouble) => {
                 self.tally.failed();
-                self.record.fail(task, trouble).await
+                self.record.record_failure(task, trouble).await
             }
             // Poison has no row, and the ends of a message come after its lease.
-            Step::RecordPoison | Step::EndLease | Step::Delete | Step::Release(_) | Step::LetGo => {
-                Event::Interrupted
-            }
+            Action::RecordPoison
+            | Action::EndLease
+            | Action::Delete
+            | Action::Release(_)
+            | Action::Abandon => Event::Interrupted,
         }
     }
 

@@ -43,8 +43,8 @@ impl Dependency {
 
 /// Waits between probes of something that is down.
 pub const PROBE: Backoff = Backoff {
-    first: std::time::Duration::from_millis(500),
-    most: std::time::Duration::from_secs(30),
+    initial_delay: std::time::Duration::from_millis(500),
+    max_delay: std::time::Duration::from_secs(30),
 };
 
 /// Which dependencies are down, and why.
@@ -135,7 +135,7 @@ impl Health {
             return Turn(None);
         }
         *tries += 1;
-        sleep(PROBE.delay(*tries, fastrand::f64())).await;
+        sleep(PROBE.jittered_delay(*tries, fastrand::f64())).await;
         Turn(Some(tries))
     }
 }

@@ -5,27 +5,27 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::queue::{BATCH, Entry, Queue};
+use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue};
 use futures::future::join_all;
 use tokio::time::{Instant, interval, timeout};
 
 #[derive(Debug)]
-struct Held {
+struct HeldLease {
     receipt_handle: String,
-    expires: Instant,
+    expires_at: Instant,
 }
 
 #[derive(Debug)]
-struct Shared {
-    visibility: Duration,
-    held: Mutex<(u64, BTreeMap<u64, Held>)>,
+struct LeaseTable {
+    visibility_timeout: Duration,
+    held: Mutex<(u64, BTreeMap<u64, HeldLease>)>,
     // Held during a renewal's requests: a message must not be hidden again after its release.
     renewing: tokio::sync::Mutex<()>,
 }
 
 /// All leases of this process.
 #[derive(Debug, Clone)]
-pub struct Leases(Arc<Shared>);
+pub struct Leases(Arc<LeaseTable>);
 
 /// One message in hand. Dropping it ends the renewals; the message then reappears by itself.
 #[derive(Debug)]
@@ -38,21 +38,21 @@ pub struct Lease {
 impl Leases {
     /// Leases of the given visibility timeout.
     pub fn new(visibility: Duration) -> Self {
-        Self(Arc::new(Shared {
-            visibility,
+        Self(Arc::new(LeaseTable {
+            visibility_timeout: visibility,
             held: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),
         }))
     }
 
     /// Takes a message that has just been received in hand.
-    pub fn hold(&self, receipt_handle: String) -> Lease {
-        let mut held = self.lock();
+    pub fn start_lease(&self, receipt_handle: String) -> Lease {
+        let mut held = self.lock_held();
         held.0 += 1;
         let number = held.0;
-        let lease = Held {
+        let lease = HeldLease {
             receipt_handle: receipt_handle.clone(),
-            expires: Instant::now() + self.0.visibility,
+            expires_at: Instant::now() + self.0.visibility_timeout,
         };
         held.1.insert(number, lease);
         Lease {
@@ -63,46 +63,48 @@ impl Leases {
     }
 
     /// How many messages are in hand.
-    pub fn count(&self) -> usize {
-        self.lock().1.len()
+    pub fn held_count(&self) -> usize {
+        self.lock_held().1.len()
     }
 
     /// Renews leases for as long as the future is polled. Six looks in a visibility timeout leave room
     /// for two failed renewals.
-    pub async fn renew_forever(&self, queue: &dyn Queue) {
-        let mut ticks = interval(self.0.visibility / 6);
+    pub async fn renew_forever(&self, queue: &dyn MessageQueue) {
+        let mut ticks = interval(self.0.visibility_timeout / 6);
         loop {
             ticks.tick().await;
             self.renew_due(queue).await;
         }
     }
 
-    async fn renew_due(&self, queue: &dyn Queue) {
+    async fn renew_due(&self, queue: &dyn MessageQueue) {
         let _renewing = self.0.renewing.lock().await;
-        let due = self.due();
-        let batches = due.chunks(BATCH).map(|batch| self.renew(queue, batch));
+        let due = self.due_leases();
+        let batches = due
+            .chunks(MAX_BATCH_ENTRIES)
+            .map(|batch| self.renew_batch(queue, batch));
         join_all(batches).await;
     }
 
     /// Leases past half their time. Those past all of it are lost, and stay so.
-    fn due(&self) -> Vec<(u64, String)> {
+    fn due_leases(&self) -> Vec<(u64, String)> {
         let now = Instant::now();
-        let soon = now + self.0.visibility / 2;
-        let held = self.lock();
+        let soon = now + self.0.visibility_timeout / 2;
+        let held = self.lock_held();
         let due = held
             .1
             .iter()
-            .filter(|(_, lease)| lease.expires > now && lease.expires <= soon);
+            .filter(|(_, lease)| lease.expires_at > now && lease.expires_at <= soon);
         due.map(|(number, lease)| (*number, lease.receipt_handle.clone()))
             .collect()
     }
 
-    async fn renew(&self, queue: &dyn Queue, batch: &[(u64, String)]) {
+    async fn renew_batch(&self, queue: &dyn MessageQueue, batch: &[(u64, String)]) {
         // The new time counts from when the queue takes the call, which is not before now.
-        let expires = Instant::now() + self.0.visibility;
-        let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility);
+        let expires = Instant::now() + self.0.visibility_timeout;
+        let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility_timeout);
         let changes: Vec<_> = batch.iter().map(change).collect();
-        let patience = self.0.visibility / 4;
+        let patience = self.0.visibility_timeout / 4;
         let entries = match timeout(patience, queue.change_visibility(&changes)).await {
             Ok(Ok(entries)) => entries,
             Ok(Err(error)) => {
@@ -110,16 +112,16 @@ impl Leases {
             }
             Err(_) => return tracing::debug!("leases were not renewed in time, trying again"),
         };
-        let mut held = self.lock();
+        let mut held = self.lock_held();
         for ((number, _), entry) in batch.iter().zip(entries) {
             let Some(lease) = held.1.get_mut(number) else {
                 continue;
             };
             match entry {
-                Entry::Done => lease.expires = expires,
-                Entry::Retry(_) => {}
-                Entry::Refused(reason) => {
-                    lease.expires = Instant::now();
+                EntryOutcome::Done => lease.expires_at = expires,
+                EntryOutcome::Retry(_) => {}
+                EntryOutcome::Refused(reason) => {
+                    lease.expires_at = Instant::now();
                     tracing::warn!(
                         reason,
                         "a lease was lost: its message is left to whoever has it now"
@@ -129,7 +131,7 @@ impl Leases {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Held>)> {
+    fn lock_held(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, HeldLease>)> {
         // Nothing that can panic runs under this lock.
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,14 +141,14 @@ impl Lease {
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
     /// the lease was lost: then the message is somebody else's.
     pub async fn end(self) -> Option<String> {
-        let held = self.leases.lock().1.remove(&self.number)?;
+        let held = self.leases.lock_held().1.remove(&self.number)?;
         drop(self.leases.0.renewing.lock().await);
-        (held.expires > Instant::now()).then(|| self.receipt_handle.clone())
+        (held.expires_at > Instant::now()).then(|| self.receipt_handle.clone())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leases.lock().1.remove(&self.number);
+        self.leases.lock_held().1.remove(&self.number);
     }
 }

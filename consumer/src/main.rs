@@ -2,19 +2,19 @@
 
 use std::process::ExitCode;
 
-use bucket_brigade_common::startup::{self, Threads};
-use bucket_brigade_common::telemetry;
-use bucket_brigade_consumer::settings::{Args, Command};
+use bucket_brigade_common::logging;
+use bucket_brigade_common::startup::{self, WorkerThreads};
+use bucket_brigade_consumer::settings::{Args, ConsumerCommand};
 use bucket_brigade_consumer::start::start;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
-    startup::run(Threads::One, async |args: Args, stop| {
-        if let Some(Command::Healthcheck(check)) = args.command {
+    startup::run(WorkerThreads::One, async |args: Args, stop| {
+        if let Some(ConsumerCommand::Healthcheck(check)) = args.command {
             return Ok(check.run()?);
         }
         let (settings, logs) = args.parse_settings()?;
-        telemetry::init(logs, BoxMakeWriter::new(std::io::stderr));
+        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr));
         start(settings, stop).await
     })
 }

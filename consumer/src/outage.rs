@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
-use bucket_brigade_common::path_rule::Route;
+use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
+use bucket_brigade_common::path_rule::MoveRoute;
 use tokio::time::Instant;
 
 /// So many different objects in trouble, one after the other, are an outage.
@@ -14,7 +14,7 @@ const STREAK: usize = 3;
 #[derive(Debug, Default)]
 struct State {
     in_trouble: HashSet<String>,
-    witness: Option<Route>,
+    witness: Option<MoveRoute>,
     last_success: Option<Instant>,
 }
 
@@ -35,7 +35,7 @@ pub struct OutageWatch(Mutex<State>);
 
 impl OutageWatch {
     /// A watch with a witness from an earlier process, if there is one.
-    pub fn new(witness: Option<Route>) -> Self {
+    pub fn new(witness: Option<MoveRoute>) -> Self {
         let state = State {
             witness,
             ..State::default()
@@ -49,7 +49,7 @@ impl OutageWatch {
     }
 
     /// A copy went well.
-    pub fn went_well(&self, route: &Route) {
+    pub fn went_well(&self, route: &MoveRoute) {
         let mut state = self.lock();
         state.in_trouble.clear();
         state.last_success = Some(Instant::now());
@@ -63,7 +63,7 @@ impl OutageWatch {
     pub async fn verdict(
         &self,
         store: &dyn ObjectStore,
-        route: &Route,
+        route: &MoveRoute,
         sent: Instant,
         is_urgent: bool,
     ) -> Verdict {
@@ -84,10 +84,10 @@ impl OutageWatch {
 
     /// Asks for a copy that was made before: a store that works, and lets us write, refuses because the
     /// destination exists. Nothing is copied.
-    async fn testifies(&self, store: &dyn ObjectStore, witness: &Route) -> bool {
-        match store.compare(witness).await {
-            Ok(Destination::Same(_) | Destination::Different(_)) => {}
-            Ok(Destination::Empty) | Err(StoreError::Permanent { .. }) => {
+    async fn testifies(&self, store: &dyn ObjectStore, witness: &MoveRoute) -> bool {
+        match store.compare_objects(witness).await {
+            Ok(DestinationState::Same(_) | DestinationState::Different(_)) => {}
+            Ok(DestinationState::Empty) | Err(StoreError::Permanent { .. }) => {
                 // The application has removed it since; the next success takes its place.
                 self.lock().witness = None;
                 return false;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::queue::{BATCH, LONG_POLL, Message, Queue, QueueError};
+use bucket_brigade_common::queue::{
+    LONG_POLL_WAIT, MAX_BATCH_ENTRIES, MessageQueue, QueueError, ReceivedMessage,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -15,20 +17,20 @@ use crate::lease::Leases;
 
 /// How long a poll under way is waited for at a stop: what it brings is released at once, what it
 /// would bring later stays in the queue or comes back after its visibility timeout.
-const LAST_POLL: Duration = Duration::from_secs(1);
+const FINAL_POLL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Failed polls before the queue counts as down: a blink is not worth a word.
-const BLINKS: u32 = 3;
+const FAILED_POLLS_UNTIL_DOWN: u32 = 3;
 
 /// Receives messages and hands each to a task of its own.
 #[derive(Clone)]
-pub struct Receive {
+pub struct Receiver {
     /// The queue.
-    pub queue: Arc<dyn Queue>,
+    pub queue: Arc<dyn MessageQueue>,
     /// How long a message is hidden from others at a time.
-    pub visibility: Duration,
+    pub visibility_timeout: Duration,
     /// Room for messages in hand.
-    pub room: Room,
+    pub in_hand_limit: InHandLimit,
     /// What is in hand.
     pub leases: Leases,
     /// What becomes of a message.
@@ -42,38 +44,39 @@ pub struct Receive {
 }
 
 /// How often a throttled process looks whether it makes sense to have more in hand.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const CAPACITY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Messages in hand that wait for a copy, and those that wait for a commit or a delete.
-const ASIDE: usize = 20 * BATCH;
+const MAX_WAITING_MESSAGES: usize = 20 * MAX_BATCH_ENTRIES;
 
 /// Room for messages in hand, one permit each.
 #[derive(Debug, Clone)]
-pub struct Room {
+pub struct InHandLimit {
     permits: Arc<Semaphore>,
-    most: usize,
+    max: usize,
 }
 
-impl Room {
+impl InHandLimit {
     /// Room for so many copies at a time: while one batch is copied another waits for its commit and
     /// delete, up to fifty gather for each statement, and every poll needs room for ten. All that takes
     /// tens of milliseconds, in which S3 lets nobody copy more than two hundred.
     pub fn new(max_concurrency: usize) -> Self {
-        let most = max_concurrency + max_concurrency.min(ASIDE) + ASIDE;
+        let most =
+            max_concurrency + max_concurrency.min(MAX_WAITING_MESSAGES) + MAX_WAITING_MESSAGES;
         Self {
             permits: Arc::new(Semaphore::new(most)),
-            most,
+            max: most,
         }
     }
 
     /// Messages in hand, and those that polls under way may bring.
-    fn taken(&self) -> usize {
-        self.most - self.permits.available_permits()
+    fn in_use(&self) -> usize {
+        self.max - self.permits.available_permits()
     }
 
     /// Waits for room for a whole batch.
-    async fn take_batch(&self) -> Option<OwnedSemaphorePermit> {
-        let permits = u32::try_from(BATCH).unwrap_or(1);
+    async fn acquire_batch(&self) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(MAX_BATCH_ENTRIES).unwrap_or(1);
         Arc::clone(&self.permits)
             .acquire_many_owned(permits)
             .await
@@ -82,24 +85,24 @@ impl Room {
 }
 
 /// Polls under way at a time: one brings ten messages, and takes a round trip.
-pub fn receivers_for(max_concurrency: usize) -> usize {
+pub fn receiver_count(max_concurrency: usize) -> usize {
     (max_concurrency / 16).clamp(1, 16)
 }
 
-impl Receive {
+impl Receiver {
     /// Receives until the stop.
     pub async fn run(self) {
         let mut failures = 0;
-        while let Some(permits) = self.wait_for_room().await {
-            match self.poll().await {
+        while let Some(permits) = self.acquire_when_ready().await {
+            match self.poll_queue().await {
                 Some(Ok(messages)) => {
                     failures = 0;
                     self.health.up(Dependency::Queue);
-                    self.hand_out(messages, permits);
+                    self.spawn_handlers(messages, permits);
                 }
                 Some(Err(error)) => {
                     failures += 1;
-                    self.wait_out(&error, failures).await;
+                    self.handle_poll_error(&error, failures).await;
                 }
                 None => return,
             }
@@ -107,11 +110,11 @@ impl Receive {
     }
 
     /// Room for a whole batch, once all is well; none at a stop.
-    async fn wait_for_room(&self) -> Option<OwnedSemaphorePermit> {
+    async fn acquire_when_ready(&self) -> Option<OwnedSemaphorePermit> {
         let room = async {
             self.health.ready_to_receive().await;
-            self.wait_for_pace().await;
-            self.room.take_batch().await
+            self.wait_for_throttle().await;
+            self.in_hand_limit.acquire_batch().await
         };
         tokio::select! {
             biased;
@@ -120,26 +123,24 @@ impl Receive {
         }
     }
 
-    /// While S3 throttles us, or the governor holds us back, what we cannot copy soon is better left to
-    /// others, and to the queue if we have to stop.
-    async fn wait_for_pace(&self) {
-        let copy = &self.stages.copy;
-        let worth_having = || {
-            let by_pace = copy.pace().worth_having();
-            by_pace.min(copy.governor().worth_having())
-        };
-        while self.room.taken() + BATCH > worth_having() {
-            sleep(LOOK_AGAIN).await;
+    /// What the throttle does not let us copy soon is better left to others, and to the queue if we have
+    /// to stop.
+    async fn wait_for_throttle(&self) {
+        let throttle = self.stages.copy.throttle();
+        while self.in_hand_limit.in_use() + MAX_BATCH_ENTRIES > throttle.max_in_hand() {
+            sleep(CAPACITY_CHECK_INTERVAL).await;
         }
     }
 
     /// One long poll; none when a stop came and the poll did not end soon after.
-    async fn poll(&self) -> Option<Result<Vec<Message>, QueueError>> {
-        let poll = self.queue.receive(BATCH, LONG_POLL, self.visibility);
+    async fn poll_queue(&self) -> Option<Result<Vec<ReceivedMessage>, QueueError>> {
+        let poll =
+            self.queue
+                .receive_batch(MAX_BATCH_ENTRIES, LONG_POLL_WAIT, self.visibility_timeout);
         let too_late = async {
             self.stop.cancelled().await;
             tokio::select! {
-                () = sleep(LAST_POLL) => {}
+                () = sleep(FINAL_POLL_TIMEOUT) => {}
                 () = self.stages.give_up.cancelled() => {}
             }
         };
@@ -150,9 +151,9 @@ impl Receive {
         }
     }
 
-    fn hand_out(&self, messages: Vec<Message>, mut permits: OwnedSemaphorePermit) {
+    fn spawn_handlers(&self, messages: Vec<ReceivedMessage>, mut permits: OwnedSemaphorePermit) {
         for message in messages {
-            let lease = self.leases.hold(message.receipt_handle.clone());
+            let lease = self.leases.start_lease(message.receipt_handle.clone());
             let permit = permits.split(1);
             let stages = Arc::clone(&self.stages);
             let is_stopping = self.stop.is_cancelled();
@@ -167,15 +168,15 @@ impl Receive {
         }
     }
 
-    async fn wait_out(&self, error: &QueueError, failures: u32) {
-        if failures >= BLINKS || matches!(error, QueueError::Refused { .. }) {
+    async fn handle_poll_error(&self, error: &QueueError, failures: u32) {
+        if failures >= FAILED_POLLS_UNTIL_DOWN || matches!(error, QueueError::Refused { .. }) {
             let advice = "check QUEUE_URL, the queue, and the consumer's policy: sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueAttributes";
             self.health
                 .down(Dependency::Queue, &format!("{error}; {advice}"));
         }
         tokio::select! {
             biased;
-            () = sleep(PROBE.delay(failures, fastrand::f64())) => {}
+            () = sleep(PROBE.jittered_delay(failures, fastrand::f64())) => {}
             () = self.stop.cancelled() => {}
         }
     }

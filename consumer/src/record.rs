@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::catalog::{Catalog, Failure, Orphan, PoisonRecord, Settlement};
-use bucket_brigade_common::message::Task;
+use bucket_brigade_common::message::MoveTask;
+use bucket_brigade_common::move_ledger::{
+    ChangedRow, MoveFailure, MoveLedger, OrphanedCopy, PoisonRecord,
+};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{Answer, Desk};
 use crate::gather::Limits;
 use crate::health::Health;
-use crate::step::{Event, Seen, Trouble};
+use crate::protocol::{Event, FailureCause, RowState};
 
-const LIMITS: Limits = Limits {
+const RECORD_BATCHES: Limits = Limits {
     size: 100,
     enough: 50,
     linger: Duration::from_millis(50),
@@ -21,18 +23,18 @@ const LIMITS: Limits = Limits {
 };
 
 /// How much of a poison message's body is kept, in characters.
-const EXCERPT: usize = 200;
+const MAX_EXCERPT_CHARS: usize = 200;
 
 /// Writes endings to the ledger in batches.
-pub struct Record {
-    settlements: Desk<Settlement, ()>,
-    failures: Desk<Failure, ()>,
-    poison: Desk<PoisonRecord, ()>,
+pub struct OutcomeRecorder {
+    settlements: Desk<ChangedRow, ()>,
+    failures: Desk<MoveFailure, ()>,
+    record_poison: Desk<PoisonRecord, ()>,
 }
 
-impl Record {
+impl OutcomeRecorder {
     /// Records in the catalog.
-    pub fn new(catalog: &Arc<dyn Catalog>, health: &Health, stop: &CancellationToken) -> Self {
+    pub fn new(catalog: &Arc<dyn MoveLedger>, health: &Health, stop: &CancellationToken) -> Self {
         let (settle, fail, poison) = (
             Arc::clone(catalog),
             Arc::clone(catalog),
@@ -40,27 +42,37 @@ impl Record {
         );
         Self {
             settlements: Desk::open(
-                LIMITS,
+                RECORD_BATCHES,
                 health.clone(),
                 stop.clone(),
-                move |batch: Arc<[Settlement]>| {
+                move |batch: Arc<[ChangedRow]>| {
                     let catalog = Arc::clone(&settle);
-                    async move { catalog.settle(&batch).await.map(|()| vec![(); batch.len()]) }
-                        .boxed()
+                    async move {
+                        catalog
+                            .record_changed_rows(&batch)
+                            .await
+                            .map(|()| vec![(); batch.len()])
+                    }
+                    .boxed()
                 },
             ),
             failures: Desk::open(
-                LIMITS,
+                RECORD_BATCHES,
                 health.clone(),
                 stop.clone(),
-                move |batch: Arc<[Failure]>| {
+                move |batch: Arc<[MoveFailure]>| {
                     let catalog = Arc::clone(&fail);
-                    async move { catalog.fail(&batch).await.map(|()| vec![(); batch.len()]) }
-                        .boxed()
+                    async move {
+                        catalog
+                            .record_failures(&batch)
+                            .await
+                            .map(|()| vec![(); batch.len()])
+                    }
+                    .boxed()
                 },
             ),
-            poison: Desk::open(
-                LIMITS,
+            record_poison: Desk::open(
+                RECORD_BATCHES,
                 health.clone(),
                 stop.clone(),
                 move |batch: Arc<[PoisonRecord]>| {
@@ -78,24 +90,29 @@ impl Record {
     }
 
     /// The row needs no move any more.
-    pub async fn settle(&self, task: &Task, seen: Seen, orphan: Option<Orphan>) -> Event {
+    pub async fn record_settlement(
+        &self,
+        task: &MoveTask,
+        seen: RowState,
+        orphan: Option<OrphanedCopy>,
+    ) -> Event {
         if let Some(orphan) = &orphan {
             tracing::warn!(
                 row = %task.id, key = orphan.destination_key,
                 "row {} was changed by the application while its image was copied: the copy is an orphan", task.id
             );
         }
-        let settlement = settlement(task, seen, orphan);
-        recorded(self.settlements.submit(settlement).await)
+        let settlement = build_settlement(task, seen, orphan);
+        recorded_event(self.settlements.submit(settlement).await)
     }
 
     /// The row cannot be moved.
-    pub async fn fail(&self, task: &Task, trouble: Trouble) -> Event {
+    pub async fn record_failure(&self, task: &MoveTask, trouble: FailureCause) -> Event {
         tracing::warn!(
             row = %task.id, path = task.route.old_path, code = trouble.code,
             "row {} cannot be moved: {} ({})", task.id, trouble.message, trouble.code
         );
-        recorded(self.failures.submit(failure(task, trouble)).await)
+        recorded_event(self.failures.submit(build_failure(task, trouble)).await)
     }
 
     /// The message was not understood.
@@ -108,22 +125,26 @@ impl Record {
         let record = PoisonRecord {
             message_id: message_id.to_owned(),
             reason,
-            excerpt: body.chars().take(EXCERPT).collect(),
+            excerpt: body.chars().take(MAX_EXCERPT_CHARS).collect(),
         };
-        recorded(self.poison.submit(record).await)
+        recorded_event(self.record_poison.submit(record).await)
     }
 }
 
 /// What is written down of a row that needs no move any more.
-pub fn settlement(task: &Task, seen: Seen, orphan: Option<Orphan>) -> Settlement {
+pub fn build_settlement(
+    task: &MoveTask,
+    seen: RowState,
+    orphan: Option<OrphanedCopy>,
+) -> ChangedRow {
     let (found_path, is_final) = match seen {
-        Seen::Changed { path, is_in_scope } => (Some(path), !is_in_scope),
-        Seen::Moved => (Some(task.route.new_path.clone()), true),
-        Seen::Gone => (None, true),
+        RowState::Changed { path, is_in_scope } => (Some(path), !is_in_scope),
+        RowState::Moved => (Some(task.route.new_path.clone()), true),
+        RowState::Deleted => (None, true),
         // The protocol never settles a row that asks for its move.
-        Seen::Wanted { .. } => (Some(task.route.old_path.clone()), false),
+        RowState::NeedsMove { .. } => (Some(task.route.old_path.clone()), false),
     };
-    Settlement {
+    ChangedRow {
         id: task.id.clone(),
         old_path: task.route.old_path.clone(),
         new_path: task.route.new_path.clone(),
@@ -134,8 +155,8 @@ pub fn settlement(task: &Task, seen: Seen, orphan: Option<Orphan>) -> Settlement
 }
 
 /// What is written down of a row that cannot be moved.
-pub fn failure(task: &Task, trouble: Trouble) -> Failure {
-    Failure {
+pub fn build_failure(task: &MoveTask, trouble: FailureCause) -> MoveFailure {
+    MoveFailure {
         id: task.id.clone(),
         path: task.route.old_path.clone(),
         code: trouble.code,
@@ -146,7 +167,7 @@ pub fn failure(task: &Task, trouble: Trouble) -> Failure {
 
 /// A record that the database refuses (text its encoding cannot hold) is lost to the ledger, though
 /// not to the log; the message goes its way all the same.
-fn recorded(answer: Answer<()>) -> Event {
+fn recorded_event(answer: Answer<()>) -> Event {
     match answer {
         Answer::Done(()) => Event::Recorded,
         Answer::Interrupted => Event::Interrupted,

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
-use bucket_brigade_common::observe::ObserveArgs;
+use bucket_brigade_common::http_endpoints::EndpointArgs;
+use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::settings::{
-    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Problems, SettingsError,
-    positive, whole,
+    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, SettingsError,
+    SettingsProblems, duration_between, integer_between,
 };
-use bucket_brigade_common::telemetry::{LogArgs, LogSettings};
 use bucket_brigade_common::trace::TraceSettings;
 use clap::{Parser, Subcommand};
 
@@ -30,7 +30,7 @@ use clap::{Parser, Subcommand};
 pub struct Args {
     /// What else to do than to consume.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<ConsumerCommand>,
     #[command(flatten)]
     migration: MigrationArgs,
     #[command(flatten)]
@@ -38,14 +38,14 @@ pub struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
-    observe: ObserveArgs,
+    observe: EndpointArgs,
     #[command(flatten)]
     logs: LogArgs,
 }
 
 /// What a consumer can do besides its work.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum ConsumerCommand {
     /// Ask the consumer that runs on this machine or in this container for its health
     Healthcheck(HealthcheckArgs),
 }
@@ -82,7 +82,7 @@ struct ConsumerArgs {
 
 /// The settings, checked.
 #[derive(Clone)]
-pub struct Settings {
+pub struct ConsumerSettings {
     /// Which migration this is.
     pub migration: MigrationSettings,
     /// Copies in flight at most.
@@ -114,8 +114,8 @@ impl Args {
     ///
     /// # Errors
     /// Everything that is wrong with them, together.
-    pub fn parse_settings(self) -> Result<(Settings, LogSettings), SettingsError> {
-        let mut problems = Problems::default();
+    pub fn parse_settings(self) -> Result<(ConsumerSettings, LogSettings), SettingsError> {
+        let mut problems = SettingsProblems::default();
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
         let metrics_addr = self.observe.parse(&mut problems);
@@ -124,10 +124,10 @@ impl Args {
         let own = self
             .consumer
             .parse(metrics_addr, database_limits, traces, &mut problems);
-        problems.finish()?;
+        problems.into_result()?;
         match migration {
             Some(migration) => Ok((own(migration), logs)),
-            None => Err(SettingsError::one("settings", "could not be read")),
+            None => Err(SettingsError::for_setting("settings", "could not be read")),
         }
     }
 }
@@ -139,45 +139,55 @@ impl ConsumerArgs {
         metrics_addr: Option<SocketAddr>,
         database_limits: DatabaseLimits,
         traces: TraceSettings,
-        problems: &mut Problems,
-    ) -> impl FnOnce(MigrationSettings) -> Settings + use<> {
-        let max_concurrency =
-            problems.parsed("MAX_CONCURRENCY", self.max_concurrency, 64, whole(1, 4096));
+        problems: &mut SettingsProblems,
+    ) -> impl FnOnce(MigrationSettings) -> ConsumerSettings + use<> {
+        let max_concurrency = problems.parse_value(
+            "MAX_CONCURRENCY",
+            self.max_concurrency,
+            64,
+            integer_between(1, 4096),
+        );
         // SQS's own limit; two seconds leave room for a renewal.
-        let lease = positive(Duration::from_secs(2), Duration::from_hours(12));
-        let visibility_timeout = problems.parsed(
+        let lease = duration_between(Duration::from_secs(2), Duration::from_hours(12));
+        let visibility_timeout = problems.parse_value(
             "VISIBILITY_TIMEOUT",
             self.visibility_timeout,
             Duration::from_mins(1),
             lease,
         );
-        let grace = positive(Duration::from_secs(2), Duration::from_hours(1));
+        let grace = duration_between(Duration::from_secs(2), Duration::from_hours(1));
         let default_grace = Duration::from_secs(25);
         let shutdown_grace =
-            problems.parsed("SHUTDOWN_GRACE", self.shutdown_grace, default_grace, grace);
-        let storage_class =
-            problems.parsed("STORAGE_CLASS", self.storage_class, None, storage_class);
-        let conditional_copy = problems.parsed(
+            problems.parse_value("SHUTDOWN_GRACE", self.shutdown_grace, default_grace, grace);
+        let storage_class = problems.parse_value(
+            "STORAGE_CLASS",
+            self.storage_class,
+            None,
+            parse_storage_class,
+        );
+        let conditional_copy = problems.parse_value(
             "CONDITIONAL_COPY",
             self.conditional_copy,
             None,
-            conditional_copy,
+            parse_conditional_copy,
         );
-        let source_region = problems.parsed("SOURCE_REGION", self.source_region, None, |region| {
-            Ok(Some(region.to_owned()))
-        });
-        let timeout = positive(Duration::from_secs(1), Duration::from_hours(1));
-        let copy_timeout = problems.parsed(
+        let source_region =
+            problems.parse_value("SOURCE_REGION", self.source_region, None, |region| {
+                Ok(Some(region.to_owned()))
+            });
+        let timeout = duration_between(Duration::from_secs(1), Duration::from_hours(1));
+        let copy_timeout = problems.parse_value(
             "COPY_TIMEOUT",
             self.copy_timeout,
             Duration::from_mins(2),
             timeout,
         );
         let default_name = bucket_brigade_common::startup::process_name("consumer");
-        let name = problems.parsed("CONSUMER_NAME", self.consumer_name, default_name, |name| {
-            Ok(name.to_owned())
-        });
-        move |migration| Settings {
+        let name =
+            problems.parse_value("CONSUMER_NAME", self.consumer_name, default_name, |name| {
+                Ok(name.to_owned())
+            });
+        move |migration| ConsumerSettings {
             migration,
             max_concurrency,
             visibility_timeout,
@@ -194,7 +204,7 @@ impl ConsumerArgs {
     }
 }
 
-fn conditional_copy(text: &str) -> Result<Option<bool>, String> {
+fn parse_conditional_copy(text: &str) -> Result<Option<bool>, String> {
     match text {
         "auto" => Ok(None),
         "on" => Ok(Some(true)),
@@ -203,7 +213,7 @@ fn conditional_copy(text: &str) -> Result<Option<bool>, String> {
     }
 }
 
-fn storage_class(text: &str) -> Result<Option<StorageClass>, String> {
+fn parse_storage_class(text: &str) -> Result<Option<StorageClass>, String> {
     if matches!(text, "GLACIER" | "DEEP_ARCHIVE") {
         return Err("is an archive class: the application could not read the copies".into());
     }

@@ -7,32 +7,32 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// What remains for releases once the work under way is given up.
-const FOR_RELEASES: Duration = Duration::from_secs(2);
+const RELEASE_RESERVE: Duration = Duration::from_secs(2);
 
 /// What remains of the grace for the process's own end: the runtime's threads get up to a second.
-const FOR_THE_END: Duration = Duration::from_secs(1);
+const EXIT_RESERVE: Duration = Duration::from_secs(1);
 
 /// What must be done by when, all of it counted from the signal: whoever sent it kills the process
 /// when the grace is over, however the time was spent.
 #[derive(Debug, Clone, Copy)]
-pub struct Deadlines {
+pub struct ShutdownDeadlines {
     /// From then on what is not done is given back.
-    pub give_up: Instant,
+    pub cancel_at: Instant,
     /// From then on what is not given back is left to its visibility timeout.
-    pub leave: Instant,
+    pub exit_at: Instant,
 }
 
-impl Deadlines {
+impl ShutdownDeadlines {
     /// For a signal that came now.
     pub fn from_now(grace: Duration) -> Self {
-        let until_leave = grace.saturating_sub(FOR_THE_END.min(grace / 4));
+        let until_leave = grace.saturating_sub(EXIT_RESERVE.min(grace / 4));
         let until_give_up = until_leave
-            .saturating_sub(FOR_RELEASES)
+            .saturating_sub(RELEASE_RESERVE)
             .max(until_leave / 2);
         let now = Instant::now();
         Self {
-            give_up: now + until_give_up,
-            leave: now + until_leave,
+            cancel_at: now + until_give_up,
+            exit_at: now + until_leave,
         }
     }
 }
@@ -43,7 +43,7 @@ pub async fn drain(
     receivers: &TaskTracker,
     tasks: &TaskTracker,
     give_up: &CancellationToken,
-    deadlines: Deadlines,
+    deadlines: ShutdownDeadlines,
 ) -> bool {
     receivers.close();
     tasks.close();
@@ -53,7 +53,7 @@ pub async fn drain(
         tasks.wait().await;
     };
     tokio::pin!(all);
-    if timeout_at(deadlines.give_up, &mut all).await.is_ok() {
+    if timeout_at(deadlines.cancel_at, &mut all).await.is_ok() {
         return true;
     }
     tracing::warn!(
@@ -61,7 +61,7 @@ pub async fn drain(
         "the grace is nearly over: what is not done is given back to the queue"
     );
     give_up.cancel();
-    timeout_at(deadlines.leave, all).await.is_ok()
+    timeout_at(deadlines.exit_at, all).await.is_ok()
 }
 
 #[cfg(test)]
@@ -83,7 +83,7 @@ mod tests {
             }
         });
         let signal = Instant::now();
-        let deadlines = Deadlines::from_now(Duration::from_millis(grace));
+        let deadlines = ShutdownDeadlines::from_now(Duration::from_millis(grace));
         let done = drain(&receivers, &tasks, &give_up, deadlines).await;
         (done, signal.elapsed().as_millis())
     }

@@ -4,63 +4,62 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use bucket_brigade_common::control::Control;
-use bucket_brigade_common::ledger::{self, Ledger, LedgerError};
+use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
+use bucket_brigade_common::heartbeat::send_first_heartbeat;
+use bucket_brigade_common::http_endpoints::serve_endpoints;
+use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::observe::observe;
-use bucket_brigade_common::preflight::{
-    Need, PreflightError, check_bucket, check_queue, patiently,
-};
+use bucket_brigade_common::preflight::{PreflightError, check_queue, retry_transient};
 use bucket_brigade_common::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::startup::exit_code;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Traces;
 use bucket_brigade_common::{aws, exit};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::control::{Steering, starting};
 use crate::health::Health;
 use crate::lease::Leases;
-use crate::observation::Observation;
+use crate::metrics::ConsumerMetrics;
 use crate::pipeline::{Parts, run};
-use crate::settings::Settings;
+use crate::settings::ConsumerSettings;
 use crate::trace::Deliveries;
 
 /// A consumer shares the server's connections with the application and with every other consumer.
-const CONNECTIONS: u32 = 3;
+const MAX_CONNECTIONS: u32 = 3;
 
 /// How long the last word to the ledger may take.
-const LAST_WORD: Duration = Duration::from_millis(300);
+const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How often the run that the feeder opens is looked for.
-const LOOK_FOR_RUN: Duration = Duration::from_secs(1);
+const RUN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Consumes until `stop`.
 ///
 /// # Errors
 /// [`PreflightError`] or [`LedgerError`], before anything is touched.
-pub async fn start(mut settings: Settings, stop: CancellationToken) -> anyhow::Result<u8> {
+pub async fn start(mut settings: ConsumerSettings, stop: CancellationToken) -> anyhow::Result<u8> {
     let service = "bucket-brigade-consumer";
     let traces = Traces::start(&settings.traces, service, &settings.name)?;
     let share = traces.share_of(settings.shutdown_grace);
     settings.shutdown_grace -= share;
-    let ended = Box::pin(consume(settings, &traces, stop)).await;
+    let ended = Box::pin(consume_until_stopped(settings, &traces, stop)).await;
     traces.end(share).await;
     ended
 }
 
-async fn consume(
-    settings: Settings,
+async fn consume_until_stopped(
+    settings: ConsumerSettings,
     traces: &Traces,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
-    let observation = Observation {
+    let observation = ConsumerMetrics {
         health: Health::default(),
         leases: Leases::new(settings.visibility_timeout),
-        tally: Arc::default(),
+        counters: Arc::default(),
     };
-    let ready = observe(settings.metrics_addr, Arc::new(observation.clone())).await?;
+    let ready = serve_endpoints(settings.metrics_addr, Arc::new(observation.clone())).await?;
     // Nothing is in hand yet. A check under way is left half of the grace, so that the probe can remove
     // its objects; one that does not answer must not keep the process from ending.
     let overdue = async {
@@ -68,24 +67,24 @@ async fn consume(
         sleep(settings.shutdown_grace / 2).await;
     };
     let parts = tokio::select! {
-        parts = prepare(&settings, traces, observation, &stop) => unless_stopped(parts, &stop)?,
+        parts = prepare_pipeline(&settings, traces, observation, &stop) => ignore_unavailable_if_stopped(parts, &stop)?,
         () = overdue => None,
     };
     let Some(parts) = parts else {
         return Ok(exit::DONE);
     };
     ready.set();
-    let control = Arc::clone(&parts.steering.control);
+    let fleet_control = Arc::clone(&parts.fleet_control);
     if !run(parts, stop).await {
         tracing::warn!("some messages could not be given back; they reappear by themselves");
     }
     // Who misses this word sees in a few seconds that this process is gone.
-    drop(timeout(LAST_WORD, control.leave()).await);
+    drop(timeout(DEREGISTER_TIMEOUT, fleet_control.deregister()).await);
     Ok(exit::DONE)
 }
 
 /// What could not be reached matters to nobody any more once the process is asked to stop.
-fn unless_stopped(
+fn ignore_unavailable_if_stopped(
     parts: anyhow::Result<Option<Parts>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Parts>> {
@@ -99,35 +98,42 @@ fn unless_stopped(
 }
 
 /// Checks everything and puts the parts together; none when the process is stopped meanwhile.
-async fn prepare(
-    settings: &Settings,
+async fn prepare_pipeline(
+    settings: &ConsumerSettings,
     traces: &Traces,
-    observation: Observation,
+    observation: ConsumerMetrics,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Parts>> {
-    let sdk = aws::load().await;
+    let sdk = aws::load_config().await;
     let migration = &settings.migration;
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url)
-        .ask_for_traces(settings.traces.is_on());
+        .with_traces(settings.traces.is_on());
     // Nobody sees the ages otherwise: the queue is not asked for them.
     let queue = match settings.metrics_addr {
-        Some(_) => queue.count_ages(Arc::clone(&observation.tally.ages)),
+        Some(_) => queue.with_age_histogram(Arc::clone(&observation.counters.ages)),
         None => queue,
     };
-    let attributes = patiently(async || check_queue(&queue, &migration.queue_url).await).await?;
+    let attributes =
+        retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
     let (source, destination) = open_buckets(&sdk, settings).await?;
-    let Some(ledger) = find_run(settings, stop).await? else {
+    let Some(ledger) = wait_for_run(settings, stop).await? else {
         return Ok(None);
     };
     let store = open_store(source, destination, settings).await?;
-    let witness = patiently(async || ledger.some_moved_path().await).await?;
-    let Some(steering) = first_orders(&ledger, settings, stop).await? else {
+    let witness = retry_transient(async || ledger.any_moved_path().await).await?;
+    if settings.database_limits.replica_lag.is_some() {
+        ledger.check_replica_lag().await?;
+    }
+    let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
+    let first = Heartbeat::starting(WorkerRole::Consumer);
+    send_first_heartbeat(&ledger, &throttle, &first, stop).await;
+    if stop.is_cancelled() {
         return Ok(None);
-    };
-    if let Err(error) = ledger.forget_the_dead().await {
+    }
+    if let Err(error) = ledger.prune_dead_workers().await {
         tracing::debug!(%error, "processes that have ended stay in the ledger");
     }
-    tell(settings, &ledger);
+    log_start(settings, &ledger);
     let rule = migration.run.rule.clone();
     let (source, destination) = (
         &migration.run.source_bucket,
@@ -135,74 +141,40 @@ async fn prepare(
     );
     Ok(Some(Parts {
         deliveries: Deliveries::new(traces.tracer(), source, destination),
-        witness: witness.and_then(|path| rule.route(&path).ok()),
+        witness: witness.and_then(|path| rule.route_for(&path).ok()),
         queue: Arc::new(queue),
         store: Arc::new(store),
         id_type: ledger.id_type(),
-        catalog: Arc::new(ledger),
+        catalog: Arc::new(ledger.clone()),
         rule,
         has_dead_letter_queue: attributes.max_receive_count.is_some(),
         max_concurrency: settings.max_concurrency,
         visibility: settings.visibility_timeout,
         grace: settings.shutdown_grace,
-        steering,
+        fleet_control: Arc::new(ledger),
+        throttle: Arc::new(throttle),
         observation,
     }))
-}
-
-/// Hears what the fleet was told before the first message is taken: the run may be paused. None when the
-/// process is stopped first.
-async fn first_orders(
-    ledger: &Ledger,
-    settings: &Settings,
-    stop: &CancellationToken,
-) -> Result<Option<Steering>, LedgerError> {
-    let limits = settings.database_limits;
-    if limits.replica_lag.is_some() {
-        ledger.check_replica_lag().await?;
-    }
-    while !stop.is_cancelled() {
-        match ledger.beat(&starting()).await {
-            Ok(orders) => {
-                return Ok(Some(Steering {
-                    control: Arc::new(ledger.clone()),
-                    orders,
-                    limits,
-                }));
-            }
-            Err(error) => tracing::warn!(%error, "the run's orders cannot be read yet"),
-        }
-        tokio::select! {
-            biased;
-            () = sleep(LOOK_FOR_RUN) => {}
-            () = stop.cancelled() => {}
-        }
-    }
-    Ok(None)
 }
 
 /// Source and destination, checked.
 async fn open_buckets(
     sdk: &SdkConfig,
-    settings: &Settings,
+    settings: &ConsumerSettings,
 ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
     let (migration, source_region) = (&settings.migration, settings.source_region.as_deref());
-    let (of_source, of_destination) = ("SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME");
+    let access = S3Access::new(sdk, migration.force_path_style, settings.copy_timeout);
     let (source, destination) = (
         &migration.run.source_bucket,
         &migration.run.destination_bucket,
     );
-    let access = S3Access::new(sdk, migration.force_path_style, settings.copy_timeout);
-    let source = access.bucket(of_source, source, source_region).await?;
-    let destination = access.bucket(of_destination, destination, None).await?;
-    for (setting, bucket) in [(of_source, &source), (of_destination, &destination)] {
-        let (client, name) = (bucket.client(), bucket.name());
-        patiently(async || check_bucket(client, setting, name, Need::Use).await).await?;
-    }
+    let (source, destination) = access.buckets(source, source_region, destination).await?;
+    source.check_access().await?;
+    destination.check_access().await?;
     Ok((source, destination))
 }
 
-fn tell(settings: &Settings, ledger: &Ledger) {
+fn log_start(settings: &ConsumerSettings, ledger: &PostgresLedger) {
     let run = &settings.migration.run;
     tracing::info!(
         name = settings.name,
@@ -216,16 +188,17 @@ fn tell(settings: &Settings, ledger: &Ledger) {
 }
 
 /// Waits for the feeder to open the run; none when the process is stopped first.
-async fn find_run(
-    settings: &Settings,
+async fn wait_for_run(
+    settings: &ConsumerSettings,
     stop: &CancellationToken,
-) -> Result<Option<Ledger>, LedgerError> {
+) -> Result<Option<PostgresLedger>, LedgerError> {
     let migration = &settings.migration;
-    let pool = ledger::pool(migration.database.clone(), CONNECTIONS);
+    let pool = ledger::create_pool(migration.database.clone(), MAX_CONNECTIONS);
     let mut told = false;
     while !stop.is_cancelled() {
-        let find = async || Ledger::find(pool.clone(), &migration.run, &settings.name).await;
-        let found = patiently(find).await?;
+        let find =
+            async || PostgresLedger::find_run(pool.clone(), &migration.run, &settings.name).await;
+        let found = retry_transient(find).await?;
         if found.is_some() {
             return Ok(found);
         }
@@ -235,7 +208,7 @@ async fn find_run(
         }
         tokio::select! {
             biased;
-            () = sleep(LOOK_FOR_RUN) => {}
+            () = sleep(RUN_POLL_INTERVAL) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -246,7 +219,7 @@ async fn find_run(
 async fn open_store(
     source: S3Bucket,
     destination: S3Bucket,
-    settings: &Settings,
+    settings: &ConsumerSettings,
 ) -> anyhow::Result<S3Store> {
     let run = &settings.migration.run;
     let options = S3Options {
@@ -258,10 +231,10 @@ async fn open_store(
     if settings.conditional_copy.is_some() {
         return Ok(store);
     }
-    let honours = patiently(async || {
+    let honours = retry_transient(async || {
         let prefix = run.rule.destination_key_prefix();
         let honours = store.honours_conditional_copy(prefix).await;
-        honours.map_err(|error| cannot_write(&run.destination_bucket, &error))
+        honours.map_err(|error| bucket_write_error(&run.destination_bucket, &error))
     })
     .await?;
     if honours {
@@ -277,13 +250,13 @@ async fn open_store(
     Ok(S3Store::new(source, destination, options))
 }
 
-fn cannot_write(bucket: &str, error: &StoreError) -> PreflightError {
+fn bucket_write_error(bucket: &str, error: &StoreError) -> PreflightError {
     let setting = "DESTINATION_BUCKET_NAME";
     let problem = format!("cannot write to bucket '{bucket}': {error}");
     match error {
         StoreError::Throttled { .. } | StoreError::Transient { .. } => {
             PreflightError::Unreachable { setting, problem }
         }
-        _ => PreflightError::NotAllowed { setting, problem },
+        _ => PreflightError::AccessDenied { setting, problem },
     }
 }

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use bucket_brigade_common::message::Task;
-use bucket_brigade_common::object_store::Destination;
-use bucket_brigade_common::queue::Message;
+use bucket_brigade_common::message::MoveTask;
+use bucket_brigade_common::object_store::DestinationState;
+use bucket_brigade_common::queue::ReceivedMessage;
 use bucket_brigade_common::trace::{Span, Tracer, attribute};
 
-use crate::step::{Event, Seen, Step, Trouble};
+use crate::protocol::{Action, Event, FailureCause, RowState};
 
 /// Makes the spans of deliveries; none by default.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +35,7 @@ impl Deliveries {
 
     /// The span of a delivery, under the one that its message carries. A message that was not understood
     /// has no task.
-    pub fn begin(&self, message: &Message, task: Option<&Task>) -> Delivery {
+    pub fn begin(&self, message: &ReceivedMessage, task: Option<&MoveTask>) -> Delivery {
         let Some(between) = &self.0 else {
             return Delivery::default();
         };
@@ -53,14 +53,14 @@ impl Deliveries {
     }
 }
 
-fn describe_message(span: &Span, message: &Message) {
+fn describe_message(span: &Span, message: &ReceivedMessage) {
     span.set(attribute::MESSAGING_SYSTEM, attribute::SQS);
     span.set(attribute::MESSAGE_ID, message.message_id.clone());
     span.set(attribute::RECEIVE_COUNT, i64::from(message.receive_count));
 }
 
 impl Between {
-    fn describe(&self, span: &Span, Task { id, route }: &Task) {
+    fn describe(&self, span: &Span, MoveTask { id, route }: &MoveTask) {
         for (key, value) in [
             (attribute::ROW, id.as_str()),
             (attribute::OLD_PATH, &route.old_path),
@@ -91,7 +91,7 @@ struct Ending {
 
 impl Delivery {
     /// The span of a step that is about to be taken; none for a step that takes no time.
-    pub fn step(&mut self, step: &Step) -> Span {
+    pub fn step(&mut self, step: &Action) -> Span {
         if !self.span.is_recording() {
             return Span::none();
         }
@@ -100,15 +100,15 @@ impl Delivery {
     }
 
     /// What a step means for the end.
-    fn note(&mut self, step: &Step) {
+    fn note(&mut self, step: &Action) {
         match step {
-            Step::Settle(seen, _) => self.ending.outcome = what_was_seen(seen),
-            Step::Fail(trouble) => {
+            Action::RecordSettlement(seen, _) => self.ending.outcome = what_was_seen(seen),
+            Action::RecordFailure(trouble) => {
                 self.ending.outcome = "failed";
                 self.ending.error = Some(trouble.code.clone());
             }
-            Step::RecordPoison => self.ending.outcome = "poison",
-            Step::LetGo => self.ending.outcome = "lease lost",
+            Action::RecordPoison => self.ending.outcome = "poison",
+            Action::Abandon => self.ending.outcome = "lease lost",
             _ => {}
         }
     }
@@ -124,8 +124,8 @@ impl Delivery {
             _ => {}
         }
         span.set(attribute::OUTCOME, outcome(event));
-        if let Event::CopyFailed(Trouble { code, .. })
-        | Event::CommitRefused(Trouble { code, .. }) = event
+        if let Event::CopyFailed(FailureCause { code, .. })
+        | Event::CommitRefused(FailureCause { code, .. }) = event
         {
             span.fail(code);
         }
@@ -144,42 +144,44 @@ impl Drop for Delivery {
     }
 }
 
-fn name(step: &Step) -> Option<&'static str> {
+fn name(step: &Action) -> Option<&'static str> {
     match step {
-        Step::Look => Some("decide"),
-        Step::Copy => Some("copy"),
-        Step::Compare => Some("compare"),
-        Step::Commit(..) => Some("commit"),
-        Step::Settle(..) | Step::Fail(_) | Step::RecordPoison => Some("record"),
-        Step::Delete => Some("delete"),
-        Step::Release(_) => Some("release"),
-        Step::EndLease | Step::LetGo => None,
+        Action::ReadRow => Some("decide"),
+        Action::Copy => Some("copy"),
+        Action::Compare => Some("compare"),
+        Action::Commit(..) => Some("commit"),
+        Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
+            Some("record")
+        }
+        Action::Delete => Some("delete"),
+        Action::Release(_) => Some("release"),
+        Action::EndLease | Action::Abandon => None,
     }
 }
 
-fn what_was_seen(seen: &Seen) -> &'static str {
+fn what_was_seen(seen: &RowState) -> &'static str {
     match seen {
-        Seen::Wanted { .. } => "wanted",
-        Seen::Moved => "moved already",
-        Seen::Changed { .. } => "changed by the application",
-        Seen::Gone => "deleted by the application",
+        RowState::NeedsMove { .. } => "wanted",
+        RowState::Moved => "moved already",
+        RowState::Changed { .. } => "changed by the application",
+        RowState::Deleted => "deleted by the application",
     }
 }
 
 fn outcome(event: &Event) -> &'static str {
     match event {
-        Event::Looked(seen) => what_was_seen(seen),
+        Event::RowRead(seen) => what_was_seen(seen),
         Event::Copied(_) => "copied",
-        Event::DestinationTaken => "destination taken",
-        Event::Compared(Destination::Same(_)) => "our own copy",
-        Event::Compared(Destination::Different(_)) => "another object",
-        Event::Compared(Destination::Empty) => "nothing there",
+        Event::DestinationExists => "destination taken",
+        Event::Compared(DestinationState::Same(_)) => "our own copy",
+        Event::Compared(DestinationState::Different(_)) => "another object",
+        Event::Compared(DestinationState::Empty) => "nothing there",
         Event::CopyFailed(_) | Event::CommitRefused(_) => "failed",
         Event::Committed => "committed",
         Event::NotCommitted => "not matched",
         Event::Recorded => "recorded",
         Event::Interrupted => "interrupted",
         // These come from no step.
-        Event::Understood | Event::Poison | Event::LeaseEnded { .. } => "",
+        Event::Decoded | Event::Poison | Event::LeaseEnded { .. } => "",
     }
 }

@@ -8,42 +8,43 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bucket_brigade_common::control::Orders;
-use bucket_brigade_common::object_store::{Copied, Destination, ObjectStore, StoreError};
-use bucket_brigade_common::path_rule::{PathRule, Route};
+use bucket_brigade_common::object_store::{
+    CopiedObject, DestinationState, ObjectStore, StoreError,
+};
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::settings::DatabaseLimits;
-use bucket_brigade_consumer::copy::Copy;
-use bucket_brigade_consumer::governor::Governor;
+use bucket_brigade_common::throttle::Throttle;
+use bucket_brigade_consumer::copy::Copier;
+use bucket_brigade_consumer::counters::ConsumerCounters;
 use bucket_brigade_consumer::health::Health;
-use bucket_brigade_consumer::step::Event;
-use bucket_brigade_consumer::tally::Tally;
+use bucket_brigade_consumer::protocol::Event;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How the store counts.
 #[derive(Debug, Clone, Copy)]
-enum Limit {
+enum RateLimitModel {
     /// So many in each second by the clock.
     PerSecond,
     /// A bucket that fills steadily and holds a tenth of a second's worth.
-    Bucket,
+    TokenBucket,
 }
 
-impl Limit {
+impl RateLimitModel {
     /// How many copies it lets through at one moment.
-    fn most(self, rate: f64) -> f64 {
+    fn burst_size(self, rate: f64) -> f64 {
         match self {
             Self::PerSecond => rate,
-            Self::Bucket => (rate / 10.0).max(1.0),
+            Self::TokenBucket => (rate / 10.0).max(1.0),
         }
     }
 }
 
 /// Who copies what from which store.
 #[derive(Debug, Clone, Copy)]
-struct Trial {
-    limit: Limit,
+struct ThrottlingCase {
+    limit: RateLimitModel,
     /// Copies per second that the store allows.
     rate: u32,
     consumers: usize,
@@ -55,7 +56,7 @@ struct Trial {
 }
 
 #[derive(Debug)]
-struct State {
+struct TokenState {
     tokens: f64,
     refilled: Instant,
     requests: u32,
@@ -65,14 +66,14 @@ struct State {
 /// Moments in which the store answers nobody, as on a machine that has other work: what comes
 /// meanwhile is looked at when they are over.
 #[derive(Debug)]
-struct Stalls {
+struct StallSchedule {
     began: Instant,
     /// When each begins, after the beginning, and how long it takes.
-    at: Vec<(Duration, Duration)>,
+    stalls: Vec<(Duration, Duration)>,
 }
 
-impl Stalls {
-    fn new(trial: &Trial) -> Self {
+impl StallSchedule {
+    fn new(trial: &ThrottlingCase) -> Self {
         let at = (0..trial.seconds * 2 * 5).map(|number| {
             let begin = (f64::from(number) + fastrand::f64() * 0.5) / 5.0;
             let length = trial.stalled.mul_f64(2.0 * fastrand::f64());
@@ -80,34 +81,34 @@ impl Stalls {
         });
         Self {
             began: Instant::now(),
-            at: at.collect(),
+            stalls: at.collect(),
         }
     }
 
     /// Waits for the end of the one that goes on, if one does.
-    async fn wait(&self) {
+    async fn wait_until_over(&self) {
         let elapsed = self.began.elapsed();
-        let begun = self.at.partition_point(|(begin, _)| *begin <= elapsed);
-        if let Some((begin, length)) = begun.checked_sub(1).map(|last| self.at[last]) {
+        let begun = self.stalls.partition_point(|(begin, _)| *begin <= elapsed);
+        if let Some((begin, length)) = begun.checked_sub(1).map(|last| self.stalls[last]) {
             sleep((begin + length).saturating_sub(elapsed)).await;
         }
     }
 }
 
 #[derive(Debug)]
-struct Store {
+struct RateLimitedStore {
     rate: f64,
-    limit: Limit,
+    limit: RateLimitModel,
     latency: Duration,
-    stalls: Stalls,
-    state: Mutex<State>,
+    stalls: StallSchedule,
+    state: Mutex<TokenState>,
 }
 
-impl Store {
-    fn new(trial: &Trial) -> Self {
+impl RateLimitedStore {
+    fn new(trial: &ThrottlingCase) -> Self {
         let rate = f64::from(trial.rate);
-        let state = State {
-            tokens: trial.limit.most(rate),
+        let state = TokenState {
+            tokens: trial.limit.burst_size(rate),
             refilled: Instant::now(),
             requests: 0,
             throttled: 0,
@@ -116,23 +117,24 @@ impl Store {
             rate,
             limit: trial.limit,
             latency: trial.latency,
-            stalls: Stalls::new(trial),
+            stalls: StallSchedule::new(trial),
             state: Mutex::new(state),
         }
     }
 
-    fn admit(&self) -> bool {
+    fn try_admit(&self) -> bool {
         let mut state = self.state.lock().unwrap();
         let now = Instant::now();
         let elapsed = (now - state.refilled).as_secs_f64();
         match self.limit {
-            Limit::PerSecond if elapsed >= 1.0 => {
+            RateLimitModel::PerSecond if elapsed >= 1.0 => {
                 state.tokens = self.rate;
                 state.refilled = now;
             }
-            Limit::PerSecond => {}
-            Limit::Bucket => {
-                state.tokens = (state.tokens + elapsed * self.rate).min(self.limit.most(self.rate));
+            RateLimitModel::PerSecond => {}
+            RateLimitModel::TokenBucket => {
+                state.tokens =
+                    (state.tokens + elapsed * self.rate).min(self.limit.burst_size(self.rate));
                 state.refilled = now;
             }
         }
@@ -147,14 +149,14 @@ impl Store {
 }
 
 #[async_trait]
-impl ObjectStore for Store {
-    async fn copy(&self, _: &Route) -> Result<Copied, StoreError> {
+impl ObjectStore for RateLimitedStore {
+    async fn copy(&self, _: &MoveRoute) -> Result<CopiedObject, StoreError> {
         sleep(self.latency / 2).await;
-        self.stalls.wait().await;
-        let admitted = self.admit();
+        self.stalls.wait_until_over().await;
+        let admitted = self.try_admit();
         sleep(self.latency / 2).await;
         if admitted {
-            Ok(Copied {
+            Ok(CopiedObject {
                 etag: "e".into(),
                 size_bytes: None,
             })
@@ -165,18 +167,18 @@ impl ObjectStore for Store {
         }
     }
 
-    async fn copy_in_parts(&self, route: &Route) -> Result<Copied, StoreError> {
+    async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
         self.copy(route).await
     }
 
-    async fn compare(&self, _: &Route) -> Result<Destination, StoreError> {
-        Ok(Destination::Empty)
+    async fn compare_objects(&self, _: &MoveRoute) -> Result<DestinationState, StoreError> {
+        Ok(DestinationState::Empty)
     }
 }
 
 /// What became of a run.
 #[derive(Debug)]
-struct Figures {
+struct ThrottlingShares {
     /// The share of requests that were throttled.
     throttled: f64,
     /// The share of the allowed rate that was used.
@@ -184,29 +186,28 @@ struct Figures {
 }
 
 /// Copies with consumers of 64 copies each.
-async fn run(trial: &Trial) -> Figures {
-    let store = Arc::new(Store::new(trial));
+async fn run(trial: &ThrottlingCase) -> ThrottlingShares {
+    let store = Arc::new(RateLimitedStore::new(trial));
     let todo = Arc::new(Mutex::new(trial.rate * trial.seconds));
     let tasks = TaskTracker::new();
     let started = Instant::now();
     for _ in 0..trial.consumers {
         let (health, stop) = (Health::default(), CancellationToken::new());
-        let objects: Arc<dyn ObjectStore> = Arc::<Store>::clone(&store);
+        let objects: Arc<dyn ObjectStore> = Arc::<RateLimitedStore>::clone(&store);
         let unbounded = DatabaseLimits::default();
-        let governor = Arc::new(Governor::new(64, unbounded, Orders::default()));
-        let copy = Arc::new(Copy::new(
+        let throttle = Arc::new(Throttle::for_copies(64, unbounded));
+        let copy = Arc::new(Copier::new(
             objects,
-            governor,
-            64,
+            throttle,
             None,
             health,
-            Arc::new(Tally::default()),
+            Arc::new(ConsumerCounters::default()),
             stop,
         ));
         // As many in hand as a consumer has room for.
         let in_hand = Arc::new(AtomicUsize::new(0));
         for _ in 0..168 {
-            tasks.spawn(work(
+            tasks.spawn(copy_until_done(
                 Arc::clone(&copy),
                 Arc::clone(&in_hand),
                 Arc::clone(&todo),
@@ -216,20 +217,20 @@ async fn run(trial: &Trial) -> Figures {
     tasks.close();
     tasks.wait().await;
     let state = store.state.lock().unwrap();
-    Figures {
+    ThrottlingShares {
         throttled: f64::from(state.throttled) / f64::from(state.requests),
         used: f64::from(trial.seconds) / started.elapsed().as_secs_f64(),
     }
 }
 
-async fn work(copy: Arc<Copy>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<u32>>) {
+async fn copy_until_done(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<u32>>) {
     let route = PathRule::new("image/", "avatar/", None, None)
         .unwrap()
-        .route("image/a")
+        .route_for("image/a")
         .unwrap();
     loop {
         // As the receivers do.
-        while in_hand.load(Ordering::Relaxed) >= copy.pace().worth_having() {
+        while in_hand.load(Ordering::Relaxed) >= copy.throttle().max_in_hand() {
             sleep(Duration::from_secs(1)).await;
         }
         {
@@ -246,10 +247,13 @@ async fn work(copy: Arc<Copy>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<u32>>)
 }
 
 /// The most that may be throttled, and the least of the rate that must be used.
-const TARGET: (f64, f64) = (0.011, 0.85);
+const TARGET_SHARES: (f64, f64) = (0.011, 0.85);
 
 /// Runs them all, and tells which missed the target.
-async fn all_meet(trials: impl IntoIterator<Item = Trial>, (most, least): (f64, f64)) {
+async fn assert_all_meet(
+    trials: impl IntoIterator<Item = ThrottlingCase>,
+    (most, least): (f64, f64),
+) {
     // The jitter's dice: the same at every run.
     fastrand::seed(1);
     let mut missed = Vec::new();
@@ -264,10 +268,13 @@ async fn all_meet(trials: impl IntoIterator<Item = Trial>, (most, least): (f64, 
 }
 
 /// Both ways of counting, at each rate and with so many consumers.
-fn trials<const N: usize>(rates: [u32; N], shape: Trial) -> impl Iterator<Item = Trial> {
-    let limits = [Limit::PerSecond, Limit::Bucket].into_iter();
+fn cases_for<const N: usize>(
+    rates: [u32; N],
+    shape: ThrottlingCase,
+) -> impl Iterator<Item = ThrottlingCase> {
+    let limits = [RateLimitModel::PerSecond, RateLimitModel::TokenBucket].into_iter();
     limits.flat_map(move |limit| {
-        rates.map(|rate| Trial {
+        rates.map(|rate| ThrottlingCase {
             limit,
             rate,
             ..shape
@@ -276,8 +283,8 @@ fn trials<const N: usize>(rates: [u32; N], shape: Trial) -> impl Iterator<Item =
 }
 
 /// A hundred seconds of copies that take 10 ms, by one consumer.
-const SHAPE: Trial = Trial {
-    limit: Limit::PerSecond,
+const BASE_CASE: ThrottlingCase = ThrottlingCase {
+    limit: RateLimitModel::PerSecond,
     rate: 40,
     consumers: 1,
     seconds: 100,
@@ -287,40 +294,40 @@ const SHAPE: Trial = Trial {
 
 #[tokio::test(start_paused = true)]
 async fn little_is_throttled_and_most_of_the_rate_is_used() {
-    let shapes = [(1, 10), (1, 50), (4, 10), (4, 50)].map(|(consumers, latency)| Trial {
+    let shapes = [(1, 10), (1, 50), (4, 10), (4, 50)].map(|(consumers, latency)| ThrottlingCase {
         consumers,
         latency: Duration::from_millis(latency),
-        ..SHAPE
+        ..BASE_CASE
     });
     let all = shapes
         .into_iter()
-        .flat_map(|shape| trials([40, 1000], shape));
-    all_meet(all, TARGET).await;
+        .flat_map(|shape| cases_for([40, 1000], shape));
+    assert_all_meet(all, TARGET_SHARES).await;
 }
 
 /// As `script/chaos throttling --rate 1000 --seconds 40` has it: the search for the limit is a larger
 /// part of the time, and a copy takes a millisecond.
 #[tokio::test(start_paused = true)]
 async fn a_high_limit_is_found_soon() {
-    let all = [1, 4].map(|consumers| Trial {
+    let all = [1, 4].map(|consumers| ThrottlingCase {
         consumers,
         seconds: 40,
         latency: Duration::from_millis(1),
-        ..SHAPE
+        ..BASE_CASE
     });
-    let all = all.into_iter().flat_map(|shape| trials([1000], shape));
-    all_meet(all, (TARGET.0, 0.91)).await;
+    let all = all.into_iter().flat_map(|shape| cases_for([1000], shape));
+    assert_all_meet(all, (TARGET_SHARES.0, 0.91)).await;
 }
 
 /// What waits for a stalled store comes all at once, and what did not start meanwhile is not made up
 /// for: a bucket would refuse it.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_stalls_is_used_as_well() {
-    let shape = Trial {
+    let shape = ThrottlingCase {
         seconds: 40,
         latency: Duration::from_millis(1),
         stalled: Duration::from_millis(60),
-        ..SHAPE
+        ..BASE_CASE
     };
-    all_meet(trials([1000], shape), (TARGET.0, 0.87)).await;
+    assert_all_meet(cases_for([1000], shape), (TARGET_SHARES.0, 0.87)).await;
 }

@@ -109,7 +109,7 @@ class DockerfileTest(unittest.TestCase):
     def test_whatever_the_sources_include_goes_into_a_build(self):
         lines = (ROOT / ".dockerignore").read_text().splitlines()
         named = [ROOT / line[1:] for line in lines if line.startswith("!")]
-        sources = [file for source in ("feeder/src", "consumer/src", "crates/common/src") for file in (ROOT / source).rglob("*.rs")]
+        sources = [file for source in ("feeder/src", "consumer/src", "crates/common/src", "crates/operator/src") for file in (ROOT / source).rglob("*.rs")]
         included = [
             (file.parent / name).resolve()
             for file in sources

@@ -3,87 +3,91 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::queue::{self, Queue};
+use bucket_brigade_common::queue::{self, MessageQueue};
+use bucket_brigade_common::worker_state::WorkerState;
 use tokio::time::Instant;
 
-use crate::persist::{Persist, Stopped};
-use crate::progress::Progress;
+use crate::progress::FeederProgress;
+use crate::retry::{FeederStopped, Retrier};
 
 /// How often the queue is asked while there is no room.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+const QUEUE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-const BATCH: u64 = queue::BATCH as u64;
+const FULL_BATCH: u64 = queue::MAX_BATCH_ENTRIES as u64;
 
 /// How much may be sent before the queue is asked again.
 pub struct BacklogLimit<'a> {
-    queue: &'a dyn Queue,
+    queue: &'a dyn MessageQueue,
     max_backlog: u64,
-    room: u64,
-    asked: Option<Instant>,
-    progress: &'a Progress,
-    persist: Persist<'a>,
+    available: u64,
+    last_queried: Option<Instant>,
+    progress: &'a FeederProgress,
+    retrier: Retrier<'a>,
 }
 
 impl<'a> BacklogLimit<'a> {
     /// A limit of `max_backlog` messages, in flight ones included.
     pub fn new(
-        queue: &'a dyn Queue,
+        queue: &'a dyn MessageQueue,
         max_backlog: u64,
-        progress: &'a Progress,
-        persist: Persist<'a>,
+        progress: &'a FeederProgress,
+        persist: Retrier<'a>,
     ) -> Self {
         Self {
             queue,
             max_backlog,
-            room: 0,
-            asked: None,
+            available: 0,
+            last_queried: None,
             progress,
-            persist,
+            retrier: persist,
         }
     }
 
-    /// Waits for room and takes up to `most` of it.
-    ///
-    /// # Errors
-    /// [`Stopped`]
-    pub async fn take(&mut self, most: usize) -> Result<usize, Stopped> {
+    /// Waits for room; how many of `most` messages may be sent.
+    pub async fn wait_for_room(&mut self, most: usize) -> Result<usize, FeederStopped> {
         let wanted = u64::try_from(most)
             .unwrap_or(u64::MAX)
-            .min(self.worthwhile());
-        while self.room < wanted {
-            self.ask().await?;
+            .min(self.min_reservation());
+        while self.available < wanted {
+            self.refresh_backlog().await?;
         }
-        let taken = self.room.min(u64::try_from(most).unwrap_or(u64::MAX));
-        self.room -= taken;
-        Ok(usize::try_from(taken).unwrap_or(most))
+        Ok(usize::try_from(self.available).map_or(most, |room| room.min(most)))
+    }
+
+    pub fn record_sent(&mut self, messages: usize) {
+        let messages = u64::try_from(messages).unwrap_or(u64::MAX);
+        self.available = self.available.saturating_sub(messages);
     }
 
     /// A request costs the same for one message as for ten, so less than ten is waited for; but not
     /// when the limit is so low that a few circling messages would keep it from ever being reached.
-    fn worthwhile(&self) -> u64 {
-        BATCH.min((self.max_backlog / 10).max(1))
+    fn min_reservation(&self) -> u64 {
+        FULL_BATCH.min((self.max_backlog / 10).max(1))
     }
 
     /// The queue's counts lag behind; asking rarely lets what was sent show up in them.
-    async fn ask(&mut self) -> Result<(), Stopped> {
-        if let Some(asked) = self.asked {
-            self.persist
-                .pause(ASK_AGAIN.saturating_sub(asked.elapsed()))
+    async fn refresh_backlog(&mut self) -> Result<(), FeederStopped> {
+        if let Some(asked) = self.last_queried {
+            self.retrier
+                .sleep_unless_stopped(QUEUE_POLL_INTERVAL.saturating_sub(asked.elapsed()))
                 .await?;
         }
         let attributes = self
-            .persist
-            .queue("asking for the backlog", async || {
-                self.queue.attributes().await
+            .retrier
+            .retry_queue("asking for the backlog", async || {
+                self.queue.queue_attributes().await
             })
             .await?;
-        self.asked = Some(Instant::now());
-        self.room = self.max_backlog.saturating_sub(attributes.backlog.total());
-        self.progress.set_phase(if self.room < self.worthwhile() {
-            "waiting: backlog full"
-        } else {
-            "feeding"
-        });
+        self.last_queried = Some(Instant::now());
+        self.available = self
+            .max_backlog
+            .saturating_sub(attributes.backlog.total_messages());
+        self.progress
+            .set_phase(if self.available < self.min_reservation() {
+                WorkerState::BacklogFull
+            } else {
+                WorkerState::Feeding
+            });
         Ok(())
     }
 }

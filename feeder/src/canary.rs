@@ -4,23 +4,23 @@ use bucket_brigade_common::row_id::RowId;
 
 /// Which part is fed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Canary {
+pub struct CanarySelection {
     /// So many rows at most.
     pub limit: Option<u64>,
     /// So many of a hundred, the same ones each time; a larger share holds the smaller one.
     pub percent: Option<f64>,
 }
 
-impl Canary {
+impl CanarySelection {
     /// Whether a row is in the sample.
-    pub fn wants(&self, id: &RowId) -> bool {
+    pub fn includes_row(&self, id: &RowId) -> bool {
         self.percent
-            .is_none_or(|percent| place(id.as_str()) < percent / 100.0)
+            .is_none_or(|percent| hash_to_unit_interval(id.as_str()) < percent / 100.0)
     }
 }
 
 /// A row's place between 0 and 1, evenly spread and always the same.
-fn place(id: &str) -> f64 {
+fn hash_to_unit_interval(id: &str) -> f64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in id.bytes() {
         // FNV-1a.
@@ -40,11 +40,12 @@ mod tests {
     use super::*;
 
     fn sample(percent: f64) -> Vec<u32> {
-        let canary = Canary {
+        let canary = CanarySelection {
             limit: None,
             percent: Some(percent),
         };
-        let is_wanted = |number: &u32| canary.wants(&RowId::from_database(number.to_string()));
+        let is_wanted =
+            |number: &u32| canary.includes_row(&RowId::from_database(number.to_string()));
         (0..100_000).filter(is_wanted).collect()
     }
 

@@ -3,48 +3,51 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::queue::Queue;
-use bucket_brigade_common::scope::Scope;
+use bucket_brigade_common::feed_source::FeedSource;
+use bucket_brigade_common::queue::MessageQueue;
+use bucket_brigade_common::worker_state::WorkerState;
 use tokio::time::Instant;
 
-use crate::persist::{Persist, Stopped};
-use crate::progress::Progress;
+use crate::progress::FeederProgress;
+use crate::retry::{FeederStopped, Retrier};
 
 /// How often the queue is asked.
-const ASK: Duration = Duration::from_secs(1);
+const QUEUE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The queue's counts are approximate: it counts as empty when it says so this many times in a row.
-const EMPTY_ANSWERS: u32 = 3;
+const REQUIRED_EMPTY_READS: u32 = 3;
 
 /// Without any progress for this long, messages that nobody can process may be circling, or no
 /// consumer may be running; the table tells which.
-const STALLED: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits until the queue is empty, or until nothing is left to move although it is not.
 ///
 /// # Errors
 /// [`Stopped`]
-pub async fn drain(
-    queue: &dyn Queue,
-    scope: &dyn Scope,
-    progress: &Progress,
-    persist: Persist<'_>,
-) -> Result<(), Stopped> {
-    progress.set_phase("waiting for the queue to drain");
+pub async fn wait_until_drained(
+    queue: &dyn MessageQueue,
+    scope: &dyn FeedSource,
+    progress: &FeederProgress,
+    persist: Retrier<'_>,
+) -> Result<(), FeederStopped> {
+    progress.set_phase(WorkerState::Draining);
     let mut empty_answers = 0;
-    let mut stall = Stall::new();
-    while empty_answers < EMPTY_ANSWERS {
+    let mut stall = StallDetector::new();
+    while empty_answers < REQUIRED_EMPTY_READS {
         let attributes = persist
-            .queue("asking for the backlog", async || queue.attributes().await)
+            .retry_queue("asking for the backlog", async || {
+                queue.queue_attributes().await
+            })
             .await?;
         let numbers = persist
-            .database("reading progress", async || scope.progress().await)
+            .retry_database("reading progress", async || scope.run_progress().await)
             .await?;
-        let backlog = attributes.backlog.total();
+        let backlog = attributes.backlog.total_messages();
         empty_answers = if backlog == 0 { empty_answers + 1 } else { 0 };
-        if stall.is_stalled((backlog, numbers.accounted())) {
+        if stall.is_stalled((backlog, numbers.accounted_rows())) {
             let left = persist
-                .database("looking for rows", async || scope.anything_left().await)
+                .retry_database("looking for rows", async || scope.has_rows_left().await)
                 .await?;
             if !left {
                 return Ok(());
@@ -54,38 +57,38 @@ pub async fn drain(
                 "{backlog} messages wait in the queue and nothing has moved for a while: are consumers running?"
             );
         }
-        persist.pause(ASK).await?;
+        persist.sleep_unless_stopped(QUEUE_POLL_INTERVAL).await?;
     }
     Ok(())
 }
 
 /// Notices when nothing changes any more; each time twice as late, because looking costs a scan.
-struct Stall {
+struct StallDetector {
     last: Option<(u64, u64)>,
-    since: Instant,
-    patience: Duration,
+    unchanged_since: Instant,
+    timeout: Duration,
 }
 
-impl Stall {
+impl StallDetector {
     fn new() -> Self {
         Self {
             last: None,
-            since: Instant::now(),
-            patience: STALLED,
+            unchanged_since: Instant::now(),
+            timeout: STALL_TIMEOUT,
         }
     }
 
     fn is_stalled(&mut self, now: (u64, u64)) -> bool {
         if self.last != Some(now) {
             self.last = Some(now);
-            self.since = Instant::now();
+            self.unchanged_since = Instant::now();
             return false;
         }
-        if self.since.elapsed() < self.patience {
+        if self.unchanged_since.elapsed() < self.timeout {
             return false;
         }
-        self.since = Instant::now();
-        self.patience *= 2;
+        self.unchanged_since = Instant::now();
+        self.timeout *= 2;
         true
     }
 }

@@ -2,41 +2,40 @@
 
 use std::sync::Arc;
 
-use bucket_brigade_common::catalog::Catalog;
+use bucket_brigade_common::feed_source::{self, FeedSource};
+use bucket_brigade_common::move_ledger::MoveLedger;
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::queue::Queue;
-use bucket_brigade_common::scope::{self, Scope};
+use bucket_brigade_common::queue::MessageQueue;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Tracer;
-use tokio::time::Instant;
+use bucket_brigade_common::worker_state::WorkerState;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
-use crate::canary::Canary;
-use crate::drain::drain;
-use crate::persist::{Persist, Stopped};
-use crate::progress::{FEEDING, Progress};
-use crate::rate::Rate;
-use crate::send::Send;
-use crate::settings::Pacing;
-use crate::steering::Steering;
-use crate::sweep::Sweep;
+use crate::canary::CanarySelection;
+use crate::drain::wait_until_drained;
+use crate::progress::FeederProgress;
+use crate::retry::{FeederStopped, Retrier};
+use crate::send::BatchSender;
+use crate::settings::FeedOptions;
+use crate::sweep::TableSweep;
 
 /// What the feeder works with, whatever stands behind it.
-pub struct Feed {
+pub struct FeedLoop {
     /// Where rows go.
-    pub queue: Arc<dyn Queue>,
+    pub queue: Arc<dyn MessageQueue>,
     /// The rows and the cursor.
-    pub scope: Arc<dyn Scope>,
+    pub source: Arc<dyn FeedSource>,
     /// Where failures are recorded.
-    pub catalog: Arc<dyn Catalog>,
+    pub ledger: Arc<dyn MoveLedger>,
     /// The path rule.
     pub rule: PathRule,
     /// How much at a time, and when to end.
-    pub pacing: Pacing,
+    pub options: FeedOptions,
     /// What holds the feeder back.
-    pub steering: Arc<Steering>,
+    pub throttle: Arc<Throttle>,
     /// What the feeder is doing.
-    pub progress: Arc<Progress>,
+    pub progress: Arc<FeederProgress>,
     /// Begins the traces of rows; none while traces are off.
     pub tracer: Option<Tracer>,
     /// Ends the feeding.
@@ -45,42 +44,43 @@ pub struct Feed {
 
 /// How a migration ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct FeedOutcome {
     /// The run in numbers.
-    pub numbers: scope::Progress,
+    pub progress: feed_source::RunProgress,
     /// The failures by code.
     pub failures: Vec<(String, u64)>,
 }
 
-impl Feed {
+impl FeedLoop {
     /// Feeds until a sweep finds nothing; with [`Pacing::watch`], for ever.
     ///
     /// # Errors
     /// [`Stopped`]; everything confirmed is in the ledger, and the next feeder goes on from there.
-    pub async fn run(&self) -> Result<Outcome, Stopped> {
-        if let Some(canary) = self.pacing.canary {
+    pub async fn run(&self) -> Result<FeedOutcome, FeederStopped> {
+        if let Some(canary) = self.options.canary {
             return self.run_canary(canary).await;
         }
-        self.start_over_if_nothing_was_fed().await?;
+        self.restart_unfed_sweep().await?;
         loop {
-            let fed = self.sweep(None).await?;
+            let fed = self.run_sweep(None).await?;
             if fed > 0 {
-                drain(&*self.queue, &*self.scope, &self.progress, self.patience()).await?;
-                self.persist("starting a sweep", async |scope| scope.begin_sweep().await)
+                wait_until_drained(&*self.queue, &*self.source, &self.progress, self.retrier())
+                    .await?;
+                self.query_source("starting a sweep", async |scope| scope.begin_sweep().await)
                     .await?;
                 continue;
             }
-            let settled = self.persist("settling failures", async |scope| {
+            let settled = self.query_source("settling failures", async |scope| {
                 scope.settle_stale_failures().await
             });
             settled.await?;
-            self.persist("finishing", async |scope| scope.finish().await)
+            self.query_source("finishing", async |scope| scope.finish_run().await)
                 .await?;
-            match self.pacing.watch {
-                None => return self.outcome().await,
+            match self.options.watch_interval {
+                None => return self.read_outcome().await,
                 Some(interval) => {
-                    self.progress.set_phase("watching: nothing to do");
-                    self.patience().pause(interval).await?;
+                    self.progress.set_phase(WorkerState::Watching);
+                    self.retrier().sleep_unless_stopped(interval).await?;
                 }
             }
         }
@@ -88,83 +88,82 @@ impl Feed {
 
     /// Feeds a part from the table's beginning, and waits until it is done. The next feeder starts at the
     /// beginning again, and finds the rest.
-    async fn run_canary(&self, canary: Canary) -> Result<Outcome, Stopped> {
+    async fn run_canary(&self, canary: CanarySelection) -> Result<FeedOutcome, FeederStopped> {
         let begin = async || {
-            self.persist("starting a sweep", async |scope| scope.begin_sweep().await)
+            self.query_source("starting a sweep", async |scope| scope.begin_sweep().await)
                 .await
         };
         begin().await?;
-        let fed = self.sweep(Some(canary)).await?;
+        let fed = self.run_sweep(Some(canary)).await?;
         tracing::info!(fed, "the canary is fed: {fed} rows");
-        drain(&*self.queue, &*self.scope, &self.progress, self.patience()).await?;
+        wait_until_drained(&*self.queue, &*self.source, &self.progress, self.retrier()).await?;
         begin().await?;
-        self.outcome().await
+        self.read_outcome().await
     }
 
     /// A sweep that was cut off before it found a row is begun again, so that "nothing found" is always
     /// said of a whole table and of now.
-    async fn start_over_if_nothing_was_fed(&self) -> Result<(), Stopped> {
+    async fn restart_unfed_sweep(&self) -> Result<(), FeederStopped> {
         let position = self
-            .persist("reading the cursor", async |scope| scope.position().await)
+            .query_source("reading the cursor", async |scope| {
+                scope.cursor_position().await
+            })
             .await?;
         if position.sweep_fed == 0 {
-            self.persist("starting a sweep", async |scope| scope.begin_sweep().await)
+            self.query_source("starting a sweep", async |scope| scope.begin_sweep().await)
                 .await?;
         }
         Ok(())
     }
 
-    async fn sweep(&self, canary: Option<Canary>) -> Result<u64, Stopped> {
-        self.progress.set_phase(FEEDING);
-        let (queue, progress, persist) = (&*self.queue, &*self.progress, self.patience());
-        let sweep = Sweep {
-            scope: &*self.scope,
+    async fn run_sweep(&self, canary: Option<CanarySelection>) -> Result<u64, FeederStopped> {
+        self.progress.set_phase(WorkerState::Feeding);
+        let (queue, progress, persist) = (&*self.queue, &*self.progress, self.retrier());
+        let sweep = TableSweep {
+            source: &*self.source,
             rule: &self.rule,
-            send: Send {
+            sender: BatchSender {
                 queue: Arc::clone(&self.queue),
-                catalog: &*self.catalog,
+                ledger: &*self.ledger,
                 tracer: self.tracer.as_ref(),
-                persist,
+                retrier: persist,
             },
-            backlog: BacklogLimit::new(queue, self.pacing.max_backlog, progress, persist),
-            rate: Rate::unlimited(),
-            looked: Instant::now(),
-            page_size: self.pacing.page_size,
+            backlog: BacklogLimit::new(queue, self.options.max_backlog, progress, persist),
+            page_size: self.options.page_size,
             canary,
-            steering: &self.steering,
-            progress,
-            persist,
+            throttle: &self.throttle,
+            retrier: persist,
         };
         sweep.run().await
     }
 
-    fn patience(&self) -> Persist<'_> {
-        Persist {
+    fn retrier(&self) -> Retrier<'_> {
+        Retrier {
             health: self.progress.health(),
             stop: &self.stop,
         }
     }
 
-    async fn outcome(&self) -> Result<Outcome, Stopped> {
-        Ok(Outcome {
-            numbers: self
-                .persist("reading progress", async |scope| scope.progress().await)
+    async fn read_outcome(&self) -> Result<FeedOutcome, FeederStopped> {
+        Ok(FeedOutcome {
+            progress: self
+                .query_source("reading progress", async |scope| scope.run_progress().await)
                 .await?,
             failures: self
-                .persist("reading failures", async |scope| {
+                .query_source("reading failures", async |scope| {
                     scope.failures_by_code().await
                 })
                 .await?,
         })
     }
 
-    async fn persist<T, E: std::fmt::Display>(
+    async fn query_source<T, E: std::fmt::Display>(
         &self,
         what: &str,
-        call: impl AsyncFn(&dyn Scope) -> Result<T, E>,
-    ) -> Result<T, Stopped> {
-        self.patience()
-            .database(what, async || call(&*self.scope).await)
+        call: impl AsyncFn(&dyn FeedSource) -> Result<T, E>,
+    ) -> Result<T, FeederStopped> {
+        self.retrier()
+            .retry_database(what, async || call(&*self.source).await)
             .await
     }
 }

@@ -3,18 +3,14 @@
 
 pub mod backlog;
 pub mod canary;
-pub mod command;
+pub mod cursor;
 pub mod drain;
 pub mod feed;
 pub mod health;
-pub mod page;
-pub mod persist;
-pub mod place;
 pub mod progress;
-pub mod rate;
+pub mod retry;
 pub mod send;
 pub mod settings;
 pub mod start;
-pub mod steering;
 pub mod sweep;
 pub mod trace;

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use bucket_brigade_common::startup::{self, Threads};
-use bucket_brigade_common::telemetry;
-use bucket_brigade_feeder::progress::Display;
+use bucket_brigade_common::logging;
+use bucket_brigade_common::startup::{self, WorkerThreads};
+use bucket_brigade_feeder::progress::ProgressDisplay;
 use bucket_brigade_feeder::settings::Args;
 use bucket_brigade_feeder::start::start;
 use mimalloc::MiMalloc;
@@ -15,13 +15,13 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    startup::run(Threads::PerProcessor, async |args: Args, stop| {
+    startup::run(WorkerThreads::PerProcessor, async |args: Args, stop| {
         if let Some(command) = args.command {
             return command.run(stop).await;
         }
         let (settings, logs) = args.parse_settings()?;
-        let display = Display::on_stderr();
-        telemetry::init(logs, display.log_writer());
+        let display = ProgressDisplay::on_stderr();
+        logging::init_logging(logs, display.log_writer());
         start(settings, display, stop).await
     })
 }

@@ -1,12 +1,14 @@
 //! Progress for people: a bar with rate and ETA on a terminal, a log line every few seconds elsewhere.
 
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::observe::{Metric, Observed};
-use bucket_brigade_common::rate::Rate;
-use bucket_brigade_common::scope::{self, Scope};
+use bucket_brigade_common::feed_source::{self, FeedSource};
+use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
+use bucket_brigade_common::http_endpoints::{MetricSample, ProcessStatus};
+use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
+use bucket_brigade_common::worker_state::WorkerState;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -14,29 +16,38 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use crate::health::{Dependency, Health};
 
 /// How often the bar is drawn.
-const DRAW: Duration = Duration::from_secs(1);
+const DRAW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a line is logged where there is no terminal.
-const LOG: Duration = Duration::from_secs(5);
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The phase of a feeder that nothing holds back.
-pub const FEEDING: &str = "feeding";
+/// Over how long the rate is taken.
+const RATE_WINDOW: Duration = Duration::from_mins(1);
 
 /// Where progress is shown.
 #[derive(Clone)]
-pub struct Display(Option<ProgressBar>);
+pub struct ProgressDisplay(Option<ProgressBar>);
 
 /// What the feeder is doing, and what keeps it from doing it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    now: Mutex<(&'static str, scope::Progress)>,
+#[derive(Debug)]
+pub struct FeederProgress {
+    state: Mutex<(WorkerState, feed_source::RunProgress)>,
+    throttle: Arc<Throttle>,
     health: Health,
 }
 
-impl Progress {
-    /// Says what the feeder is doing, and why it waits when it does.
-    pub fn set_phase(&self, phase: &'static str) {
-        self.lock().0 = phase;
+impl FeederProgress {
+    pub fn new(throttle: Arc<Throttle>) -> Self {
+        Self {
+            state: Mutex::default(),
+            throttle,
+            health: Health::default(),
+        }
+    }
+
+    /// Says what the feeder does while nothing holds it back.
+    pub fn set_phase(&self, phase: WorkerState) {
+        self.lock_state().0 = phase;
     }
 
     /// What is down.
@@ -44,59 +55,94 @@ impl Progress {
         &self.health
     }
 
-    /// What the feeder is doing.
-    pub fn phase(&self) -> &'static str {
-        self.lock().0
+    pub fn heartbeat(&self) -> Heartbeat {
+        let (state, reason) = self.current_state();
+        let commit = self.throttle.commit_latency();
+        Heartbeat {
+            state,
+            reason,
+            commit_seconds: commit.map(|took| took.as_secs_f64()),
+            ..Heartbeat::starting(WorkerRole::Feeder)
+        }
     }
 
-    fn set_numbers(&self, numbers: scope::Progress) {
-        self.lock().1 = numbers;
+    fn current_state(&self) -> (WorkerState, String) {
+        if let Some(trouble) = self.health.trouble() {
+            return (WorkerState::Waiting, trouble);
+        }
+        match self.throttle.held() {
+            Some(reason) => (reason.worker_state(), reason.to_string()),
+            None => (self.current_phase(), String::new()),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (&'static str, scope::Progress)> {
+    fn current_phase(&self) -> WorkerState {
+        let is_limit = |reason| matches!(reason, ThrottleReason::FleetLimit { .. });
+        match self.lock_state().0 {
+            WorkerState::Feeding if self.throttle.reasons().into_iter().any(is_limit) => {
+                WorkerState::FeedingAtLimit
+            }
+            phase => phase,
+        }
+    }
+
+    /// What the feeder is doing, for people.
+    fn describe_phase(&self) -> &'static str {
+        match self.throttle.held() {
+            Some(ThrottleReason::Paused(_)) => "paused by an operator",
+            Some(reason) => reason.worker_state().as_str(),
+            None => self.current_phase().as_str(),
+        }
+    }
+
+    fn set_run_progress(&self, numbers: feed_source::RunProgress) {
+        self.lock_state().1 = numbers;
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, (WorkerState, feed_source::RunProgress)> {
         // Nothing that can panic runs under this lock.
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The run in numbers, as of the last look at the ledger. A feeder that waits for consumers is well.
-impl Observed for Progress {
-    fn trouble(&self) -> Option<String> {
+impl ProcessStatus for FeederProgress {
+    fn unhealthy_reason(&self) -> Option<String> {
         self.health.trouble()
     }
 
-    fn metrics(&self) -> Vec<Metric> {
-        let numbers = self.lock().1;
+    fn collect_metrics(&self) -> Vec<MetricSample> {
+        let numbers = self.lock_state().1;
         let mut metrics = vec![
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_fed_total",
                 "Rows fed, repeats included",
                 numbers.fed,
             ),
-            Metric::count("bucket_brigade_run_moved", "Rows moved", numbers.moved),
-            Metric::count(
+            MetricSample::from_count("bucket_brigade_run_moved", "Rows moved", numbers.moved),
+            MetricSample::from_count(
                 "bucket_brigade_run_changed",
                 "Rows the application changed after they were fed",
                 numbers.changed,
             ),
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_failed",
                 "Rows that could not be moved",
                 numbers.failed,
             ),
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_orphans",
                 "Copies that lost their row",
                 numbers.orphans,
             ),
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_poison",
                 "Messages that were not ours",
                 numbers.poison,
             ),
         ];
         metrics.extend(numbers.in_scope.map(|in_scope| {
-            Metric::count(
+            MetricSample::from_count(
                 "bucket_brigade_run_in_scope",
                 "Rows in scope when the run began",
                 in_scope,
@@ -106,7 +152,7 @@ impl Observed for Progress {
     }
 }
 
-impl Display {
+impl ProgressDisplay {
     /// A bar on a terminal, log lines elsewhere.
     pub fn on_stderr() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -122,20 +168,24 @@ impl Display {
     pub fn log_writer(&self) -> BoxMakeWriter {
         match self.0.clone() {
             None => BoxMakeWriter::new(std::io::stderr),
-            Some(bar) => BoxMakeWriter::new(move || AboveBar(bar.clone())),
+            Some(bar) => BoxMakeWriter::new(move || AboveBarWriter(bar.clone())),
         }
     }
 
     /// Shows progress for as long as it is polled. Costs the database one sum over processes a time.
-    pub async fn show_forever(&self, scope: &dyn Scope, progress: &Progress) {
-        let mut ticks = interval(if self.0.is_some() { DRAW } else { LOG });
-        let mut rate = Rate::default();
+    pub async fn refresh_forever(&self, scope: &dyn FeedSource, progress: &FeederProgress) {
+        let mut ticks = interval(if self.0.is_some() {
+            DRAW_INTERVAL
+        } else {
+            LOG_INTERVAL
+        });
+        let mut rate = RateMeter::new(RATE_WINDOW, Instant::now());
         // A feeder that watches, or waits for the queue, asks the database nothing else for a while.
         let mut failures = 0;
         loop {
             ticks.tick().await;
             let began = Instant::now();
-            let numbers = match scope.progress().await {
+            let numbers = match scope.run_progress().await {
                 Ok(numbers) => numbers,
                 Err(error) => {
                     failures += 1;
@@ -147,15 +197,15 @@ impl Display {
             };
             failures = 0;
             progress.health.answered(Dependency::Database);
-            progress.set_numbers(numbers);
-            let per_second = rate.add(Instant::now(), numbers.accounted());
-            self.show(&numbers, per_second, progress.phase());
+            progress.set_run_progress(numbers);
+            let per_second = rate.record_total(numbers.accounted_rows(), Instant::now());
+            self.render_progress(&numbers, per_second, progress.describe_phase());
         }
     }
 
-    fn show(&self, numbers: &scope::Progress, per_second: f64, phase: &str) {
-        let eta = eta(numbers, per_second);
-        let scope::Progress {
+    fn render_progress(&self, numbers: &feed_source::RunProgress, per_second: f64, phase: &str) {
+        let eta = numbers.format_eta(per_second);
+        let feed_source::RunProgress {
             in_scope,
             fed,
             moved,
@@ -165,9 +215,9 @@ impl Display {
         } = *numbers;
         if let Some(bar) = &self.0 {
             if let Some(total) = in_scope {
-                bar.set_length(total.max(numbers.accounted()));
+                bar.set_length(total.max(numbers.accounted_rows()));
             }
-            bar.set_position(numbers.accounted());
+            bar.set_position(numbers.accounted_rows());
             bar.set_message(format!("{per_second:.0}/s ETA {eta} · {phase}"));
         } else {
             let rate = format!("{per_second:.1}/s");
@@ -176,33 +226,17 @@ impl Display {
     }
 
     /// Takes the bar away.
-    pub fn clear(&self) {
+    pub fn clear_bar(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
     }
 }
 
-/// The time left at this rate, or N/A.
-pub fn eta(numbers: &scope::Progress, per_second: f64) -> String {
-    let left = numbers
-        .in_scope
-        .map(|total| total.saturating_sub(numbers.accounted()));
-    match left {
-        Some(left) if per_second > 0.0 => {
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            let seconds = (left as f64 / per_second).min(1e9);
-            let rounded = Duration::from_secs_f64(seconds.ceil());
-            humantime::format_duration(rounded).to_string()
-        }
-        _ => "N/A".into(),
-    }
-}
-
 /// Writes a log line above the bar.
-struct AboveBar(ProgressBar);
+struct AboveBarWriter(ProgressBar);
 
-impl Write for AboveBar {
+impl Write for AboveBarWriter {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         self.0.suspend(|| std::io::stderr().write_all(line))?;
         Ok(line.len())
@@ -210,24 +244,5 @@ impl Write for AboveBar {
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_eta_needs_a_total_and_a_rate() {
-        let mut numbers = scope::Progress {
-            moved: 40,
-            ..scope::Progress::default()
-        };
-        assert_eq!(eta(&numbers, 10.0), "N/A");
-        numbers.in_scope = Some(100);
-        assert_eq!(eta(&numbers, 0.0), "N/A");
-        assert_eq!(eta(&numbers, 0.5), "2m");
-        numbers.moved = 200;
-        assert_eq!(eta(&numbers, 1.0), "0s");
     }
 }

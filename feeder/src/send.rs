@@ -2,59 +2,63 @@
 
 use std::sync::Arc;
 
-use bucket_brigade_common::catalog::{Catalog, Failure};
 use bucket_brigade_common::message::encode;
-use bucket_brigade_common::queue::{BATCH, Entry, Outgoing, Queue};
+use bucket_brigade_common::move_ledger::{MoveFailure, MoveLedger};
+use bucket_brigade_common::queue::{
+    EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
+};
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::trace::{Tracer, attribute};
 use futures::{TryStreamExt, stream};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::persist::{Persist, Stopped};
+use crate::retry::{FeederStopped, Retrier};
 use crate::trace::Parcel;
 
 /// Batches on their way at a time; they hide the round trip.
-const IN_FLIGHT: usize = 16;
+const MAX_CONCURRENT_BATCHES: usize = 16;
 
 /// Where rows go.
-pub struct Send<'a> {
+pub struct BatchSender<'a> {
     /// The queue.
-    pub queue: Arc<dyn Queue>,
+    pub queue: Arc<dyn MessageQueue>,
     /// Where rows that the queue refuses are recorded.
-    pub catalog: &'a dyn Catalog,
+    pub ledger: &'a dyn MoveLedger,
     /// Begins the rows' traces; none while traces are off.
     pub tracer: Option<&'a Tracer>,
     /// Tries again.
-    pub persist: Persist<'a>,
+    pub retrier: Retrier<'a>,
 }
 
-impl Send<'_> {
+impl BatchSender<'_> {
     /// Sends all rows; returns when every one is confirmed by the queue or recorded as failed.
     ///
     /// # Errors
     /// [`Stopped`]: some may have been sent and will be sent again, which changes nothing.
-    pub async fn send_all(&self, rows: &[(RowId, String)]) -> Result<(), Stopped> {
-        stream::iter(rows.chunks(BATCH).map(Ok))
-            .try_for_each_concurrent(IN_FLIGHT, |batch| self.send_batch(batch.to_vec()))
+    pub async fn send_all(&self, rows: &[(RowId, String)]) -> Result<(), FeederStopped> {
+        stream::iter(rows.chunks(MAX_BATCH_ENTRIES).map(Ok))
+            .try_for_each_concurrent(MAX_CONCURRENT_BATCHES, |batch| {
+                self.send_batch(batch.to_vec())
+            })
             .await
     }
 
-    async fn send_batch(&self, batch: Vec<(RowId, String)>) -> Result<(), Stopped> {
+    async fn send_batch(&self, batch: Vec<(RowId, String)>) -> Result<(), FeederStopped> {
         let parcel = |row| Parcel::new(row, self.tracer);
         let mut pending: Vec<Parcel> = batch.into_iter().map(parcel).collect();
-        self.persist
-            .queue("sending", async || {
-                let entries = self.call(messages(&pending)?).await?;
+        self.retrier
+            .retry_queue("sending", async || {
+                let entries = self.send_request(encode_messages(&pending)?).await?;
                 let mut again = Vec::new();
                 let mut reason = String::new();
                 for (parcel, entry) in pending.drain(..).zip(entries) {
                     match entry {
-                        Entry::Done => parcel.span.set(attribute::OUTCOME, "sent"),
-                        Entry::Retry(why) => {
+                        EntryOutcome::Done => parcel.span.set(attribute::OUTCOME, "sent"),
+                        EntryOutcome::Retry(why) => {
                             reason = why;
                             again.push(parcel);
                         }
-                        Entry::Refused(why) => self.refuse(parcel, why).await?,
+                        EntryOutcome::Refused(why) => self.record_refusal(parcel, why).await?,
                     }
                 }
                 pending = again;
@@ -71,9 +75,12 @@ impl Send<'_> {
 
     /// One request, in a task of its own: sixteen at a time keep more than one processor busy. Whoever
     /// stops waiting for it ends it.
-    async fn call(&self, messages: Vec<Outgoing>) -> Result<Vec<Entry>, String> {
+    async fn send_request(
+        &self,
+        messages: Vec<OutgoingMessage>,
+    ) -> Result<Vec<EntryOutcome>, String> {
         let queue = Arc::clone(&self.queue);
-        let sending = tokio::spawn(async move { queue.send(&messages).await });
+        let sending = tokio::spawn(async move { queue.send_batch(&messages).await });
         match AbortOnDropHandle::new(sending).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -81,33 +88,37 @@ impl Send<'_> {
     }
 
     /// Records a row that can never be sent.
-    async fn refuse(&self, Parcel { row, span }: Parcel, message: String) -> Result<(), String> {
+    async fn record_refusal(
+        &self,
+        Parcel { row, span }: Parcel,
+        message: String,
+    ) -> Result<(), String> {
         let code = "RefusedByQueue";
         span.set(attribute::OUTCOME, "refused");
         span.fail(code);
-        let failure = failure(row, code, message);
-        self.record(&[failure])
+        let failure = permanent_failure(row, code, message);
+        self.record_failures(&[failure])
             .await
-            .map_err(|Stopped| "stopped".to_owned())
+            .map_err(|FeederStopped| "stopped".to_owned())
     }
 
     /// Records failures, however long the database takes.
     ///
     /// # Errors
     /// [`Stopped`]
-    pub async fn record(&self, failures: &[Failure]) -> Result<(), Stopped> {
-        self.persist
-            .database("recording failures", async || {
-                self.catalog.fail(failures).await
+    pub async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), FeederStopped> {
+        self.retrier
+            .retry_database("recording failures", async || {
+                self.ledger.record_failures(failures).await
             })
             .await
     }
 }
 
 /// A permanent failure of a row the feeder could not send.
-pub fn failure((id, path): (RowId, String), code: &str, message: String) -> Failure {
+pub fn permanent_failure((id, path): (RowId, String), code: &str, message: String) -> MoveFailure {
     tracing::warn!(row = %id, path, code, "row {id} cannot be fed: {message}");
-    Failure {
+    MoveFailure {
         id,
         path,
         code: code.to_owned(),
@@ -116,12 +127,12 @@ pub fn failure((id, path): (RowId, String), code: &str, message: String) -> Fail
     }
 }
 
-fn messages(parcels: &[Parcel]) -> Result<Vec<Outgoing>, String> {
-    parcels.iter().map(message).collect()
+fn encode_messages(parcels: &[Parcel]) -> Result<Vec<OutgoingMessage>, String> {
+    parcels.iter().map(encode_message).collect()
 }
 
-fn message(Parcel { row, span }: &Parcel) -> Result<Outgoing, String> {
-    Ok(Outgoing {
+fn encode_message(Parcel { row, span }: &Parcel) -> Result<OutgoingMessage, String> {
+    Ok(OutgoingMessage {
         body: encode(&row.0, &row.1).map_err(|error| error.to_string())?,
         traceparent: span.traceparent(),
     })

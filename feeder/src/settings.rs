@@ -3,18 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bucket_brigade_common::observe::ObserveArgs;
+use bucket_brigade_common::http_endpoints::EndpointArgs;
+use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::settings::{
-    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Problems, SettingsError,
-    positive, whole,
+    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, SettingsError,
+    SettingsProblems, duration_between, integer_between,
 };
-use bucket_brigade_common::telemetry::{LogArgs, LogSettings};
 use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
 
-use crate::canary::Canary;
-use crate::command::Command;
-use crate::page::{PageArgs, PageSettings};
+use crate::canary::CanarySelection;
+use bucket_brigade_operator::OperatorCommand;
+use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
 
 /// Feeds the images still to move to the consumers: pages their rows out of Postgres and sends each
 /// to the queue, sweep after sweep, until nothing is left. Then it tells the outcome and exits.
@@ -32,7 +32,7 @@ use crate::page::{PageArgs, PageSettings};
 pub struct Args {
     /// What to do instead of feeding
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<OperatorCommand>,
     /// Feed until nothing is left, then tell the outcome and exit (the default)
     #[arg(long, conflicts_with = "watch")]
     once: bool,
@@ -48,9 +48,9 @@ pub struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
-    observe: ObserveArgs,
+    observe: EndpointArgs,
     #[command(flatten)]
-    page: PageArgs,
+    dashboard: DashboardArgs,
     #[command(flatten)]
     logs: LogArgs,
 }
@@ -82,32 +82,32 @@ struct CanaryArgs {
 
 /// The settings, checked.
 #[derive(Clone)]
-pub struct Settings {
+pub struct FeederSettings {
     /// Which migration this is.
     pub migration: MigrationSettings,
     /// How to feed.
-    pub pacing: Pacing,
+    pub options: FeedOptions,
     /// When the database counts as slow.
     pub database_limits: DatabaseLimits,
     /// Where to answer questions after health and figures.
     pub metrics_addr: Option<SocketAddr>,
     /// The live page.
-    pub page: PageSettings,
+    pub dashboard: DashboardSettings,
     /// Whether traces are exported.
     pub traces: TraceSettings,
 }
 
 /// How much at a time, and when to end.
 #[derive(Debug, Clone, Copy)]
-pub struct Pacing {
+pub struct FeedOptions {
     /// A part only; none for all rows.
-    pub canary: Option<Canary>,
+    pub canary: Option<CanarySelection>,
     /// Rows read at a time.
     pub page_size: u32,
     /// Messages in the queue above which the feeder waits.
     pub max_backlog: u64,
     /// The pause after a sweep that found nothing; none to end there.
-    pub watch: Option<Duration>,
+    pub watch_interval: Option<Duration>,
 }
 
 impl Args {
@@ -115,67 +115,77 @@ impl Args {
     ///
     /// # Errors
     /// Everything that is wrong with them, together.
-    pub fn parse_settings(self) -> Result<(Settings, LogSettings), SettingsError> {
-        let mut problems = Problems::default();
+    pub fn parse_settings(self) -> Result<(FeederSettings, LogSettings), SettingsError> {
+        let mut problems = SettingsProblems::default();
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
         let canary = self.canary.parse(&mut problems);
         let pacing = self.feeder.parse(self.watch, canary, &mut problems);
         let database_limits = self.database.parse(&mut problems);
         let metrics_addr = self.observe.parse(&mut problems);
-        let page = self.page.parse(&mut problems);
+        let page = self.dashboard.parse(&mut problems);
         let traces = TraceSettings::from_env(&mut problems);
-        problems.finish()?;
+        problems.into_result()?;
         match migration {
             Some(migration) => Ok((
-                Settings {
+                FeederSettings {
                     migration,
-                    pacing,
+                    options: pacing,
                     database_limits,
                     metrics_addr,
-                    page,
+                    dashboard: page,
                     traces,
                 },
                 logs,
             )),
-            None => Err(SettingsError::one("settings", "could not be read")),
+            None => Err(SettingsError::for_setting("settings", "could not be read")),
         }
     }
 }
 
 impl CanaryArgs {
-    fn parse(self, problems: &mut Problems) -> Option<Canary> {
-        let limit = problems.parsed("--limit", self.limit, None, |text| {
-            whole(1, u64::MAX)(text).map(Some)
+    fn parse(self, problems: &mut SettingsProblems) -> Option<CanarySelection> {
+        let limit = problems.parse_value("--limit", self.limit, None, |text| {
+            integer_between(1, u64::MAX)(text).map(Some)
         });
-        let percent = problems.parsed("--sample", self.sample, None, |text| {
+        let percent = problems.parse_value("--sample", self.sample, None, |text| {
             match text.trim_end_matches('%').parse() {
                 Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Some(percent)),
                 _ => Err("is not a share in percent, such as 1 or 0.5".into()),
             }
         });
-        (limit.is_some() || percent.is_some()).then_some(Canary { limit, percent })
+        (limit.is_some() || percent.is_some()).then_some(CanarySelection { limit, percent })
     }
 }
 
 impl FeederArgs {
-    fn parse(self, is_watching: bool, canary: Option<Canary>, problems: &mut Problems) -> Pacing {
-        let interval = problems.parsed(
+    fn parse(
+        self,
+        is_watching: bool,
+        canary: Option<CanarySelection>,
+        problems: &mut SettingsProblems,
+    ) -> FeedOptions {
+        let interval = problems.parse_value(
             "WATCH_INTERVAL",
             self.watch_interval,
             Duration::from_secs(30),
-            positive(Duration::from_millis(100), Duration::from_hours(24)),
+            duration_between(Duration::from_millis(100), Duration::from_hours(24)),
         );
-        Pacing {
+        FeedOptions {
             canary,
-            page_size: problems.parsed("PAGE_SIZE", self.page_size, 1000, whole(1, 100_000)),
-            max_backlog: problems.parsed(
+            page_size: problems.parse_value(
+                "PAGE_SIZE",
+                self.page_size,
+                1000,
+                integer_between(1, 100_000),
+            ),
+            max_backlog: problems.parse_value(
                 "MAX_BACKLOG",
                 self.max_backlog,
                 20_000,
-                whole(10, 100_000_000),
+                integer_between(10, 100_000_000),
             ),
-            watch: is_watching.then_some(interval),
+            watch_interval: is_watching.then_some(interval),
         }
     }
 }

@@ -3,38 +3,39 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::control::Control;
-use bucket_brigade_common::ledger::{self, FeederLock, Ledger, LedgerError};
-use bucket_brigade_common::observe::observe;
-use bucket_brigade_common::preflight::{Need, check_bucket, check_queue, patiently};
-use bucket_brigade_common::scope::Scope;
+use bucket_brigade_common::feed_source::FeedSource;
+use bucket_brigade_common::fleet_control::FleetControl;
+use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
+use bucket_brigade_common::http_endpoints::serve_endpoints;
+use bucket_brigade_common::ledger::{self, AdvisoryLock, LedgerError, PostgresLedger};
+use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
 use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::{FLUSH, Traces};
 use bucket_brigade_common::{aws, exit, startup};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::{Feed, Outcome};
-use crate::page::{Page, Subject};
-use crate::persist::Stopped;
-use crate::progress::{Display, Progress};
-use crate::settings::Settings;
-use crate::steering::Steering;
+use crate::feed::{FeedLoop, FeedOutcome};
+use crate::progress::{FeederProgress, ProgressDisplay};
+use crate::retry::FeederStopped;
+use crate::settings::FeederSettings;
+use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
 
 /// One to page, one for the display and the signs of life, one for the count of the rows in scope.
-const CONNECTIONS: u32 = 3;
+const BASE_CONNECTIONS: u32 = 3;
 
 /// One more with the live page, which must not wait for the others nor they for it.
-const PAGE_CONNECTIONS: u32 = 1;
+const DASHBOARD_CONNECTIONS: u32 = 1;
 
 /// How long a bucket's name is looked up for.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the last word to the ledger may take.
-const LAST_WORD: Duration = Duration::from_secs(1);
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often the feeder makes sure that it is still the only one.
-const CHECK_LOCK: Duration = Duration::from_secs(5);
+const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Feeds until the end, the stop, or for ever, as the settings say. Returns the exit code.
 ///
@@ -42,117 +43,124 @@ const CHECK_LOCK: Duration = Duration::from_secs(5);
 /// What is wrong with the queue, the buckets, the table or the ledger, before anything is sent; or
 /// [`LedgerError::AnotherFeeder`].
 pub async fn start(
-    settings: Settings,
-    display: Display,
+    settings: FeederSettings,
+    display: ProgressDisplay,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
     let name = startup::process_name("feeder");
     let traces = Traces::start(&settings.traces, "bucket-brigade-feeder", &name)?;
-    let ended = Box::pin(feed(settings, &traces, &name, display, stop)).await;
+    let ended = Box::pin(run_feeder(settings, &traces, &name, display, stop)).await;
     traces.end(FLUSH).await;
     ended
 }
 
-async fn feed(
-    settings: Settings,
+async fn run_feeder(
+    settings: FeederSettings,
     traces: &Traces,
     name: &str,
-    display: Display,
+    display: ProgressDisplay,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
-    let progress = Arc::new(Progress::default());
-    let ready = observe(settings.metrics_addr, Arc::clone(&progress) as _).await?;
-    let page = Page::listen(&settings.page).await?;
+    let throttle = Arc::new(Throttle::for_rows(settings.database_limits));
+    let progress = Arc::new(FeederProgress::new(Arc::clone(&throttle)));
+    let ready = serve_endpoints(settings.metrics_addr, Arc::clone(&progress) as _).await?;
+    let page = Dashboard::bind_listener(&settings.dashboard).await?;
     let migration = &settings.migration;
-    let (queue, s3) = connect(&settings).await?;
-    let connections = CONNECTIONS + page.as_ref().map_or(0, |_| PAGE_CONNECTIONS);
-    let pool = ledger::pool(migration.database.clone(), connections);
-    let open = async || Ledger::open(pool.clone(), &migration.run, name).await;
-    let ledger = patiently(open).await?;
+    let (queue, s3) = connect_aws(&settings).await?;
+    let connections = BASE_CONNECTIONS + page.as_ref().map_or(0, |_| DASHBOARD_CONNECTIONS);
+    let pool = ledger::create_pool(migration.database.clone(), connections);
+    let open = async || PostgresLedger::open(pool.clone(), &migration.run, name).await;
+    let ledger = retry_transient(open).await?;
     if settings.database_limits.replica_lag.is_some() {
         ledger.check_replica_lag().await?;
     }
-    let lock = patiently(async || ledger.lock_feeder().await).await?;
+    let lock = retry_transient(async || ledger.acquire_feeder_lock().await).await?;
     tracing::info!(
         run = ledger.run_id(),
         table = ledger.table_name(),
         "feeding"
     );
     if let Some(page) = page {
-        let subject = Subject {
+        let subject = DashboardContext {
             ledger: ledger.clone(),
             queue: queue.clone(),
             s3,
             destination_bucket: migration.run.destination_bucket.clone(),
             rule: migration.run.rule.clone(),
         };
-        page.serve(subject).await;
+        page.spawn_server(subject).await;
     }
-    let feed = Feed {
+    let feed = FeedLoop {
         queue: Arc::new(queue),
-        scope: Arc::new(ledger.clone()),
-        catalog: Arc::new(ledger.clone()),
+        source: Arc::new(ledger.clone()),
+        ledger: Arc::new(ledger.clone()),
         rule: migration.run.rule.clone(),
-        pacing: settings.pacing,
-        steering: Arc::new(Steering::new(settings.database_limits)),
+        options: settings.options,
+        throttle: Arc::clone(&throttle),
         progress: Arc::clone(&progress),
         tracer: traces.tracer(),
         stop,
     };
     tokio::spawn(count_scope(ledger.clone()));
-    if let Err(error) = ledger.forget_the_dead().await {
+    if let Err(error) = ledger.prune_dead_workers().await {
         tracing::debug!(%error, "processes that have ended stay in the ledger");
     }
-    feed.steering.beat_once(&ledger, &progress).await;
+    send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &feed.stop).await;
     ready.set();
     let outcome = tokio::select! {
         biased;
         outcome = feed.run() => outcome,
-        error = keep_lock(&ledger, lock) => return Err(error.into()),
-        () = feed.steering.beat_forever(&ledger, &progress) => Err(Stopped),
-        () = display.show_forever(&ledger, &progress) => Err(Stopped),
+        error = hold_feeder_lock(&ledger, lock) => return Err(error.into()),
+        () = send_heartbeats(&ledger, &throttle, || progress.heartbeat()) => Err(FeederStopped),
+        () = display.refresh_forever(&ledger, &progress) => Err(FeederStopped),
     };
     // Who misses this word sees in a few seconds that this process is gone.
-    drop(timeout(LAST_WORD, ledger.leave()).await);
-    display.clear();
-    Ok(tell(outcome))
+    drop(timeout(DEREGISTER_TIMEOUT, ledger.deregister()).await);
+    display.clear_bar();
+    Ok(log_summary(outcome))
 }
 
 /// The feeder itself does nothing in the buckets and needs no rights there; but a name that is surely
 /// wrong is better told now than by every consumer.
-async fn connect(settings: &Settings) -> anyhow::Result<(SqsQueue, aws_sdk_s3::Client)> {
-    let sdk = aws::load().await;
+async fn connect_aws(settings: &FeederSettings) -> anyhow::Result<(SqsQueue, aws_sdk_s3::Client)> {
+    let sdk = aws::load_config().await;
     let migration = &settings.migration;
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
-    patiently(async || check_queue(&queue, &migration.queue_url).await).await?;
+    retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
     let s3 = aws::s3_client(&sdk, migration.force_path_style, BUCKET_TIMEOUT, None);
     let run = &migration.run;
-    check_bucket(&s3, "SOURCE_BUCKET_NAME", &run.source_bucket, Need::Name).await?;
+    check_bucket(
+        &s3,
+        "SOURCE_BUCKET_NAME",
+        &run.source_bucket,
+        BucketCheck::NameOnly,
+    )
+    .await?;
     check_bucket(
         &s3,
         "DESTINATION_BUCKET_NAME",
         &run.destination_bucket,
-        Need::Name,
+        BucketCheck::NameOnly,
     )
     .await?;
     Ok((queue, s3))
 }
 
 /// Counts beside the feeding: on a large table it takes minutes, and only the ETA needs it.
-async fn count_scope(ledger: Ledger) {
+async fn count_scope(ledger: PostgresLedger) {
     if let Err(error) = ledger.count_scope().await {
         tracing::warn!(%error, "the rows in scope could not be counted: there will be no ETA");
     }
 }
 
 /// Returns only when another feeder has taken over, after the connection that held the lock was lost.
-async fn keep_lock(ledger: &Ledger, mut lock: FeederLock) -> LedgerError {
+async fn hold_feeder_lock(ledger: &PostgresLedger, mut lock: AdvisoryLock) -> LedgerError {
     loop {
-        sleep(CHECK_LOCK).await;
+        sleep(LOCK_CHECK_INTERVAL).await;
         if lock.is_held().await {
             continue;
         }
-        match ledger.lock_feeder().await {
+        match ledger.acquire_feeder_lock().await {
             Ok(taken) => lock = taken,
             Err(error @ LedgerError::AnotherFeeder(_)) => return error,
             Err(error) => tracing::debug!(%error, "the feeder's lock is not back yet"),
@@ -161,8 +169,12 @@ async fn keep_lock(ledger: &Ledger, mut lock: FeederLock) -> LedgerError {
 }
 
 /// Tells how it ended, and with which exit code.
-fn tell(outcome: Result<Outcome, Stopped>) -> u8 {
-    let Ok(Outcome { numbers, failures }) = outcome else {
+fn log_summary(outcome: Result<FeedOutcome, FeederStopped>) -> u8 {
+    let Ok(FeedOutcome {
+        progress: numbers,
+        failures,
+    }) = outcome
+    else {
         tracing::info!("stopped before the end; starting the feeder again goes on from here");
         return exit::STOPPED;
     };

@@ -1,19 +1,19 @@
 //! A message's body, read for every type of id and under several rules.
 
-use bucket_brigade_common::message::{Poison, Task, decode, encode};
+use bucket_brigade_common::message::{MoveTask, PoisonReason, decode, encode};
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::row_id::IdType;
+use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::s3::copy_source;
 use percent_encoding::percent_decode_str;
 
 use crate::path_rule::check_route;
 
-const ID_TYPES: [IdType; 5] = [
-    IdType::Smallint,
-    IdType::Integer,
-    IdType::Bigint,
-    IdType::Uuid,
-    IdType::Text,
+const ID_TYPES: [IdColumnType; 5] = [
+    IdColumnType::Smallint,
+    IdColumnType::Integer,
+    IdColumnType::Bigint,
+    IdColumnType::Uuid,
+    IdColumnType::Text,
 ];
 
 /// The plain rule, whole URLs onto bare keys, a prefix stripped, and wildcards of `LIKE`.
@@ -46,7 +46,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-fn check_task(task: &Task, id_type: IdType, rule: &PathRule) {
+fn check_task(task: &MoveTask, id_type: IdColumnType, rule: &PathRule) {
     check_route(rule, &task.route.old_path, &task.route);
     check_id(task.id.as_str(), id_type);
     assert_eq!(
@@ -62,23 +62,25 @@ fn check_task(task: &Task, id_type: IdType, rule: &PathRule) {
     match decode(&body, id_type, rule) {
         Ok(again) => assert_eq!(again, *task),
         // Escaped, a body may be longer than the one it was read from.
-        Err(poison) => assert!(matches!(poison, Poison::TooLong(length) if length == body.len())),
+        Err(poison) => {
+            assert!(matches!(poison, PoisonReason::TooLong(length) if length == body.len()));
+        }
     }
 }
 
 /// Nothing but the id's own type ever reaches a statement.
-fn check_id(id: &str, id_type: IdType) {
+fn check_id(id: &str, id_type: IdColumnType) {
     let valid = match id_type {
-        IdType::Smallint => id.parse::<i16>().is_ok(),
-        IdType::Integer => id.parse::<i32>().is_ok(),
-        IdType::Bigint => id.parse::<i64>().is_ok(),
-        IdType::Uuid => {
+        IdColumnType::Smallint => id.parse::<i16>().is_ok(),
+        IdColumnType::Integer => id.parse::<i32>().is_ok(),
+        IdColumnType::Bigint => id.parse::<i64>().is_ok(),
+        IdColumnType::Uuid => {
             id.len() == 36
                 && id
                     .bytes()
                     .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
         }
-        IdType::Text => !id.contains('\0'),
+        IdColumnType::Text => !id.contains('\0'),
     };
     assert!(valid, "{id:?} as {id_type:?}");
 }
@@ -100,13 +102,13 @@ fn is_sendable(character: char) -> bool {
 }
 
 /// A reason is short enough for a log line, and says why.
-fn check_poison(poison: &Poison, body: &str) {
+fn check_poison(poison: &PoisonReason, body: &str) {
     let reason = poison.to_string();
     assert!(
         !reason.is_empty() && !reason.contains(['\n', '\0']),
         "{reason:?}"
     );
-    if let Poison::TooLong(length) = poison {
+    if let PoisonReason::TooLong(length) = poison {
         assert_eq!(*length, body.len());
     }
 }

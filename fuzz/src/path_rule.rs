@@ -1,7 +1,9 @@
 //! A path rule and two paths, one to a line: old prefix, new prefix, source key prefix, destination
 //! key prefix (`-` for the default), and the paths.
 
-use bucket_brigade_common::path_rule::{MAX_KEY_BYTES, NoRoute, PathRule, Route, RuleRefused};
+use bucket_brigade_common::path_rule::{
+    MAX_KEY_BYTES, MoveRoute, PathRule, PathRuleError, RouteError,
+};
 
 /// Checks one input.
 pub fn check(input: &[u8]) {
@@ -24,8 +26,8 @@ pub fn check(input: &[u8]) {
         Err(refused) => refused,
     };
     match refused {
-        RuleRefused::EmptyOldPrefix => assert!(old.is_empty()),
-        RuleRefused::NewPathsStillMatch { .. } => assert!(new.starts_with(old)),
+        PathRuleError::EmptyOldPrefix => assert!(old.is_empty()),
+        PathRuleError::NewPathsStillMatch { .. } => assert!(new.starts_with(old)),
     }
 }
 
@@ -37,12 +39,12 @@ fn check_rule(rule: &PathRule, first: &str, second: &str) {
     assert!(!rule.old_prefix().is_empty());
     assert!(!rule.is_in_scope(rule.new_prefix()));
     for path in [first, second] {
-        match rule.route(path) {
+        match rule.route_for(path) {
             Ok(route) => check_route(rule, path, &route),
             Err(reason) => check_refusal(rule, path, &reason),
         }
     }
-    if let (Ok(a), Ok(b)) = (rule.route(first), rule.route(second)) {
+    if let (Ok(a), Ok(b)) = (rule.route_for(first), rule.route_for(second)) {
         // Two paths never share an object or a new path, one always does.
         let same = first == second;
         assert_eq!(a.new_path == b.new_path, same);
@@ -52,7 +54,7 @@ fn check_rule(rule: &PathRule, first: &str, second: &str) {
 }
 
 /// What must hold of every route, whatever rule and path it comes of.
-pub(crate) fn check_route(rule: &PathRule, path: &str, route: &Route) {
+pub(crate) fn check_route(rule: &PathRule, path: &str, route: &MoveRoute) {
     assert_eq!(route.old_path, path);
     assert!(rule.is_in_scope(path) && !path.contains('\0'));
     // Only the leading match is replaced; the rest is the same everywhere.
@@ -67,12 +69,15 @@ pub(crate) fn check_route(rule: &PathRule, path: &str, route: &Route) {
     }
     // Done can be told from to do.
     assert!(!rule.is_in_scope(&route.new_path));
-    assert_eq!(rule.route(&route.new_path), Err(NoRoute::OutsideRule));
-    check_way_back(rule, route);
+    assert_eq!(
+        rule.route_for(&route.new_path),
+        Err(RouteError::OutsideRule)
+    );
+    check_reverse_route(rule, route);
 }
 
 /// The rule turned round, where there is one, leads back.
-fn check_way_back(rule: &PathRule, route: &Route) {
+fn check_reverse_route(rule: &PathRule, route: &MoveRoute) {
     let (source, destination) = (rule.source_key_prefix(), rule.destination_key_prefix());
     let turned = PathRule::new(
         rule.new_prefix(),
@@ -82,7 +87,7 @@ fn check_way_back(rule: &PathRule, route: &Route) {
     );
     if let Some(back) = turned
         .ok()
-        .and_then(|turned| turned.route(&route.new_path).ok())
+        .and_then(|turned| turned.route_for(&route.new_path).ok())
     {
         assert_eq!(back.new_path, route.old_path);
         assert_eq!(back.source_key, route.destination_key);
@@ -91,18 +96,18 @@ fn check_way_back(rule: &PathRule, route: &Route) {
 }
 
 /// A refusal must be true.
-fn check_refusal(rule: &PathRule, path: &str, reason: &NoRoute) {
+fn check_refusal(rule: &PathRule, path: &str, reason: &RouteError) {
     let in_scope = rule.is_in_scope(path);
     assert_eq!(in_scope, path.starts_with(rule.old_prefix()));
-    assert_eq!(!in_scope, *reason == NoRoute::OutsideRule);
+    assert_eq!(!in_scope, *reason == RouteError::OutsideRule);
     let longest = [rule.source_key_prefix(), rule.destination_key_prefix()].map(str::len);
     let rest = path.len().saturating_sub(rule.old_prefix().len());
     match reason {
-        NoRoute::OutsideRule => {}
-        NoRoute::Nul => assert!(path.contains('\0')),
-        NoRoute::StillMatches(new_path) => assert!(rule.is_in_scope(new_path)),
-        NoRoute::EmptyKey => assert!(rest == 0 && longest.contains(&0)),
-        NoRoute::KeyTooLong(length) => {
+        RouteError::OutsideRule => {}
+        RouteError::ContainsNul => assert!(path.contains('\0')),
+        RouteError::StillMatches(new_path) => assert!(rule.is_in_scope(new_path)),
+        RouteError::EmptyKey => assert!(rest == 0 && longest.contains(&0)),
+        RouteError::KeyTooLong(length) => {
             assert!(
                 *length > MAX_KEY_BYTES && longest.iter().any(|prefix| prefix + rest == *length)
             );

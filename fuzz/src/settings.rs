@@ -12,10 +12,10 @@ use clap::Parser;
 /// the caller sets it: it must never be seen again.
 pub const MARKER: &str = "x7Marker7x";
 
-type Values = BTreeMap<&'static str, String>;
+type SettingValues = BTreeMap<&'static str, String>;
 
 /// What both programs must be told, valid.
-const REQUIRED: [(&str, &str); 7] = [
+const REQUIRED_SETTINGS: [(&str, &str); 7] = [
     ("DATABASE_URL", "postgres://app:x7Marker7x@db/app"),
     ("IMAGES_TABLE", "images"),
     (
@@ -28,7 +28,7 @@ const REQUIRED: [(&str, &str); 7] = [
     ("NEW_PREFIX", "avatar/"),
 ];
 
-const OPTIONAL: [&str; 10] = [
+const OPTIONAL_SETTINGS: [&str; 10] = [
     "ID_COLUMN",
     "PATH_COLUMN",
     "SOURCE_KEY_PREFIX",
@@ -41,9 +41,9 @@ const OPTIONAL: [&str; 10] = [
     "RUST_LOG",
 ];
 
-const FEEDER: [&str; 3] = ["PAGE_SIZE", "MAX_BACKLOG", "WATCH_INTERVAL"];
+const FEEDER_SETTINGS: [&str; 3] = ["PAGE_SIZE", "MAX_BACKLOG", "WATCH_INTERVAL"];
 
-const CONSUMER: [&str; 8] = [
+const CONSUMER_SETTINGS: [&str; 8] = [
     "MAX_CONCURRENCY",
     "VISIBILITY_TIMEOUT",
     "SHUTDOWN_GRACE",
@@ -55,7 +55,7 @@ const CONSUMER: [&str; 8] = [
 ];
 
 /// These are judged together: one of them can be at fault only beside another.
-const TOGETHER: [&str; 8] = [
+const JOINTLY_CHECKED_SETTINGS: [&str; 8] = [
     "OLD_PREFIX",
     "NEW_PREFIX",
     "SOURCE_KEY_PREFIX",
@@ -88,29 +88,39 @@ pub fn sample(input: &[u8]) {
 }
 
 fn check_feeder(text: &str, only: Option<usize>) {
-    let required = REQUIRED.map(|(name, _)| name);
-    check_program(text, &[&required, &OPTIONAL, &FEEDER], only, |flags| {
-        let args = bucket_brigade_feeder::settings::Args::try_parse_from(flags)
-            .map_err(|error| error.to_string())?;
-        keeps_secrets(&format!("{args:?}"));
-        Ok(args.parse_settings().map(drop))
-    });
+    let required = REQUIRED_SETTINGS.map(|(name, _)| name);
+    check_program(
+        text,
+        &[&required, &OPTIONAL_SETTINGS, &FEEDER_SETTINGS],
+        only,
+        |flags| {
+            let args = bucket_brigade_feeder::settings::Args::try_parse_from(flags)
+                .map_err(|error| error.to_string())?;
+            assert_no_secret(&format!("{args:?}"));
+            Ok(args.parse_settings().map(drop))
+        },
+    );
 }
 
 fn check_consumer(text: &str, only: Option<usize>) {
-    let required = REQUIRED.map(|(name, _)| name);
-    check_program(text, &[&required, &OPTIONAL, &CONSUMER], only, |flags| {
-        let args = bucket_brigade_consumer::settings::Args::try_parse_from(flags)
-            .map_err(|error| error.to_string())?;
-        keeps_secrets(&format!("{args:?}"));
-        Ok(args.parse_settings().map(drop))
-    });
+    let required = REQUIRED_SETTINGS.map(|(name, _)| name);
+    check_program(
+        text,
+        &[&required, &OPTIONAL_SETTINGS, &CONSUMER_SETTINGS],
+        only,
+        |flags| {
+            let args = bucket_brigade_consumer::settings::Args::try_parse_from(flags)
+                .map_err(|error| error.to_string())?;
+            assert_no_secret(&format!("{args:?}"));
+            Ok(args.parse_settings().map(drop))
+        },
+    );
 }
 
 /// What clap says of flags that cannot be read at all.
-type Unread = String;
+type FlagError = String;
 
-fn keeps_secrets(text: &str) {
+fn assert_no_secret(text: &str) {
     assert!(!text.contains(MARKER), "the password is told: {text}");
 }
 
@@ -118,9 +128,9 @@ fn check_program(
     text: &str,
     names: &[&[&'static str]],
     only: Option<usize>,
-    parse: impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, Unread>,
+    parse: impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, FlagError>,
 ) {
-    let judge = |values: &Values| judge(values, &parse);
+    let judge = |values: &SettingValues| settings_error(values, &parse);
     let given = values_in(text, names);
     let complaint = judge(&given).unwrap_or_default();
     for (number, (name, value)) in given.iter().enumerate() {
@@ -128,18 +138,18 @@ fn check_program(
             continue;
         }
         // What is wrong by itself is told by its name whatever else is wrong.
-        let mut alone = valid();
+        let mut alone = valid_values();
         alone.insert(name, value.clone());
         if let Some(single) = judge(&alone) {
             assert!(single.contains(name), "{name} is not named by: {single}");
-            let stays = !TOGETHER.contains(name);
+            let stays = !JOINTLY_CHECKED_SETTINGS.contains(name);
             assert!(
                 !stays || complaint.contains(name),
                 "{name} is missing in: {complaint}"
             );
         }
     }
-    for (name, _) in REQUIRED {
+    for (name, _) in REQUIRED_SETTINGS {
         assert!(
             given.contains_key(name) || complaint.contains(name),
             "{name} is not missed: {complaint}"
@@ -148,9 +158,9 @@ fn check_program(
 }
 
 /// What the program says against these settings; none when it takes them.
-fn judge(
-    values: &Values,
-    parse: &impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, Unread>,
+fn settings_error(
+    values: &SettingValues,
+    parse: &impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, FlagError>,
 ) -> Option<String> {
     let flags = values.iter().map(|(name, value)| {
         let flag = name.to_lowercase().replace('_', "-");
@@ -161,22 +171,22 @@ fn judge(
         Err(unread) => panic!("clap does not read text: {unread}"),
         Ok(Ok(())) => return None,
         Ok(Err(error)) => {
-            keeps_secrets(&format!("{error:?}"));
+            assert_no_secret(&format!("{error:?}"));
             error.to_string()
         }
     };
-    keeps_secrets(&complaint);
+    assert_no_secret(&complaint);
     Some(complaint)
 }
 
-fn valid() -> Values {
-    REQUIRED
+fn valid_values() -> SettingValues {
+    REQUIRED_SETTINGS
         .map(|(name, value)| (name, value.to_owned()))
         .into()
 }
 
-fn values_in(text: &str, names: &[&[&'static str]]) -> Values {
-    let mut values = Values::new();
+fn values_in(text: &str, names: &[&[&'static str]]) -> SettingValues {
+    let mut values = SettingValues::new();
     for line in text.lines() {
         let Some((name, value)) = line.split_once('=') else {
             continue;

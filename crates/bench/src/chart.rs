@@ -2,52 +2,52 @@
 
 use std::fmt::Write;
 
-use crate::results::{Growth, Results, Row, Target, short};
-use crate::stats::float;
+use crate::results::{BenchResults, GrowthPoint, ResultRow, TargetBound, format_short};
+use crate::stats::to_f64;
 
-const WIDTH: f64 = 900.0;
-const LABELS: f64 = 430.0;
-const LINE: f64 = 22.0;
-const TOP: f64 = 48.0;
+const CHART_WIDTH: f64 = 900.0;
+const LABEL_WIDTH: f64 = 430.0;
+const LINE_HEIGHT: f64 = 22.0;
+const TOP_MARGIN: f64 = 48.0;
 /// Bars are drawn up to twice the target.
-const MOST: f64 = 2.0;
-const PANEL: f64 = 170.0;
+const MAX_SHARE: f64 = 2.0;
+const PANEL_HEIGHT: f64 = 170.0;
 
 /// An SVG picture. Nothing in it is drawn by hand.
-pub fn draw(results: &Results) -> String {
-    let rows: Vec<(&Row, f64)> = results
+pub fn draw_chart(results: &BenchResults) -> String {
+    let rows: Vec<(&ResultRow, f64)> = results
         .rows
         .iter()
-        .filter_map(|row| Some((row, used(row)?)))
+        .filter_map(|row| Some((row, target_share(row)?)))
         .collect();
-    let bars_end = TOP + float(rows.len() as u64) * LINE + 20.0;
+    let bars_end = TOP_MARGIN + to_f64(rows.len() as u64) * LINE_HEIGHT + 20.0;
     let growth_height = if results.growth.is_empty() {
         0.0
     } else {
-        PANEL + 60.0
+        PANEL_HEIGHT + 60.0
     };
     let height = bars_end + growth_height;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {CHART_WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{CHART_WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
-    bars(&mut svg, &rows, bars_end);
-    growth(&mut svg, &results.growth, bars_end + 40.0);
+    draw_bars(&mut svg, &rows, bars_end);
+    draw_growth(&mut svg, &results.growth, bars_end + 40.0);
     svg.push_str("</svg>\n");
     svg
 }
 
 /// The share of its target that a row uses up: more than 1 misses it.
-fn used(row: &Row) -> Option<f64> {
+fn target_share(row: &ResultRow) -> Option<f64> {
     let value = row.compared?.median;
     match row.target? {
-        Target::AtMost(bound) => Some(value / bound),
-        Target::AtLeast(bound) => Some(bound / value),
+        TargetBound::AtMost(bound) => Some(value / bound),
+        TargetBound::AtLeast(bound) => Some(bound / value),
     }
 }
 
-fn bars(svg: &mut String, rows: &[(&Row, f64)], end: f64) {
-    let scale = (WIDTH - LABELS - 120.0) / MOST;
-    text(
+fn draw_bars(svg: &mut String, rows: &[(&ResultRow, f64)], end: f64) {
+    let scale = (CHART_WIDTH - LABEL_WIDTH - 120.0) / MAX_SHARE;
+    draw_text(
         svg,
         10.0,
         20.0,
@@ -55,28 +55,34 @@ fn bars(svg: &mut String, rows: &[(&Row, f64)], end: f64) {
         "Share of each target used up (median); shorter is better",
     );
     for (index, (row, used)) in (0_u64..).zip(rows) {
-        let y = TOP + float(index) * LINE;
+        let y = TOP_MARGIN + to_f64(index) * LINE_HEIGHT;
         let color = if *used <= 1.0 { "#2a7f4f" } else { "#c0392b" };
-        let length = used.min(MOST) * scale;
-        text(svg, LABELS - 10.0, y + 12.0, "end", &label(row));
+        let length = used.min(MAX_SHARE) * scale;
+        draw_text(svg, LABEL_WIDTH - 10.0, y + 12.0, "end", &row_label(row));
         // Writing to a String cannot fail.
         let _ = writeln!(
             svg,
-            "<rect x=\"{LABELS}\" y=\"{y}\" width=\"{length:.1}\" height=\"{}\" fill=\"{color}\"/>",
-            LINE - 6.0
+            "<rect x=\"{LABEL_WIDTH}\" y=\"{y}\" width=\"{length:.1}\" height=\"{}\" fill=\"{color}\"/>",
+            LINE_HEIGHT - 6.0
         );
-        text(svg, LABELS + length + 6.0, y + 12.0, "start", &verdict(row));
+        draw_text(
+            svg,
+            LABEL_WIDTH + length + 6.0,
+            y + 12.0,
+            "start",
+            &value_label(row),
+        );
     }
-    let x = LABELS + scale;
+    let x = LABEL_WIDTH + scale;
     let _ = writeln!(
         svg,
         "<line x1=\"{x:.1}\" y1=\"{}\" x2=\"{x:.1}\" y2=\"{end}\" stroke=\"#333\" stroke-dasharray=\"4 3\"/>",
-        TOP - 8.0
+        TOP_MARGIN - 8.0
     );
-    text(svg, x, TOP - 12.0, "middle", "target");
+    draw_text(svg, x, TOP_MARGIN - 12.0, "middle", "target");
 }
 
-fn label(row: &Row) -> String {
+fn row_label(row: &ResultRow) -> String {
     let against = row.against.as_ref().map(|figure| figure.of.as_str());
     let name = match against {
         Some(of) => format!("{}: {of}", row.what),
@@ -89,22 +95,26 @@ fn label(row: &Row) -> String {
     name
 }
 
-fn verdict(row: &Row) -> String {
+fn value_label(row: &ResultRow) -> String {
     let value = row.compared.map_or(0.0, |compared| compared.median);
     let times = if row.is_ratio { " ×" } else { "" };
     match row.target {
-        Some(Target::AtMost(bound)) => format!("{}{times} (≤ {})", short(value), short(bound)),
-        Some(Target::AtLeast(bound)) => format!("{}{times} (≥ {})", short(value), short(bound)),
-        None => short(value),
+        Some(TargetBound::AtMost(bound)) => {
+            format!("{}{times} (≤ {})", format_short(value), format_short(bound))
+        }
+        Some(TargetBound::AtLeast(bound)) => {
+            format!("{}{times} (≥ {})", format_short(value), format_short(bound))
+        }
+        None => format_short(value),
     }
 }
 
 /// Three small panels over the number of rows, each power of ten as wide as the next.
-fn growth(svg: &mut String, points: &[Growth], top: f64) {
+fn draw_growth(svg: &mut String, points: &[GrowthPoint], top: f64) {
     if points.is_empty() {
         return;
     }
-    let panels: [(&str, &[Line]); 3] = [
+    let panels: [(&str, &[ChartLine]); 3] = [
         (
             "CPU per image, µs",
             &[
@@ -125,36 +135,36 @@ fn growth(svg: &mut String, points: &[Growth], top: f64) {
         ),
     ];
     for (index, (title, lines)) in (0_u64..).zip(panels) {
-        panel(
+        draw_panel(
             svg,
             points,
-            (20.0 + float(index) * 295.0, top),
+            (20.0 + to_f64(index) * 295.0, top),
             title,
             lines,
         );
     }
 }
 
-type Line = (&'static str, &'static str, fn(&Growth) -> f64);
+type ChartLine = (&'static str, &'static str, fn(&GrowthPoint) -> f64);
 
-fn panel(
+fn draw_panel(
     svg: &mut String,
-    points: &[Growth],
+    points: &[GrowthPoint],
     (left, top): (f64, f64),
     title: &str,
-    lines: &[Line],
+    lines: &[ChartLine],
 ) {
-    let (width, height) = (235.0, PANEL - 30.0);
+    let (width, height) = (235.0, PANEL_HEIGHT - 30.0);
     let values = lines
         .iter()
         .flat_map(|(_, _, value)| points.iter().map(value));
     let most = values.fold(0.0_f64, f64::max) * 1.15;
-    text(svg, left, top - 8.0, "start", title);
+    draw_text(svg, left, top - 8.0, "start", title);
     let _ = writeln!(
         svg,
         "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" fill=\"none\" stroke=\"#999\"/>"
     );
-    let x = |rows: u64| left + (float(rows).log10() - 3.0) / 4.0 * (width - 20.0) + 10.0;
+    let x = |rows: u64| left + (to_f64(rows).log10() - 3.0) / 4.0 * (width - 20.0) + 10.0;
     let y = |value: f64| top + height - value / most * height;
     for (name, color, value) in lines {
         let places: Vec<(f64, f64, f64)> = points
@@ -175,16 +185,16 @@ fn panel(
                 svg,
                 "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{color}\"/>"
             );
-            text(svg, *x, y - 6.0, "middle", &short(*value));
+            draw_text(svg, *x, y - 6.0, "middle", &format_short(*value));
         }
     }
     for point in points {
-        text(
+        draw_text(
             svg,
             x(point.rows),
             top + height + 14.0,
             "middle",
-            &power(point.rows),
+            &power_of_ten(point.rows),
         );
     }
     let names: Vec<String> = lines
@@ -200,11 +210,11 @@ fn panel(
     );
 }
 
-fn power(rows: u64) -> String {
+fn power_of_ten(rows: u64) -> String {
     format!("10^{}", rows.max(1).ilog10())
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
+fn draw_text(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(
         svg,
@@ -215,28 +225,31 @@ fn text(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Machine;
+    use crate::machine::MachineInfo;
 
-    fn results(rows: Vec<Row>) -> Results {
-        Results {
-            machine: Machine::ask("17"),
+    fn results(rows: Vec<ResultRow>) -> BenchResults {
+        BenchResults {
+            machine: MachineInfo::detect("17"),
             rows,
             growth: Vec::new(),
-            told: std::collections::BTreeMap::new(),
+            figures: std::collections::BTreeMap::new(),
         }
     }
 
     #[test]
     fn a_missed_target_is_red_and_a_met_one_is_not() {
-        let row = |ours: f64| Row::plain("a", "a & b", "s", &[ours], Target::AtMost(1.0)).unwrap();
-        assert!(draw(&results(vec![row(2.0)])).contains("#c0392b"));
-        let svg = draw(&results(vec![row(0.5)]));
+        let row = |ours: f64| {
+            ResultRow::from_runs("a", "a & b", "s", &[ours], TargetBound::AtMost(1.0)).unwrap()
+        };
+        assert!(draw_chart(&results(vec![row(2.0)])).contains("#c0392b"));
+        let svg = draw_chart(&results(vec![row(0.5)]));
         assert!(!svg.contains("#c0392b") && svg.contains("a &amp; b"));
     }
 
     #[test]
     fn rows_without_a_figure_are_left_out() {
-        let missing = Row::missing("peer", "peer", Target::AtMost(1.0), "not installed");
-        assert!(!draw(&results(vec![missing])).contains("peer"));
+        let missing =
+            ResultRow::not_measured("peer", "peer", TargetBound::AtMost(1.0), "not installed");
+        assert!(!draw_chart(&results(vec![missing])).contains("peer"));
     }
 }

@@ -1,9 +1,10 @@
 //! How fast Bucket Brigade is, measured side by side with what it is made of and with the tools that
 //! only copy: same objects, same server, same run.
 
-pub mod bare;
+pub mod bare_loop;
 pub mod chart;
 pub mod command;
+pub mod images;
 pub mod machine;
 pub mod process;
 pub mod results;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Machine, versions and time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MachineInfo {
     /// The processor's name.
     pub cpu: String,
     /// How many of them.
@@ -25,17 +25,17 @@ pub struct Machine {
     pub postgres: String,
 }
 
-impl Machine {
+impl MachineInfo {
     /// Asks the system; what cannot be told is `unknown`.
-    pub fn ask(postgres: &str) -> Self {
+    pub fn detect(postgres: &str) -> Self {
         Self {
             cpu: cpu_name().unwrap_or_else(|| "unknown".into()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_gib: memory_gib().unwrap_or(0),
-            kernel: told("uname", &["-sr"]),
-            commit: told("git", &["describe", "--always", "--dirty"]),
-            date: told("date", &["-u", "+%Y-%m-%d"]),
-            rustc: told("rustc", &["--version"]),
+            kernel: first_output_line("uname", &["-sr"]),
+            commit: first_output_line("git", &["describe", "--always", "--dirty"]),
+            date: first_output_line("date", &["-u", "+%Y-%m-%d"]),
+            rustc: first_output_line("rustc", &["--version"]),
             postgres: postgres.to_owned(),
         }
     }
@@ -60,7 +60,7 @@ fn memory_gib() -> Option<u64> {
 }
 
 /// The first line of what a program prints.
-pub fn told(program: &str, arguments: &[&str]) -> String {
+pub fn first_output_line(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let line = output
         .ok()

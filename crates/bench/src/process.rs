@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bucket_brigade_common::exit;
 use bucket_brigade_private_postgres::Watchdog;
+use rustix::process::{Pid, Signal, kill_process};
 use wait4::Wait4;
 
 use crate::stub::now_us;
 
 /// What a finished process used.
 #[derive(Debug, Clone, Copy)]
-pub struct Usage {
+pub struct ProcessUsage {
     /// User and system time.
     pub cpu: Duration,
     /// The most memory it had at a time. Linux also counts what we had when we started it.
@@ -24,7 +25,7 @@ pub struct Usage {
 
 /// A running process. It is killed when this is dropped and when we end in whatever way.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningProcess {
     child: Child,
     name: String,
     log: Option<PathBuf>,
@@ -32,7 +33,7 @@ pub struct Running {
     started_us: u64,
 }
 
-impl Running {
+impl RunningProcess {
     /// Starts a command without input; what it says on standard error goes to `log`, where there is one.
     ///
     /// # Errors
@@ -59,12 +60,8 @@ impl Running {
     }
 
     /// Asks it to end.
-    ///
-    /// # Errors
-    /// There is no `kill`.
     pub fn terminate(&self) -> Result<()> {
-        let id = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &id]).status()?;
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         Ok(())
     }
 
@@ -82,14 +79,14 @@ impl Running {
     ///
     /// # Errors
     /// It ended by itself, which none of those that we stop should.
-    pub fn is_alive(&self) -> Result<()> {
+    pub fn ensure_alive(&self) -> Result<()> {
         let path = format!("/proc/{}/stat", self.child.id());
         let state = std::fs::read_to_string(path).unwrap_or_default();
         // A zombie waits for us to take its account.
         let is_zombie = state
             .rsplit_once(") ")
             .is_some_and(|(_, rest)| rest.starts_with('Z'));
-        ensure!(!is_zombie, "{} ended early: {}", self.name, self.told());
+        ensure!(!is_zombie, "{} ended early: {}", self.name, self.log_tail());
         Ok(())
     }
 
@@ -97,7 +94,7 @@ impl Running {
     ///
     /// # Errors
     /// It failed; the error tells the end of its log.
-    pub async fn finish(mut self) -> Result<Usage> {
+    pub async fn wait_for_exit(mut self) -> Result<ProcessUsage> {
         let (result, mut running) = tokio::task::spawn_blocking(move || {
             let result = self.child.wait4();
             (result, self)
@@ -108,15 +105,15 @@ impl Running {
         let (name, status) = (&running.name, used.status);
         // A feeder that is asked to stop before the end says so.
         let is_fine = status.success() || status.code() == Some(i32::from(exit::STOPPED));
-        ensure!(is_fine, "{name}: {status}: {}", running.told());
-        Ok(Usage {
+        ensure!(is_fine, "{name}: {status}: {}", running.log_tail());
+        Ok(ProcessUsage {
             cpu: used.rusage.utime + used.rusage.stime,
             peak_rss_bytes: used.rusage.maxrss,
             started_us: running.started_us,
         })
     }
 
-    fn told(&self) -> String {
+    fn log_tail(&self) -> String {
         let log = self.log.as_ref().map(std::fs::read_to_string);
         let text = log.and_then(Result::ok).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -124,7 +121,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProcess {
     fn drop(&mut self) {
         // Where its account was taken this does nothing.
         drop(self.child.kill());
@@ -136,7 +133,7 @@ impl Drop for Running {
 ///
 /// # Errors
 /// It is not there.
-pub fn binary(name: &str) -> Result<PathBuf> {
+pub fn built_binary(name: &str) -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     ensure!(
         path.exists(),

@@ -6,20 +6,20 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Machine;
-use crate::stats::Spread;
+use crate::machine::MachineInfo;
+use crate::stats::SampleSpread;
 
 /// What a figure has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub enum TargetBound {
     /// No more than this.
     AtMost(f64),
     /// No less than this.
     AtLeast(f64),
 }
 
-impl Target {
+impl TargetBound {
     fn is_met_by(self, value: f64) -> bool {
         match self {
             Self::AtMost(bound) => value <= bound,
@@ -27,30 +27,30 @@ impl Target {
         }
     }
 
-    fn text(self) -> String {
+    fn render_bound(self) -> String {
         match self {
-            Self::AtMost(bound) => format!("≤ {}", short(bound)),
-            Self::AtLeast(bound) => format!("≥ {}", short(bound)),
+            Self::AtMost(bound) => format!("≤ {}", format_short(bound)),
+            Self::AtLeast(bound) => format!("≥ {}", format_short(bound)),
         }
     }
 }
 
 /// One figure of one party.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Figure {
+pub struct MeasuredFigure {
     /// Whose.
     pub of: String,
     /// In [`Row::unit`].
-    pub value: Spread,
+    pub value: SampleSpread,
 }
 
-impl Figure {
+impl MeasuredFigure {
     /// A figure of at least one run.
     ///
     /// # Errors
     /// There was none.
     pub fn new(of: &str, runs: &[f64]) -> Result<Self> {
-        let value = Spread::of(runs).with_context(|| format!("no run of {of}"))?;
+        let value = SampleSpread::from_values(runs).with_context(|| format!("no run of {of}"))?;
         Ok(Self {
             of: of.to_owned(),
             value,
@@ -60,7 +60,7 @@ impl Figure {
 
 /// One row: ours, theirs, and what is compared with the target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct ResultRow {
     /// A name that does not change.
     pub name: String,
     /// What is measured.
@@ -68,31 +68,37 @@ pub struct Row {
     /// The unit of the figures.
     pub unit: String,
     /// Our figure.
-    pub ours: Option<Figure>,
+    pub ours: Option<MeasuredFigure>,
     /// What it is measured against.
-    pub against: Option<Figure>,
+    pub against: Option<MeasuredFigure>,
     /// What the target is about: our figure, or its ratio to the other.
-    pub compared: Option<Spread>,
+    pub compared: Option<SampleSpread>,
     /// Whether `compared` is a ratio.
     pub is_ratio: bool,
     /// What it has to be; none for what is only told.
-    pub target: Option<Target>,
+    pub target: Option<TargetBound>,
     /// Whether its median is; none without a target, or where something was missing.
     pub met: Option<bool>,
     /// What else there is to say.
     pub note: String,
 }
 
-impl Row {
+impl ResultRow {
     /// A row whose target is about our figure itself.
     ///
     /// # Errors
     /// There was no run.
-    pub fn plain(name: &str, what: &str, unit: &str, runs: &[f64], target: Target) -> Result<Self> {
-        let ours = Figure::new("ours", runs)?;
+    pub fn from_runs(
+        name: &str,
+        what: &str,
+        unit: &str,
+        runs: &[f64],
+        target: TargetBound,
+    ) -> Result<Self> {
+        let ours = MeasuredFigure::new("ours", runs)?;
         Ok(
-            Self::judged(name, what, unit, Some(target), Some(ours.value), false)
-                .with(Some(ours), None),
+            Self::with_target_check(name, what, unit, Some(target), Some(ours.value), false)
+                .with_figures(Some(ours), None),
         )
     }
 
@@ -100,29 +106,34 @@ impl Row {
     ///
     /// # Errors
     /// There was no run.
-    pub fn ratio(
+    pub fn from_ratio(
         (name, what, unit): (&str, &str, &str),
         ours: &[f64],
         (of, theirs): (&str, &[f64]),
-        target: Option<Target>,
+        target: Option<TargetBound>,
     ) -> Result<Self> {
-        let compared = Spread::of_ratios(ours, theirs);
-        let figures = (Figure::new("ours", ours)?, Figure::new(of, theirs)?);
-        Ok(Self::judged(name, what, unit, target, compared, true)
-            .with(Some(figures.0), Some(figures.1)))
+        let compared = SampleSpread::from_ratios(ours, theirs);
+        let figures = (
+            MeasuredFigure::new("ours", ours)?,
+            MeasuredFigure::new(of, theirs)?,
+        );
+        Ok(
+            Self::with_target_check(name, what, unit, target, compared, true)
+                .with_figures(Some(figures.0), Some(figures.1)),
+        )
     }
 
     /// A row that could not be measured, and why.
-    pub fn missing(name: &str, what: &str, target: Target, why: &str) -> Self {
-        Self::judged(name, what, "", Some(target), None, true).noting(why)
+    pub fn not_measured(name: &str, what: &str, target: TargetBound, why: &str) -> Self {
+        Self::with_target_check(name, what, "", Some(target), None, true).with_note(why)
     }
 
-    fn judged(
+    fn with_target_check(
         name: &str,
         what: &str,
         unit: &str,
-        target: Option<Target>,
-        compared: Option<Spread>,
+        target: Option<TargetBound>,
+        compared: Option<SampleSpread>,
         is_ratio: bool,
     ) -> Self {
         let met = target
@@ -142,14 +153,18 @@ impl Row {
         }
     }
 
-    fn with(mut self, ours: Option<Figure>, against: Option<Figure>) -> Self {
+    fn with_figures(
+        mut self,
+        ours: Option<MeasuredFigure>,
+        against: Option<MeasuredFigure>,
+    ) -> Self {
         (self.ours, self.against) = (ours, against);
         self
     }
 
     /// Adds what else there is to say.
     #[must_use]
-    pub fn noting(mut self, note: &str) -> Self {
+    pub fn with_note(mut self, note: &str) -> Self {
         note.clone_into(&mut self.note);
         self
     }
@@ -157,7 +172,7 @@ impl Row {
 
 /// Cost at one size of the table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Growth {
+pub struct GrowthPoint {
     /// Rows in the table.
     pub rows: u64,
     /// The consumer's CPU per image, in microseconds, its start included.
@@ -176,20 +191,20 @@ pub struct Growth {
 
 /// Everything measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Results {
+pub struct BenchResults {
     /// Where; the last measurement's.
-    pub machine: Machine,
+    pub machine: MachineInfo,
     /// The rows, in the order of the measurements.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ResultRow>,
     /// Cost by size of the table.
     #[serde(default)]
-    pub growth: Vec<Growth>,
+    pub growth: Vec<GrowthPoint>,
     /// Further figures without a target, by name.
     #[serde(default)]
-    pub told: BTreeMap<String, f64>,
+    pub figures: BTreeMap<String, f64>,
 }
 
-impl Results {
+impl BenchResults {
     /// Reads results.
     ///
     /// # Errors
@@ -220,32 +235,37 @@ impl Results {
         if !newer.growth.is_empty() {
             self.growth = newer.growth;
         }
-        self.told.extend(newer.told);
+        self.figures.extend(newer.figures);
     }
 
     /// A table in Markdown.
-    pub fn table(&self) -> String {
+    pub fn render_table(&self) -> String {
         let mut text = String::from(
             "| what | ours | against | compared | target | met |\n|---|---|---|---|---|---|\n",
         );
         for row in &self.rows {
-            text += &line(row);
+            text += &render_line(row);
         }
         text
     }
 }
 
-fn line(row: &Row) -> String {
-    let figure = |figure: &Option<Figure>, with_name: bool| match figure {
+fn render_line(row: &ResultRow) -> String {
+    let figure = |figure: &Option<MeasuredFigure>, with_name: bool| match figure {
         Some(figure) if with_name => {
-            format!("{} {} ({})", spread(figure.value), row.unit, figure.of)
+            format!(
+                "{} {} ({})",
+                render_spread(figure.value),
+                row.unit,
+                figure.of
+            )
         }
-        Some(figure) => format!("{} {}", spread(figure.value), row.unit),
+        Some(figure) => format!("{} {}", render_spread(figure.value), row.unit),
         None => "–".into(),
     };
     let compared = row.compared.map_or("–".into(), |compared| {
         let times = if row.is_ratio { " ×" } else { "" };
-        format!("{}{times}", spread(compared))
+        format!("{}{times}", render_spread(compared))
     });
     let met = match (row.met, row.target) {
         (Some(true), _) => "yes",
@@ -258,7 +278,7 @@ fn line(row: &Row) -> String {
     } else {
         format!(" ({})", row.note)
     };
-    let target = row.target.map_or("–".into(), Target::text);
+    let target = row.target.map_or("–".into(), TargetBound::render_bound);
     let (ours, against) = (figure(&row.ours, false), figure(&row.against, true));
     format!(
         "| {}{note} | {ours} | {against} | {compared} | {target} | {met} |\n",
@@ -267,16 +287,20 @@ fn line(row: &Row) -> String {
 }
 
 /// A median with its extremes, where there are any.
-fn spread(spread: Spread) -> String {
+fn render_spread(spread: SampleSpread) -> String {
     if spread.runs == 1 {
-        return short(spread.median);
+        return format_short(spread.median);
     }
-    let (median, min, max) = (short(spread.median), short(spread.min), short(spread.max));
+    let (median, min, max) = (
+        format_short(spread.median),
+        format_short(spread.min),
+        format_short(spread.max),
+    );
     format!("{median} [{min}–{max}]")
 }
 
 /// Three digits that matter.
-pub fn short(value: f64) -> String {
+pub fn format_short(value: f64) -> String {
     let places = match value.abs() {
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
@@ -296,49 +320,55 @@ pub fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn row(name: &str, ours: f64) -> Row {
-        let target = Some(Target::AtMost(1.5));
-        Row::ratio((name, "CPU", "µs"), &[ours], ("floor", &[100.0]), target).unwrap()
+    fn row(name: &str, ours: f64) -> ResultRow {
+        let target = Some(TargetBound::AtMost(1.5));
+        ResultRow::from_ratio((name, "CPU", "µs"), &[ours], ("floor", &[100.0]), target).unwrap()
     }
 
     #[test]
     fn a_target_is_met_or_not() {
         assert_eq!(row("cpu", 150.0).met, Some(true));
         assert_eq!(row("cpu", 151.0).met, Some(false));
-        let rate = Row::plain("rate", "rate", "/s", &[3.0, 5.0, 4.0], Target::AtLeast(4.0));
+        let rate = ResultRow::from_runs(
+            "rate",
+            "rate",
+            "/s",
+            &[3.0, 5.0, 4.0],
+            TargetBound::AtLeast(4.0),
+        );
         assert_eq!(rate.unwrap().met, Some(true));
     }
 
     #[test]
     fn what_is_missing_is_neither() {
-        let row = Row::missing(
+        let row = ResultRow::not_measured(
             "peer",
             "CPU",
-            Target::AtMost(0.25),
+            TargetBound::AtMost(0.25),
             "s5cmd is not installed",
         );
         assert_eq!(row.met, None);
         assert_eq!(
-            line(&row),
+            render_line(&row),
             "| CPU (s5cmd is not installed) | – | – | – | ≤ 0.25 | not measured |\n"
         );
     }
 
     #[test]
-    fn a_line_tells_both_figures_and_the_verdict() {
+    fn a_line_holds_both_figures_and_the_verdict() {
         assert_eq!(
-            line(&row("cpu", 125.0)),
+            render_line(&row("cpu", 125.0)),
             "| CPU | 125 µs | 100 µs (floor) | 1.25 × | ≤ 1.5 | yes |\n"
         );
     }
 
     #[test]
     fn newer_rows_replace_older_ones_of_the_same_name() {
-        let results = |ours| Results {
-            machine: Machine::ask("17"),
+        let results = |ours| BenchResults {
+            machine: MachineInfo::detect("17"),
             rows: vec![row("cpu", ours), row("other", ours)],
             growth: Vec::new(),
-            told: BTreeMap::new(),
+            figures: BTreeMap::new(),
         };
         let mut merged = results(100.0);
         let mut newer = results(200.0);
@@ -353,7 +383,7 @@ mod tests {
 
     #[test]
     fn three_digits() {
-        let shown = [5120.4, 64.0, 1.5, 0.257, 0.05, 0.0042].map(short);
+        let shown = [5120.4, 64.0, 1.5, 0.257, 0.05, 0.0042].map(format_short);
         assert_eq!(shown, ["5120", "64", "1.5", "0.257", "0.05", "0.0042"]);
     }
 }

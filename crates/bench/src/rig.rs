@@ -7,53 +7,20 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bucket_brigade_common::ledger::{Ledger, RunSpec, TableSpec};
-use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::sql::TableName;
+use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_private_postgres::{Cluster, ClusterOptions};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
-use crate::bare::Call;
-use crate::process::{Running, Usage, binary};
-use crate::stub::{Control, Counts, Setup};
-
-/// Where the images are.
-pub const SOURCE: &str = "old-images";
-/// Where they go.
-pub const DESTINATION: &str = "new-images";
-
-/// The path of a row at the start.
-pub fn path(id: u64) -> String {
-    format!("image/avatar-{id}.png")
-}
-
-/// The path of a row that was moved.
-pub fn new_path(id: u64) -> String {
-    format!("avatar/avatar-{id}.png")
-}
-
-/// The run that all measurements belong to.
-///
-/// # Errors
-/// None in practice.
-pub fn run_spec() -> Result<RunSpec> {
-    Ok(RunSpec {
-        table: TableSpec {
-            table: TableName::parse("images")?,
-            id_column: "id".into(),
-            path_column: "path".into(),
-        },
-        rule: PathRule::new("image/", "avatar/", None, None)?,
-        source_bucket: SOURCE.into(),
-        destination_bucket: DESTINATION.into(),
-    })
-}
+use crate::bare_loop::BareCall;
+use crate::images::{DESTINATION_BUCKET, SOURCE_BUCKET, run_spec};
+use crate::process::{ProcessUsage, RunningProcess, built_binary};
+use crate::stub::{RequestCounts, StubClient, StubSetup};
 
 /// Everything that runs.
 #[derive(Debug)]
-pub struct Rig {
+pub struct BenchRig {
     /// The stub.
-    pub stub: Control,
+    pub stub: StubClient,
     /// Connections of the bench itself.
     pub pool: PgPool,
     database_url: String,
@@ -65,7 +32,7 @@ pub struct Rig {
 
 /// Consumers at work on fresh rows.
 #[derive(Debug, Clone, Copy)]
-pub struct Work {
+pub struct WorkloadSpec {
     /// How many images.
     pub images: u64,
     /// How many consumers.
@@ -78,14 +45,14 @@ pub struct Work {
 
 /// What became of it.
 #[derive(Debug)]
-pub struct Done {
+pub struct WorkloadResult {
     /// Each process's account.
-    pub usages: Vec<Usage>,
+    pub usages: Vec<ProcessUsage>,
     /// The stub's account.
-    pub counts: Counts,
+    pub counts: RequestCounts,
 }
 
-impl Rig {
+impl BenchRig {
     /// Starts Postgres and the stub.
     ///
     /// # Errors
@@ -99,7 +66,7 @@ impl Rig {
             .await?;
         let (stub_process, port) = start_stub()?;
         let mut rig = Self {
-            stub: Control::new(port),
+            stub: StubClient::new(port),
             pool,
             database_url,
             cluster,
@@ -108,20 +75,20 @@ impl Rig {
             logs: tempfile::tempdir()?,
         };
         rig.count_statements().await?;
-        rig.execute("CREATE TABLE images (id bigint PRIMARY KEY, path text NOT NULL)")
+        rig.execute_sql("CREATE TABLE images (id bigint PRIMARY KEY, path text NOT NULL)")
             .await?;
-        rig.execute("CREATE INDEX images_path ON images (path)")
+        rig.execute_sql("CREATE INDEX images_path ON images (path)")
             .await?;
-        Ledger::open(rig.pool.clone(), &run_spec()?, "bench").await?;
+        PostgresLedger::open(rig.pool.clone(), &run_spec()?, "bench").await?;
         Ok(rig)
     }
 
     /// Has Postgres itself count the statements, where its extension for that is installed.
     async fn count_statements(&mut self) -> Result<()> {
-        self.execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
+        self.execute_sql("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
             .await?;
         self.cluster.restart().await?;
-        self.execute("CREATE EXTENSION pg_stat_statements")
+        self.execute_sql("CREATE EXTENSION pg_stat_statements")
             .await
             .context("pg_stat_statements, which belongs to the server's package")
     }
@@ -139,7 +106,7 @@ impl Rig {
     ///
     /// # Errors
     /// The database.
-    pub async fn execute(&self, sql: &'static str) -> Result<()> {
+    pub async fn execute_sql(&self, sql: &'static str) -> Result<()> {
         sqlx::query(sql).execute(&self.pool).await?;
         Ok(())
     }
@@ -148,7 +115,7 @@ impl Rig {
     ///
     /// # Errors
     /// The database.
-    pub async fn fresh_rows(&mut self, count: u64) -> Result<Range<u64>> {
+    pub async fn insert_rows(&mut self, count: u64) -> Result<Range<u64>> {
         let rows = self.next_row..self.next_row + count;
         sqlx::query(
             "INSERT INTO images SELECT g, 'image/avatar-' || g || '.png'
@@ -158,8 +125,8 @@ impl Rig {
         .bind(i64::try_from(rows.end)? - 1)
         .execute(&self.pool)
         .await?;
-        self.execute("ANALYZE images").await?;
-        self.execute("CHECKPOINT").await?;
+        self.execute_sql("ANALYZE images").await?;
+        self.execute_sql("CHECKPOINT").await?;
         self.next_row = rows.end;
         Ok(rows)
     }
@@ -168,17 +135,17 @@ impl Rig {
     ///
     /// # Errors
     /// The database.
-    pub async fn start_over(&mut self) -> Result<()> {
-        self.execute("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters")
+    pub async fn reset_tables(&mut self) -> Result<()> {
+        self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters")
             .await?;
-        self.execute("UPDATE bucket_brigade.run SET cursor = NULL, sweep_fed = 0, fed = 0, in_scope = NULL, finished_at = NULL")
+        self.execute_sql("UPDATE bucket_brigade.run SET cursor = NULL, sweep_fed = 0, fed = 0, in_scope = NULL, finished_at = NULL")
             .await?;
         self.next_row = 1;
         Ok(())
     }
 
     /// The environment of the programs.
-    fn environment(&self) -> Vec<(&'static str, String)> {
+    fn program_environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("PATH", std::env::var("PATH").unwrap_or_default()),
             ("AWS_ENDPOINT_URL", self.stub.endpoint()),
@@ -192,24 +159,24 @@ impl Rig {
                 "QUEUE_URL",
                 format!("{}/000000000000/images", self.stub.endpoint()),
             ),
-            ("SOURCE_BUCKET_NAME", SOURCE.into()),
-            ("DESTINATION_BUCKET_NAME", DESTINATION.into()),
+            ("SOURCE_BUCKET_NAME", SOURCE_BUCKET.into()),
+            ("DESTINATION_BUCKET_NAME", DESTINATION_BUCKET.into()),
             ("OLD_PREFIX", "image/".into()),
             ("NEW_PREFIX", "avatar/".into()),
         ]
     }
 
     /// A command with the programs' environment and none of ours.
-    pub fn command(&self, program: impl Into<PathBuf>) -> Command {
+    pub fn program_command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new(program.into());
-        command.env_clear().envs(self.environment());
+        command.env_clear().envs(self.program_environment());
         // Away from a developer's .env file.
         command.current_dir(self.logs.path());
         command
     }
 
     /// Where a file of this run may go.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub fn file_path(&self, name: &str) -> PathBuf {
         self.logs.path().join(name)
     }
 
@@ -217,29 +184,37 @@ impl Rig {
     ///
     /// # Errors
     /// It is not built.
-    pub fn consumer(&self, number: usize, in_flight: usize) -> Result<Running> {
-        let mut command = self.command(binary("consumer")?);
+    pub fn start_consumer(&self, number: usize, in_flight: usize) -> Result<RunningProcess> {
+        let mut command = self.program_command(built_binary("consumer")?);
         command.env("MAX_CONCURRENCY", in_flight.to_string());
-        Running::start(command, Some(&self.file(&format!("consumer-{number}.log"))))
+        RunningProcess::start(
+            command,
+            Some(&self.file_path(&format!("consumer-{number}.log"))),
+        )
     }
 
     /// Starts a feeder, which the queue never holds up.
     ///
     /// # Errors
     /// It is not built.
-    pub fn feeder(&self) -> Result<Running> {
-        let mut command = self.command(binary("feeder")?);
+    pub fn start_feeder(&self) -> Result<RunningProcess> {
+        let mut command = self.program_command(built_binary("feeder")?);
         command.env("MAX_BACKLOG", "100000");
-        Running::start(command, Some(&self.file("feeder.log")))
+        RunningProcess::start(command, Some(&self.file_path("feeder.log")))
     }
 
     /// Starts a bare loop.
     ///
     /// # Errors
     /// It does not start.
-    pub fn bare(&self, call: Call, rows: &Range<u64>, in_flight: usize) -> Result<Command> {
+    pub fn bare_command(
+        &self,
+        call: BareCall,
+        rows: &Range<u64>,
+        in_flight: usize,
+    ) -> Result<Command> {
         use clap::ValueEnum;
-        let mut command = self.command(std::env::current_exe()?);
+        let mut command = self.program_command(std::env::current_exe()?);
         let name = call.to_possible_value().context("a hidden call")?;
         command.args(["bare", "--call", name.get_name()]);
         command.args(["--first", &rows.start.to_string()]);
@@ -252,8 +227,8 @@ impl Rig {
     ///
     /// # Errors
     /// A consumer failed, or a row was not moved.
-    pub async fn consume(&mut self, work: Work) -> Result<Done> {
-        let rows = self.fresh_rows(work.images).await?;
+    pub async fn consume_new_rows(&mut self, work: WorkloadSpec) -> Result<WorkloadResult> {
+        let rows = self.insert_rows(work.images).await?;
         self.consume_rows(rows, work).await
     }
 
@@ -261,26 +236,36 @@ impl Rig {
     ///
     /// # Errors
     /// A consumer failed, or a row was not moved.
-    pub async fn consume_rows(&mut self, rows: Range<u64>, work: Work) -> Result<Done> {
-        self.stub.set_up(&work.setup(&rows)).await?;
-        let consumers: Vec<Running> = (0..work.consumers)
-            .map(|number| self.consumer(number, work.in_flight))
+    pub async fn consume_rows(
+        &mut self,
+        rows: Range<u64>,
+        work: WorkloadSpec,
+    ) -> Result<WorkloadResult> {
+        self.stub.set_up(&work.stub_setup(&rows)).await?;
+        let consumers: Vec<RunningProcess> = (0..work.consumers)
+            .map(|number| self.start_consumer(number, work.in_flight))
             .collect::<Result<_>>()?;
-        self.wait_for("deleted", work.images, &consumers).await?;
-        let counts = self.stub.counts().await?;
-        let (usages, _) = stop(consumers).await?;
-        self.make_sure_moved(rows).await?;
-        Ok(Done { usages, counts })
+        self.wait_for_count("deleted", work.images, &consumers)
+            .await?;
+        let counts = self.stub.read_counts().await?;
+        let (usages, _) = stop_processes(consumers).await?;
+        self.ensure_moved(rows).await?;
+        Ok(WorkloadResult { usages, counts })
     }
 
     /// Waits until the stub has counted so many.
     ///
     /// # Errors
     /// A process ended meanwhile, or nothing came any more.
-    pub async fn wait_for(&self, what: &str, count: u64, who: &[Running]) -> Result<()> {
+    pub async fn wait_for_count(
+        &self,
+        what: &str,
+        count: u64,
+        who: &[RunningProcess],
+    ) -> Result<()> {
         let (mut last, mut since) = (0, Instant::now());
         loop {
-            let now = self.stub.items(what).await?;
+            let now = self.stub.item_count(what).await?;
             if now >= count {
                 return Ok(());
             }
@@ -291,12 +276,12 @@ impl Rig {
                 since.elapsed() < Duration::from_mins(1),
                 "{what} stands at {now} of {count}"
             );
-            who.iter().try_for_each(Running::is_alive)?;
+            who.iter().try_for_each(RunningProcess::ensure_alive)?;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn make_sure_moved(&self, rows: Range<u64>) -> Result<()> {
+    async fn ensure_moved(&self, rows: Range<u64>) -> Result<()> {
         let moved: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM images i JOIN bucket_brigade.moves m ON m.row_id = i.id::text
               WHERE i.id >= $1 AND i.id < $2 AND i.path = m.new_path",
@@ -315,20 +300,22 @@ impl Rig {
 ///
 /// # Errors
 /// One failed.
-pub async fn stop(processes: Vec<Running>) -> Result<(Vec<Usage>, Duration)> {
+pub async fn stop_processes(
+    processes: Vec<RunningProcess>,
+) -> Result<(Vec<ProcessUsage>, Duration)> {
     let asked = Instant::now();
-    processes.iter().try_for_each(Running::terminate)?;
+    processes.iter().try_for_each(RunningProcess::terminate)?;
     let mut usages = Vec::new();
     for process in processes {
-        usages.push(process.finish().await?);
+        usages.push(process.wait_for_exit().await?);
     }
     Ok((usages, asked.elapsed()))
 }
 
-impl Work {
+impl WorkloadSpec {
     /// The stub for this work.
-    pub fn setup(self, rows: &Range<u64>) -> Setup {
-        Setup {
+    pub fn stub_setup(self, rows: &Range<u64>) -> StubSetup {
+        StubSetup {
             s3_latency_ms: self.latency_ms,
             sqs_latency_ms: 0,
             rows: rows.clone(),
@@ -336,7 +323,7 @@ impl Work {
     }
 }
 
-impl Done {
+impl WorkloadResult {
     /// User and system time of all processes, in microseconds.
     pub fn cpu_us(&self) -> f64 {
         let cpu: Duration = self.usages.iter().map(|usage| usage.cpu).sum();
@@ -344,7 +331,7 @@ impl Done {
     }
 }
 
-impl Drop for Rig {
+impl Drop for BenchRig {
     fn drop(&mut self) {
         drop(self.stub_process.kill());
         drop(self.stub_process.wait());
@@ -361,6 +348,6 @@ fn start_stub() -> Result<(Child, u16)> {
     let output = process.stdout.take().context("no output")?;
     let mut line = String::new();
     BufReader::new(output).read_line(&mut line)?;
-    let port = line.trim().parse().context("the stub told no port")?;
+    let port = line.trim().parse().context("the stub printed no port")?;
     Ok((process, port))
 }

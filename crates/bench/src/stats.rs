@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The runs of one figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
+pub struct SampleSpread {
     /// The middle one.
     pub median: f64,
     /// The least.
@@ -15,9 +15,9 @@ pub struct Spread {
     pub runs: usize,
 }
 
-impl Spread {
+impl SampleSpread {
     /// Of at least one value.
-    pub fn of(values: &[f64]) -> Option<Self> {
+    pub fn from_values(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         Some(Self {
@@ -30,28 +30,28 @@ impl Spread {
 
     /// Of the ratios of two figures that were taken in turn: a machine that slows down between two pairs
     /// does not show.
-    pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
+    pub fn from_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
         let ratios: Vec<f64> = ours
             .iter()
             .zip(theirs)
             .map(|(ours, theirs)| ours / theirs)
             .collect();
-        Self::of(&ratios)
+        Self::from_values(&ratios)
     }
 }
 
 /// The `percent`th percentile of sorted values, between neighbours where it falls between them.
 pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
-    let place = float(last as u64) * percent / 100.0;
+    let position = to_f64(last as u64) * percent / 100.0;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "between 0 and the last index"
     )]
-    let below = (place.floor() as usize).min(last);
+    let below = (position.floor() as usize).min(last);
     let above = (below + 1).min(last);
-    let share = place - place.floor();
+    let share = position - position.floor();
     Some(sorted[below] + (sorted[above] - sorted[below]) * share)
 }
 
@@ -60,7 +60,7 @@ pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
     clippy::cast_precision_loss,
     reason = "counts and microseconds stay far below 2^53"
 )]
-pub fn float(count: u64) -> f64 {
+pub fn to_f64(count: u64) -> f64 {
     count as f64
 }
 
@@ -71,23 +71,29 @@ mod tests {
     #[test]
     fn the_median_is_the_middle_whatever_the_order() {
         let spread = |median, min, max, runs| {
-            Some(Spread {
+            Some(SampleSpread {
                 median,
                 min,
                 max,
                 runs,
             })
         };
-        assert_eq!(Spread::of(&[5.0, 1.0, 3.0]), spread(3.0, 1.0, 5.0, 3));
-        assert_eq!(Spread::of(&[1.0, 2.0]), spread(1.5, 1.0, 2.0, 2));
-        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(
+            SampleSpread::from_values(&[5.0, 1.0, 3.0]),
+            spread(3.0, 1.0, 5.0, 3)
+        );
+        assert_eq!(
+            SampleSpread::from_values(&[1.0, 2.0]),
+            spread(1.5, 1.0, 2.0, 2)
+        );
+        assert_eq!(SampleSpread::from_values(&[]), None);
     }
 
     #[test]
     fn ratios_are_taken_pair_by_pair() {
         // The machine became twice as slow: the ratio did not change.
-        let ratios = Spread::of_ratios(&[2.0, 4.0], &[1.0, 2.0]);
-        assert_eq!(ratios, Spread::of(&[2.0, 2.0]));
+        let ratios = SampleSpread::from_ratios(&[2.0, 4.0], &[1.0, 2.0]);
+        assert_eq!(ratios, SampleSpread::from_values(&[2.0, 2.0]));
     }
 
     #[test]

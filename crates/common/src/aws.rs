@@ -15,7 +15,7 @@ const SQS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reads credentials, region and endpoints the way every AWS tool does: environment, profile,
 /// container or instance role. Retries are off: our own policy is the only one, because the SDK's
 /// shares one token bucket per process and gives up under throttling.
-pub async fn load() -> SdkConfig {
+pub async fn load_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -54,11 +54,11 @@ pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
 }
 
 /// Our code for a request that was never sent, for want of credentials, a region or an endpoint.
-pub const NOT_SENT: &str = "RequestNotSent";
+pub const NOT_SENT_CODE: &str = "RequestNotSent";
 
 /// Where an error arose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum ErrorOrigin {
     /// The service answered with it.
     Service,
     /// The answer was lost, late or unreadable: the call may have had its effect.
@@ -69,9 +69,9 @@ pub enum Origin {
 
 /// An SDK error reduced to what decisions are made on.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct RequestError {
     /// Where it arose.
-    pub origin: Origin,
+    pub origin: ErrorOrigin,
     /// The service's code, or a name of ours for what the transport met.
     pub code: String,
     /// The service's message, or the chain of causes.
@@ -80,7 +80,7 @@ pub struct Answer {
     pub status: u16,
 }
 
-impl<E> From<SdkError<E, HttpResponse>> for Answer
+impl<E> From<SdkError<E, HttpResponse>> for RequestError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
@@ -88,40 +88,40 @@ where
         let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
         let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
         let told = meta.and_then(|meta| meta.code());
-        let (origin, fallback) = origin(&error, status, told);
+        let (origin, fallback) = classify_origin(&error, status, told);
         let code = told.unwrap_or(fallback);
         let message = meta.and_then(|meta| meta.message());
         Self {
             origin,
             code: code.to_owned(),
-            message: message.map_or_else(|| causes(&error), first_line),
+            message: message.map_or_else(|| error_chain(&error), first_line),
             status,
         }
     }
 }
 
-fn origin<E>(
+fn classify_origin<E>(
     error: &SdkError<E, HttpResponse>,
     status: u16,
     told: Option<&str>,
-) -> (Origin, &'static str) {
+) -> (ErrorOrigin, &'static str) {
     match error {
         // A success that cannot be read is no refusal.
         SdkError::ServiceError(_) if told.is_none() && (200..300).contains(&status) => {
-            (Origin::Transport, "UnreadableAnswer")
+            (ErrorOrigin::Transport, "UnreadableAnswer")
         }
-        SdkError::ServiceError(_) => (Origin::Service, code_of_status(status)),
-        SdkError::TimeoutError(_) => (Origin::Transport, "Timeout"),
-        SdkError::ResponseError(_) => (Origin::Transport, "UnreadableAnswer"),
+        SdkError::ServiceError(_) => (ErrorOrigin::Service, code_for_status(status)),
+        SdkError::TimeoutError(_) => (ErrorOrigin::Transport, "Timeout"),
+        SdkError::ResponseError(_) => (ErrorOrigin::Transport, "UnreadableAnswer"),
         // The SDK wraps what fails before the request is sent (credentials, endpoint) as a dispatch
         // failure of no known kind.
         SdkError::DispatchFailure(failure)
             if failure.is_other() && failure.as_other().is_none() =>
         {
-            (Origin::Local, NOT_SENT)
+            (ErrorOrigin::Local, NOT_SENT_CODE)
         }
-        SdkError::DispatchFailure(_) => (Origin::Transport, "ConnectionFailed"),
-        _ => (Origin::Local, "RequestNotBuilt"),
+        SdkError::DispatchFailure(_) => (ErrorOrigin::Transport, "ConnectionFailed"),
+        _ => (ErrorOrigin::Local, "RequestNotBuilt"),
     }
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn first_line(message: &str) -> String {
 }
 
 /// HEAD answers carry no body, hence no code.
-pub(crate) fn code_of_status(status: u16) -> &'static str {
+pub(crate) fn code_for_status(status: u16) -> &'static str {
     match status {
         301 => "PermanentRedirect",
         307 => "TemporaryRedirect",
@@ -148,7 +148,7 @@ pub(crate) fn code_of_status(status: u16) -> &'static str {
 }
 
 /// An error and its causes on one line, each said once.
-pub fn causes(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -6,14 +6,16 @@ use std::time::Duration;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName as Name;
 
-use crate::queue::{BATCH, Backlog, Entry, Outgoing, Queue, QueueError};
-use crate::sqs::{SqsQueue, max_receive_count, refused};
+use crate::queue::{
+    EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueBacklog, QueueError,
+};
+use crate::sqs::{SqsQueue, max_receive_count, queue_error};
 
 /// What a queue was given, and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueFacts {
+pub struct QueueDescription {
     /// How many messages there are.
-    pub backlog: Backlog,
+    pub backlog: QueueBacklog,
     /// How long a message is kept.
     pub retention: Option<Duration>,
     /// The key its messages are encrypted with, when it is one of KMS.
@@ -26,17 +28,17 @@ pub struct QueueFacts {
 
 /// How dead letters came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redrive {
+pub enum RedriveOutcome {
     /// There are none.
     Empty,
     /// SQS moves about so many by itself, 500 a second at most.
     Started(u64),
     /// So many were moved one by one, because the service knows no redrive.
-    ByHand(u64),
+    Resent(u64),
 }
 
 /// The codes of services that know no redrive.
-const UNKNOWN: [&str; 4] = [
+const UNSUPPORTED_CODES: [&str; 4] = [
     "UnsupportedOperation",
     "InvalidAction",
     "UnknownOperation",
@@ -44,15 +46,15 @@ const UNKNOWN: [&str; 4] = [
 ];
 
 /// How long a dead letter is hidden while it is moved by hand.
-const HIDDEN: Duration = Duration::from_secs(30);
+const RESEND_VISIBILITY: Duration = Duration::from_secs(30);
 
 impl SqsQueue {
     /// What the queue was given, and what is in it.
     ///
     /// # Errors
     /// [`QueueError`]
-    pub async fn facts(&self) -> Result<QueueFacts, QueueError> {
-        facts(&self.client, &self.url).await
+    pub async fn describe_queue(&self) -> Result<QueueDescription, QueueError> {
+        read_description(&self.client, &self.url).await
     }
 
     /// Its dead-letter queue; none without a redrive policy. It is in the same account and region, as
@@ -61,18 +63,18 @@ impl SqsQueue {
     /// # Errors
     /// [`QueueError`]
     pub async fn dead_letter_queue(&self) -> Result<Option<DeadLetterQueue>, QueueError> {
-        Ok(self.dead_letter_queue_of(&self.facts().await?))
+        Ok(self.dead_letter_queue_of(&self.describe_queue().await?))
     }
 
     /// The same, when its facts are known.
-    pub fn dead_letter_queue_of(&self, facts: &QueueFacts) -> Option<DeadLetterQueue> {
+    pub fn dead_letter_queue_of(&self, facts: &QueueDescription) -> Option<DeadLetterQueue> {
         let arn = facts.dead_letter_arn.clone()?;
         let (stem, _) = self.url.trim_end_matches('/').rsplit_once('/')?;
         let name = arn.rsplit(':').next()?;
         // A letter keeps its trace on its way back.
         let dead = SqsQueue::new(self.client.clone(), format!("{stem}/{name}"));
         Some(DeadLetterQueue {
-            dead: dead.ask_for_traces(true),
+            dead_letters: dead.with_traces(true),
             queue: self.clone(),
             arn,
         })
@@ -82,7 +84,7 @@ impl SqsQueue {
 /// Where messages go that were received too often.
 #[derive(Debug, Clone)]
 pub struct DeadLetterQueue {
-    dead: SqsQueue,
+    dead_letters: SqsQueue,
     queue: SqsQueue,
     arn: String,
 }
@@ -92,60 +94,63 @@ impl DeadLetterQueue {
     ///
     /// # Errors
     /// [`QueueError`]
-    pub async fn facts(&self) -> Result<QueueFacts, QueueError> {
-        self.dead.facts().await
+    pub async fn describe_queue(&self) -> Result<QueueDescription, QueueError> {
+        self.dead_letters.describe_queue().await
     }
 
     /// Moves all dead letters back to the queue.
     ///
     /// # Errors
     /// [`QueueError`]; some may have been moved.
-    pub async fn redrive(&self) -> Result<Redrive, QueueError> {
-        let waiting = self.facts().await?.backlog.total();
+    pub async fn redrive_all(&self) -> Result<RedriveOutcome, QueueError> {
+        let waiting = self.describe_queue().await?.backlog.total_messages();
         if waiting == 0 {
-            return Ok(Redrive::Empty);
+            return Ok(RedriveOutcome::Empty);
         }
-        let task = self.dead.client.start_message_move_task();
+        let task = self.dead_letters.client.start_message_move_task();
         match task.source_arn(&self.arn).send().await {
-            Ok(_) => return Ok(Redrive::Started(waiting)),
-            Err(error) => match refused("StartMessageMoveTask", error) {
+            Ok(_) => return Ok(RedriveOutcome::Started(waiting)),
+            Err(error) => match queue_error("StartMessageMoveTask", error) {
                 QueueError::Refused { code, .. }
-                    if UNKNOWN.iter().any(|one| code.contains(one)) => {}
+                    if UNSUPPORTED_CODES.iter().any(|one| code.contains(one)) => {}
                 other => return Err(other),
             },
         }
-        Ok(Redrive::ByHand(self.move_by_hand(waiting).await?))
+        Ok(RedriveOutcome::Resent(self.resend_messages(waiting).await?))
     }
 
     /// Sends first and deletes then: a message may come twice, which changes nothing, but is never lost.
-    async fn move_by_hand(&self, most: u64) -> Result<u64, QueueError> {
+    async fn resend_messages(&self, most: u64) -> Result<u64, QueueError> {
         let mut moved = 0;
         while moved < most {
-            let messages = self.dead.receive(BATCH, Duration::ZERO, HIDDEN).await?;
+            let messages = self
+                .dead_letters
+                .receive_batch(MAX_BATCH_ENTRIES, Duration::ZERO, RESEND_VISIBILITY)
+                .await?;
             if messages.is_empty() {
                 break;
             }
-            let again = messages.iter().map(|one| Outgoing {
+            let again = messages.iter().map(|one| OutgoingMessage {
                 body: one.body.clone(),
                 traceparent: one.traceparent,
             });
-            let entries = self.queue.send(&again.collect::<Vec<_>>()).await?;
+            let entries = self.queue.send_batch(&again.collect::<Vec<_>>()).await?;
             let sent = messages.into_iter().zip(entries);
             let handles: Vec<String> = sent
-                .filter(|(_, entry)| *entry == Entry::Done)
+                .filter(|(_, entry)| *entry == EntryOutcome::Done)
                 .map(|(message, _)| message.receipt_handle)
                 .collect();
             if handles.is_empty() {
                 break;
             }
-            self.dead.delete(&handles).await?;
+            self.dead_letters.delete_batch(&handles).await?;
             moved += u64::try_from(handles.len()).unwrap_or(0);
         }
         Ok(moved)
     }
 }
 
-async fn facts(client: &Client, url: &str) -> Result<QueueFacts, QueueError> {
+async fn read_description(client: &Client, url: &str) -> Result<QueueDescription, QueueError> {
     let output = client
         .get_queue_attributes()
         .queue_url(url)
@@ -157,12 +162,12 @@ async fn facts(client: &Client, url: &str) -> Result<QueueFacts, QueueError> {
         .attribute_names(Name::RedrivePolicy)
         .send()
         .await
-        .map_err(|error| refused("GetQueueAttributes", error))?;
+        .map_err(|error| queue_error("GetQueueAttributes", error))?;
     let attributes = output.attributes.unwrap_or_default();
     let number = |name| attributes.get(&name).and_then(|text| text.parse().ok());
     let policy = attributes.get(&Name::RedrivePolicy);
-    Ok(QueueFacts {
-        backlog: Backlog {
+    Ok(QueueDescription {
+        backlog: QueueBacklog {
             visible: number(Name::ApproximateNumberOfMessages).unwrap_or(0)
                 + number(Name::ApproximateNumberOfMessagesDelayed).unwrap_or(0),
             in_flight: number(Name::ApproximateNumberOfMessagesNotVisible).unwrap_or(0),

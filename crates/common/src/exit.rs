@@ -7,14 +7,14 @@ pub const DONE: u8 = 0;
 /// An error nobody foresaw; its causes are printed.
 pub const UNEXPECTED: u8 = 1;
 /// What a command was to look at is not as it should be; its answer says what.
-pub const FOUND_WRONG: u8 = 1;
+pub const CHECK_FAILED: u8 = 1;
 /// The feeder finished, and some rows could not be moved: the ledger's `failures` say why. A rollback or
 /// clean finished, and left something alone.
 pub const ROWS_FAILED: u8 = 2;
 /// The feeder was asked to stop before everything had moved. Starting it again goes on from there.
 pub const STOPPED: u8 = 3;
 /// A setting is missing or wrong, or names something that does not exist (`EX_USAGE`).
-pub const SETTINGS: u8 = 64;
+pub const INVALID_SETTINGS: u8 = 64;
 /// The database, the queue or a bucket cannot be reached (`EX_UNAVAILABLE`).
 pub const UNAVAILABLE: u8 = 69;
 /// Another feeder of the same run is at work, or another that would be in the way (`EX_TEMPFAIL`).
@@ -27,7 +27,7 @@ pub const KILLED: u8 = 130;
 /// A command that is not carried out, and why.
 #[derive(Debug, Error)]
 #[error("{reason}")]
-pub struct Refusal {
+pub struct CommandError {
     /// The exit code.
     pub code: u8,
     /// Why, and what to do about it.

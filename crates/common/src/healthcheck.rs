@@ -10,20 +10,20 @@ use clap::Args;
 use thiserror::Error;
 
 use crate::exit;
-use crate::observe::ObserveArgs;
-use crate::settings::{Problems, SettingsError};
+use crate::http_endpoints::EndpointArgs;
+use crate::settings::{SettingsError, SettingsProblems};
 
 /// Health is answered from memory: a process that takes longer is not well.
-const PATIENCE: Duration = Duration::from_secs(3);
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An answer is one line and its headers; more is not read.
-const LONGEST_ANSWER: u64 = 16 * 1024;
+const MAX_RESPONSE_BYTES: u64 = 16 * 1024;
 
 /// Which process to ask, and what counts as well.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
     #[command(flatten)]
-    observe: ObserveArgs,
+    endpoint: EndpointArgs,
     /// Be content with any answer: for an orchestrator that restarts what is not well. A process in an
     /// outage waits for its end, and a restart would not help it
     #[arg(long)]
@@ -32,11 +32,11 @@ pub struct HealthcheckArgs {
 
 /// Why the process is not well.
 #[derive(Debug, Error)]
-enum Unwell {
+enum HealthcheckError {
     #[error("{0} does not answer: {1}")]
-    Silent(SocketAddr, io::Error),
+    NoResponse(SocketAddr, io::Error),
     #[error("{0}")]
-    Outage(String),
+    Unhealthy(String),
 }
 
 impl HealthcheckArgs {
@@ -46,30 +46,32 @@ impl HealthcheckArgs {
     /// # Errors
     /// [`SettingsError`] when `METRICS_ADDR` is missing or no address.
     pub fn run(self) -> Result<u8, SettingsError> {
-        let mut problems = Problems::default();
-        let address = self.observe.parse(&mut problems);
-        problems.finish()?;
+        let mut problems = SettingsProblems::default();
+        let address = self.endpoint.parse(&mut problems);
+        problems.into_result()?;
         let Some(address) = address else {
-            return Err(SettingsError::one(
+            return Err(SettingsError::for_setting(
                 "METRICS_ADDR",
                 "is missing: without it nothing answers a health check",
             ));
         };
-        Ok(match ask(reachable(address), self.alive) {
-            Ok(answer) => tell(answer.trim_end(), exit::DONE),
-            Err(unwell) => tell(&unwell, exit::UNEXPECTED),
-        })
+        Ok(
+            match check_health(connectable_address(address), self.alive) {
+                Ok(answer) => print_result(answer.trim_end(), exit::DONE),
+                Err(unwell) => print_result(&unwell, exit::UNEXPECTED),
+            },
+        )
     }
 }
 
-fn tell(what: impl fmt::Display, code: u8) -> u8 {
+fn print_result(what: impl fmt::Display, code: u8) -> u8 {
     // Who asks goes by the exit code; the words are for people.
     let _ = writeln!(io::stdout(), "{what}");
     code
 }
 
 /// Who listens on every address is asked on the loopback one.
-fn reachable(address: SocketAddr) -> SocketAddr {
+fn connectable_address(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -78,26 +80,29 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn ask(address: SocketAddr, any_answer: bool) -> Result<String, Unwell> {
-    let answer = get(address).map_err(|error| Unwell::Silent(address, error))?;
+fn check_health(address: SocketAddr, any_answer: bool) -> Result<String, HealthcheckError> {
+    let answer =
+        request_healthz(address).map_err(|error| HealthcheckError::NoResponse(address, error))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let is_well = head.split(' ').nth(1) == Some("200");
     if is_well || any_answer {
         Ok(body.to_owned())
     } else {
-        Err(Unwell::Outage(body.trim_end().to_owned()))
+        Err(HealthcheckError::Unhealthy(body.trim_end().to_owned()))
     }
 }
 
 /// The whole answer to `GET /healthz`; an error when it is not HTTP.
-fn get(address: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn request_healthz(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT)?;
+    stream.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
+    stream.set_write_timeout(Some(HEALTHCHECK_TIMEOUT))?;
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
+    stream
+        .take(MAX_RESPONSE_BYTES)
+        .read_to_string(&mut answer)?;
     if answer.starts_with("HTTP/1.1 ") {
         Ok(answer)
     } else {
@@ -130,22 +135,22 @@ mod tests {
     #[test]
     fn a_process_is_well_when_it_says_so() {
         let address = answering("HTTP/1.1 200 OK\r\n\r\nok\n");
-        assert_eq!(ask(address, false).unwrap(), "ok\n");
+        assert_eq!(check_health(address, false).unwrap(), "ok\n");
     }
 
     #[test]
     fn a_process_in_an_outage_is_alive_but_not_well() {
         const OUTAGE: &str = "HTTP/1.1 503 Service Unavailable\r\n\r\nthe queue: gone\n";
-        let unwell = ask(answering(OUTAGE), false).unwrap_err();
+        let unwell = check_health(answering(OUTAGE), false).unwrap_err();
         assert_eq!(unwell.to_string(), "the queue: gone");
-        assert!(ask(answering(OUTAGE), true).is_ok());
+        assert!(check_health(answering(OUTAGE), true).is_ok());
     }
 
     #[test]
-    fn nobody_and_strangers_are_neither() {
+    fn closed_ports_and_other_servers_are_unhealthy() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
         for address in [free.unwrap(), answering("220 smtp\r\n")] {
-            let unwell = ask(address, true).unwrap_err().to_string();
+            let unwell = check_health(address, true).unwrap_err().to_string();
             assert!(unwell.contains("does not answer"), "{unwell}");
         }
     }
@@ -158,7 +163,7 @@ mod tests {
             ("10.0.0.1:9100", "10.0.0.1:9100"),
         ] {
             let listens = listens.parse().unwrap();
-            assert_eq!(reachable(listens).to_string(), asked);
+            assert_eq!(connectable_address(listens).to_string(), asked);
         }
     }
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::path_rule::{NoRoute, PathRule, Route};
-use crate::row_id::{IdType, RowId};
+use crate::path_rule::{MoveRoute, PathRule, RouteError};
+use crate::row_id::{IdColumnType, RowId};
 
 /// The largest body a well-formed message can have; anything longer is not parsed at all.
 /// A byte takes at most six bytes of JSON; a path has 1,024 of its key and those of a prefix, a text
@@ -12,42 +12,42 @@ use crate::row_id::{IdType, RowId};
 const MAX_BODY_BYTES: usize = 32 * 1024;
 
 #[derive(Serialize)]
-struct Outgoing<'a> {
+struct EncodedMessage<'a> {
     id: &'a str,
     path: &'a str,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Incoming {
+struct DecodedMessage {
     id: String,
     path: String,
 }
 
 /// A message that was understood: the row, and the way of its image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Task {
+pub struct MoveTask {
     /// The row to move.
     pub id: RowId,
     /// Where its image is and where it goes.
-    pub route: Route,
+    pub route: MoveRoute,
 }
 
 /// Why a message is poison: not one of ours, or not for this migration.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum Poison {
+pub enum PoisonReason {
     /// Longer than any message the feeder sends.
     #[error("the body is {0} bytes long, no message of ours is longer than {MAX_BODY_BYTES}")]
     TooLong(usize),
     /// Not JSON, or JSON of another shape.
     #[error("the body is not {{\"id\": text, \"path\": text}}: {0}")]
-    NotAMessage(String),
+    MalformedBody(String),
     /// The id cannot be one of the id column's type.
     #[error("the id {0:?} is not a valid {1}")]
     BadId(String, &'static str),
     /// The path has no route under the rule.
     #[error("the path {0:?} has no route: {1}")]
-    BadPath(String, NoRoute),
+    BadPath(String, RouteError),
 }
 
 /// The body for one row.
@@ -55,7 +55,7 @@ pub enum Poison {
 /// # Errors
 /// None in practice: two strings always serialize.
 pub fn encode(id: &RowId, path: &str) -> Result<String, serde_json::Error> {
-    let body = serde_json::to_string(&Outgoing {
+    let body = serde_json::to_string(&EncodedMessage {
         id: id.as_str(),
         path,
     })?;
@@ -72,24 +72,28 @@ pub fn encode(id: &RowId, path: &str) -> Result<String, serde_json::Error> {
 ///
 /// # Errors
 /// [`Poison`] for anything the feeder of this migration would not have sent.
-pub fn decode(body: &str, id_type: IdType, rule: &PathRule) -> Result<Task, Poison> {
+pub fn decode(
+    body: &str,
+    id_type: IdColumnType,
+    rule: &PathRule,
+) -> Result<MoveTask, PoisonReason> {
     if body.len() > MAX_BODY_BYTES {
-        return Err(Poison::TooLong(body.len()));
+        return Err(PoisonReason::TooLong(body.len()));
     }
-    let incoming: Incoming =
-        serde_json::from_str(body).map_err(|error| Poison::NotAMessage(printable(&error)))?;
+    let incoming: DecodedMessage = serde_json::from_str(body)
+        .map_err(|error| PoisonReason::MalformedBody(escape_control_characters(&error)))?;
     let Some(id) = id_type.parse(&incoming.id) else {
-        return Err(Poison::BadId(incoming.id, id_type.sql()));
+        return Err(PoisonReason::BadId(incoming.id, id_type.sql_type()));
     };
-    match rule.route(&incoming.path) {
-        Ok(route) => Ok(Task { id, route }),
-        Err(reason) => Err(Poison::BadPath(incoming.path, reason)),
+    match rule.route_for(&incoming.path) {
+        Ok(route) => Ok(MoveTask { id, route }),
+        Err(reason) => Err(PoisonReason::BadPath(incoming.path, reason)),
     }
 }
 
 /// serde repeats the names it does not know, whatever they hold: a line break would forge a line of
 /// the log, and Postgres would refuse to record a NUL.
-fn printable(error: &serde_json::Error) -> String {
+fn escape_control_characters(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let escape = |c: char| {
         if c.is_control() {
@@ -110,8 +114,8 @@ mod tests {
         PathRule::new("image/", "avatar/", None, None).unwrap()
     }
 
-    fn read(body: &str) -> Result<Task, Poison> {
-        decode(body, IdType::Bigint, &rule())
+    fn read(body: &str) -> Result<MoveTask, PoisonReason> {
+        decode(body, IdColumnType::Bigint, &rule())
     }
 
     #[test]
@@ -137,26 +141,32 @@ mod tests {
             r#"{"id":"1","path":"image/a","more":1}"#,
             r#"{"id":"1","path":"image/a"} trailing"#,
         ] {
-            assert!(matches!(read(body), Err(Poison::NotAMessage(_))), "{body}");
+            assert!(
+                matches!(read(body), Err(PoisonReason::MalformedBody(_))),
+                "{body}"
+            );
         }
         assert!(matches!(
             read(r#"{"id":"one","path":"image/a"}"#),
-            Err(Poison::BadId(..))
+            Err(PoisonReason::BadId(..))
         ));
         assert!(matches!(
             read(r#"{"id":"1","path":"secret/a"}"#),
-            Err(Poison::BadPath(..))
+            Err(PoisonReason::BadPath(..))
         ));
         assert!(matches!(
             read(r#"{"id":"1","path":"image/\u0000"}"#),
-            Err(Poison::BadPath(..))
+            Err(PoisonReason::BadPath(..))
         ));
-        assert_eq!(read(&"x".repeat(200 * 1024)), Err(Poison::TooLong(204_800)));
+        assert_eq!(
+            read(&"x".repeat(200 * 1024)),
+            Err(PoisonReason::TooLong(204_800))
+        );
     }
 
     #[test]
     fn a_reason_holds_no_control_character() {
-        let Err(Poison::NotAMessage(reason)) = read(r#"{"a\n\u0000b":1}"#) else {
+        let Err(PoisonReason::MalformedBody(reason)) = read(r#"{"a\n\u0000b":1}"#) else {
             panic!("an unknown name is poison");
         };
         assert!(reason.contains(r"unknown field `a\n\u{0}b`"), "{reason}");
@@ -166,7 +176,7 @@ mod tests {
     fn the_longest_id_and_path_fit() {
         let id = RowId::from_database("\u{1}".repeat(2704));
         let body = encode(&id, &format!("image/{}", "\u{1}".repeat(1017))).unwrap();
-        assert_eq!(decode(&body, IdType::Text, &rule()).unwrap().id, id);
+        assert_eq!(decode(&body, IdColumnType::Text, &rule()).unwrap().id, id);
     }
 
     proptest! {

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::path_rule::Route;
+use crate::path_rule::MoveRoute;
 
 /// A copy the store has proven by an `ETag` in its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Copied {
+pub struct CopiedObject {
     /// The copy's `ETag`, without quotes.
     pub etag: String,
     /// The object's size in bytes, where it became known on the way.
@@ -16,11 +16,11 @@ pub struct Copied {
 
 /// What stands at the destination, compared with the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Destination {
+pub enum DestinationState {
     /// No object.
     Empty,
     /// The source's bytes and headers: a copy of ours.
-    Same(Copied),
+    Same(CopiedObject),
     /// Something else, with a word on what differs.
     Different(String),
 }
@@ -97,11 +97,11 @@ pub trait ObjectStore: Send + Sync {
     /// # Errors
     /// [`StoreError::DestinationExists`] when there is an object at the destination already;
     /// [`StoreError::TooLarge`] when [`copy_in_parts`](Self::copy_in_parts) must do it.
-    async fn copy(&self, route: &Route) -> Result<Copied, StoreError>;
+    async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError>;
 
     /// The same for an object too large for one call.
-    async fn copy_in_parts(&self, route: &Route) -> Result<Copied, StoreError>;
+    async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError>;
 
     /// Compares what stands at the destination with the source.
-    async fn compare(&self, route: &Route) -> Result<Destination, StoreError>;
+    async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError>;
 }

@@ -4,16 +4,16 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::object_store::{Copied, StoreError};
-use crate::path_rule::{PathRule, Route};
+use crate::object_store::{CopiedObject, StoreError};
+use crate::path_rule::{MoveRoute, PathRule};
 
 /// The most objects one `DeleteObjects` removes. Source: Amazon S3 API reference.
-pub const REMOVAL_BATCH: usize = 1000;
+pub const MAX_DELETE_OBJECTS: usize = 1000;
 
 /// One of the two buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Side {
+pub enum BucketSide {
     /// Where the images were.
     Source,
     /// Where they go.
@@ -22,7 +22,7 @@ pub enum Side {
 
 /// What is known of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stat {
+pub struct ObjectStat {
     /// Its ETag, without quotes.
     pub etag: String,
     /// Its size in bytes.
@@ -36,7 +36,7 @@ pub struct Stat {
 
 /// An object that is to go, if it is still the one that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Doomed {
+pub struct DeleteTarget {
     /// Its key.
     pub key: String,
     /// The ETag it must have.
@@ -45,9 +45,9 @@ pub struct Doomed {
 
 /// What became of an object that was to go.
 #[derive(Debug, Clone)]
-pub enum Fate {
+pub enum DeleteOutcome {
     /// It is not there any more.
-    Removed {
+    Deleted {
         /// The version of the delete marker that hides it, in a bucket with versions.
         delete_marker: Option<String>,
     },
@@ -60,7 +60,7 @@ pub enum Fate {
 /// Whether a bucket keeps what is removed from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Versioning {
+pub enum BucketVersioning {
     /// No: what is removed is gone.
     Off,
     /// Yes: a delete marker hides it, and its versions stay.
@@ -71,44 +71,60 @@ pub enum Versioning {
 
 /// Looks at objects.
 #[async_trait]
-pub trait Inspect: Send + Sync {
+pub trait ObjectInspector: Send + Sync {
     /// Looks at one object; none when there is no such object.
-    async fn stat(&self, side: Side, key: &str) -> Result<Option<Stat>, StoreError>;
+    async fn stat_object(
+        &self,
+        side: BucketSide,
+        key: &str,
+    ) -> Result<Option<ObjectStat>, StoreError>;
 }
 
 /// Replaces copies of ours by newer ones.
 #[async_trait]
-pub trait Replace: Send + Sync {
+pub trait ObjectReplacer: Send + Sync {
     /// Copies the source once more over our copy, only while that still has the ETag `ours`.
     ///
     /// # Errors
     /// [`StoreError::DestinationExists`] when what stands there is another object by now.
-    async fn replace(&self, route: &Route, ours: &str) -> Result<Copied, StoreError>;
+    async fn replace_copy(&self, route: &MoveRoute, ours: &str)
+    -> Result<CopiedObject, StoreError>;
 }
 
 /// Removes objects, and brings one back.
 #[async_trait]
-pub trait Remove: Send + Sync {
+pub trait ObjectRemover: Send + Sync {
     /// Whether the bucket keeps what is removed from it.
-    async fn versioning(&self, side: Side) -> Result<Versioning, StoreError>;
+    async fn bucket_versioning(&self, side: BucketSide) -> Result<BucketVersioning, StoreError>;
 
     /// Removes up to [`REMOVAL_BATCH`] objects, each only while it has its ETag. The answers are in the
     /// order of the objects.
-    async fn remove(&self, side: Side, objects: &[Doomed]) -> Result<Vec<Fate>, StoreError>;
+    async fn delete_objects(
+        &self,
+        side: BucketSide,
+        objects: &[DeleteTarget],
+    ) -> Result<Vec<DeleteOutcome>, StoreError>;
 
     /// Copies an object that was removed on one side back from the other, if there is none.
-    async fn bring_back(&self, side: Side, route: &Route) -> Result<Copied, StoreError>;
+    async fn restore_object(
+        &self,
+        side: BucketSide,
+        route: &MoveRoute,
+    ) -> Result<CopiedObject, StoreError>;
 }
 
 impl PathRule {
     /// The object that a row's path names: its bucket and key; none for a path outside the rule.
-    pub fn locate(&self, path: &str) -> Option<(Side, String)> {
+    pub fn locate_object(&self, path: &str) -> Option<(BucketSide, String)> {
         let key = |prefix: &str, rest: &str| format!("{prefix}{rest}");
         if let Some(rest) = path.strip_prefix(self.old_prefix()) {
-            return Some((Side::Source, key(self.source_key_prefix(), rest)));
+            return Some((BucketSide::Source, key(self.source_key_prefix(), rest)));
         }
         let rest = path.strip_prefix(self.new_prefix())?;
-        Some((Side::Destination, key(self.destination_key_prefix(), rest)))
+        Some((
+            BucketSide::Destination,
+            key(self.destination_key_prefix(), rest),
+        ))
     }
 
     /// The path that a new path had before its move; none for a path outside the rule.
@@ -127,24 +143,30 @@ mod tests {
     fn a_path_names_an_object_on_one_side() {
         let key = |text: &str| Some(text.to_owned());
         let rule = PathRule::new("image/", "avatar/", key("i/"), key("a/")).unwrap();
-        let found = |path| rule.locate(path);
-        assert_eq!(found("image/x"), Some((Side::Source, "i/x".into())));
-        assert_eq!(found("avatar/x"), Some((Side::Destination, "a/x".into())));
+        let found = |path| rule.locate_object(path);
+        assert_eq!(found("image/x"), Some((BucketSide::Source, "i/x".into())));
+        assert_eq!(
+            found("avatar/x"),
+            Some((BucketSide::Destination, "a/x".into()))
+        );
         assert_eq!(found("other/x"), None);
         // Where the new prefix is empty, everything but the old is new.
         let rule = PathRule::new("image/", "", None, None).unwrap();
-        assert_eq!(rule.locate("x"), Some((Side::Destination, "x".into())));
+        assert_eq!(
+            rule.locate_object("x"),
+            Some((BucketSide::Destination, "x".into()))
+        );
     }
 
     proptest! {
         #[test]
         fn a_route_is_found_again_from_its_new_path(rest in ".{0,40}") {
             let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
-            if let Ok(route) = rule.route(&format!("image/{rest}")) {
+            if let Ok(route) = rule.route_for(&format!("image/{rest}")) {
                 prop_assert_eq!(rule.old_path(&route.new_path), Some(route.old_path.clone()));
-                let (source, destination) = (rule.locate(&route.old_path), rule.locate(&route.new_path));
-                prop_assert_eq!(source, Some((Side::Source, route.source_key)));
-                prop_assert_eq!(destination, Some((Side::Destination, route.destination_key)));
+                let (source, destination) = (rule.locate_object(&route.old_path), rule.locate_object(&route.new_path));
+                prop_assert_eq!(source, Some((BucketSide::Source, route.source_key)));
+                prop_assert_eq!(destination, Some((BucketSide::Destination, route.destination_key)));
             }
         }
     }

@@ -28,7 +28,7 @@ pub struct PathRule {
 
 /// Everything the rule says of one path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Route {
+pub struct MoveRoute {
     /// The value the path column holds now.
     pub old_path: String,
     /// The value it gets once the object is at its destination.
@@ -41,7 +41,7 @@ pub struct Route {
 
 /// Why a path rule is refused before anything is touched.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum RuleRefused {
+pub enum PathRuleError {
     /// Every path would be in scope, the new ones too.
     #[error("OLD_PREFIX is empty: every path would match, also those already moved")]
     EmptyOldPrefix,
@@ -59,7 +59,7 @@ pub enum RuleRefused {
 
 /// Why one path cannot be routed. None of these stops other paths.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum NoRoute {
+pub enum RouteError {
     /// The path does not start with the old prefix.
     #[error("the path does not start with OLD_PREFIX")]
     OutsideRule,
@@ -74,18 +74,18 @@ pub enum NoRoute {
     KeyTooLong(usize),
     /// Neither Postgres text nor an S3 key can hold it.
     #[error("the path holds a NUL character")]
-    Nul,
+    ContainsNul,
 }
 
-impl NoRoute {
+impl RouteError {
     /// The code under which the failure is recorded.
-    pub fn code(&self) -> &'static str {
+    pub fn error_code(&self) -> &'static str {
         match self {
             Self::OutsideRule => "OutsideRule",
             Self::StillMatches(_) => "NewPathStillMatches",
             Self::EmptyKey => "EmptyKey",
             Self::KeyTooLong(_) => "KeyTooLong",
-            Self::Nul => "NulInPath",
+            Self::ContainsNul => "NulInPath",
         }
     }
 }
@@ -100,13 +100,13 @@ impl PathRule {
         new_prefix: impl Into<String>,
         source_key_prefix: Option<String>,
         destination_key_prefix: Option<String>,
-    ) -> Result<Self, RuleRefused> {
+    ) -> Result<Self, PathRuleError> {
         let (old_prefix, new_prefix) = (old_prefix.into(), new_prefix.into());
         if old_prefix.is_empty() {
-            return Err(RuleRefused::EmptyOldPrefix);
+            return Err(PathRuleError::EmptyOldPrefix);
         }
         if new_prefix.starts_with(&old_prefix) {
-            return Err(RuleRefused::NewPathsStillMatch {
+            return Err(PathRuleError::NewPathsStillMatch {
                 old_prefix,
                 new_prefix,
             });
@@ -123,22 +123,22 @@ impl PathRule {
     ///
     /// # Errors
     /// [`NoRoute`] when the path is outside the rule or no valid key comes of it.
-    pub fn route(&self, path: &str) -> Result<Route, NoRoute> {
+    pub fn route_for(&self, path: &str) -> Result<MoveRoute, RouteError> {
         let rest = path
             .strip_prefix(&self.old_prefix)
-            .ok_or(NoRoute::OutsideRule)?;
+            .ok_or(RouteError::OutsideRule)?;
         if path.contains('\0') {
-            return Err(NoRoute::Nul);
+            return Err(RouteError::ContainsNul);
         }
         let new_path = format!("{}{rest}", self.new_prefix);
         if new_path.starts_with(&self.old_prefix) {
-            return Err(NoRoute::StillMatches(new_path));
+            return Err(RouteError::StillMatches(new_path));
         }
-        Ok(Route {
+        Ok(MoveRoute {
             old_path: path.to_owned(),
             new_path,
-            source_key: key(&self.source_key_prefix, rest)?,
-            destination_key: key(&self.destination_key_prefix, rest)?,
+            source_key: object_key(&self.source_key_prefix, rest)?,
+            destination_key: object_key(&self.destination_key_prefix, rest)?,
         })
     }
 
@@ -168,10 +168,10 @@ impl PathRule {
     }
 }
 
-fn key(prefix: &str, rest: &str) -> Result<String, NoRoute> {
+fn object_key(prefix: &str, rest: &str) -> Result<String, RouteError> {
     match prefix.len() + rest.len() {
-        0 => Err(NoRoute::EmptyKey),
-        length if length > MAX_KEY_BYTES => Err(NoRoute::KeyTooLong(length)),
+        0 => Err(RouteError::EmptyKey),
+        length if length > MAX_KEY_BYTES => Err(RouteError::KeyTooLong(length)),
         _ => Ok(format!("{prefix}{rest}")),
     }
 }
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn replaces_only_the_leading_prefix() {
-        let route = rule().route("image/a/image/b.png").unwrap();
+        let route = rule().route_for("image/a/image/b.png").unwrap();
         assert_eq!(route.new_path, "avatar/a/image/b.png");
         assert_eq!(route.source_key, "image/a/image/b.png");
         assert_eq!(route.destination_key, "avatar/a/image/b.png");
@@ -196,14 +196,21 @@ mod tests {
     #[test]
     fn near_misses_are_outside_the_rule() {
         for path in ["", "image", "Image/a", "ximage/a", " image/a", "avatar/a"] {
-            assert_eq!(rule().route(path), Err(NoRoute::OutsideRule), "{path}");
+            assert_eq!(
+                rule().route_for(path),
+                Err(RouteError::OutsideRule),
+                "{path}"
+            );
             assert!(!rule().is_in_scope(path), "{path}");
         }
     }
 
     #[test]
     fn the_prefix_alone_is_an_object_too() {
-        assert_eq!(rule().route("image/").unwrap().destination_key, "avatar/");
+        assert_eq!(
+            rule().route_for("image/").unwrap().destination_key,
+            "avatar/"
+        );
     }
 
     #[test]
@@ -215,10 +222,13 @@ mod tests {
             Some(String::new()),
         )
         .unwrap();
-        let route = rule.route("https://old.example/a b.png").unwrap();
+        let route = rule.route_for("https://old.example/a b.png").unwrap();
         assert_eq!(route.new_path, "https://new.example/a b.png");
         assert_eq!(route.source_key, "a b.png");
-        assert_eq!(rule.route("https://old.example/"), Err(NoRoute::EmptyKey));
+        assert_eq!(
+            rule.route_for("https://old.example/"),
+            Err(RouteError::EmptyKey)
+        );
     }
 
     #[test]
@@ -226,23 +236,23 @@ mod tests {
         for new in ["image/", "image/v2/"] {
             let refused = PathRule::new("image/", new, None, None).unwrap_err();
             assert!(
-                matches!(refused, RuleRefused::NewPathsStillMatch { .. }),
+                matches!(refused, PathRuleError::NewPathsStillMatch { .. }),
                 "{new}"
             );
         }
         assert_eq!(
             PathRule::new("", "avatar/", None, None),
-            Err(RuleRefused::EmptyOldPrefix)
+            Err(PathRuleError::EmptyOldPrefix)
         );
     }
 
     #[test]
     fn stripping_a_prefix_refuses_only_the_paths_that_would_match_again() {
         let rule = PathRule::new("image/", "", None, Some("a/".into())).unwrap();
-        assert_eq!(rule.route("image/x").unwrap().new_path, "x");
+        assert_eq!(rule.route_for("image/x").unwrap().new_path, "x");
         assert_eq!(
-            rule.route("image/image/x"),
-            Err(NoRoute::StillMatches("image/x".into()))
+            rule.route_for("image/image/x"),
+            Err(RouteError::StillMatches("image/x".into()))
         );
     }
 
@@ -250,8 +260,8 @@ mod tests {
     fn keys_longer_than_s3_accepts_are_refused_by_bytes() {
         let rest = "é".repeat(510);
         assert_eq!(
-            rule().route(&format!("image/{rest}")),
-            Err(NoRoute::KeyTooLong(1026))
+            rule().route_for(&format!("image/{rest}")),
+            Err(RouteError::KeyTooLong(1026))
         );
     }
 
@@ -264,7 +274,7 @@ mod tests {
                 prop_assert!(new.starts_with(&old));
                 return Ok(());
             };
-            if let Ok(route) = rule.route(&format!("{old}{rest}")) {
+            if let Ok(route) = rule.route_for(&format!("{old}{rest}")) {
                 prop_assert_eq!(&route.old_path, &format!("{old}{rest}"));
                 prop_assert_eq!(&route.new_path, &format!("{new}{rest}"));
                 prop_assert_eq!(&route.source_key, &format!("{source}{rest}"));
@@ -275,7 +285,7 @@ mod tests {
 
         #[test]
         fn a_path_has_a_route_only_if_it_starts_with_the_old_prefix(path in ".{0,40}") {
-            prop_assert_eq!(rule().route(&path).is_ok(), path.starts_with("image/") && !path.contains('\0'));
+            prop_assert_eq!(rule().route_for(&path).is_ok(), path.starts_with("image/") && !path.contains('\0'));
         }
     }
 }

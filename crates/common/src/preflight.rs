@@ -6,17 +6,17 @@ use aws_sdk_s3::Client;
 use thiserror::Error;
 use tokio::time::sleep;
 
-use crate::aws::{Answer, NOT_SENT, Origin};
+use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
 use crate::backoff::Backoff;
 use crate::exit;
-use crate::queue::{Queue, QueueAttributes, QueueError};
+use crate::queue::{MessageQueue, QueueAttributes, QueueError};
 
 /// Why a run cannot start.
 #[derive(Debug, Error)]
 pub enum PreflightError {
     /// A setting names something that is not there, or not what it should be.
     #[error("{setting}: {problem}")]
-    Wrong {
+    InvalidSetting {
         /// The setting.
         setting: &'static str,
         /// What is wrong, and the mend.
@@ -24,7 +24,7 @@ pub enum PreflightError {
     },
     /// A right is missing.
     #[error("{setting}: {problem}")]
-    NotAllowed {
+    AccessDenied {
         /// The setting.
         setting: &'static str,
         /// Which right.
@@ -44,8 +44,8 @@ impl PreflightError {
     /// The exit code that tells this error.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Wrong { .. } => exit::SETTINGS,
-            Self::NotAllowed { .. } => exit::NO_PERMISSION,
+            Self::InvalidSetting { .. } => exit::INVALID_SETTINGS,
+            Self::AccessDenied { .. } => exit::NO_PERMISSION,
             Self::Unreachable { .. } => exit::UNAVAILABLE,
         }
     }
@@ -53,27 +53,27 @@ impl PreflightError {
 
 /// How often a check is made before what it looks for counts as out of reach: about five seconds, in
 /// which a Postgres restarts.
-const TRIES: u32 = 6;
+const MAX_ATTEMPTS: u32 = 6;
 
-const AGAIN: Backoff = Backoff {
-    first: Duration::from_millis(300),
-    most: Duration::from_secs(2),
+const RETRY_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(300),
+    max_delay: Duration::from_secs(2),
 };
 
 /// An error that may be over in a moment.
-pub trait Blink: std::error::Error {
+pub trait TransientError: std::error::Error {
     /// Whether the service merely did not answer; whatever it answered is final.
-    fn is_blink(&self) -> bool;
+    fn is_transient(&self) -> bool;
 }
 
-impl Blink for PreflightError {
-    fn is_blink(&self) -> bool {
+impl TransientError for PreflightError {
+    fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
 }
 
-impl Blink for QueueError {
-    fn is_blink(&self) -> bool {
+impl TransientError for QueueError {
+    fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
 }
@@ -83,12 +83,14 @@ impl Blink for QueueError {
 ///
 /// # Errors
 /// The check's own.
-pub async fn patiently<T, E: Blink>(check: impl AsyncFn() -> Result<T, E>) -> Result<T, E> {
-    for tries in 1..TRIES {
+pub async fn retry_transient<T, E: TransientError>(
+    check: impl AsyncFn() -> Result<T, E>,
+) -> Result<T, E> {
+    for tries in 1..MAX_ATTEMPTS {
         match check().await {
-            Err(error) if error.is_blink() => {
+            Err(error) if error.is_transient() => {
                 tracing::info!("trying again: {error}");
-                sleep(AGAIN.delay(tries, fastrand::f64())).await;
+                sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
             }
             other => return other,
         }
@@ -99,7 +101,7 @@ pub async fn patiently<T, E: Blink>(check: impl AsyncFn() -> Result<T, E>) -> Re
 /// Before the first request, what is most often missing is not ours to name more precisely: the SDK
 /// looks for credentials and region in a dozen places.
 fn no_credentials(message: &str) -> PreflightError {
-    PreflightError::Wrong {
+    PreflightError::InvalidSetting {
         setting: "AWS_REGION, AWS_PROFILE or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
         problem: format!("no request can be sent: {message}"),
     }
@@ -107,36 +109,44 @@ fn no_credentials(message: &str) -> PreflightError {
 
 /// How strictly a bucket is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub enum BucketCheck {
     /// This process works with the bucket.
-    Use,
+    Access,
     /// It does not; only a name that is surely wrong is worth a word.
-    Name,
+    NameOnly,
 }
 
 /// Checks that the queue is there, and warns when poison messages would circle in it.
 ///
 /// # Errors
 /// [`PreflightError`] naming `QUEUE_URL`.
-pub async fn check_queue(queue: &dyn Queue, url: &str) -> Result<QueueAttributes, PreflightError> {
+pub async fn check_queue(
+    queue: &dyn MessageQueue,
+    url: &str,
+) -> Result<QueueAttributes, PreflightError> {
     let setting = "QUEUE_URL";
-    let attributes = queue.attributes().await.map_err(|error| match error {
-        QueueError::Refused { code, .. }
-            if code.contains("NonExistent") || code.contains("DoesNotExist") =>
-        {
-            let problem = format!("there is no queue '{url}' in this account and region");
-            PreflightError::Wrong { setting, problem }
-        }
-        QueueError::Refused { code, message, .. } if code == NOT_SENT => no_credentials(&message),
-        QueueError::Refused { .. } => PreflightError::NotAllowed {
-            setting,
-            problem: format!("'{url}': {error} (sqs:GetQueueAttributes is needed)"),
-        },
-        QueueError::Unavailable { .. } => PreflightError::Unreachable {
-            setting,
-            problem: format!("'{url}': {error}"),
-        },
-    })?;
+    let attributes = queue
+        .queue_attributes()
+        .await
+        .map_err(|error| match error {
+            QueueError::Refused { code, .. }
+                if code.contains("NonExistent") || code.contains("DoesNotExist") =>
+            {
+                let problem = format!("there is no queue '{url}' in this account and region");
+                PreflightError::InvalidSetting { setting, problem }
+            }
+            QueueError::Refused { code, message, .. } if code == NOT_SENT_CODE => {
+                no_credentials(&message)
+            }
+            QueueError::Refused { .. } => PreflightError::AccessDenied {
+                setting,
+                problem: format!("'{url}': {error} (sqs:GetQueueAttributes is needed)"),
+            },
+            QueueError::Unavailable { .. } => PreflightError::Unreachable {
+                setting,
+                problem: format!("'{url}': {error}"),
+            },
+        })?;
     if attributes.max_receive_count.is_none() {
         tracing::warn!(
             queue = url,
@@ -154,31 +164,31 @@ pub async fn check_bucket(
     client: &Client,
     setting: &'static str,
     bucket: &str,
-    need: Need,
+    need: BucketCheck,
 ) -> Result<(), PreflightError> {
     let Err(error) = client.head_bucket().bucket(bucket).send().await else {
         return Ok(());
     };
-    let Answer {
+    let RequestError {
         origin,
         code,
         message,
         status,
     } = error.into();
     let at_fault = match (origin, status) {
-        (Origin::Service, 404) => {
+        (ErrorOrigin::Service, 404) => {
             let problem = format!("there is no bucket '{bucket}'");
-            return Err(PreflightError::Wrong { setting, problem });
+            return Err(PreflightError::InvalidSetting { setting, problem });
         }
-        _ if need == Need::Name => return Ok(()),
-        (Origin::Local, _) => no_credentials(&message),
-        (Origin::Service, 301) => {
+        _ if need == BucketCheck::NameOnly => return Ok(()),
+        (ErrorOrigin::Local, _) => no_credentials(&message),
+        (ErrorOrigin::Service, 301) => {
             let problem = format!(
                 "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION tells the source's, when the two differ)"
             );
-            return Err(PreflightError::Wrong { setting, problem });
+            return Err(PreflightError::InvalidSetting { setting, problem });
         }
-        (Origin::Service, 403) => PreflightError::NotAllowed {
+        (ErrorOrigin::Service, 403) => PreflightError::AccessDenied {
             setting,
             problem: format!(
                 "access to bucket '{bucket}' is denied (s3:ListBucket is needed; without it a missing image looks like a forbidden one)"
@@ -205,34 +215,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_blink_at_the_start_is_waited_for() {
+    async fn a_transient_error_is_retried() {
         let made = Cell::new(0);
         let check = async || {
             made.set(made.get() + 1);
-            if made.get() < TRIES {
+            if made.get() < MAX_ATTEMPTS {
                 Err(unreachable())
             } else {
                 Ok(made.get())
             }
         };
-        assert_eq!(patiently(check).await.unwrap(), TRIES);
+        assert_eq!(retry_transient(check).await.unwrap(), MAX_ATTEMPTS);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wrong_setting_is_not() {
+    async fn a_wrong_setting_is_not_retried() {
         let made = Cell::new(0);
         let check = async || -> Result<(), PreflightError> {
             made.set(made.get() + 1);
             let (setting, problem) = ("QUEUE_URL", "no such queue".into());
-            Err(PreflightError::Wrong { setting, problem })
+            Err(PreflightError::InvalidSetting { setting, problem })
         };
-        assert!(patiently(check).await.is_err());
+        assert!(retry_transient(check).await.is_err());
         assert_eq!(made.get(), 1);
         let check = async || {
             made.set(made.get() + 1);
             Err::<(), PreflightError>(unreachable())
         };
-        assert!(patiently(check).await.is_err());
-        assert_eq!(made.get(), 1 + TRIES);
+        assert!(retry_transient(check).await.is_err());
+        assert_eq!(made.get(), 1 + MAX_ATTEMPTS);
     }
 }

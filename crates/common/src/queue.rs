@@ -8,14 +8,14 @@ use thiserror::Error;
 use crate::trace::Traceparent;
 
 /// The most entries one request may carry. Source: SQS API reference, batch actions.
-pub const BATCH: usize = 10;
+pub const MAX_BATCH_ENTRIES: usize = 10;
 
 /// The longest a receive waits for a message. Source: SQS API reference, `WaitTimeSeconds`.
-pub const LONG_POLL: Duration = Duration::from_secs(20);
+pub const LONG_POLL_WAIT: Duration = Duration::from_secs(20);
 
 /// A message as it was received.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Message {
+pub struct ReceivedMessage {
     /// The queue's id of the message, the same at each delivery.
     pub message_id: String,
     /// What names this delivery in deletes and visibility changes.
@@ -30,7 +30,7 @@ pub struct Message {
 
 /// A message as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
+pub struct OutgoingMessage {
     /// The text.
     pub body: String,
     /// The span that its further spans belong under; none while traces are off.
@@ -39,7 +39,7 @@ pub struct Outgoing {
 
 /// What became of one entry of a batch request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum EntryOutcome {
     /// The queue confirmed it.
     Done,
     /// It failed, and may succeed when sent again.
@@ -51,16 +51,16 @@ pub enum Entry {
 
 /// How many messages the queue holds; approximate on SQS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Backlog {
+pub struct QueueBacklog {
     /// Waiting to be received, delayed ones included.
     pub visible: u64,
     /// Received and neither deleted nor visible again.
     pub in_flight: u64,
 }
 
-impl Backlog {
+impl QueueBacklog {
     /// Everything that is not done.
-    pub fn total(self) -> u64 {
+    pub fn total_messages(self) -> u64 {
         self.visible + self.in_flight
     }
 }
@@ -71,7 +71,7 @@ pub struct QueueAttributes {
     /// Receives before a message goes to the dead-letter queue; none without a redrive policy.
     pub max_receive_count: Option<u32>,
     /// How many messages there are.
-    pub backlog: Backlog,
+    pub backlog: QueueBacklog,
 }
 
 /// Why a request to the queue had no effect that we know of.
@@ -99,27 +99,33 @@ pub enum QueueError {
 
 /// A standard queue.
 #[async_trait]
-pub trait Queue: Send + Sync {
+pub trait MessageQueue: Send + Sync {
     /// Sends up to [`BATCH`] messages; the answer has one entry for each, in order.
-    async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Entry>, QueueError>;
+    async fn send_batch(
+        &self,
+        messages: &[OutgoingMessage],
+    ) -> Result<Vec<EntryOutcome>, QueueError>;
 
     /// Long-polls for up to `most` (at most [`BATCH`]) messages, hidden from others for `visibility`.
-    async fn receive(
+    async fn receive_batch(
         &self,
         most: usize,
         wait: Duration,
         visibility: Duration,
-    ) -> Result<Vec<Message>, QueueError>;
+    ) -> Result<Vec<ReceivedMessage>, QueueError>;
 
     /// Deletes up to [`BATCH`] messages by receipt handle; one entry for each, in order.
-    async fn delete(&self, receipt_handles: &[String]) -> Result<Vec<Entry>, QueueError>;
+    async fn delete_batch(
+        &self,
+        receipt_handles: &[String],
+    ) -> Result<Vec<EntryOutcome>, QueueError>;
 
     /// Hides up to [`BATCH`] messages for the given time from now; zero makes them visible at once.
     async fn change_visibility(
         &self,
         changes: &[(String, Duration)],
-    ) -> Result<Vec<Entry>, QueueError>;
+    ) -> Result<Vec<EntryOutcome>, QueueError>;
 
     /// The queue's redrive policy and backlog.
-    async fn attributes(&self) -> Result<QueueAttributes, QueueError>;
+    async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError>;
 }

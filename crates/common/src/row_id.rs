@@ -29,7 +29,7 @@ impl fmt::Display for RowId {
 
 /// The types an id column may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IdType {
+pub enum IdColumnType {
     /// `smallint`
     Smallint,
     /// `integer`
@@ -42,7 +42,7 @@ pub enum IdType {
     Text,
 }
 
-impl IdType {
+impl IdColumnType {
     /// The type for a name from `pg_type.typname`; none when it is not supported.
     pub fn from_type_name(name: &str) -> Option<Self> {
         match name {
@@ -56,7 +56,7 @@ impl IdType {
     }
 
     /// The type to cast a text parameter to, so that the id's own index serves the comparison.
-    pub fn sql(self) -> &'static str {
+    pub fn sql_type(self) -> &'static str {
         match self {
             Self::Smallint => "smallint",
             Self::Integer => "integer",
@@ -94,10 +94,10 @@ mod tests {
 
     #[test]
     fn integers_are_bounded_and_canonical() {
-        assert_eq!(IdType::Bigint.parse("007").unwrap().as_str(), "7");
-        assert_eq!(IdType::Bigint.parse("-3").unwrap().as_str(), "-3");
-        assert!(IdType::Integer.parse("2147483648").is_none());
-        assert!(IdType::Smallint.parse("40000").is_none());
+        assert_eq!(IdColumnType::Bigint.parse("007").unwrap().as_str(), "7");
+        assert_eq!(IdColumnType::Bigint.parse("-3").unwrap().as_str(), "-3");
+        assert!(IdColumnType::Integer.parse("2147483648").is_none());
+        assert!(IdColumnType::Smallint.parse("40000").is_none());
         for bad in [
             "",
             " 1",
@@ -108,13 +108,13 @@ mod tests {
             "1;DROP TABLE images",
             "٣",
         ] {
-            assert!(IdType::Bigint.parse(bad).is_none(), "{bad}");
+            assert!(IdColumnType::Bigint.parse(bad).is_none(), "{bad}");
         }
     }
 
     #[test]
     fn uuids_are_lowercased_as_postgres_prints_them() {
-        let id = IdType::Uuid
+        let id = IdColumnType::Uuid
             .parse("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11")
             .unwrap();
         assert_eq!(id.as_str(), "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11");
@@ -123,13 +123,13 @@ mod tests {
             "a0eebc999c0b4ef8bb6d6bb9bd380a11",
             "g0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
         ] {
-            assert!(IdType::Uuid.parse(bad).is_none(), "{bad}");
+            assert!(IdColumnType::Uuid.parse(bad).is_none(), "{bad}");
         }
     }
 
     #[test]
     fn text_is_anything_postgres_can_hold() {
-        assert_eq!(IdType::Text.parse("a'b").unwrap().as_str(), "a'b");
-        assert!(IdType::Text.parse("a\0b").is_none());
+        assert_eq!(IdColumnType::Text.parse("a'b").unwrap().as_str(), "a'b");
+        assert!(IdColumnType::Text.parse("a\0b").is_none());
     }
 }

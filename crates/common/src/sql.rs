@@ -17,15 +17,15 @@ pub struct TableName {
 /// A table name that cannot be read.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("'{0}' is not a table name: write table, schema.table, or \"quoted\".\"names\"")]
-pub struct BadTableName(String);
+pub struct TableNameError(String);
 
 impl TableName {
     /// Reads a name as the settings spell it.
     ///
     /// # Errors
     /// [`BadTableName`] for more than two parts, an empty part or an unbalanced quote.
-    pub fn parse(text: &str) -> Result<Self, BadTableName> {
-        let bad = || BadTableName(text.to_owned());
+    pub fn parse(text: &str) -> Result<Self, TableNameError> {
+        let bad = || TableNameError(text.to_owned());
         let mut parts = split_names(text).ok_or_else(bad)?;
         let table = parts.pop().ok_or_else(bad)?;
         let schema = parts.pop();
@@ -37,7 +37,7 @@ impl TableName {
     }
 
     /// The name for use in a statement.
-    pub fn quoted(&self) -> String {
+    pub fn to_sql(&self) -> String {
         match &self.schema {
             Some(schema) => format!(
                 "{}.{}",
@@ -63,7 +63,7 @@ fn split_names(text: &str) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let mut rest = text;
     loop {
-        let (name, after) = next_name(rest)?;
+        let (name, after) = parse_name(rest)?;
         names.push(name);
         match after.strip_prefix('.') {
             Some(more) => rest = more,
@@ -73,19 +73,19 @@ fn split_names(text: &str) -> Option<Vec<String>> {
     }
 }
 
-fn next_name(text: &str) -> Option<(String, &str)> {
+fn parse_name(text: &str) -> Option<(String, &str)> {
     let (name, after) = match text.strip_prefix('"') {
         None => {
             let end = text.find('.').unwrap_or(text.len());
             (text[..end].to_owned(), &text[end..])
         }
-        Some(quoted) => quoted_name(quoted)?,
+        Some(quoted) => parse_quoted_name(quoted)?,
     };
     (!name.is_empty() && !name.contains('\0')).then_some((name, after))
 }
 
 /// Reads up to the closing quote; a doubled quote stands for one.
-fn quoted_name(text: &str) -> Option<(String, &str)> {
+fn parse_quoted_name(text: &str) -> Option<(String, &str)> {
     let mut name = String::new();
     let mut rest = text;
     loop {
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn table_names() {
-        let name = |text| TableName::parse(text).map(|name| name.quoted());
+        let name = |text| TableName::parse(text).map(|name| name.to_sql());
         assert_eq!(name("images").unwrap(), r#""images""#);
         assert_eq!(name("app.Images").unwrap(), r#""app"."Images""#);
         assert_eq!(name(r#""a.b"."c""d""#).unwrap(), r#""a.b"."c""d""#);

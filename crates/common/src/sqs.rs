@@ -12,9 +12,12 @@ use aws_sdk_sqs::types::{
     QueueAttributeName, SendMessageBatchRequestEntry,
 };
 
-use crate::aws::{Answer, Origin};
+use crate::aws::{ErrorOrigin, RequestError};
 use crate::histogram::Histogram;
-use crate::queue::{BATCH, Backlog, Entry, Message, Outgoing, Queue, QueueAttributes, QueueError};
+use crate::queue::{
+    EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog,
+    QueueError, ReceivedMessage,
+};
 use crate::trace::Traceparent;
 
 /// One SQS standard queue.
@@ -22,8 +25,8 @@ use crate::trace::Traceparent;
 pub struct SqsQueue {
     pub(crate) client: Client,
     pub(crate) url: String,
-    ages: Option<Arc<Histogram>>,
-    asks_for_traces: bool,
+    age_histogram: Option<Arc<Histogram>>,
+    requests_traces: bool,
 }
 
 impl SqsQueue {
@@ -32,44 +35,44 @@ impl SqsQueue {
         Self {
             client,
             url: url.into(),
-            ages: None,
-            asks_for_traces: false,
+            age_histogram: None,
+            requests_traces: false,
         }
     }
 
     /// Counts how old each message is when it is received, by the queue's clock and ours.
     #[must_use]
-    pub fn count_ages(self, ages: Arc<Histogram>) -> Self {
+    pub fn with_age_histogram(self, ages: Arc<Histogram>) -> Self {
         Self {
-            ages: Some(ages),
+            age_histogram: Some(ages),
             ..self
         }
     }
 
     /// Asks, or does not, for the trace that each message carries.
     #[must_use]
-    pub fn ask_for_traces(self, asks_for_traces: bool) -> Self {
+    pub fn with_traces(self, asks_for_traces: bool) -> Self {
         Self {
-            asks_for_traces,
+            requests_traces: asks_for_traces,
             ..self
         }
     }
 
     fn message_attributes(&self) -> Option<Vec<String>> {
-        self.asks_for_traces
+        self.requests_traces
             .then(|| vec![Traceparent::NAME.to_owned()])
     }
 
     fn system_attributes(&self) -> Vec<MessageSystemAttributeName> {
         let mut names = vec![MessageSystemAttributeName::ApproximateReceiveCount];
-        if self.ages.is_some() {
+        if self.age_histogram.is_some() {
             names.push(MessageSystemAttributeName::SentTimestamp);
         }
         names
     }
 
-    fn count_age(&self, message: &aws_sdk_sqs::types::Message) {
-        if let (Some(ages), Some(sent)) = (&self.ages, sent(message)) {
+    fn record_age(&self, message: &aws_sdk_sqs::types::Message) {
+        if let (Some(ages), Some(sent)) = (&self.age_histogram, sent_time(message)) {
             // A clock that is behind the queue's makes a message look unsent: it is new.
             let age = SystemTime::now().duration_since(sent);
             ages.record(age.unwrap_or_default());
@@ -78,9 +81,12 @@ impl SqsQueue {
 }
 
 #[async_trait]
-impl Queue for SqsQueue {
-    async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Entry>, QueueError> {
-        let entries = entries(messages, send_entry)?;
+impl MessageQueue for SqsQueue {
+    async fn send_batch(
+        &self,
+        messages: &[OutgoingMessage],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let entries = build_entries(messages, send_entry)?;
         let output = self
             .client
             .send_message_batch()
@@ -88,38 +94,41 @@ impl Queue for SqsQueue {
             .set_entries(Some(entries))
             .send()
             .await
-            .map_err(|error| refused("SendMessageBatch", error))?;
+            .map_err(|error| queue_error("SendMessageBatch", error))?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
-        Ok(outcomes(messages.len(), done, &output.failed))
+        Ok(entry_outcomes(messages.len(), done, &output.failed))
     }
 
-    async fn receive(
+    async fn receive_batch(
         &self,
         most: usize,
         wait: Duration,
         visibility: Duration,
-    ) -> Result<Vec<Message>, QueueError> {
+    ) -> Result<Vec<ReceivedMessage>, QueueError> {
         let output = self
             .client
             .receive_message()
             .queue_url(&self.url)
-            .max_number_of_messages(i32::try_from(most.clamp(1, BATCH)).unwrap_or(1))
+            .max_number_of_messages(i32::try_from(most.clamp(1, MAX_BATCH_ENTRIES)).unwrap_or(1))
             .wait_time_seconds(whole_seconds(wait))
             .visibility_timeout(whole_seconds(visibility))
             .set_message_system_attribute_names(Some(self.system_attributes()))
             .set_message_attribute_names(self.message_attributes())
             .send()
             .await
-            .map_err(|error| refused("ReceiveMessage", error))?;
+            .map_err(|error| queue_error("ReceiveMessage", error))?;
         let messages = output.messages.unwrap_or_default();
         for message in &messages {
-            self.count_age(message);
+            self.record_age(message);
         }
-        Ok(messages.into_iter().filter_map(message).collect())
+        Ok(messages.into_iter().filter_map(convert_message).collect())
     }
 
-    async fn delete(&self, receipt_handles: &[String]) -> Result<Vec<Entry>, QueueError> {
-        let entries = entries(receipt_handles, |id, handle| {
+    async fn delete_batch(
+        &self,
+        receipt_handles: &[String],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let entries = build_entries(receipt_handles, |id, handle| {
             DeleteMessageBatchRequestEntry::builder()
                 .id(id)
                 .receipt_handle(handle)
@@ -132,16 +141,16 @@ impl Queue for SqsQueue {
             .set_entries(Some(entries))
             .send()
             .await
-            .map_err(|error| refused("DeleteMessageBatch", error))?;
+            .map_err(|error| queue_error("DeleteMessageBatch", error))?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
-        Ok(outcomes(receipt_handles.len(), done, &output.failed))
+        Ok(entry_outcomes(receipt_handles.len(), done, &output.failed))
     }
 
     async fn change_visibility(
         &self,
         changes: &[(String, Duration)],
-    ) -> Result<Vec<Entry>, QueueError> {
-        let entries = entries(changes, |id, (handle, hidden)| {
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let entries = build_entries(changes, |id, (handle, hidden)| {
             ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(id)
                 .receipt_handle(handle)
@@ -155,12 +164,12 @@ impl Queue for SqsQueue {
             .set_entries(Some(entries))
             .send()
             .await
-            .map_err(|error| refused("ChangeMessageVisibilityBatch", error))?;
+            .map_err(|error| queue_error("ChangeMessageVisibilityBatch", error))?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
-        Ok(outcomes(changes.len(), done, &output.failed))
+        Ok(entry_outcomes(changes.len(), done, &output.failed))
     }
 
-    async fn attributes(&self) -> Result<QueueAttributes, QueueError> {
+    async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
         use QueueAttributeName as Name;
         let output = self
             .client
@@ -172,7 +181,7 @@ impl Queue for SqsQueue {
             .attribute_names(Name::RedrivePolicy)
             .send()
             .await
-            .map_err(|error| refused("GetQueueAttributes", error))?;
+            .map_err(|error| queue_error("GetQueueAttributes", error))?;
         let attributes = output.attributes.unwrap_or_default();
         let count = |name| {
             attributes
@@ -184,7 +193,7 @@ impl Queue for SqsQueue {
             max_receive_count: attributes
                 .get(&Name::RedrivePolicy)
                 .and_then(|policy| max_receive_count(policy)),
-            backlog: Backlog {
+            backlog: QueueBacklog {
                 visible: count(Name::ApproximateNumberOfMessages)
                     + count(Name::ApproximateNumberOfMessagesDelayed),
                 in_flight: count(Name::ApproximateNumberOfMessagesNotVisible),
@@ -194,7 +203,7 @@ impl Queue for SqsQueue {
 }
 
 /// Batch entries named by their position.
-fn entries<T, E, F>(
+fn build_entries<T, E, F>(
     items: &[T],
     entry: impl Fn(String, &T) -> Result<E, F>,
 ) -> Result<Vec<E>, QueueError>
@@ -218,12 +227,12 @@ fn index_id(index: usize) -> String {
 }
 
 /// A 200 lists successes and failures; an entry in neither list is not confirmed.
-fn outcomes<'a>(
+fn entry_outcomes<'a>(
     count: usize,
     done: impl Iterator<Item = &'a str>,
     failed: &[BatchResultErrorEntry],
-) -> Vec<Entry> {
-    let mut outcomes = vec![Entry::Retry("the answer did not mention it".into()); count];
+) -> Vec<EntryOutcome> {
+    let mut outcomes = vec![EntryOutcome::Retry("the answer did not mention it".into()); count];
     let mut set = |id: &str, outcome| {
         if let Some(slot) = id
             .parse()
@@ -233,14 +242,14 @@ fn outcomes<'a>(
             *slot = outcome;
         }
     };
-    done.for_each(|id| set(id, Entry::Done));
+    done.for_each(|id| set(id, EntryOutcome::Done));
     for entry in failed {
         let reason = format!("{}: {}", entry.code, entry.message().unwrap_or_default());
         // Throttling and internal errors are reported as the service's fault.
         let outcome = if entry.sender_fault {
-            Entry::Refused(reason)
+            EntryOutcome::Refused(reason)
         } else {
-            Entry::Retry(reason)
+            EntryOutcome::Retry(reason)
         };
         set(&entry.id, outcome);
     }
@@ -248,7 +257,10 @@ fn outcomes<'a>(
 }
 
 /// With its trace it is 72 bytes longer: ten of the longest stay far below the limit of a batch.
-fn send_entry(id: String, message: &Outgoing) -> Result<SendMessageBatchRequestEntry, BuildError> {
+fn send_entry(
+    id: String,
+    message: &OutgoingMessage,
+) -> Result<SendMessageBatchRequestEntry, BuildError> {
     let entry = SendMessageBatchRequestEntry::builder()
         .id(id)
         .message_body(&message.body);
@@ -264,14 +276,14 @@ fn send_entry(id: String, message: &Outgoing) -> Result<SendMessageBatchRequestE
 
 /// The trace a message carries, if the queue was asked for it. Anybody who may send can write anything
 /// there: what is no trace counts as none.
-fn traceparent(message: &aws_sdk_sqs::types::Message) -> Option<Traceparent> {
+fn read_traceparent(message: &aws_sdk_sqs::types::Message) -> Option<Traceparent> {
     let attributes = message.message_attributes.as_ref()?;
     let value = attributes.get(Traceparent::NAME)?;
     Traceparent::parse(value.string_value.as_deref()?)
 }
 
 /// When a message was sent, if the queue was asked for that.
-fn sent(message: &aws_sdk_sqs::types::Message) -> Option<SystemTime> {
+fn sent_time(message: &aws_sdk_sqs::types::Message) -> Option<SystemTime> {
     let attributes = message.attributes.as_ref()?;
     let milliseconds = attributes.get(&MessageSystemAttributeName::SentTimestamp)?;
     let since = Duration::from_millis(milliseconds.parse().ok()?);
@@ -279,14 +291,14 @@ fn sent(message: &aws_sdk_sqs::types::Message) -> Option<SystemTime> {
 }
 
 /// A message without a receipt handle could never be deleted: it is left to become visible again.
-fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
+fn convert_message(message: aws_sdk_sqs::types::Message) -> Option<ReceivedMessage> {
     let count = message
         .attributes
         .as_ref()
         .and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount))
         .and_then(|text| text.parse().ok());
-    Some(Message {
-        traceparent: traceparent(&message),
+    Some(ReceivedMessage {
+        traceparent: read_traceparent(&message),
         message_id: message.message_id.unwrap_or_default(),
         receipt_handle: message.receipt_handle?,
         body: message.body.unwrap_or_default(),
@@ -311,15 +323,15 @@ fn whole_seconds(duration: Duration) -> i32 {
     i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
-pub(crate) fn refused(operation: &'static str, error: impl Into<Answer>) -> QueueError {
-    let Answer {
+pub(crate) fn queue_error(operation: &'static str, error: impl Into<RequestError>) -> QueueError {
+    let RequestError {
         origin,
         code,
         message,
         status,
     } = error.into();
     let throttled = code.contains("Throttl") || code.contains("OverLimit");
-    if origin == Origin::Transport || status >= 500 || status == 429 || throttled {
+    if origin == ErrorOrigin::Transport || status >= 500 || status == 429 || throttled {
         let message = format!("{code}: {message}");
         QueueError::Unavailable { operation, message }
     } else {
@@ -345,15 +357,15 @@ mod tests {
                 .build()
                 .unwrap()
         };
-        let all = outcomes(
+        let all = entry_outcomes(
             4,
             ["0", "99"].into_iter(),
             &[failed("1", false), failed("2", true)],
         );
-        assert_eq!(all[0], Entry::Done);
-        assert!(matches!(all[1], Entry::Retry(_)));
-        assert!(matches!(all[2], Entry::Refused(_)));
-        assert!(matches!(all[3], Entry::Retry(_)));
+        assert_eq!(all[0], EntryOutcome::Done);
+        assert!(matches!(all[1], EntryOutcome::Retry(_)));
+        assert!(matches!(all[2], EntryOutcome::Refused(_)));
+        assert!(matches!(all[3], EntryOutcome::Retry(_)));
     }
 
     #[test]

@@ -8,20 +8,20 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::CatalogError;
 use crate::exit;
 use crate::ledger::LedgerError;
+use crate::move_ledger::StatementError;
 use crate::object_store::StoreError;
 use crate::preflight::PreflightError;
 use crate::queue::QueueError;
 use crate::settings::SettingsError;
 
 /// Background tasks get this long to end once the work is over.
-const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many threads the work is spread over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Threads {
+pub enum WorkerThreads {
     /// One: waking another thread costs more than most of what a message needs, and one makes more copies
     /// a second than S3 allows in one prefix. Beyond that there are more processes.
     One,
@@ -30,45 +30,48 @@ pub enum Threads {
 }
 
 /// The environment variable by which tokio is told otherwise.
-const TOLD_THREADS: &str = "TOKIO_WORKER_THREADS";
+const WORKER_THREADS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
 
 /// Parses the arguments and runs `work` until it ends, with a token that the first SIGTERM or SIGINT
 /// cancels. A second signal ends the process at once: the queue gives back what was in hand.
-pub fn run<A, F>(threads: Threads, work: impl FnOnce(A, CancellationToken) -> F) -> ExitCode
+pub fn run<A, F>(threads: WorkerThreads, work: impl FnOnce(A, CancellationToken) -> F) -> ExitCode
 where
     A: Parser,
     F: Future<Output = anyhow::Result<u8>>,
 {
     match dotenvy::dotenv() {
         Err(error) if !error.not_found() => {
-            return fail(&anyhow::anyhow!(".env: {}", unread(&error)), exit::SETTINGS);
+            return print_error(
+                &anyhow::anyhow!(".env: {}", describe_dotenv_error(&error)),
+                exit::INVALID_SETTINGS,
+            );
         }
         _ => {}
     }
     let args = match A::try_parse() {
         Ok(args) => args,
-        Err(error) => return usage(&error),
+        Err(error) => return print_usage(&error),
     };
-    match runtime(threads) {
+    match build_runtime(threads) {
         Ok(runtime) => {
-            let code = runtime.block_on(supervise(args, work));
-            runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+            let code = runtime.block_on(run_with_signals(args, work));
+            runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
             code
         }
-        Err(error) => fail(&error.into(), exit::UNEXPECTED),
+        Err(error) => print_error(&error.into(), exit::UNEXPECTED),
     }
 }
 
-fn runtime(threads: Threads) -> std::io::Result<Runtime> {
+fn build_runtime(threads: WorkerThreads) -> std::io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
-    if threads == Threads::One && std::env::var_os(TOLD_THREADS).is_none() {
+    if threads == WorkerThreads::One && std::env::var_os(WORKER_THREADS_VARIABLE).is_none() {
         builder.worker_threads(1);
     }
     builder.enable_all().build()
 }
 
 /// Why `.env` cannot be read, without the line at fault: it may hold a password.
-fn unread(error: &dotenvy::Error) -> String {
+fn describe_dotenv_error(error: &dotenvy::Error) -> String {
     match error {
         dotenvy::Error::LineParse(line, _) => format!(
             "a line cannot be read, that of {}: quote a value that holds a space, # or $ with '",
@@ -79,25 +82,25 @@ fn unread(error: &dotenvy::Error) -> String {
     }
 }
 
-async fn supervise<A, F>(args: A, work: impl FnOnce(A, CancellationToken) -> F) -> ExitCode
+async fn run_with_signals<A, F>(args: A, work: impl FnOnce(A, CancellationToken) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<u8>>,
 {
     let stop = CancellationToken::new();
-    match listen() {
+    match listen_for_signals() {
         Ok(signals) => drop(tokio::spawn(watch_signals(signals, stop.clone()))),
-        Err(error) => return fail(&error.into(), exit::UNEXPECTED),
+        Err(error) => return print_error(&error.into(), exit::UNEXPECTED),
     }
     match work(args, stop).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let code = exit_code(&error);
-            fail(&error, code)
+            print_error(&error, code)
         }
     }
 }
 
-fn listen() -> std::io::Result<[Signal; 2]> {
+fn listen_for_signals() -> std::io::Result<[Signal; 2]> {
     Ok([
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
@@ -120,11 +123,11 @@ async fn watch_signals([mut terminate, mut interrupt]: [Signal; 2], stop: Cancel
 }
 
 /// Help and version are no errors; anything else is a wrong setting.
-fn usage(error: &clap::Error) -> ExitCode {
+fn print_usage(error: &clap::Error) -> ExitCode {
     // Nothing is left to do when even this cannot be printed.
     drop(error.print());
     ExitCode::from(if error.use_stderr() {
-        exit::SETTINGS
+        exit::INVALID_SETTINGS
     } else {
         exit::DONE
     })
@@ -134,7 +137,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     clippy::print_stderr,
     reason = "the last word of a process, also when logs are off"
 )]
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+fn print_error(error: &anyhow::Error, code: u8) -> ExitCode {
     eprintln!("error: {error:#}");
     ExitCode::from(code)
 }
@@ -142,19 +145,19 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 /// The documented exit code of an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<SettingsError>() {
-        exit::SETTINGS
+        exit::INVALID_SETTINGS
     } else if let Some(error) = error.downcast_ref::<LedgerError>() {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<PreflightError>() {
         error.exit_code()
-    } else if let Some(refusal) = error.downcast_ref::<exit::Refusal>() {
+    } else if let Some(refusal) = error.downcast_ref::<exit::CommandError>() {
         refusal.code
     } else if let Some(error) = error.downcast_ref::<StoreError>() {
         match error {
             StoreError::Denied { .. } => exit::NO_PERMISSION,
             _ => exit::UNAVAILABLE,
         }
-    } else if error.is::<CatalogError>() {
+    } else if error.is::<StatementError>() {
         exit::UNAVAILABLE
     } else if let Some(error) = error.downcast_ref::<QueueError>() {
         match error {

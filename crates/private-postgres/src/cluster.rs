@@ -199,9 +199,9 @@ impl Cluster {
             .arg("-l")
             .arg(&log);
         run(&mut pg_ctl).await.with_context(|| {
-            let told = std::fs::read_to_string(&log).unwrap_or_default();
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
             format!(
-                "pg_ctl {} failed; the server's log:\n{told}",
+                "pg_ctl {} failed; the server's log:\n{text}",
                 action.join(" ")
             )
         })

@@ -35,9 +35,9 @@ pub(super) async fn unprivileged_owner() -> Result<Option<Owner>> {
 /// The directory that holds `initdb`, `pg_ctl` and `postgres`.
 pub(super) async fn find_binaries() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let told = ask("pg_config", &["--bindir"]).await.map(PathBuf::from);
+    let configured = ask("pg_config", &["--bindir"]).await.map(PathBuf::from);
     std::env::split_paths(&path)
-        .chain(told)
+        .chain(configured)
         .chain(debian_directories())
         // A distribution may link single programs onto the PATH: follow to where all of them are.
         .filter_map(|directory| Some(directory.join("pg_ctl").canonicalize().ok()?.parent()?.to_owned()))
@@ -65,11 +65,11 @@ fn debian_directories() -> Vec<PathBuf> {
 
 /// What a program prints, without the line's end; none when it fails or is missing.
 async fn ask(program: &str, arguments: &[&str]) -> Option<String> {
-    let answer = Command::new(program)
+    let output = Command::new(program)
         .args(arguments)
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(5), answer)
+    let output = tokio::time::timeout(Duration::from_secs(5), output)
         .await
         .ok()?
         .ok()?;

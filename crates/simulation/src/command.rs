@@ -8,19 +8,21 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use crate::model::{Brigade, Explored, configurations, explore, shortest_violation};
+use crate::model::{
+    BrigadeModel, ExplorationResult, explore_model, model_configurations, shortest_violation,
+};
 use crate::sabotage::Sabotage;
-use crate::simulate::{Report, simulate};
+use crate::simulate::{SimulationReport, simulate_seed};
 
 /// How many seeds between two lines of progress.
-const TELL_EVERY: u64 = 20_000;
+const PROGRESS_INTERVAL_SEEDS: u64 = 20_000;
 
 /// Proves what must hold without a machine: simulates migrations by seed, or explores the model.
 ///
 /// Example: script/chaos --simulate 100000
 #[derive(Debug, Parser)]
 #[command(name = "script/chaos", group(clap::ArgGroup::new("what").required(true)))]
-struct Arguments {
+struct SimulationArguments {
     /// Simulate so many seeds: whole feeders and consumers over a world in memory, with faults at every
     /// call and deaths at every await
     #[arg(long, value_name = "N", group = "what")]
@@ -36,7 +38,7 @@ struct Arguments {
 
 /// Runs it; succeeds only if everything held.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = SimulationArguments::parse();
     let holds = match arguments.simulate {
         Some(count) => simulate_all(arguments.seed, count),
         None => explore_all(),
@@ -49,48 +51,48 @@ pub fn main() -> ExitCode {
 }
 
 /// A line on standard output; who reads it may have gone.
-fn say(text: &str) {
+fn print_line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// What the seeds came to.
 #[derive(Default)]
-struct Sums {
+struct SimulationTotals {
     done: AtomicU64,
     moved: AtomicU64,
     changed: AtomicU64,
     failed: AtomicU64,
-    deaths: AtomicU64,
+    crashes: AtomicU64,
     faults: AtomicU64,
     violated: AtomicBool,
 }
 
-impl Sums {
-    fn add(&self, seed: u64, report: &Report) {
+impl SimulationTotals {
+    fn add_report(&self, seed: u64, report: &SimulationReport) {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         for (sum, number) in [
             (&self.moved, count(report.moved)),
             (&self.changed, count(report.changed)),
             (&self.failed, count(report.failed)),
-            (&self.deaths, report.deaths),
+            (&self.crashes, report.crashes),
             (&self.faults, report.faults),
         ] {
             sum.fetch_add(number, Ordering::Relaxed);
         }
         if !report.violations.is_empty() {
             self.violated.store(true, Ordering::Relaxed);
-            say(&format!(
+            print_line(&format!(
                 "VIOLATION  seed {seed}: {:#?}\nagain with: script/chaos --simulate 1 --seed {seed}",
                 report.violations
             ));
         }
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        if done.is_multiple_of(TELL_EVERY) {
-            say(&format!("{done} seeds …"));
+        if done.is_multiple_of(PROGRESS_INTERVAL_SEEDS) {
+            print_line(&format!("{done} seeds …"));
         }
     }
 
-    fn told(&self, seconds: f64) -> String {
+    fn render_summary(&self, seconds: f64) -> String {
         let number = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let rate = number(&self.done) as f64 / seconds;
@@ -101,7 +103,7 @@ impl Sums {
             number(&self.changed),
             number(&self.failed),
             number(&self.faults),
-            number(&self.deaths),
+            number(&self.crashes),
             if self.violated.load(Ordering::Relaxed) {
                 "NOT everything that must hold held"
             } else {
@@ -119,7 +121,11 @@ fn simulate_all(first: u64, count: u64) -> bool {
         log.with_writer(std::io::stderr).init();
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (next, sums, started) = (AtomicU64::new(first), Sums::default(), Instant::now());
+    let (next, sums, started) = (
+        AtomicU64::new(first),
+        SimulationTotals::default(),
+        Instant::now(),
+    );
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -128,25 +134,25 @@ fn simulate_all(first: u64, count: u64) -> bool {
                     if seed >= first.saturating_add(count) {
                         return;
                     }
-                    sums.add(seed, &simulate(seed));
+                    sums.add_report(seed, &simulate_seed(seed));
                 }
             });
         }
     });
-    say(&sums.told(started.elapsed().as_secs_f64()));
+    print_line(&sums.render_summary(started.elapsed().as_secs_f64()));
     !sums.violated.load(Ordering::Relaxed)
 }
 
 fn explore_all() -> bool {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (mut states, mut holds) = (0, true);
-    for (name, brigade) in configurations() {
-        let explored = explore(brigade, threads);
+    for (name, brigade) in model_configurations() {
+        let explored = explore_model(brigade, threads);
         states += explored.states;
         holds &= explored.violations.is_empty();
-        say(&told(name, &explored));
+        print_line(&render_exploration(name, &explored));
     }
-    say(&format!("{states:>10}  states in all"));
+    print_line(&format!("{states:>10}  states in all"));
     for sabotage in [
         Sabotage::NoCompareAndSet,
         Sabotage::UnconditionalCopy,
@@ -158,26 +164,29 @@ fn explore_all() -> bool {
 }
 
 fn has_counterexample(sabotage: Sabotage) -> bool {
-    let Some((_, brigade)) = configurations().into_iter().next() else {
+    let Some((_, brigade)) = model_configurations().into_iter().next() else {
         return false;
     };
-    let sabotaged = Brigade {
+    let sabotaged = BrigadeModel {
         sabotage,
         ..brigade
     };
     let Some(found) = shortest_violation(&sabotaged) else {
         return false;
     };
-    say(&told(&format!("sabotaged: {sabotage:?}"), &found));
+    print_line(&render_exploration(
+        &format!("sabotaged: {sabotage:?}"),
+        &found,
+    ));
     true
 }
 
-fn told(name: &str, explored: &Explored) -> String {
+fn render_exploration(name: &str, explored: &ExplorationResult) -> String {
     let mut text = format!(
         "{:>10}  states, depth {:>2}, {:>5.1} s: {name}",
         explored.states,
         explored.depth,
-        explored.took.as_secs_f64()
+        explored.elapsed.as_secs_f64()
     );
     for (violated, steps) in &explored.violations {
         let _ = write!(text, "\n            VIOLATED {violated}");

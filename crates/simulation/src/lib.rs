@@ -5,10 +5,10 @@
 pub mod application;
 pub mod client;
 pub mod command;
-pub mod fate;
-pub mod judge;
+pub mod fault_rates;
+pub mod invariants;
 pub mod model;
 pub mod sabotage;
-pub mod shared;
+pub mod shared_world;
 pub mod simulate;
 pub mod world;

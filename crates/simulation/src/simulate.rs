@@ -4,41 +4,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::control::Orders;
-use bucket_brigade_common::row_id::IdType;
-use bucket_brigade_common::scope;
+use bucket_brigade_common::feed_source;
+use bucket_brigade_common::heartbeat::send_heartbeats;
+use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::settings::DatabaseLimits;
-use bucket_brigade_consumer::control::Steering;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::health::Health;
 use bucket_brigade_consumer::lease::Leases;
-use bucket_brigade_consumer::observation::Observation;
+use bucket_brigade_consumer::metrics::ConsumerMetrics;
 use bucket_brigade_consumer::pipeline::{Parts, run};
 use bucket_brigade_consumer::trace::Deliveries;
-use bucket_brigade_feeder::feed::{Feed, Outcome};
-use bucket_brigade_feeder::progress::Progress;
-use bucket_brigade_feeder::settings::Pacing;
+use bucket_brigade_feeder::feed::{FeedLoop, FeedOutcome};
+use bucket_brigade_feeder::progress::FeederProgress;
+use bucket_brigade_feeder::settings::FeedOptions;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::application;
-use crate::client::{Client, Death};
-use crate::judge::judge;
+use crate::client::{CrashPoint, SimulatedClient};
+use crate::invariants::check_invariants;
 use crate::sabotage::Sabotage;
-use crate::shared::{Shared, Things};
-use crate::world::{OLD, rule};
+use crate::shared_world::{SharedWorld, WorldState};
+use crate::world::{OLD_PREFIX, world_path_rule};
 
-const VISIBILITY: Duration = Duration::from_secs(4);
+const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Longer than any migration of a dozen rows may take, however bad the weather.
-const PATIENCE: Duration = Duration::from_hours(1);
+const MAX_SIMULATED_TIME: Duration = Duration::from_hours(1);
 
 /// How often a process may die; then it is left to finish.
-const DEATHS: u32 = 3;
+const MAX_CRASHES: u32 = 3;
 
 /// What a seed came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct SimulationReport {
     /// Rows moved.
     pub moved: usize,
     /// Rows the application changed.
@@ -46,7 +46,7 @@ pub struct Report {
     /// Rows that failed.
     pub failed: usize,
     /// Processes that died.
-    pub deaths: u64,
+    pub crashes: u64,
     /// Faults injected.
     pub faults: u64,
     /// A checksum of everything that happened.
@@ -56,12 +56,12 @@ pub struct Report {
 }
 
 /// Runs one seed, the same way every time.
-pub fn simulate(seed: u64) -> Report {
-    simulate_with(seed, Sabotage::None)
+pub fn simulate_seed(seed: u64) -> SimulationReport {
+    simulate_sabotaged(seed, Sabotage::None)
 }
 
 /// Runs one seed with something broken on purpose.
-pub fn simulate_with(seed: u64, sabotage: Sabotage) -> Report {
+pub fn simulate_sabotaged(seed: u64, sabotage: Sabotage) -> SimulationReport {
     // The product's own dice, for jitter.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -69,55 +69,59 @@ pub fn simulate_with(seed: u64, sabotage: Sabotage) -> Report {
         .start_paused(true)
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(migrate(seed, sabotage)),
-        Err(error) => Report {
+        Ok(runtime) => runtime.block_on(run_migration(seed, sabotage)),
+        Err(error) => SimulationReport {
             violations: vec![format!("no runtime: {error}")],
-            ..Report::default()
+            ..SimulationReport::default()
         },
     }
 }
 
-async fn migrate(seed: u64, sabotage: Sabotage) -> Report {
-    let shared = Arc::new(Shared::new(seed, sabotage));
-    furnish(&mut shared.lock());
+async fn run_migration(seed: u64, sabotage: Sabotage) -> SimulationReport {
+    let shared = Arc::new(SharedWorld::new(seed, sabotage));
+    seed_world(&mut shared.lock());
     let times = shared.lock().dice.u32(0..14);
-    let writer = application::write(Arc::clone(&shared), times);
+    let writer = application::run_writes(Arc::clone(&shared), times);
     let stop = CancellationToken::new();
-    let crew: Vec<Consumers> = (0..2)
-        .map(|_| tokio::spawn(consumers(Arc::clone(&shared), stop.clone())))
+    let crew: Vec<ConsumerTask> = (0..2)
+        .map(|_| tokio::spawn(run_consumers(Arc::clone(&shared), stop.clone())))
         .collect();
-    let ended = timeout(PATIENCE, async {
-        let ((died, _), ()) = tokio::join!(feeders(Arc::clone(&shared)), writer);
+    let ended = timeout(MAX_SIMULATED_TIME, async {
+        let ((died, _), ()) = tokio::join!(run_feeders(Arc::clone(&shared)), writer);
         // What cannot be processed is on its way to the dead-letter queue.
         while !shared.lock().is_drained() {
             sleep(Duration::from_millis(500)).await;
         }
         // Once more, now that nobody writes any more: it feeds what came late, and tells the outcome.
-        let (died_again, outcome) = feeders(Arc::clone(&shared)).await;
+        let (died_again, outcome) = run_feeders(Arc::clone(&shared)).await;
         (died + died_again, outcome)
     });
     let ended = ended.await;
-    let mut report = Report::default();
+    let mut report = SimulationReport::default();
     stop.cancel();
     for consumer in crew {
         let (deaths, drained) = consumer.await.unwrap_or_default();
-        report.deaths += deaths;
+        report.crashes += deaths;
         if !drained {
             let message = "a consumer did not give back what it had in hand";
             report.violations.push(message.into());
         }
     }
-    finish(report, &shared.lock(), ended.ok())
+    complete_report(report, &shared.lock(), ended.ok())
 }
 
-fn finish(mut report: Report, things: &Things, ended: Option<(u64, Outcome)>) -> Report {
+fn complete_report(
+    mut report: SimulationReport,
+    things: &WorldState,
+    ended: Option<(u64, FeedOutcome)>,
+) -> SimulationReport {
     match ended {
         None => report
             .violations
             .push(format!("it never ended: {things:#?}")),
         Some((deaths, outcome)) => {
-            report.deaths += deaths;
-            report.violations.extend(judge(things, &outcome));
+            report.crashes += deaths;
+            report.violations.extend(check_invariants(things, &outcome));
         }
     }
     report.moved = things.table.moves.len();
@@ -129,12 +133,12 @@ fn finish(mut report: Report, things: &Things, ended: Option<(u64, Outcome)>) ->
 }
 
 /// Up to a dozen rows; one without an object, two that share theirs.
-fn furnish(things: &mut Things) {
+fn seed_world(things: &mut WorldState) {
     let rows = things.dice.usize(4..12);
     for id in 0..rows {
         let path = match id {
-            1 | 2 => format!("{OLD}shared"),
-            id => format!("{OLD}{id}"),
+            1 | 2 => format!("{OLD_PREFIX}shared"),
+            id => format!("{OLD_PREFIX}{id}"),
         };
         let bytes = format!("bytes of {path}");
         if id != 0 {
@@ -145,104 +149,103 @@ fn furnish(things: &mut Things) {
 }
 
 /// When the next process dies, if it does.
-fn next_death(shared: &Shared, deaths: u64) -> Option<Death> {
+fn pick_crash_point(shared: &SharedWorld, deaths: u64) -> Option<CrashPoint> {
     let dice = &mut shared.lock().dice;
-    let dies = deaths < u64::from(DEATHS) && dice.u32(0..4) > 0;
-    dies.then(|| Death {
+    let dies = deaths < u64::from(MAX_CRASHES) && dice.u32(0..4) > 0;
+    dies.then(|| CrashPoint {
         at_call: dice.u64(0..40),
         after_effect: dice.bool(),
     })
 }
 
 /// Feeders, one after the other, until one comes to the end. Returns how many died before it.
-async fn feeders(shared: Arc<Shared>) -> (u64, Outcome) {
+async fn run_feeders(shared: Arc<SharedWorld>) -> (u64, FeedOutcome) {
     let mut deaths = 0;
     loop {
-        let client = Arc::new(Client::new(
+        let client = Arc::new(SimulatedClient::new(
             Arc::clone(&shared),
-            next_death(&shared, deaths),
+            pick_crash_point(&shared, deaths),
         ));
-        let feed = feed(&client);
+        let feed = build_feed(&client);
         tokio::select! {
             biased;
             outcome = feed.run() => match outcome {
                 Ok(outcome) => return (deaths, outcome),
-                Err(_) => return (deaths, Outcome { numbers: scope::Progress::default(), failures: vec![] }),
+                Err(_) => return (deaths, FeedOutcome { progress: feed_source::RunProgress::default(), failures: vec![] }),
             },
+            () = send_heartbeats(&*client, &feed.throttle, || feed.progress.heartbeat()) => {}
             () = client.died() => deaths += 1,
         }
-        pause(&shared).await;
+        sleep_randomly(&shared).await;
     }
 }
 
 /// A feeder over a client.
-pub fn feed(client: &Arc<Client>) -> Feed {
-    Feed {
-        queue: Arc::<Client>::clone(client),
-        scope: Arc::<Client>::clone(client),
-        catalog: Arc::<Client>::clone(client),
-        rule: rule(),
-        pacing: Pacing {
+pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
+    let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
+    FeedLoop {
+        queue: Arc::<SimulatedClient>::clone(client),
+        source: Arc::<SimulatedClient>::clone(client),
+        ledger: Arc::<SimulatedClient>::clone(client),
+        rule: world_path_rule(),
+        options: FeedOptions {
             canary: None,
             page_size: 3,
             max_backlog: 8,
-            watch: None,
+            watch_interval: None,
         },
-        steering: Arc::default(),
-        progress: Arc::new(Progress::default()),
+        progress: Arc::new(FeederProgress::new(Arc::clone(&throttle))),
+        throttle,
         tracer: None,
         stop: CancellationToken::new(),
     }
 }
 
-type Consumers = JoinHandle<(u64, bool)>;
+type ConsumerTask = JoinHandle<(u64, bool)>;
 
 /// Consumers, one after the other, until the stop. Returns how many died, and whether the last one gave back
 /// all that it had in hand.
-async fn consumers(shared: Arc<Shared>, stop: CancellationToken) -> (u64, bool) {
+async fn run_consumers(shared: Arc<SharedWorld>, stop: CancellationToken) -> (u64, bool) {
     let mut deaths = 0;
     loop {
-        let client = Arc::new(Client::new(
+        let client = Arc::new(SimulatedClient::new(
             Arc::clone(&shared),
-            next_death(&shared, deaths),
+            pick_crash_point(&shared, deaths),
         ));
         tokio::select! {
             biased;
-            drained = run(parts(&client), stop.clone()) => return (deaths, drained),
+            drained = run(build_parts(&client), stop.clone()) => return (deaths, drained),
             () = client.died() => deaths += 1,
         }
-        pause(&shared).await;
+        sleep_randomly(&shared).await;
     }
 }
 
 /// A consumer's pipeline over a client.
-pub fn parts(client: &Arc<Client>) -> Parts {
+pub fn build_parts(client: &Arc<SimulatedClient>) -> Parts {
     Parts {
-        queue: Arc::<Client>::clone(client),
-        store: Arc::<Client>::clone(client),
-        catalog: Arc::<Client>::clone(client),
-        id_type: IdType::Text,
-        rule: rule(),
+        queue: Arc::<SimulatedClient>::clone(client),
+        store: Arc::<SimulatedClient>::clone(client),
+        catalog: Arc::<SimulatedClient>::clone(client),
+        id_type: IdColumnType::Text,
+        rule: world_path_rule(),
         has_dead_letter_queue: true,
         witness: None,
         max_concurrency: 4,
-        visibility: VISIBILITY,
+        visibility: VISIBILITY_TIMEOUT,
         grace: Duration::from_secs(25),
-        steering: Steering {
-            control: Arc::<Client>::clone(client),
-            orders: Orders::default(),
-            limits: DatabaseLimits::default(),
-        },
-        observation: Observation {
+        fleet_control: Arc::<SimulatedClient>::clone(client),
+        throttle: Arc::new(Throttle::for_copies(4, DatabaseLimits::default())),
+        observation: ConsumerMetrics {
             health: Health::default(),
-            leases: Leases::new(VISIBILITY),
-            tally: Arc::default(),
+            leases: Leases::new(VISIBILITY_TIMEOUT),
+            counters: Arc::default(),
         },
         deliveries: Deliveries::default(),
     }
 }
 
-async fn pause(shared: &Shared) {
+async fn sleep_randomly(shared: &SharedWorld) {
     let pause = shared.lock().dice.u64(0..2_000);
     sleep(Duration::from_millis(pause)).await;
 }

@@ -8,18 +8,18 @@
 )]
 
 use bucket_brigade_simulation::model::{
-    Brigade, Explored, configurations, explore, shortest_violation,
+    BrigadeModel, ExplorationResult, explore_model, model_configurations, shortest_violation,
 };
 use bucket_brigade_simulation::sabotage::Sabotage;
 
 /// Explores one configuration by name.
-fn explored(name: &str) -> Explored {
-    let mut all = configurations().into_iter();
+fn explore_by_name(name: &str) -> ExplorationResult {
+    let mut all = model_configurations().into_iter();
     let (_, brigade) = all.find(|(other, _)| *other == name).unwrap();
-    let explored = explore(brigade, 2);
+    let explored = explore_model(brigade, 2);
     println!(
         "{name}: {} states, depth {}, {:?}",
-        explored.states, explored.depth, explored.took
+        explored.states, explored.depth, explored.elapsed
     );
     for (name, steps) in &explored.violations {
         println!("{name}:\n    {}", steps.join("\n    "));
@@ -28,8 +28,8 @@ fn explored(name: &str) -> Explored {
 }
 
 /// No violation, and all of this reached.
-fn holds(name: &str, reached: &[&str]) {
-    let explored = explored(name);
+fn assert_holds(name: &str, reached: &[&str]) {
+    let explored = explore_by_name(name);
     assert!(explored.violations.is_empty());
     for one in reached {
         assert!(explored.reached.contains(one), "never reached: {one}");
@@ -47,29 +47,29 @@ fn one_row() {
         "both consumers hold one message",
         "a lost lease is let go",
     ];
-    holds("one row", &reached);
+    assert_holds("one row", &reached);
 }
 
 #[test]
 fn a_row_without_an_object() {
-    holds("one row without an object", &["a failure is recorded"]);
+    assert_holds("one row without an object", &["a failure is recorded"]);
 }
 
 #[test]
 fn a_poison_message() {
     let reached = ["a row is moved", "a message is dead"];
-    holds("one row and a poison message", &reached);
+    assert_holds("one row and a poison message", &reached);
 }
 
 #[test]
 fn two_rows_with_one_object() {
-    holds("two rows with one object", &["a row is moved"]);
+    assert_holds("two rows with one object", &["a row is moved"]);
 }
 
 /// The test for the test: with this missing, this is what breaks first.
-fn breaks(sabotage: Sabotage, invariant: &str) {
-    let (_, brigade) = configurations().swap_remove(0);
-    let sabotaged = Brigade {
+fn assert_violates(sabotage: Sabotage, invariant: &str) {
+    let (_, brigade) = model_configurations().swap_remove(0);
+    let sabotaged = BrigadeModel {
         sabotage,
         ..brigade
     };
@@ -81,15 +81,15 @@ fn breaks(sabotage: Sabotage, invariant: &str) {
 
 #[test]
 fn without_the_compare_and_set_a_write_of_the_application_is_lost() {
-    breaks(Sabotage::NoCompareAndSet, "I3: the application's writes");
+    assert_violates(Sabotage::NoCompareAndSet, "I3: the application's writes");
 }
 
 #[test]
 fn without_the_conditional_copy_an_object_of_the_application_is_overwritten() {
-    breaks(Sabotage::UnconditionalCopy, "I3: its objects");
+    assert_violates(Sabotage::UnconditionalCopy, "I3: its objects");
 }
 
 #[test]
 fn with_the_delete_before_the_commit_a_row_is_forgotten() {
-    breaks(Sabotage::DeleteBeforeCommit, "I5");
+    assert_violates(Sabotage::DeleteBeforeCommit, "I5");
 }

@@ -1,22 +1,22 @@
 //! The simulation: thousands of seeds, each repeated exactly; and the test for the test.
 
 use bucket_brigade_simulation::sabotage::Sabotage;
-use bucket_brigade_simulation::simulate::{simulate, simulate_with};
+use bucket_brigade_simulation::simulate::{simulate_sabotaged, simulate_seed};
 
 /// Run at every test; `script/chaos --simulate N` runs as many as you like.
-const SEEDS: u64 = 3_000;
+const SEED_COUNT: u64 = 3_000;
 
 #[test]
 fn nothing_is_lost_whatever_fails() {
     let (mut moved, mut changed, mut failed, mut deaths) = (0, 0, 0, 0);
-    for seed in 0..SEEDS {
-        let report = simulate(seed);
+    for seed in 0..SEED_COUNT {
+        let report = simulate_seed(seed);
         let wrong = &report.violations;
         assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
         moved += report.moved;
         changed += report.changed;
         failed += report.failed;
-        deaths += report.deaths;
+        deaths += report.crashes;
     }
     println!("moved {moved}, changed {changed}, failed {failed}, {deaths} deaths");
     assert!([moved, changed, failed].iter().all(|count| *count > 1_000));
@@ -26,14 +26,14 @@ fn nothing_is_lost_whatever_fails() {
 #[test]
 fn a_seed_repeats_exactly() {
     for seed in 0..50 {
-        assert_eq!(simulate(seed), simulate(seed), "seed {seed}");
+        assert_eq!(simulate_seed(seed), simulate_seed(seed), "seed {seed}");
     }
 }
 
 /// The first seeds that find the sabotage.
-fn found_by(sabotage: Sabotage, words: &str) -> Option<u64> {
+fn first_detecting_seed(sabotage: Sabotage, words: &str) -> Option<u64> {
     let finds = |seed: &u64| {
-        let report = simulate_with(*seed, sabotage);
+        let report = simulate_sabotaged(*seed, sabotage);
         let mut found = report.violations.iter();
         found.any(|violation| violation.contains(words))
     };
@@ -42,7 +42,7 @@ fn found_by(sabotage: Sabotage, words: &str) -> Option<u64> {
 
 #[test]
 fn what_is_broken_on_purpose_is_found() {
-    assert!(found_by(Sabotage::NoCompareAndSet, "I3").is_some());
-    assert!(found_by(Sabotage::UnconditionalCopy, "I3").is_some());
-    assert!(found_by(Sabotage::DeleteBeforeCommit, "I5").is_some());
+    assert!(first_detecting_seed(Sabotage::NoCompareAndSet, "I3").is_some());
+    assert!(first_detecting_seed(Sabotage::UnconditionalCopy, "I3").is_some());
+    assert!(first_detecting_seed(Sabotage::DeleteBeforeCommit, "I5").is_some());
 }

@@ -18,5 +18,5 @@ pub mod terminal;
 pub mod traffic;
 pub mod trials;
 
-pub use cloud::{Cloud, Effect, Fault, Options};
+pub use cloud::{Cloud, CloudOptions, Fault, FaultEffect};
 pub use postgres::Cluster;

@@ -8,14 +8,14 @@ const BYTES_PER_PIXEL: f64 = 3.0;
 
 /// A valid PNG of random pixels. Sizes are spread evenly over the powers of two between 1 KiB and
 /// `largest_bytes`, so that small pictures are as common as they are in life.
-pub fn picture(random: &mut Rng, largest_bytes: u32) -> Result<Vec<u8>> {
+pub fn random_png(random: &mut Rng, largest_bytes: u32) -> Result<Vec<u8>> {
     let largest = f64::from(largest_bytes.max(2048)).log2();
     let bytes = (10.0 + random.f64() * (largest - 10.0)).exp2();
     // A little less, for the header and what the encoding adds.
-    let side = side((bytes * 0.97 / BYTES_PER_PIXEL).sqrt());
+    let side = round_side((bytes * 0.97 / BYTES_PER_PIXEL).sqrt());
     let mut pixels = vec![0; side as usize * side as usize * 3];
     random.fill(&mut pixels);
-    encode(side, &pixels)
+    encode_png(side, &pixels)
 }
 
 #[expect(
@@ -23,11 +23,11 @@ pub fn picture(random: &mut Rng, largest_bytes: u32) -> Result<Vec<u8>> {
     clippy::cast_sign_loss,
     reason = "between 16 and some hundred"
 )]
-fn side(pixels: f64) -> u32 {
+fn round_side(pixels: f64) -> u32 {
     pixels as u32
 }
 
-fn encode(side: u32, pixels: &[u8]) -> Result<Vec<u8>> {
+fn encode_png(side: u32, pixels: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(pixels.len() + 256);
     let mut encoder = Encoder::new(&mut bytes, side, side);
     encoder.set_color(ColorType::Rgb);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::application::Application;
@@ -12,7 +14,7 @@ use crate::cloud::Cloud;
 use bucket_brigade_private_postgres::Watchdog;
 
 /// Where the program `name` of this workspace was built: beside the running one.
-pub fn binary(name: &str) -> Result<PathBuf> {
+pub fn binary_path(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let mut directory = own.parent().context("this program is in no directory")?;
     // Tests are one level down.
@@ -50,20 +52,23 @@ pub fn settings_env(
         ("MAX_BACKLOG", "2000"),
     ];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    settings.into_iter().chain(cloud.env_as(caller)).collect()
+    settings
+        .into_iter()
+        .chain(cloud.sdk_env_for(caller))
+        .collect()
 }
 
 /// A running program of this workspace. It is killed when this is dropped and when this process
 /// ends in whatever way.
 #[derive(Debug)]
-pub struct Process {
+pub struct ChildProcess {
     name: String,
     log: Option<PathBuf>,
     child: Child,
     watchdog: Watchdog,
 }
 
-impl Process {
+impl ChildProcess {
     /// Starts the program `name` with these variables and none of ours but `PATH` and Rust's own. Its
     /// output goes to the end of `log`, or to our standard error where there is none.
     pub fn spawn<A: AsRef<OsStr>>(
@@ -72,7 +77,7 @@ impl Process {
         arguments: &[A],
         log: Option<&Path>,
     ) -> Result<Self> {
-        let mut command = Command::new(binary(name)?);
+        let mut command = Command::new(binary_path(name)?);
         command.args(arguments).env_clear().stdin(Stdio::null());
         // Away from the developer's own .env file.
         command.current_dir("/");
@@ -113,17 +118,15 @@ impl Process {
     }
 
     /// Sends SIGTERM. A process that has ended is left alone.
-    pub async fn terminate(&self) -> Result<()> {
-        self.signal("-TERM").await
+    pub fn terminate(&self) -> Result<()> {
+        self.send_signal(Signal::TERM)
     }
 
-    /// Sends a signal such as `-INT`. A process that has ended is left alone.
-    pub async fn signal(&self, signal: &str) -> Result<()> {
-        if let Some(id) = self.child.id() {
-            Command::new("kill")
-                .args([signal, &id.to_string()])
-                .status()
-                .await?;
+    /// Sends a signal. A process that has ended is left alone.
+    pub fn send_signal(&self, signal: Signal) -> Result<()> {
+        let id = self.child.id().map(i32::try_from).transpose()?;
+        if let Some(id) = id.and_then(Pid::from_raw) {
+            kill_process(id, signal)?;
         }
         Ok(())
     }
@@ -136,14 +139,14 @@ impl Process {
     }
 
     /// Waits for its end.
-    pub async fn wait(&mut self) -> Result<ExitStatus> {
+    pub async fn wait_for_exit(&mut self) -> Result<ExitStatus> {
         let status = self.child.wait().await?;
         self.watchdog.dismiss();
         Ok(status)
     }
 
     /// How it ended, if it has.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
         let ended = self.child.try_wait()?;
         if ended.is_some() {
             // Its id may soon be another's.
@@ -164,7 +167,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.child.start_kill();
         self.watchdog.dismiss();

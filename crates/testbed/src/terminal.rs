@@ -12,13 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-use crate::process::binary;
+use crate::process::binary_path;
 
 /// No text is waited for longer.
-const PATIENCE: Duration = Duration::from_mins(2);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Between two looks at the screen.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What Ctrl-C sends.
 const CTRL_C: &str = "\u{3}";
@@ -27,21 +27,24 @@ const CTRL_C: &str = "\u{3}";
 const CTRL_D: &str = "\u{4}";
 
 /// A program on a terminal. It is killed when this is dropped.
-pub struct Terminal {
+pub struct TerminalSession {
     child: Child,
-    keyboard: ChildStdin,
-    shown: Arc<Mutex<Vec<u8>>>,
+    input: ChildStdin,
+    output: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
     watchdog: Watchdog,
 }
 
-impl Terminal {
+impl TerminalSession {
     /// Starts the program `name` with these variables and none of ours but `PATH`.
     ///
     /// The terminal is that of `script`, which every Linux and macOS has.
     pub fn start(name: &str, environment: &[(String, String)], arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new("script");
-        command.args(script(binary(name)?.into_os_string(), arguments));
+        command.args(script_arguments(
+            binary_path(name)?.into_os_string(),
+            arguments,
+        ));
         command.env_clear().current_dir("/");
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         command.envs(environment.iter().map(|(name, value)| (name, value)));
@@ -54,60 +57,64 @@ impl Terminal {
         let shown = Arc::<Mutex<Vec<u8>>>::default();
         Ok(Self {
             child,
-            keyboard,
-            reader: tokio::spawn(read(screen, Arc::clone(&shown))),
-            shown,
+            input: keyboard,
+            reader: tokio::spawn(read_output(screen, Arc::clone(&shown))),
+            output: shown,
             watchdog: Watchdog::arm("kill -KILL \"$1\"", &[pid])?,
         })
     }
 
     /// Waits until the screen has shown `text`.
-    pub async fn shows(&self, text: &str) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.screen().contains(text) {
+    pub async fn wait_for_text(&self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        while !self.screen_text().contains(text) {
             if self.reader.is_finished() || Instant::now() > deadline {
-                bail!("the screen never shows {text:?}, but:\n{}", self.screen());
+                bail!(
+                    "the screen never shows {text:?}, but:\n{}",
+                    self.screen_text()
+                );
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
 
     /// Types a line.
     pub async fn type_line(&mut self, line: &str) -> Result<()> {
-        self.press(&format!("{line}\n")).await
+        self.send_keys(&format!("{line}\n")).await
     }
 
     /// Presses Ctrl-C.
-    pub async fn interrupt(&mut self) -> Result<()> {
-        self.press(CTRL_C).await
+    pub async fn press_ctrl_c(&mut self) -> Result<()> {
+        self.send_keys(CTRL_C).await
     }
 
     /// Presses Ctrl-D: there is nothing more to come.
-    pub async fn end_input(&mut self) -> Result<()> {
-        self.press(CTRL_D).await
+    pub async fn press_ctrl_d(&mut self) -> Result<()> {
+        self.send_keys(CTRL_D).await
     }
 
-    async fn press(&mut self, keys: &str) -> Result<()> {
-        self.keyboard.write_all(keys.as_bytes()).await?;
-        Ok(self.keyboard.flush().await?)
+    async fn send_keys(&mut self, keys: &str) -> Result<()> {
+        self.input.write_all(keys.as_bytes()).await?;
+        Ok(self.input.flush().await?)
     }
 
     /// Waits for the program's end; its exit code, and all that was shown.
-    pub async fn end(mut self) -> Result<(i32, String)> {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        let status = status.with_context(|| format!("it does not end:\n{}", self.screen()))??;
+    pub async fn wait_for_exit(mut self) -> Result<(i32, String)> {
+        let status = tokio::time::timeout(WAIT_TIMEOUT, self.child.wait()).await;
+        let status =
+            status.with_context(|| format!("it does not end:\n{}", self.screen_text()))??;
         self.watchdog.dismiss();
         (&mut self.reader).await?;
-        Ok((status.code().unwrap_or(-1), self.screen()))
+        Ok((status.code().unwrap_or(-1), self.screen_text()))
     }
 
-    fn screen(&self) -> String {
-        plain(&String::from_utf8_lossy(&self.shown.lock()))
+    fn screen_text(&self) -> String {
+        strip_control_sequences(&String::from_utf8_lossy(&self.output.lock()))
     }
 }
 
-impl Drop for Terminal {
+impl Drop for TerminalSession {
     fn drop(&mut self) {
         let _ = self.child.start_kill();
         self.watchdog.dismiss();
@@ -115,7 +122,7 @@ impl Drop for Terminal {
 }
 
 /// What `script` is told: to run a command, to write no file, and to end as the command does.
-fn script(program: OsString, arguments: &[&str]) -> Vec<OsString> {
+fn script_arguments(program: OsString, arguments: &[&str]) -> Vec<OsString> {
     if cfg!(target_os = "macos") {
         let words = ["-q", "/dev/null"].map(OsString::from).into_iter();
         let arguments = arguments.iter().map(OsString::from);
@@ -123,7 +130,7 @@ fn script(program: OsString, arguments: &[&str]) -> Vec<OsString> {
     }
     let program = program.to_string_lossy();
     let words = std::iter::once(&*program).chain(arguments.iter().copied());
-    let words: Vec<String> = words.map(quoted).collect();
+    let words: Vec<String> = words.map(shell_quote).collect();
     // In the shell's place: a shell would take Ctrl-C for itself too.
     let line = format!("exec {}", words.join(" "));
     ["-q", "-e", "-f", "-c", &line, "/dev/null"]
@@ -132,11 +139,11 @@ fn script(program: OsString, arguments: &[&str]) -> Vec<OsString> {
 }
 
 /// A word as a shell takes it for what it is.
-fn quoted(word: &str) -> String {
+fn shell_quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-async fn read(mut screen: ChildStdout, shown: Arc<Mutex<Vec<u8>>>) {
+async fn read_output(mut screen: ChildStdout, shown: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = screen.read(&mut buffer).await {
         shown.lock().extend_from_slice(&buffer[..count]);
@@ -144,7 +151,7 @@ async fn read(mut screen: ChildStdout, shown: Arc<Mutex<Vec<u8>>>) {
 }
 
 /// What stays on a screen: without colours, and each line as it was last written.
-fn plain(shown: &str) -> String {
+fn strip_control_sequences(shown: &str) -> String {
     let mut text = String::new();
     let mut rest = shown;
     while let Some((before, after)) = rest.split_once("\u{1b}[") {
@@ -167,11 +174,11 @@ mod tests {
     #[test]
     fn what_was_written_over_is_gone() {
         let shown = "one\r\n\u{1b}[2K\rbar 1\u{1b}[0m\r\u{1b}[2Ktwo\r\nend";
-        assert_eq!(plain(shown), "one\ntwo\nend");
+        assert_eq!(strip_control_sequences(shown), "one\ntwo\nend");
     }
 
     #[test]
     fn a_shell_takes_each_word_whole() {
-        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(shell_quote("it's $HOME"), r"'it'\''s $HOME'");
     }
 }

@@ -14,12 +14,12 @@ mod starting;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::results::Results;
-use crate::rig::Rig;
+use crate::results::BenchResults;
+use crate::rig::BenchRig;
 
 /// A group of rows, measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Group {
+pub enum RowGroup {
     /// CPU per image, images per second and requests per image, against bare loops and peers.
     Copying,
     /// Images per second when each copy takes 50 ms.
@@ -42,26 +42,31 @@ pub enum Group {
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Size {
+pub struct MeasurementSize {
     /// Runs of each figure.
     pub rounds: usize,
     /// By what the number of rows is divided: 1 for figures to publish.
     pub divisor: u64,
 }
 
-impl Size {
+impl MeasurementSize {
     /// So many rows, or fewer when it has to be quick.
-    fn rows(self, most: u64) -> u64 {
+    fn scaled_rows(self, most: u64) -> u64 {
         (most / self.divisor / 100 * 100).max(1000)
     }
 }
 
-impl Group {
+impl RowGroup {
     /// Measures the group's rows.
     ///
     /// # Errors
     /// Something did not start, failed, or did not do all of its work.
-    pub async fn measure(self, rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
+    pub async fn measure(
+        self,
+        rig: &mut BenchRig,
+        size: MeasurementSize,
+        results: &mut BenchResults,
+    ) -> Result<()> {
         match self {
             Self::Copying => copying::measure(rig, size, results).await,
             Self::Latency => latency::measure(rig, size, results).await,

@@ -7,16 +7,17 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::rig::{self, DESTINATION, Rig, SOURCE};
+use crate::images::{self, DESTINATION_BUCKET, SOURCE_BUCKET};
+use crate::rig::BenchRig;
 
 /// A tool that may be installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(super) enum PeerTool {
     S5cmd,
     Rclone,
 }
 
-impl Peer {
+impl PeerTool {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::S5cmd => "s5cmd",
@@ -25,7 +26,7 @@ impl Peer {
     }
 
     /// Where it is, if it is installed.
-    pub(super) fn find(self) -> Option<PathBuf> {
+    pub(super) fn find_program(self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH")?;
         std::env::split_paths(&path)
             .map(|directory| directory.join(self.name()))
@@ -33,18 +34,18 @@ impl Peer {
     }
 
     /// Copies these rows' images, so many at a time.
-    pub(super) fn copy(
+    pub(super) fn copy_command(
         self,
         program: PathBuf,
-        rig: &Rig,
+        rig: &BenchRig,
         rows: &Range<u64>,
         in_flight: usize,
     ) -> Result<Command> {
-        let mut command = rig.command(program);
+        let mut command = rig.program_command(program);
         match self {
             Self::S5cmd => {
-                let file = rig.file("s5cmd.txt");
-                std::fs::write(&file, lines(rows))?;
+                let file = rig.file_path("s5cmd.txt");
+                std::fs::write(&file, s5cmd_lines(rows))?;
                 command.args(["--endpoint-url", &rig.stub.endpoint()]);
                 command.args(["--numworkers", &in_flight.to_string(), "run"]);
                 command.arg(file);
@@ -53,9 +54,9 @@ impl Peer {
                 command.env("RCLONE_S3_PROVIDER", "Other");
                 command.env("RCLONE_S3_ENDPOINT", rig.stub.endpoint());
                 command.env("RCLONE_S3_ENV_AUTH", "true");
-                command.env("RCLONE_CONFIG", rig.file("rclone.conf"));
-                command.args(["copy", &format!(":s3:{SOURCE}/image")]);
-                command.arg(format!(":s3:{DESTINATION}/avatar"));
+                command.env("RCLONE_CONFIG", rig.file_path("rclone.conf"));
+                command.args(["copy", &format!(":s3:{SOURCE_BUCKET}/image")]);
+                command.arg(format!(":s3:{DESTINATION_BUCKET}/avatar"));
                 let in_flight = in_flight.to_string();
                 command.args(["--transfers", &in_flight, "--checkers", &in_flight]);
                 command.arg("--s3-no-check-bucket");
@@ -65,14 +66,14 @@ impl Peer {
     }
 }
 
-fn lines(rows: &Range<u64>) -> String {
+fn s5cmd_lines(rows: &Range<u64>) -> String {
     let mut text = String::new();
     for id in rows.clone() {
-        let (from, to) = (rig::path(id), rig::new_path(id));
+        let (from, to) = (images::old_path(id), images::new_path(id));
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "cp --metadata-directive COPY s3://{SOURCE}/{from} s3://{DESTINATION}/{to}"
+            "cp --metadata-directive COPY s3://{SOURCE_BUCKET}/{from} s3://{DESTINATION_BUCKET}/{to}"
         );
     }
     text

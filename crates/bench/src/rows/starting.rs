@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use super::Size;
-use crate::results::{Results, Row, Target};
-use crate::rig::{Rig, Work, stop};
-use crate::stats::float;
+use super::MeasurementSize;
+use crate::results::{BenchResults, ResultRow, TargetBound};
+use crate::rig::{BenchRig, WorkloadSpec, stop_processes};
+use crate::stats::to_f64;
 
-const WORK: Work = Work {
+const STARTING_WORKLOAD: WorkloadSpec = WorkloadSpec {
     images: 40_000,
     consumers: 1,
     in_flight: 64,
@@ -16,32 +16,47 @@ const WORK: Work = Work {
 /// When the consumer is told to stop: it is at full speed by then.
 const STOP_AFTER: u64 = 4000;
 
-pub(super) async fn measure(rig: &mut Rig, size: Size, results: &mut Results) -> Result<()> {
+pub(super) async fn measure(
+    rig: &mut BenchRig,
+    size: MeasurementSize,
+    results: &mut BenchResults,
+) -> Result<()> {
     let (mut starts, mut stops) = (Vec::new(), Vec::new());
     for _ in 0..size.rounds {
-        let rows = rig.fresh_rows(WORK.images).await?;
-        rig.stub.set_up(&WORK.setup(&rows)).await?;
-        let consumer = rig.consumer(0, WORK.in_flight)?;
-        rig.wait_for("CopyObject", STOP_AFTER, std::slice::from_ref(&consumer))
+        let rows = rig.insert_rows(STARTING_WORKLOAD.images).await?;
+        rig.stub
+            .set_up(&STARTING_WORKLOAD.stub_setup(&rows))
             .await?;
-        let (usages, stopping) = stop(vec![consumer]).await?;
-        let first = rig.stub.counts().await?.of("CopyObject").first_us;
-        starts.push(float(first.saturating_sub(usages[0].started_us)) / 1e6);
+        let consumer = rig.start_consumer(0, STARTING_WORKLOAD.in_flight)?;
+        rig.wait_for_count("CopyObject", STOP_AFTER, std::slice::from_ref(&consumer))
+            .await?;
+        let (usages, stopping) = stop_processes(vec![consumer]).await?;
+        let first = rig
+            .stub
+            .read_counts()
+            .await?
+            .meter_for("CopyObject")
+            .first_us;
+        starts.push(to_f64(first.saturating_sub(usages[0].started_us)) / 1e6);
         stops.push(stopping.as_secs_f64());
     }
     let (start, stop) = (
         "start to first copy",
         "SIGTERM to exit, latency 50 ms, at full speed",
     );
-    results.rows.push(Row::plain(
+    results.rows.push(ResultRow::from_runs(
         "start",
         start,
         "s",
         &starts,
-        Target::AtMost(1.0),
+        TargetBound::AtMost(1.0),
     )?);
-    results
-        .rows
-        .push(Row::plain("stop", stop, "s", &stops, Target::AtMost(2.0))?);
+    results.rows.push(ResultRow::from_runs(
+        "stop",
+        stop,
+        "s",
+        &stops,
+        TargetBound::AtMost(2.0),
+    )?);
     Ok(())
 }

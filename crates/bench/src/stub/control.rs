@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Answer, Counts, Stub, body, queue, respond};
+use super::{RequestCounts, StubResponse, StubServer, build_response, queue, read_body};
 
 /// No bucket is called that.
-pub(super) const PREFIX: &str = "/-/";
+pub(super) const CONTROL_PREFIX: &str = "/-/";
 
 const JSON: &str = "application/json";
 
 /// What the stub is to do until it is told otherwise.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Setup {
+pub struct StubSetup {
     /// What every answer of S3 takes, in milliseconds.
     pub s3_latency_ms: u64,
     /// What every answer of SQS takes, in milliseconds.
@@ -28,16 +28,19 @@ pub struct Setup {
     pub rows: Range<u64>,
 }
 
-pub(super) async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
+pub(super) async fn handle_control_request(
+    stub: &StubServer,
+    request: Request<Incoming>,
+) -> StubResponse {
     let path = request.uri().path().to_owned();
-    match path.strip_prefix(PREFIX) {
-        Some("setup") => match serde_json::from_slice(&body(request).await) {
-            Ok(setup) => set_up(stub, &setup),
-            Err(error) => respond(StatusCode::BAD_REQUEST, JSON, error.to_string()),
+    match path.strip_prefix(CONTROL_PREFIX) {
+        Some("setup") => match serde_json::from_slice(&read_body(request).await) {
+            Ok(setup) => apply_setup(stub, &setup),
+            Err(error) => build_response(StatusCode::BAD_REQUEST, JSON, error.to_string()),
         },
         Some("counts") => {
             let counts = serde_json::to_vec(&stub.lock().counts).unwrap_or_default();
-            respond(StatusCode::OK, JSON, counts)
+            build_response(StatusCode::OK, JSON, counts)
         }
         Some(operation) => {
             let state = stub.lock();
@@ -45,29 +48,29 @@ pub(super) async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
                 "deleted" => state.queue.deleted(),
                 operation => state.counts.0.get(operation).map_or(0, |meter| meter.items),
             };
-            respond(StatusCode::OK, JSON, items.to_string())
+            build_response(StatusCode::OK, JSON, items.to_string())
         }
-        None => respond(StatusCode::NOT_FOUND, JSON, ""),
+        None => build_response(StatusCode::NOT_FOUND, JSON, ""),
     }
 }
 
-fn set_up(stub: &Stub, setup: &Setup) -> Answer {
+fn apply_setup(stub: &StubServer, setup: &StubSetup) -> StubResponse {
     let mut state = stub.lock();
     state.s3_latency = Duration::from_millis(setup.s3_latency_ms);
     state.sqs_latency = Duration::from_millis(setup.sqs_latency_ms);
-    state.counts = Counts::default();
-    state.queue = queue::Queue::of(setup.rows.clone());
+    state.counts = RequestCounts::default();
+    state.queue = queue::StubQueue::from_rows(setup.rows.clone());
     state.store.images = setup.rows.clone();
-    respond(StatusCode::OK, JSON, "")
+    build_response(StatusCode::OK, JSON, "")
 }
 
 /// The other end: speaks to a stub on this port.
 #[derive(Debug, Clone, Copy)]
-pub struct Control {
+pub struct StubClient {
     port: u16,
 }
 
-impl Control {
+impl StubClient {
     /// A stub on `port` of 127.0.0.1.
     pub fn new(port: u16) -> Self {
         Self { port }
@@ -82,37 +85,39 @@ impl Control {
     ///
     /// # Errors
     /// The stub does not answer.
-    pub async fn set_up(self, setup: &Setup) -> Result<()> {
+    pub async fn set_up(self, setup: &StubSetup) -> Result<()> {
         let body = serde_json::to_string(setup)?;
-        self.ask("setup", &body).await.map(drop)
+        self.send_command("setup", &body).await.map(drop)
     }
 
     /// Everything the stub has counted since it was set up.
     ///
     /// # Errors
     /// The stub does not answer.
-    pub async fn counts(self) -> Result<Counts> {
-        Ok(serde_json::from_str(&self.ask("counts", "").await?)?)
+    pub async fn read_counts(self) -> Result<RequestCounts> {
+        Ok(serde_json::from_str(
+            &self.send_command("counts", "").await?,
+        )?)
     }
 
     /// The items of one kind of request so far; `deleted` for deleted messages.
     ///
     /// # Errors
     /// The stub does not answer.
-    pub async fn items(self, operation: &str) -> Result<u64> {
-        Ok(self.ask(operation, "").await?.parse()?)
+    pub async fn item_count(self, operation: &str) -> Result<u64> {
+        Ok(self.send_command(operation, "").await?.parse()?)
     }
 
-    async fn ask(self, what: &str, body: &str) -> Result<String> {
+    async fn send_command(self, what: &str, body: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let request = format!(
-            "POST {PREFIX}{what} HTTP/1.1\r\nhost: stub\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST {CONTROL_PREFIX}{what} HTTP/1.1\r\nhost: stub\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        let (head, body) = response.split_once("\r\n\r\n").context("no answer")?;
         if !head.starts_with("HTTP/1.1 200") {
             bail!("the stub answered: {head} {body}");
         }

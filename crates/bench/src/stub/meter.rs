@@ -6,11 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 /// Every so many items the time is kept.
-const MARK: u64 = 100;
+const MARK_INTERVAL: u64 = 100;
 
 /// One kind of request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meter {
+pub struct RequestMeter {
     /// Requests.
     pub requests: u64,
     /// What they were about: one object of a copy, up to ten messages of a batch.
@@ -25,43 +25,43 @@ pub struct Meter {
 
 /// Meters by the name of the request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts(pub BTreeMap<String, Meter>);
+pub struct RequestCounts(pub BTreeMap<String, RequestMeter>);
 
-impl Counts {
+impl RequestCounts {
     /// Counts one request about so many items.
-    pub(super) fn add(&mut self, operation: &str, items: u64) {
+    pub(super) fn record_request(&mut self, operation: &str, items: u64) {
         let now = now_us();
         match self.0.get_mut(operation) {
-            Some(meter) => meter.add(now, items),
+            Some(meter) => meter.record_request(now, items),
             None => self
                 .0
                 .entry(operation.to_owned())
                 .or_default()
-                .add(now, items),
+                .record_request(now, items),
         }
     }
 
     /// The meter of one kind of request; empty when there was none.
-    pub fn of(&self, operation: &str) -> Meter {
+    pub fn meter_for(&self, operation: &str) -> RequestMeter {
         self.0.get(operation).cloned().unwrap_or_default()
     }
 
     /// Requests of the kinds that `is_meant` names.
-    pub fn requests(&self, is_meant: impl Fn(&str) -> bool) -> u64 {
+    pub fn count_requests(&self, is_meant: impl Fn(&str) -> bool) -> u64 {
         let meant = self.0.iter().filter(|(name, _)| is_meant(name));
         meant.map(|(_, meter)| meter.requests).sum()
     }
 }
 
-impl Meter {
-    fn add(&mut self, now: u64, items: u64) {
+impl RequestMeter {
+    fn record_request(&mut self, now: u64, items: u64) {
         if self.requests == 0 {
             self.first_us = now;
         }
         self.requests += 1;
         self.last_us = now;
         // The mark of item 0 comes with the first item, that of item 100 with the hundred-and-first.
-        let due = (self.items + items).div_ceil(MARK);
+        let due = (self.items + items).div_ceil(MARK_INTERVAL);
         while u64::try_from(self.marks.len()).unwrap_or(u64::MAX) < due {
             self.marks.push(now);
         }
@@ -70,27 +70,27 @@ impl Meter {
 
     /// Items a second from the first request to the last.
     pub fn rate(&self) -> f64 {
-        rate(self.items, self.last_us.saturating_sub(self.first_us))
+        items_per_second(self.items, self.last_us.saturating_sub(self.first_us))
     }
 
     /// Items a second once the first `skip` items were over: what remains when nobody warms up any more.
     pub fn sustained_rate(&self, skip: u64) -> f64 {
-        let start = usize::try_from(skip / MARK).unwrap_or(usize::MAX);
+        let start = usize::try_from(skip / MARK_INTERVAL).unwrap_or(usize::MAX);
         match (self.marks.get(start), self.marks.last()) {
             (Some(first), Some(last)) => {
-                let between = (self.marks.len() - 1 - start) as u64 * MARK;
-                rate(between, last.saturating_sub(*first))
+                let between = (self.marks.len() - 1 - start) as u64 * MARK_INTERVAL;
+                items_per_second(between, last.saturating_sub(*first))
             }
             _ => 0.0,
         }
     }
 }
 
-fn rate(items: u64, over_us: u64) -> f64 {
+fn items_per_second(items: u64, over_us: u64) -> f64 {
     if over_us == 0 {
         return 0.0;
     }
-    crate::stats::float(items) * 1e6 / crate::stats::float(over_us)
+    crate::stats::to_f64(items) * 1e6 / crate::stats::to_f64(over_us)
 }
 
 /// Microseconds since 1970.
@@ -107,13 +107,13 @@ mod tests {
 
     #[test]
     fn the_sustained_rate_leaves_the_beginning_out() {
-        let mut meter = Meter::default();
+        let mut meter = RequestMeter::default();
         // A slow first hundred, then ten items every millisecond.
         for item in 0..10 {
-            meter.add(item * 1_000_000, 10);
+            meter.record_request(item * 1_000_000, 10);
         }
         for batch in 0..100 {
-            meter.add(10_000_000 + batch * 1000, 10);
+            meter.record_request(10_000_000 + batch * 1000, 10);
         }
         assert_eq!(meter.items, 1100);
         assert!(meter.rate() < 110.0);
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn nothing_has_no_rate() {
-        let meter = Meter::default();
+        let meter = RequestMeter::default();
         assert_eq!(Some(meter.rate()), Some(0.0));
         assert_eq!(Some(meter.sustained_rate(0)), Some(0.0));
     }

@@ -24,28 +24,28 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
-pub use control::{Control, Setup};
-pub use meter::{Counts, now_us};
+pub use control::{StubClient, StubSetup};
+pub use meter::{RequestCounts, now_us};
 
 /// What the stub answers with.
-type Answer = Response<Full<Bytes>>;
+type StubResponse = Response<Full<Bytes>>;
 
 /// All that the stub remembers.
 #[derive(Debug, Default)]
-struct State {
+struct StubState {
     s3_latency: Duration,
     sqs_latency: Duration,
-    counts: Counts,
-    queue: queue::Queue,
-    store: s3::Store,
+    counts: RequestCounts,
+    queue: queue::StubQueue,
+    store: s3::StubStore,
 }
 
 /// The stub, shared by its connections.
 #[derive(Debug, Clone, Default)]
-struct Stub(Arc<Mutex<State>>);
+struct StubServer(Arc<Mutex<StubState>>);
 
-impl Stub {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl StubServer {
+    fn lock(&self) -> MutexGuard<'_, StubState> {
         // Nothing that can panic runs under this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,7 +68,7 @@ pub fn serve() -> Result<()> {
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
         });
         tokio::select! {
-            never = accept(listener) => never,
+            never = accept_connections(listener) => never,
             ended = ended => { ended??; Ok(()) }
         }
     })?;
@@ -77,19 +77,19 @@ pub fn serve() -> Result<()> {
     Ok(())
 }
 
-async fn accept(listener: TcpListener) -> Result<()> {
-    let stub = Stub::default();
+async fn accept_connections(listener: TcpListener) -> Result<()> {
+    let stub = StubServer::default();
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        tokio::spawn(converse(stub.clone(), stream));
+        tokio::spawn(serve_connection(stub.clone(), stream));
     }
 }
 
-async fn converse(stub: Stub, stream: TcpStream) {
+async fn serve_connection(stub: StubServer, stream: TcpStream) {
     let service = service_fn(move |request| {
         let stub = stub.clone();
-        async move { Ok::<_, Infallible>(answer(&stub, request).await) }
+        async move { Ok::<_, Infallible>(handle_request(&stub, request).await) }
     });
     // A client that hangs up is no error of ours.
     drop(
@@ -99,9 +99,9 @@ async fn converse(stub: Stub, stream: TcpStream) {
     );
 }
 
-async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
-    if request.uri().path().starts_with(control::PREFIX) {
-        return control::answer(stub, request).await;
+async fn handle_request(stub: &StubServer, request: Request<Incoming>) -> StubResponse {
+    if request.uri().path().starts_with(control::CONTROL_PREFIX) {
+        return control::handle_control_request(stub, request).await;
     }
     let target = request.headers().get("x-amz-target");
     let operation = target
@@ -109,22 +109,24 @@ async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
         .and_then(|target| target.strip_prefix("AmazonSQS."))
         .map(str::to_owned);
     match operation {
-        Some(operation) => sqs::answer(stub, &operation, body(request).await).await,
-        None => s3::answer(stub, request).await,
+        Some(operation) => {
+            sqs::handle_sqs_request(stub, &operation, read_body(request).await).await
+        }
+        None => s3::handle_s3_request(stub, request).await,
     }
 }
 
-async fn body(request: Request<Incoming>) -> Bytes {
+async fn read_body(request: Request<Incoming>) -> Bytes {
     match request.into_body().collect().await {
         Ok(body) => body.to_bytes(),
         Err(_) => Bytes::new(),
     }
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
+fn build_response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> StubResponse {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
     headers.insert(
         "content-type",
         hyper::header::HeaderValue::from_static(kind),
@@ -133,11 +135,11 @@ fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> An
         "x-amz-request-id",
         hyper::header::HeaderValue::from_static("3F1D5C0B7A9E2468"),
     );
-    answer
+    response
 }
 
 /// No timer for no latency: it would add a millisecond.
-async fn delay(latency: Duration) {
+async fn simulate_latency(latency: Duration) {
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }

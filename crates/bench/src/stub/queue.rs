@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 /// As long as those of SQS, which clients have to carry about.
-const HANDLE: &str = "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0aAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA-";
+const HANDLE_PREFIX: &str = "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0aAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA-";
 
 /// The messages that are to come, and those given back.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct StubQueue {
     fresh: Range<u64>,
     returned: VecDeque<u64>,
     in_flight: u64,
     deleted: u64,
 }
 
-impl Queue {
-    pub(super) fn of(rows: Range<u64>) -> Self {
+impl StubQueue {
+    pub(super) fn from_rows(rows: Range<u64>) -> Self {
         Self {
             fresh: rows,
             ..Self::default()
@@ -24,7 +24,7 @@ impl Queue {
     }
 
     /// Up to `most` messages: row ids, each with its receive count.
-    pub(super) fn take(&mut self, most: usize) -> Vec<(u64, u32)> {
+    pub(super) fn take_messages(&mut self, most: usize) -> Vec<(u64, u32)> {
         let mut taken = Vec::with_capacity(most);
         while taken.len() < most {
             match self.returned.pop_front() {
@@ -39,15 +39,15 @@ impl Queue {
         taken
     }
 
-    pub(super) fn delete(&mut self, handle: &str) {
-        if row_of(handle).is_some() {
+    pub(super) fn delete_message(&mut self, handle: &str) {
+        if row_id_of_handle(handle).is_some() {
             self.in_flight = self.in_flight.saturating_sub(1);
             self.deleted += 1;
         }
     }
 
-    pub(super) fn give_back(&mut self, handle: &str) {
-        if let Some(id) = row_of(handle) {
+    pub(super) fn return_message(&mut self, handle: &str) {
+        if let Some(id) = row_id_of_handle(handle) {
             self.in_flight = self.in_flight.saturating_sub(1);
             self.returned.push_back(id);
         }
@@ -65,12 +65,12 @@ impl Queue {
 }
 
 /// The receipt handle of a row's message.
-pub(super) fn handle(id: u64) -> String {
-    format!("{HANDLE}{id}")
+pub(super) fn receipt_handle(id: u64) -> String {
+    format!("{HANDLE_PREFIX}{id}")
 }
 
-fn row_of(handle: &str) -> Option<u64> {
-    handle.strip_prefix(HANDLE)?.parse().ok()
+fn row_id_of_handle(handle: &str) -> Option<u64> {
+    handle.strip_prefix(HANDLE_PREFIX)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -79,20 +79,20 @@ mod tests {
 
     #[test]
     fn every_row_comes_once_and_again_only_when_it_is_given_back() {
-        let mut queue = Queue::of(5..8);
-        assert_eq!(queue.take(2), [(5, 1), (6, 1)]);
-        queue.delete(&handle(5));
-        queue.give_back(&handle(6));
+        let mut queue = StubQueue::from_rows(5..8);
+        assert_eq!(queue.take_messages(2), [(5, 1), (6, 1)]);
+        queue.delete_message(&receipt_handle(5));
+        queue.return_message(&receipt_handle(6));
         assert_eq!(queue.backlog(), (2, 0));
-        assert_eq!(queue.take(10), [(6, 2), (7, 1)]);
+        assert_eq!(queue.take_messages(10), [(6, 2), (7, 1)]);
         assert_eq!((queue.backlog(), queue.deleted()), ((0, 2), 1));
-        assert_eq!(queue.take(10), []);
+        assert_eq!(queue.take_messages(10), []);
     }
 
     #[test]
     fn what_is_no_handle_changes_nothing() {
-        let mut queue = Queue::of(0..1);
-        queue.delete("7");
+        let mut queue = StubQueue::from_rows(0..1);
+        queue.delete_message("7");
         assert_eq!(queue.deleted(), 0);
     }
 }

@@ -7,26 +7,29 @@ use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 
-use super::{Answer, Stub, body, delay, respond};
+use super::{StubResponse, StubServer, build_response, read_body, simulate_latency};
 
 /// Every object's, made-up.
 const ETAG: &str = "\"9b2cf535f27731c974343645a3985328\"";
-const MODIFIED: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
-const COPIED: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<CopyObjectResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>&quot;9b2cf535f27731c974343645a3985328&quot;</ETag></CopyObjectResult>";
-const EXISTS: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>PreconditionFailed</Code><Message>At least one of the pre-conditions you specified did not hold</Message><Condition>If-None-Match</Condition></Error>";
-const SIZE: u64 = 2048;
-const LISTED: u64 = 1000;
+const LAST_MODIFIED: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
+const COPY_RESPONSE_XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<CopyObjectResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>&quot;9b2cf535f27731c974343645a3985328&quot;</ETag></CopyObjectResult>";
+const PRECONDITION_FAILED_XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>PreconditionFailed</Code><Message>At least one of the pre-conditions you specified did not hold</Message><Condition>If-None-Match</Condition></Error>";
+const OBJECT_SIZE_BYTES: u64 = 2048;
+const LIST_PAGE_SIZE: u64 = 1000;
 const XML: &str = "application/xml";
 
 /// What little is remembered: the objects that were put, with their sizes, as a probe does; and how many
 /// images a listing of the source holds.
 #[derive(Debug, Default)]
-pub(super) struct Store {
+pub(super) struct StubStore {
     put: HashMap<String, u64>,
     pub(super) images: std::ops::Range<u64>,
 }
 
-pub(super) async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
+pub(super) async fn handle_s3_request(
+    stub: &StubServer,
+    request: Request<Incoming>,
+) -> StubResponse {
     let key = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let is_object = key.trim_matches('/').contains('/');
@@ -45,66 +48,70 @@ pub(super) async fn answer(stub: &Stub, request: Request<Incoming>) -> Answer {
     };
     let latency = {
         let mut state = stub.lock();
-        state.counts.add(operation, 1);
+        state.counts.record_request(operation, 1);
         state.s3_latency
     };
-    delay(latency).await;
+    simulate_latency(latency).await;
     match operation {
-        "CopyObject" => respond(StatusCode::OK, XML, COPIED),
+        "CopyObject" => build_response(StatusCode::OK, XML, COPY_RESPONSE_XML),
         "CopyObject of a probe" => probe_copy(request.headers()),
-        "PutObject" => put(stub, key, request).await,
-        "HeadObject" => head(stub, &key),
-        "DeleteObject" => delete(stub, &key),
-        "ListObjects" => respond(StatusCode::OK, XML, list(stub, &key, &query)),
-        _ => respond(StatusCode::OK, XML, ""),
+        "PutObject" => put_object(stub, key, request).await,
+        "HeadObject" => head_object(stub, &key),
+        "DeleteObject" => delete_object(stub, &key),
+        "ListObjects" => build_response(StatusCode::OK, XML, list_objects(stub, &key, &query)),
+        _ => build_response(StatusCode::OK, XML, ""),
     }
 }
 
-fn probe_copy(headers: &HeaderMap) -> Answer {
+fn probe_copy(headers: &HeaderMap) -> StubResponse {
     if headers.contains_key("if-none-match") {
-        respond(StatusCode::PRECONDITION_FAILED, XML, EXISTS)
+        build_response(
+            StatusCode::PRECONDITION_FAILED,
+            XML,
+            PRECONDITION_FAILED_XML,
+        )
     } else {
-        respond(StatusCode::OK, XML, COPIED)
+        build_response(StatusCode::OK, XML, COPY_RESPONSE_XML)
     }
 }
 
-async fn put(stub: &Stub, key: String, request: Request<Incoming>) -> Answer {
+async fn put_object(stub: &StubServer, key: String, request: Request<Incoming>) -> StubResponse {
     let size = request
         .headers()
         .get("x-amz-decoded-content-length")
         .and_then(|length| length.to_str().ok()?.parse().ok());
-    let sent = body(request).await.len() as u64;
+    let sent = read_body(request).await.len() as u64;
     stub.lock().store.put.insert(key, size.unwrap_or(sent));
-    tagged(respond(StatusCode::OK, XML, ""))
+    with_etag(build_response(StatusCode::OK, XML, ""))
 }
 
-fn delete(stub: &Stub, key: &str) -> Answer {
+fn delete_object(stub: &StubServer, key: &str) -> StubResponse {
     stub.lock().store.put.remove(key);
-    respond(StatusCode::NO_CONTENT, XML, "")
+    build_response(StatusCode::NO_CONTENT, XML, "")
 }
 
-fn head(stub: &Stub, key: &str) -> Answer {
+fn head_object(stub: &StubServer, key: &str) -> StubResponse {
     let put = stub.lock().store.put.get(key).copied();
     // A name that ends otherwise is a directory's, which some tools ask for first.
-    let Some(size) = put.or_else(|| key.contains(".png").then_some(SIZE)) else {
-        return respond(StatusCode::NOT_FOUND, XML, "");
+    let Some(size) = put.or_else(|| key.contains(".png").then_some(OBJECT_SIZE_BYTES)) else {
+        return build_response(StatusCode::NOT_FOUND, XML, "");
     };
-    let mut answer = tagged(respond(StatusCode::OK, "image/png", ""));
-    let headers = answer.headers_mut();
+    let mut response = with_etag(build_response(StatusCode::OK, "image/png", ""));
+    let headers = response.headers_mut();
     headers.insert("content-length", HeaderValue::from(size));
-    headers.insert("last-modified", HeaderValue::from_static(MODIFIED));
-    answer
+    headers.insert("last-modified", HeaderValue::from_static(LAST_MODIFIED));
+    response
 }
 
-fn tagged(mut answer: Answer) -> Answer {
-    answer
+fn with_etag(mut response: StubResponse) -> StubResponse {
+    response
         .headers_mut()
         .insert("etag", HeaderValue::from_static(ETAG));
-    answer
+    response
 }
 
 /// A page of the source's images; the destination is empty.
-fn list(stub: &Stub, path: &str, query: &str) -> String {
+fn list_objects(stub: &StubServer, path: &str, query: &str) -> String {
     let images = stub.lock().store.images.clone();
     let after = ["marker=", "continuation-token=", "start-after="]
         .iter()
@@ -121,7 +128,7 @@ fn list(stub: &Stub, path: &str, query: &str) -> String {
     let start = after.map_or(images.start, |after: u64| after + 1);
     let is_source = path.contains("old");
     let end = if is_source { images.end } else { start };
-    let page = start..end.min(start + LISTED);
+    let page = start..end.min(start + LIST_PAGE_SIZE);
     let mut text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>bucket</Name><MaxKeys>1000</MaxKeys><KeyCount>{}</KeyCount><IsTruncated>{}</IsTruncated>",
         page.clone().count(),
@@ -138,7 +145,7 @@ fn list(stub: &Stub, path: &str, query: &str) -> String {
     for id in page {
         let _ = write!(
             text,
-            "<Contents><Key>image/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{ETAG}</ETag><Size>{SIZE}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            "<Contents><Key>image/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{ETAG}</ETag><Size>{OBJECT_SIZE_BYTES}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         );
     }
     text.push_str("</ListBucketResult>");

@@ -9,16 +9,16 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::{Answer, Stub, delay, queue, respond};
+use super::{StubResponse, StubServer, build_response, queue, simulate_latency};
 
 const JSON: &str = "application/x-amz-json-1.0";
 
 /// Between two looks whether an empty queue still is.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Receive {
+struct ReceiveRequest {
     #[serde(default)]
     max_number_of_messages: usize,
     #[serde(default)]
@@ -27,14 +27,14 @@ struct Receive {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Batch<'a> {
+struct BatchRequest<'a> {
     #[serde(borrow)]
-    entries: Vec<Entry<'a>>,
+    entries: Vec<BatchRequestEntry<'a>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry<'a> {
+struct BatchRequestEntry<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -42,17 +42,21 @@ struct Entry<'a> {
     visibility_timeout: Option<u64>,
 }
 
-pub(super) async fn answer(stub: &Stub, operation: &str, body: Bytes) -> Answer {
+pub(super) async fn handle_sqs_request(
+    stub: &StubServer,
+    operation: &str,
+    body: Bytes,
+) -> StubResponse {
     let latency = stub.lock().sqs_latency;
-    delay(latency).await;
+    simulate_latency(latency).await;
     let text = match operation {
         "ReceiveMessage" => receive(stub, &body).await,
-        "GetQueueAttributes" => Some(attributes(stub)),
-        _ => batch(stub, operation, &body),
+        "GetQueueAttributes" => Some(render_attributes(stub)),
+        _ => handle_batch(stub, operation, &body),
     };
     match text {
-        Some(text) => respond(StatusCode::OK, JSON, text),
-        None => respond(
+        Some(text) => build_response(StatusCode::OK, JSON, text),
+        None => build_response(
             StatusCode::BAD_REQUEST,
             JSON,
             r#"{"__type":"com.amazonaws.sqs#InvalidParameterValue","message":"not understood"}"#,
@@ -61,27 +65,27 @@ pub(super) async fn answer(stub: &Stub, operation: &str, body: Bytes) -> Answer 
 }
 
 /// An empty answer only after the wait, as a long poll does.
-async fn receive(stub: &Stub, body: &[u8]) -> Option<String> {
-    let asked: Receive = serde_json::from_slice(body).ok()?;
+async fn receive(stub: &StubServer, body: &[u8]) -> Option<String> {
+    let asked: ReceiveRequest = serde_json::from_slice(body).ok()?;
     let most = asked.max_number_of_messages.clamp(1, 10);
     let deadline = Instant::now() + Duration::from_secs(asked.wait_time_seconds);
     loop {
-        let taken = stub.lock().queue.take(most);
+        let taken = stub.lock().queue.take_messages(most);
         if !taken.is_empty() || Instant::now() >= deadline {
             let count = taken.len() as u64;
-            stub.lock().counts.add("ReceiveMessage", count);
-            return Some(messages(&taken));
+            stub.lock().counts.record_request("ReceiveMessage", count);
+            return Some(render_messages(&taken));
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-fn messages(taken: &[(u64, u32)]) -> String {
+fn render_messages(taken: &[(u64, u32)]) -> String {
     let mut text = String::with_capacity(16 + taken.len() * 640);
     text.push_str("{\"Messages\":[");
     for (index, (id, count)) in taken.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
-        let handle = queue::handle(*id);
+        let handle = queue::receipt_handle(*id);
         // Writing to a String cannot fail.
         let _ = write!(
             text,
@@ -92,24 +96,26 @@ fn messages(taken: &[(u64, u32)]) -> String {
     text
 }
 
-fn batch(stub: &Stub, operation: &str, body: &[u8]) -> Option<String> {
-    let batch: Batch = serde_json::from_slice(body).ok()?;
+fn handle_batch(stub: &StubServer, operation: &str, body: &[u8]) -> Option<String> {
+    let batch: BatchRequest = serde_json::from_slice(body).ok()?;
     let mut state = stub.lock();
-    state.counts.add(operation, batch.entries.len() as u64);
+    state
+        .counts
+        .record_request(operation, batch.entries.len() as u64);
     for entry in &batch.entries {
         match operation {
-            "DeleteMessageBatch" => state.queue.delete(&entry.receipt_handle),
+            "DeleteMessageBatch" => state.queue.delete_message(&entry.receipt_handle),
             "ChangeMessageVisibilityBatch" if entry.visibility_timeout == Some(0) => {
-                state.queue.give_back(&entry.receipt_handle);
+                state.queue.return_message(&entry.receipt_handle);
             }
             _ => {}
         }
     }
     drop(state);
-    Some(confirmed(operation, &batch.entries))
+    Some(render_batch_response(operation, &batch.entries))
 }
 
-fn confirmed(operation: &str, entries: &[Entry<'_>]) -> String {
+fn render_batch_response(operation: &str, entries: &[BatchRequestEntry<'_>]) -> String {
     let mut text = String::from("{\"Successful\":[");
     let more = if operation == "SendMessageBatch" {
         r#","MessageId":"c2f5a0b1-7d3e-4a68-9b1c-0123456789ab","MD5OfMessageBody":"9b2cf535f27731c974343645a3985328""#
@@ -125,9 +131,9 @@ fn confirmed(operation: &str, entries: &[Entry<'_>]) -> String {
     text
 }
 
-fn attributes(stub: &Stub) -> String {
+fn render_attributes(stub: &StubServer) -> String {
     let mut state = stub.lock();
-    state.counts.add("GetQueueAttributes", 1);
+    state.counts.record_request("GetQueueAttributes", 1);
     let (visible, in_flight) = state.queue.backlog();
     format!(
         r#"{{"Attributes":{{"ApproximateNumberOfMessages":"{visible}","ApproximateNumberOfMessagesNotVisible":"{in_flight}","ApproximateNumberOfMessagesDelayed":"0","RedrivePolicy":"{{\"maxReceiveCount\":5,\"deadLetterTargetArn\":\"arn:aws:sqs:us-east-1:000000000000:images-dead\"}}"}}}}"#
@@ -138,9 +144,9 @@ fn attributes(stub: &Stub) -> String {
 mod tests {
     use super::*;
 
-    fn stub(rows: std::ops::Range<u64>) -> Stub {
-        let stub = Stub::default();
-        stub.lock().queue = queue::Queue::of(rows);
+    fn stub(rows: std::ops::Range<u64>) -> StubServer {
+        let stub = StubServer::default();
+        stub.lock().queue = queue::StubQueue::from_rows(rows);
         stub
     }
 
@@ -149,11 +155,11 @@ mod tests {
         let stub = stub(7..8);
         let asked = br#"{"QueueUrl":"q","MaxNumberOfMessages":10,"WaitTimeSeconds":20}"#;
         let text = receive(&stub, asked).await.unwrap();
-        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let message = &answer["Messages"][0];
+        let response: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let message = &response["Messages"][0];
         assert_eq!(message["Body"], r#"{"id":"7","path":"image/avatar-7.png"}"#);
         let delete = serde_json::json!({"Entries": [{"Id": "0", "ReceiptHandle": message["ReceiptHandle"]}]});
-        let deleted = batch(&stub, "DeleteMessageBatch", delete.to_string().as_bytes());
+        let deleted = handle_batch(&stub, "DeleteMessageBatch", delete.to_string().as_bytes());
         assert_eq!(
             deleted.unwrap(),
             r#"{"Successful":[{"Id":"0"}],"Failed":[]}"#
@@ -162,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_empty_queue_answers_when_the_wait_is_over() {
+    async fn an_empty_queue_responds_when_the_wait_is_over() {
         let started = Instant::now();
         let text = receive(&stub(0..0), br#"{"WaitTimeSeconds":20}"#).await;
         assert_eq!(text.unwrap(), r#"{"Messages":[]}"#);
@@ -173,9 +179,9 @@ mod tests {
     async fn requests_are_counted_with_what_they_are_about() {
         let stub = stub(0..0);
         let sent = br#"{"Entries":[{"Id":"0","MessageBody":"a"},{"Id":"1","MessageBody":"b"}]}"#;
-        assert!(batch(&stub, "SendMessageBatch", sent).is_some());
-        let meter = stub.lock().counts.of("SendMessageBatch");
+        assert!(handle_batch(&stub, "SendMessageBatch", sent).is_some());
+        let meter = stub.lock().counts.meter_for("SendMessageBatch");
         assert_eq!((meter.requests, meter.items), (1, 2));
-        assert!(batch(&stub, "SendMessageBatch", b"nonsense").is_none());
+        assert!(handle_batch(&stub, "SendMessageBatch", b"nonsense").is_none());
     }
 }

@@ -4,12 +4,12 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Ledger, Table};
-use crate::catalog::{Failure, PoisonRecord, Settlement};
+use super::{ApplicationTable, PostgresLedger};
+use crate::move_ledger::{ChangedRow, MoveFailure, PoisonRecord};
 
 /// `$1` run, `$2` worker, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
 /// `$7` orphans' keys, `$8` orphans' `ETags`, `$9` new paths.
-const SETTLE: &str = "WITH input AS (
+const INSERT_CHANGES: &str = "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[], $9::text[])
         AS i (id, old_path, found_path, is_final, orphan_key, orphan_etag, new_path)
 ), changed AS (
@@ -41,9 +41,9 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 /// Only rows that still hold the path are written down: between the look that decided on a failure and
 /// this statement another delivery may have moved the row, and its evidence must stay. A move on record
 /// for a row that does hold its old path was undone since, and a row has one state only.
-pub(super) fn fail_sql(table: &Table) -> String {
-    let Table { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql();
+pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
     format!(
         r#"WITH input AS (
     SELECT DISTINCT ON (i.id) i.*
@@ -76,7 +76,7 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 }
 
 /// `$1` run, `$2` worker, `$3` message ids, `$4` reasons, `$5` excerpts.
-const POISON: &str = "WITH recorded AS (
+const INSERT_POISON: &str = "WITH recorded AS (
     INSERT INTO bucket_brigade.poison AS p (run_id, message_id, reason, excerpt)
     SELECT DISTINCT ON (id) $1, id, reason, excerpt
       FROM unnest($3::text[], $4::text[], $5::text[]) AS i (id, reason, excerpt) ORDER BY id
@@ -88,8 +88,8 @@ INSERT INTO bucket_brigade.counters AS c (run_id, worker, poison)
 SELECT $1, $2, (SELECT count(*) FROM recorded WHERE is_new)
 ON CONFLICT (run_id, worker) DO UPDATE SET poison = c.poison + excluded.poison, seen_at = now()";
 
-impl Ledger {
-    pub(super) async fn write_settlements(&self, rows: &[Settlement]) -> Result<(), sqlx::Error> {
+impl PostgresLedger {
+    pub(super) async fn write_changed_rows(&self, rows: &[ChangedRow]) -> Result<(), sqlx::Error> {
         let orphans = || rows.iter().map(|row| row.orphan.as_ref());
         let keys: Vec<Option<&str>> = orphans()
             .map(|orphan| orphan.map(|orphan| orphan.destination_key.as_str()))
@@ -97,7 +97,7 @@ impl Ledger {
         let etags: Vec<Option<&str>> = orphans()
             .map(|orphan| orphan.map(|orphan| orphan.etag.as_str()))
             .collect();
-        sqlx::query(SETTLE)
+        sqlx::query(INSERT_CHANGES)
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
@@ -124,13 +124,14 @@ impl Ledger {
             .map(drop)
     }
 
-    pub(super) async fn write_failures(&self, failures: &[Failure]) -> Result<(), sqlx::Error> {
-        let column = |text: fn(&Failure) -> &str| failures.iter().map(text).collect::<Vec<&str>>();
+    pub(super) async fn write_failures(&self, failures: &[MoveFailure]) -> Result<(), sqlx::Error> {
+        let column =
+            |text: fn(&MoveFailure) -> &str| failures.iter().map(text).collect::<Vec<&str>>();
         let messages: Vec<String> = failures
             .iter()
-            .map(|failure| storable(&failure.message))
+            .map(|failure| replace_nul(&failure.message))
             .collect();
-        sqlx::query(AssertSqlSafe(self.statements.fail.clone()))
+        sqlx::query(AssertSqlSafe(self.statements.insert_failures.clone()))
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(column(|failure| failure.id.as_str()))
@@ -152,10 +153,10 @@ impl Ledger {
         let column = |text: fn(&PoisonRecord) -> &str| {
             records
                 .iter()
-                .map(|record| storable(text(record)))
+                .map(|record| replace_nul(text(record)))
                 .collect::<Vec<String>>()
         };
-        sqlx::query(POISON)
+        sqlx::query(INSERT_POISON)
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(column(|record| &record.message_id))
@@ -168,6 +169,6 @@ impl Ledger {
 }
 
 /// Text from outside may hold NUL, which Postgres text cannot.
-fn storable(text: &str) -> String {
+fn replace_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::AssertSqlSafe;
 
-use super::{Ledger, Table};
-use crate::catalog::{Move, Row};
+use super::{ApplicationTable, PostgresLedger};
+use crate::move_ledger::{CurrentRow, PendingMove};
 use crate::row_id::RowId;
 
 /// `$1` run, `$2` ids. A null path reads as empty.
-pub(super) fn look_sql(table: &Table) -> String {
-    let Table { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql();
+pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
     format!(
         r#"SELECT t.{id}::text, coalesce(t.{path}::text, ''),
                 EXISTS (SELECT 1 FROM bucket_brigade.failures f
@@ -27,9 +27,9 @@ pub(super) fn look_sql(table: &Table) -> String {
 /// A row that the application has locked is skipped rather than waited for: one long transaction
 /// of the application must not hold up a batch, and a statement that never waits for a row cannot
 /// deadlock. Paths are compared byte by byte, whatever the column's collation.
-pub(super) fn commit_sql(table: &Table) -> String {
-    let Table { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql();
+pub(super) fn commit_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
     format!(
         r#"WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
@@ -74,30 +74,33 @@ SELECT id FROM moved"#
     )
 }
 
-impl Ledger {
-    pub(super) async fn look_rows(
+impl PostgresLedger {
+    pub(super) async fn fetch_rows(
         &self,
         ids: &[RowId],
-    ) -> Result<HashMap<RowId, Row>, sqlx::Error> {
+    ) -> Result<HashMap<RowId, CurrentRow>, sqlx::Error> {
         let ids: Vec<&str> = ids.iter().map(RowId::as_str).collect();
         let rows: Vec<(String, String, bool)> =
-            sqlx::query_as(AssertSqlSafe(self.statements.look.clone()))
+            sqlx::query_as(AssertSqlSafe(self.statements.read_rows.clone()))
                 .bind(self.run_id)
                 .bind(ids)
                 .fetch_all(&self.pool)
                 .await?;
         let row = |(id, path, failed_for_good)| {
-            let row = Row {
+            let row = CurrentRow {
                 path,
-                failed_for_good,
+                has_permanent_failure: failed_for_good,
             };
             (RowId::from_database(id), row)
         };
         Ok(rows.into_iter().map(row).collect())
     }
 
-    pub(super) async fn commit_moves(&self, moves: &[Move]) -> Result<HashSet<RowId>, sqlx::Error> {
-        let column = |text: fn(&Move) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
+    pub(super) async fn commit_moves(
+        &self,
+        moves: &[PendingMove],
+    ) -> Result<HashSet<RowId>, sqlx::Error> {
+        let column = |text: fn(&PendingMove) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
         let moved: Vec<(String,)> = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
             .bind(self.run_id)
             .bind(column(|m| m.id.as_str()))

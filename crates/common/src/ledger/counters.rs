@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Ledger, within};
-use crate::catalog::CatalogError;
+use super::{PostgresLedger, with_timeout};
+use crate::move_ledger::StatementError;
 
 /// Who has neither counted nor given a sign of life for so long has ended. It may be wrong: a process that
 /// was only held up begins another row with what it counts next.
@@ -15,7 +15,7 @@ pub(super) const ENDED_AFTER: Duration = Duration::from_mins(1);
 /// One statement, so that whoever sums at any moment sees each number once. It locks a row before it takes
 /// it, passes over one that somebody adds to right now, and takes the numbers as they are under the lock.
 /// A process whose row went has its next numbers inserted anew: all that is ever written are additions.
-const FOLD: &str = "WITH ended AS MATERIALIZED (
+const FOLD_COUNTERS: &str = "WITH ended AS MATERIALIZED (
     SELECT c.worker FROM bucket_brigade.counters c
      WHERE c.run_id = $1 AND c.worker <> '(ended)' AND c.seen_at < now() - make_interval(secs => $2)
        AND NOT EXISTS (SELECT 1 FROM bucket_brigade.workers w
@@ -38,16 +38,16 @@ const FOLD: &str = "WITH ended AS MATERIALIZED (
 )
 SELECT count(*) FROM gone";
 
-impl Ledger {
+impl PostgresLedger {
     /// Folds the counters of processes that have not been heard of for `silent` into one row. Returns how
     /// many rows went. Safe at any moment, from any number of processes at once.
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn fold_counters(&self, silent: Duration) -> Result<u64, CatalogError> {
-        let query = sqlx::query_as(FOLD).bind(self.run_id);
+    pub async fn fold_counters(&self, silent: Duration) -> Result<u64, StatementError> {
+        let query = sqlx::query_as(FOLD_COUNTERS).bind(self.run_id);
         let query = query.bind(silent.as_secs_f64());
-        let (folded,): (i64,) = within(query.fetch_one(&self.pool)).await?;
+        let (folded,): (i64,) = with_timeout(query.fetch_one(&self.pool)).await?;
         Ok(u64::try_from(folded).unwrap_or(0))
     }
 }

@@ -3,9 +3,9 @@
 
 use thiserror::Error;
 
-use crate::catalog::CatalogError;
 use crate::exit;
-use crate::preflight::Blink;
+use crate::move_ledger::StatementError;
+use crate::preflight::TransientError;
 
 /// Why a run cannot be opened. Each names its culprit and, where there is one, the mend.
 #[derive(Debug, Error)]
@@ -15,7 +15,7 @@ pub enum LedgerError {
     Unreachable(String),
     /// The server answers, and lets us not in: the password, the database's name, TLS.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
-    NotLetIn(String),
+    LoginRefused(String),
     /// No such table.
     #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
     NoSuchTable {
@@ -98,7 +98,7 @@ pub enum LedgerError {
     },
     /// The ledger was made by another version of this software.
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
-    ForeignLedger(String),
+    IncompatibleLedger(String),
     /// No run has these settings.
     #[error(
         "there is no run of this migration (table, columns, prefixes and buckets name it){hint}"
@@ -119,20 +119,20 @@ impl LedgerError {
     /// The exit code that tells this error.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable(_) | Self::NotLetIn(_) | Self::Database(_) => exit::UNAVAILABLE,
+            Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) => exit::UNAVAILABLE,
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
             Self::AnotherFeeder(_) => exit::ANOTHER_FEEDER,
-            Self::ForeignLedger(_) => exit::UNEXPECTED,
-            _ => exit::SETTINGS,
+            Self::IncompatibleLedger(_) => exit::UNEXPECTED,
+            _ => exit::INVALID_SETTINGS,
         }
     }
 }
 
-impl Blink for LedgerError {
-    fn is_blink(&self) -> bool {
+impl TransientError for LedgerError {
+    fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
-            Self::Database(error) => is_away(error),
+            Self::Database(error) => is_unavailable(error),
             _ => false,
         }
     }
@@ -141,12 +141,14 @@ impl Blink for LedgerError {
 /// SQLSTATE classes of a server that cannot serve at the moment: connection exceptions, resources
 /// (connections above all), and shutdown, crash and start-up (57P01 to 57P03).
 /// Source: PostgreSQL documentation, appendix A.
-const AWAY: [&str; 3] = ["08", "53", "57P"];
+const UNAVAILABLE_CLASSES: [&str; 3] = ["08", "53", "57P"];
 
 /// Whether the server is away, as it is while it restarts.
-pub(super) fn is_away(error: &sqlx::Error) -> bool {
-    if let Some(code) = code(error) {
-        return AWAY.iter().any(|class| code.starts_with(class));
+pub(super) fn is_unavailable(error: &sqlx::Error) -> bool {
+    if let Some(code) = sqlstate_of(error) {
+        return UNAVAILABLE_CLASSES
+            .iter()
+            .any(|class| code.starts_with(class));
     }
     // The last is a connection that breaks in the middle of an answer.
     matches!(
@@ -159,30 +161,34 @@ pub(super) fn is_away(error: &sqlx::Error) -> bool {
 }
 
 /// Whether the role lacks a right (SQLSTATE 42501, `insufficient_privilege`).
-pub(super) fn is_denied(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code == "42501")
+pub(super) fn is_permission_denied(error: &sqlx::Error) -> bool {
+    sqlstate_of(error).is_some_and(|code| code == "42501")
 }
 
 /// SQLSTATE classes that are about the server, the connection or our rights, not about the rows of a
 /// statement. Everything else (data, constraints, whatever a trigger raises) is about the rows.
 /// Source: PostgreSQL documentation, appendix A.
-const NOT_ABOUT_ROWS: [&str; 16] = [
+const SERVER_ERROR_CLASSES: [&str; 16] = [
     "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "F0", "XX",
 ];
 
 /// Sorts by SQLSTATE class.
-pub(super) fn catalog_error(error: &sqlx::Error) -> CatalogError {
-    match code(error) {
-        Some(code) if !NOT_ABOUT_ROWS.iter().any(|class| code.starts_with(class)) => {
-            CatalogError::Rejected {
+pub(super) fn statement_error(error: &sqlx::Error) -> StatementError {
+    match sqlstate_of(error) {
+        Some(code)
+            if !SERVER_ERROR_CLASSES
+                .iter()
+                .any(|class| code.starts_with(class)) =>
+        {
+            StatementError::Rejected {
                 code,
                 message: error.to_string(),
             }
         }
-        _ => CatalogError::Unavailable(crate::aws::causes(error)),
+        _ => StatementError::Unavailable(crate::aws::error_chain(error)),
     }
 }
 
-fn code(error: &sqlx::Error) -> Option<String> {
+fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }

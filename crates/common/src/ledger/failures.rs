@@ -2,18 +2,18 @@
 
 use serde::Serialize;
 
-use super::{Ledger, within};
-use crate::catalog::CatalogError;
+use super::{PostgresLedger, with_timeout};
+use crate::move_ledger::StatementError;
 
 /// `$1` run, `$2` code or null for all, `$3` how many. In the order of the table's own key, which is that
 /// of the ids as text.
-const LIST: &str = r#"SELECT row_id, path, code, message, permanent, attempts,
+const SELECT_FAILURES: &str = r#"SELECT row_id, path, code, message, permanent, attempts,
         to_char(last_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS last_seen
     FROM bucket_brigade.failures
     WHERE run_id = $1 AND ($2::text IS NULL OR code = $2) ORDER BY row_id LIMIT $3"#;
 
 /// `$1` run, `$2` code or null for all. A row without a failure is fed by the next sweep.
-const RETRY: &str = "WITH gone AS (
+const DELETE_FAILURES: &str = "WITH gone AS (
     DELETE FROM bucket_brigade.failures
      WHERE run_id = $1 AND ($2::text IS NULL OR code = $2) RETURNING 1
 ), counted AS (
@@ -28,7 +28,7 @@ const RETRY: &str = "WITH gone AS (
 SELECT count(*) FROM gone";
 
 /// A row of [`LIST`].
-type Found = (String, String, String, String, bool, i64, String);
+type FailureColumns = (String, String, String, String, bool, i64, String);
 
 /// A row that could not be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,7 +49,7 @@ pub struct FailedRow {
     pub last_seen: String,
 }
 
-impl Ledger {
+impl PostgresLedger {
     /// The first `most` failures, of one code or all.
     ///
     /// # Errors
@@ -58,13 +58,13 @@ impl Ledger {
         &self,
         code: Option<&str>,
         most: u32,
-    ) -> Result<Vec<FailedRow>, CatalogError> {
-        let query = sqlx::query_as(LIST)
+    ) -> Result<Vec<FailedRow>, StatementError> {
+        let query = sqlx::query_as(SELECT_FAILURES)
             .bind(self.run_id)
             .bind(code)
             .bind(i64::from(most));
-        let found: Vec<Found> = within(query.fetch_all(&self.pool)).await?;
-        let row = |found: Found| FailedRow {
+        let found: Vec<FailureColumns> = with_timeout(query.fetch_all(&self.pool)).await?;
+        let row = |found: FailureColumns| FailedRow {
             row_id: found.0,
             path: found.1,
             code: found.2,
@@ -81,9 +81,9 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn retry(&self, code: Option<&str>) -> Result<u64, CatalogError> {
-        let query = sqlx::query_as(RETRY).bind(self.run_id).bind(code);
-        let (retried,): (i64,) = within(query.fetch_one(&self.pool)).await?;
+    pub async fn retry_failures(&self, code: Option<&str>) -> Result<u64, StatementError> {
+        let query = sqlx::query_as(DELETE_FAILURES).bind(self.run_id).bind(code);
+        let (retried,): (i64,) = with_timeout(query.fetch_one(&self.pool)).await?;
         Ok(u64::try_from(retried).unwrap_or(0))
     }
 }

@@ -3,37 +3,37 @@
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 
-use super::errors::catalog_error;
-use super::{Ledger, Table, within};
-use crate::catalog::CatalogError;
+use super::errors::statement_error;
+use super::{ApplicationTable, PostgresLedger, with_timeout};
+use crate::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
+use crate::move_ledger::StatementError;
 use crate::row_id::RowId;
-use crate::scope::{Page, Position, Progress, Scope};
 use crate::sql::like_prefix;
 
-const POSITION: &str =
-    "SELECT cursor, sweep, sweep_fed, paused, rate_limit FROM bucket_brigade.run WHERE id = $1";
+const SELECT_POSITION: &str =
+    "SELECT cursor, sweep, sweep_fed FROM bucket_brigade.run WHERE id = $1";
 
-const ADVANCE: &str = "UPDATE bucket_brigade.run
+const ADVANCE_CURSOR: &str = "UPDATE bucket_brigade.run
     SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE id = $1";
 
 const BEGIN_SWEEP: &str = "UPDATE bucket_brigade.run
     SET cursor = NULL, sweep_fed = 0, finished_at = NULL,
         sweep = sweep + CASE WHEN cursor IS NULL THEN 0 ELSE 1 END WHERE id = $1";
 
-const FINISH: &str = "UPDATE bucket_brigade.run
+const FINISH_RUN: &str = "UPDATE bucket_brigade.run
     SET finished_at = now(), cursor = NULL, sweep_fed = 0 WHERE id = $1";
 
-const KEEP_SCOPE: &str = "UPDATE bucket_brigade.run
+const SAVE_SCOPE_COUNT: &str = "UPDATE bucket_brigade.run
     SET in_scope = coalesce(in_scope, $2) WHERE id = $1 RETURNING in_scope";
 
-const PROGRESS: &str = "SELECT r.in_scope, r.fed, coalesce(sum(c.moved), 0)::bigint,
+const SELECT_PROGRESS: &str = "SELECT r.in_scope, r.fed, coalesce(sum(c.moved), 0)::bigint,
         coalesce(sum(c.changed), 0)::bigint, coalesce(sum(c.failed), 0)::bigint,
         coalesce(sum(c.orphans), 0)::bigint, coalesce(sum(c.poison), 0)::bigint
     FROM bucket_brigade.run r LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
     WHERE r.id = $1 GROUP BY r.id";
 
 /// What a sweep would feed. `$1` run, `$2` pattern.
-fn is_wanted(path: &str, id: &str) -> String {
+fn feed_condition(path: &str, id: &str) -> String {
     format!(
         r#"{path} COLLATE "C" LIKE $2 ESCAPE '\' AND NOT EXISTS (
             SELECT 1 FROM bucket_brigade.failures f
@@ -47,10 +47,10 @@ fn is_wanted(path: &str, id: &str) -> String {
 /// length: each statement stays small however few rows are left, and no index on the path can tempt
 /// the planner to sort the table for a page. The two forms exist because `$4 IS NULL OR id > $4`
 /// would keep a generic plan from starting in the middle of the index.
-pub(super) fn page_sql(table: &Table, is_first: bool) -> String {
-    let Table { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql();
-    let wanted = is_wanted("s.path", "s.key");
+pub(super) fn page_sql(table: &ApplicationTable, is_first: bool) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
+    let wanted = feed_condition("s.path", "s.key");
     let after = if is_first {
         String::new()
     } else {
@@ -70,23 +70,23 @@ SELECT m.key::text AS id, coalesce(m.path, ''), m.is_wanted FROM marked m
 }
 
 /// `$1` pattern.
-pub(super) fn count_sql(table: &Table) -> String {
-    let Table { sql, path, .. } = table;
+pub(super) fn count_scope_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, path, .. } = table;
     format!(r#"SELECT count(*) FROM {sql} WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\'"#)
 }
 
 /// `$1` run, `$2` pattern.
-pub(super) fn anything_left_sql(table: &Table) -> String {
-    let Table { sql, id, path, .. } = table;
-    let wanted = is_wanted(&format!("t.{path}"), &format!("t.{id}"));
+pub(super) fn has_rows_left_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let wanted = feed_condition(&format!("t.{path}"), &format!("t.{id}"));
     format!("SELECT EXISTS (SELECT 1 FROM {sql} t WHERE {wanted})")
 }
 
 /// `$1` run, `$2` pattern, `$3` worker. A failure stands for a row that still asks for the move; when
 /// the application has changed the row since, the row ended as changed, not as failed.
-pub(super) fn settle_stale_sql(table: &Table) -> String {
-    let Table { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql();
+pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
     format!(
         r#"WITH stale AS (
     DELETE FROM bucket_brigade.failures f
@@ -111,19 +111,19 @@ SELECT count(*) FROM stale"#
     )
 }
 
-impl Ledger {
-    fn pattern(&self) -> String {
+impl PostgresLedger {
+    fn scope_pattern(&self) -> String {
         like_prefix(self.rule.old_prefix())
     }
 
-    async fn read_page(&self, cursor: Option<&RowId>, size: u32) -> Result<Page, sqlx::Error> {
+    async fn read_page(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, sqlx::Error> {
         let statement = match cursor {
             Some(_) => &self.statements.page_after,
             None => &self.statements.first_page,
         };
         let mut query = sqlx::query_as(AssertSqlSafe(statement.clone()))
             .bind(self.run_id)
-            .bind(self.pattern())
+            .bind(self.scope_pattern())
             .bind(i64::from(size));
         if let Some(cursor) = cursor {
             query = query.bind(cursor.as_str());
@@ -136,10 +136,13 @@ impl Ledger {
         let rows = wanted
             .map(|(id, path, _)| (RowId::from_database(id), path))
             .collect();
-        Ok(Page { rows, last })
+        Ok(RowPage {
+            rows,
+            last_id: last,
+        })
     }
 
-    async fn read_progress(&self) -> Result<Progress, sqlx::Error> {
+    async fn read_progress(&self) -> Result<RunProgress, sqlx::Error> {
         let (in_scope, fed, moved, changed, failed, orphans, poison): (
             Option<i64>,
             i64,
@@ -148,12 +151,12 @@ impl Ledger {
             i64,
             i64,
             i64,
-        ) = sqlx::query_as(PROGRESS)
+        ) = sqlx::query_as(SELECT_PROGRESS)
             .bind(self.run_id)
             .fetch_one(&self.pool)
             .await?;
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        Ok(Progress {
+        Ok(RunProgress {
             in_scope: in_scope.map(count),
             fed: count(fed),
             moved: count(moved),
@@ -164,95 +167,98 @@ impl Ledger {
         })
     }
 
-    async fn run_statement(&self, sql: &'static str) -> Result<(), CatalogError> {
-        within(sqlx::query(sql).bind(self.run_id).execute(&self.pool))
+    async fn run_statement(&self, sql: &'static str) -> Result<(), StatementError> {
+        with_timeout(sqlx::query(sql).bind(self.run_id).execute(&self.pool))
             .await
             .map(drop)
     }
 }
 
 /// A row of [`POSITION`].
-type Found = (Option<String>, i64, i64, bool, Option<f64>);
+type PositionColumns = (Option<String>, i64, i64);
 
 #[async_trait]
-impl Scope for Ledger {
-    async fn position(&self) -> Result<Position, CatalogError> {
-        let query = sqlx::query_as(POSITION).bind(self.run_id);
-        let (cursor, sweep, sweep_fed, paused, rate_limit): Found =
-            within(query.fetch_one(&self.pool)).await?;
-        Ok(Position {
+impl FeedSource for PostgresLedger {
+    async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
+        let query = sqlx::query_as(SELECT_POSITION).bind(self.run_id);
+        let (cursor, sweep, sweep_fed): PositionColumns =
+            with_timeout(query.fetch_one(&self.pool)).await?;
+        Ok(CursorPosition {
             cursor: cursor.map(RowId::from_database),
             sweep: u64::try_from(sweep).unwrap_or(0),
             sweep_fed: u64::try_from(sweep_fed).unwrap_or(0),
-            paused,
-            rate_limit,
         })
     }
 
-    async fn page(&self, cursor: Option<&RowId>, size: u32) -> Result<Page, CatalogError> {
-        within(self.read_page(cursor, size)).await
+    async fn next_page(
+        &self,
+        cursor: Option<&RowId>,
+        size: u32,
+    ) -> Result<RowPage, StatementError> {
+        with_timeout(self.read_page(cursor, size)).await
     }
 
-    async fn advance(&self, cursor: &RowId, fed: u64) -> Result<(), CatalogError> {
-        let query = sqlx::query(ADVANCE)
+    async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
+        let query = sqlx::query(ADVANCE_CURSOR)
             .bind(self.run_id)
             .bind(cursor.as_str())
             .bind(i64::try_from(fed).unwrap_or(i64::MAX));
-        within(query.execute(&self.pool)).await.map(drop)
+        with_timeout(query.execute(&self.pool)).await.map(drop)
     }
 
-    async fn begin_sweep(&self) -> Result<(), CatalogError> {
+    async fn begin_sweep(&self) -> Result<(), StatementError> {
         self.run_statement(BEGIN_SWEEP).await
     }
 
     /// Not under the statement timeout: on a large table this takes minutes, and nobody waits for it.
-    async fn count_scope(&self) -> Result<u64, CatalogError> {
+    async fn count_scope(&self) -> Result<u64, StatementError> {
         let count = async {
-            let (count,): (i64,) = sqlx::query_as(AssertSqlSafe(self.statements.count.clone()))
-                .bind(self.pattern())
-                .fetch_one(&self.pool)
-                .await?;
-            sqlx::query_as(KEEP_SCOPE)
+            let (count,): (i64,) =
+                sqlx::query_as(AssertSqlSafe(self.statements.count_scope.clone()))
+                    .bind(self.scope_pattern())
+                    .fetch_one(&self.pool)
+                    .await?;
+            sqlx::query_as(SAVE_SCOPE_COUNT)
                 .bind(self.run_id)
                 .bind(count)
                 .fetch_one(&self.pool)
                 .await
         };
-        let (kept,): (i64,) = count.await.map_err(|error| catalog_error(&error))?;
+        let (kept,): (i64,) = count.await.map_err(|error| statement_error(&error))?;
         Ok(u64::try_from(kept).unwrap_or(0))
     }
 
-    async fn progress(&self) -> Result<Progress, CatalogError> {
-        within(self.read_progress()).await
+    async fn run_progress(&self) -> Result<RunProgress, StatementError> {
+        with_timeout(self.read_progress()).await
     }
 
-    async fn anything_left(&self) -> Result<bool, CatalogError> {
-        let (left,): (bool,) = sqlx::query_as(AssertSqlSafe(self.statements.anything_left.clone()))
+    async fn has_rows_left(&self) -> Result<bool, StatementError> {
+        let (left,): (bool,) = sqlx::query_as(AssertSqlSafe(self.statements.has_rows_left.clone()))
             .bind(self.run_id)
-            .bind(self.pattern())
+            .bind(self.scope_pattern())
             .fetch_one(&self.pool)
             .await
-            .map_err(|error| catalog_error(&error))?;
+            .map_err(|error| statement_error(&error))?;
         Ok(left)
     }
 
-    async fn settle_stale_failures(&self) -> Result<u64, CatalogError> {
+    async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
         let query = sqlx::query_as(AssertSqlSafe(self.statements.settle_stale.clone()))
             .bind(self.run_id)
-            .bind(self.pattern())
+            .bind(self.scope_pattern())
             .bind(&*self.worker);
         // Not under the statement timeout: it joins all failures with the table.
         let settled = query.fetch_one(&self.pool).await;
-        let (settled,): (i64,) = settled.map_err(|error| catalog_error(&error))?;
+        let (settled,): (i64,) = settled.map_err(|error| statement_error(&error))?;
         Ok(u64::try_from(settled).unwrap_or(0))
     }
 
-    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, CatalogError> {
+    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {
         let codes = self.failure_counts().await?;
         Ok(codes.into_iter().map(|one| (one.code, one.rows)).collect())
     }
 
-    async fn finish(&self) -> Result<(), CatalogError> {
-        self.run_statement(FINISH).await
+    async fn finish_run(&self) -> Result<(), StatementError> {
+        self.run_statement(FINISH_RUN).await
     }
 }

@@ -4,23 +4,23 @@
 
 mod changes;
 mod commit;
-mod control;
 mod counters;
 mod errors;
 mod failures;
 mod feed;
-mod moved;
-mod naming;
-mod newest;
+mod heartbeat;
+mod limits;
+mod moved_row;
+mod newest_moves;
+mod path_references;
 mod removals;
 mod report;
 mod rollback;
 mod run;
 mod schema;
 mod status;
-mod steer;
-mod survey;
 mod table;
+mod table_inspector;
 mod verification;
 mod verify;
 
@@ -33,75 +33,84 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use errors::LedgerError;
 pub use failures::FailedRow;
-pub use moved::{MovedRow, SourceState};
-pub use naming::Namer;
-pub use removals::{Eligible, Ending, Removal};
+pub use limits::RequestedLimits;
+pub use moved_row::{MovedRow, SourceState};
+pub use path_references::PathReference;
+pub use removals::{EligibleMoves, ObjectRemoval, RemovalOutcome};
 pub use report::ReportLine;
-pub use rollback::{Selection, Undo};
-pub use run::{FeederLock, RunSpec};
-pub use status::{CodeCount, RunOverview, Worker};
-pub use steer::Limits;
-pub use survey::{Index, RowCounts, Server, Survey};
-pub use table::{Access, Table, TableSpec};
+pub use rollback::{MoveSelection, UndoTarget};
+pub use run::{AdvisoryLock, RunSpec};
+pub use status::{CodeCount, RunOverview, WorkerStatus};
+pub use table::{ApplicationTable, TableAccess, TableSpec};
+pub use table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
 pub use verification::{
-    Finding, Mismatch, TableRow, Verification, VerificationNumbers, VerificationSpec,
+    TableRow, VerificationCounts, VerificationFinding, VerificationMismatch, VerificationSpec,
+    VerificationState,
 };
 
-use crate::catalog::{Catalog, CatalogError, Failure, Move, PoisonRecord, Row, Settlement};
+use crate::move_ledger::{
+    ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
+};
 use crate::path_rule::PathRule;
-use crate::row_id::{IdType, RowId};
-use errors::catalog_error;
+use crate::row_id::{IdColumnType, RowId};
+use errors::statement_error;
 
 /// A statement that has not answered by then is given up; its effect is found out by looking.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-const SOME_MOVE: &str = "SELECT old_path FROM bucket_brigade.moves WHERE run_id = $1 LIMIT 1";
+const SELECT_ANY_MOVE: &str = "SELECT old_path FROM bucket_brigade.moves WHERE run_id = $1 LIMIT 1";
 
 /// One run's ledger, and the table it is about.
 #[derive(Debug, Clone)]
-pub struct Ledger {
+pub struct PostgresLedger {
     pool: PgPool,
     run_id: i64,
     worker: Arc<str>,
     rule: PathRule,
-    table: Table,
-    statements: Arc<Statements>,
+    table: ApplicationTable,
+    statements: Arc<TableStatements>,
 }
 
 /// The statements that name the application's table, written once.
 #[derive(Debug)]
-struct Statements {
-    look: Arc<str>,
+struct TableStatements {
+    read_rows: Arc<str>,
     commit: Arc<str>,
-    fail: Arc<str>,
+    insert_failures: Arc<str>,
     first_page: Arc<str>,
     page_after: Arc<str>,
-    count: Arc<str>,
-    anything_left: Arc<str>,
+    count_scope: Arc<str>,
+    has_rows_left: Arc<str>,
     settle_stale: Arc<str>,
 }
 
 /// A pool of at most `connections`, made without connecting yet.
 ///
 /// Consumers share the server's `max_connections` with the application: two or three each suffice.
-pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
+pub fn create_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(10))
         .connect_lazy_with(options)
 }
 
-impl Ledger {
+impl PostgresLedger {
     /// The ledger of an existing run. `worker` names this process in the evidence and the counters.
-    fn new(pool: PgPool, run_id: i64, worker: &str, rule: PathRule, table: Table) -> Self {
-        let statements = Statements {
-            look: commit::look_sql(&table).into(),
+    fn new(
+        pool: PgPool,
+        run_id: i64,
+        worker: &str,
+        rule: PathRule,
+        table: ApplicationTable,
+    ) -> Self {
+        let statements = TableStatements {
+            read_rows: commit::read_rows_sql(&table).into(),
             commit: commit::commit_sql(&table).into(),
-            fail: changes::fail_sql(&table).into(),
+            insert_failures: changes::insert_failures_sql(&table).into(),
             first_page: feed::page_sql(&table, true).into(),
             page_after: feed::page_sql(&table, false).into(),
-            count: feed::count_sql(&table).into(),
-            anything_left: feed::anything_left_sql(&table).into(),
+            count_scope: feed::count_scope_sql(&table).into(),
+            has_rows_left: feed::has_rows_left_sql(&table).into(),
             settle_stale: feed::settle_stale_sql(&table).into(),
         };
         Self {
@@ -115,7 +124,7 @@ impl Ledger {
     }
 
     /// The type of the table's ids.
-    pub fn id_type(&self) -> IdType {
+    pub fn id_type(&self) -> IdColumnType {
         self.table.id_type
     }
 
@@ -128,8 +137,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Database`]
-    pub async fn some_moved_path(&self) -> Result<Option<String>, LedgerError> {
-        let query = sqlx::query_scalar(SOME_MOVE).bind(self.run_id);
+    pub async fn any_moved_path(&self) -> Result<Option<String>, LedgerError> {
+        let query = sqlx::query_scalar(SELECT_ANY_MOVE).bind(self.run_id);
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
@@ -140,43 +149,43 @@ impl Ledger {
 }
 
 /// Runs a statement under [`STATEMENT_TIMEOUT`] and sorts its error.
-async fn within<T>(
+async fn with_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, CatalogError> {
+) -> Result<T, StatementError> {
     match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
-        Ok(answer) => answer.map_err(|error| catalog_error(&error)),
-        Err(_) => Err(CatalogError::Unavailable(format!(
+        Ok(answer) => answer.map_err(|error| statement_error(&error)),
+        Err(_) => Err(StatementError::Unavailable(format!(
             "no answer within {STATEMENT_TIMEOUT:?}"
         ))),
     }
 }
 
 /// Sorts the error of a statement that may take its time: one that reads all moves, or the whole table.
-async fn patiently<T>(
+async fn without_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, CatalogError> {
-    statement.await.map_err(|error| catalog_error(&error))
+) -> Result<T, StatementError> {
+    statement.await.map_err(|error| statement_error(&error))
 }
 
 #[async_trait]
-impl Catalog for Ledger {
-    async fn look(&self, ids: &[RowId]) -> Result<HashMap<RowId, Row>, CatalogError> {
-        within(self.look_rows(ids)).await
+impl MoveLedger for PostgresLedger {
+    async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
+        with_timeout(self.fetch_rows(ids)).await
     }
 
-    async fn commit(&self, moves: &[Move]) -> Result<HashSet<RowId>, CatalogError> {
-        within(self.commit_moves(moves)).await
+    async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
+        with_timeout(self.commit_moves(moves)).await
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<(), CatalogError> {
-        within(self.write_settlements(settlements)).await
+    async fn record_changed_rows(&self, settlements: &[ChangedRow]) -> Result<(), StatementError> {
+        with_timeout(self.write_changed_rows(settlements)).await
     }
 
-    async fn fail(&self, failures: &[Failure]) -> Result<(), CatalogError> {
-        within(self.write_failures(failures)).await
+    async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), StatementError> {
+        with_timeout(self.write_failures(failures)).await
     }
 
-    async fn record_poison(&self, records: &[PoisonRecord]) -> Result<(), CatalogError> {
-        within(self.write_poison(records)).await
+    async fn record_poison(&self, records: &[PoisonRecord]) -> Result<(), StatementError> {
+        with_timeout(self.write_poison(records)).await
     }
 }

@@ -8,12 +8,12 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Ledger, patiently, within};
-use crate::catalog::CatalogError;
+use super::{PostgresLedger, with_timeout, without_timeout};
+use crate::move_ledger::StatementError;
 
 /// An object that is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
+pub struct ObjectRemoval {
     /// The path that named it.
     pub path: String,
     /// Its key.
@@ -32,16 +32,16 @@ pub struct Removal {
 
 /// What became of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
+pub enum RemovalOutcome {
     /// It is gone, behind this delete marker where its bucket keeps versions.
     Removed(Option<String>),
     /// It stays, and why.
-    Left(String),
+    Kept(String),
 }
 
 /// The moves of the run, by whether their sources may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Eligible {
+pub struct EligibleMoves {
     /// Moves whose source is there, as far as we did not remove it.
     pub moves: i64,
     /// Of these: not verified since they were made.
@@ -55,7 +55,7 @@ pub struct Eligible {
 }
 
 /// Drops marks of an earlier look. Those of a removal that was cut off stay.
-const UNMARK: &str = "DELETE FROM bucket_brigade.removals
+const DELETE_MARKS: &str = "DELETE FROM bucket_brigade.removals
     WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL AND removing_at IS NULL";
 
 /// A source may go when each of the moves off it is verified and old enough: several rows can share it.
@@ -93,7 +93,7 @@ ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
     removing_at = CASE WHEN r.removed_at IS NULL THEN r.removing_at END, removed_at = NULL,
     left_because = NULL";
 
-const COUNT: &str = "SELECT count(*),
+const COUNT_MOVES: &str = "SELECT count(*),
        count(*) FILTER (WHERE (m.verified_at > m.moved_at) IS NOT TRUE),
        count(*) FILTER (WHERE m.verified_at > m.moved_at
                           AND m.moved_at > now() - make_interval(secs => $2))
@@ -101,22 +101,24 @@ const COUNT: &str = "SELECT count(*),
       ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path
    WHERE m.run_id = $1 AND (r.removed_at >= m.moved_at) IS NOT TRUE";
 
-const MARKED: &str = "SELECT count(*), coalesce(sum(size_bytes), 0)::bigint
+const COUNT_MARKED: &str = "SELECT count(*), coalesce(sum(size_bytes), 0)::bigint
     FROM bucket_brigade.removals WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL";
 
 /// `$1` run, `$2` whether orphans, `$3` cursor, `$4` size, `$5` operator.
-const PAGE: &str = "SELECT path, object_key, etag, copy_etag, size_bytes, removing_at IS NOT NULL,
+const SELECT_REMOVALS: &str =
+    "SELECT path, object_key, etag, copy_etag, size_bytes, removing_at IS NOT NULL,
            operator = $5
     FROM bucket_brigade.removals
     WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL AND path AFTER $3
     ORDER BY path LIMIT $4";
 
-const REMOVING: &str = "UPDATE bucket_brigade.removals SET removing_at = now(), left_because = NULL
+const BEGIN_REMOVALS: &str =
+    "UPDATE bucket_brigade.removals SET removing_at = now(), left_because = NULL
     WHERE run_id = $1 AND is_orphan = $2 AND path = ANY ($3)";
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
 /// operator. An orphan that is gone is none any more.
-const END: &str = "WITH input AS (
+const FINISH_REMOVALS: &str = "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::boolean[], $5::text[], $6::text[])
         AS i (path, is_gone, delete_marker, left_because)
 ), ended AS (
@@ -134,7 +136,7 @@ SELECT $1, $7, -(SELECT count(*) FROM no_orphan)
 ON CONFLICT (run_id, worker) DO UPDATE SET orphans = c.orphans + excluded.orphans, seen_at = now()";
 
 /// A row of [`PAGE`].
-type Paged = (
+type RemovalColumns = (
     String,
     String,
     String,
@@ -144,7 +146,7 @@ type Paged = (
     bool,
 );
 
-impl Ledger {
+impl PostgresLedger {
     /// Marks what may go: sources of moves older than `age_seconds`, or orphans as old. Not under the
     /// statement timeout: it reads all moves.
     ///
@@ -155,9 +157,9 @@ impl Ledger {
         orphans: bool,
         bucket: &str,
         age_seconds: f64,
-    ) -> Result<(), CatalogError> {
-        let unmark = sqlx::query(UNMARK).bind(self.run_id).bind(orphans);
-        patiently(unmark.execute(&self.pool)).await?;
+    ) -> Result<(), StatementError> {
+        let unmark = sqlx::query(DELETE_MARKS).bind(self.run_id).bind(orphans);
+        without_timeout(unmark.execute(&self.pool)).await?;
         let sql = if orphans { MARK_ORPHANS } else { MARK_SOURCES };
         let query = sqlx::query(sql).bind(self.run_id).bind(age_seconds);
         let mut query = query.bind(&*self.worker).bind(bucket);
@@ -166,7 +168,7 @@ impl Ledger {
             query = query.bind(self.rule.source_key_prefix());
             query = query.bind(i32::try_from(characters).unwrap_or(i32::MAX));
         }
-        patiently(query.execute(&self.pool)).await.map(drop)
+        without_timeout(query.execute(&self.pool)).await.map(drop)
     }
 
     /// Counts the moves by whether their sources may go, and what is marked. It reads all moves.
@@ -177,12 +179,14 @@ impl Ledger {
         &self,
         orphans: bool,
         age_seconds: f64,
-    ) -> Result<Eligible, CatalogError> {
-        let query = sqlx::query_as(COUNT).bind(self.run_id).bind(age_seconds);
-        let (moves, unverified, young) = patiently(query.fetch_one(&self.pool)).await?;
-        let query = sqlx::query_as(MARKED).bind(self.run_id).bind(orphans);
-        let (objects, bytes) = patiently(query.fetch_one(&self.pool)).await?;
-        Ok(Eligible {
+    ) -> Result<EligibleMoves, StatementError> {
+        let query = sqlx::query_as(COUNT_MOVES)
+            .bind(self.run_id)
+            .bind(age_seconds);
+        let (moves, unverified, young) = without_timeout(query.fetch_one(&self.pool)).await?;
+        let query = sqlx::query_as(COUNT_MARKED).bind(self.run_id).bind(orphans);
+        let (objects, bytes) = without_timeout(query.fetch_one(&self.pool)).await?;
+        Ok(EligibleMoves {
             moves,
             unverified,
             young,
@@ -195,21 +199,21 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn removals(
+    pub async fn next_removals(
         &self,
         orphans: bool,
         cursor: Option<&str>,
         size: i64,
-    ) -> Result<Vec<Removal>, CatalogError> {
-        let sql = PAGE.replace("AFTER", if cursor.is_none() { ">=" } else { ">" });
+    ) -> Result<Vec<ObjectRemoval>, StatementError> {
+        let sql = SELECT_REMOVALS.replace("AFTER", if cursor.is_none() { ">=" } else { ">" });
         let query = sqlx::query_as(AssertSqlSafe(sql))
             .bind(self.run_id)
             .bind(orphans);
         let query = query.bind(cursor.unwrap_or_default()).bind(size);
         let query = query.bind(&*self.worker);
-        let found: Vec<Paged> = within(query.fetch_all(&self.pool)).await?;
+        let found: Vec<RemovalColumns> = with_timeout(query.fetch_all(&self.pool)).await?;
         let removal =
-            |(path, object_key, etag, copy_etag, size_bytes, in_removal, marked)| Removal {
+            |(path, object_key, etag, copy_etag, size_bytes, in_removal, marked)| ObjectRemoval {
                 path,
                 object_key,
                 etag,
@@ -225,9 +229,13 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn removing(&self, orphans: bool, paths: &[&str]) -> Result<(), CatalogError> {
-        let query = sqlx::query(REMOVING).bind(self.run_id).bind(orphans);
-        within(query.bind(paths).execute(&self.pool))
+    pub async fn begin_removals(
+        &self,
+        orphans: bool,
+        paths: &[&str],
+    ) -> Result<(), StatementError> {
+        let query = sqlx::query(BEGIN_REMOVALS).bind(self.run_id).bind(orphans);
+        with_timeout(query.bind(paths).execute(&self.pool))
             .await
             .map(drop)
     }
@@ -236,26 +244,27 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn end_removals(
+    pub async fn finish_removals(
         &self,
         orphans: bool,
-        endings: &[(Removal, Ending)],
-    ) -> Result<(), CatalogError> {
+        endings: &[(ObjectRemoval, RemovalOutcome)],
+    ) -> Result<(), StatementError> {
         let paths = endings.iter().map(|(removal, _)| removal.path.as_str());
-        let is_gone = |(_, ending): &(_, Ending)| matches!(ending, Ending::Removed(_));
+        let is_gone =
+            |(_, ending): &(_, RemovalOutcome)| matches!(ending, RemovalOutcome::Removed(_));
         let markers = endings.iter().map(|(_, ending)| match ending {
-            Ending::Removed(marker) => marker.as_deref(),
-            Ending::Left(_) => None,
+            RemovalOutcome::Removed(marker) => marker.as_deref(),
+            RemovalOutcome::Kept(_) => None,
         });
         let reasons = endings.iter().map(|(_, ending)| match ending {
-            Ending::Removed(_) => None,
-            Ending::Left(reason) => Some(reason.as_str()),
+            RemovalOutcome::Removed(_) => None,
+            RemovalOutcome::Kept(reason) => Some(reason.as_str()),
         });
-        let query = sqlx::query(END).bind(self.run_id).bind(orphans);
+        let query = sqlx::query(FINISH_REMOVALS).bind(self.run_id).bind(orphans);
         let query = query.bind(paths.collect::<Vec<_>>());
         let query = query.bind(endings.iter().map(is_gone).collect::<Vec<_>>());
         let query = query.bind(markers.collect::<Vec<_>>());
         let query = query.bind(reasons.collect::<Vec<_>>()).bind(&*self.worker);
-        within(query.execute(&self.pool)).await.map(drop)
+        with_timeout(query.execute(&self.pool)).await.map(drop)
     }
 }

@@ -3,9 +3,9 @@
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
-use super::Ledger;
-use super::errors::catalog_error;
-use crate::catalog::CatalogError;
+use super::PostgresLedger;
+use super::errors::statement_error;
+use crate::move_ledger::StatementError;
 
 /// How one row ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -37,7 +37,7 @@ pub struct ReportLine {
 }
 
 /// `$1` run. A row that was set back and has ended otherwise since is told by its later end.
-const REPORT: &str = "WITH lines AS (
+const SELECT_REPORT: &str = "WITH lines AS (
     SELECT m.row_id, 'moved' AS state, m.old_path, m.new_path, m.etag, m.size_bytes, m.moved_at AS at,
            m.consumer AS by, m.verified_at,
            CASE WHEN r.removed_at >= m.moved_at THEN r.removed_at END AS removed_at, w.code, w.message
@@ -67,7 +67,7 @@ SELECT row_id, state, old_path, new_path, etag, size_bytes,
        to_char(removed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), code, message
   FROM lines";
 
-type Columns = (
+type ReportColumns = (
     String,
     String,
     String,
@@ -82,7 +82,7 @@ type Columns = (
     Option<String>,
 );
 
-fn line(columns: Columns) -> ReportLine {
+fn report_line(columns: ReportColumns) -> ReportLine {
     let (id, state, old_path, new_path, etag, size_bytes, at, by, verified, removed, code, message) =
         columns;
     ReportLine {
@@ -101,10 +101,15 @@ fn line(columns: Columns) -> ReportLine {
     }
 }
 
-impl Ledger {
+impl PostgresLedger {
     /// The lines of the report, read as they are asked for.
-    pub fn report(&self) -> BoxStream<'_, Result<ReportLine, CatalogError>> {
-        let rows = sqlx::query_as(REPORT).bind(self.run_id).fetch(&self.pool);
-        Box::pin(rows.map_ok(line).map_err(|error| catalog_error(&error)))
+    pub fn report_lines(&self) -> BoxStream<'_, Result<ReportLine, StatementError>> {
+        let rows = sqlx::query_as(SELECT_REPORT)
+            .bind(self.run_id)
+            .fetch(&self.pool);
+        Box::pin(
+            rows.map_ok(report_line)
+                .map_err(|error| statement_error(&error)),
+        )
     }
 }

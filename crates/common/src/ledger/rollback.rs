@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::AssertSqlSafe;
 
-use super::moved::{MOVED_MICROS, MovedColumns, joins, moved_columns};
-use super::{Ledger, MovedRow, Table, within};
-use crate::catalog::CatalogError;
+use super::moved_row::{MOVED_MICROS, MovedColumns, moved_columns, moved_joins};
+use super::{ApplicationTable, MovedRow, PostgresLedger, with_timeout};
+use crate::move_ledger::StatementError;
 
 /// Which moves are to be undone.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Selection {
+pub enum MoveSelection {
     /// All of them.
     All,
     /// Those made since then.
@@ -27,7 +27,7 @@ pub enum Selection {
 
 /// A move to undo, and the key of its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Undo {
+pub struct UndoTarget {
     /// The move.
     pub row: MovedRow,
     /// The copy's key.
@@ -35,14 +35,18 @@ pub struct Undo {
 }
 
 /// `$1` run, `$2` cursor, `$3` size, `$4` what the selection needs.
-fn page_sql(table: &Table, selection: &Selection, is_first: bool) -> String {
-    let (columns, joins) = (moved_columns(table), joins(table));
+fn moves_to_undo_sql(
+    table: &ApplicationTable,
+    selection: &MoveSelection,
+    is_first: bool,
+) -> String {
+    let (columns, joins) = (moved_columns(table), moved_joins(table));
     let after = if is_first { ">=" } else { ">" };
     let selected = match selection {
-        Selection::All => "$4::text IS NULL",
-        Selection::Since(_) => "m.moved_at >= to_timestamp($4)",
-        Selection::Within(_) => "m.moved_at >= now() - make_interval(secs => $4)",
-        Selection::Ids(_) => "m.row_id = ANY ($4::text[])",
+        MoveSelection::All => "$4::text IS NULL",
+        MoveSelection::Since(_) => "m.moved_at >= to_timestamp($4)",
+        MoveSelection::Within(_) => "m.moved_at >= now() - make_interval(secs => $4)",
+        MoveSelection::Ids(_) => "m.row_id = ANY ($4::text[])",
     };
     format!(
         "SELECT {columns} FROM bucket_brigade.moves m {joins}
@@ -55,9 +59,9 @@ fn page_sql(table: &Table, selection: &Selection, is_first: bool) -> String {
 ///
 /// As on the way there: paths are compared byte by byte, and a locked row is passed over. The copy has no
 /// row any more and becomes an orphan; should another row share it, clean finds that row.
-fn undo_sql(table: &Table) -> String {
-    let Table { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql();
+fn undo_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
     format!(
         r#"WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
@@ -101,8 +105,8 @@ SELECT id FROM back"#
 }
 
 /// `$1` run, `$2` cursor, `$3` size.
-fn unseen_sql(table: &Table, is_first: bool) -> String {
-    let (columns, joins) = (moved_columns(table), joins(table));
+fn undone_unchecked_sql(table: &ApplicationTable, is_first: bool) -> String {
+    let (columns, joins) = (moved_columns(table), moved_joins(table));
     let after = if is_first { ">=" } else { ">" };
     format!(
         "SELECT {columns} FROM bucket_brigade.rollbacks m {joins}
@@ -111,24 +115,24 @@ fn unseen_sql(table: &Table, is_first: bool) -> String {
     )
 }
 
-const SEEN: &str = "UPDATE bucket_brigade.rollbacks SET looked_at = now()
+const MARK_CHECKED: &str = "UPDATE bucket_brigade.rollbacks SET looked_at = now()
     WHERE run_id = $1 AND row_id = ANY ($2)";
 
-impl Ledger {
+impl PostgresLedger {
     /// The next rows that were set back, and whose copy nobody has looked at since: whoever set them back was
     /// killed before it could.
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn undone_unseen(
+    pub async fn undone_unchecked(
         &self,
         cursor: Option<&str>,
         size: i64,
-    ) -> Result<Vec<MovedRow>, CatalogError> {
-        let sql = unseen_sql(&self.table, cursor.is_none());
+    ) -> Result<Vec<MovedRow>, StatementError> {
+        let sql = undone_unchecked_sql(&self.table, cursor.is_none());
         let query = sqlx::query_as(AssertSqlSafe(sql)).bind(self.run_id);
         let query = query.bind(cursor.unwrap_or_default()).bind(size);
-        let found: Vec<MovedColumns> = within(query.fetch_all(&self.pool)).await?;
+        let found: Vec<MovedColumns> = with_timeout(query.fetch_all(&self.pool)).await?;
         Ok(found.into_iter().map(MovedRow::from_columns).collect())
     }
 
@@ -136,12 +140,12 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn seen_after_undo(&self, ids: &[String]) -> Result<(), CatalogError> {
+    pub async fn mark_undone_checked(&self, ids: &[String]) -> Result<(), StatementError> {
         if ids.is_empty() {
             return Ok(());
         }
-        let query = sqlx::query(SEEN).bind(self.run_id).bind(ids);
-        within(query.execute(&self.pool)).await.map(drop)
+        let query = sqlx::query(MARK_CHECKED).bind(self.run_id).bind(ids);
+        with_timeout(query.execute(&self.pool)).await.map(drop)
     }
 
     /// The next moves of the selection, by row id.
@@ -150,20 +154,20 @@ impl Ledger {
     /// [`CatalogError`]
     pub async fn moves_to_undo(
         &self,
-        selection: &Selection,
+        selection: &MoveSelection,
         cursor: Option<&str>,
         size: i64,
-    ) -> Result<Vec<MovedRow>, CatalogError> {
-        let sql = page_sql(&self.table, selection, cursor.is_none());
+    ) -> Result<Vec<MovedRow>, StatementError> {
+        let sql = moves_to_undo_sql(&self.table, selection, cursor.is_none());
         let query = sqlx::query_as(AssertSqlSafe(sql)).bind(self.run_id);
         let query = query.bind(cursor.unwrap_or_default()).bind(size);
         let query = match selection {
-            Selection::All => query.bind(None::<&str>),
-            Selection::Since(time) => query.bind(epoch_seconds(*time)),
-            Selection::Within(time) => query.bind(time.as_secs_f64()),
-            Selection::Ids(ids) => query.bind(ids),
+            MoveSelection::All => query.bind(None::<&str>),
+            MoveSelection::Since(time) => query.bind(epoch_seconds(*time)),
+            MoveSelection::Within(time) => query.bind(time.as_secs_f64()),
+            MoveSelection::Ids(ids) => query.bind(ids),
         };
-        let found: Vec<MovedColumns> = within(query.fetch_all(&self.pool)).await?;
+        let found: Vec<MovedColumns> = with_timeout(query.fetch_all(&self.pool)).await?;
         Ok(found.into_iter().map(MovedRow::from_columns).collect())
     }
 
@@ -172,8 +176,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError::Rejected`] when the database refuses a row; then none was set back.
-    pub async fn undo(&self, undos: &[Undo]) -> Result<Vec<String>, CatalogError> {
-        let column = |of: fn(&Undo) -> &str| undos.iter().map(of).collect::<Vec<&str>>();
+    pub async fn undo_moves(&self, undos: &[UndoTarget]) -> Result<Vec<String>, StatementError> {
+        let column = |of: fn(&UndoTarget) -> &str| undos.iter().map(of).collect::<Vec<&str>>();
         let moved = undos.iter().map(|undo| undo.row.moved_micros);
         let query = sqlx::query_as(AssertSqlSafe(undo_sql(&self.table))).bind(self.run_id);
         let query = query.bind(column(|undo| &undo.row.id));
@@ -183,7 +187,7 @@ impl Ledger {
         let query = query.bind(moved.collect::<Vec<_>>());
         let query = query.bind(column(|undo| &undo.destination_key));
         let query = query.bind(&*self.worker);
-        let back: Vec<(String,)> = within(query.fetch_all(&self.pool)).await?;
+        let back: Vec<(String,)> = with_timeout(query.fetch_all(&self.pool)).await?;
         Ok(back.into_iter().map(|(id,)| id).collect())
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection};
 
-use super::errors::{is_away, is_denied};
-use super::schema::Found;
-use super::{Access, Ledger, LedgerError, Table, TableSpec, schema};
+use super::errors::{is_permission_denied, is_unavailable};
+use super::schema::SchemaState;
+use super::{ApplicationTable, LedgerError, PostgresLedger, TableAccess, TableSpec, schema};
 use crate::path_rule::PathRule;
 
 /// What makes a migration this migration.
@@ -25,22 +25,23 @@ pub struct RunSpec {
 
 /// `$1` table, `$2` id column, `$3` path column, `$4`, `$5` path prefixes, `$6` source bucket, `$7` its
 /// key prefix, `$8` destination bucket, `$9` its key prefix.
-const FIND: &str = "SELECT id FROM bucket_brigade.run
+const SELECT_RUN: &str = "SELECT id FROM bucket_brigade.run
     WHERE (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
            source_key_prefix, destination_bucket, destination_key_prefix)
         = ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-const CREATE: &str = "INSERT INTO bucket_brigade.run
+const INSERT_RUN: &str = "INSERT INTO bucket_brigade.run
     (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
      source_key_prefix, destination_bucket, destination_key_prefix)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
 
-const RUNS: &str = "SELECT format('%s: %s (s3://%s) to %s (s3://%s)', images_table, old_prefix,
+const LIST_RUNS: &str =
+    "SELECT format('%s: %s (s3://%s) to %s (s3://%s)', images_table, old_prefix,
         source_bucket, new_prefix, destination_bucket)
     FROM bucket_brigade.run ORDER BY id DESC LIMIT 5";
 
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
-const LOCK_SPACE: i32 = 0x6262;
+const FEEDER_LOCK_SPACE: i32 = 0x6262;
 
 /// The same for the commands that prove, undo and clean. ("bo")
 const OPERATOR_LOCK_SPACE: i32 = 0x626f;
@@ -50,29 +51,29 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Holds the run's advisory lock for as long as it lives. It has a connection of its own, because
 /// the lock ends with the connection.
 #[derive(Debug)]
-pub struct FeederLock {
+pub struct AdvisoryLock {
     connection: PgConnection,
 }
 
-impl FeederLock {
+impl AdvisoryLock {
     /// Whether the connection, and with it the lock, is still there.
     pub async fn is_held(&mut self) -> bool {
         self.connection.ping().await.is_ok()
     }
 }
 
-impl Ledger {
+impl PostgresLedger {
     /// Opens the run, creating ledger and run where they are missing: the feeder's way.
     ///
     /// # Errors
     /// A [`LedgerError`] that names the culprit; nothing was touched but the ledger.
     pub async fn open(pool: PgPool, spec: &RunSpec, worker: &str) -> Result<Self, LedgerError> {
-        let table = discover(&pool, spec, Access::Read).await?;
-        schema::ensure(&pool).await?;
-        bind_spec(sqlx::query(CREATE), spec, &table)
+        let table = discover_table(&pool, spec, TableAccess::Read).await?;
+        schema::ensure_schema(&pool).await?;
+        bind_spec(sqlx::query(INSERT_RUN), spec, &table)
             .execute(&pool)
             .await?;
-        match find(&pool, spec, &table).await? {
+        match select_run_id(&pool, spec, &table).await? {
             Some(run_id) => Ok(Self::new(pool, run_id, worker, spec.rule.clone(), table)),
             None => Err(sqlx::Error::RowNotFound.into()),
         }
@@ -82,46 +83,48 @@ impl Ledger {
     ///
     /// # Errors
     /// A [`LedgerError`] that names the culprit.
-    pub async fn find(
+    pub async fn find_run(
         pool: PgPool,
         spec: &RunSpec,
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
-        Self::find_for(pool, spec, worker, Access::Update).await
+        Self::find_with_access(pool, spec, worker, TableAccess::Update).await
     }
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
     ///
     /// # Errors
     /// [`LedgerError::NoRun`] when there is none.
-    pub async fn existing(
+    pub async fn open_existing(
         pool: PgPool,
         spec: &RunSpec,
         worker: &str,
-        access: Access,
+        access: TableAccess,
     ) -> Result<Self, LedgerError> {
-        let found = Self::find_for(pool.clone(), spec, worker, access).await?;
+        let found = Self::find_with_access(pool.clone(), spec, worker, access).await?;
         match found {
             Some(ledger) => Ok(ledger),
-            None => Err(no_run(&pool).await?),
+            None => Err(no_run_error(&pool).await?),
         }
     }
 
-    async fn find_for(
+    async fn find_with_access(
         pool: PgPool,
         spec: &RunSpec,
         worker: &str,
-        access: Access,
+        access: TableAccess,
     ) -> Result<Option<Self>, LedgerError> {
-        let table = discover(&pool, spec, access).await?;
-        match schema::find(&pool).await {
-            Ok(Found::Ready) => {}
-            Ok(Found::NotYet) => return Ok(None),
-            Ok(Found::Newer(step)) => return Err(newer(step)),
-            Err(error) if is_denied(&error) => return Err(no_rights(&pool).await?),
+        let table = discover_table(&pool, spec, access).await?;
+        match schema::find_schema(&pool).await {
+            Ok(SchemaState::Ready) => {}
+            Ok(SchemaState::NotReady) => return Ok(None),
+            Ok(SchemaState::Newer(step)) => return Err(newer_schema_error(step)),
+            Err(error) if is_permission_denied(&error) => {
+                return Err(ledger_permission_error(&pool).await?);
+            }
             Err(error) => return Err(error.into()),
         }
-        let run = find(&pool, spec, &table).await?;
+        let run = select_run_id(&pool, spec, &table).await?;
         Ok(run.map(|run_id| Self::new(pool, run_id, worker, spec.rule.clone(), table)))
     }
 
@@ -129,8 +132,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::AnotherFeeder`] when one is at work already.
-    pub async fn lock_feeder(&self) -> Result<FeederLock, LedgerError> {
-        let lock = self.lock(LOCK_SPACE).await?;
+    pub async fn acquire_feeder_lock(&self) -> Result<AdvisoryLock, LedgerError> {
+        let lock = self.try_lock(FEEDER_LOCK_SPACE).await?;
         lock.ok_or(LedgerError::AnotherFeeder(self.run_id))
     }
 
@@ -138,11 +141,11 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Database`]
-    pub async fn lock_operator(&self) -> Result<Option<FeederLock>, LedgerError> {
-        self.lock(OPERATOR_LOCK_SPACE).await
+    pub async fn acquire_operator_lock(&self) -> Result<Option<AdvisoryLock>, LedgerError> {
+        self.try_lock(OPERATOR_LOCK_SPACE).await
     }
 
-    async fn lock(&self, space: i32) -> Result<Option<FeederLock>, LedgerError> {
+    async fn try_lock(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
         let mut connection = self.pool.acquire().await?.detach();
         let run = i32::try_from(self.run_id).unwrap_or(i32::MAX);
         let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1, $2)")
@@ -150,20 +153,20 @@ impl Ledger {
             .bind(run)
             .fetch_one(&mut connection)
             .await?;
-        Ok(locked.then_some(FeederLock { connection }))
+        Ok(locked.then_some(AdvisoryLock { connection }))
     }
 }
 
-fn newer(step: i64) -> LedgerError {
-    LedgerError::ForeignLedger(format!(
+fn newer_schema_error(step: i64) -> LedgerError {
+    LedgerError::IncompatibleLedger(format!(
         "it is that of a later version (step {step}): start the same version everywhere"
     ))
 }
 
 /// Why there is no run: none at all, an older ledger, or other settings than those of the runs there are.
-async fn no_run(pool: &PgPool) -> Result<LedgerError, LedgerError> {
-    let runs: Vec<(String,)> = match schema::find(pool).await? {
-        Found::Ready => sqlx::query_as(RUNS).fetch_all(pool).await?,
+async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+    let runs: Vec<(String,)> = match schema::find_schema(pool).await? {
+        SchemaState::Ready => sqlx::query_as(LIST_RUNS).fetch_all(pool).await?,
         _ => Vec::new(),
     };
     let others: Vec<String> = runs.into_iter().map(|(run,)| run).collect();
@@ -177,30 +180,30 @@ async fn no_run(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     })
 }
 
-pub(super) async fn discover(
+pub(super) async fn discover_table(
     pool: &PgPool,
     spec: &RunSpec,
-    access: Access,
-) -> Result<Table, LedgerError> {
-    connect(pool).await?;
-    Table::discover(pool, &spec.table, access).await
+    access: TableAccess,
+) -> Result<ApplicationTable, LedgerError> {
+    check_connection(pool).await?;
+    ApplicationTable::discover(pool, &spec.table, access).await
 }
 
 /// Connects once outside the pool, which would retry in silence and then only say that time ran out.
-async fn connect(pool: &PgPool) -> Result<(), LedgerError> {
+async fn check_connection(pool: &PgPool) -> Result<(), LedgerError> {
     let options = pool.connect_options();
     let connect = PgConnection::connect_with(&options);
     let answer = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
     let at = format!("{}:{}", options.get_host(), options.get_port());
     match answer {
         Ok(Ok(connection)) => Ok(connection.close().await?),
-        Ok(Err(error)) if is_away(&error) => {
-            let why = with_hint(&error);
+        Ok(Err(error)) if is_unavailable(&error) => {
+            let why = describe_connect_error(&error);
             Err(LedgerError::Unreachable(format!("{at}: {why}")))
         }
-        Ok(Err(error)) => Err(LedgerError::NotLetIn(format!(
+        Ok(Err(error)) => Err(LedgerError::LoginRefused(format!(
             "{at}: {}",
-            with_hint(&error)
+            describe_connect_error(&error)
         ))),
         Err(_) => Err(LedgerError::Unreachable(format!(
             "{at}: no answer within {CONNECT_TIMEOUT:?}"
@@ -210,8 +213,8 @@ async fn connect(pool: &PgPool) -> Result<(), LedgerError> {
 
 /// Why no connection came about, and what to do where TLS is the reason. sqlx tells a failed handshake
 /// as an I/O error.
-fn with_hint(error: &sqlx::Error) -> String {
-    let why = crate::aws::causes(error);
+fn describe_connect_error(error: &sqlx::Error) -> String {
+    let why = crate::aws::error_chain(error);
     match error {
         sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {
             return format!(
@@ -228,17 +231,21 @@ fn with_hint(error: &sqlx::Error) -> String {
     )
 }
 
-async fn find(pool: &PgPool, spec: &RunSpec, table: &Table) -> Result<Option<i64>, LedgerError> {
-    let query = bind_spec(sqlx::query(FIND), spec, table);
+async fn select_run_id(
+    pool: &PgPool,
+    spec: &RunSpec,
+    table: &ApplicationTable,
+) -> Result<Option<i64>, LedgerError> {
+    let query = bind_spec(sqlx::query(SELECT_RUN), spec, table);
     match query.fetch_optional(pool).await {
         Ok(row) => Ok(row.map(|row| sqlx::Row::get(&row, 0))),
-        Err(error) if is_denied(&error) => Err(no_rights(pool).await?),
+        Err(error) if is_permission_denied(&error) => Err(ledger_permission_error(pool).await?),
         Err(error) => Err(error.into()),
     }
 }
 
 /// The consumer's role may be another than the feeder's, which owns the ledger.
-async fn no_rights(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+async fn ledger_permission_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
         .fetch_one(pool)
         .await?;
@@ -252,11 +259,11 @@ async fn no_rights(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     })
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn bind_spec<'q>(query: Query<'q>, spec: &'q RunSpec, table: &Table) -> Query<'q> {
+fn bind_spec<'q>(query: PgQuery<'q>, spec: &'q RunSpec, table: &ApplicationTable) -> PgQuery<'q> {
     query
-        .bind(table.name.quoted())
+        .bind(table.name.to_sql())
         .bind(&spec.table.id_column)
         .bind(&spec.table.path_column)
         .bind(spec.rule.old_prefix())

@@ -5,7 +5,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgPool;
 
 use super::LedgerError;
-use super::errors::{is_away, is_denied};
+use super::errors::{is_permission_denied, is_unavailable};
 use crate::sql::quote_identifier;
 
 const SCHEMA: &str = "bucket_brigade";
@@ -28,16 +28,17 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
 ];
 
 /// The step this version is at.
-const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
+const LATEST_MIGRATION: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 /// The steps a ledger has been through; null where it is no ledger at all.
-const VERSION: &str = "SELECT max(version) FROM bucket_brigade.schema_migrations WHERE success";
+const SELECT_VERSION: &str =
+    "SELECT max(version) FROM bucket_brigade.schema_migrations WHERE success";
 
 /// Only the tables' owner may alter them.
-const OWNER: &str = "SELECT tableowner::text FROM pg_tables
+const SELECT_OWNER: &str = "SELECT tableowner::text FROM pg_tables
     WHERE schemaname = 'bucket_brigade' AND tablename = 'run'";
 
-fn migrator() -> Migrator {
+fn build_migrator() -> Migrator {
     let steps = MIGRATIONS.map(|(number, name, sql)| {
         let kind = MigrationType::Simple;
         Migration::new(number, name.into(), kind, sql.into_sql_str(), false)
@@ -51,42 +52,46 @@ fn migrator() -> Migrator {
 ///
 /// # Errors
 /// [`LedgerError::NotAllowed`] with the SQL to hand to a database administrator.
-pub(super) async fn ensure(pool: &PgPool) -> Result<(), LedgerError> {
-    if !exists(pool).await? {
+pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
+    if !schema_exists(pool).await? {
         // Two feeders may start together: the second finds the schema there.
         let created = sqlx::query("CREATE SCHEMA IF NOT EXISTS bucket_brigade")
             .execute(pool)
             .await;
         match created {
-            Err(error) if is_denied(&error) => return Err(not_allowed(pool).await?),
-            Err(error) if !exists(pool).await? => return Err(error.into()),
+            Err(error) if is_permission_denied(&error) => {
+                return Err(schema_permission_error(pool).await?);
+            }
+            Err(error) if !schema_exists(pool).await? => return Err(error.into()),
             _ => {}
         }
     }
-    let Err(error) = migrator().run(pool).await else {
+    let Err(error) = build_migrator().run(pool).await else {
         return Ok(());
     };
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
-            if is_denied(&error) =>
+            if is_permission_denied(&error) =>
         {
-            Err(not_allowed(pool).await?)
+            Err(schema_permission_error(pool).await?)
         }
         // Not the ledger's fault, and over soon.
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
-            if is_away(&error) =>
+            if is_unavailable(&error) =>
         {
             Err(error.into())
         }
-        other => Err(LedgerError::ForeignLedger(crate::aws::causes(&other))),
+        other => Err(LedgerError::IncompatibleLedger(crate::aws::error_chain(
+            &other,
+        ))),
     }
 }
 
 /// What a process that may not make a ledger finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum SchemaState {
     /// None yet, or one that the feeder of an earlier version made and this version's brings up to date.
-    NotYet,
+    NotReady,
     /// This version's.
     Ready,
     /// A later version's, at this step.
@@ -94,23 +99,23 @@ pub(super) enum Found {
 }
 
 /// Looks whether there is a ledger, and whose.
-pub(super) async fn find(pool: &PgPool) -> Result<Found, sqlx::Error> {
+pub(super) async fn find_schema(pool: &PgPool) -> Result<SchemaState, sqlx::Error> {
     let (exists,): (bool,) =
         sqlx::query_as("SELECT to_regclass('bucket_brigade.schema_migrations') IS NOT NULL")
             .fetch_one(pool)
             .await?;
     if !exists {
-        return Ok(Found::NotYet);
+        return Ok(SchemaState::NotReady);
     }
-    let (version,): (Option<i64>,) = sqlx::query_as(VERSION).fetch_one(pool).await?;
+    let (version,): (Option<i64>,) = sqlx::query_as(SELECT_VERSION).fetch_one(pool).await?;
     Ok(match version {
-        Some(version) if version == LATEST => Found::Ready,
-        Some(version) if version > LATEST => Found::Newer(version),
-        _ => Found::NotYet,
+        Some(version) if version == LATEST_MIGRATION => SchemaState::Ready,
+        Some(version) if version > LATEST_MIGRATION => SchemaState::Newer(version),
+        _ => SchemaState::NotReady,
     })
 }
 
-async fn exists(pool: &PgPool) -> Result<bool, sqlx::Error> {
+async fn schema_exists(pool: &PgPool) -> Result<bool, sqlx::Error> {
     let (exists,): (bool,) = sqlx::query_as("SELECT to_regnamespace($1) IS NOT NULL")
         .bind(SCHEMA)
         .fetch_one(pool)
@@ -118,12 +123,12 @@ async fn exists(pool: &PgPool) -> Result<bool, sqlx::Error> {
     Ok(exists)
 }
 
-async fn not_allowed(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+async fn schema_permission_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
         .fetch_one(pool)
         .await?;
     let role = quote_identifier(&user);
-    let owner: Option<(String,)> = sqlx::query_as(OWNER).fetch_optional(pool).await?;
+    let owner: Option<(String,)> = sqlx::query_as(SELECT_OWNER).fetch_optional(pool).await?;
     let (what, sql) = match owner {
         Some((owner,)) if owner != user => (
             format!("bring the ledger up to date (schema '{SCHEMA}')"),

@@ -3,28 +3,30 @@
 
 use serde::Serialize;
 
-use super::control::paused_by;
-use super::{Ledger, Limits, within};
-use crate::catalog::CatalogError;
+use super::heartbeat::pause_description;
+use super::{PostgresLedger, RequestedLimits, with_timeout};
+use crate::move_ledger::StatementError;
+use crate::worker_state::WorkerState;
 
-const RUN: &str = r#"SELECT old_prefix, new_prefix, source_bucket, destination_bucket, sweep,
+const SELECT_OVERVIEW: &str = r#"SELECT old_prefix, new_prefix, source_bucket, destination_bucket, sweep,
         paused, paused_by, pause_reason, rate_limit, concurrency_limit,
         to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
         to_char(finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
         extract(epoch FROM coalesce(finished_at, now()) - started_at)::double precision
     FROM bucket_brigade.run WHERE id = $1"#;
 
-const WORKERS: &str = "SELECT worker, role, state, reason, concurrency, in_hand, moved_per_second,
+const SELECT_WORKERS: &str =
+    "SELECT worker, role, state, reason, concurrency, in_hand, moved_per_second,
         commit_seconds
     FROM bucket_brigade.workers
     WHERE run_id = $1 AND seen_at > now() - interval '10 seconds' ORDER BY worker";
 
-const FAILURES_BY_CODE: &str = "SELECT code, sum(failed)::bigint
+const SELECT_FAILURE_COUNTS: &str = "SELECT code, sum(failed)::bigint
     FROM bucket_brigade.failure_counts WHERE run_id = $1
     GROUP BY code HAVING sum(failed) > 0 ORDER BY 2 DESC, 1 LIMIT 10";
 
 /// A row of [`RUN`].
-type FoundRun = (
+type RunColumns = (
     String,
     String,
     String,
@@ -41,7 +43,7 @@ type FoundRun = (
 );
 
 /// A row of [`WORKERS`].
-type FoundWorker = (String, String, String, String, i64, i64, f64, Option<f64>);
+type WorkerColumns = (String, String, String, String, i64, i64, f64, Option<f64>);
 
 /// One run, from its row.
 #[derive(Debug, Clone, Serialize)]
@@ -63,7 +65,7 @@ pub struct RunOverview {
     /// Who paused it, and why; none while it is not paused.
     pub paused: Option<String>,
     /// How much the fleet may do at most.
-    pub limits: Limits,
+    pub limits: RequestedLimits,
     /// When it was opened, in UTC.
     pub started_at: String,
     /// When a sweep last found nothing left, in UTC.
@@ -74,13 +76,12 @@ pub struct RunOverview {
 
 /// A process that is alive.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Worker {
+pub struct WorkerStatus {
     /// Its name.
     pub worker: String,
     /// `feeder` or `consumer`.
     pub role: String,
-    /// What it is doing.
-    pub state: String,
+    pub state: WorkerState,
     /// Why, where that is worth a word.
     pub reason: String,
     /// Copies it may have in flight at the moment.
@@ -102,14 +103,14 @@ pub struct CodeCount {
     pub rows: u64,
 }
 
-impl Ledger {
+impl PostgresLedger {
     /// The run's row.
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn overview(&self) -> Result<RunOverview, CatalogError> {
-        let query = sqlx::query_as(RUN).bind(self.run_id);
-        let found: FoundRun = within(query.fetch_one(&self.pool)).await?;
+    pub async fn run_overview(&self) -> Result<RunOverview, StatementError> {
+        let query = sqlx::query_as(SELECT_OVERVIEW).bind(self.run_id);
+        let found: RunColumns = with_timeout(query.fetch_one(&self.pool)).await?;
         Ok(RunOverview {
             id: self.run_id,
             table: self.table.name.to_string(),
@@ -118,8 +119,8 @@ impl Ledger {
             source_bucket: found.2,
             destination_bucket: found.3,
             sweep: found.4,
-            paused: found.5.then(|| paused_by(found.6, found.7)),
-            limits: Limits {
+            paused: found.5.then(|| pause_description(found.6, found.7)),
+            limits: RequestedLimits {
                 rate: found.8,
                 concurrency: found.9.and_then(|most| u32::try_from(most).ok()),
             },
@@ -133,13 +134,13 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn workers(&self) -> Result<Vec<Worker>, CatalogError> {
-        let query = sqlx::query_as(WORKERS).bind(self.run_id);
-        let found: Vec<FoundWorker> = within(query.fetch_all(&self.pool)).await?;
-        let worker = |found: FoundWorker| Worker {
+    pub async fn live_workers(&self) -> Result<Vec<WorkerStatus>, StatementError> {
+        let query = sqlx::query_as(SELECT_WORKERS).bind(self.run_id);
+        let found: Vec<WorkerColumns> = with_timeout(query.fetch_all(&self.pool)).await?;
+        let worker = |found: WorkerColumns| WorkerStatus {
             worker: found.0,
             role: found.1,
-            state: found.2,
+            state: found.2.parse().unwrap_or(WorkerState::Unknown),
             reason: found.3,
             concurrency: found.4,
             in_hand: found.5,
@@ -153,9 +154,9 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn failure_counts(&self) -> Result<Vec<CodeCount>, CatalogError> {
-        let query = sqlx::query_as(FAILURES_BY_CODE).bind(self.run_id);
-        let codes: Vec<(String, i64)> = within(query.fetch_all(&self.pool)).await?;
+    pub async fn failure_counts(&self) -> Result<Vec<CodeCount>, StatementError> {
+        let query = sqlx::query_as(SELECT_FAILURE_COUNTS).bind(self.run_id);
+        let codes: Vec<(String, i64)> = with_timeout(query.fetch_all(&self.pool)).await?;
         let count = |(code, rows)| CodeCount {
             code,
             rows: u64::try_from(rows).unwrap_or(0),

@@ -3,8 +3,8 @@
 use sqlx::postgres::PgPool;
 
 use super::LedgerError;
-use super::errors::is_denied;
-use crate::row_id::IdType;
+use super::errors::is_permission_denied;
+use crate::row_id::IdColumnType;
 use crate::sql::{TableName, quote_identifier};
 
 /// The table as the settings name it.
@@ -20,7 +20,7 @@ pub struct TableSpec {
 
 /// The table as the database knows it, its names quoted for use in statements.
 #[derive(Debug, Clone)]
-pub struct Table {
+pub struct ApplicationTable {
     /// Schema and table.
     pub name: TableName,
     /// Quoted schema and table.
@@ -30,12 +30,12 @@ pub struct Table {
     /// Quoted path column.
     pub path: String,
     /// The id's type.
-    pub id_type: IdType,
+    pub id_type: IdColumnType,
 }
 
 /// What a process does with the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum TableAccess {
     /// It is read: the feeder, and commands that tell.
     Read,
     /// It is read, and paths are set: the consumer, and commands that move rows back.
@@ -43,35 +43,38 @@ pub enum Access {
 }
 
 /// One column: number, type (a domain's base type), and what else decides.
-type Column = (i16, String, bool, bool);
+type ColumnInfo = (i16, String, bool, bool);
 
-const RELATION: &str = "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text
+const SELECT_RELATION: &str =
+    "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
 
-const SIMILAR: &str = "SELECT n.nspname || '.' || c.relname
+const SELECT_SIMILAR_TABLES: &str = "SELECT n.nspname || '.' || c.relname
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND lower(c.relname) = lower($1)
       AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 3";
 
-const COLUMN: &str = "SELECT a.attnum, coalesce(base.typname, t.typname)::text, a.attnotnull,
+const SELECT_COLUMN: &str =
+    "SELECT a.attnum, coalesce(base.typname, t.typname)::text, a.attnotnull,
         a.attgenerated <> ''
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     LEFT JOIN pg_type base ON base.oid = nullif(t.typbasetype, 0)
     WHERE a.attrelid = $1::oid AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
 
-const COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
+const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
     FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
 
 const IS_UNIQUE: &str = "SELECT EXISTS (SELECT 1 FROM pg_index
     WHERE indrelid = $1::oid AND indisunique AND indisvalid AND indpred IS NULL
       AND indnkeyatts = 1 AND indkey[0] = $2)";
 
-const RIGHTS: &str = "SELECT current_user::text, has_schema_privilege(relnamespace, 'USAGE'),
+const SELECT_PRIVILEGES: &str =
+    "SELECT current_user::text, has_schema_privilege(relnamespace, 'USAGE'),
         has_column_privilege(oid, $2, 'SELECT') AND has_column_privilege(oid, $3, 'SELECT'),
         has_column_privilege(oid, $3, 'UPDATE')
     FROM pg_class WHERE oid = $1::oid";
 
-impl Table {
+impl ApplicationTable {
     /// Finds the table and checks it.
     ///
     /// # Errors
@@ -79,21 +82,23 @@ impl Table {
     pub(super) async fn discover(
         pool: &PgPool,
         spec: &TableSpec,
-        access: Access,
+        access: TableAccess,
     ) -> Result<Self, LedgerError> {
-        let (oid, name) = relation(pool, spec).await?;
-        let columns = Columns {
+        let (oid, name) = find_relation(pool, spec).await?;
+        let columns = TableColumns {
             pool,
             oid,
             name: &name,
         };
-        let id = columns.find("ID_COLUMN", &spec.id_column).await?;
-        let path = columns.find("PATH_COLUMN", &spec.path_column).await?;
+        let id = columns.find_column("ID_COLUMN", &spec.id_column).await?;
+        let path = columns
+            .find_column("PATH_COLUMN", &spec.path_column)
+            .await?;
         columns.check_path(spec, &path)?;
         let id_type = columns.check_id(spec, &id).await?;
-        columns.check_rights(spec, access, id.0, path.0).await?;
+        columns.check_privileges(spec, access, id.0, path.0).await?;
         Ok(Self {
-            sql: name.quoted(),
+            sql: name.to_sql(),
             name,
             id: quote_identifier(&spec.id_column),
             path: quote_identifier(&spec.path_column),
@@ -102,14 +107,16 @@ impl Table {
     }
 }
 
-async fn relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableName), LedgerError> {
-    let query = sqlx::query_as(RELATION).bind(spec.table.quoted());
+async fn find_relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableName), LedgerError> {
+    let query = sqlx::query_as(SELECT_RELATION).bind(spec.table.to_sql());
     let found: Option<(i64, String, String, String)> = match query.fetch_optional(pool).await {
-        Err(error) if is_denied(&error) => return Err(no_usage(pool, spec).await?),
+        Err(error) if is_permission_denied(&error) => {
+            return Err(usage_permission_error(pool, spec).await?);
+        }
         found => found?,
     };
     let Some((oid, schema, table, kind)) = found else {
-        return Err(no_such_table(pool, spec).await?);
+        return Err(no_such_table_error(pool, spec).await?);
     };
     let name = TableName {
         schema: Some(schema),
@@ -131,7 +138,10 @@ async fn relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableName), L
 }
 
 /// Without the right to look into its schema, a table's name cannot even be resolved.
-async fn no_usage(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, LedgerError> {
+async fn usage_permission_error(
+    pool: &PgPool,
+    spec: &TableSpec,
+) -> Result<LedgerError, LedgerError> {
     let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
         .fetch_one(pool)
         .await?;
@@ -147,8 +157,8 @@ async fn no_usage(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, Ledger
     })
 }
 
-async fn no_such_table(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, LedgerError> {
-    let similar: Vec<(String,)> = sqlx::query_as(SIMILAR)
+async fn no_such_table_error(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, LedgerError> {
+    let similar: Vec<(String,)> = sqlx::query_as(SELECT_SIMILAR_TABLES)
         .bind(&spec.table.table)
         .fetch_all(pool)
         .await?;
@@ -163,15 +173,19 @@ async fn no_such_table(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, L
 }
 
 /// The columns of one table.
-struct Columns<'a> {
+struct TableColumns<'a> {
     pool: &'a PgPool,
     oid: i64,
     name: &'a TableName,
 }
 
-impl Columns<'_> {
-    async fn find(&self, setting: &'static str, column: &str) -> Result<Column, LedgerError> {
-        let found: Option<Column> = sqlx::query_as(COLUMN)
+impl TableColumns<'_> {
+    async fn find_column(
+        &self,
+        setting: &'static str,
+        column: &str,
+    ) -> Result<ColumnInfo, LedgerError> {
+        let found: Option<ColumnInfo> = sqlx::query_as(SELECT_COLUMN)
             .bind(self.oid)
             .bind(column)
             .fetch_optional(self.pool)
@@ -179,7 +193,7 @@ impl Columns<'_> {
         if let Some(found) = found {
             return Ok(found);
         }
-        let (columns,): (String,) = sqlx::query_as(COLUMNS)
+        let (columns,): (String,) = sqlx::query_as(LIST_COLUMNS)
             .bind(self.oid)
             .fetch_one(self.pool)
             .await?;
@@ -191,7 +205,7 @@ impl Columns<'_> {
         })
     }
 
-    fn check_path(&self, spec: &TableSpec, path: &Column) -> Result<(), LedgerError> {
+    fn check_path(&self, spec: &TableSpec, path: &ColumnInfo) -> Result<(), LedgerError> {
         let (_, found, _, generated) = path;
         let table = self.name.to_string();
         let column = spec.path_column.clone();
@@ -210,10 +224,14 @@ impl Columns<'_> {
         Ok(())
     }
 
-    async fn check_id(&self, spec: &TableSpec, id: &Column) -> Result<IdType, LedgerError> {
+    async fn check_id(
+        &self,
+        spec: &TableSpec,
+        id: &ColumnInfo,
+    ) -> Result<IdColumnType, LedgerError> {
         let (number, found, not_null, _) = id;
         let (table, column) = (self.name.to_string(), spec.id_column.clone());
-        let Some(id_type) = IdType::from_type_name(found) else {
+        let Some(id_type) = IdColumnType::from_type_name(found) else {
             return Err(LedgerError::UnsupportedType {
                 setting: "ID_COLUMN",
                 table,
@@ -234,20 +252,21 @@ impl Columns<'_> {
         }
     }
 
-    async fn check_rights(
+    async fn check_privileges(
         &self,
         spec: &TableSpec,
-        access: Access,
+        access: TableAccess,
         id: i16,
         path: i16,
     ) -> Result<(), LedgerError> {
-        let (user, usage, select, update): (String, bool, bool, bool) = sqlx::query_as(RIGHTS)
-            .bind(self.oid)
-            .bind(id)
-            .bind(path)
-            .fetch_one(self.pool)
-            .await?;
-        if usage && select && (update || access == Access::Read) {
+        let (user, usage, select, update): (String, bool, bool, bool) =
+            sqlx::query_as(SELECT_PRIVILEGES)
+                .bind(self.oid)
+                .bind(id)
+                .bind(path)
+                .fetch_one(self.pool)
+                .await?;
+        if usage && select && (update || access == TableAccess::Read) {
             return Ok(());
         }
         let role = quote_identifier(&user);
@@ -257,10 +276,10 @@ impl Columns<'_> {
             quote_identifier(&spec.path_column),
         );
         let (what, update) = match access {
-            Access::Read => ("read", String::new()),
-            Access::Update => ("read and update", format!(", UPDATE ({path})")),
+            TableAccess::Read => ("read", String::new()),
+            TableAccess::Update => ("read and update", format!(", UPDATE ({path})")),
         };
-        let table = self.name.quoted();
+        let table = self.name.to_sql();
         Err(LedgerError::NotAllowed {
             user,
             what: format!("{what} table '{}'", self.name),

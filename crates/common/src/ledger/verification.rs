@@ -13,7 +13,7 @@ pub struct VerificationSpec {
 
 /// The place of a verification, and its numbers so far.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verification {
+pub struct VerificationState {
     /// What it was asked for.
     pub spec: VerificationSpec,
     /// Which rows are in the sample.
@@ -28,7 +28,7 @@ pub struct Verification {
 
 /// The numbers of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct VerificationNumbers {
+pub struct VerificationCounts {
     /// Moves looked at.
     pub checked: i64,
     /// Moves whose objects are as they should be.
@@ -45,9 +45,9 @@ pub struct VerificationNumbers {
 
 /// What was found of one move.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Finding {
+pub struct VerificationFinding {
     /// Whether both objects are as they should be.
-    pub is_sound: bool,
+    pub is_intact: bool,
     /// Whether the application has changed or deleted the row.
     pub is_outdated: bool,
     /// The source's ETag.
@@ -62,7 +62,7 @@ pub struct Finding {
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Mismatch {
+pub struct VerificationMismatch {
     /// The row's id.
     pub id: String,
     /// The row's path.
@@ -81,5 +81,5 @@ pub struct TableRow {
     /// Its path; null reads as empty.
     pub path: String,
     /// Whether it is in the sample and this verification has not found its object already.
-    pub is_wanted: bool,
+    pub needs_check: bool,
 }

@@ -2,21 +2,22 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::moved::{MovedColumns, joins, moved_columns};
+use super::moved_row::{MovedColumns, moved_columns, moved_joins};
 use super::verification::{
-    Finding, Mismatch, TableRow, Verification, VerificationNumbers, VerificationSpec,
+    TableRow, VerificationCounts, VerificationFinding, VerificationMismatch, VerificationSpec,
+    VerificationState,
 };
-use super::{Ledger, MovedRow, Table, within};
-use crate::catalog::CatalogError;
+use super::{ApplicationTable, MovedRow, PostgresLedger, with_timeout};
+use crate::move_ledger::StatementError;
 use crate::row_id::RowId;
 
 /// The sample, by a hash of the id: the same rows however often it is resumed. `$2` seed, `$3` percent.
 const IN_SAMPLE: &str = "(hashtextextended(ID, $2) & 1048575) < $3 * 10485.76";
 
-const RESUME: &str = "SELECT seed, is_in_table, cursor FROM bucket_brigade.verifications
+const SELECT_UNFINISHED: &str = "SELECT seed, is_in_table, cursor FROM bucket_brigade.verifications
     WHERE run_id = $1 AND finished_at IS NULL AND (sample_percent, is_full, recopies) = ($2, $3, $4)";
 
-const BEGIN: &str = "WITH forgotten AS (DELETE FROM bucket_brigade.mismatches WHERE run_id = $1)
+const INSERT_VERIFICATION: &str = "WITH forgotten AS (DELETE FROM bucket_brigade.mismatches WHERE run_id = $1)
     INSERT INTO bucket_brigade.verifications AS v (run_id, sample_percent, is_full, recopies, seed)
     VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (run_id) DO UPDATE SET
@@ -24,16 +25,16 @@ const BEGIN: &str = "WITH forgotten AS (DELETE FROM bucket_brigade.mismatches WH
         checked = 0, sound = 0, outdated = 0, recopied = 0, table_rows = 0, table_outside = 0,
         started_at = clock_timestamp(), finished_at = NULL";
 
-const NUMBERS: &str = "SELECT checked, sound, outdated, recopied, table_rows, table_outside
+const SELECT_COUNTS: &str = "SELECT checked, sound, outdated, recopied, table_rows, table_outside
     FROM bucket_brigade.verifications WHERE run_id = $1";
 
-const COUNT: &str =
+const SELECT_MOVED_TOTAL: &str =
     "SELECT coalesce(sum(moved), 0)::bigint FROM bucket_brigade.counters WHERE run_id = $1";
 
-const ENTER_TABLE: &str = "UPDATE bucket_brigade.verifications
+const BEGIN_TABLE_PHASE: &str = "UPDATE bucket_brigade.verifications
     SET is_in_table = true, cursor = NULL WHERE run_id = $1";
 
-const FINISH: &str =
+const MARK_FINISHED: &str =
     "UPDATE bucket_brigade.verifications SET finished_at = now() WHERE run_id = $1";
 
 /// A row that is locked is being moved once more: what was found of it is out of date already.
@@ -41,7 +42,7 @@ const FINISH: &str =
 /// `$1` run, `$2` ids, `$3` ETags and `$4` times of the moves, `$5` whether sound, `$6` source ETags, `$7`
 /// sizes, `$8` new ETags, `$9` paths, `$10` codes, `$11` messages, `$12` cursor, `$13` checked, `$14`
 /// sound, `$15` outdated, `$16` recopied.
-const RECORD: &str = "WITH input AS (
+const RECORD_FINDINGS: &str = "WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::text[], $7::bigint[],
                          $8::text[], $9::text[], $10::text[], $11::text[])
         AS i (id, etag, moved, is_sound, source_etag, size_bytes, new_etag, path, code, message)
@@ -71,7 +72,7 @@ UPDATE bucket_brigade.verifications SET
  WHERE run_id = $1";
 
 /// `$1` run, `$2` ids, `$3` paths, `$4` codes, `$5` messages, `$6` cursor, `$7` rows, `$8` outside.
-const RECORD_TABLE: &str = "WITH wrong AS (
+const RECORD_TABLE_PAGE: &str = "WITH wrong AS (
     INSERT INTO bucket_brigade.mismatches (run_id, row_id, path, code, message)
     SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[])
     ON CONFLICT (run_id, row_id) DO NOTHING
@@ -80,17 +81,18 @@ UPDATE bucket_brigade.verifications SET
     cursor = $6, table_rows = table_rows + $7, table_outside = table_outside + $8
  WHERE run_id = $1";
 
-const MISMATCHES: &str = "SELECT row_id, path, code, message FROM bucket_brigade.mismatches
+const SELECT_MISMATCHES: &str = "SELECT row_id, path, code, message FROM bucket_brigade.mismatches
     WHERE run_id = $1 AND row_id > $2 ORDER BY row_id LIMIT $3";
 
-const FIRST_MISMATCHES: &str = "SELECT row_id, path, code, message FROM bucket_brigade.mismatches
+const SELECT_FIRST_MISMATCHES: &str =
+    "SELECT row_id, path, code, message FROM bucket_brigade.mismatches
     WHERE run_id = $1 AND row_id >= $2 ORDER BY row_id LIMIT $3";
 
 /// `$1` run, `$2` seed, `$3` percent, `$4` size, `$5` cursor. The last row of the stretch comes in any case.
-fn moves_sql(table: &Table, is_first: bool) -> String {
+fn moves_to_verify_sql(table: &ApplicationTable, is_first: bool) -> String {
     let after = if is_first { ">=" } else { ">" };
     let columns = moved_columns(table);
-    let joins = joins(table);
+    let joins = moved_joins(table);
     let in_sample = IN_SAMPLE.replace("ID", "row_id");
     format!(
         "WITH stretch AS MATERIALIZED (
@@ -104,9 +106,9 @@ SELECT {columns}, m.is_wanted FROM stretch m {joins}
 }
 
 /// `$1` run, `$2` seed, `$3` percent, `$4` size and, for all but the first page, `$5` cursor.
-fn table_sql(table: &Table, is_first: bool) -> String {
-    let Table { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql();
+fn rows_to_verify_sql(table: &ApplicationTable, is_first: bool) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
     let after = if is_first {
         String::new()
     } else {
@@ -126,7 +128,7 @@ SELECT s.key::text AS id, coalesce(s.path, '') AS path, {in_sample} AND NOT EXIS
 }
 
 /// The columns of a [`MovedRow`] and whether it is more than the end of its page.
-type Paged = (
+type VerifyColumns = (
     String,
     String,
     String,
@@ -139,16 +141,16 @@ type Paged = (
     bool,
 );
 
-fn paged(columns: Paged) -> (MovedRow, bool) {
+fn split_columns(columns: VerifyColumns) -> (MovedRow, bool) {
     let (id, old, new, etag, size, moved, current, gone, going, is_wanted) = columns;
     let columns: MovedColumns = (id, old, new, etag, size, moved, current, gone, going);
     (MovedRow::from_columns(columns), is_wanted)
 }
 
 /// A page, and the cursor after it; none when there are no more rows.
-type PageOf<T> = (Vec<T>, Option<String>);
+type CursorPage<T> = (Vec<T>, Option<String>);
 
-impl Ledger {
+impl PostgresLedger {
     /// Goes on with a verification of this kind that was cut off, or begins one.
     ///
     /// # Errors
@@ -157,13 +159,13 @@ impl Ledger {
         &self,
         spec: VerificationSpec,
         anew: bool,
-    ) -> Result<Verification, CatalogError> {
-        let query = sqlx::query_as(RESUME).bind(self.run_id);
+    ) -> Result<VerificationState, StatementError> {
+        let query = sqlx::query_as(SELECT_UNFINISHED).bind(self.run_id);
         let query = query.bind(spec.sample_percent).bind(spec.is_full);
         let found: Option<(i64, bool, Option<String>)> =
-            within(query.bind(spec.recopies).fetch_optional(&self.pool)).await?;
+            with_timeout(query.bind(spec.recopies).fetch_optional(&self.pool)).await?;
         if let Some((seed, is_in_table, cursor)) = found.filter(|_| !anew) {
-            return Ok(Verification {
+            return Ok(VerificationState {
                 spec,
                 seed,
                 is_in_table,
@@ -172,10 +174,10 @@ impl Ledger {
             });
         }
         let seed = fastrand::i64(..);
-        let query = sqlx::query(BEGIN).bind(self.run_id);
+        let query = sqlx::query(INSERT_VERIFICATION).bind(self.run_id);
         let query = query.bind(spec.sample_percent).bind(spec.is_full);
-        within(query.bind(spec.recopies).bind(seed).execute(&self.pool)).await?;
-        Ok(Verification {
+        with_timeout(query.bind(spec.recopies).bind(seed).execute(&self.pool)).await?;
+        Ok(VerificationState {
             spec,
             seed,
             is_in_table: false,
@@ -188,9 +190,9 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn count_moves(&self) -> Result<u64, CatalogError> {
-        let query = sqlx::query_as(COUNT).bind(self.run_id);
-        let (count,): (i64,) = within(query.fetch_one(&self.pool)).await?;
+    pub async fn count_moves(&self) -> Result<u64, StatementError> {
+        let query = sqlx::query_as(SELECT_MOVED_TOTAL).bind(self.run_id);
+        let (count,): (i64,) = with_timeout(query.fetch_one(&self.pool)).await?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
@@ -200,17 +202,17 @@ impl Ledger {
     /// [`CatalogError`]
     pub async fn moves_to_verify(
         &self,
-        place: &Verification,
+        place: &VerificationState,
         size: i64,
-    ) -> Result<PageOf<MovedRow>, CatalogError> {
-        let sql = moves_sql(&self.table, place.cursor.is_none());
+    ) -> Result<CursorPage<MovedRow>, StatementError> {
+        let sql = moves_to_verify_sql(&self.table, place.cursor.is_none());
         let query = sqlx::query_as(AssertSqlSafe(sql)).bind(self.run_id);
         let query = query.bind(place.seed).bind(place.spec.sample_percent);
         let query = query
             .bind(size)
             .bind(place.cursor.clone().unwrap_or_default());
-        let found = within(query.fetch_all(&self.pool)).await?;
-        let found: Vec<(MovedRow, bool)> = found.into_iter().map(paged).collect();
+        let found = with_timeout(query.fetch_all(&self.pool)).await?;
+        let found: Vec<(MovedRow, bool)> = found.into_iter().map(split_columns).collect();
         let last = found.last().map(|(row, _)| row.id.clone());
         let wanted = found.into_iter().filter(|(_, is_wanted)| *is_wanted);
         Ok((wanted.map(|(row, _)| row).collect(), last))
@@ -222,30 +224,30 @@ impl Ledger {
     /// [`CatalogError`]
     pub async fn record_findings(
         &self,
-        findings: &[(MovedRow, Finding)],
+        findings: &[(MovedRow, VerificationFinding)],
         cursor: &str,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<(), StatementError> {
         let row = |of: fn(&MovedRow) -> &str| {
             let texts = findings.iter().map(|(row, _)| of(row));
             texts.collect::<Vec<&str>>()
         };
-        let text = |of: fn(&Finding) -> Option<&str>| {
+        let text = |of: fn(&VerificationFinding) -> Option<&str>| {
             let texts = findings.iter().map(|(_, finding)| of(finding));
             texts.collect::<Vec<Option<&str>>>()
         };
-        let count = |is: fn(&Finding) -> bool| {
+        let count = |is: fn(&VerificationFinding) -> bool| {
             let such = findings.iter().filter(|(_, finding)| is(finding)).count();
             i64::try_from(such).unwrap_or(i64::MAX)
         };
         let each = findings.iter();
-        let query = sqlx::query(RECORD).bind(self.run_id);
+        let query = sqlx::query(RECORD_FINDINGS).bind(self.run_id);
         let query = query.bind(row(|row| &row.id)).bind(row(|row| &row.etag));
         let query = query.bind(
             each.clone()
                 .map(|(row, _)| row.moved_micros)
                 .collect::<Vec<_>>(),
         );
-        let query = query.bind(each.clone().map(|(_, f)| f.is_sound).collect::<Vec<_>>());
+        let query = query.bind(each.clone().map(|(_, f)| f.is_intact).collect::<Vec<_>>());
         let query = query.bind(text(|finding| finding.source_etag.as_deref()));
         let query = query.bind(
             each.map(|(_, finding)| finding.size_bytes)
@@ -256,19 +258,19 @@ impl Ledger {
         let query = query.bind(text(|finding| Some(finding.mismatch.as_ref()?.0)));
         let query = query.bind(text(|finding| Some(&finding.mismatch.as_ref()?.1)));
         let query = query.bind(cursor).bind(count(|_| true));
-        let query = query.bind(count(|finding| finding.is_sound));
+        let query = query.bind(count(|finding| finding.is_intact));
         let query = query.bind(count(|finding| finding.is_outdated));
         let query = query.bind(count(|finding| finding.new_etag.is_some()));
-        within(query.execute(&self.pool)).await.map(drop)
+        with_timeout(query.execute(&self.pool)).await.map(drop)
     }
 
     /// The moves are done: on to the rows of the table.
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn verify_table_next(&self) -> Result<(), CatalogError> {
-        let query = sqlx::query(ENTER_TABLE).bind(self.run_id);
-        within(query.execute(&self.pool)).await.map(drop)
+    pub async fn begin_table_phase(&self) -> Result<(), StatementError> {
+        let query = sqlx::query(BEGIN_TABLE_PHASE).bind(self.run_id);
+        with_timeout(query.execute(&self.pool)).await.map(drop)
     }
 
     /// The next `size` rows of the table.
@@ -277,10 +279,10 @@ impl Ledger {
     /// [`CatalogError`]
     pub async fn rows_to_verify(
         &self,
-        place: &Verification,
+        place: &VerificationState,
         size: i64,
-    ) -> Result<PageOf<TableRow>, CatalogError> {
-        let sql = table_sql(&self.table, place.cursor.is_none());
+    ) -> Result<CursorPage<TableRow>, StatementError> {
+        let sql = rows_to_verify_sql(&self.table, place.cursor.is_none());
         let query = sqlx::query_as(AssertSqlSafe(sql)).bind(self.run_id);
         let query = query.bind(place.seed).bind(place.spec.sample_percent);
         let query = query.bind(size);
@@ -288,11 +290,11 @@ impl Ledger {
             Some(cursor) => query.bind(cursor),
             None => query,
         };
-        let rows: Vec<(String, String, bool)> = within(query.fetch_all(&self.pool)).await?;
+        let rows: Vec<(String, String, bool)> = with_timeout(query.fetch_all(&self.pool)).await?;
         let row = |(id, path, is_wanted)| TableRow {
             id,
             path,
-            is_wanted,
+            needs_check: is_wanted,
         };
         let rows: Vec<TableRow> = rows.into_iter().map(row).collect();
         let last = rows.last().map(|row| row.id.clone());
@@ -305,26 +307,27 @@ impl Ledger {
     /// [`CatalogError`]
     pub async fn record_unresolved(
         &self,
-        wrong: &[Mismatch],
+        wrong: &[VerificationMismatch],
         cursor: &str,
         (rows, outside): (usize, usize),
-    ) -> Result<(), CatalogError> {
-        let text = |of: fn(&Mismatch) -> &str| wrong.iter().map(of).collect::<Vec<&str>>();
+    ) -> Result<(), StatementError> {
+        let text =
+            |of: fn(&VerificationMismatch) -> &str| wrong.iter().map(of).collect::<Vec<&str>>();
         let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
-        let query = sqlx::query(RECORD_TABLE).bind(self.run_id);
+        let query = sqlx::query(RECORD_TABLE_PAGE).bind(self.run_id);
         let query = query.bind(text(|m| &m.id)).bind(text(|m| &m.path));
         let query = query.bind(text(|m| &m.code)).bind(text(|m| &m.message));
         let query = query.bind(cursor).bind(number(rows)).bind(number(outside));
-        within(query.execute(&self.pool)).await.map(drop)
+        with_timeout(query.execute(&self.pool)).await.map(drop)
     }
 
     /// The path a row has now; none when there is no such row.
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn current_path(&self, id: &str) -> Result<Option<String>, CatalogError> {
+    pub async fn current_path(&self, id: &str) -> Result<Option<String>, StatementError> {
         let id = RowId::from_database(id.to_owned());
-        let found = within(self.look_rows(std::slice::from_ref(&id))).await?;
+        let found = with_timeout(self.fetch_rows(std::slice::from_ref(&id))).await?;
         Ok(found.get(&id).map(|row| row.path.clone()))
     }
 
@@ -332,12 +335,17 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn finish_verification(&self) -> Result<VerificationNumbers, CatalogError> {
-        within(sqlx::query(FINISH).bind(self.run_id).execute(&self.pool)).await?;
-        let query = sqlx::query_as(NUMBERS).bind(self.run_id);
+    pub async fn finish_verification(&self) -> Result<VerificationCounts, StatementError> {
+        with_timeout(
+            sqlx::query(MARK_FINISHED)
+                .bind(self.run_id)
+                .execute(&self.pool),
+        )
+        .await?;
+        let query = sqlx::query_as(SELECT_COUNTS).bind(self.run_id);
         let (checked, sound, outdated, recopied, table_rows, table_outside) =
-            within(query.fetch_one(&self.pool)).await?;
-        Ok(VerificationNumbers {
+            with_timeout(query.fetch_one(&self.pool)).await?;
+        Ok(VerificationCounts {
             checked,
             sound,
             outdated,
@@ -351,21 +359,21 @@ impl Ledger {
     ///
     /// # Errors
     /// [`CatalogError`]
-    pub async fn mismatches(
+    pub async fn list_mismatches(
         &self,
         after: Option<&str>,
         size: i64,
-    ) -> Result<Vec<Mismatch>, CatalogError> {
+    ) -> Result<Vec<VerificationMismatch>, StatementError> {
         let sql = if after.is_some() {
-            MISMATCHES
+            SELECT_MISMATCHES
         } else {
-            FIRST_MISMATCHES
+            SELECT_FIRST_MISMATCHES
         };
         let query = sqlx::query_as(sql).bind(self.run_id);
         let query = query.bind(after.unwrap_or_default()).bind(size);
         let found: Vec<(String, String, String, String)> =
-            within(query.fetch_all(&self.pool)).await?;
-        let mismatch = |(id, path, code, message)| Mismatch {
+            with_timeout(query.fetch_all(&self.pool)).await?;
+        let mismatch = |(id, path, code, message)| VerificationMismatch {
             id,
             path,
             code,

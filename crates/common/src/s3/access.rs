@@ -13,8 +13,8 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
 
 use super::copy::{BucketAddress, CopyClient, RequestSigner, endpoint_params};
-use crate::aws::{causes, s3_client};
-use crate::preflight::PreflightError;
+use crate::aws::{error_chain, s3_client};
+use crate::preflight::{BucketCheck, PreflightError, check_bucket, retry_transient};
 
 /// The SDK's own. Source: `aws-smithy-runtime`, `DEFAULT_CONNECT_TIMEOUT`.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
@@ -32,6 +32,8 @@ pub struct S3Access {
 /// One bucket, and how requests reach it.
 #[derive(Debug, Clone)]
 pub struct S3Bucket {
+    /// The setting that names it.
+    setting: &'static str,
     pub(super) name: String,
     pub(super) client: Client,
     pub(super) copies: CopyClient,
@@ -68,12 +70,23 @@ impl S3Access {
         }
     }
 
-    /// The bucket that `setting` names, in the region of the settings or another.
+    /// Source and destination. Whether they are there is not asked yet.
     ///
     /// # Errors
-    /// [`PreflightError::Wrong`] for a bucket of a kind that nothing can be copied to: what is copied must
-    /// also be able to come back.
-    pub async fn bucket(
+    /// [`PreflightError::InvalidSetting`] for a bucket of a kind that nothing can be copied to: what is
+    /// copied must also be able to come back.
+    pub async fn buckets(
+        &self,
+        source: &str,
+        source_region: Option<&str>,
+        destination: &str,
+    ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+        let source = self.bucket("SOURCE_BUCKET_NAME", source, source_region);
+        let destination = self.bucket("DESTINATION_BUCKET_NAME", destination, None);
+        Ok((source.await?, destination.await?))
+    }
+
+    pub(super) async fn bucket(
         &self,
         setting: &'static str,
         name: &str,
@@ -81,11 +94,12 @@ impl S3Access {
     ) -> Result<S3Bucket, PreflightError> {
         let copies = self.copies(name, region).await;
         Ok(S3Bucket {
+            setting,
             name: name.to_owned(),
             client: s3_client(&self.sdk, self.force_path_style, self.timeout, region),
-            copies: copies.map_err(|error| PreflightError::Wrong {
+            copies: copies.map_err(|error| PreflightError::InvalidSetting {
                 setting,
-                problem: format!("bucket '{name}' cannot be used: {}", causes(&*error)),
+                problem: format!("bucket '{name}' cannot be used: {}", error_chain(&*error)),
             })?,
             timeout: self.timeout,
         })
@@ -102,7 +116,13 @@ impl S3Access {
 }
 
 impl S3Bucket {
-    /// Its name, as the settings have it.
+    /// Checks that it is there, and that we may look into it.
+    pub async fn check_access(&self) -> Result<(), PreflightError> {
+        let (client, setting, name) = (&self.client, self.setting, &self.name);
+        retry_transient(async || check_bucket(client, setting, name, BucketCheck::Access).await)
+            .await
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -9,9 +9,9 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::{S3Bucket, S3Store, bare_etag, store_error};
-use crate::aws::causes;
-use crate::object_store::{Copied, Destination, StoreError};
-use crate::path_rule::Route;
+use crate::aws::error_chain;
+use crate::object_store::{CopiedObject, DestinationState, StoreError};
+use crate::path_rule::MoveRoute;
 
 /// How much one request reads of an object.
 const RANGE_BYTES: u64 = 8 << 20;
@@ -20,7 +20,10 @@ const RANGE_BYTES: u64 = 8 << 20;
 const CHUNK_BYTES: u64 = 64 << 10;
 
 impl S3Store {
-    pub(super) async fn head_source(&self, route: &Route) -> Result<HeadObjectOutput, StoreError> {
+    pub(super) async fn head_source(
+        &self,
+        route: &MoveRoute,
+    ) -> Result<HeadObjectOutput, StoreError> {
         let head = self.source.head(&route.source_key).await?;
         head.ok_or_else(|| StoreError::Permanent {
             code: "NoSuchKey".into(),
@@ -30,7 +33,7 @@ impl S3Store {
 
     pub(super) async fn head_destination(
         &self,
-        route: &Route,
+        route: &MoveRoute,
     ) -> Result<Option<HeadObjectOutput>, StoreError> {
         self.destination.head(&route.destination_key).await
     }
@@ -58,13 +61,13 @@ impl S3Bucket {
             .set_if_match(etag.map(ToOwned::to_owned))
             .send()
             .await
-            .map_err(changed_underneath)?;
+            .map_err(comparison_error)?;
         Ok(output.body)
     }
 }
 
 /// A 412 here means the object was replaced while it was read, not that a destination exists.
-fn changed_underneath(error: impl Into<crate::aws::Answer>) -> StoreError {
+fn comparison_error(error: impl Into<crate::aws::RequestError>) -> StoreError {
     match store_error(error) {
         StoreError::DestinationExists => StoreError::Transient {
             code: "ChangedWhileCompared".into(),
@@ -74,27 +77,34 @@ fn changed_underneath(error: impl Into<crate::aws::Answer>) -> StoreError {
     }
 }
 
-pub(super) async fn compare(store: &S3Store, route: &Route) -> Result<Destination, StoreError> {
+pub(super) async fn compare_destination(
+    store: &S3Store,
+    route: &MoveRoute,
+) -> Result<DestinationState, StoreError> {
     let Some(destination) = store.head_destination(route).await? else {
-        return Ok(Destination::Empty);
+        return Ok(DestinationState::Empty);
     };
     let source = store.head_source(route).await?;
-    if let Some(difference) = headers_differ(&source, &destination) {
-        return Ok(Destination::Different(difference));
+    if let Some(difference) = first_header_difference(&source, &destination) {
+        return Ok(DestinationState::Different(difference));
     }
     // Equal ETags prove equal bytes; different ones prove nothing (multipart uploads, KMS).
-    if source.e_tag != destination.e_tag && !same_bytes(store, route, &source, &destination).await?
+    if source.e_tag != destination.e_tag
+        && !bytes_are_equal(store, route, &source, &destination).await?
     {
-        return Ok(Destination::Different("its bytes differ".into()));
+        return Ok(DestinationState::Different("its bytes differ".into()));
     }
-    Ok(Destination::Same(Copied {
+    Ok(DestinationState::Same(CopiedObject {
         etag: bare_etag(destination.e_tag().unwrap_or_default()).to_owned(),
         size_bytes: destination.content_length,
     }))
 }
 
 /// The first of what a browser or CDN sees that is not the same.
-fn headers_differ(source: &HeadObjectOutput, destination: &HeadObjectOutput) -> Option<String> {
+fn first_header_difference(
+    source: &HeadObjectOutput,
+    destination: &HeadObjectOutput,
+) -> Option<String> {
     let pairs = [
         (
             "content type",
@@ -151,9 +161,9 @@ fn tags_differ(source: &HeadObjectOutput, destination: &HeadObjectOutput) -> boo
 }
 
 /// Range by range, so that a failed request costs no more than that.
-async fn same_bytes(
+async fn bytes_are_equal(
     store: &S3Store,
-    route: &Route,
+    route: &MoveRoute,
     source: &HeadObjectOutput,
     destination: &HeadObjectOutput,
 ) -> Result<bool, StoreError> {
@@ -165,11 +175,11 @@ async fn same_bytes(
         let theirs = theirs.open_range(&route.destination_key, destination.e_tag(), &range);
         let (ours, theirs) = (ours.await?, theirs.await?);
         // The SDK's time limit ends with the head of the answer.
-        let compared = timeout(store.source.timeout, same_bodies(ours, theirs)).await;
+        let compared = timeout(store.source.timeout, bodies_are_equal(ours, theirs)).await;
         let compared = compared.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
         let is_same = compared.map_err(|error| StoreError::Transient {
             code: "BodyCutShort".into(),
-            message: causes(&error),
+            message: error_chain(&error),
         })?;
         if !is_same {
             return Ok(false);
@@ -179,7 +189,7 @@ async fn same_bytes(
 }
 
 /// Compares as the bodies arrive, so that comparing many objects at a time needs little memory.
-async fn same_bodies(ours: ByteStream, theirs: ByteStream) -> std::io::Result<bool> {
+async fn bodies_are_equal(ours: ByteStream, theirs: ByteStream) -> std::io::Result<bool> {
     let (mut ours, mut theirs) = (ours.into_async_read(), theirs.into_async_read());
     let (mut left, mut right) = (Vec::new(), Vec::new());
     loop {

@@ -5,7 +5,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_e
 
 /// All but RFC 3986's unreserved characters and the slash. A `+` or a space sent raw would name
 /// another object.
-const KEY: &AsciiSet = &NON_ALPHANUMERIC
+const KEY_ENCODE_SET: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -25,11 +25,11 @@ pub fn copy_source(bucket: &str, key: &str) -> String {
 
 /// A key, percent-encoded as the path of a request has it.
 pub(super) fn encode_key(key: &str) -> PercentEncode<'_> {
-    utf8_percent_encode(key, KEY)
+    utf8_percent_encode(key, KEY_ENCODE_SET)
 }
 
 /// A set of tags as the `x-amz-tagging` header wants it.
-pub(super) fn tagging<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+pub(super) fn encode_tags<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let pairs: Vec<String> = tags
         .map(|(key, value)| format!("{}={}", encode(key), encode(value)))
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn tags_keep_their_separators_apart() {
         let tags = [("a b", "1&2"), ("c=", "")];
-        assert_eq!(tagging(tags.into_iter()), "a%20b=1%262&c%3D=");
+        assert_eq!(encode_tags(tags.into_iter()), "a%20b=1%262&c%3D=");
     }
 
     proptest! {

@@ -1,10 +1,10 @@
 //! S3's errors, sorted by what to do about them. The only place that knows S3's codes.
 
-use crate::aws::{Answer, Origin};
+use crate::aws::{ErrorOrigin, RequestError};
 use crate::object_store::StoreError;
 
 /// Codes that ask for fewer requests.
-const THROTTLED: [&str; 8] = [
+const THROTTLING_CODES: [&str; 8] = [
     "SlowDown",
     "ServiceUnavailable",
     "Throttling",
@@ -16,7 +16,7 @@ const THROTTLED: [&str; 8] = [
 ];
 
 /// Codes of a moment's trouble that do not come with a 5xx status.
-const TRANSIENT: [&str; 5] = [
+const TRANSIENT_CODES: [&str; 5] = [
     "InternalError",
     "RequestTimeout",
     "OperationAborted",
@@ -25,7 +25,7 @@ const TRANSIENT: [&str; 5] = [
 ];
 
 /// Codes that every object would meet.
-const SYSTEMIC: [&str; 18] = [
+const SYSTEMIC_CODES: [&str; 18] = [
     "NoSuchBucket",
     "ExpiredToken",
     "ExpiredTokenException",
@@ -48,8 +48,8 @@ const SYSTEMIC: [&str; 18] = [
 ];
 
 /// Sorts an SDK error.
-pub fn store_error(error: impl Into<Answer>) -> StoreError {
-    let Answer {
+pub fn store_error(error: impl Into<RequestError>) -> StoreError {
+    let RequestError {
         origin,
         code,
         message,
@@ -57,22 +57,26 @@ pub fn store_error(error: impl Into<Answer>) -> StoreError {
     } = error.into();
     let code_is = |codes: &[&str]| codes.contains(&code.as_str());
     match origin {
-        Origin::Local => StoreError::Systemic { code, message },
-        Origin::Transport => StoreError::Transient { code, message },
-        Origin::Service if code_is(&THROTTLED) || matches!(status, 429 | 503) => {
+        ErrorOrigin::Local => StoreError::Systemic { code, message },
+        ErrorOrigin::Transport => StoreError::Transient { code, message },
+        ErrorOrigin::Service if code_is(&THROTTLING_CODES) || matches!(status, 429 | 503) => {
             StoreError::Throttled { code }
         }
-        Origin::Service if code == "PreconditionFailed" => StoreError::DestinationExists,
-        Origin::Service if is_too_large(&code, &message) => StoreError::TooLarge,
-        Origin::Service if code_is(&SYSTEMIC) => StoreError::Systemic { code, message },
-        Origin::Service if code_is(&TRANSIENT) || (status >= 500 && status != 501) => {
+        ErrorOrigin::Service if code == "PreconditionFailed" => StoreError::DestinationExists,
+        ErrorOrigin::Service if is_too_large(&code, &message) => StoreError::TooLarge,
+        ErrorOrigin::Service if code_is(&SYSTEMIC_CODES) => StoreError::Systemic { code, message },
+        ErrorOrigin::Service if code_is(&TRANSIENT_CODES) || (status >= 500 && status != 501) => {
             StoreError::Transient { code, message }
         }
-        Origin::Service if code == "InvalidObjectState" => StoreError::Permanent { code, message },
-        Origin::Service if status == 403 || code == "AccessDenied" || code.starts_with("KMS.") => {
+        ErrorOrigin::Service if code == "InvalidObjectState" => {
+            StoreError::Permanent { code, message }
+        }
+        ErrorOrigin::Service
+            if status == 403 || code == "AccessDenied" || code.starts_with("KMS.") =>
+        {
             StoreError::Denied { code, message }
         }
-        Origin::Service => StoreError::Permanent { code, message },
+        ErrorOrigin::Service => StoreError::Permanent { code, message },
     }
 }
 
@@ -88,8 +92,8 @@ mod tests {
     use super::*;
 
     fn sort(status: u16, code: &str) -> StoreError {
-        store_error(Answer {
-            origin: Origin::Service,
+        store_error(RequestError {
+            origin: ErrorOrigin::Service,
             code: code.into(),
             message: String::new(),
             status,
@@ -163,8 +167,8 @@ mod tests {
 
     #[test]
     fn the_size_limit_is_known_by_its_message() {
-        let answer = |message: &str| Answer {
-            origin: Origin::Service,
+        let answer = |message: &str| RequestError {
+            origin: ErrorOrigin::Service,
             code: "InvalidRequest".into(),
             message: message.into(),
             status: 400,

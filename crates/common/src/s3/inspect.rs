@@ -6,19 +6,23 @@ use aws_sdk_s3::types::ServerSideEncryption;
 
 use super::{S3Store, bare_etag};
 use crate::object_store::StoreError;
-use crate::objects::{Inspect, Side, Stat};
+use crate::objects::{BucketSide, ObjectInspector, ObjectStat};
 
 #[async_trait]
-impl Inspect for S3Store {
-    async fn stat(&self, side: Side, key: &str) -> Result<Option<Stat>, StoreError> {
-        let head = self.at(side).head(key).await?;
-        Ok(head.as_ref().map(stat))
+impl ObjectInspector for S3Store {
+    async fn stat_object(
+        &self,
+        side: BucketSide,
+        key: &str,
+    ) -> Result<Option<ObjectStat>, StoreError> {
+        let head = self.bucket_at(side).head(key).await?;
+        Ok(head.as_ref().map(object_stat))
     }
 }
 
-fn stat(head: &HeadObjectOutput) -> Stat {
+fn object_stat(head: &HeadObjectOutput) -> ObjectStat {
     let etag = bare_etag(head.e_tag().unwrap_or_default()).to_owned();
-    Stat {
+    ObjectStat {
         is_md5: is_md5(head, &etag),
         etag,
         size_bytes: head.content_length.unwrap_or(0),
@@ -47,10 +51,10 @@ mod tests {
             let head = HeadObjectOutput::builder().e_tag(format!("\"{etag}\""));
             head.content_length(3)
         };
-        assert!(stat(&head(md5).build()).is_md5);
-        assert!(!stat(&head(&format!("{md5}-2")).build()).is_md5);
+        assert!(object_stat(&head(md5).build()).is_md5);
+        assert!(!object_stat(&head(&format!("{md5}-2")).build()).is_md5);
         let kms = head(md5).server_side_encryption(ServerSideEncryption::AwsKms);
-        assert!(!stat(&kms.build()).is_md5);
-        assert!(!stat(&head(md5).sse_customer_algorithm("AES256").build()).is_md5);
+        assert!(!object_stat(&kms.build()).is_md5);
+        assert!(!object_stat(&head(md5).sse_customer_algorithm("AES256").build()).is_md5);
     }
 }

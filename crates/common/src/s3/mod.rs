@@ -20,9 +20,9 @@ pub use errors::store_error;
 
 use copy::{CopyCondition, CopyRequest};
 
-use crate::object_store::{Copied, Destination, ObjectStore, StoreError};
-use crate::objects::Side;
-use crate::path_rule::Route;
+use crate::object_store::{CopiedObject, DestinationState, ObjectStore, StoreError};
+use crate::objects::BucketSide;
+use crate::path_rule::MoveRoute;
 
 /// Sizes that decide how an object is copied, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ pub struct S3Store {
     destination: S3Bucket,
     options: S3Options,
     /// The ETag of an older copy of ours that a copy is to replace; none to overwrite nothing.
-    replaces: Option<String>,
+    replace_etag: Option<String>,
 }
 
 impl S3Store {
@@ -74,19 +74,19 @@ impl S3Store {
             source,
             destination,
             options,
-            replaces: None,
+            replace_etag: None,
         }
     }
 
-    fn at(&self, side: Side) -> &S3Bucket {
+    fn bucket_at(&self, side: BucketSide) -> &S3Bucket {
         match side {
-            Side::Source => &self.source,
-            Side::Destination => &self.destination,
+            BucketSide::Source => &self.source,
+            BucketSide::Destination => &self.destination,
         }
     }
 
-    fn request<'a>(&'a self, route: &'a Route) -> CopyRequest<'a> {
-        let condition = match &self.replaces {
+    fn copy_request<'a>(&'a self, route: &'a MoveRoute) -> CopyRequest<'a> {
+        let condition = match &self.replace_etag {
             Some(ours) => CopyCondition::Over(ours),
             None if self.options.conditional_copy => CopyCondition::Absent,
             None => CopyCondition::None,
@@ -106,14 +106,14 @@ impl S3Store {
             .map(StorageClass::as_str)
     }
 
-    async fn send_copy(&self, request: &CopyRequest<'_>) -> Result<Copied, StoreError> {
+    async fn send_copy(&self, request: &CopyRequest<'_>) -> Result<CopiedObject, StoreError> {
         let etag = self.destination.copies.copy(request).await;
-        proven(etag.map_err(store_error)?.as_deref())
+        confirm_copy(etag.map_err(store_error)?.as_deref())
     }
 
     /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
     /// condition on the copy itself: between this HEAD and the copy another writer can slip in.
-    async fn refuse_if_taken(&self, route: &Route) -> Result<(), StoreError> {
+    async fn ensure_destination_free(&self, route: &MoveRoute) -> Result<(), StoreError> {
         match self.head_destination(route).await? {
             Some(_) => Err(StoreError::DestinationExists),
             None => Ok(()),
@@ -123,21 +123,21 @@ impl S3Store {
 
 #[async_trait]
 impl ObjectStore for S3Store {
-    async fn copy(&self, route: &Route) -> Result<Copied, StoreError> {
-        let request = self.request(route);
+    async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        let request = self.copy_request(route);
         if let CopyCondition::None = request.condition {
             // Boxed, so that the SDK's future makes no room in the one of a copy.
-            Box::pin(self.refuse_if_taken(route)).await?;
+            Box::pin(self.ensure_destination_free(route)).await?;
         }
         self.send_copy(&request).await
     }
 
-    async fn copy_in_parts(&self, route: &Route) -> Result<Copied, StoreError> {
-        multipart::copy(self, route).await
+    async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        multipart::copy_in_parts(self, route).await
     }
 
-    async fn compare(&self, route: &Route) -> Result<Destination, StoreError> {
-        compare::compare(self, route).await
+    async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
+        compare::compare_destination(self, route).await
     }
 }
 
@@ -145,9 +145,9 @@ impl ObjectStore for S3Store {
 const NO_ETAG: &str = "NoETag";
 
 /// A 200 is no proof: S3 may send it before the copy is made. Only an `ETag` proves the copy.
-fn proven(etag: Option<&str>) -> Result<Copied, StoreError> {
+fn confirm_copy(etag: Option<&str>) -> Result<CopiedObject, StoreError> {
     match etag.map(bare_etag) {
-        Some(etag) if !etag.is_empty() => Ok(Copied {
+        Some(etag) if !etag.is_empty() => Ok(CopiedObject {
             etag: etag.to_owned(),
             size_bytes: None,
         }),

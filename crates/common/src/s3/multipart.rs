@@ -6,19 +6,22 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, StorageClass};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::encoding::tagging;
-use super::{S3Store, copy_source, proven, store_error};
-use crate::object_store::{Copied, StoreError};
-use crate::path_rule::Route;
+use super::encoding::encode_tags;
+use super::{S3Store, confirm_copy, copy_source, store_error};
+use crate::object_store::{CopiedObject, StoreError};
+use crate::path_rule::MoveRoute;
 
 /// The most parts an upload may have. Source: Amazon S3 User Guide, "Multipart upload limits".
 const MAX_PARTS: u64 = 10_000;
 
 /// Parts of one object under way at a time: enough to hide latency, few enough not to starve the
 /// other copies.
-const PARTS_IN_FLIGHT: usize = 4;
+const MAX_PARTS_IN_FLIGHT: usize = 4;
 
-pub(super) async fn copy(store: &S3Store, route: &Route) -> Result<Copied, StoreError> {
+pub(super) async fn copy_in_parts(
+    store: &S3Store,
+    route: &MoveRoute,
+) -> Result<CopiedObject, StoreError> {
     let source = store.head_source(route).await?;
     let size = u64::try_from(source.content_length.unwrap_or(0)).unwrap_or(0);
     if size <= store.options.limits.single_bytes {
@@ -27,24 +30,24 @@ pub(super) async fn copy(store: &S3Store, route: &Route) -> Result<Copied, Store
             message: format!("the store refuses to copy this object of {size} bytes"),
         });
     }
-    if !store.options.conditional_copy && store.replaces.is_none() {
-        store.refuse_if_taken(route).await?;
+    if !store.options.conditional_copy && store.replace_etag.is_none() {
+        store.ensure_destination_free(route).await?;
     }
-    let upload = create(store, route, &source).await?;
-    let copied = fill(store, route, &upload, &source, size).await;
+    let upload = create_upload(store, route, &source).await?;
+    let copied = copy_parts_and_complete(store, route, &upload, &source, size).await;
     if copied.is_err() {
-        abort(store, route, &upload).await;
+        abort_upload(store, route, &upload).await;
     }
-    copied.map(|copied| Copied {
+    copied.map(|copied| CopiedObject {
         size_bytes: source.content_length,
         ..copied
     })
 }
 
 /// Starts the upload with everything S3 would have copied in a single copy.
-async fn create(
+async fn create_upload(
     store: &S3Store,
-    route: &Route,
+    route: &MoveRoute,
     source: &HeadObjectOutput,
 ) -> Result<String, StoreError> {
     let class = store.options.storage_class.clone();
@@ -59,11 +62,11 @@ async fn create(
         .set_content_encoding(source.content_encoding.clone())
         .set_content_disposition(source.content_disposition.clone())
         .set_content_language(source.content_language.clone())
-        .set_expires(expires(source))
+        .set_expires(expiry_date(source))
         .set_website_redirect_location(source.website_redirect_location.clone())
         .set_metadata(source.metadata.clone())
         .set_tagging(source_tags(store, route).await?)
-        .set_storage_class(class.or_else(|| source_class(source)))
+        .set_storage_class(class.or_else(|| source_storage_class(source)))
         .send()
         .await
         .map_err(store_error)?;
@@ -74,18 +77,18 @@ async fn create(
 }
 
 /// The source's class, unless it is an archive's: the application could not read the copy.
-fn source_class(source: &HeadObjectOutput) -> Option<StorageClass> {
+fn source_storage_class(source: &HeadObjectOutput) -> Option<StorageClass> {
     let class = source.storage_class.clone();
     class.filter(|class| !matches!(class, StorageClass::Glacier | StorageClass::DeepArchive))
 }
 
 /// S3 hands out whatever text was stored; only a date can be set again.
-fn expires(source: &HeadObjectOutput) -> Option<DateTime> {
+fn expiry_date(source: &HeadObjectOutput) -> Option<DateTime> {
     let text = source.expires_string.as_deref()?;
     DateTime::from_str(text, DateTimeFormat::HttpDate).ok()
 }
 
-async fn source_tags(store: &S3Store, route: &Route) -> Result<Option<String>, StoreError> {
+async fn source_tags(store: &S3Store, route: &MoveRoute) -> Result<Option<String>, StoreError> {
     let output = store
         .source
         .client
@@ -96,24 +99,25 @@ async fn source_tags(store: &S3Store, route: &Route) -> Result<Option<String>, S
         .await
         .map_err(store_error)?;
     let tags = output.tag_set.iter().map(|tag| (tag.key(), tag.value()));
-    Ok((!output.tag_set.is_empty()).then(|| tagging(tags)))
+    Ok((!output.tag_set.is_empty()).then(|| encode_tags(tags)))
 }
 
 /// Copies all parts and completes the upload.
-async fn fill(
+async fn copy_parts_and_complete(
     store: &S3Store,
-    route: &Route,
+    route: &MoveRoute,
     upload: &str,
     source: &HeadObjectOutput,
     size: u64,
-) -> Result<Copied, StoreError> {
+) -> Result<CopiedObject, StoreError> {
     let etag = source.e_tag();
-    let parts: Vec<CompletedPart> = stream::iter(ranges(size, store.options.limits.part_bytes))
-        .map(|(number, range)| copy_part(store, route, upload, etag, number, range))
-        .buffered(PARTS_IN_FLIGHT)
-        .try_collect()
-        .await?;
-    let only_new = store.options.conditional_copy && store.replaces.is_none();
+    let parts: Vec<CompletedPart> =
+        stream::iter(part_ranges(size, store.options.limits.part_bytes))
+            .map(|(number, range)| copy_part(store, route, upload, etag, number, range))
+            .buffered(MAX_PARTS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+    let only_new = store.options.conditional_copy && store.replace_etag.is_none();
     let output = store
         .destination
         .client
@@ -122,7 +126,7 @@ async fn fill(
         .key(&route.destination_key)
         .upload_id(upload)
         .set_if_none_match(only_new.then(|| "*".to_owned()))
-        .set_if_match(store.replaces.clone())
+        .set_if_match(store.replace_etag.clone())
         .multipart_upload(
             CompletedMultipartUpload::builder()
                 .set_parts(Some(parts))
@@ -131,11 +135,11 @@ async fn fill(
         .send()
         .await
         .map_err(store_error)?;
-    proven(output.e_tag())
+    confirm_copy(output.e_tag())
 }
 
 /// Part numbers from 1 with their byte ranges; parts grow when there would be too many.
-fn ranges(size: u64, part_bytes: u64) -> impl Iterator<Item = (i32, String)> {
+fn part_ranges(size: u64, part_bytes: u64) -> impl Iterator<Item = (i32, String)> {
     let part = part_bytes.max(size.div_ceil(MAX_PARTS)).max(1);
     (1..).zip((0..size.div_ceil(part)).map(move |index| {
         let start = index * part;
@@ -145,7 +149,7 @@ fn ranges(size: u64, part_bytes: u64) -> impl Iterator<Item = (i32, String)> {
 
 async fn copy_part(
     store: &S3Store,
-    route: &Route,
+    route: &MoveRoute,
     upload: &str,
     source_etag: Option<&str>,
     number: i32,
@@ -173,7 +177,7 @@ async fn copy_part(
             other => other,
         })?;
     let result = output.copy_part_result.as_ref();
-    let copied = proven(result.and_then(|result| result.e_tag()))?;
+    let copied = confirm_copy(result.and_then(|result| result.e_tag()))?;
     Ok(CompletedPart::builder()
         .e_tag(copied.etag)
         .part_number(number)
@@ -181,7 +185,7 @@ async fn copy_part(
 }
 
 /// Best effort: what is left behind costs storage until the bucket's lifecycle rule removes it.
-async fn abort(store: &S3Store, route: &Route, upload: &str) {
+async fn abort_upload(store: &S3Store, route: &MoveRoute, upload: &str) {
     let aborted = store
         .destination
         .client
@@ -204,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_last_part_is_what_remains() {
-        let parts: Vec<_> = ranges(25, 10).collect();
+        let parts: Vec<_> = part_ranges(25, 10).collect();
         assert_eq!(
             parts,
             [
@@ -220,7 +224,7 @@ mod tests {
         fn parts_cover_the_object_once_and_are_never_too_many(size in 1u64..1 << 44, part in 5u64 << 20..1 << 30) {
             let mut next = 0;
             let mut count = 0;
-            for (number, range) in ranges(size, part) {
+            for (number, range) in part_ranges(size, part) {
                 let (start, end) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
                 prop_assert_eq!(start.parse::<u64>().unwrap(), next);
                 next = end.parse::<u64>().unwrap() + 1;

@@ -8,13 +8,13 @@ use super::{NO_ETAG, S3Store, copy_source, store_error};
 use crate::object_store::StoreError;
 
 /// What the second probe object holds; the first one's size is another.
-const UNTOUCHED: &[u8] = b"untouched";
+const UNTOUCHED_BODY: &[u8] = b"untouched";
 
 /// What the store said to a copy onto an object, on condition that there is none.
-enum Answer {
+enum ConditionalCopyOutcome {
     Refused,
     Confirmed,
-    Unknown,
+    Unsupported,
 }
 
 impl S3Store {
@@ -35,17 +35,17 @@ impl S3Store {
 
     async fn try_overwriting(&self, from: &str, to: &str) -> Result<bool, StoreError> {
         self.put_probe(from, b"new").await?;
-        self.put_probe(to, UNTOUCHED).await?;
-        let answer = self.copy_onto(from, to).await?;
+        self.put_probe(to, UNTOUCHED_BODY).await?;
+        let answer = self.copy_if_absent(from, to).await?;
         let is_untouched = self.is_untouched(to).await?;
         match answer {
-            Answer::Refused => Ok(is_untouched),
+            ConditionalCopyOutcome::Refused => Ok(is_untouched),
             // A store that knows the header only to refuse it is as good as one that ignores it.
-            Answer::Unknown => Ok(false),
-            Answer::Confirmed if !is_untouched => Ok(false),
+            ConditionalCopyOutcome::Unsupported => Ok(false),
+            ConditionalCopyOutcome::Confirmed if !is_untouched => Ok(false),
             // A 200 that copied nothing, an empty one for example, says nothing of the store. Taken for
             // one that overwrites, it would have this process do without the condition for good.
-            Answer::Confirmed => Err(StoreError::Transient {
+            ConditionalCopyOutcome::Confirmed => Err(StoreError::Transient {
                 code: "NothingCopied".into(),
                 message: "the store confirmed a copy that it did not make".into(),
             }),
@@ -66,7 +66,11 @@ impl S3Store {
     }
 
     /// In the storage class of the copies, which the store may not know.
-    async fn copy_onto(&self, from: &str, to: &str) -> Result<Answer, StoreError> {
+    async fn copy_if_absent(
+        &self,
+        from: &str,
+        to: &str,
+    ) -> Result<ConditionalCopyOutcome, StoreError> {
         let request = CopyRequest {
             key: to,
             source: copy_source(&self.destination.name, from),
@@ -74,10 +78,12 @@ impl S3Store {
             storage_class: self.storage_class(),
         };
         match self.send_copy(&request).await {
-            Ok(_) => Ok(Answer::Confirmed),
-            Err(StoreError::DestinationExists) => Ok(Answer::Refused),
-            Err(error) if error.code() == "NotImplemented" => Ok(Answer::Unknown),
-            Err(error) if error.code() == NO_ETAG => Ok(Answer::Confirmed),
+            Ok(_) => Ok(ConditionalCopyOutcome::Confirmed),
+            Err(StoreError::DestinationExists) => Ok(ConditionalCopyOutcome::Refused),
+            Err(error) if error.code() == "NotImplemented" => {
+                Ok(ConditionalCopyOutcome::Unsupported)
+            }
+            Err(error) if error.code() == NO_ETAG => Ok(ConditionalCopyOutcome::Confirmed),
             Err(error) => Err(error),
         }
     }
@@ -92,7 +98,7 @@ impl S3Store {
             .send()
             .await
             .map_err(store_error)?;
-        Ok(head.content_length == i64::try_from(UNTOUCHED.len()).ok())
+        Ok(head.content_length == i64::try_from(UNTOUCHED_BODY.len()).ok())
     }
 
     async fn remove_probe(&self, key: &str) {

@@ -10,100 +10,114 @@ use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 
 use super::{S3Bucket, S3Store, store_error};
-use crate::aws::{Answer, Origin};
-use crate::object_store::{Copied, ObjectStore, StoreError};
-use crate::objects::{Doomed, Fate, Remove, Side, Versioning};
-use crate::path_rule::Route;
+use crate::aws::{ErrorOrigin, RequestError};
+use crate::object_store::{CopiedObject, ObjectStore, StoreError};
+use crate::objects::{BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover};
+use crate::path_rule::MoveRoute;
 
 #[async_trait]
-impl Remove for S3Store {
-    async fn versioning(&self, side: Side) -> Result<Versioning, StoreError> {
-        let S3Bucket { client, name, .. } = self.at(side);
+impl ObjectRemover for S3Store {
+    async fn bucket_versioning(&self, side: BucketSide) -> Result<BucketVersioning, StoreError> {
+        let S3Bucket { client, name, .. } = self.bucket_at(side);
         let asked = client.get_bucket_versioning().bucket(name).send().await;
         let answer = asked.map_err(store_error)?;
         Ok(match answer.status {
-            Some(BucketVersioningStatus::Enabled) => Versioning::Enabled,
-            Some(_) => Versioning::Suspended,
-            None => Versioning::Off,
+            Some(BucketVersioningStatus::Enabled) => BucketVersioning::Enabled,
+            Some(_) => BucketVersioning::Suspended,
+            None => BucketVersioning::Off,
         })
     }
 
-    async fn remove(&self, side: Side, objects: &[Doomed]) -> Result<Vec<Fate>, StoreError> {
+    async fn delete_objects(
+        &self,
+        side: BucketSide,
+        objects: &[DeleteTarget],
+    ) -> Result<Vec<DeleteOutcome>, StoreError> {
         let (in_batch, alone): (Vec<_>, Vec<_>) = objects
             .iter()
             .partition(|object| fits_into_xml(&object.key));
-        let mut fates = self.remove_batch(side, &in_batch).await?;
+        let mut fates = self.send_delete_objects(side, &in_batch).await?;
         for object in alone {
-            fates.insert(&object.key, self.remove_one(side, object).await);
+            fates.insert(&object.key, self.send_delete_object(side, object).await);
         }
         for object in in_batch {
             // The header's form is sure; that of the ETag in a batch is each store's own reading.
-            if let Some(Fate::Changed) = fates.get(object.key.as_str()) {
-                fates.insert(&object.key, self.remove_one(side, object).await);
+            if let Some(DeleteOutcome::Changed) = fates.get(object.key.as_str()) {
+                fates.insert(&object.key, self.send_delete_object(side, object).await);
             }
         }
-        let fate = |object: &Doomed| fates.remove(object.key.as_str()).unwrap_or_else(no_answer);
+        let fate = |object: &DeleteTarget| {
+            fates
+                .remove(object.key.as_str())
+                .unwrap_or_else(missing_outcome)
+        };
         Ok(objects.iter().map(fate).collect())
     }
 
-    async fn bring_back(&self, side: Side, route: &Route) -> Result<Copied, StoreError> {
+    async fn restore_object(
+        &self,
+        side: BucketSide,
+        route: &MoveRoute,
+    ) -> Result<CopiedObject, StoreError> {
         let (store, route) = match side {
-            Side::Destination => (self.clone(), route.clone()),
-            Side::Source => (self.turned_round(), turned_round(route)),
+            BucketSide::Destination => (self.clone(), route.clone()),
+            BucketSide::Source => (self.with_sides_swapped(), reverse_route(route)),
         };
         match store.copy(&route).await {
-            Err(StoreError::TooLarge) => store.copy_in_parts(&route).await,
+            Err(StoreError::TooLarge) => store.copy_multipart(&route).await,
             other => other,
         }
     }
 }
 
 impl S3Store {
-    async fn remove_batch<'a>(
+    async fn send_delete_objects<'a>(
         &self,
-        side: Side,
-        objects: &[&'a Doomed],
-    ) -> Result<HashMap<&'a str, Fate>, StoreError> {
+        side: BucketSide,
+        objects: &[&'a DeleteTarget],
+    ) -> Result<HashMap<&'a str, DeleteOutcome>, StoreError> {
         if objects.is_empty() {
             return Ok(HashMap::new());
         }
-        let identifiers = objects.iter().map(|object| identifier(object));
+        let identifiers = objects.iter().map(|object| object_identifier(object));
         let identifiers: Result<Vec<_>, _> = identifiers.collect();
         let delete = identifiers.and_then(|all| Delete::builder().set_objects(Some(all)).build());
-        let S3Bucket { client, name, .. } = self.at(side);
+        let S3Bucket { client, name, .. } = self.bucket_at(side);
         let request = client.delete_objects().bucket(name);
         let delete = delete.map_err(|error| StoreError::Permanent {
             code: "RequestNotBuilt".into(),
             message: error.to_string(),
         })?;
         let output = request.delete(delete).send().await.map_err(store_error)?;
-        let mut answers = answers(output);
-        let fate = |object: &&'a Doomed| {
-            let answer = answers.remove(&object.key).unwrap_or_else(no_answer);
+        let mut answers = delete_outcomes(output);
+        let fate = |object: &&'a DeleteTarget| {
+            let answer = answers.remove(&object.key).unwrap_or_else(missing_outcome);
             (object.key.as_str(), answer)
         };
         Ok(objects.iter().map(fate).collect())
     }
 
-    async fn remove_one(&self, side: Side, object: &Doomed) -> Fate {
-        let S3Bucket { client, name, .. } = self.at(side);
+    async fn send_delete_object(&self, side: BucketSide, object: &DeleteTarget) -> DeleteOutcome {
+        let S3Bucket { client, name, .. } = self.bucket_at(side);
         let request = client.delete_object().bucket(name).key(&object.key);
-        match request.if_match(quoted(&object.etag)).send().await {
-            Ok(output) => Fate::Removed {
+        match request.if_match(quote_etag(&object.etag)).send().await {
+            Ok(output) => DeleteOutcome::Deleted {
                 delete_marker: output.version_id,
             },
             Err(error) => match store_error(error) {
-                StoreError::DestinationExists => Fate::Changed,
-                StoreError::Permanent { code, .. } if code == "NoSuchKey" => Fate::Removed {
-                    delete_marker: None,
-                },
-                other => Fate::Refused(other),
+                StoreError::DestinationExists => DeleteOutcome::Changed,
+                StoreError::Permanent { code, .. } if code == "NoSuchKey" => {
+                    DeleteOutcome::Deleted {
+                        delete_marker: None,
+                    }
+                }
+                other => DeleteOutcome::Refused(other),
             },
         }
     }
 
     /// The same store with source and destination exchanged.
-    fn turned_round(&self) -> Self {
+    fn with_sides_swapped(&self) -> Self {
         Self::new(
             self.destination.clone(),
             self.source.clone(),
@@ -112,8 +126,8 @@ impl S3Store {
     }
 }
 
-fn turned_round(route: &Route) -> Route {
-    Route {
+fn reverse_route(route: &MoveRoute) -> MoveRoute {
+    MoveRoute {
         old_path: route.new_path.clone(),
         new_path: route.old_path.clone(),
         source_key: route.destination_key.clone(),
@@ -127,50 +141,55 @@ fn fits_into_xml(key: &str) -> bool {
         .any(|character| character.is_control() || matches!(character, '\u{fffe}' | '\u{ffff}'))
 }
 
-fn quoted(etag: &str) -> String {
+fn quote_etag(etag: &str) -> String {
     format!("\"{etag}\"")
 }
 
-fn identifier(object: &Doomed) -> Result<ObjectIdentifier, aws_sdk_s3::error::BuildError> {
+fn object_identifier(
+    object: &DeleteTarget,
+) -> Result<ObjectIdentifier, aws_sdk_s3::error::BuildError> {
     ObjectIdentifier::builder()
         .key(&object.key)
-        .e_tag(quoted(&object.etag))
+        .e_tag(quote_etag(&object.etag))
         .build()
 }
 
-fn answers(output: DeleteObjectsOutput) -> HashMap<String, Fate> {
+fn delete_outcomes(output: DeleteObjectsOutput) -> HashMap<String, DeleteOutcome> {
     let removed = output.deleted.unwrap_or_default().into_iter();
     let removed = removed.filter_map(|deleted| {
         let delete_marker = deleted.delete_marker_version_id;
-        Some((deleted.key?, Fate::Removed { delete_marker }))
+        Some((deleted.key?, DeleteOutcome::Deleted { delete_marker }))
     });
     let refused = output.errors.unwrap_or_default().into_iter();
     let refused = refused.filter_map(|error| {
         let code = error.code.unwrap_or_default();
-        Some((error.key?, refusal(code, error.message.unwrap_or_default())))
+        Some((
+            error.key?,
+            classify_entry_error(code, error.message.unwrap_or_default()),
+        ))
     });
     removed.chain(refused).collect()
 }
 
 /// An entry's error has no status of its own.
-fn refusal(code: String, message: String) -> Fate {
-    let error = store_error(Answer {
-        origin: Origin::Service,
+fn classify_entry_error(code: String, message: String) -> DeleteOutcome {
+    let error = store_error(RequestError {
+        origin: ErrorOrigin::Service,
         code,
         message,
         status: 0,
     });
     match error {
-        StoreError::DestinationExists => Fate::Changed,
-        StoreError::Permanent { code, .. } if code == "NoSuchKey" => Fate::Removed {
+        StoreError::DestinationExists => DeleteOutcome::Changed,
+        StoreError::Permanent { code, .. } if code == "NoSuchKey" => DeleteOutcome::Deleted {
             delete_marker: None,
         },
-        other => Fate::Refused(other),
+        other => DeleteOutcome::Refused(other),
     }
 }
 
-fn no_answer() -> Fate {
-    Fate::Refused(StoreError::Transient {
+fn missing_outcome() -> DeleteOutcome {
+    DeleteOutcome::Refused(StoreError::Transient {
         code: "NoAnswer".into(),
         message: "the answer does not mention this object".into(),
     })
@@ -192,11 +211,11 @@ mod tests {
 
     #[test]
     fn an_entry_s_error_is_sorted_by_its_code() {
-        let of = |code: &str| refusal(code.into(), String::new());
-        assert!(matches!(of("PreconditionFailed"), Fate::Changed));
-        assert!(matches!(of("NoSuchKey"), Fate::Removed { .. }));
+        let of = |code: &str| classify_entry_error(code.into(), String::new());
+        assert!(matches!(of("PreconditionFailed"), DeleteOutcome::Changed));
+        assert!(matches!(of("NoSuchKey"), DeleteOutcome::Deleted { .. }));
         let refused = |code| match of(code) {
-            Fate::Refused(error) => error,
+            DeleteOutcome::Refused(error) => error,
             other => panic!("{other:?}"),
         };
         assert!(matches!(refused("AccessDenied"), StoreError::Denied { .. }));

@@ -3,15 +3,19 @@
 use async_trait::async_trait;
 
 use super::{S3Options, S3Store};
-use crate::object_store::{Copied, ObjectStore, StoreError};
-use crate::objects::Replace;
-use crate::path_rule::Route;
+use crate::object_store::{CopiedObject, ObjectStore, StoreError};
+use crate::objects::ObjectReplacer;
+use crate::path_rule::MoveRoute;
 
 #[async_trait]
-impl Replace for S3Store {
+impl ObjectReplacer for S3Store {
     /// The HEAD tells the storage class, which a copy does not keep by itself, and guards stores that
     /// ignore the condition on the copy.
-    async fn replace(&self, route: &Route, ours: &str) -> Result<Copied, StoreError> {
+    async fn replace_copy(
+        &self,
+        route: &MoveRoute,
+        ours: &str,
+    ) -> Result<CopiedObject, StoreError> {
         let Some(head) = self.head_destination(route).await? else {
             return Err(StoreError::DestinationExists);
         };
@@ -24,11 +28,11 @@ impl Replace for S3Store {
                 storage_class: head.storage_class,
                 ..self.options.clone()
             },
-            replaces: Some(etag),
+            replace_etag: Some(etag),
             ..self.clone()
         };
         match store.copy(route).await {
-            Err(StoreError::TooLarge) => store.copy_in_parts(route).await,
+            Err(StoreError::TooLarge) => store.copy_multipart(route).await,
             other => other,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::problems::{Problems, positive};
+use super::problems::{SettingsProblems, duration_between};
 
 /// The settings as text, from flags or the environment.
 #[derive(Debug, Args)]
@@ -30,22 +30,27 @@ pub struct DatabaseLimits {
 
 impl DatabaseArgs {
     /// Checks the settings.
-    pub fn parse(self, problems: &mut Problems) -> DatabaseLimits {
+    pub fn parse(self, problems: &mut SettingsProblems) -> DatabaseLimits {
         let second = Some(Duration::from_secs(1));
         let (commit, lag) = (self.max_commit_latency, self.max_replica_lag);
         DatabaseLimits {
-            commit_latency: problems.parsed("MAX_COMMIT_LATENCY", commit, second, duration_or_off),
-            replica_lag: problems.parsed("MAX_REPLICA_LAG", lag, None, duration_or_off),
+            commit_latency: problems.parse_value(
+                "MAX_COMMIT_LATENCY",
+                commit,
+                second,
+                parse_duration_or_off,
+            ),
+            replica_lag: problems.parse_value("MAX_REPLICA_LAG", lag, None, parse_duration_or_off),
         }
     }
 }
 
-fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
+fn parse_duration_or_off(text: &str) -> Result<Option<Duration>, String> {
     if text.eq_ignore_ascii_case("off") {
         return Ok(None);
     }
     let (least, most) = (Duration::from_millis(1), Duration::from_hours(1));
-    match positive(least, most)(text) {
+    match duration_between(least, most)(text) {
         Ok(duration) => Ok(Some(duration)),
         Err(problem) => Err(format!("{problem}, nor off")),
     }

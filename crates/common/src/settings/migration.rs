@@ -3,8 +3,8 @@
 use clap::Args;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::problems::{Problems, flag};
-use super::secret::Secret;
+use super::problems::{SettingsProblems, parse_bool};
+use super::secret::SecretString;
 use crate::ledger::{RunSpec, TableSpec};
 use crate::path_rule::PathRule;
 use crate::sql::TableName;
@@ -16,7 +16,7 @@ pub struct MigrationArgs {
     /// Postgres, with user, password and sslmode in the URL. Without it libpq's own variables are read:
     /// PGHOST, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, …
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    pub database_url: Option<Secret>,
+    pub database_url: Option<SecretString>,
     /// The table whose rows name the images: table or schema.table
     #[arg(long, env = "IMAGES_TABLE", value_name = "TABLE")]
     pub images_table: Option<String>,
@@ -67,17 +67,17 @@ pub struct MigrationSettings {
 
 impl MigrationArgs {
     /// Checks the settings; none when something was wrong, which `problems` then tells.
-    pub fn parse(self, problems: &mut Problems) -> Option<MigrationSettings> {
-        let database = database(self.database_url.as_ref(), problems);
-        let queue_url = queue_url(self.queue_url, problems);
-        let table = table(
+    pub fn parse(self, problems: &mut SettingsProblems) -> Option<MigrationSettings> {
+        let database = parse_database(self.database_url.as_ref(), problems);
+        let queue_url = parse_queue_url(self.queue_url, problems);
+        let table = parse_table(
             self.images_table,
             self.id_column,
             self.path_column,
             problems,
         );
-        let source_bucket = bucket("SOURCE_BUCKET_NAME", self.source_bucket_name, problems);
-        let destination_bucket = bucket(
+        let source_bucket = parse_bucket("SOURCE_BUCKET_NAME", self.source_bucket_name, problems);
+        let destination_bucket = parse_bucket(
             "DESTINATION_BUCKET_NAME",
             self.destination_bucket_name,
             problems,
@@ -88,16 +88,20 @@ impl MigrationArgs {
             self.source_key_prefix,
             self.destination_key_prefix,
         ];
-        let rule = rule(prefixes, problems);
-        let force_path_style =
-            problems.parsed("S3_FORCE_PATH_STYLE", self.s3_force_path_style, false, flag);
+        let rule = parse_path_rule(prefixes, problems);
+        let force_path_style = problems.parse_value(
+            "S3_FORCE_PATH_STYLE",
+            self.s3_force_path_style,
+            false,
+            parse_bool,
+        );
         let run = RunSpec {
             table: table?,
             rule: rule?,
             source_bucket,
             destination_bucket,
         };
-        refuse_moving_onto_itself(&run, problems);
+        check_locations_differ(&run, problems);
         Some(MigrationSettings {
             database: database?,
             run,
@@ -109,11 +113,17 @@ impl MigrationArgs {
 
 /// libpq's variables are read by sqlx itself; at least a host must be named, so that nobody migrates
 /// whatever happens to listen on localhost.
-fn database(url: Option<&Secret>, problems: &mut Problems) -> Option<PgConnectOptions> {
+fn parse_database(
+    url: Option<&SecretString>,
+    problems: &mut SettingsProblems,
+) -> Option<PgConnectOptions> {
     check_ssl_mode(problems);
-    let options = match url.map(Secret::reveal).filter(|url| !url.trim().is_empty()) {
+    let options = match url
+        .map(SecretString::expose_secret)
+        .filter(|url| !url.trim().is_empty())
+    {
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            url.parse().map_err(|error| unreadable_url(&error))
+            url.parse().map_err(|error| describe_url_error(&error))
         }
         Some(_) => Err("is not a postgres:// URL".to_owned()),
         None if std::env::var_os("PGHOST").is_some() => Ok(PgConnectOptions::new()),
@@ -125,39 +135,39 @@ fn database(url: Option<&Secret>, problems: &mut Problems) -> Option<PgConnectOp
         .map(|options: PgConnectOptions| options.application_name("bucket-brigade"))
 }
 
-const SSL_MODES: &str = "is none of disable, allow, prefer, require, verify-ca, verify-full";
+const SSL_MODE_PROBLEM: &str = "is none of disable, allow, prefer, require, verify-ca, verify-full";
 
 /// sqlx takes a mode it cannot read for `prefer`, which needs no TLS at all.
-fn check_ssl_mode(problems: &mut Problems) {
+fn check_ssl_mode(problems: &mut SettingsProblems) {
     let mode = std::env::var("PGSSLMODE").ok();
-    problems.parsed("PGSSLMODE", mode, PgSslMode::default(), |text| {
-        text.parse().map_err(|_| SSL_MODES.to_owned())
+    problems.parse_value("PGSSLMODE", mode, PgSslMode::default(), |text| {
+        text.parse().map_err(|_| SSL_MODE_PROBLEM.to_owned())
     });
 }
 
 /// Why the URL cannot be read, in words that hold nothing of it: a password that is not
 /// percent-encoded ends up in any of its parts.
-fn unreadable_url(error: &sqlx::Error) -> String {
+fn describe_url_error(error: &sqlx::Error) -> String {
     let reason = match error {
         sqlx::Error::Configuration(cause) => cause.to_string(),
         _ => "error".to_owned(),
     };
     if reason.contains("ssl_mode") {
-        return format!("its sslmode {SSL_MODES}");
+        return format!("its sslmode {SSL_MODE_PROBLEM}");
     }
     format!("cannot be read: {reason} (percent-encode what is special in the password)")
 }
 
-fn table(
+fn parse_table(
     table: Option<String>,
     id_column: Option<String>,
     path_column: Option<String>,
-    problems: &mut Problems,
+    problems: &mut SettingsProblems,
 ) -> Option<TableSpec> {
-    let text = problems.required("IMAGES_TABLE", table);
+    let text = problems.require_value("IMAGES_TABLE", table);
     let column = |name: &str| Ok(name.to_owned());
-    let id_column = problems.parsed("ID_COLUMN", id_column, "id".into(), column);
-    let path_column = problems.parsed("PATH_COLUMN", path_column, "path".into(), column);
+    let id_column = problems.parse_value("ID_COLUMN", id_column, "id".into(), column);
+    let path_column = problems.parse_value("PATH_COLUMN", path_column, "path".into(), column);
     if id_column == path_column {
         problems.add("PATH_COLUMN", format!("'{path_column}' is ID_COLUMN too"));
     }
@@ -173,8 +183,8 @@ fn table(
 }
 
 /// The URL is written to logs and errors: one that may hold credentials is refused, and not repeated.
-fn queue_url(url: Option<String>, problems: &mut Problems) -> String {
-    let url = problems.required("QUEUE_URL", url);
+fn parse_queue_url(url: Option<String>, problems: &mut SettingsProblems) -> String {
+    let url = problems.require_value("QUEUE_URL", url);
     let is_http = url.starts_with("https://") || url.starts_with("http://");
     let problem = if url.is_empty() {
         return url;
@@ -191,8 +201,8 @@ fn queue_url(url: Option<String>, problems: &mut Problems) -> String {
     url
 }
 
-fn bucket(name: &str, value: Option<String>, problems: &mut Problems) -> String {
-    let bucket = problems.required(name, value);
+fn parse_bucket(name: &str, value: Option<String>, problems: &mut SettingsProblems) -> String {
+    let bucket = problems.require_value(name, value);
     if bucket.contains('/') || bucket.contains(char::is_whitespace) {
         problems.add(
             name,
@@ -204,7 +214,10 @@ fn bucket(name: &str, value: Option<String>, problems: &mut Problems) -> String 
 
 /// In the order old, new, source key, destination key. An empty prefix is a setting like any other
 /// here: whole URLs map to bare keys.
-fn rule(prefixes: [Option<String>; 4], problems: &mut Problems) -> Option<PathRule> {
+fn parse_path_rule(
+    prefixes: [Option<String>; 4],
+    problems: &mut SettingsProblems,
+) -> Option<PathRule> {
     let [old, new, source_key, destination_key] = prefixes;
     for (name, value) in [("OLD_PREFIX", &old), ("NEW_PREFIX", &new)] {
         if value.is_none() {
@@ -216,7 +229,7 @@ fn rule(prefixes: [Option<String>; 4], problems: &mut Problems) -> Option<PathRu
         .ok()
 }
 
-fn refuse_moving_onto_itself(run: &RunSpec, problems: &mut Problems) {
+fn check_locations_differ(run: &RunSpec, problems: &mut SettingsProblems) {
     let same_prefix = run.rule.source_key_prefix() == run.rule.destination_key_prefix();
     if same_prefix && run.source_bucket == run.destination_bucket && !run.source_bucket.is_empty() {
         problems.add(

@@ -8,5 +8,7 @@ mod secret;
 
 pub use database::{DatabaseArgs, DatabaseLimits};
 pub use migration::{MigrationArgs, MigrationSettings};
-pub use problems::{Problems, SettingsError, flag, positive, whole};
-pub use secret::Secret;
+pub use problems::{
+    SettingsError, SettingsProblems, duration_between, integer_between, parse_bool,
+};
+pub use secret::SecretString;

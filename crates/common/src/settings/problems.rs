@@ -12,7 +12,7 @@ pub struct SettingsError(Vec<String>);
 
 impl SettingsError {
     /// A single problem with one setting.
-    pub fn one(name: &str, problem: impl fmt::Display) -> Self {
+    pub fn for_setting(name: &str, problem: impl fmt::Display) -> Self {
         Self(vec![format!("{name}: {problem}")])
     }
 }
@@ -28,17 +28,17 @@ impl fmt::Display for SettingsError {
 
 /// Collects problems while settings are parsed, so that all are told at once.
 #[derive(Debug, Default)]
-pub struct Problems(Vec<String>);
+pub struct SettingsProblems(Vec<String>);
 
-impl Problems {
+impl SettingsProblems {
     /// Notes what is wrong with a setting.
     pub fn add(&mut self, name: &str, problem: impl fmt::Display) {
         self.0.push(format!("{name}: {problem}"));
     }
 
     /// A setting that must be there. Empty counts as missing: compose files pass unset variables so.
-    pub fn required(&mut self, name: &str, value: Option<String>) -> String {
-        present(value).unwrap_or_else(|| {
+    pub fn require_value(&mut self, name: &str, value: Option<String>) -> String {
+        non_blank(value).unwrap_or_else(|| {
             self.add(name, "is missing");
             String::new()
         })
@@ -46,14 +46,14 @@ impl Problems {
 
     /// A setting with a default, read by `parse`. The default also stands in for what cannot be read,
     /// so that parsing goes on to the next problem.
-    pub fn parsed<T>(
+    pub fn parse_value<T>(
         &mut self,
         name: &str,
         value: Option<String>,
         default: T,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> T {
-        let Some(text) = present(value) else {
+        let Some(text) = non_blank(value) else {
             return default;
         };
         match parse(text.trim()) {
@@ -69,7 +69,7 @@ impl Problems {
     ///
     /// # Errors
     /// [`SettingsError`] with everything that was noted.
-    pub fn finish(self) -> Result<(), SettingsError> {
+    pub fn into_result(self) -> Result<(), SettingsError> {
         if self.0.is_empty() {
             Ok(())
         } else {
@@ -78,12 +78,12 @@ impl Problems {
     }
 }
 
-fn present(value: Option<String>) -> Option<String> {
+fn non_blank(value: Option<String>) -> Option<String> {
     value.filter(|text| !text.trim().is_empty())
 }
 
 /// Reads a yes or no.
-pub fn flag(text: &str) -> Result<bool, String> {
+pub fn parse_bool(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
@@ -92,7 +92,7 @@ pub fn flag(text: &str) -> Result<bool, String> {
 }
 
 /// Reads a whole number within bounds.
-pub fn whole<T>(least: T, most: T) -> impl FnOnce(&str) -> Result<T, String>
+pub fn integer_between<T>(least: T, most: T) -> impl FnOnce(&str) -> Result<T, String>
 where
     T: FromStr + PartialOrd + fmt::Display,
 {
@@ -103,7 +103,10 @@ where
 }
 
 /// Reads a duration such as `30s`, `500ms` or `2m` within bounds; a bare number means seconds.
-pub fn positive(least: Duration, most: Duration) -> impl FnOnce(&str) -> Result<Duration, String> {
+pub fn duration_between(
+    least: Duration,
+    most: Duration,
+) -> impl FnOnce(&str) -> Result<Duration, String> {
     move |text| {
         let bare = text.parse().map(Duration::from_secs);
         let parsed = bare.or_else(|_| humantime::parse_duration(text));
@@ -123,13 +126,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_wrong_is_told_together() {
-        let mut problems = Problems::default();
-        problems.required("QUEUE_URL", None);
-        problems.required("OLD_PREFIX", Some("  ".into()));
-        let size = problems.parsed("PAGE_SIZE", Some("many".into()), 7, whole(1, 10));
+    fn all_problems_are_reported_together() {
+        let mut problems = SettingsProblems::default();
+        problems.require_value("QUEUE_URL", None);
+        problems.require_value("OLD_PREFIX", Some("  ".into()));
+        let size =
+            problems.parse_value("PAGE_SIZE", Some("many".into()), 7, integer_between(1, 10));
         assert_eq!(size, 7);
-        let text = problems.finish().unwrap_err().to_string();
+        let text = problems.into_result().unwrap_err().to_string();
         assert_eq!(
             text,
             "the settings cannot be used:\n  QUEUE_URL: is missing\n  OLD_PREFIX: is missing\n  \
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn durations_have_units_and_bounds() {
-        let read = |text| positive(Duration::from_secs(1), Duration::from_mins(1))(text);
+        let read = |text| duration_between(Duration::from_secs(1), Duration::from_mins(1))(text);
         assert_eq!(read("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(read("30"), Ok(Duration::from_secs(30)));
         assert_eq!(read("1m"), Ok(Duration::from_mins(1)));
@@ -150,8 +154,8 @@ mod tests {
 
     #[test]
     fn flags_read_as_people_write_them() {
-        assert_eq!(flag("TRUE"), Ok(true));
-        assert_eq!(flag("0"), Ok(false));
-        assert!(flag("maybe").is_err());
+        assert_eq!(parse_bool("TRUE"), Ok(true));
+        assert_eq!(parse_bool("0"), Ok(false));
+        assert!(parse_bool("maybe").is_err());
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::settings::Export;
-use crate::aws::causes;
+use crate::aws::error_chain;
 
 /// More than any collector has to say.
 const LONGEST_ANSWER_BYTES: usize = 64 * 1024;
@@ -98,7 +98,7 @@ fn trouble(answer: &Result<Response<Bytes>, HttpError>) -> Option<String> {
         Ok(answer) => Some(format!("the collector answers {}", answer.status())),
         Err(error) => {
             let error: &(dyn Error + 'static) = &**error;
-            Some(causes(error))
+            Some(error_chain(error))
         }
     }
 }

@@ -38,7 +38,7 @@ impl Traces {
         let Some(export) = &settings.export else {
             return Ok(Self(None));
         };
-        let exporter = exporter(export).map_err(|problem| PreflightError::Wrong {
+        let exporter = exporter(export).map_err(|problem| PreflightError::InvalidSetting {
             setting: "OTEL_EXPORTER_OTLP_*",
             problem,
         })?;

@@ -9,7 +9,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::settings::{Problems, whole};
+use crate::settings::{SettingsProblems, integer_between};
 
 const ENDPOINT: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -54,12 +54,12 @@ pub(super) struct Export {
 /// The variables, and what is wrong with them.
 struct Reader<'a, F> {
     get: F,
-    problems: &'a mut Problems,
+    problems: &'a mut SettingsProblems,
 }
 
 impl TraceSettings {
     /// Reads the environment.
-    pub fn from_env(problems: &mut Problems) -> Self {
+    pub fn from_env(problems: &mut SettingsProblems) -> Self {
         let get = |name: &str| std::env::var(name).ok();
         Reader { get, problems }.read()
     }
@@ -114,7 +114,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
         let name = "OTEL_TRACES_EXPORTER";
         let exporter = self.value(name);
         self.problems
-            .parsed(name, exporter, true, |text| match text {
+            .parse_value(name, exporter, true, |text| match text {
                 "otlp" => Ok(true),
                 "none" => Ok(false),
                 _ => Err("is neither otlp nor none".into()),
@@ -123,7 +123,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
 
     fn check(&mut self, names: [&str; 2], check: impl FnOnce(&str) -> Result<(), String>) {
         if let Some((name, text)) = self.first(names) {
-            self.problems.parsed(name, Some(text), (), check);
+            self.problems.parse_value(name, Some(text), (), check);
         }
     }
 
@@ -131,7 +131,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
     fn check_sampler(&mut self) {
         let (name, argument) = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG");
         let sampler = self.value(name);
-        let needs_ratio = self.problems.parsed(name, sampler, false, sampled_by);
+        let needs_ratio = self.problems.parse_value(name, sampler, false, sampled_by);
         if !needs_ratio {
             return;
         }
@@ -140,7 +140,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
             self.problems
                 .add(argument, "is missing: a share from 0 to 1");
         }
-        self.problems.parsed(argument, ratio, (), |text| {
+        self.problems.parse_value(argument, ratio, (), |text| {
             let ratio: Result<f64, _> = text.parse();
             match ratio {
                 Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
@@ -153,16 +153,16 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
         let Some((name, text)) = self.first(TIMEOUT) else {
             return DEFAULT_TIMEOUT;
         };
-        let milliseconds = whole(1, 600_000);
+        let milliseconds = integer_between(1, 600_000);
         self.problems
-            .parsed(name, Some(text), DEFAULT_TIMEOUT, |text| {
+            .parse_value(name, Some(text), DEFAULT_TIMEOUT, |text| {
                 milliseconds(text).map(Duration::from_millis)
             })
     }
 
     fn authorities(&mut self) -> Option<Vec<u8>> {
         let (name, path) = self.first(CERTIFICATE)?;
-        self.problems.parsed(name, Some(path), None, |path| {
+        self.problems.parse_value(name, Some(path), None, |path| {
             read_authorities(path).map(Some)
         })
     }
@@ -235,7 +235,7 @@ mod tests {
 
     /// What these variables mean, or what is wrong with them.
     fn read(variables: &[(&str, &str)]) -> Result<TraceSettings, String> {
-        let mut problems = Problems::default();
+        let mut problems = SettingsProblems::default();
         let get = |name: &str| {
             let found = variables.iter().find(|(other, _)| *other == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -245,7 +245,7 @@ mod tests {
             problems: &mut problems,
         };
         let settings = problems_of.read();
-        match problems.finish() {
+        match problems.into_result() {
             Ok(()) => Ok(settings),
             Err(error) => Err(error.to_string()),
         }

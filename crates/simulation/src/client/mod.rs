@@ -2,11 +2,11 @@
 //! there and a way back, and with whatever can go wrong on either. A process that has died hears
 //! nothing any more, and what it had not sent is never done.
 
-mod catalog;
-mod control;
+mod feed_source;
+mod fleet_control;
+mod move_ledger;
+mod object_store;
 mod queue;
-mod scope;
-mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,12 +15,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::fate::Fate;
-use crate::shared::{Shared, Things};
+use crate::fault_rates::CallOutcome;
+use crate::shared_world::{SharedWorld, WorldState};
 
 /// When a process dies: at which of its calls, and on which side of the call's effect.
 #[derive(Debug, Clone, Copy)]
-pub struct Death {
+pub struct CrashPoint {
     /// The number of the call, from 0.
     pub at_call: u64,
     /// Whether the call is carried out.
@@ -29,22 +29,22 @@ pub struct Death {
 
 /// One process's view of the world.
 #[derive(Debug)]
-pub struct Client {
-    shared: Arc<Shared>,
-    death: Option<Death>,
+pub struct SimulatedClient {
+    shared: Arc<SharedWorld>,
+    crash_point: Option<CrashPoint>,
     calls: AtomicU64,
-    is_dead: AtomicBool,
+    is_crashed: AtomicBool,
     died: Notify,
 }
 
-impl Client {
+impl SimulatedClient {
     /// A process that lives until it dies as told.
-    pub fn new(shared: Arc<Shared>, death: Option<Death>) -> Self {
+    pub fn new(shared: Arc<SharedWorld>, death: Option<CrashPoint>) -> Self {
         Self {
             shared,
-            death,
+            crash_point: death,
             calls: AtomicU64::new(0),
-            is_dead: AtomicBool::new(false),
+            is_crashed: AtomicBool::new(false),
             died: Notify::new(),
         }
     }
@@ -56,44 +56,44 @@ impl Client {
 
     /// Carries out a call: `act` is what it does to the world, `lost` the error when it, or its answer, is
     /// lost.
-    async fn call<T, E>(
+    async fn perform_call<T, E>(
         &self,
         name: &'static str,
-        lost: impl FnOnce(Fate) -> E,
-        act: impl FnOnce(&mut Things) -> Result<T, E>,
+        lost: impl FnOnce(CallOutcome) -> E,
+        act: impl FnOnce(&mut WorldState) -> Result<T, E>,
     ) -> Result<T, E> {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        let (there, back, fate) = self.shared.roll();
-        self.travel(there).await;
-        let dies = self.death.filter(|death| death.at_call == number);
+        let (there, back, fate) = self.shared.pick_call_outcome();
+        self.simulate_latency(there).await;
+        let dies = self.crash_point.filter(|death| death.at_call == number);
         if dies.is_some_and(|death| !death.after_effect) {
-            self.die().await;
+            self.crash_process().await;
         }
-        self.shared.trace(name, number, fate as u64);
-        if fate == Fate::FailsBefore {
-            self.travel(back).await;
+        self.shared.record_call(name, number, fate as u64);
+        if fate == CallOutcome::FailsBeforeEffect {
+            self.simulate_latency(back).await;
             return Err(lost(fate));
         }
-        let answer = self.shared.act(act);
+        let answer = self.shared.apply_change(act);
         if dies.is_some() {
-            self.die().await;
+            self.crash_process().await;
         }
-        self.travel(back).await;
+        self.simulate_latency(back).await;
         match fate {
-            Fate::FailsAfter => Err(lost(fate)),
+            CallOutcome::FailsAfterEffect => Err(lost(fate)),
             _ => answer,
         }
     }
 
-    async fn travel(&self, time: Duration) {
+    async fn simulate_latency(&self, time: Duration) {
         sleep(time).await;
-        if self.is_dead.load(Ordering::Relaxed) {
+        if self.is_crashed.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     }
 
-    async fn die(&self) {
-        self.is_dead.store(true, Ordering::Relaxed);
+    async fn crash_process(&self) {
+        self.is_crashed.store(true, Ordering::Relaxed);
         self.died.notify_one();
         std::future::pending::<()>().await;
     }

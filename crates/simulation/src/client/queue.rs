@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bucket_brigade_common::queue::{
-    Backlog, Entry, Message, Outgoing, Queue, QueueAttributes, QueueError,
+    EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog, QueueError,
+    ReceivedMessage,
 };
 use tokio::time::{Instant, sleep};
 
-use super::Client;
-use crate::fate::Fate;
-use crate::shared::Things;
+use super::SimulatedClient;
+use crate::fault_rates::CallOutcome;
+use crate::shared_world::WorldState;
 
 /// How often a long poll looks for messages.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-fn unavailable(operation: &'static str) -> impl Fn(Fate) -> QueueError {
+fn unavailable_error(operation: &'static str) -> impl Fn(CallOutcome) -> QueueError {
     move |fate| QueueError::Unavailable {
         operation,
         message: format!("injected: {fate:?}"),
@@ -23,85 +24,91 @@ fn unavailable(operation: &'static str) -> impl Fn(Fate) -> QueueError {
 }
 
 /// Each entry of a batch for itself: a few are not carried out, and reported as failed.
-fn each<T>(
-    things: &mut Things,
+fn apply_entries<T>(
+    things: &mut WorldState,
     items: &[T],
-    mut act: impl FnMut(&mut Things, &T) -> Entry,
-) -> Vec<Entry> {
-    let percent = things.weather.failed_entries;
+    mut act: impl FnMut(&mut WorldState, &T) -> EntryOutcome,
+) -> Vec<EntryOutcome> {
+    let percent = things.fault_rates.failed_entries;
     let mut entry = |item| {
-        if things.happens(percent) {
-            return Entry::Retry("injected".into());
+        if things.roll_fault(percent) {
+            return EntryOutcome::Retry("injected".into());
         }
         act(things, item)
     };
     items.iter().map(&mut entry).collect()
 }
 
-fn send_one(things: &mut Things, body: &str) -> Entry {
+fn send_message(things: &mut WorldState, body: &str) -> EntryOutcome {
     things.mailbox.send(body.to_owned());
-    let percent = things.weather.sent_twice;
-    if things.happens(percent) {
+    let percent = things.fault_rates.duplicate_sends;
+    if things.roll_fault(percent) {
         things.mailbox.send(body.to_owned());
     }
-    Entry::Done
+    EntryOutcome::Done
 }
 
 /// Hides a message, or finds the lease lost and the message in other hands soon.
-fn hide_one(things: &mut Things, (handle, time): &(String, Duration)) -> Entry {
-    let Some(number) = things.mailbox.named_by(handle) else {
-        return Entry::Refused("the receipt handle has expired".into());
+fn hide_message(things: &mut WorldState, (handle, time): &(String, Duration)) -> EntryOutcome {
+    let Some(number) = things.mailbox.find_by_handle(handle) else {
+        return EntryOutcome::Refused("the receipt handle has expired".into());
     };
-    let percent = things.weather.lost_leases;
-    if things.happens(percent) {
+    let percent = things.fault_rates.lost_leases;
+    if things.roll_fault(percent) {
         things.visible_at.insert(number, Instant::now());
-        return Entry::Refused("injected: the lease is lost".into());
+        return EntryOutcome::Refused("injected: the lease is lost".into());
     }
     things.visible_at.insert(number, Instant::now() + *time);
-    Entry::Done
+    EntryOutcome::Done
 }
 
 #[async_trait]
-impl Queue for Client {
-    async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Entry>, QueueError> {
-        let lost = unavailable("SendMessageBatch");
-        self.call("send", lost, |things| {
-            Ok(each(things, messages, |things, message| {
-                send_one(things, &message.body)
+impl MessageQueue for SimulatedClient {
+    async fn send_batch(
+        &self,
+        messages: &[OutgoingMessage],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let lost = unavailable_error("SendMessageBatch");
+        self.perform_call("send", lost, |things| {
+            Ok(apply_entries(things, messages, |things, message| {
+                send_message(things, &message.body)
             }))
         })
         .await
     }
 
-    async fn receive(
+    async fn receive_batch(
         &self,
         most: usize,
         wait: Duration,
         visibility: Duration,
-    ) -> Result<Vec<Message>, QueueError> {
+    ) -> Result<Vec<ReceivedMessage>, QueueError> {
         let deadline = Instant::now() + wait;
         while self.shared.lock().is_drained() && Instant::now() < deadline {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
-        let lost = unavailable("ReceiveMessage");
+        let lost = unavailable_error("ReceiveMessage");
         let messages = self
-            .call("receive", lost, |things| {
-                Ok(things.receive(most, visibility))
+            .perform_call("receive", lost, |things| {
+                Ok(things.receive_messages(most, visibility))
             })
             .await?;
         if messages.is_empty() {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         Ok(messages)
     }
 
-    async fn delete(&self, receipt_handles: &[String]) -> Result<Vec<Entry>, QueueError> {
-        let lost = unavailable("DeleteMessageBatch");
-        self.call("delete", lost, |things| {
-            Ok(each(things, receipt_handles, |things, handle| {
-                things.delete(handle);
+    async fn delete_batch(
+        &self,
+        receipt_handles: &[String],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let lost = unavailable_error("DeleteMessageBatch");
+        self.perform_call("delete", lost, |things| {
+            Ok(apply_entries(things, receipt_handles, |things, handle| {
+                things.delete_message(handle);
                 // As on SQS, a stale receipt handle deletes nothing, and that is a success.
-                Entry::Done
+                EntryOutcome::Done
             }))
         })
         .await
@@ -110,24 +117,26 @@ impl Queue for Client {
     async fn change_visibility(
         &self,
         changes: &[(String, Duration)],
-    ) -> Result<Vec<Entry>, QueueError> {
-        let lost = unavailable("ChangeMessageVisibilityBatch");
-        self.call("hide", lost, |things| Ok(each(things, changes, hide_one)))
-            .await
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let lost = unavailable_error("ChangeMessageVisibilityBatch");
+        self.perform_call("hide", lost, |things| {
+            Ok(apply_entries(things, changes, hide_message))
+        })
+        .await
     }
 
-    async fn attributes(&self) -> Result<QueueAttributes, QueueError> {
-        let lost = unavailable("GetQueueAttributes");
-        self.call("attributes", lost, |things| {
-            let percent = things.weather.wrong_counts;
-            let count = if things.happens(percent) {
+    async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
+        let lost = unavailable_error("GetQueueAttributes");
+        self.perform_call("attributes", lost, |things| {
+            let percent = things.fault_rates.wrong_counts;
+            let count = if things.roll_fault(percent) {
                 0
             } else {
                 things.mailbox.queued.len()
             };
             Ok(QueueAttributes {
                 max_receive_count: Some(5),
-                backlog: Backlog {
+                backlog: QueueBacklog {
                     visible: u64::try_from(count).unwrap_or(u64::MAX),
                     in_flight: 0,
                 },

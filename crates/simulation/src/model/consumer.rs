@@ -1,21 +1,21 @@
 //! What a consumer can do, and what can become of it. The answers come from the world; what to do
 //! with them is the protocol's business.
 
-use bucket_brigade_common::catalog::PoisonRecord;
-use bucket_brigade_common::message::{Task, decode};
-use bucket_brigade_common::object_store::{Copied, StoreError};
-use bucket_brigade_common::row_id::{IdType, RowId};
-use bucket_brigade_consumer::commit::move_of;
-use bucket_brigade_consumer::record::{failure, settlement};
-use bucket_brigade_consumer::step::{Event, Protocol, Seen, Step, Trouble};
+use bucket_brigade_common::message::{MoveTask, decode};
+use bucket_brigade_common::move_ledger::PoisonRecord;
+use bucket_brigade_common::object_store::{CopiedObject, StoreError};
+use bucket_brigade_common::row_id::{IdColumnType, RowId};
+use bucket_brigade_consumer::commit::build_move;
+use bucket_brigade_consumer::protocol::{Action, Event, FailureCause, MoveProtocol, RowState};
+use bucket_brigade_consumer::record::{build_failure, build_settlement};
 
-use super::{Action, InHand, State};
+use super::{InHand, ModelAction, ModelState};
 use crate::sabotage::Sabotage;
-use crate::world::rule;
+use crate::world::world_path_rule;
 
 /// What becomes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ModelOutcome {
     /// It is carried out, and the answer arrives.
     Answered,
     /// It is carried out, and the answer is lost: the consumer tries again.
@@ -30,52 +30,59 @@ pub enum Outcome {
     Interrupted,
 }
 
-impl State {
-    pub(super) fn actions_of_consumer(
+impl ModelState {
+    pub(super) fn consumer_actions(
         &self,
         consumer: usize,
         stops: bool,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<ModelAction>,
     ) {
         let Some(in_hand) = &self.consumers[consumer] else {
             let numbers = self.mailbox.queued.keys();
-            actions.extend(numbers.map(|number| Action::Receive(consumer, *number)));
+            actions.extend(numbers.map(|number| ModelAction::Receive(consumer, *number)));
             return;
         };
-        actions.push(Action::Crash(consumer));
-        let outcomes = self.outcomes(&in_hand.step).iter();
-        actions.extend(outcomes.map(|outcome| Action::Step(consumer, *outcome)));
+        actions.push(ModelAction::Crash(consumer));
+        let outcomes = self.possible_outcomes(&in_hand.action).iter();
+        actions.extend(outcomes.map(|outcome| ModelAction::ConsumerAction(consumer, *outcome)));
         let is_end = matches!(
-            in_hand.step,
-            Step::EndLease | Step::Delete | Step::Release(_) | Step::LetGo
+            in_hand.action,
+            Action::EndLease | Action::Delete | Action::Release(_) | Action::Abandon
         );
         if stops && !is_end {
-            actions.push(Action::Step(consumer, Outcome::Interrupted));
+            actions.push(ModelAction::ConsumerAction(
+                consumer,
+                ModelOutcome::Interrupted,
+            ));
         }
     }
 
-    fn outcomes(&self, step: &Step) -> &'static [Outcome] {
-        use Outcome::{AnswerLost, Answered, GivenUp, LeaseLost, Locked};
+    fn possible_outcomes(&self, step: &Action) -> &'static [ModelOutcome] {
+        use ModelOutcome::{AnswerLost, Answered, GivenUp, LeaseLost, Locked};
         match step {
-            Step::Look | Step::LetGo => &[Answered],
-            Step::Commit(..) if self.left.locks > 0 => &[Answered, AnswerLost, GivenUp, Locked],
-            Step::Copy | Step::Commit(..) => &[Answered, AnswerLost, GivenUp],
-            Step::Settle(..) | Step::Fail(_) | Step::RecordPoison => &[Answered, AnswerLost],
-            Step::EndLease => &[Answered, LeaseLost],
-            Step::Compare | Step::Delete | Step::Release(_) => &[Answered, GivenUp],
+            Action::ReadRow | Action::Abandon => &[Answered],
+            Action::Commit(..) if self.remaining.locks > 0 => {
+                &[Answered, AnswerLost, GivenUp, Locked]
+            }
+            Action::Copy | Action::Commit(..) => &[Answered, AnswerLost, GivenUp],
+            Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
+                &[Answered, AnswerLost]
+            }
+            Action::EndLease => &[Answered, LeaseLost],
+            Action::Compare | Action::Delete | Action::Release(_) => &[Answered, GivenUp],
         }
     }
 
     /// Takes a message in hand, as [`bucket_brigade_consumer::handle`] does.
-    pub(super) fn receive(&mut self, consumer: usize, number: u64) {
+    pub(super) fn receive_message(&mut self, consumer: usize, number: u64) {
         let Some(message) = self.mailbox.receive(number) else {
             return;
         };
-        let task = decode(&message.body, IdType::Text, &rule()).ok();
+        let task = decode(&message.body, IdColumnType::Text, &world_path_rule()).ok();
         let key = task.as_ref().map(|task| task.route.destination_key.clone());
-        let mut protocol = Protocol::new(message.receive_count, true, key);
+        let mut protocol = MoveProtocol::new(message.receive_count, true, key);
         let understood = if task.is_some() {
-            Event::Understood
+            Event::Decoded
         } else {
             Event::Poison
         };
@@ -84,50 +91,55 @@ impl State {
             message,
             task,
             protocol,
-            step,
+            action: step,
         });
     }
 
-    pub(super) fn step(&mut self, consumer: usize, outcome: Outcome, sabotage: Sabotage) {
+    pub(super) fn take_action(
+        &mut self,
+        consumer: usize,
+        outcome: ModelOutcome,
+        sabotage: Sabotage,
+    ) {
         let Some(mut in_hand) = self.consumers[consumer].take() else {
             return;
         };
-        if self.is_end(&in_hand, outcome) {
+        if self.apply_final_action(&in_hand, outcome) {
             return;
         }
-        if let Some(event) = self.event(&in_hand, outcome, sabotage) {
-            in_hand.step = in_hand.protocol.next(event);
+        if let Some(event) = self.next_event(&in_hand, outcome, sabotage) {
+            in_hand.action = in_hand.protocol.next(event);
         }
         self.consumers[consumer] = Some(in_hand);
     }
 
     /// Carries out a step with which a message leaves the consumer's hands.
-    fn is_end(&mut self, in_hand: &InHand, outcome: Outcome) -> bool {
+    fn apply_final_action(&mut self, in_hand: &InHand, outcome: ModelOutcome) -> bool {
         let handle = &in_hand.message.receipt_handle;
-        match (&in_hand.step, outcome) {
-            (Step::Delete, Outcome::Answered) => self.delete(in_hand),
-            (Step::Release(_), Outcome::Answered) => {
-                if let Some(number) = self.mailbox.named_by(handle) {
-                    self.mailbox.reveal(number);
+        match (&in_hand.action, outcome) {
+            (Action::Delete, ModelOutcome::Answered) => self.delete_message(in_hand),
+            (Action::Release(_), ModelOutcome::Answered) => {
+                if let Some(number) = self.mailbox.find_by_handle(handle) {
+                    self.mailbox.make_visible(number);
                 }
             }
             // The queue was not reached: the visibility timeout does the rest.
-            (Step::Delete | Step::Release(_) | Step::LetGo, _) => {}
+            (Action::Delete | Action::Release(_) | Action::Abandon, _) => {}
             _ => return false,
         }
         true
     }
 
-    fn delete(&mut self, in_hand: &InHand) {
+    fn delete_message(&mut self, in_hand: &InHand) {
         if self
             .mailbox
-            .delete(&in_hand.message.receipt_handle)
+            .delete_message(&in_hand.message.receipt_handle)
             .is_none()
         {
             return;
         }
         match &in_hand.task {
-            None => self.deleted_stranger = true,
+            None => self.deleted_foreign_message = true,
             Some(task) => {
                 let holds = self.table.rows.get(task.id.as_str());
                 self.deleted_early |= holds == Some(&task.route.old_path);
@@ -136,25 +148,30 @@ impl State {
     }
 
     /// What the consumer is told; none when the answer is lost.
-    fn event(&mut self, in_hand: &InHand, outcome: Outcome, sabotage: Sabotage) -> Option<Event> {
+    fn next_event(
+        &mut self,
+        in_hand: &InHand,
+        outcome: ModelOutcome,
+        sabotage: Sabotage,
+    ) -> Option<Event> {
         let event = match outcome {
-            Outcome::Interrupted => return Some(Event::Interrupted),
-            Outcome::LeaseLost => return Some(Event::LeaseEnded { held: false }),
-            Outcome::GivenUp => return Some(given_up(&in_hand.step)),
-            Outcome::Locked => {
-                self.left.locks -= 1;
+            ModelOutcome::Interrupted => return Some(Event::Interrupted),
+            ModelOutcome::LeaseLost => return Some(Event::LeaseEnded { held: false }),
+            ModelOutcome::GivenUp => return Some(give_up_event(&in_hand.action)),
+            ModelOutcome::Locked => {
+                self.remaining.locks -= 1;
                 return Some(Event::NotCommitted);
             }
-            Outcome::Answered | Outcome::AnswerLost => match &in_hand.task {
-                None => self.for_poison(in_hand),
-                Some(task) => self.for_row(in_hand, task, sabotage),
+            ModelOutcome::Answered | ModelOutcome::AnswerLost => match &in_hand.task {
+                None => self.apply_poison_action(in_hand),
+                Some(task) => self.apply_row_action(in_hand, task, sabotage),
             },
         };
-        (outcome == Outcome::Answered).then_some(event)
+        (outcome == ModelOutcome::Answered).then_some(event)
     }
 
-    fn for_poison(&mut self, in_hand: &InHand) -> Event {
-        if in_hand.step == Step::EndLease {
+    fn apply_poison_action(&mut self, in_hand: &InHand) -> Event {
+        if in_hand.action == Action::EndLease {
             return Event::LeaseEnded { held: true };
         }
         self.table.record_poison(&[PoisonRecord {
@@ -165,47 +182,56 @@ impl State {
         Event::Recorded
     }
 
-    fn for_row(&mut self, in_hand: &InHand, task: &Task, sabotage: Sabotage) -> Event {
-        match in_hand.step.clone() {
-            Step::Look => {
-                let row = self.table.look(std::slice::from_ref(&task.id));
-                Event::Looked(Seen::of(row.get(&task.id).cloned(), &task.route, &rule()))
+    fn apply_row_action(&mut self, in_hand: &InHand, task: &MoveTask, sabotage: Sabotage) -> Event {
+        match in_hand.action.clone() {
+            Action::ReadRow => {
+                let row = self.table.read_rows(std::slice::from_ref(&task.id));
+                Event::RowRead(RowState::from_row(
+                    row.get(&task.id).cloned(),
+                    &task.route,
+                    &world_path_rule(),
+                ))
             }
-            Step::Copy => {
+            Action::Copy => {
                 let only_new = sabotage != Sabotage::UnconditionalCopy;
-                told(self.buckets.copy(&task.route, only_new).map(Event::Copied))
+                event_from_store(self.buckets.copy(&task.route, only_new).map(Event::Copied))
             }
-            Step::Compare => told(self.buckets.compare(&task.route).map(Event::Compared)),
-            Step::Commit(copied, _) => self.commit(in_hand, task, copied, sabotage),
-            Step::Settle(seen, orphan) => {
-                self.table.settle(&[settlement(task, seen, orphan)]);
+            Action::Compare => event_from_store(
+                self.buckets
+                    .compare_objects(&task.route)
+                    .map(Event::Compared),
+            ),
+            Action::Commit(copied, _) => self.commit_move(in_hand, task, copied, sabotage),
+            Action::RecordSettlement(seen, orphan) => {
+                self.table
+                    .settle_rows(&[build_settlement(task, seen, orphan)]);
                 Event::Recorded
             }
-            Step::Fail(trouble) => {
-                self.table.fail(&[failure(task, trouble)]);
+            Action::RecordFailure(trouble) => {
+                self.table.record_failures(&[build_failure(task, trouble)]);
                 Event::Recorded
             }
-            Step::EndLease => Event::LeaseEnded { held: true },
-            Step::RecordPoison | Step::Delete | Step::Release(_) | Step::LetGo => {
+            Action::EndLease => Event::LeaseEnded { held: true },
+            Action::RecordPoison | Action::Delete | Action::Release(_) | Action::Abandon => {
                 Event::Interrupted
             }
         }
     }
 
-    fn commit(
+    fn commit_move(
         &mut self,
         in_hand: &InHand,
-        task: &Task,
-        copied: Copied,
+        task: &MoveTask,
+        copied: CopiedObject,
         sabotage: Sabotage,
     ) -> Event {
-        let one = move_of(task, copied);
+        let one = build_move(task, copied);
         if sabotage == Sabotage::DeleteBeforeCommit {
-            self.delete(in_hand);
+            self.delete_message(in_hand);
         }
         let exists = self.table.rows.contains_key(one.id.as_str());
         let is_moved = if sabotage == Sabotage::NoCompareAndSet && exists {
-            self.table.set(&one);
+            self.table.set_path(&one);
             true
         } else {
             let moved = self.table.commit(std::slice::from_ref(&one));
@@ -220,11 +246,11 @@ impl State {
 }
 
 /// What the store's answer means, as [`bucket_brigade_consumer::copy`] tells it.
-fn told(answer: Result<Event, StoreError>) -> Event {
+fn event_from_store(answer: Result<Event, StoreError>) -> Event {
     match answer {
         Ok(event) => event,
-        Err(StoreError::DestinationExists) => Event::DestinationTaken,
-        Err(error) => Event::CopyFailed(Trouble {
+        Err(StoreError::DestinationExists) => Event::DestinationExists,
+        Err(error) => Event::CopyFailed(FailureCause {
             code: error.code().to_owned(),
             message: String::new(),
             permanent: matches!(error, StoreError::Permanent { .. }),
@@ -232,14 +258,14 @@ fn told(answer: Result<Event, StoreError>) -> Event {
     }
 }
 
-fn given_up(step: &Step) -> Event {
-    let trouble = |permanent| Trouble {
+fn give_up_event(step: &Action) -> Event {
+    let trouble = |permanent| FailureCause {
         code: "Fault".into(),
         message: String::new(),
         permanent,
     };
     match step {
-        Step::Commit(..) => Event::CommitRefused(trouble(true)),
+        Action::Commit(..) => Event::CommitRefused(trouble(true)),
         _ => Event::CopyFailed(trouble(false)),
     }
 }

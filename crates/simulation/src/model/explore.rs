@@ -5,21 +5,21 @@ use std::time::{Duration, Instant};
 
 use stateright::{Checker, CheckerBuilder, Expectation, Model};
 
-use super::{Action, Brigade, State};
+use super::{BrigadeModel, ModelAction, ModelState};
 use crate::sabotage::Sabotage;
 
 /// No counterexample needs more steps.
-const DEEPEST: usize = 20;
+const MAX_DEPTH: usize = 20;
 
 /// What the exploration of one configuration found.
 #[derive(Debug, Clone)]
-pub struct Explored {
+pub struct ExplorationResult {
     /// Distinct states.
     pub states: usize,
     /// Steps on the shortest way to the farthest of them.
     pub depth: usize,
     /// How long it took.
-    pub took: Duration,
+    pub elapsed: Duration,
     /// What does not hold, each with the shortest way there, a step a line.
     pub violations: BTreeMap<String, Vec<String>>,
     /// What could be reached, by name.
@@ -27,61 +27,61 @@ pub struct Explored {
 }
 
 /// Explores every state, with so many threads.
-pub fn explore(brigade: Brigade, threads: usize) -> Explored {
-    search(brigade.checker().threads(threads))
+pub fn explore_model(brigade: BrigadeModel, threads: usize) -> ExplorationResult {
+    run_checker(brigade.checker().threads(threads))
 }
 
 /// The least number of steps in which something goes wrong, and how. None when nothing does.
-pub fn shortest_violation(brigade: &Brigade) -> Option<Explored> {
-    let deeper = |depth| search(brigade.clone().checker().target_max_depth(depth));
-    let mut found = (2..DEEPEST).map(deeper);
+pub fn shortest_violation(brigade: &BrigadeModel) -> Option<ExplorationResult> {
+    let deeper = |depth| run_checker(brigade.clone().checker().target_max_depth(depth));
+    let mut found = (2..MAX_DEPTH).map(deeper);
     found.find(|explored| !explored.violations.is_empty())
 }
 
-fn search(builder: CheckerBuilder<Brigade>) -> Explored {
+fn run_checker(builder: CheckerBuilder<BrigadeModel>) -> ExplorationResult {
     let started = Instant::now();
     let checker = builder.spawn_bfs().join();
     let (mut violations, mut reached) = (BTreeMap::new(), Vec::new());
     for (name, path) in checker.discoveries() {
-        if is_example(checker.model(), name) {
+        if is_reachability_property(checker.model(), name) {
             reached.push(name);
             continue;
         }
         let steps = path.into_vec();
         let steps = steps
             .iter()
-            .filter_map(|(state, action)| Some(told(state, action.as_ref()?)));
+            .filter_map(|(state, action)| Some(describe_action(state, action.as_ref()?)));
         violations.insert(name.to_owned(), steps.collect());
     }
-    Explored {
+    ExplorationResult {
         states: checker.unique_state_count(),
         depth: checker.max_depth(),
-        took: started.elapsed(),
+        elapsed: started.elapsed(),
         violations,
         reached,
     }
 }
 
 /// An action, and for a consumer's step which one it is.
-fn told(state: &State, action: &Action) -> String {
-    let Action::Step(consumer, outcome) = action else {
+fn describe_action(state: &ModelState, action: &ModelAction) -> String {
+    let ModelAction::ConsumerAction(consumer, outcome) = action else {
         return format!("{action:?}");
     };
     let in_hand = state.consumers[*consumer].as_ref();
-    let step = in_hand.map_or_else(String::new, |in_hand| format!("{:?}", in_hand.step));
+    let step = in_hand.map_or_else(String::new, |in_hand| format!("{:?}", in_hand.action));
     format!("Consumer({consumer}) {step}: {outcome:?}")
 }
 
-fn is_example(brigade: &Brigade, name: &str) -> bool {
+fn is_reachability_property(brigade: &BrigadeModel, name: &str) -> bool {
     let properties = brigade.properties();
     let found = properties.iter().find(|property| property.name == name);
     found.is_some_and(|property| matches!(property.expectation, Expectation::Sometimes))
 }
 
 /// One row, fed once, delivered twice, written to once by the application.
-const SMALL: Brigade = Brigade {
+const BASE_MODEL: BrigadeModel = BrigadeModel {
     rows: Vec::new(),
-    strangers: Vec::new(),
+    foreign_messages: Vec::new(),
     sends: 1,
     writes: 1,
     locks: 0,
@@ -92,24 +92,24 @@ const SMALL: Brigade = Brigade {
 
 /// The configurations by name. Each is small, and complete: two consumers, the feeder, the application,
 /// with every crash, second delivery, expiry and lost answer between any two steps.
-pub fn configurations() -> Vec<(&'static str, Brigade)> {
+pub fn model_configurations() -> Vec<(&'static str, BrigadeModel)> {
     let one_row = || vec![("1", "image/1", true)];
-    let small = || Brigade {
+    let small = || BrigadeModel {
         rows: one_row(),
-        ..SMALL
+        ..BASE_MODEL
     };
     vec![
         ("one row", small()),
         (
             "one row, received three times",
-            Brigade {
+            BrigadeModel {
                 max_receive_count: 3,
                 ..small()
             },
         ),
         (
             "one row, locked, consumers asked to stop",
-            Brigade {
+            BrigadeModel {
                 locks: 1,
                 stops: true,
                 ..small()
@@ -117,7 +117,7 @@ pub fn configurations() -> Vec<(&'static str, Brigade)> {
         ),
         (
             "one row without an object",
-            Brigade {
+            BrigadeModel {
                 rows: vec![("1", "image/1", false)],
                 max_receive_count: 3,
                 ..small()
@@ -125,15 +125,15 @@ pub fn configurations() -> Vec<(&'static str, Brigade)> {
         ),
         (
             "one row and a poison message",
-            Brigade {
-                strangers: vec!["{}"],
+            BrigadeModel {
+                foreign_messages: vec!["{}"],
                 writes: 0,
                 ..small()
             },
         ),
         (
             "two rows with one object",
-            Brigade {
+            BrigadeModel {
                 rows: vec![("1", "image/1", true), ("2", "image/1", true)],
                 sends: 2,
                 writes: 0,
@@ -143,14 +143,14 @@ pub fn configurations() -> Vec<(&'static str, Brigade)> {
         ),
         (
             "one row, written to twice",
-            Brigade {
+            BrigadeModel {
                 writes: 2,
                 ..small()
             },
         ),
         (
             "one row, fed twice, locked",
-            Brigade {
+            BrigadeModel {
                 sends: 2,
                 writes: 0,
                 locks: 1,
@@ -159,7 +159,7 @@ pub fn configurations() -> Vec<(&'static str, Brigade)> {
         ),
         (
             "one row, fed twice, written to",
-            Brigade {
+            BrigadeModel {
                 sends: 2,
                 ..small()
             },

@@ -6,31 +6,31 @@
 //! when, and what must hold in every state.
 
 mod consumer;
+mod environment;
 mod explore;
-mod holds;
-mod others;
+mod properties;
 
 use std::collections::BTreeMap;
 
-use bucket_brigade_common::message::Task;
-use bucket_brigade_common::queue::Message;
-use bucket_brigade_consumer::step::{Protocol, Step};
+use bucket_brigade_common::message::MoveTask;
+use bucket_brigade_common::queue::ReceivedMessage;
+use bucket_brigade_consumer::protocol::{Action, MoveProtocol};
 use stateright::{Model, Property};
 
 use crate::sabotage::Sabotage;
-use crate::world::{Buckets, Mailbox, Table};
+use crate::world::{MemoryBuckets, MemoryQueue, MemoryTable};
 
-pub use consumer::Outcome;
-pub use explore::{Explored, configurations, explore, shortest_violation};
-pub use others::Write;
+pub use consumer::ModelOutcome;
+pub use environment::RowWrite;
+pub use explore::{ExplorationResult, explore_model, model_configurations, shortest_violation};
 
 /// A small world, and how much may happen in it.
 #[derive(Debug, Clone)]
-pub struct Brigade {
+pub struct BrigadeModel {
     /// The rows: id, path and whether its object exists.
     pub rows: Vec<(&'static str, &'static str, bool)>,
     /// Bodies in the queue from the start, beside what the feeder sends.
-    pub strangers: Vec<&'static str>,
+    pub foreign_messages: Vec<&'static str>,
     /// How many messages the feeder sends at most.
     pub sends: u8,
     /// How often the application writes.
@@ -47,13 +47,13 @@ pub struct Brigade {
 
 /// One state of the whole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct State {
+pub struct ModelState {
     /// The application's table and the ledger.
-    pub table: Table,
+    pub table: MemoryTable,
     /// The buckets.
-    pub buckets: Buckets,
+    pub buckets: MemoryBuckets,
     /// The queue.
-    pub mailbox: Mailbox,
+    pub mailbox: MemoryQueue,
     /// What each consumer has in hand.
     pub consumers: [Option<InHand>; 2],
     /// A page the feeder has read and not yet sent: id and path.
@@ -61,7 +61,7 @@ pub struct State {
     /// What the application has stored and not yet written into its row: id and path.
     pub upload: Option<(String, String)>,
     /// How much may still happen.
-    pub left: Left,
+    pub remaining: RemainingEvents,
     /// What the application wrote last to each row; none for a deleted one.
     pub written: BTreeMap<String, Option<String>>,
     /// The bytes the application put last at each key.
@@ -69,12 +69,12 @@ pub struct State {
     /// A message was deleted while its row still asked for the move.
     pub deleted_early: bool,
     /// A message of which the feeder knows nothing was deleted.
-    pub deleted_stranger: bool,
+    pub deleted_foreign_message: bool,
 }
 
 /// What may still happen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Left {
+pub struct RemainingEvents {
     sends: u8,
     writes: u8,
     locks: u8,
@@ -83,15 +83,15 @@ pub struct Left {
 /// A message in hand.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InHand {
-    message: Message,
-    task: Option<Task>,
-    protocol: Protocol,
-    step: Step,
+    message: ReceivedMessage,
+    task: Option<MoveTask>,
+    protocol: MoveProtocol,
+    action: Action,
 }
 
 /// What can happen next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum ModelAction {
     /// The feeder reads this row.
     FeederReads(String),
     /// The feeder sends what it read; when the answer is lost it will send it again.
@@ -106,28 +106,28 @@ pub enum Action {
     /// A message's visibility timeout ends.
     Expire(u64),
     /// A consumer takes its next step.
-    Step(usize, Outcome),
+    ConsumerAction(usize, ModelOutcome),
     /// A consumer dies.
     Crash(usize),
     /// The application begins to write to a row.
-    Write(String, Write),
+    Write(String, RowWrite),
     /// The application points its row at what it stored.
     PointRow,
 }
 
-impl Model for Brigade {
-    type State = State;
-    type Action = Action;
+impl Model for BrigadeModel {
+    type State = ModelState;
+    type Action = ModelAction;
 
-    fn init_states(&self) -> Vec<State> {
-        let mut state = State {
-            table: Table::default(),
-            buckets: Buckets::default(),
-            mailbox: Mailbox::new(self.max_receive_count),
+    fn init_states(&self) -> Vec<ModelState> {
+        let mut state = ModelState {
+            table: MemoryTable::default(),
+            buckets: MemoryBuckets::default(),
+            mailbox: MemoryQueue::new(self.max_receive_count),
             consumers: [None, None],
             page: None,
             upload: None,
-            left: Left {
+            remaining: RemainingEvents {
                 sends: self.sends,
                 writes: self.writes,
                 locks: self.locks,
@@ -135,7 +135,7 @@ impl Model for Brigade {
             written: BTreeMap::new(),
             puts: BTreeMap::new(),
             deleted_early: false,
-            deleted_stranger: false,
+            deleted_foreign_message: false,
         };
         for (id, path, has_object) in &self.rows {
             state.table.rows.insert((*id).into(), (*path).into());
@@ -144,32 +144,34 @@ impl Model for Brigade {
                 state.buckets.source.insert((*path).into(), bytes);
             }
         }
-        for body in &self.strangers {
+        for body in &self.foreign_messages {
             state.mailbox.send((*body).into());
         }
         vec![state]
     }
 
-    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        state.actions_of_others(actions);
+    fn actions(&self, state: &ModelState, actions: &mut Vec<ModelAction>) {
+        state.environment_actions(actions);
         for number in 0..state.consumers.len() {
-            state.actions_of_consumer(number, self.stops, actions);
+            state.consumer_actions(number, self.stops, actions);
         }
     }
 
-    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+    fn next_state(&self, state: &ModelState, action: ModelAction) -> Option<ModelState> {
         let mut next = state.clone();
         match action {
-            Action::Receive(consumer, number) => next.receive(consumer, number),
-            Action::Step(consumer, outcome) => next.step(consumer, outcome, self.sabotage),
-            Action::Crash(consumer) => next.consumers[consumer] = None,
-            other => next.act(&other),
+            ModelAction::Receive(consumer, number) => next.receive_message(consumer, number),
+            ModelAction::ConsumerAction(consumer, outcome) => {
+                next.take_action(consumer, outcome, self.sabotage);
+            }
+            ModelAction::Crash(consumer) => next.consumers[consumer] = None,
+            other => next.apply_environment_action(&other),
         }
         // What changes nothing leads nowhere new.
         (next != *state).then_some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        holds::properties()
+        properties::all_properties()
     }
 }

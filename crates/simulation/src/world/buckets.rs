@@ -2,55 +2,57 @@
 
 use std::collections::BTreeMap;
 
-use bucket_brigade_common::object_store::{Copied, Destination, StoreError};
-use bucket_brigade_common::path_rule::Route;
+use bucket_brigade_common::object_store::{CopiedObject, DestinationState, StoreError};
+use bucket_brigade_common::path_rule::MoveRoute;
 
-use super::NEW;
+use super::NEW_PREFIX;
 
 /// The buckets: key to bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Buckets {
+pub struct MemoryBuckets {
     /// The old bucket.
     pub source: BTreeMap<String, String>,
     /// The new bucket.
     pub destination: BTreeMap<String, String>,
 }
 
-impl Buckets {
+impl MemoryBuckets {
     /// One copy. With `If-None-Match: *` an object at the destination is never overwritten.
     ///
     /// # Errors
     /// [`StoreError::Permanent`] without a source, [`StoreError::DestinationExists`].
-    pub fn copy(&mut self, route: &Route, only_new: bool) -> Result<Copied, StoreError> {
+    pub fn copy(&mut self, route: &MoveRoute, only_new: bool) -> Result<CopiedObject, StoreError> {
         let Some(bytes) = self.source.get(&route.source_key).cloned() else {
-            return Err(missing());
+            return Err(missing_source_error());
         };
         if only_new && self.destination.contains_key(&route.destination_key) {
             return Err(StoreError::DestinationExists);
         }
         let key = route.destination_key.clone();
         self.destination.insert(key, bytes.clone());
-        Ok(copied(bytes))
+        Ok(copied_object(bytes))
     }
 
     /// Compares what stands at the destination with the source.
     ///
     /// # Errors
     /// [`StoreError::Permanent`] without a source to compare with.
-    pub fn compare(&self, route: &Route) -> Result<Destination, StoreError> {
+    pub fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
         let Some(bytes) = self.destination.get(&route.destination_key) else {
-            return Ok(Destination::Empty);
+            return Ok(DestinationState::Empty);
         };
         match self.source.get(&route.source_key) {
-            None => Err(missing()),
-            Some(source) if source == bytes => Ok(Destination::Same(copied(bytes.clone()))),
-            Some(_) => Ok(Destination::Different("the bytes".into())),
+            None => Err(missing_source_error()),
+            Some(source) if source == bytes => {
+                Ok(DestinationState::Same(copied_object(bytes.clone())))
+            }
+            Some(_) => Ok(DestinationState::Different("the bytes".into())),
         }
     }
 
     /// The object a path names.
-    pub fn named_by(&self, path: &str) -> Option<&String> {
-        let bucket = if path.starts_with(NEW) {
+    pub fn object_at_path(&self, path: &str) -> Option<&String> {
+        let bucket = if path.starts_with(NEW_PREFIX) {
             &self.destination
         } else {
             &self.source
@@ -59,14 +61,14 @@ impl Buckets {
     }
 }
 
-fn copied(etag: String) -> Copied {
-    Copied {
+fn copied_object(etag: String) -> CopiedObject {
+    CopiedObject {
         etag,
         size_bytes: None,
     }
 }
 
-fn missing() -> StoreError {
+fn missing_source_error() -> StoreError {
     StoreError::Permanent {
         code: "NoSuchKey".into(),
         message: "there is no such key".into(),

@@ -2,23 +2,23 @@
 //! the two buckets, the queue. No time, no faults, no tasks: those are added by whoever drives it.
 
 mod buckets;
-mod mailbox;
+mod memory_queue;
 mod table;
 
-pub use buckets::Buckets;
-pub use mailbox::{Mailbox, Queued};
-pub use table::{Failed, Moved, Table};
+pub use buckets::MemoryBuckets;
+pub use memory_queue::{MemoryQueue, QueuedMessage};
+pub use table::{MemoryTable, RecordedFailure, RecordedMove};
 
 use bucket_brigade_common::path_rule::PathRule;
 
 /// The prefix of paths and keys to move from.
-pub const OLD: &str = "image/";
+pub const OLD_PREFIX: &str = "image/";
 
 /// The prefix of paths and keys to move to.
-pub const NEW: &str = "avatar/";
+pub const NEW_PREFIX: &str = "avatar/";
 
 /// The path rule of this world.
 #[expect(clippy::expect_used, reason = "two constants that make a rule")]
-pub fn rule() -> PathRule {
-    PathRule::new(OLD, NEW, None, None).expect("a rule")
+pub fn world_path_rule() -> PathRule {
+    PathRule::new(OLD_PREFIX, NEW_PREFIX, None, None).expect("a rule")
 }

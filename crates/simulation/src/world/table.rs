@@ -7,15 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
-use bucket_brigade_common::catalog::{Failure, Move, PoisonRecord, Row, Settlement};
+use bucket_brigade_common::feed_source::RowPage;
+use bucket_brigade_common::move_ledger::{
+    ChangedRow, CurrentRow, MoveFailure, PendingMove, PoisonRecord,
+};
 use bucket_brigade_common::row_id::RowId;
-use bucket_brigade_common::scope::Page;
 
-use super::OLD;
+use super::OLD_PREFIX;
 
 /// The evidence of a move.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Moved {
+pub struct RecordedMove {
     /// The path before.
     pub old_path: String,
     /// The path since.
@@ -26,7 +28,7 @@ pub struct Moved {
 
 /// A recorded failure.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Failed {
+pub struct RecordedFailure {
     /// The path it was fed with.
     pub path: String,
     /// The error's code.
@@ -37,15 +39,15 @@ pub struct Failed {
 
 /// The database. Rows are keyed by their id, which orders as text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Table {
+pub struct MemoryTable {
     /// The application's rows: id to path. A deleted one is absent.
     pub rows: BTreeMap<String, String>,
     /// Rows moved.
-    pub moves: BTreeMap<String, Moved>,
+    pub moves: BTreeMap<String, RecordedMove>,
     /// Rows the application changed, with the path found; none for a deleted row.
     pub changes: BTreeMap<String, Option<String>>,
     /// Rows that could not be moved.
-    pub failures: BTreeMap<String, Failed>,
+    pub failures: BTreeMap<String, RecordedFailure>,
     /// Copies that lost their row: key to ETag.
     pub orphans: BTreeMap<String, String>,
     /// Poison messages by the queue's id.
@@ -60,18 +62,18 @@ pub struct Table {
     pub fed: u64,
 }
 
-impl Table {
+impl MemoryTable {
     /// Reads rows.
-    pub fn look(&self, ids: &[RowId]) -> HashMap<RowId, Row> {
+    pub fn read_rows(&self, ids: &[RowId]) -> HashMap<RowId, CurrentRow> {
         let row = |id: &RowId| {
             let path = self.rows.get(id.as_str())?.clone();
             let failed_for_good = self
                 .failures
                 .get(id.as_str())
                 .is_some_and(|failed| failed.permanent && failed.path == path);
-            let row = Row {
+            let row = CurrentRow {
                 path,
-                failed_for_good,
+                has_permanent_failure: failed_for_good,
             };
             Some((id.clone(), row))
         };
@@ -79,20 +81,20 @@ impl Table {
     }
 
     /// The compare-and-set with its evidence.
-    pub fn commit(&mut self, moves: &[Move]) -> HashSet<RowId> {
-        let still = |one: &&Move| self.rows.get(one.id.as_str()) == Some(&one.old_path);
-        let matching: Vec<&Move> = moves.iter().filter(still).collect();
+    pub fn commit(&mut self, moves: &[PendingMove]) -> HashSet<RowId> {
+        let still = |one: &&PendingMove| self.rows.get(one.id.as_str()) == Some(&one.old_path);
+        let matching: Vec<&PendingMove> = moves.iter().filter(still).collect();
         for one in &matching {
-            self.set(one);
+            self.set_path(one);
         }
         matching.into_iter().map(|one| one.id.clone()).collect()
     }
 
     /// Sets a row's path and writes the evidence, whatever it holds.
-    pub(crate) fn set(&mut self, one: &Move) {
+    pub(crate) fn set_path(&mut self, one: &PendingMove) {
         let id = one.id.as_str();
         self.rows.insert(id.to_owned(), one.new_path.clone());
-        let evidence = Moved {
+        let evidence = RecordedMove {
             old_path: one.old_path.clone(),
             new_path: one.new_path.clone(),
             etag: one.etag.clone(),
@@ -104,7 +106,7 @@ impl Table {
     }
 
     /// Records rows that need no move any more.
-    pub fn settle(&mut self, settlements: &[Settlement]) {
+    pub fn settle_rows(&mut self, settlements: &[ChangedRow]) {
         for one in settlements {
             let id = one.id.as_str();
             if one.is_final && !self.moves.contains_key(id) {
@@ -123,13 +125,13 @@ impl Table {
     }
 
     /// Records failures of rows that still hold the path they were fed with.
-    pub fn fail(&mut self, failures: &[Failure]) {
+    pub fn record_failures(&mut self, failures: &[MoveFailure]) {
         for one in failures {
             let id = one.id.as_str();
             if self.rows.get(id) != Some(&one.path) {
                 continue;
             }
-            let failed = Failed {
+            let failed = RecordedFailure {
                 path: one.path.clone(),
                 code: one.code.clone(),
                 permanent: one.permanent,
@@ -147,13 +149,13 @@ impl Table {
     }
 
     /// Whether a sweep would feed this row.
-    pub fn is_wanted(&self, id: &str, path: &str) -> bool {
+    pub fn needs_move(&self, id: &str, path: &str) -> bool {
         let failed = self.failures.get(id);
-        path.starts_with(OLD) && failed.is_none_or(|failed| failed.path != path)
+        path.starts_with(OLD_PREFIX) && failed.is_none_or(|failed| failed.path != path)
     }
 
     /// The rows to feed of the next `size` rows after `cursor`.
-    pub fn page(&self, cursor: Option<&RowId>, size: usize) -> Page {
+    pub fn read_page(&self, cursor: Option<&RowId>, size: usize) -> RowPage {
         let from = cursor.map_or(Bound::Unbounded, |cursor| Bound::Excluded(cursor.as_str()));
         let stretch: Vec<(&String, &String)> = self
             .rows
@@ -164,17 +166,17 @@ impl Table {
         let last = last.map(|(id, _)| RowId::from_database((*id).clone()));
         let wanted = stretch
             .into_iter()
-            .filter(|(id, path)| self.is_wanted(id, path));
+            .filter(|(id, path)| self.needs_move(id, path));
         let rows = wanted.map(|(id, path)| (RowId::from_database(id.clone()), path.clone()));
-        Page {
+        RowPage {
             rows: rows.collect(),
-            last,
+            last_id: last,
         }
     }
 
     /// Whether any row is left that a sweep would feed.
-    pub fn anything_left(&self) -> bool {
-        self.rows.iter().any(|(id, path)| self.is_wanted(id, path))
+    pub fn has_rows_left(&self) -> bool {
+        self.rows.iter().any(|(id, path)| self.needs_move(id, path))
     }
 
     /// Turns failures whose row the application has changed since into changes.
@@ -188,7 +190,9 @@ impl Table {
         for id in &stale {
             self.failures.remove(id);
             let path = self.rows.get(id).cloned();
-            let is_in_scope = path.as_ref().is_some_and(|path| path.starts_with(OLD));
+            let is_in_scope = path
+                .as_ref()
+                .is_some_and(|path| path.starts_with(OLD_PREFIX));
             if !is_in_scope && !self.moves.contains_key(id) {
                 self.changes.entry(id.clone()).or_insert(path);
             }
@@ -197,7 +201,7 @@ impl Table {
     }
 
     /// Moves the cursor past rows whose sends are confirmed.
-    pub fn advance(&mut self, cursor: &RowId, fed: u64) {
+    pub fn advance_cursor(&mut self, cursor: &RowId, fed: u64) {
         self.cursor = Some(cursor.as_str().to_owned());
         self.sweep_fed += fed;
         self.fed += fed;
@@ -211,7 +215,7 @@ impl Table {
     }
 
     /// In how many states the ledger holds a row: one in the end, and never more.
-    pub fn states_of(&self, id: &str) -> usize {
+    pub fn count_states(&self, id: &str) -> usize {
         usize::from(self.moves.contains_key(id))
             + usize::from(self.changes.contains_key(id))
             + usize::from(self.failures.contains_key(id))

@@ -13,14 +13,14 @@ use super::Application;
 
 /// Where an object is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Location {
+pub struct ObjectLocation {
     /// The bucket's name.
     pub bucket: String,
     /// The object's key.
     pub key: String,
 }
 
-impl std::fmt::Display for Location {
+impl std::fmt::Display for ObjectLocation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{:?} in {}", self.key, self.bucket)
     }
@@ -28,7 +28,7 @@ impl std::fmt::Display for Location {
 
 /// What an object is besides its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Properties {
+pub struct ObjectProperties {
     /// `Content-Type`.
     pub content_type: Option<String>,
     /// `Cache-Control`.
@@ -45,11 +45,11 @@ pub struct Properties {
 
 /// An object as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Object {
+pub struct ApplicationObject {
     /// The SHA-256 of its bytes, in hex.
     pub sha256: String,
     /// The rest, but for tags, which take a request of their own.
-    pub properties: Properties,
+    pub properties: ObjectProperties,
     /// How many tags it has.
     pub tag_count: i32,
 }
@@ -58,9 +58,9 @@ impl Application {
     /// Uploads an object and returns the SHA-256 of its bytes.
     pub async fn put_object(
         &self,
-        at: &Location,
+        at: &ObjectLocation,
         bytes: Vec<u8>,
-        properties: &Properties,
+        properties: &ObjectProperties,
     ) -> Result<String> {
         let sha256 = sha256_hex(&bytes);
         let metadata = properties.metadata.clone().into_iter().collect();
@@ -83,7 +83,7 @@ impl Application {
     }
 
     /// Reads an object; none when there is no such object.
-    pub async fn get_object(&self, at: &Location) -> Result<Option<Object>> {
+    pub async fn get_object(&self, at: &ObjectLocation) -> Result<Option<ApplicationObject>> {
         let got = match self
             .s3
             .get_object()
@@ -108,7 +108,7 @@ impl Application {
             announced.is_none_or(|length| usize::try_from(length) == Ok(bytes.len())),
             "cut short"
         );
-        let properties = Properties {
+        let properties = ObjectProperties {
             content_type: got.content_type,
             cache_control: got.cache_control,
             content_encoding: got.content_encoding,
@@ -117,7 +117,7 @@ impl Application {
             tags: BTreeMap::new(),
         };
         let tag_count = got.tag_count.unwrap_or_default();
-        Ok(Some(Object {
+        Ok(Some(ApplicationObject {
             sha256: sha256_hex(&bytes),
             properties,
             tag_count,
@@ -125,16 +125,19 @@ impl Application {
     }
 
     /// Reads an object with its tags; none when there is no such object.
-    pub async fn get_tagged_object(&self, at: &Location) -> Result<Option<Object>> {
+    pub async fn get_tagged_object(
+        &self,
+        at: &ObjectLocation,
+    ) -> Result<Option<ApplicationObject>> {
         let mut found = self.get_object(at).await?;
         if let Some(object) = found.as_mut().filter(|object| object.tag_count > 0) {
-            object.properties.tags = self.tags(at).await?;
+            object.properties.tags = self.get_object_tags(at).await?;
         }
         Ok(found)
     }
 
     /// An object's tags.
-    pub async fn tags(&self, at: &Location) -> Result<BTreeMap<String, String>> {
+    pub async fn get_object_tags(&self, at: &ObjectLocation) -> Result<BTreeMap<String, String>> {
         let got = self
             .s3
             .get_object_tagging()

@@ -18,10 +18,10 @@ use clap::{Parser, ValueEnum};
         Other ways to break it: script/chaos --simulate N, script/chaos --model,\n\
         script/chaos throttling --help, script/chaos shutdown --help"
 )]
-pub struct Arguments {
+pub struct ChaosArguments {
     /// How long the faults act at least; they go on while there is work left, up to as long again and
     /// at least a minute.
-    #[arg(long, default_value_t = 1.0, value_parser = minutes)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse_minutes)]
     pub minutes: f64,
     /// Images in scope of the migration.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..))]
@@ -31,7 +31,7 @@ pub struct Arguments {
     pub consumers: u32,
     /// Only this fault; may be given several times. Without it: all of them at once.
     #[arg(long = "fault", value_name = "NAME")]
-    pub faults: Vec<Kind>,
+    pub faults: Vec<FaultKind>,
     /// Where the dice start; random unless given. The same seed throws the same dice, though processes
     /// and time do not repeat exactly.
     #[arg(long)]
@@ -51,7 +51,7 @@ pub struct Arguments {
 
 /// What can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Kind {
+pub enum FaultKind {
     /// kill -9 of a random consumer every second; another starts at once.
     KillConsumers,
     /// kill -9 of the feeder every five seconds; another starts at once.
@@ -81,21 +81,21 @@ pub enum Kind {
     Poison,
 }
 
-impl Arguments {
+impl ChaosArguments {
     /// The faults to act.
-    pub(super) fn kinds(&self) -> BTreeSet<Kind> {
+    pub(super) fn fault_kinds(&self) -> BTreeSet<FaultKind> {
         if self.faults.is_empty() {
-            return Kind::value_variants().iter().copied().collect();
+            return FaultKind::value_variants().iter().copied().collect();
         }
         self.faults.iter().copied().collect()
     }
 
-    pub(super) fn duration(&self) -> Duration {
+    pub(super) fn fault_duration(&self) -> Duration {
         Duration::from_secs_f64(self.minutes * 60.0)
     }
 
     /// The command that repeats this run.
-    pub(super) fn command(&self, seed: u64) -> String {
+    pub(super) fn repeat_command(&self, seed: u64) -> String {
         let Self {
             minutes,
             images,
@@ -116,7 +116,7 @@ impl Arguments {
 }
 
 /// At least a few seconds, at most a day.
-fn minutes(text: &str) -> Result<f64, String> {
+fn parse_minutes(text: &str) -> Result<f64, String> {
     let minutes: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if (0.1..=1440.0).contains(&minutes) {
         Ok(minutes)

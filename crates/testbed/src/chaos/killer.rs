@@ -6,56 +6,59 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use fastrand::Rng;
 
-use crate::run::{Crew, SOME_FAILED};
+use crate::run::{EXIT_SOME_FAILED, ProcessGroup};
 
 /// Exit codes by which a process declines to start while what it needs is away, or while a killed
 /// feeder's lock is still held: an orchestrator starts it again, and so do we.
-const NOT_NOW: [i32; 2] = [69, 75];
+const DECLINED_START_CODES: [i32; 2] = [69, 75];
 /// How long after the last fault a process that met it may still decline to start.
-const AFTERMATH: Duration = Duration::from_secs(15);
+const SETTLE_TIME: Duration = Duration::from_secs(15);
 /// A process that will not start is not started more often than this.
-const START_AGAIN: Duration = Duration::from_millis(500);
+const RESTART_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Something that happens again and again.
-struct Clock {
-    every: Duration,
+struct IntervalTimer {
+    interval: Duration,
     due: Instant,
 }
 
-impl Clock {
+impl IntervalTimer {
     fn new(every: Duration) -> Self {
         let due = Instant::now() + every;
-        Self { every, due }
+        Self {
+            interval: every,
+            due,
+        }
     }
 
     fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let is_due = now >= self.due;
         if is_due {
-            self.due = now + self.every;
+            self.due = now + self.interval;
         }
         is_due
     }
 }
 
 /// Kills processes and starts what has ended.
-pub(super) struct Killer {
-    consumers: Option<Clock>,
-    feeder: Option<Clock>,
+pub(super) struct ProcessKiller {
+    consumers: Option<IntervalTimer>,
+    feeder: Option<IntervalTimer>,
     count: usize,
     random: Rng,
-    begun: Instant,
+    started_at: Instant,
     /// Since when nothing fails any more.
-    calm_since: Option<Instant>,
+    faults_ended_at: Option<Instant>,
     pub(super) kills: u64,
     /// Processes that declined to start and were started again.
-    pub(super) declined: u64,
+    pub(super) declined_starts: u64,
     pub(super) violations: Vec<String>,
-    started_again: Instant,
+    last_restart: Instant,
     feeder_is_done: bool,
 }
 
-impl Killer {
+impl ProcessKiller {
     /// Kills one of `count` consumers and the feeder each so often, where there is a time.
     pub(super) fn new(
         consumers: Option<Duration>,
@@ -65,24 +68,24 @@ impl Killer {
     ) -> Self {
         let now = Instant::now();
         Self {
-            consumers: consumers.map(Clock::new),
-            feeder: feeder.map(Clock::new),
+            consumers: consumers.map(IntervalTimer::new),
+            feeder: feeder.map(IntervalTimer::new),
             count,
             random,
-            begun: now,
-            calm_since: None,
+            started_at: now,
+            faults_ended_at: None,
             kills: 0,
-            declined: 0,
+            declined_starts: 0,
             violations: Vec::new(),
-            started_again: now,
+            last_restart: now,
             feeder_is_done: false,
         }
     }
 
     /// No more kills, and soon no more excuses.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn stop_killing(&mut self) {
         (self.consumers, self.feeder) = (None, None);
-        self.calm_since = Some(Instant::now());
+        self.faults_ended_at = Some(Instant::now());
     }
 
     pub(super) fn feeder_is_done(&self) -> bool {
@@ -90,43 +93,43 @@ impl Killer {
     }
 
     /// Kills who is due, and looks after who has ended.
-    pub(super) async fn work(&mut self, crew: &mut Crew<'_>) -> Result<()> {
-        self.look_after_feeder(crew).await?;
-        self.look_after_consumers(crew).await?;
-        if self.consumers.as_mut().is_some_and(Clock::is_due) {
+    pub(super) async fn kill_and_restart(&mut self, crew: &mut ProcessGroup<'_>) -> Result<()> {
+        self.restart_exited_feeder(crew).await?;
+        self.restart_exited_consumers(crew).await?;
+        if self.consumers.as_mut().is_some_and(IntervalTimer::is_due) {
             let victim = self.random.usize(..self.count);
             crew.restart_consumer(victim).await?;
             self.kills += 1;
         }
-        if !self.feeder_is_done && self.feeder.as_mut().is_some_and(Clock::is_due) {
+        if !self.feeder_is_done && self.feeder.as_mut().is_some_and(IntervalTimer::is_due) {
             crew.restart_feeder().await?;
             self.kills += 1;
         }
         Ok(())
     }
 
-    async fn look_after_feeder(&mut self, crew: &mut Crew<'_>) -> Result<()> {
+    async fn restart_exited_feeder(&mut self, crew: &mut ProcessGroup<'_>) -> Result<()> {
         if self.feeder_is_done {
             return Ok(());
         }
-        let Some(status) = crew.feeder_ended()? else {
+        let Some(status) = crew.feeder_exit_status()? else {
             return Ok(());
         };
-        if status.success() || status.code() == Some(SOME_FAILED) {
+        if status.success() || status.code() == Some(EXIT_SOME_FAILED) {
             self.feeder_is_done = true;
             return Ok(());
         }
-        if !self.may_start_again() {
+        if !self.may_restart() {
             return Ok(());
         }
-        self.judge("the feeder", status, || crew.feeder_log());
+        self.record_exit("the feeder", status, || crew.feeder_log());
         crew.restart_feeder().await
     }
 
-    async fn look_after_consumers(&mut self, crew: &mut Crew<'_>) -> Result<()> {
-        for (n, status) in crew.consumers_ended()? {
-            if self.may_start_again() {
-                self.judge(&format!("consumer {}", n + 1), status, || {
+    async fn restart_exited_consumers(&mut self, crew: &mut ProcessGroup<'_>) -> Result<()> {
+        for (n, status) in crew.exited_consumers()? {
+            if self.may_restart() {
+                self.record_exit(&format!("consumer {}", n + 1), status, || {
                     crew.consumer_log(n)
                 });
                 crew.restart_consumer(n).await?;
@@ -136,24 +139,26 @@ impl Killer {
     }
 
     /// Not at full speed, so that a fault that lasts is no reason to start thousands of processes.
-    fn may_start_again(&mut self) -> bool {
-        if self.started_again.elapsed() < START_AGAIN {
+    fn may_restart(&mut self) -> bool {
+        if self.last_restart.elapsed() < RESTART_INTERVAL {
             return false;
         }
-        self.started_again = Instant::now();
+        self.last_restart = Instant::now();
         true
     }
 
-    fn judge(&mut self, who: &str, status: ExitStatus, log: impl Fn() -> String) {
-        let declines = status.code().is_some_and(|code| NOT_NOW.contains(&code));
+    fn record_exit(&mut self, who: &str, status: ExitStatus, log: impl Fn() -> String) {
+        let declines = status
+            .code()
+            .is_some_and(|code| DECLINED_START_CODES.contains(&code));
         let is_calm = self
-            .calm_since
-            .is_some_and(|since| since.elapsed() > AFTERMATH);
+            .faults_ended_at
+            .is_some_and(|since| since.elapsed() > SETTLE_TIME);
         if declines && !is_calm {
-            self.declined += 1;
+            self.declined_starts += 1;
             return;
         }
-        let seconds = self.begun.elapsed().as_secs();
+        let seconds = self.started_at.elapsed().as_secs();
         let log = log();
         let violation = format!("{who} ended by itself after {seconds} s ({status}):\n{log}");
         self.violations.push(violation);

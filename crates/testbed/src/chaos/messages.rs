@@ -8,15 +8,15 @@ use aws_sdk_sqs::Client;
 use fastrand::Rng;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::auditor::Auditor;
+use super::delete_checker::DeleteChecker;
 
 /// A message is delivered once and up to so many times more.
-const MOST_COPIES: usize = 4;
+const MAX_EXTRA_COPIES: usize = 4;
 /// Larger than any message of ours, smaller than SQS's own limit.
-const HUGE_BYTES: usize = 200 * 1024;
+const LARGE_BODY_BYTES: usize = 200 * 1024;
 
 /// Sends up to four further copies of each message that was fed.
-pub(super) async fn duplicate(
+pub(super) async fn send_duplicates(
     sqs: Client,
     queue_url: String,
     mut fed: UnboundedReceiver<String>,
@@ -24,17 +24,17 @@ pub(super) async fn duplicate(
     mut random: Rng,
 ) {
     while let Some(body) = fed.recv().await {
-        for _ in 0..random.usize(0..=MOST_COPIES) {
-            send(&sqs, &queue_url, &body, &sent).await;
+        for _ in 0..random.usize(0..=MAX_EXTRA_COPIES) {
+            send_message(&sqs, &queue_url, &body, &sent).await;
         }
     }
 }
 
 /// Sends `count` messages that are none of ours, evenly over `duration`.
-pub(super) async fn poison(
+pub(super) async fn send_poison(
     sqs: Client,
     queue_url: String,
-    auditor: Arc<Auditor>,
+    auditor: Arc<DeleteChecker>,
     (count, duration): (u32, Duration),
     sent: Arc<AtomicU64>,
     mut random: Rng,
@@ -44,11 +44,11 @@ pub(super) async fn poison(
         ticks.tick().await;
         let body = poison_body(number, &mut random);
         auditor.expect_poison(&body);
-        send(&sqs, &queue_url, &body, &sent).await;
+        send_message(&sqs, &queue_url, &body, &sent).await;
     }
 }
 
-async fn send(sqs: &Client, queue_url: &str, body: &str, sent: &AtomicU64) {
+async fn send_message(sqs: &Client, queue_url: &str, body: &str, sent: &AtomicU64) {
     let request = sqs.send_message().queue_url(queue_url).message_body(body);
     if request.send().await.is_ok() {
         sent.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ fn poison_body(number: u32, random: &mut Rng) -> String {
         format!(r#"{{"id":"1e{number}","path":"image/{number}"}}"#),
         format!(r#"{{"id":"","path":"image/{number}"}}"#),
         format!(r#"{{"id":"99999999999999999999{id}","path":"image/{number}"}}"#),
-        format!("{number}{}", "x".repeat(HUGE_BYTES)),
+        format!("{number}{}", "x".repeat(LARGE_BODY_BYTES)),
     ];
     let at = random.usize(..bodies.len());
     bodies.into_iter().nth(at).unwrap_or_default()

@@ -1,20 +1,20 @@
 //! The chaos: the real feeder and consumers at work while everything around them fails and they are
 //! killed again and again; then everything is checked.
 
-mod acts;
 mod arguments;
-mod auditor;
+mod cloud_faults;
+mod delete_checker;
+mod injector;
 mod killer;
-mod lookout;
 mod messages;
-mod pacing;
+mod observer;
+mod phases;
+mod rate_limit;
 mod report;
-mod show;
-mod storm;
 
-pub use arguments::{Arguments, Kind};
-pub use auditor::Auditor;
-pub use lookout::Lookout;
+pub use arguments::{ChaosArguments, FaultKind};
+pub use delete_checker::DeleteChecker;
+pub use observer::ChaosObserver;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,25 +23,27 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::application::Application;
-use crate::checker::full_sweep;
-use crate::run::{Plan, Report, Stage, print, tell, tell_violations};
-use crate::seed::{self, Seeded};
-use crate::traffic::Log;
-use acts::Script;
+use crate::checker::check_invariants;
+use crate::run::{
+    EnvironmentOptions, RunEnvironment, RunReport, print_report, print_status, print_violations,
+};
+use crate::seed::{self, SeededRows};
+use crate::traffic::WriteLog;
+use injector::ChaosPlan;
+use phases::ChaosOutcome;
 use report::ChaosReport;
-use show::Outcome;
 
 /// Many images are wanted, and all are held in memory twice.
-const LARGEST_BYTES: u32 = 8 * 1024;
+const MAX_PICTURE_BYTES: u32 = 8 * 1024;
 
 /// Runs the chaos; succeeds only if everything that must hold did.
 pub async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = ChaosArguments::parse();
     let seed = arguments
         .seed
         .unwrap_or_else(|| u64::from(fastrand::u32(..)));
-    let command = arguments.command(seed);
-    tell(&format!("Seed {seed}; to repeat: {command}"));
+    let command = arguments.repeat_command(seed);
+    print_status(&format!("Seed {seed}; to repeat: {command}"));
     let ended = tokio::select! {
         ended = run(&arguments, seed) => ended,
         // What is dropped now cleans up after itself; the watchdogs are for harder ends.
@@ -50,61 +52,75 @@ pub async fn main() -> ExitCode {
     match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            tell(&format!("To repeat: {command}"));
+            print_status(&format!("To repeat: {command}"));
             ExitCode::FAILURE
         }
         Err(error) => {
-            tell(&format!("script/chaos: {error:#}\nTo repeat: {command}"));
+            print_status(&format!("script/chaos: {error:#}\nTo repeat: {command}"));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
-    let plan = Plan {
+async fn run(arguments: &ChaosArguments, seed: u64) -> Result<bool> {
+    let plan = EnvironmentOptions {
         images: arguments.images,
-        largest_bytes: Some(LARGEST_BYTES),
+        largest_bytes: Some(MAX_PICTURE_BYTES),
         seed,
     };
-    let mut stage = Stage::set_up(&plan).await?;
-    let holds = perform(&mut stage, arguments, seed).await;
+    let mut stage = RunEnvironment::set_up(&plan).await?;
+    let holds = run_and_report(&mut stage, arguments, seed).await;
     if arguments.keep_logs || !matches!(holds, Ok(true)) {
         let kept = keep_logs(stage.cluster.directory())?;
-        tell(&format!("The logs are in {}", kept.display()));
+        print_status(&format!("The logs are in {}", kept.display()));
     }
     holds
 }
 
-async fn perform(stage: &mut Stage, arguments: &Arguments, seed: u64) -> Result<bool> {
-    let script = Script {
-        kinds: arguments.kinds(),
+async fn run_and_report(
+    stage: &mut RunEnvironment,
+    arguments: &ChaosArguments,
+    seed: u64,
+) -> Result<bool> {
+    let script = ChaosPlan {
+        kinds: arguments.fault_kinds(),
         images: arguments.images,
-        duration: arguments.duration(),
+        duration: arguments.fault_duration(),
         seed,
     };
-    let outcome = show::play(stage, &script, arguments.consumers).await?;
+    let outcome = phases::run_phases(stage, &script, arguments.consumers).await?;
     if arguments.sabotage {
-        sabotage(&stage.application, &stage.seeded, &outcome.traffic.log).await?;
+        overwrite_object(&stage.application, &stage.seeded, &outcome.traffic.log).await?;
     }
-    tell("Checking every row and every object …");
-    let (report, violations) = judge(stage, outcome, seed).await?;
-    tell_violations(&violations);
-    let holds = report.holds();
-    print(&report.table(), holds, arguments.json.then_some(&report))?;
+    print_status("Checking every row and every object …");
+    let (report, violations) = check_outcome(stage, outcome, seed).await?;
+    print_violations(&violations);
+    let holds = report.has_passed();
+    print_report(
+        &report.render_table(),
+        holds,
+        arguments.json.then_some(&report),
+    )?;
     Ok(holds)
 }
 
 /// All that is wrong, from the checker, the readers, the auditor and the processes.
-async fn judge(stage: &Stage, outcome: Outcome, seed: u64) -> Result<(ChaosReport, Vec<String>)> {
-    let checker = stage.application.with_s3(stage.cloud.s3_as("checker"));
-    let verdict = full_sweep(&checker, &stage.seeded, &outcome.traffic.log).await?;
+async fn check_outcome(
+    stage: &RunEnvironment,
+    outcome: ChaosOutcome,
+    seed: u64,
+) -> Result<(ChaosReport, Vec<String>)> {
+    let checker = stage
+        .application
+        .with_s3(stage.cloud.s3_client_for("checker"));
+    let verdict = check_invariants(&checker, &stage.seeded, &outcome.traffic.log).await?;
     let failures = failures_by_code(&stage.application).await?;
-    let figures = Report::of(stage, &verdict, &outcome.traffic, outcome.seconds).await?;
+    let figures = RunReport::collect(stage, &verdict, &outcome.traffic, outcome.seconds).await?;
     let mut violations = outcome.violations;
     violations.extend(verdict.violations);
-    violations.extend(outcome.traffic.broken);
+    violations.extend(outcome.traffic.broken_read_details);
     if !figures.is_complete() {
-        violations.push(figures.completeness());
+        violations.push(figures.describe_completeness());
     }
     let report = ChaosReport {
         figures,
@@ -117,25 +133,29 @@ async fn judge(stage: &Stage, outcome: Outcome, seed: u64) -> Result<(ChaosRepor
         seed,
         failures,
         declined_starts: outcome.declined_starts,
-        audited_deletes: outcome.audited_deletes,
+        checked_deletes: outcome.checked_deletes,
     };
     Ok((report, violations))
 }
 
 /// Why rows failed, and how many.
 async fn failures_by_code(application: &Application) -> Result<String> {
-    let pool = application.pool(1).await?;
+    let pool = application.connect_pool(1).await?;
     let sql = "SELECT coalesce(string_agg(code || ' ' || number, ', ' ORDER BY code), 'none') \
                FROM (SELECT code, count(*) AS number FROM bucket_brigade.failures GROUP BY code) f";
     Ok(sqlx::query_scalar(sql).fetch_one(&pool).await?)
 }
 
 /// Does to one image what must never happen.
-async fn sabotage(application: &Application, seeded: &Seeded, log: &Log) -> Result<()> {
-    let mut rows = seeded.of(seed::Kind::ToMove);
+async fn overwrite_object(
+    application: &Application,
+    seeded: &SeededRows,
+    log: &WriteLog,
+) -> Result<()> {
+    let mut rows = seeded.rows_of_kind(seed::SeededRowKind::ToMove);
     let row = rows.find(|row| !log.rows.contains_key(&row.id));
     let row = row.context("the application wrote every row")?;
-    let at = application.locate(&row.path);
+    let at = application.location_of(&row.path);
     application
         .put_object(&at, b"sabotage".to_vec(), &row.properties)
         .await?;

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::run::Report;
+use crate::run::RunReport;
 
 /// What `--json` prints: the demo's figures, and what was done to them.
 #[derive(Debug, Serialize)]
 pub(super) struct ChaosReport {
     #[serde(flatten)]
-    pub(super) figures: Report,
+    pub(super) figures: RunReport,
     pub(super) kills: u64,
     pub(super) faults_injected: u64,
     pub(super) restarts: u64,
@@ -24,17 +24,17 @@ pub(super) struct ChaosReport {
     #[serde(skip)]
     pub(super) declined_starts: u64,
     #[serde(skip)]
-    pub(super) audited_deletes: u64,
+    pub(super) checked_deletes: u64,
 }
 
 impl ChaosReport {
-    pub(super) fn holds(&self) -> bool {
+    pub(super) fn has_passed(&self) -> bool {
         self.violations == 0 && self.figures.is_complete()
     }
 
     /// The figures for people.
-    pub(super) fn table(&self) -> String {
-        let mut table = self.figures.table();
+    pub(super) fn render_table(&self) -> String {
+        let mut table = self.figures.render_table();
         let lines = [
             (self.kills, "processes killed without warning"),
             (
@@ -49,7 +49,7 @@ impl ChaosReport {
             (self.duplicates, "further copies of messages"),
             (self.poison, "poison messages"),
             (
-                self.audited_deletes,
+                self.checked_deletes,
                 "deletes of messages checked against their rows before they took effect",
             ),
             (self.violations, "violations"),

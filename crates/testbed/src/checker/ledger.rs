@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
 /// Each counter with the table whose rows it counts.
-const COUNTERS: [(&str, &str); 5] = [
+const COUNTER_TABLES: [(&str, &str); 5] = [
     ("moved", "moves"),
     ("changed", "changes"),
     ("failed", "failures"),
@@ -16,7 +16,7 @@ const COUNTERS: [(&str, &str); 5] = [
 ];
 
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(super) struct LedgerContents {
     /// Old and new path by row id.
     pub(super) moves: BTreeMap<String, (String, String)>,
     /// Error codes by row id.
@@ -27,7 +27,7 @@ pub(super) struct Ledger {
     sums: Vec<(&'static str, i64, i64)>,
 }
 
-impl Ledger {
+impl LedgerContents {
     /// An empty one when there is no ledger.
     pub(super) async fn load(pool: &PgPool) -> Result<Self> {
         let exists = sqlx::query_scalar("SELECT to_regclass('bucket_brigade.moves') IS NOT NULL");
@@ -53,12 +53,12 @@ impl Ledger {
                 .collect(),
             failures: failures.into_iter().collect(),
             changes: changes.into_iter().collect(),
-            sums: sums(pool).await?,
+            sums: read_counter_sums(pool).await?,
         })
     }
 
     /// I4: counters that are not the number of rows they count.
-    pub(super) fn disagreements(&self) -> impl Iterator<Item = String> {
+    pub(super) fn counter_mismatches(&self) -> impl Iterator<Item = String> {
         self.sums
             .iter()
             .filter(|(_, sum, rows)| sum != rows)
@@ -68,9 +68,9 @@ impl Ledger {
     }
 }
 
-async fn sums(pool: &PgPool) -> Result<Vec<(&'static str, i64, i64)>> {
+async fn read_counter_sums(pool: &PgPool) -> Result<Vec<(&'static str, i64, i64)>> {
     let mut sums = Vec::new();
-    for (counter, table) in COUNTERS {
+    for (counter, table) in COUNTER_TABLES {
         let sql = format!(
             "SELECT (SELECT coalesce(sum({counter}), 0)::bigint FROM bucket_brigade.counters), \
                     (SELECT count(*) FROM bucket_brigade.{table})"

@@ -9,15 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
-use crate::application::{Application, Location};
-use crate::seed::{Kind, Row, Seeded};
-use crate::traffic::{Deed, Log};
-use ledger::Ledger;
-use objects::Objects;
+use crate::application::{Application, ObjectLocation};
+use crate::seed::{SeededRow, SeededRowKind, SeededRows};
+use crate::traffic::{ApplicationWrite, WriteLog};
+use ledger::LedgerContents;
+use objects::ExpectedObjects;
 
 /// What a sweep over all rows and objects found.
 #[derive(Debug, Clone, Default)]
-pub struct Verdict {
+pub struct CheckReport {
     /// Rows in scope: seeded as to move, missing or already moved.
     pub images: u64,
     /// Rows in scope that the ledger has as moved.
@@ -36,9 +36,9 @@ pub struct Verdict {
     pub violations: Vec<String>,
 }
 
-impl Verdict {
+impl CheckReport {
     /// Whether everything that must hold does.
-    pub fn holds(&self) -> bool {
+    pub fn has_passed(&self) -> bool {
         self.violations.is_empty()
     }
 }
@@ -46,23 +46,31 @@ impl Verdict {
 /// Looks at every row and every object once. Nothing may write meanwhile.
 ///
 /// Fails when the database or the store does not answer; what they answer wrongly is in the verdict.
-pub async fn full_sweep(application: &Application, seeded: &Seeded, log: &Log) -> Result<Verdict> {
-    full_sweep_after_clean(application, seeded, log, &BTreeSet::new()).await
+pub async fn check_invariants(
+    application: &Application,
+    seeded: &SeededRows,
+    log: &WriteLog,
+) -> Result<CheckReport> {
+    check_invariants_after_clean(application, seeded, log, &BTreeSet::new()).await
 }
 
 /// The same after an operator had these sources removed: they are gone, and all others are there.
-pub async fn full_sweep_after_clean(
+pub async fn check_invariants_after_clean(
     application: &Application,
-    seeded: &Seeded,
-    log: &Log,
-    removed: &BTreeSet<Location>,
-) -> Result<Verdict> {
-    let pool = application.pool(1).await?;
-    let paths = application.paths(&pool).await?;
-    let ledger = Ledger::load(&pool).await?;
+    seeded: &SeededRows,
+    log: &WriteLog,
+    removed: &BTreeSet<ObjectLocation>,
+) -> Result<CheckReport> {
+    let pool = application.connect_pool(1).await?;
+    let paths = application.read_paths(&pool).await?;
+    let ledger = LedgerContents::load(&pool).await?;
     pool.close().await;
-    let objects = Objects::load(application, places(application, seeded, log, &paths)).await?;
-    let sweep = Sweep {
+    let objects = ExpectedObjects::load(
+        application,
+        expected_locations(application, seeded, log, &paths),
+    )
+    .await?;
+    let sweep = InvariantChecker {
         application,
         seeded,
         log,
@@ -71,44 +79,47 @@ pub async fn full_sweep_after_clean(
         ledger,
         objects,
     };
-    Ok(sweep.judge())
+    Ok(sweep.run_checks())
 }
 
 /// Every place an object is expected at.
-fn places(
+fn expected_locations(
     application: &Application,
-    seeded: &Seeded,
-    log: &Log,
+    seeded: &SeededRows,
+    log: &WriteLog,
     paths: &BTreeMap<String, String>,
-) -> BTreeSet<Location> {
-    let seeded = seeded.rows.iter().map(|row| application.locate(&row.path));
-    let current = paths.values().map(|path| application.locate(path));
+) -> BTreeSet<ObjectLocation> {
+    let seeded = seeded
+        .rows
+        .iter()
+        .map(|row| application.location_of(&row.path));
+    let current = paths.values().map(|path| application.location_of(path));
     seeded
         .chain(current)
         .chain(log.objects.keys().cloned())
         .collect()
 }
 
-struct Sweep<'a> {
+struct InvariantChecker<'a> {
     application: &'a Application,
-    seeded: &'a Seeded,
-    log: &'a Log,
-    removed: &'a BTreeSet<Location>,
+    seeded: &'a SeededRows,
+    log: &'a WriteLog,
+    removed: &'a BTreeSet<ObjectLocation>,
     paths: BTreeMap<String, String>,
-    ledger: Ledger,
-    objects: Objects,
+    ledger: LedgerContents,
+    objects: ExpectedObjects,
 }
 
-impl Sweep<'_> {
-    fn judge(&self) -> Verdict {
-        let mut verdict = Verdict::default();
+impl InvariantChecker<'_> {
+    fn run_checks(&self) -> CheckReport {
+        let mut verdict = CheckReport::default();
         self.check_every_path(&mut verdict.violations);
         self.check_seeded_objects(&mut verdict.violations);
         self.check_copies(&mut verdict.violations);
         self.check_application_rows(&mut verdict);
         self.check_application_objects(&mut verdict);
         self.check_states(&mut verdict);
-        verdict.violations.extend(self.ledger.disagreements());
+        verdict.violations.extend(self.ledger.counter_mismatches());
         verdict
     }
 
@@ -116,11 +127,11 @@ impl Sweep<'_> {
     fn check_every_path(&self, violations: &mut Vec<String>) {
         let missing: BTreeMap<&str, &str> = self
             .seeded
-            .of(Kind::Missing)
+            .rows_of_kind(SeededRowKind::Missing)
             .map(|row| (row.id.as_str(), row.path.as_str()))
             .collect();
         for (id, path) in &self.paths {
-            let at = self.application.locate(path);
+            let at = self.application.location_of(path);
             let never_was = missing.get(id.as_str()) == Some(&path.as_str());
             if self.objects.get(&at).is_none() && !never_was {
                 violations.push(format!("row {id}: there is no object {at}"));
@@ -135,15 +146,15 @@ impl Sweep<'_> {
             .seeded
             .rows
             .iter()
-            .filter(|row| row.kind != Kind::Missing)
+            .filter(|row| row.kind != SeededRowKind::Missing)
         {
-            let at = self.application.locate(&row.path);
+            let at = self.application.location_of(&row.path);
             if self.removed.contains(&at) {
                 let is_there = self.objects.get(&at).is_some();
                 violations
                     .extend(is_there.then(|| format!("object {at} was removed, and is there")));
             } else if !self.log.objects.contains_key(&at) {
-                violations.extend(self.objects.differs(row, &at));
+                violations.extend(self.objects.diff_object(row, &at));
             }
         }
     }
@@ -152,40 +163,43 @@ impl Sweep<'_> {
     fn check_copies(&self, violations: &mut Vec<String>) {
         for row in self
             .seeded
-            .of(Kind::ToMove)
+            .rows_of_kind(SeededRowKind::ToMove)
             .filter(|row| !self.log.rows.contains_key(&row.id))
         {
             let new = self.new_path(row);
             if self.paths.get(&row.id) == Some(&new) {
-                violations.extend(self.objects.differs(row, &self.application.locate(&new)));
+                violations.extend(
+                    self.objects
+                        .diff_object(row, &self.application.location_of(&new)),
+                );
             }
         }
     }
 
     /// I3: rows are as the application last wrote them.
-    fn check_application_rows(&self, verdict: &mut Verdict) {
+    fn check_application_rows(&self, verdict: &mut CheckReport) {
         for (id, deed) in &self.log.rows {
-            if let Some(loss) = self.loss(id, deed) {
+            if let Some(loss) = self.lost_write(id, deed) {
                 verdict.lost_application_writes += 1;
                 verdict.violations.push(format!("row {id}: {loss}"));
             }
         }
     }
 
-    fn loss(&self, id: &str, deed: &Deed) -> Option<String> {
+    fn lost_write(&self, id: &str, deed: &ApplicationWrite) -> Option<String> {
         match (deed, self.paths.get(id)) {
-            (Deed::Deleted, None) => None,
-            (Deed::Deleted, Some(path)) => {
+            (ApplicationWrite::Deleted, None) => None,
+            (ApplicationWrite::Deleted, Some(path)) => {
                 Some(format!("deleted by the application, now back as {path:?}"))
             }
-            (Deed::Replaced { path, .. }, None) => {
+            (ApplicationWrite::Replaced { path, .. }, None) => {
                 Some(format!("set to {path:?} by the application, now gone"))
             }
-            (Deed::Replaced { path, .. }, Some(found)) if path != found => {
+            (ApplicationWrite::Replaced { path, .. }, Some(found)) if path != found => {
                 Some(format!("set to {path:?} by the application, now {found:?}"))
             }
-            (Deed::Replaced { path, sha256 }, Some(_)) => {
-                let found = self.objects.get(&self.application.locate(path));
+            (ApplicationWrite::Replaced { path, sha256 }, Some(_)) => {
+                let found = self.objects.get(&self.application.location_of(path));
                 let shows_it = found.is_some_and(|object| object.sha256 == *sha256);
                 (!shows_it).then(|| {
                     format!("{path:?} does not show the picture the application put there")
@@ -195,7 +209,7 @@ impl Sweep<'_> {
     }
 
     /// I3: objects are as the application last put them.
-    fn check_application_objects(&self, verdict: &mut Verdict) {
+    fn check_application_objects(&self, verdict: &mut CheckReport) {
         for (at, sha256) in &self.log.objects {
             if self
                 .objects
@@ -210,7 +224,7 @@ impl Sweep<'_> {
         }
     }
 
-    fn new_path(&self, row: &Row) -> String {
+    fn new_path(&self, row: &SeededRow) -> String {
         let rest = row
             .path
             .strip_prefix(&self.application.old_prefix)

@@ -5,40 +5,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::application::{Application, Location, Object};
-use crate::seed::Row;
+use crate::application::{Application, ApplicationObject, ObjectLocation};
+use crate::seed::SeededRow;
 
-const READS_AT_ONCE: usize = 32;
+const MAX_CONCURRENT_READS: usize = 32;
 
-pub(super) struct Objects(BTreeMap<Location, Object>);
+pub(super) struct ExpectedObjects(BTreeMap<ObjectLocation, ApplicationObject>);
 
-impl Objects {
+impl ExpectedObjects {
     pub(super) async fn load(
         application: &Application,
-        places: BTreeSet<Location>,
+        places: BTreeSet<ObjectLocation>,
     ) -> Result<Self> {
         let reads = places.into_iter().map(|at| async move {
             let object = application.get_tagged_object(&at).await?;
             anyhow::Ok(object.map(|object| (at, object)))
         });
-        let found = futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE);
-        let found: BTreeMap<Location, Object> = found
+        let found = futures::stream::iter(reads).buffer_unordered(MAX_CONCURRENT_READS);
+        let found: BTreeMap<ObjectLocation, ApplicationObject> = found
             .try_filter_map(async |found| Ok(found))
             .try_collect()
             .await?;
         Ok(Self(found))
     }
 
-    pub(super) fn get(&self, at: &Location) -> Option<&Object> {
+    pub(super) fn get(&self, at: &ObjectLocation) -> Option<&ApplicationObject> {
         self.0.get(at)
     }
 
     /// How the object there differs from what was seeded for `row`.
-    pub(super) fn differs(&self, row: &Row, at: &Location) -> Vec<String> {
+    pub(super) fn diff_object(&self, row: &SeededRow, at: &ObjectLocation) -> Vec<String> {
         let Some(found) = self.get(at) else {
             return vec![format!("row {}: object {at} is gone", row.id)];
         };
-        let (found, seeded) = (differences(found), differences_of(row));
+        let (found, seeded) = (object_fields(found), row_fields(row));
         let pairs = seeded
             .into_iter()
             .zip(found)
@@ -54,17 +54,20 @@ impl Objects {
     }
 }
 
-type Fields = [(&'static str, String); 7];
+type ObjectFields = [(&'static str, String); 7];
 
-fn differences(object: &Object) -> Fields {
-    fields(&object.sha256, &object.properties)
+fn object_fields(object: &ApplicationObject) -> ObjectFields {
+    property_fields(&object.sha256, &object.properties)
 }
 
-fn differences_of(row: &Row) -> Fields {
-    fields(&row.sha256, &row.properties)
+fn row_fields(row: &SeededRow) -> ObjectFields {
+    property_fields(&row.sha256, &row.properties)
 }
 
-fn fields(sha256: &str, properties: &crate::application::Properties) -> Fields {
+fn property_fields(
+    sha256: &str,
+    properties: &crate::application::ObjectProperties,
+) -> ObjectFields {
     let text = |value: &Option<String>| {
         value
             .as_ref()

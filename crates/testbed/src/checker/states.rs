@@ -1,47 +1,51 @@
 //! I4: every row in scope ends in exactly one state.
 
-use super::{Sweep, Verdict};
-use crate::seed::{Kind, Row};
+use super::{CheckReport, InvariantChecker};
+use crate::seed::{SeededRow, SeededRowKind};
 
-enum State {
+enum FinalRowState {
     Moved,
     Failed,
     Changed,
     AlreadyMoved,
 }
 
-impl Sweep<'_> {
-    pub(super) fn check_states(&self, verdict: &mut Verdict) {
+impl InvariantChecker<'_> {
+    pub(super) fn check_states(&self, verdict: &mut CheckReport) {
         for row in &self.seeded.rows {
-            if row.kind == Kind::Outside {
-                verdict.violations.extend(self.touched(row));
+            if row.kind == SeededRowKind::Outside {
+                verdict.violations.extend(self.check_outside_row(row));
                 continue;
             }
             verdict.images += 1;
-            match self.state(row) {
-                Ok(State::Moved) => verdict.moved += 1,
-                Ok(State::Failed) => verdict.failed += 1,
-                Ok(State::Changed) => verdict.changed_by_application += 1,
-                Ok(State::AlreadyMoved) => verdict.already_moved += 1,
+            match self.final_state(row) {
+                Ok(FinalRowState::Moved) => verdict.moved += 1,
+                Ok(FinalRowState::Failed) => verdict.failed += 1,
+                Ok(FinalRowState::Changed) => verdict.changed_by_application += 1,
+                Ok(FinalRowState::AlreadyMoved) => verdict.already_moved += 1,
                 Err(wrong) => verdict.violations.push(format!("row {}: {wrong}", row.id)),
             }
         }
     }
 
-    fn state(&self, row: &Row) -> Result<State, String> {
-        let told = self.told(&row.id);
+    fn final_state(&self, row: &SeededRow) -> Result<FinalRowState, String> {
+        let recorded = self.recorded_states(&row.id);
         let written = self.log.rows.contains_key(&row.id);
-        match (told.as_slice(), row.kind) {
-            ([], Kind::AlreadyMoved) => self.must_be(row, &row.path).map(|()| State::AlreadyMoved),
-            ([told, ..], Kind::AlreadyMoved) => {
-                Err(format!("had moved before, yet the ledger has it as {told}"))
-            }
-            (["moved"], _) => self.moved(row).map(|()| State::Moved),
-            (["failed"], _) => self.must_be(row, &row.path).map(|()| State::Failed),
-            ([] | ["changed"], _) if written => Ok(State::Changed),
+        match (recorded.as_slice(), row.kind) {
+            ([], SeededRowKind::AlreadyMoved) => self
+                .check_path(row, &row.path)
+                .map(|()| FinalRowState::AlreadyMoved),
+            ([recorded, ..], SeededRowKind::AlreadyMoved) => Err(format!(
+                "had moved before, yet the ledger has it as {recorded}"
+            )),
+            (["moved"], _) => self.check_moved(row).map(|()| FinalRowState::Moved),
+            (["failed"], _) => self
+                .check_path(row, &row.path)
+                .map(|()| FinalRowState::Failed),
+            ([] | ["changed"], _) if written => Ok(FinalRowState::Changed),
             ([], _) => Err(format!(
                 "neither moved nor changed nor failed: {}",
-                self.now(row)
+                self.describe_path(row)
             )),
             (["changed"], _) => Err(format!(
                 "{:?} is recorded as changed, but nobody changed it",
@@ -56,7 +60,7 @@ impl Sweep<'_> {
     }
 
     /// What the ledger has a row as.
-    fn told(&self, id: &str) -> Vec<&'static str> {
+    fn recorded_states(&self, id: &str) -> Vec<&'static str> {
         let tables = [
             ("moved", self.ledger.moves.contains_key(id)),
             ("failed", self.ledger.failures.contains_key(id)),
@@ -69,7 +73,7 @@ impl Sweep<'_> {
             .collect()
     }
 
-    fn moved(&self, row: &Row) -> Result<(), String> {
+    fn check_moved(&self, row: &SeededRow) -> Result<(), String> {
         let new = self.new_path(row);
         let evidence = (row.path.clone(), new.clone());
         match self.ledger.moves.get(&row.id) {
@@ -77,20 +81,20 @@ impl Sweep<'_> {
                 "the ledger tells of a move from {:?} to {:?}",
                 found.0, found.1
             )),
-            _ => self.must_be(row, &new),
+            _ => self.check_path(row, &new),
         }
     }
 
     /// Unless the application wrote the row, in which case its own check tells.
-    fn must_be(&self, row: &Row, path: &str) -> Result<(), String> {
+    fn check_path(&self, row: &SeededRow, path: &str) -> Result<(), String> {
         let is = self.paths.get(&row.id).map(String::as_str);
         if is == Some(path) || self.log.rows.contains_key(&row.id) {
             return Ok(());
         }
-        Err(format!("should be {path:?}: {}", self.now(row)))
+        Err(format!("should be {path:?}: {}", self.describe_path(row)))
     }
 
-    fn now(&self, row: &Row) -> String {
+    fn describe_path(&self, row: &SeededRow) -> String {
         self.paths
             .get(&row.id)
             .map_or("the row is gone".to_owned(), |path| {
@@ -99,12 +103,12 @@ impl Sweep<'_> {
     }
 
     /// What was done to a row outside the prefix.
-    fn touched(&self, row: &Row) -> Vec<String> {
+    fn check_outside_row(&self, row: &SeededRow) -> Vec<String> {
         let recorded = self
-            .told(&row.id)
+            .recorded_states(&row.id)
             .into_iter()
-            .map(|told| format!("the ledger has it as {told}"));
-        let wrong = recorded.chain(self.must_be(row, &row.path).err());
+            .map(|recorded| format!("the ledger has it as {recorded}"));
+        let wrong = recorded.chain(self.check_path(row, &row.path).err());
         wrong
             .map(|wrong| format!("row {}, outside the prefix: {wrong}", row.id))
             .collect()

@@ -16,33 +16,33 @@ use fakecloud_s3::{S3Service, SharedS3State};
 use fakecloud_sqs::{SharedSqsState, SqsService};
 use parking_lot::RwLock;
 
-use super::answer::{self, Answer};
-use super::operation::Place;
+use super::operation::BucketKey;
+use super::response::{self, CloudResponse};
 
-const ACCOUNT: &str = "000000000000";
+const ACCOUNT_ID: &str = "000000000000";
 pub(super) const REGION: &str = "us-east-1";
 
 /// A request on its way to the services.
-pub(super) struct Call {
+pub(super) struct BackendCall {
     pub(super) peer: SocketAddr,
     pub(super) request: Request<Body>,
 }
 
 /// Both services and a view into the store.
-pub(super) struct Backend {
+pub(super) struct CloudBackend {
     registry: Arc<ServiceRegistry>,
     config: Arc<DispatchConfig>,
     objects: SharedS3State,
 }
 
-impl Backend {
+impl CloudBackend {
     /// `endpoint` is what queue URLs begin with.
     pub(super) fn new(endpoint: &str) -> Self {
         let objects: SharedS3State = Arc::new(RwLock::new(MultiAccountState::new(
-            ACCOUNT, REGION, endpoint,
+            ACCOUNT_ID, REGION, endpoint,
         )));
         let queues: SharedSqsState = Arc::new(RwLock::new(MultiAccountState::new(
-            ACCOUNT, REGION, endpoint,
+            ACCOUNT_ID, REGION, endpoint,
         )));
         let mut registry = ServiceRegistry::new();
         registry.register(Arc::new(S3Service::new(
@@ -52,16 +52,16 @@ impl Backend {
         registry.register(Arc::new(SqsService::new(queues)));
         Self {
             registry: Arc::new(registry),
-            config: Arc::new(config()),
+            config: Arc::new(dispatch_config()),
             objects,
         }
     }
 
     /// Performs a request.
-    pub(super) async fn perform(&self, call: Call) -> Answer {
-        let Call { peer, request } = call;
+    pub(super) async fn dispatch_call(&self, call: BackendCall) -> CloudResponse {
+        let BackendCall { peer, request } = call;
         let Ok(query) = Query::try_from_uri(request.uri()) else {
-            return answer::s3_error(400, "InvalidArgument", "Invalid query string", "");
+            return response::s3_error_response(400, "InvalidArgument", "Invalid query string", "");
         };
         let (registry, config) = (Arc::clone(&self.registry), Arc::clone(&self.config));
         let (registry, config) = (Extension(registry), Extension(config));
@@ -69,37 +69,37 @@ impl Backend {
     }
 
     /// The size of the object there, if there is one.
-    pub(super) fn size_bytes(&self, place: &Place) -> Option<u64> {
+    pub(super) fn object_size_bytes(&self, target: &BucketKey) -> Option<u64> {
         let accounts = self.objects.read();
-        let bucket = accounts.get(ACCOUNT)?.buckets.get(&place.bucket)?;
-        let object = bucket.objects.get(&place.key);
+        let bucket = accounts.get(ACCOUNT_ID)?.buckets.get(&target.bucket)?;
+        let object = bucket.objects.get(&target.key);
         let object = object.filter(|object| !object.is_delete_marker);
         object.map(|object| object.size)
     }
 
     /// The ETag of the object there, without quotes, if there is one.
-    pub(super) fn etag(&self, place: &Place) -> Option<String> {
+    pub(super) fn object_etag(&self, target: &BucketKey) -> Option<String> {
         let accounts = self.objects.read();
-        let bucket = accounts.get(ACCOUNT)?.buckets.get(&place.bucket)?;
-        let object = bucket.objects.get(&place.key);
+        let bucket = accounts.get(ACCOUNT_ID)?.buckets.get(&target.bucket)?;
+        let object = bucket.objects.get(&target.key);
         let object = object.filter(|object| !object.is_delete_marker);
         object.map(|object| object.etag.clone())
     }
 
     /// How many objects are in this bucket.
-    pub(super) fn objects_in(&self, bucket: &str) -> usize {
+    pub(super) fn count_objects(&self, bucket: &str) -> usize {
         let accounts = self.objects.read();
         let found = accounts
-            .get(ACCOUNT)
+            .get(ACCOUNT_ID)
             .and_then(|account| account.buckets.get(bucket));
         found.map_or(0, |bucket| bucket.objects.len())
     }
 
     /// The ETags of the objects in this bucket, by key.
-    pub(super) fn etags_in(&self, bucket: &str) -> BTreeMap<String, String> {
+    pub(super) fn list_etags(&self, bucket: &str) -> BTreeMap<String, String> {
         let accounts = self.objects.read();
         let found = accounts
-            .get(ACCOUNT)
+            .get(ACCOUNT_ID)
             .and_then(|account| account.buckets.get(bucket));
         let objects = found.map(|bucket| bucket.objects.iter());
         let objects = objects.into_iter().flatten();
@@ -109,10 +109,10 @@ impl Backend {
     }
 }
 
-fn config() -> DispatchConfig {
+fn dispatch_config() -> DispatchConfig {
     DispatchConfig {
         region: REGION.to_owned(),
-        account_id: ACCOUNT.to_owned(),
+        account_id: ACCOUNT_ID.to_owned(),
         verify_sigv4: false,
         iam_mode: IamMode::Off,
         credential_resolver: None,

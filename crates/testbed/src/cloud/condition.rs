@@ -4,44 +4,54 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response};
 
-use super::answer::{self, Answer};
-use super::backend::{Backend, Call};
-use super::operation::{Operation, Place};
+use super::backend::{BackendCall, CloudBackend};
+use super::operation::{BucketKey, CloudOperation};
+use super::response::{self, CloudResponse};
 
 /// Whether the object at the operation's place is not the one that `If-Match` names.
-pub(super) fn is_another(backend: &Backend, operation: &Operation, headers: &HeaderMap) -> bool {
+pub(super) fn fails_if_match(
+    backend: &CloudBackend,
+    operation: &CloudOperation,
+    headers: &HeaderMap,
+) -> bool {
     let wanted = headers
         .get("if-match")
         .and_then(|value| value.to_str().ok());
-    wanted.is_some_and(|wanted| backend.etag(&operation.place).as_deref() != Some(bare(wanted)))
+    wanted.is_some_and(|wanted| {
+        backend.object_etag(&operation.target).as_deref() != Some(unquote_etag(wanted))
+    })
 }
 
 /// Performs a `DeleteObjects` without the entries whose ETag is another object's, and answers these as S3 does.
-pub(super) async fn remove_many(backend: &Backend, operation: &Operation, call: Call) -> Answer {
+pub(super) async fn delete_objects(
+    backend: &CloudBackend,
+    operation: &CloudOperation,
+    call: BackendCall,
+) -> CloudResponse {
     let (mut parts, body) = call.request.into_parts();
-    let body = answer::collect(body).await;
+    let body = response::collect_body(body).await;
     let document = String::from_utf8_lossy(&body).into_owned();
-    let sifted = Sifted::of(&document, |key| {
-        backend.etag(&Place {
-            bucket: operation.place.bucket.clone(),
+    let sifted = ConditionalEntries::split(&document, |key| {
+        backend.object_etag(&BucketKey {
+            bucket: operation.target.bucket.clone(),
             key: key.to_owned(),
         })
     });
     if sifted.kept == 0 {
-        return answer::s3_document(&format!(
+        return response::s3_response(&format!(
             "<DeleteResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{}</DeleteResult>",
             sifted.errors
         ));
     }
-    forget_the_body(&mut parts.headers);
-    let request = Request::from_parts(parts, Body::from(sifted.rest));
+    remove_body_headers(&mut parts.headers);
+    let request = Request::from_parts(parts, Body::from(sifted.kept_document));
     let peer = call.peer;
-    let given = backend.perform(Call { peer, request }).await;
+    let given = backend.dispatch_call(BackendCall { peer, request }).await;
     add_errors(given, &sifted.errors).await
 }
 
 /// What is said of a body that is not sent on.
-fn forget_the_body(headers: &mut HeaderMap) {
+fn remove_body_headers(headers: &mut HeaderMap) {
     let of_the_body = |name: &str| {
         name == "content-length" || name == "content-md5" || name.starts_with("x-amz-checksum-")
     };
@@ -52,16 +62,16 @@ fn forget_the_body(headers: &mut HeaderMap) {
 }
 
 /// A request's entries, told apart.
-struct Sifted {
+struct ConditionalEntries {
     /// The document without those that are refused.
-    rest: String,
+    kept_document: String,
     kept: usize,
     /// What is answered of those that are.
     errors: String,
 }
 
-impl Sifted {
-    fn of(document: &str, etag_of: impl Fn(&str) -> Option<String>) -> Self {
+impl ConditionalEntries {
+    fn split(document: &str, etag_of: impl Fn(&str) -> Option<String>) -> Self {
         let (mut rest, mut errors, mut kept) = (String::new(), String::new(), 0);
         let mut left = document;
         while let Some(start) = left.find("<Object>") {
@@ -71,7 +81,7 @@ impl Sifted {
             let entry = &left[start..end];
             rest.push_str(&left[..start]);
             left = &left[end..];
-            if let Some(error) = refusal(entry, &etag_of) {
+            if let Some(error) = entry_error(entry, &etag_of) {
                 errors.push_str(&error);
             } else {
                 kept += 1;
@@ -79,16 +89,20 @@ impl Sifted {
             }
         }
         rest.push_str(left);
-        Self { rest, kept, errors }
+        Self {
+            kept_document: rest,
+            kept,
+            errors,
+        }
     }
 }
 
-fn refusal(entry: &str, etag_of: &impl Fn(&str) -> Option<String>) -> Option<String> {
-    let wanted = unescape(element(entry, "ETag")?);
-    let key = element(entry, "Key").unwrap_or_default();
-    let found = etag_of(&unescape(key));
+fn entry_error(entry: &str, etag_of: &impl Fn(&str) -> Option<String>) -> Option<String> {
+    let wanted = unescape_xml(xml_element(entry, "ETag")?);
+    let key = xml_element(entry, "Key").unwrap_or_default();
+    let found = etag_of(&unescape_xml(key));
     let code = match found {
-        Some(etag) if etag == bare(&wanted) => return None,
+        Some(etag) if etag == unquote_etag(&wanted) => return None,
         Some(_) => "PreconditionFailed",
         None => "NoSuchKey",
     };
@@ -97,22 +111,22 @@ fn refusal(entry: &str, etag_of: &impl Fn(&str) -> Option<String>) -> Option<Str
     ))
 }
 
-async fn add_errors(given: Answer, errors: &str) -> Answer {
+async fn add_errors(given: CloudResponse, errors: &str) -> CloudResponse {
     let (mut parts, body) = given.into_parts();
-    let body = answer::collect(body).await;
+    let body = response::collect_body(body).await;
     let document = String::from_utf8_lossy(&body);
     let document = document.replace("</DeleteResult>", &format!("{errors}</DeleteResult>"));
     parts.headers.remove("content-length");
     Response::from_parts(parts, Body::from(document))
 }
 
-fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+fn xml_element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let start = text.find(&format!("<{name}>"))? + name.len() + 2;
     let length = text[start..].find(&format!("</{name}>"))?;
     Some(&text[start..start + length])
 }
 
-fn unescape(text: &str) -> String {
+fn unescape_xml(text: &str) -> String {
     let pairs = [
         ("&lt;", "<"),
         ("&gt;", ">"),
@@ -127,7 +141,7 @@ fn unescape(text: &str) -> String {
     text.replace("&amp;", "&")
 }
 
-fn bare(etag: &str) -> &str {
+fn unquote_etag(etag: &str) -> &str {
     etag.trim_matches('"')
 }
 
@@ -136,18 +150,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_told_apart_by_their_etags() {
+    fn entries_are_split_by_their_etags() {
         let document = "<Delete><Object><Key>a&amp;b</Key><ETag>&quot;1&quot;</ETag></Object>\
             <Object><Key>c</Key><ETag>\"2\"</ETag></Object><Object><Key>d</Key></Object>\
             <Object><Key>e</Key><ETag>3</ETag></Object><Quiet>false</Quiet></Delete>";
-        let sifted = Sifted::of(document, |key| match key {
+        let sifted = ConditionalEntries::split(document, |key| match key {
             "a&b" => Some("1".into()),
             "c" => Some("another".into()),
             _ => None,
         });
         assert_eq!(sifted.kept, 2);
-        assert!(sifted.rest.contains("a&amp;b") && sifted.rest.contains("<Key>d</Key>"));
-        assert!(!sifted.rest.contains("<Key>c</Key>") && sifted.rest.ends_with("</Delete>"));
+        assert!(
+            sifted.kept_document.contains("a&amp;b")
+                && sifted.kept_document.contains("<Key>d</Key>")
+        );
+        assert!(
+            !sifted.kept_document.contains("<Key>c</Key>")
+                && sifted.kept_document.ends_with("</Delete>")
+        );
         assert!(
             sifted
                 .errors

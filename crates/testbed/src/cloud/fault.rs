@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::operation::Operation;
+use super::operation::CloudOperation;
 
 /// What goes wrong.
 #[derive(Debug, Clone)]
-pub enum Effect {
+pub enum FaultEffect {
     /// The operation is not performed and answered with this error.
     Error {
         /// The HTTP status.
@@ -48,7 +48,7 @@ pub enum Effect {
     /// has begun.
     Slow(Duration),
     /// Performed, and answered after this time.
-    LateAnswer(Duration),
+    DelayedResponse(Duration),
     /// SQS batches alone: not performed and answered with every entry under `Failed`.
     FailEntries {
         /// The entries' code.
@@ -66,7 +66,7 @@ pub enum Effect {
     },
 }
 
-impl Effect {
+impl FaultEffect {
     /// [`Effect::Error`] with a message of no matter.
     pub fn error(status: u16, code: &str) -> Self {
         Self::Error {
@@ -77,7 +77,7 @@ impl Effect {
     }
 
     /// Whether it goes on when the caller has gone.
-    pub(super) fn outlives_its_caller(&self) -> bool {
+    pub(super) fn outlives_caller(&self) -> bool {
         matches!(self, Self::Slow(_))
     }
 
@@ -105,12 +105,12 @@ pub struct Fault {
     /// How many requests are struck at most.
     pub times: Option<u64>,
     /// What happens to them.
-    pub effect: Effect,
+    pub effect: FaultEffect,
 }
 
 impl Fault {
     /// Strikes every request of `operation`.
-    pub fn new(operation: impl Into<String>, effect: Effect) -> Self {
+    pub fn new(operation: impl Into<String>, effect: FaultEffect) -> Self {
         let operation = operation.into();
         Self {
             operation,
@@ -158,7 +158,7 @@ impl Fault {
         }
     }
 
-    fn applies_to(&self, operation: &Operation) -> bool {
+    fn matches_operation(&self, operation: &CloudOperation) -> bool {
         self.operation == operation.name
             && self
                 .caller
@@ -167,65 +167,68 @@ impl Fault {
             && self
                 .key_contains
                 .as_ref()
-                .is_none_or(|text| operation.mentions(text))
+                .is_none_or(|text| operation.contains_text(text))
     }
 }
 
 #[derive(Debug)]
-struct Armed {
+struct ActiveFault {
     fault: Fault,
     hits: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Inner {
-    armed: Vec<Arc<Armed>>,
+struct FaultRegistry {
+    active: Vec<Arc<ActiveFault>>,
     random: fastrand::Rng,
 }
 
 /// The faults in force.
 #[derive(Debug)]
-pub(super) struct Faults(Arc<Mutex<Inner>>);
+pub(super) struct ActiveFaults(Arc<Mutex<FaultRegistry>>);
 
-impl Faults {
+impl ActiveFaults {
     pub(super) fn new(seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self(Arc::new(Mutex::new(Inner {
-            armed: Vec::new(),
+        Self(Arc::new(Mutex::new(FaultRegistry {
+            active: Vec::new(),
             random,
         })))
     }
 
-    pub(super) fn arm(&self, fault: Fault) -> FaultHandle {
-        let armed = Arc::new(Armed {
+    pub(super) fn insert(&self, fault: Fault) -> FaultHandle {
+        let armed = Arc::new(ActiveFault {
             fault,
             hits: AtomicU64::new(0),
         });
-        self.0.lock().armed.push(Arc::clone(&armed));
+        self.0.lock().active.push(Arc::clone(&armed));
         FaultHandle {
-            armed,
-            faults: Arc::downgrade(&self.0),
+            active: armed,
+            registry: Arc::downgrade(&self.0),
         }
     }
 
     /// The effect on this request of the first fault that strikes it.
-    pub(super) fn strike(&self, operation: &Operation) -> Option<Effect> {
-        let Inner { armed, random } = &mut *self.0.lock();
+    pub(super) fn pick_effect(&self, operation: &CloudOperation) -> Option<FaultEffect> {
+        let FaultRegistry {
+            active: armed,
+            random,
+        } = &mut *self.0.lock();
         let struck = armed
             .iter()
-            .find(|armed| armed.strikes(operation, random))?;
+            .find(|armed| armed.should_apply(operation, random))?;
         struck.hits.fetch_add(1, Ordering::Relaxed);
         Some(struck.fault.effect.clone())
     }
 }
 
-impl Armed {
-    fn strikes(&self, operation: &Operation, random: &mut fastrand::Rng) -> bool {
+impl ActiveFault {
+    fn should_apply(&self, operation: &CloudOperation, random: &mut fastrand::Rng) -> bool {
         let left = self
             .fault
             .times
             .is_none_or(|times| self.hits.load(Ordering::Relaxed) < times);
-        left && self.fault.applies_to(operation) && random.f64() < self.fault.probability
+        left && self.fault.matches_operation(operation) && random.f64() < self.fault.probability
     }
 }
 
@@ -233,14 +236,14 @@ impl Armed {
 #[must_use = "the fault ends when its handle is dropped"]
 #[derive(Debug)]
 pub struct FaultHandle {
-    armed: Arc<Armed>,
-    faults: Weak<Mutex<Inner>>,
+    active: Arc<ActiveFault>,
+    registry: Weak<Mutex<FaultRegistry>>,
 }
 
 impl FaultHandle {
     /// How many requests it has struck.
     pub fn hits(&self) -> u64 {
-        self.armed.hits.load(Ordering::Relaxed)
+        self.active.hits.load(Ordering::Relaxed)
     }
 
     /// Ends the fault.
@@ -249,11 +252,11 @@ impl FaultHandle {
 
 impl Drop for FaultHandle {
     fn drop(&mut self) {
-        if let Some(faults) = self.faults.upgrade() {
+        if let Some(faults) = self.registry.upgrade() {
             faults
                 .lock()
-                .armed
-                .retain(|armed| !Arc::ptr_eq(armed, &self.armed));
+                .active
+                .retain(|armed| !Arc::ptr_eq(armed, &self.active));
         }
     }
 }

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::operation::Operation;
+use super::operation::CloudOperation;
 
 /// How the copies are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counting {
+pub enum LimitAlgorithm {
     /// A bucket that fills steadily and holds a tenth of a second's worth.
-    Bucket,
+    TokenBucket,
     /// So many in each second, which begins with the first copy after the last one's end.
-    BySecond,
+    FixedWindow,
 }
 
 /// How many copies a second are allowed, and how they are counted.
@@ -19,12 +19,12 @@ pub struct CopyLimit {
     /// Copies per second.
     pub per_second: f64,
     /// How they are counted.
-    pub counting: Counting,
+    pub algorithm: LimitAlgorithm,
 }
 
 /// What the limit has done.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct LimitFigures {
+pub struct CopyLimitCounts {
     /// The copies that asked.
     pub requests: u64,
     /// Those that were refused.
@@ -33,7 +33,7 @@ pub struct LimitFigures {
     pub admitted_over: Duration,
 }
 
-impl LimitFigures {
+impl CopyLimitCounts {
     /// The share of requests that was refused.
     pub fn throttled_share(&self) -> f64 {
         as_float(self.throttled) / as_float(self.requests.max(1))
@@ -48,63 +48,63 @@ impl LimitFigures {
 
 /// A limit at work.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(super) struct CopyLimiter {
     limit: CopyLimit,
     tokens: f64,
-    refilled: Instant,
-    first: Option<Instant>,
-    pub(super) figures: LimitFigures,
+    last_refill: Instant,
+    first_admitted: Option<Instant>,
+    pub(super) counts: CopyLimitCounts,
 }
 
-impl Limiter {
+impl CopyLimiter {
     pub(super) fn new(limit: CopyLimit, now: Instant) -> Self {
         Self {
-            tokens: limit.most(),
+            tokens: limit.max_burst(),
             limit,
-            refilled: now,
-            first: None,
-            figures: LimitFigures::default(),
+            last_refill: now,
+            first_admitted: None,
+            counts: CopyLimitCounts::default(),
         }
     }
 
     /// Whether this request may pass.
-    pub(super) fn admits(&mut self, operation: &Operation, now: Instant) -> bool {
+    pub(super) fn admits_operation(&mut self, operation: &CloudOperation, now: Instant) -> bool {
         operation.name != "CopyObject" || self.admits_copy(now)
     }
 
     fn admits_copy(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.figures.requests += 1;
+        self.refill_tokens(now);
+        self.counts.requests += 1;
         if self.tokens < 1.0 {
-            self.figures.throttled += 1;
+            self.counts.throttled += 1;
             return false;
         }
         self.tokens -= 1.0;
-        let first = *self.first.get_or_insert(now);
-        self.figures.admitted_over = now - first;
+        let first = *self.first_admitted.get_or_insert(now);
+        self.counts.admitted_over = now - first;
         true
     }
 
-    fn refill(&mut self, now: Instant) {
-        let elapsed = (now - self.refilled).as_secs_f64();
-        let most = self.limit.most();
-        match self.limit.counting {
-            Counting::Bucket => {
+    fn refill_tokens(&mut self, now: Instant) {
+        let elapsed = (now - self.last_refill).as_secs_f64();
+        let most = self.limit.max_burst();
+        match self.limit.algorithm {
+            LimitAlgorithm::TokenBucket => {
                 self.tokens = (self.tokens + elapsed * self.limit.per_second).min(most);
             }
-            Counting::BySecond if elapsed >= 1.0 => self.tokens = most,
-            Counting::BySecond => return,
+            LimitAlgorithm::FixedWindow if elapsed >= 1.0 => self.tokens = most,
+            LimitAlgorithm::FixedWindow => return,
         }
-        self.refilled = now;
+        self.last_refill = now;
     }
 }
 
 impl CopyLimit {
     /// The copies it admits at one moment at most.
-    fn most(self) -> f64 {
-        match self.counting {
-            Counting::Bucket => (self.per_second / 10.0).max(1.0),
-            Counting::BySecond => self.per_second,
+    fn max_burst(self) -> f64 {
+        match self.algorithm {
+            LimitAlgorithm::TokenBucket => (self.per_second / 10.0).max(1.0),
+            LimitAlgorithm::FixedWindow => self.per_second,
         }
     }
 }
@@ -120,22 +120,22 @@ mod tests {
     use super::*;
 
     /// Of copies that come this often for ten seconds, how many are admitted, and the figures.
-    fn admitted(counting: Counting, per_second: u32, come: u32) -> LimitFigures {
+    fn admitted(counting: LimitAlgorithm, per_second: u32, come: u32) -> CopyLimitCounts {
         let begin = Instant::now();
         let limit = CopyLimit {
             per_second: f64::from(per_second),
-            counting,
+            algorithm: counting,
         };
-        let mut limiter = Limiter::new(limit, begin);
+        let mut limiter = CopyLimiter::new(limit, begin);
         for number in 0..come * 10 {
             limiter.admits_copy(begin + Duration::from_secs(10) * number / (come * 10));
         }
-        limiter.figures
+        limiter.counts
     }
 
     #[test]
     fn what_comes_above_the_limit_is_refused() {
-        for counting in [Counting::Bucket, Counting::BySecond] {
+        for counting in [LimitAlgorithm::TokenBucket, LimitAlgorithm::FixedWindow] {
             let figures = admitted(counting, 40, 80);
             let admitted = figures.requests - figures.throttled;
             assert!((400..=404).contains(&admitted), "{counting:?} {admitted}");
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_keeps_within_it_passes() {
-        for counting in [Counting::Bucket, Counting::BySecond] {
+        for counting in [LimitAlgorithm::TokenBucket, LimitAlgorithm::FixedWindow] {
             assert_eq!(admitted(counting, 40, 39).throttled, 0);
         }
     }
@@ -156,12 +156,12 @@ mod tests {
         let refused = |counting| {
             let limit = CopyLimit {
                 per_second: 40.0,
-                counting,
+                algorithm: counting,
             };
-            let mut limiter = Limiter::new(limit, begin);
+            let mut limiter = CopyLimiter::new(limit, begin);
             (0..40).filter(|_| !limiter.admits_copy(begin)).count()
         };
-        assert_eq!(refused(Counting::Bucket), 36);
-        assert_eq!(refused(Counting::BySecond), 0);
+        assert_eq!(refused(LimitAlgorithm::TokenBucket), 36);
+        assert_eq!(refused(LimitAlgorithm::FixedWindow), 0);
     }
 }

@@ -1,27 +1,27 @@
 //! Local S3 and SQS over HTTP, on loopback unless told otherwise.
 
-mod answer;
 mod backend;
 mod condition;
 mod endpoint;
 mod fault;
-mod front;
+mod frontend;
 mod limit;
+mod observer;
 mod operation;
 mod partial;
 mod queue;
 mod receives;
 mod requests;
+mod response;
 mod server;
-mod stale;
-mod watch;
+mod stale_handles;
 
-pub use endpoint::Endpoint;
-pub use fault::{Effect, Fault, FaultHandle};
-pub use limit::{CopyLimit, Counting, LimitFigures};
-pub use queue::{CreateQueue, QueueDepth, QueueUrls};
-pub use requests::Requests;
-pub use watch::{Passing, Watch};
+pub use endpoint::CloudEndpoint;
+pub use fault::{Fault, FaultEffect, FaultHandle};
+pub use limit::{CopyLimit, CopyLimitCounts, LimitAlgorithm};
+pub use observer::{CloudObserver, ObservedRequest};
+pub use queue::{CreateQueueOptions, QueueDepth, QueueUrls};
+pub use requests::CloudRequestCounts;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,14 +30,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use backend::{Backend, REGION};
-use front::Front;
-use limit::Limiter;
-use server::Server;
+use backend::{CloudBackend, REGION};
+use frontend::CloudFrontend;
+use limit::CopyLimiter;
+use server::CloudServer;
 
 /// How the stand-ins behave.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct CloudOptions {
     /// Whether `CopyObject` and `DeleteObjects` honour conditions, as S3 does; some stores ignore them.
     pub conditional_copy: bool,
     /// The largest source that `CopyObject` copies, in bytes; S3's limit is 5 GiB.
@@ -50,7 +50,7 @@ pub struct Options {
     pub seed: u64,
 }
 
-impl Default for Options {
+impl Default for CloudOptions {
     fn default() -> Self {
         Self {
             conditional_copy: true,
@@ -66,44 +66,47 @@ impl Default for Options {
 /// runtime and end when this is dropped.
 pub struct Cloud {
     // Serves until it is dropped.
-    _server: Server,
-    front: Arc<Front>,
-    endpoint: Endpoint,
+    _server: CloudServer,
+    frontend: Arc<CloudFrontend>,
+    services: CloudEndpoint,
 }
 
 impl Cloud {
     /// Starts both services; fails when the port is taken.
-    pub fn start(options: Options) -> Result<Self> {
+    pub fn start(options: CloudOptions) -> Result<Self> {
         let listener = std::net::TcpListener::bind(options.listen)
             .with_context(|| format!("cannot listen on {}", options.listen))?;
         let own = format!("http://{}", listener.local_addr()?);
-        let endpoint = Endpoint::new(options.endpoint.clone().unwrap_or(own));
-        let front = Arc::new(Front::new(Backend::new(endpoint.url()), options));
+        let endpoint = CloudEndpoint::new(options.endpoint.clone().unwrap_or(own));
+        let front = Arc::new(CloudFrontend::new(
+            CloudBackend::new(endpoint.url()),
+            options,
+        ));
         Ok(Self {
-            _server: Server::start(listener, Arc::clone(&front))?,
-            front,
-            endpoint,
+            _server: CloudServer::start(listener, Arc::clone(&front))?,
+            frontend: front,
+            services: endpoint,
         })
     }
 
     /// `http://127.0.0.1:PORT`, unless another was given, for both services.
-    pub fn endpoint(&self) -> String {
-        self.endpoint.url().to_owned()
+    pub fn endpoint_url(&self) -> String {
+        self.services.url().to_owned()
     }
 
     /// Where they answer, for clients.
-    pub fn at(&self) -> &Endpoint {
-        &self.endpoint
+    pub fn services(&self) -> &CloudEndpoint {
+        &self.services
     }
 
     /// The environment in which an AWS SDK finds these services, for the caller `test`.
-    pub fn env(&self) -> Vec<(String, String)> {
-        self.env_as("test")
+    pub fn sdk_env(&self) -> Vec<(String, String)> {
+        self.sdk_env_for("test")
     }
 
     /// As [`Cloud::env`], with `access_key_id`, by which the requests are counted.
-    pub fn env_as(&self, access_key_id: &str) -> Vec<(String, String)> {
-        let endpoint = self.endpoint();
+    pub fn sdk_env_for(&self, access_key_id: &str) -> Vec<(String, String)> {
+        let endpoint = self.endpoint_url();
         [
             ("AWS_ENDPOINT_URL", endpoint.as_str()),
             ("AWS_REGION", REGION),
@@ -116,72 +119,72 @@ impl Cloud {
     }
 
     /// A new S3 client of the caller `test`. Its connections belong to the current runtime.
-    pub fn s3(&self) -> aws_sdk_s3::Client {
-        self.s3_as("test")
+    pub fn s3_client(&self) -> aws_sdk_s3::Client {
+        self.s3_client_for("test")
     }
 
     /// A new S3 client of the caller `access_key_id`.
-    pub fn s3_as(&self, access_key_id: &str) -> aws_sdk_s3::Client {
-        self.endpoint.s3_as(access_key_id)
+    pub fn s3_client_for(&self, access_key_id: &str) -> aws_sdk_s3::Client {
+        self.services.s3_client_for(access_key_id)
     }
 
     /// A new SQS client of the caller `test`.
-    pub fn sqs(&self) -> aws_sdk_sqs::Client {
-        self.sqs_as("test")
+    pub fn sqs_client(&self) -> aws_sdk_sqs::Client {
+        self.sqs_client_for("test")
     }
 
     /// A new SQS client of the caller `access_key_id`.
-    pub fn sqs_as(&self, access_key_id: &str) -> aws_sdk_sqs::Client {
-        self.endpoint.sqs_as(access_key_id)
+    pub fn sqs_client_for(&self, access_key_id: &str) -> aws_sdk_sqs::Client {
+        self.services.sqs_client_for(access_key_id)
     }
 
     /// Creates an S3 bucket.
     pub async fn create_bucket(&self, name: &str) -> Result<()> {
-        self.s3().create_bucket().bucket(name).send().await?;
+        self.s3_client().create_bucket().bucket(name).send().await?;
         Ok(())
     }
 
     /// The requests received so far.
-    pub fn requests(&self) -> Requests {
-        self.front.requests.lock().clone()
+    pub fn request_counts(&self) -> CloudRequestCounts {
+        self.frontend.request_counts.lock().clone()
     }
 
     /// Has `watch` look at every request from now on; there can be only one.
-    pub fn watch(&self, watch: Arc<dyn Watch>) -> Result<()> {
-        let taken = self.front.watch.set(watch);
+    pub fn observe_requests(&self, watch: Arc<dyn CloudObserver>) -> Result<()> {
+        let taken = self.frontend.observer.set(watch);
         taken.map_err(|_| anyhow::anyhow!("somebody watches already"))
     }
 
     /// Puts a fault in force until its handle is dropped.
-    pub fn inject(&self, fault: Fault) -> FaultHandle {
-        self.front.faults.arm(fault)
+    pub fn inject_fault(&self, fault: Fault) -> FaultHandle {
+        self.frontend.faults.insert(fault)
     }
 
     /// Limits the copies per second from now on, and counts anew.
     pub fn limit_copies(&self, limit: CopyLimit) {
-        *self.front.limit.lock() = Some(Limiter::new(limit, Instant::now()));
+        *self.frontend.copy_limiter.lock() = Some(CopyLimiter::new(limit, Instant::now()));
     }
 
     /// What the limit has done since it was set; nothing without one.
-    pub fn limit_figures(&self) -> LimitFigures {
-        let limit = self.front.limit.lock();
+    pub fn copy_limit_counts(&self) -> CopyLimitCounts {
+        let limit = self.frontend.copy_limiter.lock();
         limit
             .as_ref()
-            .map_or_else(LimitFigures::default, |limiter| limiter.figures)
+            .map_or_else(CopyLimitCounts::default, |limiter| limiter.counts)
     }
 
     /// The highest receive count of any message so far.
     pub fn highest_receive_count(&self) -> u64 {
-        self.front.receives.highest()
+        self.frontend.receive_counts.highest_count()
     }
 
     /// How many objects are in a bucket, without a request.
-    pub fn objects_in(&self, bucket: &str) -> usize {
-        self.front.backend.objects_in(bucket)
+    pub fn count_objects(&self, bucket: &str) -> usize {
+        self.frontend.backend.count_objects(bucket)
     }
 
     /// The ETags of the objects in a bucket by key, without a request and as of one moment.
-    pub fn etags_in(&self, bucket: &str) -> BTreeMap<String, String> {
-        self.front.backend.etags_in(bucket)
+    pub fn list_etags(&self, bucket: &str) -> BTreeMap<String, String> {
+        self.frontend.backend.list_etags(bucket)
     }
 }

@@ -7,52 +7,56 @@ use percent_encoding::percent_decode_str;
 
 /// The service a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Service {
+pub(super) enum CloudService {
     S3,
     Sqs,
 }
 
 /// An object's place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct BucketKey {
     pub(super) bucket: String,
     pub(super) key: String,
 }
 
 /// What the headers and, for SQS, the body of a request say.
 #[derive(Debug, Clone)]
-pub(super) struct Operation {
-    pub(super) service: Service,
+pub(super) struct CloudOperation {
+    pub(super) service: CloudService,
     /// The operation's name in the AWS API, such as `CopyObject`.
     pub(super) name: String,
     /// The access key id the request was signed with.
     pub(super) caller: String,
-    pub(super) place: Place,
-    pub(super) source: Option<Place>,
+    pub(super) target: BucketKey,
+    pub(super) source: Option<BucketKey>,
     /// The body of an SQS request; empty for S3.
     pub(super) body: Bytes,
 }
 
-impl Operation {
+impl CloudOperation {
     pub(super) fn is_sqs(headers: &HeaderMap) -> bool {
         headers.contains_key("x-amz-target")
     }
 
     /// `body` is that of an SQS request; S3's are not looked into.
-    pub(super) fn of(parts: &Parts, body: Bytes) -> Self {
-        let target = header(&parts.headers, "x-amz-target");
-        let source = header(&parts.headers, "x-amz-copy-source").map(Place::of_copy_source);
-        let place = Place::of_path(parts.uri.path());
+    pub(super) fn from_request(parts: &Parts, body: Bytes) -> Self {
+        let target = header_value(&parts.headers, "x-amz-target");
+        let source =
+            header_value(&parts.headers, "x-amz-copy-source").map(BucketKey::from_copy_source);
+        let object = BucketKey::from_path(parts.uri.path());
         let (service, name) = match target.and_then(|target| target.rsplit('.').next()) {
-            Some(name) => (Service::Sqs, name),
-            None => (Service::S3, s3_name(parts, &place, source.is_some())),
+            Some(name) => (CloudService::Sqs, name),
+            None => (
+                CloudService::S3,
+                s3_operation(parts, &object, source.is_some()),
+            ),
         };
-        let caller = caller(&parts.headers);
+        let caller = access_key_id(&parts.headers);
         Self {
             service,
             name: name.to_owned(),
             caller,
-            place,
+            target: object,
             source,
             body,
         }
@@ -75,8 +79,8 @@ impl Operation {
     }
 
     /// Whether `text` occurs in the key, the copy source's key or the SQS body.
-    pub(super) fn mentions(&self, text: &str) -> bool {
-        self.place.key.contains(text)
+    pub(super) fn contains_text(&self, text: &str) -> bool {
+        self.target.key.contains(text)
             || self
                 .source
                 .as_ref()
@@ -85,9 +89,9 @@ impl Operation {
     }
 }
 
-impl Place {
+impl BucketKey {
     /// `/bucket/key` as in a path-style request; the key may hold `//` and end in `/`.
-    fn of_path(path: &str) -> Self {
+    fn from_path(path: &str) -> Self {
         let decoded =
             percent_decode_str(path.strip_prefix('/').unwrap_or(path)).decode_utf8_lossy();
         let (bucket, key) = decoded.split_once('/').unwrap_or((&decoded, ""));
@@ -97,31 +101,31 @@ impl Place {
         }
     }
 
-    fn of_copy_source(source: &str) -> Self {
-        Self::of_path(source.split('?').next().unwrap_or_default())
+    fn from_copy_source(source: &str) -> Self {
+        Self::from_path(source.split('?').next().unwrap_or_default())
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn header_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
 /// The first part of `Credential=` in the signature's header.
-fn caller(headers: &HeaderMap) -> String {
-    header(headers, "authorization")
+fn access_key_id(headers: &HeaderMap) -> String {
+    header_value(headers, "authorization")
         .and_then(|value| value.split("Credential=").nth(1)?.split('/').next())
         .unwrap_or("anonymous")
         .to_owned()
 }
 
-fn s3_name(parts: &Parts, place: &Place, copies: bool) -> &'static str {
+fn s3_operation(parts: &Parts, target: &BucketKey, copies: bool) -> &'static str {
     let query = parts.uri.query().unwrap_or_default();
     let asks = |name: &str| {
         query
             .split('&')
             .any(|pair| pair.split('=').next() == Some(name))
     };
-    match (&parts.method, place.key.is_empty()) {
+    match (&parts.method, target.key.is_empty()) {
         (_, true) => bucket_operation(&parts.method, &asks),
         (&Method::PUT, _) => put_operation(copies, &asks),
         (&Method::GET, _) => get_operation(&asks),

@@ -4,20 +4,20 @@ use axum::body::{Body, Bytes};
 use axum::http::Request;
 use serde_json::{Value, json};
 
-use super::answer::{self, Answer};
-use super::backend::Call;
-use super::operation::Operation;
+use super::backend::BackendCall;
+use super::operation::CloudOperation;
+use super::response::{self, CloudResponse};
 
 /// A batch divided into entries that are performed and entries that fail.
-pub(super) struct Divided {
+pub(super) struct PartialBatch {
     /// What is left of the operation, if anything is.
-    pub(super) rest: Option<Operation>,
+    pub(super) remaining: Option<CloudOperation>,
     failed: Vec<Value>,
 }
 
-impl Divided {
+impl PartialBatch {
     /// Every other entry fails, beginning with the first.
-    pub(super) fn of(operation: &Operation, code: &str, sender_fault: bool) -> Self {
+    pub(super) fn split(operation: &CloudOperation, code: &str, sender_fault: bool) -> Self {
         let mut request: Value = serde_json::from_slice(&operation.body).unwrap_or_default();
         let entries = request["Entries"].take();
         let entries = entries.as_array().cloned().unwrap_or_default();
@@ -25,7 +25,7 @@ impl Divided {
         let mut failed = Vec::new();
         for (index, entry) in entries.into_iter().enumerate() {
             if index % 2 == 0 {
-                failed.push(answer::failed_entry(&entry, code, sender_fault));
+                failed.push(response::failed_entry(&entry, code, sender_fault));
             } else {
                 rest.push(entry);
             }
@@ -34,35 +34,35 @@ impl Divided {
         request["Entries"] = Value::Array(rest);
         let body = Bytes::from(request.to_string());
         Self {
-            rest: is_any_left.then(|| operation.with_body(body)),
+            remaining: is_any_left.then(|| operation.with_body(body)),
             failed,
         }
     }
 
     /// The call with the body of what is left.
-    pub(super) fn call(rest: &Operation, call: Call) -> Call {
+    pub(super) fn remaining_call(rest: &CloudOperation, call: BackendCall) -> BackendCall {
         let (mut parts, _) = call.request.into_parts();
         parts.headers.remove("content-length");
-        Call {
+        BackendCall {
             peer: call.peer,
             request: Request::from_parts(parts, Body::from(rest.body.clone())),
         }
     }
 
     /// The answer to the whole batch, given the answer to what was left of it.
-    pub(super) async fn answer(self, given: Option<Answer>) -> Answer {
-        let mut told = match given {
+    pub(super) async fn merge_response(self, given: Option<CloudResponse>) -> CloudResponse {
+        let mut response = match given {
             None => json!({ "Successful": [], "Failed": [] }),
             Some(given) if !given.status().is_success() => return given,
             Some(given) => {
-                let body = answer::collect(given.into_body()).await;
+                let body = response::collect_body(given.into_body()).await;
                 serde_json::from_slice(&body).unwrap_or_else(|_| json!({}))
             }
         };
-        match told["Failed"].as_array_mut() {
+        match response["Failed"].as_array_mut() {
             Some(failed) => failed.extend(self.failed),
-            None => told["Failed"] = Value::Array(self.failed),
+            None => response["Failed"] = Value::Array(self.failed),
         }
-        answer::sqs_answer(200, &told)
+        response::sqs_response(200, &response)
     }
 }

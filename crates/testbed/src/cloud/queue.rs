@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
 
-use super::{Cloud, Endpoint};
+use super::{Cloud, CloudEndpoint};
 
 /// What a queue is to be like.
 #[derive(Debug, Clone)]
-pub struct CreateQueue {
+pub struct CreateQueueOptions {
     /// How long a received message stays invisible, in seconds.
     pub visibility_seconds: u32,
     /// After how many receives a message goes to a dead-letter queue named `NAME-dlq`; none without one.
@@ -18,7 +18,7 @@ pub struct CreateQueue {
     pub fifo: bool,
 }
 
-impl Default for CreateQueue {
+impl Default for CreateQueueOptions {
     fn default() -> Self {
         Self {
             visibility_seconds: 30,
@@ -55,19 +55,19 @@ impl QueueDepth {
 
 impl Cloud {
     /// [`Endpoint::create_queue`].
-    pub async fn create_queue(&self, name: &str, queue: CreateQueue) -> Result<QueueUrls> {
-        self.at().create_queue(name, queue).await
+    pub async fn create_queue(&self, name: &str, queue: CreateQueueOptions) -> Result<QueueUrls> {
+        self.services().create_queue(name, queue).await
     }
 
     /// [`Endpoint::queue_depth`].
     pub async fn queue_depth(&self, url: &str) -> Result<QueueDepth> {
-        self.at().queue_depth(url).await
+        self.services().queue_depth(url).await
     }
 }
 
-impl Endpoint {
+impl CloudEndpoint {
     /// Creates a queue and, if it is to have one, its dead-letter queue.
-    pub async fn create_queue(&self, name: &str, queue: CreateQueue) -> Result<QueueUrls> {
+    pub async fn create_queue(&self, name: &str, queue: CreateQueueOptions) -> Result<QueueUrls> {
         let mut attributes = HashMap::from([(
             Attribute::VisibilityTimeout,
             queue.visibility_seconds.to_string(),
@@ -79,8 +79,10 @@ impl Endpoint {
         if let Some(count) = queue.max_receive_count {
             // Fourteen days, as the README has it: longer than the queue's own four.
             let kept = HashMap::from([(Attribute::MessageRetentionPeriod, "1209600".to_owned())]);
-            let url = self.create(&format!("{name}-dlq"), kept).await?;
-            let made = self.attributes(&url).await?;
+            let url = self
+                .create_with_attributes(&format!("{name}-dlq"), kept)
+                .await?;
+            let made = self.get_queue_attributes(&url).await?;
             let arn = made
                 .get(&Attribute::QueueArn)
                 .context("a queue has no ARN")?;
@@ -89,7 +91,7 @@ impl Endpoint {
             attributes.insert(Attribute::RedrivePolicy, policy.to_string());
             dead_letter_url = Some(url);
         }
-        let url = self.create(name, attributes).await?;
+        let url = self.create_with_attributes(name, attributes).await?;
         Ok(QueueUrls {
             url,
             dead_letter_url,
@@ -98,7 +100,7 @@ impl Endpoint {
 
     /// How many messages the queue at `url` holds.
     pub async fn queue_depth(&self, url: &str) -> Result<QueueDepth> {
-        let attributes = self.attributes(url).await?;
+        let attributes = self.get_queue_attributes(url).await?;
         let count = |name: Attribute| -> Result<u64> {
             Ok(attributes.get(&name).map_or("0", String::as_str).parse()?)
         };
@@ -110,9 +112,13 @@ impl Endpoint {
         })
     }
 
-    async fn create(&self, name: &str, attributes: HashMap<Attribute, String>) -> Result<String> {
+    async fn create_with_attributes(
+        &self,
+        name: &str,
+        attributes: HashMap<Attribute, String>,
+    ) -> Result<String> {
         let request = self
-            .sqs_as("test")
+            .sqs_client_for("test")
             .create_queue()
             .queue_name(name)
             .set_attributes(Some(attributes));
@@ -123,9 +129,9 @@ impl Endpoint {
             .context("a created queue has no URL")
     }
 
-    async fn attributes(&self, url: &str) -> Result<HashMap<Attribute, String>> {
+    async fn get_queue_attributes(&self, url: &str) -> Result<HashMap<Attribute, String>> {
         let request = self
-            .sqs_as("test")
+            .sqs_client_for("test")
             .get_queue_attributes()
             .queue_url(url)
             .attribute_names(Attribute::All);

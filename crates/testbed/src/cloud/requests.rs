@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::operation::{Operation, Service};
+use super::operation::{CloudOperation, CloudService};
 
 /// The requests received so far. A caller is the access key id a request was signed with.
 #[derive(Debug, Clone, Default)]
-pub struct Requests {
-    counts: BTreeMap<(Service, String, String), u64>,
+pub struct CloudRequestCounts {
+    counts: BTreeMap<(CloudService, String, String), u64>,
 }
 
-impl Requests {
-    pub(super) fn add(&mut self, operation: &Operation) {
+impl CloudRequestCounts {
+    pub(super) fn count_request(&mut self, operation: &CloudOperation) {
         let key = (
             operation.service,
             operation.caller.clone(),
@@ -21,36 +21,36 @@ impl Requests {
     }
 
     /// Requests of `operation`, such as `CopyObject`, by all callers.
-    pub fn count(&self, operation: &str) -> u64 {
-        self.sum(|_, _, name| name == operation)
+    pub fn count_operation(&self, operation: &str) -> u64 {
+        self.sum_counts(|_, _, name| name == operation)
     }
 
     /// Requests of `operation` by `caller`.
-    pub fn count_by(&self, caller: &str, operation: &str) -> u64 {
-        self.sum(|_, by, name| by == caller && name == operation)
+    pub fn count_operation_by(&self, caller: &str, operation: &str) -> u64 {
+        self.sum_counts(|_, by, name| by == caller && name == operation)
     }
 
     /// All SQS requests by all callers.
     pub fn total_sqs(&self) -> u64 {
-        self.sum(|service, _, _| service == Service::Sqs)
+        self.sum_counts(|service, _, _| service == CloudService::Sqs)
     }
 
     /// All SQS requests by `callers`.
     pub fn total_sqs_by(&self, callers: &[&str]) -> u64 {
-        self.sum(|service, by, _| service == Service::Sqs && callers.contains(&by))
+        self.sum_counts(|service, by, _| service == CloudService::Sqs && callers.contains(&by))
     }
 
     /// The counts by operation.
     pub fn snapshot(&self) -> BTreeMap<String, u64> {
-        self.by_operation(|_| true)
+        self.sum_by_operation(|_| true)
     }
 
     /// The counts of `caller` by operation.
     pub fn snapshot_by(&self, caller: &str) -> BTreeMap<String, u64> {
-        self.by_operation(|by| by == caller)
+        self.sum_by_operation(|by| by == caller)
     }
 
-    fn by_operation(&self, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
+    fn sum_by_operation(&self, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
         for ((_, caller, name), count) in &self.counts {
             if wanted(caller) {
@@ -60,7 +60,7 @@ impl Requests {
         counts
     }
 
-    fn sum(&self, wanted: impl Fn(Service, &str, &str) -> bool) -> u64 {
+    fn sum_counts(&self, wanted: impl Fn(CloudService, &str, &str) -> bool) -> u64 {
         let chosen = self
             .counts
             .iter()

@@ -7,20 +7,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
-use crate::checker::full_sweep;
-use crate::run::{Crew, Plan, Progress, Report, SOME_FAILED, Stage, print, tell, tell_violations};
+use crate::checker::check_invariants;
+use crate::run::{
+    EXIT_SOME_FAILED, EnvironmentOptions, ProcessGroup, ProgressPrinter, RunEnvironment, RunReport,
+    print_report, print_status, print_violations,
+};
 use crate::traffic::{Traffic, TrafficReport};
 
 /// Between two looks at how far the migration is.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Longer than a message stays invisible after its consumer was killed.
-const DRAIN_WITHIN: Duration = Duration::from_mins(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Moves seeded images with the real feeder and consumers while an application uses them, on a
 /// private Postgres and local S3 and SQS, and checks that nothing was lost.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "script/demo")]
-pub struct Arguments {
+pub struct DemoArguments {
     /// Images in scope of the migration.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..))]
     pub images: u32,
@@ -45,73 +48,87 @@ pub struct Arguments {
 /// Runs the demo; succeeds only if everything that must hold did.
 pub async fn main() -> ExitCode {
     // Ctrl-C needs no handling: the watchdogs clean up after us.
-    match run(&Arguments::parse()).await {
+    match run(&DemoArguments::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            tell(&format!("script/demo: {error:#}"));
+            print_status(&format!("script/demo: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(arguments: &Arguments) -> Result<bool> {
-    let stage = Stage::set_up(&Plan {
+async fn run(arguments: &DemoArguments) -> Result<bool> {
+    let stage = RunEnvironment::set_up(&EnvironmentOptions {
         images: arguments.images,
         largest_bytes: None,
         seed: arguments.seed,
     })
     .await?;
-    let (traffic, seconds) = migrate(&stage, arguments).await?;
-    tell("Checking every row and every object …");
-    let checker = stage.application.with_s3(stage.cloud.s3_as("checker"));
-    let verdict = full_sweep(&checker, &stage.seeded, &traffic.log).await?;
-    let report = Report::of(&stage, &verdict, &traffic, seconds).await?;
-    tell_violations(&[&verdict.violations[..], &traffic.broken].concat());
-    let holds = report.holds(&verdict);
-    print(&report.table(), holds, arguments.json.then_some(&report))?;
+    let (traffic, seconds) = run_migration(&stage, arguments).await?;
+    print_status("Checking every row and every object …");
+    let checker = stage
+        .application
+        .with_s3(stage.cloud.s3_client_for("checker"));
+    let verdict = check_invariants(&checker, &stage.seeded, &traffic.log).await?;
+    let report = RunReport::collect(&stage, &verdict, &traffic, seconds).await?;
+    print_violations(&[&verdict.violations[..], &traffic.broken_read_details].concat());
+    let holds = report.has_passed(&verdict);
+    print_report(
+        &report.render_table(),
+        holds,
+        arguments.json.then_some(&report),
+    )?;
     if arguments.keep {
-        stage.keep().await;
+        stage.keep_running().await;
     }
     Ok(holds)
 }
 
 /// The migration from start to end with the traffic beside it, and the seconds it took.
-async fn migrate(stage: &Stage, arguments: &Arguments) -> Result<(TrafficReport, f64)> {
-    let traffic = Traffic::start(&stage.application, stage.seeded.clone(), &stage.rates()).await?;
-    let mut progress = Progress::start(stage).await?;
-    let mut crew = Crew::start(stage, arguments.consumers)?;
+async fn run_migration(
+    stage: &RunEnvironment,
+    arguments: &DemoArguments,
+) -> Result<(TrafficReport, f64)> {
+    let traffic = Traffic::start(
+        &stage.application,
+        stage.seeded.clone(),
+        &stage.traffic_rates(),
+    )
+    .await?;
+    let mut progress = ProgressPrinter::start(stage).await?;
+    let mut crew = ProcessGroup::start(stage, arguments.consumers)?;
     let mut to_be_killed = arguments.kill_each_once;
     while !feeder_is_done(&mut crew)? {
         check_consumers(&mut crew)?;
-        progress.look(&traffic).await?;
-        traffic.allow_writes(stage.writes_by(progress.moved()));
+        progress.poll_ledger(&traffic).await?;
+        traffic.allow_writes(stage.allowed_writes(progress.moved_rows()));
         if to_be_killed && progress.is_half_way() {
             to_be_killed = false;
-            tell("\nKilling the feeder and every consumer, and starting them again …");
+            print_status("\nKilling the feeder and every consumer, and starting them again …");
             crew.restart_all().await?;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    drain(stage, &mut crew).await?;
+    wait_until_drained(stage, &mut crew).await?;
     let seconds = progress.finish(&traffic).await?;
     let report = traffic.stop().await;
-    dismiss(&mut crew).await?;
+    stop_consumers(&mut crew).await?;
     Ok((report, seconds))
 }
 
 /// Whether the feeder has ended well.
-fn feeder_is_done(crew: &mut Crew<'_>) -> Result<bool> {
-    match crew.feeder_ended()? {
+fn feeder_is_done(crew: &mut ProcessGroup<'_>) -> Result<bool> {
+    match crew.feeder_exit_status()? {
         None => Ok(false),
-        Some(status) if status.success() || status.code() == Some(SOME_FAILED) => Ok(true),
+        Some(status) if status.success() || status.code() == Some(EXIT_SOME_FAILED) => Ok(true),
         Some(status) => bail!("the feeder failed ({status}):\n{}", crew.feeder_log()),
     }
 }
 
 /// Fails if a consumer has ended.
-fn check_consumers(crew: &mut Crew<'_>) -> Result<()> {
-    match crew.consumers_ended()?.first() {
+fn check_consumers(crew: &mut ProcessGroup<'_>) -> Result<()> {
+    match crew.exited_consumers()?.first() {
         None => Ok(()),
         Some((n, status)) => {
             let log = crew.consumer_log(*n);
@@ -121,8 +138,8 @@ fn check_consumers(crew: &mut Crew<'_>) -> Result<()> {
 }
 
 /// Every consumer must end with success when it is asked to.
-async fn dismiss(crew: &mut Crew<'_>) -> Result<()> {
-    for (n, status) in crew.dismiss().await? {
+async fn stop_consumers(crew: &mut ProcessGroup<'_>) -> Result<()> {
+    for (n, status) in crew.stop_consumers().await? {
         ensure!(
             status.success(),
             "a consumer ended badly ({status}):\n{}",
@@ -133,14 +150,14 @@ async fn dismiss(crew: &mut Crew<'_>) -> Result<()> {
 }
 
 /// Until the queue is empty: failed images are on their way to the dead-letter queue.
-async fn drain(stage: &Stage, crew: &mut Crew<'_>) -> Result<()> {
+async fn wait_until_drained(stage: &RunEnvironment, crew: &mut ProcessGroup<'_>) -> Result<()> {
     let begun = Instant::now();
     while stage.queue_depth().await?.total() > 0 {
         check_consumers(crew)?;
-        if begun.elapsed() > DRAIN_WITHIN {
-            bail!("the queue is not empty {DRAIN_WITHIN:?} after the feeder ended");
+        if begun.elapsed() > DRAIN_TIMEOUT {
+            bail!("the queue is not empty {DRAIN_TIMEOUT:?} after the feeder ended");
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use anyhow::Result;
 
 use super::operator::Told;
 use super::scene::Scene;
-use crate::seed::Kind;
-use crate::traffic::Deed;
+use crate::seed::SeededRowKind;
+use crate::traffic::ApplicationWrite;
 
 /// What would be done, whether it can be done, and what it would cost.
 pub(super) async fn plan(scene: &mut Scene) -> Result<()> {
@@ -14,19 +14,19 @@ pub(super) async fn plan(scene: &mut Scene) -> Result<()> {
         "Nothing has been touched yet, and nothing is. The application reads; it begins to write after this.",
     );
     let bucket = scene.stage.application.destination_bucket.clone();
-    let before = scene.stage.cloud.objects_in(&bucket);
+    let before = scene.stage.cloud.count_objects(&bucket);
     scene.see(&["plan"], 0).await?;
     let told = scene.ask(&["plan"], &[0]).await?;
-    let (rows, count) = (&told.json["rows"], |kind| scene.seeded.count(kind));
-    let to_do = count(Kind::ToMove) + count(Kind::Missing);
+    let (rows, count) = (&told.json["rows"], |kind| scene.seeded.count_kind(kind));
+    let to_do = count(SeededRowKind::ToMove) + count(SeededRowKind::Missing);
     let is_counted = rows["in_scope"] == to_do
-        && rows["moved_already"] == count(Kind::AlreadyMoved)
-        && rows["outside"] == count(Kind::Outside);
+        && rows["moved_already"] == count(SeededRowKind::AlreadyMoved)
+        && rows["outside"] == count(SeededRowKind::Outside);
     scene.holds(is_counted, format!("{to_do} rows in scope, and those moved already and outside the rule, as they were seeded"))?;
     scene.holds(told.number("failing")? == 0, "nothing would fail")?;
     let ledgers = "SELECT count(*) FROM pg_namespace WHERE nspname = 'bucket_brigade'";
     let is_untouched = scene.number(ledgers).await? == 0
-        && scene.stage.cloud.objects_in(&bucket) == before
+        && scene.stage.cloud.count_objects(&bucket) == before
         && scene.stage.queue_depth().await?.total() == 0;
     scene.holds(
         is_untouched,
@@ -99,13 +99,12 @@ pub(super) async fn judge(
         told.number("checked")? == moves,
         format!("all {moves} moves were looked at"),
     )?;
-    let (log, mismatches) = (scene.traffic.log(), told.list("mismatches")?.clone());
+    let (log, mismatches) = (scene.traffic.write_log(), told.list("mismatches")?.clone());
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let is_known = |mismatch: &serde_json::Value| {
         let (id, code) = (text(&mismatch["id"]), text(&mismatch["code"]));
         let deed = log.rows.get(&id);
-        let replaced =
-            matches!(deed, Some(Deed::Replaced { path, .. }) if *path == text(&mismatch["path"]));
+        let replaced = matches!(deed, Some(ApplicationWrite::Replaced { path, .. }) if *path == text(&mismatch["path"]));
         (code == "CopyReplaced" && replaced) || is_expected(&id, &code)
     };
     let unknown: Vec<_> = mismatches.iter().filter(|one| !is_known(one)).collect();

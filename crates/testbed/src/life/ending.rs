@@ -8,14 +8,14 @@ use serde::Serialize;
 
 use super::scene::Scene;
 use super::transcript::Transcript;
-use crate::checker::{Verdict, full_sweep_after_clean};
-use crate::run::{Report, tell, tell_violations};
+use crate::checker::{CheckReport, check_invariants_after_clean};
+use crate::run::{RunReport, print_status, print_violations};
 
 /// What `--json` prints: the demo's figures, and what an operator did.
 #[derive(Debug, Serialize)]
 pub(super) struct LifeReport {
     #[serde(flatten)]
-    figures: Report,
+    figures: RunReport,
     rolled_back: usize,
     sources_removed: usize,
     checks: u64,
@@ -31,7 +31,7 @@ impl LifeReport {
 
     /// The figures for people.
     pub(super) fn table(&self) -> String {
-        let mut table = self.figures.table();
+        let mut table = self.figures.render_table();
         let lines = [
             (
                 self.rolled_back as u64,
@@ -57,24 +57,27 @@ pub(super) async fn close(mut scene: Scene) -> Result<(LifeReport, Transcript)> 
     scene.chapter("The end", "The consumers are asked to end, as ECS does.");
     scene.see(&["status"], 0).await?;
     for mut consumer in std::mem::take(&mut scene.consumers) {
-        consumer.terminate().await?;
-        let code = consumer.wait().await?.code();
+        consumer.terminate()?;
+        let code = consumer.wait_for_exit().await?.code();
         scene.holds(code == Some(0), "a consumer ends with exit code 0")?;
     }
     let seconds = scene.began.elapsed().as_secs_f64();
-    tell("· Checking every row and every object");
+    print_status("· Checking every row and every object");
     let traffic = scene.traffic.stop().await;
     let application = &scene.stage.application;
-    let checker = application.with_s3(scene.stage.cloud.s3_as("checker"));
-    let removed = scene.removed.iter().map(|path| application.locate(path));
+    let checker = application.with_s3(scene.stage.cloud.s3_client_for("checker"));
+    let removed = scene
+        .removed
+        .iter()
+        .map(|path| application.location_of(path));
     let removed: BTreeSet<_> = removed.collect();
-    let sweep = full_sweep_after_clean(&checker, &scene.seeded, &traffic.log, &removed);
-    let verdict: Verdict = sweep.await?;
-    let violations = [&verdict.violations[..], &traffic.broken].concat();
-    tell_violations(&violations);
-    let figures = Report::of(&scene.stage, &verdict, &traffic, seconds).await?;
+    let sweep = check_invariants_after_clean(&checker, &scene.seeded, &traffic.log, &removed);
+    let verdict: CheckReport = sweep.await?;
+    let violations = [&verdict.violations[..], &traffic.broken_read_details].concat();
+    print_violations(&violations);
+    let figures = RunReport::collect(&scene.stage, &verdict, &traffic, seconds).await?;
     let report = LifeReport {
-        holds: figures.holds(&verdict) && traffic.write_errors == 0,
+        holds: figures.has_passed(&verdict) && traffic.write_errors == 0,
         figures,
         rolled_back: scene.rolled_back,
         sources_removed: scene.removed.len(),

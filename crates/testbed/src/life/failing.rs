@@ -10,8 +10,8 @@ use super::before::judge;
 use super::full::POISON;
 use super::operator::Told;
 use super::scene::Scene;
-use crate::picture::picture;
-use crate::seed::{Kind, Row};
+use crate::picture::random_png;
+use crate::seed::{SeededRow, SeededRowKind};
 
 const ALL: [&str; 3] = ["failures", "--limit", "1000000"];
 
@@ -39,13 +39,14 @@ pub(super) async fn failures(scene: &mut Scene) -> Result<()> {
 /// archived ones; and none of these is missing, but for rows that the application has written since.
 async fn check_codes(scene: &mut Scene, told: &Told, codes: &[&str]) -> Result<()> {
     let failed = failed(told)?;
-    let missing = scene.unchanged(Kind::Missing).await?;
+    let missing = scene.unchanged(SeededRowKind::Missing).await?;
     let paths = scene.paths().await?;
-    let is_open =
-        |row: &&Row| paths.get(&row.id) == Some(&row.path) && scene.archived.contains_key(&row.id);
+    let is_open = |row: &&SeededRow| {
+        paths.get(&row.id) == Some(&row.path) && scene.archived.contains_key(&row.id)
+    };
     let archived: BTreeSet<String> = scene
         .seeded
-        .of(Kind::ToMove)
+        .rows_of_kind(SeededRowKind::ToMove)
         .filter(is_open)
         .map(|row| row.id.clone())
         .collect();
@@ -138,7 +139,7 @@ async fn feed_again(scene: &mut Scene, once_archived: &[String]) -> Result<()> {
     )?;
     let told = scene.ask(&ALL, &[2]).await?;
     check_codes(scene, &told, &["NoSuchKey"]).await?;
-    let left = scene.unchanged(Kind::ToMove).await?;
+    let left = scene.unchanged(SeededRowKind::ToMove).await?;
     let moved = once_archived.len();
     scene.holds(
         left.is_empty(),
@@ -154,17 +155,20 @@ async fn feed_again(scene: &mut Scene, once_archived: &[String]) -> Result<()> {
 
 /// The application uploads every other image that is not there; how many.
 async fn provide(scene: &mut Scene) -> Result<usize> {
-    let open = scene.unchanged(Kind::Missing).await?;
+    let open = scene.unchanged(SeededRowKind::Missing).await?;
     let rows = scene.seeded.rows.iter_mut();
-    let found: Vec<&mut Row> = rows
+    let found: Vec<&mut SeededRow> = rows
         .filter(|row| open.contains(&row.id))
         .step_by(2)
         .collect();
     let (count, mut dice) = (found.len(), Rng::with_seed(7));
     for row in found {
-        let bytes = picture(&mut dice, 4096)?;
+        let bytes = random_png(&mut dice, 4096)?;
         let application = &scene.stage.application;
-        *row = scene.traffic.provide(application, row, bytes).await?;
+        *row = scene
+            .traffic
+            .upload_missing(application, row, bytes)
+            .await?;
     }
     Ok(count)
 }
@@ -175,13 +179,13 @@ pub(super) async fn verify_and_report(scene: &mut Scene) -> Result<()> {
         "Verify and report",
         "Every move, then every row of the table: does the object exist that it names?",
     );
-    let missing = scene.unchanged(Kind::Missing).await?;
+    let missing = scene.unchanged(SeededRowKind::Missing).await?;
     let told = scene.ask(&["verify", "--full"], &[1]).await?;
     judge(scene, &told, |id, code| {
         code == "NoObject" && missing.contains(id)
     })
     .await?;
-    let still = scene.unchanged(Kind::Missing).await?;
+    let still = scene.unchanged(SeededRowKind::Missing).await?;
     let told_of = |id: &String| {
         told.list("mismatches")
             .is_ok_and(|all| all.iter().any(|one| one["id"] == **id))

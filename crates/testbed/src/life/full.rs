@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::scene::{Scene, slow_copies};
-use crate::cloud::{Effect, Fault};
-use crate::run::moved;
-use crate::seed::{Kind, Row};
+use crate::cloud::{Fault, FaultEffect};
+use crate::run::read_moved_rows;
+use crate::seed::{SeededRow, SeededRowKind};
 
 /// Within two seconds, says the documentation.
 const OBEYED: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ pub(super) async fn run(scene: &mut Scene) -> Result<()> {
         &format!(
             "Everything is fed. There will be failures: {} rows name an image that is not there, {} images are archived, \
              and another system sends {} messages of its own to the queue by mistake.",
-            scene.seeded.count(Kind::Missing),
+            scene.seeded.count_kind(SeededRowKind::Missing),
             scene.archived.len(),
             POISON.len()
         ),
@@ -47,7 +47,7 @@ pub(super) async fn run(scene: &mut Scene) -> Result<()> {
     let some = scene.images * 15 / 100;
     scene
         .eventually("the first images to move", async || {
-            Ok(moved(&scene.pool).await? > some)
+            Ok(read_moved_rows(&scene.pool).await? > some)
         })
         .await?;
     scene.see(&["status"], 0).await?;
@@ -59,7 +59,7 @@ pub(super) async fn run(scene: &mut Scene) -> Result<()> {
         .say("The feeder, from its start to its end:");
     let code = scene.feeder_ends(feeder, &[]).await?;
     scene.holds(code == 2, "it says that some rows failed")?;
-    let left = scene.unchanged(Kind::ToMove).await?;
+    let left = scene.unchanged(SeededRowKind::ToMove).await?;
     let all_archived = left.iter().all(|id| scene.archived.contains_key(id));
     scene.holds(
         all_archived,
@@ -74,16 +74,20 @@ pub(super) async fn run(scene: &mut Scene) -> Result<()> {
 fn archive(scene: &mut Scene) {
     // The first fault that strikes counts: these before the slowness of all copies.
     scene.slow_copies = None;
-    let plain = |row: &&Row| !row.shared && row.path.contains("/avatar-");
-    let rows: Vec<&Row> = scene.seeded.of(Kind::ToMove).filter(plain).collect();
+    let plain = |row: &&SeededRow| !row.shared && row.path.contains("/avatar-");
+    let rows: Vec<&SeededRow> = scene
+        .seeded
+        .rows_of_kind(SeededRowKind::ToMove)
+        .filter(plain)
+        .collect();
     let count = (scene.images / 1000).max(3);
     let chosen = rows.iter().step_by(rows.len() / count).take(count);
-    let archive = |row: &&Row| {
-        let refused = Fault::new("CopyObject", Effect::error(403, "InvalidObjectState"));
+    let archive = |row: &&SeededRow| {
+        let refused = Fault::new("CopyObject", FaultEffect::error(403, "InvalidObjectState"));
         let refused = refused
             .caller("consumer")
             .key_contains(scene.new_path(&row.path));
-        (row.id.clone(), scene.stage.cloud.inject(refused))
+        (row.id.clone(), scene.stage.cloud.inject_fault(refused))
     };
     let archived = chosen.map(archive).collect();
     scene.archived = archived;
@@ -91,7 +95,7 @@ fn archive(scene: &mut Scene) {
 }
 
 async fn poison(scene: &Scene) -> Result<()> {
-    let sqs = scene.stage.cloud.sqs_as("stranger");
+    let sqs = scene.stage.cloud.sqs_client_for("stranger");
     for body in POISON {
         let message = sqs.send_message().queue_url(&scene.stage.queue.url);
         message.message_body(body).send().await?;
@@ -100,11 +104,11 @@ async fn poison(scene: &Scene) -> Result<()> {
 }
 
 async fn deeds(scene: &Scene) -> Result<Deeds> {
-    let requests = scene.stage.cloud.requests();
+    let requests = scene.stage.cloud.request_counts();
     Ok(Deeds {
-        copies: requests.count_by("consumer", "CopyObject"),
-        sends: requests.count_by("feeder", "SendMessageBatch"),
-        moved: moved(&scene.pool).await?,
+        copies: requests.count_operation_by("consumer", "CopyObject"),
+        sends: requests.count_operation_by("feeder", "SendMessageBatch"),
+        moved: read_moved_rows(&scene.pool).await?,
     })
 }
 
@@ -175,9 +179,9 @@ async fn lift(scene: &mut Scene, rate: usize) -> Result<()> {
 }
 
 async fn moved_within(scene: &Scene, time: Duration) -> Result<usize> {
-    let before = moved(&scene.pool).await?;
+    let before = read_moved_rows(&scene.pool).await?;
     tokio::time::sleep(time).await;
-    Ok(moved(&scene.pool).await? - before)
+    Ok(read_moved_rows(&scene.pool).await? - before)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "at most 100")]

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::run::{print, tell};
+use crate::run::{print_report, print_status};
 use scene::Scene;
 use transcript::Heading;
 
@@ -56,7 +56,7 @@ pub async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            tell(&format!("script/life: {error:#}"));
+            print_status(&format!("script/life: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -66,7 +66,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     let mut scene = Scene::set_up(arguments).await?;
     let lived = live(&mut scene).await;
     if lived.is_err() {
-        tell(&scene.transcript.tail());
+        print_status(&scene.transcript.tail());
     }
     lived?;
     let (report, transcript) = ending::close(scene).await?;
@@ -81,7 +81,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let holds = report.holds();
-    print(&report.table(), holds, arguments.json.then_some(&report))?;
+    print_report(&report.table(), holds, arguments.json.then_some(&report))?;
     Ok(holds)
 }
 

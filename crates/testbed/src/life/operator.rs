@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use super::scene::Scene;
 use super::transcript::laid_out;
-use crate::process::binary;
+use crate::process::binary_path;
 
 /// How a command ended.
 pub(super) struct Told {
@@ -66,7 +66,7 @@ impl Scene {
     }
 
     pub(super) async fn run(&self, arguments: &[&str]) -> Result<Told> {
-        let mut command = Command::new(binary("feeder")?);
+        let mut command = Command::new(binary_path("feeder")?);
         command.args(arguments).env_clear().current_dir("/");
         command.envs(self.operators_environment());
         command.stdin(Stdio::null()).kill_on_drop(true);
@@ -80,7 +80,7 @@ impl Scene {
     }
 
     pub(super) fn operators_environment(&self) -> Vec<(String, String)> {
-        let mut environment = self.stage.environment("operator");
+        let mut environment = self.stage.variables("operator");
         // The answer is what is shown; what goes wrong is told in any case.
         environment.push(("RUST_LOG".into(), "warn".into()));
         environment

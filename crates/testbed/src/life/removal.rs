@@ -8,8 +8,8 @@ use super::before::judge;
 use super::scene::Scene;
 use super::snapshot::Snapshot;
 use super::undo::Back;
-use crate::seed::Kind;
-use crate::terminal::Terminal;
+use crate::seed::SeededRowKind;
+use crate::terminal::TerminalSession;
 
 const CLEAN: [&str; 3] = ["clean", "--older-than", "0s"];
 const PROMPT: &str = "Type the bucket's name to remove them: ";
@@ -45,7 +45,7 @@ pub(super) async fn clean(scene: &mut Scene, back: &Back) -> Result<()> {
     scene
         .transcript
         .say("Verified anew, they may go. On a terminal the name is asked for; a wrong one first:");
-    let missing = scene.unchanged(Kind::Missing).await?;
+    let missing = scene.unchanged(SeededRowKind::Missing).await?;
     let told = scene.ask(&["verify", "--full"], &[1]).await?;
     judge(scene, &told, |id, code| {
         code == "NoObject" && missing.contains(id)
@@ -122,14 +122,14 @@ fn but(paths: &[&String]) -> String {
 /// Somebody types a name at the prompt; what the screen showed.
 async fn typed(scene: &mut Scene, name: &str, codes: &[i32]) -> Result<String> {
     let before = scene.sources();
-    let mut terminal = Terminal::start("feeder", &scene.operators_environment(), &CLEAN)?;
-    terminal.shows(PROMPT).await?;
+    let mut terminal = TerminalSession::start("feeder", &scene.operators_environment(), &CLEAN)?;
+    terminal.wait_for_text(PROMPT).await?;
     ensure!(
         scene.sources() == before,
         "an object is gone before the name was typed"
     );
     terminal.type_line(name).await?;
-    let (code, screen) = terminal.end().await?;
+    let (code, screen) = terminal.wait_for_exit().await?;
     scene.write_down(&CLEAN, &screen, code);
     ensure!(
         codes.contains(&code),
@@ -143,7 +143,7 @@ async fn typed(scene: &mut Scene, name: &str, codes: &[i32]) -> Result<String> {
 
 /// Everything resolves, moves off removed sources cannot be undone, and orphans go too.
 async fn afterwards(scene: &mut Scene) -> Result<()> {
-    let missing = scene.unchanged(Kind::Missing).await?;
+    let missing = scene.unchanged(SeededRowKind::Missing).await?;
     let told = scene.ask(&["verify", "--full"], &[1]).await?;
     judge(scene, &told, |id, code| {
         code == "NoObject" && missing.contains(id)

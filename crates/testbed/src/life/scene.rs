@@ -10,11 +10,11 @@ use sqlx::postgres::PgPool;
 
 use super::Arguments;
 use super::transcript::Transcript;
-use crate::cloud::{Effect, Fault, FaultHandle};
-use crate::process::Process;
-use crate::run::{Plan, SOME_FAILED, Stage};
-use crate::seed::{Kind, Seeded};
-use crate::traffic::{Rates, Traffic};
+use crate::cloud::{Fault, FaultEffect, FaultHandle};
+use crate::process::ChildProcess;
+use crate::run::{EXIT_SOME_FAILED, EnvironmentOptions, RunEnvironment};
+use crate::seed::{SeededRowKind, SeededRows};
+use crate::traffic::{Traffic, TrafficRates};
 
 /// Many images are wanted, and all are held in memory twice.
 const LARGEST_BYTES: u32 = 8 * 1024;
@@ -32,14 +32,14 @@ const PATIENCE: Duration = Duration::from_mins(15);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) struct Scene {
-    pub(super) stage: Stage,
+    pub(super) stage: RunEnvironment,
     pub(super) images: usize,
     pub(super) pool: PgPool,
     pub(super) traffic: Traffic,
     pub(super) transcript: Transcript,
-    pub(super) consumers: Vec<Process>,
+    pub(super) consumers: Vec<ChildProcess>,
     /// The rows as they were seeded, or as the application has mended them since.
-    pub(super) seeded: Seeded,
+    pub(super) seeded: SeededRows,
     /// Paths whose sources clean has removed.
     pub(super) removed: BTreeSet<String>,
     pub(super) rolled_back: usize,
@@ -53,7 +53,7 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) async fn set_up(arguments: &Arguments) -> Result<Self> {
-        let mut stage = Stage::set_up(&Plan {
+        let mut stage = RunEnvironment::set_up(&EnvironmentOptions {
             images: arguments.images,
             largest_bytes: Some(LARGEST_BYTES),
             seed: arguments.seed,
@@ -61,27 +61,27 @@ impl Scene {
         .await?;
         let images = usize::try_from(arguments.images)?;
         let concurrency = (images / 200).clamp(4, 32).to_string();
-        stage.set("consumer", "MAX_CONCURRENCY", concurrency);
-        let rates = Rates {
+        stage.set_variable("consumer", "MAX_CONCURRENCY", concurrency);
+        let rates = TrafficRates {
             // It takes a look first: the plan is drawn up before it writes.
-            most_writes: 0,
+            max_writes: 0,
             writes_per_second: f64::from(arguments.images) / 400.0,
             // So that there are failures to see, and some that stay.
-            spared: stage
+            excluded_rows: stage
                 .seeded
-                .of(Kind::Missing)
+                .rows_of_kind(SeededRowKind::Missing)
                 .map(|row| row.id.clone())
                 .collect(),
-            ..stage.rates()
+            ..stage.traffic_rates()
         };
         let traffic = Traffic::start(&stage.application, Arc::clone(&stage.seeded), &rates);
         Ok(Self {
             images,
-            pool: stage.application.pool(2).await?,
+            pool: stage.application.connect_pool(2).await?,
             traffic: traffic.await?,
             transcript: Transcript::default(),
             consumers: Vec::new(),
-            seeded: Seeded::clone(&stage.seeded),
+            seeded: SeededRows::clone(&stage.seeded),
             removed: BTreeSet::new(),
             rolled_back: 0,
             began: Instant::now(),
@@ -118,28 +118,33 @@ impl Scene {
         Ok(())
     }
 
-    pub(super) fn spawn(&self, program: &str, name: &str, arguments: &[&str]) -> Result<Process> {
-        let environment = self.stage.environment(program);
-        Process::spawn(
+    pub(super) fn spawn(
+        &self,
+        program: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<ChildProcess> {
+        let environment = self.stage.variables(program);
+        ChildProcess::spawn(
             program,
             &environment,
             arguments,
-            Some(&self.stage.log(name)),
+            Some(&self.stage.log_path(name)),
         )
     }
 
     /// Starts a feeder.
-    pub(super) fn feeder(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+    pub(super) fn feeder(&self, name: &str, arguments: &[&str]) -> Result<ChildProcess> {
         self.spawn("feeder", name, arguments)
     }
 
     /// Waits for a feeder's end, and writes down its log. Some rows may have failed.
     pub(super) async fn feeder_ends(
         &mut self,
-        mut feeder: Process,
+        mut feeder: ChildProcess,
         arguments: &[&str],
     ) -> Result<i32> {
-        let status = tokio::time::timeout(PATIENCE, feeder.wait()).await;
+        let status = tokio::time::timeout(PATIENCE, feeder.wait_for_exit()).await;
         let log = feeder.log_tail(usize::MAX);
         let Ok(status) = status else {
             bail!("the feeder does not end:\n{log}");
@@ -147,7 +152,7 @@ impl Scene {
         let code = status?.code().unwrap_or(-1);
         self.write_down(arguments, &log, code);
         ensure!(
-            code == 0 || code == SOME_FAILED,
+            code == 0 || code == EXIT_SOME_FAILED,
             "the feeder ended with {code}:\n{log}"
         );
         self.drained().await?;
@@ -195,20 +200,20 @@ impl Scene {
 
     /// The paths of all rows, by id.
     pub(super) async fn paths(&self) -> Result<BTreeMap<String, String>> {
-        Ok(self.stage.application.paths(&self.pool).await?)
+        Ok(self.stage.application.read_paths(&self.pool).await?)
     }
 
     /// Seeded rows of a kind that still are as they were seeded.
-    pub(super) async fn unchanged(&self, kind: Kind) -> Result<BTreeSet<String>> {
+    pub(super) async fn unchanged(&self, kind: SeededRowKind) -> Result<BTreeSet<String>> {
         let paths = self.paths().await?;
-        let rows = self.seeded.of(kind);
+        let rows = self.seeded.rows_of_kind(kind);
         let rows = rows.filter(|row| paths.get(&row.id) == Some(&row.path));
         Ok(rows.map(|row| row.id.clone()).collect())
     }
 
     /// Rows that the application has written so far.
     pub(super) fn written(&self) -> BTreeSet<String> {
-        self.traffic.log().rows.into_keys().collect()
+        self.traffic.write_log().rows.into_keys().collect()
     }
 
     /// The path that a path to move becomes.
@@ -221,12 +226,12 @@ impl Scene {
     /// Objects in the source bucket.
     pub(super) fn sources(&self) -> usize {
         let bucket = &self.stage.application.source_bucket;
-        self.stage.cloud.objects_in(bucket)
+        self.stage.cloud.count_objects(bucket)
     }
 }
 
 /// Makes each copy take as long as one of S3's.
-pub(super) fn slow_copies(stage: &Stage) -> FaultHandle {
-    let slow = Fault::new("CopyObject", Effect::Delay(COPY_TAKES));
-    stage.cloud.inject(slow.caller("consumer"))
+pub(super) fn slow_copies(stage: &RunEnvironment) -> FaultHandle {
+    let slow = Fault::new("CopyObject", FaultEffect::Delay(COPY_TAKES));
+    stage.cloud.inject_fault(slow.caller("consumer"))
 }

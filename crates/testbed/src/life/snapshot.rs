@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use super::scene::Scene;
-use crate::seed::Kind;
+use crate::seed::SeededRowKind;
 
 /// The objects under the old paths and under the new ones, by old path, with their ETags.
 pub(super) struct Snapshot {
@@ -57,8 +57,8 @@ impl Snapshot {
 
 /// The ETags of the rows' objects in a bucket, by old path.
 fn etags(scene: &Scene, bucket: &str, key: impl Fn(&str) -> String) -> BTreeMap<String, String> {
-    let etags = scene.stage.cloud.etags_in(bucket);
-    let rows = scene.seeded.of(Kind::ToMove);
+    let etags = scene.stage.cloud.list_etags(bucket);
+    let rows = scene.seeded.rows_of_kind(SeededRowKind::ToMove);
     let found =
         rows.filter_map(|row| Some((row.path.clone(), etags.get(&key(&row.path))?.clone())));
     found.collect()

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::run::tell;
+use crate::run::print_status;
 
 /// Longer outputs are cut in the middle.
 const LINES: usize = 40;
@@ -41,7 +41,7 @@ impl Transcript {
     /// Begins a chapter.
     pub(super) fn chapter(&mut self, title: &str, what: &str) {
         self.settle();
-        tell(&format!("· {title}"));
+        print_status(&format!("· {title}"));
         let _ = write!(self.text, "\n## {title}\n\n{what}\n");
     }
 

@@ -8,91 +8,95 @@ use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::wire::{Frame, Statements};
-use super::{Moment, Shared};
+use super::wire::{LedgerStatements, WireFrame};
+use super::{CutMoment, ProxyState};
 
-type Reader = BufReader<OwnedReadHalf>;
-type Writer = BufWriter<OwnedWriteHalf>;
+type SocketReader = BufReader<OwnedReadHalf>;
+type SocketWriter = BufWriter<OwnedWriteHalf>;
 
 /// Serves a connection until either side ends it or it is cut.
-pub(super) async fn serve(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
+pub(super) async fn serve_connection(
+    client: TcpStream,
+    server: TcpStream,
+    shared: Arc<ProxyState>,
+) {
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
-    let (client_reader, client_writer) = halves(client);
-    let (server_reader, server_writer) = halves(server);
+    let (client_reader, client_writer) = split_stream(client);
+    let (server_reader, server_writer) = split_stream(server);
     let is_last = AtomicBool::new(false);
-    let requests = Requests {
+    let requests = ClientForwarder {
         client: client_reader,
         server: server_writer,
         shared: &shared,
-        is_last: &is_last,
+        drops_response: &is_last,
     };
     // Whichever ends first ends both: an error here is one side's leaving, or the cut.
-    let (Ok(()) | Err(_)) = meet(requests, server_reader, client_writer, &is_last).await;
+    let (Ok(()) | Err(_)) = forward_both(requests, server_reader, client_writer, &is_last).await;
 }
 
-async fn meet(
-    mut requests: Requests<'_>,
-    server: Reader,
-    mut client: Writer,
+async fn forward_both(
+    mut requests: ClientForwarder<'_>,
+    server: SocketReader,
+    mut client: SocketWriter,
     is_last: &AtomicBool,
 ) -> Result<()> {
-    requests.greet(&mut client).await?;
+    requests.forward_startup(&mut client).await?;
     tokio::select! {
-        ended = requests.forward() => ended,
-        ended = answer(server, client, is_last) => ended,
+        ended = requests.forward_frames() => ended,
+        ended = forward_responses(server, client, is_last) => ended,
     }
 }
 
-fn halves(stream: TcpStream) -> (Reader, Writer) {
+fn split_stream(stream: TcpStream) -> (SocketReader, SocketWriter) {
     let (reader, writer) = stream.into_split();
     (BufReader::new(reader), BufWriter::new(writer))
 }
 
 /// The way from the client to the server.
-struct Requests<'a> {
-    client: Reader,
-    server: Writer,
-    shared: &'a Shared,
+struct ClientForwarder<'a> {
+    client: SocketReader,
+    server: SocketWriter,
+    shared: &'a ProxyState,
     /// Set once the answer on its way must not reach the client.
-    is_last: &'a AtomicBool,
+    drops_response: &'a AtomicBool,
 }
 
-impl Requests<'_> {
+impl ClientForwarder<'_> {
     /// The client's first message; TLS is declined, as the server would.
-    async fn greet(&mut self, client: &mut Writer) -> Result<()> {
-        let mut first = Frame::read_first(&mut self.client).await?;
-        while first.asks_for_tls() {
+    async fn forward_startup(&mut self, client: &mut SocketWriter) -> Result<()> {
+        let mut first = WireFrame::read_first(&mut self.client).await?;
+        while first.is_tls_request() {
             client.write_all(b"N").await?;
             client.flush().await?;
-            first = Frame::read_first(&mut self.client).await?;
+            first = WireFrame::read_first(&mut self.client).await?;
         }
-        self.send(&first).await
+        self.send_frame(&first).await
     }
 
     /// Forwards everything; ends when the connection is to be cut before a statement.
-    async fn forward(&mut self) -> Result<()> {
-        let mut statements = Statements::default();
+    async fn forward_frames(&mut self) -> Result<()> {
+        let mut statements = LedgerStatements::default();
         loop {
-            let frame = Frame::read(&mut self.client).await?;
-            if statements.runs_a_commit(&frame) {
-                match self.shared.roll() {
-                    Some(Moment::Before) => {
-                        self.shared.count(Moment::Before);
+            let frame = WireFrame::read(&mut self.client).await?;
+            if statements.runs_ledger_write(&frame) {
+                match self.shared.pick_cut() {
+                    Some(CutMoment::Before) => {
+                        self.shared.count_cut(CutMoment::Before);
                         return Ok(());
                     }
-                    Some(Moment::After) => {
-                        self.shared.count(Moment::After);
-                        self.is_last.store(true, Ordering::SeqCst);
+                    Some(CutMoment::After) => {
+                        self.shared.count_cut(CutMoment::After);
+                        self.drops_response.store(true, Ordering::SeqCst);
                     }
                     None => {}
                 }
             }
-            self.send(&frame).await?;
+            self.send_frame(&frame).await?;
         }
     }
 
-    async fn send(&mut self, frame: &Frame) -> Result<()> {
+    async fn send_frame(&mut self, frame: &WireFrame) -> Result<()> {
         self.server.write_all(&frame.bytes).await?;
         if self.client.buffer().is_empty() {
             self.server.flush().await?;
@@ -103,12 +107,16 @@ impl Requests<'_> {
 
 /// The way back. When the answer must not reach the client, it is awaited all the same, so that the
 /// statement's effect is there before the connection ends.
-async fn answer(mut server: Reader, mut client: Writer, is_last: &AtomicBool) -> Result<()> {
+async fn forward_responses(
+    mut server: SocketReader,
+    mut client: SocketWriter,
+    is_last: &AtomicBool,
+) -> Result<()> {
     loop {
-        let frame = Frame::read(&mut server).await?;
+        let frame = WireFrame::read(&mut server).await?;
         if is_last.load(Ordering::SeqCst) {
             // Ready for the next query: the transaction of this one has ended.
-            if frame.is(b'Z') {
+            if frame.has_kind(b'Z') {
                 return Ok(());
             }
             continue;

@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// How often connections are cut, of the statements that write the ledger.
 #[derive(Debug, Clone, Copy)]
-pub struct Cuts {
+pub struct CutRates {
     /// The share that is cut after the server has carried the statement out.
     pub after: f64,
     /// The share that is cut before the server hears of the statement.
@@ -27,43 +27,43 @@ pub struct Cuts {
 
 /// When a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Moment {
+enum CutMoment {
     Before,
     After,
 }
 
 /// What all connections share.
-struct Shared {
+struct ProxyState {
     server: SocketAddr,
-    cuts: Cuts,
-    rests: AtomicBool,
+    cuts: CutRates,
+    cutting_stopped: AtomicBool,
     random: Mutex<Rng>,
-    before: AtomicU64,
-    after: AtomicU64,
+    cuts_before: AtomicU64,
+    cuts_after: AtomicU64,
 }
 
 /// A proxy on a free port of 127.0.0.1 until it is dropped.
-pub struct Proxy {
+pub struct PostgresProxy {
     port: u16,
-    shared: Arc<Shared>,
-    accepting: JoinHandle<()>,
+    shared: Arc<ProxyState>,
+    accept_task: JoinHandle<()>,
 }
 
-impl Proxy {
+impl PostgresProxy {
     /// Starts a proxy in front of the server on `port` of 127.0.0.1.
-    pub async fn start(port: u16, cuts: Cuts) -> Result<Self> {
+    pub async fn start(port: u16, cuts: CutRates) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyState {
             server: SocketAddr::from(([127, 0, 0, 1], port)),
             cuts,
-            rests: AtomicBool::new(false),
+            cutting_stopped: AtomicBool::new(false),
             random: Mutex::new(Rng::with_seed(cuts.seed)),
-            before: AtomicU64::new(0),
-            after: AtomicU64::new(0),
+            cuts_before: AtomicU64::new(0),
+            cuts_after: AtomicU64::new(0),
         });
         Ok(Self {
             port: listener.local_addr()?.port(),
-            accepting: tokio::spawn(accept(listener, Arc::clone(&shared))),
+            accept_task: tokio::spawn(accept_connections(listener, Arc::clone(&shared))),
             shared,
         })
     }
@@ -74,14 +74,18 @@ impl Proxy {
     }
 
     /// Cuts no more connections; those it serves go on.
-    pub fn rest(&self) {
-        self.shared.rests.store(true, Ordering::Relaxed);
+    pub fn stop_cutting(&self) {
+        self.shared.cutting_stopped.store(true, Ordering::Relaxed);
     }
 
     /// How many connections were cut before a statement was forwarded, and how many after it was
     /// carried out.
-    pub fn cuts(&self) -> (u64, u64) {
-        let Shared { before, after, .. } = &*self.shared;
+    pub fn cut_counts(&self) -> (u64, u64) {
+        let ProxyState {
+            cuts_before: before,
+            cuts_after: after,
+            ..
+        } = &*self.shared;
         (
             before.load(Ordering::Relaxed),
             after.load(Ordering::Relaxed),
@@ -89,44 +93,48 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for PostgresProxy {
     fn drop(&mut self) {
         // The connections are tasks of this one and end with it.
-        self.accepting.abort();
+        self.accept_task.abort();
     }
 }
 
-impl Shared {
+impl ProxyState {
     /// Whether and when the connection is cut at the statement about to be sent.
-    fn roll(&self) -> Option<Moment> {
-        if self.rests.load(Ordering::Relaxed) {
+    fn pick_cut(&self) -> Option<CutMoment> {
+        if self.cutting_stopped.load(Ordering::Relaxed) {
             return None;
         }
         let rolled = self.random.lock().f64();
         if rolled < self.cuts.after {
-            Some(Moment::After)
+            Some(CutMoment::After)
         } else if rolled < self.cuts.after + self.cuts.before {
-            Some(Moment::Before)
+            Some(CutMoment::Before)
         } else {
             None
         }
     }
 
-    fn count(&self, moment: Moment) {
+    fn count_cut(&self, moment: CutMoment) {
         let counter = match moment {
-            Moment::Before => &self.before,
-            Moment::After => &self.after,
+            CutMoment::Before => &self.cuts_before,
+            CutMoment::After => &self.cuts_after,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept_connections(listener: TcpListener, shared: Arc<ProxyState>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         // A server that is down refuses the connection; so do we, by closing it.
         if let Ok(server) = TcpStream::connect(shared.server).await {
-            connections.spawn(connection::serve(client, server, Arc::clone(&shared)));
+            connections.spawn(connection::serve_connection(
+                client,
+                server,
+                Arc::clone(&shared),
+            ));
         }
         while connections.try_join_next().is_some() {}
     }

@@ -9,47 +9,50 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// The request for TLS that precedes the first message; its code stands where the version would.
 const TLS_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 /// The server's own limit for what is not a query.
-const LARGEST_BYTES: usize = 1 << 30;
+const MAX_FRAME_BYTES: usize = 1 << 30;
 
 /// A message with its type, its length and its content, as it came.
-pub(super) struct Frame {
+pub(super) struct WireFrame {
     pub(super) bytes: Vec<u8>,
 }
 
-impl Frame {
+impl WireFrame {
     pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Self> {
         let mut bytes = vec![from.read_u8().await?];
-        read_counted(from, &mut bytes).await?;
+        read_length_prefixed(from, &mut bytes).await?;
         Ok(Self { bytes })
     }
 
     /// The client's first message, which has no type.
     pub(super) async fn read_first(from: &mut (impl AsyncRead + Unpin)) -> Result<Self> {
         let mut bytes = Vec::new();
-        read_counted(from, &mut bytes).await?;
+        read_length_prefixed(from, &mut bytes).await?;
         Ok(Self { bytes })
     }
 
-    pub(super) fn asks_for_tls(&self) -> bool {
+    pub(super) fn is_tls_request(&self) -> bool {
         self.bytes.get(4..) == Some(&TLS_REQUEST)
     }
 
-    pub(super) fn is(&self, kind: u8) -> bool {
+    pub(super) fn has_kind(&self, kind: u8) -> bool {
         self.bytes.first() == Some(&kind)
     }
 
     /// The text up to the next NUL, for each of the first `count` texts of the content.
-    fn texts(&self, count: usize) -> Vec<&[u8]> {
+    fn leading_texts(&self, count: usize) -> Vec<&[u8]> {
         let content = self.bytes.get(5..).unwrap_or_default();
         content.split(|byte| *byte == 0).take(count).collect()
     }
 }
 
 /// A length that counts itself, and what it counts.
-async fn read_counted(from: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Result<()> {
+async fn read_length_prefixed(
+    from: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
     let length = from.read_u32().await?;
     let rest = usize::try_from(length).unwrap_or(0).checked_sub(4);
-    let Some(rest) = rest.filter(|rest| *rest <= LARGEST_BYTES) else {
+    let Some(rest) = rest.filter(|rest| *rest <= MAX_FRAME_BYTES) else {
         return Err(Error::new(
             ErrorKind::InvalidData,
             "not Postgres's protocol",
@@ -64,16 +67,16 @@ async fn read_counted(from: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) 
 
 /// The prepared statements of a connection that write the ledger.
 #[derive(Default)]
-pub(super) struct Statements(HashSet<Vec<u8>>);
+pub(super) struct LedgerStatements(HashSet<Vec<u8>>);
 
-impl Statements {
+impl LedgerStatements {
     /// Whether this message has the server run such a statement.
-    pub(super) fn runs_a_commit(&mut self, frame: &Frame) -> bool {
-        if frame.is(b'P') {
-            let texts = frame.texts(2);
+    pub(super) fn runs_ledger_write(&mut self, frame: &WireFrame) -> bool {
+        if frame.has_kind(b'P') {
+            let texts = frame.leading_texts(2);
             if let [name, query] = texts[..] {
                 let name = name.to_vec();
-                let _ = if writes_the_ledger(query) {
+                let _ = if is_ledger_write(query) {
                     self.0.insert(name)
                 } else {
                     self.0.remove(&name)
@@ -81,9 +84,9 @@ impl Statements {
             }
         }
         // Bind names the portal first, then the statement.
-        frame.is(b'B')
+        frame.has_kind(b'B')
             && frame
-                .texts(2)
+                .leading_texts(2)
                 .get(1)
                 .is_some_and(|name| self.0.contains(*name))
     }
@@ -91,7 +94,7 @@ impl Statements {
 
 /// The commit of moves, and the statements that write the other endings: their answers may be lost
 /// like the commit's.
-fn writes_the_ledger(query: &[u8]) -> bool {
+fn is_ledger_write(query: &[u8]) -> bool {
     let text = String::from_utf8_lossy(query);
     text.contains("UPDATE") && text.contains("INSERT INTO bucket_brigade.counters")
 }

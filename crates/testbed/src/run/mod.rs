@@ -1,12 +1,13 @@
-//! What the demo and the chaos have in common: the stage they run on, the processes at work, the
-//! line that tells how far they are, and the figures at the end.
+//! What demo and chaos have in common: the environment, the processes, the progress line and the report.
 
-mod crew;
+mod environment;
+mod output;
+mod processes;
 mod progress;
 mod report;
-mod stage;
 
-pub(crate) use crew::{Crew, SOME_FAILED};
-pub(crate) use progress::{Progress, moved};
-pub(crate) use report::{Report, print, tell, tell_violations};
-pub(crate) use stage::{Plan, Stage, writes_by};
+pub(crate) use environment::{EnvironmentOptions, RunEnvironment, allowed_writes};
+pub(crate) use output::{print_report, print_status, print_violations};
+pub(crate) use processes::{EXIT_SOME_FAILED, ProcessGroup};
+pub(crate) use progress::{ProgressPrinter, read_moved_rows};
+pub(crate) use report::RunReport;

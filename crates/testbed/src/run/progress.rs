@@ -6,67 +6,67 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use sqlx::postgres::PgPool;
 
-use super::stage::Stage;
+use super::environment::RunEnvironment;
 use crate::traffic::Traffic;
 
 /// Between two lines where they cannot be written over.
-const LINE_EVERY: Duration = Duration::from_secs(3);
+const LINE_INTERVAL: Duration = Duration::from_secs(3);
 
-pub(crate) struct Progress {
+pub(crate) struct ProgressPrinter {
     pool: PgPool,
-    to_do: usize,
-    moved: usize,
-    begun: Instant,
-    told: Instant,
-    in_place: bool,
+    total_rows: usize,
+    moved_rows: usize,
+    started_at: Instant,
+    last_printed: Instant,
+    overwrites_line: bool,
 }
 
-impl Progress {
-    pub(crate) async fn start(stage: &Stage) -> Result<Self> {
-        let (begun, in_place) = (Instant::now(), std::io::stderr().is_terminal());
-        let pool = stage.application.pool(1).await?;
+impl ProgressPrinter {
+    pub(crate) async fn start(stage: &RunEnvironment) -> Result<Self> {
+        let (begun, overwrites_line) = (Instant::now(), std::io::stderr().is_terminal());
+        let pool = stage.application.connect_pool(1).await?;
         Ok(Self {
             pool,
-            to_do: stage.to_do(),
-            moved: 0,
-            begun,
-            told: begun,
-            in_place,
+            total_rows: stage.rows_to_process(),
+            moved_rows: 0,
+            started_at: begun,
+            last_printed: begun,
+            overwrites_line,
         })
     }
 
     /// Looks at the ledger and tells what it says.
-    pub(crate) async fn look(&mut self, traffic: &Traffic) -> Result<()> {
-        self.moved = moved(&self.pool).await?;
-        if self.in_place || self.told.elapsed() > LINE_EVERY {
-            self.told = Instant::now();
-            self.tell(traffic);
+    pub(crate) async fn poll_ledger(&mut self, traffic: &Traffic) -> Result<()> {
+        self.moved_rows = read_moved_rows(&self.pool).await?;
+        if self.overwrites_line || self.last_printed.elapsed() > LINE_INTERVAL {
+            self.last_printed = Instant::now();
+            self.print_line(traffic);
         }
         Ok(())
     }
 
-    pub(crate) fn moved(&self) -> usize {
-        self.moved
+    pub(crate) fn moved_rows(&self) -> usize {
+        self.moved_rows
     }
 
     pub(crate) fn is_half_way(&self) -> bool {
-        self.moved * 2 >= self.to_do
+        self.moved_rows * 2 >= self.total_rows
     }
 
     /// Tells the last line and returns the seconds since the start.
     pub(crate) async fn finish(&mut self, traffic: &Traffic) -> Result<f64> {
-        let seconds = self.begun.elapsed().as_secs_f64();
-        self.moved = moved(&self.pool).await?;
-        self.tell(traffic);
-        if self.in_place {
+        let seconds = self.started_at.elapsed().as_secs_f64();
+        self.moved_rows = read_moved_rows(&self.pool).await?;
+        self.print_line(traffic);
+        if self.overwrites_line {
             let _ = writeln!(std::io::stderr());
         }
         Ok(seconds)
     }
 
-    fn tell(&self, traffic: &Traffic) {
-        let line = self.line(traffic.reads());
-        let (start, end) = if self.in_place {
+    fn print_line(&self, traffic: &Traffic) {
+        let line = self.format_line(traffic.read_counts());
+        let (start, end) = if self.overwrites_line {
             ("\r", "\x1b[K")
         } else {
             ("", "\n")
@@ -77,9 +77,13 @@ impl Progress {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "shown without decimals")]
-    fn line(&self, (reads, broken): (u64, u64)) -> String {
-        let Self { moved, to_do, .. } = self;
-        let seconds = self.begun.elapsed().as_secs_f64();
+    fn format_line(&self, (reads, broken): (u64, u64)) -> String {
+        let Self {
+            moved_rows: moved,
+            total_rows: to_do,
+            ..
+        } = self;
+        let seconds = self.started_at.elapsed().as_secs_f64();
         let rate = *moved as f64 / seconds.max(0.001);
         format!(
             "{moved} of {to_do} moved · {rate:.0} per second · {reads} reads, {broken} broken · {seconds:.0} s"
@@ -88,7 +92,7 @@ impl Progress {
 }
 
 /// The sum of the consumers' counters; 0 before the feeder has made the ledger.
-pub(crate) async fn moved(pool: &PgPool) -> Result<usize> {
+pub(crate) async fn read_moved_rows(pool: &PgPool) -> Result<usize> {
     let exists = sqlx::query_scalar("SELECT to_regclass('bucket_brigade.counters') IS NOT NULL");
     if !exists.fetch_one(pool).await? {
         return Ok(0);

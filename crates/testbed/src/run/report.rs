@@ -2,21 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
-use super::stage::Stage;
-use crate::checker::Verdict;
-use crate::cloud::Requests;
+use super::environment::RunEnvironment;
+use crate::checker::CheckReport;
+use crate::cloud::CloudRequestCounts;
 use crate::traffic::TrafficReport;
-
-const VIOLATIONS_SHOWN: usize = 20;
 
 /// What `--json` prints, in this order.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct RunReport {
     images: u64,
     moved: u64,
     changed_by_application: u64,
@@ -34,17 +31,17 @@ pub(crate) struct Report {
     seconds: f64,
     /// The requests of feeder and consumers by operation, for people.
     #[serde(skip)]
-    requests: BTreeMap<String, u64>,
+    requests_by_operation: BTreeMap<String, u64>,
 }
 
-impl Report {
-    pub(crate) async fn of(
-        stage: &Stage,
-        verdict: &Verdict,
+impl RunReport {
+    pub(crate) async fn collect(
+        stage: &RunEnvironment,
+        verdict: &CheckReport,
         traffic: &TrafficReport,
         seconds: f64,
     ) -> Result<Self> {
-        let requests = stage.cloud.requests();
+        let requests = stage.cloud.request_counts();
         Ok(Self {
             images: verdict.images,
             moved: verdict.moved,
@@ -58,10 +55,10 @@ impl Report {
             overwritten_objects: verdict.overwritten_objects,
             queue_left: stage.queue_depth().await?.total(),
             dead_letters: stage.dead_letters().await?,
-            s3_copies: requests.count_by("consumer", "CopyObject"),
+            s3_copies: requests.count_operation_by("consumer", "CopyObject"),
             sqs_requests: requests.total_sqs_by(&["feeder", "consumer"]),
             seconds: (seconds * 100.0).round() / 100.0,
-            requests: by_operation(&requests),
+            requests_by_operation: requests_by_operation(&requests),
         })
     }
 
@@ -72,7 +69,7 @@ impl Report {
     }
 
     /// What is amiss where [`Report::is_complete`] is false.
-    pub(crate) fn completeness(&self) -> String {
+    pub(crate) fn describe_completeness(&self) -> String {
         format!(
             "of {} images {} moved, {} were changed by the application, {} failed and {} had moved before; {} messages are left in the queue",
             self.images,
@@ -84,12 +81,12 @@ impl Report {
         )
     }
 
-    pub(crate) fn holds(&self, verdict: &Verdict) -> bool {
-        verdict.holds() && self.broken_reads == 0 && self.is_complete()
+    pub(crate) fn has_passed(&self, verdict: &CheckReport) -> bool {
+        verdict.has_passed() && self.broken_reads == 0 && self.is_complete()
     }
 
     /// The figures for people.
-    pub(crate) fn table(&self) -> String {
+    pub(crate) fn render_table(&self) -> String {
         let lines = [
             (
                 self.images,
@@ -139,7 +136,7 @@ impl Report {
             "{:>9.1}  seconds from the start until the queue was empty",
             self.seconds
         );
-        let requests = self.requests.iter();
+        let requests = self.requests_by_operation.iter();
         let requests: Vec<String> = requests
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
@@ -149,48 +146,10 @@ impl Report {
 }
 
 /// The requests of feeder and consumers together.
-fn by_operation(requests: &Requests) -> BTreeMap<String, u64> {
+fn requests_by_operation(requests: &CloudRequestCounts) -> BTreeMap<String, u64> {
     let mut all = requests.snapshot_by("feeder");
     for (name, count) in requests.snapshot_by("consumer") {
         *all.entry(name).or_default() += count;
     }
     all
-}
-
-/// The first violations on standard error.
-pub(crate) fn tell_violations(violations: &[String]) {
-    for violation in violations.iter().take(VIOLATIONS_SHOWN) {
-        tell(&format!("VIOLATION  {violation}"));
-    }
-    if violations.len() > VIOLATIONS_SHOWN {
-        let more = violations.len() - VIOLATIONS_SHOWN;
-        tell(&format!("… and {more} more"));
-    }
-}
-
-/// The figures for people or, with `--json`, for machines in the last line of standard output.
-pub(crate) fn print(table: &str, holds: bool, json: Option<&impl Serialize>) -> Result<()> {
-    let verdict = if holds {
-        "Everything that must hold held."
-    } else {
-        "NOT everything that must hold held."
-    };
-    let table = format!("{table}\n{verdict}");
-    match json {
-        None => write_out(&table),
-        Some(figures) => {
-            tell(&table);
-            write_out(&serde_json::to_string(figures)?)
-        }
-    }
-}
-
-/// A line on the terminal or in a log, as an error of writing it is an error of the run.
-fn write_out(text: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
-}
-
-/// A line on standard error.
-pub(crate) fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

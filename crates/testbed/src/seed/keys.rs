@@ -1,7 +1,7 @@
 //! The keys images have: plain ones, odd ones, and paths that only look as if they were to move.
 
 /// What follows the prefix in the paths of the odd images: any of these is a key S3 allows.
-pub(super) fn odd() -> Vec<String> {
+pub(super) fn odd_keys() -> Vec<String> {
     let mut keys: Vec<String> = [
         "with space.png",
         " leading and trailing ",
@@ -48,7 +48,7 @@ pub(super) fn odd() -> Vec<String> {
 }
 
 /// Paths outside the prefix `old` that resemble it.
-pub(super) fn outside(old: &str) -> Vec<String> {
+pub(super) fn paths_outside_prefix(old: &str) -> Vec<String> {
     let name = old.trim_end_matches('/');
     let upper = old.to_uppercase();
     vec![

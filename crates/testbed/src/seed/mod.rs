@@ -11,15 +11,17 @@ use futures::{StreamExt, TryStreamExt};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
-use crate::application::{Application, IdType, Location, Properties, sha256_hex};
-use crate::picture::picture;
+use crate::application::{
+    Application, ApplicationIdType, ObjectLocation, ObjectProperties, sha256_hex,
+};
+use crate::picture::random_png;
 
-const UPLOADS_AT_ONCE: usize = 32;
+const MAX_CONCURRENT_UPLOADS: usize = 32;
 const ROWS_PER_INSERT: usize = 5_000;
 
 /// How many images of which kind.
 #[derive(Debug, Clone)]
-pub struct Seed {
+pub struct SeedOptions {
     /// The rows in scope: those to move, those without an object and those already moved.
     pub images: usize,
     /// How many of them name an object that does not exist.
@@ -38,7 +40,7 @@ pub struct Seed {
     pub seed: u64,
 }
 
-impl Seed {
+impl SeedOptions {
     /// A mixture of all kinds.
     pub fn new(images: usize) -> Self {
         Self {
@@ -54,7 +56,7 @@ impl Seed {
     }
 
     /// Nothing but images to move with plain keys.
-    pub fn plain(images: usize) -> Self {
+    pub fn with_plain_keys(images: usize) -> Self {
         let nothing = Self {
             missing: 0,
             already_moved: 0,
@@ -71,7 +73,7 @@ impl Seed {
 
 /// What a row is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum SeededRowKind {
     /// It has the old prefix and an object.
     ToMove,
     /// It has the new prefix and an object there.
@@ -84,78 +86,82 @@ pub enum Kind {
 
 /// A row as it was seeded.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct SeededRow {
     /// Its id, as text.
     pub id: String,
     /// Its path.
     pub path: String,
     /// What it is there for.
-    pub kind: Kind,
+    pub kind: SeededRowKind,
     /// Whether another row has the same path.
     pub shared: bool,
     /// The SHA-256 of its object in hex; empty for [`Kind::Missing`].
     pub sha256: String,
     /// What else its object is.
-    pub properties: Properties,
+    pub properties: ObjectProperties,
 }
 
 /// All that was seeded.
 #[derive(Debug, Clone, Default)]
-pub struct Seeded {
+pub struct SeededRows {
     /// The rows, in the order of their ids as numbers.
-    pub rows: Vec<Row>,
+    pub rows: Vec<SeededRow>,
 }
 
-impl Seeded {
+impl SeededRows {
     /// The rows of one kind.
-    pub fn of(&self, kind: Kind) -> impl Iterator<Item = &Row> {
+    pub fn rows_of_kind(&self, kind: SeededRowKind) -> impl Iterator<Item = &SeededRow> {
         self.rows.iter().filter(move |row| row.kind == kind)
     }
 
     /// How many rows are of this kind.
-    pub fn count(&self, kind: Kind) -> usize {
-        self.of(kind).count()
+    pub fn count_kind(&self, kind: SeededRowKind) -> usize {
+        self.rows_of_kind(kind).count()
     }
 
     /// The row with this path, or the first of them.
-    pub fn row(&self, path: &str) -> Option<&Row> {
+    pub fn row_with_path(&self, path: &str) -> Option<&SeededRow> {
         self.rows.iter().find(|row| row.path == path)
     }
 }
 
 /// Creates the application's buckets and table and fills them.
-pub async fn seed(application: &Application, seed: &Seed) -> Result<Seeded> {
+pub async fn seed_images(application: &Application, seed: &SeedOptions) -> Result<SeededRows> {
     application.create_buckets().await?;
     let mut random = Rng::with_seed(seed.seed);
-    let mut rows = plan::rows(application, seed, &mut random);
-    upload(application, seed, &mut rows).await?;
-    let pool = application.pool(2).await?;
+    let mut rows = plan::plan_rows(application, seed, &mut random);
+    upload_pictures(application, seed, &mut rows).await?;
+    let pool = application.connect_pool(2).await?;
     application.create_table(&pool).await?;
-    insert(application, &pool, &rows).await?;
+    insert_rows(application, &pool, &rows).await?;
     pool.close().await;
-    Ok(Seeded { rows })
+    Ok(SeededRows { rows })
 }
 
 /// What [`seed`] makes of the same arguments, without making it: for who checks from another process.
-pub fn expected(application: &Application, seed: &Seed) -> Result<Seeded> {
-    let mut rows = plan::rows(application, seed, &mut Rng::with_seed(seed.seed));
-    let hashes = pictures(application, &rows)
+pub fn expected_rows(application: &Application, seed: &SeedOptions) -> Result<SeededRows> {
+    let mut rows = plan::plan_rows(application, seed, &mut Rng::with_seed(seed.seed));
+    let hashes = distinct_pictures(application, &rows)
         .into_iter()
-        .map(|(at, (number, _))| Ok((at, sha256_hex(&bytes(seed, number)?))));
+        .map(|(at, (number, _))| Ok((at, sha256_hex(&picture_bytes(seed, number)?))));
     let hashes = hashes.collect::<Result<_>>()?;
     set_hashes(application, &mut rows, &hashes);
-    Ok(Seeded { rows })
+    Ok(SeededRows { rows })
 }
 
-async fn upload(application: &Application, seed: &Seed, rows: &mut [Row]) -> Result<()> {
-    let pictures = pictures(application, rows).into_iter();
+async fn upload_pictures(
+    application: &Application,
+    seed: &SeedOptions,
+    rows: &mut [SeededRow],
+) -> Result<()> {
+    let pictures = distinct_pictures(application, rows).into_iter();
     let uploads = pictures.map(|(at, (number, properties))| async move {
-        let bytes = bytes(seed, number)?;
+        let bytes = picture_bytes(seed, number)?;
         let sha256 = application.put_object(&at, bytes, &properties).await?;
         anyhow::Ok((at, sha256))
     });
-    let hashes: BTreeMap<Location, String> = futures::stream::iter(uploads)
-        .buffer_unordered(UPLOADS_AT_ONCE)
+    let hashes: BTreeMap<ObjectLocation, String> = futures::stream::iter(uploads)
+        .buffer_unordered(MAX_CONCURRENT_UPLOADS)
         .try_collect()
         .await?;
     set_hashes(application, rows, &hashes);
@@ -163,38 +169,51 @@ async fn upload(application: &Application, seed: &Seed, rows: &mut [Row]) -> Res
 }
 
 /// Each picture once, with its number and properties; rows may share one.
-fn pictures(application: &Application, rows: &[Row]) -> BTreeMap<Location, (u64, Properties)> {
+fn distinct_pictures(
+    application: &Application,
+    rows: &[SeededRow],
+) -> BTreeMap<ObjectLocation, (u64, ObjectProperties)> {
     let mut pictures = BTreeMap::new();
-    for (number, row) in (0..).zip(rows).filter(|(_, row)| row.kind != Kind::Missing) {
+    for (number, row) in (0..)
+        .zip(rows)
+        .filter(|(_, row)| row.kind != SeededRowKind::Missing)
+    {
         pictures
-            .entry(application.locate(&row.path))
+            .entry(application.location_of(&row.path))
             .or_insert((number, row.properties.clone()));
     }
     pictures
 }
 
 /// A picture by its number. It has dice of its own, so that the order of the uploads does not matter.
-fn bytes(seed: &Seed, number: u64) -> Result<Vec<u8>> {
+fn picture_bytes(seed: &SeedOptions, number: u64) -> Result<Vec<u8>> {
     let start = seed.seed.wrapping_mul(1_000_003).wrapping_add(number);
-    picture(&mut Rng::with_seed(start), seed.largest_bytes)
+    random_png(&mut Rng::with_seed(start), seed.largest_bytes)
 }
 
-fn set_hashes(application: &Application, rows: &mut [Row], hashes: &BTreeMap<Location, String>) {
-    for row in rows.iter_mut().filter(|row| row.kind != Kind::Missing) {
+fn set_hashes(
+    application: &Application,
+    rows: &mut [SeededRow],
+    hashes: &BTreeMap<ObjectLocation, String>,
+) {
+    for row in rows
+        .iter_mut()
+        .filter(|row| row.kind != SeededRowKind::Missing)
+    {
         row.sha256 = hashes
-            .get(&application.locate(&row.path))
+            .get(&application.location_of(&row.path))
             .cloned()
             .unwrap_or_default();
     }
 }
 
-async fn insert(application: &Application, pool: &PgPool, rows: &[Row]) -> Result<()> {
+async fn insert_rows(application: &Application, pool: &PgPool, rows: &[SeededRow]) -> Result<()> {
     let table = &application.table;
     let (name, id, path, id_type) = (
         &table.name,
         &table.id_column,
         &table.path_column,
-        table.id_type.sql(),
+        table.id_type.sql_name(),
     );
     let sql = format!(
         "INSERT INTO {name} ({id}, {path}) SELECT r.id::{id_type}, r.path \
@@ -217,7 +236,10 @@ async fn insert(application: &Application, pool: &PgPool, rows: &[Row]) -> Resul
 /// Lets rows that are inserted later without an id get one that is free.
 async fn restart_identity(application: &Application, pool: &PgPool) -> Result<()> {
     let table = &application.table;
-    if !matches!(table.id_type, IdType::BigInt | IdType::Int) {
+    if !matches!(
+        table.id_type,
+        ApplicationIdType::BigInt | ApplicationIdType::Int
+    ) {
         return Ok(());
     }
     let (name, id) = (&table.name, &table.id_column);

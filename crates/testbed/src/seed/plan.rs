@@ -4,26 +4,30 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 
-use super::{Kind, Row, Seed, keys};
-use crate::application::{Application, IdType, Properties};
+use super::{SeedOptions, SeededRow, SeededRowKind, keys};
+use crate::application::{Application, ApplicationIdType, ObjectProperties};
 
 /// Rows of all kinds in random order. Their objects' hashes are left empty.
-pub(super) fn rows(application: &Application, seed: &Seed, random: &mut Rng) -> Vec<Row> {
-    let mut planned = paths(application, seed);
+pub(super) fn plan_rows(
+    application: &Application,
+    seed: &SeedOptions,
+    random: &mut Rng,
+) -> Vec<SeededRow> {
+    let mut planned = plan_paths(application, seed);
     random.shuffle(&mut planned);
     let mut id = 0;
-    let mut rows: Vec<Row> = planned
+    let mut rows: Vec<SeededRow> = planned
         .into_iter()
         .map(|(path, kind)| {
             // Gaps, as deleted rows leave them.
             id += random.u64(1..4);
             let id = id_text(application.table.id_type, id, random);
-            let properties = if kind == Kind::Missing {
-                Properties::default()
+            let properties = if kind == SeededRowKind::Missing {
+                ObjectProperties::default()
             } else {
-                properties(random)
+                random_properties(random)
             };
-            Row {
+            SeededRow {
                 id,
                 path,
                 kind,
@@ -33,12 +37,12 @@ pub(super) fn rows(application: &Application, seed: &Seed, random: &mut Rng) -> 
             }
         })
         .collect();
-    share(&mut rows, seed.shared);
+    share_paths(&mut rows, seed.shared);
     rows
 }
 
 /// The paths of all rows with their kinds.
-fn paths(application: &Application, seed: &Seed) -> Vec<(String, Kind)> {
+fn plan_paths(application: &Application, seed: &SeedOptions) -> Vec<(String, SeededRowKind)> {
     let Application {
         old_prefix: old,
         new_prefix: new,
@@ -48,46 +52,49 @@ fn paths(application: &Application, seed: &Seed) -> Vec<(String, Kind)> {
         .images
         .saturating_sub(seed.missing + seed.already_moved);
     let odd = if seed.odd_keys {
-        keys::odd()
+        keys::odd_keys()
     } else {
         Vec::new()
     };
     let plain = (1..).map(|number| format!("avatar-{number}.png"));
     let outside = if seed.outside {
-        keys::outside(old)
+        keys::paths_outside_prefix(old)
     } else {
         Vec::new()
     };
     let moving = odd.into_iter().chain(plain).take(to_move);
-    let moving = moving.map(|rest| (format!("{old}{rest}"), Kind::ToMove));
-    let missing = (1..=seed.missing).map(|n| (format!("{old}missing-{n}.png"), Kind::Missing));
-    let moved =
-        (1..=seed.already_moved).map(|n| (format!("{new}moved-{n}.png"), Kind::AlreadyMoved));
-    let outside = outside.into_iter().map(|path| (path, Kind::Outside));
+    let moving = moving.map(|rest| (format!("{old}{rest}"), SeededRowKind::ToMove));
+    let missing =
+        (1..=seed.missing).map(|n| (format!("{old}missing-{n}.png"), SeededRowKind::Missing));
+    let moved = (1..=seed.already_moved)
+        .map(|n| (format!("{new}moved-{n}.png"), SeededRowKind::AlreadyMoved));
+    let outside = outside
+        .into_iter()
+        .map(|path| (path, SeededRowKind::Outside));
     moving.chain(missing).chain(moved).chain(outside).collect()
 }
 
 /// Gives the last `count` rows to move the paths of the first ones.
-fn share(rows: &mut [Row], count: usize) {
+fn share_paths(rows: &mut [SeededRow], count: usize) {
     let movable: Vec<usize> = (0..rows.len())
-        .filter(|&at| rows[at].kind == Kind::ToMove)
+        .filter(|&at| rows[at].kind == SeededRowKind::ToMove)
         .collect();
     let pairs = movable.iter().zip(movable.iter().rev());
     for (&owner, &sharer) in pairs.take(count.min(movable.len() / 2)) {
         rows[owner].shared = true;
         let id = std::mem::take(&mut rows[sharer].id);
-        rows[sharer] = Row {
+        rows[sharer] = SeededRow {
             id,
             ..rows[owner].clone()
         };
     }
 }
 
-fn id_text(id_type: IdType, number: u64, random: &mut Rng) -> String {
+fn id_text(id_type: ApplicationIdType, number: u64, random: &mut Rng) -> String {
     match id_type {
-        IdType::BigInt | IdType::Int => number.to_string(),
-        IdType::Text => format!("user:{number}"),
-        IdType::Uuid => {
+        ApplicationIdType::BigInt | ApplicationIdType::Int => number.to_string(),
+        ApplicationIdType::Text => format!("user:{number}"),
+        ApplicationIdType::Uuid => {
             let hex = format!("{:032x}", random.u128(..));
             format!(
                 "{}-{}-{}-{}-{}",
@@ -101,7 +108,7 @@ fn id_text(id_type: IdType, number: u64, random: &mut Rng) -> String {
     }
 }
 
-fn properties(random: &mut Rng) -> Properties {
+fn random_properties(random: &mut Rng) -> ObjectProperties {
     let some = |random: &mut Rng, value: &str| random.bool().then(|| value.to_owned());
     let user = random.u32(..).to_string();
     let mut metadata = BTreeMap::from([("uploaded-by".to_owned(), format!("user-{user}"))]);
@@ -116,7 +123,7 @@ fn properties(random: &mut Rng) -> Properties {
         tags.insert("user".to_owned(), user);
         tags.insert("reviewed by".to_owned(), "a+b : c=d/e".to_owned());
     }
-    Properties {
+    ObjectProperties {
         content_type: Some("image/png".to_owned()),
         cache_control: Some(format!("public, max-age={}", random.u32(60..86_400))),
         content_encoding: (random.u8(..) < 32).then(|| "identity".to_owned()),

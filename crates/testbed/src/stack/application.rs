@@ -7,74 +7,78 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sqlx::postgres::PgPool;
 
-use super::mark::{self, Mark};
-use super::surroundings::{QUEUE, Surroundings};
-use crate::checker::{Verdict, full_sweep};
-use crate::run::{moved, print, tell, tell_violations, writes_by};
-use crate::seed::{Kind, Seeded, expected};
-use crate::traffic::{Rates, Traffic, TrafficReport};
+use super::environment::{QUEUE_NAME, StackEnvironment};
+use super::table_mark::{self, TableMark};
+use crate::checker::{CheckReport, check_invariants};
+use crate::run::{allowed_writes, print_report, print_status, print_violations, read_moved_rows};
+use crate::seed::{SeededRowKind, SeededRows, expected_rows};
+use crate::traffic::{Traffic, TrafficRates, TrafficReport};
 
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Between two lines that tell how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the ledger and the queues say at the end, beside what the checker found.
-struct End {
+struct StackOutcome {
     seconds: f64,
     left: u64,
     dead: u64,
 }
 
-pub(super) async fn live(surroundings: &Surroundings) -> Result<bool> {
+pub(super) async fn run_application(surroundings: &StackEnvironment) -> Result<bool> {
     let application = &surroundings.application;
-    begin(surroundings).await?;
-    let seeded = Arc::new(expected(application, &surroundings.seed)?);
-    let to_do = seeded.count(Kind::ToMove);
-    let rates = Rates {
+    mark_used(surroundings).await?;
+    let seeded = Arc::new(expected_rows(application, &surroundings.seed)?);
+    let to_do = seeded.count_kind(SeededRowKind::ToMove);
+    let rates = TrafficRates {
         writes_per_second: 200.0,
-        most_writes: writes_by(to_do, 0),
+        max_writes: allowed_writes(to_do, 0),
         seed: surroundings.seed.seed,
-        ..Rates::default()
+        ..TrafficRates::default()
     };
     let traffic = Traffic::start(application, Arc::clone(&seeded), &rates).await?;
-    let end = watch(surroundings, &traffic, to_do).await?;
+    let end = wait_until_finished(surroundings, &traffic, to_do).await?;
     let traffic = traffic.stop().await;
-    tell("Checking every row and every object …");
-    let verdict = full_sweep(application, &seeded, &traffic.log).await?;
-    judge(&verdict, &traffic, &end, &seeded)
+    print_status("Checking every row and every object …");
+    let verdict = check_invariants(application, &seeded, &traffic.log).await?;
+    report_outcome(&verdict, &traffic, &end, &seeded)
 }
 
 /// What an earlier application wrote is not known here: it could not be told from a fault.
-async fn begin(surroundings: &Surroundings) -> Result<()> {
+async fn mark_used(surroundings: &StackEnvironment) -> Result<()> {
     let (pool, table) = (
-        surroundings.application.pool(1).await?,
+        surroundings.application.connect_pool(1).await?,
         &surroundings.application.table.name,
     );
     ensure!(
-        mark::of(&pool, table).await? == Some(Mark::Seeded),
+        table_mark::read_mark(&pool, table).await? == Some(TableMark::Seeded),
         "an application has used these images before: begin anew with docker-compose down --volumes"
     );
-    mark::set(&pool, table, Mark::Used).await
+    table_mark::write_mark(&pool, table, TableMark::Used).await
 }
 
 /// Until the feeder has finished and the queue is empty. Whatever is killed meanwhile comes back or
 /// not: an application lives on.
-async fn watch(surroundings: &Surroundings, traffic: &Traffic, to_do: usize) -> Result<End> {
-    let queue = surroundings.queue_url(QUEUE).await?;
+async fn wait_until_finished(
+    surroundings: &StackEnvironment,
+    traffic: &Traffic,
+    to_do: usize,
+) -> Result<StackOutcome> {
+    let queue = surroundings.queue_url(QUEUE_NAME).await?;
     let queue = queue.context("there is no queue: seed first")?;
-    let pool = surroundings.application.pool(1).await?;
-    let (begun, mut told) = (Instant::now(), Instant::now());
+    let pool = surroundings.application.connect_pool(1).await?;
+    let (begun, mut printed) = (Instant::now(), Instant::now());
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let Ok(so_far) = moved(&pool).await else {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let Ok(so_far) = read_moved_rows(&pool).await else {
             continue;
         };
-        traffic.allow_writes(writes_by(to_do, so_far));
-        if told.elapsed() > TELL_EVERY {
-            told = Instant::now();
-            let (reads, broken) = traffic.reads();
-            tell(&format!(
+        traffic.allow_writes(allowed_writes(to_do, so_far));
+        if printed.elapsed() > STATUS_INTERVAL {
+            printed = Instant::now();
+            let (reads, broken) = traffic.read_counts();
+            print_status(&format!(
                 "{so_far} of {to_do} moved · {reads} reads, {broken} broken"
             ));
         }
@@ -85,9 +89,9 @@ async fn watch(surroundings: &Surroundings, traffic: &Traffic, to_do: usize) -> 
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let dead = surroundings.queue_url(&format!("{QUEUE}-dlq")).await?;
+    let dead = surroundings.queue_url(&format!("{QUEUE_NAME}-dlq")).await?;
     let dead = dead.context("there is no dead-letter queue")?;
-    Ok(End {
+    Ok(StackOutcome {
         seconds,
         left: surroundings.services.queue_depth(&queue).await?.total(),
         dead: surroundings.services.queue_depth(&dead).await?.total(),
@@ -100,17 +104,31 @@ async fn has_finished(pool: &PgPool) -> Result<bool> {
     Ok(sqlx::query_scalar(sql).fetch_one(pool).await?)
 }
 
-fn judge(verdict: &Verdict, traffic: &TrafficReport, end: &End, seeded: &Seeded) -> Result<bool> {
-    tell_violations(&[&verdict.violations[..], &traffic.broken].concat());
+fn report_outcome(
+    verdict: &CheckReport,
+    traffic: &TrafficReport,
+    end: &StackOutcome,
+    seeded: &SeededRows,
+) -> Result<bool> {
+    print_violations(&[&verdict.violations[..], &traffic.broken_read_details].concat());
     let ended =
         verdict.moved + verdict.changed_by_application + verdict.failed + verdict.already_moved;
     let is_complete = end.left == 0 && ended == verdict.images;
-    let holds = verdict.holds() && traffic.broken_reads == 0 && is_complete;
-    print(&table(verdict, traffic, end, seeded), holds, None::<&()>)?;
+    let holds = verdict.has_passed() && traffic.broken_reads == 0 && is_complete;
+    print_report(
+        &render_table(verdict, traffic, end, seeded),
+        holds,
+        None::<&()>,
+    )?;
     Ok(holds)
 }
 
-fn table(verdict: &Verdict, traffic: &TrafficReport, end: &End, seeded: &Seeded) -> String {
+fn render_table(
+    verdict: &CheckReport,
+    traffic: &TrafficReport,
+    end: &StackOutcome,
+    seeded: &SeededRows,
+) -> String {
     let writes = traffic.application_writes + traffic.deletes;
     let is_wrong = verdict.violations.len() as u64;
     let lines = [

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use clap::Args;
 
-use crate::cloud::{Cloud, Options};
-use crate::run::tell;
+use crate::cloud::{Cloud, CloudOptions};
+use crate::run::print_status;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct CloudArguments {
     /// Where to listen: an address that others reach only when it is given here
     #[arg(long, default_value = "127.0.0.1:4566")]
     listen: SocketAddr,
@@ -18,13 +18,13 @@ pub(super) struct Arguments {
     endpoint: Option<String>,
 }
 
-pub(super) async fn serve(arguments: Arguments) -> Result<bool> {
-    let cloud = Cloud::start(Options {
+pub(super) async fn serve_cloud(arguments: CloudArguments) -> Result<bool> {
+    let cloud = Cloud::start(CloudOptions {
         listen: arguments.listen,
         endpoint: arguments.endpoint,
-        ..Options::default()
+        ..CloudOptions::default()
     })?;
-    tell(&format!("S3 and SQS answer at {}", cloud.endpoint()));
+    print_status(&format!("S3 and SQS answer at {}", cloud.endpoint_url()));
     std::future::pending::<()>().await;
     Ok(true)
 }

@@ -3,55 +3,57 @@
 
 mod application;
 mod cloud;
+mod environment;
 mod healthcheck;
-mod mark;
 mod seed;
-mod surroundings;
+mod table_mark;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::run::tell;
+use crate::run::print_status;
 
 /// Surrounds feeder and consumers with what they need, each as a service of its own.
 #[derive(Debug, Parser)]
 #[command(name = "stack")]
-struct Arguments {
+struct StackArguments {
     #[command(subcommand)]
-    service: Service,
+    service: StackCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Service {
+enum StackCommand {
     /// Answer as S3 and SQS, until killed
-    Cloud(cloud::Arguments),
+    Cloud(cloud::CloudArguments),
     /// Make queue, buckets, table and images anew, unless this cloud has them
-    Seed(surroundings::Arguments),
+    Seed(environment::StackEnvironmentArguments),
     /// Read, replace and delete images until everything has moved; then check every row and object
-    Application(surroundings::Arguments),
+    Application(environment::StackEnvironmentArguments),
     /// Succeed when something listens on an address
-    Healthcheck(healthcheck::Arguments),
+    Healthcheck(healthcheck::ListenerCheckArguments),
 }
 
 /// Runs one of the services; fails also when what must hold does not.
 pub async fn main() -> ExitCode {
-    match run(Arguments::parse().service).await {
+    match run(StackArguments::parse().service).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            tell(&format!("stack: {error:#}"));
+            print_status(&format!("stack: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(service: Service) -> Result<bool> {
+async fn run(service: StackCommand) -> Result<bool> {
     match service {
-        Service::Cloud(arguments) => cloud::serve(arguments).await,
-        Service::Seed(arguments) => seed::make(&arguments.surroundings()).await,
-        Service::Application(arguments) => application::live(&arguments.surroundings()).await,
-        Service::Healthcheck(arguments) => healthcheck::ask(&arguments),
+        StackCommand::Cloud(arguments) => cloud::serve_cloud(arguments).await,
+        StackCommand::Seed(arguments) => seed::seed_stack(&arguments.into_environment()).await,
+        StackCommand::Application(arguments) => {
+            application::run_application(&arguments.into_environment()).await
+        }
+        StackCommand::Healthcheck(arguments) => healthcheck::check_listener(&arguments),
     }
 }

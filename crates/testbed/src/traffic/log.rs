@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use parking_lot::Mutex;
 
 use super::TrafficReport;
-use crate::application::Location;
-use crate::seed::Seeded;
+use crate::application::ObjectLocation;
+use crate::seed::SeededRows;
 
 /// What the application did last to a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deed {
+pub enum ApplicationWrite {
     /// It gave it a new picture.
     Replaced {
         /// The row's new path.
@@ -24,31 +24,31 @@ pub enum Deed {
 
 /// What the application wrote. Later writes replace earlier ones.
 #[derive(Debug, Clone, Default)]
-pub struct Log {
+pub struct WriteLog {
     /// The last deed to each row.
-    pub rows: BTreeMap<String, Deed>,
+    pub rows: BTreeMap<String, ApplicationWrite>,
     /// The last bytes put at each place, as SHA-256.
-    pub objects: BTreeMap<Location, String>,
+    pub objects: BTreeMap<ObjectLocation, String>,
 }
 
 /// Shared between readers and writers.
-pub(super) struct Journal(Mutex<Pages>);
+pub(super) struct TrafficJournal(Mutex<JournalState>);
 
-struct Pages {
+struct JournalState {
     report: TrafficReport,
     /// All that each row may show: what was seeded and what the application wrote or is writing.
-    shown: BTreeMap<String, BTreeSet<String>>,
+    allowed_pictures: BTreeMap<String, BTreeSet<String>>,
 }
 
-impl Journal {
-    pub(super) fn new(seeded: &Seeded) -> Self {
+impl TrafficJournal {
+    pub(super) fn new(seeded: &SeededRows) -> Self {
         let rows = seeded.rows.iter().filter(|row| !row.sha256.is_empty());
         let shown = rows
             .map(|row| (row.id.clone(), BTreeSet::from([row.sha256.clone()])))
             .collect();
-        Self(Mutex::new(Pages {
+        Self(Mutex::new(JournalState {
             report: TrafficReport::default(),
-            shown,
+            allowed_pictures: shown,
         }))
     }
 
@@ -57,69 +57,72 @@ impl Journal {
     }
 
     /// The reads and the broken reads so far.
-    pub(super) fn reads(&self) -> (u64, u64) {
+    pub(super) fn read_counts(&self) -> (u64, u64) {
         let report = &self.0.lock().report;
         (report.reads, report.broken_reads)
     }
 
     /// The pictures replaced and the rows deleted so far.
-    pub(super) fn writes(&self) -> u64 {
+    pub(super) fn write_count(&self) -> u64 {
         let report = &self.0.lock().report;
         report.application_writes + report.deletes
     }
 
     /// To be told before the row can show it.
-    pub(super) fn will_show(&self, id: &str, sha256: &str) {
+    pub(super) fn allow_picture(&self, id: &str, sha256: &str) {
         self.0
             .lock()
-            .shown
+            .allowed_pictures
             .entry(id.to_owned())
             .or_default()
             .insert(sha256.to_owned());
     }
 
-    pub(super) fn may_show(&self, id: &str, sha256: &str) -> bool {
+    pub(super) fn is_allowed_picture(&self, id: &str, sha256: &str) -> bool {
         self.0
             .lock()
-            .shown
+            .allowed_pictures
             .get(id)
             .is_some_and(|shown| shown.contains(sha256))
     }
 
-    pub(super) fn put(&self, at: Location, sha256: String) {
+    pub(super) fn record_object(&self, at: ObjectLocation, sha256: String) {
         self.0.lock().report.log.objects.insert(at, sha256);
     }
 
-    pub(super) fn replaced(&self, id: &str, path: String, sha256: String) {
+    pub(super) fn record_replaced(&self, id: &str, path: String, sha256: String) {
         let report = &mut self.0.lock().report;
         report.application_writes += 1;
         report
             .log
             .rows
-            .insert(id.to_owned(), Deed::Replaced { path, sha256 });
+            .insert(id.to_owned(), ApplicationWrite::Replaced { path, sha256 });
     }
 
-    pub(super) fn deleted(&self, id: &str) {
+    pub(super) fn record_deleted(&self, id: &str) {
         let report = &mut self.0.lock().report;
         report.deletes += 1;
-        report.log.rows.insert(id.to_owned(), Deed::Deleted);
+        report
+            .log
+            .rows
+            .insert(id.to_owned(), ApplicationWrite::Deleted);
     }
 
-    pub(super) fn gave_up(&self) {
+    pub(super) fn record_write_error(&self) {
         self.0.lock().report.write_errors += 1;
     }
 
-    pub(super) fn read(&self) {
+    pub(super) fn record_read(&self) {
         self.0.lock().report.reads += 1;
     }
 
-    pub(super) fn read_failed(&self) {
+    pub(super) fn record_read_error(&self) {
         self.0.lock().report.read_errors += 1;
     }
 
-    pub(super) fn broken(&self, what: String) {
+    pub(super) fn record_broken_read(&self, what: String) {
         let report = &mut self.0.lock().report;
         report.broken_reads += 1;
-        report.broken.push(what);
+        report.broken_read_details.push(what);
     }
 }

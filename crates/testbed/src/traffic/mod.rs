@@ -1,12 +1,12 @@
 //! What the application does while its images move: users look at pictures, replace and delete them.
 
-mod hot;
+mod active_rows;
 mod log;
 mod reader;
 mod writer;
 
-pub use hot::Hot;
-pub use log::{Deed, Log};
+pub use active_rows::ActiveRows;
+pub use log::{ApplicationWrite, WriteLog};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,44 +17,44 @@ use anyhow::Result;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::application::{Application, Properties, sha256_hex};
-use crate::seed::{Kind, Row, Seeded};
-use log::Journal;
+use crate::application::{Application, ObjectProperties, sha256_hex};
+use crate::seed::{SeededRow, SeededRowKind, SeededRows};
+use log::TrafficJournal;
 
 /// So many that slow answers do not keep the rate down.
-const READERS: u32 = 48;
+const READER_COUNT: u32 = 48;
 
 /// How busy the application is.
 #[derive(Debug, Clone)]
-pub struct Rates {
+pub struct TrafficRates {
     /// Pictures looked at each second, by all readers together.
     pub reads_per_second: f64,
     /// Pictures replaced or deleted each second.
     pub writes_per_second: f64,
     /// How many pictures are replaced or deleted, unless [`Traffic::allow_writes`] raises it.
-    pub most_writes: usize,
+    pub max_writes: usize,
     /// The share of writes that delete the row.
-    pub deletes: f64,
+    pub delete_share: f64,
     /// The share of replacements stored under the very key the copy would take.
-    pub same_key: f64,
+    pub same_key_share: f64,
     /// Writes go to these rows alone, where they are given.
-    pub hot: Option<Arc<Hot>>,
+    pub active_rows: Option<Arc<ActiveRows>>,
     /// Rows that nobody writes.
-    pub spared: BTreeSet<String>,
+    pub excluded_rows: BTreeSet<String>,
     /// Where the dice start.
     pub seed: u64,
 }
 
-impl Default for Rates {
+impl Default for TrafficRates {
     fn default() -> Self {
         Self {
             reads_per_second: 120.0,
             writes_per_second: 20.0,
-            most_writes: 100,
-            deletes: 0.2,
-            same_key: 0.5,
-            hot: None,
-            spared: BTreeSet::new(),
+            max_writes: 100,
+            delete_share: 0.2,
+            same_key_share: 0.5,
+            active_rows: None,
+            excluded_rows: BTreeSet::new(),
             seed: 2,
         }
     }
@@ -76,26 +76,26 @@ pub struct TrafficReport {
     /// Writes given up because the store or the database refused them.
     pub write_errors: u64,
     /// Each broken read, told.
-    pub broken: Vec<String>,
+    pub broken_read_details: Vec<String>,
     /// All that was written.
-    pub log: Log,
+    pub log: WriteLog,
 }
 
 /// Running traffic; it stops when this is dropped.
 pub struct Traffic {
-    journal: Arc<Journal>,
-    most_writes: Arc<AtomicUsize>,
+    journal: Arc<TrafficJournal>,
+    max_writes: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
 /// What every reader and writer needs.
 #[derive(Clone)]
-struct Shift {
+struct TrafficContext {
     application: Application,
     pool: sqlx::PgPool,
-    seeded: Arc<Seeded>,
-    journal: Arc<Journal>,
+    seeded: Arc<SeededRows>,
+    journal: Arc<TrafficJournal>,
     stop: watch::Receiver<bool>,
 }
 
@@ -103,14 +103,14 @@ impl Traffic {
     /// Starts the readers and the writer on the rows of `seeded`.
     pub async fn start(
         application: &Application,
-        seeded: Arc<Seeded>,
-        rates: &Rates,
+        seeded: Arc<SeededRows>,
+        rates: &TrafficRates,
     ) -> Result<Self> {
-        let journal = Arc::new(Journal::new(&seeded));
+        let journal = Arc::new(TrafficJournal::new(&seeded));
         let (stop, stopped) = watch::channel(false);
-        let pool = application.pool(READERS + 1).await?;
+        let pool = application.connect_pool(READER_COUNT + 1).await?;
         let application = application.clone();
-        let shift = Shift {
+        let shift = TrafficContext {
             application,
             pool,
             seeded,
@@ -118,23 +118,23 @@ impl Traffic {
             stop: stopped,
         };
         let mut tasks = JoinSet::new();
-        for reader in 0..READERS {
-            let pause = interval(rates.reads_per_second / f64::from(READERS));
-            tasks.spawn(reader::read(
+        for reader in 0..READER_COUNT {
+            let pause = tick_interval(rates.reads_per_second / f64::from(READER_COUNT));
+            tasks.spawn(reader::run_reader(
                 shift.clone(),
                 pause,
                 rates.seed + u64::from(reader),
             ));
         }
-        let most_writes = Arc::new(AtomicUsize::new(rates.most_writes));
-        tasks.spawn(writer::write(
+        let most_writes = Arc::new(AtomicUsize::new(rates.max_writes));
+        tasks.spawn(writer::run_writer(
             shift,
             rates.clone(),
             Arc::clone(&most_writes),
         ));
         Ok(Self {
             journal,
-            most_writes,
+            max_writes: most_writes,
             stop,
             tasks,
         })
@@ -143,41 +143,41 @@ impl Traffic {
     /// Allows `most` writes since the start: who raises it bit by bit spreads the writes over the
     /// migration, however long that takes.
     pub fn allow_writes(&self, most: usize) {
-        self.most_writes.store(most, Ordering::Relaxed);
+        self.max_writes.store(most, Ordering::Relaxed);
     }
 
     /// The reads and the broken reads so far.
-    pub fn reads(&self) -> (u64, u64) {
-        self.journal.reads()
+    pub fn read_counts(&self) -> (u64, u64) {
+        self.journal.read_counts()
     }
 
     /// The pictures replaced and the rows deleted so far.
-    pub fn writes(&self) -> u64 {
-        self.journal.writes()
+    pub fn write_count(&self) -> u64 {
+        self.journal.write_count()
     }
 
     /// What was written so far.
-    pub fn log(&self) -> Log {
+    pub fn write_log(&self) -> WriteLog {
         self.journal.report().log
     }
 
     /// Uploads a picture that a row has named in vain until now. Returns the row as if it had been seeded so.
-    pub async fn provide(
+    pub async fn upload_missing(
         &self,
         application: &Application,
-        row: &Row,
+        row: &SeededRow,
         bytes: Vec<u8>,
-    ) -> Result<Row> {
-        let properties = Properties {
+    ) -> Result<SeededRow> {
+        let properties = ObjectProperties {
             content_type: Some("image/png".to_owned()),
-            ..Properties::default()
+            ..ObjectProperties::default()
         };
         let sha256 = sha256_hex(&bytes);
-        self.journal.will_show(&row.id, &sha256);
-        let at = application.locate(&row.path);
+        self.journal.allow_picture(&row.id, &sha256);
+        let at = application.location_of(&row.path);
         application.put_object(&at, bytes, &properties).await?;
-        Ok(Row {
-            kind: Kind::ToMove,
+        Ok(SeededRow {
+            kind: SeededRowKind::ToMove,
             sha256,
             properties,
             ..row.clone()
@@ -192,9 +192,9 @@ impl Traffic {
     }
 }
 
-impl Shift {
+impl TrafficContext {
     /// Waits for the next tick; false when the traffic is to stop.
-    async fn goes_on(&mut self, ticks: &mut tokio::time::Interval) -> bool {
+    async fn wait_for_tick(&mut self, ticks: &mut tokio::time::Interval) -> bool {
         tokio::select! {
             _ = ticks.tick() => !*self.stop.borrow(),
             _ = self.stop.changed() => false,
@@ -203,6 +203,6 @@ impl Shift {
 }
 
 /// The time between two events; a day where there are to be none.
-fn interval(per_second: f64) -> Duration {
+fn tick_interval(per_second: f64) -> Duration {
     Duration::try_from_secs_f64(1.0 / per_second).unwrap_or(Duration::from_hours(24))
 }

@@ -1,7 +1,7 @@
 //! Trials: the real consumers under one kind of strain at a time, with figures.
 
+mod environment;
 pub mod shutdown;
-mod stage;
 pub mod throttling;
 
 use std::io::Write;
@@ -15,17 +15,17 @@ use serde::Serialize;
 /// tells figures. Exit code 0 only when the targets are met.
 #[derive(Debug, Parser)]
 #[command(name = "script/chaos")]
-struct Arguments {
+struct TrialsArguments {
     #[command(subcommand)]
-    trial: Trial,
+    trial: TrialCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Trial {
+enum TrialCommand {
     /// Consumers against a store that refuses copies above a rate
     Throttling {
         #[command(flatten)]
-        arguments: throttling::Arguments,
+        arguments: throttling::ThrottlingArguments,
         /// Print the figures as one JSON object in the last line of standard output
         #[arg(long)]
         json: bool,
@@ -33,7 +33,7 @@ enum Trial {
     /// SIGTERM to a consumer under load, again and again
     Shutdown {
         #[command(flatten)]
-        arguments: shutdown::Arguments,
+        arguments: shutdown::ShutdownArguments,
         /// Print the figures as one JSON object in the last line of standard output
         #[arg(long)]
         json: bool,
@@ -43,33 +43,33 @@ enum Trial {
 /// Runs a trial; succeeds only if its targets were met.
 pub async fn main() -> ExitCode {
     // Ctrl-C needs no handling: the watchdogs clean up after us.
-    match run(Arguments::parse().trial).await {
+    match run(TrialsArguments::parse().trial).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            tell(&format!("script/chaos: {error:#}"));
+            print_status(&format!("script/chaos: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(trial: Trial) -> Result<bool> {
+async fn run(trial: TrialCommand) -> Result<bool> {
     match trial {
-        Trial::Throttling { arguments, json } => {
+        TrialCommand::Throttling { arguments, json } => {
             let figures = throttling::run(&arguments).await?;
-            print(&figures, json)?;
+            print_figures(&figures, json)?;
             Ok(figures.meets_targets())
         }
-        Trial::Shutdown { arguments, json } => {
+        TrialCommand::Shutdown { arguments, json } => {
             let figures = shutdown::run(&arguments).await?;
-            print(&figures, json)?;
+            print_figures(&figures, json)?;
             Ok(figures.meets_targets())
         }
     }
 }
 
 /// On one line for machines, on one line each for people.
-fn print(figures: &impl Serialize, json: bool) -> Result<()> {
+fn print_figures(figures: &impl Serialize, json: bool) -> Result<()> {
     let text = if json {
         serde_json::to_string(figures)?
     } else {
@@ -79,12 +79,12 @@ fn print(figures: &impl Serialize, json: bool) -> Result<()> {
 }
 
 /// A line on standard error.
-fn tell(text: &str) {
+fn print_status(text: &str) {
     // Nothing is left to do when even this cannot be printed.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// A share to a hundredth of a per cent.
-fn rounded(number: f64) -> f64 {
+fn round_share(number: f64) -> f64 {
     (number * 10_000.0).round() / 10_000.0
 }

@@ -7,41 +7,41 @@ use fastrand::Rng;
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
-use super::stage::{Stage, wait_for};
-use super::tell;
-use crate::cloud::{Effect, Fault, FaultHandle};
-use crate::process::Process;
+use super::environment::{TrialEnvironment, wait_for};
+use super::print_status;
+use crate::cloud::{Fault, FaultEffect, FaultHandle};
+use crate::process::{ChildProcess, Signal};
 
 /// Messages at hand at the beginning of each time.
-const MESSAGES: usize = 300;
+const MESSAGES_PER_TRIAL: usize = 300;
 
 /// The grace the consumer is given, in seconds; as its setting and as a number.
-const GRACE: &str = "10s";
+const GRACE_SETTING: &str = "10s";
 const GRACE_SECONDS: f64 = 10.0;
 
 /// "At once", on a machine that may be busy with other things.
-const AT_ONCE_SECONDS: f64 = 1.0;
+const IMMEDIATE_EXIT_SECONDS: f64 = 1.0;
 
 /// Longer than any orderly end takes.
-const PATIENCE: Duration = Duration::from_mins(1);
+const EXIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The first signal comes within this time after the first copy, the second within the other after
 /// the first.
-const FIRST_WITHIN_SECONDS: f64 = 2.5;
-const SECOND_WITHIN_SECONDS: f64 = 0.6;
+const MAX_FIRST_SIGNAL_SECONDS: f64 = 2.5;
+const MAX_SECOND_SIGNAL_SECONDS: f64 = 0.6;
 
 /// Copies take up to this long each.
-const LONGEST_COPY_MS: u64 = 400;
+const MAX_COPY_MS: u64 = 400;
 
 /// The exit code of a process that a second signal ended.
-const ENDED_AT_ONCE: i32 = 130;
+const EXIT_SECOND_SIGNAL: i32 = 130;
 
 /// The shortest there is, because messages in hand at a second signal are waited for.
-const VISIBILITY: &str = "2s";
+const VISIBILITY_SETTING: &str = "2s";
 
 /// What to try.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Arguments {
+pub struct ShutdownArguments {
     /// How often a signal is sent
     #[arg(long, default_value_t = 200)]
     pub times: u32,
@@ -55,7 +55,7 @@ pub struct Arguments {
 
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
-pub struct Figures {
+pub struct ShutdownFigures {
     signals: u32,
     moved: usize,
     given_back: usize,
@@ -72,71 +72,75 @@ pub struct Figures {
     pub failures: Vec<String>,
 }
 
-impl Figures {
+impl ShutdownFigures {
     /// Whether everything held every time, and in time.
     pub fn meets_targets(&self) -> bool {
         self.failures.is_empty() && self.late.is_empty()
     }
 
-    fn expect_within(&mut self, seed: u64, seconds: f64, most: f64) {
+    fn check_within(&mut self, seed: u64, seconds: f64, most: f64) {
         if seconds > most {
             self.late
                 .push(format!("seed {seed}: {seconds:.2} s, not {most} s"));
         }
     }
 
-    fn expect(&mut self, seed: u64, holds: bool, what: impl FnOnce() -> String) {
+    fn check_condition(&mut self, seed: u64, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             let failure = format!("seed {seed}: {}", what());
-            tell(&failure);
+            print_status(&failure);
             self.failures.push(failure);
         }
     }
 }
 
 /// Sends the signals, one time after the other on the same stage.
-pub async fn run(arguments: &Arguments) -> Result<Figures> {
+pub async fn run(arguments: &ShutdownArguments) -> Result<ShutdownFigures> {
     // A message that is given back time after time is received time after time.
-    let mut stage = Stage::set_up(arguments.times + arguments.twice + 5).await?;
-    let mut figures = Figures::default();
+    let mut stage = TrialEnvironment::set_up(arguments.times + arguments.twice + 5).await?;
+    let mut figures = ShutdownFigures::default();
     for number in 0..u64::from(arguments.times) {
-        once(&mut stage, arguments.seed + number, &mut figures).await?;
+        signal_once(&mut stage, arguments.seed + number, &mut figures).await?;
     }
     for number in 0..u64::from(arguments.twice) {
-        twice(&mut stage, arguments.seed + number, &mut figures).await?;
+        signal_twice(&mut stage, arguments.seed + number, &mut figures).await?;
     }
-    finish(&stage, &mut figures).await?;
+    check_final_state(&stage, &mut figures).await?;
     Ok(figures)
 }
 
 /// One signal: everything in hand is finished or given back within the grace.
-async fn once(stage: &mut Stage, seed: u64, figures: &mut Figures) -> Result<()> {
+async fn signal_once(
+    stage: &mut TrialEnvironment,
+    seed: u64,
+    figures: &mut ShutdownFigures,
+) -> Result<()> {
     let mut random = Rng::with_seed(seed);
-    let moved_before = stage.moved().await?;
-    let (mut consumer, slow) = at_work(stage, &mut random, &[]).await?;
+    let moved_before = stage.moved_rows().await?;
+    let (mut consumer, slow) = start_loaded_consumer(stage, &mut random, &[]).await?;
     let signal = Instant::now();
-    consumer.terminate().await?;
-    let code = end(&mut consumer).await?;
+    consumer.terminate()?;
+    let code = wait_for_exit(&mut consumer).await?;
     let seconds = signal.elapsed().as_secs_f64();
     drop(slow);
-    let moved = stage.moved().await?;
-    let (copies, queued) = (stage.copies(), stage.queued().await?);
-    let to_move = stage.sent() - moved;
+    let moved = stage.moved_rows().await?;
+    let (copies, queued) = (stage.copied_objects(), stage.queue_depth().await?);
+    let to_move = stage.sent_images() - moved;
     figures.signals += 1;
     figures.moved += moved - moved_before;
     figures.given_back += to_move;
     figures.worst_seconds_to_exit = figures.worst_seconds_to_exit.max(seconds);
-    figures.expect(seed, code == Some(0), || {
+    figures.check_condition(seed, code == Some(0), || {
         format!("exit {code:?}:\n{}", consumer.log_tail(40))
     });
-    figures.expect_within(seed, seconds, GRACE_SECONDS);
-    figures.expect(seed, copies == moved, || {
+    figures.check_within(seed, seconds, GRACE_SECONDS);
+    figures.check_condition(seed, copies == moved, || {
         format!("{copies} copies, {moved} rows moved")
     });
-    figures.expect(seed, queued.total() == to_move as u64, || {
+    figures.check_condition(seed, queued.total() == to_move as u64, || {
         format!("{queued:?}, {to_move} rows to move")
     });
-    figures.expect(seed, queued.in_flight == 0, || {
+    figures.check_condition(seed, queued.in_flight == 0, || {
         format!(
             "not visible at once: {queued:?}:\n{}",
             consumer.log_tail(40)
@@ -146,92 +150,103 @@ async fn once(stage: &mut Stage, seed: u64, figures: &mut Figures) -> Result<()>
 }
 
 /// Two signals: the process ends at once, and what was in its hand another consumer moves.
-async fn twice(stage: &mut Stage, seed: u64, figures: &mut Figures) -> Result<()> {
+async fn signal_twice(
+    stage: &mut TrialEnvironment,
+    seed: u64,
+    figures: &mut ShutdownFigures,
+) -> Result<()> {
     let mut random = Rng::with_seed(seed);
-    let settings = [("VISIBILITY_TIMEOUT", VISIBILITY)];
-    let (mut consumer, slow) = at_work(stage, &mut random, &settings).await?;
-    consumer.terminate().await?;
+    let settings = [("VISIBILITY_TIMEOUT", VISIBILITY_SETTING)];
+    let (mut consumer, slow) = start_loaded_consumer(stage, &mut random, &settings).await?;
+    consumer.terminate()?;
     sleep(Duration::from_secs_f64(
-        random.f64() * SECOND_WITHIN_SECONDS,
+        random.f64() * MAX_SECOND_SIGNAL_SECONDS,
     ))
     .await;
     let signal = Instant::now();
-    consumer.signal("-INT").await?;
-    let code = end(&mut consumer).await?;
+    consumer.send_signal(Signal::INT)?;
+    let code = wait_for_exit(&mut consumer).await?;
     let seconds = signal.elapsed().as_secs_f64();
     drop(slow);
     figures.second_signals += 1;
-    figures.exits_at_once += u32::from(code == Some(ENDED_AT_ONCE));
+    figures.exits_at_once += u32::from(code == Some(EXIT_SECOND_SIGNAL));
     figures.worst_seconds_to_exit_at_once = figures.worst_seconds_to_exit_at_once.max(seconds);
-    figures.in_hand_at_second_signals += stage.queued().await?.in_flight;
+    figures.in_hand_at_second_signals += stage.queue_depth().await?.in_flight;
     // It may have been done before the second signal.
-    figures.expect(seed, matches!(code, Some(0 | ENDED_AT_ONCE)), || {
+    figures.check_condition(seed, matches!(code, Some(0 | EXIT_SECOND_SIGNAL)), || {
         format!("exit {code:?}:\n{}", consumer.log_tail(40))
     });
-    figures.expect_within(seed, seconds, AT_ONCE_SECONDS);
-    inherit(stage, &settings).await?;
-    let (sent, moved, copies) = (stage.sent(), stage.moved().await?, stage.copies());
-    figures.expect(seed, (moved, copies) == (sent, sent), || {
+    figures.check_within(seed, seconds, IMMEDIATE_EXIT_SECONDS);
+    move_remaining(stage, &settings).await?;
+    let (sent, moved, copies) = (
+        stage.sent_images(),
+        stage.moved_rows().await?,
+        stage.copied_objects(),
+    );
+    figures.check_condition(seed, (moved, copies) == (sent, sent), || {
         format!("of {sent} sent {moved} moved, {copies} copies")
     });
     Ok(())
 }
 
 /// A consumer at work, with all its messages at hand, at a random moment.
-async fn at_work(
-    stage: &mut Stage,
+async fn start_loaded_consumer(
+    stage: &mut TrialEnvironment,
     random: &mut Rng,
     more: &[(&str, &str)],
-) -> Result<(Process, FaultHandle)> {
-    let left = usize::try_from(stage.queued().await?.total())?;
-    let missing = MESSAGES.saturating_sub(left);
+) -> Result<(ChildProcess, FaultHandle)> {
+    let left = usize::try_from(stage.queue_depth().await?.total())?;
+    let missing = MESSAGES_PER_TRIAL.saturating_sub(left);
     stage.add_images(missing).await?;
-    stage.send(missing).await?;
-    let time = Duration::from_millis(random.u64(0..LONGEST_COPY_MS));
+    stage.send_images(missing).await?;
+    let time = Duration::from_millis(random.u64(0..MAX_COPY_MS));
     let slow = stage
         .cloud
-        .inject(Fault::new("CopyObject", Effect::Delay(time)).key_contains("image/"));
-    let settings = [&[("SHUTDOWN_GRACE", GRACE)], more].concat();
-    let before = stage.copies();
-    let consumer = stage.consumer(&settings)?;
+        .inject_fault(Fault::new("CopyObject", FaultEffect::Delay(time)).key_contains("image/"));
+    let settings = [&[("SHUTDOWN_GRACE", GRACE_SETTING)], more].concat();
+    let before = stage.copied_objects();
+    let consumer = stage.spawn_consumer(&settings)?;
     // The probe's own objects come and go before.
     wait_for("the first copies", async || {
-        Ok(slow.hits() > 0 && stage.copies() > before)
+        Ok(slow.hits() > 0 && stage.copied_objects() > before)
     })
     .await?;
-    sleep(Duration::from_secs_f64(random.f64() * FIRST_WITHIN_SECONDS)).await;
+    sleep(Duration::from_secs_f64(
+        random.f64() * MAX_FIRST_SIGNAL_SECONDS,
+    ))
+    .await;
     Ok((consumer, slow))
 }
 
-async fn end(consumer: &mut Process) -> Result<Option<i32>> {
-    let status = timeout(PATIENCE, consumer.wait()).await;
+async fn wait_for_exit(consumer: &mut ChildProcess) -> Result<Option<i32>> {
+    let status = timeout(EXIT_TIMEOUT, consumer.wait_for_exit()).await;
     Ok(status.context("a consumer did not end")??.code())
 }
 
 /// Another consumer moves all that is left.
-async fn inherit(stage: &Stage, settings: &[(&str, &str)]) -> Result<()> {
+async fn move_remaining(stage: &TrialEnvironment, settings: &[(&str, &str)]) -> Result<()> {
     // A process that has nothing to do would be told to stop before it can listen to that.
-    if stage.queued().await?.total() == 0 {
+    if stage.queue_depth().await?.total() == 0 {
         return Ok(());
     }
-    let mut heir = stage.consumer(settings)?;
-    stage.drained().await?;
-    heir.terminate().await?;
-    let code = end(&mut heir).await?;
+    let mut heir = stage.spawn_consumer(settings)?;
+    stage.wait_until_drained().await?;
+    heir.terminate()?;
+    let code = wait_for_exit(&mut heir).await?;
     ensure!(code == Some(0), "exit {code:?}: {}", heir.log_tail(40));
     Ok(())
 }
 
 /// In the end everything has moved, once each.
-async fn finish(stage: &Stage, figures: &mut Figures) -> Result<()> {
-    inherit(stage, &[]).await?;
-    let (sent, moved) = (stage.sent(), stage.ledger("moves").await?);
+async fn check_final_state(stage: &TrialEnvironment, figures: &mut ShutdownFigures) -> Result<()> {
+    move_remaining(stage, &[]).await?;
+    let (sent, moved) = (stage.sent_images(), stage.count_ledger_rows("moves").await?);
     let counted = stage.counted_moves().await?;
     figures.duplicate_moves = counted.abs_diff(moved);
-    figures.dead_letters = stage.dead().await?;
+    figures.dead_letters = stage.dead_letters().await?;
     let (failed, changed) = (
-        stage.ledger("failures").await?,
-        stage.ledger("changes").await?,
+        stage.count_ledger_rows("failures").await?,
+        stage.count_ledger_rows("changes").await?,
     );
     let lines = figures.failures.len();
     let all = [
@@ -245,6 +260,8 @@ async fn finish(stage: &Stage, figures: &mut Figures) -> Result<()> {
             figures.failures.push(format!("at the end: {what}"));
         }
     }
-    figures.failures[lines..].iter().for_each(|line| tell(line));
+    figures.failures[lines..]
+        .iter()
+        .for_each(|line| print_status(line));
     Ok(())
 }

@@ -4,24 +4,24 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::stage::{Stage, wait_for};
-use super::{rounded, tell};
-use crate::cloud::{CopyLimit, Counting};
-use crate::process::Process;
+use super::environment::{TrialEnvironment, wait_for};
+use super::{print_status, round_share};
+use crate::cloud::{CopyLimit, LimitAlgorithm};
+use crate::process::ChildProcess;
 
 /// The most of all requests that may be refused.
-const MOST_THROTTLED: f64 = 0.011;
+const MAX_THROTTLED_SHARE: f64 = 0.011;
 
 /// The least of the allowed rate that must be used.
-const LEAST_USED: f64 = 0.85;
+const MIN_USED_SHARE: f64 = 0.85;
 
 /// Messages in the queue: it never runs dry, and yet the local queue, whose receive slows with its
 /// depth, stays quick.
-const BACKLOG: u64 = 2000;
+const MAX_QUEUE_DEPTH: u64 = 2000;
 
 /// How the store counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Count {
+pub enum LimitAlgorithmArgument {
     /// A bucket that fills steadily and holds a tenth of a second's worth
     Bucket,
     /// So many in each second
@@ -30,7 +30,7 @@ pub enum Count {
 
 /// What to try.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Arguments {
+pub struct ThrottlingArguments {
     /// Copies per second that the store allows
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: u32,
@@ -41,13 +41,13 @@ pub struct Arguments {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
     /// How the store counts
-    #[arg(long, value_enum, default_value_t = Count::Bucket)]
-    pub count: Count,
+    #[arg(long, value_enum, default_value_t = LimitAlgorithmArgument::Bucket)]
+    pub count: LimitAlgorithmArgument,
 }
 
 /// What came of it.
 #[derive(Debug, Serialize)]
-pub struct Figures {
+pub struct ThrottlingFigures {
     rate: u32,
     consumers: u32,
     count: &'static str,
@@ -63,11 +63,11 @@ pub struct Figures {
     failures: usize,
 }
 
-impl Figures {
+impl ThrottlingFigures {
     /// Whether little was throttled, most of the rate was used, and nothing was lost by it.
     pub fn meets_targets(&self) -> bool {
-        self.throttled_share <= MOST_THROTTLED
-            && self.used_share >= LEAST_USED
+        self.throttled_share <= MAX_THROTTLED_SHARE
+            && self.used_share >= MIN_USED_SHARE
             && self.highest_receive_count == 1
             && (self.dead_letters, self.failures) == (0, 0)
             && self.moved == self.images
@@ -75,74 +75,79 @@ impl Figures {
 }
 
 /// Has as many images moved as take the asked seconds at the allowed rate.
-pub async fn run(arguments: &Arguments) -> Result<Figures> {
-    let mut stage = Stage::set_up(5).await?;
+pub async fn run(arguments: &ThrottlingArguments) -> Result<ThrottlingFigures> {
+    let mut stage = TrialEnvironment::set_up(5).await?;
     let images = arguments.rate * arguments.seconds;
-    tell(&format!("Seeding {images} images …"));
+    print_status(&format!("Seeding {images} images …"));
     stage.add_images(usize::try_from(images)?).await?;
-    feed(&mut stage).await?;
-    stage.cloud.limit_copies(limit(arguments));
+    fill_queue(&mut stage).await?;
+    stage.cloud.limit_copies(copy_limit(arguments));
     // The probe's copies would count among the images'.
     let settings = [("CONDITIONAL_COPY", "on")];
-    let consumers: Vec<Process> = (0..arguments.consumers)
-        .map(|_| stage.consumer(&settings))
+    let consumers: Vec<ChildProcess> = (0..arguments.consumers)
+        .map(|_| stage.spawn_consumer(&settings))
         .collect::<Result<_>>()?;
-    tell("Moving …");
-    while stage.unsent() > 0 {
-        feed(&mut stage).await?;
+    print_status("Moving …");
+    while stage.unsent_images() > 0 {
+        fill_queue(&mut stage).await?;
     }
-    stage.drained().await?;
-    dismiss(consumers).await?;
-    figures(&stage, arguments).await
+    stage.wait_until_drained().await?;
+    stop_consumers(consumers).await?;
+    collect_figures(&stage, arguments).await
 }
 
 /// Waits for room in the queue, and fills it.
-async fn feed(stage: &mut Stage) -> Result<()> {
+async fn fill_queue(stage: &mut TrialEnvironment) -> Result<()> {
     wait_for("room in the queue", async || {
-        Ok(stage.queued().await?.visible <= BACKLOG / 2)
+        Ok(stage.queue_depth().await?.visible <= MAX_QUEUE_DEPTH / 2)
     })
     .await?;
-    stage.send(usize::try_from(BACKLOG / 2)?).await
+    stage
+        .send_images(usize::try_from(MAX_QUEUE_DEPTH / 2)?)
+        .await
 }
 
-async fn dismiss(consumers: Vec<Process>) -> Result<()> {
+async fn stop_consumers(consumers: Vec<ChildProcess>) -> Result<()> {
     for mut consumer in consumers {
-        consumer.terminate().await?;
-        let status = consumer.wait().await?;
+        consumer.terminate()?;
+        let status = consumer.wait_for_exit().await?;
         ensure!(status.success(), "{status}: {}", consumer.log_tail(30));
     }
     Ok(())
 }
 
-fn limit(arguments: &Arguments) -> CopyLimit {
+fn copy_limit(arguments: &ThrottlingArguments) -> CopyLimit {
     CopyLimit {
         per_second: f64::from(arguments.rate),
-        counting: match arguments.count {
-            Count::Bucket => Counting::Bucket,
-            Count::BySecond => Counting::BySecond,
+        algorithm: match arguments.count {
+            LimitAlgorithmArgument::Bucket => LimitAlgorithm::TokenBucket,
+            LimitAlgorithmArgument::BySecond => LimitAlgorithm::FixedWindow,
         },
     }
 }
 
-async fn figures(stage: &Stage, arguments: &Arguments) -> Result<Figures> {
-    let limit = stage.cloud.limit_figures();
+async fn collect_figures(
+    stage: &TrialEnvironment,
+    arguments: &ThrottlingArguments,
+) -> Result<ThrottlingFigures> {
+    let limit = stage.cloud.copy_limit_counts();
     let per_second = limit.admitted_per_second();
-    Ok(Figures {
+    Ok(ThrottlingFigures {
         rate: arguments.rate,
         consumers: arguments.consumers,
         count: match arguments.count {
-            Count::Bucket => "bucket",
-            Count::BySecond => "by-second",
+            LimitAlgorithmArgument::Bucket => "bucket",
+            LimitAlgorithmArgument::BySecond => "by-second",
         },
-        images: stage.sent(),
-        moved: stage.moved().await?,
+        images: stage.sent_images(),
+        moved: stage.moved_rows().await?,
         requests: limit.requests,
         throttled: limit.throttled,
-        throttled_share: rounded(limit.throttled_share()),
-        copies_per_second: rounded(per_second),
-        used_share: rounded(per_second / f64::from(arguments.rate)),
+        throttled_share: round_share(limit.throttled_share()),
+        copies_per_second: round_share(per_second),
+        used_share: round_share(per_second / f64::from(arguments.rate)),
         highest_receive_count: stage.cloud.highest_receive_count(),
-        dead_letters: stage.dead().await?,
-        failures: stage.ledger("failures").await?,
+        dead_letters: stage.dead_letters().await?,
+        failures: stage.count_ledger_rows("failures").await?,
     })
 }

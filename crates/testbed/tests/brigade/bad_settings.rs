@@ -1,11 +1,11 @@
 //! Settings, queues and buckets that cannot be used: told by name, nothing touched.
 
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Effect, Fault, Options};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
-use crate::rig::{Rig, eventually, stop};
+use crate::rig::{TestRig, stop_consumer, wait_until};
 
-const NOTHING: [(&str, &str); 7] = [
+const EMPTY_SETTINGS: [(&str, &str); 7] = [
     ("DATABASE_URL", "-"),
     ("IMAGES_TABLE", "-"),
     ("QUEUE_URL", "-"),
@@ -16,9 +16,9 @@ const NOTHING: [(&str, &str); 7] = [
 ];
 
 /// Runs both programs with these settings changed and expects this exit code and these words.
-async fn refused(rig: &Rig, more: &[(&str, &str)], code: i32, words: &[&str]) {
+async fn assert_refused(rig: &TestRig, more: &[(&str, &str)], code: i32, words: &[&str]) {
     for program in ["feeder", "consumer"] {
-        let ended = rig.run(program, more).await;
+        let ended = rig.run_program(program, more).await;
         assert_eq!(ended.code, Some(code), "{program}: {}", ended.log);
         for word in words {
             assert!(
@@ -29,22 +29,22 @@ async fn refused(rig: &Rig, more: &[(&str, &str)], code: i32, words: &[&str]) {
         }
     }
     assert_eq!(
-        rig.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'bucket_brigade'")
+        rig.query_number("SELECT count(*) FROM pg_namespace WHERE nspname = 'bucket_brigade'")
             .await,
         0
     );
 }
 
 #[tokio::test]
-async fn missing_settings_are_told_together() {
-    let rig = Rig::new().await;
-    let names: Vec<&str> = NOTHING.iter().map(|(name, _)| *name).collect();
-    refused(&rig, &NOTHING, 64, &names).await;
+async fn missing_settings_are_reported_together() {
+    let rig = TestRig::new().await;
+    let names: Vec<&str> = EMPTY_SETTINGS.iter().map(|(name, _)| *name).collect();
+    assert_refused(&rig, &EMPTY_SETTINGS, 64, &names).await;
 }
 
 #[tokio::test]
-async fn malformed_settings_are_told_together() {
-    let rig = Rig::new().await;
+async fn malformed_settings_are_reported_together() {
+    let rig = TestRig::new().await;
     let common = [
         ("DATABASE_URL", "mysql://app@db/app"),
         ("IMAGES_TABLE", "a.b.c"),
@@ -63,9 +63,9 @@ async fn malformed_settings_are_told_together() {
         "LOG_FORMAT",
         "still match the old prefix",
     ];
-    refused(&rig, &common, 64, &names).await;
+    assert_refused(&rig, &common, 64, &names).await;
     let feeder = rig
-        .run("feeder", &[("PAGE_SIZE", "0"), ("MAX_BACKLOG", "lots")])
+        .run_program("feeder", &[("PAGE_SIZE", "0"), ("MAX_BACKLOG", "lots")])
         .await;
     assert!(
         feeder.log.contains("PAGE_SIZE: '0'") && feeder.log.contains("MAX_BACKLOG: 'lots'"),
@@ -79,7 +79,7 @@ async fn malformed_settings_are_told_together() {
         ("STORAGE_CLASS", "GLACIER"),
         ("CONDITIONAL_COPY", "maybe"),
     ];
-    let consumer = rig.run("consumer", &bad).await;
+    let consumer = rig.run_program("consumer", &bad).await;
     assert_eq!(consumer.code, Some(64));
     for (name, value) in bad {
         assert!(
@@ -91,12 +91,12 @@ async fn malformed_settings_are_told_together() {
 }
 
 #[tokio::test]
-async fn a_password_is_never_told() {
-    let rig = Rig::new().await;
+async fn a_password_is_never_printed() {
+    let rig = TestRig::new().await;
     let url = "postgres://app:s3cr3t-word@127.0.0.1:1/app";
     for program in ["feeder", "consumer"] {
         let ended = rig
-            .run(program, &[("DATABASE_URL", url), ("RUST_LOG", "trace")])
+            .run_program(program, &[("DATABASE_URL", url), ("RUST_LOG", "trace")])
             .await;
         assert_eq!(ended.code, Some(69), "{}", ended.log);
         assert!(
@@ -110,40 +110,40 @@ async fn a_password_is_never_told() {
 
 #[tokio::test]
 async fn an_unknown_flag_is_a_wrong_setting() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     for program in ["feeder", "consumer"] {
         let mut process = rig.spawn(program, &[], &["--no-such-flag"]);
-        assert_eq!(crate::rig::end(&mut process).await.code, Some(64));
+        assert_eq!(crate::rig::wait_for_exit(&mut process).await.code, Some(64));
     }
 }
 
 #[tokio::test]
 async fn moving_onto_itself_is_refused() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let same = [
         ("DESTINATION_BUCKET_NAME", "images-old"),
         ("SOURCE_KEY_PREFIX", "x/"),
         ("DESTINATION_KEY_PREFIX", "x/"),
     ];
-    refused(&rig, &same, 64, &["source and destination are identical"]).await;
+    assert_refused(&rig, &same, 64, &["source and destination are identical"]).await;
 }
 
 #[tokio::test]
 async fn a_fifo_queue_is_explained() {
-    let fifo = CreateQueue {
+    let fifo = CreateQueueOptions {
         fifo: true,
         max_receive_count: None,
-        ..CreateQueue::default()
+        ..CreateQueueOptions::default()
     };
-    let rig = Rig::with(Options::default(), fifo).await;
-    refused(&rig, &[], 64, &["QUEUE_URL", "standard queue is needed"]).await;
+    let rig = TestRig::with_options(CloudOptions::default(), fifo).await;
+    assert_refused(&rig, &[], 64, &["QUEUE_URL", "standard queue is needed"]).await;
 }
 
 #[tokio::test]
 async fn a_queue_that_is_not_there() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let url = rig.queue.url.replace("images", "imagine");
-    refused(
+    assert_refused(
         &rig,
         &[("QUEUE_URL", &url)],
         64,
@@ -154,19 +154,19 @@ async fn a_queue_that_is_not_there() {
 
 #[tokio::test]
 async fn a_queue_that_is_not_ours_to_use() {
-    let rig = Rig::new().await;
-    let _fault = rig.cloud.inject(Fault::new(
+    let rig = TestRig::new().await;
+    let _fault = rig.cloud.inject_fault(Fault::new(
         "GetQueueAttributes",
-        Effect::error(403, "AccessDeniedException"),
+        FaultEffect::error(403, "AccessDeniedException"),
     ));
-    refused(&rig, &[], 77, &["QUEUE_URL", "sqs:GetQueueAttributes"]).await;
+    assert_refused(&rig, &[], 77, &["QUEUE_URL", "sqs:GetQueueAttributes"]).await;
 }
 
 #[tokio::test]
 async fn buckets_that_are_not_there() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     for setting in ["SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME"] {
-        refused(
+        assert_refused(
             &rig,
             &[(setting, "no-such-bucket")],
             64,
@@ -178,10 +178,10 @@ async fn buckets_that_are_not_there() {
 
 #[tokio::test]
 async fn a_bucket_that_is_not_ours_to_use() {
-    let rig = Rig::new().await;
-    let denied = Fault::new("HeadBucket", Effect::error(403, "AccessDenied"));
-    let _fault = rig.cloud.inject(denied);
-    let ended = rig.run("consumer", &[]).await;
+    let rig = TestRig::new().await;
+    let denied = Fault::new("HeadBucket", FaultEffect::error(403, "AccessDenied"));
+    let _fault = rig.cloud.inject_fault(denied);
+    let ended = rig.run_program("consumer", &[]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     assert!(
         ended.log.contains("SOURCE_BUCKET_NAME") && ended.log.contains("s3:ListBucket"),
@@ -192,12 +192,12 @@ async fn a_bucket_that_is_not_ours_to_use() {
 
 #[tokio::test]
 async fn a_destination_that_cannot_be_written() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let _fault = rig
-        .cloud
-        .inject(Fault::new("PutObject", Effect::error(403, "AccessDenied")).caller("consumer"));
-    let ended = rig.run("consumer", &[]).await;
+    let _fault = rig.cloud.inject_fault(
+        Fault::new("PutObject", FaultEffect::error(403, "AccessDenied")).caller("consumer"),
+    );
+    let ended = rig.run_program("consumer", &[]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     assert!(
         ended.log.contains("cannot write to bucket 'images-new'"),
@@ -208,37 +208,37 @@ async fn a_destination_that_cannot_be_written() {
 
 #[tokio::test]
 async fn a_queue_without_a_redrive_policy_is_warned_of() {
-    let circling = CreateQueue {
+    let circling = CreateQueueOptions {
         max_receive_count: None,
-        ..CreateQueue::default()
+        ..CreateQueueOptions::default()
     };
-    let rig = Rig::with(Options::default(), circling).await;
-    let id = rig.row("image/missing.png").await;
-    let consumer = rig.consumer(&[]);
+    let rig = TestRig::with_options(CloudOptions::default(), circling).await;
+    let id = rig.add_row("image/missing.png").await;
+    let consumer = rig.spawn_consumer(&[]);
     // It cannot move, and its message circles; the feeder ends all the same.
-    let feeder = rig.run("feeder", &[]);
+    let feeder = rig.run_program("feeder", &[]);
     let ended = tokio::time::timeout(std::time::Duration::from_secs(80), feeder)
         .await
         .unwrap();
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert!(ended.log.contains("no redrive policy"), "{}", ended.log);
-    eventually("the failure", async || {
+    wait_until("the failure", async || {
         rig.failure_code(&id).await.is_some()
     })
     .await;
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn missing_credentials_are_not_mistaken_for_missing_rights() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let none = [
         ("AWS_ACCESS_KEY_ID", "-"),
         ("AWS_SECRET_ACCESS_KEY", "-"),
         ("AWS_EC2_METADATA_DISABLED", "true"),
         ("HOME", "/nonexistent"),
     ];
-    refused(
+    assert_refused(
         &rig,
         &none,
         64,
@@ -248,12 +248,12 @@ async fn missing_credentials_are_not_mistaken_for_missing_rights() {
 }
 
 #[tokio::test]
-async fn a_missing_region_is_told() {
-    let rig = Rig::new().await;
+async fn a_missing_region_is_reported() {
+    let rig = TestRig::new().await;
     let none = [
         ("AWS_REGION", "-"),
         ("AWS_EC2_METADATA_DISABLED", "true"),
         ("HOME", "/nonexistent"),
     ];
-    refused(&rig, &none, 64, &["AWS_REGION", "no request can be sent"]).await;
+    assert_refused(&rig, &none, 64, &["AWS_REGION", "no request can be sent"]).await;
 }

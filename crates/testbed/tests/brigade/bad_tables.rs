@@ -1,16 +1,16 @@
 //! Tables, columns, rights: wrong ones are told by name before a row is touched.
 
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Cluster, Options};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Cluster};
 
-use crate::rig::{Rig, end};
+use crate::rig::{TestRig, wait_for_exit};
 
 /// Runs the feeder on a table declared so, and expects these words.
-async fn refused(declaration: &str, words: &[&str]) {
-    let rig = Rig::without_table(Options::default(), CreateQueue::default()).await;
-    rig.sql(declaration).await;
+async fn assert_refused(declaration: &str, words: &[&str]) {
+    let rig = TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.execute_sql(declaration).await;
     for program in ["feeder", "consumer"] {
-        let ended = rig.run(program, &[]).await;
+        let ended = rig.run_program(program, &[]).await;
         assert_eq!(ended.code, Some(64), "{program}: {}", ended.log);
         for word in words {
             assert!(
@@ -24,7 +24,7 @@ async fn refused(declaration: &str, words: &[&str]) {
 
 #[tokio::test]
 async fn no_such_table() {
-    refused(
+    assert_refused(
         r#"CREATE TABLE "Images" (id bigint PRIMARY KEY, path text)"#,
         &["IMAGES_TABLE", "no table 'images'", "public.Images"],
     )
@@ -33,7 +33,7 @@ async fn no_such_table() {
 
 #[tokio::test]
 async fn a_view() {
-    refused(
+    assert_refused(
         "CREATE VIEW images AS SELECT 1::bigint AS id, 'x'::text AS path",
         &["IMAGES_TABLE", "is a view"],
     )
@@ -42,7 +42,7 @@ async fn a_view() {
 
 #[tokio::test]
 async fn no_such_id_column() {
-    refused(
+    assert_refused(
         "CREATE TABLE images (key bigint PRIMARY KEY, path text)",
         &["ID_COLUMN", "no column 'id'", "key, path"],
     )
@@ -51,7 +51,7 @@ async fn no_such_id_column() {
 
 #[tokio::test]
 async fn no_such_path_column() {
-    refused(
+    assert_refused(
         "CREATE TABLE images (id bigint PRIMARY KEY, url text)",
         &["PATH_COLUMN", "no column 'path'"],
     )
@@ -60,7 +60,7 @@ async fn no_such_path_column() {
 
 #[tokio::test]
 async fn a_composite_key() {
-    refused(
+    assert_refused(
         "CREATE TABLE images (id bigint, part int, path text, PRIMARY KEY (id, part))",
         &["ID_COLUMN", "composite"],
     )
@@ -69,7 +69,7 @@ async fn a_composite_key() {
 
 #[tokio::test]
 async fn an_id_that_is_not_unique() {
-    refused(
+    assert_refused(
         "CREATE TABLE images (id bigint NOT NULL, path text); CREATE INDEX ON images (id)",
         &["ID_COLUMN", "unique index"],
     )
@@ -78,7 +78,7 @@ async fn an_id_that_is_not_unique() {
 
 #[tokio::test]
 async fn an_id_that_may_be_null() {
-    refused(
+    assert_refused(
         "CREATE TABLE images (id bigint UNIQUE, path text)",
         &["ID_COLUMN", "NOT NULL"],
     )
@@ -87,7 +87,7 @@ async fn an_id_that_may_be_null() {
 
 #[tokio::test]
 async fn an_id_of_a_strange_type() {
-    refused(
+    assert_refused(
         "CREATE TABLE images (id numeric PRIMARY KEY, path text)",
         &["ID_COLUMN", "numeric", "bigint, integer"],
     )
@@ -96,7 +96,7 @@ async fn an_id_of_a_strange_type() {
 
 #[tokio::test]
 async fn a_path_of_a_strange_type() {
-    refused(
+    assert_refused(
         "CREATE TABLE images (id bigint PRIMARY KEY, path jsonb)",
         &["PATH_COLUMN", "jsonb"],
     )
@@ -105,7 +105,7 @@ async fn a_path_of_a_strange_type() {
 
 #[tokio::test]
 async fn a_generated_path() {
-    refused(
+    assert_refused(
         "CREATE TABLE images (id bigint PRIMARY KEY, path text GENERATED ALWAYS AS ('image/' || id::text) STORED)",
         &["PATH_COLUMN"],
     )
@@ -114,16 +114,16 @@ async fn a_generated_path() {
 
 #[tokio::test]
 async fn without_the_right_to_create_the_ledger_the_sql_is_printed_and_works() {
-    let rig = Rig::new().await;
-    rig.image("image/a.png").await;
+    let rig = TestRig::new().await;
+    rig.add_image("image/a.png").await;
     let role = format!("poor_{:x}", fastrand::u64(..));
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT (id, path), UPDATE (path) ON images TO {role};
          DO $$ BEGIN EXECUTE format('REVOKE CREATE ON DATABASE %I FROM PUBLIC', current_database()); END $$"
     ))
     .await;
     let url = as_role(&rig.application.database_url, &role);
-    let ended = rig.run("feeder", &[("DATABASE_URL", &url)]).await;
+    let ended = rig.run_program("feeder", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     let statements: Vec<&str> = ended
         .log
@@ -138,23 +138,23 @@ async fn without_the_right_to_create_the_ledger_the_sql_is_printed_and_works() {
         ended.log
     );
     // What was printed is all it takes.
-    rig.sql(&statements.join("\n")).await;
-    let consumer = rig.consumer(&[("DATABASE_URL", &url)]);
-    let ended = rig.run("feeder", &[("DATABASE_URL", &url)]).await;
+    rig.execute_sql(&statements.join("\n")).await;
+    let consumer = rig.spawn_consumer(&[("DATABASE_URL", &url)]);
+    let ended = rig.run_program("feeder", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
-    crate::rig::stop(consumer).await;
+    crate::rig::stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn without_the_right_to_update_the_grant_is_printed() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let role = format!("reader_{:x}", fastrand::u64(..));
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT ON images TO {role}"
     ))
     .await;
     let url = as_role(&rig.application.database_url, &role);
-    let ended = rig.run("consumer", &[("DATABASE_URL", &url)]).await;
+    let ended = rig.run_program("consumer", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     assert!(
         ended
@@ -167,10 +167,10 @@ async fn without_the_right_to_update_the_grant_is_printed() {
 
 #[tokio::test]
 async fn a_second_feeder_of_the_same_run_is_kept_out() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let mut first = rig.spawn("feeder", &[], &["--watch"]);
-    crate::rig::eventually("the first feeder's lock", async || {
-        rig.number(
+    crate::rig::wait_until("the first feeder's lock", async || {
+        rig.query_number(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
         )
@@ -178,16 +178,16 @@ async fn a_second_feeder_of_the_same_run_is_kept_out() {
             > 0
     })
     .await;
-    let second = rig.run("feeder", &[]).await;
+    let second = rig.run_program("feeder", &[]).await;
     assert_eq!(second.code, Some(75), "{}", second.log);
     assert!(
         second.log.contains("another feeder of this run"),
         "{}",
         second.log
     );
-    first.terminate().await.unwrap();
-    assert_eq!(end(&mut first).await.code, Some(3));
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
+    first.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut first).await.code, Some(3));
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
 }
 
 /// The same database, logged in as another role.
@@ -198,20 +198,20 @@ fn as_role(url: &str, role: &str) -> String {
 
 #[tokio::test]
 async fn a_database_that_does_not_answer() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let url = Cluster::shared().await.url("no_such_database");
     for program in ["feeder", "consumer"] {
-        let ended = rig.run(program, &[("DATABASE_URL", &url)]).await;
+        let ended = rig.run_program(program, &[("DATABASE_URL", &url)]).await;
         assert_eq!(ended.code, Some(69), "{}", ended.log);
         assert!(ended.log.contains("no_such_database"), "{}", ended.log);
     }
 }
 
 #[tokio::test]
-async fn without_the_right_to_look_into_the_schema_the_grant_is_printed() {
-    let mut rig = Rig::new().await;
+async fn without_usage_on_the_schema_the_grant_is_printed() {
+    let mut rig = TestRig::new().await;
     let role = format!("outsider_{:x}", fastrand::u64(..));
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "CREATE SCHEMA closed; ALTER TABLE images SET SCHEMA closed;
          CREATE ROLE {role} LOGIN PASSWORD 'poor'"
     ))
@@ -219,7 +219,7 @@ async fn without_the_right_to_look_into_the_schema_the_grant_is_printed() {
     rig.application.table.name = "closed.images".into();
     let url = as_role(&rig.application.database_url, &role);
     for program in ["feeder", "consumer"] {
-        let ended = rig.run(program, &[("DATABASE_URL", &url)]).await;
+        let ended = rig.run_program(program, &[("DATABASE_URL", &url)]).await;
         assert_eq!(ended.code, Some(77), "{}", ended.log);
         assert!(
             ended.log.contains("GRANT USAGE ON SCHEMA \"closed\""),
@@ -230,28 +230,28 @@ async fn without_the_right_to_look_into_the_schema_the_grant_is_printed() {
 }
 
 #[tokio::test]
-async fn a_consumer_without_rights_to_the_ledger_is_told_the_grant() {
-    let rig = Rig::new().await;
+async fn a_consumer_without_rights_to_the_ledger_prints_the_grant() {
+    let rig = TestRig::new().await;
     rig.open_run().await;
     let role = format!("stranger_{:x}", fastrand::u64(..));
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "CREATE ROLE {role} LOGIN PASSWORD 'poor';
          GRANT SELECT (id, path), UPDATE (path) ON images TO {role}"
     ))
     .await;
     let url = as_role(&rig.application.database_url, &role);
-    let ended = rig.run("consumer", &[("DATABASE_URL", &url)]).await;
+    let ended = rig.run_program("consumer", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     let statements: Vec<&str> = ended
         .log
         .lines()
         .filter(|line| line.starts_with("GRANT"))
         .collect();
-    rig.sql(&statements.join("\n")).await;
-    let consumer = rig.consumer(&[("DATABASE_URL", &url)]);
-    let id = rig.image("image/a.png").await;
-    rig.feed(&id, "image/a.png").await;
-    rig.drained().await;
+    rig.execute_sql(&statements.join("\n")).await;
+    let consumer = rig.spawn_consumer(&[("DATABASE_URL", &url)]);
+    let id = rig.add_image("image/a.png").await;
+    rig.feed_row(&id, "image/a.png").await;
+    rig.wait_until_drained().await;
     assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png");
-    crate::rig::stop(consumer).await;
+    crate::rig::stop_consumer(consumer).await;
 }

@@ -8,12 +8,12 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::installed::installed;
+use crate::installed::installed_path;
 
 /// Chromium reads commands from descriptor 3 and answers on 4.
-const PIPED: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
+const DEBUG_PIPE_COMMAND: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
 
-const ARGUMENTS: [&str; 8] = [
+const CHROMIUM_ARGUMENTS: [&str; 8] = [
     "--headless",
     "--remote-debugging-pipe",
     "--no-sandbox",
@@ -25,7 +25,7 @@ const ARGUMENTS: [&str; 8] = [
 ];
 
 /// One page in a browser of its own, which ends with it.
-pub(crate) struct Browser {
+pub(crate) struct HeadlessBrowser {
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
     session: Option<String>,
@@ -39,13 +39,13 @@ pub(crate) struct Browser {
 }
 
 /// axe-core, as `script/setup --tests` installs it; none where it or Chromium is missing.
-pub(crate) fn axe() -> Option<String> {
-    chromium()?;
-    std::fs::read_to_string(installed("axe-core/package/axe.min.js")).ok()
+pub(crate) fn axe_source() -> Option<String> {
+    find_chromium()?;
+    std::fs::read_to_string(installed_path("axe-core/package/axe.min.js")).ok()
 }
 
 /// Debian's Chromium, or what stands in for it on other systems.
-fn chromium() -> Option<PathBuf> {
+fn find_chromium() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome"];
     std::env::split_paths(&path)
@@ -53,14 +53,14 @@ fn chromium() -> Option<PathBuf> {
         .find(|program| program.exists())
 }
 
-impl Browser {
+impl HeadlessBrowser {
     pub(crate) async fn open(url: &str) -> Self {
         let profile = TempDir::new().unwrap();
         let mut process = Command::new("sh")
-            .args(["-c", PIPED])
-            .arg(chromium().unwrap())
+            .args(["-c", DEBUG_PIPE_COMMAND])
+            .arg(find_chromium().unwrap())
             .arg(format!("--user-data-dir={}", profile.path().display()))
-            .args(ARGUMENTS)
+            .args(CHROMIUM_ARGUMENTS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -76,25 +76,28 @@ impl Browser {
             _process: process,
             _profile: profile,
         };
-        browser.attach().await;
-        browser.ask("Page.navigate", json!({ "url": url })).await;
+        browser.attach_to_page().await;
+        browser
+            .call_method("Page.navigate", json!({ "url": url }))
+            .await;
         browser
     }
 
-    async fn attach(&mut self) {
+    async fn attach_to_page(&mut self) {
         let target = self
-            .ask("Target.createTarget", json!({ "url": "about:blank" }))
+            .call_method("Target.createTarget", json!({ "url": "about:blank" }))
             .await;
         let flat = json!({ "targetId": target["targetId"], "flatten": true });
-        let attached = self.ask("Target.attachToTarget", flat).await;
+        let attached = self.call_method("Target.attachToTarget", flat).await;
         self.session = attached["sessionId"].as_str().map(str::to_owned);
         for domain in ["Network", "Log", "Runtime", "Page"] {
-            self.ask(&format!("{domain}.enable"), json!({})).await;
+            self.call_method(&format!("{domain}.enable"), json!({}))
+                .await;
         }
     }
 
     /// The answer to a command. What the browser tells meanwhile is kept.
-    pub(crate) async fn ask(&mut self, method: &str, params: Value) -> Value {
+    pub(crate) async fn call_method(&mut self, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let mut command = json!({ "id": self.last_id, "method": method, "params": params });
         if let Some(session) = &self.session {
@@ -104,23 +107,23 @@ impl Browser {
         bytes.push(0);
         self.commands.write_all(&bytes).await.unwrap();
         loop {
-            let mut told = self.hear().await;
+            let mut told = self.read_message().await;
             if told["id"] == self.last_id {
                 assert!(told["error"].is_null(), "{method}: {}", told["error"]);
                 return told["result"].take();
             }
-            self.keep(&told);
+            self.record_event(&told);
         }
     }
 
-    async fn hear(&mut self) -> Value {
+    async fn read_message(&mut self) -> Value {
         let mut bytes = Vec::new();
         self.answers.read_until(0, &mut bytes).await.unwrap();
         assert_eq!(bytes.pop(), Some(0), "Chromium has ended");
         serde_json::from_slice(&bytes).unwrap()
     }
 
-    fn keep(&mut self, event: &Value) {
+    fn record_event(&mut self, event: &Value) {
         let params = &event["params"];
         match event["method"].as_str() {
             Some("Network.requestWillBeSent") => {
@@ -139,41 +142,42 @@ impl Browser {
     }
 
     /// What an expression, or the promise that it is, comes to.
-    pub(crate) async fn eval(&mut self, expression: &str) -> Value {
+    pub(crate) async fn evaluate(&mut self, expression: &str) -> Value {
         let params =
             json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let mut answer = self.ask("Runtime.evaluate", params).await;
+        let mut answer = self.call_method("Runtime.evaluate", params).await;
         let thrown = &answer["exceptionDetails"];
         assert!(thrown.is_null(), "{expression:.80}: {thrown}");
         answer["result"]["value"].take()
     }
 
     /// Waits until an expression is true.
-    pub(crate) async fn until(&mut self, expression: &str) {
+    pub(crate) async fn wait_until(&mut self, expression: &str) {
         let wait = format!(
             "(async () => {{ for (let i = 0; i < 900; i++) {{ if ({expression}) return true;
              await new Promise((done) => setTimeout(done, 100)); }} return false; }})()"
         );
-        assert_eq!(self.eval(&wait).await, true, "in vain: {expression}");
+        assert_eq!(self.evaluate(&wait).await, true, "in vain: {expression}");
     }
 
     /// Another size of the window, in pixels, and another colour scheme.
-    pub(crate) async fn look_like(&mut self, width: u32, height: u32, scheme: &str) {
+    pub(crate) async fn set_viewport(&mut self, width: u32, height: u32, scheme: &str) {
         let size =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
-        self.ask("Emulation.setDeviceMetricsOverride", size).await;
+        self.call_method("Emulation.setDeviceMetricsOverride", size)
+            .await;
         let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-        self.ask("Emulation.setEmulatedMedia", scheme).await;
+        self.call_method("Emulation.setEmulatedMedia", scheme).await;
     }
 
     /// Presses Tab until the focus is on what has this id or this text.
     pub(crate) async fn tab_to(&mut self, name: &str) {
         let focused = "document.activeElement.id || document.activeElement.textContent";
         for _ in 0..40 {
-            self.press("Tab", 9, "").await;
-            if self.eval(focused).await == name {
+            self.press_key("Tab", 9, "").await;
+            if self.evaluate(focused).await == name {
                 let visible = "document.activeElement.matches(':focus-visible')";
-                assert_eq!(self.eval(visible).await, true, "the focus on {name}");
+                assert_eq!(self.evaluate(visible).await, true, "the focus on {name}");
                 return;
             }
         }
@@ -181,17 +185,18 @@ impl Browser {
     }
 
     /// Types text where the focus is.
-    pub(crate) async fn write(&mut self, text: &str) {
-        self.ask("Input.insertText", json!({ "text": text })).await;
+    pub(crate) async fn type_text(&mut self, text: &str) {
+        self.call_method("Input.insertText", json!({ "text": text }))
+            .await;
     }
 
     /// Presses a key that has this name, code and text.
-    pub(crate) async fn press(&mut self, key: &str, code: u32, text: &str) {
+    pub(crate) async fn press_key(&mut self, key: &str, code: u32, text: &str) {
         for kind in ["keyDown", "keyUp"] {
             let text = if kind == "keyDown" { text } else { "" };
             let event = json!({ "type": kind, "key": key, "code": key,
                 "windowsVirtualKeyCode": code, "text": text });
-            self.ask("Input.dispatchKeyEvent", event).await;
+            self.call_method("Input.dispatchKeyEvent", event).await;
         }
     }
 }

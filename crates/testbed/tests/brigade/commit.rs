@@ -1,13 +1,13 @@
 //! Commit: rows the database refuses, rows that are locked, a database that goes away.
 
-use bucket_brigade_common::catalog::{Catalog, Failure, Move};
+use bucket_brigade_common::move_ledger::{MoveFailure, MoveLedger, PendingMove};
 
-use crate::rig::{Rig, eventually, stop};
+use crate::rig::{TestRig, stop_consumer, wait_until};
 
 #[tokio::test]
 async fn a_row_the_database_refuses_fails_alone() {
-    let rig = Rig::new().await;
-    rig.sql(
+    let rig = TestRig::new().await;
+    rig.execute_sql(
         "ALTER TABLE images ADD CHECK (path <> 'avatar/3.png');
          CREATE UNIQUE INDEX ON images (path);
          CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -17,120 +17,128 @@ async fn a_row_the_database_refuses_fails_alone() {
          CREATE TRIGGER refuse BEFORE UPDATE ON images FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     .await;
-    let ids = rig.images(20).await;
+    let ids = rig.add_images(20).await;
     // Its new path is another row's already: the application's, with an object of the same bytes.
-    rig.row("avatar/7.png").await;
-    rig.object("images-new", "avatar/7.png", b"image/7.png")
+    rig.add_row("avatar/7.png").await;
+    rig.put_object("images-new", "avatar/7.png", b"image/7.png")
         .await;
-    let consumer = rig.consumer(&[]);
-    let ended = rig.run("feeder", &[]).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
     assert_eq!(ended.code, Some(2), "{}", ended.log);
-    assert_eq!(rig.count("moves").await, 16);
+    assert_eq!(rig.count_rows("moves").await, 16);
     for (number, code) in [(3, "23514"), (5, "P0001"), (7, "23505"), (9, "U0001")] {
         assert_eq!(rig.failure_code(&ids[number]).await.unwrap(), code);
     }
     assert!(ended.log.contains("23514"), "{}", ended.log);
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_path_that_becomes_too_long_for_its_column_fails_alone() {
-    let rig = Rig::new().await;
-    rig.sql("ALTER TABLE images ALTER path TYPE varchar(12)")
+    let rig = TestRig::new().await;
+    rig.execute_sql("ALTER TABLE images ALTER path TYPE varchar(12)")
         .await;
-    let long = rig.image("image/123456").await;
-    let short = rig.image("image/1").await;
-    let consumer = rig.consumer(&[]);
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(2));
+    let long = rig.add_image("image/123456").await;
+    let short = rig.add_image("image/1").await;
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(2));
     assert_eq!(rig.failure_code(&long).await.unwrap(), "22001");
     assert_eq!(rig.path_of(&short).await.unwrap(), "avatar/1");
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_locked_row_delays_only_itself() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let ids = rig.images(20).await;
+    let ids = rig.add_images(20).await;
     let mut lock = rig.pool.begin().await.unwrap();
     sqlx::query("SELECT 1 FROM images WHERE path = 'image/4.png' FOR UPDATE")
         .execute(&mut *lock)
         .await
         .unwrap();
     for (number, id) in ids.iter().enumerate() {
-        rig.feed(id, &format!("image/{number}.png")).await;
+        rig.feed_row(id, &format!("image/{number}.png")).await;
     }
-    let consumer = rig.consumer(&[]);
-    eventually("all but the locked one", async || {
-        rig.count("moves").await == 19
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("all but the locked one", async || {
+        rig.count_rows("moves").await == 19
     })
     .await;
     lock.rollback().await.unwrap();
-    eventually("the one that was locked", async || {
-        rig.count("moves").await == 20
+    wait_until("the one that was locked", async || {
+        rig.count_rows("moves").await == 20
     })
     .await;
-    rig.drained().await;
+    rig.wait_until_drained().await;
     assert_eq!(
-        rig.cloud.requests().count_by("consumer", "CopyObject"),
+        rig.cloud
+            .request_counts()
+            .count_operation_by("consumer", "CopyObject"),
         21,
         "20 and the probe's"
     );
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_path_is_compared_byte_by_byte_whatever_its_collation() {
-    let rig = Rig::new().await;
-    rig.sql(
+    let rig = TestRig::new().await;
+    rig.execute_sql(
         "CREATE COLLATION sloppy (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
          ALTER TABLE images ALTER path TYPE text COLLATE sloppy",
     )
     .await;
-    let other_case = rig.image("IMAGE/a.png").await;
-    let fed = rig.image("image/b.png").await;
+    let other_case = rig.add_image("IMAGE/a.png").await;
+    let fed = rig.add_image("image/b.png").await;
     rig.open_run().await;
-    rig.feed(&fed, "image/B.png").await;
-    let consumer = rig.consumer(&[]);
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
+    rig.feed_row(&fed, "image/B.png").await;
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
     assert_eq!(rig.path_of(&other_case).await.unwrap(), "IMAGE/a.png");
     assert_eq!(rig.path_of(&fed).await.unwrap(), "avatar/b.png");
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn cut_connections_lose_nothing() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let ids = rig.images(200).await;
+    let ids = rig.add_images(200).await;
     for (number, id) in ids.iter().enumerate() {
-        rig.feed(id, &format!("image/{number}.png")).await;
+        rig.feed_row(id, &format!("image/{number}.png")).await;
     }
-    let consumer = rig.consumer(&[("MAX_CONCURRENCY", "4")]);
+    let consumer = rig.spawn_consumer(&[("MAX_CONCURRENCY", "4")]);
     for moved in [20, 60, 100] {
-        eventually("some to move", async || rig.count("moves").await >= moved).await;
-        rig.number(
+        wait_until("some to move", async || {
+            rig.count_rows("moves").await >= moved
+        })
+        .await;
+        rig.query_number(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
              WHERE datname = current_database() AND application_name = 'bucket-brigade'",
         )
         .await;
     }
-    eventually("all to move", async || rig.count("moves").await == 200).await;
-    rig.drained().await;
-    assert_eq!(rig.counter("moved").await, 200);
-    assert_eq!(rig.count("failures").await + rig.count("changes").await, 0);
-    stop(consumer).await;
+    wait_until("all to move", async || rig.count_rows("moves").await == 200).await;
+    rig.wait_until_drained().await;
+    assert_eq!(rig.ledger_counter("moved").await, 200);
+    assert_eq!(
+        rig.count_rows("failures").await + rig.count_rows("changes").await,
+        0
+    );
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let ledger = rig.open_run().await;
     let id = ledger
         .id_type()
-        .parse(&rig.image("image/a.png").await)
+        .parse(&rig.add_image("image/a.png").await)
         .unwrap();
-    let one = Move {
+    let one = PendingMove {
         id: id.clone(),
         old_path: "image/a.png".into(),
         new_path: "avatar/a.png".into(),
@@ -138,7 +146,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         etag: "e".into(),
         size_bytes: None,
     };
-    let failure = Failure {
+    let failure = MoveFailure {
         id,
         path: "image/a.png".into(),
         code: "RowLocked".into(),
@@ -146,29 +154,48 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         permanent: false,
     };
     ledger.commit(std::slice::from_ref(&one)).await.unwrap();
-    ledger.fail(std::slice::from_ref(&failure)).await.unwrap();
+    ledger
+        .record_failures(std::slice::from_ref(&failure))
+        .await
+        .unwrap();
     assert_eq!(
-        (rig.count("moves").await, rig.count("failures").await),
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("failures").await
+        ),
         (1, 0)
     );
     assert_eq!(
-        (rig.counter("moved").await, rig.counter("failed").await),
+        (
+            rig.ledger_counter("moved").await,
+            rig.ledger_counter("failed").await
+        ),
         (1, 0)
     );
     // Undone by hand, it fails like any other row, and is not counted as moved too.
-    rig.sql("UPDATE images SET path = 'image/a.png'").await;
-    ledger.fail(&[failure]).await.unwrap();
+    rig.execute_sql("UPDATE images SET path = 'image/a.png'")
+        .await;
+    ledger.record_failures(&[failure]).await.unwrap();
     assert_eq!(
-        (rig.count("moves").await, rig.count("failures").await),
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("failures").await
+        ),
         (0, 1)
     );
     assert_eq!(
-        (rig.counter("moved").await, rig.counter("failed").await),
+        (
+            rig.ledger_counter("moved").await,
+            rig.ledger_counter("failed").await
+        ),
         (0, 1)
     );
     ledger.commit(&[one]).await.unwrap();
     assert_eq!(
-        (rig.counter("moved").await, rig.counter("failed").await),
+        (
+            rig.ledger_counter("moved").await,
+            rig.ledger_counter("failed").await
+        ),
         (1, 0)
     );
 }

@@ -2,57 +2,62 @@
 
 use std::time::Duration;
 
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Effect, Fault, Options};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
-use crate::rig::{Rig, eventually, location, properties, sha, stop};
+use crate::rig::{TestRig, image_properties, location, sha256, stop_consumer, wait_until};
 
 /// Feeds one image while its first copies meet this effect, and expects that it moves.
-async fn overcomes(effect: Effect, times: u64) {
-    let rig = Rig::new().await;
+async fn assert_recovers_from(effect: FaultEffect, times: u64) {
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let id = rig.image("image/a b+c%20é.png").await;
+    let id = rig.add_image("image/a b+c%20é.png").await;
     let fault = rig
         .cloud
-        .inject(Fault::new("CopyObject", effect).times(times));
-    rig.feed(&id, "image/a b+c%20é.png").await;
-    let consumer = rig.consumer(&[("CONDITIONAL_COPY", "on")]);
-    rig.drained().await;
+        .inject_fault(Fault::new("CopyObject", effect).times(times));
+    rig.feed_row(&id, "image/a b+c%20é.png").await;
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    rig.wait_until_drained().await;
     assert_eq!(fault.hits(), times);
     assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a b+c%20é.png");
-    let sha256 = sha("image/a b+c%20é.png".as_bytes());
+    let sha256 = sha256("image/a b+c%20é.png".as_bytes());
     assert_eq!(
-        rig.destination("avatar/a b+c%20é.png").await.unwrap(),
+        rig.destination_sha256("avatar/a b+c%20é.png")
+            .await
+            .unwrap(),
         sha256
     );
     assert_eq!(
-        (rig.count("moves").await, rig.count("failures").await),
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("failures").await
+        ),
         (1, 0)
     );
     // In hand all the while: a second receive would have shown at the dead-letter queue's door.
-    assert_eq!(rig.dead().await, 0);
-    stop(consumer).await;
+    assert_eq!(rig.dead_letters().await, 0);
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_throttled_copy_is_tried_again() {
-    overcomes(Effect::error(503, "SlowDown"), 6).await;
+    assert_recovers_from(FaultEffect::error(503, "SlowDown"), 6).await;
 }
 
 #[tokio::test]
 async fn an_internal_error_is_tried_again() {
-    overcomes(Effect::error(500, "InternalError"), 2).await;
+    assert_recovers_from(FaultEffect::error(500, "InternalError"), 2).await;
 }
 
 #[tokio::test]
 async fn a_conflict_of_conditional_requests_is_tried_again() {
-    overcomes(Effect::error(409, "ConditionalRequestConflict"), 2).await;
+    assert_recovers_from(FaultEffect::error(409, "ConditionalRequestConflict"), 2).await;
 }
 
 #[tokio::test]
 async fn an_error_inside_a_200_is_an_error() {
-    overcomes(
-        Effect::OkWithError {
+    assert_recovers_from(
+        FaultEffect::OkWithError {
             code: "InternalError".into(),
         },
         2,
@@ -62,8 +67,8 @@ async fn an_error_inside_a_200_is_an_error() {
 
 #[tokio::test]
 async fn throttling_inside_a_200_is_throttling() {
-    overcomes(
-        Effect::OkWithError {
+    assert_recovers_from(
+        FaultEffect::OkWithError {
             code: "SlowDown".into(),
         },
         2,
@@ -73,40 +78,40 @@ async fn throttling_inside_a_200_is_throttling() {
 
 #[tokio::test]
 async fn an_empty_200_proves_nothing() {
-    overcomes(Effect::EmptyOk, 2).await;
+    assert_recovers_from(FaultEffect::EmptyOk, 2).await;
 }
 
 #[tokio::test]
 async fn a_lost_request_is_sent_again() {
-    overcomes(Effect::Reset, 2).await;
+    assert_recovers_from(FaultEffect::Reset, 2).await;
 }
 
 #[tokio::test]
 async fn a_lost_answer_is_recognised_as_our_own_copy() {
-    overcomes(Effect::ResetAfterEffect, 1).await;
+    assert_recovers_from(FaultEffect::ResetAfterEffect, 1).await;
 }
 
 #[tokio::test]
 async fn a_truncated_answer_is_recognised_as_our_own_copy() {
-    overcomes(Effect::TruncatedBody, 1).await;
+    assert_recovers_from(FaultEffect::TruncatedBody, 1).await;
 }
 
 #[tokio::test]
 async fn an_expired_token_is_waited_out() {
-    overcomes(Effect::error(400, "ExpiredToken"), 2).await;
+    assert_recovers_from(FaultEffect::error(400, "ExpiredToken"), 2).await;
 }
 
 #[tokio::test]
-async fn hopeless_objects_fail_each_with_its_reason_and_stop_nobody() {
-    let rig = Rig::new().await;
+async fn hopeless_objects_fail_each_with_its_reason_and_stop_no_other() {
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let missing = rig.row("image/missing.png").await;
-    let archived = rig.image("image/archived.png").await;
-    let forbidden = rig.image("image/forbidden.png").await;
-    let ids = rig.images(30).await;
+    let missing = rig.add_row("image/missing.png").await;
+    let archived = rig.add_image("image/archived.png").await;
+    let forbidden = rig.add_image("image/forbidden.png").await;
+    let ids = rig.add_images(30).await;
     let fault = |key: &str, code: &str| {
         rig.cloud
-            .inject(Fault::new("CopyObject", Effect::error(403, code)).key_contains(key))
+            .inject_fault(Fault::new("CopyObject", FaultEffect::error(403, code)).key_contains(key))
     };
     let _archived = fault("archived", "InvalidObjectState");
     let _forbidden = fault("forbidden", "AccessDenied");
@@ -115,14 +120,17 @@ async fn hopeless_objects_fail_each_with_its_reason_and_stop_nobody() {
         (&archived, "archived"),
         (&forbidden, "forbidden"),
     ] {
-        rig.feed(id, &format!("image/{path}.png")).await;
+        rig.feed_row(id, &format!("image/{path}.png")).await;
     }
     for (number, id) in ids.iter().enumerate() {
-        rig.feed(id, &format!("image/{number}.png")).await;
+        rig.feed_row(id, &format!("image/{number}.png")).await;
     }
-    let consumer = rig.consumer(&[]);
-    eventually("the images", async || rig.count("moves").await == 30).await;
-    eventually("the failures", async || rig.count("failures").await == 3).await;
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("the images", async || rig.count_rows("moves").await == 30).await;
+    wait_until("the failures", async || {
+        rig.count_rows("failures").await == 3
+    })
+    .await;
     for (id, code) in [
         (&missing, "NoSuchKey"),
         (&archived, "InvalidObjectState"),
@@ -130,29 +138,31 @@ async fn hopeless_objects_fail_each_with_its_reason_and_stop_nobody() {
     ] {
         assert_eq!(rig.failure_code(id).await.unwrap(), code);
     }
-    assert_eq!(rig.counter("failed").await, 3);
+    assert_eq!(rig.ledger_counter("failed").await, 3);
     // The two that can never be copied are in the dead-letter queue without delay.
-    eventually("the dead letters", async || rig.dead().await >= 2).await;
+    wait_until("the dead letters", async || rig.dead_letters().await >= 2).await;
     assert_eq!(rig.path_of(&missing).await.unwrap(), "image/missing.png");
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
-async fn a_strangers_object_is_never_overwritten() {
-    let rig = Rig::new().await;
+async fn a_foreign_object_is_never_overwritten() {
+    let rig = TestRig::new().await;
     conflict(&rig, "on").await;
 }
 
 #[tokio::test]
 async fn nor_on_a_store_that_ignores_the_condition() {
-    let ignoring = Options {
+    let ignoring = CloudOptions {
         conditional_copy: false,
-        ..Options::default()
+        ..CloudOptions::default()
     };
-    let rig = Rig::with(ignoring, CreateQueue::default()).await;
+    let rig = TestRig::with_options(ignoring, CreateQueueOptions::default()).await;
     conflict(&rig, "auto").await;
     assert_eq!(
-        rig.cloud.requests().count_by("consumer", "CopyObject"),
+        rig.cloud
+            .request_counts()
+            .count_operation_by("consumer", "CopyObject"),
         1,
         "the probe's alone"
     );
@@ -160,129 +170,132 @@ async fn nor_on_a_store_that_ignores_the_condition() {
 
 #[tokio::test]
 async fn nor_on_a_store_that_answers_412_and_overwrites() {
-    let ignoring = Options {
+    let ignoring = CloudOptions {
         conditional_copy: false,
-        ..Options::default()
+        ..CloudOptions::default()
     };
-    let rig = Rig::with(ignoring, CreateQueue::default()).await;
-    let lying = Effect::ErrorAfterEffect {
+    let rig = TestRig::with_options(ignoring, CreateQueueOptions::default()).await;
+    let lying = FaultEffect::ErrorAfterEffect {
         status: 412,
         code: "PreconditionFailed".into(),
         message: "and yet it is overwritten".into(),
     };
-    let _lying = rig.cloud.inject(Fault::new("CopyObject", lying));
+    let _lying = rig.cloud.inject_fault(Fault::new("CopyObject", lying));
     conflict(&rig, "auto").await;
 }
 
-async fn conflict(rig: &Rig, conditional_copy: &str) {
+async fn conflict(rig: &TestRig, conditional_copy: &str) {
     rig.open_run().await;
-    let id = rig.image("image/a.png").await;
-    rig.object("images-new", "avatar/a.png", b"a stranger's")
+    let id = rig.add_image("image/a.png").await;
+    rig.put_object("images-new", "avatar/a.png", b"a stranger's")
         .await;
-    rig.feed(&id, "image/a.png").await;
-    let consumer = rig.consumer(&[("CONDITIONAL_COPY", conditional_copy)]);
-    eventually("the conflict", async || {
+    rig.feed_row(&id, "image/a.png").await;
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", conditional_copy)]);
+    wait_until("the conflict", async || {
         rig.failure_code(&id).await.is_some()
     })
     .await;
     assert_eq!(rig.failure_code(&id).await.unwrap(), "DestinationConflict");
     assert_eq!(
-        rig.destination("avatar/a.png").await.unwrap(),
-        sha(b"a stranger's")
+        rig.destination_sha256("avatar/a.png").await.unwrap(),
+        sha256(b"a stranger's")
     );
     assert_eq!(rig.path_of(&id).await.unwrap(), "image/a.png");
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
-async fn same_bytes_with_other_headers_are_a_strangers() {
-    let rig = Rig::new().await;
+async fn same_bytes_with_other_headers_are_a_foreign_object() {
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let id = rig.image("image/a.png").await;
-    let other = bucket_brigade_testbed::application::Properties {
+    let id = rig.add_image("image/a.png").await;
+    let other = bucket_brigade_testbed::application::ObjectProperties {
         content_type: Some("image/jpeg".into()),
-        ..properties()
+        ..image_properties()
     };
     let at = location("images-new", "avatar/a.png");
     rig.application
         .put_object(&at, b"image/a.png".to_vec(), &other)
         .await
         .unwrap();
-    rig.feed(&id, "image/a.png").await;
-    let consumer = rig.consumer(&[]);
-    eventually("the conflict", async || {
+    rig.feed_row(&id, "image/a.png").await;
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("the conflict", async || {
         rig.failure_code(&id).await.is_some()
     })
     .await;
     assert_eq!(
-        rig.number(
+        rig.query_number(
             "SELECT count(*) FROM bucket_brigade.failures WHERE message LIKE '%content type%'"
         )
         .await,
         1
     );
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn rows_that_share_an_object_share_its_copy() {
     for conditional_copy in [true, false] {
-        let options = Options {
+        let options = CloudOptions {
             conditional_copy,
-            ..Options::default()
+            ..CloudOptions::default()
         };
-        let rig = Rig::with(options, CreateQueue::default()).await;
+        let rig = TestRig::with_options(options, CreateQueueOptions::default()).await;
         rig.open_run().await;
-        let first = rig.image("image/a.png").await;
-        let second = rig.row("image/a.png").await;
-        rig.feed(&first, "image/a.png").await;
-        rig.feed(&second, "image/a.png").await;
-        let consumer = rig.consumer(&[]);
-        rig.drained().await;
+        let first = rig.add_image("image/a.png").await;
+        let second = rig.add_row("image/a.png").await;
+        rig.feed_row(&first, "image/a.png").await;
+        rig.feed_row(&second, "image/a.png").await;
+        let consumer = rig.spawn_consumer(&[]);
+        rig.wait_until_drained().await;
         for id in [first, second] {
             assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png");
         }
         assert_eq!(
-            (rig.count("moves").await, rig.count("failures").await),
+            (
+                rig.count_rows("moves").await,
+                rig.count_rows("failures").await
+            ),
             (2, 0)
         );
-        stop(consumer).await;
+        stop_consumer(consumer).await;
     }
 }
 
 #[tokio::test]
 async fn a_slow_copy_keeps_its_lease() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let id = rig.image("image/a.png").await;
-    let slow = rig.cloud.inject(Fault::new(
+    let id = rig.add_image("image/a.png").await;
+    let slow = rig.cloud.inject_fault(Fault::new(
         "CopyObject",
-        Effect::Delay(Duration::from_secs(6)),
+        FaultEffect::Delay(Duration::from_secs(6)),
     ));
-    rig.feed(&id, "image/a.png").await;
+    rig.feed_row(&id, "image/a.png").await;
     let settings = [("VISIBILITY_TIMEOUT", "2s"), ("CONDITIONAL_COPY", "on")];
-    let (first, second) = (rig.consumer(&settings), rig.consumer(&settings));
-    rig.drained().await;
+    let (first, second) = (rig.spawn_consumer(&settings), rig.spawn_consumer(&settings));
+    rig.wait_until_drained().await;
     assert_eq!(slow.hits(), 1, "nobody else received it");
-    assert_eq!(rig.count("moves").await, 1);
-    stop(first).await;
-    stop(second).await;
+    assert_eq!(rig.count_rows("moves").await, 1);
+    stop_consumer(first).await;
+    stop_consumer(second).await;
 }
 
 /// A probe that is answered by an empty 200 says nothing: taken for a store that overwrites, the condition
 /// would be left out for the life of the process. Found by `script/chaos`, seed 305.
 #[tokio::test]
 async fn an_empty_answer_to_the_probe_does_not_drop_the_condition() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
     let empty = rig
         .cloud
-        .inject(Fault::new("CopyObject", Effect::EmptyOk).times(1));
-    let id = rig.image("image/a.png").await;
-    rig.feed(&id, "image/a.png").await;
-    let consumer = rig.consumer(&[]);
-    rig.drained().await;
-    assert_eq!((empty.hits(), rig.count("moves").await), (1, 1));
-    let log = stop(consumer).await;
+        .inject_fault(Fault::new("CopyObject", FaultEffect::EmptyOk).times(1));
+    let id = rig.add_image("image/a.png").await;
+    rig.feed_row(&id, "image/a.png").await;
+    let consumer = rig.spawn_consumer(&[]);
+    rig.wait_until_drained().await;
+    assert_eq!((empty.hits(), rig.count_rows("moves").await), (1, 1));
+    let log = stop_consumer(consumer).await;
     assert!(!log.contains("ignores If-None-Match"), "{log}");
 }

@@ -3,24 +3,25 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bucket_brigade_common::catalog::{Catalog, Move};
-use bucket_brigade_common::ledger::{self, Ledger};
+use bucket_brigade_common::ledger::{self, PostgresLedger};
+use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::row_id::RowId;
 use futures::future::{join, join_all};
 
-use crate::rig::{Rig, stop};
+use crate::rig::{TestRig, stop_consumer};
 
 const PROCESSES: usize = 6;
 const MOVES_EACH: usize = 60;
 
-async fn as_process(rig: &Rig, name: &str) -> Ledger {
+async fn as_process(rig: &TestRig, name: &str) -> PostgresLedger {
     let options = rig.application.database_url.parse().unwrap();
-    let found = Ledger::find(ledger::pool(options, 1), &rig.run_spec(), name).await;
+    let found =
+        PostgresLedger::find_run(ledger::create_pool(options, 1), &rig.run_spec(), name).await;
     found.unwrap().unwrap()
 }
 
-fn move_of(id: usize) -> Move {
-    Move {
+fn move_of(id: usize) -> PendingMove {
+    PendingMove {
         id: RowId::from_database(id.to_string()),
         old_path: format!("image/{id}.png"),
         new_path: format!("avatar/{id}.png"),
@@ -32,11 +33,11 @@ fn move_of(id: usize) -> Move {
 
 /// Everybody counts while two fold whatever they find, as if each process had ended that very moment.
 #[tokio::test]
-async fn folding_loses_and_doubles_nothing_whoever_counts_meanwhile() {
-    let rig = Rig::new().await;
+async fn folding_loses_and_doubles_nothing_under_concurrent_counting() {
+    let rig = TestRig::new().await;
     rig.open_run().await;
     let all = PROCESSES * MOVES_EACH;
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "INSERT INTO images (id, path) SELECT n, 'image/' || n || '.png' FROM generate_series(0, {all} - 1) n"
     ))
     .await;
@@ -64,7 +65,7 @@ async fn folding_loses_and_doubles_nothing_whoever_counts_meanwhile() {
     let watching = async {
         let mut last = 0;
         while !is_over.load(Ordering::Relaxed) {
-            let now = rig.counter("moved").await;
+            let now = rig.ledger_counter("moved").await;
             assert!(now >= last, "{now} after {last}");
             last = now;
         }
@@ -72,21 +73,24 @@ async fn folding_loses_and_doubles_nothing_whoever_counts_meanwhile() {
     let folding = join(fold("folder-1"), fold("folder-2"));
     let (((), ()), (one, other)) = join(join(counting, watching), folding).await;
     assert!(one + other > 100, "only {one} and {other} rows were folded");
-    assert_eq!(rig.counter("moved").await, i64::try_from(all).unwrap());
-    assert_eq!(rig.count("moves").await, i64::try_from(all).unwrap());
+    assert_eq!(
+        rig.ledger_counter("moved").await,
+        i64::try_from(all).unwrap()
+    );
+    assert_eq!(rig.count_rows("moves").await, i64::try_from(all).unwrap());
     as_process(&rig, "last")
         .await
         .fold_counters(Duration::ZERO)
         .await
         .unwrap();
-    assert_eq!(rig.count("counters").await, 1);
+    assert_eq!(rig.count_rows("counters").await, 1);
 }
 
 #[tokio::test]
-async fn who_is_alive_keeps_its_row_and_who_has_just_counted_too() {
-    let rig = Rig::new().await;
+async fn live_and_recently_counting_workers_keep_their_rows() {
+    let rig = TestRig::new().await;
     let ledger = rig.open_run().await;
-    rig.sql(
+    rig.execute_sql(
         "INSERT INTO bucket_brigade.counters (run_id, worker, moved, failed, seen_at) VALUES
              (1, 'idle', 1, 0, now() - interval '1 day'), (1, 'busy', 2, 0, now()),
              (1, 'gone', 4, 1, now() - interval '2 minutes'), (1, 'long gone', 8, -1, now() - interval '1 day');
@@ -99,7 +103,7 @@ async fn who_is_alive_keeps_its_row_and_who_has_just_counted_too() {
     assert_eq!(ledger.fold_counters(minute).await.unwrap(), 2);
     assert_eq!(ledger.fold_counters(minute).await.unwrap(), 0);
     let of = async |worker: &str| {
-        rig.number(&format!(
+        rig.query_number(&format!(
             "SELECT moved FROM bucket_brigade.counters WHERE worker = '{worker}'"
         ))
         .await
@@ -109,27 +113,33 @@ async fn who_is_alive_keeps_its_row_and_who_has_just_counted_too() {
         (1, 2, 12)
     );
     assert_eq!(
-        (rig.counter("moved").await, rig.counter("failed").await),
+        (
+            rig.ledger_counter("moved").await,
+            rig.ledger_counter("failed").await
+        ),
         (15, 0)
     );
 }
 
 #[tokio::test]
 async fn restarts_leave_no_rows_behind() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     for restart in 0..4 {
-        rig.image(&format!("image/{restart}.png")).await;
+        rig.add_image(&format!("image/{restart}.png")).await;
         // A minute ago, as far as the ledger can know.
-        rig.sql(
+        rig.execute_sql(
             "DO $$ BEGIN UPDATE bucket_brigade.counters SET seen_at = seen_at - interval '1 minute';
                    EXCEPTION WHEN undefined_table OR invalid_schema_name THEN NULL; END $$",
         )
         .await;
-        let consumer = rig.consumer(&[("CONDITIONAL_COPY", "on")]);
-        assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
-        stop(consumer).await;
+        let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+        assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
+        stop_consumer(consumer).await;
     }
-    let (rows, moved) = (rig.count("counters").await, rig.counter("moved").await);
+    let (rows, moved) = (
+        rig.count_rows("counters").await,
+        rig.ledger_counter("moved").await,
+    );
     assert_eq!(moved, 4);
     // The ended ones, and the last feeder and consumer.
     assert!(rows <= 3, "{rows} rows after four restarts");

@@ -1,250 +1,257 @@
 //! The feeder: pages, confirmed sends, the cursor, the backlog limit, sweeps.
 
-use bucket_brigade_testbed::application::IdType;
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Effect, Fault, Options};
+use bucket_brigade_testbed::application::ApplicationIdType;
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
-use crate::rig::{Rig, end, eventually, stop};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
-async fn migrates(id_type: IdType, name: &str) {
-    let mut rig = Rig::without_table(Options::default(), CreateQueue::default()).await;
-    rig.sql("CREATE SCHEMA app; CREATE SCHEMA \"odd.\"\"schema\"")
+async fn migrates(id_type: ApplicationIdType, name: &str) {
+    let mut rig =
+        TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.execute_sql("CREATE SCHEMA app; CREATE SCHEMA \"odd.\"\"schema\"")
         .await;
     rig.application.table.name = name.to_owned();
     rig.application.table.id_type = id_type;
     rig.application.create_table(&rig.pool).await.unwrap();
     let value = match id_type {
-        IdType::BigInt | IdType::Int => "n - 15",
-        IdType::Uuid => "gen_random_uuid()",
-        IdType::Text => "'id ''' || n || '\"%'",
+        ApplicationIdType::BigInt | ApplicationIdType::Int => "n - 15",
+        ApplicationIdType::Uuid => "gen_random_uuid()",
+        ApplicationIdType::Text => "'id ''' || n || '\"%'",
     };
     // Identity columns take explicit values only when told so.
-    let overriding = if matches!(id_type, IdType::BigInt | IdType::Int) {
+    let overriding = if matches!(id_type, ApplicationIdType::BigInt | ApplicationIdType::Int) {
         "OVERRIDING SYSTEM VALUE"
     } else {
         ""
     };
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "INSERT INTO {name} (id, path) {overriding} SELECT {value}, 'image/' || n || '.png' FROM generate_series(1, 30) n"
     ))
     .await;
     for number in 1..=30 {
-        rig.object("images-old", &format!("image/{number}.png"), b"bytes")
+        rig.put_object("images-old", &format!("image/{number}.png"), b"bytes")
             .await;
     }
-    let consumer = rig.consumer(&[]);
-    let ended = rig.run("feeder", &[("PAGE_SIZE", "7")]).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[("PAGE_SIZE", "7")]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!(
-        rig.number(&format!(
+        rig.query_number(&format!(
             "SELECT count(*) FROM {name} WHERE path LIKE 'avatar/%'"
         ))
         .await,
         30
     );
-    assert_eq!(rig.count("moves").await, 30);
+    assert_eq!(rig.count_rows("moves").await, 30);
     // The cursor follows the id's own order, not that of its text: no row is fed twice.
     let fed = "SELECT fed FROM bucket_brigade.run";
-    assert_eq!(rig.number(fed).await, 30);
-    stop(consumer).await;
+    assert_eq!(rig.query_number(fed).await, 30);
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn bigint_ids_and_a_schema() {
-    migrates(IdType::BigInt, "app.images").await;
+    migrates(ApplicationIdType::BigInt, "app.images").await;
 }
 
 #[tokio::test]
 async fn integer_ids() {
-    migrates(IdType::Int, "images").await;
+    migrates(ApplicationIdType::Int, "images").await;
 }
 
 #[tokio::test]
 async fn uuid_ids() {
-    migrates(IdType::Uuid, "images").await;
+    migrates(ApplicationIdType::Uuid, "images").await;
 }
 
 #[tokio::test]
 async fn text_ids_and_names_that_need_quotes() {
-    migrates(IdType::Text, r#""odd.""schema"."Ta.ble %""#).await;
+    migrates(ApplicationIdType::Text, r#""odd.""schema"."Ta.ble %""#).await;
 }
 
 #[tokio::test]
 async fn whole_urls_map_to_bare_keys() {
-    let rig = Rig::new().await;
-    rig.object("images-old", "u/1 ä.png", b"bytes").await;
-    let id = rig.row("https://old.example/u/1 ä.png").await;
+    let rig = TestRig::new().await;
+    rig.put_object("images-old", "u/1 ä.png", b"bytes").await;
+    let id = rig.add_row("https://old.example/u/1 ä.png").await;
     let urls = [
         ("OLD_PREFIX", "https://old.example/"),
         ("NEW_PREFIX", "https://new.example/"),
         ("SOURCE_KEY_PREFIX", ""),
         ("DESTINATION_KEY_PREFIX", ""),
     ];
-    let consumer = rig.consumer(&urls);
-    let ended = rig.run("feeder", &urls).await;
+    let consumer = rig.spawn_consumer(&urls);
+    let ended = rig.run_program("feeder", &urls).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!(
         rig.path_of(&id).await.unwrap(),
         "https://new.example/u/1 ä.png"
     );
-    assert!(rig.destination("u/1 ä.png").await.is_some());
-    stop(consumer).await;
+    assert!(rig.destination_sha256("u/1 ä.png").await.is_some());
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn wildcards_in_the_prefix_are_characters() {
-    let rig = Rig::new().await;
-    let id = rig.image("im_g%\\/a.png").await;
-    let other = rig.image("imagexyz/a.png").await;
+    let rig = TestRig::new().await;
+    let id = rig.add_image("im_g%\\/a.png").await;
+    let other = rig.add_image("imagexyz/a.png").await;
     let prefix = [("OLD_PREFIX", "im_g%\\/")];
-    let consumer = rig.consumer(&prefix);
-    assert_eq!(rig.run("feeder", &prefix).await.code, Some(0));
+    let consumer = rig.spawn_consumer(&prefix);
+    assert_eq!(rig.run_program("feeder", &prefix).await.code, Some(0));
     assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png");
     assert_eq!(rig.path_of(&other).await.unwrap(), "imagexyz/a.png");
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn failed_entries_and_lost_answers_of_a_send_are_sent_again() {
-    let rig = Rig::new().await;
-    let failing = Effect::FailEntries {
+    let rig = TestRig::new().await;
+    let failing = FaultEffect::FailEntries {
         code: "InternalError".into(),
         sender_fault: false,
     };
     let partly = rig
         .cloud
-        .inject(Fault::new("SendMessageBatch", failing).times(2));
+        .inject_fault(Fault::new("SendMessageBatch", failing).times(2));
     let lost = rig
         .cloud
-        .inject(Fault::new("SendMessageBatch", Effect::ResetAfterEffect).times(2));
-    rig.images(60).await;
-    let consumer = rig.consumer(&[]);
-    let ended = rig.run("feeder", &[]).await;
+        .inject_fault(Fault::new("SendMessageBatch", FaultEffect::ResetAfterEffect).times(2));
+    rig.add_images(60).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!((partly.hits(), lost.hits()), (2, 2));
     assert_eq!(
-        (rig.count("moves").await, rig.counter("moved").await),
+        (
+            rig.count_rows("moves").await,
+            rig.ledger_counter("moved").await
+        ),
         (60, 60)
     );
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_row_the_queue_refuses_fails_alone() {
-    let rig = Rig::new().await;
-    let refusing = Effect::FailEntries {
+    let rig = TestRig::new().await;
+    let refusing = FaultEffect::FailEntries {
         code: "InvalidMessageContents".into(),
         sender_fault: true,
     };
     let _refusing = rig
         .cloud
-        .inject(Fault::new("SendMessageBatch", refusing).key_contains("refused"));
-    rig.images(15).await;
-    let consumer = rig.consumer(&[("MAX_CONCURRENCY", "8")]);
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
-    let refused = rig.image("image/refused.png").await;
-    let ended = rig.run("feeder", &[]).await;
+        .inject_fault(Fault::new("SendMessageBatch", refusing).key_contains("refused"));
+    rig.add_images(15).await;
+    let consumer = rig.spawn_consumer(&[("MAX_CONCURRENCY", "8")]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
+    let refused = rig.add_image("image/refused.png").await;
+    let ended = rig.run_program("feeder", &[]).await;
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert_eq!(rig.failure_code(&refused).await.unwrap(), "RefusedByQueue");
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn it_does_not_outrun_the_consumers() {
-    let rig = Rig::new().await;
-    rig.images(100).await;
+    let rig = TestRig::new().await;
+    rig.add_images(100).await;
     let mut feeder = rig.spawn("feeder", &[("MAX_BACKLOG", "30")], &[]);
-    eventually("the backlog to fill", async || {
+    wait_until("the backlog to fill", async || {
         feeder.log_tail(50).contains("waiting: backlog full")
     })
     .await;
-    assert_eq!(rig.queued().await, 30);
-    let consumer = rig.consumer(&[]);
-    assert_eq!(end(&mut feeder).await.code, Some(0));
-    assert_eq!(rig.count("moves").await, 100);
-    stop(consumer).await;
+    assert_eq!(rig.queued_messages().await, 30);
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
+    assert_eq!(rig.count_rows("moves").await, 100);
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_killed_feeder_goes_on_from_its_cursor() {
-    let rig = Rig::new().await;
-    rig.images(100).await;
+    let rig = TestRig::new().await;
+    rig.add_images(100).await;
     let settings = [("PAGE_SIZE", "10"), ("MAX_BACKLOG", "40")];
     let mut feeder = rig.spawn("feeder", &settings, &[]);
     let fed = async || {
-        rig.number("SELECT coalesce(sum(fed), 0)::bigint FROM bucket_brigade.run")
+        rig.query_number("SELECT coalesce(sum(fed), 0)::bigint FROM bucket_brigade.run")
             .await
     };
-    eventually("some to be fed", async || fed().await >= 40).await;
+    wait_until("some to be fed", async || fed().await >= 40).await;
     feeder.kill().await.unwrap();
-    let consumer = rig.consumer(&[]);
-    assert_eq!(rig.run("feeder", &settings).await.code, Some(0));
-    assert_eq!(rig.count("moves").await, 100);
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &settings).await.code, Some(0));
+    assert_eq!(rig.count_rows("moves").await, 100);
     // At most the page in hand was sent twice.
     assert!(fed().await <= 110, "{} fed", fed().await);
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn sigterm_stops_it_with_its_cursor_kept() {
-    let rig = Rig::new().await;
-    rig.images(50).await;
+    let rig = TestRig::new().await;
+    rig.add_images(50).await;
     let mut feeder = rig.spawn("feeder", &[("PAGE_SIZE", "10"), ("MAX_BACKLOG", "20")], &[]);
-    eventually("the backlog to fill", async || {
+    wait_until("the backlog to fill", async || {
         feeder.log_tail(50).contains("waiting: backlog full")
     })
     .await;
-    feeder.terminate().await.unwrap();
-    let ended = end(&mut feeder).await;
+    feeder.terminate().unwrap();
+    let ended = wait_for_exit(&mut feeder).await;
     assert_eq!(ended.code, Some(3), "{}", ended.log);
-    let consumer = rig.consumer(&[]);
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
-    assert_eq!(rig.count("moves").await, 50);
-    stop(consumer).await;
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
+    assert_eq!(rig.count_rows("moves").await, 50);
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn rows_that_appear_behind_the_cursor_are_swept_up() {
-    let rig = Rig::new().await;
-    rig.images(40).await;
+    let rig = TestRig::new().await;
+    rig.add_images(40).await;
     let settings = [("PAGE_SIZE", "10"), ("MAX_BACKLOG", "10")];
     let mut feeder = rig.spawn("feeder", &settings, &[]);
-    eventually("a first page", async || {
-        rig.number("SELECT coalesce(sum(fed), 0)::bigint FROM bucket_brigade.run")
+    wait_until("a first page", async || {
+        rig.query_number("SELECT coalesce(sum(fed), 0)::bigint FROM bucket_brigade.run")
             .await
             >= 10
     })
     .await;
-    rig.object("images-old", "image/late.png", b"late").await;
-    rig.sql("INSERT INTO images (id, path) OVERRIDING SYSTEM VALUE VALUES (-5, 'image/late.png')")
+    rig.put_object("images-old", "image/late.png", b"late")
         .await;
-    let consumer = rig.consumer(&[]);
-    assert_eq!(end(&mut feeder).await.code, Some(0));
+    rig.execute_sql(
+        "INSERT INTO images (id, path) OVERRIDING SYSTEM VALUE VALUES (-5, 'image/late.png')",
+    )
+    .await;
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
     assert_eq!(rig.path_of("-5").await.unwrap(), "avatar/late.png");
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn watching_it_picks_up_what_comes() {
-    let rig = Rig::new().await;
-    rig.images(5).await;
-    let consumer = rig.consumer(&[]);
+    let rig = TestRig::new().await;
+    rig.add_images(5).await;
+    let consumer = rig.spawn_consumer(&[]);
     let mut feeder = rig.spawn("feeder", &[("WATCH_INTERVAL", "200ms")], &["--watch"]);
-    eventually("the first", async || rig.count("moves").await == 5).await;
-    rig.image("image/later.png").await;
-    eventually("the later one", async || rig.count("moves").await == 6).await;
-    feeder.terminate().await.unwrap();
-    assert_eq!(end(&mut feeder).await.code, Some(3));
-    stop(consumer).await;
+    wait_until("the first", async || rig.count_rows("moves").await == 5).await;
+    rig.add_image("image/later.png").await;
+    wait_until("the later one", async || rig.count_rows("moves").await == 6).await;
+    feeder.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn rows_without_a_route_fail_unsent_and_failed_rows_are_not_fed_again() {
-    let rig = Rig::new().await;
-    let long = rig.row(&format!("image/{}", "x".repeat(1100))).await;
-    let missing = rig.row("image/missing.png").await;
-    let consumer = rig.consumer(&[]);
-    let ended = rig.run("feeder", &[]).await;
+    let rig = TestRig::new().await;
+    let long = rig.add_row(&format!("image/{}", "x".repeat(1100))).await;
+    let missing = rig.add_row("image/missing.png").await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert!(
         ended.log.contains("NoSuchKey") && ended.log.contains("KeyTooLong"),
@@ -252,92 +259,112 @@ async fn rows_without_a_route_fail_unsent_and_failed_rows_are_not_fed_again() {
         ended.log
     );
     assert_eq!(rig.failure_code(&long).await.unwrap(), "KeyTooLong");
-    let sent = rig.cloud.requests().count_by("feeder", "SendMessageBatch");
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(2));
+    let sent = rig
+        .cloud
+        .request_counts()
+        .count_operation_by("feeder", "SendMessageBatch");
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(2));
     assert_eq!(
-        rig.cloud.requests().count_by("feeder", "SendMessageBatch"),
+        rig.cloud
+            .request_counts()
+            .count_operation_by("feeder", "SendMessageBatch"),
         sent
     );
     // When the application mends a row, it has not failed any more.
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "DELETE FROM images WHERE id IN ({missing}, {long})"
     ))
     .await;
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
     assert_eq!(
-        (rig.count("failures").await, rig.counter("failed").await),
+        (
+            rig.count_rows("failures").await,
+            rig.ledger_counter("failed").await
+        ),
         (0, 0)
     );
     assert_eq!(
-        (rig.count("changes").await, rig.counter("changed").await),
+        (
+            rig.count_rows("changes").await,
+            rig.ledger_counter("changed").await
+        ),
         (2, 2)
     );
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_run_that_is_done_finds_new_rows_when_it_is_started_again() {
-    let rig = Rig::new().await;
-    rig.images(3).await;
-    let consumer = rig.consumer(&[]);
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
-    rig.sql("UPDATE images SET path = 'image/' || substr(path, 8) WHERE path = 'avatar/1.png'")
-        .await;
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(0));
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
+    rig.execute_sql(
+        "UPDATE images SET path = 'image/' || substr(path, 8) WHERE path = 'avatar/1.png'",
+    )
+    .await;
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
     assert_eq!(
-        rig.number("SELECT count(*) FROM images WHERE path LIKE 'avatar/%'")
+        rig.query_number("SELECT count(*) FROM images WHERE path LIKE 'avatar/%'")
             .await,
         3
     );
     assert_eq!(
-        (rig.count("moves").await, rig.counter("moved").await),
+        (
+            rig.count_rows("moves").await,
+            rig.ledger_counter("moved").await
+        ),
         (3, 3)
     );
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_paused_run_feeds_nothing_until_it_goes_on_and_a_limit_slows_it() {
-    let rig = Rig::new().await;
-    rig.images(30).await;
+    let rig = TestRig::new().await;
+    rig.add_images(30).await;
     rig.open_run().await;
-    rig.sql("UPDATE bucket_brigade.run SET paused = true, rate_limit = 10")
+    rig.execute_sql("UPDATE bucket_brigade.run SET paused = true, rate_limit = 10")
         .await;
     let mut feeder = rig.spawn("feeder", &[("LOG_FORMAT", "json")], &[]);
-    eventually("the pause", async || {
+    wait_until("the pause", async || {
         feeder.log_tail(50).contains("paused by an operator")
     })
     .await;
-    assert_eq!(rig.queued().await, 0);
+    assert_eq!(rig.queued_messages().await, 0);
     let started = std::time::Instant::now();
-    rig.sql("UPDATE bucket_brigade.run SET paused = false")
+    rig.execute_sql("UPDATE bucket_brigade.run SET paused = false")
         .await;
-    let consumer = rig.consumer(&[]);
-    assert_eq!(end(&mut feeder).await.code, Some(0));
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
     assert!(started.elapsed().as_secs() >= 3, "30 rows at 10 per second");
-    assert_eq!(rig.count("moves").await, 30);
-    stop(consumer).await;
+    assert_eq!(rig.count_rows("moves").await, 30);
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn an_id_column_named_path_is_an_id_all_the_same() {
-    let mut rig = Rig::without_table(Options::default(), CreateQueue::default()).await;
+    let mut rig =
+        TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
     rig.application.table.id_column = "path".into();
     rig.application.table.path_column = "url".into();
-    rig.sql(
+    rig.execute_sql(
         "CREATE TABLE images (path bigint PRIMARY KEY, url text);
          INSERT INTO images SELECT n, 'image/' || (100 - n) || '.png' FROM generate_series(1, 30) n",
     )
     .await;
     for number in 70..100 {
-        rig.object("images-old", &format!("image/{number}.png"), b"bytes")
+        rig.put_object("images-old", &format!("image/{number}.png"), b"bytes")
             .await;
     }
-    let consumer = rig.consumer(&[]);
-    let ended = rig.run("feeder", &[("PAGE_SIZE", "7")]).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[("PAGE_SIZE", "7")]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
-    assert_eq!(rig.count("moves").await, 30);
-    assert_eq!(rig.number("SELECT fed FROM bucket_brigade.run").await, 30);
-    stop(consumer).await;
+    assert_eq!(rig.count_rows("moves").await, 30);
+    assert_eq!(
+        rig.query_number("SELECT fed FROM bucket_brigade.run").await,
+        30
+    );
+    stop_consumer(consumer).await;
 }

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use bucket_brigade_testbed::Options;
-use bucket_brigade_testbed::application::{IdType, Table};
-use bucket_brigade_testbed::cloud::CreateQueue;
+use bucket_brigade_testbed::CloudOptions;
+use bucket_brigade_testbed::application::{ApplicationIdType, ImagesTable};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Rig, eventually, sha, stop};
+use crate::rig::{TestRig, sha256, stop_consumer, wait_until};
 
 /// Keys and bytes' hashes of both buckets.
-async fn objects(rig: &Rig) -> BTreeMap<String, String> {
+async fn objects(rig: &TestRig) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for bucket in ["images-old", "images-new"] {
-        let listed = rig.cloud.s3().list_objects_v2().bucket(bucket).send().await;
+        let listed = rig
+            .cloud
+            .s3_client()
+            .list_objects_v2()
+            .bucket(bucket)
+            .send()
+            .await;
         for object in listed.unwrap().contents() {
             let key = object.key().unwrap();
             found.insert(
@@ -27,7 +33,7 @@ async fn objects(rig: &Rig) -> BTreeMap<String, String> {
 }
 
 /// The whole table, as text.
-async fn rows(rig: &Rig) -> Vec<String> {
+async fn rows(rig: &TestRig) -> Vec<String> {
     let sql = format!(
         "SELECT t::text FROM {} t ORDER BY 1",
         rig.application.table.name
@@ -131,10 +137,10 @@ const IDS: [&str; 12] = [
 
 #[tokio::test]
 async fn messages_move_nothing_but_what_their_rows_name() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    rig.object("images-old", "secret.png", b"secret").await;
-    let kept = rig.image("image/kept.png").await;
+    rig.put_object("images-old", "secret.png", b"secret").await;
+    let kept = rig.add_image("image/kept.png").await;
     let (before, table) = (objects(&rig).await, rows(&rig).await);
     let mut poison = not_messages();
     poison.extend(
@@ -147,35 +153,41 @@ async fn messages_move_nothing_but_what_their_rows_name() {
             .map(|id| json!({ "id": id, "path": "image/kept.png" }).to_string()),
     );
     for body in &poison {
-        rig.send(body).await;
+        rig.send_message(body).await;
     }
     // These are messages of ours by their form, but no row has such a path.
     for path in CLIMBING {
-        rig.feed(&kept, path).await;
-        rig.feed("424242", path).await;
+        rig.feed_row(&kept, path).await;
+        rig.feed_row("424242", path).await;
     }
-    let consumer = rig.consumer(&[("CONDITIONAL_COPY", "on")]);
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
     let expected = i64::try_from(poison.len()).unwrap();
-    eventually("the poison", async || rig.count("poison").await == expected).await;
-    eventually("the dead letters", async || {
-        rig.dead().await == poison.len() as u64
+    wait_until("the poison", async || {
+        rig.count_rows("poison").await == expected
     })
     .await;
-    rig.drained().await;
+    wait_until("the dead letters", async || {
+        rig.dead_letters().await == poison.len() as u64
+    })
+    .await;
+    rig.wait_until_drained().await;
     assert_eq!((objects(&rig).await, rows(&rig).await), (before, table));
-    let asked = rig.cloud.requests().snapshot_by("consumer");
+    let asked = rig.cloud.request_counts().snapshot_by("consumer");
     let s3: Vec<_> = asked
         .keys()
         .filter(|name| name.contains("Object"))
         .collect();
     assert!(s3.is_empty(), "requests about objects: {s3:?}");
-    assert_eq!(rig.count("moves").await + rig.count("failures").await, 0);
+    assert_eq!(
+        rig.count_rows("moves").await + rig.count_rows("failures").await,
+        0
+    );
     // And the consumer is as well as ever.
-    let good = rig.image("image/good.png").await;
-    rig.feed(&good, "image/good.png").await;
-    rig.feed(&kept, "image/kept.png").await;
-    eventually("the good ones", async || rig.count("moves").await == 2).await;
-    let log = stop(consumer).await;
+    let good = rig.add_image("image/good.png").await;
+    rig.feed_row(&good, "image/good.png").await;
+    rig.feed_row(&kept, "image/kept.png").await;
+    wait_until("the good ones", async || rig.count_rows("moves").await == 2).await;
+    let log = stop_consumer(consumer).await;
     assert!(
         !log.lines().any(|line| line.starts_with("b`")),
         "a forged line:\n{log}"
@@ -184,77 +196,78 @@ async fn messages_move_nothing_but_what_their_rows_name() {
 
 #[tokio::test]
 async fn paths_that_climb_are_taken_literally() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
     // What each path would name if somebody on the way resolved it.
-    rig.object("images-old", "secret.png", b"secret").await;
-    rig.object("images-old", "image/secret.png", b"secret")
+    rig.put_object("images-old", "secret.png", b"secret").await;
+    rig.put_object("images-old", "image/secret.png", b"secret")
         .await;
-    rig.object("images-new", "secret.png", b"the application's")
+    rig.put_object("images-new", "secret.png", b"the application's")
         .await;
     let before = objects(&rig).await;
     let mut ids = Vec::new();
     for path in CLIMBING {
-        let id = rig.row(path).await;
-        rig.feed(&id, path).await;
+        let id = rig.add_row(path).await;
+        rig.feed_row(&id, path).await;
         ids.push(id);
     }
-    let consumer = rig.consumer(&[]);
+    let consumer = rig.spawn_consumer(&[]);
     let all = i64::try_from(CLIMBING.len()).unwrap();
-    eventually("their failures", async || {
-        rig.count("failures").await == all
+    wait_until("their failures", async || {
+        rig.count_rows("failures").await == all
     })
     .await;
     for id in &ids {
         assert_eq!(rig.failure_code(id).await.unwrap(), "NoSuchKey");
     }
     assert_eq!(objects(&rig).await, before);
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn objects_with_such_names_move_under_such_names() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    rig.object("images-old", "secret.png", b"secret").await;
-    rig.object("images-new", "secret.png", b"the application's")
+    rig.put_object("images-old", "secret.png", b"secret").await;
+    rig.put_object("images-new", "secret.png", b"the application's")
         .await;
     for path in CLIMBING {
-        let id = rig.image(path).await;
-        rig.feed(&id, path).await;
+        let id = rig.add_image(path).await;
+        rig.feed_row(&id, path).await;
     }
-    let consumer = rig.consumer(&[]);
-    rig.drained().await;
+    let consumer = rig.spawn_consumer(&[]);
+    rig.wait_until_drained().await;
     assert_eq!(
-        rig.count("moves").await,
+        rig.count_rows("moves").await,
         i64::try_from(CLIMBING.len()).unwrap()
     );
     for path in CLIMBING {
         let key = path.replacen("image/", "avatar/", 1);
         assert_eq!(
-            rig.destination(&key).await,
-            Some(sha(path.as_bytes())),
+            rig.destination_sha256(&key).await,
+            Some(sha256(path.as_bytes())),
             "{key}"
         );
     }
     assert_eq!(
-        rig.destination("secret.png").await,
-        Some(sha(b"the application's"))
+        rig.destination_sha256("secret.png").await,
+        Some(sha256(b"the application's"))
     );
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 /// A rig whose table has ids of this type, and one row.
-async fn with_ids(id_type: IdType, id: &str) -> Rig {
-    let mut rig = Rig::without_table(Options::default(), CreateQueue::default()).await;
-    rig.application.table = Table {
+async fn with_ids(id_type: ApplicationIdType, id: &str) -> TestRig {
+    let mut rig =
+        TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.application.table = ImagesTable {
         id_type,
-        ..Table::default()
+        ..ImagesTable::default()
     };
     rig.application.create_table(&rig.pool).await.unwrap();
     let insert = format!("INSERT INTO images (id, path) VALUES ('{id}', 'image/a.png')");
-    rig.sql(&insert).await;
-    rig.object("images-old", "image/a.png", b"a").await;
+    rig.execute_sql(&insert).await;
+    rig.put_object("images-old", "image/a.png", b"a").await;
     rig
 }
 
@@ -263,17 +276,17 @@ async fn ids_of_the_wrong_type_are_poison() {
     let uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
     for (id_type, id, wrong) in [
         (
-            IdType::Int,
+            ApplicationIdType::Int,
             "7",
             vec!["2147483648", uuid, "7.0", "", "seven"],
         ),
         (
-            IdType::BigInt,
+            ApplicationIdType::BigInt,
             "7",
             vec!["9223372036854775808", uuid, "-", "7 "],
         ),
         (
-            IdType::Uuid,
+            ApplicationIdType::Uuid,
             uuid,
             vec![
                 "7",
@@ -282,47 +295,50 @@ async fn ids_of_the_wrong_type_are_poison() {
                 "",
             ],
         ),
-        (IdType::Text, "7", vec!["\0", "7\0"]),
+        (ApplicationIdType::Text, "7", vec!["\0", "7\0"]),
     ] {
         let rig = with_ids(id_type, id).await;
         rig.open_run().await;
         for wrong in &wrong {
-            rig.feed(wrong, "image/a.png").await;
+            rig.feed_row(wrong, "image/a.png").await;
         }
         // Of type text, anything else is an id: of no row.
-        rig.feed(id, "image/a.png").await;
-        let consumer = rig.consumer(&[]);
-        eventually("the move", async || rig.count("moves").await == 1).await;
+        rig.feed_row(id, "image/a.png").await;
+        let consumer = rig.spawn_consumer(&[]);
+        wait_until("the move", async || rig.count_rows("moves").await == 1).await;
         let expected = i64::try_from(wrong.len()).unwrap();
-        eventually("the poison", async || rig.count("poison").await == expected).await;
+        wait_until("the poison", async || {
+            rig.count_rows("poison").await == expected
+        })
+        .await;
         assert_eq!(rig.path_of(id).await.unwrap(), "avatar/a.png");
-        stop(consumer).await;
+        stop_consumer(consumer).await;
     }
 }
 
 #[tokio::test]
 async fn sql_as_an_id_of_type_text_is_only_text() {
-    let rig = with_ids(IdType::Text, "7").await;
+    let rig = with_ids(ApplicationIdType::Text, "7").await;
     rig.open_run().await;
     let table = rows(&rig).await;
     for id in IDS {
-        rig.feed(id, "image/a.png").await;
+        rig.feed_row(id, "image/a.png").await;
     }
-    let consumer = rig.consumer(&[]);
-    rig.drained().await;
+    let consumer = rig.spawn_consumer(&[]);
+    rig.wait_until_drained().await;
     assert_eq!(rows(&rig).await, table);
     assert_eq!(
-        rig.count("changes").await,
+        rig.count_rows("changes").await,
         i64::try_from(IDS.len()).unwrap()
     );
-    assert_eq!(rig.count("moves").await, 0);
-    stop(consumer).await;
+    assert_eq!(rig.count_rows("moves").await, 0);
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn names_and_prefixes_that_are_sql_are_only_names() {
-    let rig = Rig::new().await;
-    rig.image("image/a.png").await;
+    let rig = TestRig::new().await;
+    rig.add_image("image/a.png").await;
     let before = rows(&rig).await;
     for (name, value) in [
         ("IMAGES_TABLE", "images; DROP TABLE images"),
@@ -335,7 +351,7 @@ async fn names_and_prefixes_that_are_sql_are_only_names() {
         ("ID_COLUMN", "id) OR (true"),
     ] {
         for program in ["feeder", "consumer"] {
-            let ended = rig.run(program, &[(name, value)]).await;
+            let ended = rig.run_program(program, &[(name, value)]).await;
             assert_eq!(
                 ended.code,
                 Some(64),
@@ -350,12 +366,13 @@ async fn names_and_prefixes_that_are_sql_are_only_names() {
 
 #[tokio::test]
 async fn a_table_and_columns_with_such_names_can_be_moved() {
-    let mut rig = Rig::without_table(Options::default(), CreateQueue::default()).await;
-    rig.application.table = Table {
+    let mut rig =
+        TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.application.table = ImagesTable {
         name: r#""im""ages; DROP TABLE x; --""#.into(),
         id_column: r#""id"" = 1 OR true --""#.into(),
         path_column: r#""path') --""#.into(),
-        id_type: IdType::BigInt,
+        id_type: ApplicationIdType::BigInt,
     };
     rig.application.create_table(&rig.pool).await.unwrap();
     let table = rig.application.table.clone();
@@ -363,30 +380,30 @@ async fn a_table_and_columns_with_such_names_can_be_moved() {
         "INSERT INTO {} ({}) VALUES ('image/a.png')",
         table.name, table.path_column
     );
-    rig.sql(&insert).await;
-    rig.object("images-old", "image/a.png", b"a").await;
+    rig.execute_sql(&insert).await;
+    rig.put_object("images-old", "image/a.png", b"a").await;
     // Columns are taken as written, without quotes.
     let more = [
         ("ID_COLUMN", r#"id" = 1 OR true --"#),
         ("PATH_COLUMN", "path') --"),
     ];
-    let consumer = rig.consumer(&more);
-    let ended = rig.run("feeder", &more).await;
+    let consumer = rig.spawn_consumer(&more);
+    let ended = rig.run_program("feeder", &more).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!(rig.path_of("1").await.unwrap(), "avatar/a.png");
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn wildcards_and_quotes_in_a_prefix_are_literal() {
     for prefix in ["im_ge%/", "im'age/", r"im\age/", "image\"/", "%", "_mage/"] {
-        let mut rig = Rig::new().await;
+        let mut rig = TestRig::new().await;
         let mine = format!("{prefix}a.png");
         rig.application.old_prefix = prefix.to_owned();
-        let id = rig.image(&mine).await;
-        let other = rig.image("image/b.png").await;
-        let consumer = rig.consumer(&[]);
-        let ended = rig.run("feeder", &[]).await;
+        let id = rig.add_image(&mine).await;
+        let other = rig.add_image("image/b.png").await;
+        let consumer = rig.spawn_consumer(&[]);
+        let ended = rig.run_program("feeder", &[]).await;
         assert_eq!(ended.code, Some(0), "{prefix}: {}", ended.log);
         assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png", "{prefix}");
         assert_eq!(
@@ -394,7 +411,7 @@ async fn wildcards_and_quotes_in_a_prefix_are_literal() {
             "image/b.png",
             "{prefix}"
         );
-        assert_eq!(rig.count("moves").await, 1, "{prefix}");
-        stop(consumer).await;
+        assert_eq!(rig.count_rows("moves").await, 1, "{prefix}");
+        stop_consumer(consumer).await;
     }
 }

@@ -1,13 +1,13 @@
 //! A whole life of a migration, as its operator lives it, with application traffic all the while.
 
-use bucket_brigade_testbed::process::binary;
+use bucket_brigade_testbed::process::binary_path;
 use tokio::process::Command;
 
 /// The smaller sister of what docs/whole-life.md shows of 20,000 images.
 #[tokio::test]
 async fn every_command_from_the_plan_to_the_removal_of_the_sources() {
     let images = std::env::var("LIFE_IMAGES").unwrap_or_else(|_| "1000".into());
-    let mut command = Command::new(binary("life").unwrap());
+    let mut command = Command::new(binary_path("life").unwrap());
     command.args(["--images", &images, "--json"]);
     let output = command.kill_on_drop(true).output().await.unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,12 +1,12 @@
 //! Messages that are not ours stop nobody: they are recorded, and left for the dead-letter queue.
 
-use crate::rig::{Rig, eventually, stop};
+use crate::rig::{TestRig, stop_consumer, wait_until};
 
 #[tokio::test]
 async fn poison_of_every_kind_is_set_aside_while_images_move() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let ids = rig.images(20).await;
+    let ids = rig.add_images(20).await;
     let poison = [
         "not json".to_owned(),
         r#"{"rowId":1}"#.to_owned(),
@@ -16,46 +16,53 @@ async fn poison_of_every_kind_is_set_aside_while_images_move() {
         "x".repeat(200 * 1024),
     ];
     for (number, id) in ids.iter().enumerate() {
-        rig.feed(id, &format!("image/{number}.png")).await;
+        rig.feed_row(id, &format!("image/{number}.png")).await;
         if let Some(body) = poison.get(number) {
-            rig.send(body).await;
+            rig.send_message(body).await;
         }
     }
-    let consumer = rig.consumer(&[]);
+    let consumer = rig.spawn_consumer(&[]);
     let expected = i64::try_from(poison.len()).unwrap();
-    eventually("the images", async || rig.count("moves").await == 20).await;
-    eventually("the dead letters", async || {
-        rig.dead().await == u64::try_from(expected).unwrap()
+    wait_until("the images", async || rig.count_rows("moves").await == 20).await;
+    wait_until("the dead letters", async || {
+        rig.dead_letters().await == u64::try_from(expected).unwrap()
     })
     .await;
-    rig.drained().await;
-    assert_eq!(rig.count("poison").await, expected);
-    assert_eq!(rig.counter("poison").await, expected);
+    rig.wait_until_drained().await;
+    assert_eq!(rig.count_rows("poison").await, expected);
+    assert_eq!(rig.ledger_counter("poison").await, expected);
     assert_eq!(
-        rig.number("SELECT max(length(excerpt))::bigint FROM bucket_brigade.poison")
+        rig.query_number("SELECT max(length(excerpt))::bigint FROM bucket_brigade.poison")
             .await,
         200
     );
-    assert_eq!(rig.count("failures").await + rig.count("changes").await, 0);
-    stop(consumer).await;
+    assert_eq!(
+        rig.count_rows("failures").await + rig.count_rows("changes").await,
+        0
+    );
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_message_cannot_move_what_its_row_does_not_name() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let id = rig.image("image/mine.png").await;
-    rig.object("images-old", "image/other.png", b"other").await;
-    rig.feed(&id, "image/other.png").await;
-    rig.feed(&id, "image/../image/other.png").await;
-    rig.feed("9999999", "image/other.png").await;
-    let consumer = rig.consumer(&[]);
-    rig.drained().await;
+    let id = rig.add_image("image/mine.png").await;
+    rig.put_object("images-old", "image/other.png", b"other")
+        .await;
+    rig.feed_row(&id, "image/other.png").await;
+    rig.feed_row(&id, "image/../image/other.png").await;
+    rig.feed_row("9999999", "image/other.png").await;
+    let consumer = rig.spawn_consumer(&[]);
+    rig.wait_until_drained().await;
     assert_eq!(rig.path_of(&id).await.unwrap(), "image/mine.png");
-    assert!(rig.destination("avatar/other.png").await.is_none());
+    assert!(rig.destination_sha256("avatar/other.png").await.is_none());
     // The row is still to move: only the row that does not exist has ended.
-    assert_eq!(rig.count("changes").await, 1);
-    rig.feed(&id, "image/mine.png").await;
-    eventually("the row's own move", async || rig.count("moves").await == 1).await;
-    stop(consumer).await;
+    assert_eq!(rig.count_rows("changes").await, 1);
+    rig.feed_row(&id, "image/mine.png").await;
+    wait_until("the row's own move", async || {
+        rig.count_rows("moves").await == 1
+    })
+    .await;
+    stop_consumer(consumer).await;
 }

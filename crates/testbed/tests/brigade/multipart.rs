@@ -1,29 +1,29 @@
 //! Objects above the limit of one CopyObject: the store's own limit, made small.
 
 use aws_sdk_s3::primitives::ByteStream;
-use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
-use bucket_brigade_common::path_rule::{PathRule, Route};
+use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Effect, Fault, Options};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
-use crate::rig::{Rig, location, properties, sha};
+use crate::rig::{TestRig, image_properties, location, sha256};
 
 /// S3's smallest part.
 const PART: u64 = 5 << 20;
 
-async fn large() -> (Rig, S3Store, Route, Vec<u8>) {
-    let options = Options {
+async fn large() -> (TestRig, S3Store, MoveRoute, Vec<u8>) {
+    let options = CloudOptions {
         copy_limit_bytes: PART,
-        ..Options::default()
+        ..CloudOptions::default()
     };
-    let rig = Rig::with(options, CreateQueue::default()).await;
+    let rig = TestRig::with_options(options, CreateQueueOptions::default()).await;
     let bytes: Vec<u8> = (0..PART * 2 + 12_345)
         .map(|at| u8::try_from(at % 251).unwrap())
         .collect();
     let at = location("images-old", "image/large +.png");
     rig.application
-        .put_object(&at, bytes.clone(), &properties())
+        .put_object(&at, bytes.clone(), &image_properties())
         .await
         .unwrap();
     let options = S3Options {
@@ -36,7 +36,7 @@ async fn large() -> (Rig, S3Store, Route, Vec<u8>) {
     };
     let store = rig.store(options).await;
     let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
-    let route = rule.route("image/large +.png").unwrap();
+    let route = rule.route_for("image/large +.png").unwrap();
     (rig, store, route, bytes)
 }
 
@@ -47,7 +47,7 @@ async fn the_parts_make_the_same_object() {
         store.copy(&route).await,
         Err(StoreError::TooLarge)
     ));
-    let copied = store.copy_in_parts(&route).await.unwrap();
+    let copied = store.copy_multipart(&route).await.unwrap();
     assert_eq!(copied.size_bytes, Some(i64::try_from(bytes.len()).unwrap()));
     let at = location("images-new", "avatar/large +.png");
     let object = rig
@@ -56,36 +56,38 @@ async fn the_parts_make_the_same_object() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(object.sha256, sha(&bytes));
-    assert_eq!(object.properties, properties());
+    assert_eq!(object.sha256, sha256(&bytes));
+    assert_eq!(object.properties, image_properties());
     assert_eq!(
-        rig.cloud.requests().count_by("consumer", "UploadPartCopy"),
+        rig.cloud
+            .request_counts()
+            .count_operation_by("consumer", "UploadPartCopy"),
         3
     );
     // Its ETag is not the source's, and yet it is recognised by its bytes.
     assert!(matches!(
-        store.compare(&route).await.unwrap(),
-        Destination::Same(_)
+        store.compare_objects(&route).await.unwrap(),
+        DestinationState::Same(_)
     ));
 }
 
 #[tokio::test]
 async fn an_object_that_appears_meanwhile_is_not_overwritten() {
     let (rig, store, route, _) = large().await;
-    rig.object("images-new", "avatar/large +.png", b"a stranger's")
+    rig.put_object("images-new", "avatar/large +.png", b"a stranger's")
         .await;
     assert!(matches!(
-        store.copy_in_parts(&route).await,
+        store.copy_multipart(&route).await,
         Err(StoreError::DestinationExists)
     ));
     assert_eq!(
-        rig.destination("avatar/large +.png").await.unwrap(),
-        sha(b"a stranger's")
+        rig.destination_sha256("avatar/large +.png").await.unwrap(),
+        sha256(b"a stranger's")
     );
     assert_eq!(
         rig.cloud
-            .requests()
-            .count_by("consumer", "AbortMultipartUpload"),
+            .request_counts()
+            .count_operation_by("consumer", "AbortMultipartUpload"),
         1
     );
 }
@@ -93,21 +95,21 @@ async fn an_object_that_appears_meanwhile_is_not_overwritten() {
 #[tokio::test]
 async fn a_failed_part_leaves_nothing_behind() {
     let (rig, store, route, _) = large().await;
-    let _fault = rig
-        .cloud
-        .inject(Fault::new("UploadPartCopy", Effect::error(500, "InternalError")).times(1));
+    let _fault = rig.cloud.inject_fault(
+        Fault::new("UploadPartCopy", FaultEffect::error(500, "InternalError")).times(1),
+    );
     assert!(matches!(
-        store.copy_in_parts(&route).await,
+        store.copy_multipart(&route).await,
         Err(StoreError::Transient { .. })
     ));
     assert_eq!(
         rig.cloud
-            .requests()
-            .count_by("consumer", "AbortMultipartUpload"),
+            .request_counts()
+            .count_operation_by("consumer", "AbortMultipartUpload"),
         1
     );
-    assert!(rig.destination("avatar/large +.png").await.is_none());
-    store.copy_in_parts(&route).await.unwrap();
+    assert!(rig.destination_sha256("avatar/large +.png").await.is_none());
+    store.copy_multipart(&route).await.unwrap();
 }
 
 #[tokio::test]
@@ -117,7 +119,7 @@ async fn an_upload_in_parts_of_the_applications_own_is_copied_whole() {
     let s3 = &rig.application.s3;
     let small = PathRule::new("image/", "avatar/", None, None)
         .unwrap()
-        .route("image/parts.png")
+        .route_for("image/parts.png")
         .unwrap();
     let upload = s3
         .create_multipart_upload()
@@ -153,7 +155,7 @@ async fn an_upload_in_parts_of_the_applications_own_is_copied_whole() {
     complete.multipart_upload(parts).send().await.unwrap();
     store.copy(&small).await.unwrap();
     assert!(matches!(
-        store.compare(&small).await.unwrap(),
-        Destination::Same(_)
+        store.compare_objects(&small).await.unwrap(),
+        DestinationState::Same(_)
     ));
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use bucket_brigade_testbed::{Effect, Fault};
+use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use crate::installed::{prometheus_tool, skip};
-use crate::observation::{free_address, get};
-use crate::rig::{Rig, end, eventually, stop};
+use crate::http_endpoint::{free_address, http_get};
+use crate::installed::{prometheus_tool, skip_test};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 /// The start of each of our metrics' names.
 const PREFIX: &str = "bucket_brigade_";
@@ -56,38 +56,40 @@ fn promtool(arguments: &[&str]) -> Option<Output> {
         .current_dir(deployed(""))
         .output();
     if output.is_err() {
-        skip("promtool is missing");
+        skip_test("promtool is missing");
     }
     output.ok()
 }
 
 #[tokio::test]
 async fn dashboard_and_alerts_ask_for_what_is_served() {
-    let rig = Rig::new().await;
-    rig.images(5).await;
+    let rig = TestRig::new().await;
+    rig.add_images(5).await;
     let (of_consumer, of_feeder) = (free_address(), free_address());
-    let consumer = rig.consumer(&[("METRICS_ADDR", &of_consumer)]);
+    let consumer = rig.spawn_consumer(&[("METRICS_ADDR", &of_consumer)]);
     let settings = [
         ("METRICS_ADDR", of_feeder.as_str()),
         ("WATCH_INTERVAL", "200ms"),
     ];
     let mut feeder = rig.spawn("feeder", &settings, &["--watch"]);
     // Every message has an age, every copy and commit a time; the feeder has counted the scope.
-    eventually("the figures", async || {
-        let figures = get(&of_consumer, "/metrics").await;
+    wait_until("the figures", async || {
+        let figures = http_get(&of_consumer, "/metrics").await;
         figures.contains("bucket_brigade_message_age_seconds_count 5")
             && figures.contains("bucket_brigade_copy_seconds_count 5")
             && figures.contains("bucket_brigade_moved_total 5")
-            && get(&of_feeder, "/metrics").await.contains("run_in_scope 5")
+            && http_get(&of_feeder, "/metrics")
+                .await
+                .contains("run_in_scope 5")
     })
     .await;
-    let figures = get(&of_consumer, "/metrics").await;
+    let figures = http_get(&of_consumer, "/metrics").await;
     assert!(!figures.contains("commit_seconds_count 0"), "{figures}");
     let mut all = served(&figures);
-    all.extend(served(&get(&of_feeder, "/metrics").await));
-    stop(consumer).await;
-    feeder.terminate().await.unwrap();
-    assert_eq!(end(&mut feeder).await.code, Some(3));
+    all.extend(served(&http_get(&of_feeder, "/metrics").await));
+    stop_consumer(consumer).await;
+    feeder.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
 
     let dashboard = dashboard();
     let alerts = std::fs::read_to_string(deployed("alerts.yml")).unwrap();
@@ -117,39 +119,40 @@ fn promtool_understands_rules_and_settings() {
 
 #[tokio::test]
 async fn a_process_is_ready_once_its_checks_are_through_and_not_in_an_outage() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let address = free_address();
-    let consumer = rig.consumer(&[("METRICS_ADDR", &address)]);
-    eventually("an answer", async || {
-        get(&address, "/healthz").await.contains("200 OK")
+    let consumer = rig.spawn_consumer(&[("METRICS_ADDR", &address)]);
+    wait_until("an answer", async || {
+        http_get(&address, "/healthz").await.contains("200 OK")
     })
     .await;
-    let answer = get(&address, "/readyz").await;
+    let answer = http_get(&address, "/readyz").await;
     assert!(
         answer.contains("503") && answer.contains("starting"),
         "{answer}"
     );
-    let figures = get(&address, "/metrics").await;
+    let figures = http_get(&address, "/metrics").await;
     assert!(figures.contains("bucket_brigade_ready 0"), "{figures}");
     assert!(figures.contains("version=0.0.4"), "{figures}");
     rig.open_run().await;
-    eventually("readiness", async || {
-        get(&address, "/readyz").await.contains("200 OK")
+    wait_until("readiness", async || {
+        http_get(&address, "/readyz").await.contains("200 OK")
     })
     .await;
-    let outage = rig
-        .cloud
-        .inject(Fault::new("CopyObject", Effect::error(400, "ExpiredToken")));
-    let ids = rig.images(1).await;
-    rig.feed(&ids[0], "image/0.png").await;
-    eventually("the outage", async || {
-        get(&address, "/readyz").await.contains("ExpiredToken")
+    let outage = rig.cloud.inject_fault(Fault::new(
+        "CopyObject",
+        FaultEffect::error(400, "ExpiredToken"),
+    ));
+    let ids = rig.add_images(1).await;
+    rig.feed_row(&ids[0], "image/0.png").await;
+    wait_until("the outage", async || {
+        http_get(&address, "/readyz").await.contains("ExpiredToken")
     })
     .await;
     outage.remove();
-    eventually("readiness again", async || {
-        get(&address, "/readyz").await.contains("200 OK")
+    wait_until("readiness again", async || {
+        http_get(&address, "/readyz").await.contains("200 OK")
     })
     .await;
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }

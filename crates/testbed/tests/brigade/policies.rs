@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bucket_brigade_common::object_store::{Destination, ObjectStore, StoreError};
+use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use bucket_brigade_common::s3::{CopyLimits, S3Options};
-use bucket_brigade_testbed::cloud::{CreateQueue, FaultHandle};
-use bucket_brigade_testbed::{Effect, Fault, Options};
+use bucket_brigade_testbed::cloud::{CreateQueueOptions, FaultHandle};
+use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 use serde_json::Value;
 
-use crate::observation::{free_address, get};
-use crate::rig::{Rig, eventually, stop};
+use crate::http_endpoint::{free_address, http_get};
+use crate::rig::{TestRig, stop_consumer, wait_until};
 
 const QUEUE: &str = "arn:aws:sqs:REGION:ACCOUNT:QUEUE";
 const DEAD_LETTER_QUEUE: &str = "arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE";
@@ -27,9 +27,9 @@ const PROBES: &str =
     "arn:aws:s3:::DESTINATION_BUCKET/DESTINATION_KEY_PREFIX.bucket-brigade-probe-*";
 
 /// An action on a resource.
-type Right = (String, String);
+type PolicyRight = (String, String);
 
-fn rights(action: &str, resources: &[&str]) -> Vec<Right> {
+fn rights(action: &str, resources: &[&str]) -> Vec<PolicyRight> {
     let right = |resource: &&str| (action.to_owned(), (*resource).to_owned());
     resources.iter().map(right).collect()
 }
@@ -41,7 +41,7 @@ fn one_or_many(value: &Value) -> Vec<String> {
     }
 }
 
-fn granted(policy: &str) -> BTreeSet<Right> {
+fn granted_rights(policy: &str) -> BTreeSet<PolicyRight> {
     let policy: Value = serde_json::from_str(policy).unwrap();
     let mut granted = BTreeSet::new();
     for statement in policy["Statement"].as_array().unwrap() {
@@ -61,7 +61,7 @@ fn granted(policy: &str) -> BTreeSet<Right> {
 /// What AWS asks for one request of this operation.
 /// Sources: Amazon S3 User Guide, "Required permissions for Amazon S3 API operations"; Amazon SQS
 /// Developer Guide, "Amazon SQS API permissions" (a batch needs the right of the single action).
-fn needed(operation: &str, on: &Observed) -> Vec<Right> {
+fn needed_rights(operation: &str, on: &ReadCounters) -> Vec<PolicyRight> {
     match operation {
         "SendMessageBatch" => rights("sqs:SendMessage", &[QUEUE]),
         "ReceiveMessage" => rights("sqs:ReceiveMessage", &[QUEUE]),
@@ -98,15 +98,15 @@ fn needed(operation: &str, on: &Observed) -> Vec<Right> {
 }
 
 /// Faults that do no harm, but count on which objects the operations are that read either.
-struct Observed(Vec<(&'static str, &'static str, FaultHandle)>);
+struct ReadCounters(Vec<(&'static str, &'static str, FaultHandle)>);
 
-impl Observed {
-    fn start(rig: &Rig) -> Self {
+impl ReadCounters {
+    fn start(rig: &TestRig) -> Self {
         let watch = |operation: &'static str, prefix: &str, resource| {
-            let harmless = Fault::new(operation, Effect::Delay(Duration::ZERO));
+            let harmless = Fault::new(operation, FaultEffect::Delay(Duration::ZERO));
             let handle = rig
                 .cloud
-                .inject(harmless.caller("consumer").key_contains(prefix));
+                .inject_fault(harmless.caller("consumer").key_contains(prefix));
             (operation, resource, handle)
         };
         let both = |operation| {
@@ -140,116 +140,122 @@ impl Observed {
 }
 
 /// The local stand-in for the 5 GiB of one `CopyObject`.
-const LIMIT: u64 = 1000;
+const COPY_SIZE_LIMIT: u64 = 1000;
 
 /// Rows of every kind: ordinary, without an object, in conflict; and a poison message.
-async fn rows_of_every_kind(rig: &Rig) {
-    rig.images(3).await;
-    rig.row("image/missing.png").await;
-    rig.image("image/conflict.png").await;
-    rig.object("images-new", "avatar/conflict.png", b"the application's")
+async fn rows_of_every_kind(rig: &TestRig) {
+    rig.add_images(3).await;
+    rig.add_row("image/missing.png").await;
+    rig.add_image("image/conflict.png").await;
+    rig.put_object("images-new", "avatar/conflict.png", b"the application's")
         .await;
-    rig.send("no message of ours").await;
+    rig.send_message("no message of ours").await;
 }
 
 /// What the consumer's store does above the limit, which the program itself has at 5 GiB: a copy in
 /// parts, the same again, which finds the first one and compares the bytes, and one that is cut off.
-async fn copies_in_parts(rig: &Rig) {
+async fn copies_in_parts(rig: &TestRig) {
     let options = S3Options {
         storage_class: None,
         conditional_copy: true,
         limits: CopyLimits {
-            single_bytes: LIMIT,
+            single_bytes: COPY_SIZE_LIMIT,
             part_bytes: 5 << 20,
         },
     };
     let store = rig.store(options).await;
     let rule = rig.run_spec().rule;
-    let bytes = vec![7; usize::try_from(LIMIT).unwrap() + 1];
-    let refused = Effect::error(403, "InvalidObjectState");
+    let bytes = vec![7; usize::try_from(COPY_SIZE_LIMIT).unwrap() + 1];
+    let refused = FaultEffect::error(403, "InvalidObjectState");
     let _broken = rig
         .cloud
-        .inject(Fault::new("UploadPartCopy", refused).key_contains("broken"));
+        .inject_fault(Fault::new("UploadPartCopy", refused).key_contains("broken"));
     for (name, is_copied) in [("large", true), ("broken", false)] {
         let path = format!("image/{name}.png");
-        rig.object("images-old", &path, &bytes).await;
-        let route = rule.route(&path).unwrap();
+        rig.put_object("images-old", &path, &bytes).await;
+        let route = rule.route_for(&path).unwrap();
         assert!(matches!(
             store.copy(&route).await,
             Err(StoreError::TooLarge)
         ));
-        assert_eq!(store.copy_in_parts(&route).await.is_ok(), is_copied);
-        let same = matches!(store.compare(&route).await.unwrap(), Destination::Same(_));
+        assert_eq!(store.copy_multipart(&route).await.is_ok(), is_copied);
+        let same = matches!(
+            store.compare_objects(&route).await.unwrap(),
+            DestinationState::Same(_)
+        );
         assert_eq!(same, is_copied);
     }
 }
 
 #[tokio::test]
 async fn a_run_uses_every_right_and_no_other() {
-    let options = Options {
-        copy_limit_bytes: LIMIT,
-        ..Options::default()
+    let options = CloudOptions {
+        copy_limit_bytes: COPY_SIZE_LIMIT,
+        ..CloudOptions::default()
     };
-    let rig = Rig::with(options, CreateQueue::default()).await;
+    let rig = TestRig::with_options(options, CreateQueueOptions::default()).await;
     rows_of_every_kind(&rig).await;
     // The feeder only wants to know whether the names are right, and needs no right for it.
-    let denied = Effect::error(403, "AccessDenied");
+    let denied = FaultEffect::error(403, "AccessDenied");
     let _denied = rig
         .cloud
-        .inject(Fault::new("HeadBucket", denied).caller("feeder"));
-    let observed = Observed::start(&rig);
-    let consumer = rig.consumer(&[]);
-    let ended = rig.run("feeder", &[]).await;
+        .inject_fault(Fault::new("HeadBucket", denied).caller("feeder"));
+    let observed = ReadCounters::start(&rig);
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
     assert_eq!(ended.code, Some(2), "{}", ended.log);
-    let log = stop(consumer).await;
+    let log = stop_consumer(consumer).await;
     assert_eq!(
-        (rig.count("moves").await, rig.count("failures").await),
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("failures").await
+        ),
         (3, 2),
         "{log}"
     );
     copies_in_parts(&rig).await;
-    let requests = rig.cloud.requests();
+    let requests = rig.cloud.request_counts();
     for operation in [
         "HeadObject",
         "GetObject",
         "GetObjectTagging",
         "DeleteObject",
     ] {
-        let all = requests.count_by("consumer", operation);
+        let all = requests.count_operation_by("consumer", operation);
         assert_eq!(
             observed.count(operation),
             all,
             "{operation} on something else"
         );
     }
-    let used = |caller: &str, except: &str| -> BTreeSet<Right> {
+    let used = |caller: &str, except: &str| -> BTreeSet<PolicyRight> {
         let asked = requests
             .snapshot_by(caller)
             .into_keys()
             .filter(|name| name != except);
         asked
-            .flat_map(|operation| needed(&operation, &observed))
+            .flat_map(|operation| needed_rights(&operation, &observed))
             .collect()
     };
     let policy = include_str!("../../../../deploy/policies/consumer.json");
-    assert_eq!(used("consumer", ""), granted(policy));
+    assert_eq!(used("consumer", ""), granted_rights(policy));
     let policy = include_str!("../../../../deploy/policies/feeder.json");
-    assert_eq!(used("feeder", "HeadBucket"), granted(policy));
+    assert_eq!(used("feeder", "HeadBucket"), granted_rights(policy));
 }
 
 #[tokio::test]
 async fn the_live_page_uses_two_rights_more_and_reads_no_image_itself() {
-    let rig = Rig::new().await;
-    rig.images(3).await;
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
     let address = free_address();
     let settings = [
         ("STATUS_ADDR", address.as_str()),
         ("STATUS_THUMBNAILS", "true"),
     ];
-    let consumer = rig.consumer(&[]);
+    let consumer = rig.spawn_consumer(&[]);
     let feeder = rig.spawn("feeder", &settings, &["--watch"]);
     let urls = async || -> Vec<String> {
-        let answer = get(&address, "/status.json").await;
+        let answer = http_get(&address, "/status.json").await;
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         let status: Value = serde_json::from_str(body).unwrap_or_default();
         let shown = status["thumbnails"].as_array().cloned().unwrap_or_default();
@@ -261,32 +267,32 @@ async fn the_live_page_uses_two_rights_more_and_reads_no_image_itself() {
             .filter(|_| knows_dead_letters)
             .collect()
     };
-    eventually("the thumbnails", async || urls().await.len() == 3).await;
+    wait_until("the thumbnails", async || urls().await.len() == 3).await;
     for url in urls().await {
         let (host, path) = url
             .strip_prefix("http://")
             .and_then(|rest| rest.split_once('/'))
             .unwrap();
         assert!(path.starts_with("images-new/avatar/"), "{url}");
-        let answer = get(host, &format!("/{path}")).await;
+        let answer = http_get(host, &format!("/{path}")).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
-    let requests = rig.cloud.requests();
-    assert_eq!(requests.count_by("feeder", "GetObject"), 0);
+    let requests = rig.cloud.request_counts();
+    assert_eq!(requests.count_operation_by("feeder", "GetObject"), 0);
     drop(feeder);
-    stop(consumer).await;
+    stop_consumer(consumer).await;
     let policy = include_str!("../../../../deploy/policies/feeder-page.json");
     let used = [
         rights("sqs:GetQueueAttributes", &[DEAD_LETTER_QUEUE]),
         rights("s3:GetObject", &[DESTINATION]),
     ];
-    assert_eq!(BTreeSet::from_iter(used.concat()), granted(policy));
+    assert_eq!(BTreeSet::from_iter(used.concat()), granted_rights(policy));
 }
 
 /// What AWS asks for one request of an operator's command. A redrive is asked for on the dead-letter
 /// queue, and moves on behalf of whoever asks.
 /// Source: Amazon SQS Developer Guide, "Configure a dead-letter queue redrive".
-fn needed_by_operator(operation: &str) -> Vec<Right> {
+fn operator_rights(operation: &str) -> Vec<PolicyRight> {
     match operation {
         "GetQueueAttributes" => rights("sqs:GetQueueAttributes", &[QUEUE, DEAD_LETTER_QUEUE]),
         "StartMessageMoveTask" => [
@@ -313,21 +319,25 @@ fn needed_by_operator(operation: &str) -> Vec<Right> {
 
 #[tokio::test]
 async fn an_operators_commands_use_every_right_and_no_other() {
-    let rig = Rig::new().await;
-    rig.images(3).await;
-    rig.row("image/missing.png").await;
-    assert_eq!(rig.feeder(&["plan"]).await.code, 0);
-    let consumer = rig.consumer(&[]);
-    assert_eq!(rig.run("feeder", &[]).await.code, Some(2));
-    eventually("the dead letter", async || rig.dead().await == 1).await;
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    rig.add_row("image/missing.png").await;
+    assert_eq!(rig.run_feeder(&["plan"]).await.code, 0);
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(2));
+    wait_until("the dead letter", async || rig.dead_letters().await == 1).await;
     for command in ["status", "pause", "resume", "failures", "retry"] {
-        rig.feeder(&[command]).await;
+        rig.run_feeder(&[command]).await;
     }
-    stop(consumer).await;
-    let asked = rig.cloud.requests().snapshot_by("operator").into_keys();
-    let used: BTreeSet<Right> = asked
-        .flat_map(|operation| needed_by_operator(&operation))
+    stop_consumer(consumer).await;
+    let asked = rig
+        .cloud
+        .request_counts()
+        .snapshot_by("operator")
+        .into_keys();
+    let used: BTreeSet<PolicyRight> = asked
+        .flat_map(|operation| operator_rights(&operation))
         .collect();
     let policy = include_str!("../../../../deploy/policies/operator.json");
-    assert_eq!(used, granted(policy));
+    assert_eq!(used, granted_rights(policy));
 }

@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use bucket_brigade_testbed::process::{Process, binary};
-use bucket_brigade_testbed::{Cluster, Effect, Fault};
+use bucket_brigade_testbed::process::{ChildProcess, binary_path};
+use bucket_brigade_testbed::{Cluster, Fault, FaultEffect};
 
-use crate::observation::{free_address, get};
-use crate::rig::{Rig, eventually};
-use crate::trace::collector::Collector;
+use crate::http_endpoint::{free_address, http_get};
+use crate::rig::{TestRig, wait_until};
+use crate::trace::collector::TraceCollector;
 
 const PASSWORD: &str = "mArkerPassword";
 const KEY: &str = "mArkerSecretKey";
@@ -34,7 +34,7 @@ fn with_password(url: &str) -> String {
 }
 
 /// Fails when a secret is in `text`, and shows where.
-fn keeps_secrets(text: &str, whose: &str) {
+fn assert_no_secret(text: &str, whose: &str) {
     let told: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("mArker"))
@@ -48,67 +48,68 @@ fn keeps_secrets(text: &str, whose: &str) {
 }
 
 /// The whole log of a process that ended.
-async fn whole_log(process: &mut Process) -> (Option<i32>, String) {
-    let code = process.wait().await.unwrap().code();
+async fn whole_log(process: &mut ChildProcess) -> (Option<i32>, String) {
+    let code = process.wait_for_exit().await.unwrap().code();
     (code, process.log_tail(usize::MAX))
 }
 
 /// Runs both programs to their end and looks for secrets in what they say.
-async fn fail_with_code(rig: &Rig, more: &[(&str, &str)], expected: i32, words: &str) {
+async fn fail_with_code(rig: &TestRig, more: &[(&str, &str)], expected: i32, words: &str) {
     for program in PROGRAMS {
         let (code, log) = whole_log(&mut rig.spawn(program, more, &[])).await;
-        keeps_secrets(&log, program);
+        assert_no_secret(&log, program);
         let last = log.lines().last().unwrap_or_default();
         assert_eq!(code, Some(expected), "{program}: {last}");
         assert!(log.contains(words), "{program}: no '{words}': {last}");
     }
 }
 
-/// What the system tells anybody of a process.
-fn shown_by_the_system(process: &Process) -> String {
-    let id = process.id().unwrap().to_string();
-    let ps = Command::new("ps")
-        .args(["-ww", "-o", "args=", "-p", &id])
-        .output();
-    let listed = ps.map_or(Vec::new(), |output| output.stdout);
-    let arguments = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-    [listed, arguments]
-        .map(|text| String::from_utf8_lossy(&text).into_owned())
-        .concat()
+/// What the system lets every user read of a process, as `ps` does.
+fn world_readable(process: &ChildProcess) -> String {
+    // Elsewhere there are no such files.
+    if !cfg!(target_os = "linux") {
+        return String::new();
+    }
+    let directory = format!("/proc/{}", process.id().unwrap());
+    let read = |file| std::fs::read(format!("{directory}/{file}")).unwrap();
+    let arguments = read("cmdline");
+    assert!(!arguments.is_empty(), "{} has ended", process.name());
+    let bytes = [arguments, read("comm"), read("status")].concat();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A whole run in which something of everything happens.
-async fn run_keeps_secrets(format: &str) {
-    let rig = Rig::new().await;
-    rig.images(3).await;
-    rig.row("image/missing.png").await;
-    rig.send("no message of ours").await;
+async fn assert_run_keeps_secrets(format: &str) {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    rig.add_row("image/missing.png").await;
+    rig.send_message("no message of ours").await;
     let url = with_password(&rig.application.database_url);
     let address = free_address();
-    let collector = Collector::start().await;
+    let collector = TraceCollector::start().await;
     let mut settings = secrets(&url, format);
     settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()));
     settings.push(("OTEL_EXPORTER_OTLP_HEADERS", HEADERS));
     settings.push(("METRICS_ADDR", &address));
-    let mut consumer = rig.consumer(&settings);
+    let mut consumer = rig.spawn_consumer(&settings);
     settings.pop();
     let mut feeder = rig.spawn("feeder", &settings, &[]);
     for process in [&consumer, &feeder] {
-        keeps_secrets(&shown_by_the_system(process), "the list of processes");
+        assert_no_secret(&world_readable(process), "the list of processes");
     }
     let (code, log) = whole_log(&mut feeder).await;
     assert_eq!(code, Some(2), "{}", log.lines().last().unwrap_or_default());
-    keeps_secrets(&log, "feeder");
-    assert_eq!(rig.count("moves").await, 3);
+    assert_no_secret(&log, "feeder");
+    assert_eq!(rig.count_rows("moves").await, 3);
     for path in ["/metrics", "/healthz"] {
-        keeps_secrets(&get(&address, path).await, path);
+        assert_no_secret(&http_get(&address, path).await, path);
     }
-    consumer.terminate().await.unwrap();
+    consumer.terminate().unwrap();
     let (code, log) = whole_log(&mut consumer).await;
     assert_eq!(code, Some(0));
     // The libraries were at their most talkative indeed.
     assert!(log.contains("TRACE"), "nothing is traced");
-    keeps_secrets(&log, "consumer");
+    assert_no_secret(&log, "consumer");
     // Only the collector was told what is for it, and of the others nothing.
     let requests = collector.requests();
     assert!(
@@ -117,22 +118,22 @@ async fn run_keeps_secrets(format: &str) {
                 .iter()
                 .all(|one| one["authorization"] == CREDENTIALS)
     );
-    keeps_secrets(&format!("{:?}", collector.spans()), "a span");
+    assert_no_secret(&format!("{:?}", collector.spans()), "a span");
 }
 
 #[tokio::test]
-async fn a_run_tells_none_in_text() {
-    run_keeps_secrets("text").await;
+async fn a_run_prints_none_in_text() {
+    assert_run_keeps_secrets("text").await;
 }
 
 #[tokio::test]
-async fn a_run_tells_none_in_json() {
-    run_keeps_secrets("json").await;
+async fn a_run_prints_none_in_json() {
+    assert_run_keeps_secrets("json").await;
 }
 
 #[tokio::test]
 async fn nor_do_wrong_settings() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let user = format!("https://me:{PASSWORD}@sqs.example/1/images");
     let signed =
         format!("https://sqs.example/1/images?X-Amz-Credential={KEY}&X-Amz-Signature={TOKEN}");
@@ -160,7 +161,7 @@ async fn nor_do_wrong_settings() {
 
 #[tokio::test]
 async fn nor_does_a_database_out_of_reach() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let (_, port) = free_address()
         .rsplit_once(':')
         .map(|(a, b)| (a.to_owned(), b.to_owned()))
@@ -193,7 +194,7 @@ async fn nor_does_a_wrong_password() {
     )
     .unwrap();
     cluster.restart().await.unwrap();
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let url = cluster
         .url("postgres")
         .replace("postgres:postgres@", &format!("app:{PASSWORD}@"));
@@ -208,21 +209,21 @@ async fn nor_does_a_wrong_password() {
 
 #[tokio::test]
 async fn nor_do_refused_credentials() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     // What SQS says of a signature that does not fit quotes the request's own headers.
     let message = format!(
         "The request signature we calculated does not match the signature you provided.\n\n\
          The Canonical String for this request should have been\n'POST\n/\n\nx-amz-security-token:{TOKEN}\n'"
     );
     let code = "SignatureDoesNotMatch".to_owned();
-    let refusal = Effect::Error {
+    let refusal = FaultEffect::Error {
         status: 403,
         code,
         message,
     };
     let _queue = rig
         .cloud
-        .inject(Fault::new("GetQueueAttributes", refusal.clone()));
+        .inject_fault(Fault::new("GetQueueAttributes", refusal.clone()));
     let url = with_password(&rig.application.database_url);
     fail_with_code(
         &rig,
@@ -242,18 +243,18 @@ async fn nor_do_refused_credentials() {
 
 #[tokio::test]
 async fn nor_do_credentials_that_are_refused_on_the_way() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let id = rig.image("image/a.png").await;
-    rig.feed(&id, "image/a.png").await;
+    let id = rig.add_image("image/a.png").await;
+    rig.feed_row(&id, "image/a.png").await;
     let message = format!("The provided token has expired.\nx-amz-security-token:{TOKEN}");
     let code = "ExpiredToken".to_owned();
-    let expired = Effect::Error {
+    let expired = FaultEffect::Error {
         status: 400,
         code,
         message,
     };
-    let outage = rig.cloud.inject(Fault::new("CopyObject", expired));
+    let outage = rig.cloud.inject_fault(Fault::new("CopyObject", expired));
     let url = with_password(&rig.application.database_url);
     let address = free_address();
     let mut settings = secrets(&url, "json");
@@ -261,17 +262,19 @@ async fn nor_do_credentials_that_are_refused_on_the_way() {
         ("METRICS_ADDR", address.as_str()),
         ("CONDITIONAL_COPY", "on"),
     ]);
-    let mut consumer = rig.consumer(&settings);
-    eventually("the outage", async || {
-        get(&address, "/healthz").await.contains("ExpiredToken")
+    let mut consumer = rig.spawn_consumer(&settings);
+    wait_until("the outage", async || {
+        http_get(&address, "/healthz")
+            .await
+            .contains("ExpiredToken")
     })
     .await;
-    keeps_secrets(&get(&address, "/healthz").await, "/healthz");
+    assert_no_secret(&http_get(&address, "/healthz").await, "/healthz");
     outage.remove();
-    eventually("the move", async || rig.count("moves").await == 1).await;
-    consumer.terminate().await.unwrap();
+    wait_until("the move", async || rig.count_rows("moves").await == 1).await;
+    consumer.terminate().unwrap();
     let (_, log) = whole_log(&mut consumer).await;
-    keeps_secrets(&log, "consumer");
+    assert_no_secret(&log, "consumer");
 }
 
 /// Runs a program in a directory, with these variables alone.
@@ -281,7 +284,7 @@ fn output(
     environment: &[(&str, &str)],
     arguments: &[&str],
 ) -> String {
-    let mut command = Command::new(binary(program).unwrap());
+    let mut command = Command::new(binary_path(program).unwrap());
     command
         .current_dir(directory)
         .env_clear()
@@ -302,7 +305,7 @@ async fn nor_does_the_help() {
     for program in PROGRAMS {
         let help = output(program, Path::new("/"), &environment, &["--help"]);
         assert!(help.contains("DATABASE_URL"), "{help}");
-        keeps_secrets(&help, program);
+        assert_no_secret(&help, program);
     }
 }
 
@@ -322,7 +325,7 @@ async fn nor_does_a_file_of_settings_that_cannot_be_read() {
         for program in PROGRAMS {
             let said = output(program, directory.path(), &[], &[]);
             assert!(said.contains(".env"), "{said}");
-            keeps_secrets(&said, program);
+            assert_no_secret(&said, program);
         }
     }
 }

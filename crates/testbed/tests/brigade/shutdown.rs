@@ -3,37 +3,37 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use bucket_brigade_testbed::process::binary;
+use bucket_brigade_testbed::process::{Signal, binary_path};
 use bucket_brigade_testbed::trials::shutdown;
-use bucket_brigade_testbed::{Effect, Fault};
+use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use crate::rig::{Rig, end, eventually, stop};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 /// A consumer with twenty images in hand, each of whose copies takes this long.
-async fn at_work(
-    rig: &Rig,
+async fn start_at_work(
+    rig: &TestRig,
     copy: Duration,
     more: &[(&str, &str)],
-) -> bucket_brigade_testbed::process::Process {
+) -> bucket_brigade_testbed::process::ChildProcess {
     rig.open_run().await;
     let slow = rig
         .cloud
-        .inject(Fault::new("CopyObject", Effect::Delay(copy)));
-    let ids = rig.images(20).await;
+        .inject_fault(Fault::new("CopyObject", FaultEffect::Delay(copy)));
+    let ids = rig.add_images(20).await;
     for (number, id) in ids.iter().enumerate() {
-        rig.feed(id, &format!("image/{number}.png")).await;
+        rig.feed_row(id, &format!("image/{number}.png")).await;
     }
-    let consumer = rig.consumer(more);
-    eventually("copies under way", async || slow.hits() >= 5).await;
+    let consumer = rig.spawn_consumer(more);
+    wait_until("copies under way", async || slow.hits() >= 5).await;
     std::mem::forget(slow);
     consumer
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_any_more_ends_no_work() {
-    let rig = Rig::new().await;
-    rig.images(3).await;
-    let mut consumer = tokio::process::Command::new(binary("consumer").unwrap())
+async fn a_closed_log_pipe_ends_no_work() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    let mut consumer = tokio::process::Command::new(binary_path("consumer").unwrap())
         .env_clear()
         .envs(rig.environment("consumer", &[]))
         .current_dir("/")
@@ -43,17 +43,17 @@ async fn a_log_that_nobody_reads_any_more_ends_no_work() {
         .unwrap();
     drop(consumer.stderr.take());
     let mut feeder = rig.spawn("feeder", &[], &[]);
-    assert_eq!(end(&mut feeder).await.code, Some(0));
-    assert_eq!(rig.count("moves").await, 3);
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
+    assert_eq!(rig.count_rows("moves").await, 3);
     assert_eq!(consumer.try_wait().unwrap(), None);
 }
 
 #[tokio::test]
 async fn copies_under_way_are_finished_and_the_rest_is_given_back() {
-    let rig = Rig::new().await;
-    let consumer = at_work(&rig, Duration::from_secs(1), &[("CONDITIONAL_COPY", "on")]).await;
-    stop(consumer).await;
-    let (moved, visible) = (rig.count("moves").await, rig.visible().await);
+    let rig = TestRig::new().await;
+    let consumer = start_at_work(&rig, Duration::from_secs(1), &[("CONDITIONAL_COPY", "on")]).await;
+    stop_consumer(consumer).await;
+    let (moved, visible) = (rig.count_rows("moves").await, rig.visible_messages().await);
     assert!(moved >= 5, "{moved} moved");
     assert_eq!(
         u64::try_from(moved).unwrap() + visible,
@@ -62,7 +62,7 @@ async fn copies_under_way_are_finished_and_the_rest_is_given_back() {
     );
     // Every completed copy was committed.
     assert_eq!(
-        rig.number("SELECT count(*) FROM images WHERE path LIKE 'avatar/%'")
+        rig.query_number("SELECT count(*) FROM images WHERE path LIKE 'avatar/%'")
             .await,
         moved
     );
@@ -79,58 +79,61 @@ async fn copies_under_way_are_finished_and_the_rest_is_given_back() {
 
 #[tokio::test]
 async fn what_outlasts_the_grace_is_given_back() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let settings = [("CONDITIONAL_COPY", "on"), ("SHUTDOWN_GRACE", "3s")];
-    let consumer = at_work(&rig, Duration::from_mins(1), &settings).await;
-    stop(consumer).await;
-    assert_eq!(rig.visible().await, 20);
+    let consumer = start_at_work(&rig, Duration::from_mins(1), &settings).await;
+    stop_consumer(consumer).await;
+    assert_eq!(rig.visible_messages().await, 20);
 }
 
 #[tokio::test]
 async fn a_second_signal_ends_at_once_and_loses_nothing() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let settings = [("CONDITIONAL_COPY", "on"), ("VISIBILITY_TIMEOUT", "5s")];
-    let mut consumer = at_work(&rig, Duration::from_secs(4), &settings).await;
-    consumer.terminate().await.unwrap();
-    eventually("the first signal's effect", async || {
+    let mut consumer = start_at_work(&rig, Duration::from_secs(4), &settings).await;
+    consumer.terminate().unwrap();
+    wait_until("the first signal's effect", async || {
         consumer.log_tail(50).contains("stopping")
     })
     .await;
-    consumer.signal("-INT").await.unwrap();
-    assert_eq!(end(&mut consumer).await.code, Some(130));
-    let second = rig.consumer(&settings);
-    eventually("all to move", async || rig.count("moves").await == 20).await;
-    rig.drained().await;
-    stop(second).await;
+    consumer.send_signal(Signal::INT).unwrap();
+    assert_eq!(wait_for_exit(&mut consumer).await.code, Some(130));
+    let second = rig.spawn_consumer(&settings);
+    wait_until("all to move", async || rig.count_rows("moves").await == 20).await;
+    rig.wait_until_drained().await;
+    stop_consumer(second).await;
 }
 
 #[tokio::test]
 async fn an_idle_consumer_stops_at_once() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let consumer = rig.consumer(&[]);
-    eventually("its polls", async || {
-        rig.cloud.requests().count_by("consumer", "ReceiveMessage") > 0
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("its polls", async || {
+        rig.cloud
+            .request_counts()
+            .count_operation_by("consumer", "ReceiveMessage")
+            > 0
     })
     .await;
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_consumer_that_waits_for_its_run_stops_too() {
-    let rig = Rig::new().await;
-    let consumer = rig.consumer(&[]);
-    eventually("it to wait", async || {
+    let rig = TestRig::new().await;
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("it to wait", async || {
         consumer.log_tail(20).contains("waiting for the feeder")
     })
     .await;
-    stop(consumer).await;
+    stop_consumer(consumer).await;
 }
 
 /// A small run of the trial that docs/reliability.md tells of.
 #[tokio::test]
 async fn signals_at_random_moments_lose_nothing() {
-    let arguments = shutdown::Arguments {
+    let arguments = shutdown::ShutdownArguments {
         times: 10,
         twice: 10,
         seed: 1,

@@ -3,20 +3,20 @@
 use std::path::PathBuf;
 
 use bucket_brigade_testbed::Cluster;
-use bucket_brigade_testbed::process::Process;
+use bucket_brigade_testbed::process::ChildProcess;
 use tempfile::TempDir;
 
-use crate::observation::free_address;
-use crate::rig::{Ended, end, eventually, stop};
+use crate::http_endpoint::free_address;
+use crate::rig::{ExitedProcess, stop_consumer, wait_for_exit, wait_until};
 
 /// The environment that the compose file gives to all of them, and their logs.
-struct Stack {
+struct StackServices {
     address: String,
     environment: Vec<(String, String)>,
     logs: TempDir,
 }
 
-impl Stack {
+impl StackServices {
     async fn new() -> Self {
         let address = free_address();
         let endpoint = format!("http://{address}");
@@ -46,28 +46,30 @@ impl Stack {
         }
     }
 
-    fn start(&self, program: &str, arguments: &[&str]) -> Process {
+    fn start_program(&self, program: &str, arguments: &[&str]) -> ChildProcess {
         let number = self.logs.path().read_dir().unwrap().count();
         let log: PathBuf = self.logs.path().join(number.to_string());
-        Process::spawn(program, &self.environment, arguments, Some(&log)).unwrap()
+        ChildProcess::spawn(program, &self.environment, arguments, Some(&log)).unwrap()
     }
 
-    async fn run(&self, program: &str, arguments: &[&str]) -> Ended {
-        end(&mut self.start(program, arguments)).await
+    async fn run_program(&self, program: &str, arguments: &[&str]) -> ExitedProcess {
+        wait_for_exit(&mut self.start_program(program, arguments)).await
     }
 
-    async fn cloud(&self) -> Process {
-        let cloud = self.start("stack", &["cloud", "--listen", &self.address]);
-        eventually("the cloud's health", async || {
-            let asked = self.run("stack", &["healthcheck", &self.address]).await;
+    async fn start_cloud(&self) -> ChildProcess {
+        let cloud = self.start_program("stack", &["cloud", "--listen", &self.address]);
+        wait_until("the cloud's health", async || {
+            let asked = self
+                .run_program("stack", &["healthcheck", &self.address])
+                .await;
             asked.code == Some(0)
         })
         .await;
         cloud
     }
 
-    async fn seed(&self) -> String {
-        let ended = self.run("stack", &["seed"]).await;
+    async fn seed_images(&self) -> String {
+        let ended = self.run_program("stack", &["seed"]).await;
         assert_eq!(ended.code, Some(0), "{}", ended.log);
         ended.log
     }
@@ -75,33 +77,33 @@ impl Stack {
 
 #[tokio::test]
 async fn the_whole_job_as_in_the_compose_file() {
-    let stack = Stack::new().await;
-    let mut cloud = stack.cloud().await;
-    assert!(stack.seed().await.contains("Seeding 300 images"));
-    let consumer = stack.start("consumer", &[]);
-    let mut application = stack.start("stack", &["application"]);
-    let feeder = stack.run("feeder", &[]).await;
+    let stack = StackServices::new().await;
+    let mut cloud = stack.start_cloud().await;
+    assert!(stack.seed_images().await.contains("Seeding 300 images"));
+    let consumer = stack.start_program("consumer", &[]);
+    let mut application = stack.start_program("stack", &["application"]);
+    let feeder = stack.run_program("feeder", &[]).await;
     assert_eq!(feeder.code, Some(0), "{}", feeder.log);
-    let judged = end(&mut application).await;
+    let judged = wait_for_exit(&mut application).await;
     assert_eq!(judged.code, Some(0), "{}", judged.log);
     assert!(judged.log.contains("Everything that must hold held."));
     // Started again, as docker-compose does with whatever has ended, seed leaves all as it is, and
     // an application says that it cannot know what the first one wrote.
-    assert!(stack.seed().await.contains("there already"));
-    let again = stack.run("stack", &["application"]).await;
+    assert!(stack.seed_images().await.contains("there already"));
+    let again = stack.run_program("stack", &["application"]).await;
     assert_eq!(again.code, Some(1));
     assert!(again.log.contains("before: begin anew"), "{}", again.log);
     // A new cloud has forgotten everything; Postgres has not.
     cloud.kill().await.unwrap();
-    let _cloud = stack.cloud().await;
-    assert!(stack.seed().await.contains("Seeding 300 images"));
-    stop(consumer).await;
+    let _cloud = stack.start_cloud().await;
+    assert!(stack.seed_images().await.contains("Seeding 300 images"));
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
-async fn a_table_of_somebody_else_is_not_dropped() {
-    let stack = Stack::new().await;
-    let _cloud = stack.cloud().await;
+async fn a_foreign_table_is_not_dropped() {
+    let stack = StackServices::new().await;
+    let _cloud = stack.start_cloud().await;
     let url = stack
         .environment
         .iter()
@@ -109,7 +111,7 @@ async fn a_table_of_somebody_else_is_not_dropped() {
     let pool = sqlx::PgPool::connect(&url.unwrap().1).await.unwrap();
     let create = "CREATE TABLE images (id bigint PRIMARY KEY, path text)";
     sqlx::query(create).execute(&pool).await.unwrap();
-    let ended = stack.run("stack", &["seed"]).await;
+    let ended = stack.run_program("stack", &["seed"]).await;
     assert_eq!(ended.code, Some(1));
     assert!(ended.log.contains("not the testbed's"), "{}", ended.log);
 }

@@ -2,17 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use bucket_brigade_common::ledger::Ledger;
-use bucket_brigade_common::scope::Scope;
+use bucket_brigade_common::feed_source::FeedSource;
+use bucket_brigade_common::ledger::PostgresLedger;
 
-use crate::rig::Rig;
+use crate::rig::TestRig;
 
-const LOOKS: u32 = 500;
+const READ_COUNT: u32 = 500;
 
 /// The table and the ledger as they are when so many rows have moved, one in a thousand failed, and a
 /// hundred processes took part.
-async fn moved(rig: &Rig, rows: u64) {
-    rig.sql(&format!(
+async fn insert_moved_rows(rig: &TestRig, rows: u64) {
+    rig.execute_sql(&format!(
         "INSERT INTO images (path) SELECT 'avatar/' || n FROM generate_series(1, {rows}) n;
          INSERT INTO bucket_brigade.moves (run_id, row_id, old_path, new_path, etag, consumer)
          SELECT 1, n::text, 'image/' || n, 'avatar/' || n, md5(n::text), 'consumer-' || n % 100
@@ -26,21 +26,21 @@ async fn moved(rig: &Rig, rows: u64) {
          UPDATE bucket_brigade.run SET in_scope = {rows};"
     ))
     .await;
-    rig.sql("VACUUM ANALYZE").await;
+    rig.execute_sql("VACUUM ANALYZE").await;
 }
 
 /// What `status` and the live page ask of the database.
-async fn look(ledger: &Ledger) {
-    ledger.overview().await.unwrap();
-    ledger.workers().await.unwrap();
-    ledger.progress().await.unwrap();
+async fn read_status(ledger: &PostgresLedger) {
+    ledger.run_overview().await.unwrap();
+    ledger.live_workers().await.unwrap();
+    ledger.run_progress().await.unwrap();
     ledger.failure_counts().await.unwrap();
 }
 
 /// The median of many.
-async fn median(what: impl AsyncFn()) -> Duration {
+async fn median_time(what: impl AsyncFn()) -> Duration {
     let mut times = Vec::new();
-    for _ in 0..LOOKS {
+    for _ in 0..READ_COUNT {
         let began = Instant::now();
         what().await;
         times.push(began.elapsed());
@@ -50,28 +50,28 @@ async fn median(what: impl AsyncFn()) -> Duration {
 }
 
 /// A look, and the live page's search for thumbnails.
-async fn cost(rows: u64) -> [Duration; 2] {
-    let rig = Rig::new().await;
+async fn measure_cost(rows: u64) -> [Duration; 2] {
+    let rig = TestRig::new().await;
     let ledger = rig.open_run().await;
-    moved(&rig, rows).await;
+    insert_moved_rows(&rig, rows).await;
     let newest = async || {
         let found = ledger.newest_moves(12).await.unwrap();
         assert_eq!(found.len(), 12);
     };
     [
-        median(async || look(&ledger).await).await,
-        median(newest).await,
+        median_time(async || read_status(&ledger).await).await,
+        median_time(newest).await,
     ]
 }
 
 #[tokio::test]
 #[ignore = "fills some gigabytes of disk; run it by hand: -- --ignored status_cost --nocapture"]
-async fn a_look_costs_the_same_at_a_thousand_rows_and_at_ten_million() {
-    let ([few, _], [some, some_newest]) = (cost(1000).await, cost(100_000).await);
-    let [many, many_newest] = cost(10_000_000).await;
+async fn a_status_read_costs_the_same_at_a_thousand_rows_and_at_ten_million() {
+    let ([few, _], [some, some_newest]) = (measure_cost(1000).await, measure_cost(100_000).await);
+    let [many, many_newest] = measure_cost(10_000_000).await;
     println!(
         "a look takes {few:?} at 1,000 rows, {some:?} at 100,000, {many:?} at 10,000,000; \
-         the newest twelve {some_newest:?} at 100,000, {many_newest:?} at 10,000,000 (medians of {LOOKS})"
+         the newest twelve {some_newest:?} at 100,000, {many_newest:?} at 10,000,000 (medians of {READ_COUNT})"
     );
     assert!(many < few * 2, "{few:?}, {many:?}");
     assert!(many_newest < some_newest * 2);

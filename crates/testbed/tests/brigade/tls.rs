@@ -4,23 +4,23 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use bucket_brigade_testbed::Cluster;
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Options, process::Process};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, process::ChildProcess};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::rig::{Rig, end, stop};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit};
 
 /// A server with a certificate for the name `localhost`, and two authorities: its own and a stranger.
-struct Tls {
+struct TlsServer {
     cluster: Cluster,
     port: u16,
     authority: PathBuf,
-    stranger: PathBuf,
+    foreign_authority: PathBuf,
 }
 
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+fn new_authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -37,10 +37,10 @@ fn write_for(owner_of: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-impl Tls {
+impl TlsServer {
     async fn start() -> Self {
         let cluster = Cluster::start().await.unwrap();
-        let (own, stranger) = (authority("own"), authority("stranger"));
+        let (own, stranger) = (new_authority("own"), new_authority("stranger"));
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &own).unwrap();
@@ -69,7 +69,7 @@ impl Tls {
             cluster,
             port,
             authority,
-            stranger,
+            foreign_authority: stranger,
         }
     }
 
@@ -82,19 +82,20 @@ impl Tls {
     }
 
     /// A rig whose application lives on this server.
-    async fn rig(&self) -> Rig {
-        let mut rig = Rig::without_table(Options::default(), CreateQueue::default()).await;
+    async fn rig(&self) -> TestRig {
+        let mut rig =
+            TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
         rig.application.database_url = self.cluster.create_database().await.unwrap();
-        rig.pool = rig.application.pool(3).await.unwrap();
+        rig.pool = rig.application.connect_pool(3).await.unwrap();
         rig.application.create_table(&rig.pool).await.unwrap();
         rig
     }
 }
 
 /// Both programs give up with this reason.
-async fn refused(rig: &Rig, more: &[(&str, &str)], words: &[&str]) {
+async fn assert_refused(rig: &TestRig, more: &[(&str, &str)], words: &[&str]) {
     for program in ["feeder", "consumer"] {
-        let ended = rig.run(program, more).await;
+        let ended = rig.run_program(program, more).await;
         assert_eq!(ended.code, Some(69), "{program}: {}", ended.log);
         for word in words {
             assert!(
@@ -107,29 +108,29 @@ async fn refused(rig: &Rig, more: &[(&str, &str)], words: &[&str]) {
 }
 
 /// A row moves, over connections that the server says are encrypted.
-async fn moves(rig: &Rig, more: &[(&str, &str)]) {
+async fn assert_moves(rig: &TestRig, more: &[(&str, &str)]) {
     let path = format!("image/{}.png", fastrand::u32(..));
-    let id = rig.image(&path).await;
-    let consumer: Process = rig.consumer(more);
-    let ended = end(&mut rig.spawn("feeder", more, &[])).await;
+    let id = rig.add_image(&path).await;
+    let consumer: ChildProcess = rig.spawn_consumer(more);
+    let ended = wait_for_exit(&mut rig.spawn("feeder", more, &[])).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert!(rig.path_of(&id).await.unwrap().starts_with("avatar/"));
     let plain = "SELECT count(*) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
         WHERE a.application_name = 'bucket-brigade' AND NOT s.ssl";
     let encrypted = plain.replace("NOT s.ssl", "s.ssl");
-    assert_eq!(rig.number(plain).await, 0);
-    assert!(rig.number(&encrypted).await > 0);
-    stop(consumer).await;
+    assert_eq!(rig.query_number(plain).await, 0);
+    assert!(rig.query_number(&encrypted).await > 0);
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
 async fn a_verified_server_is_used() {
-    let tls = Tls::start().await;
+    let tls = TlsServer::start().await;
     let rig = tls.rig().await;
     let own = tls.authority.to_str().unwrap();
     let query = format!("sslmode=verify-full&sslrootcert={own}");
     let url = tls.url("localhost", &rig.application.database_url, &query);
-    moves(&rig, &[("DATABASE_URL", &url)]).await;
+    assert_moves(&rig, &[("DATABASE_URL", &url)]).await;
     // The same, told by libpq's variables.
     let port = tls.port.to_string();
     let database = url
@@ -147,22 +148,22 @@ async fn a_verified_server_is_used() {
         ("PGSSLMODE", "verify-full"),
         ("PGSSLROOTCERT", own),
     ];
-    moves(&rig, &variables).await;
+    assert_moves(&rig, &variables).await;
     let url = tls.url(
         "127.0.0.1",
         &rig.application.database_url,
         "sslmode=require",
     );
-    moves(&rig, &[("DATABASE_URL", &url)]).await;
+    assert_moves(&rig, &[("DATABASE_URL", &url)]).await;
 }
 
 #[tokio::test]
 async fn a_server_that_cannot_be_verified_is_refused() {
-    let tls = Tls::start().await;
+    let tls = TlsServer::start().await;
     let rig = tls.rig().await;
     let (own, stranger) = (
         tls.authority.to_str().unwrap(),
-        tls.stranger.to_str().unwrap(),
+        tls.foreign_authority.to_str().unwrap(),
     );
     for (host, certificates, mode) in [
         ("localhost", stranger, "verify-full"),
@@ -172,7 +173,7 @@ async fn a_server_that_cannot_be_verified_is_refused() {
     ] {
         let query = format!("sslmode={mode}&sslrootcert={certificates}");
         let url = tls.url(host, &rig.application.database_url, &query);
-        refused(
+        assert_refused(
             &rig,
             &[("DATABASE_URL", &url)],
             &["sslrootcert", "certificate"],
@@ -185,11 +186,11 @@ async fn a_server_that_cannot_be_verified_is_refused() {
         &rig.application.database_url,
         "sslmode=verify-full",
     );
-    refused(&rig, &[("DATABASE_URL", &url)], &["sslrootcert"]).await;
+    assert_refused(&rig, &[("DATABASE_URL", &url)], &["sslrootcert"]).await;
 }
 
 /// A server in the middle that says it knows no TLS, and keeps what it is told.
-async fn without_tls(listener: TcpListener) -> Vec<u8> {
+async fn serve_without_tls(listener: TcpListener) -> Vec<u8> {
     let (mut stream, _): (TcpStream, _) = listener.accept().await.unwrap();
     let mut told = vec![0; 8];
     stream.read_exact(&mut told).await.unwrap();
@@ -199,16 +200,16 @@ async fn without_tls(listener: TcpListener) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_told_nothing() {
+async fn a_server_without_tls_receives_no_secret() {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     for mode in ["require", "verify-ca", "verify-full"] {
         for program in ["feeder", "consumer"] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let server = tokio::spawn(without_tls(listener));
+            let server = tokio::spawn(serve_without_tls(listener));
             let url = format!("postgres://app:password@{address}/app?sslmode={mode}");
-            let ended = rig.run(program, &[("DATABASE_URL", &url)]).await;
+            let ended = rig.run_program(program, &[("DATABASE_URL", &url)]).await;
             assert_eq!(ended.code, Some(69), "{}", ended.log);
             assert!(
                 ended.log.contains("server does not support TLS"),
@@ -224,7 +225,7 @@ async fn a_server_without_tls_is_told_nothing() {
 
 #[tokio::test]
 async fn a_mode_that_does_not_exist_is_refused() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let url = format!("{}?sslmode=verify_full", rig.application.database_url);
     for (name, settings) in [
         (
@@ -237,7 +238,7 @@ async fn a_mode_that_does_not_exist_is_refused() {
         ),
     ] {
         for program in ["feeder", "consumer"] {
-            let ended = rig.run(program, &settings).await;
+            let ended = rig.run_program(program, &settings).await;
             assert_eq!(ended.code, Some(64), "{}", ended.log);
             assert!(
                 ended.log.contains(name) && ended.log.contains("verify-full"),

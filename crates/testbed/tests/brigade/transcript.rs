@@ -4,14 +4,14 @@
 use std::path::PathBuf;
 
 /// The runbook.
-fn path() -> PathBuf {
+fn runbook_path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md")
 }
 
 /// Holds the output named `name` in the runbook to what `command` printed just now. With `BLESS=1` in
 /// the environment the runbook is written anew instead.
-pub(crate) fn shown(name: &str, command: &str, printed: &str) {
-    let runbook = std::fs::read_to_string(path()).unwrap();
+pub(crate) fn assert_runbook_output(name: &str, command: &str, printed: &str) {
+    let runbook = std::fs::read_to_string(runbook_path()).unwrap();
     let begin = format!("<!-- output: {name} -->\n```console\n");
     let (before, rest) = runbook
         .split_once(&begin)
@@ -19,21 +19,21 @@ pub(crate) fn shown(name: &str, command: &str, printed: &str) {
     let (shown, after) = rest.split_once("\n```").unwrap();
     let now = format!("$ {command}\n{}", printed.trim_end());
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(path(), format!("{before}{begin}{now}\n```{after}")).unwrap();
+        std::fs::write(runbook_path(), format!("{before}{begin}{now}\n```{after}")).unwrap();
         return;
     }
     assert_eq!(
-        outline(shown),
-        outline(&now),
+        mask_output(shown),
+        mask_output(&now),
         "docs/operations.md shows another output of {name}; BLESS=1 writes it anew"
     );
 }
 
 /// Numbers, names of processes and bars reduced to a mark, and runs of spaces to one.
-fn outline(text: &str) -> String {
+fn mask_output(text: &str) -> String {
     let mut outline = String::new();
     for word in text.split([' ', '\n']).filter(|word| !word.is_empty()) {
-        let word = mark(word);
+        let word = mask_word(word);
         // 1h 2m 3s is one time, as 3s is.
         if word.starts_with("TIME") && outline.ends_with("TIME ") {
             outline.truncate(outline.len() - "TIME ".len());
@@ -44,7 +44,7 @@ fn outline(text: &str) -> String {
     outline
 }
 
-fn mark(word: &str) -> String {
+fn mask_word(word: &str) -> String {
     if word.starts_with("consumer-") || word.starts_with("feeder-") {
         return "PROCESS".into();
     }

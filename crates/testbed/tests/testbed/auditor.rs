@@ -3,38 +3,38 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use bucket_brigade_testbed::chaos::{Auditor, Lookout};
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::seed::Seed;
-use bucket_brigade_testbed::traffic::Hot;
+use bucket_brigade_testbed::chaos::{ChaosObserver, DeleteChecker};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::seed::SeedOptions;
+use bucket_brigade_testbed::traffic::ActiveRows;
 use fastrand::Rng;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::world::World;
+use crate::world::TestWorld;
 
-struct Office {
-    world: World,
-    auditor: Arc<Auditor>,
-    hot: Arc<Hot>,
+struct AuditorFixture {
+    world: TestWorld,
+    auditor: Arc<DeleteChecker>,
+    hot: Arc<ActiveRows>,
     fed: UnboundedReceiver<String>,
     url: String,
 }
 
-impl Office {
+impl AuditorFixture {
     async fn open() -> Result<Self> {
-        let world = World::with(&Seed::plain(20)).await?;
-        let auditor = Arc::new(Auditor::new(&world.application)?);
-        let hot = Arc::new(Hot::default());
+        let world = TestWorld::with_seed(&SeedOptions::with_plain_keys(20)).await?;
+        let auditor = Arc::new(DeleteChecker::new(&world.application)?);
+        let hot = Arc::new(ActiveRows::default());
         let (sender, fed) = unbounded_channel();
-        let lookout = Lookout::new(
+        let lookout = ChaosObserver::new(
             &world.application,
             &world.seeded,
             Arc::clone(&auditor),
             Arc::clone(&hot),
             sender,
         );
-        world.cloud.watch(Arc::new(lookout))?;
-        let queue = world.cloud.create_queue("q", CreateQueue::default());
+        world.cloud.observe_requests(Arc::new(lookout))?;
+        let queue = world.cloud.create_queue("q", CreateQueueOptions::default());
         let url = queue.await?.url;
         Ok(Self {
             world,
@@ -53,7 +53,7 @@ impl Office {
 
     /// Sends a message, and deletes it as a consumer that received it.
     async fn send_and_delete(&self, body: &str) -> Result<()> {
-        let sqs = self.world.cloud.sqs_as("consumer");
+        let sqs = self.world.cloud.sqs_client_for("consumer");
         let send = sqs.send_message().queue_url(&self.url).message_body(body);
         send.send().await?;
         let received = sqs.receive_message().queue_url(&self.url).send().await?;
@@ -67,7 +67,7 @@ impl Office {
 
 #[tokio::test]
 async fn an_early_delete_is_found() -> Result<()> {
-    let office = Office::open().await?;
+    let office = AuditorFixture::open().await?;
     let (id, body) = office.message_of_some_row();
     office.send_and_delete(&body).await?;
     let findings = office.auditor.findings();
@@ -81,7 +81,7 @@ async fn an_early_delete_is_found() -> Result<()> {
 
 #[tokio::test]
 async fn a_delete_in_its_time_is_none() -> Result<()> {
-    let office = Office::open().await?;
+    let office = AuditorFixture::open().await?;
     let (id, body) = office.message_of_some_row();
     let update = format!("UPDATE images SET path = 'avatar/x' WHERE id = {id}");
     office.world.execute(&update).await?;
@@ -90,13 +90,13 @@ async fn a_delete_in_its_time_is_none() -> Result<()> {
     office.world.execute(&delete).await?;
     office.send_and_delete(&body).await?;
     assert_eq!(office.auditor.findings(), Vec::<String>::new());
-    assert_eq!(office.auditor.looks(), 2);
+    assert_eq!(office.auditor.checked_deletes(), 2);
     Ok(())
 }
 
 #[tokio::test]
 async fn deleted_poison_is_found() -> Result<()> {
-    let office = Office::open().await?;
+    let office = AuditorFixture::open().await?;
     // A body that could be one of ours is told apart by being announced.
     office
         .auditor
@@ -116,11 +116,11 @@ async fn deleted_poison_is_found() -> Result<()> {
 }
 
 #[tokio::test]
-async fn received_rows_are_hot_and_fed_messages_are_told() -> Result<()> {
-    let mut office = Office::open().await?;
+async fn received_rows_are_hot_and_fed_messages_are_reported() -> Result<()> {
+    let mut office = AuditorFixture::open().await?;
     office.send_and_delete(r#"{"id":"2","path":"x"}"#).await?;
     assert_eq!(office.hot.take(&mut Rng::new()), Some("2".to_owned()));
-    let sqs = office.world.cloud.sqs_as("feeder");
+    let sqs = office.world.cloud.sqs_client_for("feeder");
     let entry = aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder();
     let entry = entry.id("0").message_body("fed").build()?;
     let send = sqs.send_message_batch().queue_url(&office.url);

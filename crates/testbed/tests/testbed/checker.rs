@@ -1,32 +1,32 @@
 //! A checker that cannot fail is worthless: every kind of violation is committed and found.
 
 use anyhow::Result;
-use bucket_brigade_testbed::application::{Location, Properties};
-use bucket_brigade_testbed::seed::Kind;
-use bucket_brigade_testbed::traffic::{Deed, Log};
+use bucket_brigade_testbed::application::{ObjectLocation, ObjectProperties};
+use bucket_brigade_testbed::seed::SeededRowKind;
+use bucket_brigade_testbed::traffic::{ApplicationWrite, WriteLog};
 
-use crate::world::{World, new_path};
+use crate::world::{TestWorld, new_path};
 
-const IMAGES: usize = 60;
+const IMAGE_COUNT: usize = 60;
 
-type Spoil = fn(&mut Properties);
+type PropertyDamage = fn(&mut ObjectProperties);
 
-async fn migrated() -> Result<World> {
-    let world = World::new(IMAGES).await?;
-    world.migrate().await?;
+async fn migrated_world() -> Result<TestWorld> {
+    let world = TestWorld::new(IMAGE_COUNT).await?;
+    world.migrate_rows().await?;
     Ok(world)
 }
 
 /// Sweeps and expects exactly one violation, which contains `words`.
-async fn finds(world: &World, log: &Log, words: &str) -> Result<()> {
-    let found = world.sweep(log).await?.violations;
+async fn assert_finds(world: &TestWorld, log: &WriteLog, words: &str) -> Result<()> {
+    let found = world.run_checker(log).await?.violations;
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(found[0].contains(words), "{found:#?}");
     Ok(())
 }
 
-fn destination(key: &str) -> Location {
-    Location {
+fn destination_object(key: &str) -> ObjectLocation {
+    ObjectLocation {
         bucket: "images-new".to_owned(),
         key: key.to_owned(),
     }
@@ -34,7 +34,10 @@ fn destination(key: &str) -> Location {
 
 #[tokio::test]
 async fn a_finished_migration_holds() -> Result<()> {
-    let verdict = migrated().await?.sweep(&Log::default()).await?;
+    let verdict = migrated_world()
+        .await?
+        .run_checker(&WriteLog::default())
+        .await?;
     assert_eq!(verdict.violations, Vec::<String>::new());
     assert_eq!(
         (verdict.images, verdict.failed, verdict.already_moved),
@@ -46,8 +49,8 @@ async fn a_finished_migration_holds() -> Result<()> {
 
 #[tokio::test]
 async fn rows_that_were_never_moved_are_in_no_state() -> Result<()> {
-    let world = World::new(IMAGES).await?;
-    let found = world.sweep(&Log::default()).await?.violations;
+    let world = TestWorld::new(IMAGE_COUNT).await?;
+    let found = world.run_checker(&WriteLog::default()).await?.violations;
     assert_eq!(found.len(), 58);
     assert!(
         found
@@ -60,7 +63,7 @@ async fn rows_that_were_never_moved_are_in_no_state() -> Result<()> {
 
 #[tokio::test]
 async fn a_path_without_object() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let key = new_path(world.some_row());
     world
         .application
@@ -70,7 +73,7 @@ async fn a_path_without_object() -> Result<()> {
         .key(key)
         .send()
         .await?;
-    let found = world.sweep(&Log::default()).await?.violations;
+    let found = world.run_checker(&WriteLog::default()).await?.violations;
     assert!(
         found
             .iter()
@@ -82,7 +85,7 @@ async fn a_path_without_object() -> Result<()> {
 
 #[tokio::test]
 async fn a_source_that_is_gone() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let key = &world.some_row().path;
     world
         .application
@@ -92,30 +95,30 @@ async fn a_source_that_is_gone() -> Result<()> {
         .key(key)
         .send()
         .await?;
-    finds(&world, &Log::default(), "is gone").await
+    assert_finds(&world, &WriteLog::default(), "is gone").await
 }
 
 #[tokio::test]
 async fn a_copy_of_other_bytes() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let row = world.some_row();
-    let at = destination(&new_path(row));
+    let at = destination_object(&new_path(row));
     world
         .application
         .put_object(&at, b"another".to_vec(), &row.properties)
         .await?;
-    finds(&world, &Log::default(), "has SHA-256").await
+    assert_finds(&world, &WriteLog::default(), "has SHA-256").await
 }
 
 #[tokio::test]
 async fn a_copy_that_lost_each_property() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let row = world
         .seeded
-        .of(Kind::ToMove)
+        .rows_of_kind(SeededRowKind::ToMove)
         .find(|row| !row.shared && !row.properties.tags.is_empty());
     let row = row.expect("a tagged row");
-    let at = world.application.locate(&row.path);
+    let at = world.application.location_of(&row.path);
     let bytes = world
         .application
         .s3
@@ -125,7 +128,7 @@ async fn a_copy_that_lost_each_property() -> Result<()> {
         .send()
         .await?;
     let bytes = bytes.body.collect().await?.to_vec();
-    let spoils: [(&str, Spoil); 6] = [
+    let spoils: [(&str, PropertyDamage); 6] = [
         ("has content type", |it| {
             it.content_type = Some("binary/octet-stream".to_owned());
         }),
@@ -144,36 +147,40 @@ async fn a_copy_that_lost_each_property() -> Result<()> {
         spoil(&mut properties);
         world
             .application
-            .put_object(&destination(&new_path(row)), bytes.clone(), &properties)
+            .put_object(
+                &destination_object(&new_path(row)),
+                bytes.clone(),
+                &properties,
+            )
             .await?;
-        finds(&world, &Log::default(), words).await?;
+        assert_finds(&world, &WriteLog::default(), words).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn an_application_write_that_the_migration_undid() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let row = world.some_row();
-    let at = destination("avatar/mine.png");
+    let at = destination_object("avatar/mine.png");
     let sha256 = world
         .application
-        .put_object(&at, b"mine".to_vec(), &Properties::default())
+        .put_object(&at, b"mine".to_vec(), &ObjectProperties::default())
         .await?;
-    let deed = Deed::Replaced {
+    let deed = ApplicationWrite::Replaced {
         path: at.key.clone(),
         sha256: sha256.clone(),
     };
-    let log = Log {
+    let log = WriteLog {
         rows: [(row.id.clone(), deed)].into(),
         objects: [(at, sha256)].into(),
     };
-    let verdict = world.sweep(&log).await?;
+    let verdict = world.run_checker(&log).await?;
     assert_eq!(
         (verdict.lost_application_writes, verdict.overwritten_objects),
         (1, 0)
     );
-    finds(
+    assert_finds(
         &world,
         &log,
         "set to \"avatar/mine.png\" by the application",
@@ -185,24 +192,27 @@ async fn an_application_write_that_the_migration_undid() -> Result<()> {
             row.id
         ))
         .await?;
-    assert_eq!(world.sweep(&log).await?.violations, Vec::<String>::new());
+    assert_eq!(
+        world.run_checker(&log).await?.violations,
+        Vec::<String>::new()
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn an_object_of_the_application_that_was_overwritten() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let row = world.some_row();
-    let at = destination(&new_path(row));
-    let deed = Deed::Replaced {
+    let at = destination_object(&new_path(row));
+    let deed = ApplicationWrite::Replaced {
         path: at.key.clone(),
         sha256: "mine".to_owned(),
     };
-    let log = Log {
+    let log = WriteLog {
         rows: [(row.id.clone(), deed)].into(),
         objects: [(at, "mine".to_owned())].into(),
     };
-    let verdict = world.sweep(&log).await?;
+    let verdict = world.run_checker(&log).await?;
     assert_eq!(
         (verdict.lost_application_writes, verdict.overwritten_objects),
         (1, 1)
@@ -213,30 +223,30 @@ async fn an_object_of_the_application_that_was_overwritten() -> Result<()> {
 
 #[tokio::test]
 async fn a_deleted_row_that_came_back() -> Result<()> {
-    let world = migrated().await?;
-    let log = Log {
-        rows: [(world.some_row().id.clone(), Deed::Deleted)].into(),
-        ..Log::default()
+    let world = migrated_world().await?;
+    let log = WriteLog {
+        rows: [(world.some_row().id.clone(), ApplicationWrite::Deleted)].into(),
+        ..WriteLog::default()
     };
-    assert_eq!(world.sweep(&log).await?.lost_application_writes, 1);
-    finds(&world, &log, "now back").await
+    assert_eq!(world.run_checker(&log).await?.lost_application_writes, 1);
+    assert_finds(&world, &log, "now back").await
 }
 
 #[tokio::test]
 async fn a_row_that_vanished() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     world
         .execute(&format!(
             "DELETE FROM images WHERE id = {}",
             world.some_row().id
         ))
         .await?;
-    finds(&world, &Log::default(), "the row is gone").await
+    assert_finds(&world, &WriteLog::default(), "the row is gone").await
 }
 
 #[tokio::test]
 async fn a_row_that_moved_without_evidence() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let id = &world.some_row().id;
     world
         .execute(&format!(
@@ -244,9 +254,9 @@ async fn a_row_that_moved_without_evidence() -> Result<()> {
              UPDATE bucket_brigade.counters SET moved = moved - 1"
         ))
         .await?;
-    finds(
+    assert_finds(
         &world,
-        &Log::default(),
+        &WriteLog::default(),
         "neither moved nor changed nor failed",
     )
     .await
@@ -254,7 +264,7 @@ async fn a_row_that_moved_without_evidence() -> Result<()> {
 
 #[tokio::test]
 async fn a_row_that_is_moved_and_failed() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let id = &world.some_row().id;
     world
         .execute(&format!(
@@ -263,12 +273,12 @@ async fn a_row_that_is_moved_and_failed() -> Result<()> {
              UPDATE bucket_brigade.counters SET failed = failed + 1"
         ))
         .await?;
-    finds(&world, &Log::default(), "moved and failed").await
+    assert_finds(&world, &WriteLog::default(), "moved and failed").await
 }
 
 #[tokio::test]
-async fn a_change_nobody_made() -> Result<()> {
-    let world = migrated().await?;
+async fn a_change_without_a_write() -> Result<()> {
+    let world = migrated_world().await?;
     let row = world.some_row();
     world
         .execute(&format!(
@@ -278,30 +288,30 @@ async fn a_change_nobody_made() -> Result<()> {
             row.id
         ))
         .await?;
-    finds(&world, &Log::default(), "nobody changed it").await
+    assert_finds(&world, &WriteLog::default(), "nobody changed it").await
 }
 
 #[tokio::test]
 async fn evidence_of_another_path() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     let id = &world.some_row().id;
     world
         .execute(&format!(
             "UPDATE bucket_brigade.moves SET new_path = 'avatar/x' WHERE row_id = '{id}'"
         ))
         .await?;
-    finds(&world, &Log::default(), "the ledger tells of a move").await
+    assert_finds(&world, &WriteLog::default(), "the ledger tells of a move").await
 }
 
 #[tokio::test]
 async fn counters_that_do_not_add_up() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     world
         .execute("UPDATE bucket_brigade.counters SET moved = moved + 1")
         .await?;
-    finds(
+    assert_finds(
         &world,
-        &Log::default(),
+        &WriteLog::default(),
         "the counters say 58 moved, the table has 57",
     )
     .await
@@ -309,9 +319,9 @@ async fn counters_that_do_not_add_up() -> Result<()> {
 
 #[tokio::test]
 async fn a_row_outside_the_prefix_that_was_touched() -> Result<()> {
-    let world = migrated().await?;
+    let world = migrated_world().await?;
     world
         .execute("UPDATE images SET path = 'logo/b.png' WHERE path = 'logo/a.png'")
         .await?;
-    finds(&world, &Log::default(), "outside the prefix").await
+    assert_finds(&world, &WriteLog::default(), "outside the prefix").await
 }

@@ -5,20 +5,20 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
-use bucket_brigade_testbed::cloud::{Cloud, Options};
+use bucket_brigade_testbed::cloud::{Cloud, CloudOptions};
 
 const MIB: usize = 1 << 20;
 
-async fn with_source(options: Options, bytes: usize) -> Result<(Cloud, Client)> {
+async fn with_source(options: CloudOptions, bytes: usize) -> Result<(Cloud, Client)> {
     let cloud = Cloud::start(options)?;
     cloud.create_bucket("old").await?;
     cloud.create_bucket("new").await?;
-    let s3 = cloud.s3();
-    put(&s3, "old", "a", &vec![7; bytes]).await?;
+    let s3 = cloud.s3_client();
+    put_object(&s3, "old", "a", &vec![7; bytes]).await?;
     Ok((cloud, s3))
 }
 
-async fn put(s3: &Client, bucket: &str, key: &str, bytes: &[u8]) -> Result<()> {
+async fn put_object(s3: &Client, bucket: &str, key: &str, bytes: &[u8]) -> Result<()> {
     s3.put_object()
         .bucket(bucket)
         .key(key)
@@ -28,13 +28,13 @@ async fn put(s3: &Client, bucket: &str, key: &str, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-async fn get(s3: &Client, key: &str) -> Result<Vec<u8>> {
+async fn get_object(s3: &Client, key: &str) -> Result<Vec<u8>> {
     let got = s3.get_object().bucket("new").key(key).send().await?;
     Ok(got.body.collect().await?.to_vec())
 }
 
 /// Copies only if nothing is there; the error's code otherwise.
-async fn copy(s3: &Client, key: &str) -> Result<(), String> {
+async fn copy_object(s3: &Client, key: &str) -> Result<(), String> {
     let copy = s3
         .copy_object()
         .copy_source("old/a")
@@ -52,19 +52,25 @@ async fn copy(s3: &Client, key: &str) -> Result<(), String> {
 
 #[tokio::test]
 async fn a_conditional_copy_leaves_what_is_there() -> Result<()> {
-    let (_cloud, s3) = with_source(Options::default(), 10).await?;
-    assert_eq!(copy(&s3, "b").await, Ok(()));
-    assert_eq!(copy(&s3, "b").await, Err("PreconditionFailed".to_owned()));
-    put(&s3, "new", "c", b"mine").await?;
-    assert_eq!(copy(&s3, "c").await, Err("PreconditionFailed".to_owned()));
-    assert_eq!(get(&s3, "c").await?, b"mine");
+    let (_cloud, s3) = with_source(CloudOptions::default(), 10).await?;
+    assert_eq!(copy_object(&s3, "b").await, Ok(()));
+    assert_eq!(
+        copy_object(&s3, "b").await,
+        Err("PreconditionFailed".to_owned())
+    );
+    put_object(&s3, "new", "c", b"mine").await?;
+    assert_eq!(
+        copy_object(&s3, "c").await,
+        Err("PreconditionFailed".to_owned())
+    );
+    assert_eq!(get_object(&s3, "c").await?, b"mine");
     Ok(())
 }
 
 #[tokio::test]
 async fn of_many_conditional_copies_at_once_one_succeeds() -> Result<()> {
-    let (_cloud, s3) = with_source(Options::default(), 10).await?;
-    let outcomes = futures::future::join_all((0..20).map(|_| copy(&s3, "b"))).await;
+    let (_cloud, s3) = with_source(CloudOptions::default(), 10).await?;
+    let outcomes = futures::future::join_all((0..20).map(|_| copy_object(&s3, "b"))).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
     Ok(())
 }
@@ -72,39 +78,42 @@ async fn of_many_conditional_copies_at_once_one_succeeds() -> Result<()> {
 #[tokio::test]
 async fn an_older_store_ignores_the_condition() -> Result<()> {
     let (_cloud, s3) = with_source(
-        Options {
+        CloudOptions {
             conditional_copy: false,
-            ..Options::default()
+            ..CloudOptions::default()
         },
         10,
     )
     .await?;
-    put(&s3, "new", "c", b"mine").await?;
-    assert_eq!(copy(&s3, "c").await, Ok(()));
-    assert_eq!(get(&s3, "c").await?, [7; 10]);
+    put_object(&s3, "new", "c", b"mine").await?;
+    assert_eq!(copy_object(&s3, "c").await, Ok(()));
+    assert_eq!(get_object(&s3, "c").await?, [7; 10]);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_source_above_the_limit_is_not_copied() -> Result<()> {
     let (_cloud, s3) = with_source(
-        Options {
+        CloudOptions {
             copy_limit_bytes: 9,
-            ..Options::default()
+            ..CloudOptions::default()
         },
         10,
     )
     .await?;
-    assert_eq!(copy(&s3, "b").await, Err("InvalidRequest".to_owned()));
+    assert_eq!(
+        copy_object(&s3, "b").await,
+        Err("InvalidRequest".to_owned())
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn a_multipart_copy_carries_what_it_is_told() -> Result<()> {
+async fn a_multipart_copy_carries_the_given_properties() -> Result<()> {
     let (cloud, s3) = with_source(
-        Options {
+        CloudOptions {
             copy_limit_bytes: 9,
-            ..Options::default()
+            ..CloudOptions::default()
         },
         11 * MIB,
     )
@@ -174,14 +183,14 @@ async fn a_multipart_copy_carries_what_it_is_told() -> Result<()> {
         .await?
         .tag_set;
     assert_eq!((tags[0].key.as_str(), tags[0].value.as_str()), ("a", "b"));
-    assert_eq!(cloud.requests().count("UploadPartCopy"), 3);
+    assert_eq!(cloud.request_counts().count_operation("UploadPartCopy"), 3);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_multipart_upload_is_completed_only_if_nothing_is_there() -> Result<()> {
-    let (_cloud, s3) = with_source(Options::default(), 10).await?;
-    put(&s3, "new", "b", b"mine").await?;
+    let (_cloud, s3) = with_source(CloudOptions::default(), 10).await?;
+    put_object(&s3, "new", "b", b"mine").await?;
     let upload = s3
         .create_multipart_upload()
         .bucket("new")
@@ -217,23 +226,23 @@ async fn a_multipart_upload_is_completed_only_if_nothing_is_there() -> Result<()
         .upload_id(&upload)
         .send()
         .await?;
-    assert_eq!(get(&s3, "b").await?, b"mine");
+    assert_eq!(get_object(&s3, "b").await?, b"mine");
     Ok(())
 }
 
 #[tokio::test]
 async fn requests_are_counted_by_caller_and_operation() -> Result<()> {
-    let (cloud, s3) = with_source(Options::default(), 10).await?;
-    let consumer = cloud.s3_as("consumer");
-    copy(&consumer, "b").await.unwrap();
+    let (cloud, s3) = with_source(CloudOptions::default(), 10).await?;
+    let consumer = cloud.s3_client_for("consumer");
+    copy_object(&consumer, "b").await.unwrap();
     consumer.head_object().bucket("new").key("b").send().await?;
     consumer.head_bucket().bucket("new").send().await?;
     s3.list_objects_v2().bucket("new").send().await?;
     s3.delete_object().bucket("new").key("b").send().await?;
-    cloud.sqs().list_queues().send().await?;
-    let requests = cloud.requests();
-    assert_eq!(requests.count_by("consumer", "CopyObject"), 1);
-    assert_eq!(requests.count_by("test", "CopyObject"), 0);
+    cloud.sqs_client().list_queues().send().await?;
+    let requests = cloud.request_counts();
+    assert_eq!(requests.count_operation_by("consumer", "CopyObject"), 1);
+    assert_eq!(requests.count_operation_by("test", "CopyObject"), 0);
     assert_eq!(
         (requests.total_sqs(), requests.total_sqs_by(&["consumer"])),
         (1, 0)

@@ -7,26 +7,31 @@ use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::operation::copy_object::CopyObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry as Entry;
-use bucket_brigade_testbed::cloud::{Cloud, CreateQueue, Effect, Fault, Options};
+use bucket_brigade_testbed::cloud::{Cloud, CloudOptions, CreateQueueOptions, Fault, FaultEffect};
 
-struct Bench {
+struct FaultFixture {
     cloud: Cloud,
     s3: aws_sdk_s3::Client,
     sqs: aws_sdk_sqs::Client,
 }
 
-impl Bench {
+impl FaultFixture {
     async fn new() -> Result<Self> {
-        let cloud = Cloud::start(Options::default())?;
+        let cloud = Cloud::start(CloudOptions::default())?;
         cloud.create_bucket("box").await?;
         let once = aws_sdk_s3::config::retry::RetryConfig::disabled();
         let s3 = cloud
-            .s3()
+            .s3_client()
             .config()
             .to_builder()
             .retry_config(once.clone())
             .build();
-        let sqs = cloud.sqs().config().to_builder().retry_config(once).build();
+        let sqs = cloud
+            .sqs_client()
+            .config()
+            .to_builder()
+            .retry_config(once)
+            .build();
         let (s3, sqs) = (
             aws_sdk_s3::Client::from_conf(s3),
             aws_sdk_sqs::Client::from_conf(sqs),
@@ -42,8 +47,8 @@ impl Bench {
 
     /// Copies `a` to `key` under the fault: the answer, or the error's code, which is empty when
     /// there was no whole answer.
-    async fn copy(&self, key: &str, effect: Effect) -> Result<CopyObjectOutput, String> {
-        let fault = self.cloud.inject(Fault::new("CopyObject", effect));
+    async fn copy(&self, key: &str, effect: FaultEffect) -> Result<CopyObjectOutput, String> {
+        let fault = self.cloud.inject_fault(Fault::new("CopyObject", effect));
         let outcome = self
             .s3
             .copy_object()
@@ -69,16 +74,16 @@ impl Bench {
 
 #[tokio::test]
 async fn errors_before_and_after_the_effect() -> Result<()> {
-    let bench = Bench::new().await?;
+    let bench = FaultFixture::new().await?;
     assert_eq!(
         bench
-            .copy("x", Effect::error(503, "SlowDown"))
+            .copy("x", FaultEffect::error(503, "SlowDown"))
             .await
             .unwrap_err(),
         "SlowDown"
     );
     assert!(!bench.exists("x").await);
-    let after = Effect::ErrorAfterEffect {
+    let after = FaultEffect::ErrorAfterEffect {
         status: 500,
         code: "InternalError".into(),
         message: "oh".into(),
@@ -90,8 +95,8 @@ async fn errors_before_and_after_the_effect() -> Result<()> {
 
 #[tokio::test]
 async fn successes_that_are_none() -> Result<()> {
-    let bench = Bench::new().await?;
-    let ok_with_error = Effect::OkWithError {
+    let bench = FaultFixture::new().await?;
+    let ok_with_error = FaultEffect::OkWithError {
         code: "InternalError".into(),
     };
     assert_eq!(
@@ -99,7 +104,7 @@ async fn successes_that_are_none() -> Result<()> {
         "InternalError"
     );
     let empty = bench
-        .copy("y", Effect::EmptyOk)
+        .copy("y", FaultEffect::EmptyOk)
         .await
         .expect("a success without a result");
     assert_eq!(empty.copy_object_result, None);
@@ -109,16 +114,22 @@ async fn successes_that_are_none() -> Result<()> {
 
 #[tokio::test]
 async fn connections_that_end_early() -> Result<()> {
-    let bench = Bench::new().await?;
-    assert_eq!(bench.copy("x", Effect::Reset).await.unwrap_err(), "");
+    let bench = FaultFixture::new().await?;
+    assert_eq!(bench.copy("x", FaultEffect::Reset).await.unwrap_err(), "");
     assert!(!bench.exists("x").await);
     assert_eq!(
-        bench.copy("y", Effect::ResetAfterEffect).await.unwrap_err(),
+        bench
+            .copy("y", FaultEffect::ResetAfterEffect)
+            .await
+            .unwrap_err(),
         ""
     );
     assert!(bench.exists("y").await);
     assert_eq!(
-        bench.copy("z", Effect::TruncatedBody).await.unwrap_err(),
+        bench
+            .copy("z", FaultEffect::TruncatedBody)
+            .await
+            .unwrap_err(),
         ""
     );
     assert!(bench.exists("z").await);
@@ -127,10 +138,10 @@ async fn connections_that_end_early() -> Result<()> {
 
 #[tokio::test]
 async fn delays() -> Result<()> {
-    let bench = Bench::new().await?;
+    let bench = FaultFixture::new().await?;
     let begun = Instant::now();
     bench
-        .copy("x", Effect::Delay(Duration::from_millis(200)))
+        .copy("x", FaultEffect::Delay(Duration::from_millis(200)))
         .await
         .unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(200));
@@ -139,8 +150,8 @@ async fn delays() -> Result<()> {
 
 #[tokio::test]
 async fn a_slow_copy_outlives_its_caller() -> Result<()> {
-    let bench = Bench::new().await?;
-    let slow = Effect::Slow(Duration::from_millis(300));
+    let bench = FaultFixture::new().await?;
+    let slow = FaultEffect::Slow(Duration::from_millis(300));
     let copy = bench.copy("x", slow);
     assert!(
         tokio::time::timeout(Duration::from_millis(100), copy)
@@ -155,8 +166,8 @@ async fn a_slow_copy_outlives_its_caller() -> Result<()> {
 
 #[tokio::test]
 async fn a_late_answer_comes_after_the_effect() -> Result<()> {
-    let bench = Bench::new().await?;
-    let copy = bench.copy("x", Effect::LateAnswer(Duration::from_mins(10)));
+    let bench = FaultFixture::new().await?;
+    let copy = bench.copy("x", FaultEffect::DelayedResponse(Duration::from_mins(10)));
     tokio::select! {
         _ = copy => panic!("it was answered"),
         () = async { while !bench.exists("x").await {} } => {}
@@ -166,8 +177,8 @@ async fn a_late_answer_comes_after_the_effect() -> Result<()> {
 
 #[tokio::test]
 async fn batches_of_which_a_part_fails() -> Result<()> {
-    let bench = Bench::new().await?;
-    let queue = bench.cloud.create_queue("q", CreateQueue::default());
+    let bench = FaultFixture::new().await?;
+    let queue = bench.cloud.create_queue("q", CreateQueueOptions::default());
     let url = queue.await?.url;
     let send = async |ids: &[&str]| -> Result<(usize, Vec<String>)> {
         let entry = |id: &&str| Entry::builder().id(*id).message_body("a").build().unwrap();
@@ -177,11 +188,13 @@ async fn batches_of_which_a_part_fails() -> Result<()> {
         let failed = sent.failed.into_iter().map(|entry| entry.id).collect();
         Ok((sent.successful.len(), failed))
     };
-    let effect = Effect::FailSomeEntries {
+    let effect = FaultEffect::FailSomeEntries {
         code: "InternalError".into(),
         sender_fault: false,
     };
-    let _fault = bench.cloud.inject(Fault::new("SendMessageBatch", effect));
+    let _fault = bench
+        .cloud
+        .inject_fault(Fault::new("SendMessageBatch", effect));
     assert_eq!(
         send(&["1", "2", "3"]).await?,
         (1, vec!["1".into(), "3".into()])
@@ -193,10 +206,10 @@ async fn batches_of_which_a_part_fails() -> Result<()> {
 
 #[tokio::test]
 async fn errors_and_failed_entries_of_sqs() -> Result<()> {
-    let bench = Bench::new().await?;
+    let bench = FaultFixture::new().await?;
     let url = bench
         .cloud
-        .create_queue("q", CreateQueue::default())
+        .create_queue("q", CreateQueueOptions::default())
         .await?
         .url;
     let entries = ["1", "2"].map(|id| {
@@ -212,22 +225,26 @@ async fn errors_and_failed_entries_of_sqs() -> Result<()> {
         .queue_url(&url)
         .set_entries(Some(entries.to_vec()));
 
-    let fault = Fault::new("SendMessageBatch", Effect::error(403, "RequestThrottled")).times(1);
-    let handle = bench.cloud.inject(fault);
+    let fault = Fault::new(
+        "SendMessageBatch",
+        FaultEffect::error(403, "RequestThrottled"),
+    )
+    .times(1);
+    let handle = bench.cloud.inject_fault(fault);
     assert_eq!(
         send.clone().send().await.unwrap_err().code(),
         Some("RequestThrottled")
     );
     handle.remove();
 
-    let fail = Effect::FailEntries {
+    let fail = FaultEffect::FailEntries {
         code: "InternalError".into(),
         sender_fault: false,
     };
     let fault = Fault::new("SendMessageBatch", fail)
         .key_contains("image/a")
         .times(1);
-    let handle = bench.cloud.inject(fault);
+    let handle = bench.cloud.inject_fault(fault);
     let failed = send.clone().send().await?.failed;
     assert_eq!(
         failed
@@ -249,21 +266,23 @@ async fn errors_and_failed_entries_of_sqs() -> Result<()> {
 
 #[tokio::test]
 async fn only_what_is_meant_is_struck() -> Result<()> {
-    let bench = Bench::new().await?;
-    let fault = Fault::new("HeadObject", Effect::error(403, "AccessDenied"));
-    let by_key = bench.cloud.inject(fault.clone().key_contains("other"));
-    let by_caller = bench.cloud.inject(fault.clone().caller("consumer"));
-    let never = bench.cloud.inject(fault.clone().probability(0.0));
+    let bench = FaultFixture::new().await?;
+    let fault = Fault::new("HeadObject", FaultEffect::error(403, "AccessDenied"));
+    let by_key = bench
+        .cloud
+        .inject_fault(fault.clone().key_contains("other"));
+    let by_caller = bench.cloud.inject_fault(fault.clone().caller("consumer"));
+    let never = bench.cloud.inject_fault(fault.clone().probability(0.0));
     assert!(bench.exists("a").await);
     assert_eq!((by_key.hits(), by_caller.hits(), never.hits()), (0, 0, 0));
-    let twice = bench.cloud.inject(fault.clone().times(2));
+    let twice = bench.cloud.inject_fault(fault.clone().times(2));
     let outcomes = [
         bench.exists("a").await,
         bench.exists("a").await,
         bench.exists("a").await,
     ];
     assert_eq!((outcomes, twice.hits()), ([false, false, true], 2));
-    let half = bench.cloud.inject(fault.probability(0.5));
+    let half = bench.cloud.inject_fault(fault.probability(0.5));
     for _ in 0..100 {
         bench.exists("a").await;
     }

@@ -7,10 +7,15 @@ use aws_sdk_sqs::types::{
     DeleteMessageBatchRequestEntry as Entry, Message, MessageAttributeValue,
     SendMessageBatchRequestEntry,
 };
-use bucket_brigade_testbed::cloud::{Cloud, CreateQueue, Options, QueueDepth};
+use bucket_brigade_testbed::cloud::{Cloud, CloudOptions, CreateQueueOptions, QueueDepth};
 
 async fn receive(cloud: &Cloud, url: &str) -> Result<String> {
-    let received = cloud.sqs().receive_message().queue_url(url).send().await?;
+    let received = cloud
+        .sqs_client()
+        .receive_message()
+        .queue_url(url)
+        .send()
+        .await?;
     Ok(received.messages.unwrap_or_default()[0]
         .receipt_handle
         .clone()
@@ -19,13 +24,13 @@ async fn receive(cloud: &Cloud, url: &str) -> Result<String> {
 
 #[tokio::test]
 async fn a_stale_handle_deletes_nothing_and_succeeds() -> Result<()> {
-    let cloud = Cloud::start(Options::default())?;
-    let queue = CreateQueue {
+    let cloud = Cloud::start(CloudOptions::default())?;
+    let queue = CreateQueueOptions {
         visibility_seconds: 1,
-        ..CreateQueue::default()
+        ..CreateQueueOptions::default()
     };
     let url = cloud.create_queue("q", queue).await?.url;
-    let sqs = cloud.sqs();
+    let sqs = cloud.sqs_client();
     sqs.send_message()
         .queue_url(&url)
         .message_body("a")
@@ -96,13 +101,13 @@ async fn a_stale_handle_deletes_nothing_and_succeeds() -> Result<()> {
 
 #[tokio::test]
 async fn a_message_received_too_often_is_a_dead_letter() -> Result<()> {
-    let cloud = Cloud::start(Options::default())?;
-    let queue = CreateQueue {
+    let cloud = Cloud::start(CloudOptions::default())?;
+    let queue = CreateQueueOptions {
         max_receive_count: Some(1),
-        ..CreateQueue::default()
+        ..CreateQueueOptions::default()
     };
     let queue = cloud.create_queue("q", queue).await?;
-    let sqs = cloud.sqs();
+    let sqs = cloud.sqs_client();
     sqs.send_message()
         .queue_url(&queue.url)
         .message_body("a")
@@ -128,11 +133,11 @@ async fn a_message_received_too_often_is_a_dead_letter() -> Result<()> {
 
 #[tokio::test]
 async fn a_fifo_queue_says_so() -> Result<()> {
-    let cloud = Cloud::start(Options::default())?;
-    let queue = CreateQueue {
+    let cloud = Cloud::start(CloudOptions::default())?;
+    let queue = CreateQueueOptions {
         fifo: true,
         max_receive_count: None,
-        ..CreateQueue::default()
+        ..CreateQueueOptions::default()
     };
     let url = cloud.create_queue("q.fifo", queue).await?.url;
     assert!(url.ends_with("q.fifo"));
@@ -152,9 +157,9 @@ fn attribute(kind: &str, value: &str) -> Result<MessageAttributeValue> {
 }
 
 /// Receives a message with these attributes, and gives it back at once.
-async fn look(cloud: &Cloud, url: &str, names: &[&str]) -> Result<Message> {
+async fn receive_with_attributes(cloud: &Cloud, url: &str, names: &[&str]) -> Result<Message> {
     let names = names.iter().map(|name| (*name).to_owned()).collect();
-    let receive = cloud.sqs().receive_message().queue_url(url);
+    let receive = cloud.sqs_client().receive_message().queue_url(url);
     let receive = receive.set_message_attribute_names(Some(names));
     let received = receive.visibility_timeout(0).send().await?;
     let message = received.messages.unwrap_or_default().into_iter().next();
@@ -163,10 +168,10 @@ async fn look(cloud: &Cloud, url: &str, names: &[&str]) -> Result<Message> {
 
 #[tokio::test]
 async fn attributes_come_to_those_who_ask_for_them() -> Result<()> {
-    let cloud = Cloud::start(Options::default())?;
-    let queue = CreateQueue {
+    let cloud = Cloud::start(CloudOptions::default())?;
+    let queue = CreateQueueOptions {
         max_receive_count: Some(4),
-        ..CreateQueue::default()
+        ..CreateQueueOptions::default()
     };
     let queue = cloud.create_queue("q", queue).await?;
     let entry = SendMessageBatchRequestEntry::builder()
@@ -175,30 +180,37 @@ async fn attributes_come_to_those_who_ask_for_them() -> Result<()> {
         .message_attributes("traceparent", attribute("String", TRACEPARENT)?)
         .message_attributes("other", attribute("Number", "7")?)
         .build()?;
-    let send = cloud.sqs().send_message_batch().queue_url(&queue.url);
+    let send = cloud
+        .sqs_client()
+        .send_message_batch()
+        .queue_url(&queue.url);
     let sent = send.entries(entry).send().await?;
     assert_eq!(
         sent.successful[0].md5_of_message_attributes(),
         Some(MD5_OF_BOTH)
     );
-    let message = look(&cloud, &queue.url, &["traceparent"]).await?;
+    let message = receive_with_attributes(&cloud, &queue.url, &["traceparent"]).await?;
     let attributes = message.message_attributes.clone().unwrap_or_default();
     assert_eq!(attributes.len(), 1);
     let value = &attributes["traceparent"];
     assert_eq!(value.string_value(), Some(TRACEPARENT));
     assert_eq!(value.data_type(), "String");
     assert_eq!(message.md5_of_message_attributes(), Some(MD5));
-    let message = look(&cloud, &queue.url, &["All"]).await?;
+    let message = receive_with_attributes(&cloud, &queue.url, &["All"]).await?;
     assert_eq!(message.md5_of_message_attributes(), Some(MD5_OF_BOTH));
     for names in [&[][..], &["absent"]] {
-        let message = look(&cloud, &queue.url, names).await?;
+        let message = receive_with_attributes(&cloud, &queue.url, names).await?;
         assert_eq!(message.message_attributes, None);
         assert_eq!(message.md5_of_message_attributes(), None);
     }
     // A dead letter has them still.
-    assert!(look(&cloud, &queue.url, &[]).await.is_err());
+    assert!(
+        receive_with_attributes(&cloud, &queue.url, &[])
+            .await
+            .is_err()
+    );
     let dead = queue.dead_letter_url.unwrap_or_default();
-    let message = look(&cloud, &dead, &["traceparent"]).await?;
+    let message = receive_with_attributes(&cloud, &dead, &["traceparent"]).await?;
     assert_eq!(message.md5_of_message_attributes(), Some(MD5));
     Ok(())
 }

@@ -4,37 +4,39 @@ use std::collections::BTreeSet;
 use std::io::Cursor;
 
 use anyhow::Result;
-use bucket_brigade_testbed::application::{Application, IdType, Table};
-use bucket_brigade_testbed::cloud::{Cloud, Options};
-use bucket_brigade_testbed::picture::picture;
+use bucket_brigade_testbed::application::{Application, ApplicationIdType, ImagesTable};
+use bucket_brigade_testbed::cloud::{Cloud, CloudOptions};
+use bucket_brigade_testbed::picture::random_png;
 use bucket_brigade_testbed::postgres::Cluster;
-use bucket_brigade_testbed::seed::{Kind, Row, Seed, expected, seed};
+use bucket_brigade_testbed::seed::{
+    SeedOptions, SeededRow, SeededRowKind, expected_rows, seed_images,
+};
 
-use crate::world::World;
+use crate::world::TestWorld;
 
 #[tokio::test]
 async fn all_kinds_of_rows_with_their_objects() -> Result<()> {
-    let world = World::new(200).await?;
+    let world = TestWorld::new(200).await?;
     let seeded = &world.seeded;
     let kinds = [
-        Kind::ToMove,
-        Kind::AlreadyMoved,
-        Kind::Missing,
-        Kind::Outside,
+        SeededRowKind::ToMove,
+        SeededRowKind::AlreadyMoved,
+        SeededRowKind::Missing,
+        SeededRowKind::Outside,
     ]
-    .map(|kind| seeded.count(kind));
+    .map(|kind| seeded.count_kind(kind));
     assert_eq!(kinds, [195, 4, 1, 9]);
     assert_eq!(seeded.rows.iter().filter(|row| row.shared).count(), 4);
-    let paths = world.application.paths(&world.pool).await?;
+    let paths = world.application.read_paths(&world.pool).await?;
     for row in &seeded.rows {
         assert_eq!(paths.get(&row.id), Some(&row.path));
         let found = world
             .application
-            .get_tagged_object(&world.application.locate(&row.path))
+            .get_tagged_object(&world.application.location_of(&row.path))
             .await?;
         let found = found.map(|object| (object.sha256, object.properties));
-        let expected =
-            (row.kind != Kind::Missing).then(|| (row.sha256.clone(), row.properties.clone()));
+        let expected = (row.kind != SeededRowKind::Missing)
+            .then(|| (row.sha256.clone(), row.properties.clone()));
         assert_eq!(found, expected, "{:?}", row.path);
     }
     let contents: BTreeSet<&str> = seeded.rows.iter().map(|row| row.sha256.as_str()).collect();
@@ -45,37 +47,42 @@ async fn all_kinds_of_rows_with_their_objects() -> Result<()> {
 
 #[tokio::test]
 async fn another_process_knows_what_was_seeded() -> Result<()> {
-    let images = Seed {
+    let images = SeedOptions {
         largest_bytes: 4096,
         seed: 3,
-        ..Seed::new(50)
+        ..SeedOptions::new(50)
     };
-    let world = World::with(&images).await?;
-    let known = expected(&world.application, &images)?;
-    let told = |rows: &[Row]| format!("{rows:?}");
+    let world = TestWorld::with_seed(&images).await?;
+    let known = expected_rows(&world.application, &images)?;
+    let told = |rows: &[SeededRow]| format!("{rows:?}");
     assert_eq!(told(&known.rows), told(&world.seeded.rows));
     Ok(())
 }
 
 #[tokio::test]
 async fn every_type_of_id() -> Result<()> {
-    for id_type in [IdType::BigInt, IdType::Int, IdType::Uuid, IdType::Text] {
-        let cloud = Cloud::start(Options::default())?;
+    for id_type in [
+        ApplicationIdType::BigInt,
+        ApplicationIdType::Int,
+        ApplicationIdType::Uuid,
+        ApplicationIdType::Text,
+    ] {
+        let cloud = Cloud::start(CloudOptions::default())?;
         let url = Cluster::shared().await.create_database().await?;
-        let table = Table {
+        let table = ImagesTable {
             name: "\"Pictures\"".to_owned(),
             id_column: "key".to_owned(),
-            ..Table::default()
+            ..ImagesTable::default()
         };
         let application = Application {
-            table: Table { id_type, ..table },
+            table: ImagesTable { id_type, ..table },
             ..Application::new(&cloud, url)
         };
-        let seeded = seed(&application, &Seed::plain(10)).await?;
-        let pool = application.pool(1).await?;
+        let seeded = seed_images(&application, &SeedOptions::with_plain_keys(10)).await?;
+        let pool = application.connect_pool(1).await?;
         for row in &seeded.rows {
             assert_eq!(
-                application.path_of(&pool, &row.id).await?.as_ref(),
+                application.read_path(&pool, &row.id).await?.as_ref(),
                 Some(&row.path)
             );
         }
@@ -88,7 +95,7 @@ fn pictures_are_valid_pngs_within_their_sizes() {
     let mut random = fastrand::Rng::with_seed(5);
     let mut sizes = BTreeSet::new();
     for _ in 0..200 {
-        let bytes = picture(&mut random, 64 * 1024).expect("a picture");
+        let bytes = random_png(&mut random, 64 * 1024).expect("a picture");
         let mut reader = png::Decoder::new(Cursor::new(&bytes))
             .read_info()
             .expect("a header");
@@ -110,6 +117,6 @@ fn pictures_are_valid_pngs_within_their_sizes() {
 
 #[test]
 fn the_same_dice_make_the_same_picture() {
-    let one = || picture(&mut fastrand::Rng::with_seed(9), 4096).expect("a picture");
+    let one = || random_png(&mut fastrand::Rng::with_seed(9), 4096).expect("a picture");
     assert_eq!(one(), one());
 }

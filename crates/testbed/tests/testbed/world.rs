@@ -4,39 +4,41 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use bucket_brigade_testbed::application::Application;
-use bucket_brigade_testbed::checker::{Verdict, full_sweep};
-use bucket_brigade_testbed::cloud::{Cloud, Options};
+use bucket_brigade_testbed::checker::{CheckReport, check_invariants};
+use bucket_brigade_testbed::cloud::{Cloud, CloudOptions};
 use bucket_brigade_testbed::postgres::Cluster;
-use bucket_brigade_testbed::seed::{Kind, Row, Seed, Seeded, seed};
-use bucket_brigade_testbed::traffic::Log;
+use bucket_brigade_testbed::seed::{
+    SeedOptions, SeededRow, SeededRowKind, SeededRows, seed_images,
+};
+use bucket_brigade_testbed::traffic::WriteLog;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// The ledger as the feeder creates it.
-const LEDGER: &str = include_str!("../../../common/migrations/0001_ledger.sql");
+const LEDGER_SQL: &str = include_str!("../../../common/migrations/0001_ledger.sql");
 
-pub(crate) struct World {
+pub(crate) struct TestWorld {
     pub(crate) application: Application,
-    pub(crate) seeded: Arc<Seeded>,
+    pub(crate) seeded: Arc<SeededRows>,
     pub(crate) pool: PgPool,
     pub(crate) cloud: Cloud,
 }
 
-impl World {
+impl TestWorld {
     pub(crate) async fn new(images: usize) -> Result<Self> {
-        Self::with(&Seed {
+        Self::with_seed(&SeedOptions {
             largest_bytes: 4096,
-            ..Seed::new(images)
+            ..SeedOptions::new(images)
         })
         .await
     }
 
-    pub(crate) async fn with(images: &Seed) -> Result<Self> {
-        let cloud = Cloud::start(Options::default())?;
+    pub(crate) async fn with_seed(images: &SeedOptions) -> Result<Self> {
+        let cloud = Cloud::start(CloudOptions::default())?;
         let database_url = Cluster::shared().await.create_database().await?;
         let application = Application::new(&cloud, database_url);
-        let seeded = Arc::new(seed(&application, images).await?);
-        let pool = application.pool(2).await?;
+        let seeded = Arc::new(seed_images(&application, images).await?);
+        let pool = application.connect_pool(2).await?;
         Ok(Self {
             application,
             seeded,
@@ -53,16 +55,16 @@ impl World {
     }
 
     /// Moves every row that can be moved, and writes the ledger as consumers would.
-    pub(crate) async fn migrate(&self) -> Result<()> {
+    pub(crate) async fn migrate_rows(&self) -> Result<()> {
         self.execute("CREATE SCHEMA bucket_brigade").await?;
-        self.execute(LEDGER).await?;
+        self.execute(LEDGER_SQL).await?;
         self.execute(
             "INSERT INTO bucket_brigade.run (images_table, id_column, path_column, old_prefix, new_prefix,
                  source_bucket, source_key_prefix, destination_bucket, destination_key_prefix)
              VALUES ('images', 'id', 'path', 'image/', 'avatar/', 'images-old', 'image/', 'images-new', 'avatar/')",
         )
         .await?;
-        for row in self.seeded.of(Kind::ToMove) {
+        for row in self.seeded.rows_of_kind(SeededRowKind::ToMove) {
             self.copy(row).await?;
         }
         self.execute(
@@ -79,7 +81,7 @@ impl World {
         .await
     }
 
-    pub(crate) async fn copy(&self, row: &Row) -> Result<()> {
+    pub(crate) async fn copy(&self, row: &SeededRow) -> Result<()> {
         let source = utf8_percent_encode(&row.path, NON_ALPHANUMERIC);
         let copy = self
             .application
@@ -90,20 +92,20 @@ impl World {
         Ok(())
     }
 
-    pub(crate) async fn sweep(&self, log: &Log) -> Result<Verdict> {
-        full_sweep(&self.application, &self.seeded, log).await
+    pub(crate) async fn run_checker(&self, log: &WriteLog) -> Result<CheckReport> {
+        check_invariants(&self.application, &self.seeded, log).await
     }
 
     /// The first row to move that shares its path with no other.
     #[expect(clippy::expect_used, reason = "a helper of tests")]
-    pub(crate) fn some_row(&self) -> &Row {
+    pub(crate) fn some_row(&self) -> &SeededRow {
         self.seeded
-            .of(Kind::ToMove)
+            .rows_of_kind(SeededRowKind::ToMove)
             .find(|row| !row.shared)
             .expect("rows to move")
     }
 }
 
-pub(crate) fn new_path(row: &Row) -> String {
+pub(crate) fn new_path(row: &SeededRow) -> String {
     row.path.replacen("image/", "avatar/", 1)
 }

@@ -9,7 +9,7 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_smithy_runtime_api::client::identity::Identity;
 use tokio::time::timeout;
 
-use crate::aws::causes;
+use crate::aws::error_chain;
 
 /// ECS and EC2 have new ones at least five minutes before the old ones expire.
 /// Source: Amazon EC2 User Guide, "Retrieve security credentials from instance metadata".
@@ -83,7 +83,7 @@ impl CredentialsCache {
             (Ok(credentials), _) => Identity::from(credentials),
             (Err(error), Some(old)) => {
                 tracing::warn!(
-                    error = causes(&error),
+                    error = error_chain(&error),
                     "the credentials could not be refreshed; the old ones are still valid"
                 );
                 old

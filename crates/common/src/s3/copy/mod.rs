@@ -29,7 +29,7 @@ pub(super) use address::{BucketAddress, endpoint_params};
 pub(super) use signer::RequestSigner;
 
 use super::encoding::encode_key;
-use crate::aws::{Answer, NOT_SENT, Origin, causes};
+use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError, error_chain};
 
 /// Says in the bucket's access log who copied.
 const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_VERSION"));
@@ -86,14 +86,17 @@ impl CopyClient {
     ///
     /// # Errors
     /// What S3 answered, what became of the request, or why it was not sent.
-    pub(super) async fn copy(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, Answer> {
+    pub(super) async fn copy(
+        &self,
+        copy: &CopyRequest<'_>,
+    ) -> Result<Option<String>, RequestError> {
         match timeout(self.timeout, self.send(copy)).await {
             Ok(result) => result,
             Err(_) => Err(lost("Timeout", format!("no answer in {:?}", self.timeout))),
         }
     }
 
-    async fn send(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, Answer> {
+    async fn send(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
         match self.try_once(copy).await {
             // The answer has set the clock, and S3 has not looked at anything else.
             Err(error) if error.code == "RequestTimeTooSkewed" => self.try_once(copy).await,
@@ -101,7 +104,7 @@ impl CopyClient {
         }
     }
 
-    async fn try_once(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, Answer> {
+    async fn try_once(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
         let identity = self.signer.identity().await;
         let identity = identity.map_err(|error| not_sent(&error))?;
         let signed = self.build(copy).and_then(|mut request| {
@@ -140,16 +143,16 @@ impl CopyClient {
     async fn exchange(
         &self,
         mut request: HttpRequest,
-    ) -> Result<(u16, Option<DateTime>, Vec<u8>), Answer> {
+    ) -> Result<(u16, Option<DateTime>, Vec<u8>), RequestError> {
         let connection = CaptureSmithyConnection::new();
         request.add_extension(connection.clone());
         let response = self.connector.call(request).await;
-        let response = response.map_err(|error| lost("ConnectionFailed", causes(&error)))?;
+        let response = response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
         let status = response.status().as_u16();
         let date = response.headers().get("date");
         let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
         let body = ByteStream::new(response.into_body()).collect().await;
-        let body = body.map_err(|error| lost("UnreadableAnswer", causes(&error)))?;
+        let body = body.map_err(|error| lost("UnreadableAnswer", error_chain(&error)))?;
         // The server behind this connection may be the one that is broken, and the pool hands out first
         // what was used last. The SDK does the same.
         if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
@@ -160,20 +163,20 @@ impl CopyClient {
 }
 
 /// What became of the request is not known.
-fn lost(code: &str, message: String) -> Answer {
-    Answer {
-        origin: Origin::Transport,
+fn lost(code: &str, message: String) -> RequestError {
+    RequestError {
+        origin: ErrorOrigin::Transport,
         code: code.to_owned(),
         message,
         status: 0,
     }
 }
 
-fn not_sent(error: &(dyn Error + 'static)) -> Answer {
-    Answer {
-        origin: Origin::Local,
-        code: NOT_SENT.to_owned(),
-        message: causes(error),
+fn not_sent(error: &(dyn Error + 'static)) -> RequestError {
+    RequestError {
+        origin: ErrorOrigin::Local,
+        code: NOT_SENT_CODE.to_owned(),
+        message: error_chain(error),
         status: 0,
     }
 }

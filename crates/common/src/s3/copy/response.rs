@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
-use crate::aws::{Answer, Origin, code_of_status, first_line};
+use crate::aws::{ErrorOrigin, RequestError, code_for_status, first_line};
 
 /// The elements of a response that matter.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ struct CopyResponse {
 /// # Errors
 /// The error in the body, whatever the status: S3 may send its 200 before it has copied. Without one, what
 /// the status says.
-pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, Answer> {
+pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, RequestError> {
     let is_success = (200..300).contains(&status);
     match parse(body) {
         Ok(response) if is_success && !response.is_error => Ok(response.etag),
@@ -36,24 +36,24 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, Answer> {
 }
 
 /// The copy may have been made.
-fn unreadable(status: u16, problem: impl Display) -> Answer {
-    Answer {
-        origin: Origin::Transport,
+fn unreadable(status: u16, problem: impl Display) -> RequestError {
+    RequestError {
+        origin: ErrorOrigin::Transport,
         code: "UnreadableAnswer".into(),
         message: problem.to_string(),
         status,
     }
 }
 
-fn refusal(status: u16, response: CopyResponse) -> Answer {
+fn refusal(status: u16, response: CopyResponse) -> RequestError {
     let code = response.code;
     let message = response.message.map_or_else(
         || format!("S3 answered {status} without a message"),
         |message| first_line(&message),
     );
-    Answer {
-        origin: Origin::Service,
-        code: code.unwrap_or_else(|| code_of_status(status).to_owned()),
+    RequestError {
+        origin: ErrorOrigin::Service,
+        code: code.unwrap_or_else(|| code_for_status(status).to_owned()),
         message,
         status,
     }
@@ -113,13 +113,13 @@ mod tests {
     fn an_error_is_one_whatever_the_status() {
         for status in [200, 503] {
             let answer = read(status, SLOW).unwrap_err();
-            assert_eq!(answer.origin, Origin::Service);
+            assert_eq!(answer.origin, ErrorOrigin::Service);
             assert_eq!((answer.code.as_str(), answer.status), ("SlowDown", status));
             assert_eq!(answer.message, "Please reduce");
         }
         // A 200 whose error has no code says nothing of the object: as the SDK reads it.
         let answer = read(200, b"<Error><Message>?</Message></Error>").unwrap_err();
-        assert_eq!(answer.origin, Origin::Transport);
+        assert_eq!(answer.origin, ErrorOrigin::Transport);
         // A result under the status of an error is none.
         let answer = read(500, COPIED).unwrap_err();
         assert_eq!(answer.code, "InternalError");
@@ -143,7 +143,7 @@ mod tests {
             let answer = read(200, &COPIED[..length]).unwrap_err();
             assert_eq!(
                 answer.origin,
-                Origin::Transport,
+                ErrorOrigin::Transport,
                 "{length} bytes: {answer:?}"
             );
         }

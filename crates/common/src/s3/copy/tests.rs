@@ -21,10 +21,10 @@ use proptest::prelude::*;
 
 use super::signature::{SECRET, is_signed};
 use super::{BucketAddress, CopyCondition, USER_AGENT};
-use crate::object_store::{Copied, ObjectStore, StoreError};
-use crate::path_rule::Route;
+use crate::object_store::{CopiedObject, ObjectStore, StoreError};
+use crate::path_rule::MoveRoute;
 use crate::preflight::PreflightError;
-use crate::s3::{CopyLimits, S3Access, S3Options, S3Store, proven, store_error};
+use crate::s3::{CopyLimits, S3Access, S3Options, S3Store, confirm_copy, store_error};
 
 const COPIED: &str = "<CopyObjectResult><ETag>&quot;9b2c&quot;</ETag></CopyObjectResult>";
 
@@ -187,8 +187,8 @@ async fn plain_store(server: &Server) -> S3Store {
     store(&access(server, sdk(server), false), "to-bucket").await
 }
 
-fn route(key: &str) -> Route {
-    Route {
+fn route(key: &str) -> MoveRoute {
+    MoveRoute {
         old_path: format!("image/{key}"),
         new_path: format!("avatar/{key}"),
         source_key: format!("image/{key}"),
@@ -197,8 +197,8 @@ fn route(key: &str) -> Route {
 }
 
 /// The SDK's own copy.
-async fn copy_by_sdk(store: &S3Store, route: &Route) -> Result<Copied, StoreError> {
-    let (copy, bucket) = (store.request(route), &store.destination);
+async fn copy_by_sdk(store: &S3Store, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+    let (copy, bucket) = (store.copy_request(route), &store.destination);
     let request = bucket.client.copy_object().copy_source(&copy.source);
     let request = request
         .bucket(&bucket.name)
@@ -214,10 +214,10 @@ async fn copy_by_sdk(store: &S3Store, route: &Route) -> Result<Copied, StoreErro
         .await
         .map_err(store_error)?
         .copy_object_result;
-    proven(result.as_ref().and_then(|result| result.e_tag()))
+    confirm_copy(result.as_ref().and_then(|result| result.e_tag()))
 }
 
-async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &Route) {
+async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &MoveRoute) {
     let copied = store.copy(route).await.unwrap();
     let ours = server.last();
     assert_eq!(copied.etag, "9b2c");
@@ -235,14 +235,14 @@ proptest! {
     fn a_copy_is_the_sdks_to_the_letter(
         key in "[\\PC\u{1}-\u{1f}/+%?#&=.~ ]{1,40}",
         cold in any::<bool>(),
-        replaces in any::<bool>(),
+        replace_etag in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let server = Server::new(SystemTime::now());
             let mut store = plain_store(&server).await;
             store.options.storage_class = cold.then_some(StorageClass::StandardIa);
-            store.replaces = replaces.then(|| "\"0a\"".to_owned());
+            store.replace_etag = replace_etag.then(|| "\"0a\"".to_owned());
             hold_to_the_sdk(&server, &store, &route(&key)).await;
         });
     }
@@ -316,7 +316,7 @@ async fn what_is_not_supported_is_refused_by_name() {
     ];
     for (access, bucket, reason) in refusals {
         let refused = access.bucket("DESTINATION_BUCKET_NAME", bucket, None).await;
-        let Err(PreflightError::Wrong { setting, problem }) = refused else {
+        let Err(PreflightError::InvalidSetting { setting, problem }) = refused else {
             panic!("{bucket}: {refused:?}");
         };
         assert_eq!(setting, "DESTINATION_BUCKET_NAME");
@@ -444,7 +444,7 @@ async fn every_answer_means_what_it_means_when_the_sdk_reads_it() {
 }
 
 /// What is decided on, and what people read.
-fn sense(answer: &Result<Copied, StoreError>) -> (String, String) {
+fn sense(answer: &Result<CopiedObject, StoreError>) -> (String, String) {
     match answer {
         Ok(copied) => ("Ok".into(), copied.etag.clone()),
         Err(error) => (

@@ -3,36 +3,36 @@
 use std::time::Duration;
 
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Effect, Fault, Options};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
-use crate::rig::{Rig, eventually};
+use crate::rig::{TestRig, wait_until};
 
 const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
 
 #[tokio::test]
 async fn nothing_goes_without_a_verify_newer_than_the_move_and_the_buckets_name() {
-    let rig = Rig::new().await;
-    rig.moved(3).await;
-    let ended = rig.command(&CLEAN).await;
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    let ended = rig.run_command(&CLEAN).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);
     assert!(
         ended.log.contains("3 of 3 moves have not been verified"),
         "{}",
         ended.log
     );
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     // Moved once more since.
-    rig.sql("UPDATE bucket_brigade.moves SET moved_at = now()")
+    rig.execute_sql("UPDATE bucket_brigade.moves SET moved_at = now()")
         .await;
-    let ended = rig.command(&CLEAN).await;
+    let ended = rig.run_command(&CLEAN).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     let ended = rig
-        .command(&["clean", "--older-than", "0s", "--confirm", "images-new"])
+        .run_command(&["clean", "--older-than", "0s", "--confirm", "images-new"])
         .await;
     assert_eq!(ended.code, Some(64), "{}", ended.log);
-    let ended = rig.command(&["clean", "--older-than", "0s"]).await;
+    let ended = rig.run_command(&["clean", "--older-than", "0s"]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert!(
         ended
@@ -47,80 +47,98 @@ async fn nothing_goes_without_a_verify_newer_than_the_move_and_the_buckets_name(
             .contains("Nothing was removed. To do it, add --confirm images-old.")
     );
     let told = rig
-        .tell(&["clean", "--older-than", "1h", "--confirm", "images-old"])
+        .run_json_command(&["clean", "--older-than", "1h", "--confirm", "images-old"])
         .await;
     assert_eq!(
-        (told.code, told.number("objects"), told.number("young")),
+        (
+            told.code,
+            told.number_of("objects"),
+            told.number_of("young")
+        ),
         (0, 0, 3)
     );
-    assert_eq!(rig.command(&["clean"]).await.code, Some(64));
-    let requests = rig.cloud.requests();
+    assert_eq!(rig.run_command(&["clean"]).await.code, Some(64));
+    let requests = rig.cloud.request_counts();
     assert_eq!(
-        requests.count_by("feeder", "DeleteObjects") + requests.count_by("feeder", "DeleteObject"),
+        requests.count_operation_by("feeder", "DeleteObjects")
+            + requests.count_operation_by("feeder", "DeleteObject"),
         0
     );
 }
 
 #[tokio::test]
-async fn verified_sources_go_in_one_request_and_are_told() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(5).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let told = rig.tell(&CLEAN).await;
+async fn verified_sources_are_deleted_in_one_request_and_reported() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(5).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let told = rig.run_json_command(&CLEAN).await;
     assert_eq!(
-        (told.code, told.number("removed"), told.number("bytes")),
+        (
+            told.code,
+            told.number_of("removed"),
+            told.number_of("bytes")
+        ),
         (0, 5, 55)
     );
-    assert_eq!(told.each("objects", "key")[0], "image/0.png");
-    assert_eq!(rig.cloud.requests().count_by("feeder", "DeleteObjects"), 1);
+    assert_eq!(told.sorted_fields("objects", "key")[0], "image/0.png");
+    assert_eq!(
+        rig.cloud
+            .request_counts()
+            .count_operation_by("feeder", "DeleteObjects"),
+        1
+    );
     for number in 0..5 {
         assert!(
-            !rig.exists("images-old", &format!("image/{number}.png"))
+            !rig.object_exists("images-old", &format!("image/{number}.png"))
                 .await
         );
         assert!(
-            rig.exists("images-new", &format!("avatar/{number}.png"))
+            rig.object_exists("images-new", &format!("avatar/{number}.png"))
                 .await
         );
     }
     let written = "SELECT count(*) FROM bucket_brigade.removals
         WHERE NOT is_orphan AND bucket = 'images-old' AND removed_at > removing_at - interval '1 second'";
-    assert_eq!(rig.number(written).await, 5);
+    assert_eq!(rig.query_number(written).await, 5);
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
-    let again = rig.tell(&CLEAN).await;
+    let again = rig.run_json_command(&CLEAN).await;
     assert_eq!(
-        (again.code, again.number("objects")),
+        (again.code, again.number_of("objects")),
         (0, 0),
         "nothing is removed twice"
     );
-    assert_eq!(rig.tell(&["verify", "--full"]).await.code, 0);
+    assert_eq!(rig.run_json_command(&["verify", "--full"]).await.code, 0);
 }
 
 #[tokio::test]
 async fn what_is_needed_or_not_what_was_verified_stays() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(6).await;
-    let sharer = rig.image("image/shared.png").await;
-    rig.row("image/shared.png").await;
-    rig.migrate().await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(6).await;
+    let sharer = rig.add_image("image/shared.png").await;
+    rig.add_row("image/shared.png").await;
+    rig.run_migration().await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     rig.set_path(&ids[0], "image/0.png").await;
-    rig.row("image/1.png").await;
-    rig.object("images-old", "image/2.png", b"newer").await;
-    rig.object("images-new", "avatar/3.png", b"the application's")
+    rig.add_row("image/1.png").await;
+    rig.put_object("images-old", "image/2.png", b"newer").await;
+    rig.put_object("images-new", "avatar/3.png", b"the application's")
         .await;
-    rig.remove("images-new", "avatar/4.png").await;
+    rig.delete_object("images-new", "avatar/4.png").await;
     // One of two rows that share a source is not verified.
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "UPDATE bucket_brigade.moves SET verified_at = NULL WHERE row_id = '{sharer}'"
     ))
     .await;
-    let told = rig.tell(&CLEAN).await;
+    let told = rig.run_json_command(&CLEAN).await;
     assert_eq!(
-        (told.code, told.number("removed"), told.number("left_alone")),
+        (
+            told.code,
+            told.number_of("removed"),
+            told.number_of("left_alone")
+        ),
         (2, 1, 5)
     );
-    let reasons = told.each("objects", "left_because");
+    let reasons = told.sorted_fields("objects", "left_because");
     let count = |reason: &str| reasons.iter().filter(|text| text.contains(reason)).count();
     assert_eq!(count("a row names it"), 2);
     assert_eq!(count("not the object that was verified"), 1);
@@ -128,19 +146,20 @@ async fn what_is_needed_or_not_what_was_verified_stays() {
     assert_eq!(count("its copy does not exist"), 1);
     for name in ["0", "1", "2", "3", "4", "shared"] {
         assert!(
-            rig.exists("images-old", &format!("image/{name}.png")).await,
+            rig.object_exists("images-old", &format!("image/{name}.png"))
+                .await,
             "{name}"
         );
     }
-    assert!(!rig.exists("images-old", "image/5.png").await);
+    assert!(!rig.object_exists("images-old", "image/5.png").await);
 }
 
 /// Two runs share a bucket: the other's table may name the object too.
 #[tokio::test]
 async fn a_row_of_another_runs_table_is_asked_too() {
-    let rig = Rig::new().await;
-    rig.moved(2).await;
-    rig.sql(
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    rig.execute_sql(
         "CREATE TABLE \"Covers\" (id bigint PRIMARY KEY, \"Path\" text);
          INSERT INTO \"Covers\" VALUES (1, 'https://old.example/0.png')",
     )
@@ -155,101 +174,101 @@ async fn a_row_of_another_runs_table_is_asked_too() {
     ];
     // Its feeder only opens the run.
     let mut feeder = rig.spawn("feeder", &other, &[]);
-    eventually("the other run", async || rig.count("run").await == 2).await;
+    wait_until("the other run", async || rig.count_rows("run").await == 2).await;
     feeder.kill().await.unwrap();
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let told = rig.tell(&CLEAN).await;
-    assert_eq!((told.code, told.number("removed")), (2, 1));
-    assert!(rig.exists("images-old", "image/0.png").await);
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!((told.code, told.number_of("removed")), (2, 1));
+    assert!(rig.object_exists("images-old", "image/0.png").await);
     // Where it cannot be asked, nothing goes.
-    rig.sql("DROP TABLE \"Covers\"").await;
-    let ended = rig.command(&CLEAN).await;
+    rig.execute_sql("DROP TABLE \"Covers\"").await;
+    let ended = rig.run_command(&CLEAN).await;
     assert_eq!(ended.code, Some(69), "{}", ended.log);
     assert!(ended.log.contains("cannot be known"), "{}", ended.log);
-    assert!(rig.exists("images-old", "image/0.png").await);
+    assert!(rig.object_exists("images-old", "image/0.png").await);
 }
 
 #[tokio::test]
 async fn a_row_that_comes_to_name_it_in_that_very_moment_gets_it_back() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(2).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let slow = Fault::new("DeleteObjects", Effect::Delay(Duration::from_secs(1)));
-    let slow = rig.cloud.inject(slow);
-    let mut clean = rig.begin(&CLEAN);
-    eventually("the removal", async || slow.hits() > 0).await;
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(2).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let slow = Fault::new("DeleteObjects", FaultEffect::Delay(Duration::from_secs(1)));
+    let slow = rig.cloud.inject_fault(slow);
+    let mut clean = rig.spawn_json_command(&CLEAN);
+    wait_until("the removal", async || slow.hits() > 0).await;
     rig.set_path(&ids[0], "image/0.png").await;
-    assert_eq!(clean.wait().await.unwrap().code(), Some(2));
+    assert_eq!(clean.wait_for_exit().await.unwrap().code(), Some(2));
     assert!(
         clean.log_tail(9).contains("brought back"),
         "{}",
         clean.log_tail(9)
     );
-    assert!(rig.exists("images-old", "image/0.png").await);
-    assert!(!rig.exists("images-old", "image/1.png").await);
+    assert!(rig.object_exists("images-old", "image/0.png").await);
+    assert!(!rig.object_exists("images-old", "image/1.png").await);
     let removed = "SELECT count(*) FROM bucket_brigade.removals WHERE removed_at IS NOT NULL";
-    assert_eq!(rig.number(removed).await, 1);
+    assert_eq!(rig.query_number(removed).await, 1);
 }
 
 #[tokio::test]
-async fn what_cannot_be_brought_back_is_cried_out_and_tried_again() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(1).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let slow = Fault::new("DeleteObjects", Effect::Delay(Duration::from_secs(1)));
-    let slow = rig.cloud.inject(slow);
-    let denied = Fault::new("CopyObject", Effect::error(403, "AccessDenied"));
-    let denied = rig.cloud.inject(denied.caller("feeder"));
-    let mut clean = rig.begin(&CLEAN);
-    eventually("the removal", async || slow.hits() > 0).await;
+async fn what_cannot_be_restored_is_logged_as_an_error_and_retried() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(1).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let slow = Fault::new("DeleteObjects", FaultEffect::Delay(Duration::from_secs(1)));
+    let slow = rig.cloud.inject_fault(slow);
+    let denied = Fault::new("CopyObject", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject_fault(denied.caller("feeder"));
+    let mut clean = rig.spawn_json_command(&CLEAN);
+    wait_until("the removal", async || slow.hits() > 0).await;
     rig.set_path(&ids[0], "image/0.png").await;
-    assert_eq!(clean.wait().await.unwrap().code(), Some(1));
+    assert_eq!(clean.wait_for_exit().await.unwrap().code(), Some(1));
     let told = clean.log_tail(9);
     assert!(told.contains("COULD NOT BE BROUGHT BACK"), "{told}");
-    assert!(!rig.exists("images-old", "image/0.png").await);
+    assert!(!rig.object_exists("images-old", "image/0.png").await);
     drop((slow, denied));
-    let told = rig.tell(&CLEAN).await;
-    assert_eq!((told.code, told.number("left_alone")), (2, 1));
-    assert!(rig.exists("images-old", "image/0.png").await);
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!((told.code, told.number_of("left_alone")), (2, 1));
+    assert!(rig.object_exists("images-old", "image/0.png").await);
 }
 
 #[tokio::test]
 async fn an_object_replaced_in_that_very_moment_stays() {
-    let rig = Rig::new().await;
-    rig.moved(1).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let slow = Fault::new("DeleteObjects", Effect::Delay(Duration::from_secs(1)));
-    let slow = rig.cloud.inject(slow);
-    let mut clean = rig.begin(&CLEAN);
-    eventually("the removal", async || slow.hits() > 0).await;
-    rig.object("images-old", "image/0.png", b"the application's")
+    let rig = TestRig::new().await;
+    rig.add_moved_images(1).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let slow = Fault::new("DeleteObjects", FaultEffect::Delay(Duration::from_secs(1)));
+    let slow = rig.cloud.inject_fault(slow);
+    let mut clean = rig.spawn_json_command(&CLEAN);
+    wait_until("the removal", async || slow.hits() > 0).await;
+    rig.put_object("images-old", "image/0.png", b"the application's")
         .await;
     assert_eq!(
-        clean.wait().await.unwrap().code(),
+        clean.wait_for_exit().await.unwrap().code(),
         Some(2),
         "{}",
         clean.log_tail(9)
     );
-    assert!(rig.exists("images-old", "image/0.png").await);
+    assert!(rig.object_exists("images-old", "image/0.png").await);
 }
 
 #[tokio::test]
 async fn a_bucket_with_versions_gets_delete_markers() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
-    let s3 = rig.cloud.s3();
+    let s3 = rig.cloud.s3_client();
     let put = s3.put_bucket_versioning().bucket("images-old");
     put.versioning_configuration(versions.build())
         .send()
         .await
         .unwrap();
-    let ids = rig.moved(2).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let seen = rig.command(&["clean", "--older-than", "0s"]).await.log;
+    let ids = rig.add_moved_images(2).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let seen = rig.run_command(&["clean", "--older-than", "0s"]).await.log;
     assert!(seen.contains("a delete marker hides each object"), "{seen}");
-    let told = rig.tell(&CLEAN).await;
-    assert_eq!((told.code, told.number("delete_markers")), (0, 2));
-    assert!(!rig.exists("images-old", "image/0.png").await);
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!((told.code, told.number_of("delete_markers")), (0, 2));
+    assert!(!rig.object_exists("images-old", "image/0.png").await);
     let versions = s3
         .list_object_versions()
         .bucket("images-old")
@@ -260,14 +279,19 @@ async fn a_bucket_with_versions_gets_delete_markers() {
         (versions.versions().len(), versions.delete_markers().len()),
         (2, 2)
     );
-    let told = rig.tell(&["rollback", "--ids", &ids[0], "--yes"]).await;
-    assert_eq!(told.of("left_alone", &ids[0], "reason"), "source_removed");
+    let told = rig
+        .run_json_command(&["rollback", "--ids", &ids[0], "--yes"])
+        .await;
+    assert_eq!(
+        told.field_of("left_alone", &ids[0], "reason"),
+        "source_removed"
+    );
 }
 
 /// Moved, verified, cleaned: keys that other tools stumble over, one of which XML cannot hold.
 #[tokio::test]
 async fn odd_keys_go_like_any_other() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let odd = [
         "a b+c.png",
         "50%25.png",
@@ -277,66 +301,84 @@ async fn odd_keys_go_like_any_other() {
         "bell\u{7}.png",
     ];
     for name in odd {
-        rig.object("images-old", &format!("image/{name}"), name.as_bytes())
+        rig.put_object("images-old", &format!("image/{name}"), name.as_bytes())
             .await;
-        rig.row(&format!("image/{name}")).await;
+        rig.add_row(&format!("image/{name}")).await;
     }
-    rig.migrate().await;
-    assert_eq!(rig.count("moves").await, 6);
-    let told = rig.tell(&["verify", "--full"]).await;
-    assert_eq!((told.code, told.number("sound")), (0, 6), "{}", told.json);
-    let told = rig.tell(&CLEAN).await;
-    assert_eq!((told.code, told.number("removed")), (0, 6), "{}", told.json);
+    rig.run_migration().await;
+    assert_eq!(rig.count_rows("moves").await, 6);
+    let told = rig.run_json_command(&["verify", "--full"]).await;
+    assert_eq!(
+        (told.code, told.number_of("sound")),
+        (0, 6),
+        "{}",
+        told.json
+    );
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!(
+        (told.code, told.number_of("removed")),
+        (0, 6),
+        "{}",
+        told.json
+    );
     for name in odd {
         assert!(
-            !rig.exists("images-old", &format!("image/{name}")).await,
+            !rig.object_exists("images-old", &format!("image/{name}"))
+                .await,
             "{name}"
         );
         assert!(
-            rig.exists("images-new", &format!("avatar/{name}")).await,
+            rig.object_exists("images-new", &format!("avatar/{name}"))
+                .await,
             "{name}"
         );
     }
     assert_eq!(
-        rig.cloud.requests().count_by("feeder", "DeleteObject"),
+        rig.cloud
+            .request_counts()
+            .count_operation_by("feeder", "DeleteObject"),
         1,
         "the bell alone"
     );
 }
 
 #[tokio::test]
-async fn a_store_that_ignores_conditions_is_looked_at_right_before() {
-    let ignoring = Options {
+async fn a_store_that_ignores_conditions_is_read_right_before() {
+    let ignoring = CloudOptions {
         conditional_copy: false,
-        ..Options::default()
+        ..CloudOptions::default()
     };
-    let rig = Rig::with(ignoring, CreateQueue::default()).await;
-    rig.images(2).await;
+    let rig = TestRig::with_options(ignoring, CreateQueueOptions::default()).await;
+    rig.add_images(2).await;
     rig.open_run().await;
-    let consumer = rig.consumer(&[]);
-    let ended = rig.run("feeder", &[]).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
-    crate::rig::stop(consumer).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    rig.object("images-old", "image/0.png", b"newer").await;
-    let told = rig.tell(&CLEAN).await;
-    assert_eq!((told.code, told.number("removed")), (2, 1));
-    assert!(rig.exists("images-old", "image/0.png").await);
+    crate::rig::stop_consumer(consumer).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    rig.put_object("images-old", "image/0.png", b"newer").await;
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!((told.code, told.number_of("removed")), (2, 1));
+    assert!(rig.object_exists("images-old", "image/0.png").await);
 }
 
 #[tokio::test]
 async fn one_refused_object_does_not_keep_the_others() {
-    let rig = Rig::new().await;
-    rig.moved(3).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let denied = Fault::new("HeadObject", Effect::error(403, "AccessDenied"));
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let denied = Fault::new("HeadObject", FaultEffect::error(403, "AccessDenied"));
     let _denied = rig
         .cloud
-        .inject(denied.caller("feeder").key_contains("image/1"));
-    let told = rig.tell(&CLEAN).await;
+        .inject_fault(denied.caller("feeder").key_contains("image/1"));
+    let told = rig.run_json_command(&CLEAN).await;
     assert_eq!(
-        (told.code, told.number("removed"), told.number("left_alone")),
+        (
+            told.code,
+            told.number_of("removed"),
+            told.number_of("left_alone")
+        ),
         (2, 2, 1)
     );
-    assert!(rig.exists("images-old", "image/1.png").await);
+    assert!(rig.object_exists("images-old", "image/1.png").await);
 }

@@ -2,35 +2,35 @@
 
 use std::process::Stdio;
 
-use bucket_brigade_testbed::process::binary;
-use bucket_brigade_testbed::terminal::Terminal;
+use bucket_brigade_testbed::process::binary_path;
+use bucket_brigade_testbed::terminal::TerminalSession;
 use tokio::io::AsyncWriteExt;
 
-use crate::rig::Rig;
+use crate::rig::TestRig;
 
 const CLEAN: [&str; 3] = ["clean", "--older-than", "0s"];
 const PROMPT: &str = "Type the bucket's name to remove them: ";
 
-async fn prompted(rig: &Rig, arguments: &[&str]) -> Terminal {
+async fn prompted(rig: &TestRig, arguments: &[&str]) -> TerminalSession {
     let environment = rig.environment("operator", &[("RUST_LOG", "off")]);
-    let terminal = Terminal::start("feeder", &environment, arguments).unwrap();
-    terminal.shows(PROMPT).await.unwrap();
+    let terminal = TerminalSession::start("feeder", &environment, arguments).unwrap();
+    terminal.wait_for_text(PROMPT).await.unwrap();
     terminal
 }
 
-fn sources(rig: &Rig) -> usize {
-    rig.cloud.objects_in("images-old")
+fn sources(rig: &TestRig) -> usize {
+    rig.cloud.count_objects("images-old")
 }
 
 #[tokio::test]
 async fn objects_go_once_the_right_name_is_typed() {
-    let rig = Rig::new().await;
-    rig.moved(3).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     let mut terminal = prompted(&rig, &CLEAN).await;
     assert_eq!(sources(&rig), 3, "nothing before the word is given");
     terminal.type_line("images-old").await.unwrap();
-    let (code, screen) = terminal.end().await.unwrap();
+    let (code, screen) = terminal.wait_for_exit().await.unwrap();
     assert_eq!((code, sources(&rig)), (0, 0), "{screen}");
     assert!(
         screen.contains("3 sources (33 bytes) may go from bucket images-old"),
@@ -44,74 +44,82 @@ async fn objects_go_once_the_right_name_is_typed() {
 
 #[tokio::test]
 async fn another_name_nothing_and_ctrl_d_are_no_confirmation() {
-    let rig = Rig::new().await;
-    rig.moved(2).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     for typed in ["images-new", "images-ol", "yes", ""] {
         let mut terminal = prompted(&rig, &CLEAN).await;
         terminal.type_line(typed).await.unwrap();
-        let (code, screen) = terminal.end().await.unwrap();
+        let (code, screen) = terminal.wait_for_exit().await.unwrap();
         assert_eq!(code, 64, "{screen}");
         let refusal = format!("'{typed}' is not the bucket that objects would be removed from");
         assert!(screen.contains(&refusal), "{screen}");
     }
     let mut terminal = prompted(&rig, &CLEAN).await;
-    terminal.end_input().await.unwrap();
-    assert_eq!(terminal.end().await.unwrap().0, 64);
+    terminal.press_ctrl_d().await.unwrap();
+    assert_eq!(terminal.wait_for_exit().await.unwrap().0, 64);
     assert_eq!(sources(&rig), 2);
 }
 
 #[tokio::test]
 async fn ctrl_c_at_the_prompt_ends_it_at_once() {
-    let rig = Rig::new().await;
-    rig.moved(2).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     let mut terminal = prompted(&rig, &CLEAN).await;
     // Others are kept out while the question stands, and let in when it is withdrawn.
-    assert_eq!(rig.command(&["verify"]).await.code, Some(75));
-    terminal.interrupt().await.unwrap();
-    let (code, screen) = terminal.end().await.unwrap();
+    assert_eq!(rig.run_command(&["verify"]).await.code, Some(75));
+    terminal.press_ctrl_c().await.unwrap();
+    let (code, screen) = terminal.wait_for_exit().await.unwrap();
     assert_eq!((code, sources(&rig)), (3, 2), "{screen}");
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
 }
 
 /// Rows may change for as long as the question stands: what goes is decided after the answer.
 #[tokio::test]
-async fn what_a_row_came_to_name_while_somebody_thought_about_it_stays() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(3).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+async fn what_a_row_came_to_name_during_the_prompt_stays() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     let mut terminal = prompted(&rig, &CLEAN).await;
     rig.set_path(&ids[1], "image/1.png").await;
-    rig.object("images-old", "image/2.png", b"newer").await;
+    rig.put_object("images-old", "image/2.png", b"newer").await;
     terminal.type_line("images-old").await.unwrap();
-    let (code, screen) = terminal.end().await.unwrap();
+    let (code, screen) = terminal.wait_for_exit().await.unwrap();
     assert_eq!((code, sources(&rig)), (2, 2), "{screen}");
-    assert!(!rig.exists("images-old", "image/0.png").await);
+    assert!(!rig.object_exists("images-old", "image/0.png").await);
 }
 
 #[tokio::test]
 async fn orphans_are_asked_about_by_their_own_bucket() {
-    let rig = Rig::new().await;
-    rig.moved(2).await;
-    assert_eq!(rig.tell(&["rollback", "--all", "--yes"]).await.code, 0);
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    assert_eq!(
+        rig.run_json_command(&["rollback", "--all", "--yes"])
+            .await
+            .code,
+        0
+    );
     let orphans = ["clean", "--orphans"];
     let mut terminal = prompted(&rig, &orphans).await;
     terminal.type_line("images-old").await.unwrap();
-    assert_eq!(terminal.end().await.unwrap().0, 64);
+    assert_eq!(terminal.wait_for_exit().await.unwrap().0, 64);
     let mut terminal = prompted(&rig, &orphans).await;
     terminal.type_line("images-new").await.unwrap();
-    assert_eq!(terminal.end().await.unwrap().0, 0);
-    assert_eq!((sources(&rig), rig.cloud.objects_in("images-new")), (2, 0));
+    assert_eq!(terminal.wait_for_exit().await.unwrap().0, 0);
+    assert_eq!(
+        (sources(&rig), rig.cloud.count_objects("images-new")),
+        (2, 0)
+    );
 }
 
 /// A name that comes out of a pipe is nobody's word, and `--json` is for machines.
 #[tokio::test]
 async fn away_from_a_terminal_nothing_goes_without_the_flag() {
-    let rig = Rig::new().await;
-    rig.moved(2).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let mut command = tokio::process::Command::new(binary("feeder").unwrap());
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
     command.args(CLEAN).env_clear().current_dir("/");
     command.envs(rig.environment("operator", &[]));
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -129,8 +137,8 @@ async fn away_from_a_terminal_nothing_goes_without_the_flag() {
     );
     let environment = rig.environment("operator", &[("RUST_LOG", "off")]);
     let json = [&CLEAN[..], &["--json"]].concat();
-    let terminal = Terminal::start("feeder", &environment, &json).unwrap();
-    let (code, screen) = terminal.end().await.unwrap();
+    let terminal = TerminalSession::start("feeder", &environment, &json).unwrap();
+    let (code, screen) = terminal.wait_for_exit().await.unwrap();
     assert_eq!(code, 0, "{screen}");
     assert!(screen.contains(r#""done":false"#), "{screen}");
     assert_eq!(sources(&rig), 2);

@@ -1,34 +1,36 @@
 //! report: one line per row, in three formats, whatever the paths hold.
 
-use crate::rig::{Rig, end};
+use crate::rig::{TestRig, wait_for_exit};
 
 /// Moved, failed, changed, and set back; the paths with all that a format stumbles over.
-async fn rows_of_every_state(rig: &Rig) -> Vec<String> {
+async fn rows_of_every_state(rig: &TestRig) -> Vec<String> {
     let name = "image/a,\"b\"<script>é.png";
-    let id = rig.image(name).await;
-    let back = rig.image("image/back.png").await;
-    let failed = rig.row("image/missing.png").await;
-    rig.migrate().await;
-    let changed = rig.image("image/changed.png").await;
-    rig.sql(&format!(
+    let id = rig.add_image(name).await;
+    let back = rig.add_image("image/back.png").await;
+    let failed = rig.add_row("image/missing.png").await;
+    rig.run_migration().await;
+    let changed = rig.add_image("image/changed.png").await;
+    rig.execute_sql(&format!(
         "UPDATE images SET path = 'elsewhere/x' WHERE id = {changed}"
     ))
     .await;
-    let consumer = rig.consumer(&[("CONDITIONAL_COPY", "on")]);
-    rig.feed(&changed, "image/changed.png").await;
-    rig.drained().await;
-    crate::rig::stop(consumer).await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
-    let told = rig.tell(&["rollback", "--ids", &back, "--yes"]).await;
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    rig.feed_row(&changed, "image/changed.png").await;
+    rig.wait_until_drained().await;
+    crate::rig::stop_consumer(consumer).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let told = rig
+        .run_json_command(&["rollback", "--ids", &back, "--yes"])
+        .await;
     assert_eq!(told.code, 0);
     vec![id, failed, changed, back]
 }
 
 #[tokio::test]
 async fn each_row_has_one_line_in_each_format() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     let ids = rows_of_every_state(&rig).await;
-    let lines = rig.tell(&["report"]).await.json;
+    let lines = rig.run_json_command(&["report"]).await.json;
     let lines = lines.as_array().unwrap();
     assert_eq!(lines.len(), 4);
     let line = |id: &String| lines.iter().find(|line| line["id"] == **id).unwrap();
@@ -45,7 +47,7 @@ async fn each_row_has_one_line_in_each_format() {
     assert_eq!(line(&ids[1])["code"], "NoSuchKey");
     assert_eq!(line(&ids[2])["new_path"], "elsewhere/x");
 
-    let csv = end(&mut rig.spawn("feeder", &[("RUST_LOG", "off")], &["report"]))
+    let csv = wait_for_exit(&mut rig.spawn("feeder", &[("RUST_LOG", "off")], &["report"]))
         .await
         .log;
     assert!(
@@ -57,7 +59,7 @@ async fn each_row_has_one_line_in_each_format() {
 
     let html = ["report", "--format", "html"];
     let mut html = rig.spawn("feeder", &[("RUST_LOG", "off")], &html);
-    let html = end(&mut html).await.log;
+    let html = wait_for_exit(&mut html).await.log;
     assert!(
         html.starts_with("<!doctype html>") && html.ends_with("</html>"),
         "{html}"
@@ -68,16 +70,27 @@ async fn each_row_has_one_line_in_each_format() {
 
 #[tokio::test]
 async fn a_row_that_moved_again_has_its_later_line_alone() {
-    let rig = Rig::new().await;
-    rig.moved(2).await;
-    assert_eq!(rig.tell(&["rollback", "--all", "--yes"]).await.code, 0);
-    rig.migrate().await;
-    let lines = rig.tell(&["report", "--format", "json"]).await.json;
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    assert_eq!(
+        rig.run_json_command(&["rollback", "--all", "--yes"])
+            .await
+            .code,
+        0
+    );
+    rig.run_migration().await;
+    let lines = rig
+        .run_json_command(&["report", "--format", "json"])
+        .await
+        .json;
     let states = lines.as_array().unwrap().iter().map(|line| &line["state"]);
     assert!(states.clone().all(|state| state == "moved"));
     assert_eq!(states.count(), 2);
     // An empty report is a report.
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    assert_eq!(rig.tell(&["report"]).await.json, serde_json::json!([]));
+    assert_eq!(
+        rig.run_json_command(&["report"]).await.json,
+        serde_json::json!([])
+    );
 }

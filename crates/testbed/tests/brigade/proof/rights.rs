@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bucket_brigade_testbed::{Effect, Fault};
+use bucket_brigade_testbed::{Fault, FaultEffect};
 use serde_json::Value;
 
-use crate::rig::{Rig, eventually};
+use crate::rig::{TestRig, wait_until};
 
 const SOURCE: &str = "arn:aws:s3:::SOURCE_BUCKET/SOURCE_KEY_PREFIX*";
 const DESTINATION: &str = "arn:aws:s3:::DESTINATION_BUCKET/DESTINATION_KEY_PREFIX*";
@@ -17,44 +17,49 @@ const BUCKETS: [&str; 2] = [
 ];
 
 /// An action on a resource.
-type Right = (String, String);
+type WriteRight = (String, String);
 
 /// Which side a command writes to, and copies to.
 #[derive(Clone, Copy)]
-enum Writes {
+enum WriteSide {
     Source,
     Destination,
 }
 
-fn right(action: &str, resource: &str) -> Right {
+fn write_right(action: &str, resource: &str) -> WriteRight {
     (format!("s3:{action}"), resource.to_owned())
 }
 
 /// Source: Amazon S3 User Guide, "Required permissions for Amazon S3 API operations"; a condition on an
 /// ETag needs `s3:GetObject` too, which whoever looks has.
-fn needed(operation: &str, writes: Writes) -> Vec<Right> {
+fn needed_rights(operation: &str, writes: WriteSide) -> Vec<WriteRight> {
     let (to, from, bucket) = match writes {
-        Writes::Source => (SOURCE, DESTINATION, BUCKETS[0]),
-        Writes::Destination => (DESTINATION, SOURCE, BUCKETS[1]),
+        WriteSide::Source => (SOURCE, DESTINATION, BUCKETS[0]),
+        WriteSide::Destination => (DESTINATION, SOURCE, BUCKETS[1]),
     };
     match operation {
-        "HeadBucket" => BUCKETS.map(|bucket| right("ListBucket", bucket)).to_vec(),
+        "HeadBucket" => BUCKETS
+            .map(|bucket| write_right("ListBucket", bucket))
+            .to_vec(),
         "HeadObject" | "GetObject" => {
-            vec![right("GetObject", SOURCE), right("GetObject", DESTINATION)]
+            vec![
+                write_right("GetObject", SOURCE),
+                write_right("GetObject", DESTINATION),
+            ]
         }
-        "GetBucketVersioning" => vec![right("GetBucketVersioning", bucket)],
-        "DeleteObjects" | "DeleteObject" => vec![right("DeleteObject", to)],
+        "GetBucketVersioning" => vec![write_right("GetBucketVersioning", bucket)],
+        "DeleteObjects" | "DeleteObject" => vec![write_right("DeleteObject", to)],
         "CopyObject" => vec![
-            right("GetObject", from),
-            right("GetObjectTagging", from),
-            right("PutObject", to),
-            right("PutObjectTagging", to),
+            write_right("GetObject", from),
+            write_right("GetObjectTagging", from),
+            write_right("PutObject", to),
+            write_right("PutObjectTagging", to),
         ],
         other => panic!("nobody knows what right {other} needs"),
     }
 }
 
-fn granted(policy: &str) -> BTreeSet<Right> {
+fn granted_rights(policy: &str) -> BTreeSet<WriteRight> {
     let policy: Value = serde_json::from_str(policy).unwrap();
     let list = |value: &Value| match value {
         Value::Array(many) => many
@@ -78,62 +83,64 @@ fn granted(policy: &str) -> BTreeSet<Right> {
 }
 
 /// The operations on S3 that a command adds to those counted before.
-struct Counted(BTreeMap<String, u64>);
+struct RequestBaseline(BTreeMap<String, u64>);
 
-impl Counted {
-    fn now(rig: &Rig) -> Self {
-        Self(rig.cloud.requests().snapshot_by("feeder"))
+impl RequestBaseline {
+    fn now(rig: &TestRig) -> Self {
+        Self(rig.cloud.request_counts().snapshot_by("feeder"))
     }
 
-    fn rights(&self, rig: &Rig, writes: Writes) -> Vec<Right> {
-        let now = rig.cloud.requests().snapshot_by("feeder").into_iter();
+    fn rights(&self, rig: &TestRig, writes: WriteSide) -> Vec<WriteRight> {
+        let now = rig.cloud.request_counts().snapshot_by("feeder").into_iter();
         let new = now.filter(|(name, count)| self.0.get(name) != Some(count));
         let new = new.filter(|(name, _)| !name.contains("Queue") && !name.contains("Message"));
-        new.flat_map(|(name, _)| needed(&name, writes)).collect()
+        new.flat_map(|(name, _)| needed_rights(&name, writes))
+            .collect()
     }
 }
 
 #[tokio::test]
 async fn the_commands_that_write_use_every_right_and_no_other() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(3).await;
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
     let mut used = BTreeSet::new();
 
-    rig.object("images-old", "image/0.png", b"newer").await;
-    let before = Counted::now(&rig);
-    assert_eq!(rig.tell(&["verify", "--recopy"]).await.code, 0);
-    used.extend(before.rights(&rig, Writes::Destination));
+    rig.put_object("images-old", "image/0.png", b"newer").await;
+    let before = RequestBaseline::now(&rig);
+    assert_eq!(rig.run_json_command(&["verify", "--recopy"]).await.code, 0);
+    used.extend(before.rights(&rig, WriteSide::Destination));
 
-    let slow = Fault::new("DeleteObjects", Effect::Delay(Duration::from_secs(1)));
-    let slow = rig.cloud.inject(slow);
-    let before = Counted::now(&rig);
-    let mut clean = rig.begin(&["clean", "--older-than", "0s", "--confirm", "images-old"]);
-    eventually("the removal", async || slow.hits() > 0).await;
+    let slow = Fault::new("DeleteObjects", FaultEffect::Delay(Duration::from_secs(1)));
+    let slow = rig.cloud.inject_fault(slow);
+    let before = RequestBaseline::now(&rig);
+    let mut clean =
+        rig.spawn_json_command(&["clean", "--older-than", "0s", "--confirm", "images-old"]);
+    wait_until("the removal", async || slow.hits() > 0).await;
     rig.set_path(&ids[0], "image/0.png").await;
-    assert_eq!(clean.wait().await.unwrap().code(), Some(2));
-    used.extend(before.rights(&rig, Writes::Source));
+    assert_eq!(clean.wait_for_exit().await.unwrap().code(), Some(2));
+    used.extend(before.rights(&rig, WriteSide::Source));
     drop(slow);
 
-    rig.sql("INSERT INTO bucket_brigade.orphans (run_id, destination_key, new_path, etag, row_id)
+    rig.execute_sql("INSERT INTO bucket_brigade.orphans (run_id, destination_key, new_path, etag, row_id)
              SELECT 1, new_path, new_path, etag, row_id FROM bucket_brigade.moves WHERE row_id <> '';
              DELETE FROM images").await;
-    let before = Counted::now(&rig);
+    let before = RequestBaseline::now(&rig);
     assert_eq!(
-        rig.tell(&["clean", "--orphans", "--confirm", "images-new"])
+        rig.run_json_command(&["clean", "--orphans", "--confirm", "images-new"])
             .await
             .code,
         0
     );
-    used.extend(before.rights(&rig, Writes::Destination));
+    used.extend(before.rights(&rig, WriteSide::Destination));
 
-    let looks = granted(include_str!("../../../../../deploy/policies/operator.json"));
-    let mut writes = granted(include_str!(
+    let looks = granted_rights(include_str!("../../../../../deploy/policies/operator.json"));
+    let mut writes = granted_rights(include_str!(
         "../../../../../deploy/policies/operator-write.json"
     ));
     // Objects above 5 GiB alone are copied in parts, which may have to be given up.
     for resource in [SOURCE, DESTINATION] {
-        assert!(writes.remove(&right("AbortMultipartUpload", resource)));
+        assert!(writes.remove(&write_right("AbortMultipartUpload", resource)));
     }
-    let beyond: BTreeSet<Right> = used.difference(&looks).cloned().collect();
+    let beyond: BTreeSet<WriteRight> = used.difference(&looks).cloned().collect();
     assert_eq!(beyond, writes);
 }

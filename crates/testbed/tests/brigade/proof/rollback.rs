@@ -2,58 +2,64 @@
 
 use std::time::Duration;
 
-use bucket_brigade_testbed::{Effect, Fault};
+use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use crate::rig::{Rig, eventually, sha};
+use crate::rig::{TestRig, sha256, wait_until};
 
 #[tokio::test]
 async fn rows_go_back_and_can_move_again() {
-    let rig = Rig::new().await;
-    let mut ids = rig.images(3).await;
-    ids.push(rig.row("image/0.png").await);
-    rig.migrate().await;
-    let told = rig.tell(&["rollback", "--all"]).await;
-    assert_eq!((told.code, told.number("rolled_back")), (0, 4));
+    let rig = TestRig::new().await;
+    let mut ids = rig.add_images(3).await;
+    ids.push(rig.add_row("image/0.png").await);
+    rig.run_migration().await;
+    let told = rig.run_json_command(&["rollback", "--all"]).await;
+    assert_eq!((told.code, told.number_of("rolled_back")), (0, 4));
     assert_eq!(
-        (told.json["done"].as_bool(), rig.count("moves").await),
+        (told.json["done"].as_bool(), rig.count_rows("moves").await),
         (Some(false), 4),
         "only told"
     );
-    let told = rig.tell(&["rollback", "--all", "--yes"]).await;
-    assert_eq!((told.code, told.number("rolled_back")), (0, 4));
+    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((told.code, told.number_of("rolled_back")), (0, 4));
     assert_eq!(rig.path_of(&ids[3]).await.unwrap(), "image/0.png");
     assert_eq!(
-        (rig.count("moves").await, rig.count("rollbacks").await),
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("rollbacks").await
+        ),
         (0, 4)
     );
     // The copies have no row now; three, because two rows share one.
-    assert_eq!(rig.count("orphans").await, 3);
-    rig.counts_agree().await;
-    let again = rig.tell(&["rollback", "--all", "--yes"]).await;
-    assert_eq!((again.code, again.number("rolled_back")), (0, 0));
-    rig.migrate().await;
+    assert_eq!(rig.count_rows("orphans").await, 3);
+    rig.assert_counts_agree().await;
+    let again = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((again.code, again.number_of("rolled_back")), (0, 0));
+    rig.run_migration().await;
     assert_eq!(
-        (rig.count("moves").await, rig.count("orphans").await),
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("orphans").await
+        ),
         (4, 0)
     );
     for id in &ids {
         assert!(rig.path_of(id).await.unwrap().starts_with("avatar/"));
     }
-    rig.counts_agree().await;
+    rig.assert_counts_agree().await;
 }
 
 #[tokio::test]
-async fn what_must_stay_stays_and_is_told() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(8).await;
-    rig.object("images-new", "avatar/0.png", b"the application's")
+async fn what_must_stay_stays_and_is_reported() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(8).await;
+    rig.put_object("images-new", "avatar/0.png", b"the application's")
         .await;
-    rig.remove("images-new", "avatar/1.png").await;
-    rig.remove("images-old", "image/2.png").await;
+    rig.delete_object("images-new", "avatar/1.png").await;
+    rig.delete_object("images-old", "image/2.png").await;
     rig.set_path(&ids[3], "elsewhere/3.png").await;
-    rig.sql(&format!("DELETE FROM images WHERE id = {}", ids[4]))
+    rig.execute_sql(&format!("DELETE FROM images WHERE id = {}", ids[4]))
         .await;
-    rig.sql(&format!(
+    rig.execute_sql(&format!(
         "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;
          CREATE TRIGGER no BEFORE UPDATE ON images FOR EACH ROW WHEN (old.id = {}) EXECUTE FUNCTION no()",
         ids[5]
@@ -65,9 +71,9 @@ async fn what_must_stay_stays_and_is_told() {
         .execute(&mut *transaction)
         .await
         .unwrap();
-    let told = rig.tell(&["rollback", "--all", "--yes"]).await;
-    assert_eq!((told.code, told.number("rolled_back")), (2, 1));
-    let reason = |number: usize| told.of("left_alone", &ids[number], "reason");
+    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((told.code, told.number_of("rolled_back")), (2, 1));
+    let reason = |number: usize| told.field_of("left_alone", &ids[number], "reason");
     assert_eq!(reason(0), "copy_replaced");
     assert_eq!(reason(1), "copy_gone");
     assert_eq!(reason(2), "source_gone");
@@ -81,11 +87,14 @@ async fn what_must_stay_stays_and_is_told() {
     assert_eq!(rig.path_of(&ids[3]).await.unwrap(), "elsewhere/3.png");
     assert_eq!(rig.path_of(&ids[7]).await.unwrap(), "image/7.png");
     assert_eq!(
-        (rig.count("moves").await, rig.count("rollbacks").await),
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("rollbacks").await
+        ),
         (7, 1)
     );
-    rig.counts_agree().await;
-    let seen = rig.command(&["rollback", "--all"]).await.log;
+    rig.assert_counts_agree().await;
+    let seen = rig.run_command(&["rollback", "--all"]).await.log;
     assert!(
         seen.contains("1 left alone: the source does not exist any more"),
         "{seen}"
@@ -98,66 +107,74 @@ async fn what_must_stay_stays_and_is_told() {
 
 #[tokio::test]
 async fn some_rows_alone_by_id_or_time() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(4).await;
-    rig.sql(&format!(
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(4).await;
+    rig.execute_sql(&format!(
         "UPDATE bucket_brigade.moves SET moved_at = now() - interval '3 hours' WHERE row_id IN ('{}', '{}')",
         ids[0], ids[1]
     ))
     .await;
     let both = format!("{},999999", ids[0]);
-    let told = rig.tell(&["rollback", "--ids", &both, "--yes"]).await;
-    assert_eq!((told.code, told.number("rolled_back")), (2, 1));
-    assert_eq!(told.of("left_alone", "999999", "reason"), "not_moved");
-    let told = rig.tell(&["rollback", "--since", "2h", "--yes"]).await;
-    assert_eq!((told.code, told.number("rolled_back")), (0, 2));
+    let told = rig
+        .run_json_command(&["rollback", "--ids", &both, "--yes"])
+        .await;
+    assert_eq!((told.code, told.number_of("rolled_back")), (2, 1));
+    assert_eq!(told.field_of("left_alone", "999999", "reason"), "not_moved");
+    let told = rig
+        .run_json_command(&["rollback", "--since", "2h", "--yes"])
+        .await;
+    assert_eq!((told.code, told.number_of("rolled_back")), (0, 2));
     assert_eq!(rig.path_of(&ids[1]).await.unwrap(), "avatar/1.png");
     let told = rig
-        .tell(&["rollback", "--since", "2020-01-01T00:00:00Z", "--yes"])
+        .run_json_command(&["rollback", "--since", "2020-01-01T00:00:00Z", "--yes"])
         .await;
-    assert_eq!(told.number("rolled_back"), 1);
+    assert_eq!(told.number_of("rolled_back"), 1);
     for wrong in [
         &["--ids", "x"][..],
         &["--since", "yesterday"],
         &[],
         &["--all", "--since", "2h"],
     ] {
-        let ended = rig.command(&[&["rollback"], wrong].concat()).await;
+        let ended = rig.run_command(&[&["rollback"], wrong].concat()).await;
         assert_eq!(ended.code, Some(64), "{}", ended.log);
     }
 }
 
 #[tokio::test]
-async fn it_keeps_away_from_whoever_would_move_the_rows_again() {
-    let rig = Rig::new().await;
-    rig.moved(1).await;
+async fn it_refuses_while_the_rows_could_be_moved_again() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(1).await;
     let ledger = rig.open_run().await;
-    let feeder = ledger.lock_feeder().await.unwrap();
-    refused(&rig, "stop the feeder first").await;
+    let feeder = ledger.acquire_feeder_lock().await.unwrap();
+    assert_refused(&rig, "stop the feeder first").await;
     drop(feeder);
-    rig.send("a message of somebody").await;
-    eventually("the message", async || rig.visible().await == 1).await;
-    refused(&rig, "1 messages wait in the queue").await;
-    let purge = rig.cloud.sqs().purge_queue().queue_url(&rig.queue.url);
+    rig.send_message("a message of somebody").await;
+    wait_until("the message", async || rig.visible_messages().await == 1).await;
+    assert_refused(&rig, "1 messages wait in the queue").await;
+    let purge = rig
+        .cloud
+        .sqs_client()
+        .purge_queue()
+        .queue_url(&rig.queue.url);
     purge.send().await.unwrap();
     // That of the command before may not have ended yet.
     let mut other = None;
     while other.is_none() {
-        other = ledger.lock_operator().await.unwrap();
+        other = ledger.acquire_operator_lock().await.unwrap();
     }
-    refused(&rig, "another verify, rollback or clean").await;
+    assert_refused(&rig, "another verify, rollback or clean").await;
     drop(other);
-    eventually("the locks' end", async || {
-        rig.command(&["rollback", "--all", "--yes"]).await.code == Some(0)
+    wait_until("the locks' end", async || {
+        rig.run_command(&["rollback", "--all", "--yes"]).await.code == Some(0)
     })
     .await;
-    assert_eq!(rig.count("rollbacks").await, 1);
+    assert_eq!(rig.count_rows("rollbacks").await, 1);
 }
 
 /// A lock's end takes a moment to reach the server, so this may take more than one try.
-async fn refused(rig: &Rig, reason: &str) {
-    eventually(reason, async || {
-        let ended = rig.command(&["rollback", "--all", "--yes"]).await;
+async fn assert_refused(rig: &TestRig, reason: &str) {
+    wait_until(reason, async || {
+        let ended = rig.run_command(&["rollback", "--all", "--yes"]).await;
         assert_eq!(ended.code, Some(75), "{}", ended.log);
         ended.log.contains(reason)
     })
@@ -166,47 +183,56 @@ async fn refused(rig: &Rig, reason: &str) {
 
 /// The application replaces an image between the look at its copy and the compare-and-set.
 #[tokio::test]
-async fn an_image_replaced_in_that_very_moment_is_shown_again() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(2).await;
-    let late = Fault::new("HeadObject", Effect::LateAnswer(Duration::from_secs(1)));
+async fn an_image_replaced_in_that_very_moment_is_restored() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(2).await;
+    let late = Fault::new(
+        "HeadObject",
+        FaultEffect::DelayedResponse(Duration::from_secs(1)),
+    );
     let late = late.caller("feeder").key_contains("avatar/0").times(1);
-    let late = rig.cloud.inject(late);
-    let mut rollback = rig.begin(&["rollback", "--all", "--yes"]);
-    eventually("the look at the copy", async || late.hits() > 0).await;
+    let late = rig.cloud.inject_fault(late);
+    let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
+    wait_until("the look at the copy", async || late.hits() > 0).await;
     // The look has its answer, as of before this, a little later.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    rig.object("images-new", "avatar/0.png", b"the application's")
+    rig.put_object("images-new", "avatar/0.png", b"the application's")
         .await;
-    assert_eq!(rollback.wait().await.unwrap().code(), Some(2));
+    assert_eq!(rollback.wait_for_exit().await.unwrap().code(), Some(2));
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
     assert_eq!(rig.path_of(&ids[1]).await.unwrap(), "image/1.png");
     assert_eq!(
-        rig.destination("avatar/0.png").await.unwrap(),
-        sha(b"the application's")
+        rig.destination_sha256("avatar/0.png").await.unwrap(),
+        sha256(b"the application's")
     );
     assert_eq!(
-        (rig.count("moves").await, rig.count("orphans").await),
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("orphans").await
+        ),
         (1, 1)
     );
-    rig.counts_agree().await;
+    rig.assert_counts_agree().await;
 }
 
 #[tokio::test]
 async fn a_move_whose_source_was_cleaned_cannot_be_undone() {
-    let rig = Rig::new().await;
-    let ids = rig.moved(2).await;
-    rig.sql("UPDATE images SET path = 'image/1.png' WHERE path = 'avatar/1.png'")
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(2).await;
+    rig.execute_sql("UPDATE images SET path = 'image/1.png' WHERE path = 'avatar/1.png'")
         .await;
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     let cleaned = rig
-        .tell(&["clean", "--older-than", "0s", "--confirm", "images-old"])
+        .run_json_command(&["clean", "--older-than", "0s", "--confirm", "images-old"])
         .await;
-    assert_eq!(cleaned.number("removed"), 1);
-    let told = rig.tell(&["rollback", "--all", "--yes"]).await;
-    assert_eq!((told.code, told.number("rolled_back")), (2, 0));
-    assert_eq!(told.of("left_alone", &ids[0], "reason"), "source_removed");
+    assert_eq!(cleaned.number_of("removed"), 1);
+    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((told.code, told.number_of("rolled_back")), (2, 0));
+    assert_eq!(
+        told.field_of("left_alone", &ids[0], "reason"),
+        "source_removed"
+    );
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
     // Verify knows that there is nothing to compare with any more.
-    assert_eq!(rig.tell(&["verify"]).await.code, 0);
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
 }

@@ -26,61 +26,61 @@ use tokio_rustls::TlsAcceptor;
 
 /// How it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub(crate) enum CollectorMode {
     Takes,
     Answers(u16),
     Hangs,
 }
 
 /// What is said of a span or an event.
-pub(crate) type Attributes = BTreeMap<String, String>;
+pub(crate) type SpanAttributes = BTreeMap<String, String>;
 
 /// A span as it was sent.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
-    pub(crate) resource: Attributes,
+pub(crate) struct ReceivedSpan {
+    pub(crate) resource: SpanAttributes,
     pub(crate) name: String,
     pub(crate) trace: String,
     pub(crate) id: String,
     /// Empty for the first of a trace.
     pub(crate) parent: String,
-    pub(crate) attributes: Attributes,
-    pub(crate) events: Vec<(String, Attributes)>,
+    pub(crate) attributes: SpanAttributes,
+    pub(crate) events: Vec<(String, SpanAttributes)>,
     pub(crate) is_failed: bool,
     pub(crate) began: u64,
     pub(crate) ended: u64,
 }
 
-impl Seen {
-    pub(crate) fn says(&self, key: &str) -> &str {
+impl ReceivedSpan {
+    pub(crate) fn attribute(&self, key: &str) -> &str {
         self.attributes.get(key).map_or("", String::as_str)
     }
 }
 
-struct Shared {
-    manner: Mutex<Manner>,
-    spans: Mutex<Vec<Seen>>,
+struct CollectorState {
+    manner: Mutex<CollectorMode>,
+    spans: Mutex<Vec<ReceivedSpan>>,
     requests: Mutex<Vec<HeaderMap>>,
 }
 
-pub(crate) struct Collector {
-    shared: Arc<Shared>,
+pub(crate) struct TraceCollector {
+    shared: Arc<CollectorState>,
     endpoint: String,
     serving: JoinHandle<()>,
 }
 
-impl Drop for Collector {
+impl Drop for TraceCollector {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
-impl Collector {
+impl TraceCollector {
     pub(crate) async fn start() -> Self {
         Self::serve(None).await
     }
 
-    pub(crate) async fn by_tls(tls: TlsAcceptor) -> Self {
+    pub(crate) async fn start_with_tls(tls: TlsAcceptor) -> Self {
         Self::serve(Some(tls)).await
     }
 
@@ -88,12 +88,12 @@ impl Collector {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let shared = Arc::new(Shared {
-            manner: Mutex::new(Manner::Takes),
+        let shared = Arc::new(CollectorState {
+            manner: Mutex::new(CollectorMode::Takes),
             spans: Mutex::default(),
             requests: Mutex::default(),
         });
-        let serving = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
+        let serving = tokio::spawn(accept_connections(listener, tls, Arc::clone(&shared)));
         Self {
             shared,
             endpoint: format!("{scheme}://{address}"),
@@ -105,7 +105,7 @@ impl Collector {
         &self.endpoint
     }
 
-    pub(crate) fn behave(&self, manner: Manner) {
+    pub(crate) fn set_mode(&self, manner: CollectorMode) {
         *self.shared.manner.lock().unwrap() = manner;
     }
 
@@ -115,34 +115,39 @@ impl Collector {
     }
 
     /// Every span so far, in the order of their beginnings.
-    pub(crate) fn spans(&self) -> Vec<Seen> {
+    pub(crate) fn spans(&self) -> Vec<ReceivedSpan> {
         let mut spans = self.shared.spans.lock().unwrap().clone();
         spans.sort_by_key(|span| span.began);
         spans
     }
 
     /// The spans of the trace that began when this row was fed.
-    pub(crate) fn trace_of(&self, row: &str) -> Vec<Seen> {
+    pub(crate) fn trace_of(&self, row: &str) -> Vec<ReceivedSpan> {
         let spans = self.spans();
-        let is_feed =
-            |span: &&Seen| span.name == "feed" && span.says("bucket_brigade.row_id") == row;
+        let is_feed = |span: &&ReceivedSpan| {
+            span.name == "feed" && span.attribute("bucket_brigade.row_id") == row
+        };
         let trace = spans.iter().find(is_feed).unwrap().trace.clone();
-        let of_trace = |span: &Seen| span.trace == trace;
+        let of_trace = |span: &ReceivedSpan| span.trace == trace;
         spans.into_iter().filter(of_trace).collect()
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn accept_connections(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<CollectorState>,
+) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let (tls, shared) = (tls.clone(), Arc::clone(&shared));
         tokio::spawn(async move {
             match tls {
-                None => talk(stream, shared).await,
+                None => serve_connection(stream, shared).await,
                 Some(tls) => {
                     // A client that does not trust us hangs up.
                     if let Ok(stream) = tls.accept(stream).await {
-                        talk(stream, shared).await;
+                        serve_connection(stream, shared).await;
                     }
                 }
             }
@@ -150,16 +155,19 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
     }
 }
 
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
-    let service = service_fn(|request| answer(Arc::clone(&shared), request));
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: Arc<CollectorState>,
+) {
+    let service = service_fn(|request| handle_request(Arc::clone(&shared), request));
     // An error here is the client's leaving.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-async fn answer(
-    shared: Arc<Shared>,
+async fn handle_request(
+    shared: Arc<CollectorState>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
@@ -167,20 +175,20 @@ async fn answer(
     shared.requests.lock().unwrap().push(parts.headers.clone());
     let manner = *shared.manner.lock().unwrap();
     match manner {
-        Manner::Takes => {}
-        Manner::Hangs => std::future::pending().await,
-        Manner::Answers(status) => {
+        CollectorMode::Takes => {}
+        CollectorMode::Hangs => std::future::pending().await,
+        CollectorMode::Answers(status) => {
             let refusal = Response::builder().status(status);
             return Ok(refusal.body(Body::from("not now")).unwrap());
         }
     }
     assert_eq!(parts.uri.path(), "/v1/traces");
-    let spans = decode(&parts.headers, &body.unwrap());
+    let spans = decode_spans(&parts.headers, &body.unwrap());
     shared.spans.lock().unwrap().extend(spans);
     Ok(Response::new(Body::empty()))
 }
 
-fn decode(headers: &HeaderMap, body: &Bytes) -> Vec<Seen> {
+fn decode_spans(headers: &HeaderMap, body: &Bytes) -> Vec<ReceivedSpan> {
     assert_eq!(headers["content-type"], "application/x-protobuf");
     let mut plain = Vec::new();
     if headers.get("content-encoding").is_some() {
@@ -189,27 +197,33 @@ fn decode(headers: &HeaderMap, body: &Bytes) -> Vec<Seen> {
         plain.extend_from_slice(body);
     }
     let request = ExportTraceServiceRequest::decode(&plain[..]).unwrap();
-    request.resource_spans.into_iter().flat_map(seen).collect()
+    request
+        .resource_spans
+        .into_iter()
+        .flat_map(spans_of_resource)
+        .collect()
 }
 
-fn seen(of_resource: ResourceSpans) -> Vec<Seen> {
-    let resource = attributes(of_resource.resource.unwrap_or_default().attributes);
+fn spans_of_resource(of_resource: ResourceSpans) -> Vec<ReceivedSpan> {
+    let resource = collect_attributes(of_resource.resource.unwrap_or_default().attributes);
     let scopes = of_resource.scope_spans.into_iter();
     let spans = scopes.flat_map(|scope| scope.spans);
-    spans.map(|span| one(span, resource.clone())).collect()
+    spans
+        .map(|span| received_span(span, resource.clone()))
+        .collect()
 }
 
-fn one(span: Span, resource: Attributes) -> Seen {
+fn received_span(span: Span, resource: SpanAttributes) -> ReceivedSpan {
     // 2 is ERROR in OTLP.
     let is_failed = span.status.is_some_and(|status| status.code == 2);
-    let event = |event: Event| (event.name, attributes(event.attributes));
-    Seen {
+    let event = |event: Event| (event.name, collect_attributes(event.attributes));
+    ReceivedSpan {
         resource,
         name: span.name,
         trace: hex(&span.trace_id),
         id: hex(&span.span_id),
         parent: hex(&span.parent_span_id),
-        attributes: attributes(span.attributes),
+        attributes: collect_attributes(span.attributes),
         events: span.events.into_iter().map(event).collect(),
         is_failed,
         began: span.start_time_unix_nano,
@@ -217,16 +231,16 @@ fn one(span: Span, resource: Attributes) -> Seen {
     }
 }
 
-fn attributes(pairs: Vec<KeyValue>) -> Attributes {
-    let mut all = Attributes::new();
+fn collect_attributes(pairs: Vec<KeyValue>) -> SpanAttributes {
+    let mut all = SpanAttributes::new();
     for KeyValue { key, value, .. } in pairs {
-        let before = all.insert(key.clone(), text(value));
+        let before = all.insert(key.clone(), value_text(value));
         assert_eq!(before, None, "{key} is said twice");
     }
     all
 }
 
-fn text(value: Option<AnyValue>) -> String {
+fn value_text(value: Option<AnyValue>) -> String {
     match value.and_then(|value| value.value) {
         Some(Value::StringValue(text)) => text,
         Some(Value::IntValue(number)) => number.to_string(),

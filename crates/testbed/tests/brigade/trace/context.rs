@@ -5,33 +5,35 @@ use std::sync::{Arc, Mutex};
 use aws_sdk_sqs::primitives::Blob;
 use aws_sdk_sqs::types::MessageAttributeValue;
 use axum::http::HeaderMap;
-use bucket_brigade_testbed::cloud::{Passing, Watch};
+use bucket_brigade_testbed::cloud::{CloudObserver, ObservedRequest};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::collector::Collector;
-use super::{migrate, on};
-use crate::rig::{Rig, stop};
+use super::collector::TraceCollector;
+use super::{run_migration, trace_settings};
+use crate::rig::{TestRig, stop_consumer};
 
 /// The bodies of all requests to the queue.
 #[derive(Default)]
-struct Bodies(Mutex<Vec<(String, String)>>);
+struct RequestBodies(Mutex<Vec<(String, String)>>);
 
-impl Watch for Bodies {
-    fn before<'a>(&'a self, request: Passing<'a>) -> BoxFuture<'a, ()> {
+impl CloudObserver for RequestBodies {
+    fn before_request<'a>(&'a self, request: ObservedRequest<'a>) -> BoxFuture<'a, ()> {
         let body = String::from_utf8_lossy(request.body).into_owned();
         let mut bodies = self.0.lock().unwrap();
         bodies.push((request.operation.to_owned(), body));
         futures::future::ready(()).boxed()
     }
 
-    fn after(&self, _: Passing<'_>, _: &[u8]) {}
+    fn after_response(&self, _: ObservedRequest<'_>, _: &[u8]) {}
 }
 
-impl Bodies {
-    fn of(rig: &Rig) -> Arc<Self> {
+impl RequestBodies {
+    fn of(rig: &TestRig) -> Arc<Self> {
         let bodies = Arc::new(Self::default());
-        rig.cloud.watch(Arc::<Self>::clone(&bodies)).unwrap();
+        rig.cloud
+            .observe_requests(Arc::<Self>::clone(&bodies))
+            .unwrap();
         bodies
     }
 
@@ -46,17 +48,18 @@ impl Bodies {
 
 #[tokio::test]
 async fn off_nothing_is_sent_and_nothing_asked_for() {
-    let rig = Rig::new().await;
-    let collector = Collector::start().await;
-    let bodies = Bodies::of(&rig);
-    let at = on(&collector)[0];
+    let rig = TestRig::new().await;
+    let collector = TraceCollector::start().await;
+    let bodies = RequestBodies::of(&rig);
+    let at = trace_settings(&collector)[0];
     for off in [
         &[][..],
         &[at, ("OTEL_SDK_DISABLED", "true")],
         &[at, ("OTEL_TRACES_EXPORTER", "none")],
     ] {
-        rig.image(&format!("image/{}.png", fastrand::u64(..))).await;
-        assert_eq!(migrate(&rig, off).await.0, Some(0));
+        rig.add_image(&format!("image/{}.png", fastrand::u64(..)))
+            .await;
+        assert_eq!(run_migration(&rig, off).await.0, Some(0));
     }
     for operation in ["SendMessageBatch", "ReceiveMessage"] {
         for text in [
@@ -75,9 +78,9 @@ async fn off_nothing_is_sent_and_nothing_asked_for() {
     assert!(requests.is_empty(), "{requests:?}");
 
     // And on, the same requests have it, every one of them.
-    rig.image("image/on.png").await;
+    rig.add_image("image/on.png").await;
     let (_, before) = bodies.count("ReceiveMessage", "");
-    assert_eq!(migrate(&rig, &[at]).await.0, Some(0));
+    assert_eq!(run_migration(&rig, &[at]).await.0, Some(0));
     assert_eq!(bodies.count("SendMessageBatch", "\"traceparent\"").0, 1);
     let (asking, all) = bodies.count(
         "ReceiveMessage",
@@ -88,25 +91,25 @@ async fn off_nothing_is_sent_and_nothing_asked_for() {
 
 #[tokio::test]
 async fn what_sampling_leaves_out_is_left_out_by_all() {
-    let rig = Rig::new().await;
-    let collector = Collector::start().await;
-    let bodies = Bodies::of(&rig);
-    rig.images(3).await;
+    let rig = TestRig::new().await;
+    let collector = TraceCollector::start().await;
+    let bodies = RequestBodies::of(&rig);
+    rig.add_images(3).await;
     // The feeder decides; the consumer, told nothing, follows.
-    let consumer = rig.consumer(&on(&collector));
+    let consumer = rig.spawn_consumer(&trace_settings(&collector));
     let none = [
-        on(&collector)[0],
+        trace_settings(&collector)[0],
         ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
         ("OTEL_TRACES_SAMPLER_ARG", "0"),
     ];
-    let fed = rig.run("feeder", &none).await;
+    let fed = rig.run_program("feeder", &none).await;
     assert_eq!(fed.code, Some(0), "{}", fed.log);
-    stop(consumer).await;
+    stop_consumer(consumer).await;
     assert_eq!(bodies.count("SendMessageBatch", "-00\"").0, 1);
     assert_eq!(collector.spans().len(), 0);
 }
 
-fn text(kind: &str, value: &str) -> MessageAttributeValue {
+fn string_attribute(kind: &str, value: &str) -> MessageAttributeValue {
     let builder = MessageAttributeValue::builder().data_type(kind);
     builder.string_value(value).build().unwrap()
 }
@@ -114,13 +117,13 @@ fn text(kind: &str, value: &str) -> MessageAttributeValue {
 const FOREIGN_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const FOREIGN_SPAN: &str = "b7ad6b7169203331";
 
-fn foreign(flags: &str) -> String {
+fn foreign_traceparent(flags: &str) -> String {
     format!("00-{FOREIGN_TRACE}-{FOREIGN_SPAN}-{flags}")
 }
 
 /// Attributes that are no trace, in forms that might pass for one.
-fn hostile() -> Vec<MessageAttributeValue> {
-    let ours = foreign("01");
+fn hostile_attributes() -> Vec<MessageAttributeValue> {
+    let ours = foreign_traceparent("01");
     let mut all: Vec<MessageAttributeValue> = [
         "x",
         "00-1-1-01",
@@ -133,20 +136,20 @@ fn hostile() -> Vec<MessageAttributeValue> {
         &"-".repeat(100_000),
         &"é".repeat(55),
     ]
-    .map(|value| text("String", value))
+    .map(|value| string_attribute("String", value))
     .into();
-    all.push(text("Number", "55"));
+    all.push(string_attribute("Number", "55"));
     let binary = MessageAttributeValue::builder().data_type("Binary");
-    let bytes = Blob::new(foreign("01").into_bytes());
+    let bytes = Blob::new(foreign_traceparent("01").into_bytes());
     all.push(binary.binary_value(bytes).build().unwrap());
     all
 }
 
 /// Feeds an image by hand, with this attribute on its message. Returns the row's id.
-async fn feed(rig: &Rig, attribute: MessageAttributeValue) -> String {
+async fn feed_with_attribute(rig: &TestRig, attribute: MessageAttributeValue) -> String {
     let path = format!("image/{}.png", fastrand::u64(..));
-    let id = rig.image(&path).await;
-    let sqs = rig.cloud.sqs();
+    let id = rig.add_image(&path).await;
+    let sqs = rig.cloud.sqs_client();
     sqs.send_message()
         .queue_url(&rig.queue.url)
         .message_body(serde_json::json!({ "id": id, "path": path }).to_string())
@@ -159,18 +162,21 @@ async fn feed(rig: &Rig, attribute: MessageAttributeValue) -> String {
 
 #[tokio::test]
 async fn a_hostile_attribute_moves_nothing_else_and_breaks_nothing() {
-    let rig = Rig::new().await;
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let collector = Collector::start().await;
+    let collector = TraceCollector::start().await;
     let mut ids = Vec::new();
-    for attribute in hostile() {
-        ids.push(feed(&rig, attribute).await);
+    for attribute in hostile_attributes() {
+        ids.push(feed_with_attribute(&rig, attribute).await);
     }
-    let consumer = rig.consumer(&on(&collector));
-    rig.drained().await;
-    let log = stop(consumer).await;
+    let consumer = rig.spawn_consumer(&trace_settings(&collector));
+    rig.wait_until_drained().await;
+    let log = stop_consumer(consumer).await;
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
-    assert_eq!(rig.count("moves").await, i64::try_from(ids.len()).unwrap());
+    assert_eq!(
+        rig.count_rows("moves").await,
+        i64::try_from(ids.len()).unwrap()
+    );
 
     let spans = collector.spans();
     let moves = spans.iter().filter(|span| span.name == "move");
@@ -183,37 +189,39 @@ async fn a_hostile_attribute_moves_nothing_else_and_breaks_nothing() {
         );
         assert!(
             ids.iter()
-                .any(|id| id == span.says("bucket_brigade.row_id"))
+                .any(|id| id == span.attribute("bucket_brigade.row_id"))
         );
     }
 }
 
 #[tokio::test]
-async fn somebody_elses_trace_is_gone_on_with_and_nothing_more() {
-    let rig = Rig::new().await;
+async fn a_foreign_trace_is_continued_and_nothing_more() {
+    let rig = TestRig::new().await;
     rig.open_run().await;
-    let collector = Collector::start().await;
-    let seen = feed(&rig, text("String", &foreign("01"))).await;
-    let unseen = feed(&rig, text("String", &foreign("00"))).await;
-    let consumer = rig.consumer(&on(&collector));
-    rig.drained().await;
-    stop(consumer).await;
+    let collector = TraceCollector::start().await;
+    let seen =
+        feed_with_attribute(&rig, string_attribute("String", &foreign_traceparent("01"))).await;
+    let unseen =
+        feed_with_attribute(&rig, string_attribute("String", &foreign_traceparent("00"))).await;
+    let consumer = rig.spawn_consumer(&trace_settings(&collector));
+    rig.wait_until_drained().await;
+    stop_consumer(consumer).await;
     for id in [&seen, &unseen] {
         assert!(rig.path_of(id).await.unwrap().starts_with("avatar/"));
     }
     let spans = collector.spans();
     let moves: Vec<_> = spans.iter().filter(|span| span.name == "move").collect();
     assert_eq!(moves.len(), 1);
-    assert_eq!(moves[0].says("bucket_brigade.row_id"), seen);
+    assert_eq!(moves[0].attribute("bucket_brigade.row_id"), seen);
     assert_eq!(
         (&*moves[0].trace, &*moves[0].parent),
         (FOREIGN_TRACE, FOREIGN_SPAN)
     );
 
     // With traces off, nobody even looks.
-    feed(&rig, text("String", "x")).await;
-    let consumer = rig.consumer(&[]);
-    rig.drained().await;
-    stop(consumer).await;
-    assert_eq!(rig.count("moves").await, 3);
+    feed_with_attribute(&rig, string_attribute("String", "x")).await;
+    let consumer = rig.spawn_consumer(&[]);
+    rig.wait_until_drained().await;
+    stop_consumer(consumer).await;
+    assert_eq!(rig.count_rows("moves").await, 3);
 }

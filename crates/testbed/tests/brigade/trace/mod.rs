@@ -2,35 +2,35 @@
 
 pub(crate) mod collector;
 mod context;
-mod trouble;
+mod export_failures;
 
 use std::collections::BTreeSet;
 
-use bucket_brigade_testbed::cloud::CreateQueue;
-use bucket_brigade_testbed::{Effect, Fault, Options};
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
-use crate::rig::{Rig, end, eventually, stop};
-use collector::{Collector, Seen};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
+use collector::{ReceivedSpan, TraceCollector};
 
 /// What switches traces on.
-fn on(collector: &Collector) -> [(&'static str, &str); 1] {
+fn trace_settings(collector: &TraceCollector) -> [(&'static str, &str); 1] {
     [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())]
 }
 
 /// Feeds all that is in scope, with a consumer that stops at the end, so that all spans have been sent.
-async fn migrate(rig: &Rig, more: &[(&str, &str)]) -> (Option<i32>, [String; 2]) {
-    let consumer = rig.consumer(more);
-    let ended = end(&mut rig.spawn("feeder", more, &[])).await;
-    let consumed = stop(consumer).await;
+async fn run_migration(rig: &TestRig, more: &[(&str, &str)]) -> (Option<i32>, [String; 2]) {
+    let consumer = rig.spawn_consumer(more);
+    let ended = wait_for_exit(&mut rig.spawn("feeder", more, &[])).await;
+    let consumed = stop_consumer(consumer).await;
     (ended.code, [ended.log, consumed])
 }
 
-fn names(trace: &[Seen]) -> Vec<&str> {
+fn span_names(trace: &[ReceivedSpan]) -> Vec<&str> {
     trace.iter().map(|span| span.name.as_str()).collect()
 }
 
 /// Every span but the first belongs under one of the same trace, steps under a move, moves under the feed.
-fn assert_linked(trace: &[Seen]) {
+fn assert_linked(trace: &[ReceivedSpan]) {
     let name_of = |id: &str| {
         let parent = trace.iter().find(|span| span.id == id);
         parent.map_or("", |span| span.name.as_str())
@@ -47,18 +47,18 @@ fn assert_linked(trace: &[Seen]) {
     assert_eq!(trace[0].parent, "");
 }
 
-fn outcomes<'a>(trace: &'a [Seen], name: &str) -> Vec<&'a str> {
+fn span_outcomes<'a>(trace: &'a [ReceivedSpan], name: &str) -> Vec<&'a str> {
     let of_name = trace.iter().filter(|span| span.name == name);
     of_name
-        .map(|span| span.says("bucket_brigade.outcome"))
+        .map(|span| span.attribute("bucket_brigade.outcome"))
         .collect()
 }
 
 #[tokio::test]
 async fn an_images_way_is_one_trace_from_feed_to_delete() {
-    let rig = Rig::new().await;
-    let collector = Collector::start().await;
-    let ids = rig.images(12).await;
+    let rig = TestRig::new().await;
+    let collector = TraceCollector::start().await;
+    let ids = rig.add_images(12).await;
     let more = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=tr4ces-s3cret"),
@@ -69,14 +69,14 @@ async fn an_images_way_is_one_trace_from_feed_to_delete() {
         ),
         ("CONSUMER_NAME", "consumer-7"),
     ];
-    let (code, logs) = migrate(&rig, &more).await;
+    let (code, logs) = run_migration(&rig, &more).await;
     assert_eq!(code, Some(0), "{logs:?}");
 
     let mut traces = BTreeSet::new();
     for (number, id) in ids.iter().enumerate() {
         let trace = collector.trace_of(id);
         assert_eq!(
-            names(&trace),
+            span_names(&trace),
             ["feed", "move", "decide", "copy", "commit", "delete"]
         );
         assert_linked(&trace);
@@ -102,14 +102,14 @@ async fn an_images_way_is_one_trace_from_feed_to_delete() {
     );
 }
 
-fn assert_described(trace: &[Seen], id: &str, number: usize) {
+fn assert_described(trace: &[ReceivedSpan], id: &str, number: usize) {
     let (feed, moved) = (&trace[0], &trace[1]);
     for (span, service) in [(feed, "feeder"), (moved, "consumer")] {
         let named = format!("bucket-brigade-{service}");
         assert_eq!(span.resource["service.name"], named);
         assert_eq!(span.resource["deployment.environment.name"], "test");
-        assert_eq!(span.says("bucket_brigade.row_id"), id);
-        assert_eq!(span.says("messaging.system"), "aws_sqs");
+        assert_eq!(span.attribute("bucket_brigade.row_id"), id);
+        assert_eq!(span.attribute("messaging.system"), "aws_sqs");
     }
     assert_eq!(moved.resource["service.instance.id"], "consumer-7");
     for (key, value) in [
@@ -122,11 +122,11 @@ fn assert_described(trace: &[Seen], id: &str, number: usize) {
         ),
         ("bucket_brigade.receive_count", "1".to_owned()),
     ] {
-        assert_eq!(moved.says(key), value, "{key}");
+        assert_eq!(moved.attribute(key), value, "{key}");
     }
     let outcomes: Vec<&str> = trace
         .iter()
-        .map(|span| span.says("bucket_brigade.outcome"))
+        .map(|span| span.attribute("bucket_brigade.outcome"))
         .collect();
     // The end of a delete has no other outcome than that it did not fail.
     assert_eq!(
@@ -143,46 +143,46 @@ fn assert_described(trace: &[Seen], id: &str, number: usize) {
 
 #[tokio::test]
 async fn a_message_that_comes_again_stays_in_its_trace() {
-    let rig = Rig::new().await;
-    let collector = Collector::start().await;
-    let id = rig.image("image/a.png").await;
-    let failing = Effect::FailEntries {
+    let rig = TestRig::new().await;
+    let collector = TraceCollector::start().await;
+    let id = rig.add_image("image/a.png").await;
+    let failing = FaultEffect::FailEntries {
         code: "InternalError".into(),
         sender_fault: false,
     };
     // As often as a delete is tried before its message is left to its visibility timeout.
     let _failing = rig
         .cloud
-        .inject(Fault::new("DeleteMessageBatch", failing).times(5));
-    let more = [on(&collector)[0], ("VISIBILITY_TIMEOUT", "2s")];
-    let (code, logs) = migrate(&rig, &more).await;
+        .inject_fault(Fault::new("DeleteMessageBatch", failing).times(5));
+    let more = [trace_settings(&collector)[0], ("VISIBILITY_TIMEOUT", "2s")];
+    let (code, logs) = run_migration(&rig, &more).await;
     assert_eq!(code, Some(0), "{logs:?}");
 
     let trace = collector.trace_of(&id);
     assert_linked(&trace);
-    assert_eq!(outcomes(&trace, "move"), ["moved", "moved already"]);
-    let deletes: Vec<&Seen> = trace.iter().filter(|span| span.name == "delete").collect();
+    assert_eq!(span_outcomes(&trace, "move"), ["moved", "moved already"]);
+    let deletes: Vec<&ReceivedSpan> = trace.iter().filter(|span| span.name == "delete").collect();
     assert!(deletes[0].is_failed && !deletes[1].is_failed);
-    assert_eq!(deletes[0].says("error.type"), "NotConfirmed");
-    assert_eq!(outcomes(&trace, "copy"), ["copied"]);
+    assert_eq!(deletes[0].attribute("error.type"), "NotConfirmed");
+    assert_eq!(span_outcomes(&trace, "copy"), ["copied"]);
 }
 
 #[tokio::test]
 async fn failures_retries_and_redrive_stay_in_their_trace() {
-    let queue = CreateQueue {
+    let queue = CreateQueueOptions {
         max_receive_count: Some(3),
-        ..CreateQueue::default()
+        ..CreateQueueOptions::default()
     };
-    let rig = Rig::with(Options::default(), queue).await;
-    let collector = Collector::start().await;
-    let missing = rig.row("image/missing.png").await;
-    let slow = rig.image("image/slow.png").await;
-    let throttled = Fault::new("CopyObject", Effect::error(503, "SlowDown"));
+    let rig = TestRig::with_options(CloudOptions::default(), queue).await;
+    let collector = TraceCollector::start().await;
+    let missing = rig.add_row("image/missing.png").await;
+    let slow = rig.add_image("image/slow.png").await;
+    let throttled = Fault::new("CopyObject", FaultEffect::error(503, "SlowDown"));
     let _throttled = rig
         .cloud
-        .inject(throttled.key_contains("slow.png").times(2));
-    let more = on(&collector);
-    let (code, logs) = migrate(&rig, &more).await;
+        .inject_fault(throttled.key_contains("slow.png").times(2));
+    let more = trace_settings(&collector);
+    let (code, logs) = run_migration(&rig, &more).await;
     assert_eq!(code, Some(2), "{logs:?}");
 
     let trace = collector.trace_of(&slow);
@@ -195,20 +195,20 @@ async fn failures_retries_and_redrive_stay_in_their_trace() {
 
     let trace = collector.trace_of(&missing);
     assert_linked(&trace);
-    let moves: Vec<&Seen> = trace.iter().filter(|span| span.name == "move").collect();
-    assert!(moves[0].is_failed && moves[0].says("error.type") == "NoSuchKey");
-    assert_eq!(moves[0].says("bucket_brigade.outcome"), "failed");
-    assert!(names(&trace).contains(&"release"));
+    let moves: Vec<&ReceivedSpan> = trace.iter().filter(|span| span.name == "move").collect();
+    assert!(moves[0].is_failed && moves[0].attribute("error.type") == "NoSuchKey");
+    assert_eq!(moves[0].attribute("bucket_brigade.outcome"), "failed");
+    assert!(span_names(&trace).contains(&"release"));
 
     // Mended and redriven out of the dead-letter queue, it goes on in the trace it began in.
-    eventually("the dead letter", async || rig.dead().await == 1).await;
-    rig.object("images-old", "image/missing.png", b"found")
+    wait_until("the dead letter", async || rig.dead_letters().await == 1).await;
+    rig.put_object("images-old", "image/missing.png", b"found")
         .await;
-    assert_eq!(rig.feeder(&["retry"]).await.code, 0);
-    let consumer = rig.consumer(&more);
-    eventually("the move", async || rig.count("moves").await == 2).await;
-    stop(consumer).await;
+    assert_eq!(rig.run_feeder(&["retry"]).await.code, 0);
+    let consumer = rig.spawn_consumer(&more);
+    wait_until("the move", async || rig.count_rows("moves").await == 2).await;
+    stop_consumer(consumer).await;
     let trace = collector.trace_of(&missing);
     assert_linked(&trace);
-    assert_eq!(outcomes(&trace, "move").last(), Some(&"moved"));
+    assert_eq!(span_outcomes(&trace, "move").last(), Some(&"moved"));
 }

@@ -1,0 +1,337 @@
+use super::*;
+
+const NEEDS_MOVE: RowState = RowState::NeedsMove {
+    failed_for_good: false,
+};
+
+fn first_delivery() -> MoveProtocol {
+    MoveProtocol::new(1, true, Some("avatar/a".into()))
+}
+
+fn redelivery() -> MoveProtocol {
+    MoveProtocol::new(2, true, Some("avatar/a".into()))
+}
+
+fn copied() -> CopiedObject {
+    CopiedObject {
+        etag: "e".into(),
+        size_bytes: None,
+    }
+}
+
+fn failure_cause(permanent: bool) -> FailureCause {
+    FailureCause {
+        code: "NoSuchKey".into(),
+        message: "gone".into(),
+        permanent,
+    }
+}
+
+fn changed() -> RowState {
+    RowState::Changed {
+        path: "elsewhere/a".into(),
+        is_in_scope: false,
+    }
+}
+
+fn orphan() -> OrphanedCopy {
+    OrphanedCopy {
+        destination_key: "avatar/a".into(),
+        etag: "e".into(),
+    }
+}
+
+/// Feeds the events and the end of a lease that held, and returns the end.
+fn end(protocol: MoveProtocol, events: &[Event]) -> Action {
+    let mut events = events.to_vec();
+    events.push(Event::LeaseEnded { held: true });
+    drive(protocol, &events)
+}
+
+/// Feeds the events to the protocol and returns its last answer.
+fn drive(mut protocol: MoveProtocol, events: &[Event]) -> Action {
+    let steps: Vec<Action> = events
+        .iter()
+        .map(|event| protocol.next(event.clone()))
+        .collect();
+    steps.last().unwrap().clone()
+}
+
+#[test]
+fn the_way_of_most_images() {
+    let mut protocol = first_delivery();
+    assert_eq!(protocol.next(Event::Decoded), Action::ReadRow);
+    assert_eq!(protocol.next(Event::RowRead(NEEDS_MOVE)), Action::Copy);
+    assert_eq!(
+        protocol.next(Event::Copied(copied())),
+        Action::Commit(copied(), Duration::ZERO)
+    );
+    assert_eq!(protocol.next(Event::Committed), Action::EndLease);
+    assert_eq!(
+        protocol.next(Event::LeaseEnded { held: true }),
+        Action::Delete
+    );
+}
+
+#[test]
+fn a_lost_lease_is_never_acknowledged() {
+    let lost = Event::LeaseEnded { held: false };
+    let committed = [
+        Event::Decoded,
+        Event::RowRead(NEEDS_MOVE),
+        Event::Copied(copied()),
+        Event::Committed,
+        lost.clone(),
+    ];
+    assert_eq!(drive(first_delivery(), &committed), Action::Abandon);
+    let interrupted = [Event::Decoded, Event::Interrupted, lost];
+    assert_eq!(drive(first_delivery(), &interrupted), Action::Abandon);
+}
+
+#[test]
+fn a_duplicate_is_settled_without_a_copy() {
+    let step = drive(
+        redelivery(),
+        &[Event::Decoded, Event::RowRead(RowState::Moved)],
+    );
+    assert_eq!(step, Action::RecordSettlement(RowState::Moved, None));
+    let events = [
+        Event::Decoded,
+        Event::RowRead(RowState::Moved),
+        Event::Recorded,
+    ];
+    assert_eq!(end(redelivery(), &events), Action::Delete);
+}
+
+#[test]
+fn a_change_before_the_first_copy_leaves_nothing_behind() {
+    let step = drive(
+        first_delivery(),
+        &[Event::Decoded, Event::RowRead(RowState::Deleted)],
+    );
+    assert_eq!(step, Action::RecordSettlement(RowState::Deleted, None));
+}
+
+#[test]
+fn a_change_found_at_a_redelivery_checks_for_a_lost_copy() {
+    let events = [Event::Decoded, Event::RowRead(changed())];
+    assert_eq!(drive(redelivery(), &events), Action::Compare);
+    let sought = |answer| drive(redelivery(), &[&events[..], &[answer]].concat());
+    let settled = |orphan| Action::RecordSettlement(changed(), orphan);
+    let found = Event::Compared(DestinationState::Same(copied()));
+    assert_eq!(sought(found), settled(Some(orphan())));
+    for nothing in [
+        Event::Compared(DestinationState::Empty),
+        Event::Compared(DestinationState::Different("bytes".into())),
+        Event::CopyFailed(failure_cause(true)),
+    ] {
+        assert_eq!(sought(nothing), settled(None));
+    }
+}
+
+#[test]
+fn an_object_at_the_destination_is_compared() {
+    let events = [
+        Event::Decoded,
+        Event::RowRead(NEEDS_MOVE),
+        Event::DestinationExists,
+    ];
+    assert_eq!(drive(first_delivery(), &events), Action::Compare);
+    let compared = |found| {
+        let found = Event::Compared(found);
+        drive(first_delivery(), &[&events[..], &[found]].concat())
+    };
+    assert_eq!(
+        compared(DestinationState::Same(copied())),
+        Action::Commit(copied(), Duration::ZERO)
+    );
+    assert_eq!(
+        compared(DestinationState::Different("bytes".into())),
+        Action::ReadRow
+    );
+    assert_eq!(compared(DestinationState::Empty), Action::Copy);
+}
+
+#[test]
+fn a_store_that_refuses_without_a_reason_is_a_failure() {
+    let mut protocol = first_delivery();
+    protocol.next(Event::RowRead(NEEDS_MOVE));
+    for _ in 0..MAX_VANISHED_OBJECTS {
+        assert_eq!(protocol.next(Event::DestinationExists), Action::Compare);
+        let vanished = Event::Compared(DestinationState::Empty);
+        assert_eq!(protocol.next(vanished), Action::Copy);
+    }
+    protocol.next(Event::DestinationExists);
+    assert_eq!(
+        protocol.next(Event::Compared(DestinationState::Empty)),
+        Action::ReadRow
+    );
+    let step = protocol.next(Event::RowRead(NEEDS_MOVE));
+    assert!(
+        matches!(step, Action::RecordFailure(trouble) if trouble.code == "DestinationVanished")
+    );
+}
+
+#[test]
+fn a_change_between_copy_and_commit_makes_an_orphan() {
+    let events = [
+        Event::Decoded,
+        Event::RowRead(NEEDS_MOVE),
+        Event::Copied(copied()),
+        Event::NotCommitted,
+        Event::RowRead(RowState::Deleted),
+    ];
+    assert_eq!(
+        drive(first_delivery(), &events),
+        Action::RecordSettlement(RowState::Deleted, Some(orphan()))
+    );
+}
+
+#[test]
+fn a_commit_whose_response_was_lost_is_found_done() {
+    let events = [
+        Event::Decoded,
+        Event::RowRead(NEEDS_MOVE),
+        Event::Copied(copied()),
+        Event::NotCommitted,
+        Event::RowRead(RowState::Moved),
+    ];
+    assert_eq!(
+        drive(first_delivery(), &events),
+        Action::RecordSettlement(RowState::Moved, None)
+    );
+}
+
+#[test]
+fn a_locked_row_is_retried_and_the_copy_is_not() {
+    let mut protocol = first_delivery();
+    protocol.next(Event::Decoded);
+    protocol.next(Event::RowRead(NEEDS_MOVE));
+    protocol.next(Event::Copied(copied()));
+    for _ in 0..MAX_SKIPPED_COMMITS {
+        assert_eq!(protocol.next(Event::NotCommitted), Action::ReadRow);
+        assert!(matches!(
+            protocol.next(Event::RowRead(NEEDS_MOVE)),
+            Action::Commit(..)
+        ));
+    }
+    protocol.next(Event::NotCommitted);
+    let step = protocol.next(Event::RowRead(NEEDS_MOVE));
+    assert!(matches!(step, Action::RecordFailure(trouble) if trouble.code == "RowLocked"));
+    assert_eq!(
+        end(protocol, &[Event::Recorded]),
+        Action::Release(REDELIVERY_BACKOFF.delay_ceiling(1))
+    );
+}
+
+#[test]
+fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
+    let failing = |seen| {
+        vec![
+            Event::Decoded,
+            Event::RowRead(NEEDS_MOVE),
+            Event::CopyFailed(failure_cause(true)),
+            Event::RowRead(seen),
+        ]
+    };
+    assert_eq!(
+        drive(first_delivery(), &failing(NEEDS_MOVE)),
+        Action::RecordFailure(failure_cause(true))
+    );
+    assert_eq!(
+        drive(first_delivery(), &failing(RowState::Deleted)),
+        Action::RecordSettlement(RowState::Deleted, None)
+    );
+    let mut settled = failing(RowState::Moved);
+    settled.push(Event::Recorded);
+    assert_eq!(end(first_delivery(), &settled), Action::Delete);
+}
+
+#[test]
+fn a_failed_message_is_released_and_never_acknowledged() {
+    let failed = |protocol, permanent| {
+        let events = [
+            Event::Decoded,
+            Event::RowRead(NEEDS_MOVE),
+            Event::CopyFailed(failure_cause(permanent)),
+            Event::RowRead(NEEDS_MOVE),
+            Event::Recorded,
+        ];
+        end(protocol, &events)
+    };
+    assert_eq!(
+        failed(first_delivery(), true),
+        Action::Release(Duration::ZERO)
+    );
+    assert_eq!(
+        failed(first_delivery(), false),
+        Action::Release(Duration::from_secs(1))
+    );
+    assert_eq!(
+        failed(redelivery(), false),
+        Action::Release(Duration::from_secs(2))
+    );
+    let no_queue = MoveProtocol::new(1, false, Some("avatar/a".into()));
+    assert_eq!(
+        failed(no_queue, true),
+        Action::Release(Duration::from_secs(1))
+    );
+}
+
+#[test]
+fn what_failed_for_good_is_not_copied_again_at_redelivery() {
+    let hopeless = Event::RowRead(RowState::NeedsMove {
+        failed_for_good: true,
+    });
+    let events = [Event::Decoded, hopeless];
+    assert_eq!(end(redelivery(), &events), Action::Release(Duration::ZERO));
+    // A first delivery means that somebody fed it again on purpose.
+    assert_eq!(drive(first_delivery(), &events), Action::Copy);
+}
+
+#[test]
+fn poison_is_recorded_and_left_for_the_dead_letter_queue() {
+    let poisoned = || MoveProtocol::new(1, true, None);
+    assert_eq!(drive(poisoned(), &[Event::Poison]), Action::RecordPoison);
+    let step = end(poisoned(), &[Event::Poison, Event::Recorded]);
+    assert_eq!(step, Action::Release(Duration::ZERO));
+}
+
+#[test]
+fn an_interruption_gives_the_message_back_at_once() {
+    let events = [
+        Event::Decoded,
+        Event::RowRead(NEEDS_MOVE),
+        Event::Interrupted,
+    ];
+    assert_eq!(
+        end(first_delivery(), &events),
+        Action::Release(Duration::ZERO)
+    );
+}
+
+#[test]
+fn rows_are_measured_against_the_message() {
+    let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
+    let route = rule.route_for("image/a").unwrap();
+    let row = |path: &str| {
+        Some(CurrentRow {
+            path: path.into(),
+            has_permanent_failure: false,
+        })
+    };
+    assert_eq!(
+        RowState::from_row(row("image/a"), &route, &rule),
+        NEEDS_MOVE
+    );
+    assert_eq!(
+        RowState::from_row(row("avatar/a"), &route, &rule),
+        RowState::Moved
+    );
+    assert_eq!(RowState::from_row(None, &route, &rule), RowState::Deleted);
+    let other = RowState::Changed {
+        path: "image/b".into(),
+        is_in_scope: true,
+    };
+    assert_eq!(RowState::from_row(row("image/b"), &route, &rule), other);
+}

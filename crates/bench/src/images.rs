@@ -1,0 +1,35 @@
+//! The images that all measurements move, and their run.
+
+use anyhow::Result;
+use bucket_brigade_common::ledger::{RunSpec, TableSpec};
+use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::sql::TableName;
+
+/// Where the images are.
+pub const SOURCE_BUCKET: &str = "old-images";
+/// Where they go.
+pub const DESTINATION_BUCKET: &str = "new-images";
+
+/// The path of a row at the start.
+pub fn old_path(id: u64) -> String {
+    format!("image/avatar-{id}.png")
+}
+
+/// The path of a row that was moved.
+pub fn new_path(id: u64) -> String {
+    format!("avatar/avatar-{id}.png")
+}
+
+/// The run that all measurements belong to.
+pub fn run_spec() -> Result<RunSpec> {
+    Ok(RunSpec {
+        table: TableSpec {
+            table: TableName::parse("images")?,
+            id_column: "id".into(),
+            path_column: "path".into(),
+        },
+        rule: PathRule::new("image/", "avatar/", None, None)?,
+        source_bucket: SOURCE_BUCKET.into(),
+        destination_bucket: DESTINATION_BUCKET.into(),
+    })
+}

@@ -1,0 +1,126 @@
+//! What the feeder asks of the database, as a trait of only those calls: which rows are in scope,
+//! and how far the feeding has come.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::move_ledger::StatementError;
+use crate::row_id::RowId;
+
+/// How far the feeding has come. It survives the feeder.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct CursorPosition {
+    /// The last id whose sends the queue confirmed in this sweep; none at a sweep's beginning.
+    pub cursor: Option<RowId>,
+    /// Which sweep this is, from 1.
+    pub sweep: u64,
+    /// Rows fed in this sweep.
+    pub sweep_fed: u64,
+}
+
+/// One keyset page: a stretch of the table in id order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RowPage {
+    /// The rows of the stretch that are to be fed: id and path.
+    pub rows: Vec<(RowId, String)>,
+    /// The last id of the stretch, fed or not; none when there are no more rows.
+    pub last_id: Option<RowId>,
+}
+
+/// The run in numbers: sums over processes, never a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RunProgress {
+    /// Rows that had the old prefix when the run began, once they are counted.
+    pub in_scope: Option<u64>,
+    /// Rows fed since the beginning, repeats included.
+    pub fed: u64,
+    /// Rows moved.
+    pub moved: u64,
+    /// Rows the application changed or deleted after they were fed.
+    pub changed: u64,
+    /// Rows that could not be moved.
+    pub failed: u64,
+    /// Copies that lost their row.
+    pub orphans: u64,
+    /// Messages that were not ours.
+    pub poison: u64,
+}
+
+impl RunProgress {
+    /// Rows that have reached their end.
+    pub fn accounted_rows(&self) -> u64 {
+        self.moved + self.changed + self.failed
+    }
+
+    /// The time left at this rate, or N/A.
+    pub fn format_eta(&self, per_second: f64) -> String {
+        let left = self
+            .in_scope
+            .map(|total| total.saturating_sub(self.accounted_rows()));
+        match left {
+            Some(left) if per_second > 0.0 => {
+                #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+                let seconds = (left as f64 / per_second).min(1e9);
+                let rounded = Duration::from_secs_f64(seconds.ceil());
+                humantime::format_duration(rounded).to_string()
+            }
+            _ => "N/A".into(),
+        }
+    }
+}
+
+/// The rows to feed, and the feeder's place among them.
+#[async_trait]
+pub trait FeedSource: Send + Sync {
+    /// Reads the feeder's place.
+    async fn cursor_position(&self) -> Result<CursorPosition, StatementError>;
+
+    /// Reads the next `size` rows after `cursor` in id order and returns those in scope. Rows with a
+    /// recorded failure are left out until somebody retries them.
+    async fn next_page(&self, cursor: Option<&RowId>, size: u32)
+    -> Result<RowPage, StatementError>;
+
+    /// Moves the cursor past rows whose sends are confirmed.
+    async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError>;
+
+    /// Goes back to the table's beginning.
+    async fn begin_sweep(&self) -> Result<(), StatementError>;
+
+    /// Counts the rows in scope, once per run. It reads the whole table.
+    async fn count_scope(&self) -> Result<u64, StatementError>;
+
+    /// The run in numbers.
+    async fn run_progress(&self) -> Result<RunProgress, StatementError>;
+
+    /// Whether any row is left that a sweep would feed. It may read the whole table.
+    async fn has_rows_left(&self) -> Result<bool, StatementError>;
+
+    /// Turns failures whose row the application has changed since into changes; returns how many.
+    async fn settle_stale_failures(&self) -> Result<u64, StatementError>;
+
+    /// The recorded failures by code, most frequent first, ten at most. For an outcome, not for polling.
+    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError>;
+
+    /// Writes down that a sweep found nothing left, and goes back to the table's beginning.
+    async fn finish_run(&self) -> Result<(), StatementError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eta_needs_a_total_and_a_rate() {
+        let mut numbers = RunProgress {
+            moved: 40,
+            ..RunProgress::default()
+        };
+        assert_eq!(numbers.format_eta(10.0), "N/A");
+        numbers.in_scope = Some(100);
+        assert_eq!(numbers.format_eta(0.0), "N/A");
+        assert_eq!(numbers.format_eta(0.5), "2m");
+        numbers.moved = 200;
+        assert_eq!(numbers.format_eta(1.0), "0s");
+    }
+}

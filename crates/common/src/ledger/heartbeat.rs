@@ -1,0 +1,139 @@
+//! Signs of life and orders, in the ledger.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{LedgerError, PostgresLedger, counters, with_timeout};
+use crate::fleet_control::{FleetControl, FleetLimits, Heartbeat};
+use crate::move_ledger::StatementError;
+use crate::sql::quote_identifier;
+
+/// `$1` run, `$2` worker, `$3` role, `$4` state, `$5` reason, `$6` concurrency, `$7` in hand, `$8` rows
+/// per second, `$9` seconds of a commit. A sign of life that is lost in a crash is no loss: it does not
+/// wait for the disk.
+const UPSERT_HEARTBEAT: &str = "WITH beat AS (
+    INSERT INTO bucket_brigade.workers AS w
+           (run_id, worker, role, state, reason, concurrency, in_hand, moved_per_second, commit_seconds)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    ON CONFLICT (run_id, worker) DO UPDATE SET
+        state = excluded.state, reason = excluded.reason, concurrency = excluded.concurrency,
+        in_hand = excluded.in_hand, moved_per_second = excluded.moved_per_second,
+        commit_seconds = excluded.commit_seconds, seen_at = now()
+), others AS (
+    SELECT count(*) AS alive, count(*) FILTER (WHERE worker < $2) AS before
+      FROM bucket_brigade.workers
+     WHERE run_id = $1 AND role = 'consumer' AND worker <> $2 AND seen_at > now() - interval '3 seconds'
+)
+SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit, o.alive, o.before,
+       set_config('synchronous_commit', 'off', true)
+  FROM bucket_brigade.run r, others o WHERE r.id = $1";
+
+const DELETE_WORKER: &str = "DELETE FROM bucket_brigade.workers WHERE run_id = $1 AND worker = $2";
+
+/// Processes that died in the middle of something and were never heard of again.
+const DELETE_DEAD_WORKERS: &str = "DELETE FROM bucket_brigade.workers
+    WHERE run_id = $1 AND seen_at < now() - interval '1 day'";
+
+const SELECT_REPLICA_LAG: &str =
+    "SELECT extract(epoch FROM max(replay_lag))::double precision FROM pg_stat_replication";
+
+/// Others' rows of that view are blank without it.
+const CHECK_LAG_PRIVILEGE: &str =
+    "SELECT current_user::text, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')";
+
+/// A row of [`BEAT`].
+type HeartbeatColumns = (
+    bool,
+    Option<String>,
+    Option<String>,
+    Option<f64>,
+    Option<i32>,
+    i64,
+    i64,
+    String,
+);
+
+impl PostgresLedger {
+    async fn write_heartbeat(&self, beat: &Heartbeat) -> Result<FleetLimits, sqlx::Error> {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let found: HeartbeatColumns = sqlx::query_as(UPSERT_HEARTBEAT)
+            .bind(self.run_id)
+            .bind(&*self.worker)
+            .bind(beat.role.name())
+            .bind(beat.state.as_str())
+            .bind(&beat.reason)
+            .bind(number(beat.concurrency))
+            .bind(number(beat.in_hand))
+            .bind(beat.moved_per_second)
+            .bind(beat.commit_seconds)
+            .fetch_one(&self.pool)
+            .await?;
+        let (paused, by, reason, rate, concurrency, others, before, _) = found;
+        Ok(FleetLimits {
+            paused: paused.then(|| pause_description(by, reason)),
+            rate,
+            concurrency: concurrency.and_then(|most| u64::try_from(most).ok()),
+            other_consumers: u64::try_from(others).unwrap_or(0),
+            preceding_consumers: u64::try_from(before).unwrap_or(0),
+        })
+    }
+
+    /// Removes processes that died long ago from the list, and folds the counters of those that have ended:
+    /// each process does so once, at its start, so that neither grows with the number of restarts.
+    ///
+    /// # Errors
+    /// [`CatalogError`]
+    pub async fn prune_dead_workers(&self) -> Result<(), StatementError> {
+        let query = sqlx::query(DELETE_DEAD_WORKERS).bind(self.run_id);
+        with_timeout(query.execute(&self.pool)).await?;
+        self.fold_counters(counters::ENDED_AFTER).await.map(drop)
+    }
+
+    /// Makes sure that a lag of replicas would be seen.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotAllowed`] when this role may not look.
+    pub async fn check_replica_lag(&self) -> Result<(), LedgerError> {
+        let (user, may): (String, bool) = sqlx::query_as(CHECK_LAG_PRIVILEGE)
+            .fetch_one(&self.pool)
+            .await?;
+        if may {
+            return Ok(());
+        }
+        Err(LedgerError::NotAllowed {
+            what: "see how far replicas are behind, which MAX_REPLICA_LAG asks for".into(),
+            sql: format!("GRANT pg_monitor TO {};", quote_identifier(&user)),
+            user,
+        })
+    }
+}
+
+/// How a pause is told.
+pub(super) fn pause_description(by: Option<String>, reason: Option<String>) -> String {
+    let by = by.unwrap_or_else(|| "hand".into());
+    match reason {
+        Some(reason) => format!("by {by}: {reason}"),
+        None => format!("by {by}"),
+    }
+}
+
+#[async_trait]
+impl FleetControl for PostgresLedger {
+    async fn heartbeat(&self, beat: &Heartbeat) -> Result<FleetLimits, StatementError> {
+        with_timeout(self.write_heartbeat(beat)).await
+    }
+
+    async fn deregister(&self) -> Result<(), StatementError> {
+        let query = sqlx::query(DELETE_WORKER)
+            .bind(self.run_id)
+            .bind(&*self.worker);
+        with_timeout(query.execute(&self.pool)).await.map(drop)
+    }
+
+    async fn replica_lag(&self) -> Result<Option<Duration>, StatementError> {
+        let query = sqlx::query_as(SELECT_REPLICA_LAG);
+        let (seconds,): (Option<f64>,) = with_timeout(query.fetch_one(&self.pool)).await?;
+        Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
+    }
+}

@@ -1,0 +1,126 @@
+//! What consumers ask of the database, as a trait of only those calls.
+//!
+//! The production implementation is the [ledger](crate::ledger); every call takes a batch, so that
+//! a statement serves many messages.
+
+use std::collections::{HashMap, HashSet};
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::row_id::RowId;
+
+/// What the database holds for a row that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentRow {
+    /// The path column's value; null reads as empty, which no rule has in scope.
+    pub path: String,
+    /// Whether the ledger holds a permanent failure for this row at this path.
+    pub has_permanent_failure: bool,
+}
+
+/// A proven copy, ready to be committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingMove {
+    /// The row to point at the copy.
+    pub id: RowId,
+    /// The path it must still hold: the compare of the compare-and-set.
+    pub old_path: String,
+    /// The path it gets.
+    pub new_path: String,
+    /// The copy's key in the destination bucket.
+    pub destination_key: String,
+    /// The copy's ETag as S3 gave it, without quotes.
+    pub etag: String,
+    /// The object's size in bytes, where it is known.
+    pub size_bytes: Option<i64>,
+}
+
+/// A copy of ours that has lost its row.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OrphanedCopy {
+    /// Its key in the destination bucket.
+    pub destination_key: String,
+    /// Its ETag: whoever removes it later removes only this version.
+    pub etag: String,
+}
+
+/// A row that needs no move any more, because somebody else wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedRow {
+    /// The row.
+    pub id: RowId,
+    /// The path it was fed with.
+    pub old_path: String,
+    /// The path it would have got.
+    pub new_path: String,
+    /// The path it has now; none when it was deleted.
+    pub found_path: Option<String>,
+    /// Whether this is the row's end. False when it holds another path under the old prefix: that
+    /// path is fed, and counted, on its own.
+    pub is_final: bool,
+    /// Our copy, when one was made for the old path.
+    pub orphan: Option<OrphanedCopy>,
+}
+
+/// A row that could not be moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoveFailure {
+    /// The row.
+    pub id: RowId,
+    /// The path it was fed with.
+    pub path: String,
+    /// A short code: S3's own where there is one.
+    pub code: String,
+    /// What happened, for a person.
+    pub message: String,
+    /// Whether trying again unchanged is pointless.
+    pub permanent: bool,
+}
+
+/// A message that could not be understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoisonRecord {
+    /// The queue's id of the message.
+    pub message_id: String,
+    /// Why it is poison.
+    pub reason: String,
+    /// The first characters of its body.
+    pub excerpt: String,
+}
+
+/// Why a statement did nothing.
+#[derive(Debug, Clone, Error)]
+pub enum StatementError {
+    /// The data itself was refused (a constraint, a length, a trigger): the batch holds a culprit.
+    #[error("the database refused the row ({code}): {message}")]
+    Rejected {
+        /// The SQLSTATE.
+        code: String,
+        /// The database's own words.
+        message: String,
+    },
+    /// The database cannot do it now; the same call may succeed later.
+    #[error("the database cannot be used: {0}")]
+    Unavailable(String),
+}
+
+/// The database as consumers see it.
+#[async_trait]
+pub trait MoveLedger: Send + Sync {
+    /// Reads rows. An id without a row is absent from the answer.
+    async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError>;
+
+    /// Sets the path and writes the evidence, in one statement, for each row that still holds its
+    /// old path and is not locked by somebody else. Returns the ids that moved. Ids must be distinct.
+    async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError>;
+
+    /// Records rows that need no move any more. Rows that the ledger holds as moved stay moved.
+    async fn record_changed_rows(&self, settlements: &[ChangedRow]) -> Result<(), StatementError>;
+
+    /// Records failures, once per row.
+    async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), StatementError>;
+
+    /// Records poison messages, once per message.
+    async fn record_poison(&self, records: &[PoisonRecord]) -> Result<(), StatementError>;
+}

@@ -1,0 +1,143 @@
+//! What every command needs: the settings of the migration, the ledger of its run, the AWS clients.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, TableAccess};
+use bucket_brigade_common::logging::{self, LogArgs};
+use bucket_brigade_common::preflight::PreflightError;
+use bucket_brigade_common::s3::{S3Access, S3Bucket};
+use bucket_brigade_common::settings::{
+    MigrationArgs, MigrationSettings, SettingsError, SettingsProblems,
+};
+use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::{aws, startup};
+use serde::Serialize;
+use tokio::sync::OnceCell;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use crate::output::OutputFormat;
+
+/// Connections of a command that does one thing after the other.
+const DEFAULT_POOL_SIZE: u32 = 2;
+
+/// When an S3 request that does not answer is given up.
+const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The flags and settings of every command.
+#[derive(Debug, clap::Args)]
+pub struct CommonArgs {
+    /// Answer with one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    migration: MigrationArgs,
+    #[command(flatten)]
+    buckets: BucketArgs,
+    #[command(flatten)]
+    logs: LogArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "The buckets")]
+struct BucketArgs {
+    /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
+    #[arg(long, env = "SOURCE_REGION", value_name = "REGION")]
+    source_region: Option<String>,
+}
+
+/// A command's surroundings. Nothing is connected before it is asked for.
+pub struct CommandContext {
+    /// Which migration this is.
+    pub migration: MigrationSettings,
+    /// How to answer.
+    pub format: OutputFormat,
+    source_region: Option<String>,
+    sdk_config: OnceCell<SdkConfig>,
+}
+
+impl CommonArgs {
+    /// Checks the settings and starts logging.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings, together with what `problems` holds already.
+    pub fn into_context(
+        self,
+        mut problems: SettingsProblems,
+    ) -> Result<CommandContext, SettingsError> {
+        let logs = self.logs.parse(&mut problems);
+        let migration = self.migration.parse(&mut problems);
+        let source_region = self.buckets.source_region;
+        let source_region = problems.parse_value("SOURCE_REGION", source_region, None, |region| {
+            Ok(Some(region.to_owned()))
+        });
+        problems.into_result()?;
+        let Some(migration) = migration else {
+            return Err(SettingsError::for_setting("settings", "could not be read"));
+        };
+        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr));
+        let format = if self.json {
+            OutputFormat::Json
+        } else {
+            OutputFormat::Text
+        };
+        Ok(CommandContext {
+            migration,
+            format,
+            source_region,
+            sdk_config: OnceCell::new(),
+        })
+    }
+}
+
+impl CommandContext {
+    /// The ledger of the run that the feeder opened, on a pool of two connections.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoRun`] before a feeder's first start; otherwise what is wrong with the database.
+    pub async fn open_ledger(&self, access: TableAccess) -> Result<PostgresLedger, LedgerError> {
+        self.open_ledger_with_pool(access, DEFAULT_POOL_SIZE).await
+    }
+
+    /// The same for a command that works in parallel, on a pool of `connections`.
+    ///
+    /// # Errors
+    /// As [`Self::ledger`].
+    pub async fn open_ledger_with_pool(
+        &self,
+        access: TableAccess,
+        connections: u32,
+    ) -> Result<PostgresLedger, LedgerError> {
+        let pool = ledger::create_pool(self.migration.database.clone(), connections);
+        let name = startup::process_name("operator");
+        PostgresLedger::open_existing(pool, &self.migration.run, &name, access).await
+    }
+
+    /// Source and destination. Whether they are there is not asked yet.
+    pub async fn buckets(&self) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+        let (run, region) = (&self.migration.run, self.source_region.as_deref());
+        let path_style = self.migration.force_path_style;
+        let access = S3Access::new(self.sdk().await, path_style, S3_REQUEST_TIMEOUT);
+        access
+            .buckets(&run.source_bucket, region, &run.destination_bucket)
+            .await
+    }
+
+    /// The queue between feeder and consumers.
+    pub async fn sqs_queue(&self) -> SqsQueue {
+        SqsQueue::new(aws::sqs_client(self.sdk().await), &self.migration.queue_url)
+    }
+
+    async fn sdk(&self) -> &SdkConfig {
+        self.sdk_config.get_or_init(aws::load_config).await
+    }
+
+    /// Writes the answer to standard output.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn print_output(&self, answer: &(impl Display + Serialize)) -> anyhow::Result<()> {
+        self.format.print(answer)
+    }
+}

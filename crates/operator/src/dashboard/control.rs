@@ -1,0 +1,140 @@
+//! Pause, resume and limit from the page. Without a token none of this is there.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::post;
+use bucket_brigade_common::ledger::RequestedLimits;
+use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::settings::SecretString;
+use serde::Deserialize;
+
+use super::snapshot::SnapshotCache;
+use super::token::require_token;
+use crate::limit::{MAX_COPIES_IN_FLIGHT, is_valid_rate};
+
+/// More than any order needs, in bytes.
+const MAX_REQUEST_BYTES: usize = 4096;
+
+/// Characters of a reason.
+const MAX_REASON_CHARS: usize = 200;
+
+/// Who steered, for whoever asks with `feeder status`.
+const DASHBOARD_OPERATOR: &str = "the live page";
+
+/// How an order was taken: the status, and words for a person.
+type ControlResponse = (StatusCode, String);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PauseRequest {
+    reason: Option<String>,
+}
+
+/// What is null stays as it is; with `lift` both limits end.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitRequest {
+    rate: Option<f64>,
+    concurrency: Option<u32>,
+    #[serde(default)]
+    lift: bool,
+}
+
+/// The routes, each behind the token.
+pub(super) fn control_routes(board: Arc<SnapshotCache>, token: SecretString) -> Router {
+    Router::new()
+        .route("/pause", post(post_pause))
+        .route("/resume", post(post_resume))
+        .route("/limit", post(post_limit))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .layer(from_fn_with_state(token, require_token))
+        .with_state(board)
+}
+
+async fn post_pause(
+    State(board): State<Arc<SnapshotCache>>,
+    body: Bytes,
+) -> Result<ControlResponse, ControlResponse> {
+    let order: PauseRequest = parse_request(&body)?;
+    let reason = order.reason.as_deref().map(str::trim);
+    let reason = reason.filter(|reason| !reason.is_empty());
+    if let Some(reason) = reason {
+        check_reason(reason)?;
+    }
+    board
+        .pause(DASHBOARD_OPERATOR, reason)
+        .await
+        .map_err(unavailable_response)?;
+    tracing::info!(reason, "paused from the live page");
+    accepted_response("Paused: within two seconds nothing new is begun.")
+}
+
+async fn post_resume(
+    State(board): State<Arc<SnapshotCache>>,
+) -> Result<ControlResponse, ControlResponse> {
+    board.resume().await.map_err(unavailable_response)?;
+    tracing::info!("resumed from the live page");
+    accepted_response("The run goes on.")
+}
+
+async fn post_limit(
+    State(board): State<Arc<SnapshotCache>>,
+    body: Bytes,
+) -> Result<ControlResponse, ControlResponse> {
+    let order: LimitRequest = parse_request(&body)?;
+    let LimitRequest {
+        rate, concurrency, ..
+    } = order;
+    if rate.is_some_and(|rate| !is_valid_rate(rate)) {
+        return Err(bad_request("rows per second: a number from 0.001 to 1e9"));
+    }
+    if concurrency.is_some_and(|most| !(1..=MAX_COPIES_IN_FLIGHT).contains(&most)) {
+        return Err(bad_request(format!(
+            "copies in flight: a whole number from 1 to {MAX_COPIES_IN_FLIGHT}"
+        )));
+    }
+    if order.lift == (rate.is_some() || concurrency.is_some()) {
+        return Err(bad_request("give a limit, or lift both"));
+    }
+    let limits = RequestedLimits { rate, concurrency };
+    board
+        .set_limits(order.lift, limits)
+        .await
+        .map_err(unavailable_response)?;
+    tracing::info!(?limits, lifted = order.lift, "limited from the live page");
+    accepted_response("The limits hold within two seconds.")
+}
+
+fn parse_request<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ControlResponse> {
+    serde_json::from_slice(body).map_err(|error| bad_request(format!("not understood: {error}")))
+}
+
+/// It is shown in terminals and logs.
+fn check_reason(reason: &str) -> Result<(), ControlResponse> {
+    if reason.chars().any(char::is_control) || reason.chars().count() > MAX_REASON_CHARS {
+        return Err(bad_request(format!(
+            "reason: one line of at most {MAX_REASON_CHARS} characters"
+        )));
+    }
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the way each order ends")]
+fn accepted_response(words: &str) -> Result<ControlResponse, ControlResponse> {
+    Ok((StatusCode::OK, words.to_owned()))
+}
+
+fn bad_request(words: impl Into<String>) -> ControlResponse {
+    (StatusCode::BAD_REQUEST, words.into())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn unavailable_response(error: StatementError) -> ControlResponse {
+    let words = format!("the order could not be written: {error}");
+    (StatusCode::SERVICE_UNAVAILABLE, words)
+}

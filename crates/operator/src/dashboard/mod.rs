@@ -1,0 +1,125 @@
+//! The live page: the run in a browser, served at `STATUS_ADDR`. Off unless set.
+//!
+//! The run is looked at once for all who watch, by the same queries as `feeder status`. The page, its
+//! script and its style are part of the binary; nothing is fetched from elsewhere, but the thumbnails
+//! where they are wanted.
+
+mod asset;
+mod control;
+mod history;
+mod settings;
+mod snapshot;
+mod thumbnail;
+mod token;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::preflight::PreflightError;
+use bucket_brigade_common::sqs::SqsQueue;
+use tokio::net::TcpListener;
+
+pub use settings::{DashboardArgs, DashboardSettings};
+use snapshot::SnapshotCache;
+use thumbnail::ThumbnailSigner;
+
+/// What the page tells of, and steers.
+pub struct DashboardContext {
+    /// The run.
+    pub ledger: PostgresLedger,
+    /// Its queue.
+    pub queue: SqsQueue,
+    /// Its destination bucket, whose URLs are signed for the thumbnails.
+    pub s3: aws_sdk_s3::Client,
+    /// The bucket's name.
+    pub destination_bucket: String,
+    /// Where in it the images are.
+    pub rule: PathRule,
+}
+
+/// A page that listens, and is answered once there is a run to tell of.
+pub struct Dashboard {
+    listener: TcpListener,
+    settings: DashboardSettings,
+}
+
+impl Dashboard {
+    /// Listens; none when the page is off.
+    ///
+    /// # Errors
+    /// [`PreflightError`] naming `STATUS_ADDR` when nothing can listen there.
+    pub async fn bind_listener(
+        settings: &DashboardSettings,
+    ) -> Result<Option<Self>, PreflightError> {
+        let Some(address) = settings.address else {
+            return Ok(None);
+        };
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|error| listen_error(address, &error))?;
+        Ok(Some(Self {
+            listener,
+            settings: settings.clone(),
+        }))
+    }
+
+    /// Answers in the background until the process ends.
+    pub async fn spawn_server(self, subject: DashboardContext) {
+        let gallery = if self.settings.thumbnails {
+            ThumbnailSigner::open(&subject).await
+        } else {
+            None
+        };
+        let policy =
+            asset::content_security_policy(gallery.as_ref().map(ThumbnailSigner::image_origin));
+        let token = self.settings.token;
+        let board = Arc::new(SnapshotCache::new(subject, gallery, token.is_some()));
+        tokio::spawn({
+            let board = Arc::clone(&board);
+            async move { board.refresh_forever().await }
+        });
+        let mut router = Router::new()
+            .route("/status.json", get(get_status))
+            .route("/history.json", get(history))
+            .with_state(Arc::clone(&board))
+            .merge(asset::asset_routes());
+        if let Some(token) = token {
+            router = router.merge(control::control_routes(board, token));
+        }
+        let router = asset::with_security_headers(router, &policy);
+        if let Ok(address) = self.listener.local_addr() {
+            tracing::info!("the live page is at http://{address}/");
+        }
+        tokio::spawn(async move { axum::serve(self.listener, router).await });
+    }
+}
+
+fn listen_error(address: SocketAddr, error: &std::io::Error) -> PreflightError {
+    PreflightError::InvalidSetting {
+        setting: "STATUS_ADDR",
+        problem: format!("cannot listen on {address}: {error}"),
+    }
+}
+
+async fn get_status(State(board): State<Arc<SnapshotCache>>) -> impl IntoResponse {
+    json_response(board.status_json())
+}
+
+async fn history(State(board): State<Arc<SnapshotCache>>) -> impl IntoResponse {
+    json_response(board.history_json())
+}
+
+fn json_response(body: Bytes) -> impl IntoResponse {
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (headers, body)
+}

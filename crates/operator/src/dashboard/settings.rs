@@ -1,0 +1,86 @@
+//! The page's settings.
+
+use std::net::SocketAddr;
+
+use bucket_brigade_common::settings::{SecretString, SettingsProblems, parse_bool};
+
+/// A token that can be guessed is none.
+const MIN_TOKEN_LENGTH: usize = 16;
+
+/// The settings as text, from flags or the environment.
+#[derive(Debug, clap::Args)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the flags of the feeder carry the page's name"
+)]
+#[command(next_help_heading = "The live page")]
+pub struct DashboardArgs {
+    /// Show the run in a browser on this address, for example 127.0.0.1:9101 [default: off]
+    #[arg(long, env = "STATUS_ADDR", value_name = "ADDRESS:PORT")]
+    status_addr: Option<String>,
+    /// Pause, resume and limit from the page, by whoever knows this token of at least 16 characters
+    /// [default: not from the page]
+    #[arg(
+        long,
+        env = "STATUS_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    status_token: Option<SecretString>,
+    /// Show the newest moved images, through presigned URLs, to whoever can open the page [default: false]
+    #[arg(long, env = "STATUS_THUMBNAILS", value_name = "BOOL")]
+    status_thumbnails: Option<String>,
+}
+
+/// The settings, checked.
+#[derive(Debug, Clone)]
+pub struct DashboardSettings {
+    /// Where the page is; none while it is off.
+    pub address: Option<SocketAddr>,
+    /// What the controls ask for; none for a page without controls.
+    pub token: Option<SecretString>,
+    /// Whether moved images are shown.
+    pub thumbnails: bool,
+}
+
+impl DashboardArgs {
+    /// Checks the settings.
+    pub fn parse(self, problems: &mut SettingsProblems) -> DashboardSettings {
+        let address = problems.parse_value("STATUS_ADDR", self.status_addr, None, |text| {
+            let address = text.parse().map(Some);
+            address.map_err(|_| "is not an address and port, such as 127.0.0.1:9101".into())
+        });
+        // Empty counts as unset: compose files pass unset variables so.
+        let token = self
+            .status_token
+            .filter(|token| !token.expose_secret().trim().is_empty());
+        if let Some(token) = &token {
+            check_token(token.expose_secret(), problems);
+        }
+        DashboardSettings {
+            address,
+            token,
+            thumbnails: problems.parse_value(
+                "STATUS_THUMBNAILS",
+                self.status_thumbnails,
+                false,
+                parse_bool,
+            ),
+        }
+    }
+}
+
+/// The words hold nothing of it.
+fn check_token(token: &str, problems: &mut SettingsProblems) {
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        problems.add(
+            "STATUS_TOKEN",
+            "holds other than letters, digits and signs of ASCII; an HTTP header carries it",
+        );
+    } else if token.len() < MIN_TOKEN_LENGTH {
+        problems.add(
+            "STATUS_TOKEN",
+            format!("is shorter than {MIN_TOKEN_LENGTH} characters and could be guessed"),
+        );
+    }
+}

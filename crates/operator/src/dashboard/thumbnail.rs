@@ -1,0 +1,140 @@
+//! The newest moved images, as URLs that a browser may read for some minutes. The feeder itself reads
+//! none of them.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use aws_sdk_s3::presigning::PresigningConfig;
+use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::path_rule::PathRule;
+use serde::Serialize;
+
+use super::DashboardContext;
+
+/// Images shown.
+const MAX_THUMBNAILS: usize = 12;
+
+/// How often new ones are looked for.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a URL can be read.
+const URL_VALIDITY: Duration = Duration::from_mins(10);
+
+/// When it is signed anew. Until then it stays the same, so that browsers fetch no image twice.
+const RESIGN_AFTER: Duration = Duration::from_mins(5);
+
+/// An image that moved.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Thumbnail {
+    path: String,
+    url: String,
+    #[serde(skip)]
+    signed_at: Instant,
+}
+
+/// Signs URLs of the destination bucket.
+pub(super) struct ThumbnailSigner {
+    s3: aws_sdk_s3::Client,
+    bucket: String,
+    rule: PathRule,
+    image_origin: String,
+    cached: Mutex<(Option<Instant>, Vec<Thumbnail>)>,
+}
+
+impl ThumbnailSigner {
+    /// None, with a word in the log, when nothing can be signed.
+    pub(super) async fn open(subject: &DashboardContext) -> Option<Self> {
+        let mut gallery = Self {
+            s3: subject.s3.clone(),
+            bucket: subject.destination_bucket.clone(),
+            rule: subject.rule.clone(),
+            image_origin: String::new(),
+            cached: Mutex::default(),
+        };
+        gallery.image_origin = url_origin(&gallery.presign_url("origin").await?)?;
+        Some(gallery)
+    }
+
+    /// Where the images come from, as `https://HOST`.
+    pub(super) fn image_origin(&self) -> &str {
+        &self.image_origin
+    }
+
+    /// The newest, newest first. While the database does not answer, those that were seen last.
+    pub(super) async fn newest_thumbnails(&self, ledger: &PostgresLedger) -> Vec<Thumbnail> {
+        let (looked, shown) = self.lock_cached().clone();
+        if looked.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL) {
+            return shown;
+        }
+        let Ok(paths) = ledger.newest_moves(MAX_THUMBNAILS).await else {
+            return shown;
+        };
+        let mut known: HashMap<String, Thumbnail> = shown
+            .into_iter()
+            .map(|one| (one.path.clone(), one))
+            .collect();
+        let mut newest = Vec::new();
+        for (old_path, path) in paths {
+            let still_good = known
+                .remove(&path)
+                .filter(|one| one.signed_at.elapsed() < RESIGN_AFTER);
+            let thumbnail = match still_good {
+                Some(one) => Some(one),
+                None => self.sign_thumbnail(&old_path, path).await,
+            };
+            newest.extend(thumbnail);
+        }
+        *self.lock_cached() = (Some(Instant::now()), newest.clone());
+        newest
+    }
+
+    async fn sign_thumbnail(&self, old_path: &str, path: String) -> Option<Thumbnail> {
+        let route = self.rule.route_for(old_path).ok()?;
+        Some(Thumbnail {
+            path,
+            url: self.presign_url(&route.destination_key).await?,
+            signed_at: Instant::now(),
+        })
+    }
+
+    async fn presign_url(&self, key: &str) -> Option<String> {
+        let valid = PresigningConfig::expires_in(URL_VALIDITY).ok()?;
+        let request = self.s3.get_object().bucket(&self.bucket).key(key);
+        match request.presigned(valid).await {
+            Ok(signed) => Some(signed.uri().to_owned()),
+            Err(error) => {
+                tracing::warn!(%error, "no URL can be signed for the thumbnails");
+                None
+            }
+        }
+    }
+
+    fn lock_cached(&self) -> std::sync::MutexGuard<'_, (Option<Instant>, Vec<Thumbnail>)> {
+        // Nothing that can panic runs under this lock.
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Scheme, host and port of a URL.
+fn url_origin(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let host = rest.split(['/', '?']).next()?;
+    Some(format!("{scheme}://{host}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_has_no_path() {
+        let origin = |url| url_origin(url).unwrap_or_default();
+        assert_eq!(
+            origin("https://b.s3.amazonaws.com/k?X=1"),
+            "https://b.s3.amazonaws.com"
+        );
+        assert_eq!(origin("http://127.0.0.1:1?x"), "http://127.0.0.1:1");
+    }
+}

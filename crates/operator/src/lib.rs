@@ -1,0 +1,77 @@
+//! What an operator asks and tells: one file per command. Each answers on standard output, as text or
+//! with `--json` as one JSON object; logs go to standard error.
+
+pub mod clean;
+pub mod context;
+pub mod dashboard;
+pub mod failures;
+pub mod limit;
+mod list_writer;
+mod locks;
+pub mod output;
+pub mod pause;
+pub mod plan;
+mod progress_bar;
+pub mod report;
+pub mod resume;
+pub mod retry;
+mod retrying_store;
+pub mod rollback;
+pub mod status;
+pub mod verify;
+
+use bucket_brigade_common::healthcheck::HealthcheckArgs;
+use clap::Subcommand;
+use tokio_util::sync::CancellationToken;
+
+/// The commands beside feeding.
+#[derive(Debug, Subcommand)]
+pub enum OperatorCommand {
+    /// Tell what would be done, whether it can be done, and what it would cost; changes nothing
+    Plan(plan::Args),
+    /// Tell what goes on, and why: one screen
+    Status(status::Args),
+    /// Pause the whole fleet within two seconds: copies under way are finished, nothing new is begun
+    Pause(pause::Args),
+    /// End a pause
+    Resume(resume::Args),
+    /// Bound what the whole fleet does, within two seconds: rows per second, copies in flight
+    Limit(limit::Args),
+    /// Tell which rows failed, and why
+    Failures(failures::Args),
+    /// Feed rows that failed again, and redrive the dead-letter queue
+    Retry(retry::Args),
+    /// Check every moved row: its copy is there as recorded, and its source is unchanged
+    Verify(verify::Args),
+    /// Write one line per row: where it went, when, by whom, or why not
+    Report(report::Args),
+    /// Set rows back to their old path
+    Rollback(rollback::Args),
+    /// Remove source objects whose rows were moved and verified, or copies that lost their row
+    Clean(clean::Args),
+    /// Ask the feeder that runs on this machine or in this container for its health
+    Healthcheck(HealthcheckArgs),
+}
+
+impl OperatorCommand {
+    /// Runs it until its end or `stop`. Returns the exit code.
+    ///
+    /// # Errors
+    /// What keeps it from running, before anything is touched.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<u8> {
+        match self {
+            Self::Plan(args) => plan::run(args).await,
+            Self::Status(args) => status::run(args, stop).await,
+            Self::Pause(args) => pause::run(args).await,
+            Self::Resume(args) => resume::run(args).await,
+            Self::Limit(args) => limit::run(args).await,
+            Self::Failures(args) => failures::run(args).await,
+            Self::Retry(args) => retry::run(args).await,
+            Self::Verify(args) => verify::run(args, stop).await,
+            Self::Report(args) => report::run(args, stop).await,
+            Self::Rollback(args) => rollback::run(args, stop).await,
+            Self::Clean(args) => clean::run(args, stop).await,
+            Self::Healthcheck(args) => Ok(args.run()?),
+        }
+    }
+}

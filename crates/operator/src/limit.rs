@@ -1,0 +1,86 @@
+//! `feeder limit`: how much the whole fleet may do at most.
+
+use std::fmt;
+
+use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::{RequestedLimits, TableAccess};
+use bucket_brigade_common::settings::{SettingsProblems, integer_between};
+use serde::Serialize;
+
+use crate::context::CommonArgs;
+
+/// Copies in flight that can be asked for at most.
+pub(crate) const MAX_COPIES_IN_FLIGHT: u32 = 1_000_000;
+
+/// Its flags and settings.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  feeder limit --rate 500\n  feeder limit --concurrency 200\n  feeder limit none\n\nExit codes: 0 the limits stand; 1 unexpected error; 64 wrong settings, or no such run; 69 the\ndatabase cannot be reached; 77 a right is missing."
+)]
+pub struct Args {
+    /// Rows per second at most
+    #[arg(long, value_name = "N", required_unless_present_any = ["concurrency", "lift"])]
+    rate: Option<String>,
+    /// Copies in flight at most
+    #[arg(long, value_name = "N")]
+    concurrency: Option<String>,
+    /// End both limits
+    #[arg(value_name = "none", value_parser = ["none"], conflicts_with_all = ["rate", "concurrency"])]
+    lift: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Serialize)]
+struct LimitOutput {
+    run: i64,
+    #[serde(flatten)]
+    limits: RequestedLimits,
+}
+
+impl fmt::Display for LimitOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RequestedLimits { rate, concurrency } = self.limits;
+        write!(f, "run {}: ", self.run)?;
+        match (rate, concurrency) {
+            (None, None) => return write!(f, "no limits"),
+            (Some(rate), None) => write!(f, "at most {rate} rows per second")?,
+            (None, Some(most)) => write!(f, "at most {most} copies in flight")?,
+            (Some(rate), Some(most)) => write!(
+                f,
+                "at most {rate} rows per second and {most} copies in flight"
+            )?,
+        }
+        write!(f, " in the whole fleet, within two seconds")
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
+    let mut problems = SettingsProblems::default();
+    let asked = RequestedLimits {
+        rate: problems.parse_value("--rate", args.rate, None, |text| parse_rate(text).map(Some)),
+        concurrency: problems.parse_value("--concurrency", args.concurrency, None, |text| {
+            integer_between(1, MAX_COPIES_IN_FLIGHT)(text).map(Some)
+        }),
+    };
+    let context = args.common.into_context(problems)?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let limits = ledger.set_limits(args.lift.is_some(), asked).await?;
+    context.print_output(&LimitOutput {
+        run: ledger.run_id(),
+        limits,
+    })?;
+    Ok(exit::DONE)
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if is_valid_rate(rate) => Ok(rate),
+        _ => Err("is not a number of rows per second, at least 0.001".into()),
+    }
+}
+
+/// Whether it can be kept.
+pub(crate) fn is_valid_rate(rate: f64) -> bool {
+    (0.001..=1e9).contains(&rate)
+}

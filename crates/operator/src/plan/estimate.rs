@@ -1,0 +1,158 @@
+//! What it would take: requests, money, hours, and what the database writes.
+//!
+//! Prices are those of us-east-1 and S3 Standard; elsewhere they differ by some tens of per cent.
+//! Sources: the pricing pages of Amazon S3, SQS and KMS.
+
+use std::time::Duration;
+
+use bucket_brigade_common::ledger::RowCounts;
+use serde::Serialize;
+
+use super::objects::ObjectFacts;
+
+/// Dollars for a copy, and for one request to SQS and KMS.
+const DOLLARS_PER_COPY: f64 = 0.005 / 1000.0;
+const DOLLARS_PER_SQS_REQUEST: f64 = 0.40 / 1e6;
+const DOLLARS_PER_KMS_REQUEST: f64 = 0.03 / 10_000.0;
+
+/// Dollars per gigabyte: between two regions, and for a month of storage.
+const DOLLARS_PER_GB_TRANSFERRED: f64 = 0.02;
+const DOLLARS_PER_GB_MONTH: f64 = 0.023;
+
+/// A tenth of a send, of a receive and of a delete: ten messages to a batch.
+const SQS_REQUESTS_PER_ROW: f64 = 0.3;
+
+/// Copies per second that one prefix of a bucket is sure to serve.
+/// Source: Amazon S3 User Guide, "Best practices design patterns".
+const MAX_COPIES_PER_SECOND_PER_PREFIX: f64 = 3500.0;
+
+/// What is assumed of a copy where none could be made.
+const DEFAULT_COPY_DURATION: Duration = Duration::from_millis(60);
+
+/// Bytes of WAL beside the row itself: a tuple's and a record's headers, an index entry, and the
+/// evidence in the ledger without its two paths.
+const TUPLE_OVERHEAD_BYTES: f64 = 80.0;
+const INDEX_ENTRY_BYTES: f64 = 60.0;
+const EVIDENCE_BYTES: f64 = 250.0;
+
+/// What the estimate is made from.
+pub(super) struct EstimateInput {
+    pub(super) counts: RowCounts,
+    pub(super) consumers: u32,
+    pub(super) concurrency: u32,
+    pub(super) objects: ObjectFacts,
+}
+
+/// What it would take.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct MigrationEstimate {
+    pub(super) rows: u64,
+    pub(super) consumers: u32,
+    pub(super) copies_in_flight: u32,
+    pub(super) copies_per_second: f64,
+    /// Whether S3's limit for one prefix decides, and not the consumers.
+    pub(super) is_bound_by_prefix: bool,
+    pub(super) seconds: f64,
+    pub(super) copy_requests: u64,
+    pub(super) queue_requests: u64,
+    pub(super) dollars: f64,
+    /// The size of all images, from the few that were looked at.
+    pub(super) gigabytes: Option<f64>,
+    /// For the second copies, until the sources are cleaned away.
+    pub(super) dollars_per_month: Option<f64>,
+    pub(super) wal_bytes: f64,
+}
+
+impl MigrationEstimate {
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub(super) fn from_input(basis: &EstimateInput) -> Self {
+        let EstimateInput {
+            counts, objects, ..
+        } = basis;
+        let rows = counts.in_scope as f64;
+        let in_flight = basis.consumers.saturating_mul(basis.concurrency);
+        let copy = objects
+            .copy_duration
+            .unwrap_or(DEFAULT_COPY_DURATION)
+            .as_secs_f64()
+            .max(0.001);
+        let by_consumers = f64::from(in_flight) / copy;
+        let per_second = by_consumers.min(MAX_COPIES_PER_SECOND_PER_PREFIX);
+        let gigabytes = objects.average_bytes.map(|size| size as f64 * rows / 1e9);
+        let queue_requests = (rows * SQS_REQUESTS_PER_ROW).ceil();
+        let mut dollars = rows * DOLLARS_PER_COPY + queue_requests * DOLLARS_PER_SQS_REQUEST;
+        if objects.uses_kms {
+            dollars += 2.0 * rows * DOLLARS_PER_KMS_REQUEST;
+        }
+        if objects.crosses_regions {
+            dollars += gigabytes.unwrap_or(0.0) * DOLLARS_PER_GB_TRANSFERRED;
+        }
+        Self {
+            rows: counts.in_scope,
+            consumers: basis.consumers,
+            copies_in_flight: in_flight,
+            copies_per_second: per_second,
+            is_bound_by_prefix: by_consumers > MAX_COPIES_PER_SECOND_PER_PREFIX,
+            seconds: rows / per_second,
+            copy_requests: counts.in_scope,
+            queue_requests: counts.in_scope.saturating_mul(3).div_ceil(10),
+            dollars,
+            gigabytes,
+            dollars_per_month: gigabytes.map(|size| size * DOLLARS_PER_GB_MONTH),
+            wal_bytes: rows * wal_bytes_per_row(counts) + counts.table_bytes as f64,
+        }
+    }
+}
+
+/// The new version of the row, an entry in each index that must follow it, and the evidence. The pages'
+/// first change after a checkpoint, which is written whole, is counted once for the whole table.
+fn wal_bytes_per_row(counts: &RowCounts) -> f64 {
+    let path = f64::from(counts.average_path_bytes);
+    let row = f64::from(counts.average_row_bytes) + TUPLE_OVERHEAD_BYTES;
+    let indexes = f64::from(counts.indexes_to_write) * (INDEX_ENTRY_BYTES + path);
+    row + indexes + EVIDENCE_BYTES + 2.0 * path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn basis(rows: u64, consumers: u32) -> EstimateInput {
+        EstimateInput {
+            counts: RowCounts {
+                in_scope: rows,
+                moved: 0,
+                outside: 0,
+                sampled_percent: None,
+                average_path_bytes: 30,
+                average_row_bytes: 100,
+                indexes_to_write: 2,
+                table_bytes: 0,
+            },
+            consumers,
+            concurrency: 64,
+            objects: ObjectFacts {
+                average_bytes: Some(100_000),
+                copy_duration: Some(Duration::from_millis(64)),
+                ..ObjectFacts::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_million_images_cost_five_dollars_and_a_quarter_of_an_hour() {
+        let one = MigrationEstimate::from_input(&basis(1_000_000, 1));
+        assert!((one.dollars - 5.12).abs() < 1e-9, "{}", one.dollars);
+        assert!((one.seconds - 1000.0).abs() < 1.0, "{}", one.seconds);
+        assert_eq!(one.queue_requests, 300_000);
+        assert!((one.gigabytes.unwrap() - 100.0).abs() < 1e-9);
+        assert!((one.wal_bytes - 670e6).abs() < 1e6, "{}", one.wal_bytes);
+    }
+
+    #[test]
+    fn one_prefix_bounds_any_number_of_consumers() {
+        let many = MigrationEstimate::from_input(&basis(1_000_000, 100));
+        assert!(many.is_bound_by_prefix);
+        assert!((many.seconds - 285.7).abs() < 0.1, "{}", many.seconds);
+    }
+}

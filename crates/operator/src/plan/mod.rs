@@ -1,0 +1,198 @@
+//! `feeder plan`: what would be done, whether it can be done, and what it would cost. It changes
+//! nothing: no ledger is made, no message sent. One probe object is copied, and removed again.
+
+mod check;
+mod database;
+mod estimate;
+mod objects;
+mod output;
+mod probe;
+mod queue;
+
+use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::{self, RowCounts, TableInspector};
+use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::settings::{SettingsProblems, integer_between};
+use serde::Serialize;
+
+use super::context::{CommandContext, CommonArgs};
+use check::{CheckVerdict, PlanCheck};
+use estimate::{EstimateInput, MigrationEstimate};
+
+/// Its flags and settings.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its mend, or an\nunexpected error; 64 wrong settings."
+)]
+pub struct Args {
+    /// Estimate for so many consumers [default: 4]
+    #[arg(long, value_name = "N")]
+    consumers: Option<String>,
+    /// Each with so many copies in flight [default: 64]
+    #[arg(long, env = "MAX_CONCURRENCY", value_name = "N")]
+    max_concurrency: Option<String>,
+    /// Look at the objects of so many rows [default: 5]
+    #[arg(long, value_name = "N")]
+    samples: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Everything that is told.
+#[derive(Debug, Serialize)]
+struct MigrationPlan {
+    table: String,
+    old_prefix: String,
+    new_prefix: String,
+    source_bucket: String,
+    destination_bucket: String,
+    /// What would fail.
+    failing: usize,
+    rows: Option<PlanRowCounts>,
+    samples: Vec<SampleRow>,
+    checks: Vec<PlanCheck>,
+    estimate: Option<MigrationEstimate>,
+}
+
+/// Rows by what the rule says of them.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct PlanRowCounts {
+    in_scope: u64,
+    moved_already: u64,
+    outside: u64,
+    /// The share of the table these are estimated from, in per cent; none when all of it was counted.
+    estimated_from_percent: Option<u32>,
+}
+
+/// One row, and what becomes of it.
+#[derive(Debug, Clone, Serialize)]
+struct SampleRow {
+    id: String,
+    old_path: String,
+    source_key: String,
+    destination_key: String,
+    new_path: String,
+    /// The size of its object in bytes; none when it cannot be read.
+    size_bytes: Option<i64>,
+    #[serde(skip)]
+    route: MoveRoute,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
+    let mut problems = SettingsProblems::default();
+    let consumers =
+        problems.parse_value("--consumers", args.consumers, 4, integer_between(1, 10_000));
+    let concurrency = problems.parse_value(
+        "MAX_CONCURRENCY",
+        args.max_concurrency,
+        64,
+        integer_between(1, 4096),
+    );
+    let samples = problems.parse_value("--samples", args.samples, 5, integer_between(1, 1000));
+    let context = args.common.into_context(problems)?;
+    let plan = build_plan(&context, consumers, concurrency, samples).await;
+    context.print_output(&plan)?;
+    Ok(if plan.failing > 0 {
+        exit::CHECK_FAILED
+    } else {
+        exit::DONE
+    })
+}
+
+async fn build_plan(
+    context: &CommandContext,
+    consumers: u32,
+    concurrency: u32,
+    samples: u32,
+) -> MigrationPlan {
+    let run = &context.migration.run;
+    let mut plan = MigrationPlan {
+        table: run.table.table.to_string(),
+        old_prefix: run.rule.old_prefix().to_owned(),
+        new_prefix: run.rule.new_prefix().to_owned(),
+        source_bucket: run.source_bucket.clone(),
+        destination_bucket: run.destination_bucket.clone(),
+        failing: 0,
+        rows: None,
+        samples: Vec::new(),
+        checks: Vec::new(),
+        estimate: None,
+    };
+    let counts = plan.add_database_checks(context, samples, consumers).await;
+    plan.checks
+        .extend(queue::check_queue(&context.sqs_queue().await).await);
+    let looked = objects::check_objects(context, &mut plan.samples, &mut plan.checks).await;
+    plan.estimate = counts.map(|counts| {
+        MigrationEstimate::from_input(&EstimateInput {
+            counts,
+            consumers,
+            concurrency,
+            objects: looked,
+        })
+    });
+    let fails = |check: &&PlanCheck| check.verdict == CheckVerdict::Fails;
+    plan.failing = plan.checks.iter().filter(fails).count();
+    plan
+}
+
+impl MigrationPlan {
+    async fn add_database_checks(
+        &mut self,
+        context: &CommandContext,
+        samples: u32,
+        consumers: u32,
+    ) -> Option<RowCounts> {
+        let pool = ledger::create_pool(context.migration.database.clone(), 1);
+        let survey = match TableInspector::open(pool, &context.migration.run).await {
+            Ok(survey) => survey,
+            Err(error) => {
+                self.checks
+                    .push(PlanCheck::from_ledger_error("database", &error));
+                return None;
+            }
+        };
+        self.table = survey.table_name();
+        let counts = database::check_database(&survey, consumers, &mut self.checks).await;
+        self.rows = counts.map(|counts| PlanRowCounts {
+            in_scope: counts.in_scope,
+            moved_already: counts.moved,
+            outside: counts.outside,
+            estimated_from_percent: counts.sampled_percent,
+        });
+        let rule = &context.migration.run.rule;
+        match survey.sample_rows(samples).await {
+            Ok(rows) => {
+                for (id, path) in rows {
+                    match rule.route_for(&path) {
+                        Ok(route) => self
+                            .samples
+                            .push(SampleRow::from_route(id.to_string(), route)),
+                        Err(problem) => self.checks.push(PlanCheck::new_warning(
+                            "rows",
+                            format!("row {id} cannot be moved: {problem}"),
+                            "it will be recorded as failed",
+                        )),
+                    }
+                }
+            }
+            Err(error) => self
+                .checks
+                .push(PlanCheck::from_ledger_error("rows", &error)),
+        }
+        counts
+    }
+}
+
+impl SampleRow {
+    fn from_route(id: String, route: MoveRoute) -> Self {
+        Self {
+            id,
+            old_path: route.old_path.clone(),
+            source_key: route.source_key.clone(),
+            destination_key: route.destination_key.clone(),
+            new_path: route.new_path.clone(),
+            size_bytes: None,
+            route,
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The buckets, and a handful of real objects.
+
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::StorageClass;
+use bucket_brigade_common::object_store::StoreError;
+use bucket_brigade_common::preflight::{BucketCheck, check_bucket};
+use bucket_brigade_common::s3::store_error;
+
+use super::SampleRow;
+use super::check::{CheckVerdict, PlanCheck};
+use super::probe::CopyProbe;
+use crate::context::CommandContext;
+
+/// What was learned of the objects.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ObjectFacts {
+    /// The average size of those looked at, in bytes.
+    pub(super) average_bytes: Option<u64>,
+    /// How long a copy took.
+    pub(super) copy_duration: Option<Duration>,
+    /// Whether source and destination are in different regions.
+    pub(super) crosses_regions: bool,
+    /// Whether a key of KMS is involved on either side.
+    pub(super) uses_kms: bool,
+}
+
+/// What the objects of the samples are.
+#[derive(Default)]
+struct SampledObjects {
+    readable: usize,
+    bytes: u64,
+    missing: Vec<String>,
+    denied: Option<String>,
+    archived: Vec<String>,
+    tagged: usize,
+    uses_kms: bool,
+    /// The smallest of them, to be copied.
+    smallest: Option<(i64, String)>,
+}
+
+pub(super) async fn check_objects(
+    context: &CommandContext,
+    samples: &mut [SampleRow],
+    checks: &mut Vec<PlanCheck>,
+) -> ObjectFacts {
+    let run = &context.migration.run;
+    let (source, destination) = (&run.source_bucket, &run.destination_bucket);
+    let before = checks.len();
+    let (source_s3, s3) = match context.buckets().await {
+        Ok((source, destination)) => (source.client().clone(), destination.client().clone()),
+        Err(error) => {
+            checks.push(PlanCheck::from_preflight_error("buckets", &error));
+            return ObjectFacts::default();
+        }
+    };
+    for (client, setting, bucket) in [
+        (&source_s3, "SOURCE_BUCKET_NAME", source),
+        (&s3, "DESTINATION_BUCKET_NAME", destination),
+    ] {
+        if let Err(error) = check_bucket(client, setting, bucket, BucketCheck::Access).await {
+            checks.push(PlanCheck::from_preflight_error("buckets", &error));
+        }
+    }
+    if checks.len() > before {
+        return ObjectFacts::default();
+    }
+    let regions = [
+        read_region(&source_s3, source).await,
+        read_region(&s3, destination).await,
+    ];
+    checks.push(check_regions(&regions, source, destination));
+    let looked = read_sampled_objects(&source_s3, source, samples).await;
+    checks.extend(looked.source_checks(samples.len()));
+    checks.extend(check_tags(&source_s3, source, &looked).await);
+    let mut objects = looked.object_facts(&regions);
+    if let Some((size, key)) = &looked.smallest {
+        let probe = CopyProbe {
+            client: &s3,
+            source,
+            destination,
+            prefix: run.rule.destination_key_prefix(),
+        };
+        let copied = probe.run(key, *size, checks).await;
+        objects.copy_duration = copied.copy_duration;
+        objects.uses_kms |= copied.uses_kms;
+    }
+    checks.extend(check_destinations(&s3, destination, samples).await);
+    objects
+}
+
+/// The region a bucket says it is in; none where it does not say.
+async fn read_region(client: &Client, bucket: &str) -> Option<String> {
+    let answer = client.head_bucket().bucket(bucket).send().await.ok()?;
+    answer.bucket_region().map(ToOwned::to_owned)
+}
+
+fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str) -> PlanCheck {
+    match regions {
+        [Some(from), Some(to)] if from != to => PlanCheck::new_warning(
+            "buckets",
+            format!("{source} is in {from}, {destination} in {to}: copies cross regions"),
+            "set AWS_REGION to the destination's and SOURCE_REGION to the source's; transfer costs, and VPC endpoints do not carry it",
+        ),
+        [_, Some(to)] => {
+            PlanCheck::new_ok("buckets", format!("{source} and {destination}, in {to}"))
+        }
+        _ => PlanCheck::new_ok("buckets", format!("{source} and {destination} are there")),
+    }
+}
+
+async fn read_sampled_objects(
+    client: &Client,
+    bucket: &str,
+    samples: &mut [SampleRow],
+) -> SampledObjects {
+    let mut looked = SampledObjects::default();
+    for sample in samples {
+        let key = &sample.route.source_key;
+        let head = client.head_object().bucket(bucket).key(key).send().await;
+        match head {
+            Ok(head) => {
+                sample.size_bytes = head.content_length();
+                looked.add_object(key, &head);
+            }
+            Err(error) => match store_error(error) {
+                StoreError::Denied { code, message } => {
+                    looked.denied = Some(format!("{code}: {message}"));
+                }
+                StoreError::Permanent { .. } => looked.missing.push(sample.id.clone()),
+                other => looked.denied = Some(other.to_string()),
+            },
+        }
+    }
+    looked
+}
+
+impl SampledObjects {
+    fn add_object(&mut self, key: &str, head: &HeadObjectOutput) {
+        let size = head.content_length().unwrap_or(0);
+        self.readable += 1;
+        self.bytes += u64::try_from(size).unwrap_or(0);
+        self.tagged += usize::from(head.tag_count().unwrap_or(0) > 0);
+        self.uses_kms |= head.ssekms_key_id().is_some();
+        let class = head.storage_class().map_or("", StorageClass::as_str);
+        if matches!(class, "GLACIER" | "DEEP_ARCHIVE") && head.restore().is_none() {
+            self.archived.push(key.to_owned());
+        } else if self
+            .smallest
+            .as_ref()
+            .is_none_or(|(least, _)| size < *least)
+        {
+            self.smallest = Some((size, key.to_owned()));
+        }
+    }
+
+    fn object_facts(&self, regions: &[Option<String>; 2]) -> ObjectFacts {
+        let count = u64::try_from(self.readable).unwrap_or(0);
+        ObjectFacts {
+            average_bytes: self.bytes.checked_div(count),
+            copy_duration: None,
+            crosses_regions: matches!(regions, [Some(from), Some(to)] if from != to),
+            uses_kms: self.uses_kms,
+        }
+    }
+
+    fn source_checks(&self, all: usize) -> Vec<PlanCheck> {
+        let mut checks = Vec::new();
+        if let Some(why) = &self.denied {
+            checks.push(PlanCheck::new_failure(
+                "sources",
+                format!("an object cannot be read: {why}"),
+                "s3:GetObject on the source, and kms:Decrypt on its key: deploy/policies/consumer.json",
+            ));
+        }
+        if !self.missing.is_empty() {
+            let finding = format!(
+                "{} of {all} rows have no object (ids: {})",
+                self.missing.len(),
+                self.missing.join(", ")
+            );
+            checks.push(if self.readable == 0 {
+                let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was looked at has an object";
+                PlanCheck::new_failure("sources", finding, mend)
+            } else {
+                let mend = "such rows are recorded as failed, NoSuchKey";
+                PlanCheck::new_warning("sources", finding, mend)
+            });
+        }
+        if !self.archived.is_empty() {
+            checks.push(PlanCheck::new_warning(
+                "sources",
+                format!("archived: {}", self.archived.join(", ")),
+                "restore them first; they are recorded as failed, InvalidObjectState",
+            ));
+        }
+        if self.readable > 0 {
+            let finding = format!("{} of {all} objects can be read", self.readable);
+            checks.push(PlanCheck::new_ok("sources", finding));
+        }
+        checks
+    }
+}
+
+/// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
+async fn check_tags(client: &Client, bucket: &str, looked: &SampledObjects) -> Option<PlanCheck> {
+    let (_, key) = looked.smallest.as_ref()?;
+    let answer = client.get_object_tagging().bucket(bucket).key(key).send();
+    Some(match answer.await {
+        Ok(_) => PlanCheck::new_ok(
+            "tags",
+            format!("can be read; {} objects have some", looked.tagged),
+        ),
+        Err(error) => PlanCheck::new_failure(
+            "tags",
+            format!("cannot be read: {}", store_error(error)),
+            "s3:GetObjectTagging on the source: deploy/policies/consumer.json",
+        ),
+    })
+}
+
+/// Whether something stands where the copies go.
+async fn check_destinations(
+    client: &Client,
+    bucket: &str,
+    samples: &[SampleRow],
+) -> Option<PlanCheck> {
+    let mut taken = Vec::new();
+    for sample in samples {
+        let key = &sample.route.destination_key;
+        let head = client.head_object().bucket(bucket).key(key).send().await;
+        if head.is_ok() {
+            taken.push(sample.id.clone());
+        }
+    }
+    (!taken.is_empty()).then(|| PlanCheck {
+        about: "destinations",
+        verdict: CheckVerdict::Warns,
+        finding: format!(
+            "where {} of {} rows go, an object stands already: {}",
+            taken.len(),
+            samples.len(),
+            taken.join(", ")
+        ),
+        mend: Some(
+            "an identical copy is recognised; anything else is never overwritten, and the row is recorded as failed"
+                .into(),
+        ),
+    })
+}

@@ -1,0 +1,176 @@
+//! The plan, for people.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::check::{CheckVerdict, PlanCheck};
+use super::estimate::MigrationEstimate;
+use super::{MigrationPlan, PlanRowCounts, SampleRow};
+use crate::status::group_thousands;
+
+impl fmt::Display for MigrationPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}: '{}' → '{}', s3://{} → s3://{}",
+            self.table,
+            self.old_prefix,
+            self.new_prefix,
+            self.source_bucket,
+            self.destination_bucket
+        )?;
+        if let Some(rows) = &self.rows {
+            writeln!(f, "\n{rows}")?;
+        }
+        if !self.samples.is_empty() {
+            writeln!(f, "\nWhat becomes of some of them:")?;
+            for sample in &self.samples {
+                writeln!(f, "{sample}")?;
+            }
+        }
+        writeln!(f)?;
+        for check in &self.checks {
+            writeln!(f, "{check}")?;
+        }
+        if let Some(estimate) = &self.estimate {
+            writeln!(f, "\n{estimate}")?;
+        }
+        match self.failing {
+            0 => write!(f, "\nIt can be done. Nothing was changed."),
+            some => write!(
+                f,
+                "\nIt would fail: see the {some} marked FAIL. Nothing was changed."
+            ),
+        }
+    }
+}
+
+impl fmt::Display for PlanRowCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let about = match self.estimated_from_percent {
+            None => String::new(),
+            Some(percent) => format!(", about: from {percent} % of the table"),
+        };
+        write!(
+            f,
+            "Rows: {} in scope, {} moved already, {} outside the rule{about}",
+            group_thousands(self.in_scope),
+            group_thousands(self.moved_already),
+            group_thousands(self.outside)
+        )
+    }
+}
+
+impl fmt::Display for SampleRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self
+            .size_bytes
+            .and_then(|size| u64::try_from(size).ok())
+            .map_or("no object".into(), format_bytes);
+        write!(
+            f,
+            "  row {} ({size})\n    path  {} → {}\n    key   {} → {}",
+            self.id, self.old_path, self.new_path, self.source_key, self.destination_key
+        )
+    }
+}
+
+impl fmt::Display for PlanCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.verdict {
+            CheckVerdict::Ok => "ok",
+            CheckVerdict::Warns => "WARN",
+            CheckVerdict::Fails => "FAIL",
+        };
+        write!(f, "  {word:4}  {:12}  {}", self.about, self.finding)?;
+        match &self.mend {
+            Some(mend) => write!(f, "\n        {:12}  → {mend}", ""),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for MigrationEstimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bound = if self.is_bound_by_prefix {
+            ", S3's limit for one prefix"
+        } else {
+            ""
+        };
+        writeln!(f, "Estimate:")?;
+        writeln!(
+            f,
+            "  time      {} at {:.0} copies per second{bound} ({} consumers, {} copies at once)",
+            format_seconds(self.seconds),
+            self.copies_per_second,
+            self.consumers,
+            self.copies_in_flight
+        )?;
+        writeln!(
+            f,
+            "  requests  {} CopyObject, {} SQS",
+            group_thousands(self.copy_requests),
+            group_thousands(self.queue_requests)
+        )?;
+        write!(f, "  money     ${:.2}", self.dollars)?;
+        if let (Some(size), Some(month)) = (self.gigabytes, self.dollars_per_month) {
+            write!(
+                f,
+                ", and ${month:.2} a month for {size:.1} GB kept twice until the sources are cleaned away"
+            )?;
+        }
+        write!(
+            f,
+            "\n  database  {} of WAL",
+            format_bytes(saturating_u64(self.wal_bytes))
+        )
+    }
+}
+
+fn format_seconds(seconds: f64) -> String {
+    let rounded = seconds.ceil().max(1.0);
+    match Duration::try_from_secs_f64(rounded) {
+        Ok(time) => humantime::format_duration(time).to_string(),
+        Err(_) => "N/A".into(),
+    }
+}
+
+fn saturating_u64(number: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates, and is positive"
+    )]
+    let whole = number as u64;
+    whole
+}
+
+/// A size for people.
+pub(super) fn format_bytes(size: u64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let mut number = size as f64;
+    let mut unit = 0;
+    while number >= 1000.0 && unit < UNITS.len() - 1 {
+        number /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{size} bytes"),
+        _ => format!("{number:.1} {}", UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_people_say_them() {
+        let texts = [0, 999, 1000, 1_500_000, 2_000_000_000_000].map(format_bytes);
+        assert_eq!(
+            texts,
+            ["0 bytes", "999 bytes", "1.0 kB", "1.5 MB", "2.0 TB"]
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! `feeder resume`: the end of a pause.
+
+use std::fmt;
+
+use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::settings::SettingsProblems;
+use serde::Serialize;
+
+use crate::context::CommonArgs;
+
+/// Its flags and settings.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot be reached; 77 a right is missing."
+)]
+pub struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Serialize)]
+struct ResumeOutput {
+    run: i64,
+    paused: bool,
+    was_paused: bool,
+}
+
+impl fmt::Display for ResumeOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let run = self.run;
+        if self.was_paused {
+            write!(f, "run {run} goes on")
+        } else {
+            write!(f, "run {run} was not paused")
+        }
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
+    let context = args.common.into_context(SettingsProblems::default())?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let was_paused = ledger.resume().await?;
+    context.print_output(&ResumeOutput {
+        run: ledger.run_id(),
+        paused: false,
+        was_paused,
+    })?;
+    Ok(exit::DONE)
+}

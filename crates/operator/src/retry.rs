@@ -1,0 +1,101 @@
+//! `feeder retry`: rows that failed are fed again, and dead letters go back to the queue.
+
+use std::fmt;
+
+use bucket_brigade_common::dead_letter::RedriveOutcome;
+use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::settings::SettingsProblems;
+use serde::Serialize;
+
+use crate::context::{CommandContext, CommonArgs};
+
+/// Its flags and settings.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  feeder retry --code NoSuchKey\n\nExit codes: 0 done; 1 unexpected error; 64 wrong settings, or no such run; 69 the database or the\nqueue cannot be reached; 77 a right is missing."
+)]
+pub struct Args {
+    /// Rows that failed with this code only; dead letters then stay where they are, because nothing tells
+    /// which code they died of
+    #[arg(long, value_name = "CODE")]
+    code: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Serialize)]
+struct RetryOutput {
+    run: i64,
+    /// Rows taken off the record of failures.
+    rows: u64,
+    /// Dead letters on their way back.
+    dead_letters: u64,
+    /// `none`, `started`, `by hand`, or `not asked for`.
+    redrive: &'static str,
+    /// Whether a feeder is alive, which feeds the rows in its next sweep.
+    feeder_is_alive: bool,
+}
+
+impl fmt::Display for RetryOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            run,
+            rows,
+            dead_letters,
+            ..
+        } = self;
+        let next = match (rows, self.feeder_is_alive) {
+            (0, _) => "",
+            (_, true) => ": the feeder feeds them in its next sweep",
+            (_, false) => ": start the feeder to feed them",
+        };
+        write!(f, "run {run}: {rows} rows are no failures any more{next}")?;
+        match self.redrive {
+            "started" => write!(
+                f,
+                "\nabout {dead_letters} dead letters are on their way back to the queue"
+            ),
+            "by hand" => write!(f, "\n{dead_letters} dead letters are back in the queue"),
+            "none" => write!(f, "\nno dead letters"),
+            _ => write!(
+                f,
+                "\ndead letters stay where they are (retry without --code)"
+            ),
+        }
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
+    let context = args.common.into_context(SettingsProblems::default())?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    // The record first: a dead letter that comes back while its row counts as failed for good would only
+    // die again.
+    let rows = ledger.retry_failures(args.code.as_deref()).await?;
+    let redrive = match args.code {
+        Some(_) => None,
+        None => Some(redrive_dead_letters(&context).await?),
+    };
+    let (word, dead_letters) = match redrive {
+        None => ("not asked for", 0),
+        Some(RedriveOutcome::Empty) => ("none", 0),
+        Some(RedriveOutcome::Started(count)) => ("started", count),
+        Some(RedriveOutcome::Resent(count)) => ("by hand", count),
+    };
+    let workers = ledger.live_workers().await?;
+    context.print_output(&RetryOutput {
+        run: ledger.run_id(),
+        rows,
+        dead_letters,
+        redrive: word,
+        feeder_is_alive: workers.iter().any(|worker| worker.role == "feeder"),
+    })?;
+    Ok(exit::DONE)
+}
+
+async fn redrive_dead_letters(context: &CommandContext) -> anyhow::Result<RedriveOutcome> {
+    match context.sqs_queue().await.dead_letter_queue().await? {
+        Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
+        None => Ok(RedriveOutcome::Empty),
+    }
+}

@@ -1,0 +1,203 @@
+//! May a row go back?
+
+use std::fmt;
+
+use bucket_brigade_common::ledger::{MovedRow, SourceState, UndoTarget};
+use bucket_brigade_common::object_store::StoreError;
+use bucket_brigade_common::objects::{BucketSide, ObjectInspector, ObjectStat};
+use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::s3::S3Store;
+use serde::Serialize;
+
+use crate::retrying_store::{is_object_error, retry_object_request};
+
+/// Why a row is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SkipReason {
+    /// The application set another path.
+    Changed,
+    /// The application deleted the row.
+    Deleted,
+    /// The application replaced the image under its new key.
+    CopyReplaced,
+    /// The copy is gone.
+    CopyGone,
+    /// The source is gone, and not by us.
+    SourceGone,
+    /// Clean removed the source.
+    SourceRemoved,
+    /// Clean was cut off while it removed the source.
+    SourceInRemoval,
+    /// A transaction holds the row.
+    Locked,
+    /// The database refuses the change.
+    Refused,
+    /// S3 does not let us look at one of the two objects.
+    Unreadable,
+    /// No move of this row is on record.
+    NotMoved,
+}
+
+impl SkipReason {
+    /// For people.
+    pub(super) fn as_text(&self) -> &'static str {
+        match self {
+            Self::Changed => "the application has changed the path since",
+            Self::Deleted => "the application has deleted the row",
+            Self::CopyReplaced => "the application has replaced the image under its new key",
+            Self::CopyGone => "the copy does not exist any more (see feeder verify)",
+            Self::SourceGone => "the source does not exist any more",
+            Self::SourceRemoved => "clean has removed the source: this move cannot be undone",
+            Self::SourceInRemoval => {
+                "clean was cut off while it removed the source: run feeder clean again, with any --older-than, to find out"
+            }
+            Self::Locked => "a transaction holds the row: end it and try again",
+            Self::Refused => "the database refuses the change",
+            Self::Unreadable => "one of its two objects cannot be looked at",
+            Self::NotMoved => "no move of this row is on record",
+        }
+    }
+}
+
+/// A row that is left alone.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct SkippedRow {
+    /// The row's id.
+    pub(super) id: String,
+    /// The path it was given; none where no move is on record.
+    pub(super) path: Option<String>,
+    /// Why.
+    pub(super) reason: SkipReason,
+    /// More about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<String>,
+}
+
+impl SkippedRow {
+    /// A row that is left alone.
+    pub(super) fn new(row: &MovedRow, reason: SkipReason, detail: Option<String>) -> Self {
+        Self {
+            id: row.id.clone(),
+            path: Some(row.new_path.clone()),
+            reason,
+            detail,
+        }
+    }
+}
+
+impl fmt::Display for SkippedRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "left alone  row {}", self.id)?;
+        if let Some(path) = &self.path {
+            write!(f, "  {path}")?;
+        }
+        write!(f, ": {}", self.reason.as_text())?;
+        match &self.detail {
+            Some(detail) => write!(f, " ({detail})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Looks at the objects of a move.
+pub(super) struct UndoClassifier<'a> {
+    /// The buckets.
+    pub(super) store: &'a S3Store,
+    /// The path rule.
+    pub(super) rule: &'a PathRule,
+}
+
+impl UndoClassifier<'_> {
+    /// Whether a row may go back.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub(super) async fn classify_row(
+        &self,
+        row: MovedRow,
+    ) -> Result<Result<UndoTarget, SkippedRow>, StoreError> {
+        if let Some(reason) = check_row(&row) {
+            return Ok(Err(SkippedRow::new(&row, reason, None)));
+        }
+        match self.check_objects(&row).await {
+            Ok(Ok(destination_key)) => Ok(Ok(UndoTarget {
+                row,
+                destination_key,
+            })),
+            Ok(Err(reason)) => Ok(Err(SkippedRow::new(&row, reason, None))),
+            Err(error) if is_object_error(&error) => {
+                let detail = Some(error.to_string());
+                Ok(Err(SkippedRow::new(&row, SkipReason::Unreadable, detail)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The copy's key, if the copy is ours still and the source is there.
+    async fn check_objects(
+        &self,
+        row: &MovedRow,
+    ) -> Result<Result<String, SkipReason>, StoreError> {
+        let Ok(route) = self.rule.route_for(&row.old_path) else {
+            return Ok(Err(SkipReason::NotMoved));
+        };
+        let key = route.destination_key;
+        let source = self
+            .stat_object(BucketSide::Source, &route.source_key)
+            .await?;
+        if source.is_none() {
+            return Ok(Err(SkipReason::SourceGone));
+        }
+        // The copy last: it is the one that the application may replace at any moment.
+        let copy = self.stat_object(BucketSide::Destination, &key).await?;
+        Ok(match copy {
+            None => Err(SkipReason::CopyGone),
+            Some(copy) if copy.etag != row.etag => Err(SkipReason::CopyReplaced),
+            Some(_) => Ok(key),
+        })
+    }
+
+    /// A row that was set back and still is, with the key of its copy.
+    pub(super) fn as_undone(&self, row: MovedRow) -> Option<UndoTarget> {
+        let is_back = row.current_path.as_deref() == Some(&row.old_path);
+        let route = self
+            .rule
+            .route_for(&row.old_path)
+            .ok()
+            .filter(|_| is_back)?;
+        Some(UndoTarget {
+            row,
+            destination_key: route.destination_key,
+        })
+    }
+
+    /// Whether the application has replaced the copy by now.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub(super) async fn is_copy_replaced(&self, undo: &UndoTarget) -> Result<bool, StoreError> {
+        let copy = self
+            .stat_object(BucketSide::Destination, &undo.destination_key)
+            .await?;
+        Ok(copy.is_some_and(|copy| copy.etag != undo.row.etag))
+    }
+
+    async fn stat_object(
+        &self,
+        side: BucketSide,
+        key: &str,
+    ) -> Result<Option<ObjectStat>, StoreError> {
+        retry_object_request(async || self.store.stat_object(side, key).await).await
+    }
+}
+
+fn check_row(row: &MovedRow) -> Option<SkipReason> {
+    match (&row.current_path, row.source) {
+        (None, _) => Some(SkipReason::Deleted),
+        (Some(path), _) if *path != row.new_path => Some(SkipReason::Changed),
+        (_, SourceState::Removed) => Some(SkipReason::SourceRemoved),
+        (_, SourceState::InRemoval) => Some(SkipReason::SourceInRemoval),
+        (_, SourceState::Kept) => None,
+    }
+}

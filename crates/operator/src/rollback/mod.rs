@@ -1,0 +1,87 @@
+//! `feeder rollback`: rows back to their old path, where that is safe.
+//!
+//! A row goes back when it still carries the new path, its copy still has the recorded ETag, and its source
+//! exists. Everything else is left alone, counted and told with its reason:
+//!
+//! ```text
+//!   row             copy            source                 what happens
+//!   new path        as recorded     there                  back
+//!   another path    any             any                    left: the application's write wins
+//!   gone            any             any                    left: nothing to set back
+//!   new path        another ETag    any                    left: the application replaced the image
+//!   new path        gone            any                    left: verify tells of it
+//!   new path        as recorded     gone, or removed       left: the old path would name nothing
+//! ```
+//!
+//! **What can go wrong between two steps.** Looks and compare-and-set are two systems: an image that the
+//! application replaces under the same key between the look at the copy and the compare-and-set would lose
+//! its row. So the copy is looked at once more after it, and a row whose image was replaced is set forward
+//! again. A row whose source goes between the two would break: clean, the only one of ours that removes
+//! sources, is kept out by a lock. Path and evidence change in one statement, so that a kill leaves each
+//! row either moved or to do; a second rollback goes on with what is still moved. A feeder would move the
+//! rows again, and a message in the queue the one row it names: both are kept out.
+
+mod classify;
+mod output;
+mod selection;
+mod undo;
+
+use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::settings::SettingsProblems;
+use tokio_util::sync::CancellationToken;
+
+use super::context::CommonArgs;
+use super::locks::{self, QuiescedFleet};
+use super::retrying_store;
+use classify::UndoClassifier;
+use selection::SelectionArgs;
+use undo::RollbackRun;
+
+const POOL_SIZE: u32 = 4;
+
+/// Its flags and settings.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  feeder rollback --all                        tells what would happen\n  feeder rollback --all --yes\n  feeder rollback --since 2h --yes\n  feeder rollback --since 2026-03-01T14:00:00Z --yes\n  feeder rollback --ids 17 23 42 --yes\n\nStop the feeder first. Cut off, the same command goes on where it was. Exit codes: 0 done; 1 unexpected error;\n2 done, but some rows were left alone (the list tells why); 3 stopped before the end; 64 wrong settings, or no\nsuch run; 69 database, queue or bucket cannot be reached; 75 the feeder, consumers or another command are at\nwork; 77 a right is missing."
+)]
+pub struct Args {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Do it; without this flag the command tells what would happen
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
+    let mut problems = SettingsProblems::default();
+    let selection = args.selection.parse(&mut problems);
+    let context = args.common.into_context(problems)?;
+    let ledger = context
+        .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
+        .await?;
+    let selection = selection.parse_ids(ledger.id_type())?;
+    let lock = locks::acquire_operator_lock(&ledger).await?;
+    // A look needs nobody's leave.
+    let fleet = if args.yes {
+        Some(QuiescedFleet::quiesce(&context, &ledger).await?)
+    } else {
+        None
+    };
+    let store = retrying_store::open(&context).await?;
+    let rule = &context.migration.run.rule;
+    let judge = UndoClassifier {
+        store: &store,
+        rule,
+    };
+    let mut rollback = RollbackRun::new(&ledger, judge, selection, context.format)?;
+    let is_complete = rollback.run(lock, fleet, &stop).await?;
+    let is_whole = rollback.print_summary(args.yes)?;
+    Ok(match (is_complete, is_whole) {
+        (false, _) => exit::STOPPED,
+        (true, true) => exit::DONE,
+        (true, false) => exit::ROWS_FAILED,
+    })
+}

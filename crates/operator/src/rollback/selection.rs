@@ -1,0 +1,131 @@
+//! Which moves are to be undone, as an operator says it.
+
+use std::time::{Duration, SystemTime};
+
+use bucket_brigade_common::ledger::MoveSelection;
+use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::settings::{SettingsError, SettingsProblems};
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct SelectionArgs {
+    /// The rows with these ids
+    #[arg(long, value_name = "ID", num_args = 1..)]
+    ids: Option<Vec<String>>,
+    /// The rows moved since then: a time such as 2026-03-01T14:00:00Z, or how long ago, such as 2h
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// All rows
+    #[arg(long)]
+    all: bool,
+}
+
+/// A selection whose ids are not yet measured against the column's type.
+#[derive(Debug)]
+pub(super) struct RequestedSelection(MoveSelection);
+
+impl SelectionArgs {
+    /// Checks the selection; the problems tell what is wrong with it.
+    pub(super) fn parse(self, problems: &mut SettingsProblems) -> RequestedSelection {
+        if let Some(ids) = self.ids {
+            return RequestedSelection(MoveSelection::Ids(ids));
+        }
+        RequestedSelection(problems.parse_value(
+            "--since",
+            self.since,
+            MoveSelection::All,
+            parse_since,
+        ))
+    }
+}
+
+impl RequestedSelection {
+    /// Reads the ids as the database spells them.
+    ///
+    /// # Errors
+    /// Everything that is no id of this type.
+    pub(super) fn parse_ids(self, id_type: IdColumnType) -> Result<MoveSelection, SettingsError> {
+        let MoveSelection::Ids(given) = self.0 else {
+            return Ok(self.0);
+        };
+        let mut problems = SettingsProblems::default();
+        let mut ids = Vec::new();
+        for text in given.iter().flat_map(|text| split_ids(text, id_type)) {
+            match id_type.parse(text) {
+                Some(id) => ids.push(id.as_str().to_owned()),
+                None => problems.add(
+                    "--ids",
+                    format!("'{text}' is no id of type {}", id_type.sql_type()),
+                ),
+            }
+        }
+        problems.into_result()?;
+        Ok(MoveSelection::Ids(ids))
+    }
+}
+
+/// A comma may be part of an id that is text.
+fn split_ids(text: &str, id_type: IdColumnType) -> Vec<&str> {
+    match id_type {
+        IdColumnType::Text => vec![text],
+        _ => text.split(',').filter(|part| !part.is_empty()).collect(),
+    }
+}
+
+fn parse_since(text: &str) -> Result<MoveSelection, String> {
+    if let Ok(time) = humantime::parse_duration(text) {
+        return Ok(MoveSelection::Within(time));
+    }
+    match humantime::parse_rfc3339_weak(text) {
+        Ok(time) if time <= SystemTime::now() + Duration::from_hours(24) => {
+            Ok(MoveSelection::Since(time))
+        }
+        Ok(_) => Err("is in the future".into()),
+        Err(_) => {
+            Err("is neither a time (2026-03-01T14:00:00Z) nor how long ago (2h, 3days)".into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_both_ways() {
+        assert_eq!(
+            parse_since("2h"),
+            Ok(MoveSelection::Within(Duration::from_hours(2)))
+        );
+        let time = humantime::parse_rfc3339("2024-05-01T10:00:00Z").unwrap();
+        assert_eq!(
+            parse_since("2024-05-01T10:00:00Z"),
+            Ok(MoveSelection::Since(time))
+        );
+        assert_eq!(
+            parse_since("2024-05-01 10:00:00"),
+            Ok(MoveSelection::Since(time))
+        );
+        for bad in ["yesterday", "", "2h ago", "2999-01-01T00:00:00Z"] {
+            assert!(parse_since(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_are_measured_against_the_column() {
+        let asked = |ids: &[&str], id_type| {
+            let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+            RequestedSelection(MoveSelection::Ids(ids)).parse_ids(id_type)
+        };
+        let ids = |ids: &[&str]| MoveSelection::Ids(ids.iter().map(|id| (*id).into()).collect());
+        assert_eq!(
+            asked(&["007,8", "9"], IdColumnType::Bigint).unwrap(),
+            ids(&["7", "8", "9"])
+        );
+        assert_eq!(asked(&["a,b"], IdColumnType::Text).unwrap(), ids(&["a,b"]));
+        let wrong = asked(&["1", "x", "y"], IdColumnType::Integer)
+            .unwrap_err()
+            .to_string();
+        assert!(wrong.contains("'x'") && wrong.contains("'y'"), "{wrong}");
+    }
+}

@@ -1,0 +1,338 @@
+//! Sets rows back, page by page: look, compare and set, look again.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use bucket_brigade_common::ledger::{
+    AdvisoryLock, MoveSelection, MovedRow, PostgresLedger, UndoTarget,
+};
+use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove, StatementError};
+use bucket_brigade_common::object_store::StoreError;
+use bucket_brigade_common::row_id::RowId;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::classify::{SkipReason, SkippedRow, UndoClassifier};
+use crate::list_writer::ListWriter;
+use crate::locks::{self, QuiescedFleet};
+use crate::output::OutputFormat;
+use crate::progress_bar::ProgressReporter;
+use crate::retrying_store::MAX_REQUESTS_IN_FLIGHT;
+
+/// Few enough that the looks at a page's copies are fresh when its rows are set.
+const PAGE_ROWS: i64 = 200;
+
+/// Tries of a row that a transaction of the application holds.
+const MAX_ATTEMPTS: u32 = 10;
+
+const LOCKED_ROW_BACKOFF: Duration = Duration::from_millis(200);
+
+/// What became of a statement's rows; of the others nothing did.
+#[derive(Default)]
+struct UndoOutcome {
+    undone: HashSet<String>,
+    refused: HashSet<String>,
+}
+
+/// One rollback.
+pub(super) struct RollbackRun<'a> {
+    pub(super) ledger: &'a PostgresLedger,
+    classifier: UndoClassifier<'a>,
+    selection: MoveSelection,
+    pub(super) list_writer: Option<ListWriter<std::io::Stdout>>,
+    pub(super) undone_rows: u64,
+    pub(super) skipped: BTreeMap<SkipReason, u64>,
+    unseen_ids: HashSet<String>,
+}
+
+impl<'a> RollbackRun<'a> {
+    /// A rollback of the selection.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(super) fn new(
+        ledger: &'a PostgresLedger,
+        judge: UndoClassifier<'a>,
+        selection: MoveSelection,
+        format: OutputFormat,
+    ) -> anyhow::Result<Self> {
+        let not_seen = match &selection {
+            MoveSelection::Ids(ids) => ids.iter().cloned().collect(),
+            _ => HashSet::new(),
+        };
+        Ok(Self {
+            ledger,
+            classifier: judge,
+            selection,
+            list_writer: Some(ListWriter::begin_on_stdout(format, "left_alone")?),
+            undone_rows: 0,
+            skipped: BTreeMap::new(),
+            unseen_ids: not_seen,
+        })
+    }
+
+    /// Goes on to the end; false when it was stopped before. Without the fleet's lock it only looks.
+    ///
+    /// # Errors
+    /// The store or the database does not answer, or a lock is lost.
+    pub(super) async fn run(
+        &mut self,
+        mut lock: AdvisoryLock,
+        mut fleet: Option<QuiescedFleet>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        if fleet.is_some() {
+            self.finish_interrupted().await?;
+        }
+        let mut gauge = ProgressReporter::new("rolling back", self.ledger.count_moves().await?);
+        let mut cursor: Option<String> = None;
+        while !stop.is_cancelled() {
+            locks::ensure_held(&mut lock).await?;
+            if let Some(fleet) = &mut fleet {
+                fleet.ensure_quiesced().await?;
+            }
+            let ledger = self.ledger;
+            let page = ledger.moves_to_undo(&self.selection, cursor.as_deref(), PAGE_ROWS);
+            let page = page.await?;
+            let Some(last) = page.last() else {
+                gauge.clear();
+                self.skip_unmoved()?;
+                return Ok(true);
+            };
+            cursor = Some(last.id.clone());
+            gauge.advance_by(page.len());
+            self.process_page(page, fleet.is_some()).await?;
+        }
+        gauge.clear();
+        Ok(false)
+    }
+
+    /// Looks once more at the rows of a rollback that was killed before it could.
+    async fn finish_interrupted(&mut self) -> anyhow::Result<()> {
+        let mut cursor: Option<String> = None;
+        loop {
+            let page = self
+                .ledger
+                .undone_unchecked(cursor.as_deref(), PAGE_ROWS)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            cursor = Some(last.id.clone());
+            let (back, others): (Vec<_>, Vec<_>) = page
+                .into_iter()
+                .map(|row| (row.id.clone(), self.classifier.as_undone(row)))
+                .partition(|(_, undo)| undo.is_some());
+            let others: Vec<String> = others.into_iter().map(|(id, _)| id).collect();
+            self.ledger.mark_undone_checked(&others).await?;
+            self.recheck_copies(back.into_iter().filter_map(|(_, undo)| undo).collect())
+                .await?;
+        }
+    }
+
+    async fn process_page(&mut self, page: Vec<MovedRow>, for_real: bool) -> anyhow::Result<()> {
+        for row in &page {
+            self.unseen_ids.remove(&row.id);
+        }
+        let (undos, left) = self.classify_all(page).await?;
+        self.skip_rows(left)?;
+        if for_real {
+            let undone = self.undo_all(undos).await?;
+            let back = self.recheck_copies(undone).await?;
+            self.undone_rows += count_undos(&back);
+        } else {
+            self.undone_rows += count_undos(&undos);
+        }
+        Ok(())
+    }
+
+    async fn classify_all(
+        &self,
+        page: Vec<MovedRow>,
+    ) -> Result<(Vec<UndoTarget>, Vec<SkippedRow>), StoreError> {
+        let looks = page
+            .into_iter()
+            .map(|row| self.classifier.classify_row(row));
+        let judged: Vec<Result<UndoTarget, SkippedRow>> = stream::iter(looks)
+            .buffered(MAX_REQUESTS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let (mut undos, mut left) = (Vec::new(), Vec::new());
+        for one in judged {
+            match one {
+                Ok(undo) => undos.push(undo),
+                Err(alone) => left.push(alone),
+            }
+        }
+        Ok((undos, left))
+    }
+
+    /// Sets them back; rows that are locked are tried again for a while. Returns those that went back.
+    async fn undo_all(&mut self, mut undos: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+        let mut undone = Vec::new();
+        for tries in 1..=MAX_ATTEMPTS {
+            let UndoOutcome {
+                undone: back,
+                refused,
+            } = self.undo_batch(&undos).await?;
+            let (now, mut rest): (Vec<_>, Vec<_>) = undos
+                .into_iter()
+                .partition(|undo| back.contains(&undo.row.id));
+            undone.extend(now);
+            rest.retain(|undo| !refused.contains(&undo.row.id));
+            undos = self.skip_changed(rest).await?;
+            if undos.is_empty() {
+                break;
+            }
+            if tries < MAX_ATTEMPTS {
+                sleep(LOCKED_ROW_BACKOFF).await;
+            }
+        }
+        let locked = undos.iter();
+        let locked = locked.map(|undo| SkippedRow::new(&undo.row, SkipReason::Locked, None));
+        self.skip_rows(locked.collect())?;
+        Ok(undone)
+    }
+
+    /// One refused row makes the database refuse the whole statement: halves find the culprit.
+    async fn undo_batch(&mut self, undos: &[UndoTarget]) -> anyhow::Result<UndoOutcome> {
+        let mut tried = UndoOutcome::default();
+        let mut batches = vec![undos.to_vec()];
+        while let Some(batch) = batches.pop() {
+            match self.ledger.undo_moves(&batch).await {
+                Ok(ids) => tried.undone.extend(ids),
+                Err(StatementError::Rejected { code, message }) => match &batch[..] {
+                    [] => {}
+                    [one] => {
+                        let detail = Some(format!("{code}: {message}"));
+                        self.skip_rows(vec![SkippedRow::new(
+                            &one.row,
+                            SkipReason::Refused,
+                            detail,
+                        )])?;
+                        tried.refused.insert(one.row.id.clone());
+                    }
+                    many => {
+                        let (first, second) = many.split_at(many.len() / 2);
+                        batches.extend([first.to_vec(), second.to_vec()]);
+                    }
+                },
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(tried)
+    }
+
+    /// Of rows that were not set back, those that still could be. The others have changed meanwhile.
+    async fn skip_changed(&mut self, rest: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+        let ids = rest
+            .iter()
+            .map(|undo| RowId::from_database(undo.row.id.clone()));
+        let now = self.ledger.read_rows(&ids.collect::<Vec<_>>()).await?;
+        let mut still = Vec::new();
+        for undo in rest {
+            let path = now.get(&RowId::from_database(undo.row.id.clone()));
+            let reason = match path.map(|row| &row.path) {
+                None => SkipReason::Deleted,
+                Some(path) if *path == undo.row.new_path => {
+                    still.push(undo);
+                    continue;
+                }
+                Some(_) => SkipReason::Changed,
+            };
+            self.skip_rows(vec![SkippedRow::new(&undo.row, reason, None)])?;
+        }
+        Ok(still)
+    }
+
+    /// An image that the application replaced while its row was set back is shown again.
+    async fn recheck_copies(&mut self, undone: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+        let looks = undone.into_iter().map(|undo| async {
+            let is_replaced = self.classifier.is_copy_replaced(&undo).await?;
+            Ok::<_, StoreError>((undo, is_replaced))
+        });
+        let looked: Vec<(UndoTarget, bool)> = stream::iter(looks)
+            .buffered(MAX_REQUESTS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let (replaced, back): (Vec<_>, Vec<_>) = looked
+            .into_iter()
+            .partition(|(_, is_replaced)| *is_replaced);
+        let replaced: Vec<UndoTarget> = replaced.into_iter().map(|(undo, _)| undo).collect();
+        let back: Vec<UndoTarget> = back.into_iter().map(|(undo, _)| undo).collect();
+        let stuck = self.reapply_moves(&replaced).await?;
+        let seen = back.iter().chain(&replaced).map(|undo| undo.row.id.clone());
+        let seen: Vec<String> = seen.filter(|id| !stuck.contains(id)).collect();
+        self.ledger.mark_undone_checked(&seen).await?;
+        let left = replaced.iter();
+        let left = left.map(|undo| SkippedRow::new(&undo.row, SkipReason::CopyReplaced, None));
+        self.skip_rows(left.collect())?;
+        Ok(back)
+    }
+
+    /// Moves them once more, as a consumer would. A row that the application has changed meanwhile stays.
+    /// Returns those that are locked: the next rollback tries again.
+    async fn reapply_moves(&self, replaced: &[UndoTarget]) -> anyhow::Result<HashSet<String>> {
+        let mut rest: Vec<PendingMove> = replaced.iter().map(original_move).collect();
+        for _ in 0..MAX_ATTEMPTS {
+            if rest.is_empty() {
+                return Ok(HashSet::new());
+            }
+            let moved = self.ledger.commit(&rest).await?;
+            rest.retain(|one| !moved.contains(&one.id));
+            let ids: Vec<RowId> = rest.iter().map(|one| one.id.clone()).collect();
+            let now = self.ledger.read_rows(&ids).await?;
+            let is_back =
+                |one: &PendingMove| now.get(&one.id).is_some_and(|row| row.path == one.old_path);
+            rest.retain(is_back);
+            sleep(LOCKED_ROW_BACKOFF).await;
+        }
+        for one in &rest {
+            tracing::error!(
+                id = %one.id,
+                "row {} went back to '{}' while the application replaced its image at '{}', and is locked: end the transaction and run the same command again",
+                one.id, one.old_path, one.new_path
+            );
+        }
+        Ok(rest.iter().map(|one| one.id.as_str().to_owned()).collect())
+    }
+
+    fn skip_unmoved(&mut self) -> anyhow::Result<()> {
+        let mut ids: Vec<String> = self.unseen_ids.drain().collect();
+        ids.sort();
+        let left = ids.into_iter().map(|id| SkippedRow {
+            id,
+            path: None,
+            reason: SkipReason::NotMoved,
+            detail: None,
+        });
+        self.skip_rows(left.collect())
+    }
+
+    fn skip_rows(&mut self, left: Vec<SkippedRow>) -> anyhow::Result<()> {
+        for one in left {
+            if let Some(listing) = &mut self.list_writer {
+                listing.write_item(&one)?;
+            }
+            *self.skipped.entry(one.reason).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The move as it was: what the consumer committed.
+fn original_move(undo: &UndoTarget) -> PendingMove {
+    PendingMove {
+        id: RowId::from_database(undo.row.id.clone()),
+        old_path: undo.row.old_path.clone(),
+        new_path: undo.row.new_path.clone(),
+        destination_key: undo.destination_key.clone(),
+        etag: undo.row.etag.clone(),
+        size_bytes: undo.row.size_bytes,
+    }
+}
+
+fn count_undos(undos: &[UndoTarget]) -> u64 {
+    u64::try_from(undos.len()).unwrap_or(0)
+}

@@ -1,0 +1,91 @@
+//! `feeder status`: one screen of what goes on, and why. It costs the database the same however large
+//! the migration is: sums over processes and codes, and a look at the queue.
+
+mod output;
+mod snapshot;
+mod state;
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
+use bucket_brigade_common::settings::{SettingsProblems, duration_between};
+use bucket_brigade_common::sqs::SqsQueue;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{CommandContext, CommonArgs};
+use super::output::OutputFormat;
+pub(super) use output::group_thousands;
+pub(crate) use snapshot::StatusSnapshot;
+
+/// The cursor to the upper left, and nothing left of what was shown below it.
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
+
+/// Its flags and settings.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  feeder status --watch\n\nExit codes: 0 told; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot\nbe reached; 77 a right is missing."
+)]
+pub struct Args {
+    /// Go on telling until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// With --watch: how often [default: 2s]
+    #[arg(long, value_name = "DURATION")]
+    interval: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
+    let mut problems = SettingsProblems::default();
+    let interval = problems.parse_value(
+        "--interval",
+        args.interval,
+        Duration::from_secs(2),
+        duration_between(Duration::from_millis(200), Duration::from_hours(1)),
+    );
+    let context = args.common.into_context(problems)?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let queue = context.sqs_queue().await;
+    if !args.watch {
+        context.print_output(&StatusSnapshot::read(&ledger, &queue).await?)?;
+        return Ok(exit::DONE);
+    }
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(exit::DONE),
+        error = watch_status(&context, &ledger, &queue, interval) => error,
+    }
+}
+
+/// Tells for ever. A database that does not answer is told, and waited for.
+async fn watch_status(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+    queue: &SqsQueue,
+    interval: Duration,
+) -> anyhow::Result<u8> {
+    let redraws = context.format == OutputFormat::Text && std::io::stdout().is_terminal();
+    loop {
+        match StatusSnapshot::read(ledger, queue).await {
+            Ok(view) if redraws => redraw_screen(&view)?,
+            Ok(view) => context.print_output(&view)?,
+            Err(error) => tracing::warn!(%error, "the status cannot be read"),
+        }
+        sleep(interval).await;
+    }
+}
+
+/// In one write, so that nothing flickers.
+fn redraw_screen(view: &StatusSnapshot) -> anyhow::Result<()> {
+    let mut screen = String::from(CLEAR_SCREEN);
+    // Writing to a string cannot fail.
+    let _ = writeln!(screen, "{view}");
+    let mut out = std::io::stdout().lock();
+    out.write_all(screen.as_bytes())?;
+    Ok(out.flush()?)
+}

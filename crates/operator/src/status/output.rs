@@ -1,0 +1,249 @@
+//! The screen, for people.
+
+use std::fmt;
+use std::time::Duration;
+
+use bucket_brigade_common::ledger::{RequestedLimits, WorkerStatus};
+
+use super::snapshot::{QueueStatus, StatusRates, StatusRowCounts, StatusSnapshot};
+
+/// How wide the bar is.
+const BAR_WIDTH: usize = 40;
+
+impl fmt::Display for StatusSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let run = &self.run;
+        writeln!(
+            f,
+            "run {}     {}: {} → {}, s3://{} → s3://{}",
+            run.id,
+            run.table,
+            quote_prefix(&run.old_prefix),
+            quote_prefix(&run.new_prefix),
+            run.source_bucket,
+            run.destination_bucket
+        )?;
+        write!(f, "state     {}", self.state)?;
+        match self.reason.as_str() {
+            "" => writeln!(f)?,
+            reason => writeln!(f, ": {reason}")?,
+        }
+        writeln!(f, "rows      {}", self.rows)?;
+        writeln!(f, "rate      {}", self.rate)?;
+        writeln!(f, "queue     {}", self.queue)?;
+        let limits = format_limits(self.run.limits);
+        writeln!(f, "limits    {}", limits.as_deref().unwrap_or("none"))?;
+        write!(f, "failures  ")?;
+        match self.failures.as_slice() {
+            [] => write!(f, "none")?,
+            codes => {
+                let codes: Vec<String> = codes
+                    .iter()
+                    .map(|one| format!("{} {}", one.code, group_thousands(one.rows)))
+                    .collect();
+                write!(f, "{}", codes.join(", "))?;
+            }
+        }
+        write!(f, "\nalive     {}", format_fleet(&self.workers))?;
+        write_workers(f, &self.workers)
+    }
+}
+
+impl fmt::Display for StatusRowCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            moved,
+            changed,
+            failed,
+            orphans,
+            poison,
+            ..
+        } = *self;
+        let done = moved + changed + failed;
+        match self.in_scope {
+            None => write!(
+                f,
+                "{} moved, of how many is being counted",
+                group_thousands(moved)
+            )?,
+            Some(all) => {
+                let (bar, percent) = render_bar(done, all);
+                write!(
+                    f,
+                    "{bar} {percent:.1} %\n          {} moved of {} in scope",
+                    group_thousands(moved),
+                    group_thousands(all)
+                )?;
+            }
+        }
+        write!(
+            f,
+            ", {} changed by the application, {} failed",
+            group_thousands(changed),
+            group_thousands(failed)
+        )?;
+        if orphans > 0 {
+            write!(
+                f,
+                "\n          {} copies lost their row",
+                group_thousands(orphans)
+            )?;
+        }
+        if poison > 0 {
+            write!(
+                f,
+                "\n          {} messages that are not ours",
+                group_thousands(poison)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for StatusRates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.1}/s over the last minute, {:.1}/s overall, ETA {}",
+            self.over_a_minute,
+            self.overall,
+            self.eta.as_deref().unwrap_or("N/A")
+        )
+    }
+}
+
+impl fmt::Display for QueueStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = |count: Option<u64>| count.map_or("N/A".into(), group_thousands);
+        let oldest = self
+            .oldest_seconds
+            .map_or("N/A".into(), |seconds| format!("{seconds} s"));
+        write!(
+            f,
+            "{} visible, {} in flight, oldest {oldest}, {} dead letters",
+            known(self.visible),
+            known(self.in_flight),
+            known(self.dead_letters)
+        )?;
+        match &self.trouble {
+            Some(trouble) => write!(f, " ({trouble})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A prefix may be empty, or end in a space.
+fn quote_prefix(prefix: &str) -> String {
+    if prefix.is_empty() || prefix.contains(char::is_whitespace) {
+        format!("'{prefix}'")
+    } else {
+        prefix.to_owned()
+    }
+}
+
+/// The fleet's limits; none where there are none.
+pub(super) fn format_limits(limits: RequestedLimits) -> Option<String> {
+    let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
+    let most = limits
+        .concurrency
+        .map(|most| format!("{most} copies in flight"));
+    let words: Vec<String> = [rate, most].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+fn format_fleet(workers: &[WorkerStatus]) -> String {
+    let consumers = workers.iter().filter(|worker| worker.role == "consumer");
+    let (mut count, mut copies) = (0, 0);
+    for consumer in consumers {
+        count += 1;
+        copies += consumer.concurrency;
+    }
+    let feeder = if workers.iter().any(|worker| worker.role == "feeder") {
+        "the feeder"
+    } else {
+        "no feeder"
+    };
+    format!("{feeder}, consumers: {count}, together {copies} copies at once")
+}
+
+fn write_workers(f: &mut fmt::Formatter<'_>, workers: &[WorkerStatus]) -> fmt::Result {
+    if workers.is_empty() {
+        return Ok(());
+    }
+    let widest = workers
+        .iter()
+        .map(|worker| worker.worker.chars().count())
+        .max()
+        .unwrap_or(0)
+        .max("process".len());
+    write!(
+        f,
+        "\n\n  {:widest$}  copies  in hand    moved/s   commit  state",
+        "process"
+    )?;
+    for worker in workers {
+        let commit = worker
+            .commit_seconds
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .map_or("N/A".into(), |took| format!("{} ms", took.as_millis()));
+        let is_feeder = worker.role == "feeder";
+        let own = |figure: String| if is_feeder { "-".to_owned() } else { figure };
+        write!(
+            f,
+            "\n  {:widest$}  {:>6}  {:>7}  {:>9}  {commit:>7}  {}",
+            worker.worker,
+            own(worker.concurrency.to_string()),
+            own(worker.in_hand.to_string()),
+            own(format!("{:.1}", worker.moved_per_second)),
+            worker.state
+        )?;
+        if !worker.reason.is_empty() {
+            write!(f, ": {}", worker.reason)?;
+        }
+    }
+    Ok(())
+}
+
+/// A bar and its share in per cent; full only when all is done.
+fn render_bar(done: u64, all: u64) -> (String, f64) {
+    let all = all.max(done).max(1);
+    let filled = usize::try_from(u128::from(done) * BAR_WIDTH as u128 / u128::from(all))
+        .unwrap_or(BAR_WIDTH);
+    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+    let percent = (done as f64 / all as f64 * 1000.0).floor() / 10.0;
+    let bar = format!("[{}{}]", "#".repeat(filled), "-".repeat(BAR_WIDTH - filled));
+    (bar, percent)
+}
+
+/// A number with its thousands told apart.
+pub(crate) fn group_thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_separated() {
+        let texts = [0, 999, 1000, 1_234_567].map(group_thousands);
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn a_bar_is_full_only_at_the_end() {
+        assert!(render_bar(999_999, 1_000_000).0.contains('-'));
+        assert!((render_bar(999_999, 1_000_000).1 - 99.9).abs() < 1e-9);
+        assert!(!render_bar(5, 5).0.contains('-'));
+        assert!(!render_bar(7, 5).0.contains('-'));
+        assert!(render_bar(0, 0).0.contains('-'));
+    }
+}

@@ -1,0 +1,206 @@
+//! The one word for what goes on, and its reason.
+
+use bucket_brigade_common::ledger::{RunOverview, WorkerStatus};
+use bucket_brigade_common::worker_state::WorkerState;
+
+use super::output::format_limits;
+use super::snapshot::QueueStatus;
+
+/// A state and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ReportedState {
+    pub(super) word: WorkerState,
+    pub(super) reason: String,
+}
+
+/// What weighs most comes first: what an operator did, what is broken, what slows the work down, and
+/// only then what goes well.
+pub(super) fn reported_state(
+    run: &RunOverview,
+    workers: &[WorkerStatus],
+    queue: &QueueStatus,
+) -> ReportedState {
+    let is = |word, reason: &str| ReportedState {
+        word,
+        reason: reason.to_owned(),
+    };
+    let some = |state| workers.iter().find(|worker| worker.state == state);
+    let count = |role: &str| workers.iter().filter(|worker| worker.role == role).count();
+    if let Some(paused) = &run.paused {
+        return is(WorkerState::Paused, paused);
+    }
+    if let Some(worker) = some(WorkerState::Waiting) {
+        return is(
+            WorkerState::Waiting,
+            &format!("{}: {}", worker.worker, worker.reason),
+        );
+    }
+    if let Some(worker) = some(WorkerState::DatabaseSlow) {
+        return is(WorkerState::DatabaseSlow, &worker.reason);
+    }
+    let (feeders, consumers) = (count("feeder"), count("consumer"));
+    if consumers == 0 && (feeders > 0 || queue.has_messages()) {
+        return is(WorkerState::Waiting, "no consumer is running");
+    }
+    if consumers == 0 {
+        return idle_state(run, "no feeder and no consumer is running");
+    }
+    if let Some(worker) = some(WorkerState::ThrottledByStore) {
+        return is(WorkerState::ThrottledByStore, &worker.reason);
+    }
+    if some(WorkerState::Running).is_some() {
+        return match format_limits(run.limits) {
+            Some(limits) => is(WorkerState::Running, &format!("limited to {limits}")),
+            None => is(WorkerState::Running, ""),
+        };
+    }
+    match workers.iter().find(|worker| worker.role == "feeder") {
+        Some(feeder) if feeder.state == WorkerState::BacklogFull => {
+            is(WorkerState::Waiting, "backlog full")
+        }
+        Some(feeder) if feeder.state == WorkerState::Watching => {
+            is(WorkerState::NothingToDo, "the feeder watches for new rows")
+        }
+        Some(feeder) => is(WorkerState::Running, feeder.state.as_str()),
+        None if queue.has_messages() => is(
+            WorkerState::Waiting,
+            "the messages left are hidden for a while",
+        ),
+        None => idle_state(run, "no feeder is running"),
+    }
+}
+
+fn idle_state(run: &RunOverview, otherwise: &str) -> ReportedState {
+    let reason = match &run.finished_at {
+        Some(at) => format!("a sweep found nothing left at {at}"),
+        None => otherwise.to_owned(),
+    };
+    ReportedState {
+        word: WorkerState::NothingToDo,
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bucket_brigade_common::ledger::RequestedLimits;
+
+    fn run() -> RunOverview {
+        RunOverview {
+            id: 1,
+            table: "public.images".into(),
+            old_prefix: "image/".into(),
+            new_prefix: "avatar/".into(),
+            source_bucket: "old".into(),
+            destination_bucket: "new".into(),
+            sweep: 1,
+            paused: None,
+            limits: RequestedLimits::default(),
+            started_at: "2026-01-01T00:00:00Z".into(),
+            finished_at: None,
+            elapsed_seconds: 1.0,
+        }
+    }
+
+    fn worker(role: &str, state: &str, reason: &str) -> WorkerStatus {
+        WorkerStatus {
+            worker: format!("{role}-1"),
+            role: role.into(),
+            state: state.parse().unwrap(),
+            reason: reason.into(),
+            concurrency: 1,
+            in_hand: 1,
+            moved_per_second: 1.0,
+            commit_seconds: None,
+        }
+    }
+
+    fn state_text(run: &RunOverview, workers: &[WorkerStatus], visible: u64) -> String {
+        let queue = QueueStatus {
+            visible: Some(visible),
+            ..QueueStatus::default()
+        };
+        let ReportedState { word, reason } = reported_state(run, workers, &queue);
+        format!("{word}: {reason}")
+    }
+
+    #[test]
+    fn each_state_has_its_reason() {
+        let consumer = |state, why| worker("consumer", state, why);
+        let feeder = |state| worker("feeder", state, "");
+        let (paused, finished) = (
+            RunOverview {
+                paused: Some("by ana: release".into()),
+                ..run()
+            },
+            RunOverview {
+                finished_at: Some("2026-01-01T01:00:00Z".into()),
+                ..run()
+            },
+        );
+        let running = consumer("running", "");
+        let idle = consumer("nothing to do", "");
+        let cases = [
+            (
+                state_text(&paused, &[consumer("paused", "")], 9),
+                "paused: by ana: release",
+            ),
+            (
+                state_text(
+                    &run(),
+                    &[running.clone(), consumer("waiting", "S3: denied")],
+                    9,
+                ),
+                "waiting: consumer-1: S3: denied",
+            ),
+            (
+                state_text(
+                    &run(),
+                    &[running.clone(), consumer("database slow", "lag")],
+                    9,
+                ),
+                "database slow: lag",
+            ),
+            (
+                state_text(&run(), &[feeder("feeding")], 0),
+                "waiting: no consumer is running",
+            ),
+            (
+                state_text(&run(), &[], 5),
+                "waiting: no consumer is running",
+            ),
+            (
+                state_text(&run(), &[], 0),
+                "nothing to do: no feeder and no consumer is running",
+            ),
+            (
+                state_text(&finished, std::slice::from_ref(&idle), 0),
+                "nothing to do: a sweep found nothing left at 2026-01-01T01:00:00Z",
+            ),
+            (
+                state_text(
+                    &run(),
+                    &[running.clone(), consumer("throttled by S3", "40")],
+                    9,
+                ),
+                "throttled by S3: 40",
+            ),
+            (
+                state_text(&run(), &[feeder("waiting: backlog full"), running], 9),
+                "running: ",
+            ),
+            (
+                state_text(&run(), &[feeder("waiting: backlog full"), idle.clone()], 9),
+                "waiting: backlog full",
+            ),
+            (
+                state_text(&run(), &[idle], 9),
+                "waiting: the messages left are hidden for a while",
+            ),
+        ];
+        for (told, expected) in cases {
+            assert_eq!(told, expected);
+        }
+    }
+}

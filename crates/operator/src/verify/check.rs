@@ -1,0 +1,258 @@
+//! Checks one move, and with `--recopy` mends it.
+
+use bucket_brigade_common::ledger::{MovedRow, PostgresLedger, SourceState, VerificationFinding};
+use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
+use bucket_brigade_common::objects::{BucketSide, ObjectInspector, ObjectReplacer, ObjectStat};
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::s3::S3Store;
+
+use super::classify::{MoveVerdict, SourceObject, classify_move};
+use crate::retrying_store::{is_object_error, retry_object_request};
+
+/// Looks at a move that changes under them, before what they saw is taken for the truth.
+const MAX_ATTEMPTS: u32 = 4;
+
+/// Checks moves.
+pub(super) struct MoveChecker<'a> {
+    /// The buckets.
+    pub(super) store: &'a S3Store,
+    /// The ledger and the table.
+    pub(super) ledger: &'a PostgresLedger,
+    /// The path rule.
+    pub(super) rule: &'a PathRule,
+    /// Whether copies are made anew.
+    pub(super) recopies: bool,
+}
+
+/// One look at a move.
+enum CheckAttempt {
+    Final(VerificationFinding),
+    /// Something changed meanwhile.
+    Retry(VerificationFinding),
+}
+
+/// The move being looked at.
+struct CheckedMove<'a> {
+    row: &'a MovedRow,
+    route: MoveRoute,
+    copy: Option<ObjectStat>,
+    source: SourceObject,
+}
+
+impl MoveChecker<'_> {
+    /// Checks one move.
+    ///
+    /// # Errors
+    /// The store or the database does not answer.
+    pub(super) async fn check_move(
+        &self,
+        mut row: MovedRow,
+    ) -> anyhow::Result<(MovedRow, VerificationFinding)> {
+        let mut finding = VerificationFinding::default();
+        for _ in 0..MAX_ATTEMPTS {
+            match self.check_once(&row).await {
+                Ok(CheckAttempt::Final(found)) => {
+                    finding = found;
+                    break;
+                }
+                Ok(CheckAttempt::Retry(found)) => finding = found,
+                Err(error) if is_object_error(&error) => {
+                    finding = mismatch_finding("Unreadable", error.to_string());
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if finding.mismatch.is_some() {
+            row.current_path = self.ledger.current_path(&row.id).await?;
+        }
+        if !row.is_current() {
+            finding.is_outdated = true;
+            finding.mismatch = None;
+        }
+        Ok((row, finding))
+    }
+
+    async fn check_once(&self, row: &MovedRow) -> Result<CheckAttempt, StoreError> {
+        let Ok(route) = self.rule.route_for(&row.old_path) else {
+            let message = "its old path is outside the path rule".into();
+            return Ok(CheckAttempt::Final(mismatch_finding(
+                "OutsideRule",
+                message,
+            )));
+        };
+        let copy = self
+            .stat_object(BucketSide::Destination, &route.destination_key)
+            .await?;
+        let source = match row.source {
+            SourceState::Removed => SourceObject::Removed,
+            _ => match self
+                .stat_object(BucketSide::Source, &route.source_key)
+                .await?
+            {
+                Some(stat) => SourceObject::Present(stat),
+                None => SourceObject::Missing,
+            },
+        };
+        let verdict = classify_move(row, copy.as_ref(), &source);
+        let subject = CheckedMove {
+            row,
+            route,
+            copy,
+            source,
+        };
+        self.resolve_verdict(&subject, verdict).await
+    }
+
+    async fn resolve_verdict(
+        &self,
+        subject: &CheckedMove<'_>,
+        verdict: MoveVerdict,
+    ) -> Result<CheckAttempt, StoreError> {
+        match verdict {
+            MoveVerdict::Intact => Ok(CheckAttempt::Final(subject.intact_finding())),
+            MoveVerdict::Mismatch(code, message) => {
+                Ok(CheckAttempt::Final(mismatch_finding(code, message)))
+            }
+            MoveVerdict::SourceChanged(message) => self.recopy_changed(subject, message).await,
+            MoveVerdict::NeedsComparison => match self.compare_copy(subject).await? {
+                CopyComparison::Equal(_) => Ok(CheckAttempt::Final(subject.intact_finding())),
+                CopyComparison::Different(message) => self.recopy_changed(subject, message).await,
+                CopyComparison::Missing => Ok(CheckAttempt::Retry(mismatch_finding(
+                    "SourceGone",
+                    concurrent_write_message(),
+                ))),
+            },
+            MoveVerdict::CopyReplaced(message) if self.recopies => {
+                match self.compare_copy(subject).await? {
+                    CopyComparison::Equal(etag) => {
+                        Ok(CheckAttempt::Final(subject.adopted_finding(etag)))
+                    }
+                    _ => Ok(CheckAttempt::Final(mismatch_finding(
+                        "CopyReplaced",
+                        message,
+                    ))),
+                }
+            }
+            MoveVerdict::CopyReplaced(message) => Ok(CheckAttempt::Final(mismatch_finding(
+                "CopyReplaced",
+                message,
+            ))),
+        }
+    }
+
+    /// The source is not what was copied: told, or mended where the row still names our copy.
+    async fn recopy_changed(
+        &self,
+        subject: &CheckedMove<'_>,
+        message: String,
+    ) -> Result<CheckAttempt, StoreError> {
+        let finding = mismatch_finding("SourceChanged", message);
+        if !self.recopies || !subject.row.is_current() {
+            return Ok(CheckAttempt::Final(finding));
+        }
+        let (route, ours) = (&subject.route, &subject.row.etag);
+        match retry_object_request(async || self.store.replace_copy(route, ours).await).await {
+            Ok(copied) => self.finding_after_recopy(subject, copied.etag).await,
+            // Another row's check was first, or the application.
+            Err(StoreError::DestinationExists) => Ok(CheckAttempt::Retry(finding)),
+            Err(error) if is_object_error(&error) => Ok(CheckAttempt::Final(mismatch_finding(
+                "RecopyFailed",
+                error.to_string(),
+            ))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The new copy is sound if the source was the same before and after it was made.
+    async fn finding_after_recopy(
+        &self,
+        subject: &CheckedMove<'_>,
+        etag: String,
+    ) -> Result<CheckAttempt, StoreError> {
+        let copy = self
+            .stat_object(BucketSide::Destination, &subject.route.destination_key)
+            .await?;
+        let source = self
+            .stat_object(BucketSide::Source, &subject.route.source_key)
+            .await?;
+        let is_same = source.is_some_and(|source| subject.source == SourceObject::Present(source));
+        let finding = VerificationFinding {
+            is_intact: is_same,
+            mismatch: (!is_same).then(|| ("SourceChanged", concurrent_write_message())),
+            size_bytes: copy.map(|copy| copy.size_bytes),
+            ..subject.adopted_finding(etag)
+        };
+        Ok(CheckAttempt::Final(finding))
+    }
+
+    async fn compare_copy(&self, subject: &CheckedMove<'_>) -> Result<CopyComparison, StoreError> {
+        match retry_object_request(async || self.store.compare_objects(&subject.route).await).await
+        {
+            Ok(DestinationState::Same(copied)) => Ok(CopyComparison::Equal(copied.etag)),
+            Ok(DestinationState::Different(what)) => Ok(CopyComparison::Different(format!(
+                "the source was written since: {what}"
+            ))),
+            Ok(DestinationState::Empty) => Ok(CopyComparison::Missing),
+            Err(StoreError::Permanent { code, .. }) if code == "NoSuchKey" => {
+                Ok(CopyComparison::Missing)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at one object, patiently.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub(super) async fn stat_object(
+        &self,
+        side: BucketSide,
+        key: &str,
+    ) -> Result<Option<ObjectStat>, StoreError> {
+        retry_object_request(async || self.store.stat_object(side, key).await).await
+    }
+}
+
+/// A copy against its source.
+enum CopyComparison {
+    /// Equal; the copy's ETag.
+    Equal(String),
+    /// Not equal.
+    Different(String),
+    /// One of them vanished.
+    Missing,
+}
+
+impl CheckedMove<'_> {
+    fn intact_finding(&self) -> VerificationFinding {
+        VerificationFinding {
+            is_intact: true,
+            source_etag: match &self.source {
+                SourceObject::Present(stat) => Some(stat.etag.clone()),
+                SourceObject::Removed | SourceObject::Missing => None,
+            },
+            size_bytes: self.copy.as_ref().map(|copy| copy.size_bytes),
+            ..VerificationFinding::default()
+        }
+    }
+
+    /// The copy is a newer one of ours.
+    fn adopted_finding(&self, etag: String) -> VerificationFinding {
+        VerificationFinding {
+            new_etag: Some(etag),
+            ..self.intact_finding()
+        }
+    }
+}
+
+fn concurrent_write_message() -> String {
+    "the source was written while it was looked at".into()
+}
+
+fn mismatch_finding(code: &'static str, message: String) -> VerificationFinding {
+    VerificationFinding {
+        mismatch: Some((code, message)),
+        ..VerificationFinding::default()
+    }
+}

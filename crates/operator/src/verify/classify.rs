@@ -1,0 +1,147 @@
+//! What the looks at copy and source say of a move. Nothing here asks anybody.
+
+use bucket_brigade_common::ledger::MovedRow;
+use bucket_brigade_common::objects::ObjectStat;
+
+/// The source, as far as it matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SourceObject {
+    /// Removed by clean: nothing to compare with any more.
+    Removed,
+    /// Gone, and not by us.
+    Missing,
+    /// There.
+    Present(ObjectStat),
+}
+
+/// What follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum MoveVerdict {
+    /// Both are as they should be.
+    Intact,
+    /// Something is wrong.
+    Mismatch(&'static str, String),
+    /// The source is not what was copied.
+    SourceChanged(String),
+    /// Another object stands in the copy's place.
+    CopyReplaced(String),
+    /// The source was written in the second of the copy or later: the two must be compared.
+    NeedsComparison,
+}
+
+/// Judges a move by the copy and the source.
+///
+/// Both times are S3's own, so no clock of ours is trusted; they know whole seconds only.
+pub(super) fn classify_move(
+    row: &MovedRow,
+    copy: Option<&ObjectStat>,
+    source: &SourceObject,
+) -> MoveVerdict {
+    let Some(copy) = copy else {
+        return MoveVerdict::Mismatch("CopyGone", "the copy does not exist".into());
+    };
+    if copy.etag != row.etag {
+        return MoveVerdict::CopyReplaced(format!(
+            "another object stands in the copy's place (ETag {}, recorded {})",
+            copy.etag, row.etag
+        ));
+    }
+    match row.size_bytes {
+        Some(size) if size != copy.size_bytes => MoveVerdict::Mismatch(
+            "SizeDiffers",
+            format!("the copy has {} bytes, recorded {size}", copy.size_bytes),
+        ),
+        _ => compare_with_source(copy, source),
+    }
+}
+
+fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict {
+    match source {
+        SourceObject::Missing => MoveVerdict::Mismatch(
+            "SourceGone",
+            "the source does not exist any more, so this move cannot be undone".into(),
+        ),
+        SourceObject::Present(source) if source.size_bytes != copy.size_bytes => {
+            MoveVerdict::SourceChanged(format!(
+                "the source has {} bytes, its copy {}",
+                source.size_bytes, copy.size_bytes
+            ))
+        }
+        SourceObject::Present(source) if source.modified_seconds >= copy.modified_seconds => {
+            MoveVerdict::NeedsComparison
+        }
+        SourceObject::Present(source)
+            if source.is_md5 && copy.is_md5 && source.etag != copy.etag =>
+        {
+            MoveVerdict::SourceChanged("the source's bytes are not its copy's".into())
+        }
+        SourceObject::Present(_) | SourceObject::Removed => MoveVerdict::Intact,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bucket_brigade_common::ledger::SourceState;
+
+    fn row() -> MovedRow {
+        MovedRow {
+            id: "1".into(),
+            old_path: "image/a".into(),
+            new_path: "avatar/a".into(),
+            etag: "copy".into(),
+            size_bytes: Some(3),
+            moved_micros: 0,
+            current_path: Some("avatar/a".into()),
+            source: SourceState::Kept,
+        }
+    }
+
+    fn stat(etag: &str, size_bytes: i64, modified_seconds: i64) -> ObjectStat {
+        ObjectStat {
+            etag: etag.into(),
+            size_bytes,
+            modified_seconds,
+            is_md5: true,
+        }
+    }
+
+    fn code(copy: Option<&ObjectStat>, source: &SourceObject) -> &'static str {
+        match classify_move(&row(), copy, source) {
+            MoveVerdict::Intact => "Sound",
+            MoveVerdict::Mismatch(code, _) => code,
+            MoveVerdict::SourceChanged(_) => "Changed",
+            MoveVerdict::CopyReplaced(_) => "Replaced",
+            MoveVerdict::NeedsComparison => "Compare",
+        }
+    }
+
+    #[test]
+    fn the_copy_must_be_the_recorded_one() {
+        let source = SourceObject::Present(stat("copy", 3, 1));
+        assert_eq!(code(None, &source), "CopyGone");
+        assert_eq!(code(Some(&stat("other", 3, 2)), &source), "Replaced");
+        assert_eq!(code(Some(&stat("copy", 4, 2)), &source), "SizeDiffers");
+        assert_eq!(code(Some(&stat("copy", 3, 2)), &source), "Sound");
+    }
+
+    #[test]
+    fn the_source_must_be_what_was_copied() {
+        let copy = stat("copy", 3, 10);
+        let at = |source| code(Some(&copy), &SourceObject::Present(source));
+        assert_eq!(at(stat("copy", 3, 9)), "Sound");
+        assert_eq!(at(stat("copy", 4, 9)), "Changed");
+        // In the same second nobody can tell by the time.
+        assert_eq!(at(stat("copy", 3, 10)), "Compare");
+        assert_eq!(at(stat("other", 3, 11)), "Compare");
+        assert_eq!(at(stat("other", 3, 9)), "Changed");
+        // ETags that are no MD5 prove nothing.
+        let parts = ObjectStat {
+            is_md5: false,
+            ..stat("other-2", 3, 9)
+        };
+        assert_eq!(at(parts), "Sound");
+        assert_eq!(code(Some(&copy), &SourceObject::Missing), "SourceGone");
+        assert_eq!(code(Some(&copy), &SourceObject::Removed), "Sound");
+    }
+}

@@ -1,0 +1,92 @@
+//! The table and the ledger as the feeder reaches them.
+
+use async_trait::async_trait;
+use bucket_brigade_common::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
+use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::row_id::RowId;
+
+use super::SimulatedClient;
+use crate::world::MemoryTable;
+
+#[async_trait]
+impl FeedSource for SimulatedClient {
+    async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
+        self.run_statement("position", |things| CursorPosition {
+            cursor: things.table.cursor.clone().map(RowId::from_database),
+            sweep: things.table.sweep,
+            sweep_fed: things.table.sweep_fed,
+        })
+        .await
+    }
+
+    async fn next_page(
+        &self,
+        cursor: Option<&RowId>,
+        size: u32,
+    ) -> Result<RowPage, StatementError> {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        self.run_statement("page", |things| things.table.read_page(cursor, size))
+            .await
+    }
+
+    async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
+        self.run_statement("advance", |things| things.table.advance_cursor(cursor, fed))
+            .await
+    }
+
+    async fn begin_sweep(&self) -> Result<(), StatementError> {
+        self.run_statement("begin", |things| things.table.begin_sweep())
+            .await
+    }
+
+    async fn count_scope(&self) -> Result<u64, StatementError> {
+        let count = |table: &MemoryTable| {
+            let wanted = table.rows.iter();
+            wanted
+                .filter(|(id, path)| table.needs_move(id, path))
+                .count()
+        };
+        self.run_statement("count", |things| saturating_u64(count(&things.table)))
+            .await
+    }
+
+    async fn run_progress(&self) -> Result<RunProgress, StatementError> {
+        self.run_statement("progress", |things| RunProgress {
+            in_scope: None,
+            fed: things.table.fed,
+            moved: saturating_u64(things.table.moves.len()),
+            changed: saturating_u64(things.table.changes.len()),
+            failed: saturating_u64(things.table.failures.len()),
+            orphans: saturating_u64(things.table.orphans.len()),
+            poison: saturating_u64(things.table.poison.len()),
+        })
+        .await
+    }
+
+    async fn has_rows_left(&self) -> Result<bool, StatementError> {
+        self.run_statement("left", |things| things.table.has_rows_left())
+            .await
+    }
+
+    async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
+        self.run_statement("stale", |things| things.table.settle_stale_failures())
+            .await
+    }
+
+    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {
+        self.run_statement("codes", |things| {
+            let codes = things.table.failures.values();
+            codes.map(|failed| (failed.code.clone(), 1)).collect()
+        })
+        .await
+    }
+
+    async fn finish_run(&self) -> Result<(), StatementError> {
+        self.run_statement("finish", |things| things.table.begin_sweep())
+            .await
+    }
+}
+
+fn saturating_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,136 @@
+//! The feeder, the queue's clock and the application.
+
+use bucket_brigade_common::message::encode;
+use bucket_brigade_common::row_id::RowId;
+
+use super::{ModelAction, ModelState};
+use crate::world::{NEW_PREFIX, OLD_PREFIX};
+
+/// How the application changes a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowWrite {
+    /// A new image, under the very key that the copy would get.
+    SameKey,
+    /// A new image under a key of its own.
+    OtherKey,
+    /// Another path under the old prefix, where an object is.
+    Rename,
+    /// The row is deleted.
+    Delete,
+}
+
+const ROW_WRITES: [RowWrite; 4] = [
+    RowWrite::SameKey,
+    RowWrite::OtherKey,
+    RowWrite::Rename,
+    RowWrite::Delete,
+];
+
+impl ModelState {
+    pub(super) fn environment_actions(&self, actions: &mut Vec<ModelAction>) {
+        self.feeder_actions(actions);
+        let in_flight = self.mailbox.queued.iter();
+        let in_flight = in_flight.filter(|(_, queued)| queued.in_flight);
+        actions.extend(in_flight.map(|(number, _)| ModelAction::Expire(*number)));
+        if self.upload.is_some() {
+            actions.push(ModelAction::PointRow);
+        } else if self.remaining.writes > 0 {
+            for id in self.table.rows.keys() {
+                actions.extend(ROW_WRITES.map(|write| ModelAction::Write(id.clone(), write)));
+            }
+        }
+    }
+
+    fn feeder_actions(&self, actions: &mut Vec<ModelAction>) {
+        if self.page.is_some() {
+            actions.push(ModelAction::FeederCrashes);
+            actions.push(ModelAction::FeederSends { answered: true });
+            actions.push(ModelAction::FeederSends { answered: false });
+        } else if self.remaining.sends > 0 {
+            let rows = self.table.rows.iter();
+            let wanted = rows.filter(|(id, path)| self.table.needs_move(id, path));
+            actions.extend(wanted.map(|(id, _)| ModelAction::FeederReads(id.clone())));
+        }
+    }
+
+    pub(super) fn apply_environment_action(&mut self, action: &ModelAction) {
+        match action {
+            ModelAction::FeederReads(id) => {
+                let path = self.table.rows.get(id).cloned();
+                self.page = path.map(|path| (id.clone(), path));
+            }
+            ModelAction::FeederSends { answered } => self.send_page(*answered),
+            ModelAction::FeederCrashes => self.page = None,
+            ModelAction::Expire(number) => self.mailbox.make_visible(*number),
+            ModelAction::Write(id, write) => self.write_row(id, *write),
+            ModelAction::PointRow => self.point_row(),
+            ModelAction::Receive(..) | ModelAction::ConsumerAction(..) | ModelAction::Crash(_) => {}
+        }
+    }
+
+    fn send_page(&mut self, answered: bool) {
+        let Some((id, path)) = self.page.take() else {
+            return;
+        };
+        if self.remaining.sends == 0 {
+            return;
+        }
+        self.remaining.sends -= 1;
+        if let Ok(body) = encode(&RowId::from_database(id.clone()), &path) {
+            self.mailbox.send(body);
+        }
+        if !answered {
+            self.page = Some((id, path));
+        }
+    }
+
+    /// The object first, then the row, as any application does that has the promise of I1 itself.
+    fn write_row(&mut self, id: &str, write: RowWrite) {
+        self.remaining.writes -= 1;
+        let (path, bytes) = match write {
+            RowWrite::Delete => {
+                self.table.rows.remove(id);
+                self.written.insert(id.to_owned(), None);
+                return;
+            }
+            RowWrite::SameKey => (
+                format!("{NEW_PREFIX}{id}"),
+                format!("the application's {id}"),
+            ),
+            RowWrite::OtherKey => (
+                format!("{NEW_PREFIX}new-{id}"),
+                format!("the application's {id}"),
+            ),
+            // Never the same path twice: a row that goes back to a path it has left asks again for what
+            // was already answered, and it is the next sweep that hears it.
+            RowWrite::Rename => {
+                let times = self.remaining.writes;
+                (
+                    format!("{OLD_PREFIX}{id}-{times}"),
+                    format!("renamed {id} {times}"),
+                )
+            }
+        };
+        let is_new = path.starts_with(NEW_PREFIX);
+        let bucket = if is_new {
+            &mut self.buckets.destination
+        } else {
+            &mut self.buckets.source
+        };
+        bucket.insert(path.clone(), bytes.clone());
+        if is_new {
+            self.puts.insert(path.clone(), bytes);
+        }
+        self.upload = Some((id.to_owned(), path));
+    }
+
+    fn point_row(&mut self) {
+        let Some((id, path)) = self.upload.take() else {
+            return;
+        };
+        if let Some(row) = self.table.rows.get_mut(&id) {
+            row.clone_from(&path);
+            self.written.insert(id, Some(path));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What must hold in every state, and what must be reachable for the model to mean anything.
+
+use std::collections::BTreeSet;
+
+use bucket_brigade_consumer::protocol::Action;
+use stateright::Property;
+
+use super::{BrigadeModel, ModelState};
+use crate::world::{NEW_PREFIX, OLD_PREFIX};
+
+/// What must never be otherwise, by the invariants of the design.
+pub(super) fn all_properties() -> Vec<Property<BrigadeModel>> {
+    let mut properties = safety_properties();
+    properties.extend(reachability_properties());
+    properties
+}
+
+fn safety_properties() -> Vec<Property<BrigadeModel>> {
+    vec![
+        Property::always(
+            "I1: every path names an object",
+            |model: &BrigadeModel, state: &ModelState| every_path_names_an_object(model, state),
+        ),
+        Property::always(
+            "I3: the application's writes win",
+            |_, state: &ModelState| writes_win(state),
+        ),
+        Property::always(
+            "I3: its objects are never overwritten",
+            |_, state: &ModelState| objects_are_kept(state),
+        ),
+        Property::always(
+            "I4: one state at most, and the true one",
+            |_, state: &ModelState| states_are_true(state),
+        ),
+        Property::always("I4: nothing is forgotten", |_, state: &ModelState| {
+            nothing_is_forgotten(state)
+        }),
+        Property::always("I5: never deleted early", |_, state: &ModelState| {
+            !state.deleted_early && !state.deleted_foreign_message
+        }),
+        Property::always(
+            "I6: what is on record is what was copied",
+            |_, state: &ModelState| evidence_is_true(state),
+        ),
+        Property::always(
+            "I7: the source stays",
+            |model: &BrigadeModel, state: &ModelState| {
+                let has =
+                    |(_, path, _): &&(_, &str, bool)| state.buckets.source.contains_key(*path);
+                let seeded = model.rows.iter().filter(|(.., has_object)| *has_object);
+                seeded.clone().filter(has).count() == seeded.count()
+            },
+        ),
+    ]
+}
+
+/// What a model that never gets there could not be trusted with.
+fn reachability_properties() -> Vec<Property<BrigadeModel>> {
+    vec![
+        Property::sometimes("a row is moved", |_, state: &ModelState| {
+            !state.table.moves.is_empty()
+        }),
+        Property::sometimes("a change is recorded", |_, state: &ModelState| {
+            !state.table.changes.is_empty()
+        }),
+        Property::sometimes("a failure is recorded", |_, state: &ModelState| {
+            !state.table.failures.is_empty()
+        }),
+        Property::sometimes("an orphan is recorded", |_, state: &ModelState| {
+            !state.table.orphans.is_empty()
+        }),
+        Property::sometimes("a message is dead", |_, state: &ModelState| {
+            !state.mailbox.dead_letters.is_empty()
+        }),
+        Property::sometimes(
+            "both consumers hold one message",
+            |_, state: &ModelState| consumers_share_message(state),
+        ),
+        Property::sometimes("a lost lease is let go", |_, state: &ModelState| {
+            let let_go = |in_hand: &super::InHand| in_hand.action == Action::Abandon;
+            state.consumers.iter().flatten().any(let_go)
+        }),
+    ]
+}
+
+/// A row seeded without an object is the exception, until somebody changes it.
+fn every_path_names_an_object(model: &BrigadeModel, state: &ModelState) -> bool {
+    let missing: BTreeSet<(&str, &str)> = model
+        .rows
+        .iter()
+        .filter(|(.., has_object)| !has_object)
+        .map(|(id, path, _)| (*id, *path))
+        .collect();
+    state.table.rows.iter().all(|(id, path)| {
+        state.buckets.object_at_path(path).is_some()
+            || missing.contains(&(id.as_str(), path.as_str()))
+    })
+}
+
+/// A path of the application's outside the old prefix stays as it is; one under the old prefix is moved,
+/// which is what the migration is for.
+fn writes_win(state: &ModelState) -> bool {
+    state.written.iter().all(|(id, path)| {
+        let now = state.table.rows.get(id);
+        match path {
+            Some(path) if path.starts_with(OLD_PREFIX) => now.is_some(),
+            path => now == path.as_ref(),
+        }
+    })
+}
+
+fn objects_are_kept(state: &ModelState) -> bool {
+    let holds = |key: &String| state.buckets.destination.get(key);
+    state
+        .puts
+        .iter()
+        .all(|(key, bytes)| holds(key) == Some(bytes))
+}
+
+fn states_are_true(state: &ModelState) -> bool {
+    let table = &state.table;
+    let ids = table.moves.keys().chain(table.changes.keys());
+    let mut ids = ids.chain(table.failures.keys());
+    ids.all(|id| {
+        let path = table.rows.get(id);
+        // A row that the application renamed under the old prefix is fed, and moved, once more.
+        let is_at_end = path.is_none_or(|path| !path.starts_with(OLD_PREFIX));
+        let has_ended = table.changes.contains_key(id) || table.moves.contains_key(id);
+        table.count_states(id) == 1 && (is_at_end || !has_ended || state.written.contains_key(id))
+    })
+}
+
+/// When nothing is under way, every row is done, or on record as failed, or the feeder's next sweep feeds it.
+fn nothing_is_forgotten(state: &ModelState) -> bool {
+    let is_idle = state.consumers.iter().all(Option::is_none) && state.mailbox.queued.is_empty();
+    let table = &state.table;
+    !is_idle
+        || table.rows.iter().all(|(id, path)| {
+            let is_on_record = table.failures.contains_key(id);
+            let is_written = state.written.contains_key(id) || state.upload.is_some();
+            let is_done =
+                path.starts_with(NEW_PREFIX) && (table.moves.contains_key(id) || is_written);
+            is_done || is_on_record || table.needs_move(id, path) || is_written
+        })
+}
+
+/// The ledger holds a move only of what was copied, with the source's bytes for its ETag.
+fn evidence_is_true(state: &ModelState) -> bool {
+    state.table.moves.iter().all(|(id, moved)| {
+        let source = state.buckets.source.get(&moved.old_path);
+        let is_there = state.buckets.destination.contains_key(&moved.new_path);
+        let is_written = state.written.contains_key(id);
+        let path = state.table.rows.get(id);
+        source == Some(&moved.etag) && is_there && (is_written || path == Some(&moved.new_path))
+    })
+}
+
+fn consumers_share_message(state: &ModelState) -> bool {
+    match &state.consumers {
+        [Some(one), Some(other)] => one.message.message_id == other.message.message_id,
+        _ => false,
+    }
+}

@@ -1,0 +1,241 @@
+//! A client behind which one thing is down.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bucket_brigade_common::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
+use bucket_brigade_common::move_ledger::{
+    ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
+};
+use bucket_brigade_common::object_store::{
+    CopiedObject, DestinationState, ObjectStore, StoreError,
+};
+use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::queue::{
+    EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueError, ReceivedMessage,
+};
+use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_simulation::client::SimulatedClient;
+use tokio::time::sleep;
+
+/// What is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SimulatedOutage {
+    /// Writing to the destination is denied.
+    AccessDenied,
+    /// Every request to S3 is refused for its credentials.
+    ExpiredToken,
+    /// The database.
+    Database,
+    /// The queue is not there.
+    Queue,
+}
+
+pub(crate) struct FaultyClient {
+    client: Arc<SimulatedClient>,
+    outage: Mutex<Option<SimulatedOutage>>,
+}
+
+impl FaultyClient {
+    pub(crate) fn new(client: Arc<SimulatedClient>) -> Self {
+        let outage = Mutex::new(None);
+        Self { client, outage }
+    }
+
+    pub(crate) fn start_outage(&self, outage: SimulatedOutage) {
+        *self.outage.lock().unwrap() = Some(outage);
+    }
+
+    pub(crate) fn end_outage(&self) {
+        *self.outage.lock().unwrap() = None;
+    }
+
+    /// Whether this is down; an answer takes a while then too.
+    async fn is_down(&self, what: SimulatedOutage) -> bool {
+        let is_down = *self.outage.lock().unwrap() == Some(what);
+        if is_down {
+            sleep(Duration::from_millis(20)).await;
+        }
+        is_down
+    }
+
+    async fn check_store(&self, writes: bool) -> Result<(), StoreError> {
+        if self.is_down(SimulatedOutage::ExpiredToken).await {
+            return Err(StoreError::Systemic {
+                code: "ExpiredToken".into(),
+                message: "the token has expired".into(),
+            });
+        }
+        if writes && self.is_down(SimulatedOutage::AccessDenied).await {
+            return Err(StoreError::Denied {
+                code: "AccessDenied".into(),
+                message: "access denied".into(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn check_database(&self) -> Result<(), StatementError> {
+        if self.is_down(SimulatedOutage::Database).await {
+            return Err(StatementError::Unavailable("connection refused".into()));
+        }
+        Ok(())
+    }
+
+    async fn check_queue(&self, operation: &'static str) -> Result<(), QueueError> {
+        if self.is_down(SimulatedOutage::Queue).await {
+            return Err(QueueError::Refused {
+                operation,
+                code: "AWS.SimpleQueueService.NonExistentQueue".into(),
+                message: "the queue does not exist".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyClient {
+    async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        self.check_store(true).await?;
+        self.client.copy(route).await
+    }
+
+    async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        self.copy(route).await
+    }
+
+    async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
+        self.check_store(false).await?;
+        self.client.compare_objects(route).await
+    }
+}
+
+#[async_trait]
+impl MessageQueue for FaultyClient {
+    async fn send_batch(
+        &self,
+        messages: &[OutgoingMessage],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        self.check_queue("SendMessageBatch").await?;
+        self.client.send_batch(messages).await
+    }
+
+    async fn receive_batch(
+        &self,
+        most: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> Result<Vec<ReceivedMessage>, QueueError> {
+        self.check_queue("ReceiveMessage").await?;
+        self.client.receive_batch(most, wait, visibility).await
+    }
+
+    async fn delete_batch(
+        &self,
+        receipt_handles: &[String],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        self.check_queue("DeleteMessageBatch").await?;
+        self.client.delete_batch(receipt_handles).await
+    }
+
+    async fn change_visibility(
+        &self,
+        changes: &[(String, Duration)],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        self.check_queue("ChangeMessageVisibilityBatch").await?;
+        self.client.change_visibility(changes).await
+    }
+
+    async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
+        self.check_queue("GetQueueAttributes").await?;
+        self.client.queue_attributes().await
+    }
+}
+
+#[async_trait]
+impl MoveLedger for FaultyClient {
+    async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
+        self.check_database().await?;
+        self.client.read_rows(ids).await
+    }
+
+    async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
+        self.check_database().await?;
+        self.client.commit(moves).await
+    }
+
+    async fn record_changed_rows(&self, settlements: &[ChangedRow]) -> Result<(), StatementError> {
+        self.check_database().await?;
+        self.client.record_changed_rows(settlements).await
+    }
+
+    async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), StatementError> {
+        self.check_database().await?;
+        self.client.record_failures(failures).await
+    }
+
+    async fn record_poison(&self, records: &[PoisonRecord]) -> Result<(), StatementError> {
+        self.check_database().await?;
+        self.client.record_poison(records).await
+    }
+}
+
+#[async_trait]
+impl FeedSource for FaultyClient {
+    async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
+        self.check_database().await?;
+        self.client.cursor_position().await
+    }
+
+    async fn next_page(
+        &self,
+        cursor: Option<&RowId>,
+        size: u32,
+    ) -> Result<RowPage, StatementError> {
+        self.check_database().await?;
+        self.client.next_page(cursor, size).await
+    }
+
+    async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
+        self.check_database().await?;
+        self.client.advance_cursor(cursor, fed).await
+    }
+
+    async fn begin_sweep(&self) -> Result<(), StatementError> {
+        self.check_database().await?;
+        self.client.begin_sweep().await
+    }
+
+    async fn count_scope(&self) -> Result<u64, StatementError> {
+        self.check_database().await?;
+        self.client.count_scope().await
+    }
+
+    async fn run_progress(&self) -> Result<RunProgress, StatementError> {
+        self.check_database().await?;
+        self.client.run_progress().await
+    }
+
+    async fn has_rows_left(&self) -> Result<bool, StatementError> {
+        self.check_database().await?;
+        self.client.has_rows_left().await
+    }
+
+    async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
+        self.check_database().await?;
+        self.client.settle_stale_failures().await
+    }
+
+    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {
+        self.check_database().await?;
+        self.client.failures_by_code().await
+    }
+
+    async fn finish_run(&self) -> Result<(), StatementError> {
+        self.check_database().await?;
+        self.client.finish_run().await
+    }
+}

@@ -1,0 +1,139 @@
+//! I5, watched at the queue: a message may be deleted only when its row no longer holds the path it
+//! was sent for. The auditor sees each delete before it is performed, knows from the receives what it
+//! deletes, and asks the database itself.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+
+use crate::application::Application;
+
+/// Between two tries while the database is away.
+const RETRY_BACKOFF: Duration = Duration::from_millis(50);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Looks over the consumers' shoulders.
+pub struct DeleteChecker {
+    pool: PgPool,
+    sql: String,
+    records: Mutex<DeleteRecords>,
+}
+
+#[derive(Default)]
+struct DeleteRecords {
+    /// The bodies received, by receipt handle.
+    bodies: HashMap<String, String>,
+    poison: HashSet<String>,
+    checked_deletes: u64,
+    findings: Vec<String>,
+}
+
+impl DeleteChecker {
+    /// An auditor who asks the application's database directly.
+    pub fn new(application: &Application) -> anyhow::Result<Self> {
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy(&application.database_url)?;
+        let table = &application.table;
+        let (id, id_type) = (&table.id_column, table.id_type.sql_name());
+        let sql = format!(
+            "SELECT {id}::text, {} FROM {} WHERE {id} = ANY ($1::text[]::{id_type}[])",
+            table.path_column, table.name
+        );
+        Ok(Self {
+            pool,
+            sql,
+            records: Mutex::default(),
+        })
+    }
+
+    /// To be told of each message that is not one of ours, before it is sent.
+    pub fn expect_poison(&self, body: &str) {
+        self.records.lock().poison.insert(body.to_owned());
+    }
+
+    /// To be told of each answer to a receive.
+    pub fn record_received(&self, response: &Value) {
+        let mut notes = self.records.lock();
+        for message in response["Messages"].as_array().into_iter().flatten() {
+            if let (Some(handle), Some(body)) =
+                (message["ReceiptHandle"].as_str(), message["Body"].as_str())
+            {
+                notes.bodies.insert(handle.to_owned(), body.to_owned());
+            }
+        }
+    }
+
+    /// To be told of each delete before it is performed, which must wait for the end of this.
+    pub async fn check_delete(&self, request: &Value) {
+        let batch = request["Entries"].as_array().into_iter().flatten();
+        let handles = batch
+            .chain(std::iter::once(request))
+            .filter_map(|entry| entry["ReceiptHandle"].as_str());
+        let asked: Vec<(String, String)> = handles
+            .filter_map(|handle| self.find_task(handle))
+            .collect();
+        if asked.is_empty() {
+            return;
+        }
+        let paths = self.read_paths(asked.iter().map(|(id, _)| id.as_str()).collect());
+        let paths = paths.await;
+        let mut notes = self.records.lock();
+        for (id, path) in asked {
+            notes.checked_deletes += 1;
+            if paths.get(&id) == Some(&path) {
+                let finding =
+                    format!("row {id}: a message was deleted while the row still holds {path:?}");
+                notes.findings.push(finding);
+            }
+        }
+    }
+
+    /// How many deletes it looked at.
+    pub fn checked_deletes(&self) -> u64 {
+        self.records.lock().checked_deletes
+    }
+
+    /// What it found.
+    pub fn findings(&self) -> Vec<String> {
+        self.records.lock().findings.clone()
+    }
+
+    /// The id and path a message names; it is a finding where there are none.
+    fn find_task(&self, handle: &str) -> Option<(String, String)> {
+        let mut notes = self.records.lock();
+        let Some(body) = notes.bodies.get(handle).cloned() else {
+            let finding = format!("a delete with a receipt handle nobody received: {handle}");
+            notes.findings.push(finding);
+            return None;
+        };
+        let task: Value = serde_json::from_str(&body).unwrap_or_default();
+        match (task["id"].as_str(), task["path"].as_str()) {
+            (Some(id), Some(path)) if !notes.poison.contains(&body) => {
+                Some((id.to_owned(), path.to_owned()))
+            }
+            _ => {
+                let excerpt: String = body.chars().take(100).collect();
+                let finding = format!("a poison message was deleted: {excerpt:?}");
+                notes.findings.push(finding);
+                None
+            }
+        }
+    }
+
+    async fn read_paths(&self, ids: Vec<&str>) -> BTreeMap<String, String> {
+        loop {
+            let query = sqlx::query_as(AssertSqlSafe(self.sql.clone())).bind(&ids);
+            let found: sqlx::Result<Vec<(String, String)>> = query.fetch_all(&self.pool).await;
+            if let Ok(rows) = found {
+                return rows.into_iter().collect();
+            }
+            tokio::time::sleep(RETRY_BACKOFF).await;
+        }
+    }
+}

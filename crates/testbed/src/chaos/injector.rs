@@ -1,0 +1,310 @@
+//! The faults of one run, from their beginning to their end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fastrand::Rng;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::arguments::FaultKind;
+use super::cloud_faults::CloudFaults;
+use super::delete_checker::DeleteChecker;
+use super::messages;
+use super::observer::ChaosObserver;
+use crate::postgres::Cluster;
+use crate::proxy::{CutRates, PostgresProxy};
+use crate::run::RunEnvironment;
+use crate::traffic::{ActiveRows, TrafficRates};
+
+const MAX_RESTART_INTERVAL: Duration = Duration::from_secs(20);
+const CUT_AFTER_SHARE: f64 = 0.05;
+const CUT_BEFORE_SHARE: f64 = 0.01;
+const REWRITES_PER_SECOND: f64 = 50.0;
+/// One poison message for so many images.
+const IMAGES_PER_POISON: u32 = 100;
+/// The share of slow copies where consumers live for a few seconds only.
+const REDUCED_SLOW_SHARE: f64 = 0.05;
+
+/// Which faults, and their dice.
+pub(super) struct ChaosPlan {
+    pub(super) kinds: BTreeSet<FaultKind>,
+    pub(super) images: u32,
+    pub(super) duration: Duration,
+    pub(super) seed: u64,
+}
+
+impl ChaosPlan {
+    pub(super) fn has_fault(&self, kind: FaultKind) -> bool {
+        self.kinds.contains(&kind)
+    }
+
+    /// How often Postgres restarts: at least once in a short run.
+    fn restart_interval(&self) -> Duration {
+        MAX_RESTART_INTERVAL.min(self.duration / 2)
+    }
+
+    /// Dice for one purpose.
+    pub(super) fn seeded_rng(&self, purpose: u64) -> Rng {
+        Rng::with_seed(self.seed.wrapping_mul(31).wrapping_add(purpose))
+    }
+
+    /// How long the consumers wait for S3: long enough for slow copies.
+    fn copy_timeout(&self) -> Duration {
+        Duration::from_secs(if self.has_fault(FaultKind::SlowCopies) {
+            10
+        } else {
+            2
+        })
+    }
+
+    fn visibility_timeout(&self) -> Duration {
+        Duration::from_secs(if self.has_fault(FaultKind::SlowCopies) {
+            2
+        } else {
+            5
+        })
+    }
+
+    /// Rows fed per second, so that there is work for as long as the faults act: what may be fed before
+    /// the limit is set is not counted on.
+    pub(super) fn rate_limit(&self) -> f64 {
+        let rest = self.images.saturating_sub(self.max_backlog());
+        (f64::from(rest) / self.duration.as_secs_f64()).max(1.0)
+    }
+
+    /// Seconds' worth of messages with their duplicates. The rate limit can only be set once the feeder
+    /// has made the ledger: until then this keeps it from feeding everything.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few thousand at most matter"
+    )]
+    fn max_backlog(&self) -> u32 {
+        let per_second = f64::from(self.images) / self.duration.as_secs_f64();
+        (per_second * 5.0).clamp(30.0, 2000.0) as u32
+    }
+
+    fn slow_share(&self) -> f64 {
+        let others = self.kinds.iter().any(|kind| *kind != FaultKind::SlowCopies);
+        if others && self.has_fault(FaultKind::KillConsumers) {
+            REDUCED_SLOW_SHARE
+        } else {
+            1.0
+        }
+    }
+}
+
+/// What happened, in numbers.
+#[derive(Debug, Default)]
+struct InjectionCounts {
+    restarts: Arc<AtomicU64>,
+    duplicates: Arc<AtomicU64>,
+    poison: Arc<AtomicU64>,
+}
+
+/// The faults in force.
+pub(super) struct FaultInjector {
+    pub(super) delete_checker: Arc<DeleteChecker>,
+    active_rows: Arc<ActiveRows>,
+    cloud_faults: CloudFaults,
+    proxy: Option<PostgresProxy>,
+    counts: InjectionCounts,
+    senders: JoinSet<()>,
+    restart_task: Option<(watch::Sender<bool>, JoinHandle<Result<()>>)>,
+}
+
+impl FaultInjector {
+    /// Puts them in force; the processes are to be started after this.
+    pub(super) async fn start(stage: &mut RunEnvironment, script: &ChaosPlan) -> Result<Self> {
+        let auditor = Arc::new(DeleteChecker::new(&stage.application)?);
+        let hot = Arc::new(ActiveRows::default());
+        let (fed, feeding) = mpsc::unbounded_channel();
+        let observer = ChaosObserver::new(
+            &stage.application,
+            &stage.seeded,
+            Arc::clone(&auditor),
+            Arc::clone(&hot),
+            fed,
+        );
+        stage.cloud.observe_requests(Arc::new(observer))?;
+        let mut injector = Self {
+            delete_checker: auditor,
+            active_rows: hot,
+            cloud_faults: CloudFaults::new(),
+            proxy: None,
+            counts: InjectionCounts::default(),
+            senders: JoinSet::new(),
+            restart_task: None,
+        };
+        injector.configure_programs(stage, script).await?;
+        injector.inject_cloud_faults(stage, script);
+        injector.spawn_senders(stage, script, feeding);
+        if script.has_fault(FaultKind::PostgresRestarts) {
+            injector.spawn_restarts(stage, script.restart_interval());
+        }
+        Ok(injector)
+    }
+
+    /// The application's traffic under these faults.
+    pub(super) fn traffic_rates(&self, stage: &RunEnvironment, script: &ChaosPlan) -> TrafficRates {
+        if !script.has_fault(FaultKind::Rewrites) {
+            return stage.traffic_rates();
+        }
+        TrafficRates {
+            writes_per_second: REWRITES_PER_SECOND,
+            max_writes: usize::MAX,
+            delete_share: 0.1,
+            active_rows: Some(Arc::clone(&self.active_rows)),
+            ..stage.traffic_rates()
+        }
+    }
+
+    async fn configure_programs(
+        &mut self,
+        stage: &mut RunEnvironment,
+        script: &ChaosPlan,
+    ) -> Result<()> {
+        let seconds = |duration: Duration| format!("{}s", duration.as_secs());
+        stage.set_variable("consumer", "COPY_TIMEOUT", seconds(script.copy_timeout()));
+        stage.set_variable(
+            "consumer",
+            "VISIBILITY_TIMEOUT",
+            seconds(script.visibility_timeout()),
+        );
+        // The cursor advances page by page: a page must fit between two kills at the rate limit.
+        stage.set_variable("feeder", "PAGE_SIZE", "50".to_owned());
+        stage.set_variable("feeder", "MAX_BACKLOG", script.max_backlog().to_string());
+        if !script.has_fault(FaultKind::CutCommits) {
+            return Ok(());
+        }
+        let cuts = CutRates {
+            after: CUT_AFTER_SHARE,
+            before: CUT_BEFORE_SHARE,
+            seed: script.seed,
+        };
+        let port = stage.cluster.port();
+        let proxy = PostgresProxy::start(port, cuts).await?;
+        let (direct, through) = (format!(":{port}/"), format!(":{}/", proxy.port()));
+        let url = stage.application.database_url.replace(&direct, &through);
+        for program in ["feeder", "consumer"] {
+            stage.set_variable(program, "DATABASE_URL", url.clone());
+        }
+        self.proxy = Some(proxy);
+        Ok(())
+    }
+
+    fn inject_cloud_faults(&mut self, stage: &RunEnvironment, script: &ChaosPlan) {
+        if script.has_fault(FaultKind::S3Errors) {
+            self.cloud_faults
+                .inject_s3_faults(&stage.cloud, script.copy_timeout());
+        }
+        if script.has_fault(FaultKind::SlowCopies) {
+            self.cloud_faults
+                .inject_slow_copies(&stage.cloud, script.slow_share());
+        }
+        if script.has_fault(FaultKind::SqsErrors) {
+            self.cloud_faults.inject_sqs_faults(&stage.cloud);
+        }
+    }
+
+    fn spawn_senders(
+        &mut self,
+        stage: &RunEnvironment,
+        script: &ChaosPlan,
+        fed: mpsc::UnboundedReceiver<String>,
+    ) {
+        if script.has_fault(FaultKind::Duplicates) {
+            self.senders.spawn(messages::send_duplicates(
+                stage.cloud.sqs_client_for("duplicates"),
+                stage.queue.url.clone(),
+                fed,
+                Arc::clone(&self.counts.duplicates),
+                script.seeded_rng(1),
+            ));
+        }
+        if script.has_fault(FaultKind::Poison) {
+            let count = script.images.div_ceil(IMAGES_PER_POISON);
+            self.senders.spawn(messages::send_poison(
+                stage.cloud.sqs_client_for("stranger"),
+                stage.queue.url.clone(),
+                Arc::clone(&self.delete_checker),
+                (count, script.duration),
+                Arc::clone(&self.counts.poison),
+                script.seeded_rng(2),
+            ));
+        }
+    }
+
+    fn spawn_restarts(&mut self, stage: &RunEnvironment, every: Duration) {
+        let (stop, stopped) = watch::channel(false);
+        let count = Arc::clone(&self.counts.restarts);
+        let task = restart_postgres(Arc::clone(&stage.cluster), every, stopped, count);
+        self.restart_task = Some((stop, tokio::spawn(task)));
+    }
+
+    /// Ends them all; Postgres is up again when this returns.
+    pub(super) async fn stop(&mut self) -> Result<()> {
+        self.cloud_faults.stop();
+        if let Some(proxy) = &self.proxy {
+            proxy.stop_cutting();
+        }
+        self.senders.shutdown().await;
+        if let Some((stop, task)) = self.restart_task.take() {
+            let _ = stop.send(true);
+            task.await??;
+        }
+        Ok(())
+    }
+
+    pub(super) fn restart_count(&self) -> u64 {
+        self.counts.restarts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn duplicate_count(&self) -> u64 {
+        self.counts.duplicates.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn poison_count(&self) -> u64 {
+        self.counts.poison.load(Ordering::Relaxed)
+    }
+
+    /// Requests struck and connections cut.
+    pub(super) fn injected_count(&self) -> u64 {
+        let (before, after) = self
+            .proxy
+            .as_ref()
+            .map_or((0, 0), PostgresProxy::cut_counts);
+        self.cloud_faults.hits() + before + after
+    }
+}
+
+impl Drop for FaultInjector {
+    fn drop(&mut self) {
+        if let Some((_, task)) = &self.restart_task {
+            task.abort();
+        }
+    }
+}
+
+async fn restart_postgres(
+    cluster: Arc<Cluster>,
+    every: Duration,
+    mut stopped: watch::Receiver<bool>,
+    count: Arc<AtomicU64>,
+) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            _ = stopped.changed() => return Ok(()),
+        }
+        cluster
+            .restart()
+            .await
+            .context("Postgres does not restart")?;
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}

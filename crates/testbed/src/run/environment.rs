@@ -1,0 +1,151 @@
+//! Everything a run needs: Postgres, S3, SQS, and images to move.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::output::print_status;
+use crate::application::Application;
+use crate::cloud::{Cloud, CloudOptions, CreateQueueOptions, QueueDepth, QueueUrls};
+use crate::postgres::Cluster;
+use crate::process::settings_env;
+use crate::seed::{SeedOptions, SeededRowKind, SeededRows, seed_images};
+use crate::traffic::TrafficRates;
+
+/// The application replaces or deletes one in so many images.
+const IMAGES_PER_WRITE: usize = 25;
+
+/// What is to be set up.
+pub(crate) struct EnvironmentOptions {
+    /// Images in scope.
+    pub(crate) images: u32,
+    /// The largest picture, in bytes; none for the seed's own choice.
+    pub(crate) largest_bytes: Option<u32>,
+    /// Where the dice start.
+    pub(crate) seed: u64,
+}
+
+/// How many of `to_do` rows the application may have written once `moved` have moved: its writes are
+/// spread over the migration, and the first ones come before it.
+pub(crate) fn allowed_writes(to_do: usize, moved: usize) -> usize {
+    let most = to_do.div_ceil(IMAGES_PER_WRITE);
+    most.min((moved + to_do / 10).div_ceil(IMAGES_PER_WRITE))
+}
+
+pub(crate) struct RunEnvironment {
+    pub(crate) application: Application,
+    pub(crate) seeded: Arc<SeededRows>,
+    pub(crate) cloud: Cloud,
+    pub(crate) queue: QueueUrls,
+    pub(crate) cluster: Arc<Cluster>,
+    seed: u64,
+    /// What a program's environment holds besides the usual, by program.
+    extra_variables: Vec<(&'static str, &'static str, String)>,
+}
+
+impl RunEnvironment {
+    pub(crate) async fn set_up(plan: &EnvironmentOptions) -> Result<Self> {
+        print_status("Starting a private Postgres, S3 and SQS …");
+        let cluster = Arc::new(Cluster::start().await?);
+        let database_url = cluster.create_database().await?;
+        let cloud = Cloud::start(CloudOptions {
+            seed: plan.seed,
+            ..CloudOptions::default()
+        })?;
+        let queue = cloud
+            .create_queue("images", CreateQueueOptions::default())
+            .await?;
+        let application = Application::new(&cloud, database_url);
+        print_status(&format!("Seeding {} images …", plan.images));
+        let usual = SeedOptions::new(plan.images as usize);
+        let images = SeedOptions {
+            seed: plan.seed,
+            largest_bytes: plan.largest_bytes.unwrap_or(usual.largest_bytes),
+            ..usual
+        };
+        let seeded = Arc::new(seed_images(&application, &images).await?);
+        Ok(Self {
+            application,
+            seeded,
+            cloud,
+            queue,
+            cluster,
+            seed: plan.seed,
+            extra_variables: Vec::new(),
+        })
+    }
+
+    /// Sets a variable for every process of `program` started from now on.
+    pub(crate) fn set_variable(
+        &mut self,
+        program: &'static str,
+        name: &'static str,
+        value: String,
+    ) {
+        self.extra_variables.push((program, name, value));
+    }
+
+    /// The rows that are to move or to fail.
+    pub(crate) fn rows_to_process(&self) -> usize {
+        self.seeded.count_kind(SeededRowKind::ToMove)
+            + self.seeded.count_kind(SeededRowKind::Missing)
+    }
+
+    /// [`writes_by`] of this stage's rows.
+    pub(crate) fn allowed_writes(&self, moved: usize) -> usize {
+        allowed_writes(self.rows_to_process(), moved)
+    }
+
+    pub(crate) fn traffic_rates(&self) -> TrafficRates {
+        let most_writes = self.allowed_writes(0);
+        TrafficRates {
+            writes_per_second: 200.0,
+            max_writes: most_writes,
+            seed: self.seed,
+            ..TrafficRates::default()
+        }
+    }
+
+    pub(crate) fn variables(&self, program: &str) -> Vec<(String, String)> {
+        let usual = settings_env(&self.application, &self.cloud, &self.queue.url, program);
+        let special = self
+            .extra_variables
+            .iter()
+            .filter(|(of, ..)| *of == program);
+        let special = special.map(|(_, name, value)| ((*name).to_owned(), value.clone()));
+        // The last one of a name counts.
+        usual.into_iter().chain(special).collect()
+    }
+
+    pub(crate) fn log_path(&self, name: &str) -> PathBuf {
+        self.cluster.directory().join(format!("{name}.log"))
+    }
+
+    pub(crate) async fn queue_depth(&self) -> Result<QueueDepth> {
+        self.cloud.queue_depth(&self.queue.url).await
+    }
+
+    pub(crate) async fn dead_letters(&self) -> Result<u64> {
+        match &self.queue.dead_letter_url {
+            Some(url) => Ok(self.cloud.queue_depth(url).await?.total()),
+            None => Ok(0),
+        }
+    }
+
+    /// Leaves everything running until Ctrl-C.
+    pub(crate) async fn keep_running(&self) {
+        print_status("\nEverything is left running. To use it from another terminal:\n");
+        for (name, value) in self.variables("test") {
+            print_status(&format!("export {name}='{value}'"));
+        }
+        if let Some(url) = &self.queue.dead_letter_url {
+            print_status(&format!("export DEAD_LETTER_QUEUE_URL='{url}'"));
+        }
+        print_status(&format!(
+            "\nLogs are in {}. Ctrl-C ends it all.",
+            self.cluster.directory().display()
+        ));
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,121 @@
+//! The live page over HTTP: what it shows, what it lets a browser do, and who may steer.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::http_endpoint::{free_address, http_get};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
+
+const DASHBOARD_TOKEN: &str = "a-token-of-some-length";
+
+/// The whole answer to an order.
+async fn post_order(address: &str, path: &str, token: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn is_paused(rig: &TestRig) -> bool {
+    rig.query_number("SELECT count(*) FROM bucket_brigade.run WHERE paused")
+        .await
+        == 1
+}
+
+#[tokio::test]
+async fn renders_the_run_and_takes_commands_with_the_token() {
+    let rig = TestRig::new().await;
+    rig.add_images(12).await;
+    let address = free_address();
+    let settings = [
+        ("STATUS_ADDR", address.as_str()),
+        ("STATUS_TOKEN", DASHBOARD_TOKEN),
+    ];
+    let mut feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("the page", async || {
+        http_get(&address, "/").await.contains("200 OK")
+    })
+    .await;
+    let page = http_get(&address, "/").await.to_lowercase();
+    assert!(page.contains("content-security-policy: default-src 'none'; script-src 'self'"));
+    // Everything it names is served by itself.
+    for asset in [
+        "/page.js",
+        "/page.css",
+        "/charts.js",
+        "/uplot.js",
+        "/uplot.css",
+    ] {
+        assert!(page.contains(&asset[1..]), "{asset}");
+        assert!(
+            http_get(&address, asset).await.contains("200 OK"),
+            "{asset}"
+        );
+    }
+    wait_until("the moves", async || {
+        http_get(&address, "/status.json")
+            .await
+            .contains("\"moved\":12")
+    })
+    .await;
+    assert!(
+        post_order(&address, "/pause", "not-the-token-at-all", "{}")
+            .await
+            .contains("401")
+    );
+    assert!(http_get(&address, "/pause").await.contains("40"));
+    assert!(!is_paused(&rig).await);
+    assert!(
+        post_order(&address, "/pause", DASHBOARD_TOKEN, "{}")
+            .await
+            .contains("200 OK")
+    );
+    assert!(is_paused(&rig).await);
+    assert!(
+        post_order(&address, "/limit", DASHBOARD_TOKEN, "{\"rate\":-1}")
+            .await
+            .contains("400")
+    );
+    assert!(
+        post_order(&address, "/limit", DASHBOARD_TOKEN, "{\"rate\":5}")
+            .await
+            .contains("200 OK")
+    );
+    assert!(
+        post_order(&address, "/resume", DASHBOARD_TOKEN, "")
+            .await
+            .contains("200 OK")
+    );
+    assert!(!is_paused(&rig).await);
+    let limited = "SELECT count(*) FROM bucket_brigade.run WHERE rate_limit = 5";
+    assert_eq!(rig.query_number(limited).await, 1);
+    stop_consumer(consumer).await;
+    feeder.terminate().unwrap();
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(3), "{}", ended.log);
+    assert!(!ended.log.contains(DASHBOARD_TOKEN), "{}", ended.log);
+}
+
+#[tokio::test]
+async fn without_a_token_it_is_read_only() {
+    let rig = TestRig::new().await;
+    let address = free_address();
+    let mut feeder = rig.spawn("feeder", &[("STATUS_ADDR", address.as_str())], &["--watch"]);
+    wait_until("the page", async || {
+        http_get(&address, "/status.json").await.contains("200 OK")
+    })
+    .await;
+    assert!(
+        post_order(&address, "/pause", DASHBOARD_TOKEN, "{}")
+            .await
+            .contains("404")
+    );
+    feeder.terminate().unwrap();
+    wait_for_exit(&mut feeder).await;
+}

@@ -1,0 +1,209 @@
+//! Killed in the middle, and begun again.
+
+use std::time::Duration;
+
+use bucket_brigade_testbed::cloud::FaultHandle;
+use bucket_brigade_testbed::{Fault, FaultEffect};
+
+use crate::rig::{TestRig, wait_for_exit, wait_until};
+
+/// More than two pages of each command.
+const ROWS: usize = 2100;
+
+fn slow_reads(rig: &TestRig) -> FaultHandle {
+    let slow = FaultEffect::Delay(Duration::from_millis(50));
+    rig.cloud
+        .inject_fault(Fault::new("HeadObject", slow).caller("feeder"))
+}
+
+#[tokio::test]
+async fn a_verify_goes_on_where_it_was() {
+    let rig = TestRig::new().await;
+    rig.insert_moved_rows(ROWS).await;
+    rig.delete_object("images-new", "avatar/0.png").await;
+    let slow = slow_reads(&rig);
+    let mut verify = rig.spawn_json_command(&["verify"]);
+    let checked = "SELECT checked FROM bucket_brigade.verifications";
+    wait_until("the first page", async || {
+        rig.query_number(checked).await > 0
+    })
+    .await;
+    verify.kill().await.unwrap();
+    drop(slow);
+    let before = rig
+        .cloud
+        .request_counts()
+        .count_operation_by("feeder", "HeadObject");
+    // What the next one looks at is what is left, and a page at most.
+    let told = rig.run_json_command(&["verify"]).await;
+    assert_eq!(
+        (
+            told.code,
+            told.number_of("checked"),
+            told.number_of("mismatched")
+        ),
+        (1, 2100, 1)
+    );
+    let looks = rig
+        .cloud
+        .request_counts()
+        .count_operation_by("feeder", "HeadObject")
+        - before;
+    assert!(looks < 2 * 2100, "{looks} looks");
+    // Asked for something else, it begins anew; and stopped in good order, it says so.
+    let told = rig.run_json_command(&["verify", "--sample", "10"]).await;
+    let sample = told.number_of("checked");
+    assert!(
+        (100..400).contains(&sample),
+        "{sample} of 2100 in a sample of 10 %"
+    );
+    let slow = slow_reads(&rig);
+    let mut verify = rig.spawn("feeder", &[], &["verify"]);
+    wait_until("the first page", async || {
+        rig.query_number(checked).await == 1000
+    })
+    .await;
+    verify.terminate().unwrap();
+    let ended = wait_for_exit(&mut verify).await;
+    assert_eq!(ended.code, Some(3), "{}", ended.log);
+    drop(slow);
+    let told = rig.run_json_command(&["verify", "--anew"]).await;
+    assert_eq!(told.number_of("checked"), 2100);
+}
+
+#[tokio::test]
+async fn a_rollback_goes_on_with_what_is_left() {
+    let rig = TestRig::new().await;
+    rig.insert_moved_rows(600).await;
+    let slow = slow_reads(&rig);
+    let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
+    wait_until("some rows", async || rig.count_rows("rollbacks").await > 0).await;
+    rollback.kill().await.unwrap();
+    drop(slow);
+    let back = rig.count_rows("rollbacks").await;
+    assert!(back < 600, "it was too fast");
+    assert_eq!(rig.count_rows("moves").await, 600 - back);
+    rig.assert_counts_agree().await;
+    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((told.code, told.number_of("rolled_back")), (0, 600 - back));
+    let old = "SELECT count(*) FROM images WHERE path LIKE 'image/%'";
+    assert_eq!(
+        (rig.query_number(old).await, rig.count_rows("moves").await),
+        (600, 0)
+    );
+    rig.assert_counts_agree().await;
+}
+
+/// The application replaces an image while its row goes back, and the rollback is killed before its second
+/// look at the copy: the next one looks.
+#[tokio::test]
+async fn an_image_replaced_in_the_moment_of_the_kill_is_reported_by_the_next_rollback() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    let late = FaultEffect::DelayedResponse(Duration::from_secs(1));
+    let first_look = Fault::new("HeadObject", late).caller("feeder");
+    let first_look = rig
+        .cloud
+        .inject_fault(first_look.key_contains("avatar/0").times(1));
+    let never = FaultEffect::Delay(Duration::from_mins(1));
+    let second_look = Fault::new("HeadObject", never).caller("feeder");
+    let second_look = rig.cloud.inject_fault(second_look.key_contains("avatar/0"));
+    let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
+    wait_until("the look at the copy", async || first_look.hits() > 0).await;
+    // As the application does it: the object, then the row, which names it already.
+    rig.put_object("images-new", "avatar/0.png", b"the application's")
+        .await;
+    rig.set_path(&ids[0], "avatar/0.png").await;
+    wait_until("the second look", async || second_look.hits() > 0).await;
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "image/0.png");
+    rollback.kill().await.unwrap();
+    drop(second_look);
+    // Another selection does as well.
+    let told = rig
+        .run_json_command(&["rollback", "--ids", &ids[1], "--yes"])
+        .await;
+    assert_eq!(
+        told.field_of("left_alone", &ids[0], "reason"),
+        "copy_replaced"
+    );
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
+    assert_eq!(rig.path_of(&ids[2]).await.unwrap(), "image/2.png");
+    let unseen = "SELECT count(*) FROM bucket_brigade.rollbacks WHERE looked_at IS NULL";
+    assert_eq!(rig.query_number(unseen).await, 0);
+    rig.assert_counts_agree().await;
+    rig.run_migration().await;
+    assert_eq!(rig.count_rows("failures").await, 0);
+}
+
+/// The objects are gone, and whoever removed them did not live to write it down.
+#[tokio::test]
+async fn a_clean_writes_down_what_the_one_before_it_removed() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let clean = ["clean", "--older-than", "0s", "--confirm", "images-old"];
+    let late = FaultEffect::DelayedResponse(Duration::from_mins(1));
+    let late = rig.cloud.inject_fault(Fault::new("DeleteObjects", late));
+    let mut killed = rig.spawn_json_command(&clean);
+    wait_until("the removal", async || {
+        !rig.object_exists("images-old", "image/0.png").await
+    })
+    .await;
+    killed.kill().await.unwrap();
+    drop(late);
+    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!(
+        told.field_of("left_alone", &ids[0], "reason"),
+        "source_in_removal"
+    );
+    // Meanwhile a row came to name one of them.
+    rig.set_path(&ids[1], "image/1.png").await;
+    let told = rig.run_json_command(&clean).await;
+    assert_eq!(
+        (
+            told.code,
+            told.number_of("removed"),
+            told.number_of("left_alone")
+        ),
+        (2, 2, 1),
+        "{}",
+        told.json
+    );
+    assert!(
+        rig.object_exists("images-old", "image/1.png").await,
+        "brought back"
+    );
+    let removed = "SELECT count(*) FROM bucket_brigade.removals WHERE removed_at IS NOT NULL";
+    assert_eq!(rig.query_number(removed).await, 2);
+}
+
+/// Killed before the request: what was only intended is done by the next.
+#[tokio::test]
+async fn a_clean_does_what_the_one_before_it_intended() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let clean = ["clean", "--older-than", "0s", "--confirm", "images-old"];
+    let never = FaultEffect::Delay(Duration::from_mins(1));
+    let never = rig.cloud.inject_fault(Fault::new("DeleteObjects", never));
+    let mut killed = rig.spawn_json_command(&clean);
+    wait_until("the request", async || never.hits() > 0).await;
+    killed.kill().await.unwrap();
+    drop(never);
+    let intended = "SELECT count(*) FROM bucket_brigade.removals WHERE removing_at IS NOT NULL";
+    assert_eq!(rig.query_number(intended).await, 3);
+    // One that asks for older moves only takes the intention back.
+    let older = ["clean", "--older-than", "1h", "--confirm", "images-old"];
+    let told = rig.run_json_command(&older).await;
+    assert_eq!(
+        (
+            told.code,
+            told.number_of("removed"),
+            told.number_of("left_alone")
+        ),
+        (2, 0, 3)
+    );
+    assert_eq!(rig.query_number(intended).await, 0);
+    let told = rig.run_json_command(&clean).await;
+    assert_eq!((told.code, told.number_of("removed")), (0, 3));
+}
