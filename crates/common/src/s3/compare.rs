@@ -205,3 +205,119 @@ async fn bodies_are_equal(ours: ByteStream, theirs: ByteStream) -> std::io::Resu
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use std::time::Duration;
+
+    use aws_config::{BehaviorVersion, Region, SdkConfig};
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::SharedCredentialsProvider;
+    use aws_sdk_s3::primitives::SdkBody;
+    use aws_smithy_runtime_api::client::http::{
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+    use axum::body::Bytes;
+    use http_body::Frame;
+
+    use super::*;
+    use crate::object_store::ObjectStore;
+    use crate::s3::{CopyLimits, S3Access, S3Options};
+
+    /// A body that arrives in frames, and then ends or stalls.
+    struct FramedBody {
+        frames: VecDeque<Bytes>,
+        stalls: bool,
+    }
+
+    impl http_body::Body for FramedBody {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+            match self.frames.pop_front() {
+                None if self.stalls => Poll::Pending,
+                frame => Poll::Ready(frame.map(|frame| Ok(Frame::data(frame)))),
+            }
+        }
+    }
+
+    fn body(bytes: &[u8], frame_bytes: usize, stalls: bool) -> SdkBody {
+        let frames = bytes.chunks(frame_bytes).map(Bytes::copy_from_slice);
+        SdkBody::from_body_1_x(FramedBody {
+            frames: frames.collect(),
+            stalls,
+        })
+    }
+
+    #[tokio::test]
+    async fn bytes_are_compared_however_they_arrive() {
+        let bytes: Vec<u8> = (0..200_000_u32)
+            .map(|at| at.to_le_bytes()[at as usize % 3])
+            .collect();
+        let (mut other, short) = (bytes.clone(), &bytes[..199_999]);
+        other[150_000] ^= 1;
+        for (ours, theirs) in [(1 << 20, 7_000), (1_000, 1_001), (65_536, 100_000)] {
+            for (with, is_equal) in [(&*bytes, true), (&*other, false), (short, false)] {
+                let ours = || ByteStream::new(body(&bytes, ours, false));
+                let theirs = || ByteStream::new(body(with, theirs, false));
+                assert_eq!(bodies_are_equal(ours(), theirs()).await.unwrap(), is_equal);
+                assert_eq!(bodies_are_equal(theirs(), ours()).await.unwrap(), is_equal);
+            }
+        }
+    }
+
+    /// A server whose two objects differ in their ETag; the body of one begins, and never ends.
+    #[derive(Debug, Clone)]
+    struct StallingServer;
+
+    impl HttpConnector for StallingServer {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let is_source = request.uri().contains("images-old");
+            let body = body(b"1234", 4, is_source);
+            let mut response = HttpResponse::new(200.try_into().unwrap(), body);
+            let etag = if is_source { "\"1\"" } else { "\"2\"" };
+            response.headers_mut().insert("etag", etag);
+            response.headers_mut().insert("content-length", "4");
+            HttpConnectorFuture::ready(Ok(response))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_is_given_up() {
+        let server = SharedHttpConnector::new(StallingServer);
+        let credentials = Credentials::new("AKID", "secret", None, None, "test");
+        let sdk = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-central-1"))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(http_client_fn(move |_, _| server.clone()))
+            .build();
+        let access = S3Access::new(&sdk, true, Duration::from_mins(1));
+        let buckets = access.buckets("images-old", None, "images-new").await;
+        let (source, destination) = buckets.unwrap();
+        let options = S3Options {
+            storage_class: None,
+            conditional_copy: true,
+            limits: CopyLimits::default(),
+        };
+        let store = S3Store::new(source, destination, options);
+        let route = MoveRoute {
+            old_path: "image/a".into(),
+            new_path: "avatar/a".into(),
+            source_key: "image/a".into(),
+            destination_key: "avatar/a".into(),
+        };
+        let compared = timeout(Duration::from_mins(5), store.compare_objects(&route)).await;
+        let error = compared.expect("it must not wait for ever").unwrap_err();
+        let is_stall = matches!(&error, StoreError::Transient { message, .. } if message.contains("timed out"));
+        assert!(is_stall, "{error:?}");
+    }
+}
