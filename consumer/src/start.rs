@@ -257,6 +257,10 @@ fn bucket_write_error(bucket: &str, error: &StoreError) -> PreflightError {
         StoreError::Throttled { .. } | StoreError::Transient { .. } => {
             PreflightError::Unreachable { setting, problem }
         }
+        StoreError::Suspect { code, .. } if code == "InvalidStorageClass" => {
+            let setting = "STORAGE_CLASS";
+            PreflightError::InvalidSetting { setting, problem }
+        }
         _ => PreflightError::AccessDenied { setting, problem },
     }
 }

@@ -101,7 +101,7 @@ fn is_transient(fate: &DeleteOutcome) -> bool {
 pub(super) fn is_object_error(error: &StoreError) -> bool {
     matches!(
         error,
-        StoreError::Permanent { .. } | StoreError::Denied { .. }
+        StoreError::Permanent { .. } | StoreError::Denied { .. } | StoreError::Suspect { .. }
     )
 }
 

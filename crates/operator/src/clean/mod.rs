@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{CommandContext, CommonArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
-use super::retrying_store::retry_object_request;
+use super::retrying_store::{is_object_error, retry_object_request};
 use batch::ObjectCleaner;
 use confirm::RemovalConsent;
 
@@ -196,7 +196,7 @@ async fn read_versioning(
     };
     match retry_object_request(async || store.bucket_versioning(side).await).await {
         Ok(versioning) => Ok(Some(versioning)),
-        Err(StoreError::Denied { .. } | StoreError::Permanent { .. }) => Ok(None),
+        Err(error) if is_object_error(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
