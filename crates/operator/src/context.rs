@@ -6,12 +6,12 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, TableAccess};
 use bucket_brigade_common::logging::{self, LogArgs};
+use bucket_brigade_common::object_store::s3::{S3Access, S3Bucket};
 use bucket_brigade_common::preflight::PreflightError;
-use bucket_brigade_common::s3::{S3Access, S3Bucket};
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::{
     MigrationArgs, MigrationSettings, SettingsError, SettingsProblems,
 };
-use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::{aws, startup};
 use serde::Serialize;
 use tokio::sync::OnceCell;

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover};
-use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
+use bucket_brigade_common::object_store::objects::{
+    BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover,
+};
+use bucket_brigade_common::object_store::s3::{CopyLimits, S3Options, S3Store};
 use tokio::time::sleep;
 
 use crate::context::CommandContext;
@@ -110,9 +112,6 @@ mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
-    use bucket_brigade_common::object_store::CopiedObject;
-    use bucket_brigade_common::objects::BucketVersioning;
-    use bucket_brigade_common::path_rule::MoveRoute;
 
     use super::*;
 
@@ -122,10 +121,6 @@ mod tests {
 
     #[async_trait]
     impl ObjectRemover for Busy {
-        async fn bucket_versioning(&self, _: BucketSide) -> Result<BucketVersioning, StoreError> {
-            Ok(BucketVersioning::Off)
-        }
-
         async fn delete_objects(
             &self,
             _: BucketSide,
@@ -146,14 +141,6 @@ mod tests {
                 _ => DeleteOutcome::Refused(throttled()),
             };
             Ok(objects.iter().enumerate().map(fate).collect())
-        }
-
-        async fn restore_object(
-            &self,
-            _: BucketSide,
-            _: &MoveRoute,
-        ) -> Result<CopiedObject, StoreError> {
-            Err(StoreError::TooLarge)
         }
     }
 

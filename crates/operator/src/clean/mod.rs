@@ -32,8 +32,8 @@ use std::time::Duration;
 use bucket_brigade_common::exit::{self, CommandError};
 use bucket_brigade_common::ledger::{AdvisoryLock, EligibleMoves, PostgresLedger, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{BucketSide, BucketVersioning, ObjectRemover};
-use bucket_brigade_common::s3::S3Store;
+use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::settings::{SettingsProblems, duration_between};
 use tokio_util::sync::CancellationToken;
 

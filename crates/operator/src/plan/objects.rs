@@ -6,8 +6,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::object_store::StoreError;
+use bucket_brigade_common::object_store::s3::store_error;
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket};
-use bucket_brigade_common::s3::store_error;
 
 use super::SampleRow;
 use super::check::{CheckVerdict, PlanCheck};

@@ -1,9 +1,9 @@
 //! Objects above the limit of one CopyObject: the store's own limit, made small.
 
 use aws_sdk_s3::primitives::ByteStream;
+use bucket_brigade_common::object_store::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
-use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bucket_brigade_common::object_store::s3::{CopyLimits, S3Options};
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::s3::{CopyLimits, S3Options};
 use bucket_brigade_testbed::cloud::{CreateQueueOptions, FaultHandle};
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 use serde_json::Value;

@@ -8,8 +8,8 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use bucket_brigade_common::ledger::{self, PostgresLedger, RunSpec, TableSpec};
+use bucket_brigade_common::object_store::s3::{S3Access, S3Options, S3Store};
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::s3::{S3Access, S3Options, S3Store};
 use bucket_brigade_common::sql::TableName;
 use bucket_brigade_testbed::application::{
     Application, ObjectLocation, ObjectProperties, sha256_hex,

@@ -21,10 +21,12 @@ use proptest::prelude::*;
 
 use super::signature::{SECRET, is_signed};
 use super::{BucketAddress, CopyCondition, USER_AGENT};
+use crate::object_store::s3::{
+    CopyLimits, S3Access, S3Options, S3Store, confirm_copy, store_error,
+};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::preflight::PreflightError;
-use crate::s3::{CopyLimits, S3Access, S3Options, S3Store, confirm_copy, store_error};
 
 const COPIED: &str = "<CopyObjectResult><ETag>&quot;9b2c&quot;</ETag></CopyObjectResult>";
 

@@ -7,7 +7,7 @@ use aws_types::service_config::ServiceConfigKey;
 
 /// The address of a bucket, and what its signatures are good for.
 #[derive(Debug)]
-pub(in crate::s3) struct BucketAddress {
+pub(in crate::object_store::s3) struct BucketAddress {
     /// The address up to the key, with the slash before it.
     pub(super) base: String,
     pub(super) region: String,
@@ -17,7 +17,7 @@ pub(in crate::s3) struct BucketAddress {
 impl BucketAddress {
     /// # Errors
     /// Why nothing can be copied to such a bucket.
-    pub(in crate::s3) async fn resolve(params: Params) -> Result<Self, BoxError> {
+    pub(in crate::object_store::s3) async fn resolve(params: Params) -> Result<Self, BoxError> {
         let endpoint = DefaultResolver::new().resolve_endpoint(&params).await?;
         let backend = endpoint.properties().get("backend");
         if backend.is_some_and(|backend| backend.as_string() == Some("S3Express")) {
@@ -44,7 +44,7 @@ impl BucketAddress {
 ///
 /// # Errors
 /// A value that no bucket can have.
-pub(in crate::s3) fn endpoint_params(
+pub(in crate::object_store::s3) fn endpoint_params(
     sdk: &SdkConfig,
     force_path_style: bool,
     region: Option<&str>,

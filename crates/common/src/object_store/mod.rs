@@ -1,4 +1,7 @@
-//! The object store, as a trait of only the calls used, and its S3 implementation in [`crate::s3`].
+//! The object store, as a trait of only the calls used, and its S3 implementation in [`s3`].
+
+pub mod objects;
+pub mod s3;
 
 use async_trait::async_trait;
 use thiserror::Error;

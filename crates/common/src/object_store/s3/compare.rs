@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::object_store::ObjectStore;
-    use crate::s3::{CopyLimits, S3Access, S3Options};
+    use crate::object_store::s3::{CopyLimits, S3Access, S3Options};
 
     /// A body that arrives in frames, and then ends or stalls.
     struct FramedBody {

@@ -11,23 +11,14 @@ use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 
 use super::{S3Bucket, S3Store, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
+use crate::object_store::objects::{
+    BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover,
+};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
-use crate::objects::{BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover};
 use crate::path_rule::MoveRoute;
 
 #[async_trait]
 impl ObjectRemover for S3Store {
-    async fn bucket_versioning(&self, side: BucketSide) -> Result<BucketVersioning, StoreError> {
-        let S3Bucket { client, name, .. } = self.bucket_at(side);
-        let asked = client.get_bucket_versioning().bucket(name).send().await;
-        let answer = asked.map_err(store_error)?;
-        Ok(match answer.status {
-            Some(BucketVersioningStatus::Enabled) => BucketVersioning::Enabled,
-            Some(_) => BucketVersioning::Suspended,
-            None => BucketVersioning::Off,
-        })
-    }
-
     async fn delete_objects(
         &self,
         side: BucketSide,
@@ -53,8 +44,26 @@ impl ObjectRemover for S3Store {
         };
         Ok(objects.iter().map(fate).collect())
     }
+}
 
-    async fn restore_object(
+impl S3Store {
+    /// Whether the bucket keeps what is removed from it.
+    pub async fn bucket_versioning(
+        &self,
+        side: BucketSide,
+    ) -> Result<BucketVersioning, StoreError> {
+        let S3Bucket { client, name, .. } = self.bucket_at(side);
+        let asked = client.get_bucket_versioning().bucket(name).send().await;
+        let answer = asked.map_err(store_error)?;
+        Ok(match answer.status {
+            Some(BucketVersioningStatus::Enabled) => BucketVersioning::Enabled,
+            Some(_) => BucketVersioning::Suspended,
+            None => BucketVersioning::Off,
+        })
+    }
+
+    /// Copies an object that was removed on one side back from the other, if there is none.
+    pub async fn restore_object(
         &self,
         side: BucketSide,
         route: &MoveRoute,
@@ -68,9 +77,7 @@ impl ObjectRemover for S3Store {
             other => other,
         }
     }
-}
 
-impl S3Store {
     async fn send_delete_objects<'a>(
         &self,
         side: BucketSide,

@@ -20,8 +20,8 @@ pub use errors::store_error;
 
 use copy::{CopyCondition, CopyRequest};
 
+use crate::object_store::objects::BucketSide;
 use crate::object_store::{CopiedObject, DestinationState, ObjectStore, StoreError};
-use crate::objects::BucketSide;
 use crate::path_rule::MoveRoute;
 
 /// Sizes that decide how an object is copied, in bytes.

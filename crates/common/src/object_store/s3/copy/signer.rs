@@ -28,14 +28,14 @@ const REFUSED_CREDENTIALS: [&str; 4] = [
 
 /// Signs requests.
 #[derive(Debug)]
-pub(in crate::s3) struct RequestSigner {
+pub(in crate::object_store::s3) struct RequestSigner {
     credentials: CredentialsCache,
     /// How far the store's clock is ahead of this machine's, in seconds.
     clock_skew: AtomicI64,
 }
 
 impl RequestSigner {
-    pub(in crate::s3) fn new(provider: SharedCredentialsProvider) -> Self {
+    pub(in crate::object_store::s3) fn new(provider: SharedCredentialsProvider) -> Self {
         Self {
             credentials: CredentialsCache::new(provider),
             clock_skew: AtomicI64::default(),
