@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::http_endpoints::serve_endpoints;
-use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, RunSpec};
+use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::preflight::{
-    BucketCheck, PreflightError, check_bucket, check_queue, retry_transient,
-};
-use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::object_store::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
+use bucket_brigade_common::preflight::{PreflightError, check_queue, retry_transient};
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Traces;
@@ -107,11 +106,6 @@ async fn prepare_pipeline(
 ) -> anyhow::Result<Option<Parts>> {
     let sdk = aws::load_config().await;
     let migration = &settings.migration;
-    let client = |region| {
-        let timeout = settings.copy_timeout;
-        aws::s3_client(&sdk, migration.force_path_style, timeout, region)
-    };
-    let (s3, source_s3) = (client(None), client(settings.source_region.as_deref()));
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url)
         .with_traces(settings.traces.is_on());
     // Nobody sees the ages otherwise: the queue is not asked for them.
@@ -121,11 +115,11 @@ async fn prepare_pipeline(
     };
     let attributes =
         retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
-    check_buckets(&s3, &source_s3, &migration.run).await?;
+    let (source, destination) = open_buckets(&sdk, settings).await?;
     let Some(ledger) = wait_for_run(settings, stop).await? else {
         return Ok(None);
     };
-    let store = open_store(s3, source_s3, settings).await?;
+    let store = open_store(source, destination, settings).await?;
     let witness = retry_transient(async || ledger.any_moved_path().await).await?;
     if settings.database_limits.replica_lag.is_some() {
         ledger.check_replica_lag().await?;
@@ -163,19 +157,21 @@ async fn prepare_pipeline(
     }))
 }
 
-async fn check_buckets(
-    s3: &aws_sdk_s3::Client,
-    source_s3: &aws_sdk_s3::Client,
-    run: &RunSpec,
-) -> Result<(), PreflightError> {
-    let (source, destination) = (&run.source_bucket, &run.destination_bucket);
-    let (of_source, of_destination) = ("SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME");
-    retry_transient(async || check_bucket(source_s3, of_source, source, BucketCheck::Access).await)
-        .await?;
-    retry_transient(async || {
-        check_bucket(s3, of_destination, destination, BucketCheck::Access).await
-    })
-    .await
+/// Source and destination, checked.
+async fn open_buckets(
+    sdk: &SdkConfig,
+    settings: &ConsumerSettings,
+) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+    let (migration, source_region) = (&settings.migration, settings.source_region.as_deref());
+    let access = S3Access::new(sdk, migration.force_path_style, settings.copy_timeout);
+    let (source, destination) = (
+        &migration.run.source_bucket,
+        &migration.run.destination_bucket,
+    );
+    let (source, destination) = access.buckets(source, source_region, destination).await?;
+    source.check_access().await?;
+    destination.check_access().await?;
+    Ok((source, destination))
 }
 
 fn log_start(settings: &ConsumerSettings, ledger: &PostgresLedger) {
@@ -221,19 +217,17 @@ async fn wait_for_run(
 
 /// Finds out, unless told, whether the store refuses to overwrite on our condition.
 async fn open_store(
-    client: aws_sdk_s3::Client,
-    source_client: aws_sdk_s3::Client,
+    source: S3Bucket,
+    destination: S3Bucket,
     settings: &ConsumerSettings,
 ) -> anyhow::Result<S3Store> {
     let run = &settings.migration.run;
     let options = S3Options {
-        source_bucket: run.source_bucket.clone(),
-        destination_bucket: run.destination_bucket.clone(),
         storage_class: settings.storage_class.clone(),
         conditional_copy: settings.conditional_copy.unwrap_or(true),
         limits: CopyLimits::default(),
     };
-    let store = S3Store::new(client.clone(), source_client.clone(), options.clone());
+    let store = S3Store::new(source.clone(), destination.clone(), options.clone());
     if settings.conditional_copy.is_some() {
         return Ok(store);
     }
@@ -249,14 +243,11 @@ async fn open_store(
     tracing::warn!(
         "the store ignores If-None-Match on a copy: a HEAD goes before each copy, and an object that the application writes between the two would be overwritten"
     );
-    Ok(S3Store::new(
-        client,
-        source_client,
-        S3Options {
-            conditional_copy: false,
-            ..options
-        },
-    ))
+    let options = S3Options {
+        conditional_copy: false,
+        ..options
+    };
+    Ok(S3Store::new(source, destination, options))
 }
 
 fn bucket_write_error(bucket: &str, error: &StoreError) -> PreflightError {
@@ -265,6 +256,10 @@ fn bucket_write_error(bucket: &str, error: &StoreError) -> PreflightError {
     match error {
         StoreError::Throttled { .. } | StoreError::Transient { .. } => {
             PreflightError::Unreachable { setting, problem }
+        }
+        StoreError::Suspect { code, .. } if code == "InvalidStorageClass" => {
+            let setting = "STORAGE_CLASS";
+            PreflightError::InvalidSetting { setting, problem }
         }
         _ => PreflightError::AccessDenied { setting, problem },
     }

@@ -3,7 +3,6 @@
 
 pub mod aws;
 pub mod backoff;
-pub mod dead_letter;
 pub mod exit;
 pub mod feed_source;
 pub mod fleet_control;
@@ -15,15 +14,12 @@ pub mod logging;
 pub mod message;
 pub mod move_ledger;
 pub mod object_store;
-pub mod objects;
 pub mod path_rule;
 pub mod preflight;
 pub mod queue;
 pub mod row_id;
-pub mod s3;
 pub mod settings;
 pub mod sql;
-pub mod sqs;
 pub mod startup;
 pub mod throttle;
 pub mod trace;

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use bucket_brigade_common::dead_letter::RedriveOutcome;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 

@@ -6,12 +6,11 @@ use bucket_brigade_common::ledger::{
     AdvisoryLock, ObjectRemoval, PathReference, PostgresLedger, RemovalOutcome,
 };
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, ObjectInspector, ObjectRemover,
-    ObjectStat,
+use bucket_brigade_common::object_store::objects::{
+    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, ObjectStat,
 };
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
-use bucket_brigade_common::s3::S3Store;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 

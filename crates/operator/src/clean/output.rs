@@ -5,7 +5,7 @@ use std::fmt;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{EligibleMoves, ObjectRemoval, RemovalOutcome};
-use bucket_brigade_common::objects::BucketVersioning;
+use bucket_brigade_common::object_store::objects::BucketVersioning;
 use serde::Serialize;
 
 use super::CleanContext;

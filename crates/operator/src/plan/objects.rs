@@ -6,8 +6,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::object_store::StoreError;
+use bucket_brigade_common::object_store::s3::store_error;
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket};
-use bucket_brigade_common::s3::store_error;
 
 use super::SampleRow;
 use super::check::{CheckVerdict, PlanCheck};
@@ -47,9 +47,15 @@ pub(super) async fn check_objects(
     checks: &mut Vec<PlanCheck>,
 ) -> ObjectFacts {
     let run = &context.migration.run;
-    let (s3, source_s3) = context.s3_clients().await;
     let (source, destination) = (&run.source_bucket, &run.destination_bucket);
     let before = checks.len();
+    let (source_s3, s3) = match context.buckets().await {
+        Ok((source, destination)) => (source.client().clone(), destination.client().clone()),
+        Err(error) => {
+            checks.push(PlanCheck::from_preflight_error("buckets", &error));
+            return ObjectFacts::default();
+        }
+    };
     for (client, setting, bucket) in [
         (&source_s3, "SOURCE_BUCKET_NAME", source),
         (&s3, "DESTINATION_BUCKET_NAME", destination),

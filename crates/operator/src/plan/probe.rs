@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::s3::{copy_source, store_error};
+use bucket_brigade_common::object_store::s3::{copy_source, store_error};
 
 use super::check::PlanCheck;
 use super::output::format_bytes;

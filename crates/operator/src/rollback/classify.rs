@@ -4,9 +4,9 @@ use std::fmt;
 
 use bucket_brigade_common::ledger::{MovedRow, SourceState, UndoTarget};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{BucketSide, ObjectInspector, ObjectStat};
+use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::s3::S3Store;
 use serde::Serialize;
 
 use crate::retrying_store::{is_object_error, retry_object_request};

@@ -3,8 +3,8 @@
 use bucket_brigade_common::feed_source::{FeedSource, RunProgress};
 use bucket_brigade_common::ledger::{CodeCount, PostgresLedger, RunOverview, WorkerStatus};
 use bucket_brigade_common::move_ledger::StatementError;
-use bucket_brigade_common::queue::QueueError;
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::queue::sqs::SqsQueue;
+use bucket_brigade_common::queue::{MessageQueue, QueueError};
 use bucket_brigade_common::worker_state::WorkerState;
 use serde::Serialize;
 
@@ -111,7 +111,7 @@ impl StatusRates {
 
 impl QueueStatus {
     async fn read(queue: &SqsQueue) -> Self {
-        let facts = match queue.describe_queue().await {
+        let facts = match queue.queue_attributes().await {
             Ok(facts) => facts,
             Err(error) => return Self::from_error(&error),
         };
@@ -121,7 +121,7 @@ impl QueueStatus {
             ..Self::default()
         };
         let dead = match queue.dead_letter_queue_of(&facts) {
-            Some(dead) => dead.describe_queue().await,
+            Some(dead) => dead.queue_attributes().await,
             None => return known,
         };
         match dead {

@@ -1,10 +1,10 @@
 //! Checks one move, and with `--recopy` mends it.
 
 use bucket_brigade_common::ledger::{MovedRow, PostgresLedger, SourceState, VerificationFinding};
+use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::objects::{BucketSide, ObjectInspector, ObjectReplacer, ObjectStat};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
-use bucket_brigade_common::s3::S3Store;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move};
 use crate::retrying_store::{is_object_error, retry_object_request};

@@ -1,7 +1,7 @@
 //! What the looks at copy and source say of a move. Nothing here asks anybody.
 
 use bucket_brigade_common::ledger::MovedRow;
-use bucket_brigade_common::objects::ObjectStat;
+use bucket_brigade_common::object_store::objects::ObjectStat;
 
 /// The source, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]

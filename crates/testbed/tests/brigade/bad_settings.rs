@@ -207,6 +207,30 @@ async fn a_destination_that_cannot_be_written() {
 }
 
 #[tokio::test]
+async fn buckets_that_nothing_can_be_copied_to() {
+    let rig = TestRig::new().await;
+    for setting in ["SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME"] {
+        let settings = [(setting, "images--use1-az1--x-s3")];
+        let ended = rig.run_program("consumer", &settings).await;
+        assert_eq!(ended.code, Some(64), "{}", ended.log);
+        let is_named = ended.log.contains(setting) && ended.log.contains("directory buckets");
+        assert!(is_named, "{}", ended.log);
+    }
+}
+
+#[tokio::test]
+async fn a_storage_class_that_the_store_does_not_know() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let refusal = FaultEffect::error(400, "InvalidStorageClass");
+    let _fault = rig.cloud.inject_fault(Fault::new("CopyObject", refusal));
+    let settings = [("STORAGE_CLASS", "STANDARD_IA")];
+    let ended = rig.run_program("consumer", &settings).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    assert!(ended.log.contains("STORAGE_CLASS"), "{}", ended.log);
+}
+
+#[tokio::test]
 async fn a_queue_without_a_redrive_policy_is_warned_of() {
     let circling = CreateQueueOptions {
         max_receive_count: None,

@@ -1,22 +1,20 @@
 //! Looking at an object by a HEAD.
 
-use async_trait::async_trait;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
 use super::{S3Store, bare_etag};
 use crate::object_store::StoreError;
-use crate::objects::{BucketSide, ObjectInspector, ObjectStat};
+use crate::object_store::objects::{BucketSide, ObjectStat};
 
-#[async_trait]
-impl ObjectInspector for S3Store {
-    async fn stat_object(
+impl S3Store {
+    /// Looks at one object; none when there is no such object.
+    pub async fn stat_object(
         &self,
         side: BucketSide,
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
-        let (client, bucket) = self.client_and_bucket(side);
-        let head = self.head_object(client, bucket, key).await?;
+        let head = self.bucket_at(side).head(key).await?;
         Ok(head.as_ref().map(object_stat))
     }
 }

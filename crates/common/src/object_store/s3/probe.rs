@@ -1,10 +1,10 @@
 //! Does this store honour `If-None-Match` on a copy? S3 does since October 2025; older stores with
 //! its protocol ignore the header and overwrite. Found out once, on objects of our own.
 
-use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 
-use super::{S3Store, copy_source, store_error};
+use super::copy::{CopyCondition, CopyRequest};
+use super::{NO_ETAG, S3Store, copy_source, store_error};
 use crate::object_store::StoreError;
 
 /// What the second probe object holds; the first one's size is another.
@@ -53,9 +53,10 @@ impl S3Store {
     }
 
     async fn put_probe(&self, key: &str, body: &'static [u8]) -> Result<(), StoreError> {
-        self.client
+        self.destination
+            .client
             .put_object()
-            .bucket(&self.options.destination_bucket)
+            .bucket(&self.destination.name)
             .key(key)
             .body(ByteStream::from_static(body))
             .send()
@@ -64,38 +65,35 @@ impl S3Store {
             .map_err(store_error)
     }
 
+    /// In the storage class of the copies, which the store may not know.
     async fn copy_if_absent(
         &self,
         from: &str,
         to: &str,
     ) -> Result<ConditionalCopyOutcome, StoreError> {
-        let bucket = &self.options.destination_bucket;
-        let answer = self
-            .client
-            .copy_object()
-            .copy_source(copy_source(bucket, from))
-            .bucket(bucket)
-            .key(to)
-            .if_none_match("*")
-            .send()
-            .await;
-        match answer {
+        let request = CopyRequest {
+            key: to,
+            source: copy_source(&self.destination.name, from),
+            condition: CopyCondition::Absent,
+            storage_class: self.storage_class(),
+        };
+        match self.send_copy(&request).await {
             Ok(_) => Ok(ConditionalCopyOutcome::Confirmed),
-            Err(error) if error.code() == Some("NotImplemented") => {
+            Err(StoreError::DestinationExists) => Ok(ConditionalCopyOutcome::Refused),
+            Err(error) if error.code() == "NotImplemented" => {
                 Ok(ConditionalCopyOutcome::Unsupported)
             }
-            Err(error) => match store_error(error) {
-                StoreError::DestinationExists => Ok(ConditionalCopyOutcome::Refused),
-                other => Err(other),
-            },
+            Err(error) if error.code() == NO_ETAG => Ok(ConditionalCopyOutcome::Confirmed),
+            Err(error) => Err(error),
         }
     }
 
     async fn is_untouched(&self, key: &str) -> Result<bool, StoreError> {
         let head = self
+            .destination
             .client
             .head_object()
-            .bucket(&self.options.destination_bucket)
+            .bucket(&self.destination.name)
             .key(key)
             .send()
             .await
@@ -104,8 +102,9 @@ impl S3Store {
     }
 
     async fn remove_probe(&self, key: &str) {
-        let bucket = &self.options.destination_bucket;
+        let bucket = &self.destination.name;
         let removed = self
+            .destination
             .client
             .delete_object()
             .bucket(bucket)
