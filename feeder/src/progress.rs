@@ -247,3 +247,36 @@ impl Write for AboveBarWriter {
         std::io::stderr().flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bucket_brigade_common::fleet_control::FleetLimits;
+    use bucket_brigade_common::settings::DatabaseLimits;
+
+    #[tokio::test]
+    async fn what_holds_the_feeder_comes_before_what_it_does() {
+        let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
+        let progress = FeederProgress::new(Arc::clone(&throttle));
+        let state = || {
+            let Heartbeat { state, reason, .. } = progress.heartbeat();
+            format!("{state}: {reason} ({})", progress.describe_phase())
+        };
+        assert_eq!(state(), "starting:  (starting)");
+        progress.set_phase(WorkerState::Feeding);
+        assert_eq!(state(), "feeding:  (feeding)");
+        let limited = FleetLimits {
+            rate: Some(10.0),
+            ..FleetLimits::default()
+        };
+        throttle.set_limits(limited.clone(), None);
+        let at_limit = "feeding at the rate limit:  (feeding at the rate limit)";
+        assert_eq!(state(), at_limit);
+        let paused = FleetLimits {
+            paused: Some("by ana".into()),
+            ..limited
+        };
+        throttle.set_limits(paused, None);
+        assert_eq!(state(), "paused: by ana (paused by an operator)");
+    }
+}
