@@ -19,26 +19,21 @@ use bucket_brigade_common::{aws, exit};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::health::Health;
-use crate::lease::Leases;
-use crate::metrics::ConsumerMetrics;
-use crate::pipeline::{Parts, run};
+use crate::context::ConsumerContext;
+use crate::pipeline::Pipeline;
 use crate::settings::ConsumerSettings;
 use crate::trace::Deliveries;
 
 /// A consumer shares the server's connections with the application and with every other consumer.
 const MAX_CONNECTIONS: u32 = 3;
 
-/// How long the last word to the ledger may take.
+/// How long the last statement to the ledger may take.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How often the run that the feeder opens is looked for.
 const RUN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Consumes until `stop`.
-///
-/// # Errors
-/// [`PreflightError`] or [`LedgerError`], before anything is touched.
 pub async fn start(
     mut settings: ConsumerSettings,
     traces: Traces,
@@ -55,41 +50,38 @@ async fn consume_until_stopped(
     settings: ConsumerSettings,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
-    let observation = ConsumerMetrics {
-        health: Health::default(),
-        leases: Leases::new(settings.visibility_timeout),
-        counters: Arc::default(),
-    };
-    let ready = serve_endpoints(settings.metrics_addr, Arc::new(observation.clone())).await?;
-    // Nothing is in hand yet. A check under way is left half of the grace, so that the probe can remove
-    // its objects; one that does not answer must not keep the process from ending.
+    let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
+    let context = ConsumerContext::new(throttle, settings.visibility_timeout, stop.clone());
+    let ready = serve_endpoints(settings.metrics_addr, Arc::new(context.clone())).await?;
+    // Nothing is in hand yet. A check in progress is left half of the grace period, so that the probe can
+    // remove its objects; one that does not end must not keep the process from ending.
     let overdue = async {
         stop.cancelled().await;
         sleep(settings.shutdown_grace / 2).await;
     };
-    let parts = tokio::select! {
-        parts = prepare_pipeline(&settings, observation, &stop) => ignore_unavailable_if_stopped(parts, &stop)?,
+    let pipeline = tokio::select! {
+        pipeline = prepare_pipeline(&settings, &context) => ignore_unavailable_if_stopped(pipeline, &stop)?,
         () = overdue => None,
     };
-    let Some(parts) = parts else {
+    let Some(pipeline) = pipeline else {
         return Ok(exit::DONE);
     };
     ready.set();
-    let fleet_control = Arc::clone(&parts.fleet_control);
-    if !run(parts, stop).await {
-        tracing::warn!("some messages could not be given back; they reappear by themselves");
+    let fleet_control = Arc::clone(&pipeline.fleet_control);
+    if !pipeline.run().await {
+        tracing::warn!("some messages could not be released; they reappear by themselves");
     }
-    // Who misses this word sees in a few seconds that this process is gone.
+    // Without it the other processes see within seconds that this one has ended.
     drop(timeout(DEREGISTER_TIMEOUT, fleet_control.deregister()).await);
     Ok(exit::DONE)
 }
 
-/// What could not be reached matters to nobody any more once the process is asked to stop.
+/// What could not be reached does not matter any more once the process is asked to stop.
 fn ignore_unavailable_if_stopped(
-    parts: anyhow::Result<Option<Parts>>,
+    pipeline: anyhow::Result<Option<Pipeline>>,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<Parts>> {
-    match parts {
+) -> anyhow::Result<Option<Pipeline>> {
+    match pipeline {
         Err(error) if stop.is_cancelled() && exit_code(&error) == exit::UNAVAILABLE => {
             tracing::warn!("stopped before it was ready: {error:#}");
             Ok(None)
@@ -98,63 +90,71 @@ fn ignore_unavailable_if_stopped(
     }
 }
 
-/// Checks everything and puts the parts together; none when the process is stopped meanwhile.
+/// Checks everything; none when the process is stopped meanwhile.
 async fn prepare_pipeline(
     settings: &ConsumerSettings,
-    observation: ConsumerMetrics,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<Parts>> {
+    context: &ConsumerContext,
+) -> anyhow::Result<Option<Pipeline>> {
     let sdk = aws::load_config().await;
     let migration = &settings.migration;
-    let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url)
-        .with_traces(settings.traces.is_on());
-    // Nobody sees the ages otherwise: the queue is not asked for them.
-    let queue = match settings.metrics_addr {
-        Some(_) => queue.with_age_histogram(observation.counters.ages.clone()),
-        None => queue,
-    };
+    let queue = open_queue(&sdk, settings, context);
     let attributes =
         retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
     let (source, destination) = open_buckets(&sdk, settings).await?;
-    let Some(ledger) = wait_for_run(settings, stop).await? else {
+    let Some(ledger) = wait_for_run(settings, &context.stop).await? else {
         return Ok(None);
     };
     let store = open_store(source, destination, settings).await?;
-    let witness = retry_transient(async || ledger.any_moved_path().await).await?;
-    if settings.database_limits.replica_lag.is_some() {
-        ledger.check_replica_lag().await?;
-    }
-    let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
-    let first = Heartbeat::starting(WorkerRole::Consumer);
-    send_first_heartbeat(&ledger, &throttle, &first, stop).await;
-    if stop.is_cancelled() {
+    join_fleet(&ledger, settings, context).await?;
+    if context.stop.is_cancelled() {
         return Ok(None);
     }
-    if let Err(error) = ledger.prune_dead_workers().await {
-        tracing::debug!(%error, "processes that have ended stay in the ledger");
-    }
     log_start(settings, &ledger);
-    let rule = migration.run.rule.clone();
     let (source, destination) = (
         &migration.run.source_bucket,
         &migration.run.destination_bucket,
     );
-    Ok(Some(Parts {
+    Ok(Some(Pipeline {
         deliveries: Deliveries::new(source, destination),
-        witness: witness.and_then(|path| rule.route_for(&path).ok()),
         queue: Arc::new(queue),
         store: Arc::new(store),
         id_type: ledger.id_type(),
-        catalog: Arc::new(ledger.clone()),
-        rule,
+        ledger: Arc::new(ledger.clone()),
+        fleet_control: Arc::new(ledger),
+        rule: migration.run.rule.clone(),
         has_dead_letter_queue: attributes.max_receive_count.is_some(),
         max_concurrency: settings.max_concurrency,
-        visibility: settings.visibility_timeout,
-        grace: settings.shutdown_grace,
-        fleet_control: Arc::new(ledger),
-        throttle: Arc::new(throttle),
-        observation,
+        visibility_timeout: settings.visibility_timeout,
+        shutdown_grace: settings.shutdown_grace,
+        context: context.clone(),
     }))
+}
+
+fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerContext) -> SqsQueue {
+    let queue = SqsQueue::new(aws::sqs_client(sdk), &settings.migration.queue_url)
+        .with_traces(settings.traces.is_on());
+    // Only `/metrics` shows the ages: the queue is not asked for them otherwise.
+    match settings.metrics_addr {
+        Some(_) => queue.with_age_histogram(context.counters.ages.clone()),
+        None => queue,
+    }
+}
+
+/// Reads the fleet's limits before the first message is taken.
+async fn join_fleet(
+    ledger: &PostgresLedger,
+    settings: &ConsumerSettings,
+    context: &ConsumerContext,
+) -> Result<(), LedgerError> {
+    if settings.database_limits.replica_lag.is_some() {
+        ledger.check_replica_lag().await?;
+    }
+    let first = Heartbeat::starting(WorkerRole::Consumer);
+    send_first_heartbeat(ledger, &context.throttle, &first, &context.stop).await;
+    if let Err(error) = ledger.prune_dead_workers().await {
+        tracing::debug!(%error, "processes that have ended stay in the ledger");
+    }
+    Ok(())
 }
 
 /// Source and destination, checked.
@@ -194,7 +194,7 @@ async fn wait_for_run(
 ) -> Result<Option<PostgresLedger>, LedgerError> {
     let migration = &settings.migration;
     let pool = ledger::create_pool(migration.database.clone(), MAX_CONNECTIONS);
-    let mut told = false;
+    let mut is_logged = false;
     while !stop.is_cancelled() {
         let find =
             async || PostgresLedger::find_run(pool.clone(), &migration.run, &settings.name).await;
@@ -202,9 +202,9 @@ async fn wait_for_run(
         if found.is_some() {
             return Ok(found);
         }
-        if !told {
+        if !is_logged {
             tracing::info!("waiting for the feeder to open this run in the ledger");
-            told = true;
+            is_logged = true;
         }
         tokio::select! {
             biased;
@@ -215,7 +215,7 @@ async fn wait_for_run(
     Ok(None)
 }
 
-/// Finds out, unless told, whether the store refuses to overwrite on our condition.
+/// Finds out, unless the settings say it, whether the store refuses to overwrite on our condition.
 async fn open_store(
     source: S3Bucket,
     destination: S3Bucket,

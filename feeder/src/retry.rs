@@ -4,10 +4,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bucket_brigade_common::backoff::Backoff;
+use bucket_brigade_common::health::{Dependency, Health};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-
-use crate::health::{Dependency, Health};
 
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(100),
@@ -69,13 +68,14 @@ impl Retrier<'_> {
             };
             match answer {
                 Ok(answer) => {
-                    self.health.answered(dependency);
+                    self.health.mark_up(dependency);
                     return Ok(answer);
                 }
                 Err(error) => {
                     tracing::debug!(%error, tries, "{what}");
                     let reason = format!("{what}: {error}");
-                    self.health.failed(dependency, began, tries, &reason);
+                    self.health
+                        .record_failure(dependency, began, tries, &reason);
                 }
             }
             self.sleep_unless_stopped(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64()))

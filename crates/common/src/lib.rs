@@ -3,9 +3,11 @@
 
 pub mod aws;
 pub mod backoff;
+pub mod batch;
 pub mod exit;
 pub mod feed_source;
 pub mod fleet_control;
+pub mod health;
 pub mod healthcheck;
 pub mod heartbeat;
 pub mod http_endpoints;

@@ -117,4 +117,13 @@ pub trait ObjectStore: Send + Sync {
 
     /// Compares what stands at the destination with the source.
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError>;
+
+    /// Reads and writes as a copy does, on objects that are known to exist: an object that was copied
+    /// before, if there is one, and objects of the consumer's own under the keys of `probe`. They are
+    /// removed again.
+    async fn check_rights(
+        &self,
+        probe: &MoveRoute,
+        copied: Option<&MoveRoute>,
+    ) -> Result<(), StoreError>;
 }

@@ -139,6 +139,14 @@ impl ObjectStore for S3Store {
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
         compare::compare_destination(self, route).await
     }
+
+    async fn check_rights(
+        &self,
+        probe: &MoveRoute,
+        copied: Option<&MoveRoute>,
+    ) -> Result<(), StoreError> {
+        Box::pin(self.copy_for_rights(probe, copied)).await
+    }
 }
 
 /// Our code for a 200 that proves no copy.

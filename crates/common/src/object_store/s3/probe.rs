@@ -1,11 +1,17 @@
+//! Questions to the store that are asked on objects of our own.
+//!
 //! Does this store honour `If-None-Match` on a copy? S3 does since October 2025; older stores with
-//! its protocol ignore the header and overwrite. Found out once, on objects of our own.
+//! its protocol ignore the header and overwrite. Found out once.
+//!
+//! Can objects be copied at all? Asked when copies fail.
 
 use aws_sdk_s3::primitives::ByteStream;
 
 use super::copy::{CopyCondition, CopyRequest};
 use super::{NO_ETAG, S3Store, copy_source, store_error};
 use crate::object_store::StoreError;
+use crate::object_store::objects::BucketSide;
+use crate::path_rule::MoveRoute;
 
 /// What the second probe object holds; the first one's size is another.
 const UNTOUCHED_BODY: &[u8] = b"untouched";
@@ -31,6 +37,60 @@ impl S3Store {
         self.remove_probe(&from).await;
         self.remove_probe(&to).await;
         answer
+    }
+
+    /// Copies onto a probe object, and removes it. A refusal by condition would prove no right to write.
+    pub(super) async fn copy_for_rights(
+        &self,
+        probe: &MoveRoute,
+        copied: Option<&MoveRoute>,
+    ) -> Result<(), StoreError> {
+        let checked = match copied {
+            Some(copied) => self.copy_known(copied, probe).await,
+            None => Ok(false),
+        };
+        let checked = match checked {
+            Ok(false) => self.copy_own(probe).await,
+            other => other.map(drop),
+        };
+        self.remove_probe_quietly(&probe.destination_key).await;
+        checked
+    }
+
+    /// False when the known object has gone since, or cannot be copied in one request.
+    async fn copy_known(&self, copied: &MoveRoute, probe: &MoveRoute) -> Result<bool, StoreError> {
+        let source = copy_source(&self.source.name, &copied.source_key);
+        match self.copy_onto_probe(source, probe).await {
+            Err(StoreError::Permanent { .. } | StoreError::TooLarge) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// The right to read the source is shown by a key that is not there: without it the store answers
+    /// 403, and not 404.
+    async fn copy_own(&self, probe: &MoveRoute) -> Result<(), StoreError> {
+        self.stat_object(BucketSide::Source, &probe.source_key)
+            .await?;
+        let from = format!("{}-a", probe.destination_key);
+        self.put_probe(&from, b"probe").await?;
+        let source = copy_source(&self.destination.name, &from);
+        let checked = self.copy_onto_probe(source, probe).await;
+        self.remove_probe_quietly(&from).await;
+        checked
+    }
+
+    async fn copy_onto_probe(&self, source: String, probe: &MoveRoute) -> Result<(), StoreError> {
+        let key = &probe.destination_key;
+        self.send_copy(&CopyRequest {
+            key,
+            source,
+            condition: CopyCondition::None,
+            storage_class: self.storage_class(),
+        })
+        .await?;
+        self.stat_object(BucketSide::Destination, key)
+            .await
+            .map(drop)
     }
 
     async fn try_overwriting(&self, from: &str, to: &str) -> Result<bool, StoreError> {
@@ -102,18 +162,22 @@ impl S3Store {
     }
 
     async fn remove_probe(&self, key: &str) {
-        let bucket = &self.destination.name;
-        let removed = self
-            .destination
-            .client
-            .delete_object()
-            .bucket(bucket)
-            .key(key)
-            .send()
-            .await;
-        if let Err(error) = removed {
-            let error = store_error(error);
+        if let Err(error) = self.delete_probe(key).await {
+            let bucket = &self.destination.name;
             tracing::warn!(%bucket, key, %error, "could not remove a probe object of a few bytes; remove it by hand, or set CONDITIONAL_COPY=on to do without the probe");
         }
+    }
+
+    /// The next check tries again, under the same key: no warning for each.
+    async fn remove_probe_quietly(&self, key: &str) {
+        if let Err(error) = self.delete_probe(key).await {
+            tracing::debug!(key, %error, "could not remove a probe object");
+        }
+    }
+
+    async fn delete_probe(&self, key: &str) -> Result<(), StoreError> {
+        let deletion = self.destination.client.delete_object();
+        let deletion = deletion.bucket(&self.destination.name).key(key);
+        deletion.send().await.map(drop).map_err(store_error)
     }
 }
