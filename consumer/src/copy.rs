@@ -148,7 +148,6 @@ impl Copier {
         let outages = &self.outages;
         let verdict = outages.classify_failure(route, &error, &mut attempts.streak);
         match verdict.await {
-            // What failed in an outage says nothing of this object.
             FailureVerdict::Outage => {
                 *attempts = ObjectAttempts::default();
                 return None;

@@ -22,11 +22,11 @@ use crate::context::ConsumerContext;
 /// So many objects that fail, without a copy in between, are worth a question.
 const FAILING_OBJECTS: usize = 3;
 
-/// So many failures of one object, without a copy in between, are worth a question too.
-const FAILURES_IN_A_ROW: u32 = 2;
+/// From so many failures of one object on, each without a copy in between is worth a question too.
+const FAILURES_OF_ONE_OBJECT: u32 = 2;
 
 /// A throttled object waits longer: the throttle may not have found its rate yet.
-const THROTTLED_IN_A_ROW: u32 = 4;
+const THROTTLED_OF_ONE_OBJECT: u32 = 4;
 
 /// Waits between probes of a store that is down.
 const PROBE_BACKOFF: Backoff = Backoff {
@@ -38,8 +38,7 @@ const PROBE_BACKOFF: Backoff = Backoff {
 #[derive(Debug, Default)]
 pub struct FailureStreak {
     failed_at: Option<Instant>,
-    /// In a row, with nothing copied in between.
-    unexplained: u32,
+    failures: u32,
 }
 
 /// What a failure is about.
@@ -103,7 +102,7 @@ impl OutageDetector {
     ) -> FailureVerdict {
         let now = Instant::now();
         let previous = streak.failed_at.replace(now);
-        streak.unexplained += 1;
+        streak.failures += 1;
         let verdict = if previous.is_some_and(|previous| self.has_copied_since(previous)) {
             FailureVerdict::Object
         } else if self.is_worth_asking(route, error, streak) {
@@ -111,10 +110,9 @@ impl OutageDetector {
         } else {
             FailureVerdict::Unknown
         };
-        match verdict {
-            FailureVerdict::Unknown => {}
-            FailureVerdict::Object => streak.unexplained = 0,
-            FailureVerdict::Outage => *streak = FailureStreak::default(),
+        // What failed in an outage says nothing of the object.
+        if verdict == FailureVerdict::Outage {
+            *streak = FailureStreak::default();
         }
         verdict
     }
@@ -131,11 +129,11 @@ impl OutageDetector {
         streak: &FailureStreak,
     ) -> bool {
         if let StoreError::Throttled { .. } = error {
-            return streak.unexplained >= THROTTLED_IN_A_ROW;
+            return streak.failures >= THROTTLED_OF_ONE_OBJECT;
         }
         let mut history = self.lock_history();
         history.failing.insert(route.source_key.clone());
-        streak.unexplained >= FAILURES_IN_A_ROW
+        streak.failures >= FAILURES_OF_ONE_OBJECT
             || history.failing.len() >= FAILING_OBJECTS
             || matches!(error, StoreError::Systemic { .. })
     }
