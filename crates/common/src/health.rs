@@ -1,8 +1,9 @@
 //! What a process depends on, and what of that is down: logged once per outage, and over by itself.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::fleet_control::WorkerRole;
@@ -63,14 +64,21 @@ struct DependencyState {
 #[derive(Debug, Clone)]
 pub struct Health {
     role: WorkerRole,
-    states: Arc<watch::Sender<[DependencyState; 3]>>,
+    shared: Arc<SharedHealth>,
+}
+
+#[derive(Debug, Default)]
+struct SharedHealth {
+    states: Mutex<[DependencyState; 3]>,
+    /// Wakes in the order of waiting, as no watch channel does.
+    changed: Notify,
 }
 
 impl Health {
     pub fn new(role: WorkerRole) -> Self {
         Self {
             role,
-            states: Arc::default(),
+            shared: Arc::default(),
         }
     }
 
@@ -100,43 +108,40 @@ impl Health {
         reason: &str,
         applies: impl FnOnce(&DependencyState) -> bool,
     ) {
-        self.states.send_if_modified(|states| {
-            let state = &mut states[dependency as usize];
-            if state.outage.is_some() || !applies(state) {
-                return false;
-            }
-            let (name, advice) = (dependency.display_name(), dependency.advice(self.role));
-            let reason = format!("{reason}{advice}");
-            let consequence = match self.role {
-                WorkerRole::Feeder => "feeding waits until it can",
-                WorkerRole::Consumer => "receiving stops until it can; what is in hand is kept",
-            };
-            tracing::error!(reason, "{name} cannot be used: {consequence}");
-            state.outage = Some(reason);
-            true
-        });
+        let mut states = self.lock_states();
+        let state = &mut states[dependency as usize];
+        if state.outage.is_some() || !applies(state) {
+            return;
+        }
+        let (name, advice) = (dependency.display_name(), dependency.advice(self.role));
+        let reason = format!("{reason}{advice}");
+        let consequence = match self.role {
+            WorkerRole::Feeder => "feeding waits until it can",
+            WorkerRole::Consumer => "receiving stops until it can; what is in hand is kept",
+        };
+        tracing::error!(reason, "{name} cannot be used: {consequence}");
+        state.outage = Some(reason);
+        self.shared.changed.notify_waiters();
     }
 
     pub fn mark_up(&self, dependency: Dependency) {
-        self.states.send_if_modified(|states| {
-            let state = &mut states[dependency as usize];
-            state.last_success = Some(Instant::now());
-            let was_down = state.outage.take().is_some();
-            if was_down {
-                let name = dependency.display_name();
-                tracing::info!("{name} can be used again: going on");
-            }
-            was_down
-        });
+        let mut states = self.lock_states();
+        let state = &mut states[dependency as usize];
+        state.last_success = Some(Instant::now());
+        if state.outage.take().is_some() {
+            let name = dependency.display_name();
+            tracing::info!("{name} can be used again: going on");
+            self.shared.changed.notify_waiters();
+        }
     }
 
     pub fn is_up(&self, dependency: Dependency) -> bool {
-        self.states.borrow()[dependency as usize].outage.is_none()
+        self.lock_states()[dependency as usize].outage.is_none()
     }
 
     /// What is down, and why; none when all is well.
     pub fn outage(&self) -> Option<String> {
-        let states = self.states.borrow();
+        let states = self.lock_states();
         DEPENDENCIES.into_iter().find_map(|dependency| {
             let reason = states[dependency as usize].outage.as_ref()?;
             Some(format!("{}: {reason}", dependency.display_name()))
@@ -152,16 +157,20 @@ impl Health {
     }
 
     async fn wait_for(&self, dependency: Dependency, is_up: bool) {
-        if self.is_up(dependency) == is_up {
-            return;
+        while self.is_up(dependency) != is_up {
+            let mut changed = pin!(self.shared.changed.notified());
+            // What changes from here on wakes it.
+            changed.as_mut().enable();
+            if self.is_up(dependency) != is_up {
+                changed.await;
+            }
         }
-        let mut states = self.states.subscribe();
-        // The sender lives as long as this value: waiting cannot fail.
-        drop(
-            states
-                .wait_for(|states| states[dependency as usize].outage.is_none() == is_up)
-                .await,
-        );
+    }
+
+    fn lock_states(&self) -> MutexGuard<'_, [DependencyState; 3]> {
+        // Nothing that can panic runs under this lock.
+        let states = self.shared.states.lock();
+        states.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
