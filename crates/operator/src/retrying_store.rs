@@ -7,7 +7,7 @@ use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover,
 };
-use bucket_brigade_common::object_store::s3::{CopyLimits, S3Options, S3Store};
+use bucket_brigade_common::object_store::s3::{S3Options, S3Store};
 use tokio::time::sleep;
 
 use crate::context::CommandContext;
@@ -32,12 +32,7 @@ pub(super) async fn open(context: &CommandContext) -> anyhow::Result<S3Store> {
     let (source, destination) = context.buckets().await?;
     source.check_access().await?;
     destination.check_access().await?;
-    let options = S3Options {
-        storage_class: None,
-        conditional_copy: true,
-        limits: CopyLimits::default(),
-    };
-    Ok(S3Store::new(source, destination, options))
+    Ok(S3Store::new(source, destination, S3Options::default()))
 }
 
 /// Calls the store until it answers, or for about half a minute.

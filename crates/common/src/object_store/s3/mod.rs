@@ -17,6 +17,7 @@ use aws_sdk_s3::types::StorageClass;
 pub use access::{S3Access, S3Bucket};
 pub use encoding::copy_source;
 pub use errors::store_error;
+pub use probe::CopyProbe;
 
 use copy::{CopyCondition, CopyRequest};
 
@@ -53,6 +54,17 @@ pub struct S3Options {
     pub conditional_copy: bool,
     /// When to copy in parts.
     pub limits: CopyLimits,
+}
+
+impl Default for S3Options {
+    /// The bucket's own class, never over an object.
+    fn default() -> Self {
+        Self {
+            storage_class: None,
+            conditional_copy: true,
+            limits: CopyLimits::default(),
+        }
+    }
 }
 
 /// S3, or a store that speaks its protocol.
