@@ -14,7 +14,7 @@ use crate::context::CommandContext;
 /// What was learned of the objects.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ObjectFacts {
-    /// The average size of those looked at, in bytes.
+    /// The average size of those sampled at, in bytes.
     pub(super) average_bytes: Option<u64>,
     /// How long a copy took.
     pub(super) copy_duration: Option<Duration>,
@@ -62,11 +62,11 @@ pub(super) async fn check_objects(
     }
     let regions = [read_region(&source).await, read_region(&destination).await];
     checks.push(check_regions(&regions, source.name(), destination.name()));
-    let looked = read_sampled_objects(&source, samples).await;
-    checks.extend(looked.source_checks(samples.len()));
-    checks.extend(check_tags(&source, &looked).await);
-    let mut objects = looked.object_facts(&regions);
-    if let Some((size, key)) = &looked.smallest {
+    let sampled = read_sampled_objects(&source, samples).await;
+    checks.extend(sampled.source_checks(samples.len()));
+    checks.extend(check_tags(&source, &sampled).await);
+    let mut objects = sampled.object_facts(&regions);
+    if let Some((size, key)) = &sampled.smallest {
         let prefix = run.rule.destination_key_prefix();
         let store = S3Store::new(source, destination.clone(), S3Options::default());
         let copied = probe_copy(&store, prefix, (key, *size), checks).await;
@@ -79,14 +79,9 @@ pub(super) async fn check_objects(
 
 /// The region a bucket says it is in; none where it does not say.
 async fn read_region(bucket: &S3Bucket) -> Option<String> {
-    let answer = bucket
-        .client()
-        .head_bucket()
-        .bucket(bucket.name())
-        .send()
-        .await
-        .ok()?;
-    answer.bucket_region().map(ToOwned::to_owned)
+    let request = bucket.client().head_bucket().bucket(bucket.name());
+    let output = request.send().await.ok()?;
+    output.bucket_region().map(ToOwned::to_owned)
 }
 
 fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str) -> PlanCheck {
@@ -104,19 +99,19 @@ fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str)
 }
 
 async fn read_sampled_objects(bucket: &S3Bucket, samples: &mut [SampleRow]) -> SampledObjects {
-    let mut looked = SampledObjects::default();
+    let mut sampled = SampledObjects::default();
     for sample in samples {
         let key = &sample.route.source_key;
         match bucket.head(key).await {
             Ok(Some(head)) => {
                 sample.size_bytes = head.content_length();
-                looked.add_object(key, &head);
+                sampled.add_object(key, &head);
             }
-            Ok(None) => looked.missing.push(sample.id.clone()),
-            Err(error) => looked.denied = Some(error.to_string()),
+            Ok(None) => sampled.missing.push(sample.id.clone()),
+            Err(error) => sampled.denied = Some(error.to_string()),
         }
     }
-    looked
+    sampled
 }
 
 impl SampledObjects {
@@ -164,7 +159,7 @@ impl SampledObjects {
                 self.missing.join(", ")
             );
             checks.push(if self.readable == 0 {
-                let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was looked at has an object";
+                let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was sampled at has an object";
                 PlanCheck::new_failure("sources", finding, mend)
             } else {
                 let mend = "such rows are recorded as failed, NoSuchKey";
@@ -187,18 +182,13 @@ impl SampledObjects {
 }
 
 /// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
-async fn check_tags(bucket: &S3Bucket, looked: &SampledObjects) -> Option<PlanCheck> {
-    let (_, key) = looked.smallest.as_ref()?;
-    let answer = bucket
-        .client()
-        .get_object_tagging()
-        .bucket(bucket.name())
-        .key(key)
-        .send();
-    Some(match answer.await {
+async fn check_tags(bucket: &S3Bucket, sampled: &SampledObjects) -> Option<PlanCheck> {
+    let (_, key) = sampled.smallest.as_ref()?;
+    let request = bucket.client().get_object_tagging().bucket(bucket.name());
+    Some(match request.key(key).send().await {
         Ok(_) => PlanCheck::new_ok(
             "tags",
-            format!("can be read; {} objects have some", looked.tagged),
+            format!("can be read; {} objects have some", sampled.tagged),
         ),
         Err(error) => PlanCheck::new_failure(
             "tags",

@@ -5,14 +5,13 @@ use std::time::Duration;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::s3::{CopyProbe, S3Store};
+use indicatif::DecimalBytes;
 
 use super::check::PlanCheck;
-use super::output::format_bytes;
 
 /// What a copy that cannot be made needs.
 const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json";
 
-/// What the copy of a real object showed.
 #[derive(Default)]
 pub(super) struct ProbeOutcome {
     pub(super) copy_duration: Option<Duration>,
@@ -28,7 +27,7 @@ pub(super) async fn probe_copy(
     checks: &mut Vec<PlanCheck>,
 ) -> ProbeOutcome {
     let probe = store.copy_probe(prefix);
-    let whole = format_bytes(u64::try_from(size).unwrap_or(0));
+    let whole = DecimalBytes(u64::try_from(size).unwrap_or(0));
     let location = probe.location();
     tracing::info!("one probe object of {whole} is copied to {location}, and removed again");
     let copied = probe.copy(key).await;
@@ -92,7 +91,7 @@ fn check_copy(
                 Some(key) => format!(", encrypted with {key}"),
                 None => String::new(),
             };
-            let whole = format_bytes(u64::try_from(size).unwrap_or(0));
+            let whole = DecimalBytes(u64::try_from(size).unwrap_or(0));
             PlanCheck::new_ok("copy", format!("{whole} in {took} ms{key}"))
         }
         Ok(head) => PlanCheck::new_failure(
