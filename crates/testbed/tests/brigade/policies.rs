@@ -311,6 +311,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
             rights("s3:PutObjectTagging", &[PROBES]),
         ]
         .concat(),
+        "PutObject" => rights("s3:PutObject", &[PROBES]),
         "DeleteObject" => rights("s3:DeleteObject", &[PROBES]),
         other => panic!("nobody knows what right {other} needs"),
     }
