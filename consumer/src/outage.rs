@@ -62,8 +62,7 @@ struct CopyHistory {
 /// Tells outages from broken objects, for the copies of one process.
 pub struct OutageDetector {
     store: Arc<dyn ObjectStore>,
-    /// Keys of the consumer's own.
-    probe: MoveRoute,
+    rule: PathRule,
     context: ConsumerContext,
     history: Mutex<CopyHistory>,
     /// One question at a time: a thousand requests a second heal nothing.
@@ -74,7 +73,7 @@ impl OutageDetector {
     pub fn new(store: Arc<dyn ObjectStore>, rule: &PathRule, context: &ConsumerContext) -> Self {
         Self {
             store,
-            probe: probe_route(rule),
+            rule: rule.clone(),
             context: context.clone(),
             history: Mutex::default(),
             asking: FairMutex::default(),
@@ -162,7 +161,7 @@ impl OutageDetector {
         let copied = self.lock_history().last_copied.clone();
         let permit = self.context.throttle.acquire().await;
         let sent = Instant::now();
-        let answer = self.store.check_rights(&self.probe, copied.as_ref()).await;
+        let answer = self.store.check_rights(&self.rule, copied.as_ref()).await;
         if let Err(StoreError::Throttled { .. }) = answer {
             self.context.counters.throttled();
             permit.throttled();
@@ -202,17 +201,6 @@ impl OutageDetector {
     fn lock_history(&self) -> MutexGuard<'_, CopyHistory> {
         // Nothing that can panic runs under this lock.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn probe_route(rule: &PathRule) -> MoveRoute {
-    let name = format!(".bucket-brigade-probe-{:016x}", fastrand::u64(..));
-    let (source, destination) = (rule.source_key_prefix(), rule.destination_key_prefix());
-    MoveRoute {
-        old_path: name.clone(),
-        new_path: name.clone(),
-        source_key: format!("{source}{name}"),
-        destination_key: format!("{destination}{name}"),
     }
 }
 

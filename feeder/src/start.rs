@@ -12,7 +12,7 @@ use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, r
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::{aws, exit};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::{FeedLoop, FeedOutcome};
@@ -35,6 +35,10 @@ const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often the feeder makes sure that it is still the only one.
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// By then the server has given up a session whose client does not answer, after 25 s by the keepalives that
+/// it was asked for.
+const DEAD_SESSION_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Feeds until the end, the stop, or for ever, as the settings say. Returns the exit code.
 ///
@@ -141,15 +145,31 @@ async fn count_scope(ledger: PostgresLedger) {
 /// Returns only when another feeder has taken over, after the connection that held the lock was lost.
 async fn hold_feeder_lock(ledger: &PostgresLedger, mut lock: AdvisoryLock) -> LedgerError {
     loop {
-        sleep(LOCK_CHECK_INTERVAL).await;
-        if lock.is_held().await {
-            continue;
+        while lock.is_held().await {
+            sleep(LOCK_CHECK_INTERVAL).await;
         }
-        match ledger.acquire_feeder_lock().await {
+        tracing::warn!("the connection that holds the feeder's lock is lost or silent");
+        // Closes the connection, by which the server knows that the lock is free.
+        drop(lock);
+        match reacquire_lock(ledger).await {
             Ok(taken) => lock = taken,
-            Err(error @ LedgerError::AnotherFeeder(_)) => return error,
-            Err(error) => tracing::debug!(%error, "the feeder's lock is not back yet"),
+            Err(error) => return error,
         }
+    }
+}
+
+/// The lock may still be with the session that fell silent: only after a time it is another feeder's.
+async fn reacquire_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, LedgerError> {
+    let lost = Instant::now();
+    loop {
+        match ledger.acquire_feeder_lock().await {
+            Err(error @ LedgerError::AnotherFeeder(_)) if lost.elapsed() > DEAD_SESSION_TIMEOUT => {
+                return Err(error);
+            }
+            Err(error) => tracing::debug!(%error, "the feeder's lock is not back yet"),
+            taken => return taken,
+        }
+        sleep(LOCK_CHECK_INTERVAL).await;
     }
 }
 

@@ -20,6 +20,7 @@ pub mod path_rule;
 pub mod preflight;
 pub mod queue;
 pub mod row_id;
+pub mod sample;
 pub mod settings;
 pub mod sql;
 pub mod startup;

@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, TableAccess};
+use bucket_brigade_common::ledger::{
+    self, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess,
+};
 use bucket_brigade_common::logging::{self, LogArgs};
 use bucket_brigade_common::object_store::s3::{S3Access, S3Bucket};
 use bucket_brigade_common::preflight::PreflightError;
@@ -13,10 +15,12 @@ use bucket_brigade_common::settings::{
     MigrationArgs, MigrationSettings, SettingsError, SettingsProblems,
 };
 use bucket_brigade_common::{aws, startup};
+use clap::Subcommand as _;
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::OperatorCommand;
 use crate::output::OutputFormat;
 
 /// Connections of a command that does one thing after the other.
@@ -101,9 +105,6 @@ impl CommandContext {
     }
 
     /// The same for a command that works in parallel, on a pool of `connections`.
-    ///
-    /// # Errors
-    /// As [`Self::ledger`].
     pub async fn open_ledger_with_pool(
         &self,
         access: TableAccess,
@@ -111,7 +112,8 @@ impl CommandContext {
     ) -> Result<PostgresLedger, LedgerError> {
         let pool = ledger::create_pool(self.migration.database.clone(), connections);
         let name = startup::process_name("operator");
-        PostgresLedger::open_existing(pool, &self.migration.run, &name, access).await
+        let purpose = ConnectionPurpose::Command(command_name());
+        PostgresLedger::open_existing(pool, &self.migration.run, &name, &purpose, access).await
     }
 
     /// Source and destination. Whether they are there is not asked yet.
@@ -137,7 +139,15 @@ impl CommandContext {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn print_output(&self, answer: &(impl Display + Serialize)) -> anyhow::Result<()> {
-        self.format.print(answer)
+    pub fn print_output(&self, output: &(impl Display + Serialize)) -> anyhow::Result<()> {
+        self.format.print(output)
     }
+}
+
+/// The command that this process was started for.
+fn command_name() -> String {
+    let is_command = |argument: &String| OperatorCommand::has_subcommand(argument);
+    std::env::args()
+        .find(is_command)
+        .unwrap_or_else(|| "command".into())
 }

@@ -207,7 +207,7 @@ fn of_a_store_that_can_only_be_read() {
     for after in [0, 10] {
         let words = "check S3's status";
         with_captured_log(async |log| {
-            consumer_survives(SimulatedOutage::ReadOnly, after, words, log).await
+            consumer_survives(SimulatedOutage::ReadOnly, after, words, log).await;
         });
     }
 }

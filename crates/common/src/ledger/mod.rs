@@ -4,56 +4,36 @@
 
 mod changes;
 mod commit;
+mod connection;
 mod counters;
 mod errors;
-mod failures;
 mod feed;
 mod heartbeat;
-mod limits;
-mod moved_row;
-mod newest_moves;
-mod path_references;
-mod removals;
-mod report;
-mod rollback;
 mod run;
 mod schema;
-mod status;
 mod table;
-mod table_inspector;
-mod verification;
-mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::time::timeout;
 
-pub use errors::LedgerError;
-pub use failures::FailedRow;
-pub use limits::RequestedLimits;
-pub use moved_row::{MovedRow, SourceState};
-pub use path_references::PathReference;
-pub use removals::{EligibleMoves, ObjectRemoval, RemovalOutcome};
-pub use report::ReportLine;
-pub use rollback::{MoveSelection, UndoTarget};
-pub use run::{AdvisoryLock, RunSpec};
-pub use status::{CodeCount, RunOverview, WorkerStatus};
-pub use table::{ApplicationTable, TableAccess, TableSpec};
-pub use table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
-pub use verification::{
-    TableRow, VerificationCounts, VerificationFinding, VerificationMismatch, VerificationSpec,
-    VerificationState,
-};
+pub use commit::{path_update_error, stored_path_check};
+pub use connection::ConnectionPurpose;
+pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
+pub use heartbeat::pause_description;
+pub use run::{AdvisoryLock, RunSpec, discover_table};
+pub use table::{ApplicationTable, TableAccess, TableSpec, ensure_all_rows_visible};
 
 use crate::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
 use crate::path_rule::PathRule;
 use crate::row_id::{IdColumnType, RowId};
-use errors::statement_error;
 
 /// A statement that has not answered by then is given up; its effect is found out by looking.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,13 +62,22 @@ struct TableStatements {
     settle_stale: Arc<str>,
 }
 
+/// A connection that does not answer a ping by then is closed.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A pool of at most `connections`, made without connecting yet.
 ///
-/// Consumers share the server's `max_connections` with the application: two or three each suffice.
+/// Consumers share the server's `max_connections` with the application: two or three each suffice. sqlx
+/// pings a connection that comes back, without a time limit and in its place of the pool: one that has
+/// fallen silent is found out and closed before that.
 pub fn create_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(10))
+        .after_release(|connection, _| {
+            let ping = timeout(PING_TIMEOUT, connection.ping());
+            Box::pin(async { Ok(matches!(ping.await, Ok(Ok(())))) })
+        })
         .connect_lazy_with(options)
 }
 
@@ -131,26 +120,48 @@ impl PostgresLedger {
         self.table.name.to_string()
     }
 
-    /// The run's number in the ledger.
     pub fn run_id(&self) -> i64 {
         self.run_id
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub fn table(&self) -> &ApplicationTable {
+        &self.table
+    }
+
+    pub fn rule(&self) -> &PathRule {
+        &self.rule
+    }
+
+    /// The name of this process in the evidence.
+    pub fn worker(&self) -> &str {
+        &self.worker
     }
 }
 
 /// Runs a statement under [`STATEMENT_TIMEOUT`] and sorts its error.
-async fn with_timeout<T>(
+pub async fn with_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
-        Ok(answer) => answer.map_err(|error| statement_error(&error)),
-        Err(_) => Err(StatementError::Unavailable(format!(
-            "no answer within {STATEMENT_TIMEOUT:?}"
-        ))),
+    match before_timeout(statement).await {
+        Some(answer) => answer.map_err(|error| statement_error(&error)),
+        None => Err(no_answer()),
     }
 }
 
+pub async fn before_timeout<T>(statement: impl Future<Output = T>) -> Option<T> {
+    timeout(STATEMENT_TIMEOUT, statement).await.ok()
+}
+
+pub fn no_answer() -> StatementError {
+    StatementError::Unavailable(format!("no answer within {STATEMENT_TIMEOUT:?}"))
+}
+
 /// Sorts the error of a statement that may take its time: one that reads all moves, or the whole table.
-async fn without_timeout<T>(
+pub async fn without_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
     statement.await.map_err(|error| statement_error(&error))
@@ -159,11 +170,11 @@ async fn without_timeout<T>(
 #[async_trait]
 impl MoveLedger for PostgresLedger {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
-        with_timeout(self.fetch_rows(ids)).await
+        self.read_batch(ids).await
     }
 
     async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
-        with_timeout(self.commit_moves(moves)).await
+        self.commit_batch(moves).await
     }
 
     async fn record_changed_rows(&self, settlements: &[ChangedRow]) -> Result<(), StatementError> {

@@ -6,7 +6,7 @@ pub mod s3;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::path_rule::MoveRoute;
+use crate::path_rule::{MoveRoute, PathRule};
 
 /// A copy the store has proven by an `ETag` in its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -118,12 +118,11 @@ pub trait ObjectStore: Send + Sync {
     /// Compares what stands at the destination with the source.
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError>;
 
-    /// Reads and writes as a copy does, on objects that are known to exist: an object that was copied
-    /// before, if there is one, and objects of the consumer's own under the keys of `probe`. They are
-    /// removed again.
+    /// Reads and writes as a copy does, on objects that are known to exist: one that was copied before, if
+    /// there is one, and objects of the consumer's own, which are removed again.
     async fn check_rights(
         &self,
-        probe: &MoveRoute,
+        rule: &PathRule,
         copied: Option<&MoveRoute>,
     ) -> Result<(), StoreError>;
 }

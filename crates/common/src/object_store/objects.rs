@@ -15,7 +15,6 @@ pub const MAX_DELETE_OBJECTS: usize = 1000;
 pub enum BucketSide {
     /// Where the images were.
     Source,
-    /// Where they go.
     Destination,
 }
 
@@ -24,7 +23,6 @@ pub enum BucketSide {
 pub struct ObjectStat {
     /// Its ETag, without quotes.
     pub etag: String,
-    /// Its size in bytes.
     pub size_bytes: i64,
     /// When it was last written, in seconds since 1970: HTTP's dates know no fractions.
     pub modified_seconds: i64,
@@ -36,7 +34,6 @@ pub struct ObjectStat {
 /// An object that is to go, if it is still the one that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeleteTarget {
-    /// Its key.
     pub key: String,
     /// The ETag it must have.
     pub etag: String,

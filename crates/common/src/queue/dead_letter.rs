@@ -11,7 +11,6 @@ use crate::queue::{
 /// How dead letters came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedriveOutcome {
-    /// There are none.
     Empty,
     /// SQS moves about so many by itself, 500 a second at most.
     Started(u64),
@@ -33,9 +32,6 @@ const RESEND_VISIBILITY: Duration = Duration::from_secs(30);
 impl SqsQueue {
     /// Its dead-letter queue; none without a redrive policy. It is in the same account and region, as
     /// SQS demands.
-    ///
-    /// # Errors
-    /// [`QueueError`]
     pub async fn dead_letter_queue(&self) -> Result<Option<DeadLetterQueue>, QueueError> {
         Ok(self.dead_letter_queue_of(&self.queue_attributes().await?))
     }
@@ -65,9 +61,6 @@ pub struct DeadLetterQueue {
 
 impl DeadLetterQueue {
     /// What it was given, and what is in it.
-    ///
-    /// # Errors
-    /// [`QueueError`]
     pub async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
         self.dead_letters.queue_attributes().await
     }

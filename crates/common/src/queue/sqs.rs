@@ -334,7 +334,8 @@ pub(crate) fn queue_error(operation: &'static str, error: impl Into<RequestError
         status,
     } = error.into();
     let throttled = code.contains("Throttl") || code.contains("OverLimit");
-    if origin == ErrorOrigin::Transport || status >= 500 || status == 429 || throttled {
+    let is_unanswered = matches!(origin, ErrorOrigin::Transport | ErrorOrigin::Credentials);
+    if is_unanswered || status >= 500 || status == 429 || throttled {
         let message = format!("{code}: {message}");
         QueueError::Unavailable { operation, message }
     } else {

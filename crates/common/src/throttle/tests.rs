@@ -417,7 +417,7 @@ async fn a_throttled_process_says_so_and_has_little_in_hand() {
     throttle.acquire().await.throttled();
     let reason = &throttle.reasons()[0];
     assert_eq!(reason.worker_state(), WorkerState::ThrottledByStore);
-    assert_eq!(reason.to_string(), "4 copies per second");
+    assert_eq!(reason.to_string(), "3.6 copies per second");
     assert_eq!(throttle.max_in_hand(), 20);
     sleep(Duration::from_secs(11)).await;
     assert_eq!(throttle.reasons(), []);

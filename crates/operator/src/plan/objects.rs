@@ -2,22 +2,19 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
-use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::object_store::s3::store_error;
-use bucket_brigade_common::preflight::{BucketCheck, check_bucket};
+use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store, store_error};
 
 use super::SampleRow;
 use super::check::{CheckVerdict, PlanCheck};
-use super::probe::CopyProbe;
+use super::probe::probe_copy;
 use crate::context::CommandContext;
 
 /// What was learned of the objects.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ObjectFacts {
-    /// The average size of those looked at, in bytes.
+    /// The average size of those sampled at, in bytes.
     pub(super) average_bytes: Option<u64>,
     /// How long a copy took.
     pub(super) copy_duration: Option<Duration>,
@@ -47,54 +44,44 @@ pub(super) async fn check_objects(
     checks: &mut Vec<PlanCheck>,
 ) -> ObjectFacts {
     let run = &context.migration.run;
-    let (source, destination) = (&run.source_bucket, &run.destination_bucket);
-    let before = checks.len();
-    let (source_s3, s3) = match context.buckets().await {
-        Ok((source, destination)) => (source.client().clone(), destination.client().clone()),
+    let (source, destination) = match context.buckets().await {
+        Ok(buckets) => buckets,
         Err(error) => {
             checks.push(PlanCheck::from_preflight_error("buckets", &error));
             return ObjectFacts::default();
         }
     };
-    for (client, setting, bucket) in [
-        (&source_s3, "SOURCE_BUCKET_NAME", source),
-        (&s3, "DESTINATION_BUCKET_NAME", destination),
-    ] {
-        if let Err(error) = check_bucket(client, setting, bucket, BucketCheck::Access).await {
+    let before = checks.len();
+    for bucket in [&source, &destination] {
+        if let Err(error) = bucket.check_access().await {
             checks.push(PlanCheck::from_preflight_error("buckets", &error));
         }
     }
     if checks.len() > before {
         return ObjectFacts::default();
     }
-    let regions = [
-        read_region(&source_s3, source).await,
-        read_region(&s3, destination).await,
-    ];
-    checks.push(check_regions(&regions, source, destination));
-    let looked = read_sampled_objects(&source_s3, source, samples).await;
-    checks.extend(looked.source_checks(samples.len()));
-    checks.extend(check_tags(&source_s3, source, &looked).await);
-    let mut objects = looked.object_facts(&regions);
-    if let Some((size, key)) = &looked.smallest {
-        let probe = CopyProbe {
-            client: &s3,
-            source,
-            destination,
-            prefix: run.rule.destination_key_prefix(),
-        };
-        let copied = probe.run(key, *size, checks).await;
+    let regions = [read_region(&source).await, read_region(&destination).await];
+    checks.push(check_regions(&regions, source.name(), destination.name()));
+    let sampled = read_sampled_objects(&source, samples).await;
+    checks.extend(sampled.source_checks(samples.len()));
+    checks.extend(check_tags(&source, &sampled).await);
+    let mut objects = sampled.object_facts(&regions);
+    if let Some((size, key)) = &sampled.smallest {
+        let prefix = run.rule.destination_key_prefix();
+        let store = S3Store::new(source, destination.clone(), S3Options::default());
+        let copied = probe_copy(&store, prefix, (key, *size), checks).await;
         objects.copy_duration = copied.copy_duration;
         objects.uses_kms |= copied.uses_kms;
     }
-    checks.extend(check_destinations(&s3, destination, samples).await);
+    checks.extend(check_destinations(&destination, samples).await);
     objects
 }
 
 /// The region a bucket says it is in; none where it does not say.
-async fn read_region(client: &Client, bucket: &str) -> Option<String> {
-    let answer = client.head_bucket().bucket(bucket).send().await.ok()?;
-    answer.bucket_region().map(ToOwned::to_owned)
+async fn read_region(bucket: &S3Bucket) -> Option<String> {
+    let request = bucket.client().head_bucket().bucket(bucket.name());
+    let output = request.send().await.ok()?;
+    output.bucket_region().map(ToOwned::to_owned)
 }
 
 fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str) -> PlanCheck {
@@ -111,30 +98,20 @@ fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str)
     }
 }
 
-async fn read_sampled_objects(
-    client: &Client,
-    bucket: &str,
-    samples: &mut [SampleRow],
-) -> SampledObjects {
-    let mut looked = SampledObjects::default();
+async fn read_sampled_objects(bucket: &S3Bucket, samples: &mut [SampleRow]) -> SampledObjects {
+    let mut sampled = SampledObjects::default();
     for sample in samples {
         let key = &sample.route.source_key;
-        let head = client.head_object().bucket(bucket).key(key).send().await;
-        match head {
-            Ok(head) => {
+        match bucket.head(key).await {
+            Ok(Some(head)) => {
                 sample.size_bytes = head.content_length();
-                looked.add_object(key, &head);
+                sampled.add_object(key, &head);
             }
-            Err(error) => match store_error(error) {
-                StoreError::Denied { code, message } => {
-                    looked.denied = Some(format!("{code}: {message}"));
-                }
-                StoreError::Permanent { .. } => looked.missing.push(sample.id.clone()),
-                other => looked.denied = Some(other.to_string()),
-            },
+            Ok(None) => sampled.missing.push(sample.id.clone()),
+            Err(error) => sampled.denied = Some(error.to_string()),
         }
     }
-    looked
+    sampled
 }
 
 impl SampledObjects {
@@ -182,7 +159,7 @@ impl SampledObjects {
                 self.missing.join(", ")
             );
             checks.push(if self.readable == 0 {
-                let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was looked at has an object";
+                let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was sampled at has an object";
                 PlanCheck::new_failure("sources", finding, mend)
             } else {
                 let mend = "such rows are recorded as failed, NoSuchKey";
@@ -205,13 +182,13 @@ impl SampledObjects {
 }
 
 /// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
-async fn check_tags(client: &Client, bucket: &str, looked: &SampledObjects) -> Option<PlanCheck> {
-    let (_, key) = looked.smallest.as_ref()?;
-    let answer = client.get_object_tagging().bucket(bucket).key(key).send();
-    Some(match answer.await {
+async fn check_tags(bucket: &S3Bucket, sampled: &SampledObjects) -> Option<PlanCheck> {
+    let (_, key) = sampled.smallest.as_ref()?;
+    let request = bucket.client().get_object_tagging().bucket(bucket.name());
+    Some(match request.key(key).send().await {
         Ok(_) => PlanCheck::new_ok(
             "tags",
-            format!("can be read; {} objects have some", looked.tagged),
+            format!("can be read; {} objects have some", sampled.tagged),
         ),
         Err(error) => PlanCheck::new_failure(
             "tags",
@@ -222,16 +199,11 @@ async fn check_tags(client: &Client, bucket: &str, looked: &SampledObjects) -> O
 }
 
 /// Whether something stands where the copies go.
-async fn check_destinations(
-    client: &Client,
-    bucket: &str,
-    samples: &[SampleRow],
-) -> Option<PlanCheck> {
+async fn check_destinations(bucket: &S3Bucket, samples: &[SampleRow]) -> Option<PlanCheck> {
     let mut taken = Vec::new();
     for sample in samples {
         let key = &sample.route.destination_key;
-        let head = client.head_object().bucket(bucket).key(key).send().await;
-        if head.is_ok() {
+        if let Ok(Some(_)) = bucket.head(key).await {
             taken.push(sample.id.clone());
         }
     }

@@ -13,7 +13,7 @@ use bucket_brigade_common::move_ledger::{
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
-use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::queue::{
     EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueError, ReceivedMessage,
 };
@@ -164,11 +164,11 @@ impl ObjectStore for FaultyClient {
 
     async fn check_rights(
         &self,
-        probe: &MoveRoute,
+        rule: &PathRule,
         copied: Option<&MoveRoute>,
     ) -> Result<(), StoreError> {
         self.check_store(true).await?;
-        self.client.check_rights(probe, copied).await
+        self.client.check_rights(rule, copied).await
     }
 }
 

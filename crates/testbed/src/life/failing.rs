@@ -203,7 +203,8 @@ pub(super) async fn verify_and_report(scene: &mut Scene) -> Result<()> {
 
 async fn report(scene: &mut Scene) -> Result<()> {
     let told = scene.ask(&["report"], &[0]).await?;
-    let lines = told.json.as_array().context("no array")?.clone();
+    let lines = told.answer.lines().map(serde_json::from_str);
+    let lines: Vec<Value> = lines.collect::<Result<_, _>>()?;
     for (state, table) in [
         ("moved", "moves"),
         ("changed", "changes"),
@@ -233,11 +234,8 @@ async fn report(scene: &mut Scene) -> Result<()> {
         "each move has its ETag and its consumer, and either the time it was verified or what was found wrong",
     )?;
     let csv = scene.see(&["report", "--format", "csv"], 0).await?;
-    let html = scene.run(&["report", "--format", "html"]).await?;
     scene.holds(
         csv.answer.lines().count() > lines.len() && csv.answer.starts_with("id,state,old_path"),
         "the same as CSV",
-    )?;
-    let rows = html.answer.matches("<tr").count();
-    scene.holds(html.code == 0 && rows > lines.len(), "and as HTML")
+    )
 }

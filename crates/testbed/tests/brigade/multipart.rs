@@ -27,12 +27,11 @@ async fn large() -> (TestRig, S3Store, MoveRoute, Vec<u8>) {
         .await
         .unwrap();
     let options = S3Options {
-        storage_class: None,
-        conditional_copy: true,
         limits: CopyLimits {
             single_bytes: PART,
             part_bytes: PART,
         },
+        ..S3Options::default()
     };
     let store = rig.store(options).await;
     let rule = PathRule::new("image/", "avatar/", None, None).unwrap();

@@ -156,12 +156,11 @@ async fn rows_of_every_kind(rig: &TestRig) {
 /// parts, the same again, which finds the first one and compares the bytes, and one that is cut off.
 async fn copies_in_parts(rig: &TestRig) {
     let options = S3Options {
-        storage_class: None,
-        conditional_copy: true,
         limits: CopyLimits {
             single_bytes: COPY_SIZE_LIMIT,
             part_bytes: 5 << 20,
         },
+        ..S3Options::default()
     };
     let store = rig.store(options).await;
     let rule = rig.run_spec().rule;
@@ -312,6 +311,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
             rights("s3:PutObjectTagging", &[PROBES]),
         ]
         .concat(),
+        "PutObject" => rights("s3:PutObject", &[PROBES]),
         "DeleteObject" => rights("s3:DeleteObject", &[PROBES]),
         other => panic!("nobody knows what right {other} needs"),
     }

@@ -40,7 +40,8 @@ impl S3Store {
 }
 
 impl S3Bucket {
-    pub(super) async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, StoreError> {
+    /// A HEAD of one object; none when there is no such object.
+    pub async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, StoreError> {
         let request = self.client.head_object().bucket(&self.name).key(key);
         match request.send().await {
             Ok(head) => Ok(Some(head)),
@@ -226,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::object_store::ObjectStore;
-    use crate::object_store::s3::{CopyLimits, S3Access, S3Options};
+    use crate::object_store::s3::{S3Access, S3Options};
 
     /// A body that arrives in frames, and then ends or stalls.
     struct FramedBody {
@@ -303,12 +304,7 @@ mod tests {
         let access = S3Access::new(&sdk, true, Duration::from_mins(1));
         let buckets = access.buckets("images-old", None, "images-new").await;
         let (source, destination) = buckets.unwrap();
-        let options = S3Options {
-            storage_class: None,
-            conditional_copy: true,
-            limits: CopyLimits::default(),
-        };
-        let store = S3Store::new(source, destination, options);
+        let store = S3Store::new(source, destination, S3Options::default());
         let route = MoveRoute {
             old_path: "image/a".into(),
             new_path: "avatar/a".into(),

@@ -67,7 +67,7 @@ pub fn store_error(error: impl Into<RequestError>) -> StoreError {
     let error = error.into();
     let RequestError { code, message, .. } = error;
     match error.origin {
-        ErrorOrigin::Local => StoreError::Systemic { code, message },
+        ErrorOrigin::Local | ErrorOrigin::Credentials => StoreError::Systemic { code, message },
         ErrorOrigin::Transport => StoreError::Transient { code, message },
         ErrorOrigin::Service => service_error(error.status, code, message),
     }

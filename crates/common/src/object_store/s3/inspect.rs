@@ -8,7 +8,7 @@ use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, ObjectStat};
 
 impl S3Store {
-    /// Looks at one object; none when there is no such object.
+    /// None when there is no such object.
     pub async fn stat_object(
         &self,
         side: BucketSide,

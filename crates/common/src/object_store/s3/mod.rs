@@ -10,6 +10,7 @@ mod multipart;
 mod probe;
 mod remove;
 mod replace;
+mod rights;
 
 use async_trait::async_trait;
 use aws_sdk_s3::types::StorageClass;
@@ -17,12 +18,13 @@ use aws_sdk_s3::types::StorageClass;
 pub use access::{S3Access, S3Bucket};
 pub use encoding::copy_source;
 pub use errors::store_error;
+pub use probe::CopyProbe;
 
 use copy::{CopyCondition, CopyRequest};
 
 use crate::object_store::objects::BucketSide;
 use crate::object_store::{CopiedObject, DestinationState, ObjectStore, StoreError};
-use crate::path_rule::MoveRoute;
+use crate::path_rule::{MoveRoute, PathRule};
 
 /// Sizes that decide how an object is copied, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +55,17 @@ pub struct S3Options {
     pub conditional_copy: bool,
     /// When to copy in parts.
     pub limits: CopyLimits,
+}
+
+impl Default for S3Options {
+    /// The bucket's own class, never over an object.
+    fn default() -> Self {
+        Self {
+            storage_class: None,
+            conditional_copy: true,
+            limits: CopyLimits::default(),
+        }
+    }
 }
 
 /// S3, or a store that speaks its protocol.
@@ -142,10 +155,10 @@ impl ObjectStore for S3Store {
 
     async fn check_rights(
         &self,
-        probe: &MoveRoute,
+        rule: &PathRule,
         copied: Option<&MoveRoute>,
     ) -> Result<(), StoreError> {
-        Box::pin(self.copy_for_rights(probe, copied)).await
+        Box::pin(self.copy_for_rights(rule, copied)).await
     }
 }
 

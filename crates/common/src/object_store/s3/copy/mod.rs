@@ -14,7 +14,6 @@ mod signer;
 #[cfg(test)]
 mod tests;
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ pub(super) use address::{BucketAddress, endpoint_params};
 pub(super) use signer::RequestSigner;
 
 use super::encoding::encode_key;
-use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError, error_chain};
+use crate::aws::{ErrorOrigin, RequestError, error_chain};
 
 /// Says in the bucket's access log who copied.
 const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_VERSION"));
@@ -106,12 +105,12 @@ impl CopyClient {
 
     async fn try_once(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
         let identity = self.signer.identity().await;
-        let identity = identity.map_err(|error| not_sent(&error))?;
+        let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
         let signed = self.build(copy).and_then(|mut request| {
             self.signer.sign(&mut request, &identity, &self.address)?;
             Ok(request)
         });
-        let response = self.exchange(signed.map_err(|error| not_sent(&*error))?);
+        let response = self.exchange(signed.map_err(|error| RequestError::not_sent(&*error))?);
         let (status, date, body) = response.await?;
         let result = response::read(status, &body);
         if let Err(error) = &result {
@@ -168,15 +167,6 @@ fn lost(code: &str, message: String) -> RequestError {
         origin: ErrorOrigin::Transport,
         code: code.to_owned(),
         message,
-        status: 0,
-    }
-}
-
-fn not_sent(error: &(dyn Error + 'static)) -> RequestError {
-    RequestError {
-        origin: ErrorOrigin::Local,
-        code: NOT_SENT_CODE.to_owned(),
-        message: error_chain(error),
         status: 0,
     }
 }

@@ -21,9 +21,7 @@ use proptest::prelude::*;
 
 use super::signature::{SECRET, is_signed};
 use super::{BucketAddress, CopyCondition, USER_AGENT};
-use crate::object_store::s3::{
-    CopyLimits, S3Access, S3Options, S3Store, confirm_copy, store_error,
-};
+use crate::object_store::s3::{S3Access, S3Options, S3Store, confirm_copy, store_error};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::preflight::PreflightError;
@@ -177,12 +175,7 @@ fn access(server: &Server, sdk: Builder, force_path_style: bool) -> S3Access {
 async fn store(access: &S3Access, destination: &str) -> S3Store {
     let source = access.bucket("source", "from", None).await.unwrap();
     let destination = access.bucket("destination", destination, None).await;
-    let options = S3Options {
-        storage_class: None,
-        conditional_copy: true,
-        limits: CopyLimits::default(),
-    };
-    S3Store::new(source, destination.unwrap(), options)
+    S3Store::new(source, destination.unwrap(), S3Options::default())
 }
 
 async fn plain_store(server: &Server) -> S3Store {

@@ -2,23 +2,25 @@
 
 use std::collections::HashSet;
 
+use bucket_brigade_common::ledger::{
+    LedgerError, PostgresLedger, ensure_all_rows_visible, without_timeout,
+};
+use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::sql::quote_identifier;
 use sqlx::AssertSqlSafe;
 
-use super::{PostgresLedger, with_timeout, without_timeout};
-use crate::move_ledger::StatementError;
-use crate::sql::quote_identifier;
-
 /// A column whose paths under a prefix name objects of one bucket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathReference {
-    /// The table, quoted, as the run that knows it has it.
-    pub table: String,
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct PathReference {
+    /// Quoted, as the run that knows it has it.
+    #[sqlx(rename = "images_table")]
+    table: String,
     path_column: String,
     path_prefix: String,
     key_prefix: String,
 }
 
-/// The runs' two sides that lie in bucket `$1`. Several runs of one table are one namer.
+/// The runs' two sides that lie in bucket `$1`. Several runs of one table are one reference.
 const SELECT_PATH_REFERENCES: &str =
     "SELECT DISTINCT images_table, path_column, path_prefix, key_prefix FROM (
     SELECT images_table, path_column, old_prefix, source_key_prefix
@@ -58,51 +60,42 @@ impl PathReference {
     }
 }
 
-impl PostgresLedger {
-    /// The columns that name objects of a bucket.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
-    pub async fn path_references(
-        &self,
-        bucket: &str,
-    ) -> Result<Vec<PathReference>, StatementError> {
-        let query = sqlx::query_as(SELECT_PATH_REFERENCES).bind(bucket);
-        let found: Vec<(String, String, String, String)> =
-            with_timeout(query.fetch_all(&self.pool)).await?;
-        let namer = |(table, path_column, path_prefix, key_prefix)| PathReference {
-            table,
-            path_column,
-            path_prefix,
-            key_prefix,
-        };
-        Ok(found.into_iter().map(namer).collect())
+/// The columns that name objects of a bucket.
+///
+/// # Errors
+/// [`LedgerError::NotAllowed`] where rows of one of their tables are hidden from us.
+pub(super) async fn path_references(
+    ledger: &PostgresLedger,
+    bucket: &str,
+) -> Result<Vec<PathReference>, LedgerError> {
+    let query = sqlx::query_as(SELECT_PATH_REFERENCES).bind(bucket);
+    let found: Vec<PathReference> = query.fetch_all(ledger.pool()).await?;
+    for reference in &found {
+        ensure_all_rows_visible(ledger.pool(), &reference.table).await?;
     }
+    Ok(found)
+}
 
-    /// Those of the keys that some row names. Not under the statement timeout: without an index on the
-    /// path it reads the table.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
-    pub async fn referenced_keys(
-        &self,
-        namers: &[PathReference],
-        keys: &[&str],
-    ) -> Result<HashSet<String>, StatementError> {
-        let mut named = HashSet::new();
-        for namer in namers {
-            let paths: Vec<String> = keys.iter().filter_map(|key| namer.path_of(key)).collect();
-            if paths.is_empty() {
-                continue;
-            }
-            let query = sqlx::query_as(AssertSqlSafe(namer.lookup_sql())).bind(paths);
-            let found = without_timeout(query.fetch_all(&self.pool)).await;
-            let found: Vec<(String,)> = found.map_err(|error| namer.lookup_error(&error))?;
-            let found = found.iter().filter_map(|(path,)| namer.key_of(path));
-            named.extend(found);
+/// Those of the keys that some row names. Not under the statement timeout: without an index on the path it
+/// reads the table.
+pub(super) async fn referenced_keys(
+    ledger: &PostgresLedger,
+    references: &[PathReference],
+    keys: &[&str],
+) -> Result<HashSet<String>, StatementError> {
+    let mut referenced = HashSet::new();
+    for reference in references {
+        let paths = keys.iter().filter_map(|key| reference.path_of(key));
+        let paths: Vec<String> = paths.collect();
+        if paths.is_empty() {
+            continue;
         }
-        Ok(named)
+        let query = sqlx::query_scalar(AssertSqlSafe(reference.lookup_sql())).bind(paths);
+        let found = without_timeout(query.fetch_all(ledger.pool())).await;
+        let found: Vec<String> = found.map_err(|error| reference.lookup_error(&error))?;
+        referenced.extend(found.iter().filter_map(|path| reference.key_of(path)));
     }
+    Ok(referenced)
 }
 
 #[cfg(test)]
@@ -111,15 +104,15 @@ mod tests {
 
     #[test]
     fn a_key_and_its_path_lead_to_each_other() {
-        let namer = PathReference {
+        let reference = PathReference {
             table: r#""public"."images""#.into(),
             path_column: "path".into(),
             path_prefix: "https://old.example/".into(),
             key_prefix: "i/".into(),
         };
-        let path = namer.path_of("i/a b.png").unwrap();
+        let path = reference.path_of("i/a b.png").unwrap();
         assert_eq!(path, "https://old.example/a b.png");
-        assert_eq!(namer.key_of(&path).unwrap(), "i/a b.png");
-        assert_eq!(namer.path_of("other/a"), None);
+        assert_eq!(reference.key_of(&path).unwrap(), "i/a b.png");
+        assert_eq!(reference.path_of("other/a"), None);
     }
 }
