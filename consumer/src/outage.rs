@@ -161,17 +161,17 @@ impl OutageDetector {
         let copied = self.lock_history().last_copied.clone();
         let permit = self.context.throttle.acquire().await;
         let sent = Instant::now();
-        let answer = self.store.check_rights(&self.rule, copied.as_ref()).await;
-        if let Err(StoreError::Throttled { .. }) = answer {
+        let checked = self.store.check_rights(&self.rule, copied.as_ref()).await;
+        if let Err(StoreError::Throttled { .. }) = checked {
             self.context.counters.throttled();
             permit.throttled();
         } else {
             permit.served();
         }
-        if answer.is_ok() {
+        if checked.is_ok() {
             drop(self.record_success(sent));
         }
-        answer
+        checked
     }
 
     /// Asks again and again while the store is down. All copies wait for the end of the outage, so that no
