@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bucket_brigade_common::fleet_control::WorkerRole;
 use bucket_brigade_common::health::Health;
+#[cfg(test)]
+use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +40,7 @@ impl ConsumerContext {
 
     #[cfg(test)]
     pub(crate) fn for_tests() -> Self {
-        let throttle = Throttle::for_copies(4, Default::default());
+        let throttle = Throttle::for_copies(4, DatabaseLimits::default());
         Self::new(throttle, Duration::from_mins(1), CancellationToken::new())
     }
 }

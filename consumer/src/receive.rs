@@ -53,7 +53,7 @@ pub struct InHandLimit {
 impl InHandLimit {
     /// Room for so many copies at a time: while one batch is copied another waits for its commit and
     /// delete, up to fifty gather for each statement, and every poll needs room for ten. All that takes
-    /// tens of milliseconds, in which S3 lets nobody copy more than two hundred.
+    /// tens of milliseconds, in which S3 serves at most two hundred copies.
     pub fn new(max_concurrency: usize) -> Self {
         let most =
             max_concurrency + max_concurrency.min(MAX_WAITING_MESSAGES) + MAX_WAITING_MESSAGES;
