@@ -1,35 +1,32 @@
-//! Acknowledge and release: the end of a message in hand, which [`crate::step`] decides on.
+//! Acknowledge and release: the end of a message in hand, which [`crate::protocol`] decides on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::batch::{BatchConfig, Batcher, flush_in_halves};
 use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, QueueError};
 use bucket_brigade_common::retry::Backoff;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;
 
-use crate::gather::{Gather, Limits};
-
 /// Ten deletes share a request, and a delete is in no hurry: its message is hidden, its row is done.
 /// Several requests in flight keep up with thousands of copies a second.
-const DELETE_BATCHES: Limits = Limits {
-    size: MAX_BATCH_ENTRIES,
-    enough: MAX_BATCH_ENTRIES,
+const DELETE_BATCHES: BatchConfig = BatchConfig {
+    max: MAX_BATCH_ENTRIES,
+    min: MAX_BATCH_ENTRIES,
     linger: Duration::from_millis(500),
-    in_flight: 16,
+    concurrency: 16,
 };
 
-/// A release is waited for by the next delivery.
-const RELEASE_BATCHES: Limits = Limits {
-    size: MAX_BATCH_ENTRIES,
-    enough: MAX_BATCH_ENTRIES,
+/// The next delivery waits for a release.
+const RELEASE_BATCHES: BatchConfig = BatchConfig {
     linger: Duration::from_millis(100),
-    in_flight: 16,
+    ..DELETE_BATCHES
 };
 
-/// A delete or release that does not get through after these tries is given up: the message comes
-/// back by itself, and doing it twice changes nothing.
+/// A delete or release that is not confirmed after these tries is given up: the message comes back by
+/// itself, and doing it twice changes nothing.
 const MAX_ATTEMPTS: u32 = 5;
 
 const RETRY_BACKOFF: Backoff = Backoff {
@@ -37,32 +34,20 @@ const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(2),
 };
 
-/// Ends messages in batches.
+/// Deletes and releases messages in batches.
 pub struct Acknowledger {
-    deletes: Gather<String, bool>,
-    releases: Gather<(String, Duration), bool>,
+    deletes: Batcher<String, bool>,
+    releases: Batcher<(String, Duration), bool>,
 }
 
 impl Acknowledger {
-    /// Ends messages on this queue.
     pub fn new(queue: &Arc<dyn MessageQueue>) -> Self {
-        let (deleting, releasing) = (Arc::clone(queue), Arc::clone(queue));
         Self {
-            deletes: Gather::start(DELETE_BATCHES, move |handles: Vec<String>| {
-                let queue = Arc::clone(&deleting);
-                send_with_retries(handles, move |handles| {
-                    let queue = Arc::clone(&queue);
-                    async move { queue.delete_batch(&handles).await }.boxed()
-                })
-                .boxed()
+            deletes: queue_batches(DELETE_BATCHES, queue, |queue, batch| {
+                queue.delete_batch(batch)
             }),
-            releases: Gather::start(RELEASE_BATCHES, move |changes: Vec<(String, Duration)>| {
-                let queue = Arc::clone(&releasing);
-                send_with_retries(changes, move |changes| {
-                    let queue = Arc::clone(&queue);
-                    async move { queue.change_visibility(&changes).await }.boxed()
-                })
-                .boxed()
+            releases: queue_batches(RELEASE_BATCHES, queue, |queue, batch| {
+                queue.change_visibility(batch)
             }),
         }
     }
@@ -81,42 +66,83 @@ impl Acknowledger {
     }
 }
 
-type QueueBatchResult = Result<Vec<EntryOutcome>, QueueError>;
+type QueueResponse<'a> = BoxFuture<'a, Result<Vec<EntryOutcome>, QueueError>>;
 
-/// Sends a batch, and again what was not confirmed of it.
-async fn send_with_retries<T: Clone>(
-    items: Vec<T>,
-    send: impl Fn(Vec<T>) -> BoxFuture<'static, QueueBatchResult>,
+type QueueCall<T> = for<'a> fn(&'a dyn MessageQueue, &'a [T]) -> QueueResponse<'a>;
+
+fn queue_batches<T: Clone + Send + Sync + 'static>(
+    config: BatchConfig,
+    queue: &Arc<dyn MessageQueue>,
+    call: QueueCall<T>,
+) -> Batcher<T, bool> {
+    let queue = Arc::clone(queue);
+    Batcher::new(config, move |batch: Vec<T>| {
+        let queue = Arc::clone(&queue);
+        let send = move |entries: Vec<T>| {
+            let queue = Arc::clone(&queue);
+            async move { call(&*queue, &entries).await }.boxed()
+        };
+        send_in_halves(batch, send).boxed()
+    })
+}
+
+/// A batch that is refused as a whole is halved, each half with one try: a queue that refuses everything
+/// must not hold up the shutdown.
+async fn send_in_halves<T: Clone>(
+    batch: Vec<T>,
+    send: impl Fn(Vec<T>) -> QueueResponse<'static>,
 ) -> Vec<bool> {
-    let mut done = vec![false; items.len()];
+    let whole = batch.len();
+    let attempt = |part: Arc<[T]>| {
+        let attempts = if part.len() == whole { MAX_ATTEMPTS } else { 1 };
+        send_with_retries(part, attempts, &send)
+    };
+    flush_in_halves(batch, attempt, |error| {
+        tracing::warn!(%error, "the queue refuses to end a message: it comes back by itself");
+        false
+    })
+    .await
+}
+
+/// Sends a batch, and again what was not confirmed of it. An error when all of it was refused to the last.
+async fn send_with_retries<T: Clone>(
+    items: Arc<[T]>,
+    attempts: u32,
+    send: &impl Fn(Vec<T>) -> QueueResponse<'static>,
+) -> Result<Vec<bool>, QueueError> {
+    let mut confirmed = vec![false; items.len()];
     let mut pending: Vec<usize> = (0..items.len()).collect();
-    for tries in 1..=MAX_ATTEMPTS {
+    for tries in 1..=attempts {
+        if tries > 1 {
+            sleep(RETRY_BACKOFF.jittered_delay(tries - 1, fastrand::f64())).await;
+        }
+        let is_last = tries == attempts && pending.len() == items.len();
         let batch = pending.iter().map(|index| items[*index].clone()).collect();
         match send(batch).await {
-            Ok(entries) => pending = retain_unconfirmed(&pending, entries, &mut done),
+            Ok(entries) => pending = retain_unconfirmed(&pending, entries, &mut confirmed),
+            Err(error @ QueueError::Refused { .. }) if is_last => return Err(error),
             Err(error) => tracing::debug!(%error, tries, "a batch was not confirmed"),
         }
         if pending.is_empty() {
-            return done;
+            return Ok(confirmed);
         }
-        sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
     }
     tracing::warn!(
         messages = pending.len(),
         "the queue did not confirm a batch: its messages come back by themselves"
     );
-    done
+    Ok(confirmed)
 }
 
 fn retain_unconfirmed(
     pending: &[usize],
     entries: Vec<EntryOutcome>,
-    done: &mut [bool],
+    confirmed: &mut [bool],
 ) -> Vec<usize> {
     let mut again = Vec::new();
     for (index, entry) in pending.iter().zip(entries) {
         match entry {
-            EntryOutcome::Done => done[*index] = true,
+            EntryOutcome::Done => confirmed[*index] = true,
             EntryOutcome::Retry(_) => again.push(*index),
             EntryOutcome::Refused(reason) => {
                 tracing::debug!(
@@ -134,28 +160,32 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
+    fn unavailable() -> QueueError {
+        QueueError::Unavailable {
+            operation: "DeleteMessageBatch",
+            message: "reset".into(),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_unconfirmed_entries_are_retried() {
         let sent = Mutex::new(Vec::new());
-        let answers = Mutex::new(vec![
+        let responses = Mutex::new(vec![
             Ok(vec![
                 EntryOutcome::Done,
                 EntryOutcome::Retry("busy".into()),
                 EntryOutcome::Refused("stale".into()),
             ]),
-            Err(QueueError::Unavailable {
-                operation: "DeleteMessageBatch",
-                message: "reset".into(),
-            }),
+            Err(unavailable()),
             Ok(vec![EntryOutcome::Done]),
         ]);
-        let done = send_with_retries(vec!["a", "b", "c"], |batch| {
+        let confirmed = send_in_halves(vec!["a", "b", "c"], |batch| {
             sent.lock().unwrap().push(batch);
-            let answer = answers.lock().unwrap().remove(0);
-            async move { answer }.boxed()
+            let response = responses.lock().unwrap().remove(0);
+            async move { response }.boxed()
         })
         .await;
-        assert_eq!(done, [true, true, false]);
+        assert_eq!(confirmed, [true, true, false]);
         assert_eq!(
             *sent.lock().unwrap(),
             [vec!["a", "b", "c"], vec!["b"], vec!["b"]]
@@ -164,14 +194,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_that_never_responds_is_given_up() {
-        let done = send_with_retries(vec!["a"], |_| {
-            let error = QueueError::Unavailable {
-                operation: "DeleteMessageBatch",
-                message: "reset".into(),
-            };
-            async move { Err(error) }.boxed()
+        let confirmed = send_in_halves(vec!["a"], |_| async { Err(unavailable()) }.boxed()).await;
+        assert_eq!(confirmed, [false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_for_which_a_whole_batch_is_refused_is_alone_in_the_end() {
+        let confirmed = send_in_halves(vec!["a", "b", "c", "d"], |batch| {
+            async move {
+                if batch.contains(&"b") {
+                    return Err(QueueError::Refused {
+                        operation: "DeleteMessageBatch",
+                        code: "InvalidParameterValue".into(),
+                        message: "b".into(),
+                    });
+                }
+                Ok(batch.iter().map(|_| EntryOutcome::Done).collect())
+            }
+            .boxed()
         })
         .await;
-        assert_eq!(done, [false]);
+        assert_eq!(confirmed, [true, false, true, true]);
     }
 }

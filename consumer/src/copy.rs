@@ -1,5 +1,5 @@
 //! Copy: one server-side copy per image, proven by its ETag, at the pace S3 allows; and the comparison
-//! where something stands at the destination already.
+//! where an object stands at the destination already.
 //!
 //! What is throttled or broken for the moment is tried again here, in hand and under its lease, so
 //! that it uses up no receive count.
@@ -7,190 +7,193 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::health::Dependency;
+use bucket_brigade_common::object_store::{ObjectStore, StoreError};
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 use bucket_brigade_common::throttle::{Throttle, ThrottlePermit};
 use bucket_brigade_common::trace;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
-use crate::counters::ConsumerCounters;
-use crate::health::{Dependency, Health};
-use crate::outage::{OutageWatch, Verdict};
+use crate::context::ConsumerContext;
+use crate::outage::{FailureStreak, FailureVerdict, OutageDetector};
 use crate::protocol::{Event, FailureCause};
 
-/// Tries of one object in hand before it is given back, when others go well: about ten seconds.
-const MAX_ATTEMPTS: u32 = 7;
+/// Failures that count against an object before it is given up: about ten seconds.
+const MAX_FAILURES: u32 = 7;
+
+/// A refusal does not pass by waiting. The second one that counts rules out that it was an outage's first
+/// moment.
+const MAX_REFUSALS: u32 = 2;
+
+/// Throttled requests that count against an object: so many in a row, while others are served in between,
+/// are no bad luck. About a minute.
+const MAX_THROTTLED: u32 = 20;
+
+/// From so many on they do not slow down the others.
+const THROTTLED_ALONE: u32 = 2;
 
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(100),
     max_delay: Duration::from_secs(5),
 };
 
-/// Waits of a throttled copy; the throttle does the real slowing down.
+/// The throttle does the real slowing down.
 const THROTTLED_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(100),
     max_delay: Duration::from_secs(3),
 };
 
-/// What is asked of the store.
 #[derive(Debug, Clone, Copy)]
 enum StoreCall {
     Copy,
     Compare,
 }
 
-/// How one try ended.
-enum AttemptOutcome {
-    Completed(Event),
-    Permanent(FailureCause),
-    Retryable(StoreError),
-}
-
-/// A try, and under which circumstances it was made.
-struct StoreAttempt {
-    outcome: AttemptOutcome,
-    sent_at: Instant,
-    is_probe: bool,
+/// The attempts at one object.
+#[derive(Debug, Default)]
+struct ObjectAttempts {
+    streak: FailureStreak,
+    made: u32,
+    /// Failures that count against the object.
+    failures: u32,
+    /// The same of throttled requests.
+    throttled: u32,
 }
 
 /// Copies objects.
 pub struct Copier {
     store: Arc<dyn ObjectStore>,
-    throttle: Arc<Throttle>,
-    health: Health,
-    outages: OutageWatch,
-    counters: Arc<ConsumerCounters>,
-    stop: CancellationToken,
+    outages: OutageDetector,
+    context: ConsumerContext,
 }
 
 impl Copier {
-    /// Copies within the store, as fast as the throttle allows. The witness is an image that was moved
-    /// before, if there is one.
-    pub fn new(
-        store: Arc<dyn ObjectStore>,
-        throttle: Arc<Throttle>,
-        witness: Option<MoveRoute>,
-        health: Health,
-        tally: Arc<ConsumerCounters>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(store: Arc<dyn ObjectStore>, rule: &PathRule, context: &ConsumerContext) -> Self {
         Self {
+            outages: OutageDetector::new(Arc::clone(&store), rule, context),
             store,
-            throttle,
-            health,
-            outages: OutageWatch::new(witness),
-            counters: tally,
-            stop,
+            context: context.clone(),
         }
     }
 
     pub fn throttle(&self) -> &Throttle {
-        &self.throttle
+        &self.context.throttle
     }
 
-    /// Copies until it is proven or hopeless. A stop ends the waiting, not a copy under way.
+    pub fn outages(&self) -> &OutageDetector {
+        &self.outages
+    }
+
+    /// Copies until it is proven or given up. A stop ends the waiting, not a copy in flight.
     pub async fn copy(&self, route: &MoveRoute) -> Event {
         self.retry_call(StoreCall::Copy, route).await
     }
 
-    /// Compares what stands at the destination with the source, as patiently.
+    /// Compares what stands at the destination with the source, with the same retries.
     pub async fn compare(&self, route: &MoveRoute) -> Event {
         self.retry_call(StoreCall::Compare, route).await
     }
 
     async fn retry_call(&self, call: StoreCall, route: &MoveRoute) -> Event {
-        let (mut tries, mut probes, mut throttled) = (0, 0, 0);
+        let mut attempts = ObjectAttempts::default();
         loop {
-            let Some(tried) = self.try_when_permitted(call, route).await else {
+            let Some(permit) = self.unless_stopped(self.wait_for_permit()).await else {
                 return Event::Interrupted;
             };
-            let wait = match tried.outcome {
-                AttemptOutcome::Completed(event) => return event,
-                AttemptOutcome::Permanent(trouble) => return Event::CopyFailed(trouble),
-                AttemptOutcome::Retryable(StoreError::Throttled { .. }) => {
-                    throttled += 1;
-                    THROTTLED_BACKOFF.jittered_delay(throttled, fastrand::f64())
+            let error = match self.try_call(call, route, permit, &attempts).await {
+                Ok(event) => return event,
+                Err(StoreError::Permanent { code, message }) => {
+                    return Event::CopyFailed(FailureCause {
+                        code,
+                        message,
+                        permanent: true,
+                    });
                 }
-                AttemptOutcome::Retryable(error) => {
-                    let verdict = self.detect_outage(&error, route, tried.sent_at, tried.is_probe);
-                    // What failed in an outage says nothing of this object, and does not count against it.
-                    if verdict.await == Verdict::Everybodys {
-                        probes += 1;
-                        if !self.has_exhausted_probes(&error, probes) {
-                            continue;
-                        }
-                        self.health.up(Dependency::Objects);
-                        return Event::CopyFailed(retries_exhausted(&error, probes));
-                    }
-                    tries += 1;
-                    if tries >= MAX_ATTEMPTS {
-                        return Event::CopyFailed(retries_exhausted(&error, tries));
-                    }
-                    RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())
-                }
+                Err(error) => error,
             };
-            tokio::select! {
-                biased;
-                () = sleep(wait) => {}
-                () = self.stop.cancelled() => return Event::Interrupted,
+            match self
+                .unless_stopped(self.recover(route, error, &mut attempts))
+                .await
+            {
+                None => return Event::Interrupted,
+                Some(Some(cause)) => return Event::CopyFailed(cause),
+                Some(None) => {}
             }
         }
     }
 
-    /// Waits for S3 to be well and for the throttle, then tries once. None when the process stops while
-    /// waiting, or others are to do it.
-    async fn try_when_permitted(&self, call: StoreCall, route: &MoveRoute) -> Option<StoreAttempt> {
-        let entering = async {
-            let turn = self.health.turn().await;
-            (turn, self.throttle.acquire().await)
-        };
-        let (turn, permit) = tokio::select! {
+    /// None when the process stops first, or other processes are to do the work.
+    async fn unless_stopped<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
             biased;
-            entered = entering => entered,
-            () = self.stop.cancelled() => return None,
-            () = self.throttle.excluded() => return None,
-        };
-        let sent = Instant::now();
-        Some(StoreAttempt {
-            outcome: self.try_once(call, route, permit).await,
-            sent_at: sent,
-            is_probe: turn.is_probe(),
-        })
+            waited = waiting => Some(waited),
+            () = self.context.stop.cancelled() => None,
+            () = self.context.throttle.excluded() => None,
+        }
     }
 
-    async fn try_once(
+    async fn wait_for_permit(&self) -> ThrottlePermit<'_> {
+        self.context.health.wait_until_up(Dependency::Objects).await;
+        self.context.throttle.acquire().await
+    }
+
+    /// Waits before the next attempt; or returns why there is none.
+    async fn recover(
+        &self,
+        route: &MoveRoute,
+        error: StoreError,
+        attempts: &mut ObjectAttempts,
+    ) -> Option<FailureCause> {
+        let outages = &self.outages;
+        let verdict = outages.classify_failure(route, &error, &mut attempts.streak);
+        match verdict.await {
+            FailureVerdict::Outage => {
+                *attempts = ObjectAttempts::default();
+                return None;
+            }
+            FailureVerdict::Object => attempts.count_failure(&error),
+            FailureVerdict::Unknown => {}
+        }
+        let cause = attempts.give_up_cause(&error);
+        if cause.is_none() {
+            sleep(attempts.next_delay(&error)).await;
+        }
+        cause
+    }
+
+    async fn try_call(
         &self,
         call: StoreCall,
         route: &MoveRoute,
         permit: ThrottlePermit<'_>,
-    ) -> AttemptOutcome {
-        let began = Instant::now();
-        let answer = self.call_store(call, route).await;
-        if let Ok(Event::Copied(_)) = answer {
-            self.counters.copies.observe(began.elapsed().as_secs_f64());
+        attempts: &ObjectAttempts,
+    ) -> Result<Event, StoreError> {
+        let sent = Instant::now();
+        let result = self.call_store(call, route).await;
+        match &result {
+            Ok(Event::Copied(_)) => {
+                let took = sent.elapsed().as_secs_f64();
+                self.context.counters.copies.observe(took);
+                self.outages.record_copy(route, sent);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let code = error.code();
+                tracing::info!(target: trace::TARGET, { "error.type" = code }, "tried in vain");
+            }
         }
-        if matches!(answer, Err(StoreError::Throttled { .. })) {
-            self.counters.throttled();
-            permit.throttled();
-        } else {
-            permit.served();
+        match &result {
+            Err(StoreError::Throttled { .. }) => {
+                self.context.counters.throttled();
+                // Dropped, the permit says nothing of the store's pace.
+                if attempts.throttled < THROTTLED_ALONE {
+                    permit.throttled();
+                }
+            }
+            _ => permit.served(),
         }
-        let outcome = answer.map_or_else(classify_store_error, AttemptOutcome::Completed);
-        if let AttemptOutcome::Retryable(error) = &outcome {
-            let code = error.code();
-            tracing::info!(target: trace::TARGET, { "error.type" = code }, "tried in vain");
-        } else {
-            self.health.up(Dependency::Objects);
-        }
-        if let AttemptOutcome::Completed(
-            Event::Copied(_) | Event::Compared(DestinationState::Same(_)),
-        ) = outcome
-        {
-            self.outages.went_well(route);
-        }
-        outcome
+        result
     }
 
     async fn call_store(&self, call: StoreCall, route: &MoveRoute) -> Result<Event, StoreError> {
@@ -206,67 +209,48 @@ impl Copier {
             other => other.map(Event::Copied),
         }
     }
+}
 
-    /// Whose trouble an error is. An outage is told, and what is in hand waits for its turn.
-    async fn detect_outage(
-        &self,
-        error: &StoreError,
-        route: &MoveRoute,
-        sent: Instant,
-        is_probe: bool,
-    ) -> Verdict {
-        // What looks systemic is asked about at once, what looks like one object's trouble after a streak.
-        let is_urgent = is_probe || matches!(error, StoreError::Systemic { .. });
-        let store = &*self.store;
-        let verdict = self.outages.verdict(store, route, sent, is_urgent).await;
-        match verdict {
-            Verdict::Everybodys => self.health.down(Dependency::Objects, &outage_reason(error)),
-            Verdict::Own => self.health.up(Dependency::Objects),
-            Verdict::Unknown => {}
+impl ObjectAttempts {
+    fn count_failure(&mut self, error: &StoreError) {
+        match error {
+            StoreError::Throttled { .. } => self.throttled += 1,
+            _ => self.failures += 1,
         }
-        verdict
     }
 
-    /// Before any copy went well there is no witness, and a few broken objects look like an outage. They
-    /// must not keep the others from being received for ever, so each is given back in the end.
-    fn has_exhausted_probes(&self, error: &StoreError, probes: u32) -> bool {
-        let may_pass = matches!(error, StoreError::Transient { .. });
-        may_pass && probes >= 3 * MAX_ATTEMPTS && !self.outages.has_witness()
+    /// A refusal is for good: another delivery would be refused as well. What else fails may pass: a later
+    /// delivery tries again, until the redrive policy takes the message.
+    fn give_up_cause(&self, error: &StoreError) -> Option<FailureCause> {
+        let is_refusal = is_refusal(error);
+        let max_failures = if is_refusal {
+            MAX_REFUSALS
+        } else {
+            MAX_FAILURES
+        };
+        if self.failures < max_failures && self.throttled < MAX_THROTTLED {
+            return None;
+        }
+        Some(FailureCause {
+            code: error.code().to_owned(),
+            message: format!("{error} (after {} tries)", self.made + 1),
+            permanent: is_refusal,
+        })
+    }
+
+    fn next_delay(&mut self, error: &StoreError) -> Duration {
+        self.made += 1;
+        let backoff = match error {
+            StoreError::Throttled { .. } => THROTTLED_BACKOFF,
+            _ => RETRY_BACKOFF,
+        };
+        backoff.jittered_delay(self.made, fastrand::f64())
     }
 }
 
-/// Errors that no further try changes, and all others.
-fn classify_store_error(error: StoreError) -> AttemptOutcome {
-    match error {
-        StoreError::Permanent { code, message } => AttemptOutcome::Permanent(FailureCause {
-            code,
-            message,
-            permanent: true,
-        }),
-        other => AttemptOutcome::Retryable(other),
-    }
-}
-
-/// Not for good: a later delivery tries again, until the redrive policy takes the message.
-fn retries_exhausted(error: &StoreError, tries: u32) -> FailureCause {
-    FailureCause {
-        code: error.code().to_owned(),
-        message: format!("{error} (after {tries} tries)"),
-        permanent: false,
-    }
-}
-
-/// An outage's reason, with what to do about it.
-fn outage_reason(error: &StoreError) -> String {
-    let advice = match error {
-        StoreError::Denied { .. } => {
-            "check the consumer's policy: s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both"
-        }
-        StoreError::Systemic { code, .. } if code == "NoSuchBucket" => {
-            "check SOURCE_BUCKET_NAME and DESTINATION_BUCKET_NAME"
-        }
-        StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
-        _ => "check S3's status and the network",
-    };
-    format!("{error}; {advice}")
+fn is_refusal(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Denied { .. } | StoreError::Suspect { .. }
+    )
 }

@@ -58,7 +58,6 @@ impl Default for ConsumerCounters {
 /// The counts at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConsumerCounts {
-    /// Rows moved.
     pub moved: u64,
     /// Messages whose row needed no move.
     pub settled: u64,
@@ -71,7 +70,6 @@ pub struct ConsumerCounts {
 }
 
 impl ConsumerCounters {
-    /// A row moved.
     pub fn moved(&self) {
         self.count_moved.inc();
     }
@@ -81,12 +79,10 @@ impl ConsumerCounters {
         self.count_settled.inc();
     }
 
-    /// A row could not be moved.
     pub fn failed(&self) {
         self.count_failed.inc();
     }
 
-    /// A message was not understood.
     pub fn poison(&self) {
         self.count_poison.inc();
     }

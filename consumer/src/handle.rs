@@ -1,7 +1,6 @@
-//! One message from receipt to its end: carries out what [`crate::step`] decides.
+//! One message from receipt to its end: carries out what [`crate::protocol`] decides.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::message::{MoveTask, decode};
@@ -10,13 +9,12 @@ use bucket_brigade_common::queue::ReceivedMessage;
 use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::trace::mark_failed;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::acknowledge::Acknowledger;
 use crate::commit::Committer;
+use crate::context::ConsumerContext;
 use crate::copy::Copier;
-use crate::counters::ConsumerCounters;
 use crate::lease::Lease;
 use crate::protocol::{Action, Event, MoveProtocol};
 use crate::record::OutcomeRecorder;
@@ -25,30 +23,17 @@ use crate::trace::{Deliveries, Delivery};
 
 /// The stages a message passes, shared by all messages in hand.
 pub struct Stages {
-    /// The type of the table's ids.
     pub id_type: IdColumnType,
-    /// The path rule.
     pub rule: PathRule,
     /// Whether the queue has a redrive policy.
     pub has_dead_letter_queue: bool,
-    /// Reads rows.
-    pub decide: RowReader,
-    /// Copies objects.
-    pub copy: Copier,
-    /// Sets paths.
-    pub commit: Committer,
-    /// Writes down other endings.
-    pub record: OutcomeRecorder,
-    /// Deletes and releases messages.
-    pub acknowledge: Acknowledger,
-    /// Counts.
-    pub tally: Arc<ConsumerCounters>,
-    /// Traces.
+    pub row_reader: RowReader,
+    pub copier: Copier,
+    pub committer: Committer,
+    pub recorder: OutcomeRecorder,
+    pub acknowledger: Acknowledger,
     pub deliveries: Deliveries,
-    /// Ends all waiting, not the work under way.
-    pub stop: CancellationToken,
-    /// Ends the work under way too: the grace is over.
-    pub give_up: CancellationToken,
+    pub context: ConsumerContext,
 }
 
 /// What a message turned out to be.
@@ -73,55 +58,56 @@ impl Stages {
             Ok(task) => MessageContent::Row(Box::new(task)),
             Err(poison) => MessageContent::Poison(poison.to_string()),
         };
-        let mut delivery = self.deliveries.begin(&message, content.as_task());
+        let mut delivery = self.deliveries.start(&message, content.as_task());
         let (mut protocol, mut event) = self.begin(&message, &content);
         loop {
-            let step = match protocol.next(event) {
-                Action::EndLease => return self.end(protocol, lease, delivery).await,
-                step => step,
+            let action = match protocol.next(event) {
+                Action::EndLease => return self.end_lease(protocol, lease, delivery).await,
+                action => action,
             };
-            let span = delivery.step(&step);
-            let work = pin!(self.carry_out(step, &message, &content));
+            let span = delivery.start_step(&action);
+            let work = pin!(self.perform(action, &message, &content));
             event = tokio::select! {
                 biased;
                 event = work.instrument(span.clone()) => event,
-                () = self.give_up.cancelled() => Event::Interrupted,
+                () = self.context.give_up.cancelled() => Event::Interrupted,
             };
-            delivery.stepped(&span, &event);
+            delivery.end_step(&span, &event);
         }
     }
 
     /// Gives a message back at once, without looking at it: it came after the stop.
     pub async fn give_back(&self, message: ReceivedMessage, lease: Lease) {
-        let mut protocol = self.protocol(&message, None);
+        let mut protocol = self.new_protocol(&message, String::new());
         protocol.next(Event::Interrupted);
-        self.end(protocol, lease, Delivery::default()).await;
+        self.end_lease(protocol, lease, Delivery::default()).await;
     }
 
     fn begin(&self, message: &ReceivedMessage, content: &MessageContent) -> (MoveProtocol, Event) {
-        let (key, event) = match content {
-            MessageContent::Row(task) => (Some(task.route.destination_key.clone()), Event::Decoded),
-            MessageContent::Poison(_) => (None, Event::Poison),
-        };
-        (self.protocol(message, key), event)
+        match content.as_task() {
+            Some(task) => {
+                let key = task.route.destination_key.clone();
+                (self.new_protocol(message, key), Event::Decoded)
+            }
+            None => (self.new_protocol(message, String::new()), Event::Poison),
+        }
     }
 
-    fn protocol(&self, message: &ReceivedMessage, destination_key: Option<String>) -> MoveProtocol {
+    fn new_protocol(&self, message: &ReceivedMessage, destination_key: String) -> MoveProtocol {
         let count = message.receive_count;
         MoveProtocol::new(count, self.has_dead_letter_queue, destination_key)
     }
 
-    /// The message leaves our hands.
-    async fn end(&self, mut protocol: MoveProtocol, lease: Lease, mut delivery: Delivery) {
+    async fn end_lease(&self, mut protocol: MoveProtocol, lease: Lease, mut delivery: Delivery) {
         let handle = lease.end().await;
         let held = handle.is_some();
-        let step = protocol.next(Event::LeaseEnded { held });
-        let span = delivery.step(&step);
+        let action = protocol.next(Event::LeaseEnded { held });
+        let span = delivery.start_step(&action);
         let ending = pin!(async {
-            match (step, handle) {
-                (Action::Delete, Some(handle)) => self.acknowledge.delete(handle).await,
+            match (action, handle) {
+                (Action::Delete, Some(handle)) => self.acknowledger.delete(handle).await,
                 (Action::Release(wait), Some(handle)) => {
-                    self.acknowledge.release(handle, wait).await
+                    self.acknowledger.release(handle, wait).await
                 }
                 // There is nothing to confirm.
                 _ => true,
@@ -132,44 +118,46 @@ impl Stages {
         }
     }
 
-    async fn carry_out(
+    async fn perform(
         &self,
-        step: Action,
+        action: Action,
         message: &ReceivedMessage,
         content: &MessageContent,
     ) -> Event {
         match content {
-            MessageContent::Row(task) => self.for_row(step, task).await,
+            MessageContent::Row(task) => self.perform_for_row(action, task).await,
             MessageContent::Poison(reason) => {
-                self.tally.poison();
+                self.context.counters.poison();
                 let ReceivedMessage {
                     message_id, body, ..
                 } = message;
-                self.record.poison(message_id, reason.clone(), body).await
+                self.recorder
+                    .record_poison(message_id, reason.clone(), body)
+                    .await
             }
         }
     }
 
-    async fn for_row(&self, step: Action, task: &MoveTask) -> Event {
-        match step {
-            Action::ReadRow => self.decide.read_row(task).await,
-            Action::Copy => self.copy.copy(&task.route).await,
-            Action::Compare => self.copy.compare(&task.route).await,
+    async fn perform_for_row(&self, action: Action, task: &MoveTask) -> Event {
+        match action {
+            Action::ReadRow => self.row_reader.read_row(task).await,
+            Action::Copy => self.copier.copy(&task.route).await,
+            Action::Compare => self.copier.compare(&task.route).await,
             Action::Commit(copied, wait) => {
-                self.pause(wait).await;
-                let event = self.commit.commit(task, copied).await;
+                self.wait_for_retry(wait).await;
+                let event = self.committer.commit(task, copied).await;
                 if event == Event::Committed {
-                    self.tally.moved();
+                    self.context.counters.moved();
                 }
                 event
             }
-            Action::RecordSettlement(seen, orphan) => {
-                self.tally.settled();
-                self.record.record_settlement(task, seen, orphan).await
+            Action::RecordSettlement(row, orphan) => {
+                self.context.counters.settled();
+                self.recorder.record_settlement(task, row, orphan).await
             }
-            Action::RecordFailure(trouble) => {
-                self.tally.failed();
-                self.record.record_failure(task, trouble).await
+            Action::RecordFailure(cause) => {
+                self.context.counters.failed();
+                self.recorder.record_failure(task, cause).await
             }
             // Poison has no row, and the ends of a message come after its lease.
             Action::RecordPoison
@@ -181,11 +169,11 @@ impl Stages {
     }
 
     /// A stop shortens the wait, and the commit is tried at once.
-    async fn pause(&self, wait: Duration) {
+    async fn wait_for_retry(&self, wait: Duration) {
         tokio::select! {
             biased;
             () = sleep(wait) => {}
-            () = self.stop.cancelled() => {}
+            () = self.context.stop.cancelled() => {}
         }
     }
 }

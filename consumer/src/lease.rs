@@ -104,8 +104,8 @@ impl Leases {
         let expires = Instant::now() + self.0.visibility_timeout;
         let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility_timeout);
         let changes: Vec<_> = batch.iter().map(change).collect();
-        let patience = self.0.visibility_timeout / 4;
-        let entries = match timeout(patience, queue.change_visibility(&changes)).await {
+        let limit = self.0.visibility_timeout / 4;
+        let entries = match timeout(limit, queue.change_visibility(&changes)).await {
             Ok(Ok(entries)) => entries,
             Ok(Err(error)) => {
                 return tracing::debug!(%error, "leases were not renewed, trying again");
@@ -124,7 +124,7 @@ impl Leases {
                     lease.expires_at = Instant::now();
                     tracing::warn!(
                         reason,
-                        "a lease was lost: its message is left to whoever has it now"
+                        "a lease was lost: its message is left to the consumer that has it now"
                     );
                 }
             }
@@ -139,7 +139,7 @@ impl Leases {
 
 impl Lease {
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
-    /// the lease was lost: then the message is somebody else's.
+    /// the lease was lost: then another consumer has the message.
     pub async fn end(self) -> Option<String> {
         let held = self.leases.lock_held().1.remove(&self.number)?;
         drop(self.leases.0.renewing.lock().await);

@@ -9,14 +9,13 @@
 
 pub mod acknowledge;
 pub mod commit;
+pub mod context;
 pub mod copy;
 pub mod counters;
-pub mod desk;
-pub mod gather;
 pub mod handle;
-pub mod health;
 mod heartbeat;
 pub mod lease;
+pub mod ledger_batcher;
 pub mod metrics;
 pub mod outage;
 pub mod pipeline;

@@ -1,26 +1,11 @@
 //! What a consumer can be asked: its health and its figures.
 
-use std::sync::Arc;
-
 use bucket_brigade_common::http_endpoints::{ProcessStatus, register_counter, register_gauge};
 use prometheus_client::registry::Registry;
 
-use crate::counters::ConsumerCounters;
-use crate::health::Health;
-use crate::lease::Leases;
+use crate::context::ConsumerContext;
 
-/// The parts of a pipeline that are looked at from outside, also before it runs.
-#[derive(Debug, Clone)]
-pub struct ConsumerMetrics {
-    /// What is down.
-    pub health: Health,
-    /// What is in hand.
-    pub leases: Leases,
-    /// What was done.
-    pub counters: Arc<ConsumerCounters>,
-}
-
-impl ProcessStatus for ConsumerMetrics {
+impl ProcessStatus for ConsumerContext {
     fn unhealthy_reason(&self) -> Option<String> {
         self.health.outage()
     }
@@ -63,7 +48,7 @@ impl ProcessStatus for ConsumerMetrics {
     }
 }
 
-impl ConsumerMetrics {
+impl ConsumerContext {
     fn register_histograms(&self, registry: &mut Registry) {
         for (name, help, histogram) in [
             (

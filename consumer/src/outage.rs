@@ -1,111 +1,221 @@
-//! Is it this object, or everybody's trouble? One error says neither; several objects in a row
-//! without a success between them do, unless an object that went well before still does.
+//! Outage or broken object?
+//!
+//! A failure counts against its object when another object has been copied since: the copy was sent after
+//! the failure, so the store works. Where nothing else is copied, an object that is known to exist, and that
+//! needs the same rights, is copied once: the newest success of this process, or an object of the
+//! consumer's own. When that fails too it is an outage: nothing is held against any object, receiving
+//! stops, and the same question is asked again until the store works.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::path_rule::MoveRoute;
-use tokio::time::Instant;
+use bucket_brigade_common::health::Dependency;
+use bucket_brigade_common::object_store::{ObjectStore, StoreError};
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::retry::Backoff;
+use tokio::sync::Mutex as FairMutex;
+use tokio::time::{Instant, sleep};
 
-/// So many different objects in trouble, one after the other, are an outage.
-const STREAK: usize = 3;
+use crate::context::ConsumerContext;
 
+/// So many objects that fail, without a copy in between, are worth a question.
+const FAILING_OBJECTS: usize = 3;
+
+/// From so many failures of one object on, each without a copy in between is worth a question too.
+const FAILURES_OF_ONE_OBJECT: u32 = 2;
+
+/// A throttled object waits longer: the throttle may not have found its rate yet.
+const THROTTLED_OF_ONE_OBJECT: u32 = 4;
+
+/// Waits between probes of a store that is down.
+const PROBE_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(500),
+    max_delay: Duration::from_secs(30),
+};
+
+/// What one object's failures say so far.
 #[derive(Debug, Default)]
-struct State {
-    in_trouble: HashSet<String>,
-    witness: Option<MoveRoute>,
-    last_success: Option<Instant>,
+pub struct FailureStreak {
+    failed_at: Option<Instant>,
+    failures: u32,
 }
 
-/// Whose trouble an error is.
+/// What a failure is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FailureVerdict {
     /// Too early to tell.
     Unknown,
-    /// An object that went well before still does: it is this object's own.
-    Own,
-    /// Everybody's, as far as can be known.
-    Everybodys,
+    Object,
+    Outage,
 }
 
-/// Watches the copies of a process for outages.
-#[derive(Debug)]
-pub struct OutageWatch(Mutex<State>);
+#[derive(Debug, Default)]
+struct CopyHistory {
+    /// When the newest copy that succeeded was sent.
+    last_sent: Option<Instant>,
+    last_copied: Option<MoveRoute>,
+    /// Source keys that failed since.
+    failing: HashSet<String>,
+}
 
-impl OutageWatch {
-    /// A watch with a witness from an earlier process, if there is one.
-    pub fn new(witness: Option<MoveRoute>) -> Self {
-        let state = State {
-            witness,
-            ..State::default()
-        };
-        Self(Mutex::new(state))
-    }
+/// Tells outages from broken objects, for the copies of one process.
+pub struct OutageDetector {
+    store: Arc<dyn ObjectStore>,
+    rule: PathRule,
+    context: ConsumerContext,
+    history: Mutex<CopyHistory>,
+    /// One question at a time: a thousand requests a second heal nothing.
+    asking: FairMutex<()>,
+}
 
-    /// Whether there is an object to ask.
-    pub fn has_witness(&self) -> bool {
-        self.lock().witness.is_some()
-    }
-
-    /// A copy went well.
-    pub fn went_well(&self, route: &MoveRoute) {
-        let mut state = self.lock();
-        state.in_trouble.clear();
-        state.last_success = Some(Instant::now());
-        if state.witness.is_none() {
-            state.witness = Some(route.clone());
+impl OutageDetector {
+    pub fn new(store: Arc<dyn ObjectStore>, rule: &PathRule, context: &ConsumerContext) -> Self {
+        Self {
+            store,
+            rule: rule.clone(),
+            context: context.clone(),
+            history: Mutex::default(),
+            asking: FairMutex::default(),
         }
     }
 
-    /// A copy that was sent at `sent` met an error that may be its own or everybody's. When it is
-    /// urgent, the witness is asked at once and not only after a streak.
-    pub async fn verdict(
+    /// A copy that was sent at `sent` succeeded.
+    pub fn record_copy(&self, route: &MoveRoute, sent: Instant) {
+        self.record_success(sent).last_copied = Some(route.clone());
+    }
+
+    fn record_success(&self, sent: Instant) -> MutexGuard<'_, CopyHistory> {
+        let mut history = self.lock_history();
+        history.failing.clear();
+        history.last_sent = history.last_sent.max(Some(sent));
+        history
+    }
+
+    /// What a failure that has just been met is about. Asks the store only when it must.
+    pub async fn classify_failure(
         &self,
-        store: &dyn ObjectStore,
         route: &MoveRoute,
-        sent: Instant,
-        is_urgent: bool,
-    ) -> Verdict {
-        let witness = {
-            let mut state = self.lock();
-            state.in_trouble.insert(route.source_key.clone());
-            let is_streak = state.in_trouble.len() >= STREAK || is_urgent;
-            if !is_streak || state.last_success.is_some_and(|success| success >= sent) {
-                return Verdict::Unknown;
-            }
-            state.witness.clone()
+        error: &StoreError,
+        streak: &mut FailureStreak,
+    ) -> FailureVerdict {
+        let now = Instant::now();
+        let previous = streak.failed_at.replace(now);
+        streak.failures += 1;
+        let verdict = if previous.is_some_and(|previous| self.has_copied_since(previous)) {
+            FailureVerdict::Object
+        } else if self.is_worth_asking(route, error, streak) {
+            self.check_store(now).await
+        } else {
+            FailureVerdict::Unknown
         };
-        match witness {
-            Some(witness) if self.testifies(store, &witness).await => Verdict::Own,
-            _ => Verdict::Everybodys,
+        // What failed in an outage says nothing of the object.
+        if verdict == FailureVerdict::Outage {
+            *streak = FailureStreak::default();
         }
+        verdict
     }
 
-    /// Asks for a copy that was made before: a store that works, and lets us write, refuses because the
-    /// destination exists. Nothing is copied.
-    async fn testifies(&self, store: &dyn ObjectStore, witness: &MoveRoute) -> bool {
-        match store.compare_objects(witness).await {
-            Ok(DestinationState::Same(_) | DestinationState::Different(_)) => {}
-            Ok(DestinationState::Empty) | Err(StoreError::Permanent { .. }) => {
-                // The application has removed it since; the next success takes its place.
-                self.lock().witness = None;
-                return false;
+    fn has_copied_since(&self, time: Instant) -> bool {
+        let last_sent = self.lock_history().last_sent;
+        last_sent.is_some_and(|sent| sent >= time)
+    }
+
+    fn is_worth_asking(
+        &self,
+        route: &MoveRoute,
+        error: &StoreError,
+        streak: &FailureStreak,
+    ) -> bool {
+        if let StoreError::Throttled { .. } = error {
+            return streak.failures >= THROTTLED_OF_ONE_OBJECT;
+        }
+        let mut history = self.lock_history();
+        history.failing.insert(route.source_key.clone());
+        streak.failures >= FAILURES_OF_ONE_OBJECT
+            || history.failing.len() >= FAILING_OBJECTS
+            || matches!(error, StoreError::Systemic { .. })
+    }
+
+    async fn check_store(&self, failed_at: Instant) -> FailureVerdict {
+        let _asking = self.asking.lock().await;
+        // The question may have been answered while this failure waited for its turn.
+        if self.has_copied_since(failed_at) {
+            return FailureVerdict::Object;
+        }
+        if !self.context.health.is_up(Dependency::Objects) {
+            return FailureVerdict::Outage;
+        }
+        match self.ask_store().await {
+            Ok(()) => FailureVerdict::Object,
+            Err(StoreError::Throttled { .. }) => FailureVerdict::Unknown,
+            Err(error) => {
+                let reason = outage_reason(&error);
+                self.context.health.mark_down(Dependency::Objects, &reason);
+                FailureVerdict::Outage
             }
-            Err(_) => return false,
         }
-        let works = matches!(
-            store.copy(witness).await,
-            Err(StoreError::DestinationExists)
-        );
-        if works {
-            self.lock().in_trouble.clear();
-        }
-        works
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic runs under this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn ask_store(&self) -> Result<(), StoreError> {
+        let copied = self.lock_history().last_copied.clone();
+        let permit = self.context.throttle.acquire().await;
+        let sent = Instant::now();
+        let checked = self.store.check_rights(&self.rule, copied.as_ref()).await;
+        if let Err(StoreError::Throttled { .. }) = checked {
+            self.context.counters.throttled();
+            permit.throttled();
+        } else {
+            permit.served();
+        }
+        if checked.is_ok() {
+            drop(self.record_success(sent));
+        }
+        checked
     }
+
+    /// Asks again and again while the store is down. All copies wait for the end of the outage, so that no
+    /// object has to be the first.
+    pub async fn probe_while_down(&self) {
+        loop {
+            self.context
+                .health
+                .wait_until_down(Dependency::Objects)
+                .await;
+            self.wait_until_store_works().await;
+            self.context.health.mark_up(Dependency::Objects);
+        }
+    }
+
+    async fn wait_until_store_works(&self) {
+        for tries in 1.. {
+            sleep(PROBE_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
+            let _asking = self.asking.lock().await;
+            match self.ask_store().await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, tries, "S3 cannot be used yet"),
+            }
+        }
+    }
+
+    fn lock_history(&self) -> MutexGuard<'_, CopyHistory> {
+        // Nothing that can panic runs under this lock.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An outage's reason, with what to do about it.
+fn outage_reason(error: &StoreError) -> String {
+    let advice = match error {
+        StoreError::Denied { .. } => {
+            "check the consumer's policy: s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both"
+        }
+        StoreError::Systemic { code, .. } if code == "NoSuchBucket" => {
+            "check SOURCE_BUCKET_NAME and DESTINATION_BUCKET_NAME"
+        }
+        StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
+        StoreError::Suspect { .. } => "check STORAGE_CLASS and what the store supports",
+        _ => "check S3's status and the network",
+    };
+    format!("{error}; {advice}")
 }

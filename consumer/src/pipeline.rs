@@ -1,4 +1,4 @@
-//! The pipeline: the stages put together over a queue, a store and a catalog, whatever they are.
+//! The pipeline: the stages put together over any queue, store and ledger.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,23 +7,19 @@ use bucket_brigade_common::fleet_control::FleetControl;
 use bucket_brigade_common::heartbeat::send_heartbeats;
 use bucket_brigade_common::move_ledger::MoveLedger;
 use bucket_brigade_common::object_store::ObjectStore;
-use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::row_id::IdColumnType;
-use bucket_brigade_common::throttle::Throttle;
 use tokio::time::interval;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::acknowledge::Acknowledger;
 use crate::commit::Committer;
+use crate::context::ConsumerContext;
 use crate::copy::Copier;
 use crate::counters::ConsumerCounts;
 use crate::handle::Stages;
-use crate::health::Health;
 use crate::heartbeat::HeartbeatSource;
-use crate::lease::Leases;
-use crate::metrics::ConsumerMetrics;
 use crate::receive::{InHandLimit, Receiver, receiver_count};
 use crate::record::OutcomeRecorder;
 use crate::row_reader::RowReader;
@@ -33,151 +29,99 @@ use crate::trace::Deliveries;
 /// How often progress is logged.
 const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a pipeline works on.
-pub struct Parts {
-    /// Where messages come from.
+/// What a consumer works on.
+pub struct Pipeline {
     pub queue: Arc<dyn MessageQueue>,
-    /// Where objects are copied.
     pub store: Arc<dyn ObjectStore>,
-    /// Where paths are set.
-    pub catalog: Arc<dyn MoveLedger>,
-    /// The type of the table's ids.
+    pub ledger: Arc<dyn MoveLedger>,
+    pub fleet_control: Arc<dyn FleetControl>,
     pub id_type: IdColumnType,
-    /// The path rule.
     pub rule: PathRule,
     /// Whether the queue has a redrive policy.
     pub has_dead_letter_queue: bool,
     /// Copies in flight at most.
     pub max_concurrency: usize,
     /// How long a message is hidden at a time.
-    pub visibility: Duration,
+    pub visibility_timeout: Duration,
     /// From the stop to the end.
-    pub grace: Duration,
-    /// An image that was moved before, to tell an outage from a broken object.
-    pub witness: Option<MoveRoute>,
-    pub fleet_control: Arc<dyn FleetControl>,
-    /// Knows the fleet's limits already.
-    pub throttle: Arc<Throttle>,
-    /// What is looked at from outside.
-    pub observation: ConsumerMetrics,
-    /// Traces.
+    pub shutdown_grace: Duration,
     pub deliveries: Deliveries,
+    pub context: ConsumerContext,
 }
 
-/// Consumes until `stop`, then drains within the grace. True when everything in hand was finished or
-/// given back.
-pub async fn run(parts: Parts, stop: CancellationToken) -> bool {
-    let give_up = CancellationToken::new();
-    let ConsumerMetrics { health, leases, .. } = parts.observation.clone();
-    let stages = Arc::new(build_stages(&parts, &health, &stop, &give_up));
-    let (queue, fleet_control) = (Arc::clone(&parts.queue), Arc::clone(&parts.fleet_control));
-    let (grace, throttle) = (parts.grace, Arc::clone(&parts.throttle));
-    let (tasks, receivers) = start_receivers(parts, &stages, &leases, &health, &stop);
-    let working = async {
-        stop.cancelled().await;
-        let deadlines = ShutdownDeadlines::from_now(grace);
-        drain(&receivers, &tasks, &give_up, deadlines).await
-    };
-    let mut source = HeartbeatSource::new(
-        Arc::clone(&throttle),
-        Arc::clone(&stages.tally),
-        leases.clone(),
-        health.clone(),
-        stop.clone(),
-    );
-    let drained = tokio::select! {
-        biased;
-        drained = working => drained,
-        () = leases.renew_forever(&*queue) => false,
-        () = send_heartbeats(&*fleet_control, &throttle, || source.current()) => false,
-        () = log_progress(&stages, &leases, &health) => false,
-    };
-    log_counts(&stages.tally.counts(), "drained");
-    drained
-}
-
-fn build_stages(
-    parts: &Parts,
-    health: &Health,
-    stop: &CancellationToken,
-    give_up: &CancellationToken,
-) -> Stages {
-    let (rule, catalog, tally) = (
-        &parts.rule,
-        &parts.catalog,
-        Arc::clone(&parts.observation.counters),
-    );
-    Stages {
-        id_type: parts.id_type,
-        rule: rule.clone(),
-        has_dead_letter_queue: parts.has_dead_letter_queue,
-        decide: RowReader::new(
-            Arc::clone(catalog),
-            rule.clone(),
-            health.clone(),
-            stop.clone(),
-        ),
-        copy: Copier::new(
-            Arc::clone(&parts.store),
-            Arc::clone(&parts.throttle),
-            parts.witness.clone(),
-            health.clone(),
-            Arc::clone(&tally),
-            stop.clone(),
-        ),
-        commit: Committer::new(
-            Arc::clone(catalog),
-            Arc::clone(&parts.throttle),
-            Arc::clone(&tally),
-            health.clone(),
-            stop.clone(),
-        ),
-        record: OutcomeRecorder::new(catalog, health, stop),
-        acknowledge: Acknowledger::new(&parts.queue),
-        tally,
-        deliveries: parts.deliveries.clone(),
-        stop: stop.clone(),
-        give_up: give_up.clone(),
+impl Pipeline {
+    /// Consumes until the stop, then drains within the grace period. True when everything in hand was
+    /// finished or released.
+    pub async fn run(self) -> bool {
+        let context = &self.context;
+        let stages = Arc::new(self.build_stages());
+        let (tasks, receivers) = self.start_receivers(&stages);
+        let working = async {
+            context.stop.cancelled().await;
+            let deadlines = ShutdownDeadlines::from_now(self.shutdown_grace);
+            drain(&receivers, &tasks, &context.give_up, deadlines).await
+        };
+        let mut source = HeartbeatSource::new(context.clone());
+        let heartbeats =
+            send_heartbeats(&*self.fleet_control, &context.throttle, || source.current());
+        let drained = tokio::select! {
+            biased;
+            drained = working => drained,
+            () = context.leases.renew_forever(&*self.queue) => false,
+            () = heartbeats => false,
+            () = stages.copier.outages().probe_while_down() => false,
+            () = log_progress(context) => false,
+        };
+        log_counts(&context.counters.counts(), "drained");
+        drained
     }
-}
 
-/// Starts the receivers; returns the tasks of the messages and those of the receivers.
-fn start_receivers(
-    parts: Parts,
-    stages: &Arc<Stages>,
-    leases: &Leases,
-    health: &Health,
-    stop: &CancellationToken,
-) -> (TaskTracker, TaskTracker) {
-    let (tasks, receivers) = (TaskTracker::new(), TaskTracker::new());
-    let receive = Receiver {
-        queue: parts.queue,
-        visibility_timeout: parts.visibility,
-        in_hand_limit: InHandLimit::new(parts.max_concurrency),
-        leases: leases.clone(),
-        stages: Arc::clone(stages),
-        tasks: tasks.clone(),
-        health: health.clone(),
-        stop: stop.clone(),
-    };
-    for _ in 0..receiver_count(parts.max_concurrency) {
-        receivers.spawn(receive.clone().run());
+    fn build_stages(&self) -> Stages {
+        let (ledger, context) = (&self.ledger, &self.context);
+        Stages {
+            id_type: self.id_type,
+            rule: self.rule.clone(),
+            has_dead_letter_queue: self.has_dead_letter_queue,
+            row_reader: RowReader::new(Arc::clone(ledger), self.rule.clone(), context),
+            copier: Copier::new(Arc::clone(&self.store), &self.rule, context),
+            committer: Committer::new(Arc::clone(ledger), context),
+            recorder: OutcomeRecorder::new(ledger, context),
+            acknowledger: Acknowledger::new(&self.queue),
+            deliveries: self.deliveries.clone(),
+            context: context.clone(),
+        }
     }
-    (tasks, receivers)
+
+    /// Returns the tasks of the messages and those of the receivers.
+    fn start_receivers(&self, stages: &Arc<Stages>) -> (TaskTracker, TaskTracker) {
+        let (tasks, receivers) = (TaskTracker::new(), TaskTracker::new());
+        let receiver = Receiver {
+            queue: Arc::clone(&self.queue),
+            visibility_timeout: self.visibility_timeout,
+            in_hand_limit: InHandLimit::new(self.max_concurrency),
+            stages: Arc::clone(stages),
+            tasks: tasks.clone(),
+            context: self.context.clone(),
+        };
+        for _ in 0..receiver_count(self.max_concurrency) {
+            receivers.spawn(receiver.clone().run());
+        }
+        (tasks, receivers)
+    }
 }
 
 /// Logs progress every few seconds, as long as there is any.
-async fn log_progress(stages: &Stages, leases: &Leases, health: &Health) {
+async fn log_progress(context: &ConsumerContext) {
     let mut ticks = interval(PROGRESS_LOG_INTERVAL);
     let mut last = ConsumerCounts::default();
     loop {
         ticks.tick().await;
-        let counts = stages.tally.counts();
-        // An outage was told when it began.
-        if health.outage().is_none() && counts != last {
-            let throttle = stages.copy.throttle();
+        let counts = context.counters.counts();
+        // An outage was logged when it began.
+        if context.health.outage().is_none() && counts != last {
+            let throttle = &context.throttle;
             let (in_flight, rate_limit) = (throttle.in_flight(), throttle.store_limit());
-            let in_hand = leases.held_count();
+            let in_hand = context.leases.held_count();
             tracing::info!(in_hand, in_flight, rate_limit, "at work");
             log_counts(&counts, "progress");
         }

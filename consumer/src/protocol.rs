@@ -7,13 +7,12 @@
 //!     │     compare    │                       (something stands at the destination)
 //!     │       │        │
 //!     │       └────────┴──► look again ─► fail ─► end the lease ─► release
-//!     └──► settle ─► end the lease ─► delete   (somebody else wrote the row)
+//!     └──► settle ─► end the lease ─► delete   (the application wrote the row)
 //! ```
 //!
-//! Nothing here waits, reads a clock or talks to anybody: [`Protocol::next`] is told what happened and
-//! answers what to do. A message is deleted in two cases only: its row was moved by a commit, or its
-//! row was seen not to need the move and that was written down; and in both only under a lease that
-//! still holds.
+//! Nothing here waits, reads a clock or calls another system: [`MoveProtocol::next`] takes what happened and
+//! returns what to do. A message is deleted in two cases only: its row was moved by a commit, or its
+//! row needs no move and that is recorded; and in both only under a lease that still holds.
 
 use std::time::Duration;
 
@@ -22,8 +21,8 @@ use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 
-/// How often a commit may be skipped because somebody holds the row's lock before it counts as a
-/// failure; with the waits between them about half a minute.
+/// How often a commit may be skipped because the row is locked before it counts as a failure; with the
+/// waits between them about half a minute.
 const MAX_SKIPPED_COMMITS: u32 = 12;
 
 /// Waits between tries to commit a locked row.
@@ -54,7 +53,6 @@ pub enum RowState {
     Moved,
     /// Another path of the application's; under the old prefix it will be fed on its own.
     Changed {
-        /// What the column holds.
         path: String,
         /// Whether that path is in scope itself.
         is_in_scope: bool,
@@ -64,7 +62,6 @@ pub enum RowState {
 }
 
 impl RowState {
-    /// Compares a row with the route its message asked for.
     pub fn from_row(row: Option<CurrentRow>, route: &MoveRoute, rule: &PathRule) -> Self {
         match row {
             None => Self::Deleted,
@@ -80,25 +77,21 @@ impl RowState {
     }
 }
 
-/// Why a row could not be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FailureCause {
     /// A short code: S3's or Postgres's own where there is one.
     pub code: String,
-    /// What happened, for a person.
+    /// What happened.
     pub message: String,
     /// Whether trying again unchanged is pointless.
     pub permanent: bool,
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The message was understood.
     Decoded,
-    /// It was not.
+    /// The message was not understood.
     Poison,
-    /// The row was read.
     RowRead(RowState),
     /// The copy was made and is proven.
     Copied(CopiedObject),
@@ -114,33 +107,28 @@ pub enum Event {
     NotCommitted,
     /// The database refuses this row.
     CommitRefused(FailureCause),
-    /// What ended is written down: a settlement, a failure or a poison message.
+    /// A settlement, a failure or a poison message is in the ledger.
     Recorded,
     /// The process is stopping, and what was waited for did not come.
     Interrupted,
     /// The renewals have ended. Whether the lease held to this moment.
     LeaseEnded {
-        /// False when it ran out: the message is somebody else's.
+        /// False when it ran out.
         held: bool,
     },
 }
 
-/// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Read the row.
     ReadRow,
-    /// Copy the object.
     Copy,
     /// Compare what stands at the destination with the source.
     Compare,
     /// Commit this copy after a wait.
     Commit(CopiedObject, Duration),
-    /// Write down that the row needs no move.
+    /// Record that the row needs no move.
     RecordSettlement(RowState, Option<OrphanedCopy>),
-    /// Write down the failure.
     RecordFailure(FailureCause),
-    /// Write down the poison message.
     RecordPoison,
     /// Stop renewing the lease, and see whether it held.
     EndLease,
@@ -148,191 +136,221 @@ pub enum Action {
     Delete,
     /// Make the message visible again after this time: the end.
     Release(Duration),
-    /// Do nothing more: somebody else has the message.
+    /// Do nothing more: another consumer has the message, or will have it.
     Abandon,
 }
 
-/// How a message is to leave our hands, if its lease holds.
+/// How the delivery ends, if its lease holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum FinalAction {
     Delete,
     Release(Duration),
 }
 
-/// One delivery of one message on its way.
+/// How far the move is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Phase {
+    /// No copy of this delivery is proven yet.
+    Copying { vanished_objects: u32 },
+    /// The copy is proven, the path not yet set.
+    Committing {
+        copy: CopiedObject,
+        skipped_commits: u32,
+    },
+    /// The move failed; the row is read again before that is recorded.
+    Failing {
+        cause: FailureCause,
+        copy: Option<CopiedObject>,
+    },
+    /// The row was changed. An earlier delivery may have made a copy that has lost it.
+    FindingOrphan(RowState),
+    /// What is left is to record the outcome and to end the lease.
+    Ending(FinalAction),
+}
+
+/// One delivery of one message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MoveProtocol {
     receive_count: u32,
     has_dead_letter_queue: bool,
-    destination_key: Option<String>,
-    copy: Option<CopiedObject>,
-    failure: Option<FailureCause>,
-    row_state: Option<RowState>,
-    skipped_commits: u32,
-    vanished_objects: u32,
-    final_action: Option<FinalAction>,
+    destination_key: String,
+    phase: Phase,
 }
 
 impl MoveProtocol {
-    /// A delivery as it arrives. `receive_count` is 1 for the first. The key is that of the copy to be.
-    pub fn new(
-        receive_count: u32,
-        has_dead_letter_queue: bool,
-        destination_key: Option<String>,
-    ) -> Self {
+    /// `receive_count` is 1 for the first delivery. The key is that of the copy to be made.
+    pub fn new(receive_count: u32, has_dead_letter_queue: bool, destination_key: String) -> Self {
         Self {
             receive_count,
             has_dead_letter_queue,
             destination_key,
-            copy: None,
-            failure: None,
-            row_state: None,
-            skipped_commits: 0,
-            vanished_objects: 0,
-            final_action: None,
+            phase: Phase::Copying {
+                vanished_objects: 0,
+            },
         }
     }
 
-    /// Takes in what happened and says what to do.
+    /// Takes what happened and returns what to do.
     pub fn next(&mut self, event: Event) -> Action {
         match event {
-            Event::Poison => {
-                self.failure = Some(poison_cause());
-                Action::RecordPoison
-            }
-            Event::RowRead(seen) => self.after_row_read(seen),
-            Event::Copied(copied) => self.commit_copy(copied),
+            Event::Poison => self.after_poison(),
+            Event::RowRead(row) => self.after_row_read(row),
+            Event::Copied(copy) => self.commit_copy(copy),
             Event::DestinationExists => Action::Compare,
             Event::Compared(found) => self.after_compare(found),
-            // The row is not ours to move any more: what could not be compared is no orphan for sure.
-            Event::CopyFailed(_) if self.row_state.is_some() => self.record_settlement(None),
-            Event::CopyFailed(trouble) | Event::CommitRefused(trouble) => {
-                self.after_failure(trouble)
-            }
+            Event::CopyFailed(cause) | Event::CommitRefused(cause) => self.after_failure(cause),
             Event::Decoded | Event::NotCommitted => Action::ReadRow,
             Event::Committed => self.end_lease(FinalAction::Delete),
-            Event::Recorded => self.after_record(),
-            Event::Interrupted => self.end_lease(FinalAction::Release(Duration::ZERO)),
+            Event::Recorded => Action::EndLease,
+            Event::Interrupted => self.release_now(),
             Event::LeaseEnded { held } => self.after_lease(held),
         }
     }
 
-    fn commit_copy(&mut self, copied: CopiedObject) -> Action {
-        self.copy = Some(copied.clone());
-        Action::Commit(copied, Duration::ZERO)
+    fn after_poison(&mut self) -> Action {
+        self.phase = Phase::Ending(FinalAction::Release(self.release_delay(true)));
+        Action::RecordPoison
     }
 
-    /// Before a failure is written down the row is read again: if it changed meanwhile, nothing failed.
-    fn after_failure(&mut self, trouble: FailureCause) -> Action {
-        self.failure = Some(trouble);
+    fn commit_copy(&mut self, copy: CopiedObject) -> Action {
+        self.phase = Phase::Committing {
+            copy: copy.clone(),
+            skipped_commits: 0,
+        };
+        Action::Commit(copy, Duration::ZERO)
+    }
+
+    fn after_failure(&mut self, cause: FailureCause) -> Action {
+        // The row asks for no move: what could not be compared is no orphan for sure.
+        if let Phase::FindingOrphan(row) = &self.phase {
+            return self.record_settlement(row.clone(), None);
+        }
+        self.phase = Phase::Failing {
+            cause,
+            copy: self.copy().cloned(),
+        };
         Action::ReadRow
     }
 
-    fn end_lease(&mut self, ending: FinalAction) -> Action {
-        self.final_action = Some(ending);
+    /// The copy of this delivery.
+    fn copy(&self) -> Option<&CopiedObject> {
+        match &self.phase {
+            Phase::Committing { copy, .. } => Some(copy),
+            Phase::Failing { copy, .. } => copy.as_ref(),
+            Phase::Copying { .. } | Phase::FindingOrphan(_) | Phase::Ending(_) => None,
+        }
+    }
+
+    fn end_lease(&mut self, final_action: FinalAction) -> Action {
+        self.phase = Phase::Ending(final_action);
         Action::EndLease
     }
 
-    /// A lost lease is never acknowledged: its message is, or will be, in other hands.
+    fn release_now(&mut self) -> Action {
+        self.end_lease(FinalAction::Release(Duration::ZERO))
+    }
+
+    /// A lost lease is never acknowledged: another consumer has the message, or will have it.
     fn after_lease(&mut self, held: bool) -> Action {
-        match self.final_action.take() {
-            Some(FinalAction::Delete) if held => Action::Delete,
-            Some(FinalAction::Release(delay)) if held => Action::Release(delay),
+        match &self.phase {
+            Phase::Ending(FinalAction::Delete) if held => Action::Delete,
+            Phase::Ending(FinalAction::Release(delay)) if held => Action::Release(*delay),
             _ => Action::Abandon,
         }
     }
 
-    /// Our earlier copy is success, a stranger's object a conflict. When the row is already somebody
-    /// else's, the question was whether a copy of ours has lost it.
+    /// Our earlier copy is a success, any other object a conflict. When the row was changed, the question
+    /// was whether a copy of ours has lost it.
     fn after_compare(&mut self, found: DestinationState) -> Action {
-        if self.row_state.is_some() {
+        if let Phase::FindingOrphan(row) = &self.phase {
             let orphan = match found {
-                DestinationState::Same(copied) => self.orphaned_copy(&copied),
+                DestinationState::Same(copy) => Some(self.orphaned_copy(&copy)),
                 DestinationState::Empty | DestinationState::Different(_) => None,
             };
-            return self.record_settlement(orphan);
+            return self.record_settlement(row.clone(), orphan);
         }
         match found {
-            DestinationState::Same(copied) => self.commit_copy(copied),
+            DestinationState::Same(copy) => self.commit_copy(copy),
             DestinationState::Different(difference) => {
                 let conflict = self.destination_conflict(&difference);
                 self.after_failure(conflict)
             }
-            DestinationState::Empty => {
-                self.vanished_objects += 1;
-                if self.vanished_objects > MAX_VANISHED_OBJECTS {
-                    return self.after_failure(destination_vanished());
-                }
-                Action::Copy
-            }
+            DestinationState::Empty => self.copy_again(),
         }
     }
 
-    fn after_row_read(&mut self, seen: RowState) -> Action {
-        let RowState::NeedsMove { failed_for_good } = seen else {
-            return self.after_row_changed(seen);
-        };
-        match (&self.failure, &self.copy) {
-            (Some(trouble), _) => Action::RecordFailure(trouble.clone()),
-            (None, Some(copied)) => {
-                let copied = copied.clone();
-                self.retry_commit(copied)
+    fn copy_again(&mut self) -> Action {
+        if let Phase::Copying { vanished_objects } = &mut self.phase {
+            *vanished_objects += 1;
+            if *vanished_objects <= MAX_VANISHED_OBJECTS {
+                return Action::Copy;
             }
+        }
+        self.after_failure(destination_vanished())
+    }
+
+    fn after_row_read(&mut self, row: RowState) -> Action {
+        let RowState::NeedsMove { failed_for_good } = row else {
+            return self.after_row_changed(row);
+        };
+        match &self.phase {
             // It failed for good at an earlier delivery: the redrive policy takes it from here.
-            (None, None) if failed_for_good && self.receive_count > 1 => {
+            Phase::Copying { .. } if failed_for_good && self.receive_count > 1 => {
                 self.end_lease(FinalAction::Release(self.release_delay(true)))
             }
-            (None, None) => Action::Copy,
+            Phase::Copying { .. } => Action::Copy,
+            Phase::Committing { .. } => self.retry_commit(),
+            Phase::Failing { cause, .. } => self.record_failure(cause.clone()),
+            // No row is read in these phases.
+            Phase::FindingOrphan(_) | Phase::Ending(_) => self.release_now(),
         }
     }
 
-    /// The row still holds the old path, and yet the commit did not match it: somebody has it locked,
-    /// or a trigger keeps the path as it is.
-    fn retry_commit(&mut self, copied: CopiedObject) -> Action {
-        self.skipped_commits += 1;
-        if self.skipped_commits > MAX_SKIPPED_COMMITS {
-            let trouble = FailureCause {
-                code: "RowLocked".into(),
-                message:
-                    "the row stayed locked by another transaction, or a trigger undoes the change"
-                        .into(),
-                permanent: false,
-            };
-            self.failure = Some(trouble.clone());
-            return Action::RecordFailure(trouble);
-        }
-        Action::Commit(
-            copied,
-            LOCKED_ROW_BACKOFF.delay_ceiling(self.skipped_commits),
-        )
-    }
-
-    /// Somebody else wrote the row. A copy of ours may have lost it: the one of this delivery, or one
-    /// that an earlier delivery made before it was cut off.
-    fn after_row_changed(&mut self, seen: RowState) -> Action {
-        let is_moved = seen == RowState::Moved;
-        self.row_state = Some(seen);
-        match &self.copy {
-            _ if is_moved => self.record_settlement(None),
-            Some(copied) => {
-                let orphan = self.orphaned_copy(copied);
-                self.record_settlement(orphan)
+    /// The row still holds the old path, and yet the commit did not match it: another transaction has it
+    /// locked, or a trigger keeps the path as it is.
+    fn retry_commit(&mut self) -> Action {
+        match &mut self.phase {
+            Phase::Committing {
+                copy,
+                skipped_commits,
+            } if *skipped_commits < MAX_SKIPPED_COMMITS => {
+                *skipped_commits += 1;
+                let wait = LOCKED_ROW_BACKOFF.delay_ceiling(*skipped_commits);
+                Action::Commit(copy.clone(), wait)
             }
-            None if self.receive_count > 1 => Action::Compare,
-            None => self.record_settlement(None),
+            _ => self.record_failure(row_locked()),
         }
     }
 
-    fn orphaned_copy(&self, copied: &CopiedObject) -> Option<OrphanedCopy> {
-        Some(OrphanedCopy {
-            destination_key: self.destination_key.clone()?,
-            etag: copied.etag.clone(),
-        })
+    /// A copy of ours may have lost the row: the one of this delivery, or one that an earlier delivery
+    /// made before it was cut off.
+    fn after_row_changed(&mut self, row: RowState) -> Action {
+        if row == RowState::Moved {
+            return self.record_settlement(row, None);
+        }
+        match self.copy() {
+            Some(copy) => {
+                let orphan = self.orphaned_copy(copy);
+                self.record_settlement(row, Some(orphan))
+            }
+            None if self.receive_count > 1 => {
+                self.phase = Phase::FindingOrphan(row);
+                Action::Compare
+            }
+            None => self.record_settlement(row, None),
+        }
+    }
+
+    fn orphaned_copy(&self, copy: &CopiedObject) -> OrphanedCopy {
+        OrphanedCopy {
+            destination_key: self.destination_key.clone(),
+            etag: copy.etag.clone(),
+        }
     }
 
     /// Not for good: the application may be in the middle of replacing the image, and its row comes next.
     fn destination_conflict(&self, difference: &str) -> FailureCause {
-        let key = self.destination_key.as_deref().unwrap_or_default();
+        let key = &self.destination_key;
         FailureCause {
             code: "DestinationConflict".into(),
             message: format!("another object stands at '{key}': {difference}"),
@@ -340,23 +358,20 @@ impl MoveProtocol {
         }
     }
 
-    fn record_settlement(&mut self, orphan: Option<OrphanedCopy>) -> Action {
-        // Whatever went wrong before, the row does not ask for the move any more.
-        self.failure = None;
-        Action::RecordSettlement(self.row_state.take().unwrap_or(RowState::Deleted), orphan)
+    fn record_settlement(&mut self, row: RowState, orphan: Option<OrphanedCopy>) -> Action {
+        self.phase = Phase::Ending(FinalAction::Delete);
+        Action::RecordSettlement(row, orphan)
     }
 
-    fn after_record(&mut self) -> Action {
-        let ending = match &self.failure {
-            Some(trouble) => FinalAction::Release(self.release_delay(trouble.permanent)),
-            None => FinalAction::Delete,
-        };
-        self.end_lease(ending)
+    fn record_failure(&mut self, cause: FailureCause) -> Action {
+        let delay = self.release_delay(cause.permanent);
+        self.phase = Phase::Ending(FinalAction::Release(delay));
+        Action::RecordFailure(cause)
     }
 
-    /// How long a failed message stays hidden. A permanent failure is given back at once, so that the
-    /// redrive policy moves it to the dead-letter queue without delay; without such a policy it would
-    /// circle at full speed, so it waits like any other.
+    /// How long a failed message stays hidden. After a permanent failure it is released at once, so that
+    /// the redrive policy moves it to the dead-letter queue without delay; without such a policy it would
+    /// be received again at full speed, so it waits like any other.
     fn release_delay(&self, permanent: bool) -> Duration {
         if permanent && self.has_dead_letter_queue {
             Duration::ZERO
@@ -366,20 +381,21 @@ impl MoveProtocol {
     }
 }
 
+fn row_locked() -> FailureCause {
+    FailureCause {
+        code: "RowLocked".into(),
+        message: "the row stayed locked by another transaction, or a trigger undoes the change"
+            .into(),
+        permanent: false,
+    }
+}
+
 fn destination_vanished() -> FailureCause {
     FailureCause {
         code: "DestinationVanished".into(),
         message: "the store refuses the copy because an object stands at the destination, and finds none there"
             .into(),
         permanent: false,
-    }
-}
-
-fn poison_cause() -> FailureCause {
-    FailureCause {
-        code: "Poison".into(),
-        message: String::new(),
-        permanent: true,
     }
 }
 

@@ -3,44 +3,38 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::queue::{
     LONG_POLL_WAIT, MAX_BATCH_ENTRIES, MessageQueue, QueueError, ReceivedMessage,
 };
+use bucket_brigade_common::retry::Backoff;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
+use crate::context::ConsumerContext;
 use crate::handle::Stages;
-use crate::health::{Dependency, Health, PROBE};
-use crate::lease::Leases;
 
 /// How long a poll under way is waited for at a stop: what it brings is released at once, what it
 /// would bring later stays in the queue or comes back after its visibility timeout.
 const FINAL_POLL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Failed polls before the queue counts as down: a blink is not worth a word.
-const FAILED_POLLS_UNTIL_DOWN: u32 = 3;
+const RETRY_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(500),
+    max_delay: Duration::from_secs(30),
+};
 
 /// Receives messages and hands each to a task of its own.
 #[derive(Clone)]
 pub struct Receiver {
-    /// The queue.
     pub queue: Arc<dyn MessageQueue>,
     /// How long a message is hidden from others at a time.
     pub visibility_timeout: Duration,
-    /// Room for messages in hand.
     pub in_hand_limit: InHandLimit,
-    /// What is in hand.
-    pub leases: Leases,
-    /// What becomes of a message.
     pub stages: Arc<Stages>,
-    /// The tasks.
+    /// The messages in hand.
     pub tasks: TaskTracker,
-    /// Receiving stops while anything is down.
-    pub health: Health,
-    /// Receiving ends.
-    pub stop: CancellationToken,
+    pub context: ConsumerContext,
 }
 
 /// How often a throttled process looks whether it makes sense to have more in hand.
@@ -59,7 +53,7 @@ pub struct InHandLimit {
 impl InHandLimit {
     /// Room for so many copies at a time: while one batch is copied another waits for its commit and
     /// delete, up to fifty gather for each statement, and every poll needs room for ten. All that takes
-    /// tens of milliseconds, in which S3 lets nobody copy more than two hundred.
+    /// tens of milliseconds, in which S3 serves at most two hundred copies.
     pub fn new(max_concurrency: usize) -> Self {
         let most =
             max_concurrency + max_concurrency.min(MAX_WAITING_MESSAGES) + MAX_WAITING_MESSAGES;
@@ -94,15 +88,16 @@ impl Receiver {
     pub async fn run(self) {
         let mut failures = 0;
         while let Some(permits) = self.acquire_when_ready().await {
+            let began = Instant::now();
             match self.poll_queue().await {
                 Some(Ok(messages)) => {
                     failures = 0;
-                    self.health.up(Dependency::Queue);
+                    self.context.health.mark_up(Dependency::Queue);
                     self.spawn_handlers(messages, permits);
                 }
                 Some(Err(error)) => {
                     failures += 1;
-                    self.handle_poll_error(&error, failures).await;
+                    self.handle_poll_error(&error, began, failures).await;
                 }
                 None => return,
             }
@@ -112,13 +107,16 @@ impl Receiver {
     /// Room for a whole batch, once all is well; none at a stop.
     async fn acquire_when_ready(&self) -> Option<OwnedSemaphorePermit> {
         let room = async {
-            self.health.ready_to_receive().await;
+            // The queue itself is probed by receiving.
+            for dependency in [Dependency::Database, Dependency::Objects] {
+                self.context.health.wait_until_up(dependency).await;
+            }
             self.wait_for_throttle().await;
             self.in_hand_limit.acquire_batch().await
         };
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => None,
+            () = self.context.stop.cancelled() => None,
             permits = room => permits,
         }
     }
@@ -126,7 +124,7 @@ impl Receiver {
     /// What the throttle does not let us copy soon is better left to others, and to the queue if we have
     /// to stop.
     async fn wait_for_throttle(&self) {
-        let throttle = self.stages.copy.throttle();
+        let throttle = &self.context.throttle;
         while self.in_hand_limit.in_use() + MAX_BATCH_ENTRIES > throttle.max_in_hand() {
             sleep(CAPACITY_CHECK_INTERVAL).await;
         }
@@ -138,25 +136,28 @@ impl Receiver {
             self.queue
                 .receive_batch(MAX_BATCH_ENTRIES, LONG_POLL_WAIT, self.visibility_timeout);
         let too_late = async {
-            self.stop.cancelled().await;
+            self.context.stop.cancelled().await;
             tokio::select! {
                 () = sleep(FINAL_POLL_TIMEOUT) => {}
-                () = self.stages.give_up.cancelled() => {}
+                () = self.context.give_up.cancelled() => {}
             }
         };
         tokio::select! {
             biased;
-            answer = poll => Some(answer),
+            result = poll => Some(result),
             () = too_late => None,
         }
     }
 
     fn spawn_handlers(&self, messages: Vec<ReceivedMessage>, mut permits: OwnedSemaphorePermit) {
         for message in messages {
-            let lease = self.leases.start_lease(message.receipt_handle.clone());
+            let lease = self
+                .context
+                .leases
+                .start_lease(message.receipt_handle.clone());
             let permit = permits.split(1);
             let stages = Arc::clone(&self.stages);
-            let is_stopping = self.stop.is_cancelled();
+            let is_stopping = self.context.stop.is_cancelled();
             self.tasks.spawn(async move {
                 if is_stopping {
                     stages.give_back(message, lease).await;
@@ -168,16 +169,18 @@ impl Receiver {
         }
     }
 
-    async fn handle_poll_error(&self, error: &QueueError, failures: u32) {
-        if failures >= FAILED_POLLS_UNTIL_DOWN || matches!(error, QueueError::Refused { .. }) {
-            let advice = "check QUEUE_URL, the queue, and the consumer's policy: sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueAttributes";
-            self.health
-                .down(Dependency::Queue, &format!("{error}; {advice}"));
+    async fn handle_poll_error(&self, error: &QueueError, began: Instant, failures: u32) {
+        let (health, reason) = (&self.context.health, error.to_string());
+        match error {
+            QueueError::Refused { .. } => health.mark_down(Dependency::Queue, &reason),
+            QueueError::Unavailable { .. } => {
+                health.record_failure(Dependency::Queue, began, failures, &reason);
+            }
         }
         tokio::select! {
             biased;
-            () = sleep(PROBE.jittered_delay(failures, fastrand::f64())) => {}
-            () = self.stop.cancelled() => {}
+            () = sleep(RETRY_BACKOFF.jittered_delay(failures, fastrand::f64())) => {}
+            () = self.context.stop.cancelled() => {}
         }
     }
 }

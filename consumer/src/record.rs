@@ -1,99 +1,73 @@
-//! Record: how a message ended that did not move its row. Settled, failed or poison.
+//! Record: the outcomes other than a move. Settled, failed or poison.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::batch::BatchConfig;
 use bucket_brigade_common::message::MoveTask;
 use bucket_brigade_common::move_ledger::{
-    ChangedRow, MoveFailure, MoveLedger, OrphanedCopy, PoisonRecord,
+    ChangedRow, MoveFailure, MoveLedger, OrphanedCopy, PoisonRecord, StatementError,
 };
 use futures::FutureExt;
-use tokio_util::sync::CancellationToken;
+use futures::future::BoxFuture;
 
-use crate::desk::{Answer, Desk};
-use crate::gather::Limits;
-use crate::health::Health;
+use crate::context::ConsumerContext;
+use crate::ledger_batcher::{LedgerBatcher, LedgerOutcome};
 use crate::protocol::{Event, FailureCause, RowState};
 
-const RECORD_BATCHES: Limits = Limits {
-    size: 100,
-    enough: 50,
+const RECORD_BATCHES: BatchConfig = BatchConfig {
+    max: 100,
+    min: 50,
     linger: Duration::from_millis(50),
-    in_flight: 1,
+    concurrency: 1,
 };
 
 /// How much of a poison message's body is kept, in characters.
 const MAX_EXCERPT_CHARS: usize = 200;
 
-/// Writes endings to the ledger in batches.
+/// Records outcomes in batches.
 pub struct OutcomeRecorder {
-    settlements: Desk<ChangedRow, ()>,
-    failures: Desk<MoveFailure, ()>,
-    record_poison: Desk<PoisonRecord, ()>,
+    settlements: LedgerBatcher<ChangedRow, ()>,
+    failures: LedgerBatcher<MoveFailure, ()>,
+    poison: LedgerBatcher<PoisonRecord, ()>,
+}
+
+type RecordCall<T> =
+    for<'a> fn(&'a dyn MoveLedger, &'a [T]) -> BoxFuture<'a, Result<(), StatementError>>;
+
+fn record_batches<T: Clone + Send + Sync + 'static>(
+    ledger: &Arc<dyn MoveLedger>,
+    context: &ConsumerContext,
+    record: RecordCall<T>,
+) -> LedgerBatcher<T, ()> {
+    let ledger = Arc::clone(ledger);
+    LedgerBatcher::new(RECORD_BATCHES, context, move |batch: Arc<[T]>| {
+        let ledger = Arc::clone(&ledger);
+        async move {
+            record(&*ledger, &batch).await?;
+            Ok(vec![(); batch.len()])
+        }
+        .boxed()
+    })
 }
 
 impl OutcomeRecorder {
-    /// Records in the catalog.
-    pub fn new(catalog: &Arc<dyn MoveLedger>, health: &Health, stop: &CancellationToken) -> Self {
-        let (settle, fail, poison) = (
-            Arc::clone(catalog),
-            Arc::clone(catalog),
-            Arc::clone(catalog),
-        );
+    pub fn new(ledger: &Arc<dyn MoveLedger>, context: &ConsumerContext) -> Self {
         Self {
-            settlements: Desk::open(
-                RECORD_BATCHES,
-                health.clone(),
-                stop.clone(),
-                move |batch: Arc<[ChangedRow]>| {
-                    let catalog = Arc::clone(&settle);
-                    async move {
-                        catalog
-                            .record_changed_rows(&batch)
-                            .await
-                            .map(|()| vec![(); batch.len()])
-                    }
-                    .boxed()
-                },
-            ),
-            failures: Desk::open(
-                RECORD_BATCHES,
-                health.clone(),
-                stop.clone(),
-                move |batch: Arc<[MoveFailure]>| {
-                    let catalog = Arc::clone(&fail);
-                    async move {
-                        catalog
-                            .record_failures(&batch)
-                            .await
-                            .map(|()| vec![(); batch.len()])
-                    }
-                    .boxed()
-                },
-            ),
-            record_poison: Desk::open(
-                RECORD_BATCHES,
-                health.clone(),
-                stop.clone(),
-                move |batch: Arc<[PoisonRecord]>| {
-                    let catalog = Arc::clone(&poison);
-                    async move {
-                        catalog
-                            .record_poison(&batch)
-                            .await
-                            .map(|()| vec![(); batch.len()])
-                    }
-                    .boxed()
-                },
-            ),
+            settlements: record_batches(ledger, context, |ledger, batch| {
+                ledger.record_changed_rows(batch)
+            }),
+            failures: record_batches(ledger, context, |ledger, batch| {
+                ledger.record_failures(batch)
+            }),
+            poison: record_batches(ledger, context, |ledger, batch| ledger.record_poison(batch)),
         }
     }
 
-    /// The row needs no move any more.
     pub async fn record_settlement(
         &self,
         task: &MoveTask,
-        seen: RowState,
+        row: RowState,
         orphan: Option<OrphanedCopy>,
     ) -> Event {
         if let Some(orphan) = &orphan {
@@ -102,21 +76,19 @@ impl OutcomeRecorder {
                 "row {} was changed by the application while its image was copied: the copy is an orphan", task.id
             );
         }
-        let settlement = build_settlement(task, seen, orphan);
+        let settlement = build_settlement(task, row, orphan);
         recorded_event(self.settlements.submit(settlement).await)
     }
 
-    /// The row cannot be moved.
-    pub async fn record_failure(&self, task: &MoveTask, trouble: FailureCause) -> Event {
+    pub async fn record_failure(&self, task: &MoveTask, cause: FailureCause) -> Event {
         tracing::warn!(
-            row = %task.id, path = task.route.old_path, code = trouble.code,
-            "row {} cannot be moved: {} ({})", task.id, trouble.message, trouble.code
+            row = %task.id, path = task.route.old_path, code = cause.code,
+            "row {} cannot be moved: {} ({})", task.id, cause.message, cause.code
         );
-        recorded_event(self.failures.submit(build_failure(task, trouble)).await)
+        recorded_event(self.failures.submit(build_failure(task, cause)).await)
     }
 
-    /// The message was not understood.
-    pub async fn poison(&self, message_id: &str, reason: String, body: &str) -> Event {
+    pub async fn record_poison(&self, message_id: &str, reason: String, body: &str) -> Event {
         tracing::warn!(
             message_id,
             reason,
@@ -127,17 +99,16 @@ impl OutcomeRecorder {
             reason,
             excerpt: body.chars().take(MAX_EXCERPT_CHARS).collect(),
         };
-        recorded_event(self.record_poison.submit(record).await)
+        recorded_event(self.poison.submit(record).await)
     }
 }
 
-/// What is written down of a row that needs no move any more.
 pub fn build_settlement(
     task: &MoveTask,
-    seen: RowState,
+    row: RowState,
     orphan: Option<OrphanedCopy>,
 ) -> ChangedRow {
-    let (found_path, is_final) = match seen {
+    let (found_path, is_final) = match row {
         RowState::Changed { path, is_in_scope } => (Some(path), !is_in_scope),
         RowState::Moved => (Some(task.route.new_path.clone()), true),
         RowState::Deleted => (None, true),
@@ -154,24 +125,23 @@ pub fn build_settlement(
     }
 }
 
-/// What is written down of a row that cannot be moved.
-pub fn build_failure(task: &MoveTask, trouble: FailureCause) -> MoveFailure {
+pub fn build_failure(task: &MoveTask, cause: FailureCause) -> MoveFailure {
     MoveFailure {
         id: task.id.clone(),
         path: task.route.old_path.clone(),
-        code: trouble.code,
-        message: trouble.message,
-        permanent: trouble.permanent,
+        code: cause.code,
+        message: cause.message,
+        permanent: cause.permanent,
     }
 }
 
-/// A record that the database refuses (text its encoding cannot hold) is lost to the ledger, though
-/// not to the log; the message goes its way all the same.
-fn recorded_event(answer: Answer<()>) -> Event {
-    match answer {
-        Answer::Done(()) => Event::Recorded,
-        Answer::Interrupted => Event::Interrupted,
-        Answer::Refused { code, message } => {
+/// A record that the database refuses (text that its encoding cannot hold) is missing from the ledger, though
+/// not from the log; the message ends all the same.
+fn recorded_event(outcome: LedgerOutcome<()>) -> Event {
+    match outcome {
+        LedgerOutcome::Done(()) => Event::Recorded,
+        LedgerOutcome::Interrupted => Event::Interrupted,
+        LedgerOutcome::Refused { code, message } => {
             tracing::error!(code, message, "the database refuses to record this");
             Event::Recorded
         }

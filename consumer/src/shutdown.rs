@@ -12,13 +12,12 @@ const RELEASE_RESERVE: Duration = Duration::from_secs(2);
 /// What remains of the grace for the process's own end: the runtime's threads get up to a second.
 const EXIT_RESERVE: Duration = Duration::from_secs(1);
 
-/// What must be done by when, all of it counted from the signal: whoever sent it kills the process
-/// when the grace is over, however the time was spent.
+/// Measured from SIGTERM: SIGKILL follows when the grace period ends.
 #[derive(Debug, Clone, Copy)]
 pub struct ShutdownDeadlines {
-    /// From then on what is not done is given back.
+    /// What is not done by then is released.
     pub cancel_at: Instant,
-    /// From then on what is not given back is left to its visibility timeout.
+    /// What is not released by then is left to its visibility timeout.
     pub exit_at: Instant,
 }
 
@@ -70,7 +69,7 @@ mod tests {
     use tokio::time::sleep;
 
     /// How long a drain takes from the signal, with a poll and a task that take so many milliseconds;
-    /// the task takes 50 more to be given back when it is given up.
+    /// the task takes 50 more to be released when it is given up.
     async fn drained_after(grace: u64, poll: u64, task: u64) -> (bool, u128) {
         let (receivers, tasks) = (TaskTracker::new(), TaskTracker::new());
         let give_up = CancellationToken::new();

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::http_endpoints::serve_endpoints;
-use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, RunSpec};
+use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::preflight::{
-    BucketCheck, PreflightError, check_bucket, check_queue, retry_transient,
-};
-use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::object_store::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
+use bucket_brigade_common::preflight::{PreflightError, check_queue, retry_transient};
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Traces;
@@ -20,26 +19,21 @@ use bucket_brigade_common::{aws, exit};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::health::Health;
-use crate::lease::Leases;
-use crate::metrics::ConsumerMetrics;
-use crate::pipeline::{Parts, run};
+use crate::context::ConsumerContext;
+use crate::pipeline::Pipeline;
 use crate::settings::ConsumerSettings;
 use crate::trace::Deliveries;
 
 /// A consumer shares the server's connections with the application and with every other consumer.
 const MAX_CONNECTIONS: u32 = 3;
 
-/// How long the last word to the ledger may take.
+/// How long the last statement to the ledger may take.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How often the run that the feeder opens is looked for.
 const RUN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Consumes until `stop`.
-///
-/// # Errors
-/// [`PreflightError`] or [`LedgerError`], before anything is touched.
 pub async fn start(
     mut settings: ConsumerSettings,
     traces: Traces,
@@ -56,41 +50,38 @@ async fn consume_until_stopped(
     settings: ConsumerSettings,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
-    let observation = ConsumerMetrics {
-        health: Health::default(),
-        leases: Leases::new(settings.visibility_timeout),
-        counters: Arc::default(),
-    };
-    let ready = serve_endpoints(settings.metrics_addr, Arc::new(observation.clone())).await?;
-    // Nothing is in hand yet. A check under way is left half of the grace, so that the probe can remove
-    // its objects; one that does not answer must not keep the process from ending.
+    let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
+    let context = ConsumerContext::new(throttle, settings.visibility_timeout, stop.clone());
+    let ready = serve_endpoints(settings.metrics_addr, Arc::new(context.clone())).await?;
+    // Nothing is in hand yet. A check in progress is left half of the grace period, so that the probe can
+    // remove its objects; one that does not end must not keep the process from ending.
     let overdue = async {
         stop.cancelled().await;
         sleep(settings.shutdown_grace / 2).await;
     };
-    let parts = tokio::select! {
-        parts = prepare_pipeline(&settings, observation, &stop) => ignore_unavailable_if_stopped(parts, &stop)?,
+    let pipeline = tokio::select! {
+        pipeline = prepare_pipeline(&settings, &context) => ignore_unavailable_if_stopped(pipeline, &stop)?,
         () = overdue => None,
     };
-    let Some(parts) = parts else {
+    let Some(pipeline) = pipeline else {
         return Ok(exit::DONE);
     };
     ready.set();
-    let fleet_control = Arc::clone(&parts.fleet_control);
-    if !run(parts, stop).await {
-        tracing::warn!("some messages could not be given back; they reappear by themselves");
+    let fleet_control = Arc::clone(&pipeline.fleet_control);
+    if !pipeline.run().await {
+        tracing::warn!("some messages could not be released; they reappear by themselves");
     }
-    // Who misses this word sees in a few seconds that this process is gone.
+    // Without it the other processes see within seconds that this one has ended.
     drop(timeout(DEREGISTER_TIMEOUT, fleet_control.deregister()).await);
     Ok(exit::DONE)
 }
 
-/// What could not be reached matters to nobody any more once the process is asked to stop.
+/// What could not be reached does not matter any more once the process is asked to stop.
 fn ignore_unavailable_if_stopped(
-    parts: anyhow::Result<Option<Parts>>,
+    pipeline: anyhow::Result<Option<Pipeline>>,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<Parts>> {
-    match parts {
+) -> anyhow::Result<Option<Pipeline>> {
+    match pipeline {
         Err(error) if stop.is_cancelled() && exit_code(&error) == exit::UNAVAILABLE => {
             tracing::warn!("stopped before it was ready: {error:#}");
             Ok(None)
@@ -99,83 +90,88 @@ fn ignore_unavailable_if_stopped(
     }
 }
 
-/// Checks everything and puts the parts together; none when the process is stopped meanwhile.
+/// Checks everything; none when the process is stopped meanwhile.
 async fn prepare_pipeline(
     settings: &ConsumerSettings,
-    observation: ConsumerMetrics,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<Parts>> {
+    context: &ConsumerContext,
+) -> anyhow::Result<Option<Pipeline>> {
     let sdk = aws::load_config().await;
     let migration = &settings.migration;
-    let client = |region| {
-        let timeout = settings.copy_timeout;
-        aws::s3_client(&sdk, migration.force_path_style, timeout, region)
-    };
-    let (s3, source_s3) = (client(None), client(settings.source_region.as_deref()));
-    let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url)
-        .with_traces(settings.traces.is_on());
-    // Nobody sees the ages otherwise: the queue is not asked for them.
-    let queue = match settings.metrics_addr {
-        Some(_) => queue.with_age_histogram(observation.counters.ages.clone()),
-        None => queue,
-    };
+    let queue = open_queue(&sdk, settings, context);
     let attributes =
         retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
-    check_buckets(&s3, &source_s3, &migration.run).await?;
-    let Some(ledger) = wait_for_run(settings, stop).await? else {
+    let (source, destination) = open_buckets(&sdk, settings).await?;
+    let Some(ledger) = wait_for_run(settings, &context.stop).await? else {
         return Ok(None);
     };
-    let store = open_store(s3, source_s3, settings).await?;
-    let witness = retry_transient(async || ledger.any_moved_path().await).await?;
-    if settings.database_limits.replica_lag.is_some() {
-        ledger.check_replica_lag().await?;
-    }
-    let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
-    let first = Heartbeat::starting(WorkerRole::Consumer);
-    send_first_heartbeat(&ledger, &throttle, &first, stop).await;
-    if stop.is_cancelled() {
+    let store = open_store(source, destination, settings).await?;
+    join_fleet(&ledger, settings, context).await?;
+    if context.stop.is_cancelled() {
         return Ok(None);
     }
-    if let Err(error) = ledger.prune_dead_workers().await {
-        tracing::debug!(%error, "processes that have ended stay in the ledger");
-    }
     log_start(settings, &ledger);
-    let rule = migration.run.rule.clone();
     let (source, destination) = (
         &migration.run.source_bucket,
         &migration.run.destination_bucket,
     );
-    Ok(Some(Parts {
+    Ok(Some(Pipeline {
         deliveries: Deliveries::new(source, destination),
-        witness: witness.and_then(|path| rule.route_for(&path).ok()),
         queue: Arc::new(queue),
         store: Arc::new(store),
         id_type: ledger.id_type(),
-        catalog: Arc::new(ledger.clone()),
-        rule,
+        ledger: Arc::new(ledger.clone()),
+        fleet_control: Arc::new(ledger),
+        rule: migration.run.rule.clone(),
         has_dead_letter_queue: attributes.max_receive_count.is_some(),
         max_concurrency: settings.max_concurrency,
-        visibility: settings.visibility_timeout,
-        grace: settings.shutdown_grace,
-        fleet_control: Arc::new(ledger),
-        throttle: Arc::new(throttle),
-        observation,
+        visibility_timeout: settings.visibility_timeout,
+        shutdown_grace: settings.shutdown_grace,
+        context: context.clone(),
     }))
 }
 
-async fn check_buckets(
-    s3: &aws_sdk_s3::Client,
-    source_s3: &aws_sdk_s3::Client,
-    run: &RunSpec,
-) -> Result<(), PreflightError> {
-    let (source, destination) = (&run.source_bucket, &run.destination_bucket);
-    let (of_source, of_destination) = ("SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME");
-    retry_transient(async || check_bucket(source_s3, of_source, source, BucketCheck::Access).await)
-        .await?;
-    retry_transient(async || {
-        check_bucket(s3, of_destination, destination, BucketCheck::Access).await
-    })
-    .await
+fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerContext) -> SqsQueue {
+    let queue = SqsQueue::new(aws::sqs_client(sdk), &settings.migration.queue_url)
+        .with_traces(settings.traces.is_on());
+    // Only `/metrics` shows the ages: the queue is not asked for them otherwise.
+    match settings.metrics_addr {
+        Some(_) => queue.with_age_histogram(context.counters.ages.clone()),
+        None => queue,
+    }
+}
+
+/// Reads the fleet's limits before the first message is taken.
+async fn join_fleet(
+    ledger: &PostgresLedger,
+    settings: &ConsumerSettings,
+    context: &ConsumerContext,
+) -> Result<(), LedgerError> {
+    if settings.database_limits.replica_lag.is_some() {
+        ledger.check_replica_lag().await?;
+    }
+    let first = Heartbeat::starting(WorkerRole::Consumer);
+    send_first_heartbeat(ledger, &context.throttle, &first, &context.stop).await;
+    if let Err(error) = ledger.prune_dead_workers().await {
+        tracing::debug!(%error, "processes that have ended stay in the ledger");
+    }
+    Ok(())
+}
+
+/// Source and destination, checked.
+async fn open_buckets(
+    sdk: &SdkConfig,
+    settings: &ConsumerSettings,
+) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+    let (migration, source_region) = (&settings.migration, settings.source_region.as_deref());
+    let access = S3Access::new(sdk, migration.force_path_style, settings.copy_timeout);
+    let (source, destination) = (
+        &migration.run.source_bucket,
+        &migration.run.destination_bucket,
+    );
+    let (source, destination) = access.buckets(source, source_region, destination).await?;
+    source.check_access().await?;
+    destination.check_access().await?;
+    Ok((source, destination))
 }
 
 fn log_start(settings: &ConsumerSettings, ledger: &PostgresLedger) {
@@ -198,7 +194,7 @@ async fn wait_for_run(
 ) -> Result<Option<PostgresLedger>, LedgerError> {
     let migration = &settings.migration;
     let pool = ledger::create_pool(migration.database.clone(), MAX_CONNECTIONS);
-    let mut told = false;
+    let mut is_logged = false;
     while !stop.is_cancelled() {
         let find =
             async || PostgresLedger::find_run(pool.clone(), &migration.run, &settings.name).await;
@@ -206,9 +202,9 @@ async fn wait_for_run(
         if found.is_some() {
             return Ok(found);
         }
-        if !told {
+        if !is_logged {
             tracing::info!("waiting for the feeder to open this run in the ledger");
-            told = true;
+            is_logged = true;
         }
         tokio::select! {
             biased;
@@ -219,21 +215,19 @@ async fn wait_for_run(
     Ok(None)
 }
 
-/// Finds out, unless told, whether the store refuses to overwrite on our condition.
+/// Finds out, unless the settings say it, whether the store refuses to overwrite on our condition.
 async fn open_store(
-    client: aws_sdk_s3::Client,
-    source_client: aws_sdk_s3::Client,
+    source: S3Bucket,
+    destination: S3Bucket,
     settings: &ConsumerSettings,
 ) -> anyhow::Result<S3Store> {
     let run = &settings.migration.run;
     let options = S3Options {
-        source_bucket: run.source_bucket.clone(),
-        destination_bucket: run.destination_bucket.clone(),
         storage_class: settings.storage_class.clone(),
         conditional_copy: settings.conditional_copy.unwrap_or(true),
         limits: CopyLimits::default(),
     };
-    let store = S3Store::new(client.clone(), source_client.clone(), options.clone());
+    let store = S3Store::new(source.clone(), destination.clone(), options.clone());
     if settings.conditional_copy.is_some() {
         return Ok(store);
     }
@@ -249,14 +243,11 @@ async fn open_store(
     tracing::warn!(
         "the store ignores If-None-Match on a copy: a HEAD goes before each copy, and an object that the application writes between the two would be overwritten"
     );
-    Ok(S3Store::new(
-        client,
-        source_client,
-        S3Options {
-            conditional_copy: false,
-            ..options
-        },
-    ))
+    let options = S3Options {
+        conditional_copy: false,
+        ..options
+    };
+    Ok(S3Store::new(source, destination, options))
 }
 
 fn bucket_write_error(bucket: &str, error: &StoreError) -> PreflightError {
@@ -265,6 +256,10 @@ fn bucket_write_error(bucket: &str, error: &StoreError) -> PreflightError {
     match error {
         StoreError::Throttled { .. } | StoreError::Transient { .. } => {
             PreflightError::Unreachable { setting, problem }
+        }
+        StoreError::Suspect { code, .. } if code == "InvalidStorageClass" => {
+            let setting = "STORAGE_CLASS";
+            PreflightError::InvalidSetting { setting, problem }
         }
         _ => PreflightError::AccessDenied { setting, problem },
     }

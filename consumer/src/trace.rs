@@ -26,7 +26,7 @@ impl Deliveries {
 
     /// The span of a delivery, under the one that its message carries. A message that was not understood
     /// has no task.
-    pub fn begin(&self, message: &ReceivedMessage, task: Option<&MoveTask>) -> Delivery {
+    pub fn start(&self, message: &ReceivedMessage, task: Option<&MoveTask>) -> Delivery {
         let route = task.map(|task| &task.route);
         let span = tracing::info_span!(
             target: TARGET,
@@ -66,19 +66,19 @@ pub struct Delivery {
 
 impl Delivery {
     /// The span of a step that is about to be taken; none for a step that takes no time.
-    pub fn step(&mut self, step: &Action) -> Span {
+    pub fn start_step(&mut self, action: &Action) -> Span {
         let Some(span) = &self.span else {
             return Span::none();
         };
-        let child = name(step).map_or_else(Span::none, |name| step_span(span, name));
-        self.note(step);
+        let child = step_name(action).map_or_else(Span::none, |name| step_span(span, name));
+        self.note_outcome(action);
         child
     }
 
     /// What a step means for the end.
-    fn note(&mut self, step: &Action) {
-        match step {
-            Action::RecordSettlement(seen, _) => self.outcome = describe_row(seen),
+    fn note_outcome(&mut self, action: &Action) {
+        match action {
+            Action::RecordSettlement(row, _) => self.outcome = describe_row(row),
             Action::RecordFailure(cause) => {
                 self.outcome = "failed";
                 self.error = Some(cause.code.clone());
@@ -90,7 +90,7 @@ impl Delivery {
     }
 
     /// What became of a step.
-    pub fn stepped(&mut self, span: &Span, event: &Event) {
+    pub fn end_step(&mut self, span: &Span, event: &Event) {
         if self.span.is_none() {
             return;
         }
@@ -134,8 +134,8 @@ fn step_span(parent: &Span, name: &'static str) -> Span {
     )
 }
 
-fn name(step: &Action) -> Option<&'static str> {
-    match step {
+fn step_name(action: &Action) -> Option<&'static str> {
+    match action {
         Action::ReadRow => Some("decide"),
         Action::Copy => Some("copy"),
         Action::Compare => Some("compare"),
@@ -160,7 +160,7 @@ fn describe_row(row: &RowState) -> &'static str {
 
 fn describe_event(event: &Event) -> &'static str {
     match event {
-        Event::RowRead(seen) => describe_row(seen),
+        Event::RowRead(row) => describe_row(row),
         Event::Copied(_) => "copied",
         Event::DestinationExists => "destination taken",
         Event::Compared(DestinationState::Same(_)) => "our own copy",

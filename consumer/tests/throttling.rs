@@ -15,9 +15,8 @@ use bucket_brigade_common::object_store::{
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;
+use bucket_brigade_consumer::context::ConsumerContext;
 use bucket_brigade_consumer::copy::Copier;
-use bucket_brigade_consumer::counters::ConsumerCounters;
-use bucket_brigade_consumer::health::Health;
 use bucket_brigade_consumer::protocol::Event;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -184,6 +183,12 @@ impl ObjectStore for RateLimitedStore {
     async fn compare_objects(&self, _: &MoveRoute) -> Result<DestinationState, StoreError> {
         Ok(DestinationState::Empty)
     }
+
+    async fn check_rights(&self, rule: &PathRule, _: Option<&MoveRoute>) -> Result<(), StoreError> {
+        self.copy(&rule.route_for("image/a").unwrap())
+            .await
+            .map(drop)
+    }
 }
 
 /// What became of a run.
@@ -220,28 +225,23 @@ fn spawn_consumer(
     tasks: &TaskTracker,
 ) -> Arc<Throttle> {
     let objects: Arc<dyn ObjectStore> = Arc::<RateLimitedStore>::clone(store);
-    let throttle = Arc::new(Throttle::for_copies(64, DatabaseLimits::default()));
-    let copy = Arc::new(Copier::new(
-        objects,
-        Arc::clone(&throttle),
-        None,
-        Health::default(),
-        Arc::new(ConsumerCounters::default()),
-        CancellationToken::new(),
-    ));
+    let throttle = Throttle::for_copies(64, DatabaseLimits::default());
+    let context = ConsumerContext::new(throttle, Duration::from_mins(1), CancellationToken::new());
+    let copy = Arc::new(Copier::new(objects, &path_rule(), &context));
     let in_hand = Arc::new(AtomicUsize::new(0));
     for _ in 0..168 {
         let (copy, in_hand) = (Arc::clone(&copy), Arc::clone(&in_hand));
         tasks.spawn(copy_until_done(copy, in_hand, Arc::clone(todo)));
     }
-    throttle
+    context.throttle
+}
+
+fn path_rule() -> PathRule {
+    PathRule::new("image/", "avatar/", None, None).unwrap()
 }
 
 async fn copy_until_done(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<u32>>) {
-    let route = PathRule::new("image/", "avatar/", None, None)
-        .unwrap()
-        .route_for("image/a")
-        .unwrap();
+    let route = path_rule().route_for("image/a").unwrap();
     loop {
         // As the receivers do.
         while in_hand.load(Ordering::Relaxed) >= copy.throttle().max_in_hand() {

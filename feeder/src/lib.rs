@@ -6,7 +6,6 @@ pub mod canary;
 pub mod cursor;
 pub mod drain;
 pub mod feed;
-pub mod health;
 pub mod progress;
 pub mod retry;
 pub mod send;

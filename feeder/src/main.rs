@@ -18,7 +18,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     startup::run(WorkerThreads::PerProcessor, async |args: Args, stop| {
         if let Some(command) = args.command {
-            return command.run(stop).await;
+            return Box::pin(command.run(stop)).await;
         }
         let (settings, logs) = args.parse_settings()?;
         let display = ProgressDisplay::on_stderr();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::feed_source::{self, FeedSource};
 use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
+use bucket_brigade_common::health::{Dependency, Health};
 use bucket_brigade_common::http_endpoints::{
     ProcessStatus, Registry, register_counter, register_gauge,
 };
@@ -15,8 +16,6 @@ use bucket_brigade_operator::progress_bar::stderr_bar;
 use indicatif::ProgressBar;
 use tokio::time::{Instant, interval};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
-
-use crate::health::{Dependency, Health};
 
 /// How often the bar is drawn.
 const DRAW_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +43,7 @@ impl FeederProgress {
         Self {
             state: Mutex::default(),
             throttle,
-            health: Health::default(),
+            health: Health::new(WorkerRole::Feeder),
         }
     }
 
@@ -70,8 +69,8 @@ impl FeederProgress {
     }
 
     fn current_state(&self) -> (WorkerState, String) {
-        if let Some(trouble) = self.health.trouble() {
-            return (WorkerState::Waiting, trouble);
+        if let Some(outage) = self.health.outage() {
+            return (WorkerState::Waiting, outage);
         }
         match self.throttle.held() {
             Some(reason) => (reason.worker_state(), reason.to_string()),
@@ -111,7 +110,7 @@ impl FeederProgress {
 /// The run in numbers, as of the last look at the ledger. A feeder that waits for consumers is well.
 impl ProcessStatus for FeederProgress {
     fn unhealthy_reason(&self) -> Option<String> {
-        self.health.trouble()
+        self.health.outage()
     }
 
     fn register_metrics(&self, registry: &mut Registry) {
@@ -187,12 +186,14 @@ impl ProgressDisplay {
                     failures += 1;
                     let reason = format!("reading progress: {error}");
                     let database = Dependency::Database;
-                    progress.health.failed(database, began, failures, &reason);
+                    progress
+                        .health
+                        .record_failure(database, began, failures, &reason);
                     continue;
                 }
             };
             failures = 0;
-            progress.health.answered(Dependency::Database);
+            progress.health.mark_up(Dependency::Database);
             progress.set_run_progress(numbers);
             let per_second = rate.record_total(numbers.accounted_rows(), Instant::now());
             self.render_progress(&numbers, per_second, progress.describe_phase());

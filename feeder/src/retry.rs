@@ -3,11 +3,10 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use bucket_brigade_common::health::{Dependency, Health};
 use bucket_brigade_common::retry::{Backoff, retry_until_stopped};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-
-use crate::health::{Dependency, Health};
 
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(100),
@@ -54,11 +53,12 @@ impl Retrier<'_> {
             let began = Instant::now();
             let result = call().await;
             match &result {
-                Ok(_) => self.health.answered(dependency),
+                Ok(_) => self.health.mark_up(dependency),
                 Err(error) => {
                     tracing::debug!(%error, tries, "{what}");
                     let reason = format!("{what}: {error}");
-                    self.health.failed(dependency, began, tries, &reason);
+                    self.health
+                        .record_failure(dependency, began, tries, &reason);
                 }
             }
             result

@@ -9,7 +9,7 @@ use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::{self, AdvisoryLock, LedgerError, PostgresLedger};
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::{aws, exit};
 use tokio::time::{Instant, sleep, timeout};

@@ -1,9 +1,9 @@
 //! A message's body, read for every type of id and under several rules.
 
 use bucket_brigade_common::message::{MoveTask, PoisonReason, decode, encode};
+use bucket_brigade_common::object_store::s3::copy_source;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::IdColumnType;
-use bucket_brigade_common::s3::copy_source;
 use percent_encoding::percent_decode_str;
 
 use crate::path_rule::check_route;

@@ -5,11 +5,11 @@ const NEEDS_MOVE: RowState = RowState::NeedsMove {
 };
 
 fn first_delivery() -> MoveProtocol {
-    MoveProtocol::new(1, true, Some("avatar/a".into()))
+    MoveProtocol::new(1, true, "avatar/a".into())
 }
 
 fn redelivery() -> MoveProtocol {
-    MoveProtocol::new(2, true, Some("avatar/a".into()))
+    MoveProtocol::new(2, true, "avatar/a".into())
 }
 
 fn copied() -> CopiedObject {
@@ -48,7 +48,7 @@ fn end(protocol: MoveProtocol, events: &[Event]) -> Action {
     drive(protocol, &events)
 }
 
-/// Feeds the events to the protocol and returns its last answer.
+/// Feeds the events to the protocol and returns its last action.
 fn drive(mut protocol: MoveProtocol, events: &[Event]) -> Action {
     let steps: Vec<Action> = events
         .iter()
@@ -116,16 +116,16 @@ fn a_change_before_the_first_copy_leaves_nothing_behind() {
 fn a_change_found_at_a_redelivery_checks_for_a_lost_copy() {
     let events = [Event::Decoded, Event::RowRead(changed())];
     assert_eq!(drive(redelivery(), &events), Action::Compare);
-    let sought = |answer| drive(redelivery(), &[&events[..], &[answer]].concat());
+    let compared = |event| drive(redelivery(), &[&events[..], &[event]].concat());
     let settled = |orphan| Action::RecordSettlement(changed(), orphan);
     let found = Event::Compared(DestinationState::Same(copied()));
-    assert_eq!(sought(found), settled(Some(orphan())));
+    assert_eq!(compared(found), settled(Some(orphan())));
     for nothing in [
         Event::Compared(DestinationState::Empty),
         Event::Compared(DestinationState::Different("bytes".into())),
         Event::CopyFailed(failure_cause(true)),
     ] {
-        assert_eq!(sought(nothing), settled(None));
+        assert_eq!(compared(nothing), settled(None));
     }
 }
 
@@ -167,9 +167,7 @@ fn a_store_that_refuses_without_a_reason_is_a_failure() {
         Action::ReadRow
     );
     let step = protocol.next(Event::RowRead(NEEDS_MOVE));
-    assert!(
-        matches!(step, Action::RecordFailure(trouble) if trouble.code == "DestinationVanished")
-    );
+    assert!(matches!(step, Action::RecordFailure(cause) if cause.code == "DestinationVanished"));
 }
 
 #[test]
@@ -217,7 +215,7 @@ fn a_locked_row_is_retried_and_the_copy_is_not() {
     }
     protocol.next(Event::NotCommitted);
     let step = protocol.next(Event::RowRead(NEEDS_MOVE));
-    assert!(matches!(step, Action::RecordFailure(trouble) if trouble.code == "RowLocked"));
+    assert!(matches!(step, Action::RecordFailure(cause) if cause.code == "RowLocked"));
     assert_eq!(
         end(protocol, &[Event::Recorded]),
         Action::Release(REDELIVERY_BACKOFF.delay_ceiling(1))
@@ -226,12 +224,12 @@ fn a_locked_row_is_retried_and_the_copy_is_not() {
 
 #[test]
 fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
-    let failing = |seen| {
+    let failing = |row| {
         vec![
             Event::Decoded,
             Event::RowRead(NEEDS_MOVE),
             Event::CopyFailed(failure_cause(true)),
-            Event::RowRead(seen),
+            Event::RowRead(row),
         ]
     };
     assert_eq!(
@@ -271,7 +269,7 @@ fn a_failed_message_is_released_and_never_acknowledged() {
         failed(redelivery(), false),
         Action::Release(Duration::from_secs(2))
     );
-    let no_queue = MoveProtocol::new(1, false, Some("avatar/a".into()));
+    let no_queue = MoveProtocol::new(1, false, "avatar/a".into());
     assert_eq!(
         failed(no_queue, true),
         Action::Release(Duration::from_secs(1))
@@ -285,13 +283,13 @@ fn what_failed_for_good_is_not_copied_again_at_redelivery() {
     });
     let events = [Event::Decoded, hopeless];
     assert_eq!(end(redelivery(), &events), Action::Release(Duration::ZERO));
-    // A first delivery means that somebody fed it again on purpose.
+    // A first delivery means that it was fed again on purpose.
     assert_eq!(drive(first_delivery(), &events), Action::Copy);
 }
 
 #[test]
 fn poison_is_recorded_and_left_for_the_dead_letter_queue() {
-    let poisoned = || MoveProtocol::new(1, true, None);
+    let poisoned = || MoveProtocol::new(1, true, String::new());
     assert_eq!(drive(poisoned(), &[Event::Poison]), Action::RecordPoison);
     let step = end(poisoned(), &[Event::Poison, Event::Recorded]);
     assert_eq!(step, Action::Release(Duration::ZERO));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aws_config::BehaviorVersion;
@@ -16,7 +16,7 @@ use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::commit::Committer;
-use bucket_brigade_consumer::health::Health;
+use bucket_brigade_consumer::context::ConsumerContext;
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,7 @@ impl BareLoop {
                 }
                 BareCall::OurCopy => {
                     let sdk = bucket_brigade_common::aws::load_config().await;
-                    let timeout = std::time::Duration::from_mins(2);
+                    let timeout = Duration::from_mins(2);
                     let client = bucket_brigade_common::aws::s3_client(&sdk, true, timeout, None);
                     self.copy_rows(client).await
                 }
@@ -188,11 +188,10 @@ impl BareLoop {
 
     async fn commit_stage(&self) -> Result<()> {
         let ledger = Arc::new(self.open_ledger(3).await?);
-        let unbounded = DatabaseLimits::default();
-        let throttle = Arc::new(Throttle::for_copies(1000, unbounded));
-        let stop = CancellationToken::new();
-        let metrics = Arc::default();
-        let commit = Committer::new(ledger, throttle, metrics, Health::default(), stop);
+        let throttle = Throttle::for_copies(1000, DatabaseLimits::default());
+        let lease = Duration::from_mins(1);
+        let context = ConsumerContext::new(throttle, lease, CancellationToken::new());
+        let commit = Committer::new(ledger, &context);
         let rule = images::run_spec()?.rule;
         let started = Instant::now();
         futures::stream::iter(self.first..self.first + self.rows)

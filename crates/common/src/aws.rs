@@ -1,9 +1,12 @@
 //! The AWS clients, made once, and what their errors say.
 
 use std::error::Error;
+use std::iter::successors;
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Region, StalledStreamProtectionConfig, http::HttpResponse};
@@ -12,18 +15,23 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 /// Receives wait up to 20 s; anything slower than this is lost.
 const SQS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// When credentials that do not come are given up: after the SDK's own tries, before the request is.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Reads credentials, region and endpoints the way every AWS tool does: environment, profile,
-/// container or instance role. Retries are off: our own policy is the only one, because the SDK's
-/// shares one token bucket per process and gives up under throttling.
+/// container or instance role. The SDK tries again where it asks for credentials; on the clients made of
+/// this, our own policy is the only one.
 pub async fn load_config() -> SdkConfig {
+    let identities = IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT);
     aws_config::defaults(BehaviorVersion::latest())
-        .retry_config(RetryConfig::disabled())
+        .identity_cache(identities.build())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .load()
         .await
 }
 
-/// An S3 client, for the region of the settings or another.
+/// An S3 client, for the region of the settings or another. It does not try again: the SDK's tries share one
+/// token bucket per process, and are given up under throttling.
 pub fn s3_client(
     sdk: &SdkConfig,
     force_path_style: bool,
@@ -35,6 +43,7 @@ pub fn s3_client(
         config.set_region(Some(Region::new(region.to_owned())));
     }
     let config = config
+        .retry_config(RetryConfig::disabled())
         .force_path_style(force_path_style)
         .timeout_config(TimeoutConfig::builder().operation_timeout(timeout).build())
         .build();
@@ -44,6 +53,7 @@ pub fn s3_client(
 /// The SQS client.
 pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
     let config = aws_sdk_sqs::config::Builder::from(sdk)
+        .retry_config(RetryConfig::disabled())
         .timeout_config(
             TimeoutConfig::builder()
                 .operation_timeout(SQS_TIMEOUT)
@@ -65,6 +75,8 @@ pub enum ErrorOrigin {
     Transport,
     /// The call was never sent, for want of credentials, a region or an endpoint.
     Local,
+    /// The call was not sent, because whoever gives out credentials failed or did not answer.
+    Credentials,
 }
 
 /// An SDK error reduced to what decisions are made on.
@@ -78,6 +90,19 @@ pub struct RequestError {
     pub message: String,
     /// The HTTP status; 0 without an answer.
     pub status: u16,
+}
+
+impl RequestError {
+    /// A request that was not sent.
+    pub(crate) fn not_sent(error: &(dyn Error + 'static)) -> Self {
+        let (origin, code) = classify_unsent(error);
+        Self {
+            origin,
+            code: code.to_owned(),
+            message: error_chain(error),
+            status: 0,
+        }
+    }
 }
 
 impl<E> From<SdkError<E, HttpResponse>> for RequestError
@@ -118,10 +143,30 @@ fn classify_origin<E>(
         SdkError::DispatchFailure(failure)
             if failure.is_other() && failure.as_other().is_none() =>
         {
-            (ErrorOrigin::Local, NOT_SENT_CODE)
+            let unsent = failure.as_connector_error();
+            unsent.map_or((ErrorOrigin::Local, NOT_SENT_CODE), |error| {
+                classify_unsent(error)
+            })
         }
         SdkError::DispatchFailure(_) => (ErrorOrigin::Transport, "ConnectionFailed"),
         _ => (ErrorOrigin::Local, "RequestNotBuilt"),
+    }
+}
+
+/// What is not set is never there; who gives out credentials may be well again in a moment.
+fn classify_unsent(error: &(dyn Error + 'static)) -> (ErrorOrigin, &'static str) {
+    use CredentialsError::{ProviderError, ProviderTimedOut, Unhandled};
+    let mut causes = successors(Some(error), |&error| error.source());
+    let has_failed = causes.any(|cause| match cause.downcast_ref() {
+        Some(ProviderError(_) | ProviderTimedOut(_) | Unhandled(_)) => true,
+        // The type of the SDK's own cache for this is private.
+        None => cause.to_string().starts_with("identity resolver timed out"),
+        Some(_) => false,
+    });
+    if has_failed {
+        (ErrorOrigin::Credentials, "CredentialsUnavailable")
+    } else {
+        (ErrorOrigin::Local, NOT_SENT_CODE)
     }
 }
 
@@ -159,4 +204,76 @@ pub fn error_chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+
+    use super::*;
+
+    /// How asking for credentials ends.
+    #[derive(Debug, Clone, Copy)]
+    enum Provider {
+        Fails,
+        Hangs,
+        HasNone,
+        IsWrong,
+    }
+
+    impl Provider {
+        async fn give(self) -> Result<Credentials, CredentialsError> {
+            Err(match self {
+                Self::Fails => CredentialsError::provider_error("STS: 503"),
+                Self::Hangs => std::future::pending().await,
+                Self::HasNone => CredentialsError::not_loaded("no profile"),
+                Self::IsWrong => CredentialsError::invalid_configuration("no role"),
+            })
+        }
+    }
+
+    impl ProvideCredentials for Provider {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            future::ProvideCredentials::new(self.give())
+        }
+    }
+
+    async fn asked_with(provider: Provider) -> RequestError {
+        let identities = IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT);
+        let sdk = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-central-1"))
+            .identity_cache(identities.build())
+            .credentials_provider(SharedCredentialsProvider::new(provider))
+            .build();
+        let queues = sqs_client(&sdk).list_queues();
+        queues.send().await.unwrap_err().into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_that_may_come_are_no_setting_that_is_missing() {
+        for (provider, origin) in [
+            (Provider::Fails, ErrorOrigin::Credentials),
+            (Provider::Hangs, ErrorOrigin::Credentials),
+            (Provider::HasNone, ErrorOrigin::Local),
+            (Provider::IsWrong, ErrorOrigin::Local),
+        ] {
+            let error = asked_with(provider).await;
+            assert_eq!(error.origin, origin, "{provider:?}: {error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_credentials_are_asked_for_again_by_the_sdk() {
+        let sdk = load_config().await;
+        let tries = |config: Option<&RetryConfig>| config.unwrap().max_attempts();
+        assert!(tries(sdk.retry_config()) > 1);
+        let s3 = s3_client(&sdk, true, SQS_TIMEOUT, None);
+        assert_eq!(tries(s3.config().retry_config()), 1);
+        assert_eq!(tries(sqs_client(&sdk).config().retry_config()), 1);
+    }
 }

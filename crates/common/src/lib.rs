@@ -2,10 +2,11 @@
 //! the queue and the object store.
 
 pub mod aws;
-pub mod dead_letter;
+pub mod batch;
 pub mod exit;
 pub mod feed_source;
 pub mod fleet_control;
+pub mod health;
 pub mod healthcheck;
 pub mod heartbeat;
 pub mod http_endpoints;
@@ -14,17 +15,14 @@ pub mod logging;
 pub mod message;
 pub mod move_ledger;
 pub mod object_store;
-pub mod objects;
 pub mod path_rule;
 pub mod preflight;
 pub mod queue;
 pub mod retry;
 pub mod row_id;
-pub mod s3;
 pub mod sample;
 pub mod settings;
 pub mod sql;
-pub mod sqs;
 pub mod startup;
 pub mod throttle;
 pub mod trace;

@@ -2,11 +2,11 @@
 
 use clap::Args;
 use tracing::level_filters::LevelFilter;
+use tracing::subscriber::set_global_default;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::settings::{Setting, SettingsProblems, setting};
@@ -69,8 +69,12 @@ fn is_loggable(metadata: &Metadata<'_>) -> bool {
 /// Starts logging, once per process, and the export of traces where there is one.
 pub fn init_logging(settings: LogSettings, writer: BoxMakeWriter, traces: Option<TraceLayer>) {
     let is_traced = traces.is_some();
+    // Without a bridge for the `log` crate, as `try_init` would set one up: sqlx asks it after each statement
+    // whether it is enabled, and a question without an event makes a layer's filter drop the next event.
     // A second call, as tests make, keeps the first subscriber.
-    drop(build_subscriber(settings, writer, traces).try_init());
+    drop(set_global_default(build_subscriber(
+        settings, writer, traces,
+    )));
     if is_traced {
         tracing::info!("traces are exported, as OTEL_EXPORTER_OTLP_ENDPOINT asks for");
     }

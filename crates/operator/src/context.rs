@@ -8,10 +8,12 @@ use bucket_brigade_common::ledger::{
     self, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess,
 };
 use bucket_brigade_common::logging::{self, LogArgs};
+use bucket_brigade_common::object_store::s3::{S3Access, S3Bucket};
+use bucket_brigade_common::preflight::PreflightError;
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::{
     MigrationArgs, MigrationSettings, Setting, SettingsError, SettingsProblems, optional, setting,
 };
-use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::{aws, startup};
 use clap::Subcommand as _;
 use serde::Serialize;
@@ -108,13 +110,14 @@ impl CommandContext {
         PostgresLedger::open_existing(pool, &self.migration.run, &name, &purpose, access).await
     }
 
-    /// An S3 client for the destination's region, and one for the source's.
-    pub async fn s3_clients(&self) -> (aws_sdk_s3::Client, aws_sdk_s3::Client) {
-        let sdk = self.sdk().await;
+    /// Source and destination. Whether they are there is not asked yet.
+    pub async fn buckets(&self) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+        let (run, region) = (&self.migration.run, self.source_region.as_deref());
         let path_style = self.migration.force_path_style;
-        let source_region = self.source_region.as_deref();
-        let client = |region| aws::s3_client(sdk, path_style, S3_REQUEST_TIMEOUT, region);
-        (client(None), client(source_region))
+        let access = S3Access::new(self.sdk().await, path_style, S3_REQUEST_TIMEOUT);
+        access
+            .buckets(&run.source_bucket, region, &run.destination_bucket)
+            .await
     }
 
     /// The queue between feeder and consumers.

@@ -6,7 +6,7 @@ use bucket_brigade_common::exit::{self, CommandError};
 use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger};
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::queue::MessageQueue;
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::queue::sqs::SqsQueue;
 
 use crate::context::CommandContext;
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover};
-use bucket_brigade_common::preflight::{BucketCheck, check_bucket, retry_transient};
+use bucket_brigade_common::object_store::objects::{
+    BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover,
+};
+use bucket_brigade_common::object_store::s3::{S3Options, S3Store};
 use bucket_brigade_common::retry::{Backoff, retry};
-use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use tokio::time::sleep;
 
 use crate::context::CommandContext;
@@ -28,26 +29,10 @@ const RETRY_BACKOFF: Backoff = Backoff {
 /// # Errors
 /// A bucket that is not there, or not ours to look into.
 pub(super) async fn open(context: &CommandContext) -> anyhow::Result<S3Store> {
-    let (client, source_client) = context.s3_clients().await;
-    let run = &context.migration.run;
-    let (source, destination) = (run.source_bucket.clone(), run.destination_bucket.clone());
-    let (of_source, of_destination) = ("SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME");
-    retry_transient(async || {
-        check_bucket(&source_client, of_source, &source, BucketCheck::Access).await
-    })
-    .await?;
-    retry_transient(async || {
-        check_bucket(&client, of_destination, &destination, BucketCheck::Access).await
-    })
-    .await?;
-    let options = S3Options {
-        source_bucket: source,
-        destination_bucket: destination,
-        storage_class: None,
-        conditional_copy: true,
-        limits: CopyLimits::default(),
-    };
-    Ok(S3Store::new(client, source_client, options))
+    let (source, destination) = context.buckets().await?;
+    source.check_access().await?;
+    destination.check_access().await?;
+    Ok(S3Store::new(source, destination, S3Options::default()))
 }
 
 /// Calls the store while it is too busy, for about half a minute.
@@ -104,7 +89,7 @@ fn is_transient_error(error: &StoreError) -> bool {
 pub(super) fn is_object_error(error: &StoreError) -> bool {
     matches!(
         error,
-        StoreError::Permanent { .. } | StoreError::Denied { .. }
+        StoreError::Permanent { .. } | StoreError::Denied { .. } | StoreError::Suspect { .. }
     )
 }
 
@@ -113,9 +98,6 @@ mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
-    use bucket_brigade_common::object_store::CopiedObject;
-    use bucket_brigade_common::objects::BucketVersioning;
-    use bucket_brigade_common::path_rule::MoveRoute;
 
     use super::*;
 
@@ -125,10 +107,6 @@ mod tests {
 
     #[async_trait]
     impl ObjectRemover for Busy {
-        async fn bucket_versioning(&self, _: BucketSide) -> Result<BucketVersioning, StoreError> {
-            Ok(BucketVersioning::Off)
-        }
-
         async fn delete_objects(
             &self,
             _: BucketSide,
@@ -149,14 +127,6 @@ mod tests {
                 _ => DeleteOutcome::Refused(throttled()),
             };
             Ok(objects.iter().enumerate().map(outcome).collect())
-        }
-
-        async fn restore_object(
-            &self,
-            _: BucketSide,
-            _: &MoveRoute,
-        ) -> Result<CopiedObject, StoreError> {
-            Err(StoreError::TooLarge)
         }
     }
 

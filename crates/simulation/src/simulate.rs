@@ -9,10 +9,8 @@ use bucket_brigade_common::heartbeat::send_heartbeats;
 use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;
-use bucket_brigade_consumer::health::Health;
-use bucket_brigade_consumer::lease::Leases;
-use bucket_brigade_consumer::metrics::ConsumerMetrics;
-use bucket_brigade_consumer::pipeline::{Parts, run};
+use bucket_brigade_consumer::context::ConsumerContext;
+use bucket_brigade_consumer::pipeline::Pipeline;
 use bucket_brigade_consumer::trace::Deliveries;
 use bucket_brigade_feeder::feed::{FeedLoop, FeedOutcome};
 use bucket_brigade_feeder::progress::FeederProgress;
@@ -213,7 +211,7 @@ async fn run_consumers(shared: Arc<SharedWorld>, stop: CancellationToken) -> (u6
         ));
         tokio::select! {
             biased;
-            drained = run(build_parts(&client), stop.clone()) => return (deaths, drained),
+            drained = build_pipeline(&client, stop.clone()).run() => return (deaths, drained),
             () = client.died() => deaths += 1,
         }
         sleep_randomly(&shared).await;
@@ -221,26 +219,21 @@ async fn run_consumers(shared: Arc<SharedWorld>, stop: CancellationToken) -> (u6
 }
 
 /// A consumer's pipeline over a client.
-pub fn build_parts(client: &Arc<SimulatedClient>) -> Parts {
-    Parts {
+pub fn build_pipeline(client: &Arc<SimulatedClient>, stop: CancellationToken) -> Pipeline {
+    let throttle = Throttle::for_copies(4, DatabaseLimits::default());
+    Pipeline {
         queue: Arc::<SimulatedClient>::clone(client),
         store: Arc::<SimulatedClient>::clone(client),
-        catalog: Arc::<SimulatedClient>::clone(client),
+        ledger: Arc::<SimulatedClient>::clone(client),
+        fleet_control: Arc::<SimulatedClient>::clone(client),
         id_type: IdColumnType::Text,
         rule: world_path_rule(),
         has_dead_letter_queue: true,
-        witness: None,
         max_concurrency: 4,
-        visibility: VISIBILITY_TIMEOUT,
-        grace: Duration::from_secs(25),
-        fleet_control: Arc::<SimulatedClient>::clone(client),
-        throttle: Arc::new(Throttle::for_copies(4, DatabaseLimits::default())),
-        observation: ConsumerMetrics {
-            health: Health::default(),
-            leases: Leases::new(VISIBILITY_TIMEOUT),
-            counters: Arc::default(),
-        },
+        visibility_timeout: VISIBILITY_TIMEOUT,
+        shutdown_grace: Duration::from_secs(25),
         deliveries: Deliveries::default(),
+        context: ConsumerContext::new(throttle, VISIBILITY_TIMEOUT, stop),
     }
 }
 

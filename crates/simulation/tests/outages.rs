@@ -1,24 +1,27 @@
-//! Ten minutes of an outage, on injected time: nothing reaches the dead-letter queue, it is told once
-//! with what to do, the process says that it is not well, and the work goes on by itself.
+//! Ten minutes of an outage, on injected time: no message is received twice, it is logged once with what
+//! to do, the process says that it is unhealthy, and the work goes on by itself. And what is no outage:
+//! objects that cannot be copied.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod faulty_client;
 
 use std::io::Write;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bucket_brigade_common::http_endpoints::ProcessStatus;
-use bucket_brigade_consumer::pipeline::{Parts, run};
+use bucket_brigade_common::object_store::StoreError;
+use bucket_brigade_consumer::pipeline::Pipeline;
 use bucket_brigade_feeder::feed::FeedLoop;
 use bucket_brigade_simulation::client::SimulatedClient;
 use bucket_brigade_simulation::fault_rates::FaultRates;
 use bucket_brigade_simulation::sabotage::Sabotage;
 use bucket_brigade_simulation::shared_world::SharedWorld;
-use bucket_brigade_simulation::simulate::{build_feed, build_parts};
+use bucket_brigade_simulation::simulate::{build_feed, build_pipeline};
 use faulty_client::{FaultyClient, SimulatedOutage};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// More than a consumer has in hand: what it holds it may finish while the queue is away.
@@ -82,8 +85,8 @@ fn build_world() -> Arc<SharedWorld> {
     shared
 }
 
-fn send_all(shared: &SharedWorld) {
-    for id in 0..ROW_COUNT {
+fn send_rows(shared: &SharedWorld, ids: Range<usize>) {
+    for id in ids {
         let body = format!(r#"{{"id":"{id}","path":"image/{id}"}}"#);
         shared.lock().mailbox.send(body);
     }
@@ -100,33 +103,42 @@ async fn wait_until_moved(shared: &SharedWorld, count: usize) {
     assert!(waited.is_ok(), "{:#?}", shared.lock().table);
 }
 
+fn faulty_pipeline(
+    client: &Arc<SimulatedClient>,
+    faulty: &Arc<FaultyClient>,
+    stop: &CancellationToken,
+) -> Pipeline {
+    Pipeline {
+        queue: Arc::<FaultyClient>::clone(faulty),
+        store: Arc::<FaultyClient>::clone(faulty),
+        ledger: Arc::<FaultyClient>::clone(faulty),
+        ..build_pipeline(client, stop.clone())
+    }
+}
+
 /// A consumer lives through an outage that begins when so many rows have moved.
 async fn consumer_survives(outage: SimulatedOutage, after: usize, words: &str, log: LogBuffer) {
     let shared = build_world();
-    send_all(&shared);
+    send_rows(&shared, 0..ROW_COUNT);
     let client = Arc::new(SimulatedClient::new(Arc::clone(&shared), None));
     let broken = Arc::new(FaultyClient::new(Arc::clone(&client)));
     if after == 0 {
         broken.start_outage(outage);
     }
-    let parts = Parts {
-        queue: Arc::<FaultyClient>::clone(&broken),
-        store: Arc::<FaultyClient>::clone(&broken),
-        catalog: Arc::<FaultyClient>::clone(&broken),
-        ..build_parts(&client)
-    };
-    let (observation, stop) = (parts.observation.clone(), CancellationToken::new());
-    let consumer = tokio::spawn(run(parts, stop.clone()));
+    let stop = CancellationToken::new();
+    let pipeline = faulty_pipeline(&client, &broken, &stop);
+    let status = pipeline.context.clone();
+    let consumer = tokio::spawn(pipeline.run());
     wait_until_moved(&shared, after).await;
     broken.start_outage(outage);
     sleep(OUTAGE_DURATION / 2).await;
-    let trouble = observation.unhealthy_reason().unwrap_or_default();
-    assert!(trouble.contains(words), "{outage:?}: {trouble}");
+    let reason = status.unhealthy_reason().unwrap_or_default();
+    assert!(reason.contains(words), "{outage:?}: {reason}");
     sleep(OUTAGE_DURATION / 2).await;
     assert!(shared.lock().table.moves.len() < ROW_COUNT);
     broken.end_outage();
     wait_until_moved(&shared, ROW_COUNT).await;
-    assert_eq!(observation.unhealthy_reason(), None, "{outage:?}");
+    assert_eq!(status.unhealthy_reason(), None, "{outage:?}");
     stop.cancel();
     assert!(consumer.await.unwrap());
     let things = shared.lock();
@@ -135,6 +147,12 @@ async fn consumer_survives(outage: SimulatedOutage, after: usize, words: &str, l
         "{outage:?}: dead letters"
     );
     assert!(things.table.failures.is_empty(), "{outage:?}: failures");
+    // While the queue itself is down a delete may not get through.
+    let is_received_once = broken.highest_receive_count() == 1;
+    assert!(
+        is_received_once || outage == SimulatedOutage::Queue,
+        "{outage:?}"
+    );
     assert!(things.violations.is_empty(), "{:?}", things.violations);
     let errors = log.error_lines();
     assert_eq!(errors.len(), 1, "{outage:?}: {errors:#?}");
@@ -154,13 +172,13 @@ async fn feeder_survives(outage: SimulatedOutage, words: &str, log: LogBuffer) {
     };
     let progress = Arc::clone(&feed.progress);
     let stop = CancellationToken::new();
-    let consumer = tokio::spawn(run(build_parts(&client), stop.clone()));
+    let consumer = tokio::spawn(build_pipeline(&client, stop.clone()).run());
     let scene = async {
         wait_until_moved(&shared, 8).await;
         broken.start_outage(outage);
         sleep(OUTAGE_DURATION).await;
-        let trouble = progress.unhealthy_reason().unwrap_or_default();
-        assert!(trouble.contains(words), "{outage:?}: {trouble}");
+        let reason = progress.unhealthy_reason().unwrap_or_default();
+        assert!(reason.contains(words), "{outage:?}: {reason}");
         assert!(shared.lock().table.moves.len() < ROW_COUNT);
         broken.end_outage();
     };
@@ -182,6 +200,131 @@ fn of_the_rights_to_the_destination() {
             consumer_survives(SimulatedOutage::AccessDenied, after, "s3:PutObject", log).await;
         });
     }
+}
+
+#[test]
+fn of_a_store_that_can_only_be_read() {
+    for after in [0, 10] {
+        let words = "check S3's status";
+        with_captured_log(async |log| {
+            consumer_survives(SimulatedOutage::ReadOnly, after, words, log).await;
+        });
+    }
+}
+
+/// Objects that cannot be copied, the first so many of all rows.
+struct BrokenObjects {
+    count: usize,
+    error: StoreError,
+    /// The other rows are moved before.
+    at_the_end: bool,
+}
+
+/// Runs until each is recorded; returns how long that took, and the most copies of one of them.
+async fn record_broken_objects(broken: BrokenObjects, log: LogBuffer) -> (Duration, u32) {
+    let shared = build_world();
+    let client = Arc::new(SimulatedClient::new(Arc::clone(&shared), None));
+    let faulty = Arc::new(FaultyClient::new(Arc::clone(&client)));
+    for id in 0..broken.count {
+        faulty.break_object(format!("image/{id}"), broken.error.clone());
+    }
+    let stop = CancellationToken::new();
+    let consumer = tokio::spawn(faulty_pipeline(&client, &faulty, &stop).run());
+    if broken.at_the_end {
+        send_rows(&shared, broken.count..ROW_COUNT);
+        wait_until_moved(&shared, ROW_COUNT - broken.count).await;
+    }
+    let started = Instant::now();
+    send_rows(&shared, 0..broken.count);
+    let recorded = async {
+        while shared.lock().table.failures.len() < broken.count {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = timeout(Duration::from_hours(2), recorded).await;
+    assert!(waited.is_ok(), "{:#?}", shared.lock().table);
+    let took = started.elapsed();
+    stop.cancel();
+    assert!(consumer.await.unwrap());
+    assert!(log.error_lines().is_empty(), "{:#?}", log.error_lines());
+    (took, faulty.most_copies())
+}
+
+fn denied() -> StoreError {
+    StoreError::Denied {
+        code: "AccessDenied".into(),
+        message: "access denied".into(),
+    }
+}
+
+#[test]
+fn denied_objects_are_recorded_soon_even_if_nothing_else_is_left() {
+    for (count, at_the_end) in [(1, false), (50, false), (1, true), (6, true)] {
+        with_captured_log(async |log| {
+            let broken = BrokenObjects {
+                count,
+                error: denied(),
+                at_the_end,
+            };
+            let (took, copies) = record_broken_objects(broken, log).await;
+            assert!(took < Duration::from_secs(30), "{count}: {took:?}");
+            assert!(copies <= 3, "{count}: {copies} copies");
+        });
+    }
+}
+
+#[test]
+fn broken_objects_at_the_end_are_recorded_within_two_minutes() {
+    let transient = StoreError::Transient {
+        code: "InternalError".into(),
+        message: "broken".into(),
+    };
+    let throttled = StoreError::Throttled {
+        code: "SlowDownRead".into(),
+    };
+    let suspect = StoreError::Suspect {
+        code: "InvalidRequest".into(),
+        message: "broken".into(),
+    };
+    for error in [transient, throttled, suspect] {
+        with_captured_log(async |log| {
+            let code = error.code().to_owned();
+            let broken = BrokenObjects {
+                count: 6,
+                error,
+                at_the_end: true,
+            };
+            let (took, _) = record_broken_objects(broken, log).await;
+            assert!(took < Duration::from_mins(2), "{code}: {took:?}");
+        });
+    }
+}
+
+#[test]
+fn an_object_that_is_always_throttled_does_not_slow_the_others() {
+    with_captured_log(async |log| {
+        let shared = build_world();
+        let client = Arc::new(SimulatedClient::new(Arc::clone(&shared), None));
+        let faulty = Arc::new(FaultyClient::new(Arc::clone(&client)));
+        let error = StoreError::Throttled {
+            code: "SlowDownRead".into(),
+        };
+        faulty.break_object("image/7".into(), error);
+        let stop = CancellationToken::new();
+        let consumer = tokio::spawn(faulty_pipeline(&client, &faulty, &stop).run());
+        send_rows(&shared, 0..ROW_COUNT);
+        let started = Instant::now();
+        wait_until_moved(&shared, ROW_COUNT - 1).await;
+        let took = started.elapsed();
+        assert!(took < Duration::from_mins(1), "{took:?}");
+        while shared.lock().table.failures.is_empty() {
+            sleep(Duration::from_millis(100)).await;
+            assert!(started.elapsed() < Duration::from_mins(3));
+        }
+        stop.cancel();
+        assert!(consumer.await.unwrap());
+        assert!(log.error_lines().is_empty(), "{:#?}", log.error_lines());
+    });
 }
 
 #[test]

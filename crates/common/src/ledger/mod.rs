@@ -40,8 +40,6 @@ use crate::row_id::{IdColumnType, RowId};
 /// A statement that has not answered by then is given up; its effect is found out by looking.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-const SELECT_ANY_MOVE: &str = "SELECT old_path FROM bucket_brigade.moves WHERE run_id = $1 LIMIT 1";
-
 /// One run's ledger, and the table it is about.
 #[derive(Debug, Clone)]
 pub struct PostgresLedger {
@@ -122,12 +120,6 @@ impl PostgresLedger {
     /// The table as `schema.table`.
     pub fn table_name(&self) -> String {
         self.table.name.clone()
-    }
-
-    /// The old path of any row that was moved.
-    pub async fn any_moved_path(&self) -> Result<Option<String>, LedgerError> {
-        let query = sqlx::query_scalar(SELECT_ANY_MOVE).bind(self.run_id);
-        Ok(query.fetch_optional(&self.pool).await?)
     }
 
     pub fn run_id(&self) -> i64 {

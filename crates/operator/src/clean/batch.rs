@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use bucket_brigade_common::ledger::AdvisoryLock;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, ObjectRemover, ObjectStat,
+use bucket_brigade_common::object_store::objects::{
+    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, ObjectStat,
 };
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::MoveRoute;
-use bucket_brigade_common::s3::S3Store;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 

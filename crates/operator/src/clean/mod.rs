@@ -34,15 +34,15 @@ use std::time::Duration;
 use bucket_brigade_common::exit::{self, CommandError};
 use bucket_brigade_common::ledger::{AdvisoryLock, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{BucketSide, BucketVersioning, ObjectRemover};
-use bucket_brigade_common::s3::S3Store;
+use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{CommandContext, CommonArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
-use super::retrying_store::retry_object_request;
+use super::retrying_store::{is_object_error, retry_object_request};
 use batch::ObjectCleaner;
 use confirm::RemovalConsent;
 use output::{CleanPreview, CleanPrinter};
@@ -214,7 +214,7 @@ async fn read_versioning(
     };
     match retry_object_request(async || store.bucket_versioning(side).await).await {
         Ok(versioning) => Ok(Some(versioning)),
-        Err(StoreError::Denied { .. } | StoreError::Permanent { .. }) => Ok(None),
+        Err(error) if is_object_error(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::objects::BucketVersioning;
+use bucket_brigade_common::object_store::objects::BucketVersioning;
 use serde::Serialize;
 
 use super::removals::{EligibleMoves, ObjectRemoval, RemovalOutcome};

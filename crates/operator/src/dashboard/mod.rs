@@ -25,7 +25,7 @@ use axum::routing::get;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::preflight::PreflightError;
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use tokio::net::TcpListener;
 
 pub use newest_moves::newest_moves;

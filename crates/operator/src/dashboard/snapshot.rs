@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use axum::body::Bytes;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::move_ledger::StatementError;
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::sleep;

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
-use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::preflight::{BucketCheck, check_bucket};
-use bucket_brigade_common::s3::store_error;
+use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store, store_error};
 
 use super::SampleRow;
 use super::check::{CheckVerdict, PlanCheck};
-use super::probe::CopyProbe;
+use super::probe::probe_copy;
 use crate::context::CommandContext;
 
 /// What was learned of the objects.
@@ -47,47 +44,43 @@ pub(super) async fn check_objects(
     checks: &mut Vec<PlanCheck>,
 ) -> ObjectFacts {
     let run = &context.migration.run;
-    let (s3, source_s3) = context.s3_clients().await;
-    let (source, destination) = (&run.source_bucket, &run.destination_bucket);
+    let (source, destination) = match context.buckets().await {
+        Ok(buckets) => buckets,
+        Err(error) => {
+            checks.push(PlanCheck::from_preflight_error("buckets", &error));
+            return ObjectFacts::default();
+        }
+    };
     let before = checks.len();
-    for (client, setting, bucket) in [
-        (&source_s3, "SOURCE_BUCKET_NAME", source),
-        (&s3, "DESTINATION_BUCKET_NAME", destination),
-    ] {
-        if let Err(error) = check_bucket(client, setting, bucket, BucketCheck::Access).await {
+    for bucket in [&source, &destination] {
+        if let Err(error) = bucket.check_access().await {
             checks.push(PlanCheck::from_preflight_error("buckets", &error));
         }
     }
     if checks.len() > before {
         return ObjectFacts::default();
     }
-    let regions = [
-        read_region(&source_s3, source).await,
-        read_region(&s3, destination).await,
-    ];
-    checks.push(check_regions(&regions, source, destination));
-    let sampled = read_sampled_objects(&source_s3, source, samples).await;
+    let regions = [read_region(&source).await, read_region(&destination).await];
+    checks.push(check_regions(&regions, source.name(), destination.name()));
+    let sampled = read_sampled_objects(&source, samples).await;
     checks.extend(sampled.source_checks(samples.len()));
-    checks.extend(check_tags(&source_s3, source, &sampled).await);
+    checks.extend(check_tags(&source, &sampled).await);
     let mut objects = sampled.object_facts(&regions);
     if let Some((size, key)) = &sampled.smallest {
-        let probe = CopyProbe {
-            client: &s3,
-            source,
-            destination,
-            prefix: run.rule.destination_key_prefix(),
-        };
-        let copied = probe.run(key, *size, checks).await;
+        let prefix = run.rule.destination_key_prefix();
+        let store = S3Store::new(source, destination.clone(), S3Options::default());
+        let copied = probe_copy(&store, prefix, (key, *size), checks).await;
         objects.copy_duration = copied.copy_duration;
         objects.uses_kms |= copied.uses_kms;
     }
-    checks.extend(check_destinations(&s3, destination, samples).await);
+    checks.extend(check_destinations(&destination, samples).await);
     objects
 }
 
 /// The region a bucket says it is in; none where it does not say.
-async fn read_region(client: &Client, bucket: &str) -> Option<String> {
-    let output = client.head_bucket().bucket(bucket).send().await.ok()?;
+async fn read_region(bucket: &S3Bucket) -> Option<String> {
+    let request = bucket.client().head_bucket().bucket(bucket.name());
+    let output = request.send().await.ok()?;
     output.bucket_region().map(ToOwned::to_owned)
 }
 
@@ -105,27 +98,17 @@ fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str)
     }
 }
 
-async fn read_sampled_objects(
-    client: &Client,
-    bucket: &str,
-    samples: &mut [SampleRow],
-) -> SampledObjects {
+async fn read_sampled_objects(bucket: &S3Bucket, samples: &mut [SampleRow]) -> SampledObjects {
     let mut sampled = SampledObjects::default();
     for sample in samples {
         let key = &sample.route.source_key;
-        let head = client.head_object().bucket(bucket).key(key).send().await;
-        match head {
-            Ok(head) => {
+        match bucket.head(key).await {
+            Ok(Some(head)) => {
                 sample.size_bytes = head.content_length();
                 sampled.add_object(key, &head);
             }
-            Err(error) => match store_error(error) {
-                StoreError::Denied { code, message } => {
-                    sampled.denied = Some(format!("{code}: {message}"));
-                }
-                StoreError::Permanent { .. } => sampled.missing.push(sample.id.clone()),
-                other => sampled.denied = Some(other.to_string()),
-            },
+            Ok(None) => sampled.missing.push(sample.id.clone()),
+            Err(error) => sampled.denied = Some(error.to_string()),
         }
     }
     sampled
@@ -199,10 +182,10 @@ impl SampledObjects {
 }
 
 /// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
-async fn check_tags(client: &Client, bucket: &str, sampled: &SampledObjects) -> Option<PlanCheck> {
+async fn check_tags(bucket: &S3Bucket, sampled: &SampledObjects) -> Option<PlanCheck> {
     let (_, key) = sampled.smallest.as_ref()?;
-    let request = client.get_object_tagging().bucket(bucket).key(key).send();
-    Some(match request.await {
+    let request = bucket.client().get_object_tagging().bucket(bucket.name());
+    Some(match request.key(key).send().await {
         Ok(_) => PlanCheck::new_ok(
             "tags",
             format!("can be read; {} objects have some", sampled.tagged),
@@ -216,16 +199,11 @@ async fn check_tags(client: &Client, bucket: &str, sampled: &SampledObjects) -> 
 }
 
 /// Whether something stands where the copies go.
-async fn check_destinations(
-    client: &Client,
-    bucket: &str,
-    samples: &[SampleRow],
-) -> Option<PlanCheck> {
+async fn check_destinations(bucket: &S3Bucket, samples: &[SampleRow]) -> Option<PlanCheck> {
     let mut taken = Vec::new();
     for sample in samples {
         let key = &sample.route.destination_key;
-        let head = client.head_object().bucket(bucket).key(key).send().await;
-        if head.is_ok() {
+        if let Ok(Some(_)) = bucket.head(key).await {
             taken.push(sample.id.clone());
         }
     }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::dead_letter::QueueDescription;
-use bucket_brigade_common::queue::QueueError;
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::queue::sqs::SqsQueue;
+use bucket_brigade_common::queue::{MessageQueue, QueueAttributes, QueueError};
 
 use super::check::PlanCheck;
 
@@ -15,7 +14,7 @@ const MIN_RECEIVE_COUNT: u32 = 3;
 const MIN_RETENTION: Duration = Duration::from_hours(4 * 24);
 
 pub(super) async fn check_queue(queue: &SqsQueue) -> Vec<PlanCheck> {
-    let facts = match queue.describe_queue().await {
+    let facts = match queue.queue_attributes().await {
         Ok(facts) => facts,
         Err(error) => return vec![unreachable_queue("queue", &error)],
     };
@@ -29,7 +28,7 @@ pub(super) async fn check_queue(queue: &SqsQueue) -> Vec<PlanCheck> {
             "the queue has no redrive policy: messages that cannot be processed circle until they expire",
             "give it a dead-letter queue, with maxReceiveCount 5",
         ),
-        Some(dead) => match dead.describe_queue().await {
+        Some(dead) => match dead.queue_attributes().await {
             Ok(dead) => check_redrive(&facts, &dead),
             Err(error) => unreachable_queue("redrive", &error),
         },
@@ -45,7 +44,7 @@ fn unreachable_queue(about: &'static str, error: &QueueError) -> PlanCheck {
     )
 }
 
-fn check_backlog(facts: &QueueDescription) -> PlanCheck {
+fn check_backlog(facts: &QueueAttributes) -> PlanCheck {
     let messages = facts.backlog.total_messages();
     let key = match &facts.kms_key {
         Some(key) => format!("encrypted with {key}: feeder and consumers need its rights"),
@@ -61,7 +60,7 @@ fn check_backlog(facts: &QueueDescription) -> PlanCheck {
     )
 }
 
-fn check_retention(facts: &QueueDescription) -> Option<PlanCheck> {
+fn check_retention(facts: &QueueAttributes) -> Option<PlanCheck> {
     let retention = facts.retention?;
     let text = humantime::format_duration(retention);
     (retention < MIN_RETENTION).then(|| {
@@ -73,9 +72,9 @@ fn check_retention(facts: &QueueDescription) -> Option<PlanCheck> {
     })
 }
 
-fn check_redrive(queue: &QueueDescription, dead: &QueueDescription) -> PlanCheck {
+fn check_redrive(queue: &QueueAttributes, dead: &QueueAttributes) -> PlanCheck {
     let receives = queue.max_receive_count.unwrap_or(0);
-    let keeps = |facts: &QueueDescription| facts.retention.unwrap_or_default();
+    let keeps = |facts: &QueueAttributes| facts.retention.unwrap_or_default();
     let (kept, kept_dead) = (keeps(queue), keeps(dead));
     let text = humantime::format_duration;
     if kept_dead <= kept {

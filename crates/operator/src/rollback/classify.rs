@@ -3,9 +3,9 @@
 use std::fmt;
 
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{BucketSide, ObjectStat};
+use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::s3::S3Store;
 use serde::Serialize;
 
 use super::queries::UndoTarget;

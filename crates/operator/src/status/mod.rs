@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
-use bucket_brigade_common::sqs::SqsQueue;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 

@@ -1,7 +1,7 @@
 //! The queue and its dead-letter queue, as far as they answer.
 
-use bucket_brigade_common::queue::QueueError;
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::queue::sqs::SqsQueue;
+use bucket_brigade_common::queue::{MessageQueue, QueueError};
 use serde::Serialize;
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -18,17 +18,17 @@ pub(crate) struct QueueStatus {
 
 impl QueueStatus {
     pub(super) async fn read_queue(queue: &SqsQueue) -> Self {
-        let description = match queue.describe_queue().await {
-            Ok(description) => description,
+        let attributes = match queue.queue_attributes().await {
+            Ok(attributes) => attributes,
             Err(error) => return Self::from_error(&error),
         };
         let known = Self {
-            visible: Some(description.backlog.visible),
-            in_flight: Some(description.backlog.in_flight),
+            visible: Some(attributes.backlog.visible),
+            in_flight: Some(attributes.backlog.in_flight),
             ..Self::default()
         };
-        let dead = match queue.dead_letter_queue_of(&description) {
-            Some(dead) => dead.describe_queue().await,
+        let dead = match queue.dead_letter_queue_of(&attributes) {
+            Some(dead) => dead.queue_attributes().await,
             None => return known,
         };
         match dead {

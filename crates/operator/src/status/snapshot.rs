@@ -3,7 +3,7 @@
 use bucket_brigade_common::feed_source::{FeedSource, RunProgress};
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::move_ledger::StatementError;
-use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::worker_state::WorkerState;
 use serde::Serialize;
 

@@ -1,10 +1,10 @@
 //! Checks one move, and with `--recopy` copies it anew.
 
 use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
-use bucket_brigade_common::s3::S3Store;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move};
 use super::queries::current_path;

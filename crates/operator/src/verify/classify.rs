@@ -1,6 +1,6 @@
 //! What two HEADs say of a move. Nothing here makes a request.
 
-use bucket_brigade_common::objects::ObjectStat;
+use bucket_brigade_common::object_store::objects::ObjectStat;
 
 use crate::moved_row::MovedRow;
 

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
-use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 
 use super::SimulatedClient;
 use crate::fault_rates::CallOutcome;
@@ -70,5 +70,11 @@ impl ObjectStore for SimulatedClient {
             things.buckets.compare_objects(route)
         })
         .await
+    }
+
+    /// The probe objects stand for a moment only: the world does not know them.
+    async fn check_rights(&self, _: &PathRule, _: Option<&MoveRoute>) -> Result<(), StoreError> {
+        let lost = |fate| self.store_error(fate);
+        self.perform_call("check", lost, |_| Ok(())).await
     }
 }

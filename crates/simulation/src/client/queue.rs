@@ -140,6 +140,7 @@ impl MessageQueue for SimulatedClient {
                     visible: u64::try_from(count).unwrap_or(u64::MAX),
                     in_flight: 0,
                 },
+                ..QueueAttributes::default()
             })
         })
         .await

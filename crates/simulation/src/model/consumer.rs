@@ -80,6 +80,7 @@ impl ModelState {
         };
         let task = decode(&message.body, IdColumnType::Text, &world_path_rule()).ok();
         let key = task.as_ref().map(|task| task.route.destination_key.clone());
+        let key = key.unwrap_or_default();
         let mut protocol = MoveProtocol::new(message.receive_count, true, key);
         let understood = if task.is_some() {
             Event::Decoded

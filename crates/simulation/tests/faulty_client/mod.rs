@@ -1,6 +1,7 @@
 //! A client behind which one thing is down.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use bucket_brigade_common::move_ledger::{
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
-use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::queue::{
     EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueError, ReceivedMessage,
 };
@@ -25,6 +26,8 @@ use tokio::time::sleep;
 pub(crate) enum SimulatedOutage {
     /// Writing to the destination is denied.
     AccessDenied,
+    /// What writes to the destination fails.
+    ReadOnly,
     /// Every request to S3 is refused for its credentials.
     ExpiredToken,
     /// The database.
@@ -36,12 +39,52 @@ pub(crate) enum SimulatedOutage {
 pub(crate) struct FaultyClient {
     client: Arc<SimulatedClient>,
     outage: Mutex<Option<SimulatedOutage>>,
+    /// By source key.
+    broken_objects: Mutex<HashMap<String, (StoreError, u32)>>,
+    highest_receive_count: AtomicU32,
 }
 
 impl FaultyClient {
     pub(crate) fn new(client: Arc<SimulatedClient>) -> Self {
-        let outage = Mutex::new(None);
-        Self { client, outage }
+        Self {
+            client,
+            outage: Mutex::default(),
+            broken_objects: Mutex::default(),
+            highest_receive_count: AtomicU32::new(0),
+        }
+    }
+
+    /// Every copy of this object fails like this.
+    pub(crate) fn break_object(&self, source_key: String, error: StoreError) {
+        let mut broken = self.broken_objects.lock().unwrap();
+        broken.insert(source_key, (error, 0));
+    }
+
+    /// How often the broken object that was copied most was copied.
+    pub(crate) fn most_copies(&self) -> u32 {
+        let broken = self.broken_objects.lock().unwrap();
+        broken
+            .values()
+            .map(|(_, copies)| *copies)
+            .max()
+            .unwrap_or(0)
+    }
+
+    pub(crate) fn highest_receive_count(&self) -> u32 {
+        self.highest_receive_count.load(Ordering::Relaxed)
+    }
+
+    async fn check_object(&self, route: &MoveRoute) -> Result<(), StoreError> {
+        let error = {
+            let mut broken = self.broken_objects.lock().unwrap();
+            let Some((error, copies)) = broken.get_mut(&route.source_key) else {
+                return Ok(());
+            };
+            *copies += 1;
+            error.clone()
+        };
+        sleep(Duration::from_millis(20)).await;
+        Err(error)
     }
 
     pub(crate) fn start_outage(&self, outage: SimulatedOutage) {
@@ -74,6 +117,12 @@ impl FaultyClient {
                 message: "access denied".into(),
             });
         }
+        if writes && self.is_down(SimulatedOutage::ReadOnly).await {
+            return Err(StoreError::Transient {
+                code: "XMinioStorageFull".into(),
+                message: "storage backend has reached its minimum free drive threshold".into(),
+            });
+        }
         Ok(())
     }
 
@@ -100,6 +149,7 @@ impl FaultyClient {
 impl ObjectStore for FaultyClient {
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
         self.check_store(true).await?;
+        self.check_object(route).await?;
         self.client.copy(route).await
     }
 
@@ -110,6 +160,15 @@ impl ObjectStore for FaultyClient {
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
         self.check_store(false).await?;
         self.client.compare_objects(route).await
+    }
+
+    async fn check_rights(
+        &self,
+        rule: &PathRule,
+        copied: Option<&MoveRoute>,
+    ) -> Result<(), StoreError> {
+        self.check_store(true).await?;
+        self.client.check_rights(rule, copied).await
     }
 }
 
@@ -130,7 +189,13 @@ impl MessageQueue for FaultyClient {
         visibility: Duration,
     ) -> Result<Vec<ReceivedMessage>, QueueError> {
         self.check_queue("ReceiveMessage").await?;
-        self.client.receive_batch(most, wait, visibility).await
+        let messages = self.client.receive_batch(most, wait, visibility).await?;
+        for message in &messages {
+            let count = message.receive_count;
+            self.highest_receive_count
+                .fetch_max(count, Ordering::Relaxed);
+        }
+        Ok(messages)
     }
 
     async fn delete_batch(

@@ -1,5 +1,7 @@
 //! Settings, queues and buckets that cannot be used: told by name, nothing touched.
 
+use std::path::Path;
+
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
@@ -207,6 +209,30 @@ async fn a_destination_that_cannot_be_written() {
 }
 
 #[tokio::test]
+async fn buckets_that_nothing_can_be_copied_to() {
+    let rig = TestRig::new().await;
+    for setting in ["SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME"] {
+        let settings = [(setting, "images--use1-az1--x-s3")];
+        let ended = rig.run_program("consumer", &settings).await;
+        assert_eq!(ended.code, Some(64), "{}", ended.log);
+        let is_named = ended.log.contains(setting) && ended.log.contains("directory buckets");
+        assert!(is_named, "{}", ended.log);
+    }
+}
+
+#[tokio::test]
+async fn a_storage_class_that_the_store_does_not_know() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let refusal = FaultEffect::error(400, "InvalidStorageClass");
+    let _fault = rig.cloud.inject_fault(Fault::new("CopyObject", refusal));
+    let settings = [("STORAGE_CLASS", "STANDARD_IA")];
+    let ended = rig.run_program("consumer", &settings).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    assert!(ended.log.contains("STORAGE_CLASS"), "{}", ended.log);
+}
+
+#[tokio::test]
 async fn a_queue_without_a_redrive_policy_is_warned_of() {
     let circling = CreateQueueOptions {
         max_receive_count: None,
@@ -245,6 +271,53 @@ async fn missing_credentials_are_not_mistaken_for_missing_rights() {
         &["AWS_ACCESS_KEY_ID", "no request can be sent"],
     )
     .await;
+}
+
+/// Settings of a process whose credentials come from a command, which fails so many times first.
+fn credentials_from_command(folder: &Path, failures: u32) -> Vec<(&'static str, String)> {
+    let command = folder.join("credentials.sh");
+    let script = format!(
+        r#"echo >> {tries}; [ $(wc -l < {tries}) -gt {failures} ] || {{ echo "the token is refused" >&2; exit 1; }}
+echo '{{"Version":1,"AccessKeyId":"consumer","SecretAccessKey":"test"}}'"#,
+        tries = folder.join("tries").display()
+    );
+    std::fs::write(&command, script).unwrap();
+    let config = folder.join("config");
+    let profile = format!("[default]\ncredential_process = sh {}\n", command.display());
+    std::fs::write(&config, profile).unwrap();
+    vec![
+        ("AWS_ACCESS_KEY_ID", "-".into()),
+        ("AWS_SECRET_ACCESS_KEY", "-".into()),
+        ("AWS_CONFIG_FILE", config.display().to_string()),
+    ]
+}
+
+#[tokio::test]
+async fn credentials_that_do_not_come_are_an_outage() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = credentials_from_command(folder.path(), u32::MAX);
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|(name, value)| (*name, &**value))
+        .collect();
+    for program in ["feeder", "consumer"] {
+        let ended = rig.run_program(program, &settings).await;
+        assert_eq!(ended.code, Some(69), "{program}: {}", ended.log);
+    }
+    // A failure that is soon over is not even noticed.
+    let folder = tempfile::tempdir().unwrap();
+    let settings = credentials_from_command(folder.path(), 2);
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|(name, value)| (*name, &**value))
+        .collect();
+    let id = rig.add_image("image/a.png").await;
+    rig.feed_row(&id, "image/a.png").await;
+    let consumer = rig.spawn_consumer(&settings);
+    wait_until("the image", async || rig.count_rows("moves").await == 1).await;
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]

@@ -1,11 +1,9 @@
 //! Objects above the limit of one CopyObject: the store's own limit, made small.
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::primitives::ByteStream;
+use bucket_brigade_common::object_store::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
-use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
@@ -28,33 +26,17 @@ async fn large() -> (TestRig, S3Store, MoveRoute, Vec<u8>) {
         .put_object(&at, bytes.clone(), &image_properties())
         .await
         .unwrap();
-    let client = without_retries(&rig.cloud.s3_client_for("consumer"));
-    let store = S3Store::new(
-        client.clone(),
-        client,
-        S3Options {
-            source_bucket: "images-old".into(),
-            destination_bucket: "images-new".into(),
-            storage_class: None,
-            conditional_copy: true,
-            limits: CopyLimits {
-                single_bytes: PART,
-                part_bytes: PART,
-            },
+    let options = S3Options {
+        limits: CopyLimits {
+            single_bytes: PART,
+            part_bytes: PART,
         },
-    );
+        ..S3Options::default()
+    };
+    let store = rig.store(options).await;
     let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
     let route = rule.route_for("image/large +.png").unwrap();
     (rig, store, route, bytes)
-}
-
-/// As the consumer's own client is.
-fn without_retries(client: &Client) -> Client {
-    let config = client
-        .config()
-        .to_builder()
-        .retry_config(RetryConfig::disabled());
-    Client::from_conf(config.build())
 }
 
 #[tokio::test]

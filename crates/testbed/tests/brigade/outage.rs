@@ -265,6 +265,17 @@ async fn of_s3_itself() {
 }
 
 #[tokio::test]
+async fn of_a_store_that_can_only_be_read() {
+    assert_survives(
+        "CopyObject",
+        FaultEffect::error(507, "XMinioStorageFull"),
+        "XMinioStorageFull",
+        "check S3's status",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn of_the_queue() {
     assert_survives(
         "ReceiveMessage",
@@ -303,4 +314,31 @@ async fn a_few_broken_objects_at_the_end_are_no_outage() {
     .await;
     let log = stop_consumer(consumer).await;
     assert!(!log.contains("receiving stops"), "{log}");
+}
+
+/// As after `clean` and `retry`: the only rows left are denied, and this process has copied nothing.
+#[tokio::test]
+async fn denied_objects_are_no_outage_where_nothing_else_is_left() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let denied = rig.cloud.inject_fault(
+        Fault::new("CopyObject", FaultEffect::error(403, "AccessDenied")).key_contains("bad"),
+    );
+    for number in 0..6 {
+        let path = format!("image/bad-{number}.png");
+        let id = rig.add_image(&path).await;
+        rig.feed_row(&id, &path).await;
+    }
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    wait_until("their failures", async || {
+        rig.count_rows("failures").await == 6
+    })
+    .await;
+    wait_until("the dead letters", async || rig.dead_letters().await == 6).await;
+    // One verdict is enough for all deliveries.
+    assert!(denied.hits() <= 6 * 3, "{} copies", denied.hits());
+    let log = stop_consumer(consumer).await;
+    assert!(!log.contains("receiving stops"), "{log}");
+    let listing = rig.cloud.s3_client().list_objects_v2().bucket("images-new");
+    assert_eq!(listing.send().await.unwrap().contents(), []);
 }

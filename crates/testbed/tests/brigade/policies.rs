@@ -6,10 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
+use bucket_brigade_common::object_store::s3::{CopyLimits, S3Options};
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_testbed::cloud::{CreateQueueOptions, FaultHandle};
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 use serde_json::Value;
@@ -157,20 +155,14 @@ async fn rows_of_every_kind(rig: &TestRig) {
 /// What the consumer's store does above the limit, which the program itself has at 5 GiB: a copy in
 /// parts, the same again, which finds the first one and compares the bytes, and one that is cut off.
 async fn copies_in_parts(rig: &TestRig) {
-    let client = rig.cloud.s3_client_for("consumer");
-    let retries = RetryConfig::disabled();
-    let client = Client::from_conf(client.config().to_builder().retry_config(retries).build());
     let options = S3Options {
-        source_bucket: "images-old".into(),
-        destination_bucket: "images-new".into(),
-        storage_class: None,
-        conditional_copy: true,
         limits: CopyLimits {
             single_bytes: COPY_SIZE_LIMIT,
             part_bytes: 5 << 20,
         },
+        ..S3Options::default()
     };
-    let store = S3Store::new(client.clone(), client, options);
+    let store = rig.store(options).await;
     let rule = rig.run_spec().rule;
     let bytes = vec![7; usize::try_from(COPY_SIZE_LIMIT).unwrap() + 1];
     let refused = FaultEffect::error(403, "InvalidObjectState");
@@ -319,6 +311,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
             rights("s3:PutObjectTagging", &[PROBES]),
         ]
         .concat(),
+        "PutObject" => rights("s3:PutObject", &[PROBES]),
         "DeleteObject" => rights("s3:DeleteObject", &[PROBES]),
         other => panic!("nobody knows what right {other} needs"),
     }

@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use aws_config::retry::RetryConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use bucket_brigade_common::ledger::{self, PostgresLedger, RunSpec, TableSpec};
+use bucket_brigade_common::object_store::s3::{S3Access, S3Options, S3Store};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_testbed::application::{
     Application, ObjectLocation, ObjectProperties, sha256_hex,
@@ -75,6 +80,22 @@ impl TestRig {
             pool,
             logs,
         }
+    }
+
+    /// The consumer's store, in this process.
+    pub(crate) async fn store(&self, options: S3Options) -> S3Store {
+        let credentials = Credentials::new("consumer", "test", None, None, "rig");
+        let sdk = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .endpoint_url(self.cloud.endpoint_url())
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .retry_config(RetryConfig::disabled())
+            .build();
+        let access = S3Access::new(&sdk, true, Duration::from_mins(1));
+        let buckets = access.buckets("images-old", None, "images-new").await;
+        let (source, destination) = buckets.unwrap();
+        S3Store::new(source, destination, options)
     }
 
     pub(crate) fn environment(

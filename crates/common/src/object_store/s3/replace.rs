@@ -7,16 +7,15 @@ use crate::path_rule::MoveRoute;
 impl S3Store {
     /// Copies the source once more over our copy, only while that still has the ETag `ours`.
     ///
-    /// The HEAD gives the storage class, which a copy does not keep by itself, and guards stores that
-    /// ignore the condition on the copy.
-    ///
     /// # Errors
-    /// [`StoreError::DestinationExists`] when another object is there by now.
+    /// [`StoreError::DestinationExists`] when what stands there is another object by now.
     pub async fn replace_copy(
         &self,
         route: &MoveRoute,
         ours: &str,
     ) -> Result<CopiedObject, StoreError> {
+        // Tells the storage class, which a copy does not keep by itself, and guards stores that ignore the
+        // condition on the copy.
         let Some(head) = self.head_destination(route).await? else {
             return Err(StoreError::DestinationExists);
         };

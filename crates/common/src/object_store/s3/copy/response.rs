@@ -1,21 +1,22 @@
-//! What S3 says to a copy.
+//! S3's response to a copy.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
 use crate::aws::{ErrorOrigin, RequestError, code_for_status, first_line};
 
-/// The elements of an answer that matter.
+/// The elements of a response that matter.
 #[derive(Debug, Default)]
-struct Said {
+struct CopyResponse {
     is_error: bool,
     etag: Option<String>,
     code: Option<String>,
     message: Option<String>,
 }
 
-/// The copy's `ETag`, as S3 wrote it; none where it told none.
+/// The copy's `ETag`, as S3 wrote it; none where it wrote none.
 ///
 /// # Errors
 /// The error in the body, whatever the status: S3 may send its 200 before it has copied. Without one, what
@@ -23,47 +24,53 @@ struct Said {
 pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, RequestError> {
     let is_success = (200..300).contains(&status);
     match parse(body) {
-        Ok(said) if is_success && !said.is_error => Ok(said.etag),
-        Ok(said) => Err(refusal(status, said)),
+        Ok(response) if is_success && !response.is_error => Ok(response.etag),
+        Ok(response) if is_success && response.code.is_none() => {
+            Err(unreadable(status, "an error without a code"))
+        }
+        Ok(response) => Err(refusal(status, response)),
         Err(_) if is_success && body.is_empty() => Ok(None),
-        Err(error) if is_success => Err(RequestError {
-            origin: ErrorOrigin::Transport,
-            code: "UnreadableAnswer".into(),
-            message: error.to_string(),
-            status,
-        }),
-        Err(_) => Err(refusal(status, Said::default())),
+        Err(error) if is_success => Err(unreadable(status, error)),
+        Err(_) => Err(refusal(status, CopyResponse::default())),
     }
 }
 
-fn refusal(status: u16, said: Said) -> RequestError {
-    let code = said
-        .code
-        .unwrap_or_else(|| code_for_status(status).to_owned());
-    let message = said.message.map_or_else(
-        || format!("S3 answered {status} without a word"),
+/// The copy may have been made.
+fn unreadable(status: u16, problem: impl Display) -> RequestError {
+    RequestError {
+        origin: ErrorOrigin::Transport,
+        code: "UnreadableAnswer".into(),
+        message: problem.to_string(),
+        status,
+    }
+}
+
+fn refusal(status: u16, response: CopyResponse) -> RequestError {
+    let code = response.code;
+    let message = response.message.map_or_else(
+        || format!("S3 answered {status} without a message"),
         |message| first_line(&message),
     );
     RequestError {
         origin: ErrorOrigin::Service,
-        code,
+        code: code.unwrap_or_else(|| code_for_status(status).to_owned()),
         message,
         status,
     }
 }
 
-fn parse(body: &[u8]) -> Result<Said, XmlDecodeError> {
+fn parse(body: &[u8]) -> Result<CopyResponse, XmlDecodeError> {
     let mut document = Document::try_from(body)?;
     let mut root = document.root_element()?;
-    let mut said = Said {
+    let mut response = CopyResponse {
         is_error: root.start_el().matches("Error"),
-        ..Said::default()
+        ..CopyResponse::default()
     };
     while let Some(mut element) = root.next_tag() {
         match element.start_el().local() {
-            "ETag" => said.etag = Some(text(&mut element)?),
-            "Code" => said.code = Some(text(&mut element)?),
-            "Message" => said.message = Some(text(&mut element)?),
+            "ETag" => response.etag = Some(text(&mut element)?),
+            "Code" => response.code = Some(text(&mut element)?),
+            "Message" => response.message = Some(text(&mut element)?),
             _ => {}
         }
     }
@@ -71,7 +78,7 @@ fn parse(body: &[u8]) -> Result<Said, XmlDecodeError> {
     if !is_whole(body, root.start_el().local()) {
         return Err(XmlDecodeError::custom("the answer is cut short"));
     }
-    Ok(said)
+    Ok(response)
 }
 
 /// Whether the body ends where its root element does.
@@ -110,6 +117,9 @@ mod tests {
             assert_eq!((answer.code.as_str(), answer.status), ("SlowDown", status));
             assert_eq!(answer.message, "Please reduce");
         }
+        // A 200 whose error has no code says nothing of the object: as the SDK reads it.
+        let answer = read(200, b"<Error><Message>?</Message></Error>").unwrap_err();
+        assert_eq!(answer.origin, ErrorOrigin::Transport);
         // A result under the status of an error is none.
         let answer = read(500, COPIED).unwrap_err();
         assert_eq!(answer.code, "InternalError");

@@ -12,9 +12,15 @@ const KEY_ENCODE_SET: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
-/// `bucket/key`, percent-encoded.
+/// `bucket/key`, percent-encoded. Through an access point it is the object's ARN, which separates its parts
+/// by slashes. Source: Amazon S3 API reference, `CopyObject`.
 pub fn copy_source(bucket: &str, key: &str) -> String {
-    format!("{bucket}/{}", encode_key(key))
+    let key = encode_key(key);
+    if bucket.starts_with("arn:") {
+        let arn = bucket.replace(":accesspoint:", ":accesspoint/");
+        return format!("{}/object/{key}", encode_key(&arn));
+    }
+    format!("{bucket}/{key}")
 }
 
 /// A key, percent-encoded as the path of a request has it.
@@ -43,6 +49,17 @@ mod tests {
         assert_eq!(source("image/a b+c%20.png"), "b/image/a%20b%2Bc%2520.png");
         assert_eq!(source("a//../b/"), "b/a//../b/");
         assert_eq!(source("\u{1}?#&='\"é"), "b/%01%3F%23%26%3D%27%22%C3%A9");
+    }
+
+    #[test]
+    fn an_access_point_has_objects() {
+        assert_eq!(
+            copy_source(
+                "arn:aws:s3:eu-central-1:1234:accesspoint:images",
+                "image/a b"
+            ),
+            "arn%3Aaws%3As3%3Aeu-central-1%3A1234%3Aaccesspoint/images/object/image/a%20b"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The queue on SQS.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use aws_sdk_sqs::types::{
     QueueAttributeName, SendMessageBatchRequestEntry,
 };
 use prometheus_client::metrics::histogram::Histogram;
+use serde_json::Value;
 
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::queue::{
@@ -167,36 +169,39 @@ impl MessageQueue for SqsQueue {
         Ok(entry_outcomes(changes.len(), done, &output.failed))
     }
 
+    /// All that the service knows: one that lacks an attribute may refuse a request that names it.
     async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
-        use QueueAttributeName as Name;
         let output = self
             .client
             .get_queue_attributes()
             .queue_url(&self.url)
-            .attribute_names(Name::ApproximateNumberOfMessages)
-            .attribute_names(Name::ApproximateNumberOfMessagesDelayed)
-            .attribute_names(Name::ApproximateNumberOfMessagesNotVisible)
-            .attribute_names(Name::RedrivePolicy)
+            .attribute_names(QueueAttributeName::All)
             .send()
             .await
             .map_err(|error| queue_error("GetQueueAttributes", error))?;
-        let attributes = output.attributes.unwrap_or_default();
-        let count = |name| {
-            attributes
-                .get(&name)
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0)
-        };
-        Ok(QueueAttributes {
-            max_receive_count: attributes
-                .get(&Name::RedrivePolicy)
-                .and_then(|policy| max_receive_count(policy)),
-            backlog: QueueBacklog {
-                visible: count(Name::ApproximateNumberOfMessages)
-                    + count(Name::ApproximateNumberOfMessagesDelayed),
-                in_flight: count(Name::ApproximateNumberOfMessagesNotVisible),
-            },
-        })
+        Ok(parse_attributes(&output.attributes.unwrap_or_default()))
+    }
+}
+
+fn parse_attributes(attributes: &HashMap<QueueAttributeName, String>) -> QueueAttributes {
+    use QueueAttributeName as Name;
+    let number = |name| attributes.get(&name).and_then(|text| text.parse().ok());
+    let count = |name| number(name).unwrap_or(0);
+    let policy = attributes.get(&Name::RedrivePolicy);
+    let policy: Option<Value> = policy.and_then(|policy| serde_json::from_str(policy).ok());
+    let policy = policy.unwrap_or_default();
+    QueueAttributes {
+        backlog: QueueBacklog {
+            visible: count(Name::ApproximateNumberOfMessages)
+                + count(Name::ApproximateNumberOfMessagesDelayed),
+            in_flight: count(Name::ApproximateNumberOfMessagesNotVisible),
+        },
+        retention: number(Name::MessageRetentionPeriod).map(Duration::from_secs),
+        kms_key: attributes.get(&Name::KmsMasterKeyId).cloned(),
+        max_receive_count: max_receive_count(&policy),
+        dead_letter_arn: policy["deadLetterTargetArn"]
+            .as_str()
+            .map(ToOwned::to_owned),
     }
 }
 
@@ -306,10 +311,9 @@ fn convert_message(message: aws_sdk_sqs::types::Message) -> Option<ReceivedMessa
     })
 }
 
-pub(crate) fn max_receive_count(policy: &str) -> Option<u32> {
-    let policy: serde_json::Value = serde_json::from_str(policy).ok()?;
-    let count = policy.get("maxReceiveCount")?;
-    // SQS accepts and returns it both as a number and as text.
+/// SQS accepts and returns it both as a number and as text.
+fn max_receive_count(policy: &Value) -> Option<u32> {
+    let count = &policy["maxReceiveCount"];
     match count.as_u64() {
         Some(number) => u32::try_from(number).ok(),
         None => count.as_str()?.parse().ok(),
@@ -330,7 +334,8 @@ pub(crate) fn queue_error(operation: &'static str, error: impl Into<RequestError
         status,
     } = error.into();
     let throttled = code.contains("Throttl") || code.contains("OverLimit");
-    if origin == ErrorOrigin::Transport || status >= 500 || status == 429 || throttled {
+    let is_unanswered = matches!(origin, ErrorOrigin::Transport | ErrorOrigin::Credentials);
+    if is_unanswered || status >= 500 || status == 429 || throttled {
         let message = format!("{code}: {message}");
         QueueError::Unavailable { operation, message }
     } else {
@@ -368,11 +373,36 @@ mod tests {
     }
 
     #[test]
-    fn redrive_policies_spell_the_count_both_ways() {
-        assert_eq!(max_receive_count(r#"{"maxReceiveCount":5}"#), Some(5));
-        assert_eq!(max_receive_count(r#"{"maxReceiveCount":"7"}"#), Some(7));
-        assert_eq!(max_receive_count("{}"), None);
-        assert_eq!(max_receive_count(""), None);
+    fn a_redrive_policy_spells_the_count_both_ways() {
+        let parse = |policy: &str| {
+            let policy = (QueueAttributeName::RedrivePolicy, policy.to_owned());
+            parse_attributes(&HashMap::from([policy]))
+        };
+        let policy = r#"{"maxReceiveCount":5,"deadLetterTargetArn":"arn:aws:sqs:a:1:dead"}"#;
+        let attributes = parse(policy);
+        assert_eq!(attributes.max_receive_count, Some(5));
+        let arn = attributes.dead_letter_arn.as_deref();
+        assert_eq!(arn, Some("arn:aws:sqs:a:1:dead"));
+        let attributes = parse(r#"{"maxReceiveCount":"7"}"#);
+        assert_eq!(attributes.max_receive_count, Some(7));
+        for policy in ["{}", "", "[]", "null"] {
+            assert_eq!(parse(policy), QueueAttributes::default());
+        }
+    }
+
+    #[test]
+    fn delayed_messages_wait_too() {
+        use QueueAttributeName as Name;
+        let attributes = [
+            (Name::ApproximateNumberOfMessages, "3"),
+            (Name::ApproximateNumberOfMessagesDelayed, "4"),
+            (Name::ApproximateNumberOfMessagesNotVisible, "5"),
+            (Name::MessageRetentionPeriod, "345600"),
+        ];
+        let attributes = attributes.map(|(name, value)| (name, value.to_owned()));
+        let parsed = parse_attributes(&HashMap::from(attributes));
+        assert_eq!((parsed.backlog.visible, parsed.backlog.in_flight), (7, 5));
+        assert_eq!(parsed.retention, Some(Duration::from_hours(96)));
     }
 
     #[test]

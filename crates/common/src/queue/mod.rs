@@ -1,4 +1,7 @@
-//! The queue, as a trait of only the calls used, and its SQS implementation in [`crate::sqs`].
+//! The queue, as a trait of only the calls used, and its SQS implementation in [`sqs`].
+
+pub mod dead_letter;
+pub mod sqs;
 
 use std::time::Duration;
 
@@ -63,13 +66,19 @@ impl QueueBacklog {
     }
 }
 
-/// What the operator gave the queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a queue was given, and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct QueueAttributes {
-    /// Receives before a message goes to the dead-letter queue; none without a redrive policy.
-    pub max_receive_count: Option<u32>,
     /// How many messages there are.
     pub backlog: QueueBacklog,
+    /// How long a message is kept.
+    pub retention: Option<Duration>,
+    /// The key its messages are encrypted with, when it is one of KMS.
+    pub kms_key: Option<String>,
+    /// Receives before a message goes to the dead-letter queue; none without a redrive policy.
+    pub max_receive_count: Option<u32>,
+    /// The dead-letter queue's ARN.
+    pub dead_letter_arn: Option<String>,
 }
 
 /// Why a request to the queue had no effect that we know of.
@@ -124,6 +133,5 @@ pub trait MessageQueue: Send + Sync {
         changes: &[(String, Duration)],
     ) -> Result<Vec<EntryOutcome>, QueueError>;
 
-    /// The queue's redrive policy and backlog.
     async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError>;
 }

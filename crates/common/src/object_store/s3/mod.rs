@@ -1,7 +1,8 @@
 //! The object store on S3: one `CopyObject` per image, and what to do when that is not enough.
 
+mod access;
 mod compare;
-mod direct;
+mod copy;
 mod encoding;
 mod errors;
 mod inspect;
@@ -9,19 +10,21 @@ mod multipart;
 mod probe;
 mod remove;
 mod replace;
+mod rights;
 
 use async_trait::async_trait;
-use aws_sdk_s3::Client;
 use aws_sdk_s3::types::StorageClass;
 
+pub use access::{S3Access, S3Bucket};
 pub use encoding::copy_source;
 pub use errors::store_error;
+pub use probe::CopyProbe;
 
-use direct::{Condition, Order, Shown, Watch};
+use copy::{CopyCondition, CopyRequest};
 
+use crate::object_store::objects::BucketSide;
 use crate::object_store::{CopiedObject, DestinationState, ObjectStore, StoreError};
-use crate::objects::BucketSide;
-use crate::path_rule::MoveRoute;
+use crate::path_rule::{MoveRoute, PathRule};
 
 /// Sizes that decide how an object is copied, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -43,13 +46,9 @@ impl Default for CopyLimits {
     }
 }
 
-/// Which buckets, and how copies are written.
+/// How copies are written.
 #[derive(Debug, Clone)]
 pub struct S3Options {
-    /// Where the images are.
-    pub source_bucket: String,
-    /// Where they go.
-    pub destination_bucket: String,
     /// The storage class of the copies; none for the bucket's default (STANDARD).
     pub storage_class: Option<StorageClass>,
     /// Whether the store honours `If-None-Match` on a copy. When it does not, a HEAD goes first.
@@ -58,74 +57,71 @@ pub struct S3Options {
     pub limits: CopyLimits,
 }
 
+impl Default for S3Options {
+    /// The bucket's own class, never over an object.
+    fn default() -> Self {
+        Self {
+            storage_class: None,
+            conditional_copy: true,
+            limits: CopyLimits::default(),
+        }
+    }
+}
+
 /// S3, or a store that speaks its protocol.
 #[derive(Debug, Clone)]
 pub struct S3Store {
-    client: Client,
-    source_client: Client,
+    /// What is asked about a source object goes to its own region.
+    source: S3Bucket,
+    /// Copies are sent to the destination's region.
+    destination: S3Bucket,
     options: S3Options,
     /// The ETag of an older copy of ours that a copy is to replace; none to overwrite nothing.
     replace_etag: Option<String>,
-    /// How the SDK sends a copy.
-    shown: Shown,
 }
 
 impl S3Store {
-    /// A store on clients whose own retries are off. Copies are sent to the destination's region; what
-    /// is asked about a source object goes to the source's.
-    pub fn new(client: Client, source_client: Client, options: S3Options) -> Self {
+    /// A store that copies from `source` to `destination`.
+    pub fn new(source: S3Bucket, destination: S3Bucket, options: S3Options) -> Self {
         Self {
-            client,
-            source_client,
+            source,
+            destination,
             options,
             replace_etag: None,
-            shown: Shown::default(),
         }
     }
 
-    /// The client and the bucket of one side.
-    fn client_and_bucket(&self, side: BucketSide) -> (&Client, &str) {
+    fn bucket_at(&self, side: BucketSide) -> &S3Bucket {
         match side {
-            BucketSide::Source => (&self.source_client, &self.options.source_bucket),
-            BucketSide::Destination => (&self.client, &self.options.destination_bucket),
+            BucketSide::Source => &self.source,
+            BucketSide::Destination => &self.destination,
         }
     }
 
-    fn copy_request<'a>(&'a self, route: &'a MoveRoute) -> Order<'a> {
+    fn copy_request<'a>(&'a self, route: &'a MoveRoute) -> CopyRequest<'a> {
         let condition = match &self.replace_etag {
-            Some(ours) => Condition::Over(ours),
-            None if self.options.conditional_copy => Condition::Absent,
-            None => Condition::None,
+            Some(ours) => CopyCondition::Over(ours),
+            None if self.options.conditional_copy => CopyCondition::Absent,
+            None => CopyCondition::None,
         };
-        Order {
+        CopyRequest {
             key: &route.destination_key,
-            source: copy_source(&self.options.source_bucket, &route.source_key),
+            source: copy_source(&self.source.name, &route.source_key),
             condition,
-            storage_class: self
-                .options
-                .storage_class
-                .as_ref()
-                .map(StorageClass::as_str),
+            storage_class: self.storage_class(),
         }
     }
 
-    async fn copy_with_sdk(&self, order: &Order<'_>) -> Result<CopiedObject, StoreError> {
-        let request = self
-            .client
-            .copy_object()
-            .copy_source(&order.source)
-            .bucket(&self.options.destination_bucket)
-            .key(order.key)
-            .set_storage_class(self.options.storage_class.clone());
-        let request = match order.condition {
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Over(etag) => request.if_match(etag),
-            Condition::None => request,
-        };
-        let watch = Watch::new(&self.shown, order.key);
-        let output = request.customize().interceptor(watch).send().await;
-        let result = output.map_err(store_error)?.copy_object_result;
-        confirm_copy(result.as_ref().and_then(|result| result.e_tag()))
+    fn storage_class(&self) -> Option<&str> {
+        self.options
+            .storage_class
+            .as_ref()
+            .map(StorageClass::as_str)
+    }
+
+    async fn send_copy(&self, request: &CopyRequest<'_>) -> Result<CopiedObject, StoreError> {
+        let etag = self.destination.copies.copy(request).await;
+        confirm_copy(etag.map_err(store_error)?.as_deref())
     }
 
     /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
@@ -140,20 +136,13 @@ impl S3Store {
 
 #[async_trait]
 impl ObjectStore for S3Store {
-    // The SDK's futures are boxed, so that they make no room in the one of a direct copy.
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
-        let order = self.copy_request(route);
-        if let Condition::None = order.condition {
+        let request = self.copy_request(route);
+        if let CopyCondition::None = request.condition {
+            // Boxed, so that the SDK's future makes no room in the one of a copy.
             Box::pin(self.ensure_destination_free(route)).await?;
         }
-        let Some(pattern) = self.shown.pattern() else {
-            return Box::pin(self.copy_with_sdk(&order)).await;
-        };
-        let answer = pattern.copy(&order).await.map_err(store_error);
-        if let Err(StoreError::Systemic { .. }) = answer {
-            self.shown.forget();
-        }
-        confirm_copy(answer?.as_deref())
+        self.send_copy(&request).await
     }
 
     async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
@@ -163,10 +152,20 @@ impl ObjectStore for S3Store {
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
         compare::compare_destination(self, route).await
     }
+
+    async fn check_rights(
+        &self,
+        rule: &PathRule,
+        copied: Option<&MoveRoute>,
+    ) -> Result<(), StoreError> {
+        Box::pin(self.copy_for_rights(rule, copied)).await
+    }
 }
 
-/// A 200 is no proof: S3 may send it before the copy is made, and the SDK reads an empty body as
-/// success. Only an `ETag` proves the copy.
+/// Our code for a 200 that proves no copy.
+const NO_ETAG: &str = "NoETag";
+
+/// A 200 is no proof: S3 may send it before the copy is made. Only an `ETag` proves the copy.
 fn confirm_copy(etag: Option<&str>) -> Result<CopiedObject, StoreError> {
     match etag.map(bare_etag) {
         Some(etag) if !etag.is_empty() => Ok(CopiedObject {
@@ -174,7 +173,7 @@ fn confirm_copy(etag: Option<&str>) -> Result<CopiedObject, StoreError> {
             size_bytes: None,
         }),
         _ => Err(StoreError::Transient {
-            code: "NoETag".into(),
+            code: NO_ETAG.into(),
             message: "S3 answered 200 without an ETag, which proves no copy".into(),
         }),
     }

@@ -5,7 +5,7 @@ use aws_sdk_s3::types::ServerSideEncryption;
 
 use super::{S3Store, bare_etag};
 use crate::object_store::StoreError;
-use crate::objects::{BucketSide, ObjectStat};
+use crate::object_store::objects::{BucketSide, ObjectStat};
 
 impl S3Store {
     /// None when there is no such object.
@@ -14,8 +14,7 @@ impl S3Store {
         side: BucketSide,
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
-        let (client, bucket) = self.client_and_bucket(side);
-        let head = self.head_object(client, bucket, key).await?;
+        let head = self.bucket_at(side).head(key).await?;
         Ok(head.as_ref().map(object_stat))
     }
 }

@@ -9,26 +9,16 @@ use async_trait::async_trait;
 use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 
-use super::direct::Shown;
-use super::{S3Options, S3Store, store_error};
+use super::{S3Bucket, S3Store, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
+use crate::object_store::objects::{
+    BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover,
+};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
-use crate::objects::{BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover};
 use crate::path_rule::MoveRoute;
 
 #[async_trait]
 impl ObjectRemover for S3Store {
-    async fn bucket_versioning(&self, side: BucketSide) -> Result<BucketVersioning, StoreError> {
-        let (client, bucket) = self.client_and_bucket(side);
-        let asked = client.get_bucket_versioning().bucket(bucket).send().await;
-        let answer = asked.map_err(store_error)?;
-        Ok(match answer.status {
-            Some(BucketVersioningStatus::Enabled) => BucketVersioning::Enabled,
-            Some(_) => BucketVersioning::Suspended,
-            None => BucketVersioning::Off,
-        })
-    }
-
     async fn delete_objects(
         &self,
         side: BucketSide,
@@ -54,8 +44,26 @@ impl ObjectRemover for S3Store {
         };
         Ok(objects.iter().map(fate).collect())
     }
+}
 
-    async fn restore_object(
+impl S3Store {
+    /// Whether the bucket keeps what is removed from it.
+    pub async fn bucket_versioning(
+        &self,
+        side: BucketSide,
+    ) -> Result<BucketVersioning, StoreError> {
+        let S3Bucket { client, name, .. } = self.bucket_at(side);
+        let asked = client.get_bucket_versioning().bucket(name).send().await;
+        let answer = asked.map_err(store_error)?;
+        Ok(match answer.status {
+            Some(BucketVersioningStatus::Enabled) => BucketVersioning::Enabled,
+            Some(_) => BucketVersioning::Suspended,
+            None => BucketVersioning::Off,
+        })
+    }
+
+    /// Copies an object that was removed on one side back from the other, if there is none.
+    pub async fn restore_object(
         &self,
         side: BucketSide,
         route: &MoveRoute,
@@ -69,9 +77,7 @@ impl ObjectRemover for S3Store {
             other => other,
         }
     }
-}
 
-impl S3Store {
     async fn send_delete_objects<'a>(
         &self,
         side: BucketSide,
@@ -83,8 +89,8 @@ impl S3Store {
         let identifiers = objects.iter().map(|object| object_identifier(object));
         let identifiers: Result<Vec<_>, _> = identifiers.collect();
         let delete = identifiers.and_then(|all| Delete::builder().set_objects(Some(all)).build());
-        let (client, bucket) = self.client_and_bucket(side);
-        let request = client.delete_objects().bucket(bucket);
+        let S3Bucket { client, name, .. } = self.bucket_at(side);
+        let request = client.delete_objects().bucket(name);
         let delete = delete.map_err(|error| StoreError::Permanent {
             code: "RequestNotBuilt".into(),
             message: error.to_string(),
@@ -99,8 +105,8 @@ impl S3Store {
     }
 
     async fn send_delete_object(&self, side: BucketSide, object: &DeleteTarget) -> DeleteOutcome {
-        let (client, bucket) = self.client_and_bucket(side);
-        let request = client.delete_object().bucket(bucket).key(&object.key);
+        let S3Bucket { client, name, .. } = self.bucket_at(side);
+        let request = client.delete_object().bucket(name).key(&object.key);
         match request.if_match(quote_etag(&object.etag)).send().await {
             Ok(output) => DeleteOutcome::Deleted {
                 delete_marker: output.version_id,
@@ -119,17 +125,11 @@ impl S3Store {
 
     /// The same store with source and destination exchanged.
     fn with_sides_swapped(&self) -> Self {
-        Self {
-            client: self.source_client.clone(),
-            source_client: self.client.clone(),
-            options: S3Options {
-                source_bucket: self.options.destination_bucket.clone(),
-                destination_bucket: self.options.source_bucket.clone(),
-                ..self.options.clone()
-            },
-            replace_etag: None,
-            shown: Shown::default(),
-        }
+        Self::new(
+            self.destination.clone(),
+            self.source.clone(),
+            self.options.clone(),
+        )
     }
 }
 

@@ -52,9 +52,10 @@ async fn create_upload(
 ) -> Result<String, StoreError> {
     let class = store.options.storage_class.clone();
     let output = store
+        .destination
         .client
         .create_multipart_upload()
-        .bucket(&store.options.destination_bucket)
+        .bucket(&store.destination.name)
         .key(&route.destination_key)
         .set_content_type(source.content_type.clone())
         .set_cache_control(source.cache_control.clone())
@@ -89,9 +90,10 @@ fn expiry_date(source: &HeadObjectOutput) -> Option<DateTime> {
 
 async fn source_tags(store: &S3Store, route: &MoveRoute) -> Result<Option<String>, StoreError> {
     let output = store
-        .source_client
+        .source
+        .client
         .get_object_tagging()
-        .bucket(&store.options.source_bucket)
+        .bucket(&store.source.name)
         .key(&route.source_key)
         .send()
         .await
@@ -117,9 +119,10 @@ async fn copy_parts_and_complete(
             .await?;
     let only_new = store.options.conditional_copy && store.replace_etag.is_none();
     let output = store
+        .destination
         .client
         .complete_multipart_upload()
-        .bucket(&store.options.destination_bucket)
+        .bucket(&store.destination.name)
         .key(&route.destination_key)
         .upload_id(upload)
         .set_if_none_match(only_new.then(|| "*".to_owned()))
@@ -153,13 +156,14 @@ async fn copy_part(
     range: String,
 ) -> Result<CompletedPart, StoreError> {
     let output = store
+        .destination
         .client
         .upload_part_copy()
-        .copy_source(copy_source(&store.options.source_bucket, &route.source_key))
+        .copy_source(copy_source(&store.source.name, &route.source_key))
         // All parts must be of one version of the source.
         .set_copy_source_if_match(source_etag.map(ToOwned::to_owned))
         .copy_source_range(range)
-        .bucket(&store.options.destination_bucket)
+        .bucket(&store.destination.name)
         .key(&route.destination_key)
         .upload_id(upload)
         .part_number(number)
@@ -183,9 +187,10 @@ async fn copy_part(
 /// Best effort: what is left behind costs storage until the bucket's lifecycle rule removes it.
 async fn abort_upload(store: &S3Store, route: &MoveRoute, upload: &str) {
     let aborted = store
+        .destination
         .client
         .abort_multipart_upload()
-        .bucket(&store.options.destination_bucket)
+        .bucket(&store.destination.name)
         .key(&route.destination_key)
         .upload_id(upload)
         .send()

@@ -1,9 +1,12 @@
-//! The object store, as a trait of only the calls used, and its S3 implementation in [`crate::s3`].
+//! The object store, as a trait of only the calls used, and its S3 implementation in [`s3`].
+
+pub mod objects;
+pub mod s3;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::path_rule::MoveRoute;
+use crate::path_rule::{MoveRoute, PathRule};
 
 /// A copy the store has proven by an `ETag` in its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,7 +51,7 @@ pub enum StoreError {
     /// Larger than one `CopyObject` may copy.
     #[error("the object is larger than one CopyObject may copy")]
     TooLarge,
-    /// This object cannot be copied, however often it is tried.
+    /// This object cannot be copied, however often it is tried: a code that can be about nothing else.
     #[error("{code}: {message}")]
     Permanent {
         /// The service's error code.
@@ -59,6 +62,15 @@ pub enum StoreError {
     /// Not allowed: this object's own trouble, or everybody's.
     #[error("{code}: {message}")]
     Denied {
+        /// The service's error code.
+        code: String,
+        /// The service's own words.
+        message: String,
+    },
+    /// A refusal that is in no list: this object's own trouble, or a setting that the store does not know.
+    /// It counts against the object only when another has been copied since the object first failed.
+    #[error("{code}: {message}")]
+    Suspect {
         /// The service's error code.
         code: String,
         /// The service's own words.
@@ -82,6 +94,7 @@ impl StoreError {
             | Self::Transient { code, .. }
             | Self::Permanent { code, .. }
             | Self::Denied { code, .. }
+            | Self::Suspect { code, .. }
             | Self::Systemic { code, .. } => code,
             Self::DestinationExists => "DestinationExists",
             Self::TooLarge => "TooLarge",
@@ -104,4 +117,12 @@ pub trait ObjectStore: Send + Sync {
 
     /// Compares what stands at the destination with the source.
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError>;
+
+    /// Reads and writes as a copy does, on objects that are known to exist: one that was copied before, if
+    /// there is one, and objects of the consumer's own, which are removed again.
+    async fn check_rights(
+        &self,
+        rule: &PathRule,
+        copied: Option<&MoveRoute>,
+    ) -> Result<(), StoreError>;
 }

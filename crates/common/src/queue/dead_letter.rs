@@ -3,28 +3,10 @@
 
 use std::time::Duration;
 
-use aws_sdk_sqs::Client;
-use aws_sdk_sqs::types::QueueAttributeName as Name;
-
+use crate::queue::sqs::{SqsQueue, queue_error};
 use crate::queue::{
-    EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueBacklog, QueueError,
+    EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueAttributes, QueueError,
 };
-use crate::sqs::{SqsQueue, max_receive_count, queue_error};
-
-/// What a queue was given, and what is in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueDescription {
-    /// How many messages there are.
-    pub backlog: QueueBacklog,
-    /// How long a message is kept.
-    pub retention: Option<Duration>,
-    /// The key its messages are encrypted with, when it is one of KMS.
-    pub kms_key: Option<String>,
-    /// Receives before a message goes to the dead-letter queue; none without a redrive policy.
-    pub max_receive_count: Option<u32>,
-    /// The dead-letter queue's ARN.
-    pub dead_letter_arn: Option<String>,
-}
 
 /// How dead letters came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,20 +30,15 @@ const UNSUPPORTED_CODES: [&str; 4] = [
 const RESEND_VISIBILITY: Duration = Duration::from_secs(30);
 
 impl SqsQueue {
-    /// What the queue was given, and what is in it.
-    pub async fn describe_queue(&self) -> Result<QueueDescription, QueueError> {
-        read_description(&self.client, &self.url).await
-    }
-
     /// Its dead-letter queue; none without a redrive policy. It is in the same account and region, as
     /// SQS demands.
     pub async fn dead_letter_queue(&self) -> Result<Option<DeadLetterQueue>, QueueError> {
-        Ok(self.dead_letter_queue_of(&self.describe_queue().await?))
+        Ok(self.dead_letter_queue_of(&self.queue_attributes().await?))
     }
 
-    /// The same, when its facts are known.
-    pub fn dead_letter_queue_of(&self, facts: &QueueDescription) -> Option<DeadLetterQueue> {
-        let arn = facts.dead_letter_arn.clone()?;
+    /// The same, when its attributes are known.
+    pub fn dead_letter_queue_of(&self, attributes: &QueueAttributes) -> Option<DeadLetterQueue> {
+        let arn = attributes.dead_letter_arn.clone()?;
         let (stem, _) = self.url.trim_end_matches('/').rsplit_once('/')?;
         let name = arn.rsplit(':').next()?;
         // A letter keeps its trace on its way back.
@@ -84,8 +61,8 @@ pub struct DeadLetterQueue {
 
 impl DeadLetterQueue {
     /// What it was given, and what is in it.
-    pub async fn describe_queue(&self) -> Result<QueueDescription, QueueError> {
-        self.dead_letters.describe_queue().await
+    pub async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
+        self.dead_letters.queue_attributes().await
     }
 
     /// Moves all dead letters back to the queue.
@@ -93,7 +70,7 @@ impl DeadLetterQueue {
     /// # Errors
     /// [`QueueError`]; some may have been moved.
     pub async fn redrive_all(&self) -> Result<RedriveOutcome, QueueError> {
-        let waiting = self.describe_queue().await?.backlog.total_messages();
+        let waiting = self.queue_attributes().await?.backlog.total_messages();
         if waiting == 0 {
             return Ok(RedriveOutcome::Empty);
         }
@@ -138,38 +115,4 @@ impl DeadLetterQueue {
         }
         Ok(moved)
     }
-}
-
-async fn read_description(client: &Client, url: &str) -> Result<QueueDescription, QueueError> {
-    let output = client
-        .get_queue_attributes()
-        .queue_url(url)
-        .attribute_names(Name::ApproximateNumberOfMessages)
-        .attribute_names(Name::ApproximateNumberOfMessagesDelayed)
-        .attribute_names(Name::ApproximateNumberOfMessagesNotVisible)
-        .attribute_names(Name::MessageRetentionPeriod)
-        .attribute_names(Name::KmsMasterKeyId)
-        .attribute_names(Name::RedrivePolicy)
-        .send()
-        .await
-        .map_err(|error| queue_error("GetQueueAttributes", error))?;
-    let attributes = output.attributes.unwrap_or_default();
-    let number = |name| attributes.get(&name).and_then(|text| text.parse().ok());
-    let policy = attributes.get(&Name::RedrivePolicy);
-    Ok(QueueDescription {
-        backlog: QueueBacklog {
-            visible: number(Name::ApproximateNumberOfMessages).unwrap_or(0)
-                + number(Name::ApproximateNumberOfMessagesDelayed).unwrap_or(0),
-            in_flight: number(Name::ApproximateNumberOfMessagesNotVisible).unwrap_or(0),
-        },
-        retention: number(Name::MessageRetentionPeriod).map(Duration::from_secs),
-        kms_key: attributes.get(&Name::KmsMasterKeyId).cloned(),
-        max_receive_count: policy.and_then(|policy| max_receive_count(policy)),
-        dead_letter_arn: policy.and_then(|policy| dead_letter_arn(policy)),
-    })
-}
-
-fn dead_letter_arn(policy: &str) -> Option<String> {
-    let policy: serde_json::Value = serde_json::from_str(policy).ok()?;
-    Some(policy.get("deadLetterTargetArn")?.as_str()?.to_owned())
 }

@@ -1,11 +1,10 @@
-//! What an operator's commands ask of the two buckets, as traits of only the calls used. The S3
-//! implementations are in [`crate::s3`].
+//! What an operator's commands ask of the two buckets.
 
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::object_store::{CopiedObject, StoreError};
-use crate::path_rule::{MoveRoute, PathRule};
+use crate::object_store::StoreError;
+use crate::path_rule::PathRule;
 
 /// The most objects one `DeleteObjects` removes. Source: Amazon S3 API reference.
 pub const MAX_DELETE_OBJECTS: usize = 1000;
@@ -66,26 +65,16 @@ pub enum BucketVersioning {
     Suspended,
 }
 
-/// Removes objects, and brings one back.
+/// Deletes objects.
 #[async_trait]
 pub trait ObjectRemover: Send + Sync {
-    /// Whether the bucket keeps what is removed from it.
-    async fn bucket_versioning(&self, side: BucketSide) -> Result<BucketVersioning, StoreError>;
-
-    /// Removes up to [`REMOVAL_BATCH`] objects, each only while it has its ETag. The answers are in the
-    /// order of the objects.
+    /// Deletes up to [`MAX_DELETE_OBJECTS`] objects, each only while it has its ETag. The outcomes are in
+    /// the order of the objects.
     async fn delete_objects(
         &self,
         side: BucketSide,
         objects: &[DeleteTarget],
     ) -> Result<Vec<DeleteOutcome>, StoreError>;
-
-    /// Copies an object that was removed on one side back from the other, if there is none.
-    async fn restore_object(
-        &self,
-        side: BucketSide,
-        route: &MoveRoute,
-    ) -> Result<CopiedObject, StoreError>;
 }
 
 impl PathRule {

@@ -1,0 +1,46 @@
+//! What all stages of one consumer share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::fleet_control::WorkerRole;
+use bucket_brigade_common::health::Health;
+#[cfg(test)]
+use bucket_brigade_common::settings::DatabaseLimits;
+use bucket_brigade_common::throttle::Throttle;
+use tokio_util::sync::CancellationToken;
+
+use crate::counters::ConsumerCounters;
+use crate::lease::Leases;
+
+/// Clones share everything.
+#[derive(Debug, Clone)]
+pub struct ConsumerContext {
+    pub throttle: Arc<Throttle>,
+    pub health: Health,
+    pub leases: Leases,
+    pub counters: Arc<ConsumerCounters>,
+    /// Ends all waiting, not the work in progress.
+    pub stop: CancellationToken,
+    /// Ends the work in progress too: the grace period is over.
+    pub give_up: CancellationToken,
+}
+
+impl ConsumerContext {
+    pub fn new(throttle: Throttle, visibility_timeout: Duration, stop: CancellationToken) -> Self {
+        Self {
+            throttle: Arc::new(throttle),
+            health: Health::new(WorkerRole::Consumer),
+            leases: Leases::new(visibility_timeout),
+            counters: Arc::default(),
+            stop,
+            give_up: CancellationToken::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let throttle = Throttle::for_copies(4, DatabaseLimits::default());
+        Self::new(throttle, Duration::from_mins(1), CancellationToken::new())
+    }
+}

@@ -1,0 +1,186 @@
+//! Batched calls to the ledger. A batch is tried until the database takes it: nothing that was copied is
+//! copied again because a commit failed. A request that the database refuses fails alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::batch::{BatchConfig, Batcher, flush_in_halves};
+use bucket_brigade_common::health::{Dependency, Health};
+use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::retry::Backoff;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::ConsumerContext;
+
+const RETRY_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(50),
+    max_delay: Duration::from_secs(15),
+};
+
+/// What became of one request of a batch.
+#[derive(Debug, Clone)]
+pub enum LedgerOutcome<R> {
+    Done(R),
+    /// The SQLSTATE and the database's message.
+    Refused {
+        code: String,
+        message: String,
+    },
+    /// The process is stopping, and the database does not answer.
+    Interrupted,
+}
+
+/// Takes requests of one kind one by one.
+pub struct LedgerBatcher<T, R>(Batcher<T, LedgerOutcome<R>>);
+
+impl<T, R> LedgerBatcher<T, R>
+where
+    T: Clone + Send + Sync + 'static,
+    R: Send + 'static,
+{
+    /// `call` returns the result of each request of its batch, in order.
+    pub fn new<F>(config: BatchConfig, context: &ConsumerContext, call: F) -> Self
+    where
+        F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let retrier = Arc::new(LedgerRetrier {
+            call,
+            health: context.health.clone(),
+            stop: context.stop.clone(),
+        });
+        Self(Batcher::new(config, move |batch| {
+            let retrier = Arc::clone(&retrier);
+            let refused = |(code, message)| LedgerOutcome::Refused { code, message };
+            async move { flush_in_halves(batch, |part| retrier.call(part), refused).await }.boxed()
+        }))
+    }
+
+    pub async fn submit(&self, request: T) -> LedgerOutcome<R> {
+        let outcome = self.0.submit(request).await;
+        outcome.unwrap_or(LedgerOutcome::Interrupted)
+    }
+}
+
+struct LedgerRetrier<F> {
+    call: F,
+    health: Health,
+    stop: CancellationToken,
+}
+
+impl<F> LedgerRetrier<F> {
+    /// Tries until the database answers or the process stops. An error is a refusal: its SQLSTATE and
+    /// message.
+    async fn call<T, R>(&self, part: Arc<[T]>) -> Result<Vec<LedgerOutcome<R>>, (String, String)>
+    where
+        F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>,
+    {
+        for tries in 1.. {
+            let began = Instant::now();
+            let result = (self.call)(Arc::clone(&part)).await;
+            let reason = match result {
+                Err(StatementError::Unavailable(reason)) => reason,
+                Ok(results) => {
+                    self.health.mark_up(Dependency::Database);
+                    return Ok(results.into_iter().map(LedgerOutcome::Done).collect());
+                }
+                Err(StatementError::Rejected { code, message }) => {
+                    // It answers.
+                    self.health.mark_up(Dependency::Database);
+                    return Err((code, message));
+                }
+            };
+            self.health
+                .record_failure(Dependency::Database, began, tries, &reason);
+            if self.stop.is_cancelled() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+        Ok(part.iter().map(|_| LedgerOutcome::Interrupted).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    const CONFIG: BatchConfig = BatchConfig {
+        max: 8,
+        min: 8,
+        linger: Duration::from_millis(5),
+        concurrency: 1,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_database_refuses_fails_alone() {
+        let context = ConsumerContext::for_tests();
+        let batcher = LedgerBatcher::new(CONFIG, &context, |batch: Arc<[i32]>| {
+            async move {
+                if batch.contains(&5) {
+                    return Err(StatementError::Rejected {
+                        code: "22001".into(),
+                        message: "too long".into(),
+                    });
+                }
+                Ok(batch.to_vec())
+            }
+            .boxed()
+        });
+        let outcomes = futures::future::join_all((0..8).map(|number| batcher.submit(number))).await;
+        for (number, outcome) in (0..8).zip(outcomes) {
+            match outcome {
+                LedgerOutcome::Done(done) => assert!(done == number && number != 5),
+                LedgerOutcome::Refused { code, .. } => assert!(code == "22001" && number == 5),
+                LedgerOutcome::Interrupted => panic!("interrupted"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_waited_for() {
+        let context = ConsumerContext::for_tests();
+        let was_up = Arc::new(Mutex::new(Vec::new()));
+        let (health, recorded) = (context.health.clone(), Arc::clone(&was_up));
+        let batcher = LedgerBatcher::new(CONFIG, &context, move |batch: Arc<[u32]>| {
+            let mut recorded = recorded.lock().unwrap();
+            recorded.push(health.is_up(Dependency::Database));
+            let fails = recorded.len() <= 3;
+            async move {
+                if fails {
+                    Err(StatementError::Unavailable("down".into()))
+                } else {
+                    Ok(batch.to_vec())
+                }
+            }
+            .boxed()
+        });
+        assert!(matches!(batcher.submit(1).await, LedgerOutcome::Done(1)));
+        // One failure is no outage; the second stops the receiving, the success starts it again.
+        assert_eq!(*was_up.lock().unwrap(), [true, true, false, false]);
+        assert!(context.health.is_up(Dependency::Database));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_the_wait_for_a_database_that_is_down() {
+        let context = ConsumerContext::for_tests();
+        let batcher: LedgerBatcher<u32, u32> = LedgerBatcher::new(CONFIG, &context, |_| {
+            async { Err(StatementError::Unavailable("down".into())) }.boxed()
+        });
+        context.stop.cancel();
+        assert!(matches!(
+            batcher.submit(1).await,
+            LedgerOutcome::Interrupted
+        ));
+    }
+}

@@ -1,0 +1,227 @@
+//! What a process depends on, and what of that is down: logged once per outage, and over by itself.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::fleet_control::WorkerRole;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependency {
+    Database,
+    Queue,
+    /// S3.
+    Objects,
+}
+
+const DEPENDENCIES: [Dependency; 3] =
+    [Dependency::Database, Dependency::Queue, Dependency::Objects];
+
+impl Dependency {
+    fn display_name(self) -> &'static str {
+        match self {
+            Self::Database => "the database",
+            Self::Queue => "the queue",
+            Self::Objects => "S3",
+        }
+    }
+
+    /// What to do; for S3 it depends on the error, and its reason says it.
+    fn advice(self, role: WorkerRole) -> &'static str {
+        match (self, role) {
+            (Self::Database, _) => {
+                "; check the database, DATABASE_URL or PGHOST, PGUSER, …, and the network"
+            }
+            (Self::Queue, WorkerRole::Feeder) => {
+                "; check QUEUE_URL, the queue, and the feeder's policy: sqs:SendMessage, sqs:GetQueueAttributes"
+            }
+            (Self::Queue, WorkerRole::Consumer) => {
+                "; check QUEUE_URL, the queue, and the consumer's policy: sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueAttributes"
+            }
+            (Self::Objects, _) => "",
+        }
+    }
+
+    /// Failures in a row before the dependency counts as down: a deadlock, a cut connection or a
+    /// throttled batch is no outage. A call to a database that is down fails only after seconds.
+    fn tolerated_failures(self) -> u32 {
+        match self {
+            Self::Database => 1,
+            Self::Queue | Self::Objects => 2,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct DependencyState {
+    outage: Option<String>,
+    last_success: Option<Instant>,
+}
+
+/// Which dependencies are down, and why.
+#[derive(Debug, Clone)]
+pub struct Health {
+    role: WorkerRole,
+    shared: Arc<SharedHealth>,
+}
+
+#[derive(Debug, Default)]
+struct SharedHealth {
+    states: Mutex<[DependencyState; 3]>,
+    /// Wakes in the order of waiting, as no watch channel does.
+    changed: Notify,
+}
+
+impl Health {
+    pub fn new(role: WorkerRole) -> Self {
+        Self {
+            role,
+            shared: Arc::default(),
+        }
+    }
+
+    /// A call that began at `began` failed for the `failures`th time in a row.
+    pub fn record_failure(
+        &self,
+        dependency: Dependency,
+        began: Instant,
+        failures: u32,
+        reason: &str,
+    ) {
+        if failures <= dependency.tolerated_failures() {
+            return;
+        }
+        // Another call may have succeeded since: the outage is over, and this call was part of it.
+        let is_over = |state: &DependencyState| state.last_success.is_some_and(|at| at >= began);
+        self.set_down(dependency, reason, |state| !is_over(state));
+    }
+
+    pub fn mark_down(&self, dependency: Dependency, reason: &str) {
+        self.set_down(dependency, reason, |_| true);
+    }
+
+    fn set_down(
+        &self,
+        dependency: Dependency,
+        reason: &str,
+        applies: impl FnOnce(&DependencyState) -> bool,
+    ) {
+        let mut states = self.lock_states();
+        let state = &mut states[dependency as usize];
+        if state.outage.is_some() || !applies(state) {
+            return;
+        }
+        let (name, advice) = (dependency.display_name(), dependency.advice(self.role));
+        let reason = format!("{reason}{advice}");
+        let consequence = match self.role {
+            WorkerRole::Feeder => "feeding waits until it can",
+            WorkerRole::Consumer => "receiving stops until it can; what is in hand is kept",
+        };
+        tracing::error!(reason, "{name} cannot be used: {consequence}");
+        state.outage = Some(reason);
+        self.shared.changed.notify_waiters();
+    }
+
+    pub fn mark_up(&self, dependency: Dependency) {
+        let mut states = self.lock_states();
+        let state = &mut states[dependency as usize];
+        state.last_success = Some(Instant::now());
+        if state.outage.take().is_some() {
+            let name = dependency.display_name();
+            tracing::info!("{name} can be used again: going on");
+            self.shared.changed.notify_waiters();
+        }
+    }
+
+    pub fn is_up(&self, dependency: Dependency) -> bool {
+        self.lock_states()[dependency as usize].outage.is_none()
+    }
+
+    /// What is down, and why; none when all is well.
+    pub fn outage(&self) -> Option<String> {
+        let states = self.lock_states();
+        DEPENDENCIES.into_iter().find_map(|dependency| {
+            let reason = states[dependency as usize].outage.as_ref()?;
+            Some(format!("{}: {reason}", dependency.display_name()))
+        })
+    }
+
+    pub async fn wait_until_up(&self, dependency: Dependency) {
+        self.wait_for(dependency, true).await;
+    }
+
+    pub async fn wait_until_down(&self, dependency: Dependency) {
+        self.wait_for(dependency, false).await;
+    }
+
+    async fn wait_for(&self, dependency: Dependency, is_up: bool) {
+        while self.is_up(dependency) != is_up {
+            let mut changed = pin!(self.shared.changed.notified());
+            // What changes from here on wakes it.
+            changed.as_mut().enable();
+            if self.is_up(dependency) != is_up {
+                changed.await;
+            }
+        }
+    }
+
+    fn lock_states(&self) -> MutexGuard<'_, [DependencyState; 3]> {
+        // Nothing that can panic runs under this lock.
+        let states = self.shared.states.lock();
+        states.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::{advance, timeout};
+
+    #[tokio::test(start_paused = true)]
+    async fn one_failure_is_no_outage_and_a_late_one_no_second_outage() {
+        let health = Health::new(WorkerRole::Feeder);
+        let began = Instant::now();
+        health.record_failure(Dependency::Database, began, 1, "refused");
+        assert_eq!(health.outage(), None);
+        health.record_failure(Dependency::Database, began, 2, "refused");
+        let outage = health.outage().unwrap_or_default();
+        assert!(
+            outage.starts_with("the database: refused; check"),
+            "{outage}"
+        );
+        advance(Duration::from_secs(1)).await;
+        health.mark_up(Dependency::Database);
+        assert_eq!(health.outage(), None);
+        health.record_failure(Dependency::Database, began, 9, "refused");
+        assert_eq!(health.outage(), None);
+        advance(Duration::from_secs(1)).await;
+        health.record_failure(Dependency::Database, Instant::now(), 2, "refused");
+        assert!(health.outage().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_dependency_has_its_own_outage() {
+        let health = Health::new(WorkerRole::Feeder);
+        health.record_failure(Dependency::Queue, Instant::now(), 3, "gone");
+        health.mark_up(Dependency::Database);
+        let outage = health.outage().unwrap_or_default();
+        assert!(outage.contains("sqs:SendMessage"), "{outage}");
+        assert!(health.is_up(Dependency::Objects));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_goes_on_when_the_outage_is_over() {
+        let health = Health::new(WorkerRole::Consumer);
+        health.wait_until_up(Dependency::Objects).await;
+        health.mark_down(Dependency::Objects, "denied");
+        health.wait_until_down(Dependency::Objects).await;
+        let wait = Duration::from_secs(1);
+        let waiting = timeout(wait, health.wait_until_up(Dependency::Objects));
+        assert!(waiting.await.is_err());
+        health.mark_up(Dependency::Objects);
+        health.wait_until_up(Dependency::Objects).await;
+    }
+}

@@ -1,0 +1,172 @@
+//! `CopyObject` without the SDK's layers.
+//!
+//! The SDK makes each request anew out of plugins, interceptors and endpoint rules, which costs more than
+//! all the rest of an image. For one bucket the outcome is always the same but for key, copy source and
+//! condition. So the SDK's endpoint resolver is asked for the bucket's address once, its signer signs each
+//! request, and its HTTP client sends it.
+
+mod address;
+mod credentials;
+mod response;
+#[cfg(test)]
+mod signature;
+mod signer;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
+use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use tokio::time::timeout;
+
+pub(super) use address::{BucketAddress, endpoint_params};
+pub(super) use signer::RequestSigner;
+
+use super::encoding::encode_key;
+use crate::aws::{ErrorOrigin, RequestError, error_chain};
+
+/// Says in the bucket's access log who copied.
+const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_VERSION"));
+
+/// One copy, as its request describes it.
+#[derive(Debug, Clone)]
+pub(super) struct CopyRequest<'a> {
+    /// The destination key.
+    pub key: &'a str,
+    /// `bucket/key` of the source, percent-encoded.
+    pub source: String,
+    /// When the copy may be written.
+    pub condition: CopyCondition<'a>,
+    /// The storage class of the copy; none for the bucket's default.
+    pub storage_class: Option<&'a str>,
+}
+
+/// When a copy may be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum CopyCondition<'a> {
+    /// Only where there is no object.
+    Absent,
+    /// Only over the object with this `ETag`.
+    Over(&'a str),
+    /// The store knows no conditions.
+    None,
+}
+
+/// Sends the copies to one bucket.
+#[derive(Debug, Clone)]
+pub(super) struct CopyClient {
+    address: Arc<BucketAddress>,
+    signer: Arc<RequestSigner>,
+    connector: SharedHttpConnector,
+    timeout: Duration,
+}
+
+impl CopyClient {
+    pub(super) fn new(
+        address: BucketAddress,
+        signer: Arc<RequestSigner>,
+        connector: SharedHttpConnector,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            address: Arc::new(address),
+            signer,
+            connector,
+            timeout,
+        }
+    }
+
+    /// Copies, and returns the copy's `ETag` as S3 wrote it; none where it wrote none.
+    ///
+    /// # Errors
+    /// What S3 answered, what became of the request, or why it was not sent.
+    pub(super) async fn copy(
+        &self,
+        copy: &CopyRequest<'_>,
+    ) -> Result<Option<String>, RequestError> {
+        match timeout(self.timeout, self.send(copy)).await {
+            Ok(result) => result,
+            Err(_) => Err(lost("Timeout", format!("no answer in {:?}", self.timeout))),
+        }
+    }
+
+    async fn send(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
+        match self.try_once(copy).await {
+            // The answer has set the clock, and S3 has not looked at anything else.
+            Err(error) if error.code == "RequestTimeTooSkewed" => self.try_once(copy).await,
+            other => other,
+        }
+    }
+
+    async fn try_once(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
+        let identity = self.signer.identity().await;
+        let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
+        let signed = self.build(copy).and_then(|mut request| {
+            self.signer.sign(&mut request, &identity, &self.address)?;
+            Ok(request)
+        });
+        let response = self.exchange(signed.map_err(|error| RequestError::not_sent(&*error))?);
+        let (status, date, body) = response.await?;
+        let result = response::read(status, &body);
+        if let Err(error) = &result {
+            self.signer.learn(&error.code, &identity, date);
+        }
+        result
+    }
+
+    fn build(&self, copy: &CopyRequest<'_>) -> Result<HttpRequest, BoxError> {
+        let mut request = HttpRequest::empty();
+        request.set_method("PUT")?;
+        let (base, key) = (&self.address.base, encode_key(copy.key));
+        request.set_uri(format!("{base}{key}?x-id=CopyObject"))?;
+        let headers = request.headers_mut();
+        headers.try_insert("user-agent", USER_AGENT)?;
+        headers.try_insert("x-amz-copy-source", copy.source.clone())?;
+        match copy.condition {
+            CopyCondition::Absent => drop(headers.try_insert("if-none-match", "*")?),
+            CopyCondition::Over(etag) => drop(headers.try_insert("if-match", etag.to_owned())?),
+            CopyCondition::None => {}
+        }
+        if let Some(class) = copy.storage_class {
+            headers.try_insert("x-amz-storage-class", class.to_owned())?;
+        }
+        Ok(request)
+    }
+
+    /// Sends, and returns status, date and body.
+    async fn exchange(
+        &self,
+        mut request: HttpRequest,
+    ) -> Result<(u16, Option<DateTime>, Vec<u8>), RequestError> {
+        let connection = CaptureSmithyConnection::new();
+        request.add_extension(connection.clone());
+        let response = self.connector.call(request).await;
+        let response = response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
+        let status = response.status().as_u16();
+        let date = response.headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+        let body = ByteStream::new(response.into_body()).collect().await;
+        let body = body.map_err(|error| lost("UnreadableAnswer", error_chain(&error)))?;
+        // The server behind this connection may be the one that is broken, and the pool hands out first
+        // what was used last. The SDK does the same.
+        if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
+            connection.poison();
+        }
+        Ok((status, date, body.to_vec()))
+    }
+}
+
+/// What became of the request is not known.
+fn lost(code: &str, message: String) -> RequestError {
+    RequestError {
+        origin: ErrorOrigin::Transport,
+        code: code.to_owned(),
+        message,
+        status: 0,
+    }
+}

@@ -1,0 +1,103 @@
+//! Signature Version 4 with the credentials and the time that S3 takes.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::primitives::DateTime;
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningParams,
+    SigningSettings, UriPathNormalizationMode, sign,
+};
+use aws_sigv4::sign::v4;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::identity::Identity;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+
+use super::address::BucketAddress;
+use super::credentials::CredentialsCache;
+
+/// Codes that say that other credentials are needed. The provider may have them already.
+const REFUSED_CREDENTIALS: [&str; 4] = [
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "InvalidAccessKeyId",
+];
+
+/// Signs requests.
+#[derive(Debug)]
+pub(in crate::object_store::s3) struct RequestSigner {
+    credentials: CredentialsCache,
+    /// How far the store's clock is ahead of this machine's, in seconds.
+    clock_skew: AtomicI64,
+}
+
+impl RequestSigner {
+    pub(in crate::object_store::s3) fn new(provider: SharedCredentialsProvider) -> Self {
+        Self {
+            credentials: CredentialsCache::new(provider),
+            clock_skew: AtomicI64::default(),
+        }
+    }
+
+    pub(super) async fn identity(&self) -> Result<Identity, CredentialsError> {
+        self.credentials.identity().await
+    }
+
+    /// As S3 wants it: the path is encoded once and taken as it is, and a header tells the body's hash.
+    /// Source: AWS Signature Version 4, "Create a signed AWS API request".
+    pub(super) fn sign(
+        &self,
+        request: &mut HttpRequest,
+        identity: &Identity,
+        address: &BucketAddress,
+    ) -> Result<(), BoxError> {
+        let mut settings = SigningSettings::default();
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        let params = v4::SigningParams::builder()
+            .identity(identity)
+            .region(&address.region)
+            .name(&address.service)
+            .time(self.now())
+            .settings(settings)
+            .build()?;
+        let (method, uri) = (request.method(), request.uri());
+        let body = SignableBody::Bytes(&[]);
+        let signable = SignableRequest::new(method, uri, request.headers().iter(), body)?;
+        let signed = sign(signable, &SigningParams::V4(params))?;
+        let (headers, _) = signed.into_parts().0.into_parts();
+        for header in headers {
+            request
+                .headers_mut()
+                .try_insert(header.name(), header.value().to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// Takes from a refusal what the next request needs.
+    pub(super) fn learn(&self, code: &str, used: &Identity, date: Option<DateTime>) {
+        if REFUSED_CREDENTIALS.contains(&code) {
+            self.credentials.forget(used);
+        }
+        if let ("RequestTimeTooSkewed", Some(date)) = (code, date) {
+            let skew = date.secs() - DateTime::from(SystemTime::now()).secs();
+            self.clock_skew.store(skew, Ordering::Relaxed);
+        }
+    }
+
+    /// The time by the store's clock.
+    fn now(&self) -> SystemTime {
+        let (now, skew) = (SystemTime::now(), self.clock_skew.load(Ordering::Relaxed));
+        let by = Duration::from_secs(skew.unsigned_abs());
+        let shifted = if skew < 0 {
+            now.checked_sub(by)
+        } else {
+            now.checked_add(by)
+        };
+        shifted.unwrap_or(now)
+    }
+}

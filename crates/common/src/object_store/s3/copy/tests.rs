@@ -1,0 +1,450 @@
+//! Copies held to the SDK's own, and to a server that checks signatures for itself.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::endpoint::Params;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
+use aws_sdk_s3::types::StorageClass;
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_types::sdk_config::Builder;
+use proptest::prelude::*;
+
+use super::signature::{SECRET, is_signed};
+use super::{BucketAddress, CopyCondition, USER_AGENT};
+use crate::object_store::s3::{S3Access, S3Options, S3Store, confirm_copy, store_error};
+use crate::object_store::{CopiedObject, ObjectStore, StoreError};
+use crate::path_rule::MoveRoute;
+use crate::preflight::PreflightError;
+
+const COPIED: &str = "<CopyObjectResult><ETag>&quot;9b2c&quot;</ETag></CopyObjectResult>";
+
+const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+
+/// A request as the server met it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub method: String,
+    pub uri: String,
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Request {
+    fn of(request: &HttpRequest) -> Self {
+        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self {
+            method: request.method().to_owned(),
+            uri: request.uri().to_owned(),
+            headers: request.headers().iter().map(pair).collect(),
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        self.headers["user-agent"] == USER_AGENT
+    }
+
+    /// Without what differs from request to request by its nature, and the name of the program.
+    fn letter(mut self) -> Self {
+        for name in [
+            "amz-sdk-invocation-id",
+            "amz-sdk-request",
+            "authorization",
+            "x-amz-date",
+            "user-agent",
+            "x-amz-user-agent",
+        ] {
+            self.headers.remove(name);
+        }
+        self
+    }
+
+    /// Whether it is signed at this time, give or take a minute.
+    fn is_of(&self, clock: SystemTime) -> bool {
+        let minute = |clock: SystemTime| {
+            let text = DateTime::from(clock).fmt(DateTimeFormat::DateTime);
+            text.unwrap().replace(['-', ':'], "")[..13].to_owned()
+        };
+        let soon = clock + Duration::from_mins(1);
+        let date = &self.headers["x-amz-date"];
+        date.starts_with(&minute(clock)) || date.starts_with(&minute(soon))
+    }
+}
+
+/// A server that writes down what it is sent. Its clock stands still.
+#[derive(Debug, Clone)]
+struct Server {
+    met: Arc<Mutex<Vec<Request>>>,
+    answer: Arc<Mutex<(u16, &'static str)>>,
+    clock: SystemTime,
+}
+
+impl Server {
+    fn new(clock: SystemTime) -> Self {
+        Self {
+            met: Arc::default(),
+            answer: Arc::new(Mutex::new((200, COPIED))),
+            clock,
+        }
+    }
+
+    fn answers(&self, status: u16, body: &'static str) {
+        *self.answer.lock().unwrap() = (status, body);
+    }
+
+    fn last(&self) -> Request {
+        self.met.lock().unwrap().last().unwrap().clone()
+    }
+
+    fn requests(&self) -> usize {
+        self.met.lock().unwrap().len()
+    }
+}
+
+impl HttpConnector for Server {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let request = Request::of(&request);
+        let (status, body) = match *self.answer.lock().unwrap() {
+            _ if !request.is_of(self.clock) => (403, SKEWED),
+            answer => answer,
+        };
+        self.met.lock().unwrap().push(request);
+        if status == 0 {
+            return HttpConnectorFuture::new(std::future::pending());
+        }
+        let mut response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+        let date = DateTime::from(self.clock).fmt(DateTimeFormat::HttpDate);
+        response.headers_mut().insert("date", date.unwrap());
+        HttpConnectorFuture::ready(Ok(response))
+    }
+}
+
+/// Credentials with a number that are, unless a lifetime is set, expired when they are given.
+#[derive(Debug, Default)]
+struct Fleeting {
+    given: Mutex<u32>,
+    lifetime: Duration,
+}
+
+impl ProvideCredentials for Fleeting {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let mut given = self.given.lock().unwrap();
+        *given += 1;
+        let token = format!("token {given}");
+        let expired = Some(SystemTime::now() + self.lifetime);
+        future::ProvideCredentials::ready(Ok(Credentials::new(
+            "AKID",
+            SECRET,
+            Some(token),
+            expired,
+            "test",
+        )))
+    }
+}
+
+fn sdk(server: &Server) -> Builder {
+    let http = server.clone();
+    let credentials = Credentials::new("AKID", SECRET, Some("token".into()), None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .retry_config(RetryConfig::disabled())
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .http_client(http_client_fn(move |_, _| {
+            SharedHttpConnector::new(http.clone())
+        }))
+}
+
+fn access(server: &Server, sdk: Builder, force_path_style: bool) -> S3Access {
+    let connector = SharedHttpConnector::new(server.clone());
+    let timeout = Duration::from_millis(500);
+    S3Access::with_connector(&sdk.build(), force_path_style, timeout, connector)
+}
+
+async fn store(access: &S3Access, destination: &str) -> S3Store {
+    let source = access.bucket("source", "from", None).await.unwrap();
+    let destination = access.bucket("destination", destination, None).await;
+    S3Store::new(source, destination.unwrap(), S3Options::default())
+}
+
+async fn plain_store(server: &Server) -> S3Store {
+    store(&access(server, sdk(server), false), "to-bucket").await
+}
+
+fn route(key: &str) -> MoveRoute {
+    MoveRoute {
+        old_path: format!("image/{key}"),
+        new_path: format!("avatar/{key}"),
+        source_key: format!("image/{key}"),
+        destination_key: format!("avatar/{key}"),
+    }
+}
+
+/// The SDK's own copy.
+async fn copy_by_sdk(store: &S3Store, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+    let (copy, bucket) = (store.copy_request(route), &store.destination);
+    let request = bucket.client.copy_object().copy_source(&copy.source);
+    let request = request
+        .bucket(&bucket.name)
+        .key(copy.key)
+        .set_storage_class(copy.storage_class.map(StorageClass::from));
+    let request = match copy.condition {
+        CopyCondition::Absent => request.if_none_match("*"),
+        CopyCondition::Over(etag) => request.if_match(etag),
+        CopyCondition::None => request,
+    };
+    let result = request
+        .send()
+        .await
+        .map_err(store_error)?
+        .copy_object_result;
+    confirm_copy(result.as_ref().and_then(|result| result.e_tag()))
+}
+
+async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &MoveRoute) {
+    let copied = store.copy(route).await.unwrap();
+    let ours = server.last();
+    assert_eq!(copied.etag, "9b2c");
+    copy_by_sdk(store, route).await.unwrap();
+    let sdks = server.last();
+    assert!(ours.is_ours() && !sdks.is_ours());
+    assert!(is_signed(&sdks), "the check itself: {sdks:?}");
+    assert!(is_signed(&ours), "{ours:?}");
+    assert_eq!(ours.letter(), sdks.letter());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_copy_is_the_sdks_to_the_letter(
+        key in "[\\PC\u{1}-\u{1f}/+%?#&=.~ ]{1,40}",
+        cold in any::<bool>(),
+        replace_etag in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = Server::new(SystemTime::now());
+            let mut store = plain_store(&server).await;
+            store.options.storage_class = cold.then_some(StorageClass::StandardIa);
+            store.replace_etag = replace_etag.then(|| "\"0a\"".to_owned());
+            hold_to_the_sdk(&server, &store, &route(&key)).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_address() {
+    type Variant = (bool, fn(Builder) -> Builder, &'static str);
+    let access_point = "arn:aws:s3:eu-central-1:123456789012:accesspoint:images";
+    let variants: [Variant; 8] = [
+        (true, |sdk| sdk, "to-bucket"),
+        (false, |sdk| sdk.use_dual_stack(true), "to-bucket"),
+        (false, |sdk| sdk.use_fips(true), "to-bucket"),
+        (
+            true,
+            |sdk| sdk.endpoint_url("http://127.0.0.1:9000/under/a/path/"),
+            "to-bucket",
+        ),
+        (
+            false,
+            |sdk| sdk.endpoint_url("https://storage.internal:8443"),
+            "to-bucket",
+        ),
+        (true, |sdk| sdk, "With.dots_and Capitals"),
+        (false, |sdk| sdk, access_point),
+        (
+            false,
+            |sdk| sdk,
+            "images-m4q1abc5vdn7dseftygtyzwd1hxcfeuc1b-s3alias",
+        ),
+    ];
+    for (path_style, variant, bucket) in variants {
+        let server = Server::new(SystemTime::now());
+        let access = access(&server, variant(sdk(&server)), path_style);
+        let store = store(&access, bucket).await;
+        hold_to_the_sdk(&server, &store, &route("a b/ü//.png")).await;
+    }
+}
+
+/// No setting of ours turns it on.
+#[tokio::test]
+async fn acceleration_too() {
+    let server = Server::new(SystemTime::now());
+    let mut store = plain_store(&server).await;
+    let params = Params::builder().region("eu-central-1").bucket("to-bucket");
+    let address = BucketAddress::resolve(params.accelerate(true).build().unwrap()).await;
+    store.destination.copies.address = Arc::new(address.unwrap());
+    let config = store.destination.client.config().to_builder();
+    store.destination.client = Client::from_conf(config.accelerate(true).build());
+    hold_to_the_sdk(&server, &store, &route("a b")).await;
+}
+
+#[tokio::test]
+async fn what_is_not_supported_is_refused_by_name() {
+    let server = Server::new(SystemTime::now());
+    let plain = access(&server, sdk(&server), false);
+    let mut unsigned = sdk(&server);
+    unsigned.set_credentials_provider(None);
+    let unsigned = access(&server, unsigned, false);
+    let nowhere = access(&server, sdk(&server).region(None), false);
+    let refusals = [
+        (&plain, "images--euc1-az1--x-s3", "directory buckets"),
+        (
+            &plain,
+            "arn:aws:s3::123456789012:accesspoint:mfzwi23gnjvgw.mrap",
+            "multi-region access points",
+        ),
+        (&plain, "arn:aws:s3:::no-access-point", "ARN"),
+        (&unsigned, "to-bucket", "credentials"),
+        (&nowhere, "to-bucket", "region"),
+    ];
+    for (access, bucket, reason) in refusals {
+        let refused = access.bucket("DESTINATION_BUCKET_NAME", bucket, None).await;
+        let Err(PreflightError::InvalidSetting { setting, problem }) = refused else {
+            panic!("{bucket}: {refused:?}");
+        };
+        assert_eq!(setting, "DESTINATION_BUCKET_NAME");
+        assert!(
+            problem.contains(bucket) && problem.contains(reason),
+            "{problem}"
+        );
+    }
+    assert_eq!(server.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_corrected() {
+    let hour = Duration::from_hours(1);
+    for clock in [SystemTime::now() + hour, SystemTime::now() - hour] {
+        let server = Server::new(clock);
+        let store = plain_store(&server).await;
+        store.copy(&route("a")).await.unwrap();
+        assert_eq!(server.requests(), 2);
+        store.copy(&route("b")).await.unwrap();
+        assert_eq!(server.requests(), 3);
+        assert!(is_signed(&server.last()));
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_cannot_be_corrected_is_no_endless_matter() {
+    let server = Server::new(SystemTime::now());
+    server.answers(403, SKEWED);
+    let refused = plain_store(&server).await.copy(&route("a")).await;
+    assert!(
+        matches!(refused, Err(StoreError::Systemic { code, .. }) if code == "RequestTimeTooSkewed")
+    );
+    assert_eq!(server.requests(), 2);
+}
+
+#[tokio::test]
+async fn credentials_are_renewed() {
+    let server = Server::new(SystemTime::now());
+    let sdk =
+        sdk(&server).credentials_provider(SharedCredentialsProvider::new(Fleeting::default()));
+    let store = store(&access(&server, sdk, false), "to-bucket").await;
+    for number in 1..5 {
+        store.copy(&route("a")).await.unwrap();
+        assert!(is_signed(&server.last()));
+        let token = &server.last().headers["x-amz-security-token"];
+        assert_eq!(*token, format!("token {number}"));
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_not_used_again() {
+    let server = Server::new(SystemTime::now());
+    let provider = SharedCredentialsProvider::new(Fleeting {
+        lifetime: Duration::from_hours(1),
+        ..Fleeting::default()
+    });
+    let sdk = sdk(&server).credentials_provider(provider);
+    let store = store(&access(&server, sdk, false), "to-bucket").await;
+    let token = || server.last().headers["x-amz-security-token"].clone();
+    for _ in 0..2 {
+        store.copy(&route("a")).await.unwrap();
+        assert_eq!(token(), "token 1");
+    }
+    server.answers(
+        400,
+        "<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>",
+    );
+    let refused = store.copy(&route("a")).await;
+    assert!(matches!(refused, Err(StoreError::Systemic { code, .. }) if code == "ExpiredToken"));
+    server.answers(200, COPIED);
+    for _ in 0..2 {
+        store.copy(&route("a")).await.unwrap();
+        assert_eq!(token(), "token 2");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_means_what_it_means_when_the_sdk_reads_it() {
+    let answers = [
+        (200, ""),
+        (200, "<CopyObjectResult/>"),
+        (200, "no XML at all"),
+        (
+            200,
+            "<Error><Code>SlowDown</Code><Message>slow</Message></Error>",
+        ),
+        (200, "<Error><Code>InternalError</Code></Error>"),
+        (200, "<Error><Message>no code</Message></Error>"),
+        (204, ""),
+        (301, "<Error><Code>PermanentRedirect</Code></Error>"),
+        (400, ""),
+        (
+            400,
+            "<Error><Code>InvalidRequest</Code><Message>The specified copy source is larger than the maximum allowable size for a copy source: 5368709120</Message></Error>",
+        ),
+        (
+            403,
+            "<Error><Code>AccessDenied</Code><Message>no\nsecond line</Message></Error>",
+        ),
+        (404, "<Error><Code>NoSuchKey</Code></Error>"),
+        (
+            409,
+            "<Error><Code>ConditionalRequestConflict</Code></Error>",
+        ),
+        (412, "<Error><Code>PreconditionFailed</Code></Error>"),
+        (412, ""),
+        (500, COPIED),
+        (501, "<Error><Code>NotImplemented</Code></Error>"),
+        (502, "<html>Bad Gateway</html>"),
+        (503, ""),
+        (503, "<Error><Code>SlowDown</Code></Error>"),
+        (0, "no answer"),
+    ];
+    for (status, body) in answers {
+        let server = Server::new(SystemTime::now());
+        let store = plain_store(&server).await;
+        server.answers(status, body);
+        let ours = store.copy(&route("b")).await;
+        assert!(server.last().is_ours());
+        let sdks = copy_by_sdk(&store, &route("b")).await;
+        assert!(!server.last().is_ours());
+        assert_eq!(sense(&ours), sense(&sdks), "{status} {body}");
+    }
+}
+
+/// What is decided on, and what people read.
+fn sense(answer: &Result<CopiedObject, StoreError>) -> (String, String) {
+    match answer {
+        Ok(copied) => ("Ok".into(), copied.etag.clone()),
+        Err(error) => (
+            format!("{:?}", std::mem::discriminant(error)),
+            error.code().to_owned(),
+        ),
+    }
+}

@@ -1,0 +1,177 @@
+//! S3's errors, sorted by what to do about them. The only place that knows S3's codes.
+
+use crate::aws::{ErrorOrigin, RequestError};
+use crate::object_store::StoreError;
+
+/// Codes that ask for fewer requests.
+const THROTTLING_CODES: [&str; 8] = [
+    "SlowDown",
+    "ServiceUnavailable",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "KMS.ThrottlingException",
+];
+
+/// Codes of a moment's trouble that do not come with a 5xx status.
+const TRANSIENT_CODES: [&str; 5] = [
+    "InternalError",
+    "RequestTimeout",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "NoSuchUpload",
+];
+
+/// Codes that every object would meet.
+const SYSTEMIC_CODES: [&str; 18] = [
+    "NoSuchBucket",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "SignatureDoesNotMatch",
+    "RequestTimeTooSkewed",
+    "AuthorizationHeaderMalformed",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    // A HEAD under an expired token: a 400 without a body, hence without a code of S3's.
+    "BadRequest",
+    "IllegalLocationConstraintException",
+    "AccountProblem",
+    "AllAccessDisabled",
+    "NotSignedUp",
+];
+
+/// Codes that can only be about the one object, and that no further try changes.
+const PERMANENT_CODES: [&str; 8] = [
+    "NoSuchKey",
+    // A HEAD's 404 has no body, hence no code of S3's.
+    "NotFound",
+    "NoSuchVersion",
+    // Archived: the first to a GET, the second to a copy.
+    "InvalidObjectState",
+    "ObjectNotInActiveTierError",
+    "KeyTooLongError",
+    "MetadataTooLarge",
+    "XMinioInvalidObjectName",
+];
+
+/// Sorts an SDK error. What is not listed is nobody's for sure: a setting that the store does not know is
+/// answered like a broken object.
+pub fn store_error(error: impl Into<RequestError>) -> StoreError {
+    let error = error.into();
+    let RequestError { code, message, .. } = error;
+    match error.origin {
+        ErrorOrigin::Local | ErrorOrigin::Credentials => StoreError::Systemic { code, message },
+        ErrorOrigin::Transport => StoreError::Transient { code, message },
+        ErrorOrigin::Service => service_error(error.status, code, message),
+    }
+}
+
+fn service_error(status: u16, code: String, message: String) -> StoreError {
+    let is_one_of = |codes: &[&str]| codes.contains(&code.as_str());
+    if is_one_of(&THROTTLING_CODES) || matches!(status, 429 | 503) {
+        StoreError::Throttled { code }
+    } else if code == "PreconditionFailed" {
+        StoreError::DestinationExists
+    } else if is_too_large(&code, &message) {
+        StoreError::TooLarge
+    } else if is_one_of(&SYSTEMIC_CODES) {
+        StoreError::Systemic { code, message }
+    } else if is_one_of(&TRANSIENT_CODES) || (status >= 500 && status != 501) {
+        StoreError::Transient { code, message }
+    } else if is_one_of(&PERMANENT_CODES) {
+        StoreError::Permanent { code, message }
+    } else if status == 403 || code == "AccessDenied" || code.starts_with("KMS.") {
+        StoreError::Denied { code, message }
+    } else {
+        StoreError::Suspect { code, message }
+    }
+}
+
+/// S3 has no code of its own for it: `InvalidRequest`, "The specified copy source is larger than
+/// the maximum allowable size for a copy source".
+fn is_too_large(code: &str, message: &str) -> bool {
+    code == "EntityTooLarge"
+        || (code == "InvalidRequest" && message.contains("maximum allowable size"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sort(status: u16, code: &str) -> StoreError {
+        store_error(RequestError {
+            origin: ErrorOrigin::Service,
+            code: code.into(),
+            message: String::new(),
+            status,
+        })
+    }
+
+    #[test]
+    fn codes_decide_before_the_status_does() {
+        let sorted = [
+            // A 200 may carry any code in its body.
+            ("Throttled", 200, "SlowDown"),
+            ("Throttled", 400, "KMS.ThrottlingException"),
+            ("Throttled", 503, "SlowDownRead"),
+            ("Transient", 200, "InternalError"),
+            ("Transient", 409, "ConditionalRequestConflict"),
+            ("Transient", 502, "BadGateway"),
+            ("Transient", 507, "XMinioStorageFull"),
+            ("DestinationExists", 412, "PreconditionFailed"),
+            ("Permanent", 404, "NoSuchKey"),
+            ("Permanent", 403, "InvalidObjectState"),
+            ("Permanent", 400, "KeyTooLongError"),
+            ("Denied", 403, "AccessDenied"),
+            ("Denied", 403, "NobodyKnows"),
+            ("Denied", 400, "KMS.DisabledException"),
+            ("Systemic", 404, "NoSuchBucket"),
+            ("Systemic", 403, "InvalidAccessKeyId"),
+            ("Systemic", 400, "ExpiredToken"),
+        ];
+        for (kind, status, code) in sorted {
+            let error = format!("{:?}", sort(status, code));
+            assert!(error.starts_with(kind), "{status} {code}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_listed_is_held_against_no_object() {
+        for (status, code) in [
+            (400, "InvalidStorageClass"),
+            (400, "XAmzContentSHA256Mismatch"),
+            (400, "InvalidRequest"),
+            (404, "NobodyKnows"),
+            (411, "MissingContentLength"),
+            (501, "NotImplemented"),
+            // An entry of a batch has no status.
+            (0, "NobodyKnows"),
+        ] {
+            let error = sort(status, code);
+            assert!(matches!(error, StoreError::Suspect { .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_size_limit_is_known_by_its_message() {
+        let answer = |message: &str| RequestError {
+            origin: ErrorOrigin::Service,
+            code: "InvalidRequest".into(),
+            message: message.into(),
+            status: 400,
+        };
+        let s3 = "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120";
+        assert!(matches!(store_error(answer(s3)), StoreError::TooLarge));
+        assert!(matches!(
+            store_error(answer("other")),
+            StoreError::Suspect { .. }
+        ));
+    }
+}
