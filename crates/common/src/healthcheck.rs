@@ -69,8 +69,8 @@ fn print_result(what: impl fmt::Display, code: u8) -> u8 {
     code
 }
 
-/// Who listens on every address is asked on the loopback one.
-fn connectable_address(address: SocketAddr) -> SocketAddr {
+/// Where a listener on this address is reached from this machine: one on every address, on loopback.
+pub fn connectable_address(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
