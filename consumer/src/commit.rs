@@ -7,6 +7,7 @@ use std::time::Duration;
 use bucket_brigade_common::message::MoveTask;
 use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove, StatementError};
 use bucket_brigade_common::object_store::CopiedObject;
+use bucket_brigade_common::throttle::Throttle;
 use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use crate::counters::ConsumerCounters;
 use crate::desk::{Answer, Desk};
 use crate::gather::Limits;
-use crate::governor::Governor;
 use crate::health::Health;
 use crate::protocol::{Event, FailureCause};
 
@@ -31,10 +31,10 @@ const COMMIT_BATCHES: Limits = Limits {
 pub struct Committer(Desk<PendingMove, bool>);
 
 impl Committer {
-    /// Commits to the catalog; the governor and the tally hear how long each batch took.
+    /// Commits to the catalog; the throttle and the tally hear how long each batch took.
     pub fn new(
         catalog: Arc<dyn MoveLedger>,
-        governor: Arc<Governor>,
+        throttle: Arc<Throttle>,
         tally: Arc<ConsumerCounters>,
         health: Health,
         stop: CancellationToken,
@@ -44,7 +44,7 @@ impl Committer {
             health,
             stop,
             move |moves: Arc<[PendingMove]>| {
-                let (catalog, governor) = (Arc::clone(&catalog), Arc::clone(&governor));
+                let (catalog, throttle) = (Arc::clone(&catalog), Arc::clone(&throttle));
                 let tally = Arc::clone(&tally);
                 async move {
                     let began = Instant::now();
@@ -52,7 +52,7 @@ impl Committer {
                     // A database that is away is waited for elsewhere; it is not slow.
                     if answer.is_ok() {
                         let took = began.elapsed();
-                        governor.committed(took);
+                        throttle.commit_took(took);
                         tally.commits.record(took);
                     }
                     answer

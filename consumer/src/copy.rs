@@ -10,15 +10,14 @@ use std::time::Duration;
 use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::throttle::{Throttle, ThrottlePermit};
 use bucket_brigade_common::trace::{self, attribute};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::ConsumerCounters;
-use crate::governor::Governor;
 use crate::health::{Dependency, Health};
 use crate::outage::{OutageWatch, Verdict};
-use crate::pace::{Pace, Slot};
 use crate::protocol::{Event, FailureCause};
 
 /// Tries of one object in hand before it is given back, when others go well: about ten seconds.
@@ -29,7 +28,7 @@ const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(5),
 };
 
-/// Waits of a throttled copy; the pace does the real slowing down.
+/// Waits of a throttled copy; the throttle does the real slowing down.
 const THROTTLED_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(100),
     max_delay: Duration::from_secs(3),
@@ -59,8 +58,7 @@ struct StoreAttempt {
 /// Copies objects.
 pub struct Copier {
     store: Arc<dyn ObjectStore>,
-    governor: Arc<Governor>,
-    pace: Pace,
+    throttle: Arc<Throttle>,
     health: Health,
     outages: OutageWatch,
     counters: Arc<ConsumerCounters>,
@@ -68,13 +66,11 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Copies within the store, at most `max_concurrency` objects at a time, and no more than the governor
-    /// allows. The witness is an image that
-    /// was moved before, if there is one.
+    /// Copies within the store, as fast as the throttle allows. The witness is an image that was moved
+    /// before, if there is one.
     pub fn new(
         store: Arc<dyn ObjectStore>,
-        governor: Arc<Governor>,
-        max_concurrency: usize,
+        throttle: Arc<Throttle>,
         witness: Option<MoveRoute>,
         health: Health,
         tally: Arc<ConsumerCounters>,
@@ -82,8 +78,7 @@ impl Copier {
     ) -> Self {
         Self {
             store,
-            governor,
-            pace: Pace::new(max_concurrency),
+            throttle,
             health,
             outages: OutageWatch::new(witness),
             counters: tally,
@@ -91,14 +86,8 @@ impl Copier {
         }
     }
 
-    /// What bounds the copies besides the pace.
-    pub fn governor(&self) -> &Governor {
-        &self.governor
-    }
-
-    /// The pace, for whoever reports on it.
-    pub fn pace(&self) -> &Pace {
-        &self.pace
+    pub fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
     /// Copies until it is proven or hopeless. A stop ends the waiting, not a copy under way.
@@ -150,30 +139,33 @@ impl Copier {
         }
     }
 
-    /// Waits for S3 to be well, for the governor and for a place in the pace, then tries once. None when
-    /// the process stops while waiting, or others are to do it.
+    /// Waits for S3 to be well and for the throttle, then tries once. None when the process stops while
+    /// waiting, or others are to do it.
     async fn try_when_permitted(&self, call: StoreCall, route: &MoveRoute) -> Option<StoreAttempt> {
         let entering = async {
             let turn = self.health.turn().await;
-            let place = self.governor.enter().await;
-            let slot = self.pace.enter().await;
-            (turn, place, slot)
+            (turn, self.throttle.acquire().await)
         };
-        let (turn, _place, slot) = tokio::select! {
+        let (turn, permit) = tokio::select! {
             biased;
             entered = entering => entered,
             () = self.stop.cancelled() => return None,
-            () = self.governor.left_out() => return None,
+            () = self.throttle.excluded() => return None,
         };
         let sent = Instant::now();
         Some(StoreAttempt {
-            outcome: self.try_once(call, route, slot).await,
+            outcome: self.try_once(call, route, permit).await,
             sent_at: sent,
             is_probe: turn.is_probe(),
         })
     }
 
-    async fn try_once(&self, call: StoreCall, route: &MoveRoute, slot: Slot<'_>) -> AttemptOutcome {
+    async fn try_once(
+        &self,
+        call: StoreCall,
+        route: &MoveRoute,
+        permit: ThrottlePermit<'_>,
+    ) -> AttemptOutcome {
         let began = Instant::now();
         let answer = self.call_store(call, route).await;
         if let Ok(Event::Copied(_)) = answer {
@@ -181,9 +173,9 @@ impl Copier {
         }
         if matches!(answer, Err(StoreError::Throttled { .. })) {
             self.counters.throttled();
-            slot.throttled();
+            permit.throttled();
         } else {
-            slot.served();
+            permit.served();
         }
         let outcome = answer.map_or_else(classify_store_error, AttemptOutcome::Completed);
         if let AttemptOutcome::Retryable(error) = &outcome {

@@ -9,18 +9,16 @@
 
 pub mod acknowledge;
 pub mod commit;
-pub mod control;
 pub mod copy;
 pub mod counters;
 pub mod desk;
 pub mod gather;
-pub mod governor;
 pub mod handle;
 pub mod health;
+mod heartbeat;
 pub mod lease;
 pub mod metrics;
 pub mod outage;
-pub mod pace;
 pub mod pipeline;
 pub mod protocol;
 pub mod receive;

@@ -3,23 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::fleet_control::FleetControl;
+use bucket_brigade_common::heartbeat::send_heartbeats;
 use bucket_brigade_common::move_ledger::MoveLedger;
 use bucket_brigade_common::object_store::ObjectStore;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::throttle::Throttle;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::acknowledge::Acknowledger;
 use crate::commit::Committer;
-use crate::control::{Pulse, Steering};
 use crate::copy::Copier;
 use crate::counters::ConsumerCounts;
-use crate::governor::Governor;
 use crate::handle::Stages;
 use crate::health::Health;
+use crate::heartbeat::HeartbeatSource;
 use crate::lease::Leases;
 use crate::metrics::ConsumerMetrics;
 use crate::receive::{InHandLimit, Receiver, receiver_count};
@@ -53,8 +55,9 @@ pub struct Parts {
     pub grace: Duration,
     /// An image that was moved before, to tell an outage from a broken object.
     pub witness: Option<MoveRoute>,
-    /// Who is told what this process does, and tells what it may do.
-    pub steering: Steering,
+    pub fleet_control: Arc<dyn FleetControl>,
+    /// Knows the fleet's limits already.
+    pub throttle: Arc<Throttle>,
     /// What is looked at from outside.
     pub observation: ConsumerMetrics,
     /// Traces.
@@ -67,29 +70,26 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> bool {
     let give_up = CancellationToken::new();
     let ConsumerMetrics { health, leases, .. } = parts.observation.clone();
     let stages = Arc::new(build_stages(&parts, &health, &stop, &give_up));
-    let (queue, control) = (
-        Arc::clone(&parts.queue),
-        Arc::clone(&parts.steering.control),
-    );
-    let (grace, limits) = (parts.grace, parts.steering.limits);
+    let (queue, fleet_control) = (Arc::clone(&parts.queue), Arc::clone(&parts.fleet_control));
+    let (grace, throttle) = (parts.grace, Arc::clone(&parts.throttle));
     let (tasks, receivers) = start_receivers(parts, &stages, &leases, &health, &stop);
     let working = async {
         stop.cancelled().await;
         let deadlines = ShutdownDeadlines::from_now(grace);
         drain(&receivers, &tasks, &give_up, deadlines).await
     };
-    let pulse = Pulse {
-        stages: &stages,
-        leases: &leases,
-        health: &health,
-        stop: &stop,
-        limits,
-    };
+    let mut source = HeartbeatSource::new(
+        Arc::clone(&throttle),
+        Arc::clone(&stages.tally),
+        leases.clone(),
+        health.clone(),
+        stop.clone(),
+    );
     let drained = tokio::select! {
         biased;
         drained = working => drained,
         () = leases.renew_forever(&*queue) => false,
-        () = pulse.beat_forever(&*control) => false,
+        () = send_heartbeats(&*fleet_control, &throttle, || source.current()) => false,
         () = log_progress(&stages, &leases, &health) => false,
     };
     log_counts(&stages.tally.counts(), "drained");
@@ -107,12 +107,6 @@ fn build_stages(
         &parts.catalog,
         Arc::clone(&parts.observation.counters),
     );
-    let steering = &parts.steering;
-    let governor = Arc::new(Governor::new(
-        parts.max_concurrency,
-        steering.limits,
-        steering.orders.clone(),
-    ));
     Stages {
         id_type: parts.id_type,
         rule: rule.clone(),
@@ -125,8 +119,7 @@ fn build_stages(
         ),
         copy: Copier::new(
             Arc::clone(&parts.store),
-            Arc::clone(&governor),
-            parts.max_concurrency,
+            Arc::clone(&parts.throttle),
             parts.witness.clone(),
             health.clone(),
             Arc::clone(&tally),
@@ -134,7 +127,7 @@ fn build_stages(
         ),
         commit: Committer::new(
             Arc::clone(catalog),
-            governor,
+            Arc::clone(&parts.throttle),
             Arc::clone(&tally),
             health.clone(),
             stop.clone(),
@@ -182,7 +175,8 @@ async fn log_progress(stages: &Stages, leases: &Leases, health: &Health) {
         let counts = stages.tally.counts();
         // An outage was told when it began.
         if health.outage().is_none() && counts != last {
-            let (in_flight, rate_limit) = stages.copy.pace().now();
+            let throttle = stages.copy.throttle();
+            let (in_flight, rate_limit) = (throttle.in_flight(), throttle.store_limit());
             let in_hand = leases.held_count();
             tracing::info!(in_hand, in_flight, rate_limit, "at work");
             log_counts(&counts, "progress");

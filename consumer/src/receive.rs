@@ -123,15 +123,11 @@ impl Receiver {
         }
     }
 
-    /// While S3 throttles us, or the governor holds us back, what we cannot copy soon is better left to
-    /// others, and to the queue if we have to stop.
+    /// What the throttle does not let us copy soon is better left to others, and to the queue if we have
+    /// to stop.
     async fn wait_for_throttle(&self) {
-        let copy = &self.stages.copy;
-        let worth_having = || {
-            let by_pace = copy.pace().worth_having();
-            by_pace.min(copy.governor().worth_having())
-        };
-        while self.in_hand_limit.in_use() + MAX_BATCH_ENTRIES > worth_having() {
+        let throttle = self.stages.copy.throttle();
+        while self.in_hand_limit.in_use() + MAX_BATCH_ENTRIES > throttle.max_in_hand() {
             sleep(CAPACITY_CHECK_INTERVAL).await;
         }
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::fleet_control::FleetControl;
+use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
+use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, RunSpec};
 use bucket_brigade_common::object_store::StoreError;
@@ -13,12 +14,12 @@ use bucket_brigade_common::preflight::{
 use bucket_brigade_common::s3::{CopyLimits, S3Options, S3Store};
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::startup::exit_code;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Traces;
 use bucket_brigade_common::{aws, exit};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::control::{Steering, starting};
 use crate::health::Health;
 use crate::lease::Leases;
 use crate::metrics::ConsumerMetrics;
@@ -74,12 +75,12 @@ async fn consume_until_stopped(
         return Ok(exit::DONE);
     };
     ready.set();
-    let control = Arc::clone(&parts.steering.control);
+    let fleet_control = Arc::clone(&parts.fleet_control);
     if !run(parts, stop).await {
         tracing::warn!("some messages could not be given back; they reappear by themselves");
     }
     // Who misses this word sees in a few seconds that this process is gone.
-    drop(timeout(DEREGISTER_TIMEOUT, control.deregister()).await);
+    drop(timeout(DEREGISTER_TIMEOUT, fleet_control.deregister()).await);
     Ok(exit::DONE)
 }
 
@@ -126,9 +127,15 @@ async fn prepare_pipeline(
     };
     let store = open_store(s3, source_s3, settings).await?;
     let witness = retry_transient(async || ledger.any_moved_path().await).await?;
-    let Some(steering) = send_first_heartbeat(&ledger, settings, stop).await? else {
+    if settings.database_limits.replica_lag.is_some() {
+        ledger.check_replica_lag().await?;
+    }
+    let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
+    let first = Heartbeat::starting(WorkerRole::Consumer);
+    send_first_heartbeat(&ledger, &throttle, &first, stop).await;
+    if stop.is_cancelled() {
         return Ok(None);
-    };
+    }
     if let Err(error) = ledger.prune_dead_workers().await {
         tracing::debug!(%error, "processes that have ended stay in the ledger");
     }
@@ -144,46 +151,16 @@ async fn prepare_pipeline(
         queue: Arc::new(queue),
         store: Arc::new(store),
         id_type: ledger.id_type(),
-        catalog: Arc::new(ledger),
+        catalog: Arc::new(ledger.clone()),
         rule,
         has_dead_letter_queue: attributes.max_receive_count.is_some(),
         max_concurrency: settings.max_concurrency,
         visibility: settings.visibility_timeout,
         grace: settings.shutdown_grace,
-        steering,
+        fleet_control: Arc::new(ledger),
+        throttle: Arc::new(throttle),
         observation,
     }))
-}
-
-/// Hears what the fleet was told before the first message is taken: the run may be paused. None when the
-/// process is stopped first.
-async fn send_first_heartbeat(
-    ledger: &PostgresLedger,
-    settings: &ConsumerSettings,
-    stop: &CancellationToken,
-) -> Result<Option<Steering>, LedgerError> {
-    let limits = settings.database_limits;
-    if limits.replica_lag.is_some() {
-        ledger.check_replica_lag().await?;
-    }
-    while !stop.is_cancelled() {
-        match ledger.heartbeat(&starting()).await {
-            Ok(orders) => {
-                return Ok(Some(Steering {
-                    control: Arc::new(ledger.clone()),
-                    orders,
-                    limits,
-                }));
-            }
-            Err(error) => tracing::warn!(%error, "the run's orders cannot be read yet"),
-        }
-        tokio::select! {
-            biased;
-            () = sleep(RUN_POLL_INTERVAL) => {}
-            () = stop.cancelled() => {}
-        }
-    }
-    Ok(None)
 }
 
 async fn check_buckets(

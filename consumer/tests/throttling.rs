@@ -8,15 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bucket_brigade_common::fleet_control::FleetLimits;
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::settings::DatabaseLimits;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::copy::Copier;
 use bucket_brigade_consumer::counters::ConsumerCounters;
-use bucket_brigade_consumer::governor::Governor;
 use bucket_brigade_consumer::health::Health;
 use bucket_brigade_consumer::protocol::Event;
 use tokio::time::{Instant, sleep};
@@ -196,11 +195,10 @@ async fn run(trial: &ThrottlingCase) -> ThrottlingShares {
         let (health, stop) = (Health::default(), CancellationToken::new());
         let objects: Arc<dyn ObjectStore> = Arc::<RateLimitedStore>::clone(&store);
         let unbounded = DatabaseLimits::default();
-        let governor = Arc::new(Governor::new(64, unbounded, FleetLimits::default()));
+        let throttle = Arc::new(Throttle::for_copies(64, unbounded));
         let copy = Arc::new(Copier::new(
             objects,
-            governor,
-            64,
+            throttle,
             None,
             health,
             Arc::new(ConsumerCounters::default()),
@@ -232,7 +230,7 @@ async fn copy_until_done(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc
         .unwrap();
     loop {
         // As the receivers do.
-        while in_hand.load(Ordering::Relaxed) >= copy.pace().worth_having() {
+        while in_hand.load(Ordering::Relaxed) >= copy.throttle().max_in_hand() {
             sleep(Duration::from_secs(1)).await;
         }
         {

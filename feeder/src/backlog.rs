@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bucket_brigade_common::queue::{self, MessageQueue};
+use bucket_brigade_common::worker_state::WorkerState;
 use tokio::time::Instant;
 
 use crate::progress::FeederProgress;
@@ -42,20 +43,20 @@ impl<'a> BacklogLimit<'a> {
         }
     }
 
-    /// Waits for room and takes up to `most` of it.
-    ///
-    /// # Errors
-    /// [`Stopped`]
-    pub async fn reserve_messages(&mut self, most: usize) -> Result<usize, FeederStopped> {
+    /// Waits for room; how many of `most` messages may be sent.
+    pub async fn wait_for_room(&mut self, most: usize) -> Result<usize, FeederStopped> {
         let wanted = u64::try_from(most)
             .unwrap_or(u64::MAX)
             .min(self.min_reservation());
         while self.available < wanted {
             self.refresh_backlog().await?;
         }
-        let taken = self.available.min(u64::try_from(most).unwrap_or(u64::MAX));
-        self.available -= taken;
-        Ok(usize::try_from(taken).unwrap_or(most))
+        Ok(usize::try_from(self.available).map_or(most, |room| room.min(most)))
+    }
+
+    pub fn record_sent(&mut self, messages: usize) {
+        let messages = u64::try_from(messages).unwrap_or(u64::MAX);
+        self.available = self.available.saturating_sub(messages);
     }
 
     /// A request costs the same for one message as for ten, so less than ten is waited for; but not
@@ -83,9 +84,9 @@ impl<'a> BacklogLimit<'a> {
             .saturating_sub(attributes.backlog.total_messages());
         self.progress
             .set_phase(if self.available < self.min_reservation() {
-                "waiting: backlog full"
+                WorkerState::BacklogFull
             } else {
-                "feeding"
+                WorkerState::Feeding
             });
         Ok(())
     }

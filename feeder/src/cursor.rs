@@ -2,10 +2,10 @@
 
 use bucket_brigade_common::feed_source::{CursorPosition, FeedSource, RowPage};
 use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::throttle::Throttle;
 use tokio::time::Instant;
 
 use crate::retry::{FeederStopped, Retrier};
-use crate::steering::Steering;
 
 /// Rows whose sends were confirmed, and for which the cursor has not been moved: the last one, and
 /// how many.
@@ -19,13 +19,13 @@ pub struct FeedCursor<'a> {
     /// Rows read at a time.
     pub page_size: u32,
     /// Hears how long a write took.
-    pub throttle: &'a Steering,
+    pub throttle: &'a Throttle,
     /// Tries again.
     pub retrier: Retrier<'a>,
 }
 
 impl FeedCursor<'_> {
-    /// Where the feeding stands, and whether it may go on.
+    /// Where the feeding stands.
     ///
     /// # Errors
     /// [`Stopped`]
@@ -61,7 +61,7 @@ impl FeedCursor<'_> {
                 let answer = self.source.advance_cursor(cursor, fed).await;
                 // A database that is away is waited for elsewhere; it is not slow.
                 if answer.is_ok() {
-                    self.throttle.wrote(began.elapsed());
+                    self.throttle.commit_took(began.elapsed());
                 }
                 answer
             })
@@ -69,8 +69,7 @@ impl FeedCursor<'_> {
     }
 
     /// What is done beside the sending of a page, so that the queue does not wait for the database: moves
-    /// the cursor past the page before, asks whether an operator has paused the run, and reads the page
-    /// after. One after the other, on one connection.
+    /// the cursor past the page before and reads the page after. One after the other, on one connection.
     ///
     /// # Errors
     /// [`Stopped`]
@@ -78,11 +77,10 @@ impl FeedCursor<'_> {
         self,
         sent: Option<ConfirmedRows>,
         last: &RowId,
-    ) -> Result<(RowPage, bool), FeederStopped> {
+    ) -> Result<RowPage, FeederStopped> {
         if let Some(sent) = &sent {
             self.advance_past(sent).await?;
         }
-        let is_paused = self.read_position().await?.paused;
-        Ok((self.read_page(Some(last)).await?, is_paused))
+        self.read_page(Some(last)).await
     }
 }

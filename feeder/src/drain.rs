@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::feed_source::FeedSource;
 use bucket_brigade_common::queue::MessageQueue;
+use bucket_brigade_common::worker_state::WorkerState;
 use tokio::time::Instant;
 
 use crate::progress::FeederProgress;
@@ -30,7 +31,7 @@ pub async fn wait_until_drained(
     progress: &FeederProgress,
     persist: Retrier<'_>,
 ) -> Result<(), FeederStopped> {
-    progress.set_phase("waiting for the queue to drain");
+    progress.set_phase(WorkerState::Draining);
     let mut empty_answers = 0;
     let mut stall = StallDetector::new();
     while empty_answers < REQUIRED_EMPTY_READS {

@@ -6,19 +6,18 @@ use bucket_brigade_common::feed_source::{self, FeedSource};
 use bucket_brigade_common::move_ledger::MoveLedger;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Tracer;
-use tokio::time::Instant;
+use bucket_brigade_common::worker_state::WorkerState;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
 use crate::canary::CanarySelection;
 use crate::drain::wait_until_drained;
-use crate::progress::{FEEDING_PHASE, FeederProgress};
-use crate::rate_limiter::RateLimiter;
+use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 use crate::send::BatchSender;
 use crate::settings::FeedOptions;
-use crate::steering::Steering;
 use crate::sweep::TableSweep;
 
 /// What the feeder works with, whatever stands behind it.
@@ -34,7 +33,7 @@ pub struct FeedLoop {
     /// How much at a time, and when to end.
     pub options: FeedOptions,
     /// What holds the feeder back.
-    pub throttle: Arc<Steering>,
+    pub throttle: Arc<Throttle>,
     /// What the feeder is doing.
     pub progress: Arc<FeederProgress>,
     /// Begins the traces of rows; none while traces are off.
@@ -80,7 +79,7 @@ impl FeedLoop {
             match self.options.watch_interval {
                 None => return self.read_outcome().await,
                 Some(interval) => {
-                    self.progress.set_phase("watching: nothing to do");
+                    self.progress.set_phase(WorkerState::Watching);
                     self.retrier().sleep_unless_stopped(interval).await?;
                 }
             }
@@ -118,7 +117,7 @@ impl FeedLoop {
     }
 
     async fn run_sweep(&self, canary: Option<CanarySelection>) -> Result<u64, FeederStopped> {
-        self.progress.set_phase(FEEDING_PHASE);
+        self.progress.set_phase(WorkerState::Feeding);
         let (queue, progress, persist) = (&*self.queue, &*self.progress, self.retrier());
         let sweep = TableSweep {
             source: &*self.source,
@@ -130,12 +129,9 @@ impl FeedLoop {
                 retrier: persist,
             },
             backlog: BacklogLimit::new(queue, self.options.max_backlog, progress, persist),
-            rate_limiter: RateLimiter::unlimited(),
-            refreshed_at: Instant::now(),
             page_size: self.options.page_size,
             canary,
             throttle: &self.throttle,
-            progress,
             retrier: persist,
         };
         sweep.run().await

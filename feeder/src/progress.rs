@@ -1,12 +1,14 @@
 //! Progress for people: a bar with rate and ETA on a terminal, a log line every few seconds elsewhere.
 
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bucket_brigade_common::feed_source::{self, FeedSource};
+use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::http_endpoints::{MetricSample, ProcessStatus};
-use bucket_brigade_common::rate_meter::RateMeter;
+use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
+use bucket_brigade_common::worker_state::WorkerState;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -19,23 +21,32 @@ const DRAW_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a line is logged where there is no terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The phase of a feeder that nothing holds back.
-pub const FEEDING_PHASE: &str = "feeding";
+/// Over how long the rate is taken.
+const RATE_WINDOW: Duration = Duration::from_mins(1);
 
 /// Where progress is shown.
 #[derive(Clone)]
 pub struct ProgressDisplay(Option<ProgressBar>);
 
 /// What the feeder is doing, and what keeps it from doing it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FeederProgress {
-    state: Mutex<(&'static str, feed_source::RunProgress)>,
+    state: Mutex<(WorkerState, feed_source::RunProgress)>,
+    throttle: Arc<Throttle>,
     health: Health,
 }
 
 impl FeederProgress {
-    /// Says what the feeder is doing, and why it waits when it does.
-    pub fn set_phase(&self, phase: &'static str) {
+    pub fn new(throttle: Arc<Throttle>) -> Self {
+        Self {
+            state: Mutex::default(),
+            throttle,
+            health: Health::default(),
+        }
+    }
+
+    /// Says what the feeder does while nothing holds it back.
+    pub fn set_phase(&self, phase: WorkerState) {
         self.lock_state().0 = phase;
     }
 
@@ -44,16 +55,51 @@ impl FeederProgress {
         &self.health
     }
 
-    /// What the feeder is doing.
-    pub fn current_phase(&self) -> &'static str {
-        self.lock_state().0
+    pub fn heartbeat(&self) -> Heartbeat {
+        let (state, reason) = self.current_state();
+        let commit = self.throttle.commit_latency();
+        Heartbeat {
+            state,
+            reason,
+            commit_seconds: commit.map(|took| took.as_secs_f64()),
+            ..Heartbeat::starting(WorkerRole::Feeder)
+        }
+    }
+
+    fn current_state(&self) -> (WorkerState, String) {
+        if let Some(trouble) = self.health.trouble() {
+            return (WorkerState::Waiting, trouble);
+        }
+        match self.throttle.held() {
+            Some(reason) => (reason.worker_state(), reason.to_string()),
+            None => (self.current_phase(), String::new()),
+        }
+    }
+
+    fn current_phase(&self) -> WorkerState {
+        let is_limit = |reason| matches!(reason, ThrottleReason::FleetLimit { .. });
+        match self.lock_state().0 {
+            WorkerState::Feeding if self.throttle.reasons().into_iter().any(is_limit) => {
+                WorkerState::FeedingAtLimit
+            }
+            phase => phase,
+        }
+    }
+
+    /// What the feeder is doing, for people.
+    fn describe_phase(&self) -> &'static str {
+        match self.throttle.held() {
+            Some(ThrottleReason::Paused(_)) => "paused by an operator",
+            Some(reason) => reason.worker_state().as_str(),
+            None => self.current_phase().as_str(),
+        }
     }
 
     fn set_run_progress(&self, numbers: feed_source::RunProgress) {
         self.lock_state().1 = numbers;
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, (&'static str, feed_source::RunProgress)> {
+    fn lock_state(&self) -> MutexGuard<'_, (WorkerState, feed_source::RunProgress)> {
         // Nothing that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,7 +179,7 @@ impl ProgressDisplay {
         } else {
             LOG_INTERVAL
         });
-        let mut rate = RateMeter::default();
+        let mut rate = RateMeter::new(RATE_WINDOW, Instant::now());
         // A feeder that watches, or waits for the queue, asks the database nothing else for a while.
         let mut failures = 0;
         loop {
@@ -152,8 +198,8 @@ impl ProgressDisplay {
             failures = 0;
             progress.health.answered(Dependency::Database);
             progress.set_run_progress(numbers);
-            let per_second = rate.record_count(Instant::now(), numbers.accounted_rows());
-            self.render_progress(&numbers, per_second, progress.current_phase());
+            let per_second = rate.record_total(numbers.accounted_rows(), Instant::now());
+            self.render_progress(&numbers, per_second, progress.describe_phase());
         }
     }
 

@@ -84,15 +84,18 @@ impl Retrier<'_> {
         Err(FeederStopped)
     }
 
-    /// Waits.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the stop comes first.
     pub async fn sleep_unless_stopped(self, duration: Duration) -> Result<(), FeederStopped> {
+        self.wait_unless_stopped(sleep(duration)).await
+    }
+
+    pub async fn wait_unless_stopped<T>(
+        self,
+        event: impl Future<Output = T>,
+    ) -> Result<T, FeederStopped> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(FeederStopped),
-            () = sleep(duration) => Ok(()),
+            output = event => Ok(output),
         }
     }
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bucket_brigade_common::feed_source::FeedSource;
 use bucket_brigade_common::fleet_control::FleetControl;
+use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::{self, AdvisoryLock, LedgerError, PostgresLedger};
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
 use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::{FLUSH, Traces};
 use bucket_brigade_common::{aws, exit, startup};
 use tokio::time::{sleep, timeout};
@@ -18,7 +20,6 @@ use crate::feed::{FeedLoop, FeedOutcome};
 use crate::progress::{FeederProgress, ProgressDisplay};
 use crate::retry::FeederStopped;
 use crate::settings::FeederSettings;
-use crate::steering::Steering;
 use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
 
 /// One to page, one for the display and the signs of life, one for the count of the rows in scope.
@@ -60,7 +61,8 @@ async fn run_feeder(
     display: ProgressDisplay,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
-    let progress = Arc::new(FeederProgress::default());
+    let throttle = Arc::new(Throttle::for_rows(settings.database_limits));
+    let progress = Arc::new(FeederProgress::new(Arc::clone(&throttle)));
     let ready = serve_endpoints(settings.metrics_addr, Arc::clone(&progress) as _).await?;
     let page = Dashboard::bind_listener(&settings.dashboard).await?;
     let migration = &settings.migration;
@@ -94,7 +96,7 @@ async fn run_feeder(
         ledger: Arc::new(ledger.clone()),
         rule: migration.run.rule.clone(),
         options: settings.options,
-        throttle: Arc::new(Steering::new(settings.database_limits)),
+        throttle: Arc::clone(&throttle),
         progress: Arc::clone(&progress),
         tracer: traces.tracer(),
         stop,
@@ -103,13 +105,13 @@ async fn run_feeder(
     if let Err(error) = ledger.prune_dead_workers().await {
         tracing::debug!(%error, "processes that have ended stay in the ledger");
     }
-    feed.throttle.beat_once(&ledger, &progress).await;
+    send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &feed.stop).await;
     ready.set();
     let outcome = tokio::select! {
         biased;
         outcome = feed.run() => outcome,
         error = hold_feeder_lock(&ledger, lock) => return Err(error.into()),
-        () = feed.throttle.beat_forever(&ledger, &progress) => Err(FeederStopped),
+        () = send_heartbeats(&ledger, &throttle, || progress.heartbeat()) => Err(FeederStopped),
         () = display.refresh_forever(&ledger, &progress) => Err(FeederStopped),
     };
     // Who misses this word sees in a few seconds that this process is gone.

@@ -3,28 +3,22 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::feed_source::{CursorPosition, FeedSource, RowPage};
+use bucket_brigade_common::feed_source::{FeedSource, RowPage};
 use bucket_brigade_common::move_ledger::MoveFailure;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::throttle::Throttle;
 use futures::future::try_join;
 use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
 use crate::canary::CanarySelection;
 use crate::cursor::FeedCursor;
-use crate::progress::{FEEDING_PHASE, FeederProgress};
-use crate::rate_limiter::RateLimiter;
 use crate::retry::{FeederStopped, Retrier};
 use crate::send::{BatchSender, permanent_failure};
-use crate::steering::{PAUSED, Steering};
 
-/// How often a feeder that spares the database looks whether it may go on.
-const THROTTLE_POLL_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How often the ledger is looked at: for the end of a pause, and, while a page takes its time, for a
-/// pause or another rate.
-const LEDGER_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the cursor moves while a page takes its time.
+const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a sweep works with.
 pub struct TableSweep<'a> {
@@ -36,18 +30,12 @@ pub struct TableSweep<'a> {
     pub sender: BatchSender<'a>,
     /// How many may go.
     pub backlog: BacklogLimit<'a>,
-    /// How fast they may go.
-    pub rate_limiter: RateLimiter,
-    /// When the ledger was asked last whether they may.
-    pub refreshed_at: Instant,
     /// Rows read at a time.
     pub page_size: u32,
     /// A part only; none for all rows.
     pub canary: Option<CanarySelection>,
     /// What holds the feeder back.
-    pub throttle: &'a Steering,
-    /// Where the phase is shown.
-    pub progress: &'a FeederProgress,
+    pub throttle: &'a Throttle,
     /// Tries again.
     pub retrier: Retrier<'a>,
 }
@@ -60,28 +48,28 @@ impl<'a> TableSweep<'a> {
     /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<u64, FeederStopped> {
         let place = self.feed_cursor();
-        let position = self.refresh_position().await?;
+        let position = place.read_position().await?;
         let mut left = self.remaining_limit(position.sweep_fed);
         let mut page = place.read_page(position.cursor.as_ref()).await?;
         let mut sent = None;
         while left != Some(0) {
+            // A page without rows costs the database as much as any.
+            let released = self.throttle.wait_while_held();
+            self.retrier.wait_unless_stopped(released).await?;
             let part = self.select_canary_rows(page, left);
             left = left.map(|left| left.saturating_sub(part.rows.len()));
             let Some(last) = part.last_id.clone() else {
                 break;
             };
             let beside = place.advance_and_read_next(sent, &last);
-            let (fed, (next, is_paused)) = try_join(self.send_page(part), beside).await?;
+            let (fed, next) = try_join(self.send_page(part), beside).await?;
             sent = Some((last, fed));
             page = next;
-            if is_paused {
-                self.refresh_position().await?;
-            }
         }
         if let Some(sent) = &sent {
             place.advance_past(sent).await?;
         }
-        Ok(self.refresh_position().await?.sweep_fed)
+        Ok(place.read_position().await?.sweep_fed)
     }
 
     fn feed_cursor(&self) -> FeedCursor<'a> {
@@ -112,43 +100,6 @@ impl<'a> TableSweep<'a> {
         page
     }
 
-    /// Where the feeding stands, and how fast it may go on.
-    async fn refresh_position(&mut self) -> Result<CursorPosition, FeederStopped> {
-        let position = self.wait_while_paused().await?;
-        self.rate_limiter.set_limit(position.rate_limit);
-        self.refreshed_at = Instant::now();
-        Ok(position)
-    }
-
-    async fn wait_while_paused(&self) -> Result<CursorPosition, FeederStopped> {
-        loop {
-            let position = self.feed_cursor().read_position().await?;
-            if !position.paused {
-                return Ok(position);
-            }
-            self.progress.set_phase(PAUSED);
-            self.retrier
-                .sleep_unless_stopped(LEDGER_POLL_INTERVAL)
-                .await?;
-        }
-    }
-
-    /// Spares a slow database, and obeys a pause that was heard of already.
-    async fn wait_while_throttled(&self) -> Result<(), FeederStopped> {
-        let mut was_held = false;
-        while let Some((phase, _)) = self.throttle.held() {
-            was_held = true;
-            self.progress.set_phase(phase);
-            self.retrier
-                .sleep_unless_stopped(THROTTLE_POLL_INTERVAL)
-                .await?;
-        }
-        if was_held {
-            self.progress.set_phase(FEEDING_PHASE);
-        }
-        Ok(())
-    }
-
     /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
     /// many rows were fed since the cursor moved last: while a page takes its time, it moves within it.
     async fn send_page(&mut self, page: RowPage) -> Result<usize, FeederStopped> {
@@ -162,7 +113,7 @@ impl<'a> TableSweep<'a> {
             self.sender.send_all(now).await?;
             (rest, fed) = (later, fed + now.len());
             if let Some((cursor, _)) = now.last()
-                && advanced.elapsed() >= LEDGER_POLL_INTERVAL
+                && advanced.elapsed() >= CURSOR_INTERVAL
             {
                 self.feed_cursor()
                     .advance_past(&(cursor.clone(), fed))
@@ -175,31 +126,11 @@ impl<'a> TableSweep<'a> {
 
     /// Waits until some of so many rows may go; how many.
     async fn reserve_rows(&mut self, rows: usize) -> Result<usize, FeederStopped> {
-        self.wait_while_throttled().await?;
-        while let Some(wait) = self.rate_limiter.time_until_due() {
-            self.retrier
-                .sleep_unless_stopped(wait.min(LEDGER_POLL_INTERVAL))
-                .await?;
-            self.refresh_if_due().await?;
-        }
-        let room = self
-            .backlog
-            .reserve_messages(rows.min(self.rate_limiter.burst_size()))
-            .await?;
-        self.refresh_if_due().await?;
-        self.rate_limiter.record_sent(room);
-        if self.rate_limiter.is_limited() {
-            self.progress.set_phase("feeding at the rate limit");
-        }
-        Ok(room)
-    }
-
-    /// Obeys a pause or another rate also within a page.
-    async fn refresh_if_due(&mut self) -> Result<(), FeederStopped> {
-        if self.refreshed_at.elapsed() >= LEDGER_POLL_INTERVAL {
-            self.refresh_position().await?;
-        }
-        Ok(())
+        let room = self.backlog.wait_for_room(rows).await?;
+        let starting = self.throttle.acquire_rows(room);
+        let rows = self.retrier.wait_unless_stopped(starting).await?;
+        self.backlog.record_sent(rows);
+        Ok(rows)
     }
 
     /// Rows without a route are told from the others.

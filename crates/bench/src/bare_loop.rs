@@ -8,15 +8,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use aws_config::BehaviorVersion;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry};
-use bucket_brigade_common::fleet_control::FleetLimits;
 use bucket_brigade_common::ledger::{self, PostgresLedger};
 use bucket_brigade_common::message::MoveTask;
 use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::object_store::CopiedObject;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::settings::DatabaseLimits;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::commit::Committer;
-use bucket_brigade_consumer::governor::Governor;
 use bucket_brigade_consumer::health::Health;
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
@@ -190,10 +189,10 @@ impl BareLoop {
     async fn commit_stage(&self) -> Result<()> {
         let ledger = Arc::new(self.open_ledger(3).await?);
         let unbounded = DatabaseLimits::default();
-        let governor = Arc::new(Governor::new(1000, unbounded, FleetLimits::default()));
+        let throttle = Arc::new(Throttle::for_copies(1000, unbounded));
         let stop = CancellationToken::new();
         let metrics = Arc::default();
-        let commit = Committer::new(ledger, governor, metrics, Health::default(), stop);
+        let commit = Committer::new(ledger, throttle, metrics, Health::default(), stop);
         let rule = images::run_spec()?.rule;
         let started = Instant::now();
         futures::stream::iter(self.first..self.first + self.rows)

@@ -17,10 +17,6 @@ pub struct CursorPosition {
     pub sweep: u64,
     /// Rows fed in this sweep.
     pub sweep_fed: u64,
-    /// Whether an operator paused the run.
-    pub paused: bool,
-    /// Rows fed per second at most, which bounds the copies of the whole fleet; none for no limit.
-    pub rate_limit: Option<f64>,
 }
 
 /// One keyset page: a stretch of the table in id order.

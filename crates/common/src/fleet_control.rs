@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::move_ledger::StatementError;
+use crate::worker_state::WorkerState;
 
 /// How often a process says that it is alive, and hears what it may do.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,8 +38,7 @@ impl WorkerRole {
 pub struct Heartbeat {
     /// What it is.
     pub role: WorkerRole,
-    /// What it is doing, in one or a few words.
-    pub state: &'static str,
+    pub state: WorkerState,
     /// Why, where that is worth a word.
     pub reason: String,
     /// Copies it may have in flight at the moment.
@@ -49,6 +49,20 @@ pub struct Heartbeat {
     pub moved_per_second: f64,
     /// How long its last commits took, in seconds.
     pub commit_seconds: Option<f64>,
+}
+
+impl Heartbeat {
+    pub fn starting(role: WorkerRole) -> Self {
+        Self {
+            role,
+            state: WorkerState::Starting,
+            reason: String::new(),
+            concurrency: 0,
+            in_hand: 0,
+            moved_per_second: 0.0,
+            commit_seconds: None,
+        }
+    }
 }
 
 /// What an operator told the fleet, and what of it falls to this process.

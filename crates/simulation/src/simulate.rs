@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::feed_source;
-use bucket_brigade_common::fleet_control::FleetLimits;
+use bucket_brigade_common::heartbeat::send_heartbeats;
 use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::settings::DatabaseLimits;
-use bucket_brigade_consumer::control::Steering;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::health::Health;
 use bucket_brigade_consumer::lease::Leases;
 use bucket_brigade_consumer::metrics::ConsumerMetrics;
@@ -173,6 +173,7 @@ async fn run_feeders(shared: Arc<SharedWorld>) -> (u64, FeedOutcome) {
                 Ok(outcome) => return (deaths, outcome),
                 Err(_) => return (deaths, FeedOutcome { progress: feed_source::RunProgress::default(), failures: vec![] }),
             },
+            () = send_heartbeats(&*client, &feed.throttle, || feed.progress.heartbeat()) => {}
             () = client.died() => deaths += 1,
         }
         sleep_randomly(&shared).await;
@@ -181,6 +182,7 @@ async fn run_feeders(shared: Arc<SharedWorld>) -> (u64, FeedOutcome) {
 
 /// A feeder over a client.
 pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
+    let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
     FeedLoop {
         queue: Arc::<SimulatedClient>::clone(client),
         source: Arc::<SimulatedClient>::clone(client),
@@ -192,8 +194,8 @@ pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
             max_backlog: 8,
             watch_interval: None,
         },
-        throttle: Arc::default(),
-        progress: Arc::new(FeederProgress::default()),
+        progress: Arc::new(FeederProgress::new(Arc::clone(&throttle))),
+        throttle,
         tracer: None,
         stop: CancellationToken::new(),
     }
@@ -232,11 +234,8 @@ pub fn build_parts(client: &Arc<SimulatedClient>) -> Parts {
         max_concurrency: 4,
         visibility: VISIBILITY_TIMEOUT,
         grace: Duration::from_secs(25),
-        steering: Steering {
-            control: Arc::<SimulatedClient>::clone(client),
-            orders: FleetLimits::default(),
-            limits: DatabaseLimits::default(),
-        },
+        fleet_control: Arc::<SimulatedClient>::clone(client),
+        throttle: Arc::new(Throttle::for_copies(4, DatabaseLimits::default())),
         observation: ConsumerMetrics {
             health: Health::default(),
             leases: Leases::new(VISIBILITY_TIMEOUT),

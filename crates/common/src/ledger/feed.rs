@@ -11,7 +11,7 @@ use crate::row_id::RowId;
 use crate::sql::like_prefix;
 
 const SELECT_POSITION: &str =
-    "SELECT cursor, sweep, sweep_fed, paused, rate_limit FROM bucket_brigade.run WHERE id = $1";
+    "SELECT cursor, sweep, sweep_fed FROM bucket_brigade.run WHERE id = $1";
 
 const ADVANCE_CURSOR: &str = "UPDATE bucket_brigade.run
     SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE id = $1";
@@ -175,20 +175,18 @@ impl PostgresLedger {
 }
 
 /// A row of [`POSITION`].
-type PositionColumns = (Option<String>, i64, i64, bool, Option<f64>);
+type PositionColumns = (Option<String>, i64, i64);
 
 #[async_trait]
 impl FeedSource for PostgresLedger {
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
         let query = sqlx::query_as(SELECT_POSITION).bind(self.run_id);
-        let (cursor, sweep, sweep_fed, paused, rate_limit): PositionColumns =
+        let (cursor, sweep, sweep_fed): PositionColumns =
             with_timeout(query.fetch_one(&self.pool)).await?;
         Ok(CursorPosition {
             cursor: cursor.map(RowId::from_database),
             sweep: u64::try_from(sweep).unwrap_or(0),
             sweep_fed: u64::try_from(sweep_fed).unwrap_or(0),
-            paused,
-            rate_limit,
         })
     }
 

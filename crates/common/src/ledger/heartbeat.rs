@@ -61,7 +61,7 @@ impl PostgresLedger {
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(beat.role.name())
-            .bind(beat.state)
+            .bind(beat.state.as_str())
             .bind(&beat.reason)
             .bind(number(beat.concurrency))
             .bind(number(beat.in_hand))

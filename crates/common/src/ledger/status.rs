@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::heartbeat::pause_description;
 use super::{PostgresLedger, RequestedLimits, with_timeout};
 use crate::move_ledger::StatementError;
+use crate::worker_state::WorkerState;
 
 const SELECT_OVERVIEW: &str = r#"SELECT old_prefix, new_prefix, source_bucket, destination_bucket, sweep,
         paused, paused_by, pause_reason, rate_limit, concurrency_limit,
@@ -80,8 +81,7 @@ pub struct WorkerStatus {
     pub worker: String,
     /// `feeder` or `consumer`.
     pub role: String,
-    /// What it is doing.
-    pub state: String,
+    pub state: WorkerState,
     /// Why, where that is worth a word.
     pub reason: String,
     /// Copies it may have in flight at the moment.
@@ -140,7 +140,7 @@ impl PostgresLedger {
         let worker = |found: WorkerColumns| WorkerStatus {
             worker: found.0,
             role: found.1,
-            state: found.2,
+            state: found.2.parse().unwrap_or(WorkerState::Unknown),
             reason: found.3,
             concurrency: found.4,
             in_hand: found.5,

@@ -5,6 +5,7 @@ use bucket_brigade_common::ledger::{CodeCount, PostgresLedger, RunOverview, Work
 use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::queue::QueueError;
 use bucket_brigade_common::sqs::SqsQueue;
+use bucket_brigade_common::worker_state::WorkerState;
 use serde::Serialize;
 
 use super::state::{ReportedState, reported_state};
@@ -13,7 +14,7 @@ use super::state::{ReportedState, reported_state};
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusSnapshot {
     pub(crate) run: RunOverview,
-    pub(crate) state: &'static str,
+    pub(crate) state: WorkerState,
     pub(crate) reason: String,
     pub(crate) rows: StatusRowCounts,
     pub(crate) rate: StatusRates,

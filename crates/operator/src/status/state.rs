@@ -1,6 +1,7 @@
 //! The one word for what goes on, and its reason.
 
 use bucket_brigade_common::ledger::{RunOverview, WorkerStatus};
+use bucket_brigade_common::worker_state::WorkerState;
 
 use super::output::format_limits;
 use super::snapshot::QueueStatus;
@@ -8,7 +9,7 @@ use super::snapshot::QueueStatus;
 /// A state and why.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReportedState {
-    pub(super) word: &'static str,
+    pub(super) word: WorkerState,
     pub(super) reason: String,
 }
 
@@ -23,40 +24,48 @@ pub(super) fn reported_state(
         word,
         reason: reason.to_owned(),
     };
-    let some = |state: &str| workers.iter().find(|worker| worker.state == state);
+    let some = |state| workers.iter().find(|worker| worker.state == state);
     let count = |role: &str| workers.iter().filter(|worker| worker.role == role).count();
     if let Some(paused) = &run.paused {
-        return is("paused", paused);
+        return is(WorkerState::Paused, paused);
     }
-    if let Some(worker) = some("waiting") {
-        return is("waiting", &format!("{}: {}", worker.worker, worker.reason));
+    if let Some(worker) = some(WorkerState::Waiting) {
+        return is(
+            WorkerState::Waiting,
+            &format!("{}: {}", worker.worker, worker.reason),
+        );
     }
-    if let Some(worker) = some("database slow") {
-        return is("database slow", &worker.reason);
+    if let Some(worker) = some(WorkerState::DatabaseSlow) {
+        return is(WorkerState::DatabaseSlow, &worker.reason);
     }
     let (feeders, consumers) = (count("feeder"), count("consumer"));
     if consumers == 0 && (feeders > 0 || queue.has_messages()) {
-        return is("waiting", "no consumer is running");
+        return is(WorkerState::Waiting, "no consumer is running");
     }
     if consumers == 0 {
         return idle_state(run, "no feeder and no consumer is running");
     }
-    if let Some(worker) = some("throttled by S3") {
-        return is("throttled by S3", &worker.reason);
+    if let Some(worker) = some(WorkerState::ThrottledByStore) {
+        return is(WorkerState::ThrottledByStore, &worker.reason);
     }
-    if some("running").is_some() {
+    if some(WorkerState::Running).is_some() {
         return match format_limits(run.limits) {
-            Some(limits) => is("running", &format!("limited to {limits}")),
-            None => is("running", ""),
+            Some(limits) => is(WorkerState::Running, &format!("limited to {limits}")),
+            None => is(WorkerState::Running, ""),
         };
     }
     match workers.iter().find(|worker| worker.role == "feeder") {
-        Some(feeder) if feeder.state == "waiting: backlog full" => is("waiting", "backlog full"),
-        Some(feeder) if feeder.state == "watching: nothing to do" => {
-            is("nothing to do", "the feeder watches for new rows")
+        Some(feeder) if feeder.state == WorkerState::BacklogFull => {
+            is(WorkerState::Waiting, "backlog full")
         }
-        Some(feeder) => is("running", &feeder.state),
-        None if queue.has_messages() => is("waiting", "the messages left are hidden for a while"),
+        Some(feeder) if feeder.state == WorkerState::Watching => {
+            is(WorkerState::NothingToDo, "the feeder watches for new rows")
+        }
+        Some(feeder) => is(WorkerState::Running, feeder.state.as_str()),
+        None if queue.has_messages() => is(
+            WorkerState::Waiting,
+            "the messages left are hidden for a while",
+        ),
         None => idle_state(run, "no feeder is running"),
     }
 }
@@ -67,7 +76,7 @@ fn idle_state(run: &RunOverview, otherwise: &str) -> ReportedState {
         None => otherwise.to_owned(),
     };
     ReportedState {
-        word: "nothing to do",
+        word: WorkerState::NothingToDo,
         reason,
     }
 }
@@ -98,7 +107,7 @@ mod tests {
         WorkerStatus {
             worker: format!("{role}-1"),
             role: role.into(),
-            state: state.into(),
+            state: state.parse().unwrap(),
             reason: reason.into(),
             concurrency: 1,
             in_hand: 1,

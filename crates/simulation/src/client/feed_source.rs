@@ -15,8 +15,6 @@ impl FeedSource for SimulatedClient {
             cursor: things.table.cursor.clone().map(RowId::from_database),
             sweep: things.table.sweep,
             sweep_fed: things.table.sweep_fed,
-            paused: things.fleet_limits.paused.is_some(),
-            rate_limit: things.fleet_limits.rate,
         })
         .await
     }

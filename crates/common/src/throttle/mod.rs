@@ -1,0 +1,179 @@
+//! One throttle for everything that starts work: copies in the consumer, rows in the feeder. It holds
+//! work back for a list of reasons: an operator's pause and limits, a database that is slow or whose
+//! replicas lag, and the pace of the store. The database comes first: it serves the application.
+//!
+//! What waits here has booked nothing: it learns of each change at once.
+
+mod commit_latency;
+mod cubic_rate;
+mod permit;
+mod rate_limiter;
+mod rate_meter;
+mod reason;
+mod state;
+mod store_pace;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as FairMutex, Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+pub use self::cubic_rate::CubicRate;
+pub use self::permit::ThrottlePermit;
+pub use self::rate_limiter::RateLimiter;
+pub use self::rate_meter::RateMeter;
+pub use self::reason::ThrottleReason;
+use self::state::{Attempt, ThrottleState};
+use self::store_pace::StorePace;
+use crate::fleet_control::FleetLimits;
+use crate::settings::DatabaseLimits;
+
+/// Holds back the work of one process.
+#[derive(Debug)]
+pub struct Throttle {
+    state: Mutex<ThrottleState>,
+    /// First come, first served; only the one in front looks at the clock. At a thousand copies a second,
+    /// a hundred that all look would be busy with nothing else.
+    front: FairMutex<()>,
+    changed: Notify,
+    is_excluded: watch::Sender<bool>,
+    watches_replicas: bool,
+}
+
+impl Throttle {
+    /// For at most `max` copies in flight. The window bounds how many are in flight, the rate how many
+    /// start per second.
+    pub fn for_copies(max: usize, database: DatabaseLimits) -> Self {
+        let state = ThrottleState::for_copies(max, database, Instant::now());
+        Self::new(state, database)
+    }
+
+    pub fn for_rows(database: DatabaseLimits) -> Self {
+        let state = ThrottleState::for_rows(database, Instant::now());
+        Self::new(state, database)
+    }
+
+    fn new(state: ThrottleState, database: DatabaseLimits) -> Self {
+        Self {
+            state: Mutex::new(state),
+            front: FairMutex::new(()),
+            changed: Notify::new(),
+            is_excluded: watch::Sender::new(false),
+            watches_replicas: database.replica_lag.is_some(),
+        }
+    }
+
+    /// Waits until one more copy may start.
+    pub async fn acquire(&self) -> ThrottlePermit<'_> {
+        let is_probe = self.wait_for(ThrottleState::start_copy).await;
+        ThrottlePermit::new(self, is_probe)
+    }
+
+    /// Waits until rows may go, and takes up to so many; returns how many go at a time.
+    pub async fn acquire_rows(&self, rows: usize) -> usize {
+        self.wait_for(|state, now| state.start_rows(rows, now))
+            .await
+    }
+
+    /// Waits until no reason holds everything.
+    pub async fn wait_while_held(&self) {
+        self.wait_for(|state, now| state.check_held(now)).await;
+    }
+
+    async fn wait_for<T>(
+        &self,
+        mut attempt: impl FnMut(&mut ThrottleState, Instant) -> Attempt<T>,
+    ) -> T {
+        let _front = self.front.lock().await;
+        loop {
+            let attempted = attempt(&mut self.lock_state(), Instant::now());
+            match attempted {
+                Ok(started) => return started,
+                Err(None) => self.changed.notified().await,
+                Err(Some(time)) => drop(timeout_at(time, self.changed.notified()).await),
+            }
+        }
+    }
+
+    /// What the fleet may do, and how far the slowest replica is behind: once a second.
+    pub fn set_limits(&self, limits: FleetLimits, lag: Option<Duration>) {
+        let mut state = self.lock_state();
+        state.set_limits(limits, lag, Instant::now());
+        let is_excluded = state.is_excluded();
+        drop(state);
+        self.changed.notify_one();
+        self.is_excluded.send_replace(is_excluded);
+    }
+
+    pub fn commit_took(&self, took: Duration) {
+        self.lock_state().record_commit(took, Instant::now());
+    }
+
+    /// Waits until the limits leave nothing to this process, while others go on: what it holds is better
+    /// given back to them.
+    pub async fn excluded(&self) {
+        let mut is_excluded = self.is_excluded.subscribe();
+        // The sender lives as long as this value: waiting cannot fail.
+        drop(is_excluded.wait_for(|is_excluded| *is_excluded).await);
+    }
+
+    /// What holds work back, the weightiest first; empty when only the work at hand decides.
+    pub fn reasons(&self) -> Vec<ThrottleReason> {
+        self.lock_state().reasons(Instant::now())
+    }
+
+    /// Why nothing at all starts.
+    pub fn held(&self) -> Option<ThrottleReason> {
+        let reasons = self.reasons();
+        reasons.into_iter().find(ThrottleReason::holds_everything)
+    }
+
+    /// Whether the lag of replicas holds work back.
+    pub fn watches_replicas(&self) -> bool {
+        self.watches_replicas
+    }
+
+    /// Copies in flight.
+    pub fn in_flight(&self) -> usize {
+        let state = self.lock_state();
+        state.copies.as_ref().map_or(0, |copies| copies.in_flight)
+    }
+
+    /// Copies that may be in flight at the moment.
+    pub fn concurrency(&self) -> usize {
+        self.lock_state().concurrency()
+    }
+
+    /// Copies per second, once the store has shown a limit.
+    pub fn store_limit(&self) -> Option<f64> {
+        let state = self.lock_state();
+        state.copies.as_ref()?.pace.limit(Instant::now())
+    }
+
+    /// How long commits take, over a few.
+    pub fn commit_latency(&self) -> Option<Duration> {
+        self.lock_state().commits.average()
+    }
+
+    /// How many messages it makes sense to have in hand.
+    pub fn max_in_hand(&self) -> usize {
+        self.lock_state().max_in_hand(Instant::now())
+    }
+
+    fn end_copy(&self, record: impl FnOnce(&mut StorePace)) {
+        if let Some(copies) = &mut self.lock_state().copies {
+            copies.in_flight -= 1;
+            record(&mut copies.pace);
+        }
+        self.changed.notify_one();
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, ThrottleState> {
+        // Nothing that can panic runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,54 @@
+//! A copy under way.
+
+use tokio::time::Instant;
+
+use super::Throttle;
+
+/// Ends when it is told how the copy went, or is dropped.
+#[derive(Debug)]
+pub struct ThrottlePermit<'a> {
+    throttle: &'a Throttle,
+    started: Instant,
+    /// The copy goes first after a refusal, and the others wait for it.
+    is_probe: bool,
+    answer: Option<StoreAnswer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum StoreAnswer {
+    Served,
+    Throttled,
+}
+
+impl<'a> ThrottlePermit<'a> {
+    pub(super) fn new(throttle: &'a Throttle, is_probe: bool) -> Self {
+        Self {
+            throttle,
+            started: Instant::now(),
+            is_probe,
+            answer: None,
+        }
+    }
+
+    /// The store served the request, whatever it said.
+    pub fn served(mut self) {
+        self.answer = Some(StoreAnswer::Served);
+    }
+
+    /// The store asked for fewer requests.
+    pub fn throttled(mut self) {
+        self.answer = Some(StoreAnswer::Throttled);
+    }
+}
+
+impl Drop for ThrottlePermit<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.throttle.end_copy(|pace| match self.answer {
+            Some(StoreAnswer::Served) => pace.record_served(self.is_probe, now),
+            Some(StoreAnswer::Throttled) => pace.record_throttled(self.is_probe, self.started, now),
+            None if self.is_probe => pace.abandon_probe(),
+            None => {}
+        });
+    }
+}

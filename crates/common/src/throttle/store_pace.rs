@@ -1,0 +1,144 @@
+//! What follows when the store throttles.
+//!
+//! Nothing starts for a moment, and then a single copy goes first, so that a limit that counts by the
+//! second costs one refusal and not one for every copy at hand. The rate is cut once, whatever else of
+//! what was in flight comes back refused.
+//!
+//! Each process finds the limit for itself, which costs four or five refusals. Among the copies of an
+//! hour that is nothing; it shows where several processes share a low limit for a minute.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::cubic_rate::{CubicRate, MEASURED_OVER, duration_of};
+use super::rate_meter::RateMeter;
+
+/// How long nothing starts after a refusal: as long as so many copies take, within bounds; half as long
+/// again each time the copy that goes first is refused too. At a high rate a refusal is a small part of
+/// the copies, and a rest a large part of the time: where S3 counts by the second, the last rest goes on
+/// into the next second, which a longer one wastes.
+const HOLD_COPIES: f64 = 12.0;
+const MIN_HOLD: Duration = Duration::from_millis(50);
+const HOLD: Duration = Duration::from_millis(300);
+const MAX_HOLD: Duration = Duration::from_secs(2);
+const HOLD_GROWTH: f64 = 1.5;
+
+/// How long the copy that goes first is waited for, before another goes in its place: it may be a
+/// large one, or its connection dead.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long after a refusal the process counts as throttled.
+const THROTTLED_FOR: Duration = Duration::from_secs(10);
+
+/// The pace of one process at one store.
+#[derive(Debug)]
+pub(super) struct StorePace {
+    rate: CubicRate,
+    served: RateMeter,
+    hold: Option<StoreHold>,
+    cut_at: Option<Instant>,
+    throttled_at: Option<Instant>,
+}
+
+/// After a refusal: nothing starts, then one copy, then all others once it was served.
+#[derive(Debug, Clone, Copy)]
+struct StoreHold {
+    until: Instant,
+    length: Duration,
+    probing_since: Option<Instant>,
+}
+
+impl StorePace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            rate: CubicRate::new(now),
+            served: RateMeter::new(MEASURED_OVER, now),
+            hold: None,
+            cut_at: None,
+            throttled_at: None,
+        }
+    }
+
+    /// The first copy of all may come hours after the start: the doubling starts with it.
+    pub(super) fn start_if_unused(&mut self, now: Instant) {
+        if self.served.is_empty() && self.cut_at.is_none() {
+            *self = Self::new(now);
+        }
+    }
+
+    /// Whether the copy that starts now is the one that goes first; or until when none may start.
+    pub(super) fn check_hold(&self, now: Instant) -> Result<bool, Instant> {
+        let Some(hold) = self.hold else {
+            return Ok(false);
+        };
+        let until = hold
+            .probing_since
+            .map_or(hold.until, |since| since + PROBE_TIMEOUT);
+        if until > now { Err(until) } else { Ok(true) }
+    }
+
+    pub(super) fn start_probe(&mut self, now: Instant) {
+        if let Some(hold) = &mut self.hold {
+            hold.probing_since = Some(now);
+        }
+    }
+
+    /// The copy that went first was interrupted: another goes.
+    pub(super) fn abandon_probe(&mut self) {
+        if let Some(hold) = &mut self.hold {
+            hold.probing_since = None;
+        }
+    }
+
+    pub(super) fn record_served(&mut self, is_probe: bool, now: Instant) {
+        self.served.record(1, now);
+        if is_probe {
+            self.hold = None;
+        }
+    }
+
+    /// Of all requests that were in flight at a cut, none cuts again: they were sent before it could
+    /// show.
+    pub(super) fn record_throttled(&mut self, is_probe: bool, sent: Instant, now: Instant) {
+        self.throttled_at = Some(now);
+        if is_probe {
+            let length = self
+                .hold
+                .map_or(HOLD, |hold| hold.length.mul_f64(HOLD_GROWTH));
+            self.hold = Some(StoreHold::new(now, length.min(MAX_HOLD)));
+            return;
+        }
+        if self.hold.is_some() || self.cut_at.is_some_and(|cut_at| sent < cut_at) {
+            return;
+        }
+        self.cut_at = Some(now);
+        self.rate = self.rate.cut(now, &self.served);
+        let length = duration_of(HOLD_COPIES, self.per_second(now), MIN_HOLD..=HOLD);
+        self.hold = Some(StoreHold::new(now, length));
+    }
+
+    pub(super) fn per_second(&self, now: Instant) -> f64 {
+        self.rate.per_second(now)
+    }
+
+    /// The rate, once the store has shown a limit.
+    pub(super) fn limit(&self, now: Instant) -> Option<f64> {
+        self.rate.is_limited(now).then(|| self.per_second(now))
+    }
+
+    pub(super) fn was_throttled_lately(&self, now: Instant) -> bool {
+        self.throttled_at
+            .is_some_and(|then| now - then < THROTTLED_FOR)
+    }
+}
+
+impl StoreHold {
+    fn new(now: Instant, length: Duration) -> Self {
+        Self {
+            until: now + length,
+            length,
+            probing_since: None,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a process is doing, as it stands in the ledger and is shown by `status` and the dashboard.
+
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+/// The state of a process, or of the run as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WorkerState {
+    #[default]
+    Starting,
+    Running,
+    NothingToDo,
+    Paused,
+    DatabaseSlow,
+    ThrottledByStore,
+    /// For something that is down, or not there.
+    Waiting,
+    Stopping,
+    Feeding,
+    FeedingAtLimit,
+    BacklogFull,
+    Draining,
+    Watching,
+    /// Of a process of another version.
+    Unknown,
+}
+
+/// Not a state that this version knows.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a state of a worker")]
+pub struct UnknownState(String);
+
+impl WorkerState {
+    pub const ALL: [Self; 14] = [
+        Self::Starting,
+        Self::Running,
+        Self::NothingToDo,
+        Self::Paused,
+        Self::DatabaseSlow,
+        Self::ThrottledByStore,
+        Self::Waiting,
+        Self::Stopping,
+        Self::Feeding,
+        Self::FeedingAtLimit,
+        Self::BacklogFull,
+        Self::Draining,
+        Self::Watching,
+        Self::Unknown,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::NothingToDo => "nothing to do",
+            Self::Paused => "paused",
+            Self::DatabaseSlow => "database slow",
+            Self::ThrottledByStore => "throttled by S3",
+            Self::Waiting => "waiting",
+            Self::Stopping => "stopping",
+            Self::Feeding => "feeding",
+            Self::FeedingAtLimit => "feeding at the rate limit",
+            Self::BacklogFull => "waiting: backlog full",
+            Self::Draining => "waiting for the queue to drain",
+            Self::Watching => "watching: nothing to do",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl FromStr for WorkerState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|state| state.as_str() == text);
+        found.ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+impl Display for WorkerState {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for WorkerState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_is_read_as_it_is_written() {
+        for state in WorkerState::ALL {
+            assert_eq!(state.as_str().parse(), Ok(state));
+        }
+        assert!("dancing".parse::<WorkerState>().is_err());
+    }
+}
