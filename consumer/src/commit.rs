@@ -53,7 +53,7 @@ impl Committer {
                     if answer.is_ok() {
                         let took = began.elapsed();
                         throttle.commit_took(took);
-                        tally.commits.record(took);
+                        tally.commits.observe(took.as_secs_f64());
                     }
                     answer
                 }

@@ -11,7 +11,7 @@ use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::throttle::{Throttle, ThrottlePermit};
-use bucket_brigade_common::trace::{self, attribute};
+use bucket_brigade_common::trace;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -169,7 +169,7 @@ impl Copier {
         let began = Instant::now();
         let answer = self.call_store(call, route).await;
         if let Ok(Event::Copied(_)) = answer {
-            self.counters.copies.record(began.elapsed());
+            self.counters.copies.observe(began.elapsed().as_secs_f64());
         }
         if matches!(answer, Err(StoreError::Throttled { .. })) {
             self.counters.throttled();
@@ -179,7 +179,8 @@ impl Copier {
         }
         let outcome = answer.map_or_else(classify_store_error, AttemptOutcome::Completed);
         if let AttemptOutcome::Retryable(error) = &outcome {
-            trace::event("tried in vain", attribute::ERROR, || error.code().into());
+            let code = error.code();
+            tracing::info!(target: trace::TARGET, { "error.type" = code }, "tried in vain");
         } else {
             self.health.up(Dependency::Objects);
         }

@@ -1,50 +1,56 @@
-//! What this process has done since it started, and how long it took, for its log and for whoever looks
-//! from outside. The ledger's counters are the truth.
+//! What this process has done since it started, and how long it took, for its log and for `/metrics`. The
+//! ledger's counters are the truth.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
 
-use bucket_brigade_common::histogram::{AGE, Histogram, LATENCY};
+/// Bounds for calls to S3 and the database: from a fast answer to one that is given up.
+const LATENCY_BUCKETS_SECONDS: [f64; 12] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Bounds for the age of a message: from fresh to SQS's longest retention of fourteen days.
+const AGE_BUCKETS_SECONDS: [f64; 11] = [
+    0.1,
+    1.0,
+    10.0,
+    60.0,
+    600.0,
+    3_600.0,
+    21_600.0,
+    86_400.0,
+    172_800.0,
+    345_600.0,
+    1_209_600.0,
+];
 
 /// Counts of this process.
 #[derive(Debug)]
 pub struct ConsumerCounters {
-    count_moved: AtomicU64,
-    count_settled: AtomicU64,
-    count_failed: AtomicU64,
-    count_poison: AtomicU64,
-    count_throttled: AtomicU64,
+    count_moved: Counter,
+    count_settled: Counter,
+    count_failed: Counter,
+    count_poison: Counter,
+    count_throttled: Counter,
     /// Copies that were made: from the request to the proof.
     pub copies: Histogram,
     /// Commits the database took: one statement each, whatever it held.
     pub commits: Histogram,
     /// Messages at each receive: since they were sent.
-    pub ages: Arc<Histogram>,
+    pub ages: Histogram,
 }
 
 impl Default for ConsumerCounters {
     fn default() -> Self {
         Self {
-            count_moved: AtomicU64::default(),
-            count_settled: AtomicU64::default(),
-            count_failed: AtomicU64::default(),
-            count_poison: AtomicU64::default(),
-            count_throttled: AtomicU64::default(),
-            copies: Histogram::new(
-                "bucket_brigade_copy_seconds",
-                "Time of each copy that was made",
-                LATENCY,
-            ),
-            commits: Histogram::new(
-                "bucket_brigade_commit_seconds",
-                "Time of each batch of rows that the database committed",
-                LATENCY,
-            ),
-            ages: Arc::new(Histogram::new(
-                "bucket_brigade_message_age_seconds",
-                "Age of each message when it was received, repeats included",
-                AGE,
-            )),
+            count_moved: Counter::default(),
+            count_settled: Counter::default(),
+            count_failed: Counter::default(),
+            count_poison: Counter::default(),
+            count_throttled: Counter::default(),
+            copies: Histogram::new(LATENCY_BUCKETS_SECONDS),
+            commits: Histogram::new(LATENCY_BUCKETS_SECONDS),
+            ages: Histogram::new(AGE_BUCKETS_SECONDS),
         }
     }
 }
@@ -67,37 +73,36 @@ pub struct ConsumerCounts {
 impl ConsumerCounters {
     /// A row moved.
     pub fn moved(&self) {
-        self.count_moved.fetch_add(1, Ordering::Relaxed);
+        self.count_moved.inc();
     }
 
     /// A message's row needed no move.
     pub fn settled(&self) {
-        self.count_settled.fetch_add(1, Ordering::Relaxed);
+        self.count_settled.inc();
     }
 
     /// A row could not be moved.
     pub fn failed(&self) {
-        self.count_failed.fetch_add(1, Ordering::Relaxed);
+        self.count_failed.inc();
     }
 
     /// A message was not understood.
     pub fn poison(&self) {
-        self.count_poison.fetch_add(1, Ordering::Relaxed);
+        self.count_poison.inc();
     }
 
     /// S3 throttled a request.
     pub fn throttled(&self) {
-        self.count_throttled.fetch_add(1, Ordering::Relaxed);
+        self.count_throttled.inc();
     }
 
-    /// The counts now.
     pub fn counts(&self) -> ConsumerCounts {
         ConsumerCounts {
-            moved: self.count_moved.load(Ordering::Relaxed),
-            settled: self.count_settled.load(Ordering::Relaxed),
-            failed: self.count_failed.load(Ordering::Relaxed),
-            poison: self.count_poison.load(Ordering::Relaxed),
-            throttled: self.count_throttled.load(Ordering::Relaxed),
+            moved: self.count_moved.get(),
+            settled: self.count_settled.get(),
+            failed: self.count_failed.get(),
+            poison: self.count_poison.get(),
+            throttled: self.count_throttled.get(),
         }
     }
 }

@@ -4,11 +4,12 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::trace::{Mark, attribute};
+use bucket_brigade_common::trace;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
+use tracing::Span;
 
 /// How requests become batches.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +28,7 @@ pub struct Limits {
 struct Waiting<T, R> {
     request: T,
     answer: oneshot::Sender<R>,
-    mark: Mark,
+    span: Span,
 }
 
 type Flush<T, R> = Arc<dyn Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync>;
@@ -69,13 +70,13 @@ where
     /// Hands in a request and waits for its answer; none only if the batch's work panicked.
     pub async fn submit(&self, request: T) -> Option<R> {
         let (answer, answered) = oneshot::channel();
-        let mark = Mark::here();
+        let span = trace::current_span();
         let count = {
             let mut waiting = self.0.lock();
             waiting.push(Waiting {
                 request,
                 answer,
-                mark,
+                span,
             });
             waiting.len()
         };
@@ -128,9 +129,14 @@ where
 }
 
 async fn flush<T, R>(batch: Vec<Waiting<T, R>>, flush: &Flush<T, R>, slot: OwnedSemaphorePermit) {
-    let size = i64::try_from(batch.len()).unwrap_or(i64::MAX);
+    let size = batch.len();
     let parts = batch.into_iter().map(|one| {
-        one.mark.event("batch sent", attribute::BATCH_SIZE, size);
+        tracing::info!(
+            target: trace::TARGET,
+            parent: &one.span,
+            { bucket_brigade.batch_size = size },
+            "batch sent"
+        );
         (one.request, one.answer)
     });
     let (requests, answers): (Vec<T>, Vec<oneshot::Sender<R>>) = parts.unzip();

@@ -8,8 +8,10 @@ use bucket_brigade_common::message::{MoveTask, decode};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::ReceivedMessage;
 use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::trace::mark_failed;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::acknowledge::Acknowledger;
 use crate::commit::Committer;
@@ -82,7 +84,7 @@ impl Stages {
             let work = pin!(self.carry_out(step, &message, &content));
             event = tokio::select! {
                 biased;
-                event = span.around(work) => event,
+                event = work.instrument(span.clone()) => event,
                 () = self.give_up.cancelled() => Event::Interrupted,
             };
             delivery.stepped(&span, &event);
@@ -125,8 +127,8 @@ impl Stages {
                 _ => true,
             }
         });
-        if !span.around(ending).await {
-            span.fail("NotConfirmed");
+        if !ending.instrument(span.clone()).await {
+            mark_failed(&span, "NotConfirmed");
         }
     }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use bucket_brigade_common::logging;
 use bucket_brigade_common::startup::{self, WorkerThreads};
+use bucket_brigade_common::trace::Traces;
 use bucket_brigade_consumer::settings::{Args, ConsumerCommand};
 use bucket_brigade_consumer::start::start;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -14,7 +15,8 @@ fn main() -> ExitCode {
             return Ok(check.run()?);
         }
         let (settings, logs) = args.parse_settings()?;
-        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr));
-        start(settings, stop).await
+        let traces = Traces::start(&settings.traces, "bucket-brigade-consumer", &settings.name)?;
+        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), traces.layer());
+        start(settings, traces, stop).await
     })
 }

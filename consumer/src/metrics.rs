@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bucket_brigade_common::histogram::Histogram;
-use bucket_brigade_common::http_endpoints::{MetricSample, ProcessStatus};
+use bucket_brigade_common::http_endpoints::{ProcessStatus, register_counter, register_gauge};
+use prometheus_client::registry::Registry;
 
 use crate::counters::ConsumerCounters;
 use crate::health::Health;
@@ -25,45 +25,64 @@ impl ProcessStatus for ConsumerMetrics {
         self.health.outage()
     }
 
-    fn collect_metrics(&self) -> Vec<MetricSample> {
+    fn register_metrics(&self, registry: &mut Registry) {
         let counts = self.counters.counts();
-        let in_hand = u64::try_from(self.leases.held_count()).unwrap_or(u64::MAX);
-        vec![
-            MetricSample::from_count(
-                "bucket_brigade_moved_total",
+        for (name, help, value) in [
+            (
+                "bucket_brigade_moved",
                 "Rows moved by this consumer",
                 counts.moved,
             ),
-            MetricSample::from_count(
-                "bucket_brigade_settled_total",
+            (
+                "bucket_brigade_settled",
                 "Messages whose row needed no move",
                 counts.settled,
             ),
-            MetricSample::from_count(
-                "bucket_brigade_failures_total",
+            (
+                "bucket_brigade_failures",
                 "Failures recorded, repeats included",
                 counts.failed,
             ),
-            MetricSample::from_count(
-                "bucket_brigade_poison_total",
+            (
+                "bucket_brigade_poison",
                 "Messages that were not understood, repeats included",
                 counts.poison,
             ),
-            MetricSample::from_count(
-                "bucket_brigade_throttled_total",
+            (
+                "bucket_brigade_throttled",
                 "Requests that S3 throttled",
                 counts.throttled,
             ),
-            MetricSample::from_count(
-                "bucket_brigade_messages_in_hand",
-                "Messages in hand",
-                in_hand,
-            ),
-        ]
+        ] {
+            register_counter(registry, name, help, value);
+        }
+        let in_hand = u64::try_from(self.leases.held_count()).unwrap_or(u64::MAX);
+        let name = "bucket_brigade_messages_in_hand";
+        register_gauge(registry, name, "Messages in hand", in_hand);
+        self.register_histograms(registry);
     }
+}
 
-    fn histograms(&self) -> Vec<&Histogram> {
-        let tally = &self.counters;
-        vec![&tally.copies, &tally.commits, &tally.ages]
+impl ConsumerMetrics {
+    fn register_histograms(&self, registry: &mut Registry) {
+        for (name, help, histogram) in [
+            (
+                "bucket_brigade_copy_seconds",
+                "Time of each copy that was made",
+                &self.counters.copies,
+            ),
+            (
+                "bucket_brigade_commit_seconds",
+                "Time of each batch of rows that the database committed",
+                &self.counters.commits,
+            ),
+            (
+                "bucket_brigade_message_age_seconds",
+                "Age of each message when it was received, repeats included",
+                &self.counters.ages,
+            ),
+        ] {
+            registry.register(name, help, histogram.clone());
+        }
     }
 }

@@ -53,7 +53,7 @@ pub enum ConsumerCommand {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The consumer")]
 struct ConsumerArgs {
-    /// Copies in flight at most; the pace adapts below it [default: 64]
+    /// Copies in flight at most; the throttle adapts below it [default: 64]
     #[arg(long, env = "MAX_CONCURRENCY", value_name = "N")]
     max_concurrency: Option<String>,
     /// How long a message is hidden from other consumers at a time; renewed while in hand [default: 60s]

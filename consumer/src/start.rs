@@ -40,19 +40,20 @@ const RUN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// [`PreflightError`] or [`LedgerError`], before anything is touched.
-pub async fn start(mut settings: ConsumerSettings, stop: CancellationToken) -> anyhow::Result<u8> {
-    let service = "bucket-brigade-consumer";
-    let traces = Traces::start(&settings.traces, service, &settings.name)?;
-    let share = traces.share_of(settings.shutdown_grace);
-    settings.shutdown_grace -= share;
-    let ended = Box::pin(consume_until_stopped(settings, &traces, stop)).await;
-    traces.end(share).await;
+pub async fn start(
+    mut settings: ConsumerSettings,
+    traces: Traces,
+    stop: CancellationToken,
+) -> anyhow::Result<u8> {
+    let budget = traces.flush_budget(settings.shutdown_grace);
+    settings.shutdown_grace -= budget;
+    let ended = Box::pin(consume_until_stopped(settings, stop)).await;
+    traces.shut_down(budget).await;
     ended
 }
 
 async fn consume_until_stopped(
     settings: ConsumerSettings,
-    traces: &Traces,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
     let observation = ConsumerMetrics {
@@ -68,7 +69,7 @@ async fn consume_until_stopped(
         sleep(settings.shutdown_grace / 2).await;
     };
     let parts = tokio::select! {
-        parts = prepare_pipeline(&settings, traces, observation, &stop) => ignore_unavailable_if_stopped(parts, &stop)?,
+        parts = prepare_pipeline(&settings, observation, &stop) => ignore_unavailable_if_stopped(parts, &stop)?,
         () = overdue => None,
     };
     let Some(parts) = parts else {
@@ -101,7 +102,6 @@ fn ignore_unavailable_if_stopped(
 /// Checks everything and puts the parts together; none when the process is stopped meanwhile.
 async fn prepare_pipeline(
     settings: &ConsumerSettings,
-    traces: &Traces,
     observation: ConsumerMetrics,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Parts>> {
@@ -116,7 +116,7 @@ async fn prepare_pipeline(
         .with_traces(settings.traces.is_on());
     // Nobody sees the ages otherwise: the queue is not asked for them.
     let queue = match settings.metrics_addr {
-        Some(_) => queue.with_age_histogram(Arc::clone(&observation.counters.ages)),
+        Some(_) => queue.with_age_histogram(observation.counters.ages.clone()),
         None => queue,
     };
     let attributes =
@@ -146,7 +146,7 @@ async fn prepare_pipeline(
         &migration.run.destination_bucket,
     );
     Ok(Some(Parts {
-        deliveries: Deliveries::new(traces.tracer(), source, destination),
+        deliveries: Deliveries::new(source, destination),
         witness: witness.and_then(|path| rule.route_for(&path).ok()),
         queue: Arc::new(queue),
         store: Arc::new(store),

@@ -6,85 +6,60 @@ use std::sync::Arc;
 use bucket_brigade_common::message::MoveTask;
 use bucket_brigade_common::object_store::DestinationState;
 use bucket_brigade_common::queue::ReceivedMessage;
-use bucket_brigade_common::trace::{Span, Tracer, attribute};
+use bucket_brigade_common::trace::{TARGET, continue_trace, mark_failed};
+use tracing::Span;
+use tracing::field::Empty;
 
 use crate::protocol::{Action, Event, FailureCause, RowState};
 
-/// Makes the spans of deliveries; none by default.
+/// Makes the spans of deliveries, which name these buckets.
 #[derive(Debug, Clone, Default)]
-pub struct Deliveries(Option<Arc<Between>>);
-
-#[derive(Debug)]
-struct Between {
-    tracer: Tracer,
-    source_bucket: String,
-    destination_bucket: String,
-}
+pub struct Deliveries(Arc<[String; 2]>);
 
 impl Deliveries {
-    /// Traces moves between these buckets, if there are traces.
-    pub fn new(tracer: Option<Tracer>, source_bucket: &str, destination_bucket: &str) -> Self {
-        Self(tracer.map(|tracer| {
-            Arc::new(Between {
-                tracer,
-                source_bucket: source_bucket.to_owned(),
-                destination_bucket: destination_bucket.to_owned(),
-            })
-        }))
+    /// Traces moves between these buckets, while traces are on.
+    pub fn new(source_bucket: &str, destination_bucket: &str) -> Self {
+        Self(Arc::new(
+            [source_bucket, destination_bucket].map(str::to_owned),
+        ))
     }
 
     /// The span of a delivery, under the one that its message carries. A message that was not understood
     /// has no task.
     pub fn begin(&self, message: &ReceivedMessage, task: Option<&MoveTask>) -> Delivery {
-        let Some(between) = &self.0 else {
-            return Delivery::default();
-        };
-        let span = between.tracer.received("move", message.traceparent);
-        if span.is_recording() {
-            describe_message(&span, message);
-            if let Some(task) = task {
-                between.describe(&span, task);
-            }
+        let route = task.map(|task| &task.route);
+        let span = tracing::info_span!(
+            target: TARGET,
+            parent: None,
+            "move",
+            otel.kind = "consumer",
+            otel.status_description = Empty,
+            messaging.system = "aws_sqs",
+            messaging.message.id = message.message_id,
+            bucket_brigade.receive_count = i64::from(message.receive_count),
+            bucket_brigade.row_id = task.map(|task| task.id.as_str()),
+            bucket_brigade.old_path = route.map(|route| &*route.old_path),
+            bucket_brigade.new_path = route.map(|route| &*route.new_path),
+            bucket_brigade.source_bucket = task.map(|_| &*self.0[0]),
+            bucket_brigade.source_key = route.map(|route| &*route.source_key),
+            bucket_brigade.destination_bucket = task.map(|_| &*self.0[1]),
+            bucket_brigade.destination_key = route.map(|route| &*route.destination_key),
+            bucket_brigade.outcome = Empty,
+            "error.type" = Empty,
+        );
+        let mut delivery = Delivery::default();
+        if !span.is_disabled() && continue_trace(&span, message.traceparent.as_deref()) {
+            delivery.span = Some(span);
         }
-        Delivery {
-            span,
-            ending: Ending::default(),
-        }
-    }
-}
-
-fn describe_message(span: &Span, message: &ReceivedMessage) {
-    span.set(attribute::MESSAGING_SYSTEM, attribute::SQS);
-    span.set(attribute::MESSAGE_ID, message.message_id.clone());
-    span.set(attribute::RECEIVE_COUNT, i64::from(message.receive_count));
-}
-
-impl Between {
-    fn describe(&self, span: &Span, MoveTask { id, route }: &MoveTask) {
-        for (key, value) in [
-            (attribute::ROW, id.as_str()),
-            (attribute::OLD_PATH, &route.old_path),
-            (attribute::NEW_PATH, &route.new_path),
-            (attribute::SOURCE_BUCKET, &self.source_bucket),
-            (attribute::SOURCE_KEY, &route.source_key),
-            (attribute::DESTINATION_BUCKET, &self.destination_bucket),
-            (attribute::DESTINATION_KEY, &route.destination_key),
-        ] {
-            span.set(key, value.to_owned());
-        }
+        delivery
     }
 }
 
 /// One delivery of one message.
 #[derive(Debug, Default)]
 pub struct Delivery {
-    span: Span,
-    ending: Ending,
-}
-
-/// How a delivery ends, as far as is known.
-#[derive(Debug, Default)]
-struct Ending {
+    /// None while traces are off, and where sampling leaves the trace out.
+    span: Option<Span>,
     outcome: &'static str,
     error: Option<String>,
 }
@@ -92,56 +67,71 @@ struct Ending {
 impl Delivery {
     /// The span of a step that is about to be taken; none for a step that takes no time.
     pub fn step(&mut self, step: &Action) -> Span {
-        if !self.span.is_recording() {
+        let Some(span) = &self.span else {
             return Span::none();
-        }
+        };
+        let child = name(step).map_or_else(Span::none, |name| step_span(span, name));
         self.note(step);
-        name(step).map_or_else(Span::none, |name| self.span.child(name))
+        child
     }
 
     /// What a step means for the end.
     fn note(&mut self, step: &Action) {
         match step {
-            Action::RecordSettlement(seen, _) => self.ending.outcome = what_was_seen(seen),
-            Action::RecordFailure(trouble) => {
-                self.ending.outcome = "failed";
-                self.ending.error = Some(trouble.code.clone());
+            Action::RecordSettlement(seen, _) => self.outcome = describe_row(seen),
+            Action::RecordFailure(cause) => {
+                self.outcome = "failed";
+                self.error = Some(cause.code.clone());
             }
-            Action::RecordPoison => self.ending.outcome = "poison",
-            Action::Abandon => self.ending.outcome = "lease lost",
+            Action::RecordPoison => self.outcome = "poison",
+            Action::Abandon => self.outcome = "lease lost",
             _ => {}
         }
     }
 
     /// What became of a step.
     pub fn stepped(&mut self, span: &Span, event: &Event) {
-        if !self.span.is_recording() {
+        if self.span.is_none() {
             return;
         }
         match event {
-            Event::Committed => self.ending.outcome = "moved",
-            Event::Interrupted => self.ending.outcome = "given back",
+            Event::Committed => self.outcome = "moved",
+            Event::Interrupted => self.outcome = "given back",
             _ => {}
         }
-        span.set(attribute::OUTCOME, outcome(event));
+        span.record("bucket_brigade.outcome", describe_event(event));
         if let Event::CopyFailed(FailureCause { code, .. })
         | Event::CommitRefused(FailureCause { code, .. }) = event
         {
-            span.fail(code);
+            mark_failed(span, code);
         }
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        let Ending { outcome, error } = &self.ending;
-        if !outcome.is_empty() {
-            self.span.set(attribute::OUTCOME, *outcome);
+        let Some(span) = &self.span else {
+            return;
+        };
+        if !self.outcome.is_empty() {
+            span.record("bucket_brigade.outcome", self.outcome);
         }
-        if let Some(code) = error {
-            self.span.fail(code);
+        if let Some(code) = &self.error {
+            mark_failed(span, code);
         }
     }
+}
+
+fn step_span(parent: &Span, name: &'static str) -> Span {
+    tracing::info_span!(
+        target: TARGET,
+        parent: parent,
+        "step",
+        otel.name = name,
+        otel.status_description = Empty,
+        bucket_brigade.outcome = Empty,
+        "error.type" = Empty,
+    )
 }
 
 fn name(step: &Action) -> Option<&'static str> {
@@ -159,8 +149,8 @@ fn name(step: &Action) -> Option<&'static str> {
     }
 }
 
-fn what_was_seen(seen: &RowState) -> &'static str {
-    match seen {
+fn describe_row(row: &RowState) -> &'static str {
+    match row {
         RowState::NeedsMove { .. } => "wanted",
         RowState::Moved => "moved already",
         RowState::Changed { .. } => "changed by the application",
@@ -168,9 +158,9 @@ fn what_was_seen(seen: &RowState) -> &'static str {
     }
 }
 
-fn outcome(event: &Event) -> &'static str {
+fn describe_event(event: &Event) -> &'static str {
     match event {
-        Event::RowRead(seen) => what_was_seen(seen),
+        Event::RowRead(seen) => describe_row(seen),
         Event::Copied(_) => "copied",
         Event::DestinationExists => "destination taken",
         Event::Compared(DestinationState::Same(_)) => "our own copy",

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bucket_brigade_common::fleet_control::FleetLimits;
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
@@ -57,6 +58,7 @@ struct ThrottlingCase {
 
 #[derive(Debug)]
 struct TokenState {
+    rate: f64,
     tokens: f64,
     refilled: Instant,
     requests: u32,
@@ -97,7 +99,6 @@ impl StallSchedule {
 
 #[derive(Debug)]
 struct RateLimitedStore {
-    rate: f64,
     limit: RateLimitModel,
     latency: Duration,
     stalls: StallSchedule,
@@ -108,18 +109,27 @@ impl RateLimitedStore {
     fn new(trial: &ThrottlingCase) -> Self {
         let rate = f64::from(trial.rate);
         let state = TokenState {
+            rate,
             tokens: trial.limit.burst_size(rate),
             refilled: Instant::now(),
             requests: 0,
             throttled: 0,
         };
         Self {
-            rate,
             limit: trial.limit,
             latency: trial.latency,
             stalls: StallSchedule::new(trial),
             state: Mutex::new(state),
         }
+    }
+
+    /// What the store serves from now on.
+    fn set_rate(&self, rate: f64) {
+        self.state.lock().unwrap().rate = rate;
+    }
+
+    fn requests(&self) -> u32 {
+        self.state.lock().unwrap().requests
     }
 
     fn try_admit(&self) -> bool {
@@ -128,13 +138,13 @@ impl RateLimitedStore {
         let elapsed = (now - state.refilled).as_secs_f64();
         match self.limit {
             RateLimitModel::PerSecond if elapsed >= 1.0 => {
-                state.tokens = self.rate;
+                state.tokens = state.rate;
                 state.refilled = now;
             }
             RateLimitModel::PerSecond => {}
             RateLimitModel::TokenBucket => {
-                state.tokens =
-                    (state.tokens + elapsed * self.rate).min(self.limit.burst_size(self.rate));
+                let most = self.limit.burst_size(state.rate);
+                state.tokens = (state.tokens + elapsed * state.rate).min(most);
                 state.refilled = now;
             }
         }
@@ -192,27 +202,7 @@ async fn run(trial: &ThrottlingCase) -> ThrottlingShares {
     let tasks = TaskTracker::new();
     let started = Instant::now();
     for _ in 0..trial.consumers {
-        let (health, stop) = (Health::default(), CancellationToken::new());
-        let objects: Arc<dyn ObjectStore> = Arc::<RateLimitedStore>::clone(&store);
-        let unbounded = DatabaseLimits::default();
-        let throttle = Arc::new(Throttle::for_copies(64, unbounded));
-        let copy = Arc::new(Copier::new(
-            objects,
-            throttle,
-            None,
-            health,
-            Arc::new(ConsumerCounters::default()),
-            stop,
-        ));
-        // As many in hand as a consumer has room for.
-        let in_hand = Arc::new(AtomicUsize::new(0));
-        for _ in 0..168 {
-            tasks.spawn(copy_until_done(
-                Arc::clone(&copy),
-                Arc::clone(&in_hand),
-                Arc::clone(&todo),
-            ));
-        }
+        spawn_consumer(&store, &todo, &tasks);
     }
     tasks.close();
     tasks.wait().await;
@@ -221,6 +211,30 @@ async fn run(trial: &ThrottlingCase) -> ThrottlingShares {
         throttled: f64::from(state.throttled) / f64::from(state.requests),
         used: f64::from(trial.seconds) / started.elapsed().as_secs_f64(),
     }
+}
+
+/// A consumer of 64 copies, with as many in hand as it has room for.
+fn spawn_consumer(
+    store: &Arc<RateLimitedStore>,
+    todo: &Arc<Mutex<u32>>,
+    tasks: &TaskTracker,
+) -> Arc<Throttle> {
+    let objects: Arc<dyn ObjectStore> = Arc::<RateLimitedStore>::clone(store);
+    let throttle = Arc::new(Throttle::for_copies(64, DatabaseLimits::default()));
+    let copy = Arc::new(Copier::new(
+        objects,
+        Arc::clone(&throttle),
+        None,
+        Health::default(),
+        Arc::new(ConsumerCounters::default()),
+        CancellationToken::new(),
+    ));
+    let in_hand = Arc::new(AtomicUsize::new(0));
+    for _ in 0..168 {
+        let (copy, in_hand) = (Arc::clone(&copy), Arc::clone(&in_hand));
+        tasks.spawn(copy_until_done(copy, in_hand, Arc::clone(todo)));
+    }
+    throttle
 }
 
 async fn copy_until_done(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<u32>>) {
@@ -330,4 +344,48 @@ async fn a_store_that_stalls_is_used_as_well() {
         ..BASE_CASE
     };
     assert_all_meet(cases_for([1000], shape), (TARGET_SHARES.0, 0.87)).await;
+}
+
+/// A store that serves one copy in two seconds, and a consumer with more than enough to do.
+fn start_at_the_floor() -> (Arc<RateLimitedStore>, Arc<Throttle>) {
+    fastrand::seed(1);
+    let store = Arc::new(RateLimitedStore::new(&ThrottlingCase {
+        limit: RateLimitModel::TokenBucket,
+        ..BASE_CASE
+    }));
+    store.set_rate(0.5);
+    let todo = Arc::new(Mutex::new(u32::MAX));
+    let throttle = spawn_consumer(&store, &todo, &TaskTracker::new());
+    (store, throttle)
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_of_what_the_store_serves_is_used_a_minute_after_its_trouble() {
+    let (store, _throttle) = start_at_the_floor();
+    sleep(Duration::from_mins(2)).await;
+    store.set_rate(1e9);
+    sleep(Duration::from_mins(1)).await;
+    let before = store.requests();
+    sleep(Duration::from_secs(1)).await;
+    // 64 copies of 10 ms.
+    let (used, full) = (store.requests() - before, 6_400);
+    assert!(used > full / 2, "{used}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_starts_after_a_pause_while_the_store_serves_next_to_nothing() {
+    let (store, throttle) = start_at_the_floor();
+    sleep(Duration::from_mins(1)).await;
+    let before = store.requests();
+    throttle.set_limits(
+        FleetLimits {
+            paused: Some("by ana".into()),
+            ..FleetLimits::default()
+        },
+        None,
+    );
+    sleep(Duration::from_mins(1)).await;
+    // One may have been on its way.
+    let (after, is_over) = (store.requests(), throttle.in_flight() == 0);
+    assert!(is_over && after - before <= 1, "{before}, {after}");
 }

@@ -7,7 +7,6 @@ use bucket_brigade_common::move_ledger::MoveLedger;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::throttle::Throttle;
-use bucket_brigade_common::trace::Tracer;
 use bucket_brigade_common::worker_state::WorkerState;
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +35,6 @@ pub struct FeedLoop {
     pub throttle: Arc<Throttle>,
     /// What the feeder is doing.
     pub progress: Arc<FeederProgress>,
-    /// Begins the traces of rows; none while traces are off.
-    pub tracer: Option<Tracer>,
     /// Ends the feeding.
     pub stop: CancellationToken,
 }
@@ -125,7 +122,6 @@ impl FeedLoop {
             sender: BatchSender {
                 queue: Arc::clone(&self.queue),
                 ledger: &*self.ledger,
-                tracer: self.tracer.as_ref(),
                 retrier: persist,
             },
             backlog: BacklogLimit::new(queue, self.options.max_backlog, progress, persist),

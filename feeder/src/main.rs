@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use bucket_brigade_common::logging;
 use bucket_brigade_common::startup::{self, WorkerThreads};
+use bucket_brigade_common::trace::{FLUSH_TIMEOUT, Traces};
 use bucket_brigade_feeder::progress::ProgressDisplay;
 use bucket_brigade_feeder::settings::Args;
 use bucket_brigade_feeder::start::start;
@@ -21,7 +22,11 @@ fn main() -> ExitCode {
         }
         let (settings, logs) = args.parse_settings()?;
         let display = ProgressDisplay::on_stderr();
-        logging::init_logging(logs, display.log_writer());
-        start(settings, display, stop).await
+        let name = startup::process_name("feeder");
+        let traces = Traces::start(&settings.traces, "bucket-brigade-feeder", &name)?;
+        logging::init_logging(logs, display.log_writer(), traces.layer());
+        let ended = Box::pin(start(settings, &name, display, stop)).await;
+        traces.shut_down(FLUSH_TIMEOUT).await;
+        ended
     })
 }

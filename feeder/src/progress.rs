@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bucket_brigade_common::feed_source::{self, FeedSource};
 use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
-use bucket_brigade_common::http_endpoints::{MetricSample, ProcessStatus};
+use bucket_brigade_common::http_endpoints::{
+    ProcessStatus, Registry, register_counter, register_gauge,
+};
 use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
 use bucket_brigade_common::worker_state::WorkerState;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -111,44 +113,43 @@ impl ProcessStatus for FeederProgress {
         self.health.trouble()
     }
 
-    fn collect_metrics(&self) -> Vec<MetricSample> {
+    fn register_metrics(&self, registry: &mut Registry) {
         let numbers = self.lock_state().1;
-        let mut metrics = vec![
-            MetricSample::from_count(
-                "bucket_brigade_run_fed_total",
-                "Rows fed, repeats included",
-                numbers.fed,
-            ),
-            MetricSample::from_count("bucket_brigade_run_moved", "Rows moved", numbers.moved),
-            MetricSample::from_count(
+        register_counter(
+            registry,
+            "bucket_brigade_run_fed",
+            "Rows fed, repeats included",
+            numbers.fed,
+        );
+        for (name, help, value) in [
+            ("bucket_brigade_run_moved", "Rows moved", numbers.moved),
+            (
                 "bucket_brigade_run_changed",
                 "Rows the application changed after they were fed",
                 numbers.changed,
             ),
-            MetricSample::from_count(
+            (
                 "bucket_brigade_run_failed",
                 "Rows that could not be moved",
                 numbers.failed,
             ),
-            MetricSample::from_count(
+            (
                 "bucket_brigade_run_orphans",
                 "Copies that lost their row",
                 numbers.orphans,
             ),
-            MetricSample::from_count(
+            (
                 "bucket_brigade_run_poison",
                 "Messages that were not ours",
                 numbers.poison,
             ),
-        ];
-        metrics.extend(numbers.in_scope.map(|in_scope| {
-            MetricSample::from_count(
-                "bucket_brigade_run_in_scope",
-                "Rows in scope when the run began",
-                in_scope,
-            )
-        }));
-        metrics
+        ] {
+            register_gauge(registry, name, help, value);
+        }
+        if let Some(in_scope) = numbers.in_scope {
+            let help = "Rows in scope when the run began";
+            register_gauge(registry, "bucket_brigade_run_in_scope", help, in_scope);
+        }
     }
 }
 
@@ -244,5 +245,38 @@ impl Write for AboveBarWriter {
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bucket_brigade_common::fleet_control::FleetLimits;
+    use bucket_brigade_common::settings::DatabaseLimits;
+
+    #[tokio::test]
+    async fn what_holds_the_feeder_comes_before_what_it_does() {
+        let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
+        let progress = FeederProgress::new(Arc::clone(&throttle));
+        let state = || {
+            let Heartbeat { state, reason, .. } = progress.heartbeat();
+            format!("{state}: {reason} ({})", progress.describe_phase())
+        };
+        assert_eq!(state(), "starting:  (starting)");
+        progress.set_phase(WorkerState::Feeding);
+        assert_eq!(state(), "feeding:  (feeding)");
+        let limited = FleetLimits {
+            rate: Some(10.0),
+            ..FleetLimits::default()
+        };
+        throttle.set_limits(limited.clone(), None);
+        let at_limit = "feeding at the rate limit:  (feeding at the rate limit)";
+        assert_eq!(state(), at_limit);
+        let paused = FleetLimits {
+            paused: Some("by ana".into()),
+            ..limited
+        };
+        throttle.set_limits(paused, None);
+        assert_eq!(state(), "paused: by ana (paused by an operator)");
     }
 }

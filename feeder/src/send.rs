@@ -8,12 +8,12 @@ use bucket_brigade_common::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
 };
 use bucket_brigade_common::row_id::RowId;
-use bucket_brigade_common::trace::{Tracer, attribute};
+use bucket_brigade_common::trace::{mark_failed, traceparent};
 use futures::{TryStreamExt, stream};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::retry::{FeederStopped, Retrier};
-use crate::trace::Parcel;
+use crate::trace::TracedRow;
 
 /// Batches on their way at a time; they hide the round trip.
 const MAX_CONCURRENT_BATCHES: usize = 16;
@@ -24,8 +24,6 @@ pub struct BatchSender<'a> {
     pub queue: Arc<dyn MessageQueue>,
     /// Where rows that the queue refuses are recorded.
     pub ledger: &'a dyn MoveLedger,
-    /// Begins the rows' traces; none while traces are off.
-    pub tracer: Option<&'a Tracer>,
     /// Tries again.
     pub retrier: Retrier<'a>,
 }
@@ -44,21 +42,22 @@ impl BatchSender<'_> {
     }
 
     async fn send_batch(&self, batch: Vec<(RowId, String)>) -> Result<(), FeederStopped> {
-        let parcel = |row| Parcel::new(row, self.tracer);
-        let mut pending: Vec<Parcel> = batch.into_iter().map(parcel).collect();
+        let mut pending: Vec<TracedRow> = batch.into_iter().map(TracedRow::new).collect();
         self.retrier
             .retry_queue("sending", async || {
                 let entries = self.send_request(encode_messages(&pending)?).await?;
                 let mut again = Vec::new();
                 let mut reason = String::new();
-                for (parcel, entry) in pending.drain(..).zip(entries) {
+                for (row, entry) in pending.drain(..).zip(entries) {
                     match entry {
-                        EntryOutcome::Done => parcel.span.set(attribute::OUTCOME, "sent"),
+                        EntryOutcome::Done => {
+                            row.span.record("bucket_brigade.outcome", "sent");
+                        }
                         EntryOutcome::Retry(why) => {
                             reason = why;
-                            again.push(parcel);
+                            again.push(row);
                         }
-                        EntryOutcome::Refused(why) => self.record_refusal(parcel, why).await?,
+                        EntryOutcome::Refused(why) => self.record_refusal(row, why).await?,
                     }
                 }
                 pending = again;
@@ -90,12 +89,12 @@ impl BatchSender<'_> {
     /// Records a row that can never be sent.
     async fn record_refusal(
         &self,
-        Parcel { row, span }: Parcel,
+        TracedRow { row, span }: TracedRow,
         message: String,
     ) -> Result<(), String> {
         let code = "RefusedByQueue";
-        span.set(attribute::OUTCOME, "refused");
-        span.fail(code);
+        span.record("bucket_brigade.outcome", "refused");
+        mark_failed(&span, code);
         let failure = permanent_failure(row, code, message);
         self.record_failures(&[failure])
             .await
@@ -127,13 +126,13 @@ pub fn permanent_failure((id, path): (RowId, String), code: &str, message: Strin
     }
 }
 
-fn encode_messages(parcels: &[Parcel]) -> Result<Vec<OutgoingMessage>, String> {
-    parcels.iter().map(encode_message).collect()
+fn encode_messages(rows: &[TracedRow]) -> Result<Vec<OutgoingMessage>, String> {
+    rows.iter().map(encode_message).collect()
 }
 
-fn encode_message(Parcel { row, span }: &Parcel) -> Result<OutgoingMessage, String> {
+fn encode_message(TracedRow { row, span }: &TracedRow) -> Result<OutgoingMessage, String> {
     Ok(OutgoingMessage {
         body: encode(&row.0, &row.1).map_err(|error| error.to_string())?,
-        traceparent: span.traceparent(),
+        traceparent: traceparent(span),
     })
 }

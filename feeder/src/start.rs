@@ -11,9 +11,8 @@ use bucket_brigade_common::ledger::{self, AdvisoryLock, LedgerError, PostgresLed
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
-use bucket_brigade_common::trace::{FLUSH, Traces};
-use bucket_brigade_common::{aws, exit, startup};
-use tokio::time::{sleep, timeout};
+use bucket_brigade_common::{aws, exit};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::{FeedLoop, FeedOutcome};
@@ -37,6 +36,10 @@ const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the feeder makes sure that it is still the only one.
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// By then the server has given up a session whose client does not answer, after 25 s by the keepalives that
+/// it was asked for.
+const DEAD_SESSION_TIMEOUT: Duration = Duration::from_secs(40);
+
 /// Feeds until the end, the stop, or for ever, as the settings say. Returns the exit code.
 ///
 /// # Errors
@@ -44,19 +47,6 @@ const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// [`LedgerError::AnotherFeeder`].
 pub async fn start(
     settings: FeederSettings,
-    display: ProgressDisplay,
-    stop: CancellationToken,
-) -> anyhow::Result<u8> {
-    let name = startup::process_name("feeder");
-    let traces = Traces::start(&settings.traces, "bucket-brigade-feeder", &name)?;
-    let ended = Box::pin(run_feeder(settings, &traces, &name, display, stop)).await;
-    traces.end(FLUSH).await;
-    ended
-}
-
-async fn run_feeder(
-    settings: FeederSettings,
-    traces: &Traces,
     name: &str,
     display: ProgressDisplay,
     stop: CancellationToken,
@@ -98,7 +88,6 @@ async fn run_feeder(
         options: settings.options,
         throttle: Arc::clone(&throttle),
         progress: Arc::clone(&progress),
-        tracer: traces.tracer(),
         stop,
     };
     tokio::spawn(count_scope(ledger.clone()));
@@ -156,15 +145,31 @@ async fn count_scope(ledger: PostgresLedger) {
 /// Returns only when another feeder has taken over, after the connection that held the lock was lost.
 async fn hold_feeder_lock(ledger: &PostgresLedger, mut lock: AdvisoryLock) -> LedgerError {
     loop {
-        sleep(LOCK_CHECK_INTERVAL).await;
-        if lock.is_held().await {
-            continue;
+        while lock.is_held().await {
+            sleep(LOCK_CHECK_INTERVAL).await;
         }
-        match ledger.acquire_feeder_lock().await {
+        tracing::warn!("the connection that holds the feeder's lock is lost or silent");
+        // Closes the connection, by which the server knows that the lock is free.
+        drop(lock);
+        match reacquire_lock(ledger).await {
             Ok(taken) => lock = taken,
-            Err(error @ LedgerError::AnotherFeeder(_)) => return error,
-            Err(error) => tracing::debug!(%error, "the feeder's lock is not back yet"),
+            Err(error) => return error,
         }
+    }
+}
+
+/// The lock may still be with the session that fell silent: only after a time it is another feeder's.
+async fn reacquire_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, LedgerError> {
+    let lost = Instant::now();
+    loop {
+        match ledger.acquire_feeder_lock().await {
+            Err(error @ LedgerError::AnotherFeeder(_)) if lost.elapsed() > DEAD_SESSION_TIMEOUT => {
+                return Err(error);
+            }
+            Err(error) => tracing::debug!(%error, "the feeder's lock is not back yet"),
+            taken => return taken,
+        }
+        sleep(LOCK_CHECK_INTERVAL).await;
     }
 }
 

@@ -50,12 +50,12 @@ impl<'a> TableSweep<'a> {
         let place = self.feed_cursor();
         let position = place.read_position().await?;
         let mut left = self.remaining_limit(position.sweep_fed);
+        self.wait_while_held().await?;
         let mut page = place.read_page(position.cursor.as_ref()).await?;
         let mut sent = None;
         while left != Some(0) {
             // A page without rows costs the database as much as any.
-            let released = self.throttle.wait_while_held();
-            self.retrier.wait_unless_stopped(released).await?;
+            self.wait_while_held().await?;
             let part = self.select_canary_rows(page, left);
             left = left.map(|left| left.saturating_sub(part.rows.len()));
             let Some(last) = part.last_id.clone() else {
@@ -70,6 +70,11 @@ impl<'a> TableSweep<'a> {
             place.advance_past(sent).await?;
         }
         Ok(place.read_position().await?.sweep_fed)
+    }
+
+    async fn wait_while_held(&self) -> Result<(), FeederStopped> {
+        let released = self.throttle.wait_while_held();
+        self.retrier.wait_unless_stopped(released).await
     }
 
     fn feed_cursor(&self) -> FeedCursor<'a> {

@@ -1,25 +1,32 @@
 //! The feeder's span: one row from its first send until the queue has confirmed it.
 
 use bucket_brigade_common::row_id::RowId;
-use bucket_brigade_common::trace::{Span, Tracer, attribute};
+use bucket_brigade_common::trace::TARGET;
+use tracing::Span;
+use tracing::field::Empty;
 
 /// A row that is being sent, and its span.
-pub struct Parcel {
-    /// The row.
+pub struct TracedRow {
     pub row: (RowId, String),
-    /// Its span; the same however often it is sent, so that each delivery belongs to one trace.
+    /// The same however often the row is sent, so that each delivery belongs to one trace.
     pub span: Span,
 }
 
-impl Parcel {
-    /// Begins the row's trace, if there are traces.
-    pub fn new(row: (RowId, String), tracer: Option<&Tracer>) -> Self {
-        let span = tracer.map_or_else(Span::none, |tracer| tracer.sending("feed"));
-        if span.is_recording() {
-            span.set(attribute::ROW, row.0.to_string());
-            span.set(attribute::OLD_PATH, row.1.clone());
-            span.set(attribute::MESSAGING_SYSTEM, attribute::SQS);
-        }
+impl TracedRow {
+    /// Begins the row's trace, while traces are on.
+    pub fn new(row: (RowId, String)) -> Self {
+        let span = tracing::info_span!(
+            target: TARGET,
+            parent: None,
+            "feed",
+            otel.kind = "producer",
+            otel.status_description = Empty,
+            messaging.system = "aws_sqs",
+            bucket_brigade.row_id = %row.0,
+            bucket_brigade.old_path = row.1,
+            bucket_brigade.outcome = Empty,
+            "error.type" = Empty,
+        );
         Self { row, span }
     }
 }

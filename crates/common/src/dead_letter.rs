@@ -132,7 +132,7 @@ impl DeadLetterQueue {
             }
             let again = messages.iter().map(|one| OutgoingMessage {
                 body: one.body.clone(),
-                traceparent: one.traceparent,
+                traceparent: one.traceparent.clone(),
             });
             let entries = self.queue.send_batch(&again.collect::<Vec<_>>()).await?;
             let sent = messages.into_iter().zip(entries);

@@ -64,3 +64,126 @@ async fn send_heartbeat(
     throttle.set_limits(limits, lag);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::fleet_control::{FleetLimits, WorkerRole};
+    use crate::settings::DatabaseLimits;
+    use crate::throttle::ThrottleReason;
+
+    /// A ledger in which an operator pauses the run, and whose replica lags.
+    #[derive(Default)]
+    struct FakeControl {
+        limits: Mutex<FleetLimits>,
+        lag: Option<Duration>,
+        failures_left: AtomicU32,
+        heartbeats: AtomicU32,
+    }
+
+    #[async_trait]
+    impl FleetControl for FakeControl {
+        async fn heartbeat(&self, _: &Heartbeat) -> Result<FleetLimits, StatementError> {
+            self.heartbeats.fetch_add(1, Ordering::Relaxed);
+            let left = self.failures_left.load(Ordering::Relaxed);
+            self.failures_left
+                .store(left.saturating_sub(1), Ordering::Relaxed);
+            if left > 0 {
+                return Err(StatementError::Unavailable("gone".into()));
+            }
+            Ok(self.limits.lock().unwrap().clone())
+        }
+
+        async fn deregister(&self) -> Result<(), StatementError> {
+            Ok(())
+        }
+
+        async fn replica_lag(&self) -> Result<Option<Duration>, StatementError> {
+            Ok(self.lag)
+        }
+    }
+
+    fn pause(control: &FakeControl) {
+        control.limits.lock().unwrap().paused = Some("by ana".into());
+    }
+
+    fn starting() -> Heartbeat {
+        Heartbeat::starting(WorkerRole::Feeder)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_heard_within_a_second_and_stands_while_the_database_is_away() {
+        let control = FakeControl::default();
+        let throttle = Throttle::for_rows(DatabaseLimits::default());
+        let operator = async {
+            sleep(Duration::from_millis(2_500)).await;
+            assert_eq!(throttle.held(), None);
+            pause(&control);
+            sleep(Duration::from_secs(1)).await;
+            let paused = Some(ThrottleReason::Paused("by ana".into()));
+            assert_eq!(throttle.held(), paused);
+            control.failures_left.store(u32::MAX, Ordering::Relaxed);
+            sleep(Duration::from_mins(1)).await;
+            assert_eq!(throttle.held(), paused);
+            control.failures_left.store(0, Ordering::Relaxed);
+            control.limits.lock().unwrap().paused = None;
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(throttle.held(), None);
+        };
+        tokio::select! {
+            () = send_heartbeats(&control, &throttle, starting) => {}
+            () = operator => {}
+        }
+        assert!((60..70).contains(&control.heartbeats.load(Ordering::Relaxed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_heartbeat_is_retried_until_it_is_answered_or_the_process_stops() {
+        let control = FakeControl {
+            failures_left: AtomicU32::new(5),
+            ..FakeControl::default()
+        };
+        pause(&control);
+        let throttle = Throttle::for_rows(DatabaseLimits::default());
+        let stop = CancellationToken::new();
+        let began = Instant::now();
+        send_first_heartbeat(&control, &throttle, &starting(), &stop).await;
+        assert_eq!(began.elapsed().as_secs(), 5);
+        assert!(throttle.held().is_some());
+        control.failures_left.store(u32::MAX, Ordering::Relaxed);
+        let first = starting();
+        let sending = send_first_heartbeat(&control, &throttle, &first, &stop);
+        let stopping = async {
+            sleep(Duration::from_mins(10)).await;
+            stop.cancel();
+        };
+        let ended = timeout(Duration::from_mins(11), async {
+            tokio::join!(sending, stopping)
+        });
+        assert!(ended.await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_are_asked_about_only_where_their_lag_counts() {
+        let control = FakeControl {
+            lag: Some(Duration::from_mins(1)),
+            ..FakeControl::default()
+        };
+        let limits = DatabaseLimits {
+            replica_lag: Some(Duration::from_secs(5)),
+            ..DatabaseLimits::default()
+        };
+        for (limits, is_held) in [(limits, true), (DatabaseLimits::default(), false)] {
+            let throttle = Throttle::for_copies(4, limits);
+            let sent = send_heartbeat(&control, &throttle, &starting()).await;
+            assert!(sent.is_ok());
+            assert_eq!(throttle.held().is_some(), is_held);
+        }
+    }
+}

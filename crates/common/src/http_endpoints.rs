@@ -2,7 +2,6 @@
 //! (`/readyz`), and its figures in Prometheus' text format (`/metrics`). Off unless `METRICS_ADDR` is
 //! set.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +11,12 @@ use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::routing::get;
 use clap::Args;
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+pub use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use crate::histogram::Histogram;
 use crate::preflight::PreflightError;
 use crate::settings::SettingsProblems;
 
@@ -37,53 +39,13 @@ impl EndpointArgs {
     }
 }
 
-/// One figure.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MetricSample {
-    /// Its name, with the unit in it; `_total` marks a counter, everything else is a gauge.
-    pub name: &'static str,
-    /// What it counts.
-    pub help: &'static str,
-    /// Its value now.
-    pub value: f64,
-}
-
-impl MetricSample {
-    /// A figure that is a count.
-    pub fn from_count(name: &'static str, help: &'static str, count: u64) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
-        let value = count as f64;
-        Self { name, help, value }
-    }
-
-    /// Appends it in Prometheus' text format.
-    fn write(&self, text: &mut String) {
-        let Self { name, help, value } = self;
-        let kind = if name.ends_with("_total") {
-            "counter"
-        } else {
-            "gauge"
-        };
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
-        );
-    }
-}
-
 /// What can be observed. Both calls are answered from memory: who polls costs the database nothing.
 pub trait ProcessStatus: Send + Sync + 'static {
     /// Why the process is not well; none when it is.
     fn unhealthy_reason(&self) -> Option<String>;
 
-    /// Its figures now.
-    fn collect_metrics(&self) -> Vec<MetricSample>;
-
-    /// How long things took.
-    fn histograms(&self) -> Vec<&Histogram> {
-        Vec::new()
-    }
+    /// Adds its figures as they are now.
+    fn register_metrics(&self, registry: &mut Registry);
 }
 
 /// Whether a process has passed its checks. Until then it is well, but not ready.
@@ -171,35 +133,37 @@ const METRICS_HEADERS: [(HeaderName, &str); 1] = [(
 async fn get_metrics(
     State(watched): State<EndpointState>,
 ) -> ([(HeaderName, &'static str); 1], String) {
-    let observed = &watched.status;
+    let mut registry = Registry::default();
+    register_gauge(
+        &mut registry,
+        "bucket_brigade_healthy",
+        "1 when the process is well, 0 in an outage",
+        watched.status.unhealthy_reason().is_none().into(),
+    );
+    register_gauge(
+        &mut registry,
+        "bucket_brigade_ready",
+        "1 when the process has passed its checks and is well, 0 otherwise",
+        watched.unready_reason().is_none().into(),
+    );
+    watched.status.register_metrics(&mut registry);
     let mut text = String::new();
-    for metric in health_metrics(&watched)
-        .into_iter()
-        .chain(observed.collect_metrics())
-    {
-        metric.write(&mut text);
-    }
-    for histogram in observed.histograms() {
-        histogram.write(&mut text);
-    }
+    // Writing to a string cannot fail.
+    let _ = prometheus_text::encode(&mut text, &registry);
     (METRICS_HEADERS, text)
 }
 
-fn health_metrics(watched: &EndpointState) -> [MetricSample; 2] {
-    let (healthy, ready) = (
-        watched.status.unhealthy_reason().is_none(),
-        watched.unready_reason().is_none(),
-    );
-    [
-        MetricSample::from_count(
-            "bucket_brigade_healthy",
-            "1 when the process is well, 0 in an outage",
-            healthy.into(),
-        ),
-        MetricSample::from_count(
-            "bucket_brigade_ready",
-            "1 when the process has passed its checks and is well, 0 otherwise",
-            ready.into(),
-        ),
-    ]
+/// Adds a figure that may fall.
+pub fn register_gauge(registry: &mut Registry, name: &'static str, help: &'static str, value: u64) {
+    registry.register(name, help, ConstGauge::new(value));
+}
+
+/// Adds a figure that only rises. Its name is served with `_total` at its end.
+pub fn register_counter(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    value: u64,
+) {
+    registry.register(name, help, ConstCounter::new(value));
 }

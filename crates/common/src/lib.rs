@@ -9,7 +9,6 @@ pub mod feed_source;
 pub mod fleet_control;
 pub mod healthcheck;
 pub mod heartbeat;
-pub mod histogram;
 pub mod http_endpoints;
 pub mod ledger;
 pub mod logging;

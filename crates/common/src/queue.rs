@@ -5,8 +5,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::trace::Traceparent;
-
 /// The most entries one request may carry. Source: SQS API reference, batch actions.
 pub const MAX_BATCH_ENTRIES: usize = 10;
 
@@ -25,7 +23,7 @@ pub struct ReceivedMessage {
     /// How often it was received, this time included; approximate on SQS.
     pub receive_count: u32,
     /// The span that its further spans belong under, while traces are on. Nothing is decided by it.
-    pub traceparent: Option<Traceparent>,
+    pub traceparent: Option<String>,
 }
 
 /// A message as it is sent.
@@ -34,7 +32,7 @@ pub struct OutgoingMessage {
     /// The text.
     pub body: String,
     /// The span that its further spans belong under; none while traces are off.
-    pub traceparent: Option<Traceparent>,
+    pub traceparent: Option<String>,
 }
 
 /// What became of one entry of a batch request.

@@ -1,6 +1,5 @@
 //! The queue on SQS.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -11,21 +10,21 @@ use aws_sdk_sqs::types::{
     DeleteMessageBatchRequestEntry, MessageAttributeValue, MessageSystemAttributeName,
     QueueAttributeName, SendMessageBatchRequestEntry,
 };
+use prometheus_client::metrics::histogram::Histogram;
 
 use crate::aws::{ErrorOrigin, RequestError};
-use crate::histogram::Histogram;
 use crate::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog,
     QueueError, ReceivedMessage,
 };
-use crate::trace::Traceparent;
+use crate::trace::{TRACEPARENT, is_traceparent};
 
 /// One SQS standard queue.
 #[derive(Debug, Clone)]
 pub struct SqsQueue {
     pub(crate) client: Client,
     pub(crate) url: String,
-    age_histogram: Option<Arc<Histogram>>,
+    age_histogram: Option<Histogram>,
     requests_traces: bool,
 }
 
@@ -42,7 +41,7 @@ impl SqsQueue {
 
     /// Counts how old each message is when it is received, by the queue's clock and ours.
     #[must_use]
-    pub fn with_age_histogram(self, ages: Arc<Histogram>) -> Self {
+    pub fn with_age_histogram(self, ages: Histogram) -> Self {
         Self {
             age_histogram: Some(ages),
             ..self
@@ -59,8 +58,7 @@ impl SqsQueue {
     }
 
     fn message_attributes(&self) -> Option<Vec<String>> {
-        self.requests_traces
-            .then(|| vec![Traceparent::NAME.to_owned()])
+        self.requests_traces.then(|| vec![TRACEPARENT.to_owned()])
     }
 
     fn system_attributes(&self) -> Vec<MessageSystemAttributeName> {
@@ -75,7 +73,7 @@ impl SqsQueue {
         if let (Some(ages), Some(sent)) = (&self.age_histogram, sent_time(message)) {
             // A clock that is behind the queue's makes a message look unsent: it is new.
             let age = SystemTime::now().duration_since(sent);
-            ages.record(age.unwrap_or_default());
+            ages.observe(age.unwrap_or_default().as_secs_f64());
         }
     }
 }
@@ -264,22 +262,23 @@ fn send_entry(
     let entry = SendMessageBatchRequestEntry::builder()
         .id(id)
         .message_body(&message.body);
-    let Some(traceparent) = message.traceparent else {
+    let Some(traceparent) = &message.traceparent else {
         return entry.build();
     };
     let value = MessageAttributeValue::builder()
         .data_type("String")
-        .string_value(traceparent.to_string())
+        .string_value(traceparent)
         .build()?;
-    entry.message_attributes(Traceparent::NAME, value).build()
+    entry.message_attributes(TRACEPARENT, value).build()
 }
 
 /// The trace a message carries, if the queue was asked for it. Anybody who may send can write anything
 /// there: what is no trace counts as none.
-fn read_traceparent(message: &aws_sdk_sqs::types::Message) -> Option<Traceparent> {
+fn read_traceparent(message: &aws_sdk_sqs::types::Message) -> Option<String> {
     let attributes = message.message_attributes.as_ref()?;
-    let value = attributes.get(Traceparent::NAME)?;
-    Traceparent::parse(value.string_value.as_deref()?)
+    let value = attributes.get(TRACEPARENT)?;
+    let text = value.string_value.as_deref()?;
+    is_traceparent(text).then(|| text.to_owned())
 }
 
 /// When a message was sent, if the queue was asked for that.

@@ -4,17 +4,21 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, TableAccess};
+use bucket_brigade_common::ledger::{
+    self, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess,
+};
 use bucket_brigade_common::logging::{self, LogArgs};
 use bucket_brigade_common::settings::{
     MigrationArgs, MigrationSettings, SettingsError, SettingsProblems,
 };
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::{aws, startup};
+use clap::Subcommand as _;
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::OperatorCommand;
 use crate::output::OutputFormat;
 
 /// Connections of a command that does one thing after the other.
@@ -74,7 +78,7 @@ impl CommonArgs {
         let Some(migration) = migration else {
             return Err(SettingsError::for_setting("settings", "could not be read"));
         };
-        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr));
+        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), None);
         let format = if self.json {
             OutputFormat::Json
         } else {
@@ -109,7 +113,8 @@ impl CommandContext {
     ) -> Result<PostgresLedger, LedgerError> {
         let pool = ledger::create_pool(self.migration.database.clone(), connections);
         let name = startup::process_name("operator");
-        PostgresLedger::open_existing(pool, &self.migration.run, &name, access).await
+        let purpose = ConnectionPurpose::Command(command_name());
+        PostgresLedger::open_existing(pool, &self.migration.run, &name, &purpose, access).await
     }
 
     /// An S3 client for the destination's region, and one for the source's.
@@ -137,4 +142,12 @@ impl CommandContext {
     pub fn print_output(&self, answer: &(impl Display + Serialize)) -> anyhow::Result<()> {
         self.format.print(answer)
     }
+}
+
+/// The command that this process was started for.
+fn command_name() -> String {
+    let is_command = |argument: &String| OperatorCommand::has_subcommand(argument);
+    std::env::args()
+        .find(is_command)
+        .unwrap_or_else(|| "command".into())
 }

@@ -196,7 +196,6 @@ pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
         },
         progress: Arc::new(FeederProgress::new(Arc::clone(&throttle))),
         throttle,
-        tracer: None,
         stop: CancellationToken::new(),
     }
 }

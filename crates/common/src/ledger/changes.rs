@@ -40,15 +40,17 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 ///
 /// Only rows that still hold the path are written down: between the look that decided on a failure and
 /// this statement another delivery may have moved the row, and its evidence must stay. A move on record
-/// for a row that does hold its old path was undone since, and a row has one state only.
+/// for a row that does hold its old path was undone since, and a row has one state only; one that is
+/// committed while this statement waits for it is newer than what was seen, and stays.
 pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let id_type = table.id_type.sql_type();
     format!(
         r#"WITH input AS (
-    SELECT DISTINCT ON (i.id) i.*
+    SELECT DISTINCT ON (i.id) i.*, earlier.moved_at
       FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[])
            AS i (id, path, code, message, permanent)
+      LEFT JOIN bucket_brigade.moves earlier ON earlier.run_id = $1 AND earlier.row_id = i.id
      WHERE EXISTS (SELECT 1 FROM {sql} t
                     WHERE t.{id} = i.id::{id_type} AND t.{path} COLLATE "C" = i.path)
      ORDER BY i.id
@@ -64,7 +66,7 @@ pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
      WHERE c.run_id = $1 AND c.row_id = i.id RETURNING 1
 ), no_move AS (
     DELETE FROM bucket_brigade.moves m USING input i
-     WHERE m.run_id = $1 AND m.row_id = i.id RETURNING 1
+     WHERE m.run_id = $1 AND m.row_id = i.id AND m.moved_at = i.moved_at RETURNING 1
 )
 INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed, moved)
 SELECT $1, $2, (SELECT count(*) FROM failed WHERE is_new), -(SELECT count(*) FROM no_change),

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::AssertSqlSafe;
 
+use super::errors::{is_row_lock_timeout, is_statement_timeout, statement_error};
 use super::{ApplicationTable, PostgresLedger};
-use crate::move_ledger::{CurrentRow, PendingMove};
+use crate::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::row_id::RowId;
 
 /// `$1` run, `$2` ids. A null path reads as empty.
@@ -26,10 +27,13 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
 ///
 /// A row that the application has locked is skipped rather than waited for: one long transaction
 /// of the application must not hold up a batch, and a statement that never waits for a row cannot
-/// deadlock. Paths are compared byte by byte, whatever the column's collation.
+/// deadlock. Paths are compared byte by byte, whatever the column's collation. A row that a trigger gives
+/// another path than the one asked for makes the whole statement fail.
 pub(super) fn commit_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let id_type = table.id_type.sql_type();
+    let row_lock = table.row_lock;
+    let check = stored_path_check(path, "l.new_path");
     format!(
         r#"WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
@@ -37,11 +41,11 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
 ), locked AS MATERIALIZED (
     SELECT t.{id} AS key, i.* FROM input i JOIN {sql} t ON t.{id} = i.id::{id_type}
      WHERE t.{path} COLLATE "C" = i.old_path
-     ORDER BY t.{id} FOR NO KEY UPDATE OF t SKIP LOCKED
+     ORDER BY t.{id} {row_lock} OF t SKIP LOCKED
 ), moved AS (
     UPDATE {sql} t SET {path} = l.new_path FROM locked l
      WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.old_path
-    RETURNING l.id, l.old_path, l.new_path, l.etag, l.size_bytes, l.destination_key
+    RETURNING l.id, l.old_path, l.new_path, l.etag, l.size_bytes, l.destination_key, {check}
 ), evidence AS (
     INSERT INTO bucket_brigade.moves AS m
            (run_id, row_id, old_path, new_path, etag, size_bytes, consumer)
@@ -74,7 +78,73 @@ SELECT id FROM moved"#
     )
 }
 
+/// What [`stored_path_check`] has the server complain about.
+const PATH_REWRITTEN: &str = "PathRewritten";
+
+/// A column of RETURNING that fails the statement when the path as stored is not the one asked for: a cast
+/// that cannot be made is the only error that SQL raises without a function.
+pub(super) fn stored_path_check(path: &str, wanted: &str) -> String {
+    format!(
+        r#"CASE WHEN t.{path}::text COLLATE "C" IS DISTINCT FROM {wanted} THEN
+            (concat('{PATH_REWRITTEN} to ', t.{path}::text, ' instead of ', {wanted}))::integer END"#
+    )
+}
+
+/// Sorts the error of a statement that sets paths.
+pub(super) fn path_update_error(error: &sqlx::Error) -> StatementError {
+    match statement_error(error) {
+        StatementError::Rejected { code, message }
+            if code == "22P02" && message.contains(PATH_REWRITTEN) =>
+        {
+            StatementError::Rejected {
+                code: PATH_REWRITTEN.into(),
+                message: format!("a trigger changes the path that is set: {message}"),
+            }
+        }
+        other => other,
+    }
+}
+
 impl PostgresLedger {
+    /// Commits a batch. Where a lock of the application's was not granted in time, or the statement took
+    /// too long, a batch is refused, so that it is halved, and a row alone is passed over like a locked one.
+    pub(super) async fn commit_batch(
+        &self,
+        moves: &[PendingMove],
+    ) -> Result<HashSet<RowId>, StatementError> {
+        let Some(answer) = super::before_timeout(self.commit_moves(moves)).await else {
+            return Err(super::no_answer());
+        };
+        match answer {
+            Err(error) if is_row_lock_timeout(&error) && moves.len() == 1 => Ok(HashSet::new()),
+            Err(error)
+                if moves.len() > 1
+                    && (is_row_lock_timeout(&error) || is_statement_timeout(&error)) =>
+            {
+                Err(StatementError::Rejected {
+                    code: "55P03".into(),
+                    message: error.to_string(),
+                })
+            }
+            answer => answer.map_err(|error| path_update_error(&error)),
+        }
+    }
+
+    /// Reads rows. A refusal that is not about an id's form says nothing of whether there is a row.
+    pub(super) async fn read_batch(
+        &self,
+        ids: &[RowId],
+    ) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
+        match super::with_timeout(self.fetch_rows(ids)).await {
+            Err(StatementError::Rejected { code, message })
+                if ids.len() == 1 && !code.starts_with("22") =>
+            {
+                Err(StatementError::Unavailable(format!("{code}: {message}")))
+            }
+            answer => answer,
+        }
+    }
+
     pub(super) async fn fetch_rows(
         &self,
         ids: &[RowId],

@@ -1,6 +1,7 @@
 //! What can be wrong with the database before the first row is touched, and how its errors at run
 //! time are sorted.
 
+use sqlx::postgres::PgDatabaseError;
 use thiserror::Error;
 
 use crate::exit;
@@ -96,6 +97,11 @@ pub enum LedgerError {
         /// What grants it.
         sql: String,
     },
+    /// Session locks do not stay with the session.
+    #[error(
+        "DATABASE_URL leads to a pooler in transaction mode, where the lock that keeps others out would be anybody's: connect to Postgres itself, or to a pool in session mode (consumers may stay)"
+    )]
+    TransactionPooler,
     /// The ledger was made by another version of this software.
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
     IncompatibleLedger(String),
@@ -146,9 +152,10 @@ const UNAVAILABLE_CLASSES: [&str; 3] = ["08", "53", "57P"];
 /// Whether the server is away, as it is while it restarts.
 pub(super) fn is_unavailable(error: &sqlx::Error) -> bool {
     if let Some(code) = sqlstate_of(error) {
-        return UNAVAILABLE_CLASSES
-            .iter()
-            .any(|class| code.starts_with(class));
+        return code == LOCK_NOT_AVAILABLE
+            || UNAVAILABLE_CLASSES
+                .iter()
+                .any(|class| code.starts_with(class));
     }
     // The last is a connection that breaks in the middle of an answer.
     matches!(
@@ -160,35 +167,97 @@ pub(super) fn is_unavailable(error: &sqlx::Error) -> bool {
     )
 }
 
+/// Whether the server, or a pooler in front of it, refuses settings that come with a connection: it does not
+/// know one (42704), its value (22023), or takes none (08P01 of `PgBouncer`, 0A000).
+pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
+    sqlstate_of(error)
+        .is_some_and(|code| matches!(code.as_str(), "42704" | "22023" | "08P01" | "0A000"))
+}
+
 /// Whether the role lacks a right (SQLSTATE 42501, `insufficient_privilege`).
 pub(super) fn is_permission_denied(error: &sqlx::Error) -> bool {
     sqlstate_of(error).is_some_and(|code| code == "42501")
 }
 
-/// SQLSTATE classes that are about the server, the connection or our rights, not about the rows of a
-/// statement. Everything else (data, constraints, whatever a trigger raises) is about the rows.
+/// SQLSTATEs of a server that cannot carry out any statement now, and of statements to repeat as they are:
+/// deadlock, serialization, `statement_timeout`, an error inside the server.
 /// Source: PostgreSQL documentation, appendix A.
-const SERVER_ERROR_CLASSES: [&str; 16] = [
-    "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "F0", "XX",
+const SERVER_STATES: [&str; 10] = [
+    "08", "28", "3D", "40", "53", "57P", "57014", "58", "F0", "XX000",
 ];
 
-/// Sorts by SQLSTATE class.
+/// Classes that mean the statement, our rights or the server's state when the statement itself raises them
+/// (a table that was dropped, a standby that takes no writes), and one row when a trigger does.
+const STATEMENT_CLASSES: [&str; 6] = ["0A", "25", "26", "3F", "42", "55"];
+
+/// A lock that was not granted within `lock_timeout`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Sorts by SQLSTATE: what is not about the server may be about one row of the batch.
 pub(super) fn statement_error(error: &sqlx::Error) -> StatementError {
     match sqlstate_of(error) {
-        Some(code)
-            if !SERVER_ERROR_CLASSES
-                .iter()
-                .any(|class| code.starts_with(class)) =>
-        {
-            StatementError::Rejected {
-                code,
-                message: error.to_string(),
-            }
-        }
+        Some(code) if is_about_rows(&code, context_of(error)) => StatementError::Rejected {
+            code,
+            message: error.to_string(),
+        },
         _ => StatementError::Unavailable(crate::aws::error_chain(error)),
     }
 }
 
+/// `context` is the server's CONTEXT line: there is one when a function or a trigger raised the error.
+fn is_about_rows(code: &str, context: Option<&str>) -> bool {
+    let starts = |classes: &[&str]| classes.iter().any(|class| code.starts_with(class));
+    let from_statement = context.is_none() && starts(&STATEMENT_CLASSES);
+    !starts(&SERVER_STATES) && !from_statement && code != LOCK_NOT_AVAILABLE
+}
+
+/// Whether `lock_timeout` ended a wait for a row or an index entry of the application's. Without a context
+/// it was the table itself; the counters are ours, and two of our statements may meet there.
+pub(super) fn is_row_lock_timeout(error: &sqlx::Error) -> bool {
+    sqlstate_of(error).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
+        && context_of(error).is_some_and(|context| !context.contains("\"counters\""))
+}
+
+/// Whether the server ended the statement because it took too long; a smaller batch may not.
+pub(super) fn is_statement_timeout(error: &sqlx::Error) -> bool {
+    sqlstate_of(error).is_some_and(|code| code == "57014")
+}
+
+fn context_of(error: &sqlx::Error) -> Option<&str> {
+    let error = error.as_database_error()?;
+    error.try_downcast_ref::<PgDatabaseError>()?.r#where()
+}
+
 fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_server_and_the_statement_are_an_outage() {
+        let trigger = Some("PL/pgSQL function refuse() line 2 at RAISE");
+        for code in [
+            "42501", "55000", "0A000", "25006", "54001", "XX001", "P0001",
+        ] {
+            assert!(is_about_rows(code, trigger), "{code}");
+        }
+        for code in ["23505", "22001", "54000", "XX001", "XX002"] {
+            assert!(is_about_rows(code, None), "{code}");
+        }
+        for code in ["42501", "42P01", "55000", "0A000", "25006"] {
+            assert!(!is_about_rows(code, None), "{code}");
+        }
+        for code in [
+            "08006", "40P01", "53300", "57P01", "57014", "58030", "XX000",
+        ] {
+            assert!(
+                !is_about_rows(code, None) && !is_about_rows(code, trigger),
+                "{code}"
+            );
+        }
+        assert!(!is_about_rows(LOCK_NOT_AVAILABLE, trigger));
+    }
 }

@@ -4,6 +4,7 @@
 
 mod changes;
 mod commit;
+mod connection;
 mod counters;
 mod errors;
 mod failures;
@@ -29,8 +30,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::time::timeout;
 
+pub use connection::ConnectionPurpose;
 pub use errors::LedgerError;
 pub use failures::FailedRow;
 pub use limits::RequestedLimits;
@@ -84,13 +88,22 @@ struct TableStatements {
     settle_stale: Arc<str>,
 }
 
+/// A connection that does not answer a ping by then is closed.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A pool of at most `connections`, made without connecting yet.
 ///
-/// Consumers share the server's `max_connections` with the application: two or three each suffice.
+/// Consumers share the server's `max_connections` with the application: two or three each suffice. sqlx
+/// pings a connection that comes back, without a time limit and in its place of the pool: one that has
+/// fallen silent is found out and closed before that.
 pub fn create_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(10))
+        .after_release(|connection, _| {
+            let ping = timeout(PING_TIMEOUT, connection.ping());
+            Box::pin(async { Ok(matches!(ping.await, Ok(Ok(())))) })
+        })
         .connect_lazy_with(options)
 }
 
@@ -152,12 +165,18 @@ impl PostgresLedger {
 async fn with_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
-        Ok(answer) => answer.map_err(|error| statement_error(&error)),
-        Err(_) => Err(StatementError::Unavailable(format!(
-            "no answer within {STATEMENT_TIMEOUT:?}"
-        ))),
+    match before_timeout(statement).await {
+        Some(answer) => answer.map_err(|error| statement_error(&error)),
+        None => Err(no_answer()),
     }
+}
+
+async fn before_timeout<T>(statement: impl Future<Output = T>) -> Option<T> {
+    timeout(STATEMENT_TIMEOUT, statement).await.ok()
+}
+
+fn no_answer() -> StatementError {
+    StatementError::Unavailable(format!("no answer within {STATEMENT_TIMEOUT:?}"))
 }
 
 /// Sorts the error of a statement that may take its time: one that reads all moves, or the whole table.
@@ -170,11 +189,11 @@ async fn without_timeout<T>(
 #[async_trait]
 impl MoveLedger for PostgresLedger {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
-        with_timeout(self.fetch_rows(ids)).await
+        self.read_batch(ids).await
     }
 
     async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
-        with_timeout(self.commit_moves(moves)).await
+        self.commit_batch(moves).await
     }
 
     async fn record_changed_rows(&self, settlements: &[ChangedRow]) -> Result<(), StatementError> {

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use sqlx::AssertSqlSafe;
 
-use super::{PostgresLedger, with_timeout, without_timeout};
+use super::table::ensure_all_rows_visible;
+use super::{LedgerError, PostgresLedger, without_timeout};
 use crate::move_ledger::StatementError;
 use crate::sql::quote_identifier;
 
@@ -62,14 +63,13 @@ impl PostgresLedger {
     /// The columns that name objects of a bucket.
     ///
     /// # Errors
-    /// [`CatalogError`]
-    pub async fn path_references(
-        &self,
-        bucket: &str,
-    ) -> Result<Vec<PathReference>, StatementError> {
+    /// [`LedgerError::NotAllowed`] where rows of one of their tables are hidden from us.
+    pub async fn path_references(&self, bucket: &str) -> Result<Vec<PathReference>, LedgerError> {
         let query = sqlx::query_as(SELECT_PATH_REFERENCES).bind(bucket);
-        let found: Vec<(String, String, String, String)> =
-            with_timeout(query.fetch_all(&self.pool)).await?;
+        let found: Vec<(String, String, String, String)> = query.fetch_all(&self.pool).await?;
+        for (table, ..) in &found {
+            ensure_all_rows_visible(&self.pool, table).await?;
+        }
         let namer = |(table, path_column, path_prefix, key_prefix)| PathReference {
             table,
             path_column,

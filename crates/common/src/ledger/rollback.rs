@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::AssertSqlSafe;
 
+use super::commit::{path_update_error, stored_path_check};
+use super::errors::is_row_lock_timeout;
 use super::moved_row::{MOVED_MICROS, MovedColumns, moved_columns, moved_joins};
-use super::{ApplicationTable, MovedRow, PostgresLedger, with_timeout};
+use super::{ApplicationTable, MovedRow, PostgresLedger, before_timeout, no_answer, with_timeout};
 use crate::move_ledger::StatementError;
 
 /// Which moves are to be undone.
@@ -62,6 +64,8 @@ fn moves_to_undo_sql(
 fn undo_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let id_type = table.id_type.sql_type();
+    let row_lock = table.row_lock;
+    let check = stored_path_check(path, "l.old_path");
     format!(
         r#"WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
@@ -72,11 +76,11 @@ fn undo_sql(table: &ApplicationTable) -> String {
        AND m.old_path = i.old_path AND m.etag = i.etag AND {MOVED_MICROS} = i.moved
       JOIN {sql} t ON t.{id} = i.id::{id_type}
      WHERE t.{path} COLLATE "C" = i.new_path
-     ORDER BY t.{id} FOR NO KEY UPDATE OF t SKIP LOCKED
+     ORDER BY t.{id} {row_lock} OF t SKIP LOCKED
 ), back AS (
     UPDATE {sql} t SET {path} = l.old_path FROM locked l
      WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.new_path
-    RETURNING l.id, l.new_path, l.etag, l.destination_key
+    RETURNING l.id, l.new_path, l.etag, l.destination_key, {check}
 ), undone AS (
     DELETE FROM bucket_brigade.moves m USING back b WHERE m.run_id = $1 AND m.row_id = b.id
     RETURNING m.*
@@ -187,7 +191,14 @@ impl PostgresLedger {
         let query = query.bind(moved.collect::<Vec<_>>());
         let query = query.bind(column(|undo| &undo.destination_key));
         let query = query.bind(&*self.worker);
-        let back: Vec<(String,)> = with_timeout(query.fetch_all(&self.pool)).await?;
+        let Some(answer) = before_timeout(query.fetch_all(&self.pool)).await else {
+            return Err(no_answer());
+        };
+        let back: Vec<(String,)> = match answer {
+            // Passed over like any locked row.
+            Err(error) if is_row_lock_timeout(&error) => Vec::new(),
+            answer => answer.map_err(|error| path_update_error(&error))?,
+        };
         Ok(back.into_iter().map(|(id,)| id).collect())
     }
 }

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
-use sqlx::{Connection, PgConnection};
+use sqlx::{PgConnection, Row as _};
+use tokio::time::timeout;
 
-use super::errors::{is_permission_denied, is_unavailable};
+use super::errors::is_permission_denied;
 use super::schema::SchemaState;
-use super::{ApplicationTable, LedgerError, PostgresLedger, TableAccess, TableSpec, schema};
+use super::{
+    ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, TableSpec,
+    connection, schema,
+};
 use crate::path_rule::PathRule;
 
 /// What makes a migration this migration.
@@ -46,19 +50,33 @@ const FEEDER_LOCK_SPACE: i32 = 0x6262;
 /// The same for the commands that prove, undo and clean. ("bo")
 const OPERATOR_LOCK_SPACE: i32 = 0x626f;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What asks for a lock waits no longer for the answer.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that does not say by then whether it holds its lock does not hold it.
+const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `$1` space, `$2` run. The lock is a session's: of another session it says nothing.
+const HOLDS_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 2
+      AND classid::bigint = $1 AND objid::bigint = $2)";
 
 /// Holds the run's advisory lock for as long as it lives. It has a connection of its own, because
 /// the lock ends with the connection.
 #[derive(Debug)]
 pub struct AdvisoryLock {
     connection: PgConnection,
+    space: i32,
+    run: i32,
 }
 
 impl AdvisoryLock {
-    /// Whether the connection, and with it the lock, is still there.
+    /// Whether the connection answers, and its session holds the lock.
     pub async fn is_held(&mut self) -> bool {
-        self.connection.ping().await.is_ok()
+        let query = sqlx::query_scalar(HOLDS_LOCK).bind(i64::from(self.space));
+        let query = query.bind(i64::from(self.run));
+        let answer = query.fetch_one(&mut self.connection);
+        matches!(timeout(LOCK_CHECK_TIMEOUT, answer).await, Ok(Ok(true)))
     }
 }
 
@@ -68,7 +86,8 @@ impl PostgresLedger {
     /// # Errors
     /// A [`LedgerError`] that names the culprit; nothing was touched but the ledger.
     pub async fn open(pool: PgPool, spec: &RunSpec, worker: &str) -> Result<Self, LedgerError> {
-        let table = discover_table(&pool, spec, TableAccess::Read).await?;
+        let purpose = ConnectionPurpose::Feeder;
+        let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
         schema::ensure_schema(&pool).await?;
         bind_spec(sqlx::query(INSERT_RUN), spec, &table)
             .execute(&pool)
@@ -88,7 +107,8 @@ impl PostgresLedger {
         spec: &RunSpec,
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
-        Self::find_with_access(pool, spec, worker, TableAccess::Update).await
+        let purpose = ConnectionPurpose::Consumer;
+        Self::find_with_access(pool, spec, worker, &purpose, TableAccess::Update).await
     }
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
@@ -99,9 +119,10 @@ impl PostgresLedger {
         pool: PgPool,
         spec: &RunSpec,
         worker: &str,
+        purpose: &ConnectionPurpose,
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
-        let found = Self::find_with_access(pool.clone(), spec, worker, access).await?;
+        let found = Self::find_with_access(pool.clone(), spec, worker, purpose, access).await?;
         match found {
             Some(ledger) => Ok(ledger),
             None => Err(no_run_error(&pool).await?),
@@ -112,9 +133,10 @@ impl PostgresLedger {
         pool: PgPool,
         spec: &RunSpec,
         worker: &str,
+        purpose: &ConnectionPurpose,
         access: TableAccess,
     ) -> Result<Option<Self>, LedgerError> {
-        let table = discover_table(&pool, spec, access).await?;
+        let table = discover_table(&pool, spec, purpose, access).await?;
         match schema::find_schema(&pool).await {
             Ok(SchemaState::Ready) => {}
             Ok(SchemaState::NotReady) => return Ok(None),
@@ -146,15 +168,53 @@ impl PostgresLedger {
     }
 
     async fn try_lock(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
+        let locked = timeout(LOCK_TIMEOUT, self.lock_session(space)).await;
+        locked.unwrap_or_else(|_| {
+            let silence = format!("no lock within {LOCK_TIMEOUT:?}");
+            Err(LedgerError::Unreachable(silence))
+        })
+    }
+
+    async fn lock_session(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
         let mut connection = self.pool.acquire().await?.detach();
+        ensure_own_session(&mut connection, &self.pool).await?;
         let run = i32::try_from(self.run_id).unwrap_or(i32::MAX);
         let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1, $2)")
             .bind(space)
             .bind(run)
             .fetch_one(&mut connection)
             .await?;
-        Ok(locked.then_some(AdvisoryLock { connection }))
+        Ok(locked.then_some(AdvisoryLock {
+            connection,
+            space,
+            run,
+        }))
     }
+}
+
+/// A pooler in transaction mode gives the server's session that served us last to whatever begins a
+/// transaction next, and us another one meanwhile.
+async fn ensure_own_session(
+    connection: &mut PgConnection,
+    pool: &PgPool,
+) -> Result<(), LedgerError> {
+    let own = backend_pid(connection).await?;
+    let mut other = pool.begin().await?;
+    let others = backend_pid(&mut other).await?;
+    let again = backend_pid(connection).await?;
+    other.rollback().await?;
+    if own == others || own != again {
+        return Err(LedgerError::TransactionPooler);
+    }
+    Ok(())
+}
+
+/// By the simple protocol: such a pooler may know no prepared statements.
+async fn backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let row = sqlx::raw_sql("SELECT pg_backend_pid()")
+        .fetch_one(connection)
+        .await?;
+    row.try_get(0)
 }
 
 fn newer_schema_error(step: i64) -> LedgerError {
@@ -183,52 +243,11 @@ async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
 pub(super) async fn discover_table(
     pool: &PgPool,
     spec: &RunSpec,
+    purpose: &ConnectionPurpose,
     access: TableAccess,
 ) -> Result<ApplicationTable, LedgerError> {
-    check_connection(pool).await?;
+    connection::prepare_pool(pool, purpose, access).await?;
     ApplicationTable::discover(pool, &spec.table, access).await
-}
-
-/// Connects once outside the pool, which would retry in silence and then only say that time ran out.
-async fn check_connection(pool: &PgPool) -> Result<(), LedgerError> {
-    let options = pool.connect_options();
-    let connect = PgConnection::connect_with(&options);
-    let answer = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
-    let at = format!("{}:{}", options.get_host(), options.get_port());
-    match answer {
-        Ok(Ok(connection)) => Ok(connection.close().await?),
-        Ok(Err(error)) if is_unavailable(&error) => {
-            let why = describe_connect_error(&error);
-            Err(LedgerError::Unreachable(format!("{at}: {why}")))
-        }
-        Ok(Err(error)) => Err(LedgerError::LoginRefused(format!(
-            "{at}: {}",
-            describe_connect_error(&error)
-        ))),
-        Err(_) => Err(LedgerError::Unreachable(format!(
-            "{at}: no answer within {CONNECT_TIMEOUT:?}"
-        ))),
-    }
-}
-
-/// Why no connection came about, and what to do where TLS is the reason. sqlx tells a failed handshake
-/// as an I/O error.
-fn describe_connect_error(error: &sqlx::Error) -> String {
-    let why = crate::aws::error_chain(error);
-    match error {
-        sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {
-            return format!(
-                "{why} (the certificates of sslrootcert (PGSSLROOTCERT), or the server's socket)"
-            );
-        }
-        sqlx::Error::Tls(_) => {}
-        _ if why.contains("certificate") => {}
-        _ => return why,
-    }
-    format!(
-        "{why}. Nothing was sent in plain. sslmode (PGSSLMODE) require and above need a server with TLS, verify-ca and \
-         verify-full a certificate signed by one of sslrootcert (PGSSLROOTCERT), verify-full the host's name in it"
-    )
 }
 
 async fn select_run_id(

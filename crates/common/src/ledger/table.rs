@@ -31,6 +31,8 @@ pub struct ApplicationTable {
     pub path: String,
     /// The id's type.
     pub id_type: IdColumnType,
+    /// The mode in which rows are locked whose path is set.
+    pub row_lock: &'static str,
 }
 
 /// What a process does with the table.
@@ -74,6 +76,50 @@ const SELECT_PRIVILEGES: &str =
         has_column_privilege(oid, $3, 'UPDATE')
     FROM pg_class WHERE oid = $1::oid";
 
+/// `$1` table, `$2` path column: whether an update of the path takes the strongest row lock, as it does for
+/// a column of a unique index without expression and predicate, and where it moves rows between partitions.
+/// It waits for whatever conflicts with that lock, the check of a foreign key included, unless such rows
+/// were skipped before.
+const IS_KEY_COLUMN: &str = "WITH tables AS (
+    SELECT $1::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)
+), columns AS (
+    SELECT a.attrelid, a.attnum FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attname = $2
+)
+SELECT EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indrelid
+                WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+                  AND c.attnum = ANY (i.indkey))
+    OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
+                WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs))";
+
+/// `$1` a table, quoted; null when it is there no more.
+const HIDES_ROWS: &str =
+    "SELECT current_user::text, coalesce(row_security_active(to_regclass($1)::oid), false)";
+
+/// Makes sure that row level security hides no row: a row that is not seen is neither moved nor, where its
+/// object is to be removed, kept from harm.
+pub(super) async fn ensure_all_rows_visible(pool: &PgPool, table: &str) -> Result<(), LedgerError> {
+    let query = sqlx::query_as(HIDES_ROWS).bind(table);
+    let (user, hidden): (String, bool) = query.fetch_one(pool).await?;
+    if !hidden {
+        return Ok(());
+    }
+    Err(LedgerError::NotAllowed {
+        what: format!("see every row of table {table}: row level security applies to it"),
+        sql: format!("ALTER ROLE {} BYPASSRLS;", quote_identifier(&user)),
+        user,
+    })
+}
+
+async fn find_row_lock(pool: &PgPool, oid: i64, path: &str) -> Result<&'static str, LedgerError> {
+    let query = sqlx::query_as(IS_KEY_COLUMN).bind(oid).bind(path);
+    let (is_key,): (bool,) = query.fetch_one(pool).await?;
+    Ok(if is_key {
+        "FOR UPDATE"
+    } else {
+        "FOR NO KEY UPDATE"
+    })
+}
+
 impl ApplicationTable {
     /// Finds the table and checks it.
     ///
@@ -97,7 +143,9 @@ impl ApplicationTable {
         columns.check_path(spec, &path)?;
         let id_type = columns.check_id(spec, &id).await?;
         columns.check_privileges(spec, access, id.0, path.0).await?;
+        ensure_all_rows_visible(pool, &name.to_sql()).await?;
         Ok(Self {
+            row_lock: find_row_lock(pool, oid, &spec.path_column).await?,
             sql: name.to_sql(),
             name,
             id: quote_identifier(&spec.id_column),

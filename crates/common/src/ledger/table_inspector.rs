@@ -8,7 +8,7 @@ use sqlx::postgres::PgPool;
 
 use super::run::discover_table;
 use super::table::TableAccess;
-use super::{ApplicationTable, LedgerError, RunSpec};
+use super::{ApplicationTable, ConnectionPurpose, LedgerError, RunSpec};
 use crate::path_rule::PathRule;
 use crate::row_id::RowId;
 use crate::sql::like_prefix;
@@ -44,11 +44,6 @@ const SELECT_INDEXES: &str = "SELECT i.indexrelid::regclass::text, pg_relation_s
 const SELECT_TRIGGERS: &str =
     "SELECT coalesce(array_agg(tgname::text ORDER BY tgname), '{}') FROM pg_trigger
     WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgenabled <> 'D' AND (tgtype & 16) <> 0";
-
-const SELECT_ROW_SECURITY: &str = "SELECT c.relrowsecurity AND NOT (
-        SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user)
-        AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE'))
-    FROM pg_class c WHERE c.oid = $1::regclass";
 
 const SELECT_SERVER: &str = "SELECT current_user::text,
         has_column_privilege($1::regclass::oid, $2, 'UPDATE'),
@@ -141,7 +136,8 @@ impl TableInspector {
     /// # Errors
     /// A [`LedgerError`] that names the culprit.
     pub async fn open(pool: PgPool, spec: &RunSpec) -> Result<Self, LedgerError> {
-        let table = discover_table(&pool, spec, TableAccess::Read).await?;
+        let purpose = ConnectionPurpose::Command("plan".into());
+        let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
         Ok(Self {
             pool,
             table,
@@ -279,15 +275,6 @@ impl TableInspector {
     /// [`LedgerError::Database`]
     pub async fn update_triggers(&self) -> Result<Vec<String>, LedgerError> {
         let query = sqlx::query_scalar(SELECT_TRIGGERS).bind(&self.table.sql);
-        Ok(query.fetch_one(&self.pool).await?)
-    }
-
-    /// Whether row level security may hide rows from this role.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`]
-    pub async fn hides_rows(&self) -> Result<bool, LedgerError> {
-        let query = sqlx::query_scalar(SELECT_ROW_SECURITY).bind(&self.table.sql);
         Ok(query.fetch_one(&self.pool).await?)
     }
 

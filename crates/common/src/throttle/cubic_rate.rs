@@ -5,6 +5,7 @@
 //! rate grows back slowly, so that the refusals by which it finds the limit stay few among many copies.
 //! A limit that has been passed without a refusal is gone: from there the rate doubles again.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,13 +30,20 @@ const RECOVERY_COPIES: f64 = 600.0;
 const MIN_RECOVERY: Duration = Duration::from_secs(6);
 const MAX_RECOVERY: Duration = Duration::from_mins(1);
 
-/// The same while the limit is not known yet.
+/// Near the floor the rate is hardly a limit, but what was left in some trouble of the store. The way
+/// back takes 2.3 times this until the limit is left behind, and then seconds of doubling: less than a
+/// minute to a thousand copies a second.
+const RECOVERY_PER_RATE: Duration = Duration::from_secs(6);
+const FLOOR_RECOVERY: Duration = Duration::from_secs(15);
+
+/// The time to the peak while the limit is not known yet.
 const FIRST_COPIES: f64 = 1600.0;
 const MIN_FIRST_RECOVERY: Duration = Duration::from_secs(2);
 const MAX_FIRST_RECOVERY: Duration = Duration::from_secs(8);
 
-/// How far above the peak the store serves everything when its limit is gone.
+/// At so many times the peak the limit is gone. A first guess says less of it.
 const LEFT_BEHIND: f64 = 1.2;
+const FIRST_LEFT_BEHIND: f64 = 2.0;
 
 /// How much more than it served in the last second the store may allow: rests are part of that second.
 const MORE_THAN_SERVED: f64 = 1.1;
@@ -51,108 +59,91 @@ pub(super) const MIN_RATE: f64 = 0.5;
 /// Over how long the rate that the store really served is measured: two doublings.
 pub(super) const MEASURED_OVER: Duration = Duration::from_secs(1);
 
-/// A rate in copies per second.
+/// A rate in copies per second: along the curve until `search_at`, doubling from then on.
 #[derive(Debug, Clone, Copy)]
-pub enum CubicRate {
-    /// Doubling since then; the store has not throttled yet.
-    Doubling(Instant),
-    /// Growing back since it throttled last.
-    Recovering(Recovery),
-}
-
-/// A rate that grows back.
-#[derive(Debug, Clone, Copy)]
-pub struct Recovery {
+pub(super) struct CubicRate {
     /// The rate at which the store throttled.
     peak: f64,
     cut_at: Instant,
     /// How long the rate takes to grow back to the peak.
-    length: Duration,
+    recovery: Duration,
     /// Whether the peak is more than a first guess.
     is_known: bool,
+    search_from: f64,
+    search_at: Instant,
 }
 
 impl CubicRate {
-    pub fn new(now: Instant) -> Self {
-        Self::Doubling(now)
-    }
-
-    /// Whether the store has throttled.
-    /// Whether the store has throttled, and the limit is not left behind.
-    pub fn is_limited(self, now: Instant) -> bool {
-        matches!(self, Self::Recovering(recovery) if recovery.searching(now).is_none())
-    }
-
-    /// What is allowed now.
-    pub fn per_second(self, now: Instant) -> f64 {
-        match self {
-            Self::Doubling(since) => doubled(FIRST_RATE, now - since),
-            Self::Recovering(recovery) => recovery.per_second(now),
+    /// The store has not throttled yet.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            peak: FIRST_RATE,
+            cut_at: now,
+            recovery: Duration::ZERO,
+            is_known: false,
+            search_from: FIRST_RATE,
+            search_at: now,
         }
     }
 
-    /// The rate after the store throttled a request.
-    #[must_use]
-    pub fn cut(self, now: Instant, served: &RateMeter) -> Self {
-        Self::Recovering(match self {
-            Self::Doubling(_) => Recovery::first(self.per_second(now), now, served),
-            Self::Recovering(recovery) if recovery.searching(now).is_some() => {
-                Recovery::first(self.per_second(now), now, served)
-            }
-            Self::Recovering(recovery) => recovery.cut(now, served),
-        })
-    }
-}
-
-/// Doubled so long, from this rate.
-fn doubled(from: f64, elapsed: Duration) -> f64 {
-    let slow = elapsed.as_secs_f64() / DOUBLING.as_secs_f64();
-    let quick = (slow - (QUICK_ABOVE / from).log2().max(0.0)).max(0.0);
-    from * (slow + quick).min(60.0).exp2()
-}
-
-impl Recovery {
-    fn new(peak: f64, now: Instant, is_known: bool) -> Self {
+    fn recovering(peak: f64, now: Instant, is_known: bool) -> Self {
         let peak = peak.max(MIN_RATE);
         // A peak that is a first guess, or has been left far behind, is no place to linger at.
-        let length = if is_known {
-            duration_of(RECOVERY_COPIES, peak, MIN_RECOVERY..=MAX_RECOVERY)
+        let (recovery, left_behind) = if is_known {
+            (recovery_from(peak), LEFT_BEHIND)
         } else {
-            duration_of(FIRST_COPIES, peak, MIN_FIRST_RECOVERY..=MAX_FIRST_RECOVERY)
+            let bounds = MIN_FIRST_RECOVERY..=MAX_FIRST_RECOVERY;
+            (duration_of(FIRST_COPIES, peak, bounds), FIRST_LEFT_BEHIND)
         };
+        // The curve reaches so many times the peak then.
+        let grown = 1.0 + ((left_behind - 1.0) / (1.0 - CUT)).cbrt();
         Self {
             peak,
             cut_at: now,
-            length,
+            recovery,
             is_known,
+            search_from: peak * left_behind,
+            search_at: now + recovery.mul_f64(grown),
         }
     }
 
-    /// After a search by doubling.
-    fn first(reached: f64, now: Instant, served: &RateMeter) -> Self {
-        let is_quick = reached > QUICK_ABOVE;
-        let two_doublings = MEASURED_OVER / if is_quick { 2 } else { 1 };
-        let served = served.rate(two_doublings / 2..=two_doublings, now);
-        // The very first copies say little.
-        Self::new(served.max(FIRST_RATE / 2.0), now, false)
+    /// As if all that came before had come so much later.
+    pub(super) fn delay(&mut self, time: Duration) {
+        self.cut_at += time;
+        self.search_at += time;
     }
 
-    /// How long the rate has been doubling, since the limit was left behind.
-    fn searching(self, now: Instant) -> Option<Duration> {
-        // The cubic is at `LEFT_BEHIND` times the peak.
-        let grown = 1.0 + ((LEFT_BEHIND - 1.0) / (1.0 - CUT)).cbrt();
-        (now - self.cut_at).checked_sub(self.length.mul_f64(grown))
+    /// Whether the store has throttled, and the limit is not left behind.
+    pub(super) fn is_limited(self, now: Instant) -> bool {
+        now < self.search_at
     }
 
-    fn per_second(self, now: Instant) -> f64 {
-        if let Some(elapsed) = self.searching(now) {
-            return doubled(self.peak * LEFT_BEHIND, elapsed);
+    pub(super) fn per_second(self, now: Instant) -> f64 {
+        if !self.is_limited(now) {
+            return doubled(self.search_from, now - self.search_at);
         }
-        let grown = (now - self.cut_at).as_secs_f64() / self.length.as_secs_f64() - 1.0;
+        let grown = (now - self.cut_at).as_secs_f64() / self.recovery.as_secs_f64() - 1.0;
         (self.peak * (1.0 + (1.0 - CUT) * grown.powi(3))).max(MIN_RATE)
     }
 
-    fn cut(self, now: Instant, served: &RateMeter) -> Self {
+    /// The rate after the store throttled a request.
+    pub(super) fn cut(self, now: Instant, served: &RateMeter) -> Self {
+        if self.is_limited(now) {
+            self.cut_known(now, served)
+        } else {
+            self.cut_search(now, served)
+        }
+    }
+
+    fn cut_search(self, now: Instant, served: &RateMeter) -> Self {
+        let is_quick = self.per_second(now) > QUICK_ABOVE;
+        let two_doublings = MEASURED_OVER / if is_quick { 2 } else { 1 };
+        let served = served.rate(two_doublings / 2..=two_doublings, now);
+        // The very first copies say little.
+        Self::recovering(served.max(self.search_from / 2.0), now, false)
+    }
+
+    fn cut_known(self, now: Instant, served: &RateMeter) -> Self {
         let served = served.rate(MEASURED_OVER / 2..=MEASURED_OVER, now);
         // A rate that was not used is no rate that the store served.
         let reached = self.per_second(now).min(self.peak.max(served) * 1.25);
@@ -163,15 +154,30 @@ impl Recovery {
         };
         let peak = (served * MORE_THAN_SERVED).clamp(reached * least, reached);
         let is_guess = peak < reached && !self.is_known;
-        Self::new(peak, now, !is_guess)
+        Self::recovering(peak, now, reached < self.peak * LEFT_BEHIND && !is_guess)
     }
+}
+
+/// Doubled so long, from this rate.
+fn doubled(from: f64, elapsed: Duration) -> f64 {
+    let slow = elapsed.as_secs_f64() / DOUBLING.as_secs_f64();
+    let quick = (slow - (QUICK_ABOVE / from).log2().max(0.0)).max(0.0);
+    from * (slow + quick).min(60.0).exp2()
+}
+
+/// How long the rate takes to grow back to a peak that is known.
+fn recovery_from(peak: f64) -> Duration {
+    let longest = RECOVERY_PER_RATE
+        .mul_f64(peak)
+        .clamp(FLOOR_RECOVERY, MAX_RECOVERY);
+    duration_of(RECOVERY_COPIES, peak, MIN_RECOVERY..=longest)
 }
 
 /// How long so many copies take at a rate, within bounds.
 pub(super) fn duration_of(
     copies: f64,
     per_second: f64,
-    bounds: std::ops::RangeInclusive<Duration>,
+    bounds: RangeInclusive<Duration>,
 ) -> Duration {
     let seconds = copies / per_second.max(MIN_RATE);
     let (least, most) = (bounds.start().as_secs_f64(), bounds.end().as_secs_f64());

@@ -22,9 +22,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex as FairMutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-pub use self::cubic_rate::CubicRate;
 pub use self::permit::ThrottlePermit;
-pub use self::rate_limiter::RateLimiter;
 pub use self::rate_meter::RateMeter;
 pub use self::reason::ThrottleReason;
 use self::state::{Attempt, ThrottleState};

@@ -12,7 +12,7 @@ const FAR_FUTURE: Duration = Duration::from_hours(24 * 365 * 30);
 
 /// When the next may start.
 #[derive(Debug)]
-pub struct RateLimiter {
+pub(super) struct RateLimiter {
     per_second: Option<f64>,
     next_due: Instant,
     /// What goes at a time at least.
@@ -22,7 +22,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    pub fn new(batch: f64, max_catch_up: Duration, now: Instant) -> Self {
+    pub(super) fn new(batch: f64, max_catch_up: Duration, now: Instant) -> Self {
         Self {
             per_second: None,
             next_due: now,
@@ -32,31 +32,31 @@ impl RateLimiter {
     }
 
     /// Sets the limit. What was booked at a slower rate does not hold back a faster one.
-    pub fn set_rate(&mut self, per_second: Option<f64>, now: Instant) {
+    pub(super) fn set_rate(&mut self, per_second: Option<f64>, now: Instant) {
         if per_second != self.per_second {
             self.per_second = per_second;
             self.next_due = self.next_due.min(now + self.duration_of(self.batch));
         }
     }
 
-    pub fn is_limited(&self) -> bool {
+    pub(super) fn is_limited(&self) -> bool {
         self.per_second.is_some()
     }
 
     /// How many may start at a time.
-    pub fn burst_size(&self) -> usize {
+    pub(super) fn burst_size(&self) -> usize {
         self.per_second.map_or(usize::MAX, |per_second| {
             truncate((per_second * BURST_DURATION.as_secs_f64()).max(self.batch))
         })
     }
 
     /// When the next may start, unless it is now.
-    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         (self.is_limited() && self.next_due > now).then_some(self.next_due)
     }
 
     /// So many start now.
-    pub fn record(&mut self, amount: f64, now: Instant) {
+    pub(super) fn record(&mut self, amount: f64, now: Instant) {
         let earliest = now.checked_sub(self.max_catch_up).unwrap_or(now);
         self.next_due = self.next_due.max(earliest) + self.duration_of(amount);
     }

@@ -88,7 +88,10 @@ impl Display for ThrottleReason {
                     "a commit took {commit:.0?}, MAX_COMMIT_LATENCY is {max:?}"
                 )
             }
-            Self::StorePace { per_second } => write!(f, "{per_second:.0} copies per second"),
+            Self::StorePace { per_second } => {
+                let decimals = usize::from(*per_second < 10.0);
+                write!(f, "{per_second:.decimals$} copies per second")
+            }
             Self::FleetLimit {
                 per_second,
                 concurrency,

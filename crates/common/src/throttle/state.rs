@@ -114,9 +114,7 @@ impl ThrottleState {
         if copies.in_flight >= max_in_flight {
             return Err(None);
         }
-        if copies.in_flight == 0 {
-            copies.pace.start_if_unused(now);
-        }
+        copies.pace.skip_idle_time(now);
         let is_probe = copies.pace.check_hold(now).map_err(Some)?;
         let per_second = copies.pace.per_second(now);
         let share = self.limits.rate_share().unwrap_or(f64::INFINITY);
@@ -126,9 +124,7 @@ impl ThrottleState {
         let amount = least + (most - least) * fastrand::f64();
         self.limiter.record(amount, now);
         copies.in_flight += 1;
-        if is_probe {
-            copies.pace.start_probe(now);
-        }
+        copies.pace.record_start(is_probe, now);
         Ok(is_probe)
     }
 

@@ -28,6 +28,9 @@ const HOLD_GROWTH: f64 = 1.5;
 /// large one, or its connection dead.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longer than any wait between two copies at the slowest rate.
+const IDLE_AFTER: Duration = Duration::from_secs(8);
+
 /// How long after a refusal the process counts as throttled.
 const THROTTLED_FOR: Duration = Duration::from_secs(10);
 
@@ -37,6 +40,7 @@ pub(super) struct StorePace {
     rate: CubicRate,
     served: RateMeter,
     hold: Option<StoreHold>,
+    started_at: Option<Instant>,
     cut_at: Option<Instant>,
     throttled_at: Option<Instant>,
 }
@@ -55,15 +59,9 @@ impl StorePace {
             rate: CubicRate::new(now),
             served: RateMeter::new(MEASURED_OVER, now),
             hold: None,
+            started_at: None,
             cut_at: None,
             throttled_at: None,
-        }
-    }
-
-    /// The first copy of all may come hours after the start: the doubling starts with it.
-    pub(super) fn start_if_unused(&mut self, now: Instant) {
-        if self.served.is_empty() && self.cut_at.is_none() {
-            *self = Self::new(now);
         }
     }
 
@@ -78,9 +76,24 @@ impl StorePace {
         if until > now { Err(until) } else { Ok(true) }
     }
 
-    pub(super) fn start_probe(&mut self, now: Instant) {
-        if let Some(hold) = &mut self.hold {
+    pub(super) fn record_start(&mut self, is_probe: bool, now: Instant) {
+        self.started_at = Some(now);
+        if is_probe && let Some(hold) = &mut self.hold {
             hold.probing_since = Some(now);
+        }
+    }
+
+    /// While nothing was started, for want of work or in a pause, the rate did not grow.
+    pub(super) fn skip_idle_time(&mut self, now: Instant) {
+        let Some(started_at) = self.started_at else {
+            // The first copy of all may come hours after the start.
+            *self = Self::new(now);
+            return;
+        };
+        if now - started_at > IDLE_AFTER {
+            self.rate.delay(now - started_at);
+            self.served = RateMeter::new(MEASURED_OVER, now);
+            self.started_at = Some(now);
         }
     }
 

@@ -1,18 +1,22 @@
-//! Traces: the way of one image as OpenTelemetry spans, from the feeder's send to the consumer's delete.
-//! Off unless OpenTelemetry's own variables ask for it, and then nothing here costs more than a look at
-//! an empty `Option`.
+//! Traces: `tracing` spans, from the feeder's send to the consumer's delete, exported by OpenTelemetry.
+//! Off unless OpenTelemetry's own variables ask for it: then no subscriber wants these spans, and none is made.
 //!
-//! The trace is carried by the message: the feeder gives each one a [`Traceparent`], and whoever receives
-//! it goes on from there. It says where spans belong and nothing else: no decision is made on it.
+//! Each message carries its trace in W3C's `traceparent`. It says where spans belong; nothing is decided by it.
 
-pub mod attribute;
-mod collector;
+mod context;
 mod export;
-mod parent;
 mod settings;
-mod span;
 
-pub use export::{FLUSH, Traces};
-pub use parent::Traceparent;
+pub use context::{TRACEPARENT, continue_trace, current_span, is_traceparent, traceparent};
+pub use export::{FLUSH_TIMEOUT, TraceLayer, Traces};
 pub use settings::TraceSettings;
-pub use span::{Mark, Span, Tracer, event};
+use tracing::Span;
+
+/// The target of every span and event that is exported; the log leaves it out.
+pub const TARGET: &str = "bucket_brigade::trace";
+
+/// Sets a span's error type and status. The span has the fields `error.type` and `otel.status_description`.
+pub fn mark_failed(span: &Span, code: &str) {
+    span.record("error.type", code);
+    span.record("otel.status_description", code);
+}

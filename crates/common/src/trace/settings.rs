@@ -1,27 +1,17 @@
-//! Whether and how traces are exported, by the variables that OpenTelemetry defines for everybody. Most
-//! are read by its SDK, which takes a wrong one for the default in silence; what would go badly wrong
-//! that way is looked at here.
+//! Whether and how traces are exported, by OpenTelemetry's own variables. Its SDK reads most of them, and
+//! replaces a wrong value by its default without an error: for a sampler, that is every trace. So they are
+//! checked here.
 
 use std::time::Duration;
 
-use axum::http::Uri;
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use reqwest::{Certificate, Url};
 
 use crate::settings::{SettingsProblems, integer_between};
 
+/// The variable for traces before the one for all signals.
 const ENDPOINT: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
-];
-const PROTOCOL: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-    "OTEL_EXPORTER_OTLP_PROTOCOL",
-];
-const COMPRESSION: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
-    "OTEL_EXPORTER_OTLP_COMPRESSION",
 ];
 const TIMEOUT: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
@@ -31,28 +21,60 @@ const CERTIFICATE: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_CERTIFICATE",
 ];
+const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+
+/// The values that work, for variables with a few.
+const CHOICES: [(&[&str], &[&str]); 3] = [
+    (
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+        ],
+        &["http/protobuf"],
+    ),
+    (
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+            "OTEL_EXPORTER_OTLP_COMPRESSION",
+        ],
+        &["gzip", "none"],
+    ),
+    (
+        &[SAMPLER],
+        &[
+            "always_on",
+            "always_off",
+            "traceidratio",
+            "parentbased_always_on",
+            "parentbased_always_off",
+            "parentbased_traceidratio",
+        ],
+    ),
+];
 
 /// OpenTelemetry's own default.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether traces are exported, and how.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct TraceSettings {
     /// None: they are not.
-    pub(super) export: Option<Export>,
+    pub(super) export: Option<ExportSettings>,
 }
 
 /// How traces are exported, besides what the SDK reads for itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Export {
+#[derive(Debug, Clone)]
+pub(super) struct ExportSettings {
     /// When a request to the collector is given up.
     pub(super) timeout: Duration,
-    /// Who is trusted to vouch for the collector, in PEM; none for the system's authorities.
-    pub(super) authorities: Option<Vec<u8>>,
+    /// Who may vouch for the collector; none for the system's authorities.
+    pub(super) authorities: Option<Vec<Certificate>>,
 }
 
 /// The variables, and what is wrong with them.
-struct Reader<'a, F> {
+struct VariableReader<'a, F> {
     get: F,
     problems: &'a mut SettingsProblems,
 }
@@ -61,7 +83,7 @@ impl TraceSettings {
     /// Reads the environment.
     pub fn from_env(problems: &mut SettingsProblems) -> Self {
         let get = |name: &str| std::env::var(name).ok();
-        Reader { get, problems }.read()
+        VariableReader { get, problems }.read()
     }
 
     /// Whether traces are exported.
@@ -70,9 +92,9 @@ impl TraceSettings {
     }
 }
 
-impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
+impl<F: Fn(&str) -> Option<String>> VariableReader<'_, F> {
     fn read(mut self) -> TraceSettings {
-        let Some((name, endpoint)) = self.first(ENDPOINT) else {
+        let Some((name, endpoint)) = self.first_set(&ENDPOINT) else {
             return TraceSettings::default();
         };
         if !self.is_wanted() {
@@ -82,11 +104,12 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
             // The address is not repeated: it may hold a password.
             self.problems.add(name, problem);
         }
-        self.check(PROTOCOL, protocol);
-        self.check(COMPRESSION, compression);
-        self.check_sampler();
+        for (names, values) in CHOICES {
+            self.check_choice(names, values);
+        }
+        self.check_ratio();
         TraceSettings {
-            export: Some(Export {
+            export: Some(ExportSettings {
                 timeout: self.timeout(),
                 authorities: self.authorities(),
             }),
@@ -98,11 +121,10 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
         (self.get)(name).filter(|text| !text.trim().is_empty())
     }
 
-    /// The first of these that is set, with its name: the one for traces before the one for all signals.
-    fn first<'n>(&self, names: [&'n str; 2]) -> Option<(&'n str, String)> {
+    fn first_set<'n>(&self, names: &[&'n str]) -> Option<(&'n str, String)> {
         let mut set = names
-            .into_iter()
-            .filter_map(|name| Some((name, self.value(name)?)));
+            .iter()
+            .filter_map(|name| Some((*name, self.value(name)?)));
         set.next()
     }
 
@@ -111,46 +133,32 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
         if disabled.is_some_and(|text| text.trim().eq_ignore_ascii_case("true")) {
             return false;
         }
-        let name = "OTEL_TRACES_EXPORTER";
-        let exporter = self.value(name);
-        self.problems
-            .parse_value(name, exporter, true, |text| match text {
-                "otlp" => Ok(true),
-                "none" => Ok(false),
-                _ => Err("is neither otlp nor none".into()),
-            })
+        self.check_choice(&[EXPORTER], &["otlp", "none"]);
+        self.value(EXPORTER).as_deref() != Some("none")
     }
 
-    fn check(&mut self, names: [&str; 2], check: impl FnOnce(&str) -> Result<(), String>) {
-        if let Some((name, text)) = self.first(names) {
-            self.problems.parse_value(name, Some(text), (), check);
+    fn check_choice(&mut self, names: &[&'static str], values: &[&str]) {
+        if let Some((name, text)) = self.first_set(names)
+            && !values.contains(&&*text)
+        {
+            let problem = format!("is none of {}", values.join(", "));
+            self.problems.add(name, problem);
         }
     }
 
-    /// The SDK would take every trace instead: of a million images, six million spans.
-    fn check_sampler(&mut self) {
-        let (name, argument) = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG");
-        let sampler = self.value(name);
-        let needs_ratio = self.problems.parse_value(name, sampler, false, sampled_by);
-        if !needs_ratio {
+    fn check_ratio(&mut self) {
+        let needs_ratio = |sampler: String| sampler.ends_with("traceidratio");
+        if !self.value(SAMPLER).is_some_and(needs_ratio) {
             return;
         }
-        let ratio = self.value(argument);
-        if ratio.is_none() {
-            self.problems
-                .add(argument, "is missing: a share from 0 to 1");
+        let ratio = self.value(SAMPLER_ARG).and_then(|text| text.parse().ok());
+        if !ratio.is_some_and(|ratio: f64| (0.0..=1.0).contains(&ratio)) {
+            self.problems.add(SAMPLER_ARG, "is not a share from 0 to 1");
         }
-        self.problems.parse_value(argument, ratio, (), |text| {
-            let ratio: Result<f64, _> = text.parse();
-            match ratio {
-                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
-                _ => Err("is not a share from 0 to 1".into()),
-            }
-        });
     }
 
     fn timeout(&mut self) -> Duration {
-        let Some((name, text)) = self.first(TIMEOUT) else {
+        let Some((name, text)) = self.first_set(&TIMEOUT) else {
             return DEFAULT_TIMEOUT;
         };
         let milliseconds = integer_between(1, 600_000);
@@ -160,73 +168,31 @@ impl<F: Fn(&str) -> Option<String>> Reader<'_, F> {
             })
     }
 
-    fn authorities(&mut self) -> Option<Vec<u8>> {
-        let (name, path) = self.first(CERTIFICATE)?;
+    fn authorities(&mut self) -> Option<Vec<Certificate>> {
+        let (name, path) = self.first_set(&CERTIFICATE)?;
         self.problems.parse_value(name, Some(path), None, |path| {
-            read_authorities(path).map(Some)
+            read_certificates(path).map(Some)
         })
     }
 }
 
 fn check_endpoint(text: &str) -> Result<(), &'static str> {
-    let address: Uri = text
-        .trim()
-        .parse()
-        .map_err(|_| "is no address such as http://collector:4318")?;
-    let is_http = matches!(address.scheme_str(), Some("http" | "https"));
-    let authority = address.authority().filter(|_| is_http);
-    let Some(authority) = authority else {
+    let url = Url::parse(text.trim()).ok();
+    let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https")) else {
         return Err("is no address such as http://collector:4318");
     };
-    if authority.as_str().contains('@') {
+    if !url.username().is_empty() || url.password().is_some() {
         return Err("holds a user: OTEL_EXPORTER_OTLP_HEADERS is the place for credentials");
     }
     Ok(())
 }
 
-fn protocol(text: &str) -> Result<(), String> {
-    match text {
-        "http/protobuf" => Ok(()),
-        _ => Err(
-            "is not spoken here: http/protobuf is, which collectors take on port 4318 (for no traces: OTEL_TRACES_EXPORTER=none)"
-                .into(),
-        ),
-    }
-}
-
-fn compression(text: &str) -> Result<(), String> {
-    match text {
-        "gzip" | "none" => Ok(()),
-        _ => Err("is neither gzip nor none".into()),
-    }
-}
-
-/// Whether a sampler needs a share.
-fn sampled_by(text: &str) -> Result<bool, String> {
-    match text {
-        "always_on" | "always_off" | "parentbased_always_on" | "parentbased_always_off" => {
-            Ok(false)
-        }
-        "traceidratio" | "parentbased_traceidratio" => Ok(true),
-        _ => Err(
-            "is none of always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off, parentbased_traceidratio"
-                .into(),
-        ),
-    }
-}
-
-/// Checked here, because the client that uses them would panic.
-fn read_authorities(path: &str) -> Result<Vec<u8>, String> {
+fn read_certificates(path: &str) -> Result<Vec<Certificate>, String> {
     let pem = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let added = certificate.ok().and_then(|one| roots.add(one).ok());
-        added.ok_or("holds a certificate that cannot be read")?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err("holds no certificate".into()),
     }
-    if roots.is_empty() {
-        return Err("holds no certificate".into());
-    }
-    Ok(pem)
 }
 
 #[cfg(test)]
@@ -240,7 +206,7 @@ mod tests {
             let found = variables.iter().find(|(other, _)| *other == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        let problems_of = Reader {
+        let problems_of = VariableReader {
             get,
             problems: &mut problems,
         };
@@ -273,7 +239,7 @@ mod tests {
             ],
             &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
         ] {
-            assert_eq!(read(off).unwrap(), TraceSettings::default(), "{off:?}");
+            assert!(!read(off).unwrap().is_on(), "{off:?}");
         }
     }
 
@@ -347,12 +313,12 @@ mod tests {
             ),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip"),
-            ("OTEL_TRACES_EXPORTER", "zipkin", "neither otlp nor none"),
+            ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, none"),
             ("OTEL_TRACES_SAMPLER", "sometimes", "is none of"),
             (
                 "OTEL_TRACES_SAMPLER",
                 "traceidratio",
-                "OTEL_TRACES_SAMPLER_ARG: is missing",
+                "OTEL_TRACES_SAMPLER_ARG: is not a share",
             ),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "whole number"),
             (

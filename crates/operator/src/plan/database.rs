@@ -67,13 +67,6 @@ async fn check_server(
             "make sure that they bear it, and refuse nothing",
         ));
     }
-    if survey.hides_rows().await? {
-        checks.push(PlanCheck::new_failure(
-            "rows",
-            format!("row level security may hide rows from '{}'", server.user),
-            format!("ALTER ROLE \"{}\" BYPASSRLS; or another role", server.user),
-        ));
-    }
     Ok(())
 }
 

@@ -203,4 +203,22 @@ mod tests {
             assert_eq!(told, expected);
         }
     }
+
+    /// The page colours a state by its word.
+    #[test]
+    fn the_dashboard_knows_each_state_of_a_run() {
+        let script = include_str!("../../page/page.js");
+        let line = script.lines().find(|line| line.starts_with("const KIND"));
+        let words = line.unwrap().replace('"', "");
+        for state in [
+            WorkerState::Running,
+            WorkerState::NothingToDo,
+            WorkerState::Paused,
+            WorkerState::ThrottledByStore,
+            WorkerState::DatabaseSlow,
+            WorkerState::Waiting,
+        ] {
+            assert!(words.contains(&format!(" {state}:")), "{state}: {words}");
+        }
+    }
 }

@@ -1,18 +1,18 @@
 //! One connection through the proxy.
 
 use std::io::Result;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
+use tokio::io::{AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::wire::{LedgerStatements, WireFrame};
 use super::{CutMoment, ProxyState};
 
-type SocketReader = BufReader<OwnedReadHalf>;
-type SocketWriter = BufWriter<OwnedWriteHalf>;
+type SocketReader = BufReader<ReadHalf<TcpStream>>;
+type SocketWriter = BufWriter<WriteHalf<TcpStream>>;
 
 /// Serves a connection until either side ends it or it is cut.
 pub(super) async fn serve_connection(
@@ -22,6 +22,11 @@ pub(super) async fn serve_connection(
 ) {
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
+    // Held open when the connection falls silent.
+    let Ok(client_socket) = client.as_fd().try_clone_to_owned() else {
+        return;
+    };
+    let mut silence = shared.silence.subscribe();
     let (client_reader, client_writer) = split_stream(client);
     let (server_reader, server_writer) = split_stream(server);
     let is_last = AtomicBool::new(false);
@@ -31,8 +36,15 @@ pub(super) async fn serve_connection(
         shared: &shared,
         drops_response: &is_last,
     };
-    // Whichever ends first ends both: an error here is one side's leaving, or the cut.
-    let (Ok(()) | Err(_)) = forward_both(requests, server_reader, client_writer, &is_last).await;
+    let is_silent = tokio::select! {
+        // Whichever ends first ends both: an error here is one side's leaving, or the cut.
+        Ok(()) | Err(_) = forward_both(requests, server_reader, client_writer, &is_last) => false,
+        silenced = silence.changed() => silenced.is_ok(),
+    };
+    if is_silent {
+        std::future::pending::<()>().await;
+    }
+    drop(client_socket);
 }
 
 async fn forward_both(
@@ -49,7 +61,7 @@ async fn forward_both(
 }
 
 fn split_stream(stream: TcpStream) -> (SocketReader, SocketWriter) {
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = split(stream);
     (BufReader::new(reader), BufWriter::new(writer))
 }
 

@@ -1,5 +1,6 @@
 //! A TCP proxy in front of Postgres that cuts connections at the worst moment: when a statement that
-//! writes the ledger has been committed and its answer is on its way, or just before it is sent.
+//! writes the ledger has been committed and its answer is on its way, or just before it is sent. It can
+//! also fall silent, as after the failover of a host that vanished.
 
 mod connection;
 mod wire;
@@ -12,6 +13,7 @@ use anyhow::Result;
 use fastrand::Rng;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// How often connections are cut, of the statements that write the ledger.
@@ -23,6 +25,15 @@ pub struct CutRates {
     pub before: f64,
     /// Where the dice start.
     pub seed: u64,
+}
+
+impl CutRates {
+    /// Nothing is cut.
+    pub const NONE: Self = Self {
+        after: 0.0,
+        before: 0.0,
+        seed: 0,
+    };
 }
 
 /// When a connection is cut.
@@ -38,6 +49,7 @@ struct ProxyState {
     cuts: CutRates,
     cutting_stopped: AtomicBool,
     random: Mutex<Rng>,
+    silence: watch::Sender<()>,
     cuts_before: AtomicU64,
     cuts_after: AtomicU64,
 }
@@ -58,6 +70,7 @@ impl PostgresProxy {
             cuts,
             cutting_stopped: AtomicBool::new(false),
             random: Mutex::new(Rng::with_seed(cuts.seed)),
+            silence: watch::Sender::new(()),
             cuts_before: AtomicU64::new(0),
             cuts_after: AtomicU64::new(0),
         });
@@ -76,6 +89,12 @@ impl PostgresProxy {
     /// Cuts no more connections; those it serves go on.
     pub fn stop_cutting(&self) {
         self.shared.cutting_stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets the clients of all connections of now wait for ever. The server's sessions end; new connections
+    /// work.
+    pub fn silence_connections(&self) {
+        self.shared.silence.send_replace(());
     }
 
     /// How many connections were cut before a statement was forwarded, and how many after it was

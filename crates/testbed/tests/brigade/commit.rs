@@ -116,7 +116,7 @@ async fn cut_connections_lose_nothing() {
         .await;
         rig.query_number(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-             WHERE datname = current_database() AND application_name = 'bucket-brigade'",
+             WHERE datname = current_database() AND application_name = 'bucket-brigade consumer'",
         )
         .await;
     }

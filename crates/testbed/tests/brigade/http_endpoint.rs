@@ -8,13 +8,13 @@ use tokio::net::TcpStream;
 
 use crate::rig::{ExitedProcess, TestRig, stop_consumer, wait_for_exit, wait_until};
 
-/// An address nobody listens on yet.
+/// An address that is free.
 pub(crate) fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
-/// The whole answer to a GET; empty when nobody answers.
+/// The whole answer to a GET; empty when there is none.
 pub(crate) async fn http_get(address: &str, path: &str) -> String {
     let mut answer = String::new();
     if let Ok(mut stream) = TcpStream::connect(address).await {
@@ -109,9 +109,13 @@ async fn a_container_can_ask_for_the_health() {
     let rig = TestRig::new().await;
     let address = free_address();
     for program in ["feeder", "consumer"] {
-        let nobody = run_healthcheck(&rig, program, &address, &[]).await;
-        assert_eq!(nobody.code, Some(1));
-        assert!(nobody.log.contains("does not answer"), "{}", nobody.log);
+        let unanswered = run_healthcheck(&rig, program, &address, &[]).await;
+        assert_eq!(unanswered.code, Some(1));
+        assert!(
+            unanswered.log.contains("does not answer"),
+            "{}",
+            unanswered.log
+        );
         let nowhere = run_healthcheck(&rig, program, "-", &[]).await;
         assert_eq!(nowhere.code, Some(64));
         assert!(nowhere.log.contains("METRICS_ADDR"), "{}", nowhere.log);

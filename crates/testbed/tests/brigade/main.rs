@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod acknowledge;
+mod application_waits;
 mod bad_settings;
 mod bad_tables;
 mod browser;
@@ -28,9 +29,12 @@ mod plan;
 mod policies;
 mod prometheus;
 mod proof;
+mod refused_rows;
 mod rig;
+mod row_security;
 mod secrets;
 mod shutdown;
+mod silent_database;
 mod stack;
 mod status_cost;
 mod tls;

@@ -101,7 +101,7 @@ async fn dashboard_and_alerts_ask_for_what_is_served() {
     let asked = named(&(queries.join("\n") + &expressions));
     let unknown: Vec<_> = asked.difference(&all).collect();
     assert!(asked.len() > 12, "{asked:?}");
-    assert!(unknown.is_empty(), "nobody serves {unknown:?}");
+    assert!(unknown.is_empty(), "not served: {unknown:?}");
 }
 
 #[test]

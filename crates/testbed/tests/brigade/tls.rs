@@ -116,7 +116,7 @@ async fn assert_moves(rig: &TestRig, more: &[(&str, &str)]) {
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert!(rig.path_of(&id).await.unwrap().starts_with("avatar/"));
     let plain = "SELECT count(*) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
-        WHERE a.application_name = 'bucket-brigade' AND NOT s.ssl";
+        WHERE a.application_name LIKE 'bucket-brigade %' AND NOT s.ssl";
     let encrypted = plain.replace("NOT s.ssl", "s.ssl");
     assert_eq!(rig.query_number(plain).await, 0);
     assert!(rig.query_number(&encrypted).await > 0);

@@ -1,4 +1,4 @@
-//! What is carried by messages, and what is made of it when it comes from somebody else.
+//! What is carried by messages, and what is made of a foreign one.
 
 use std::sync::{Arc, Mutex};
 
@@ -95,7 +95,7 @@ async fn what_sampling_leaves_out_is_left_out_by_all() {
     let collector = TraceCollector::start().await;
     let bodies = RequestBodies::of(&rig);
     rig.add_images(3).await;
-    // The feeder decides; the consumer, told nothing, follows.
+    // The feeder decides; the consumer, without a setting, follows.
     let consumer = rig.spawn_consumer(&trace_settings(&collector));
     let none = [
         trace_settings(&collector)[0],
@@ -218,7 +218,7 @@ async fn a_foreign_trace_is_continued_and_nothing_more() {
         (FOREIGN_TRACE, FOREIGN_SPAN)
     );
 
-    // With traces off, nobody even looks.
+    // With traces off, it is not even asked for.
     feed_with_attribute(&rig, string_attribute("String", "x")).await;
     let consumer = rig.spawn_consumer(&[]);
     rig.wait_until_drained().await;

@@ -1,0 +1,146 @@
+//! What each connection asks of the server, by what it is for.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{Connection as _, PgConnection};
+use tokio::time::timeout;
+
+use super::errors::{is_unavailable, refuses_settings};
+use super::{LedgerError, TableAccess};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whose connections these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionPurpose {
+    /// The feeder's.
+    Feeder,
+    /// A consumer's.
+    Consumer,
+    /// An operator's command's, with its name.
+    Command(String),
+}
+
+/// A session setting and its value.
+type ServerSetting = (&'static str, &'static str);
+
+/// The server notices within seconds that its client is gone: `client_connection_check_interval` ends the
+/// statement of a killed one, keepalives find out a host that vanished, and with the session go its locks.
+const COMMON_SETTINGS: [ServerSetting; 4] = [
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+];
+
+/// Known since Postgres 14, and only where the system can tell.
+const CHECK_CLIENT: ServerSetting = ("client_connection_check_interval", "2s");
+
+impl ConnectionPurpose {
+    /// What `pg_stat_activity` shows.
+    fn application_name(&self) -> String {
+        let of = match self {
+            Self::Feeder => "feeder",
+            Self::Consumer => "consumer",
+            Self::Command(name) => name,
+        };
+        format!("bucket-brigade {of}")
+    }
+
+    fn settings(&self, access: TableAccess) -> Vec<ServerSetting> {
+        // At most `deadlock_timeout`, and we waited first: in a deadlock with us the application goes on.
+        let lock_timeout = match access {
+            TableAccess::Update => "1s",
+            TableAccess::Read => "5s",
+        };
+        // Less than the consumer's own. Others read the whole table now and then, whatever the role's default.
+        let statement_timeout = match self {
+            Self::Consumer => "28s",
+            Self::Feeder | Self::Command(_) => "0",
+        };
+        let mut settings = COMMON_SETTINGS.to_vec();
+        settings.push(("lock_timeout", lock_timeout));
+        settings.push(("statement_timeout", statement_timeout));
+        settings
+    }
+}
+
+/// Connects once outside the pool, which would retry in silence and then only say that time ran out, and
+/// has the pool's connections ask for what this one was granted.
+///
+/// As startup options: a SET after connecting would stay, behind a pooler in transaction mode, with a session
+/// of the server that serves the application next.
+pub(super) async fn prepare_pool(
+    pool: &PgPool,
+    purpose: &ConnectionPurpose,
+    access: TableAccess,
+) -> Result<(), LedgerError> {
+    let name = purpose.application_name();
+    let options = PgConnectOptions::clone(&pool.connect_options());
+    if options.get_application_name() == Some(&*name) {
+        let answer = connect_once(&options).await;
+        return answer.map_err(|error| connect_error(&options, &error));
+    }
+    let plain = options.application_name(&name);
+    let limited = plain.clone().options(purpose.settings(access));
+    for options in [limited.clone().options([CHECK_CLIENT]), limited] {
+        match connect_once(&options).await {
+            Err(error) if refuses_settings(&error) => tracing::debug!(%error, "settings refused"),
+            answer => {
+                answer.map_err(|error| connect_error(&options, &error))?;
+                pool.set_connect_options(options);
+                return Ok(());
+            }
+        }
+    }
+    connect_once(&plain)
+        .await
+        .map_err(|error| connect_error(&plain, &error))?;
+    tracing::warn!(
+        "the database, or a pooler before it, takes no settings with a connection: lock_timeout and others are those of the role (ALTER ROLE … SET lock_timeout = '1s')"
+    );
+    pool.set_connect_options(plain);
+    Ok(())
+}
+
+async fn connect_once(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    let connect = timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options));
+    match connect.await {
+        Ok(connection) => connection?.close().await,
+        Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("no answer within {CONNECT_TIMEOUT:?}"),
+        ))),
+    }
+}
+
+fn connect_error(options: &PgConnectOptions, error: &sqlx::Error) -> LedgerError {
+    let (host, port) = (options.get_host(), options.get_port());
+    let why = format!("{host}:{port}: {}", describe_connect_error(error));
+    if is_unavailable(error) {
+        LedgerError::Unreachable(why)
+    } else {
+        LedgerError::LoginRefused(why)
+    }
+}
+
+/// Why no connection came about, and what to do where TLS is the reason. sqlx tells a failed handshake
+/// as an I/O error.
+fn describe_connect_error(error: &sqlx::Error) -> String {
+    let why = crate::aws::error_chain(error);
+    match error {
+        sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {
+            return format!(
+                "{why} (the certificates of sslrootcert (PGSSLROOTCERT), or the server's socket)"
+            );
+        }
+        sqlx::Error::Tls(_) => {}
+        _ if why.contains("certificate") => {}
+        _ => return why,
+    }
+    format!(
+        "{why}. Nothing was sent in plain. sslmode (PGSSLMODE) require and above need a server with TLS, verify-ca and \
+         verify-full a certificate signed by one of sslrootcert (PGSSLROOTCERT), verify-full the host's name in it"
+    )
+}

@@ -1,0 +1,70 @@
+//! Row level security: what a role does not see, nobody may act upon.
+
+use crate::rig::{ExitedProcess, TestRig};
+
+/// A database whose owner of the ledger sees one of two rows of `table`, and the URL that logs it in.
+async fn hide_rows(rig: &TestRig, table: &str) -> String {
+    let role = format!("tenant_{:x}", fastrand::u64(..));
+    rig.execute_sql(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'poor';
+         GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role};
+         CREATE SCHEMA IF NOT EXISTS bucket_brigade;
+         GRANT ALL ON SCHEMA bucket_brigade TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA bucket_brigade TO {role};
+         ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY tenant ON {table} USING (id % 2 = 1)"
+    ))
+    .await;
+    let (_, rest) = rig.application.database_url.split_once('@').unwrap();
+    format!("postgres://{role}:poor@{rest}")
+}
+
+fn expect_refusal(ended: &ExitedProcess) {
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    assert!(ended.log.contains("row level security"), "{}", ended.log);
+    assert!(ended.log.contains("BYPASSRLS;"), "{}", ended.log);
+}
+
+#[tokio::test]
+async fn hidden_rows_are_refused_by_every_program() {
+    let rig = TestRig::new().await;
+    rig.add_images(2).await;
+    rig.open_run().await;
+    let url = hide_rows(&rig, "images").await;
+    for program in ["feeder", "consumer"] {
+        expect_refusal(&rig.run_program(program, &[("DATABASE_URL", &url)]).await);
+    }
+    let commands: [&[&str]; 4] = [
+        &["status"],
+        &["verify"],
+        &["rollback", "--all"],
+        &["clean", "--older-than", "0s"],
+    ];
+    for arguments in commands {
+        let mut process = rig.spawn("feeder", &[("DATABASE_URL", &url)], arguments);
+        expect_refusal(&crate::rig::wait_for_exit(&mut process).await);
+    }
+}
+
+#[tokio::test]
+async fn hidden_rows_of_another_runs_table_keep_objects() {
+    let rig = TestRig::new().await;
+    rig.execute_sql("CREATE TABLE avatars (id bigint PRIMARY KEY, path text)")
+        .await;
+    let ledger = rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.run (images_table, id_column, path_column, old_prefix, new_prefix,
+            source_bucket, source_key_prefix, destination_bucket, destination_key_prefix)
+         SELECT '\"public\".\"avatars\"', id_column, path_column, old_prefix, new_prefix, source_bucket,
+            source_key_prefix, destination_bucket, destination_key_prefix FROM bucket_brigade.run",
+    )
+    .await;
+    assert_eq!(ledger.path_references("images-old").await.unwrap().len(), 2);
+    let url = hide_rows(&rig, "avatars").await;
+    let pool = bucket_brigade_common::ledger::create_pool(url.parse().unwrap(), 2);
+    let spec = rig.run_spec();
+    let found =
+        bucket_brigade_common::ledger::PostgresLedger::find_run(pool, &spec, "tenant").await;
+    let refused = found.unwrap().unwrap().path_references("images-old").await;
+    assert_eq!(refused.unwrap_err().exit_code(), 77);
+}
