@@ -1,6 +1,6 @@
 //! Progress for people: a bar with rate and ETA on a terminal, a log line every few seconds elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use bucket_brigade_common::http_endpoints::{
 };
 use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
 use bucket_brigade_common::worker_state::WorkerState;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use bucket_brigade_operator::progress_bar::stderr_bar;
+use indicatif::ProgressBar;
 use tokio::time::{Instant, interval};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -156,13 +157,7 @@ impl ProcessStatus for FeederProgress {
 impl ProgressDisplay {
     /// A bar on a terminal, log lines elsewhere.
     pub fn on_stderr() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
-        });
-        Self(bar)
+        Self(stderr_bar("{wide_bar} {pos}/{len} {msg}", None))
     }
 
     /// A writer for logs that does not tear the bar.

@@ -29,7 +29,6 @@ pub struct QueueDescription {
 /// How dead letters came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedriveOutcome {
-    /// There are none.
     Empty,
     /// SQS moves about so many by itself, 500 a second at most.
     Started(u64),
@@ -50,18 +49,12 @@ const RESEND_VISIBILITY: Duration = Duration::from_secs(30);
 
 impl SqsQueue {
     /// What the queue was given, and what is in it.
-    ///
-    /// # Errors
-    /// [`QueueError`]
     pub async fn describe_queue(&self) -> Result<QueueDescription, QueueError> {
         read_description(&self.client, &self.url).await
     }
 
     /// Its dead-letter queue; none without a redrive policy. It is in the same account and region, as
     /// SQS demands.
-    ///
-    /// # Errors
-    /// [`QueueError`]
     pub async fn dead_letter_queue(&self) -> Result<Option<DeadLetterQueue>, QueueError> {
         Ok(self.dead_letter_queue_of(&self.describe_queue().await?))
     }
@@ -91,9 +84,6 @@ pub struct DeadLetterQueue {
 
 impl DeadLetterQueue {
     /// What it was given, and what is in it.
-    ///
-    /// # Errors
-    /// [`QueueError`]
     pub async fn describe_queue(&self) -> Result<QueueDescription, QueueError> {
         self.dead_letters.describe_queue().await
     }

@@ -21,6 +21,7 @@ pub mod preflight;
 pub mod queue;
 pub mod row_id;
 pub mod s3;
+pub mod sample;
 pub mod settings;
 pub mod sql;
 pub mod sqs;

@@ -16,7 +16,6 @@ pub const MAX_DELETE_OBJECTS: usize = 1000;
 pub enum BucketSide {
     /// Where the images were.
     Source,
-    /// Where they go.
     Destination,
 }
 
@@ -25,7 +24,6 @@ pub enum BucketSide {
 pub struct ObjectStat {
     /// Its ETag, without quotes.
     pub etag: String,
-    /// Its size in bytes.
     pub size_bytes: i64,
     /// When it was last written, in seconds since 1970: HTTP's dates know no fractions.
     pub modified_seconds: i64,
@@ -37,7 +35,6 @@ pub struct ObjectStat {
 /// An object that is to go, if it is still the one that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeleteTarget {
-    /// Its key.
     pub key: String,
     /// The ETag it must have.
     pub etag: String,
@@ -67,28 +64,6 @@ pub enum BucketVersioning {
     Enabled,
     /// Not any more: earlier versions stay, the one without a version is gone.
     Suspended,
-}
-
-/// Looks at objects.
-#[async_trait]
-pub trait ObjectInspector: Send + Sync {
-    /// Looks at one object; none when there is no such object.
-    async fn stat_object(
-        &self,
-        side: BucketSide,
-        key: &str,
-    ) -> Result<Option<ObjectStat>, StoreError>;
-}
-
-/// Replaces copies of ours by newer ones.
-#[async_trait]
-pub trait ObjectReplacer: Send + Sync {
-    /// Copies the source once more over our copy, only while that still has the ETag `ours`.
-    ///
-    /// # Errors
-    /// [`StoreError::DestinationExists`] when what stands there is another object by now.
-    async fn replace_copy(&self, route: &MoveRoute, ours: &str)
-    -> Result<CopiedObject, StoreError>;
 }
 
 /// Removes objects, and brings one back.

@@ -70,6 +70,13 @@ impl WorkerState {
     }
 }
 
+/// As the ledger has it, where a process of another version may have written.
+impl From<String> for WorkerState {
+    fn from(text: String) -> Self {
+        text.parse().unwrap_or(Self::Unknown)
+    }
+}
+
 impl FromStr for WorkerState {
     type Err = UnknownState;
 

@@ -103,9 +103,6 @@ impl CommandContext {
     }
 
     /// The same for a command that works in parallel, on a pool of `connections`.
-    ///
-    /// # Errors
-    /// As [`Self::ledger`].
     pub async fn open_ledger_with_pool(
         &self,
         access: TableAccess,
@@ -139,8 +136,8 @@ impl CommandContext {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn print_output(&self, answer: &(impl Display + Serialize)) -> anyhow::Result<()> {
-        self.format.print(answer)
+    pub fn print_output(&self, output: &(impl Display + Serialize)) -> anyhow::Result<()> {
+        self.format.print(output)
     }
 }
 

@@ -3,13 +3,36 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{CodeCount, FailedRow, TableAccess};
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::settings::{SettingsProblems, integer_between};
 use serde::Serialize;
 
 use crate::context::CommonArgs;
+use crate::status::{CodeCount, failure_counts};
 
-/// Its flags and settings.
+/// `$1` run, `$2` code or null for all, `$3` how many. In the order of the table's own key, which is that
+/// of the ids as text.
+const SELECT_FAILURES: &str = r#"SELECT row_id, path, code, message, permanent, attempts,
+        to_char(last_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS last_failed_at
+    FROM bucket_brigade.failures
+    WHERE run_id = $1 AND ($2::text IS NULL OR code = $2) ORDER BY row_id LIMIT $3"#;
+
+/// A row that could not be moved.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+struct FailedRow {
+    row_id: String,
+    /// The path it was fed with.
+    path: String,
+    code: String,
+    message: String,
+    permanent: bool,
+    attempts: i64,
+    /// In UTC.
+    #[serde(rename = "last_seen")]
+    last_failed_at: String,
+}
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  feeder failures --code NoSuchKey\n\nExit codes: 0 there are none; 1 unexpected error; 2 there are some; 64 wrong settings, or no such\nrun; 69 the database cannot be reached; 77 a right is missing."
@@ -54,7 +77,7 @@ impl fmt::Display for FailuresOutput {
             write!(
                 f,
                 "\n\n{}  {}\n    {} ({hope}; attempts: {}, last {}): {}",
-                row.row_id, row.path, row.code, row.attempts, row.last_seen, row.message
+                row.row_id, row.path, row.code, row.attempts, row.last_failed_at, row.message
             )?;
         }
         if self.not_listed > 0 {
@@ -70,8 +93,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let context = args.common.into_context(problems)?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let code = args.code.as_deref();
-    let failures = ledger.failed_rows(code, limit).await?;
-    let mut codes = ledger.failure_counts().await?;
+    let failures = failed_rows(&ledger, code, limit).await?;
+    let mut codes = failure_counts(&ledger).await?;
     codes.retain(|one| code.is_none_or(|code| one.code == code));
     let all: u64 = codes.iter().map(|one| one.rows).sum();
     let listed = u64::try_from(failures.len()).unwrap_or(u64::MAX);
@@ -87,4 +110,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     } else {
         exit::ROWS_FAILED
     })
+}
+
+/// The first `most` failures, of one code or all.
+async fn failed_rows(
+    ledger: &PostgresLedger,
+    code: Option<&str>,
+    most: u32,
+) -> Result<Vec<FailedRow>, StatementError> {
+    let query = sqlx::query_as(SELECT_FAILURES).bind(ledger.run_id());
+    let query = query.bind(code).bind(i64::from(most));
+    with_timeout(query.fetch_all(ledger.pool())).await
 }

@@ -1,5 +1,5 @@
-//! What an operator asks and tells: one file per command. Each answers on standard output, as text or
-//! with `--json` as one JSON object; logs go to standard error.
+//! The operator's commands, one file or folder each, with their ledger queries; and the live page. A command
+//! prints to standard output, as text or with `--json` as one JSON object; logs go to standard error.
 
 pub mod clean;
 pub mod context;
@@ -8,15 +8,17 @@ pub mod failures;
 pub mod limit;
 mod list_writer;
 mod locks;
+mod moved_row;
 pub mod output;
 pub mod pause;
 pub mod plan;
-mod progress_bar;
+pub mod progress_bar;
 pub mod report;
 pub mod resume;
 pub mod retry;
 mod retrying_store;
 pub mod rollback;
+mod statements;
 pub mod status;
 pub mod verify;
 

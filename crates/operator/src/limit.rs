@@ -3,16 +3,32 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{RequestedLimits, TableAccess};
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::settings::{SettingsProblems, integer_between};
 use serde::Serialize;
 
 use crate::context::CommonArgs;
 
 /// Copies in flight that can be asked for at most.
-pub(crate) const MAX_COPIES_IN_FLIGHT: u32 = 1_000_000;
+pub(crate) const MAX_COPIES_IN_FLIGHT: i32 = 1_000_000;
 
-/// Its flags and settings.
+const UPDATE_LIMITS: &str = "UPDATE bucket_brigade.run
+    SET rate_limit = CASE WHEN $2 THEN NULL ELSE coalesce($3, rate_limit) END,
+        concurrency_limit = CASE WHEN $2 THEN NULL ELSE coalesce($4, concurrency_limit) END
+    WHERE id = $1 RETURNING rate_limit, concurrency_limit";
+
+/// How much the whole fleet may do at most; none for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, sqlx::FromRow)]
+pub(crate) struct RequestedLimits {
+    /// Rows per second.
+    #[sqlx(rename = "rate_limit")]
+    pub(crate) rate: Option<f64>,
+    /// Copies in flight.
+    #[sqlx(rename = "concurrency_limit")]
+    pub(crate) concurrency: Option<i32>,
+}
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  feeder limit --rate 500\n  feeder limit --concurrency 200\n  feeder limit none\n\nExit codes: 0 the limits stand; 1 unexpected error; 64 wrong settings, or no such run; 69 the\ndatabase cannot be reached; 77 a right is missing."
@@ -65,12 +81,32 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     };
     let context = args.common.into_context(problems)?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
-    let limits = ledger.set_limits(args.lift.is_some(), asked).await?;
+    let limits = set_limits(&ledger, args.lift.is_some(), asked).await?;
     context.print_output(&LimitOutput {
         run: ledger.run_id(),
         limits,
     })?;
     Ok(exit::DONE)
+}
+
+/// Sets the limits that are given, or ends both with `lift`. Returns those that hold.
+pub(crate) async fn set_limits(
+    ledger: &PostgresLedger,
+    lift: bool,
+    limits: RequestedLimits,
+) -> Result<RequestedLimits, StatementError> {
+    let query = sqlx::query_as(UPDATE_LIMITS).bind(ledger.run_id());
+    let query = query.bind(lift).bind(limits.rate).bind(limits.concurrency);
+    with_timeout(query.fetch_one(ledger.pool())).await
+}
+
+/// For people; none where there are no limits.
+pub(crate) fn format_limits(limits: RequestedLimits) -> Option<String> {
+    let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
+    let concurrency = limits.concurrency;
+    let concurrency = concurrency.map(|most| format!("{most} copies in flight"));
+    let words: Vec<String> = [rate, concurrency].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

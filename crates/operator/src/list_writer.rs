@@ -1,4 +1,4 @@
-//! An answer that is a list, possibly a long one, and a summary: its items are written as they come, so that
+//! An output that is a list, possibly a long one, and a summary: its items are written as they come, so that
 //! memory does not grow with them.
 
 use std::fmt::Display;
@@ -31,7 +31,7 @@ impl ListWriter<std::io::Stdout> {
 
 impl<W: Write> ListWriter<W> {
     fn begin_on_writer(out: W, format: OutputFormat, name: &str) -> anyhow::Result<Self> {
-        let mut listing = Self {
+        let mut list = Self {
             format,
             out,
             items: 0,
@@ -39,9 +39,9 @@ impl<W: Write> ListWriter<W> {
         };
         if format == OutputFormat::Json {
             let name = serde_json::to_string(name)?;
-            listing.write(&format!("{{{name}:["))?;
+            list.write(&format!("{{{name}:["))?;
         }
-        Ok(listing)
+        Ok(list)
     }
 
     /// Adds one item.
@@ -117,11 +117,11 @@ mod tests {
 
     fn written(format: OutputFormat, items: &[&'static str]) -> String {
         let mut out = Vec::new();
-        let mut listing = ListWriter::begin_on_writer(&mut out, format, "items").unwrap();
+        let mut list = ListWriter::begin_on_writer(&mut out, format, "items").unwrap();
         for item in items {
-            listing.write_item(&Item(item)).unwrap();
+            list.write_item(&Item(item)).unwrap();
         }
-        listing.write_summary(&Summary { count: 2 }).unwrap();
+        list.write_summary(&Summary { count: 2 }).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -1,4 +1,4 @@
-//! A command's answer: the one thing it writes to standard output.
+//! A command's output: the one thing it writes to standard output.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -6,29 +6,27 @@ use std::io::{ErrorKind, Write};
 use anyhow::Context;
 use serde::Serialize;
 
-/// How to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// For people.
     Text,
     /// One JSON object on one line, for machines.
     Json,
 }
 
 impl OutputFormat {
-    /// Writes an answer. A reader that has gone away, as `head` does, is no error.
+    /// A reader that has gone away, as `head` does, is no error.
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn print(self, answer: &(impl Display + Serialize)) -> anyhow::Result<()> {
+    pub fn print(self, output: &(impl Display + Serialize)) -> anyhow::Result<()> {
         let text = match self {
-            Self::Text => answer.to_string(),
-            Self::Json => serde_json::to_string(answer).context("an answer as JSON")?,
+            Self::Text => output.to_string(),
+            Self::Json => serde_json::to_string(output).context("the output as JSON")?,
         };
         let mut out = std::io::stdout().lock();
         match writeln!(out, "{text}").and_then(|()| out.flush()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                Err(error).context("writing the answer to standard output")
+                Err(error).context("writing to standard output")
             }
             _ => Ok(()),
         }

@@ -3,13 +3,18 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 
 use crate::context::CommonArgs;
 
-/// Its flags and settings.
+const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
+    SET paused = true, paused_by = $2, pause_reason = $3,
+        paused_at = CASE WHEN paused THEN coalesce(paused_at, now()) ELSE now() END
+    WHERE id = $1";
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  feeder pause --reason 'release 4.2 goes out'\n\nExit codes: 0 paused; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot be reached; 77 a right is missing."
@@ -51,7 +56,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let context = args.common.into_context(SettingsProblems::default())?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let by = args.by.unwrap_or_else(default_operator_name);
-    ledger.pause(&by, args.reason.as_deref()).await?;
+    pause_run(&ledger, &by, args.reason.as_deref()).await?;
     context.print_output(&PauseOutput {
         run: ledger.run_id(),
         paused: true,
@@ -61,7 +66,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     Ok(exit::DONE)
 }
 
-/// Whoever is logged in, as far as the environment tells.
+/// Pauses the fleet. `by` and `reason` are what `status` prints. Pausing twice changes only these.
+pub(crate) async fn pause_run(
+    ledger: &PostgresLedger,
+    by: &str,
+    reason: Option<&str>,
+) -> Result<(), StatementError> {
+    let query = sqlx::query(PAUSE_RUN).bind(ledger.run_id());
+    let query = query.bind(by).bind(reason);
+    with_timeout(query.execute(ledger.pool())).await.map(drop)
+}
+
+/// The user who is logged in, as far as the environment says.
 fn default_operator_name() -> String {
     let of = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     let user = of("USER")

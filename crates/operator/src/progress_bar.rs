@@ -8,8 +8,19 @@ use tokio::time::Instant;
 
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Shows how many of how many.
-pub(super) struct ProgressReporter {
+/// A bar on standard error; none where that is no terminal.
+pub fn stderr_bar(template: &str, total: Option<u64>) -> Option<ProgressBar> {
+    if !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(template);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    Some(bar)
+}
+
+/// Shows how many of how many, until it is dropped.
+pub(crate) struct ProgressReporter {
     label: &'static str,
     bar: Option<ProgressBar>,
     done: u64,
@@ -18,27 +29,19 @@ pub(super) struct ProgressReporter {
 }
 
 impl ProgressReporter {
-    /// Begins at nothing of `total`, an estimate.
-    pub(super) fn new(what: &'static str, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style =
-                ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec:.0} ETA {eta}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_message(what);
-            bar
-        });
+    /// `total` is an estimate.
+    pub(crate) fn new(label: &'static str, total: u64) -> Self {
+        let template = "{msg} {wide_bar} {pos}/{len} {per_sec:.0} ETA {eta}";
         Self {
-            label: what,
-            bar,
+            label,
+            bar: stderr_bar(template, Some(total)).map(|bar| bar.with_message(label)),
             done: 0,
             total,
             logged_at: Instant::now(),
         }
     }
 
-    /// So many more are done.
-    pub(super) fn advance_by(&mut self, count: usize) {
+    pub(crate) fn advance_by(&mut self, count: usize) {
         self.done += u64::try_from(count).unwrap_or(0);
         self.total = self.total.max(self.done);
         if let Some(bar) = &self.bar {
@@ -49,10 +52,11 @@ impl ProgressReporter {
             tracing::info!(done = self.done, of = self.total, "{}", self.label);
         }
     }
+}
 
-    /// Takes the bar away.
-    pub(super) fn clear(self) {
-        if let Some(bar) = self.bar {
+impl Drop for ProgressReporter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

@@ -4,13 +4,29 @@ use std::fmt;
 
 use bucket_brigade_common::dead_letter::RedriveOutcome;
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 
 use crate::context::{CommandContext, CommonArgs};
+use crate::status::live_workers;
 
-/// Its flags and settings.
+/// `$1` run, `$2` code or null for all. A row without a failure is fed by the next sweep.
+const DELETE_FAILURES: &str = "WITH gone AS (
+    DELETE FROM bucket_brigade.failures
+     WHERE run_id = $1 AND ($2::text IS NULL OR code = $2) RETURNING 1
+), counted AS (
+    INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed)
+    SELECT $1, 'operator', -(SELECT count(*) FROM gone)
+    ON CONFLICT (run_id, worker) DO UPDATE SET
+        failed = c.failed + excluded.failed, seen_at = now()
+), reopened AS (
+    UPDATE bucket_brigade.run SET finished_at = NULL
+     WHERE id = $1 AND EXISTS (SELECT 1 FROM gone)
+)
+SELECT count(*) FROM gone";
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  feeder retry --code NoSuchKey\n\nExit codes: 0 done; 1 unexpected error; 64 wrong settings, or no such run; 69 the database or the\nqueue cannot be reached; 77 a right is missing."
@@ -28,7 +44,7 @@ pub struct Args {
 struct RetryOutput {
     run: i64,
     /// Rows taken off the record of failures.
-    rows: u64,
+    rows: i64,
     /// Dead letters on their way back.
     dead_letters: u64,
     /// `none`, `started`, `by hand`, or `not asked for`.
@@ -71,7 +87,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let ledger = context.open_ledger(TableAccess::Read).await?;
     // The record first: a dead letter that comes back while its row counts as failed for good would only
     // die again.
-    let rows = ledger.retry_failures(args.code.as_deref()).await?;
+    let rows = delete_failures(&ledger, args.code.as_deref()).await?;
     let redrive = match args.code {
         Some(_) => None,
         None => Some(redrive_dead_letters(&context).await?),
@@ -82,7 +98,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         Some(RedriveOutcome::Started(count)) => ("started", count),
         Some(RedriveOutcome::Resent(count)) => ("by hand", count),
     };
-    let workers = ledger.live_workers().await?;
+    let workers = live_workers(&ledger).await?;
     context.print_output(&RetryOutput {
         run: ledger.run_id(),
         rows,
@@ -91,6 +107,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         feeder_is_alive: workers.iter().any(|worker| worker.role == "feeder"),
     })?;
     Ok(exit::DONE)
+}
+
+/// Takes failures off the record, of one code or all, so that their rows are fed again. Returns how many.
+async fn delete_failures(
+    ledger: &PostgresLedger,
+    code: Option<&str>,
+) -> Result<i64, StatementError> {
+    let query = sqlx::query_scalar(DELETE_FAILURES).bind(ledger.run_id());
+    with_timeout(query.bind(code).fetch_one(ledger.pool())).await
 }
 
 async fn redrive_dead_letters(context: &CommandContext) -> anyhow::Result<RedriveOutcome> {

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::context::CommandContext;
 
-/// Objects looked at at a time: far below what S3 grants to one prefix, and enough to hide its latency.
+/// Objects read at a time: far below what S3 grants to one prefix, and enough to hide its latency.
 pub(super) const MAX_REQUESTS_IN_FLIGHT: usize = 64;
 
 /// Tries before the service counts as out of reach: about half a minute.
@@ -22,8 +22,8 @@ const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(5),
 };
 
-/// The two buckets, checked. Conditions are always set: a store that ignores them has the look before each
-/// write to rely on.
+/// The two buckets, checked. Conditions are always set: where a store ignores them, the HEAD before each
+/// write is what guards.
 ///
 /// # Errors
 /// A bucket that is not there, or not ours to look into.
@@ -80,31 +80,31 @@ pub(super) async fn remove_with_retries(
     side: BucketSide,
     objects: &[DeleteTarget],
 ) -> Result<Vec<DeleteOutcome>, StoreError> {
-    let mut fates =
+    let mut outcomes =
         retry_object_request(async || store.delete_objects(side, objects).await).await?;
     for tries in 1..MAX_ATTEMPTS {
-        let busy = fates
+        let busy = outcomes
             .iter()
             .enumerate()
-            .filter(|(_, fate)| is_transient(fate));
+            .filter(|(_, outcome)| is_transient(outcome));
         let busy: Vec<usize> = busy.map(|(index, _)| index).collect();
         if busy.is_empty() {
             break;
         }
         sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
         let again: Vec<DeleteTarget> = busy.iter().map(|index| objects[*index].clone()).collect();
-        let answers =
+        let results =
             retry_object_request(async || store.delete_objects(side, &again).await).await?;
-        for (index, fate) in busy.into_iter().zip(answers) {
-            fates[index] = fate;
+        for (index, outcome) in busy.into_iter().zip(results) {
+            outcomes[index] = outcome;
         }
     }
-    Ok(fates)
+    Ok(outcomes)
 }
 
-fn is_transient(fate: &DeleteOutcome) -> bool {
+fn is_transient(outcome: &DeleteOutcome) -> bool {
     matches!(
-        fate,
+        outcome,
         DeleteOutcome::Refused(StoreError::Throttled { .. } | StoreError::Transient { .. })
     )
 }
@@ -151,13 +151,13 @@ mod tests {
             if asked.len() == 1 {
                 return Err(throttled());
             }
-            let fate = |(number, object): (usize, &DeleteTarget)| match number {
+            let outcome = |(number, object): (usize, &DeleteTarget)| match number {
                 0 => DeleteOutcome::Deleted {
                     delete_marker: Some(object.key.clone()),
                 },
                 _ => DeleteOutcome::Refused(throttled()),
             };
-            Ok(objects.iter().enumerate().map(fate).collect())
+            Ok(objects.iter().enumerate().map(outcome).collect())
         }
 
         async fn restore_object(
@@ -171,18 +171,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_what_s3_was_too_busy_for_is_asked_again() {
-        let doomed = |key: &str| DeleteTarget {
+        let target = |key: &str| DeleteTarget {
             key: key.into(),
             etag: "e".into(),
         };
-        let objects = ["a", "b", "c"].map(doomed);
+        let objects = ["a", "b", "c"].map(target);
         let store = Busy::default();
-        let fates = remove_with_retries(&store, BucketSide::Source, &objects)
+        let outcomes = remove_with_retries(&store, BucketSide::Source, &objects)
             .await
             .unwrap();
-        for (fate, object) in fates.iter().zip(&objects) {
-            let is_its_own = matches!(fate, DeleteOutcome::Deleted { delete_marker: Some(key) } if *key == object.key);
-            assert!(is_its_own, "{fate:?}");
+        for (outcome, object) in outcomes.iter().zip(&objects) {
+            let is_its_own = matches!(outcome, DeleteOutcome::Deleted { delete_marker: Some(key) } if *key == object.key);
+            assert!(is_its_own, "{outcome:?}");
         }
         assert_eq!(*store.0.lock().unwrap(), [3, 3, 2, 1]);
     }

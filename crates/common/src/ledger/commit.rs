@@ -83,7 +83,7 @@ const PATH_REWRITTEN: &str = "PathRewritten";
 
 /// A column of RETURNING that fails the statement when the path as stored is not the one asked for: a cast
 /// that cannot be made is the only error that SQL raises without a function.
-pub(super) fn stored_path_check(path: &str, wanted: &str) -> String {
+pub fn stored_path_check(path: &str, wanted: &str) -> String {
     format!(
         r#"CASE WHEN t.{path}::text COLLATE "C" IS DISTINCT FROM {wanted} THEN
             (concat('{PATH_REWRITTEN} to ', t.{path}::text, ' instead of ', {wanted}))::integer END"#
@@ -91,7 +91,7 @@ pub(super) fn stored_path_check(path: &str, wanted: &str) -> String {
 }
 
 /// Sorts the error of a statement that sets paths.
-pub(super) fn path_update_error(error: &sqlx::Error) -> StatementError {
+pub fn path_update_error(error: &sqlx::Error) -> StatementError {
     match statement_error(error) {
         StatementError::Rejected { code, message }
             if code == "22P02" && message.contains(PATH_REWRITTEN) =>

@@ -41,9 +41,6 @@ SELECT count(*) FROM gone";
 impl PostgresLedger {
     /// Folds the counters of processes that have not been heard of for `silent` into one row. Returns how
     /// many rows went. Safe at any moment, from any number of processes at once.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
     pub async fn fold_counters(&self, silent: Duration) -> Result<u64, StatementError> {
         let query = sqlx::query_as(FOLD_COUNTERS).bind(self.run_id);
         let query = query.bind(silent.as_secs_f64());

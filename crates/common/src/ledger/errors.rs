@@ -17,7 +17,6 @@ pub enum LedgerError {
     /// The server answers, and lets us not in: the password, the database's name, TLS.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     LoginRefused(String),
-    /// No such table.
     #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
     NoSuchTable {
         /// The table as the setting names it.
@@ -28,19 +27,15 @@ pub enum LedgerError {
     /// A view, a sequence, a foreign table.
     #[error("IMAGES_TABLE: '{table}' is {kind}, not a table")]
     NotATable {
-        /// The relation.
         table: String,
         /// What it is instead.
         kind: String,
     },
-    /// No such column.
     #[error("{setting}: table '{table}' has no column '{column}' (it has {columns})")]
     NoSuchColumn {
         /// The setting that names the column.
         setting: &'static str,
-        /// The table.
         table: String,
-        /// The missing column.
         column: String,
         /// The columns it has.
         columns: String,
@@ -49,42 +44,24 @@ pub enum LedgerError {
     #[error(
         "ID_COLUMN: '{column}' of table '{table}' does not identify a row: it needs a primary key or a unique index on this column alone (composite keys are not supported)"
     )]
-    IdNotUnique {
-        /// The table.
-        table: String,
-        /// The column.
-        column: String,
-    },
+    IdNotUnique { table: String, column: String },
     /// Rows without an id would never be found.
     #[error("ID_COLUMN: '{column}' of table '{table}' may be null: it must be declared NOT NULL")]
-    IdNullable {
-        /// The table.
-        table: String,
-        /// The column.
-        column: String,
-    },
+    IdNullable { table: String, column: String },
     /// Not one of the supported types.
     #[error("{setting}: '{column}' of table '{table}' is of type {found}, supported: {supported}")]
     UnsupportedType {
         /// The setting that names the column.
         setting: &'static str,
-        /// The table.
         table: String,
-        /// The column.
         column: String,
-        /// Its type.
         found: String,
         /// What it may be.
         supported: &'static str,
     },
     /// A generated column cannot be set.
     #[error("PATH_COLUMN: '{column}' of table '{table}' is a generated column and cannot be set")]
-    PathGenerated {
-        /// The table.
-        table: String,
-        /// The column.
-        column: String,
-    },
+    PathGenerated { table: String, column: String },
     /// A right is missing; the statement grants it.
     #[error(
         "the database user '{user}' may not {what}. Have a database administrator run:\n\n{sql}\n"
@@ -94,7 +71,6 @@ pub enum LedgerError {
         user: String,
         /// What it may not do.
         what: String,
-        /// What grants it.
         sql: String,
     },
     /// Session locks do not stay with the session.
@@ -194,7 +170,7 @@ const STATEMENT_CLASSES: [&str; 6] = ["0A", "25", "26", "3F", "42", "55"];
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Sorts by SQLSTATE: what is not about the server may be about one row of the batch.
-pub(super) fn statement_error(error: &sqlx::Error) -> StatementError {
+pub fn statement_error(error: &sqlx::Error) -> StatementError {
     match sqlstate_of(error) {
         Some(code) if is_about_rows(&code, context_of(error)) => StatementError::Rejected {
             code,
@@ -213,7 +189,7 @@ fn is_about_rows(code: &str, context: Option<&str>) -> bool {
 
 /// Whether `lock_timeout` ended a wait for a row or an index entry of the application's. Without a context
 /// it was the table itself; the counters are ours, and two of our statements may meet there.
-pub(super) fn is_row_lock_timeout(error: &sqlx::Error) -> bool {
+pub fn is_row_lock_timeout(error: &sqlx::Error) -> bool {
     sqlstate_of(error).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
         && context_of(error).is_some_and(|context| !context.contains("\"counters\""))
 }

@@ -26,11 +26,27 @@ const FINISH_RUN: &str = "UPDATE bucket_brigade.run
 const SAVE_SCOPE_COUNT: &str = "UPDATE bucket_brigade.run
     SET in_scope = coalesce(in_scope, $2) WHERE id = $1 RETURNING in_scope";
 
-const SELECT_PROGRESS: &str = "SELECT r.in_scope, r.fed, coalesce(sum(c.moved), 0)::bigint,
-        coalesce(sum(c.changed), 0)::bigint, coalesce(sum(c.failed), 0)::bigint,
-        coalesce(sum(c.orphans), 0)::bigint, coalesce(sum(c.poison), 0)::bigint
+const SELECT_PROGRESS: &str = "SELECT r.in_scope, r.fed, coalesce(sum(c.moved), 0)::bigint AS moved,
+        coalesce(sum(c.changed), 0)::bigint AS changed, coalesce(sum(c.failed), 0)::bigint AS failed,
+        coalesce(sum(c.orphans), 0)::bigint AS orphans, coalesce(sum(c.poison), 0)::bigint AS poison
     FROM bucket_brigade.run r LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
     WHERE r.id = $1 GROUP BY r.id";
+
+const SELECT_FAILURE_COUNTS: &str = "SELECT code, sum(failed)::bigint
+    FROM bucket_brigade.failure_counts WHERE run_id = $1
+    GROUP BY code HAVING sum(failed) > 0 ORDER BY 2 DESC, 1 LIMIT 10";
+
+/// A row of [`SELECT_PROGRESS`].
+#[derive(sqlx::FromRow)]
+struct ProgressRow {
+    in_scope: Option<i64>,
+    fed: i64,
+    moved: i64,
+    changed: i64,
+    failed: i64,
+    orphans: i64,
+    poison: i64,
+}
 
 /// What a sweep would feed. `$1` run, `$2` pattern.
 fn feed_condition(path: &str, id: &str) -> String {
@@ -143,27 +159,19 @@ impl PostgresLedger {
     }
 
     async fn read_progress(&self) -> Result<RunProgress, sqlx::Error> {
-        let (in_scope, fed, moved, changed, failed, orphans, poison): (
-            Option<i64>,
-            i64,
-            i64,
-            i64,
-            i64,
-            i64,
-            i64,
-        ) = sqlx::query_as(SELECT_PROGRESS)
+        let row: ProgressRow = sqlx::query_as(SELECT_PROGRESS)
             .bind(self.run_id)
             .fetch_one(&self.pool)
             .await?;
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
         Ok(RunProgress {
-            in_scope: in_scope.map(count),
-            fed: count(fed),
-            moved: count(moved),
-            changed: count(changed),
-            failed: count(failed),
-            orphans: count(orphans),
-            poison: count(poison),
+            in_scope: row.in_scope.map(count),
+            fed: count(row.fed),
+            moved: count(row.moved),
+            changed: count(row.changed),
+            failed: count(row.failed),
+            orphans: count(row.orphans),
+            poison: count(row.poison),
         })
     }
 
@@ -174,14 +182,11 @@ impl PostgresLedger {
     }
 }
 
-/// A row of [`POSITION`].
-type PositionColumns = (Option<String>, i64, i64);
-
 #[async_trait]
 impl FeedSource for PostgresLedger {
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
         let query = sqlx::query_as(SELECT_POSITION).bind(self.run_id);
-        let (cursor, sweep, sweep_fed): PositionColumns =
+        let (cursor, sweep, sweep_fed): (Option<String>, i64, i64) =
             with_timeout(query.fetch_one(&self.pool)).await?;
         Ok(CursorPosition {
             cursor: cursor.map(RowId::from_database),
@@ -254,8 +259,10 @@ impl FeedSource for PostgresLedger {
     }
 
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {
-        let codes = self.failure_counts().await?;
-        Ok(codes.into_iter().map(|one| (one.code, one.rows)).collect())
+        let query = sqlx::query_as(SELECT_FAILURE_COUNTS).bind(self.run_id);
+        let codes: Vec<(String, i64)> = with_timeout(query.fetch_all(&self.pool)).await?;
+        let count = |(code, rows)| (code, u64::try_from(rows).unwrap_or(0));
+        Ok(codes.into_iter().map(count).collect())
     }
 
     async fn finish_run(&self) -> Result<(), StatementError> {

@@ -81,9 +81,6 @@ impl PostgresLedger {
 
     /// Removes processes that died long ago from the list, and folds the counters of those that have ended:
     /// each process does so once, at its start, so that neither grows with the number of restarts.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
     pub async fn prune_dead_workers(&self) -> Result<(), StatementError> {
         let query = sqlx::query(DELETE_DEAD_WORKERS).bind(self.run_id);
         with_timeout(query.execute(&self.pool)).await?;
@@ -109,8 +106,8 @@ impl PostgresLedger {
     }
 }
 
-/// How a pause is told.
-pub(super) fn pause_description(by: Option<String>, reason: Option<String>) -> String {
+/// Who paused the run, and why, for people.
+pub fn pause_description(by: Option<String>, reason: Option<String>) -> String {
     let by = by.unwrap_or_else(|| "hand".into());
     match reason {
         Some(reason) => format!("by {by}: {reason}"),

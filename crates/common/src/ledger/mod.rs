@@ -7,23 +7,11 @@ mod commit;
 mod connection;
 mod counters;
 mod errors;
-mod failures;
 mod feed;
 mod heartbeat;
-mod limits;
-mod moved_row;
-mod newest_moves;
-mod path_references;
-mod removals;
-mod report;
-mod rollback;
 mod run;
 mod schema;
-mod status;
 mod table;
-mod table_inspector;
-mod verification;
-mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -34,30 +22,18 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
+pub use commit::{path_update_error, stored_path_check};
 pub use connection::ConnectionPurpose;
-pub use errors::LedgerError;
-pub use failures::FailedRow;
-pub use limits::RequestedLimits;
-pub use moved_row::{MovedRow, SourceState};
-pub use path_references::PathReference;
-pub use removals::{EligibleMoves, ObjectRemoval, RemovalOutcome};
-pub use report::ReportLine;
-pub use rollback::{MoveSelection, UndoTarget};
-pub use run::{AdvisoryLock, RunSpec};
-pub use status::{CodeCount, RunOverview, WorkerStatus};
-pub use table::{ApplicationTable, TableAccess, TableSpec};
-pub use table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
-pub use verification::{
-    TableRow, VerificationCounts, VerificationFinding, VerificationMismatch, VerificationSpec,
-    VerificationState,
-};
+pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
+pub use heartbeat::pause_description;
+pub use run::{AdvisoryLock, RunSpec, discover_table};
+pub use table::{ApplicationTable, TableAccess, TableSpec, ensure_all_rows_visible};
 
 use crate::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
 use crate::path_rule::PathRule;
 use crate::row_id::{IdColumnType, RowId};
-use errors::statement_error;
 
 /// A statement that has not answered by then is given up; its effect is found out by looking.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -147,22 +123,35 @@ impl PostgresLedger {
     }
 
     /// The old path of any row that was moved.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`]
     pub async fn any_moved_path(&self) -> Result<Option<String>, LedgerError> {
         let query = sqlx::query_scalar(SELECT_ANY_MOVE).bind(self.run_id);
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
-    /// The run's number in the ledger.
     pub fn run_id(&self) -> i64 {
         self.run_id
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub fn table(&self) -> &ApplicationTable {
+        &self.table
+    }
+
+    pub fn rule(&self) -> &PathRule {
+        &self.rule
+    }
+
+    /// The name of this process in the evidence.
+    pub fn worker(&self) -> &str {
+        &self.worker
     }
 }
 
 /// Runs a statement under [`STATEMENT_TIMEOUT`] and sorts its error.
-async fn with_timeout<T>(
+pub async fn with_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
     match before_timeout(statement).await {
@@ -171,16 +160,16 @@ async fn with_timeout<T>(
     }
 }
 
-async fn before_timeout<T>(statement: impl Future<Output = T>) -> Option<T> {
+pub async fn before_timeout<T>(statement: impl Future<Output = T>) -> Option<T> {
     timeout(STATEMENT_TIMEOUT, statement).await.ok()
 }
 
-fn no_answer() -> StatementError {
+pub fn no_answer() -> StatementError {
     StatementError::Unavailable(format!("no answer within {STATEMENT_TIMEOUT:?}"))
 }
 
 /// Sorts the error of a statement that may take its time: one that reads all moves, or the whole table.
-async fn without_timeout<T>(
+pub async fn without_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
     statement.await.map_err(|error| statement_error(&error))

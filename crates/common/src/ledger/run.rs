@@ -19,11 +19,9 @@ use crate::path_rule::PathRule;
 pub struct RunSpec {
     /// The table and its columns.
     pub table: TableSpec,
-    /// The path rule.
     pub rule: PathRule,
     /// Where the images are.
     pub source_bucket: String,
-    /// Where they go.
     pub destination_bucket: String,
 }
 
@@ -160,9 +158,6 @@ impl PostgresLedger {
     }
 
     /// Keeps every other verify, rollback and clean of this run out; none when one is at work already.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`]
     pub async fn acquire_operator_lock(&self) -> Result<Option<AdvisoryLock>, LedgerError> {
         self.try_lock(OPERATOR_LOCK_SPACE).await
     }
@@ -240,7 +235,8 @@ async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     })
 }
 
-pub(super) async fn discover_table(
+/// Finds the table and checks it, without a ledger.
+pub async fn discover_table(
     pool: &PgPool,
     spec: &RunSpec,
     purpose: &ConnectionPurpose,

@@ -92,7 +92,6 @@ pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
 pub(super) enum SchemaState {
     /// None yet, or one that the feeder of an earlier version made and this version's brings up to date.
     NotReady,
-    /// This version's.
     Ready,
     /// A later version's, at this step.
     Newer(i64),

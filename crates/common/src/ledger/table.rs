@@ -10,24 +10,18 @@ use crate::sql::{TableName, quote_identifier};
 /// The table as the settings name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableSpec {
-    /// `IMAGES_TABLE`
     pub table: TableName,
-    /// `ID_COLUMN`
     pub id_column: String,
-    /// `PATH_COLUMN`
     pub path_column: String,
 }
 
 /// The table as the database knows it, its names quoted for use in statements.
 #[derive(Debug, Clone)]
 pub struct ApplicationTable {
-    /// Schema and table.
     pub name: TableName,
     /// Quoted schema and table.
     pub sql: String,
-    /// Quoted id column.
     pub id: String,
-    /// Quoted path column.
     pub path: String,
     /// The id's type.
     pub id_type: IdColumnType,
@@ -44,11 +38,33 @@ pub enum TableAccess {
     Update,
 }
 
-/// One column: number, type (a domain's base type), and what else decides.
-type ColumnInfo = (i16, String, bool, bool);
+#[derive(sqlx::FromRow)]
+struct ColumnInfo {
+    number: i16,
+    /// A domain's base type.
+    type_name: String,
+    is_not_null: bool,
+    is_generated: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct RelationInfo {
+    oid: i64,
+    schema: String,
+    name: String,
+    kind: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct TablePrivileges {
+    user_name: String,
+    schema_usage: bool,
+    select: bool,
+    update: bool,
+}
 
 const SELECT_RELATION: &str =
-    "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text
+    "SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
 
 const SELECT_SIMILAR_TABLES: &str = "SELECT n.nspname || '.' || c.relname
@@ -57,8 +73,8 @@ const SELECT_SIMILAR_TABLES: &str = "SELECT n.nspname || '.' || c.relname
       AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 3";
 
 const SELECT_COLUMN: &str =
-    "SELECT a.attnum, coalesce(base.typname, t.typname)::text, a.attnotnull,
-        a.attgenerated <> ''
+    "SELECT a.attnum AS number, coalesce(base.typname, t.typname)::text AS type_name,
+        a.attnotnull AS is_not_null, a.attgenerated <> '' AS is_generated
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     LEFT JOIN pg_type base ON base.oid = nullif(t.typbasetype, 0)
     WHERE a.attrelid = $1::oid AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
@@ -71,9 +87,9 @@ const IS_UNIQUE: &str = "SELECT EXISTS (SELECT 1 FROM pg_index
       AND indnkeyatts = 1 AND indkey[0] = $2)";
 
 const SELECT_PRIVILEGES: &str =
-    "SELECT current_user::text, has_schema_privilege(relnamespace, 'USAGE'),
-        has_column_privilege(oid, $2, 'SELECT') AND has_column_privilege(oid, $3, 'SELECT'),
-        has_column_privilege(oid, $3, 'UPDATE')
+    "SELECT current_user::text AS user_name, has_schema_privilege(relnamespace, 'USAGE') AS schema_usage,
+        has_column_privilege(oid, $2, 'SELECT') AND has_column_privilege(oid, $3, 'SELECT') AS \"select\",
+        has_column_privilege(oid, $3, 'UPDATE') AS \"update\"
     FROM pg_class WHERE oid = $1::oid";
 
 /// `$1` table, `$2` path column: whether an update of the path takes the strongest row lock, as it does for
@@ -97,7 +113,7 @@ const HIDES_ROWS: &str =
 
 /// Makes sure that row level security hides no row: a row that is not seen is neither moved nor, where its
 /// object is to be removed, kept from harm.
-pub(super) async fn ensure_all_rows_visible(pool: &PgPool, table: &str) -> Result<(), LedgerError> {
+pub async fn ensure_all_rows_visible(pool: &PgPool, table: &str) -> Result<(), LedgerError> {
     let query = sqlx::query_as(HIDES_ROWS).bind(table);
     let (user, hidden): (String, bool) = query.fetch_one(pool).await?;
     if !hidden {
@@ -142,7 +158,9 @@ impl ApplicationTable {
             .await?;
         columns.check_path(spec, &path)?;
         let id_type = columns.check_id(spec, &id).await?;
-        columns.check_privileges(spec, access, id.0, path.0).await?;
+        columns
+            .check_privileges(spec, access, id.number, path.number)
+            .await?;
         ensure_all_rows_visible(pool, &name.to_sql()).await?;
         Ok(Self {
             row_lock: find_row_lock(pool, oid, &spec.path_column).await?,
@@ -157,21 +175,21 @@ impl ApplicationTable {
 
 async fn find_relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableName), LedgerError> {
     let query = sqlx::query_as(SELECT_RELATION).bind(spec.table.to_sql());
-    let found: Option<(i64, String, String, String)> = match query.fetch_optional(pool).await {
+    let found: Option<RelationInfo> = match query.fetch_optional(pool).await {
         Err(error) if is_permission_denied(&error) => {
             return Err(usage_permission_error(pool, spec).await?);
         }
         found => found?,
     };
-    let Some((oid, schema, table, kind)) = found else {
+    let Some(found) = found else {
         return Err(no_such_table_error(pool, spec).await?);
     };
     let name = TableName {
-        schema: Some(schema),
-        table,
+        schema: Some(found.schema),
+        table: found.name,
     };
-    let kind = match kind.as_str() {
-        "r" | "p" => return Ok((oid, name)),
+    let kind = match found.kind.as_str() {
+        "r" | "p" => return Ok((found.oid, name)),
         "v" => "a view",
         "m" => "a materialized view",
         "f" => "a foreign table",
@@ -254,7 +272,7 @@ impl TableColumns<'_> {
     }
 
     fn check_path(&self, spec: &TableSpec, path: &ColumnInfo) -> Result<(), LedgerError> {
-        let (_, found, _, generated) = path;
+        let found = &path.type_name;
         let table = self.name.to_string();
         let column = spec.path_column.clone();
         if !matches!(found.as_str(), "text" | "varchar") {
@@ -266,7 +284,7 @@ impl TableColumns<'_> {
                 supported: "text, varchar",
             });
         }
-        if *generated {
+        if path.is_generated {
             return Err(LedgerError::PathGenerated { table, column });
         }
         Ok(())
@@ -277,7 +295,7 @@ impl TableColumns<'_> {
         spec: &TableSpec,
         id: &ColumnInfo,
     ) -> Result<IdColumnType, LedgerError> {
-        let (number, found, not_null, _) = id;
+        let found = &id.type_name;
         let (table, column) = (self.name.to_string(), spec.id_column.clone());
         let Some(id_type) = IdColumnType::from_type_name(found) else {
             return Err(LedgerError::UnsupportedType {
@@ -290,10 +308,10 @@ impl TableColumns<'_> {
         };
         let (unique,): (bool,) = sqlx::query_as(IS_UNIQUE)
             .bind(self.oid)
-            .bind(number)
+            .bind(id.number)
             .fetch_one(self.pool)
             .await?;
-        match (unique, not_null) {
+        match (unique, id.is_not_null) {
             (false, _) => Err(LedgerError::IdNotUnique { table, column }),
             (true, false) => Err(LedgerError::IdNullable { table, column }),
             (true, true) => Ok(id_type),
@@ -307,14 +325,18 @@ impl TableColumns<'_> {
         id: i16,
         path: i16,
     ) -> Result<(), LedgerError> {
-        let (user, usage, select, update): (String, bool, bool, bool) =
-            sqlx::query_as(SELECT_PRIVILEGES)
-                .bind(self.oid)
-                .bind(id)
-                .bind(path)
-                .fetch_one(self.pool)
-                .await?;
-        if usage && select && (update || access == TableAccess::Read) {
+        let TablePrivileges {
+            user_name: user,
+            schema_usage,
+            select,
+            update,
+        } = sqlx::query_as(SELECT_PRIVILEGES)
+            .bind(self.oid)
+            .bind(id)
+            .bind(path)
+            .fetch_one(self.pool)
+            .await?;
+        if schema_usage && select && (update || access == TableAccess::Read) {
             return Ok(());
         }
         let role = quote_identifier(&user);

@@ -1,16 +1,15 @@
 //! Looking at an object by a HEAD.
 
-use async_trait::async_trait;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
 use super::{S3Store, bare_etag};
 use crate::object_store::StoreError;
-use crate::objects::{BucketSide, ObjectInspector, ObjectStat};
+use crate::objects::{BucketSide, ObjectStat};
 
-#[async_trait]
-impl ObjectInspector for S3Store {
-    async fn stat_object(
+impl S3Store {
+    /// None when there is no such object.
+    pub async fn stat_object(
         &self,
         side: BucketSide,
         key: &str,

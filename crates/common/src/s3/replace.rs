@@ -1,17 +1,18 @@
 //! A newer copy over an older one of ours, never over anybody else's object.
 
-use async_trait::async_trait;
-
 use super::{S3Options, S3Store};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
-use crate::objects::ObjectReplacer;
 use crate::path_rule::MoveRoute;
 
-#[async_trait]
-impl ObjectReplacer for S3Store {
-    /// The HEAD tells the storage class, which a copy does not keep by itself, and guards stores that
+impl S3Store {
+    /// Copies the source once more over our copy, only while that still has the ETag `ours`.
+    ///
+    /// The HEAD gives the storage class, which a copy does not keep by itself, and guards stores that
     /// ignore the condition on the copy.
-    async fn replace_copy(
+    ///
+    /// # Errors
+    /// [`StoreError::DestinationExists`] when another object is there by now.
+    pub async fn replace_copy(
         &self,
         route: &MoveRoute,
         ours: &str,

@@ -2,22 +2,19 @@
 
 use std::collections::HashSet;
 
-use bucket_brigade_common::ledger::{
-    AdvisoryLock, ObjectRemoval, PathReference, PostgresLedger, RemovalOutcome,
-};
+use bucket_brigade_common::ledger::AdvisoryLock;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, ObjectInspector, ObjectRemover,
-    ObjectStat,
+    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, ObjectRemover, ObjectStat,
 };
-use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::s3::S3Store;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::output::CleanCounts;
-use super::{CleanContext, RemovalScope};
-use crate::list_writer::ListWriter;
+use super::output::CleanPrinter;
+use super::path_references::{PathReference, path_references, referenced_keys};
+use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use crate::locks::{self, QuiescedFleet};
 use crate::progress_bar::ProgressReporter;
 use crate::retrying_store::{
@@ -30,62 +27,36 @@ const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
 const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
 
-/// Removes what is marked.
 pub(super) struct ObjectCleaner<'a> {
-    pub(super) ledger: &'a PostgresLedger,
-    store: &'a S3Store,
-    rule: &'a PathRule,
-    pub(super) scope: RemovalScope,
+    pub(super) removals: RemovalLedger<'a>,
+    pub(super) store: &'a S3Store,
     pub(super) bucket: &'a str,
-    references: Vec<PathReference>,
-    total: u64,
-    pub(super) list_writer: Option<ListWriter<std::io::Stdout>>,
-    pub(super) counts: CleanCounts,
+    /// Read anew for each batch.
+    pub(super) references: Vec<PathReference>,
+    pub(super) total: u64,
+    pub(super) printer: CleanPrinter<'a>,
 }
-
-/// What became of some objects.
-type RemovalOutcomes = Vec<(ObjectRemoval, RemovalOutcome)>;
 
 /// An object that is gone, with the delete marker that hides it.
 type RemovedObject = (ObjectRemoval, Option<String>);
 
-/// What the looks say of an object.
 enum RemovalVerdict {
     /// As recorded: it may go.
     Removable,
-    /// Not there.
     Missing,
-    /// Left alone, and why.
+    /// Why.
     Kept(String),
 }
 
-impl<'a> ObjectCleaner<'a> {
-    pub(super) fn new(around: &'a CleanContext<'a>) -> anyhow::Result<Self> {
-        let format = around.context.format;
-        Ok(Self {
-            ledger: around.ledger,
-            store: around.store,
-            rule: &around.context.migration.run.rule,
-            scope: around.scope,
-            bucket: &around.bucket,
-            references: Vec::new(),
-            total: u64::try_from(around.eligible.objects).unwrap_or(0),
-            list_writer: Some(ListWriter::begin_on_stdout(format, "objects")?),
-            counts: CleanCounts::default(),
-        })
-    }
-
+impl ObjectCleaner<'_> {
     /// Goes on to the end; false when it was stopped before.
-    ///
-    /// # Errors
-    /// The store or the database does not answer, or a lock is lost.
     pub(super) async fn run(
         &mut self,
         mut lock: AdvisoryLock,
         mut fleet: Option<QuiescedFleet>,
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
-        let mut gauge = ProgressReporter::new("cleaning", self.total);
+        let mut progress = ProgressReporter::new("cleaning", self.total);
         let mut cursor: Option<String> = None;
         let size = i64::try_from(MAX_DELETE_OBJECTS)?;
         while !stop.is_cancelled() {
@@ -93,105 +64,95 @@ impl<'a> ObjectCleaner<'a> {
             if let Some(fleet) = &mut fleet {
                 fleet.ensure_quiesced().await?;
             }
-            let orphans = self.scope.orphans;
-            let page = self.ledger.next_removals(orphans, cursor.as_deref(), size);
-            let page = page.await?;
+            let page = self.removals.next_removals(cursor.as_deref(), size).await?;
             let Some(last) = page.last() else {
-                gauge.clear();
                 return Ok(true);
             };
             cursor = Some(last.path.clone());
-            gauge.advance_by(page.len());
+            progress.advance_by(page.len());
             self.process_batch(page).await?;
         }
-        gauge.clear();
         Ok(false)
     }
 
     async fn process_batch(&mut self, page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
-        let mut endings = Vec::new();
+        let mut outcomes = Vec::new();
         // A feeder may have opened another run since the last batch.
-        self.references = self.ledger.path_references(self.bucket).await?;
-        // What an earlier clean may have removed is looked at in any case: a row may have come to name it.
+        self.references = path_references(self.removals.ledger, self.bucket).await?;
+        // What an earlier clean may have removed is checked in any case: a row may have come to name it.
         let (cut_off, page): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|removal| removal.is_in_removal);
-        // A first question to the rows spares the looks at objects that are named anyway.
-        let mut candidates = self.retain_unreferenced(page, &mut endings).await?;
+        // A first question to the rows spares the requests for objects that are referenced anyway.
+        let mut candidates = self.retain_unreferenced(page, &mut outcomes).await?;
         candidates.extend(cut_off);
-        let (fit, mut gone) = self.classify_all(candidates, &mut endings).await?;
-        let paths: Vec<&str> = fit.iter().map(|removal| removal.path.as_str()).collect();
-        self.ledger
-            .begin_removals(self.scope.orphans, &paths)
-            .await?;
-        let fit = self.retain_unreferenced(fit, &mut endings).await?;
-        gone.extend(self.remove_batch(fit, &mut endings).await?);
-        let unsaved = self.restore_referenced(gone, &mut endings).await?;
-        endings.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
-        self.ledger
-            .finish_removals(self.scope.orphans, &endings)
-            .await?;
-        self.print_outcomes(&endings)?;
+        let (removable, mut gone) = self.classify_all(candidates, &mut outcomes).await?;
+        self.removals.begin_removals(&removable).await?;
+        let removable = self.retain_unreferenced(removable, &mut outcomes).await?;
+        gone.extend(self.remove_batch(removable, &mut outcomes).await?);
+        let unsaved = self.restore_referenced(gone, &mut outcomes).await?;
+        outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
+        self.removals.finish_removals(&outcomes).await?;
+        self.printer.print_outcomes(&outcomes)?;
         // These stay in removal, so that the next clean tries again to bring them back.
-        self.print_outcomes(&unsaved)
+        self.printer.print_outcomes(&unsaved)
     }
 
     /// Those that no row names.
     async fn retain_unreferenced(
         &self,
         removals: Vec<ObjectRemoval>,
-        endings: &mut RemovalOutcomes,
+        outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<ObjectRemoval>> {
-        let named = self.referenced_keys(removals.iter()).await?;
-        let (named, unnamed): (Vec<_>, Vec<_>) = removals
+        let referenced = self.referenced_keys(removals.iter()).await?;
+        let (kept, unreferenced): (Vec<_>, Vec<_>) = removals
             .into_iter()
-            .partition(|removal| named.contains(&removal.object_key));
-        let left = named.into_iter();
-        endings
-            .extend(left.map(|removal| (removal, RemovalOutcome::Kept(REFERENCED_REASON.into()))));
-        Ok(unnamed)
+            .partition(|removal| referenced.contains(&removal.object_key));
+        let kept = kept.into_iter();
+        outcomes
+            .extend(kept.map(|removal| (removal, RemovalOutcome::Kept(REFERENCED_REASON.into()))));
+        Ok(unreferenced)
     }
 
     async fn referenced_keys(
         &self,
         removals: impl Iterator<Item = &ObjectRemoval>,
     ) -> anyhow::Result<HashSet<String>> {
-        let keys: Vec<&str> = removals
-            .map(|removal| removal.object_key.as_str())
-            .collect();
-        Ok(self.ledger.referenced_keys(&self.references, &keys).await?)
+        let keys = removals.map(|removal| removal.object_key.as_str());
+        let keys: Vec<&str> = keys.collect();
+        Ok(referenced_keys(self.removals.ledger, &self.references, &keys).await?)
     }
 
-    /// Those that may go, and those that an earlier clean removed without living to tell.
+    /// Those that may go, and those that an earlier clean removed and was killed.
     async fn classify_all(
         &self,
         removals: Vec<ObjectRemoval>,
-        endings: &mut RemovalOutcomes,
+        outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<(Vec<ObjectRemoval>, Vec<RemovedObject>)> {
-        let looks = removals.into_iter().map(|removal| async {
-            let looked = self.classify_removal(&removal).await?;
-            Ok::<_, StoreError>((removal, looked))
+        let requests = removals.into_iter().map(|removal| async {
+            let verdict = self.classify_removal(&removal).await?;
+            Ok::<_, StoreError>((removal, verdict))
         });
-        let looked: Vec<(ObjectRemoval, RemovalVerdict)> = stream::iter(looks)
+        let classified: Vec<(ObjectRemoval, RemovalVerdict)> = stream::iter(requests)
             .buffered(MAX_REQUESTS_IN_FLIGHT)
             .try_collect()
             .await?;
-        let (mut fit, mut gone) = (Vec::new(), Vec::new());
-        for (removal, looked) in looked {
-            match looked {
-                RemovalVerdict::Removable => fit.push(removal),
-                RemovalVerdict::Missing if removal.is_in_removal || self.scope.orphans => {
+        let (mut removable, mut gone) = (Vec::new(), Vec::new());
+        for (removal, verdict) in classified {
+            match verdict {
+                RemovalVerdict::Removable => removable.push(removal),
+                RemovalVerdict::Missing if removal.is_in_removal || self.removals.orphans => {
                     gone.push((removal, None));
                 }
                 RemovalVerdict::Missing => {
                     let reason = "somebody else has removed it".into();
-                    endings.push((removal, RemovalOutcome::Kept(reason)));
+                    outcomes.push((removal, RemovalOutcome::Kept(reason)));
                 }
                 RemovalVerdict::Kept(reason) => {
-                    endings.push((removal, RemovalOutcome::Kept(reason)));
+                    outcomes.push((removal, RemovalOutcome::Kept(reason)));
                 }
             }
         }
-        Ok((fit, gone))
+        Ok((removable, gone))
     }
 
     async fn classify_removal(
@@ -243,31 +204,31 @@ impl<'a> ObjectCleaner<'a> {
     /// Removes them; those that are gone, with the delete marker that hides each.
     async fn remove_batch(
         &self,
-        fit: Vec<ObjectRemoval>,
-        endings: &mut RemovalOutcomes,
+        removable: Vec<ObjectRemoval>,
+        outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<RemovedObject>> {
-        if fit.is_empty() {
+        if removable.is_empty() {
             return Ok(Vec::new());
         }
-        let doomed: Vec<DeleteTarget> = fit.iter().map(delete_target).collect();
-        let fates = remove_with_retries(self.store, self.bucket_side(), &doomed).await?;
+        let targets: Vec<DeleteTarget> = removable.iter().map(delete_target).collect();
+        let deletions = remove_with_retries(self.store, self.bucket_side(), &targets).await?;
         let mut gone = Vec::new();
-        for (removal, fate) in fit.into_iter().zip(fates) {
-            match self.confirm_removal(&removal, fate).await? {
+        for (removal, deletion) in removable.into_iter().zip(deletions) {
+            match self.confirm_removal(&removal, deletion).await? {
                 RemovalOutcome::Removed(marker) => gone.push((removal, marker)),
-                left @ RemovalOutcome::Kept(_) => endings.push((removal, left)),
+                kept @ RemovalOutcome::Kept(_) => outcomes.push((removal, kept)),
             }
         }
         Ok(gone)
     }
 
-    /// After a request that was sent twice, or an answer that was lost, only a look tells.
+    /// After a request that was sent twice, or a response that was lost, only a HEAD can say.
     async fn confirm_removal(
         &self,
         removal: &ObjectRemoval,
-        fate: DeleteOutcome,
+        deletion: DeleteOutcome,
     ) -> anyhow::Result<RemovalOutcome> {
-        let reason = match fate {
+        let reason = match deletion {
             DeleteOutcome::Deleted { delete_marker } => {
                 return Ok(RemovalOutcome::Removed(delete_marker));
             }
@@ -290,19 +251,19 @@ impl<'a> ObjectCleaner<'a> {
     async fn restore_referenced(
         &mut self,
         gone: Vec<RemovedObject>,
-        endings: &mut RemovalOutcomes,
+        outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<RemovalOutcomes> {
-        let named = self
+        let referenced = self
             .referenced_keys(gone.iter().map(|(removal, _)| removal))
             .await?;
         let mut unsaved = Vec::new();
         for (removal, marker) in gone {
-            if !named.contains(&removal.object_key) {
-                endings.push((removal, RemovalOutcome::Removed(marker)));
+            if !referenced.contains(&removal.object_key) {
+                outcomes.push((removal, RemovalOutcome::Removed(marker)));
                 continue;
             }
             match self.restore_object(&removal).await {
-                Ok(reason) => endings.push((removal, RemovalOutcome::Kept(reason))),
+                Ok(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
                 Err(why) => {
                     let reason = self.record_restore_failure(&removal, &why);
                     unsaved.push((removal, RemovalOutcome::Kept(reason)));
@@ -331,7 +292,7 @@ impl<'a> ObjectCleaner<'a> {
     }
 
     fn record_restore_failure(&mut self, removal: &ObjectRemoval, why: &str) -> String {
-        self.counts.restore_failures += 1;
+        self.printer.count_restore_failure();
         tracing::error!(
             key = removal.object_key,
             path = removal.path,
@@ -341,17 +302,16 @@ impl<'a> ObjectCleaner<'a> {
     }
 
     fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
-        if self.scope.orphans {
-            self.rule
-                .route_for(&self.rule.old_path(&removal.path)?)
-                .ok()
+        let rule = self.removals.ledger.rule();
+        if self.removals.orphans {
+            rule.route_for(&rule.old_path(&removal.path)?).ok()
         } else {
-            self.rule.route_for(&removal.path).ok()
+            rule.route_for(&removal.path).ok()
         }
     }
 
     fn bucket_side(&self) -> BucketSide {
-        if self.scope.orphans {
+        if self.removals.orphans {
             BucketSide::Destination
         } else {
             BucketSide::Source

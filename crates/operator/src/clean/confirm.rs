@@ -12,7 +12,6 @@ use crate::output::OutputFormat;
 /// Whether objects may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RemovalConsent {
-    /// Yes.
     Given,
     /// Nobody said so: the command only tells.
     Withheld,

@@ -1,4 +1,4 @@
-//! `feeder clean`: removes what nobody needs any more, and nothing else.
+//! `feeder clean`: removes objects that no row needs any more, and nothing else.
 //!
 //! **Sources.** A source goes when every move off it is verified since it was made and older than asked for,
 //! no row of any table that the ledger knows names it, it still is the object that was verified, and its
@@ -7,12 +7,12 @@
 //!
 //! ```text
 //!  1 mark       what may go, in the ledger                 killed: marked anew next time
-//!  2 look       at the object (and its copy)               anything else than recorded: left alone
-//!  3 intend     removing_at, in the ledger                 killed: the next clean looks whether it is gone
-//!  4 ask        does a row name it? as late as it can be   yes: left alone
-//!  5 remove     up to 1,000 at a time, each If-Match       changed meanwhile: S3 leaves it alone
+//!  2 compare    the object (and its copy) with the record  anything else than recorded: kept
+//!  3 intend     removing_at, in the ledger                 killed: the next clean checks whether it is gone
+//!  4 ask        does a row name it? as late as it can be   yes: kept
+//!  5 remove     up to 1,000 at a time, each If-Match       changed meanwhile: S3 keeps it
 //!  6 ask again  did a row come to name it between 4 and 5? yes: brought back, from its copy or its source
-//!  7 end        removed_at, in the ledger and the answer
+//!  7 record     removed_at, in the ledger and the output
 //! ```
 //!
 //! **What cannot be excluded.** S3 and Postgres know no common transaction. A row that is set to an old path
@@ -26,11 +26,13 @@
 mod batch;
 mod confirm;
 mod output;
+mod path_references;
+mod removals;
 
 use std::time::Duration;
 
 use bucket_brigade_common::exit::{self, CommandError};
-use bucket_brigade_common::ledger::{AdvisoryLock, EligibleMoves, PostgresLedger, TableAccess};
+use bucket_brigade_common::ledger::{AdvisoryLock, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::objects::{BucketSide, BucketVersioning, ObjectRemover};
 use bucket_brigade_common::s3::S3Store;
@@ -43,16 +45,17 @@ use super::retrying_store;
 use super::retrying_store::retry_object_request;
 use batch::ObjectCleaner;
 use confirm::RemovalConsent;
+use output::{CleanPreview, CleanPrinter};
+use removals::{EligibleMoves, RemovalLedger};
 
 const POOL_SIZE: u32 = 4;
 
-/// Ten years: beyond it somebody mistook the unit.
+/// Ten years: a longer time is a mistaken unit.
 const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 
-/// Its flags and settings.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder clean --older-than 30days                         tells what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is asked for.\nExit codes: 0 done, or nothing to do; 1 refused for want of a verify, or unexpected error; 2 done, but some\nobjects were left alone (the list tells why); 3 stopped before the end; 64 wrong settings, no such run, or another\nname; 69 database, queue or bucket cannot be reached; 75 another command (with --orphans: the feeder or consumers)\nat work; 77 a right is missing."
+    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is asked for.\nExit codes: 0 done, or nothing to do; 1 refused for want of a verify, or unexpected error; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such run, or another\nname; 69 database, queue or bucket cannot be reached; 75 another command (with --orphans: the feeder or consumers)\nat work; 77 a right is missing."
 )]
 pub struct Args {
     /// Only what was moved (with --orphans: lost its row) at least so long ago, for example 30days
@@ -61,64 +64,52 @@ pub struct Args {
     /// Remove copies whose row vanished, instead of sources
     #[arg(long)]
     orphans: bool,
-    /// The name of the bucket that objects are removed from; without it the command tells what would go
+    /// The name of the bucket that objects are removed from; without it the command prints what would go
     #[arg(long, value_name = "BUCKET")]
     confirm: Option<String>,
     #[command(flatten)]
     common: CommonArgs,
 }
 
-/// What is to go.
-#[derive(Debug, Clone, Copy)]
-struct RemovalScope {
-    orphans: bool,
-    age: Duration,
-}
-
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let age = duration_between(Duration::ZERO, MAX_AGE);
-    let scope = RemovalScope {
-        orphans: args.orphans,
-        age: problems.parse_value("--older-than", args.older_than, Duration::ZERO, age),
-    };
+    let age = problems.parse_value("--older-than", args.older_than, Duration::ZERO, age);
+    let age_seconds = age.as_secs_f64();
     let context = args.common.into_context(problems)?;
-    let bucket = target_bucket(&context, scope.orphans);
-    confirm::check_bucket_name(args.confirm.as_deref(), &bucket)?;
+    let bucket = target_bucket(&context, args.orphans);
+    confirm::check_bucket_name(args.confirm.as_deref(), bucket)?;
     let ledger = context
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
     let store = retrying_store::open(&context).await?;
-    ledger
-        .mark_removals(scope.orphans, &bucket, scope.age.as_secs_f64())
-        .await?;
-    let eligible = ledger
-        .count_eligible(scope.orphans, scope.age.as_secs_f64())
-        .await?;
-    refuse_unverified(scope, &eligible)?;
-    let versioning = read_versioning(&store, scope.orphans).await?;
-    let surroundings = CleanContext {
-        context: &context,
+    let removals = RemovalLedger {
         ledger: &ledger,
+        orphans: args.orphans,
+    };
+    removals.mark_removals(bucket, age_seconds).await?;
+    let eligible = removals.count_eligible(age_seconds).await?;
+    refuse_unverified(args.orphans, &eligible)?;
+    let clean = CleanContext {
+        context: &context,
+        removals,
         store: &store,
-        scope,
         bucket,
         eligible,
-        versioning,
+        versioning: read_versioning(&store, args.orphans).await?,
     };
-    surroundings
+    clean
         .confirm_and_run(args.confirm.is_some(), lock, &stop)
         .await
 }
 
-/// What a clean works in.
+/// What is to be removed, and what it takes.
 struct CleanContext<'a> {
     context: &'a CommandContext,
-    ledger: &'a PostgresLedger,
+    removals: RemovalLedger<'a>,
     store: &'a S3Store,
-    scope: RemovalScope,
-    bucket: String,
+    bucket: &'a str,
     eligible: EligibleMoves,
     versioning: Option<BucketVersioning>,
 }
@@ -133,46 +124,74 @@ impl CleanContext<'_> {
         let consent = match (self.eligible.objects, is_confirmed) {
             (0, _) => RemovalConsent::Withheld,
             (_, true) => RemovalConsent::Given,
-            (_, false) => self.ask_consent(stop).await?,
+            (_, false) => {
+                let preview = self.build_preview(true);
+                let format = self.context.format;
+                confirm::prompt_for_consent(format, &preview, self.bucket, stop).await?
+            }
         };
         match consent {
-            RemovalConsent::Given => {}
+            RemovalConsent::Given => self.run_cleaner(lock, stop).await,
             RemovalConsent::Withheld => {
-                self.context.print_output(&self.build_preview())?;
-                return Ok(exit::DONE);
+                self.context.print_output(&self.build_preview(false))?;
+                Ok(exit::DONE)
             }
-            RemovalConsent::Interrupted => return Ok(exit::STOPPED),
+            RemovalConsent::Interrupted => Ok(exit::STOPPED),
         }
+    }
+
+    async fn run_cleaner(
+        &self,
+        lock: AdvisoryLock,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<u8> {
+        let RemovalLedger { ledger, orphans } = self.removals;
         // Only with orphans: a consumer could be pointing a row at one.
-        let fleet = if self.scope.orphans {
-            Some(QuiescedFleet::quiesce(self.context, self.ledger).await?)
+        let fleet = if orphans {
+            Some(QuiescedFleet::quiesce(self.context, ledger).await?)
         } else {
             None
         };
-        let mut cleaner = ObjectCleaner::new(self)?;
+        let format = self.context.format;
+        let printer = CleanPrinter::begin_list(format, ledger.run_id(), orphans, self.bucket)?;
+        let mut cleaner = ObjectCleaner {
+            removals: self.removals,
+            store: self.store,
+            bucket: self.bucket,
+            references: Vec::new(),
+            total: u64::try_from(self.eligible.objects).unwrap_or(0),
+            printer,
+        };
         let is_complete = cleaner.run(lock, fleet, stop).await?;
-        let code = cleaner.print_summary()?;
+        let code = cleaner.printer.print_summary()?;
         Ok(if is_complete { code } else { exit::STOPPED })
     }
 
-    async fn ask_consent(&self, stop: &CancellationToken) -> anyhow::Result<RemovalConsent> {
-        let preview = self.build_preview().before_prompt();
-        confirm::prompt_for_consent(self.context.format, &preview, &self.bucket, stop).await
+    fn build_preview(&self, is_prompting: bool) -> CleanPreview<'_> {
+        CleanPreview {
+            run: self.removals.ledger.run_id(),
+            done: false,
+            orphans: self.removals.orphans,
+            bucket: self.bucket,
+            versioning: self.versioning,
+            eligible: self.eligible,
+            is_prompting,
+        }
     }
 }
 
-fn target_bucket(context: &CommandContext, orphans: bool) -> String {
+fn target_bucket(context: &CommandContext, orphans: bool) -> &str {
     let run = &context.migration.run;
     if orphans {
-        run.destination_bucket.clone()
+        &run.destination_bucket
     } else {
-        run.source_bucket.clone()
+        &run.source_bucket
     }
 }
 
-/// Nothing may go, because nobody has verified: that is said, rather than "nothing to do".
-fn refuse_unverified(scope: RemovalScope, eligible: &EligibleMoves) -> Result<(), CommandError> {
-    if scope.orphans || eligible.objects > 0 || eligible.unverified == 0 {
+/// No source may go before a verify: an error of its own, rather than "nothing to do".
+fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), CommandError> {
+    if orphans || eligible.objects > 0 || eligible.unverified == 0 {
         return Ok(());
     }
     Err(CommandError {

@@ -1,53 +1,29 @@
-//! The answers of a clean: what would go, and what went.
+//! What a clean prints: what would be removed, and what was.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{EligibleMoves, ObjectRemoval, RemovalOutcome};
 use bucket_brigade_common::objects::BucketVersioning;
 use serde::Serialize;
 
-use super::CleanContext;
-use super::batch::ObjectCleaner;
+use super::removals::{EligibleMoves, ObjectRemoval, RemovalOutcome};
+use crate::list_writer::ListWriter;
+use crate::output::OutputFormat;
 
-/// What would go.
 #[derive(Serialize)]
 pub(super) struct CleanPreview<'a> {
-    run: i64,
-    done: bool,
-    orphans: bool,
-    bucket: &'a str,
-    versioning: Option<BucketVersioning>,
+    pub(super) run: i64,
+    /// False, as against [`CleanSummary`].
+    pub(super) done: bool,
+    pub(super) orphans: bool,
+    pub(super) bucket: &'a str,
+    pub(super) versioning: Option<BucketVersioning>,
     #[serde(flatten)]
-    eligible: EligibleMoves,
-    /// Whether a question follows, to which the answer is not known yet.
+    pub(super) eligible: EligibleMoves,
+    /// Whether the question for the bucket's name follows.
     #[serde(skip)]
-    is_prompting: bool,
-}
-
-impl CleanPreview<'_> {
-    /// The same before a question.
-    pub(super) fn before_prompt(self) -> Self {
-        Self {
-            is_prompting: true,
-            ..self
-        }
-    }
-}
-
-impl CleanContext<'_> {
-    pub(super) fn build_preview(&self) -> CleanPreview<'_> {
-        CleanPreview {
-            run: self.ledger.run_id(),
-            done: false,
-            orphans: self.scope.orphans,
-            bucket: &self.bucket,
-            versioning: self.versioning,
-            eligible: self.eligible,
-            is_prompting: false,
-        }
-    }
+    pub(super) is_prompting: bool,
 }
 
 impl fmt::Display for CleanPreview<'_> {
@@ -99,16 +75,6 @@ fn versioning_note(versioning: Option<BucketVersioning>) -> &'static str {
     }
 }
 
-/// What was done so far.
-#[derive(Default)]
-pub(super) struct CleanCounts {
-    removed: u64,
-    bytes: i64,
-    delete_markers: u64,
-    left_alone: BTreeMap<String, u64>,
-    pub(super) restore_failures: u64,
-}
-
 #[derive(Serialize)]
 struct RemovalLine<'a> {
     key: &'a str,
@@ -117,8 +83,8 @@ struct RemovalLine<'a> {
     removed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     delete_marker: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    left_because: Option<&'a str>,
+    #[serde(rename = "left_because", skip_serializing_if = "Option::is_none")]
+    kept_because: Option<&'a str>,
     #[serde(skip)]
     bucket: &'a str,
 }
@@ -126,7 +92,7 @@ struct RemovalLine<'a> {
 impl fmt::Display for RemovalLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (bucket, key) = (self.bucket, self.key);
-        match self.left_because {
+        match self.kept_because {
             Some(reason) => write!(f, "left alone  s3://{bucket}/{key}: {reason}"),
             None => write!(f, "removed     s3://{bucket}/{key}"),
         }
@@ -134,7 +100,7 @@ impl fmt::Display for RemovalLine<'_> {
 }
 
 #[derive(Serialize)]
-struct CleanSummary<'a> {
+pub(super) struct CleanSummary<'a> {
     run: i64,
     done: bool,
     orphans: bool,
@@ -142,8 +108,10 @@ struct CleanSummary<'a> {
     removed: u64,
     bytes: i64,
     delete_markers: u64,
-    left_alone: u64,
-    left_alone_by_reason: &'a BTreeMap<String, u64>,
+    #[serde(rename = "left_alone")]
+    kept: u64,
+    #[serde(rename = "left_alone_by_reason")]
+    kept_by_reason: BTreeMap<String, u64>,
 }
 
 impl fmt::Display for CleanSummary<'_> {
@@ -159,92 +127,90 @@ impl fmt::Display for CleanSummary<'_> {
         if self.delete_markers > 0 {
             write!(f, ", {} of them behind delete markers", self.delete_markers)?;
         }
-        for (reason, count) in self.left_alone_by_reason {
+        for (reason, count) in &self.kept_by_reason {
             write!(f, "\n  {count} left alone: {reason}")?;
         }
         Ok(())
     }
 }
 
-impl ObjectCleaner<'_> {
-    /// Writes what became of a batch.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
+/// Prints what became of each object, and counts it.
+pub(super) struct CleanPrinter<'a> {
+    bucket: &'a str,
+    list_writer: ListWriter<std::io::Stdout>,
+    summary: CleanSummary<'a>,
+    restore_failures: u64,
+}
+
+impl<'a> CleanPrinter<'a> {
+    pub(super) fn begin_list(
+        format: OutputFormat,
+        run: i64,
+        orphans: bool,
+        bucket: &'a str,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            bucket,
+            list_writer: ListWriter::begin_on_stdout(format, "objects")?,
+            summary: CleanSummary {
+                run,
+                done: true,
+                orphans,
+                bucket,
+                removed: 0,
+                bytes: 0,
+                delete_markers: 0,
+                kept: 0,
+                kept_by_reason: BTreeMap::new(),
+            },
+            restore_failures: 0,
+        })
+    }
+
     pub(super) fn print_outcomes(
         &mut self,
-        endings: &[(ObjectRemoval, RemovalOutcome)],
+        outcomes: &[(ObjectRemoval, RemovalOutcome)],
     ) -> anyhow::Result<()> {
-        for (removal, ending) in endings {
-            self.counts.add_outcome(removal, ending);
-            let line = removal_line(self.bucket, removal, ending);
-            if let Some(listing) = &mut self.list_writer {
-                listing.write_item(&line)?;
-            }
+        for (removal, outcome) in outcomes {
+            self.summary.add_outcome(removal, outcome);
+            self.list_writer.write_item(&RemovalLine {
+                key: &removal.object_key,
+                path: &removal.path,
+                etag: &removal.etag,
+                removed: outcome.kept_because().is_none(),
+                delete_marker: outcome.delete_marker(),
+                kept_because: outcome.kept_because(),
+                bucket: self.bucket,
+            })?;
         }
         Ok(())
     }
 
-    /// Writes the summary; the exit code.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
-    pub(super) fn print_summary(&mut self) -> anyhow::Result<u8> {
-        let tally = &self.counts;
-        if let Some(listing) = self.list_writer.take() {
-            listing.write_summary(&CleanSummary {
-                run: self.ledger.run_id(),
-                done: true,
-                orphans: self.scope.orphans,
-                bucket: self.bucket,
-                removed: tally.removed,
-                bytes: tally.bytes,
-                delete_markers: tally.delete_markers,
-                left_alone: tally.left_alone.values().sum(),
-                left_alone_by_reason: &tally.left_alone,
-            })?;
-        }
-        Ok(
-            match (tally.restore_failures, tally.left_alone.is_empty()) {
-                (0, true) => exit::DONE,
-                (0, false) => exit::ROWS_FAILED,
-                _ => exit::CHECK_FAILED,
-            },
-        )
+    pub(super) fn count_restore_failure(&mut self) {
+        self.restore_failures += 1;
+    }
+
+    /// Returns the exit code.
+    pub(super) fn print_summary(self) -> anyhow::Result<u8> {
+        let code = match (self.restore_failures, self.summary.kept) {
+            (0, 0) => exit::DONE,
+            (0, _) => exit::ROWS_FAILED,
+            _ => exit::CHECK_FAILED,
+        };
+        self.list_writer.write_summary(&self.summary)?;
+        Ok(code)
     }
 }
 
-impl CleanCounts {
-    fn add_outcome(&mut self, removal: &ObjectRemoval, ending: &RemovalOutcome) {
-        match ending {
-            RemovalOutcome::Removed(marker) => {
-                self.removed += 1;
-                self.bytes += removal.size_bytes.unwrap_or(0);
-                self.delete_markers += u64::from(marker.is_some());
-            }
-            RemovalOutcome::Kept(reason) => {
-                *self.left_alone.entry(reason.clone()).or_default() += 1;
-            }
+impl CleanSummary<'_> {
+    fn add_outcome(&mut self, removal: &ObjectRemoval, outcome: &RemovalOutcome) {
+        if let Some(reason) = outcome.kept_because() {
+            self.kept += 1;
+            *self.kept_by_reason.entry(reason.to_owned()).or_default() += 1;
+            return;
         }
-    }
-}
-
-fn removal_line<'a>(
-    bucket: &'a str,
-    removal: &'a ObjectRemoval,
-    ending: &'a RemovalOutcome,
-) -> RemovalLine<'a> {
-    let (delete_marker, left_because) = match ending {
-        RemovalOutcome::Removed(marker) => (marker.as_deref(), None),
-        RemovalOutcome::Kept(reason) => (None, Some(reason.as_str())),
-    };
-    RemovalLine {
-        key: &removal.object_key,
-        path: &removal.path,
-        etag: &removal.etag,
-        removed: left_because.is_none(),
-        delete_marker,
-        left_because,
-        bucket,
+        self.removed += 1;
+        self.bytes += removal.size_bytes.unwrap_or(0);
+        self.delete_markers += u64::from(outcome.delete_marker().is_some());
     }
 }

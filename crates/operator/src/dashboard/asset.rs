@@ -12,7 +12,6 @@ use axum::routing::get;
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 
-/// Path, type, content.
 const ASSETS: [(&str, &str, &str); 7] = [
     (
         "/",

@@ -8,25 +8,24 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::post;
-use bucket_brigade_common::ledger::RequestedLimits;
 use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::settings::SecretString;
 use serde::Deserialize;
 
 use super::snapshot::SnapshotCache;
 use super::token::require_token;
-use crate::limit::{MAX_COPIES_IN_FLIGHT, is_valid_rate};
+use crate::limit::{MAX_COPIES_IN_FLIGHT, RequestedLimits, is_valid_rate};
 
-/// More than any order needs, in bytes.
+/// More than any request needs.
 const MAX_REQUEST_BYTES: usize = 4096;
 
 /// Characters of a reason.
 const MAX_REASON_CHARS: usize = 200;
 
-/// Who steered, for whoever asks with `feeder status`.
+/// Who paused, in `feeder status`.
 const DASHBOARD_OPERATOR: &str = "the live page";
 
-/// How an order was taken: the status, and words for a person.
+/// The status, and a sentence for people.
 type ControlResponse = (StatusCode, String);
 
 #[derive(Deserialize)]
@@ -40,33 +39,33 @@ struct PauseRequest {
 #[serde(deny_unknown_fields)]
 struct LimitRequest {
     rate: Option<f64>,
-    concurrency: Option<u32>,
+    concurrency: Option<i32>,
     #[serde(default)]
     lift: bool,
 }
 
 /// The routes, each behind the token.
-pub(super) fn control_routes(board: Arc<SnapshotCache>, token: SecretString) -> Router {
+pub(super) fn control_routes(cache: Arc<SnapshotCache>, token: SecretString) -> Router {
     Router::new()
         .route("/pause", post(post_pause))
         .route("/resume", post(post_resume))
         .route("/limit", post(post_limit))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .layer(from_fn_with_state(token, require_token))
-        .with_state(board)
+        .with_state(cache)
 }
 
 async fn post_pause(
-    State(board): State<Arc<SnapshotCache>>,
+    State(cache): State<Arc<SnapshotCache>>,
     body: Bytes,
 ) -> Result<ControlResponse, ControlResponse> {
-    let order: PauseRequest = parse_request(&body)?;
-    let reason = order.reason.as_deref().map(str::trim);
+    let request: PauseRequest = parse_request(&body)?;
+    let reason = request.reason.as_deref().map(str::trim);
     let reason = reason.filter(|reason| !reason.is_empty());
     if let Some(reason) = reason {
         check_reason(reason)?;
     }
-    board
+    cache
         .pause(DASHBOARD_OPERATOR, reason)
         .await
         .map_err(unavailable_response)?;
@@ -75,21 +74,21 @@ async fn post_pause(
 }
 
 async fn post_resume(
-    State(board): State<Arc<SnapshotCache>>,
+    State(cache): State<Arc<SnapshotCache>>,
 ) -> Result<ControlResponse, ControlResponse> {
-    board.resume().await.map_err(unavailable_response)?;
+    cache.resume().await.map_err(unavailable_response)?;
     tracing::info!("resumed from the live page");
     accepted_response("The run goes on.")
 }
 
 async fn post_limit(
-    State(board): State<Arc<SnapshotCache>>,
+    State(cache): State<Arc<SnapshotCache>>,
     body: Bytes,
 ) -> Result<ControlResponse, ControlResponse> {
-    let order: LimitRequest = parse_request(&body)?;
+    let request: LimitRequest = parse_request(&body)?;
     let LimitRequest {
         rate, concurrency, ..
-    } = order;
+    } = request;
     if rate.is_some_and(|rate| !is_valid_rate(rate)) {
         return Err(bad_request("rows per second: a number from 0.001 to 1e9"));
     }
@@ -98,15 +97,15 @@ async fn post_limit(
             "copies in flight: a whole number from 1 to {MAX_COPIES_IN_FLIGHT}"
         )));
     }
-    if order.lift == (rate.is_some() || concurrency.is_some()) {
+    if request.lift == (rate.is_some() || concurrency.is_some()) {
         return Err(bad_request("give a limit, or lift both"));
     }
     let limits = RequestedLimits { rate, concurrency };
-    board
-        .set_limits(order.lift, limits)
+    cache
+        .set_limits(request.lift, limits)
         .await
         .map_err(unavailable_response)?;
-    tracing::info!(?limits, lifted = order.lift, "limited from the live page");
+    tracing::info!(?limits, lifted = request.lift, "limited from the live page");
     accepted_response("The limits hold within two seconds.")
 }
 
@@ -124,7 +123,7 @@ fn check_reason(reason: &str) -> Result<(), ControlResponse> {
     Ok(())
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the way each order ends")]
+#[expect(clippy::unnecessary_wraps, reason = "as each handler returns it")]
 fn accepted_response(words: &str) -> Result<ControlResponse, ControlResponse> {
     Ok((StatusCode::OK, words.to_owned()))
 }

@@ -9,7 +9,6 @@ const MAX_SAMPLES: usize = 600;
 /// One point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct HistorySample {
-    /// Seconds since 1970.
     pub(super) at: f64,
     /// Rows moved until then; none when the database did not answer.
     pub(super) moved: Option<u64>,

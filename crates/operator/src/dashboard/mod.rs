@@ -1,12 +1,13 @@
 //! The live page: the run in a browser, served at `STATUS_ADDR`. Off unless set.
 //!
-//! The run is looked at once for all who watch, by the same queries as `feeder status`. The page, its
+//! The status is read once for all browsers, by the same queries as `feeder status`. The page, its
 //! script and its style are part of the binary; nothing is fetched from elsewhere, but the thumbnails
-//! where they are wanted.
+//! where they are switched on.
 
 mod asset;
 mod control;
 mod history;
+mod newest_moves;
 mod settings;
 mod snapshot;
 mod thumbnail;
@@ -27,15 +28,14 @@ use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::sqs::SqsQueue;
 use tokio::net::TcpListener;
 
+pub use newest_moves::newest_moves;
 pub use settings::{DashboardArgs, DashboardSettings};
 use snapshot::SnapshotCache;
 use thumbnail::ThumbnailSigner;
 
-/// What the page tells of, and steers.
+/// What the page shows and controls.
 pub struct DashboardContext {
-    /// The run.
     pub ledger: PostgresLedger,
-    /// Its queue.
     pub queue: SqsQueue,
     /// Its destination bucket, whose URLs are signed for the thumbnails.
     pub s3: aws_sdk_s3::Client,
@@ -45,7 +45,7 @@ pub struct DashboardContext {
     pub rule: PathRule,
 }
 
-/// A page that listens, and is answered once there is a run to tell of.
+/// A page that listens, and answers once there is a run to show.
 pub struct Dashboard {
     listener: TcpListener,
     settings: DashboardSettings,
@@ -71,27 +71,27 @@ impl Dashboard {
     }
 
     /// Answers in the background until the process ends.
-    pub async fn spawn_server(self, subject: DashboardContext) {
-        let gallery = if self.settings.thumbnails {
-            ThumbnailSigner::open(&subject).await
+    pub async fn spawn_server(self, context: DashboardContext) {
+        let signer = if self.settings.thumbnails {
+            ThumbnailSigner::open(&context).await
         } else {
             None
         };
         let policy =
-            asset::content_security_policy(gallery.as_ref().map(ThumbnailSigner::image_origin));
+            asset::content_security_policy(signer.as_ref().map(ThumbnailSigner::image_origin));
         let token = self.settings.token;
-        let board = Arc::new(SnapshotCache::new(subject, gallery, token.is_some()));
+        let cache = Arc::new(SnapshotCache::new(context, signer, token.is_some()));
         tokio::spawn({
-            let board = Arc::clone(&board);
-            async move { board.refresh_forever().await }
+            let cache = Arc::clone(&cache);
+            async move { cache.refresh_forever().await }
         });
         let mut router = Router::new()
             .route("/status.json", get(get_status))
             .route("/history.json", get(history))
-            .with_state(Arc::clone(&board))
+            .with_state(Arc::clone(&cache))
             .merge(asset::asset_routes());
         if let Some(token) = token {
-            router = router.merge(control::control_routes(board, token));
+            router = router.merge(control::control_routes(cache, token));
         }
         let router = asset::with_security_headers(router, &policy);
         if let Ok(address) = self.listener.local_addr() {
@@ -108,12 +108,12 @@ fn listen_error(address: SocketAddr, error: &std::io::Error) -> PreflightError {
     }
 }
 
-async fn get_status(State(board): State<Arc<SnapshotCache>>) -> impl IntoResponse {
-    json_response(board.status_json())
+async fn get_status(State(cache): State<Arc<SnapshotCache>>) -> impl IntoResponse {
+    json_response(cache.status_json())
 }
 
-async fn history(State(board): State<Arc<SnapshotCache>>) -> impl IntoResponse {
-    json_response(board.history_json())
+async fn history(State(cache): State<Arc<SnapshotCache>>) -> impl IntoResponse {
+    json_response(cache.history_json())
 }
 
 fn json_response(body: Bytes) -> impl IntoResponse {

@@ -32,7 +32,6 @@ pub struct DashboardArgs {
     status_thumbnails: Option<String>,
 }
 
-/// The settings, checked.
 #[derive(Debug, Clone)]
 pub struct DashboardSettings {
     /// Where the page is; none while it is off.
@@ -44,7 +43,6 @@ pub struct DashboardSettings {
 }
 
 impl DashboardArgs {
-    /// Checks the settings.
     pub fn parse(self, problems: &mut SettingsProblems) -> DashboardSettings {
         let address = problems.parse_value("STATUS_ADDR", self.status_addr, None, |text| {
             let address = text.parse().map(Some);

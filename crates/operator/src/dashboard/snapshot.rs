@@ -1,10 +1,10 @@
-//! What all who watch see, looked up once for all of them.
+//! What all browsers show, read once for all of them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
-use bucket_brigade_common::ledger::{PostgresLedger, RequestedLimits};
+use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::sqs::SqsQueue;
 use serde::Serialize;
@@ -14,12 +14,14 @@ use tokio::time::sleep;
 use super::DashboardContext;
 use super::history::{HistorySample, RunHistory};
 use super::thumbnail::{Thumbnail, ThumbnailSigner};
+use crate::limit::{RequestedLimits, set_limits};
+use crate::pause::pause_run;
+use crate::resume::resume_run;
 use crate::status::StatusSnapshot;
 
-/// How often the run is looked at.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The run, as last seen.
+/// The run, as last read.
 pub(super) struct SnapshotCache {
     ledger: PostgresLedger,
     queue: SqsQueue,
@@ -36,12 +38,12 @@ struct CachedSnapshot {
     history: RunHistory,
 }
 
-/// What the page is told.
 #[derive(Serialize)]
 struct DashboardStatus<'a> {
     has_controls: bool,
     /// Why the figures are old; none when they are not.
-    trouble: Option<&'a str>,
+    #[serde(rename = "trouble")]
+    error: Option<&'a str>,
     sample: HistorySample,
     view: Option<&'a StatusSnapshot>,
     /// None when they are off.
@@ -50,21 +52,21 @@ struct DashboardStatus<'a> {
 
 impl SnapshotCache {
     pub(super) fn new(
-        subject: DashboardContext,
-        gallery: Option<ThumbnailSigner>,
+        context: DashboardContext,
+        signer: Option<ThumbnailSigner>,
         has_controls: bool,
     ) -> Self {
         Self {
-            ledger: subject.ledger,
-            queue: subject.queue,
-            thumbnail_signer: gallery,
+            ledger: context.ledger,
+            queue: context.queue,
+            thumbnail_signer: signer,
             has_controls,
             cached: Mutex::default(),
             refresh_requested: Notify::new(),
         }
     }
 
-    /// Looks at the run for as long as it is polled: every two seconds, and when it was steered.
+    /// Reads the status for as long as this is polled: every two seconds, and after each control.
     pub(super) async fn refresh_forever(&self) {
         loop {
             self.refresh_snapshot().await;
@@ -76,32 +78,32 @@ impl SnapshotCache {
     }
 
     async fn refresh_snapshot(&self) {
-        let view = StatusSnapshot::read(&self.ledger, &self.queue).await;
+        let view = StatusSnapshot::read_status(&self.ledger, &self.queue).await;
         let thumbnails = match &self.thumbnail_signer {
-            Some(gallery) => Some(gallery.newest_thumbnails(&self.ledger).await),
+            Some(signer) => Some(signer.newest_thumbnails(&self.ledger).await),
             None => None,
         };
         let sample = chart_sample(view.as_ref().ok());
-        let mut seen = self.lock_cached();
-        seen.history.add_sample(sample);
-        let trouble = match view {
+        let mut cached = self.lock_cached();
+        cached.history.add_sample(sample);
+        let error = match view {
             Ok(view) => {
-                seen.run_status = Some(view);
+                cached.run_status = Some(view);
                 None
             }
             Err(error) => Some(error.to_string()),
         };
         let status = DashboardStatus {
             has_controls: self.has_controls,
-            trouble: trouble.as_deref(),
+            error: error.as_deref(),
             sample,
-            view: seen.run_status.as_ref(),
+            view: cached.run_status.as_ref(),
             thumbnails: thumbnails.as_deref(),
         };
-        seen.status_json = to_json(&status);
+        cached.status_json = to_json(&status);
     }
 
-    /// The run as last seen; nothing before the first look.
+    /// The run as last read; empty before the first time.
     pub(super) fn status_json(&self) -> Bytes {
         self.lock_cached().status_json.clone()
     }
@@ -111,16 +113,14 @@ impl SnapshotCache {
         to_json(&self.lock_cached().history.samples())
     }
 
-    /// Pauses the fleet.
     pub(super) async fn pause(&self, by: &str, reason: Option<&str>) -> Result<(), StatementError> {
-        self.ledger.pause(by, reason).await?;
+        pause_run(&self.ledger, by, reason).await?;
         self.refresh_requested.notify_one();
         Ok(())
     }
 
-    /// Ends a pause.
     pub(super) async fn resume(&self) -> Result<(), StatementError> {
-        self.ledger.resume().await?;
+        resume_run(&self.ledger).await?;
         self.refresh_requested.notify_one();
         Ok(())
     }
@@ -131,7 +131,7 @@ impl SnapshotCache {
         lift: bool,
         limits: RequestedLimits,
     ) -> Result<(), StatementError> {
-        self.ledger.set_limits(lift, limits).await?;
+        set_limits(&self.ledger, lift, limits).await?;
         self.refresh_requested.notify_one();
         Ok(())
     }

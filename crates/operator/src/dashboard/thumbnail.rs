@@ -12,8 +12,8 @@ use bucket_brigade_common::path_rule::PathRule;
 use serde::Serialize;
 
 use super::DashboardContext;
+use super::newest_moves::newest_moves;
 
-/// Images shown.
 const MAX_THUMBNAILS: usize = 12;
 
 /// How often new ones are looked for.
@@ -44,17 +44,17 @@ pub(super) struct ThumbnailSigner {
 }
 
 impl ThumbnailSigner {
-    /// None, with a word in the log, when nothing can be signed.
-    pub(super) async fn open(subject: &DashboardContext) -> Option<Self> {
-        let mut gallery = Self {
-            s3: subject.s3.clone(),
-            bucket: subject.destination_bucket.clone(),
-            rule: subject.rule.clone(),
+    /// None, which is logged, when nothing can be signed.
+    pub(super) async fn open(context: &DashboardContext) -> Option<Self> {
+        let mut signer = Self {
+            s3: context.s3.clone(),
+            bucket: context.destination_bucket.clone(),
+            rule: context.rule.clone(),
             image_origin: String::new(),
             cached: Mutex::default(),
         };
-        gallery.image_origin = url_origin(&gallery.presign_url("origin").await?)?;
-        Some(gallery)
+        signer.image_origin = url_origin(&signer.presign_url("origin").await?)?;
+        Some(signer)
     }
 
     /// Where the images come from, as `https://HOST`.
@@ -62,13 +62,13 @@ impl ThumbnailSigner {
         &self.image_origin
     }
 
-    /// The newest, newest first. While the database does not answer, those that were seen last.
+    /// The newest, newest first. While the database does not answer, those of the last time.
     pub(super) async fn newest_thumbnails(&self, ledger: &PostgresLedger) -> Vec<Thumbnail> {
-        let (looked, shown) = self.lock_cached().clone();
-        if looked.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL) {
+        let (refreshed_at, shown) = self.lock_cached().clone();
+        if refreshed_at.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL) {
             return shown;
         }
-        let Ok(paths) = ledger.newest_moves(MAX_THUMBNAILS).await else {
+        let Ok(paths) = newest_moves(ledger, MAX_THUMBNAILS).await else {
             return shown;
         };
         let mut known: HashMap<String, Thumbnail> = shown

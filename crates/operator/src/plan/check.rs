@@ -12,11 +12,9 @@ pub(super) enum CheckVerdict {
     Ok,
     /// It works, but somebody should know.
     Warns,
-    /// It would fail.
     Fails,
 }
 
-/// One check.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct PlanCheck {
     pub(super) about: &'static str,

@@ -1,27 +1,24 @@
 //! The application's table, its server, and what an update of the path costs it.
 
-use bucket_brigade_common::ledger::{
-    LedgerError, RowCounts, ServerInfo, TableIndex, TableInspector,
-};
+use indicatif::DecimalBytes;
 
 use super::check::PlanCheck;
-use super::output::format_bytes;
+use super::table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
 
 /// Connections of a consumer, and of the feeder.
 const CONNECTIONS_PER_CONSUMER: u32 = 3;
 const FEEDER_CONNECTIONS: u32 = 4;
 
-/// Looks at the table and its server; returns the rows, when they could be counted.
+/// Returns the rows, when they could be counted.
 pub(super) async fn check_database(
-    survey: &TableInspector,
+    inspector: &TableInspector,
     consumers: u32,
     checks: &mut Vec<PlanCheck>,
 ) -> Option<RowCounts> {
-    let looked = check_server(survey, consumers, checks).await;
-    if let Err(error) = looked {
-        checks.push(PlanCheck::from_ledger_error("database", &error));
+    if let Err(error) = check_server(inspector, consumers, checks).await {
+        checks.push(PlanCheck::from_ledger_error("database", &error.into()));
     }
-    match survey.count_rows().await {
+    match inspector.count_rows().await {
         Ok(counts) => {
             if counts.in_scope == 0 {
                 checks.push(PlanCheck::new_warning(
@@ -40,26 +37,26 @@ pub(super) async fn check_database(
 }
 
 async fn check_server(
-    survey: &TableInspector,
+    inspector: &TableInspector,
     consumers: u32,
     checks: &mut Vec<PlanCheck>,
-) -> Result<(), LedgerError> {
-    let server = survey.server_info().await?;
+) -> Result<(), sqlx::Error> {
+    let server = inspector.server_info().await?;
     checks.push(PlanCheck::new_ok(
         "database",
         format!(
             "Postgres {}, table {}, as '{}'",
             server.version,
-            survey.table_name(),
+            inspector.table_name(),
             server.user
         ),
     ));
-    checks.push(check_privileges(survey, &server));
+    checks.push(check_privileges(inspector, &server));
     checks.push(check_ledger(&server));
     checks.push(check_connections(&server, consumers));
     checks.push(check_replicas(&server));
-    checks.extend(check_indexes(&survey.list_indexes().await?));
-    let triggers = survey.update_triggers().await?;
+    checks.extend(check_indexes(&inspector.list_indexes().await?));
+    let triggers = inspector.update_triggers().await?;
     if !triggers.is_empty() {
         checks.push(PlanCheck::new_warning(
             "triggers",
@@ -70,7 +67,7 @@ async fn check_server(
     Ok(())
 }
 
-fn check_privileges(survey: &TableInspector, server: &ServerInfo) -> PlanCheck {
+fn check_privileges(inspector: &TableInspector, server: &ServerInfo) -> PlanCheck {
     if server.may_update {
         return PlanCheck::new_ok("rights", format!("'{}' may set paths", server.user));
     }
@@ -80,7 +77,7 @@ fn check_privileges(survey: &TableInspector, server: &ServerInfo) -> PlanCheck {
             "'{}' may read, but not set paths: fine for the feeder, consumers need another role",
             server.user
         ),
-        survey.grant_update("the consumers' role"),
+        inspector.grant_update("the consumers' role"),
     )
 }
 
@@ -102,8 +99,8 @@ fn check_ledger(server: &ServerInfo) -> PlanCheck {
 }
 
 fn check_connections(server: &ServerInfo, consumers: u32) -> PlanCheck {
-    let needed = consumers * CONNECTIONS_PER_CONSUMER + FEEDER_CONNECTIONS;
-    let free = server.max_connections.saturating_sub(server.connections);
+    let needed = i64::from(consumers * CONNECTIONS_PER_CONSUMER + FEEDER_CONNECTIONS);
+    let free = (server.max_connections - server.connections).max(0);
     let finding = format!(
         "{consumers} consumers and the feeder need {needed}, of {} there are {free} free",
         server.max_connections
@@ -143,7 +140,7 @@ fn check_indexes(indexes: &[TableIndex]) -> Vec<PlanCheck> {
     let names = |wanted: &dyn Fn(&TableIndex) -> bool| {
         let wanted = indexes.iter().filter(|index| wanted(index));
         let names: Vec<String> = wanted
-            .map(|index| format!("{} ({})", index.name, format_bytes(index.bytes)))
+            .map(|index| format!("{} ({})", index.name, DecimalBytes(index.bytes)))
             .collect();
         names.join(", ")
     };
@@ -160,7 +157,7 @@ fn check_indexes(indexes: &[TableIndex]) -> Vec<PlanCheck> {
             names(&|index| index.has_path),
             names(&|_| true)
         ),
-        "keep MAX_COMMIT_LATENCY on, and drop what nobody needs before, to make it again after",
+        "keep MAX_COMMIT_LATENCY on, and drop before what is not needed, and make it again after",
     )];
     if indexes
         .iter()

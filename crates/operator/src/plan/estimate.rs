@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::RowCounts;
 use serde::Serialize;
 
 use super::objects::ObjectFacts;
+use super::table_inspector::RowCounts;
 
 /// Dollars for a copy, and for one request to SQS and KMS.
 const DOLLARS_PER_COPY: f64 = 0.005 / 1000.0;
@@ -56,7 +56,7 @@ pub(super) struct MigrationEstimate {
     pub(super) copy_requests: u64,
     pub(super) queue_requests: u64,
     pub(super) dollars: f64,
-    /// The size of all images, from the few that were looked at.
+    /// The size of all images, from the few that were checked.
     pub(super) gigabytes: Option<f64>,
     /// For the second copies, until the sources are cleaned away.
     pub(super) dollars_per_month: Option<f64>,

@@ -8,9 +8,10 @@ mod objects;
 mod output;
 mod probe;
 mod queue;
+mod table_inspector;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{self, RowCounts, TableInspector};
+use bucket_brigade_common::ledger;
 use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::settings::{SettingsProblems, integer_between};
 use serde::Serialize;
@@ -18,8 +19,8 @@ use serde::Serialize;
 use super::context::{CommandContext, CommonArgs};
 use check::{CheckVerdict, PlanCheck};
 use estimate::{EstimateInput, MigrationEstimate};
+use table_inspector::{RowCounts, TableInspector};
 
-/// Its flags and settings.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its mend, or an\nunexpected error; 64 wrong settings."
@@ -31,14 +32,13 @@ pub struct Args {
     /// Each with so many copies in flight [default: 64]
     #[arg(long, env = "MAX_CONCURRENCY", value_name = "N")]
     max_concurrency: Option<String>,
-    /// Look at the objects of so many rows [default: 5]
+    /// Check the objects of so many rows [default: 5]
     #[arg(long, value_name = "N")]
     samples: Option<String>,
     #[command(flatten)]
     common: CommonArgs,
 }
 
-/// Everything that is told.
 #[derive(Debug, Serialize)]
 struct MigrationPlan {
     table: String,
@@ -121,13 +121,13 @@ async fn build_plan(
     let counts = plan.add_database_checks(context, samples, consumers).await;
     plan.checks
         .extend(queue::check_queue(&context.sqs_queue().await).await);
-    let looked = objects::check_objects(context, &mut plan.samples, &mut plan.checks).await;
+    let objects = objects::check_objects(context, &mut plan.samples, &mut plan.checks).await;
     plan.estimate = counts.map(|counts| {
         MigrationEstimate::from_input(&EstimateInput {
             counts,
             consumers,
             concurrency,
-            objects: looked,
+            objects,
         })
     });
     let fails = |check: &&PlanCheck| check.verdict == CheckVerdict::Fails;
@@ -143,16 +143,16 @@ impl MigrationPlan {
         consumers: u32,
     ) -> Option<RowCounts> {
         let pool = ledger::create_pool(context.migration.database.clone(), 1);
-        let survey = match TableInspector::open(pool, &context.migration.run).await {
-            Ok(survey) => survey,
+        let inspector = match TableInspector::open(pool, &context.migration.run).await {
+            Ok(inspector) => inspector,
             Err(error) => {
                 self.checks
                     .push(PlanCheck::from_ledger_error("database", &error));
                 return None;
             }
         };
-        self.table = survey.table_name();
-        let counts = database::check_database(&survey, consumers, &mut self.checks).await;
+        self.table = inspector.table_name();
+        let counts = database::check_database(&inspector, consumers, &mut self.checks).await;
         self.rows = counts.map(|counts| PlanRowCounts {
             in_scope: counts.in_scope,
             moved_already: counts.moved,
@@ -160,13 +160,11 @@ impl MigrationPlan {
             estimated_from_percent: counts.sampled_percent,
         });
         let rule = &context.migration.run.rule;
-        match survey.sample_rows(samples).await {
+        match inspector.sample_rows(samples).await {
             Ok(rows) => {
                 for (id, path) in rows {
                     match rule.route_for(&path) {
-                        Ok(route) => self
-                            .samples
-                            .push(SampleRow::from_route(id.to_string(), route)),
+                        Ok(route) => self.samples.push(SampleRow::from_route(id, route)),
                         Err(problem) => self.checks.push(PlanCheck::new_warning(
                             "rows",
                             format!("row {id} cannot be moved: {problem}"),
@@ -177,7 +175,7 @@ impl MigrationPlan {
             }
             Err(error) => self
                 .checks
-                .push(PlanCheck::from_ledger_error("rows", &error)),
+                .push(PlanCheck::from_ledger_error("rows", &error.into())),
         }
         counts
     }

@@ -17,7 +17,7 @@ use crate::context::CommandContext;
 /// What was learned of the objects.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ObjectFacts {
-    /// The average size of those looked at, in bytes.
+    /// The average size of those sampled at, in bytes.
     pub(super) average_bytes: Option<u64>,
     /// How long a copy took.
     pub(super) copy_duration: Option<Duration>,
@@ -66,11 +66,11 @@ pub(super) async fn check_objects(
         read_region(&s3, destination).await,
     ];
     checks.push(check_regions(&regions, source, destination));
-    let looked = read_sampled_objects(&source_s3, source, samples).await;
-    checks.extend(looked.source_checks(samples.len()));
-    checks.extend(check_tags(&source_s3, source, &looked).await);
-    let mut objects = looked.object_facts(&regions);
-    if let Some((size, key)) = &looked.smallest {
+    let sampled = read_sampled_objects(&source_s3, source, samples).await;
+    checks.extend(sampled.source_checks(samples.len()));
+    checks.extend(check_tags(&source_s3, source, &sampled).await);
+    let mut objects = sampled.object_facts(&regions);
+    if let Some((size, key)) = &sampled.smallest {
         let probe = CopyProbe {
             client: &s3,
             source,
@@ -87,8 +87,8 @@ pub(super) async fn check_objects(
 
 /// The region a bucket says it is in; none where it does not say.
 async fn read_region(client: &Client, bucket: &str) -> Option<String> {
-    let answer = client.head_bucket().bucket(bucket).send().await.ok()?;
-    answer.bucket_region().map(ToOwned::to_owned)
+    let output = client.head_bucket().bucket(bucket).send().await.ok()?;
+    output.bucket_region().map(ToOwned::to_owned)
 }
 
 fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str) -> PlanCheck {
@@ -110,25 +110,25 @@ async fn read_sampled_objects(
     bucket: &str,
     samples: &mut [SampleRow],
 ) -> SampledObjects {
-    let mut looked = SampledObjects::default();
+    let mut sampled = SampledObjects::default();
     for sample in samples {
         let key = &sample.route.source_key;
         let head = client.head_object().bucket(bucket).key(key).send().await;
         match head {
             Ok(head) => {
                 sample.size_bytes = head.content_length();
-                looked.add_object(key, &head);
+                sampled.add_object(key, &head);
             }
             Err(error) => match store_error(error) {
                 StoreError::Denied { code, message } => {
-                    looked.denied = Some(format!("{code}: {message}"));
+                    sampled.denied = Some(format!("{code}: {message}"));
                 }
-                StoreError::Permanent { .. } => looked.missing.push(sample.id.clone()),
-                other => looked.denied = Some(other.to_string()),
+                StoreError::Permanent { .. } => sampled.missing.push(sample.id.clone()),
+                other => sampled.denied = Some(other.to_string()),
             },
         }
     }
-    looked
+    sampled
 }
 
 impl SampledObjects {
@@ -176,7 +176,7 @@ impl SampledObjects {
                 self.missing.join(", ")
             );
             checks.push(if self.readable == 0 {
-                let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was looked at has an object";
+                let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was sampled at has an object";
                 PlanCheck::new_failure("sources", finding, mend)
             } else {
                 let mend = "such rows are recorded as failed, NoSuchKey";
@@ -199,13 +199,13 @@ impl SampledObjects {
 }
 
 /// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
-async fn check_tags(client: &Client, bucket: &str, looked: &SampledObjects) -> Option<PlanCheck> {
-    let (_, key) = looked.smallest.as_ref()?;
-    let answer = client.get_object_tagging().bucket(bucket).key(key).send();
-    Some(match answer.await {
+async fn check_tags(client: &Client, bucket: &str, sampled: &SampledObjects) -> Option<PlanCheck> {
+    let (_, key) = sampled.smallest.as_ref()?;
+    let request = client.get_object_tagging().bucket(bucket).key(key).send();
+    Some(match request.await {
         Ok(_) => PlanCheck::new_ok(
             "tags",
-            format!("can be read; {} objects have some", looked.tagged),
+            format!("can be read; {} objects have some", sampled.tagged),
         ),
         Err(error) => PlanCheck::new_failure(
             "tags",

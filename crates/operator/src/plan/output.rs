@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use indicatif::{DecimalBytes, HumanCount};
+
 use super::check::{CheckVerdict, PlanCheck};
 use super::estimate::MigrationEstimate;
 use super::{MigrationPlan, PlanRowCounts, SampleRow};
-use crate::status::group_thousands;
 
 impl fmt::Display for MigrationPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,9 +55,9 @@ impl fmt::Display for PlanRowCounts {
         write!(
             f,
             "Rows: {} in scope, {} moved already, {} outside the rule{about}",
-            group_thousands(self.in_scope),
-            group_thousands(self.moved_already),
-            group_thousands(self.outside)
+            HumanCount(self.in_scope),
+            HumanCount(self.moved_already),
+            HumanCount(self.outside)
         )
     }
 }
@@ -66,7 +67,7 @@ impl fmt::Display for SampleRow {
         let size = self
             .size_bytes
             .and_then(|size| u64::try_from(size).ok())
-            .map_or("no object".into(), format_bytes);
+            .map_or("no object".into(), |size| DecimalBytes(size).to_string());
         write!(
             f,
             "  row {} ({size})\n    path  {} → {}\n    key   {} → {}",
@@ -109,8 +110,8 @@ impl fmt::Display for MigrationEstimate {
         writeln!(
             f,
             "  requests  {} CopyObject, {} SQS",
-            group_thousands(self.copy_requests),
-            group_thousands(self.queue_requests)
+            HumanCount(self.copy_requests),
+            HumanCount(self.queue_requests)
         )?;
         write!(f, "  money     ${:.2}", self.dollars)?;
         if let (Some(size), Some(month)) = (self.gigabytes, self.dollars_per_month) {
@@ -122,7 +123,7 @@ impl fmt::Display for MigrationEstimate {
         write!(
             f,
             "\n  database  {} of WAL",
-            format_bytes(saturating_u64(self.wal_bytes))
+            DecimalBytes(saturating_u64(self.wal_bytes))
         )
     }
 }
@@ -143,34 +144,4 @@ fn saturating_u64(number: f64) -> u64 {
     )]
     let whole = number as u64;
     whole
-}
-
-/// A size for people.
-pub(super) fn format_bytes(size: u64) -> String {
-    const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let mut number = size as f64;
-    let mut unit = 0;
-    while number >= 1000.0 && unit < UNITS.len() - 1 {
-        number /= 1000.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{size} bytes"),
-        _ => format!("{number:.1} {}", UNITS[unit]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_read_as_people_say_them() {
-        let texts = [0, 999, 1000, 1_500_000, 2_000_000_000_000].map(format_bytes);
-        assert_eq!(
-            texts,
-            ["0 bytes", "999 bytes", "1.0 kB", "1.5 MB", "2.0 TB"]
-        );
-    }
 }

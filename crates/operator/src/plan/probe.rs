@@ -6,14 +6,13 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::s3::{copy_source, store_error};
+use indicatif::DecimalBytes;
 
 use super::check::PlanCheck;
-use super::output::format_bytes;
 
 /// What a copy that cannot be made needs.
 const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json";
 
-/// Where to copy.
 pub(super) struct CopyProbe<'a> {
     pub(super) client: &'a Client,
     pub(super) source: &'a str,
@@ -22,7 +21,6 @@ pub(super) struct CopyProbe<'a> {
     pub(super) prefix: &'a str,
 }
 
-/// What a copy told.
 #[derive(Default)]
 pub(super) struct ProbeOutcome {
     pub(super) copy_duration: Option<Duration>,
@@ -43,7 +41,7 @@ impl CopyProbe<'_> {
             self.prefix,
             fastrand::u64(..)
         );
-        let whole = format_bytes(u64::try_from(size).unwrap_or(0));
+        let whole = DecimalBytes(u64::try_from(size).unwrap_or(0));
         tracing::info!(
             "one probe object of {whole} is copied to s3://{}/{probe}, and removed again",
             self.destination
@@ -139,7 +137,7 @@ fn check_copy(
                 Some(key) => format!(", encrypted with {key}"),
                 None => String::new(),
             };
-            let whole = format_bytes(u64::try_from(size).unwrap_or(0));
+            let whole = DecimalBytes(u64::try_from(size).unwrap_or(0));
             PlanCheck::new_ok("copy", format!("{whole} in {took} ms{key}"))
         }
         Ok(head) => PlanCheck::new_failure(

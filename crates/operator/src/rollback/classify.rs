@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use bucket_brigade_common::ledger::{MovedRow, SourceState, UndoTarget};
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::objects::{BucketSide, ObjectInspector, ObjectStat};
+use bucket_brigade_common::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::s3::S3Store;
 use serde::Serialize;
 
+use super::queries::UndoTarget;
+use crate::moved_row::MovedRow;
 use crate::retrying_store::{is_object_error, retry_object_request};
 
 /// Why a row is left alone.
@@ -21,7 +22,6 @@ pub(super) enum SkipReason {
     Deleted,
     /// The application replaced the image under its new key.
     CopyReplaced,
-    /// The copy is gone.
     CopyGone,
     /// The source is gone, and not by us.
     SourceGone,
@@ -40,7 +40,6 @@ pub(super) enum SkipReason {
 }
 
 impl SkipReason {
-    /// For people.
     pub(super) fn as_text(&self) -> &'static str {
         match self {
             Self::Changed => "the application has changed the path since",
@@ -67,15 +66,12 @@ pub(super) struct SkippedRow {
     pub(super) id: String,
     /// The path it was given; none where no move is on record.
     pub(super) path: Option<String>,
-    /// Why.
     pub(super) reason: SkipReason,
-    /// More about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<String>,
 }
 
 impl SkippedRow {
-    /// A row that is left alone.
     pub(super) fn new(row: &MovedRow, reason: SkipReason, detail: Option<String>) -> Self {
         Self {
             id: row.id.clone(),
@@ -100,11 +96,9 @@ impl fmt::Display for SkippedRow {
     }
 }
 
-/// Looks at the objects of a move.
+/// Checks the objects of a move.
 pub(super) struct UndoClassifier<'a> {
-    /// The buckets.
     pub(super) store: &'a S3Store,
-    /// The path rule.
     pub(super) rule: &'a PathRule,
 }
 
@@ -193,11 +187,11 @@ impl UndoClassifier<'_> {
 }
 
 fn check_row(row: &MovedRow) -> Option<SkipReason> {
-    match (&row.current_path, row.source) {
-        (None, _) => Some(SkipReason::Deleted),
-        (Some(path), _) if *path != row.new_path => Some(SkipReason::Changed),
-        (_, SourceState::Removed) => Some(SkipReason::SourceRemoved),
-        (_, SourceState::InRemoval) => Some(SkipReason::SourceInRemoval),
-        (_, SourceState::Kept) => None,
+    match &row.current_path {
+        None => Some(SkipReason::Deleted),
+        Some(path) if *path != row.new_path => Some(SkipReason::Changed),
+        _ if row.is_source_removed => Some(SkipReason::SourceRemoved),
+        _ if row.is_source_in_removal => Some(SkipReason::SourceInRemoval),
+        _ => None,
     }
 }

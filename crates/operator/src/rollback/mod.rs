@@ -1,7 +1,7 @@
 //! `feeder rollback`: rows back to their old path, where that is safe.
 //!
 //! A row goes back when it still carries the new path, its copy still has the recorded ETag, and its source
-//! exists. Everything else is left alone, counted and told with its reason:
+//! exists. Everything else is left alone, counted and printed with its reason:
 //!
 //! ```text
 //!   row             copy            source                 what happens
@@ -9,13 +9,13 @@
 //!   another path    any             any                    left: the application's write wins
 //!   gone            any             any                    left: nothing to set back
 //!   new path        another ETag    any                    left: the application replaced the image
-//!   new path        gone            any                    left: verify tells of it
+//!   new path        gone            any                    left: verify reports it
 //!   new path        as recorded     gone, or removed       left: the old path would name nothing
 //! ```
 //!
-//! **What can go wrong between two steps.** Looks and compare-and-set are two systems: an image that the
-//! application replaces under the same key between the look at the copy and the compare-and-set would lose
-//! its row. So the copy is looked at once more after it, and a row whose image was replaced is set forward
+//! **What can go wrong between two steps.** S3 and Postgres know no common transaction: an image that the
+//! application replaces under the same key between the HEAD of the copy and the compare-and-set would lose
+//! its row. So the copy is checked once more after it, and a row whose image was replaced is set forward
 //! again. A row whose source goes between the two would break: clean, the only one of ours that removes
 //! sources, is kept out by a lock. Path and evidence change in one statement, so that a kill leaves each
 //! row either moved or to do; a second rollback goes on with what is still moved. A feeder would move the
@@ -23,6 +23,7 @@
 
 mod classify;
 mod output;
+mod queries;
 mod selection;
 mod undo;
 
@@ -35,20 +36,20 @@ use super::context::CommonArgs;
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
 use classify::UndoClassifier;
+use output::RollbackPrinter;
 use selection::SelectionArgs;
 use undo::RollbackRun;
 
 const POOL_SIZE: u32 = 4;
 
-/// Its flags and settings.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder rollback --all                        tells what would happen\n  feeder rollback --all --yes\n  feeder rollback --since 2h --yes\n  feeder rollback --since 2026-03-01T14:00:00Z --yes\n  feeder rollback --ids 17 23 42 --yes\n\nStop the feeder first. Cut off, the same command goes on where it was. Exit codes: 0 done; 1 unexpected error;\n2 done, but some rows were left alone (the list tells why); 3 stopped before the end; 64 wrong settings, or no\nsuch run; 69 database, queue or bucket cannot be reached; 75 the feeder, consumers or another command are at\nwork; 77 a right is missing."
+    after_help = "Examples:\n  feeder rollback --all                        prints what would happen\n  feeder rollback --all --yes\n  feeder rollback --since 2h --yes\n  feeder rollback --since 2026-03-01T14:00:00Z --yes\n  feeder rollback --ids 17 23 42 --yes\n\nStop the feeder first. Cut off, the same command goes on where it was. Exit codes: 0 done; 1 unexpected error;\n2 done, but some rows were left alone (the list says why); 3 stopped before the end; 64 wrong settings, or no\nsuch run; 69 database, queue or bucket cannot be reached; 75 the feeder, consumers or another command are at\nwork; 77 a right is missing."
 )]
 pub struct Args {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Do it; without this flag the command tells what would happen
+    /// Do it; without this flag the command prints what would happen
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -64,7 +65,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .await?;
     let selection = selection.parse_ids(ledger.id_type())?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
-    // A look needs nobody's leave.
+    // Without --yes nothing is changed: the fleet may go on.
     let fleet = if args.yes {
         Some(QuiescedFleet::quiesce(&context, &ledger).await?)
     } else {
@@ -72,13 +73,14 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     };
     let store = retrying_store::open(&context).await?;
     let rule = &context.migration.run.rule;
-    let judge = UndoClassifier {
+    let classifier = UndoClassifier {
         store: &store,
         rule,
     };
-    let mut rollback = RollbackRun::new(&ledger, judge, selection, context.format)?;
+    let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), args.yes)?;
+    let mut rollback = RollbackRun::new(&ledger, classifier, selection, printer);
     let is_complete = rollback.run(lock, fleet, &stop).await?;
-    let is_whole = rollback.print_summary(args.yes)?;
+    let is_whole = rollback.printer.print_summary()?;
     Ok(match (is_complete, is_whole) {
         (false, _) => exit::STOPPED,
         (true, true) => exit::DONE,

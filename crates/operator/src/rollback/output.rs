@@ -1,20 +1,22 @@
-//! The answer of a rollback.
+//! What a rollback prints.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::classify::SkipReason;
-use super::undo::RollbackRun;
+use super::classify::{SkipReason, SkippedRow};
+use crate::list_writer::ListWriter;
+use crate::output::OutputFormat;
 
 #[derive(Serialize)]
 struct RollbackSummary {
     run: i64,
-    /// False when it only told what would happen.
+    /// False without `--yes`.
     done: bool,
     rolled_back: u64,
-    left_alone_by_reason: BTreeMap<SkipReason, u64>,
+    #[serde(rename = "left_alone_by_reason")]
+    skipped_by_reason: BTreeMap<SkipReason, u64>,
 }
 
 impl fmt::Display for RollbackSummary {
@@ -22,7 +24,7 @@ impl fmt::Display for RollbackSummary {
         let (run, rows) = (self.run, self.rolled_back);
         let verb = if self.done { "went" } else { "would go" };
         write!(f, "run {run}: {rows} rows {verb} back to their old path")?;
-        for (reason, count) in &self.left_alone_by_reason {
+        for (reason, count) in &self.skipped_by_reason {
             write!(f, "\n  {count} left alone: {}", reason.as_text())?;
         }
         if !self.done {
@@ -35,21 +37,44 @@ impl fmt::Display for RollbackSummary {
     }
 }
 
-impl RollbackRun<'_> {
-    /// Writes the answer; whether nothing was left alone.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
-    pub(super) fn print_summary(&mut self, done: bool) -> anyhow::Result<bool> {
-        let is_whole = self.skipped.is_empty();
-        if let Some(listing) = self.list_writer.take() {
-            listing.write_summary(&RollbackSummary {
-                run: self.ledger.run_id(),
+/// Prints the rows that are left alone, and counts all.
+pub(super) struct RollbackPrinter {
+    list_writer: ListWriter<std::io::Stdout>,
+    summary: RollbackSummary,
+}
+
+impl RollbackPrinter {
+    pub(super) fn begin_list(format: OutputFormat, run: i64, done: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            list_writer: ListWriter::begin_on_stdout(format, "left_alone")?,
+            summary: RollbackSummary {
+                run,
                 done,
-                rolled_back: self.undone_rows,
-                left_alone_by_reason: std::mem::take(&mut self.skipped),
-            })?;
+                rolled_back: 0,
+                skipped_by_reason: BTreeMap::new(),
+            },
+        })
+    }
+
+    pub(super) fn count_undone(&mut self, rows: usize) {
+        self.summary.rolled_back += u64::try_from(rows).unwrap_or(u64::MAX);
+    }
+
+    pub(super) fn print_skipped(
+        &mut self,
+        rows: impl IntoIterator<Item = SkippedRow>,
+    ) -> anyhow::Result<()> {
+        for row in rows {
+            self.list_writer.write_item(&row)?;
+            let counts = &mut self.summary.skipped_by_reason;
+            *counts.entry(row.reason).or_default() += 1;
         }
-        Ok(is_whole)
+        Ok(())
+    }
+
+    /// Whether no row was left alone.
+    pub(super) fn print_summary(self) -> anyhow::Result<bool> {
+        self.list_writer.write_summary(&self.summary)?;
+        Ok(self.summary.skipped_by_reason.is_empty())
     }
 }

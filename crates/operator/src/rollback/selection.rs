@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use bucket_brigade_common::ledger::MoveSelection;
 use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::settings::{SettingsError, SettingsProblems};
+
+use super::queries::MoveSelection;
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]

@@ -1,11 +1,9 @@
-//! Sets rows back, page by page: look, compare and set, look again.
+//! Sets rows back, page by page: check, compare and set, check again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::{
-    AdvisoryLock, MoveSelection, MovedRow, PostgresLedger, UndoTarget,
-};
+use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger};
 use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove, StatementError};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::row_id::RowId;
@@ -14,13 +12,17 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::classify::{SkipReason, SkippedRow, UndoClassifier};
-use crate::list_writer::ListWriter;
+use super::output::RollbackPrinter;
+use super::queries::{
+    MoveSelection, UndoTarget, mark_undone_checked, moves_to_undo, undo_moves, undone_unchecked,
+};
 use crate::locks::{self, QuiescedFleet};
-use crate::output::OutputFormat;
+use crate::moved_row::MovedRow;
 use crate::progress_bar::ProgressReporter;
 use crate::retrying_store::MAX_REQUESTS_IN_FLIGHT;
+use crate::verify::count_moves;
 
-/// Few enough that the looks at a page's copies are fresh when its rows are set.
+/// Few enough that what was read of a page's copies is fresh when its rows are set.
 const PAGE_ROWS: i64 = 200;
 
 /// Tries of a row that a transaction of the application holds.
@@ -35,47 +37,36 @@ struct UndoOutcome {
     refused: HashSet<String>,
 }
 
-/// One rollback.
 pub(super) struct RollbackRun<'a> {
-    pub(super) ledger: &'a PostgresLedger,
+    ledger: &'a PostgresLedger,
     classifier: UndoClassifier<'a>,
     selection: MoveSelection,
-    pub(super) list_writer: Option<ListWriter<std::io::Stdout>>,
-    pub(super) undone_rows: u64,
-    pub(super) skipped: BTreeMap<SkipReason, u64>,
-    unseen_ids: HashSet<String>,
+    /// Ids that were asked for and not found yet.
+    missing_ids: HashSet<String>,
+    pub(super) printer: RollbackPrinter,
 }
 
 impl<'a> RollbackRun<'a> {
-    /// A rollback of the selection.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub(super) fn new(
         ledger: &'a PostgresLedger,
-        judge: UndoClassifier<'a>,
+        classifier: UndoClassifier<'a>,
         selection: MoveSelection,
-        format: OutputFormat,
-    ) -> anyhow::Result<Self> {
-        let not_seen = match &selection {
+        printer: RollbackPrinter,
+    ) -> Self {
+        let missing_ids = match &selection {
             MoveSelection::Ids(ids) => ids.iter().cloned().collect(),
             _ => HashSet::new(),
         };
-        Ok(Self {
+        Self {
             ledger,
-            classifier: judge,
+            classifier,
             selection,
-            list_writer: Some(ListWriter::begin_on_stdout(format, "left_alone")?),
-            undone_rows: 0,
-            skipped: BTreeMap::new(),
-            unseen_ids: not_seen,
-        })
+            missing_ids,
+            printer,
+        }
     }
 
-    /// Goes on to the end; false when it was stopped before. Without the fleet's lock it only looks.
-    ///
-    /// # Errors
-    /// The store or the database does not answer, or a lock is lost.
+    /// Goes on to the end; false when it was stopped before. Without the fleet's lock it changes nothing.
     pub(super) async fn run(
         &mut self,
         mut lock: AdvisoryLock,
@@ -85,37 +76,31 @@ impl<'a> RollbackRun<'a> {
         if fleet.is_some() {
             self.finish_interrupted().await?;
         }
-        let mut gauge = ProgressReporter::new("rolling back", self.ledger.count_moves().await?);
+        let ledger = self.ledger;
+        let mut progress = ProgressReporter::new("rolling back", count_moves(ledger).await?);
         let mut cursor: Option<String> = None;
         while !stop.is_cancelled() {
             locks::ensure_held(&mut lock).await?;
             if let Some(fleet) = &mut fleet {
                 fleet.ensure_quiesced().await?;
             }
-            let ledger = self.ledger;
-            let page = ledger.moves_to_undo(&self.selection, cursor.as_deref(), PAGE_ROWS);
-            let page = page.await?;
+            let page = moves_to_undo(ledger, &self.selection, cursor.as_deref(), PAGE_ROWS).await?;
             let Some(last) = page.last() else {
-                gauge.clear();
-                self.skip_unmoved()?;
+                self.skip_missing()?;
                 return Ok(true);
             };
             cursor = Some(last.id.clone());
-            gauge.advance_by(page.len());
+            progress.advance_by(page.len());
             self.process_page(page, fleet.is_some()).await?;
         }
-        gauge.clear();
         Ok(false)
     }
 
-    /// Looks once more at the rows of a rollback that was killed before it could.
+    /// Checks the copies of a rollback that was killed before it could.
     async fn finish_interrupted(&mut self) -> anyhow::Result<()> {
         let mut cursor: Option<String> = None;
         loop {
-            let page = self
-                .ledger
-                .undone_unchecked(cursor.as_deref(), PAGE_ROWS)
-                .await?;
+            let page = undone_unchecked(self.ledger, cursor.as_deref(), PAGE_ROWS).await?;
             let Some(last) = page.last() else {
                 return Ok(());
             };
@@ -125,7 +110,7 @@ impl<'a> RollbackRun<'a> {
                 .map(|row| (row.id.clone(), self.classifier.as_undone(row)))
                 .partition(|(_, undo)| undo.is_some());
             let others: Vec<String> = others.into_iter().map(|(id, _)| id).collect();
-            self.ledger.mark_undone_checked(&others).await?;
+            mark_undone_checked(self.ledger, &others).await?;
             self.recheck_copies(back.into_iter().filter_map(|(_, undo)| undo).collect())
                 .await?;
         }
@@ -133,17 +118,15 @@ impl<'a> RollbackRun<'a> {
 
     async fn process_page(&mut self, page: Vec<MovedRow>, for_real: bool) -> anyhow::Result<()> {
         for row in &page {
-            self.unseen_ids.remove(&row.id);
+            self.missing_ids.remove(&row.id);
         }
-        let (undos, left) = self.classify_all(page).await?;
-        self.skip_rows(left)?;
+        let (mut targets, skipped) = self.classify_all(page).await?;
+        self.printer.print_skipped(skipped)?;
         if for_real {
-            let undone = self.undo_all(undos).await?;
-            let back = self.recheck_copies(undone).await?;
-            self.undone_rows += count_undos(&back);
-        } else {
-            self.undone_rows += count_undos(&undos);
+            let undone = self.undo_all(targets).await?;
+            targets = self.recheck_copies(undone).await?;
         }
+        self.printer.count_undone(targets.len());
         Ok(())
     }
 
@@ -151,21 +134,20 @@ impl<'a> RollbackRun<'a> {
         &self,
         page: Vec<MovedRow>,
     ) -> Result<(Vec<UndoTarget>, Vec<SkippedRow>), StoreError> {
-        let looks = page
-            .into_iter()
-            .map(|row| self.classifier.classify_row(row));
-        let judged: Vec<Result<UndoTarget, SkippedRow>> = stream::iter(looks)
+        let rows = page.into_iter();
+        let requests = rows.map(|row| self.classifier.classify_row(row));
+        let verdicts: Vec<Result<UndoTarget, SkippedRow>> = stream::iter(requests)
             .buffered(MAX_REQUESTS_IN_FLIGHT)
             .try_collect()
             .await?;
-        let (mut undos, mut left) = (Vec::new(), Vec::new());
-        for one in judged {
-            match one {
-                Ok(undo) => undos.push(undo),
-                Err(alone) => left.push(alone),
+        let (mut targets, mut skipped) = (Vec::new(), Vec::new());
+        for verdict in verdicts {
+            match verdict {
+                Ok(target) => targets.push(target),
+                Err(row) => skipped.push(row),
             }
         }
-        Ok((undos, left))
+        Ok((targets, skipped))
     }
 
     /// Sets them back; rows that are locked are tried again for a while. Returns those that went back.
@@ -191,7 +173,7 @@ impl<'a> RollbackRun<'a> {
         }
         let locked = undos.iter();
         let locked = locked.map(|undo| SkippedRow::new(&undo.row, SkipReason::Locked, None));
-        self.skip_rows(locked.collect())?;
+        self.printer.print_skipped(locked)?;
         Ok(undone)
     }
 
@@ -200,17 +182,14 @@ impl<'a> RollbackRun<'a> {
         let mut tried = UndoOutcome::default();
         let mut batches = vec![undos.to_vec()];
         while let Some(batch) = batches.pop() {
-            match self.ledger.undo_moves(&batch).await {
+            match undo_moves(self.ledger, &batch).await {
                 Ok(ids) => tried.undone.extend(ids),
                 Err(StatementError::Rejected { code, message }) => match &batch[..] {
                     [] => {}
                     [one] => {
                         let detail = Some(format!("{code}: {message}"));
-                        self.skip_rows(vec![SkippedRow::new(
-                            &one.row,
-                            SkipReason::Refused,
-                            detail,
-                        )])?;
+                        let row = SkippedRow::new(&one.row, SkipReason::Refused, detail);
+                        self.printer.print_skipped([row])?;
                         tried.refused.insert(one.row.id.clone());
                     }
                     many => {
@@ -241,33 +220,35 @@ impl<'a> RollbackRun<'a> {
                 }
                 Some(_) => SkipReason::Changed,
             };
-            self.skip_rows(vec![SkippedRow::new(&undo.row, reason, None)])?;
+            let row = SkippedRow::new(&undo.row, reason, None);
+            self.printer.print_skipped([row])?;
         }
         Ok(still)
     }
 
-    /// An image that the application replaced while its row was set back is shown again.
+    /// A row whose image the application replaced while the row was set back names that image again.
     async fn recheck_copies(&mut self, undone: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
-        let looks = undone.into_iter().map(|undo| async {
+        let requests = undone.into_iter().map(|undo| async {
             let is_replaced = self.classifier.is_copy_replaced(&undo).await?;
             Ok::<_, StoreError>((undo, is_replaced))
         });
-        let looked: Vec<(UndoTarget, bool)> = stream::iter(looks)
+        let checked: Vec<(UndoTarget, bool)> = stream::iter(requests)
             .buffered(MAX_REQUESTS_IN_FLIGHT)
             .try_collect()
             .await?;
-        let (replaced, back): (Vec<_>, Vec<_>) = looked
+        let (replaced, back): (Vec<_>, Vec<_>) = checked
             .into_iter()
             .partition(|(_, is_replaced)| *is_replaced);
         let replaced: Vec<UndoTarget> = replaced.into_iter().map(|(undo, _)| undo).collect();
         let back: Vec<UndoTarget> = back.into_iter().map(|(undo, _)| undo).collect();
         let stuck = self.reapply_moves(&replaced).await?;
-        let seen = back.iter().chain(&replaced).map(|undo| undo.row.id.clone());
-        let seen: Vec<String> = seen.filter(|id| !stuck.contains(id)).collect();
-        self.ledger.mark_undone_checked(&seen).await?;
-        let left = replaced.iter();
-        let left = left.map(|undo| SkippedRow::new(&undo.row, SkipReason::CopyReplaced, None));
-        self.skip_rows(left.collect())?;
+        let ids = back.iter().chain(&replaced).map(|undo| undo.row.id.clone());
+        let ids: Vec<String> = ids.filter(|id| !stuck.contains(id)).collect();
+        mark_undone_checked(self.ledger, &ids).await?;
+        let skipped = replaced.iter();
+        let skipped =
+            skipped.map(|undo| SkippedRow::new(&undo.row, SkipReason::CopyReplaced, None));
+        self.printer.print_skipped(skipped)?;
         Ok(back)
     }
 
@@ -298,26 +279,16 @@ impl<'a> RollbackRun<'a> {
         Ok(rest.iter().map(|one| one.id.as_str().to_owned()).collect())
     }
 
-    fn skip_unmoved(&mut self) -> anyhow::Result<()> {
-        let mut ids: Vec<String> = self.unseen_ids.drain().collect();
+    fn skip_missing(&mut self) -> anyhow::Result<()> {
+        let mut ids: Vec<String> = self.missing_ids.drain().collect();
         ids.sort();
-        let left = ids.into_iter().map(|id| SkippedRow {
+        let skipped = ids.into_iter().map(|id| SkippedRow {
             id,
             path: None,
             reason: SkipReason::NotMoved,
             detail: None,
         });
-        self.skip_rows(left.collect())
-    }
-
-    fn skip_rows(&mut self, left: Vec<SkippedRow>) -> anyhow::Result<()> {
-        for one in left {
-            if let Some(listing) = &mut self.list_writer {
-                listing.write_item(&one)?;
-            }
-            *self.skipped.entry(one.reason).or_default() += 1;
-        }
-        Ok(())
+        self.printer.print_skipped(skipped)
     }
 }
 
@@ -331,8 +302,4 @@ fn original_move(undo: &UndoTarget) -> PendingMove {
         etag: undo.row.etag.clone(),
         size_bytes: undo.row.size_bytes,
     }
-}
-
-fn count_undos(undos: &[UndoTarget]) -> u64 {
-    u64::try_from(undos.len()).unwrap_or(0)
 }

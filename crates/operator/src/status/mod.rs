@@ -1,7 +1,9 @@
 //! `feeder status`: one screen of what goes on, and why. It costs the database the same however large
-//! the migration is: sums over processes and codes, and a look at the queue.
+//! the migration is: sums over processes and codes, and the attributes of the queue.
 
 mod output;
+mod queries;
+mod queue;
 mod snapshot;
 mod state;
 
@@ -18,19 +20,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{CommandContext, CommonArgs};
 use super::output::OutputFormat;
-pub(super) use output::group_thousands;
+pub use queries::{CodeCount, failure_counts, live_workers, run_overview};
 pub(crate) use snapshot::StatusSnapshot;
 
 /// The cursor to the upper left, and nothing left of what was shown below it.
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
-/// Its flags and settings.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder status --watch\n\nExit codes: 0 told; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot\nbe reached; 77 a right is missing."
+    after_help = "Example:\n  feeder status --watch\n\nExit codes: 0 printed; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot\nbe reached; 77 a right is missing."
 )]
 pub struct Args {
-    /// Go on telling until Ctrl-C
+    /// Go on until Ctrl-C
     #[arg(long)]
     watch: bool,
     /// With --watch: how often [default: 2s]
@@ -52,7 +53,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let queue = context.sqs_queue().await;
     if !args.watch {
-        context.print_output(&StatusSnapshot::read(&ledger, &queue).await?)?;
+        context.print_output(&StatusSnapshot::read_status(&ledger, &queue).await?)?;
         return Ok(exit::DONE);
     }
     tokio::select! {
@@ -62,7 +63,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     }
 }
 
-/// Tells for ever. A database that does not answer is told, and waited for.
+/// Prints for ever. A database that does not answer is logged, and waited for.
 async fn watch_status(
     context: &CommandContext,
     ledger: &PostgresLedger,
@@ -71,7 +72,7 @@ async fn watch_status(
 ) -> anyhow::Result<u8> {
     let redraws = context.format == OutputFormat::Text && std::io::stdout().is_terminal();
     loop {
-        match StatusSnapshot::read(ledger, queue).await {
+        match StatusSnapshot::read_status(ledger, queue).await {
             Ok(view) if redraws => redraw_screen(&view)?,
             Ok(view) => context.print_output(&view)?,
             Err(error) => tracing::warn!(%error, "the status cannot be read"),

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::{RequestedLimits, WorkerStatus};
+use indicatif::HumanCount;
 
-use super::snapshot::{QueueStatus, StatusRates, StatusRowCounts, StatusSnapshot};
+use super::queries::WorkerStatus;
+use super::queue::QueueStatus;
+use super::snapshot::{StatusRates, StatusRowCounts, StatusSnapshot};
+use crate::limit::format_limits;
 
 /// How wide the bar is.
 const BAR_WIDTH: usize = 40;
@@ -39,7 +42,7 @@ impl fmt::Display for StatusSnapshot {
             codes => {
                 let codes: Vec<String> = codes
                     .iter()
-                    .map(|one| format!("{} {}", one.code, group_thousands(one.rows)))
+                    .map(|one| format!("{} {}", one.code, HumanCount(one.rows)))
                     .collect();
                 write!(f, "{}", codes.join(", "))?;
             }
@@ -64,36 +67,36 @@ impl fmt::Display for StatusRowCounts {
             None => write!(
                 f,
                 "{} moved, of how many is being counted",
-                group_thousands(moved)
+                HumanCount(moved)
             )?,
             Some(all) => {
                 let (bar, percent) = render_bar(done, all);
                 write!(
                     f,
                     "{bar} {percent:.1} %\n          {} moved of {} in scope",
-                    group_thousands(moved),
-                    group_thousands(all)
+                    HumanCount(moved),
+                    HumanCount(all)
                 )?;
             }
         }
         write!(
             f,
             ", {} changed by the application, {} failed",
-            group_thousands(changed),
-            group_thousands(failed)
+            HumanCount(changed),
+            HumanCount(failed)
         )?;
         if orphans > 0 {
             write!(
                 f,
                 "\n          {} copies lost their row",
-                group_thousands(orphans)
+                HumanCount(orphans)
             )?;
         }
         if poison > 0 {
             write!(
                 f,
                 "\n          {} messages that are not ours",
-                group_thousands(poison)
+                HumanCount(poison)
             )?;
         }
         Ok(())
@@ -114,7 +117,8 @@ impl fmt::Display for StatusRates {
 
 impl fmt::Display for QueueStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = |count: Option<u64>| count.map_or("N/A".into(), group_thousands);
+        let known =
+            |count: Option<u64>| count.map_or("N/A".into(), |count| HumanCount(count).to_string());
         let oldest = self
             .oldest_seconds
             .map_or("N/A".into(), |seconds| format!("{seconds} s"));
@@ -125,8 +129,8 @@ impl fmt::Display for QueueStatus {
             known(self.in_flight),
             known(self.dead_letters)
         )?;
-        match &self.trouble {
-            Some(trouble) => write!(f, " ({trouble})"),
+        match &self.error {
+            Some(error) => write!(f, " ({error})"),
             None => Ok(()),
         }
     }
@@ -139,16 +143,6 @@ fn quote_prefix(prefix: &str) -> String {
     } else {
         prefix.to_owned()
     }
-}
-
-/// The fleet's limits; none where there are none.
-pub(super) fn format_limits(limits: RequestedLimits) -> Option<String> {
-    let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
-    let most = limits
-        .concurrency
-        .map(|most| format!("{most} copies in flight"));
-    let words: Vec<String> = [rate, most].into_iter().flatten().collect();
-    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn format_fleet(workers: &[WorkerStatus]) -> String {
@@ -215,28 +209,9 @@ fn render_bar(done: u64, all: u64) -> (String, f64) {
     (bar, percent)
 }
 
-/// A number with its thousands told apart.
-pub(crate) fn group_thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_separated() {
-        let texts = [0, 999, 1000, 1_234_567].map(group_thousands);
-        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
-    }
 
     #[test]
     fn a_bar_is_full_only_at_the_end() {

@@ -1,16 +1,18 @@
-//! What `status` tells.
+//! What `status` prints.
 
 use bucket_brigade_common::feed_source::{FeedSource, RunProgress};
-use bucket_brigade_common::ledger::{CodeCount, PostgresLedger, RunOverview, WorkerStatus};
+use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::move_ledger::StatementError;
-use bucket_brigade_common::queue::QueueError;
 use bucket_brigade_common::sqs::SqsQueue;
 use bucket_brigade_common::worker_state::WorkerState;
 use serde::Serialize;
 
+use super::queries::{
+    CodeCount, RunOverview, WorkerStatus, failure_counts, live_workers, run_overview,
+};
+use super::queue::QueueStatus;
 use super::state::{ReportedState, reported_state};
 
-/// Everything on the screen.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusSnapshot {
     pub(crate) run: RunOverview,
@@ -23,7 +25,6 @@ pub(crate) struct StatusSnapshot {
     pub(crate) failures: Vec<CodeCount>,
 }
 
-/// The run in numbers.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct StatusRowCounts {
     pub(crate) in_scope: Option<u64>,
@@ -35,37 +36,25 @@ pub(crate) struct StatusRowCounts {
     pub(crate) poison: u64,
 }
 
-/// Rows moved per second.
+/// In rows per second.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct StatusRates {
     pub(crate) over_a_minute: f64,
     pub(crate) overall: f64,
-    /// The time left at the rate of the last minute; none when it cannot be told.
+    /// The time left at the rate of the last minute; none when it cannot be known.
     pub(crate) eta: Option<String>,
 }
 
-/// The queue and its dead-letter queue.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct QueueStatus {
-    pub(crate) visible: Option<u64>,
-    pub(crate) in_flight: Option<u64>,
-    /// SQS tells the age of its oldest message to CloudWatch only.
-    pub(crate) oldest_seconds: Option<u64>,
-    pub(crate) dead_letters: Option<u64>,
-    /// Why something of it is not known.
-    pub(crate) trouble: Option<String>,
-}
-
 impl StatusSnapshot {
-    /// Reads it all. Only the database must answer.
-    pub(crate) async fn read(
+    /// Only the database must answer.
+    pub(crate) async fn read_status(
         ledger: &PostgresLedger,
         queue: &SqsQueue,
     ) -> Result<Self, StatementError> {
-        let (run, workers) = (ledger.run_overview().await?, ledger.live_workers().await?);
+        let (run, workers) = (run_overview(ledger).await?, live_workers(ledger).await?);
         let progress = ledger.run_progress().await?;
-        let failures = ledger.failure_counts().await?;
-        let queue = QueueStatus::read(queue).await;
+        let failures = failure_counts(ledger).await?;
+        let queue = QueueStatus::read_queue(queue).await;
         let ReportedState { word, reason } = reported_state(&run, &workers, &queue);
         Ok(Self {
             rate: StatusRates::from_workers(&run, &workers, &progress),
@@ -106,45 +95,5 @@ impl StatusRates {
             overall,
             eta,
         }
-    }
-}
-
-impl QueueStatus {
-    async fn read(queue: &SqsQueue) -> Self {
-        let facts = match queue.describe_queue().await {
-            Ok(facts) => facts,
-            Err(error) => return Self::from_error(&error),
-        };
-        let known = Self {
-            visible: Some(facts.backlog.visible),
-            in_flight: Some(facts.backlog.in_flight),
-            ..Self::default()
-        };
-        let dead = match queue.dead_letter_queue_of(&facts) {
-            Some(dead) => dead.describe_queue().await,
-            None => return known,
-        };
-        match dead {
-            Ok(dead) => Self {
-                dead_letters: Some(dead.backlog.total_messages()),
-                ..known
-            },
-            Err(error) => Self {
-                trouble: Some(format!("dead letters: {error}")),
-                ..known
-            },
-        }
-    }
-
-    fn from_error(error: &QueueError) -> Self {
-        Self {
-            trouble: Some(error.to_string()),
-            ..Self::default()
-        }
-    }
-
-    /// Whether anything is known to wait in it.
-    pub(super) fn has_messages(&self) -> bool {
-        self.visible.unwrap_or(0) + self.in_flight.unwrap_or(0) > 0
     }
 }

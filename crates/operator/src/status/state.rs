@@ -1,10 +1,10 @@
 //! The one word for what goes on, and its reason.
 
-use bucket_brigade_common::ledger::{RunOverview, WorkerStatus};
 use bucket_brigade_common::worker_state::WorkerState;
 
-use super::output::format_limits;
-use super::snapshot::QueueStatus;
+use super::queries::{RunOverview, WorkerStatus};
+use super::queue::QueueStatus;
+use crate::limit::format_limits;
 
 /// A state and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ fn idle_state(run: &RunOverview, otherwise: &str) -> ReportedState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bucket_brigade_common::ledger::RequestedLimits;
+    use crate::limit::RequestedLimits;
 
     fn run() -> RunOverview {
         RunOverview {
@@ -199,8 +199,8 @@ mod tests {
                 "waiting: the messages left are hidden for a while",
             ),
         ];
-        for (told, expected) in cases {
-            assert_eq!(told, expected);
+        for (text, expected) in cases {
+            assert_eq!(text, expected);
         }
     }
 

@@ -1,37 +1,35 @@
-//! Checks one move, and with `--recopy` mends it.
+//! Checks one move, and with `--recopy` copies it anew.
 
-use bucket_brigade_common::ledger::{MovedRow, PostgresLedger, SourceState, VerificationFinding};
+use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::objects::{BucketSide, ObjectInspector, ObjectReplacer, ObjectStat};
+use bucket_brigade_common::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::s3::S3Store;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move};
+use super::queries::current_path;
+use super::verification::VerificationFinding;
+use crate::moved_row::MovedRow;
 use crate::retrying_store::{is_object_error, retry_object_request};
 
-/// Looks at a move that changes under them, before what they saw is taken for the truth.
+/// Checks of a move that changes meanwhile, before the last one counts.
 const MAX_ATTEMPTS: u32 = 4;
 
-/// Checks moves.
 pub(super) struct MoveChecker<'a> {
-    /// The buckets.
     pub(super) store: &'a S3Store,
     /// The ledger and the table.
     pub(super) ledger: &'a PostgresLedger,
-    /// The path rule.
     pub(super) rule: &'a PathRule,
     /// Whether copies are made anew.
     pub(super) recopies: bool,
 }
 
-/// One look at a move.
 enum CheckAttempt {
     Final(VerificationFinding),
-    /// Something changed meanwhile.
     Retry(VerificationFinding),
 }
 
-/// The move being looked at.
+/// The move that is being checked.
 struct CheckedMove<'a> {
     row: &'a MovedRow,
     route: MoveRoute,
@@ -64,7 +62,7 @@ impl MoveChecker<'_> {
             }
         }
         if finding.mismatch.is_some() {
-            row.current_path = self.ledger.current_path(&row.id).await?;
+            row.current_path = current_path(self.ledger, &row.id).await?;
         }
         if !row.is_current() {
             finding.is_outdated = true;
@@ -84,15 +82,14 @@ impl MoveChecker<'_> {
         let copy = self
             .stat_object(BucketSide::Destination, &route.destination_key)
             .await?;
-        let source = match row.source {
-            SourceState::Removed => SourceObject::Removed,
-            _ => match self
-                .stat_object(BucketSide::Source, &route.source_key)
-                .await?
-            {
+        let source = if row.is_source_removed {
+            SourceObject::Removed
+        } else {
+            let stat = self.stat_object(BucketSide::Source, &route.source_key);
+            match stat.await? {
                 Some(stat) => SourceObject::Present(stat),
                 None => SourceObject::Missing,
-            },
+            }
         };
         let verdict = classify_move(row, copy.as_ref(), &source);
         let subject = CheckedMove {
@@ -141,7 +138,7 @@ impl MoveChecker<'_> {
         }
     }
 
-    /// The source is not what was copied: told, or mended where the row still names our copy.
+    /// The source is not what was copied: a mismatch, or copied anew where the row still names our copy.
     async fn recopy_changed(
         &self,
         subject: &CheckedMove<'_>,
@@ -164,7 +161,7 @@ impl MoveChecker<'_> {
         }
     }
 
-    /// The new copy is sound if the source was the same before and after it was made.
+    /// The new copy is intact if the source was the same before and after it was made.
     async fn finding_after_recopy(
         &self,
         subject: &CheckedMove<'_>,
@@ -201,10 +198,6 @@ impl MoveChecker<'_> {
         }
     }
 
-    /// Looks at one object, patiently.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub(super) async fn stat_object(
         &self,
         side: BucketSide,
@@ -218,7 +211,6 @@ impl MoveChecker<'_> {
 enum CopyComparison {
     /// Equal; the copy's ETag.
     Equal(String),
-    /// Not equal.
     Different(String),
     /// One of them vanished.
     Missing,
@@ -247,7 +239,7 @@ impl CheckedMove<'_> {
 }
 
 fn concurrent_write_message() -> String {
-    "the source was written while it was looked at".into()
+    "the source was written while it was checked".into()
 }
 
 fn mismatch_finding(code: &'static str, message: String) -> VerificationFinding {

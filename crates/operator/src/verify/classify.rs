@@ -1,7 +1,8 @@
-//! What the looks at copy and source say of a move. Nothing here asks anybody.
+//! What two HEADs say of a move. Nothing here makes a request.
 
-use bucket_brigade_common::ledger::MovedRow;
 use bucket_brigade_common::objects::ObjectStat;
+
+use crate::moved_row::MovedRow;
 
 /// The source, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,16 +11,13 @@ pub(super) enum SourceObject {
     Removed,
     /// Gone, and not by us.
     Missing,
-    /// There.
     Present(ObjectStat),
 }
 
-/// What follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MoveVerdict {
     /// Both are as they should be.
     Intact,
-    /// Something is wrong.
     Mismatch(&'static str, String),
     /// The source is not what was copied.
     SourceChanged(String),
@@ -29,7 +27,7 @@ pub(super) enum MoveVerdict {
     NeedsComparison,
 }
 
-/// Judges a move by the copy and the source.
+/// Classifies a move by the copy and the source.
 ///
 /// Both times are S3's own, so no clock of ours is trusted; they know whole seconds only.
 pub(super) fn classify_move(
@@ -82,7 +80,6 @@ fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bucket_brigade_common::ledger::SourceState;
 
     fn row() -> MovedRow {
         MovedRow {
@@ -93,7 +90,8 @@ mod tests {
             size_bytes: Some(3),
             moved_micros: 0,
             current_path: Some("avatar/a".into()),
-            source: SourceState::Kept,
+            is_source_removed: false,
+            is_source_in_removal: false,
         }
     }
 
@@ -108,7 +106,7 @@ mod tests {
 
     fn code(copy: Option<&ObjectStat>, source: &SourceObject) -> &'static str {
         match classify_move(&row(), copy, source) {
-            MoveVerdict::Intact => "Sound",
+            MoveVerdict::Intact => "Intact",
             MoveVerdict::Mismatch(code, _) => code,
             MoveVerdict::SourceChanged(_) => "Changed",
             MoveVerdict::CopyReplaced(_) => "Replaced",
@@ -122,16 +120,16 @@ mod tests {
         assert_eq!(code(None, &source), "CopyGone");
         assert_eq!(code(Some(&stat("other", 3, 2)), &source), "Replaced");
         assert_eq!(code(Some(&stat("copy", 4, 2)), &source), "SizeDiffers");
-        assert_eq!(code(Some(&stat("copy", 3, 2)), &source), "Sound");
+        assert_eq!(code(Some(&stat("copy", 3, 2)), &source), "Intact");
     }
 
     #[test]
     fn the_source_must_be_what_was_copied() {
         let copy = stat("copy", 3, 10);
         let at = |source| code(Some(&copy), &SourceObject::Present(source));
-        assert_eq!(at(stat("copy", 3, 9)), "Sound");
+        assert_eq!(at(stat("copy", 3, 9)), "Intact");
         assert_eq!(at(stat("copy", 4, 9)), "Changed");
-        // In the same second nobody can tell by the time.
+        // In the same second the time decides nothing.
         assert_eq!(at(stat("copy", 3, 10)), "Compare");
         assert_eq!(at(stat("other", 3, 11)), "Compare");
         assert_eq!(at(stat("other", 3, 9)), "Changed");
@@ -140,8 +138,8 @@ mod tests {
             is_md5: false,
             ..stat("other-2", 3, 9)
         };
-        assert_eq!(at(parts), "Sound");
+        assert_eq!(at(parts), "Intact");
         assert_eq!(code(Some(&copy), &SourceObject::Missing), "SourceGone");
-        assert_eq!(code(Some(&copy), &SourceObject::Removed), "Sound");
+        assert_eq!(code(Some(&copy), &SourceObject::Removed), "Intact");
     }
 }

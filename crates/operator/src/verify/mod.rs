@@ -1,12 +1,12 @@
 //! `feeder verify`: are all copies what they should be, and their sources still what was copied?
 //!
-//! It believes neither the consumers nor itself of last time: each object is asked for anew. Per move it
-//! looks at the copy and the source (two HEADs) and at the row. What it can meet:
+//! It trusts neither the consumers nor an earlier verify: each object is asked for anew. Per move it reads
+//! the copy and the source (two HEADs) and the row. What it can find:
 //!
 //! ```text
 //!   the row         the copy              the source               finding
-//!   names it        as recorded           older than the copy      sound
-//!   names it        as recorded           written since            compared; the same: sound
+//!   names it        as recorded           older than the copy      intact
+//!   names it        as recorded           written since            compared; the same: intact
 //!   names it        as recorded           other bytes, or gone     SourceChanged, SourceGone
 //!   names it        another ETag or size  any                      CopyReplaced, SizeDiffers
 //!   names it        not there             any                      CopyGone: the row is broken
@@ -17,7 +17,7 @@
 //! A mismatch takes `verified_at` away, so that clean does not touch the source; and before it is written
 //! down the row is read again: what the application changed meanwhile is no mismatch.
 //!
-//! **What can go wrong between two steps.** Findings and the place reached are written in one statement per
+//! **What can go wrong between two steps.** Findings and the cursor are written in one statement per
 //! page: killed anywhere, the next verify repeats a page at most. With `--recopy` a copy is made anew and
 //! then written down; killed between the two, the ledger has the old ETag, and a later `verify --recopy`
 //! finds an object that equals its source and takes it over. A copy is made only over the very copy that is
@@ -27,9 +27,11 @@ mod check;
 mod classify;
 mod output;
 mod pass;
+mod queries;
+mod verification;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{TableAccess, VerificationSpec};
+use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::SettingsProblems;
 use tokio_util::sync::CancellationToken;
 
@@ -37,20 +39,21 @@ use super::context::CommonArgs;
 use super::{locks, retrying_store};
 use check::MoveChecker;
 use pass::VerificationPass;
+pub(crate) use queries::count_moves;
+use verification::VerificationSpec;
 
-/// Pages, looks at rows again, and the count of the moves.
+/// Pages, rows that are read again, and the count of the moves.
 const POOL_SIZE: u32 = 4;
 
-/// Its flags and settings.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is not (the\nlist tells what), or an unexpected error; 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 75 another verify, rollback or clean of this run is at work; 77 a right is missing."
+    after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is not (the\nlist says what), or an unexpected error; 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 75 another verify, rollback or clean of this run is at work; 77 a right is missing."
 )]
 pub struct Args {
-    /// Look at this share of the rows, in percent [default: 100]
+    /// Check this share of the rows, in percent [default: 100]
     #[arg(long, value_name = "PERCENT")]
     sample: Option<String>,
-    /// Look at every row of the table too: does its object exist?
+    /// Check every row of the table too: does its object exist?
     #[arg(long)]
     full: bool,
     /// Where a source has changed since its copy, copy it anew, as long as our copy still stands there
@@ -76,8 +79,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
     let store = retrying_store::open(&context).await?;
-    let place = ledger.begin_verification(spec, args.anew).await?;
-    if place.is_resumed {
+    let verification = queries::begin_verification(&ledger, spec, args.anew).await?;
+    if verification.is_resumed {
         tracing::info!("going on with the verification that was cut off (--anew begins anew)");
     }
     let checker = MoveChecker {
@@ -86,13 +89,13 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         rule: &context.migration.run.rule,
         recopies: spec.recopies,
     };
-    let mut pass = VerificationPass::new(&checker, place, lock);
+    let mut pass = VerificationPass::new(&checker, verification, lock);
     if !pass.run(&stop).await? {
         tracing::warn!("stopped before the end; the same command goes on from here");
         return Ok(exit::STOPPED);
     }
-    let sound = output::finish_and_print(context.format, &ledger, spec).await?;
-    Ok(if sound {
+    let is_intact = output::finish_and_print(context.format, &ledger, spec).await?;
+    Ok(if is_intact {
         exit::DONE
     } else {
         exit::CHECK_FAILED

@@ -1,11 +1,12 @@
-//! The answer of a complete verification: what is wrong, row by row, and the numbers.
+//! What a complete verification prints: what is wrong, row by row, and the numbers.
 
 use std::fmt;
 
-use bucket_brigade_common::ledger::{
-    PostgresLedger, VerificationCounts, VerificationMismatch, VerificationSpec,
-};
+use bucket_brigade_common::ledger::PostgresLedger;
 use serde::Serialize;
+
+use super::queries::{finish_verification, list_mismatches};
+use super::verification::{VerificationCounts, VerificationMismatch, VerificationSpec};
 
 use crate::list_writer::ListWriter;
 use crate::output::OutputFormat;
@@ -42,7 +43,7 @@ impl fmt::Display for VerificationSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let VerificationCounts {
             checked,
-            sound,
+            intact,
             outdated,
             recopied,
             table_rows,
@@ -54,7 +55,7 @@ impl fmt::Display for VerificationSummary {
         }
         write!(
             f,
-            ", {sound} sound, {outdated} changed by the application since"
+            ", {intact} sound, {outdated} changed by the application since"
         )?;
         if self.spec.recopies {
             write!(f, ", {recopied} copied anew")?;
@@ -69,28 +70,25 @@ impl fmt::Display for VerificationSummary {
     }
 }
 
-/// Writes the answer; whether everything is as it should be.
-///
-/// # Errors
-/// The database does not answer, or standard output cannot be written.
+/// Whether everything is as it should be.
 pub(super) async fn finish_and_print(
     format: OutputFormat,
     ledger: &PostgresLedger,
     spec: VerificationSpec,
 ) -> anyhow::Result<bool> {
-    let numbers = ledger.finish_verification().await?;
-    let mut listing = ListWriter::begin_on_stdout(format, "mismatches")?;
+    let numbers = finish_verification(ledger).await?;
+    let mut list_writer = ListWriter::begin_on_stdout(format, "mismatches")?;
     let (mut after, mut mismatched) = (None, 0);
     loop {
-        let page = ledger.list_mismatches(after.as_deref(), PAGE_ROWS).await?;
+        let page = list_mismatches(ledger, after.as_deref(), PAGE_ROWS).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
         for mismatch in page {
             mismatched += 1;
-            listing.write_item(&MismatchLine(mismatch))?;
+            list_writer.write_item(&MismatchLine(mismatch))?;
         }
     }
-    listing.write_summary(&VerificationSummary {
+    list_writer.write_summary(&VerificationSummary {
         run: ledger.run_id(),
         sample_percent: spec.sample_percent,
         numbers,

@@ -1,13 +1,17 @@
-//! The way through the moves and, in full mode, through the table: page by page, many looks at a time.
+//! The pass over the moves and, in full mode, over the table: page by page, many requests at a time.
 
-use bucket_brigade_common::ledger::{
-    AdvisoryLock, MovedRow, TableRow, VerificationFinding, VerificationMismatch, VerificationState,
-};
+use bucket_brigade_common::ledger::AdvisoryLock;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::check::MoveChecker;
+use super::queries::{
+    begin_table_phase, count_moves, current_path, moves_to_verify, record_findings,
+    record_table_page, rows_to_verify,
+};
+use super::verification::{TableRow, VerificationFinding, VerificationMismatch, VerificationState};
 use crate::locks;
+use crate::moved_row::MovedRow;
 use crate::progress_bar::ProgressReporter;
 use crate::retrying_store::{MAX_REQUESTS_IN_FLIGHT, is_object_error};
 
@@ -17,7 +21,6 @@ const PAGE_ROWS: f64 = 1000.0;
 /// In a sample the stretches are longer, since most of their rows are left out.
 const MAX_PAGE_ROWS: f64 = 20_000.0;
 
-/// One verification.
 pub(super) struct VerificationPass<'a> {
     checker: &'a MoveChecker<'a>,
     verification: VerificationState,
@@ -26,18 +29,17 @@ pub(super) struct VerificationPass<'a> {
 }
 
 impl<'a> VerificationPass<'a> {
-    /// A verification that goes on from `place`.
     pub(super) fn new(
         checker: &'a MoveChecker<'a>,
-        place: VerificationState,
+        verification: VerificationState,
         lock: AdvisoryLock,
     ) -> Self {
-        let share = place.spec.sample_percent / 100.0;
+        let share = verification.spec.sample_percent / 100.0;
         #[expect(clippy::cast_possible_truncation, reason = "at most 20,000")]
         let page = (PAGE_ROWS / share).min(MAX_PAGE_ROWS) as i64;
         Self {
             checker,
-            verification: place,
+            verification,
             page_rows: page,
             lock,
         }
@@ -52,7 +54,7 @@ impl<'a> VerificationPass<'a> {
             if !self.verify_moves(stop).await? {
                 return Ok(false);
             }
-            self.checker.ledger.begin_table_phase().await?;
+            begin_table_phase(self.checker.ledger).await?;
             (self.verification.is_in_table, self.verification.cursor) = (true, None);
         }
         if self.verification.spec.is_full {
@@ -63,22 +65,18 @@ impl<'a> VerificationPass<'a> {
 
     async fn verify_moves(&mut self, stop: &CancellationToken) -> anyhow::Result<bool> {
         let ledger = self.checker.ledger;
-        let mut gauge = ProgressReporter::new("verifying moves", ledger.count_moves().await?);
+        let mut progress = ProgressReporter::new("verifying moves", count_moves(ledger).await?);
         while !stop.is_cancelled() {
             locks::ensure_held(&mut self.lock).await?;
-            let (rows, last) = ledger
-                .moves_to_verify(&self.verification, self.page_rows)
-                .await?;
+            let (rows, last) = moves_to_verify(ledger, &self.verification, self.page_rows).await?;
             let Some(last) = last else {
-                gauge.clear();
                 return Ok(true);
             };
             let findings = self.check_moves(rows).await?;
-            ledger.record_findings(&findings, &last).await?;
-            gauge.advance_by(findings.len());
+            record_findings(ledger, &findings, &last).await?;
+            progress.advance_by(findings.len());
             self.verification.cursor = Some(last);
         }
-        gauge.clear();
         Ok(false)
     }
 
@@ -95,26 +93,20 @@ impl<'a> VerificationPass<'a> {
 
     async fn verify_table(&mut self, stop: &CancellationToken) -> anyhow::Result<bool> {
         let ledger = self.checker.ledger;
-        let mut gauge = ProgressReporter::new("verifying the table", 0);
+        let mut progress = ProgressReporter::new("verifying the table", 0);
         while !stop.is_cancelled() {
             locks::ensure_held(&mut self.lock).await?;
-            let (rows, last) = ledger
-                .rows_to_verify(&self.verification, self.page_rows)
-                .await?;
+            let (rows, last) = rows_to_verify(ledger, &self.verification, self.page_rows).await?;
             let Some(last) = last else {
-                gauge.clear();
                 return Ok(true);
             };
             let outside = rows.iter().filter(|row| self.is_outside_rule(row)).count();
             let count = rows.len();
-            let wrong = self.find_mismatches(rows).await?;
-            ledger
-                .record_unresolved(&wrong, &last, (count, outside))
-                .await?;
-            gauge.advance_by(count);
+            let mismatches = self.find_mismatches(rows).await?;
+            record_table_page(ledger, &mismatches, &last, (count, outside)).await?;
+            progress.advance_by(count);
             self.verification.cursor = Some(last);
         }
-        gauge.clear();
         Ok(false)
     }
 
@@ -126,7 +118,9 @@ impl<'a> VerificationPass<'a> {
         &self,
         rows: Vec<TableRow>,
     ) -> anyhow::Result<Vec<VerificationMismatch>> {
-        let wanted = rows.into_iter().filter(|row| row.needs_check);
+        let wanted = rows.into_iter();
+        let wanted =
+            wanted.filter(|row| !row.is_checked && self.verification.includes_row(&row.id));
         let found: Vec<Option<VerificationMismatch>> =
             stream::iter(wanted.map(|row| self.find_mismatch(row)))
                 .buffered(MAX_REQUESTS_IN_FLIGHT)
@@ -135,14 +129,14 @@ impl<'a> VerificationPass<'a> {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Looks for the object that a row names. A row that changed meanwhile is looked at again.
+    /// Checks that the object that a row names is there. A row that changed meanwhile is checked again.
     async fn find_mismatch(&self, row: TableRow) -> anyhow::Result<Option<VerificationMismatch>> {
         let TableRow { id, mut path, .. } = row;
         loop {
             let Some(why) = self.missing_object(&path).await? else {
                 return Ok(None);
             };
-            match self.checker.ledger.current_path(&id).await? {
+            match current_path(self.checker.ledger, &id).await? {
                 None => return Ok(None),
                 Some(now) if now != path => path = now,
                 Some(_) => {

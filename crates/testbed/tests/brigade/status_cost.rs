@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use bucket_brigade_common::feed_source::FeedSource;
 use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_operator::dashboard::newest_moves;
+use bucket_brigade_operator::status;
 
 use crate::rig::TestRig;
 
@@ -31,10 +33,10 @@ async fn insert_moved_rows(rig: &TestRig, rows: u64) {
 
 /// What `status` and the live page ask of the database.
 async fn read_status(ledger: &PostgresLedger) {
-    ledger.run_overview().await.unwrap();
-    ledger.live_workers().await.unwrap();
+    status::run_overview(ledger).await.unwrap();
+    status::live_workers(ledger).await.unwrap();
     ledger.run_progress().await.unwrap();
-    ledger.failure_counts().await.unwrap();
+    status::failure_counts(ledger).await.unwrap();
 }
 
 /// The median of many.
@@ -55,7 +57,7 @@ async fn measure_cost(rows: u64) -> [Duration; 2] {
     let ledger = rig.open_run().await;
     insert_moved_rows(&rig, rows).await;
     let newest = async || {
-        let found = ledger.newest_moves(12).await.unwrap();
+        let found = newest_moves(&ledger, 12).await.unwrap();
         assert_eq!(found.len(), 12);
     };
     [

@@ -1,17 +1,15 @@
-//! A look at the application's table and its server that changes nothing, not even the ledger: what a
-//! plan is made from.
+//! Reads the application's table and its server, and changes nothing, not even the ledger: what a plan is
+//! made from.
 
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::{
+    ApplicationTable, ConnectionPurpose, LedgerError, RunSpec, TableAccess, discover_table,
+};
+use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::sql::{like_prefix, quote_identifier};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
-
-use super::run::discover_table;
-use super::table::TableAccess;
-use super::{ApplicationTable, ConnectionPurpose, LedgerError, RunSpec};
-use crate::path_rule::PathRule;
-use crate::row_id::RowId;
-use crate::sql::like_prefix;
 
 /// A table of so many rows or fewer is counted, a larger one sampled.
 const MAX_COUNTED_ROWS: f32 = 1_000_000.0;
@@ -33,11 +31,11 @@ const SELECT_TABLE_SIZE: &str = "SELECT coalesce(sum(pg_relation_size(relid)), 0
     FROM (SELECT relid FROM pg_partition_tree($1::regclass) WHERE isleaf
           UNION SELECT $1::regclass) AS parts";
 
-const SELECT_INDEXES: &str = "SELECT i.indexrelid::regclass::text, pg_relation_size(i.indexrelid),
-        i.indisunique,
+const SELECT_INDEXES: &str = "SELECT i.indexrelid::regclass::text AS name, pg_relation_size(i.indexrelid) AS bytes,
+        i.indisunique AS is_unique,
         EXISTS (SELECT 1 FROM pg_attribute a
                  WHERE a.attrelid = i.indrelid AND a.attname = $2
-                   AND (a.attnum = ANY (i.indkey) OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL))
+                   AND (a.attnum = ANY (i.indkey) OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)) AS has_path
     FROM pg_index i WHERE i.indrelid = $1::regclass ORDER BY 1";
 
 /// Triggers of the application that an update of the path sets off.
@@ -45,85 +43,83 @@ const SELECT_TRIGGERS: &str =
     "SELECT coalesce(array_agg(tgname::text ORDER BY tgname), '{}') FROM pg_trigger
     WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgenabled <> 'D' AND (tgtype & 16) <> 0";
 
-const SELECT_SERVER: &str = "SELECT current_user::text,
-        has_column_privilege($1::regclass::oid, $2, 'UPDATE'),
-        to_regnamespace('bucket_brigade') IS NOT NULL,
+/// The packager's own number follows the version.
+const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
+        has_column_privilege($1::regclass::oid, $2, 'UPDATE') AS may_update,
+        to_regnamespace('bucket_brigade') IS NOT NULL AS has_ledger,
         CASE WHEN to_regnamespace('bucket_brigade') IS NULL
              THEN has_database_privilege(current_database(), 'CREATE')
-             ELSE has_schema_privilege('bucket_brigade', 'CREATE') END,
-        current_setting('max_connections')::int,
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
-        (SELECT count(*) FROM pg_stat_replication),
-        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
-        current_setting('server_version')";
-
-/// A row of [`SERVER`].
-type ServerColumns = (String, bool, bool, bool, i32, i64, i64, bool, String);
+             ELSE has_schema_privilege('bucket_brigade', 'CREATE') END AS may_create_ledger,
+        current_setting('max_connections')::bigint AS max_connections,
+        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+        (SELECT count(*) FROM pg_stat_replication) AS replicas,
+        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may_see_lag,
+        split_part(current_setting('server_version'), ' ', 1) AS version";
 
 /// Rows by what the rule says of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowCounts {
-    /// Still to move.
-    pub in_scope: u64,
+pub(super) struct RowCounts {
+    pub(super) in_scope: u64,
     /// Already under the new prefix.
-    pub moved: u64,
-    /// Neither.
-    pub outside: u64,
+    pub(super) moved: u64,
+    pub(super) outside: u64,
     /// The share of the table that was read for it, in per cent; none when all of it was counted.
-    pub sampled_percent: Option<u32>,
+    pub(super) sampled_percent: Option<u32>,
     /// The average path of the rows that were read, in bytes.
-    pub average_path_bytes: u32,
+    pub(super) average_path_bytes: u32,
     /// The table's size by its rows, in bytes.
-    pub average_row_bytes: u32,
+    pub(super) average_row_bytes: u32,
     /// Indexes that an update of a path writes: all of them when one holds the path, otherwise none.
-    pub indexes_to_write: u32,
+    pub(super) indexes_to_write: u32,
     /// The table's own size in bytes, without its indexes.
-    pub table_bytes: u64,
+    pub(super) table_bytes: u64,
 }
 
-/// An index of the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableIndex {
-    /// Its name.
-    pub name: String,
-    /// Its size.
-    pub bytes: u64,
-    /// Whether it is unique.
-    pub is_unique: bool,
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct TableIndex {
+    pub(super) name: String,
+    #[sqlx(try_from = "i64")]
+    pub(super) bytes: u64,
+    pub(super) is_unique: bool,
     /// Whether it depends on the path, as a column or in an expression.
-    pub has_path: bool,
+    pub(super) has_path: bool,
 }
 
-/// What of the server matters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each answers a question of its own"
 )]
-pub struct ServerInfo {
+pub(super) struct ServerInfo {
     /// The role we are logged in as.
-    pub user: String,
+    #[sqlx(rename = "user_name")]
+    pub(super) user: String,
     /// Whether it may set paths.
-    pub may_update: bool,
-    /// Whether there is a ledger.
-    pub has_ledger: bool,
+    pub(super) may_update: bool,
+    pub(super) has_ledger: bool,
     /// Whether it may make the ledger, or bring it up to date.
-    pub may_create_ledger: bool,
-    /// Connections the server allows.
-    pub max_connections: u32,
-    /// Connections there are.
-    pub connections: u32,
-    /// Replicas that stream from it.
-    pub replicas: u32,
+    pub(super) may_create_ledger: bool,
+    pub(super) max_connections: i64,
+    pub(super) connections: i64,
+    /// Those that stream from it.
+    pub(super) replicas: i64,
     /// Whether the role may see how far they are behind.
-    pub may_see_lag: bool,
-    /// Its version.
-    pub version: String,
+    pub(super) may_see_lag: bool,
+    pub(super) version: String,
+}
+
+/// A row of a count or a sample.
+#[derive(sqlx::FromRow)]
+struct CountRow {
+    in_scope: i64,
+    moved: i64,
+    total: i64,
+    average_path_bytes: i32,
 }
 
 /// The application's table, found and checked, and nothing more.
 #[derive(Debug)]
-pub struct TableInspector {
+pub(super) struct TableInspector {
     pool: PgPool,
     table: ApplicationTable,
     path_column: String,
@@ -132,10 +128,7 @@ pub struct TableInspector {
 
 impl TableInspector {
     /// Finds the table and checks it as the feeder does, without making a ledger.
-    ///
-    /// # Errors
-    /// A [`LedgerError`] that names the culprit.
-    pub async fn open(pool: PgPool, spec: &RunSpec) -> Result<Self, LedgerError> {
+    pub(super) async fn open(pool: PgPool, spec: &RunSpec) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Command("plan".into());
         let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
         Ok(Self {
@@ -147,22 +140,19 @@ impl TableInspector {
     }
 
     /// The table as `schema.table`.
-    pub fn table_name(&self) -> String {
+    pub(super) fn table_name(&self) -> String {
         self.table.name.to_string()
     }
 
     /// What grants the right to set paths to `role`.
-    pub fn grant_update(&self, role: &str) -> String {
+    pub(super) fn grant_update(&self, role: &str) -> String {
         let ApplicationTable { sql, id, path, .. } = &self.table;
-        let role = crate::sql::quote_identifier(role);
+        let role = quote_identifier(role);
         format!("GRANT SELECT ({id}, {path}), UPDATE ({path}) ON {sql} TO {role};")
     }
 
     /// Counts the rows, or estimates them from a sample where the table is large.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`], also when it takes longer than a minute.
-    pub async fn count_rows(&self) -> Result<RowCounts, LedgerError> {
+    pub(super) async fn count_rows(&self) -> Result<RowCounts, LedgerError> {
         let (rows, is_known): (f32, bool) = sqlx::query_as(SELECT_ROW_ESTIMATE)
             .bind(&self.table.sql)
             .fetch_one(&self.pool)
@@ -184,27 +174,31 @@ impl TableInspector {
             format!("TABLESAMPLE SYSTEM ({percent})")
         });
         let statement = format!(
-            r#"SELECT count(*) FILTER (WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\'),
+            r#"SELECT count(*) FILTER (WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\') AS in_scope,
                 count(*) FILTER (WHERE {path} COLLATE "C" LIKE $2 ESCAPE '\'
-                                   AND {path} COLLATE "C" NOT LIKE $1 ESCAPE '\'),
-                count(*), coalesce(avg(octet_length({path})), 0)::int
+                                   AND {path} COLLATE "C" NOT LIKE $1 ESCAPE '\') AS moved,
+                count(*) AS total, coalesce(avg(octet_length({path})), 0)::int AS average_path_bytes
            FROM {sql} {sample}"#
         );
-        let (in_scope, moved, all, average): (i64, i64, i64, i32) =
-            sqlx::query_as(AssertSqlSafe(statement))
-                .bind(like_prefix(self.rule.old_prefix()))
-                .bind(like_prefix(self.rule.new_prefix()))
-                .fetch_one(&self.pool)
-                .await?;
+        let CountRow {
+            in_scope,
+            moved,
+            total,
+            average_path_bytes,
+        } = sqlx::query_as(AssertSqlSafe(statement))
+            .bind(like_prefix(self.rule.old_prefix()))
+            .bind(like_prefix(self.rule.new_prefix()))
+            .fetch_one(&self.pool)
+            .await?;
         let whole = |count: i64| scale_sample(count, percent);
         let table_bytes = self.table_size().await?;
-        let row = table_bytes.checked_div(whole(all)).unwrap_or(0);
+        let row = table_bytes.checked_div(whole(total)).unwrap_or(0);
         Ok(RowCounts {
             in_scope: whole(in_scope),
             moved: whole(moved),
-            outside: whole(all - in_scope - moved),
+            outside: whole(total - in_scope - moved),
             sampled_percent: percent.map(round_percent),
-            average_path_bytes: u32::try_from(average).unwrap_or(0),
+            average_path_bytes: u32::try_from(average_path_bytes).unwrap_or(0),
             average_row_bytes: u32::try_from(row).unwrap_or(u32::MAX),
             indexes_to_write: self.indexes_to_write().await?,
             table_bytes,
@@ -212,7 +206,7 @@ impl TableInspector {
     }
 
     async fn table_size(&self) -> Result<u64, sqlx::Error> {
-        let (bytes,): (i64,) = sqlx::query_as(SELECT_TABLE_SIZE)
+        let bytes: i64 = sqlx::query_scalar(SELECT_TABLE_SIZE)
             .bind(&self.table.sql)
             .fetch_one(&self.pool)
             .await?;
@@ -220,87 +214,44 @@ impl TableInspector {
     }
 
     async fn indexes_to_write(&self) -> Result<u32, sqlx::Error> {
-        let indexes = self.read_indexes().await?;
+        let indexes = self.list_indexes().await?;
         let all = u32::try_from(indexes.len()).unwrap_or(u32::MAX);
         let holds_path = indexes.iter().any(|index| index.has_path);
         Ok(if holds_path { all } else { 0 })
     }
 
-    /// A few rows in scope, spread over the first ones by id.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`]
-    pub async fn sample_rows(&self, most: u32) -> Result<Vec<(RowId, String)>, LedgerError> {
+    /// Id and path of a few rows in scope, spread over the first ones by id.
+    pub(super) async fn sample_rows(
+        &self,
+        most: u32,
+    ) -> Result<Vec<(String, String)>, sqlx::Error> {
         let ApplicationTable { sql, id, path, .. } = &self.table;
         let statement = format!(
             r#"SELECT s.id, s.path FROM (SELECT t.{id}::text AS id, t.{path}::text AS path FROM {sql} t
                 WHERE t.{path} COLLATE "C" LIKE $1 ESCAPE '\' ORDER BY t.{id} LIMIT 1000) s
                ORDER BY md5(s.id) LIMIT $2"#
         );
-        let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(statement))
+        sqlx::query_as(AssertSqlSafe(statement))
             .bind(like_prefix(self.rule.old_prefix()))
             .bind(i64::from(most))
             .fetch_all(&self.pool)
-            .await?;
-        let row = |(id, path)| (RowId::from_database(id), path);
-        Ok(rows.into_iter().map(row).collect())
+            .await
     }
 
-    /// The table's indexes.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`]
-    pub async fn list_indexes(&self) -> Result<Vec<TableIndex>, LedgerError> {
-        Ok(self.read_indexes().await?)
-    }
-
-    async fn read_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {
-        let found: Vec<(String, i64, bool, bool)> = sqlx::query_as(SELECT_INDEXES)
-            .bind(&self.table.sql)
-            .bind(&self.path_column)
-            .fetch_all(&self.pool)
-            .await?;
-        let index = |(name, bytes, is_unique, has_path)| TableIndex {
-            name,
-            bytes: u64::try_from(bytes).unwrap_or(0),
-            is_unique,
-            has_path,
-        };
-        Ok(found.into_iter().map(index).collect())
+    pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {
+        let query = sqlx::query_as(SELECT_INDEXES).bind(&self.table.sql);
+        query.bind(&self.path_column).fetch_all(&self.pool).await
     }
 
     /// The application's triggers that an update of a path sets off.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`]
-    pub async fn update_triggers(&self) -> Result<Vec<String>, LedgerError> {
+    pub(super) async fn update_triggers(&self) -> Result<Vec<String>, sqlx::Error> {
         let query = sqlx::query_scalar(SELECT_TRIGGERS).bind(&self.table.sql);
-        Ok(query.fetch_one(&self.pool).await?)
+        query.fetch_one(&self.pool).await
     }
 
-    /// What of the server matters.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`]
-    pub async fn server_info(&self) -> Result<ServerInfo, LedgerError> {
-        let found: ServerColumns = sqlx::query_as(SELECT_SERVER)
-            .bind(&self.table.sql)
-            .bind(&self.path_column)
-            .fetch_one(&self.pool)
-            .await?;
-        let number = |count: i64| u32::try_from(count).unwrap_or(0);
-        Ok(ServerInfo {
-            user: found.0,
-            may_update: found.1,
-            has_ledger: found.2,
-            may_create_ledger: found.3,
-            max_connections: number(i64::from(found.4)),
-            connections: number(found.5),
-            replicas: number(found.6),
-            may_see_lag: found.7,
-            // The packager's own number follows the version.
-            version: found.8.split(' ').next().unwrap_or_default().to_owned(),
-        })
+    pub(super) async fn server_info(&self) -> Result<ServerInfo, sqlx::Error> {
+        let query = sqlx::query_as(SELECT_SERVER).bind(&self.table.sql);
+        query.bind(&self.path_column).fetch_one(&self.pool).await
     }
 }
 

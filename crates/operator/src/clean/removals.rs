@@ -1,66 +1,82 @@
-//! The ledger's side of clean: which objects may go, which rows still name them, and what became of them.
+//! The ledger's side of clean: which objects may go, and what became of them.
 //!
 //! ```text
 //!   marked ── removing_at ── (DeleteObjects) ── removed_at
-//!     │            └─ killed here: the next clean looks whether the object is there
+//!     │            └─ killed here: the next clean checks whether the object is there
 //!     └─ left_because
 //! ```
 
-use sqlx::AssertSqlSafe;
+use bucket_brigade_common::ledger::{PostgresLedger, with_timeout, without_timeout};
+use bucket_brigade_common::move_ledger::StatementError;
 
-use super::{PostgresLedger, with_timeout, without_timeout};
-use crate::move_ledger::StatementError;
+use crate::statements::{column, page_after};
 
-/// An object that is to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectRemoval {
+/// An object that is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct ObjectRemoval {
     /// The path that named it.
-    pub path: String,
-    /// Its key.
-    pub object_key: String,
+    pub(super) path: String,
+    pub(super) object_key: String,
     /// The ETag it must have.
-    pub etag: String,
+    pub(super) etag: String,
     /// For a source: its copy's ETag.
-    pub copy_etag: Option<String>,
-    /// Its size in bytes, where it is known.
-    pub size_bytes: Option<i64>,
+    pub(super) copy_etag: Option<String>,
+    pub(super) size_bytes: Option<i64>,
     /// Whether an earlier clean was about to remove it.
-    pub is_in_removal: bool,
+    pub(super) is_in_removal: bool,
     /// Whether it may go by what this clean was asked for; an earlier one may have been asked for more.
-    pub is_marked: bool,
+    pub(super) is_marked: bool,
 }
 
-/// What became of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RemovalOutcome {
+pub(super) enum RemovalOutcome {
     /// It is gone, behind this delete marker where its bucket keeps versions.
     Removed(Option<String>),
     /// It stays, and why.
     Kept(String),
 }
 
-/// The moves of the run, by whether their sources may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct EligibleMoves {
-    /// Moves whose source is there, as far as we did not remove it.
-    pub moves: i64,
-    /// Of these: not verified since they were made.
-    pub unverified: i64,
-    /// Of these: verified, but made too short a time ago.
-    pub young: i64,
-    /// Objects that are marked to go.
-    pub objects: i64,
-    /// Their bytes.
-    pub bytes: i64,
+impl RemovalOutcome {
+    pub(super) fn delete_marker(&self) -> Option<&str> {
+        match self {
+            Self::Removed(marker) => marker.as_deref(),
+            Self::Kept(_) => None,
+        }
+    }
+
+    pub(super) fn kept_because(&self) -> Option<&str> {
+        match self {
+            Self::Removed(_) => None,
+            Self::Kept(reason) => Some(reason),
+        }
+    }
 }
 
-/// Drops marks of an earlier look. Those of a removal that was cut off stay.
+/// Objects and what became of them.
+pub(super) type RemovalOutcomes = Vec<(ObjectRemoval, RemovalOutcome)>;
+
+/// The moves of the run, by whether their sources may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub(super) struct EligibleMoves {
+    /// Moves whose source is there, as far as we did not remove it.
+    pub(super) moves: i64,
+    /// Of these: not verified since they were made.
+    pub(super) unverified: i64,
+    /// Of these: verified, but made too short a time ago.
+    pub(super) young: i64,
+    /// Objects that are marked to be removed.
+    pub(super) objects: i64,
+    /// Their bytes.
+    pub(super) bytes: i64,
+}
+
+/// Drops marks of an earlier clean. Those of a removal that was cut off stay.
 const DELETE_MARKS: &str = "DELETE FROM bucket_brigade.removals
     WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL AND removing_at IS NULL";
 
 /// A source may go when each of the moves off it is verified and old enough: several rows can share it.
 /// `$1` run, `$2` age in seconds, `$3` operator, `$4` bucket, `$5` key prefix, `$6` characters of the path
-/// prefix. A source that was removed before is not looked at again, unless something moved off it since.
+/// prefix. A source that was removed before is not marked again, unless something moved off it since.
 const MARK_SOURCES: &str = "WITH kept AS (
     SELECT m.* FROM bucket_brigade.moves m LEFT JOIN bucket_brigade.removals r
         ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path
@@ -106,8 +122,8 @@ const COUNT_MARKED: &str = "SELECT count(*), coalesce(sum(size_bytes), 0)::bigin
 
 /// `$1` run, `$2` whether orphans, `$3` cursor, `$4` size, `$5` operator.
 const SELECT_REMOVALS: &str =
-    "SELECT path, object_key, etag, copy_etag, size_bytes, removing_at IS NOT NULL,
-           operator = $5
+    "SELECT path, object_key, etag, copy_etag, size_bytes, removing_at IS NOT NULL AS is_in_removal,
+           operator = $5 AS is_marked
     FROM bucket_brigade.removals
     WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL AND path AFTER $3
     ORDER BY path LIMIT $4";
@@ -135,57 +151,50 @@ INSERT INTO bucket_brigade.counters AS c (run_id, worker, orphans)
 SELECT $1, $7, -(SELECT count(*) FROM no_orphan)
 ON CONFLICT (run_id, worker) DO UPDATE SET orphans = c.orphans + excluded.orphans, seen_at = now()";
 
-/// A row of [`PAGE`].
-type RemovalColumns = (
-    String,
-    String,
-    String,
-    Option<String>,
-    Option<i64>,
-    bool,
-    bool,
-);
+/// One run's removals: of sources, or of orphaned copies.
+#[derive(Clone, Copy)]
+pub(super) struct RemovalLedger<'a> {
+    pub(super) ledger: &'a PostgresLedger,
+    pub(super) orphans: bool,
+}
 
-impl PostgresLedger {
+impl RemovalLedger<'_> {
     /// Marks what may go: sources of moves older than `age_seconds`, or orphans as old. Not under the
     /// statement timeout: it reads all moves.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
-    pub async fn mark_removals(
+    pub(super) async fn mark_removals(
         &self,
-        orphans: bool,
         bucket: &str,
         age_seconds: f64,
     ) -> Result<(), StatementError> {
-        let unmark = sqlx::query(DELETE_MARKS).bind(self.run_id).bind(orphans);
-        without_timeout(unmark.execute(&self.pool)).await?;
-        let sql = if orphans { MARK_ORPHANS } else { MARK_SOURCES };
-        let query = sqlx::query(sql).bind(self.run_id).bind(age_seconds);
-        let mut query = query.bind(&*self.worker).bind(bucket);
-        if !orphans {
-            let characters = self.rule.old_prefix().chars().count();
-            query = query.bind(self.rule.source_key_prefix());
+        let (run_id, pool) = (self.ledger.run_id(), self.ledger.pool());
+        let unmark = sqlx::query(DELETE_MARKS).bind(run_id).bind(self.orphans);
+        without_timeout(unmark.execute(pool)).await?;
+        let sql = if self.orphans {
+            MARK_ORPHANS
+        } else {
+            MARK_SOURCES
+        };
+        let query = sqlx::query(sql).bind(run_id).bind(age_seconds);
+        let mut query = query.bind(self.ledger.worker()).bind(bucket);
+        if !self.orphans {
+            let rule = self.ledger.rule();
+            let characters = rule.old_prefix().chars().count();
+            query = query.bind(rule.source_key_prefix());
             query = query.bind(i32::try_from(characters).unwrap_or(i32::MAX));
         }
-        without_timeout(query.execute(&self.pool)).await.map(drop)
+        without_timeout(query.execute(pool)).await.map(drop)
     }
 
     /// Counts the moves by whether their sources may go, and what is marked. It reads all moves.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
-    pub async fn count_eligible(
+    pub(super) async fn count_eligible(
         &self,
-        orphans: bool,
         age_seconds: f64,
     ) -> Result<EligibleMoves, StatementError> {
-        let query = sqlx::query_as(COUNT_MOVES)
-            .bind(self.run_id)
-            .bind(age_seconds);
-        let (moves, unverified, young) = without_timeout(query.fetch_one(&self.pool)).await?;
-        let query = sqlx::query_as(COUNT_MARKED).bind(self.run_id).bind(orphans);
-        let (objects, bytes) = without_timeout(query.fetch_one(&self.pool)).await?;
+        let (run_id, pool) = (self.ledger.run_id(), self.ledger.pool());
+        let query = sqlx::query_as(COUNT_MOVES).bind(run_id).bind(age_seconds);
+        let (moves, unverified, young) = without_timeout(query.fetch_one(pool)).await?;
+        let query = sqlx::query_as(COUNT_MARKED).bind(run_id).bind(self.orphans);
+        let (objects, bytes) = without_timeout(query.fetch_one(pool)).await?;
         Ok(EligibleMoves {
             moves,
             unverified,
@@ -196,75 +205,46 @@ impl PostgresLedger {
     }
 
     /// The next marked objects, by path.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
-    pub async fn next_removals(
+    pub(super) async fn next_removals(
         &self,
-        orphans: bool,
         cursor: Option<&str>,
         size: i64,
     ) -> Result<Vec<ObjectRemoval>, StatementError> {
-        let sql = SELECT_REMOVALS.replace("AFTER", if cursor.is_none() { ">=" } else { ">" });
-        let query = sqlx::query_as(AssertSqlSafe(sql))
-            .bind(self.run_id)
-            .bind(orphans);
-        let query = query.bind(cursor.unwrap_or_default()).bind(size);
-        let query = query.bind(&*self.worker);
-        let found: Vec<RemovalColumns> = with_timeout(query.fetch_all(&self.pool)).await?;
-        let removal =
-            |(path, object_key, etag, copy_etag, size_bytes, in_removal, marked)| ObjectRemoval {
-                path,
-                object_key,
-                etag,
-                copy_etag,
-                size_bytes,
-                is_in_removal: in_removal,
-                is_marked: marked,
-            };
-        Ok(found.into_iter().map(removal).collect())
+        let query = sqlx::query_as(page_after(SELECT_REMOVALS, cursor)).bind(self.ledger.run_id());
+        let query = query.bind(self.orphans).bind(cursor.unwrap_or_default());
+        let query = query.bind(size).bind(self.ledger.worker());
+        with_timeout(query.fetch_all(self.ledger.pool())).await
     }
 
-    /// Writes down that these are removed from now on.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
-    pub async fn begin_removals(
+    /// Records that these are removed from now on.
+    pub(super) async fn begin_removals(
         &self,
-        orphans: bool,
-        paths: &[&str],
+        removals: &[ObjectRemoval],
     ) -> Result<(), StatementError> {
-        let query = sqlx::query(BEGIN_REMOVALS).bind(self.run_id).bind(orphans);
-        with_timeout(query.bind(paths).execute(&self.pool))
+        let query = sqlx::query(BEGIN_REMOVALS).bind(self.ledger.run_id());
+        let query = query.bind(self.orphans);
+        let query = query.bind(column(removals, |removal| removal.path.as_str()));
+        with_timeout(query.execute(self.ledger.pool()))
             .await
             .map(drop)
     }
 
-    /// Writes down what became of them.
-    ///
-    /// # Errors
-    /// [`CatalogError`]
-    pub async fn finish_removals(
+    pub(super) async fn finish_removals(
         &self,
-        orphans: bool,
-        endings: &[(ObjectRemoval, RemovalOutcome)],
+        outcomes: &[(ObjectRemoval, RemovalOutcome)],
     ) -> Result<(), StatementError> {
-        let paths = endings.iter().map(|(removal, _)| removal.path.as_str());
-        let is_gone =
-            |(_, ending): &(_, RemovalOutcome)| matches!(ending, RemovalOutcome::Removed(_));
-        let markers = endings.iter().map(|(_, ending)| match ending {
-            RemovalOutcome::Removed(marker) => marker.as_deref(),
-            RemovalOutcome::Kept(_) => None,
-        });
-        let reasons = endings.iter().map(|(_, ending)| match ending {
-            RemovalOutcome::Removed(_) => None,
-            RemovalOutcome::Kept(reason) => Some(reason.as_str()),
-        });
-        let query = sqlx::query(FINISH_REMOVALS).bind(self.run_id).bind(orphans);
-        let query = query.bind(paths.collect::<Vec<_>>());
-        let query = query.bind(endings.iter().map(is_gone).collect::<Vec<_>>());
-        let query = query.bind(markers.collect::<Vec<_>>());
-        let query = query.bind(reasons.collect::<Vec<_>>()).bind(&*self.worker);
-        with_timeout(query.execute(&self.pool)).await.map(drop)
+        let query = sqlx::query(FINISH_REMOVALS)
+            .bind(self.ledger.run_id())
+            .bind(self.orphans)
+            .bind(column(outcomes, |(removal, _)| removal.path.as_str()))
+            .bind(column(outcomes, |(_, outcome)| {
+                outcome.kept_because().is_none()
+            }))
+            .bind(column(outcomes, |(_, outcome)| outcome.delete_marker()))
+            .bind(column(outcomes, |(_, outcome)| outcome.kept_because()))
+            .bind(self.ledger.worker());
+        with_timeout(query.execute(self.ledger.pool()))
+            .await
+            .map(drop)
     }
 }

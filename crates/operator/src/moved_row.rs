@@ -1,0 +1,54 @@
+//! A row that was moved, by the ledger and by the table: what verify and rollback read.
+
+use bucket_brigade_common::ledger::ApplicationTable;
+
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct MovedRow {
+    #[sqlx(rename = "row_id")]
+    pub(crate) id: String,
+    pub(crate) old_path: String,
+    pub(crate) new_path: String,
+    /// The copy's.
+    pub(crate) etag: String,
+    /// The copy's, where it is known.
+    pub(crate) size_bytes: Option<i64>,
+    /// When it was moved, in microseconds since 1970: a row moved once more is another move.
+    pub(crate) moved_micros: i64,
+    /// The path it has now; null reads as empty, none when there is no such row.
+    pub(crate) current_path: Option<String>,
+    pub(crate) is_source_removed: bool,
+    /// A clean was killed after it decided to remove the source.
+    pub(crate) is_source_in_removal: bool,
+}
+
+impl MovedRow {
+    /// Whether the row still names the copy.
+    pub(crate) fn is_current(&self) -> bool {
+        self.current_path.as_deref() == Some(&self.new_path)
+    }
+}
+
+/// A move's time as a number that compares exactly.
+pub(crate) const MOVED_MICROS: &str = "(extract(epoch FROM m.moved_at) * 1000000)::bigint";
+
+/// The columns of a [`MovedRow`], from `m` and, joined on by [`moved_joins`], `t` and `r`.
+pub(crate) fn moved_columns(table: &ApplicationTable) -> String {
+    let ApplicationTable { id, path, .. } = table;
+    format!(
+        "m.row_id, m.old_path, m.new_path, m.etag, m.size_bytes, {MOVED_MICROS} AS moved_micros,
+         CASE WHEN t.{id} IS NOT NULL THEN coalesce(t.{path}::text, '') END AS current_path,
+         coalesce(r.removed_at >= m.moved_at, false) AS is_source_removed,
+         r.removing_at IS NOT NULL AND r.removed_at IS NULL AS is_source_in_removal"
+    )
+}
+
+/// The row and the removal that belong to a move.
+pub(crate) fn moved_joins(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, .. } = table;
+    let id_type = table.id_type.sql_type();
+    format!(
+        "LEFT JOIN {sql} t ON t.{id} = m.row_id::{id_type}
+         LEFT JOIN bucket_brigade.removals r
+                ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path"
+    )
+}

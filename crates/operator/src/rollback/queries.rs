@@ -1,0 +1,191 @@
+//! The compare-and-set that sets rows back to their old path, and takes the evidence of the move out of
+//! `moves` in the same statement.
+//!
+//! A row that was set back is to move again: it has no line in `moves`, `changes` or `failures`, and its copy
+//! is an orphan until it does. `rollbacks` keeps the evidence.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bucket_brigade_common::ledger::{
+    ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_answer,
+    path_update_error, stored_path_check, with_timeout,
+};
+use bucket_brigade_common::move_ledger::StatementError;
+use sqlx::AssertSqlSafe;
+
+use crate::moved_row::{MOVED_MICROS, MovedRow, moved_columns, moved_joins};
+use crate::statements::{column, page_after};
+
+/// Which moves are to be undone.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum MoveSelection {
+    All,
+    Since(SystemTime),
+    /// Those made within this time until now, by the database's clock.
+    Within(Duration),
+    /// Those of these rows.
+    Ids(Vec<String>),
+}
+
+/// A move to undo, and the key of its copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UndoTarget {
+    pub(super) row: MovedRow,
+    pub(super) destination_key: String,
+}
+
+/// `$1` run, `$2` cursor, `$3` size, `$4` what the selection needs.
+fn moves_to_undo_sql(table: &ApplicationTable, selection: &MoveSelection) -> String {
+    let (columns, joins) = (moved_columns(table), moved_joins(table));
+    let selected = match selection {
+        MoveSelection::All => "$4::text IS NULL",
+        MoveSelection::Since(_) => "m.moved_at >= to_timestamp($4)",
+        MoveSelection::Within(_) => "m.moved_at >= now() - make_interval(secs => $4)",
+        MoveSelection::Ids(_) => "m.row_id = ANY ($4::text[])",
+    };
+    format!(
+        "SELECT {columns} FROM bucket_brigade.moves m {joins}
+          WHERE m.run_id = $1 AND m.row_id AFTER $2 AND {selected} ORDER BY m.row_id LIMIT $3"
+    )
+}
+
+/// `$1` run, `$2` ids, `$3` old paths, `$4` new paths, `$5` `ETags`, `$6` times of the moves, `$7` keys of
+/// the copies, `$8` operator. Returns the ids that were set back.
+///
+/// As on the way there: paths are compared byte by byte, and a locked row is passed over. The copy has no
+/// row any more and becomes an orphan; should another row share it, clean finds that row.
+fn undo_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
+    let row_lock = table.row_lock;
+    let check = stored_path_check(path, "l.old_path");
+    format!(
+        r#"WITH input AS (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
+        AS i (id, old_path, new_path, etag, moved, destination_key)
+), locked AS MATERIALIZED (
+    SELECT t.{id} AS key, i.* FROM input i
+      JOIN bucket_brigade.moves m ON m.run_id = $1 AND m.row_id = i.id
+       AND m.old_path = i.old_path AND m.etag = i.etag AND {MOVED_MICROS} = i.moved
+      JOIN {sql} t ON t.{id} = i.id::{id_type}
+     WHERE t.{path} COLLATE "C" = i.new_path
+     ORDER BY t.{id} {row_lock} OF t SKIP LOCKED
+), back AS (
+    UPDATE {sql} t SET {path} = l.old_path FROM locked l
+     WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.new_path
+    RETURNING l.id, l.new_path, l.etag, l.destination_key, {check}
+), undone AS (
+    DELETE FROM bucket_brigade.moves m USING back b WHERE m.run_id = $1 AND m.row_id = b.id
+    RETURNING m.*
+), kept AS (
+    INSERT INTO bucket_brigade.rollbacks AS k
+           (run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, operator)
+    SELECT run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, $8 FROM undone
+    ON CONFLICT (run_id, row_id) DO UPDATE SET
+        old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
+        size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
+        rolled_back_at = excluded.rolled_back_at, operator = excluded.operator, looked_at = NULL
+), orphaned AS (
+    INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, new_path, etag, row_id)
+    SELECT DISTINCT ON (destination_key) $1, destination_key, new_path, etag, id FROM back
+    ON CONFLICT (run_id, destination_key) DO UPDATE SET
+        etag = excluded.etag, row_id = excluded.row_id, seen_at = now()
+    RETURNING (o.xmax = 0) AS is_new
+), counted AS (
+    INSERT INTO bucket_brigade.counters AS c (run_id, worker, moved, orphans)
+    SELECT $1, $8, -(SELECT count(*) FROM undone), (SELECT count(*) FROM orphaned WHERE is_new)
+    ON CONFLICT (run_id, worker) DO UPDATE SET
+        moved = c.moved + excluded.moved, orphans = c.orphans + excluded.orphans, seen_at = now()
+)
+SELECT id FROM back"#
+    )
+}
+
+/// `$1` run, `$2` cursor, `$3` size.
+fn undone_unchecked_sql(table: &ApplicationTable) -> String {
+    let (columns, joins) = (moved_columns(table), moved_joins(table));
+    format!(
+        "SELECT {columns} FROM bucket_brigade.rollbacks m {joins}
+          WHERE m.run_id = $1 AND m.looked_at IS NULL AND m.row_id AFTER $2
+          ORDER BY m.row_id LIMIT $3"
+    )
+}
+
+const MARK_CHECKED: &str = "UPDATE bucket_brigade.rollbacks SET looked_at = now()
+    WHERE run_id = $1 AND row_id = ANY ($2)";
+
+/// The next rows that were set back by a rollback that was killed before it checked their copies once more.
+pub(super) async fn undone_unchecked(
+    ledger: &PostgresLedger,
+    cursor: Option<&str>,
+    size: i64,
+) -> Result<Vec<MovedRow>, StatementError> {
+    let sql = undone_unchecked_sql(ledger.table());
+    let query = sqlx::query_as(page_after(&sql, cursor)).bind(ledger.run_id());
+    let query = query.bind(cursor.unwrap_or_default()).bind(size);
+    with_timeout(query.fetch_all(ledger.pool())).await
+}
+
+/// Records that the copies of these rows were checked after the rows were set back.
+pub(super) async fn mark_undone_checked(
+    ledger: &PostgresLedger,
+    ids: &[String],
+) -> Result<(), StatementError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let query = sqlx::query(MARK_CHECKED).bind(ledger.run_id()).bind(ids);
+    with_timeout(query.execute(ledger.pool())).await.map(drop)
+}
+
+/// The next moves of the selection, by row id.
+pub(super) async fn moves_to_undo(
+    ledger: &PostgresLedger,
+    selection: &MoveSelection,
+    cursor: Option<&str>,
+    size: i64,
+) -> Result<Vec<MovedRow>, StatementError> {
+    let sql = moves_to_undo_sql(ledger.table(), selection);
+    let query = sqlx::query_as(page_after(&sql, cursor)).bind(ledger.run_id());
+    let query = query.bind(cursor.unwrap_or_default()).bind(size);
+    let query = match selection {
+        MoveSelection::All => query.bind(None::<&str>),
+        MoveSelection::Since(time) => query.bind(epoch_seconds(*time)),
+        MoveSelection::Within(time) => query.bind(time.as_secs_f64()),
+        MoveSelection::Ids(ids) => query.bind(ids),
+    };
+    with_timeout(query.fetch_all(ledger.pool())).await
+}
+
+/// Sets rows back to their old path where they still carry the new one and are not locked. Returns the ids of
+/// those that were.
+///
+/// # Errors
+/// [`StatementError::Rejected`] when the database refuses a row; then none was set back.
+pub(super) async fn undo_moves(
+    ledger: &PostgresLedger,
+    targets: &[UndoTarget],
+) -> Result<Vec<String>, StatementError> {
+    let query = sqlx::query_scalar(AssertSqlSafe(undo_sql(ledger.table())))
+        .bind(ledger.run_id())
+        .bind(column(targets, |target| target.row.id.as_str()))
+        .bind(column(targets, |target| target.row.old_path.as_str()))
+        .bind(column(targets, |target| target.row.new_path.as_str()))
+        .bind(column(targets, |target| target.row.etag.as_str()))
+        .bind(column(targets, |target| target.row.moved_micros))
+        .bind(column(targets, |target| target.destination_key.as_str()))
+        .bind(ledger.worker());
+    let Some(found) = before_timeout(query.fetch_all(ledger.pool())).await else {
+        return Err(no_answer());
+    };
+    match found {
+        // Passed over like any locked row.
+        Err(error) if is_row_lock_timeout(&error) => Ok(Vec::new()),
+        found => found.map_err(|error| path_update_error(&error)),
+    }
+}
+
+fn epoch_seconds(time: SystemTime) -> f64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
+}

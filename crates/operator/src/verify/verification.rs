@@ -1,0 +1,86 @@
+//! A verification: what it is asked for, how far it is, and what it found.
+
+/// What a verification is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct VerificationSpec {
+    /// The share of the rows to check.
+    pub(super) sample_percent: f64,
+    /// Whether every row of the table is checked too.
+    pub(super) is_full: bool,
+    /// Whether copies are made anew where the source has changed.
+    pub(super) recopies: bool,
+}
+
+/// How far a verification is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct VerificationState {
+    pub(super) spec: VerificationSpec,
+    /// Which rows are in the sample.
+    pub(super) seed: i64,
+    /// Whether the moves are done and the table's rows are checked.
+    pub(super) is_in_table: bool,
+    /// The last row that was checked; none at a beginning.
+    pub(super) cursor: Option<String>,
+    /// Whether an earlier process began it.
+    pub(super) is_resumed: bool,
+}
+
+impl VerificationState {
+    pub(super) fn includes_row(&self, id: &str) -> bool {
+        let percent = self.spec.sample_percent;
+        bucket_brigade_common::sample::includes_id(id, self.seed.cast_unsigned(), percent)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
+pub(super) struct VerificationCounts {
+    /// Moves.
+    pub(super) checked: i64,
+    /// Moves whose objects are as they should be.
+    #[serde(rename = "sound")]
+    #[sqlx(rename = "sound")]
+    pub(super) intact: i64,
+    /// Moves whose row the application has changed or deleted since.
+    pub(super) outdated: i64,
+    /// Copies made anew.
+    pub(super) recopied: i64,
+    pub(super) table_rows: i64,
+    /// Of these, rows whose path is outside the path rule.
+    pub(super) table_outside: i64,
+}
+
+/// What was found of one move.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct VerificationFinding {
+    /// Whether both objects are as they should be.
+    pub(super) is_intact: bool,
+    /// Whether the application has changed or deleted the row.
+    pub(super) is_outdated: bool,
+    pub(super) source_etag: Option<String>,
+    /// The copy's.
+    pub(super) size_bytes: Option<i64>,
+    /// The copy's ETag when it was made anew.
+    pub(super) new_etag: Option<String>,
+    /// What is wrong: a code, and a sentence.
+    pub(super) mismatch: Option<(&'static str, String)>,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
+pub(super) struct VerificationMismatch {
+    #[sqlx(rename = "row_id")]
+    pub(super) id: String,
+    pub(super) path: String,
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct TableRow {
+    pub(super) id: String,
+    /// Null reads as empty.
+    pub(super) path: String,
+    /// Whether this verification has checked the object already, by its move.
+    pub(super) is_checked: bool,
+}
