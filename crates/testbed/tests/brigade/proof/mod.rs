@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use crate::rig::{ExitedProcess, TestRig, stop_consumer, wait_for_exit};
 
-/// What a command answered with `--json`.
+/// What a command printed with `--json`.
+#[derive(Debug)]
 pub(super) struct JsonCommandOutput {
     pub(super) code: i32,
     pub(super) json: Value,
