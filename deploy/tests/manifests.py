@@ -46,8 +46,9 @@ class ComposeTest(unittest.TestCase):
         services = self.local["services"]
         needs = {name: service.get("depends_on", {}) for name, service in services.items()}
         self.assertEqual(set(needs["seed"]), {"postgres", "cloud"})
+        # Each by its name, or docker-compose stop ends Postgres and the cloud before they have drained.
         for name in ("feeder", "consumer", "application"):
-            self.assertEqual(needs[name], {"seed": {"condition": "service_completed_successfully"}})
+            self.assertEqual(needs[name], needs["seed"] | {"seed": {"condition": "service_completed_successfully"}})
         conditions = {need["condition"] for need in needs["seed"].values()}
         self.assertEqual(conditions, {"service_healthy"})
         self.assertIn("healthcheck", services["postgres"])
@@ -58,7 +59,7 @@ class ComposeTest(unittest.TestCase):
             for service in file["services"].values():
                 self.assertFalse({"network_mode", "privileged"} & set(service))
             published = {name: service["ports"] for name, service in file["services"].items() if "ports" in service}
-            self.assertEqual(published, {"feeder": ["127.0.0.1:${STATUS_PORT:-9101}:9101"]})
+            self.assertEqual(published, {"feeder": ["127.0.0.1:${STATUS_PORT:-9101-9109}:9101"]})
         self.assertEqual(self.local["services"]["feeder"]["environment"]["STATUS_ADDR"], "0.0.0.0:9101")
 
     def test_programs_need_neither_rights_nor_a_writable_disk_and_get_time_to_drain(self):

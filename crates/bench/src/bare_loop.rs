@@ -79,9 +79,6 @@ impl IdRange {
 
 impl BareLoop {
     /// Runs the loop to its end. Commits print the rows they made per second.
-    ///
-    /// # Errors
-    /// A call failed.
     pub fn run(&self) -> Result<()> {
         tokio::runtime::Runtime::new()?.block_on(async {
             match self.call {

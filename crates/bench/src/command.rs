@@ -124,7 +124,7 @@ fn save_results(file: &Path, newer: BenchResults) -> Result<()> {
     Ok(())
 }
 
-/// What stands between these two lines of the page is ours.
+/// What is between these two lines of the page is ours.
 const TABLE_BEGIN: &str = "<!-- figures: written by script/bench --into -->\n";
 const TABLE_END: &str = "<!-- end of figures -->\n";
 

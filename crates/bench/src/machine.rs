@@ -26,7 +26,7 @@ pub struct MachineInfo {
 }
 
 impl MachineInfo {
-    /// Asks the system; what cannot be told is `unknown`.
+    /// Asks the system; what it does not know is `unknown`.
     pub fn detect(postgres: &str) -> Self {
         Self {
             cpu: cpu_name().unwrap_or_else(|| "unknown".into()),

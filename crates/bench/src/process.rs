@@ -35,9 +35,6 @@ pub struct RunningProcess {
 
 impl RunningProcess {
     /// Starts a command without input; what it says on standard error goes to `log`, where there is one.
-    ///
-    /// # Errors
-    /// There is no such program.
     pub fn start(mut command: Command, log: Option<&Path>) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -65,7 +62,7 @@ impl RunningProcess {
         Ok(())
     }
 
-    /// The memory it has now, in bytes; 0 where the system does not tell.
+    /// The memory it has now, in bytes; 0 where the system has no such file.
     pub fn rss_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let line = |text: &str| -> Option<u64> {
@@ -76,9 +73,6 @@ impl RunningProcess {
     }
 
     /// Whether it has ended, without taking its account.
-    ///
-    /// # Errors
-    /// It ended by itself, which none of those that we stop should.
     pub fn ensure_alive(&self) -> Result<()> {
         let path = format!("/proc/{}/stat", self.child.id());
         let state = std::fs::read_to_string(path).unwrap_or_default();
@@ -91,9 +85,6 @@ impl RunningProcess {
     }
 
     /// Waits for its end.
-    ///
-    /// # Errors
-    /// It failed; the error tells the end of its log.
     pub async fn wait_for_exit(mut self) -> Result<ProcessUsage> {
         let (result, mut running) = tokio::task::spawn_blocking(move || {
             let result = self.child.wait4();
@@ -130,9 +121,6 @@ impl Drop for RunningProcess {
 }
 
 /// A program built beside this one.
-///
-/// # Errors
-/// It is not there.
 pub fn built_binary(name: &str) -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     ensure!(

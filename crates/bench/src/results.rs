@@ -46,9 +46,6 @@ pub struct MeasuredFigure {
 
 impl MeasuredFigure {
     /// A figure of at least one run.
-    ///
-    /// # Errors
-    /// There was none.
     pub fn new(of: &str, runs: &[f64]) -> Result<Self> {
         let value = SampleSpread::from_values(runs).with_context(|| format!("no run of {of}"))?;
         Ok(Self {
@@ -75,7 +72,7 @@ pub struct ResultRow {
     pub compared: Option<SampleSpread>,
     /// Whether `compared` is a ratio.
     pub is_ratio: bool,
-    /// What it has to be; none for what is only told.
+    /// What it has to be; none for what has no target.
     pub target: Option<TargetBound>,
     /// Whether its median is; none without a target, or where something was missing.
     pub met: Option<bool>,
@@ -85,9 +82,6 @@ pub struct ResultRow {
 
 impl ResultRow {
     /// A row whose target is about our figure itself.
-    ///
-    /// # Errors
-    /// There was no run.
     pub fn from_runs(
         name: &str,
         what: &str,
@@ -103,9 +97,6 @@ impl ResultRow {
     }
 
     /// A row whose target is about the ratio of ours to another's, pair by pair.
-    ///
-    /// # Errors
-    /// There was no run.
     pub fn from_ratio(
         (name, what, unit): (&str, &str, &str),
         ours: &[f64],
@@ -206,18 +197,12 @@ pub struct BenchResults {
 
 impl BenchResults {
     /// Reads results.
-    ///
-    /// # Errors
-    /// The file is missing or holds something else.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         Ok(serde_json::from_str(&text)?)
     }
 
     /// Writes results.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self)? + "\n";
         std::fs::write(path, text).with_context(|| path.display().to_string())

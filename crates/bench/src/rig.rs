@@ -54,9 +54,6 @@ pub struct WorkloadResult {
 
 impl BenchRig {
     /// Starts Postgres and the stub.
-    ///
-    /// # Errors
-    /// One of them cannot be had.
     pub async fn start() -> Result<Self> {
         let cluster = Cluster::start_with(ClusterOptions { durable: true }).await?;
         let database_url = cluster.create_database().await?;
@@ -94,27 +91,18 @@ impl BenchRig {
     }
 
     /// The server's version.
-    ///
-    /// # Errors
-    /// The database.
     pub async fn postgres_version(&self) -> Result<String> {
         let version = sqlx::query_scalar("SHOW server_version");
         Ok(version.fetch_one(&self.pool).await?)
     }
 
     /// Runs a statement of the bench's own.
-    ///
-    /// # Errors
-    /// The database.
     pub async fn execute_sql(&self, sql: &'static str) -> Result<()> {
         sqlx::query(sql).execute(&self.pool).await?;
         Ok(())
     }
 
     /// Adds rows in scope, and has their pages written before anything is measured.
-    ///
-    /// # Errors
-    /// The database.
     pub async fn insert_rows(&mut self, count: u64) -> Result<Range<u64>> {
         let rows = self.next_row..self.next_row + count;
         sqlx::query(
@@ -132,9 +120,6 @@ impl BenchRig {
     }
 
     /// An empty table and an empty ledger.
-    ///
-    /// # Errors
-    /// The database.
     pub async fn reset_tables(&mut self) -> Result<()> {
         self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters")
             .await?;
@@ -181,9 +166,6 @@ impl BenchRig {
     }
 
     /// Starts a consumer.
-    ///
-    /// # Errors
-    /// It is not built.
     pub fn start_consumer(&self, number: usize, in_flight: usize) -> Result<RunningProcess> {
         let mut command = self.program_command(built_binary("consumer")?);
         command.env("MAX_CONCURRENCY", in_flight.to_string());
@@ -194,9 +176,6 @@ impl BenchRig {
     }
 
     /// Starts a feeder, which the queue never holds up.
-    ///
-    /// # Errors
-    /// It is not built.
     pub fn start_feeder(&self) -> Result<RunningProcess> {
         let mut command = self.program_command(built_binary("feeder")?);
         command.env("MAX_BACKLOG", "100000");
@@ -204,9 +183,6 @@ impl BenchRig {
     }
 
     /// Starts a bare loop.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn bare_command(
         &self,
         call: BareCall,
@@ -224,18 +200,12 @@ impl BenchRig {
     }
 
     /// Has consumers move fresh rows, and makes sure that they did.
-    ///
-    /// # Errors
-    /// A consumer failed, or a row was not moved.
     pub async fn consume_new_rows(&mut self, work: WorkloadSpec) -> Result<WorkloadResult> {
         let rows = self.insert_rows(work.images).await?;
         self.consume_rows(rows, work).await
     }
 
     /// Has consumers move these rows.
-    ///
-    /// # Errors
-    /// A consumer failed, or a row was not moved.
     pub async fn consume_rows(
         &mut self,
         rows: Range<u64>,
@@ -254,9 +224,6 @@ impl BenchRig {
     }
 
     /// Waits until the stub has counted so many.
-    ///
-    /// # Errors
-    /// A process ended meanwhile, or nothing came any more.
     pub async fn wait_for_count(
         &self,
         what: &str,
@@ -274,7 +241,7 @@ impl BenchRig {
             }
             ensure!(
                 since.elapsed() < Duration::from_mins(1),
-                "{what} stands at {now} of {count}"
+                "{what} stays at {now} of {count}"
             );
             who.iter().try_for_each(RunningProcess::ensure_alive)?;
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -297,9 +264,6 @@ impl BenchRig {
 }
 
 /// Ends processes and takes their accounts.
-///
-/// # Errors
-/// One failed.
 pub async fn stop_processes(
     processes: Vec<RunningProcess>,
 ) -> Result<(Vec<ProcessUsage>, Duration)> {

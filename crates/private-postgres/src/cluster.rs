@@ -56,7 +56,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster that does not wait for the disk.
     ///
-    /// Fails when no Postgres server is installed, or when it does not start; the error tells its log.
+    /// Fails when no Postgres server is installed, or when it does not start; the error has its log.
     pub async fn start() -> Result<Self> {
         Self::start_with(ClusterOptions::default()).await
     }

@@ -6,7 +6,6 @@ pub mod chaos;
 pub mod checker;
 pub mod cloud;
 pub mod demo;
-pub mod life;
 pub mod picture;
 pub use bucket_brigade_private_postgres as postgres;
 pub mod process;

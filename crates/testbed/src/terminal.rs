@@ -1,4 +1,4 @@
-//! A program of this workspace on a terminal of its own, and somebody who types at it.
+//! A program of this workspace on a terminal of its own, with input typed at it.
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -121,7 +121,7 @@ impl Drop for TerminalSession {
     }
 }
 
-/// What `script` is told: to run a command, to write no file, and to end as the command does.
+/// The arguments of `script`: to run a command, to write no file, and to end as the command does.
 fn script_arguments(program: OsString, arguments: &[&str]) -> Vec<OsString> {
     if cfg!(target_os = "macos") {
         let words = ["-q", "/dev/null"].map(OsString::from).into_iter();

@@ -114,7 +114,7 @@ async fn measure_commit_stage(
     Ok(())
 }
 
-/// The rate that the process itself tells.
+/// The rate that the process itself prints.
 async fn commit_rate(
     rig: &mut BenchRig,
     size: MeasurementSize,

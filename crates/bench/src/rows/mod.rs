@@ -58,9 +58,6 @@ impl MeasurementSize {
 
 impl RowGroup {
     /// Measures the group's rows.
-    ///
-    /// # Errors
-    /// Something did not start, failed, or did not do all of its work.
     pub async fn measure(
         self,
         rig: &mut BenchRig,

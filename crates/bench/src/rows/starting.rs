@@ -13,7 +13,7 @@ const STARTING_WORKLOAD: WorkloadSpec = WorkloadSpec {
     in_flight: 64,
     latency_ms: 50,
 };
-/// When the consumer is told to stop: it is at full speed by then.
+/// When the consumer gets SIGTERM: it is at full speed by then.
 const STOP_AFTER: u64 = 4000;
 
 pub(super) async fn measure(

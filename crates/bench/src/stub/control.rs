@@ -17,14 +17,14 @@ pub(super) const CONTROL_PREFIX: &str = "/-/";
 
 const JSON: &str = "application/json";
 
-/// What the stub is to do until it is told otherwise.
+/// What the stub does until the next setup.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StubSetup {
     /// What every answer of S3 takes, in milliseconds.
     pub s3_latency_ms: u64,
     /// What every answer of SQS takes, in milliseconds.
     pub sqs_latency_ms: u64,
-    /// The rows whose messages the queue holds, and whose images a listing of the source tells.
+    /// The rows whose messages the queue holds, and whose images a listing of the source has.
     pub rows: Range<u64>,
 }
 
@@ -82,18 +82,12 @@ impl StubClient {
     }
 
     /// Sets the stub up; all counts begin anew.
-    ///
-    /// # Errors
-    /// The stub does not answer.
     pub async fn set_up(self, setup: &StubSetup) -> Result<()> {
         let body = serde_json::to_string(setup)?;
         self.send_command("setup", &body).await.map(drop)
     }
 
     /// Everything the stub has counted since it was set up.
-    ///
-    /// # Errors
-    /// The stub does not answer.
     pub async fn read_counts(self) -> Result<RequestCounts> {
         Ok(serde_json::from_str(
             &self.send_command("counts", "").await?,
@@ -101,9 +95,6 @@ impl StubClient {
     }
 
     /// The items of one kind of request so far; `deleted` for deleted messages.
-    ///
-    /// # Errors
-    /// The stub does not answer.
     pub async fn item_count(self, operation: &str) -> Result<u64> {
         Ok(self.send_command(operation, "").await?.parse()?)
     }

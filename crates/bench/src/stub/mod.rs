@@ -51,11 +51,8 @@ impl StubServer {
     }
 }
 
-/// Serves on a free port of 127.0.0.1, which it prints, until standard input ends: whoever started
-/// it has ended then.
-///
-/// # Errors
-/// The port or the runtime cannot be had.
+/// Serves on a free port of 127.0.0.1, which it prints, until standard input ends: the process that
+/// started it has ended then.
 #[expect(clippy::print_stdout, reason = "the port is this process's answer")]
 pub fn serve() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()

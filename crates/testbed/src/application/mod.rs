@@ -48,7 +48,7 @@ impl ApplicationIdType {
     }
 }
 
-/// The table that holds the images' paths. The names are written into SQL as they stand: quote
+/// The table that holds the images' paths. The names are written into SQL as they are: quote
 /// them where they need it.
 #[derive(Debug, Clone)]
 pub struct ImagesTable {

@@ -32,7 +32,7 @@ pub struct ChaosArguments {
     /// Only this fault; may be given several times. Without it: all of them at once.
     #[arg(long = "fault", value_name = "NAME")]
     pub faults: Vec<FaultKind>,
-    /// Where the dice start; random unless given. The same seed throws the same dice, though processes
+    /// Seed of the random numbers; random unless given. The same seed gives the same numbers, though processes
     /// and time do not repeat exactly.
     #[arg(long)]
     pub seed: Option<u64>,

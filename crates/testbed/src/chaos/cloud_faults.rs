@@ -74,7 +74,7 @@ impl CloudFaults {
         }
     }
 
-    /// Copies take their time, whoever waits for them.
+    /// Slow copies, for every caller.
     pub(super) fn inject_slow_copies(&mut self, cloud: &Cloud, share: f64) {
         self.inject_effects(
             cloud,
@@ -141,7 +141,7 @@ impl CloudFaults {
         let mut left = effects.len();
         let mut share_left = share;
         for effect in effects {
-            // The dice are thrown one after the other: those before have struck their part already.
+            // Each fault draws after the one before, which has already taken its share.
             let part = share_left / f64::from(u32::try_from(left).unwrap_or(u32::MAX));
             let probability = part / (1.0 - (share - share_left));
             let fault = Fault::new(operation, effect.clone());

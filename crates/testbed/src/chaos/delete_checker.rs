@@ -52,12 +52,12 @@ impl DeleteChecker {
         })
     }
 
-    /// To be told of each message that is not one of ours, before it is sent.
+    /// Called for each message that is not one of ours, before it is sent.
     pub fn expect_poison(&self, body: &str) {
         self.records.lock().poison.insert(body.to_owned());
     }
 
-    /// To be told of each answer to a receive.
+    /// Called for each response to a receive.
     pub fn record_received(&self, response: &Value) {
         let mut notes = self.records.lock();
         for message in response["Messages"].as_array().into_iter().flatten() {
@@ -69,7 +69,7 @@ impl DeleteChecker {
         }
     }
 
-    /// To be told of each delete before it is performed, which must wait for the end of this.
+    /// Called for each delete before it is performed, which must wait for the end of this.
     pub async fn check_delete(&self, request: &Value) {
         let batch = request["Entries"].as_array().into_iter().flatten();
         let handles = batch
@@ -94,7 +94,7 @@ impl DeleteChecker {
         }
     }
 
-    /// How many deletes it looked at.
+    /// How many deletes it checked.
     pub fn checked_deletes(&self) -> u64 {
         self.records.lock().checked_deletes
     }

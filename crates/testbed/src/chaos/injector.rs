@@ -29,7 +29,7 @@ const IMAGES_PER_POISON: u32 = 100;
 /// The share of slow copies where consumers live for a few seconds only.
 const REDUCED_SLOW_SHARE: f64 = 0.05;
 
-/// Which faults, and their dice.
+/// Which faults, and their random numbers.
 pub(super) struct ChaosPlan {
     pub(super) kinds: BTreeSet<FaultKind>,
     pub(super) images: u32,
@@ -47,7 +47,7 @@ impl ChaosPlan {
         MAX_RESTART_INTERVAL.min(self.duration / 2)
     }
 
-    /// Dice for one purpose.
+    /// Random numbers for one purpose.
     pub(super) fn seeded_rng(&self, purpose: u64) -> Rng {
         Rng::with_seed(self.seed.wrapping_mul(31).wrapping_add(purpose))
     }
@@ -119,18 +119,21 @@ pub(super) struct FaultInjector {
 
 impl FaultInjector {
     /// Puts them in force; the processes are to be started after this.
-    pub(super) async fn start(stage: &mut RunEnvironment, script: &ChaosPlan) -> Result<Self> {
-        let auditor = Arc::new(DeleteChecker::new(&stage.application)?);
+    pub(super) async fn start(
+        environment: &mut RunEnvironment,
+        script: &ChaosPlan,
+    ) -> Result<Self> {
+        let auditor = Arc::new(DeleteChecker::new(&environment.application)?);
         let hot = Arc::new(ActiveRows::default());
         let (fed, feeding) = mpsc::unbounded_channel();
         let observer = ChaosObserver::new(
-            &stage.application,
-            &stage.seeded,
+            &environment.application,
+            &environment.seeded,
             Arc::clone(&auditor),
             Arc::clone(&hot),
             fed,
         );
-        stage.cloud.observe_requests(Arc::new(observer))?;
+        environment.cloud.observe_requests(Arc::new(observer))?;
         let mut injector = Self {
             delete_checker: auditor,
             active_rows: hot,
@@ -140,44 +143,48 @@ impl FaultInjector {
             senders: JoinSet::new(),
             restart_task: None,
         };
-        injector.configure_programs(stage, script).await?;
-        injector.inject_cloud_faults(stage, script);
-        injector.spawn_senders(stage, script, feeding);
+        injector.configure_programs(environment, script).await?;
+        injector.inject_cloud_faults(environment, script);
+        injector.spawn_senders(environment, script, feeding);
         if script.has_fault(FaultKind::PostgresRestarts) {
-            injector.spawn_restarts(stage, script.restart_interval());
+            injector.spawn_restarts(environment, script.restart_interval());
         }
         Ok(injector)
     }
 
     /// The application's traffic under these faults.
-    pub(super) fn traffic_rates(&self, stage: &RunEnvironment, script: &ChaosPlan) -> TrafficRates {
+    pub(super) fn traffic_rates(
+        &self,
+        environment: &RunEnvironment,
+        script: &ChaosPlan,
+    ) -> TrafficRates {
         if !script.has_fault(FaultKind::Rewrites) {
-            return stage.traffic_rates();
+            return environment.traffic_rates();
         }
         TrafficRates {
             writes_per_second: REWRITES_PER_SECOND,
             max_writes: usize::MAX,
             delete_share: 0.1,
             active_rows: Some(Arc::clone(&self.active_rows)),
-            ..stage.traffic_rates()
+            ..environment.traffic_rates()
         }
     }
 
     async fn configure_programs(
         &mut self,
-        stage: &mut RunEnvironment,
+        environment: &mut RunEnvironment,
         script: &ChaosPlan,
     ) -> Result<()> {
         let seconds = |duration: Duration| format!("{}s", duration.as_secs());
-        stage.set_variable("consumer", "COPY_TIMEOUT", seconds(script.copy_timeout()));
-        stage.set_variable(
+        environment.set_variable("consumer", "COPY_TIMEOUT", seconds(script.copy_timeout()));
+        environment.set_variable(
             "consumer",
             "VISIBILITY_TIMEOUT",
             seconds(script.visibility_timeout()),
         );
         // The cursor advances page by page: a page must fit between two kills at the rate limit.
-        stage.set_variable("feeder", "PAGE_SIZE", "50".to_owned());
-        stage.set_variable("feeder", "MAX_BACKLOG", script.max_backlog().to_string());
+        environment.set_variable("feeder", "PAGE_SIZE", "50".to_owned());
+        environment.set_variable("feeder", "MAX_BACKLOG", script.max_backlog().to_string());
         if !script.has_fault(FaultKind::CutCommits) {
             return Ok(());
         }
@@ -186,41 +193,44 @@ impl FaultInjector {
             before: CUT_BEFORE_SHARE,
             seed: script.seed,
         };
-        let port = stage.cluster.port();
+        let port = environment.cluster.port();
         let proxy = PostgresProxy::start(port, cuts).await?;
         let (direct, through) = (format!(":{port}/"), format!(":{}/", proxy.port()));
-        let url = stage.application.database_url.replace(&direct, &through);
+        let url = environment
+            .application
+            .database_url
+            .replace(&direct, &through);
         for program in ["feeder", "consumer"] {
-            stage.set_variable(program, "DATABASE_URL", url.clone());
+            environment.set_variable(program, "DATABASE_URL", url.clone());
         }
         self.proxy = Some(proxy);
         Ok(())
     }
 
-    fn inject_cloud_faults(&mut self, stage: &RunEnvironment, script: &ChaosPlan) {
+    fn inject_cloud_faults(&mut self, environment: &RunEnvironment, script: &ChaosPlan) {
         if script.has_fault(FaultKind::S3Errors) {
             self.cloud_faults
-                .inject_s3_faults(&stage.cloud, script.copy_timeout());
+                .inject_s3_faults(&environment.cloud, script.copy_timeout());
         }
         if script.has_fault(FaultKind::SlowCopies) {
             self.cloud_faults
-                .inject_slow_copies(&stage.cloud, script.slow_share());
+                .inject_slow_copies(&environment.cloud, script.slow_share());
         }
         if script.has_fault(FaultKind::SqsErrors) {
-            self.cloud_faults.inject_sqs_faults(&stage.cloud);
+            self.cloud_faults.inject_sqs_faults(&environment.cloud);
         }
     }
 
     fn spawn_senders(
         &mut self,
-        stage: &RunEnvironment,
+        environment: &RunEnvironment,
         script: &ChaosPlan,
         fed: mpsc::UnboundedReceiver<String>,
     ) {
         if script.has_fault(FaultKind::Duplicates) {
             self.senders.spawn(messages::send_duplicates(
-                stage.cloud.sqs_client_for("duplicates"),
-                stage.queue.url.clone(),
+                environment.cloud.sqs_client_for("duplicates"),
+                environment.queue.url.clone(),
                 fed,
                 Arc::clone(&self.counts.duplicates),
                 script.seeded_rng(1),
@@ -229,8 +239,8 @@ impl FaultInjector {
         if script.has_fault(FaultKind::Poison) {
             let count = script.images.div_ceil(IMAGES_PER_POISON);
             self.senders.spawn(messages::send_poison(
-                stage.cloud.sqs_client_for("stranger"),
-                stage.queue.url.clone(),
+                environment.cloud.sqs_client_for("stranger"),
+                environment.queue.url.clone(),
                 Arc::clone(&self.delete_checker),
                 (count, script.duration),
                 Arc::clone(&self.counts.poison),
@@ -239,10 +249,10 @@ impl FaultInjector {
         }
     }
 
-    fn spawn_restarts(&mut self, stage: &RunEnvironment, every: Duration) {
+    fn spawn_restarts(&mut self, environment: &RunEnvironment, every: Duration) {
         let (stop, stopped) = watch::channel(false);
         let count = Arc::clone(&self.counts.restarts);
-        let task = restart_postgres(Arc::clone(&stage.cluster), every, stopped, count);
+        let task = restart_postgres(Arc::clone(&environment.cluster), every, stopped, count);
         self.restart_task = Some((stop, tokio::spawn(task)));
     }
 

@@ -93,26 +93,29 @@ impl ProcessKiller {
     }
 
     /// Kills who is due, and looks after who has ended.
-    pub(super) async fn kill_and_restart(&mut self, crew: &mut ProcessGroup<'_>) -> Result<()> {
-        self.restart_exited_feeder(crew).await?;
-        self.restart_exited_consumers(crew).await?;
+    pub(super) async fn kill_and_restart(
+        &mut self,
+        processes: &mut ProcessGroup<'_>,
+    ) -> Result<()> {
+        self.restart_exited_feeder(processes).await?;
+        self.restart_exited_consumers(processes).await?;
         if self.consumers.as_mut().is_some_and(IntervalTimer::is_due) {
             let victim = self.random.usize(..self.count);
-            crew.restart_consumer(victim).await?;
+            processes.restart_consumer(victim).await?;
             self.kills += 1;
         }
         if !self.feeder_is_done && self.feeder.as_mut().is_some_and(IntervalTimer::is_due) {
-            crew.restart_feeder().await?;
+            processes.restart_feeder().await?;
             self.kills += 1;
         }
         Ok(())
     }
 
-    async fn restart_exited_feeder(&mut self, crew: &mut ProcessGroup<'_>) -> Result<()> {
+    async fn restart_exited_feeder(&mut self, processes: &mut ProcessGroup<'_>) -> Result<()> {
         if self.feeder_is_done {
             return Ok(());
         }
-        let Some(status) = crew.feeder_exit_status()? else {
+        let Some(status) = processes.feeder_exit_status()? else {
             return Ok(());
         };
         if status.success() || status.code() == Some(EXIT_SOME_FAILED) {
@@ -122,17 +125,17 @@ impl ProcessKiller {
         if !self.may_restart() {
             return Ok(());
         }
-        self.record_exit("the feeder", status, || crew.feeder_log());
-        crew.restart_feeder().await
+        self.record_exit("the feeder", status, || processes.feeder_log());
+        processes.restart_feeder().await
     }
 
-    async fn restart_exited_consumers(&mut self, crew: &mut ProcessGroup<'_>) -> Result<()> {
-        for (n, status) in crew.exited_consumers()? {
+    async fn restart_exited_consumers(&mut self, processes: &mut ProcessGroup<'_>) -> Result<()> {
+        for (n, status) in processes.exited_consumers()? {
             if self.may_restart() {
                 self.record_exit(&format!("consumer {}", n + 1), status, || {
-                    crew.consumer_log(n)
+                    processes.consumer_log(n)
                 });
-                crew.restart_consumer(n).await?;
+                processes.restart_consumer(n).await?;
             }
         }
         Ok(())

@@ -68,17 +68,17 @@ async fn run(arguments: &ChaosArguments, seed: u64) -> Result<bool> {
         largest_bytes: Some(MAX_PICTURE_BYTES),
         seed,
     };
-    let mut stage = RunEnvironment::set_up(&plan).await?;
-    let holds = run_and_report(&mut stage, arguments, seed).await;
+    let mut environment = RunEnvironment::set_up(&plan).await?;
+    let holds = run_and_report(&mut environment, arguments, seed).await;
     if arguments.keep_logs || !matches!(holds, Ok(true)) {
-        let kept = keep_logs(stage.cluster.directory())?;
+        let kept = keep_logs(environment.cluster.directory())?;
         print_status(&format!("The logs are in {}", kept.display()));
     }
     holds
 }
 
 async fn run_and_report(
-    stage: &mut RunEnvironment,
+    environment: &mut RunEnvironment,
     arguments: &ChaosArguments,
     seed: u64,
 ) -> Result<bool> {
@@ -88,12 +88,17 @@ async fn run_and_report(
         duration: arguments.fault_duration(),
         seed,
     };
-    let outcome = phases::run_phases(stage, &script, arguments.consumers).await?;
+    let outcome = phases::run_phases(environment, &script, arguments.consumers).await?;
     if arguments.sabotage {
-        overwrite_object(&stage.application, &stage.seeded, &outcome.traffic.log).await?;
+        overwrite_object(
+            &environment.application,
+            &environment.seeded,
+            &outcome.traffic.log,
+        )
+        .await?;
     }
     print_status("Checking every row and every object …");
-    let (report, violations) = check_outcome(stage, outcome, seed).await?;
+    let (report, violations) = check_outcome(environment, outcome, seed).await?;
     print_violations(&violations);
     let holds = report.has_passed();
     print_report(
@@ -106,16 +111,17 @@ async fn run_and_report(
 
 /// All that is wrong, from the checker, the readers, the auditor and the processes.
 async fn check_outcome(
-    stage: &RunEnvironment,
+    environment: &RunEnvironment,
     outcome: ChaosOutcome,
     seed: u64,
 ) -> Result<(ChaosReport, Vec<String>)> {
-    let checker = stage
+    let checker = environment
         .application
-        .with_s3(stage.cloud.s3_client_for("checker"));
-    let verdict = check_invariants(&checker, &stage.seeded, &outcome.traffic.log).await?;
-    let failures = failures_by_code(&stage.application).await?;
-    let figures = RunReport::collect(stage, &verdict, &outcome.traffic, outcome.seconds).await?;
+        .with_s3(environment.cloud.s3_client_for("checker"));
+    let verdict = check_invariants(&checker, &environment.seeded, &outcome.traffic.log).await?;
+    let failures = failures_by_code(&environment.application).await?;
+    let figures =
+        RunReport::collect(environment, &verdict, &outcome.traffic, outcome.seconds).await?;
     let mut violations = outcome.violations;
     violations.extend(verdict.violations);
     violations.extend(outcome.traffic.broken_read_details);

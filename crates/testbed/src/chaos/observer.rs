@@ -1,4 +1,4 @@
-//! Sees all that passes at S3 and SQS and tells it to those it concerns.
+//! Passes every request to S3 and SQS on to those it concerns.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::traffic::ActiveRows;
 const CONSUMER_CALLER: &str = "consumer";
 const FEEDER_CALLER: &str = "feeder";
 
-/// Tells the auditor what consumers receive and delete, the writer that wants to be in the way which
-/// rows are in hand, and whoever sends duplicates what the feeder sent.
+/// Passes what consumers receive and delete to the delete checker, the rows in hand to the writer that
+/// races with them, and what the feeder sent to the sender of duplicates.
 pub struct ChaosObserver {
     delete_checker: Arc<DeleteChecker>,
     active_rows: Arc<ActiveRows>,

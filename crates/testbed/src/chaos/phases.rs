@@ -53,21 +53,22 @@ struct ChaosRun<'a> {
 
 /// Plays it through.
 pub(super) async fn run_phases(
-    stage: &mut RunEnvironment,
+    environment: &mut RunEnvironment,
     script: &ChaosPlan,
     consumers: u32,
 ) -> Result<ChaosOutcome> {
-    let injector = FaultInjector::start(stage, script).await?;
-    let stage: &RunEnvironment = stage;
-    let rates = injector.traffic_rates(stage, script);
+    let injector = FaultInjector::start(environment, script).await?;
+    let environment: &RunEnvironment = environment;
+    let rates = injector.traffic_rates(environment, script);
     let every = |kind, time| script.has_fault(kind).then_some(time);
     let mut cast = ChaosRun {
-        environment: stage,
+        environment,
         plan: script,
-        traffic: Traffic::start(&stage.application, stage.seeded.clone(), &rates).await?,
-        progress: ProgressPrinter::start(stage).await?,
-        rate_limit: RateLimitControl::new(&stage.application, script.rate_limit())?,
-        processes: ProcessGroup::start(stage, consumers)?,
+        traffic: Traffic::start(&environment.application, environment.seeded.clone(), &rates)
+            .await?,
+        progress: ProgressPrinter::start(environment).await?,
+        rate_limit: RateLimitControl::new(&environment.application, script.rate_limit())?,
+        processes: ProcessGroup::start(environment, consumers)?,
         killer: ProcessKiller::new(
             every(FaultKind::KillConsumers, CONSUMER_KILL_INTERVAL),
             every(FaultKind::KillFeeder, FEEDER_KILL_INTERVAL),
@@ -105,7 +106,7 @@ impl ChaosRun<'_> {
     async fn run_round(&mut self) -> Result<()> {
         tokio::time::sleep(POLL_INTERVAL).await;
         self.killer.kill_and_restart(&mut self.processes).await?;
-        // What it cannot tell now it tells later.
+        // What cannot be read now is printed later.
         let poll = self.progress.poll_ledger(&self.traffic);
         let _ = tokio::time::timeout(PROGRESS_TIMEOUT, poll).await;
         if !self.plan.has_fault(FaultKind::Rewrites) {
@@ -178,7 +179,7 @@ impl ChaosRun<'_> {
         Ok(())
     }
 
-    /// Everybody leaves the stage; the consumers must do so in good order.
+    /// Ends all processes; the consumers must drain.
     async fn finish_run(mut self) -> Result<ChaosOutcome> {
         let seconds = self.progress.finish(&self.traffic).await?;
         let traffic = self.traffic.stop().await;

@@ -1,4 +1,4 @@
-//! The ledger as it stands, read with SQL of the checker's own.
+//! The ledger as it is, read with SQL of the checker's own.
 
 use std::collections::BTreeMap;
 

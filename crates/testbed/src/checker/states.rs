@@ -78,14 +78,14 @@ impl InvariantChecker<'_> {
         let evidence = (row.path.clone(), new.clone());
         match self.ledger.moves.get(&row.id) {
             Some(found) if *found != evidence => Err(format!(
-                "the ledger tells of a move from {:?} to {:?}",
+                "the ledger has a move from {:?} to {:?}",
                 found.0, found.1
             )),
             _ => self.check_path(row, &new),
         }
     }
 
-    /// Unless the application wrote the row, in which case its own check tells.
+    /// Unless the application wrote the row, which has a check of its own.
     fn check_path(&self, row: &SeededRow, path: &str) -> Result<(), String> {
         let is = self.paths.get(&row.id).map(String::as_str);
         if is == Some(path) || self.log.rows.contains_key(&row.id) {

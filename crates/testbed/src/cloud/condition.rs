@@ -61,7 +61,7 @@ fn remove_body_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// A request's entries, told apart.
+/// A request's entries, by what becomes of them.
 struct ConditionalEntries {
     /// The document without those that are refused.
     kept_document: String,

@@ -46,7 +46,7 @@ impl CloudEndpoint {
     }
 }
 
-/// The server takes any secret: the access key's id alone tells one caller from another.
+/// The server takes any secret: callers differ by the access key's id alone.
 fn static_credentials(access_key_id: &str) -> Credentials {
     Credentials::new(access_key_id, "test", None, None, "testbed")
 }

@@ -1,4 +1,4 @@
-//! Local S3 and SQS over HTTP, on loopback unless told otherwise.
+//! Local S3 and SQS over HTTP, on loopback by default.
 
 mod backend;
 mod condition;
@@ -46,7 +46,7 @@ pub struct CloudOptions {
     pub listen: SocketAddr,
     /// The URL that others reach the services by, where it is not the address itself.
     pub endpoint: Option<String>,
-    /// Where the faults' dice start.
+    /// Seed of the faults' random numbers.
     pub seed: u64,
 }
 
@@ -152,7 +152,7 @@ impl Cloud {
     /// Has `watch` look at every request from now on; there can be only one.
     pub fn observe_requests(&self, watch: Arc<dyn CloudObserver>) -> Result<()> {
         let taken = self.frontend.observer.set(watch);
-        taken.map_err(|_| anyhow::anyhow!("somebody watches already"))
+        taken.map_err(|_| anyhow::anyhow!("there is an observer already"))
     }
 
     /// Puts a fault in force until its handle is dropped.

@@ -22,13 +22,13 @@ pub struct ObservedRequest<'a> {
     pub body: &'a [u8],
 }
 
-/// Somebody who looks at every request that is performed. What a fault keeps from the services is
+/// Sees every request that is performed. What a fault keeps from the services is
 /// not shown.
 pub trait CloudObserver: Send + Sync {
-    /// Is told of a request before it is performed, and holds it up until done.
+    /// Called before a request is performed, which waits for the end of this.
     fn before_request<'a>(&'a self, request: ObservedRequest<'a>) -> BoxFuture<'a, ()>;
 
-    /// Is told of an SQS request that was performed, with the body of its answer; whether the
+    /// Called after an SQS request was performed, with the body of its response; whether the
     /// caller ever gets that is another matter.
     fn after_response(&self, request: ObservedRequest<'_>, response: &[u8]);
 }

@@ -40,7 +40,7 @@ pub struct DemoArguments {
     /// Kill every process once, without warning, when half of the images have moved.
     #[arg(long)]
     pub kill_each_once: bool,
-    /// Where the dice for images and traffic start.
+    /// Seed of the random numbers for images and traffic.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -59,19 +59,19 @@ pub async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &DemoArguments) -> Result<bool> {
-    let stage = RunEnvironment::set_up(&EnvironmentOptions {
+    let environment = RunEnvironment::set_up(&EnvironmentOptions {
         images: arguments.images,
         largest_bytes: None,
         seed: arguments.seed,
     })
     .await?;
-    let (traffic, seconds) = run_migration(&stage, arguments).await?;
+    let (traffic, seconds) = run_migration(&environment, arguments).await?;
     print_status("Checking every row and every object …");
-    let checker = stage
+    let checker = environment
         .application
-        .with_s3(stage.cloud.s3_client_for("checker"));
-    let verdict = check_invariants(&checker, &stage.seeded, &traffic.log).await?;
-    let report = RunReport::collect(&stage, &verdict, &traffic, seconds).await?;
+        .with_s3(environment.cloud.s3_client_for("checker"));
+    let verdict = check_invariants(&checker, &environment.seeded, &traffic.log).await?;
+    let report = RunReport::collect(&environment, &verdict, &traffic, seconds).await?;
     print_violations(&[&verdict.violations[..], &traffic.broken_read_details].concat());
     let holds = report.has_passed(&verdict);
     print_report(
@@ -80,80 +80,83 @@ async fn run(arguments: &DemoArguments) -> Result<bool> {
         arguments.json.then_some(&report),
     )?;
     if arguments.keep {
-        stage.keep_running().await;
+        environment.keep_running().await;
     }
     Ok(holds)
 }
 
 /// The migration from start to end with the traffic beside it, and the seconds it took.
 async fn run_migration(
-    stage: &RunEnvironment,
+    environment: &RunEnvironment,
     arguments: &DemoArguments,
 ) -> Result<(TrafficReport, f64)> {
     let traffic = Traffic::start(
-        &stage.application,
-        stage.seeded.clone(),
-        &stage.traffic_rates(),
+        &environment.application,
+        environment.seeded.clone(),
+        &environment.traffic_rates(),
     )
     .await?;
-    let mut progress = ProgressPrinter::start(stage).await?;
-    let mut crew = ProcessGroup::start(stage, arguments.consumers)?;
+    let mut progress = ProgressPrinter::start(environment).await?;
+    let mut processes = ProcessGroup::start(environment, arguments.consumers)?;
     let mut to_be_killed = arguments.kill_each_once;
-    while !feeder_is_done(&mut crew)? {
-        check_consumers(&mut crew)?;
+    while !feeder_is_done(&mut processes)? {
+        check_consumers(&mut processes)?;
         progress.poll_ledger(&traffic).await?;
-        traffic.allow_writes(stage.allowed_writes(progress.moved_rows()));
+        traffic.allow_writes(environment.allowed_writes(progress.moved_rows()));
         if to_be_killed && progress.is_half_way() {
             to_be_killed = false;
             print_status("\nKilling the feeder and every consumer, and starting them again …");
-            crew.restart_all().await?;
+            processes.restart_all().await?;
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
-    wait_until_drained(stage, &mut crew).await?;
+    wait_until_drained(environment, &mut processes).await?;
     let seconds = progress.finish(&traffic).await?;
     let report = traffic.stop().await;
-    stop_consumers(&mut crew).await?;
+    stop_consumers(&mut processes).await?;
     Ok((report, seconds))
 }
 
 /// Whether the feeder has ended well.
-fn feeder_is_done(crew: &mut ProcessGroup<'_>) -> Result<bool> {
-    match crew.feeder_exit_status()? {
+fn feeder_is_done(processes: &mut ProcessGroup<'_>) -> Result<bool> {
+    match processes.feeder_exit_status()? {
         None => Ok(false),
         Some(status) if status.success() || status.code() == Some(EXIT_SOME_FAILED) => Ok(true),
-        Some(status) => bail!("the feeder failed ({status}):\n{}", crew.feeder_log()),
+        Some(status) => bail!("the feeder failed ({status}):\n{}", processes.feeder_log()),
     }
 }
 
 /// Fails if a consumer has ended.
-fn check_consumers(crew: &mut ProcessGroup<'_>) -> Result<()> {
-    match crew.exited_consumers()?.first() {
+fn check_consumers(processes: &mut ProcessGroup<'_>) -> Result<()> {
+    match processes.exited_consumers()?.first() {
         None => Ok(()),
         Some((n, status)) => {
-            let log = crew.consumer_log(*n);
+            let log = processes.consumer_log(*n);
             bail!("a consumer ended early ({status}):\n{log}")
         }
     }
 }
 
 /// Every consumer must end with success when it is asked to.
-async fn stop_consumers(crew: &mut ProcessGroup<'_>) -> Result<()> {
-    for (n, status) in crew.stop_consumers().await? {
+async fn stop_consumers(processes: &mut ProcessGroup<'_>) -> Result<()> {
+    for (n, status) in processes.stop_consumers().await? {
         ensure!(
             status.success(),
             "a consumer ended badly ({status}):\n{}",
-            crew.consumer_log(n)
+            processes.consumer_log(n)
         );
     }
     Ok(())
 }
 
 /// Until the queue is empty: failed images are on their way to the dead-letter queue.
-async fn wait_until_drained(stage: &RunEnvironment, crew: &mut ProcessGroup<'_>) -> Result<()> {
+async fn wait_until_drained(
+    environment: &RunEnvironment,
+    processes: &mut ProcessGroup<'_>,
+) -> Result<()> {
     let begun = Instant::now();
-    while stage.queue_depth().await?.total() > 0 {
-        check_consumers(crew)?;
+    while environment.queue_depth().await?.total() > 0 {
+        check_consumers(processes)?;
         if begun.elapsed() > DRAIN_TIMEOUT {
             bail!("the queue is not empty {DRAIN_TIMEOUT:?} after the feeder ended");
         }

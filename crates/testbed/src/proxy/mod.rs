@@ -23,7 +23,7 @@ pub struct CutRates {
     pub after: f64,
     /// The share that is cut before the server hears of the statement.
     pub before: f64,
-    /// Where the dice start.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 

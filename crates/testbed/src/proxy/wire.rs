@@ -6,7 +6,7 @@ use std::io::{Error, ErrorKind, Result};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The request for TLS that precedes the first message; its code stands where the version would.
+/// The request for TLS that precedes the first message; its code is in the place of the version.
 const TLS_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 /// The server's own limit for what is not a query.
 const MAX_FRAME_BYTES: usize = 1 << 30;

@@ -22,7 +22,7 @@ pub(crate) struct EnvironmentOptions {
     pub(crate) images: u32,
     /// The largest picture, in bytes; none for the seed's own choice.
     pub(crate) largest_bytes: Option<u32>,
-    /// Where the dice start.
+    /// Seed of the random numbers.
     pub(crate) seed: u64,
 }
 
@@ -92,7 +92,7 @@ impl RunEnvironment {
             + self.seeded.count_kind(SeededRowKind::Missing)
     }
 
-    /// [`writes_by`] of this stage's rows.
+    /// [`allowed_writes`] for these rows.
     pub(crate) fn allowed_writes(&self, moved: usize) -> usize {
         allowed_writes(self.rows_to_process(), moved)
     }

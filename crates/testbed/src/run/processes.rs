@@ -18,11 +18,11 @@ pub(crate) struct ProcessGroup<'a> {
 }
 
 impl<'a> ProcessGroup<'a> {
-    pub(crate) fn start(stage: &'a RunEnvironment, consumers: u32) -> Result<Self> {
-        let consumers = (0..consumers as usize).map(|n| spawn_consumer(stage, n));
+    pub(crate) fn start(environment: &'a RunEnvironment, consumers: u32) -> Result<Self> {
+        let consumers = (0..consumers as usize).map(|n| spawn_consumer(environment, n));
         Ok(Self {
-            environment: stage,
-            feeder: spawn_feeder(stage)?,
+            environment,
+            feeder: spawn_feeder(environment)?,
             consumers: consumers.collect::<Result<_>>()?,
         })
     }
@@ -99,19 +99,19 @@ async fn kill_if_running(process: &mut ChildProcess) -> Result<()> {
     Ok(())
 }
 
-fn spawn_feeder(stage: &RunEnvironment) -> Result<ChildProcess> {
-    spawn_program(stage, "feeder", "feeder")
+fn spawn_feeder(environment: &RunEnvironment) -> Result<ChildProcess> {
+    spawn_program(environment, "feeder", "feeder")
 }
 
-fn spawn_consumer(stage: &RunEnvironment, n: usize) -> Result<ChildProcess> {
-    spawn_program(stage, "consumer", &format!("consumer-{}", n + 1))
+fn spawn_consumer(environment: &RunEnvironment, n: usize) -> Result<ChildProcess> {
+    spawn_program(environment, "consumer", &format!("consumer-{}", n + 1))
 }
 
-fn spawn_program(stage: &RunEnvironment, program: &str, name: &str) -> Result<ChildProcess> {
+fn spawn_program(environment: &RunEnvironment, program: &str, name: &str) -> Result<ChildProcess> {
     ChildProcess::spawn::<&str>(
         program,
-        &stage.variables(program),
+        &environment.variables(program),
         &[],
-        Some(&stage.log_path(name)),
+        Some(&environment.log_path(name)),
     )
 }

@@ -1,4 +1,4 @@
-//! The line that tells how far the migration is.
+//! The progress line.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -22,12 +22,12 @@ pub(crate) struct ProgressPrinter {
 }
 
 impl ProgressPrinter {
-    pub(crate) async fn start(stage: &RunEnvironment) -> Result<Self> {
+    pub(crate) async fn start(environment: &RunEnvironment) -> Result<Self> {
         let (begun, overwrites_line) = (Instant::now(), std::io::stderr().is_terminal());
-        let pool = stage.application.connect_pool(1).await?;
+        let pool = environment.application.connect_pool(1).await?;
         Ok(Self {
             pool,
-            total_rows: stage.rows_to_process(),
+            total_rows: environment.rows_to_process(),
             moved_rows: 0,
             started_at: begun,
             last_printed: begun,
@@ -35,7 +35,7 @@ impl ProgressPrinter {
         })
     }
 
-    /// Looks at the ledger and tells what it says.
+    /// Reads the ledger and prints the progress.
     pub(crate) async fn poll_ledger(&mut self, traffic: &Traffic) -> Result<()> {
         self.moved_rows = read_moved_rows(&self.pool).await?;
         if self.overwrites_line || self.last_printed.elapsed() > LINE_INTERVAL {
@@ -53,7 +53,7 @@ impl ProgressPrinter {
         self.moved_rows * 2 >= self.total_rows
     }
 
-    /// Tells the last line and returns the seconds since the start.
+    /// Prints the last line and returns the seconds since the start.
     pub(crate) async fn finish(&mut self, traffic: &Traffic) -> Result<f64> {
         let seconds = self.started_at.elapsed().as_secs_f64();
         self.moved_rows = read_moved_rows(&self.pool).await?;

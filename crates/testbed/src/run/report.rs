@@ -36,12 +36,12 @@ pub(crate) struct RunReport {
 
 impl RunReport {
     pub(crate) async fn collect(
-        stage: &RunEnvironment,
+        environment: &RunEnvironment,
         verdict: &CheckReport,
         traffic: &TrafficReport,
         seconds: f64,
     ) -> Result<Self> {
-        let requests = stage.cloud.request_counts();
+        let requests = environment.cloud.request_counts();
         Ok(Self {
             images: verdict.images,
             moved: verdict.moved,
@@ -53,8 +53,8 @@ impl RunReport {
             application_writes: traffic.application_writes + traffic.deletes,
             lost_application_writes: verdict.lost_application_writes,
             overwritten_objects: verdict.overwritten_objects,
-            queue_left: stage.queue_depth().await?.total(),
-            dead_letters: stage.dead_letters().await?,
+            queue_left: environment.queue_depth().await?.total(),
+            dead_letters: environment.dead_letters().await?,
             s3_copies: requests.count_operation_by("consumer", "CopyObject"),
             sqs_requests: requests.total_sqs_by(&["feeder", "consumer"]),
             seconds: (seconds * 100.0).round() / 100.0,

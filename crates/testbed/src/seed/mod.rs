@@ -36,7 +36,7 @@ pub struct SeedOptions {
     pub outside: bool,
     /// The largest picture, in bytes.
     pub largest_bytes: u32,
-    /// Where the dice start: the same seed makes the same images.
+    /// Seed of the random numbers: the same seed makes the same images.
     pub seed: u64,
 }
 
@@ -185,7 +185,7 @@ fn distinct_pictures(
     pictures
 }
 
-/// A picture by its number. It has dice of its own, so that the order of the uploads does not matter.
+/// A picture by its number. Its random numbers are its own, so that the order of the uploads does not matter.
 fn picture_bytes(seed: &SeedOptions, number: u64) -> Result<Vec<u8>> {
     let start = seed.seed.wrapping_mul(1_000_003).wrapping_add(number);
     random_png(&mut Rng::with_seed(start), seed.largest_bytes)

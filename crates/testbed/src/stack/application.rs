@@ -16,7 +16,7 @@ use crate::traffic::{Traffic, TrafficRates, TrafficReport};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Between two lines that tell how far it is.
+/// Between two progress lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the ledger and the queues say at the end, beside what the checker found.
@@ -45,7 +45,7 @@ pub(super) async fn run_application(surroundings: &StackEnvironment) -> Result<b
     report_outcome(&verdict, &traffic, &end, &seeded)
 }
 
-/// What an earlier application wrote is not known here: it could not be told from a fault.
+/// What an earlier application wrote is not known here: it could not be distinguished from a fault.
 async fn mark_used(surroundings: &StackEnvironment) -> Result<()> {
     let (pool, table) = (
         surroundings.application.connect_pool(1).await?,

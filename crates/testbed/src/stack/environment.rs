@@ -22,7 +22,7 @@ pub(super) struct StackEnvironmentArguments {
     /// Images in scope of the migration
     #[arg(long, env = "IMAGES", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..))]
     images: u32,
-    /// Where the dice for images and traffic start
+    /// Seed of the random numbers for images and traffic
     #[arg(long, env = "SEED", default_value_t = 1)]
     seed: u64,
 }

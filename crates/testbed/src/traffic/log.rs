@@ -68,7 +68,7 @@ impl TrafficJournal {
         report.application_writes + report.deletes
     }
 
-    /// To be told before the row can show it.
+    /// Called before the row can name it.
     pub(super) fn allow_picture(&self, id: &str, sha256: &str) {
         self.0
             .lock()

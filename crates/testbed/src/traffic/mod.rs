@@ -27,7 +27,7 @@ const READER_COUNT: u32 = 48;
 /// How busy the application is.
 #[derive(Debug, Clone)]
 pub struct TrafficRates {
-    /// Pictures looked at each second, by all readers together.
+    /// Pictures read each second, by all readers together.
     pub reads_per_second: f64,
     /// Pictures replaced or deleted each second.
     pub writes_per_second: f64,
@@ -41,7 +41,7 @@ pub struct TrafficRates {
     pub active_rows: Option<Arc<ActiveRows>>,
     /// Rows that nobody writes.
     pub excluded_rows: BTreeSet<String>,
-    /// Where the dice start.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
@@ -63,7 +63,7 @@ impl Default for TrafficRates {
 /// What the traffic did and found.
 #[derive(Debug, Clone, Default)]
 pub struct TrafficReport {
-    /// Pictures looked at.
+    /// Pictures read.
     pub reads: u64,
     /// Reads of a path that named no object, or one with bytes the row never had.
     pub broken_reads: u64,
@@ -75,7 +75,7 @@ pub struct TrafficReport {
     pub deletes: u64,
     /// Writes given up because the store or the database refused them.
     pub write_errors: u64,
-    /// Each broken read, told.
+    /// Each broken read, described.
     pub broken_read_details: Vec<String>,
     /// All that was written.
     pub log: WriteLog,

@@ -17,7 +17,7 @@ use crate::application::{ObjectProperties, sha256_hex};
 use crate::picture::random_png;
 use crate::seed::{SeededRow, SeededRowKind};
 
-/// How many rows are looked at for one that has not moved: races with the migration are wanted.
+/// How many rows are tried for one that has not moved: races with the migration are wanted.
 const MAX_CANDIDATES: u32 = 8;
 const MAX_PICTURE_BYTES: u32 = 16 * 1024;
 const MAX_ATTEMPTS: u32 = 100;

@@ -1,4 +1,4 @@
-//! What a trial stands on.
+//! What a trial needs: Postgres, S3, SQS, images and messages.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ impl TrialEnvironment {
         let queue = cloud.create_queue("images", redrive).await?;
         let pool = application.connect_pool(2).await?;
         application.create_table(&pool).await?;
-        let stage = Self {
+        let environment = Self {
             sqs: cloud.sqs_client(),
             cloud,
             queue,
@@ -65,8 +65,8 @@ impl TrialEnvironment {
             logs: TempDir::new()?,
             _cluster: cluster,
         };
-        stage.open_run().await?;
-        Ok(stage)
+        environment.open_run().await?;
+        Ok(environment)
     }
 
     /// The feeder opens the run, and has nothing to feed.
@@ -177,7 +177,7 @@ impl TrialEnvironment {
         Ok(usize::try_from(count)?)
     }
 
-    /// Moves that the consumers' counters tell of.
+    /// Moves by the consumers' counters.
     pub(super) async fn counted_moves(&self) -> Result<usize> {
         let sql = "SELECT coalesce(sum(moved), 0)::bigint FROM bucket_brigade.counters";
         let count: i64 = sqlx::query_scalar(sql).fetch_one(&self.pool).await?;

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 /// Puts real consumers under one kind of strain, on a private Postgres and local S3 and SQS, and
-/// tells figures. Exit code 0 only when the targets are met.
+/// prints figures. Exit code 0 only when the targets are met.
 #[derive(Debug, Parser)]
 #[command(name = "script/chaos")]
 struct TrialsArguments {

@@ -48,7 +48,7 @@ pub struct ShutdownArguments {
     /// How often two signals are sent
     #[arg(long, default_value_t = 50)]
     pub twice: u32,
-    /// Where the dice start; the first time's seed, the next one's is one more
+    /// Seed of the random numbers, the first time; each further time one more
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -94,38 +94,41 @@ impl ShutdownFigures {
     }
 }
 
-/// Sends the signals, one time after the other on the same stage.
+/// Sends the signals, one time after the other in the same environment.
 pub async fn run(arguments: &ShutdownArguments) -> Result<ShutdownFigures> {
     // A message that is given back time after time is received time after time.
-    let mut stage = TrialEnvironment::set_up(arguments.times + arguments.twice + 5).await?;
+    let mut environment = TrialEnvironment::set_up(arguments.times + arguments.twice + 5).await?;
     let mut figures = ShutdownFigures::default();
     for number in 0..u64::from(arguments.times) {
-        signal_once(&mut stage, arguments.seed + number, &mut figures).await?;
+        signal_once(&mut environment, arguments.seed + number, &mut figures).await?;
     }
     for number in 0..u64::from(arguments.twice) {
-        signal_twice(&mut stage, arguments.seed + number, &mut figures).await?;
+        signal_twice(&mut environment, arguments.seed + number, &mut figures).await?;
     }
-    check_final_state(&stage, &mut figures).await?;
+    check_final_state(&environment, &mut figures).await?;
     Ok(figures)
 }
 
 /// One signal: everything in hand is finished or given back within the grace.
 async fn signal_once(
-    stage: &mut TrialEnvironment,
+    environment: &mut TrialEnvironment,
     seed: u64,
     figures: &mut ShutdownFigures,
 ) -> Result<()> {
     let mut random = Rng::with_seed(seed);
-    let moved_before = stage.moved_rows().await?;
-    let (mut consumer, slow) = start_loaded_consumer(stage, &mut random, &[]).await?;
+    let moved_before = environment.moved_rows().await?;
+    let (mut consumer, slow) = start_loaded_consumer(environment, &mut random, &[]).await?;
     let signal = Instant::now();
     consumer.terminate()?;
     let code = wait_for_exit(&mut consumer).await?;
     let seconds = signal.elapsed().as_secs_f64();
     drop(slow);
-    let moved = stage.moved_rows().await?;
-    let (copies, queued) = (stage.copied_objects(), stage.queue_depth().await?);
-    let to_move = stage.sent_images() - moved;
+    let moved = environment.moved_rows().await?;
+    let (copies, queued) = (
+        environment.copied_objects(),
+        environment.queue_depth().await?,
+    );
+    let to_move = environment.sent_images() - moved;
     figures.signals += 1;
     figures.moved += moved - moved_before;
     figures.given_back += to_move;
@@ -151,13 +154,13 @@ async fn signal_once(
 
 /// Two signals: the process ends at once, and what was in its hand another consumer moves.
 async fn signal_twice(
-    stage: &mut TrialEnvironment,
+    environment: &mut TrialEnvironment,
     seed: u64,
     figures: &mut ShutdownFigures,
 ) -> Result<()> {
     let mut random = Rng::with_seed(seed);
     let settings = [("VISIBILITY_TIMEOUT", VISIBILITY_SETTING)];
-    let (mut consumer, slow) = start_loaded_consumer(stage, &mut random, &settings).await?;
+    let (mut consumer, slow) = start_loaded_consumer(environment, &mut random, &settings).await?;
     consumer.terminate()?;
     sleep(Duration::from_secs_f64(
         random.f64() * MAX_SECOND_SIGNAL_SECONDS,
@@ -171,17 +174,17 @@ async fn signal_twice(
     figures.second_signals += 1;
     figures.exits_at_once += u32::from(code == Some(EXIT_SECOND_SIGNAL));
     figures.worst_seconds_to_exit_at_once = figures.worst_seconds_to_exit_at_once.max(seconds);
-    figures.in_hand_at_second_signals += stage.queue_depth().await?.in_flight;
+    figures.in_hand_at_second_signals += environment.queue_depth().await?.in_flight;
     // It may have been done before the second signal.
     figures.check_condition(seed, matches!(code, Some(0 | EXIT_SECOND_SIGNAL)), || {
         format!("exit {code:?}:\n{}", consumer.log_tail(40))
     });
     figures.check_within(seed, seconds, IMMEDIATE_EXIT_SECONDS);
-    move_remaining(stage, &settings).await?;
+    move_remaining(environment, &settings).await?;
     let (sent, moved, copies) = (
-        stage.sent_images(),
-        stage.moved_rows().await?,
-        stage.copied_objects(),
+        environment.sent_images(),
+        environment.moved_rows().await?,
+        environment.copied_objects(),
     );
     figures.check_condition(seed, (moved, copies) == (sent, sent), || {
         format!("of {sent} sent {moved} moved, {copies} copies")
@@ -191,24 +194,24 @@ async fn signal_twice(
 
 /// A consumer at work, with all its messages at hand, at a random moment.
 async fn start_loaded_consumer(
-    stage: &mut TrialEnvironment,
+    environment: &mut TrialEnvironment,
     random: &mut Rng,
     more: &[(&str, &str)],
 ) -> Result<(ChildProcess, FaultHandle)> {
-    let left = usize::try_from(stage.queue_depth().await?.total())?;
+    let left = usize::try_from(environment.queue_depth().await?.total())?;
     let missing = MESSAGES_PER_TRIAL.saturating_sub(left);
-    stage.add_images(missing).await?;
-    stage.send_images(missing).await?;
+    environment.add_images(missing).await?;
+    environment.send_images(missing).await?;
     let time = Duration::from_millis(random.u64(0..MAX_COPY_MS));
-    let slow = stage
+    let slow = environment
         .cloud
         .inject_fault(Fault::new("CopyObject", FaultEffect::Delay(time)).key_contains("image/"));
     let settings = [&[("SHUTDOWN_GRACE", GRACE_SETTING)], more].concat();
-    let before = stage.copied_objects();
-    let consumer = stage.spawn_consumer(&settings)?;
+    let before = environment.copied_objects();
+    let consumer = environment.spawn_consumer(&settings)?;
     // The probe's own objects come and go before.
     wait_for("the first copies", async || {
-        Ok(slow.hits() > 0 && stage.copied_objects() > before)
+        Ok(slow.hits() > 0 && environment.copied_objects() > before)
     })
     .await?;
     sleep(Duration::from_secs_f64(
@@ -224,29 +227,35 @@ async fn wait_for_exit(consumer: &mut ChildProcess) -> Result<Option<i32>> {
 }
 
 /// Another consumer moves all that is left.
-async fn move_remaining(stage: &TrialEnvironment, settings: &[(&str, &str)]) -> Result<()> {
-    // A process that has nothing to do would be told to stop before it can listen to that.
-    if stage.queue_depth().await?.total() == 0 {
+async fn move_remaining(environment: &TrialEnvironment, settings: &[(&str, &str)]) -> Result<()> {
+    // A process that has nothing to do would get its signal before its handler is there.
+    if environment.queue_depth().await?.total() == 0 {
         return Ok(());
     }
-    let mut heir = stage.spawn_consumer(settings)?;
-    stage.wait_until_drained().await?;
-    heir.terminate()?;
-    let code = wait_for_exit(&mut heir).await?;
-    ensure!(code == Some(0), "exit {code:?}: {}", heir.log_tail(40));
+    let mut successor = environment.spawn_consumer(settings)?;
+    environment.wait_until_drained().await?;
+    successor.terminate()?;
+    let code = wait_for_exit(&mut successor).await?;
+    ensure!(code == Some(0), "exit {code:?}: {}", successor.log_tail(40));
     Ok(())
 }
 
 /// In the end everything has moved, once each.
-async fn check_final_state(stage: &TrialEnvironment, figures: &mut ShutdownFigures) -> Result<()> {
-    move_remaining(stage, &[]).await?;
-    let (sent, moved) = (stage.sent_images(), stage.count_ledger_rows("moves").await?);
-    let counted = stage.counted_moves().await?;
+async fn check_final_state(
+    environment: &TrialEnvironment,
+    figures: &mut ShutdownFigures,
+) -> Result<()> {
+    move_remaining(environment, &[]).await?;
+    let (sent, moved) = (
+        environment.sent_images(),
+        environment.count_ledger_rows("moves").await?,
+    );
+    let counted = environment.counted_moves().await?;
     figures.duplicate_moves = counted.abs_diff(moved);
-    figures.dead_letters = stage.dead_letters().await?;
+    figures.dead_letters = environment.dead_letters().await?;
     let (failed, changed) = (
-        stage.count_ledger_rows("failures").await?,
-        stage.count_ledger_rows("changes").await?,
+        environment.count_ledger_rows("failures").await?,
+        environment.count_ledger_rows("changes").await?,
     );
     let lines = figures.failures.len();
     let all = [

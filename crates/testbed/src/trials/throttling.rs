@@ -76,33 +76,33 @@ impl ThrottlingFigures {
 
 /// Has as many images moved as take the asked seconds at the allowed rate.
 pub async fn run(arguments: &ThrottlingArguments) -> Result<ThrottlingFigures> {
-    let mut stage = TrialEnvironment::set_up(5).await?;
+    let mut environment = TrialEnvironment::set_up(5).await?;
     let images = arguments.rate * arguments.seconds;
     print_status(&format!("Seeding {images} images …"));
-    stage.add_images(usize::try_from(images)?).await?;
-    fill_queue(&mut stage).await?;
-    stage.cloud.limit_copies(copy_limit(arguments));
+    environment.add_images(usize::try_from(images)?).await?;
+    fill_queue(&mut environment).await?;
+    environment.cloud.limit_copies(copy_limit(arguments));
     // The probe's copies would count among the images'.
     let settings = [("CONDITIONAL_COPY", "on")];
     let consumers: Vec<ChildProcess> = (0..arguments.consumers)
-        .map(|_| stage.spawn_consumer(&settings))
+        .map(|_| environment.spawn_consumer(&settings))
         .collect::<Result<_>>()?;
     print_status("Moving …");
-    while stage.unsent_images() > 0 {
-        fill_queue(&mut stage).await?;
+    while environment.unsent_images() > 0 {
+        fill_queue(&mut environment).await?;
     }
-    stage.wait_until_drained().await?;
+    environment.wait_until_drained().await?;
     stop_consumers(consumers).await?;
-    collect_figures(&stage, arguments).await
+    collect_figures(&environment, arguments).await
 }
 
 /// Waits for room in the queue, and fills it.
-async fn fill_queue(stage: &mut TrialEnvironment) -> Result<()> {
+async fn fill_queue(environment: &mut TrialEnvironment) -> Result<()> {
     wait_for("room in the queue", async || {
-        Ok(stage.queue_depth().await?.visible <= MAX_QUEUE_DEPTH / 2)
+        Ok(environment.queue_depth().await?.visible <= MAX_QUEUE_DEPTH / 2)
     })
     .await?;
-    stage
+    environment
         .send_images(usize::try_from(MAX_QUEUE_DEPTH / 2)?)
         .await
 }
@@ -127,10 +127,10 @@ fn copy_limit(arguments: &ThrottlingArguments) -> CopyLimit {
 }
 
 async fn collect_figures(
-    stage: &TrialEnvironment,
+    environment: &TrialEnvironment,
     arguments: &ThrottlingArguments,
 ) -> Result<ThrottlingFigures> {
-    let limit = stage.cloud.copy_limit_counts();
+    let limit = environment.cloud.copy_limit_counts();
     let per_second = limit.admitted_per_second();
     Ok(ThrottlingFigures {
         rate: arguments.rate,
@@ -139,15 +139,15 @@ async fn collect_figures(
             LimitAlgorithmArgument::Bucket => "bucket",
             LimitAlgorithmArgument::BySecond => "by-second",
         },
-        images: stage.sent_images(),
-        moved: stage.moved_rows().await?,
+        images: environment.sent_images(),
+        moved: environment.moved_rows().await?,
         requests: limit.requests,
         throttled: limit.throttled,
         throttled_share: round_share(limit.throttled_share()),
         copies_per_second: round_share(per_second),
         used_share: round_share(per_second / f64::from(arguments.rate)),
-        highest_receive_count: stage.cloud.highest_receive_count(),
-        dead_letters: stage.dead_letters().await?,
-        failures: stage.count_ledger_rows("failures").await?,
+        highest_receive_count: environment.cloud.highest_receive_count(),
+        dead_letters: environment.dead_letters().await?,
+        failures: environment.count_ledger_rows("failures").await?,
     })
 }

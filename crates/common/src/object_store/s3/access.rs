@@ -10,7 +10,9 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnectorSettings, SharedHttpConnector, http_client_fn,
+};
 
 use super::copy::{BucketAddress, CopyClient, RequestSigner, endpoint_params};
 use crate::aws::{error_chain, s3_client};
@@ -19,7 +21,7 @@ use crate::preflight::{BucketCheck, PreflightError, check_bucket, retry_transien
 /// The SDK's own. Source: `aws-smithy-runtime`, `DEFAULT_CONNECT_TIMEOUT`.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 
-/// How this process reaches S3: one set of connections and credentials for the copies to all buckets.
+/// How this process reaches S3: one set of connections for all requests, and of credentials for all copies.
 #[derive(Debug, Clone)]
 pub struct S3Access {
     sdk: SdkConfig,
@@ -96,13 +98,22 @@ impl S3Access {
         Ok(S3Bucket {
             setting,
             name: name.to_owned(),
-            client: s3_client(&self.sdk, self.force_path_style, self.timeout, region),
+            client: self.client(region),
             copies: copies.map_err(|error| PreflightError::InvalidSetting {
                 setting,
                 problem: format!("bucket '{name}' cannot be used: {}", error_chain(&*error)),
             })?,
             timeout: self.timeout,
         })
+    }
+
+    /// On the connections of the copies.
+    fn client(&self, region: Option<&str>) -> Client {
+        let client = s3_client(&self.sdk, self.force_path_style, self.timeout, region);
+        let connector = self.connector.clone();
+        let config = client.config().to_builder();
+        let config = config.http_client(http_client_fn(move |_, _| connector.clone()));
+        Client::from_conf(config.build())
     }
 
     async fn copies(&self, name: &str, region: Option<&str>) -> Result<CopyClient, BoxError> {

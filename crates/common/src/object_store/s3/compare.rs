@@ -219,7 +219,7 @@ mod tests {
     use aws_credential_types::provider::SharedCredentialsProvider;
     use aws_sdk_s3::primitives::SdkBody;
     use aws_smithy_runtime_api::client::http::{
-        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector,
     };
     use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
     use axum::body::Bytes;
@@ -299,9 +299,8 @@ mod tests {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("eu-central-1"))
             .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .http_client(http_client_fn(move |_, _| server.clone()))
             .build();
-        let access = S3Access::new(&sdk, true, Duration::from_mins(1));
+        let access = S3Access::with_connector(&sdk, true, Duration::from_mins(1), server);
         let buckets = access.buckets("images-old", None, "images-new").await;
         let (source, destination) = buckets.unwrap();
         let store = S3Store::new(source, destination, S3Options::default());

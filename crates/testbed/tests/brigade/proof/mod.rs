@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use crate::rig::{ExitedProcess, TestRig, stop_consumer, wait_for_exit};
 
-/// What a command answered with `--json`.
+/// What a command printed with `--json`.
+#[derive(Debug)]
 pub(super) struct JsonCommandOutput {
     pub(super) code: i32,
     pub(super) json: Value,
@@ -48,7 +49,7 @@ impl JsonCommandOutput {
 
 impl TestRig {
     /// Runs a command of the feeder, without logs, and reads its answer.
-    pub(super) async fn run_json_command(&self, arguments: &[&str]) -> JsonCommandOutput {
+    pub(crate) async fn run_json_command(&self, arguments: &[&str]) -> JsonCommandOutput {
         let ended = wait_for_exit(&mut self.spawn_json_command(arguments)).await;
         let json = serde_json::from_str(ended.log.trim());
         JsonCommandOutput {
@@ -77,7 +78,7 @@ impl TestRig {
     }
 
     /// So many images, moved.
-    pub(super) async fn add_moved_images(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn add_moved_images(&self, count: usize) -> Vec<String> {
         let ids = self.add_images(count).await;
         self.run_migration().await;
         assert_eq!(
@@ -107,7 +108,7 @@ impl TestRig {
         .await;
     }
 
-    pub(super) async fn object_exists(&self, bucket: &str, key: &str) -> bool {
+    pub(crate) async fn object_exists(&self, bucket: &str, key: &str) -> bool {
         let head = self.cloud.s3_client().head_object().bucket(bucket).key(key);
         head.send().await.is_ok()
     }

@@ -13,7 +13,7 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
 use aws_sdk_s3::types::StorageClass;
 use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_types::sdk_config::Builder;
@@ -153,17 +153,13 @@ impl ProvideCredentials for Fleeting {
     }
 }
 
-fn sdk(server: &Server) -> Builder {
-    let http = server.clone();
+fn sdk() -> Builder {
     let credentials = Credentials::new("AKID", SECRET, Some("token".into()), None, "test");
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-central-1"))
         .retry_config(RetryConfig::disabled())
         .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .http_client(http_client_fn(move |_, _| {
-            SharedHttpConnector::new(http.clone())
-        }))
 }
 
 fn access(server: &Server, sdk: Builder, force_path_style: bool) -> S3Access {
@@ -179,7 +175,7 @@ async fn store(access: &S3Access, destination: &str) -> S3Store {
 }
 
 async fn plain_store(server: &Server) -> S3Store {
-    store(&access(server, sdk(server), false), "to-bucket").await
+    store(&access(server, sdk(), false), "to-bucket").await
 }
 
 fn route(key: &str) -> MoveRoute {
@@ -271,7 +267,7 @@ async fn whatever_the_address() {
     ];
     for (path_style, variant, bucket) in variants {
         let server = Server::new(SystemTime::now());
-        let access = access(&server, variant(sdk(&server)), path_style);
+        let access = access(&server, variant(sdk()), path_style);
         let store = store(&access, bucket).await;
         hold_to_the_sdk(&server, &store, &route("a b/ü//.png")).await;
     }
@@ -293,11 +289,11 @@ async fn acceleration_too() {
 #[tokio::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let server = Server::new(SystemTime::now());
-    let plain = access(&server, sdk(&server), false);
-    let mut unsigned = sdk(&server);
+    let plain = access(&server, sdk(), false);
+    let mut unsigned = sdk();
     unsigned.set_credentials_provider(None);
     let unsigned = access(&server, unsigned, false);
-    let nowhere = access(&server, sdk(&server).region(None), false);
+    let nowhere = access(&server, sdk().region(None), false);
     let refusals = [
         (&plain, "images--euc1-az1--x-s3", "directory buckets"),
         (
@@ -351,8 +347,7 @@ async fn a_clock_that_cannot_be_corrected_is_no_endless_matter() {
 #[tokio::test]
 async fn credentials_are_renewed() {
     let server = Server::new(SystemTime::now());
-    let sdk =
-        sdk(&server).credentials_provider(SharedCredentialsProvider::new(Fleeting::default()));
+    let sdk = sdk().credentials_provider(SharedCredentialsProvider::new(Fleeting::default()));
     let store = store(&access(&server, sdk, false), "to-bucket").await;
     for number in 1..5 {
         store.copy(&route("a")).await.unwrap();
@@ -369,7 +364,7 @@ async fn an_expired_token_is_not_used_again() {
         lifetime: Duration::from_hours(1),
         ..Fleeting::default()
     });
-    let sdk = sdk(&server).credentials_provider(provider);
+    let sdk = sdk().credentials_provider(provider);
     let store = store(&access(&server, sdk, false), "to-bucket").await;
     let token = || server.last().headers["x-amz-security-token"].clone();
     for _ in 0..2 {
