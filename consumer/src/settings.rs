@@ -74,7 +74,7 @@ struct ConsumerArgs {
     /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
     #[arg(long, env, value_name = "REGION", default_value = "", hide_default_value = true, value_parser = setting(optional))]
     source_region: Setting<Option<String>>,
-    /// When a copy that does not answer is given up and tried again
+    /// When a copy that does not respond is given up and retried
     #[arg(long, env, value_name = "DURATION", default_value = "2m", value_parser = setting(duration_between(Duration::from_secs(1), Duration::from_hours(1))))]
     copy_timeout: Setting<Duration>,
     /// This consumer's name in the ledger [default: the host's name and a random suffix]

@@ -11,14 +11,13 @@ use tokio::time::Instant;
 use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 
-/// How often the queue is asked.
 const QUEUE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The queue's counts are approximate: it counts as empty when it says so this many times in a row.
+/// The queue's counts are approximate: it is empty when it reports so this many times in a row.
 const REQUIRED_EMPTY_READS: u32 = 3;
 
-/// Without any progress for this long, messages that nobody can process may be circling, or no
-/// consumer may be running; the table tells which.
+/// Without any progress for this long, messages that no consumer can process may be circling, or no
+/// consumer may be running.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits until the queue is empty, or until nothing is left to move although it is not.
@@ -40,8 +39,11 @@ pub async fn wait_until_drained(
         let accounted = numbers.await?.accounted_rows();
         empty_reads = if backlog == 0 { empty_reads + 1 } else { 0 };
         if stall.is_stalled((backlog, accounted)) {
-            let look = async || source.has_rows_left().await;
-            if !retrier.retry_database("looking for rows", look).await? {
+            let has_rows_left = async || source.has_rows_left().await;
+            if !retrier
+                .retry_database("looking for rows", has_rows_left)
+                .await?
+            {
                 return Ok(());
             }
             log_stall(backlog, progress.running_consumers());
@@ -66,7 +68,7 @@ fn log_stall(backlog: u64, consumers: u64) {
     }
 }
 
-/// Notices when nothing changes any more; each time twice as late, because looking costs a scan.
+/// Notices when nothing changes any more; each time twice as late, because the check costs a scan.
 struct StallDetector {
     last: Option<(u64, u64)>,
     unchanged_since: Instant,

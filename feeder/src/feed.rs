@@ -36,7 +36,7 @@ pub struct FeedLoop {
 }
 
 impl FeedLoop {
-    /// Feeds until a sweep finds nothing; with a watch interval, for ever. When it is stopped, everything
+    /// Feeds until a sweep finds nothing; with a watch interval, without end. When it is stopped, everything
     /// confirmed is in the ledger, and the next feeder goes on from there.
     pub async fn run(&self) -> Result<FeedOutcome, FeederStopped> {
         if let Some(canary) = self.options.canary {
@@ -77,7 +77,7 @@ impl FeedLoop {
     }
 
     /// A sweep that was cut off before it found a row is begun again, so that "nothing found" is always
-    /// said of a whole table and of now.
+    /// about a whole table and about now.
     async fn restart_unfed_sweep(&self) -> Result<(), FeederStopped> {
         let read = async |source: &dyn FeedSource| source.cursor_position().await;
         let position = self.query_source("reading the cursor", read).await?;

@@ -95,7 +95,7 @@ impl FeederProgress {
     }
 }
 
-/// The run in numbers, as of the last look at the ledger. A feeder that waits for consumers is well.
+/// The run in numbers, as last read from the ledger. A feeder that waits for consumers is healthy.
 impl ProcessStatus for FeederProgress {
     fn unhealthy_reason(&self) -> Option<String> {
         self.health.outage()

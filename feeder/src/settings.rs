@@ -17,7 +17,7 @@ use bucket_brigade_operator::OperatorCommand;
 use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
 
 /// Feeds the images still to move to the consumers: pages their rows out of Postgres and sends each
-/// to the queue, sweep after sweep, until nothing is left. Then it tells the outcome and exits.
+/// to the queue, sweep after sweep, until nothing is left. Then it reports the outcome and exits.
 ///
 /// Each setting is an environment variable (also read from a file named .env) or the flag of the same
 /// name. Starting it again after any interruption goes on where it stopped.
@@ -33,10 +33,10 @@ pub struct Args {
     /// What to do instead of feeding
     #[command(subcommand)]
     pub command: Option<OperatorCommand>,
-    /// Feed until nothing is left, then tell the outcome and exit (the default)
+    /// Feed until nothing is left, then report the outcome and exit (the default)
     #[arg(long, conflicts_with = "watch")]
     once: bool,
-    /// Go on for ever: when nothing is left, look again every WATCH_INTERVAL
+    /// Go on without end: when nothing is left, sweep again every WATCH_INTERVAL
     #[arg(long)]
     watch: bool,
     #[command(flatten)]

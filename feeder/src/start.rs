@@ -35,8 +35,7 @@ const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Feeds until the end, the stop, or for ever, as the settings say. Returns the exit code. An error is
-/// about the queue, the buckets, the table or the ledger, before anything is sent; or another feeder has
+/// Feeds until the end or the stop. Returns the exit code. An error is about the queue, the buckets, the table or the ledger, before anything is sent; or another feeder has
 /// taken over.
 pub async fn start(
     settings: FeederSettings,

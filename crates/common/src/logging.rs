@@ -12,7 +12,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::settings::{Setting, SettingsProblems, setting};
 use crate::trace::{self, TraceLayer};
 
-/// The AWS SDK and the connection pool tell their own trouble through errors already.
+/// The AWS SDK and the connection pool report their failures through errors already.
 const DEFAULT_FILTER: &str = "info,aws=warn,sqlx=error,hyper=warn";
 
 /// How to log.
@@ -59,7 +59,7 @@ fn parse_filter(text: &str) -> Result<String, String> {
     }
 }
 
-/// The AWS SDK traces whole answers, and one about a wrong signature quotes the session token. What may
+/// The AWS SDK traces whole responses, and one about a wrong signature quotes the session token. What may
 /// be logged at all ends before that, whatever the filter asks for. Spans for the collector are not for the log.
 fn is_loggable(metadata: &Metadata<'_>) -> bool {
     let is_safe = *metadata.level() < Level::TRACE || !metadata.target().starts_with("aws_");

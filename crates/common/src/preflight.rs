@@ -16,31 +16,25 @@ pub enum PreflightError {
     /// A setting names something that is not there, or not what it should be.
     #[error("{setting}: {problem}")]
     InvalidSetting {
-        /// The setting.
         setting: &'static str,
-        /// What is wrong, and the mend.
+        /// What is wrong, and what to do.
         problem: String,
     },
     /// A right is missing.
     #[error("{setting}: {problem}")]
     AccessDenied {
-        /// The setting.
         setting: &'static str,
-        /// Which right.
         problem: String,
     },
-    /// The service does not answer.
+    /// The service does not respond.
     #[error("{setting}: {problem}")]
     Unreachable {
-        /// The setting.
         setting: &'static str,
-        /// What happened.
         problem: String,
     },
 }
 
 impl PreflightError {
-    /// The exit code that tells this error.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::InvalidSetting { .. } => exit::INVALID_SETTINGS,
@@ -105,14 +99,11 @@ fn no_credentials(message: &str) -> PreflightError {
 pub enum BucketCheck {
     /// This process works with the bucket.
     Access,
-    /// It does not; only a name that is surely wrong is worth a word.
+    /// It does not; only a name that is surely wrong is reported.
     NameOnly,
 }
 
 /// Checks that the queue is there, and warns when poison messages would circle in it.
-///
-/// # Errors
-/// [`PreflightError`] naming `QUEUE_URL`.
 pub async fn check_queue(
     queue: &dyn MessageQueue,
     url: &str,
@@ -149,10 +140,7 @@ pub async fn check_queue(
     Ok(attributes)
 }
 
-/// Checks that a bucket is there and, with [`Need::Use`], that we may look into it.
-///
-/// # Errors
-/// [`PreflightError`] naming the setting.
+/// Checks that a bucket is there and, with [`BucketCheck::Access`], that we may list it.
 pub async fn check_bucket(
     client: &Client,
     setting: &'static str,
@@ -177,7 +165,7 @@ pub async fn check_bucket(
         (ErrorOrigin::Local, _) => no_credentials(&message),
         (ErrorOrigin::Service, 301) => {
             let problem = format!(
-                "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION tells the source's, when the two differ)"
+                "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION is for the source's, when the two differ)"
             );
             return Err(PreflightError::InvalidSetting { setting, problem });
         }
@@ -203,7 +191,7 @@ mod tests {
     fn unreachable() -> PreflightError {
         PreflightError::Unreachable {
             setting: "QUEUE_URL",
-            problem: "no answer".into(),
+            problem: "no response".into(),
         }
     }
 

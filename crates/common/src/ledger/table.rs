@@ -28,7 +28,6 @@ pub struct ApplicationTable {
     pub sql: String,
     pub id: String,
     pub path: String,
-    /// The id's type.
     pub id_type: IdColumnType,
     /// The mode in which rows are locked whose path is set.
     pub row_lock: &'static str,
@@ -37,7 +36,7 @@ pub struct ApplicationTable {
 /// What a process does with the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableAccess {
-    /// It is read: the feeder, and commands that tell.
+    /// It is read: the feeder, and commands that report.
     Read,
     /// It is read, and paths are set: the consumer, and commands that move rows back.
     Update,
@@ -147,9 +146,6 @@ async fn find_row_lock(pool: &PgPool, oid: i64, path: &str) -> Result<&'static s
 
 impl ApplicationTable {
     /// Finds the table and checks it.
-    ///
-    /// # Errors
-    /// A [`LedgerError`] that names the setting at fault.
     pub(super) async fn discover(
         pool: &PgPool,
         spec: &TableSpec,

@@ -1,4 +1,4 @@
-//! The settings that say which migration this is. Feeder and consumer must agree on them.
+//! The settings that name the migration. Feeder and consumer must agree on them.
 
 use clap::Args;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -97,8 +97,8 @@ impl MigrationArgs {
     }
 }
 
-/// libpq's variables are read by sqlx itself; at least a host must be named, so that nobody migrates
-/// whatever happens to listen on localhost.
+/// libpq's variables are read by sqlx itself; at least a host must be named, so that a
+/// database that happens to listen on localhost is not migrated by mistake.
 fn parse_database(
     url: Option<&SecretString>,
     problems: &mut SettingsProblems,

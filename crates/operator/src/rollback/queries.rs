@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bucket_brigade_common::ledger::{
-    ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_answer,
+    ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_response,
     path_update_error, stored_path_check, with_timeout,
 };
 use bucket_brigade_common::move_ledger::StatementError;
@@ -177,7 +177,7 @@ pub(super) async fn undo_moves(
         .bind(column(targets, |target| target.destination_key.as_str()))
         .bind(ledger.worker());
     let Some(found) = before_timeout(query.fetch_all(ledger.pool())).await else {
-        return Err(no_answer());
+        return Err(no_response());
     };
     match found {
         // Passed over like any locked row.
