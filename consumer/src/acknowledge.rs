@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::batch::{BatchConfig, Batcher, flush_in_halves};
 use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, QueueError};
+use bucket_brigade_common::retry::Backoff;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;

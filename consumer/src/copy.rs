@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::retry::Backoff;
 use bucket_brigade_common::throttle::{Throttle, ThrottlePermit};
 use bucket_brigade_common::trace;
 use tokio::time::{Instant, sleep};

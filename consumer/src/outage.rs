@@ -10,10 +10,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::retry::Backoff;
 use tokio::sync::Mutex as FairMutex;
 use tokio::time::{Instant, sleep};
 

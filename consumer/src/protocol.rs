@@ -16,10 +16,10 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::move_ledger::{CurrentRow, OrphanedCopy};
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::retry::Backoff;
 
 /// How often a commit may be skipped because the row is locked before it counts as a failure; with the
 /// waits between them about half a minute.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::queue::{
     LONG_POLL_WAIT, MAX_BATCH_ENTRIES, MessageQueue, QueueError, ReceivedMessage,
 };
+use bucket_brigade_common::retry::Backoff;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;

@@ -8,9 +8,10 @@ use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::http_endpoints::EndpointArgs;
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::settings::{
-    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, SettingsError,
-    SettingsProblems, duration_between, integer_between,
+    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
+    SettingsProblems, duration_between, integer_between, optional, setting,
 };
+use bucket_brigade_common::startup::process_name;
 use bucket_brigade_common::trace::TraceSettings;
 use clap::{Parser, Subcommand};
 
@@ -38,7 +39,7 @@ pub struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
-    observe: EndpointArgs,
+    endpoints: EndpointArgs,
     #[command(flatten)]
     logs: LogArgs,
 }
@@ -53,37 +54,36 @@ pub enum ConsumerCommand {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The consumer")]
 struct ConsumerArgs {
-    /// Copies in flight at most; the throttle adapts below it [default: 64]
-    #[arg(long, env = "MAX_CONCURRENCY", value_name = "N")]
-    max_concurrency: Option<String>,
-    /// How long a message is hidden from other consumers at a time; renewed while in hand [default: 60s]
-    #[arg(long, env = "VISIBILITY_TIMEOUT", value_name = "DURATION")]
-    visibility_timeout: Option<String>,
-    /// The time from SIGTERM to the exit; keep it below the stopTimeout of ECS [default: 25s]
-    #[arg(long, env = "SHUTDOWN_GRACE", value_name = "DURATION")]
-    shutdown_grace: Option<String>,
+    /// Copies in flight at most; the throttle adapts below it
+    #[arg(long, env, value_name = "N", default_value = "64", value_parser = setting(integer_between(1_usize, 4096)))]
+    max_concurrency: Setting<usize>,
+    // SQS's own limit; two seconds leave room for a renewal.
+    /// How long a message is hidden from other consumers at a time; renewed while in hand
+    #[arg(long, env, value_name = "DURATION", default_value = "60s", value_parser = setting(duration_between(Duration::from_secs(2), Duration::from_hours(12))))]
+    visibility_timeout: Setting<Duration>,
+    /// The time from SIGTERM to the exit; keep it below the stopTimeout of ECS
+    #[arg(long, env, value_name = "DURATION", default_value = "25s", value_parser = setting(duration_between(Duration::from_secs(2), Duration::from_hours(1))))]
+    shutdown_grace: Setting<Duration>,
     /// The storage class of the copies; S3 does not carry the source's over [default: STANDARD]
-    #[arg(long, env = "STORAGE_CLASS", value_name = "CLASS")]
-    storage_class: Option<String>,
+    #[arg(long, env, value_name = "CLASS", default_value = "", hide_default_value = true, value_parser = setting(parse_storage_class))]
+    storage_class: Setting<Option<StorageClass>>,
     /// Whether the store honours If-None-Match on a copy: on, off, or auto to find out at the start
-    /// with two probe objects of a few bytes [default: auto]
-    #[arg(long, env = "CONDITIONAL_COPY", value_name = "on|off|auto")]
-    conditional_copy: Option<String>,
+    /// with two probe objects of a few bytes
+    #[arg(long, env, value_name = "on|off|auto", default_value = "auto", value_parser = setting(parse_conditional_copy))]
+    conditional_copy: Setting<Option<bool>>,
     /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
-    #[arg(long, env = "SOURCE_REGION", value_name = "REGION")]
-    source_region: Option<String>,
-    /// When a copy that does not answer is given up and tried again [default: 2m]
-    #[arg(long, env = "COPY_TIMEOUT", value_name = "DURATION")]
-    copy_timeout: Option<String>,
+    #[arg(long, env, value_name = "REGION", default_value = "", hide_default_value = true, value_parser = setting(optional))]
+    source_region: Setting<Option<String>>,
+    /// When a copy that does not respond is given up and retried
+    #[arg(long, env, value_name = "DURATION", default_value = "2m", value_parser = setting(duration_between(Duration::from_secs(1), Duration::from_hours(1))))]
+    copy_timeout: Setting<Duration>,
     /// This consumer's name in the ledger [default: the host's name and a random suffix]
-    #[arg(long, env = "CONSUMER_NAME", value_name = "NAME")]
-    consumer_name: Option<String>,
+    #[arg(long, env, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(optional))]
+    consumer_name: Setting<Option<String>>,
 }
 
-/// The settings, checked.
 #[derive(Clone)]
 pub struct ConsumerSettings {
-    /// Which migration this is.
     pub migration: MigrationSettings,
     /// Copies in flight at most.
     pub max_concurrency: usize,
@@ -91,11 +91,9 @@ pub struct ConsumerSettings {
     pub visibility_timeout: Duration,
     /// From SIGTERM to the exit.
     pub shutdown_grace: Duration,
-    /// The copies' storage class.
     pub storage_class: Option<StorageClass>,
     /// Whether the store honours conditional copies; none to find out.
     pub conditional_copy: Option<bool>,
-    /// The source bucket's region, when it is another.
     pub source_region: Option<String>,
     /// When a copy is given up.
     pub copy_timeout: Duration,
@@ -103,104 +101,38 @@ pub struct ConsumerSettings {
     pub name: String,
     /// When the database counts as slow.
     pub database_limits: DatabaseLimits,
-    /// Where to answer questions after health and figures.
     pub metrics_addr: Option<SocketAddr>,
-    /// Whether traces are exported.
     pub traces: TraceSettings,
 }
 
 impl Args {
-    /// Checks all settings.
-    ///
-    /// # Errors
-    /// Everything that is wrong with them, together.
     pub fn parse_settings(self) -> Result<(ConsumerSettings, LogSettings), SettingsError> {
         let mut problems = SettingsProblems::default();
-        let logs = self.logs.parse(&mut problems);
-        let migration = self.migration.parse(&mut problems);
-        let metrics_addr = self.observe.parse(&mut problems);
-        let database_limits = self.database.parse(&mut problems);
-        let traces = TraceSettings::from_env(&mut problems);
-        let own = self
-            .consumer
-            .parse(metrics_addr, database_limits, traces, &mut problems);
-        problems.into_result()?;
-        match migration {
-            Some(migration) => Ok((own(migration), logs)),
-            None => Err(SettingsError::for_setting("settings", "could not be read")),
-        }
+        let settings = self.parse_all(&mut problems);
+        problems.finish(settings)
     }
-}
 
-impl ConsumerArgs {
-    /// Parses everything, and answers how to complete it with the migration's settings.
-    fn parse(
-        self,
-        metrics_addr: Option<SocketAddr>,
-        database_limits: DatabaseLimits,
-        traces: TraceSettings,
-        problems: &mut SettingsProblems,
-    ) -> impl FnOnce(MigrationSettings) -> ConsumerSettings + use<> {
-        let max_concurrency = problems.parse_value(
-            "MAX_CONCURRENCY",
-            self.max_concurrency,
-            64,
-            integer_between(1, 4096),
-        );
-        // SQS's own limit; two seconds leave room for a renewal.
-        let lease = duration_between(Duration::from_secs(2), Duration::from_hours(12));
-        let visibility_timeout = problems.parse_value(
-            "VISIBILITY_TIMEOUT",
-            self.visibility_timeout,
-            Duration::from_mins(1),
-            lease,
-        );
-        let grace = duration_between(Duration::from_secs(2), Duration::from_hours(1));
-        let default_grace = Duration::from_secs(25);
-        let shutdown_grace =
-            problems.parse_value("SHUTDOWN_GRACE", self.shutdown_grace, default_grace, grace);
-        let storage_class = problems.parse_value(
-            "STORAGE_CLASS",
-            self.storage_class,
-            None,
-            parse_storage_class,
-        );
-        let conditional_copy = problems.parse_value(
-            "CONDITIONAL_COPY",
-            self.conditional_copy,
-            None,
-            parse_conditional_copy,
-        );
-        let source_region =
-            problems.parse_value("SOURCE_REGION", self.source_region, None, |region| {
-                Ok(Some(region.to_owned()))
-            });
-        let timeout = duration_between(Duration::from_secs(1), Duration::from_hours(1));
-        let copy_timeout = problems.parse_value(
-            "COPY_TIMEOUT",
-            self.copy_timeout,
-            Duration::from_mins(2),
-            timeout,
-        );
-        let default_name = bucket_brigade_common::startup::process_name("consumer");
-        let name =
-            problems.parse_value("CONSUMER_NAME", self.consumer_name, default_name, |name| {
-                Ok(name.to_owned())
-            });
-        move |migration| ConsumerSettings {
-            migration,
-            max_concurrency,
-            visibility_timeout,
-            shutdown_grace,
-            storage_class,
-            conditional_copy,
-            source_region,
-            copy_timeout,
-            name,
-            database_limits,
-            metrics_addr,
-            traces,
-        }
+    fn parse_all(self, problems: &mut SettingsProblems) -> Option<(ConsumerSettings, LogSettings)> {
+        let logs = self.logs.parse(problems);
+        let migration = self.migration.parse(problems);
+        let own = self.consumer;
+        let name = own.consumer_name.take(problems);
+        let settings = ConsumerSettings {
+            max_concurrency: own.max_concurrency.take(problems),
+            visibility_timeout: own.visibility_timeout.take(problems),
+            shutdown_grace: own.shutdown_grace.take(problems),
+            storage_class: own.storage_class.take(problems),
+            conditional_copy: own.conditional_copy.take(problems),
+            source_region: own.source_region.take(problems),
+            copy_timeout: own.copy_timeout.take(problems),
+            name: name.unwrap_or_else(|| process_name("consumer")),
+            database_limits: self.database.parse(problems),
+            metrics_addr: self.endpoints.parse(problems),
+            traces: TraceSettings::from_env(problems),
+            // Last, so that what is wrong with the others is reported too.
+            migration: migration?,
+        };
+        Some((settings, logs))
     }
 }
 
@@ -214,6 +146,9 @@ fn parse_conditional_copy(text: &str) -> Result<Option<bool>, String> {
 }
 
 fn parse_storage_class(text: &str) -> Result<Option<StorageClass>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
     if matches!(text, "GLACIER" | "DEEP_ARCHIVE") {
         return Err("is an archive class: the application could not read the copies".into());
     }

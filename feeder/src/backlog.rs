@@ -10,12 +10,11 @@ use tokio::time::Instant;
 use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 
-/// How often the queue is asked while there is no room.
 const QUEUE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 const FULL_BATCH: u64 = queue::MAX_BATCH_ENTRIES as u64;
 
-/// How much may be sent before the queue is asked again.
+/// How much may be sent before the backlog is read again.
 pub struct BacklogLimit<'a> {
     queue: &'a dyn MessageQueue,
     max_backlog: u64,
@@ -31,7 +30,7 @@ impl<'a> BacklogLimit<'a> {
         queue: &'a dyn MessageQueue,
         max_backlog: u64,
         progress: &'a FeederProgress,
-        persist: Retrier<'a>,
+        retrier: Retrier<'a>,
     ) -> Self {
         Self {
             queue,
@@ -39,7 +38,7 @@ impl<'a> BacklogLimit<'a> {
             available: 0,
             last_queried: None,
             progress,
-            retrier: persist,
+            retrier,
         }
     }
 
@@ -74,7 +73,7 @@ impl<'a> BacklogLimit<'a> {
         }
         let attributes = self
             .retrier
-            .retry_queue("asking for the backlog", async || {
+            .retry_queue("reading the backlog", async || {
                 self.queue.queue_attributes().await
             })
             .await?;

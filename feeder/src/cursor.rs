@@ -1,4 +1,4 @@
-//! The feeder's place in the table: the pages, and the cursor that survives the feeder.
+//! The pages of the table, and the cursor that survives the feeder.
 
 use bucket_brigade_common::feed_source::{CursorPosition, FeedSource, RowPage};
 use bucket_brigade_common::row_id::RowId;
@@ -11,24 +11,16 @@ use crate::retry::{FeederStopped, Retrier};
 /// how many.
 pub type ConfirmedRows = (RowId, usize);
 
-/// Asks the ledger, however long it takes.
+/// Calls of the ledger, retried.
 #[derive(Clone, Copy)]
 pub struct FeedCursor<'a> {
-    /// The rows.
     pub source: &'a dyn FeedSource,
-    /// Rows read at a time.
     pub page_size: u32,
-    /// Hears how long a write took.
     pub throttle: &'a Throttle,
-    /// Tries again.
     pub retrier: Retrier<'a>,
 }
 
 impl FeedCursor<'_> {
-    /// Where the feeding stands.
-    ///
-    /// # Errors
-    /// [`Stopped`]
     pub async fn read_position(self) -> Result<CursorPosition, FeederStopped> {
         self.retrier
             .retry_database("reading the cursor", async || {
@@ -37,10 +29,6 @@ impl FeedCursor<'_> {
             .await
     }
 
-    /// The page after `cursor`.
-    ///
-    /// # Errors
-    /// [`Stopped`]
     pub async fn read_page(self, cursor: Option<&RowId>) -> Result<RowPage, FeederStopped> {
         self.retrier
             .retry_database("reading a page", async || {
@@ -49,30 +37,23 @@ impl FeedCursor<'_> {
             .await
     }
 
-    /// Moves the cursor past what was sent.
-    ///
-    /// # Errors
-    /// [`Stopped`]
     pub async fn advance_past(self, (cursor, fed): &ConfirmedRows) -> Result<(), FeederStopped> {
         let fed = u64::try_from(*fed).unwrap_or(0);
         self.retrier
             .retry_database("moving the cursor", async || {
                 let began = Instant::now();
-                let answer = self.source.advance_cursor(cursor, fed).await;
+                let advanced = self.source.advance_cursor(cursor, fed).await;
                 // A database that is away is waited for elsewhere; it is not slow.
-                if answer.is_ok() {
+                if advanced.is_ok() {
                     self.throttle.commit_took(began.elapsed());
                 }
-                answer
+                advanced
             })
             .await
     }
 
     /// What is done beside the sending of a page, so that the queue does not wait for the database: moves
     /// the cursor past the page before and reads the page after. One after the other, on one connection.
-    ///
-    /// # Errors
-    /// [`Stopped`]
     pub async fn advance_and_read_next(
         self,
         sent: Option<ConfirmedRows>,

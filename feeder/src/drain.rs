@@ -11,58 +11,64 @@ use tokio::time::Instant;
 use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 
-/// How often the queue is asked.
 const QUEUE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The queue's counts are approximate: it counts as empty when it says so this many times in a row.
+/// The queue's counts are approximate: it is empty when it reports so this many times in a row.
 const REQUIRED_EMPTY_READS: u32 = 3;
 
-/// Without any progress for this long, messages that nobody can process may be circling, or no
-/// consumer may be running; the table tells which.
+/// Without any progress for this long, messages that no consumer can process may be circling, or no
+/// consumer may be running.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits until the queue is empty, or until nothing is left to move although it is not.
-///
-/// # Errors
-/// [`Stopped`]
 pub async fn wait_until_drained(
     queue: &dyn MessageQueue,
-    scope: &dyn FeedSource,
+    source: &dyn FeedSource,
     progress: &FeederProgress,
-    persist: Retrier<'_>,
+    retrier: Retrier<'_>,
 ) -> Result<(), FeederStopped> {
     progress.set_phase(WorkerState::Draining);
-    let mut empty_answers = 0;
+    let mut empty_reads = 0;
     let mut stall = StallDetector::new();
-    while empty_answers < REQUIRED_EMPTY_READS {
-        let attributes = persist
-            .retry_queue("asking for the backlog", async || {
-                queue.queue_attributes().await
-            })
-            .await?;
-        let numbers = persist
-            .retry_database("reading progress", async || scope.run_progress().await)
-            .await?;
-        let backlog = attributes.backlog.total_messages();
-        empty_answers = if backlog == 0 { empty_answers + 1 } else { 0 };
-        if stall.is_stalled((backlog, numbers.accounted_rows())) {
-            let left = persist
-                .retry_database("looking for rows", async || scope.has_rows_left().await)
-                .await?;
-            if !left {
+    while empty_reads < REQUIRED_EMPTY_READS {
+        let read_queue = async || queue.queue_attributes().await;
+        let attributes = retrier.retry_queue("reading the backlog", read_queue);
+        let backlog = attributes.await?.backlog.total_messages();
+        let read_progress = async || source.run_progress().await;
+        let numbers = retrier.retry_database("reading progress", read_progress);
+        let accounted = numbers.await?.accounted_rows();
+        empty_reads = if backlog == 0 { empty_reads + 1 } else { 0 };
+        if stall.is_stalled((backlog, accounted)) {
+            let has_rows_left = async || source.has_rows_left().await;
+            if !retrier
+                .retry_database("looking for rows", has_rows_left)
+                .await?
+            {
                 return Ok(());
             }
-            tracing::warn!(
-                backlog,
-                "{backlog} messages wait in the queue and nothing has moved for a while: are consumers running?"
-            );
+            log_stall(backlog, progress.running_consumers());
         }
-        persist.sleep_unless_stopped(QUEUE_POLL_INTERVAL).await?;
+        retrier.sleep_unless_stopped(QUEUE_POLL_INTERVAL).await?;
     }
     Ok(())
 }
 
-/// Notices when nothing changes any more; each time twice as late, because looking costs a scan.
+fn log_stall(backlog: u64, consumers: u64) {
+    if consumers == 0 {
+        tracing::warn!(
+            backlog,
+            "{backlog} messages wait in the queue, and no consumer is running"
+        );
+    } else {
+        tracing::info!(
+            backlog,
+            consumers,
+            "{backlog} messages are left for {consumers} consumers: rows that failed are retried after a while"
+        );
+    }
+}
+
+/// Notices when nothing changes any more; each time twice as late, because the check costs a scan.
 struct StallDetector {
     last: Option<(u64, u64)>,
     unchanged_since: Instant,

@@ -4,8 +4,11 @@
 pub mod backlog;
 pub mod canary;
 pub mod cursor;
+pub mod display;
 pub mod drain;
 pub mod feed;
+pub mod lock;
+pub mod outcome;
 pub mod progress;
 pub mod retry;
 pub mod send;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use bucket_brigade_common::logging;
 use bucket_brigade_common::startup::{self, WorkerThreads};
 use bucket_brigade_common::trace::{FLUSH_TIMEOUT, Traces};
-use bucket_brigade_feeder::progress::ProgressDisplay;
+use bucket_brigade_feeder::display::ProgressDisplay;
 use bucket_brigade_feeder::settings::Args;
 use bucket_brigade_feeder::start::start;
 use mimalloc::MiMalloc;
@@ -18,7 +18,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     startup::run(WorkerThreads::PerProcessor, async |args: Args, stop| {
         if let Some(command) = args.command {
-            return command.run(stop).await;
+            return Box::pin(command.run(stop)).await;
         }
         let (settings, logs) = args.parse_settings()?;
         let display = ProgressDisplay::on_stderr();

@@ -1,39 +1,20 @@
-//! Progress for people: a bar with rate and ETA on a terminal, a log line every few seconds elsewhere.
+//! What the feeder is doing, for its heartbeat, `/healthz`, `/metrics` and the display.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bucket_brigade_common::feed_source::{self, FeedSource};
+use bucket_brigade_common::feed_source::RunProgress;
 use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
-use bucket_brigade_common::health::{Dependency, Health};
+use bucket_brigade_common::health::Health;
 use bucket_brigade_common::http_endpoints::{
     ProcessStatus, Registry, register_counter, register_gauge,
 };
-use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
+use bucket_brigade_common::throttle::{Throttle, ThrottleReason};
 use bucket_brigade_common::worker_state::WorkerState;
-use bucket_brigade_operator::progress_bar::stderr_bar;
-use indicatif::ProgressBar;
-use tokio::time::{Instant, interval};
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
-
-/// How often the bar is drawn.
-const DRAW_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often a line is logged where there is no terminal.
-const LOG_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Over how long the rate is taken.
-const RATE_WINDOW: Duration = Duration::from_mins(1);
-
-/// Where progress is shown.
-#[derive(Clone)]
-pub struct ProgressDisplay(Option<ProgressBar>);
 
 /// What the feeder is doing, and what keeps it from doing it.
 #[derive(Debug)]
 pub struct FeederProgress {
-    state: Mutex<(WorkerState, feed_source::RunProgress)>,
+    state: Mutex<(WorkerState, RunProgress)>,
     throttle: Arc<Throttle>,
     health: Health,
 }
@@ -47,12 +28,11 @@ impl FeederProgress {
         }
     }
 
-    /// Says what the feeder does while nothing holds it back.
+    /// What the feeder does while nothing holds it back.
     pub fn set_phase(&self, phase: WorkerState) {
         self.lock_state().0 = phase;
     }
 
-    /// What is down.
     pub fn health(&self) -> &Health {
         &self.health
     }
@@ -88,8 +68,11 @@ impl FeederProgress {
         }
     }
 
-    /// What the feeder is doing, for people.
-    fn describe_phase(&self) -> &'static str {
+    /// For people.
+    pub fn describe_phase(&self) -> &'static str {
+        if self.health.outage().is_some() {
+            return WorkerState::Waiting.as_str();
+        }
         match self.throttle.held() {
             Some(ThrottleReason::Paused(_)) => "paused by an operator",
             Some(reason) => reason.worker_state().as_str(),
@@ -97,17 +80,22 @@ impl FeederProgress {
         }
     }
 
-    fn set_run_progress(&self, numbers: feed_source::RunProgress) {
-        self.lock_state().1 = numbers;
+    /// As of the last heartbeat.
+    pub fn running_consumers(&self) -> u64 {
+        self.throttle.other_consumers()
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, (WorkerState, feed_source::RunProgress)> {
+    pub fn set_run_progress(&self, progress: RunProgress) {
+        self.lock_state().1 = progress;
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, (WorkerState, RunProgress)> {
         // Nothing that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The run in numbers, as of the last look at the ledger. A feeder that waits for consumers is well.
+/// The run in numbers, as last read from the ledger. A feeder that waits for consumers is healthy.
 impl ProcessStatus for FeederProgress {
     fn unhealthy_reason(&self) -> Option<String> {
         self.health.outage()
@@ -150,97 +138,6 @@ impl ProcessStatus for FeederProgress {
             let help = "Rows in scope when the run began";
             register_gauge(registry, "bucket_brigade_run_in_scope", help, in_scope);
         }
-    }
-}
-
-impl ProgressDisplay {
-    /// A bar on a terminal, log lines elsewhere.
-    pub fn on_stderr() -> Self {
-        Self(stderr_bar("{wide_bar} {pos}/{len} {msg}", None))
-    }
-
-    /// A writer for logs that does not tear the bar.
-    pub fn log_writer(&self) -> BoxMakeWriter {
-        match self.0.clone() {
-            None => BoxMakeWriter::new(std::io::stderr),
-            Some(bar) => BoxMakeWriter::new(move || AboveBarWriter(bar.clone())),
-        }
-    }
-
-    /// Shows progress for as long as it is polled. Costs the database one sum over processes a time.
-    pub async fn refresh_forever(&self, scope: &dyn FeedSource, progress: &FeederProgress) {
-        let mut ticks = interval(if self.0.is_some() {
-            DRAW_INTERVAL
-        } else {
-            LOG_INTERVAL
-        });
-        let mut rate = RateMeter::new(RATE_WINDOW, Instant::now());
-        // A feeder that watches, or waits for the queue, asks the database nothing else for a while.
-        let mut failures = 0;
-        loop {
-            ticks.tick().await;
-            let began = Instant::now();
-            let numbers = match scope.run_progress().await {
-                Ok(numbers) => numbers,
-                Err(error) => {
-                    failures += 1;
-                    let reason = format!("reading progress: {error}");
-                    let database = Dependency::Database;
-                    progress
-                        .health
-                        .record_failure(database, began, failures, &reason);
-                    continue;
-                }
-            };
-            failures = 0;
-            progress.health.mark_up(Dependency::Database);
-            progress.set_run_progress(numbers);
-            let per_second = rate.record_total(numbers.accounted_rows(), Instant::now());
-            self.render_progress(&numbers, per_second, progress.describe_phase());
-        }
-    }
-
-    fn render_progress(&self, numbers: &feed_source::RunProgress, per_second: f64, phase: &str) {
-        let eta = numbers.format_eta(per_second);
-        let feed_source::RunProgress {
-            in_scope,
-            fed,
-            moved,
-            changed,
-            failed,
-            ..
-        } = *numbers;
-        if let Some(bar) = &self.0 {
-            if let Some(total) = in_scope {
-                bar.set_length(total.max(numbers.accounted_rows()));
-            }
-            bar.set_position(numbers.accounted_rows());
-            bar.set_message(format!("{per_second:.0}/s ETA {eta} · {phase}"));
-        } else {
-            let rate = format!("{per_second:.1}/s");
-            tracing::info!(moved, changed, failed, fed, in_scope, rate, eta, "{phase}");
-        }
-    }
-
-    /// Takes the bar away.
-    pub fn clear_bar(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// Writes a log line above the bar.
-struct AboveBarWriter(ProgressBar);
-
-impl Write for AboveBarWriter {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.suspend(|| std::io::stderr().write_all(line))?;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
     }
 }
 

@@ -1,10 +1,10 @@
-//! Calls that are repeated until the database or the queue answers, or the feeder is stopped.
+//! Calls to the database and the queue, retried until they succeed or the feeder is stopped.
 
 use std::fmt::Display;
 use std::time::Duration;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::health::{Dependency, Health};
+use bucket_brigade_common::retry::{Backoff, retry_until_stopped};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -17,60 +17,43 @@ const RETRY_BACKOFF: Backoff = Backoff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeederStopped;
 
-/// Calls until they succeed, and keeps the health up to date.
+/// Retries calls, and keeps the health up to date.
 #[derive(Debug, Clone, Copy)]
 pub struct Retrier<'a> {
-    /// Where outages are noted.
     pub health: &'a Health,
-    /// Ends all trying.
     pub stop: &'a CancellationToken,
 }
 
 impl Retrier<'_> {
-    /// Calls the database until it answers.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the stop comes first.
     pub async fn retry_database<T, E: Display>(
         self,
         what: &str,
         call: impl AsyncFnMut() -> Result<T, E>,
     ) -> Result<T, FeederStopped> {
-        self.retry_until_stopped(Dependency::Database, what, call)
-            .await
+        self.retry(Dependency::Database, what, call).await
     }
 
-    /// Calls the queue until it answers.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the stop comes first.
     pub async fn retry_queue<T, E: Display>(
         self,
         what: &str,
         call: impl AsyncFnMut() -> Result<T, E>,
     ) -> Result<T, FeederStopped> {
-        self.retry_until_stopped(Dependency::Queue, what, call)
-            .await
+        self.retry(Dependency::Queue, what, call).await
     }
 
-    async fn retry_until_stopped<T, E: Display>(
+    async fn retry<T, E: Display>(
         self,
         dependency: Dependency,
         what: &str,
         mut call: impl AsyncFnMut() -> Result<T, E>,
     ) -> Result<T, FeederStopped> {
-        for tries in 1.. {
+        let mut tries = 0;
+        let attempt = async || {
+            tries += 1;
             let began = Instant::now();
-            let answer = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Err(FeederStopped),
-                answer = call() => answer,
-            };
-            match answer {
-                Ok(answer) => {
-                    self.health.mark_up(dependency);
-                    return Ok(answer);
-                }
+            let result = call().await;
+            match &result {
+                Ok(_) => self.health.mark_up(dependency),
                 Err(error) => {
                     tracing::debug!(%error, tries, "{what}");
                     let reason = format!("{what}: {error}");
@@ -78,10 +61,10 @@ impl Retrier<'_> {
                         .record_failure(dependency, began, tries, &reason);
                 }
             }
-            self.sleep_unless_stopped(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64()))
-                .await?;
-        }
-        Err(FeederStopped)
+            result
+        };
+        let result = retry_until_stopped(RETRY_BACKOFF, self.stop, attempt).await;
+        result.ok_or(FeederStopped)
     }
 
     pub async fn sleep_unless_stopped(self, duration: Duration) -> Result<(), FeederStopped> {

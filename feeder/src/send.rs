@@ -15,24 +15,19 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::retry::{FeederStopped, Retrier};
 use crate::trace::TracedRow;
 
-/// Batches on their way at a time; they hide the round trip.
+/// Batches in flight; they hide the round trip.
 const MAX_CONCURRENT_BATCHES: usize = 16;
 
-/// Where rows go.
 pub struct BatchSender<'a> {
-    /// The queue.
     pub queue: Arc<dyn MessageQueue>,
     /// Where rows that the queue refuses are recorded.
     pub ledger: &'a dyn MoveLedger,
-    /// Tries again.
     pub retrier: Retrier<'a>,
 }
 
 impl BatchSender<'_> {
     /// Sends all rows; returns when every one is confirmed by the queue or recorded as failed.
-    ///
-    /// # Errors
-    /// [`Stopped`]: some may have been sent and will be sent again, which changes nothing.
+    /// When it is stopped, some may have been sent and will be sent again, which changes nothing.
     pub async fn send_all(&self, rows: &[(RowId, String)]) -> Result<(), FeederStopped> {
         stream::iter(rows.chunks(MAX_BATCH_ENTRIES).map(Ok))
             .try_for_each_concurrent(MAX_CONCURRENT_BATCHES, |batch| {
@@ -72,8 +67,8 @@ impl BatchSender<'_> {
             .await
     }
 
-    /// One request, in a task of its own: sixteen at a time keep more than one processor busy. Whoever
-    /// stops waiting for it ends it.
+    /// One request, in a task of its own: sixteen at a time keep more than one processor busy. It ends
+    /// when nothing waits for it any more.
     async fn send_request(
         &self,
         messages: Vec<OutgoingMessage>,
@@ -81,7 +76,7 @@ impl BatchSender<'_> {
         let queue = Arc::clone(&self.queue);
         let sending = tokio::spawn(async move { queue.send_batch(&messages).await });
         match AbortOnDropHandle::new(sending).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Ok(result) => result.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -101,10 +96,6 @@ impl BatchSender<'_> {
             .map_err(|FeederStopped| "stopped".to_owned())
     }
 
-    /// Records failures, however long the database takes.
-    ///
-    /// # Errors
-    /// [`Stopped`]
     pub async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), FeederStopped> {
         self.retrier
             .retry_database("recording failures", async || {

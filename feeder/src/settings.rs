@@ -6,8 +6,8 @@ use std::time::Duration;
 use bucket_brigade_common::http_endpoints::EndpointArgs;
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::settings::{
-    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, SettingsError,
-    SettingsProblems, duration_between, integer_between,
+    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
+    SettingsProblems, duration_between, integer_between, setting,
 };
 use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
@@ -17,7 +17,7 @@ use bucket_brigade_operator::OperatorCommand;
 use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
 
 /// Feeds the images still to move to the consumers: pages their rows out of Postgres and sends each
-/// to the queue, sweep after sweep, until nothing is left. Then it tells the outcome and exits.
+/// to the queue, sweep after sweep, until nothing is left. Then it reports the outcome and exits.
 ///
 /// Each setting is an environment variable (also read from a file named .env) or the flag of the same
 /// name. Starting it again after any interruption goes on where it stopped.
@@ -33,10 +33,10 @@ pub struct Args {
     /// What to do instead of feeding
     #[command(subcommand)]
     pub command: Option<OperatorCommand>,
-    /// Feed until nothing is left, then tell the outcome and exit (the default)
+    /// Feed until nothing is left, then report the outcome and exit (the default)
     #[arg(long, conflicts_with = "watch")]
     once: bool,
-    /// Go on for ever: when nothing is left, look again every WATCH_INTERVAL
+    /// Go on without end: when nothing is left, sweep again every WATCH_INTERVAL
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
-    observe: EndpointArgs,
+    endpoints: EndpointArgs,
     #[command(flatten)]
     dashboard: DashboardArgs,
     #[command(flatten)]
@@ -58,42 +58,36 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The feeder")]
 struct FeederArgs {
-    /// Rows read from the table at a time [default: 1000]
-    #[arg(long, env = "PAGE_SIZE", value_name = "N")]
-    page_size: Option<String>,
-    /// Messages in the queue above which the feeder waits for the consumers [default: 20000]
-    #[arg(long, env = "MAX_BACKLOG", value_name = "N")]
-    max_backlog: Option<String>,
-    /// With --watch: the pause after a sweep that found nothing [default: 30s]
-    #[arg(long, env = "WATCH_INTERVAL", value_name = "DURATION")]
-    watch_interval: Option<String>,
+    /// Rows read from the table at a time
+    #[arg(long, env, value_name = "N", default_value = "1000", value_parser = setting(integer_between(1_u32, 100_000)))]
+    page_size: Setting<u32>,
+    /// Messages in the queue above which the feeder waits for the consumers
+    #[arg(long, env, value_name = "N", default_value = "20000", value_parser = setting(integer_between(10_u64, 100_000_000)))]
+    max_backlog: Setting<u64>,
+    /// With --watch: the pause after a sweep that found nothing
+    #[arg(long, env, value_name = "DURATION", default_value = "30s", value_parser = setting(duration_between(Duration::from_millis(100), Duration::from_hours(24))))]
+    watch_interval: Setting<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "A canary: a part first, then look at what became of it")]
 struct CanaryArgs {
     /// Feed at most N rows, wait until they are done, and exit
-    #[arg(long, value_name = "N", conflicts_with = "watch")]
-    limit: Option<String>,
+    #[arg(long, value_name = "N", conflicts_with = "watch", value_parser = setting(integer_between(1, u64::MAX)))]
+    limit: Option<Setting<u64>>,
     /// Feed this share of the rows, the same ones each time, wait until they are done, and exit
-    #[arg(long, value_name = "PERCENT", conflicts_with = "watch")]
-    sample: Option<String>,
+    #[arg(long, value_name = "PERCENT", conflicts_with = "watch", value_parser = setting(parse_percent))]
+    sample: Option<Setting<f64>>,
 }
 
-/// The settings, checked.
 #[derive(Clone)]
 pub struct FeederSettings {
-    /// Which migration this is.
     pub migration: MigrationSettings,
-    /// How to feed.
     pub options: FeedOptions,
     /// When the database counts as slow.
     pub database_limits: DatabaseLimits,
-    /// Where to answer questions after health and figures.
     pub metrics_addr: Option<SocketAddr>,
-    /// The live page.
     pub dashboard: DashboardSettings,
-    /// Whether traces are exported.
     pub traces: TraceSettings,
 }
 
@@ -111,50 +105,40 @@ pub struct FeedOptions {
 }
 
 impl Args {
-    /// Checks all settings.
-    ///
-    /// # Errors
-    /// Everything that is wrong with them, together.
     pub fn parse_settings(self) -> Result<(FeederSettings, LogSettings), SettingsError> {
         let mut problems = SettingsProblems::default();
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
         let canary = self.canary.parse(&mut problems);
-        let pacing = self.feeder.parse(self.watch, canary, &mut problems);
+        let options = self.feeder.parse(self.watch, canary, &mut problems);
         let database_limits = self.database.parse(&mut problems);
-        let metrics_addr = self.observe.parse(&mut problems);
-        let page = self.dashboard.parse(&mut problems);
+        let metrics_addr = self.endpoints.parse(&mut problems);
+        let dashboard = self.dashboard.parse(&mut problems);
         let traces = TraceSettings::from_env(&mut problems);
-        problems.into_result()?;
-        match migration {
-            Some(migration) => Ok((
-                FeederSettings {
-                    migration,
-                    options: pacing,
-                    database_limits,
-                    metrics_addr,
-                    dashboard: page,
-                    traces,
-                },
-                logs,
-            )),
-            None => Err(SettingsError::for_setting("settings", "could not be read")),
-        }
+        let settings = migration.map(|migration| FeederSettings {
+            migration,
+            options,
+            database_limits,
+            metrics_addr,
+            dashboard,
+            traces,
+        });
+        Ok((problems.finish(settings)?, logs))
     }
 }
 
 impl CanaryArgs {
     fn parse(self, problems: &mut SettingsProblems) -> Option<CanarySelection> {
-        let limit = problems.parse_value("--limit", self.limit, None, |text| {
-            integer_between(1, u64::MAX)(text).map(Some)
-        });
-        let percent = problems.parse_value("--sample", self.sample, None, |text| {
-            match text.trim_end_matches('%').parse() {
-                Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Some(percent)),
-                _ => Err("is not a share in percent, such as 1 or 0.5".into()),
-            }
-        });
+        let limit = self.limit.map(|limit| limit.take(problems));
+        let percent = self.sample.map(|sample| sample.take(problems));
         (limit.is_some() || percent.is_some()).then_some(CanarySelection { limit, percent })
+    }
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("is not a share in percent, such as 1 or 0.5".into()),
     }
 }
 
@@ -165,26 +149,11 @@ impl FeederArgs {
         canary: Option<CanarySelection>,
         problems: &mut SettingsProblems,
     ) -> FeedOptions {
-        let interval = problems.parse_value(
-            "WATCH_INTERVAL",
-            self.watch_interval,
-            Duration::from_secs(30),
-            duration_between(Duration::from_millis(100), Duration::from_hours(24)),
-        );
+        let interval = self.watch_interval.take(problems);
         FeedOptions {
             canary,
-            page_size: problems.parse_value(
-                "PAGE_SIZE",
-                self.page_size,
-                1000,
-                integer_between(1, 100_000),
-            ),
-            max_backlog: problems.parse_value(
-                "MAX_BACKLOG",
-                self.max_backlog,
-                20_000,
-                integer_between(10, 100_000_000),
-            ),
+            page_size: self.page_size.take(problems),
+            max_backlog: self.max_backlog.take(problems),
             watch_interval: is_watching.then_some(interval),
         }
     }

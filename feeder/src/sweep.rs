@@ -20,38 +20,28 @@ use crate::send::{BatchSender, permanent_failure};
 /// How often the cursor moves while a page takes its time.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a sweep works with.
 pub struct TableSweep<'a> {
-    /// The rows.
     pub source: &'a dyn FeedSource,
-    /// The path rule.
     pub rule: &'a PathRule,
-    /// Where rows go.
     pub sender: BatchSender<'a>,
-    /// How many may go.
     pub backlog: BacklogLimit<'a>,
-    /// Rows read at a time.
     pub page_size: u32,
     /// A part only; none for all rows.
     pub canary: Option<CanarySelection>,
-    /// What holds the feeder back.
     pub throttle: &'a Throttle,
-    /// Tries again.
     pub retrier: Retrier<'a>,
 }
 
 impl<'a> TableSweep<'a> {
     /// Feeds everything in scope after the cursor. Returns the rows fed in the whole sweep, those of
-    /// earlier processes included. While a page is sent the next one is read.
-    ///
-    /// # Errors
-    /// [`Stopped`]; the cursor stands past rows whose sends were all confirmed.
+    /// earlier processes included. While a page is sent the next one is read. When it is stopped, the cursor
+    /// stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<u64, FeederStopped> {
-        let place = self.feed_cursor();
-        let position = place.read_position().await?;
+        let cursor = self.feed_cursor();
+        let position = cursor.read_position().await?;
         let mut left = self.remaining_limit(position.sweep_fed);
         self.wait_while_held().await?;
-        let mut page = place.read_page(position.cursor.as_ref()).await?;
+        let mut page = cursor.read_page(position.cursor.as_ref()).await?;
         let mut sent = None;
         while left != Some(0) {
             // A page without rows costs the database as much as any.
@@ -61,15 +51,15 @@ impl<'a> TableSweep<'a> {
             let Some(last) = part.last_id.clone() else {
                 break;
             };
-            let beside = place.advance_and_read_next(sent, &last);
+            let beside = cursor.advance_and_read_next(sent, &last);
             let (fed, next) = try_join(self.send_page(part), beside).await?;
             sent = Some((last, fed));
             page = next;
         }
         if let Some(sent) = &sent {
-            place.advance_past(sent).await?;
+            cursor.advance_past(sent).await?;
         }
-        Ok(place.read_position().await?.sweep_fed)
+        Ok(cursor.read_position().await?.sweep_fed)
     }
 
     async fn wait_while_held(&self) -> Result<(), FeederStopped> {
@@ -129,7 +119,7 @@ impl<'a> TableSweep<'a> {
         Ok(fed)
     }
 
-    /// Waits until some of so many rows may go; how many.
+    /// Waits until some of so many rows may be sent; returns how many.
     async fn reserve_rows(&mut self, rows: usize) -> Result<usize, FeederStopped> {
         let room = self.backlog.wait_for_room(rows).await?;
         let starting = self.throttle.acquire_rows(room);
@@ -138,7 +128,6 @@ impl<'a> TableSweep<'a> {
         Ok(rows)
     }
 
-    /// Rows without a route are told from the others.
     fn split_unroutable(
         &self,
         rows: Vec<(RowId, String)>,

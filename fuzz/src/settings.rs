@@ -9,12 +9,12 @@ use bucket_brigade_common::settings::SettingsError;
 use clap::Parser;
 
 /// A password in every corpus entry's `DATABASE_URL`, and in `PGPASSWORD` where `script/fuzz` or
-/// the caller sets it: it must never be seen again.
+/// the caller sets it: it must never be printed.
 pub const MARKER: &str = "x7Marker7x";
 
 type SettingValues = BTreeMap<&'static str, String>;
 
-/// What both programs must be told, valid.
+/// What both programs require, valid.
 const REQUIRED_SETTINGS: [(&str, &str); 7] = [
     ("DATABASE_URL", "postgres://app:x7Marker7x@db/app"),
     ("IMAGES_TABLE", "images"),
@@ -54,7 +54,7 @@ const CONSUMER_SETTINGS: [&str; 8] = [
     "CONSUMER_NAME",
 ];
 
-/// These are judged together: one of them can be at fault only beside another.
+/// These are checked together: one of them can be at fault only beside another.
 const JOINTLY_CHECKED_SETTINGS: [&str; 8] = [
     "OLD_PREFIX",
     "NEW_PREFIX",
@@ -117,11 +117,11 @@ fn check_consumer(text: &str, only: Option<usize>) {
     );
 }
 
-/// What clap says of flags that cannot be read at all.
+/// clap's error about flags that cannot be read at all.
 type FlagError = String;
 
 fn assert_no_secret(text: &str) {
-    assert!(!text.contains(MARKER), "the password is told: {text}");
+    assert!(!text.contains(MARKER), "the password is printed: {text}");
 }
 
 fn check_program(
@@ -130,17 +130,17 @@ fn check_program(
     only: Option<usize>,
     parse: impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, FlagError>,
 ) {
-    let judge = |values: &SettingValues| settings_error(values, &parse);
+    let check = |values: &SettingValues| settings_error(values, &parse);
     let given = values_in(text, names);
-    let complaint = judge(&given).unwrap_or_default();
+    let complaint = check(&given).unwrap_or_default();
     for (number, (name, value)) in given.iter().enumerate() {
         if only.is_some_and(|only| only % given.len() != number) {
             continue;
         }
-        // What is wrong by itself is told by its name whatever else is wrong.
+        // What is wrong by itself is reported by its name whatever else is wrong.
         let mut alone = valid_values();
         alone.insert(name, value.clone());
-        if let Some(single) = judge(&alone) {
+        if let Some(single) = check(&alone) {
             assert!(single.contains(name), "{name} is not named by: {single}");
             let stays = !JOINTLY_CHECKED_SETTINGS.contains(name);
             assert!(
@@ -157,7 +157,7 @@ fn check_program(
     }
 }
 
-/// What the program says against these settings; none when it takes them.
+/// Why the program refuses these settings; none when it takes them.
 fn settings_error(
     values: &SettingValues,
     parse: &impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, FlagError>,
@@ -192,7 +192,7 @@ fn values_in(text: &str, names: &[&[&'static str]]) -> SettingValues {
             continue;
         };
         let known = names.concat().into_iter().find(|known| *known == name);
-        // A marker elsewhere is no secret: other settings are told with their values.
+        // A marker elsewhere is no secret: other settings are reported with their values.
         let is_free = name == "DATABASE_URL" || !value.contains(MARKER);
         if let Some(known) = known.filter(|_| is_free) {
             values.entry(known).or_insert_with(|| value.to_owned());

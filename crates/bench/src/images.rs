@@ -3,7 +3,6 @@
 use anyhow::Result;
 use bucket_brigade_common::ledger::{RunSpec, TableSpec};
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::sql::TableName;
 
 /// Where the images are.
 pub const SOURCE_BUCKET: &str = "old-images";
@@ -24,7 +23,7 @@ pub fn new_path(id: u64) -> String {
 pub fn run_spec() -> Result<RunSpec> {
     Ok(RunSpec {
         table: TableSpec {
-            table: TableName::parse("images")?,
+            table: "images".into(),
             id_column: "id".into(),
             path_column: "path".into(),
         },

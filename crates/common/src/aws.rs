@@ -1,4 +1,4 @@
-//! The AWS clients, made once, and what their errors say.
+//! The AWS clients, made once, and their errors.
 
 use std::error::Error;
 use std::iter::successors;
@@ -69,13 +69,13 @@ pub const NOT_SENT_CODE: &str = "RequestNotSent";
 /// Where an error arose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorOrigin {
-    /// The service answered with it.
+    /// The service responded with it.
     Service,
-    /// The answer was lost, late or unreadable: the call may have had its effect.
+    /// The response was lost, late or unreadable: the call may have had its effect.
     Transport,
     /// The call was never sent, for want of credentials, a region or an endpoint.
     Local,
-    /// The call was not sent, because whoever gives out credentials failed or did not answer.
+    /// The call was not sent, because the provider of credentials failed or did not respond.
     Credentials,
 }
 
@@ -88,7 +88,7 @@ pub struct RequestError {
     pub code: String,
     /// The service's message, or the chain of causes.
     pub message: String,
-    /// The HTTP status; 0 without an answer.
+    /// The HTTP status; 0 without a response.
     pub status: u16,
 }
 
@@ -112,9 +112,9 @@ where
     fn from(error: SdkError<E, HttpResponse>) -> Self {
         let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
         let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
-        let told = meta.and_then(|meta| meta.code());
-        let (origin, fallback) = classify_origin(&error, status, told);
-        let code = told.unwrap_or(fallback);
+        let reported = meta.and_then(|meta| meta.code());
+        let (origin, fallback) = classify_origin(&error, status, reported);
+        let code = reported.unwrap_or(fallback);
         let message = meta.and_then(|meta| meta.message());
         Self {
             origin,
@@ -128,11 +128,11 @@ where
 fn classify_origin<E>(
     error: &SdkError<E, HttpResponse>,
     status: u16,
-    told: Option<&str>,
+    reported: Option<&str>,
 ) -> (ErrorOrigin, &'static str) {
     match error {
         // A success that cannot be read is no refusal.
-        SdkError::ServiceError(_) if told.is_none() && (200..300).contains(&status) => {
+        SdkError::ServiceError(_) if reported.is_none() && (200..300).contains(&status) => {
             (ErrorOrigin::Transport, "UnreadableAnswer")
         }
         SdkError::ServiceError(_) => (ErrorOrigin::Service, code_for_status(status)),
@@ -153,7 +153,7 @@ fn classify_origin<E>(
     }
 }
 
-/// What is not set is never there; who gives out credentials may be well again in a moment.
+/// What is not set is never there; a provider of credentials may be back in a moment.
 fn classify_unsent(error: &(dyn Error + 'static)) -> (ErrorOrigin, &'static str) {
     use CredentialsError::{ProviderError, ProviderTimedOut, Unhandled};
     let mut causes = successors(Some(error), |&error| error.source());
@@ -170,13 +170,13 @@ fn classify_unsent(error: &(dyn Error + 'static)) -> (ErrorOrigin, &'static str)
     }
 }
 
-/// The first line of a service's message. What comes after it repeats the request: an answer about a
+/// The first line of a service's message. What comes after it repeats the request: a response about a
 /// signature quotes its headers, the session token among them.
 pub(crate) fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_owned()
 }
 
-/// HEAD answers carry no body, hence no code.
+/// Responses to HEAD carry no body, hence no code.
 pub(crate) fn code_for_status(status: u16) -> &'static str {
     match status {
         301 => "PermanentRedirect",
@@ -192,7 +192,7 @@ pub(crate) fn code_for_status(status: u16) -> &'static str {
     }
 }
 
-/// An error and its causes on one line, each said once.
+/// An error and its causes on one line, each once.
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

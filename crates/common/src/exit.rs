@@ -4,12 +4,12 @@ use thiserror::Error;
 
 /// Everything that was to do is done; for a consumer, a clean drain.
 pub const DONE: u8 = 0;
-/// An error nobody foresaw; its causes are printed.
+/// An unforeseen error; its causes are printed.
 pub const UNEXPECTED: u8 = 1;
-/// What a command was to look at is not as it should be; its answer says what.
+/// What a command checked is not as it should be; its output names it.
 pub const CHECK_FAILED: u8 = 1;
-/// The feeder finished, and some rows could not be moved: the ledger's `failures` say why. A rollback or
-/// clean finished, and left something alone.
+/// The feeder finished, and some rows could not be moved: the ledger's `failures` have the reasons. A rollback
+/// or clean finished, and left something as it was.
 pub const ROWS_FAILED: u8 = 2;
 /// The feeder was asked to stop before everything had moved. Starting it again goes on from there.
 pub const STOPPED: u8 = 3;
@@ -19,7 +19,7 @@ pub const INVALID_SETTINGS: u8 = 64;
 pub const UNAVAILABLE: u8 = 69;
 /// Another feeder of the same run is at work, or another that would be in the way (`EX_TEMPFAIL`).
 pub const ANOTHER_FEEDER: u8 = 75;
-/// A right is missing; the message says which, and how to grant it (`EX_NOPERM`).
+/// A right is missing; the message names it, and the statement that grants it (`EX_NOPERM`).
 pub const NO_PERMISSION: u8 = 77;
 /// A second signal ended the process at once.
 pub const KILLED: u8 = 130;
@@ -28,7 +28,6 @@ pub const KILLED: u8 = 130;
 #[derive(Debug, Error)]
 #[error("{reason}")]
 pub struct CommandError {
-    /// The exit code.
     pub code: u8,
     /// Why, and what to do about it.
     pub reason: String,

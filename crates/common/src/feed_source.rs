@@ -35,7 +35,6 @@ pub struct RunProgress {
     pub in_scope: Option<u64>,
     /// Rows fed since the beginning, repeats included.
     pub fed: u64,
-    /// Rows moved.
     pub moved: u64,
     /// Rows the application changed or deleted after they were fed.
     pub changed: u64,
@@ -48,7 +47,7 @@ pub struct RunProgress {
 }
 
 impl RunProgress {
-    /// Rows that have reached their end.
+    /// Rows that have ended: moved, changed or failed.
     pub fn accounted_rows(&self) -> u64 {
         self.moved + self.changed + self.failed
     }
@@ -70,14 +69,13 @@ impl RunProgress {
     }
 }
 
-/// The rows to feed, and the feeder's place among them.
+/// The rows to feed, and the cursor.
 #[async_trait]
 pub trait FeedSource: Send + Sync {
-    /// Reads the feeder's place.
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError>;
 
     /// Reads the next `size` rows after `cursor` in id order and returns those in scope. Rows with a
-    /// recorded failure are left out until somebody retries them.
+    /// recorded failure are left out until an operator retries them.
     async fn next_page(&self, cursor: Option<&RowId>, size: u32)
     -> Result<RowPage, StatementError>;
 
@@ -90,7 +88,6 @@ pub trait FeedSource: Send + Sync {
     /// Counts the rows in scope, once per run. It reads the whole table.
     async fn count_scope(&self) -> Result<u64, StatementError>;
 
-    /// The run in numbers.
     async fn run_progress(&self) -> Result<RunProgress, StatementError>;
 
     /// Whether any row is left that a sweep would feed. It may read the whole table.
@@ -102,7 +99,7 @@ pub trait FeedSource: Send + Sync {
     /// The recorded failures by code, most frequent first, ten at most. For an outcome, not for polling.
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError>;
 
-    /// Writes down that a sweep found nothing left, and goes back to the table's beginning.
+    /// Records that a sweep found nothing left, and goes back to the table's beginning.
     async fn finish_run(&self) -> Result<(), StatementError>;
 }
 

@@ -1,4 +1,4 @@
-//! How a process says what it is doing, and hears what the whole fleet was told: once a second, in one
+//! Heartbeats: how a process reports its state and learns the fleet's limits, once a second, in one
 //! statement that costs the same however large the migration is.
 
 use std::time::Duration;
@@ -8,13 +8,11 @@ use async_trait::async_trait;
 use crate::move_ledger::StatementError;
 use crate::worker_state::WorkerState;
 
-/// How often a process says that it is alive, and hears what it may do.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who has not said anything for so long is dead: three missed beats and a slow statement.
+/// A process without a heartbeat for so long is dead: three missed ones and a slow statement.
 pub const WORKER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerRole {
     /// It sends rows to the queue.
@@ -33,13 +31,12 @@ impl WorkerRole {
     }
 }
 
-/// What a process says about itself.
+/// The state of a process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heartbeat {
-    /// What it is.
     pub role: WorkerRole,
     pub state: WorkerState,
-    /// Why, where that is worth a word.
+    /// Empty where the state says it all.
     pub reason: String,
     /// Copies it may have in flight at the moment.
     pub concurrency: u64,
@@ -65,7 +62,7 @@ impl Heartbeat {
     }
 }
 
-/// What an operator told the fleet, and what of it falls to this process.
+/// The limits that an operator set for the fleet, and what this process needs for its share of them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FleetLimits {
     /// Who paused the run, and why; none while it is not paused.
@@ -76,7 +73,6 @@ pub struct FleetLimits {
     pub concurrency: Option<u64>,
     /// Consumers alive besides this process, and how many of them come before it in the order of names.
     pub other_consumers: u64,
-    /// See [`Self::others`].
     pub preceding_consumers: u64,
 }
 
@@ -88,21 +84,20 @@ impl FleetLimits {
         Some(self.rate? / consumers)
     }
 
-    /// This consumer's part of the copies in flight. What does not divide evenly falls to those who come
-    /// first, so that the parts add up to the whole.
+    /// This consumer's part of the copies in flight. What does not divide evenly falls to the first
+    /// in the order of names, so that the parts add up to the whole.
     pub fn concurrency_share(&self) -> Option<u64> {
         let (all, consumers) = (self.concurrency?, self.other_consumers + 1);
         Some(all / consumers + u64::from(self.preceding_consumers < all % consumers))
     }
 }
 
-/// Who is told, and tells.
 #[async_trait]
 pub trait FleetControl: Send + Sync {
-    /// Says what this process is doing, and hears what it may do.
-    async fn heartbeat(&self, beat: &Heartbeat) -> Result<FleetLimits, StatementError>;
+    /// Records this process's state and returns the fleet's limits.
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, StatementError>;
 
-    /// Says that this process ends in good order.
+    /// Removes this process, which ends in good order, from the list.
     async fn deregister(&self) -> Result<(), StatementError>;
 
     /// How far the slowest replica is behind; none without replicas.
@@ -117,14 +112,14 @@ mod tests {
     fn shares_add_up_to_the_limit() {
         for (all, consumers) in [(1, 3), (7, 3), (64, 1), (10, 10), (0, 2)] {
             let share = |before| {
-                let orders = FleetLimits {
+                let limits = FleetLimits {
                     concurrency: Some(all),
                     rate: Some(30.0),
                     other_consumers: consumers - 1,
                     preceding_consumers: before,
                     paused: None,
                 };
-                orders.concurrency_share().unwrap()
+                limits.concurrency_share().unwrap()
             };
             assert_eq!((0..consumers).map(share).sum::<u64>(), all);
         }
@@ -132,8 +127,8 @@ mod tests {
 
     #[test]
     fn without_limits_there_are_no_shares() {
-        let orders = FleetLimits::default();
-        assert_eq!(orders.rate_share(), None);
-        assert_eq!(orders.concurrency_share(), None);
+        let limits = FleetLimits::default();
+        assert_eq!(limits.rate_share(), None);
+        assert_eq!(limits.concurrency_share(), None);
     }
 }

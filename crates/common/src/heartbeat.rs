@@ -1,5 +1,5 @@
-//! Once a second each process says what it is doing, and learns what it may do. While the database does
-//! not answer, the last limits stand.
+//! Once a second each process reports its state, and learns its limits. While the database does not
+//! respond, the last limits stand.
 
 use std::time::Duration;
 

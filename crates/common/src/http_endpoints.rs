@@ -1,4 +1,4 @@
-//! What the outside can ask a process over HTTP: whether it is well (`/healthz`), whether it is at work
+//! What a process reports over HTTP: whether it is healthy (`/healthz`), whether it is at work
 //! (`/readyz`), and its figures in Prometheus' text format (`/metrics`). Off unless `METRICS_ADDR` is
 //! set.
 
@@ -18,37 +18,32 @@ pub use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::preflight::PreflightError;
-use crate::settings::SettingsProblems;
+use crate::settings::{Setting, SettingsProblems, parse_address, setting};
 
-/// Where to answer.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Observation")]
 pub struct EndpointArgs {
-    /// Answer /healthz, /readyz and /metrics on this address, for example 0.0.0.0:9100 [default: off]
-    #[arg(long, env = "METRICS_ADDR", value_name = "ADDRESS:PORT")]
-    pub metrics_addr: Option<String>,
+    /// Serve /healthz, /readyz and /metrics on this address, for example 0.0.0.0:9100
+    #[arg(long, env, value_name = "ADDRESS:PORT", default_value = "off", value_parser = setting(parse_address))]
+    metrics_addr: Setting<Option<SocketAddr>>,
 }
 
 impl EndpointArgs {
-    /// Checks the setting.
     pub fn parse(self, problems: &mut SettingsProblems) -> Option<SocketAddr> {
-        problems.parse_value("METRICS_ADDR", self.metrics_addr, None, |text| {
-            let address = text.parse().map(Some);
-            address.map_err(|_| "is not an address and port, such as 0.0.0.0:9100".into())
-        })
+        self.metrics_addr.take(problems)
     }
 }
 
-/// What can be observed. Both calls are answered from memory: who polls costs the database nothing.
+/// What can be observed. Both calls are served from memory: polling costs the database nothing.
 pub trait ProcessStatus: Send + Sync + 'static {
-    /// Why the process is not well; none when it is.
+    /// None when the process is healthy.
     fn unhealthy_reason(&self) -> Option<String>;
 
     /// Adds its figures as they are now.
     fn register_metrics(&self, registry: &mut Registry);
 }
 
-/// Whether a process has passed its checks. Until then it is well, but not ready.
+/// Whether a process has passed its checks. Until then it is healthy, but not ready.
 #[derive(Debug, Clone, Default)]
 pub struct ReadinessFlag(Arc<AtomicBool>);
 
@@ -63,7 +58,6 @@ impl ReadinessFlag {
     }
 }
 
-/// What the answers are made of.
 #[derive(Clone)]
 struct EndpointState {
     status: Arc<dyn ProcessStatus>,
@@ -74,16 +68,12 @@ impl EndpointState {
     /// Why no work is done; none when it is.
     fn unready_reason(&self) -> Option<String> {
         let starting = || "starting: the checks are not through yet".into();
-        let trouble = self.status.unhealthy_reason();
-        trouble.or_else(|| (!self.ready.is_set()).then(starting))
+        let reason = self.status.unhealthy_reason();
+        reason.or_else(|| (!self.ready.is_set()).then(starting))
     }
 }
 
-/// Answers in the background until the process ends. The process is ready once it says so to what this
-/// returns.
-///
-/// # Errors
-/// [`PreflightError`] naming `METRICS_ADDR` when nothing can listen there.
+/// Serves in the background until the process ends. The process is ready once the returned flag is set.
 pub async fn serve_endpoints(
     address: Option<SocketAddr>,
     observed: Arc<dyn ProcessStatus>,
@@ -117,10 +107,10 @@ async fn get_readyz(State(watched): State<EndpointState>) -> (StatusCode, String
     health_response(watched.unready_reason())
 }
 
-fn health_response(trouble: Option<String>) -> (StatusCode, String) {
-    match trouble {
+fn health_response(reason: Option<String>) -> (StatusCode, String) {
+    match reason {
         None => (StatusCode::OK, "ok\n".into()),
-        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 

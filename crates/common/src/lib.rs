@@ -2,7 +2,6 @@
 //! the queue and the object store.
 
 pub mod aws;
-pub mod backoff;
 pub mod batch;
 pub mod exit;
 pub mod feed_source;
@@ -19,6 +18,7 @@ pub mod object_store;
 pub mod path_rule;
 pub mod preflight;
 pub mod queue;
+pub mod retry;
 pub mod row_id;
 pub mod sample;
 pub mod settings;

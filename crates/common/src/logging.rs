@@ -9,52 +9,57 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::settings::SettingsProblems;
+use crate::settings::{Setting, SettingsProblems, setting};
 use crate::trace::{self, TraceLayer};
 
-/// The AWS SDK and the connection pool tell their own trouble through errors already.
+/// The AWS SDK and the connection pool report their failures through errors already.
 const DEFAULT_FILTER: &str = "info,aws=warn,sqlx=error,hyper=warn";
 
 /// How to log.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
-    /// text or json [default: text]
-    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<String>,
-    /// What to log: a level, or the directives of tracing's `EnvFilter` [default: info]
-    #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
-    pub rust_log: Option<String>,
+    /// text or json
+    #[arg(long, env, value_name = "FORMAT", default_value = "text", value_parser = setting(parse_format))]
+    log_format: Setting<bool>,
+    /// What to log: a level, or the directives of tracing's `EnvFilter`
+    #[arg(long, env, value_name = "FILTER", default_value = DEFAULT_FILTER, value_parser = setting(parse_filter))]
+    rust_log: Setting<String>,
 }
 
 /// The checked settings.
 #[derive(Debug)]
 pub struct LogSettings {
     json: bool,
-    filter: EnvFilter,
+    filter: String,
 }
 
 impl LogArgs {
-    /// Checks the settings.
     pub fn parse(self, problems: &mut SettingsProblems) -> LogSettings {
-        let json = problems.parse_value("LOG_FORMAT", self.log_format, false, |text| match text {
-            "json" => Ok(true),
-            "text" => Ok(false),
-            _ => Err("is neither text nor json".into()),
-        });
-        let filter = problems.parse_value("RUST_LOG", self.rust_log, None, |text| {
-            EnvFilter::try_new(text)
-                .map(Some)
-                .map_err(|error| format!("is not a log filter: {error}"))
-        });
         LogSettings {
-            json,
-            filter: filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER)),
+            json: self.log_format.take(problems),
+            filter: self.rust_log.take(problems),
         }
     }
 }
 
-/// The AWS SDK traces whole answers, and one about a wrong signature quotes the session token. What may
+/// Whether it is JSON.
+fn parse_format(text: &str) -> Result<bool, String> {
+    match text {
+        "json" => Ok(true),
+        "text" => Ok(false),
+        _ => Err("is neither text nor json".into()),
+    }
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("is not a log filter: {error}")),
+    }
+}
+
+/// The AWS SDK traces whole responses, and one about a wrong signature quotes the session token. What may
 /// be logged at all ends before that, whatever the filter asks for. Spans for the collector are not for the log.
 fn is_loggable(metadata: &Metadata<'_>) -> bool {
     let is_safe = *metadata.level() < Level::TRACE || !metadata.target().starts_with("aws_");
@@ -85,7 +90,7 @@ fn build_subscriber(
         .log_internal_errors(false)
         .with_writer(writer);
     let loggable = filter_fn(is_loggable).with_max_level_hint(LevelFilter::TRACE);
-    let filter = settings.filter.and(loggable);
+    let filter = EnvFilter::new(settings.filter).and(loggable);
     let logs = if settings.json {
         layer.json().flatten_event(true).with_filter(filter).boxed()
     } else {
@@ -107,7 +112,7 @@ mod tests {
     fn subscriber(filter: &str) -> impl Subscriber {
         let settings = LogSettings {
             json: false,
-            filter: EnvFilter::new(filter),
+            filter: filter.to_owned(),
         };
         build_subscriber(settings, BoxMakeWriter::new(std::io::sink), None)
     }

@@ -27,9 +27,7 @@ struct DecodedMessage {
 /// A message that was understood: the row, and the way of its image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MoveTask {
-    /// The row to move.
     pub id: RowId,
-    /// Where its image is and where it goes.
     pub route: MoveRoute,
 }
 
@@ -45,15 +43,10 @@ pub enum PoisonReason {
     /// The id cannot be one of the id column's type.
     #[error("the id {0:?} is not a valid {1}")]
     BadId(String, &'static str),
-    /// The path has no route under the rule.
     #[error("the path {0:?} has no route: {1}")]
     BadPath(String, RouteError),
 }
 
-/// The body for one row.
-///
-/// # Errors
-/// None in practice: two strings always serialize.
 pub fn encode(id: &RowId, path: &str) -> Result<String, serde_json::Error> {
     let body = serde_json::to_string(&EncodedMessage {
         id: id.as_str(),
@@ -68,10 +61,6 @@ pub fn encode(id: &RowId, path: &str) -> Result<String, serde_json::Error> {
         .replace('\u{ffff}', "\\uffff"))
 }
 
-/// Reads a body.
-///
-/// # Errors
-/// [`Poison`] for anything the feeder of this migration would not have sent.
 pub fn decode(
     body: &str,
     id_type: IdColumnType,

@@ -22,33 +22,28 @@ pub struct CurrentRow {
 /// A proven copy, ready to be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingMove {
-    /// The row to point at the copy.
     pub id: RowId,
     /// The path it must still hold: the compare of the compare-and-set.
     pub old_path: String,
-    /// The path it gets.
     pub new_path: String,
     /// The copy's key in the destination bucket.
     pub destination_key: String,
     /// The copy's ETag as S3 gave it, without quotes.
     pub etag: String,
-    /// The object's size in bytes, where it is known.
     pub size_bytes: Option<i64>,
 }
 
 /// A copy of ours that has lost its row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OrphanedCopy {
-    /// Its key in the destination bucket.
     pub destination_key: String,
-    /// Its ETag: whoever removes it later removes only this version.
+    /// A later removal removes only this version.
     pub etag: String,
 }
 
-/// A row that needs no move any more, because somebody else wrote it.
+/// A row that needs no move any more, because the application wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedRow {
-    /// The row.
     pub id: RowId,
     /// The path it was fed with.
     pub old_path: String,
@@ -66,7 +61,6 @@ pub struct ChangedRow {
 /// A row that could not be moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MoveFailure {
-    /// The row.
     pub id: RowId,
     /// The path it was fed with.
     pub path: String,
@@ -83,7 +77,6 @@ pub struct MoveFailure {
 pub struct PoisonRecord {
     /// The queue's id of the message.
     pub message_id: String,
-    /// Why it is poison.
     pub reason: String,
     /// The first characters of its body.
     pub excerpt: String,
@@ -95,9 +88,8 @@ pub enum StatementError {
     /// The data itself was refused (a constraint, a length, a trigger): the batch holds a culprit.
     #[error("the database refused the row ({code}): {message}")]
     Rejected {
-        /// The SQLSTATE.
+        /// SQLSTATE.
         code: String,
-        /// The database's own words.
         message: String,
     },
     /// The database cannot do it now; the same call may succeed later.
@@ -108,11 +100,11 @@ pub enum StatementError {
 /// The database as consumers see it.
 #[async_trait]
 pub trait MoveLedger: Send + Sync {
-    /// Reads rows. An id without a row is absent from the answer.
+    /// Reads rows. An id without a row is absent from the result.
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError>;
 
     /// Sets the path and writes the evidence, in one statement, for each row that still holds its
-    /// old path and is not locked by somebody else. Returns the ids that moved. Ids must be distinct.
+    /// old path and is not locked by another session. Returns the ids that moved. Ids must be distinct.
     async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError>;
 
     /// Records rows that need no move any more. Rows that the ledger holds as moved stay moved.

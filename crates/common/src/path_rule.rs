@@ -26,16 +26,14 @@ pub struct PathRule {
     destination_key_prefix: String,
 }
 
-/// Everything the rule says of one path.
+/// The keys and the new path of one path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MoveRoute {
     /// The value the path column holds now.
     pub old_path: String,
     /// The value it gets once the object is at its destination.
     pub new_path: String,
-    /// The object's key in the source bucket.
     pub source_key: String,
-    /// The copy's key in the destination bucket.
     pub destination_key: String,
 }
 
@@ -45,14 +43,11 @@ pub enum PathRuleError {
     /// Every path would be in scope, the new ones too.
     #[error("OLD_PREFIX is empty: every path would match, also those already moved")]
     EmptyOldPrefix,
-    /// Done could not be told from to do.
     #[error(
-        "NEW_PREFIX '{new_prefix}' starts with OLD_PREFIX '{old_prefix}': a moved path would still match the old prefix, so done could not be told from to do"
+        "NEW_PREFIX '{new_prefix}' starts with OLD_PREFIX '{old_prefix}': a moved path would still match the old prefix, so moved rows could not be told from those still to move"
     )]
     NewPathsStillMatch {
-        /// The prefix to replace.
         old_prefix: String,
-        /// Its replacement.
         new_prefix: String,
     },
 }
@@ -60,7 +55,6 @@ pub enum PathRuleError {
 /// Why one path cannot be routed. None of these stops other paths.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RouteError {
-    /// The path does not start with the old prefix.
     #[error("the path does not start with OLD_PREFIX")]
     OutsideRule,
     /// The new path would start with the old prefix again (possible when `NEW_PREFIX` is shorter).
@@ -69,7 +63,6 @@ pub enum RouteError {
     /// S3 has no object without a key.
     #[error("the object key would be empty")]
     EmptyKey,
-    /// The key is longer than S3 accepts.
     #[error("the object key would be {0} bytes long, S3 accepts {MAX_KEY_BYTES}")]
     KeyTooLong(usize),
     /// Neither Postgres text nor an S3 key can hold it.
@@ -92,9 +85,6 @@ impl RouteError {
 
 impl PathRule {
     /// Checks the two path prefixes. The key prefixes default to the path prefixes.
-    ///
-    /// # Errors
-    /// [`RuleRefused`] when moved paths could not be told from those still to move.
     pub fn new(
         old_prefix: impl Into<String>,
         new_prefix: impl Into<String>,
@@ -119,10 +109,6 @@ impl PathRule {
         })
     }
 
-    /// The route of one path.
-    ///
-    /// # Errors
-    /// [`NoRoute`] when the path is outside the rule or no valid key comes of it.
     pub fn route_for(&self, path: &str) -> Result<MoveRoute, RouteError> {
         let rest = path
             .strip_prefix(&self.old_prefix)
@@ -147,22 +133,18 @@ impl PathRule {
         path.starts_with(&self.old_prefix)
     }
 
-    /// The prefix of paths still to move.
     pub fn old_prefix(&self) -> &str {
         &self.old_prefix
     }
 
-    /// The prefix of moved paths.
     pub fn new_prefix(&self) -> &str {
         &self.new_prefix
     }
 
-    /// The prefix of keys in the source bucket.
     pub fn source_key_prefix(&self) -> &str {
         &self.source_key_prefix
     }
 
-    /// The prefix of keys in the destination bucket.
     pub fn destination_key_prefix(&self) -> &str {
         &self.destination_key_prefix
     }

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use thiserror::Error;
-use tokio::time::sleep;
 
 use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
-use crate::backoff::Backoff;
 use crate::exit;
 use crate::queue::{MessageQueue, QueueAttributes, QueueError};
+use crate::retry::{Backoff, TransientError, retry};
 
 /// Why a run cannot start.
 #[derive(Debug, Error)]
@@ -17,31 +16,25 @@ pub enum PreflightError {
     /// A setting names something that is not there, or not what it should be.
     #[error("{setting}: {problem}")]
     InvalidSetting {
-        /// The setting.
         setting: &'static str,
-        /// What is wrong, and the mend.
+        /// What is wrong, and what to do.
         problem: String,
     },
     /// A right is missing.
     #[error("{setting}: {problem}")]
     AccessDenied {
-        /// The setting.
         setting: &'static str,
-        /// Which right.
         problem: String,
     },
-    /// The service does not answer.
+    /// The service does not respond.
     #[error("{setting}: {problem}")]
     Unreachable {
-        /// The setting.
         setting: &'static str,
-        /// What happened.
         problem: String,
     },
 }
 
 impl PreflightError {
-    /// The exit code that tells this error.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::InvalidSetting { .. } => exit::INVALID_SETTINGS,
@@ -51,20 +44,14 @@ impl PreflightError {
     }
 }
 
-/// How often a check is made before what it looks for counts as out of reach: about five seconds, in
+/// How often a check is repeated before what it looks for counts as out of reach: about five seconds, in
 /// which a Postgres restarts.
-const MAX_ATTEMPTS: u32 = 6;
+const MAX_RETRIES: usize = 5;
 
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(300),
     max_delay: Duration::from_secs(2),
 };
-
-/// An error that may be over in a moment.
-pub trait TransientError: std::error::Error {
-    /// Whether the service merely did not answer; whatever it answered is final.
-    fn is_transient(&self) -> bool;
-}
 
 impl TransientError for PreflightError {
     fn is_transient(&self) -> bool {
@@ -78,24 +65,24 @@ impl TransientError for QueueError {
     }
 }
 
-/// Makes a check again while it meets nothing worse than a blink of the service: a process may be
-/// started in the middle of one, and whoever starts it again does so less soon.
-///
-/// # Errors
-/// The check's own.
+/// Makes a check again while the service does not respond: a process may be started while it restarts, and
+/// an orchestrator starts the process again less soon.
 pub async fn retry_transient<T, E: TransientError>(
     check: impl AsyncFn() -> Result<T, E>,
 ) -> Result<T, E> {
-    for tries in 1..MAX_ATTEMPTS {
-        match check().await {
-            Err(error) if error.is_transient() => {
-                tracing::info!("trying again: {error}");
-                sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
-            }
-            other => return other,
+    let is_transient = |error: &E| {
+        let is_transient = error.is_transient();
+        if is_transient {
+            tracing::info!("retrying: {error}");
         }
-    }
-    check().await
+        is_transient
+    };
+    retry(
+        RETRY_BACKOFF.delays().take(MAX_RETRIES),
+        is_transient,
+        check,
+    )
+    .await
 }
 
 /// Before the first request, what is most often missing is not ours to name more precisely: the SDK
@@ -112,14 +99,11 @@ fn no_credentials(message: &str) -> PreflightError {
 pub enum BucketCheck {
     /// This process works with the bucket.
     Access,
-    /// It does not; only a name that is surely wrong is worth a word.
+    /// It does not; only a name that is surely wrong is reported.
     NameOnly,
 }
 
 /// Checks that the queue is there, and warns when poison messages would circle in it.
-///
-/// # Errors
-/// [`PreflightError`] naming `QUEUE_URL`.
 pub async fn check_queue(
     queue: &dyn MessageQueue,
     url: &str,
@@ -156,10 +140,7 @@ pub async fn check_queue(
     Ok(attributes)
 }
 
-/// Checks that a bucket is there and, with [`Need::Use`], that we may look into it.
-///
-/// # Errors
-/// [`PreflightError`] naming the setting.
+/// Checks that a bucket is there and, with [`BucketCheck::Access`], that we may list it.
 pub async fn check_bucket(
     client: &Client,
     setting: &'static str,
@@ -184,7 +165,7 @@ pub async fn check_bucket(
         (ErrorOrigin::Local, _) => no_credentials(&message),
         (ErrorOrigin::Service, 301) => {
             let problem = format!(
-                "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION tells the source's, when the two differ)"
+                "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION is for the source's, when the two differ)"
             );
             return Err(PreflightError::InvalidSetting { setting, problem });
         }
@@ -210,27 +191,30 @@ mod tests {
     fn unreachable() -> PreflightError {
         PreflightError::Unreachable {
             setting: "QUEUE_URL",
-            problem: "no answer".into(),
+            problem: "no response".into(),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_transient_error_is_retried() {
+    async fn what_does_not_respond_is_retried_and_a_wrong_setting_is_not() {
         let made = Cell::new(0);
         let check = async || {
             made.set(made.get() + 1);
-            if made.get() < MAX_ATTEMPTS {
+            if made.get() <= MAX_RETRIES {
                 Err(unreachable())
             } else {
                 Ok(made.get())
             }
         };
-        assert_eq!(retry_transient(check).await.unwrap(), MAX_ATTEMPTS);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wrong_setting_is_not_retried() {
-        let made = Cell::new(0);
+        assert_eq!(retry_transient(check).await.unwrap(), MAX_RETRIES + 1);
+        made.set(0);
+        let check = async || {
+            made.set(made.get() + 1);
+            Err::<(), PreflightError>(unreachable())
+        };
+        assert!(retry_transient(check).await.is_err());
+        assert_eq!(made.get(), MAX_RETRIES + 1);
+        made.set(0);
         let check = async || -> Result<(), PreflightError> {
             made.set(made.get() + 1);
             let (setting, problem) = ("QUEUE_URL", "no such queue".into());
@@ -238,11 +222,5 @@ mod tests {
         };
         assert!(retry_transient(check).await.is_err());
         assert_eq!(made.get(), 1);
-        let check = async || {
-            made.set(made.get() + 1);
-            Err::<(), PreflightError>(unreachable())
-        };
-        assert!(retry_transient(check).await.is_err());
-        assert_eq!(made.get(), 1 + MAX_ATTEMPTS);
     }
 }

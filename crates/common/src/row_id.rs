@@ -15,7 +15,6 @@ impl RowId {
         Self(text)
     }
 
-    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -30,13 +29,9 @@ impl fmt::Display for RowId {
 /// The types an id column may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdColumnType {
-    /// `smallint`
     Smallint,
-    /// `integer`
     Integer,
-    /// `bigint`
     Bigint,
-    /// `uuid`
     Uuid,
     /// `text` or `varchar`
     Text,

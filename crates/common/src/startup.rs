@@ -19,17 +19,15 @@ use crate::settings::SettingsError;
 /// Background tasks get this long to end once the work is over.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many threads the work is spread over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerThreads {
     /// One: waking another thread costs more than most of what a message needs, and one makes more copies
     /// a second than S3 allows in one prefix. Beyond that there are more processes.
     One,
-    /// As many as there are processors: as fast as it can be.
     PerProcessor,
 }
 
-/// The environment variable by which tokio is told otherwise.
+/// tokio's own variable.
 const WORKER_THREADS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
 
 /// Parses the arguments and runs `work` until it ends, with a token that the first SIGTERM or SIGINT
@@ -135,7 +133,7 @@ fn print_usage(error: &clap::Error) -> ExitCode {
 
 #[expect(
     clippy::print_stderr,
-    reason = "the last word of a process, also when logs are off"
+    reason = "the last message of a process, also when logs are off"
 )]
 fn print_error(error: &anyhow::Error, code: u8) -> ExitCode {
     eprintln!("error: {error:#}");

@@ -12,7 +12,7 @@ use bucket_brigade_common::object_store::s3::{S3Access, S3Bucket};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::{
-    MigrationArgs, MigrationSettings, SettingsError, SettingsProblems,
+    MigrationArgs, MigrationSettings, Setting, SettingsError, SettingsProblems, optional, setting,
 };
 use bucket_brigade_common::{aws, startup};
 use clap::Subcommand as _;
@@ -47,8 +47,8 @@ pub struct CommonArgs {
 #[command(next_help_heading = "The buckets")]
 struct BucketArgs {
     /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
-    #[arg(long, env = "SOURCE_REGION", value_name = "REGION")]
-    source_region: Option<String>,
+    #[arg(long, env, value_name = "REGION", default_value = "", hide_default_value = true, value_parser = setting(optional))]
+    source_region: Setting<Option<String>>,
 }
 
 /// A command's surroundings. Nothing is connected before it is asked for.
@@ -72,14 +72,8 @@ impl CommonArgs {
     ) -> Result<CommandContext, SettingsError> {
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
-        let source_region = self.buckets.source_region;
-        let source_region = problems.parse_value("SOURCE_REGION", source_region, None, |region| {
-            Ok(Some(region.to_owned()))
-        });
-        problems.into_result()?;
-        let Some(migration) = migration else {
-            return Err(SettingsError::for_setting("settings", "could not be read"));
-        };
+        let source_region = self.buckets.source_region.take(&mut problems);
+        let migration = problems.finish(migration)?;
         logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), None);
         let format = if self.json {
             OutputFormat::Json

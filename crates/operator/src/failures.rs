@@ -5,7 +5,7 @@ use std::fmt;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
 use bucket_brigade_common::move_ledger::StatementError;
-use bucket_brigade_common::settings::{SettingsProblems, integer_between};
+use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
 use serde::Serialize;
 
 use crate::context::CommonArgs;
@@ -41,9 +41,9 @@ pub struct Args {
     /// Those with this code only
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
-    /// So many at most [default: 100]
-    #[arg(long, value_name = "N")]
-    limit: Option<String>,
+    /// So many at most
+    #[arg(long, value_name = "N", default_value = "100", value_parser = setting(integer_between(1_u32, 10_000_000)))]
+    limit: Setting<u32>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -89,7 +89,7 @@ impl fmt::Display for FailuresOutput {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
-    let limit = problems.parse_value("--limit", args.limit, 100, integer_between(1, 10_000_000));
+    let limit = args.limit.take(&mut problems);
     let context = args.common.into_context(problems)?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let code = args.code.as_deref();

@@ -5,7 +5,7 @@ use std::fmt;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
 use bucket_brigade_common::move_ledger::StatementError;
-use bucket_brigade_common::settings::{SettingsProblems, integer_between};
+use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
 use serde::Serialize;
 
 use crate::context::CommonArgs;
@@ -35,11 +35,11 @@ pub(crate) struct RequestedLimits {
 )]
 pub struct Args {
     /// Rows per second at most
-    #[arg(long, value_name = "N", required_unless_present_any = ["concurrency", "lift"])]
-    rate: Option<String>,
+    #[arg(long, value_name = "N", required_unless_present_any = ["concurrency", "lift"], value_parser = setting(parse_rate))]
+    rate: Option<Setting<f64>>,
     /// Copies in flight at most
-    #[arg(long, value_name = "N")]
-    concurrency: Option<String>,
+    #[arg(long, value_name = "N", value_parser = setting(integer_between(1, MAX_COPIES_IN_FLIGHT)))]
+    concurrency: Option<Setting<i32>>,
     /// End both limits
     #[arg(value_name = "none", value_parser = ["none"], conflicts_with_all = ["rate", "concurrency"])]
     lift: Option<String>,
@@ -74,10 +74,8 @@ impl fmt::Display for LimitOutput {
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let asked = RequestedLimits {
-        rate: problems.parse_value("--rate", args.rate, None, |text| parse_rate(text).map(Some)),
-        concurrency: problems.parse_value("--concurrency", args.concurrency, None, |text| {
-            integer_between(1, MAX_COPIES_IN_FLIGHT)(text).map(Some)
-        }),
+        rate: args.rate.map(|rate| rate.take(&mut problems)),
+        concurrency: args.concurrency.map(|most| most.take(&mut problems)),
     };
     let context = args.common.into_context(problems)?;
     let ledger = context.open_ledger(TableAccess::Read).await?;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::backoff::Backoff;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover,
 };
 use bucket_brigade_common::object_store::s3::{S3Options, S3Store};
+use bucket_brigade_common::retry::{Backoff, retry};
 use tokio::time::sleep;
 
 use crate::context::CommandContext;
@@ -15,8 +15,8 @@ use crate::context::CommandContext;
 /// Objects read at a time: far below what S3 grants to one prefix, and enough to hide its latency.
 pub(super) const MAX_REQUESTS_IN_FLIGHT: usize = 64;
 
-/// Tries before the service counts as out of reach: about half a minute.
-const MAX_ATTEMPTS: u32 = 10;
+/// Retries before the service counts as out of reach: about half a minute.
+const MAX_RETRIES: usize = 9;
 
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(100),
@@ -35,25 +35,12 @@ pub(super) async fn open(context: &CommandContext) -> anyhow::Result<S3Store> {
     Ok(S3Store::new(source, destination, S3Options::default()))
 }
 
-/// Calls the store until it answers, or for about half a minute.
-///
-/// # Errors
-/// The last try's.
+/// Calls the store while it is too busy, for about half a minute.
 pub(super) async fn retry_object_request<T>(
     call: impl AsyncFn() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match call().await {
-            Err(StoreError::Throttled { .. } | StoreError::Transient { .. })
-                if tries < MAX_ATTEMPTS =>
-            {
-                sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
-            }
-            other => return other,
-        }
-    }
+    let delays = RETRY_BACKOFF.delays().take(MAX_RETRIES);
+    retry(delays, is_transient_error, call).await
 }
 
 /// Removes objects, those again that S3 was too busy for: a batch that is answered may hold such entries.
@@ -67,7 +54,7 @@ pub(super) async fn remove_with_retries(
 ) -> Result<Vec<DeleteOutcome>, StoreError> {
     let mut outcomes =
         retry_object_request(async || store.delete_objects(side, objects).await).await?;
-    for tries in 1..MAX_ATTEMPTS {
+    for delay in RETRY_BACKOFF.delays().take(MAX_RETRIES) {
         let busy = outcomes
             .iter()
             .enumerate()
@@ -76,7 +63,7 @@ pub(super) async fn remove_with_retries(
         if busy.is_empty() {
             break;
         }
-        sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
+        sleep(delay).await;
         let again: Vec<DeleteTarget> = busy.iter().map(|index| objects[*index].clone()).collect();
         let results =
             retry_object_request(async || store.delete_objects(side, &again).await).await?;
@@ -88,9 +75,13 @@ pub(super) async fn remove_with_retries(
 }
 
 fn is_transient(outcome: &DeleteOutcome) -> bool {
+    matches!(outcome, DeleteOutcome::Refused(error) if is_transient_error(error))
+}
+
+fn is_transient_error(error: &StoreError) -> bool {
     matches!(
-        outcome,
-        DeleteOutcome::Refused(StoreError::Throttled { .. } | StoreError::Transient { .. })
+        error,
+        StoreError::Throttled { .. } | StoreError::Transient { .. }
     )
 }
 

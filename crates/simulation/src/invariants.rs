@@ -1,6 +1,6 @@
 //! What must hold once a migration has ended.
 
-use bucket_brigade_feeder::feed::FeedOutcome;
+use bucket_brigade_feeder::outcome::FeedOutcome;
 
 use crate::shared_world::WorldState;
 use crate::world::OLD_PREFIX;

@@ -12,7 +12,8 @@ use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::context::ConsumerContext;
 use bucket_brigade_consumer::pipeline::Pipeline;
 use bucket_brigade_consumer::trace::Deliveries;
-use bucket_brigade_feeder::feed::{FeedLoop, FeedOutcome};
+use bucket_brigade_feeder::feed::FeedLoop;
+use bucket_brigade_feeder::outcome::FeedOutcome;
 use bucket_brigade_feeder::progress::FeederProgress;
 use bucket_brigade_feeder::settings::FeedOptions;
 use tokio::task::JoinHandle;
@@ -169,7 +170,7 @@ async fn run_feeders(shared: Arc<SharedWorld>) -> (u64, FeedOutcome) {
             biased;
             outcome = feed.run() => match outcome {
                 Ok(outcome) => return (deaths, outcome),
-                Err(_) => return (deaths, FeedOutcome { progress: feed_source::RunProgress::default(), failures: vec![] }),
+                Err(_) => return (deaths, FeedOutcome { progress: feed_source::RunProgress::default(), failures: vec![], is_canary: false }),
             },
             () = send_heartbeats(&*client, &feed.throttle, || feed.progress.heartbeat()) => {}
             () = client.died() => deaths += 1,

@@ -112,10 +112,10 @@ impl PostgresLedger {
         &self,
         moves: &[PendingMove],
     ) -> Result<HashSet<RowId>, StatementError> {
-        let Some(answer) = super::before_timeout(self.commit_moves(moves)).await else {
-            return Err(super::no_answer());
+        let Some(result) = super::before_timeout(self.commit_moves(moves)).await else {
+            return Err(super::no_response());
         };
-        match answer {
+        match result {
             Err(error) if is_row_lock_timeout(&error) && moves.len() == 1 => Ok(HashSet::new()),
             Err(error)
                 if moves.len() > 1
@@ -126,11 +126,11 @@ impl PostgresLedger {
                     message: error.to_string(),
                 })
             }
-            answer => answer.map_err(|error| path_update_error(&error)),
+            result => result.map_err(|error| path_update_error(&error)),
         }
     }
 
-    /// Reads rows. A refusal that is not about an id's form says nothing of whether there is a row.
+    /// Reads rows. A refusal that is not about an id's form does not tell whether there is a row.
     pub(super) async fn read_batch(
         &self,
         ids: &[RowId],
@@ -141,7 +141,7 @@ impl PostgresLedger {
             {
                 Err(StatementError::Unavailable(format!("{code}: {message}")))
             }
-            answer => answer,
+            result => result,
         }
     }
 

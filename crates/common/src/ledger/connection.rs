@@ -34,7 +34,7 @@ const COMMON_SETTINGS: [ServerSetting; 4] = [
     ("tcp_keepalives_count", "3"),
 ];
 
-/// Known since Postgres 14, and only where the system can tell.
+/// Known since Postgres 14, and only where the system supports it.
 const CHECK_CLIENT: ServerSetting = ("client_connection_check_interval", "2s");
 
 impl ConnectionPurpose {
@@ -66,7 +66,7 @@ impl ConnectionPurpose {
     }
 }
 
-/// Connects once outside the pool, which would retry in silence and then only say that time ran out, and
+/// Connects once outside the pool, which would retry in silence and then only report a timeout, and
 /// has the pool's connections ask for what this one was granted.
 ///
 /// As startup options: a SET after connecting would stay, behind a pooler in transaction mode, with a session
@@ -79,16 +79,16 @@ pub(super) async fn prepare_pool(
     let name = purpose.application_name();
     let options = PgConnectOptions::clone(&pool.connect_options());
     if options.get_application_name() == Some(&*name) {
-        let answer = connect_once(&options).await;
-        return answer.map_err(|error| connect_error(&options, &error));
+        let connected = connect_once(&options).await;
+        return connected.map_err(|error| connect_error(&options, &error));
     }
     let plain = options.application_name(&name);
     let limited = plain.clone().options(purpose.settings(access));
     for options in [limited.clone().options([CHECK_CLIENT]), limited] {
         match connect_once(&options).await {
             Err(error) if refuses_settings(&error) => tracing::debug!(%error, "settings refused"),
-            answer => {
-                answer.map_err(|error| connect_error(&options, &error))?;
+            connected => {
+                connected.map_err(|error| connect_error(&options, &error))?;
                 pool.set_connect_options(options);
                 return Ok(());
             }
@@ -110,7 +110,7 @@ async fn connect_once(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
         Ok(connection) => connection?.close().await,
         Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
             std::io::ErrorKind::TimedOut,
-            format!("no answer within {CONNECT_TIMEOUT:?}"),
+            format!("no response within {CONNECT_TIMEOUT:?}"),
         ))),
     }
 }
@@ -125,7 +125,7 @@ fn connect_error(options: &PgConnectOptions, error: &sqlx::Error) -> LedgerError
     }
 }
 
-/// Why no connection came about, and what to do where TLS is the reason. sqlx tells a failed handshake
+/// Why no connection came about, and what to do where TLS is the reason. sqlx reports a failed handshake
 /// as an I/O error.
 fn describe_connect_error(error: &sqlx::Error) -> String {
     let why = crate::aws::error_chain(error);

@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::{PostgresLedger, with_timeout};
 use crate::move_ledger::StatementError;
 
-/// Who has neither counted nor given a sign of life for so long has ended. It may be wrong: a process that
+/// A process that has neither counted nor sent a heartbeat for so long has ended. It may be wrong: one that
 /// was only held up begins another row with what it counts next.
 pub(super) const ENDED_AFTER: Duration = Duration::from_mins(1);
 
 /// `$1` run, `$2` seconds. Returns how many rows were folded.
 ///
-/// One statement, so that whoever sums at any moment sees each number once. It locks a row before it takes
-/// it, passes over one that somebody adds to right now, and takes the numbers as they are under the lock.
+/// One statement, so that a sum at any moment has each number once. It locks a row before it takes
+/// it, skips one that is being added to, and takes the numbers as they are under the lock.
 /// A process whose row went has its next numbers inserted anew: all that is ever written are additions.
 const FOLD_COUNTERS: &str = "WITH ended AS MATERIALIZED (
     SELECT c.worker FROM bucket_brigade.counters c
@@ -39,7 +39,7 @@ const FOLD_COUNTERS: &str = "WITH ended AS MATERIALIZED (
 SELECT count(*) FROM gone";
 
 impl PostgresLedger {
-    /// Folds the counters of processes that have not been heard of for `silent` into one row. Returns how
+    /// Folds the counters of processes without a heartbeat for `silent` into one row. Returns how
     /// many rows went. Safe at any moment, from any number of processes at once.
     pub async fn fold_counters(&self, silent: Duration) -> Result<u64, StatementError> {
         let query = sqlx::query_as(FOLD_COUNTERS).bind(self.run_id);

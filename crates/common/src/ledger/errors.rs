@@ -4,19 +4,22 @@
 use sqlx::postgres::PgDatabaseError;
 use thiserror::Error;
 
+use super::table::TABLE_NAME_PROBLEM;
 use crate::exit;
 use crate::move_ledger::StatementError;
-use crate::preflight::TransientError;
+use crate::retry::TransientError;
 
-/// Why a run cannot be opened. Each names its culprit and, where there is one, the mend.
+/// Why a run cannot be opened. Each names what is at fault and, where there is one, the remedy.
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// The server does not answer.
+    /// The server does not respond.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     Unreachable(String),
-    /// The server answers, and lets us not in: the password, the database's name, TLS.
+    /// The server refuses the login: the password, the database's name, TLS.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     LoginRefused(String),
+    #[error("IMAGES_TABLE: '{0}' {TABLE_NAME_PROBLEM}")]
+    InvalidTableName(String),
     #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
     NoSuchTable {
         /// The table as the setting names it.
@@ -75,7 +78,7 @@ pub enum LedgerError {
     },
     /// Session locks do not stay with the session.
     #[error(
-        "DATABASE_URL leads to a pooler in transaction mode, where the lock that keeps others out would be anybody's: connect to Postgres itself, or to a pool in session mode (consumers may stay)"
+        "DATABASE_URL leads to a pooler in transaction mode, where the lock that keeps others out would be shared with other clients: connect to Postgres itself, or to a pool in session mode (consumers may stay)"
     )]
     TransactionPooler,
     /// The ledger was made by another version of this software.
@@ -92,13 +95,11 @@ pub enum LedgerError {
     /// Another feeder of the same run holds the lock.
     #[error("another feeder of this run is at work (run {0}): only one may feed at a time")]
     AnotherFeeder(i64),
-    /// Anything else the database said.
     #[error("the database failed while the run was opened: {0}")]
     Database(#[from] sqlx::Error),
 }
 
 impl LedgerError {
-    /// The exit code that tells this error.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) => exit::UNAVAILABLE,
@@ -133,7 +134,7 @@ pub(super) fn is_unavailable(error: &sqlx::Error) -> bool {
                 .iter()
                 .any(|class| code.starts_with(class));
     }
-    // The last is a connection that breaks in the middle of an answer.
+    // The last is a connection that breaks in the middle of a response.
     matches!(
         error,
         sqlx::Error::Io(_)
@@ -153,6 +154,11 @@ pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
 /// Whether the role lacks a right (SQLSTATE 42501, `insufficient_privilege`).
 pub(super) fn is_permission_denied(error: &sqlx::Error) -> bool {
     sqlstate_of(error).is_some_and(|code| code == "42501")
+}
+
+/// Whether the server cannot read a name (SQLSTATE 22023, from `parse_ident`).
+pub(super) fn is_invalid_name(error: &sqlx::Error) -> bool {
+    sqlstate_of(error).is_some_and(|code| code == "22023")
 }
 
 /// SQLSTATEs of a server that cannot carry out any statement now, and of statements to repeat as they are:

@@ -215,7 +215,7 @@ impl FeedSource for PostgresLedger {
         self.run_statement(BEGIN_SWEEP).await
     }
 
-    /// Not under the statement timeout: on a large table this takes minutes, and nobody waits for it.
+    /// Not under the statement timeout: on a large table this takes minutes, and nothing waits for it.
     async fn count_scope(&self) -> Result<u64, StatementError> {
         let count = async {
             let (count,): (i64,) =

@@ -1,4 +1,4 @@
-//! Signs of life and orders, in the ledger.
+//! Heartbeats and limits in the ledger.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::move_ledger::StatementError;
 use crate::sql::quote_identifier;
 
 /// `$1` run, `$2` worker, `$3` role, `$4` state, `$5` reason, `$6` concurrency, `$7` in hand, `$8` rows
-/// per second, `$9` seconds of a commit. A sign of life that is lost in a crash is no loss: it does not
+/// per second, `$9` seconds of a commit. A heartbeat that is lost in a crash is no loss: it does not
 /// wait for the disk.
-const UPSERT_HEARTBEAT: &str = "WITH beat AS (
+const UPSERT_HEARTBEAT: &str = "WITH heartbeat AS (
     INSERT INTO bucket_brigade.workers AS w
            (run_id, worker, role, state, reason, concurrency, in_hand, moved_per_second, commit_seconds)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
@@ -31,7 +31,7 @@ SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit,
 
 const DELETE_WORKER: &str = "DELETE FROM bucket_brigade.workers WHERE run_id = $1 AND worker = $2";
 
-/// Processes that died in the middle of something and were never heard of again.
+/// Processes that were killed.
 const DELETE_DEAD_WORKERS: &str = "DELETE FROM bucket_brigade.workers
     WHERE run_id = $1 AND seen_at < now() - interval '1 day'";
 
@@ -42,7 +42,7 @@ const SELECT_REPLICA_LAG: &str =
 const CHECK_LAG_PRIVILEGE: &str =
     "SELECT current_user::text, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')";
 
-/// A row of [`BEAT`].
+/// A row of [`UPSERT_HEARTBEAT`].
 type HeartbeatColumns = (
     bool,
     Option<String>,
@@ -55,18 +55,18 @@ type HeartbeatColumns = (
 );
 
 impl PostgresLedger {
-    async fn write_heartbeat(&self, beat: &Heartbeat) -> Result<FleetLimits, sqlx::Error> {
+    async fn write_heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, sqlx::Error> {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let found: HeartbeatColumns = sqlx::query_as(UPSERT_HEARTBEAT)
             .bind(self.run_id)
             .bind(&*self.worker)
-            .bind(beat.role.name())
-            .bind(beat.state.as_str())
-            .bind(&beat.reason)
-            .bind(number(beat.concurrency))
-            .bind(number(beat.in_hand))
-            .bind(beat.moved_per_second)
-            .bind(beat.commit_seconds)
+            .bind(heartbeat.role.name())
+            .bind(heartbeat.state.as_str())
+            .bind(&heartbeat.reason)
+            .bind(number(heartbeat.concurrency))
+            .bind(number(heartbeat.in_hand))
+            .bind(heartbeat.moved_per_second)
+            .bind(heartbeat.commit_seconds)
             .fetch_one(&self.pool)
             .await?;
         let (paused, by, reason, rate, concurrency, others, before, _) = found;
@@ -88,9 +88,6 @@ impl PostgresLedger {
     }
 
     /// Makes sure that a lag of replicas would be seen.
-    ///
-    /// # Errors
-    /// [`LedgerError::NotAllowed`] when this role may not look.
     pub async fn check_replica_lag(&self) -> Result<(), LedgerError> {
         let (user, may): (String, bool) = sqlx::query_as(CHECK_LAG_PRIVILEGE)
             .fetch_one(&self.pool)
@@ -117,8 +114,8 @@ pub fn pause_description(by: Option<String>, reason: Option<String>) -> String {
 
 #[async_trait]
 impl FleetControl for PostgresLedger {
-    async fn heartbeat(&self, beat: &Heartbeat) -> Result<FleetLimits, StatementError> {
-        with_timeout(self.write_heartbeat(beat)).await
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, StatementError> {
+        with_timeout(self.write_heartbeat(heartbeat)).await
     }
 
     async fn deregister(&self) -> Result<(), StatementError> {

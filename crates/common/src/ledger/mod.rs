@@ -27,7 +27,9 @@ pub use connection::ConnectionPurpose;
 pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
 pub use heartbeat::pause_description;
 pub use run::{AdvisoryLock, RunSpec, discover_table};
-pub use table::{ApplicationTable, TableAccess, TableSpec, ensure_all_rows_visible};
+pub use table::{
+    ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
+};
 
 use crate::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
@@ -35,7 +37,7 @@ use crate::move_ledger::{
 use crate::path_rule::PathRule;
 use crate::row_id::{IdColumnType, RowId};
 
-/// A statement that has not answered by then is given up; its effect is found out by looking.
+/// A statement without a result by then is given up; its effect is found by reading the rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One run's ledger, and the table it is about.
@@ -62,13 +64,13 @@ struct TableStatements {
     settle_stale: Arc<str>,
 }
 
-/// A connection that does not answer a ping by then is closed.
+/// A connection that does not respond to a ping by then is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A pool of at most `connections`, made without connecting yet.
 ///
 /// Consumers share the server's `max_connections` with the application: two or three each suffice. sqlx
-/// pings a connection that comes back, without a time limit and in its place of the pool: one that has
+/// pings a connection that comes back, without a time limit while it keeps its permit of the pool: one that has
 /// fallen silent is found out and closed before that.
 pub fn create_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
@@ -117,7 +119,7 @@ impl PostgresLedger {
 
     /// The table as `schema.table`.
     pub fn table_name(&self) -> String {
-        self.table.name.to_string()
+        self.table.name.clone()
     }
 
     pub fn run_id(&self) -> i64 {
@@ -147,8 +149,8 @@ pub async fn with_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
     match before_timeout(statement).await {
-        Some(answer) => answer.map_err(|error| statement_error(&error)),
-        None => Err(no_answer()),
+        Some(result) => result.map_err(|error| statement_error(&error)),
+        None => Err(no_response()),
     }
 }
 
@@ -156,8 +158,8 @@ pub async fn before_timeout<T>(statement: impl Future<Output = T>) -> Option<T> 
     timeout(STATEMENT_TIMEOUT, statement).await.ok()
 }
 
-pub fn no_answer() -> StatementError {
-    StatementError::Unavailable(format!("no answer within {STATEMENT_TIMEOUT:?}"))
+pub fn no_response() -> StatementError {
+    StatementError::Unavailable(format!("no response within {STATEMENT_TIMEOUT:?}"))
 }
 
 /// Sorts the error of a statement that may take its time: one that reads all moves, or the whole table.

@@ -48,13 +48,12 @@ const FEEDER_LOCK_SPACE: i32 = 0x6262;
 /// The same for the commands that prove, undo and clean. ("bo")
 const OPERATOR_LOCK_SPACE: i32 = 0x626f;
 
-/// What asks for a lock waits no longer for the answer.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that does not say by then whether it holds its lock does not hold it.
+/// A connection that has not confirmed its lock by then does not hold it.
 const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `$1` space, `$2` run. The lock is a session's: of another session it says nothing.
+/// `$1` space, `$2` run. The lock belongs to a session.
 const HOLDS_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 2
       AND classid::bigint = $1 AND objid::bigint = $2)";
@@ -69,20 +68,17 @@ pub struct AdvisoryLock {
 }
 
 impl AdvisoryLock {
-    /// Whether the connection answers, and its session holds the lock.
+    /// Whether the connection responds, and its session holds the lock.
     pub async fn is_held(&mut self) -> bool {
         let query = sqlx::query_scalar(HOLDS_LOCK).bind(i64::from(self.space));
         let query = query.bind(i64::from(self.run));
-        let answer = query.fetch_one(&mut self.connection);
-        matches!(timeout(LOCK_CHECK_TIMEOUT, answer).await, Ok(Ok(true)))
+        let is_held = query.fetch_one(&mut self.connection);
+        matches!(timeout(LOCK_CHECK_TIMEOUT, is_held).await, Ok(Ok(true)))
     }
 }
 
 impl PostgresLedger {
     /// Opens the run, creating ledger and run where they are missing: the feeder's way.
-    ///
-    /// # Errors
-    /// A [`LedgerError`] that names the culprit; nothing was touched but the ledger.
     pub async fn open(pool: PgPool, spec: &RunSpec, worker: &str) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
         let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
@@ -97,9 +93,6 @@ impl PostgresLedger {
     }
 
     /// Finds the run that a feeder opened: the consumer's way. None when there is none yet.
-    ///
-    /// # Errors
-    /// A [`LedgerError`] that names the culprit.
     pub async fn find_run(
         pool: PgPool,
         spec: &RunSpec,
@@ -110,9 +103,6 @@ impl PostgresLedger {
     }
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
-    ///
-    /// # Errors
-    /// [`LedgerError::NoRun`] when there is none.
     pub async fn open_existing(
         pool: PgPool,
         spec: &RunSpec,
@@ -149,9 +139,6 @@ impl PostgresLedger {
     }
 
     /// Keeps every other feeder of this run out.
-    ///
-    /// # Errors
-    /// [`LedgerError::AnotherFeeder`] when one is at work already.
     pub async fn acquire_feeder_lock(&self) -> Result<AdvisoryLock, LedgerError> {
         let lock = self.try_lock(FEEDER_LOCK_SPACE).await?;
         lock.ok_or(LedgerError::AnotherFeeder(self.run_id))
@@ -278,7 +265,7 @@ type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArgu
 
 fn bind_spec<'q>(query: PgQuery<'q>, spec: &'q RunSpec, table: &ApplicationTable) -> PgQuery<'q> {
     query
-        .bind(table.name.to_sql())
+        .bind(&table.sql)
         .bind(&spec.table.id_column)
         .bind(&spec.table.path_column)
         .bind(spec.rule.old_prefix())

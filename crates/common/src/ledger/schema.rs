@@ -1,4 +1,4 @@
-//! The ledger's own schema, created idempotently by whoever may.
+//! The ledger's own schema, created idempotently by the first feeder that has the right.
 
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
@@ -49,9 +49,6 @@ fn build_migrator() -> Migrator {
 }
 
 /// Creates the schema and its tables where they are missing, or brings them up to date.
-///
-/// # Errors
-/// [`LedgerError::NotAllowed`] with the SQL to hand to a database administrator.
 pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
     if !schema_exists(pool).await? {
         // Two feeders may start together: the second finds the schema there.

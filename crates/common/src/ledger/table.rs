@@ -3,14 +3,18 @@
 use sqlx::postgres::PgPool;
 
 use super::LedgerError;
-use super::errors::is_permission_denied;
+use super::errors::is_invalid_name;
 use crate::row_id::IdColumnType;
-use crate::sql::{TableName, quote_identifier};
+use crate::sql::quote_identifier;
+
+pub const TABLE_NAME_PROBLEM: &str =
+    "is not a table name: write table, schema.table, or \"quoted\".\"names\"";
 
 /// The table as the settings name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableSpec {
-    pub table: TableName,
+    /// `images`, `app.images`, or as Postgres reads it where there are quotes: `"my.schema"."images"`.
+    pub table: String,
     pub id_column: String,
     pub path_column: String,
 }
@@ -18,12 +22,12 @@ pub struct TableSpec {
 /// The table as the database knows it, its names quoted for use in statements.
 #[derive(Debug, Clone)]
 pub struct ApplicationTable {
-    pub name: TableName,
-    /// Quoted schema and table.
+    /// Schema and table, for people.
+    pub name: String,
+    /// Schema and table, quoted.
     pub sql: String,
     pub id: String,
     pub path: String,
-    /// The id's type.
     pub id_type: IdColumnType,
     /// The mode in which rows are locked whose path is set.
     pub row_lock: &'static str,
@@ -32,7 +36,7 @@ pub struct ApplicationTable {
 /// What a process does with the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableAccess {
-    /// It is read: the feeder, and commands that tell.
+    /// It is read: the feeder, and commands that report.
     Read,
     /// It is read, and paths are set: the consumer, and commands that move rows back.
     Update,
@@ -63,13 +67,17 @@ struct TablePrivileges {
     update: bool,
 }
 
+/// `$1` the table as the setting names it: as written, without case folding, unless there are quotes.
 const SELECT_RELATION: &str =
     "SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
+        parse_ident(CASE WHEN $1 LIKE '%\"%' THEN $1 ELSE '\"' || replace($1, '.', '\".\"') || '\"' END) parts
+    WHERE c.relname = parts[cardinality(parts)] AND CASE cardinality(parts)
+        WHEN 1 THEN pg_table_is_visible(c.oid) WHEN 2 THEN n.nspname = parts[1] ELSE false END";
 
 const SELECT_SIMILAR_TABLES: &str = "SELECT n.nspname || '.' || c.relname
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND lower(c.relname) = lower($1)
+    WHERE c.relkind IN ('r', 'p') AND lower(c.relname) = lower(regexp_replace($1, '^.*\\.|\"', '', 'g'))
       AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 3";
 
 const SELECT_COLUMN: &str =
@@ -138,34 +146,24 @@ async fn find_row_lock(pool: &PgPool, oid: i64, path: &str) -> Result<&'static s
 
 impl ApplicationTable {
     /// Finds the table and checks it.
-    ///
-    /// # Errors
-    /// A [`LedgerError`] that names the setting at fault.
     pub(super) async fn discover(
         pool: &PgPool,
         spec: &TableSpec,
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
-        let (oid, name) = find_relation(pool, spec).await?;
-        let columns = TableColumns {
-            pool,
-            oid,
-            name: &name,
-        };
-        let id = columns.find_column("ID_COLUMN", &spec.id_column).await?;
-        let path = columns
-            .find_column("PATH_COLUMN", &spec.path_column)
-            .await?;
-        columns.check_path(spec, &path)?;
-        let id_type = columns.check_id(spec, &id).await?;
-        columns
+        let table = find_relation(pool, spec).await?;
+        let id = table.find_column("ID_COLUMN", &spec.id_column).await?;
+        let path = table.find_column("PATH_COLUMN", &spec.path_column).await?;
+        table.check_path(spec, &path)?;
+        let id_type = table.check_id(spec, &id).await?;
+        table
             .check_privileges(spec, access, id.number, path.number)
             .await?;
-        ensure_all_rows_visible(pool, &name.to_sql()).await?;
+        ensure_all_rows_visible(pool, &table.sql).await?;
         Ok(Self {
-            row_lock: find_row_lock(pool, oid, &spec.path_column).await?,
-            sql: name.to_sql(),
-            name,
+            row_lock: find_row_lock(pool, table.oid, &spec.path_column).await?,
+            sql: table.sql,
+            name: table.name,
             id: quote_identifier(&spec.id_column),
             path: quote_identifier(&spec.path_column),
             id_type,
@@ -173,23 +171,30 @@ impl ApplicationTable {
     }
 }
 
-async fn find_relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableName), LedgerError> {
-    let query = sqlx::query_as(SELECT_RELATION).bind(spec.table.to_sql());
+async fn find_relation<'a>(
+    pool: &'a PgPool,
+    spec: &TableSpec,
+) -> Result<TableDetails<'a>, LedgerError> {
+    let query = sqlx::query_as(SELECT_RELATION).bind(&spec.table);
     let found: Option<RelationInfo> = match query.fetch_optional(pool).await {
-        Err(error) if is_permission_denied(&error) => {
-            return Err(usage_permission_error(pool, spec).await?);
+        Err(error) if is_invalid_name(&error) => {
+            return Err(LedgerError::InvalidTableName(spec.table.clone()));
         }
         found => found?,
     };
     let Some(found) = found else {
         return Err(no_such_table_error(pool, spec).await?);
     };
-    let name = TableName {
-        schema: Some(found.schema),
-        table: found.name,
+    let schema = quote_identifier(&found.schema);
+    let table = TableDetails {
+        pool,
+        oid: found.oid,
+        name: format!("{}.{}", found.schema, found.name),
+        sql: format!("{schema}.{}", quote_identifier(&found.name)),
+        schema,
     };
     let kind = match found.kind.as_str() {
-        "r" | "p" => return Ok((found.oid, name)),
+        "r" | "p" => return Ok(table),
         "v" => "a view",
         "m" => "a materialized view",
         "f" => "a foreign table",
@@ -198,39 +203,16 @@ async fn find_relation(pool: &PgPool, spec: &TableSpec) -> Result<(i64, TableNam
         _ => "something else",
     };
     Err(LedgerError::NotATable {
-        table: name.to_string(),
+        table: table.name,
         kind: kind.into(),
     })
 }
 
-/// Without the right to look into its schema, a table's name cannot even be resolved.
-async fn usage_permission_error(
-    pool: &PgPool,
-    spec: &TableSpec,
-) -> Result<LedgerError, LedgerError> {
-    let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
-        .fetch_one(pool)
-        .await?;
-    let role = quote_identifier(&user);
-    let schema = spec.table.schema.as_deref().unwrap_or("public");
-    Ok(LedgerError::NotAllowed {
-        what: format!("look into schema '{schema}' for table '{}'", spec.table),
-        sql: format!(
-            "GRANT USAGE ON SCHEMA {} TO {role};",
-            quote_identifier(schema)
-        ),
-        user,
-    })
-}
-
 async fn no_such_table_error(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, LedgerError> {
-    let similar: Vec<(String,)> = sqlx::query_as(SELECT_SIMILAR_TABLES)
-        .bind(&spec.table.table)
-        .fetch_all(pool)
-        .await?;
-    let names: Vec<String> = similar.into_iter().map(|(name,)| name).collect();
+    let query = sqlx::query_scalar(SELECT_SIMILAR_TABLES).bind(&spec.table);
+    let names: Vec<String> = query.fetch_all(pool).await?;
     Ok(LedgerError::NoSuchTable {
-        table: spec.table.to_string(),
+        table: spec.table.clone(),
         hint: match names.len() {
             0 => String::new(),
             _ => format!(" (did you mean {}?)", names.join(" or ")),
@@ -238,14 +220,18 @@ async fn no_such_table_error(pool: &PgPool, spec: &TableSpec) -> Result<LedgerEr
     })
 }
 
-/// The columns of one table.
-struct TableColumns<'a> {
+/// A table that was found.
+struct TableDetails<'a> {
     pool: &'a PgPool,
     oid: i64,
-    name: &'a TableName,
+    name: String,
+    /// Quoted.
+    schema: String,
+    /// Schema and table, quoted.
+    sql: String,
 }
 
-impl TableColumns<'_> {
+impl TableDetails<'_> {
     async fn find_column(
         &self,
         setting: &'static str,
@@ -265,7 +251,7 @@ impl TableColumns<'_> {
             .await?;
         Err(LedgerError::NoSuchColumn {
             setting,
-            table: self.name.to_string(),
+            table: self.name.clone(),
             column: column.to_owned(),
             columns,
         })
@@ -273,7 +259,7 @@ impl TableColumns<'_> {
 
     fn check_path(&self, spec: &TableSpec, path: &ColumnInfo) -> Result<(), LedgerError> {
         let found = &path.type_name;
-        let table = self.name.to_string();
+        let table = self.name.clone();
         let column = spec.path_column.clone();
         if !matches!(found.as_str(), "text" | "varchar") {
             return Err(LedgerError::UnsupportedType {
@@ -296,7 +282,7 @@ impl TableColumns<'_> {
         id: &ColumnInfo,
     ) -> Result<IdColumnType, LedgerError> {
         let found = &id.type_name;
-        let (table, column) = (self.name.to_string(), spec.id_column.clone());
+        let (table, column) = (self.name.clone(), spec.id_column.clone());
         let Some(id_type) = IdColumnType::from_type_name(found) else {
             return Err(LedgerError::UnsupportedType {
                 setting: "ID_COLUMN",
@@ -340,7 +326,6 @@ impl TableColumns<'_> {
             return Ok(());
         }
         let role = quote_identifier(&user);
-        let schema = quote_identifier(self.name.schema.as_deref().unwrap_or("public"));
         let (id, path) = (
             quote_identifier(&spec.id_column),
             quote_identifier(&spec.path_column),
@@ -349,7 +334,7 @@ impl TableColumns<'_> {
             TableAccess::Read => ("read", String::new()),
             TableAccess::Update => ("read and update", format!(", UPDATE ({path})")),
         };
-        let table = self.name.to_sql();
+        let (schema, table) = (&self.schema, &self.sql);
         Err(LedgerError::NotAllowed {
             user,
             what: format!("{what} table '{}'", self.name),

@@ -4,22 +4,32 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::problems::{SettingsProblems, duration_between};
+use super::{Setting, SettingsProblems, duration_between, setting};
 
-/// The settings as text, from flags or the environment.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The database comes first")]
 pub struct DatabaseArgs {
-    /// A commit that takes longer slows the work down, until commits are faster; or off [default: 1s]
-    #[arg(long, env = "MAX_COMMIT_LATENCY", value_name = "DURATION")]
-    pub max_commit_latency: Option<String>,
+    /// A commit that takes longer slows the work down, until commits are faster; or off
+    #[arg(
+        long,
+        env,
+        value_name = "DURATION",
+        default_value = "1s",
+        value_parser = setting(parse_duration_or_off)
+    )]
+    max_commit_latency: Setting<Option<Duration>>,
     /// A replica that is further behind stops the work, until it has caught up; or off. Needs the
-    /// right to look: GRANT pg_monitor [default: off]
-    #[arg(long, env = "MAX_REPLICA_LAG", value_name = "DURATION")]
-    pub max_replica_lag: Option<String>,
+    /// right to look: GRANT pg_monitor
+    #[arg(
+        long,
+        env,
+        value_name = "DURATION",
+        default_value = "off",
+        value_parser = setting(parse_duration_or_off)
+    )]
+    max_replica_lag: Setting<Option<Duration>>,
 }
 
-/// When the database counts as slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DatabaseLimits {
     /// A commit that takes longer slows the work down; none for never.
@@ -29,18 +39,10 @@ pub struct DatabaseLimits {
 }
 
 impl DatabaseArgs {
-    /// Checks the settings.
     pub fn parse(self, problems: &mut SettingsProblems) -> DatabaseLimits {
-        let second = Some(Duration::from_secs(1));
-        let (commit, lag) = (self.max_commit_latency, self.max_replica_lag);
         DatabaseLimits {
-            commit_latency: problems.parse_value(
-                "MAX_COMMIT_LATENCY",
-                commit,
-                second,
-                parse_duration_or_off,
-            ),
-            replica_lag: problems.parse_value("MAX_REPLICA_LAG", lag, None, parse_duration_or_off),
+            commit_latency: self.max_commit_latency.take(problems),
+            replica_lag: self.max_replica_lag.take(problems),
         }
     }
 }

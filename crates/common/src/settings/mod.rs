@@ -1,14 +1,18 @@
-//! Settings: environment first, every one also a flag, parsed once into typed structs. Everything
-//! that is wrong is told together.
+//! Settings: environment first, every one also a flag. Names, defaults and values are clap's; everything
+//! that is wrong is reported together.
 
 mod database;
 mod migration;
 mod problems;
 mod secret;
+mod setting;
+mod values;
 
 pub use database::{DatabaseArgs, DatabaseLimits};
 pub use migration::{MigrationArgs, MigrationSettings};
-pub use problems::{
-    SettingsError, SettingsProblems, duration_between, integer_between, parse_bool,
-};
+pub use problems::{SettingsError, SettingsProblems};
 pub use secret::SecretString;
+pub use setting::{Setting, SettingParser, secret_setting, setting};
+pub use values::{
+    duration_between, integer_between, optional, parse_address, parse_bool, required,
+};

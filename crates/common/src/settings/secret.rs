@@ -1,4 +1,4 @@
-//! A setting that must not be seen again.
+//! A setting that must not be printed.
 
 use std::fmt;
 
@@ -7,7 +7,6 @@ use std::fmt;
 pub struct SecretString(String);
 
 impl SecretString {
-    /// The text, for whom it is meant.
     pub fn expose_secret(&self) -> &str {
         &self.0
     }

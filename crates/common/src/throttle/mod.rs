@@ -135,6 +135,11 @@ impl Throttle {
         self.watches_replicas
     }
 
+    /// Consumers that were alive at the last heartbeat, besides this process.
+    pub fn other_consumers(&self) -> u64 {
+        self.lock_state().limits.other_consumers
+    }
+
     /// Copies in flight.
     pub fn in_flight(&self) -> usize {
         let state = self.lock_state();

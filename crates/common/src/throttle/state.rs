@@ -31,7 +31,7 @@ pub(super) type Attempt<T> = Result<T, Option<Instant>>;
 #[derive(Debug)]
 pub(super) struct ThrottleState {
     database: DatabaseLimits,
-    limits: FleetLimits,
+    pub(super) limits: FleetLimits,
     lag: Option<Duration>,
     limiter: RateLimiter,
     pub(super) commits: CommitLatency,

@@ -161,18 +161,20 @@ impl<F: Fn(&str) -> Option<String>> VariableReader<'_, F> {
         let Some((name, text)) = self.first_set(&TIMEOUT) else {
             return DEFAULT_TIMEOUT;
         };
-        let milliseconds = integer_between(1, 600_000);
-        self.problems
-            .parse_value(name, Some(text), DEFAULT_TIMEOUT, |text| {
-                milliseconds(text).map(Duration::from_millis)
-            })
+        match integer_between(1, 600_000)(text.trim()) {
+            Ok(milliseconds) => Duration::from_millis(milliseconds),
+            Err(problem) => {
+                self.problems.add(name, format!("'{text}' {problem}"));
+                DEFAULT_TIMEOUT
+            }
+        }
     }
 
     fn authorities(&mut self) -> Option<Vec<Certificate>> {
         let (name, path) = self.first_set(&CERTIFICATE)?;
-        self.problems.parse_value(name, Some(path), None, |path| {
-            read_certificates(path).map(Some)
-        })
+        read_certificates(path.trim())
+            .map_err(|problem| self.problems.add(name, format!("'{path}' {problem}")))
+            .ok()
     }
 }
 
@@ -211,10 +213,8 @@ mod tests {
             problems: &mut problems,
         };
         let settings = problems_of.read();
-        match problems.into_result() {
-            Ok(()) => Ok(settings),
-            Err(error) => Err(error.to_string()),
-        }
+        let settings = problems.finish(Some(settings));
+        settings.map_err(|error| error.to_string())
     }
 
     const AT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");

@@ -36,7 +36,7 @@ use bucket_brigade_common::ledger::{AdvisoryLock, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
 use bucket_brigade_common::object_store::s3::S3Store;
-use bucket_brigade_common::settings::{SettingsProblems, duration_between};
+use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{CommandContext, CommonArgs};
@@ -59,8 +59,8 @@ const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 )]
 pub struct Args {
     /// Only what was moved (with --orphans: lost its row) at least so long ago, for example 30days
-    #[arg(long, value_name = "DURATION", required_unless_present = "orphans")]
-    older_than: Option<String>,
+    #[arg(long, value_name = "DURATION", required_unless_present = "orphans", value_parser = setting(duration_between(Duration::ZERO, MAX_AGE)))]
+    older_than: Option<Setting<Duration>>,
     /// Remove copies whose row vanished, instead of sources
     #[arg(long)]
     orphans: bool,
@@ -73,9 +73,8 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
-    let age = duration_between(Duration::ZERO, MAX_AGE);
-    let age = problems.parse_value("--older-than", args.older_than, Duration::ZERO, age);
-    let age_seconds = age.as_secs_f64();
+    let age = args.older_than.map(|age| age.take(&mut problems));
+    let age_seconds = age.unwrap_or_default().as_secs_f64();
     let context = args.common.into_context(problems)?;
     let bucket = target_bucket(&context, args.orphans);
     confirm::check_bucket_name(args.confirm.as_deref(), bucket)?;

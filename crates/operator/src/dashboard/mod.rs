@@ -22,6 +22,7 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use bucket_brigade_common::healthcheck::connectable_address;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::preflight::PreflightError;
@@ -95,6 +96,7 @@ impl Dashboard {
         }
         let router = asset::with_security_headers(router, &policy);
         if let Ok(address) = self.listener.local_addr() {
+            let address = connectable_address(address);
             tracing::info!("the live page is at http://{address}/");
         }
         tokio::spawn(async move { axum::serve(self.listener, router).await });

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use bucket_brigade_common::settings::{SecretString, SettingsProblems, parse_bool};
+use bucket_brigade_common::settings::{
+    SecretString, Setting, SettingsProblems, parse_address, parse_bool, setting,
+};
 
 /// A token that can be guessed is none.
 const MIN_TOKEN_LENGTH: usize = 16;
@@ -15,21 +17,16 @@ const MIN_TOKEN_LENGTH: usize = 16;
 )]
 #[command(next_help_heading = "The live page")]
 pub struct DashboardArgs {
-    /// Show the run in a browser on this address, for example 127.0.0.1:9101 [default: off]
-    #[arg(long, env = "STATUS_ADDR", value_name = "ADDRESS:PORT")]
-    status_addr: Option<String>,
+    /// Show the run in a browser on this address, for example 127.0.0.1:9101
+    #[arg(long, env, value_name = "ADDRESS:PORT", default_value = "off", value_parser = setting(parse_address))]
+    status_addr: Setting<Option<SocketAddr>>,
     /// Pause, resume and limit from the page, by whoever knows this token of at least 16 characters
     /// [default: not from the page]
-    #[arg(
-        long,
-        env = "STATUS_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN"
-    )]
+    #[arg(long, env, hide_env_values = true, value_name = "TOKEN")]
     status_token: Option<SecretString>,
-    /// Show the newest moved images, through presigned URLs, to whoever can open the page [default: false]
-    #[arg(long, env = "STATUS_THUMBNAILS", value_name = "BOOL")]
-    status_thumbnails: Option<String>,
+    /// Show the newest moved images, through presigned URLs, to whoever can open the page
+    #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = setting(parse_bool))]
+    status_thumbnails: Setting<bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,10 +41,7 @@ pub struct DashboardSettings {
 
 impl DashboardArgs {
     pub fn parse(self, problems: &mut SettingsProblems) -> DashboardSettings {
-        let address = problems.parse_value("STATUS_ADDR", self.status_addr, None, |text| {
-            let address = text.parse().map(Some);
-            address.map_err(|_| "is not an address and port, such as 127.0.0.1:9101".into())
-        });
+        let address = self.status_addr.take(problems);
         // Empty counts as unset: compose files pass unset variables so.
         let token = self
             .status_token
@@ -58,12 +52,7 @@ impl DashboardArgs {
         DashboardSettings {
             address,
             token,
-            thumbnails: problems.parse_value(
-                "STATUS_THUMBNAILS",
-                self.status_thumbnails,
-                false,
-                parse_bool,
-            ),
+            thumbnails: self.status_thumbnails.take(problems),
         }
     }
 }

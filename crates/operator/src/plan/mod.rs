@@ -13,7 +13,7 @@ mod table_inspector;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger;
 use bucket_brigade_common::path_rule::MoveRoute;
-use bucket_brigade_common::settings::{SettingsProblems, integer_between};
+use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
 use serde::Serialize;
 
 use super::context::{CommandContext, CommonArgs};
@@ -26,15 +26,15 @@ use table_inspector::{RowCounts, TableInspector};
     after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its mend, or an\nunexpected error; 64 wrong settings."
 )]
 pub struct Args {
-    /// Estimate for so many consumers [default: 4]
-    #[arg(long, value_name = "N")]
-    consumers: Option<String>,
-    /// Each with so many copies in flight [default: 64]
-    #[arg(long, env = "MAX_CONCURRENCY", value_name = "N")]
-    max_concurrency: Option<String>,
-    /// Check the objects of so many rows [default: 5]
-    #[arg(long, value_name = "N")]
-    samples: Option<String>,
+    /// Estimate for so many consumers
+    #[arg(long, value_name = "N", default_value = "4", value_parser = setting(integer_between(1_u32, 10_000)))]
+    consumers: Setting<u32>,
+    /// Each with so many copies in flight
+    #[arg(long, env, value_name = "N", default_value = "64", value_parser = setting(integer_between(1_u32, 4096)))]
+    max_concurrency: Setting<u32>,
+    /// Check the objects of so many rows
+    #[arg(long, value_name = "N", default_value = "5", value_parser = setting(integer_between(1_u32, 1000)))]
+    samples: Setting<u32>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -80,15 +80,9 @@ struct SampleRow {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
-    let consumers =
-        problems.parse_value("--consumers", args.consumers, 4, integer_between(1, 10_000));
-    let concurrency = problems.parse_value(
-        "MAX_CONCURRENCY",
-        args.max_concurrency,
-        64,
-        integer_between(1, 4096),
-    );
-    let samples = problems.parse_value("--samples", args.samples, 5, integer_between(1, 1000));
+    let consumers = args.consumers.take(&mut problems);
+    let concurrency = args.max_concurrency.take(&mut problems);
+    let samples = args.samples.take(&mut problems);
     let context = args.common.into_context(problems)?;
     let plan = build_plan(&context, consumers, concurrency, samples).await;
     context.print_output(&plan)?;
@@ -107,7 +101,7 @@ async fn build_plan(
 ) -> MigrationPlan {
     let run = &context.migration.run;
     let mut plan = MigrationPlan {
-        table: run.table.table.to_string(),
+        table: run.table.table.clone(),
         old_prefix: run.rule.old_prefix().to_owned(),
         new_prefix: run.rule.new_prefix().to_owned(),
         source_bucket: run.source_bucket.clone(),

@@ -141,7 +141,7 @@ impl TableInspector {
 
     /// The table as `schema.table`.
     pub(super) fn table_name(&self) -> String {
-        self.table.name.to_string()
+        self.table.name.clone()
     }
 
     /// What grants the right to set paths to `role`.

@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bucket_brigade_common::ledger::{
-    ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_answer,
+    ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_response,
     path_update_error, stored_path_check, with_timeout,
 };
 use bucket_brigade_common::move_ledger::StatementError;
@@ -17,8 +17,9 @@ use crate::moved_row::{MOVED_MICROS, MovedRow, moved_columns, moved_joins};
 use crate::statements::{column, page_after};
 
 /// Which moves are to be undone.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) enum MoveSelection {
+    #[default]
     All,
     Since(SystemTime),
     /// Those made within this time until now, by the database's clock.
@@ -176,7 +177,7 @@ pub(super) async fn undo_moves(
         .bind(column(targets, |target| target.destination_key.as_str()))
         .bind(ledger.worker());
     let Some(found) = before_timeout(query.fetch_all(ledger.pool())).await else {
-        return Err(no_answer());
+        return Err(no_response());
     };
     match found {
         // Passed over like any locked row.

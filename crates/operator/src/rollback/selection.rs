@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bucket_brigade_common::row_id::IdColumnType;
-use bucket_brigade_common::settings::{SettingsError, SettingsProblems};
+use bucket_brigade_common::settings::{Setting, SettingsError, SettingsProblems, setting};
 
 use super::queries::MoveSelection;
 
@@ -14,8 +14,8 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "ID", num_args = 1..)]
     ids: Option<Vec<String>>,
     /// The rows moved since then: a time such as 2026-03-01T14:00:00Z, or how long ago, such as 2h
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = setting(parse_since))]
+    since: Option<Setting<MoveSelection>>,
     /// All rows
     #[arg(long)]
     all: bool,
@@ -31,12 +31,8 @@ impl SelectionArgs {
         if let Some(ids) = self.ids {
             return RequestedSelection(MoveSelection::Ids(ids));
         }
-        RequestedSelection(problems.parse_value(
-            "--since",
-            self.since,
-            MoveSelection::All,
-            parse_since,
-        ))
+        let since = self.since.map(|since| since.take(problems));
+        RequestedSelection(since.unwrap_or_default())
     }
 }
 
@@ -60,8 +56,7 @@ impl RequestedSelection {
                 ),
             }
         }
-        problems.into_result()?;
-        Ok(MoveSelection::Ids(ids))
+        problems.finish(Some(MoveSelection::Ids(ids)))
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::settings::{SettingsProblems, duration_between};
+use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -34,21 +34,16 @@ pub struct Args {
     /// Go on until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// With --watch: how often [default: 2s]
-    #[arg(long, value_name = "DURATION")]
-    interval: Option<String>,
+    /// With --watch: how often
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = setting(duration_between(Duration::from_millis(200), Duration::from_hours(1))))]
+    interval: Setting<Duration>,
     #[command(flatten)]
     common: CommonArgs,
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
-    let interval = problems.parse_value(
-        "--interval",
-        args.interval,
-        Duration::from_secs(2),
-        duration_between(Duration::from_millis(200), Duration::from_hours(1)),
-    );
+    let interval = args.interval.take(&mut problems);
     let context = args.common.into_context(problems)?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let queue = context.sqs_queue().await;

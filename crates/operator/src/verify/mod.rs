@@ -32,7 +32,7 @@ mod verification;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::TableAccess;
-use bucket_brigade_common::settings::SettingsProblems;
+use bucket_brigade_common::settings::{Setting, SettingsProblems, setting};
 use tokio_util::sync::CancellationToken;
 
 use super::context::CommonArgs;
@@ -50,9 +50,9 @@ const POOL_SIZE: u32 = 4;
     after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is not (the\nlist says what), or an unexpected error; 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 75 another verify, rollback or clean of this run is at work; 77 a right is missing."
 )]
 pub struct Args {
-    /// Check this share of the rows, in percent [default: 100]
-    #[arg(long, value_name = "PERCENT")]
-    sample: Option<String>,
+    /// Check this share of the rows, in percent
+    #[arg(long, value_name = "PERCENT", default_value = "100", value_parser = setting(parse_percent))]
+    sample: Setting<f64>,
     /// Check every row of the table too: does its object exist?
     #[arg(long)]
     full: bool,
@@ -69,7 +69,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let spec = VerificationSpec {
-        sample_percent: problems.parse_value("--sample", args.sample, 100.0, parse_percent),
+        sample_percent: args.sample.take(&mut problems),
         is_full: args.full,
         recopies: args.recopy,
     };

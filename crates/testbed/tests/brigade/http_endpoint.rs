@@ -112,7 +112,7 @@ async fn a_container_can_ask_for_the_health() {
         let unanswered = run_healthcheck(&rig, program, &address, &[]).await;
         assert_eq!(unanswered.code, Some(1));
         assert!(
-            unanswered.log.contains("does not answer"),
+            unanswered.log.contains("does not respond"),
             "{}",
             unanswered.log
         );

@@ -169,9 +169,7 @@ async fn of_the_database_at_the_start() {
     let mut feeder = rig.spawn("feeder", &[], &[]);
     for process in [&consumer, &feeder] {
         wait_until("a second try", async || {
-            process
-                .log_tail(1000)
-                .contains("trying again: cannot connect")
+            process.log_tail(1000).contains("retrying: cannot connect")
         })
         .await;
     }

@@ -10,7 +10,6 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use bucket_brigade_common::ledger::{self, PostgresLedger, RunSpec, TableSpec};
 use bucket_brigade_common::object_store::s3::{S3Access, S3Options, S3Store};
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::sql::TableName;
 use bucket_brigade_testbed::application::{
     Application, ObjectLocation, ObjectProperties, sha256_hex,
 };
@@ -302,7 +301,7 @@ impl TestRig {
     pub(crate) fn run_spec(&self) -> RunSpec {
         RunSpec {
             table: TableSpec {
-                table: TableName::parse(&self.application.table.name).unwrap(),
+                table: self.application.table.name.clone(),
                 id_column: "id".into(),
                 path_column: "path".into(),
             },

@@ -1,0 +1,93 @@
+//! What settings can hold.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Text that must be there.
+pub fn required(text: &str) -> Result<String, String> {
+    optional(text)?.ok_or_else(|| "is missing".into())
+}
+
+/// Text that need not be there.
+pub fn optional(text: &str) -> Result<Option<String>, String> {
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+pub fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("is neither true nor false".into()),
+    }
+}
+
+/// An address to listen on, or `off`.
+pub fn parse_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(None);
+    }
+    let address = text.parse().map(Some);
+    address.map_err(|_| "is not an address and port, such as 127.0.0.1:9100, nor off".into())
+}
+
+/// A whole number within bounds.
+pub fn integer_between<T>(least: T, most: T) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + PartialOrd + fmt::Display + Clone,
+{
+    move |text| match text.parse::<T>() {
+        Ok(number) if number >= least && number <= most => Ok(number),
+        _ => Err(format!("is not a whole number from {least} to {most}")),
+    }
+}
+
+/// A duration such as `30s`, `500ms` or `2m` within bounds; a bare number means seconds.
+pub fn duration_between(
+    least: Duration,
+    most: Duration,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let bare = text.parse().map(Duration::from_secs);
+        let parsed = bare.or_else(|_| humantime::parse_duration(text));
+        match parsed {
+            Ok(duration) if duration >= least && duration <= most => Ok(duration),
+            _ => Err(format!(
+                "is not a duration from {} to {} (written like 30s, 500ms, 2m)",
+                humantime::format_duration(least),
+                humantime::format_duration(most)
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_bounds() {
+        let read = duration_between(Duration::from_secs(1), Duration::from_mins(1));
+        assert_eq!(read("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(read("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(read("1m"), Ok(Duration::from_mins(1)));
+        for bad in ["2m", "0s", "fast", "-1s", ""] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_read_as_people_write_them() {
+        assert_eq!(parse_bool("TRUE"), Ok(true));
+        assert_eq!(parse_bool("0"), Ok(false));
+        assert!(parse_bool("maybe").is_err());
+    }
+
+    #[test]
+    fn an_address_or_none() {
+        assert_eq!(parse_address("off"), Ok(None));
+        assert!(parse_address("[::]:9100").unwrap().is_some());
+        assert!(parse_address("9100").is_err());
+    }
+}

@@ -1,0 +1,76 @@
+//! How the feeding ended, for the log and as an exit code.
+
+use bucket_brigade_common::exit;
+use bucket_brigade_common::feed_source::RunProgress;
+
+use crate::retry::FeederStopped;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedOutcome {
+    pub progress: RunProgress,
+    /// By code.
+    pub failures: Vec<(String, u64)>,
+    /// Only a part of the rows was fed.
+    pub is_canary: bool,
+}
+
+/// Logs how it ended and what to do next, and returns the exit code.
+pub fn log_summary(outcome: Result<FeedOutcome, FeederStopped>) -> u8 {
+    let Ok(outcome) = outcome else {
+        tracing::info!("stopped before the end; starting the feeder again goes on from here");
+        return exit::STOPPED;
+    };
+    outcome.log_counts();
+    tracing::info!("next: {}", outcome.next_step());
+    if outcome.progress.failed > 0 {
+        exit::ROWS_FAILED
+    } else {
+        exit::DONE
+    }
+}
+
+impl FeedOutcome {
+    fn log_counts(&self) {
+        let RunProgress {
+            moved,
+            changed,
+            failed,
+            orphans,
+            poison,
+            ..
+        } = self.progress;
+        tracing::info!(
+            moved,
+            changed,
+            failed,
+            orphans,
+            poison,
+            "done: {moved} moved, {changed} changed by the application, {failed} failed"
+        );
+        if orphans > 0 {
+            tracing::info!(
+                orphans,
+                "{orphans} copies lost their row to the application: see bucket_brigade.orphans"
+            );
+        }
+        for (code, count) in &self.failures {
+            tracing::warn!(
+                code,
+                count,
+                "{count} rows failed with {code}: see bucket_brigade.failures"
+            );
+        }
+    }
+
+    fn next_step(&self) -> &'static str {
+        match (self.progress.failed, self.is_canary) {
+            (0, false) => {
+                "stop the consumers (SIGTERM, Ctrl-C), then prove the moves with `feeder verify`"
+            }
+            (0, true) => {
+                "look at the rows that moved, then start the feeder without --limit and --sample"
+            }
+            _ => "see why with `feeder failures`, mend it, then `feeder retry`",
+        }
+    }
+}
