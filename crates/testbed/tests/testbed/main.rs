@@ -5,6 +5,7 @@ mod chaos;
 mod checker;
 mod cloud;
 mod faults;
+mod file_map;
 mod postgres;
 mod process;
 mod proxy;
