@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::batch::BatchConfig;
+use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, StatementError};
 use bucket_brigade_common::message::MoveTask;
-use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove, StatementError};
 use bucket_brigade_common::object_store::CopiedObject;
 use futures::FutureExt;
 use tokio::time::Instant;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::fleet_control::WorkerRole;
 use bucket_brigade_common::health::Health;
+use bucket_brigade_common::ledger::fleet_control::WorkerRole;
 #[cfg(test)]
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;

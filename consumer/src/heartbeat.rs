@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
+use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::throttle::RateMeter;
-use bucket_brigade_common::worker_state::WorkerState;
 use tokio::time::Instant;
 
 use crate::context::ConsumerContext;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::batch::{BatchConfig, Batcher, flush_in_halves};
 use bucket_brigade_common::health::{Dependency, Health};
-use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::retry::Backoff;
 use futures::FutureExt;
 use futures::future::BoxFuture;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::fleet_control::FleetControl;
 use bucket_brigade_common::heartbeat::send_heartbeats;
-use bucket_brigade_common::move_ledger::MoveLedger;
+use bucket_brigade_common::ledger::fleet_control::FleetControl;
+use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::object_store::ObjectStore;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;

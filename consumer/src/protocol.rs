@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::move_ledger::{CurrentRow, OrphanedCopy};
+use bucket_brigade_common::ledger::move_ledger::{CurrentRow, OrphanedCopy};
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::batch::BatchConfig;
-use bucket_brigade_common::message::MoveTask;
-use bucket_brigade_common::move_ledger::{
+use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, MoveFailure, MoveLedger, OrphanedCopy, PoisonRecord, StatementError,
 };
+use bucket_brigade_common::message::MoveTask;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::batch::BatchConfig;
+use bucket_brigade_common::ledger::move_ledger::{CurrentRow, MoveLedger};
 use bucket_brigade_common::message::MoveTask;
-use bucket_brigade_common::move_ledger::{CurrentRow, MoveLedger};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::RowId;
 use futures::FutureExt;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::http_endpoints::serve_endpoints;
+use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bucket_brigade_common::fleet_control::FleetLimits;
+use bucket_brigade_common::ledger::fleet_control::FleetLimits;
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };

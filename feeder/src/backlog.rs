@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::queue::{self, MessageQueue};
-use bucket_brigade_common::worker_state::WorkerState;
 use tokio::time::Instant;
 
 use crate::progress::FeederProgress;

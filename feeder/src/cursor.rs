@@ -1,6 +1,6 @@
 //! The pages of the table, and the cursor that survives the feeder.
 
-use bucket_brigade_common::feed_source::{CursorPosition, FeedSource, RowPage};
+use bucket_brigade_common::ledger::feed_source::{CursorPosition, FeedSource, RowPage};
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::throttle::Throttle;
 use tokio::time::Instant;

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use bucket_brigade_common::feed_source::{FeedSource, RunProgress};
 use bucket_brigade_common::health::Dependency;
+use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
 use bucket_brigade_common::throttle::RateMeter;
 use bucket_brigade_operator::progress_bar::stderr_bar;
 use indicatif::ProgressBar;

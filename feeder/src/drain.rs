@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::feed_source::FeedSource;
+use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::queue::MessageQueue;
-use bucket_brigade_common::worker_state::WorkerState;
 use tokio::time::Instant;
 
 use crate::progress::FeederProgress;

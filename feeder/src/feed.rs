@@ -3,12 +3,12 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use bucket_brigade_common::feed_source::FeedSource;
-use bucket_brigade_common::move_ledger::MoveLedger;
+use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::move_ledger::MoveLedger;
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::throttle::Throttle;
-use bucket_brigade_common::worker_state::WorkerState;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;

@@ -1,7 +1,7 @@
 //! How the feeding ended, for the log and as an exit code.
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::feed_source::RunProgress;
+use bucket_brigade_common::ledger::feed_source::RunProgress;
 
 use crate::retry::FeederStopped;
 

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bucket_brigade_common::feed_source::RunProgress;
-use bucket_brigade_common::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::health::Health;
 use bucket_brigade_common::http_endpoints::{
     ProcessStatus, Registry, register_counter, register_gauge,
 };
+use bucket_brigade_common::ledger::feed_source::RunProgress;
+use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::throttle::{Throttle, ThrottleReason};
-use bucket_brigade_common::worker_state::WorkerState;
 
 /// What the feeder is doing, and what keeps it from doing it.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl ProcessStatus for FeederProgress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bucket_brigade_common::fleet_control::FleetLimits;
+    use bucket_brigade_common::ledger::fleet_control::FleetLimits;
     use bucket_brigade_common::settings::DatabaseLimits;
 
     #[tokio::test]

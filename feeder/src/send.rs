@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger};
 use bucket_brigade_common::message::encode;
-use bucket_brigade_common::move_ledger::{MoveFailure, MoveLedger};
 use bucket_brigade_common::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
 };

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::aws;
-use bucket_brigade_common::feed_source::FeedSource;
-use bucket_brigade_common::fleet_control::FleetControl;
 use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
 use bucket_brigade_common::http_endpoints::serve_endpoints;
+use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::ledger::{self, PostgresLedger};
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::feed_source::{FeedSource, RowPage};
-use bucket_brigade_common::move_ledger::MoveFailure;
+use bucket_brigade_common::ledger::feed_source::{FeedSource, RowPage};
+use bucket_brigade_common::ledger::move_ledger::MoveFailure;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::throttle::Throttle;

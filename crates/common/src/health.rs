@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::fleet_control::WorkerRole;
+use crate::ledger::fleet_control::WorkerRole;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dependency {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet_control::{FleetControl, HEARTBEAT_INTERVAL, Heartbeat};
-use crate::move_ledger::StatementError;
+use crate::ledger::fleet_control::{FleetControl, HEARTBEAT_INTERVAL, Heartbeat};
+use crate::ledger::move_ledger::StatementError;
 use crate::throttle::Throttle;
 
 /// How often the first heartbeat is retried.
@@ -74,7 +74,7 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::*;
-    use crate::fleet_control::{FleetLimits, WorkerRole};
+    use crate::ledger::fleet_control::{FleetLimits, WorkerRole};
     use crate::settings::DatabaseLimits;
     use crate::throttle::ThrottleReason;
 

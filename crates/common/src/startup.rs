@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit;
 use crate::ledger::LedgerError;
-use crate::move_ledger::StatementError;
+use crate::ledger::move_ledger::StatementError;
 use crate::object_store::StoreError;
 use crate::preflight::PreflightError;
 use crate::queue::QueueError;

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
-use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;

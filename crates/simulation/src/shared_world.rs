@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::fleet_control::FleetLimits;
+use bucket_brigade_common::ledger::fleet_control::FleetLimits;
 use bucket_brigade_common::message::decode;
 use bucket_brigade_common::queue::ReceivedMessage;
 use bucket_brigade_common::row_id::IdColumnType;

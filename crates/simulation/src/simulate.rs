@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::feed_source;
 use bucket_brigade_common::heartbeat::send_heartbeats;
+use bucket_brigade_common::ledger::feed_source;
 use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;

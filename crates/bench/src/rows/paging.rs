@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use bucket_brigade_common::feed_source::FeedSource;
 use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::row_id::RowId;
 
 use super::MeasurementSize;

@@ -5,7 +5,7 @@
 use sqlx::AssertSqlSafe;
 
 use super::{ApplicationTable, PostgresLedger};
-use crate::move_ledger::{ChangedRow, MoveFailure, PoisonRecord};
+use crate::ledger::move_ledger::{ChangedRow, MoveFailure, PoisonRecord};
 
 /// `$1` run, `$2` worker, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
 /// `$7` orphans' keys, `$8` orphans' `ETags`, `$9` new paths.

@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 
 use super::errors::{is_row_lock_timeout, is_statement_timeout, statement_error};
 use super::{ApplicationTable, PostgresLedger};
-use crate::move_ledger::{CurrentRow, PendingMove, StatementError};
+use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::row_id::RowId;
 
 /// `$1` run, `$2` ids. A null path reads as empty.

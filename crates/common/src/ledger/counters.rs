@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{PostgresLedger, with_timeout};
-use crate::move_ledger::StatementError;
+use crate::ledger::move_ledger::StatementError;
 
 /// A process that has neither counted nor sent a heartbeat for so long has ended. It may be wrong: one that
 /// was only held up begins another row with what it counts next.

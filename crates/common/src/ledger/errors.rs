@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::table::TABLE_NAME_PROBLEM;
 use crate::exit;
-use crate::move_ledger::StatementError;
+use crate::ledger::move_ledger::StatementError;
 use crate::retry::TransientError;
 
 /// Why a run cannot be opened. Each names what is at fault and, where there is one, the remedy.

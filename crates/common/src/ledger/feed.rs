@@ -5,8 +5,8 @@ use sqlx::AssertSqlSafe;
 
 use super::errors::statement_error;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
-use crate::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
-use crate::move_ledger::StatementError;
+use crate::ledger::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
+use crate::ledger::move_ledger::StatementError;
 use crate::row_id::RowId;
 use crate::sql::like_prefix;
 

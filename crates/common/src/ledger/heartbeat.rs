@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{LedgerError, PostgresLedger, counters, with_timeout};
-use crate::fleet_control::{FleetControl, FleetLimits, Heartbeat};
-use crate::move_ledger::StatementError;
+use crate::ledger::fleet_control::{FleetControl, FleetLimits, Heartbeat};
+use crate::ledger::move_ledger::StatementError;
 use crate::sql::quote_identifier;
 
 /// `$1` run, `$2` worker, `$3` role, `$4` state, `$5` reason, `$6` concurrency, `$7` in hand, `$8` rows

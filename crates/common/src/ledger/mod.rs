@@ -8,10 +8,14 @@ mod connection;
 mod counters;
 mod errors;
 mod feed;
+pub mod feed_source;
+pub mod fleet_control;
 mod heartbeat;
+pub mod move_ledger;
 mod run;
 mod schema;
 mod table;
+pub mod worker_state;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,7 +35,7 @@ pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };
 
-use crate::move_ledger::{
+use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
 use crate::path_rule::PathRule;

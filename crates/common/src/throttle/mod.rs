@@ -27,7 +27,7 @@ pub use self::rate_meter::RateMeter;
 pub use self::reason::ThrottleReason;
 use self::state::{Attempt, ThrottleState};
 use self::store_pace::StorePace;
-use crate::fleet_control::FleetLimits;
+use crate::ledger::fleet_control::FleetLimits;
 use crate::settings::DatabaseLimits;
 
 /// Holds back the work of one process.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use crate::worker_state::WorkerState;
+use crate::ledger::worker_state::WorkerState;
 
 /// What holds work back, and the words to show.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,7 @@ use super::commit_latency::CommitLatency;
 use super::rate_limiter::{RateLimiter, truncate};
 use super::reason::ThrottleReason;
 use super::store_pace::StorePace;
-use crate::fleet_control::FleetLimits;
+use crate::ledger::fleet_control::FleetLimits;
 use crate::queue::MAX_BATCH_ENTRIES;
 use crate::settings::DatabaseLimits;
 

@@ -4,7 +4,7 @@ use tokio::task::JoinSet;
 use tokio::time::{advance, sleep, timeout};
 
 use super::*;
-use crate::worker_state::WorkerState;
+use crate::ledger::worker_state::WorkerState;
 
 fn unlimited(max: usize) -> Throttle {
     Throttle::for_copies(max, DatabaseLimits::default())

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     LedgerError, PostgresLedger, ensure_all_rows_visible, without_timeout,
 };
-use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::sql::quote_identifier;
 use sqlx::AssertSqlSafe;
 

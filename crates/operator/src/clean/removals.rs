@@ -6,8 +6,8 @@
 //!     └─ left_because
 //! ```
 
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, with_timeout, without_timeout};
-use bucket_brigade_common::move_ledger::StatementError;
 
 use crate::statements::{column, page_after};
 

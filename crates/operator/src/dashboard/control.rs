@@ -8,7 +8,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::post;
-use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::settings::SecretString;
 use serde::Deserialize;
 

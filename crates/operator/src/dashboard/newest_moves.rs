@@ -1,7 +1,7 @@
 //! The newest moves, for thumbnails.
 
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
-use bucket_brigade_common::move_ledger::StatementError;
 
 /// There is no index on the time of a move: each commit would have to write it. New rows stand at the
 /// end of the table, and the end is found without reading the rest, so this costs the same however many

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use serde::Serialize;
 use tokio::sync::Notify;

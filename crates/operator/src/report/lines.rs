@@ -1,7 +1,7 @@
 //! One line per row of the run, streamed out of one snapshot: how each row ended.
 
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, statement_error};
-use bucket_brigade_common::move_ledger::StatementError;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 

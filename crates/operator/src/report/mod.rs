@@ -6,8 +6,8 @@ use std::io::{BufWriter, ErrorKind, Stdout, Write};
 
 use anyhow::Context as _;
 use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
-use bucket_brigade_common::move_ledger::StatementError;
 use bucket_brigade_common::settings::SettingsProblems;
 use clap::ValueEnum;
 use futures::StreamExt;

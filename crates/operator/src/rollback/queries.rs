@@ -6,11 +6,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_response,
     path_update_error, stored_path_check, with_timeout,
 };
-use bucket_brigade_common::move_ledger::StatementError;
 use sqlx::AssertSqlSafe;
 
 use crate::moved_row::{MOVED_MICROS, MovedRow, moved_columns, moved_joins};

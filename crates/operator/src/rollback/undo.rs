@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, StatementError};
 use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger};
-use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove, StatementError};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::row_id::RowId;
 use futures::{StreamExt, TryStreamExt, stream};

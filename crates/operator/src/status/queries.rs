@@ -1,10 +1,10 @@
 //! The run as an operator sees it. Every statement here costs the same at ten rows and at a hundred
 //! million: sums over processes and codes, never a read of moves, failures or the application's table.
 
-use bucket_brigade_common::feed_source::FeedSource;
+use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::ledger::{PostgresLedger, pause_description, with_timeout};
-use bucket_brigade_common::move_ledger::StatementError;
-use bucket_brigade_common::worker_state::WorkerState;
 use serde::Serialize;
 
 use crate::limit::RequestedLimits;

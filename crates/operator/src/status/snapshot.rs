@@ -1,10 +1,10 @@
 //! What `status` prints.
 
-use bucket_brigade_common::feed_source::{FeedSource, RunProgress};
 use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::worker_state::WorkerState;
 use serde::Serialize;
 
 use super::queries::{

@@ -1,6 +1,6 @@
 //! The one word for what goes on, and its reason.
 
-use bucket_brigade_common::worker_state::WorkerState;
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 
 use super::queries::{RunOverview, WorkerStatus};
 use super::queue::QueueStatus;

@@ -1,7 +1,7 @@
 //! The ledger's side of a verification: its progress, the moves to check, and what was found.
 
+use bucket_brigade_common::ledger::move_ledger::{MoveLedger, StatementError};
 use bucket_brigade_common::ledger::{ApplicationTable, PostgresLedger, with_timeout};
-use bucket_brigade_common::move_ledger::{MoveLedger, StatementError};
 use bucket_brigade_common::row_id::RowId;
 use sqlx::AssertSqlSafe;
 

@@ -1,8 +1,10 @@
 //! The table and the ledger as the feeder reaches them.
 
 use async_trait::async_trait;
-use bucket_brigade_common::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
-use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::ledger::feed_source::{
+    CursorPosition, FeedSource, RowPage, RunProgress,
+};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::row_id::RowId;
 
 use super::SimulatedClient;

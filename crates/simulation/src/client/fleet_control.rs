@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bucket_brigade_common::fleet_control::{FleetControl, FleetLimits, Heartbeat};
-use bucket_brigade_common::move_ledger::StatementError;
+use bucket_brigade_common::ledger::fleet_control::{FleetControl, FleetLimits, Heartbeat};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 
 use super::SimulatedClient;
 

@@ -1,8 +1,8 @@
 //! What a consumer can do, and what can become of it. The answers come from the world; what to do
 //! with them is the protocol's business.
 
+use bucket_brigade_common::ledger::move_ledger::PoisonRecord;
 use bucket_brigade_common::message::{MoveTask, decode};
-use bucket_brigade_common::move_ledger::PoisonRecord;
 use bucket_brigade_common::object_store::{CopiedObject, StoreError};
 use bucket_brigade_common::row_id::{IdColumnType, RowId};
 use bucket_brigade_consumer::commit::build_move;

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
-use bucket_brigade_common::feed_source::RowPage;
-use bucket_brigade_common::move_ledger::{
+use bucket_brigade_common::ledger::feed_source::RowPage;
+use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, PendingMove, PoisonRecord,
 };
 use bucket_brigade_common::row_id::RowId;

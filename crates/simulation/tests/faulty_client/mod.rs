@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bucket_brigade_common::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
-use bucket_brigade_common::move_ledger::{
+use bucket_brigade_common::ledger::feed_source::{
+    CursorPosition, FeedSource, RowPage, RunProgress,
+};
+use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
 use bucket_brigade_common::object_store::{

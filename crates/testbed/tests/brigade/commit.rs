@@ -1,6 +1,6 @@
 //! Commit: rows the database refuses, rows that are locked, a database that goes away.
 
-use bucket_brigade_common::move_ledger::{MoveFailure, MoveLedger, PendingMove};
+use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, PendingMove};
 
 use crate::rig::{TestRig, stop_consumer, wait_until};
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::ledger::{self, PostgresLedger};
-use bucket_brigade_common::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::row_id::RowId;
 use futures::future::{join, join_all};
 

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bucket_brigade_common::feed_source::FeedSource;
 use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::move_ledger::{
+use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, MoveFailure, MoveLedger, OrphanedCopy, PendingMove, PoisonRecord,
 };
 use bucket_brigade_common::row_id::RowId;

@@ -1,6 +1,6 @@
 //! Rows that a trigger refuses or rewrites fail alone, and late failures leave the evidence of a newer move.
 
-use bucket_brigade_common::move_ledger::{MoveFailure, MoveLedger, PendingMove};
+use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, PendingMove};
 
 use crate::rig::{TestRig, stop_consumer, wait_until};
 

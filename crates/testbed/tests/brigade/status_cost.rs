@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use bucket_brigade_common::feed_source::FeedSource;
 use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_operator::dashboard::newest_moves;
 use bucket_brigade_operator::status;
 

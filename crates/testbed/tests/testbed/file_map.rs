@@ -35,7 +35,11 @@ fn the_file_map_is_that_of_the_tree() {
     assert_eq!(map.len(), 4);
     for (folder, named) in map {
         for name in &named {
-            assert!(folder.join(name).exists(), "{} has no {name}", folder.display());
+            assert!(
+                folder.join(name).exists(),
+                "{} has no {name}",
+                folder.display()
+            );
         }
         for entry in std::fs::read_dir(&folder).unwrap() {
             let entry = entry.unwrap();

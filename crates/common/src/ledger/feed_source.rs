@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::move_ledger::StatementError;
+use crate::ledger::move_ledger::StatementError;
 use crate::row_id::RowId;
 
 /// How far the feeding has come. It survives the feeder.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::move_ledger::StatementError;
-use crate::worker_state::WorkerState;
+use crate::ledger::move_ledger::StatementError;
+use crate::ledger::worker_state::WorkerState;
 
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
