@@ -1,5 +1,6 @@
 //! Tables, columns, rights: wrong ones are told by name before a row is touched.
 
+use bucket_brigade_common::ledger::{self, PostgresLedger};
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Cluster};
 
@@ -29,6 +30,39 @@ async fn no_such_table() {
         &["IMAGES_TABLE", "no table 'images'", "public.Images"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn tables_are_found_by_the_names_that_settings_write() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        r#"CREATE TABLE "Photos" (id bigint PRIMARY KEY, path text); CREATE SCHEMA "a.b";
+           CREATE TABLE "a.b"."c ""d" (id bigint PRIMARY KEY, path text)"#,
+    )
+    .await;
+    for (name, found) in [
+        ("Photos", Ok("public.Photos")),
+        ("public.Photos", Ok("public.Photos")),
+        (r#"public."Photos""#, Ok("public.Photos")),
+        (r#"PUBLIC.IMAGES"#, Err("there is no table 'PUBLIC.IMAGES'")),
+        (r#""a.b"."c ""d""#, Ok(r#"a.b.c "d"#)),
+        ("images; DROP TABLE images", Err("there is no table")),
+        (r#""images"#, Err("is not a table name")),
+        (r#""a"."b"."c""#, Err("there is no table")),
+        (r#"public."photos""#, Err("did you mean public.Photos?")),
+    ] {
+        let mut spec = rig.run_spec();
+        spec.table.table = name.into();
+        let pool = ledger::create_pool(rig.application.database_url.parse().unwrap(), 2);
+        match (PostgresLedger::open(pool, &spec, "test").await, found) {
+            (Ok(ledger), Ok(found)) => assert_eq!(ledger.table_name(), found),
+            (Err(error), Err(problem)) => {
+                assert_eq!(error.exit_code(), 64);
+                assert!(error.to_string().contains(problem), "{name}: {error}");
+            }
+            (opened, _) => panic!("{name}: {:?}", opened.map(drop)),
+        }
+    }
 }
 
 #[tokio::test]
