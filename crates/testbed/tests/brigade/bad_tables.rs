@@ -44,7 +44,7 @@ async fn tables_are_found_by_the_names_that_settings_write() {
         ("Photos", Ok("public.Photos")),
         ("public.Photos", Ok("public.Photos")),
         (r#"public."Photos""#, Ok("public.Photos")),
-        (r#"PUBLIC.IMAGES"#, Err("there is no table 'PUBLIC.IMAGES'")),
+        ("PUBLIC.IMAGES", Err("there is no table 'PUBLIC.IMAGES'")),
         (r#""a.b"."c ""d""#, Ok(r#"a.b.c "d"#)),
         ("images; DROP TABLE images", Err("there is no table")),
         (r#""images"#, Err("is not a table name")),
