@@ -300,7 +300,7 @@ async fn evidence_of_another_path() -> Result<()> {
             "UPDATE bucket_brigade.moves SET new_path = 'avatar/x' WHERE row_id = '{id}'"
         ))
         .await?;
-    assert_finds(&world, &WriteLog::default(), "the ledger tells of a move").await
+    assert_finds(&world, &WriteLog::default(), "the ledger has a move").await
 }
 
 #[tokio::test]
