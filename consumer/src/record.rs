@@ -71,7 +71,7 @@ impl OutcomeRecorder {
         orphan: Option<OrphanedCopy>,
     ) -> Event {
         if let Some(orphan) = &orphan {
-            tracing::warn!(
+            tracing::debug!(
                 row = %task.id, key = orphan.destination_key,
                 "row {} was changed by the application while its image was copied: the copy is an orphan", task.id
             );
