@@ -1,4 +1,4 @@
-//! Copy: one server-side copy per image, proven by its ETag, at the pace S3 allows; and the comparison
+//! Copy: one server-side copy per image, proven by its ETag, at the rate S3 allows; and the comparison
 //! where an object stands at the destination already.
 //!
 //! What is throttled or broken for the moment is tried again here, in hand and under its lease, so
@@ -186,7 +186,7 @@ impl Copier {
         match &result {
             Err(StoreError::Throttled { .. }) => {
                 self.context.counters.throttled();
-                // Dropped, the permit says nothing of the store's pace.
+                // Dropped, the permit says nothing of the store.
                 if attempts.throttled < THROTTLED_ALONE {
                     permit.throttled();
                 }

@@ -154,7 +154,7 @@ async fn flush_batch<T, R>(
 pub async fn flush_in_halves<T, R, E, F>(
     batch: Vec<T>,
     attempt: impl Fn(Arc<[T]>) -> F,
-    refused_alone: impl Fn(E) -> R,
+    refused_single: impl Fn(E) -> R,
 ) -> Vec<R>
 where
     T: Clone,
@@ -166,7 +166,7 @@ where
     while let Some(part) = parts.pop() {
         match attempt(Arc::clone(&part)).await {
             Ok(done) => results.extend(done),
-            Err(error) if part.len() == 1 => results.push(refused_alone(error)),
+            Err(error) if part.len() == 1 => results.push(refused_single(error)),
             Err(_) => {
                 let (left, right) = part.split_at(part.len() / 2);
                 parts.push(right.into());

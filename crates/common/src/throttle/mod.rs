@@ -1,6 +1,6 @@
 //! One throttle for everything that starts work: copies in the consumer, rows in the feeder. It holds
 //! work back for a list of reasons: an operator's pause and limits, a database that is slow or whose
-//! replicas lag, and the pace of the store. The database comes first: it serves the application.
+//! replicas lag, and the rate that the store serves. The database comes first: it serves the application.
 //!
 //! What waits here has booked nothing: it learns of each change at once.
 
@@ -11,7 +11,7 @@ mod rate_limiter;
 mod rate_meter;
 mod reason;
 mod state;
-mod store_pace;
+mod store_rate;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +26,7 @@ pub use self::permit::ThrottlePermit;
 pub use self::rate_meter::RateMeter;
 pub use self::reason::ThrottleReason;
 use self::state::{Attempt, ThrottleState};
-use self::store_pace::StorePace;
+use self::store_rate::StoreRate;
 use crate::ledger::fleet_control::FleetLimits;
 use crate::settings::DatabaseLimits;
 
@@ -154,7 +154,7 @@ impl Throttle {
     /// Copies per second, once the store has shown a limit.
     pub fn store_limit(&self) -> Option<f64> {
         let state = self.lock_state();
-        state.copies.as_ref()?.pace.limit(Instant::now())
+        state.copies.as_ref()?.store_rate.limit(Instant::now())
     }
 
     /// How long commits take, over a few.
@@ -167,10 +167,10 @@ impl Throttle {
         self.lock_state().max_in_hand(Instant::now())
     }
 
-    fn end_copy(&self, record: impl FnOnce(&mut StorePace)) {
+    fn end_copy(&self, record: impl FnOnce(&mut StoreRate)) {
         if let Some(copies) = &mut self.lock_state().copies {
             copies.in_flight -= 1;
-            record(&mut copies.pace);
+            record(&mut copies.store_rate);
         }
         self.changed.notify_one();
     }

@@ -11,11 +11,11 @@ pub struct ThrottlePermit<'a> {
     started: Instant,
     /// The copy goes first after a refusal, and the others wait for it.
     is_probe: bool,
-    answer: Option<StoreAnswer>,
+    outcome: Option<StoreOutcome>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum StoreAnswer {
+enum StoreOutcome {
     Served,
     Throttled,
 }
@@ -26,28 +26,30 @@ impl<'a> ThrottlePermit<'a> {
             throttle,
             started: Instant::now(),
             is_probe,
-            answer: None,
+            outcome: None,
         }
     }
 
     /// The store served the request, whatever it said.
     pub fn served(mut self) {
-        self.answer = Some(StoreAnswer::Served);
+        self.outcome = Some(StoreOutcome::Served);
     }
 
     /// The store asked for fewer requests.
     pub fn throttled(mut self) {
-        self.answer = Some(StoreAnswer::Throttled);
+        self.outcome = Some(StoreOutcome::Throttled);
     }
 }
 
 impl Drop for ThrottlePermit<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
-        self.throttle.end_copy(|pace| match self.answer {
-            Some(StoreAnswer::Served) => pace.record_served(self.is_probe, now),
-            Some(StoreAnswer::Throttled) => pace.record_throttled(self.is_probe, self.started, now),
-            None if self.is_probe => pace.abandon_probe(),
+        self.throttle.end_copy(|store_rate| match self.outcome {
+            Some(StoreOutcome::Served) => store_rate.record_served(self.is_probe, now),
+            Some(StoreOutcome::Throttled) => {
+                store_rate.record_throttled(self.is_probe, self.started, now);
+            }
+            None if self.is_probe => store_rate.abandon_probe(),
             None => {}
         });
     }

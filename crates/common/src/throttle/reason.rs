@@ -21,7 +21,7 @@ pub enum ThrottleReason {
         allowance: Option<usize>,
     },
     /// The store throttled a request lately.
-    StorePace {
+    StoreRate {
         per_second: f64,
     },
     /// This process's share of the fleet's limits.
@@ -44,7 +44,7 @@ impl ThrottleReason {
         match self {
             Self::Paused(_) => WorkerState::Paused,
             Self::ReplicaLag { .. } | Self::SlowCommits { .. } => WorkerState::DatabaseSlow,
-            Self::StorePace { .. } => WorkerState::ThrottledByStore,
+            Self::StoreRate { .. } => WorkerState::ThrottledByStore,
             Self::FleetLimit { .. } => WorkerState::Running,
         }
     }
@@ -88,7 +88,7 @@ impl Display for ThrottleReason {
                     "a commit took {commit:.0?}, MAX_COMMIT_LATENCY is {max:?}"
                 )
             }
-            Self::StorePace { per_second } => {
+            Self::StoreRate { per_second } => {
                 let decimals = usize::from(*per_second < 10.0);
                 write!(f, "{per_second:.decimals$} copies per second")
             }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::commit_latency::CommitLatency;
 use super::rate_limiter::{RateLimiter, truncate};
 use super::reason::ThrottleReason;
-use super::store_pace::StorePace;
+use super::store_rate::StoreRate;
 use crate::ledger::fleet_control::FleetLimits;
 use crate::queue::MAX_BATCH_ENTRIES;
 use crate::settings::DatabaseLimits;
@@ -43,7 +43,7 @@ pub(super) struct ThrottleState {
 pub(super) struct CopyState {
     max: usize,
     pub(super) in_flight: usize,
-    pub(super) pace: StorePace,
+    pub(super) store_rate: StoreRate,
 }
 
 impl ThrottleState {
@@ -52,7 +52,7 @@ impl ThrottleState {
         let copies = CopyState {
             max,
             in_flight: 0,
-            pace: StorePace::new(now),
+            store_rate: StoreRate::new(now),
         };
         Self::new(database, limiter, Some(copies))
     }
@@ -114,9 +114,9 @@ impl ThrottleState {
         if copies.in_flight >= max_in_flight {
             return Err(None);
         }
-        copies.pace.skip_idle_time(now);
-        let is_probe = copies.pace.check_hold(now).map_err(Some)?;
-        let per_second = copies.pace.per_second(now);
+        copies.store_rate.skip_idle_time(now);
+        let is_probe = copies.store_rate.check_hold(now).map_err(Some)?;
+        let per_second = copies.store_rate.per_second(now);
         let share = self.limits.rate_share().unwrap_or(f64::INFINITY);
         self.limiter.set_rate(Some(per_second.min(share)), now);
         check_rate(&self.limiter, now)?;
@@ -124,7 +124,7 @@ impl ThrottleState {
         let amount = least + (most - least) * fastrand::f64();
         self.limiter.record(amount, now);
         copies.in_flight += 1;
-        copies.pace.record_start(is_probe, now);
+        copies.store_rate.record_start(is_probe, now);
         Ok(is_probe)
     }
 
@@ -146,7 +146,7 @@ impl ThrottleState {
             paused,
             self.replica_lag(),
             self.slow_commits(now),
-            self.store_pace(now),
+            self.store_rate_reason(now),
             self.fleet_limit(),
         ];
         reasons.into_iter().flatten().collect()
@@ -172,11 +172,12 @@ impl ThrottleState {
         })
     }
 
-    fn store_pace(&self, now: Instant) -> Option<ThrottleReason> {
-        let pace = &self.copies.as_ref()?.pace;
-        let per_second = pace.per_second(now);
-        pace.was_throttled_lately(now)
-            .then_some(ThrottleReason::StorePace { per_second })
+    fn store_rate_reason(&self, now: Instant) -> Option<ThrottleReason> {
+        let store_rate = &self.copies.as_ref()?.store_rate;
+        let per_second = store_rate.per_second(now);
+        store_rate
+            .was_throttled_lately(now)
+            .then_some(ThrottleReason::StoreRate { per_second })
     }
 
     fn fleet_limit(&self) -> Option<ThrottleReason> {
@@ -222,7 +223,7 @@ impl ThrottleState {
         let Some(copies) = &self.copies else {
             return usize::MAX;
         };
-        let rates = [self.limits.rate_share(), copies.pace.limit(now)];
+        let rates = [self.limits.rate_share(), copies.store_rate.limit(now)];
         let by_rate = rates
             .into_iter()
             .flatten()

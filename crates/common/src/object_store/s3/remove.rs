@@ -24,25 +24,25 @@ impl ObjectRemover for S3Store {
         side: BucketSide,
         objects: &[DeleteTarget],
     ) -> Result<Vec<DeleteOutcome>, StoreError> {
-        let (in_batch, alone): (Vec<_>, Vec<_>) = objects
+        let (in_batch, single): (Vec<_>, Vec<_>) = objects
             .iter()
             .partition(|object| fits_into_xml(&object.key));
-        let mut fates = self.send_delete_objects(side, &in_batch).await?;
-        for object in alone {
-            fates.insert(&object.key, self.send_delete_object(side, object).await);
+        let mut outcomes = self.send_delete_objects(side, &in_batch).await?;
+        for object in single {
+            outcomes.insert(&object.key, self.send_delete_object(side, object).await);
         }
         for object in in_batch {
             // The header's form is sure; that of the ETag in a batch is each store's own reading.
-            if let Some(DeleteOutcome::Changed) = fates.get(object.key.as_str()) {
-                fates.insert(&object.key, self.send_delete_object(side, object).await);
+            if let Some(DeleteOutcome::Changed) = outcomes.get(object.key.as_str()) {
+                outcomes.insert(&object.key, self.send_delete_object(side, object).await);
             }
         }
-        let fate = |object: &DeleteTarget| {
-            fates
+        let outcome_of = |object: &DeleteTarget| {
+            outcomes
                 .remove(object.key.as_str())
                 .unwrap_or_else(missing_outcome)
         };
-        Ok(objects.iter().map(fate).collect())
+        Ok(objects.iter().map(outcome_of).collect())
     }
 }
 
@@ -54,8 +54,8 @@ impl S3Store {
     ) -> Result<BucketVersioning, StoreError> {
         let S3Bucket { client, name, .. } = self.bucket_at(side);
         let asked = client.get_bucket_versioning().bucket(name).send().await;
-        let answer = asked.map_err(store_error)?;
-        Ok(match answer.status {
+        let versioning = asked.map_err(store_error)?;
+        Ok(match versioning.status {
             Some(BucketVersioningStatus::Enabled) => BucketVersioning::Enabled,
             Some(_) => BucketVersioning::Suspended,
             None => BucketVersioning::Off,
@@ -96,12 +96,12 @@ impl S3Store {
             message: error.to_string(),
         })?;
         let output = request.delete(delete).send().await.map_err(store_error)?;
-        let mut answers = delete_outcomes(output);
-        let fate = |object: &&'a DeleteTarget| {
-            let answer = answers.remove(&object.key).unwrap_or_else(missing_outcome);
-            (object.key.as_str(), answer)
+        let mut outcomes = delete_outcomes(output);
+        let outcome_of = |object: &&'a DeleteTarget| {
+            let outcome = outcomes.remove(&object.key).unwrap_or_else(missing_outcome);
+            (object.key.as_str(), outcome)
         };
-        Ok(objects.iter().map(fate).collect())
+        Ok(objects.iter().map(outcome_of).collect())
     }
 
     async fn send_delete_object(&self, side: BucketSide, object: &DeleteTarget) -> DeleteOutcome {
@@ -198,7 +198,7 @@ fn classify_entry_error(code: String, message: String) -> DeleteOutcome {
 fn missing_outcome() -> DeleteOutcome {
     DeleteOutcome::Refused(StoreError::Transient {
         code: "NoAnswer".into(),
-        message: "the answer does not mention this object".into(),
+        message: "the response does not mention this object".into(),
     })
 }
 

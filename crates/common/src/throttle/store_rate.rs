@@ -34,9 +34,9 @@ const IDLE_AFTER: Duration = Duration::from_secs(8);
 /// How long after a refusal the process counts as throttled.
 const THROTTLED_FOR: Duration = Duration::from_secs(10);
 
-/// The pace of one process at one store.
+/// The rate of one process at one store.
 #[derive(Debug)]
-pub(super) struct StorePace {
+pub(super) struct StoreRate {
     rate: CubicRate,
     served: RateMeter,
     hold: Option<StoreHold>,
@@ -53,7 +53,7 @@ struct StoreHold {
     probing_since: Option<Instant>,
 }
 
-impl StorePace {
+impl StoreRate {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             rate: CubicRate::new(now),
