@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use crate::counters::ConsumerCounters;
 use crate::lease::Leases;
 
-/// Clones share everything.
 #[derive(Debug, Clone)]
 pub struct ConsumerContext {
     pub throttle: Arc<Throttle>,

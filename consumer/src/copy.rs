@@ -61,7 +61,6 @@ struct ObjectAttempts {
     throttled: u32,
 }
 
-/// Copies objects.
 pub struct Copier {
     store: Arc<dyn ObjectStore>,
     outages: OutageDetector,

@@ -49,7 +49,6 @@ pub enum RowState {
         /// The ledger holds a permanent failure for it.
         failed_for_good: bool,
     },
-    /// The new path.
     Moved,
     /// Another path of the application's; under the old prefix it will be fed on its own.
     Changed {
@@ -57,7 +56,6 @@ pub enum RowState {
         /// Whether that path is in scope itself.
         is_in_scope: bool,
     },
-    /// No such row.
     Deleted,
 }
 
@@ -81,7 +79,6 @@ impl RowState {
 pub struct FailureCause {
     /// A short code: S3's or Postgres's own where there is one.
     pub code: String,
-    /// What happened.
     pub message: String,
     /// Whether trying again unchanged is pointless.
     pub permanent: bool,

@@ -8,7 +8,6 @@ use crate::retry::FeederStopped;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedOutcome {
     pub progress: RunProgress,
-    /// By code.
     pub failures: Vec<(String, u64)>,
     /// Only a part of the rows was fed.
     pub is_canary: bool,

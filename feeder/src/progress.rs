@@ -68,7 +68,6 @@ impl FeederProgress {
         }
     }
 
-    /// For people.
     pub fn describe_phase(&self) -> &'static str {
         if self.health.outage().is_some() {
             return WorkerState::Waiting.as_str();

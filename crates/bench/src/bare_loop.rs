@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::images::{self, DESTINATION_BUCKET, SOURCE_BUCKET};
 
-/// Which call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BareCall {
     /// `CopyObject`, with the SDK as it comes.

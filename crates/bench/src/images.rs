@@ -6,7 +6,6 @@ use bucket_brigade_common::path_rule::PathRule;
 
 /// Where the images are.
 pub const SOURCE_BUCKET: &str = "old-images";
-/// Where they go.
 pub const DESTINATION_BUCKET: &str = "new-images";
 
 /// The path of a row at the start.

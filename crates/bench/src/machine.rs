@@ -13,15 +13,11 @@ pub struct MachineInfo {
     pub cores: usize,
     /// The system's memory in GiB.
     pub memory_gib: u64,
-    /// The kernel.
     pub kernel: String,
     /// The commit, marked where the tree differs from it.
     pub commit: String,
-    /// The day.
     pub date: String,
-    /// The compiler.
     pub rustc: String,
-    /// The server.
     pub postgres: String,
 }
 

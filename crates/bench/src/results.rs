@@ -38,7 +38,6 @@ impl TargetBound {
 /// One figure of one party.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MeasuredFigure {
-    /// Whose.
     pub of: String,
     /// In [`Row::unit`].
     pub value: SampleSpread,
@@ -60,11 +59,9 @@ impl MeasuredFigure {
 pub struct ResultRow {
     /// A name that does not change.
     pub name: String,
-    /// What is measured.
     pub what: String,
     /// The unit of the figures.
     pub unit: String,
-    /// Our figure.
     pub ours: Option<MeasuredFigure>,
     /// What it is measured against.
     pub against: Option<MeasuredFigure>,
@@ -180,7 +177,6 @@ pub struct GrowthPoint {
     pub page_ms: f64,
 }
 
-/// Everything measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BenchResults {
     /// Where; the last measurement's.
@@ -196,13 +192,11 @@ pub struct BenchResults {
 }
 
 impl BenchResults {
-    /// Reads results.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// Writes results.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self)? + "\n";
         std::fs::write(path, text).with_context(|| path.display().to_string())

@@ -16,7 +16,6 @@ use crate::images::{DESTINATION_BUCKET, SOURCE_BUCKET, run_spec};
 use crate::process::{ProcessUsage, RunningProcess, built_binary};
 use crate::stub::{RequestCounts, StubClient, StubSetup};
 
-/// Everything that runs.
 #[derive(Debug)]
 pub struct BenchRig {
     /// The stub.
@@ -129,7 +128,6 @@ impl BenchRig {
         Ok(())
     }
 
-    /// The environment of the programs.
     fn program_environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("PATH", std::env::var("PATH").unwrap_or_default()),
@@ -165,7 +163,6 @@ impl BenchRig {
         self.logs.path().join(name)
     }
 
-    /// Starts a consumer.
     pub fn start_consumer(&self, number: usize, in_flight: usize) -> Result<RunningProcess> {
         let mut command = self.program_command(built_binary("consumer")?);
         command.env("MAX_CONCURRENCY", in_flight.to_string());

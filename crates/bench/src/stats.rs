@@ -5,11 +5,8 @@ use serde::{Deserialize, Serialize};
 /// The runs of one figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SampleSpread {
-    /// The middle one.
     pub median: f64,
-    /// The least.
     pub min: f64,
-    /// The greatest.
     pub max: f64,
     /// How many there were.
     pub runs: usize,

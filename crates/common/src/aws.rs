@@ -50,7 +50,6 @@ pub fn s3_client(
     aws_sdk_s3::Client::from_conf(config)
 }
 
-/// The SQS client.
 pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
     let config = aws_sdk_sqs::config::Builder::from(sdk)
         .retry_config(RetryConfig::disabled())
@@ -82,7 +81,6 @@ pub enum ErrorOrigin {
 /// An SDK error reduced to what decisions are made on.
 #[derive(Debug, Clone)]
 pub struct RequestError {
-    /// Where it arose.
     pub origin: ErrorOrigin,
     /// The service's code, or a name of ours for what the transport met.
     pub code: String,

@@ -27,7 +27,6 @@ pub struct LogArgs {
     rust_log: Setting<String>,
 }
 
-/// The checked settings.
 #[derive(Debug)]
 pub struct LogSettings {
     json: bool,

@@ -8,7 +8,6 @@ pub(crate) struct MovedRow {
     pub(crate) id: String,
     pub(crate) old_path: String,
     pub(crate) new_path: String,
-    /// The copy's.
     pub(crate) etag: String,
     /// The copy's, where it is known.
     pub(crate) size_bytes: Option<i64>,

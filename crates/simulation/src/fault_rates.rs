@@ -7,7 +7,6 @@ use fastrand::Rng;
 /// What goes wrong with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// Nothing.
     Success,
     /// It is not carried out, and fails.
     FailsBeforeEffect,
@@ -24,7 +23,6 @@ pub struct FaultRates {
     pub failed_entries: u32,
     /// Messages delivered while they are in flight.
     pub duplicate_deliveries: u32,
-    /// Messages sent twice.
     pub duplicate_sends: u32,
     /// Renewals that find the lease lost.
     pub lost_leases: u32,
@@ -41,7 +39,6 @@ pub struct FaultRates {
 }
 
 impl FaultRates {
-    /// Nothing goes wrong.
     pub fn none() -> Self {
         Self {
             faults: 0,

@@ -3,7 +3,6 @@
 /// What is taken from the protocol, to show what it was good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Nothing.
     None,
     /// The path is set whatever the row holds.
     NoCompareAndSet,

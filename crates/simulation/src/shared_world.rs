@@ -19,14 +19,11 @@ use crate::world::{MemoryBuckets, MemoryQueue, MemoryTable, OLD_PREFIX, world_pa
 /// The redrive policy, as the documentation recommends it.
 const MAX_RECEIVE_COUNT: u32 = 5;
 
-/// Everything there is.
 #[derive(Debug)]
 pub struct WorldState {
     /// The table and the ledger.
     pub table: MemoryTable,
-    /// The buckets.
     pub buckets: MemoryBuckets,
-    /// The queue.
     pub mailbox: MemoryQueue,
     /// When messages in flight become visible.
     pub visible_at: BTreeMap<u64, Instant>,
@@ -42,7 +39,6 @@ pub struct WorldState {
     pub fault_rates: FaultRates,
     /// What is broken on purpose.
     pub sabotage: Sabotage,
-    /// The dice.
     pub dice: Rng,
     /// What happened so far, as a checksum: two runs of a seed must agree on it.
     pub trace: u64,
@@ -50,12 +46,10 @@ pub struct WorldState {
     pub faults: u64,
 }
 
-/// The world.
 #[derive(Debug)]
 pub struct SharedWorld(Mutex<WorldState>);
 
 impl SharedWorld {
-    /// An empty world.
     pub fn new(seed: u64, sabotage: Sabotage) -> Self {
         let mut dice = Rng::with_seed(seed);
         Self(Mutex::new(WorldState {

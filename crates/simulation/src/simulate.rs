@@ -38,15 +38,11 @@ const MAX_CRASHES: u32 = 3;
 /// What a seed came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SimulationReport {
-    /// Rows moved.
     pub moved: usize,
     /// Rows the application changed.
     pub changed: usize,
-    /// Rows that failed.
     pub failed: usize,
-    /// Processes that died.
     pub crashes: u64,
-    /// Faults injected.
     pub faults: u64,
     /// A checksum of everything that happened.
     pub trace: u64,

@@ -79,12 +79,10 @@ impl TerminalSession {
         Ok(())
     }
 
-    /// Types a line.
     pub async fn type_line(&mut self, line: &str) -> Result<()> {
         self.send_keys(&format!("{line}\n")).await
     }
 
-    /// Presses Ctrl-C.
     pub async fn press_ctrl_c(&mut self) -> Result<()> {
         self.send_keys(CTRL_C).await
     }

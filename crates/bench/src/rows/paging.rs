@@ -14,7 +14,6 @@ use crate::rig::BenchRig;
 use crate::stats::SampleSpread;
 
 const ROWS: u64 = 10_000_000;
-/// Near the beginning.
 const EARLY_ROW: u64 = 10_000;
 const PAGE_SIZE: u32 = 1000;
 /// Pages read for one run.

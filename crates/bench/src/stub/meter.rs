@@ -11,7 +11,6 @@ const MARK_INTERVAL: u64 = 100;
 /// One kind of request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestMeter {
-    /// Requests.
     pub requests: u64,
     /// What they were about: one object of a copy, up to ten messages of a batch.
     pub items: u64,

@@ -14,9 +14,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Whose connections these are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectionPurpose {
-    /// The feeder's.
     Feeder,
-    /// A consumer's.
     Consumer,
     /// An operator's command's, with its name.
     Command(String),

@@ -17,7 +17,6 @@ pub const WORKER_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum WorkerRole {
     /// It sends rows to the queue.
     Feeder,
-    /// It moves them.
     Consumer,
 }
 
@@ -40,7 +39,6 @@ pub struct Heartbeat {
     pub reason: String,
     /// Copies it may have in flight at the moment.
     pub concurrency: u64,
-    /// Messages it holds.
     pub in_hand: u64,
     /// Rows it moved per second over the last minute.
     pub moved_per_second: f64,

@@ -87,11 +87,7 @@ pub struct PoisonRecord {
 pub enum StatementError {
     /// The data itself was refused (a constraint, a length, a trigger): the batch holds a culprit.
     #[error("the database refused the row ({code}): {message}")]
-    Rejected {
-        /// SQLSTATE.
-        code: String,
-        message: String,
-    },
+    Rejected { code: String, message: String },
     /// The database cannot do it now; the same call may succeed later.
     #[error("the database cannot be used: {0}")]
     Unavailable(String),

@@ -20,7 +20,6 @@ pub struct CopiedObject {
 /// What stands at the destination, compared with the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DestinationState {
-    /// No object.
     Empty,
     /// The source's bytes and headers: a copy of ours.
     Same(CopiedObject),
@@ -42,7 +41,6 @@ pub enum StoreError {
     Transient {
         /// The service's error code, or a name for what the transport met.
         code: String,
-        /// What happened.
         message: String,
     },
     /// An object stands at the destination already.
@@ -102,7 +100,6 @@ impl StoreError {
     }
 }
 
-/// The two buckets.
 #[async_trait]
 pub trait ObjectStore: Send + Sync {
     /// One server-side copy that never overwrites, with everything a browser or CDN sees of it.

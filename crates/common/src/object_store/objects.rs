@@ -65,7 +65,6 @@ pub enum BucketVersioning {
     Suspended,
 }
 
-/// Deletes objects.
 #[async_trait]
 pub trait ObjectRemover: Send + Sync {
     /// Deletes up to [`MAX_DELETE_OBJECTS`] objects, each only while it has its ETag. The outcomes are in

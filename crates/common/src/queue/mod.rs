@@ -32,7 +32,6 @@ pub struct ReceivedMessage {
 /// A message as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutgoingMessage {
-    /// The text.
     pub body: String,
     /// The span that its further spans belong under; none while traces are off.
     pub traceparent: Option<String>,
@@ -99,12 +98,10 @@ pub enum QueueError {
     Unavailable {
         /// The API's name of the call.
         operation: &'static str,
-        /// What happened.
         message: String,
     },
 }
 
-/// A standard queue.
 #[async_trait]
 pub trait MessageQueue: Send + Sync {
     /// Sends up to [`BATCH`] messages; the answer has one entry for each, in order.

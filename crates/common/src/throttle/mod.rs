@@ -140,7 +140,6 @@ impl Throttle {
         self.lock_state().limits.other_consumers
     }
 
-    /// Copies in flight.
     pub fn in_flight(&self) -> usize {
         let state = self.lock_state();
         state.copies.as_ref().map_or(0, |copies| copies.in_flight)

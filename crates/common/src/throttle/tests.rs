@@ -267,7 +267,6 @@ impl RecoveringStore {
 /// A process with as much in hand as a consumer with 64 copies in flight, at such a store.
 struct BusyProcess {
     throttle: Arc<Throttle>,
-    /// Copies that began.
     started: Arc<Mutex<Vec<Instant>>>,
     _tasks: JoinSet<()>,
 }

@@ -80,7 +80,6 @@ struct VariableReader<'a, F> {
 }
 
 impl TraceSettings {
-    /// Reads the environment.
     pub fn from_env(problems: &mut SettingsProblems) -> Self {
         let get = |name: &str| std::env::var(name).ok();
         VariableReader { get, problems }.read()

@@ -44,7 +44,6 @@ enum RemovalVerdict {
     /// As recorded: it may go.
     Removable,
     Missing,
-    /// Why.
     Kept(String),
 }
 

@@ -15,7 +15,6 @@ pub(super) struct ReportLine {
     old_path: String,
     /// The path it got; of a changed row the one the application set.
     new_path: Option<String>,
-    /// The copy's.
     etag: Option<String>,
     /// The copy's, where it is known: `verify` finds it out.
     size_bytes: Option<i64>,
@@ -23,9 +22,7 @@ pub(super) struct ReportLine {
     at: String,
     /// Which consumer or operator did it.
     by: Option<String>,
-    /// In UTC.
     verified_at: Option<String>,
-    /// In UTC.
     source_removed_at: Option<String>,
     /// The code of its failure, or of what `verify` found wrong.
     code: Option<String>,

@@ -51,7 +51,6 @@ pub struct RunOverview {
     pub(crate) paused: Option<String>,
     #[sqlx(skip)]
     pub(crate) limits: RequestedLimits,
-    /// In UTC.
     pub(crate) started_at: String,
     /// When a sweep last found nothing left, in UTC.
     pub(crate) finished_at: Option<String>,

@@ -34,7 +34,6 @@ impl VerificationState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
 pub(super) struct VerificationCounts {
-    /// Moves.
     pub(super) checked: i64,
     /// Moves whose objects are as they should be.
     #[serde(rename = "sound")]
@@ -42,7 +41,6 @@ pub(super) struct VerificationCounts {
     pub(super) intact: i64,
     /// Moves whose row the application has changed or deleted since.
     pub(super) outdated: i64,
-    /// Copies made anew.
     pub(super) recopied: i64,
     pub(super) table_rows: i64,
     /// Of these, rows whose path is outside the path rule.
@@ -57,7 +55,6 @@ pub(super) struct VerificationFinding {
     /// Whether the application has changed or deleted the row.
     pub(super) is_outdated: bool,
     pub(super) source_etag: Option<String>,
-    /// The copy's.
     pub(super) size_bytes: Option<i64>,
     /// The copy's ETag when it was made anew.
     pub(super) new_etag: Option<String>,

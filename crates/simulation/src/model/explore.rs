@@ -14,7 +14,6 @@ const MAX_DEPTH: usize = 20;
 /// What the exploration of one configuration found.
 #[derive(Debug, Clone)]
 pub struct ExplorationResult {
-    /// Distinct states.
     pub states: usize,
     /// Steps on the shortest way to the farthest of them.
     pub depth: usize,

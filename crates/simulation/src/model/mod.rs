@@ -39,7 +39,6 @@ pub struct BrigadeModel {
     pub locks: u8,
     /// Whether a consumer may be asked to stop in the middle.
     pub stops: bool,
-    /// The redrive policy.
     pub max_receive_count: u32,
     /// What is broken on purpose.
     pub sabotage: Sabotage,
@@ -50,9 +49,7 @@ pub struct BrigadeModel {
 pub struct ModelState {
     /// The application's table and the ledger.
     pub table: MemoryTable,
-    /// The buckets.
     pub buckets: MemoryBuckets,
-    /// The queue.
     pub mailbox: MemoryQueue,
     /// What each consumer has in hand.
     pub consumers: [Option<InHand>; 2],
@@ -99,7 +96,6 @@ pub enum ModelAction {
         /// Whether the queue's answer reaches it.
         answered: bool,
     },
-    /// The feeder dies.
     FeederCrashes,
     /// A consumer receives a message, hidden from others or not.
     Receive(usize, u64),
@@ -107,7 +103,6 @@ pub enum ModelAction {
     Expire(u64),
     /// A consumer takes its next step.
     ConsumerAction(usize, ModelOutcome),
-    /// A consumer dies.
     Crash(usize),
     /// The application begins to write to a row.
     Write(String, RowWrite),

@@ -10,9 +10,7 @@ use super::NEW_PREFIX;
 /// The buckets: key to bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct MemoryBuckets {
-    /// The old bucket.
     pub source: BTreeMap<String, String>,
-    /// The new bucket.
     pub destination: BTreeMap<String, String>,
 }
 

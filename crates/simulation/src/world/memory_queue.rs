@@ -7,7 +7,6 @@ use bucket_brigade_common::queue::ReceivedMessage;
 /// A message in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct QueuedMessage {
-    /// What was sent.
     pub body: String,
     /// How often it was received.
     pub receives: u32,

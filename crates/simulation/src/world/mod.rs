@@ -17,7 +17,6 @@ pub const OLD_PREFIX: &str = "image/";
 /// The prefix of paths and keys to move to.
 pub const NEW_PREFIX: &str = "avatar/";
 
-/// The path rule of this world.
 #[expect(clippy::expect_used, reason = "two constants that make a rule")]
 pub fn world_path_rule() -> PathRule {
     PathRule::new(OLD_PREFIX, NEW_PREFIX, None, None).expect("a rule")

@@ -18,15 +18,12 @@ use super::OLD_PREFIX;
 /// The evidence of a move.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordedMove {
-    /// The path before.
     pub old_path: String,
-    /// The path since.
     pub new_path: String,
     /// The copy's ETag.
     pub etag: String,
 }
 
-/// A recorded failure.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordedFailure {
     /// The path it was fed with.
@@ -42,7 +39,6 @@ pub struct RecordedFailure {
 pub struct MemoryTable {
     /// The application's rows: id to path. A deleted one is absent.
     pub rows: BTreeMap<String, String>,
-    /// Rows moved.
     pub moves: BTreeMap<String, RecordedMove>,
     /// Rows the application changed, with the path found; none for a deleted row.
     pub changes: BTreeMap<String, Option<String>>,
@@ -63,7 +59,6 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// Reads rows.
     pub fn read_rows(&self, ids: &[RowId]) -> HashMap<RowId, CurrentRow> {
         let row = |id: &RowId| {
             let path = self.rows.get(id.as_str())?.clone();
@@ -142,7 +137,6 @@ impl MemoryTable {
         }
     }
 
-    /// Records poison messages.
     pub fn record_poison(&mut self, records: &[PoisonRecord]) {
         let ids = records.iter().map(|record| record.message_id.clone());
         self.poison.extend(ids);

@@ -27,7 +27,6 @@ pub enum ApplicationIdType {
 }
 
 impl ApplicationIdType {
-    /// Its name in SQL.
     pub fn sql_name(self) -> &'static str {
         match self {
             Self::BigInt => "bigint",
@@ -87,15 +86,12 @@ impl ImagesTable {
 pub struct Application {
     /// Where its rows are.
     pub database_url: String,
-    /// Its table.
     pub table: ImagesTable,
     /// Paths under this prefix are in the source bucket, as are all that are not under the new one.
     pub old_prefix: String,
     /// Paths under this prefix are in the destination bucket.
     pub new_prefix: String,
-    /// The old bucket.
     pub source_bucket: String,
-    /// The new bucket.
     pub destination_bucket: String,
     /// A client of its store.
     pub s3: Client,
@@ -143,7 +139,6 @@ impl Application {
         Ok(())
     }
 
-    /// Creates its table.
     pub async fn create_table(&self, pool: &PgPool) -> Result<()> {
         let ImagesTable {
             name,

@@ -39,7 +39,6 @@ pub struct ObjectProperties {
     pub content_disposition: Option<String>,
     /// User metadata, by lower-case names without `x-amz-meta-`.
     pub metadata: BTreeMap<String, String>,
-    /// Tags.
     pub tags: BTreeMap<String, String>,
 }
 

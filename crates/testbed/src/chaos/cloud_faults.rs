@@ -28,7 +28,6 @@ impl CloudFaults {
         }
     }
 
-    /// Ends them all.
     pub(super) fn stop(&mut self) {
         self.past_hits = self.hits();
         self.handles.clear();

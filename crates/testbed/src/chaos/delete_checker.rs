@@ -99,7 +99,6 @@ impl DeleteChecker {
         self.records.lock().checked_deletes
     }
 
-    /// What it found.
     pub fn findings(&self) -> Vec<String> {
         self.records.lock().findings.clone()
     }

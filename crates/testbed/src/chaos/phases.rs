@@ -51,7 +51,6 @@ struct ChaosRun<'a> {
     killer: ProcessKiller,
 }
 
-/// Plays it through.
 pub(super) async fn run_phases(
     environment: &mut RunEnvironment,
     script: &ChaosPlan,

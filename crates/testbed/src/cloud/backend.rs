@@ -57,7 +57,6 @@ impl CloudBackend {
         }
     }
 
-    /// Performs a request.
     pub(super) async fn dispatch_call(&self, call: BackendCall) -> CloudResponse {
         let BackendCall { peer, request } = call;
         let Ok(query) = Query::try_from_uri(request.uri()) else {

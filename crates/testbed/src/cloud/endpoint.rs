@@ -15,7 +15,6 @@ impl CloudEndpoint {
         Self(url.into())
     }
 
-    /// Its URL.
     pub fn url(&self) -> &str {
         &self.0
     }

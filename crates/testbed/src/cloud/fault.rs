@@ -8,12 +8,10 @@ use parking_lot::Mutex;
 
 use super::operation::CloudOperation;
 
-/// What goes wrong.
 #[derive(Debug, Clone)]
 pub enum FaultEffect {
     /// The operation is not performed and answered with this error.
     Error {
-        /// The HTTP status.
         status: u16,
         /// The error's code, such as `SlowDown`.
         code: String,
@@ -22,7 +20,6 @@ pub enum FaultEffect {
     },
     /// The operation is performed, yet answered with this error.
     ErrorAfterEffect {
-        /// The HTTP status.
         status: u16,
         /// The error's code.
         code: String,
@@ -51,7 +48,6 @@ pub enum FaultEffect {
     DelayedResponse(Duration),
     /// SQS batches alone: not performed and answered with every entry under `Failed`.
     FailEntries {
-        /// The entries' code.
         code: String,
         /// Whether the sender is to blame.
         sender_fault: bool,
@@ -59,7 +55,6 @@ pub enum FaultEffect {
     /// SQS batches alone: every other entry, beginning with the first, is not performed and comes
     /// back under `Failed`.
     FailSomeEntries {
-        /// The entries' code.
         code: String,
         /// Whether the sender is to blame.
         sender_fault: bool,
@@ -246,7 +241,6 @@ impl FaultHandle {
         self.active.hits.load(Ordering::Relaxed)
     }
 
-    /// Ends the fault.
     pub fn remove(self) {}
 }
 

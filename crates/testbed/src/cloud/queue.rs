@@ -47,7 +47,6 @@ pub struct QueueDepth {
 }
 
 impl QueueDepth {
-    /// All messages.
     pub fn total(self) -> u64 {
         self.visible + self.in_flight
     }

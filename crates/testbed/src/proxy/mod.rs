@@ -28,7 +28,6 @@ pub struct CutRates {
 }
 
 impl CutRates {
-    /// Nothing is cut.
     pub const NONE: Self = Self {
         after: 0.0,
         before: 0.0,

@@ -18,7 +18,6 @@ const IMAGES_PER_WRITE: usize = 25;
 
 /// What is to be set up.
 pub(crate) struct EnvironmentOptions {
-    /// Images in scope.
     pub(crate) images: u32,
     /// The largest picture, in bytes; none for the seed's own choice.
     pub(crate) largest_bytes: Option<u32>,

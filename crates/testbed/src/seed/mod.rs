@@ -89,7 +89,6 @@ pub enum SeededRowKind {
 pub struct SeededRow {
     /// Its id, as text.
     pub id: String,
-    /// Its path.
     pub path: String,
     /// What it is there for.
     pub kind: SeededRowKind,

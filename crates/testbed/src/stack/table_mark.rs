@@ -7,7 +7,6 @@ use sqlx::postgres::PgPool;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TableMark {
-    /// Seeded, and untouched.
     Seeded,
     /// An application began to read and write.
     Used,

@@ -18,7 +18,6 @@ pub enum ApplicationWrite {
         /// The SHA-256 of the picture.
         sha256: String,
     },
-    /// It deleted it.
     Deleted,
 }
 

@@ -63,15 +63,12 @@ impl Default for TrafficRates {
 /// What the traffic did and found.
 #[derive(Debug, Clone, Default)]
 pub struct TrafficReport {
-    /// Pictures read.
     pub reads: u64,
     /// Reads of a path that named no object, or one with bytes the row never had.
     pub broken_reads: u64,
     /// Reads that got no answer: the database or the store was down.
     pub read_errors: u64,
-    /// Pictures replaced.
     pub application_writes: u64,
-    /// Rows deleted.
     pub deletes: u64,
     /// Writes given up because the store or the database refused them.
     pub write_errors: u64,

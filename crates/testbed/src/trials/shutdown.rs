@@ -39,7 +39,6 @@ const EXIT_SECOND_SIGNAL: i32 = 130;
 /// The shortest there is, because messages in hand at a second signal are waited for.
 const VISIBILITY_SETTING: &str = "2s";
 
-/// What to try.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ShutdownArguments {
     /// How often a signal is sent

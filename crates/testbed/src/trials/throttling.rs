@@ -28,7 +28,6 @@ pub enum LimitAlgorithmArgument {
     BySecond,
 }
 
-/// What to try.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ThrottlingArguments {
     /// Copies per second that the store allows

@@ -36,7 +36,6 @@ const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_VERSION"));
 /// One copy, as its request describes it.
 #[derive(Debug, Clone)]
 pub(super) struct CopyRequest<'a> {
-    /// The destination key.
     pub key: &'a str,
     /// `bucket/key` of the source, percent-encoded.
     pub source: String,

@@ -26,7 +26,6 @@ const REFUSED_CREDENTIALS: [&str; 4] = [
     "InvalidAccessKeyId",
 ];
 
-/// Signs requests.
 #[derive(Debug)]
 pub(in crate::object_store::s3) struct RequestSigner {
     credentials: CredentialsCache,
