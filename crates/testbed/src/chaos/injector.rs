@@ -70,10 +70,18 @@ impl ChaosPlan {
     }
 
     /// Rows fed per second, so that there is work for as long as the faults act: what may be fed before
-    /// the limit is set is not counted on.
+    /// the limit is set is not counted on. The fleet keeps the limit, too, and there it counts copies.
     pub(super) fn rate_limit(&self) -> f64 {
         let rest = self.images.saturating_sub(self.max_backlog());
-        (f64::from(rest) / self.duration.as_secs_f64()).max(1.0)
+        let rows_per_second = f64::from(rest) / self.duration.as_secs_f64();
+        (rows_per_second * self.copies_per_row()).max(1.0)
+    }
+
+    /// What of the fleet's limit a row takes: three deliveries on average are copied at the same time, and
+    /// consumers that were killed hold their shares for three seconds.
+    fn copies_per_row(&self) -> f64 {
+        let when = |kind, factor| if self.has_fault(kind) { factor } else { 1.0 };
+        when(FaultKind::Duplicates, 3.0) * when(FaultKind::KillConsumers, 2.0)
     }
 
     /// Seconds' worth of messages with their duplicates. The rate limit can only be set once the feeder
