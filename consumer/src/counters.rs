@@ -32,6 +32,7 @@ pub struct ConsumerCounters {
     count_failed: Counter,
     count_poison: Counter,
     count_throttled: Counter,
+    count_other_run: Counter,
     /// Copies that were made: from the request to the proof.
     pub copies: Histogram,
     /// Commits the database took: one statement each, whatever it held.
@@ -48,6 +49,7 @@ impl Default for ConsumerCounters {
             count_failed: Counter::default(),
             count_poison: Counter::default(),
             count_throttled: Counter::default(),
+            count_other_run: Counter::default(),
             copies: Histogram::new(LATENCY_BUCKETS_SECONDS),
             commits: Histogram::new(LATENCY_BUCKETS_SECONDS),
             ages: Histogram::new(AGE_BUCKETS_SECONDS),
@@ -67,6 +69,8 @@ pub struct ConsumerCounts {
     pub poison: u64,
     /// Requests that S3 throttled.
     pub throttled: u64,
+    /// Messages of another run, given back.
+    pub other_run: u64,
 }
 
 impl ConsumerCounters {
@@ -87,6 +91,15 @@ impl ConsumerCounters {
         self.count_poison.inc();
     }
 
+    /// A message of another run was received. The first one is logged: two runs share the queue.
+    pub fn other_run(&self, own: i64, other: i64) {
+        if self.count_other_run.inc() == 0 {
+            tracing::warn!(
+                "the queue holds messages of run {other}, and this consumer serves run {own}: it gives them back. Stop the consumers of the run that has ended, or give each run a queue of its own (feeder runs lists them)"
+            );
+        }
+    }
+
     /// S3 throttled a request.
     pub fn throttled(&self) {
         self.count_throttled.inc();
@@ -99,6 +112,7 @@ impl ConsumerCounters {
             failed: self.count_failed.get(),
             poison: self.count_poison.get(),
             throttled: self.count_throttled.get(),
+            other_run: self.count_other_run.get(),
         }
     }
 }

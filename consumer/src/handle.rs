@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use bucket_brigade_common::message::{MoveTask, decode};
+use bucket_brigade_common::message::{DecodeError, MoveTask, decode};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::ReceivedMessage;
 use bucket_brigade_common::row_id::IdColumnType;
@@ -23,6 +23,8 @@ use crate::trace::{Deliveries, Delivery};
 
 /// The stages a message passes, shared by all messages in hand.
 pub struct Stages {
+    /// The run's number in the ledger.
+    pub run: i64,
     pub id_type: IdColumnType,
     pub rule: PathRule,
     /// Whether the queue has a redrive policy.
@@ -40,13 +42,14 @@ pub struct Stages {
 enum MessageContent {
     Row(Box<MoveTask>),
     Poison(String),
+    OtherRun,
 }
 
 impl MessageContent {
     fn as_task(&self) -> Option<&MoveTask> {
         match self {
             Self::Row(task) => Some(task),
-            Self::Poison(_) => None,
+            Self::Poison(_) | Self::OtherRun => None,
         }
     }
 }
@@ -54,10 +57,7 @@ impl MessageContent {
 impl Stages {
     /// Handles one message. It is deleted, released or, at the worst, left to its visibility timeout.
     pub async fn handle(&self, message: ReceivedMessage, lease: Lease) {
-        let content = match decode(&message.body, self.id_type, &self.rule) {
-            Ok(task) => MessageContent::Row(Box::new(task)),
-            Err(poison) => MessageContent::Poison(poison.to_string()),
-        };
+        let content = self.decode(&message);
         let mut delivery = self.deliveries.start(&message, content.as_task());
         let (mut protocol, mut event) = self.begin(&message, &content);
         loop {
@@ -83,14 +83,24 @@ impl Stages {
         self.end_lease(protocol, lease, Delivery::default()).await;
     }
 
-    fn begin(&self, message: &ReceivedMessage, content: &MessageContent) -> (MoveProtocol, Event) {
-        match content.as_task() {
-            Some(task) => {
-                let key = task.route.destination_key.clone();
-                (self.new_protocol(message, key), Event::Decoded)
+    fn decode(&self, message: &ReceivedMessage) -> MessageContent {
+        match decode(&message.body, self.run, self.id_type, &self.rule) {
+            Ok(task) => MessageContent::Row(Box::new(task)),
+            Err(DecodeError::Poison(reason)) => MessageContent::Poison(reason.to_string()),
+            Err(DecodeError::OtherRun(run)) => {
+                self.context.counters.other_run(self.run, run);
+                MessageContent::OtherRun
             }
-            None => (self.new_protocol(message, String::new()), Event::Poison),
         }
+    }
+
+    fn begin(&self, message: &ReceivedMessage, content: &MessageContent) -> (MoveProtocol, Event) {
+        let (key, event) = match content {
+            MessageContent::Row(task) => (task.route.destination_key.clone(), Event::Decoded),
+            MessageContent::Poison(_) => (String::new(), Event::Poison),
+            MessageContent::OtherRun => (String::new(), Event::OtherRun),
+        };
+        (self.new_protocol(message, key), event)
     }
 
     fn new_protocol(&self, message: &ReceivedMessage, destination_key: String) -> MoveProtocol {
@@ -135,6 +145,8 @@ impl Stages {
                     .record_poison(message_id, reason.clone(), body)
                     .await
             }
+            // It is released without a step.
+            MessageContent::OtherRun => Event::Interrupted,
         }
     }
 

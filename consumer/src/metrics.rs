@@ -38,6 +38,11 @@ impl ProcessStatus for ConsumerContext {
                 "Requests that S3 throttled",
                 counts.throttled,
             ),
+            (
+                "bucket_brigade_other_run",
+                "Messages of another run that were given back",
+                counts.other_run,
+            ),
         ] {
             register_counter(registry, name, help, value);
         }

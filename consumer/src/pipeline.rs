@@ -35,6 +35,8 @@ pub struct Pipeline {
     pub store: Arc<dyn ObjectStore>,
     pub ledger: Arc<dyn MoveLedger>,
     pub fleet_control: Arc<dyn FleetControl>,
+    /// The run's number in the ledger.
+    pub run: i64,
     pub id_type: IdColumnType,
     pub rule: PathRule,
     /// Whether the queue has a redrive policy.
@@ -79,6 +81,7 @@ impl Pipeline {
     fn build_stages(&self) -> Stages {
         let (ledger, context) = (&self.ledger, &self.context);
         Stages {
+            run: self.run,
             id_type: self.id_type,
             rule: self.rule.clone(),
             has_dead_letter_queue: self.has_dead_letter_queue,

@@ -89,6 +89,8 @@ pub enum Event {
     Decoded,
     /// The message was not understood.
     Poison,
+    /// The message is of a run that other consumers serve.
+    OtherRun,
     RowRead(RowState),
     /// The copy was made and is proven.
     Copied(CopiedObject),
@@ -191,6 +193,7 @@ impl MoveProtocol {
     pub fn next(&mut self, event: Event) -> Action {
         match event {
             Event::Poison => self.after_poison(),
+            Event::OtherRun => self.end_lease(FinalAction::Release(self.release_delay(false))),
             Event::RowRead(row) => self.after_row_read(row),
             Event::Copied(copy) => self.commit_copy(copy),
             Event::DestinationExists => Action::Compare,

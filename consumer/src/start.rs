@@ -118,6 +118,7 @@ async fn prepare_pipeline(
         deliveries: Deliveries::new(source, destination),
         queue: Arc::new(queue),
         store: Arc::new(store),
+        run: ledger.run_id(),
         id_type: ledger.id_type(),
         ledger: Arc::new(ledger.clone()),
         fleet_control: Arc::new(ledger),

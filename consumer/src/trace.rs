@@ -172,6 +172,6 @@ fn describe_event(event: &Event) -> &'static str {
         Event::Recorded => "recorded",
         Event::Interrupted => "interrupted",
         // These come from no step.
-        Event::Decoded | Event::Poison | Event::LeaseEnded { .. } => "",
+        Event::Decoded | Event::Poison | Event::OtherRun | Event::LeaseEnded { .. } => "",
     }
 }

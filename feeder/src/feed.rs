@@ -23,6 +23,8 @@ use crate::sweep::TableSweep;
 
 /// What the feeder works with, whatever stands behind it.
 pub struct FeedLoop {
+    /// The run's number in the ledger.
+    pub run: i64,
     pub queue: Arc<dyn MessageQueue>,
     /// The rows and the cursor.
     pub source: Arc<dyn FeedSource>,
@@ -101,6 +103,7 @@ impl FeedLoop {
             source: &*self.source,
             rule: &self.rule,
             sender: BatchSender {
+                run: self.run,
                 queue: Arc::clone(&self.queue),
                 ledger: &*self.ledger,
                 retrier,

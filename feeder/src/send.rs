@@ -19,6 +19,8 @@ use crate::trace::TracedRow;
 const MAX_CONCURRENT_BATCHES: usize = 16;
 
 pub struct BatchSender<'a> {
+    /// The run's number in the ledger.
+    pub run: i64,
     pub queue: Arc<dyn MessageQueue>,
     /// Where rows that the queue refuses are recorded.
     pub ledger: &'a dyn MoveLedger,
@@ -40,7 +42,7 @@ impl BatchSender<'_> {
         let mut pending: Vec<TracedRow> = batch.into_iter().map(TracedRow::new).collect();
         self.retrier
             .retry_queue("sending", async || {
-                let entries = self.send_request(encode_messages(&pending)?).await?;
+                let entries = self.send_request(self.encode_messages(&pending)?).await?;
                 let mut again = Vec::new();
                 let mut reason = String::new();
                 for (row, entry) in pending.drain(..).zip(entries) {
@@ -65,6 +67,11 @@ impl BatchSender<'_> {
                 ))
             })
             .await
+    }
+
+    fn encode_messages(&self, rows: &[TracedRow]) -> Result<Vec<OutgoingMessage>, String> {
+        let encode = |row| encode_message(self.run, row);
+        rows.iter().map(encode).collect()
     }
 
     /// One request, in a task of its own: sixteen at a time keep more than one processor busy. It ends
@@ -117,13 +124,12 @@ pub fn permanent_failure((id, path): (RowId, String), code: &str, message: Strin
     }
 }
 
-fn encode_messages(rows: &[TracedRow]) -> Result<Vec<OutgoingMessage>, String> {
-    rows.iter().map(encode_message).collect()
-}
-
-fn encode_message(TracedRow { row, span }: &TracedRow) -> Result<OutgoingMessage, String> {
+fn encode_message(
+    run: i64,
+    TracedRow { row, span }: &TracedRow,
+) -> Result<OutgoingMessage, String> {
     Ok(OutgoingMessage {
-        body: encode(&row.0, &row.1).map_err(|error| error.to_string())?,
+        body: encode(run, &row.0, &row.1).map_err(|error| error.to_string())?,
         traceparent: traceparent(span),
     })
 }

@@ -71,6 +71,7 @@ pub async fn start(
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
     ready.set();
     let feed = FeedLoop {
+        run: ledger.run_id(),
         queue: Arc::new(queue),
         source: Arc::new(ledger.clone()),
         ledger: Arc::new(ledger.clone()),

@@ -1,12 +1,14 @@
 //! A message's body, read for every type of id and under several rules.
 
-use bucket_brigade_common::message::{MoveTask, PoisonReason, decode, encode};
+use bucket_brigade_common::message::{DecodeError, MoveTask, PoisonReason, decode, encode};
 use bucket_brigade_common::object_store::s3::copy_source;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::IdColumnType;
 use percent_encoding::percent_decode_str;
 
 use crate::path_rule::check_route;
+
+const RUN: i64 = 1;
 
 const ID_TYPES: [IdColumnType; 5] = [
     IdColumnType::Smallint,
@@ -38,9 +40,10 @@ pub fn check(input: &[u8]) {
             panic!("the rule {old} to {new} is refused");
         };
         for id_type in ID_TYPES {
-            match decode(&body, id_type, &rule) {
+            match decode(&body, RUN, id_type, &rule) {
                 Ok(task) => check_task(&task, id_type, &rule),
-                Err(poison) => check_poison(&poison, &body),
+                Err(DecodeError::OtherRun(run)) => assert_ne!(run, RUN),
+                Err(DecodeError::Poison(poison)) => check_poison(&poison, &body),
             }
         }
     }
@@ -55,15 +58,16 @@ fn check_task(task: &MoveTask, id_type: IdColumnType, rule: &PathRule) {
         "not canonical"
     );
     check_copy_source(&task.route.source_key);
-    let Ok(body) = encode(&task.id, &task.route.old_path) else {
+    let Ok(body) = encode(RUN, &task.id, &task.route.old_path) else {
         panic!("{task:?} cannot be encoded");
     };
     assert!(body.chars().all(is_sendable), "SQS would refuse {body:?}");
-    match decode(&body, id_type, rule) {
+    match decode(&body, RUN, id_type, rule) {
         Ok(again) => assert_eq!(again, *task),
         // Escaped, a body may be longer than the one it was read from.
-        Err(poison) => {
-            assert!(matches!(poison, PoisonReason::TooLong(length) if length == body.len()));
+        Err(error) => {
+            let too_long = DecodeError::Poison(PoisonReason::TooLong(body.len()));
+            assert_eq!(error, too_long);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The message on the queue: one row to move, `{"id":"123","path":"image/avatar-123.png"}`.
+//! The message on the queue: one row of one run to move, `{"run":1,"id":"123","path":"image/avatar-123.png"}`.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -13,6 +13,7 @@ const MAX_BODY_BYTES: usize = 32 * 1024;
 
 #[derive(Serialize)]
 struct EncodedMessage<'a> {
+    run: i64,
     id: &'a str,
     path: &'a str,
 }
@@ -20,6 +21,8 @@ struct EncodedMessage<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DecodedMessage {
+    /// Feeders of earlier versions named none.
+    run: Option<i64>,
     id: String,
     path: String,
 }
@@ -31,6 +34,15 @@ pub struct MoveTask {
     pub route: MoveRoute,
 }
 
+/// Why a message names no row of the run.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    #[error("the message is of run {0}")]
+    OtherRun(i64),
+    #[error(transparent)]
+    Poison(#[from] PoisonReason),
+}
+
 /// Why a message is poison: not one of ours, or not for this migration.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PoisonReason {
@@ -38,7 +50,7 @@ pub enum PoisonReason {
     #[error("the body is {0} bytes long, no message of ours is longer than {MAX_BODY_BYTES}")]
     TooLong(usize),
     /// Not JSON, or JSON of another shape.
-    #[error("the body is not {{\"id\": text, \"path\": text}}: {0}")]
+    #[error("the body is not {{\"run\": number, \"id\": text, \"path\": text}}: {0}")]
     MalformedBody(String),
     /// The id cannot be one of the id column's type.
     #[error("the id {0:?} is not a valid {1}")]
@@ -47,8 +59,9 @@ pub enum PoisonReason {
     BadPath(String, RouteError),
 }
 
-pub fn encode(id: &RowId, path: &str) -> Result<String, serde_json::Error> {
+pub fn encode(run: i64, id: &RowId, path: &str) -> Result<String, serde_json::Error> {
     let body = serde_json::to_string(&EncodedMessage {
+        run,
         id: id.as_str(),
         path,
     })?;
@@ -61,16 +74,33 @@ pub fn encode(id: &RowId, path: &str) -> Result<String, serde_json::Error> {
         .replace('\u{ffff}', "\\uffff"))
 }
 
+/// Reads a message of the run with this number, type of id and rule.
 pub fn decode(
     body: &str,
+    run: i64,
     id_type: IdColumnType,
     rule: &PathRule,
-) -> Result<MoveTask, PoisonReason> {
+) -> Result<MoveTask, DecodeError> {
+    let incoming = parse_body(body)?;
+    if let Some(other) = incoming.run.filter(|named| *named != run) {
+        return Err(DecodeError::OtherRun(other));
+    }
+    Ok(route_row(incoming, id_type, rule)?)
+}
+
+fn parse_body(body: &str) -> Result<DecodedMessage, PoisonReason> {
     if body.len() > MAX_BODY_BYTES {
         return Err(PoisonReason::TooLong(body.len()));
     }
-    let incoming: DecodedMessage = serde_json::from_str(body)
-        .map_err(|error| PoisonReason::MalformedBody(escape_control_characters(&error)))?;
+    serde_json::from_str(body)
+        .map_err(|error| PoisonReason::MalformedBody(escape_control_characters(&error)))
+}
+
+fn route_row(
+    incoming: DecodedMessage,
+    id_type: IdColumnType,
+    rule: &PathRule,
+) -> Result<MoveTask, PoisonReason> {
     let Some(id) = id_type.parse(&incoming.id) else {
         return Err(PoisonReason::BadId(incoming.id, id_type.sql_type()));
     };
@@ -103,17 +133,34 @@ mod tests {
         PathRule::new("image/", "avatar/", None, None).unwrap()
     }
 
-    fn read(body: &str) -> Result<MoveTask, PoisonReason> {
-        decode(body, IdColumnType::Bigint, &rule())
+    const RUN: i64 = 7;
+
+    fn read(body: &str) -> Result<MoveTask, DecodeError> {
+        decode(body, RUN, IdColumnType::Bigint, &rule())
+    }
+
+    fn poison(body: &str) -> PoisonReason {
+        match read(body) {
+            Err(DecodeError::Poison(reason)) => reason,
+            other => panic!("{body}: {other:?}"),
+        }
     }
 
     #[test]
     fn the_body_is_the_documented_one() {
         let id = RowId::from_database("123".into());
         assert_eq!(
-            encode(&id, "image/avatar-123.png").unwrap(),
-            r#"{"id":"123","path":"image/avatar-123.png"}"#
+            encode(RUN, &id, "image/avatar-123.png").unwrap(),
+            r#"{"run":7,"id":"123","path":"image/avatar-123.png"}"#
         );
+    }
+
+    #[test]
+    fn a_message_of_another_run_is_no_poison() {
+        let body = r#"{"run":8,"id":"not of our type","path":"outside/our/rule"}"#;
+        assert_eq!(read(body), Err(DecodeError::OtherRun(8)));
+        let without = r#"{"id":"123","path":"image/avatar-123.png"}"#;
+        assert!(read(without).is_ok(), "of an earlier version");
     }
 
     #[test]
@@ -126,36 +173,38 @@ mod tests {
             "{}",
             r#"{"id":"1"}"#,
             r#"{"id":1,"path":"image/a"}"#,
+            r#"{"run":"7","id":"1","path":"image/a"}"#,
+            r#"{"run":7.5,"id":"1","path":"image/a"}"#,
             r#"{"id":"1","path":null}"#,
             r#"{"id":"1","path":"image/a","more":1}"#,
             r#"{"id":"1","path":"image/a"} trailing"#,
         ] {
             assert!(
-                matches!(read(body), Err(PoisonReason::MalformedBody(_))),
+                matches!(poison(body), PoisonReason::MalformedBody(_)),
                 "{body}"
             );
         }
         assert!(matches!(
-            read(r#"{"id":"one","path":"image/a"}"#),
-            Err(PoisonReason::BadId(..))
+            poison(r#"{"id":"one","path":"image/a"}"#),
+            PoisonReason::BadId(..)
         ));
         assert!(matches!(
-            read(r#"{"id":"1","path":"secret/a"}"#),
-            Err(PoisonReason::BadPath(..))
+            poison(r#"{"id":"1","path":"secret/a"}"#),
+            PoisonReason::BadPath(..)
         ));
         assert!(matches!(
-            read(r#"{"id":"1","path":"image/\u0000"}"#),
-            Err(PoisonReason::BadPath(..))
+            poison(r#"{"id":"1","path":"image/\u0000"}"#),
+            PoisonReason::BadPath(..)
         ));
         assert_eq!(
-            read(&"x".repeat(200 * 1024)),
-            Err(PoisonReason::TooLong(204_800))
+            poison(&"x".repeat(200 * 1024)),
+            PoisonReason::TooLong(204_800)
         );
     }
 
     #[test]
     fn a_reason_holds_no_control_character() {
-        let Err(PoisonReason::MalformedBody(reason)) = read(r#"{"a\n\u0000b":1}"#) else {
+        let PoisonReason::MalformedBody(reason) = poison(r#"{"a\n\u0000b":1}"#) else {
             panic!("an unknown name is poison");
         };
         assert!(reason.contains(r"unknown field `a\n\u{0}b`"), "{reason}");
@@ -164,15 +213,16 @@ mod tests {
     #[test]
     fn the_longest_id_and_path_fit() {
         let id = RowId::from_database("\u{1}".repeat(2704));
-        let body = encode(&id, &format!("image/{}", "\u{1}".repeat(1017))).unwrap();
-        assert_eq!(decode(&body, IdColumnType::Text, &rule()).unwrap().id, id);
+        let body = encode(RUN, &id, &format!("image/{}", "\u{1}".repeat(1017))).unwrap();
+        let task = decode(&body, RUN, IdColumnType::Text, &rule()).unwrap();
+        assert_eq!(task.id, id);
     }
 
     proptest! {
         #[test]
         fn round_trip(id in any::<i64>(), rest in "\\PC{0,60}|[\u{1}-\u{ffff}]{0,20}") {
             let id = RowId::from_database(id.to_string());
-            let body = encode(&id, &format!("image/{rest}")).unwrap();
+            let body = encode(RUN, &id, &format!("image/{rest}")).unwrap();
             // What SendMessage accepts in a body.
             let sendable = |c| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
             prop_assert!(body.chars().all(sendable), "{}", body);

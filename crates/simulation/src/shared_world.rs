@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::fault_rates::{CallOutcome, FaultRates};
 use crate::sabotage::Sabotage;
-use crate::world::{MemoryBuckets, MemoryQueue, MemoryTable, OLD_PREFIX, world_path_rule};
+use crate::world::{MemoryBuckets, MemoryQueue, MemoryTable, OLD_PREFIX, RUN, world_path_rule};
 
 /// The redrive policy, as the documentation recommends it.
 const MAX_RECEIVE_COUNT: u32 = 5;
@@ -169,7 +169,7 @@ impl WorldState {
         let Some(body) = self.mailbox.delete_message(receipt_handle) else {
             return;
         };
-        let Ok(task) = decode(&body, IdColumnType::Text, &world_path_rule()) else {
+        let Ok(task) = decode(&body, RUN, IdColumnType::Text, &world_path_rule()) else {
             self.violations.push(format!("I5: deleted: {body}"));
             return;
         };

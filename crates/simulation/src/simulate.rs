@@ -25,7 +25,7 @@ use crate::client::{CrashPoint, SimulatedClient};
 use crate::invariants::check_invariants;
 use crate::sabotage::Sabotage;
 use crate::shared_world::{SharedWorld, WorldState};
-use crate::world::{OLD_PREFIX, world_path_rule};
+use crate::world::{OLD_PREFIX, RUN, world_path_rule};
 
 const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -179,6 +179,7 @@ async fn run_feeders(shared: Arc<SharedWorld>) -> (u64, FeedOutcome) {
 pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
     let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
     FeedLoop {
+        run: RUN,
         queue: Arc::<SimulatedClient>::clone(client),
         source: Arc::<SimulatedClient>::clone(client),
         ledger: Arc::<SimulatedClient>::clone(client),
@@ -219,6 +220,7 @@ async fn run_consumers(shared: Arc<SharedWorld>, stop: CancellationToken) -> (u6
 pub fn build_pipeline(client: &Arc<SimulatedClient>, stop: CancellationToken) -> Pipeline {
     let throttle = Throttle::for_copies(4, DatabaseLimits::default());
     Pipeline {
+        run: RUN,
         queue: Arc::<SimulatedClient>::clone(client),
         store: Arc::<SimulatedClient>::clone(client),
         ledger: Arc::<SimulatedClient>::clone(client),

@@ -11,7 +11,7 @@ use bucket_brigade_consumer::record::{build_failure, build_settlement};
 
 use super::{InHand, ModelAction, ModelState};
 use crate::sabotage::Sabotage;
-use crate::world::world_path_rule;
+use crate::world::{RUN, world_path_rule};
 
 /// What becomes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl ModelState {
         let Some(message) = self.mailbox.receive(number) else {
             return;
         };
-        let task = decode(&message.body, IdColumnType::Text, &world_path_rule()).ok();
+        let task = decode(&message.body, RUN, IdColumnType::Text, &world_path_rule()).ok();
         let key = task.as_ref().map(|task| task.route.destination_key.clone());
         let key = key.unwrap_or_default();
         let mut protocol = MoveProtocol::new(message.receive_count, true, key);

@@ -4,7 +4,7 @@ use bucket_brigade_common::message::encode;
 use bucket_brigade_common::row_id::RowId;
 
 use super::{ModelAction, ModelState};
-use crate::world::{NEW_PREFIX, OLD_PREFIX};
+use crate::world::{NEW_PREFIX, OLD_PREFIX, RUN};
 
 /// How the application changes a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl ModelState {
             return;
         }
         self.remaining.sends -= 1;
-        if let Ok(body) = encode(&RowId::from_database(id.clone()), &path) {
+        if let Ok(body) = encode(RUN, &RowId::from_database(id.clone()), &path) {
             self.mailbox.send(body);
         }
         if !answered {

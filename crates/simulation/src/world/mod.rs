@@ -17,6 +17,9 @@ pub const OLD_PREFIX: &str = "image/";
 /// The prefix of paths and keys to move to.
 pub const NEW_PREFIX: &str = "avatar/";
 
+/// The number of the run.
+pub const RUN: i64 = 1;
+
 #[expect(clippy::expect_used, reason = "two constants that make a rule")]
 pub fn world_path_rule() -> PathRule {
     PathRule::new(OLD_PREFIX, NEW_PREFIX, None, None).expect("a rule")
