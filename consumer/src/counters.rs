@@ -1,6 +1,10 @@
 //! What this process has done since it started, and how long it took, for its log and for `/metrics`. The
 //! ledger's counters are the truth.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bucket_brigade_common::retry::Backoff;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -24,6 +28,11 @@ const AGE_BUCKETS_SECONDS: [f64; 11] = [
     1_209_600.0,
 ];
 
+const OTHER_RUN_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_secs(1),
+    max_delay: Duration::from_mins(1),
+};
+
 /// Counts of this process.
 #[derive(Debug)]
 pub struct ConsumerCounters {
@@ -33,6 +42,8 @@ pub struct ConsumerCounters {
     count_poison: Counter,
     count_throttled: Counter,
     count_other_run: Counter,
+    /// Messages of another run since the last one of ours.
+    other_run_streak: AtomicU32,
     /// Copies that were made: from the request to the proof.
     pub copies: Histogram,
     /// Commits the database took: one statement each, whatever it held.
@@ -50,6 +61,7 @@ impl Default for ConsumerCounters {
             count_poison: Counter::default(),
             count_throttled: Counter::default(),
             count_other_run: Counter::default(),
+            other_run_streak: AtomicU32::default(),
             copies: Histogram::new(LATENCY_BUCKETS_SECONDS),
             commits: Histogram::new(LATENCY_BUCKETS_SECONDS),
             ages: Histogram::new(AGE_BUCKETS_SECONDS),
@@ -91,8 +103,23 @@ impl ConsumerCounters {
         self.count_poison.inc();
     }
 
+    /// A message of this run was received.
+    pub fn own_run(&self) {
+        if self.other_run_streak.load(Ordering::Relaxed) > 0 {
+            self.other_run_streak.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// How long a consumer waits that receives nothing but messages of another run: each receive brings
+    /// them nearer to the dead-letter queue.
+    pub fn other_run_pause(&self) -> Option<Duration> {
+        let polls = self.other_run_streak.load(Ordering::Relaxed) / 10;
+        (polls > 0).then(|| OTHER_RUN_BACKOFF.delay_ceiling(polls))
+    }
+
     /// A message of another run was received. The first one is logged: two runs share the queue.
     pub fn other_run(&self, own: i64, other: i64) {
+        self.other_run_streak.fetch_add(1, Ordering::Relaxed);
         if self.count_other_run.inc() == 0 {
             tracing::warn!(
                 "the queue holds messages of run {other}, and this consumer serves run {own}: it gives them back. Stop the consumers of the run that has ended, or give each run a queue of its own (feeder runs lists them)"

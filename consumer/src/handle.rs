@@ -85,7 +85,10 @@ impl Stages {
 
     fn decode(&self, message: &ReceivedMessage) -> MessageContent {
         match decode(&message.body, self.run, self.id_type, &self.rule) {
-            Ok(task) => MessageContent::Row(Box::new(task)),
+            Ok(task) => {
+                self.context.counters.own_run();
+                MessageContent::Row(Box::new(task))
+            }
             Err(DecodeError::Poison(reason)) => MessageContent::Poison(reason.to_string()),
             Err(DecodeError::OtherRun(run)) => {
                 self.context.counters.other_run(self.run, run);

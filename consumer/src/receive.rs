@@ -112,6 +112,9 @@ impl Receiver {
                 self.context.health.wait_until_up(dependency).await;
             }
             self.wait_for_throttle().await;
+            if let Some(pause) = self.context.counters.other_run_pause() {
+                sleep(pause).await;
+            }
             self.in_hand_limit.acquire_batch().await
         };
         tokio::select! {

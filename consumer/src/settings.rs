@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::http_endpoints::EndpointArgs;
+use bucket_brigade_common::ledger::RunSelection;
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::settings::{
     DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
@@ -84,7 +85,7 @@ struct ConsumerArgs {
 
 #[derive(Clone)]
 pub struct ConsumerSettings {
-    pub migration: MigrationSettings,
+    pub migration: MigrationSettings<RunSelection>,
     /// Copies in flight at most.
     pub max_concurrency: usize,
     /// How long a message is hidden at a time.
@@ -114,7 +115,7 @@ impl Args {
 
     fn parse_all(self, problems: &mut SettingsProblems) -> Option<(ConsumerSettings, LogSettings)> {
         let logs = self.logs.parse(problems);
-        let migration = self.migration.parse(problems);
+        let migration = self.migration.parse_selection(problems);
         let own = self.consumer;
         let name = own.consumer_name.take(problems);
         let settings = ConsumerSettings {

@@ -7,11 +7,14 @@ use aws_config::SdkConfig;
 use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
-use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger};
+use bucket_brigade_common::ledger::{
+    self, ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, find_selected_run,
+};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::preflight::{PreflightError, check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;
+use bucket_brigade_common::settings::MigrationSettings;
 use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Traces;
@@ -96,20 +99,23 @@ async fn prepare_pipeline(
     context: &ConsumerContext,
 ) -> anyhow::Result<Option<Pipeline>> {
     let sdk = aws::load_config().await;
-    let migration = &settings.migration;
+    let queue_url = &settings.migration.queue_url;
     let queue = open_queue(&sdk, settings, context);
-    let attributes =
-        retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
-    let (source, destination) = open_buckets(&sdk, settings).await?;
-    let Some(ledger) = wait_for_run(settings, &context.stop).await? else {
+    let attributes = retry_transient(async || check_queue(&queue, queue_url).await).await?;
+    let Some(run) = wait_for_selected_run(settings, &context.stop).await? else {
         return Ok(None);
     };
-    let store = open_store(source, destination, settings).await?;
+    let migration = &settings.migration.clone().with_run(run);
+    let (source, destination) = open_buckets(&sdk, settings, &migration.run).await?;
+    let Some(ledger) = wait_for_run(settings, &migration.run, &context.stop).await? else {
+        return Ok(None);
+    };
+    let store = open_store(source, destination, settings, &migration.run).await?;
     join_fleet(&ledger, settings, context).await?;
     if context.stop.is_cancelled() {
         return Ok(None);
     }
-    log_start(settings, &ledger);
+    log_start(settings, &migration.run, &ledger);
     let (source, destination) = (
         &migration.run.source_bucket,
         &migration.run.destination_bucket,
@@ -162,21 +168,20 @@ async fn join_fleet(
 async fn open_buckets(
     sdk: &SdkConfig,
     settings: &ConsumerSettings,
+    run: &RunSpec,
 ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
-    let (migration, source_region) = (&settings.migration, settings.source_region.as_deref());
-    let access = S3Access::new(sdk, migration.force_path_style, settings.copy_timeout);
-    let (source, destination) = (
-        &migration.run.source_bucket,
-        &migration.run.destination_bucket,
-    );
-    let (source, destination) = access.buckets(source, source_region, destination).await?;
+    let path_style = settings.migration.force_path_style;
+    let access = S3Access::new(sdk, path_style, settings.copy_timeout);
+    let region = settings.source_region.as_deref();
+    let (source, destination) = access
+        .buckets(&run.source_bucket, region, &run.destination_bucket)
+        .await?;
     source.check_access().await?;
     destination.check_access().await?;
     Ok((source, destination))
 }
 
-fn log_start(settings: &ConsumerSettings, ledger: &PostgresLedger) {
-    let run = &settings.migration.run;
+fn log_start(settings: &ConsumerSettings, run: &RunSpec, ledger: &PostgresLedger) {
     tracing::info!(
         name = settings.name,
         run = ledger.run_id(),
@@ -191,15 +196,31 @@ fn log_start(settings: &ConsumerSettings, ledger: &PostgresLedger) {
 /// Waits for the feeder to open the run; none when the process is stopped first.
 async fn wait_for_run(
     settings: &ConsumerSettings,
+    run: &RunSpec,
     stop: &CancellationToken,
 ) -> Result<Option<PostgresLedger>, LedgerError> {
-    let migration = &settings.migration;
-    let pool = ledger::create_pool(migration.database.clone(), MAX_CONNECTIONS);
+    let pool = ledger::create_pool(settings.migration.database.clone(), MAX_CONNECTIONS);
+    let find = async || PostgresLedger::find_run(pool.clone(), run, &settings.name).await;
+    poll_for_run(find, stop).await
+}
+
+/// The same for a run that the ledger knows by name.
+async fn wait_for_selected_run(
+    settings: &ConsumerSettings,
+    stop: &CancellationToken,
+) -> Result<Option<RunSpec>, LedgerError> {
+    let MigrationSettings { database, run, .. } = &settings.migration;
+    let find = async || find_selected_run(database, run, &ConnectionPurpose::Consumer).await;
+    poll_for_run(find, stop).await
+}
+
+async fn poll_for_run<T>(
+    find: impl AsyncFn() -> Result<Option<T>, LedgerError>,
+    stop: &CancellationToken,
+) -> Result<Option<T>, LedgerError> {
     let mut is_logged = false;
     while !stop.is_cancelled() {
-        let find =
-            async || PostgresLedger::find_run(pool.clone(), &migration.run, &settings.name).await;
-        let found = retry_transient(find).await?;
+        let found = retry_transient(&find).await?;
         if found.is_some() {
             return Ok(found);
         }
@@ -221,8 +242,8 @@ async fn open_store(
     source: S3Bucket,
     destination: S3Bucket,
     settings: &ConsumerSettings,
+    run: &RunSpec,
 ) -> anyhow::Result<S3Store> {
-    let run = &settings.migration.run;
     let options = S3Options {
         storage_class: settings.storage_class.clone(),
         conditional_copy: settings.conditional_copy.unwrap_or(true),

@@ -277,7 +277,7 @@ class OptionsTest(Deployed):
         words = self.words(self.queue(stack["Queue"])["QueueArn"], source="", destination="pictures/")
         expected = {right for right in documented("consumer.json", words) if right[0] != "s3:DeleteObject"}
         self.assertEqual(rights(statements(stack["ConsumerTaskRole"])), expected)
-        environment = self.environment(stack["ConsumerTask"])
+        environment = self.environment(stack["FeederTask"])
         self.assertEqual(environment["SOURCE_KEY_PREFIX"], "")
         self.assertEqual(environment["DESTINATION_KEY_PREFIX"], "pictures/")
 

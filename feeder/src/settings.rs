@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bucket_brigade_common::http_endpoints::EndpointArgs;
+use bucket_brigade_common::ledger::SecondRun;
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::settings::{
     DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
@@ -64,6 +65,9 @@ struct FeederArgs {
     /// Messages in the queue above which the feeder waits for the consumers
     #[arg(long, env, value_name = "N", default_value = "20000", value_parser = setting(integer_between(10_u64, 100_000_000)))]
     max_backlog: Setting<u64>,
+    /// Begin another run on a column that has one with other settings
+    #[arg(long)]
+    new_run: bool,
     /// With --watch: the pause after a sweep that found nothing
     #[arg(long, env, value_name = "DURATION", default_value = "30s", value_parser = setting(duration_between(Duration::from_millis(100), Duration::from_hours(24))))]
     watch_interval: Setting<Duration>,
@@ -83,6 +87,8 @@ struct CanaryArgs {
 #[derive(Clone)]
 pub struct FeederSettings {
     pub migration: MigrationSettings,
+    /// Whether the run may be another one of its column.
+    pub second_run: SecondRun,
     pub options: FeedOptions,
     /// When the database counts as slow.
     pub database_limits: DatabaseLimits,
@@ -110,6 +116,7 @@ impl Args {
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse(&mut problems);
         let canary = self.canary.parse(&mut problems);
+        let second_run = self.feeder.second_run();
         let options = self.feeder.parse(self.watch, canary, &mut problems);
         let database_limits = self.database.parse(&mut problems);
         let metrics_addr = self.endpoints.parse(&mut problems);
@@ -117,6 +124,7 @@ impl Args {
         let traces = TraceSettings::from_env(&mut problems);
         let settings = migration.map(|migration| FeederSettings {
             migration,
+            second_run,
             options,
             database_limits,
             metrics_addr,
@@ -143,6 +151,14 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 }
 
 impl FeederArgs {
+    fn second_run(&self) -> SecondRun {
+        if self.new_run {
+            SecondRun::Allowed
+        } else {
+            SecondRun::Refused
+        }
+    }
+
     fn parse(
         self,
         is_watching: bool,

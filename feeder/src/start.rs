@@ -118,7 +118,9 @@ async fn open_ledger(settings: &FeederSettings, name: &str) -> anyhow::Result<Po
         .address
         .map_or(0, |_| DASHBOARD_CONNECTIONS);
     let pool = ledger::create_pool(migration.database.clone(), BASE_CONNECTIONS + for_dashboard);
-    let open = async || PostgresLedger::open(pool.clone(), &migration.run, name).await;
+    let open = async || {
+        PostgresLedger::open(pool.clone(), &migration.run, name, settings.second_run).await
+    };
     let ledger = retry_transient(open).await?;
     if settings.database_limits.replica_lag.is_some() {
         ledger.check_replica_lag().await?;

@@ -21,6 +21,7 @@ pub fn new_path(id: u64) -> String {
 /// The run that all measurements belong to.
 pub fn run_spec() -> Result<RunSpec> {
     Ok(RunSpec {
+        name: None,
         table: TableSpec {
             table: "images".into(),
             id_column: "id".into(),

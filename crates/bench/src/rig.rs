@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::ledger::{PostgresLedger, SecondRun};
 use bucket_brigade_private_postgres::{Cluster, ClusterOptions};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
@@ -75,7 +75,7 @@ impl BenchRig {
             .await?;
         rig.execute_sql("CREATE INDEX images_path ON images (path)")
             .await?;
-        PostgresLedger::open(rig.pool.clone(), &run_spec()?, "bench").await?;
+        PostgresLedger::open(rig.pool.clone(), &run_spec()?, "bench", SecondRun::Refused).await?;
         Ok(rig)
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use bucket_brigade_common::ledger::{
-    self, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess,
+    self, ConnectionPurpose, LedgerError, PostgresLedger, RunSelection, TableAccess,
+    require_selected_run,
 };
 use bucket_brigade_common::logging::{self, LogArgs};
 use bucket_brigade_common::object_store::s3::{S3Access, S3Bucket};
@@ -61,17 +62,42 @@ pub struct CommandContext {
     sdk_config: OnceCell<SdkConfig>,
 }
 
+/// What every command is given.
+pub(crate) struct CommonSettings {
+    pub(crate) migration: MigrationSettings<RunSelection>,
+    pub(crate) format: OutputFormat,
+    source_region: Option<String>,
+}
+
 impl CommonArgs {
-    /// Checks the settings and starts logging.
+    /// Checks the settings, starts logging, and finds the run that is meant.
     ///
     /// # Errors
-    /// Everything that is wrong with the settings, together with what `problems` holds already.
-    pub fn into_context(
+    /// Everything that is wrong with the settings, together with what `problems` holds already; no run of
+    /// that name, or several without one.
+    pub async fn into_context(self, problems: SettingsProblems) -> anyhow::Result<CommandContext> {
+        let CommonSettings {
+            migration,
+            format,
+            source_region,
+        } = self.parse(problems)?;
+        let purpose = ConnectionPurpose::Command(command_name());
+        let run = require_selected_run(&migration.database, &migration.run, &purpose).await?;
+        Ok(CommandContext {
+            migration: migration.with_run(run),
+            format,
+            source_region,
+            sdk_config: OnceCell::new(),
+        })
+    }
+
+    /// Checks the settings and starts logging.
+    pub(crate) fn parse(
         self,
         mut problems: SettingsProblems,
-    ) -> Result<CommandContext, SettingsError> {
+    ) -> Result<CommonSettings, SettingsError> {
         let logs = self.logs.parse(&mut problems);
-        let migration = self.migration.parse(&mut problems);
+        let migration = self.migration.parse_for_command(&mut problems);
         let source_region = self.buckets.source_region.take(&mut problems);
         let migration = problems.finish(migration)?;
         logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), None);
@@ -80,11 +106,10 @@ impl CommonArgs {
         } else {
             OutputFormat::Text
         };
-        Ok(CommandContext {
+        Ok(CommonSettings {
             migration,
             format,
             source_region,
-            sdk_config: OnceCell::new(),
         })
     }
 }
@@ -121,8 +146,15 @@ impl CommandContext {
     }
 
     /// The queue between feeder and consumers.
-    pub async fn sqs_queue(&self) -> SqsQueue {
-        SqsQueue::new(aws::sqs_client(self.sdk().await), &self.migration.queue_url)
+    ///
+    /// # Errors
+    /// The command was given none.
+    pub async fn sqs_queue(&self) -> Result<SqsQueue, SettingsError> {
+        let url = &self.migration.queue_url;
+        if url.is_empty() {
+            return Err(SettingsError::for_setting("QUEUE_URL", "is missing"));
+        }
+        Ok(SqsQueue::new(aws::sqs_client(self.sdk().await), url))
     }
 
     async fn sdk(&self) -> &SdkConfig {

@@ -90,7 +90,7 @@ impl fmt::Display for FailuresOutput {
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let limit = args.limit.take(&mut problems);
-    let context = args.common.into_context(problems)?;
+    let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let code = args.code.as_deref();
     let failures = failed_rows(&ledger, code, limit).await?;

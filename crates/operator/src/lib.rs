@@ -18,6 +18,7 @@ pub mod resume;
 pub mod retry;
 mod retrying_store;
 pub mod rollback;
+pub mod runs;
 mod statements;
 pub mod status;
 pub mod verify;
@@ -31,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 pub enum OperatorCommand {
     /// Tell what would be done, whether it can be done, and what it would cost; changes nothing
     Plan(plan::Args),
+    /// List the runs that the ledger knows, and how far each is
+    Runs(runs::Args),
     /// Tell what goes on, and why: one screen
     Status(status::Args),
     /// Pause the whole fleet within two seconds: copies under way are finished, nothing new is begun
@@ -63,6 +66,7 @@ impl OperatorCommand {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<u8> {
         match self {
             Self::Plan(args) => plan::run(args).await,
+            Self::Runs(args) => runs::run(args).await,
             Self::Status(args) => status::run(args, stop).await,
             Self::Pause(args) => pause::run(args).await,
             Self::Resume(args) => resume::run(args).await,

@@ -77,7 +77,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         rate: args.rate.map(|rate| rate.take(&mut problems)),
         concurrency: args.concurrency.map(|most| most.take(&mut problems)),
     };
-    let context = args.common.into_context(problems)?;
+    let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let limits = set_limits(&ledger, args.lift.is_some(), asked).await?;
     context.print_output(&LimitOutput {

@@ -51,7 +51,7 @@ impl QuiescedFleet {
         let lock = ledger.acquire_feeder_lock().await;
         let fleet = Self {
             lock: lock.context("stop the feeder first: it would move the rows again")?,
-            queue: context.sqs_queue().await,
+            queue: context.sqs_queue().await?,
         };
         fleet.ensure_queue_empty().await?;
         Ok(fleet)

@@ -53,7 +53,10 @@ impl fmt::Display for PauseOutput {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let context = args.common.into_context(SettingsProblems::default())?;
+    let context = args
+        .common
+        .into_context(SettingsProblems::default())
+        .await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let by = args.by.unwrap_or_else(default_operator_name);
     pause_run(&ledger, &by, args.reason.as_deref()).await?;

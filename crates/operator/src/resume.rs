@@ -43,7 +43,10 @@ impl fmt::Display for ResumeOutput {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let context = args.common.into_context(SettingsProblems::default())?;
+    let context = args
+        .common
+        .into_context(SettingsProblems::default())
+        .await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let was_paused = resume_run(&ledger).await?;
     context.print_output(&ResumeOutput {

@@ -83,7 +83,10 @@ impl fmt::Display for RetryOutput {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let context = args.common.into_context(SettingsProblems::default())?;
+    let context = args
+        .common
+        .into_context(SettingsProblems::default())
+        .await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     // The record first: a dead letter that comes back while its row counts as failed for good would only
     // die again.
@@ -119,7 +122,7 @@ async fn delete_failures(
 }
 
 async fn redrive_dead_letters(context: &CommandContext) -> anyhow::Result<RedriveOutcome> {
-    match context.sqs_queue().await.dead_letter_queue().await? {
+    match context.sqs_queue().await?.dead_letter_queue().await? {
         Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
         None => Ok(RedriveOutcome::Empty),
     }

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::{PostgresLedger, SecondRun};
 use bucket_brigade_common::row_id::RowId;
 
 use super::MeasurementSize;
@@ -49,7 +49,8 @@ pub(super) async fn measure(
 
 /// The median page of those after `from`.
 pub(super) async fn page_ms(rig: &BenchRig, from: u64) -> Result<f64> {
-    let ledger = PostgresLedger::open(rig.pool.clone(), &run_spec()?, "bench").await?;
+    let ledger =
+        PostgresLedger::open(rig.pool.clone(), &run_spec()?, "bench", SecondRun::Refused).await?;
     let mut times = Vec::new();
     for page in 0..PAGE_COUNT {
         let cursor = RowId::from_database((from + page * u64::from(PAGE_SIZE)).to_string());

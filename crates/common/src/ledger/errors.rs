@@ -85,12 +85,22 @@ pub enum LedgerError {
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
     IncompatibleLedger(String),
     /// No run has these settings.
-    #[error(
-        "there is no run of this migration (table, columns, prefixes and buckets name it){hint}"
-    )]
+    #[error("there is no run{hint}")]
     NoRun {
         /// The runs there are, or what makes one.
         hint: String,
+    },
+    /// A run of this name is another migration.
+    #[error("RUN_NAME: run '{name}' has other settings:\n  {differences}")]
+    RunDiffers { name: String, differences: String },
+    /// Most likely a slip in a setting.
+    #[error(
+        "column {column} has a run already, '{run}', with other settings:\n  {differences}\nTo begin another migration of this column, start the feeder once with --new-run"
+    )]
+    SecondRun {
+        column: String,
+        run: String,
+        differences: String,
     },
     /// Another feeder of the same run holds the lock.
     #[error("another feeder of this run is at work (run {0}): only one may feed at a time")]

@@ -13,6 +13,7 @@ pub mod fleet_control;
 mod heartbeat;
 pub mod move_ledger;
 mod run;
+mod runs;
 mod schema;
 mod table;
 pub mod worker_state;
@@ -30,7 +31,10 @@ pub use commit::{path_update_error, stored_path_check};
 pub use connection::ConnectionPurpose;
 pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
 pub use heartbeat::pause_description;
-pub use run::{AdvisoryLock, RunSpec, discover_table};
+pub use run::{AdvisoryLock, SecondRun, discover_table};
+pub use runs::{
+    RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, require_selected_run,
+};
 pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };

@@ -7,40 +7,30 @@ use sqlx::{PgConnection, Row as _};
 use tokio::time::timeout;
 
 use super::errors::is_permission_denied;
-use super::schema::SchemaState;
+use super::runs::{RunRow, RunSpec, list_runs, no_run};
 use super::{
-    ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, TableSpec,
-    connection, schema,
+    ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, connection,
+    schema,
 };
-use crate::path_rule::PathRule;
 
-/// What makes a migration this migration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunSpec {
-    /// The table and its columns.
-    pub table: TableSpec,
-    pub rule: PathRule,
-    /// Where the images are.
-    pub source_bucket: String,
-    pub destination_bucket: String,
+/// Whether a feeder may open a run on a column that another run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecondRun {
+    Refused,
+    Allowed,
 }
 
 /// `$1` table, `$2` id column, `$3` path column, `$4`, `$5` path prefixes, `$6` source bucket, `$7` its
 /// key prefix, `$8` destination bucket, `$9` its key prefix.
-const SELECT_RUN: &str = "SELECT id FROM bucket_brigade.run
+const SELECT_RUN: &str = "SELECT id, name FROM bucket_brigade.run
     WHERE (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
            source_key_prefix, destination_bucket, destination_key_prefix)
         = ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 const INSERT_RUN: &str = "INSERT INTO bucket_brigade.run
     (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
-     source_key_prefix, destination_bucket, destination_key_prefix)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
-
-const LIST_RUNS: &str =
-    "SELECT format('%s: %s (s3://%s) to %s (s3://%s)', images_table, old_prefix,
-        source_bucket, new_prefix, destination_bucket)
-    FROM bucket_brigade.run ORDER BY id DESC LIMIT 5";
+     source_key_prefix, destination_bucket, destination_key_prefix, name)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
 
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
 const FEEDER_LOCK_SPACE: i32 = 0x6262;
@@ -79,17 +69,20 @@ impl AdvisoryLock {
 
 impl PostgresLedger {
     /// Opens the run, creating ledger and run where they are missing: the feeder's way.
-    pub async fn open(pool: PgPool, spec: &RunSpec, worker: &str) -> Result<Self, LedgerError> {
+    pub async fn open(
+        pool: PgPool,
+        spec: &RunSpec,
+        worker: &str,
+        second: SecondRun,
+    ) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
         let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
         schema::ensure_schema(&pool).await?;
-        bind_spec(sqlx::query(INSERT_RUN), spec, &table)
-            .execute(&pool)
-            .await?;
-        match select_run_id(&pool, spec, &table).await? {
-            Some(run_id) => Ok(Self::new(pool, run_id, worker, spec.rule.clone(), table)),
-            None => Err(sqlx::Error::RowNotFound.into()),
-        }
+        let run_id = match select_run_id(&pool, spec, &table).await? {
+            Some(run_id) => run_id,
+            None => insert_run(&pool, spec, &table, second).await?,
+        };
+        Ok(Self::new(pool, run_id, worker, spec.rule.clone(), table))
     }
 
     /// Finds the run that a feeder opened: the consumer's way. None when there is none yet.
@@ -125,14 +118,8 @@ impl PostgresLedger {
         access: TableAccess,
     ) -> Result<Option<Self>, LedgerError> {
         let table = discover_table(&pool, spec, purpose, access).await?;
-        match schema::find_schema(&pool).await {
-            Ok(SchemaState::Ready) => {}
-            Ok(SchemaState::NotReady) => return Ok(None),
-            Ok(SchemaState::Newer(step)) => return Err(newer_schema_error(step)),
-            Err(error) if is_permission_denied(&error) => {
-                return Err(ledger_permission_error(&pool).await?);
-            }
-            Err(error) => return Err(error.into()),
+        if !schema::is_ready(&pool).await? {
+            return Ok(None);
         }
         let run = select_run_id(&pool, spec, &table).await?;
         Ok(run.map(|run_id| Self::new(pool, run_id, worker, spec.rule.clone(), table)))
@@ -199,27 +186,70 @@ async fn backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> 
     row.try_get(0)
 }
 
-fn newer_schema_error(step: i64) -> LedgerError {
-    LedgerError::IncompatibleLedger(format!(
-        "it is that of a later version (step {step}): start the same version everywhere"
-    ))
+async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+    let runs = if schema::is_ready(pool).await? {
+        list_runs(pool).await?
+    } else {
+        Vec::new()
+    };
+    Ok(no_run(" of this migration".into(), &runs))
 }
 
-/// Why there is no run: none at all, an older ledger, or other settings than those of the runs there are.
-async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
-    let runs: Vec<(String,)> = match schema::find_schema(pool).await? {
-        SchemaState::Ready => sqlx::query_as(LIST_RUNS).fetch_all(pool).await?,
-        _ => Vec::new(),
-    };
-    let others: Vec<String> = runs.into_iter().map(|(run,)| run).collect();
-    Ok(LedgerError::NoRun {
-        hint: if others.is_empty() {
-            ": start the feeder once, or the feeder of this version where another has opened the run"
-                .into()
-        } else {
-            format!("; there are these:\n  {}", others.join("\n  "))
-        },
+async fn insert_run(
+    pool: &PgPool,
+    spec: &RunSpec,
+    table: &ApplicationTable,
+    second: SecondRun,
+) -> Result<i64, LedgerError> {
+    let runs = list_runs(pool).await?;
+    check_new_run(&runs, spec, table, second)?;
+    let name = spec.name.clone();
+    let name = name.unwrap_or_else(|| default_name(&runs, spec, table));
+    bind_spec(sqlx::query(INSERT_RUN), spec, table)
+        .bind(&name)
+        .execute(pool)
+        .await?;
+    let run_id = select_run_id(pool, spec, table).await?;
+    run_id.ok_or(LedgerError::RunDiffers {
+        name,
+        differences: "another feeder has just opened it".into(),
     })
+}
+
+/// A slip in a setting would open another run, and move what it matches.
+fn check_new_run(
+    runs: &[RunRow],
+    spec: &RunSpec,
+    table: &ApplicationTable,
+    second: SecondRun,
+) -> Result<(), LedgerError> {
+    let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
+    let has_column =
+        |run: &&RunRow| run.images_table == table.sql && run.path_column == spec.table.path_column;
+    let named = runs.iter().find(has_name);
+    let other = runs.iter().rfind(has_column);
+    let differences = |run: &RunRow| run.differences(spec, &table.sql).join("\n  ");
+    match (named, other) {
+        (Some(run), _) => Err(LedgerError::RunDiffers {
+            name: run.name.clone(),
+            differences: differences(run),
+        }),
+        (None, Some(run)) if second == SecondRun::Refused => Err(LedgerError::SecondRun {
+            column: format!("{}.{}", table.name, spec.table.path_column),
+            run: run.name.clone(),
+            differences: differences(run),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Table and column, and a number where other runs have that name.
+fn default_name(runs: &[RunRow], spec: &RunSpec, table: &ApplicationTable) -> String {
+    let base = format!("{}.{}", table.name, spec.table.path_column);
+    let base = base.strip_prefix("public.").unwrap_or(&base);
+    let mut names = std::iter::once(base.to_owned()).chain((2..).map(|n| format!("{base}-{n}")));
+    let is_free = |name: &String| runs.iter().all(|run| run.name != *name);
+    names.find(is_free).unwrap_or_default()
 }
 
 /// Finds the table and checks it, without a ledger.
@@ -239,15 +269,29 @@ async fn select_run_id(
     table: &ApplicationTable,
 ) -> Result<Option<i64>, LedgerError> {
     let query = bind_spec(sqlx::query(SELECT_RUN), spec, table);
-    match query.fetch_optional(pool).await {
-        Ok(row) => Ok(row.map(|row| sqlx::Row::get(&row, 0))),
-        Err(error) if is_permission_denied(&error) => Err(ledger_permission_error(pool).await?),
-        Err(error) => Err(error.into()),
+    let row = match query.fetch_optional(pool).await {
+        Err(error) if is_permission_denied(&error) => {
+            return Err(ledger_permission_error(pool).await?);
+        }
+        row => row?,
+    };
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let (run_id, name): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+    match &spec.name {
+        Some(given) if *given != name && *given != run_id.to_string() => {
+            Err(LedgerError::RunDiffers {
+                name: given.clone(),
+                differences: format!("these settings are those of run '{name}'"),
+            })
+        }
+        _ => Ok(Some(run_id)),
     }
 }
 
 /// The consumer's role may be another than the feeder's, which owns the ledger.
-async fn ledger_permission_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+pub(super) async fn ledger_permission_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
         .fetch_one(pool)
         .await?;

@@ -6,13 +6,14 @@ use sqlx::postgres::PgPool;
 
 use super::LedgerError;
 use super::errors::{is_permission_denied, is_unavailable};
+use super::run::ledger_permission_error;
 use crate::sql::quote_identifier;
 
 const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (
         1,
         "ledger",
@@ -25,6 +26,7 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
     ),
     (3, "proof", include_str!("../../migrations/0003_proof.sql")),
     (4, "undo", include_str!("../../migrations/0004_undo.sql")),
+    (5, "runs", include_str!("../../migrations/0005_runs.sql")),
 ];
 
 /// The step this version is at.
@@ -84,31 +86,31 @@ pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
     }
 }
 
-/// What a process that may not make a ledger finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SchemaState {
-    /// None yet, or one that the feeder of an earlier version made and this version's brings up to date.
-    NotReady,
-    Ready,
-    /// A later version's, at this step.
-    Newer(i64),
+/// Whether there is a ledger of this version, for a process that may not make one: one of an earlier version is
+/// brought up to date by this version's feeder.
+///
+/// # Errors
+/// It is a later version's.
+pub(super) async fn is_ready(pool: &PgPool) -> Result<bool, LedgerError> {
+    match find_version(pool).await {
+        Ok(Some(step)) if step > LATEST_MIGRATION => Err(LedgerError::IncompatibleLedger(format!(
+            "it is that of a later version (step {step}): start the same version everywhere"
+        ))),
+        Ok(version) => Ok(version == Some(LATEST_MIGRATION)),
+        Err(error) if is_permission_denied(&error) => Err(ledger_permission_error(pool).await?),
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// Looks whether there is a ledger, and whose.
-pub(super) async fn find_schema(pool: &PgPool) -> Result<SchemaState, sqlx::Error> {
+async fn find_version(pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
     let (exists,): (bool,) =
         sqlx::query_as("SELECT to_regclass('bucket_brigade.schema_migrations') IS NOT NULL")
             .fetch_one(pool)
             .await?;
     if !exists {
-        return Ok(SchemaState::NotReady);
+        return Ok(None);
     }
-    let (version,): (Option<i64>,) = sqlx::query_as(SELECT_VERSION).fetch_one(pool).await?;
-    Ok(match version {
-        Some(version) if version == LATEST_MIGRATION => SchemaState::Ready,
-        Some(version) if version > LATEST_MIGRATION => SchemaState::Newer(version),
-        _ => SchemaState::NotReady,
-    })
+    sqlx::query_scalar(SELECT_VERSION).fetch_one(pool).await
 }
 
 async fn schema_exists(pool: &PgPool) -> Result<bool, sqlx::Error> {

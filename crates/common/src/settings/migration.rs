@@ -1,24 +1,30 @@
-//! The settings that name the migration. Feeder and consumer must agree on them.
+//! The settings that name the migration: the feeder writes them into the ledger, where consumers and commands
+//! find them. What these are given all the same must agree with it.
 
 use clap::Args;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{
-    SecretString, Setting, SettingsProblems, parse_bool, required, secret_setting, setting,
+    SecretString, Setting, SettingsProblems, optional, parse_bool, required, secret_setting,
+    setting,
 };
-use crate::ledger::{RunSpec, TABLE_NAME_PROBLEM, TableSpec};
+use crate::ledger::{RunSelection, RunSpec, TABLE_NAME_PROBLEM, TableSpec};
 use crate::path_rule::PathRule;
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "The migration (the same for feeder and consumer)")]
+#[command(next_help_heading = "The migration (consumers and commands find it in the ledger)")]
 pub struct MigrationArgs {
     /// Postgres, with user, password and sslmode in the URL. Without it libpq's own variables are read:
     /// PGHOST, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, …
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     database_url: Option<SecretString>,
+    /// The run's name [default: TABLE.COLUMN]. With it, or its number, alone a consumer or a command finds
+    /// the run in the ledger; it needs none while only one run is unfinished
+    #[arg(long = "run", env = "RUN_NAME", value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(parse_run_name))]
+    run_name: Setting<Option<String>>,
     /// The table whose rows name the images: table or schema.table
     #[arg(long, env, value_name = "TABLE", default_value = "", hide_default_value = true, value_parser = setting(parse_table))]
-    images_table: Setting<String>,
+    images_table: Setting<Option<String>>,
     /// Its primary key or another unique column (bigint, integer, smallint, uuid, text)
     #[arg(long, env, value_name = "COLUMN", default_value = "id", value_parser = setting(required))]
     id_column: Setting<String>,
@@ -27,13 +33,13 @@ pub struct MigrationArgs {
     path_column: Setting<String>,
     /// The SQS standard queue between feeder and consumers
     #[arg(long, env, hide_env_values = true, value_name = "URL", default_value = "", hide_default_value = true, value_parser = secret_setting(parse_queue_url))]
-    queue_url: Setting<String>,
+    queue_url: Setting<Option<String>>,
     /// The bucket the images are in
     #[arg(long, env, value_name = "BUCKET", default_value = "", hide_default_value = true, value_parser = setting(parse_bucket))]
-    source_bucket_name: Setting<String>,
+    source_bucket_name: Setting<Option<String>>,
     /// The bucket they go to
     #[arg(long, env, value_name = "BUCKET", default_value = "", hide_default_value = true, value_parser = setting(parse_bucket))]
-    destination_bucket_name: Setting<String>,
+    destination_bucket_name: Setting<Option<String>>,
     /// What paths still to move start with, for example image/
     #[arg(long, env, value_name = "PREFIX")]
     old_prefix: Option<String>,
@@ -51,49 +57,140 @@ pub struct MigrationArgs {
     s3_force_path_style: Setting<bool>,
 }
 
-/// Which migration this is.
+/// Which migration this is. A consumer or a command may find the run in the ledger first.
 #[derive(Clone)]
-pub struct MigrationSettings {
+pub struct MigrationSettings<R = RunSpec> {
     /// How to reach the database. Holds the password: never printed.
     pub database: PgConnectOptions,
-    pub run: RunSpec,
+    pub run: R,
+    /// Empty for a command that was given none.
     pub queue_url: String,
     /// Whether buckets are addressed as a path.
     pub force_path_style: bool,
 }
 
+/// The settings of a run, as far as they are given.
+struct RunArgs {
+    name: Option<String>,
+    table: Option<String>,
+    id_column: String,
+    path_column: String,
+    buckets: [Option<String>; 2],
+    /// Old, new, and those of the keys.
+    prefixes: [Option<String>; 4],
+}
+
+impl MigrationSettings<RunSelection> {
+    /// The same with the run that was found.
+    pub fn with_run(self, run: RunSpec) -> MigrationSettings {
+        MigrationSettings {
+            database: self.database,
+            run,
+            queue_url: self.queue_url,
+            force_path_style: self.force_path_style,
+        }
+    }
+}
+
 impl MigrationArgs {
-    /// None when something was wrong, which `problems` then holds.
+    /// For the feeder, which opens the run: all is needed. None when something was wrong, which `problems`
+    /// then holds.
     pub fn parse(self, problems: &mut SettingsProblems) -> Option<MigrationSettings> {
+        self.parse_with(problems, true, RunArgs::parse)
+    }
+
+    /// For a consumer: without the settings of a run, it is found in the ledger.
+    pub fn parse_selection(
+        self,
+        problems: &mut SettingsProblems,
+    ) -> Option<MigrationSettings<RunSelection>> {
+        self.parse_with(problems, true, RunArgs::select)
+    }
+
+    /// For a command: the same, and most need no queue.
+    pub fn parse_for_command(
+        self,
+        problems: &mut SettingsProblems,
+    ) -> Option<MigrationSettings<RunSelection>> {
+        self.parse_with(problems, false, RunArgs::select)
+    }
+
+    fn parse_with<R>(
+        self,
+        problems: &mut SettingsProblems,
+        needs_queue: bool,
+        parse_run: impl FnOnce(RunArgs, &mut SettingsProblems) -> Option<R>,
+    ) -> Option<MigrationSettings<R>> {
         let database = parse_database(self.database_url.as_ref(), problems);
         let queue_url = self.queue_url.take(problems);
-        let table = TableSpec {
+        if needs_queue && queue_url.is_none() && !problems.names("QUEUE_URL") {
+            problems.add("QUEUE_URL", "is missing");
+        }
+        let run = RunArgs {
+            name: self.run_name.take(problems),
             table: self.images_table.take(problems),
             id_column: self.id_column.take(problems),
             path_column: self.path_column.take(problems),
+            buckets: [
+                self.source_bucket_name.take(problems),
+                self.destination_bucket_name.take(problems),
+            ],
+            prefixes: [
+                self.old_prefix,
+                self.new_prefix,
+                self.source_key_prefix,
+                self.destination_key_prefix,
+            ],
         };
+        let force_path_style = self.s3_force_path_style.take(problems);
+        let run = parse_run(run, problems);
+        Some(MigrationSettings {
+            database: database?,
+            run: run?,
+            queue_url: queue_url.unwrap_or_default(),
+            force_path_style,
+        })
+    }
+}
+
+impl RunArgs {
+    /// The settings, or none of them: then the ledger's.
+    fn select(self, problems: &mut SettingsProblems) -> Option<RunSelection> {
+        let given = [&self.table].into_iter().chain(&self.buckets);
+        if given.chain(&self.prefixes).all(Option::is_none) {
+            return Some(RunSelection::Ledger(self.name));
+        }
+        self.parse(problems).map(RunSelection::Settings)
+    }
+
+    fn parse(self, problems: &mut SettingsProblems) -> Option<RunSpec> {
+        let [source, destination] = self.buckets;
+        let mut require = |name, value: Option<String>| {
+            if value.is_none() && !problems.names(name) {
+                problems.add(name, "is missing");
+            }
+            value.unwrap_or_default()
+        };
+        let table = TableSpec {
+            table: require("IMAGES_TABLE", self.table),
+            id_column: self.id_column,
+            path_column: self.path_column,
+        };
+        let source_bucket = require("SOURCE_BUCKET_NAME", source);
+        let destination_bucket = require("DESTINATION_BUCKET_NAME", destination);
         if table.id_column == table.path_column {
             let problem = format!("'{}' is ID_COLUMN too", table.path_column);
             problems.add("PATH_COLUMN", problem);
         }
-        let source_bucket = self.source_bucket_name.take(problems);
-        let destination_bucket = self.destination_bucket_name.take(problems);
-        let key_prefixes = [self.source_key_prefix, self.destination_key_prefix];
-        let rule = parse_path_rule(self.old_prefix, self.new_prefix, key_prefixes, problems);
-        let force_path_style = self.s3_force_path_style.take(problems);
         let run = RunSpec {
+            name: self.name,
             table,
-            rule: rule?,
+            rule: parse_path_rule(self.prefixes, problems)?,
             source_bucket,
             destination_bucket,
         };
         check_locations_differ(&run, problems);
-        Some(MigrationSettings {
-            database: database?,
-            run,
-            queue_url,
-            force_path_style,
-        })
+        Some(run)
     }
 }
 
@@ -145,20 +242,21 @@ fn describe_url_error(error: &sqlx::Error) -> String {
 }
 
 /// What is quoted only the database can read.
-fn parse_table(text: &str) -> Result<String, String> {
-    let table = required(text)?;
+fn parse_table(text: &str) -> Result<Option<String>, String> {
     let mut parts = text.split('.');
     let is_plain = parts.clone().count() <= 2 && parts.all(|part| !part.is_empty());
-    if is_plain || text.contains('"') {
-        Ok(table)
+    if text.is_empty() || is_plain || text.contains('"') {
+        optional(text)
     } else {
         Err(TABLE_NAME_PROBLEM.into())
     }
 }
 
 /// The URL is written to logs and errors: one that may hold credentials is refused, and not repeated.
-fn parse_queue_url(text: &str) -> Result<String, String> {
-    let url = required(text)?;
+fn parse_queue_url(text: &str) -> Result<Option<String>, String> {
+    let Some(url) = optional(text)? else {
+        return Ok(None);
+    };
     let is_http = url.starts_with("https://") || url.starts_with("http://");
     let problem = if !is_http {
         "is not the URL of a queue (https://sqs.REGION.amazonaws.com/ACCOUNT/NAME)"
@@ -167,24 +265,29 @@ fn parse_queue_url(text: &str) -> Result<String, String> {
     } else if url.to_ascii_lowercase().ends_with(".fifo") {
         "is a FIFO queue; a standard queue is needed: order does not matter here, and a FIFO queue would hold back a message group while one of its messages is retried"
     } else {
-        return Ok(url);
+        return Ok(Some(url));
     };
     Err(problem.into())
 }
 
-fn parse_bucket(text: &str) -> Result<String, String> {
-    let bucket = required(text)?;
-    if bucket.contains('/') || bucket.contains(char::is_whitespace) {
+fn parse_bucket(text: &str) -> Result<Option<String>, String> {
+    if text.contains('/') || text.contains(char::is_whitespace) {
         return Err("is not a bucket name (write it without s3:// and without a key)".into());
     }
-    Ok(bucket)
+    optional(text)
+}
+
+/// It is shown in lists and typed in shells.
+fn parse_run_name(text: &str) -> Result<Option<String>, String> {
+    if text.len() > 200 || text.contains(char::is_control) {
+        return Err("is not a name (at most 200 bytes, without control characters)".into());
+    }
+    optional(text)
 }
 
 /// An empty prefix is a setting like any other here: whole URLs map to bare keys.
 fn parse_path_rule(
-    old: Option<String>,
-    new: Option<String>,
-    [source_key, destination_key]: [Option<String>; 2],
+    [old, new, source_key, destination_key]: [Option<String>; 4],
     problems: &mut SettingsProblems,
 ) -> Option<PathRule> {
     for (name, value) in [("OLD_PREFIX", &old), ("NEW_PREFIX", &new)] {

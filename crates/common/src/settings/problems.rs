@@ -31,6 +31,16 @@ impl SettingsProblems {
         self.push(format!("{name}: {problem}"));
     }
 
+    /// Whether something is wrong with this setting.
+    pub(super) fn names(&self, name: &str) -> bool {
+        let is_of = |problem: &String| {
+            problem
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(':'))
+        };
+        self.0.iter().any(is_of)
+    }
+
     pub(super) fn push(&mut self, problem: String) {
         self.0.push(problem);
     }

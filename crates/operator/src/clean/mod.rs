@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let mut problems = SettingsProblems::default();
     let age = args.older_than.map(|age| age.take(&mut problems));
     let age_seconds = age.unwrap_or_default().as_secs_f64();
-    let context = args.common.into_context(problems)?;
+    let context = args.common.into_context(problems).await?;
     let bucket = target_bucket(&context, args.orphans);
     confirm::check_bucket_name(args.confirm.as_deref(), bucket)?;
     let ledger = context

@@ -13,6 +13,7 @@ mod table_inspector;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger;
 use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
 use serde::Serialize;
 
@@ -83,8 +84,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let consumers = args.consumers.take(&mut problems);
     let concurrency = args.max_concurrency.take(&mut problems);
     let samples = args.samples.take(&mut problems);
-    let context = args.common.into_context(problems)?;
-    let plan = build_plan(&context, consumers, concurrency, samples).await;
+    let context = args.common.into_context(problems).await?;
+    let queue = context.sqs_queue().await?;
+    let plan = build_plan(&context, &queue, consumers, concurrency, samples).await;
     context.print_output(&plan)?;
     Ok(if plan.failing > 0 {
         exit::CHECK_FAILED
@@ -95,6 +97,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
 
 async fn build_plan(
     context: &CommandContext,
+    queue: &SqsQueue,
     consumers: u32,
     concurrency: u32,
     samples: u32,
@@ -113,8 +116,7 @@ async fn build_plan(
         estimate: None,
     };
     let counts = plan.add_database_checks(context, samples, consumers).await;
-    plan.checks
-        .extend(queue::check_queue(&context.sqs_queue().await).await);
+    plan.checks.extend(queue::check_queue(queue).await);
     let objects = objects::check_objects(context, &mut plan.samples, &mut plan.checks).await;
     plan.estimate = counts.map(|counts| {
         MigrationEstimate::from_input(&EstimateInput {

@@ -41,7 +41,10 @@ enum ReportFormat {
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
-    let context = args.common.into_context(SettingsProblems::default())?;
+    let context = args
+        .common
+        .into_context(SettingsProblems::default())
+        .await?;
     let format = match context.format {
         OutputFormat::Json => ReportFormat::Json,
         OutputFormat::Text => args.format,

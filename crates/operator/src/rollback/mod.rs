@@ -59,7 +59,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let selection = args.selection.parse(&mut problems);
-    let context = args.common.into_context(problems)?;
+    let context = args.common.into_context(problems).await?;
     let ledger = context
         .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
         .await?;

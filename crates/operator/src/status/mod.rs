@@ -44,9 +44,9 @@ pub struct Args {
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let interval = args.interval.take(&mut problems);
-    let context = args.common.into_context(problems)?;
+    let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
-    let queue = context.sqs_queue().await;
+    let queue = context.sqs_queue().await?;
     if !args.watch {
         context.print_output(&StatusSnapshot::read_status(&ledger, &queue).await?)?;
         return Ok(exit::DONE);

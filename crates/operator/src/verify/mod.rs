@@ -73,7 +73,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         is_full: args.full,
         recopies: args.recopy,
     };
-    let context = args.common.into_context(problems)?;
+    let context = args.common.into_context(problems).await?;
     let ledger = context
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;

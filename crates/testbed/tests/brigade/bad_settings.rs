@@ -40,8 +40,20 @@ async fn assert_refused(rig: &TestRig, more: &[(&str, &str)], code: i32, words: 
 #[tokio::test]
 async fn missing_settings_are_reported_together() {
     let rig = TestRig::new().await;
-    let names: Vec<&str> = EMPTY_SETTINGS.iter().map(|(name, _)| *name).collect();
-    assert_refused(&rig, &EMPTY_SETTINGS, 64, &names).await;
+    // A run of which one setting is given must be given whole; without any the ledger has it.
+    let mut partial = EMPTY_SETTINGS;
+    partial[6].1 = "avatar/";
+    let names: Vec<&str> = EMPTY_SETTINGS[..6].iter().map(|(name, _)| *name).collect();
+    assert_refused(&rig, &partial, 64, &names).await;
+    let ended = rig.run_program("feeder", &EMPTY_SETTINGS).await;
+    assert!(
+        ended.log.contains("NEW_PREFIX: is missing"),
+        "{}",
+        ended.log
+    );
+    let ended = rig.run_program("consumer", &EMPTY_SETTINGS).await;
+    assert_eq!(ended.code, Some(64));
+    assert!(!ended.log.contains("NEW_PREFIX"), "{}", ended.log);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Tables, columns, rights: wrong ones are told by name before a row is touched.
 
-use bucket_brigade_common::ledger::{self, PostgresLedger};
+use bucket_brigade_common::ledger::{self, PostgresLedger, SecondRun};
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Cluster};
 
@@ -54,7 +54,10 @@ async fn tables_are_found_by_the_names_that_settings_write() {
         let mut spec = rig.run_spec();
         spec.table.table = name.into();
         let pool = ledger::create_pool(rig.application.database_url.parse().unwrap(), 2);
-        match (PostgresLedger::open(pool, &spec, "test").await, found) {
+        match (
+            PostgresLedger::open(pool, &spec, "test", SecondRun::Allowed).await,
+            found,
+        ) {
             (Ok(ledger), Ok(found)) => assert_eq!(ledger.table_name(), found),
             (Err(error), Err(problem)) => {
                 assert_eq!(error.exit_code(), 64);

@@ -63,7 +63,7 @@ fn not_messages() -> Vec<String> {
         r#"{"id":["1"],"path":"image/secret.png"}"#,
         r#"{"id":{"$ne":null},"path":"image/secret.png"}"#,
         r#"{"id":"1","path":["image/secret.png"]}"#,
-        r#"{"id":"1","path":"image/secret.png","run":2}"#,
+        r#"{"id":"1","path":"image/secret.png","run":"2"}"#,
         r#"{"id":"1","id":"2","path":"image/secret.png"}"#,
         r#"{"__proto__":{},"id":"1","path":"image/x"}"#,
         r#"{"\u0000":"1"}"#,

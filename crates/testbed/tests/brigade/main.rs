@@ -32,6 +32,7 @@ mod proof;
 mod refused_rows;
 mod rig;
 mod row_security;
+mod runs;
 mod secrets;
 mod shutdown;
 mod silent_database;

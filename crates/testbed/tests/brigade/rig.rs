@@ -7,7 +7,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use bucket_brigade_common::ledger::{self, PostgresLedger, RunSpec, TableSpec};
+use bucket_brigade_common::ledger::{self, PostgresLedger, RunSpec, SecondRun, TableSpec};
 use bucket_brigade_common::object_store::s3::{S3Access, S3Options, S3Store};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_testbed::application::{
@@ -293,13 +293,15 @@ impl TestRig {
     /// Opens the run in the ledger, as the feeder does before it feeds.
     pub(crate) async fn open_run(&self) -> PostgresLedger {
         let options = self.application.database_url.parse().unwrap();
-        PostgresLedger::open(ledger::create_pool(options, 2), &self.run_spec(), "test")
+        let pool = ledger::create_pool(options, 2);
+        PostgresLedger::open(pool, &self.run_spec(), "test", SecondRun::Refused)
             .await
             .unwrap()
     }
 
     pub(crate) fn run_spec(&self) -> RunSpec {
         RunSpec {
+            name: None,
             table: TableSpec {
                 table: self.application.table.name.clone(),
                 id_column: "id".into(),

@@ -1,0 +1,299 @@
+//! The runs that are in the ledger, and which of them a process works on.
+
+use sqlx::postgres::{PgConnectOptions, PgPool};
+
+use super::errors::is_permission_denied;
+use super::run::ledger_permission_error;
+use super::schema;
+use super::{ConnectionPurpose, LedgerError, TableAccess, TableSpec, connection, create_pool};
+use crate::path_rule::PathRule;
+
+/// What makes a migration this migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSpec {
+    /// None for the default, which is made of table and column.
+    pub name: Option<String>,
+    /// The table and its columns.
+    pub table: TableSpec,
+    pub rule: PathRule,
+    /// Where the images are.
+    pub source_bucket: String,
+    pub destination_bucket: String,
+}
+
+/// Which run a process works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunSelection {
+    /// The one with these settings.
+    Settings(RunSpec),
+    /// The one with this name or number in the ledger; without, the only one that is not finished.
+    Ledger(Option<String>),
+}
+
+/// A run as the ledger has it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct RunRow {
+    pub id: i64,
+    pub name: String,
+    /// Quoted as in SQL.
+    pub images_table: String,
+    pub id_column: String,
+    pub path_column: String,
+    pub old_prefix: String,
+    pub new_prefix: String,
+    pub source_bucket: String,
+    pub source_key_prefix: String,
+    pub destination_bucket: String,
+    pub destination_key_prefix: String,
+    pub is_finished: bool,
+}
+
+const LIST_RUNS: &str =
+    "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
+        source_bucket, source_key_prefix, destination_bucket, destination_key_prefix,
+        finished_at IS NOT NULL AS is_finished
+    FROM bucket_brigade.run ORDER BY id";
+
+impl RunRow {
+    pub fn to_spec(&self) -> Result<RunSpec, LedgerError> {
+        let rule = PathRule::new(
+            self.old_prefix.clone(),
+            self.new_prefix.clone(),
+            Some(self.source_key_prefix.clone()),
+            Some(self.destination_key_prefix.clone()),
+        );
+        Ok(RunSpec {
+            name: Some(self.name.clone()),
+            table: TableSpec {
+                table: self.images_table.clone(),
+                id_column: self.id_column.clone(),
+                path_column: self.path_column.clone(),
+            },
+            rule: rule.map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?,
+            source_bucket: self.source_bucket.clone(),
+            destination_bucket: self.destination_bucket.clone(),
+        })
+    }
+
+    /// The settings in which a run of the table `table`, quoted, differs, with both values.
+    pub(super) fn differences(&self, spec: &RunSpec, table: &str) -> Vec<String> {
+        let rule = &spec.rule;
+        let pairs = [
+            ("IMAGES_TABLE", &*self.images_table, table),
+            ("ID_COLUMN", &self.id_column, &spec.table.id_column),
+            ("PATH_COLUMN", &self.path_column, &spec.table.path_column),
+            ("OLD_PREFIX", &self.old_prefix, rule.old_prefix()),
+            ("NEW_PREFIX", &self.new_prefix, rule.new_prefix()),
+            (
+                "SOURCE_BUCKET_NAME",
+                &self.source_bucket,
+                &spec.source_bucket,
+            ),
+            (
+                "SOURCE_KEY_PREFIX",
+                &self.source_key_prefix,
+                rule.source_key_prefix(),
+            ),
+            (
+                "DESTINATION_BUCKET_NAME",
+                &self.destination_bucket,
+                &spec.destination_bucket,
+            ),
+            (
+                "DESTINATION_KEY_PREFIX",
+                &self.destination_key_prefix,
+                rule.destination_key_prefix(),
+            ),
+        ];
+        let differing = pairs.into_iter().filter(|(_, ours, theirs)| ours != theirs);
+        differing
+            .map(|(setting, ours, theirs)| format!("{setting}: '{ours}' there, '{theirs}' here"))
+            .collect()
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.id.to_string() == name
+    }
+
+    /// One line of a list.
+    pub(super) fn describe(&self) -> String {
+        let Self {
+            id,
+            name,
+            images_table,
+            old_prefix,
+            new_prefix,
+            ..
+        } = self;
+        let state = if self.is_finished {
+            "finished"
+        } else {
+            "not finished"
+        };
+        format!(
+            "{name} (run {id}): {images_table}, {old_prefix} (s3://{}) to {new_prefix} (s3://{}), {state}",
+            self.source_bucket, self.destination_bucket
+        )
+    }
+}
+
+/// The run that is selected; none while no feeder has opened it.
+///
+/// # Errors
+/// [`LedgerError::NoRun`] where several runs could be meant.
+pub async fn find_selected_run(
+    database: &PgConnectOptions,
+    selection: &RunSelection,
+    purpose: &ConnectionPurpose,
+) -> Result<Option<RunSpec>, LedgerError> {
+    match selection {
+        RunSelection::Settings(spec) => Ok(Some(spec.clone())),
+        RunSelection::Ledger(name) => {
+            let runs = read_runs(database, purpose).await?;
+            let run = select_run(&runs, name.as_deref())?;
+            run.map(RunRow::to_spec).transpose()
+        }
+    }
+}
+
+/// The same for a command, which cannot wait for a feeder.
+pub async fn require_selected_run(
+    database: &PgConnectOptions,
+    selection: &RunSelection,
+    purpose: &ConnectionPurpose,
+) -> Result<RunSpec, LedgerError> {
+    match find_selected_run(database, selection, purpose).await? {
+        Some(spec) => Ok(spec),
+        None => Err(no_run(
+            " of this name".into(),
+            &read_runs(database, purpose).await?,
+        )),
+    }
+}
+
+/// All runs, the oldest first, on a connection of its own.
+async fn read_runs(
+    database: &PgConnectOptions,
+    purpose: &ConnectionPurpose,
+) -> Result<Vec<RunRow>, LedgerError> {
+    match connect_to_ledger(database, purpose).await? {
+        Some(pool) => list_runs(&pool).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// One connection to a ledger of this version; none where there is no ledger yet.
+pub async fn connect_to_ledger(
+    database: &PgConnectOptions,
+    purpose: &ConnectionPurpose,
+) -> Result<Option<PgPool>, LedgerError> {
+    let pool = create_pool(database.clone(), 1);
+    connection::prepare_pool(&pool, purpose, TableAccess::Read).await?;
+    let is_ready = schema::is_ready(&pool).await?;
+    Ok(is_ready.then_some(pool))
+}
+
+/// The same where the ledger is known to be there.
+pub(super) async fn list_runs(pool: &PgPool) -> Result<Vec<RunRow>, LedgerError> {
+    match sqlx::query_as(LIST_RUNS).fetch_all(pool).await {
+        Err(error) if is_permission_denied(&error) => Err(ledger_permission_error(pool).await?),
+        listed => Ok(listed?),
+    }
+}
+
+fn select_run<'a>(
+    runs: &'a [RunRow],
+    name: Option<&str>,
+) -> Result<Option<&'a RunRow>, LedgerError> {
+    let is_meant = |run: &&RunRow| match name {
+        Some(name) => run.is_named(name),
+        None => runs.len() == 1 || !run.is_finished,
+    };
+    let meant: Vec<&RunRow> = runs.iter().filter(is_meant).collect();
+    match (&*meant, name) {
+        ([run], _) => Ok(Some(run)),
+        ([], Some(_)) => Ok(None),
+        ([], None) if runs.is_empty() => Ok(None),
+        _ => Err(no_run(": name one with --run (RUN_NAME)".into(), runs)),
+    }
+}
+
+/// Why no run could be selected, with those there are.
+pub(super) fn no_run(why: String, runs: &[RunRow]) -> LedgerError {
+    let list: Vec<String> = runs.iter().rev().take(20).map(RunRow::describe).collect();
+    LedgerError::NoRun {
+        hint: if list.is_empty() {
+            format!(
+                "{why}: start the feeder once, or the feeder of this version where another has opened the run"
+            )
+        } else {
+            format!("{why}; there are these:\n  {}", list.join("\n  "))
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(id: i64, name: &str, is_finished: bool) -> RunRow {
+        RunRow {
+            id,
+            name: name.into(),
+            images_table: "public.images".into(),
+            id_column: "id".into(),
+            path_column: "path".into(),
+            old_prefix: "image/".into(),
+            new_prefix: "avatar/".into(),
+            source_bucket: "old".into(),
+            source_key_prefix: "image/".into(),
+            destination_bucket: "new".into(),
+            destination_key_prefix: "avatar/".into(),
+            is_finished,
+        }
+    }
+
+    fn selected(runs: &[RunRow], name: Option<&str>) -> Result<Option<i64>, String> {
+        let found = select_run(runs, name).map_err(|error| error.to_string())?;
+        Ok(found.map(|run| run.id))
+    }
+
+    #[test]
+    fn a_run_needs_a_name_only_among_several_that_are_not_finished() {
+        let runs = [run(1, "a", true), run(2, "b", false), run(3, "c", false)];
+        assert_eq!(selected(&[], None), Ok(None));
+        assert_eq!(
+            selected(&runs[..1], None),
+            Ok(Some(1)),
+            "the only one, finished or not"
+        );
+        assert_eq!(selected(&runs[..2], None), Ok(Some(2)));
+        assert_eq!(selected(&runs, Some("a")), Ok(Some(1)));
+        assert_eq!(selected(&runs, Some("3")), Ok(Some(3)));
+        assert_eq!(selected(&runs, Some("d")), Ok(None));
+        let error = selected(&runs, None).unwrap_err();
+        assert!(
+            error.contains("--run") && error.contains("b (run 2)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn settings_that_differ_are_named_with_both_values() {
+        let mut spec = run(1, "a", false).to_spec().unwrap();
+        assert!(
+            run(1, "a", false)
+                .differences(&spec, "public.images")
+                .is_empty()
+        );
+        spec.source_bucket = "older".into();
+        let differences = run(1, "a", false).differences(&spec, "public.pictures");
+        assert_eq!(
+            differences,
+            [
+                "IMAGES_TABLE: 'public.images' there, 'public.pictures' here",
+                "SOURCE_BUCKET_NAME: 'old' there, 'older' here"
+            ]
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! Several runs in one database: each message, process and command is about its own.
+
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
+
+/// The settings of a run, left out: the ledger has them.
+const FROM_LEDGER: [(&str, &str); 7] = [
+    ("IMAGES_TABLE", "-"),
+    ("ID_COLUMN", "-"),
+    ("PATH_COLUMN", "-"),
+    ("SOURCE_BUCKET_NAME", "-"),
+    ("DESTINATION_BUCKET_NAME", "-"),
+    ("OLD_PREFIX", "-"),
+    ("NEW_PREFIX", "-"),
+];
+
+/// A second table, whose images go elsewhere in the bucket.
+const AVATARS: [(&str, &str); 2] = [("IMAGES_TABLE", "avatars"), ("NEW_PREFIX", "faces/")];
+
+async fn add_avatars(rig: &TestRig, count: usize) {
+    rig.execute_sql("CREATE TABLE avatars (id bigint PRIMARY KEY, path text NOT NULL)")
+        .await;
+    for number in 0..count {
+        let path = format!("image/face-{number}.png");
+        rig.put_object("images-old", &path, path.as_bytes()).await;
+        rig.execute_sql(&format!("INSERT INTO avatars VALUES ({number}, '{path}')"))
+            .await;
+    }
+}
+
+async fn command(rig: &TestRig, more: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
+    let ended = wait_for_exit(&mut rig.spawn("feeder", more, arguments)).await;
+    (ended.code.unwrap_or(-1), ended.log)
+}
+
+#[tokio::test]
+async fn a_consumer_left_over_from_another_run_touches_no_row_of_this_one() {
+    let rig = TestRig::new().await;
+    rig.add_images(5).await;
+    add_avatars(&rig, 20).await;
+    let left_over = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let mut feeder = rig.spawn("feeder", &AVATARS, &[]);
+    wait_until("a message to be given back", async || {
+        left_over.log_tail(50).contains("messages of run 2")
+    })
+    .await;
+    let consumer = rig.spawn_consumer(&AVATARS);
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let moved = "SELECT count(*) FROM avatars WHERE path LIKE 'faces/%'";
+    assert_eq!(rig.query_number(moved).await, 20);
+    let by_run = "SELECT count(*) FROM bucket_brigade.moves WHERE run_id = ";
+    assert_eq!(rig.query_number(&format!("{by_run} 1")).await, 5);
+    assert_eq!(rig.query_number(&format!("{by_run} 2")).await, 20);
+    assert_eq!(
+        rig.count_rows("changes").await + rig.count_rows("poison").await,
+        0
+    );
+    stop_consumer(left_over).await;
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn consumers_and_commands_find_the_run_in_the_ledger() {
+    let rig = TestRig::new().await;
+    rig.add_images(5).await;
+    let consumer = rig.spawn_consumer(&FROM_LEDGER);
+    wait_until("the consumer to wait", async || {
+        consumer.log_tail(50).contains("waiting for the feeder")
+    })
+    .await;
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(rig.count_rows("moves").await, 5);
+    stop_consumer(consumer).await;
+    let mut database_alone = FROM_LEDGER.to_vec();
+    database_alone.push(("QUEUE_URL", "-"));
+    for (arguments, answer) in [
+        (&["runs"][..], "images.path (run 1): finished, 5 of 5 moved"),
+        (&["pause", "--reason", "release"], "run 1 is paused"),
+        (&["limit", "--rate", "5"], "5"),
+        (&["resume"], "run 1 goes on"),
+        (&["failures"], "no row failed"),
+        (&["report", "--run", "images.path"], "avatar/0.png"),
+        (&["verify", "--run", "1"], "5"),
+    ] {
+        let (code, output) = command(&rig, &database_alone, arguments).await;
+        assert_eq!(code, 0, "{arguments:?}: {output}");
+        assert!(output.contains(answer), "{arguments:?}: {output}");
+    }
+    let (code, output) = command(&rig, &database_alone, &["status"]).await;
+    assert_eq!(code, 64);
+    assert!(output.contains("QUEUE_URL: is missing"), "{output}");
+    let (code, output) = command(&rig, &database_alone, &["pause", "--run", "other"]).await;
+    assert_eq!(code, 64);
+    assert!(output.contains("images.path (run 1)"), "{output}");
+}
+
+#[tokio::test]
+async fn among_several_unfinished_runs_one_must_be_named() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    add_avatars(&rig, 1).await;
+    let mut feeder = rig.spawn("feeder", &AVATARS, &["--run", "faces"]);
+    wait_until("the second run", async || rig.count_rows("run").await == 2).await;
+    let (code, output) = command(&rig, &FROM_LEDGER, &["pause"]).await;
+    assert_eq!(code, 64);
+    for word in ["--run", "images.path (run 1)", "faces (run 2)"] {
+        assert!(output.contains(word), "{word}: {output}");
+    }
+    let ended = rig.run_program("consumer", &FROM_LEDGER).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    let mut named = FROM_LEDGER.to_vec();
+    named.push(("RUN_NAME", "faces"));
+    let consumer = rig.spawn_consumer(&named);
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_slip_in_a_setting_opens_no_second_run() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let slip = [("OLD_PREFIX", "imag")];
+    let (code, output) = command(&rig, &slip, &[]).await;
+    assert_eq!(code, 64);
+    for word in ["'image/' there, 'imag' here", "--new-run", "'images.path'"] {
+        assert!(output.contains(word), "{word}: {output}");
+    }
+    let (code, output) = command(&rig, &slip, &["--new-run", "--run", "images.path"]).await;
+    assert_eq!(code, 64, "{output}");
+    assert!(output.contains("RUN_NAME: run 'images.path'"), "{output}");
+    let (code, output) = command(&rig, &[], &["--run", "another"]).await;
+    assert_eq!(code, 64, "{output}");
+    assert_eq!(rig.count_rows("run").await, 1);
+    let other = [("OLD_PREFIX", "other/")];
+    let (code, output) = command(&rig, &other, &["--new-run"]).await;
+    assert_eq!(code, 0, "{output}");
+    let name = "SELECT count(*) FROM bucket_brigade.run WHERE name = 'images.path-2'";
+    assert_eq!(rig.query_number(name).await, 1);
+}
