@@ -192,7 +192,7 @@ async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     } else {
         Vec::new()
     };
-    Ok(no_run(" of this migration".into(), &runs))
+    Ok(no_run(" of this migration", &runs))
 }
 
 async fn insert_run(

@@ -25,7 +25,7 @@ pub struct RunSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunSelection {
     /// The one with these settings.
-    Settings(RunSpec),
+    Settings(Box<RunSpec>),
     /// The one with this name or number in the ledger; without, the only one that is not finished.
     Ledger(Option<String>),
 }
@@ -147,7 +147,7 @@ pub async fn find_selected_run(
     purpose: &ConnectionPurpose,
 ) -> Result<Option<RunSpec>, LedgerError> {
     match selection {
-        RunSelection::Settings(spec) => Ok(Some(spec.clone())),
+        RunSelection::Settings(spec) => Ok(Some(spec.as_ref().clone())),
         RunSelection::Ledger(name) => {
             let runs = read_runs(database, purpose).await?;
             let run = select_run(&runs, name.as_deref())?;
@@ -165,7 +165,7 @@ pub async fn require_selected_run(
     match find_selected_run(database, selection, purpose).await? {
         Some(spec) => Ok(spec),
         None => Err(no_run(
-            " of this name".into(),
+            " of this name",
             &read_runs(database, purpose).await?,
         )),
     }
@@ -214,12 +214,12 @@ fn select_run<'a>(
         ([run], _) => Ok(Some(run)),
         ([], Some(_)) => Ok(None),
         ([], None) if runs.is_empty() => Ok(None),
-        _ => Err(no_run(": name one with --run (RUN_NAME)".into(), runs)),
+        _ => Err(no_run(": name one with --run (RUN_NAME)", runs)),
     }
 }
 
 /// Why no run could be selected, with those there are.
-pub(super) fn no_run(why: String, runs: &[RunRow]) -> LedgerError {
+pub(super) fn no_run(why: &str, runs: &[RunRow]) -> LedgerError {
     let list: Vec<String> = runs.iter().rev().take(20).map(RunRow::describe).collect();
     LedgerError::NoRun {
         hint: if list.is_empty() {

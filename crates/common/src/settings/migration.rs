@@ -160,7 +160,8 @@ impl RunArgs {
         if given.chain(&self.prefixes).all(Option::is_none) {
             return Some(RunSelection::Ledger(self.name));
         }
-        self.parse(problems).map(RunSelection::Settings)
+        let spec = self.parse(problems)?;
+        Some(RunSelection::Settings(Box::new(spec)))
     }
 
     fn parse(self, problems: &mut SettingsProblems) -> Option<RunSpec> {
