@@ -10,12 +10,13 @@ use crate::path_rule::check_route;
 
 const RUN: i64 = 1;
 
-const ID_TYPES: [IdColumnType; 5] = [
+const ID_TYPES: [IdColumnType; 6] = [
     IdColumnType::Smallint,
     IdColumnType::Integer,
     IdColumnType::Bigint,
     IdColumnType::Uuid,
     IdColumnType::Text,
+    IdColumnType::Character,
 ];
 
 /// The plain rule, whole URLs onto bare keys, a prefix stripped, and wildcards of `LIKE`.
@@ -85,6 +86,7 @@ fn check_id(id: &str, id_type: IdColumnType) {
                     .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
         }
         IdColumnType::Text => !id.contains('\0'),
+        IdColumnType::Character => !id.contains('\0') && !id.ends_with(' '),
     };
     assert!(valid, "{id:?} as {id_type:?}");
 }

@@ -35,6 +35,8 @@ pub enum IdColumnType {
     Uuid,
     /// `text` or `varchar`
     Text,
+    /// `character(n)`, whose trailing blanks mean nothing.
+    Character,
 }
 
 impl IdColumnType {
@@ -46,6 +48,7 @@ impl IdColumnType {
             "int8" => Some(Self::Bigint),
             "uuid" => Some(Self::Uuid),
             "text" | "varchar" => Some(Self::Text),
+            "bpchar" => Some(Self::Character),
             _ => None,
         }
     }
@@ -58,6 +61,8 @@ impl IdColumnType {
             Self::Bigint => "bigint",
             Self::Uuid => "uuid",
             Self::Text => "text",
+            // `character` would be that of one character.
+            Self::Character => "bpchar",
         }
     }
 
@@ -70,6 +75,7 @@ impl IdColumnType {
             Self::Bigint => text.parse::<i64>().ok().map(|id| RowId(id.to_string())),
             Self::Uuid => is_uuid(text).then(|| RowId(text.to_ascii_lowercase())),
             Self::Text => (!text.contains('\0')).then(|| RowId(text.to_owned())),
+            Self::Character => Self::Text.parse(text.trim_end_matches(' ')),
         }
     }
 }

@@ -47,6 +47,8 @@ struct ColumnInfo {
     number: i16,
     /// A domain's base type.
     type_name: String,
+    /// The type as SQL writes it.
+    declared_type: String,
     is_not_null: bool,
     is_generated: bool,
 }
@@ -80,11 +82,15 @@ const SELECT_SIMILAR_TABLES: &str = "SELECT n.nspname || '.' || c.relname
     WHERE c.relkind IN ('r', 'p') AND lower(c.relname) = lower(regexp_replace($1, '^.*\\.|\"', '', 'g'))
       AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 3";
 
-const SELECT_COLUMN: &str =
-    "SELECT a.attnum AS number, coalesce(base.typname, t.typname)::text AS type_name,
+const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS type_name,
+        format_type(a.atttypid, a.atttypmod) AS declared_type,
         a.attnotnull AS is_not_null, a.attgenerated <> '' AS is_generated
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-    LEFT JOIN pg_type base ON base.oid = nullif(t.typbasetype, 0)
+    FROM pg_attribute a, LATERAL (
+        WITH RECURSIVE types AS (
+            SELECT t.typname, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+            UNION ALL
+            SELECT t.typname, t.typbasetype FROM types d JOIN pg_type t ON t.oid = d.typbasetype)
+        SELECT typname FROM types WHERE typbasetype = 0) base
     WHERE a.attrelid = $1::oid AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
 
 const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
@@ -258,15 +264,14 @@ impl TableDetails<'_> {
     }
 
     fn check_path(&self, spec: &TableSpec, path: &ColumnInfo) -> Result<(), LedgerError> {
-        let found = &path.type_name;
         let table = self.name.clone();
         let column = spec.path_column.clone();
-        if !matches!(found.as_str(), "text" | "varchar") {
+        if !matches!(path.type_name.as_str(), "text" | "varchar") {
             return Err(LedgerError::UnsupportedType {
                 setting: "PATH_COLUMN",
                 table,
                 column,
-                found: found.clone(),
+                found: path.declared_type.clone(),
                 supported: "text, varchar",
             });
         }
@@ -281,15 +286,14 @@ impl TableDetails<'_> {
         spec: &TableSpec,
         id: &ColumnInfo,
     ) -> Result<IdColumnType, LedgerError> {
-        let found = &id.type_name;
         let (table, column) = (self.name.clone(), spec.id_column.clone());
-        let Some(id_type) = IdColumnType::from_type_name(found) else {
+        let Some(id_type) = IdColumnType::from_type_name(&id.type_name) else {
             return Err(LedgerError::UnsupportedType {
                 setting: "ID_COLUMN",
                 table,
                 column,
-                found: found.clone(),
-                supported: "bigint, integer, smallint, uuid, text, varchar",
+                found: id.declared_type.clone(),
+                supported: "bigint, integer, smallint, uuid, text, varchar, character",
             });
         };
         let (unique,): (bool,) = sqlx::query_as(IS_UNIQUE)

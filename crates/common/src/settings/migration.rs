@@ -25,7 +25,7 @@ pub struct MigrationArgs {
     /// The table whose rows name the images: table or schema.table
     #[arg(long, env, value_name = "TABLE", default_value = "", hide_default_value = true, value_parser = setting(parse_table))]
     images_table: Setting<Option<String>>,
-    /// Its primary key or another unique column (bigint, integer, smallint, uuid, text)
+    /// Its primary key or another unique column (bigint, integer, smallint, uuid, text, character)
     #[arg(long, env, value_name = "COLUMN", default_value = "id", value_parser = setting(required))]
     id_column: Setting<String>,
     /// The column that holds the image's path

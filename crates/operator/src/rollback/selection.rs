@@ -63,7 +63,7 @@ impl RequestedSelection {
 /// A comma may be part of an id that is text.
 fn split_ids(text: &str, id_type: IdColumnType) -> Vec<&str> {
     match id_type {
-        IdColumnType::Text => vec![text],
+        IdColumnType::Text | IdColumnType::Character => vec![text],
         _ => text.split(',').filter(|part| !part.is_empty()).collect(),
     }
 }

@@ -138,6 +138,11 @@ async fn a_path_of_a_strange_type() {
         &["PATH_COLUMN", "jsonb"],
     )
     .await;
+    assert_refused(
+        "CREATE TABLE images (id bigint PRIMARY KEY, path character(30))",
+        &["PATH_COLUMN", "character(30)"],
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -50,6 +50,52 @@ async fn migrates(id_type: ApplicationIdType, name: &str) {
     stop_consumer(consumer).await;
 }
 
+/// Ids and paths of these types are moved, verified and moved back.
+async fn goes_there_and_back(types: &str, id_type: &str, path_type: &str) {
+    let rig = TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.execute_sql(&format!(
+        "{types} CREATE TABLE images (id {id_type} PRIMARY KEY, path {path_type});
+         INSERT INTO images SELECT 'k' || n, 'image/' || n || '.png' FROM generate_series(1, 30) n"
+    ))
+    .await;
+    for number in 1..=30 {
+        rig.put_object("images-old", &format!("image/{number}.png"), b"bytes")
+            .await;
+    }
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[("PAGE_SIZE", "7")]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let fed = "SELECT fed FROM bucket_brigade.run";
+    assert_eq!(rig.query_number(fed).await, 30);
+    stop_consumer(consumer).await;
+    for (arguments, field, count) in [
+        (&["verify", "--full", "--json"][..], "sound", 30),
+        (
+            &["rollback", "--ids", "k3", "--ids", "k4", "--yes", "--json"],
+            "rolled_back",
+            2,
+        ),
+        (&["rollback", "--all", "--yes", "--json"], "rolled_back", 28),
+    ] {
+        let output = rig.feeder_json(arguments).await;
+        assert_eq!(output[field], count, "{arguments:?}: {output}");
+    }
+    let back = "SELECT count(*) FROM images WHERE path LIKE 'image/%'";
+    assert_eq!(rig.query_number(back).await, 30);
+}
+
+#[tokio::test]
+async fn ids_of_a_fixed_length() {
+    goes_there_and_back("", "char(26)", "text").await;
+}
+
+#[tokio::test]
+async fn domains_over_domains() {
+    let domains =
+        "CREATE DOMAIN word AS varchar(40); CREATE DOMAIN key AS word CHECK (value <> '');";
+    goes_there_and_back(domains, "key", "key").await;
+}
+
 #[tokio::test]
 async fn bigint_ids_and_a_schema() {
     migrates(ApplicationIdType::BigInt, "app.images").await;
