@@ -8,9 +8,10 @@ use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::http_endpoints::EndpointArgs;
 use bucket_brigade_common::ledger::RunSelection;
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
+use bucket_brigade_common::object_store::s3::CopyAttributes;
 use bucket_brigade_common::settings::{
-    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
-    SettingsProblems, duration_between, integer_between, optional, setting,
+    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, ObjectArgs, Setting,
+    SettingsError, SettingsProblems, duration_between, integer_between, optional, setting,
 };
 use bucket_brigade_common::startup::process_name;
 use bucket_brigade_common::trace::TraceSettings;
@@ -37,6 +38,8 @@ pub struct Args {
     migration: MigrationArgs,
     #[command(flatten)]
     consumer: ConsumerArgs,
+    #[command(flatten)]
+    objects: ObjectArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -92,7 +95,7 @@ pub struct ConsumerSettings {
     pub visibility_timeout: Duration,
     /// From SIGTERM to the exit.
     pub shutdown_grace: Duration,
-    pub storage_class: Option<StorageClass>,
+    pub attributes: CopyAttributes,
     /// Whether the store honours conditional copies; none to find out.
     pub conditional_copy: Option<bool>,
     pub source_region: Option<String>,
@@ -122,7 +125,10 @@ impl Args {
             max_concurrency: own.max_concurrency.take(problems),
             visibility_timeout: own.visibility_timeout.take(problems),
             shutdown_grace: own.shutdown_grace.take(problems),
-            storage_class: own.storage_class.take(problems),
+            attributes: CopyAttributes {
+                storage_class: own.storage_class.take(problems),
+                ..self.objects.parse(problems)
+            },
             conditional_copy: own.conditional_copy.take(problems),
             source_region: own.source_region.take(problems),
             copy_timeout: own.copy_timeout.take(problems),

@@ -245,7 +245,7 @@ async fn open_store(
     run: &RunSpec,
 ) -> anyhow::Result<S3Store> {
     let options = S3Options {
-        storage_class: settings.storage_class.clone(),
+        attributes: settings.attributes.clone(),
         conditional_copy: settings.conditional_copy.unwrap_or(true),
         limits: CopyLimits::default(),
     };

@@ -9,11 +9,12 @@ use bucket_brigade_common::ledger::{
     require_selected_run,
 };
 use bucket_brigade_common::logging::{self, LogArgs};
-use bucket_brigade_common::object_store::s3::{S3Access, S3Bucket};
+use bucket_brigade_common::object_store::s3::{CopyAttributes, S3Access, S3Bucket, S3Options};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::{
-    MigrationArgs, MigrationSettings, Setting, SettingsError, SettingsProblems, optional, setting,
+    MigrationArgs, MigrationSettings, ObjectArgs, Setting, SettingsError, SettingsProblems,
+    optional, setting,
 };
 use bucket_brigade_common::{aws, startup};
 use clap::Subcommand as _;
@@ -50,6 +51,8 @@ struct BucketArgs {
     /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
     #[arg(long, env, value_name = "REGION", default_value = "", hide_default_value = true, value_parser = setting(optional))]
     source_region: Setting<Option<String>>,
+    #[command(flatten)]
+    objects: ObjectArgs,
 }
 
 /// A command's surroundings. Nothing is connected before it is asked for.
@@ -59,6 +62,7 @@ pub struct CommandContext {
     /// How to answer.
     pub format: OutputFormat,
     source_region: Option<String>,
+    pub(crate) attributes: CopyAttributes,
     sdk_config: OnceCell<SdkConfig>,
 }
 
@@ -67,6 +71,7 @@ pub(crate) struct CommonSettings {
     pub(crate) migration: MigrationSettings<RunSelection>,
     pub(crate) format: OutputFormat,
     source_region: Option<String>,
+    attributes: CopyAttributes,
 }
 
 impl CommonArgs {
@@ -80,6 +85,7 @@ impl CommonArgs {
             migration,
             format,
             source_region,
+            attributes,
         } = self.parse(problems)?;
         let purpose = ConnectionPurpose::Command(command_name());
         let run = require_selected_run(&migration.database, &migration.run, &purpose).await?;
@@ -87,6 +93,7 @@ impl CommonArgs {
             migration: migration.with_run(run),
             format,
             source_region,
+            attributes,
             sdk_config: OnceCell::new(),
         })
     }
@@ -99,6 +106,7 @@ impl CommonArgs {
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse_for_command(&mut problems);
         let source_region = self.buckets.source_region.take(&mut problems);
+        let attributes = self.buckets.objects.parse(&mut problems);
         let migration = problems.finish(migration)?;
         logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), None);
         let format = if self.json {
@@ -110,6 +118,7 @@ impl CommonArgs {
             migration,
             format,
             source_region,
+            attributes,
         })
     }
 }
@@ -143,6 +152,14 @@ impl CommandContext {
         access
             .buckets(&run.source_bucket, region, &run.destination_bucket)
             .await
+    }
+
+    /// How copies are written.
+    pub fn s3_options(&self) -> S3Options {
+        S3Options {
+            attributes: self.attributes.clone(),
+            ..S3Options::default()
+        }
     }
 
     /// The queue between feeder and consumers.

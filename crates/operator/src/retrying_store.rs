@@ -6,7 +6,7 @@ use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover,
 };
-use bucket_brigade_common::object_store::s3::{S3Options, S3Store};
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::retry::{Backoff, retry};
 use tokio::time::sleep;
 
@@ -32,7 +32,7 @@ pub(super) async fn open(context: &CommandContext) -> anyhow::Result<S3Store> {
     let (source, destination) = context.buckets().await?;
     source.check_access().await?;
     destination.check_access().await?;
-    Ok(S3Store::new(source, destination, S3Options::default()))
+    Ok(S3Store::new(source, destination, context.s3_options()))
 }
 
 /// Calls the store while it is too busy, for about half a minute.

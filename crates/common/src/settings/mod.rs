@@ -3,6 +3,7 @@
 
 mod database;
 mod migration;
+mod objects;
 mod problems;
 mod secret;
 mod setting;
@@ -10,6 +11,7 @@ mod values;
 
 pub use database::{DatabaseArgs, DatabaseLimits};
 pub use migration::{MigrationArgs, MigrationSettings};
+pub use objects::ObjectArgs;
 pub use problems::{SettingsError, SettingsProblems};
 pub use secret::SecretString;
 pub use setting::{Setting, SettingParser, secret_setting, setting};

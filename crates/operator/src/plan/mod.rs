@@ -1,6 +1,7 @@
 //! `feeder plan`: what would be done, whether it can be done, and what it would cost. It changes
 //! nothing: no ledger is made, no message sent. One probe object is copied, and removed again.
 
+mod acl;
 mod check;
 mod database;
 mod estimate;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
-use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store, store_error};
+use bucket_brigade_common::object_store::s3::{S3Bucket, S3Store, store_error};
 
 use super::SampleRow;
+use super::acl::check_acls;
 use super::check::{CheckVerdict, PlanCheck};
 use super::probe::probe_copy;
 use crate::context::CommandContext;
@@ -65,10 +66,12 @@ pub(super) async fn check_objects(
     let sampled = read_sampled_objects(&source, samples).await;
     checks.extend(sampled.source_checks(samples.len()));
     checks.extend(check_tags(&source, &sampled).await);
+    let keys = samples.iter().map(|sample| &*sample.source_key);
+    checks.extend(check_acls(&source, keys, context.attributes.acl.as_ref()).await);
     let mut objects = sampled.object_facts(&regions);
     if let Some((size, key)) = &sampled.smallest {
         let prefix = run.rule.destination_key_prefix();
-        let store = S3Store::new(source, destination.clone(), S3Options::default());
+        let store = S3Store::new(source, destination.clone(), context.s3_options());
         let copied = probe_copy(&store, prefix, (key, *size), checks).await;
         objects.copy_duration = copied.copy_duration;
         objects.uses_kms |= copied.uses_kms;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_sdk_s3::types::{Grant, ObjectCannedAcl};
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
@@ -298,4 +299,44 @@ async fn an_empty_answer_to_the_probe_does_not_drop_the_condition() {
     assert_eq!((empty.hits(), rig.count_rows("moves").await), (1, 1));
     let log = stop_consumer(consumer).await;
     assert!(!log.contains("ignores If-None-Match"), "{log}");
+}
+
+#[tokio::test]
+async fn copies_get_the_acl_and_the_encryption_that_are_asked_for() {
+    let rig = TestRig::new().await;
+    rig.add_images(2).await;
+    let s3 = rig.cloud.s3_client();
+    let public = s3.put_object_acl().bucket("images-old").key("image/0.png");
+    let public = public.acl(ObjectCannedAcl::PublicRead).send();
+    public.await.unwrap();
+    let plan = rig.run_feeder(&["plan"]).await;
+    assert!(
+        plan.output.contains("COPY_ACL=public-read"),
+        "{}",
+        plan.output
+    );
+    let settings = [("COPY_ACL", "public-read"), ("SSE", "AES256")];
+    let consumer = rig.spawn_consumer(&settings);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let acl = s3.get_object_acl().bucket("images-new").key("avatar/1.png");
+    let acl = acl.send().await.unwrap();
+    let is_public = |grant: &Grant| grant.grantee().is_some_and(|to| to.uri().is_some());
+    assert!(acl.grants().iter().any(is_public), "{acl:?}");
+    stop_consumer(consumer).await;
+    let plan = rig.run_feeder(&["plan", "--copy-acl", "public-read"]).await;
+    assert!(
+        !plan.output.contains("public by their ACL"),
+        "{}",
+        plan.output
+    );
+    for (setting, value, word) in [
+        ("COPY_ACL", "everyone", "is none of"),
+        ("SSE", "rot13", "aws:kms"),
+        ("SSE_KMS_KEY_ID", "key", "needs SSE=aws:kms"),
+    ] {
+        let ended = rig.run_program("consumer", &[(setting, value)]).await;
+        assert_eq!(ended.code, Some(64), "{}", ended.log);
+        assert!(ended.log.contains(word), "{}", ended.log);
+    }
 }

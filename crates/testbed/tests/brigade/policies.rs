@@ -304,6 +304,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
         "HeadBucket" => rights("s3:ListBucket", &BUCKETS),
         "HeadObject" => rights("s3:GetObject", &[SOURCE, DESTINATION]),
         "GetObjectTagging" => rights("s3:GetObjectTagging", &[SOURCE]),
+        "GetObjectAcl" => rights("s3:GetObjectAcl", &[SOURCE]),
         "CopyObject" => [
             rights("s3:GetObject", &[SOURCE]),
             rights("s3:GetObjectTagging", &[SOURCE]),

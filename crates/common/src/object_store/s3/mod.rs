@@ -1,6 +1,7 @@
 //! The object store on S3: one `CopyObject` per image, and what to do when that is not enough.
 
 mod access;
+mod attributes;
 mod compare;
 mod copy;
 mod encoding;
@@ -13,9 +14,9 @@ mod replace;
 mod rights;
 
 use async_trait::async_trait;
-use aws_sdk_s3::types::StorageClass;
 
 pub use access::{S3Access, S3Bucket};
+pub use attributes::CopyAttributes;
 pub use encoding::copy_source;
 pub use errors::store_error;
 pub use probe::CopyProbe;
@@ -49,8 +50,7 @@ impl Default for CopyLimits {
 /// How copies are written.
 #[derive(Debug, Clone)]
 pub struct S3Options {
-    /// The storage class of the copies; none for the bucket's default (STANDARD).
-    pub storage_class: Option<StorageClass>,
+    pub attributes: CopyAttributes,
     /// Whether the store honours `If-None-Match` on a copy. When it does not, a HEAD goes first.
     pub conditional_copy: bool,
     /// When to copy in parts.
@@ -58,10 +58,10 @@ pub struct S3Options {
 }
 
 impl Default for S3Options {
-    /// The bucket's own class, never over an object.
+    /// The bucket's own defaults, never over an object.
     fn default() -> Self {
         Self {
-            storage_class: None,
+            attributes: CopyAttributes::default(),
             conditional_copy: true,
             limits: CopyLimits::default(),
         }
@@ -108,15 +108,8 @@ impl S3Store {
             key: &route.destination_key,
             source: copy_source(&self.source.name, &route.source_key),
             condition,
-            storage_class: self.storage_class(),
+            attributes: &self.options.attributes,
         }
-    }
-
-    fn storage_class(&self) -> Option<&str> {
-        self.options
-            .storage_class
-            .as_ref()
-            .map(StorageClass::as_str)
     }
 
     async fn send_copy(&self, request: &CopyRequest<'_>) -> Result<CopiedObject, StoreError> {

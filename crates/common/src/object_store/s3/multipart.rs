@@ -50,7 +50,8 @@ async fn create_upload(
     route: &MoveRoute,
     source: &HeadObjectOutput,
 ) -> Result<String, StoreError> {
-    let class = store.options.storage_class.clone();
+    let attributes = store.options.attributes.clone();
+    let class = attributes.storage_class;
     let output = store
         .destination
         .client
@@ -67,6 +68,9 @@ async fn create_upload(
         .set_metadata(source.metadata.clone())
         .set_tagging(source_tags(store, route).await?)
         .set_storage_class(class.or_else(|| source_storage_class(source)))
+        .set_acl(attributes.acl)
+        .set_server_side_encryption(attributes.encryption)
+        .set_ssekms_key_id(attributes.kms_key_id)
         .send()
         .await
         .map_err(store_error)?;

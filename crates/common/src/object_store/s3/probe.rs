@@ -127,13 +127,13 @@ impl CopyProbe<'_> {
         }
     }
 
-    /// In the storage class of the copies, which the store may not know.
+    /// With the attributes of the copies, which the store may not know.
     fn request(&self, source: String) -> CopyRequest<'_> {
         CopyRequest {
             key: &self.key,
             source,
             condition: CopyCondition::Absent,
-            storage_class: self.store.storage_class(),
+            attributes: &self.store.options.attributes,
         }
     }
 

@@ -1,6 +1,6 @@
 //! A newer copy over an older one of ours, never over anybody else's object.
 
-use super::{S3Options, S3Store};
+use super::{CopyAttributes, S3Options, S3Store};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 
@@ -25,7 +25,10 @@ impl S3Store {
         }
         let store = Self {
             options: S3Options {
-                storage_class: head.storage_class,
+                attributes: CopyAttributes {
+                    storage_class: head.storage_class,
+                    ..self.options.attributes.clone()
+                },
                 ..self.options.clone()
             },
             replace_etag: Some(etag),

@@ -44,7 +44,7 @@ impl S3Store {
             key: &probe.key,
             source,
             condition: CopyCondition::None,
-            storage_class: self.storage_class(),
+            attributes: &self.options.attributes,
         };
         let checked = match self.send_copy(&request).await {
             Ok(_) => probe.head().await.map(drop),

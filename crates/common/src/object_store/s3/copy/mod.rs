@@ -27,6 +27,7 @@ use tokio::time::timeout;
 pub(super) use address::{BucketAddress, endpoint_params};
 pub(super) use signer::RequestSigner;
 
+use super::CopyAttributes;
 use super::encoding::encode_key;
 use crate::aws::{ErrorOrigin, RequestError, error_chain};
 
@@ -41,8 +42,7 @@ pub(super) struct CopyRequest<'a> {
     pub source: String,
     /// When the copy may be written.
     pub condition: CopyCondition<'a>,
-    /// The storage class of the copy; none for the bucket's default.
-    pub storage_class: Option<&'a str>,
+    pub attributes: &'a CopyAttributes,
 }
 
 /// When a copy may be written.
@@ -131,8 +131,8 @@ impl CopyClient {
             CopyCondition::Over(etag) => drop(headers.try_insert("if-match", etag.to_owned())?),
             CopyCondition::None => {}
         }
-        if let Some(class) = copy.storage_class {
-            headers.try_insert("x-amz-storage-class", class.to_owned())?;
+        for (name, value) in copy.attributes.headers() {
+            headers.try_insert(name, value.to_owned())?;
         }
         Ok(request)
     }

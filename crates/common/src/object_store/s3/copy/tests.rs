@@ -11,7 +11,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::endpoint::Params;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
-use aws_sdk_s3::types::StorageClass;
+use aws_sdk_s3::types::{ObjectCannedAcl, ServerSideEncryption, StorageClass};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpConnector,
 };
@@ -21,7 +21,8 @@ use proptest::prelude::*;
 
 use super::signature::{SECRET, is_signed};
 use super::{BucketAddress, CopyCondition, USER_AGENT};
-use crate::object_store::s3::{S3Access, S3Options, S3Store, confirm_copy, store_error};
+use crate::object_store::s3::{CopyAttributes, S3Access, S3Options, S3Store};
+use crate::object_store::s3::{confirm_copy, store_error};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::preflight::PreflightError;
@@ -187,25 +188,24 @@ fn route(key: &str) -> MoveRoute {
     }
 }
 
-/// The SDK's own copy.
 async fn copy_by_sdk(store: &S3Store, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
     let (copy, bucket) = (store.copy_request(route), &store.destination);
-    let request = bucket.client.copy_object().copy_source(&copy.source);
+    let request = bucket.client.copy_object().bucket(&bucket.name);
     let request = request
-        .bucket(&bucket.name)
+        .copy_source(&copy.source)
         .key(copy.key)
-        .set_storage_class(copy.storage_class.map(StorageClass::from));
+        .set_storage_class(copy.attributes.storage_class.clone())
+        .set_acl(copy.attributes.acl.clone())
+        .set_server_side_encryption(copy.attributes.encryption.clone())
+        .set_ssekms_key_id(copy.attributes.kms_key_id.clone());
     let request = match copy.condition {
         CopyCondition::Absent => request.if_none_match("*"),
         CopyCondition::Over(etag) => request.if_match(etag),
         CopyCondition::None => request,
     };
-    let result = request
-        .send()
-        .await
-        .map_err(store_error)?
-        .copy_object_result;
-    confirm_copy(result.as_ref().and_then(|result| result.e_tag()))
+    let output = request.send().await.map_err(store_error)?;
+    let result = output.copy_object_result();
+    confirm_copy(result.and_then(|result| result.e_tag()))
 }
 
 async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &MoveRoute) {
@@ -226,13 +226,20 @@ proptest! {
     fn a_copy_is_the_sdks_to_the_letter(
         key in "[\\PC\u{1}-\u{1f}/+%?#&=.~ ]{1,40}",
         cold in any::<bool>(),
+        public in any::<bool>(),
+        secret in any::<bool>(),
         replace_etag in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let server = Server::new(SystemTime::now());
             let mut store = plain_store(&server).await;
-            store.options.storage_class = cold.then_some(StorageClass::StandardIa);
+            store.options.attributes = CopyAttributes {
+                storage_class: cold.then_some(StorageClass::StandardIa),
+                acl: public.then_some(ObjectCannedAcl::PublicRead),
+                encryption: secret.then_some(ServerSideEncryption::AwsKms),
+                kms_key_id: secret.then(|| "arn:aws:kms:eu-central-1:1:key/a".to_owned()),
+            };
             store.replace_etag = replace_etag.then(|| "\"0a\"".to_owned());
             hold_to_the_sdk(&server, &store, &route(&key)).await;
         });
