@@ -31,7 +31,6 @@ const COPIED: &str = "<CopyObjectResult><ETag>&quot;9b2c&quot;</ETag></CopyObjec
 
 const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
 
-/// A request as the server met it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
     pub method: String,
@@ -440,7 +439,6 @@ async fn every_answer_means_what_it_means_when_the_sdk_reads_it() {
     }
 }
 
-/// What is decided on, and what people read.
 fn sense(answer: &Result<CopiedObject, StoreError>) -> (String, String) {
     match answer {
         Ok(copied) => ("Ok".into(), copied.etag.clone()),
