@@ -11,9 +11,12 @@ mod feed;
 pub mod feed_source;
 pub mod fleet_control;
 mod heartbeat;
+mod lock;
 pub mod move_ledger;
 mod run;
 mod schema;
+mod scope;
+mod stretch;
 mod table;
 pub mod worker_state;
 
@@ -30,11 +33,13 @@ pub use commit::{path_update_error, stored_path_check};
 pub use connection::ConnectionPurpose;
 pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
 pub use heartbeat::pause_description;
-pub use run::{AdvisoryLock, RunSpec, discover_table};
+pub use lock::{AdvisoryLock, LockHolder};
+pub use run::{RunSpec, discover_table};
 pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };
 
+use self::stretch::StretchLength;
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
@@ -53,6 +58,7 @@ pub struct PostgresLedger {
     rule: PathRule,
     table: ApplicationTable,
     statements: Arc<TableStatements>,
+    stretch_length: Arc<StretchLength>,
 }
 
 /// The statements that name the application's table, written once.
@@ -63,8 +69,8 @@ struct TableStatements {
     insert_failures: Arc<str>,
     first_page: Arc<str>,
     page_after: Arc<str>,
-    count_scope: Arc<str>,
-    has_rows_left: Arc<str>,
+    count_first: Arc<str>,
+    count_after: Arc<str>,
     settle_stale: Arc<str>,
 }
 
@@ -102,8 +108,8 @@ impl PostgresLedger {
             insert_failures: changes::insert_failures_sql(&table).into(),
             first_page: feed::page_sql(&table, true).into(),
             page_after: feed::page_sql(&table, false).into(),
-            count_scope: feed::count_scope_sql(&table).into(),
-            has_rows_left: feed::has_rows_left_sql(&table).into(),
+            count_first: scope::count_stretch_sql(&table, true).into(),
+            count_after: scope::count_stretch_sql(&table, false).into(),
             settle_stale: feed::settle_stale_sql(&table).into(),
         };
         Self {
@@ -113,6 +119,7 @@ impl PostgresLedger {
             rule,
             table,
             statements: Arc::new(statements),
+            stretch_length: Arc::default(),
         }
     }
 

@@ -12,7 +12,7 @@ const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (
         1,
         "ledger",
@@ -25,6 +25,7 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
     ),
     (3, "proof", include_str!("../../migrations/0003_proof.sql")),
     (4, "undo", include_str!("../../migrations/0004_undo.sql")),
+    (5, "scope", include_str!("../../migrations/0005_scope.sql")),
 ];
 
 /// The step this version is at.
@@ -63,7 +64,7 @@ pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
             _ => {}
         }
     }
-    let Err(error) = build_migrator().run(pool).await else {
+    let Err(error) = migrate(pool).await else {
         return Ok(());
     };
     match error {
@@ -82,6 +83,15 @@ pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
             &other,
         ))),
     }
+}
+
+/// A step takes the time that it takes on a large ledger: on a connection that ends with it.
+async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await?.detach();
+    sqlx::raw_sql("SET statement_timeout = 0")
+        .execute(&mut connection)
+        .await?;
+    build_migrator().run(&mut connection).await
 }
 
 /// What a process that may not make a ledger finds.

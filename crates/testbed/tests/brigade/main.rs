@@ -5,6 +5,7 @@ mod acknowledge;
 mod application_waits;
 mod bad_settings;
 mod bad_tables;
+mod bounded_statements;
 mod browser;
 mod commit;
 mod copy;
