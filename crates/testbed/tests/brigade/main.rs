@@ -38,6 +38,7 @@ mod shutdown;
 mod silent_database;
 mod stack;
 mod status_cost;
+mod terminal_output;
 mod tls;
 mod trace;
 mod transcript;
