@@ -6,7 +6,6 @@ use std::time::Duration;
 use bucket_brigade_common::aws;
 use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
 use bucket_brigade_common::http_endpoints::serve_endpoints;
-use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::ledger::{self, PostgresLedger};
 use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
@@ -16,9 +15,10 @@ use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::count::count_scope;
 use crate::display::ProgressDisplay;
 use crate::feed::FeedLoop;
-use crate::lock::hold_feeder_lock;
+use crate::lock::{hold_feeder_lock, wait_for_feeder_lock};
 use crate::outcome::log_summary;
 use crate::progress::FeederProgress;
 use crate::retry::FeederStopped;
@@ -50,7 +50,10 @@ pub async fn start(
     let run = &settings.migration.run;
     let (queue, s3) = connect_aws(&settings).await?;
     let ledger = open_ledger(&settings, name).await?;
-    let lock = retry_transient(async || ledger.acquire_feeder_lock().await).await?;
+    let lock = tokio::select! {
+        () = stop.cancelled() => return Ok(log_summary(Err(FeederStopped))),
+        lock = wait_for_feeder_lock(&ledger) => lock?,
+    };
     tracing::info!(
         run = ledger.run_id(),
         table = ledger.table_name(),
@@ -66,7 +69,7 @@ pub async fn start(
         };
         dashboard.spawn_server(context).await;
     }
-    tokio::spawn(count_scope(ledger.clone()));
+    tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
     prune_dead_workers(&ledger).await;
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
     ready.set();
@@ -131,12 +134,5 @@ async fn open_ledger(settings: &FeederSettings, name: &str) -> anyhow::Result<Po
 async fn prune_dead_workers(ledger: &PostgresLedger) {
     if let Err(error) = ledger.prune_dead_workers().await {
         tracing::debug!(%error, "processes that have ended stay in the ledger");
-    }
-}
-
-/// Counts beside the feeding: on a large table it takes minutes, and only the ETA needs it.
-async fn count_scope(ledger: PostgresLedger) {
-    if let Err(error) = ledger.count_scope().await {
-        tracing::warn!(%error, "the rows in scope could not be counted: there will be no ETA");
     }
 }

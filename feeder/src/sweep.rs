@@ -13,11 +13,11 @@ use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
 use crate::canary::CanarySelection;
-use crate::cursor::FeedCursor;
+use crate::cursor::{ConfirmedRows, FeedCursor};
 use crate::retry::{FeederStopped, Retrier};
 use crate::send::{BatchSender, permanent_failure};
 
-/// How often the cursor moves while a page takes its time.
+/// How often the cursor moves while a page takes its time, or holds nothing to feed.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct TableSweep<'a> {
@@ -42,7 +42,7 @@ impl<'a> TableSweep<'a> {
         let mut left = self.remaining_limit(position.sweep_fed);
         self.wait_while_held().await?;
         let mut page = cursor.read_page(position.cursor.as_ref()).await?;
-        let mut sent = None;
+        let (mut sent, mut advanced): (Option<ConfirmedRows>, _) = (None, Instant::now());
         while left != Some(0) {
             // A page without rows costs the database as much as any.
             self.wait_while_held().await?;
@@ -51,7 +51,13 @@ impl<'a> TableSweep<'a> {
             let Some(last) = part.last_id.clone() else {
                 break;
             };
-            let beside = cursor.advance_and_read_next(sent, &last);
+            // Where nothing is fed, the cursor moves only now and then.
+            let is_due = |(_, fed): &mut _| *fed > 0 || advanced.elapsed() >= CURSOR_INTERVAL;
+            let due = sent.take_if(is_due);
+            if due.is_some() {
+                advanced = Instant::now();
+            }
+            let beside = cursor.advance_and_read_next(due, &last);
             let (fed, next) = try_join(self.send_page(part), beside).await?;
             sent = Some((last, fed));
             page = next;

@@ -122,7 +122,7 @@ impl BenchRig {
     pub async fn reset_tables(&mut self) -> Result<()> {
         self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters")
             .await?;
-        self.execute_sql("UPDATE bucket_brigade.run SET cursor = NULL, sweep_fed = 0, fed = 0, in_scope = NULL, finished_at = NULL")
+        self.execute_sql("UPDATE bucket_brigade.run SET cursor = NULL, sweep_fed = 0, fed = 0, in_scope = NULL, scope_cursor = NULL, scope_counted = 0, finished_at = NULL")
             .await?;
         self.next_row = 1;
         Ok(())

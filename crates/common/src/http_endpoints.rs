@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 pub use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::http_server::serve;
 use crate::preflight::PreflightError;
 use crate::settings::{Setting, SettingsProblems, parse_address, setting};
 
@@ -95,7 +96,7 @@ pub async fn serve_endpoints(
             status: observed,
             ready: ready.clone(),
         });
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    tokio::spawn(serve(listener, router));
     Ok(ready)
 }
 

@@ -1,5 +1,6 @@
 //! What both binaries do before and after their own work: `.env`, flags, logs, signals, exit codes.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::move_ledger::StatementError;
 use crate::object_store::StoreError;
 use crate::preflight::PreflightError;
+use crate::printable::printable_lines;
 use crate::queue::QueueError;
 use crate::settings::SettingsError;
 
@@ -37,14 +39,8 @@ where
     A: Parser,
     F: Future<Output = anyhow::Result<u8>>,
 {
-    match dotenvy::dotenv() {
-        Err(error) if !error.not_found() => {
-            return print_error(
-                &anyhow::anyhow!(".env: {}", describe_dotenv_error(&error)),
-                exit::INVALID_SETTINGS,
-            );
-        }
-        _ => {}
+    if let Err(error) = read_dotenv() {
+        return print_error(&error, exit::INVALID_SETTINGS);
     }
     let args = match A::try_parse() {
         Ok(args) => args,
@@ -66,6 +62,17 @@ fn build_runtime(threads: WorkerThreads) -> std::io::Result<Runtime> {
         builder.worker_threads(1);
     }
     builder.enable_all().build()
+}
+
+/// Of the working directory alone: one of a folder above is another project's. A folder of that name is none.
+fn read_dotenv() -> anyhow::Result<()> {
+    let file = Path::new(".env");
+    match dotenvy::from_path(file) {
+        Err(error) if !error.not_found() && !file.is_dir() => {
+            anyhow::bail!(".env: {}", describe_dotenv_error(&error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Why `.env` cannot be read, without the line at fault: it may hold a password.
@@ -136,7 +143,7 @@ fn print_usage(error: &clap::Error) -> ExitCode {
     reason = "the last message of a process, also when logs are off"
 )]
 fn print_error(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", printable_lines(&format!("{error:#}")));
     ExitCode::from(code)
 }
 

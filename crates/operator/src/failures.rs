@@ -5,6 +5,7 @@ use std::fmt;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
 use serde::Serialize;
 
@@ -77,7 +78,12 @@ impl fmt::Display for FailuresOutput {
             write!(
                 f,
                 "\n\n{}  {}\n    {} ({hope}; attempts: {}, last {}): {}",
-                row.row_id, row.path, row.code, row.attempts, row.last_failed_at, row.message
+                printable(&row.row_id),
+                printable(&row.path),
+                row.code,
+                row.attempts,
+                row.last_failed_at,
+                printable(&row.message)
             )?;
         }
         if self.not_listed > 0 {

@@ -23,6 +23,7 @@ mod statements;
 pub mod status;
 pub mod verify;
 
+use bucket_brigade_common::exit;
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,22 @@ impl OperatorCommand {
     /// # Errors
     /// What keeps it from running, before anything is touched.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<u8> {
+        let has_work_in_hand = matches!(
+            self,
+            Self::Status(_) | Self::Verify(_) | Self::Rollback(_) | Self::Clean(_)
+        );
+        let ended = self.run_command(stop.clone());
+        if has_work_in_hand {
+            return ended.await;
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(exit::STOPPED),
+            ended = ended => ended,
+        }
+    }
+
+    async fn run_command(self, stop: CancellationToken) -> anyhow::Result<u8> {
         match self {
             Self::Plan(args) => plan::run(args).await,
             Self::Runs(args) => runs::run(args).await,
@@ -74,7 +91,7 @@ impl OperatorCommand {
             Self::Failures(args) => failures::run(args).await,
             Self::Retry(args) => retry::run(args).await,
             Self::Verify(args) => verify::run(args, stop).await,
-            Self::Report(args) => report::run(args, stop).await,
+            Self::Report(args) => report::run(args).await,
             Self::Rollback(args) => rollback::run(args, stop).await,
             Self::Clean(args) => clean::run(args, stop).await,
             Self::Healthcheck(args) => Ok(args.run()?),

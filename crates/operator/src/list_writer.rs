@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
+use bucket_brigade_common::printable::printable_lines;
 use serde::Serialize;
 
 use crate::output::OutputFormat;
@@ -50,7 +51,7 @@ impl<W: Write> ListWriter<W> {
     /// Standard output cannot be written.
     pub(super) fn write_item(&mut self, item: &(impl Display + Serialize)) -> anyhow::Result<()> {
         let text = match self.format {
-            OutputFormat::Text => format!("{item}\n"),
+            OutputFormat::Text => format!("{}\n", printable_lines(&item.to_string())),
             OutputFormat::Json if self.items == 0 => serde_json::to_string(item)?,
             OutputFormat::Json => format!(",{}", serde_json::to_string(item)?),
         };
@@ -67,7 +68,7 @@ impl<W: Write> ListWriter<W> {
         summary: &(impl Display + Serialize),
     ) -> anyhow::Result<()> {
         let text = match self.format {
-            OutputFormat::Text => format!("{summary}\n"),
+            OutputFormat::Text => format!("{}\n", printable_lines(&summary.to_string())),
             OutputFormat::Json => {
                 let fields = serde_json::to_string(summary)?;
                 format!("],{}\n", fields.trim_start_matches('{'))

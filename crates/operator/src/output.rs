@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
+use bucket_brigade_common::printable::printable_lines;
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,7 @@ impl OutputFormat {
     /// Standard output cannot be written.
     pub fn print(self, output: &(impl Display + Serialize)) -> anyhow::Result<()> {
         let text = match self {
-            Self::Text => output.to_string(),
+            Self::Text => printable_lines(&output.to_string()).to_string(),
             Self::Json => serde_json::to_string(output).context("the output as JSON")?,
         };
         let mut out = std::io::stdout().lock();

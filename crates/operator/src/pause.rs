@@ -5,6 +5,7 @@ use std::fmt;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 
@@ -41,9 +42,9 @@ struct PauseOutput {
 impl fmt::Display for PauseOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { run, by, .. } = self;
-        write!(f, "run {run} is paused by {by}")?;
+        write!(f, "run {run} is paused by {}", printable(by))?;
         if let Some(reason) = &self.reason {
-            write!(f, " ({reason})")?;
+            write!(f, " ({})", printable(reason))?;
         }
         write!(
             f,

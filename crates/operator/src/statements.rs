@@ -1,6 +1,33 @@
 //! Helpers to write and bind statements.
 
+use std::time::Duration;
+
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::retry::{Backoff, retry};
 use sqlx::AssertSqlSafe;
+
+/// Longer than the failover of a database takes: about two minutes.
+const MAX_RETRIES: usize = 20;
+
+const RETRY_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(200),
+    max_delay: Duration::from_secs(10),
+};
+
+/// Makes a statement again while the database does not carry it out. It must do nothing twice.
+pub(crate) async fn retry_statement<T>(
+    statement: impl AsyncFnMut() -> Result<T, StatementError>,
+) -> Result<T, StatementError> {
+    let is_transient = |error: &StatementError| {
+        let is_transient = matches!(error, StatementError::Unavailable(_));
+        if is_transient {
+            tracing::info!("retrying: {error}");
+        }
+        is_transient
+    };
+    let delays = RETRY_BACKOFF.delays().take(MAX_RETRIES);
+    retry(delays, is_transient, statement).await
+}
 
 /// A page's statement with `AFTER` written out. Two statements, because `$2 IS NULL OR id > $2` would keep a
 /// generic plan from starting in the middle of the index.

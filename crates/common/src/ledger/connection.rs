@@ -52,10 +52,10 @@ impl ConnectionPurpose {
             TableAccess::Update => "1s",
             TableAccess::Read => "5s",
         };
-        // Less than the consumer's own. Others read the whole table now and then, whatever the role's default.
+        // Less than our own. Commands read the whole table now and then, whatever the role's default.
         let statement_timeout = match self {
-            Self::Consumer => "28s",
-            Self::Feeder | Self::Command(_) => "0",
+            Self::Feeder | Self::Consumer => "28s",
+            Self::Command(_) => "0",
         };
         let mut settings = COMMON_SETTINGS.to_vec();
         settings.push(("lock_timeout", lock_timeout));

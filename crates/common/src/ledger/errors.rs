@@ -4,6 +4,7 @@
 use sqlx::postgres::PgDatabaseError;
 use thiserror::Error;
 
+use super::lock::LockHolder;
 use super::table::TABLE_NAME_PROBLEM;
 use crate::exit;
 use crate::ledger::move_ledger::StatementError;
@@ -103,8 +104,10 @@ pub enum LedgerError {
         differences: String,
     },
     /// Another feeder of the same run holds the lock.
-    #[error("another feeder of this run is at work (run {0}): only one may feed at a time")]
-    AnotherFeeder(i64),
+    #[error(
+        "another feeder of this run is at work (run {run}): only one may feed at a time{holder}"
+    )]
+    AnotherFeeder { run: i64, holder: LockHolder },
     #[error("the database failed while the run was opened: {0}")]
     Database(#[from] sqlx::Error),
 }
@@ -114,7 +117,7 @@ impl LedgerError {
         match self {
             Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) => exit::UNAVAILABLE,
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
-            Self::AnotherFeeder(_) => exit::ANOTHER_FEEDER,
+            Self::AnotherFeeder { .. } => exit::ANOTHER_FEEDER,
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,
             _ => exit::INVALID_SETTINGS,
         }
@@ -132,9 +135,10 @@ impl TransientError for LedgerError {
 }
 
 /// SQLSTATE classes of a server that cannot serve at the moment: connection exceptions, resources
-/// (connections above all), and shutdown, crash and start-up (57P01 to 57P03).
+/// (connections above all), shutdown, crash and start-up (57P01 to 57P03), and a table that another holds
+/// while the ledger is brought up to date.
 /// Source: PostgreSQL documentation, appendix A.
-const UNAVAILABLE_CLASSES: [&str; 3] = ["08", "53", "57P"];
+const UNAVAILABLE_CLASSES: [&str; 4] = ["08", "53", "57P", LOCK_NOT_AVAILABLE];
 
 /// Whether the server is away, as it is while it restarts.
 pub(super) fn is_unavailable(error: &sqlx::Error) -> bool {

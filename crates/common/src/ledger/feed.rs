@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 
-use super::errors::statement_error;
+use super::stretch::BACKGROUND_ROWS;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::ledger::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
 use crate::ledger::move_ledger::StatementError;
@@ -23,10 +23,8 @@ const BEGIN_SWEEP: &str = "UPDATE bucket_brigade.run
 const FINISH_RUN: &str = "UPDATE bucket_brigade.run
     SET finished_at = now(), cursor = NULL, sweep_fed = 0 WHERE id = $1";
 
-const SAVE_SCOPE_COUNT: &str = "UPDATE bucket_brigade.run
-    SET in_scope = coalesce(in_scope, $2) WHERE id = $1 RETURNING in_scope";
-
-const SELECT_PROGRESS: &str = "SELECT r.in_scope, r.fed, coalesce(sum(c.moved), 0)::bigint AS moved,
+const SELECT_PROGRESS: &str = "SELECT coalesce(r.in_scope, r.scope_estimate) AS in_scope, r.fed,
+        coalesce(sum(c.moved), 0)::bigint AS moved,
         coalesce(sum(c.changed), 0)::bigint AS changed, coalesce(sum(c.failed), 0)::bigint AS failed,
         coalesce(sum(c.orphans), 0)::bigint AS orphans, coalesce(sum(c.poison), 0)::bigint AS poison
     FROM bucket_brigade.run r LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
@@ -85,28 +83,18 @@ SELECT m.key::text AS id, coalesce(m.path, ''), m.is_wanted FROM marked m
     )
 }
 
-/// `$1` pattern.
-pub(super) fn count_scope_sql(table: &ApplicationTable) -> String {
-    let ApplicationTable { sql, path, .. } = table;
-    format!(r#"SELECT count(*) FROM {sql} WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\'"#)
-}
-
-/// `$1` run, `$2` pattern.
-pub(super) fn has_rows_left_sql(table: &ApplicationTable) -> String {
-    let ApplicationTable { sql, id, path, .. } = table;
-    let wanted = feed_condition(&format!("t.{path}"), &format!("t.{id}"));
-    format!("SELECT EXISTS (SELECT 1 FROM {sql} t WHERE {wanted})")
-}
-
-/// `$1` run, `$2` pattern, `$3` worker. A failure stands for a row that still asks for the move; when
-/// the application has changed the row since, the row ended as changed, not as failed.
+/// `$1` run, `$2` pattern, `$3` worker, `$4` cursor, `$5` rows. A failure stands for a row that still asks
+/// for the move; when the application has changed the row since, the row ended as changed, not as failed.
 pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let id_type = table.id_type.sql_type();
     format!(
-        r#"WITH stale AS (
-    DELETE FROM bucket_brigade.failures f
-     WHERE f.run_id = $1 AND NOT EXISTS (
+        r#"WITH stretch AS MATERIALIZED (
+    SELECT row_id FROM bucket_brigade.failures
+     WHERE run_id = $1 AND row_id >= $4 ORDER BY row_id LIMIT $5
+), stale AS (
+    DELETE FROM bucket_brigade.failures f USING stretch s
+     WHERE f.run_id = $1 AND f.row_id = s.row_id AND NOT EXISTS (
         SELECT 1 FROM {sql} t WHERE t.{id} = f.row_id::{id_type} AND t.{path} COLLATE "C" = f.path)
     RETURNING f.row_id, f.path
 ), ended AS (
@@ -123,12 +111,12 @@ pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
     ON CONFLICT (run_id, worker) DO UPDATE SET
         failed = c.failed + excluded.failed, changed = c.changed + excluded.changed, seen_at = now()
 )
-SELECT count(*) FROM stale"#
+SELECT (SELECT max(row_id) FROM stretch), (SELECT count(*) FROM stale)"#
     )
 }
 
 impl PostgresLedger {
-    fn scope_pattern(&self) -> String {
+    pub(super) fn scope_pattern(&self) -> String {
         like_prefix(self.rule.old_prefix())
     }
 
@@ -156,6 +144,22 @@ impl PostgresLedger {
             rows,
             last_id: last,
         })
+    }
+
+    /// Looks at failures from `cursor` on. Returns the last one, and how many were settled.
+    async fn settle_stretch(
+        &self,
+        cursor: &str,
+        rows: u32,
+    ) -> Result<(Option<String>, i64), sqlx::Error> {
+        sqlx::query_as(AssertSqlSafe(self.statements.settle_stale.clone()))
+            .bind(self.run_id)
+            .bind(self.scope_pattern())
+            .bind(&*self.worker)
+            .bind(cursor)
+            .bind(i64::from(rows))
+            .fetch_one(&self.pool)
+            .await
     }
 
     async fn read_progress(&self) -> Result<RunProgress, sqlx::Error> {
@@ -200,7 +204,8 @@ impl FeedSource for PostgresLedger {
         cursor: Option<&RowId>,
         size: u32,
     ) -> Result<RowPage, StatementError> {
-        with_timeout(self.read_page(cursor, size)).await
+        let read = |rows| self.read_page(cursor, rows);
+        self.stretch_length.run(size, read).await
     }
 
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
@@ -215,47 +220,32 @@ impl FeedSource for PostgresLedger {
         self.run_statement(BEGIN_SWEEP).await
     }
 
-    /// Not under the statement timeout: on a large table this takes minutes, and nothing waits for it.
-    async fn count_scope(&self) -> Result<u64, StatementError> {
-        let count = async {
-            let (count,): (i64,) =
-                sqlx::query_as(AssertSqlSafe(self.statements.count_scope.clone()))
-                    .bind(self.scope_pattern())
-                    .fetch_one(&self.pool)
-                    .await?;
-            sqlx::query_as(SAVE_SCOPE_COUNT)
-                .bind(self.run_id)
-                .bind(count)
-                .fetch_one(&self.pool)
-                .await
-        };
-        let (kept,): (i64,) = count.await.map_err(|error| statement_error(&error))?;
-        Ok(u64::try_from(kept).unwrap_or(0))
-    }
-
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {
         with_timeout(self.read_progress()).await
     }
 
     async fn has_rows_left(&self) -> Result<bool, StatementError> {
-        let (left,): (bool,) = sqlx::query_as(AssertSqlSafe(self.statements.has_rows_left.clone()))
-            .bind(self.run_id)
-            .bind(self.scope_pattern())
-            .fetch_one(&self.pool)
-            .await
-            .map_err(|error| statement_error(&error))?;
-        Ok(left)
+        let mut cursor = None;
+        loop {
+            let page = self.next_page(cursor.as_ref(), BACKGROUND_ROWS).await?;
+            if !page.rows.is_empty() || page.last_id.is_none() {
+                return Ok(!page.rows.is_empty());
+            }
+            cursor = page.last_id;
+        }
     }
 
     async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
-        let query = sqlx::query_as(AssertSqlSafe(self.statements.settle_stale.clone()))
-            .bind(self.run_id)
-            .bind(self.scope_pattern())
-            .bind(&*self.worker);
-        // Not under the statement timeout: it joins all failures with the table.
-        let settled = query.fetch_one(&self.pool).await;
-        let (settled,): (i64,) = settled.map_err(|error| statement_error(&error))?;
-        Ok(u64::try_from(settled).unwrap_or(0))
+        let (mut cursor, mut settled) = (String::new(), 0);
+        loop {
+            let settle = |rows| self.settle_stretch(&cursor, rows);
+            let (last, count) = self.stretch_length.run(BACKGROUND_ROWS, settle).await?;
+            settled += u64::try_from(count).unwrap_or(0);
+            match last {
+                Some(last) if last != cursor => cursor = last,
+                _ => return Ok(settled),
+            }
+        }
     }
 
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {

@@ -31,7 +31,7 @@ pub struct RowPage {
 /// The run in numbers: sums over processes, never a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RunProgress {
-    /// Rows that had the old prefix when the run began, once they are counted.
+    /// Rows that had the old prefix when the run began: an estimate until they are counted.
     pub in_scope: Option<u64>,
     /// Rows fed since the beginning, repeats included.
     pub fed: u64,
@@ -85,12 +85,9 @@ pub trait FeedSource: Send + Sync {
     /// Goes back to the table's beginning.
     async fn begin_sweep(&self) -> Result<(), StatementError>;
 
-    /// Counts the rows in scope, once per run. It reads the whole table.
-    async fn count_scope(&self) -> Result<u64, StatementError>;
-
     async fn run_progress(&self) -> Result<RunProgress, StatementError>;
 
-    /// Whether any row is left that a sweep would feed. It may read the whole table.
+    /// Whether any row is left that a sweep would feed. It may read the whole table, page by page.
     async fn has_rows_left(&self) -> Result<bool, StatementError>;
 
     /// Turns failures whose row the application has changed since into changes; returns how many.

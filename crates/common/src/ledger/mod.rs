@@ -11,10 +11,13 @@ mod feed;
 pub mod feed_source;
 pub mod fleet_control;
 mod heartbeat;
+mod lock;
 pub mod move_ledger;
 mod run;
 mod runs;
 mod schema;
+mod scope;
+mod stretch;
 mod table;
 pub mod worker_state;
 
@@ -31,7 +34,8 @@ pub use commit::{path_update_error, stored_path_check};
 pub use connection::ConnectionPurpose;
 pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
 pub use heartbeat::pause_description;
-pub use run::{AdvisoryLock, SecondRun, discover_table};
+pub use lock::{AdvisoryLock, LockHolder};
+pub use run::{SecondRun, discover_table};
 pub use runs::{
     RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, require_selected_run,
 };
@@ -39,6 +43,7 @@ pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };
 
+use self::stretch::StretchLength;
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
@@ -57,6 +62,7 @@ pub struct PostgresLedger {
     rule: PathRule,
     table: ApplicationTable,
     statements: Arc<TableStatements>,
+    stretch_length: Arc<StretchLength>,
 }
 
 /// The statements that name the application's table, written once.
@@ -67,8 +73,8 @@ struct TableStatements {
     insert_failures: Arc<str>,
     first_page: Arc<str>,
     page_after: Arc<str>,
-    count_scope: Arc<str>,
-    has_rows_left: Arc<str>,
+    count_first: Arc<str>,
+    count_after: Arc<str>,
     settle_stale: Arc<str>,
 }
 
@@ -106,8 +112,8 @@ impl PostgresLedger {
             insert_failures: changes::insert_failures_sql(&table).into(),
             first_page: feed::page_sql(&table, true).into(),
             page_after: feed::page_sql(&table, false).into(),
-            count_scope: feed::count_scope_sql(&table).into(),
-            has_rows_left: feed::has_rows_left_sql(&table).into(),
+            count_first: scope::count_stretch_sql(&table, true).into(),
+            count_after: scope::count_stretch_sql(&table, false).into(),
             settle_stale: feed::settle_stale_sql(&table).into(),
         };
         Self {
@@ -117,6 +123,7 @@ impl PostgresLedger {
             rule,
             table,
             statements: Arc::new(statements),
+            stretch_length: Arc::default(),
         }
     }
 

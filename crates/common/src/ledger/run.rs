@@ -1,10 +1,7 @@
 //! One run: found by its settings, so that starting the same migration again continues it.
 
-use std::time::Duration;
-
+use sqlx::Row as _;
 use sqlx::postgres::PgPool;
-use sqlx::{PgConnection, Row as _};
-use tokio::time::timeout;
 
 use super::errors::is_permission_denied;
 use super::runs::{RunRow, RunSpec, list_runs, no_run};
@@ -31,41 +28,6 @@ const INSERT_RUN: &str = "INSERT INTO bucket_brigade.run
     (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
      source_key_prefix, destination_bucket, destination_key_prefix, name)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
-
-/// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
-const FEEDER_LOCK_SPACE: i32 = 0x6262;
-
-/// The same for the commands that prove, undo and clean. ("bo")
-const OPERATOR_LOCK_SPACE: i32 = 0x626f;
-
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection that has not confirmed its lock by then does not hold it.
-const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// `$1` space, `$2` run. The lock belongs to a session.
-const HOLDS_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks
-    WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 2
-      AND classid::bigint = $1 AND objid::bigint = $2)";
-
-/// Holds the run's advisory lock for as long as it lives. It has a connection of its own, because
-/// the lock ends with the connection.
-#[derive(Debug)]
-pub struct AdvisoryLock {
-    connection: PgConnection,
-    space: i32,
-    run: i32,
-}
-
-impl AdvisoryLock {
-    /// Whether the connection responds, and its session holds the lock.
-    pub async fn is_held(&mut self) -> bool {
-        let query = sqlx::query_scalar(HOLDS_LOCK).bind(i64::from(self.space));
-        let query = query.bind(i64::from(self.run));
-        let is_held = query.fetch_one(&mut self.connection);
-        matches!(timeout(LOCK_CHECK_TIMEOUT, is_held).await, Ok(Ok(true)))
-    }
-}
 
 impl PostgresLedger {
     /// Opens the run, creating ledger and run where they are missing: the feeder's way.
@@ -124,66 +86,6 @@ impl PostgresLedger {
         let run = select_run_id(&pool, spec, &table).await?;
         Ok(run.map(|run_id| Self::new(pool, run_id, worker, spec.rule.clone(), table)))
     }
-
-    /// Keeps every other feeder of this run out.
-    pub async fn acquire_feeder_lock(&self) -> Result<AdvisoryLock, LedgerError> {
-        let lock = self.try_lock(FEEDER_LOCK_SPACE).await?;
-        lock.ok_or(LedgerError::AnotherFeeder(self.run_id))
-    }
-
-    /// Keeps every other verify, rollback and clean of this run out; none when one is at work already.
-    pub async fn acquire_operator_lock(&self) -> Result<Option<AdvisoryLock>, LedgerError> {
-        self.try_lock(OPERATOR_LOCK_SPACE).await
-    }
-
-    async fn try_lock(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
-        let locked = timeout(LOCK_TIMEOUT, self.lock_session(space)).await;
-        locked.unwrap_or_else(|_| {
-            let silence = format!("no lock within {LOCK_TIMEOUT:?}");
-            Err(LedgerError::Unreachable(silence))
-        })
-    }
-
-    async fn lock_session(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
-        let mut connection = self.pool.acquire().await?.detach();
-        ensure_own_session(&mut connection, &self.pool).await?;
-        let run = i32::try_from(self.run_id).unwrap_or(i32::MAX);
-        let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1, $2)")
-            .bind(space)
-            .bind(run)
-            .fetch_one(&mut connection)
-            .await?;
-        Ok(locked.then_some(AdvisoryLock {
-            connection,
-            space,
-            run,
-        }))
-    }
-}
-
-/// A pooler in transaction mode gives the server's session that served us last to whatever begins a
-/// transaction next, and us another one meanwhile.
-async fn ensure_own_session(
-    connection: &mut PgConnection,
-    pool: &PgPool,
-) -> Result<(), LedgerError> {
-    let own = backend_pid(connection).await?;
-    let mut other = pool.begin().await?;
-    let others = backend_pid(&mut other).await?;
-    let again = backend_pid(connection).await?;
-    other.rollback().await?;
-    if own == others || own != again {
-        return Err(LedgerError::TransactionPooler);
-    }
-    Ok(())
-}
-
-/// By the simple protocol: such a pooler may know no prepared statements.
-async fn backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
-    let row = sqlx::raw_sql("SELECT pg_backend_pid()")
-        .fetch_one(connection)
-        .await?;
-    row.try_get(0)
 }
 
 async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {

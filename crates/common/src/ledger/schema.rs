@@ -13,7 +13,7 @@ const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (
         1,
         "ledger",
@@ -27,6 +27,7 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
     (3, "proof", include_str!("../../migrations/0003_proof.sql")),
     (4, "undo", include_str!("../../migrations/0004_undo.sql")),
     (5, "runs", include_str!("../../migrations/0005_runs.sql")),
+    (6, "scope", include_str!("../../migrations/0006_scope.sql")),
 ];
 
 /// The step this version is at.
@@ -65,7 +66,7 @@ pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
             _ => {}
         }
     }
-    let Err(error) = build_migrator().run(pool).await else {
+    let Err(error) = migrate(pool).await else {
         return Ok(());
     };
     match error {
@@ -84,6 +85,15 @@ pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
             &other,
         ))),
     }
+}
+
+/// A step takes the time that it takes on a large ledger: on a connection that ends with it.
+async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await?.detach();
+    sqlx::raw_sql("SET statement_timeout = 0")
+        .execute(&mut connection)
+        .await?;
+    build_migrator().run(&mut connection).await
 }
 
 /// Whether there is a ledger of this version, for a process that may not make one: one of an earlier version is

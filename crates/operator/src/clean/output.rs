@@ -5,6 +5,7 @@ use std::fmt;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::object_store::objects::BucketVersioning;
+use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
 use super::removals::{EligibleMoves, ObjectRemoval, RemovalOutcome};
@@ -91,8 +92,8 @@ struct RemovalLine<'a> {
 
 impl fmt::Display for RemovalLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (bucket, key) = (self.bucket, self.key);
-        match self.kept_because {
+        let (bucket, key) = (self.bucket, printable(self.key));
+        match self.kept_because.map(printable) {
             Some(reason) => write!(f, "left alone  s3://{bucket}/{key}: {reason}"),
             None => write!(f, "removed     s3://{bucket}/{key}"),
         }
@@ -128,7 +129,7 @@ impl fmt::Display for CleanSummary<'_> {
             write!(f, ", {} of them behind delete markers", self.delete_markers)?;
         }
         for (reason, count) in &self.kept_by_reason {
-            write!(f, "\n  {count} left alone: {reason}")?;
+            write!(f, "\n  {count} left alone: {}", printable(reason))?;
         }
         Ok(())
     }

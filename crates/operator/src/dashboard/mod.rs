@@ -7,6 +7,7 @@
 mod asset;
 mod control;
 mod history;
+mod host;
 mod newest_moves;
 mod settings;
 mod snapshot;
@@ -23,6 +24,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bucket_brigade_common::healthcheck::connectable_address;
+use bucket_brigade_common::http_server::serve;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::preflight::PreflightError;
@@ -95,11 +97,12 @@ impl Dashboard {
             router = router.merge(control::control_routes(cache, token));
         }
         let router = asset::with_security_headers(router, &policy);
+        let router = host::with_checked_host(router, self.settings.host);
         if let Ok(address) = self.listener.local_addr() {
             let address = connectable_address(address);
             tracing::info!("the live page is at http://{address}/");
         }
-        tokio::spawn(async move { axum::serve(self.listener, router).await });
+        tokio::spawn(serve(self.listener, router));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bucket_brigade_common::settings::{
-    SecretString, Setting, SettingsProblems, parse_address, parse_bool, setting,
+    SecretString, Setting, SettingsProblems, optional, parse_address, parse_bool, setting,
 };
 
 /// A token that can be guessed is none.
@@ -20,6 +20,10 @@ pub struct DashboardArgs {
     /// Show the run in a browser on this address, for example 127.0.0.1:9101
     #[arg(long, env, value_name = "ADDRESS:PORT", default_value = "off", value_parser = setting(parse_address))]
     status_addr: Setting<Option<SocketAddr>>,
+    /// A name that browsers may reach the page by, for example brigade.example.com [default: localhost and
+    /// IP addresses alone]
+    #[arg(long, env, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(optional))]
+    status_host: Setting<Option<String>>,
     /// Pause, resume and limit from the page, by whoever knows this token of at least 16 characters
     /// [default: not from the page]
     #[arg(long, env, hide_env_values = true, value_name = "TOKEN")]
@@ -33,6 +37,8 @@ pub struct DashboardArgs {
 pub struct DashboardSettings {
     /// Where the page is; none while it is off.
     pub address: Option<SocketAddr>,
+    /// The name it is reached by, beside localhost and addresses.
+    pub host: Option<String>,
     /// What the controls ask for; none for a page without controls.
     pub token: Option<SecretString>,
     /// Whether moved images are shown.
@@ -51,6 +57,7 @@ impl DashboardArgs {
         }
         DashboardSettings {
             address,
+            host: self.status_host.take(problems),
             token,
             thumbnails: self.status_thumbnails.take(problems),
         }

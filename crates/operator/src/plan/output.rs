@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use bucket_brigade_common::printable::printable;
 use indicatif::{DecimalBytes, HumanCount};
 
 use super::check::{CheckVerdict, PlanCheck};
@@ -71,7 +72,11 @@ impl fmt::Display for SampleRow {
         write!(
             f,
             "  row {} ({size})\n    path  {} → {}\n    key   {} → {}",
-            self.id, self.old_path, self.new_path, self.source_key, self.destination_key
+            printable(&self.id),
+            printable(&self.old_path),
+            printable(&self.new_path),
+            printable(&self.source_key),
+            printable(&self.destination_key)
         )
     }
 }
@@ -83,7 +88,8 @@ impl fmt::Display for PlanCheck {
             CheckVerdict::Warns => "WARN",
             CheckVerdict::Fails => "FAIL",
         };
-        write!(f, "  {word:4}  {:12}  {}", self.about, self.finding)?;
+        let finding = printable(&self.finding);
+        write!(f, "  {word:4}  {:12}  {finding}", self.about)?;
         match &self.mend {
             Some(mend) => write!(f, "\n        {:12}  → {mend}", ""),
             None => Ok(()),

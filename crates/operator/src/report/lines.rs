@@ -1,14 +1,14 @@
-//! One line per row of the run, streamed out of one snapshot: how each row ended.
+//! One line per row of the run, page by page: how each row ended.
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, statement_error};
-use futures::TryStreamExt;
-use futures::stream::BoxStream;
+use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+
+use crate::statements::{page_after, retry_statement};
 
 /// How one row ended. The order of the fields is that of the columns.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, sqlx::FromRow)]
 pub(super) struct ReportLine {
-    id: String,
+    pub(super) id: String,
     /// moved, changed, failed, or rolled back.
     state: String,
     /// The path it was fed with.
@@ -46,45 +46,77 @@ pub(super) const CSV_HEADER: [&str; 12] = [
     "message",
 ];
 
-/// `$1` run. A row that was set back and has ended otherwise since is reported by its later end.
-const SELECT_REPORT: &str = "WITH lines AS (
-    SELECT m.row_id, 'moved' AS state, m.old_path, m.new_path, m.etag, m.size_bytes, m.moved_at AS at,
-           m.consumer AS by, m.verified_at,
-           CASE WHEN r.removed_at >= m.moved_at THEN r.removed_at END AS removed_at, w.code, w.message
-      FROM bucket_brigade.moves m
-      LEFT JOIN bucket_brigade.removals r ON r.run_id = $1 AND NOT r.is_orphan AND r.path = m.old_path
-      LEFT JOIN bucket_brigade.mismatches w ON w.run_id = $1 AND w.row_id = m.row_id
-                                                AND w.found_at >= m.moved_at
-     WHERE m.run_id = $1
-    UNION ALL
-    SELECT row_id, 'failed', path, NULL, NULL, NULL, last_seen, NULL, NULL, NULL, code, message
-      FROM bucket_brigade.failures WHERE run_id = $1
-    UNION ALL
-    SELECT row_id, 'changed', old_path, found_path, NULL, NULL, seen_at, NULL, NULL, NULL, NULL,
-           CASE WHEN found_path IS NULL THEN 'the application deleted the row' END
-      FROM bucket_brigade.changes WHERE run_id = $1
-    UNION ALL
-    SELECT k.row_id, 'rolled back', k.old_path, k.new_path, k.etag, k.size_bytes, k.rolled_back_at,
-           k.operator, NULL, NULL, NULL, NULL
-      FROM bucket_brigade.rollbacks k WHERE k.run_id = $1
-       AND NOT EXISTS (SELECT 1 FROM bucket_brigade.moves x WHERE x.run_id = $1 AND x.row_id = k.row_id)
-       AND NOT EXISTS (SELECT 1 FROM bucket_brigade.failures x WHERE x.run_id = $1 AND x.row_id = k.row_id)
-       AND NOT EXISTS (SELECT 1 FROM bucket_brigade.changes x WHERE x.run_id = $1 AND x.row_id = k.row_id)
-)
-SELECT row_id AS id, state, old_path, new_path, etag, size_bytes,
-       to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS at, by,
-       to_char(verified_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS verified_at,
-       to_char(removed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS source_removed_at, code, message
-  FROM lines";
+/// Rows of one statement. It stands in the statement itself, so that every plan knows how few they are.
+pub(super) const PAGE_ROWS: usize = 1000;
 
-/// The lines of the report, read as they are asked for.
-pub(super) fn report_lines(
+/// `$1` run, `$2` the last row of the page before. A row that was set back and has ended otherwise since is
+/// reported by its later end. The first rows of each table hold all lines of the first rows of them all.
+const SELECT_PAGE: &str = r#"WITH moved AS (
+    SELECT row_id, 1 AS rank, 'moved' AS state, old_path, new_path, etag, size_bytes, moved_at AS at,
+           consumer AS by, verified_at, NULL AS code, NULL AS message
+      FROM bucket_brigade.moves WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000
+), failed AS (
+    SELECT row_id, 2, 'failed', path, NULL, NULL, NULL::bigint, last_seen, NULL, NULL::timestamptz, code, message
+      FROM bucket_brigade.failures WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000
+), changed AS (
+    SELECT row_id, 3, 'changed', old_path, found_path, NULL, NULL::bigint, seen_at, NULL, NULL::timestamptz, NULL,
+           CASE WHEN found_path IS NULL THEN 'the application deleted the row' END
+      FROM bucket_brigade.changes WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000
+), set_back AS (
+    SELECT row_id, 4, 'rolled back', old_path, new_path, etag, size_bytes, rolled_back_at, operator,
+           NULL::timestamptz, NULL, NULL
+      FROM bucket_brigade.rollbacks WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000
+), lines AS MATERIALIZED (
+    SELECT DISTINCT ON (row_id) * FROM (
+        TABLE moved UNION ALL TABLE failed UNION ALL TABLE changed UNION ALL TABLE set_back) AS ends
+     ORDER BY row_id, rank LIMIT 1000
+)
+SELECT l.row_id AS id, state, l.old_path, l.new_path, l.etag, l.size_bytes,
+       to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at, by,
+       to_char(verified_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS verified_at,
+       to_char(r.removed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS source_removed_at,
+       coalesce(l.code, w.code) AS code, coalesce(l.message, w.message) AS message
+  FROM lines l
+  LEFT JOIN bucket_brigade.removals r ON l.state = 'moved' AND r.run_id = $1 AND NOT r.is_orphan
+                                     AND r.path = l.old_path AND r.removed_at >= l.at
+  LEFT JOIN bucket_brigade.mismatches w ON l.state = 'moved' AND w.run_id = $1 AND w.row_id = l.row_id
+                                       AND w.found_at >= l.at
+ ORDER BY l.row_id"#;
+
+/// The lines after a row, in the order of ids as text; no snapshot is held from page to page.
+pub(super) async fn report_page(
     ledger: &PostgresLedger,
-) -> BoxStream<'_, Result<ReportLine, StatementError>> {
-    let query = sqlx::query_as(SELECT_REPORT).bind(ledger.run_id());
-    let rows = query.fetch(ledger.pool());
-    Box::pin(rows.map_err(|error| statement_error(&error)))
+    cursor: Option<&str>,
+) -> Result<Vec<ReportLine>, StatementError> {
+    retry_statement(async || {
+        let query = sqlx::query_as(page_after(SELECT_PAGE, cursor)).bind(ledger.run_id());
+        with_timeout(query.bind(cursor.unwrap_or("")).fetch_all(ledger.pool())).await
+    })
+    .await
 }
+
+impl ReportLine {
+    /// Makes cells that a spreadsheet would take for a formula into text, by an apostrophe before them.
+    pub(super) fn disarm_formulas(&mut self) {
+        let texts = [&mut self.id, &mut self.old_path].into_iter();
+        let optional = [
+            &mut self.new_path,
+            &mut self.etag,
+            &mut self.by,
+            &mut self.code,
+            &mut self.message,
+        ];
+        for text in texts.chain(optional.into_iter().flatten()) {
+            let is_number = text.parse::<i64>().is_ok();
+            if text.starts_with(FORMULA_STARTS) && !is_number {
+                text.insert(0, '\'');
+            }
+        }
+    }
+}
+
+/// By what a spreadsheet knows a formula, fullwidth forms included. Source: OWASP, "CSV injection".
+const FORMULA_STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
 
 #[cfg(test)]
 mod tests {
@@ -96,5 +128,31 @@ mod tests {
         csv.serialize(ReportLine::default()).unwrap();
         let text = String::from_utf8(csv.into_inner().unwrap()).unwrap();
         assert_eq!(text.lines().next().unwrap(), CSV_HEADER.join(","));
+    }
+
+    #[test]
+    fn formulas_become_text_and_numbers_stay() {
+        let mut line = ReportLine {
+            id: "-5".into(),
+            old_path: "=HYPERLINK(\"http://x\")".into(),
+            new_path: Some("\t=1+1".into()),
+            message: Some("＝1".into()),
+            by: Some("a=b".into()),
+            ..ReportLine::default()
+        };
+        line.disarm_formulas();
+        assert_eq!(line.id, "-5");
+        assert_eq!(line.old_path, "'=HYPERLINK(\"http://x\")");
+        assert_eq!(line.new_path.as_deref(), Some("'\t=1+1"));
+        assert_eq!(line.message.as_deref(), Some("'＝1"));
+        assert_eq!(line.by.as_deref(), Some("a=b"));
+    }
+
+    #[test]
+    fn a_page_has_as_many_rows_as_its_statement_says() {
+        assert_eq!(
+            SELECT_PAGE.matches(&format!("LIMIT {PAGE_ROWS}")).count(),
+            5
+        );
     }
 }

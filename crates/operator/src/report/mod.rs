@@ -1,24 +1,20 @@
-//! `feeder report`: one line per row, out of one snapshot of the ledger and with constant memory.
+//! `feeder report`: one line per row, page by page and with constant memory.
 
 mod lines;
 
-use std::io::{BufWriter, ErrorKind, Stdout, Write};
+use std::io::{ErrorKind, Write as _};
 
 use anyhow::Context as _;
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
+use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::SettingsProblems;
 use clap::ValueEnum;
-use futures::StreamExt;
-use tokio_util::sync::CancellationToken;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 use super::context::CommonArgs;
 use super::output::OutputFormat;
-use lines::{CSV_HEADER, ReportLine, report_lines};
-
-/// Enough to make few system calls.
-const BUFFER_BYTES: usize = 1 << 16;
+use lines::{CSV_HEADER, PAGE_ROWS, ReportLine, report_page};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -34,13 +30,13 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ReportFormat {
-    /// RFC 4180, with a header
+    /// RFC 4180, with a header; a cell that begins like a formula gets an apostrophe before it
     Csv,
     /// JSON Lines: one object per line
     Json,
 }
 
-pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let context = args
         .common
         .into_context(SettingsProblems::default())
@@ -50,77 +46,52 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         OutputFormat::Text => args.format,
     };
     let ledger = context.open_ledger(TableAccess::Read).await?;
-    match write_report(&ledger, format, &stop).await {
-        Err(ReportError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(exit::DONE),
-        Err(ReportError::Write(error)) => Err(error).context("writing to standard output"),
-        Err(ReportError::Read(error)) => Err(error.into()),
-        Ok(true) => Ok(exit::DONE),
-        Ok(false) => Ok(exit::STOPPED),
+    if format == ReportFormat::Csv && !write(csv_text([CSV_HEADER])?).await? {
+        return Ok(exit::DONE);
     }
-}
-
-/// Which end of the pipe broke.
-enum ReportError {
-    Read(StatementError),
-    Write(std::io::Error),
-}
-
-impl From<std::io::Error> for ReportError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Write(error)
-    }
-}
-
-/// False when it was stopped before the end.
-async fn write_report(
-    ledger: &PostgresLedger,
-    format: ReportFormat,
-    stop: &CancellationToken,
-) -> Result<bool, ReportError> {
-    let mut writer = ReportWriter::begin(format)?;
-    let mut lines = report_lines(ledger);
-    while let Some(line) = lines.next().await {
-        if stop.is_cancelled() {
-            return Ok(false);
-        }
-        writer.write_line(&line.map_err(ReportError::Read)?)?;
-    }
-    writer.flush()?;
-    Ok(true)
-}
-
-enum ReportWriter {
-    Csv(Box<csv::Writer<Stdout>>),
-    Json(BufWriter<Stdout>),
-}
-
-impl ReportWriter {
-    fn begin(format: ReportFormat) -> std::io::Result<Self> {
-        let out = std::io::stdout();
-        if format == ReportFormat::Json {
-            return Ok(Self::Json(BufWriter::with_capacity(BUFFER_BYTES, out)));
-        }
-        let mut builder = csv::WriterBuilder::new();
-        builder.has_headers(false).buffer_capacity(BUFFER_BYTES);
-        let mut csv = builder.from_writer(out);
-        csv.write_record(CSV_HEADER)?;
-        Ok(Self::Csv(Box::new(csv)))
-    }
-
-    fn write_line(&mut self, line: &ReportLine) -> std::io::Result<()> {
-        match self {
-            Self::Csv(csv) => Ok(csv.serialize(line)?),
-            Self::Json(out) => {
-                serde_json::to_writer(&mut *out, line)?;
-                writeln!(out)
-            }
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = report_page(&ledger, cursor.as_deref()).await?;
+        let is_last = page.len() < PAGE_ROWS;
+        cursor = page.last().map(|line| line.id.clone());
+        if !write(render_page(format, page)?).await? || is_last {
+            return Ok(exit::DONE);
         }
     }
+}
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        match self {
-            Self::Csv(csv) => csv.flush(),
-            Self::Json(out) => out.flush(),
-        }
+/// Not on this thread, where a reader that takes its time would keep signals unheard. False when the
+/// reader has gone away, as `head` does.
+async fn write(text: Vec<u8>) -> anyhow::Result<bool> {
+    let written = spawn_blocking(move || {
+        let mut out = std::io::stdout().lock();
+        out.write_all(&text).and_then(|()| out.flush())
+    });
+    match written.await? {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("writing to standard output"),
     }
+}
+
+fn render_page(format: ReportFormat, mut page: Vec<ReportLine>) -> anyhow::Result<Vec<u8>> {
+    if format == ReportFormat::Csv {
+        page.iter_mut().for_each(ReportLine::disarm_formulas);
+        return csv_text(page);
+    }
+    let mut text = Vec::new();
+    for line in page {
+        serde_json::to_writer(&mut text, &line)?;
+        text.push(b'\n');
+    }
+    Ok(text)
+}
+
+fn csv_text(records: impl IntoIterator<Item = impl Serialize>) -> anyhow::Result<Vec<u8>> {
+    let mut csv = csv::WriterBuilder::new()
+        .has_headers(false)
+        .from_writer(Vec::new());
+    for record in records {
+        csv.serialize(record)?;
+    }
+    Ok(csv.into_inner()?)
 }

@@ -6,6 +6,7 @@ use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
 use super::queries::UndoTarget;
@@ -84,13 +85,13 @@ impl SkippedRow {
 
 impl fmt::Display for SkippedRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "left alone  row {}", self.id)?;
+        write!(f, "left alone  row {}", printable(&self.id))?;
         if let Some(path) = &self.path {
-            write!(f, "  {path}")?;
+            write!(f, "  {}", printable(path))?;
         }
         write!(f, ": {}", self.reason.as_text())?;
         match &self.detail {
-            Some(detail) => write!(f, " ({detail})"),
+            Some(detail) => write!(f, " ({})", printable(detail)),
             None => Ok(()),
         }
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
+use bucket_brigade_common::printable::printable_lines;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
 use tokio::time::sleep;
@@ -80,7 +81,7 @@ async fn watch_status(
 fn redraw_screen(view: &StatusSnapshot) -> anyhow::Result<()> {
     let mut screen = String::from(CLEAR_SCREEN);
     // Writing to a string cannot fail.
-    let _ = writeln!(screen, "{view}");
+    let _ = writeln!(screen, "{}", printable_lines(&view.to_string()));
     let mut out = std::io::stdout().lock();
     out.write_all(screen.as_bytes())?;
     Ok(out.flush()?)

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use bucket_brigade_common::printable::printable;
 use indicatif::HumanCount;
 
 use super::queries::WorkerStatus;
@@ -29,7 +30,7 @@ impl fmt::Display for StatusSnapshot {
         write!(f, "state     {}", self.state)?;
         match self.reason.as_str() {
             "" => writeln!(f)?,
-            reason => writeln!(f, ": {reason}")?,
+            reason => writeln!(f, ": {}", printable(reason))?,
         }
         writeln!(f, "rows      {}", self.rows)?;
         writeln!(f, "rate      {}", self.rate)?;
@@ -192,7 +193,7 @@ fn write_workers(f: &mut fmt::Formatter<'_>, workers: &[WorkerStatus]) -> fmt::R
             worker.state
         )?;
         if !worker.reason.is_empty() {
-            write!(f, ": {}", worker.reason)?;
+            write!(f, ": {}", printable(&worker.reason))?;
         }
     }
     Ok(())

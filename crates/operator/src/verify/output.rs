@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
 use super::queries::{finish_verification, list_mismatches};
@@ -24,6 +25,7 @@ impl fmt::Display for MismatchLine {
             code,
             message,
         } = &self.0;
+        let [id, path, message] = [id, path, message].map(|text| printable(text));
         write!(f, "{code}  row {id}  {path}: {message}")
     }
 }

@@ -8,7 +8,6 @@ use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::row_id::RowId;
 
 use super::SimulatedClient;
-use crate::world::MemoryTable;
 
 #[async_trait]
 impl FeedSource for SimulatedClient {
@@ -38,17 +37,6 @@ impl FeedSource for SimulatedClient {
 
     async fn begin_sweep(&self) -> Result<(), StatementError> {
         self.run_statement("begin", |things| things.table.begin_sweep())
-            .await
-    }
-
-    async fn count_scope(&self) -> Result<u64, StatementError> {
-        let count = |table: &MemoryTable| {
-            let wanted = table.rows.iter();
-            wanted
-                .filter(|(id, path)| table.needs_move(id, path))
-                .count()
-        };
-        self.run_statement("count", |things| saturating_u64(count(&things.table)))
             .await
     }
 

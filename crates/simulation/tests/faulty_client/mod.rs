@@ -276,11 +276,6 @@ impl FeedSource for FaultyClient {
         self.client.begin_sweep().await
     }
 
-    async fn count_scope(&self) -> Result<u64, StatementError> {
-        self.check_database().await?;
-        self.client.count_scope().await
-    }
-
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {
         self.check_database().await?;
         self.client.run_progress().await

@@ -119,3 +119,34 @@ async fn without_a_token_it_is_read_only() {
     feeder.terminate().unwrap();
     wait_for_exit(&mut feeder).await;
 }
+
+async fn get_by_name(address: &str, host: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn another_sites_name_is_not_answered() {
+    let rig = TestRig::new().await;
+    let address = free_address();
+    let settings = [
+        ("STATUS_ADDR", address.as_str()),
+        ("STATUS_HOST", "brigade.example.com"),
+    ];
+    let _feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    wait_until("the page", async || {
+        http_get(&address, "/status.json").await.contains("200 OK")
+    })
+    .await;
+    for own in ["localhost:9101", "brigade.example.com", "[::1]:1"] {
+        let answer = get_by_name(&address, own).await;
+        assert!(answer.contains("200 OK"), "{own}: {answer}");
+    }
+    let answer = get_by_name(&address, "rebound.example:9101").await;
+    assert!(answer.contains(" 421 "), "{answer}");
+    assert!(!answer.contains("images-new"), "{answer}");
+}

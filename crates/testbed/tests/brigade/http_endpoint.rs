@@ -156,3 +156,43 @@ async fn an_address_that_cannot_be_used_is_reported() {
         }
     }
 }
+
+/// Of a client that sends half a request and nothing more.
+async fn send_half_requests(address: &str, count: usize) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost")
+            .await
+            .unwrap();
+        held.push(stream);
+    }
+    held
+}
+
+#[tokio::test]
+async fn half_requests_take_neither_the_files_nor_the_health() {
+    let rig = TestRig::new().await;
+    let (metrics, page) = (free_address(), free_address());
+    let settings = [
+        ("METRICS_ADDR", metrics.as_str()),
+        ("STATUS_ADDR", page.as_str()),
+    ];
+    let feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    for (address, path) in [(&metrics, "/readyz"), (&page, "/status.json")] {
+        wait_until("its answer", async || {
+            http_get(address, path).await.contains("200 OK")
+        })
+        .await;
+        let held = send_half_requests(address, 120).await;
+        wait_until("an answer beside them", async || {
+            http_get(address, path).await.contains("200 OK")
+        })
+        .await;
+        let files = std::fs::read_dir(format!("/proc/{}/fd", feeder.id().unwrap()));
+        let files = files.unwrap().count();
+        assert!(files < 120, "{files} open files");
+        drop(held);
+    }
+}

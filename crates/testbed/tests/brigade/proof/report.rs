@@ -1,8 +1,13 @@
 //! report: one line per row, in two formats, whatever the paths hold.
 
+use std::collections::HashSet;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use bucket_brigade_testbed::process::binary_path;
 use serde_json::Value;
 
-use crate::rig::{TestRig, wait_for_exit};
+use crate::rig::{TestRig, wait_for_exit, wait_until};
 
 /// Moved, failed, changed, and set back; the paths with all that a format stumbles over.
 async fn rows_of_every_state(rig: &TestRig) -> Vec<String> {
@@ -88,4 +93,57 @@ async fn a_row_that_moved_again_has_its_later_line_alone() {
     assert!(report_lines(&rig, &["report", "--json"]).await.is_empty());
     let csv = wait_for_exit(&mut rig.spawn("feeder", &[("RUST_LOG", "off")], &["report"])).await;
     assert_eq!((csv.code, csv.log.lines().count()), (Some(0), 1));
+}
+
+/// A report whose reader takes its time.
+async fn spawn_unread(rig: &TestRig) -> tokio::process::Child {
+    let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
+    command.arg("report").env_clear().current_dir("/");
+    command.envs(rig.environment("operator", &[]));
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    command.kill_on_drop(true).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn a_report_that_is_not_read_holds_no_snapshot_and_ends_at_once() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.moves (run_id, row_id, old_path, new_path, etag, consumer)
+         SELECT 1, n::text, 'image/' || n, 'avatar/' || n, 'e', 'c' FROM generate_series(1, 50000) n;
+         INSERT INTO bucket_brigade.rollbacks (run_id, row_id, old_path, new_path, etag, consumer, moved_at, operator)
+         SELECT 1, n::text, 'image/' || n, 'avatar/' || n, 'e', 'c', now(), 'o' FROM generate_series(49999, 50002) n",
+    )
+    .await;
+    let sessions = |condition: &str| {
+        format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+              AND application_name = 'bucket-brigade report' AND {condition}"
+        )
+    };
+    let mut report = spawn_unread(&rig).await;
+    wait_until("the first page", async || {
+        let idle = sessions("state = 'idle' AND query LIKE '%rank%'");
+        rig.query_number(&idle).await == 1
+    })
+    .await;
+    let busy = sessions("(backend_xmin IS NOT NULL OR state <> 'idle')");
+    assert_eq!(rig.query_number(&busy).await, 0);
+    let began = Instant::now();
+    let id = i32::try_from(report.id().unwrap()).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(id).unwrap(),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    assert_eq!(report.wait().await.unwrap().code(), Some(3));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    // Read to its end, it has each row once.
+    let report = rig.run_feeder(&["report", "--json"]).await.output;
+    let lines = report.lines().map(serde_json::from_str::<Value>);
+    let lines: Vec<Value> = lines.map(Result::unwrap).collect();
+    let ids: HashSet<_> = lines.iter().map(|line| line["id"].to_string()).collect();
+    assert_eq!((lines.len(), ids.len()), (50_002, 50_002));
+    let set_back = lines.iter().filter(|line| line["state"] == "rolled back");
+    assert_eq!(set_back.count(), 2);
 }

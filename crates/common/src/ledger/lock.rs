@@ -1,0 +1,164 @@
+//! Advisory locks, which keep others out of a run for as long as a session lives.
+
+use std::fmt;
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use sqlx::{PgConnection, Row as _};
+use tokio::time::timeout;
+
+use super::{LedgerError, PostgresLedger};
+
+/// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
+const FEEDER_LOCK_SPACE: i32 = 0x6262;
+
+/// The same for the commands that prove, undo and clean. ("bo")
+const OPERATOR_LOCK_SPACE: i32 = 0x626f;
+
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that has not confirmed its lock by then does not hold it.
+const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `$1` space, `$2` run. The lock belongs to a session.
+const HOLDS_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 2
+      AND classid::bigint = $1 AND objid::bigint = $2)";
+
+/// Holds the run's advisory lock for as long as it lives. It has a connection of its own, because
+/// the lock ends with the connection.
+#[derive(Debug)]
+pub struct AdvisoryLock {
+    connection: PgConnection,
+    space: i32,
+    run: i32,
+}
+
+impl AdvisoryLock {
+    /// Whether the connection responds, and its session holds the lock.
+    pub async fn is_held(&mut self) -> bool {
+        let query = sqlx::query_scalar(HOLDS_LOCK).bind(i64::from(self.space));
+        let query = query.bind(i64::from(self.run));
+        let is_held = query.fetch_one(&mut self.connection);
+        matches!(timeout(LOCK_CHECK_TIMEOUT, is_held).await, Ok(Ok(true)))
+    }
+}
+
+/// `$1` space, `$2` run. Of other roles' sessions no more than the name may be visible.
+const SELECT_HOLDER: &str = r#"SELECT a.application_name AS application, coalesce(host(a.client_addr), 'this host') AS client,
+        a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
+    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.database = a.datid
+      AND a.datname = current_database() AND l.classid::bigint = $1 AND l.objid::bigint = $2"#;
+
+/// Whose session holds a lock; empty when it has just gone.
+#[derive(Debug, Default, sqlx::FromRow)]
+pub struct LockHolder {
+    application: String,
+    client: String,
+    pid: i32,
+    /// When its session began, in UTC.
+    since: Option<String>,
+}
+
+impl LockHolder {
+    /// Whether it is one of the commands that exclude a feeder.
+    pub fn is_command(&self) -> bool {
+        let command = self.application.strip_prefix("bucket-brigade ");
+        command.is_some_and(|command| command != "feeder")
+    }
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            application,
+            client,
+            pid,
+            since,
+        } = self;
+        if *pid == 0 {
+            return Ok(());
+        }
+        let since = since
+            .as_deref()
+            .unwrap_or("a time that this role may not see");
+        write!(
+            f,
+            "; '{application}' on {client} holds its lock, as server process {pid}, since {since}"
+        )
+    }
+}
+
+impl PostgresLedger {
+    /// Keeps every other feeder of this run out.
+    pub async fn acquire_feeder_lock(&self) -> Result<AdvisoryLock, LedgerError> {
+        if let Some(lock) = self.try_lock(FEEDER_LOCK_SPACE).await? {
+            return Ok(lock);
+        }
+        Err(LedgerError::AnotherFeeder {
+            run: self.run_id,
+            holder: self.find_holder().await.unwrap_or_default(),
+        })
+    }
+
+    async fn find_holder(&self) -> Option<LockHolder> {
+        let query = sqlx::query_as(SELECT_HOLDER).bind(i64::from(FEEDER_LOCK_SPACE));
+        let holder = query.bind(self.run_id).fetch_optional(&self.pool);
+        timeout(LOCK_CHECK_TIMEOUT, holder).await.ok()?.ok()?
+    }
+
+    /// Keeps every other verify, rollback and clean of this run out; none when one is at work already.
+    pub async fn acquire_operator_lock(&self) -> Result<Option<AdvisoryLock>, LedgerError> {
+        self.try_lock(OPERATOR_LOCK_SPACE).await
+    }
+
+    async fn try_lock(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
+        let locked = timeout(LOCK_TIMEOUT, self.lock_session(space)).await;
+        locked.unwrap_or_else(|_| {
+            let silence = format!("no lock within {LOCK_TIMEOUT:?}");
+            Err(LedgerError::Unreachable(silence))
+        })
+    }
+
+    async fn lock_session(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
+        let mut connection = self.pool.acquire().await?.detach();
+        ensure_own_session(&mut connection, &self.pool).await?;
+        let run = i32::try_from(self.run_id).unwrap_or(i32::MAX);
+        let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1, $2)")
+            .bind(space)
+            .bind(run)
+            .fetch_one(&mut connection)
+            .await?;
+        Ok(locked.then_some(AdvisoryLock {
+            connection,
+            space,
+            run,
+        }))
+    }
+}
+
+/// A pooler in transaction mode gives the server's session that served us last to whatever begins a
+/// transaction next, and us another one meanwhile.
+async fn ensure_own_session(
+    connection: &mut PgConnection,
+    pool: &PgPool,
+) -> Result<(), LedgerError> {
+    let own = backend_pid(connection).await?;
+    let mut other = pool.begin().await?;
+    let others = backend_pid(&mut other).await?;
+    let again = backend_pid(connection).await?;
+    other.rollback().await?;
+    if own == others || own != again {
+        return Err(LedgerError::TransactionPooler);
+    }
+    Ok(())
+}
+
+/// By the simple protocol: such a pooler may know no prepared statements.
+async fn backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let row = sqlx::raw_sql("SELECT pg_backend_pid()")
+        .fetch_one(connection)
+        .await?;
+    row.try_get(0)
+}

@@ -1,0 +1,108 @@
+//! The rows in scope, counted once per run: by the table's statistics first, then stretch by stretch, across
+//! the feeders that come and go.
+
+use sqlx::AssertSqlSafe;
+
+use super::stretch::BACKGROUND_ROWS;
+use super::{ApplicationTable, PostgresLedger, with_timeout};
+use crate::ledger::move_ledger::StatementError;
+
+const SELECT_CURSOR: &str =
+    "SELECT in_scope IS NOT NULL, scope_cursor FROM bucket_brigade.run WHERE id = $1";
+
+const SAVE_ESTIMATE: &str = "UPDATE bucket_brigade.run
+    SET scope_estimate = coalesce(scope_estimate, $2) WHERE id = $1";
+
+/// `$1` run, `$2` pattern, `$3` rows, `$4` the last row that is counted, null before the first.
+///
+/// What has moved or changed since the run began was in scope. The lookups are scalar so that no plan reads
+/// all moves for them. A stretch whose response was lost is not counted twice: its cursor is another.
+pub(super) fn count_stretch_sql(table: &ApplicationTable, is_first: bool) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let id_type = table.id_type.sql_type();
+    let after = if is_first {
+        String::new()
+    } else {
+        format!("WHERE t.{id} > $4::text::{id_type}")
+    };
+    let ended = |in_table: &str| {
+        format!(
+            "(SELECT true FROM bucket_brigade.{in_table} e WHERE e.run_id = $1 AND e.row_id = s.key::text)"
+        )
+    };
+    let (moved, changed) = (ended("moves"), ended("changes"));
+    format!(
+        r#"WITH stretch AS MATERIALIZED (
+    SELECT t.{id} AS key, t.{path}::text AS path FROM {sql} t {after} ORDER BY t.{id} LIMIT $3
+), counted AS (
+    SELECT count(*) AS rows, count(*) FILTER (
+        WHERE path COLLATE "C" LIKE $2 ESCAPE '\' OR {moved} OR {changed}) AS in_scope FROM stretch s
+), last AS (
+    SELECT (SELECT s.key::text FROM stretch s ORDER BY s.key DESC LIMIT 1) AS id
+)
+UPDATE bucket_brigade.run r SET
+    scope_cursor = coalesce(last.id, r.scope_cursor), scope_counted = r.scope_counted + c.in_scope,
+    in_scope = CASE WHEN c.rows < $3 THEN r.scope_counted + c.in_scope END
+  FROM counted c, last
+ WHERE r.id = $1 AND r.in_scope IS NULL AND r.scope_cursor IS NOT DISTINCT FROM $4"#
+    )
+}
+
+/// `$1` pattern.
+fn estimate_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, path, .. } = table;
+    format!(r#"EXPLAIN SELECT 1 FROM {sql} WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\'"#)
+}
+
+impl PostgresLedger {
+    /// Counts one stretch more. Returns whether all are counted.
+    pub async fn count_scope_stretch(&self) -> Result<bool, StatementError> {
+        let query = sqlx::query_as(SELECT_CURSOR).bind(self.run_id);
+        let (is_counted, cursor): (bool, Option<String>) =
+            with_timeout(query.fetch_one(&self.pool)).await?;
+        if is_counted {
+            return Ok(true);
+        }
+        let statement = match cursor {
+            Some(_) => &self.statements.count_after,
+            None => &self.statements.count_first,
+        };
+        let count = |rows: u32| {
+            let query = sqlx::query(AssertSqlSafe(statement.clone()))
+                .bind(self.run_id)
+                .bind(self.scope_pattern())
+                .bind(i64::from(rows));
+            query.bind(cursor.clone()).execute(&self.pool)
+        };
+        self.stretch_length.run(BACKGROUND_ROWS, count).await?;
+        Ok(false)
+    }
+
+    /// What the table's statistics say; the count takes its place.
+    pub async fn estimate_scope(&self) -> Result<(), StatementError> {
+        let query = sqlx::query_scalar(AssertSqlSafe(estimate_sql(&self.table)));
+        let plan = query.bind(self.scope_pattern()).fetch_one(&self.pool);
+        let first_line: String = with_timeout(plan).await?;
+        let rows = rows_of_plan(&first_line);
+        let save = sqlx::query(SAVE_ESTIMATE).bind(self.run_id).bind(rows);
+        with_timeout(save.execute(&self.pool)).await.map(drop)
+    }
+}
+
+/// Of a plan's first line, which is about all of it.
+fn rows_of_plan(line: &str) -> Option<i64> {
+    let (_, rows) = line.rsplit_once("rows=")?;
+    rows.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_says_how_many_rows() {
+        let line = r#"Seq Scan on "rows=7"  (cost=0.00..35.50 rows=1200 width=4)"#;
+        assert_eq!(rows_of_plan(line), Some(1200));
+        assert_eq!(rows_of_plan("Result"), None);
+    }
+}

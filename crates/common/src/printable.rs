@@ -1,0 +1,54 @@
+//! Text of others on a terminal: what would steer it, or hide what stands there, is written out.
+
+use std::fmt::{self, Display};
+
+/// Paths, ids, keys and messages as text on one line.
+pub fn printable(text: &str) -> impl Display + '_ {
+    Escaped(text, steers_terminal)
+}
+
+/// A whole output, whose own line breaks stay.
+pub fn printable_lines(text: &str) -> impl Display + '_ {
+    Escaped(text, |character| {
+        character != '\n' && steers_terminal(character)
+    })
+}
+
+struct Escaped<'a>(&'a str, fn(char) -> bool);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some(at) = rest.find(self.1) {
+            let (plain, from) = rest.split_at(at);
+            f.write_str(plain)?;
+            let mut characters = from.chars();
+            if let Some(character) = characters.next() {
+                write!(f, "{}", character.escape_default())?;
+            }
+            rest = characters.as_str();
+        }
+        f.write_str(rest)
+    }
+}
+
+/// Control characters of ASCII and of Latin-1 (C1), line and paragraph separators, and what turns the
+/// direction of text.
+fn steers_terminal(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_written_out() {
+        let path = "a\x1b]0;t\x07\u{9b}2J\n\r\t\x7f\u{202e}gnp.é日\\";
+        let shown = r"a\u{1b}]0;t\u{7}\u{9b}2J\n\r\t\u{7f}\u{202e}gnp.é日\";
+        assert_eq!(printable(path).to_string(), shown);
+        assert_eq!(printable_lines("a\nb\x1b").to_string(), "a\nb\\u{1b}");
+        assert_eq!(printable("").to_string(), "");
+    }
+}

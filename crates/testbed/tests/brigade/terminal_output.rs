@@ -1,0 +1,81 @@
+//! What others write into paths reaches neither the terminal nor a spreadsheet as a command, and no folder
+//! above is read.
+
+use std::process::Stdio;
+
+use bucket_brigade_testbed::process::binary_path;
+use tempfile::TempDir;
+
+use crate::rig::{TestRig, stop_consumer};
+
+/// A title, a line break, a C1 control, and text from right to left.
+const HOSTILE_NAME: &str = "\x1b]0;owned\x07\nrow 1 is fine\u{9b}2J\u{202e}gnp.exe";
+
+fn assert_harmless(output: &str) {
+    assert!(output.contains(r"\u{1b}]0;owned\u{7}\nrow 1"), "{output}");
+    let steers = |character: char| character.is_control() && character != '\n';
+    assert!(!output.contains(steers), "{output:?}");
+    assert!(!output.contains('\u{202e}'), "{output:?}");
+}
+
+#[tokio::test]
+async fn paths_are_text_on_a_terminal() {
+    let rig = TestRig::new().await;
+    let id = rig.add_row(&format!("image/{HOSTILE_NAME}")).await;
+    let plan = rig.run_feeder(&["plan"]).await;
+    assert_harmless(&plan.output);
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(2));
+    stop_consumer(consumer).await;
+    assert_eq!(rig.failure_code(&id).await.unwrap(), "NoSuchKey");
+    assert_harmless(&rig.run_feeder(&["failures"]).await.output);
+    let json = rig.feeder_json(&["failures", "--json"]).await;
+    let path = json["failures"][0]["path"].as_str().unwrap();
+    assert_eq!(path, format!("image/{HOSTILE_NAME}"));
+    // A row of the table that verify finds nothing for, and one that rollback leaves alone.
+    rig.execute_sql("UPDATE images SET path = replace(path, 'image/', 'avatar/')")
+        .await;
+    let verify = rig.run_feeder(&["verify", "--full"]).await;
+    assert_eq!(verify.code, 1, "{}", verify.log);
+    assert_harmless(&verify.output);
+}
+
+#[tokio::test]
+async fn cells_are_no_formulas() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.changes (run_id, row_id, old_path, found_path)
+         VALUES (1, '-7', 'image/x', '=HYPERLINK(\"http://evil\")')",
+    )
+    .await;
+    let csv = rig.run_feeder(&["report"]).await.output;
+    let cells = "-7,changed,image/x,\"'=HYPERLINK(\"\"http://evil\"\")\"";
+    assert!(csv.contains(cells), "{csv}");
+    let json = rig.run_feeder(&["report", "--json"]).await.output;
+    assert!(json.contains(r#":"=HYPERLINK("#), "{json}");
+}
+
+#[tokio::test]
+async fn a_dotenv_of_a_folder_above_is_not_read() {
+    let project = TempDir::new().unwrap();
+    let folder = project.path().join("below/it");
+    std::fs::create_dir_all(&folder).unwrap();
+    let settings = "IMAGES_TABLE=of_another_project\n";
+    std::fs::write(project.path().join(".env"), settings).unwrap();
+    for program in ["feeder", "consumer"] {
+        let mut command = tokio::process::Command::new(binary_path(program).unwrap());
+        command.env_clear().current_dir(&folder);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().await.unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(log.contains("IMAGES_TABLE"), "{log}");
+    }
+    std::fs::write(folder.join(".env"), settings).unwrap();
+    let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
+    command.env_clear().current_dir(&folder);
+    let output = command.output().await.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!log.contains("IMAGES_TABLE"), "{log}");
+}
