@@ -12,6 +12,7 @@ pub mod feed_source;
 pub mod fleet_control;
 mod heartbeat;
 pub mod move_ledger;
+mod path_sample;
 mod run;
 mod schema;
 mod table;
@@ -26,10 +27,11 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
-pub use commit::{path_update_error, stored_path_check};
+pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
 pub use connection::ConnectionPurpose;
-pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
+pub use errors::{LedgerError, is_row_lock_timeout, is_statement_timeout, statement_error};
 pub use heartbeat::pause_description;
+pub use path_sample::sample_paths;
 pub use run::{AdvisoryLock, RunSpec, discover_table};
 pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
