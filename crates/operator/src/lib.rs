@@ -62,7 +62,7 @@ impl OperatorCommand {
     /// What keeps it from running, before anything is touched.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<u8> {
         match self {
-            Self::Plan(args) => plan::run(args).await,
+            Self::Plan(args) => plan::run(args, stop).await,
             Self::Status(args) => status::run(args, stop).await,
             Self::Pause(args) => pause::run(args).await,
             Self::Resume(args) => resume::run(args).await,
