@@ -1,9 +1,11 @@
 //! Sweep after sweep until nothing is left.
 
 use std::fmt::Display;
+use std::mem;
 use std::sync::Arc;
 
-use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::empty_scope::EmptyScope;
+use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
 use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::path_rule::PathRule;
@@ -45,6 +47,7 @@ impl FeedLoop {
             return self.run_canary(canary).await;
         }
         self.restart_unfed_sweep().await?;
+        let mut is_scope_checked = false;
         loop {
             if self.run_sweep(None).await? > 0 {
                 self.drain().await?;
@@ -60,6 +63,9 @@ impl FeedLoop {
             match self.options.watch_interval {
                 None => return self.read_outcome().await,
                 Some(interval) => {
+                    if !mem::replace(&mut is_scope_checked, true) {
+                        self.warn_of_empty_scope().await?;
+                    }
                     self.progress.set_phase(WorkerState::Watching);
                     self.retrier().sleep_unless_stopped(interval).await?;
                 }
@@ -122,13 +128,46 @@ impl FeedLoop {
     }
 
     async fn read_outcome(&self) -> Result<FeedOutcome, FeederStopped> {
-        let read_progress = async |source: &dyn FeedSource| source.run_progress().await;
         let read_failures = async |source: &dyn FeedSource| source.failures_by_code().await;
+        let progress = self.read_progress().await?;
         Ok(FeedOutcome {
-            progress: self.query_source("reading progress", read_progress).await?,
             failures: self.query_source("reading failures", read_failures).await?,
             is_canary: self.options.canary.is_some(),
+            empty_scope: self.explain_empty_scope(&progress).await?,
+            progress,
         })
+    }
+
+    async fn read_progress(&self) -> Result<RunProgress, FeederStopped> {
+        self.query_source("reading progress", async |source| {
+            source.run_progress().await
+        })
+        .await
+    }
+
+    /// Why no row was ever in scope; none where some were, or are and a canary has passed them over.
+    async fn explain_empty_scope(
+        &self,
+        progress: &RunProgress,
+    ) -> Result<Option<EmptyScope>, FeederStopped> {
+        if progress.has_had_rows() {
+            return Ok(None);
+        }
+        let has_rows = async |source: &dyn FeedSource| source.has_rows_left().await;
+        if self.options.canary.is_some() && self.query_source("looking for rows", has_rows).await? {
+            return Ok(None);
+        }
+        let sample = async |source: &dyn FeedSource| source.sample_paths().await;
+        let sample = self.query_source("reading paths", sample).await?;
+        Ok(Some(EmptyScope::explain(&self.rule, &sample)))
+    }
+
+    async fn warn_of_empty_scope(&self) -> Result<(), FeederStopped> {
+        let progress = self.read_progress().await?;
+        if let Some(why) = self.explain_empty_scope(&progress).await? {
+            tracing::warn!("nothing is to move yet: {why}");
+        }
+        Ok(())
     }
 
     fn retrier(&self) -> Retrier<'_> {

@@ -1,5 +1,6 @@
 //! How the feeding ended, for the log and as an exit code.
 
+use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::feed_source::RunProgress;
 
@@ -11,6 +12,8 @@ pub struct FeedOutcome {
     pub failures: Vec<(String, u64)>,
     /// Only a part of the rows was fed.
     pub is_canary: bool,
+    /// Why no row was ever in scope; none where some were.
+    pub empty_scope: Option<EmptyScope>,
 }
 
 /// Logs how it ended and what to do next, and returns the exit code.
@@ -20,10 +23,24 @@ pub fn log_summary(outcome: Result<FeedOutcome, FeederStopped>) -> u8 {
         return exit::STOPPED;
     };
     outcome.log_counts();
+    if let Some(why) = &outcome.empty_scope {
+        return log_empty_scope(why);
+    }
     tracing::info!("next: {}", outcome.next_step());
     if outcome.progress.failed > 0 {
         exit::ROWS_FAILED
     } else {
+        exit::DONE
+    }
+}
+
+/// An empty table has nothing to move, and no setting at fault.
+fn log_empty_scope(why: &EmptyScope) -> u8 {
+    if let EmptyScope::OtherPaths(_) = why {
+        tracing::error!("nothing was moved: {why}");
+        exit::NOTHING_IN_SCOPE
+    } else {
+        tracing::warn!("nothing was to move: {why}");
         exit::DONE
     }
 }

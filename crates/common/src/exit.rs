@@ -15,6 +15,9 @@ pub const ROWS_FAILED: u8 = 2;
 pub const STOPPED: u8 = 3;
 /// A setting is missing or wrong, or names something that does not exist (`EX_USAGE`).
 pub const INVALID_SETTINGS: u8 = 64;
+/// The feeder finished, and no row was ever in scope although rows have paths: `OLD_PREFIX` or `PATH_COLUMN` is
+/// wrong (`EX_NOINPUT`).
+pub const NOTHING_IN_SCOPE: u8 = 66;
 /// The database, the queue or a bucket cannot be reached (`EX_UNAVAILABLE`).
 pub const UNAVAILABLE: u8 = 69;
 /// Another feeder of the same run is at work, or another that would be in the way (`EX_TEMPFAIL`).

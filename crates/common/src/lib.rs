@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod batch;
+pub mod empty_scope;
 pub mod exit;
 pub mod health;
 pub mod healthcheck;

@@ -67,7 +67,7 @@ impl OperatorCommand {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<u8> {
         let has_work_in_hand = matches!(
             self,
-            Self::Status(_) | Self::Verify(_) | Self::Rollback(_) | Self::Clean(_)
+            Self::Plan(_) | Self::Status(_) | Self::Verify(_) | Self::Rollback(_) | Self::Clean(_)
         );
         let ended = self.run_command(stop.clone());
         if has_work_in_hand {
@@ -82,7 +82,7 @@ impl OperatorCommand {
 
     async fn run_command(self, stop: CancellationToken) -> anyhow::Result<u8> {
         match self {
-            Self::Plan(args) => plan::run(args).await,
+            Self::Plan(args) => plan::run(args, stop).await,
             Self::Runs(args) => runs::run(args).await,
             Self::Status(args) => status::run(args, stop).await,
             Self::Pause(args) => pause::run(args).await,

@@ -166,7 +166,7 @@ async fn run_feeders(shared: Arc<SharedWorld>) -> (u64, FeedOutcome) {
             biased;
             outcome = feed.run() => match outcome {
                 Ok(outcome) => return (deaths, outcome),
-                Err(_) => return (deaths, FeedOutcome { progress: feed_source::RunProgress::default(), failures: vec![], is_canary: false }),
+                Err(_) => return (deaths, FeedOutcome { progress: feed_source::RunProgress::default(), failures: vec![], is_canary: false, empty_scope: None }),
             },
             () = send_heartbeats(&*client, &feed.throttle, || feed.progress.heartbeat()) => {}
             () = client.died() => deaths += 1,

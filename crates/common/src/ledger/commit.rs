@@ -22,21 +22,20 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
     )
 }
 
-/// `$1` run, `$2` ids, `$3` old paths, `$4` new paths, `$5` `ETags`, `$6` sizes, `$7` destination keys,
-/// `$8` worker. Returns the ids that moved.
+/// `$1` ids, `$2` old paths, `$3` new paths, `$4` `ETags`, `$5` sizes, `$6` destination keys.
 ///
 /// A row that the application has locked is skipped rather than waited for: one long transaction
 /// of the application must not hold up a batch, and a statement that never waits for a row cannot
 /// deadlock. Paths are compared byte by byte, whatever the column's collation. A row that a trigger gives
 /// another path than the one asked for makes the whole statement fail.
-pub(super) fn commit_sql(table: &ApplicationTable) -> String {
+fn update_ctes(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let id_type = table.id_type.sql_type();
     let row_lock = table.row_lock;
     let check = stored_path_check(path, "l.new_path");
     format!(
-        r#"WITH input AS (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
+        r#"input AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])
         AS i (id, old_path, new_path, etag, size_bytes, destination_key)
 ), locked AS MATERIALIZED (
     SELECT t.{id} AS key, i.* FROM input i JOIN {sql} t ON t.{id} = i.id::{id_type}
@@ -46,10 +45,27 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
     UPDATE {sql} t SET {path} = l.new_path FROM locked l
      WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.old_path
     RETURNING l.id, l.old_path, l.new_path, l.etag, l.size_bytes, l.destination_key, {check}
-), evidence AS (
+)"#
+    )
+}
+
+/// The update alone, without the evidence, for a plan that rolls it back. Returns the ids that could be
+/// locked, and of each whether it was set.
+pub fn rehearsal_sql(table: &ApplicationTable) -> String {
+    format!(
+        "WITH {} SELECT l.id, m.id IS NOT NULL FROM locked l LEFT JOIN moved m ON m.id = l.id",
+        update_ctes(table)
+    )
+}
+
+/// The parameters of [`update_ctes`], and `$7` run, `$8` worker. Returns the ids that moved.
+pub(super) fn commit_sql(table: &ApplicationTable) -> String {
+    let update = update_ctes(table);
+    format!(
+        "WITH {update}, evidence AS (
     INSERT INTO bucket_brigade.moves AS m
            (run_id, row_id, old_path, new_path, etag, size_bytes, consumer)
-    SELECT $1, id, old_path, new_path, etag, size_bytes, $8 FROM moved
+    SELECT $7, id, old_path, new_path, etag, size_bytes, $8 FROM moved
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
@@ -57,16 +73,16 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
     RETURNING (m.xmax = 0) AS is_new
 ), no_failure AS (
     DELETE FROM bucket_brigade.failures f USING moved m
-     WHERE f.run_id = $1 AND f.row_id = m.id RETURNING 1
+     WHERE f.run_id = $7 AND f.row_id = m.id RETURNING 1
 ), no_change AS (
     DELETE FROM bucket_brigade.changes c USING moved m
-     WHERE c.run_id = $1 AND c.row_id = m.id RETURNING 1
+     WHERE c.run_id = $7 AND c.row_id = m.id RETURNING 1
 ), no_orphan AS (
     DELETE FROM bucket_brigade.orphans o USING moved m
-     WHERE o.run_id = $1 AND o.destination_key = m.destination_key RETURNING 1
+     WHERE o.run_id = $7 AND o.destination_key = m.destination_key RETURNING 1
 ), counted AS (
     INSERT INTO bucket_brigade.counters AS c (run_id, worker, moved, failed, changed, orphans)
-    SELECT $1, $8, (SELECT count(*) FROM evidence WHERE is_new),
+    SELECT $7, $8, (SELECT count(*) FROM evidence WHERE is_new),
            -(SELECT count(*) FROM no_failure), -(SELECT count(*) FROM no_change),
            -(SELECT count(*) FROM no_orphan)
     ON CONFLICT (run_id, worker) DO UPDATE SET
@@ -74,12 +90,12 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
         changed = c.changed + excluded.changed, orphans = c.orphans + excluded.orphans,
         seen_at = now()
 )
-SELECT id FROM moved"#
+SELECT id FROM moved"
     )
 }
 
 /// What [`stored_path_check`] has the server complain about.
-const PATH_REWRITTEN: &str = "PathRewritten";
+pub const PATH_REWRITTEN: &str = "PathRewritten";
 
 /// A column of RETURNING that fails the statement when the path as stored is not the one asked for: a cast
 /// that cannot be made is the only error that SQL raises without a function.
@@ -172,13 +188,13 @@ impl PostgresLedger {
     ) -> Result<HashSet<RowId>, sqlx::Error> {
         let column = |text: fn(&PendingMove) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
         let moved: Vec<(String,)> = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
-            .bind(self.run_id)
             .bind(column(|m| m.id.as_str()))
             .bind(column(|m| &m.old_path))
             .bind(column(|m| &m.new_path))
             .bind(column(|m| &m.etag))
             .bind(moves.iter().map(|m| m.size_bytes).collect::<Vec<_>>())
             .bind(column(|m| &m.destination_key))
+            .bind(self.run_id)
             .bind(&*self.worker)
             .fetch_all(&self.pool)
             .await?;

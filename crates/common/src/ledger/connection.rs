@@ -16,6 +16,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum ConnectionPurpose {
     Feeder,
     Consumer,
+    /// The plan's, none of whose statements may take long.
+    Plan,
     /// An operator's command's, with its name.
     Command(String),
 }
@@ -41,6 +43,7 @@ impl ConnectionPurpose {
         let of = match self {
             Self::Feeder => "feeder",
             Self::Consumer => "consumer",
+            Self::Plan => "plan",
             Self::Command(name) => name,
         };
         format!("bucket-brigade {of}")
@@ -55,6 +58,7 @@ impl ConnectionPurpose {
         // Less than our own. Commands read the whole table now and then, whatever the role's default.
         let statement_timeout = match self {
             Self::Feeder | Self::Consumer => "28s",
+            Self::Plan => "20s",
             Self::Command(_) => "0",
         };
         let mut settings = COMMON_SETTINGS.to_vec();

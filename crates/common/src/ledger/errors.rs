@@ -215,7 +215,7 @@ pub fn is_row_lock_timeout(error: &sqlx::Error) -> bool {
 }
 
 /// Whether the server ended the statement because it took too long; a smaller batch may not.
-pub(super) fn is_statement_timeout(error: &sqlx::Error) -> bool {
+pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
     sqlstate_of(error).is_some_and(|code| code == "57014")
 }
 

@@ -5,6 +5,7 @@ use sqlx::AssertSqlSafe;
 
 use super::stretch::BACKGROUND_ROWS;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
+use crate::empty_scope::PathSample;
 use crate::ledger::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
 use crate::ledger::move_ledger::StatementError;
 use crate::row_id::RowId;
@@ -253,6 +254,10 @@ impl FeedSource for PostgresLedger {
         let codes: Vec<(String, i64)> = with_timeout(query.fetch_all(&self.pool)).await?;
         let count = |(code, rows)| (code, u64::try_from(rows).unwrap_or(0));
         Ok(codes.into_iter().map(count).collect())
+    }
+
+    async fn sample_paths(&self) -> Result<PathSample, StatementError> {
+        super::sample_paths(&self.pool, &self.table, &self.rule).await
     }
 
     async fn finish_run(&self) -> Result<(), StatementError> {

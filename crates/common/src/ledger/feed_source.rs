@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::empty_scope::PathSample;
 use crate::ledger::move_ledger::StatementError;
 use crate::row_id::RowId;
 
@@ -52,6 +53,11 @@ impl RunProgress {
         self.moved + self.changed + self.failed
     }
 
+    /// Whether any row of this run was ever in scope.
+    pub fn has_had_rows(&self) -> bool {
+        self.fed > 0 || self.accounted_rows() > 0 || self.in_scope.is_some_and(|rows| rows > 0)
+    }
+
     /// The time left at this rate, or N/A.
     pub fn format_eta(&self, per_second: f64) -> String {
         let left = self
@@ -95,6 +101,9 @@ pub trait FeedSource: Send + Sync {
 
     /// The recorded failures by code, most frequent first, ten at most. For an outcome, not for polling.
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError>;
+
+    /// Some paths of the column, when none is in scope.
+    async fn sample_paths(&self) -> Result<PathSample, StatementError>;
 
     /// Records that a sweep found nothing left, and goes back to the table's beginning.
     async fn finish_run(&self) -> Result<(), StatementError>;

@@ -13,6 +13,7 @@ pub mod fleet_control;
 mod heartbeat;
 mod lock;
 pub mod move_ledger;
+mod path_sample;
 mod run;
 mod runs;
 mod schema;
@@ -30,11 +31,12 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
-pub use commit::{path_update_error, stored_path_check};
+pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
 pub use connection::ConnectionPurpose;
-pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
+pub use errors::{LedgerError, is_row_lock_timeout, is_statement_timeout, statement_error};
 pub use heartbeat::pause_description;
 pub use lock::{AdvisoryLock, LockHolder};
+pub use path_sample::sample_paths;
 pub use run::{SecondRun, discover_table};
 pub use runs::{
     RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, require_selected_run,

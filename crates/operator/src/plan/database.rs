@@ -1,47 +1,73 @@
 //! The application's table, its server, and what an update of the path costs it.
 
+use bucket_brigade_common::empty_scope::EmptyScope;
+use bucket_brigade_common::ledger::RunSpec;
+use bucket_brigade_common::ledger::feed_source::RunProgress;
 use indicatif::DecimalBytes;
 
 use super::check::PlanCheck;
+use super::ledger::check_ledger;
 use super::table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
 
 /// Connections of a consumer, and of the feeder.
 const CONNECTIONS_PER_CONSUMER: u32 = 3;
 const FEEDER_CONNECTIONS: u32 = 4;
 
-/// Returns the rows, when they could be counted.
-pub(super) async fn check_database(
+/// The table's rows, where they could be counted.
+pub(super) async fn check_rows(
     inspector: &TableInspector,
-    consumers: u32,
     checks: &mut Vec<PlanCheck>,
 ) -> Option<RowCounts> {
-    if let Err(error) = check_server(inspector, consumers, checks).await {
-        checks.push(PlanCheck::from_ledger_error("database", &error.into()));
-    }
     match inspector.count_rows().await {
-        Ok(counts) => {
-            if counts.in_scope == 0 {
-                checks.push(PlanCheck::new_warning(
-                    "rows",
-                    "no row is in scope",
-                    "check OLD_PREFIX and PATH_COLUMN, unless everything has moved",
-                ));
-            }
-            Some(counts)
+        Ok(Some(counts)) => Some(counts),
+        Ok(None) => {
+            let finding = "they could not be counted in time";
+            let mend = "there is no estimate; try again when the database has less to do";
+            checks.push(PlanCheck::new_warning("rows", finding, mend));
+            None
         }
         Err(error) => {
-            checks.push(PlanCheck::from_ledger_error("rows", &error));
+            checks.push(PlanCheck::from_ledger_error("rows", &error.into()));
             None
         }
     }
 }
 
-async fn check_server(
+/// Why nothing is in scope: a run that is at its end, a table without paths, or a wrong setting.
+pub(super) async fn check_empty_scope(
     inspector: &TableInspector,
-    consumers: u32,
+    progress: Option<RunProgress>,
+) -> PlanCheck {
+    if progress.is_some_and(|progress| progress.has_had_rows()) {
+        return PlanCheck::new_ok("rows", "no row is in scope any more");
+    }
+    match inspector.explain_empty_scope().await {
+        Ok(why @ EmptyScope::OtherPaths(_)) => PlanCheck::new_failure(
+            "rows",
+            why.to_string(),
+            "correct OLD_PREFIX or PATH_COLUMN: the feeder would move nothing, and exit with 66",
+        ),
+        Ok(why) => PlanCheck::new_warning(
+            "rows",
+            format!("no row is in scope: {why}"),
+            "check IMAGES_TABLE and PATH_COLUMN, unless that is so",
+        ),
+        Err(error) => PlanCheck::new_failure(
+            "rows",
+            format!("no row is in scope, and paths cannot be read: {error}"),
+            "check OLD_PREFIX and PATH_COLUMN",
+        ),
+    }
+}
+
+/// Returns the numbers of the run that is on record.
+pub(super) async fn check_server(
+    inspector: &TableInspector,
+    spec: &RunSpec,
+    server: &ServerInfo,
+    (consumers, role): (u32, Option<&str>),
     checks: &mut Vec<PlanCheck>,
-) -> Result<(), sqlx::Error> {
-    let server = inspector.server_info().await?;
+) -> Result<Option<RunProgress>, sqlx::Error> {
     checks.push(PlanCheck::new_ok(
         "database",
         format!(
@@ -51,10 +77,12 @@ async fn check_server(
             server.user
         ),
     ));
-    checks.push(check_privileges(inspector, &server));
-    checks.push(check_ledger(&server));
-    checks.push(check_connections(&server, consumers));
-    checks.push(check_replicas(&server));
+    if role.is_none() {
+        checks.push(check_privileges(inspector, server));
+    }
+    let progress = check_ledger(inspector, spec, server, checks).await;
+    checks.push(check_connections(server, consumers));
+    checks.push(check_replicas(server));
     checks.extend(check_indexes(&inspector.list_indexes().await?));
     let triggers = inspector.update_triggers().await?;
     if !triggers.is_empty() {
@@ -64,7 +92,36 @@ async fn check_server(
             "make sure that they bear it, and refuse nothing",
         ));
     }
-    Ok(())
+    Ok(progress)
+}
+
+pub(super) async fn check_publications(
+    inspector: &TableInspector,
+) -> Result<Option<PlanCheck>, sqlx::Error> {
+    let mend = inspector.missing_replica_identity().await?;
+    let finding =
+        "the table is published and has no replica identity: Postgres refuses each update";
+    Ok((!mend.is_empty()).then(|| PlanCheck::new_failure("publication", finding, mend.join(" "))))
+}
+
+pub(super) async fn check_lengths(
+    inspector: &TableInspector,
+) -> Result<Option<PlanCheck>, sqlx::Error> {
+    let Some((most, too_long)) = inspector.find_too_long_paths().await? else {
+        return Ok(None);
+    };
+    let Some(ids) = too_long else {
+        let finding =
+            format!("a path has at most {most} characters; not all rows were read in time");
+        let mend = "a row whose new path is longer will be recorded as failed, 22001";
+        return Ok(Some(PlanCheck::new_warning("lengths", finding, mend)));
+    };
+    let finding = format!(
+        "new paths are longer than the column's {most} characters (ids: {}, and perhaps more)",
+        ids.join(", ")
+    );
+    Ok((!ids.is_empty())
+        .then(|| PlanCheck::new_failure("lengths", finding, inspector.widen_path())))
 }
 
 fn check_privileges(inspector: &TableInspector, server: &ServerInfo) -> PlanCheck {
@@ -77,25 +134,11 @@ fn check_privileges(inspector: &TableInspector, server: &ServerInfo) -> PlanChec
             "'{}' may read, but not set paths: fine for the feeder, consumers need another role",
             server.user
         ),
-        inspector.grant_update("the consumers' role"),
-    )
-}
-
-fn check_ledger(server: &ServerInfo) -> PlanCheck {
-    match (server.has_ledger, server.may_create_ledger) {
-        (true, true) => PlanCheck::new_ok("ledger", "it exists: an earlier run is on record"),
-        (false, true) => {
-            PlanCheck::new_ok("ledger", "the feeder will make it, schema bucket_brigade")
-        }
-        (_, false) => PlanCheck::new_failure(
-            "ledger",
-            format!("'{}' may not make or alter the ledger", server.user),
-            format!(
-                "CREATE SCHEMA IF NOT EXISTS bucket_brigade AUTHORIZATION \"{0}\"; GRANT USAGE, CREATE ON SCHEMA bucket_brigade TO \"{0}\";",
-                server.user
-            ),
+        format!(
+            "{} Then try it: feeder plan --as-role ROLE",
+            inspector.grant_update("the consumers' role")
         ),
-    }
+    )
 }
 
 fn check_connections(server: &ServerInfo, consumers: u32) -> PlanCheck {

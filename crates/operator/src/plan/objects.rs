@@ -5,11 +5,12 @@ use std::time::Duration;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::object_store::s3::{S3Bucket, S3Store, store_error};
+use tokio_util::sync::CancellationToken;
 
-use super::SampleRow;
 use super::acl::check_acls;
 use super::check::{CheckVerdict, PlanCheck};
 use super::probe::probe_copy;
+use super::{PlanStopped, SampleRow, unless_stopped};
 use crate::context::CommandContext;
 
 /// What was learned of the objects.
@@ -41,43 +42,62 @@ struct SampledObjects {
 
 pub(super) async fn check_objects(
     context: &CommandContext,
+    stop: &CancellationToken,
     samples: &mut [SampleRow],
     checks: &mut Vec<PlanCheck>,
-) -> ObjectFacts {
-    let run = &context.migration.run;
-    let (source, destination) = match context.buckets().await {
-        Ok(buckets) => buckets,
-        Err(error) => {
-            checks.push(PlanCheck::from_preflight_error("buckets", &error));
-            return ObjectFacts::default();
-        }
+) -> Result<ObjectFacts, PlanStopped> {
+    let opened = unless_stopped(stop, open_buckets(context, checks)).await?;
+    let Some((source, destination)) = opened else {
+        return Ok(ObjectFacts::default());
     };
-    let before = checks.len();
-    for bucket in [&source, &destination] {
-        if let Err(error) = bucket.check_access().await {
-            checks.push(PlanCheck::from_preflight_error("buckets", &error));
-        }
-    }
-    if checks.len() > before {
-        return ObjectFacts::default();
-    }
-    let regions = [read_region(&source).await, read_region(&destination).await];
-    checks.push(check_regions(&regions, source.name(), destination.name()));
-    let sampled = read_sampled_objects(&source, samples).await;
-    checks.extend(sampled.source_checks(samples.len()));
-    checks.extend(check_tags(&source, &sampled).await);
+    let looking = check_sources(&source, &destination, samples, checks);
+    let (sampled, mut objects) = unless_stopped(stop, looking).await?;
     let keys = samples.iter().map(|sample| &*sample.source_key);
-    checks.extend(check_acls(&source, keys, context.attributes.acl.as_ref()).await);
-    let mut objects = sampled.object_facts(&regions);
+    let acls = check_acls(&source, keys, context.attributes.acl.as_ref());
+    checks.extend(unless_stopped(stop, acls).await?);
     if let Some((size, key)) = &sampled.smallest {
-        let prefix = run.rule.destination_key_prefix();
+        let prefix = context.migration.run.rule.destination_key_prefix();
         let store = S3Store::new(source, destination.clone(), context.s3_options());
+        // Not to be stopped before the probe is removed.
         let copied = probe_copy(&store, prefix, (key, *size), checks).await;
         objects.copy_duration = copied.copy_duration;
         objects.uses_kms |= copied.uses_kms;
     }
-    checks.extend(check_destinations(&destination, samples).await);
-    objects
+    let taken = unless_stopped(stop, check_destinations(&destination, samples)).await?;
+    checks.extend(taken);
+    Ok(objects)
+}
+
+/// The buckets, where both can be used.
+async fn open_buckets(
+    context: &CommandContext,
+    checks: &mut Vec<PlanCheck>,
+) -> Option<(S3Bucket, S3Bucket)> {
+    let buckets = context.buckets().await;
+    let failed = |error| PlanCheck::from_preflight_error("buckets", &error);
+    let (source, destination) = buckets.map_err(|error| checks.push(failed(error))).ok()?;
+    let before = checks.len();
+    for bucket in [&source, &destination] {
+        if let Err(error) = bucket.check_access().await {
+            checks.push(failed(error));
+        }
+    }
+    (checks.len() == before).then_some((source, destination))
+}
+
+async fn check_sources(
+    source: &S3Bucket,
+    destination: &S3Bucket,
+    samples: &mut [SampleRow],
+    checks: &mut Vec<PlanCheck>,
+) -> (SampledObjects, ObjectFacts) {
+    let regions = [read_region(source).await, read_region(destination).await];
+    checks.push(check_regions(&regions, source.name(), destination.name()));
+    let sampled = read_sampled_objects(source, samples).await;
+    checks.extend(sampled.source_checks(samples.len()));
+    checks.extend(check_tags(source, &sampled).await);
+    let objects = sampled.object_facts(&regions);
+    (sampled, objects)
 }
 
 /// The region a bucket says it is in; none where it does not say.

@@ -1,35 +1,62 @@
 //! Reads the application's table and its server, and changes nothing, not even the ledger: what a plan is
 //! made from.
 
-use std::time::Duration;
-
+use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::ledger::{
-    ApplicationTable, ConnectionPurpose, LedgerError, RunSpec, TableAccess, discover_table,
+    self, ApplicationTable, ConnectionPurpose, LedgerError, RunSpec, TableAccess, discover_table,
+    is_statement_timeout,
 };
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::{like_prefix, quote_identifier};
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-/// A table of so many rows or fewer is counted, a larger one sampled.
-const MAX_COUNTED_ROWS: f32 = 1_000_000.0;
+/// A table of so many bytes or fewer is counted, a larger one sampled. The size is always known, the number of
+/// rows only since the last ANALYZE, which a partitioned table gets from nobody.
+const MAX_COUNTED_BYTES: f64 = 128.0 * 1024.0 * 1024.0;
 
-/// About so many rows are read for a sample.
-const TARGET_SAMPLE_ROWS: f32 = 200_000.0;
+/// About so many bytes are read for a sample.
+const TARGET_SAMPLE_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
 
-/// The longest a count or a sample may take.
-const COUNT_TIMEOUT: Duration = Duration::from_mins(1);
+/// Rows that were too long are named up to this number.
+const MAX_NAMED_ROWS: i64 = 5;
 
-/// The planner's idea of the number of rows; negative before the first ANALYZE. A partitioned table's is
-/// the sum of its parts'.
-const SELECT_ROW_ESTIMATE: &str = "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::real,
-        coalesce(bool_and(c.reltuples >= 0), false)
-    FROM pg_class c
-    WHERE c.oid = $1::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree($1::regclass) WHERE isleaf)";
+/// `tables`: a table, its partitions, and the tables that inherit from it.
+macro_rules! with_tables {
+    ($statement:literal) => {
+        concat!(
+            "WITH RECURSIVE tables AS (SELECT $1::regclass::oid AS oid
+                UNION SELECT i.inhrelid FROM pg_inherits i JOIN tables t ON t.oid = i.inhparent) ",
+            $statement
+        )
+    };
+}
 
-const SELECT_TABLE_SIZE: &str = "SELECT coalesce(sum(pg_relation_size(relid)), 0)::bigint
-    FROM (SELECT relid FROM pg_partition_tree($1::regclass) WHERE isleaf
-          UNION SELECT $1::regclass) AS parts";
+const SELECT_TABLE_SIZE: &str =
+    with_tables!("SELECT coalesce(sum(pg_relation_size(oid)), 0)::bigint FROM tables");
+
+/// How many characters the column holds at most, declared or by its domain.
+const SELECT_MAX_PATH_CHARS: &str =
+    "SELECT (coalesce(nullif(a.atttypmod, -1), nullif(t.typtypmod, -1)) - 4)::integer
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = $1::regclass AND a.attname = $2";
+
+/// Tables whose updates a publication publishes, and which do not say which row was updated; and the index that
+/// could. `$1` table, `$2` id column.
+const SELECT_WITHOUT_IDENTITY: &str = with_tables!(
+    "SELECT c.oid::regclass::text AS name, (SELECT min(quote_ident(named.relname))
+        FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = $2
+            JOIN pg_class named ON named.oid = i.indexrelid
+       WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL
+         AND i.indisvalid AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) AS unique_index
+    FROM tables t JOIN pg_class c ON c.oid = t.oid
+    WHERE c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
+            SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
+      AND EXISTS (SELECT 1 FROM pg_publication_tables pt JOIN pg_publication pb USING (pubname)
+           WHERE pb.pubupdate AND format('%I.%I', pt.schemaname, pt.tablename)::regclass::oid IN
+                 (c.oid, $1::regclass::oid))
+    ORDER BY 1 LIMIT 3"
+);
 
 const SELECT_INDEXES: &str = "SELECT i.indexrelid::regclass::text AS name, pg_relation_size(i.indexrelid) AS bytes,
         i.indisunique AS is_unique,
@@ -43,10 +70,15 @@ const SELECT_TRIGGERS: &str =
     "SELECT coalesce(array_agg(tgname::text ORDER BY tgname), '{}') FROM pg_trigger
     WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgenabled <> 'D' AND (tgtype & 16) <> 0";
 
+/// `$1` backend, which may have become another client's.
+const CANCEL_STATEMENT: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+    WHERE pid = $1 AND application_name = current_setting('application_name')";
+
 /// The packager's own number follows the version.
 const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
         has_column_privilege($1::regclass::oid, $2, 'UPDATE') AS may_update,
-        to_regnamespace('bucket_brigade') IS NOT NULL AS has_ledger,
+        to_regnamespace('bucket_brigade') IS NOT NULL AS has_schema,
+        to_regclass('bucket_brigade.run') IS NOT NULL AS has_ledger,
         CASE WHEN to_regnamespace('bucket_brigade') IS NULL
              THEN has_database_privilege(current_database(), 'CREATE')
              ELSE has_schema_privilege('bucket_brigade', 'CREATE') END AS may_create_ledger,
@@ -96,6 +128,8 @@ pub(super) struct ServerInfo {
     pub(super) user: String,
     /// Whether it may set paths.
     pub(super) may_update: bool,
+    /// Whether there is a schema for the ledger, which an administrator may have made.
+    pub(super) has_schema: bool,
     pub(super) has_ledger: bool,
     /// Whether it may make the ledger, or bring it up to date.
     pub(super) may_create_ledger: bool,
@@ -122,21 +156,42 @@ struct CountRow {
 pub(super) struct TableInspector {
     pool: PgPool,
     table: ApplicationTable,
+    id_column: String,
     path_column: String,
     rule: PathRule,
+    backend: i32,
 }
 
 impl TableInspector {
     /// Finds the table and checks it as the feeder does, without making a ledger.
     pub(super) async fn open(pool: PgPool, spec: &RunSpec) -> Result<Self, LedgerError> {
-        let purpose = ConnectionPurpose::Command("plan".into());
+        let purpose = ConnectionPurpose::Plan;
         let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
+        let backend = sqlx::query_scalar("SELECT pg_backend_pid()");
         Ok(Self {
+            backend: backend.fetch_one(&pool).await?,
             pool,
             table,
+            id_column: spec.table.id_column.clone(),
             path_column: spec.table.path_column.clone(),
             rule: spec.rule.clone(),
         })
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub(super) fn table(&self) -> &ApplicationTable {
+        &self.table
+    }
+
+    /// Ends the statement that is under way. A client that only goes away is noticed later.
+    pub(super) async fn cancel_statement(&self) -> Result<(), sqlx::Error> {
+        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
+        let query = sqlx::query(CANCEL_STATEMENT).bind(self.backend);
+        query.execute(&mut connection).await?;
+        connection.close().await
     }
 
     /// The table as `schema.table`.
@@ -151,28 +206,29 @@ impl TableInspector {
         format!("GRANT SELECT ({id}, {path}), UPDATE ({path}) ON {sql} TO {role};")
     }
 
-    /// Counts the rows, or estimates them from a sample where the table is large.
-    pub(super) async fn count_rows(&self) -> Result<RowCounts, LedgerError> {
-        let (rows, is_known): (f32, bool) = sqlx::query_as(SELECT_ROW_ESTIMATE)
-            .bind(&self.table.sql)
-            .fetch_one(&self.pool)
-            .await?;
-        let percent = (is_known && rows > MAX_COUNTED_ROWS)
-            .then(|| (TARGET_SAMPLE_ROWS / rows * 100.0).max(0.001));
-        let counting = self.count_or_sample(percent);
-        match tokio::time::timeout(COUNT_TIMEOUT, counting).await {
-            Ok(counts) => Ok(counts?),
-            Err(_) => Err(LedgerError::Unreachable(format!(
-                "no count of the rows within {COUNT_TIMEOUT:?}: ANALYZE the table, so that a sample suffices"
-            ))),
-        }
+    /// What takes away the limit of a path's length.
+    pub(super) fn widen_path(&self) -> String {
+        let ApplicationTable { sql, path, .. } = &self.table;
+        format!("ALTER TABLE {sql} ALTER COLUMN {path} TYPE text;")
     }
 
-    async fn count_or_sample(&self, percent: Option<f32>) -> Result<RowCounts, sqlx::Error> {
+    /// Counts the rows, or estimates them from a sample where the table is large. None when the server took too
+    /// long even for that.
+    pub(super) async fn count_rows(&self) -> Result<Option<RowCounts>, sqlx::Error> {
+        let percent = self.sample_percent().await?;
+        none_on_timeout(self.count_or_sample(percent).await)
+    }
+
+    /// The share of the table that a sample reads; none when all of it is read.
+    async fn sample_percent(&self) -> Result<Option<f64>, sqlx::Error> {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let bytes = self.table_size().await? as f64;
+        Ok((bytes > MAX_COUNTED_BYTES).then(|| (TARGET_SAMPLE_BYTES / bytes * 100.0).max(1e-5)))
+    }
+
+    async fn count_or_sample(&self, percent: Option<f64>) -> Result<RowCounts, sqlx::Error> {
         let ApplicationTable { sql, path, .. } = &self.table;
-        let sample = percent.map_or(String::new(), |percent| {
-            format!("TABLESAMPLE SYSTEM ({percent})")
-        });
+        let sample = sample_clause(percent);
         let statement = format!(
             r#"SELECT count(*) FILTER (WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\') AS in_scope,
                 count(*) FILTER (WHERE {path} COLLATE "C" LIKE $2 ESCAPE '\'
@@ -220,22 +276,90 @@ impl TableInspector {
         Ok(if holds_path { all } else { 0 })
     }
 
-    /// Id and path of a few rows in scope, spread over the first ones by id.
+    /// Id and path of a few rows in scope, from anywhere in the table.
     pub(super) async fn sample_rows(
         &self,
-        most: u32,
+        most: usize,
+    ) -> Result<Vec<(String, String)>, sqlx::Error> {
+        let percent = self.sample_percent().await?;
+        let sampled = self
+            .select_rows(sample_clause(percent), "ORDER BY md5(s.id)", most)
+            .await?;
+        if percent.is_some() && sampled.is_empty() {
+            // Few are left: the first that a search finds in time.
+            let found = self.select_rows(String::new(), "", most).await;
+            return Ok(none_on_timeout(found)?.unwrap_or_default());
+        }
+        Ok(sampled)
+    }
+
+    async fn select_rows(
+        &self,
+        sample: String,
+        order: &str,
+        most: usize,
     ) -> Result<Vec<(String, String)>, sqlx::Error> {
         let ApplicationTable { sql, id, path, .. } = &self.table;
         let statement = format!(
-            r#"SELECT s.id, s.path FROM (SELECT t.{id}::text AS id, t.{path}::text AS path FROM {sql} t
-                WHERE t.{path} COLLATE "C" LIKE $1 ESCAPE '\' ORDER BY t.{id} LIMIT 1000) s
-               ORDER BY md5(s.id) LIMIT $2"#
+            r#"SELECT s.id, s.path FROM (
+                SELECT t.{id}::text AS id, t.{path}::text AS path FROM {sql} t {sample}
+                 WHERE t.{path} COLLATE "C" LIKE $1 ESCAPE '\') s {order} LIMIT $2"#
         );
         sqlx::query_as(AssertSqlSafe(statement))
             .bind(like_prefix(self.rule.old_prefix()))
-            .bind(i64::from(most))
+            .bind(i64::try_from(most).unwrap_or(i64::MAX))
             .fetch_all(&self.pool)
             .await
+    }
+
+    /// Why no row is in scope.
+    pub(super) async fn explain_empty_scope(&self) -> anyhow::Result<EmptyScope> {
+        let sample = ledger::sample_paths(&self.pool, &self.table, &self.rule).await?;
+        Ok(EmptyScope::explain(&self.rule, &sample))
+    }
+
+    /// The column's length in characters, where it has one, and ids of rows whose new path is longer; none
+    /// of these when the server took too long to look at all.
+    pub(super) async fn find_too_long_paths(
+        &self,
+    ) -> Result<Option<(i32, Option<Vec<String>>)>, sqlx::Error> {
+        let query = sqlx::query_scalar(SELECT_MAX_PATH_CHARS).bind(&self.table.sql);
+        let query = query.bind(&self.path_column);
+        let Some(most) = query.fetch_one(&self.pool).await? else {
+            return Ok(None);
+        };
+        Ok(Some((
+            most,
+            none_on_timeout(self.select_longer_than(most).await)?,
+        )))
+    }
+
+    async fn select_longer_than(&self, most: i32) -> Result<Vec<String>, sqlx::Error> {
+        let ApplicationTable { sql, id, path, .. } = &self.table;
+        let statement = format!(
+            r#"SELECT t.{id}::text FROM {sql} t WHERE t.{path} COLLATE "C" LIKE $1 ESCAPE '\'
+                AND char_length(t.{path}) - char_length($2) + char_length($3) > $4 LIMIT $5"#
+        );
+        sqlx::query_scalar(AssertSqlSafe(statement))
+            .bind(like_prefix(self.rule.old_prefix()))
+            .bind(self.rule.old_prefix())
+            .bind(self.rule.new_prefix())
+            .bind(most)
+            .bind(MAX_NAMED_ROWS)
+            .fetch_all(&self.pool)
+            .await
+    }
+
+    /// SQL that lets published tables be updated; empty where they can be.
+    pub(super) async fn missing_replica_identity(&self) -> Result<Vec<String>, sqlx::Error> {
+        let query = sqlx::query_as(SELECT_WITHOUT_IDENTITY).bind(&self.table.sql);
+        let query = query.bind(&self.id_column);
+        let tables: Vec<(String, Option<String>)> = query.fetch_all(&self.pool).await?;
+        let mend = |(table, index): (String, Option<String>)| {
+            let identity = index.map_or("FULL".into(), |index| format!("USING INDEX {index}"));
+            format!("ALTER TABLE {table} REPLICA IDENTITY {identity};")
+        };
+        Ok(tables.into_iter().map(mend).collect())
     }
 
     pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {
@@ -255,8 +379,21 @@ impl TableInspector {
     }
 }
 
+fn sample_clause(percent: Option<f64>) -> String {
+    percent.map_or(String::new(), |percent| {
+        format!("TABLESAMPLE SYSTEM ({percent})")
+    })
+}
+
+fn none_on_timeout<T>(result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
+    match result {
+        Err(error) if is_statement_timeout(&error) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// A count of a sample, for the whole table.
-fn scale_sample(count: i64, percent: Option<f32>) -> u64 {
+fn scale_sample(count: i64, percent: Option<f64>) -> u64 {
     let count = u64::try_from(count).unwrap_or(0);
     let Some(percent) = percent else {
         return count;
@@ -267,11 +404,11 @@ fn scale_sample(count: i64, percent: Option<f32>) -> u64 {
         clippy::cast_sign_loss,
         reason = "an estimate"
     )]
-    let estimate = (count as f64 * 100.0 / f64::from(percent)).round() as u64;
+    let estimate = (count as f64 * 100.0 / percent).round() as u64;
     estimate
 }
 
-fn round_percent(percent: f32) -> u32 {
+fn round_percent(percent: f64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

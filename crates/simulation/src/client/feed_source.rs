@@ -1,6 +1,7 @@
 //! The table and the ledger as the feeder reaches them.
 
 use async_trait::async_trait;
+use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
     CursorPosition, FeedSource, RowPage, RunProgress,
 };
@@ -67,6 +68,14 @@ impl FeedSource for SimulatedClient {
         self.run_statement("codes", |things| {
             let codes = things.table.failures.values();
             codes.map(|failed| (failed.code.clone(), 1)).collect()
+        })
+        .await
+    }
+
+    async fn sample_paths(&self) -> Result<PathSample, StatementError> {
+        self.run_statement("paths", |things| PathSample {
+            rows: things.table.rows.len(),
+            paths: things.table.rows.values().cloned().collect(),
         })
         .await
     }

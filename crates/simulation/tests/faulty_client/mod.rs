@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
     CursorPosition, FeedSource, RowPage, RunProgress,
 };
@@ -294,6 +295,11 @@ impl FeedSource for FaultyClient {
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {
         self.check_database().await?;
         self.client.failures_by_code().await
+    }
+
+    async fn sample_paths(&self) -> Result<PathSample, StatementError> {
+        self.check_database().await?;
+        self.client.sample_paths().await
     }
 
     async fn finish_run(&self) -> Result<(), StatementError> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bucket_brigade_common::ledger::feed_source::FeedSource;
-use bucket_brigade_common::ledger::{PostgresLedger, create_pool};
+use bucket_brigade_common::ledger::{PostgresLedger, SecondRun, create_pool};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 

@@ -1,0 +1,312 @@
+//! The consumers' update of some rows, in transactions that are rolled back: what Postgres would refuse.
+//!
+//! Triggers fire. What they do in this database is undone with the rest, notifications included; sequences
+//! stay advanced. Rows that the application has locked are passed over, and it waits for none of these
+//! longer than for a commit of a consumer.
+
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{PATH_REWRITTEN, path_update_error, rehearsal_sql};
+use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::sql::quote_identifier;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgDatabaseError;
+
+use super::check::PlanCheck;
+use super::table_inspector::TableInspector;
+
+/// Rows of a statement: a batch of a consumer that has little to do.
+const BATCH_ROWS: usize = 25;
+
+/// So many refused rows say enough.
+const MAX_REFUSED_ROWS: usize = 10;
+
+const TIMEOUTS: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '5s'";
+
+/// Constraints that are checked at the commit are checked now.
+const CHECK_DEFERRED: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+
+const HIDES_ROWS: &str = "SELECT row_security_active($1::regclass::oid)";
+
+/// Id and route of a row.
+pub(super) type RehearsedRow = (String, MoveRoute);
+
+pub(super) struct Rehearsal<'a> {
+    pub(super) inspector: &'a TableInspector,
+    /// Who we are.
+    pub(super) user: &'a str,
+    /// The consumers' role; none for our own.
+    pub(super) role: Option<&'a str>,
+}
+
+/// What Postgres refuses of rows, with their ids.
+struct Refusal {
+    code: String,
+    message: String,
+    mend: String,
+    ids: Vec<String>,
+}
+
+#[derive(Default)]
+struct RehearsedRows {
+    tried: usize,
+    set: usize,
+    /// Rows that a trigger keeps as they are.
+    kept: Vec<String>,
+    refusals: Vec<Refusal>,
+}
+
+impl Rehearsal<'_> {
+    pub(super) async fn check(&self, rows: &[RehearsedRow]) -> Vec<PlanCheck> {
+        match self.hides_rows().await {
+            Ok(false) => {}
+            Ok(true) => return vec![self.hidden_rows()],
+            Err(error) => return vec![self.failed(&error)],
+        }
+        match self.try_rows(rows).await {
+            Ok(tried) => tried.checks(&self.as_role()),
+            Err(error) => vec![self.failed(&error)],
+        }
+    }
+
+    /// Batches are halved until each row that is refused is alone.
+    async fn try_rows(&self, rows: &[RehearsedRow]) -> Result<RehearsedRows, sqlx::Error> {
+        let mut rehearsed = RehearsedRows::default();
+        let mut batches: Vec<&[RehearsedRow]> = rows.chunks(BATCH_ROWS).rev().collect();
+        while let Some(batch) = batches.pop() {
+            match self.try_batch(batch).await {
+                Ok(locked) => rehearsed.add(batch.len(), locked),
+                Err(error) if !is_about_rows(&error) => return Err(error),
+                Err(error) => {
+                    if let [(id, _)] = batch {
+                        rehearsed.add_refusal(id, self.describe_refusal(&error));
+                    } else {
+                        let (first, second) = batch.split_at(batch.len() / 2);
+                        batches.extend([second, first]);
+                    }
+                }
+            }
+            if rehearsed.refused_rows() >= MAX_REFUSED_ROWS {
+                break;
+            }
+        }
+        Ok(rehearsed)
+    }
+
+    /// The rows that nothing had locked, and whether each was set.
+    async fn try_batch(&self, rows: &[RehearsedRow]) -> Result<Vec<(String, bool)>, sqlx::Error> {
+        let mut transaction = self.inspector.pool().begin().await?;
+        sqlx::raw_sql(AssertSqlSafe(self.begin_sql()))
+            .execute(&mut *transaction)
+            .await?;
+        let column = |text: fn(&RehearsedRow) -> &str| rows.iter().map(text).collect::<Vec<_>>();
+        let set = sqlx::query_as(AssertSqlSafe(rehearsal_sql(self.inspector.table())))
+            .bind(column(|(id, _)| id))
+            .bind(column(|(_, route)| &route.old_path))
+            .bind(column(|(_, route)| &route.new_path))
+            .bind(column(|_| ""))
+            .bind(vec![None::<i64>; rows.len()])
+            .bind(column(|(_, route)| &route.destination_key))
+            .fetch_all(&mut *transaction)
+            .await?;
+        sqlx::raw_sql(CHECK_DEFERRED)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.rollback().await?;
+        Ok(set)
+    }
+
+    async fn hides_rows(&self) -> Result<bool, sqlx::Error> {
+        let mut transaction = self.inspector.pool().begin().await?;
+        sqlx::raw_sql(AssertSqlSafe(self.begin_sql()))
+            .execute(&mut *transaction)
+            .await?;
+        let query = sqlx::query_scalar(HIDES_ROWS).bind(&self.inspector.table().sql);
+        query.fetch_one(&mut *transaction).await
+    }
+
+    fn begin_sql(&self) -> String {
+        match self.role {
+            Some(role) => format!("{TIMEOUTS}; SET LOCAL ROLE {}", quote_identifier(role)),
+            None => TIMEOUTS.into(),
+        }
+    }
+
+    fn as_role(&self) -> String {
+        self.role
+            .map_or(String::new(), |role| format!(", as '{role}'"))
+    }
+
+    fn role_name(&self) -> String {
+        quote_identifier(self.role.unwrap_or(self.user))
+    }
+
+    fn hidden_rows(&self) -> PlanCheck {
+        PlanCheck::new_failure(
+            "update",
+            format!("row level security hides rows from {}", self.role_name()),
+            format!("ALTER ROLE {} BYPASSRLS;", self.role_name()),
+        )
+    }
+
+    /// The statement itself fails, whatever its rows.
+    fn failed(&self, error: &sqlx::Error) -> PlanCheck {
+        let refusal = self.describe_refusal(error);
+        let finding = format!(
+            "the update fails{}: {}: {}",
+            self.as_role(),
+            refusal.code,
+            refusal.message
+        );
+        PlanCheck::new_failure("update", finding, refusal.mend)
+    }
+
+    fn describe_refusal(&self, error: &sqlx::Error) -> Refusal {
+        let Some(database) = error
+            .as_database_error()
+            .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        else {
+            return Refusal::new("failed", error.to_string(), "try again".into());
+        };
+        match path_update_error(error) {
+            StatementError::Rejected { code, message } if code == PATH_REWRITTEN => {
+                let mend = "have the trigger leave the path as it is set";
+                Refusal::new(&code, message, mend.into())
+            }
+            _ => {
+                let mend = self.mend_of(database);
+                Refusal::new(database.code(), database.message().to_owned(), mend)
+            }
+        }
+    }
+
+    fn mend_of(&self, error: &PgDatabaseError) -> String {
+        match error.code() {
+            "22001" => self.inspector.widen_path(),
+            "42501" => grant_sql(error, &self.role_name(), self.user),
+            "23505" => format!(
+                "{}; such rows are recorded as failed: decide which row keeps the path",
+                error.detail().unwrap_or("the new path is taken")
+            ),
+            "57014" => "a trigger or constraint takes longer than 5 s for a few rows: make it faster".into(),
+            _ => error.hint().map_or_else(
+                || "correct the rows, the constraint or the trigger; such rows are recorded as failed".into(),
+                ToOwned::to_owned,
+            ),
+        }
+    }
+}
+
+fn is_about_rows(error: &sqlx::Error) -> bool {
+    matches!(path_update_error(error), StatementError::Rejected { .. })
+}
+
+impl Refusal {
+    fn new(code: &str, message: String, mend: String) -> Self {
+        Self {
+            code: code.to_owned(),
+            message,
+            mend,
+            ids: Vec::new(),
+        }
+    }
+}
+
+impl RehearsedRows {
+    fn add(&mut self, tried: usize, locked: Vec<(String, bool)>) {
+        self.tried += tried;
+        self.set += locked.iter().filter(|(_, is_set)| *is_set).count();
+        let kept = locked.into_iter().filter(|(_, is_set)| !is_set);
+        self.kept.extend(kept.map(|(id, _)| id));
+    }
+
+    fn add_refusal(&mut self, id: &str, refusal: Refusal) {
+        self.tried += 1;
+        let same = self
+            .refusals
+            .iter_mut()
+            .find(|same| same.code == refusal.code && same.mend == refusal.mend);
+        match same {
+            Some(same) => same.ids.push(id.to_owned()),
+            None => self.refusals.push(Refusal {
+                ids: vec![id.to_owned()],
+                ..refusal
+            }),
+        }
+    }
+
+    fn refused_rows(&self) -> usize {
+        self.refusals.iter().map(|refusal| refusal.ids.len()).sum()
+    }
+
+    fn checks(self, as_role: &str) -> Vec<PlanCheck> {
+        let Self {
+            tried, set, kept, ..
+        } = &self;
+        let passed_over = tried - set - kept.len() - self.refused_rows();
+        let mut checks = Vec::new();
+        for refusal in &self.refusals {
+            let Refusal {
+                code,
+                message,
+                mend,
+                ids,
+            } = refusal;
+            let (count, ids) = (ids.len(), ids.join(", "));
+            let finding = format!(
+                "Postgres refuses {count} of {tried} rows that were tried{as_role} (ids: {ids}): {code}: {message}"
+            );
+            checks.push(PlanCheck::new_failure("update", finding, mend));
+        }
+        if !kept.is_empty() {
+            let ids = kept.join(", ");
+            let finding = format!("a trigger keeps rows from being set (ids: {ids})");
+            let mend = "correct the trigger; such rows are recorded as failed, RowLocked";
+            checks.push(PlanCheck::new_failure("update", finding, mend));
+        }
+        if passed_over > 0 {
+            let finding = format!(
+                "{passed_over} of {tried} rows were not tried: they are locked or were changed"
+            );
+            let mend = "consumers come back to such rows";
+            checks.push(PlanCheck::new_warning("update", finding, mend));
+        }
+        if *set > 0 {
+            let finding = format!("{set} rows were set and set back, in a transaction{as_role}");
+            checks.push(PlanCheck::new_ok("update", finding));
+        }
+        checks
+    }
+}
+
+/// What lets `role` do what a trigger does. The server names the object in its message only.
+fn grant_sql(error: &PgDatabaseError, role: &str, user: &str) -> String {
+    let message = error.message();
+    let words: Vec<&str> = message.split(' ').collect();
+    let statement = error.r#where().and_then(|context| {
+        let (_, statement) = context.split_once("SQL statement \"")?;
+        Some(statement.trim_start())
+    });
+    let verb = statement
+        .and_then(|statement| statement.split_whitespace().next())
+        .map(str::to_uppercase)
+        .filter(|verb| ["SELECT", "INSERT", "UPDATE", "DELETE"].contains(&&**verb))
+        .unwrap_or_else(|| "ALL".into());
+    match words[..] {
+        ["permission", "denied", "for", "table", name] => {
+            format!("GRANT {verb} ON {name} TO {role};")
+        }
+        ["permission", "denied", "for", "sequence", name] => {
+            format!("GRANT USAGE ON SEQUENCE {name} TO {role};")
+        }
+        ["permission", "denied", "for", "schema", name] => {
+            format!("GRANT USAGE ON SCHEMA {name} TO {role};")
+        }
+        ["permission", "denied", "for", "function", name] => {
+            format!("GRANT EXECUTE ON FUNCTION {name} TO {role};")
+        }
+        ["permission", "denied", "to", "set", "role", ..] => {
+            format!("GRANT {role} TO {};", quote_identifier(user))
+        }
+        _ => format!("grant {role} what it lacks"),
+    }
+}

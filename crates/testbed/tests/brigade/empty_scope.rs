@@ -1,0 +1,94 @@
+//! A feeder that finds no row in scope says what the column's paths start with.
+
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
+
+#[tokio::test]
+async fn a_prefix_that_no_path_has_is_told_from_a_finished_migration() {
+    let rig = TestRig::new().await;
+    rig.add_images(20).await;
+    rig.add_row("avatar/new.png").await;
+    rig.add_row("").await;
+    for (prefix, slip) in [
+        ("\"image/\"", "quotes around it"),
+        ("/image/", "a slash too many at its start"),
+        ("Image/", "other letters in upper case"),
+        ("image//", "a doubled slash at its end"),
+        ("photos/", "20 start with 'image/'"),
+    ] {
+        let prefix = [("OLD_PREFIX", prefix)];
+        let ended = rig.run_program("feeder", &prefix).await;
+        assert_eq!(ended.code, Some(66), "{}", ended.log);
+        assert!(
+            ended.log.contains("20 start with 'image/'"),
+            "{}",
+            ended.log
+        );
+        assert!(ended.log.contains(slip), "{}", ended.log);
+        let mut canary = rig.spawn("feeder", &prefix, &["--limit", "5"]);
+        assert_eq!(wait_for_exit(&mut canary).await.code, Some(66));
+        let mut plan = rig.spawn("feeder", &prefix, &["plan"]);
+        let planned = wait_for_exit(&mut plan).await;
+        assert_eq!(planned.code, Some(1), "{}", planned.log);
+        assert!(planned.log.contains(slip), "{}", planned.log);
+    }
+    let consumer = rig.spawn_consumer(&[]);
+    for _ in 0..2 {
+        let ended = rig.run_program("feeder", &[]).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+    }
+    let planned = rig.run_feeder(&["plan"]).await;
+    assert_eq!(planned.code, 0, "{}", planned.output);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_table_without_paths_is_done() {
+    let rig = TestRig::new().await;
+    rig.execute_sql("ALTER TABLE images ALTER COLUMN path DROP NOT NULL")
+        .await;
+    for (rows, told) in [
+        ("", "the table has no rows"),
+        ("(NULL), ('')", "no row has a path"),
+        ("('avatar/1')", "every path starts with NEW_PREFIX"),
+    ] {
+        if !rows.is_empty() {
+            rig.execute_sql(&format!("INSERT INTO images (path) VALUES {rows}"))
+                .await;
+        }
+        let ended = rig.run_program("feeder", &[]).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+        assert!(ended.log.contains(told), "{}", ended.log);
+        let planned = rig.run_feeder(&["plan"]).await;
+        assert_eq!(planned.code, 0, "{}", planned.output);
+        assert!(planned.output.contains(told), "{}", planned.output);
+    }
+}
+
+#[tokio::test]
+async fn a_small_sample_that_finds_nothing_says_nothing_of_the_prefix() {
+    let rig = TestRig::new().await;
+    rig.add_images(1).await;
+    let mut canary = rig.spawn("feeder", &[], &["--sample", "0.000001"]);
+    assert_eq!(wait_for_exit(&mut canary).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_feeder_that_watches_warns_and_goes_on() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    let settings = [("OLD_PREFIX", "/image/"), ("WATCH_INTERVAL", "100ms")];
+    let mut feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    wait_until("the warning", async || {
+        feeder.log_tail(100).contains("Did you mean 'image/'?")
+    })
+    .await;
+    feeder.terminate().unwrap();
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(3));
+    assert_eq!(
+        ended.log.matches("Did you mean").count(),
+        1,
+        "{}",
+        ended.log
+    );
+}
