@@ -90,6 +90,8 @@ pub enum Event {
     /// The message was not understood.
     Poison,
     RowRead(RowState),
+    /// The database refuses to read this row.
+    RowUnreadable(FailureCause),
     /// The copy was made and is proven.
     Copied(CopiedObject),
     /// Nothing was copied: an object stands at the destination.
@@ -192,6 +194,7 @@ impl MoveProtocol {
         match event {
             Event::Poison => self.after_poison(),
             Event::RowRead(row) => self.after_row_read(row),
+            Event::RowUnreadable(cause) => self.record_failure(cause),
             Event::Copied(copy) => self.commit_copy(copy),
             Event::DestinationExists => Action::Compare,
             Event::Compared(found) => self.after_compare(found),

@@ -40,5 +40,6 @@ mod status_cost;
 mod tls;
 mod trace;
 mod transcript;
+mod unreadable_rows;
 mod upgrade;
 mod whole_migration;
