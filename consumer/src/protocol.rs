@@ -92,6 +92,8 @@ pub enum Event {
     /// The message is of a run that other consumers serve.
     OtherRun,
     RowRead(RowState),
+    /// The database refuses to read this row.
+    RowUnreadable(FailureCause),
     /// The copy was made and is proven.
     Copied(CopiedObject),
     /// Nothing was copied: an object stands at the destination.
@@ -195,6 +197,7 @@ impl MoveProtocol {
             Event::Poison => self.after_poison(),
             Event::OtherRun => self.end_lease(FinalAction::Release(self.release_delay(false))),
             Event::RowRead(row) => self.after_row_read(row),
+            Event::RowUnreadable(cause) => self.record_failure(cause),
             Event::Copied(copy) => self.commit_copy(copy),
             Event::DestinationExists => Action::Compare,
             Event::Compared(found) => self.after_compare(found),

@@ -12,7 +12,7 @@ use futures::FutureExt;
 
 use crate::context::ConsumerContext;
 use crate::ledger_batcher::{LedgerBatcher, LedgerOutcome};
-use crate::protocol::{Event, RowState};
+use crate::protocol::{Event, FailureCause, RowState};
 
 /// Fifty rows are worth a statement; none waits longer for it than a copy takes.
 const ROW_READ_BATCHES: BatchConfig = BatchConfig {
@@ -47,8 +47,13 @@ impl RowReader {
     pub async fn read_row(&self, task: &MoveTask) -> Event {
         let row = match self.rows.submit(task.id.clone()).await {
             LedgerOutcome::Done(row) => row,
-            // An id that the database cannot even read names no row.
-            LedgerOutcome::Refused { .. } => None,
+            LedgerOutcome::Refused { code, message } => {
+                return Event::RowUnreadable(FailureCause {
+                    code,
+                    message: format!("the row cannot be read: {message}"),
+                    permanent: true,
+                });
+            }
             LedgerOutcome::Interrupted => return Event::Interrupted,
         };
         Event::RowRead(RowState::from_row(row, &task.route, &self.rule))

@@ -101,7 +101,8 @@ impl Delivery {
         }
         span.record("bucket_brigade.outcome", describe_event(event));
         if let Event::CopyFailed(FailureCause { code, .. })
-        | Event::CommitRefused(FailureCause { code, .. }) = event
+        | Event::CommitRefused(FailureCause { code, .. })
+        | Event::RowUnreadable(FailureCause { code, .. }) = event
         {
             mark_failed(span, code);
         }
@@ -166,7 +167,7 @@ fn describe_event(event: &Event) -> &'static str {
         Event::Compared(DestinationState::Same(_)) => "our own copy",
         Event::Compared(DestinationState::Different(_)) => "another object",
         Event::Compared(DestinationState::Empty) => "nothing there",
-        Event::CopyFailed(_) | Event::CommitRefused(_) => "failed",
+        Event::CopyFailed(_) | Event::CommitRefused(_) | Event::RowUnreadable(_) => "failed",
         Event::Committed => "committed",
         Event::NotCommitted => "not matched",
         Event::Recorded => "recorded",

@@ -19,6 +19,10 @@ pub async fn count_scope(ledger: PostgresLedger, throttle: Arc<Throttle>) {
         match count_stretch(&ledger, &mut is_estimated).await {
             Ok(true) => return,
             Ok(false) => sleep(began.elapsed()).await,
+            Err(error @ StatementError::Rejected { .. }) => {
+                tracing::warn!(%error, "the rows in scope cannot be counted, so there is no ETA: {error}");
+                return;
+            }
             Err(error) => {
                 tracing::info!(%error, "the rows in scope are not counted yet: {error}");
                 sleep(RETRY_DELAY).await;

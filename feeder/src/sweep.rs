@@ -104,7 +104,8 @@ impl<'a> TableSweep<'a> {
     /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
     /// many rows were fed since the cursor moved last: while a page takes its time, it moves within it.
     async fn send_page(&mut self, page: RowPage) -> Result<usize, FeederStopped> {
-        let (rows, failures) = self.split_unroutable(page.rows);
+        let (rows, mut failures) = self.split_unroutable(page.rows);
+        failures.extend(page.unreadable);
         if !failures.is_empty() {
             self.sender.record_failures(&failures).await?;
         }

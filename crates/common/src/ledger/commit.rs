@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::AssertSqlSafe;
 
-use super::errors::{is_row_lock_timeout, is_statement_timeout, statement_error};
+use super::errors::{batch_error, is_row_lock_timeout, statement_error};
 use super::{ApplicationTable, PostgresLedger};
 use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::row_id::RowId;
@@ -108,7 +108,11 @@ pub fn stored_path_check(path: &str, wanted: &str) -> String {
 
 /// Sorts the error of a statement that sets paths.
 pub fn path_update_error(error: &sqlx::Error) -> StatementError {
-    match statement_error(error) {
+    name_rewritten_path(statement_error(error))
+}
+
+fn name_rewritten_path(error: StatementError) -> StatementError {
+    match error {
         StatementError::Rejected { code, message }
             if code == "22P02" && message.contains(PATH_REWRITTEN) =>
         {
@@ -122,8 +126,8 @@ pub fn path_update_error(error: &sqlx::Error) -> StatementError {
 }
 
 impl PostgresLedger {
-    /// Commits a batch. Where a lock of the application's was not granted in time, or the statement took
-    /// too long, a batch is refused, so that it is halved, and a row alone is passed over like a locked one.
+    /// Commits a batch. Where a lock of the application's was not granted in time a batch is refused, so that
+    /// it is halved, and a row alone is passed over like a locked one.
     pub(super) async fn commit_batch(
         &self,
         moves: &[PendingMove],
@@ -133,31 +137,11 @@ impl PostgresLedger {
         };
         match result {
             Err(error) if is_row_lock_timeout(&error) && moves.len() == 1 => Ok(HashSet::new()),
-            Err(error)
-                if moves.len() > 1
-                    && (is_row_lock_timeout(&error) || is_statement_timeout(&error)) =>
-            {
-                Err(StatementError::Rejected {
-                    code: "55P03".into(),
-                    message: error.to_string(),
-                })
-            }
-            result => result.map_err(|error| path_update_error(&error)),
-        }
-    }
-
-    /// Reads rows. A refusal that is not about an id's form does not tell whether there is a row.
-    pub(super) async fn read_batch(
-        &self,
-        ids: &[RowId],
-    ) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
-        match super::with_timeout(self.fetch_rows(ids)).await {
-            Err(StatementError::Rejected { code, message })
-                if ids.len() == 1 && !code.starts_with("22") =>
-            {
-                Err(StatementError::Unavailable(format!("{code}: {message}")))
-            }
-            result => result,
+            Err(error) if is_row_lock_timeout(&error) => Err(StatementError::Rejected {
+                code: "55P03".into(),
+                message: error.to_string(),
+            }),
+            result => result.map_err(|error| name_rewritten_path(batch_error(&error, moves.len()))),
         }
     }
 

@@ -186,6 +186,9 @@ const SERVER_STATES: [&str; 10] = [
 /// (a table that was dropped, a standby that takes no writes), and one row when a trigger does.
 const STATEMENT_CLASSES: [&str; 6] = ["0A", "25", "26", "3F", "42", "55"];
 
+/// A statement that `statement_timeout` ended, or an administrator.
+const STATEMENT_CANCELLED: &str = "57014";
+
 /// A lock that was not granted within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
@@ -216,7 +219,20 @@ pub fn is_row_lock_timeout(error: &sqlx::Error) -> bool {
 
 /// Whether the server ended the statement because it took too long; a smaller batch may not.
 pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
-    sqlstate_of(error).is_some_and(|code| code == "57014")
+    sqlstate_of(error).is_some_and(|code| code == STATEMENT_CANCELLED)
+}
+
+/// Sorts the error of a statement about this many rows. One that took too long is halved; of a row alone
+/// it is the fault where a function, a trigger's above all, took the time.
+pub(super) fn batch_error(error: &sqlx::Error, rows: usize) -> StatementError {
+    let in_function = context_of(error).is_some_and(|context| context.contains("function"));
+    if is_statement_timeout(error) && (rows > 1 || in_function) {
+        return StatementError::Rejected {
+            code: STATEMENT_CANCELLED.into(),
+            message: error.to_string(),
+        };
+    }
+    statement_error(error)
 }
 
 fn context_of(error: &sqlx::Error) -> Option<&str> {

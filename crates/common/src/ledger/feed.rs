@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 
 use super::stretch::BACKGROUND_ROWS;
+use super::unreadable::failure_stands;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::empty_scope::PathSample;
 use crate::ledger::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
@@ -79,7 +80,7 @@ pub(super) fn page_sql(table: &ApplicationTable, is_first: bool) -> String {
            lead(key) OVER (ORDER BY key) IS NULL AS is_last
       FROM stretch s
 )
-SELECT m.key::text AS id, coalesce(m.path, ''), m.is_wanted FROM marked m
+SELECT m.key::text AS id, CASE WHEN m.is_wanted THEN m.path ELSE '' END, m.is_wanted FROM marked m
  WHERE m.is_wanted OR m.is_last ORDER BY m.key"
     )
 }
@@ -89,14 +90,14 @@ SELECT m.key::text AS id, coalesce(m.path, ''), m.is_wanted FROM marked m
 pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let id_type = table.id_type.sql_type();
+    let stands = failure_stands(table, "f.row_id", "f.path");
     format!(
         r#"WITH stretch AS MATERIALIZED (
     SELECT row_id FROM bucket_brigade.failures
      WHERE run_id = $1 AND row_id >= $4 ORDER BY row_id LIMIT $5
 ), stale AS (
     DELETE FROM bucket_brigade.failures f USING stretch s
-     WHERE f.run_id = $1 AND f.row_id = s.row_id AND NOT EXISTS (
-        SELECT 1 FROM {sql} t WHERE t.{id} = f.row_id::{id_type} AND t.{path} COLLATE "C" = f.path)
+     WHERE f.run_id = $1 AND f.row_id = s.row_id AND NOT {stands}
     RETURNING f.row_id, f.path
 ), ended AS (
     INSERT INTO bucket_brigade.changes (run_id, row_id, old_path, found_path)
@@ -121,7 +122,11 @@ impl PostgresLedger {
         like_prefix(self.rule.old_prefix())
     }
 
-    async fn read_page(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, sqlx::Error> {
+    pub(super) async fn read_page(
+        &self,
+        cursor: Option<&RowId>,
+        size: u32,
+    ) -> Result<RowPage, sqlx::Error> {
         let statement = match cursor {
             Some(_) => &self.statements.page_after,
             None => &self.statements.first_page,
@@ -144,6 +149,7 @@ impl PostgresLedger {
         Ok(RowPage {
             rows,
             last_id: last,
+            unreadable: None,
         })
     }
 
@@ -205,8 +211,7 @@ impl FeedSource for PostgresLedger {
         cursor: Option<&RowId>,
         size: u32,
     ) -> Result<RowPage, StatementError> {
-        let read = |rows| self.read_page(cursor, rows);
-        self.stretch_length.run(size, read).await
+        self.read_page_in_halves(cursor, size).await
     }
 
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::empty_scope::PathSample;
-use crate::ledger::move_ledger::StatementError;
+use crate::ledger::move_ledger::{MoveFailure, StatementError};
 use crate::row_id::RowId;
 
 /// How far the feeding has come. It survives the feeder.
@@ -27,6 +27,8 @@ pub struct RowPage {
     pub rows: Vec<(RowId, String)>,
     /// The last id of the stretch, fed or not; none when there are no more rows.
     pub last_id: Option<RowId>,
+    /// A row that the database refuses to read: it is the stretch.
+    pub unreadable: Option<MoveFailure>,
 }
 
 /// The run in numbers: sums over processes, never a scan.

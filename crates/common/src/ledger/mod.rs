@@ -20,6 +20,7 @@ mod schema;
 mod scope;
 mod stretch;
 mod table;
+mod unreadable;
 pub mod worker_state;
 
 use std::collections::{HashMap, HashSet};
@@ -45,6 +46,7 @@ pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };
 
+use self::errors::batch_error;
 use self::stretch::StretchLength;
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
@@ -171,6 +173,17 @@ pub async fn with_timeout<T>(
     }
 }
 
+/// The same for a statement about this many rows.
+async fn with_batch_timeout<T>(
+    rows: usize,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StatementError> {
+    match before_timeout(statement).await {
+        Some(result) => result.map_err(|error| batch_error(&error, rows)),
+        None => Err(no_response()),
+    }
+}
+
 pub async fn before_timeout<T>(statement: impl Future<Output = T>) -> Option<T> {
     timeout(STATEMENT_TIMEOUT, statement).await.ok()
 }
@@ -189,7 +202,7 @@ pub async fn without_timeout<T>(
 #[async_trait]
 impl MoveLedger for PostgresLedger {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
-        self.read_batch(ids).await
+        with_batch_timeout(ids.len(), self.fetch_rows(ids)).await
     }
 
     async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
@@ -197,14 +210,14 @@ impl MoveLedger for PostgresLedger {
     }
 
     async fn record_changed_rows(&self, settlements: &[ChangedRow]) -> Result<(), StatementError> {
-        with_timeout(self.write_changed_rows(settlements)).await
+        with_batch_timeout(settlements.len(), self.write_changed_rows(settlements)).await
     }
 
     async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), StatementError> {
-        with_timeout(self.write_failures(failures)).await
+        self.record_failures_in_full(failures).await
     }
 
     async fn record_poison(&self, records: &[PoisonRecord]) -> Result<(), StatementError> {
-        with_timeout(self.write_poison(records)).await
+        with_batch_timeout(records.len(), self.write_poison(records)).await
     }
 }

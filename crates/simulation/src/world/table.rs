@@ -165,6 +165,7 @@ impl MemoryTable {
         RowPage {
             rows: rows.collect(),
             last_id: last,
+            unreadable: None,
         }
     }
 

@@ -46,5 +46,6 @@ mod terminal_output;
 mod tls;
 mod trace;
 mod transcript;
+mod unreadable_rows;
 mod upgrade;
 mod whole_migration;

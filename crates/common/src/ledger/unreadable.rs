@@ -1,0 +1,96 @@
+//! Rows that the server refuses to read: a damaged value, text that is not in the column's encoding.
+
+use sqlx::AssertSqlSafe;
+
+use super::{ApplicationTable, PostgresLedger, with_batch_timeout, with_timeout};
+use crate::ledger::feed_source::RowPage;
+use crate::ledger::move_ledger::{MoveFailure, StatementError};
+use crate::row_id::RowId;
+
+/// Where a failure holds the path: the row cannot be read. No rule has it in scope.
+const UNREADABLE: &str = "";
+
+/// A condition that a failure, its id and its path given, still stands for its row.
+///
+/// `OFFSET 0` keeps the planner from joining: it would read the paths of other rows, too, and a damaged one
+/// would make every statement fail.
+pub(super) fn failure_stands(table: &ApplicationTable, id: &str, failed_path: &str) -> String {
+    let ApplicationTable {
+        sql, id: key, path, ..
+    } = table;
+    let id_type = table.id_type.sql_type();
+    format!(
+        r#"EXISTS (SELECT 1 FROM {sql} t WHERE t.{key} = {id}::{id_type}
+            AND ({failed_path} = '{UNREADABLE}' OR t.{path} COLLATE "C" = {failed_path}) OFFSET 0)"#
+    )
+}
+
+impl PostgresLedger {
+    /// A page that is refused is halved until the culprit is alone, and passed over.
+    pub(super) async fn read_page_in_halves(
+        &self,
+        cursor: Option<&RowId>,
+        mut size: u32,
+    ) -> Result<RowPage, StatementError> {
+        loop {
+            let read = |rows| self.read_page(cursor, rows);
+            match self.stretch_length.run(size, read).await {
+                Err(StatementError::Rejected { .. }) if size > 1 => size /= 2,
+                Err(StatementError::Rejected { code, message }) => {
+                    let id = with_timeout(self.next_id(cursor)).await?;
+                    let failure = |id| self.unreadable_row(id, code, message);
+                    return Ok(RowPage {
+                        last_id: id.clone(),
+                        unreadable: id.map(failure),
+                        rows: Vec::new(),
+                    });
+                }
+                page => return page,
+            }
+        }
+    }
+
+    fn unreadable_row(&self, id: RowId, code: String, message: String) -> MoveFailure {
+        let table = &self.table.name;
+        tracing::warn!(row = %id, code, "row {id} of {table} cannot be read: {message}");
+        MoveFailure {
+            id,
+            path: UNREADABLE.into(),
+            code,
+            message: format!("the row cannot be read: {message}"),
+            permanent: true,
+        }
+    }
+
+    async fn next_id(&self, cursor: Option<&RowId>) -> Result<Option<RowId>, sqlx::Error> {
+        let ApplicationTable { sql, id, .. } = &self.table;
+        let id_type = self.table.id_type.sql_type();
+        let statement = format!(
+            "SELECT t.{id}::text FROM {sql} t WHERE $1::text IS NULL OR t.{id} > $1::text::{id_type}
+             ORDER BY t.{id} LIMIT 1"
+        );
+        let next: Option<String> = sqlx::query_scalar(AssertSqlSafe(statement))
+            .bind(cursor.map(RowId::as_str))
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(next.map(RowId::from_database))
+    }
+
+    /// A failure of a row that cannot even be compared with its path is recorded without it.
+    pub(super) async fn record_failures_in_full(
+        &self,
+        failures: &[MoveFailure],
+    ) -> Result<(), StatementError> {
+        let written = with_batch_timeout(failures.len(), self.write_failures(failures)).await;
+        match (written, failures) {
+            (Err(StatementError::Rejected { .. }), [failure]) if failure.path != UNREADABLE => {
+                let pathless = MoveFailure {
+                    path: UNREADABLE.into(),
+                    ..failure.clone()
+                };
+                with_timeout(self.write_failures(&[pathless])).await
+            }
+            (result, _) => result,
+        }
+    }
+}
