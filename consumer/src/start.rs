@@ -10,7 +10,9 @@ use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
-use bucket_brigade_common::preflight::{PreflightError, check_queue, retry_transient};
+use bucket_brigade_common::preflight::{
+    PreflightError, check_queue, retry_transient, warn_without_visibility_right,
+};
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::throttle::Throttle;
@@ -100,6 +102,7 @@ async fn prepare_pipeline(
     let queue = open_queue(&sdk, settings, context);
     let attributes =
         retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
+    warn_without_visibility_right(&queue).await;
     let (source, destination) = open_buckets(&sdk, settings).await?;
     let Some(ledger) = wait_for_run(settings, &context.stop).await? else {
         return Ok(None);

@@ -6,7 +6,7 @@ use super::errors::is_permission_denied;
 use super::schema::SchemaState;
 use super::{
     ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, TableSpec,
-    connection, schema,
+    connection, lock, schema,
 };
 use crate::path_rule::PathRule;
 
@@ -43,7 +43,10 @@ impl PostgresLedger {
     pub async fn open(pool: PgPool, spec: &RunSpec, worker: &str) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
         let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
-        schema::ensure_schema(&pool).await?;
+        // Before the first lock of all, that of the ledger's migrations.
+        let mut session = pool.acquire().await?.detach();
+        lock::ensure_own_session(&mut session, &pool).await?;
+        schema::ensure_schema(&pool, session).await?;
         bind_spec(sqlx::query(INSERT_RUN), spec, &table)
             .execute(&pool)
             .await?;

@@ -28,6 +28,7 @@ mod operate;
 mod outage;
 mod plan;
 mod policies;
+mod pooler;
 mod prometheus;
 mod proof;
 mod refused_rows;
