@@ -107,6 +107,9 @@ impl Leases {
         let limit = self.0.visibility_timeout / 4;
         let entries = match timeout(limit, queue.change_visibility(&changes)).await {
             Ok(Ok(entries)) => entries,
+            Ok(Err(error)) if error.is_denied() => {
+                return tracing::warn!("leases are not renewed: {error}");
+            }
             Ok(Err(error)) => {
                 return tracing::debug!(%error, "leases were not renewed, trying again");
             }

@@ -12,7 +12,9 @@ use bucket_brigade_common::ledger::{
 };
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
-use bucket_brigade_common::preflight::{PreflightError, check_queue, retry_transient};
+use bucket_brigade_common::preflight::{
+    PreflightError, check_queue, retry_transient, warn_without_visibility_right,
+};
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::MigrationSettings;
 use bucket_brigade_common::startup::exit_code;
@@ -102,6 +104,7 @@ async fn prepare_pipeline(
     let queue_url = &settings.migration.queue_url;
     let queue = open_queue(&sdk, settings, context);
     let attributes = retry_transient(async || check_queue(&queue, queue_url).await).await?;
+    warn_without_visibility_right(&queue).await;
     let Some(run) = wait_for_selected_run(settings, &context.stop).await? else {
         return Ok(None);
     };

@@ -38,7 +38,10 @@ pub async fn wait_until_drained(
         let numbers = retrier.retry_database("reading progress", read_progress);
         let accounted = numbers.await?.accounted_rows();
         empty_reads = if backlog == 0 { empty_reads + 1 } else { 0 };
-        if stall.is_stalled((backlog, accounted)) {
+        if progress.is_held() {
+            // Nothing is expected to change.
+            stall = StallDetector::new();
+        } else if stall.is_stalled((backlog, accounted)) {
             let has_rows_left = async || source.has_rows_left().await;
             if !retrier
                 .retry_database("looking for rows", has_rows_left)

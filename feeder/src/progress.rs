@@ -79,6 +79,11 @@ impl FeederProgress {
         }
     }
 
+    /// Whether an operator or the database keeps everything from starting.
+    pub fn is_held(&self) -> bool {
+        self.throttle.held().is_some()
+    }
+
     /// As of the last heartbeat.
     pub fn running_consumers(&self) -> u64 {
         self.throttle.other_consumers()

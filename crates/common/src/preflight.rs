@@ -140,6 +140,17 @@ pub async fn check_queue(
     Ok(attributes)
 }
 
+/// Warns when leases could not be renewed and failed messages not be released. The handle is no message's.
+pub async fn warn_without_visibility_right(queue: &dyn MessageQueue) {
+    let nothing = ("bucket-brigade-probe".to_owned(), Duration::ZERO);
+    match queue.change_visibility(&[nothing]).await {
+        Err(error) if error.is_denied() => tracing::warn!(
+            "{error}: messages that take long are received again, and failed ones wait out their visibility timeout; allow sqs:ChangeMessageVisibility"
+        ),
+        _ => {}
+    }
+}
+
 /// Checks that a bucket is there and, with [`BucketCheck::Access`], that we may list it.
 pub async fn check_bucket(
     client: &Client,

@@ -2,6 +2,7 @@
 //! prints to standard output, as text or with `--json` as one JSON object; logs go to standard error.
 
 pub mod clean;
+mod consent;
 pub mod context;
 pub mod dashboard;
 pub mod failures;
@@ -69,7 +70,7 @@ impl OperatorCommand {
             self,
             Self::Plan(_) | Self::Status(_) | Self::Verify(_) | Self::Rollback(_) | Self::Clean(_)
         );
-        let ended = self.run_command(stop.clone());
+        let ended = Box::pin(self.run_command(stop.clone()));
         if has_work_in_hand {
             return ended.await;
         }

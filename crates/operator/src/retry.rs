@@ -8,9 +8,11 @@ use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
+use crate::consent::{ask, can_ask};
 use crate::context::{CommandContext, CommonArgs};
-use crate::status::live_workers;
+use crate::status::{CodeCount, failure_counts, live_workers};
 
 /// `$1` run, `$2` code or null for all. A row without a failure is fed by the next sweep.
 const DELETE_FAILURES: &str = "WITH gone AS (
@@ -29,20 +31,62 @@ SELECT count(*) FROM gone";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder retry --code NoSuchKey\n\nExit codes: 0 done; 1 unexpected error; 64 wrong settings, or no such run; 69 the database or the\nqueue cannot be reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder retry                                 prints what would happen\n  feeder retry --yes\n  feeder retry --code NoSuchKey --yes\n\nExit codes: 0 done; 1 unexpected error; 64 wrong settings, or no such run; 69 the database or the\nqueue cannot be reached; 77 a right is missing."
 )]
 pub struct Args {
     /// Rows that failed with this code only; dead letters then stay where they are, because nothing tells
     /// which code they died of
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
+    /// Do it; without this flag the command prints what would happen, and on a terminal asks
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     common: CommonArgs,
+}
+
+/// What would be retried.
+#[derive(Serialize)]
+struct RetryPreview {
+    run: i64,
+    /// False, as against [`RetryOutput`].
+    done: bool,
+    rows: u64,
+    codes: Vec<CodeCount>,
+    /// None where they stay.
+    dead_letters: Option<u64>,
+    #[serde(skip)]
+    is_asking: bool,
+}
+
+impl fmt::Display for RetryPreview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "run {}: {} rows that failed would be fed again",
+            self.run, self.rows
+        )?;
+        for CodeCount { code, rows } in &self.codes {
+            write!(f, "\n  {rows} failed with {code}")?;
+        }
+        match self.dead_letters {
+            Some(count) => write!(
+                f,
+                "\nabout {count} dead letters would go back to the queue, those of others too"
+            )?,
+            None => write!(f, "\ndead letters would stay where they are")?,
+        }
+        if self.is_asking {
+            return write!(f, "\nType yes to do it: ");
+        }
+        write!(f, "\nNothing was changed. To do it, add --yes.")
+    }
 }
 
 #[derive(Serialize)]
 struct RetryOutput {
     run: i64,
+    done: bool,
     /// Rows taken off the record of failures.
     rows: i64,
     /// Dead letters on their way back.
@@ -88,6 +132,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         .into_context(SettingsProblems::default())
         .await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
+    if !args.yes {
+        let mut preview = read_preview(&context, &ledger, args.code.as_deref()).await?;
+        preview.is_asking = can_ask(context.format);
+        // Ctrl-C ends the command as such.
+        let answer = ask(context.format, &preview, &CancellationToken::new()).await?;
+        if !answer.is_yes() {
+            preview.is_asking = false;
+            context.print_output(&preview)?;
+            return Ok(exit::DONE);
+        }
+    }
     // The record first: a dead letter that comes back while its row counts as failed for good would only
     // die again.
     let rows = delete_failures(&ledger, args.code.as_deref()).await?;
@@ -104,12 +159,41 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let workers = live_workers(&ledger).await?;
     context.print_output(&RetryOutput {
         run: ledger.run_id(),
+        done: true,
         rows,
         dead_letters,
         redrive: word,
         feeder_is_alive: workers.iter().any(|worker| worker.role == "feeder"),
     })?;
     Ok(exit::DONE)
+}
+
+async fn read_preview(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+    code: Option<&str>,
+) -> anyhow::Result<RetryPreview> {
+    let mut codes = failure_counts(ledger).await?;
+    codes.retain(|one| code.is_none_or(|code| one.code == code));
+    let dead_letters = match code {
+        Some(_) => None,
+        None => Some(count_dead_letters(context).await?),
+    };
+    Ok(RetryPreview {
+        run: ledger.run_id(),
+        done: false,
+        rows: codes.iter().map(|one| one.rows).sum(),
+        codes,
+        dead_letters,
+        is_asking: false,
+    })
+}
+
+async fn count_dead_letters(context: &CommandContext) -> anyhow::Result<u64> {
+    match context.sqs_queue().await?.dead_letter_queue().await? {
+        Some(queue) => Ok(queue.queue_attributes().await?.backlog.total_messages()),
+        None => Ok(0),
+    }
 }
 
 /// Takes failures off the record, of one code or all, so that their rows are fed again. Returns how many.

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bucket_brigade_common::http_endpoints::ProcessStatus;
+use bucket_brigade_common::ledger::fleet_control::FleetLimits;
+use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_consumer::pipeline::Pipeline;
 use bucket_brigade_feeder::feed::FeedLoop;
@@ -46,9 +48,13 @@ impl Write for LogBuffer {
 }
 
 impl LogBuffer {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
     /// The lines of errors.
     fn error_lines(&self) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let text = self.text();
         let errors = text.lines().filter(|line| line.contains("ERROR"));
         errors.map(ToOwned::to_owned).collect()
     }
@@ -369,4 +375,36 @@ fn of_the_feeders_queue() {
     with_captured_log(async |log| {
         feeder_survives(SimulatedOutage::Queue, "check QUEUE_URL", log).await;
     });
+}
+
+/// While an operator's pause holds everything nothing is expected of the consumers, and no row is looked for.
+async fn pause_while_draining(log: LogBuffer) {
+    let shared = build_world();
+    let client = Arc::new(SimulatedClient::new(Arc::clone(&shared), None));
+    let feed = build_feed(&client);
+    let (progress, throttle) = (Arc::clone(&feed.progress), Arc::clone(&feed.throttle));
+    let stop = feed.stop.clone();
+    let scene = async {
+        while progress.heartbeat().state != WorkerState::Draining {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let paused = FleetLimits {
+            paused: Some("by ana".into()),
+            ..FleetLimits::default()
+        };
+        throttle.set_limits(paused, None);
+        sleep(OUTAGE_DURATION).await;
+        assert!(!log.text().contains("wait in the queue"), "{}", log.text());
+        throttle.set_limits(FleetLimits::default(), None);
+        sleep(OUTAGE_DURATION).await;
+        assert!(log.text().contains("wait in the queue"), "{}", log.text());
+        stop.cancel();
+    };
+    let (outcome, ()) = tokio::join!(feed.run(), scene);
+    assert!(outcome.is_err());
+}
+
+#[test]
+fn a_paused_feeder_does_not_ask_for_consumers() {
+    with_captured_log(pause_while_draining);
 }

@@ -27,7 +27,9 @@ type ServerSetting = (&'static str, &'static str);
 
 /// The server notices within seconds that its client is gone: `client_connection_check_interval` ends the
 /// statement of a killed one, keepalives find out a host that vanished, and with the session go its locks.
-const COMMON_SETTINGS: [ServerSetting; 4] = [
+/// The statements are written for READ COMMITTED, whatever the role's default.
+const COMMON_SETTINGS: [ServerSetting; 5] = [
+    ("default_transaction_isolation", "read committed"),
     ("idle_in_transaction_session_timeout", "30s"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),

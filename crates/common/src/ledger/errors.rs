@@ -46,7 +46,7 @@ pub enum LedgerError {
     },
     /// The id alone does not name one row.
     #[error(
-        "ID_COLUMN: '{column}' of table '{table}' does not identify a row: it needs a primary key or a unique index on this column alone (composite keys are not supported)"
+        "ID_COLUMN: '{column}' of table '{table}' does not identify a row: it needs a primary key or a unique index on this column alone, in the column's collation (composite keys and tables with inheritance children are not supported)"
     )]
     IdNotUnique { table: String, column: String },
     /// Rows without an id would never be found.

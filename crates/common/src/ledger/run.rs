@@ -7,7 +7,7 @@ use super::errors::is_permission_denied;
 use super::runs::{RunRow, RunSpec, list_runs, no_run};
 use super::{
     ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, connection,
-    schema,
+    lock, schema,
 };
 
 /// Whether a feeder may open a run on a column that another run has.
@@ -39,7 +39,10 @@ impl PostgresLedger {
     ) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
         let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
-        schema::ensure_schema(&pool).await?;
+        // Before the first lock of all, that of the ledger's migrations.
+        let mut session = pool.acquire().await?.detach();
+        lock::ensure_own_session(&mut session, &pool).await?;
+        schema::ensure_schema(&pool, session).await?;
         let run_id = match select_run_id(&pool, spec, &table).await? {
             Some(run_id) => run_id,
             None => insert_run(&pool, spec, &table, second).await?,

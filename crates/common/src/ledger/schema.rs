@@ -1,8 +1,8 @@
 //! The ledger's own schema, created idempotently by the first feeder that has the right.
 
-use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgPool;
+use sqlx::{PgConnection, SqlSafeStr};
 
 use super::LedgerError;
 use super::errors::{is_permission_denied, is_unavailable};
@@ -52,7 +52,7 @@ fn build_migrator() -> Migrator {
 }
 
 /// Creates the schema and its tables where they are missing, or brings them up to date.
-pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
+pub(super) async fn ensure_schema(pool: &PgPool, session: PgConnection) -> Result<(), LedgerError> {
     if !schema_exists(pool).await? {
         // Two feeders may start together: the second finds the schema there.
         let created = sqlx::query("CREATE SCHEMA IF NOT EXISTS bucket_brigade")
@@ -66,7 +66,7 @@ pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
             _ => {}
         }
     }
-    let Err(error) = migrate(pool).await else {
+    let Err(error) = migrate(session).await else {
         return Ok(());
     };
     match error {
@@ -87,13 +87,12 @@ pub(super) async fn ensure_schema(pool: &PgPool) -> Result<(), LedgerError> {
     }
 }
 
-/// A step takes the time that it takes on a large ledger: on a connection that ends with it.
-async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    let mut connection = pool.acquire().await?.detach();
+/// A step takes the time that it takes on a large ledger: in a session that ends with it.
+async fn migrate(mut session: PgConnection) -> Result<(), MigrateError> {
     sqlx::raw_sql("SET statement_timeout = 0")
-        .execute(&mut connection)
+        .execute(&mut session)
         .await?;
-    build_migrator().run(&mut connection).await
+    build_migrator().run(&mut session).await
 }
 
 /// Whether there is a ledger of this version, for a process that may not make one: one of an earlier version is

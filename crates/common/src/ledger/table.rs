@@ -96,9 +96,14 @@ const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS ty
 const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
     FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
 
-const IS_UNIQUE: &str = "SELECT EXISTS (SELECT 1 FROM pg_index
-    WHERE indrelid = $1::oid AND indisunique AND indisvalid AND indpred IS NULL
-      AND indnkeyatts = 1 AND indkey[0] = $2)";
+/// An index under another collation gives no page in the order of ids, and one of an inheritance parent says
+/// nothing of its children.
+const IS_UNIQUE: &str = "SELECT EXISTS (SELECT 1 FROM pg_index i
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE indrelid = $1::oid AND indisunique AND indisvalid AND indpred IS NULL
+          AND indnkeyatts = 1 AND indkey[0] = $2 AND indcollation[0] = a.attcollation)
+    AND NOT EXISTS (SELECT 1 FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
+        WHERE c.oid = $1::oid AND c.relkind = 'r')";
 
 const SELECT_PRIVILEGES: &str =
     "SELECT current_user::text AS user_name, has_schema_privilege(relnamespace, 'USAGE') AS schema_usage,

@@ -102,6 +102,16 @@ pub enum QueueError {
     },
 }
 
+impl QueueError {
+    /// Whether a right is missing.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if DENIED_CODES.iter().any(|one| code.contains(one)))
+    }
+}
+
+/// Source: Amazon SQS API reference, "Common errors".
+const DENIED_CODES: [&str; 3] = ["AccessDenied", "NotAuthorized", "Forbidden"];
+
 #[async_trait]
 pub trait MessageQueue: Send + Sync {
     /// Sends up to [`BATCH`] messages; the answer has one entry for each, in order.

@@ -28,15 +28,17 @@ mod selection;
 mod undo;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::TableAccess;
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
 use bucket_brigade_common::settings::SettingsProblems;
 use tokio_util::sync::CancellationToken;
 
-use super::context::CommonArgs;
+use super::consent::{Answer, ask};
+use super::context::{CommandContext, CommonArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
 use classify::UndoClassifier;
 use output::RollbackPrinter;
+use queries::MoveSelection;
 use selection::SelectionArgs;
 use undo::RollbackRun;
 
@@ -49,7 +51,7 @@ const POOL_SIZE: u32 = 4;
 pub struct Args {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Do it; without this flag the command prints what would happen
+    /// Do it; without this flag the command prints what would happen, and on a terminal asks
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -64,22 +66,44 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
         .await?;
     let selection = selection.parse_ids(ledger.id_type())?;
-    let lock = locks::acquire_operator_lock(&ledger).await?;
-    // Without --yes nothing is changed: the fleet may go on.
-    let fleet = if args.yes {
-        Some(QuiescedFleet::quiesce(&context, &ledger).await?)
+    if args.yes {
+        return run_pass(&context, &ledger, selection, true, &stop).await;
+    }
+    let code = run_pass(&context, &ledger, selection.clone(), false, &stop).await?;
+    if code == exit::STOPPED {
+        return Ok(code);
+    }
+    match ask(context.format, &"Type yes to do it: ", &stop).await? {
+        Answer::Interrupted => Ok(exit::STOPPED),
+        answer if answer.is_yes() => run_pass(&context, &ledger, selection, true, &stop).await,
+        _ => Ok(code),
+    }
+}
+
+/// Through all rows: to print what would happen, or for real.
+async fn run_pass(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+    selection: MoveSelection,
+    for_real: bool,
+    stop: &CancellationToken,
+) -> anyhow::Result<u8> {
+    let lock = locks::acquire_operator_lock(ledger).await?;
+    // What changes nothing leaves the fleet at work.
+    let fleet = if for_real {
+        Some(QuiescedFleet::quiesce(context, ledger).await?)
     } else {
         None
     };
-    let store = retrying_store::open(&context).await?;
+    let store = retrying_store::open(context).await?;
     let rule = &context.migration.run.rule;
     let classifier = UndoClassifier {
         store: &store,
         rule,
     };
-    let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), args.yes)?;
-    let mut rollback = RollbackRun::new(&ledger, classifier, selection, printer);
-    let is_complete = rollback.run(lock, fleet, &stop).await?;
+    let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), for_real)?;
+    let mut rollback = RollbackRun::new(ledger, classifier, selection, printer);
+    let is_complete = rollback.run(lock, fleet, stop).await?;
     let is_whole = rollback.printer.print_summary()?;
     Ok(match (is_complete, is_whole) {
         (false, _) => exit::STOPPED,

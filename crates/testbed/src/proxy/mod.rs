@@ -3,6 +3,7 @@
 //! also fall silent, as after the failover of a host that vanished.
 
 mod connection;
+mod pooler;
 mod wire;
 
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+
+pub use pooler::TransactionPooler;
 
 /// How often connections are cut, of the statements that write the ledger.
 #[derive(Debug, Clone, Copy)]

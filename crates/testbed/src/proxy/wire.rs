@@ -12,11 +12,22 @@ const TLS_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 const MAX_FRAME_BYTES: usize = 1 << 30;
 
 /// A message with its type, its length and its content, as it came.
+#[derive(Clone)]
 pub(super) struct WireFrame {
     pub(super) bytes: Vec<u8>,
 }
 
 impl WireFrame {
+    pub(super) fn new(kind: u8, content: &[u8]) -> Self {
+        let length = u32::try_from(content.len() + 4).unwrap_or(u32::MAX);
+        let bytes = [&[kind], &length.to_be_bytes()[..], content].concat();
+        Self { bytes }
+    }
+
+    pub(super) fn content(&self) -> &[u8] {
+        self.bytes.get(5..).unwrap_or_default()
+    }
+
     pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Self> {
         let mut bytes = vec![from.read_u8().await?];
         read_length_prefixed(from, &mut bytes).await?;
@@ -40,8 +51,10 @@ impl WireFrame {
 
     /// The text up to the next NUL, for each of the first `count` texts of the content.
     fn leading_texts(&self, count: usize) -> Vec<&[u8]> {
-        let content = self.bytes.get(5..).unwrap_or_default();
-        content.split(|byte| *byte == 0).take(count).collect()
+        self.content()
+            .split(|byte| *byte == 0)
+            .take(count)
+            .collect()
     }
 }
 

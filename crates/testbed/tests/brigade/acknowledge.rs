@@ -128,3 +128,31 @@ async fn a_consumer_killed_between_commit_and_delete_moves_nothing_twice() {
     assert_eq!((others, rig.count_rows("failures").await), (0, 0));
     stop_consumer(second).await;
 }
+
+#[tokio::test]
+async fn without_the_right_to_change_visibility_it_says_so_at_once() {
+    let rig = TestRig::new().await;
+    let refused = rig.cloud.inject_fault(
+        Fault::new(
+            "ChangeMessageVisibilityBatch",
+            FaultEffect::error(403, "AccessDenied"),
+        )
+        .caller("consumer"),
+    );
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("the warning", async || {
+        let log = consumer.log_tail(50);
+        log.contains("WARN") && log.contains("allow sqs:ChangeMessageVisibility")
+    })
+    .await;
+    rig.open_run().await;
+    stop_consumer(consumer).await;
+    drop(refused);
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("its start", async || {
+        consumer.log_tail(50).contains("consuming")
+    })
+    .await;
+    let log = stop_consumer(consumer).await;
+    assert!(!log.contains("ChangeMessageVisibility"), "{log}");
+}

@@ -297,3 +297,49 @@ async fn a_consumer_without_rights_to_the_ledger_prints_the_grant() {
     assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png");
     crate::rig::stop_consumer(consumer).await;
 }
+
+#[tokio::test]
+async fn ids_that_no_index_orders_or_that_children_repeat() {
+    let rig = TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.execute_sql(
+        "CREATE TABLE images (id text COLLATE \"C\" NOT NULL, path text);
+         CREATE UNIQUE INDEX ON images (id COLLATE \"en-x-icu\")",
+    )
+    .await;
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    assert!(
+        ended.log.contains("in the column's collation"),
+        "{}",
+        ended.log
+    );
+    rig.execute_sql(
+        "DROP TABLE images; CREATE TABLE images (id bigint PRIMARY KEY, path text);
+         CREATE TABLE images_2024 () INHERITS (images)",
+    )
+    .await;
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    assert!(ended.log.contains("inheritance children"), "{}", ended.log);
+}
+
+#[tokio::test]
+async fn an_isolation_level_of_the_role_is_not_ours() {
+    let rig = TestRig::new().await;
+    let role = format!("strict_{:x}", fastrand::u64(..));
+    rig.execute_sql(&format!(
+        "CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'poor';
+         ALTER ROLE {role} SET default_transaction_isolation = 'serializable'"
+    ))
+    .await;
+    let options = as_role(&rig.application.database_url, &role).parse();
+    let pool = ledger::create_pool(options.unwrap(), 2);
+    let ledger = PostgresLedger::open(pool, &rig.run_spec(), "strict")
+        .await
+        .unwrap();
+    let level: String = sqlx::query_scalar("SHOW transaction_isolation")
+        .fetch_one(ledger.pool())
+        .await
+        .unwrap();
+    assert_eq!(level, "read committed");
+}

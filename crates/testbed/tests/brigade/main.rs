@@ -31,6 +31,7 @@ mod plan;
 mod plan_database;
 mod plan_store;
 mod policies;
+mod pooler;
 mod prometheus;
 mod proof;
 mod refused_rows;

@@ -180,9 +180,9 @@ async fn failures_are_listed_and_retried() {
     // One is mended, the other not.
     rig.put_object("images-old", "image/missing.png", b"found")
         .await;
-    let retried = rig.run_feeder(&["retry"]).await;
+    let retried = rig.run_feeder(&["retry", "--yes"]).await;
     assert_eq!(retried.code, 0, "{}", retried.log);
-    assert_runbook_output("retry", "feeder retry", &retried.output);
+    assert_runbook_output("retry", "feeder retry --yes", &retried.output);
     let ended = rig.run_program("feeder", &[]).await;
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert_eq!(rig.path_of(&missing).await.unwrap(), "avatar/missing.png");
@@ -199,7 +199,9 @@ async fn failures_are_listed_and_retried() {
     // By its code: the dead letters stay.
     let code = rig.failure_code(&conflict).await.unwrap();
     let dead = rig.dead_letters().await;
-    let retried = rig.feeder_json(&["retry", "--code", &code, "--json"]).await;
+    let retried = rig
+        .feeder_json(&["retry", "--code", &code, "--yes", "--json"])
+        .await;
     assert_eq!(
         (retried["rows"].as_u64(), retried["redrive"].as_str()),
         (Some(1), Some("not asked for"))

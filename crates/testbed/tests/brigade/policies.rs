@@ -330,6 +330,7 @@ async fn an_operators_commands_use_every_right_and_no_other() {
     for command in ["status", "pause", "resume", "failures", "retry"] {
         rig.run_feeder(&[command]).await;
     }
+    rig.run_feeder(&["retry", "--yes"]).await;
     stop_consumer(consumer).await;
     let asked = rig
         .cloud

@@ -119,7 +119,7 @@ impl MigrationTest {
                 .upload_missing(application, row, bytes.unwrap());
             *row = uploaded.await.unwrap();
         }
-        let retried = self.run(&["retry"], &[0]).await;
+        let retried = self.run(&["retry", "--yes"], &[0]).await;
         assert_eq!(retried.json["rows"], missing.len());
         assert_eq!(self.feed(&[]).await, 2, "some are still missing");
         assert_eq!(self.unchanged(SeededRowKind::ToMove).await, BTreeSet::new());

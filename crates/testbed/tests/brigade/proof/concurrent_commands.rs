@@ -121,7 +121,7 @@ async fn retries_at_once_and_retries_cut_off_count_each_row_once() {
     let never = rig
         .cloud
         .inject_fault(Fault::new("GetQueueAttributes", never).caller("feeder"));
-    let mut killed = rig.spawn_json_command(&["retry"]);
+    let mut killed = rig.spawn_json_command(&["retry", "--yes"]);
     wait_until("the question to the queue", async || never.hits() > 0).await;
     killed.kill().await.unwrap();
     drop(never);
@@ -130,8 +130,8 @@ async fn retries_at_once_and_retries_cut_off_count_each_row_once() {
         (0, 20)
     );
     let [one, other]: [JsonCommandOutput; 2] = futures::future::join_all([
-        rig.run_json_command(&["retry"]),
-        rig.run_json_command(&["retry"]),
+        rig.run_json_command(&["retry", "--yes"]),
+        rig.run_json_command(&["retry", "--yes"]),
     ])
     .await
     .try_into()

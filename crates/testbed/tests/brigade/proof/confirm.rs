@@ -6,7 +6,7 @@ use bucket_brigade_testbed::process::binary_path;
 use bucket_brigade_testbed::terminal::TerminalSession;
 use tokio::io::AsyncWriteExt;
 
-use crate::rig::TestRig;
+use crate::rig::{TestRig, stop_consumer, wait_until};
 
 const CLEAN: [&str; 3] = ["clean", "--older-than", "0s"];
 const PROMPT: &str = "Type the bucket's name to remove them: ";
@@ -142,4 +142,67 @@ async fn away_from_a_terminal_nothing_goes_without_the_flag() {
     assert_eq!(code, 0, "{screen}");
     assert!(screen.contains(r#""done":false"#), "{screen}");
     assert_eq!(sources(&rig), 2);
+}
+
+async fn asked(rig: &TestRig, arguments: &[&str]) -> TerminalSession {
+    let environment = rig.environment("operator", &[("RUST_LOG", "off")]);
+    let terminal = TerminalSession::start("feeder", &environment, arguments).unwrap();
+    terminal.wait_for_text("Type yes to do it: ").await.unwrap();
+    terminal
+}
+
+#[tokio::test]
+async fn rows_go_back_once_yes_is_typed() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    let rollback = ["rollback", "--all"];
+    let mut terminal = asked(&rig, &rollback).await;
+    terminal.type_line("no").await.unwrap();
+    assert_eq!(terminal.wait_for_exit().await.unwrap().0, 0);
+    let mut terminal = asked(&rig, &rollback).await;
+    terminal.press_ctrl_c().await.unwrap();
+    assert_eq!(terminal.wait_for_exit().await.unwrap().0, 3);
+    assert_eq!(rig.count_rows("rollbacks").await, 0);
+    let mut terminal = asked(&rig, &rollback).await;
+    terminal.type_line("yes").await.unwrap();
+    let (code, screen) = terminal.wait_for_exit().await.unwrap();
+    assert_eq!(
+        (code, rig.count_rows("rollbacks").await),
+        (0, 2),
+        "{screen}"
+    );
+}
+
+#[tokio::test]
+async fn failures_are_retried_once_somebody_said_so() {
+    let rig = TestRig::new().await;
+    rig.add_row("image/missing.png").await;
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(2));
+    wait_until("the dead letter", async || rig.dead_letters().await == 1).await;
+    stop_consumer(consumer).await;
+    let preview = rig.run_feeder(&["retry"]).await;
+    assert_eq!(preview.code, 0, "{}", preview.log);
+    for words in [
+        "1 rows that failed would be fed again",
+        "1 failed with NoSuchKey",
+        "about 1 dead letters would go back",
+        "To do it, add --yes.",
+    ] {
+        assert!(preview.output.contains(words), "{}", preview.output);
+    }
+    let json = rig
+        .run_json_command(&["retry", "--code", "NoSuchKey"])
+        .await;
+    assert_eq!((json.code, json.number_of("rows")), (0, 1));
+    assert_eq!(json.json["done"], false);
+    let mut terminal = asked(&rig, &["retry"]).await;
+    terminal.press_ctrl_c().await.unwrap();
+    assert_eq!(terminal.wait_for_exit().await.unwrap().0, 3);
+    assert_eq!(rig.count_rows("failures").await, 1);
+    assert_eq!(rig.dead_letters().await, 1);
+    let mut terminal = asked(&rig, &["retry"]).await;
+    terminal.type_line("yes").await.unwrap();
+    let (code, screen) = terminal.wait_for_exit().await.unwrap();
+    assert_eq!((code, rig.count_rows("failures").await), (0, 0), "{screen}");
 }
