@@ -37,6 +37,7 @@ use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
 use classify::UndoClassifier;
 use output::RollbackPrinter;
+use queries::MoveSelection;
 use selection::SelectionArgs;
 use undo::RollbackRun;
 
@@ -64,6 +65,10 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
         .await?;
     let selection = selection.parse_ids(ledger.id_type())?;
+    if let MoveSelection::Since(time) = selection {
+        let time = humantime::format_rfc3339_seconds(time);
+        tracing::info!("moves since {time}, which is UTC");
+    }
     let lock = locks::acquire_operator_lock(&ledger).await?;
     // Without --yes nothing is changed: the fleet may go on.
     let fleet = if args.yes {

@@ -18,6 +18,7 @@ use aws_sdk_s3::types::StorageClass;
 pub use access::{S3Access, S3Bucket};
 pub use encoding::copy_source;
 pub use errors::store_error;
+pub use inspect::CUSTOMER_KEY;
 pub use probe::CopyProbe;
 
 use copy::{CopyCondition, CopyRequest};
