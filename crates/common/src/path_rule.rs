@@ -150,7 +150,8 @@ impl PathRule {
     }
 }
 
-fn object_key(prefix: &str, rest: &str) -> Result<String, RouteError> {
+/// A key that S3 can have.
+pub(crate) fn object_key(prefix: &str, rest: &str) -> Result<String, RouteError> {
     match prefix.len() + rest.len() {
         0 => Err(RouteError::EmptyKey),
         length if length > MAX_KEY_BYTES => Err(RouteError::KeyTooLong(length)),

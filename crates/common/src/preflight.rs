@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::types::RequestPayer;
 use thiserror::Error;
 
 use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
@@ -180,6 +181,14 @@ pub async fn check_bucket(
             );
             return Err(PreflightError::InvalidSetting { setting, problem });
         }
+        (ErrorOrigin::Service, 403) if is_requester_pays(client, bucket).await => {
+            PreflightError::AccessDenied {
+                setting,
+                problem: format!(
+                    "the requester pays for bucket '{bucket}', which requests of ours never offer: work with credentials of the bucket's owner, or have the owner turn Requester Pays off"
+                ),
+            }
+        }
         (ErrorOrigin::Service, 403) => PreflightError::AccessDenied {
             setting,
             problem: format!(
@@ -192,6 +201,13 @@ pub async fn check_bucket(
         },
     };
     Err(at_fault)
+}
+
+/// Whether the bucket can be listed by one who offers to pay, and by no other.
+async fn is_requester_pays(client: &Client, bucket: &str) -> bool {
+    let list = || client.list_objects_v2().bucket(bucket).max_keys(1);
+    let paying = list().request_payer(RequestPayer::Requester);
+    list().send().await.is_err() && paying.send().await.is_ok()
 }
 
 #[cfg(test)]

@@ -17,5 +17,5 @@ pub mod terminal;
 pub mod traffic;
 pub mod trials;
 
-pub use cloud::{Cloud, CloudOptions, Fault, FaultEffect};
+pub use cloud::{Cloud, CloudOptions, Fault, FaultEffect, FaultHandle};
 pub use postgres::Cluster;

@@ -82,6 +82,11 @@ pub enum LedgerError {
         "DATABASE_URL leads to a pooler in transaction mode, where the lock that keeps others out would be shared with other clients: connect to Postgres itself, or to a pool in session mode (consumers may stay)"
     )]
     TransactionPooler,
+    /// Aurora's readers are in no view of Postgres's.
+    #[error(
+        "MAX_REPLICA_LAG: this is Aurora, whose readers do not stream from the writer: their lag is not seen; leave it off"
+    )]
+    UnknownReplicaLag,
     /// The ledger was made by another version of this software.
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
     IncompatibleLedger(String),

@@ -40,7 +40,8 @@ const SELECT_REPLICA_LAG: &str =
 
 /// Others' rows of that view are blank without it.
 const CHECK_LAG_PRIVILEGE: &str =
-    "SELECT current_user::text, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')";
+    "SELECT current_user::text, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+        to_regproc('aurora_version') IS NOT NULL";
 
 /// A row of [`UPSERT_HEARTBEAT`].
 type HeartbeatColumns = (
@@ -89,9 +90,12 @@ impl PostgresLedger {
 
     /// Makes sure that a lag of replicas would be seen.
     pub async fn check_replica_lag(&self) -> Result<(), LedgerError> {
-        let (user, may): (String, bool) = sqlx::query_as(CHECK_LAG_PRIVILEGE)
+        let (user, may, is_aurora): (String, bool, bool) = sqlx::query_as(CHECK_LAG_PRIVILEGE)
             .fetch_one(&self.pool)
             .await?;
+        if is_aurora {
+            return Err(LedgerError::UnknownReplicaLag);
+        }
         if may {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::object_store::StoreError;
-use crate::path_rule::PathRule;
+use crate::path_rule::{PathRule, object_key};
 
 /// The most objects one `DeleteObjects` removes. Source: Amazon S3 API reference.
 pub const MAX_DELETE_OBJECTS: usize = 1000;
@@ -77,17 +77,19 @@ pub trait ObjectRemover: Send + Sync {
 }
 
 impl PathRule {
-    /// The object that a row's path names: its bucket and key; none for a path outside the rule.
+    /// The object that a row's path names: its bucket and key; none for a path outside the rule, an empty one,
+    /// and one that no key can be made of.
     pub fn locate_object(&self, path: &str) -> Option<(BucketSide, String)> {
-        let key = |prefix: &str, rest: &str| format!("{prefix}{rest}");
-        if let Some(rest) = path.strip_prefix(self.old_prefix()) {
-            return Some((BucketSide::Source, key(self.source_key_prefix(), rest)));
-        }
-        let rest = path.strip_prefix(self.new_prefix())?;
-        Some((
-            BucketSide::Destination,
-            key(self.destination_key_prefix(), rest),
-        ))
+        let (side, prefix, rest) = match path.strip_prefix(self.old_prefix()) {
+            Some(rest) => (BucketSide::Source, self.source_key_prefix(), rest),
+            None => (
+                BucketSide::Destination,
+                self.destination_key_prefix(),
+                path.strip_prefix(self.new_prefix())?,
+            ),
+        };
+        let key = object_key(prefix, rest).ok().filter(|_| !path.is_empty())?;
+        Some((side, key))
     }
 
     /// The path that a new path had before its move; none for a path outside the rule.
@@ -119,6 +121,11 @@ mod tests {
             rule.locate_object("x"),
             Some((BucketSide::Destination, "x".into()))
         );
+        // What is no key names no object.
+        assert_eq!(rule.locate_object(""), None);
+        assert_eq!(rule.locate_object(&"x".repeat(1025)), None);
+        let rule = PathRule::new("image/", "", None, key("a/")).unwrap();
+        assert_eq!(rule.locate_object(""), None);
     }
 
     proptest! {

@@ -159,6 +159,10 @@ fn check_connections(server: &ServerInfo, consumers: u32) -> PlanCheck {
 }
 
 fn check_replicas(server: &ServerInfo) -> PlanCheck {
+    if server.is_aurora {
+        let finding = "Aurora's readers, whose lag is not seen: MAX_REPLICA_LAG is refused";
+        return PlanCheck::new_ok("replicas", finding);
+    }
     match (server.replicas, server.may_see_lag) {
         (0, _) => PlanCheck::new_ok("replicas", "none stream from this server"),
         (some, true) => PlanCheck::new_ok(

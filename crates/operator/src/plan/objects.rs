@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
-use bucket_brigade_common::object_store::s3::{S3Bucket, S3Store, store_error};
+use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, S3Bucket, S3Store, store_error};
 use tokio_util::sync::CancellationToken;
 
 use super::acl::check_acls;
@@ -33,6 +33,8 @@ struct SampledObjects {
     bytes: u64,
     missing: Vec<String>,
     denied: Option<String>,
+    /// Rows whose objects only a key of the customer's opens.
+    with_customer_key: Vec<String>,
     archived: Vec<String>,
     tagged: usize,
     uses_kms: bool,
@@ -131,6 +133,9 @@ async fn read_sampled_objects(bucket: &S3Bucket, samples: &mut [SampleRow]) -> S
                 sampled.add_object(key, &head);
             }
             Ok(None) => sampled.missing.push(sample.id.clone()),
+            Err(error) if error.code() == CUSTOMER_KEY => {
+                sampled.with_customer_key.push(sample.id.clone());
+            }
             Err(error) => sampled.denied = Some(error.to_string()),
         }
     }
@@ -175,6 +180,7 @@ impl SampledObjects {
                 "s3:GetObject on the source, and kms:Decrypt on its key: deploy/policies/consumer.json",
             ));
         }
+        checks.extend(self.customer_key_check());
         if !self.missing.is_empty() {
             let finding = format!(
                 "{} of {all} rows have no object (ids: {})",
@@ -202,20 +208,31 @@ impl SampledObjects {
         }
         checks
     }
+
+    fn customer_key_check(&self) -> Option<PlanCheck> {
+        let ids = self.with_customer_key.join(", ");
+        let finding =
+            format!("objects are encrypted with a key of the customer's, SSE-C (ids: {ids})");
+        let mend = "such rows are recorded as failed: S3 copies their objects only with that key, which is in no setting";
+        (!ids.is_empty()).then(|| PlanCheck::new_warning("sources", finding, mend))
+    }
 }
 
 /// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
 async fn check_tags(bucket: &S3Bucket, sampled: &SampledObjects) -> Option<PlanCheck> {
     let (_, key) = sampled.smallest.as_ref()?;
     let request = bucket.client().get_object_tagging().bucket(bucket.name());
-    Some(match request.key(key).send().await {
+    Some(match request.key(key).send().await.map_err(store_error) {
         Ok(_) => PlanCheck::new_ok(
             "tags",
             format!("can be read; {} objects have some", sampled.tagged),
         ),
+        Err(error) if error.code() == "NotImplemented" => {
+            PlanCheck::new_ok("tags", "the store knows none")
+        }
         Err(error) => PlanCheck::new_failure(
             "tags",
-            format!("cannot be read: {}", store_error(error)),
+            format!("cannot be read: {error}"),
             "s3:GetObjectTagging on the source: deploy/policies/consumer.json",
         ),
     })

@@ -66,6 +66,10 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
         .await?;
     let selection = selection.parse_ids(ledger.id_type())?;
+    if let MoveSelection::Since(time) = selection {
+        let time = humantime::format_rfc3339_seconds(time);
+        tracing::info!("moves since {time}, which is UTC");
+    }
     if args.yes {
         return run_pass(&context, &ledger, selection, true, &stop).await;
     }

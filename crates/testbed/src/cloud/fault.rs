@@ -97,6 +97,8 @@ pub struct Fault {
     pub caller: Option<String>,
     /// The share of these requests that is struck, from 0 to 1.
     pub probability: f64,
+    /// A header that the request must have, or must not have.
+    pub header: Option<(&'static str, bool)>,
     /// How many requests are struck at most.
     pub times: Option<u64>,
     /// What happens to them.
@@ -112,9 +114,24 @@ impl Fault {
             key_contains: None,
             caller: None,
             probability: 1.0,
+            header: None,
             times: None,
             effect,
         }
+    }
+
+    /// Strikes only requests with this header.
+    #[must_use]
+    pub fn with_header(self, name: &'static str) -> Self {
+        let header = Some((name, true));
+        Self { header, ..self }
+    }
+
+    /// Strikes only requests without this header.
+    #[must_use]
+    pub fn without_header(self, name: &'static str) -> Self {
+        let header = Some((name, false));
+        Self { header, ..self }
     }
 
     /// Strikes only requests with `text` in their key, copy source or SQS body.
@@ -163,6 +180,9 @@ impl Fault {
                 .key_contains
                 .as_ref()
                 .is_none_or(|text| operation.contains_text(text))
+            && self
+                .header
+                .is_none_or(|(name, has)| operation.headers.contains_key(name) == has)
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) struct CloudOperation {
     pub(super) caller: String,
     pub(super) target: BucketKey,
     pub(super) source: Option<BucketKey>,
+    pub(super) headers: HeaderMap,
     /// The body of an SQS request; empty for S3.
     pub(super) body: Bytes,
 }
@@ -58,6 +59,7 @@ impl CloudOperation {
             caller,
             target: object,
             source,
+            headers: parts.headers.clone(),
             body,
         }
     }

@@ -334,7 +334,7 @@ async fn an_isolation_level_of_the_role_is_not_ours() {
     .await;
     let options = as_role(&rig.application.database_url, &role).parse();
     let pool = ledger::create_pool(options.unwrap(), 2);
-    let ledger = PostgresLedger::open(pool, &rig.run_spec(), "strict")
+    let ledger = PostgresLedger::open(pool, &rig.run_spec(), "strict", SecondRun::Refused)
         .await
         .unwrap();
     let level: String = sqlx::query_scalar("SHOW transaction_isolation")

@@ -398,3 +398,19 @@ async fn a_watch_goes_on_until_it_is_stopped() {
     watch.terminate().unwrap();
     assert_eq!(wait_for_exit(&mut watch).await.code, Some(0));
 }
+
+#[tokio::test]
+async fn the_lag_of_replicas_that_cannot_be_seen_is_refused() {
+    let rig = TestRig::new().await;
+    // Aurora has it; its readers are in no view of Postgres's.
+    rig.execute_sql("CREATE FUNCTION aurora_version() RETURNS text LANGUAGE sql RETURN '15.4'")
+        .await;
+    rig.open_run().await;
+    for program in ["feeder", "consumer"] {
+        let ended = rig.run_program(program, &[("MAX_REPLICA_LAG", "5s")]).await;
+        assert_eq!(ended.code, Some(64), "{}", ended.log);
+        assert!(ended.log.contains("this is Aurora"), "{}", ended.log);
+    }
+    let plan = rig.run_feeder(&["plan"]).await;
+    assert!(plan.output.contains("Aurora's readers"), "{}", plan.output);
+}

@@ -8,7 +8,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::{S3Bucket, S3Store, bare_etag, store_error};
+use super::{CUSTOMER_KEY, S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, DestinationState, StoreError};
 use crate::path_rule::MoveRoute;
@@ -46,7 +46,16 @@ impl S3Bucket {
         match request.send().await {
             Ok(head) => Ok(Some(head)),
             Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => Ok(None),
-            Err(error) => Err(store_error(error)),
+            Err(error) => match store_error(error) {
+                error if error.code() == "BadRequest" && self.needs_customer_key(key).await => {
+                    Err(StoreError::Permanent {
+                        code: CUSTOMER_KEY.into(),
+                        message: "the object is encrypted with a key of the customer's (SSE-C)"
+                            .into(),
+                    })
+                }
+                error => Err(error),
+            },
         }
     }
 

@@ -3,7 +3,8 @@
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
-use super::{S3Store, bare_etag};
+use super::{S3Bucket, S3Store, bare_etag};
+use crate::aws::RequestError;
 use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, ObjectStat};
 
@@ -16,6 +17,21 @@ impl S3Store {
     ) -> Result<Option<ObjectStat>, StoreError> {
         let head = self.bucket_at(side).head(key).await?;
         Ok(head.as_ref().map(object_stat))
+    }
+}
+
+/// Our code for an object that is encrypted with a key that each request must bring along (SSE-C).
+pub const CUSTOMER_KEY: &str = "CustomerKey";
+
+impl S3Bucket {
+    /// A HEAD without the key is answered with 400 and not a word, so the object's first byte is asked for.
+    pub(super) async fn needs_customer_key(&self, key: &str) -> bool {
+        let request = self.client.get_object().bucket(&self.name).key(key);
+        let answer = request.range("bytes=0-0").send().await;
+        answer.is_err_and(|error| {
+            let RequestError { code, message, .. } = error.into();
+            code == "InvalidRequest" && message.contains("Server Side Encryption")
+        })
     }
 }
 

@@ -19,6 +19,7 @@ pub use access::{S3Access, S3Bucket};
 pub use attributes::CopyAttributes;
 pub use encoding::copy_source;
 pub use errors::store_error;
+pub use inspect::CUSTOMER_KEY;
 pub use probe::CopyProbe;
 
 use copy::{CopyCondition, CopyRequest};

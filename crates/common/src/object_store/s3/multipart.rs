@@ -93,15 +93,13 @@ fn expiry_date(source: &HeadObjectOutput) -> Option<DateTime> {
 }
 
 async fn source_tags(store: &S3Store, route: &MoveRoute) -> Result<Option<String>, StoreError> {
-    let output = store
-        .source
-        .client
-        .get_object_tagging()
-        .bucket(&store.source.name)
-        .key(&route.source_key)
-        .send()
-        .await
-        .map_err(store_error)?;
+    let request = store.source.client.get_object_tagging();
+    let request = request.bucket(&store.source.name).key(&route.source_key);
+    let output = match request.send().await.map_err(store_error) {
+        // The store knows no tags.
+        Err(error) if error.code() == "NotImplemented" => return Ok(None),
+        output => output?,
+    };
     let tags = output.tag_set.iter().map(|tag| (tag.key(), tag.value()));
     Ok((!output.tag_set.is_empty()).then(|| encode_tags(tags)))
 }

@@ -66,8 +66,11 @@ impl CopyProbe<'_> {
     /// Copies a real object, and returns how long that took.
     pub async fn copy(&self, source_key: &str) -> Result<Duration, StoreError> {
         let began = Instant::now();
-        let source = copy_source(&self.store.source.name, source_key);
-        self.store.send_copy(&self.request(source)).await?;
+        let request = CopyRequest {
+            condition: CopyCondition::None,
+            ..self.request(copy_source(&self.store.source.name, source_key))
+        };
+        self.store.send_copy(&request).await?;
         Ok(began.elapsed())
     }
 

@@ -236,3 +236,22 @@ async fn a_move_whose_source_was_cleaned_cannot_be_undone() {
     // Verify knows that there is nothing to compare with any more.
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
 }
+
+#[tokio::test]
+async fn a_run_whose_rows_went_back_is_not_finished_and_times_are_told_in_utc() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    let finished = "SELECT count(*) FROM bucket_brigade.run WHERE finished_at IS NOT NULL";
+    assert_eq!(rig.query_number(finished).await, 1);
+    let since = ["rollback", "--since", "2020-01-01 14:00:00", "--yes"];
+    let ended = rig.run_command(&since).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(
+        ended
+            .log
+            .contains("moves since 2020-01-01T14:00:00Z, which is UTC"),
+        "{}",
+        ended.log
+    );
+    assert_eq!(rig.query_number(finished).await, 0);
+}

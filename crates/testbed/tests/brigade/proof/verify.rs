@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use crate::rig::{TestRig, sha256, wait_until};
+use crate::rig::{TestRig, sha256, stop_consumer, wait_for_exit, wait_until};
 
 #[tokio::test]
 async fn a_sound_migration_is_sound() {
@@ -232,4 +232,42 @@ async fn a_run_that_does_not_exist_and_a_wrong_sample_are_refused() {
         assert_eq!(ended.code, Some(64));
         assert!(ended.log.contains("--sample"), "{}", ended.log);
     }
+}
+
+#[tokio::test]
+async fn rows_whose_path_is_no_key_are_counted() {
+    let rig = TestRig::new().await;
+    rig.execute_sql("ALTER TABLE images ALTER COLUMN path DROP NOT NULL")
+        .await;
+    rig.put_object("images-old", "a.png", b"bytes").await;
+    rig.add_row("https://old.example/a.png").await;
+    let urls = [
+        ("OLD_PREFIX", "https://old.example/"),
+        ("NEW_PREFIX", ""),
+        ("SOURCE_KEY_PREFIX", ""),
+        ("DESTINATION_KEY_PREFIX", ""),
+    ];
+    let consumer = rig.spawn_consumer(&urls);
+    assert_eq!(rig.run_program("feeder", &urls).await.code, Some(0));
+    stop_consumer(consumer).await;
+    rig.execute_sql(
+        "INSERT INTO images (path) VALUES (NULL), (''), ('https://old.example/'), (repeat('x', 1025))",
+    )
+    .await;
+    let mut verify = rig.spawn("feeder", &urls, &["verify", "--full"]);
+    let ended = wait_for_exit(&mut verify).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let told = "5 rows of the table, 4 outside the path rule; 0 mismatches";
+    assert!(ended.log.contains(told), "{}", ended.log);
+}
+
+#[tokio::test]
+async fn an_object_that_needs_a_key_of_the_customers_ends_no_verify() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    let secret = rig.add_row("image/secret.png").await;
+    let _faults = rig.hide_behind_customer_key("secret");
+    let told = rig.run_json_command(&["verify", "--full"]).await;
+    assert_eq!((told.code, told.number_of("mismatched")), (1, 1));
+    assert_eq!(told.field_of("mismatches", &secret, "code"), "Unreadable");
 }
