@@ -213,6 +213,17 @@ async fn rows_that_the_application_has_locked_are_passed_over() {
         "{}",
         plan.output
     );
+    sqlx::query("LOCK TABLE images IN SHARE MODE")
+        .execute(&mut *application)
+        .await
+        .unwrap();
+    let plan = rig.run_feeder(&["plan"]).await;
+    assert_eq!(plan.code, 0, "{}", plan.output);
+    assert!(
+        plan.output.contains("WARN  update        not tried"),
+        "{}",
+        plan.output
+    );
     application.commit().await.unwrap();
 }
 
