@@ -52,9 +52,10 @@ const SELECT_WITHOUT_IDENTITY: &str = with_tables!(
     FROM tables t JOIN pg_class c ON c.oid = t.oid
     WHERE c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
             SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
-      AND EXISTS (SELECT 1 FROM pg_publication_tables pt JOIN pg_publication pb USING (pubname)
-           WHERE pb.pubupdate AND format('%I.%I', pt.schemaname, pt.tablename)::regclass::oid IN
-                 (c.oid, $1::regclass::oid))
+      AND EXISTS (SELECT 1 FROM pg_publication_tables pt JOIN pg_publication pb USING (pubname),
+                pg_class x JOIN pg_namespace n ON n.oid = x.relnamespace
+           WHERE pb.pubupdate AND x.oid IN (c.oid, $1::regclass::oid)
+             AND (pt.schemaname, pt.tablename) = (n.nspname, x.relname))
     ORDER BY 1 LIMIT 3"
 );
 
