@@ -296,9 +296,29 @@ fn parse_path_rule(
             problems.add(name, "is missing");
         }
     }
+    if old.as_deref().is_some_and(|old| !is_quoted(old)) {
+        for (name, value) in [
+            ("NEW_PREFIX", &new),
+            ("SOURCE_KEY_PREFIX", &source_key),
+            ("DESTINATION_KEY_PREFIX", &destination_key),
+        ] {
+            if let Some(value) = value.as_deref().filter(|value| is_quoted(value)) {
+                let problem = format!(
+                    "{value} is in quotes, which would be part of each path or key (an env file of Docker passes them on)"
+                );
+                problems.add(name, problem);
+            }
+        }
+    }
     PathRule::new(old?, new?, source_key, destination_key)
         .map_err(|refused| problems.add("OLD_PREFIX, NEW_PREFIX", refused))
         .ok()
+}
+
+/// Where OLD_PREFIX is, too, no path matches, and the feeder says so.
+fn is_quoted(text: &str) -> bool {
+    let is_in = |quote| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
+    is_in('"') || is_in('\'')
 }
 
 fn check_locations_differ(run: &RunSpec, problems: &mut SettingsProblems) {

@@ -64,6 +64,11 @@ impl Rehearsal<'_> {
         }
         match self.try_rows(rows).await {
             Ok(tried) => tried.checks(&self.as_role()),
+            Err(error) if is_lock_timeout(&error) => vec![PlanCheck::new_warning(
+                "update",
+                "not tried: the application, or a change of its schema, has locked what it needs",
+                "try again; consumers wait for such locks",
+            )],
             Err(error) => vec![self.failed(&error)],
         }
     }
@@ -194,6 +199,11 @@ impl Rehearsal<'_> {
             ),
         }
     }
+}
+
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.code().is_some_and(|code| code == "55P03"))
 }
 
 fn is_about_rows(error: &sqlx::Error) -> bool {

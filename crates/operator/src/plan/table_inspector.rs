@@ -52,9 +52,10 @@ const SELECT_WITHOUT_IDENTITY: &str = with_tables!(
     FROM tables t JOIN pg_class c ON c.oid = t.oid
     WHERE c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
             SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
-      AND EXISTS (SELECT 1 FROM pg_publication_tables pt JOIN pg_publication pb USING (pubname)
-           WHERE pb.pubupdate AND format('%I.%I', pt.schemaname, pt.tablename)::regclass::oid IN
-                 (c.oid, $1::regclass::oid))
+      AND EXISTS (SELECT 1 FROM pg_publication_tables pt JOIN pg_publication pb USING (pubname),
+                pg_class x JOIN pg_namespace n ON n.oid = x.relnamespace
+           WHERE pb.pubupdate AND x.oid IN (c.oid, $1::regclass::oid)
+             AND (pt.schemaname, pt.tablename) = (n.nspname, x.relname))
     ORDER BY 1 LIMIT 3"
 );
 
@@ -62,7 +63,9 @@ const SELECT_INDEXES: &str = "SELECT i.indexrelid::regclass::text AS name, pg_re
         i.indisunique AS is_unique,
         EXISTS (SELECT 1 FROM pg_attribute a
                  WHERE a.attrelid = i.indrelid AND a.attname = $2
-                   AND (a.attnum = ANY (i.indkey) OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)) AS has_path
+                   AND (a.attnum = ANY (i.indkey) OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL))
+        OR EXISTS (SELECT 1 FROM pg_attribute g
+                 WHERE g.attrelid = i.indrelid AND g.attgenerated <> '' AND g.attnum = ANY (i.indkey)) AS has_path
     FROM pg_index i WHERE i.indrelid = $1::regclass ORDER BY 1";
 
 /// Triggers of the application that an update of the path sets off.
@@ -114,7 +117,7 @@ pub(super) struct TableIndex {
     #[sqlx(try_from = "i64")]
     pub(super) bytes: u64,
     pub(super) is_unique: bool,
-    /// Whether it depends on the path, as a column or in an expression.
+    /// Whether it may depend on the path: as a column, in an expression, or by a generated column.
     pub(super) has_path: bool,
 }
 

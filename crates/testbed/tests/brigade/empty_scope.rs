@@ -92,3 +92,28 @@ async fn a_feeder_that_watches_warns_and_goes_on() {
         ended.log
     );
 }
+
+#[tokio::test]
+async fn prefixes_that_do_not_fit_each_other_are_told_before_a_row_moves() {
+    let rig = TestRig::new().await;
+    rig.add_images(2).await;
+    let plan = async |old, new| {
+        let settings = [("OLD_PREFIX", old), ("NEW_PREFIX", new)];
+        let mut plan = rig.spawn("feeder", &settings, &["plan"]);
+        let ended = wait_for_exit(&mut plan).await;
+        (ended.code, ended.log)
+    };
+    let (code, told) = plan("image", "avatar/").await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("would become 'avatar//"), "{told}");
+    let (code, told) = plan("image/", "avatar").await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("WARN  prefixes"), "{told}");
+    assert_eq!(plan("image", "avatar").await.0, Some(0));
+    let quoted = [("NEW_PREFIX", "\"avatar/\"")];
+    for program in ["feeder", "consumer"] {
+        let refused = rig.run_program(program, &quoted).await;
+        assert_eq!(refused.code, Some(64), "{}", refused.log);
+        assert!(refused.log.contains("NEW_PREFIX: \"avatar/\" is in quotes"));
+    }
+}

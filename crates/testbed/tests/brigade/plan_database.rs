@@ -198,6 +198,24 @@ async fn a_published_table_without_a_replica_identity_is_foreseen_with_the_mend(
 }
 
 #[tokio::test]
+async fn published_tables_of_a_closed_schema_are_no_hindrance() {
+    let (rig, _plan) = plan_table(&format!(
+        "{TABLE}{ROWS} CREATE SCHEMA closed; CREATE TABLE closed.other (id bigint);
+         CREATE PUBLICATION everything FOR ALL TABLES;"
+    ))
+    .await;
+    let role = add_role(&rig).await;
+    rig.execute_sql(&format!("ALTER ROLE {role} LOGIN PASSWORD 'poor'"))
+        .await;
+    let (_, rest) = rig.application.database_url.split_once('@').unwrap();
+    let url = format!("postgres://{role}:poor@{rest}");
+    let mut plan = rig.spawn("feeder", &[("DATABASE_URL", &url)], &["plan"]);
+    let ended = wait_for_exit(&mut plan).await;
+    let told = "30 rows were set and set back";
+    assert!(ended.log.contains(told), "{}", ended.log);
+}
+
+#[tokio::test]
 async fn rows_that_the_application_has_locked_are_passed_over() {
     let rig = TestRig::new().await;
     rig.add_images(30).await;
@@ -210,6 +228,17 @@ async fn rows_that_the_application_has_locked_are_passed_over() {
     assert_eq!(plan.code, 0, "{}", plan.output);
     assert!(
         plan.output.contains("1 of 30 rows were not tried"),
+        "{}",
+        plan.output
+    );
+    sqlx::query("LOCK TABLE images IN SHARE MODE")
+        .execute(&mut *application)
+        .await
+        .unwrap();
+    let plan = rig.run_feeder(&["plan"]).await;
+    assert_eq!(plan.code, 0, "{}", plan.output);
+    assert!(
+        plan.output.contains("WARN  update        not tried"),
         "{}",
         plan.output
     );
