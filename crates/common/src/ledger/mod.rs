@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 pub use commit::{path_update_error, stored_path_check};
 pub use connection::ConnectionPurpose;
-pub use errors::{LedgerError, is_row_lock_timeout, statement_error};
+pub use errors::{LedgerError, is_row_lock_timeout, is_unavailable, statement_error};
 pub use heartbeat::pause_description;
 pub use lock::{AdvisoryLock, LockHolder};
 pub use run::{RunSpec, discover_table};

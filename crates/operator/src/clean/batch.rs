@@ -125,8 +125,7 @@ impl ObjectCleaner<'_> {
     ) -> anyhow::Result<HashSet<String>> {
         let keys = removals.map(|removal| removal.object_key.as_str());
         let keys: Vec<&str> = keys.collect();
-        let (ledger, references) = (self.removals.ledger, &self.references);
-        Ok(retry_statement(async || referenced_keys(ledger, references, &keys).await).await?)
+        Ok(referenced_keys(self.removals.ledger, &self.references, &keys).await?)
     }
 
     /// Those that may go, and those that an earlier clean removed and was killed.
