@@ -1,14 +1,21 @@
 //! Who must not be at work at the same time: two commands that prove or undo, or one of these and what
 //! would fight it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
-use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger, with_timeout};
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::queue::sqs::SqsQueue;
+use bucket_brigade_common::retry::Backoff;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::CommandContext;
+use crate::statements::retry_statement;
 
 /// Keeps other commands of this kind out of the run.
 ///
@@ -19,18 +26,79 @@ pub(super) async fn acquire_operator_lock(ledger: &PostgresLedger) -> anyhow::Re
     lock.ok_or_else(|| busy_refusal("another verify, rollback or clean of this run is at work"))
 }
 
-/// Makes sure that a lock is still there: it ends with its connection.
+/// Longer than the failover of a database takes: about two minutes.
+const MAX_RETRIES: usize = 20;
+
+const RETRY_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(200),
+    max_delay: Duration::from_secs(10),
+};
+
+const PAUSE_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+const SELECT_PAUSED: &str = "SELECT paused FROM bucket_brigade.run WHERE id = $1";
+
+/// What a command does between two pages: it stops while the run is paused. A pause from before its start is
+/// not meant for it: the fleet may have been paused so that the command can work.
+#[derive(Debug, Default)]
+pub(super) struct PauseGate {
+    ignores_pause: Option<bool>,
+}
+
+impl PauseGate {
+    /// Waits until the pause ends, or `stop`.
+    pub(super) async fn wait(
+        &mut self,
+        ledger: &PostgresLedger,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut is_logged = false;
+        while !stop.is_cancelled() && self.is_paused(ledger).await? {
+            if !is_logged {
+                tracing::info!("paused by an operator: going on after `feeder resume`");
+            }
+            is_logged = true;
+            sleep(PAUSE_POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    async fn is_paused(&mut self, ledger: &PostgresLedger) -> Result<bool, StatementError> {
+        let paused: bool = retry_statement(async || {
+            let query = sqlx::query_scalar(SELECT_PAUSED).bind(ledger.run_id());
+            with_timeout(query.fetch_one(ledger.pool())).await
+        })
+        .await?;
+        let ignores = *self.ignores_pause.get_or_insert(paused);
+        self.ignores_pause = Some(ignores && paused);
+        Ok(paused && !ignores)
+    }
+}
+
+/// Makes sure that a lock is still there. It ends with its connection, and is taken anew: what is read from
+/// then on is what others left.
 ///
 /// # Errors
-/// A [`Refusal`] when it is not.
-pub(super) async fn ensure_held(lock: &mut AdvisoryLock) -> anyhow::Result<()> {
+/// A refusal when another has it.
+pub(super) async fn ensure_held(
+    ledger: &PostgresLedger,
+    lock: &mut AdvisoryLock,
+) -> anyhow::Result<()> {
     if lock.is_held().await {
-        Ok(())
-    } else {
-        Err(busy_refusal(
-            "the connection to the database was lost, and with it the lock that keeps others out; run the same command again",
-        ))
+        return Ok(());
     }
+    tracing::warn!("the connection that holds the lock is lost: taking the lock anew");
+    for delay in RETRY_BACKOFF.delays().take(MAX_RETRIES) {
+        match ledger.reacquire(lock).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "the lock is not back yet"),
+        }
+        sleep(delay).await;
+    }
+    Err(busy_refusal(
+        "the connection to the database was lost, and with it the lock that keeps others out; run the same command again",
+    ))
 }
 
 /// The feeder kept out, and consumers without anything to do: either would move rows again.
@@ -61,8 +129,8 @@ impl QuiescedFleet {
     ///
     /// # Errors
     /// The lock is lost, or the queue is not empty any more.
-    pub(super) async fn ensure_quiesced(&mut self) -> anyhow::Result<()> {
-        ensure_held(&mut self.lock).await?;
+    pub(super) async fn ensure_quiesced(&mut self, ledger: &PostgresLedger) -> anyhow::Result<()> {
+        ensure_held(ledger, &mut self.lock).await?;
         self.ensure_queue_empty().await
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::is_unavailable;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::retry::{Backoff, retry};
 use sqlx::AssertSqlSafe;
@@ -27,6 +28,14 @@ pub(crate) async fn retry_statement<T>(
     };
     let delays = RETRY_BACKOFF.delays().take(MAX_RETRIES);
     retry(delays, is_transient, statement).await
+}
+
+/// The same for a statement over tables of others, which may be gone: only a server that is away is waited for.
+pub(crate) async fn retry_query<T>(
+    query: impl AsyncFnMut() -> Result<T, sqlx::Error>,
+) -> Result<T, sqlx::Error> {
+    let delays = RETRY_BACKOFF.delays().take(MAX_RETRIES);
+    retry(delays, is_unavailable, query).await
 }
 
 /// A page's statement with `AFTER` written out. Two statements, because `$2 IS NULL OR id > $2` would keep a

@@ -146,7 +146,7 @@ impl TransientError for LedgerError {
 const UNAVAILABLE_CLASSES: [&str; 4] = ["08", "53", "57P", LOCK_NOT_AVAILABLE];
 
 /// Whether the server is away, as it is while it restarts.
-pub(super) fn is_unavailable(error: &sqlx::Error) -> bool {
+pub fn is_unavailable(error: &sqlx::Error) -> bool {
     if let Some(code) = sqlstate_of(error) {
         return code == LOCK_NOT_AVAILABLE
             || UNAVAILABLE_CLASSES

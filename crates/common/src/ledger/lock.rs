@@ -91,6 +91,22 @@ impl fmt::Display for LockHolder {
 }
 
 impl PostgresLedger {
+    /// Takes a lock anew on another connection; the one before is closed, so that the server frees it. False
+    /// while a session still holds it.
+    pub async fn reacquire(&self, lock: &mut AdvisoryLock) -> Result<bool, LedgerError> {
+        let fresh = async {
+            let connection = self.pool.acquire().await?.detach();
+            drop(std::mem::replace(&mut lock.connection, connection));
+            let query = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, $2)");
+            let query = query.bind(lock.space).bind(lock.run);
+            query.fetch_one(&mut lock.connection).await
+        };
+        match timeout(LOCK_TIMEOUT, fresh).await {
+            Ok(locked) => Ok(locked?),
+            Err(_) => Err(LedgerError::Unreachable("no lock in time".into())),
+        }
+    }
+
     /// Keeps every other feeder of this run out.
     pub async fn acquire_feeder_lock(&self) -> Result<AdvisoryLock, LedgerError> {
         if let Some(lock) = self.try_lock(FEEDER_LOCK_SPACE).await? {

@@ -34,7 +34,9 @@ use tokio::time::timeout;
 
 pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
 pub use connection::ConnectionPurpose;
-pub use errors::{LedgerError, is_row_lock_timeout, is_statement_timeout, statement_error};
+pub use errors::{
+    LedgerError, is_row_lock_timeout, is_statement_timeout, is_unavailable, statement_error,
+};
 pub use heartbeat::pause_description;
 pub use lock::{AdvisoryLock, LockHolder};
 pub use path_sample::sample_paths;

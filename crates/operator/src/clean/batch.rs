@@ -9,17 +9,19 @@ use bucket_brigade_common::object_store::objects::{
 };
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::preflight::retry_transient;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::output::CleanPrinter;
 use super::path_references::{PathReference, path_references, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
-use crate::locks::{self, QuiescedFleet};
+use crate::locks::{self, PauseGate, QuiescedFleet};
 use crate::progress_bar::ProgressReporter;
 use crate::retrying_store::{
     MAX_REQUESTS_IN_FLIGHT, is_object_error, remove_with_retries, retry_object_request,
 };
+use crate::statements::retry_statement;
 
 const REFERENCED_REASON: &str = "a row names it";
 const CHANGED_REASON: &str = "it is not the object that was verified any more";
@@ -56,14 +58,18 @@ impl ObjectCleaner<'_> {
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
         let mut progress = ProgressReporter::new("cleaning", self.total);
-        let mut cursor: Option<String> = None;
+        let (mut cursor, mut pause): (Option<String>, _) = (None, PauseGate::default());
         let size = i64::try_from(MAX_DELETE_OBJECTS)?;
         while !stop.is_cancelled() {
-            locks::ensure_held(&mut lock).await?;
+            let ledger = self.removals.ledger;
+            pause.wait(ledger, stop).await?;
+            locks::ensure_held(ledger, &mut lock).await?;
             if let Some(fleet) = &mut fleet {
-                fleet.ensure_quiesced().await?;
+                fleet.ensure_quiesced(ledger).await?;
             }
-            let page = self.removals.next_removals(cursor.as_deref(), size).await?;
+            let (removals, after) = (self.removals, cursor.as_deref());
+            let read = async || removals.next_removals(after, size).await;
+            let page = retry_statement(read).await?;
             let Some(last) = page.last() else {
                 return Ok(true);
             };
@@ -77,7 +83,8 @@ impl ObjectCleaner<'_> {
     async fn process_batch(&mut self, page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
         let mut outcomes = Vec::new();
         // A feeder may have opened another run since the last batch.
-        self.references = path_references(self.removals.ledger, self.bucket).await?;
+        let (ledger, bucket) = (self.removals.ledger, self.bucket);
+        self.references = retry_transient(async || path_references(ledger, bucket).await).await?;
         // What an earlier clean may have removed is checked in any case: a row may have come to name it.
         let (cut_off, page): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|removal| removal.is_in_removal);
@@ -85,12 +92,12 @@ impl ObjectCleaner<'_> {
         let mut candidates = self.retain_unreferenced(page, &mut outcomes).await?;
         candidates.extend(cut_off);
         let (removable, mut gone) = self.classify_all(candidates, &mut outcomes).await?;
-        self.removals.begin_removals(&removable).await?;
+        retry_statement(async || self.removals.begin_removals(&removable).await).await?;
         let removable = self.retain_unreferenced(removable, &mut outcomes).await?;
         gone.extend(self.remove_batch(removable, &mut outcomes).await?);
         let unsaved = self.restore_referenced(gone, &mut outcomes).await?;
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
-        self.removals.finish_removals(&outcomes).await?;
+        retry_statement(async || self.removals.finish_removals(&outcomes).await).await?;
         self.printer.print_outcomes(&outcomes)?;
         // These stay in removal, so that the next clean tries again to bring them back.
         self.printer.print_outcomes(&unsaved)

@@ -9,6 +9,8 @@ use bucket_brigade_common::ledger::{
 use bucket_brigade_common::sql::quote_identifier;
 use sqlx::AssertSqlSafe;
 
+use crate::statements::retry_query;
+
 /// A column whose paths under a prefix name objects of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub(super) struct PathReference {
@@ -90,8 +92,11 @@ pub(super) async fn referenced_keys(
         if paths.is_empty() {
             continue;
         }
-        let query = sqlx::query_scalar(AssertSqlSafe(reference.lookup_sql())).bind(paths);
-        let found = without_timeout(query.fetch_all(ledger.pool())).await;
+        let look_up = async || {
+            let query = sqlx::query_scalar(AssertSqlSafe(reference.lookup_sql()));
+            query.bind(&paths).fetch_all(ledger.pool()).await
+        };
+        let found = without_timeout(retry_query(look_up)).await;
         let found: Vec<String> = found.map_err(|error| reference.lookup_error(&error))?;
         referenced.extend(found.iter().filter_map(|path| reference.key_of(path)));
     }

@@ -189,6 +189,25 @@ pub(super) async fn undo_moves(
     }
 }
 
+/// `$1` run, `$2` ids, `$3` moved when, `$4` the name of this process.
+const SELECT_UNDONE: &str = "SELECT b.row_id FROM bucket_brigade.rollbacks b
+    JOIN unnest($2::text[], $3::bigint[]) AS i (id, moved) ON b.row_id = i.id
+     AND (extract(epoch FROM b.moved_at) * 1000000)::bigint = i.moved
+    WHERE b.run_id = $1 AND b.operator = $4";
+
+/// Those that this process has set back: after a statement whose response was lost.
+pub(super) async fn undone_by_us(
+    ledger: &PostgresLedger,
+    targets: &[UndoTarget],
+) -> Result<Vec<String>, StatementError> {
+    let query = sqlx::query_scalar(SELECT_UNDONE)
+        .bind(ledger.run_id())
+        .bind(column(targets, |target| target.row.id.as_str()))
+        .bind(column(targets, |target| target.row.moved_micros))
+        .bind(ledger.worker());
+    with_timeout(query.fetch_all(ledger.pool())).await
+}
+
 fn epoch_seconds(time: SystemTime) -> f64 {
     let since = time.duration_since(UNIX_EPOCH);
     since.map_or(0.0, |since| since.as_secs_f64())

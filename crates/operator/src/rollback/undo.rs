@@ -14,12 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::classify::{SkipReason, SkippedRow, UndoClassifier};
 use super::output::RollbackPrinter;
 use super::queries::{
-    MoveSelection, UndoTarget, mark_undone_checked, moves_to_undo, undo_moves, undone_unchecked,
+    MoveSelection, UndoTarget, mark_undone_checked, moves_to_undo, undo_moves, undone_by_us,
+    undone_unchecked,
 };
-use crate::locks::{self, QuiescedFleet};
+use crate::locks::{self, PauseGate, QuiescedFleet};
 use crate::moved_row::MovedRow;
 use crate::progress_bar::ProgressReporter;
 use crate::retrying_store::MAX_REQUESTS_IN_FLIGHT;
+use crate::statements::retry_statement;
 use crate::verify::count_moves;
 
 /// Few enough that what was read of a page's copies is fresh when its rows are set.
@@ -78,13 +80,16 @@ impl<'a> RollbackRun<'a> {
         }
         let ledger = self.ledger;
         let mut progress = ProgressReporter::new("rolling back", count_moves(ledger).await?);
-        let mut cursor: Option<String> = None;
+        let (mut cursor, mut pause): (Option<String>, _) = (None, PauseGate::default());
         while !stop.is_cancelled() {
-            locks::ensure_held(&mut lock).await?;
+            pause.wait(ledger, stop).await?;
+            locks::ensure_held(ledger, &mut lock).await?;
             if let Some(fleet) = &mut fleet {
-                fleet.ensure_quiesced().await?;
+                fleet.ensure_quiesced(ledger).await?;
             }
-            let page = moves_to_undo(ledger, &self.selection, cursor.as_deref(), PAGE_ROWS).await?;
+            let (selection, after) = (&self.selection, cursor.as_deref());
+            let read = async || moves_to_undo(ledger, selection, after, PAGE_ROWS).await;
+            let page = retry_statement(read).await?;
             let Some(last) = page.last() else {
                 self.skip_missing()?;
                 return Ok(true);
@@ -184,6 +189,11 @@ impl<'a> RollbackRun<'a> {
         while let Some(batch) = batches.pop() {
             match undo_moves(self.ledger, &batch).await {
                 Ok(ids) => tried.undone.extend(ids),
+                Err(StatementError::Unavailable(reason)) => {
+                    tracing::info!("looking what became of {} rows: {reason}", batch.len());
+                    let read = async || undone_by_us(self.ledger, &batch).await;
+                    tried.undone.extend(retry_statement(read).await?);
+                }
                 Err(StatementError::Rejected { code, message }) => match &batch[..] {
                     [] => {}
                     [one] => {
@@ -197,7 +207,6 @@ impl<'a> RollbackRun<'a> {
                         batches.extend([first.to_vec(), second.to_vec()]);
                     }
                 },
-                Err(error) => return Err(error.into()),
             }
         }
         Ok(tried)
@@ -208,7 +217,8 @@ impl<'a> RollbackRun<'a> {
         let ids = rest
             .iter()
             .map(|undo| RowId::from_database(undo.row.id.clone()));
-        let now = self.ledger.read_rows(&ids.collect::<Vec<_>>()).await?;
+        let ids: Vec<RowId> = ids.collect();
+        let now = retry_statement(async || self.ledger.read_rows(&ids).await).await?;
         let mut still = Vec::new();
         for undo in rest {
             let path = now.get(&RowId::from_database(undo.row.id.clone()));
@@ -244,7 +254,7 @@ impl<'a> RollbackRun<'a> {
         let stuck = self.reapply_moves(&replaced).await?;
         let ids = back.iter().chain(&replaced).map(|undo| undo.row.id.clone());
         let ids: Vec<String> = ids.filter(|id| !stuck.contains(id)).collect();
-        mark_undone_checked(self.ledger, &ids).await?;
+        retry_statement(async || mark_undone_checked(self.ledger, &ids).await).await?;
         let skipped = replaced.iter();
         let skipped =
             skipped.map(|undo| SkippedRow::new(&undo.row, SkipReason::CopyReplaced, None));

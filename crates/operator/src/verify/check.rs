@@ -11,6 +11,7 @@ use super::queries::current_path;
 use super::verification::VerificationFinding;
 use crate::moved_row::MovedRow;
 use crate::retrying_store::{is_object_error, retry_object_request};
+use crate::statements::retry_statement;
 
 /// Checks of a move that changes meanwhile, before the last one counts.
 const MAX_ATTEMPTS: u32 = 4;
@@ -62,7 +63,8 @@ impl MoveChecker<'_> {
             }
         }
         if finding.mismatch.is_some() {
-            row.current_path = current_path(self.ledger, &row.id).await?;
+            row.current_path =
+                retry_statement(async || current_path(self.ledger, &row.id).await).await?;
         }
         if !row.is_current() {
             finding.is_outdated = true;

@@ -10,10 +10,11 @@ use super::queries::{
     record_table_page, rows_to_verify,
 };
 use super::verification::{TableRow, VerificationFinding, VerificationMismatch, VerificationState};
-use crate::locks;
+use crate::locks::{self, PauseGate};
 use crate::moved_row::MovedRow;
 use crate::progress_bar::ProgressReporter;
 use crate::retrying_store::{MAX_REQUESTS_IN_FLIGHT, is_object_error};
+use crate::statements::retry_statement;
 
 /// Rows of a page: a few seconds of work, the most that a kill repeats.
 const PAGE_ROWS: f64 = 1000.0;
@@ -26,6 +27,7 @@ pub(super) struct VerificationPass<'a> {
     verification: VerificationState,
     page_rows: i64,
     lock: AdvisoryLock,
+    pause: PauseGate,
 }
 
 impl<'a> VerificationPass<'a> {
@@ -42,6 +44,7 @@ impl<'a> VerificationPass<'a> {
             verification,
             page_rows: page,
             lock,
+            pause: PauseGate::default(),
         }
     }
 
@@ -54,7 +57,7 @@ impl<'a> VerificationPass<'a> {
             if !self.verify_moves(stop).await? {
                 return Ok(false);
             }
-            begin_table_phase(self.checker.ledger).await?;
+            retry_statement(async || begin_table_phase(self.checker.ledger).await).await?;
             (self.verification.is_in_table, self.verification.cursor) = (true, None);
         }
         if self.verification.spec.is_full {
@@ -67,13 +70,16 @@ impl<'a> VerificationPass<'a> {
         let ledger = self.checker.ledger;
         let mut progress = ProgressReporter::new("verifying moves", count_moves(ledger).await?);
         while !stop.is_cancelled() {
-            locks::ensure_held(&mut self.lock).await?;
-            let (rows, last) = moves_to_verify(ledger, &self.verification, self.page_rows).await?;
+            self.pause.wait(ledger, stop).await?;
+            locks::ensure_held(ledger, &mut self.lock).await?;
+            let (state, size) = (&self.verification, self.page_rows);
+            let read = async || moves_to_verify(ledger, state, size).await;
+            let (rows, last) = retry_statement(read).await?;
             let Some(last) = last else {
                 return Ok(true);
             };
             let findings = self.check_moves(rows).await?;
-            record_findings(ledger, &findings, &last).await?;
+            retry_statement(async || record_findings(ledger, &findings, &last).await).await?;
             progress.advance_by(findings.len());
             self.verification.cursor = Some(last);
         }
@@ -95,15 +101,20 @@ impl<'a> VerificationPass<'a> {
         let ledger = self.checker.ledger;
         let mut progress = ProgressReporter::new("verifying the table", 0);
         while !stop.is_cancelled() {
-            locks::ensure_held(&mut self.lock).await?;
-            let (rows, last) = rows_to_verify(ledger, &self.verification, self.page_rows).await?;
+            self.pause.wait(ledger, stop).await?;
+            locks::ensure_held(ledger, &mut self.lock).await?;
+            let (state, size) = (&self.verification, self.page_rows);
+            let read = async || rows_to_verify(ledger, state, size).await;
+            let (rows, last) = retry_statement(read).await?;
             let Some(last) = last else {
                 return Ok(true);
             };
             let outside = rows.iter().filter(|row| self.is_outside_rule(row)).count();
             let count = rows.len();
             let mismatches = self.find_mismatches(rows).await?;
-            record_table_page(ledger, &mismatches, &last, (count, outside)).await?;
+            let counts = (count, outside);
+            retry_statement(async || record_table_page(ledger, &mismatches, &last, counts).await)
+                .await?;
             progress.advance_by(count);
             self.verification.cursor = Some(last);
         }

@@ -38,6 +38,7 @@ const FINISH_VERIFICATION: &str =
 /// `$1` run, `$2` ids, `$3` ETags and `$4` times of the moves, `$5` whether intact, `$6` source ETags, `$7`
 /// sizes, `$8` new ETags, `$9` paths, `$10` codes, `$11` messages, `$12` cursor, `$13` checked, `$14`
 /// intact, `$15` outdated, `$16` recopied.
+/// Made again after a lost response, it counts nothing twice: the cursor is there already.
 const RECORD_FINDINGS: &str = "WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::text[], $7::bigint[],
                          $8::text[], $9::text[], $10::text[], $11::text[])
@@ -65,7 +66,7 @@ const RECORD_FINDINGS: &str = "WITH input AS (
 UPDATE bucket_brigade.verifications SET
     cursor = $12, checked = checked + $13, sound = sound + $14, outdated = outdated + $15,
     recopied = recopied + $16
- WHERE run_id = $1";
+ WHERE run_id = $1 AND cursor IS DISTINCT FROM $12";
 
 /// `$1` run, `$2` ids, `$3` paths, `$4` codes, `$5` messages, `$6` cursor, `$7` rows, `$8` outside.
 const RECORD_TABLE_PAGE: &str = "WITH wrong AS (
@@ -75,7 +76,7 @@ const RECORD_TABLE_PAGE: &str = "WITH wrong AS (
 )
 UPDATE bucket_brigade.verifications SET
     cursor = $6, table_rows = table_rows + $7, table_outside = table_outside + $8
- WHERE run_id = $1";
+ WHERE run_id = $1 AND cursor IS DISTINCT FROM $6";
 
 /// `$1` run, `$2` cursor, `$3` size.
 const SELECT_MISMATCHES: &str = "SELECT row_id, path, code, message FROM bucket_brigade.mismatches

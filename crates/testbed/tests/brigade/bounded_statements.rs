@@ -44,7 +44,7 @@ const IN_SCOPE: &str = "SELECT in_scope FROM bucket_brigade.run";
 async fn they_fit_the_time_that_the_role_has() {
     let rig = TestRig::new().await;
     rig.open_run().await;
-    add_slow_rows(&rig, 600, 10_000_000).await;
+    add_slow_rows(&rig, 2000, 3_000_000).await;
     let mut session = hasty_options(&rig, "300ms").connect().await.unwrap();
     let whole = "SELECT count(*) FROM images WHERE path COLLATE \"C\" LIKE 'image/%'";
     let refused = sqlx::query(whole).execute(&mut session).await;
@@ -61,9 +61,9 @@ async fn they_fit_the_time_that_the_role_has() {
          SELECT 1, id::text, 'image/' || id, 'NoSuchKey', 'gone', true FROM images",
     )
     .await;
-    assert_eq!(ledger.settle_stale_failures().await.unwrap(), 601);
+    assert_eq!(ledger.settle_stale_failures().await.unwrap(), 2001);
     assert_eq!(rig.count_rows("failures").await, 0);
-    assert_eq!(rig.count_rows("changes").await, 600);
+    assert_eq!(rig.count_rows("changes").await, 2000);
 }
 
 #[tokio::test]

@@ -96,7 +96,7 @@ async fn a_row_that_moved_again_has_its_later_line_alone() {
 }
 
 /// A report whose reader takes its time.
-async fn spawn_unread(rig: &TestRig) -> tokio::process::Child {
+fn spawn_unread(rig: &TestRig) -> tokio::process::Child {
     let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
     command.arg("report").env_clear().current_dir("/");
     command.envs(rig.environment("operator", &[]));
@@ -121,7 +121,7 @@ async fn a_report_that_is_not_read_holds_no_snapshot_and_ends_at_once() {
               AND application_name = 'bucket-brigade report' AND {condition}"
         )
     };
-    let mut report = spawn_unread(&rig).await;
+    let mut report = spawn_unread(&rig);
     wait_until("the first page", async || {
         let idle = sessions("state = 'idle' AND query LIKE '%rank%'");
         rig.query_number(&idle).await == 1
