@@ -14,7 +14,10 @@ pub const MARKER: &str = "x7Marker7x";
 
 type SettingValues = BTreeMap<&'static str, String>;
 
-/// What both programs require, valid.
+/// What a consumer requires of these; the ledger has the rest.
+const CONSUMER_REQUIRED: [&str; 2] = ["DATABASE_URL", "QUEUE_URL"];
+
+/// What the feeder requires, valid.
 const REQUIRED_SETTINGS: [(&str, &str); 7] = [
     ("DATABASE_URL", "postgres://app:x7Marker7x@db/app"),
     ("IMAGES_TABLE", "images"),
@@ -92,6 +95,7 @@ fn check_feeder(text: &str, only: Option<usize>) {
     check_program(
         text,
         &[&required, &OPTIONAL_SETTINGS, &FEEDER_SETTINGS],
+        &required,
         only,
         |flags| {
             let args = bucket_brigade_feeder::settings::Args::try_parse_from(flags)
@@ -107,6 +111,7 @@ fn check_consumer(text: &str, only: Option<usize>) {
     check_program(
         text,
         &[&required, &OPTIONAL_SETTINGS, &CONSUMER_SETTINGS],
+        &CONSUMER_REQUIRED,
         only,
         |flags| {
             let args = bucket_brigade_consumer::settings::Args::try_parse_from(flags)
@@ -127,6 +132,7 @@ fn assert_no_secret(text: &str) {
 fn check_program(
     text: &str,
     names: &[&[&'static str]],
+    required: &[&str],
     only: Option<usize>,
     parse: impl Fn(Vec<String>) -> Result<Result<(), SettingsError>, FlagError>,
 ) {
@@ -149,7 +155,7 @@ fn check_program(
             );
         }
     }
-    for (name, _) in REQUIRED_SETTINGS {
+    for name in required {
         assert!(
             given.contains_key(name) || complaint.contains(name),
             "{name} is not missed: {complaint}"

@@ -157,7 +157,8 @@ impl RunArgs {
     /// The settings, or none of them: then the ledger's.
     fn select(self, problems: &mut SettingsProblems) -> Option<RunSelection> {
         let given = [&self.table].into_iter().chain(&self.buckets);
-        if given.chain(&self.prefixes).all(Option::is_none) {
+        let is_unset = |value: &Option<String>| value.as_deref().unwrap_or_default().is_empty();
+        if given.chain(&self.prefixes).all(is_unset) {
             return Some(RunSelection::Ledger(self.name));
         }
         let spec = self.parse(problems)?;
