@@ -7,7 +7,12 @@ use bucket_brigade_common::startup::{self, WorkerThreads};
 use bucket_brigade_common::trace::Traces;
 use bucket_brigade_consumer::settings::{Args, ConsumerCommand};
 use bucket_brigade_consumer::start::start;
+use mimalloc::MiMalloc;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// As the feeder's. glibc's costs 7 % more processor time at 64 copies in flight, 17 % more at 1,000.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     startup::run(WorkerThreads::One, async |args: Args, stop| {
