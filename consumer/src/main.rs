@@ -10,7 +10,7 @@ use bucket_brigade_consumer::start::start;
 use mimalloc::MiMalloc;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-/// As the feeder's. glibc's costs 7 % more processor time at 64 copies in flight, 17 % more at 1,000.
+/// As the feeder's: glibc's took a sixth of an image's processor time, this takes a tenth.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
