@@ -60,6 +60,7 @@ impl Stages {
         let content = self.decode(&message);
         let mut delivery = self.deliveries.start(&message, content.as_task());
         let (mut protocol, mut event) = self.begin(&message, &content);
+        let mut give_up = pin!(self.context.give_up.cancelled());
         loop {
             let action = match protocol.next(event) {
                 Action::EndLease => return self.end_lease(protocol, lease, delivery).await,
@@ -70,7 +71,7 @@ impl Stages {
             event = tokio::select! {
                 biased;
                 event = work.instrument(span.clone()) => event,
-                () = self.context.give_up.cancelled() => Event::Interrupted,
+                () = &mut give_up => Event::Interrupted,
             };
             delivery.end_step(&span, &event);
         }

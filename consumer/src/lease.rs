@@ -31,7 +31,6 @@ pub struct Leases(Arc<LeaseTable>);
 #[derive(Debug)]
 pub struct Lease {
     number: u64,
-    receipt_handle: String,
     leases: Leases,
 }
 
@@ -51,13 +50,12 @@ impl Leases {
         held.0 += 1;
         let number = held.0;
         let lease = HeldLease {
-            receipt_handle: receipt_handle.clone(),
+            receipt_handle,
             expires_at: Instant::now() + self.0.visibility_timeout,
         };
         held.1.insert(number, lease);
         Lease {
             number,
-            receipt_handle,
             leases: self.clone(),
         }
     }
@@ -146,7 +144,7 @@ impl Lease {
     pub async fn end(self) -> Option<String> {
         let held = self.leases.lock_held().1.remove(&self.number)?;
         drop(self.leases.0.renewing.lock().await);
-        (held.expires_at > Instant::now()).then(|| self.receipt_handle.clone())
+        (held.expires_at > Instant::now()).then_some(held.receipt_handle)
     }
 }
 

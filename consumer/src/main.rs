@@ -7,7 +7,12 @@ use bucket_brigade_common::startup::{self, WorkerThreads};
 use bucket_brigade_common::trace::Traces;
 use bucket_brigade_consumer::settings::{Args, ConsumerCommand};
 use bucket_brigade_consumer::start::start;
+use mimalloc::MiMalloc;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// As the feeder's: glibc's took a sixth of an image's processor time, this takes a tenth.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     startup::run(WorkerThreads::One, async |args: Args, stop| {

@@ -1,5 +1,6 @@
 //! Receive: long polls for ten messages, only as many as there is room for.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,11 +154,9 @@ impl Receiver {
     }
 
     fn spawn_handlers(&self, messages: Vec<ReceivedMessage>, mut permits: OwnedSemaphorePermit) {
-        for message in messages {
-            let lease = self
-                .context
-                .leases
-                .start_lease(message.receipt_handle.clone());
+        for mut message in messages {
+            let receipt_handle = mem::take(&mut message.receipt_handle);
+            let lease = self.context.leases.start_lease(receipt_handle);
             let permit = permits.split(1);
             let stages = Arc::clone(&self.stages);
             let is_stopping = self.context.stop.is_cancelled();

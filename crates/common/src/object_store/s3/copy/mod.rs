@@ -17,7 +17,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
@@ -111,7 +111,7 @@ impl CopyClient {
         });
         let response = self.exchange(signed.map_err(|error| RequestError::not_sent(&*error))?);
         let (status, date, body) = response.await?;
-        let result = response::read(status, &body);
+        let result = response::read(status, &body.into_bytes());
         if let Err(error) = &result {
             self.signer.learn(&error.code, &identity, date);
         }
@@ -141,7 +141,7 @@ impl CopyClient {
     async fn exchange(
         &self,
         mut request: HttpRequest,
-    ) -> Result<(u16, Option<DateTime>, Vec<u8>), RequestError> {
+    ) -> Result<(u16, Option<DateTime>, AggregatedBytes), RequestError> {
         let connection = CaptureSmithyConnection::new();
         request.add_extension(connection.clone());
         let response = self.connector.call(request).await;
@@ -156,7 +156,7 @@ impl CopyClient {
         if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
             connection.poison();
         }
-        Ok((status, date, body.to_vec()))
+        Ok((status, date, body))
     }
 }
 
