@@ -13,6 +13,7 @@ use aws_sdk_sqs::types::{
 };
 use prometheus_client::metrics::histogram::Histogram;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::queue::{
@@ -20,6 +21,9 @@ use crate::queue::{
     QueueError, ReceivedMessage,
 };
 use crate::trace::{TRACEPARENT, is_traceparent};
+
+/// When a call that does not wait for messages is given up.
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// One SQS standard queue.
 #[derive(Debug, Clone)]
@@ -87,14 +91,13 @@ impl MessageQueue for SqsQueue {
         messages: &[OutgoingMessage],
     ) -> Result<Vec<EntryOutcome>, QueueError> {
         let entries = build_entries(messages, send_entry)?;
-        let output = self
+        let request = self
             .client
             .send_message_batch()
             .queue_url(&self.url)
             .set_entries(Some(entries))
-            .send()
-            .await
-            .map_err(|error| queue_error("SendMessageBatch", error))?;
+            .send();
+        let output = respond("SendMessageBatch", request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(messages.len(), done, &output.failed))
     }
@@ -134,14 +137,13 @@ impl MessageQueue for SqsQueue {
                 .receipt_handle(handle)
                 .build()
         })?;
-        let output = self
+        let request = self
             .client
             .delete_message_batch()
             .queue_url(&self.url)
             .set_entries(Some(entries))
-            .send()
-            .await
-            .map_err(|error| queue_error("DeleteMessageBatch", error))?;
+            .send();
+        let output = respond("DeleteMessageBatch", request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(receipt_handles.len(), done, &output.failed))
     }
@@ -157,29 +159,41 @@ impl MessageQueue for SqsQueue {
                 .visibility_timeout(whole_seconds(*hidden))
                 .build()
         })?;
-        let output = self
+        let request = self
             .client
             .change_message_visibility_batch()
             .queue_url(&self.url)
             .set_entries(Some(entries))
-            .send()
-            .await
-            .map_err(|error| queue_error("ChangeMessageVisibilityBatch", error))?;
+            .send();
+        let output = respond("ChangeMessageVisibilityBatch", request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(changes.len(), done, &output.failed))
     }
 
     /// All that the service knows: one that lacks an attribute may refuse a request that names it.
     async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
-        let output = self
+        let request = self
             .client
             .get_queue_attributes()
             .queue_url(&self.url)
             .attribute_names(QueueAttributeName::All)
-            .send()
-            .await
-            .map_err(|error| queue_error("GetQueueAttributes", error))?;
+            .send();
+        let output = respond("GetQueueAttributes", request).await?;
         Ok(parse_attributes(&output.attributes.unwrap_or_default()))
+    }
+}
+
+/// What the queue responds to any call but a receive, or that it does not.
+async fn respond<T, E: Into<RequestError>>(
+    operation: &'static str,
+    request: impl Future<Output = Result<T, E>>,
+) -> Result<T, QueueError> {
+    match timeout(CALL_TIMEOUT, request).await {
+        Ok(response) => response.map_err(|error| queue_error(operation, error)),
+        Err(_) => Err(QueueError::Unavailable {
+            operation,
+            message: format!("no response within {CALL_TIMEOUT:?}"),
+        }),
     }
 }
 
@@ -248,8 +262,7 @@ fn entry_outcomes<'a>(
     done.for_each(|id| set(id, EntryOutcome::Done));
     for entry in failed {
         let reason = format!("{}: {}", entry.code, entry.message().unwrap_or_default());
-        // Throttling and internal errors are reported as the service's fault.
-        let outcome = if entry.sender_fault {
+        let outcome = if entry.sender_fault && is_about_entry(&entry.code) {
             EntryOutcome::Refused(reason)
         } else {
             EntryOutcome::Retry(reason)
@@ -257,6 +270,23 @@ fn entry_outcomes<'a>(
         set(&entry.id, outcome);
     }
     outcomes
+}
+
+/// Whether sending the same entry again is pointless. Throttling, limits and the key come as the sender's
+/// fault, too, and are the same for every entry.
+fn is_about_entry(code: &str) -> bool {
+    const ABOUT_ALL: [&str; 9] = [
+        "Throttl",
+        "OverLimit",
+        "Kms",
+        "KMS",
+        "Denied",
+        "Unavailable",
+        "Internal",
+        "QueueDoesNotExist",
+        "NonExistentQueue",
+    ];
+    !ABOUT_ALL.iter().any(|part| code.contains(part))
 }
 
 /// With its trace it is 72 bytes longer: ten of the longest stay far below the limit of a batch.
@@ -370,6 +400,35 @@ mod tests {
         assert!(matches!(all[1], EntryOutcome::Retry(_)));
         assert!(matches!(all[2], EntryOutcome::Refused(_)));
         assert!(matches!(all[3], EntryOutcome::Retry(_)));
+    }
+
+    #[test]
+    fn throttling_and_keys_are_no_fault_of_an_entry() {
+        for code in [
+            "RequestThrottled",
+            "ThrottlingException",
+            "KmsThrottled",
+            "KMS.ThrottlingException",
+            "OverLimit",
+            "KmsAccessDenied",
+            "KmsDisabled",
+            "AccessDeniedException",
+            "ServiceUnavailable",
+            "InternalError",
+        ] {
+            let entry = BatchResultErrorEntry::builder().id("0").code(code);
+            let failed = entry.sender_fault(true).build().unwrap();
+            let all = entry_outcomes(1, [].into_iter(), &[failed]);
+            assert!(matches!(all[0], EntryOutcome::Retry(_)), "{code}");
+        }
+        for code in [
+            "InvalidMessageContents",
+            "MessageTooLong",
+            "InvalidParameterValue",
+            "ReceiptHandleIsInvalid",
+        ] {
+            assert!(is_about_entry(code), "{code}");
+        }
     }
 
     #[test]

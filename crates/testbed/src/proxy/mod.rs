@@ -3,6 +3,7 @@
 //! also fall silent, as after the failover of a host that vanished.
 
 mod connection;
+mod silent;
 mod wire;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::Result;
 use fastrand::Rng;
 use parking_lot::Mutex;
+pub use silent::{SilenceMode, SilentProxy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};

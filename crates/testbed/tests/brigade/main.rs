@@ -34,6 +34,7 @@ mod rig;
 mod row_security;
 mod secrets;
 mod shutdown;
+mod silent_cloud;
 mod silent_database;
 mod stack;
 mod status_cost;
