@@ -77,16 +77,41 @@ impl AdvisoryLock {
     }
 }
 
+/// Catalogs and single rows take no time: a connection that has fallen silent is given up, and another tried.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A step takes the time that it takes on a large ledger.
+const UPGRADE_TIMEOUT: Duration = Duration::from_mins(10);
+
+async fn within<T>(
+    limit: Duration,
+    opening: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    timeout(limit, opening).await.unwrap_or_else(|_| {
+        let silence = format!("no response within {limit:?}");
+        Err(LedgerError::Unreachable(silence))
+    })
+}
+
 impl PostgresLedger {
     /// Opens the run, creating ledger and run where they are missing: the feeder's way.
     pub async fn open(pool: PgPool, spec: &RunSpec, worker: &str) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
-        let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
-        schema::ensure_schema(&pool).await?;
-        bind_spec(sqlx::query(INSERT_RUN), spec, &table)
-            .execute(&pool)
-            .await?;
-        match select_run_id(&pool, spec, &table).await? {
+        let discover = discover_table(&pool, spec, &purpose, TableAccess::Read);
+        let table = within(OPEN_TIMEOUT, discover).await?;
+        let is_behind = within(OPEN_TIMEOUT, schema::is_behind(&pool)).await?;
+        let limit = if is_behind {
+            UPGRADE_TIMEOUT
+        } else {
+            OPEN_TIMEOUT
+        };
+        within(limit, schema::ensure_schema(&pool)).await?;
+        let run_id = within(OPEN_TIMEOUT, async {
+            let insert = bind_spec(sqlx::query(INSERT_RUN), spec, &table);
+            insert.execute(&pool).await?;
+            select_run_id(&pool, spec, &table).await
+        });
+        match run_id.await? {
             Some(run_id) => Ok(Self::new(pool, run_id, worker, spec.rule.clone(), table)),
             None => Err(sqlx::Error::RowNotFound.into()),
         }
@@ -99,7 +124,8 @@ impl PostgresLedger {
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
         let purpose = ConnectionPurpose::Consumer;
-        Self::find_with_access(pool, spec, worker, &purpose, TableAccess::Update).await
+        let find = Self::find_with_access(pool, spec, worker, &purpose, TableAccess::Update);
+        within(OPEN_TIMEOUT, find).await
     }
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
@@ -110,7 +136,8 @@ impl PostgresLedger {
         purpose: &ConnectionPurpose,
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
-        let found = Self::find_with_access(pool.clone(), spec, worker, purpose, access).await?;
+        let find = Self::find_with_access(pool.clone(), spec, worker, purpose, access);
+        let found = within(OPEN_TIMEOUT, find).await?;
         match found {
             Some(ledger) => Ok(ledger),
             None => Err(no_run_error(&pool).await?),

@@ -94,6 +94,17 @@ pub(super) enum SchemaState {
     Newer(i64),
 }
 
+/// Whether there is a ledger to bring up to date.
+pub(super) async fn is_behind(pool: &PgPool) -> Result<bool, LedgerError> {
+    if !schema_exists(pool).await? {
+        return Ok(false);
+    }
+    match find_schema(pool).await {
+        Err(error) if is_permission_denied(&error) => Ok(false),
+        state => Ok(state? == SchemaState::NotReady),
+    }
+}
+
 /// Looks whether there is a ledger, and whose.
 pub(super) async fn find_schema(pool: &PgPool) -> Result<SchemaState, sqlx::Error> {
     let (exists,): (bool,) =
