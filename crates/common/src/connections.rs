@@ -150,7 +150,7 @@ mod tests {
             SharedHttpConnector::new(Connections { are_dead })
         });
         let call = |limit| timeout(limit, connections.call(HttpRequest::empty()));
-        // Somebody else's stop is no silence.
+        // A stop is no silence.
         assert!(call(Duration::from_secs(1)).await.is_err());
         assert_eq!(made.load(Ordering::Relaxed), 1);
         let limit = Duration::from_secs(5);

@@ -116,13 +116,11 @@ async fn a_failed_part_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_part_that_fails_is_copied_again_and_the_others_are_kept() {
     let (rig, store, route, bytes) = large().await;
-    for effect in [
-        FaultEffect::error(500, "InternalError"),
-        FaultEffect::error(503, "SlowDown"),
-    ] {
+    let _faults = [(500, "InternalError"), (503, "SlowDown")].map(|(status, code)| {
+        let effect = FaultEffect::error(status, code);
         rig.cloud
-            .inject_fault(Fault::new("UploadPartCopy", effect).times(1));
-    }
+            .inject_fault(Fault::new("UploadPartCopy", effect).times(1))
+    });
     store.copy_multipart(&route).await.unwrap();
     let counts = rig.cloud.request_counts();
     let count = |operation| counts.count_operation_by("consumer", operation);

@@ -144,8 +144,8 @@ async fn an_instance_role_that_cannot_be_asked_for_is_no_wrong_setting() {
         ("AWS_SECRET_ACCESS_KEY", "-"),
         ("AWS_EC2_METADATA_DISABLED", "-"),
     ];
-    let nobody = format!("http://{}", free_address());
-    let role = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", nobody.as_str());
+    let closed = format!("http://{}", free_address());
+    let role = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", closed.as_str());
     let settings: Vec<_> = no_keys.into_iter().chain([role]).collect();
     let ended = rig.run_program("consumer", &settings).await;
     assert_eq!(ended.code, Some(69), "{}", ended.log);
