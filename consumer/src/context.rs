@@ -13,12 +13,17 @@ use tokio_util::sync::CancellationToken;
 use crate::counters::ConsumerCounters;
 use crate::lease::Leases;
 
+/// What a message takes at most besides its copy: the statements, their retries, the wait for a locked row.
+pub const STANDSTILL_MARGIN: Duration = Duration::from_mins(3);
+
 #[derive(Debug, Clone)]
 pub struct ConsumerContext {
     pub throttle: Arc<Throttle>,
     pub health: Health,
     pub leases: Leases,
     pub counters: Arc<ConsumerCounters>,
+    /// Longer than any single message takes.
+    pub standstill_limit: Duration,
     /// Ends all waiting, not the work in progress.
     pub stop: CancellationToken,
     /// Ends the work in progress too: the grace period is over.
@@ -32,6 +37,7 @@ impl ConsumerContext {
             health: Health::new(WorkerRole::Consumer),
             leases: Leases::new(visibility_timeout),
             counters: Arc::default(),
+            standstill_limit: STANDSTILL_MARGIN,
             stop,
             give_up: CancellationToken::new(),
         }

@@ -16,9 +16,17 @@ struct HeldLease {
 }
 
 #[derive(Debug)]
+struct HeldLeases {
+    last_number: u64,
+    by_number: BTreeMap<u64, HeldLease>,
+    /// When one ended last, or the first one began.
+    moved_on_at: Instant,
+}
+
+#[derive(Debug)]
 struct LeaseTable {
     visibility_timeout: Duration,
-    held: Mutex<(u64, BTreeMap<u64, HeldLease>)>,
+    held: Mutex<HeldLeases>,
     // Held during a renewal's requests: a message must not be hidden again after its release.
     renewing: tokio::sync::Mutex<()>,
 }
@@ -34,12 +42,24 @@ pub struct Lease {
     leases: Leases,
 }
 
+impl HeldLeases {
+    fn remove(&mut self, number: u64) -> Option<HeldLease> {
+        let lease = self.by_number.remove(&number)?;
+        self.moved_on_at = Instant::now();
+        Some(lease)
+    }
+}
+
 impl Leases {
     /// Leases of the given visibility timeout.
     pub fn new(visibility: Duration) -> Self {
         Self(Arc::new(LeaseTable {
             visibility_timeout: visibility,
-            held: Mutex::default(),
+            held: Mutex::new(HeldLeases {
+                last_number: 0,
+                by_number: BTreeMap::new(),
+                moved_on_at: Instant::now(),
+            }),
             renewing: tokio::sync::Mutex::default(),
         }))
     }
@@ -47,13 +67,16 @@ impl Leases {
     /// Takes a message that has just been received in hand.
     pub fn start_lease(&self, receipt_handle: String) -> Lease {
         let mut held = self.lock_held();
-        held.0 += 1;
-        let number = held.0;
+        held.last_number += 1;
+        let number = held.last_number;
+        if held.by_number.is_empty() {
+            held.moved_on_at = Instant::now();
+        }
         let lease = HeldLease {
             receipt_handle,
             expires_at: Instant::now() + self.0.visibility_timeout,
         };
-        held.1.insert(number, lease);
+        held.by_number.insert(number, lease);
         Lease {
             number,
             leases: self.clone(),
@@ -62,7 +85,16 @@ impl Leases {
 
     /// How many messages are in hand.
     pub fn held_count(&self) -> usize {
-        self.lock_held().1.len()
+        self.lock_held().by_number.len()
+    }
+
+    /// How long nothing in hand has ended.
+    pub fn standstill(&self) -> Duration {
+        let held = self.lock_held();
+        if held.by_number.is_empty() {
+            return Duration::ZERO;
+        }
+        held.moved_on_at.elapsed()
     }
 
     /// Renews leases for as long as the future is polled. Six looks in a visibility timeout leave room
@@ -90,7 +122,7 @@ impl Leases {
         let soon = now + self.0.visibility_timeout / 2;
         let held = self.lock_held();
         let due = held
-            .1
+            .by_number
             .iter()
             .filter(|(_, lease)| lease.expires_at > now && lease.expires_at <= soon);
         due.map(|(number, lease)| (*number, lease.receipt_handle.clone()))
@@ -115,7 +147,7 @@ impl Leases {
         };
         let mut held = self.lock_held();
         for ((number, _), entry) in batch.iter().zip(entries) {
-            let Some(lease) = held.1.get_mut(number) else {
+            let Some(lease) = held.by_number.get_mut(number) else {
                 continue;
             };
             match entry {
@@ -132,7 +164,7 @@ impl Leases {
         }
     }
 
-    fn lock_held(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, HeldLease>)> {
+    fn lock_held(&self) -> MutexGuard<'_, HeldLeases> {
         // Nothing that can panic runs under this lock.
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,7 +174,7 @@ impl Lease {
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
     /// the lease was lost: then another consumer has the message.
     pub async fn end(self) -> Option<String> {
-        let held = self.leases.lock_held().1.remove(&self.number)?;
+        let held = self.leases.lock_held().remove(self.number)?;
         drop(self.leases.0.renewing.lock().await);
         (held.expires_at > Instant::now()).then_some(held.receipt_handle)
     }
@@ -150,6 +182,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leases.lock_held().1.remove(&self.number);
+        self.leases.lock_held().remove(self.number);
     }
 }

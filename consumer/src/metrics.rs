@@ -7,7 +7,7 @@ use crate::context::ConsumerContext;
 
 impl ProcessStatus for ConsumerContext {
     fn unhealthy_reason(&self) -> Option<String> {
-        self.health.outage()
+        self.health.outage().or_else(|| self.standstill_reason())
     }
 
     fn register_metrics(&self, registry: &mut Registry) {
@@ -54,6 +54,19 @@ impl ProcessStatus for ConsumerContext {
 }
 
 impl ConsumerContext {
+    /// Why nothing moves although nothing is down: none while something ends, or the throttle holds it back.
+    fn standstill_reason(&self) -> Option<String> {
+        let standstill = self.leases.standstill();
+        if standstill <= self.standstill_limit || self.throttle.held().is_some() {
+            return None;
+        }
+        let in_hand = self.leases.held_count();
+        let seconds = standstill.as_secs();
+        Some(format!(
+            "none of {in_hand} messages in hand has ended for {seconds} s, longer than COPY_TIMEOUT and the database's time limits allow"
+        ))
+    }
+
     fn register_histograms(&self, registry: &mut Registry) {
         for (name, help, histogram) in [
             (
@@ -74,5 +87,31 @@ impl ConsumerContext {
         ] {
             registry.register(name, help, histogram.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standstill_is_no_health() {
+        let context = ConsumerContext::for_tests();
+        let first = context.leases.start_lease("1".into());
+        let second = context.leases.start_lease("2".into());
+        advance(context.standstill_limit / 2).await;
+        first.end().await;
+        advance(context.standstill_limit / 2 + Duration::from_secs(1)).await;
+        assert_eq!(context.unhealthy_reason(), None);
+        advance(context.standstill_limit / 2).await;
+        assert!(context.unhealthy_reason().unwrap().contains("1 messages"));
+        second.end().await;
+        assert_eq!(context.unhealthy_reason(), None);
+        advance(context.standstill_limit * 2).await;
+        assert_eq!(context.unhealthy_reason(), None);
     }
 }

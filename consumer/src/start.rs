@@ -24,7 +24,7 @@ use bucket_brigade_common::{aws, exit};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::ConsumerContext;
+use crate::context::{ConsumerContext, STANDSTILL_MARGIN};
 use crate::pipeline::Pipeline;
 use crate::settings::ConsumerSettings;
 use crate::trace::Deliveries;
@@ -56,7 +56,10 @@ async fn consume_until_stopped(
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
     let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
-    let context = ConsumerContext::new(throttle, settings.visibility_timeout, stop.clone());
+    let context = ConsumerContext {
+        standstill_limit: settings.copy_timeout + STANDSTILL_MARGIN,
+        ..ConsumerContext::new(throttle, settings.visibility_timeout, stop.clone())
+    };
     let ready = serve_endpoints(settings.metrics_addr, Arc::new(context.clone())).await?;
     // Nothing is in hand yet. A check in progress is left half of the grace period, so that the probe can
     // remove its objects; one that does not end must not keep the process from ending.
@@ -114,7 +117,7 @@ async fn prepare_pipeline(
         return Ok(None);
     };
     let store = open_store(source, destination, settings, &migration.run).await?;
-    join_fleet(&ledger, settings, context).await?;
+    let ledger = join_fleet(&ledger, settings, context).await?;
     if context.stop.is_cancelled() {
         return Ok(None);
     }
@@ -150,21 +153,22 @@ fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerCo
     }
 }
 
-/// Reads the fleet's limits before the first message is taken.
+/// Reads the fleet's limits before the first message is taken. Returns the ledger under this process's name.
 async fn join_fleet(
     ledger: &PostgresLedger,
     settings: &ConsumerSettings,
     context: &ConsumerContext,
-) -> Result<(), LedgerError> {
+) -> Result<PostgresLedger, LedgerError> {
     if settings.database_limits.replica_lag.is_some() {
         ledger.check_replica_lag().await?;
     }
+    let ledger = retry_transient(async || ledger.with_own_name().await).await?;
     let first = Heartbeat::starting(WorkerRole::Consumer);
-    send_first_heartbeat(ledger, &context.throttle, &first, &context.stop).await;
+    send_first_heartbeat(&ledger, &context.throttle, &first, &context.stop).await;
     if let Err(error) = ledger.prune_dead_workers().await {
         tracing::debug!(%error, "processes that have ended stay in the ledger");
     }
-    Ok(())
+    Ok(ledger)
 }
 
 /// Source and destination, checked.
@@ -186,7 +190,7 @@ async fn open_buckets(
 
 fn log_start(settings: &ConsumerSettings, run: &RunSpec, ledger: &PostgresLedger) {
     tracing::info!(
-        name = settings.name,
+        name = ledger.worker(),
         run = ledger.run_id(),
         table = ledger.table_name(),
         source = run.source_bucket,

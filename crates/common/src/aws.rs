@@ -11,12 +11,16 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Region, StalledStreamProtectionConfig, http::HttpResponse};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
-/// Receives wait up to 20 s; anything slower than this is lost.
-const SQS_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::connections::RenewedConnections;
+use crate::queue::LONG_POLL_WAIT;
 
-/// When credentials that do not come are given up: after the SDK's own tries, before the request is.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
+/// A receive waits for messages that long, and its response some more. The other calls are given up earlier.
+const SQS_TIMEOUT: Duration = LONG_POLL_WAIT.saturating_add(Duration::from_secs(5));
+
+/// When credentials that do not come are given up: after the SDK's own tries, before any request is.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Reads credentials, region and endpoints the way every AWS tool does: environment, profile,
 /// container or instance role. The SDK tries again where it asks for credentials; on the clients made of
@@ -51,7 +55,9 @@ pub fn s3_client(
 }
 
 pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
+    let connector = SharedHttpConnector::new(RenewedConnections::new());
     let config = aws_sdk_sqs::config::Builder::from(sdk)
+        .http_client(http_client_fn(move |_, _| connector.clone()))
         .retry_config(RetryConfig::disabled())
         .timeout_config(
             TimeoutConfig::builder()
@@ -153,10 +159,14 @@ fn classify_origin<E>(
 
 /// What is not set is never there; a provider of credentials may be back in a moment.
 fn classify_unsent(error: &(dyn Error + 'static)) -> (ErrorOrigin, &'static str) {
-    use CredentialsError::{ProviderError, ProviderTimedOut, Unhandled};
+    use CredentialsError::{CredentialsNotLoaded, ProviderError, ProviderTimedOut, Unhandled};
     let mut causes = successors(Some(error), |&error| error.source());
     let has_failed = causes.any(|cause| match cause.downcast_ref() {
         Some(ProviderError(_) | ProviderTimedOut(_) | Unhandled(_)) => true,
+        // The SDK asks for an instance's role everywhere, and takes silence for "not on an instance".
+        Some(CredentialsNotLoaded(_)) => {
+            format!("{cause:?}").contains("ImdsCommunicationError") && is_instance()
+        }
         // The type of the SDK's own cache for this is private.
         None => cause.to_string().starts_with("identity resolver timed out"),
         Some(_) => false,
@@ -166,6 +176,13 @@ fn classify_unsent(error: &(dyn Error + 'static)) -> (ErrorOrigin, &'static str)
     } else {
         (ErrorOrigin::Local, NOT_SENT_CODE)
     }
+}
+
+/// Whether this runs on EC2, or is told where an instance's role is asked for.
+fn is_instance() -> bool {
+    let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor");
+    std::env::var_os("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some()
+        || vendor.is_ok_and(|vendor| vendor.starts_with("Amazon EC2"))
 }
 
 /// The first line of a service's message. What comes after it repeats the request: a response about a

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -54,6 +55,9 @@ impl Dependency {
     }
 }
 
+/// A request to the queue that failed only after that long met silence: once is enough.
+const SILENCE: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Default)]
 struct DependencyState {
     outage: Option<String>,
@@ -90,7 +94,8 @@ impl Health {
         failures: u32,
         reason: &str,
     ) {
-        if failures <= dependency.tolerated_failures() {
+        let was_silent = dependency == Dependency::Queue && began.elapsed() >= SILENCE;
+        if failures <= dependency.tolerated_failures() && !was_silent {
             return;
         }
         // Another call may have succeeded since: the outage is over, and this call was part of it.
@@ -177,7 +182,6 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::time::{advance, timeout};
 
     #[tokio::test(start_paused = true)]
@@ -199,6 +203,18 @@ mod tests {
         assert_eq!(health.outage(), None);
         advance(Duration::from_secs(1)).await;
         health.record_failure(Dependency::Database, Instant::now(), 2, "refused");
+        assert!(health.outage().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_queue_is_noticed_at_once() {
+        let health = Health::new(WorkerRole::Consumer);
+        let began = Instant::now();
+        advance(Duration::from_secs(1)).await;
+        health.record_failure(Dependency::Queue, began, 1, "throttled");
+        assert_eq!(health.outage(), None);
+        advance(Duration::from_secs(7)).await;
+        health.record_failure(Dependency::Queue, began, 1, "no response");
         assert!(health.outage().is_some());
     }
 

@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod batch;
+mod connections;
 pub mod empty_scope;
 pub mod exit;
 pub mod health;

@@ -46,7 +46,7 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
     let stands = failure_stands(table, "i.id", "i.path");
     format!(
-        r#"WITH input AS (
+        "WITH input AS (
     SELECT DISTINCT ON (i.id) i.*, earlier.moved_at
       FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[])
            AS i (id, path, code, message, permanent)
@@ -72,7 +72,7 @@ SELECT $1, $2, (SELECT count(*) FROM failed WHERE is_new), -(SELECT count(*) FRO
        -(SELECT count(*) FROM no_move)
 ON CONFLICT (run_id, worker) DO UPDATE SET
     failed = c.failed + excluded.failed, changed = c.changed + excluded.changed,
-    moved = c.moved + excluded.moved, seen_at = now()"#
+    moved = c.moved + excluded.moved, seen_at = now()"
     )
 }
 

@@ -29,6 +29,12 @@ SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit,
        set_config('synchronous_commit', 'off', true)
   FROM bucket_brigade.run r, others o WHERE r.id = $1";
 
+/// `$1` run, `$2` worker. Takes a name that no living process has.
+const CLAIM_NAME: &str = "INSERT INTO bucket_brigade.workers AS w (run_id, worker, role, state)
+    VALUES ($1, $2, 'consumer', 'starting')
+    ON CONFLICT (run_id, worker) DO UPDATE SET started_at = now(), seen_at = now()
+     WHERE w.seen_at < now() - interval '3 seconds'";
+
 const DELETE_WORKER: &str = "DELETE FROM bucket_brigade.workers WHERE run_id = $1 AND worker = $2";
 
 /// Processes that were killed.
@@ -77,6 +83,29 @@ impl PostgresLedger {
             concurrency: concurrency.and_then(|most| u64::try_from(most).ok()),
             other_consumers: u64::try_from(others).unwrap_or(0),
             preceding_consumers: u64::try_from(before).unwrap_or(0),
+        })
+    }
+
+    /// This ledger under a name that no other living process has: two of one name would count as one, and each
+    /// take the whole of the fleet's limits.
+    pub async fn with_own_name(&self) -> Result<Self, LedgerError> {
+        let query = sqlx::query(CLAIM_NAME)
+            .bind(self.run_id)
+            .bind(&*self.worker);
+        let claimed = with_timeout(query.execute(&self.pool)).await;
+        let claimed = claimed.map_err(|error| LedgerError::Unreachable(error.to_string()))?;
+        if claimed.rows_affected() > 0 {
+            return Ok(self.clone());
+        }
+        let name = format!("{}-{:06x}", self.worker, fastrand::u32(..1 << 24));
+        tracing::warn!(
+            name,
+            "another consumer is called '{}' (CONSUMER_NAME): this one is '{name}'",
+            self.worker
+        );
+        Ok(Self {
+            worker: name.into(),
+            ..self.clone()
         })
     }
 

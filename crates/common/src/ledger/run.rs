@@ -1,7 +1,10 @@
 //! One run: found by its settings, so that starting the same migration again continues it.
 
+use std::time::Duration;
+
 use sqlx::Row as _;
 use sqlx::postgres::PgPool;
+use tokio::time::timeout;
 
 use super::errors::is_permission_denied;
 use super::runs::{RunRow, RunSpec, list_runs, no_run};
@@ -29,6 +32,22 @@ const INSERT_RUN: &str = "INSERT INTO bucket_brigade.run
      source_key_prefix, destination_bucket, destination_key_prefix, name)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
 
+/// Catalogs and single rows take no time: a connection that has fallen silent is given up, and another tried.
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A step takes the time that it takes on a large ledger.
+const UPGRADE_TIMEOUT: Duration = Duration::from_mins(10);
+
+pub(super) async fn within<T>(
+    limit: Duration,
+    opening: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    timeout(limit, opening).await.unwrap_or_else(|_| {
+        let silence = format!("no response within {limit:?}");
+        Err(LedgerError::Unreachable(silence))
+    })
+}
+
 impl PostgresLedger {
     /// Opens the run, creating ledger and run where they are missing: the feeder's way.
     pub async fn open(
@@ -38,15 +57,22 @@ impl PostgresLedger {
         second: SecondRun,
     ) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
-        let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
-        // Before the first lock of all, that of the ledger's migrations.
-        let mut session = pool.acquire().await?.detach();
-        lock::ensure_own_session(&mut session, &pool).await?;
-        schema::ensure_schema(&pool, session).await?;
-        let run_id = match select_run_id(&pool, spec, &table).await? {
-            Some(run_id) => run_id,
-            None => insert_run(&pool, spec, &table, second).await?,
+        let discover = discover_table(&pool, spec, &purpose, TableAccess::Read);
+        let table = within(OPEN_TIMEOUT, discover).await?;
+        let is_behind = within(OPEN_TIMEOUT, schema::is_behind(&pool)).await?;
+        let limit = if is_behind {
+            UPGRADE_TIMEOUT
+        } else {
+            OPEN_TIMEOUT
         };
+        within(limit, prepare_schema(&pool)).await?;
+        let run_id = within(OPEN_TIMEOUT, async {
+            match select_run_id(&pool, spec, &table).await? {
+                Some(run_id) => Ok(run_id),
+                None => insert_run(&pool, spec, &table, second).await,
+            }
+        });
+        let run_id = run_id.await?;
         Ok(Self::new(pool, run_id, worker, spec.rule.clone(), table))
     }
 
@@ -57,7 +83,8 @@ impl PostgresLedger {
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
         let purpose = ConnectionPurpose::Consumer;
-        Self::find_with_access(pool, spec, worker, &purpose, TableAccess::Update).await
+        let find = Self::find_with_access(pool, spec, worker, &purpose, TableAccess::Update);
+        within(OPEN_TIMEOUT, find).await
     }
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
@@ -68,7 +95,8 @@ impl PostgresLedger {
         purpose: &ConnectionPurpose,
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
-        let found = Self::find_with_access(pool.clone(), spec, worker, purpose, access).await?;
+        let find = Self::find_with_access(pool.clone(), spec, worker, purpose, access);
+        let found = within(OPEN_TIMEOUT, find).await?;
         match found {
             Some(ledger) => Ok(ledger),
             None => Err(no_run_error(&pool).await?),
@@ -89,6 +117,13 @@ impl PostgresLedger {
         let run = select_run_id(&pool, spec, &table).await?;
         Ok(run.map(|run_id| Self::new(pool, run_id, worker, spec.rule.clone(), table)))
     }
+}
+
+async fn prepare_schema(pool: &PgPool) -> Result<(), LedgerError> {
+    // Before the first lock of all, that of the ledger's migrations.
+    let mut session = pool.acquire().await?.detach();
+    lock::ensure_own_session(&mut session, pool).await?;
+    schema::ensure_schema(pool, session).await
 }
 
 async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {

@@ -3,7 +3,7 @@
 use sqlx::postgres::{PgConnectOptions, PgPool};
 
 use super::errors::is_permission_denied;
-use super::run::ledger_permission_error;
+use super::run::{OPEN_TIMEOUT, ledger_permission_error, within};
 use super::schema;
 use super::{ConnectionPurpose, LedgerError, TableAccess, TableSpec, connection, create_pool};
 use crate::path_rule::PathRule;
@@ -177,7 +177,7 @@ async fn read_runs(
     purpose: &ConnectionPurpose,
 ) -> Result<Vec<RunRow>, LedgerError> {
     match connect_to_ledger(database, purpose).await? {
-        Some(pool) => list_runs(&pool).await,
+        Some(pool) => within(OPEN_TIMEOUT, list_runs(&pool)).await,
         None => Ok(Vec::new()),
     }
 }
@@ -187,10 +187,13 @@ pub async fn connect_to_ledger(
     database: &PgConnectOptions,
     purpose: &ConnectionPurpose,
 ) -> Result<Option<PgPool>, LedgerError> {
-    let pool = create_pool(database.clone(), 1);
-    connection::prepare_pool(&pool, purpose, TableAccess::Read).await?;
-    let is_ready = schema::is_ready(&pool).await?;
-    Ok(is_ready.then_some(pool))
+    within(OPEN_TIMEOUT, async {
+        let pool = create_pool(database.clone(), 1);
+        connection::prepare_pool(&pool, purpose, TableAccess::Read).await?;
+        let is_ready = schema::is_ready(&pool).await?;
+        Ok(is_ready.then_some(pool))
+    })
+    .await
 }
 
 /// The same where the ledger is known to be there.

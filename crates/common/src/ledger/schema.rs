@@ -111,6 +111,14 @@ pub(super) async fn is_ready(pool: &PgPool) -> Result<bool, LedgerError> {
     }
 }
 
+/// Whether there is a ledger to bring up to date.
+pub(super) async fn is_behind(pool: &PgPool) -> Result<bool, LedgerError> {
+    match find_version(pool).await {
+        Err(error) if is_permission_denied(&error) => Ok(false),
+        version => Ok(version?.is_some_and(|step| step < LATEST_MIGRATION)),
+    }
+}
+
 async fn find_version(pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
     let (exists,): (bool,) =
         sqlx::query_as("SELECT to_regclass('bucket_brigade.schema_migrations') IS NOT NULL")

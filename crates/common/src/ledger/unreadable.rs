@@ -38,7 +38,7 @@ impl PostgresLedger {
                 Err(StatementError::Rejected { .. }) if size > 1 => size /= 2,
                 Err(StatementError::Rejected { code, message }) => {
                     let id = with_timeout(self.next_id(cursor)).await?;
-                    let failure = |id| self.unreadable_row(id, code, message);
+                    let failure = |id| self.unreadable_row(id, code, &message);
                     return Ok(RowPage {
                         last_id: id.clone(),
                         unreadable: id.map(failure),
@@ -50,7 +50,7 @@ impl PostgresLedger {
         }
     }
 
-    fn unreadable_row(&self, id: RowId, code: String, message: String) -> MoveFailure {
+    fn unreadable_row(&self, id: RowId, code: String, message: &str) -> MoveFailure {
         let table = &self.table.name;
         tracing::warn!(row = %id, code, "row {id} of {table} cannot be read: {message}");
         MoveFailure {

@@ -1,5 +1,6 @@
 //! The queue, as a trait of only the calls used, and its SQS implementation in [`sqs`].
 
+mod batch_entries;
 pub mod dead_letter;
 pub mod sqs;
 
@@ -11,8 +12,9 @@ use thiserror::Error;
 /// The most entries one request may carry. Source: SQS API reference, batch actions.
 pub const MAX_BATCH_ENTRIES: usize = 10;
 
-/// The longest a receive waits for a message. Source: SQS API reference, `WaitTimeSeconds`.
-pub const LONG_POLL_WAIT: Duration = Duration::from_secs(20);
+/// How long a receive waits for a message: half of what SQS allows, so that a queue that has fallen silent is
+/// noticed soon. Source: SQS API reference, `WaitTimeSeconds`.
+pub const LONG_POLL_WAIT: Duration = Duration::from_secs(10);
 
 /// A message as it was received.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -7,19 +7,24 @@ use async_trait::async_trait;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::BuildError;
 use aws_sdk_sqs::types::{
-    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry,
-    DeleteMessageBatchRequestEntry, MessageAttributeValue, MessageSystemAttributeName,
-    QueueAttributeName, SendMessageBatchRequestEntry,
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
+    MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
+    SendMessageBatchRequestEntry,
 };
 use prometheus_client::metrics::histogram::Histogram;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::aws::{ErrorOrigin, RequestError};
+use crate::queue::batch_entries::{build_entries, entry_outcomes};
 use crate::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog,
     QueueError, ReceivedMessage,
 };
 use crate::trace::{TRACEPARENT, is_traceparent};
+
+/// When a call that does not wait for messages is given up.
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// One SQS standard queue.
 #[derive(Debug, Clone)]
@@ -87,14 +92,13 @@ impl MessageQueue for SqsQueue {
         messages: &[OutgoingMessage],
     ) -> Result<Vec<EntryOutcome>, QueueError> {
         let entries = build_entries(messages, send_entry)?;
-        let output = self
+        let request = self
             .client
             .send_message_batch()
             .queue_url(&self.url)
             .set_entries(Some(entries))
-            .send()
-            .await
-            .map_err(|error| queue_error("SendMessageBatch", error))?;
+            .send();
+        let output = respond("SendMessageBatch", request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(messages.len(), done, &output.failed))
     }
@@ -134,14 +138,13 @@ impl MessageQueue for SqsQueue {
                 .receipt_handle(handle)
                 .build()
         })?;
-        let output = self
+        let request = self
             .client
             .delete_message_batch()
             .queue_url(&self.url)
             .set_entries(Some(entries))
-            .send()
-            .await
-            .map_err(|error| queue_error("DeleteMessageBatch", error))?;
+            .send();
+        let output = respond("DeleteMessageBatch", request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(receipt_handles.len(), done, &output.failed))
     }
@@ -157,29 +160,41 @@ impl MessageQueue for SqsQueue {
                 .visibility_timeout(whole_seconds(*hidden))
                 .build()
         })?;
-        let output = self
+        let request = self
             .client
             .change_message_visibility_batch()
             .queue_url(&self.url)
             .set_entries(Some(entries))
-            .send()
-            .await
-            .map_err(|error| queue_error("ChangeMessageVisibilityBatch", error))?;
+            .send();
+        let output = respond("ChangeMessageVisibilityBatch", request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(changes.len(), done, &output.failed))
     }
 
     /// All that the service knows: one that lacks an attribute may refuse a request that names it.
     async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
-        let output = self
+        let request = self
             .client
             .get_queue_attributes()
             .queue_url(&self.url)
             .attribute_names(QueueAttributeName::All)
-            .send()
-            .await
-            .map_err(|error| queue_error("GetQueueAttributes", error))?;
+            .send();
+        let output = respond("GetQueueAttributes", request).await?;
         Ok(parse_attributes(&output.attributes.unwrap_or_default()))
+    }
+}
+
+/// What the queue responds to any call but a receive, or that it does not.
+async fn respond<T, E: Into<RequestError>>(
+    operation: &'static str,
+    request: impl Future<Output = Result<T, E>>,
+) -> Result<T, QueueError> {
+    match timeout(CALL_TIMEOUT, request).await {
+        Ok(response) => response.map_err(|error| queue_error(operation, error)),
+        Err(_) => Err(QueueError::Unavailable {
+            operation,
+            message: format!("no response within {CALL_TIMEOUT:?}"),
+        }),
     }
 }
 
@@ -203,60 +218,6 @@ fn parse_attributes(attributes: &HashMap<QueueAttributeName, String>) -> QueueAt
             .as_str()
             .map(ToOwned::to_owned),
     }
-}
-
-/// Batch entries named by their position.
-fn build_entries<T, E, F>(
-    items: &[T],
-    entry: impl Fn(String, &T) -> Result<E, F>,
-) -> Result<Vec<E>, QueueError>
-where
-    F: std::fmt::Display,
-{
-    let build = |(index, item)| entry(index_id(index), item);
-    items
-        .iter()
-        .enumerate()
-        .map(build)
-        .collect::<Result<_, _>>()
-        .map_err(|error| QueueError::Unavailable {
-            operation: "a batch request",
-            message: error.to_string(),
-        })
-}
-
-fn index_id(index: usize) -> String {
-    index.to_string()
-}
-
-/// A 200 lists successes and failures; an entry in neither list is not confirmed.
-fn entry_outcomes<'a>(
-    count: usize,
-    done: impl Iterator<Item = &'a str>,
-    failed: &[BatchResultErrorEntry],
-) -> Vec<EntryOutcome> {
-    let mut outcomes = vec![EntryOutcome::Retry("the answer did not mention it".into()); count];
-    let mut set = |id: &str, outcome| {
-        if let Some(slot) = id
-            .parse()
-            .ok()
-            .and_then(|index: usize| outcomes.get_mut(index))
-        {
-            *slot = outcome;
-        }
-    };
-    done.for_each(|id| set(id, EntryOutcome::Done));
-    for entry in failed {
-        let reason = format!("{}: {}", entry.code, entry.message().unwrap_or_default());
-        // Throttling and internal errors are reported as the service's fault.
-        let outcome = if entry.sender_fault {
-            EntryOutcome::Refused(reason)
-        } else {
-            EntryOutcome::Retry(reason)
-        };
-        set(&entry.id, outcome);
-    }
-    outcomes
 }
 
 /// With its trace it is 72 bytes longer: ten of the longest stay far below the limit of a batch.
@@ -350,27 +311,6 @@ pub(crate) fn queue_error(operation: &'static str, error: impl Into<RequestError
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_entry_the_answer_forgets_is_not_confirmed() {
-        let failed = |id: &str, sender_fault| {
-            BatchResultErrorEntry::builder()
-                .id(id)
-                .code("Code")
-                .sender_fault(sender_fault)
-                .build()
-                .unwrap()
-        };
-        let all = entry_outcomes(
-            4,
-            ["0", "99"].into_iter(),
-            &[failed("1", false), failed("2", true)],
-        );
-        assert_eq!(all[0], EntryOutcome::Done);
-        assert!(matches!(all[1], EntryOutcome::Retry(_)));
-        assert!(matches!(all[2], EntryOutcome::Refused(_)));
-        assert!(matches!(all[3], EntryOutcome::Retry(_)));
-    }
 
     #[test]
     fn a_redrive_policy_spells_the_count_both_ways() {

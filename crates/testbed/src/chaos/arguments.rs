@@ -79,6 +79,12 @@ pub enum FaultKind {
     Rewrites,
     /// Messages that are none of ours, 1 % of the images, spread over the run.
     Poison,
+    /// Every 20 s all connections to Postgres fall silent for good, without a reset, and S3 and SQS answer
+    /// nothing for five seconds.
+    Silent,
+    /// A trigger raises 42501, 55000 or XX001 for every twentieth row, rewrites the path of every sixtieth, and
+    /// is slow with others.
+    Triggers,
 }
 
 impl ChaosArguments {

@@ -13,6 +13,24 @@ const TIMEOUT_EXCESS: Duration = Duration::from_secs(1);
 /// How long a slow copy takes.
 const SLOW_COPY_DURATION: Duration = Duration::from_secs(6);
 
+/// Longer than any time limit.
+const SILENT_DURATION: Duration = Duration::from_mins(10);
+/// What feeder and consumers ask while they work.
+const SILENT_OPERATIONS: [(&str, &[&str]); 2] = [
+    ("feeder", &["SendMessageBatch", "GetQueueAttributes"]),
+    (
+        "consumer",
+        &[
+            "CopyObject",
+            "HeadObject",
+            "GetObject",
+            "ReceiveMessage",
+            "DeleteMessageBatch",
+            "ChangeMessageVisibilityBatch",
+        ],
+    ),
+];
+
 /// The faults in force; they end when this is dropped.
 pub(super) struct CloudFaults {
     handles: Vec<FaultHandle>,
@@ -82,6 +100,17 @@ impl CloudFaults {
             share,
             &[FaultEffect::Slow(SLOW_COPY_DURATION)],
         );
+    }
+
+    /// Lets the requests of feeder and consumers wait, until their callers give up.
+    pub(super) fn inject_silence(&mut self, cloud: &Cloud) {
+        let silence = FaultEffect::Delay(SILENT_DURATION);
+        for (caller, operations) in SILENT_OPERATIONS {
+            for operation in operations {
+                let fault = Fault::new(*operation, silence.clone()).caller(caller);
+                self.handles.push(cloud.inject_fault(fault));
+            }
+        }
     }
 
     /// Strikes the SQS requests of feeder and consumers.

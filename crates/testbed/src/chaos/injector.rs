@@ -15,6 +15,9 @@ use super::cloud_faults::CloudFaults;
 use super::delete_checker::DeleteChecker;
 use super::messages;
 use super::observer::ChaosObserver;
+use super::silence::SilenceCycle;
+use super::triggers;
+use crate::cloud::Cloud;
 use crate::postgres::Cluster;
 use crate::proxy::{CutRates, PostgresProxy};
 use crate::run::RunEnvironment;
@@ -122,6 +125,9 @@ pub(super) struct FaultInjector {
     proxy: Option<PostgresProxy>,
     counts: InjectionCounts,
     senders: JoinSet<()>,
+    silence: Option<SilenceCycle>,
+    /// Requests that met silences which have ended.
+    past_silences: u64,
     restart_task: Option<(watch::Sender<bool>, JoinHandle<Result<()>>)>,
 }
 
@@ -149,8 +155,15 @@ impl FaultInjector {
             proxy: None,
             counts: InjectionCounts::default(),
             senders: JoinSet::new(),
+            silence: script
+                .has_fault(FaultKind::Silent)
+                .then(|| SilenceCycle::new(script.restart_interval())),
+            past_silences: 0,
             restart_task: None,
         };
+        if script.has_fault(FaultKind::Triggers) {
+            triggers::create(&environment.application).await?;
+        }
         injector.configure_programs(environment, script).await?;
         injector.inject_cloud_faults(environment, script);
         injector.spawn_senders(environment, script, feeding);
@@ -193,13 +206,16 @@ impl FaultInjector {
         // The cursor advances page by page: a page must fit between two kills at the rate limit.
         environment.set_variable("feeder", "PAGE_SIZE", "50".to_owned());
         environment.set_variable("feeder", "MAX_BACKLOG", script.max_backlog().to_string());
-        if !script.has_fault(FaultKind::CutCommits) {
+        let cuts = if script.has_fault(FaultKind::CutCommits) {
+            CutRates {
+                after: CUT_AFTER_SHARE,
+                before: CUT_BEFORE_SHARE,
+                seed: script.seed,
+            }
+        } else if script.has_fault(FaultKind::Silent) {
+            CutRates::NONE
+        } else {
             return Ok(());
-        }
-        let cuts = CutRates {
-            after: CUT_AFTER_SHARE,
-            before: CUT_BEFORE_SHARE,
-            seed: script.seed,
         };
         let port = environment.cluster.port();
         let proxy = PostgresProxy::start(port, cuts).await?;
@@ -264,9 +280,19 @@ impl FaultInjector {
         self.restart_task = Some((stop, tokio::spawn(task)));
     }
 
+    /// Begins and ends the silences that are due.
+    pub(super) fn keep_silence(&mut self, cloud: &Cloud) {
+        if let Some(cycle) = &mut self.silence {
+            cycle.advance(cloud, self.proxy.as_ref());
+        }
+    }
+
     /// Ends them all; Postgres is up again when this returns.
     pub(super) async fn stop(&mut self) -> Result<()> {
         self.cloud_faults.stop();
+        if let Some(mut cycle) = self.silence.take() {
+            self.past_silences += cycle.stop();
+        }
         if let Some(proxy) = &self.proxy {
             proxy.stop_cutting();
         }
@@ -296,7 +322,8 @@ impl FaultInjector {
             .proxy
             .as_ref()
             .map_or((0, 0), PostgresProxy::cut_counts);
-        self.cloud_faults.hits() + before + after
+        let silenced = self.silence.as_ref().map_or(0, SilenceCycle::hits);
+        self.cloud_faults.hits() + silenced + self.past_silences + before + after
     }
 }
 

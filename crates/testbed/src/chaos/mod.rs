@@ -11,6 +11,8 @@ mod observer;
 mod phases;
 mod rate_limit;
 mod report;
+mod silence;
+mod triggers;
 
 pub use arguments::{ChaosArguments, FaultKind};
 pub use delete_checker::DeleteChecker;

@@ -105,6 +105,7 @@ impl ChaosRun<'_> {
     async fn run_round(&mut self) -> Result<()> {
         tokio::time::sleep(POLL_INTERVAL).await;
         self.killer.kill_and_restart(&mut self.processes).await?;
+        self.injector.keep_silence(&self.environment.cloud);
         // What cannot be read now is printed later.
         let poll = self.progress.poll_ledger(&self.traffic);
         let _ = tokio::time::timeout(PROGRESS_TIMEOUT, poll).await;

@@ -4,6 +4,7 @@
 
 mod connection;
 mod pooler;
+mod silent;
 mod wire;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::Result;
 use fastrand::Rng;
 use parking_lot::Mutex;
+pub use silent::{SilenceMode, SilentProxy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};

@@ -71,7 +71,7 @@ async fn folding_loses_and_doubles_nothing_under_concurrent_counting() {
         }
     };
     let folding = join(fold("folder-1"), fold("folder-2"));
-    let (((), ()), (one, other)) = join(join(counting, watching), folding).await;
+    let (((), ()), (one, other)) = Box::pin(join(join(counting, watching), folding)).await;
     assert!(one + other > 100, "only {one} and {other} rows were folded");
     assert_eq!(
         rig.ledger_counter("moved").await,

@@ -40,6 +40,7 @@ mod row_security;
 mod runs;
 mod secrets;
 mod shutdown;
+mod silent_cloud;
 mod silent_database;
 mod stack;
 mod status_cost;

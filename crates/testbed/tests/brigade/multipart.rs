@@ -94,9 +94,10 @@ async fn an_object_that_appears_meanwhile_is_not_overwritten() {
 #[tokio::test]
 async fn a_failed_part_leaves_nothing_behind() {
     let (rig, store, route, _) = large().await;
-    let _fault = rig.cloud.inject_fault(
-        Fault::new("UploadPartCopy", FaultEffect::error(500, "InternalError")).times(1),
-    );
+    let fault = rig.cloud.inject_fault(Fault::new(
+        "UploadPartCopy",
+        FaultEffect::error(500, "InternalError"),
+    ));
     assert!(matches!(
         store.copy_multipart(&route).await,
         Err(StoreError::Transient { .. })
@@ -108,7 +109,27 @@ async fn a_failed_part_leaves_nothing_behind() {
         1
     );
     assert!(rig.destination_sha256("avatar/large +.png").await.is_none());
+    fault.remove();
     store.copy_multipart(&route).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_part_that_fails_is_copied_again_and_the_others_are_kept() {
+    let (rig, store, route, bytes) = large().await;
+    let _faults = [(500, "InternalError"), (503, "SlowDown")].map(|(status, code)| {
+        let effect = FaultEffect::error(status, code);
+        rig.cloud
+            .inject_fault(Fault::new("UploadPartCopy", effect).times(1))
+    });
+    store.copy_multipart(&route).await.unwrap();
+    let counts = rig.cloud.request_counts();
+    let count = |operation| counts.count_operation_by("consumer", operation);
+    assert_eq!(
+        (count("CreateMultipartUpload"), count("UploadPartCopy")),
+        (1, 5)
+    );
+    let copy = rig.destination_sha256("avatar/large +.png").await;
+    assert_eq!(copy.unwrap(), sha256(&bytes));
 }
 
 #[tokio::test]

@@ -414,3 +414,32 @@ async fn the_lag_of_replicas_that_cannot_be_seen_is_refused() {
     let plan = rig.run_feeder(&["plan"]).await;
     assert!(plan.output.contains("Aurora's readers"), "{}", plan.output);
 }
+
+#[tokio::test]
+async fn two_consumers_of_one_name_share_the_limits() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let settings = [("CONSUMER_NAME", "twin")];
+    let consumers = [rig.spawn_consumer(&settings), rig.spawn_consumer(&settings)];
+    wait_until("both", async || {
+        rig.query_number(
+            "SELECT count(*) FROM bucket_brigade.workers
+              WHERE worker LIKE 'twin%' AND seen_at > started_at + interval '1 second'",
+        )
+        .await
+            == 2
+    })
+    .await;
+    for consumer in consumers {
+        stop_consumer(consumer).await;
+    }
+    // The name is free again.
+    let consumer = rig.spawn_consumer(&settings);
+    wait_until("the name", async || {
+        rig.query_number("SELECT count(*) FROM bucket_brigade.workers WHERE worker = 'twin'")
+            .await
+            == 1
+    })
+    .await;
+    stop_consumer(consumer).await;
+}

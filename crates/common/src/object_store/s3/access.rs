@@ -5,21 +5,13 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
-use aws_smithy_http_client::Connector;
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::http::{
-    HttpConnectorSettings, SharedHttpConnector, http_client_fn,
-};
+use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
 use super::copy::{BucketAddress, CopyClient, RequestSigner, endpoint_params};
 use crate::aws::{error_chain, s3_client};
+use crate::connections::RenewedConnections;
 use crate::preflight::{BucketCheck, PreflightError, check_bucket, retry_transient};
-
-/// The SDK's own. Source: `aws-smithy-runtime`, `DEFAULT_CONNECT_TIMEOUT`.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 
 /// How this process reaches S3: one set of connections for all requests, and of credentials for all copies.
 #[derive(Debug, Clone)]
@@ -46,12 +38,7 @@ pub struct S3Bucket {
 impl S3Access {
     /// `timeout` is when a request that does not answer is given up.
     pub fn new(sdk: &SdkConfig, force_path_style: bool, timeout: Duration) -> Self {
-        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT);
-        let connector = Connector::builder()
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .proxy_config(ProxyConfig::from_env())
-            .connector_settings(settings.build());
-        let connector = SharedHttpConnector::new(connector.build());
+        let connector = SharedHttpConnector::new(RenewedConnections::new());
         Self::with_connector(sdk, force_path_style, timeout, connector)
     }
 

@@ -1,11 +1,13 @@
 //! Is what stands at the destination our copy? Asked only when a copy met an object there.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{CUSTOMER_KEY, S3Bucket, S3Store, bare_etag, store_error};
@@ -15,6 +17,13 @@ use crate::path_rule::MoveRoute;
 
 /// How much one request reads of an object.
 const RANGE_BYTES: u64 = 8 << 20;
+
+/// When the head of an answer that needs no work of the store's is given up.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How many objects a process compares byte by byte at a time: with the buffers of the connections each takes
+/// up to a megabyte.
+static BYTE_COMPARISONS: Semaphore = Semaphore::const_new(16);
 
 /// How much of each of two objects is held in memory while their bytes are compared.
 const CHUNK_BYTES: u64 = 64 << 10;
@@ -43,7 +52,11 @@ impl S3Bucket {
     /// A HEAD of one object; none when there is no such object.
     pub async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, StoreError> {
         let request = self.client.head_object().bucket(&self.name).key(key);
-        match request.send().await {
+        let sent = timeout(self.timeout.min(HEAD_TIMEOUT), request.send());
+        let Ok(response) = sent.await else {
+            return Err(no_response("HeadObject"));
+        };
+        match response {
             Ok(head) => Ok(Some(head)),
             Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => Ok(None),
             Err(error) => match store_error(error) {
@@ -66,13 +79,20 @@ impl S3Bucket {
         range: &str,
     ) -> Result<ByteStream, StoreError> {
         let request = self.client.get_object().bucket(&self.name).key(key);
-        let output = request
+        let request = request
             .range(range)
-            .set_if_match(etag.map(ToOwned::to_owned))
-            .send()
-            .await
-            .map_err(comparison_error)?;
-        Ok(output.body)
+            .set_if_match(etag.map(ToOwned::to_owned));
+        match timeout(self.timeout.min(HEAD_TIMEOUT), request.send()).await {
+            Ok(response) => Ok(response.map_err(comparison_error)?.body),
+            Err(_) => Err(no_response("GetObject")),
+        }
+    }
+}
+
+fn no_response(operation: &str) -> StoreError {
+    StoreError::Transient {
+        code: "Timeout".into(),
+        message: format!("{operation} has timed out"),
     }
 }
 
@@ -177,6 +197,8 @@ async fn bytes_are_equal(
     source: &HeadObjectOutput,
     destination: &HeadObjectOutput,
 ) -> Result<bool, StoreError> {
+    // It is never closed.
+    let _permit = BYTE_COMPARISONS.acquire().await.ok();
     let size = u64::try_from(source.content_length.unwrap_or(0)).unwrap_or(0);
     for start in (0..size).step_by(usize::try_from(RANGE_BYTES).unwrap_or(usize::MAX)) {
         let range = format!("bytes={start}-{}", (start + RANGE_BYTES).min(size) - 1);
@@ -221,7 +243,6 @@ mod tests {
     use std::collections::VecDeque;
     use std::pin::Pin;
     use std::task::{Context, Poll};
-    use std::time::Duration;
 
     use aws_config::{BehaviorVersion, Region, SdkConfig};
     use aws_credential_types::Credentials;
@@ -291,7 +312,12 @@ mod tests {
     impl HttpConnector for StallingServer {
         fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
             let is_source = request.uri().contains("images-old");
-            let body = body(b"1234", 4, is_source);
+            let bytes: &[u8] = if request.method() == "HEAD" {
+                b""
+            } else {
+                b"1234"
+            };
+            let body = body(bytes, 4, is_source && !bytes.is_empty());
             let mut response = HttpResponse::new(200.try_into().unwrap(), body);
             let etag = if is_source { "\"1\"" } else { "\"2\"" };
             response.headers_mut().insert("etag", etag);

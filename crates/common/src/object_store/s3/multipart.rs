@@ -1,15 +1,19 @@
 //! The copy of an object too large for one `CopyObject`: part by part, on the server's side, and
 //! carrying what a single copy would have carried by itself.
 
+use std::time::Duration;
+
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, StorageClass};
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::sleep;
 
 use super::encoding::encode_tags;
 use super::{S3Store, confirm_copy, copy_source, store_error};
 use crate::object_store::{CopiedObject, StoreError};
 use crate::path_rule::MoveRoute;
+use crate::retry::Backoff;
 
 /// The most parts an upload may have. Source: Amazon S3 User Guide, "Multipart upload limits".
 const MAX_PARTS: u64 = 10_000;
@@ -17,6 +21,14 @@ const MAX_PARTS: u64 = 10_000;
 /// Parts of one object under way at a time: enough to hide latency, few enough not to starve the
 /// other copies.
 const MAX_PARTS_IN_FLIGHT: usize = 4;
+
+/// A part that fails costs no other part: it is tried again, for about as long as a small object.
+const PART_RETRIES: usize = 6;
+
+const PART_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(100),
+    max_delay: Duration::from_secs(5),
+};
 
 pub(super) async fn copy_in_parts(
     store: &S3Store,
@@ -115,7 +127,9 @@ async fn copy_parts_and_complete(
     let etag = source.e_tag();
     let parts: Vec<CompletedPart> =
         stream::iter(part_ranges(size, store.options.limits.part_bytes))
-            .map(|(number, range)| copy_part(store, route, upload, etag, number, range))
+            .map(|(number, range)| {
+                copy_part_with_retries(store, route, upload, etag, number, range)
+            })
             .buffered(MAX_PARTS_IN_FLIGHT)
             .try_collect()
             .await?;
@@ -149,13 +163,44 @@ fn part_ranges(size: u64, part_bytes: u64) -> impl Iterator<Item = (i32, String)
     }))
 }
 
-async fn copy_part(
+/// The parts of an object that was replaced would never fit together.
+const SOURCE_CHANGED: &str = "SourceChanged";
+
+fn may_pass(error: &StoreError) -> bool {
+    match error {
+        StoreError::Transient { code, .. } => code != SOURCE_CHANGED,
+        StoreError::Throttled { .. } => true,
+        _ => false,
+    }
+}
+
+async fn copy_part_with_retries(
     store: &S3Store,
     route: &MoveRoute,
     upload: &str,
     source_etag: Option<&str>,
     number: i32,
     range: String,
+) -> Result<CompletedPart, StoreError> {
+    for delay in PART_BACKOFF.delays().take(PART_RETRIES) {
+        match copy_part(store, route, upload, source_etag, number, &range).await {
+            Err(error) if may_pass(&error) => {
+                tracing::debug!(%error, number, "a part is copied again");
+                sleep(delay).await;
+            }
+            result => return result,
+        }
+    }
+    copy_part(store, route, upload, source_etag, number, &range).await
+}
+
+async fn copy_part(
+    store: &S3Store,
+    route: &MoveRoute,
+    upload: &str,
+    source_etag: Option<&str>,
+    number: i32,
+    range: &str,
 ) -> Result<CompletedPart, StoreError> {
     let output = store
         .destination
@@ -173,7 +218,7 @@ async fn copy_part(
         .await
         .map_err(|error| match store_error(error) {
             StoreError::DestinationExists => StoreError::Transient {
-                code: "SourceChanged".into(),
+                code: SOURCE_CHANGED.into(),
                 message: "the source object was replaced while it was copied".into(),
             },
             other => other,

@@ -34,6 +34,10 @@ use crate::aws::{ErrorOrigin, RequestError, error_chain};
 /// Says in the bucket's access log who copied.
 const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_VERSION"));
 
+/// What a small copy takes at most: without an answer by then it is sent once more, on a new connection, and
+/// given all the time that a large one takes.
+const SMALL_COPY_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// One copy, as its request describes it.
 #[derive(Debug, Clone)]
 pub(super) struct CopyRequest<'a> {
@@ -88,6 +92,12 @@ impl CopyClient {
         &self,
         copy: &CopyRequest<'_>,
     ) -> Result<Option<String>, RequestError> {
+        if self.timeout > SMALL_COPY_TIMEOUT
+            && let Ok(result) = timeout(SMALL_COPY_TIMEOUT, self.send(copy)).await
+        {
+            return result;
+        }
+        // The connection may have been dead. A copy that was made all the same is met, and recognised.
         match timeout(self.timeout, self.send(copy)).await {
             Ok(result) => result,
             Err(_) => Err(lost("Timeout", format!("no answer in {:?}", self.timeout))),
