@@ -12,8 +12,9 @@ use bucket_brigade_common::path_rule::MoveRoute;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
+use super::other_spellings::OtherSpellings;
 use super::output::CleanPrinter;
-use super::path_references::{PathReference, path_references, referenced_keys};
+use super::path_references::{PathColumn, path_columns, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use crate::locks::{self, QuiescedFleet};
 use crate::progress_bar::ProgressReporter;
@@ -22,6 +23,7 @@ use crate::retrying_store::{
 };
 
 const REFERENCED_REASON: &str = "a row names it";
+const OTHER_SPELLING_REASON: &str = "a row may mean it by another spelling";
 const CHANGED_REASON: &str = "it is not the object that was verified any more";
 const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
@@ -32,7 +34,8 @@ pub(super) struct ObjectCleaner<'a> {
     pub(super) store: &'a S3Store,
     pub(super) bucket: &'a str,
     /// Read anew for each batch.
-    pub(super) references: Vec<PathReference>,
+    pub(super) columns: Vec<PathColumn>,
+    pub(super) other_spellings: OtherSpellings,
     pub(super) total: u64,
     pub(super) printer: CleanPrinter<'a>,
 }
@@ -77,7 +80,7 @@ impl ObjectCleaner<'_> {
     async fn process_batch(&mut self, page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
         let mut outcomes = Vec::new();
         // A feeder may have opened another run since the last batch.
-        self.references = path_references(self.removals.ledger, self.bucket).await?;
+        self.columns = path_columns(self.removals.ledger, self.bucket).await?;
         // What an earlier clean may have removed is checked in any case: a row may have come to name it.
         let (cut_off, page): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|removal| removal.is_in_removal);
@@ -103,12 +106,18 @@ impl ObjectCleaner<'_> {
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<ObjectRemoval>> {
         let referenced = self.referenced_keys(removals.iter()).await?;
-        let (kept, unreferenced): (Vec<_>, Vec<_>) = removals
-            .into_iter()
-            .partition(|removal| referenced.contains(&removal.object_key));
-        let kept = kept.into_iter();
-        outcomes
-            .extend(kept.map(|removal| (removal, RemovalOutcome::Kept(REFERENCED_REASON.into()))));
+        let mut unreferenced = Vec::new();
+        for removal in removals {
+            let reason = if referenced.contains(&removal.object_key) {
+                REFERENCED_REASON
+            } else if self.other_spellings.may_mean(&removal.object_key) {
+                OTHER_SPELLING_REASON
+            } else {
+                unreferenced.push(removal);
+                continue;
+            };
+            outcomes.push((removal, RemovalOutcome::Kept(reason.into())));
+        }
         Ok(unreferenced)
     }
 
@@ -118,7 +127,7 @@ impl ObjectCleaner<'_> {
     ) -> anyhow::Result<HashSet<String>> {
         let keys = removals.map(|removal| removal.object_key.as_str());
         let keys: Vec<&str> = keys.collect();
-        Ok(referenced_keys(self.removals.ledger, &self.references, &keys).await?)
+        Ok(referenced_keys(self.removals.ledger, &self.columns, &keys).await?)
     }
 
     /// Those that may go, and those that an earlier clean removed and was killed.

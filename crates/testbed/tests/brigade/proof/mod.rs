@@ -5,6 +5,7 @@ mod concurrent_commands;
 mod confirm;
 mod interrupted_commands;
 mod orphans;
+mod references;
 mod report;
 mod rights;
 mod rollback;
