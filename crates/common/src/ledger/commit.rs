@@ -17,13 +17,18 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
         r#"SELECT t.{id}::text, coalesce(t.{path}::text, ''),
                 EXISTS (SELECT 1 FROM bucket_brigade.failures f
                          WHERE f.run_id = $1 AND f.row_id = t.{id}::text
-                           AND f.path = t.{path} COLLATE "C" AND f.permanent)
+                           AND f.path = t.{path} COLLATE "C" AND f.permanent),
+                coalesce((SELECT m.etag FROM bucket_brigade.moves m
+                           WHERE m.run_id = $1 AND m.row_id = t.{id}::text
+                             AND m.old_path = t.{path} COLLATE "C"),
+                         (SELECT r.copy_etag FROM bucket_brigade.removals r
+                           WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path} COLLATE "C"))
            FROM {sql} t WHERE t.{id} = ANY ($2::text[]::{id_type}[])"#
     )
 }
 
 /// `$1` run, `$2` ids, `$3` old paths, `$4` new paths, `$5` `ETags`, `$6` sizes, `$7` destination keys,
-/// `$8` worker. Returns the ids that moved.
+/// `$8` worker, `$9` whether the source is gone. Returns the ids that moved.
 ///
 /// A row that the application has locked is skipped rather than waited for: one long transaction
 /// of the application must not hold up a batch, and a statement that never waits for a row cannot
@@ -36,8 +41,8 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
     let check = stored_path_check(path, "l.new_path");
     format!(
         r#"WITH input AS (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
-        AS i (id, old_path, new_path, etag, size_bytes, destination_key)
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $9::boolean[])
+        AS i (id, old_path, new_path, etag, size_bytes, destination_key, is_source_gone)
 ), locked AS MATERIALIZED (
     SELECT t.{id} AS key, i.* FROM input i JOIN {sql} t ON t.{id} = i.id::{id_type}
      WHERE t.{path} COLLATE "C" = i.old_path
@@ -45,11 +50,16 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
 ), moved AS (
     UPDATE {sql} t SET {path} = l.new_path FROM locked l
      WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.old_path
-    RETURNING l.id, l.old_path, l.new_path, l.etag, l.size_bytes, l.destination_key, {check}
+    RETURNING l.id, l.old_path, l.new_path, l.etag, l.size_bytes, l.destination_key,
+              l.is_source_gone, {check}
 ), evidence AS (
     INSERT INTO bucket_brigade.moves AS m
-           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer)
-    SELECT $1, id, old_path, new_path, etag, size_bytes, $8 FROM moved
+           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer, moved_at)
+    SELECT $1, id, old_path, new_path, etag, size_bytes, $8,
+           -- No later than its source was removed, so that the two belong together.
+           coalesce((SELECT r.removed_at FROM bucket_brigade.removals r
+                      WHERE is_source_gone AND r.run_id = $1 AND NOT r.is_orphan AND r.path = old_path), now())
+      FROM moved
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
@@ -150,16 +160,17 @@ impl PostgresLedger {
         ids: &[RowId],
     ) -> Result<HashMap<RowId, CurrentRow>, sqlx::Error> {
         let ids: Vec<&str> = ids.iter().map(RowId::as_str).collect();
-        let rows: Vec<(String, String, bool)> =
+        let rows: Vec<(String, String, bool, Option<String>)> =
             sqlx::query_as(AssertSqlSafe(self.statements.read_rows.clone()))
                 .bind(self.run_id)
                 .bind(ids)
                 .fetch_all(&self.pool)
                 .await?;
-        let row = |(id, path, failed_for_good)| {
+        let row = |(id, path, failed_for_good, copy_etag)| {
             let row = CurrentRow {
                 path,
                 has_permanent_failure: failed_for_good,
+                copy_etag,
             };
             (RowId::from_database(id), row)
         };
@@ -180,6 +191,7 @@ impl PostgresLedger {
             .bind(moves.iter().map(|m| m.size_bytes).collect::<Vec<_>>())
             .bind(column(|m| &m.destination_key))
             .bind(&*self.worker)
+            .bind(moves.iter().map(|m| m.is_source_gone).collect::<Vec<_>>())
             .fetch_all(&self.pool)
             .await?;
         Ok(moved

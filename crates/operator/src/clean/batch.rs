@@ -61,7 +61,7 @@ impl ObjectCleaner<'_> {
         let mut progress = ProgressReporter::new("cleaning", self.total);
         let mut cursor: Option<String> = None;
         let size = i64::try_from(MAX_DELETE_OBJECTS)?;
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !self.printer.is_closed() {
             locks::ensure_held(&mut lock).await?;
             if let Some(fleet) = &mut fleet {
                 fleet.ensure_quiesced().await?;
@@ -90,13 +90,24 @@ impl ObjectCleaner<'_> {
         let (removable, mut gone) = self.classify_all(candidates, &mut outcomes).await?;
         self.removals.begin_removals(&removable).await?;
         let removable = self.retain_unreferenced(removable, &mut outcomes).await?;
-        gone.extend(self.remove_batch(removable, &mut outcomes).await?);
-        let unsaved = self.restore_referenced(gone, &mut outcomes).await?;
+        let removed = self.remove_batch(&removable, &mut outcomes).await;
+        let failure = match removed {
+            Ok(removed) => {
+                gone.extend(removed);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        let mut unsaved = self.restore_referenced(gone, &mut outcomes).await?;
+        if failure.is_some() {
+            unsaved.extend(self.restore_uncertain(removable, &mut outcomes).await?);
+        }
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         self.removals.finish_removals(&outcomes).await?;
         self.printer.print_outcomes(&outcomes)?;
         // These stay in removal, so that the next clean tries again to bring them back.
-        self.printer.print_outcomes(&unsaved)
+        self.printer.print_outcomes(&unsaved)?;
+        failure.map_or(Ok(()), Err)
     }
 
     /// Those that no row names.
@@ -212,7 +223,7 @@ impl ObjectCleaner<'_> {
     /// Removes them; those that are gone, with the delete marker that hides each.
     async fn remove_batch(
         &self,
-        removable: Vec<ObjectRemoval>,
+        removable: &[ObjectRemoval],
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<RemovedObject>> {
         if removable.is_empty() {
@@ -220,13 +231,14 @@ impl ObjectCleaner<'_> {
         }
         let targets: Vec<DeleteTarget> = removable.iter().map(delete_target).collect();
         let deletions = remove_with_retries(self.store, self.bucket_side(), &targets).await?;
-        let mut gone = Vec::new();
-        for (removal, deletion) in removable.into_iter().zip(deletions) {
-            match self.confirm_removal(&removal, deletion).await? {
-                RemovalOutcome::Removed(marker) => gone.push((removal, marker)),
-                kept @ RemovalOutcome::Kept(_) => outcomes.push((removal, kept)),
+        let (mut gone, mut kept) = (Vec::new(), Vec::new());
+        for (removal, deletion) in removable.iter().zip(deletions) {
+            match self.confirm_removal(removal, deletion).await? {
+                RemovalOutcome::Removed(marker) => gone.push((removal.clone(), marker)),
+                outcome @ RemovalOutcome::Kept(_) => kept.push((removal.clone(), outcome)),
             }
         }
+        outcomes.extend(kept);
         Ok(gone)
     }
 
@@ -264,12 +276,35 @@ impl ObjectCleaner<'_> {
         let referenced = self
             .referenced_keys(gone.iter().map(|(removal, _)| removal))
             .await?;
+        let (lost, removed): (Vec<_>, Vec<_>) = gone
+            .into_iter()
+            .partition(|(removal, _)| referenced.contains(&removal.object_key));
+        let removed = removed.into_iter();
+        outcomes
+            .extend(removed.map(|(removal, marker)| (removal, RemovalOutcome::Removed(marker))));
+        let lost = lost.into_iter().map(|(removal, _)| removal).collect();
+        Ok(self.restore_all(lost, outcomes).await)
+    }
+
+    /// The request failed, so what it removed is not known: a row that names one of the objects gets it back
+    /// all the same. The others stay in removal, for the next clean to look at.
+    async fn restore_uncertain(
+        &mut self,
+        mut removals: Vec<ObjectRemoval>,
+        outcomes: &mut RemovalOutcomes,
+    ) -> anyhow::Result<RemovalOutcomes> {
+        let referenced = self.referenced_keys(removals.iter()).await?;
+        removals.retain(|removal| referenced.contains(&removal.object_key));
+        Ok(self.restore_all(removals, outcomes).await)
+    }
+
+    async fn restore_all(
+        &mut self,
+        removals: Vec<ObjectRemoval>,
+        outcomes: &mut RemovalOutcomes,
+    ) -> RemovalOutcomes {
         let mut unsaved = Vec::new();
-        for (removal, marker) in gone {
-            if !referenced.contains(&removal.object_key) {
-                outcomes.push((removal, RemovalOutcome::Removed(marker)));
-                continue;
-            }
+        for removal in removals {
             match self.restore_object(&removal).await {
                 Ok(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
                 Err(why) => {
@@ -278,7 +313,7 @@ impl ObjectCleaner<'_> {
                 }
             }
         }
-        Ok(unsaved)
+        unsaved
     }
 
     /// How it came back, or why it did not.

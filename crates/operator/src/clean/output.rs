@@ -197,6 +197,10 @@ impl<'a> CleanPrinter<'a> {
         Ok(())
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.list_writer.is_closed()
+    }
+
     pub(super) fn count_restore_failure(&mut self) {
         self.restore_failures += 1;
     }

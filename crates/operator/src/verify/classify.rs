@@ -23,7 +23,8 @@ pub(super) enum MoveVerdict {
     SourceChanged(String),
     /// Another object stands in the copy's place.
     CopyReplaced(String),
-    /// The source was written in the second of the copy or later: the two must be compared.
+    /// The source was written in the second of the copy or later, or may have been: the two must be
+    /// compared.
     NeedsComparison,
 }
 
@@ -72,6 +73,10 @@ fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict 
             if source.is_md5 && copy.is_md5 && source.etag != copy.etag =>
         {
             MoveVerdict::SourceChanged("the source's bytes are not its copy's".into())
+        }
+        // An upload in parts bears the time of its beginning: it may have ended after the copy.
+        SourceObject::Present(source) if !source.is_md5 && source.etag != copy.etag => {
+            MoveVerdict::NeedsComparison
         }
         SourceObject::Present(_) | SourceObject::Removed => MoveVerdict::Intact,
     }

@@ -10,6 +10,7 @@ mod report;
 mod rights;
 mod rollback;
 mod runbook;
+mod stale_rows;
 mod verify;
 
 use bucket_brigade_testbed::process::ChildProcess;

@@ -82,7 +82,7 @@ async fn the_other_partitions_of_the_table_are_asked_too() {
     .await;
     rig.add_moved_images(3).await;
     rig.execute_sql(
-        "INSERT INTO images_2023 (id, path) VALUES (1000, 'image/0.png'), (1001, '/image/1.png')",
+        "INSERT INTO images_2023 (id, path, title) VALUES (1000, 'image/0.png', ''), (1001, '/image/1.png', '')",
     )
     .await;
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
