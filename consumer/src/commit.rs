@@ -73,6 +73,7 @@ pub fn build_move(task: &MoveTask, copied: CopiedObject) -> PendingMove {
         destination_key: task.route.destination_key.clone(),
         etag: copied.etag,
         size_bytes: copied.size_bytes,
+        is_source_gone: copied.is_source_gone,
     }
 }
 

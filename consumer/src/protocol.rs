@@ -14,12 +14,16 @@
 //! returns what to do. A message is deleted in two cases only: its row was moved by a commit, or its
 //! row needs no move and that is recorded; and in both only under a lease that still holds.
 
+mod failure_cause;
+
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::move_ledger::{CurrentRow, OrphanedCopy};
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
+
+pub use failure_cause::FailureCause;
 
 /// How often a commit may be skipped because the row is locked before it counts as a failure; with the
 /// waits between them about half a minute.
@@ -48,6 +52,8 @@ pub enum RowState {
     NeedsMove {
         /// The ledger holds a permanent failure for it.
         failed_for_good: bool,
+        /// The ETag of an earlier copy for this path: the row was moved, and its old path written again.
+        copy_etag: Option<String>,
     },
     Moved,
     /// Another path of the application's; under the old prefix it will be fed on its own.
@@ -65,6 +71,7 @@ impl RowState {
             None => Self::Deleted,
             Some(row) if row.path == route.old_path => Self::NeedsMove {
                 failed_for_good: row.has_permanent_failure,
+                copy_etag: row.copy_etag,
             },
             Some(row) if row.path == route.new_path => Self::Moved,
             Some(row) => Self::Changed {
@@ -73,15 +80,6 @@ impl RowState {
             },
         }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct FailureCause {
-    /// A short code: S3's or Postgres's own where there is one.
-    pub code: String,
-    pub message: String,
-    /// Whether trying again unchanged is pointless.
-    pub permanent: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -152,7 +150,16 @@ enum FinalAction {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     /// No copy of this delivery is proven yet.
-    Copying { vanished_objects: u32 },
+    Copying {
+        vanished_objects: u32,
+        /// That of an earlier copy, by the ledger.
+        copy_etag: Option<String>,
+    },
+    /// There is no source; perhaps the earlier copy stands.
+    FindingCopy {
+        copy_etag: String,
+        cause: FailureCause,
+    },
     /// The copy is proven, the path not yet set.
     Committing {
         copy: CopiedObject,
@@ -187,6 +194,7 @@ impl MoveProtocol {
             destination_key,
             phase: Phase::Copying {
                 vanished_objects: 0,
+                copy_etag: None,
             },
         }
     }
@@ -228,6 +236,24 @@ impl MoveProtocol {
         if let Phase::FindingOrphan(row) = &self.phase {
             return self.record_settlement(row.clone(), None);
         }
+        // An application that saves a row whole writes the old path of a moved image, and its source may be
+        // gone by now.
+        if let Phase::Copying {
+            copy_etag: Some(copy_etag),
+            ..
+        } = &self.phase
+            && cause.code == failure_cause::NO_SUCH_KEY
+        {
+            self.phase = Phase::FindingCopy {
+                copy_etag: copy_etag.clone(),
+                cause,
+            };
+            return Action::Compare;
+        }
+        self.fail(cause)
+    }
+
+    fn fail(&mut self, cause: FailureCause) -> Action {
         self.phase = Phase::Failing {
             cause,
             copy: self.copy().cloned(),
@@ -240,7 +266,10 @@ impl MoveProtocol {
         match &self.phase {
             Phase::Committing { copy, .. } => Some(copy),
             Phase::Failing { copy, .. } => copy.as_ref(),
-            Phase::Copying { .. } | Phase::FindingOrphan(_) | Phase::Ending(_) => None,
+            Phase::Copying { .. }
+            | Phase::FindingCopy { .. }
+            | Phase::FindingOrphan(_)
+            | Phase::Ending(_) => None,
         }
     }
 
@@ -267,33 +296,68 @@ impl MoveProtocol {
     fn after_compare(&mut self, found: DestinationState) -> Action {
         if let Phase::FindingOrphan(row) = &self.phase {
             let orphan = match found {
-                DestinationState::Same(copy) => Some(self.orphaned_copy(&copy)),
+                DestinationState::Same(copy) | DestinationState::Alone(copy) => {
+                    Some(self.orphaned_copy(&copy))
+                }
                 DestinationState::Empty | DestinationState::Different(_) => None,
             };
             return self.record_settlement(row.clone(), orphan);
         }
         match found {
             DestinationState::Same(copy) => self.commit_copy(copy),
+            DestinationState::Alone(copy) => self.after_copy_without_source(copy),
             DestinationState::Different(difference) => {
-                let conflict = self.destination_conflict(&difference);
+                let conflict =
+                    FailureCause::destination_conflict(&self.destination_key, &difference);
                 self.after_failure(conflict)
             }
             DestinationState::Empty => self.copy_again(),
         }
     }
 
+    /// The earlier copy is as good as a new one; any other object proves nothing without a source.
+    fn after_copy_without_source(&mut self, copy: CopiedObject) -> Action {
+        let recorded = match &self.phase {
+            Phase::Copying { copy_etag, .. } => copy_etag.as_ref(),
+            Phase::FindingCopy { copy_etag, .. } => Some(copy_etag),
+            _ => None,
+        };
+        if recorded == Some(&copy.etag) {
+            return self.commit_copy(copy);
+        }
+        self.fail(FailureCause::source_vanished())
+    }
+
+    fn copy_first(&mut self, recorded: Option<String>) -> Action {
+        self.phase = Phase::Copying {
+            vanished_objects: 0,
+            copy_etag: recorded,
+        };
+        Action::Copy
+    }
+
     fn copy_again(&mut self) -> Action {
-        if let Phase::Copying { vanished_objects } = &mut self.phase {
+        if let Phase::FindingCopy { cause, .. } = &self.phase {
+            return self.fail(cause.clone());
+        }
+        if let Phase::Copying {
+            vanished_objects, ..
+        } = &mut self.phase
+        {
             *vanished_objects += 1;
             if *vanished_objects <= MAX_VANISHED_OBJECTS {
                 return Action::Copy;
             }
         }
-        self.after_failure(destination_vanished())
+        self.after_failure(FailureCause::destination_vanished())
     }
 
     fn after_row_read(&mut self, row: RowState) -> Action {
-        let RowState::NeedsMove { failed_for_good } = row else {
+        let RowState::NeedsMove {
+            failed_for_good,
+            copy_etag: recorded,
+        } = row
+        else {
             return self.after_row_changed(row);
         };
         match &self.phase {
@@ -301,11 +365,13 @@ impl MoveProtocol {
             Phase::Copying { .. } if failed_for_good && self.receive_count > 1 => {
                 self.end_lease(FinalAction::Release(self.release_delay(true)))
             }
-            Phase::Copying { .. } => Action::Copy,
+            Phase::Copying { .. } => self.copy_first(recorded),
             Phase::Committing { .. } => self.retry_commit(),
             Phase::Failing { cause, .. } => self.record_failure(cause.clone()),
             // No row is read in these phases.
-            Phase::FindingOrphan(_) | Phase::Ending(_) => self.release_now(),
+            Phase::FindingCopy { .. } | Phase::FindingOrphan(_) | Phase::Ending(_) => {
+                self.release_now()
+            }
         }
     }
 
@@ -321,7 +387,7 @@ impl MoveProtocol {
                 let wait = LOCKED_ROW_BACKOFF.delay_ceiling(*skipped_commits);
                 Action::Commit(copy.clone(), wait)
             }
-            _ => self.record_failure(row_locked()),
+            _ => self.record_failure(FailureCause::row_locked()),
         }
     }
 
@@ -336,11 +402,12 @@ impl MoveProtocol {
                 let orphan = self.orphaned_copy(copy);
                 self.record_settlement(row, Some(orphan))
             }
-            None if self.receive_count > 1 => {
+            // Rows like this are few, and a copy may have been made for any of them: a message that was
+            // redriven, or sent again, is as new as the first.
+            None => {
                 self.phase = Phase::FindingOrphan(row);
                 Action::Compare
             }
-            None => self.record_settlement(row, None),
         }
     }
 
@@ -348,16 +415,6 @@ impl MoveProtocol {
         OrphanedCopy {
             destination_key: self.destination_key.clone(),
             etag: copy.etag.clone(),
-        }
-    }
-
-    /// Not for good: the application may be in the middle of replacing the image, and its row comes next.
-    fn destination_conflict(&self, difference: &str) -> FailureCause {
-        let key = &self.destination_key;
-        FailureCause {
-            code: "DestinationConflict".into(),
-            message: format!("another object stands at '{key}': {difference}"),
-            permanent: false,
         }
     }
 
@@ -381,24 +438,6 @@ impl MoveProtocol {
         } else {
             REDELIVERY_BACKOFF.delay_ceiling(self.receive_count)
         }
-    }
-}
-
-fn row_locked() -> FailureCause {
-    FailureCause {
-        code: "RowLocked".into(),
-        message: "the row stayed locked by another transaction, or a trigger undoes the change"
-            .into(),
-        permanent: false,
-    }
-}
-
-fn destination_vanished() -> FailureCause {
-    FailureCause {
-        code: "DestinationVanished".into(),
-        message: "the store refuses the copy because an object stands at the destination, and finds none there"
-            .into(),
-        permanent: false,
     }
 }
 

@@ -168,6 +168,7 @@ impl ObjectStore for RateLimitedStore {
             Ok(CopiedObject {
                 etag: "e".into(),
                 size_bytes: None,
+                is_source_gone: false,
             })
         } else {
             Err(StoreError::Throttled {

@@ -2,6 +2,7 @@ use super::*;
 
 const NEEDS_MOVE: RowState = RowState::NeedsMove {
     failed_for_good: false,
+    copy_etag: None,
 };
 
 fn first_delivery() -> MoveProtocol {
@@ -16,6 +17,7 @@ fn copied() -> CopiedObject {
     CopiedObject {
         etag: "e".into(),
         size_bytes: None,
+        is_source_gone: false,
     }
 }
 
@@ -103,30 +105,73 @@ fn a_duplicate_is_settled_without_a_copy() {
     assert_eq!(end(redelivery(), &events), Action::Delete);
 }
 
+/// Also at a first delivery: a message that was redriven or sent again counts as new.
 #[test]
-fn a_change_before_the_first_copy_leaves_nothing_behind() {
-    let step = drive(
-        first_delivery(),
-        &[Event::Decoded, Event::RowRead(RowState::Deleted)],
-    );
-    assert_eq!(step, Action::RecordSettlement(RowState::Deleted, None));
+fn a_change_checks_for_a_lost_copy() {
+    for delivery in [first_delivery, redelivery] {
+        let events = [Event::Decoded, Event::RowRead(changed())];
+        assert_eq!(drive(delivery(), &events), Action::Compare);
+        let compared = |event| drive(delivery(), &[&events[..], &[event]].concat());
+        let settled = |orphan| Action::RecordSettlement(changed(), orphan);
+        for found in [
+            DestinationState::Same(copied()),
+            DestinationState::Alone(copied()),
+        ] {
+            assert_eq!(compared(Event::Compared(found)), settled(Some(orphan())));
+        }
+        for nothing in [
+            Event::Compared(DestinationState::Empty),
+            Event::Compared(DestinationState::Different("bytes".into())),
+            Event::CopyFailed(failure_cause(true)),
+        ] {
+            assert_eq!(compared(nothing), settled(None));
+        }
+    }
 }
 
 #[test]
-fn a_change_found_at_a_redelivery_checks_for_a_lost_copy() {
-    let events = [Event::Decoded, Event::RowRead(changed())];
-    assert_eq!(drive(redelivery(), &events), Action::Compare);
-    let compared = |event| drive(redelivery(), &[&events[..], &[event]].concat());
-    let settled = |orphan| Action::RecordSettlement(changed(), orphan);
-    let found = Event::Compared(DestinationState::Same(copied()));
-    assert_eq!(compared(found), settled(Some(orphan())));
-    for nothing in [
-        Event::Compared(DestinationState::Empty),
-        Event::Compared(DestinationState::Different("bytes".into())),
+fn without_a_source_the_copy_on_record_is_committed() {
+    let set_back = Event::RowRead(RowState::NeedsMove {
+        failed_for_good: false,
+        copy_etag: Some("e".into()),
+    });
+    let alone = |etag: &str| {
+        Event::Compared(DestinationState::Alone(CopiedObject {
+            etag: etag.into(),
+            is_source_gone: true,
+            ..copied()
+        }))
+    };
+    let commit = Action::Commit(
+        CopiedObject {
+            is_source_gone: true,
+            ..copied()
+        },
+        Duration::ZERO,
+    );
+    for met in [
         Event::CopyFailed(failure_cause(true)),
+        Event::DestinationExists,
     ] {
-        assert_eq!(compared(nothing), settled(None));
+        let events = [Event::Decoded, set_back.clone(), met];
+        assert_eq!(drive(first_delivery(), &events), Action::Compare);
+        let after = |more: &[Event]| drive(first_delivery(), &[&events[..], more].concat());
+        assert_eq!(after(&[alone("e")]), commit);
+        let failed = after(&[alone("other"), set_back.clone()]);
+        assert!(
+            matches!(&failed, Action::RecordFailure(cause) if cause.code == "NoSuchKey" && cause.permanent),
+            "{failed:?}"
+        );
     }
+    let vanished = [
+        Event::Decoded,
+        set_back.clone(),
+        Event::CopyFailed(failure_cause(true)),
+        Event::Compared(DestinationState::Empty),
+        set_back,
+    ];
+    let failed = Action::RecordFailure(failure_cause(true));
+    assert_eq!(drive(first_delivery(), &vanished), failed);
 }
 
 #[test]
@@ -236,8 +281,12 @@ fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
         drive(first_delivery(), &failing(NEEDS_MOVE)),
         Action::RecordFailure(failure_cause(true))
     );
+    // The copy's answer may have been lost.
+    let mut deleted = failing(RowState::Deleted);
+    assert_eq!(drive(first_delivery(), &deleted), Action::Compare);
+    deleted.push(Event::Compared(DestinationState::Empty));
     assert_eq!(
-        drive(first_delivery(), &failing(RowState::Deleted)),
+        drive(first_delivery(), &deleted),
         Action::RecordSettlement(RowState::Deleted, None)
     );
     let mut settled = failing(RowState::Moved);
@@ -280,6 +329,7 @@ fn a_failed_message_is_released_and_never_acknowledged() {
 fn what_failed_for_good_is_not_copied_again_at_redelivery() {
     let hopeless = Event::RowRead(RowState::NeedsMove {
         failed_for_good: true,
+        copy_etag: None,
     });
     let events = [Event::Decoded, hopeless];
     assert_eq!(end(redelivery(), &events), Action::Release(Duration::ZERO));
@@ -316,6 +366,7 @@ fn rows_are_measured_against_the_message() {
         Some(CurrentRow {
             path: path.into(),
             has_permanent_failure: false,
+            copy_etag: None,
         })
     };
     assert_eq!(

@@ -199,6 +199,7 @@ impl BareLoop {
                     let copied = CopiedObject {
                         etag: ETAG.to_owned(),
                         size_bytes: None,
+                        is_source_gone: false,
                     };
                     Some(commit.commit(&MoveTask { id, route }, copied).await)
                 }
@@ -229,6 +230,7 @@ fn build_move(id: u64) -> PendingMove {
         destination_key: images::new_path(id),
         etag: ETAG.to_owned(),
         size_bytes: None,
+        is_source_gone: false,
     }
 }
 

@@ -77,6 +77,11 @@ impl<W: Write> ListWriter<W> {
         self.write(&text)
     }
 
+    /// Whether the reader has gone away: what it would have seen ends with it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
     fn write(&mut self, text: &str) -> anyhow::Result<()> {
         if self.is_closed {
             return Ok(());

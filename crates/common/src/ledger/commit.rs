@@ -17,7 +17,12 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
         r#"SELECT t.{id}::text, coalesce(t.{path}::text, ''),
                 EXISTS (SELECT 1 FROM bucket_brigade.failures f
                          WHERE f.run_id = $1 AND f.row_id = t.{id}::text
-                           AND f.path = t.{path} COLLATE "C" AND f.permanent)
+                           AND f.path = t.{path} COLLATE "C" AND f.permanent),
+                coalesce((SELECT m.etag FROM bucket_brigade.moves m
+                           WHERE m.run_id = $1 AND m.row_id = t.{id}::text
+                             AND m.old_path = t.{path} COLLATE "C"),
+                         (SELECT r.copy_etag FROM bucket_brigade.removals r
+                           WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path} COLLATE "C"))
            FROM {sql} t WHERE t.{id} = ANY ($2::text[]::{id_type}[])"#
     )
 }
@@ -58,14 +63,19 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
     )
 }
 
-/// The parameters of [`update_ctes`], and `$7` run, `$8` worker. Returns the ids that moved.
+/// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone. Returns the ids that moved.
 pub(super) fn commit_sql(table: &ApplicationTable) -> String {
     let update = update_ctes(table);
     format!(
         "WITH {update}, evidence AS (
     INSERT INTO bucket_brigade.moves AS m
-           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer)
-    SELECT $7, id, old_path, new_path, etag, size_bytes, $8 FROM moved
+           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer, moved_at)
+    SELECT $7, id, old_path, new_path, etag, size_bytes, $8,
+           -- No later than its source was removed, so that the two belong together.
+           coalesce((SELECT r.removed_at FROM bucket_brigade.removals r
+                      WHERE id = ANY ($9::text[]) AND r.run_id = $7 AND NOT r.is_orphan AND r.path = old_path),
+                    now())
+      FROM moved
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
@@ -150,16 +160,17 @@ impl PostgresLedger {
         ids: &[RowId],
     ) -> Result<HashMap<RowId, CurrentRow>, sqlx::Error> {
         let ids: Vec<&str> = ids.iter().map(RowId::as_str).collect();
-        let rows: Vec<(String, String, bool)> =
+        let rows: Vec<(String, String, bool, Option<String>)> =
             sqlx::query_as(AssertSqlSafe(self.statements.read_rows.clone()))
                 .bind(self.run_id)
                 .bind(ids)
                 .fetch_all(&self.pool)
                 .await?;
-        let row = |(id, path, failed_for_good)| {
+        let row = |(id, path, failed_for_good, copy_etag)| {
             let row = CurrentRow {
                 path,
                 has_permanent_failure: failed_for_good,
+                copy_etag,
             };
             (RowId::from_database(id), row)
         };
@@ -170,6 +181,8 @@ impl PostgresLedger {
         &self,
         moves: &[PendingMove],
     ) -> Result<HashSet<RowId>, sqlx::Error> {
+        let gone = moves.iter().filter(|m| m.is_source_gone);
+        let gone: Vec<&str> = gone.map(|m| m.id.as_str()).collect();
         let column = |text: fn(&PendingMove) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
         let moved: Vec<(String,)> = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
             .bind(column(|m| m.id.as_str()))
@@ -180,6 +193,7 @@ impl PostgresLedger {
             .bind(column(|m| &m.destination_key))
             .bind(self.run_id)
             .bind(&*self.worker)
+            .bind(gone)
             .fetch_all(&self.pool)
             .await?;
         Ok(moved

@@ -17,6 +17,8 @@ pub struct CurrentRow {
     pub path: String,
     /// Whether the ledger holds a permanent failure for this row at this path.
     pub has_permanent_failure: bool,
+    /// The ETag of the copy that was made for this path before, when the row was moved or its source removed.
+    pub copy_etag: Option<String>,
 }
 
 /// A proven copy, ready to be committed.
@@ -31,6 +33,8 @@ pub struct PendingMove {
     /// The copy's ETag as S3 gave it, without quotes.
     pub etag: String,
     pub size_bytes: Option<i64>,
+    /// Whether there was no source any more: the row was set back to a path whose image had moved.
+    pub is_source_gone: bool,
 }
 
 /// A copy of ours that has lost its row.

@@ -15,6 +15,8 @@ pub struct CopiedObject {
     pub etag: String,
     /// The object's size in bytes, where it became known on the way.
     pub size_bytes: Option<i64>,
+    /// Whether it is an earlier copy, and stands without its source.
+    pub is_source_gone: bool,
 }
 
 /// What stands at the destination, compared with the source.
@@ -23,6 +25,8 @@ pub enum DestinationState {
     Empty,
     /// The source's bytes and headers: a copy of ours.
     Same(CopiedObject),
+    /// An object without a source: our copy, if its ETag is the recorded one.
+    Alone(CopiedObject),
     /// Something else, with a word on what differs.
     Different(String),
 }

@@ -13,8 +13,9 @@ use bucket_brigade_common::preflight::retry_transient;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
+use super::other_spellings::OtherSpellings;
 use super::output::CleanPrinter;
-use super::path_references::{PathReference, path_references, referenced_keys};
+use super::path_references::{PathColumn, path_columns, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use crate::locks::{self, PauseGate, QuiescedFleet};
 use crate::progress_bar::ProgressReporter;
@@ -24,6 +25,7 @@ use crate::retrying_store::{
 use crate::statements::retry_statement;
 
 const REFERENCED_REASON: &str = "a row names it";
+const OTHER_SPELLING_REASON: &str = "a row may mean it by another spelling";
 const CHANGED_REASON: &str = "it is not the object that was verified any more";
 const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
@@ -34,7 +36,8 @@ pub(super) struct ObjectCleaner<'a> {
     pub(super) store: &'a S3Store,
     pub(super) bucket: &'a str,
     /// Read anew for each batch.
-    pub(super) references: Vec<PathReference>,
+    pub(super) columns: Vec<PathColumn>,
+    pub(super) other_spellings: OtherSpellings,
     pub(super) total: u64,
     pub(super) printer: CleanPrinter<'a>,
 }
@@ -60,7 +63,7 @@ impl ObjectCleaner<'_> {
         let mut progress = ProgressReporter::new("cleaning", self.total);
         let (mut cursor, mut pause): (Option<String>, _) = (None, PauseGate::default());
         let size = i64::try_from(MAX_DELETE_OBJECTS)?;
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !self.printer.is_closed() {
             let ledger = self.removals.ledger;
             pause.wait(ledger, stop).await?;
             locks::ensure_held(ledger, &mut lock).await?;
@@ -84,7 +87,7 @@ impl ObjectCleaner<'_> {
         let mut outcomes = Vec::new();
         // A feeder may have opened another run since the last batch.
         let (ledger, bucket) = (self.removals.ledger, self.bucket);
-        self.references = retry_transient(async || path_references(ledger, bucket).await).await?;
+        self.columns = retry_transient(async || path_columns(ledger, bucket).await).await?;
         // What an earlier clean may have removed is checked in any case: a row may have come to name it.
         let (cut_off, page): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|removal| removal.is_in_removal);
@@ -94,13 +97,24 @@ impl ObjectCleaner<'_> {
         let (removable, mut gone) = self.classify_all(candidates, &mut outcomes).await?;
         retry_statement(async || self.removals.begin_removals(&removable).await).await?;
         let removable = self.retain_unreferenced(removable, &mut outcomes).await?;
-        gone.extend(self.remove_batch(removable, &mut outcomes).await?);
-        let unsaved = self.restore_referenced(gone, &mut outcomes).await?;
+        let removed = self.remove_batch(&removable, &mut outcomes).await;
+        let failure = match removed {
+            Ok(removed) => {
+                gone.extend(removed);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        let mut unsaved = self.restore_referenced(gone, &mut outcomes).await?;
+        if failure.is_some() {
+            unsaved.extend(self.restore_uncertain(removable, &mut outcomes).await?);
+        }
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         retry_statement(async || self.removals.finish_removals(&outcomes).await).await?;
         self.printer.print_outcomes(&outcomes)?;
         // These stay in removal, so that the next clean tries again to bring them back.
-        self.printer.print_outcomes(&unsaved)
+        self.printer.print_outcomes(&unsaved)?;
+        failure.map_or(Ok(()), Err)
     }
 
     /// Those that no row names.
@@ -110,12 +124,18 @@ impl ObjectCleaner<'_> {
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<ObjectRemoval>> {
         let referenced = self.referenced_keys(removals.iter()).await?;
-        let (kept, unreferenced): (Vec<_>, Vec<_>) = removals
-            .into_iter()
-            .partition(|removal| referenced.contains(&removal.object_key));
-        let kept = kept.into_iter();
-        outcomes
-            .extend(kept.map(|removal| (removal, RemovalOutcome::Kept(REFERENCED_REASON.into()))));
+        let mut unreferenced = Vec::new();
+        for removal in removals {
+            let reason = if referenced.contains(&removal.object_key) {
+                REFERENCED_REASON
+            } else if self.other_spellings.may_mean(&removal.object_key) {
+                OTHER_SPELLING_REASON
+            } else {
+                unreferenced.push(removal);
+                continue;
+            };
+            outcomes.push((removal, RemovalOutcome::Kept(reason.into())));
+        }
         Ok(unreferenced)
     }
 
@@ -125,7 +145,7 @@ impl ObjectCleaner<'_> {
     ) -> anyhow::Result<HashSet<String>> {
         let keys = removals.map(|removal| removal.object_key.as_str());
         let keys: Vec<&str> = keys.collect();
-        Ok(referenced_keys(self.removals.ledger, &self.references, &keys).await?)
+        Ok(referenced_keys(self.removals.ledger, &self.columns, &keys).await?)
     }
 
     /// Those that may go, and those that an earlier clean removed and was killed.
@@ -210,7 +230,7 @@ impl ObjectCleaner<'_> {
     /// Removes them; those that are gone, with the delete marker that hides each.
     async fn remove_batch(
         &self,
-        removable: Vec<ObjectRemoval>,
+        removable: &[ObjectRemoval],
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<RemovedObject>> {
         if removable.is_empty() {
@@ -218,13 +238,14 @@ impl ObjectCleaner<'_> {
         }
         let targets: Vec<DeleteTarget> = removable.iter().map(delete_target).collect();
         let deletions = remove_with_retries(self.store, self.bucket_side(), &targets).await?;
-        let mut gone = Vec::new();
-        for (removal, deletion) in removable.into_iter().zip(deletions) {
-            match self.confirm_removal(&removal, deletion).await? {
-                RemovalOutcome::Removed(marker) => gone.push((removal, marker)),
-                kept @ RemovalOutcome::Kept(_) => outcomes.push((removal, kept)),
+        let (mut gone, mut kept) = (Vec::new(), Vec::new());
+        for (removal, deletion) in removable.iter().zip(deletions) {
+            match self.confirm_removal(removal, deletion).await? {
+                RemovalOutcome::Removed(marker) => gone.push((removal.clone(), marker)),
+                outcome @ RemovalOutcome::Kept(_) => kept.push((removal.clone(), outcome)),
             }
         }
+        outcomes.extend(kept);
         Ok(gone)
     }
 
@@ -262,12 +283,35 @@ impl ObjectCleaner<'_> {
         let referenced = self
             .referenced_keys(gone.iter().map(|(removal, _)| removal))
             .await?;
+        let (lost, removed): (Vec<_>, Vec<_>) = gone
+            .into_iter()
+            .partition(|(removal, _)| referenced.contains(&removal.object_key));
+        let removed = removed.into_iter();
+        outcomes
+            .extend(removed.map(|(removal, marker)| (removal, RemovalOutcome::Removed(marker))));
+        let lost = lost.into_iter().map(|(removal, _)| removal).collect();
+        Ok(self.restore_all(lost, outcomes).await)
+    }
+
+    /// The request failed, so what it removed is not known: a row that names one of the objects gets it back
+    /// all the same. The others stay in removal, for the next clean to look at.
+    async fn restore_uncertain(
+        &mut self,
+        mut removals: Vec<ObjectRemoval>,
+        outcomes: &mut RemovalOutcomes,
+    ) -> anyhow::Result<RemovalOutcomes> {
+        let referenced = self.referenced_keys(removals.iter()).await?;
+        removals.retain(|removal| referenced.contains(&removal.object_key));
+        Ok(self.restore_all(removals, outcomes).await)
+    }
+
+    async fn restore_all(
+        &mut self,
+        removals: Vec<ObjectRemoval>,
+        outcomes: &mut RemovalOutcomes,
+    ) -> RemovalOutcomes {
         let mut unsaved = Vec::new();
-        for (removal, marker) in gone {
-            if !referenced.contains(&removal.object_key) {
-                outcomes.push((removal, RemovalOutcome::Removed(marker)));
-                continue;
-            }
+        for removal in removals {
             match self.restore_object(&removal).await {
                 Ok(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
                 Err(why) => {
@@ -276,7 +320,7 @@ impl ObjectCleaner<'_> {
                 }
             }
         }
-        Ok(unsaved)
+        unsaved
     }
 
     /// How it came back, or why it did not.

@@ -18,13 +18,15 @@
 //! **What cannot be excluded.** S3 and Postgres know no common transaction. A row that is set to an old path
 //! without anything being uploaded there, by a transaction that commits after 6, names an object that is
 //! gone. In a bucket with versions it can be had back; in one without it cannot. The same row set before 6
-//! gets its object back within moments.
+//! gets its object back within moments. Rows that spell a path otherwise are read once, before the first
+//! removal: one that is written later is not seen.
 //!
 //! A consumer can find a copy and point a row at it at any moment, so while orphans go the feeder is locked
 //! out and the queue must be empty. Sources need neither: no consumer points a row at one.
 
 mod batch;
 mod confirm;
+mod other_spellings;
 mod output;
 mod path_references;
 mod removals;
@@ -45,7 +47,9 @@ use super::retrying_store;
 use super::retrying_store::{is_object_error, retry_object_request};
 use batch::ObjectCleaner;
 use confirm::RemovalConsent;
+use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
+use path_references::path_columns;
 use removals::{EligibleMoves, RemovalLedger};
 
 const POOL_SIZE: u32 = 4;
@@ -64,6 +68,9 @@ pub struct Args {
     /// Remove copies whose row vanished, instead of sources
     #[arg(long)]
     orphans: bool,
+    /// So many rows are outside the path rule, and mean no object of the bucket: what bears a name of theirs goes
+    #[arg(long, value_name = "ROWS")]
+    rows_outside_the_rule: Option<u64>,
     /// The name of the bucket that objects are removed from; without it the command prints what would go
     #[arg(long, value_name = "BUCKET")]
     confirm: Option<String>,
@@ -90,12 +97,19 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     removals.mark_removals(bucket, age_seconds).await?;
     let eligible = removals.count_eligible(age_seconds).await?;
     refuse_unverified(args.orphans, &eligible)?;
+    let mut other_spellings = OtherSpellings::default();
+    if eligible.objects > 0 {
+        let columns = path_columns(&ledger, bucket).await?;
+        other_spellings = OtherSpellings::read(&ledger, &columns).await?;
+        other_spellings.accept_rows_outside(args.rows_outside_the_rule)?;
+    }
     let clean = CleanContext {
         context: &context,
         removals,
         store: &store,
         bucket,
         eligible,
+        other_spellings,
         versioning: read_versioning(&store, args.orphans).await?,
     };
     clean
@@ -110,12 +124,13 @@ struct CleanContext<'a> {
     store: &'a S3Store,
     bucket: &'a str,
     eligible: EligibleMoves,
+    other_spellings: OtherSpellings,
     versioning: Option<BucketVersioning>,
 }
 
 impl CleanContext<'_> {
     async fn confirm_and_run(
-        &self,
+        self,
         is_confirmed: bool,
         lock: AdvisoryLock,
         stop: &CancellationToken,
@@ -139,11 +154,7 @@ impl CleanContext<'_> {
         }
     }
 
-    async fn run_cleaner(
-        &self,
-        lock: AdvisoryLock,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<u8> {
+    async fn run_cleaner(self, lock: AdvisoryLock, stop: &CancellationToken) -> anyhow::Result<u8> {
         let RemovalLedger { ledger, orphans } = self.removals;
         // Only with orphans: a consumer could be pointing a row at one.
         let fleet = if orphans {
@@ -157,7 +168,8 @@ impl CleanContext<'_> {
             removals: self.removals,
             store: self.store,
             bucket: self.bucket,
-            references: Vec::new(),
+            columns: Vec::new(),
+            other_spellings: self.other_spellings,
             total: u64::try_from(self.eligible.objects).unwrap_or(0),
             printer,
         };
@@ -174,6 +186,8 @@ impl CleanContext<'_> {
             bucket: self.bucket,
             versioning: self.versioning,
             eligible: self.eligible,
+            rows_outside: self.other_spellings.rows_outside,
+            outside_examples: &self.other_spellings.examples,
             is_prompting,
         }
     }

@@ -22,6 +22,9 @@ pub(super) struct CleanPreview<'a> {
     pub(super) versioning: Option<BucketVersioning>,
     #[serde(flatten)]
     pub(super) eligible: EligibleMoves,
+    pub(super) rows_outside: u64,
+    #[serde(rename = "rows_outside_examples")]
+    pub(super) outside_examples: &'a [String],
     /// Whether the question for the bucket's name follows.
     #[serde(skip)]
     pub(super) is_prompting: bool,
@@ -53,6 +56,14 @@ impl fmt::Display for CleanPreview<'_> {
             return write!(f, "\nNothing to do.");
         }
         write!(f, "\n  {}", versioning_note(self.versioning))?;
+        if self.rows_outside > 0 {
+            write!(
+                f,
+                "\n  {} rows are outside the path rule ('{}'): what bears a name of theirs stays, unless --rows-outside-the-rule {0} says that they mean no object here",
+                self.rows_outside,
+                self.outside_examples.join("', '"),
+            )?;
+        }
         if self.is_prompting {
             return Ok(());
         }
@@ -185,6 +196,10 @@ impl<'a> CleanPrinter<'a> {
             })?;
         }
         Ok(())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.list_writer.is_closed()
     }
 
     pub(super) fn count_restore_failure(&mut self) {

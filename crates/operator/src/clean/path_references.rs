@@ -1,4 +1,5 @@
-//! Which rows name an object: rows of this run's table, and of every other run that shares the bucket.
+//! Which rows name an object: rows of this run's table, and of every other run that shares the bucket. Of a
+//! partition the whole table is asked: its other partitions hold rows of the same kind.
 
 use std::collections::HashSet;
 
@@ -11,26 +12,62 @@ use sqlx::AssertSqlSafe;
 
 use crate::statements::retry_query;
 
-/// A column whose paths under a prefix name objects of one bucket.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+/// A column that holds paths of one or more runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PathColumn {
+    /// Quoted; the root of its partitions or heirs.
+    pub(super) table: String,
+    pub(super) id_column: String,
+    pub(super) path_column: String,
+    /// What its paths may begin with by the rules of all runs.
+    pub(super) known_prefixes: Vec<String>,
+    /// Those that name objects of the bucket.
+    pub(super) references: Vec<PathReference>,
+}
+
+/// A prefix of paths that name objects of the bucket, and that of their keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PathReference {
-    /// Quoted, as the run that knows it has it.
-    #[sqlx(rename = "images_table")]
-    table: String,
+    pub(super) path_prefix: String,
+    pub(super) key_prefix: String,
+}
+
+/// One side of one run.
+#[derive(sqlx::FromRow)]
+struct RunSide {
+    root: String,
+    id_column: String,
     path_column: String,
     path_prefix: String,
     key_prefix: String,
+    is_in_bucket: bool,
 }
 
-/// The runs' two sides that lie in bucket `$1`. Several runs of one table are one reference.
-const SELECT_PATH_REFERENCES: &str =
-    "SELECT DISTINCT images_table, path_column, path_prefix, key_prefix FROM (
-    SELECT images_table, path_column, old_prefix, source_key_prefix
-      FROM bucket_brigade.run WHERE source_bucket = $1
-    UNION ALL
-    SELECT images_table, path_column, new_prefix, destination_key_prefix
-      FROM bucket_brigade.run WHERE destination_bucket = $1
-) AS sides (images_table, path_column, path_prefix, key_prefix) ORDER BY 1, 2, 3, 4";
+/// Both sides of all runs, and whether they lie in bucket `$1`. A table whose root cannot be found (it was
+/// dropped) is its own, so that asking it fails.
+const SELECT_RUN_SIDES: &str = "WITH RECURSIVE sides AS (
+    SELECT images_table, id_column, path_column, old_prefix AS path_prefix,
+           source_key_prefix AS key_prefix, source_bucket = $1 AS is_in_bucket
+      FROM bucket_brigade.run
+    UNION
+    SELECT images_table, id_column, path_column, new_prefix, destination_key_prefix, destination_bucket = $1
+      FROM bucket_brigade.run
+), tree AS (
+    SELECT DISTINCT images_table, path_column, to_regclass(images_table)::oid AS oid FROM sides
+    UNION
+    SELECT t.images_table, t.path_column, i.inhparent
+      FROM tree t JOIN pg_inherits i ON i.inhrelid = t.oid
+      JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attname = t.path_column
+), roots AS (
+    SELECT t.images_table, t.path_column, format('%I.%I', n.nspname, c.relname) AS root
+      FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE NOT EXISTS (SELECT 1 FROM pg_inherits i
+                       JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attname = t.path_column
+                        WHERE i.inhrelid = t.oid)
+)
+SELECT DISTINCT coalesce(root, images_table) AS root, id_column, path_column, path_prefix, key_prefix,
+       is_in_bucket
+  FROM sides LEFT JOIN roots USING (images_table, path_column) ORDER BY 1, 3, 2, 4, 5, 6";
 
 impl PathReference {
     /// The path by which this column would name the key.
@@ -43,8 +80,36 @@ impl PathReference {
         let rest = path.strip_prefix(&self.path_prefix)?;
         Some(format!("{}{rest}", self.key_prefix))
     }
+}
 
-    fn lookup_error(&self, error: &StatementError) -> StatementError {
+impl PathColumn {
+    /// The sides of one column, put together.
+    fn from_side(side: &RunSide) -> Self {
+        Self {
+            table: side.root.clone(),
+            id_column: side.id_column.clone(),
+            path_column: side.path_column.clone(),
+            known_prefixes: Vec::new(),
+            references: Vec::new(),
+        }
+    }
+
+    fn is_column_of(&self, side: &RunSide) -> bool {
+        self.table == side.root && self.path_column == side.path_column
+    }
+
+    fn add_side(&mut self, side: RunSide) {
+        let reference = PathReference {
+            path_prefix: side.path_prefix.clone(),
+            key_prefix: side.key_prefix,
+        };
+        if side.is_in_bucket && !self.references.contains(&reference) {
+            self.references.push(reference);
+        }
+        self.known_prefixes.push(side.path_prefix);
+    }
+
+    pub(super) fn lookup_error(&self, error: &StatementError) -> StatementError {
         StatementError::Unavailable(format!(
             "whether a row of table {}, which a run of this ledger is about, names objects of the bucket cannot be known: {error}",
             self.table
@@ -66,39 +131,50 @@ impl PathReference {
 ///
 /// # Errors
 /// [`LedgerError::NotAllowed`] where rows of one of their tables are hidden from us.
-pub(super) async fn path_references(
+pub(super) async fn path_columns(
     ledger: &PostgresLedger,
     bucket: &str,
-) -> Result<Vec<PathReference>, LedgerError> {
-    let query = sqlx::query_as(SELECT_PATH_REFERENCES).bind(bucket);
-    let found: Vec<PathReference> = query.fetch_all(ledger.pool()).await?;
-    for reference in &found {
-        ensure_all_rows_visible(ledger.pool(), &reference.table).await?;
+) -> Result<Vec<PathColumn>, LedgerError> {
+    let query = sqlx::query_as(SELECT_RUN_SIDES).bind(bucket);
+    let sides: Vec<RunSide> = query.fetch_all(ledger.pool()).await?;
+    let mut columns: Vec<PathColumn> = Vec::new();
+    for side in sides {
+        if !columns.last().is_some_and(|last| last.is_column_of(&side)) {
+            columns.push(PathColumn::from_side(&side));
+        }
+        if let Some(column) = columns.last_mut() {
+            column.add_side(side);
+        }
     }
-    Ok(found)
+    columns.retain(|column| !column.references.is_empty());
+    for column in &columns {
+        ensure_all_rows_visible(ledger.pool(), &column.table).await?;
+    }
+    Ok(columns)
 }
 
 /// Those of the keys that some row names. Not under the statement timeout: without an index on the path it
 /// reads the table.
 pub(super) async fn referenced_keys(
     ledger: &PostgresLedger,
-    references: &[PathReference],
+    columns: &[PathColumn],
     keys: &[&str],
 ) -> Result<HashSet<String>, StatementError> {
     let mut referenced = HashSet::new();
-    for reference in references {
-        let paths = keys.iter().filter_map(|key| reference.path_of(key));
-        let paths: Vec<String> = paths.collect();
+    for column in columns {
+        let of_key = |key| column.references.iter().filter_map(move |r| r.path_of(key));
+        let paths: Vec<String> = keys.iter().copied().flat_map(of_key).collect();
         if paths.is_empty() {
             continue;
         }
         let look_up = async || {
-            let query = sqlx::query_scalar(AssertSqlSafe(reference.lookup_sql()));
+            let query = sqlx::query_scalar(AssertSqlSafe(column.lookup_sql()));
             query.bind(&paths).fetch_all(ledger.pool()).await
         };
         let found = without_timeout(retry_query(look_up)).await;
-        let found: Vec<String> = found.map_err(|error| reference.lookup_error(&error))?;
-        referenced.extend(found.iter().filter_map(|path| reference.key_of(path)));
+        let found: Vec<String> = found.map_err(|error| column.lookup_error(&error))?;
+        let of_path = |path| column.references.iter().filter_map(move |r| r.key_of(path));
+        referenced.extend(found.iter().flat_map(|path| of_path(path.as_str())));
     }
     Ok(referenced)
 }
@@ -110,8 +186,6 @@ mod tests {
     #[test]
     fn a_key_and_its_path_lead_to_each_other() {
         let reference = PathReference {
-            table: r#""public"."images""#.into(),
-            path_column: "path".into(),
             path_prefix: "https://old.example/".into(),
             key_prefix: "i/".into(),
         };

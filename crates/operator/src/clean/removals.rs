@@ -74,7 +74,8 @@ pub(super) struct EligibleMoves {
 const DELETE_MARKS: &str = "DELETE FROM bucket_brigade.removals
     WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL AND removing_at IS NULL";
 
-/// A source may go when each of the moves off it is verified and old enough: several rows can share it.
+/// A source may go when each of the moves off it is verified and old enough: several rows can share it. The
+/// newest verification is the one that both objects must still match.
 /// `$1` run, `$2` age in seconds, `$3` operator, `$4` bucket, `$5` key prefix, `$6` characters of the path
 /// prefix. A source that was removed before is not marked again, unless something moved off it since.
 const MARK_SOURCES: &str = "WITH kept AS (
@@ -82,12 +83,12 @@ const MARK_SOURCES: &str = "WITH kept AS (
         ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path
      WHERE m.run_id = $1 AND (r.removed_at >= m.moved_at) IS NOT TRUE
 ), sources AS (
-    SELECT old_path, min(source_etag) AS etag, min(etag) AS copy_etag, max(size_bytes) AS size_bytes,
+    SELECT old_path, (array_agg(source_etag ORDER BY verified_at DESC, row_id))[1] AS etag,
+           (array_agg(etag ORDER BY verified_at DESC, row_id))[1] AS copy_etag, max(size_bytes) AS size_bytes,
            count(*) AS moved_rows
       FROM kept GROUP BY old_path
     HAVING bool_and(coalesce(verified_at > moved_at AND moved_at <= now() - make_interval(secs => $2)
                              AND source_etag IS NOT NULL, false))
-       AND min(source_etag) = max(source_etag) AND min(etag) = max(etag)
 )
 INSERT INTO bucket_brigade.removals AS r
        (run_id, is_orphan, path, bucket, object_key, etag, copy_etag, size_bytes, moved_rows, operator)

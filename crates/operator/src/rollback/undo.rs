@@ -311,5 +311,6 @@ fn original_move(undo: &UndoTarget) -> PendingMove {
         destination_key: undo.destination_key.clone(),
         etag: undo.row.etag.clone(),
         size_bytes: undo.row.size_bytes,
+        is_source_gone: false,
     }
 }

@@ -23,7 +23,8 @@ pub(super) enum MoveVerdict {
     SourceChanged(String),
     /// Another object stands in the copy's place.
     CopyReplaced(String),
-    /// The source was written in the second of the copy or later: the two must be compared.
+    /// The source was written in the second of the copy or later, or may have been: the two must be
+    /// compared.
     NeedsComparison,
 }
 
@@ -72,6 +73,10 @@ fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict 
             if source.is_md5 && copy.is_md5 && source.etag != copy.etag =>
         {
             MoveVerdict::SourceChanged("the source's bytes are not its copy's".into())
+        }
+        // An upload in parts bears the time of its beginning: it may have ended after the copy.
+        SourceObject::Present(source) if !source.is_md5 && source.etag != copy.etag => {
+            MoveVerdict::NeedsComparison
         }
         SourceObject::Present(_) | SourceObject::Removed => MoveVerdict::Intact,
     }
@@ -133,12 +138,13 @@ mod tests {
         assert_eq!(at(stat("copy", 3, 10)), "Compare");
         assert_eq!(at(stat("other", 3, 11)), "Compare");
         assert_eq!(at(stat("other", 3, 9)), "Changed");
-        // ETags that are no MD5 prove nothing.
-        let parts = ObjectStat {
+        // ETags that are no MD5 prove nothing, nor does the date of an upload in parts.
+        let parts = |etag| ObjectStat {
             is_md5: false,
-            ..stat("other-2", 3, 9)
+            ..stat(etag, 3, 9)
         };
-        assert_eq!(at(parts), "Intact");
+        assert_eq!(at(parts("other-2")), "Compare");
+        assert_eq!(at(parts("copy")), "Intact");
         assert_eq!(code(Some(&copy), &SourceObject::Missing), "SourceGone");
         assert_eq!(code(Some(&copy), &SourceObject::Removed), "Intact");
     }

@@ -67,7 +67,7 @@ impl ObjectStore for SimulatedClient {
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
         let lost = |fate| self.store_error(fate);
         self.perform_call("compare", lost, |things| {
-            things.buckets.compare_objects(route)
+            Ok(things.buckets.compare_objects(route))
         })
         .await
     }

@@ -197,11 +197,7 @@ impl ModelState {
                 let only_new = sabotage != Sabotage::UnconditionalCopy;
                 event_from_store(self.buckets.copy(&task.route, only_new).map(Event::Copied))
             }
-            Action::Compare => event_from_store(
-                self.buckets
-                    .compare_objects(&task.route)
-                    .map(Event::Compared),
-            ),
+            Action::Compare => Event::Compared(self.buckets.compare_objects(&task.route)),
             Action::Commit(copied, _) => self.commit_move(in_hand, task, copied, sabotage),
             Action::RecordSettlement(seen, orphan) => {
                 self.table

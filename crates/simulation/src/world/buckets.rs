@@ -32,19 +32,17 @@ impl MemoryBuckets {
     }
 
     /// Compares what stands at the destination with the source.
-    ///
-    /// # Errors
-    /// [`StoreError::Permanent`] without a source to compare with.
-    pub fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
+    pub fn compare_objects(&self, route: &MoveRoute) -> DestinationState {
         let Some(bytes) = self.destination.get(&route.destination_key) else {
-            return Ok(DestinationState::Empty);
+            return DestinationState::Empty;
         };
         match self.source.get(&route.source_key) {
-            None => Err(missing_source_error()),
-            Some(source) if source == bytes => {
-                Ok(DestinationState::Same(copied_object(bytes.clone())))
-            }
-            Some(_) => Ok(DestinationState::Different("the bytes".into())),
+            None => DestinationState::Alone(CopiedObject {
+                is_source_gone: true,
+                ..copied_object(bytes.clone())
+            }),
+            Some(source) if source == bytes => DestinationState::Same(copied_object(bytes.clone())),
+            Some(_) => DestinationState::Different("the bytes".into()),
         }
     }
 
@@ -63,6 +61,7 @@ fn copied_object(etag: String) -> CopiedObject {
     CopiedObject {
         etag,
         size_bytes: None,
+        is_source_gone: false,
     }
 }
 

@@ -66,9 +66,14 @@ impl MemoryTable {
                 .failures
                 .get(id.as_str())
                 .is_some_and(|failed| failed.permanent && failed.path == path);
+            let earlier = self.moves.get(id.as_str());
+            let copy_etag = earlier
+                .filter(|earlier| earlier.old_path == path)
+                .map(|earlier| earlier.etag.clone());
             let row = CurrentRow {
                 path,
                 has_permanent_failure: failed_for_good,
+                copy_etag,
             };
             Some((id.clone(), row))
         };

@@ -145,6 +145,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         destination_key: "avatar/a.png".into(),
         etag: "e".into(),
         size_bytes: None,
+        is_source_gone: false,
     };
     let failure = MoveFailure {
         id,

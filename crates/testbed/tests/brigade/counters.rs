@@ -28,6 +28,7 @@ fn move_of(id: usize) -> PendingMove {
         destination_key: format!("avatar/{id}.png"),
         etag: "etag".into(),
         size_bytes: None,
+        is_source_gone: false,
     }
 }
 

@@ -91,6 +91,7 @@ impl LedgerPair {
                     old_path,
                     new_path,
                     size_bytes: None,
+                    is_source_gone: false,
                 }
             })
             .collect();

@@ -71,6 +71,7 @@ async fn a_late_failure_leaves_a_newer_move_on_record() {
         destination_key: "avatar/a.png".into(),
         etag: "e".into(),
         size_bytes: None,
+        is_source_gone: false,
     };
     ledger.commit(&[pending]).await.unwrap();
     // The application sets it back; it is fed again, and delivered twice.

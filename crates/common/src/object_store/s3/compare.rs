@@ -114,7 +114,17 @@ pub(super) async fn compare_destination(
     let Some(destination) = store.head_destination(route).await? else {
         return Ok(DestinationState::Empty);
     };
-    let source = store.head_source(route).await?;
+    let copy = CopiedObject {
+        etag: bare_etag(destination.e_tag().unwrap_or_default()).to_owned(),
+        size_bytes: destination.content_length,
+        is_source_gone: false,
+    };
+    let Some(source) = store.source.head(&route.source_key).await? else {
+        return Ok(DestinationState::Alone(CopiedObject {
+            is_source_gone: true,
+            ..copy
+        }));
+    };
     if let Some(difference) = first_header_difference(&source, &destination) {
         return Ok(DestinationState::Different(difference));
     }
@@ -124,10 +134,7 @@ pub(super) async fn compare_destination(
     {
         return Ok(DestinationState::Different("its bytes differ".into()));
     }
-    Ok(DestinationState::Same(CopiedObject {
-        etag: bare_etag(destination.e_tag().unwrap_or_default()).to_owned(),
-        size_bytes: destination.content_length,
-    }))
+    Ok(DestinationState::Same(copy))
 }
 
 /// The first of what a browser or CDN sees that is not the same.

@@ -382,3 +382,64 @@ async fn one_refused_object_does_not_keep_the_others() {
     );
     assert!(rig.object_exists("images-old", "image/1.png").await);
 }
+
+/// A store that knows no `DeleteObjects`, or wants it signed in another way.
+#[tokio::test]
+async fn where_a_batch_is_refused_objects_go_one_by_one() {
+    for (status, code) in [
+        (400, "MissingContentMD5"),
+        (501, "NotImplemented"),
+        (405, "MethodNotAllowed"),
+    ] {
+        let rig = TestRig::new().await;
+        rig.add_moved_images(3).await;
+        assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+        rig.put_object("images-old", "image/0.png", b"newer").await;
+        let refused = Fault::new("DeleteObjects", FaultEffect::error(status, code));
+        let _refused = rig.cloud.inject_fault(refused);
+        let told = rig.run_json_command(&CLEAN).await;
+        assert_eq!((told.code, told.number_of("removed")), (2, 2), "{code}");
+        assert!(rig.object_exists("images-old", "image/0.png").await);
+        assert!(!rig.object_exists("images-old", "image/1.png").await);
+    }
+}
+
+#[tokio::test]
+async fn a_row_gets_its_object_back_also_when_the_removal_ended_with_an_error() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(2).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let broken = Fault::new(
+        "DeleteObjects",
+        FaultEffect::error_after(500, "InternalError"),
+    );
+    let broken = rig.cloud.inject_fault(broken.times(5));
+    let denied = Fault::new("DeleteObjects", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject_fault(denied);
+    let mut clean = rig.spawn_json_command(&CLEAN);
+    wait_until("the removal", async || broken.hits() > 0).await;
+    rig.set_path(&ids[0], "image/0.png").await;
+    assert_eq!(clean.wait_for_exit().await.unwrap().code(), Some(77));
+    assert!(rig.object_exists("images-old", "image/0.png").await);
+    drop((broken, denied));
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!((told.code, told.number_of("removed")), (2, 1));
+    assert!(rig.object_exists("images-old", "image/0.png").await);
+}
+
+/// Of two rows that share a source, one was verified against a newer copy.
+#[tokio::test]
+async fn the_newest_verification_of_a_shared_source_counts() {
+    let rig = TestRig::new().await;
+    let id = rig.add_image("image/shared.png").await;
+    rig.add_row("image/shared.png").await;
+    rig.run_migration().await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    rig.execute_sql(&format!(
+        "UPDATE bucket_brigade.moves SET etag = 'older', verified_at = verified_at - interval '1 microsecond',
+                moved_at = moved_at - interval '1 second' WHERE row_id = '{id}'"
+    ))
+    .await;
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!((told.code, told.number_of("removed")), (0, 1));
+}

@@ -6,10 +6,12 @@ mod confirm;
 mod interrupted_commands;
 mod orphans;
 mod patience;
+mod references;
 mod report;
 mod rights;
 mod rollback;
 mod runbook;
+mod stale_rows;
 mod verify;
 
 use bucket_brigade_testbed::process::ChildProcess;

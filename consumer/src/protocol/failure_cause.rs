@@ -1,0 +1,51 @@
+//! Why an image was not moved.
+
+/// S3's code for an object that is not there.
+pub(super) const NO_SUCH_KEY: &str = "NoSuchKey";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FailureCause {
+    /// A short code: S3's or Postgres's own where there is one.
+    pub code: String,
+    pub message: String,
+    /// Whether trying again unchanged is pointless.
+    pub permanent: bool,
+}
+
+impl FailureCause {
+    pub(super) fn row_locked() -> Self {
+        Self {
+            code: "RowLocked".into(),
+            message: "the row stayed locked by another transaction, or a trigger undoes the change"
+                .into(),
+            permanent: false,
+        }
+    }
+
+    pub(super) fn source_vanished() -> Self {
+        Self {
+            code: NO_SUCH_KEY.into(),
+            message: "the source object does not exist; what stands at the destination is not a copy on record"
+                .into(),
+            permanent: true,
+        }
+    }
+
+    pub(super) fn destination_vanished() -> Self {
+        Self {
+            code: "DestinationVanished".into(),
+            message: "the store refuses the copy because an object stands at the destination, and finds none there"
+                .into(),
+            permanent: false,
+        }
+    }
+
+    /// Not for good: the application may be in the middle of replacing the image, and its row comes next.
+    pub(super) fn destination_conflict(key: &str, difference: &str) -> Self {
+        Self {
+            code: "DestinationConflict".into(),
+            message: format!("another object stands at '{key}': {difference}"),
+            permanent: false,
+        }
+    }
+}

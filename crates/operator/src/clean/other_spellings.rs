@@ -1,0 +1,333 @@
+//! Rows that may mean an object without naming it by the path rule: under another scheme or host, with a
+//! query, percent-encoded. What they mean is guessed from the safe side: an object that one of them may
+//! mean stays.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::settings::SettingsError;
+use bucket_brigade_common::sql::quote_identifier;
+use percent_encoding::percent_decode_str;
+use sqlx::AssertSqlSafe;
+
+use super::path_references::PathColumn;
+
+/// Rows of a table read by one statement.
+const STRETCH_ROWS: i64 = 20_000;
+
+/// Rows outside the rule whose names are kept in memory. A table with more of them says nothing that could
+/// be told from chance: clean asks for the operator's word then.
+pub(super) const MAX_ROWS_OUTSIDE: u64 = 100_000;
+
+const MAX_EXAMPLES: usize = 3;
+
+/// Characters that may stand around a file's name in a URL, a list or a JSON text.
+const DELIMITERS: &[char] = &[
+    '/', '\\', '?', '#', '&', '=', ';', ',', ':', '|', '"', '\'', '(', ')', '[', ']', '{', '}',
+    '<', '>',
+];
+
+/// What the rows may mean that do not name an object by the path rule.
+#[derive(Debug, Default)]
+pub(super) struct OtherSpellings {
+    /// Rows under no prefix of any run.
+    pub(super) rows_outside: u64,
+    pub(super) examples: Vec<String>,
+    /// Hashes of names in rows outside the rule: a collision keeps one object more.
+    names: HashSet<u64>,
+    /// Hashes of keys that rows under a prefix of the bucket may mean by another spelling.
+    keys: HashSet<u64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct StretchRow {
+    id: String,
+    path: String,
+    is_odd: bool,
+}
+
+impl OtherSpellings {
+    /// Reads all rows of the columns, a stretch of ids at a time.
+    pub(super) async fn read(
+        ledger: &PostgresLedger,
+        columns: &[PathColumn],
+    ) -> Result<Self, StatementError> {
+        let mut spellings = Self::default();
+        for column in columns {
+            let read = spellings.read_column(ledger, column).await;
+            read.map_err(|error| column.lookup_error(&error))?;
+        }
+        Ok(spellings)
+    }
+
+    async fn read_column(
+        &mut self,
+        ledger: &PostgresLedger,
+        column: &PathColumn,
+    ) -> Result<(), StatementError> {
+        let id_type = select_id_type(ledger, column).await?;
+        let mut cursor: Option<String> = None;
+        loop {
+            let sql = stretch_sql(column, &id_type, cursor.is_some());
+            let query = sqlx::query_as(AssertSqlSafe(sql)).bind(&column.known_prefixes);
+            let query = query.bind(STRETCH_ROWS).bind(cursor);
+            let rows: Vec<StretchRow> = with_timeout(query.fetch_all(ledger.pool())).await?;
+            let Some(last) = rows.last() else {
+                return Ok(());
+            };
+            cursor = Some(last.id.clone());
+            for row in rows.iter().filter(|row| row.is_odd) {
+                self.add_path(column, &row.path);
+            }
+        }
+    }
+
+    fn add_path(&mut self, column: &PathColumn, path: &str) {
+        for reference in &column.references {
+            if let Some(rest) = path.strip_prefix(&reference.path_prefix) {
+                let other = spellings(rest).into_iter().filter(|other| other != rest);
+                let keys = other.map(|other| hash_of(&format!("{}{other}", reference.key_prefix)));
+                self.keys.extend(keys);
+            }
+        }
+        if !is_outside(path, &column.known_prefixes) {
+            return;
+        }
+        self.rows_outside += 1;
+        if self.examples.len() < MAX_EXAMPLES {
+            self.examples.push(path.to_owned());
+        }
+        if self.rows_outside <= MAX_ROWS_OUTSIDE {
+            self.names.extend(file_names(path).iter().map(hash_of));
+        }
+    }
+
+    /// The operator knows of so many rows outside the rule, which mean no object here.
+    pub(super) fn accept_rows_outside(&mut self, known: Option<u64>) -> Result<(), SettingsError> {
+        let (rows, example) = (self.rows_outside, self.examples.join("', '"));
+        let problem = match known {
+            Some(known) if known == rows => {
+                self.names.clear();
+                return Ok(());
+            }
+            Some(_) => format!("{rows} rows are outside the path rule ('{example}')"),
+            None if rows > MAX_ROWS_OUTSIDE => format!(
+                "{rows} rows are outside the path rule ('{example}'), too many to keep what they may mean: if they mean no object of the bucket, say so by this number"
+            ),
+            None => return Ok(()),
+        };
+        Err(SettingsError::for_setting(
+            "--rows-outside-the-rule",
+            problem,
+        ))
+    }
+
+    /// Whether a row may mean this object.
+    pub(super) fn may_mean(&self, key: &str) -> bool {
+        let name = key.trim_end_matches('/').rsplit('/').next();
+        self.keys.contains(&hash_of(key))
+            || name.is_some_and(|name| self.names.contains(&hash_of(&name.to_lowercase())))
+    }
+}
+
+const SELECT_ID_TYPE: &str = "SELECT format_type(atttypid, NULL) FROM pg_attribute
+    WHERE attrelid = to_regclass($1) AND attname = $2 AND attnum > 0 AND NOT attisdropped";
+
+async fn select_id_type(
+    ledger: &PostgresLedger,
+    column: &PathColumn,
+) -> Result<String, StatementError> {
+    let query = sqlx::query_scalar(SELECT_ID_TYPE).bind(&column.table);
+    with_timeout(query.bind(&column.id_column).fetch_one(ledger.pool())).await
+}
+
+/// `$1` known prefixes, `$2` rows, `$3` cursor. The odd rows of a stretch, and its last one. Over partitions
+/// an id need not be unique: all rows with the last one are read.
+fn stretch_sql(column: &PathColumn, id_type: &str, has_cursor: bool) -> String {
+    let (id, path) = (
+        quote_identifier(&column.id_column),
+        quote_identifier(&column.path_column),
+    );
+    let table = &column.table;
+    let after = if has_cursor {
+        format!("WHERE t.{id} > $3::text::{id_type}")
+    } else {
+        "WHERE $3::text IS NULL".into()
+    };
+    format!(
+        r#"WITH stretch AS MATERIALIZED (
+    SELECT t.{id} AS key, t.{path}::text COLLATE "C" AS path FROM {table} t {after}
+     ORDER BY t.{id} FETCH FIRST $2 ROWS WITH TIES
+), marked AS (
+    SELECT key, path, path <> '' AND (
+               path ~ '[?#%+\\]|\s|/\.|[^:]//|^/|\A\.'
+               OR NOT EXISTS (SELECT 1 FROM unnest($1::text[]) p WHERE p <> '' AND starts_with(path, p))
+           ) AS is_odd, lead(key) OVER (ORDER BY key) IS NULL AS is_last
+      FROM stretch
+)
+SELECT key::text AS id, coalesce(path, '') AS path, coalesce(is_odd, false) AS is_odd
+  FROM marked WHERE is_odd OR is_last ORDER BY key"#
+    )
+}
+
+/// Where a rule's prefix is empty, everything that looks like a key is under it.
+fn is_outside(path: &str, known_prefixes: &[String]) -> bool {
+    let is_known = |prefix: &String| match prefix.as_str() {
+        "" => !path.starts_with('/') && !path.contains("://") && !path.contains(['?', '#', '%']),
+        prefix => path.starts_with(prefix),
+    };
+    !known_prefixes.iter().any(is_known)
+}
+
+/// A path without its percent-encoding: as it is, decoded once, twice, and with `+` for a space.
+fn decodings(path: &str) -> Vec<Cow<'_, str>> {
+    let once = percent_decode_str(path).decode_utf8_lossy();
+    let twice = percent_decode_str(&once).decode_utf8_lossy().into_owned();
+    let spaced = path.replace('+', " ");
+    let spaced = percent_decode_str(&spaced).decode_utf8_lossy().into_owned();
+    vec![path.into(), once.clone(), twice.into(), spaced.into()]
+}
+
+/// A path up to its query, and up to its fragment.
+fn without_query(path: &str) -> [&str; 4] {
+    let up_to = |delimiters: &[char]| path.split(delimiters).next().unwrap_or(path);
+    [path, up_to(&['?']), up_to(&['#']), up_to(&['?', '#'])]
+}
+
+/// What the rest of a path may mean as the rest of a key.
+fn spellings(rest: &str) -> HashSet<String> {
+    let mut found = HashSet::new();
+    for cut in without_query(rest) {
+        for decoded in decodings(cut) {
+            found.extend(without_query(&decoded).map(resolve_segments));
+            found.insert(decoded.into_owned());
+        }
+    }
+    found
+}
+
+/// Without doubled slashes, `.` and `..`, as a browser or a file system reads it.
+fn resolve_segments(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.trim().split(['/', '\\']) {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    segments.join("/")
+}
+
+/// Everything in a path that may be a file's name, in small letters.
+fn file_names(path: &str) -> HashSet<String> {
+    let mut names = HashSet::new();
+    for decoded in decodings(path) {
+        let text = decoded.to_lowercase();
+        for cut in without_query(&text) {
+            let name = cut.trim().trim_end_matches('/').rsplit('/').next();
+            names.extend(name.map(ToOwned::to_owned));
+        }
+        for name in text.split(DELIMITERS) {
+            names.extend(name.split_whitespace().map(ToOwned::to_owned));
+            names.insert(name.trim().to_owned());
+        }
+    }
+    names.remove("");
+    names
+}
+
+fn hash_of(text: impl AsRef<str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.as_ref().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clean::path_references::PathReference;
+
+    fn urls() -> PathColumn {
+        PathColumn {
+            table: "images".into(),
+            id_column: "id".into(),
+            path_column: "path".into(),
+            known_prefixes: vec!["https://old.example/".into(), "https://new.example/".into()],
+            references: vec![PathReference {
+                path_prefix: "https://old.example/".into(),
+                key_prefix: "image/".into(),
+            }],
+        }
+    }
+
+    fn spellings_of(path: &str) -> OtherSpellings {
+        let mut spellings = OtherSpellings::default();
+        spellings.add_path(&urls(), path);
+        spellings
+    }
+
+    #[test]
+    fn a_row_outside_the_rule_may_mean_what_bears_its_name() {
+        for path in [
+            "http://old.example/u/a b.png",
+            "//old.example/u/a%20b.png",
+            "HTTPS://OLD.example/u/a%2520b.png",
+            "https://OLD.example/u/A+B.PNG?v=2",
+            "/u/a b.png#top",
+            "u//a b.png",
+            "image/u/a b.png",
+            "s3://images-old/image/u/a b.png",
+            r#"{"file":"u/a b.png","alt":""}"#,
+            "https://cdn.example/fetch?path=image%2Fu%2Fa%20b.png&w=3",
+            " https://old.example/u/a b.png ",
+        ] {
+            let spellings = spellings_of(path);
+            assert_eq!(spellings.rows_outside, 1, "{path}");
+            assert!(spellings.may_mean("image/u/a b.png"), "{path}");
+            assert!(!spellings.may_mean("image/u/c.png"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_row_under_the_prefix_may_mean_the_same_key_spelled_otherwise() {
+        for rest in [
+            "u/a.png?v=2",
+            "u/a.png#top",
+            "u//a.png",
+            "/u/a.png",
+            "u/./a.png",
+            "u/x/../a.png",
+            "%75/%61.png",
+            "u%2Fa.png",
+            "u\\a.png",
+            "u/a.png ",
+            "u/a.png%3Fv=2",
+        ] {
+            let spellings = spellings_of(&format!("https://old.example/{rest}"));
+            assert_eq!(spellings.rows_outside, 0, "{rest}");
+            assert!(spellings.may_mean("image/u/a.png"), "{rest}");
+            assert!(!spellings.may_mean("image/v/a.png"), "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_names_its_object_means_no_other() {
+        let spellings = spellings_of("https://old.example/u/50%25 a+b?.png");
+        assert!(!spellings.may_mean("image/u/50%25 a+b?.png"));
+        let moved = spellings_of("https://new.example/u/a.png");
+        assert_eq!(moved.rows_outside, 0);
+        assert!(!moved.may_mean("image/u/a.png"));
+    }
+
+    #[test]
+    fn under_an_empty_prefix_everything_is_a_key_that_looks_like_one() {
+        let known = ["image/".to_owned(), String::new()];
+        for (path, outside) in [("a.png", false), ("//h/a.png", true), ("http://h/a", true)] {
+            assert_eq!(is_outside(path, &known), outside, "{path}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! clean: rows that mean an object in another way than this run's table names it.
+
+use crate::rig::TestRig;
+
+const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
+
+const SPELLINGS: [&str; 9] = [
+    "http://old.example/image/0.png",
+    "//old.example/image/1.png",
+    "/image/2.png",
+    "image/3.png?v=2",
+    "image/4.png#top",
+    "image/%35.png",
+    "image//6.png",
+    "HTTPS://OLD.EXAMPLE/IMAGE/7.PNG",
+    "image%2F8.png",
+];
+
+#[tokio::test]
+async fn what_a_row_may_mean_by_another_spelling_stays() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(10).await;
+    for path in SPELLINGS {
+        rig.add_row(path).await;
+    }
+    rig.execute_sql("INSERT INTO images (path) VALUES (''), ('default.png')")
+        .await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let seen = rig.run_command(&["clean", "--older-than", "0s"]).await.log;
+    assert!(
+        seen.contains("6 rows are outside the path rule ('http://old.example/image/0.png'"),
+        "{seen}"
+    );
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!(
+        (told.code, told.number_of("removed")),
+        (2, 1),
+        "{}",
+        told.json
+    );
+    for number in 0..9 {
+        let key = format!("image/{number}.png");
+        assert!(rig.object_exists("images-old", &key).await, "{key}");
+    }
+    assert!(!rig.object_exists("images-old", "image/9.png").await);
+}
+
+#[tokio::test]
+async fn the_number_of_rows_outside_the_rule_lets_go_what_bears_their_names() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    for path in ["https://elsewhere.example/0.png", "image/1.png?v=2"] {
+        rig.add_row(path).await;
+    }
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let of = async |rows| {
+        let arguments = [&CLEAN[..], &["--rows-outside-the-rule", rows]].concat();
+        rig.run_command(&arguments).await
+    };
+    let refused = of("2").await;
+    assert_eq!(refused.code, Some(64), "{}", refused.log);
+    assert!(
+        refused.log.contains("1 rows are outside the path rule"),
+        "{}",
+        refused.log
+    );
+    let ended = of("1").await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(!rig.object_exists("images-old", "image/0.png").await);
+    assert!(rig.object_exists("images-old", "image/1.png").await);
+}
+
+/// The run's table is a partition, or has heirs: what is beside it names objects too.
+#[tokio::test]
+async fn the_other_partitions_of_the_table_are_asked_too() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "CREATE TABLE pictures (LIKE images) PARTITION BY RANGE (id);
+         ALTER TABLE pictures ATTACH PARTITION images FOR VALUES FROM (0) TO (1000);
+         CREATE TABLE images_2023 PARTITION OF pictures FOR VALUES FROM (1000) TO (2000)",
+    )
+    .await;
+    rig.add_moved_images(3).await;
+    rig.execute_sql(
+        "INSERT INTO images_2023 (id, path, title) VALUES (1000, 'image/0.png', ''), (1001, '/image/1.png', '')",
+    )
+    .await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let told = rig.run_json_command(&CLEAN).await;
+    assert_eq!(
+        (told.code, told.number_of("removed")),
+        (2, 1),
+        "{}",
+        told.json
+    );
+    for name in ["0", "1"] {
+        let key = format!("image/{name}.png");
+        assert!(rig.object_exists("images-old", &key).await, "{key}");
+    }
+}
