@@ -179,7 +179,7 @@ impl Copier {
             Ok(_) => {}
             Err(error) => {
                 let code = error.code();
-                tracing::info!(target: trace::TARGET, { "error.type" = code }, "tried in vain");
+                tracing::info!(target: trace::TARGET, { "error.type" = code }, "attempt failed");
             }
         }
         match &result {

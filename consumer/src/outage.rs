@@ -44,7 +44,7 @@ pub struct FailureStreak {
 /// What a failure is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureVerdict {
-    /// Too early to tell.
+    /// Not decided yet.
     Unknown,
     Object,
     Outage,
@@ -59,7 +59,7 @@ struct CopyHistory {
     failing: HashSet<String>,
 }
 
-/// Tells outages from broken objects, for the copies of one process.
+/// Distinguishes outages from broken objects, for the copies of one process.
 pub struct OutageDetector {
     store: Arc<dyn ObjectStore>,
     rule: PathRule,

@@ -1,5 +1,5 @@
 //! The consumer's spans: one for each delivery of a message, and one within it for each step that the
-//! protocol takes. They tell what is done; nothing is done because of them.
+//! protocol takes. They describe the work and never influence it.
 
 use std::sync::Arc;
 

@@ -51,7 +51,7 @@ struct ThrottlingCase {
     /// How long the copies would take at the allowed rate.
     seconds: u32,
     latency: Duration,
-    /// How long the store answers nobody, on average, five times a second.
+    /// How long the store answers no request, on average, five times a second.
     stalled: Duration,
 }
 
@@ -64,7 +64,7 @@ struct TokenState {
     throttled: u32,
 }
 
-/// Moments in which the store answers nobody, as on a machine that has other work: what comes
+/// Moments in which the store answers no request, as on a machine that has other work: what comes
 /// meanwhile is looked at when they are over.
 #[derive(Debug)]
 struct StallSchedule {
@@ -264,7 +264,7 @@ async fn copy_until_done(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc
 /// The most that may be throttled, and the least of the rate that must be used.
 const TARGET_SHARES: (f64, f64) = (0.011, 0.85);
 
-/// Runs them all, and tells which missed the target.
+/// Runs them all, and returns which missed the target.
 async fn assert_all_meet(
     trials: impl IntoIterator<Item = ThrottlingCase>,
     (most, least): (f64, f64),

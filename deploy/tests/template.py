@@ -159,7 +159,7 @@ class DefaultsTest(Deployed):
         words = self.words(self.queue(stack["Queue"])["QueueArn"])
         feeder = rights(statements(stack["FeederTaskRole"]))
         self.assertEqual(feeder, documented("feeder.json", words))
-        # No probes are written, hence none removed: the programs are told that S3 honours conditional copies.
+        # No probes are written, hence none removed: the setting says that S3 honours conditional copies.
         consumer = self.task(stack["ConsumerTask"])["containerDefinitions"][0]
         self.assertIn({"name": "CONDITIONAL_COPY", "value": "on"}, consumer["environment"])
         expected = {right for right in documented("consumer.json", words) if right[0] != "s3:DeleteObject"}

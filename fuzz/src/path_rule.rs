@@ -67,7 +67,7 @@ pub(crate) fn check_route(rule: &PathRule, path: &str, route: &MoveRoute) {
         assert_eq!(*key, format!("{prefix}{rest}"));
         assert!((1..=MAX_KEY_BYTES).contains(&key.len()));
     }
-    // Done can be told from to do.
+    // Moved paths can be distinguished from those to move.
     assert!(!rule.is_in_scope(&route.new_path));
     assert_eq!(
         rule.route_for(&route.new_path),

@@ -178,7 +178,7 @@ fn classify_unsent(error: &(dyn Error + 'static)) -> (ErrorOrigin, &'static str)
     }
 }
 
-/// Whether this runs on EC2, or is told where an instance's role is asked for.
+/// Whether this runs on EC2, or the environment says where an instance's role is asked for.
 fn is_instance() -> bool {
     let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor");
     std::env::var_os("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some()

@@ -44,7 +44,7 @@ pub enum PathRuleError {
     #[error("OLD_PREFIX is empty: every path would match, also those already moved")]
     EmptyOldPrefix,
     #[error(
-        "NEW_PREFIX '{new_prefix}' starts with OLD_PREFIX '{old_prefix}': a moved path would still match the old prefix, so moved rows could not be told from those still to move"
+        "NEW_PREFIX '{new_prefix}' starts with OLD_PREFIX '{old_prefix}': a moved path would still match the old prefix, so moved rows could not be distinguished from those still to move"
     )]
     NewPathsStillMatch {
         old_prefix: String,

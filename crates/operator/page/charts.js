@@ -79,7 +79,7 @@ class Chart {
       scales: { y: { range: (plot, least, most) => [0, most > 0 ? most * 1.1 : 1] } },
       series: [{}, ...this.kind.names.map(series)],
       axes: [axis({ space: 70 }), axis({ size: 56, values: (plot, ticks) => ticks.map(short) })],
-      hooks: { setCursor: [(plot) => this.tell(plot.cursor.idx)] },
+      hooks: { setCursor: [(plot) => this.showValues(plot.cursor.idx)] },
     };
   }
 
@@ -90,12 +90,12 @@ class Chart {
 
   draw(samples) {
     this.plot.setData([samples.map((one) => one.at), ...this.kind.of(samples)]);
-    this.tell(this.plot.cursor.idx);
+    this.showValues(this.plot.cursor.idx);
     this.drawing.setAttribute("aria-label", this.summary());
   }
 
   /** The figures at a point, or the last ones. */
-  tell(index) {
+  showValues(index) {
     const [times, ...columns] = this.plot.data;
     const at = index ?? times.length - 1;
     columns.forEach((column, number) => {

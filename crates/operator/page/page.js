@@ -164,7 +164,7 @@ async function look() {
     failing = 0;
   } catch {
     failing += 1;
-    if (failing > 1) showTrouble("the feeder does not answer. It may have ended; feeder status tells.");
+    if (failing > 1) showTrouble("the feeder does not answer. It may have ended: see feeder status.");
   }
 }
 

@@ -14,7 +14,7 @@ use crate::output::OutputFormat;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     Typed(String),
-    /// Nobody was asked.
+    /// There is no terminal to ask on.
     Unattended,
     /// Ctrl-C instead of an answer.
     Interrupted,
@@ -26,7 +26,7 @@ impl Answer {
     }
 }
 
-/// Whether there is a terminal to ask on. What comes out of a pipe or a file is nobody's word.
+/// Whether there is a terminal to ask on. What comes out of a pipe or a file is no consent.
 pub(crate) fn can_ask(format: OutputFormat) -> bool {
     let is_attended = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     is_attended && format == OutputFormat::Text

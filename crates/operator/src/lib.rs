@@ -32,11 +32,11 @@ use tokio_util::sync::CancellationToken;
 /// The commands beside feeding.
 #[derive(Debug, Subcommand)]
 pub enum OperatorCommand {
-    /// Tell what would be done, whether it can be done, and what it would cost; changes nothing
+    /// Print what would be done, whether it can be done, and what it would cost; changes nothing
     Plan(plan::Args),
     /// List the runs that the ledger knows, and how far each is
     Runs(runs::Args),
-    /// Tell what goes on, and why: one screen
+    /// Print the state of the run on one screen: progress, processes, queue, failures
     Status(status::Args),
     /// Pause the whole fleet within two seconds: copies under way are finished, nothing new is begun
     Pause(pause::Args),
@@ -44,7 +44,7 @@ pub enum OperatorCommand {
     Resume(resume::Args),
     /// Bound what the whole fleet does, within two seconds: rows per second, copies in flight
     Limit(limit::Args),
-    /// Tell which rows failed, and why
+    /// List the rows that failed, and why
     Failures(failures::Args),
     /// Feed rows that failed again, and redrive the dead-letter queue
     Retry(retry::Args),

@@ -21,7 +21,7 @@ const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
     after_help = "Example:\n  feeder pause --reason 'release 4.2 goes out'\n\nExit codes: 0 paused; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot be reached; 77 a right is missing."
 )]
 pub struct Args {
-    /// Why, for whoever asks with `feeder status`
+    /// Why, as `feeder status` prints it
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Who pauses [default: USER@HOSTNAME]

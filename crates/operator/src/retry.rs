@@ -34,8 +34,8 @@ SELECT count(*) FROM gone";
     after_help = "Examples:\n  feeder retry                                 prints what would happen\n  feeder retry --yes\n  feeder retry --code NoSuchKey --yes\n\nExit codes: 0 done; 1 unexpected error; 64 wrong settings, or no such run; 69 the database or the\nqueue cannot be reached; 77 a right is missing."
 )]
 pub struct Args {
-    /// Rows that failed with this code only; dead letters then stay where they are, because nothing tells
-    /// which code they died of
+    /// Rows that failed with this code only; dead letters then stay where they are, because they do not
+    /// hold their code
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
     /// Do it; without this flag the command prints what would happen, and on a terminal asks

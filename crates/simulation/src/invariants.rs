@@ -32,10 +32,10 @@ pub fn check_invariants(things: &WorldState, outcome: &FeedOutcome) -> Vec<Strin
     }
     let counts = (table.moves.len(), table.changes.len(), table.failures.len());
     let numbers = &outcome.progress;
-    let told = (numbers.moved, numbers.changed, numbers.failed);
+    let counted = (numbers.moved, numbers.changed, numbers.failed);
     let found = [counts.0, counts.1, counts.2].map(|count| u64::try_from(count).unwrap_or(0));
-    if told != (found[0], found[1], found[2]) {
-        wrong.push(format!("I4: told {told:?}, found {counts:?}"));
+    if counted != (found[0], found[1], found[2]) {
+        wrong.push(format!("I4: counted {counted:?}, found {counts:?}"));
     }
     wrong
 }

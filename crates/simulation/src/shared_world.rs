@@ -33,7 +33,7 @@ pub struct WorldState {
     pub puts: BTreeMap<String, String>,
     /// What was found not to hold.
     pub violations: Vec<String>,
-    /// What an operator told the fleet.
+    /// The limits that an operator has set.
     pub fleet_limits: FleetLimits,
     /// How bad it is.
     pub fault_rates: FaultRates,

@@ -87,7 +87,7 @@ async fn run_migration(seed: u64, sabotage: Sabotage) -> SimulationReport {
         while !shared.lock().is_drained() {
             sleep(Duration::from_millis(500)).await;
         }
-        // Once more, now that nobody writes any more: it feeds what came late, and tells the outcome.
+        // Once more, after the last write: it feeds what came late, and returns the outcome.
         let (died_again, outcome) = run_feeders(Arc::clone(&shared)).await;
         (died + died_again, outcome)
     });

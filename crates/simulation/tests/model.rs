@@ -4,7 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "tests that tell how many states there are"
+    reason = "tests that print how many states there are"
 )]
 
 use bucket_brigade_simulation::model::{

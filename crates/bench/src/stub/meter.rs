@@ -72,7 +72,7 @@ impl RequestMeter {
         items_per_second(self.items, self.last_us.saturating_sub(self.first_us))
     }
 
-    /// Items a second once the first `skip` items were over: what remains when nobody warms up any more.
+    /// Items a second once the first `skip` items were over: the rate after the warm-up.
     pub fn sustained_rate(&self, skip: u64) -> f64 {
         let start = usize::try_from(skip / MARK_INTERVAL).unwrap_or(usize::MAX);
         match (self.marks.get(start), self.marks.last()) {

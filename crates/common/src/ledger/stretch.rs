@@ -9,7 +9,7 @@ use super::errors::{is_statement_timeout, statement_error};
 use super::{before_timeout, no_response};
 use crate::ledger::move_ledger::StatementError;
 
-/// Rows of one statement where nobody waits for it.
+/// Rows of one statement in the background.
 pub(super) const BACKGROUND_ROWS: u32 = 10_000;
 
 /// A role that has no time for so few has none for work.

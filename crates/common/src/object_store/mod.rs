@@ -78,7 +78,7 @@ pub enum StoreError {
         /// The service's own words.
         message: String,
     },
-    /// No call can succeed until somebody mends it: credentials, a bucket that is gone.
+    /// No call can succeed until an operator repairs it: credentials, a missing bucket.
     #[error("{code}: {message}")]
     Systemic {
         /// The service's error code.

@@ -85,7 +85,7 @@ pub struct QueueAttributes {
 /// Why a request to the queue had no effect that we know of.
 #[derive(Debug, Clone, Error)]
 pub enum QueueError {
-    /// The queue does not exist, or we may not use it: somebody has to mend that.
+    /// The queue does not exist, or we may not use it: an operator has to repair that.
     #[error("{operation} on the queue is refused ({code}): {message}")]
     Refused {
         /// The API's name of the call.

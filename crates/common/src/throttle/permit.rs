@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::Throttle;
 
-/// Ends when it is told how the copy went, or is dropped.
+/// Ends when the outcome of the copy is reported, or when it is dropped.
 #[derive(Debug)]
 pub struct ThrottlePermit<'a> {
     throttle: &'a Throttle,

@@ -378,7 +378,7 @@ async fn half_of_what_the_store_serves_is_used_a_minute_after_it_served_next_to_
     }
 }
 
-/// A copy that is interrupted before the store has answered is nobody's probe for ever.
+/// A copy that is interrupted before the store has answered does not stay the probe for ever.
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_interrupted_is_made_by_another() {
     let throttle = unlimited(64);

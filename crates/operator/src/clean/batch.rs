@@ -170,7 +170,7 @@ impl ObjectCleaner<'_> {
                     gone.push((removal, None));
                 }
                 RemovalVerdict::Missing => {
-                    let reason = "somebody else has removed it".into();
+                    let reason = "it was removed by another process".into();
                     outcomes.push((removal, RemovalOutcome::Kept(reason)));
                 }
                 RemovalVerdict::Kept(reason) => {

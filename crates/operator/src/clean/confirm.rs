@@ -12,7 +12,7 @@ use crate::output::OutputFormat;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RemovalConsent {
     Given,
-    /// Nobody said so: the command only tells.
+    /// Not given: the command only prints what it would do.
     Withheld,
     /// Ctrl-C instead of an answer.
     Interrupted,

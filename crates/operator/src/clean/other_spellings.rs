@@ -18,8 +18,8 @@ use super::path_references::PathColumn;
 /// Rows of a table read by one statement.
 const STRETCH_ROWS: i64 = 20_000;
 
-/// Rows outside the rule whose names are kept in memory. A table with more of them says nothing that could
-/// be told from chance: clean asks for the operator's word then.
+/// Rows outside the rule whose names are kept in memory. With more of them a match may be by chance:
+/// clean needs the operator's consent then.
 pub(super) const MAX_ROWS_OUTSIDE: u64 = 100_000;
 
 const MAX_EXAMPLES: usize = 3;

@@ -24,11 +24,11 @@ pub struct DashboardArgs {
     /// IP addresses alone]
     #[arg(long, env, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(optional))]
     status_host: Setting<Option<String>>,
-    /// Pause, resume and limit from the page, by whoever knows this token of at least 16 characters
+    /// Pause, resume and limit from the page, with this token of at least 16 characters
     /// [default: not from the page]
     #[arg(long, env, hide_env_values = true, value_name = "TOKEN")]
     status_token: Option<SecretString>,
-    /// Show the newest moved images, through presigned URLs, to whoever can open the page
+    /// Show the newest moved images, through presigned URLs, to everyone who can open the page
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = setting(parse_bool))]
     status_thumbnails: Setting<bool>,
 }

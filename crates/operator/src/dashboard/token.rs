@@ -1,4 +1,4 @@
-//! Who may steer: whoever sends the token as `Authorization: Bearer TOKEN`. No form of another site can
+//! Who may pause, resume and limit: requests with the token as `Authorization: Bearer TOKEN`. No form of another site can
 //! set that header, and no browser adds it by itself.
 
 use axum::extract::{Request, State};
@@ -23,7 +23,7 @@ pub(super) async fn require_token(
     (StatusCode::UNAUTHORIZED, headers, words).into_response()
 }
 
-/// The time it takes tells nothing but the length.
+/// The time it takes reveals nothing but the length.
 fn has_valid_token(headers: &HeaderMap, token: &SecretString) -> bool {
     let given = headers
         .get(AUTHORIZATION)

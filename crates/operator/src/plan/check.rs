@@ -10,7 +10,7 @@ use serde::Serialize;
 pub(super) enum CheckVerdict {
     /// Nothing stands in the way.
     Ok,
-    /// It works, but somebody should know.
+    /// It works, with a consequence that an operator should know.
     Warns,
     Fails,
 }

@@ -12,7 +12,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// A table of so many bytes or fewer is counted, a larger one sampled. The size is always known, the number of
-/// rows only since the last ANALYZE, which a partitioned table gets from nobody.
+/// rows only since the last ANALYZE, which autovacuum never runs on a partitioned table.
 const MAX_COUNTED_BYTES: f64 = 128.0 * 1024.0 * 1024.0;
 
 /// About so many bytes are read for a sample.

@@ -26,7 +26,7 @@ pub(super) struct SelectionArgs {
 pub(super) struct RequestedSelection(MoveSelection);
 
 impl SelectionArgs {
-    /// Checks the selection; the problems tell what is wrong with it.
+    /// Checks the selection; `problems` holds what is wrong with it.
     pub(super) fn parse(self, problems: &mut SettingsProblems) -> RequestedSelection {
         if let Some(ids) = self.ids {
             return RequestedSelection(MoveSelection::Ids(ids));

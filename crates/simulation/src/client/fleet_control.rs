@@ -1,4 +1,4 @@
-//! Signs of life, and what an operator tells the fleet.
+//! Heartbeats, and the limits that an operator sets.
 
 use std::time::Duration;
 

@@ -38,7 +38,7 @@ pub struct SimulatedClient {
 }
 
 impl SimulatedClient {
-    /// A process that lives until it dies as told.
+    /// A process that lives until its crash point.
     pub fn new(shared: Arc<SharedWorld>, death: Option<CrashPoint>) -> Self {
         Self {
             shared,

@@ -29,7 +29,7 @@ fn unavailable_error(fate: CallOutcome) -> StatementError {
     StatementError::Unavailable(format!("injected: {fate:?}"))
 }
 
-/// The moves whose rows nobody has locked; an error when the database refuses one of them.
+/// The moves whose rows are not locked; an error when the database refuses one of them.
 fn unlocked_moves(
     things: &mut WorldState,
     moves: &[PendingMove],

@@ -1,4 +1,4 @@
-//! The two buckets as a process reaches them. The faults bear the names under which production tells
+//! The two buckets as a process reaches them. The faults bear the names under which production reports
 //! what S3 did: refusals, and answers that were lost, cut off or empty.
 
 use async_trait::async_trait;

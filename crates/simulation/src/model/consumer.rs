@@ -148,7 +148,7 @@ impl ModelState {
         }
     }
 
-    /// What the consumer is told; none when the answer is lost.
+    /// What the consumer receives; none when the response is lost.
     fn next_event(
         &mut self,
         in_hand: &InHand,
@@ -242,7 +242,7 @@ impl ModelState {
     }
 }
 
-/// What the store's answer means, as [`bucket_brigade_consumer::copy`] tells it.
+/// What the store's answer means, as [`bucket_brigade_consumer::copy`] sorts it.
 fn event_from_store(answer: Result<Event, StoreError>) -> Event {
     match answer {
         Ok(event) => event,

@@ -84,7 +84,7 @@ fn reachability_properties() -> Vec<Property<BrigadeModel>> {
     ]
 }
 
-/// A row seeded without an object is the exception, until somebody changes it.
+/// A row seeded without an object is the exception, until it is changed.
 fn every_path_names_an_object(model: &BrigadeModel, state: &ModelState) -> bool {
     let missing: BTreeSet<(&str, &str)> = model
         .rows

@@ -77,7 +77,7 @@ impl MemoryQueue {
         (queued.receives.to_string() == receives).then_some(number)
     }
 
-    /// Deletes the message named, and returns its body. A stale handle deletes nothing, and says so to nobody.
+    /// Deletes the message named, and returns its body. A stale handle deletes nothing, without an error.
     pub fn delete_message(&mut self, receipt_handle: &str) -> Option<String> {
         let number = self.find_by_handle(receipt_handle)?;
         Some(self.queued.remove(&number)?.body)

@@ -1,5 +1,5 @@
 //! The outside world in memory, as plain values: the application's table with the ledger beside it,
-//! the two buckets, the queue. No time, no faults, no tasks: those are added by whoever drives it.
+//! the two buckets, the queue. No time, no faults, no tasks: those are added by its drivers.
 
 mod buckets;
 mod memory_queue;

@@ -107,7 +107,8 @@ impl DeleteChecker {
     fn find_task(&self, handle: &str) -> Option<(String, String)> {
         let mut notes = self.records.lock();
         let Some(body) = notes.bodies.get(handle).cloned() else {
-            let finding = format!("a delete with a receipt handle nobody received: {handle}");
+            let finding =
+                format!("a delete with a receipt handle that was never received: {handle}");
             notes.findings.push(finding);
             return None;
         };

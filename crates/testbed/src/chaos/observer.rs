@@ -75,7 +75,7 @@ impl ChaosObserver {
             let mut entries = request["Entries"].as_array().into_iter().flatten();
             let entry = entries.find(|entry| entry["Id"] == taken["Id"]);
             if let Some(body) = entry.and_then(|entry| entry["MessageBody"].as_str()) {
-                // Nobody listens when there are to be no duplicates.
+                // There is no listener when there are to be no duplicates.
                 let _ = self.sent_bodies.send(body.to_owned());
             }
         }

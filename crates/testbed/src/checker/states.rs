@@ -48,7 +48,7 @@ impl InvariantChecker<'_> {
                 self.describe_path(row)
             )),
             (["changed"], _) => Err(format!(
-                "{:?} is recorded as changed, but nobody changed it",
+                "{:?} is recorded as changed, but was never changed",
                 row.path
             )),
             (several, _) => Err(format!(

@@ -202,7 +202,7 @@ impl CloudFrontend {
     }
 
     async fn perform_locked(&self, operation: &CloudOperation, call: BackendCall) -> CloudResponse {
-        // From the check to the effect nobody else writes this key.
+        // From the check to the effect there is no other write to this key.
         let _guard = if operation.writes_object() {
             Some(self.key_lock(&operation.target).lock().await)
         } else {

@@ -1,5 +1,5 @@
 //! A pooler in transaction mode, as `PgBouncer` is one: each transaction gets the session that has been idle for
-//! longest, whoever it served before. Prepared statements follow their client, as from 1.21 on.
+//! longest, whichever client it served before. Prepared statements follow their client, as from 1.21 on.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Result;

@@ -35,7 +35,7 @@ pub(super) async fn seed_stack(surroundings: &StackEnvironment) -> Result<bool> 
     Ok(true)
 }
 
-/// Drops table and ledger of an earlier cloud, and nobody else's.
+/// Drops table and ledger of an earlier cloud, and no other's.
 async fn drop_seeded_tables(pool: &PgPool, table: &str) -> Result<()> {
     let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
         .bind(table)

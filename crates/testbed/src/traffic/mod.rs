@@ -39,7 +39,7 @@ pub struct TrafficRates {
     pub same_key_share: f64,
     /// Writes go to these rows alone, where they are given.
     pub active_rows: Option<Arc<ActiveRows>>,
-    /// Rows that nobody writes.
+    /// Rows that are never written.
     pub excluded_rows: BTreeSet<String>,
     /// Seed of the random numbers.
     pub seed: u64,

@@ -1,4 +1,4 @@
-//! Settings, queues and buckets that cannot be used: told by name, nothing touched.
+//! Settings, queues and buckets that cannot be used: reported by name, nothing touched.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Tables, columns, rights: wrong ones are told by name before a row is touched.
+//! Tables, columns, rights: wrong ones are reported by name before a row is touched.
 
 use bucket_brigade_common::ledger::{self, PostgresLedger, SecondRun};
 use bucket_brigade_testbed::cloud::CreateQueueOptions;

@@ -96,7 +96,7 @@ impl HeadlessBrowser {
         }
     }
 
-    /// The answer to a command. What the browser tells meanwhile is kept.
+    /// The answer to a command. Events that arrive meanwhile are kept.
     pub(crate) async fn call_method(&mut self, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let mut command = json!({ "id": self.last_id, "method": method, "params": params });
@@ -107,12 +107,12 @@ impl HeadlessBrowser {
         bytes.push(0);
         self.commands.write_all(&bytes).await.unwrap();
         loop {
-            let mut told = self.read_message().await;
-            if told["id"] == self.last_id {
-                assert!(told["error"].is_null(), "{method}: {}", told["error"]);
-                return told["result"].take();
+            let mut result = self.read_message().await;
+            if result["id"] == self.last_id {
+                assert!(result["error"].is_null(), "{method}: {}", result["error"]);
+                return result["result"].take();
             }
-            self.record_event(&told);
+            self.record_event(&result);
         }
     }
 

@@ -62,7 +62,7 @@ async fn folding_loses_and_doubles_nothing_under_concurrent_counting() {
         join_all((0..PROCESSES).map(count)).await;
         is_over.store(true, Ordering::Relaxed);
     };
-    // Whoever sums meanwhile never sees less than before: no number is away for a moment.
+    // A sum taken meanwhile is never less than before: no number is away for a moment.
     let watching = async {
         let mut last = 0;
         while !is_over.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! The live page in a real browser: what it shows, whether everybody can use it, and that it asks nobody
-//! else for anything. Skipped, with a word, where Chromium or axe-core is missing.
+//! The live page in a real browser: what it shows, whether everyone can use it, and that it loads nothing
+//! from elsewhere. Skipped, with a word, where Chromium or axe-core is missing.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -118,7 +118,7 @@ async fn wait_for_text(browser: &mut HeadlessBrowser, id: &str, text: &str) {
     browser.wait_until(&expression).await;
 }
 
-/// Pauses, resumes and limits as somebody without a mouse does.
+/// Pauses, resumes and limits by keyboard alone.
 async fn control_by_keyboard(browser: &mut HeadlessBrowser) {
     browser.tab_to("token").await;
     browser.type_text(DASHBOARD_TOKEN).await;

@@ -46,7 +46,7 @@ async fn a_table_without_paths_is_done() {
     let rig = TestRig::new().await;
     rig.execute_sql("ALTER TABLE images ALTER COLUMN path DROP NOT NULL")
         .await;
-    for (rows, told) in [
+    for (rows, result) in [
         ("", "the table has no rows"),
         ("(NULL), ('')", "no row has a path"),
         ("('avatar/1')", "every path starts with NEW_PREFIX"),
@@ -57,10 +57,10 @@ async fn a_table_without_paths_is_done() {
         }
         let ended = rig.run_program("feeder", &[]).await;
         assert_eq!(ended.code, Some(0), "{}", ended.log);
-        assert!(ended.log.contains(told), "{}", ended.log);
+        assert!(ended.log.contains(result), "{}", ended.log);
         let planned = rig.run_feeder(&["plan"]).await;
         assert_eq!(planned.code, 0, "{}", planned.output);
-        assert!(planned.output.contains(told), "{}", planned.output);
+        assert!(planned.output.contains(result), "{}", planned.output);
     }
 }
 
@@ -103,12 +103,12 @@ async fn prefixes_that_do_not_fit_each_other_are_told_before_a_row_moves() {
         let ended = wait_for_exit(&mut plan).await;
         (ended.code, ended.log)
     };
-    let (code, told) = plan("image", "avatar/").await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("would become 'avatar//"), "{told}");
-    let (code, told) = plan("image/", "avatar").await;
-    assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("WARN  prefixes"), "{told}");
+    let (code, result) = plan("image", "avatar/").await;
+    assert_eq!(code, Some(1), "{result}");
+    assert!(result.contains("would become 'avatar//"), "{result}");
+    let (code, result) = plan("image/", "avatar").await;
+    assert_eq!(code, Some(0), "{result}");
+    assert!(result.contains("WARN  prefixes"), "{result}");
     assert_eq!(plan("image", "avatar").await.0, Some(0));
     let quoted = [("NEW_PREFIX", "\"avatar/\"")];
     for program in ["feeder", "consumer"] {

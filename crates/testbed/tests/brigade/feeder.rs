@@ -19,7 +19,7 @@ async fn migrates(id_type: ApplicationIdType, name: &str) {
         ApplicationIdType::Uuid => "gen_random_uuid()",
         ApplicationIdType::Text => "'id ''' || n || '\"%'",
     };
-    // Identity columns take explicit values only when told so.
+    // Identity columns take explicit values only with this clause.
     let overriding = if matches!(id_type, ApplicationIdType::BigInt | ApplicationIdType::Int) {
         "OVERRIDING SYSTEM VALUE"
     } else {

@@ -1,4 +1,4 @@
-//! Whoever can send to the queue, write rows or choose settings moves nothing outside the rule.
+//! Messages, rows and settings chosen by an attacker move nothing outside the rule.
 
 use std::collections::BTreeMap;
 
@@ -198,7 +198,7 @@ async fn messages_move_nothing_but_what_their_rows_name() {
 async fn paths_that_climb_are_taken_literally() {
     let rig = TestRig::new().await;
     rig.open_run().await;
-    // What each path would name if somebody on the way resolved it.
+    // What each path would name if it were resolved on the way.
     rig.put_object("images-old", "secret.png", b"secret").await;
     rig.put_object("images-old", "image/secret.png", b"secret")
         .await;

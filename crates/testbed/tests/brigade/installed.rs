@@ -17,8 +17,8 @@ pub(crate) fn prometheus_tool(name: &str) -> PathBuf {
     if own.exists() { own } else { name.into() }
 }
 
-/// Tells that a test is skipped. Where `REQUIRE_ALL_TESTS` is set, as in CI, none may be.
-#[expect(clippy::print_stderr, reason = "a check left out is told")]
+/// Prints that a test is skipped. Where `REQUIRE_ALL_TESTS` is set, as in CI, none may be.
+#[expect(clippy::print_stderr, reason = "a check left out is printed")]
 pub(crate) fn skip_test(why: &str) {
     let all = std::env::var_os("REQUIRE_ALL_TESTS").is_some();
     assert!(!all, "{why}");

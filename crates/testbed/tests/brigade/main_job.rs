@@ -11,8 +11,8 @@ fn run_demo(arguments: &[&str]) -> serde_json::Value {
         .arg("--json")
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{told}");
+    let result = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{result}");
     let stdout = String::from_utf8(output.stdout).unwrap();
     serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
 }

@@ -71,8 +71,8 @@ impl LedgerPair {
             6 => self.read_rows().await,
             7 => self.record_poison().await,
             _ => {
-                let told = self.ledger.settle_stale_failures().await.unwrap();
-                assert_eq!(told, self.table.settle_stale_failures());
+                let result = self.ledger.settle_stale_failures().await.unwrap();
+                assert_eq!(result, self.table.settle_stale_failures());
             }
         }
     }
@@ -204,11 +204,11 @@ impl LedgerPair {
         let moves = self
             .dump_table("row_id, old_path, new_path, etag", "moves")
             .await;
-        let told = |one: &RecordedMove| {
+        let result = |one: &RecordedMove| {
             [&one.old_path, &one.new_path, &one.etag].map(|text| Some(text.clone()))
         };
         let twin = self.table.moves.iter();
-        let twin = twin.map(|(id, one)| (id.clone(), told(one).to_vec()));
+        let twin = twin.map(|(id, one)| (id.clone(), result(one).to_vec()));
         assert_eq!(moves, twin.collect());
         let changes = self.dump_table("row_id, found_path", "changes").await;
         let twin = self.table.changes.iter();
@@ -217,7 +217,7 @@ impl LedgerPair {
         let failures = self
             .dump_table("row_id, path, code, permanent::text", "failures")
             .await;
-        let told = |one: &RecordedFailure| {
+        let result = |one: &RecordedFailure| {
             [
                 one.path.clone(),
                 one.code.clone(),
@@ -226,7 +226,7 @@ impl LedgerPair {
             .map(Some)
         };
         let twin = self.table.failures.iter();
-        let twin = twin.map(|(id, one)| (id.clone(), told(one).to_vec()));
+        let twin = twin.map(|(id, one)| (id.clone(), result(one).to_vec()));
         assert_eq!(failures, twin.collect());
         let orphans = self.dump_table("destination_key, etag", "orphans").await;
         let twin = self.table.orphans.iter();

@@ -1,4 +1,4 @@
-//! Messages that are not ours stop nobody: they are recorded, and left for the dead-letter queue.
+//! Messages that are not ours stop no other: they are recorded, and left for the dead-letter queue.
 
 use crate::rig::{TestRig, stop_consumer, wait_until};
 

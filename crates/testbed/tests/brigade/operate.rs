@@ -1,4 +1,4 @@
-//! The commands that steer and tell, on real processes.
+//! The commands that control and report, on real processes.
 
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ async fn the_whole_fleet_pauses_goes_on_and_keeps_its_limits() {
     let workers = rig
         .query_number("SELECT count(*) FROM bucket_brigade.workers")
         .await;
-    assert_eq!(workers, 0, "whoever ends in good order leaves");
+    assert_eq!(workers, 0, "a process that ends in good order deregisters");
 }
 
 #[tokio::test]
@@ -158,9 +158,9 @@ async fn failures_are_listed_and_retried() {
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     wait_until("the dead letters", async || rig.dead_letters().await == 2).await;
 
-    let told = rig.run_feeder(&["failures"]).await;
-    assert_eq!(told.code, 2);
-    assert_runbook_output("failures", "feeder failures", &told.output);
+    let result = rig.run_feeder(&["failures"]).await;
+    assert_eq!(result.code, 2);
+    assert_runbook_output("failures", "feeder failures", &result.output);
     let status = status_json(&rig).await;
     assert_eq!(status["rows"]["failed"], 2);
     assert_eq!(status["queue"]["dead_letters"], 2);
@@ -365,7 +365,7 @@ async fn status_reads_no_table_that_grows() {
         rig.query_number(read).await
     };
     let mut before = settled().await;
-    // Backends tell their figures late.
+    // Backends report their figures late.
     let deadline = Instant::now() + Duration::from_secs(3);
     while Instant::now() < deadline {
         before = settled().await;

@@ -9,7 +9,7 @@ use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 const NO_QUEUE_CODE: &str = "AWS.SimpleQueueService.NonExistentQueue";
 
-/// A program, and where it tells its health.
+/// A program, and where it serves its health.
 struct MonitoredProcess {
     process: ChildProcess,
     address: String,
@@ -52,7 +52,7 @@ impl MonitoredProcess {
         );
     }
 
-    /// One outage was told, and its end.
+    /// One outage was result, and its end.
     fn assert_reported_once(&self) {
         let log = self.read_log();
         assert_eq!(log.matches("until it can").count(), 1, "{log}");

@@ -1,4 +1,4 @@
-//! `feeder plan`: what it tells, and that it changes nothing.
+//! `feeder plan`: what it prints, and that it changes nothing.
 
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
@@ -12,10 +12,10 @@ async fn a_plan_changes_nothing_and_estimates_the_run() {
     rig.add_images(30).await;
     rig.add_row("avatar/moved.png").await;
     rig.add_row("elsewhere/x.png").await;
-    let told = rig.run_feeder(&["plan"]).await;
-    assert_eq!(told.code, 0, "{}\n{}", told.output, told.log);
-    assert!(told.log.contains("one probe object of"), "{}", told.log);
-    assert_runbook_output("plan", "feeder plan", &told.output);
+    let result = rig.run_feeder(&["plan"]).await;
+    assert_eq!(result.code, 0, "{}\n{}", result.output, result.log);
+    assert!(result.log.contains("one probe object of"), "{}", result.log);
+    assert_runbook_output("plan", "feeder plan", &result.output);
     let plan = rig.feeder_json(&["plan", "--json"]).await;
     assert_eq!(plan["rows"]["in_scope"], 30);
     assert_eq!(plan["rows"]["moved_already"], 1);
@@ -49,17 +49,17 @@ async fn a_plan_names_what_would_fail_and_how_to_mend_it() {
         .await;
     let denied = FaultEffect::error(403, "AccessDenied");
     let _denied = rig.cloud.inject_fault(Fault::new("CopyObject", denied));
-    let told = rig.run_feeder(&["plan"]).await;
-    assert_eq!(told.code, 1, "{}\n{}", told.output, told.log);
-    assert_runbook_output("plan-fails", "feeder plan", &told.output);
+    let result = rig.run_feeder(&["plan"]).await;
+    assert_eq!(result.code, 1, "{}\n{}", result.output, result.log);
+    assert_runbook_output("plan-fails", "feeder plan", &result.output);
     for (what, mend) in [
         ("FAIL  redrive", "give it a dead-letter queue"),
         ("FAIL  copy", "s3:PutObject and s3:PutObjectTagging"),
         ("WARN  sources", "NoSuchKey"),
         ("WARN  indexes", "images_path_idx"),
     ] {
-        assert!(told.output.contains(what), "{what}: {}", told.output);
-        assert!(told.output.contains(mend), "{mend}: {}", told.output);
+        assert!(result.output.contains(what), "{what}: {}", result.output);
+        assert!(result.output.contains(mend), "{mend}: {}", result.output);
     }
     let nowhere = rig.run_feeder(&["plan", "--images-table", "imags"]).await;
     assert_eq!(nowhere.code, 1);

@@ -90,7 +90,7 @@ async fn triggers_that_refuse_rewrite_or_keep_rows_are_foreseen() {
              CREATE TRIGGER meddle BEFORE UPDATE ON images FOR EACH ROW EXECUTE FUNCTION meddle();"
         )
     };
-    for (body, told) in [
+    for (body, result) in [
         (
             "RAISE EXCEPTION 'not this one' USING ERRCODE = '55000';",
             "55000: not this one",
@@ -103,9 +103,9 @@ async fn triggers_that_refuse_rewrite_or_keep_rows_are_foreseen() {
         ("PERFORM pg_sleep(60);", "57014"),
     ] {
         let (_rig, plan) = plan_table(&trigger(body)).await;
-        assert_fails(&plan, &["FAIL  update", told]);
+        assert_fails(&plan, &["FAIL  update", result]);
         assert!(
-            told == "57014" || plan.output.contains("ids: 11"),
+            result == "57014" || plan.output.contains("ids: 11"),
             "{}",
             plan.output
         );
@@ -211,8 +211,8 @@ async fn published_tables_of_a_closed_schema_are_no_hindrance() {
     let url = format!("postgres://{role}:poor@{rest}");
     let mut plan = rig.spawn("feeder", &[("DATABASE_URL", &url)], &["plan"]);
     let ended = wait_for_exit(&mut plan).await;
-    let told = "30 rows were set and set back";
-    assert!(ended.log.contains(told), "{}", ended.log);
+    let result = "30 rows were set and set back";
+    assert!(ended.log.contains(result), "{}", ended.log);
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn rows_that_the_application_has_locked_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_large_table_that_nobody_analysed_is_sampled() {
+async fn a_large_table_without_statistics_is_sampled() {
     // Mostly empty pages make a few rows large.
     let (rig, plan) = plan_table(
         "CREATE TABLE images (id bigint PRIMARY KEY, path text) PARTITION BY RANGE (id);
@@ -301,19 +301,19 @@ async fn an_interrupted_plan_ends_at_once_and_its_statement_with_it() {
 async fn what_is_there_of_a_ledger_is_told() {
     let rig = TestRig::new().await;
     rig.add_images(3).await;
-    let told = async |what: &str| {
+    let result = async |what: &str| {
         let plan = rig.run_feeder(&["plan"]).await;
         assert_eq!(plan.code, 0, "{}", plan.output);
         assert!(plan.output.contains(what), "no '{what}': {}", plan.output);
     };
-    told("the feeder will make it, schema bucket_brigade").await;
+    result("the feeder will make it, schema bucket_brigade").await;
     rig.execute_sql("CREATE SCHEMA bucket_brigade").await;
-    told("schema bucket_brigade is there without a ledger").await;
+    result("schema bucket_brigade is there without a ledger").await;
     rig.open_run().await;
-    told("run 1 is on record: 0 moved").await;
+    result("run 1 is on record: 0 moved").await;
     rig.execute_sql("UPDATE bucket_brigade.run SET old_prefix = 'img/'")
         .await;
-    told(
+    result(
         "it exists, without a run of this migration; there are these: \"public\".\"images\": img/",
     )
     .await;

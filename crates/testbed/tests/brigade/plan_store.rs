@@ -33,12 +33,16 @@ async fn a_store_without_tags_and_conditions_can_be_used() {
         .inject_fault(Fault::new("CopyObject", not_there()).with_header("if-none-match"));
     let plan = rig.run_feeder(&["plan"]).await;
     assert_eq!(plan.code, 0, "{}", plan.output);
-    for told in [
+    for result in [
         "ok    tags          the store knows none",
         "ok    copy",
         "WARN  condition     the store ignores If-None-Match",
     ] {
-        assert!(plan.output.contains(told), "no '{told}': {}", plan.output);
+        assert!(
+            plan.output.contains(result),
+            "no '{result}': {}",
+            plan.output
+        );
     }
     assert!(!plan.output.contains("policies"), "{}", plan.output);
 }
@@ -51,8 +55,8 @@ async fn objects_with_a_key_of_the_customers_are_named() {
     let _faults = rig.hide_behind_customer_key("secret");
     let plan = rig.run_feeder(&["plan"]).await;
     assert_eq!(plan.code, 0, "{}", plan.output);
-    let told = format!("a key of the customer's, SSE-C (ids: {id})");
-    assert!(plan.output.contains(&told), "{}", plan.output);
+    let result = format!("a key of the customer's, SSE-C (ids: {id})");
+    assert!(plan.output.contains(&result), "{}", plan.output);
     assert!(!plan.output.contains("kms:Decrypt"), "{}", plan.output);
 }
 

@@ -1,6 +1,6 @@
 //! The policies in `deploy/policies` grant what a run needs, each right and not one more.
 //!
-//! The local services ask nobody for rights: a run in which something of everything happens is
+//! The local services check no rights: a run in which something of everything happens is
 //! counted, and each request is mapped to the rights that AWS asks for it.
 
 use std::collections::BTreeSet;
@@ -93,7 +93,7 @@ fn needed_rights(operation: &str, on: &ReadCounters) -> Vec<PolicyRight> {
         "HeadObject" | "GetObject" => rights("s3:GetObject", &on.resources(operation)),
         "GetObjectTagging" => rights("s3:GetObjectTagging", &on.resources(operation)),
         "DeleteObject" => rights("s3:DeleteObject", &[PROBES]),
-        other => panic!("nobody knows what right {other} needs"),
+        other => panic!("no right is listed for {other}"),
     }
 }
 
@@ -289,7 +289,7 @@ async fn the_live_page_uses_two_rights_more_and_reads_no_image_itself() {
 }
 
 /// What AWS asks for one request of an operator's command. A redrive is asked for on the dead-letter
-/// queue, and moves on behalf of whoever asks.
+/// queue, and moves on behalf of the caller.
 /// Source: Amazon SQS Developer Guide, "Configure a dead-letter queue redrive".
 fn operator_rights(operation: &str) -> Vec<PolicyRight> {
     match operation {
@@ -314,7 +314,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
         .concat(),
         "PutObject" => rights("s3:PutObject", &[PROBES]),
         "DeleteObject" => rights("s3:DeleteObject", &[PROBES]),
-        other => panic!("nobody knows what right {other} needs"),
+        other => panic!("no right is listed for {other}"),
     }
 }
 

@@ -100,13 +100,13 @@ async fn read_rules(address: &str) -> Vec<Value> {
     read().await
 }
 
-/// The question of a rule, answered with 1 or 0 also where there is nothing to tell.
+/// The question of a rule, answered with 1 or 0 also where there is no sample.
 fn rule_as_query(rule: &Value) -> String {
     let question = rule["query"].as_str().unwrap();
     question.replace("== ", "== bool ").replace("> ", "> bool ")
 }
 
-/// A feeder and a consumer at work, slowly, and where they tell their figures.
+/// A feeder and a consumer at work, slowly, and where they serve their metrics.
 async fn start_programs(rig: &TestRig) -> ([ChildProcess; 2], [String; 2]) {
     rig.add_images(ROWS).await;
     rig.open_run().await;

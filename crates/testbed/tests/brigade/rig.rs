@@ -36,7 +36,7 @@ pub(crate) struct ExitedProcess {
     pub(crate) log: String,
 }
 
-/// How a command ended, and what it told.
+/// How a command ended, and what it result.
 pub(crate) struct FeederOutput {
     pub(crate) code: i32,
     pub(crate) output: String,
@@ -163,8 +163,9 @@ impl TestRig {
 
     /// What a command answers as JSON.
     pub(crate) async fn feeder_json(&self, arguments: &[&str]) -> serde_json::Value {
-        let told = self.run_feeder(arguments).await;
-        serde_json::from_str(&told.output).unwrap_or_else(|error| panic!("{error}: {}", told.log))
+        let result = self.run_feeder(arguments).await;
+        serde_json::from_str(&result.output)
+            .unwrap_or_else(|error| panic!("{error}: {}", result.log))
     }
 
     /// Puts an image into the source bucket, and its row into the table.

@@ -1,4 +1,4 @@
-//! Row level security: what a role does not see, nobody may act upon.
+//! Row level security: no decision may rest on rows that a role does not see.
 
 use crate::rig::{ExitedProcess, TestRig};
 

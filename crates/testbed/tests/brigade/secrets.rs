@@ -35,15 +35,15 @@ fn with_password(url: &str) -> String {
 
 /// Fails when a secret is in `text`, and shows where.
 fn assert_no_secret(text: &str, whose: &str) {
-    let told: Vec<&str> = text
+    let result: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("mArker"))
         .take(3)
         .collect();
     assert!(
-        told.is_empty(),
-        "{whose} tells a secret:\n{}",
-        told.join("\n")
+        result.is_empty(),
+        "{whose} prints a secret:\n{}",
+        result.join("\n")
     );
 }
 
@@ -110,7 +110,7 @@ async fn assert_run_keeps_secrets(format: &str) {
     // The libraries were at their most talkative indeed.
     assert!(log.contains("TRACE"), "nothing is traced");
     assert_no_secret(&log, "consumer");
-    // Only the collector was told what is for it, and of the others nothing.
+    // Only the collector received its headers, and nothing of the others'.
     let requests = collector.requests();
     assert!(
         !requests.is_empty()
@@ -174,7 +174,7 @@ async fn nor_does_a_database_out_of_reach() {
         "cannot connect to the database",
     )
     .await;
-    // As libpq's variables tell it.
+    // As in libpq's variables.
     let mut settings = secrets("-", "json");
     settings.extend([
         ("PGHOST", "127.0.0.1"),

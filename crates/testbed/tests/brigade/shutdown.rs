@@ -130,7 +130,7 @@ async fn a_consumer_that_waits_for_its_run_stops_too() {
     stop_consumer(consumer).await;
 }
 
-/// A small run of the trial that docs/reliability.md tells of.
+/// A small run of the trial of docs/reliability.md.
 #[tokio::test]
 async fn signals_at_random_moments_lose_nothing() {
     let arguments = shutdown::ShutdownArguments {

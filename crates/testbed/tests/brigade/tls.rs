@@ -49,7 +49,7 @@ impl TlsServer {
         write_for(&data, "server.key", &key.serialize_pem());
         let authority = write_for(cluster.directory(), "authority.pem", &own.pem());
         let stranger = write_for(cluster.directory(), "stranger.pem", &stranger.pem());
-        // Nobody without TLS comes in, whatever the client asks for.
+        // No client without TLS comes in, whatever the client asks for.
         write_for(&data, "pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n");
         let settings = data.join("postgresql.conf");
         let text = std::fs::read_to_string(&settings).unwrap() + "\nssl = on\n";
@@ -131,7 +131,7 @@ async fn a_verified_server_is_used() {
     let query = format!("sslmode=verify-full&sslrootcert={own}");
     let url = tls.url("localhost", &rig.application.database_url, &query);
     assert_moves(&rig, &[("DATABASE_URL", &url)]).await;
-    // The same, told by libpq's variables.
+    // The same, by libpq's variables.
     let port = tls.port.to_string();
     let database = url
         .rsplit('/')
@@ -189,14 +189,14 @@ async fn a_server_that_cannot_be_verified_is_refused() {
     assert_refused(&rig, &[("DATABASE_URL", &url)], &["sslrootcert"]).await;
 }
 
-/// A server in the middle that says it knows no TLS, and keeps what it is told.
+/// A server in the middle that says it knows no TLS, and keeps what it is result.
 async fn serve_without_tls(listener: TcpListener) -> Vec<u8> {
     let (mut stream, _): (TcpStream, _) = listener.accept().await.unwrap();
-    let mut told = vec![0; 8];
-    stream.read_exact(&mut told).await.unwrap();
+    let mut result = vec![0; 8];
+    stream.read_exact(&mut result).await.unwrap();
     stream.write_all(b"N").await.unwrap();
-    stream.read_to_end(&mut told).await.unwrap();
-    told
+    stream.read_to_end(&mut result).await.unwrap();
+    result
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn a_delete_in_its_time_is_none() -> Result<()> {
 #[tokio::test]
 async fn deleted_poison_is_found() -> Result<()> {
     let office = AuditorFixture::open().await?;
-    // A body that could be one of ours is told apart by being announced.
+    // A body that could be one of ours is recognised by being announced.
     office
         .auditor
         .expect_poison(r#"{"id":"1","path":"logo/a"}"#);

@@ -10,7 +10,7 @@ use tokio::process::Command;
 struct ChaosResult {
     is_success: bool,
     figures: Value,
-    /// What it told people.
+    /// Its log.
     log: String,
 }
 
@@ -24,13 +24,13 @@ async fn run_chaos(arguments: &[&str]) -> Result<ChaosResult> {
     let mut command = Command::new(binary_path("chaos")?);
     let output = command.args(arguments).arg("--json").kill_on_drop(true);
     let output = output.output().await?;
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let result = String::from_utf8_lossy(&output.stderr).into_owned();
     let stdout = String::from_utf8(output.stdout)?;
-    let last = stdout.lines().last().with_context(|| told.clone())?;
+    let last = stdout.lines().last().with_context(|| result.clone())?;
     Ok(ChaosResult {
         is_success: output.status.success(),
         figures: serde_json::from_str(last)?,
-        log: told,
+        log: result,
     })
 }
 

@@ -288,7 +288,7 @@ async fn a_change_without_a_write() -> Result<()> {
             row.id
         ))
         .await?;
-    assert_finds(&world, &WriteLog::default(), "nobody changed it").await
+    assert_finds(&world, &WriteLog::default(), "was never changed").await
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ async fn nothing_is_left_after_sigkill() -> Result<()> {
         .lines()
         .map_while(Result::ok)
         .find(|line| line.contains("cluster at "));
-    let line = line.expect("the child tells where its cluster is");
+    let line = line.expect("the child prints where its cluster is");
     let (directory, url) = line
         .split_once("cluster at ")
         .unwrap()

@@ -54,8 +54,8 @@ async fn another_process_knows_what_was_seeded() -> Result<()> {
     };
     let world = TestWorld::with_seed(&images).await?;
     let known = expected_rows(&world.application, &images)?;
-    let told = |rows: &[SeededRow]| format!("{rows:?}");
-    assert_eq!(told(&known.rows), told(&world.seeded.rows));
+    let result = |rows: &[SeededRow]| format!("{rows:?}");
+    assert_eq!(result(&known.rows), result(&world.seeded.rows));
     Ok(())
 }
 

@@ -191,7 +191,7 @@ fn first_header_difference(
     Some(format!("its {difference} differs"))
 }
 
-/// The count is told only to those who may read tags; not told, it says nothing.
+/// S3 returns the count only to those who may read tags; without it nothing is known.
 fn tags_differ(source: &HeadObjectOutput, destination: &HeadObjectOutput) -> bool {
     let counts = source.tag_count.zip(destination.tag_count);
     counts.is_some_and(|(source, destination)| source != destination)

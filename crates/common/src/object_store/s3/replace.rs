@@ -1,4 +1,4 @@
-//! A newer copy over an older one of ours, never over anybody else's object.
+//! A newer copy over an older one of ours, never over an object that is not ours.
 
 use super::{CopyAttributes, S3Options, S3Store};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
@@ -14,7 +14,7 @@ impl S3Store {
         route: &MoveRoute,
         ours: &str,
     ) -> Result<CopiedObject, StoreError> {
-        // Tells the storage class, which a copy does not keep by itself, and guards stores that ignore the
+        // It has the storage class, which a copy does not keep by itself, and guards stores that ignore the
         // condition on the copy.
         let Some(head) = self.head_destination(route).await? else {
             return Err(StoreError::DestinationExists);

@@ -46,14 +46,14 @@ async fn nothing_goes_without_a_verify_newer_than_the_move_and_the_buckets_name(
             .log
             .contains("Nothing was removed. To do it, add --confirm images-old.")
     );
-    let told = rig
+    let result = rig
         .run_json_command(&["clean", "--older-than", "1h", "--confirm", "images-old"])
         .await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("objects"),
-            told.number_of("young")
+            result.code,
+            result.number_of("objects"),
+            result.number_of("young")
         ),
         (0, 0, 3)
     );
@@ -71,16 +71,16 @@ async fn verified_sources_are_deleted_in_one_request_and_reported() {
     let rig = TestRig::new().await;
     let ids = rig.add_moved_images(5).await;
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
-    let told = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("removed"),
-            told.number_of("bytes")
+            result.code,
+            result.number_of("removed"),
+            result.number_of("bytes")
         ),
         (0, 5, 55)
     );
-    assert_eq!(told.sorted_fields("objects", "key")[0], "image/0.png");
+    assert_eq!(result.sorted_fields("objects", "key")[0], "image/0.png");
     assert_eq!(
         rig.cloud
             .request_counts()
@@ -129,16 +129,16 @@ async fn what_is_needed_or_not_what_was_verified_stays() {
         "UPDATE bucket_brigade.moves SET verified_at = NULL WHERE row_id = '{sharer}'"
     ))
     .await;
-    let told = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("removed"),
-            told.number_of("left_alone")
+            result.code,
+            result.number_of("removed"),
+            result.number_of("left_alone")
         ),
         (2, 1, 5)
     );
-    let reasons = told.sorted_fields("objects", "left_because");
+    let reasons = result.sorted_fields("objects", "left_because");
     let count = |reason: &str| reasons.iter().filter(|text| text.contains(reason)).count();
     assert_eq!(count("a row names it"), 2);
     assert_eq!(count("not the object that was verified"), 1);
@@ -177,8 +177,8 @@ async fn a_row_of_another_runs_table_is_asked_too() {
     wait_until("the other run", async || rig.count_rows("run").await == 2).await;
     feeder.kill().await.unwrap();
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
-    let told = rig.run_json_command(&CLEAN).await;
-    assert_eq!((told.code, told.number_of("removed")), (2, 1));
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("removed")), (2, 1));
     assert!(rig.object_exists("images-old", "image/0.png").await);
     // Where it cannot be asked, nothing goes.
     rig.execute_sql("DROP TABLE \"Covers\"").await;
@@ -223,12 +223,12 @@ async fn what_cannot_be_restored_is_logged_as_an_error_and_retried() {
     wait_until("the removal", async || slow.hits() > 0).await;
     rig.set_path(&ids[0], "image/0.png").await;
     assert_eq!(clean.wait_for_exit().await.unwrap().code(), Some(1));
-    let told = clean.log_tail(9);
-    assert!(told.contains("COULD NOT BE BROUGHT BACK"), "{told}");
+    let result = clean.log_tail(9);
+    assert!(result.contains("COULD NOT BE BROUGHT BACK"), "{result}");
     assert!(!rig.object_exists("images-old", "image/0.png").await);
     drop((slow, denied));
-    let told = rig.run_json_command(&CLEAN).await;
-    assert_eq!((told.code, told.number_of("left_alone")), (2, 1));
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("left_alone")), (2, 1));
     assert!(rig.object_exists("images-old", "image/0.png").await);
 }
 
@@ -266,8 +266,8 @@ async fn a_bucket_with_versions_gets_delete_markers() {
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     let seen = rig.run_command(&["clean", "--older-than", "0s"]).await.log;
     assert!(seen.contains("a delete marker hides each object"), "{seen}");
-    let told = rig.run_json_command(&CLEAN).await;
-    assert_eq!((told.code, told.number_of("delete_markers")), (0, 2));
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("delete_markers")), (0, 2));
     assert!(!rig.object_exists("images-old", "image/0.png").await);
     let versions = s3
         .list_object_versions()
@@ -279,11 +279,11 @@ async fn a_bucket_with_versions_gets_delete_markers() {
         (versions.versions().len(), versions.delete_markers().len()),
         (2, 2)
     );
-    let told = rig
+    let result = rig
         .run_json_command(&["rollback", "--ids", &ids[0], "--yes"])
         .await;
     assert_eq!(
-        told.field_of("left_alone", &ids[0], "reason"),
+        result.field_of("left_alone", &ids[0], "reason"),
         "source_removed"
     );
 }
@@ -307,19 +307,19 @@ async fn odd_keys_go_like_any_other() {
     }
     rig.run_migration().await;
     assert_eq!(rig.count_rows("moves").await, 6);
-    let told = rig.run_json_command(&["verify", "--full"]).await;
+    let result = rig.run_json_command(&["verify", "--full"]).await;
     assert_eq!(
-        (told.code, told.number_of("sound")),
+        (result.code, result.number_of("sound")),
         (0, 6),
         "{}",
-        told.json
+        result.json
     );
-    let told = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN).await;
     assert_eq!(
-        (told.code, told.number_of("removed")),
+        (result.code, result.number_of("removed")),
         (0, 6),
         "{}",
-        told.json
+        result.json
     );
     for name in odd {
         assert!(
@@ -357,8 +357,8 @@ async fn a_store_that_ignores_conditions_is_read_right_before() {
     crate::rig::stop_consumer(consumer).await;
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     rig.put_object("images-old", "image/0.png", b"newer").await;
-    let told = rig.run_json_command(&CLEAN).await;
-    assert_eq!((told.code, told.number_of("removed")), (2, 1));
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("removed")), (2, 1));
     assert!(rig.object_exists("images-old", "image/0.png").await);
 }
 
@@ -371,12 +371,12 @@ async fn one_refused_object_does_not_keep_the_others() {
     let _denied = rig
         .cloud
         .inject_fault(denied.caller("feeder").key_contains("image/1"));
-    let told = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("removed"),
-            told.number_of("left_alone")
+            result.code,
+            result.number_of("removed"),
+            result.number_of("left_alone")
         ),
         (2, 2, 1)
     );
@@ -397,8 +397,8 @@ async fn where_a_batch_is_refused_objects_go_one_by_one() {
         rig.put_object("images-old", "image/0.png", b"newer").await;
         let refused = Fault::new("DeleteObjects", FaultEffect::error(status, code));
         let _refused = rig.cloud.inject_fault(refused);
-        let told = rig.run_json_command(&CLEAN).await;
-        assert_eq!((told.code, told.number_of("removed")), (2, 2), "{code}");
+        let result = rig.run_json_command(&CLEAN).await;
+        assert_eq!((result.code, result.number_of("removed")), (2, 2), "{code}");
         assert!(rig.object_exists("images-old", "image/0.png").await);
         assert!(!rig.object_exists("images-old", "image/1.png").await);
     }
@@ -422,8 +422,8 @@ async fn a_row_gets_its_object_back_also_when_the_removal_ended_with_an_error() 
     assert_eq!(clean.wait_for_exit().await.unwrap().code(), Some(77));
     assert!(rig.object_exists("images-old", "image/0.png").await);
     drop((broken, denied));
-    let told = rig.run_json_command(&CLEAN).await;
-    assert_eq!((told.code, told.number_of("removed")), (2, 1));
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("removed")), (2, 1));
     assert!(rig.object_exists("images-old", "image/0.png").await);
 }
 
@@ -440,6 +440,6 @@ async fn the_newest_verification_of_a_shared_source_counts() {
                 moved_at = moved_at - interval '1 second' WHERE row_id = '{id}'"
     ))
     .await;
-    let told = rig.run_json_command(&CLEAN).await;
-    assert_eq!((told.code, told.number_of("removed")), (0, 1));
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("removed")), (0, 1));
 }

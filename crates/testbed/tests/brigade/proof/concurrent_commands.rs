@@ -14,7 +14,7 @@ fn slow_fault(operation: &str) -> Fault {
     Fault::new(operation, FaultEffect::Delay(Duration::from_millis(300)))
 }
 
-/// Begins `first`, and `second` once the first is under way: one of them does the work, the other is told.
+/// Begins `first`, and `second` once the first is under way: one of them does the work, the other is result.
 async fn assert_second_is_refused(rig: &TestRig, first: &[&str], second: &[&str]) {
     let slow = rig
         .cloud
@@ -101,8 +101,11 @@ async fn messages_that_arrive_stop_a_rollback_before_its_next_page() {
     })
     .await;
     stop_consumer(consumer).await;
-    let told = rig.run_json_command(&ROLLBACK).await;
-    assert_eq!((told.code, told.number_of("rolled_back")), (0, 450 - back));
+    let result = rig.run_json_command(&ROLLBACK).await;
+    assert_eq!(
+        (result.code, result.number_of("rolled_back")),
+        (0, 450 - back)
+    );
 }
 
 #[tokio::test]
@@ -179,22 +182,22 @@ async fn sources_go_while_consumers_are_at_work() {
     wait_until("the consumer to be at work", async || slow.hits() > 4).await;
     let moved = rig.count_rows("moves").await;
     assert!(moved < 190, "it was too fast");
-    let told = rig.run_json_command(&CLEAN).await;
-    assert!((0..=2).contains(&told.code), "{}", told.json);
-    assert!(told.number_of("removed") >= 80, "{}", told.json);
+    let result = rig.run_json_command(&CLEAN).await;
+    assert!((0..=2).contains(&result.code), "{}", result.json);
+    assert!(result.number_of("removed") >= 80, "{}", result.json);
     drop(slow);
     let ended = wait_for_exit(&mut feeder).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     stop_consumer(consumer).await;
     assert_eq!(rig.count_rows("failures").await, 0);
     // Every row resolves, and nothing is broken.
-    let told = rig.run_json_command(&["verify", "--full"]).await;
+    let result = rig.run_json_command(&["verify", "--full"]).await;
     assert_eq!(
-        (told.code, told.number_of("mismatched")),
+        (result.code, result.number_of("mismatched")),
         (0, 0),
         "{}",
-        told.json
+        result.json
     );
-    assert_eq!(told.number_of("checked"), 200);
+    assert_eq!(result.number_of("checked"), 200);
     rig.assert_counts_agree().await;
 }

@@ -1,4 +1,4 @@
-//! The bucket's name typed at the prompt of a clean: on a terminal, by somebody.
+//! The bucket's name typed at the prompt of a clean: on a terminal.
 
 use std::process::Stdio;
 
@@ -113,7 +113,7 @@ async fn orphans_are_asked_about_by_their_own_bucket() {
     );
 }
 
-/// A name that comes out of a pipe is nobody's word, and `--json` is for machines.
+/// A name that comes out of a pipe is no consent, and `--json` is for machines.
 #[tokio::test]
 async fn away_from_a_terminal_nothing_goes_without_the_flag() {
     let rig = TestRig::new().await;
@@ -174,7 +174,7 @@ async fn rows_go_back_once_yes_is_typed() {
 }
 
 #[tokio::test]
-async fn failures_are_retried_once_somebody_said_so() {
+async fn failures_are_retried_after_consent() {
     let rig = TestRig::new().await;
     rig.add_row("image/missing.png").await;
     let consumer = rig.spawn_consumer(&[]);

@@ -35,12 +35,12 @@ async fn a_verify_goes_on_where_it_was() {
         .request_counts()
         .count_operation_by("feeder", "HeadObject");
     // What the next one looks at is what is left, and a page at most.
-    let told = rig.run_json_command(&["verify"]).await;
+    let result = rig.run_json_command(&["verify"]).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("checked"),
-            told.number_of("mismatched")
+            result.code,
+            result.number_of("checked"),
+            result.number_of("mismatched")
         ),
         (1, 2100, 1)
     );
@@ -51,8 +51,8 @@ async fn a_verify_goes_on_where_it_was() {
         - before;
     assert!(looks < 2 * 2100, "{looks} looks");
     // Asked for something else, it begins anew; and stopped in good order, it says so.
-    let told = rig.run_json_command(&["verify", "--sample", "10"]).await;
-    let sample = told.number_of("checked");
+    let result = rig.run_json_command(&["verify", "--sample", "10"]).await;
+    let sample = result.number_of("checked");
     assert!(
         (100..400).contains(&sample),
         "{sample} of 2100 in a sample of 10 %"
@@ -67,8 +67,8 @@ async fn a_verify_goes_on_where_it_was() {
     let ended = wait_for_exit(&mut verify).await;
     assert_eq!(ended.code, Some(3), "{}", ended.log);
     drop(slow);
-    let told = rig.run_json_command(&["verify", "--anew"]).await;
-    assert_eq!(told.number_of("checked"), 2100);
+    let result = rig.run_json_command(&["verify", "--anew"]).await;
+    assert_eq!(result.number_of("checked"), 2100);
 }
 
 #[tokio::test]
@@ -84,8 +84,11 @@ async fn a_rollback_goes_on_with_what_is_left() {
     assert!(back < 600, "it was too fast");
     assert_eq!(rig.count_rows("moves").await, 600 - back);
     rig.assert_counts_agree().await;
-    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    assert_eq!((told.code, told.number_of("rolled_back")), (0, 600 - back));
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!(
+        (result.code, result.number_of("rolled_back")),
+        (0, 600 - back)
+    );
     let old = "SELECT count(*) FROM images WHERE path LIKE 'image/%'";
     assert_eq!(
         (rig.query_number(old).await, rig.count_rows("moves").await),
@@ -119,11 +122,11 @@ async fn an_image_replaced_in_the_moment_of_the_kill_is_reported_by_the_next_rol
     rollback.kill().await.unwrap();
     drop(second_look);
     // Another selection does as well.
-    let told = rig
+    let result = rig
         .run_json_command(&["rollback", "--ids", &ids[1], "--yes"])
         .await;
     assert_eq!(
-        told.field_of("left_alone", &ids[0], "reason"),
+        result.field_of("left_alone", &ids[0], "reason"),
         "copy_replaced"
     );
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
@@ -135,7 +138,7 @@ async fn an_image_replaced_in_the_moment_of_the_kill_is_reported_by_the_next_rol
     assert_eq!(rig.count_rows("failures").await, 0);
 }
 
-/// The objects are gone, and whoever removed them did not live to write it down.
+/// The objects are gone, and the process that removed them died before it recorded that.
 #[tokio::test]
 async fn a_clean_writes_down_what_the_one_before_it_removed() {
     let rig = TestRig::new().await;
@@ -151,23 +154,23 @@ async fn a_clean_writes_down_what_the_one_before_it_removed() {
     .await;
     killed.kill().await.unwrap();
     drop(late);
-    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
     assert_eq!(
-        told.field_of("left_alone", &ids[0], "reason"),
+        result.field_of("left_alone", &ids[0], "reason"),
         "source_in_removal"
     );
     // Meanwhile a row came to name one of them.
     rig.set_path(&ids[1], "image/1.png").await;
-    let told = rig.run_json_command(&clean).await;
+    let result = rig.run_json_command(&clean).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("removed"),
-            told.number_of("left_alone")
+            result.code,
+            result.number_of("removed"),
+            result.number_of("left_alone")
         ),
         (2, 2, 1),
         "{}",
-        told.json
+        result.json
     );
     assert!(
         rig.object_exists("images-old", "image/1.png").await,
@@ -194,16 +197,16 @@ async fn a_clean_does_what_the_one_before_it_intended() {
     assert_eq!(rig.query_number(intended).await, 3);
     // One that asks for older moves only takes the intention back.
     let older = ["clean", "--older-than", "1h", "--confirm", "images-old"];
-    let told = rig.run_json_command(&older).await;
+    let result = rig.run_json_command(&older).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("removed"),
-            told.number_of("left_alone")
+            result.code,
+            result.number_of("removed"),
+            result.number_of("left_alone")
         ),
         (2, 0, 3)
     );
     assert_eq!(rig.query_number(intended).await, 0);
-    let told = rig.run_json_command(&clean).await;
-    assert_eq!((told.code, told.number_of("removed")), (0, 3));
+    let result = rig.run_json_command(&clean).await;
+    assert_eq!((result.code, result.number_of("removed")), (0, 3));
 }

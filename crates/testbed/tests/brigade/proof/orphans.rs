@@ -37,18 +37,18 @@ async fn only_our_own_copies_that_no_row_names_are_deleted() {
         .await;
     rig.add_row("avatar/2.png").await;
     rig.delete_object("images-new", "avatar/3.png").await;
-    let told = rig.run_json_command(&["clean", "--orphans"]).await;
-    assert_eq!((told.code, told.number_of("objects")), (0, 4));
+    let result = rig.run_json_command(&["clean", "--orphans"]).await;
+    assert_eq!((result.code, result.number_of("objects")), (0, 4));
     let ended = rig
         .run_command(&["clean", "--orphans", "--confirm", "images-old"])
         .await;
     assert_eq!(ended.code, Some(64), "{}", ended.log);
-    let told = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("removed"),
-            told.number_of("left_alone")
+            result.code,
+            result.number_of("removed"),
+            result.number_of("left_alone")
         ),
         (2, 2, 2)
     );
@@ -98,8 +98,8 @@ async fn they_stay_while_a_consumer_could_point_a_row_at_one() {
     stop_consumer(consumer).await;
     // The copy has a row again, and is none any more.
     assert_eq!(rig.path_of(&again).await.unwrap(), "avatar/0.png");
-    let told = rig.run_json_command(&CLEAN).await;
-    assert_eq!((told.code, told.number_of("objects")), (0, 0));
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("objects")), (0, 0));
 }
 
 #[tokio::test]
@@ -112,8 +112,8 @@ async fn copies_of_rows_that_went_back_can_go_and_are_made_anew() {
             .code,
         0
     );
-    let told = rig.run_json_command(&CLEAN).await;
-    assert_eq!((told.code, told.number_of("removed")), (0, 2));
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("removed")), (0, 2));
     assert!(!rig.object_exists("images-new", "avatar/0.png").await);
     rig.run_migration().await;
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");

@@ -31,12 +31,12 @@ async fn what_a_row_may_mean_by_another_spelling_stays() {
         seen.contains("6 rows are outside the path rule ('http://old.example/image/0.png'"),
         "{seen}"
     );
-    let told = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN).await;
     assert_eq!(
-        (told.code, told.number_of("removed")),
+        (result.code, result.number_of("removed")),
         (2, 1),
         "{}",
-        told.json
+        result.json
     );
     for number in 0..9 {
         let key = format!("image/{number}.png");
@@ -86,12 +86,12 @@ async fn the_other_partitions_of_the_table_are_asked_too() {
     )
     .await;
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
-    let told = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN).await;
     assert_eq!(
-        (told.code, told.number_of("removed")),
+        (result.code, result.number_of("removed")),
         (2, 1),
         "{}",
-        told.json
+        result.json
     );
     for name in ["0", "1"] {
         let key = format!("image/{name}.png");

@@ -26,10 +26,10 @@ async fn rows_of_every_state(rig: &TestRig) -> Vec<String> {
     rig.wait_until_drained().await;
     crate::rig::stop_consumer(consumer).await;
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
-    let told = rig
+    let result = rig
         .run_json_command(&["rollback", "--ids", &back, "--yes"])
         .await;
-    assert_eq!(told.code, 0);
+    assert_eq!(result.code, 0);
     vec![id, failed, changed, back]
 }
 

@@ -31,7 +31,7 @@ fn write_right(action: &str, resource: &str) -> WriteRight {
 }
 
 /// Source: Amazon S3 User Guide, "Required permissions for Amazon S3 API operations"; a condition on an
-/// ETag needs `s3:GetObject` too, which whoever looks has.
+/// ETag needs `s3:GetObject` too, which every reader has.
 fn needed_rights(operation: &str, writes: WriteSide) -> Vec<WriteRight> {
     let (to, from, bucket) = match writes {
         WriteSide::Source => (SOURCE, DESTINATION, BUCKETS[0]),
@@ -55,7 +55,7 @@ fn needed_rights(operation: &str, writes: WriteSide) -> Vec<WriteRight> {
             write_right("PutObject", to),
             write_right("PutObjectTagging", to),
         ],
-        other => panic!("nobody knows what right {other} needs"),
+        other => panic!("no right is listed for {other}"),
     }
 }
 

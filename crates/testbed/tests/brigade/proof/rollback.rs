@@ -12,15 +12,15 @@ async fn rows_go_back_and_can_move_again() {
     let mut ids = rig.add_images(3).await;
     ids.push(rig.add_row("image/0.png").await);
     rig.run_migration().await;
-    let told = rig.run_json_command(&["rollback", "--all"]).await;
-    assert_eq!((told.code, told.number_of("rolled_back")), (0, 4));
+    let result = rig.run_json_command(&["rollback", "--all"]).await;
+    assert_eq!((result.code, result.number_of("rolled_back")), (0, 4));
     assert_eq!(
-        (told.json["done"].as_bool(), rig.count_rows("moves").await),
+        (result.json["done"].as_bool(), rig.count_rows("moves").await),
         (Some(false), 4),
-        "only told"
+        "only printed"
     );
-    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    assert_eq!((told.code, told.number_of("rolled_back")), (0, 4));
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((result.code, result.number_of("rolled_back")), (0, 4));
     assert_eq!(rig.path_of(&ids[3]).await.unwrap(), "image/0.png");
     assert_eq!(
         (
@@ -71,9 +71,9 @@ async fn what_must_stay_stays_and_is_reported() {
         .execute(&mut *transaction)
         .await
         .unwrap();
-    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    assert_eq!((told.code, told.number_of("rolled_back")), (2, 1));
-    let reason = |number: usize| told.field_of("left_alone", &ids[number], "reason");
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((result.code, result.number_of("rolled_back")), (2, 1));
+    let reason = |number: usize| result.field_of("left_alone", &ids[number], "reason");
     assert_eq!(reason(0), "copy_replaced");
     assert_eq!(reason(1), "copy_gone");
     assert_eq!(reason(2), "source_gone");
@@ -81,7 +81,7 @@ async fn what_must_stay_stays_and_is_reported() {
     assert_eq!(reason(4), "deleted");
     assert_eq!(reason(5), "refused");
     assert_eq!(reason(6), "locked");
-    assert_eq!(told.json["left_alone_by_reason"]["locked"], 1);
+    assert_eq!(result.json["left_alone_by_reason"]["locked"], 1);
     transaction.rollback().await.unwrap();
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
     assert_eq!(rig.path_of(&ids[3]).await.unwrap(), "elsewhere/3.png");
@@ -115,20 +115,23 @@ async fn some_rows_alone_by_id_or_time() {
     ))
     .await;
     let both = format!("{},999999", ids[0]);
-    let told = rig
+    let result = rig
         .run_json_command(&["rollback", "--ids", &both, "--yes"])
         .await;
-    assert_eq!((told.code, told.number_of("rolled_back")), (2, 1));
-    assert_eq!(told.field_of("left_alone", "999999", "reason"), "not_moved");
-    let told = rig
+    assert_eq!((result.code, result.number_of("rolled_back")), (2, 1));
+    assert_eq!(
+        result.field_of("left_alone", "999999", "reason"),
+        "not_moved"
+    );
+    let result = rig
         .run_json_command(&["rollback", "--since", "2h", "--yes"])
         .await;
-    assert_eq!((told.code, told.number_of("rolled_back")), (0, 2));
+    assert_eq!((result.code, result.number_of("rolled_back")), (0, 2));
     assert_eq!(rig.path_of(&ids[1]).await.unwrap(), "avatar/1.png");
-    let told = rig
+    let result = rig
         .run_json_command(&["rollback", "--since", "2020-01-01T00:00:00Z", "--yes"])
         .await;
-    assert_eq!(told.number_of("rolled_back"), 1);
+    assert_eq!(result.number_of("rolled_back"), 1);
     for wrong in [
         &["--ids", "x"][..],
         &["--since", "yesterday"],
@@ -148,7 +151,7 @@ async fn it_refuses_while_the_rows_could_be_moved_again() {
     let feeder = ledger.acquire_feeder_lock().await.unwrap();
     assert_refused(&rig, "stop the feeder first").await;
     drop(feeder);
-    rig.send_message("a message of somebody").await;
+    rig.send_message("a message of another sender").await;
     wait_until("the message", async || rig.visible_messages().await == 1).await;
     assert_refused(&rig, "1 messages wait in the queue").await;
     let purge = rig
@@ -226,10 +229,10 @@ async fn a_move_whose_source_was_cleaned_cannot_be_undone() {
         .run_json_command(&["clean", "--older-than", "0s", "--confirm", "images-old"])
         .await;
     assert_eq!(cleaned.number_of("removed"), 1);
-    let told = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    assert_eq!((told.code, told.number_of("rolled_back")), (2, 0));
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((result.code, result.number_of("rolled_back")), (2, 0));
     assert_eq!(
-        told.field_of("left_alone", &ids[0], "reason"),
+        result.field_of("left_alone", &ids[0], "reason"),
         "source_removed"
     );
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");

@@ -4,13 +4,13 @@ use crate::rig::TestRig;
 use crate::transcript::assert_runbook_output;
 
 async fn check_runbook_output(rig: &TestRig, name: &str, arguments: &[&str]) {
-    let told = rig.run_feeder(arguments).await;
+    let result = rig.run_feeder(arguments).await;
     let command = format!("feeder {}", arguments.join(" "));
     // The local bucket's name is not that of the runbook's example.
     let command = command
         .replace("0s", "30days")
         .replace("images-old", "old-images");
-    let answer = told.output.replace("images-old", "old-images");
+    let answer = result.output.replace("images-old", "old-images");
     assert_runbook_output(name, &command, &answer);
 }
 

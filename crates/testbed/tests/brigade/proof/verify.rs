@@ -11,19 +11,19 @@ async fn a_sound_migration_is_sound() {
     let rig = TestRig::new().await;
     let ids = rig.add_moved_images(4).await;
     rig.add_row("elsewhere/5.png").await;
-    let told = rig.run_json_command(&["verify", "--full"]).await;
+    let result = rig.run_json_command(&["verify", "--full"]).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("checked"),
-            told.number_of("sound")
+            result.code,
+            result.number_of("checked"),
+            result.number_of("sound")
         ),
         (0, 4, 4)
     );
     assert_eq!(
         (
-            told.number_of("table_rows"),
-            told.number_of("table_outside")
+            result.number_of("table_rows"),
+            result.number_of("table_outside")
         ),
         (5, 1)
     );
@@ -50,24 +50,24 @@ async fn each_mismatch_is_found_and_named() {
     rig.set_path(&ids[4], "elsewhere/4.png").await;
     rig.execute_sql(&format!("DELETE FROM images WHERE id = {}", ids[5]))
         .await;
-    // The copies of rows that name them no more are nobody's business.
+    // The copies of rows that name them no more are not checked.
     rig.delete_object("images-new", "avatar/5.png").await;
     rig.execute_sql(&format!(
         "UPDATE bucket_brigade.moves SET size_bytes = 1 WHERE row_id = '{}'",
         ids[6]
     ))
     .await;
-    let told = rig.run_json_command(&["verify"]).await;
-    assert_eq!(told.code, 1);
-    let code = |number: usize| told.field_of("mismatches", &ids[number], "code");
+    let result = rig.run_json_command(&["verify"]).await;
+    assert_eq!(result.code, 1);
+    let code = |number: usize| result.field_of("mismatches", &ids[number], "code");
     assert_eq!(code(0), "CopyReplaced");
     assert_eq!(code(1), "CopyGone");
     assert_eq!(code(2), "SourceGone");
     assert_eq!(code(3), "SourceChanged");
     assert_eq!(code(6), "SizeDiffers");
-    assert_eq!(told.number_of("mismatched"), 5);
+    assert_eq!(result.number_of("mismatched"), 5);
     assert_eq!(
-        (told.number_of("outdated"), told.number_of("sound")),
+        (result.number_of("outdated"), result.number_of("sound")),
         (2, 2)
     );
     // What was verified before is so no more.
@@ -91,10 +91,10 @@ async fn full_mode_finds_every_row_without_an_object() {
     let old = rig.add_row("image/never.png").await;
     let new = rig.add_row("avatar/never.png").await;
     rig.add_row("elsewhere/never.png").await;
-    let told = rig.run_json_command(&["verify", "--full"]).await;
-    assert_eq!((told.code, told.number_of("mismatched")), (1, 2));
+    let result = rig.run_json_command(&["verify", "--full"]).await;
+    assert_eq!((result.code, result.number_of("mismatched")), (1, 2));
     for id in [old, new] {
-        assert_eq!(told.field_of("mismatches", &id, "code"), "NoObject");
+        assert_eq!(result.field_of("mismatches", &id, "code"), "NoObject");
     }
     assert_eq!(
         rig.run_json_command(&["verify"]).await.code,
@@ -119,18 +119,18 @@ async fn recopy_repairs_copies_that_are_still_ours() {
     rig.put_object("images-new", "avatar/1.png", b"the application's")
         .await;
     rig.set_path(&outdated, "elsewhere/2.png").await;
-    let told = rig.run_json_command(&["verify", "--recopy"]).await;
+    let result = rig.run_json_command(&["verify", "--recopy"]).await;
     assert_eq!(
         (
-            told.code,
-            told.number_of("recopied"),
-            told.number_of("outdated")
+            result.code,
+            result.number_of("recopied"),
+            result.number_of("outdated")
         ),
         (1, 2, 1)
     );
-    assert_eq!(told.sorted_fields("mismatches", "code"), ["CopyReplaced"]);
+    assert_eq!(result.sorted_fields("mismatches", "code"), ["CopyReplaced"]);
     assert_eq!(
-        told.field_of("mismatches", &replaced, "code"),
+        result.field_of("mismatches", &replaced, "code"),
         "CopyReplaced"
     );
     assert_eq!(
@@ -187,13 +187,13 @@ async fn a_new_copy_that_was_not_written_down_is_taken_over() {
     ] {
         rig.put_object(bucket, key, b"newer").await;
     }
-    let told = rig.run_json_command(&["verify"]).await;
+    let result = rig.run_json_command(&["verify"]).await;
     assert_eq!(
-        (told.code, told.sorted_fields("mismatches", "code")),
+        (result.code, result.sorted_fields("mismatches", "code")),
         (1, vec!["CopyReplaced".to_owned()])
     );
-    let told = rig.run_json_command(&["verify", "--recopy"]).await;
-    assert_eq!((told.code, told.number_of("recopied")), (0, 1));
+    let result = rig.run_json_command(&["verify", "--recopy"]).await;
+    assert_eq!((result.code, result.number_of("recopied")), (0, 1));
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     assert_eq!(
         rig.cloud
@@ -257,8 +257,8 @@ async fn rows_whose_path_is_no_key_are_counted() {
     let mut verify = rig.spawn("feeder", &urls, &["verify", "--full"]);
     let ended = wait_for_exit(&mut verify).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
-    let told = "5 rows of the table, 4 outside the path rule; 0 mismatches";
-    assert!(ended.log.contains(told), "{}", ended.log);
+    let result = "5 rows of the table, 4 outside the path rule; 0 mismatches";
+    assert!(ended.log.contains(result), "{}", ended.log);
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn an_object_that_needs_a_key_of_the_customers_ends_no_verify() {
     rig.add_moved_images(2).await;
     let secret = rig.add_row("image/secret.png").await;
     let _faults = rig.hide_behind_customer_key("secret");
-    let told = rig.run_json_command(&["verify", "--full"]).await;
-    assert_eq!((told.code, told.number_of("mismatched")), (1, 1));
-    assert_eq!(told.field_of("mismatches", &secret, "code"), "Unreadable");
+    let result = rig.run_json_command(&["verify", "--full"]).await;
+    assert_eq!((result.code, result.number_of("mismatched")), (1, 1));
+    assert_eq!(result.field_of("mismatches", &secret, "code"), "Unreadable");
 }

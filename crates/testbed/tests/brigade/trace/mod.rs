@@ -188,7 +188,7 @@ async fn failures_retries_and_redrive_stay_in_their_trace() {
     let trace = collector.trace_of(&slow);
     assert_linked(&trace);
     let copy = trace.iter().find(|span| span.name == "copy").unwrap();
-    let tried = |event: &(String, _)| event.0 == "tried in vain";
+    let tried = |event: &(String, _)| event.0 == "attempt failed";
     assert_eq!(copy.events.iter().filter(|event| tried(event)).count(), 2);
     assert_eq!(copy.events[0].1["error.type"], "SlowDown");
     assert!(!copy.is_failed);

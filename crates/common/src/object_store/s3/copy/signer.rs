@@ -45,7 +45,7 @@ impl RequestSigner {
         self.credentials.identity().await
     }
 
-    /// As S3 wants it: the path is encoded once and taken as it is, and a header tells the body's hash.
+    /// As S3 wants it: the path is encoded once and taken as it is, and a header holds the body's hash.
     /// Source: AWS Signature Version 4, "Create a signed AWS API request".
     pub(super) fn sign(
         &self,
