@@ -397,18 +397,14 @@ impl MoveProtocol {
         if row == RowState::Moved {
             return self.record_settlement(row, None);
         }
-        match self.copy() {
-            Some(copy) => {
-                let orphan = self.orphaned_copy(copy);
-                self.record_settlement(row, Some(orphan))
-            }
-            // Rows like this are few, and a copy may have been made for any of them: a message that was
-            // redriven, or sent again, is as new as the first.
-            None => {
-                self.phase = Phase::FindingOrphan(row);
-                Action::Compare
-            }
+        if let Some(copy) = self.copy() {
+            let orphan = self.orphaned_copy(copy);
+            return self.record_settlement(row, Some(orphan));
         }
+        // Rows like this are few, and a copy may have been made for any of them: a message that was
+        // redriven, or sent again, is as new as the first.
+        self.phase = Phase::FindingOrphan(row);
+        Action::Compare
     }
 
     fn orphaned_copy(&self, copy: &CopiedObject) -> OrphanedCopy {

@@ -148,7 +148,9 @@ fn check_program(
         alone.insert(name, value.clone());
         if let Some(single) = check(&alone) {
             assert!(single.contains(name), "{name} is not named by: {single}");
-            let stays = !JOINTLY_CHECKED_SETTINGS.contains(name);
+            // Empty is missing, which only the required ones must not be.
+            let may_be_empty = !required.contains(name) && value.trim().is_empty();
+            let stays = !JOINTLY_CHECKED_SETTINGS.contains(name) && !may_be_empty;
             assert!(
                 !stays || complaint.contains(name),
                 "{name} is missing in: {complaint}"

@@ -156,7 +156,8 @@ async fn insert_run(
     })
 }
 
-/// A slip in a setting would open another run, and move what it matches.
+/// A slip in a setting would open another run, and move what it matches. A run that has fed nothing was such a
+/// slip itself.
 fn check_new_run(
     runs: &[RunRow],
     spec: &RunSpec,
@@ -164,8 +165,9 @@ fn check_new_run(
     second: SecondRun,
 ) -> Result<(), LedgerError> {
     let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
-    let has_column =
-        |run: &&RunRow| run.images_table == table.sql && run.path_column == spec.table.path_column;
+    let has_column = |run: &&RunRow| {
+        run.has_fed && run.images_table == table.sql && run.path_column == spec.table.path_column
+    };
     let named = runs.iter().find(has_name);
     let other = runs.iter().rfind(has_column);
     let differences = |run: &RunRow| run.differences(spec, &table.sql).join("\n  ");

@@ -46,12 +46,14 @@ pub struct RunRow {
     pub destination_bucket: String,
     pub destination_key_prefix: String,
     pub is_finished: bool,
+    /// Whether any row was fed.
+    pub has_fed: bool,
 }
 
 const LIST_RUNS: &str =
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix,
-        finished_at IS NOT NULL AS is_finished
+        finished_at IS NOT NULL AS is_finished, fed > 0 AS has_fed
     FROM bucket_brigade.run ORDER BY id";
 
 impl RunRow {
@@ -253,6 +255,7 @@ mod tests {
             destination_bucket: "new".into(),
             destination_key_prefix: "avatar/".into(),
             is_finished,
+            has_fed: true,
         }
     }
 

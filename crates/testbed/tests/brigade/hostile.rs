@@ -173,10 +173,9 @@ async fn messages_move_nothing_but_what_their_rows_name() {
     rig.wait_until_drained().await;
     assert_eq!((objects(&rig).await, rows(&rig).await), (before, table));
     let asked = rig.cloud.request_counts().snapshot_by("consumer");
-    let s3: Vec<_> = asked
-        .keys()
-        .filter(|name| name.contains("Object"))
-        .collect();
+    // A copy that has lost its row is looked for, by its own key.
+    let is_about_objects = |name: &&String| name.contains("Object") && *name != "HeadObject";
+    let s3: Vec<_> = asked.keys().filter(is_about_objects).collect();
     assert!(s3.is_empty(), "requests about objects: {s3:?}");
     assert_eq!(
         rig.count_rows("moves").await + rig.count_rows("failures").await,

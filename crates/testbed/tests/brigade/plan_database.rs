@@ -314,7 +314,7 @@ async fn what_is_there_of_a_ledger_is_told() {
     rig.execute_sql("UPDATE bucket_brigade.run SET old_prefix = 'img/'")
         .await;
     result(
-        "it exists, without a run of this migration; there are these: \"public\".\"images\": img/",
+        "it exists, without a run of this migration; there are these: images.path (run 1): \"public\".\"images\", img/",
     )
     .await;
 }

@@ -55,9 +55,9 @@ async fn hidden_rows_of_another_runs_table_keep_objects() {
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     rig.execute_sql(
         "INSERT INTO bucket_brigade.run (images_table, id_column, path_column, old_prefix, new_prefix,
-            source_bucket, source_key_prefix, destination_bucket, destination_key_prefix)
+            source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, name)
          SELECT '\"public\".\"avatars\"', id_column, path_column, old_prefix, new_prefix, source_bucket,
-            source_key_prefix, destination_bucket, destination_key_prefix FROM bucket_brigade.run",
+            source_key_prefix, destination_bucket, destination_key_prefix, 'avatars.path' FROM bucket_brigade.run",
     )
     .await;
     let url = hide_rows(&rig, "avatars").await;

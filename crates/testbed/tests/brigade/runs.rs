@@ -122,19 +122,26 @@ async fn among_several_unfinished_runs_one_must_be_named() {
 #[tokio::test]
 async fn a_slip_in_a_setting_opens_no_second_run() {
     let rig = TestRig::new().await;
-    rig.open_run().await;
+    rig.add_images(1).await;
+    // A first slip that matches nothing does not stand in the way.
+    let (code, output) = command(&rig, &[("OLD_PREFIX", "images/")], &[]).await;
+    assert_eq!(code, 66, "{output}");
+    let consumer = rig.spawn_consumer(&[]);
+    let (code, output) = command(&rig, &[], &["--run", "mine"]).await;
+    assert_eq!(code, 0, "{output}");
+    stop_consumer(consumer).await;
     let slip = [("OLD_PREFIX", "imag")];
     let (code, output) = command(&rig, &slip, &[]).await;
     assert_eq!(code, 64);
-    for word in ["'image/' there, 'imag' here", "--new-run", "'images.path'"] {
+    for word in ["'image/' there, 'imag' here", "--new-run", "'mine'"] {
         assert!(output.contains(word), "{word}: {output}");
     }
-    let (code, output) = command(&rig, &slip, &["--new-run", "--run", "images.path"]).await;
+    let (code, output) = command(&rig, &slip, &["--new-run", "--run", "mine"]).await;
     assert_eq!(code, 64, "{output}");
-    assert!(output.contains("RUN_NAME: run 'images.path'"), "{output}");
+    assert!(output.contains("RUN_NAME: run 'mine'"), "{output}");
     let (code, output) = command(&rig, &[], &["--run", "another"]).await;
     assert_eq!(code, 64, "{output}");
-    assert_eq!(rig.count_rows("run").await, 1);
+    assert_eq!(rig.count_rows("run").await, 2);
     let other = [("OLD_PREFIX", "other/")];
     let (code, output) = command(&rig, &other, &["--new-run"]).await;
     assert_eq!(code, 0, "{output}");

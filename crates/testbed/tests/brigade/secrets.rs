@@ -95,6 +95,12 @@ async fn assert_run_keeps_secrets(format: &str) {
     settings.pop();
     let mut feeder = rig.spawn("feeder", &settings, &[]);
     for process in [&consumer, &feeder] {
+        // Between fork and exec there are none.
+        let arguments = format!("/proc/{}/cmdline", process.id().unwrap());
+        let is_started = async || std::fs::read(&arguments).is_ok_and(|read| !read.is_empty());
+        if cfg!(target_os = "linux") {
+            wait_until("the process's arguments", is_started).await;
+        }
         assert_no_secret(&world_readable(process), "the list of processes");
     }
     let (code, log) = whole_log(&mut feeder).await;

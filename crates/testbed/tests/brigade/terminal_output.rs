@@ -61,7 +61,7 @@ async fn a_dotenv_of_a_folder_above_is_not_read() {
     let project = TempDir::new().unwrap();
     let folder = project.path().join("below/it");
     std::fs::create_dir_all(&folder).unwrap();
-    let settings = "IMAGES_TABLE=of_another_project\n";
+    let settings = "QUEUE_URL=https://sqs.example/1/of-another-project\n";
     std::fs::write(project.path().join(".env"), settings).unwrap();
     for program in ["feeder", "consumer"] {
         let mut command = tokio::process::Command::new(binary_path(program).unwrap());
@@ -70,12 +70,12 @@ async fn a_dotenv_of_a_folder_above_is_not_read() {
         let output = command.spawn().unwrap().wait_with_output().await.unwrap();
         assert_eq!(output.status.code(), Some(64));
         let log = String::from_utf8(output.stderr).unwrap();
-        assert!(log.contains("IMAGES_TABLE"), "{log}");
+        assert!(log.contains("QUEUE_URL"), "{log}");
     }
     std::fs::write(folder.join(".env"), settings).unwrap();
     let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
     command.env_clear().current_dir(&folder);
     let output = command.output().await.unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
-    assert!(!log.contains("IMAGES_TABLE"), "{log}");
+    assert!(!log.contains("QUEUE_URL"), "{log}");
 }

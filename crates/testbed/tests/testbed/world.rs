@@ -60,8 +60,8 @@ impl TestWorld {
         self.execute(LEDGER_SQL).await?;
         self.execute(
             "INSERT INTO bucket_brigade.run (images_table, id_column, path_column, old_prefix, new_prefix,
-                 source_bucket, source_key_prefix, destination_bucket, destination_key_prefix)
-             VALUES ('images', 'id', 'path', 'image/', 'avatar/', 'images-old', 'image/', 'images-new', 'avatar/')",
+                 source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, name)
+             VALUES ('images', 'id', 'path', 'image/', 'avatar/', 'images-old', 'image/', 'images-new', 'avatar/', 'images.path')",
         )
         .await?;
         for row in self.seeded.rows_of_kind(SeededRowKind::ToMove) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bucket_brigade_testbed::cloud::FaultHandle;
+use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, wait_for_exit, wait_until};
@@ -14,6 +15,17 @@ fn slow_reads(rig: &TestRig) -> FaultHandle {
     let slow = FaultEffect::Delay(Duration::from_millis(50));
     rig.cloud
         .inject_fault(Fault::new("HeadObject", slow).caller("feeder"))
+}
+
+/// Kills it, and waits for its session's end: in the middle of a statement the server notices later.
+async fn kill_command(rig: &TestRig, command: &mut ChildProcess) {
+    command.kill().await.unwrap();
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name IN ('bucket-brigade verify', 'bucket-brigade rollback', 'bucket-brigade clean')";
+    wait_until("its sessions to end", async || {
+        rig.query_number(sessions).await == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -28,7 +40,7 @@ async fn a_verify_goes_on_where_it_was() {
         rig.query_number(checked).await > 0
     })
     .await;
-    verify.kill().await.unwrap();
+    kill_command(&rig, &mut verify).await;
     drop(slow);
     let before = rig
         .cloud
@@ -78,7 +90,7 @@ async fn a_rollback_goes_on_with_what_is_left() {
     let slow = slow_reads(&rig);
     let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
     wait_until("some rows", async || rig.count_rows("rollbacks").await > 0).await;
-    rollback.kill().await.unwrap();
+    kill_command(&rig, &mut rollback).await;
     drop(slow);
     let back = rig.count_rows("rollbacks").await;
     assert!(back < 600, "it was too fast");
@@ -119,7 +131,7 @@ async fn an_image_replaced_in_the_moment_of_the_kill_is_reported_by_the_next_rol
     rig.set_path(&ids[0], "avatar/0.png").await;
     wait_until("the second look", async || second_look.hits() > 0).await;
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "image/0.png");
-    rollback.kill().await.unwrap();
+    kill_command(&rig, &mut rollback).await;
     drop(second_look);
     // Another selection does as well.
     let result = rig
@@ -152,7 +164,7 @@ async fn a_clean_writes_down_what_the_one_before_it_removed() {
         !rig.object_exists("images-old", "image/0.png").await
     })
     .await;
-    killed.kill().await.unwrap();
+    kill_command(&rig, &mut killed).await;
     drop(late);
     let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
     assert_eq!(
@@ -191,7 +203,7 @@ async fn a_clean_does_what_the_one_before_it_intended() {
     let never = rig.cloud.inject_fault(Fault::new("DeleteObjects", never));
     let mut killed = rig.spawn_json_command(&clean);
     wait_until("the request", async || never.hits() > 0).await;
-    killed.kill().await.unwrap();
+    kill_command(&rig, &mut killed).await;
     drop(never);
     let intended = "SELECT count(*) FROM bucket_brigade.removals WHERE removing_at IS NOT NULL";
     assert_eq!(rig.query_number(intended).await, 3);

@@ -204,7 +204,7 @@ async fn failures_retries_and_redrive_stay_in_their_trace() {
     wait_until("the dead letter", async || rig.dead_letters().await == 1).await;
     rig.put_object("images-old", "image/missing.png", b"found")
         .await;
-    assert_eq!(rig.run_feeder(&["retry"]).await.code, 0);
+    assert_eq!(rig.run_feeder(&["retry", "--yes"]).await.code, 0);
     let consumer = rig.spawn_consumer(&more);
     wait_until("the move", async || rig.count_rows("moves").await == 2).await;
     stop_consumer(consumer).await;
