@@ -52,7 +52,7 @@ async fn find_run(inspector: &TableInspector, spec: &RunSpec) -> (PlanCheck, Opt
         Ok(ledger) => ledger,
         Err(LedgerError::NoRun { hint }) => {
             let hint = hint.split_whitespace().collect::<Vec<_>>().join(" ");
-            let finding = format!("it exists, without a run{hint}");
+            let finding = format!("it exists, without a run {hint}");
             return (PlanCheck::new_ok("ledger", finding), None);
         }
         Err(error) => return (PlanCheck::from_ledger_error("ledger", &error), None),
