@@ -88,7 +88,8 @@ impl CommonArgs {
             attributes,
         } = self.parse(problems)?;
         let purpose = ConnectionPurpose::Command(command_name());
-        let run = require_selected_run(&migration.database, &migration.run, &purpose).await?;
+        let run = require_selected_run(&migration.database, &migration.run, &purpose);
+        let run = Box::pin(run).await?;
         Ok(CommandContext {
             migration: migration.with_run(run),
             format,

@@ -83,7 +83,7 @@ impl OperatorCommand {
 
     async fn run_command(self, stop: CancellationToken) -> anyhow::Result<u8> {
         match self {
-            Self::Plan(args) => plan::run(args, stop).await,
+            Self::Plan(args) => Box::pin(plan::run(args, stop)).await,
             Self::Runs(args) => runs::run(args).await,
             Self::Status(args) => status::run(args, stop).await,
             Self::Pause(args) => pause::run(args).await,
@@ -91,10 +91,10 @@ impl OperatorCommand {
             Self::Limit(args) => limit::run(args).await,
             Self::Failures(args) => failures::run(args).await,
             Self::Retry(args) => retry::run(args).await,
-            Self::Verify(args) => verify::run(args, stop).await,
+            Self::Verify(args) => Box::pin(verify::run(args, stop)).await,
             Self::Report(args) => report::run(args).await,
             Self::Rollback(args) => rollback::run(args, stop).await,
-            Self::Clean(args) => clean::run(args, stop).await,
+            Self::Clean(args) => Box::pin(clean::run(args, stop)).await,
             Self::Healthcheck(args) => Ok(args.run()?),
         }
     }

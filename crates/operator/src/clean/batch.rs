@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::other_spellings::OtherSpellings;
 use super::output::CleanPrinter;
-use super::path_references::{PathColumn, path_columns, referenced_keys};
+use super::path_references::{ReferringColumn, path_columns, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use crate::locks::{self, PauseGate, QuiescedFleet};
 use crate::progress_bar::ProgressReporter;
@@ -36,7 +36,7 @@ pub(super) struct ObjectCleaner<'a> {
     pub(super) store: &'a S3Store,
     pub(super) bucket: &'a str,
     /// Read anew for each batch.
-    pub(super) columns: Vec<PathColumn>,
+    pub(super) columns: Vec<ReferringColumn>,
     pub(super) other_spellings: OtherSpellings,
     pub(super) total: u64,
     pub(super) printer: CleanPrinter<'a>,

@@ -13,7 +13,7 @@ use bucket_brigade_common::sql::quote_identifier;
 use percent_encoding::percent_decode_str;
 use sqlx::AssertSqlSafe;
 
-use super::path_references::PathColumn;
+use super::path_references::ReferringColumn;
 
 /// Rows of a table read by one statement.
 const STRETCH_ROWS: i64 = 20_000;
@@ -53,7 +53,7 @@ impl OtherSpellings {
     /// Reads all rows of the columns, a stretch of ids at a time.
     pub(super) async fn read(
         ledger: &PostgresLedger,
-        columns: &[PathColumn],
+        columns: &[ReferringColumn],
     ) -> Result<Self, StatementError> {
         let mut spellings = Self::default();
         for column in columns {
@@ -66,7 +66,7 @@ impl OtherSpellings {
     async fn read_column(
         &mut self,
         ledger: &PostgresLedger,
-        column: &PathColumn,
+        column: &ReferringColumn,
     ) -> Result<(), StatementError> {
         let id_type = select_id_type(ledger, column).await?;
         let mut cursor: Option<String> = None;
@@ -85,11 +85,11 @@ impl OtherSpellings {
         }
     }
 
-    fn add_path(&mut self, column: &PathColumn, path: &str) {
+    fn add_path(&mut self, column: &ReferringColumn, path: &str) {
         for reference in &column.references {
             if let Some(rest) = path.strip_prefix(&reference.path_prefix) {
                 let other = spellings(rest).into_iter().filter(|other| other != rest);
-                let keys = other.map(|other| hash_of(&format!("{}{other}", reference.key_prefix)));
+                let keys = other.map(|other| hash_of(format!("{}{other}", reference.key_prefix)));
                 self.keys.extend(keys);
             }
         }
@@ -129,7 +129,7 @@ impl OtherSpellings {
     pub(super) fn may_mean(&self, key: &str) -> bool {
         let name = key.trim_end_matches('/').rsplit('/').next();
         self.keys.contains(&hash_of(key))
-            || name.is_some_and(|name| self.names.contains(&hash_of(&name.to_lowercase())))
+            || name.is_some_and(|name| self.names.contains(&hash_of(name.to_lowercase())))
     }
 }
 
@@ -138,7 +138,7 @@ const SELECT_ID_TYPE: &str = "SELECT format_type(atttypid, NULL) FROM pg_attribu
 
 async fn select_id_type(
     ledger: &PostgresLedger,
-    column: &PathColumn,
+    column: &ReferringColumn,
 ) -> Result<String, StatementError> {
     let query = sqlx::query_scalar(SELECT_ID_TYPE).bind(&column.table);
     with_timeout(query.bind(&column.id_column).fetch_one(ledger.pool())).await
@@ -146,7 +146,7 @@ async fn select_id_type(
 
 /// `$1` known prefixes, `$2` rows, `$3` cursor. The odd rows of a stretch, and its last one. Over partitions
 /// an id need not be unique: all rows with the last one are read.
-fn stretch_sql(column: &PathColumn, id_type: &str, has_cursor: bool) -> String {
+fn stretch_sql(column: &ReferringColumn, id_type: &str, has_cursor: bool) -> String {
     let (id, path) = (
         quote_identifier(&column.id_column),
         quote_identifier(&column.path_column),
@@ -251,8 +251,8 @@ mod tests {
     use super::*;
     use crate::clean::path_references::PathReference;
 
-    fn urls() -> PathColumn {
-        PathColumn {
+    fn urls() -> ReferringColumn {
+        ReferringColumn {
             table: "images".into(),
             id_column: "id".into(),
             path_column: "path".into(),

@@ -14,7 +14,7 @@ use crate::statements::retry_query;
 
 /// A column that holds paths of one or more runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PathColumn {
+pub(super) struct ReferringColumn {
     /// Quoted; the root of its partitions or heirs.
     pub(super) table: String,
     pub(super) id_column: String,
@@ -82,7 +82,7 @@ impl PathReference {
     }
 }
 
-impl PathColumn {
+impl ReferringColumn {
     /// The sides of one column, put together.
     fn from_side(side: &RunSide) -> Self {
         Self {
@@ -134,13 +134,13 @@ impl PathColumn {
 pub(super) async fn path_columns(
     ledger: &PostgresLedger,
     bucket: &str,
-) -> Result<Vec<PathColumn>, LedgerError> {
+) -> Result<Vec<ReferringColumn>, LedgerError> {
     let query = sqlx::query_as(SELECT_RUN_SIDES).bind(bucket);
     let sides: Vec<RunSide> = query.fetch_all(ledger.pool()).await?;
-    let mut columns: Vec<PathColumn> = Vec::new();
+    let mut columns: Vec<ReferringColumn> = Vec::new();
     for side in sides {
         if !columns.last().is_some_and(|last| last.is_column_of(&side)) {
-            columns.push(PathColumn::from_side(&side));
+            columns.push(ReferringColumn::from_side(&side));
         }
         if let Some(column) = columns.last_mut() {
             column.add_side(side);
@@ -157,7 +157,7 @@ pub(super) async fn path_columns(
 /// reads the table.
 pub(super) async fn referenced_keys(
     ledger: &PostgresLedger,
-    columns: &[PathColumn],
+    columns: &[ReferringColumn],
     keys: &[&str],
 ) -> Result<HashSet<String>, StatementError> {
     let mut referenced = HashSet::new();
