@@ -296,7 +296,7 @@ impl MoveProtocol {
     fn after_compare(&mut self, found: DestinationState) -> Action {
         if let Phase::FindingOrphan(row) = &self.phase {
             let orphan = match found {
-                DestinationState::Same(copy) | DestinationState::Alone(copy) => {
+                DestinationState::Same(copy) | DestinationState::WithoutSource(copy) => {
                     Some(self.orphaned_copy(&copy))
                 }
                 DestinationState::Empty | DestinationState::Different(_) => None,
@@ -305,7 +305,7 @@ impl MoveProtocol {
         }
         match found {
             DestinationState::Same(copy) => self.commit_copy(copy),
-            DestinationState::Alone(copy) => self.after_copy_without_source(copy),
+            DestinationState::WithoutSource(copy) => self.after_copy_without_source(copy),
             DestinationState::Different(difference) => {
                 let conflict =
                     FailureCause::destination_conflict(&self.destination_key, &difference);

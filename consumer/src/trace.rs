@@ -165,7 +165,7 @@ fn describe_event(event: &Event) -> &'static str {
         Event::Copied(_) => "copied",
         Event::DestinationExists => "destination taken",
         Event::Compared(DestinationState::Same(_)) => "our own copy",
-        Event::Compared(DestinationState::Alone(_)) => "an object without a source",
+        Event::Compared(DestinationState::WithoutSource(_)) => "an object without a source",
         Event::Compared(DestinationState::Different(_)) => "another object",
         Event::Compared(DestinationState::Empty) => "nothing there",
         Event::CopyFailed(_) | Event::CommitRefused(_) | Event::RowUnreadable(_) => "failed",

@@ -115,7 +115,7 @@ fn a_change_checks_for_a_lost_copy() {
         let settled = |orphan| Action::RecordSettlement(changed(), orphan);
         for found in [
             DestinationState::Same(copied()),
-            DestinationState::Alone(copied()),
+            DestinationState::WithoutSource(copied()),
         ] {
             assert_eq!(compared(Event::Compared(found)), settled(Some(orphan())));
         }
@@ -136,7 +136,7 @@ fn without_a_source_the_copy_on_record_is_committed() {
         copy_etag: Some("e".into()),
     });
     let alone = |etag: &str| {
-        Event::Compared(DestinationState::Alone(CopiedObject {
+        Event::Compared(DestinationState::WithoutSource(CopiedObject {
             etag: etag.into(),
             is_source_gone: true,
             ..copied()

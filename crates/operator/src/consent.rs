@@ -12,15 +12,15 @@ use crate::output::OutputFormat;
 
 /// What came of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ConsentReply {
     Typed(String),
     /// There is no terminal to ask on.
     Unattended,
-    /// Ctrl-C instead of an answer.
+    /// Ctrl-C instead of a reply.
     Interrupted,
 }
 
-impl Answer {
+impl ConsentReply {
     pub(crate) fn is_yes(&self) -> bool {
         matches!(self, Self::Typed(word) if word == "yes")
     }
@@ -40,9 +40,9 @@ pub(crate) async fn ask(
     format: OutputFormat,
     question: &impl Display,
     stop: &CancellationToken,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<ConsentReply> {
     if !can_ask(format) {
-        return Ok(Answer::Unattended);
+        return Ok(ConsentReply::Unattended);
     }
     write_question(&question.to_string())?;
     // The thread that reads outlives an interrupted question, and ends with the process.
@@ -52,8 +52,8 @@ pub(crate) async fn ask(
     });
     tokio::select! {
         biased;
-        () = stop.cancelled() => Ok(Answer::Interrupted),
-        line = typed => Ok(Answer::Typed(line??.trim().to_owned())),
+        () = stop.cancelled() => Ok(ConsentReply::Interrupted),
+        line = typed => Ok(ConsentReply::Typed(line??.trim().to_owned())),
     }
 }
 

@@ -34,7 +34,7 @@ const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The flags and settings of every command.
 #[derive(Debug, clap::Args)]
 pub struct CommonArgs {
-    /// Answer with one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -59,7 +59,7 @@ struct BucketArgs {
 pub struct CommandContext {
     /// Which migration this is.
     pub migration: MigrationSettings,
-    /// How to answer.
+    /// How to print.
     pub format: OutputFormat,
     source_region: Option<String>,
     pub(crate) attributes: CopyAttributes,

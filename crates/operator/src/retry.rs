@@ -136,8 +136,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         let mut preview = read_preview(&context, &ledger, args.code.as_deref()).await?;
         preview.is_asking = can_ask(context.format);
         // Ctrl-C ends the command as such.
-        let answer = ask(context.format, &preview, &CancellationToken::new()).await?;
-        if !answer.is_yes() {
+        let reply = ask(context.format, &preview, &CancellationToken::new()).await?;
+        if !reply.is_yes() {
             preview.is_asking = false;
             context.print_output(&preview)?;
             return Ok(exit::DONE);

@@ -4,7 +4,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::unreadable::failure_stands;
+use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger};
 use crate::ledger::move_ledger::{ChangedRow, MoveFailure, PoisonRecord};
 
@@ -44,14 +44,14 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 /// for a row that does hold its old path was undone since, and a row has one state only; one that is
 /// committed while this statement waits for it is newer than what was seen, and stays.
 pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
-    let stands = failure_stands(table, "i.id", "i.path");
+    let applies = failure_applies(table, "i.id", "i.path");
     format!(
         "WITH input AS (
     SELECT DISTINCT ON (i.id) i.*, earlier.moved_at
       FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[])
            AS i (id, path, code, message, permanent)
       LEFT JOIN bucket_brigade.moves earlier ON earlier.run_id = $1 AND earlier.row_id = i.id
-     WHERE {stands}
+     WHERE {applies}
      ORDER BY i.id
 ), failed AS (
     INSERT INTO bucket_brigade.failures AS f (run_id, row_id, path, code, message, permanent)

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 
 use super::stretch::BACKGROUND_ROWS;
-use super::unreadable::failure_stands;
+use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::empty_scope::PathSample;
 use crate::ledger::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
@@ -90,14 +90,14 @@ SELECT m.key::text AS id, CASE WHEN m.is_wanted THEN m.path ELSE '' END, m.is_wa
 pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let id_type = table.id_type.sql_type();
-    let stands = failure_stands(table, "f.row_id", "f.path");
+    let applies = failure_applies(table, "f.row_id", "f.path");
     format!(
         r#"WITH stretch AS MATERIALIZED (
     SELECT row_id FROM bucket_brigade.failures
      WHERE run_id = $1 AND row_id >= $4 ORDER BY row_id LIMIT $5
 ), stale AS (
     DELETE FROM bucket_brigade.failures f USING stretch s
-     WHERE f.run_id = $1 AND f.row_id = s.row_id AND NOT {stands}
+     WHERE f.run_id = $1 AND f.row_id = s.row_id AND NOT {applies}
     RETURNING f.row_id, f.path
 ), ended AS (
     INSERT INTO bucket_brigade.changes (run_id, row_id, old_path, found_path)

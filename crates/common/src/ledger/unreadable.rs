@@ -14,7 +14,7 @@ const UNREADABLE: &str = "";
 ///
 /// `OFFSET 0` keeps the planner from joining: it would read the paths of other rows, too, and a damaged one
 /// would make every statement fail.
-pub(super) fn failure_stands(table: &ApplicationTable, id: &str, failed_path: &str) -> String {
+pub(super) fn failure_applies(table: &ApplicationTable, id: &str, failed_path: &str) -> String {
     let ApplicationTable {
         sql, id: key, path, ..
     } = table;

@@ -26,7 +26,7 @@ pub enum DestinationState {
     /// The source's bytes and headers: a copy of ours.
     Same(CopiedObject),
     /// An object without a source: our copy, if its ETag is the recorded one.
-    Alone(CopiedObject),
+    WithoutSource(CopiedObject),
     /// Something else, with a word on what differs.
     Different(String),
 }

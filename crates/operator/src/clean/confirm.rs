@@ -5,7 +5,7 @@ use std::fmt::Display;
 use bucket_brigade_common::settings::SettingsError;
 use tokio_util::sync::CancellationToken;
 
-use crate::consent::{Answer, ask};
+use crate::consent::{ConsentReply, ask};
 use crate::output::OutputFormat;
 
 /// Whether objects may be removed.
@@ -14,7 +14,7 @@ pub(super) enum RemovalConsent {
     Given,
     /// Not given: the command only prints what it would do.
     Withheld,
-    /// Ctrl-C instead of an answer.
+    /// Ctrl-C instead of a reply.
     Interrupted,
 }
 
@@ -44,9 +44,9 @@ pub(super) async fn prompt_for_consent(
 ) -> anyhow::Result<RemovalConsent> {
     let question = format!("{preview}\nType the bucket's name to remove them: ");
     match ask(format, &question, stop).await? {
-        Answer::Unattended => Ok(RemovalConsent::Withheld),
-        Answer::Interrupted => Ok(RemovalConsent::Interrupted),
-        Answer::Typed(name) => {
+        ConsentReply::Unattended => Ok(RemovalConsent::Withheld),
+        ConsentReply::Interrupted => Ok(RemovalConsent::Interrupted),
+        ConsentReply::Typed(name) => {
             check_bucket_name(Some(&name), bucket)?;
             Ok(RemovalConsent::Given)
         }

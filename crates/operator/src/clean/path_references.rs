@@ -167,11 +167,11 @@ pub(super) async fn referenced_keys(
         if paths.is_empty() {
             continue;
         }
-        let look_up = async || {
+        let fetch_paths = async || {
             let query = sqlx::query_scalar(AssertSqlSafe(column.lookup_sql()));
             query.bind(&paths).fetch_all(ledger.pool()).await
         };
-        let found = without_timeout(retry_query(look_up)).await;
+        let found = without_timeout(retry_query(fetch_paths)).await;
         let found: Vec<String> = found.map_err(|error| column.lookup_error(&error))?;
         let of_path = |path| column.references.iter().filter_map(move |r| r.key_of(path));
         referenced.extend(found.iter().flat_map(|path| of_path(path.as_str())));

@@ -32,7 +32,7 @@ use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
 use bucket_brigade_common::settings::SettingsProblems;
 use tokio_util::sync::CancellationToken;
 
-use super::consent::{Answer, ask};
+use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
@@ -78,8 +78,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         return Ok(code);
     }
     match ask(context.format, &"Type yes to do it: ", &stop).await? {
-        Answer::Interrupted => Ok(exit::STOPPED),
-        answer if answer.is_yes() => run_pass(&context, &ledger, selection, true, &stop).await,
+        ConsentReply::Interrupted => Ok(exit::STOPPED),
+        reply if reply.is_yes() => run_pass(&context, &ledger, selection, true, &stop).await,
         _ => Ok(code),
     }
 }

@@ -192,7 +192,9 @@ impl MoveChecker<'_> {
             Ok(DestinationState::Different(what)) => Ok(CopyComparison::Different(format!(
                 "the source was written since: {what}"
             ))),
-            Ok(DestinationState::Empty | DestinationState::Alone(_)) => Ok(CopyComparison::Missing),
+            Ok(DestinationState::Empty | DestinationState::WithoutSource(_)) => {
+                Ok(CopyComparison::Missing)
+            }
             Err(StoreError::Permanent { code, .. }) if code == "NoSuchKey" => {
                 Ok(CopyComparison::Missing)
             }

@@ -37,7 +37,7 @@ impl MemoryBuckets {
             return DestinationState::Empty;
         };
         match self.source.get(&route.source_key) {
-            None => DestinationState::Alone(CopiedObject {
+            None => DestinationState::WithoutSource(CopiedObject {
                 is_source_gone: true,
                 ..copied_object(bytes.clone())
             }),

@@ -120,7 +120,7 @@ pub(super) async fn compare_destination(
         is_source_gone: false,
     };
     let Some(source) = store.source.head(&route.source_key).await? else {
-        return Ok(DestinationState::Alone(CopiedObject {
+        return Ok(DestinationState::WithoutSource(CopiedObject {
             is_source_gone: true,
             ..copy
         }));

@@ -27,8 +27,8 @@ impl S3Bucket {
     /// A HEAD without the key is answered with 400 and not a word, so the object's first byte is asked for.
     pub(super) async fn needs_customer_key(&self, key: &str) -> bool {
         let request = self.client.get_object().bucket(&self.name).key(key);
-        let answer = request.range("bytes=0-0").send().await;
-        answer.is_err_and(|error| {
+        let response = request.range("bytes=0-0").send().await;
+        response.is_err_and(|error| {
             let RequestError { code, message, .. } = error.into();
             code == "InvalidRequest" && message.contains("Server Side Encryption")
         })
