@@ -147,6 +147,32 @@ impl QuiescedFleet {
     }
 }
 
+/// `$1` run, `$2` destination bucket. Who sends a heartbeat may point a row at a copy that is about to go.
+const SELECT_OTHER_FLEET: &str = "SELECT r.name || ': ' || w.worker
+    FROM bucket_brigade.run r JOIN bucket_brigade.workers w ON w.run_id = r.id
+    WHERE r.id <> $1 AND r.destination_bucket = $2 AND w.seen_at > now() - interval '10 seconds'
+    ORDER BY 1 LIMIT 1";
+
+/// Makes sure that no process of another run copies into this bucket.
+///
+/// # Errors
+/// One is alive.
+pub(super) async fn ensure_no_other_fleet(
+    ledger: &PostgresLedger,
+    bucket: &str,
+) -> anyhow::Result<()> {
+    let other: Option<String> = retry_statement(async || {
+        let query = sqlx::query_scalar(SELECT_OTHER_FLEET).bind(ledger.run_id());
+        with_timeout(query.bind(bucket).fetch_optional(ledger.pool())).await
+    })
+    .await?;
+    other.map_or(Ok(()), |other| {
+        Err(busy_refusal(format!(
+            "another run copies into bucket {bucket} ({other}): stop its feeder and consumers first"
+        )))
+    })
+}
+
 fn busy_refusal(reason: impl Into<String>) -> anyhow::Error {
     CommandError {
         code: exit::ANOTHER_FEEDER,

@@ -69,6 +69,7 @@ impl ObjectCleaner<'_> {
             locks::ensure_held(ledger, &mut lock).await?;
             if let Some(fleet) = &mut fleet {
                 fleet.ensure_quiesced(ledger).await?;
+                locks::ensure_no_other_fleet(ledger, self.bucket).await?;
             }
             let (removals, after) = (self.removals, cursor.as_deref());
             let read = async || removals.next_removals(after, size).await;

@@ -120,3 +120,23 @@ async fn copies_of_rows_that_went_back_can_go_and_are_made_anew() {
     assert_eq!(rig.run_json_command(&["verify", "--full"]).await.code, 0);
     rig.assert_counts_agree().await;
 }
+
+#[tokio::test]
+async fn they_stay_while_another_run_copies_into_their_bucket() {
+    let rig = TestRig::new().await;
+    orphans(&rig, 1).await;
+    rig.execute_sql("CREATE TABLE others (id bigint PRIMARY KEY, path text)")
+        .await;
+    let others = [("IMAGES_TABLE", "others")];
+    rig.run_program("feeder", &others).await;
+    let consumer = rig.spawn_consumer(&others);
+    let alive =
+        "SELECT count(*) FROM bucket_brigade.workers WHERE run_id = 2 AND role = 'consumer'";
+    wait_until("its consumer", async || rig.query_number(alive).await == 1).await;
+    let ended = rig.run_command(&CLEAN).await;
+    assert_eq!(ended.code, Some(75), "{}", ended.log);
+    assert!(ended.log.contains("others.path: "), "{}", ended.log);
+    stop_consumer(consumer).await;
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("removed")), (0, 1));
+}
