@@ -166,10 +166,11 @@ pub async fn require_selected_run(
 ) -> Result<RunSpec, LedgerError> {
     match find_selected_run(database, selection, purpose).await? {
         Some(spec) => Ok(spec),
-        None => Err(no_run(
-            " of this name",
-            &read_runs(database, purpose).await?,
-        )),
+        None => {
+            let runs = read_runs(database, purpose).await?;
+            let why = if runs.is_empty() { "" } else { " of this name" };
+            Err(no_run(why, &runs))
+        }
     }
 }
 
