@@ -164,14 +164,12 @@ pub async fn require_selected_run(
     selection: &RunSelection,
     purpose: &ConnectionPurpose,
 ) -> Result<RunSpec, LedgerError> {
-    match find_selected_run(database, selection, purpose).await? {
-        Some(spec) => Ok(spec),
-        None => {
-            let runs = read_runs(database, purpose).await?;
-            let why = if runs.is_empty() { "" } else { " of this name" };
-            Err(no_run(why, &runs))
-        }
+    if let Some(spec) = find_selected_run(database, selection, purpose).await? {
+        return Ok(spec);
     }
+    let runs = read_runs(database, purpose).await?;
+    let why = if runs.is_empty() { "" } else { " of this name" };
+    Err(no_run(why, &runs))
 }
 
 /// All runs, the oldest first, on a connection of its own.
