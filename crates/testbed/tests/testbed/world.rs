@@ -14,8 +14,8 @@ use bucket_brigade_testbed::traffic::WriteLog;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::{AssertSqlSafe, PgPool};
 
-/// The ledger as the feeder creates it.
-const LEDGER_SQL: &str = include_str!("../../../common/migrations/0001_ledger.sql");
+/// The steps by which the feeder creates the ledger: all of them, in their order.
+const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../common/migrations");
 
 pub(crate) struct TestWorld {
     pub(crate) application: Application,
@@ -57,7 +57,12 @@ impl TestWorld {
     /// Moves every row that can be moved, and writes the ledger as consumers would.
     pub(crate) async fn migrate_rows(&self) -> Result<()> {
         self.execute("CREATE SCHEMA bucket_brigade").await?;
-        self.execute(LEDGER_SQL).await?;
+        let steps = std::fs::read_dir(MIGRATIONS)?.map(|step| Ok(step?.path()));
+        let mut steps = steps.collect::<Result<Vec<_>>>()?;
+        steps.sort();
+        for step in steps {
+            self.execute(&std::fs::read_to_string(step)?).await?;
+        }
         self.execute(
             "INSERT INTO bucket_brigade.run (images_table, id_column, path_column, old_prefix, new_prefix,
                  source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, name)
