@@ -1,7 +1,7 @@
 //! The images that all measurements move, and their run.
 
 use anyhow::Result;
-use bucket_brigade_common::ledger::{RunSpec, TableSpec};
+use bucket_brigade_common::ledger::{RunOptions, RunSpec, TableSpec};
 use bucket_brigade_common::path_rule::PathRule;
 
 /// Where the images are.
@@ -30,5 +30,6 @@ pub fn run_spec() -> Result<RunSpec> {
         rule: PathRule::new("image/", "avatar/", None, None)?,
         source_bucket: SOURCE_BUCKET.into(),
         destination_bucket: DESTINATION_BUCKET.into(),
+        options: RunOptions::default(),
     })
 }

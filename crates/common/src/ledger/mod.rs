@@ -15,6 +15,7 @@ mod lock;
 pub mod move_ledger;
 mod path_sample;
 mod run;
+mod run_options;
 mod runs;
 mod schema;
 mod scope;
@@ -41,6 +42,7 @@ pub use heartbeat::pause_description;
 pub use lock::{AdvisoryLock, LockHolder};
 pub use path_sample::sample_paths;
 pub use run::{SecondRun, discover_table};
+pub use run_options::RunOptions;
 pub use runs::{
     RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, require_selected_run,
 };
@@ -66,6 +68,7 @@ pub struct PostgresLedger {
     run_id: i64,
     worker: Arc<str>,
     rule: PathRule,
+    options: Arc<RunOptions>,
     table: ApplicationTable,
     statements: Arc<TableStatements>,
     stretch_length: Arc<StretchLength>,
@@ -107,11 +110,11 @@ impl PostgresLedger {
     /// The ledger of an existing run. `worker` names this process in the evidence and the counters.
     fn new(
         pool: PgPool,
-        run_id: i64,
+        run: &RunRow,
         worker: &str,
         rule: PathRule,
         table: ApplicationTable,
-    ) -> Self {
+    ) -> Result<Self, LedgerError> {
         let statements = TableStatements {
             read_rows: commit::read_rows_sql(&table).into(),
             commit: commit::commit_sql(&table).into(),
@@ -122,15 +125,16 @@ impl PostgresLedger {
             count_after: scope::count_stretch_sql(&table, false).into(),
             settle_stale: feed::settle_stale_sql(&table).into(),
         };
-        Self {
+        Ok(Self {
             pool,
-            run_id,
+            run_id: run.id,
             worker: worker.into(),
             rule,
+            options: Arc::new(run.options()?),
             table,
             statements: Arc::new(statements),
             stretch_length: Arc::default(),
-        }
+        })
     }
 
     /// The type of the table's ids.
@@ -157,6 +161,11 @@ impl PostgresLedger {
 
     pub fn rule(&self) -> &PathRule {
         &self.rule
+    }
+
+    /// As the feeder wrote them.
+    pub fn options(&self) -> &RunOptions {
+        &self.options
     }
 
     /// The name of this process in the evidence.

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
 use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
-use super::errors::is_permission_denied;
-use super::runs::{RunRow, RunSpec, list_runs, no_run};
+use super::run_options::OptionMatch;
+use super::runs::{RunRow, RunSpec, SEVERAL_RUNS, list_runs, no_run};
 use super::{
     ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, connection,
     lock, schema,
@@ -21,16 +20,11 @@ pub enum SecondRun {
 }
 
 /// `$1` table, `$2` id column, `$3` path column, `$4`, `$5` path prefixes, `$6` source bucket, `$7` its
-/// key prefix, `$8` destination bucket, `$9` its key prefix.
-const SELECT_RUN: &str = "SELECT id, name FROM bucket_brigade.run
-    WHERE (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
-           source_key_prefix, destination_bucket, destination_key_prefix)
-        = ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-
+/// key prefix, `$8` destination bucket, `$9` its key prefix, `$10` options, `$11` name.
 const INSERT_RUN: &str = "INSERT INTO bucket_brigade.run
     (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
-     source_key_prefix, destination_bucket, destination_key_prefix, name)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
+     source_key_prefix, destination_bucket, destination_key_prefix, options, name)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11) ON CONFLICT DO NOTHING";
 
 /// Catalogs and single rows take no time: a connection that has fallen silent is given up, and another tried.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -66,14 +60,14 @@ impl PostgresLedger {
             OPEN_TIMEOUT
         };
         within(limit, prepare_schema(&pool)).await?;
-        let run_id = within(OPEN_TIMEOUT, async {
-            match select_run_id(&pool, spec, &table).await? {
-                Some(run_id) => Ok(run_id),
+        let run = within(OPEN_TIMEOUT, async {
+            match find_run_row(&pool, spec, &table, OptionMatch::Exact).await? {
+                Some(run) => Ok(run),
                 None => insert_run(&pool, spec, &table, second).await,
             }
         });
-        let run_id = run_id.await?;
-        Ok(Self::new(pool, run_id, worker, spec.rule.clone(), table))
+        let run = run.await?;
+        Self::new(pool, &run, worker, spec.rule.clone(), table)
     }
 
     /// Finds the run that a feeder opened: the consumer's way. None when there is none yet.
@@ -114,8 +108,9 @@ impl PostgresLedger {
         if !schema::is_ready(&pool).await? {
             return Ok(None);
         }
-        let run = select_run_id(&pool, spec, &table).await?;
-        Ok(run.map(|run_id| Self::new(pool, run_id, worker, spec.rule.clone(), table)))
+        let run = find_run_row(&pool, spec, &table, OptionMatch::Given).await?;
+        run.map(|run| Self::new(pool, &run, worker, spec.rule.clone(), table))
+            .transpose()
     }
 }
 
@@ -140,17 +135,28 @@ async fn insert_run(
     spec: &RunSpec,
     table: &ApplicationTable,
     second: SecondRun,
-) -> Result<i64, LedgerError> {
+) -> Result<RunRow, LedgerError> {
     let runs = list_runs(pool).await?;
     check_new_run(&runs, spec, table, second)?;
     let name = spec.name.clone();
     let name = name.unwrap_or_else(|| default_name(&runs, spec, table));
-    bind_spec(sqlx::query(INSERT_RUN), spec, table)
+    let options = spec.options.to_json();
+    sqlx::query(INSERT_RUN)
+        .bind(&table.sql)
+        .bind(&spec.table.id_column)
+        .bind(&spec.table.path_column)
+        .bind(spec.rule.old_prefix())
+        .bind(spec.rule.new_prefix())
+        .bind(&spec.source_bucket)
+        .bind(spec.rule.source_key_prefix())
+        .bind(&spec.destination_bucket)
+        .bind(spec.rule.destination_key_prefix())
+        .bind(options)
         .bind(&name)
         .execute(pool)
         .await?;
-    let run_id = select_run_id(pool, spec, table).await?;
-    run_id.ok_or(LedgerError::RunDiffers {
+    let run = find_run_row(pool, spec, table, OptionMatch::Exact).await?;
+    run.ok_or(LedgerError::RunDiffers {
         name,
         differences: "another feeder has just opened it".into(),
     })
@@ -170,16 +176,19 @@ fn check_new_run(
     };
     let named = runs.iter().find(has_name);
     let other = runs.iter().rfind(has_column);
-    let differences = |run: &RunRow| run.differences(spec, &table.sql).join("\n  ");
+    let differences = |run: &RunRow| {
+        let differences = run.differences(spec, &table.sql, OptionMatch::Exact);
+        differences.map(|lines| lines.join("\n  "))
+    };
     match (named, other) {
         (Some(run), _) => Err(LedgerError::RunDiffers {
             name: run.name.clone(),
-            differences: differences(run),
+            differences: differences(run)?,
         }),
         (None, Some(run)) if second == SecondRun::Refused => Err(LedgerError::SecondRun {
             column: format!("{}.{}", table.name, spec.table.path_column),
             run: run.name.clone(),
-            differences: differences(run),
+            differences: differences(run)?,
         }),
         _ => Ok(()),
     }
@@ -205,30 +214,33 @@ pub async fn discover_table(
     ApplicationTable::discover(pool, &spec.table, access).await
 }
 
-async fn select_run_id(
+/// The run with these settings.
+///
+/// # Errors
+/// [`LedgerError::NoRun`] where several have them, which differ in options that are not given.
+async fn find_run_row(
     pool: &PgPool,
     spec: &RunSpec,
     table: &ApplicationTable,
-) -> Result<Option<i64>, LedgerError> {
-    let query = bind_spec(sqlx::query(SELECT_RUN), spec, table);
-    let row = match query.fetch_optional(pool).await {
-        Err(error) if is_permission_denied(&error) => {
-            return Err(ledger_permission_error(pool).await?);
+    matching: OptionMatch,
+) -> Result<Option<RunRow>, LedgerError> {
+    let runs = list_runs(pool).await?;
+    let mut found = Vec::new();
+    for run in &runs {
+        if run.differences(spec, &table.sql, matching)?.is_empty() {
+            found.push(run);
         }
-        row => row?,
-    };
-    let Some(row) = row else {
-        return Ok(None);
-    };
-    let (run_id, name): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
-    match &spec.name {
-        Some(given) if *given != name && *given != run_id.to_string() => {
-            Err(LedgerError::RunDiffers {
-                name: given.clone(),
-                differences: format!("these settings are those of run '{name}'"),
-            })
-        }
-        _ => Ok(Some(run_id)),
+    }
+    let is_named = |run: &&&RunRow| spec.name.as_ref().is_none_or(|name| run.is_named(name));
+    match (&*found, found.iter().find(is_named)) {
+        ([], _) => Ok(None),
+        ([run], Some(_)) => Ok(Some((*run).clone())),
+        (_, Some(run)) if spec.name.is_some() => Ok(Some((*run).clone())),
+        (_, Some(_)) => Err(no_run(SEVERAL_RUNS, &runs)),
+        ([run, ..], None) => Err(LedgerError::RunDiffers {
+            name: spec.name.clone().unwrap_or_default(),
+            differences: format!("these settings are those of run '{}'", run.name),
+        }),
     }
 }
 
@@ -245,19 +257,4 @@ pub(super) async fn ledger_permission_error(pool: &PgPool) -> Result<LedgerError
         ),
         user,
     })
-}
-
-type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-fn bind_spec<'q>(query: PgQuery<'q>, spec: &'q RunSpec, table: &ApplicationTable) -> PgQuery<'q> {
-    query
-        .bind(&table.sql)
-        .bind(&spec.table.id_column)
-        .bind(&spec.table.path_column)
-        .bind(spec.rule.old_prefix())
-        .bind(spec.rule.new_prefix())
-        .bind(&spec.source_bucket)
-        .bind(spec.rule.source_key_prefix())
-        .bind(&spec.destination_bucket)
-        .bind(spec.rule.destination_key_prefix())
 }

@@ -4,6 +4,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool};
 
 use super::errors::is_permission_denied;
 use super::run::{OPEN_TIMEOUT, ledger_permission_error, within};
+use super::run_options::{OptionMatch, RunOptions};
 use super::schema;
 use super::{ConnectionPurpose, LedgerError, TableAccess, TableSpec, connection, create_pool};
 use crate::path_rule::PathRule;
@@ -19,6 +20,7 @@ pub struct RunSpec {
     /// Where the images are.
     pub source_bucket: String,
     pub destination_bucket: String,
+    pub options: RunOptions,
 }
 
 /// Which run a process works on.
@@ -45,14 +47,18 @@ pub struct RunRow {
     pub source_key_prefix: String,
     pub destination_bucket: String,
     pub destination_key_prefix: String,
+    /// [`RunOptions`] as JSON.
+    options: String,
     pub is_finished: bool,
     /// Whether any row was fed.
     pub has_fed: bool,
 }
 
+pub(super) const SEVERAL_RUNS: &str = ": name one with --run (RUN_NAME)";
+
 const LIST_RUNS: &str =
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
-        source_bucket, source_key_prefix, destination_bucket, destination_key_prefix,
+        source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
         finished_at IS NOT NULL AS is_finished, fed > 0 AS has_fed
     FROM bucket_brigade.run ORDER BY id";
 
@@ -74,11 +80,27 @@ impl RunRow {
             rule: rule.map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?,
             source_bucket: self.source_bucket.clone(),
             destination_bucket: self.destination_bucket.clone(),
+            options: self.options()?,
+        })
+    }
+
+    pub(super) fn options(&self) -> Result<RunOptions, LedgerError> {
+        serde_json::from_str(&self.options).map_err(|error| {
+            let problem = format!(
+                "run '{}' has an option of a later version: {error}",
+                self.name
+            );
+            LedgerError::IncompatibleLedger(problem)
         })
     }
 
     /// The settings in which a run of the table `table`, quoted, differs, with both values.
-    pub(super) fn differences(&self, spec: &RunSpec, table: &str) -> Vec<String> {
+    pub(super) fn differences(
+        &self,
+        spec: &RunSpec,
+        table: &str,
+        matching: OptionMatch,
+    ) -> Result<Vec<String>, LedgerError> {
         let rule = &spec.rule;
         let pairs = [
             ("IMAGES_TABLE", &*self.images_table, table),
@@ -108,12 +130,17 @@ impl RunRow {
             ),
         ];
         let differing = pairs.into_iter().filter(|(_, ours, theirs)| ours != theirs);
-        differing
-            .map(|(setting, ours, theirs)| format!("{setting}: '{ours}' there, '{theirs}' here"))
-            .collect()
+        let describe =
+            |(setting, ours, theirs)| format!("{setting}: '{ours}' there, '{theirs}' here");
+        let mut differences: Vec<String> = differing.map(describe).collect();
+        // The options of another migration do not matter.
+        if differences.is_empty() {
+            differences = self.options()?.differences(&spec.options, matching);
+        }
+        Ok(differences)
     }
 
-    fn is_named(&self, name: &str) -> bool {
+    pub(super) fn is_named(&self, name: &str) -> bool {
         self.name == name || self.id.to_string() == name
     }
 
@@ -218,7 +245,7 @@ fn select_run<'a>(
         ([run], _) => Ok(Some(run)),
         ([], Some(_)) => Ok(None),
         ([], None) if runs.is_empty() => Ok(None),
-        _ => Err(no_run(": name one with --run (RUN_NAME)", runs)),
+        _ => Err(no_run(SEVERAL_RUNS, runs)),
     }
 }
 
@@ -253,6 +280,7 @@ mod tests {
             source_key_prefix: "image/".into(),
             destination_bucket: "new".into(),
             destination_key_prefix: "avatar/".into(),
+            options: "{}".into(),
             is_finished,
             has_fed: true,
         }
@@ -284,17 +312,26 @@ mod tests {
     }
 
     #[test]
+    fn an_option_of_a_later_version_is_refused() {
+        let options = r#"{"WATERMARK":"yes"}"#.to_owned();
+        let refused = RunRow {
+            options,
+            ..run(1, "a", false)
+        }
+        .to_spec()
+        .unwrap_err();
+        assert!(refused.to_string().contains("WATERMARK"), "{refused}");
+    }
+
+    #[test]
     fn settings_that_differ_are_named_with_both_values() {
         let mut spec = run(1, "a", false).to_spec().unwrap();
-        assert!(
-            run(1, "a", false)
-                .differences(&spec, "public.images")
-                .is_empty()
-        );
+        let run = run(1, "a", false);
+        let of = |spec: &RunSpec, table| run.differences(spec, table, OptionMatch::Exact).unwrap();
+        assert!(of(&spec, "public.images").is_empty());
         spec.source_bucket = "older".into();
-        let differences = run(1, "a", false).differences(&spec, "public.pictures");
         assert_eq!(
-            differences,
+            of(&spec, "public.pictures"),
             [
                 "IMAGES_TABLE: 'public.images' there, 'public.pictures' here",
                 "SOURCE_BUCKET_NAME: 'old' there, 'older' here"

@@ -13,7 +13,7 @@ const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (
         1,
         "ledger",
@@ -28,6 +28,11 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
     (4, "undo", include_str!("../../migrations/0004_undo.sql")),
     (5, "runs", include_str!("../../migrations/0005_runs.sql")),
     (6, "scope", include_str!("../../migrations/0006_scope.sql")),
+    (
+        7,
+        "options",
+        include_str!("../../migrations/0007_options.sql"),
+    ),
 ];
 
 /// The step this version is at.

@@ -8,7 +8,7 @@ use super::{
     SecretString, Setting, SettingsProblems, optional, parse_bool, required, secret_setting,
     setting,
 };
-use crate::ledger::{RunSelection, RunSpec, TABLE_NAME_PROBLEM, TableSpec};
+use crate::ledger::{RunOptions, RunSelection, RunSpec, TABLE_NAME_PROBLEM, TableSpec};
 use crate::path_rule::PathRule;
 
 #[derive(Debug, Args)]
@@ -190,6 +190,7 @@ impl RunArgs {
             rule: parse_path_rule(self.prefixes, problems)?,
             source_bucket,
             destination_bucket,
+            options: RunOptions::default(),
         };
         check_locations_differ(&run, problems);
         Some(run)

@@ -7,7 +7,9 @@ use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use bucket_brigade_common::ledger::{self, PostgresLedger, RunSpec, SecondRun, TableSpec};
+use bucket_brigade_common::ledger::{
+    self, PostgresLedger, RunOptions, RunSpec, SecondRun, TableSpec,
+};
 use bucket_brigade_common::object_store::s3::{S3Access, S3Options, S3Store};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_testbed::application::{
@@ -311,6 +313,7 @@ impl TestRig {
             rule: PathRule::new("image/", "avatar/", None, None).unwrap(),
             source_bucket: "images-old".into(),
             destination_bucket: "images-new".into(),
+            options: RunOptions::default(),
         }
     }
 
