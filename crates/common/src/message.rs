@@ -74,6 +74,18 @@ pub fn encode(run: i64, id: &RowId, path: &str) -> Result<String, serde_json::Er
         .replace('\u{ffff}', "\\uffff"))
 }
 
+/// The number of the run that a message names, by whose rule it is to be read.
+pub fn named_run(body: &str) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct NamedRun {
+        run: Option<i64>,
+    }
+    if body.len() > MAX_BODY_BYTES {
+        return None;
+    }
+    serde_json::from_str::<NamedRun>(body).ok()?.run
+}
+
 /// Reads a message of the run with this number, type of id and rule.
 pub fn decode(
     body: &str,
@@ -159,7 +171,10 @@ mod tests {
     fn a_message_of_another_run_is_no_poison() {
         let body = r#"{"run":8,"id":"not of our type","path":"outside/our/rule"}"#;
         assert_eq!(read(body), Err(DecodeError::OtherRun(8)));
+        assert_eq!(named_run(body), Some(8));
+        assert_eq!(named_run("poison"), None);
         let without = r#"{"id":"123","path":"image/avatar-123.png"}"#;
+        assert_eq!(named_run(without), None);
         assert!(read(without).is_ok(), "of an earlier version");
     }
 

@@ -21,6 +21,8 @@ const MAX_RECEIVE_COUNT: u32 = 5;
 
 #[derive(Debug)]
 pub struct WorldState {
+    /// The number of the run.
+    pub run: i64,
     /// The table and the ledger.
     pub table: MemoryTable,
     pub buckets: MemoryBuckets,
@@ -53,6 +55,7 @@ impl SharedWorld {
     pub fn new(seed: u64, sabotage: Sabotage) -> Self {
         let mut dice = Rng::with_seed(seed);
         Self(Mutex::new(WorldState {
+            run: RUN,
             table: MemoryTable::default(),
             buckets: MemoryBuckets::default(),
             mailbox: MemoryQueue::new(MAX_RECEIVE_COUNT),
@@ -163,13 +166,10 @@ impl WorldState {
         violations.truncate(20);
     }
 
-    /// Deletes a message by receipt handle, which is allowed only when its row asks for nothing any more,
-    /// and that is on record.
-    pub fn delete_message(&mut self, receipt_handle: &str) {
-        let Some(body) = self.mailbox.delete_message(receipt_handle) else {
-            return;
-        };
-        let Ok(task) = decode(&body, RUN, IdColumnType::Text, &world_path_rule()) else {
+    /// A message was deleted, which is allowed only when its row asks for nothing any more, and that is on
+    /// record.
+    pub fn check_deletion(&mut self, body: &str) {
+        let Ok(task) = decode(body, self.run, IdColumnType::Text, &world_path_rule()) else {
             self.violations.push(format!("I5: deleted: {body}"));
             return;
         };

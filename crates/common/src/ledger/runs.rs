@@ -50,6 +50,7 @@ pub struct RunRow {
     /// [`RunOptions`] as JSON.
     options: String,
     pub is_finished: bool,
+    pub is_paused: bool,
     /// Whether any row was fed.
     pub has_fed: bool,
 }
@@ -59,7 +60,7 @@ pub(super) const SEVERAL_RUNS: &str = ": name one with --run (RUN_NAME)";
 const LIST_RUNS: &str =
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
-        finished_at IS NOT NULL AS is_finished, fed > 0 AS has_fed
+        finished_at IS NOT NULL AS is_finished, paused AS is_paused, fed > 0 AS has_fed
     FROM bucket_brigade.run ORDER BY id";
 
 impl RunRow {
@@ -204,10 +205,24 @@ async fn read_runs(
     database: &PgConnectOptions,
     purpose: &ConnectionPurpose,
 ) -> Result<Vec<RunRow>, LedgerError> {
+    let runs = list_runs_in(database, purpose).await?;
+    Ok(runs.unwrap_or_default())
+}
+
+/// The same; none where there is no ledger of this version.
+pub async fn list_runs_in(
+    database: &PgConnectOptions,
+    purpose: &ConnectionPurpose,
+) -> Result<Option<Vec<RunRow>>, LedgerError> {
     match connect_to_ledger(database, purpose).await? {
-        Some(pool) => within(OPEN_TIMEOUT, list_runs(&pool)).await,
-        None => Ok(Vec::new()),
+        Some(pool) => within(OPEN_TIMEOUT, list_runs(&pool)).await.map(Some),
+        None => Ok(None),
     }
+}
+
+/// The only run, or the only one that is not finished.
+pub fn only_run(runs: &[RunRow]) -> Option<&RunRow> {
+    select_run(runs, None).ok().flatten()
 }
 
 /// One connection to a ledger of this version; none where there is no ledger yet.
@@ -282,6 +297,7 @@ mod tests {
             destination_key_prefix: "avatar/".into(),
             options: "{}".into(),
             is_finished,
+            is_paused: false,
             has_fed: true,
         }
     }

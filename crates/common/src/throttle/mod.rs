@@ -119,6 +119,11 @@ impl Throttle {
         drop(is_excluded.wait_for(|is_excluded| *is_excluded).await);
     }
 
+    /// Whether the limits leave nothing to this process, while others go on.
+    pub fn is_excluded(&self) -> bool {
+        *self.is_excluded.borrow()
+    }
+
     /// What holds work back, the weightiest first; empty when only the work at hand decides.
     pub fn reasons(&self) -> Vec<ThrottleReason> {
         self.lock_state().reasons(Instant::now())

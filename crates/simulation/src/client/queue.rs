@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bucket_brigade_common::message::named_run;
 use bucket_brigade_common::queue::{
     EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog, QueueError,
     ReceivedMessage,
@@ -62,6 +63,21 @@ fn hide_message(things: &mut WorldState, (handle, time): &(String, Duration)) ->
     EntryOutcome::Done
 }
 
+impl SimulatedClient {
+    /// Whether that is allowed the world of its run knows.
+    fn delete_message(&self, things: &mut WorldState, handle: &str) {
+        let Some(body) = things.mailbox.delete_message(handle) else {
+            return;
+        };
+        let named = named_run(&body);
+        let mut others = self.others.iter().map(|other| other.lock());
+        match others.find(|other| Some(other.run) == named) {
+            Some(mut other) => other.check_deletion(&body),
+            None => things.check_deletion(&body),
+        }
+    }
+}
+
 #[async_trait]
 impl MessageQueue for SimulatedClient {
     async fn send_batch(
@@ -106,7 +122,7 @@ impl MessageQueue for SimulatedClient {
         let lost = unavailable_error("DeleteMessageBatch");
         self.perform_call("delete", lost, |things| {
             Ok(apply_entries(things, receipt_handles, |things, handle| {
-                things.delete_message(handle);
+                self.delete_message(things, handle);
                 // As on SQS, a stale receipt handle deletes nothing, and that is a success.
                 EntryOutcome::Done
             }))
