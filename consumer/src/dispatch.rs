@@ -90,12 +90,14 @@ impl Dispatcher {
 
     fn spawn_release(&self, leased: LeasedMessage, reason: Event) {
         let ends = Arc::clone(&self.ends);
-        self.tasks.spawn(async move { ends.release(leased, reason).await });
+        self.tasks
+            .spawn(async move { ends.release(leased, reason).await });
     }
 
     fn postpone(&self, leased: LeasedMessage) {
         let ends = Arc::clone(&self.ends);
         let wait = POSTPONED_BACKOFF.delay_ceiling(leased.message.receive_count);
-        self.tasks.spawn(async move { ends.postpone(leased, wait).await });
+        self.tasks
+            .spawn(async move { ends.postpone(leased, wait).await });
     }
 }

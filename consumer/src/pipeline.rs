@@ -81,7 +81,12 @@ impl Pipeline {
         };
         log_counts(&context.counters.counts(), "drained");
         let served = runs.served();
-        join_all(served.iter().map(|stages| deregister(&*stages.fleet_control))).await;
+        join_all(
+            served
+                .iter()
+                .map(|stages| deregister(&*stages.fleet_control)),
+        )
+        .await;
         drained
     }
 

@@ -169,7 +169,10 @@ impl RunLoader for LedgerRunLoader {
     }
 
     async fn home_run(&self) -> Result<HomeRun, String> {
-        let runs = self.require_runs().await.map_err(|error| format!("{error:#}"))?;
+        let runs = self
+            .require_runs()
+            .await
+            .map_err(|error| format!("{error:#}"))?;
         if let Some(run) = only_run(&runs) {
             return Ok(HomeRun {
                 run: run.id,
@@ -185,9 +188,10 @@ impl RunLoader for LedgerRunLoader {
 
     async fn has_other_work(&self, waiting: &[i64]) -> bool {
         match self.list_runs().await {
-            Ok(runs) => runs.unwrap_or_default().iter().any(|run| {
-                !run.is_finished && !run.is_paused && !waiting.contains(&run.id)
-            }),
+            Ok(runs) => runs
+                .unwrap_or_default()
+                .iter()
+                .any(|run| !run.is_finished && !run.is_paused && !waiting.contains(&run.id)),
             Err(error) => {
                 tracing::debug!(%error, "the runs cannot be listed");
                 false

@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 use crate::handle::Stages;
 use crate::lease::Lease;
 
-/// About ten megabytes: as many as one feeder has in the queue by default.
-pub const MAX_PARKED_MESSAGES: usize = 10_000;
+/// About twenty megabytes: as many as a feeder has in the queue by default.
+pub const MAX_PARKED_MESSAGES: usize = 20_000;
 
 /// Messages that name no run, or one that is not in the ledger, wait here for the one that records them.
 pub const STRAYS: i64 = 0;
@@ -386,10 +386,7 @@ impl Runs {
     /// Drops a run that has had no message for so long, or that is known to be none and has none left.
     pub fn close_if_idle(&self, run: i64, limit: Duration) -> bool {
         let mut table = self.lock_table();
-        let is_idle = table
-            .slots
-            .get(&run)
-            .is_none_or(|slot| slot.is_idle(limit));
+        let is_idle = table.slots.get(&run).is_none_or(|slot| slot.is_idle(limit));
         if is_idle {
             table.slots.remove(&run);
         }

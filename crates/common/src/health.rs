@@ -170,7 +170,10 @@ impl Health {
         state.last_success = Some(Instant::now());
         if state.outage.take().is_some() {
             let name = dependency.display_name();
-            tracing::info!(run = self.run.as_deref(), "{name} can be used again: going on");
+            tracing::info!(
+                run = self.run.as_deref(),
+                "{name} can be used again: going on"
+            );
             shared.changed.notify_waiters();
         }
     }

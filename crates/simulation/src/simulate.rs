@@ -114,7 +114,9 @@ async fn run_migration(seed: u64, sabotage: Sabotage) -> SimulationReport {
         let again = feed_all().await;
         let deaths = first.into_iter().map(|(died, _)| died);
         let ended = again.into_iter().zip(deaths);
-        ended.map(|((died, outcome), before)| (died + before, outcome)).collect()
+        ended
+            .map(|((died, outcome), before)| (died + before, outcome))
+            .collect()
     });
     let ended: Result<Vec<_>, _> = ended.await;
     let mut report = SimulationReport::default();

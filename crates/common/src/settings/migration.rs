@@ -18,8 +18,8 @@ pub struct MigrationArgs {
     /// PGHOST, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, …
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     database_url: Option<SecretString>,
-    /// The run's name [default: TABLE.COLUMN]. With it, or its number, alone a consumer or a command finds
-    /// the run in the ledger; it needs none while only one run is unfinished
+    /// The run's name [default: TABLE.COLUMN]. With it, or its number, alone a command finds the run in the
+    /// ledger, and a consumer serves it alone; without it a consumer serves all runs of its queue
     #[arg(long = "run", env = "RUN_NAME", value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(parse_run_name))]
     run_name: Setting<Option<String>>,
     /// The table whose rows name the images: table or schema.table

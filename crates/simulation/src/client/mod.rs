@@ -98,7 +98,10 @@ impl SimulatedClient {
         let number = self.process.calls.fetch_add(1, Ordering::Relaxed);
         let (there, back, fate) = self.shared.pick_call_outcome();
         self.simulate_latency(there).await;
-        let dies = self.process.crash_point.filter(|death| death.at_call == number);
+        let dies = self
+            .process
+            .crash_point
+            .filter(|death| death.at_call == number);
         if dies.is_some_and(|death| !death.after_effect) {
             self.crash_process().await;
         }

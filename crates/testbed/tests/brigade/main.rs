@@ -39,6 +39,7 @@ mod rig;
 mod row_security;
 mod runs;
 mod secrets;
+mod shared_queue;
 mod shutdown;
 mod silent_cloud;
 mod silent_database;
