@@ -77,11 +77,12 @@ impl FeedLoop {
     /// beginning again, and finds the rest.
     async fn run_canary(&self, canary: CanarySelection) -> Result<FeedOutcome, FeederStopped> {
         self.begin_sweep().await?;
+        let before = (self.read_progress().await?, self.read_failures().await?);
         let fed = self.run_sweep(Some(canary)).await?;
         tracing::info!(fed, "the canary is fed: {fed} rows");
         self.drain().await?;
         self.begin_sweep().await?;
-        self.read_outcome().await
+        Ok(self.read_outcome().await?.since(&before))
     }
 
     /// A sweep that was cut off before it found a row is begun again, so that "nothing found" is always
@@ -104,9 +105,10 @@ impl FeedLoop {
 
     async fn run_sweep(&self, canary: Option<CanarySelection>) -> Result<u64, FeederStopped> {
         self.progress.set_phase(WorkerState::Feeding);
-        let (queue, progress, retrier) = (&*self.queue, &*self.progress, self.retrier());
+        let (queue, source) = (&*self.queue, &*self.source);
+        let (progress, retrier) = (&*self.progress, self.retrier());
         let sweep = TableSweep {
-            source: &*self.source,
+            source,
             rule: &self.rule,
             sender: BatchSender {
                 run: self.run,
@@ -114,7 +116,7 @@ impl FeedLoop {
                 ledger: &*self.ledger,
                 retrier,
             },
-            backlog: BacklogLimit::new(queue, self.options.max_backlog, progress, retrier),
+            backlog: BacklogLimit::new(queue, source, self.options.max_backlog, progress, retrier),
             page_size: self.options.page_size,
             canary,
             throttle: &self.throttle,
@@ -128,14 +130,18 @@ impl FeedLoop {
     }
 
     async fn read_outcome(&self) -> Result<FeedOutcome, FeederStopped> {
-        let read_failures = async |source: &dyn FeedSource| source.failures_by_code().await;
         let progress = self.read_progress().await?;
         Ok(FeedOutcome {
-            failures: self.query_source("reading failures", read_failures).await?,
+            failures: self.read_failures().await?,
             is_canary: self.options.canary.is_some(),
             empty_scope: self.explain_empty_scope(&progress).await?,
             progress,
         })
+    }
+
+    async fn read_failures(&self) -> Result<Vec<(String, u64)>, FeederStopped> {
+        let read = async |source: &dyn FeedSource| source.failures_by_code().await;
+        self.query_source("reading failures", read).await
     }
 
     async fn read_progress(&self) -> Result<RunProgress, FeederStopped> {

@@ -7,7 +7,7 @@ use super::stretch::BACKGROUND_ROWS;
 use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::empty_scope::PathSample;
-use crate::ledger::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
+use crate::ledger::feed_source::{CursorPosition, FeedSource, QueueShare, RowPage, RunProgress};
 use crate::ledger::move_ledger::StatementError;
 use crate::row_id::RowId;
 use crate::sql::like_prefix;
@@ -19,11 +19,22 @@ const ADVANCE_CURSOR: &str = "UPDATE bucket_brigade.run
     SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE id = $1";
 
 const BEGIN_SWEEP: &str = "UPDATE bucket_brigade.run
-    SET cursor = NULL, sweep_fed = 0, finished_at = NULL,
+    SET cursor = NULL, sweep_fed = 0, finished_at = NULL, sweep_accounted = (
+            SELECT coalesce(sum(moved + changed + failed), 0)::bigint
+              FROM bucket_brigade.counters WHERE run_id = $1),
         sweep = sweep + CASE WHEN cursor IS NULL THEN 0 ELSE 1 END WHERE id = $1";
 
 const FINISH_RUN: &str = "UPDATE bucket_brigade.run
     SET finished_at = now(), cursor = NULL, sweep_fed = 0 WHERE id = $1";
+
+/// `$1` run. Null where the ledger has no other run. Each row that was fed in this sweep and has not ended since is
+/// a message; some that ended in no way that is counted are not, which the queue's own count bounds.
+const SELECT_QUEUE_SHARE: &str = "SELECT
+    r.sweep_fed - (coalesce(sum(c.moved + c.changed + c.failed), 0)::bigint - r.sweep_accounted) AS own_messages,
+    (SELECT count(DISTINCT w.run_id) FROM bucket_brigade.workers w
+      WHERE w.role = 'feeder' AND w.run_id <> $1 AND w.seen_at > now() - interval '10 seconds') AS other_feeders
+    FROM bucket_brigade.run r LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
+    WHERE r.id = $1 AND EXISTS (SELECT 1 FROM bucket_brigade.run WHERE id <> $1) GROUP BY r.id";
 
 const SELECT_PROGRESS: &str = "SELECT coalesce(r.in_scope, r.scope_estimate) AS in_scope, r.fed,
         coalesce(sum(c.moved), 0)::bigint AS moved,
@@ -224,6 +235,15 @@ impl FeedSource for PostgresLedger {
 
     async fn begin_sweep(&self) -> Result<(), StatementError> {
         self.run_statement(BEGIN_SWEEP).await
+    }
+
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
+        let query = sqlx::query_as(SELECT_QUEUE_SHARE).bind(self.run_id);
+        let found: Option<(i64, i64)> = with_timeout(query.fetch_optional(&self.pool)).await?;
+        Ok(found.map(|(own_messages, other_feeders)| QueueShare {
+            own_messages: u64::try_from(own_messages).unwrap_or(0),
+            other_feeders: u64::try_from(other_feeders).unwrap_or(0),
+        }))
     }
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {

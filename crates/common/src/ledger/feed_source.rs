@@ -31,6 +31,28 @@ pub struct RowPage {
     pub unreadable: Option<MoveFailure>,
 }
 
+/// What of a queue is this run's, by the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueShare {
+    /// Rows that were fed in this sweep and have not ended: at most so many messages.
+    pub own_messages: u64,
+    /// Other runs that are being fed.
+    pub other_feeders: u64,
+}
+
+impl QueueShare {
+    /// How many of the queue's messages are this run's.
+    pub fn own_backlog(share: Option<Self>, queue_total: u64) -> u64 {
+        share.map_or(queue_total, |share| share.own_messages.min(queue_total))
+    }
+
+    /// How many this run may have, of so many in all.
+    pub fn max_backlog(share: Option<Self>, max_backlog: u64) -> u64 {
+        let feeders = share.map_or(0, |share| share.other_feeders) + 1;
+        (max_backlog / feeders).max(1)
+    }
+}
+
 /// The run in numbers: sums over processes, never a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RunProgress {
@@ -92,6 +114,9 @@ pub trait FeedSource: Send + Sync {
 
     /// Goes back to the table's beginning.
     async fn begin_sweep(&self) -> Result<(), StatementError>;
+
+    /// This run's part of a queue that others may share; none where the ledger has no other run.
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError>;
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError>;
 

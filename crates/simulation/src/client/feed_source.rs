@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, RowPage, RunProgress,
+    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
 };
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::row_id::RowId;
@@ -39,6 +39,21 @@ impl FeedSource for SimulatedClient {
     async fn begin_sweep(&self) -> Result<(), StatementError> {
         self.run_statement("begin", |things| things.table.begin_sweep())
             .await
+    }
+
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
+        if !self.shares_queue {
+            return Ok(None);
+        }
+        self.run_statement("share", |things| {
+            let table = &things.table;
+            let ended = table.accounted_rows() - table.sweep_accounted;
+            Some(QueueShare {
+                own_messages: table.sweep_fed.saturating_sub(ended),
+                other_feeders: 1,
+            })
+        })
+        .await
     }
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {

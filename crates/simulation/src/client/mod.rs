@@ -37,6 +37,7 @@ pub struct SimulatedClient {
     process: Arc<SimulatedProcess>,
     /// The worlds of the other runs on its queue, which is that of the first world.
     others: Vec<Arc<SharedWorld>>,
+    pub(crate) shares_queue: bool,
 }
 
 #[derive(Debug)]
@@ -59,13 +60,17 @@ impl SimulatedClient {
                 died: Notify::new(),
             }),
             others: Vec::new(),
+            shares_queue: false,
         }
     }
 
     /// The same, on a queue that further runs share.
     pub fn with_others(self, others: &[Arc<SharedWorld>]) -> Self {
-        let others = others.to_vec();
-        Self { others, ..self }
+        Self {
+            others: others.to_vec(),
+            shares_queue: !others.is_empty(),
+            ..self
+        }
     }
 
     /// The same process's view of another run's world.
@@ -74,6 +79,7 @@ impl SimulatedClient {
             shared: Arc::clone(shared),
             process: Arc::clone(&self.process),
             others: Vec::new(),
+            shares_queue: self.shares_queue,
         }
     }
 

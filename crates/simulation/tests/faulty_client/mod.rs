@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, RowPage, RunProgress,
+    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
 };
 use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
@@ -275,6 +275,11 @@ impl FeedSource for FaultyClient {
     async fn begin_sweep(&self) -> Result<(), StatementError> {
         self.check_database().await?;
         self.client.begin_sweep().await
+    }
+
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
+        self.check_database().await?;
+        self.client.queue_share().await
     }
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {
