@@ -26,6 +26,7 @@ pub mod record;
 pub mod row_reader;
 pub mod run_loader;
 mod run_store;
+mod run_table;
 pub mod run_task;
 pub mod runs;
 pub mod settings;

@@ -24,7 +24,7 @@ use crate::shutdown::{ShutdownDeadlines, drain};
 const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often the ledger is asked for other runs, while those that are served wait.
-const OTHER_WORK_INTERVAL: Duration = Duration::from_secs(2);
+const OTHER_WORK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a consumer serves.
 pub enum ServedRuns {

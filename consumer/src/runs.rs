@@ -8,17 +8,17 @@
 //!
 //! Each run has its own limit of messages in hand: a run that hangs takes no place of another's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::queue::{MAX_BATCH_ENTRIES, ReceivedMessage};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::handle::Stages;
 use crate::lease::Lease;
+use crate::run_table::{Capacity, RunSlot, RunTable};
 
 /// About twenty megabytes: as many as a feeder has in the queue by default.
 pub const MAX_PARKED_MESSAGES: usize = 20_000;
@@ -31,12 +31,6 @@ const MAX_WAITING_MESSAGES: usize = 20 * MAX_BATCH_ENTRIES;
 
 /// How often it is looked whether it makes sense to have more in hand.
 const CAPACITY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A run whose places are all taken is waited for, unless nothing of it ends for so long.
-const STALLED_AFTER: Duration = Duration::from_secs(5);
-
-/// While some run waits, a run that had a message so lately is reason enough to receive.
-const RECENT_USE: Duration = Duration::from_mins(1);
 
 /// A message with its lease.
 pub struct LeasedMessage {
@@ -54,40 +48,6 @@ pub enum Admission {
     GiveBack(LeasedMessage),
     /// Too many are parked.
     Postpone(LeasedMessage),
-}
-
-/// What a run's messages wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Capacity {
-    Open,
-    /// For each other.
-    Full,
-    /// For an operator, the store, or the checks.
-    Waiting,
-}
-
-struct RunSlot {
-    /// None until the run has passed its checks.
-    stages: Option<Arc<Stages>>,
-    /// Why it has not.
-    load_error: Option<String>,
-    parked: VecDeque<LeasedMessage>,
-    in_hand: usize,
-    /// When a message of it ended last, or the first one in hand began.
-    moved_on_at: Instant,
-    used_at: Instant,
-    changed: Arc<Notify>,
-}
-
-#[derive(Default)]
-struct RunTable {
-    slots: BTreeMap<i64, RunSlot>,
-    /// Taken on, and not yet looked at.
-    new_runs: Vec<i64>,
-    /// Messages that polls under way may bring.
-    polled: usize,
-    parked: usize,
-    has_other_work: bool,
 }
 
 struct SharedRuns {
@@ -111,115 +71,6 @@ pub struct PollPermit(Runs);
 pub struct InHand {
     runs: Runs,
     run: i64,
-}
-
-impl RunSlot {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            stages: None,
-            load_error: None,
-            parked: VecDeque::new(),
-            in_hand: 0,
-            moved_on_at: now,
-            used_at: now,
-            changed: Arc::default(),
-        }
-    }
-
-    fn held_count(&self) -> usize {
-        self.in_hand + self.parked.len()
-    }
-
-    /// Whether so many messages may be in hand. What the throttle does not let us copy soon is better left to
-    /// others, and to the queue if we have to stop.
-    fn capacity(&self, messages: usize, max_in_hand: usize) -> Capacity {
-        let Some(stages) = &self.stages else {
-            return Capacity::Waiting;
-        };
-        let context = &stages.context;
-        let is_up = context.health.is_up(Dependency::Objects);
-        if !is_up || messages > context.throttle.max_in_hand() {
-            return Capacity::Waiting;
-        }
-        if messages <= max_in_hand {
-            return Capacity::Open;
-        }
-        if self.moved_on_at.elapsed() > STALLED_AFTER {
-            return Capacity::Waiting;
-        }
-        Capacity::Full
-    }
-
-    fn has_room(&self, max_in_hand: usize) -> bool {
-        self.capacity(self.in_hand + 1, max_in_hand) == Capacity::Open
-    }
-
-    fn begin_message(&mut self) {
-        if self.in_hand == 0 {
-            self.moved_on_at = Instant::now();
-        }
-        self.in_hand += 1;
-    }
-
-    fn is_idle(&self, limit: Duration) -> bool {
-        self.held_count() == 0 && self.used_at.elapsed() > limit
-    }
-
-    /// Why it cannot be worked on.
-    fn trouble(&self) -> Option<String> {
-        match &self.stages {
-            Some(stages) => stages.context.health.outage_of(Dependency::Objects),
-            None => self.load_error.clone(),
-        }
-    }
-}
-
-impl RunTable {
-    /// A run that is busy is waited for. One that is held is not, as long as there may be work for another.
-    fn may_poll(&self, max_in_hand: usize) -> bool {
-        let (mut is_waiting, mut is_invited) = (false, self.has_other_work);
-        for slot in self.slots.values() {
-            let wanted = slot.held_count() + self.polled + MAX_BATCH_ENTRIES;
-            match slot.capacity(wanted, max_in_hand) {
-                Capacity::Full => return false,
-                Capacity::Waiting => is_waiting = true,
-                Capacity::Open => is_invited |= slot.used_at.elapsed() < RECENT_USE,
-            }
-        }
-        is_invited || !is_waiting
-    }
-
-    fn slot(&mut self, run: i64) -> &mut RunSlot {
-        self.slots.entry(run).or_insert_with(|| {
-            self.new_runs.push(run);
-            RunSlot::new()
-        })
-    }
-
-    fn park(&mut self, run: i64, messages: impl IntoIterator<Item = LeasedMessage>) {
-        let slot = self.slot(run);
-        let before = slot.parked.len();
-        slot.parked.extend(messages);
-        slot.used_at = Instant::now();
-        slot.changed.notify_one();
-        let added = slot.parked.len() - before;
-        self.parked += added;
-    }
-
-    fn take_parked(&mut self, run: i64) -> VecDeque<LeasedMessage> {
-        let parked = self.slots.get_mut(&run).map(|slot| &mut slot.parked);
-        let parked = parked.map(std::mem::take).unwrap_or_default();
-        self.parked -= parked.len();
-        parked
-    }
-
-    fn drop_lost_messages(&mut self) {
-        for slot in self.slots.values_mut() {
-            slot.parked.retain(|parked| parked.lease.is_held());
-        }
-        self.parked = self.slots.values().map(|slot| slot.parked.len()).sum();
-    }
 }
 
 impl Runs {
@@ -417,15 +268,18 @@ impl Runs {
         stages.collect()
     }
 
-    /// Runs that wait, where none keeps the receivers busy; empty where nothing has to be asked.
+    /// Runs that wait; none where another is reason enough to receive.
     pub fn waiting_runs(&self) -> Vec<i64> {
         let table = self.lock_table();
-        let waits = |slot: &RunSlot| {
-            let wanted = slot.held_count() + table.polled + MAX_BATCH_ENTRIES;
-            slot.capacity(wanted, self.0.max_in_hand) == Capacity::Waiting
-        };
-        let waiting = table.slots.iter().filter(|(_, slot)| waits(slot));
-        waiting.map(|(run, _)| *run).collect()
+        let mut waiting = Vec::new();
+        for (run, slot) in &table.slots {
+            match table.capacity_for_poll(slot, self.0.max_in_hand) {
+                Capacity::Waiting => waiting.push(*run),
+                Capacity::Open if slot.is_in_use() => return Vec::new(),
+                Capacity::Open | Capacity::Full => {}
+            }
+        }
+        waiting
     }
 
     /// Whether the ledger knows of runs that may have messages, besides those that wait.

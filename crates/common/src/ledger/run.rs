@@ -109,9 +109,33 @@ impl PostgresLedger {
             return Ok(None);
         }
         let run = find_run_row(&pool, spec, &table, OptionMatch::Given).await?;
+        if run.is_none() && *purpose == ConnectionPurpose::Consumer {
+            refuse_other_settings(&pool, spec, &table).await?;
+        }
         run.map(|run| Self::new(pool, &run, worker, spec.rule.clone(), table))
             .transpose()
     }
+}
+
+/// A consumer would wait for ever for the run that a slip in a setting describes.
+async fn refuse_other_settings(
+    pool: &PgPool,
+    spec: &RunSpec,
+    table: &ApplicationTable,
+) -> Result<(), LedgerError> {
+    let runs = list_runs(pool).await?;
+    let is_meant = |run: &&RunRow| match &spec.name {
+        Some(name) => run.is_named(name),
+        None => !run.is_finished && run.is_of_column(spec, table),
+    };
+    let Some(run) = runs.iter().rfind(is_meant) else {
+        return Ok(());
+    };
+    let differences = run.differences(spec, &table.sql, OptionMatch::Given)?;
+    Err(LedgerError::RunDiffers {
+        name: run.name.clone(),
+        differences: differences.join("\n  "),
+    })
 }
 
 async fn prepare_schema(pool: &PgPool) -> Result<(), LedgerError> {
@@ -171,9 +195,7 @@ fn check_new_run(
     second: SecondRun,
 ) -> Result<(), LedgerError> {
     let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
-    let has_column = |run: &&RunRow| {
-        run.has_fed && run.images_table == table.sql && run.path_column == spec.table.path_column
-    };
+    let has_column = |run: &&RunRow| run.is_of_column(spec, table);
     let named = runs.iter().find(has_name);
     let other = runs.iter().rfind(has_column);
     let differences = |run: &RunRow| {
