@@ -189,7 +189,7 @@ impl CommandContext {
 }
 
 /// The command that this process was started for.
-fn command_name() -> String {
+pub(crate) fn command_name() -> String {
     let is_command = |argument: &String| OperatorCommand::has_subcommand(argument);
     std::env::args()
         .find(is_command)

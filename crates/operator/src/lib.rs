@@ -1,11 +1,13 @@
 //! The operator's commands, one file or folder each, with their ledger queries; and the live page. A command
 //! prints to standard output, as text or with `--json` as one JSON object; logs go to standard error.
 
+pub mod chosen_runs;
 pub mod clean;
 mod consent;
 pub mod context;
 pub mod dashboard;
 pub mod failures;
+pub mod history;
 pub mod limit;
 mod list_writer;
 mod locks;

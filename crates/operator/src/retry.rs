@@ -4,7 +4,7 @@ use std::fmt;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, list_runs, with_timeout};
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consent::{ask, can_ask};
 use crate::context::{CommandContext, CommonArgs};
+use crate::history::{Operator, OperatorArgs};
 use crate::status::{CodeCount, failure_counts, live_workers};
 
 /// `$1` run, `$2` code or null for all. A row without a failure is fed by the next sweep.
@@ -42,6 +43,8 @@ pub struct Args {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
+    operator: OperatorArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -55,6 +58,9 @@ struct RetryPreview {
     codes: Vec<CodeCount>,
     /// None where they stay.
     dead_letters: Option<u64>,
+    /// Whether other runs have dead letters there too.
+    #[serde(skip)]
+    is_shared: bool,
     #[serde(skip)]
     is_asking: bool,
 }
@@ -70,6 +76,10 @@ impl fmt::Display for RetryPreview {
             write!(f, "\n  {rows} failed with {code}")?;
         }
         match self.dead_letters {
+            Some(count) if self.is_shared => write!(
+                f,
+                "\nof about {count} dead letters those of this run would go back to the queue"
+            )?,
             Some(count) => write!(
                 f,
                 "\nabout {count} dead letters would go back to the queue, those of others too"
@@ -132,8 +142,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         .into_context(SettingsProblems::default())
         .await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
+    let is_shared = list_runs(ledger.pool()).await?.len() > 1;
     if !args.yes {
         let mut preview = read_preview(&context, &ledger, args.code.as_deref()).await?;
+        preview.is_shared = is_shared;
         preview.is_asking = can_ask(context.format);
         // Ctrl-C ends the command as such.
         let reply = ask(context.format, &preview, &CancellationToken::new()).await?;
@@ -148,7 +160,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let rows = delete_failures(&ledger, args.code.as_deref()).await?;
     let redrive = match args.code {
         Some(_) => None,
-        None => Some(redrive_dead_letters(&context).await?),
+        None => Some(redrive_dead_letters(&context, &ledger, is_shared).await?),
     };
     let (word, dead_letters) = match redrive {
         None => ("not asked for", 0),
@@ -156,6 +168,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         Some(RedriveOutcome::Started(count)) => ("started", count),
         Some(RedriveOutcome::Resent(count)) => ("by hand", count),
     };
+    let details = format!("{rows} failures, {dead_letters} dead letters");
+    let operator = Operator::from(args.operator);
+    operator
+        .record(ledger.pool(), ledger.run_id(), "retry", Some(&details))
+        .await;
     let workers = live_workers(&ledger).await?;
     context.print_output(&RetryOutput {
         run: ledger.run_id(),
@@ -185,6 +202,7 @@ async fn read_preview(
         rows: codes.iter().map(|one| one.rows).sum(),
         codes,
         dead_letters,
+        is_shared: false,
         is_asking: false,
     })
 }
@@ -205,8 +223,14 @@ async fn delete_failures(
     with_timeout(query.bind(code).fetch_one(ledger.pool())).await
 }
 
-async fn redrive_dead_letters(context: &CommandContext) -> anyhow::Result<RedriveOutcome> {
+/// Where the ledger has one run all dead letters are its own, poison among them.
+async fn redrive_dead_letters(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+    is_shared: bool,
+) -> anyhow::Result<RedriveOutcome> {
     match context.sqs_queue().await?.dead_letter_queue().await? {
+        Some(dead_letters) if is_shared => Ok(dead_letters.redrive_run(ledger.run_id()).await?),
         Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
         None => Ok(RedriveOutcome::Empty),
     }

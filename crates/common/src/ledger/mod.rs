@@ -44,8 +44,8 @@ pub use path_sample::sample_paths;
 pub use run::{SecondRun, discover_table};
 pub use run_options::RunOptions;
 pub use runs::{
-    RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, list_runs_in, only_run,
-    require_selected_run,
+    RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, list_runs, list_runs_in,
+    no_run, only_run, require_selected_run,
 };
 pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,

@@ -6,7 +6,10 @@ use super::errors::is_permission_denied;
 use super::run::{OPEN_TIMEOUT, ledger_permission_error, within};
 use super::run_options::{OptionMatch, RunOptions};
 use super::schema;
-use super::{ConnectionPurpose, LedgerError, TableAccess, TableSpec, connection, create_pool};
+use super::{
+    ApplicationTable, ConnectionPurpose, LedgerError, TableAccess, TableSpec, connection,
+    create_pool,
+};
 use crate::path_rule::PathRule;
 
 /// What makes a migration this migration.
@@ -141,6 +144,11 @@ impl RunRow {
         Ok(differences)
     }
 
+    /// Whether it moved, or began to move, images of this column.
+    pub(super) fn is_of_column(&self, spec: &RunSpec, table: &ApplicationTable) -> bool {
+        self.has_fed && self.images_table == table.sql && self.path_column == spec.table.path_column
+    }
+
     pub(super) fn is_named(&self, name: &str) -> bool {
         self.name == name || self.id.to_string() == name
     }
@@ -240,7 +248,7 @@ pub async fn connect_to_ledger(
 }
 
 /// The same where the ledger is known to be there.
-pub(super) async fn list_runs(pool: &PgPool) -> Result<Vec<RunRow>, LedgerError> {
+pub async fn list_runs(pool: &PgPool) -> Result<Vec<RunRow>, LedgerError> {
     match sqlx::query_as(LIST_RUNS).fetch_all(pool).await {
         Err(error) if is_permission_denied(&error) => Err(ledger_permission_error(pool).await?),
         listed => Ok(listed?),
@@ -265,7 +273,7 @@ fn select_run<'a>(
 }
 
 /// Why no run could be selected, with those there are.
-pub(super) fn no_run(why: &str, runs: &[RunRow]) -> LedgerError {
+pub fn no_run(why: &str, runs: &[RunRow]) -> LedgerError {
     let list: Vec<String> = runs.iter().rev().take(20).map(RunRow::describe).collect();
     LedgerError::NoRun {
         hint: if list.is_empty() {

@@ -42,6 +42,7 @@ use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_betwee
 use tokio_util::sync::CancellationToken;
 
 use super::context::{CommandContext, CommonArgs};
+use super::history::{Operator, OperatorArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
 use super::retrying_store::{is_object_error, retry_object_request};
@@ -75,6 +76,8 @@ pub struct Args {
     #[arg(long, value_name = "BUCKET")]
     confirm: Option<String>,
     #[command(flatten)]
+    operator: OperatorArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -105,6 +108,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     }
     let clean = CleanContext {
         context: &context,
+        operator: args.operator.into(),
         removals,
         store: &store,
         bucket,
@@ -120,6 +124,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
 /// What is to be removed, and what it takes.
 struct CleanContext<'a> {
     context: &'a CommandContext,
+    operator: Operator,
     removals: RemovalLedger<'a>,
     store: &'a S3Store,
     bucket: &'a str,
@@ -162,6 +167,11 @@ impl CleanContext<'_> {
         } else {
             None
         };
+        let (what, bucket) = (if orphans { "orphans" } else { "sources" }, self.bucket);
+        let details = format!("{what} in {bucket}");
+        self.operator
+            .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
+            .await;
         let format = self.context.format;
         let printer = CleanPrinter::begin_list(format, ledger.run_id(), orphans, self.bucket)?;
         let mut cleaner = ObjectCleaner {

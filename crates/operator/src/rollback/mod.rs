@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
+use super::history::{Operator, OperatorArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
 use classify::UndoClassifier;
@@ -55,6 +56,8 @@ pub struct Args {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
+    operator: OperatorArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -70,16 +73,19 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         let time = humantime::format_rfc3339_seconds(time);
         tracing::info!("moves since {time}, which is UTC");
     }
+    let operator = Operator::from(args.operator);
     if args.yes {
-        return run_pass(&context, &ledger, selection, true, &stop).await;
+        return run_pass(&context, &ledger, selection, Some(&operator), &stop).await;
     }
-    let code = run_pass(&context, &ledger, selection.clone(), false, &stop).await?;
+    let code = run_pass(&context, &ledger, selection.clone(), None, &stop).await?;
     if code == exit::STOPPED {
         return Ok(code);
     }
     match ask(context.format, &"Type yes to do it: ", &stop).await? {
         ConsentReply::Interrupted => Ok(exit::STOPPED),
-        reply if reply.is_yes() => run_pass(&context, &ledger, selection, true, &stop).await,
+        reply if reply.is_yes() => {
+            run_pass(&context, &ledger, selection, Some(&operator), &stop).await
+        }
         _ => Ok(code),
     }
 }
@@ -89,16 +95,23 @@ async fn run_pass(
     context: &CommandContext,
     ledger: &PostgresLedger,
     selection: MoveSelection,
-    for_real: bool,
+    operator: Option<&Operator>,
     stop: &CancellationToken,
 ) -> anyhow::Result<u8> {
     let lock = locks::acquire_operator_lock(ledger).await?;
     // What changes nothing leaves the fleet at work.
-    let fleet = if for_real {
-        Some(QuiescedFleet::quiesce(context, ledger).await?)
-    } else {
-        None
+    let fleet = match operator {
+        Some(operator) => {
+            let fleet = QuiescedFleet::quiesce(context, ledger).await?;
+            let (pool, details) = (ledger.pool(), selection.describe());
+            operator
+                .record(pool, ledger.run_id(), "rollback", Some(&details))
+                .await;
+            Some(fleet)
+        }
+        None => None,
     };
+    let for_real = fleet.is_some();
     let store = retrying_store::open(context).await?;
     let rule = &context.migration.run.rule;
     let classifier = UndoClassifier {

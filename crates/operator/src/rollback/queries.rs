@@ -28,6 +28,18 @@ pub(super) enum MoveSelection {
     Ids(Vec<String>),
 }
 
+impl MoveSelection {
+    /// For the history.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::All => "of all".into(),
+            Self::Since(time) => format!("since {}", humantime::format_rfc3339_seconds(*time)),
+            Self::Within(time) => format!("of the last {}", humantime::format_duration(*time)),
+            Self::Ids(ids) => format!("of {} rows", ids.len()),
+        }
+    }
+}
+
 /// A move to undo, and the key of its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UndoTarget {

@@ -200,7 +200,7 @@ fn write_workers(f: &mut fmt::Formatter<'_>, workers: &[WorkerStatus]) -> fmt::R
 }
 
 /// A bar and its share in per cent; full only when all is done.
-fn render_bar(done: u64, all: u64) -> (String, f64) {
+pub(super) fn render_bar(done: u64, all: u64) -> (String, f64) {
     let all = all.max(done).max(1);
     let filled = usize::try_from(u128::from(done) * BAR_WIDTH as u128 / u128::from(all))
         .unwrap_or(BAR_WIDTH);
