@@ -26,6 +26,10 @@ pub struct ChaosArguments {
     /// Images in scope of the migration.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..))]
     pub images: u32,
+    /// Runs on one queue, each a column with so many images: one to three, in two tables. The application rewrites
+    /// rows of the first alone, and only its table has triggers.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3))]
+    pub runs: u32,
     /// Consumer processes at a time.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub consumers: u32,
@@ -106,10 +110,11 @@ impl ChaosArguments {
             minutes,
             images,
             consumers,
+            runs,
             ..
         } = self;
         let mut command = format!(
-            "script/chaos --minutes {minutes} --images {images} --consumers {consumers} --seed {seed}"
+            "script/chaos --minutes {minutes} --images {images} --runs {runs} --consumers {consumers} --seed {seed}"
         );
         for kind in &self.faults {
             let name = kind.to_possible_value();

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::delete_checker::DeleteChecker;
 use crate::application::Application;
 use crate::cloud::{CloudObserver, ObservedRequest};
+use crate::run::is_of_side_run;
 use crate::seed::{SeededRowKind, SeededRows};
 use crate::traffic::ActiveRows;
 
@@ -63,7 +64,10 @@ impl ChaosObserver {
         for message in response["Messages"].as_array().into_iter().flatten() {
             let body = message["Body"].as_str().unwrap_or_default();
             let task: Value = serde_json::from_str(body).unwrap_or_default();
-            if let Some(id) = task["id"].as_str() {
+            // Rows of other runs have the same ids.
+            if let Some(id) = task["id"].as_str()
+                && !task["path"].as_str().is_some_and(is_of_side_run)
+            {
                 self.mark_active(id);
             }
         }

@@ -37,6 +37,18 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
+    /// Adds what was found of another run.
+    pub fn add(&mut self, other: Self) {
+        self.images += other.images;
+        self.moved += other.moved;
+        self.changed_by_application += other.changed_by_application;
+        self.failed += other.failed;
+        self.already_moved += other.already_moved;
+        self.lost_application_writes += other.lost_application_writes;
+        self.overwritten_objects += other.overwritten_objects;
+        self.violations.extend(other.violations);
+    }
+
     /// Whether everything that must hold does.
     pub fn has_passed(&self) -> bool {
         self.violations.is_empty()
@@ -63,7 +75,7 @@ pub async fn check_invariants_after_clean(
 ) -> Result<CheckReport> {
     let pool = application.connect_pool(1).await?;
     let paths = application.read_paths(&pool).await?;
-    let ledger = LedgerContents::load(&pool).await?;
+    let ledger = LedgerContents::load(&pool, &application.table).await?;
     pool.close().await;
     let objects = ExpectedObjects::load(
         application,

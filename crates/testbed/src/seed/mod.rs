@@ -137,6 +137,33 @@ pub async fn seed_images(application: &Application, seed: &SeedOptions) -> Resul
     Ok(SeededRows { rows })
 }
 
+/// The same for a further column of a table that was seeded with the same options: the rows are the same.
+pub async fn seed_further_column(
+    application: &Application,
+    seed: &SeedOptions,
+) -> Result<SeededRows> {
+    application.create_buckets().await?;
+    let mut rows = plan::plan_rows(application, seed, &mut Rng::with_seed(seed.seed));
+    upload_pictures(application, seed, &mut rows).await?;
+    let pool = application.connect_pool(1).await?;
+    let (table, ids) = (&application.table, rows.iter().map(|row| &*row.id));
+    let (name, id, path) = (&table.name, &table.id_column, &table.path_column);
+    let add = format!("ALTER TABLE {name} ADD COLUMN {path} text NOT NULL DEFAULT ''");
+    sqlx::query(AssertSqlSafe(add)).execute(&pool).await?;
+    let update = format!(
+        "UPDATE {name} t SET {path} = r.path FROM unnest($1::text[], $2::text[]) AS r (id, path) \
+         WHERE t.{id} = r.id::{}",
+        table.id_type.sql_name()
+    );
+    sqlx::query(AssertSqlSafe(update))
+        .bind(ids.collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| &*row.path).collect::<Vec<_>>())
+        .execute(&pool)
+        .await?;
+    pool.close().await;
+    Ok(SeededRows { rows })
+}
+
 /// What [`seed`] makes of the same arguments, without making it: for who checks from another process.
 pub fn expected_rows(application: &Application, seed: &SeedOptions) -> Result<SeededRows> {
     let mut rows = plan::plan_rows(application, seed, &mut Rng::with_seed(seed.seed));
