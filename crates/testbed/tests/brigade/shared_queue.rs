@@ -158,11 +158,172 @@ async fn a_paused_run_leaves_the_other_moving_and_loses_no_receives() {
     // Longer than a message is hidden at a time: with one receive each, another would be the last.
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
     assert_eq!((moved(&rig, 1).await, rig.dead_letters().await), (0, 0));
+    // Messages of the other run keep no feeder from its end.
+    let ended = wait_for_exit(&mut images).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
     run_command(&rig, &["resume", "--run", "faces"]).await;
-    for feeder in [&mut faces, &mut images] {
+    let ended = wait_for_exit(&mut faces).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!((moved(&rig, 1).await, rig.dead_letters().await), (40, 0));
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn settings_of_a_run_must_agree_with_the_ledger() {
+    let rig = TestRig::new().await;
+    rig.add_images(1).await;
+    add_faces(&rig, 1).await;
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    wait_until("the run", async || rig.visible_messages().await == 1).await;
+    for (given, word) in [
+        (
+            &[("NEW_PREFIX", "face/")][..],
+            "NEW_PREFIX: 'avatar/' there, 'face/' here",
+        ),
+        (
+            &[("RUN_NAME", "images.path"), ("OLD_PREFIX", "i")],
+            "OLD_PREFIX: 'image/' there, 'i' here",
+        ),
+    ] {
+        let ended = rig.run_program("consumer", given).await;
+        assert_eq!(ended.code, Some(64), "{}", ended.log);
+        assert!(ended.log.contains(word), "{word}: {}", ended.log);
+    }
+    let consumer = rig.spawn_consumer(&[]);
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn feeders_share_the_backlog_and_none_starves() {
+    let rig = TestRig::new().await;
+    rig.add_images(60).await;
+    add_faces(&rig, 60).await;
+    let limit = [("MAX_BACKLOG", "20"), ("PAGE_SIZE", "10")];
+    let mut images = rig.spawn("feeder", &limit, &[]);
+    wait_until("a full backlog", async || {
+        rig.visible_messages().await == 20
+    })
+    .await;
+    let mut faces = rig.spawn("feeder", &[&FACES[..], &limit].concat(), &[]);
+    wait_until("the second feeder's half", async || {
+        rig.visible_messages().await == 30
+    })
+    .await;
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    for feeder in [&mut images, &mut faces] {
         let ended = wait_for_exit(feeder).await;
         assert_eq!(ended.code, Some(0), "{}", ended.log);
     }
-    assert_eq!((moved(&rig, 1).await, rig.dead_letters().await), (40, 0));
+    assert_eq!(rig.count_rows("moves").await, 120);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn commands_steer_all_runs_and_the_history_knows_who_and_why() {
+    let rig = TestRig::new().await;
+    rig.add_images(5).await;
+    add_faces(&rig, 5).await;
+    let (mut images, mut faces) = (
+        rig.spawn("feeder", &[], &[]),
+        rig.spawn("feeder", &FACES, &[]),
+    );
+    wait_until("both runs", async || rig.count_rows("run").await == 2).await;
+    let who = ["--by", "ana", "--reason", "release 4.2"];
+    run_command(&rig, &[&["pause", "--all"], &who[..]].concat()).await;
+    let paused = "SELECT count(*) FROM bucket_brigade.run WHERE paused";
+    assert_eq!(rig.query_number(paused).await, 2);
+    let screen = run_command(&rig, &["status", "--all"]).await;
+    for word in [
+        "images.path (run",
+        "faces (run",
+        "paused by ana: release 4.2",
+        "queue ",
+    ] {
+        assert!(screen.contains(word), "{word}: {screen}");
+    }
+    let limits = run_command(&rig, &["limit", "--rate", "500", "--all", "--by", "bob"]).await;
+    assert_eq!(
+        limits.matches("at most 500 rows per second").count(),
+        2,
+        "{limits}"
+    );
+    run_command(&rig, &["resume", "--all", "--by", "ana"]).await;
+    assert_eq!(rig.query_number(paused).await, 0);
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    for feeder in [&mut images, &mut faces] {
+        let ended = wait_for_exit(feeder).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+    }
+    stop_consumer(consumer).await;
+    run_command(&rig, &["retry", "--run", "faces", "--yes", "--by", "eve"]).await;
+    let undo = [
+        "rollback",
+        "--run",
+        "images.path",
+        "--all",
+        "--yes",
+        "--reason",
+        "wrong bucket",
+    ];
+    run_command(&rig, &undo).await;
+    let history = run_command(&rig, &["runs", "--history"]).await;
+    for entry in [
+        "): pause by ana: release 4.2",
+        "): limit 500 rows per second by bob",
+        "): resume by ana",
+        "): retry 0 failures, 0 dead letters by eve",
+        "): rollback of all by ",
+        ": wrong bucket",
+    ] {
+        assert!(history.contains(entry), "{entry}: {history}");
+    }
+}
+
+#[tokio::test]
+async fn retry_moves_the_dead_letters_of_its_run_alone() {
+    let queue = CreateQueueOptions {
+        max_receive_count: Some(1),
+        ..CreateQueueOptions::default()
+    };
+    let rig = TestRig::with_options(CloudOptions::default(), queue).await;
+    rig.add_row("image/missing.png").await;
+    add_faces(&rig, 1).await;
+    let mut faces = rig.spawn("feeder", &FACES, &[]);
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    assert_eq!(wait_for_exit(&mut faces).await.code, Some(0));
+    let mut images = rig.spawn("feeder", &[], &[]);
+    wait_until("a failure", async || rig.count_rows("failures").await == 1).await;
+    rig.send_message(r#"{"run":1,"id":"p-9","path":"elsewhere/9.png"}"#)
+        .await;
+    wait_until("two dead letters", async || rig.dead_letters().await == 2).await;
+    assert_eq!(wait_for_exit(&mut images).await.code, Some(2));
+    stop_consumer(consumer).await;
+    let preview = run_command(&rig, &["retry", "--run", "images.path"]).await;
+    assert!(preview.contains("those of this run"), "{preview}");
+    run_command(&rig, &["retry", "--run", "images.path", "--yes"]).await;
+    assert_eq!(
+        (rig.visible_messages().await, rig.dead_letters().await),
+        (1, 1)
+    );
+    let url = rig.queue.dead_letter_url.as_ref().unwrap();
+    let left = rig.cloud.queue_depth(url).await.unwrap();
+    assert_eq!(left.visible, 1, "the other run's is not hidden");
+}
+
+#[tokio::test]
+async fn a_canary_tells_of_its_own_rows() {
+    let rig = TestRig::new().await;
+    rig.add_row("image/missing.png").await;
+    rig.add_images(5).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let first = rig.run_feeder(&["--limit", "1"]).await;
+    assert_eq!(first.code, 2, "{}", first.log);
+    let second = rig.run_feeder(&["--limit", "3"]).await;
+    assert_eq!(second.code, 0, "{}", second.log);
+    assert!(second.log.contains("done: 3 moved"), "{}", second.log);
+    assert!(!second.log.contains("NoSuchKey"), "{}", second.log);
+    let rest = rig.run_program("feeder", &[]).await;
+    assert_eq!(rest.code, Some(2), "{}", rest.log);
     stop_consumer(consumer).await;
 }
