@@ -72,7 +72,8 @@ impl RenewedConnections {
 }
 
 impl HttpConnector for RenewedConnections {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+        state_empty_length(&mut request);
         let (generation, connector) = self.lock_current().clone();
         let mut silence = SilenceGuard {
             connections: self.clone(),
@@ -84,6 +85,16 @@ impl HttpConnector for RenewedConnections {
             silence.disarm();
             response
         })
+    }
+}
+
+/// Without a body a request goes out without its length, which Ceph (16.2) refuses of an upload in parts:
+/// 411 `MissingContentLength`.
+fn state_empty_length(request: &mut HttpRequest) {
+    let is_empty = request.body().content_length() == Some(0);
+    let has_length = matches!(request.method(), "POST" | "PUT");
+    if has_length && is_empty && !request.headers().contains_key("content-length") {
+        request.headers_mut().insert("content-length", "0");
     }
 }
 
@@ -139,6 +150,20 @@ mod tests {
             let response = HttpResponse::new(200.try_into().unwrap(), SdkBody::empty());
             HttpConnectorFuture::ready(Ok(response))
         }
+    }
+
+    #[test]
+    fn what_has_no_body_states_its_length() {
+        let length = |method: &str, body: &'static str| {
+            let mut request = HttpRequest::new(SdkBody::from(body));
+            request.set_method(method).unwrap();
+            state_empty_length(&mut request);
+            request.headers().get("content-length").map(str::to_owned)
+        };
+        assert_eq!(length("POST", ""), Some("0".into()));
+        assert_eq!(length("PUT", ""), Some("0".into()));
+        assert_eq!(length("POST", "body"), None);
+        assert_eq!(length("GET", ""), None);
     }
 
     #[tokio::test(start_paused = true)]

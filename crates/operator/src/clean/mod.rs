@@ -216,7 +216,10 @@ fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), Comm
     })
 }
 
-/// Whether the bucket keeps what is removed; none when we may not ask.
+/// moto's has another root element, for one.
+const UNREADABLE_RESPONSE: &str = "UnreadableAnswer";
+
+/// Whether the bucket keeps what is removed; none when we may not ask, or cannot read the response.
 async fn read_versioning(
     store: &S3Store,
     orphans: bool,
@@ -228,7 +231,7 @@ async fn read_versioning(
     };
     match retry_object_request(async || store.bucket_versioning(side).await).await {
         Ok(versioning) => Ok(Some(versioning)),
-        Err(error) if is_object_error(&error) => Ok(None),
+        Err(error) if is_object_error(&error) || error.code() == UNREADABLE_RESPONSE => Ok(None),
         Err(error) => Err(error),
     }
 }
