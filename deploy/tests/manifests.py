@@ -240,6 +240,11 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(trigger["type"], "aws-sqs-queue")
         self.assertEqual(trigger["metadata"]["queueURL"], self.migration["QUEUE_URL"])
         self.assertIn(("TriggerAuthentication", trigger["authenticationRef"]["name"]), self.found)
+        concurrency = int(self.environment("consumer")["MAX_CONCURRENCY"])
+        each = int(trigger["metadata"]["queueLength"])
+        self.assertEqual(each, 500 + concurrency + min(concurrency, 200) + 200)
+        backlog = int(re.search(r"^#MAX_BACKLOG=(\d+)", settings.sample("feeder"), re.MULTILINE).group(1))
+        self.assertLessEqual(scaled["maxReplicaCount"] * each, int(self.environment("feeder").get("MAX_BACKLOG", backlog)))
 
 
 class WorkflowTest(unittest.TestCase):
