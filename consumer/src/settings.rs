@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  consumer --max-concurrency 128\n\nExit codes: 0 drained after SIGTERM or Ctrl-C; 1 unexpected error; 64 wrong settings;\n69 database, queue or bucket cannot be reached; 77 a right is missing; 130 second signal."
+    after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  consumer --max-concurrency 128\n\nExit codes: 0 drained after SIGTERM or Ctrl-C; 64 wrong settings; 69 database, queue or bucket\ncannot be reached; 70 unexpected error; 77 a right is missing; 130 second signal."
 )]
 pub struct Args {
     /// What else to do than to consume.

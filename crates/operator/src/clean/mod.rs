@@ -59,7 +59,7 @@ const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is asked for.\nExit codes: 0 done, or nothing to do; 1 refused for want of a verify, or unexpected error; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such run, or another\nname; 69 database, queue or bucket cannot be reached; 75 another command (with --orphans: the feeder or consumers)\nat work; 77 a right is missing."
+    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is\nasked for. Exit codes: 0 done, or nothing to do; 1 refused for want of a verify; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such\nrun, or another name; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75\nanother command (with --orphans: the feeder or consumers) at work; 77 a right is missing."
 )]
 pub struct Args {
     /// Only what was moved (with --orphans: lost its row) at least so long ago, for example 30days

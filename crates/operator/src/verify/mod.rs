@@ -47,7 +47,7 @@ const POOL_SIZE: u32 = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is not (the\nlist says what), or an unexpected error; 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 75 another verify, rollback or clean of this run is at work; 77 a right is missing."
+    after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is\nnot (the list says what); 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 70 unexpected error; 75 another verify, rollback or clean of this run\nis at work; 77 a right is missing."
 )]
 pub struct Args {
     /// Check this share of the rows, in percent
