@@ -9,6 +9,7 @@ use super::{
     setting,
 };
 use crate::ledger::{RunOptions, RunSelection, RunSpec, TABLE_NAME_PROBLEM, TableSpec};
+use crate::path_encoding::PathEncoding;
 use crate::path_rule::PathRule;
 
 #[derive(Debug, Args)]
@@ -52,6 +53,10 @@ pub struct MigrationArgs {
     /// What keys in the destination bucket start with in its place [default: NEW_PREFIX]
     #[arg(long, env, value_name = "PREFIX")]
     destination_key_prefix: Option<String>,
+    /// How paths spell keys after the prefix: none (letter by letter), url (percent-encoded; query and fragment
+    /// are not part of the key) or form (the same, and a plus is a space) [default: none]
+    #[arg(long, env, value_name = "none|url|form", default_value = "", hide_default_value = true, value_parser = setting(parse_path_encoding))]
+    path_encoding: Setting<Option<PathEncoding>>,
     /// Address buckets as a path (local stand-ins and some S3-compatible stores)
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = setting(parse_bool))]
     s3_force_path_style: Setting<bool>,
@@ -78,6 +83,7 @@ struct RunArgs {
     buckets: [Option<String>; 2],
     /// Old, new, and those of the keys.
     prefixes: [Option<String>; 4],
+    options: RunOptions,
 }
 
 impl MigrationSettings<RunSelection> {
@@ -141,6 +147,9 @@ impl MigrationArgs {
                 self.source_key_prefix,
                 self.destination_key_prefix,
             ],
+            options: RunOptions {
+                path_encoding: self.path_encoding.take(problems),
+            },
         };
         let force_path_style = self.s3_force_path_style.take(problems);
         let run = parse_run(run, problems);
@@ -184,13 +193,14 @@ impl RunArgs {
             let problem = format!("'{}' is ID_COLUMN too", table.path_column);
             problems.add("PATH_COLUMN", problem);
         }
+        let rule = parse_path_rule(self.prefixes, problems)?;
         let run = RunSpec {
             name: self.name,
             table,
-            rule: parse_path_rule(self.prefixes, problems)?,
+            rule: rule.with_encoding(self.options.path_encoding.unwrap_or_default()),
             source_bucket,
             destination_bucket,
-            options: RunOptions::default(),
+            options: self.options,
         };
         check_locations_differ(&run, problems);
         Some(run)
@@ -278,6 +288,12 @@ fn parse_bucket(text: &str) -> Result<Option<String>, String> {
         return Err("is not a bucket name (write it without s3:// and without a key)".into());
     }
     optional(text)
+}
+
+fn parse_path_encoding(text: &str) -> Result<Option<PathEncoding>, String> {
+    let text = optional(text)?;
+    let encoding = text.map(|text| text.parse().map_err(str::to_owned));
+    encoding.transpose()
 }
 
 /// It is shown in lists and typed in shells.

@@ -26,6 +26,7 @@
 
 mod batch;
 mod confirm;
+mod encoded_paths;
 mod other_spellings;
 mod output;
 mod path_references;
@@ -47,6 +48,7 @@ use super::retrying_store;
 use super::retrying_store::{is_object_error, retry_object_request};
 use batch::ObjectCleaner;
 use confirm::RemovalConsent;
+use encoded_paths::UnsettledSources;
 use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use path_references::path_columns;
@@ -97,11 +99,12 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     removals.mark_removals(bucket, age_seconds).await?;
     let eligible = removals.count_eligible(age_seconds).await?;
     refuse_unverified(args.orphans, &eligible)?;
-    let mut other_spellings = OtherSpellings::default();
+    let (mut other_spellings, mut unsettled) = <(OtherSpellings, UnsettledSources)>::default();
     if eligible.objects > 0 {
         let columns = path_columns(&ledger, bucket).await?;
         other_spellings = OtherSpellings::read(&ledger, &columns).await?;
         other_spellings.accept_rows_outside(args.rows_outside_the_rule)?;
+        unsettled = UnsettledSources::read(removals, age_seconds).await?;
     }
     let clean = CleanContext {
         context: &context,
@@ -110,6 +113,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         bucket,
         eligible,
         other_spellings,
+        unsettled,
         versioning: read_versioning(&store, args.orphans).await?,
     };
     clean
@@ -125,6 +129,7 @@ struct CleanContext<'a> {
     bucket: &'a str,
     eligible: EligibleMoves,
     other_spellings: OtherSpellings,
+    unsettled: UnsettledSources,
     versioning: Option<BucketVersioning>,
 }
 
@@ -170,6 +175,7 @@ impl CleanContext<'_> {
             bucket: self.bucket,
             columns: Vec::new(),
             other_spellings: self.other_spellings,
+            unsettled: self.unsettled,
             total: u64::try_from(self.eligible.objects).unwrap_or(0),
             printer,
         };

@@ -100,10 +100,9 @@ async fn run_pass(
         None
     };
     let store = retrying_store::open(context).await?;
-    let rule = &context.migration.run.rule;
     let classifier = UndoClassifier {
         store: &store,
-        rule,
+        rule: ledger.rule(),
     };
     let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), for_real)?;
     let mut rollback = RollbackRun::new(ledger, classifier, selection, printer);

@@ -86,7 +86,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let checker = MoveChecker {
         store: &store,
         ledger: &ledger,
-        rule: &context.migration.run.rule,
+        rule: ledger.rule(),
         recopies: spec.recopies,
     };
     let mut pass = VerificationPass::new(&checker, verification, lock);

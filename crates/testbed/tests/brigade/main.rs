@@ -27,6 +27,7 @@ mod multipart;
 mod observability;
 mod operate;
 mod outage;
+mod path_encoding;
 mod plan;
 mod plan_database;
 mod plan_store;

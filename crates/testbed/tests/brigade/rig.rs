@@ -141,7 +141,16 @@ impl TestRig {
 
     /// Runs a program to its end.
     pub(crate) async fn run_program(&self, program: &str, more: &[(&str, &str)]) -> ExitedProcess {
-        wait_for_exit(&mut self.spawn(program, more, &[])).await
+        self.run_program_with(program, more, &[]).await
+    }
+
+    pub(crate) async fn run_program_with(
+        &self,
+        program: &str,
+        more: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> ExitedProcess {
+        wait_for_exit(&mut self.spawn(program, more, arguments)).await
     }
 
     /// Runs the feeder with these arguments to its end, as an operator does, its answer apart from its log.
