@@ -10,4 +10,6 @@ pub enum Sabotage {
     UnconditionalCopy,
     /// The message is deleted before the commit.
     DeleteBeforeCommit,
+    /// A dead letter counts as confirmed without being sent.
+    UnsentDeadLetter,
 }

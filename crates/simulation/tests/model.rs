@@ -44,6 +44,7 @@ fn one_row() {
         "a failure is recorded",
         "an orphan is recorded",
         "a message is dead",
+        "a dead letter is deleted",
         "both consumers hold one message",
         "a lost lease is let go",
     ];
@@ -92,4 +93,9 @@ fn without_the_conditional_copy_an_object_of_the_application_is_overwritten() {
 #[test]
 fn with_the_delete_before_the_commit_a_row_is_forgotten() {
     assert_violates(Sabotage::DeleteBeforeCommit, "I5");
+}
+
+#[test]
+fn with_a_dead_letter_that_is_not_sent_a_message_is_lost() {
+    assert_violates(Sabotage::UnsentDeadLetter, "I5");
 }

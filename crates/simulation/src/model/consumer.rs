@@ -68,6 +68,7 @@ impl ModelState {
             Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
                 &[Answered, AnswerLost]
             }
+            Action::SendDeadLetter => &[Answered, AnswerLost, GivenUp],
             Action::EndLease => &[Answered, LeaseLost],
             Action::Compare | Action::Delete | Action::Release(_) => &[Answered, GivenUp],
         }
@@ -143,7 +144,8 @@ impl ModelState {
             None => self.deleted_foreign_message = true,
             Some(task) => {
                 let holds = self.table.rows.get(task.id.as_str());
-                self.deleted_early |= holds == Some(&task.route.old_path);
+                let is_dead = self.mailbox.dead_letters.contains(&in_hand.message.body);
+                self.deleted_early |= holds == Some(&task.route.old_path) && !is_dead;
             }
         }
     }
@@ -208,6 +210,13 @@ impl ModelState {
                 self.table.record_failures(&[build_failure(task, trouble)]);
                 Event::Recorded
             }
+            Action::SendDeadLetter => {
+                let body = in_hand.message.body.clone();
+                if sabotage != Sabotage::UnsentDeadLetter {
+                    self.mailbox.dead_letters.insert(body);
+                }
+                Event::DeadLetterSent { confirmed: true }
+            }
             Action::EndLease => Event::LeaseEnded { held: true },
             Action::RecordPoison | Action::Delete | Action::Release(_) | Action::Abandon => {
                 Event::Interrupted
@@ -263,6 +272,7 @@ fn give_up_event(step: &Action) -> Event {
     };
     match step {
         Action::Commit(..) => Event::CommitRefused(trouble(true)),
+        Action::SendDeadLetter => Event::DeadLetterSent { confirmed: false },
         _ => Event::CopyFailed(trouble(false)),
     }
 }
