@@ -15,6 +15,7 @@ use crate::acknowledge::Acknowledger;
 use crate::commit::Committer;
 use crate::context::ConsumerContext;
 use crate::copy::Copier;
+use crate::dead_letter::DeadLetterSender;
 use crate::lease::Lease;
 use crate::protocol::{Action, Event, MoveProtocol};
 use crate::record::OutcomeRecorder;
@@ -34,6 +35,7 @@ pub struct Stages {
     pub committer: Committer,
     pub recorder: OutcomeRecorder,
     pub acknowledger: Acknowledger,
+    pub dead_letters: DeadLetterSender,
     pub deliveries: Deliveries,
     pub context: ConsumerContext,
 }
@@ -139,6 +141,9 @@ impl Stages {
         content: &MessageContent,
     ) -> Event {
         match content {
+            MessageContent::Row(_) if action == Action::SendDeadLetter => {
+                self.dead_letters.send(message).await
+            }
             MessageContent::Row(task) => self.perform_for_row(action, task).await,
             MessageContent::Poison(reason) => {
                 self.context.counters.poison();
@@ -177,6 +182,7 @@ impl Stages {
             }
             // Poison has no row, and the ends of a message come after its lease.
             Action::RecordPoison
+            | Action::SendDeadLetter
             | Action::EndLease
             | Action::Delete
             | Action::Release(_)

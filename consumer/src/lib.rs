@@ -4,7 +4,7 @@
 //! receive ──► decide ──► copy ──► commit ──► acknowledge
 //!    ▲           │          │         │            │
 //!    └── permits └── already moved / changed: acknowledge
-//!                           └── failed: record, release with back-off, never delete
+//!                           └── failed: record, release with back-off, never delete; failed for good: dead letter
 //! ```
 
 pub mod acknowledge;
@@ -12,6 +12,7 @@ pub mod commit;
 pub mod context;
 pub mod copy;
 pub mod counters;
+mod dead_letter;
 pub mod handle;
 mod heartbeat;
 pub mod lease;

@@ -18,6 +18,7 @@ use crate::commit::Committer;
 use crate::context::ConsumerContext;
 use crate::copy::Copier;
 use crate::counters::ConsumerCounts;
+use crate::dead_letter::DeadLetterSender;
 use crate::handle::Stages;
 use crate::heartbeat::HeartbeatSource;
 use crate::receive::{InHandLimit, Receiver, receiver_count};
@@ -90,6 +91,7 @@ impl Pipeline {
             committer: Committer::new(Arc::clone(ledger), context),
             recorder: OutcomeRecorder::new(ledger, context),
             acknowledger: Acknowledger::new(&self.queue),
+            dead_letters: DeadLetterSender::new(&self.queue),
             deliveries: self.deliveries.clone(),
             context: context.clone(),
         }

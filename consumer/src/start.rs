@@ -108,6 +108,7 @@ async fn prepare_pipeline(
     let queue = open_queue(&sdk, settings, context);
     let attributes = retry_transient(async || check_queue(&queue, queue_url).await).await?;
     warn_without_visibility_right(&queue).await;
+    let queue = queue.with_dead_letters(&attributes);
     let Some(run) = wait_for_selected_run(settings, &context.stop).await? else {
         return Ok(None);
     };

@@ -95,8 +95,10 @@ def documented(file, words):
 class Deployed(unittest.TestCase):
     """What the tests look at the deployed stack with."""
 
-    def words(self, queue_arn, source="image/", destination="avatar/"):
+    def words(self, queue, source="image/", destination="avatar/"):
+        queue_arn, redrive = queue["QueueArn"], json.loads(queue["RedrivePolicy"])
         return [
+            ("arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE", redrive["deadLetterTargetArn"]),
             ("arn:aws:sqs:REGION:ACCOUNT:QUEUE", queue_arn),
             ("SOURCE_BUCKET/SOURCE_KEY_PREFIX", f"old-images/{source}"),
             ("DESTINATION_BUCKET/DESTINATION_KEY_PREFIX", f"new-images/{destination}"),
@@ -161,7 +163,7 @@ class DefaultsTest(Deployed):
 
     def test_each_program_may_do_what_it_does_and_no_more(self):
         stack = self.stack
-        words = self.words(self.queue(stack["Queue"])["QueueArn"])
+        words = self.words(self.queue(stack["Queue"]))
         feeder = rights(statements(stack["FeederTaskRole"]))
         self.assertEqual(feeder, documented("feeder.json", words))
         # No probes are written, hence none removed: the setting says that S3 honours conditional copies.
@@ -300,7 +302,7 @@ class OptionsTest(Deployed):
 
     def test_key_prefixes_that_are_not_the_paths(self):
         stack = deploy(SourceKeyPrefix="", DestinationKeyPrefix="pictures/", OldPrefix="https://old.example/")
-        words = self.words(self.queue(stack["Queue"])["QueueArn"], source="", destination="pictures/")
+        words = self.words(self.queue(stack["Queue"]), source="", destination="pictures/")
         expected = {right for right in documented("consumer.json", words) if right[0] != "s3:DeleteObject"}
         self.assertEqual(rights(statements(stack["ConsumerTaskRole"])), expected)
         environment = self.environment(stack["FeederTask"])

@@ -158,6 +158,7 @@ fn explore_all() -> bool {
         Sabotage::UnconditionalCopy,
         Sabotage::DeleteBeforeCommit,
         Sabotage::UncheckedPath,
+        Sabotage::UnsentDeadLetter,
     ] {
         holds &= has_counterexample(sabotage);
     }

@@ -12,4 +12,6 @@ pub enum Sabotage {
     DeleteBeforeCommit,
     /// What a trigger stored is taken for what was asked for.
     UncheckedPath,
+    /// A dead letter counts as confirmed without being sent.
+    UnsentDeadLetter,
 }

@@ -164,7 +164,7 @@ impl WorldState {
     }
 
     /// Deletes a message by receipt handle, which is allowed only when its row asks for nothing any more,
-    /// and that is on record.
+    /// and that is on record; or when its failure is, and the message in the dead-letter queue.
     pub fn delete_message(&mut self, receipt_handle: &str) {
         let Some(body) = self.mailbox.delete_message(receipt_handle) else {
             return;
@@ -177,7 +177,12 @@ impl WorldState {
         let path = self.table.rows.get(id);
         let asks = path == Some(&task.route.old_path);
         let is_elsewhere_in_scope = path.is_some_and(|path| path.starts_with(OLD_PREFIX));
-        if asks || self.table.count_states(id) != 1 && !is_elsewhere_in_scope {
+        let is_early = if self.mailbox.dead_letters.contains(&body) {
+            asks && !self.table.failures.contains_key(id)
+        } else {
+            asks || self.table.count_states(id) != 1 && !is_elsewhere_in_scope
+        };
+        if is_early {
             let message = format!("I5: row {id}: its message was deleted too early");
             self.violations.push(message);
         }

@@ -44,6 +44,7 @@ fn one_row() {
         "a failure is recorded",
         "an orphan is recorded",
         "a message is dead",
+        "a dead letter is deleted",
         "both consumers hold one message",
         "a lost lease is let go",
     ];
@@ -114,4 +115,9 @@ fn with_the_delete_before_the_commit_a_row_is_forgotten() {
 #[test]
 fn without_a_look_at_what_was_stored_a_path_names_no_object() {
     assert_violates(Sabotage::UncheckedPath, "I1");
+}
+
+#[test]
+fn with_a_dead_letter_that_is_not_sent_a_message_is_lost() {
+    assert_violates(Sabotage::UnsentDeadLetter, "I5");
 }

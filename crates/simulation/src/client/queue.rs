@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bucket_brigade_common::queue::{
-    EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog, QueueError,
-    ReceivedMessage,
+    DeadLetter, EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog,
+    QueueError, ReceivedMessage,
 };
 use tokio::time::{Instant, sleep};
 
 use super::SimulatedClient;
 use crate::fault_rates::CallOutcome;
+use crate::sabotage::Sabotage;
 use crate::shared_world::WorldState;
 
 /// How often a long poll looks for messages.
@@ -121,6 +122,22 @@ impl MessageQueue for SimulatedClient {
         let lost = unavailable_error("ChangeMessageVisibilityBatch");
         self.perform_call("hide", lost, |things| {
             Ok(apply_entries(things, changes, hide_message))
+        })
+        .await
+    }
+
+    async fn send_dead_letters(
+        &self,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let lost = unavailable_error("SendMessageBatch");
+        self.perform_call("dead letter", lost, |things| {
+            Ok(apply_entries(things, letters, |things, letter| {
+                if things.sabotage != Sabotage::UnsentDeadLetter {
+                    things.mailbox.dead_letters.insert(letter.body.clone());
+                }
+                EntryOutcome::Done
+            }))
         })
         .await
     }

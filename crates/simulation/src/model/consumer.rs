@@ -131,7 +131,8 @@ impl ModelState {
             None => self.deleted_foreign_message = true,
             Some(task) => {
                 let holds = self.table.rows.get(task.id.as_str());
-                self.deleted_early |= holds == Some(&task.route.old_path);
+                let is_dead = self.mailbox.dead_letters.contains(&in_hand.message.body);
+                self.deleted_early |= holds == Some(&task.route.old_path) && !is_dead;
             }
         }
     }
@@ -201,6 +202,13 @@ impl ModelState {
             Action::RecordFailure(trouble) => {
                 self.table.record_failures(&[build_failure(task, trouble)]);
                 Event::Recorded
+            }
+            Action::SendDeadLetter => {
+                let body = in_hand.message.body.clone();
+                if model.sabotage != Sabotage::UnsentDeadLetter {
+                    self.mailbox.dead_letters.insert(body);
+                }
+                Event::DeadLetterSent { confirmed: true }
             }
             Action::EndLease => Event::LeaseEnded { held: true },
             Action::RecordPoison | Action::Delete | Action::Release(_) | Action::Abandon => {
@@ -279,6 +287,7 @@ fn event_from_store(answer: Result<Event, StoreError>) -> Event {
 fn give_up_event(step: &Action) -> Event {
     match step {
         Action::Commit(..) => Event::CommitRefused(trouble("Fault", true)),
+        Action::SendDeadLetter => Event::DeadLetterSent { confirmed: false },
         _ => Event::CopyFailed(trouble("Fault", false)),
     }
 }
@@ -300,6 +309,7 @@ fn possible_outcomes(step: &Action) -> &'static [ModelOutcome] {
         Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
             &[Answered, AnswerLost]
         }
+        Action::SendDeadLetter => &[Answered, AnswerLost, GivenUp],
         Action::EndLease => &[Answered, LeaseLost],
         Action::Compare | Action::Delete | Action::Release(_) => &[Answered, GivenUp],
     }
@@ -309,6 +319,10 @@ fn possible_outcomes(step: &Action) -> &'static [ModelOutcome] {
 fn has_effect(step: &Action) -> bool {
     matches!(
         step,
-        Action::Copy | Action::Commit(..) | Action::RecordSettlement(..) | Action::RecordFailure(_)
+        Action::Copy
+            | Action::Commit(..)
+            | Action::RecordSettlement(..)
+            | Action::RecordFailure(_)
+            | Action::SendDeadLetter
     )
 }

@@ -90,6 +90,14 @@ fn reachability_properties() -> Vec<Property<BrigadeModel>> {
         Property::sometimes("a message is dead", |_, state: &ModelState| {
             !state.mailbox.dead_letters.is_empty()
         }),
+        Property::sometimes("a dead letter is deleted", |_, state: &ModelState| {
+            let in_hand = state.consumers.iter().flatten();
+            let mut deleted = in_hand.filter(|in_hand| in_hand.action == Action::Delete);
+            deleted.any(|in_hand| {
+                let letters = &state.mailbox.dead_letters;
+                letters.contains(&in_hand.message.body)
+            })
+        }),
         Property::sometimes(
             "both consumers hold one message",
             |_, state: &ModelState| consumers_share_message(state),

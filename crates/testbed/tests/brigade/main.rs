@@ -12,6 +12,7 @@ mod copy;
 mod counters;
 mod dashboard;
 mod dashboard_in_browser;
+mod dead_letters;
 mod decide;
 mod empty_scope;
 mod feeder;

@@ -61,8 +61,11 @@ fn granted_rights(policy: &str) -> BTreeSet<PolicyRight> {
 /// What AWS asks for one request of this operation.
 /// Sources: Amazon S3 User Guide, "Required permissions for Amazon S3 API operations"; Amazon SQS
 /// Developer Guide, "Amazon SQS API permissions" (a batch needs the right of the single action).
-fn needed_rights(operation: &str, on: &ReadCounters) -> Vec<PolicyRight> {
+fn needed_rights(caller: &str, operation: &str, on: &ReadCounters) -> Vec<PolicyRight> {
     match operation {
+        "SendMessageBatch" if caller == "consumer" => {
+            rights("sqs:SendMessage", &[DEAD_LETTER_QUEUE])
+        }
         "SendMessageBatch" => rights("sqs:SendMessage", &[QUEUE]),
         "ReceiveMessage" => rights("sqs:ReceiveMessage", &[QUEUE]),
         "DeleteMessageBatch" => rights("sqs:DeleteMessage", &[QUEUE]),
@@ -233,7 +236,7 @@ async fn a_run_uses_every_right_and_no_other() {
             .into_keys()
             .filter(|name| name != except);
         asked
-            .flat_map(|operation| needed_rights(&operation, &observed))
+            .flat_map(|operation| needed_rights(caller, &operation, &observed))
             .collect()
     };
     let policy = include_str!("../../../../deploy/policies/consumer.json");
