@@ -55,12 +55,16 @@ class ComposeTest(unittest.TestCase):
         self.assertIn("healthcheck", services["postgres"])
         self.assertIn("HEALTHCHECK", (ROOT / services["cloud"]["build"]["dockerfile"]).read_text())
 
-    def test_nothing_is_open_to_the_machine_or_its_network_but_the_live_page_to_the_machine(self):
+    def test_nothing_is_open_to_the_machine_or_its_network_but_the_live_page_and_its_images_to_the_machine(self):
         for file in (self.local, self.aws):
             for service in file["services"].values():
                 self.assertFalse({"network_mode", "privileged"} & set(service))
             published = {name: service["ports"] for name, service in file["services"].items() if "ports" in service}
-            self.assertEqual(published, {"feeder": ["127.0.0.1:${STATUS_PORT:-9101-9109}:9101"]})
+            page = {"feeder": ["127.0.0.1:${STATUS_PORT:-9101-9109}:9101"]}
+            thumbnails = {"cloud": ["127.0.0.1:${S3_PORT:-9110}:4566"]} if file is self.local else {}
+            self.assertEqual(published, page | thumbnails)
+        environment = self.local["services"]["feeder"]["environment"]
+        self.assertEqual(environment["STATUS_THUMBNAILS_ENDPOINT"], "http://127.0.0.1:${S3_PORT:-9110}")
         self.assertEqual(self.local["services"]["feeder"]["environment"]["STATUS_ADDR"], "0.0.0.0:9101")
 
     def test_programs_need_neither_rights_nor_a_writable_disk_and_get_time_to_drain(self):

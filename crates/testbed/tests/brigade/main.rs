@@ -19,6 +19,7 @@ mod feeder;
 mod hostile;
 mod http_endpoint;
 mod installed;
+mod kms;
 mod lost_connections;
 mod main_job;
 mod memory_ledger;

@@ -27,7 +27,7 @@ const PROBES: &str =
     "arn:aws:s3:::DESTINATION_BUCKET/DESTINATION_KEY_PREFIX.bucket-brigade-probe-*";
 
 /// An action on a resource.
-type PolicyRight = (String, String);
+pub(crate) type PolicyRight = (String, String);
 
 fn rights(action: &str, resources: &[&str]) -> Vec<PolicyRight> {
     let right = |resource: &&str| (action.to_owned(), (*resource).to_owned());
@@ -41,7 +41,7 @@ fn one_or_many(value: &Value) -> Vec<String> {
     }
 }
 
-fn granted_rights(policy: &str) -> BTreeSet<PolicyRight> {
+pub(crate) fn granted_rights(policy: &str) -> BTreeSet<PolicyRight> {
     let policy: Value = serde_json::from_str(policy).unwrap();
     let mut granted = BTreeSet::new();
     for statement in policy["Statement"].as_array().unwrap() {
