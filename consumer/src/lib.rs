@@ -26,4 +26,5 @@ pub mod row_reader;
 pub mod settings;
 pub mod shutdown;
 pub mod start;
+mod store;
 pub mod trace;

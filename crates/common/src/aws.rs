@@ -5,7 +5,9 @@ use std::iter::successors;
 use std::time::Duration;
 
 use aws_config::identity::IdentityCache;
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -26,12 +28,27 @@ const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 /// container or instance role. The SDK tries again where it asks for credentials; on the clients made of
 /// this, our own policy is the only one.
 pub async fn load_config() -> SdkConfig {
+    config_loader().load().await
+}
+
+/// The same of one profile: its credentials and region, whatever the environment says.
+pub(crate) async fn load_profile(name: &str) -> SdkConfig {
+    let credentials = ProfileFileCredentialsProvider::builder().profile_name(name);
+    let region = ProfileFileRegionProvider::builder().profile_name(name);
+    let region = RegionProviderChain::first_try(region.build()).or_default_provider();
+    config_loader()
+        .profile_name(name)
+        .credentials_provider(credentials.build())
+        .region(region)
+        .load()
+        .await
+}
+
+fn config_loader() -> ConfigLoader {
     let identities = IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT);
     aws_config::defaults(BehaviorVersion::latest())
         .identity_cache(identities.build())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .load()
-        .await
 }
 
 /// An S3 client, for the region of the settings or another. It does not try again: the SDK's tries share one

@@ -3,11 +3,30 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::LedgerError;
+
 /// Each by its setting's name, absent where it is not set. A ledger with one that this version does not know
 /// is not read: a copy made without it would be a wrong one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default, deny_unknown_fields)]
-pub struct RunOptions {}
+pub struct RunOptions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_acl: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_destination_owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_source_owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_payer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse_kms_key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+}
 
 /// Whether a setting that is not given differs from one that the ledger has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +40,18 @@ pub(super) enum OptionMatch {
 impl RunOptions {
     pub(super) fn to_json(&self) -> String {
         Value::Object(to_map(self)).to_string()
+    }
+
+    /// What a consumer or a command is given all the same must be the ledger's.
+    pub fn ensure_given(&self, given: &Self, run: Option<&str>) -> Result<(), LedgerError> {
+        let differences = self.differences(given, OptionMatch::Given);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(LedgerError::RunDiffers {
+            name: run.unwrap_or_default().to_owned(),
+            differences: differences.join("\n  "),
+        })
     }
 
     /// The settings in which these, the ledger's, are not `given`, with both values.

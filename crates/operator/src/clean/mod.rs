@@ -89,7 +89,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
-    let store = retrying_store::open(&context).await?;
+    let store = retrying_store::open(&context, &ledger).await?;
     let removals = RemovalLedger {
         ledger: &ledger,
         orphans: args.orphans,

@@ -9,6 +9,7 @@ mod bounded_statements;
 mod browser;
 mod commit;
 mod copy;
+mod copy_options;
 mod counters;
 mod dashboard;
 mod dashboard_in_browser;

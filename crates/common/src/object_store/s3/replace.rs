@@ -27,6 +27,7 @@ impl S3Store {
             options: S3Options {
                 attributes: CopyAttributes {
                     storage_class: head.storage_class,
+                    keeps_storage_class: false,
                     ..self.options.attributes.clone()
                 },
                 ..self.options.clone()
