@@ -23,6 +23,7 @@ pub(crate) async fn open_store(
         stores,
         conditional_copy: settings.conditional_copy,
         prefix: run.rule.destination_key_prefix(),
+        source_prefix: run.rule.source_key_prefix(),
     };
     let store = request.open(source, destination).await?;
     tracing::info!(method = %store.method(), "copying");

@@ -137,13 +137,45 @@ where
         let (origin, fallback) = classify_origin(&error, status, reported);
         let code = reported.unwrap_or(fallback);
         let message = meta.and_then(|meta| meta.message());
+        let message = message.filter(|message| !message.is_empty());
         Self {
             origin,
             code: code.to_owned(),
-            message: message.map_or_else(|| error_chain(&error), first_line),
+            message: message.map_or_else(|| describe_silence(&error, status), first_line),
             status,
         }
     }
+}
+
+/// Some stores say no more than a code.
+fn describe_silence<E: Error + 'static>(error: &SdkError<E, HttpResponse>, status: u16) -> String {
+    let name = std::any::type_name::<E>().rsplit("::").next();
+    let operation = name.and_then(|name| name.strip_suffix("Error"));
+    match operation {
+        Some(operation) if status == 403 => describe_denial(operation),
+        _ => error_chain(error),
+    }
+}
+
+/// A refused operation of S3 with the right that it needs.
+pub(crate) fn describe_denial(operation: &str) -> String {
+    let right = match operation {
+        "HeadBucket" | "ListObjectsV2" => "s3:ListBucket",
+        "HeadObject" | "GetObject" => "s3:GetObject",
+        "GetObjectTagging" => "s3:GetObjectTagging",
+        "GetObjectAcl" => "s3:GetObjectAcl",
+        "GetBucketVersioning" => "s3:GetBucketVersioning",
+        "DeleteObject" | "DeleteObjects" => "s3:DeleteObject",
+        "AbortMultipartUpload" => "s3:AbortMultipartUpload",
+        "PutObject" | "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload" => {
+            "s3:PutObject and s3:PutObjectTagging"
+        }
+        "CopyObject" | "UploadPartCopy" => {
+            "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination"
+        }
+        _ => return format!("{operation} is denied"),
+    };
+    format!("{operation} is denied: it needs {right}")
 }
 
 fn classify_origin<E>(

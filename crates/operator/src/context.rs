@@ -125,17 +125,15 @@ impl CommandContext {
             .await
     }
 
-    /// How copies to keys that start with `prefix` are made.
-    pub fn method_request<'a>(
-        &'a self,
-        options: &'a RunOptions,
-        prefix: &'a str,
-    ) -> MethodRequest<'a> {
+    /// How copies are made.
+    pub fn method_request<'a>(&'a self, options: &'a RunOptions) -> MethodRequest<'a> {
+        let MigrationSettings { run, stores, .. } = &self.migration;
         MethodRequest {
             options,
-            stores: &self.migration.stores,
+            stores,
             conditional_copy: None,
-            prefix,
+            prefix: run.rule.destination_key_prefix(),
+            source_prefix: run.rule.source_key_prefix(),
         }
     }
 

@@ -47,8 +47,7 @@ pub(super) async fn open_for_copies(
     ledger: &PostgresLedger,
 ) -> Result<S3Store, PreflightError> {
     let (source, destination) = open_buckets(context, ledger).await?;
-    let prefix = ledger.rule().destination_key_prefix();
-    let request = context.method_request(ledger.options(), prefix);
+    let request = context.method_request(ledger.options());
     request.open(source, destination).await
 }
 

@@ -154,6 +154,12 @@ impl MigrationArgs {
             options: self.objects.parse(problems),
         };
         let (given, stores) = (run.options.clone(), self.stores.parse(problems));
+        if given.copy_method.as_deref() == Some("server") && !stores.is_one_store() {
+            problems.add(
+                "COPY_METHOD",
+                "server needs both buckets in one store, with the same endpoint and profile",
+            );
+        }
         let run = parse_run(run, problems);
         Some(MigrationSettings {
             database: database?,

@@ -66,7 +66,7 @@ fn parse_acl(text: &str) -> Result<Option<String>, String> {
     parse_known(text, &known)
 }
 
-/// The default is not set: what is given must be as the ledger has it.
+/// The default is the same as none, as for the class: what is given must be as the ledger has it.
 fn parse_method(text: &str) -> Result<Option<String>, String> {
     let method = parse_known(text, &["server", "stream", "auto"])?;
     Ok(method.filter(|method| method != "auto"))
@@ -86,7 +86,8 @@ fn parse_storage_class(text: &str) -> Result<Option<String>, String> {
         return Err("is an archive class: the application could not read the copies".into());
     }
     let known = [StorageClass::values(), &[FROM_SOURCE]].concat();
-    parse_known(text, &known)
+    let class = parse_known(text, &known)?;
+    Ok(class.filter(|class| class != StorageClass::Standard.as_str()))
 }
 
 fn parse_payer(text: &str) -> Result<Option<String>, String> {

@@ -62,6 +62,18 @@ impl StoreSettings {
     }
 }
 
+impl StoreSettings {
+    /// For copies from the destination to the source.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self {
+            source: self.destination.clone(),
+            destination: self.source.clone(),
+            ..self.clone()
+        }
+    }
+}
+
 impl BucketSide {
     /// The setting that names a bucket's profile.
     pub(crate) fn profile_setting(self) -> &'static str {

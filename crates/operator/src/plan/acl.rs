@@ -23,7 +23,7 @@ pub(super) async fn check_acls(
         PlanCheck::new_warning(
             "objects",
             format!("{public} of the sampled objects are public by their ACL, and their copies would not be"),
-            "set COPY_ACL=source or public-read (the destination bucket must have ACLs enabled), or open the new bucket by a policy",
+            "set COPY_ACL=public-read, or source (the destination bucket must have ACLs enabled), or open the new bucket by a policy",
         )
     })
 }

@@ -63,7 +63,7 @@ pub(super) async fn check_objects(
     let acls = check_acls(&source, keys, run.options.copy_acl.as_deref());
     checks.extend(unless_stopped(stop, acls).await?);
     let prefix = run.rule.destination_key_prefix();
-    let request = context.method_request(&run.options, prefix);
+    let request = context.method_request(&run.options);
     // Not to be stopped before the probes are removed.
     let opened = request.open(source, destination.clone()).await;
     checks.push(check_method(&opened));

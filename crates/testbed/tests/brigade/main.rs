@@ -45,6 +45,7 @@ mod silent_cloud;
 mod silent_database;
 mod stack;
 mod status_cost;
+mod stores;
 mod terminal_output;
 mod tls;
 mod trace;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::multipart::read_tags;
 use super::{S3Bucket, S3Options, S3Store};
 use crate::ledger::RunOptions;
 use crate::object_store::StoreError;
@@ -41,6 +42,8 @@ pub struct MethodRequest<'a> {
     pub conditional_copy: Option<bool>,
     /// What keys at the destination start with.
     pub prefix: &'a str,
+    /// The same at the source.
+    pub source_prefix: &'a str,
 }
 
 impl MethodRequest<'_> {
@@ -99,10 +102,9 @@ impl MethodRequest<'_> {
     async fn finish(&self, mut store: S3Store) -> Result<S3Store, PreflightError> {
         if store.options.method == CopyMethod::Stream {
             let honours = async || store.honours_conditional_complete(self.prefix).await;
-            let honours = self.probe(&store, honours).await?;
-            store.ensure_tags_readable(self.prefix).await?;
-            store.options.conditional_complete = honours;
+            store.options.conditional_complete = self.probe(&store, honours).await?;
         }
+        store.ensure_source_readable(self.source_prefix).await?;
         Ok(store)
     }
 
@@ -155,19 +157,32 @@ impl S3Store {
         store
     }
 
-    /// A store that may not be asked says of no object that it has tags.
-    async fn ensure_tags_readable(&self, prefix: &str) -> Result<(), PreflightError> {
-        let missing = self.copy_probe(prefix);
-        match super::multipart::read_tags(&self.source, &missing.key).await {
-            Err(StoreError::Denied { code, message }) => Err(PreflightError::AccessDenied {
-                setting: "SOURCE_BUCKET_NAME",
-                problem: format!(
-                    "tags in bucket '{}' cannot be read (s3:GetObjectTagging is needed): {code}: {message}",
-                    self.source.name()
-                ),
-            }),
-            _ => Ok(()),
+    /// What may not be asked for would be missing at the copies.
+    async fn ensure_source_readable(&self, prefix: &str) -> Result<(), PreflightError> {
+        let missing = self.copy_probe(prefix).key;
+        let is_streamed = self.options.method == CopyMethod::Stream;
+        if is_streamed && let Err(error) = read_tags(&self.source, &missing).await {
+            self.check_denial(&error, "s3:GetObjectTagging")?;
         }
+        if self.options.attributes.keeps_acl
+            && let Err(error) = self.source.is_public(&missing).await
+        {
+            self.check_denial(&error, "s3:GetObjectAcl")?;
+        }
+        Ok(())
+    }
+
+    fn check_denial(&self, error: &StoreError, right: &str) -> Result<(), PreflightError> {
+        if !matches!(error, StoreError::Denied { .. }) {
+            return Ok(());
+        }
+        Err(PreflightError::AccessDenied {
+            setting: "SOURCE_BUCKET_NAME",
+            problem: format!(
+                "bucket '{}' cannot be read as the copies need it ({right} is needed): {error}",
+                self.source.name()
+            ),
+        })
     }
 }
 
@@ -190,12 +205,6 @@ fn write_error(bucket: &str, error: &StoreError) -> PreflightError {
                 ),
             }
         }
-        _ => PreflightError::AccessDenied {
-            setting,
-            problem: format!(
-                "{problem} (s3:PutObject, s3:PutObjectTagging{} and the rights on its KMS key are needed)",
-                ""
-            ),
-        },
+        _ => PreflightError::AccessDenied { setting, problem },
     }
 }

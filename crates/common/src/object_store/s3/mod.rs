@@ -4,6 +4,7 @@ mod access;
 mod attributes;
 mod compare;
 mod copy;
+mod delete_guard;
 mod encoding;
 mod errors;
 mod inspect;
@@ -16,7 +17,10 @@ mod rights;
 mod stores;
 mod stream;
 
+use std::sync::{Arc, OnceLock};
+
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 
 pub use access::{S3Access, S3Bucket};
 pub use attributes::{CopyAttributes, FROM_SOURCE};
@@ -27,6 +31,7 @@ pub use method::{CopyMethod, MethodRequest};
 pub use probe::CopyProbe;
 
 use copy::{CopyCondition, CopyRequest};
+use delete_guard::DeleteGuard;
 
 use crate::ledger::RunOptions;
 use crate::object_store::objects::BucketSide;
@@ -101,6 +106,10 @@ pub struct S3Store {
     options: S3Options,
     /// The ETag of an older copy of ours that a copy is to replace; none to overwrite nothing.
     replace_etag: Option<String>,
+    /// How its deletes are guarded, once it is known.
+    delete_guard: Arc<OnceCell<DeleteGuard>>,
+    /// Whether the ETags in a `DeleteObjects` are, too.
+    batches_are_guarded: Arc<OnceLock<bool>>,
 }
 
 impl S3Store {
@@ -111,6 +120,8 @@ impl S3Store {
             destination,
             options,
             replace_etag: None,
+            delete_guard: Arc::default(),
+            batches_are_guarded: Arc::default(),
         }
     }
 

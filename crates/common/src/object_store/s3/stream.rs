@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use super::attributes::readable_class;
 use super::copy::CopyCondition;
 use super::inspect::{is_md5_of, unreadable_header};
-use super::multipart::{expiry_date, read_tags, source_error};
+use super::multipart::{read_tags, source_error};
 use super::{CopyAttributes, S3Bucket, S3Store, bare_etag, confirm_copy, store_error};
 use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, StoreError};
@@ -137,7 +137,6 @@ impl StreamedCopy<'_> {
             .set_content_encoding(object.content_encoding.clone())
             .set_content_disposition(object.content_disposition.clone())
             .set_content_language(object.content_language.clone())
-            .set_expires(expiry_date(object.expires_string.as_deref()))
             .set_website_redirect_location(object.website_redirect_location.clone())
             .set_metadata(object.metadata.clone())
             .set_tagging(tags)
@@ -149,7 +148,14 @@ impl StreamedCopy<'_> {
             .content_length(i64::try_from(upload.size).unwrap_or(i64::MAX))
             .body(upload.take_body());
         let config = upload_config(bucket.timeout, upload.size);
-        let sent = request.customize().config_override(config).send().await;
+        // The SDK takes a date alone; S3 keeps whatever text it gets.
+        let expires = object.expires_string.clone();
+        let request = request.customize().mutate_request(move |request| {
+            if let Some(expires) = &expires {
+                request.headers_mut().insert("expires", expires.clone());
+            }
+        });
+        let sent = request.config_override(config).send().await;
         sent.map_err(store_error)
     }
 
@@ -397,5 +403,52 @@ fn cut_short(error: &(dyn std::error::Error + 'static)) -> StoreError {
     StoreError::Transient {
         code: "BodyCutShort".into(),
         message: error_chain(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::primitives::SdkBody;
+
+    use super::*;
+
+    /// A frame, and then nothing any more.
+    struct StallingBody(Option<Bytes>);
+
+    impl Body for StallingBody {
+        type Data = Bytes;
+        type Error = Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+            match self.0.take() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_hashed_as_it_passes_and_given_up_when_it_stalls() {
+        let stalling = StallingBody(Some(Bytes::from_static(b"abc")));
+        let stalling = ByteStream::new(SdkBody::from_body_1_x(stalling));
+        let mut body = HashedBody::new(stalling, 4, Duration::from_mins(1));
+        let mut next = async || poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
+        assert!(next().await.unwrap().is_ok());
+        let error = next().await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(hex(&finish(&body.hash)), "900150983cd24fb0d6963f7d28e17f72");
+    }
+
+    #[test]
+    fn only_an_etag_that_is_an_md5_is_sent_along() {
+        let of = |etag: &str| GetObjectOutput::builder().e_tag(etag).build();
+        let md5 = "\"900150983cd24fb0d6963f7d28e17f72\"";
+        assert_eq!(md5_of_source(&of(md5)).map(|md5| md5[0]), Some(0x90));
+        for etag in ["\"900150983cd24fb0d6963f7d28e17f72-1\"", "\"\""] {
+            assert_eq!(md5_of_source(&of(etag)), None);
+        }
     }
 }
