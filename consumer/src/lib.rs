@@ -27,4 +27,5 @@ pub mod row_reader;
 pub mod settings;
 pub mod shutdown;
 pub mod start;
+mod store;
 pub mod trace;

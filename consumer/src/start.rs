@@ -10,10 +10,8 @@ use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::{
     self, ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, find_selected_run,
 };
-use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::object_store::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::preflight::{
-    PreflightError, check_queue, retry_transient, warn_without_visibility_right,
+    check_queue, retry_transient, warn_without_visibility_right,
 };
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::MigrationSettings;
@@ -27,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{ConsumerContext, STANDSTILL_MARGIN};
 use crate::pipeline::Pipeline;
 use crate::settings::ConsumerSettings;
+use crate::store::open_store;
 use crate::trace::Deliveries;
 
 /// A consumer shares the server's connections with the application and with every other consumer.
@@ -112,12 +111,11 @@ async fn prepare_pipeline(
     let Some(run) = wait_for_selected_run(settings, &context.stop).await? else {
         return Ok(None);
     };
-    let migration = &settings.migration.clone().with_run(run);
-    let (source, destination) = open_buckets(&sdk, settings, &migration.run).await?;
+    let migration = &settings.migration.clone().with_run(run)?;
     let Some(ledger) = wait_for_run(settings, &migration.run, &context.stop).await? else {
         return Ok(None);
     };
-    let store = open_store(source, destination, settings, &migration.run).await?;
+    let store = open_store(&sdk, settings, &migration.run, ledger.options()).await?;
     let ledger = join_fleet(&ledger, settings, context).await?;
     if context.stop.is_cancelled() {
         return Ok(None);
@@ -170,23 +168,6 @@ async fn join_fleet(
         tracing::debug!(%error, "processes that have ended stay in the ledger");
     }
     Ok(ledger)
-}
-
-/// Source and destination, checked.
-async fn open_buckets(
-    sdk: &SdkConfig,
-    settings: &ConsumerSettings,
-    run: &RunSpec,
-) -> Result<(S3Bucket, S3Bucket), PreflightError> {
-    let path_style = settings.migration.force_path_style;
-    let access = S3Access::new(sdk, path_style, settings.copy_timeout);
-    let region = settings.source_region.as_deref();
-    let (source, destination) = access
-        .buckets(&run.source_bucket, region, &run.destination_bucket)
-        .await?;
-    source.check_access().await?;
-    destination.check_access().await?;
-    Ok((source, destination))
 }
 
 fn log_start(settings: &ConsumerSettings, run: &RunSpec, ledger: &PostgresLedger) {
@@ -243,54 +224,4 @@ async fn poll_for_run<T>(
         }
     }
     Ok(None)
-}
-
-/// Finds out, unless the settings say it, whether the store refuses to overwrite on our condition.
-async fn open_store(
-    source: S3Bucket,
-    destination: S3Bucket,
-    settings: &ConsumerSettings,
-    run: &RunSpec,
-) -> anyhow::Result<S3Store> {
-    let options = S3Options {
-        attributes: settings.attributes.clone(),
-        conditional_copy: settings.conditional_copy.unwrap_or(true),
-        limits: CopyLimits::default(),
-    };
-    let store = S3Store::new(source.clone(), destination.clone(), options.clone());
-    if settings.conditional_copy.is_some() {
-        return Ok(store);
-    }
-    let honours = retry_transient(async || {
-        let prefix = run.rule.destination_key_prefix();
-        let honours = store.honours_conditional_copy(prefix).await;
-        honours.map_err(|error| bucket_write_error(&run.destination_bucket, &error))
-    })
-    .await?;
-    if honours {
-        return Ok(store);
-    }
-    tracing::warn!(
-        "the store ignores If-None-Match on a copy: a HEAD goes before each copy, and an object that the application writes between the two would be overwritten"
-    );
-    let options = S3Options {
-        conditional_copy: false,
-        ..options
-    };
-    Ok(S3Store::new(source, destination, options))
-}
-
-fn bucket_write_error(bucket: &str, error: &StoreError) -> PreflightError {
-    let setting = "DESTINATION_BUCKET_NAME";
-    let problem = format!("cannot write to bucket '{bucket}': {error}");
-    match error {
-        StoreError::Throttled { .. } | StoreError::Transient { .. } => {
-            PreflightError::Unreachable { setting, problem }
-        }
-        StoreError::Suspect { code, .. } if code == "InvalidStorageClass" => {
-            let setting = "STORAGE_CLASS";
-            PreflightError::InvalidSetting { setting, problem }
-        }
-        _ => PreflightError::AccessDenied { setting, problem },
-    }
 }

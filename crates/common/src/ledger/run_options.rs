@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::LedgerError;
 use crate::path_encoding::PathEncoding;
 
 /// Each by its setting's name, absent where it is not set. A ledger with one that this version does not know
@@ -10,6 +11,22 @@ use crate::path_encoding::PathEncoding;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default, deny_unknown_fields)]
 pub struct RunOptions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_acl: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_destination_owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_source_owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_payer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse_kms_key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_encoding: Option<PathEncoding>,
 }
@@ -28,6 +45,18 @@ impl RunOptions {
         let mut options = to_map(self);
         options.retain(|_, value| !is_off(value));
         Value::Object(options).to_string()
+    }
+
+    /// What a consumer or a command is given all the same must be the ledger's.
+    pub fn ensure_given(&self, given: &Self, run: Option<&str>) -> Result<(), LedgerError> {
+        let differences = self.differences(given, OptionMatch::Given);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(LedgerError::RunDiffers {
+            name: run.unwrap_or_default().to_owned(),
+            differences: differences.join("\n  "),
+        })
     }
 
     /// The settings in which these, the ledger's, are not `given`, with both values.
@@ -113,6 +142,7 @@ mod tests {
         }
         let options = RunOptions {
             path_encoding: Some(PathEncoding::None),
+            ..RunOptions::default()
         };
         assert_eq!(options.to_json(), "{}");
     }

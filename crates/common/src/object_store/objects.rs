@@ -29,6 +29,8 @@ pub struct ObjectStat {
     /// Whether the ETag is the MD5 of the bytes, so that different ones prove different bytes. It is not
     /// for uploads in parts and under KMS. Source: Amazon S3 API reference, "Object".
     pub is_md5: bool,
+    /// A header that is not UTF-8: whether the copy has the same cannot be told.
+    pub unreadable_header: Option<&'static str>,
 }
 
 /// An object that is to go, if it is still the one that was looked at.

@@ -18,6 +18,7 @@ use super::other_spellings::OtherSpellings;
 use super::output::CleanPrinter;
 use super::path_references::{ReferringColumn, path_columns, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
+use super::restore::ObjectRestorer;
 use crate::locks::{self, PauseGate, QuiescedFleet};
 use crate::progress_bar::ProgressReporter;
 use crate::retrying_store::{
@@ -37,6 +38,7 @@ const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NO
 pub(super) struct ObjectCleaner<'a> {
     pub(super) removals: RemovalLedger<'a>,
     pub(super) store: &'a S3Store,
+    pub(super) restorer: ObjectRestorer<'a>,
     pub(super) bucket: &'a str,
     /// Read anew for each batch.
     pub(super) columns: Vec<ReferringColumn>,
@@ -343,11 +345,7 @@ impl ObjectCleaner<'_> {
     /// How it came back, or why it did not.
     async fn restore_object(&self, removal: &ObjectRemoval) -> Result<String, String> {
         let route = self.removal_route(removal).ok_or("no route leads there")?;
-        match retry_object_request(async || {
-            self.store.restore_object(self.bucket_side(), &route).await
-        })
-        .await
-        {
+        match self.restorer.restore(&route).await {
             Ok(_) => Ok(format!(
                 "{REFERENCED_REASON} since a moment ago: brought back"
             )),
@@ -378,11 +376,7 @@ impl ObjectCleaner<'_> {
     }
 
     fn bucket_side(&self) -> BucketSide {
-        if self.removals.orphans {
-            BucketSide::Destination
-        } else {
-            BucketSide::Source
-        }
+        self.restorer.side
     }
 
     async fn stat_object(

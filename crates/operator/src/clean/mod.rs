@@ -31,6 +31,7 @@ mod other_spellings;
 mod output;
 mod path_references;
 mod removals;
+mod restore;
 
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use path_references::path_columns;
 use removals::{EligibleMoves, RemovalLedger};
+use restore::ObjectRestorer;
 
 const POOL_SIZE: u32 = 4;
 
@@ -91,7 +93,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
-    let store = retrying_store::open(&context).await?;
+    let store = retrying_store::open(&context, &ledger).await?;
     let removals = RemovalLedger {
         ledger: &ledger,
         orphans: args.orphans,
@@ -172,6 +174,7 @@ impl CleanContext<'_> {
         let mut cleaner = ObjectCleaner {
             removals: self.removals,
             store: self.store,
+            restorer: ObjectRestorer::new(self.context, ledger, target_side(orphans)),
             bucket: self.bucket,
             columns: Vec::new(),
             other_spellings: self.other_spellings,
@@ -208,6 +211,14 @@ fn target_bucket(context: &CommandContext, orphans: bool) -> &str {
     }
 }
 
+fn target_side(orphans: bool) -> BucketSide {
+    if orphans {
+        BucketSide::Destination
+    } else {
+        BucketSide::Source
+    }
+}
+
 /// No source may go before a verify: an error of its own, rather than "nothing to do".
 fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), CommandError> {
     if orphans || eligible.objects > 0 || eligible.unverified == 0 {
@@ -230,11 +241,7 @@ async fn read_versioning(
     store: &S3Store,
     orphans: bool,
 ) -> Result<Option<BucketVersioning>, StoreError> {
-    let side = if orphans {
-        BucketSide::Destination
-    } else {
-        BucketSide::Source
-    };
+    let side = target_side(orphans);
     match retry_object_request(async || store.bucket_versioning(side).await).await {
         Ok(versioning) => Ok(Some(versioning)),
         Err(error) if is_object_error(&error) || error.code() == UNREADABLE_RESPONSE => Ok(None),

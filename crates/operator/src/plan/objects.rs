@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
-use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, S3Bucket, S3Store, store_error};
+use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, CopyMethod, S3Bucket, store_error};
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use tokio_util::sync::CancellationToken;
 
 use super::acl::check_acls;
 use super::check::{CheckVerdict, PlanCheck};
-use super::probe::probe_copy;
+use super::probe::{check_method, probe_copy};
 use super::{PlanStopped, SampleRow, unless_stopped};
 use crate::context::CommandContext;
 
@@ -27,6 +27,10 @@ pub(super) struct ObjectFacts {
     pub(super) crosses_regions: bool,
     /// Whether a key of KMS is involved on either side.
     pub(super) uses_kms: bool,
+    /// Requests to the store for one copy.
+    pub(super) requests_per_copy: u32,
+    /// Whether the bytes go through the consumers.
+    pub(super) is_streamed: bool,
 }
 
 /// What the objects of the samples are.
@@ -61,13 +65,18 @@ pub(super) async fn check_objects(
     let looking = check_sources(&source, &destination, rule, samples, checks);
     let (sampled, mut objects) = unless_stopped(stop, looking).await?;
     let keys = samples.iter().map(|sample| &*sample.source_key);
-    let acls = check_acls(&source, keys, context.attributes.acl.as_ref());
+    let run = &context.migration.run;
+    let acls = check_acls(&source, keys, run.options.copy_acl.as_deref());
     checks.extend(unless_stopped(stop, acls).await?);
-    if let Some((size, key)) = &sampled.smallest {
-        let prefix = rule.destination_key_prefix();
-        let store = S3Store::new(source, destination.clone(), context.s3_options());
-        // Not to be stopped before the probe is removed.
+    let prefix = run.rule.destination_key_prefix();
+    let request = context.method_request(&run.options);
+    // Not to be stopped before the probes are removed.
+    let opened = request.open(source, destination.clone()).await;
+    checks.push(check_method(&opened));
+    if let (Ok(store), Some((size, key))) = (opened, &sampled.smallest) {
         let copied = probe_copy(&store, prefix, (key, *size), checks).await;
+        objects.requests_per_copy = store.requests_per_copy();
+        objects.is_streamed = store.method() == CopyMethod::Stream;
         objects.copy_duration = copied.copy_duration;
         objects.uses_kms |= copied.uses_kms;
     }
@@ -81,7 +90,7 @@ async fn open_buckets(
     context: &CommandContext,
     checks: &mut Vec<PlanCheck>,
 ) -> Option<(S3Bucket, S3Bucket)> {
-    let buckets = context.buckets().await;
+    let buckets = context.buckets(&context.migration.run.options).await;
     let failed = |error| PlanCheck::from_preflight_error("buckets", &error);
     let (source, destination) = buckets.map_err(|error| checks.push(failed(error))).ok()?;
     let before = checks.len();
@@ -206,6 +215,8 @@ impl SampledObjects {
             copy_duration: None,
             crosses_regions: matches!(regions, [Some(from), Some(to)] if from != to),
             uses_kms: self.uses_kms,
+            requests_per_copy: 1,
+            is_streamed: false,
         }
     }
 

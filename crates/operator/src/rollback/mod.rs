@@ -99,7 +99,7 @@ async fn run_pass(
     } else {
         None
     };
-    let store = retrying_store::open(context).await?;
+    let store = retrying_store::open(context, ledger).await?;
     let classifier = UndoClassifier {
         store: &store,
         rule: ledger.rule(),

@@ -78,7 +78,11 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
-    let store = retrying_store::open(&context).await?;
+    let store = if spec.recopies {
+        retrying_store::open_for_copies(&context, &ledger).await?
+    } else {
+        retrying_store::open(&context, &ledger).await?
+    };
     let verification = queries::begin_verification(&ledger, spec, args.anew).await?;
     if verification.is_resumed {
         tracing::info!("going on with the verification that was cut off (--anew begins anew)");

@@ -304,9 +304,17 @@ impl TestRig {
 
     /// Opens the run in the ledger, as the feeder does before it feeds.
     pub(crate) async fn open_run(&self) -> PostgresLedger {
-        let options = self.application.database_url.parse().unwrap();
-        let pool = ledger::create_pool(options, 2);
-        PostgresLedger::open(pool, &self.run_spec(), "test", SecondRun::Refused)
+        self.open_run_with(RunOptions::default()).await
+    }
+
+    pub(crate) async fn open_run_with(&self, options: RunOptions) -> PostgresLedger {
+        let database = self.application.database_url.parse().unwrap();
+        let pool = ledger::create_pool(database, 2);
+        let spec = RunSpec {
+            options,
+            ..self.run_spec()
+        };
+        PostgresLedger::open(pool, &spec, "test", SecondRun::Refused)
             .await
             .unwrap()
     }
