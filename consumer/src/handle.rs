@@ -18,6 +18,7 @@ use crate::acknowledge::Acknowledger;
 use crate::commit::Committer;
 use crate::context::ConsumerContext;
 use crate::copy::Copier;
+use crate::dead_letter::DeadLetterSender;
 use crate::lease::Lease;
 use crate::protocol::{Action, Event, MoveProtocol};
 use crate::record::OutcomeRecorder;
@@ -48,6 +49,7 @@ pub struct Stages {
 /// How deliveries end, whatever their run.
 pub struct MessageEnds {
     acknowledger: Acknowledger,
+    dead_letters: DeadLetterSender,
     /// Whether the queue has a redrive policy.
     has_dead_letter_queue: bool,
 }
@@ -157,6 +159,9 @@ impl Stages {
         content: &MessageContent,
     ) -> Event {
         match content {
+            MessageContent::Row(_) if action == Action::SendDeadLetter => {
+                self.ends.dead_letters.send(message).await
+            }
             MessageContent::Row(task) => self.perform_for_row(action, task).await,
             MessageContent::Poison(reason) => {
                 self.context.counters.poison();
@@ -196,6 +201,7 @@ impl Stages {
             }
             // Poison has no row, and the ends of a message come after its lease.
             Action::RecordPoison
+            | Action::SendDeadLetter
             | Action::EndLease
             | Action::Delete
             | Action::Release(_)
@@ -217,6 +223,7 @@ impl MessageEnds {
     pub fn new(queue: &Arc<dyn MessageQueue>, has_dead_letter_queue: bool) -> Self {
         Self {
             acknowledger: Acknowledger::new(queue),
+            dead_letters: DeadLetterSender::new(queue),
             has_dead_letter_queue,
         }
     }

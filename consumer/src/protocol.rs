@@ -8,11 +8,14 @@
 //!     │       │        │
 //!     │       └────────┴──► look again ─► fail ─► end the lease ─► release
 //!     └──► settle ─► end the lease ─► delete   (the application wrote the row)
+//!
+//!   fail for good ─► dead letter ─► end the lease ─► delete, or release where it was not confirmed
 //! ```
 //!
 //! Nothing here waits, reads a clock or calls another system: [`MoveProtocol::next`] takes what happened and
-//! returns what to do. A message is deleted in two cases only: its row was moved by a commit, or its
-//! row needs no move and that is recorded; and in both only under a lease that still holds.
+//! returns what to do. A message is deleted in three cases only: its row was moved by a commit, its row needs
+//! no move and that is recorded, or its row's failure is recorded and the message stands in the dead-letter
+//! queue; and in all only under a lease that still holds.
 
 mod failure_cause;
 
@@ -108,6 +111,10 @@ pub enum Event {
     CommitRefused(FailureCause),
     /// A settlement, a failure or a poison message is in the ledger.
     Recorded,
+    DeadLetterSent {
+        /// False when the dead-letter queue may not have it.
+        confirmed: bool,
+    },
     /// The process is stopping, and what was waited for did not come.
     Interrupted,
     /// The renewals have ended. Whether the lease held to this moment.
@@ -129,6 +136,8 @@ pub enum Action {
     RecordSettlement(RowState, Option<OrphanedCopy>),
     RecordFailure(FailureCause),
     RecordPoison,
+    /// Send the message to the dead-letter queue.
+    SendDeadLetter,
     /// Stop renewing the lease, and see whether it held.
     EndLease,
     /// Delete the message: the end.
@@ -172,6 +181,8 @@ enum Phase {
     },
     /// The row was changed. An earlier delivery may have made a copy that has lost it.
     FindingOrphan(RowState),
+    /// The row has failed for good; the message is to be in the dead-letter queue before it is deleted.
+    DeadLettering,
     /// What is left is to record the outcome and to end the lease.
     Ending(FinalAction),
 }
@@ -212,7 +223,9 @@ impl MoveProtocol {
             Event::CopyFailed(cause) | Event::CommitRefused(cause) => self.after_failure(cause),
             Event::Decoded | Event::NotCommitted => Action::ReadRow,
             Event::Committed => self.end_lease(FinalAction::Delete),
+            Event::Recorded if self.phase == Phase::DeadLettering => Action::SendDeadLetter,
             Event::Recorded => Action::EndLease,
+            Event::DeadLetterSent { confirmed } => self.after_dead_letter(confirmed),
             Event::Interrupted => self.release_now(),
             Event::LeaseEnded { held } => self.after_lease(held),
         }
@@ -269,6 +282,7 @@ impl MoveProtocol {
             Phase::Copying { .. }
             | Phase::FindingCopy { .. }
             | Phase::FindingOrphan(_)
+            | Phase::DeadLettering
             | Phase::Ending(_) => None,
         }
     }
@@ -361,17 +375,18 @@ impl MoveProtocol {
             return self.after_row_changed(row);
         };
         match &self.phase {
-            // It failed for good at an earlier delivery: the redrive policy takes it from here.
+            // It failed for good at an earlier delivery.
             Phase::Copying { .. } if failed_for_good && self.receive_count > 1 => {
-                self.end_lease(FinalAction::Release(self.release_delay(true)))
+                self.send_dead_letter()
             }
             Phase::Copying { .. } => self.copy_first(recorded),
             Phase::Committing { .. } => self.retry_commit(),
             Phase::Failing { cause, .. } => self.record_failure(cause.clone()),
             // No row is read in these phases.
-            Phase::FindingCopy { .. } | Phase::FindingOrphan(_) | Phase::Ending(_) => {
-                self.release_now()
-            }
+            Phase::FindingCopy { .. }
+            | Phase::FindingOrphan(_)
+            | Phase::DeadLettering
+            | Phase::Ending(_) => self.release_now(),
         }
     }
 
@@ -420,9 +435,29 @@ impl MoveProtocol {
     }
 
     fn record_failure(&mut self, cause: FailureCause) -> Action {
+        if cause.permanent && self.has_dead_letter_queue {
+            self.phase = Phase::DeadLettering;
+            return Action::RecordFailure(cause);
+        }
         let delay = self.release_delay(cause.permanent);
         self.phase = Phase::Ending(FinalAction::Release(delay));
         Action::RecordFailure(cause)
+    }
+
+    fn send_dead_letter(&mut self) -> Action {
+        if !self.has_dead_letter_queue {
+            return self.end_lease(FinalAction::Release(self.release_delay(true)));
+        }
+        self.phase = Phase::DeadLettering;
+        Action::SendDeadLetter
+    }
+
+    fn after_dead_letter(&mut self, confirmed: bool) -> Action {
+        self.end_lease(if confirmed {
+            FinalAction::Delete
+        } else {
+            FinalAction::Release(self.release_delay(true))
+        })
     }
 
     /// How long a failed message stays hidden. After a permanent failure it is released at once, so that

@@ -11,7 +11,6 @@ use bucket_brigade_common::ledger::{
     self, ConnectionPurpose, LedgerError, PostgresLedger, RunRow, RunSpec, list_runs_in, only_run,
 };
 use bucket_brigade_common::object_store::ObjectStore;
-use bucket_brigade_common::object_store::s3::S3Bucket;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::row_id::IdColumnType;
@@ -20,8 +19,8 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::run_store::{open_buckets, open_store};
 use crate::settings::ConsumerSettings;
+use crate::store::open_store;
 use crate::trace::Deliveries;
 
 /// A consumer shares the server's connections with the application and with every other consumer.
@@ -97,19 +96,17 @@ impl LedgerRunLoader {
         let Some(ledger) = ledger else {
             return Ok(None);
         };
-        let buckets = open_buckets(&self.sdk, &self.settings, &spec).await?;
-        self.prepare(&spec, buckets, ledger).await.map(Some)
+        self.prepare(&spec, ledger).await.map(Some)
     }
 
-    /// Probes a run's store, and joins its fleet.
+    /// Checks a run's buckets, probes its store, and joins its fleet.
     pub(crate) async fn prepare(
         &self,
         spec: &RunSpec,
-        (source, destination): (S3Bucket, S3Bucket),
         ledger: PostgresLedger,
     ) -> anyhow::Result<RunParts> {
         let settings = &self.settings;
-        let store = open_store(source, destination, settings, spec).await?;
+        let store = open_store(&self.sdk, settings, spec, ledger.options()).await?;
         let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
         let ledger = self.join_fleet(&ledger, &throttle).await?;
         log_start(settings, spec, &ledger);
@@ -117,7 +114,7 @@ impl LedgerRunLoader {
             run: ledger.run_id(),
             name: spec.name.clone().unwrap_or_default(),
             id_type: ledger.id_type(),
-            rule: spec.rule.clone(),
+            rule: ledger.rule().clone(),
             store: Arc::new(store),
             ledger: Arc::new(ledger.clone()),
             fleet_control: Arc::new(ledger),

@@ -24,7 +24,6 @@ use crate::context::{ConsumerContext, STANDSTILL_MARGIN};
 use crate::metrics::ConsumerStatus;
 use crate::pipeline::{Pipeline, ServedRuns};
 use crate::run_loader::{LedgerRunLoader, MAX_CONNECTIONS};
-use crate::run_store::open_buckets;
 use crate::runs::Runs;
 use crate::settings::ConsumerSettings;
 
@@ -104,6 +103,7 @@ async fn prepare_pipeline(
     let queue = open_queue(&sdk, settings, context);
     let attributes = retry_transient(async || check_queue(&queue, queue_url).await).await?;
     warn_without_visibility_right(&queue).await;
+    let queue = queue.with_dead_letters(&attributes);
     let loader = LedgerRunLoader {
         settings: settings.clone(),
         sdk,
@@ -135,11 +135,10 @@ async fn find_served_runs(loader: LedgerRunLoader) -> anyhow::Result<Option<Serv
     let Some(spec) = wait_for_selected_run(settings, stop).await? else {
         return Ok(None);
     };
-    let buckets = open_buckets(&loader.sdk, settings, &spec).await?;
     let Some(ledger) = wait_for_run(settings, &spec, stop).await? else {
         return Ok(None);
     };
-    let parts = loader.prepare(&spec, buckets, ledger).await?;
+    let parts = loader.prepare(&spec, ledger).await?;
     let is_stopped = stop.is_cancelled();
     Ok((!is_stopped).then(|| ServedRuns::One(Box::new(parts))))
 }

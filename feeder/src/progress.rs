@@ -89,6 +89,11 @@ impl FeederProgress {
         self.throttle.other_consumers()
     }
 
+    /// Those of them that something holds back: more consumers would be no faster.
+    pub fn held_back_consumers(&self) -> u64 {
+        self.throttle.held_back_consumers()
+    }
+
     pub fn set_run_progress(&self, progress: RunProgress) {
         self.lock_state().1 = progress;
     }

@@ -7,8 +7,8 @@ use bucket_brigade_common::aws;
 use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
-use bucket_brigade_common::ledger::{self, PostgresLedger};
-use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
+use bucket_brigade_common::ledger::{self, PostgresLedger, RunOptions};
+use bucket_brigade_common::preflight::{check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
@@ -104,14 +104,15 @@ async fn connect_aws(settings: &FeederSettings) -> anyhow::Result<(SqsQueue, aws
     let migration = &settings.migration;
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
     retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
-    let s3 = aws::s3_client(&sdk, migration.force_path_style, BUCKET_TIMEOUT, None);
-    for (setting, bucket) in [
-        ("SOURCE_BUCKET_NAME", &migration.run.source_bucket),
-        ("DESTINATION_BUCKET_NAME", &migration.run.destination_bucket),
-    ] {
-        check_bucket(&s3, setting, bucket, BucketCheck::NameOnly).await?;
-    }
-    Ok((queue, s3))
+    // A presigned URL can hold no header: none is added.
+    let (run, options) = (&migration.run, RunOptions::default());
+    let buckets = migration
+        .stores
+        .open_buckets(&sdk, run, &options, BUCKET_TIMEOUT);
+    let (source, destination) = buckets.await?;
+    source.check_name().await?;
+    destination.check_name().await?;
+    Ok((queue, destination.client().clone()))
 }
 
 async fn open_ledger(settings: &FeederSettings, name: &str) -> anyhow::Result<PostgresLedger> {

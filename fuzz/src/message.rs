@@ -2,6 +2,7 @@
 
 use bucket_brigade_common::message::{DecodeError, MoveTask, PoisonReason, decode, encode};
 use bucket_brigade_common::object_store::s3::copy_source;
+use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::IdColumnType;
 use percent_encoding::percent_decode_str;
@@ -40,11 +41,14 @@ pub fn check(input: &[u8]) {
         let Ok(rule) = PathRule::new(old, new, source, destination) else {
             panic!("the rule {old} to {new} is refused");
         };
-        for id_type in ID_TYPES {
-            match decode(&body, RUN, id_type, &rule) {
-                Ok(task) => check_task(&task, id_type, &rule),
-                Err(DecodeError::OtherRun(run)) => assert_ne!(run, RUN),
-                Err(DecodeError::Poison(poison)) => check_poison(&poison, &body),
+        for encoding in PathEncoding::ALL {
+            let rule = rule.clone().with_encoding(encoding);
+            for id_type in ID_TYPES {
+                match decode(&body, RUN, id_type, &rule) {
+                    Ok(task) => check_task(&task, id_type, &rule),
+                    Err(DecodeError::OtherRun(run)) => assert_ne!(run, RUN),
+                    Err(DecodeError::Poison(poison)) => check_poison(&poison, &body),
+                }
             }
         }
     }

@@ -7,9 +7,9 @@ use crate::path_rule::{MoveRoute, PathRule, RouteError};
 use crate::row_id::{IdColumnType, RowId};
 
 /// The largest body a well-formed message can have; anything longer is not parsed at all.
-/// A byte takes at most six bytes of JSON; a path has 1,024 of its key and those of a prefix, a text
-/// id as many as fit into a B-tree's entry, about 2,700.
-const MAX_BODY_BYTES: usize = 32 * 1024;
+/// A byte takes at most six bytes of JSON; a path has 1,024 of its key, or 4,096 where it is a URL, and those of a
+/// prefix, a text id as many as fit into a B-tree's entry, about 2,700.
+const MAX_BODY_BYTES: usize = 64 * 1024;
 
 #[derive(Serialize)]
 struct EncodedMessage<'a> {

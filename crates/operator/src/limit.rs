@@ -33,7 +33,7 @@ pub(crate) struct RequestedLimits {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder limit --rate 500\n  feeder limit --concurrency 200\n  feeder limit none\n\nExit codes: 0 the limits stand; 1 unexpected error; 64 wrong settings, or no such run; 69 the\ndatabase cannot be reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder limit --rate 500\n  feeder limit --concurrency 200\n  feeder limit none\n\nExit codes: 0 the limits stand; 64 wrong settings, or no such run; 69 the database cannot be\nreached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Rows per second at most

@@ -20,7 +20,7 @@ const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder pause --reason 'release 4.2 goes out'\n  feeder pause --all\n\nExit codes: 0 paused; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot be reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder pause --reason 'release 4.2 goes out'\n  feeder pause --all\n\nExit codes: 0 paused; 64 wrong settings, or no such run; 69 the database cannot be reached; 70\nunexpected error; 77 a right is missing."
 )]
 pub struct Args {
     #[command(flatten)]

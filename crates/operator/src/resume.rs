@@ -19,7 +19,7 @@ const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot be reached; 77 a right is missing."
+    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, or no such run; 69 the database cannot be\nreached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     #[command(flatten)]

@@ -32,7 +32,7 @@ SELECT count(*) FROM gone";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder retry                                 prints what would happen\n  feeder retry --yes\n  feeder retry --code NoSuchKey --yes\n\nExit codes: 0 done; 1 unexpected error; 64 wrong settings, or no such run; 69 the database or the\nqueue cannot be reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder retry                                 prints what would happen\n  feeder retry --yes\n  feeder retry --code NoSuchKey --yes\n\nExit codes: 0 done; 64 wrong settings, or no such run; 69 the database or the queue cannot be\nreached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Rows that failed with this code only; dead letters then stay where they are, because they do not

@@ -35,7 +35,7 @@ const SELECT_RUNS: &str = r#"SELECT r.id, r.name, r.images_table, r.path_column,
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder runs\n  feeder runs --history\n\nNeeds the database alone. Exit codes: 0 printed; 1 unexpected error; 64 wrong settings; 69 the database\ncannot be reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder runs\n  feeder runs --history\n\nNeeds the database alone. Exit codes: 0 printed; 64 wrong settings; 69 the database cannot be\nreached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Who paused, resumed, limited, retried, rolled back and cleaned, when and why

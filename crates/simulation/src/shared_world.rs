@@ -167,8 +167,8 @@ impl WorldState {
     }
 
     /// A message was deleted, which is allowed only when its row asks for nothing any more, and that is on
-    /// record.
-    pub fn check_deletion(&mut self, body: &str) {
+    /// record; or when its failure is, and the message in the dead-letter queue.
+    pub fn check_deletion(&mut self, body: &str, is_dead_letter: bool) {
         let Ok(task) = decode(body, self.run, IdColumnType::Text, &world_path_rule()) else {
             self.violations.push(format!("I5: deleted: {body}"));
             return;
@@ -177,7 +177,12 @@ impl WorldState {
         let path = self.table.rows.get(id);
         let asks = path == Some(&task.route.old_path);
         let is_elsewhere_in_scope = path.is_some_and(|path| path.starts_with(OLD_PREFIX));
-        if asks || self.table.count_states(id) != 1 && !is_elsewhere_in_scope {
+        let is_early = if is_dead_letter {
+            asks && !self.table.failures.contains_key(id)
+        } else {
+            asks || self.table.count_states(id) != 1 && !is_elsewhere_in_scope
+        };
+        if is_early {
             let message = format!("I5: row {id}: its message was deleted too early");
             self.violations.push(message);
         }

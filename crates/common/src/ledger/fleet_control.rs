@@ -72,6 +72,8 @@ pub struct FleetLimits {
     /// Consumers alive besides this process, and how many of them come before it in the order of names.
     pub other_consumers: u64,
     pub preceding_consumers: u64,
+    /// Of the others, those that the store, the database, an outage or an operator holds back.
+    pub held_back_consumers: u64,
 }
 
 impl FleetLimits {
@@ -115,7 +117,7 @@ mod tests {
                     rate: Some(30.0),
                     other_consumers: consumers - 1,
                     preceding_consumers: before,
-                    paused: None,
+                    ..FleetLimits::default()
                 };
                 limits.concurrency_share().unwrap()
             };

@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use super::{LedgerError, PostgresLedger, counters, with_timeout};
 use crate::ledger::fleet_control::{FleetControl, FleetLimits, Heartbeat};
 use crate::ledger::move_ledger::StatementError;
+use crate::ledger::worker_state::WorkerState;
 use crate::sql::quote_identifier;
 
 /// `$1` run, `$2` worker, `$3` role, `$4` state, `$5` reason, `$6` concurrency, `$7` in hand, `$8` rows
-/// per second, `$9` seconds of a commit. A heartbeat that is lost in a crash is no loss: it does not
+/// per second, `$9` seconds of a commit, `$10` states of consumers that are held back. A heartbeat that is lost in a crash is no loss: it does not
 /// wait for the disk.
 const UPSERT_HEARTBEAT: &str = "WITH heartbeat AS (
     INSERT INTO bucket_brigade.workers AS w
@@ -21,11 +22,12 @@ const UPSERT_HEARTBEAT: &str = "WITH heartbeat AS (
         in_hand = excluded.in_hand, moved_per_second = excluded.moved_per_second,
         commit_seconds = excluded.commit_seconds, seen_at = now()
 ), others AS (
-    SELECT count(*) AS alive, count(*) FILTER (WHERE worker < $2) AS before
+    SELECT count(*) AS alive, count(*) FILTER (WHERE worker < $2) AS before,
+           count(*) FILTER (WHERE state = ANY($10)) AS held_back
       FROM bucket_brigade.workers
      WHERE run_id = $1 AND role = 'consumer' AND worker <> $2 AND seen_at > now() - interval '3 seconds'
 )
-SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit, o.alive, o.before,
+SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit, o.alive, o.before, o.held_back,
        set_config('synchronous_commit', 'off', true)
   FROM bucket_brigade.run r, others o WHERE r.id = $1";
 
@@ -58,6 +60,7 @@ type HeartbeatColumns = (
     Option<i32>,
     i64,
     i64,
+    i64,
     String,
 );
 
@@ -74,15 +77,17 @@ impl PostgresLedger {
             .bind(number(heartbeat.in_hand))
             .bind(heartbeat.moved_per_second)
             .bind(heartbeat.commit_seconds)
+            .bind(WorkerState::HELD_BACK.map(WorkerState::as_str))
             .fetch_one(&self.pool)
             .await?;
-        let (paused, by, reason, rate, concurrency, others, before, _) = found;
+        let (paused, by, reason, rate, concurrency, others, before, held_back, _) = found;
         Ok(FleetLimits {
             paused: paused.then(|| pause_description(by, reason)),
             rate,
             concurrency: concurrency.and_then(|most| u64::try_from(most).ok()),
             other_consumers: u64::try_from(others).unwrap_or(0),
             preceding_consumers: u64::try_from(before).unwrap_or(0),
+            held_back_consumers: u64::try_from(held_back).unwrap_or(0),
         })
     }
 

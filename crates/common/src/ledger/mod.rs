@@ -126,12 +126,14 @@ impl PostgresLedger {
             count_after: scope::count_stretch_sql(&table, false).into(),
             settle_stale: feed::settle_stale_sql(&table).into(),
         };
+        let options = run.options()?;
         Ok(Self {
             pool,
             run_id: run.id,
             worker: worker.into(),
-            rule,
-            options: Arc::new(run.options()?),
+            // It may not be given.
+            rule: rule.with_encoding(options.path_encoding.unwrap_or_default()),
+            options: Arc::new(options),
             table,
             statements: Arc::new(statements),
             stretch_length: Arc::default(),

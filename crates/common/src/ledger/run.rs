@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
-use super::run_options::OptionMatch;
+use super::run_options::{OptionMatch, RunOptions};
 use super::runs::{RunRow, RunSpec, SEVERAL_RUNS, list_runs, no_run};
 use super::{
     ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, connection,
@@ -253,6 +253,9 @@ async fn find_run_row(
             found.push(run);
         }
     }
+    if found.is_empty() && matching == OptionMatch::Given {
+        ensure_no_other_options(&runs, spec, table)?;
+    }
     let is_named = |run: &&&RunRow| spec.name.as_ref().is_none_or(|name| run.is_named(name));
     match (&*found, found.iter().find(is_named)) {
         ([], _) => Ok(None),
@@ -264,6 +267,28 @@ async fn find_run_row(
             differences: format!("these settings are those of run '{}'", run.name),
         }),
     }
+}
+
+/// A run that differs in nothing but its options is the one that is meant.
+fn ensure_no_other_options(
+    runs: &[RunRow],
+    spec: &RunSpec,
+    table: &ApplicationTable,
+) -> Result<(), LedgerError> {
+    let plain = RunSpec {
+        options: RunOptions::default(),
+        ..spec.clone()
+    };
+    for run in runs {
+        if run
+            .differences(&plain, &table.sql, OptionMatch::Given)?
+            .is_empty()
+        {
+            run.options()?
+                .ensure_given(&spec.options, Some(&run.name))?;
+        }
+    }
+    Ok(())
 }
 
 /// The consumer's role may be another than the feeder's, which owns the ledger.

@@ -74,6 +74,8 @@ impl RunRow {
             Some(self.source_key_prefix.clone()),
             Some(self.destination_key_prefix.clone()),
         );
+        let rule = rule.map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?;
+        let options = self.options()?;
         Ok(RunSpec {
             name: Some(self.name.clone()),
             table: TableSpec {
@@ -81,10 +83,10 @@ impl RunRow {
                 id_column: self.id_column.clone(),
                 path_column: self.path_column.clone(),
             },
-            rule: rule.map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?,
+            rule: rule.with_encoding(options.path_encoding.unwrap_or_default()),
             source_bucket: self.source_bucket.clone(),
             destination_bucket: self.destination_bucket.clone(),
-            options: self.options()?,
+            options,
         })
     }
 

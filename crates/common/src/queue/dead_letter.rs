@@ -42,16 +42,21 @@ impl SqsQueue {
 
     /// The same, when its attributes are known.
     pub fn dead_letter_queue_of(&self, attributes: &QueueAttributes) -> Option<DeadLetterQueue> {
-        let arn = attributes.dead_letter_arn.clone()?;
-        let (stem, _) = self.url.trim_end_matches('/').rsplit_once('/')?;
-        let name = arn.rsplit(':').next()?;
+        let url = self.dead_letter_url_of(attributes)?;
         // A letter keeps its trace on its way back.
-        let dead = SqsQueue::new(self.client.clone(), format!("{stem}/{name}"));
+        let dead = SqsQueue::new(self.client.clone(), url);
         Some(DeadLetterQueue {
             dead_letters: dead.with_traces(true),
             queue: self.clone(),
-            arn,
+            arn: attributes.dead_letter_arn.clone()?,
+            queue_arn: attributes.arn.clone(),
         })
+    }
+
+    pub(super) fn dead_letter_url_of(&self, attributes: &QueueAttributes) -> Option<String> {
+        let (stem, _) = self.url.trim_end_matches('/').rsplit_once('/')?;
+        let name = attributes.dead_letter_arn.as_ref()?.rsplit(':').next()?;
+        Some(format!("{stem}/{name}"))
     }
 }
 
@@ -61,6 +66,7 @@ pub struct DeadLetterQueue {
     dead_letters: SqsQueue,
     queue: SqsQueue,
     arn: String,
+    queue_arn: Option<String>,
 }
 
 impl DeadLetterQueue {
@@ -78,7 +84,9 @@ impl DeadLetterQueue {
         if waiting == 0 {
             return Ok(RedriveOutcome::Empty);
         }
+        // SQS does not know where a message comes from that a consumer has sent there: it has to be named.
         let task = self.dead_letters.client.start_message_move_task();
+        let task = task.set_destination_arn(self.queue_arn.clone());
         match task.source_arn(&self.arn).send().await {
             Ok(_) => return Ok(RedriveOutcome::Started(waiting)),
             Err(error) => match queue_error("StartMessageMoveTask", error) {

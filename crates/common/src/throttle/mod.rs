@@ -145,6 +145,11 @@ impl Throttle {
         self.lock_state().limits.other_consumers
     }
 
+    /// Those of them that something holds back.
+    pub fn held_back_consumers(&self) -> u64 {
+        self.lock_state().limits.held_back_consumers
+    }
+
     pub fn in_flight(&self) -> usize {
         let state = self.lock_state();
         state.copies.as_ref().map_or(0, |copies| copies.in_flight)

@@ -13,10 +13,12 @@ use bucket_brigade_common::preflight::retry_transient;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
+use super::encoded_paths::{OtherPaths, UnsettledSources};
 use super::other_spellings::OtherSpellings;
 use super::output::CleanPrinter;
 use super::path_references::{ReferringColumn, path_columns, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
+use super::restore::ObjectRestorer;
 use crate::locks::{self, PauseGate, QuiescedFleet};
 use crate::progress_bar::ProgressReporter;
 use crate::retrying_store::{
@@ -26,7 +28,9 @@ use crate::statements::retry_statement;
 
 const REFERENCED_REASON: &str = "a row names it";
 const OTHER_SPELLING_REASON: &str = "a row may mean it by another spelling";
-const CHANGED_REASON: &str = "it is not the object that was verified any more";
+const UNSETTLED_REASON: &str =
+    "a move off it by another spelling is not verified, or younger than asked for";
+pub(super) const CHANGED_REASON: &str = "it is not the object that was verified any more";
 const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
 const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
@@ -34,10 +38,12 @@ const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NO
 pub(super) struct ObjectCleaner<'a> {
     pub(super) removals: RemovalLedger<'a>,
     pub(super) store: &'a S3Store,
+    pub(super) restorer: ObjectRestorer<'a>,
     pub(super) bucket: &'a str,
     /// Read anew for each batch.
     pub(super) columns: Vec<ReferringColumn>,
     pub(super) other_spellings: OtherSpellings,
+    pub(super) unsettled: UnsettledSources,
     pub(super) total: u64,
     pub(super) printer: CleanPrinter<'a>,
 }
@@ -84,8 +90,12 @@ impl ObjectCleaner<'_> {
         Ok(false)
     }
 
-    async fn process_batch(&mut self, page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
+    async fn process_batch(&mut self, mut page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
         let mut outcomes = Vec::new();
+        let other_paths = match self.removals.has_encoded_paths() {
+            true => OtherPaths::split_off(&mut page, &mut outcomes),
+            false => OtherPaths::default(),
+        };
         // A feeder may have opened another run since the last batch.
         let (ledger, bucket) = (self.removals.ledger, self.bucket);
         self.columns = retry_transient(async || path_columns(ledger, bucket).await).await?;
@@ -110,6 +120,7 @@ impl ObjectCleaner<'_> {
         if failure.is_some() {
             unsaved.extend(self.restore_uncertain(removable, &mut outcomes).await?);
         }
+        other_paths.add_outcomes(&mut outcomes);
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         retry_statement(async || self.removals.finish_removals(&outcomes).await).await?;
         self.printer.print_outcomes(&outcomes)?;
@@ -131,6 +142,8 @@ impl ObjectCleaner<'_> {
                 REFERENCED_REASON
             } else if self.other_spellings.may_mean(&removal.object_key) {
                 OTHER_SPELLING_REASON
+            } else if self.unsettled.contains(&removal.object_key) {
+                UNSETTLED_REASON
             } else {
                 unreferenced.push(removal);
                 continue;
@@ -144,9 +157,9 @@ impl ObjectCleaner<'_> {
         &self,
         removals: impl Iterator<Item = &ObjectRemoval>,
     ) -> anyhow::Result<HashSet<String>> {
-        let keys = removals.map(|removal| removal.object_key.as_str());
-        let keys: Vec<&str> = keys.collect();
-        Ok(referenced_keys(self.removals.ledger, &self.columns, &keys).await?)
+        let of = |removal: &'_ ObjectRemoval| (removal.object_key.clone(), removal.path.clone());
+        let (keys, paths): (Vec<String>, Vec<String>) = removals.map(of).unzip();
+        Ok(referenced_keys(self.removals.ledger, &self.columns, &keys, &paths).await?)
     }
 
     /// Those that may go, and those that an earlier clean removed and was killed.
@@ -168,6 +181,11 @@ impl ObjectCleaner<'_> {
             match verdict {
                 RemovalVerdict::Removable => removable.push(removal),
                 RemovalVerdict::Missing if removal.is_in_removal || self.removals.orphans => {
+                    gone.push((removal, None));
+                }
+                RemovalVerdict::Missing
+                    if self.removals.is_removed_by_other_path(&removal).await? =>
+                {
                     gone.push((removal, None));
                 }
                 RemovalVerdict::Missing => {
@@ -327,11 +345,7 @@ impl ObjectCleaner<'_> {
     /// How it came back, or why it did not.
     async fn restore_object(&self, removal: &ObjectRemoval) -> Result<String, String> {
         let route = self.removal_route(removal).ok_or("no route leads there")?;
-        match retry_object_request(async || {
-            self.store.restore_object(self.bucket_side(), &route).await
-        })
-        .await
-        {
+        match self.restorer.restore(&route).await {
             Ok(_) => Ok(format!(
                 "{REFERENCED_REASON} since a moment ago: brought back"
             )),
@@ -362,11 +376,7 @@ impl ObjectCleaner<'_> {
     }
 
     fn bucket_side(&self) -> BucketSide {
-        if self.removals.orphans {
-            BucketSide::Destination
-        } else {
-            BucketSide::Source
-        }
+        self.restorer.side
     }
 
     async fn stat_object(

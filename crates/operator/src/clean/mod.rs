@@ -26,10 +26,12 @@
 
 mod batch;
 mod confirm;
+mod encoded_paths;
 mod other_spellings;
 mod output;
 mod path_references;
 mod removals;
+mod restore;
 
 use std::time::Duration;
 
@@ -48,10 +50,12 @@ use super::retrying_store;
 use super::retrying_store::{is_object_error, retry_object_request};
 use batch::ObjectCleaner;
 use confirm::RemovalConsent;
+use encoded_paths::UnsettledSources;
 use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use path_references::path_columns;
 use removals::{EligibleMoves, RemovalLedger};
+use restore::ObjectRestorer;
 
 const POOL_SIZE: u32 = 4;
 
@@ -60,7 +64,7 @@ const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is asked for.\nExit codes: 0 done, or nothing to do; 1 refused for want of a verify, or unexpected error; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such run, or another\nname; 69 database, queue or bucket cannot be reached; 75 another command (with --orphans: the feeder or consumers)\nat work; 77 a right is missing."
+    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is\nasked for. Exit codes: 0 done, or nothing to do; 1 refused for want of a verify; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such\nrun, or another name; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75\nanother command (with --orphans: the feeder or consumers) at work; 77 a right is missing."
 )]
 pub struct Args {
     /// Only what was moved (with --orphans: lost its row) at least so long ago, for example 30days
@@ -92,7 +96,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
-    let store = retrying_store::open(&context).await?;
+    let store = retrying_store::open(&context, &ledger).await?;
     let removals = RemovalLedger {
         ledger: &ledger,
         orphans: args.orphans,
@@ -100,11 +104,12 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     removals.mark_removals(bucket, age_seconds).await?;
     let eligible = removals.count_eligible(age_seconds).await?;
     refuse_unverified(args.orphans, &eligible)?;
-    let mut other_spellings = OtherSpellings::default();
+    let (mut other_spellings, mut unsettled) = <(OtherSpellings, UnsettledSources)>::default();
     if eligible.objects > 0 {
         let columns = path_columns(&ledger, bucket).await?;
         other_spellings = OtherSpellings::read(&ledger, &columns).await?;
         other_spellings.accept_rows_outside(args.rows_outside_the_rule)?;
+        unsettled = UnsettledSources::read(removals, age_seconds).await?;
     }
     let clean = CleanContext {
         context: &context,
@@ -114,6 +119,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         bucket,
         eligible,
         other_spellings,
+        unsettled,
         versioning: read_versioning(&store, args.orphans).await?,
     };
     clean
@@ -130,6 +136,7 @@ struct CleanContext<'a> {
     bucket: &'a str,
     eligible: EligibleMoves,
     other_spellings: OtherSpellings,
+    unsettled: UnsettledSources,
     versioning: Option<BucketVersioning>,
 }
 
@@ -177,9 +184,11 @@ impl CleanContext<'_> {
         let mut cleaner = ObjectCleaner {
             removals: self.removals,
             store: self.store,
+            restorer: ObjectRestorer::new(self.context, ledger, target_side(orphans)),
             bucket: self.bucket,
             columns: Vec::new(),
             other_spellings: self.other_spellings,
+            unsettled: self.unsettled,
             total: u64::try_from(self.eligible.objects).unwrap_or(0),
             printer,
         };
@@ -212,6 +221,14 @@ fn target_bucket(context: &CommandContext, orphans: bool) -> &str {
     }
 }
 
+fn target_side(orphans: bool) -> BucketSide {
+    if orphans {
+        BucketSide::Destination
+    } else {
+        BucketSide::Source
+    }
+}
+
 /// No source may go before a verify: an error of its own, rather than "nothing to do".
 fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), CommandError> {
     if orphans || eligible.objects > 0 || eligible.unverified == 0 {
@@ -226,19 +243,18 @@ fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), Comm
     })
 }
 
-/// Whether the bucket keeps what is removed; none when we may not ask.
+/// moto's has another root element, for one.
+const UNREADABLE_RESPONSE: &str = "UnreadableAnswer";
+
+/// Whether the bucket keeps what is removed; none when we may not ask, or cannot read the response.
 async fn read_versioning(
     store: &S3Store,
     orphans: bool,
 ) -> Result<Option<BucketVersioning>, StoreError> {
-    let side = if orphans {
-        BucketSide::Destination
-    } else {
-        BucketSide::Source
-    };
+    let side = target_side(orphans);
     match retry_object_request(async || store.bucket_versioning(side).await).await {
         Ok(versioning) => Ok(Some(versioning)),
-        Err(error) if is_object_error(&error) => Ok(None),
+        Err(error) if is_object_error(&error) || error.code() == UNREADABLE_RESPONSE => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -240,7 +240,7 @@ fn file_names(path: &str) -> HashSet<String> {
     names
 }
 
-fn hash_of(text: impl AsRef<str>) -> u64 {
+pub(super) fn hash_of(text: impl AsRef<str>) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.as_ref().hash(&mut hasher);
     hasher.finish()
@@ -248,6 +248,8 @@ fn hash_of(text: impl AsRef<str>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use bucket_brigade_common::path_encoding::PathEncoding;
+
     use super::*;
     use crate::clean::path_references::PathReference;
 
@@ -260,6 +262,7 @@ mod tests {
             references: vec![PathReference {
                 path_prefix: "https://old.example/".into(),
                 key_prefix: "image/".into(),
+                encoding: PathEncoding::None,
             }],
         }
     }

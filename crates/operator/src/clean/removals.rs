@@ -129,9 +129,11 @@ const SELECT_REMOVALS: &str =
     WHERE run_id = $1 AND is_orphan = $2 AND removed_at IS NULL AND path AFTER $3
     ORDER BY path LIMIT $4";
 
-const BEGIN_REMOVALS: &str =
-    "UPDATE bucket_brigade.removals SET removing_at = now(), left_because = NULL
-    WHERE run_id = $1 AND is_orphan = $2 AND path = ANY ($3)";
+/// `$1` run, `$2` whether orphans, `$3` paths, `$4` keys, `$5` whether other paths may spell them.
+const BEGIN_REMOVALS: &str = "UPDATE bucket_brigade.removals r SET
+        removing_at = now(), left_because = NULL, object_key = i.object_key, is_encoded = $5
+    FROM unnest($3::text[], $4::text[]) AS i (path, object_key)
+    WHERE r.run_id = $1 AND r.is_orphan = $2 AND r.path = i.path";
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
 /// operator. An orphan that is gone is none any more.
@@ -214,7 +216,10 @@ impl RemovalLedger<'_> {
         let query = sqlx::query_as(page_after(SELECT_REMOVALS, cursor)).bind(self.ledger.run_id());
         let query = query.bind(self.orphans).bind(cursor.unwrap_or_default());
         let query = query.bind(size).bind(self.ledger.worker());
-        with_timeout(query.fetch_all(self.ledger.pool())).await
+        let removals: Vec<ObjectRemoval> =
+            with_timeout(query.fetch_all(self.ledger.pool())).await?;
+        let decoded = removals.into_iter().map(|one| self.decode_key(one));
+        Ok(decoded.collect())
     }
 
     /// Records that these are removed from now on.
@@ -225,6 +230,8 @@ impl RemovalLedger<'_> {
         let query = sqlx::query(BEGIN_REMOVALS).bind(self.ledger.run_id());
         let query = query.bind(self.orphans);
         let query = query.bind(column(removals, |removal| removal.path.as_str()));
+        let query = query.bind(column(removals, |removal| removal.object_key.as_str()));
+        let query = query.bind(self.has_encoded_paths());
         with_timeout(query.execute(self.ledger.pool()))
             .await
             .map(drop)

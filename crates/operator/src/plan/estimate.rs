@@ -12,6 +12,7 @@ use super::table_inspector::RowCounts;
 
 /// Dollars for a copy, and for one request to SQS and KMS.
 const DOLLARS_PER_COPY: f64 = 0.005 / 1000.0;
+const DOLLARS_PER_READ: f64 = 0.0004 / 1000.0;
 const DOLLARS_PER_SQS_REQUEST: f64 = 0.40 / 1e6;
 const DOLLARS_PER_KMS_REQUEST: f64 = 0.03 / 10_000.0;
 
@@ -54,6 +55,8 @@ pub(super) struct MigrationEstimate {
     pub(super) is_bound_by_prefix: bool,
     pub(super) seconds: f64,
     pub(super) copy_requests: u64,
+    /// Whether the bytes go through the consumers, in and out.
+    pub(super) is_streamed: bool,
     pub(super) queue_requests: u64,
     pub(super) dollars: f64,
     /// The size of all images, from the few that were checked.
@@ -80,7 +83,9 @@ impl MigrationEstimate {
         let per_second = by_consumers.min(MAX_COPIES_PER_SECOND_PER_PREFIX);
         let gigabytes = objects.average_bytes.map(|size| size as f64 * rows / 1e9);
         let queue_requests = (rows * SQS_REQUESTS_PER_ROW).ceil();
+        let more_requests = objects.requests_per_copy.saturating_sub(1);
         let mut dollars = rows * DOLLARS_PER_COPY + queue_requests * DOLLARS_PER_SQS_REQUEST;
+        dollars += rows * f64::from(more_requests) * DOLLARS_PER_READ;
         if objects.uses_kms {
             dollars += 2.0 * rows * DOLLARS_PER_KMS_REQUEST;
         }
@@ -94,7 +99,8 @@ impl MigrationEstimate {
             copies_per_second: per_second,
             is_bound_by_prefix: by_consumers > MAX_COPIES_PER_SECOND_PER_PREFIX,
             seconds: rows / per_second,
-            copy_requests: counts.in_scope,
+            copy_requests: counts.in_scope.saturating_mul(u64::from(1 + more_requests)),
+            is_streamed: objects.is_streamed,
             queue_requests: counts.in_scope.saturating_mul(3).div_ceil(10),
             dollars,
             gigabytes,

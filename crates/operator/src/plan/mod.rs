@@ -31,7 +31,7 @@ use table_inspector::{RowCounts, TableInspector};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its mend, or an\nunexpected error; 3 stopped by a signal; 64 wrong settings."
+    after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its mend; 3 stopped by\na signal; 64 wrong settings; 70 unexpected error."
 )]
 pub struct Args {
     /// Estimate for so many consumers

@@ -115,10 +115,21 @@ impl fmt::Display for MigrationEstimate {
         )?;
         writeln!(
             f,
-            "  requests  {} CopyObject, {} SQS",
+            "  requests  {} {}, {} SQS",
             HumanCount(self.copy_requests),
+            if self.is_streamed {
+                "GetObject and PutObject"
+            } else {
+                "CopyObject"
+            },
             HumanCount(self.queue_requests)
         )?;
+        if let (true, Some(size)) = (self.is_streamed, self.gigabytes) {
+            writeln!(
+                f,
+                "  bytes     {size:.1} GB through the consumers, in and out"
+            )?;
+        }
         write!(f, "  money     ${:.2}", self.dollars)?;
         if let (Some(size), Some(month)) = (self.gigabytes, self.dollars_per_month) {
             write!(

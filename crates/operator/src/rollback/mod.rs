@@ -47,7 +47,7 @@ const POOL_SIZE: u32 = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder rollback --all                        prints what would happen\n  feeder rollback --all --yes\n  feeder rollback --since 2h --yes\n  feeder rollback --since 2026-03-01T14:00:00Z --yes\n  feeder rollback --ids 17 23 42 --yes\n\nStop the feeder first. Cut off, the same command goes on where it was. Exit codes: 0 done; 1 unexpected error;\n2 done, but some rows were left alone (the list says why); 3 stopped before the end; 64 wrong settings, or no\nsuch run; 69 database, queue or bucket cannot be reached; 75 the feeder, consumers or another command are at\nwork; 77 a right is missing."
+    after_help = "Examples:\n  feeder rollback --all                        prints what would happen\n  feeder rollback --all --yes\n  feeder rollback --since 2h --yes\n  feeder rollback --since 2026-03-01T14:00:00Z --yes\n  feeder rollback --ids 17 23 42 --yes\n\nStop the feeder first. Cut off, the same command goes on where it was. Exit codes: 0 done; 2 done,\nbut some rows were left alone (the list says why); 3 stopped before the end; 64 wrong settings, or\nno such run; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75 the feeder,\nconsumers or another command are at work; 77 a right is missing."
 )]
 pub struct Args {
     #[command(flatten)]
@@ -112,11 +112,10 @@ async fn run_pass(
         None => None,
     };
     let for_real = fleet.is_some();
-    let store = retrying_store::open(context).await?;
-    let rule = &context.migration.run.rule;
+    let store = retrying_store::open(context, ledger).await?;
     let classifier = UndoClassifier {
         store: &store,
-        rule,
+        rule: ledger.rule(),
     };
     let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), for_real)?;
     let mut rollback = RollbackRun::new(ledger, classifier, selection, printer);

@@ -36,7 +36,7 @@ const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder status --watch\n  feeder status --all\n\nExit codes: 0 printed; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot\nbe reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder status --watch\n  feeder status --all\n\nExit codes: 0 printed; 64 wrong settings, or no such run; 69 the database cannot be reached; 70\nunexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Go on until Ctrl-C

@@ -93,6 +93,10 @@ impl MoveChecker<'_> {
                 None => SourceObject::Missing,
             }
         };
+        if let Some(header) = unreadable_header(copy.as_ref(), &source) {
+            let message = format!("its header {header} is not UTF-8");
+            return Ok(CheckAttempt::Final(mismatch_finding("Unreadable", message)));
+        }
         let verdict = classify_move(row, copy.as_ref(), &source);
         let subject = CheckedMove {
             row,
@@ -240,6 +244,16 @@ impl CheckedMove<'_> {
             ..self.intact_finding()
         }
     }
+}
+
+fn unreadable_header(copy: Option<&ObjectStat>, source: &SourceObject) -> Option<&'static str> {
+    let source = match source {
+        SourceObject::Present(stat) => Some(stat),
+        SourceObject::Removed | SourceObject::Missing => None,
+    };
+    copy.into_iter()
+        .chain(source)
+        .find_map(|stat| stat.unreadable_header)
 }
 
 fn concurrent_write_message() -> String {

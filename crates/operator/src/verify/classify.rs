@@ -102,6 +102,7 @@ mod tests {
 
     fn stat(etag: &str, size_bytes: i64, modified_seconds: i64) -> ObjectStat {
         ObjectStat {
+            unreadable_header: None,
             etag: etag.into(),
             size_bytes,
             modified_seconds,

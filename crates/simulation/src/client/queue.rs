@@ -5,13 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bucket_brigade_common::message::named_run;
 use bucket_brigade_common::queue::{
-    EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog, QueueError,
-    ReceivedMessage,
+    DeadLetter, EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog,
+    QueueError, ReceivedMessage,
 };
 use tokio::time::{Instant, sleep};
 
 use super::SimulatedClient;
 use crate::fault_rates::CallOutcome;
+use crate::sabotage::Sabotage;
 use crate::shared_world::WorldState;
 
 /// How often a long poll looks for messages.
@@ -70,10 +71,11 @@ impl SimulatedClient {
             return;
         };
         let named = named_run(&body);
+        let is_dead_letter = things.mailbox.dead_letters.contains(&body);
         let mut others = self.others.iter().map(|other| other.lock());
         match others.find(|other| Some(other.run) == named) {
-            Some(mut other) => other.check_deletion(&body),
-            None => things.check_deletion(&body),
+            Some(mut other) => other.check_deletion(&body, is_dead_letter),
+            None => things.check_deletion(&body, is_dead_letter),
         }
     }
 }
@@ -137,6 +139,22 @@ impl MessageQueue for SimulatedClient {
         let lost = unavailable_error("ChangeMessageVisibilityBatch");
         self.perform_call("hide", lost, |things| {
             Ok(apply_entries(things, changes, hide_message))
+        })
+        .await
+    }
+
+    async fn send_dead_letters(
+        &self,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let lost = unavailable_error("SendMessageBatch");
+        self.perform_call("dead letter", lost, |things| {
+            Ok(apply_entries(things, letters, |things, letter| {
+                if things.sabotage != Sabotage::UnsentDeadLetter {
+                    things.mailbox.dead_letters.insert(letter.body.clone());
+                }
+                EntryOutcome::Done
+            }))
         })
         .await
     }

@@ -18,7 +18,8 @@ use bucket_brigade_common::object_store::{
 };
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::queue::{
-    EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueError, ReceivedMessage,
+    DeadLetter, EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueError,
+    ReceivedMessage,
 };
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_simulation::client::SimulatedClient;
@@ -215,6 +216,14 @@ impl MessageQueue for FaultyClient {
     ) -> Result<Vec<EntryOutcome>, QueueError> {
         self.check_queue("ChangeMessageVisibilityBatch").await?;
         self.client.change_visibility(changes).await
+    }
+
+    async fn send_dead_letters(
+        &self,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        self.check_queue("SendMessageBatch").await?;
+        self.client.send_dead_letters(letters).await
     }
 
     async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {

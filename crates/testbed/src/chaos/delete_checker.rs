@@ -1,5 +1,5 @@
 //! I5, watched at the queue: a message may be deleted only when its row no longer holds the path it
-//! was sent for. The auditor sees each delete before it is performed, knows from the receives what it
+//! was sent for, or when the dead-letter queue has it. The auditor sees each delete before it is performed, knows from the receives what it
 //! deletes, and asks the database itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,6 +32,8 @@ struct DeleteRecords {
     /// The bodies received, by receipt handle.
     bodies: HashMap<String, String>,
     poison: HashSet<String>,
+    /// The bodies that consumers sent to the dead-letter queue.
+    dead_letters: HashSet<String>,
     checked_deletes: u64,
     findings: Vec<String>,
 }
@@ -73,6 +75,11 @@ impl DeleteChecker {
                 notes.bodies.insert(handle.to_owned(), body.to_owned());
             }
         }
+    }
+
+    /// Called for the bodies that the dead-letter queue took from a consumer.
+    pub fn record_dead_letters(&self, bodies: Vec<String>) {
+        self.records.lock().dead_letters.extend(bodies);
     }
 
     /// Called for each delete before it is performed, which must wait for the end of this.
@@ -150,6 +157,10 @@ impl DeleteChecker {
             notes.findings.push(finding);
             return None;
         };
+        if notes.dead_letters.contains(&body) {
+            notes.checked_deletes += 1;
+            return None;
+        }
         let task: Value = serde_json::from_str(&body).unwrap_or_default();
         match (task["id"].as_str(), task["path"].as_str()) {
             (Some(id), Some(path)) if !notes.poison.contains(&body) => {

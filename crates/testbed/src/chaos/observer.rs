@@ -73,17 +73,22 @@ impl ChaosObserver {
         }
     }
 
-    /// Those bodies of a batch that the queue took.
     fn forward_sent(&self, request: &Value, response: &Value) {
-        for taken in response["Successful"].as_array().into_iter().flatten() {
-            let mut entries = request["Entries"].as_array().into_iter().flatten();
-            let entry = entries.find(|entry| entry["Id"] == taken["Id"]);
-            if let Some(body) = entry.and_then(|entry| entry["MessageBody"].as_str()) {
-                // There is no listener when there are to be no duplicates.
-                let _ = self.sent_bodies.send(body.to_owned());
-            }
+        for body in sent_bodies(request, response) {
+            // There is no listener when there are to be no duplicates.
+            let _ = self.sent_bodies.send(body.to_owned());
         }
     }
+}
+
+/// Those bodies of a batch that the queue took.
+fn sent_bodies<'a>(request: &'a Value, response: &'a Value) -> impl Iterator<Item = &'a str> {
+    let taken = response["Successful"].as_array().into_iter().flatten();
+    taken.filter_map(|taken| {
+        let mut entries = request["Entries"].as_array().into_iter().flatten();
+        let entry = entries.find(|entry| entry["Id"] == taken["Id"])?;
+        entry["MessageBody"].as_str()
+    })
 }
 
 impl CloudObserver for ChaosObserver {
@@ -110,6 +115,14 @@ impl CloudObserver for ChaosObserver {
     fn after_response(&self, request: ObservedRequest<'_>, response: &[u8]) {
         match (request.caller, request.operation) {
             (CONSUMER_CALLER, "ReceiveMessage") => self.handle_received(&parse_json(response)),
+            (CONSUMER_CALLER, "SendMessageBatch") => {
+                let (request, response) = (parse_json(request.body), parse_json(response));
+                let is_dead = |url: &str| url.ends_with("-dlq");
+                if request["QueueUrl"].as_str().is_some_and(is_dead) {
+                    let bodies = sent_bodies(&request, &response).map(str::to_owned);
+                    self.delete_checker.record_dead_letters(bodies.collect());
+                }
+            }
             (FEEDER_CALLER, "SendMessageBatch") => {
                 self.forward_sent(&parse_json(request.body), &parse_json(response));
             }

@@ -65,6 +65,7 @@ async fn run(arguments: &DemoArguments) -> Result<bool> {
     let environment = RunEnvironment::set_up(&EnvironmentOptions {
         images: arguments.images,
         largest_bytes: None,
+        odd_keys: true,
         seed: arguments.seed,
         columns: arguments.columns,
     })

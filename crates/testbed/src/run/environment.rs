@@ -23,6 +23,8 @@ pub(crate) struct EnvironmentOptions {
     pub(crate) images: u32,
     /// The largest picture, in bytes; none for the seed's own choice.
     pub(crate) largest_bytes: Option<u32>,
+    /// Whether some have odd keys, which not every store can hold.
+    pub(crate) odd_keys: bool,
     /// Seed of the random numbers.
     pub(crate) seed: u64,
     /// Columns to migrate, each a run of its own, with so many images in each.
@@ -66,6 +68,14 @@ pub(crate) struct RunEnvironment {
 
 impl RunEnvironment {
     pub(crate) async fn set_up(plan: &EnvironmentOptions) -> Result<Self> {
+        Self::set_up_on(plan, |application| application).await
+    }
+
+    /// The same for an application whose objects are elsewhere.
+    pub(crate) async fn set_up_on(
+        plan: &EnvironmentOptions,
+        adapt: impl FnOnce(Application) -> Application,
+    ) -> Result<Self> {
         print_status("Starting a private Postgres, S3 and SQS …");
         let cluster = Arc::new(Cluster::start().await?);
         let database_url = cluster.create_database().await?;
@@ -76,11 +86,12 @@ impl RunEnvironment {
         let queue = cloud
             .create_queue("images", CreateQueueOptions::default())
             .await?;
-        let application = Application::new(&cloud, database_url);
+        let application = adapt(Application::new(&cloud, database_url));
         print_status(&format!("Seeding {} images …", plan.images));
         let usual = SeedOptions::new(plan.images as usize);
         let images = SeedOptions {
             seed: plan.seed,
+            odd_keys: plan.odd_keys,
             largest_bytes: plan.largest_bytes.unwrap_or(usual.largest_bytes),
             ..usual
         };

@@ -98,6 +98,11 @@ impl<'a> ProcessGroup<'a> {
     pub(crate) fn consumer_log(&self, n: usize) -> String {
         self.consumers[n].log_tail(LOG_TAIL_LINES)
     }
+
+    /// All that a consumer has logged.
+    pub(crate) fn whole_consumer_log(&self, n: usize) -> String {
+        self.consumers[n].log_tail(usize::MAX)
+    }
 }
 
 async fn kill_if_running(process: &mut ChildProcess) -> Result<()> {

@@ -1,5 +1,5 @@
-//! What others write into paths reaches neither the terminal nor a spreadsheet as a command, and no folder
-//! above is read.
+//! What others write into paths reaches neither the terminal nor a spreadsheet as a command, no folder above is
+//! read, and output that cannot be written is no finding.
 
 use std::process::Stdio;
 
@@ -78,4 +78,27 @@ async fn a_dotenv_of_a_folder_above_is_not_read() {
     let output = command.output().await.unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(!log.contains("QUEUE_URL"), "{log}");
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_written_is_no_finding() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    for arguments in [
+        &["plan"][..],
+        &["verify"],
+        &["failures"],
+        &["report"],
+        &["runs"],
+        &["rollback", "--all"],
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
+        command.args(arguments).env_clear().current_dir("/");
+        command.envs(rig.environment("operator", &[]));
+        command.stdout(full.unwrap()).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().await.unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(70), "{arguments:?}: {log}");
+    }
 }

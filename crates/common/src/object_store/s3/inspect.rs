@@ -1,10 +1,14 @@
 //! Looking at an object by a HEAD.
 
+use std::collections::HashMap;
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
 use super::{S3Bucket, S3Store, bare_etag};
 use crate::aws::RequestError;
+use crate::connections::has_marked_byte;
 use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, ObjectStat};
 
@@ -39,6 +43,7 @@ fn object_stat(head: &HeadObjectOutput) -> ObjectStat {
     let etag = bare_etag(head.e_tag().unwrap_or_default()).to_owned();
     ObjectStat {
         is_md5: is_md5(head, &etag),
+        unreadable_header: unreadable_head(head),
         etag,
         size_bytes: head.content_length.unwrap_or(0),
         modified_seconds: head.last_modified.map_or(0, |at| at.secs()),
@@ -47,12 +52,50 @@ fn object_stat(head: &HeadObjectOutput) -> ObjectStat {
 
 /// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
 fn is_md5(head: &HeadObjectOutput, etag: &str) -> bool {
-    let encryption = head.server_side_encryption.as_ref();
+    head.sse_customer_algorithm.is_none() && is_md5_of(etag, head.server_side_encryption.as_ref())
+}
+
+pub(super) fn is_md5_of(etag: &str, encryption: Option<&ServerSideEncryption>) -> bool {
     let is_plain = encryption.is_none_or(|kind| *kind == ServerSideEncryption::Aes256);
-    is_plain
-        && head.sse_customer_algorithm.is_none()
-        && etag.len() == 32
-        && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+    is_plain && etag.len() == 32 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// What of an object's headers is no UTF-8, as the connections have marked it.
+pub(super) fn unreadable_header(object: &GetObjectOutput) -> Option<&'static str> {
+    let headers = [
+        ("Content-Type", &object.content_type),
+        ("Cache-Control", &object.cache_control),
+        ("Content-Encoding", &object.content_encoding),
+        ("Content-Disposition", &object.content_disposition),
+        ("Content-Language", &object.content_language),
+        ("Expires", &object.expires_string),
+    ];
+    first_marked(headers, object.metadata.as_ref())
+}
+
+fn unreadable_head(head: &HeadObjectOutput) -> Option<&'static str> {
+    let headers = [
+        ("Content-Type", &head.content_type),
+        ("Cache-Control", &head.cache_control),
+        ("Content-Encoding", &head.content_encoding),
+        ("Content-Disposition", &head.content_disposition),
+        ("Content-Language", &head.content_language),
+        ("Expires", &head.expires_string),
+    ];
+    first_marked(headers, head.metadata.as_ref())
+}
+
+fn first_marked(
+    headers: [(&'static str, &Option<String>); 6],
+    metadata: Option<&HashMap<String, String>>,
+) -> Option<&'static str> {
+    let is_marked = |value: &String| has_marked_byte(value);
+    let mut headers = headers.into_iter();
+    let header = headers.find(|(_, value)| value.as_ref().is_some_and(is_marked));
+    let in_metadata = metadata.is_some_and(|metadata| metadata.values().any(is_marked));
+    header
+        .map(|(name, _)| name)
+        .or(in_metadata.then_some("x-amz-meta-…"))
 }
 
 #[cfg(test)]

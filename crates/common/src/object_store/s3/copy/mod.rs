@@ -47,6 +47,8 @@ pub(super) struct CopyRequest<'a> {
     /// When the copy may be written.
     pub condition: CopyCondition<'a>,
     pub attributes: &'a CopyAttributes,
+    /// What is said of both buckets.
+    pub bucket_headers: &'a [(&'static str, String)],
 }
 
 /// When a copy may be written.
@@ -143,6 +145,9 @@ impl CopyClient {
         }
         for (name, value) in copy.attributes.headers() {
             headers.try_insert(name, value.to_owned())?;
+        }
+        for (name, value) in copy.bucket_headers {
+            headers.try_insert(*name, value.clone())?;
         }
         Ok(request)
     }
