@@ -48,6 +48,7 @@ impl ConsumerContext {
     }
 
     /// For the only run.
+    #[must_use]
     pub fn with_throttle(&self, throttle: &Arc<Throttle>) -> Self {
         Self {
             throttle: Arc::clone(throttle),
@@ -56,6 +57,7 @@ impl ConsumerContext {
     }
 
     /// For one run of several.
+    #[must_use]
     pub fn for_run(&self, name: &str, throttle: &Arc<Throttle>) -> Self {
         Self {
             health: self.health.for_run(name),

@@ -25,7 +25,7 @@ pub(crate) async fn open_store(
         prefix: run.rule.destination_key_prefix(),
         source_prefix: run.rule.source_key_prefix(),
     };
-    let store = request.open(source, destination).await?;
+    let store = Box::pin(request.open(source, destination)).await?;
     tracing::info!(method = %store.method(), "copying");
     Ok(store)
 }

@@ -47,6 +47,7 @@ fn log_empty_scope(why: &EmptyScope) -> u8 {
 
 impl FeedOutcome {
     /// What came of one part: a canary's end says nothing of the failures before it.
+    #[must_use]
     pub fn since(self, (before, failures): &(RunProgress, Vec<(String, u64)>)) -> Self {
         let count =
             |count: fn(&RunProgress) -> u64| count(&self.progress).saturating_sub(count(before));

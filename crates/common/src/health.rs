@@ -93,6 +93,7 @@ impl Health {
     }
 
     /// The health of one run of several: the same database and queue, buckets of its own.
+    #[must_use]
     pub fn for_run(&self, run: &str) -> Self {
         Self {
             run: Some(run.into()),

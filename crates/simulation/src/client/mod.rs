@@ -65,6 +65,7 @@ impl SimulatedClient {
     }
 
     /// The same, on a queue that further runs share.
+    #[must_use]
     pub fn with_others(self, others: &[Arc<SharedWorld>]) -> Self {
         Self {
             others: others.to_vec(),
@@ -74,6 +75,7 @@ impl SimulatedClient {
     }
 
     /// The same process's view of another run's world.
+    #[must_use]
     pub fn in_world(&self, shared: &Arc<SharedWorld>) -> Self {
         Self {
             shared: Arc::clone(shared),
