@@ -7,6 +7,7 @@ use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::http_endpoints::EndpointArgs;
 use bucket_brigade_common::ledger::RunSelection;
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
+use bucket_brigade_common::manual::ManualCommand;
 use bucket_brigade_common::settings::{
     DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
     SettingsProblems, duration_between, integer_between, optional, setting,
@@ -49,6 +50,8 @@ pub struct Args {
 pub enum ConsumerCommand {
     /// Ask the consumer that runs on this machine or in this container for its health
     Healthcheck(HealthcheckArgs),
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 #[derive(Debug, clap::Args)]

@@ -251,6 +251,16 @@ class KubernetesTest(unittest.TestCase):
         self.assertLessEqual(scaled["maxReplicaCount"] * each, int(self.environment("feeder").get("MAX_BACKLOG", backlog)))
 
 
+class VersionTest(unittest.TestCase):
+    def test_every_image_is_of_this_version_which_the_changelog_describes(self):
+        version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
+        files = [file for folder in ("deploy", "docs") for file in (ROOT / folder).rglob("*") if file.suffix in (".md", ".yaml")]
+        tags = [tag for file in files for tag in re.findall(r"bucket-brigade-[a-z$]+:([\w.]+)", file.read_text())]
+        self.assertGreater(len(tags), 8)
+        self.assertEqual(set(tags), {version})
+        self.assertIn(f"\n## [{version}] - ", (ROOT / "CHANGELOG.md").read_text())
+
+
 class WorkflowTest(unittest.TestCase):
     def test_actions_are_pinned_and_rights_are_few(self):
         for path in (ROOT / ".github/workflows").glob("*.yml"):

@@ -13,6 +13,7 @@ pub mod http_endpoints;
 pub mod http_server;
 pub mod ledger;
 pub mod logging;
+pub mod manual;
 pub mod message;
 pub mod object_store;
 pub mod path_encoding;

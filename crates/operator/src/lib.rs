@@ -28,7 +28,8 @@ pub mod verify;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
-use clap::Subcommand;
+use bucket_brigade_common::manual::ManualCommand;
+use clap::{Command, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 /// The commands beside feeding.
@@ -60,19 +61,21 @@ pub enum OperatorCommand {
     Clean(clean::Args),
     /// Ask the feeder that runs on this machine or in this container for its health
     Healthcheck(HealthcheckArgs),
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 impl OperatorCommand {
-    /// Runs it until its end or `stop`. Returns the exit code.
+    /// Runs it until its end or `stop`, as a command of `program`. Returns the exit code.
     ///
     /// # Errors
     /// What keeps it from running, before anything is touched.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<u8> {
+    pub async fn run(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
         let has_work_in_hand = matches!(
             self,
             Self::Plan(_) | Self::Status(_) | Self::Verify(_) | Self::Rollback(_) | Self::Clean(_)
         );
-        let ended = Box::pin(self.run_command(stop.clone()));
+        let ended = Box::pin(self.run_command(program, stop.clone()));
         if has_work_in_hand {
             return ended.await;
         }
@@ -83,7 +86,7 @@ impl OperatorCommand {
         }
     }
 
-    async fn run_command(self, stop: CancellationToken) -> anyhow::Result<u8> {
+    async fn run_command(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
         match self {
             Self::Plan(args) => Box::pin(plan::run(args, stop)).await,
             Self::Runs(args) => runs::run(args).await,
@@ -98,6 +101,7 @@ impl OperatorCommand {
             Self::Rollback(args) => rollback::run(args, stop).await,
             Self::Clean(args) => Box::pin(clean::run(args, stop)).await,
             Self::Healthcheck(args) => Ok(args.run()?),
+            Self::Manual(command) => command.run(program),
         }
     }
 }

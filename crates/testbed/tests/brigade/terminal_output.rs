@@ -102,3 +102,48 @@ async fn output_that_cannot_be_written_is_no_finding() {
         assert_eq!(output.status.code(), Some(70), "{arguments:?}: {log}");
     }
 }
+
+/// The output of a program that has nothing but a secret in its environment.
+async fn print_manual(program: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = tokio::process::Command::new(binary_path(program).unwrap());
+    command.args(arguments).env_clear().current_dir("/");
+    command.env("DATABASE_URL", "postgres://app:hunter2@db/app");
+    let output = command.output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[tokio::test]
+async fn completions_and_manual_pages_are_printed() {
+    for (program, flag) in [
+        ("feeder", "--max-backlog"),
+        ("consumer", "--max-concurrency"),
+    ] {
+        for shell in ["bash", "zsh", "fish"] {
+            let (code, output, log) = print_manual(program, &["completions", shell]).await;
+            assert_eq!(code, Some(0), "{log}");
+            // fish's have no dashes.
+            assert!(output.contains(&flag[2..]), "{shell}: {output}");
+            assert!(output.contains("healthcheck") && !output.contains("hunter2"));
+        }
+        let (code, page, log) = print_manual(program, &["man"]).await;
+        assert_eq!(code, Some(0), "{log}");
+        assert!(page.contains(&format!(".TH {program} 1")), "{page}");
+        assert!(
+            page.contains(&flag.replace('-', r"\-")) && !page.contains("hunter2"),
+            "{page}"
+        );
+    }
+    let (_, page, _) = print_manual("feeder", &["man", "verify"]).await;
+    assert!(
+        page.contains(r"feeder\-verify") && page.contains(r"\-\-recopy"),
+        "{page}"
+    );
+    let (code, _, log) = print_manual("feeder", &["man", "verfy"]).await;
+    assert_eq!(code, Some(64));
+    assert!(log.contains("'verfy' is not a command: plan, "), "{log}");
+}
