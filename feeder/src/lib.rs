@@ -3,6 +3,7 @@
 
 pub mod backlog;
 pub mod canary;
+pub mod control;
 pub mod count;
 pub mod cursor;
 pub mod display;

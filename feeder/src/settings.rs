@@ -14,6 +14,7 @@ use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
 
 use crate::canary::CanarySelection;
+use crate::control::{ControlArgs, ControlSettings};
 use bucket_brigade_operator::OperatorCommand;
 use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
 
@@ -46,6 +47,8 @@ pub struct Args {
     feeder: FeederArgs,
     #[command(flatten)]
     canary: CanaryArgs,
+    #[command(flatten)]
+    control: ControlArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -90,6 +93,7 @@ pub struct FeederSettings {
     /// Whether the run may be another one of its column.
     pub second_run: SecondRun,
     pub options: FeedOptions,
+    pub control: ControlSettings,
     /// When the database counts as slow.
     pub database_limits: DatabaseLimits,
     pub metrics_addr: Option<SocketAddr>,
@@ -118,6 +122,7 @@ impl Args {
         let canary = self.canary.parse(&mut problems);
         let second_run = self.feeder.second_run();
         let options = self.feeder.parse(self.watch, canary, &mut problems);
+        let control = self.control.parse(&mut problems);
         let database_limits = self.database.parse(&mut problems);
         let metrics_addr = self.endpoints.parse(&mut problems);
         let dashboard = self.dashboard.parse(&mut problems);
@@ -126,6 +131,7 @@ impl Args {
             migration,
             second_run,
             options,
+            control,
             database_limits,
             metrics_addr,
             dashboard,

@@ -14,6 +14,7 @@ pub mod http_server;
 pub mod ledger;
 pub mod logging;
 pub mod message;
+pub mod notify;
 pub mod object_store;
 pub mod path_rule;
 pub mod preflight;

@@ -71,7 +71,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
 }
 
 /// Pauses the fleet. `by` and `reason` are what `status` prints. Pausing twice changes only these.
-pub(crate) async fn pause_run(
+pub async fn pause_run(
     ledger: &PostgresLedger,
     by: &str,
     reason: Option<&str>,

@@ -4,6 +4,7 @@
 
 mod changes;
 mod commit;
+mod conditions;
 mod connection;
 mod counters;
 mod errors;
@@ -34,6 +35,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
 pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
+pub use conditions::LocalTime;
 pub use connection::ConnectionPurpose;
 pub use errors::{
     LedgerError, is_row_lock_timeout, is_statement_timeout, is_unavailable, statement_error,
@@ -51,6 +53,7 @@ pub use table::{
 };
 
 use self::errors::batch_error;
+use self::heartbeat::LagSource;
 use self::stretch::StretchLength;
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
@@ -72,6 +75,7 @@ pub struct PostgresLedger {
     table: ApplicationTable,
     statements: Arc<TableStatements>,
     stretch_length: Arc<StretchLength>,
+    lag_source: Arc<LagSource>,
 }
 
 /// The statements that name the application's table, written once.
@@ -134,6 +138,7 @@ impl PostgresLedger {
             table,
             statements: Arc::new(statements),
             stretch_length: Arc::default(),
+            lag_source: Arc::default(),
         })
     }
 
