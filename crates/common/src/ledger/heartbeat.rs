@@ -178,7 +178,9 @@ pub fn pause_description(by: Option<String>, reason: Option<String>) -> String {
 #[async_trait]
 impl FleetControl for PostgresLedger {
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, StatementError> {
-        with_timeout(self.write_heartbeat(heartbeat)).await
+        let limits = with_timeout(self.write_heartbeat(heartbeat)).await?;
+        self.fold_counters_if_due().await;
+        Ok(limits)
     }
 
     async fn deregister(&self) -> Result<(), StatementError> {

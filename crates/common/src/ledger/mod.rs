@@ -52,6 +52,7 @@ pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };
 
+use self::counters::CounterRows;
 use self::errors::batch_error;
 use self::heartbeat::LagSource;
 use self::stretch::StretchLength;
@@ -76,6 +77,7 @@ pub struct PostgresLedger {
     statements: Arc<TableStatements>,
     stretch_length: Arc<StretchLength>,
     lag_source: Arc<LagSource>,
+    counter_rows: Arc<CounterRows>,
 }
 
 /// The statements that name the application's table, written once.
@@ -139,6 +141,7 @@ impl PostgresLedger {
             statements: Arc::new(statements),
             stretch_length: Arc::default(),
             lag_source: Arc::default(),
+            counter_rows: Arc::default(),
         })
     }
 
