@@ -15,6 +15,7 @@ pub mod progress;
 pub mod retry;
 pub mod send;
 pub mod settings;
+pub mod spread;
 pub mod start;
 pub mod sweep;
 pub mod trace;

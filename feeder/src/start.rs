@@ -70,6 +70,7 @@ pub async fn start(
         };
         dashboard.spawn_server(context).await;
     }
+    let source = settings.feed_order.open_source(&ledger).await?;
     let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
     tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
     prune_dead_workers(&ledger).await;
@@ -78,7 +79,7 @@ pub async fn start(
     let feed = FeedLoop {
         run: ledger.run_id(),
         queue: Arc::new(queue),
-        source: Arc::new(ledger.clone()),
+        source,
         ledger: Arc::new(ledger.clone()),
         rule: run.rule.clone(),
         options: settings.options,

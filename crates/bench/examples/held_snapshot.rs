@@ -15,8 +15,8 @@ use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::ledger::{PostgresLedger, SecondRun, create_pool};
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_private_postgres::{Cluster, ClusterOptions};
-use sqlx::postgres::{PgPool, Postgres};
 use sqlx::Transaction;
+use sqlx::postgres::{PgPool, Postgres};
 
 /// Rows of a commit, as many as a consumer's usually has.
 const BATCH_ROWS: usize = 75;
@@ -32,7 +32,10 @@ async fn main() -> Result<()> {
         None => 500_000,
     };
     let cluster = Cluster::start_with(ClusterOptions { durable: true }).await?;
-    let (free, held) = (Side::open(&cluster, rows, false).await?, Side::open(&cluster, rows, true).await?);
+    let (free, held) = (
+        Side::open(&cluster, rows, false).await?,
+        Side::open(&cluster, rows, true).await?,
+    );
     let mut times = Vec::new();
     for tenth in 0..10 {
         times.push(move_tenth(&free, &held, rows, tenth).await?);
@@ -54,7 +57,8 @@ impl Side {
     async fn open(cluster: &Cluster, rows: usize, holds_snapshot: bool) -> Result<Self> {
         let pool = create_pool(cluster.create_database().await?.parse()?, 3);
         seed_rows(&pool, rows).await?;
-        let ledger = PostgresLedger::open(pool.clone(), &run_spec()?, "bench", SecondRun::Refused).await?;
+        let ledger =
+            PostgresLedger::open(pool.clone(), &run_spec()?, "bench", SecondRun::Refused).await?;
         let mut snapshot = pool.begin().await?;
         if holds_snapshot {
             sqlx::raw_sql(

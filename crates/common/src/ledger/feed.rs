@@ -149,7 +149,7 @@ impl PostgresLedger {
         Ok(RowPage {
             rows,
             last_id: last,
-            unreadable: None,
+            ..RowPage::default()
         })
     }
 

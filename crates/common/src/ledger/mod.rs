@@ -12,6 +12,7 @@ mod feed;
 pub mod feed_source;
 pub mod fleet_control;
 mod heartbeat;
+mod id_range;
 mod lock;
 pub mod move_ledger;
 mod path_sample;

@@ -170,7 +170,7 @@ impl MemoryTable {
         RowPage {
             rows: rows.collect(),
             last_id: last,
-            unreadable: None,
+            ..RowPage::default()
         }
     }
 

@@ -44,6 +44,7 @@ mod secrets;
 mod shutdown;
 mod silent_cloud;
 mod silent_database;
+mod spread;
 mod stack;
 mod status_cost;
 mod terminal_output;
