@@ -16,7 +16,7 @@ use crate::preflight::PreflightError;
 use crate::retry::Backoff;
 use crate::settings::SecretString;
 
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 const MAX_ATTEMPTS: u32 = 3;
 
@@ -29,7 +29,7 @@ const RETRY_BACKOFF: Backoff = Backoff {
 const MAX_WAITING: usize = 100;
 
 /// What is left at the end of a process may take so long.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What has happened to a run.
 #[derive(Debug, Clone)]

@@ -130,7 +130,7 @@ async fn ask<T>(
                 setting,
                 problem: format!("the database refuses it: {message} ({code})"),
             },
-            error => PreflightError::Unreachable {
+            error @ StatementError::Unavailable(_) => PreflightError::Unreachable {
                 setting: "DATABASE_URL",
                 problem: error.to_string(),
             },

@@ -64,11 +64,12 @@ impl ModelState {
             Action::Commit(..) if self.remaining.locks > 0 => {
                 &[Answered, AnswerLost, GivenUp, Locked]
             }
-            Action::Copy | Action::Commit(..) => &[Answered, AnswerLost, GivenUp],
+            Action::Copy | Action::Commit(..) | Action::SendDeadLetter => {
+                &[Answered, AnswerLost, GivenUp]
+            }
             Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
                 &[Answered, AnswerLost]
             }
-            Action::SendDeadLetter => &[Answered, AnswerLost, GivenUp],
             Action::EndLease => &[Answered, LeaseLost],
             Action::Compare | Action::Delete | Action::Release(_) => &[Answered, GivenUp],
         }
