@@ -43,6 +43,7 @@ impl HeartbeatSource {
             in_hand: saturating_u64(in_hand),
             moved_per_second: self.moved.record_total(moved, Instant::now()),
             commit_seconds: commit.map(|took| took.as_secs_f64()),
+            held: None,
         }
     }
 

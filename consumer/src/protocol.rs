@@ -18,15 +18,16 @@
 //! queue; and in all only under a lease that still holds.
 
 mod failure_cause;
+mod row_state;
 
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::move_ledger::{CurrentRow, OrphanedCopy};
+use bucket_brigade_common::ledger::move_ledger::OrphanedCopy;
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
-use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 
 pub use failure_cause::FailureCause;
+pub use row_state::RowState;
 
 /// How often a commit may be skipped because the row is locked before it counts as a failure; with the
 /// waits between them about half a minute.
@@ -47,43 +48,6 @@ const REDELIVERY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_secs(1),
     max_delay: Duration::from_mins(5),
 };
-
-/// What stands in the row's path column, measured against what the message asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum RowState {
-    /// The old path: the move is still asked for.
-    NeedsMove {
-        /// The ledger holds a permanent failure for it.
-        failed_for_good: bool,
-        /// The ETag of an earlier copy for this path: the row was moved, and its old path written again.
-        copy_etag: Option<String>,
-    },
-    Moved,
-    /// Another path of the application's; under the old prefix it will be fed on its own.
-    Changed {
-        path: String,
-        /// Whether that path is in scope itself.
-        is_in_scope: bool,
-    },
-    Deleted,
-}
-
-impl RowState {
-    pub fn from_row(row: Option<CurrentRow>, route: &MoveRoute, rule: &PathRule) -> Self {
-        match row {
-            None => Self::Deleted,
-            Some(row) if row.path == route.old_path => Self::NeedsMove {
-                failed_for_good: row.has_permanent_failure,
-                copy_etag: row.copy_etag,
-            },
-            Some(row) if row.path == route.new_path => Self::Moved,
-            Some(row) => Self::Changed {
-                is_in_scope: rule.is_in_scope(&row.path),
-                path: row.path,
-            },
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {

@@ -14,6 +14,8 @@ use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
 
 use crate::canary::CanarySelection;
+use crate::control::{ControlArgs, ControlSettings};
+use crate::spread::{FeedOrder, parse_feed_order};
 use bucket_brigade_operator::OperatorCommand;
 use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
 
@@ -47,6 +49,8 @@ pub struct Args {
     #[command(flatten)]
     canary: CanaryArgs,
     #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
     endpoints: EndpointArgs,
@@ -65,6 +69,10 @@ struct FeederArgs {
     /// Messages in the queue above which the feeder waits for the consumers
     #[arg(long, env, value_name = "N", default_value = "20000", value_parser = setting(integer_between(10_u64, 100_000_000)))]
     max_backlog: Setting<u64>,
+    /// The order of the rows: id, or spread, in 16 parts of the table at once (spread:N for N), which S3 serves
+    /// faster than neighbouring keys
+    #[arg(long, env, value_name = "ORDER", default_value = "id", value_parser = setting(parse_feed_order))]
+    feed_order: Setting<FeedOrder>,
     /// Begin another run on a column that has one with other settings
     #[arg(long)]
     new_run: bool,
@@ -90,6 +98,8 @@ pub struct FeederSettings {
     /// Whether the run may be another one of its column.
     pub second_run: SecondRun,
     pub options: FeedOptions,
+    pub feed_order: FeedOrder,
+    pub control: ControlSettings,
     /// When the database counts as slow.
     pub database_limits: DatabaseLimits,
     pub metrics_addr: Option<SocketAddr>,
@@ -117,7 +127,9 @@ impl Args {
         let migration = self.migration.parse(&mut problems);
         let canary = self.canary.parse(&mut problems);
         let second_run = self.feeder.second_run();
+        let feed_order = self.feeder.feed_order.clone().take(&mut problems);
         let options = self.feeder.parse(self.watch, canary, &mut problems);
+        let control = self.control.parse(&mut problems);
         let database_limits = self.database.parse(&mut problems);
         let metrics_addr = self.endpoints.parse(&mut problems);
         let dashboard = self.dashboard.parse(&mut problems);
@@ -126,6 +138,8 @@ impl Args {
             migration,
             second_run,
             options,
+            feed_order,
+            control,
             database_limits,
             metrics_addr,
             dashboard,

@@ -15,6 +15,7 @@ use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::control::RunControl;
 use crate::count::count_scope;
 use crate::display::ProgressDisplay;
 use crate::feed::FeedLoop;
@@ -69,6 +70,8 @@ pub async fn start(
         };
         dashboard.spawn_server(context).await;
     }
+    let source = settings.feed_order.open_source(&ledger).await?;
+    let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
     tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
     prune_dead_workers(&ledger).await;
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
@@ -76,7 +79,7 @@ pub async fn start(
     let feed = FeedLoop {
         run: ledger.run_id(),
         queue: Arc::new(queue),
-        source: Arc::new(ledger.clone()),
+        source,
         ledger: Arc::new(ledger.clone()),
         rule: run.rule.clone(),
         options: settings.options,
@@ -90,10 +93,12 @@ pub async fn start(
         error = hold_feeder_lock(&ledger, lock) => return Err(error.into()),
         () = send_heartbeats(&ledger, &throttle, || progress.heartbeat()) => Err(FeederStopped),
         () = display.refresh_forever(&ledger, &progress) => Err(FeederStopped),
+        () = control.run() => Err(FeederStopped),
     };
     // Without it others see in a few seconds that this process is gone.
     drop(timeout(DEREGISTER_TIMEOUT, ledger.deregister()).await);
     display.clear_bar();
+    control.finish(outcome.as_ref().ok()).await;
     Ok(log_summary(outcome))
 }
 
@@ -121,7 +126,8 @@ async fn open_ledger(settings: &FeederSettings, name: &str) -> anyhow::Result<Po
         .dashboard
         .address
         .map_or(0, |_| DASHBOARD_CONNECTIONS);
-    let pool = ledger::create_pool(migration.database.clone(), BASE_CONNECTIONS + for_dashboard);
+    let connections = BASE_CONNECTIONS + for_dashboard + settings.control.connections();
+    let pool = ledger::create_pool(migration.database.clone(), connections);
     let open = async || {
         PostgresLedger::open(pool.clone(), &migration.run, name, settings.second_run).await
     };

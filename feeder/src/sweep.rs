@@ -96,7 +96,9 @@ impl<'a> TableSweep<'a> {
         let most = left.unwrap_or(usize::MAX);
         if page.rows.len() > most {
             page.rows.truncate(most);
-            page.last_id = page.rows.last().map(|(id, _)| id.clone());
+            if !page.is_spread {
+                page.last_id = page.rows.last().map(|(id, _)| id.clone());
+            }
         }
         page
     }
@@ -104,6 +106,7 @@ impl<'a> TableSweep<'a> {
     /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
     /// many rows were fed since the cursor moved last: while a page takes its time, it moves within it.
     async fn send_page(&mut self, page: RowPage) -> Result<usize, FeederStopped> {
+        let has_cursors = !page.is_spread;
         let (rows, mut failures) = self.split_unroutable(page.rows);
         failures.extend(page.unreadable);
         if !failures.is_empty() {
@@ -115,6 +118,7 @@ impl<'a> TableSweep<'a> {
             self.sender.send_all(now).await?;
             (rest, fed) = (later, fed + now.len());
             if let Some((cursor, _)) = now.last()
+                && has_cursors
                 && advanced.elapsed() >= CURSOR_INTERVAL
             {
                 self.feed_cursor()

@@ -1,3 +1,6 @@
+use bucket_brigade_common::ledger::move_ledger::CurrentRow;
+use bucket_brigade_common::path_rule::PathRule;
+
 use super::*;
 
 const NEEDS_MOVE: RowState = RowState::NeedsMove {

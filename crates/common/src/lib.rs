@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod logging;
 pub mod manual;
 pub mod message;
+pub mod notify;
 pub mod object_store;
 pub mod path_encoding;
 pub mod path_rule;

@@ -31,9 +31,9 @@ pub struct OperatorArgs {
 
 /// Who does something, and why.
 #[derive(Debug)]
-pub(crate) struct Operator {
-    pub(crate) by: String,
-    pub(crate) reason: Option<String>,
+pub struct Operator {
+    pub by: String,
+    pub reason: Option<String>,
 }
 
 #[derive(Serialize)]

@@ -70,11 +70,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
 }
 
 /// Pauses the fleet. Who and why is what `status` prints. Pausing twice changes only these.
-pub(crate) async fn pause_run(
-    pool: &PgPool,
-    run: i64,
-    operator: &Operator,
-) -> Result<(), StatementError> {
+pub async fn pause_run(pool: &PgPool, run: i64, operator: &Operator) -> Result<(), StatementError> {
     let query = sqlx::query(PAUSE_RUN).bind(run);
     let query = query.bind(&operator.by).bind(&operator.reason);
     with_timeout(query.execute(pool)).await?;

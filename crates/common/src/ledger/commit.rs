@@ -63,7 +63,8 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
     )
 }
 
-/// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone. Returns the ids that moved.
+/// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone, `$10` its row
+/// of the counters. Returns the ids that moved.
 pub(super) fn commit_sql(table: &ApplicationTable) -> String {
     let update = update_ctes(table);
     format!(
@@ -92,7 +93,7 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
      WHERE o.run_id = $7 AND o.destination_key = m.destination_key RETURNING 1
 ), counted AS (
     INSERT INTO bucket_brigade.counters AS c (run_id, worker, moved, failed, changed, orphans)
-    SELECT $7, $8, (SELECT count(*) FROM evidence WHERE is_new),
+    SELECT $7, $10, (SELECT count(*) FROM evidence WHERE is_new),
            -(SELECT count(*) FROM no_failure), -(SELECT count(*) FROM no_change),
            -(SELECT count(*) FROM no_orphan)
     ON CONFLICT (run_id, worker) DO UPDATE SET
@@ -194,6 +195,7 @@ impl PostgresLedger {
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(gone)
+            .bind(self.counter_row())
             .fetch_all(&self.pool)
             .await?;
         Ok(moved

@@ -96,7 +96,7 @@ SELECT m.key::text AS id, CASE WHEN m.is_wanted THEN m.path ELSE '' END, m.is_wa
     )
 }
 
-/// `$1` run, `$2` pattern, `$3` worker, `$4` cursor, `$5` rows. A failure stands for a row that still asks
+/// `$1` run, `$2` pattern, `$3` row of the counters, `$4` cursor, `$5` rows. A failure stands for a row that still asks
 /// for the move; when the application has changed the row since, the row ended as changed, not as failed.
 pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
@@ -160,7 +160,7 @@ impl PostgresLedger {
         Ok(RowPage {
             rows,
             last_id: last,
-            unreadable: None,
+            ..RowPage::default()
         })
     }
 
@@ -173,7 +173,7 @@ impl PostgresLedger {
         sqlx::query_as(AssertSqlSafe(self.statements.settle_stale.clone()))
             .bind(self.run_id)
             .bind(self.scope_pattern())
-            .bind(&*self.worker)
+            .bind(self.counter_row())
             .bind(cursor)
             .bind(i64::from(rows))
             .fetch_one(&self.pool)

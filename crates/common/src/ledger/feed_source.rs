@@ -25,10 +25,12 @@ pub struct CursorPosition {
 pub struct RowPage {
     /// The rows of the stretch that are to be fed: id and path.
     pub rows: Vec<(RowId, String)>,
-    /// The last id of the stretch, fed or not; none when there are no more rows.
+    /// The last id of the stretch, fed or not; none when there are no more rows. The cursor is moved there.
     pub last_id: Option<RowId>,
     /// A row that the database refuses to read: it is the stretch.
     pub unreadable: Option<MoveFailure>,
+    /// Whether the rows are not in id order: then no row's id is a cursor.
+    pub is_spread: bool,
 }
 
 /// What of a queue is this run's, by the ledger.

@@ -44,6 +44,8 @@ pub struct Heartbeat {
     pub moved_per_second: f64,
     /// How long its last commits took, in seconds.
     pub commit_seconds: Option<f64>,
+    /// A feeder's: why nothing in the fleet may start.
+    pub held: Option<String>,
 }
 
 impl Heartbeat {
@@ -56,6 +58,7 @@ impl Heartbeat {
             in_hand: 0,
             moved_per_second: 0.0,
             commit_seconds: None,
+            held: None,
         }
     }
 }
@@ -65,6 +68,8 @@ impl Heartbeat {
 pub struct FleetLimits {
     /// Who paused the run, and why; none while it is not paused.
     pub paused: Option<String>,
+    /// What the feeder has found to hold the fleet.
+    pub held: Option<String>,
     /// Rows per second at most, in the whole fleet.
     pub rate: Option<f64>,
     /// Copies in flight at most, in the whole fleet.

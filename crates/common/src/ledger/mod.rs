@@ -4,6 +4,7 @@
 
 mod changes;
 mod commit;
+mod conditions;
 mod connection;
 mod counters;
 mod errors;
@@ -11,6 +12,7 @@ mod feed;
 pub mod feed_source;
 pub mod fleet_control;
 mod heartbeat;
+mod id_range;
 mod lock;
 pub mod move_ledger;
 mod path_sample;
@@ -34,6 +36,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
 pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
+pub use conditions::LocalTime;
 pub use connection::ConnectionPurpose;
 pub use errors::{
     LedgerError, is_row_lock_timeout, is_statement_timeout, is_unavailable, statement_error,
@@ -51,7 +54,9 @@ pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };
 
+use self::counters::CounterRows;
 use self::errors::batch_error;
+use self::heartbeat::LagSource;
 use self::stretch::StretchLength;
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
@@ -73,6 +78,8 @@ pub struct PostgresLedger {
     table: ApplicationTable,
     statements: Arc<TableStatements>,
     stretch_length: Arc<StretchLength>,
+    lag_source: Arc<LagSource>,
+    counter_rows: Arc<CounterRows>,
 }
 
 /// The statements that name the application's table, written once.
@@ -137,6 +144,8 @@ impl PostgresLedger {
             table,
             statements: Arc::new(statements),
             stretch_length: Arc::default(),
+            lag_source: Arc::default(),
+            counter_rows: Arc::default(),
         })
     }
 

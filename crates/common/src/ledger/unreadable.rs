@@ -42,7 +42,7 @@ impl PostgresLedger {
                     return Ok(RowPage {
                         last_id: id.clone(),
                         unreadable: id.map(failure),
-                        rows: Vec::new(),
+                        ..RowPage::default()
                     });
                 }
                 page => return page,

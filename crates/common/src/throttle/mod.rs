@@ -107,6 +107,17 @@ impl Throttle {
         self.is_excluded.send_replace(is_excluded);
     }
 
+    /// Holds this process, or does so no more.
+    pub fn set_hold(&self, hold: Option<String>) {
+        self.lock_state().hold = hold;
+        self.changed.notify_one();
+    }
+
+    /// As of the last heartbeat.
+    pub fn limits(&self) -> FleetLimits {
+        self.lock_state().limits.clone()
+    }
+
     pub fn commit_took(&self, took: Duration) {
         self.lock_state().record_commit(took, Instant::now());
     }

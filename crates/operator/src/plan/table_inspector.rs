@@ -89,6 +89,7 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
         (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
         (SELECT count(*) FROM pg_stat_replication) AS replicas,
         to_regproc('aurora_version') IS NOT NULL AS is_aurora,
+        to_regproc('aurora_replica_status') IS NOT NULL AS has_aurora_status,
         pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may_see_lag,
         split_part(current_setting('server_version'), ' ', 1) AS version";
 
@@ -140,6 +141,7 @@ pub(super) struct ServerInfo {
     pub(super) max_connections: i64,
     pub(super) connections: i64,
     pub(super) is_aurora: bool,
+    pub(super) has_aurora_status: bool,
     /// Those that stream from it.
     pub(super) replicas: i64,
     /// Whether the role may see how far they are behind.

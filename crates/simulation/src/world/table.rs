@@ -172,7 +172,7 @@ impl MemoryTable {
         RowPage {
             rows: rows.collect(),
             last_id: last,
-            unreadable: None,
+            ..RowPage::default()
         }
     }
 
