@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{ConsumerContext, STANDSTILL_MARGIN};
 use crate::pipeline::Pipeline;
 use crate::settings::ConsumerSettings;
-use crate::store::open_store;
+use crate::store::{check_buckets, open_store};
 use crate::trace::Deliveries;
 
 /// A consumer shares the server's connections with the application and with every other consumer.
@@ -111,6 +111,7 @@ async fn prepare_pipeline(
         return Ok(None);
     };
     let migration = &settings.migration.clone().with_run(run)?;
+    check_buckets(&sdk, settings, &migration.run).await?;
     let Some(ledger) = wait_for_run(settings, &migration.run, &context.stop).await? else {
         return Ok(None);
     };

@@ -24,6 +24,8 @@ pub struct StoreQuirks {
     pub knows_unmodified_since: bool,
     /// The answer to a completed upload has an empty `ETag`.
     pub hides_complete_etag: bool,
+    /// `PutObject` compares `If-Match` with an ETag that has no quotes.
+    pub compares_bare_etags: bool,
     /// Errors have an empty message.
     pub hides_messages: bool,
     /// An object with the metadata [`RAW_DISPOSITION`] has that for its `Content-Disposition`, percent-decoded: bytes
@@ -39,6 +41,7 @@ impl StoreQuirks {
             ignores_delete_conditions: true,
             knows_unmodified_since: true,
             hides_complete_etag: true,
+            compares_bare_etags: true,
             hides_messages: true,
             sends_raw_headers: true,
         }
@@ -56,6 +59,14 @@ impl StoreQuirks {
             headers.remove("if-match");
             headers.remove("if-none-match");
         }
+    }
+
+    /// Whether an upload over an object has quotes around its ETag.
+    pub(super) fn fails_quoted_etag(self, operation: &CloudOperation) -> bool {
+        let condition = operation.headers.get("if-match");
+        self.compares_bare_etags
+            && operation.name == "PutObject"
+            && condition.is_some_and(|etag| etag.as_bytes().starts_with(b"\""))
     }
 
     /// Whether the object was written after the date that a delete names.

@@ -91,8 +91,10 @@ async fn an_acl_in_a_bucket_without_acls_is_refused_at_the_start() {
         let rig = TestRig::new().await;
         rig.add_images(1).await;
         let refusal = FaultEffect::error(400, "AccessControlListNotSupported");
-        let refusal = Fault::new("CopyObject", refusal).with_header("x-amz-acl");
-        let _refusal = rig.cloud.inject_fault(refusal);
+        let _refusals = ["CopyObject", "CreateMultipartUpload"].map(|operation| {
+            let refusal = Fault::new(operation, refusal.clone());
+            rig.cloud.inject_fault(refusal.with_header("x-amz-acl"))
+        });
         let plan = rig.run_feeder(&["plan", "--copy-acl", acl]).await;
         assert!(plan.output.contains("ACLs disabled"), "{}", plan.output);
         let copy_acl = Some(acl.to_owned());
@@ -101,9 +103,12 @@ async fn an_acl_in_a_bucket_without_acls_is_refused_at_the_start() {
             ..RunOptions::default()
         })
         .await;
-        let ended = rig.run_program("consumer", &[]).await;
-        assert_eq!(ended.code, Some(64), "{}", ended.log);
-        assert!(ended.log.contains("COPY_ACL: bucket"), "{}", ended.log);
+        for conditional_copy in ["auto", "on"] {
+            let settings = [("CONDITIONAL_COPY", conditional_copy)];
+            let ended = rig.run_program("consumer", &settings).await;
+            assert_eq!(ended.code, Some(64), "{}", ended.log);
+            assert!(ended.log.contains("COPY_ACL: bucket"), "{}", ended.log);
+        }
     }
 }
 
