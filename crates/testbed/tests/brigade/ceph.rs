@@ -5,6 +5,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::Object;
 
 use crate::rig::{TestRig, wait_for_exit};
 use crate::stores::migrate;
@@ -91,7 +92,7 @@ async fn images_move_and_the_commands_hold() {
     let left: Vec<_> = left
         .contents()
         .iter()
-        .filter_map(|object| object.key())
+        .filter_map(Object::key)
         .collect();
     assert_eq!(left, ["image/0 +é.png", "image/1 +é.png"]);
 }
