@@ -111,7 +111,11 @@ async fn prepare_pipeline(
         return Ok(None);
     };
     let migration = &settings.migration.clone().with_run(run)?;
-    check_buckets(&sdk, settings, &migration.run).await?;
+    if let Err(error) = check_buckets(&sdk, settings, &migration.run).await
+        && !is_run_open(settings, &migration.run).await
+    {
+        return Err(error.into());
+    }
     let Some(ledger) = wait_for_run(settings, &migration.run, &context.stop).await? else {
         return Ok(None);
     };
@@ -180,6 +184,13 @@ fn log_start(settings: &ConsumerSettings, run: &RunSpec, ledger: &PostgresLedger
         max_concurrency = settings.max_concurrency,
         "consuming"
     );
+}
+
+/// Then the ledger may have the option that the buckets are checked with once more.
+async fn is_run_open(settings: &ConsumerSettings, run: &RunSpec) -> bool {
+    let pool = ledger::create_pool(settings.migration.database.clone(), 1);
+    let found = PostgresLedger::find_run(pool, run, &settings.name).await;
+    matches!(found, Ok(Some(_)))
 }
 
 /// Waits for the feeder to open the run; none when the process is stopped first.

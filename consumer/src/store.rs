@@ -29,6 +29,8 @@ pub(crate) async fn open_store(
     let stores = &settings.migration.stores;
     let buckets = stores.open_buckets(sdk, run, options, settings.copy_timeout);
     let (source, destination) = buckets.await?;
+    source.check_access().await?;
+    destination.check_access().await?;
     let request = MethodRequest {
         options,
         stores,

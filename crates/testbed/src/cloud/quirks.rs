@@ -79,7 +79,7 @@ impl StoreQuirks {
         let date = header.and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| {
             use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-            DateTime::from_str(date, DateTimeFormat::HttpDate).ok()
+            DateTime::from_str(date, DateTimeFormat::DateTime).ok()
         });
         let written = backend.object_written_at(&operation.target);
         self.knows_unmodified_since

@@ -89,10 +89,6 @@ async fn images_move_and_the_commands_hold() {
     assert_eq!(code, Some(2), "{cleaned}");
     assert!(!cleaned.contains("removes whatever stands"), "{cleaned}");
     let left = s3.list_objects_v2().bucket(&old).send().await.unwrap();
-    let left: Vec<_> = left
-        .contents()
-        .iter()
-        .filter_map(Object::key)
-        .collect();
+    let left: Vec<_> = left.contents().iter().filter_map(Object::key).collect();
     assert_eq!(left, ["image/0 +é.png", "image/1 +é.png"]);
 }

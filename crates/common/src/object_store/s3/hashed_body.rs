@@ -73,7 +73,7 @@ pub(super) fn finish(hash: &Mutex<Md5>) -> [u8; 16] {
 }
 
 pub(super) fn hex(md5: &[u8; 16]) -> String {
-    md5.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_be_bytes(*md5))
 }
 
 #[cfg(test)]

@@ -57,6 +57,14 @@ impl MethodRequest<'_> {
         source: S3Bucket,
         destination: S3Bucket,
     ) -> Result<S3Store, PreflightError> {
+        Box::pin(self.find_method(source, destination)).await
+    }
+
+    async fn find_method(
+        &self,
+        source: S3Bucket,
+        destination: S3Bucket,
+    ) -> Result<S3Store, PreflightError> {
         let methods = self.methods()?;
         let options = S3Options {
             method: methods[0],
@@ -103,7 +111,10 @@ impl MethodRequest<'_> {
 
     async fn finish(&self, mut store: S3Store) -> Result<S3Store, PreflightError> {
         if store.options.method == CopyMethod::Stream {
-            let honours = async || store.honours_conditional_complete(self.prefix).await;
+            let honours = async || {
+                let honours = store.honours_conditional_complete(self.prefix);
+                Box::pin(honours).await
+            };
             store.options.conditional_complete = self.probe(&store, honours).await?;
         }
         store.ensure_source_readable(self.source_prefix).await?;

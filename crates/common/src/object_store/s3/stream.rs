@@ -121,9 +121,10 @@ impl StreamedCopy<'_> {
         if attributes.keeps_acl && self.source.is_public(self.source_key).await? {
             acl = Some(ObjectCannedAcl::PublicRead);
         }
-        let class = match attributes.keeps_storage_class {
-            true => readable_class(object.storage_class.clone()),
-            false => attributes.storage_class.clone(),
+        let class = if attributes.keeps_storage_class {
+            readable_class(object.storage_class.clone())
+        } else {
+            attributes.storage_class.clone()
         };
         let tags = match object.tag_count {
             Some(1..) => read_tags(self.source, self.source_key).await?,
@@ -308,7 +309,7 @@ impl Upload {
     }
 
     fn checksum_to_send(&self) -> Option<String> {
-        self.sent_md5.map(|md5| base64::encode(md5))
+        self.sent_md5.map(base64::encode)
     }
 
     fn md5(&self) -> [u8; 16] {
