@@ -26,6 +26,7 @@ use crate::pipeline::{Pipeline, ServedRuns};
 use crate::run_loader::{LedgerRunLoader, MAX_CONNECTIONS};
 use crate::runs::Runs;
 use crate::settings::ConsumerSettings;
+use crate::store::check_buckets;
 
 /// How often a run that the feeder opens is looked for.
 const RUN_POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -135,6 +136,11 @@ async fn find_served_runs(loader: LedgerRunLoader) -> anyhow::Result<Option<Serv
     let Some(spec) = wait_for_selected_run(settings, stop).await? else {
         return Ok(None);
     };
+    if let Err(error) = check_buckets(&loader.sdk, settings, &spec).await
+        && !is_run_open(settings, &spec).await
+    {
+        return Err(error.into());
+    }
     let Some(ledger) = wait_for_run(settings, &spec, stop).await? else {
         return Ok(None);
     };
@@ -151,6 +157,13 @@ fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerCo
         Some(_) => queue.with_age_histogram(context.counters.ages.clone()),
         None => queue,
     }
+}
+
+/// Then the ledger may have the option that the buckets are checked with once more.
+async fn is_run_open(settings: &ConsumerSettings, run: &RunSpec) -> bool {
+    let pool = ledger::create_pool(settings.migration.database.clone(), 1);
+    let found = PostgresLedger::find_run(pool, run, &settings.name).await;
+    matches!(found, Ok(Some(_)))
 }
 
 /// Waits for the feeder to open the run; none when the process is stopped first.

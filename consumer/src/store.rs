@@ -7,6 +7,19 @@ use bucket_brigade_common::preflight::PreflightError;
 
 use crate::settings::ConsumerSettings;
 
+/// Before a feeder has opened the run.
+pub(crate) async fn check_buckets(
+    sdk: &SdkConfig,
+    settings: &ConsumerSettings,
+    run: &RunSpec,
+) -> Result<(), PreflightError> {
+    let stores = &settings.migration.stores;
+    let buckets = stores.open_buckets(sdk, run, &run.options, settings.copy_timeout);
+    let (source, destination) = buckets.await?;
+    source.check_access().await?;
+    destination.check_access().await
+}
+
 pub(crate) async fn open_store(
     sdk: &SdkConfig,
     settings: &ConsumerSettings,

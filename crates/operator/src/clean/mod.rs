@@ -122,9 +122,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         unsettled,
         versioning: read_versioning(&store, args.orphans).await?,
     };
-    clean
-        .confirm_and_run(args.confirm.is_some(), lock, &stop)
-        .await
+    Box::pin(clean.confirm_and_run(args.confirm.is_some(), lock, &stop)).await
 }
 
 /// What is to be removed, and what it takes.
@@ -157,7 +155,7 @@ impl CleanContext<'_> {
             }
         };
         match consent {
-            RemovalConsent::Given => self.run_cleaner(lock, stop).await,
+            RemovalConsent::Given => Box::pin(self.run_cleaner(lock, stop)).await,
             RemovalConsent::Withheld => {
                 self.context.print_output(&self.build_preview(false))?;
                 Ok(exit::DONE)

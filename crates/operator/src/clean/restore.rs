@@ -46,7 +46,7 @@ impl<'a> ObjectRestorer<'a> {
             BucketSide::Destination => route.clone(),
             BucketSide::Source => reverse_route(route),
         };
-        retry_object_request(async || store.copy_whole(&route).await).await
+        retry_object_request(async || Box::pin(store.copy_whole(&route)).await).await
     }
 
     /// How it can be copied is found out when the first one is.

@@ -72,7 +72,8 @@ pub(super) async fn check_objects(
     let request = context.method_request(&run.options);
     // Not to be stopped before the probes are removed.
     let opened = request.open(source, destination.clone()).await;
-    checks.push(check_method(&opened));
+    let may_copy = request.stores.is_one_store() && run.options.copy_method.is_none();
+    checks.push(check_method(&opened, may_copy));
     if let (Ok(store), Some((size, key))) = (opened, &sampled.smallest) {
         let copied = probe_copy(&store, prefix, (key, *size), checks).await;
         objects.requests_per_copy = store.requests_per_copy();

@@ -60,7 +60,8 @@ pub(super) async fn probe_copy(
 }
 
 /// By which way the bytes will go, and whether the store refuses to overwrite.
-pub(super) fn check_method(opened: &Result<S3Store, PreflightError>) -> PlanCheck {
+/// `may_copy` where the store would copy if it honoured the condition.
+pub(super) fn check_method(opened: &Result<S3Store, PreflightError>, may_copy: bool) -> PlanCheck {
     let store = match opened {
         Ok(store) => store,
         Err(error @ PreflightError::InvalidSetting { .. }) => {
@@ -76,9 +77,14 @@ pub(super) fn check_method(opened: &Result<S3Store, PreflightError>) -> PlanChec
             "condition",
             "a copy onto an object that exists is refused (If-None-Match): the store copies",
         ),
+        (CopyMethod::Stream, true) if may_copy => PlanCheck::new_warning(
+            "condition",
+            "the store ignores If-None-Match on a copy and honours it on an upload: the bytes go through the consumers",
+            "give them bandwidth, or a store that honours it",
+        ),
         (CopyMethod::Stream, true) => PlanCheck::new_ok(
             "condition",
-            "an upload onto an object that exists is refused (If-None-Match), and the bytes go through the consumers: two requests a copy, or three for an object with tags",
+            "an upload onto an object that exists is refused (If-None-Match), and the bytes go through the consumers",
         ),
         (_, false) => PlanCheck::new_warning(
             "condition",

@@ -244,6 +244,9 @@ impl CloudFrontend {
         if quirks.fails_unmodified_since(&self.backend, operation) {
             return Some(precondition_failed("x-amz-delete-if-unmodified-since"));
         }
+        if quirks.fails_quoted_etag(operation) {
+            return Some(precondition_failed("If-Match"));
+        }
         if operation.name != "CopyObject" {
             return None;
         }

@@ -24,6 +24,8 @@ pub struct StoreQuirks {
     pub knows_unmodified_since: bool,
     /// The answer to a completed upload has an empty `ETag`.
     pub hides_complete_etag: bool,
+    /// `PutObject` compares `If-Match` with an ETag that has no quotes.
+    pub compares_bare_etags: bool,
     /// Errors have an empty message.
     pub hides_messages: bool,
     /// An object with the metadata [`RAW_DISPOSITION`] has that for its `Content-Disposition`, percent-decoded: bytes
@@ -39,6 +41,7 @@ impl StoreQuirks {
             ignores_delete_conditions: true,
             knows_unmodified_since: true,
             hides_complete_etag: true,
+            compares_bare_etags: true,
             hides_messages: true,
             sends_raw_headers: true,
         }
@@ -58,6 +61,14 @@ impl StoreQuirks {
         }
     }
 
+    /// Whether an upload over an object has quotes around its ETag.
+    pub(super) fn fails_quoted_etag(self, operation: &CloudOperation) -> bool {
+        let condition = operation.headers.get("if-match");
+        self.compares_bare_etags
+            && operation.name == "PutObject"
+            && condition.is_some_and(|etag| etag.as_bytes().starts_with(b"\""))
+    }
+
     /// Whether the object was written after the date that a delete names.
     pub(super) fn fails_unmodified_since(
         self,
@@ -68,7 +79,7 @@ impl StoreQuirks {
         let date = header.and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| {
             use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-            DateTime::from_str(date, DateTimeFormat::HttpDate).ok()
+            DateTime::from_str(date, DateTimeFormat::DateTime).ok()
         });
         let written = backend.object_written_at(&operation.target);
         self.knows_unmodified_since

@@ -6,6 +6,15 @@ use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, stop_consumer};
 
+/// None of the run's settings.
+const FROM_LEDGER: [(&str, &str); 5] = [
+    ("IMAGES_TABLE", "-"),
+    ("SOURCE_BUCKET_NAME", "-"),
+    ("DESTINATION_BUCKET_NAME", "-"),
+    ("OLD_PREFIX", "-"),
+    ("NEW_PREFIX", "-"),
+];
+
 async fn make_public(rig: &TestRig, key: &str) {
     let s3 = rig.cloud.s3_client();
     let request = s3.put_object_acl().bucket("images-old").key(key);
@@ -35,14 +44,7 @@ async fn consumers_and_commands_follow_the_feeder_and_nothing_else() {
     assert!(is_public(&rig, "avatar/1.png").await);
     stop_consumer(consumer).await;
     // Alone, beside the run's name, and beside all that names the run.
-    let alone = [
-        ("IMAGES_TABLE", "-"),
-        ("SOURCE_BUCKET_NAME", "-"),
-        ("DESTINATION_BUCKET_NAME", "-"),
-        ("OLD_PREFIX", "-"),
-        ("NEW_PREFIX", "-"),
-        ("COPY_ACL", "private"),
-    ];
+    let alone = [&FROM_LEDGER[..], &[("COPY_ACL", "private")]].concat();
     for settings in [&alone[..], &alone[5..]] {
         let ended = rig.run_program("consumer", settings).await;
         assert_eq!(ended.code, Some(64), "{}", ended.log);
@@ -91,8 +93,10 @@ async fn an_acl_in_a_bucket_without_acls_is_refused_at_the_start() {
         let rig = TestRig::new().await;
         rig.add_images(1).await;
         let refusal = FaultEffect::error(400, "AccessControlListNotSupported");
-        let refusal = Fault::new("CopyObject", refusal).with_header("x-amz-acl");
-        let _refusal = rig.cloud.inject_fault(refusal);
+        let _refusals = ["CopyObject", "CreateMultipartUpload"].map(|operation| {
+            let refusal = Fault::new(operation, refusal.clone());
+            rig.cloud.inject_fault(refusal.with_header("x-amz-acl"))
+        });
         let plan = rig.run_feeder(&["plan", "--copy-acl", acl]).await;
         assert!(plan.output.contains("ACLs disabled"), "{}", plan.output);
         let copy_acl = Some(acl.to_owned());
@@ -101,9 +105,12 @@ async fn an_acl_in_a_bucket_without_acls_is_refused_at_the_start() {
             ..RunOptions::default()
         })
         .await;
-        let ended = rig.run_program("consumer", &[]).await;
-        assert_eq!(ended.code, Some(64), "{}", ended.log);
-        assert!(ended.log.contains("COPY_ACL: bucket"), "{}", ended.log);
+        for conditional_copy in ["auto", "on"] {
+            let settings = [("CONDITIONAL_COPY", conditional_copy)];
+            let ended = rig.run_program("consumer", &settings).await;
+            assert_eq!(ended.code, Some(64), "{}", ended.log);
+            assert!(ended.log.contains("COPY_ACL: bucket"), "{}", ended.log);
+        }
     }
 }
 
@@ -129,7 +136,7 @@ async fn every_request_names_the_owner_and_offers_to_pay() {
     };
     let _consumer = refuse("x-amz-expected-bucket-owner", "consumer");
     let _operator = refuse("x-amz-request-payer", "operator");
-    let consumer = rig.spawn_consumer(&[]);
+    let consumer = rig.spawn_consumer(&FROM_LEDGER);
     let settings = [
         ("EXPECTED_SOURCE_OWNER", "123456789012"),
         ("EXPECTED_DESTINATION_OWNER", "123456789012"),

@@ -74,9 +74,10 @@ impl CopyAttributes {
     /// For a probe: with the ACL that some copies may get.
     pub(super) fn for_probe(&self) -> Self {
         Self {
-            acl: match self.keeps_acl {
-                true => Some(ObjectCannedAcl::PublicRead),
-                false => self.acl.clone(),
+            acl: if self.keeps_acl {
+                Some(ObjectCannedAcl::PublicRead)
+            } else {
+                self.acl.clone()
             },
             keeps_acl: false,
             keeps_storage_class: false,

@@ -8,7 +8,7 @@ use super::{S3Bucket, S3Store, bare_etag, store_error};
 use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, DeleteOutcome, DeleteTarget};
 
-/// RGW's own, which knows no `If-Match` on a delete. Source: `rgw_rest_s3.cc`, `RGWDeleteObj_ObjStore_S3`.
+/// RGW's own, which knows no `If-Match` on a delete; a date as in ISO 8601. Source: `rgw_rest_s3.cc`, `RGWDeleteObj_ObjStore_S3`.
 const UNMODIFIED_SINCE: &str = "x-amz-delete-if-unmodified-since";
 
 /// The most bytes of a key.
@@ -85,7 +85,8 @@ impl S3Store {
                     Ok(Some(head)) => Ok(head.last_modified),
                     Err(error) => Err(error),
                 };
-                match modified {
+                let is_known = guard == DeleteGuard::UnmodifiedSince;
+                match modified.map(|at| at.filter(|_| is_known)) {
                     Ok(at) => self.send_delete(side, &object.key, None, at).await,
                     Err(error) => Err(error),
                 }
@@ -130,9 +131,9 @@ impl S3Store {
         let S3Bucket { client, name, .. } = self.bucket_at(side);
         let request = client.delete_object().bucket(name).key(key);
         let request = request.set_if_match(if_match).customize();
-        // Dates know no fractions: whatever was written in that second is the object itself.
+        // A HEAD's date knows no fractions: whatever was written in that second is the object itself.
         let since = unmodified_since.map(|at| DateTime::from_secs(at.secs() + 1));
-        let since = since.and_then(|at| at.fmt(DateTimeFormat::HttpDate).ok());
+        let since = since.and_then(|at| at.fmt(DateTimeFormat::DateTime).ok());
         let request = request.mutate_request(move |request| {
             if let Some(since) = &since {
                 request

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::multipart::read_tags;
-use super::{S3Bucket, S3Options, S3Store};
+use super::{S3Bucket, S3Options, S3Store, store_error};
 use crate::ledger::RunOptions;
 use crate::object_store::StoreError;
 use crate::preflight::{PreflightError, retry_transient};
@@ -57,6 +57,14 @@ impl MethodRequest<'_> {
         source: S3Bucket,
         destination: S3Bucket,
     ) -> Result<S3Store, PreflightError> {
+        Box::pin(self.find_method(source, destination)).await
+    }
+
+    async fn find_method(
+        &self,
+        source: S3Bucket,
+        destination: S3Bucket,
+    ) -> Result<S3Store, PreflightError> {
         let methods = self.methods()?;
         let options = S3Options {
             method: methods[0],
@@ -66,6 +74,8 @@ impl MethodRequest<'_> {
         };
         let store = S3Store::new(source, destination, options);
         if self.conditional_copy.is_some() {
+            let check = async || store.check_acl(self.prefix).await.map(|()| true);
+            self.probe(&store, check).await?;
             return Ok(store);
         }
         for method in methods {
@@ -101,7 +111,10 @@ impl MethodRequest<'_> {
 
     async fn finish(&self, mut store: S3Store) -> Result<S3Store, PreflightError> {
         if store.options.method == CopyMethod::Stream {
-            let honours = async || store.honours_conditional_complete(self.prefix).await;
+            let honours = async || {
+                let honours = store.honours_conditional_complete(self.prefix);
+                Box::pin(honours).await
+            };
             store.options.conditional_complete = self.probe(&store, honours).await?;
         }
         store.ensure_source_readable(self.source_prefix).await?;
@@ -155,6 +168,21 @@ impl S3Store {
         let mut store = self.clone();
         store.options.method = method;
         store
+    }
+
+    /// Whether the bucket takes the copies' ACL: a begun upload leaves no object, which may not be removed.
+    async fn check_acl(&self, prefix: &str) -> Result<(), StoreError> {
+        let Some(acl) = self.options.attributes.for_probe().acl else {
+            return Ok(());
+        };
+        let (bucket, probe) = (&self.destination, self.copy_probe(prefix));
+        let create = bucket.client.create_multipart_upload();
+        let create = create.bucket(&bucket.name).key(&probe.key).acl(acl);
+        let upload = create.send().await.map_err(store_error)?.upload_id;
+        let abort = bucket.client.abort_multipart_upload();
+        let abort = abort.bucket(&bucket.name).key(&probe.key);
+        drop(abort.set_upload_id(upload).send().await);
+        Ok(())
     }
 
     /// What may not be asked for would be missing at the copies.

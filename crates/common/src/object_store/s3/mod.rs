@@ -7,6 +7,7 @@ mod copy;
 mod delete_guard;
 mod encoding;
 mod errors;
+mod hashed_body;
 mod inspect;
 mod method;
 mod multipart;

@@ -60,7 +60,7 @@ impl S3Store {
         prefix: &str,
     ) -> Result<bool, StoreError> {
         let onto = self.copy_probe(prefix);
-        let honours = onto.try_overwriting(onto.upload_if_absent()).await;
+        let honours = Box::pin(onto.try_overwriting(onto.upload_if_absent())).await;
         onto.remove_or_warn().await;
         honours
     }

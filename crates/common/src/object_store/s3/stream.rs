@@ -4,25 +4,25 @@
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Config, RequestChecksumCalculation};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream};
-use aws_sdk_s3::types::CompletedPart;
+use aws_sdk_s3::types::{CompletedPart, ObjectCannedAcl};
 use aws_smithy_types::base64;
-use axum::body::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use md5::{Digest, Md5};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::timeout;
 
 use super::attributes::readable_class;
 use super::copy::CopyCondition;
+use super::hashed_body::{HashedBody, finish, hex};
 use super::inspect::{is_md5_of, unreadable_header};
 use super::multipart::{read_tags, source_error};
 use super::{CopyAttributes, S3Bucket, S3Store, bare_etag, confirm_copy, store_error};
@@ -43,6 +43,9 @@ const SINGLE_UPLOAD_BYTES: u64 = 64 << 20;
 /// The most that one upload takes. Source: Amazon S3 API reference, `PutObject`.
 const MAX_UPLOAD_BYTES: u64 = 5 << 30;
 
+/// S3's code for bytes whose checksum is not the one that came along.
+const BAD_DIGEST: &str = "BadDigest";
+
 /// The object at `source_key`, to be written to `key`.
 pub(super) struct StreamedCopy<'a> {
     pub(super) store: &'a S3Store,
@@ -55,10 +58,18 @@ pub(super) struct StreamedCopy<'a> {
 
 impl StreamedCopy<'_> {
     pub(super) async fn run(&self) -> Result<CopiedObject, StoreError> {
-        match self.run_once(true).await {
+        let copied = match self.run_once(true).await {
             // The ETag was not the MD5 that it looks like.
-            Err(error) if error.code() == "BadDigest" => self.run_once(false).await,
+            Err(error) if error.code() == BAD_DIGEST => self.run_once(false).await,
             other => other,
+        };
+        match (copied, self.condition) {
+            // Ceph compares an upload's condition with an ETag that has no quotes.
+            (Err(StoreError::DestinationExists), CopyCondition::Over(etag)) => {
+                let condition = CopyCondition::Over(bare_etag(etag));
+                Self { condition, ..*self }.run_once(true).await
+            }
+            (copied, _) => copied,
         }
     }
 
@@ -73,7 +84,7 @@ impl StreamedCopy<'_> {
                 ),
             });
         }
-        let size = body_bytes(&object);
+        let size = body_bytes(&object)?;
         if size > self.single_upload_bytes() {
             return Err(StoreError::TooLarge);
         }
@@ -108,11 +119,12 @@ impl StreamedCopy<'_> {
         let attributes = self.attributes;
         let mut acl = attributes.acl.clone();
         if attributes.keeps_acl && self.source.is_public(self.source_key).await? {
-            acl = Some(aws_sdk_s3::types::ObjectCannedAcl::PublicRead);
+            acl = Some(ObjectCannedAcl::PublicRead);
         }
-        let class = match attributes.keeps_storage_class {
-            true => readable_class(object.storage_class.clone()),
-            false => attributes.storage_class.clone(),
+        let class = if attributes.keeps_storage_class {
+            readable_class(object.storage_class.clone())
+        } else {
+            attributes.storage_class.clone()
         };
         let tags = match object.tag_count {
             Some(1..) => read_tags(self.source, self.source_key).await?,
@@ -132,13 +144,6 @@ impl StreamedCopy<'_> {
         let request = request
             .set_if_none_match(only_new)
             .set_if_match(over)
-            .set_content_type(object.content_type.clone())
-            .set_cache_control(object.cache_control.clone())
-            .set_content_encoding(object.content_encoding.clone())
-            .set_content_disposition(object.content_disposition.clone())
-            .set_content_language(object.content_language.clone())
-            .set_website_redirect_location(object.website_redirect_location.clone())
-            .set_metadata(object.metadata.clone())
             .set_tagging(tags)
             .set_storage_class(class)
             .set_acl(acl)
@@ -150,7 +155,8 @@ impl StreamedCopy<'_> {
         let config = upload_config(bucket.timeout, upload.size);
         // The SDK takes a date alone; S3 keeps whatever text it gets.
         let expires = object.expires_string.clone();
-        let request = request.customize().mutate_request(move |request| {
+        let request = with_headers(request, object).customize();
+        let request = request.mutate_request(move |request| {
             if let Some(expires) = &expires {
                 request.headers_mut().insert("expires", expires.clone());
             }
@@ -164,7 +170,7 @@ impl StreamedCopy<'_> {
         let etag = format!("\"{etag}\"");
         let destination = &self.store.destination;
         let written = destination.get(self.key, Some(&etag), None).await?;
-        let size = body_bytes(&written);
+        let size = body_bytes(&written)?;
         let mut body = HashedBody::new(written.body, size, destination.timeout);
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
             frame.map_err(|error| cut_short(&error))?;
@@ -209,7 +215,7 @@ impl StreamedPart<'_> {
         let _memory = BUDGET.acquire().await.ok();
         let object = source.get(&route.source_key, self.source_etag, Some(self.range));
         let object = object.await.map_err(source_error)?;
-        let size = body_bytes(&object);
+        let size = body_bytes(&object)?;
         let mut upload = Upload::of(object.body, size, None, source.timeout).await?;
         let request = destination.client.upload_part().bucket(&destination.name);
         let request = request
@@ -283,9 +289,16 @@ impl Upload {
         let bytes = read.map(AggregatedBytes::into_bytes);
         let bytes = bytes.map_err(|error| cut_short(&error))?;
         let hash = Md5::new_with_prefix(&bytes);
+        let md5: [u8; 16] = hash.clone().finalize().into();
+        if known_md5.is_some_and(|known| known != md5) {
+            return Err(StoreError::Transient {
+                code: BAD_DIGEST.into(),
+                message: "other bytes were read than the ETag says".into(),
+            });
+        }
         Ok(Self {
             size,
-            sent_md5: Some(hash.clone().finalize().into()),
+            sent_md5: Some(md5),
             hash: Arc::new(Mutex::new(hash)),
             body: Some(ByteStream::from(bytes)),
         })
@@ -296,7 +309,7 @@ impl Upload {
     }
 
     fn checksum_to_send(&self) -> Option<String> {
-        self.sent_md5.map(|md5| base64::encode(md5))
+        self.sent_md5.map(base64::encode)
     }
 
     fn md5(&self) -> [u8; 16] {
@@ -309,59 +322,18 @@ impl Upload {
     }
 }
 
-/// A body that is hashed as it passes, and given up when it stalls.
-struct HashedBody {
-    source: ByteStream,
-    left: u64,
-    hash: Arc<Mutex<Md5>>,
-    limit: Duration,
-    stall: Pin<Box<Sleep>>,
-}
-
-impl HashedBody {
-    fn new(source: ByteStream, size: u64, limit: Duration) -> Self {
-        Self {
-            source,
-            left: size,
-            hash: Arc::default(),
-            limit,
-            stall: Box::pin(sleep(limit)),
-        }
-    }
-
-    fn pass(&mut self, chunk: Bytes) -> Frame<Bytes> {
-        let mut hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
-        hash.update(&chunk);
-        let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-        self.left = self.left.saturating_sub(length);
-        self.stall.as_mut().reset(Instant::now() + self.limit);
-        Frame::data(chunk)
-    }
-}
-
-impl Body for HashedBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match Pin::new(&mut self.source).poll_next(context) {
-            Poll::Ready(chunk) => {
-                let chunk = chunk.map(|chunk| chunk.map_err(Error::other));
-                Poll::Ready(chunk.map(|chunk| chunk.map(|chunk| self.pass(chunk))))
-            }
-            Poll::Pending => {
-                let stalled = self.stall.as_mut().poll(context);
-                stalled.map(|()| Some(Err(ErrorKind::TimedOut.into())))
-            }
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
+fn with_headers(
+    request: PutObjectFluentBuilder,
+    object: &GetObjectOutput,
+) -> PutObjectFluentBuilder {
+    request
+        .set_content_type(object.content_type.clone())
+        .set_cache_control(object.cache_control.clone())
+        .set_content_encoding(object.content_encoding.clone())
+        .set_content_disposition(object.content_disposition.clone())
+        .set_content_language(object.content_language.clone())
+        .set_website_redirect_location(object.website_redirect_location.clone())
+        .set_metadata(object.metadata.clone())
 }
 
 /// Other stores may not know the checksums that the SDK adds; a large object takes its time.
@@ -373,8 +345,14 @@ fn upload_config(limit: Duration, size: u64) -> aws_sdk_s3::config::Builder {
         .timeout_config(TimeoutConfig::builder().operation_timeout(limit).build())
 }
 
-fn body_bytes(object: &GetObjectOutput) -> u64 {
-    u64::try_from(object.content_length.unwrap_or(0)).unwrap_or(0)
+fn body_bytes(object: &GetObjectOutput) -> Result<u64, StoreError> {
+    let size = object
+        .content_length
+        .and_then(|size| u64::try_from(size).ok());
+    size.ok_or_else(|| StoreError::Transient {
+        code: "UnreadableAnswer".into(),
+        message: "the store does not say how long the object is".into(),
+    })
 }
 
 fn md5_of_source(object: &GetObjectOutput) -> Option<[u8; 16]> {
@@ -390,15 +368,6 @@ fn md5_of_source(object: &GetObjectOutput) -> Option<[u8; 16]> {
     Some(md5)
 }
 
-fn finish(hash: &Mutex<Md5>) -> [u8; 16] {
-    let hash = hash.lock().unwrap_or_else(PoisonError::into_inner);
-    hash.clone().finalize().into()
-}
-
-fn hex(md5: &[u8; 16]) -> String {
-    md5.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn cut_short(error: &(dyn std::error::Error + 'static)) -> StoreError {
     StoreError::Transient {
         code: "BodyCutShort".into(),
@@ -408,39 +377,7 @@ fn cut_short(error: &(dyn std::error::Error + 'static)) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_s3::primitives::SdkBody;
-
     use super::*;
-
-    /// A frame, and then nothing any more.
-    struct StallingBody(Option<Bytes>);
-
-    impl Body for StallingBody {
-        type Data = Bytes;
-        type Error = Error;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-            match self.0.take() {
-                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                None => Poll::Pending,
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_is_hashed_as_it_passes_and_given_up_when_it_stalls() {
-        let stalling = StallingBody(Some(Bytes::from_static(b"abc")));
-        let stalling = ByteStream::new(SdkBody::from_body_1_x(stalling));
-        let mut body = HashedBody::new(stalling, 4, Duration::from_mins(1));
-        let mut next = async || poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
-        assert!(next().await.unwrap().is_ok());
-        let error = next().await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
-        assert_eq!(hex(&finish(&body.hash)), "900150983cd24fb0d6963f7d28e17f72");
-    }
 
     #[test]
     fn only_an_etag_that_is_an_md5_is_sent_along() {

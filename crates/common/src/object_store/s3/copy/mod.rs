@@ -6,6 +6,8 @@
 //! request, and its HTTP client sends it.
 
 mod address;
+#[cfg(test)]
+mod by_sdk;
 mod credentials;
 mod response;
 #[cfg(test)]

@@ -19,11 +19,11 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_types::sdk_config::Builder;
 use proptest::prelude::*;
 
+use super::by_sdk::copy_by_sdk;
 use super::signature::{SECRET, is_signed};
-use super::{BucketAddress, CopyCondition, USER_AGENT};
+use super::{BucketAddress, USER_AGENT};
 use crate::object_store::s3::access::BucketHeaders;
-use crate::object_store::s3::{CopyAttributes, S3Access, S3Options, S3Store, copy_source};
-use crate::object_store::s3::{confirm_copy, store_error};
+use crate::object_store::s3::{CopyAttributes, S3Access, S3Options, S3Store};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::preflight::PreflightError;
@@ -186,27 +186,6 @@ fn route(key: &str) -> MoveRoute {
         source_key: format!("image/{key}"),
         destination_key: format!("avatar/{key}"),
     }
-}
-
-async fn copy_by_sdk(store: &S3Store, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
-    let (attributes, bucket) = (&store.options.attributes, &store.destination);
-    let request = bucket.client.copy_object().bucket(&bucket.name);
-    let request = request
-        .copy_source(copy_source(&store.source.name, &route.source_key))
-        .key(&route.destination_key)
-        .set_storage_class(attributes.storage_class.clone())
-        .set_acl(attributes.acl.clone())
-        .set_server_side_encryption(attributes.encryption.clone())
-        .set_ssekms_key_id(attributes.kms_key_id.clone())
-        .set_expected_source_bucket_owner(store.source.headers.expected_owner.clone());
-    let request = match store.condition() {
-        CopyCondition::Absent => request.if_none_match("*"),
-        CopyCondition::Over(etag) => request.if_match(etag),
-        CopyCondition::None => request,
-    };
-    let output = request.send().await.map_err(store_error)?;
-    let result = output.copy_object_result();
-    confirm_copy(result.and_then(|result| result.e_tag()))
 }
 
 async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &MoveRoute) {
