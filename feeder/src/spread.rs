@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, RowPage, RunProgress,
+    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
 };
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::preflight::PreflightError;
@@ -253,6 +253,10 @@ impl FeedSource for SpreadSource {
 
     async fn begin_sweep(&self) -> Result<(), StatementError> {
         self.ledger.begin_sweep().await
+    }
+
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
+        self.ledger.queue_share().await
     }
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {

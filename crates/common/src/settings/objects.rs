@@ -51,6 +51,7 @@ impl ObjectArgs {
             sse: self.sse.take(problems),
             sse_kms_key_id: self.sse_kms_key_id.take(problems),
             storage_class: self.storage_class.take(problems),
+            ..RunOptions::default()
         };
         let is_kms = |sse: &String| sse.starts_with("aws:kms");
         if options.sse_kms_key_id.is_some() && !options.sse.as_ref().is_some_and(is_kms) {
