@@ -24,6 +24,7 @@ use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 
 pub use failure_cause::FailureCause;
+pub(crate) use failure_cause::NO_SUCH_KEY;
 
 /// How often a commit may be skipped because the row is locked before it counts as a failure; with the
 /// waits between them about half a minute.
@@ -242,7 +243,7 @@ impl MoveProtocol {
             copy_etag: Some(copy_etag),
             ..
         } = &self.phase
-            && cause.code == failure_cause::NO_SUCH_KEY
+            && cause.code == NO_SUCH_KEY
         {
             self.phase = Phase::FindingCopy {
                 copy_etag: copy_etag.clone(),

@@ -201,7 +201,12 @@ impl BareLoop {
                         size_bytes: None,
                         is_source_gone: false,
                     };
-                    Some(commit.commit(&MoveTask { id, route }, copied).await)
+                    let companions = Default::default();
+                    Some(
+                        commit
+                            .commit(&MoveTask { id, route }, copied, companions)
+                            .await,
+                    )
                 }
             })
             .buffer_unordered(self.in_flight)
@@ -231,6 +236,7 @@ fn build_move(id: u64) -> PendingMove {
         etag: ETAG.to_owned(),
         size_bytes: None,
         is_source_gone: false,
+        companions: Default::default(),
     }
 }
 

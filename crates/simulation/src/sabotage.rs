@@ -10,4 +10,6 @@ pub enum Sabotage {
     UnconditionalCopy,
     /// The message is deleted before the commit.
     DeleteBeforeCommit,
+    /// Consumers do not know that images have companions.
+    ForgottenCompanions,
 }

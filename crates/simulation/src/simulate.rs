@@ -137,7 +137,8 @@ fn seed_world(things: &mut WorldState) {
         };
         let bytes = format!("bytes of {path}");
         if id != 0 {
-            things.buckets.source.insert(path.clone(), bytes);
+            let with_companion = things.has_companions && id % 2 == 0;
+            things.buckets.put_source(&path, bytes, with_companion);
         }
         things.table.rows.insert(id.to_string(), path);
     }
@@ -226,7 +227,7 @@ pub fn build_pipeline(client: &Arc<SimulatedClient>, stop: CancellationToken) ->
         ledger: Arc::<SimulatedClient>::clone(client),
         fleet_control: Arc::<SimulatedClient>::clone(client),
         id_type: IdColumnType::Text,
-        rule: world_path_rule(),
+        rule: client.path_rule(),
         has_dead_letter_queue: true,
         max_concurrency: 4,
         visibility_timeout: VISIBILITY_TIMEOUT,

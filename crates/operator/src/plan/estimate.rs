@@ -41,6 +41,8 @@ pub(super) struct EstimateInput {
     pub(super) consumers: u32,
     pub(super) concurrency: u32,
     pub(super) objects: ObjectFacts,
+    /// Copies of one row that are tried: its image and its companions.
+    pub(super) copies_per_row: u32,
 }
 
 /// What it would take.
@@ -70,6 +72,7 @@ impl MigrationEstimate {
             counts, objects, ..
         } = basis;
         let rows = counts.in_scope as f64;
+        let copies = rows * f64::from(basis.copies_per_row);
         let in_flight = basis.consumers.saturating_mul(basis.concurrency);
         let copy = objects
             .copy_duration
@@ -80,9 +83,9 @@ impl MigrationEstimate {
         let per_second = by_consumers.min(MAX_COPIES_PER_SECOND_PER_PREFIX);
         let gigabytes = objects.average_bytes.map(|size| size as f64 * rows / 1e9);
         let queue_requests = (rows * SQS_REQUESTS_PER_ROW).ceil();
-        let mut dollars = rows * DOLLARS_PER_COPY + queue_requests * DOLLARS_PER_SQS_REQUEST;
+        let mut dollars = copies * DOLLARS_PER_COPY + queue_requests * DOLLARS_PER_SQS_REQUEST;
         if objects.uses_kms {
-            dollars += 2.0 * rows * DOLLARS_PER_KMS_REQUEST;
+            dollars += 2.0 * copies * DOLLARS_PER_KMS_REQUEST;
         }
         if objects.crosses_regions {
             dollars += gigabytes.unwrap_or(0.0) * DOLLARS_PER_GB_TRANSFERRED;
@@ -93,8 +96,8 @@ impl MigrationEstimate {
             copies_in_flight: in_flight,
             copies_per_second: per_second,
             is_bound_by_prefix: by_consumers > MAX_COPIES_PER_SECOND_PER_PREFIX,
-            seconds: rows / per_second,
-            copy_requests: counts.in_scope,
+            seconds: copies / per_second,
+            copy_requests: counts.in_scope * u64::from(basis.copies_per_row),
             queue_requests: counts.in_scope.saturating_mul(3).div_ceil(10),
             dollars,
             gigabytes,
@@ -136,6 +139,7 @@ mod tests {
                 copy_duration: Some(Duration::from_millis(64)),
                 ..ObjectFacts::default()
             },
+            copies_per_row: 1,
         }
     }
 
@@ -147,6 +151,18 @@ mod tests {
         assert_eq!(one.queue_requests, 300_000);
         assert!((one.gigabytes.unwrap() - 100.0).abs() < 1e-9);
         assert!((one.wal_bytes - 670e6).abs() < 1e6, "{}", one.wal_bytes);
+    }
+
+    #[test]
+    fn companions_are_copies_too() {
+        let basis = EstimateInput {
+            copies_per_row: 3,
+            ..basis(1_000_000, 1)
+        };
+        let estimate = MigrationEstimate::from_input(&basis);
+        assert_eq!(estimate.copy_requests, 3_000_000);
+        assert!((estimate.dollars - 15.12).abs() < 1e-9);
+        assert!((estimate.seconds - 3000.0).abs() < 1.0);
     }
 
     #[test]

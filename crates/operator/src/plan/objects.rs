@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acl::check_acls;
 use super::check::{CheckVerdict, PlanCheck};
+use super::neighbours::check_neighbours;
 use super::probe::probe_copy;
 use super::{PlanStopped, SampleRow, unless_stopped};
 use crate::context::CommandContext;
@@ -63,6 +64,8 @@ pub(super) async fn check_objects(
     let keys = samples.iter().map(|sample| &*sample.source_key);
     let acls = check_acls(&source, keys, context.attributes.acl.as_ref());
     checks.extend(unless_stopped(stop, acls).await?);
+    let neighbours = check_neighbours(context, &source, samples);
+    checks.extend(unless_stopped(stop, neighbours).await?);
     if let Some((size, key)) = &sampled.smallest {
         let prefix = rule.destination_key_prefix();
         let store = S3Store::new(source, destination.clone(), context.s3_options());

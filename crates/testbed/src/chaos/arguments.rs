@@ -36,6 +36,9 @@ pub struct ChaosArguments {
     /// and time do not repeat exactly.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Paths are percent-encoded URLs, some of which spell one key differently, and images have companions.
+    #[arg(long)]
+    pub companions: bool,
     /// Print the figures as one JSON object in the last line of standard output; all else goes to
     /// standard error.
     #[arg(long)]
@@ -111,6 +114,9 @@ impl ChaosArguments {
         let mut command = format!(
             "script/chaos --minutes {minutes} --images {images} --consumers {consumers} --seed {seed}"
         );
+        if self.companions {
+            command.push_str(" --companions");
+        }
         for kind in &self.faults {
             let name = kind.to_possible_value();
             let name = name.as_ref().map_or("", |value| value.get_name());

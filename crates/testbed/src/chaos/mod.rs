@@ -69,6 +69,7 @@ async fn run(arguments: &ChaosArguments, seed: u64) -> Result<bool> {
         images: arguments.images,
         largest_bytes: Some(MAX_PICTURE_BYTES),
         seed,
+        has_companions: arguments.companions,
     };
     let mut environment = RunEnvironment::set_up(&plan).await?;
     let holds = run_and_report(&mut environment, arguments, seed).await;

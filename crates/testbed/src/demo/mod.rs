@@ -63,6 +63,7 @@ async fn run(arguments: &DemoArguments) -> Result<bool> {
         images: arguments.images,
         largest_bytes: None,
         seed: arguments.seed,
+        has_companions: false,
     })
     .await?;
     let (traffic, seconds) = run_migration(&environment, arguments).await?;

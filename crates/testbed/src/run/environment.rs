@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::output::print_status;
-use crate::application::Application;
+use crate::application::{Application, KeySpelling, SEEDED_COMPANIONS};
 use crate::cloud::{Cloud, CloudOptions, CreateQueueOptions, QueueDepth, QueueUrls};
 use crate::postgres::Cluster;
 use crate::process::settings_env;
@@ -23,6 +23,8 @@ pub(crate) struct EnvironmentOptions {
     pub(crate) largest_bytes: Option<u32>,
     /// Seed of the random numbers.
     pub(crate) seed: u64,
+    /// Whether paths are percent-encoded URLs, and images have companions.
+    pub(crate) has_companions: bool,
 }
 
 /// How many of `to_do` rows the application may have written once `moved` have moved: its writes are
@@ -55,7 +57,11 @@ impl RunEnvironment {
         let queue = cloud
             .create_queue("images", CreateQueueOptions::default())
             .await?;
-        let application = Application::new(&cloud, database_url);
+        let mut application = Application::new(&cloud, database_url);
+        if plan.has_companions {
+            application = application.with_url_paths(KeySpelling::Url);
+            application.companions = SEEDED_COMPANIONS.to_owned();
+        }
         print_status(&format!("Seeding {} images …", plan.images));
         let usual = SeedOptions::new(plan.images as usize);
         let images = SeedOptions {

@@ -146,6 +146,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         etag: "e".into(),
         size_bytes: None,
         is_source_gone: false,
+        companions: Default::default(),
     };
     let failure = MoveFailure {
         id,

@@ -29,6 +29,7 @@ fn move_of(id: usize) -> PendingMove {
         etag: "etag".into(),
         size_bytes: None,
         is_source_gone: false,
+        companions: Default::default(),
     }
 }
 

@@ -8,6 +8,7 @@ mod bad_tables;
 mod bounded_statements;
 mod browser;
 mod commit;
+mod companions;
 mod copy;
 mod counters;
 mod dashboard;

@@ -92,6 +92,7 @@ impl LedgerPair {
                     new_path,
                     size_bytes: None,
                     is_source_gone: false,
+                    companions: Default::default(),
                 }
             })
             .collect();

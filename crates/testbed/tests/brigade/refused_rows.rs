@@ -72,6 +72,7 @@ async fn a_late_failure_leaves_a_newer_move_on_record() {
         etag: "e".into(),
         size_bytes: None,
         is_source_gone: false,
+        companions: Default::default(),
     };
     ledger.commit(&[pending]).await.unwrap();
     // The application sets it back; it is fed again, and delivered twice.
