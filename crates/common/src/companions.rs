@@ -191,7 +191,7 @@ impl CompanionPattern {
         for part in &self.parts {
             match part {
                 Part::Text(part) if drops_slash => {
-                    text.push_str(part.strip_prefix('/').unwrap_or(part))
+                    text.push_str(part.strip_prefix('/').unwrap_or(part));
                 }
                 Part::Text(part) => text.push_str(part),
                 Part::Field(Field::Key) => text.push_str(key),

@@ -93,7 +93,7 @@ impl OperatorCommand {
             Self::Retry(args) => retry::run(args).await,
             Self::Verify(args) => Box::pin(verify::run(args, stop)).await,
             Self::Report(args) => report::run(args).await,
-            Self::Rollback(args) => rollback::run(args, stop).await,
+            Self::Rollback(args) => Box::pin(rollback::run(args, stop)).await,
             Self::Clean(args) => Box::pin(clean::run(args, stop)).await,
             Self::Healthcheck(args) => Ok(args.run()?),
         }

@@ -90,9 +90,10 @@ impl ObjectCleaner<'_> {
 
     async fn process_batch(&mut self, mut page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
         let mut outcomes = Vec::new();
-        let other_paths = match self.removals.has_encoded_paths() {
-            true => OtherPaths::split_off(&mut page, &mut outcomes),
-            false => OtherPaths::default(),
+        let other_paths = if self.removals.has_encoded_paths() {
+            OtherPaths::split_off(&mut page, &mut outcomes)
+        } else {
+            OtherPaths::default()
         };
         // A feeder may have opened another run since the last batch.
         let (ledger, bucket) = (self.removals.ledger, self.bucket);

@@ -18,6 +18,7 @@ use clap::{Parser, ValueEnum};
         Other ways to break it: script/chaos --simulate N, script/chaos --model,\n\
         script/chaos throttling --help, script/chaos shutdown --help"
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct ChaosArguments {
     /// How long the faults act at least; they go on while there is work left, up to as long again and
     /// at least a minute.

@@ -60,7 +60,7 @@ impl RunEnvironment {
         let mut application = Application::new(&cloud, database_url);
         if plan.has_companions {
             application = application.with_url_paths(KeySpelling::Url);
-            application.companions = SEEDED_COMPANIONS.to_owned();
+            SEEDED_COMPANIONS.clone_into(&mut application.companions);
         }
         print_status(&format!("Seeding {} images …", plan.images));
         let usual = SeedOptions::new(plan.images as usize);
