@@ -1,6 +1,6 @@
 //! Objects beside the sampled images that no row and no companion names: they would stay behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bucket_brigade_common::companions::CompanionPatterns;
 use bucket_brigade_common::ledger::create_pool;
@@ -45,25 +45,22 @@ pub(super) async fn check_neighbours(
     samples: &[SampleRow],
 ) -> Option<PlanCheck> {
     let rule = &context.migration.run.rule;
-    let mut found = Neighbours::new();
-    for sample in samples
+    // An image may share its name with another, whose companions they are.
+    let known: HashSet<String> = samples
         .iter()
-        .filter(|sample| sample.size_bytes.is_some())
-        .take(MAX_IMAGES)
-    {
-        let known = rule.companions_of(&sample.route);
-        let key = sample.source_key.strip_prefix(rule.source_key_prefix())?;
+        .flat_map(|sample| rule.companions_of(&sample.route))
+        .map(|companion| companion.route.source_key)
+        .collect();
+    let mut found = Neighbours::new();
+    let readable = samples.iter().filter(|one| one.size_bytes.is_some());
+    for sample in readable.take(MAX_IMAGES) {
         let image = ImageKey {
             bucket: source,
             prefix: rule.source_key_prefix(),
-            key,
+            key: sample.source_key.strip_prefix(rule.source_key_prefix())?,
         };
         for (pattern, key) in image.neighbours().await? {
-            if CompanionPatterns::parse(&pattern).is_ok()
-                && known
-                    .iter()
-                    .all(|companion| companion.route.source_key != key)
-            {
+            if !known.contains(&key) && CompanionPatterns::parse(&pattern).is_ok() {
                 found.entry(pattern).or_default().push(key);
             }
         }
