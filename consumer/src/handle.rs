@@ -184,7 +184,11 @@ impl Stages {
             Action::Compare => self.copier.compare(&task.route).await,
             Action::Commit(copied, wait) => {
                 self.wait_for_retry(wait).await;
-                let event = self.committer.commit(task, copied).await;
+                let companions = match self.copier.copy_companions(&task.route, &copied).await {
+                    Ok(companions) => companions,
+                    Err(event) => return event,
+                };
+                let event = self.committer.commit(task, copied, companions).await;
                 if event == Event::Committed {
                     self.context.counters.moved();
                     self.moved.fetch_add(1, Ordering::Relaxed);

@@ -9,6 +9,7 @@
 
 pub mod acknowledge;
 pub mod commit;
+mod companions;
 pub mod context;
 pub mod copy;
 pub mod counters;

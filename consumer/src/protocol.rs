@@ -27,6 +27,7 @@ use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
 use bucket_brigade_common::retry::Backoff;
 
 pub use failure_cause::FailureCause;
+pub(crate) use failure_cause::NO_SUCH_KEY;
 pub use row_state::RowState;
 
 /// How often a commit may be skipped because the row is locked before it counts as a failure; with the
@@ -219,7 +220,7 @@ impl MoveProtocol {
             copy_etag: Some(copy_etag),
             ..
         } = &self.phase
-            && cause.code == failure_cause::NO_SUCH_KEY
+            && cause.code == NO_SUCH_KEY
         {
             self.phase = Phase::FindingCopy {
                 copy_etag: copy_etag.clone(),

@@ -122,7 +122,7 @@ fn check_refusal(rule: &PathRule, path: &str, reason: &RouteError) {
     match reason {
         RouteError::OutsideRule => {}
         RouteError::ContainsNul => {
-            assert!(path.contains('\0') || name == Err(RouteError::ContainsNul))
+            assert!(path.contains('\0') || name == Err(RouteError::ContainsNul));
         }
         RouteError::InvalidEscape(_) | RouteError::EscapeNotUtf8 | RouteError::PathTooLong(_) => {
             assert_eq!(name.as_ref().err(), Some(reason));

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
+
 use crate::path_rule::PathRule;
 
 /// The longest beginning of a path that is shown, in characters.
@@ -152,15 +154,20 @@ fn suggest_prefix(old_prefix: &str, paths: &[String]) -> Option<String> {
         }
         bare = mended;
     }
-    let wanted = without_slashes(&bare).to_lowercase();
-    let is_meant = |folder: &&str| without_slashes(folder).to_lowercase() == wanted;
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let plain = |text: &str| without_slashes(&decoded(text)).to_lowercase();
+    let wanted = plain(&bare);
+    let is_meant = |folder: &&str| plain(folder) == wanted;
     let found = paths
         .iter()
         .flat_map(|path| folders(path))
         .find(is_meant)
         .filter(|_| !wanted.is_empty())?;
     differences.extend(slash_differences(&bare, found));
-    if without_slashes(&bare) != without_slashes(found) {
+    let (bare, shown) = (without_slashes(&bare), without_slashes(found));
+    if bare.to_lowercase() != shown.to_lowercase() {
+        differences.push("another percent-encoding");
+    } else if bare != shown {
         differences.push("other letters in upper case");
     }
     Some(format!(
@@ -232,6 +239,16 @@ mod tests {
             why.contains("no such slash at its start, no slash at its end"),
             "{why}"
         );
+    }
+
+    #[test]
+    fn a_prefix_is_compared_as_the_paths_encode_it() {
+        let why = explain(
+            "https://a.example/my images/",
+            &["https://a.example/my%20images/1"],
+        );
+        let meant = "Did you mean 'https://a.example/my%20images/'? OLD_PREFIX has another percent-encoding";
+        assert!(why.contains(meant), "{why}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod batch;
+pub mod companions;
 mod connections;
 pub mod empty_scope;
 pub mod exit;

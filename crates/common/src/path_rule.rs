@@ -11,6 +11,7 @@
 
 use thiserror::Error;
 
+use crate::companions::CompanionPatterns;
 use crate::path_encoding::PathEncoding;
 
 /// The longest object key S3 accepts, in bytes of UTF-8.
@@ -18,10 +19,6 @@ use crate::path_encoding::PathEncoding;
 pub const MAX_KEY_BYTES: usize = 1024;
 
 /// A checked path rule. Prefix means prefix: only a leading match is ever replaced.
-#[expect(
-    clippy::struct_field_names,
-    reason = "the names are those of the settings"
-)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRule {
     old_prefix: String,
@@ -29,6 +26,7 @@ pub struct PathRule {
     source_key_prefix: String,
     destination_key_prefix: String,
     encoding: PathEncoding,
+    companions: CompanionPatterns,
 }
 
 /// The keys and the new path of one path.
@@ -122,6 +120,7 @@ impl PathRule {
             old_prefix,
             new_prefix,
             encoding: PathEncoding::None,
+            companions: CompanionPatterns::default(),
         })
     }
 
@@ -129,6 +128,12 @@ impl PathRule {
     #[must_use]
     pub fn with_encoding(self, encoding: PathEncoding) -> Self {
         Self { encoding, ..self }
+    }
+
+    /// The same rule for images with these companions.
+    #[must_use]
+    pub fn with_companions(self, companions: CompanionPatterns) -> Self {
+        Self { companions, ..self }
     }
 
     pub fn route_for(&self, path: &str) -> Result<MoveRoute, RouteError> {
@@ -173,6 +178,10 @@ impl PathRule {
 
     pub fn encoding(&self) -> PathEncoding {
         self.encoding
+    }
+
+    pub fn companions(&self) -> &CompanionPatterns {
+        &self.companions
     }
 
     /// The key under this prefix that is spelled by the rest of a path: one that S3 can have.

@@ -14,4 +14,6 @@ pub enum Sabotage {
     UncheckedPath,
     /// A dead letter counts as confirmed without being sent.
     UnsentDeadLetter,
+    /// Consumers do not know that images have companions.
+    ForgottenCompanions,
 }

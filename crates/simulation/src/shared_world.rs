@@ -14,7 +14,9 @@ use tokio::time::Instant;
 
 use crate::fault_rates::{CallOutcome, FaultRates};
 use crate::sabotage::Sabotage;
-use crate::world::{MemoryBuckets, MemoryQueue, MemoryTable, OLD_PREFIX, RUN, world_path_rule};
+use crate::world::{
+    MemoryBuckets, MemoryQueue, MemoryTable, NEW_PREFIX, OLD_PREFIX, RUN, world_path_rule,
+};
 
 /// The redrive policy, as the documentation recommends it.
 const MAX_RECEIVE_COUNT: u32 = 5;
@@ -41,6 +43,8 @@ pub struct WorldState {
     pub fault_rates: FaultRates,
     /// What is broken on purpose.
     pub sabotage: Sabotage,
+    /// Whether images have companions, in every other seed.
+    pub has_companions: bool,
     pub dice: Rng,
     /// What happened so far, as a checksum: two runs of a seed must agree on it.
     pub trace: u64,
@@ -66,6 +70,7 @@ impl SharedWorld {
             fleet_limits: FleetLimits::default(),
             fault_rates: FaultRates::random(&mut dice),
             sabotage,
+            has_companions: seed % 2 == 1,
             dice,
             trace: seed,
             faults: 0,
@@ -151,6 +156,10 @@ impl WorldState {
             let is_missing = path.starts_with(OLD_PREFIX) && !written.contains_key(id);
             if buckets.object_at_path(path).is_none() && !is_missing {
                 violations.push(format!("I1: row {id}: '{path}' names no object"));
+            }
+            let is_moved = !written.contains_key(id) && path.starts_with(NEW_PREFIX);
+            if is_moved && buckets.lacks_companion(path) {
+                violations.push(format!("I1: row {id}: '{path}' lacks its companion"));
             }
         }
         for (id, path) in written {

@@ -168,7 +168,8 @@ fn seed_world(things: &mut WorldState) {
         };
         let bytes = format!("bytes of {path}");
         if id != 0 {
-            things.buckets.source.insert(path.clone(), bytes);
+            let with_companion = things.has_companions && id % 2 == 0;
+            things.buckets.put_source(&path, bytes, with_companion);
         }
         things.table.rows.insert(id.to_string(), path);
     }
@@ -279,7 +280,7 @@ pub fn build_run_parts(client: &Arc<SimulatedClient>) -> RunParts {
         run: client.run(),
         name: "images.path".into(),
         id_type: IdColumnType::Text,
-        rule: world_path_rule(),
+        rule: client.path_rule(),
         store: Arc::<SimulatedClient>::clone(client),
         ledger: Arc::<SimulatedClient>::clone(client),
         fleet_control: Arc::<SimulatedClient>::clone(client),

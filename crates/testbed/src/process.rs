@@ -58,7 +58,9 @@ pub fn settings_env(
     ];
     let spelled = spelled.into_iter();
     let spelled = spelled.filter(|_| application.spelling != KeySpelling::Literal);
-    let settings = settings.into_iter().chain(spelled);
+    let companions = [("COMPANIONS", &*application.companions)];
+    let companions = companions.into_iter().filter(|(_, text)| !text.is_empty());
+    let settings = settings.into_iter().chain(spelled).chain(companions);
     settings
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .chain(cloud.sdk_env_for(caller))

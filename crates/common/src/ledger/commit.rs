@@ -6,7 +6,9 @@ use sqlx::AssertSqlSafe;
 
 use super::errors::{batch_error, is_row_lock_timeout, statement_error};
 use super::{ApplicationTable, PostgresLedger};
+use crate::companions::CompanionCopies;
 use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
+use crate::path_rule::PathRule;
 use crate::row_id::RowId;
 
 /// `$1` run, `$2` ids. A null path reads as empty.
@@ -64,23 +66,29 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
 }
 
 /// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone, `$10` its row
-/// of the counters. Returns the ids that moved.
-pub(super) fn commit_sql(table: &ApplicationTable) -> String {
+/// of the counters; for a run with companions `$11` ids and `$12` the `ETags` of their companions. Returns the
+/// ids that moved.
+pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule) -> String {
     let update = update_ctes(table);
+    let (column, value, set) = if rule.companions().is_empty() {
+        ("", "", "")
+    } else {
+        COMPANION_EVIDENCE
+    };
     format!(
         "WITH {update}, evidence AS (
     INSERT INTO bucket_brigade.moves AS m
-           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer, moved_at)
+           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer, moved_at{column})
     SELECT $7, id, old_path, new_path, etag, size_bytes, $8,
            -- No later than its source was removed, so that the two belong together.
            coalesce((SELECT r.removed_at FROM bucket_brigade.removals r
                       WHERE id = ANY ($9::text[]) AND r.run_id = $7 AND NOT r.is_orphan AND r.path = old_path),
-                    now())
+                    now()){value}
       FROM moved
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
-        verified_at = NULL, source_etag = NULL, recopied_at = NULL
+        verified_at = NULL, source_etag = NULL, recopied_at = NULL{set}
     RETURNING (m.xmax = 0) AS is_new
 ), no_failure AS (
     DELETE FROM bucket_brigade.failures f USING moved m
@@ -104,6 +112,13 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
 SELECT id FROM moved"
     )
 }
+
+/// A column of `moves`, its value, and how it is set anew.
+const COMPANION_EVIDENCE: (&str, &str, &str) = (
+    ", companions",
+    ", (SELECT c.companions::jsonb FROM unnest($11::text[], $12::text[]) AS c (id, companions) WHERE c.id = moved.id)",
+    ", companions = excluded.companions",
+);
 
 /// What [`stored_path_check`] has the server complain about.
 pub const PATH_REWRITTEN: &str = "PathRewritten";
@@ -134,6 +149,10 @@ fn name_rewritten_path(error: StatementError) -> StatementError {
         }
         other => other,
     }
+}
+
+fn json_text(companions: &CompanionCopies) -> String {
+    serde_json::json!(companions).to_string()
 }
 
 impl PostgresLedger {
@@ -185,7 +204,7 @@ impl PostgresLedger {
         let gone = moves.iter().filter(|m| m.is_source_gone);
         let gone: Vec<&str> = gone.map(|m| m.id.as_str()).collect();
         let column = |text: fn(&PendingMove) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
-        let moved: Vec<(String,)> = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
+        let query = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
             .bind(column(|m| m.id.as_str()))
             .bind(column(|m| &m.old_path))
             .bind(column(|m| &m.new_path))
@@ -195,9 +214,16 @@ impl PostgresLedger {
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(gone)
-            .bind(self.counter_row())
-            .fetch_all(&self.pool)
-            .await?;
+            .bind(self.counter_row());
+        let query = if self.rule.companions().is_empty() {
+            query
+        } else {
+            let with = moves.iter().filter(|m| !m.companions.is_empty());
+            let evidence = |m: &PendingMove| (m.id.as_str().to_owned(), json_text(&m.companions));
+            let (ids, companions): (Vec<String>, Vec<String>) = with.map(evidence).unzip();
+            query.bind(ids).bind(companions)
+        };
+        let moved: Vec<(String,)> = query.fetch_all(&self.pool).await?;
         Ok(moved
             .into_iter()
             .map(|(id,)| RowId::from_database(id))

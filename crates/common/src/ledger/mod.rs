@@ -123,9 +123,14 @@ impl PostgresLedger {
         rule: PathRule,
         table: ApplicationTable,
     ) -> Result<Self, LedgerError> {
+        let options = run.options()?;
+        // They may not be given.
+        let rule = options
+            .complete_rule(rule)
+            .map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?;
         let statements = TableStatements {
             read_rows: commit::read_rows_sql(&table).into(),
-            commit: commit::commit_sql(&table).into(),
+            commit: commit::commit_sql(&table, &rule).into(),
             insert_failures: changes::insert_failures_sql(&table).into(),
             first_page: feed::page_sql(&table, true).into(),
             page_after: feed::page_sql(&table, false).into(),
@@ -133,13 +138,11 @@ impl PostgresLedger {
             count_after: scope::count_stretch_sql(&table, false).into(),
             settle_stale: feed::settle_stale_sql(&table).into(),
         };
-        let options = run.options()?;
         Ok(Self {
             pool,
             run_id: run.id,
             worker: worker.into(),
-            // It may not be given.
-            rule: rule.with_encoding(options.path_encoding.unwrap_or_default()),
+            rule,
             options: Arc::new(options),
             table,
             statements: Arc::new(statements),

@@ -4,13 +4,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::LedgerError;
+use crate::companions::{CompanionError, CompanionPatterns};
 use crate::path_encoding::PathEncoding;
+use crate::path_rule::PathRule;
 
 /// Each by its setting's name, absent where it is not set. A ledger with one that this version does not know
 /// is not read: a copy made without it would be a wrong one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default, deny_unknown_fields)]
 pub struct RunOptions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub companions: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_acl: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,6 +45,14 @@ pub(super) enum OptionMatch {
 }
 
 impl RunOptions {
+    /// The rule with what the options add to it.
+    pub fn complete_rule(&self, rule: PathRule) -> Result<PathRule, CompanionError> {
+        let companions = self.companions.as_deref().map(CompanionPatterns::parse);
+        let companions = companions.transpose()?.unwrap_or_default();
+        let encoding = self.path_encoding.unwrap_or_default();
+        Ok(rule.with_encoding(encoding).with_companions(companions))
+    }
+
     pub(super) fn to_json(&self) -> String {
         let mut options = to_map(self);
         options.retain(|_, value| !is_off(value));

@@ -74,8 +74,10 @@ impl RunRow {
             Some(self.source_key_prefix.clone()),
             Some(self.destination_key_prefix.clone()),
         );
-        let rule = rule.map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?;
+        let incompatible = |error: String| LedgerError::IncompatibleLedger(error);
+        let rule = rule.map_err(|error| incompatible(error.to_string()))?;
         let options = self.options()?;
+        let rule = options.complete_rule(rule);
         Ok(RunSpec {
             name: Some(self.name.clone()),
             table: TableSpec {
@@ -83,7 +85,7 @@ impl RunRow {
                 id_column: self.id_column.clone(),
                 path_column: self.path_column.clone(),
             },
-            rule: rule.with_encoding(options.path_encoding.unwrap_or_default()),
+            rule: rule.map_err(|error| incompatible(error.to_string()))?,
             source_bucket: self.source_bucket.clone(),
             destination_bucket: self.destination_bucket.clone(),
             options,

@@ -8,6 +8,7 @@ use super::{
     ObjectArgs, SecretString, Setting, SettingsProblems, StoreArgs, StoreSettings, optional,
     required, secret_setting, setting,
 };
+use crate::companions::CompanionPatterns;
 use crate::ledger::{
     LedgerError, RunOptions, RunSelection, RunSpec, TABLE_NAME_PROBLEM, TableSpec,
 };
@@ -59,6 +60,11 @@ pub struct MigrationArgs {
     /// are not part of the key) or form (the same, and a plus is a space) [default: none]
     #[arg(long, env, value_name = "none|url|form", default_value = "", hide_default_value = true, value_parser = setting(parse_path_encoding))]
     path_encoding: Setting<Option<PathEncoding>>,
+    /// Objects that belong to an image and that no row names, as patterns with commas between them; one with a !
+    /// before it must exist. {key} {dir} {name} {stem} {ext} are parts of the image's key after its prefix: for
+    /// example '{key}.200x200.jpg,{dir}/thumb_{name},!{stem}@2x.{ext}'. Each is a request more for each image
+    #[arg(long, env, value_name = "PATTERNS", default_value = "", hide_default_value = true, value_parser = setting(parse_companions))]
+    companions: Setting<Option<String>>,
     #[command(flatten)]
     objects: ObjectArgs,
     #[command(flatten)]
@@ -157,6 +163,7 @@ impl MigrationArgs {
                 self.destination_key_prefix,
             ],
             options: RunOptions {
+                companions: self.companions.take(problems),
                 path_encoding: self.path_encoding.take(problems),
                 ..self.objects.parse(problems)
             },
@@ -214,7 +221,8 @@ impl RunArgs {
         let run = RunSpec {
             name: self.name,
             table,
-            rule: rule.with_encoding(self.options.path_encoding.unwrap_or_default()),
+            // The patterns were checked when they were read.
+            rule: self.options.complete_rule(rule).ok()?,
             source_bucket,
             destination_bucket,
             options: self.options,
@@ -313,6 +321,19 @@ fn parse_path_encoding(text: &str) -> Result<Option<PathEncoding>, String> {
     let text = optional(text)?;
     let encoding = text.map(|text| text.parse().map_err(str::to_owned));
     encoding.transpose()
+}
+
+fn parse_companions(text: &str) -> Result<Option<String>, String> {
+    if is_quoted(text) {
+        return Err(
+            "is in quotes, which would be part of each key (an env file of Docker passes them on)"
+                .into(),
+        );
+    }
+    let text = optional(text)?;
+    let checked = text.as_deref().map(CompanionPatterns::parse).transpose();
+    checked.map_err(|error| format!("cannot be used: {error}"))?;
+    Ok(text)
 }
 
 /// It is shown in lists and typed in shells.

@@ -92,9 +92,10 @@ impl ObjectCleaner<'_> {
 
     async fn process_batch(&mut self, mut page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
         let mut outcomes = Vec::new();
-        let other_paths = match self.removals.has_encoded_paths() {
-            true => OtherPaths::split_off(&mut page, &mut outcomes),
-            false => OtherPaths::default(),
+        let other_paths = if self.removals.has_encoded_paths() {
+            OtherPaths::split_off(&mut page, &mut outcomes)
+        } else {
+            OtherPaths::default()
         };
         // A feeder may have opened another run since the last batch.
         let (ledger, bucket) = (self.removals.ledger, self.bucket);
@@ -120,17 +121,19 @@ impl ObjectCleaner<'_> {
         if failure.is_some() {
             unsaved.extend(self.restore_uncertain(removable, &mut outcomes).await?);
         }
+        let companions = self.remove_companions(&outcomes).await?;
         other_paths.add_outcomes(&mut outcomes);
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         retry_statement(async || self.removals.finish_removals(&outcomes).await).await?;
         self.printer.print_outcomes(&outcomes)?;
+        self.printer.print_outcomes(&companions)?;
         // These stay in removal, so that the next clean tries again to bring them back.
         self.printer.print_outcomes(&unsaved)?;
         failure.map_or(Ok(()), Err)
     }
 
     /// Those that no row names.
-    async fn retain_unreferenced(
+    pub(super) async fn retain_unreferenced(
         &self,
         removals: Vec<ObjectRemoval>,
         outcomes: &mut RemovalOutcomes,
@@ -247,7 +250,7 @@ impl ObjectCleaner<'_> {
     }
 
     /// Removes them; those that are gone, with the delete marker that hides each.
-    async fn remove_batch(
+    pub(super) async fn remove_batch(
         &self,
         removable: &[ObjectRemoval],
         outcomes: &mut RemovalOutcomes,
@@ -294,7 +297,7 @@ impl ObjectCleaner<'_> {
 
     /// A row that came to name an object between the last question and its removal gets it back. Returns
     /// those for which that failed.
-    async fn restore_referenced(
+    pub(super) async fn restore_referenced(
         &mut self,
         gone: Vec<RemovedObject>,
         outcomes: &mut RemovalOutcomes,
@@ -314,7 +317,7 @@ impl ObjectCleaner<'_> {
 
     /// The request failed, so what it removed is not known: a row that names one of the objects gets it back
     /// all the same. The others stay in removal, for the next clean to look at.
-    async fn restore_uncertain(
+    pub(super) async fn restore_uncertain(
         &mut self,
         mut removals: Vec<ObjectRemoval>,
         outcomes: &mut RemovalOutcomes,
@@ -366,20 +369,26 @@ impl ObjectCleaner<'_> {
         format!("{RESTORE_FAILED_REASON}: {why}")
     }
 
-    fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
+    pub(super) fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
         let rule = self.removals.ledger.rule();
-        if self.removals.orphans {
-            rule.route_for(&rule.old_path(&removal.path)?).ok()
+        let route = if self.removals.orphans {
+            rule.route_for(&rule.old_path(&removal.path)?).ok()?
         } else {
-            rule.route_for(&removal.path).ok()
-        }
+            rule.route_for(&removal.path).ok()?
+        };
+        let Some(pattern) = &removal.companion else {
+            return Some(route);
+        };
+        let mut companions = rule.companions_of(&route).into_iter();
+        let companion = companions.find(|companion| companion.pattern == pattern);
+        companion.map(|companion| companion.route)
     }
 
-    fn bucket_side(&self) -> BucketSide {
+    pub(super) fn bucket_side(&self) -> BucketSide {
         self.restorer.side
     }
 
-    async fn stat_object(
+    pub(super) async fn stat_object(
         &self,
         side: BucketSide,
         key: &str,

@@ -169,6 +169,7 @@ mod tests {
             size_bytes: None,
             is_in_removal: false,
             is_marked: true,
+            companion: None,
         }
     }
 

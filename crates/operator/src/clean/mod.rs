@@ -12,7 +12,8 @@
 //!  4 ask        does a row name it? as late as it can be   yes: kept
 //!  5 remove     up to 1,000 at a time, each If-Match       changed meanwhile: S3 keeps it
 //!  6 ask again  did a row come to name it between 4 and 5? yes: brought back, from its copy or its source
-//!  7 record     removed_at, in the ledger and the output
+//!  7 companions of what is gone: 2, 4, 5 and 6 again
+//!  8 record     removed_at, in the ledger and the output
 //! ```
 //!
 //! **What cannot be excluded.** S3 and Postgres know no common transaction. A row that is set to an old path
@@ -25,6 +26,7 @@
 //! out and the queue must be empty. Sources need neither: no consumer points a row at one.
 
 mod batch;
+mod companions;
 mod confirm;
 mod encoded_paths;
 mod other_spellings;

@@ -26,6 +26,9 @@ pub(super) struct ObjectRemoval {
     pub(super) is_in_removal: bool,
     /// Whether it may go by what this clean was asked for; an earlier one may have been asked for more.
     pub(super) is_marked: bool,
+    /// The pattern by which it belongs to the image of the path; none for the image itself.
+    #[sqlx(skip)]
+    pub(super) companion: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

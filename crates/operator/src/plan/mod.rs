@@ -6,6 +6,7 @@ mod check;
 mod database;
 mod estimate;
 mod ledger;
+mod neighbours;
 mod objects;
 mod output;
 mod probe;
@@ -165,6 +166,7 @@ async fn build_plan(
             consumers: spec.consumers,
             concurrency: spec.concurrency,
             objects,
+            copies_per_row: 1 + run.rule.companions().count(),
         })
     });
     let fails = |check: &&PlanCheck| check.verdict == CheckVerdict::Fails;

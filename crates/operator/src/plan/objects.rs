@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acl::check_acls;
 use super::check::{CheckVerdict, PlanCheck};
+use super::neighbours::check_neighbours;
 use super::probe::{check_method, probe_copy};
 use super::{PlanStopped, SampleRow, unless_stopped};
 use crate::context::CommandContext;
@@ -68,6 +69,8 @@ pub(super) async fn check_objects(
     let run = &context.migration.run;
     let acls = check_acls(&source, keys, run.options.copy_acl.as_deref());
     checks.extend(unless_stopped(stop, acls).await?);
+    let neighbours = check_neighbours(context, &source, samples);
+    checks.extend(unless_stopped(stop, neighbours).await?);
     let prefix = run.rule.destination_key_prefix();
     let request = context.method_request(&run.options);
     // Not to be stopped before the probes are removed.

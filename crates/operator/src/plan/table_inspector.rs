@@ -300,6 +300,17 @@ impl TableInspector {
         Ok(sampled)
     }
 
+    /// Those of the paths that some row has; all of them where that took the server too long.
+    pub(super) async fn find_paths(&self, paths: &[String]) -> Result<Vec<String>, sqlx::Error> {
+        let ApplicationTable { sql, path, .. } = &self.table;
+        let sql = format!(
+            "SELECT DISTINCT t.{path}::text FROM {sql} t WHERE t.{path} = ANY ($1::text[])"
+        );
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(paths);
+        let found = none_on_timeout(query.fetch_all(&self.pool).await)?;
+        Ok(found.unwrap_or_else(|| paths.to_vec()))
+    }
+
     async fn select_rows(
         &self,
         sample: String,

@@ -92,12 +92,13 @@ fn undo_sql(table: &ApplicationTable) -> String {
     RETURNING m.*
 ), kept AS (
     INSERT INTO bucket_brigade.rollbacks AS k
-           (run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, operator)
-    SELECT run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, $8 FROM undone
+           (run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, operator, companions)
+    SELECT run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, $8, companions FROM undone
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
-        rolled_back_at = excluded.rolled_back_at, operator = excluded.operator, looked_at = NULL
+        rolled_back_at = excluded.rolled_back_at, operator = excluded.operator, looked_at = NULL,
+        companions = excluded.companions
 ), orphaned AS (
     INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, new_path, etag, row_id)
     SELECT DISTINCT ON (destination_key) $1, destination_key, new_path, etag, id FROM back

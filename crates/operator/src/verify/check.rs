@@ -51,7 +51,7 @@ impl MoveChecker<'_> {
         for _ in 0..MAX_ATTEMPTS {
             match self.check_once(&row).await {
                 Ok(CheckAttempt::Final(found)) => {
-                    finding = found;
+                    finding = self.with_companions(&row, found).await?;
                     break;
                 }
                 Ok(CheckAttempt::Retry(found)) => finding = found,
@@ -73,6 +73,22 @@ impl MoveChecker<'_> {
         Ok((row, finding))
     }
 
+    async fn with_companions(
+        &self,
+        row: &MovedRow,
+        finding: VerificationFinding,
+    ) -> anyhow::Result<VerificationFinding> {
+        if row.companions.0.is_empty() || !finding.is_intact {
+            return Ok(finding);
+        }
+        let mismatch = self.check_companions(row).await?;
+        Ok(VerificationFinding {
+            is_intact: mismatch.is_none(),
+            mismatch,
+            ..finding
+        })
+    }
+
     async fn check_once(&self, row: &MovedRow) -> Result<CheckAttempt, StoreError> {
         let Ok(route) = self.rule.route_for(&row.old_path) else {
             let message = "its old path is outside the path rule".into();
@@ -84,15 +100,7 @@ impl MoveChecker<'_> {
         let copy = self
             .stat_object(BucketSide::Destination, &route.destination_key)
             .await?;
-        let source = if row.is_source_removed {
-            SourceObject::Removed
-        } else {
-            let stat = self.stat_object(BucketSide::Source, &route.source_key);
-            match stat.await? {
-                Some(stat) => SourceObject::Present(stat),
-                None => SourceObject::Missing,
-            }
-        };
+        let source = self.find_source(&route, row).await?;
         if let Some(header) = unreadable_header(copy.as_ref(), &source) {
             let message = format!("its header {header} is not UTF-8");
             return Ok(CheckAttempt::Final(mismatch_finding("Unreadable", message)));
@@ -107,6 +115,21 @@ impl MoveChecker<'_> {
         self.resolve_verdict(&subject, verdict).await
     }
 
+    pub(super) async fn find_source(
+        &self,
+        route: &MoveRoute,
+        row: &MovedRow,
+    ) -> Result<SourceObject, StoreError> {
+        if row.is_source_removed {
+            return Ok(SourceObject::Removed);
+        }
+        let stat = self.stat_object(BucketSide::Source, &route.source_key);
+        Ok(match stat.await? {
+            Some(stat) => SourceObject::Present(stat),
+            None => SourceObject::Missing,
+        })
+    }
+
     async fn resolve_verdict(
         &self,
         subject: &CheckedMove<'_>,
@@ -118,7 +141,7 @@ impl MoveChecker<'_> {
                 Ok(CheckAttempt::Final(mismatch_finding(code, message)))
             }
             MoveVerdict::SourceChanged(message) => self.recopy_changed(subject, message).await,
-            MoveVerdict::NeedsComparison => match self.compare_copy(subject).await? {
+            MoveVerdict::NeedsComparison => match self.compare_copy(&subject.route).await? {
                 CopyComparison::Equal(_) => Ok(CheckAttempt::Final(subject.intact_finding())),
                 CopyComparison::Different(message) => self.recopy_changed(subject, message).await,
                 CopyComparison::Missing => Ok(CheckAttempt::Retry(mismatch_finding(
@@ -127,7 +150,7 @@ impl MoveChecker<'_> {
                 ))),
             },
             MoveVerdict::CopyReplaced(message) if self.recopies => {
-                match self.compare_copy(subject).await? {
+                match self.compare_copy(&subject.route).await? {
                     CopyComparison::Equal(etag) => {
                         Ok(CheckAttempt::Final(subject.adopted_finding(etag)))
                     }
@@ -189,9 +212,11 @@ impl MoveChecker<'_> {
         Ok(CheckAttempt::Final(finding))
     }
 
-    async fn compare_copy(&self, subject: &CheckedMove<'_>) -> Result<CopyComparison, StoreError> {
-        match retry_object_request(async || self.store.compare_objects(&subject.route).await).await
-        {
+    pub(super) async fn compare_copy(
+        &self,
+        route: &MoveRoute,
+    ) -> Result<CopyComparison, StoreError> {
+        match retry_object_request(async || self.store.compare_objects(route).await).await {
             Ok(DestinationState::Same(copied)) => Ok(CopyComparison::Equal(copied.etag)),
             Ok(DestinationState::Different(what)) => Ok(CopyComparison::Different(format!(
                 "the source was written since: {what}"
@@ -216,7 +241,7 @@ impl MoveChecker<'_> {
 }
 
 /// A copy against its source.
-enum CopyComparison {
+pub(super) enum CopyComparison {
     /// Equal; the copy's ETag.
     Equal(String),
     Different(String),

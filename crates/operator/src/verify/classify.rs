@@ -85,6 +85,7 @@ fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::moved_row::RecordedCompanions;
 
     fn row() -> MovedRow {
         MovedRow {
@@ -97,6 +98,7 @@ mod tests {
             current_path: Some("avatar/a".into()),
             is_source_removed: false,
             is_source_in_removal: false,
+            companions: RecordedCompanions::default(),
         }
     }
 

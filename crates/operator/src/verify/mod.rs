@@ -25,6 +25,7 @@
 
 mod check;
 mod classify;
+mod companions;
 mod output;
 mod pass;
 mod queries;

@@ -15,11 +15,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bucket_brigade_common::companions::CompanionPatterns;
+use bucket_brigade_common::path_rule::PathRule;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::fault_rates::CallOutcome;
+use crate::sabotage::Sabotage;
 use crate::shared_world::{SharedWorld, WorldState};
+use crate::world::{COMPANION_SUFFIX, world_path_rule};
 
 /// When a process dies: at which of its calls, and on which side of the call's effect.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +92,17 @@ impl SimulatedClient {
     /// The run whose table and buckets it sees.
     pub fn run(&self) -> i64 {
         self.shared.lock().run
+    }
+
+    /// As the run in the ledger has it.
+    pub fn path_rule(&self) -> PathRule {
+        let things = self.shared.lock();
+        let is_forgotten = things.sabotage == Sabotage::ForgottenCompanions;
+        if !things.has_companions || is_forgotten {
+            return world_path_rule();
+        }
+        let companions = CompanionPatterns::parse(&format!("{{key}}{COMPANION_SUFFIX}"));
+        world_path_rule().with_companions(companions.unwrap_or_default())
     }
 
     /// Waits for its death.

@@ -64,7 +64,8 @@ fn set_paths(things: &mut WorldState, moves: &[PendingMove]) -> HashSet<RowId> {
         Sabotage::None
         | Sabotage::UnconditionalCopy
         | Sabotage::UncheckedPath
-        | Sabotage::UnsentDeadLetter => things.table.commit(moves),
+        | Sabotage::UnsentDeadLetter
+        | Sabotage::ForgottenCompanions => things.table.commit(moves),
     }
 }
 

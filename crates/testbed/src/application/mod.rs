@@ -1,8 +1,10 @@
 //! The application whose images move: its table, its two prefixes and its two buckets.
 
+mod companions;
 mod object;
 mod spelling;
 
+pub use companions::SEEDED_COMPANIONS;
 pub use object::{ApplicationObject, ObjectLocation, ObjectProperties, sha256_hex};
 pub use spelling::KeySpelling;
 
@@ -97,6 +99,8 @@ pub struct Application {
     pub destination_bucket: String,
     /// How its paths spell keys. Spelled as URLs, what follows the prefix is the whole key.
     pub spelling: KeySpelling,
+    /// The setting `COMPANIONS`; empty for none.
+    pub companions: String,
     /// A client of its store.
     pub s3: Client,
 }
@@ -118,6 +122,7 @@ impl Application {
             source_bucket: "images-old".to_owned(),
             destination_bucket: "images-new".to_owned(),
             spelling: KeySpelling::Literal,
+            companions: String::new(),
             s3: services.s3_client_for("application"),
         }
     }

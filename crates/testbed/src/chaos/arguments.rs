@@ -18,6 +18,7 @@ use clap::{Parser, ValueEnum};
         Other ways to break it: script/chaos --simulate N, script/chaos --model,\n\
         script/chaos throttling --help, script/chaos shutdown --help"
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct ChaosArguments {
     /// How long the faults act at least; they go on while there is work left, up to as long again and
     /// at least a minute.
@@ -40,6 +41,9 @@ pub struct ChaosArguments {
     /// and time do not repeat exactly.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Paths are percent-encoded URLs, some of which spell one key differently, and images have companions.
+    #[arg(long)]
+    pub companions: bool,
     /// Print the figures as one JSON object in the last line of standard output; all else goes to
     /// standard error.
     #[arg(long)]
@@ -116,6 +120,9 @@ impl ChaosArguments {
         let mut command = format!(
             "script/chaos --minutes {minutes} --images {images} --runs {runs} --consumers {consumers} --seed {seed}"
         );
+        if self.companions {
+            command.push_str(" --companions");
+        }
         for kind in &self.faults {
             let name = kind.to_possible_value();
             let name = name.as_ref().map_or("", |value| value.get_name());

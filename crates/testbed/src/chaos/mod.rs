@@ -70,6 +70,7 @@ async fn run(arguments: &ChaosArguments, seed: u64) -> Result<bool> {
         largest_bytes: Some(MAX_PICTURE_BYTES),
         seed,
         columns: arguments.runs,
+        has_companions: arguments.companions,
     };
     let mut environment = RunEnvironment::set_up(&plan).await?;
     let holds = run_and_report(&mut environment, arguments, seed).await;

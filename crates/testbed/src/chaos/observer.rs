@@ -40,7 +40,8 @@ impl ChaosObserver {
     ) -> Self {
         let id_of = |path: &str, id: &str| {
             let rest = path.strip_prefix(&application.old_prefix)?;
-            Some((format!("{}{rest}", application.new_prefix), id.to_owned()))
+            let copy = application.location_of(&format!("{}{rest}", application.new_prefix));
+            Some((copy.key, id.to_owned()))
         };
         let rows = seeded.rows_of_kind(SeededRowKind::ToMove);
         let ids = rows.filter_map(|row| id_of(&row.path, &row.id)).collect();

@@ -145,6 +145,7 @@ async fn set_up(store: &Store, images: u32, odd_keys: bool) -> Result<RunEnviron
         odd_keys,
         seed: 1,
         columns: 1,
+        has_companions: false,
     };
     let on_store = |application: Application| Application {
         source_bucket: format!("images-old-{suffix}"),

@@ -68,6 +68,7 @@ async fn run(arguments: &DemoArguments) -> Result<bool> {
         odd_keys: true,
         seed: arguments.seed,
         columns: arguments.columns,
+        has_companions: false,
     })
     .await?;
     let (traffic, seconds) = run_migration(&environment, arguments).await?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::output::print_status;
 use super::side_runs::{SideRun, seed_side_runs};
-use crate::application::Application;
+use crate::application::{Application, KeySpelling, SEEDED_COMPANIONS};
 use crate::checker::{CheckReport, check_invariants};
 use crate::cloud::{Cloud, CloudOptions, CreateQueueOptions, QueueDepth, QueueUrls};
 use crate::postgres::Cluster;
@@ -29,6 +29,8 @@ pub(crate) struct EnvironmentOptions {
     pub(crate) seed: u64,
     /// Columns to migrate, each a run of its own, with so many images in each.
     pub(crate) columns: u32,
+    /// Whether paths are percent-encoded URLs, and images have companions.
+    pub(crate) has_companions: bool,
 }
 
 /// How many of `to_do` rows the application may have written once `moved` have moved: its writes are
@@ -86,7 +88,11 @@ impl RunEnvironment {
         let queue = cloud
             .create_queue("images", CreateQueueOptions::default())
             .await?;
-        let application = adapt(Application::new(&cloud, database_url));
+        let mut application = adapt(Application::new(&cloud, database_url));
+        if plan.has_companions {
+            application = application.with_url_paths(KeySpelling::Url);
+            SEEDED_COMPANIONS.clone_into(&mut application.companions);
+        }
         print_status(&format!("Seeding {} images …", plan.images));
         let usual = SeedOptions::new(plan.images as usize);
         let images = SeedOptions {

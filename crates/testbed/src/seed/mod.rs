@@ -98,6 +98,15 @@ pub struct SeededRow {
     pub sha256: String,
     /// What else its object is.
     pub properties: ObjectProperties,
+    /// Whether its image has companions, where the application has any: with the image's properties, and with the
+    /// bytes that [`companion_bytes`] gives.
+    pub has_companions: bool,
+}
+
+/// What a companion is made of, by its place in the list of them.
+pub(crate) fn companion_bytes(path: &str, number: usize) -> Vec<u8> {
+    let object = path.split(['?', '#']).next().unwrap_or_default();
+    format!("companion {number} of {object}").into_bytes()
 }
 
 /// All that was seeded.
@@ -191,7 +200,25 @@ async fn upload_pictures(
         .try_collect()
         .await?;
     set_hashes(application, rows, &hashes);
-    Ok(())
+    upload_companions(application, rows).await
+}
+
+async fn upload_companions(application: &Application, rows: &[SeededRow]) -> Result<()> {
+    let with = rows.iter().filter(|row| row.has_companions);
+    let uploads = with.flat_map(|row| {
+        let places = application.companion_locations(&row.path).into_iter();
+        places.enumerate().map(async move |(number, at)| {
+            let bytes = companion_bytes(&row.path, number);
+            application
+                .put_object(&at, bytes, &row.properties)
+                .await
+                .map(drop)
+        })
+    });
+    futures::stream::iter(uploads)
+        .buffer_unordered(MAX_CONCURRENT_UPLOADS)
+        .try_collect()
+        .await
 }
 
 /// Each picture once, with its number and properties; rows may share one.

@@ -18,7 +18,8 @@ pub(super) fn plan_rows(
     let mut id = 0;
     let mut rows: Vec<SeededRow> = planned
         .into_iter()
-        .map(|(path, kind)| {
+        .zip(0..)
+        .map(|((path, kind), number)| {
             // Gaps, as deleted rows leave them.
             id += random.u64(1..4);
             let id = id_text(application.table.id_type, id, random);
@@ -34,6 +35,7 @@ pub(super) fn plan_rows(
                 shared: false,
                 sha256: String::new(),
                 properties,
+                has_companions: kind == SeededRowKind::ToMove && number % 3 == 0,
             }
         })
         .collect();

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::fleet_control::{FleetControl, Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::ledger::{self, PostgresLedger};
@@ -30,6 +31,7 @@ fn move_of(id: usize) -> PendingMove {
         etag: "etag".into(),
         size_bytes: None,
         is_source_gone: false,
+        companions: CompanionCopies::new(),
     }
 }
 

@@ -9,6 +9,7 @@ mod bounded_statements;
 mod browser;
 mod ceph;
 mod commit;
+mod companions;
 mod control;
 mod copy;
 mod copy_options;

@@ -304,7 +304,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
             rights("sqs:SendMessage", &[QUEUE]),
         ]
         .concat(),
-        "HeadBucket" => rights("s3:ListBucket", &BUCKETS),
+        "HeadBucket" | "ListObjects" | "ListObjectsV2" => rights("s3:ListBucket", &BUCKETS),
         "HeadObject" => rights("s3:GetObject", &[SOURCE, DESTINATION]),
         "GetObjectTagging" => rights("s3:GetObjectTagging", &[SOURCE]),
         "GetObjectAcl" => rights("s3:GetObjectAcl", &[SOURCE]),

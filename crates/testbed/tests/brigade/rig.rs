@@ -330,7 +330,10 @@ impl TestRig {
             rule: PathRule::new("image/", "avatar/", None, None).unwrap(),
             source_bucket: "images-old".into(),
             destination_bucket: "images-new".into(),
-            options: RunOptions::default(),
+            options: RunOptions {
+                companions: Some(self.application.companions.clone()).filter(|it| !it.is_empty()),
+                ..RunOptions::default()
+            },
         }
     }
 
