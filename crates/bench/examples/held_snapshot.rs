@@ -130,5 +130,6 @@ fn move_of(id: usize) -> PendingMove {
         etag: "9b2cf535f27731c974343645a3985328".into(),
         size_bytes: None,
         is_source_gone: false,
+        companions: Default::default(),
     }
 }
