@@ -6,7 +6,7 @@ use std::time::Duration;
 use bucket_brigade_common::message::{DecodeError, MoveTask, decode};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::ReceivedMessage;
-use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::row_id::IdType;
 use bucket_brigade_common::trace::mark_failed;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -25,7 +25,7 @@ use crate::trace::{Deliveries, Delivery};
 pub struct Stages {
     /// The run's number in the ledger.
     pub run: i64,
-    pub id_type: IdColumnType,
+    pub id_type: IdType,
     pub rule: PathRule,
     /// Whether the queue has a redrive policy.
     pub has_dead_letter_queue: bool,

@@ -9,7 +9,7 @@ use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::object_store::ObjectStore;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;
-use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::row_id::IdType;
 use tokio::time::interval;
 use tokio_util::task::TaskTracker;
 
@@ -37,7 +37,7 @@ pub struct Pipeline {
     pub fleet_control: Arc<dyn FleetControl>,
     /// The run's number in the ledger.
     pub run: i64,
-    pub id_type: IdColumnType,
+    pub id_type: IdType,
     pub rule: PathRule,
     /// Whether the queue has a redrive policy.
     pub has_dead_letter_queue: bool,

@@ -17,3 +17,4 @@ pub mod settings;
 pub mod start;
 pub mod sweep;
 pub mod trace;
+pub mod watch;

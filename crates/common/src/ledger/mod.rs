@@ -8,12 +8,15 @@ mod connection;
 mod counters;
 mod errors;
 mod feed;
+mod feed_index;
 pub mod feed_source;
 pub mod fleet_control;
 mod heartbeat;
+mod id_columns;
 mod lock;
 pub mod move_ledger;
 mod path_sample;
+mod row_filter;
 mod run;
 mod run_options;
 mod runs;
@@ -21,6 +24,7 @@ mod schema;
 mod scope;
 mod stretch;
 mod table;
+mod table_id;
 mod unreadable;
 pub mod worker_state;
 
@@ -38,7 +42,9 @@ pub use connection::ConnectionPurpose;
 pub use errors::{
     LedgerError, is_row_lock_timeout, is_statement_timeout, is_unavailable, statement_error,
 };
+pub use feed_index::{create_index_sql, find_partial_index};
 pub use heartbeat::pause_description;
+pub use id_columns::IdColumns;
 pub use lock::{AdvisoryLock, LockHolder};
 pub use path_sample::sample_paths;
 pub use run::{SecondRun, discover_table};
@@ -49,14 +55,16 @@ pub use runs::{
 pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };
+pub use table_id::find_id_columns;
 
 use self::errors::batch_error;
+use self::feed_index::FeedIndex;
 use self::stretch::StretchLength;
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
 use crate::path_rule::PathRule;
-use crate::row_id::{IdColumnType, RowId};
+use crate::row_id::{IdType, RowId};
 
 /// A statement without a result by then is given up; its effect is found by reading the rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -72,6 +80,7 @@ pub struct PostgresLedger {
     table: ApplicationTable,
     statements: Arc<TableStatements>,
     stretch_length: Arc<StretchLength>,
+    feed_index: Arc<FeedIndex>,
 }
 
 /// The statements that name the application's table, written once.
@@ -119,8 +128,8 @@ impl PostgresLedger {
             read_rows: commit::read_rows_sql(&table).into(),
             commit: commit::commit_sql(&table).into(),
             insert_failures: changes::insert_failures_sql(&table).into(),
-            first_page: feed::page_sql(&table, true).into(),
-            page_after: feed::page_sql(&table, false).into(),
+            first_page: feed::page_sql(&table, true, None).into(),
+            page_after: feed::page_sql(&table, false, None).into(),
             count_first: scope::count_stretch_sql(&table, true).into(),
             count_after: scope::count_stretch_sql(&table, false).into(),
             settle_stale: feed::settle_stale_sql(&table).into(),
@@ -134,12 +143,13 @@ impl PostgresLedger {
             table,
             statements: Arc::new(statements),
             stretch_length: Arc::default(),
+            feed_index: Arc::default(),
         })
     }
 
     /// The type of the table's ids.
-    pub fn id_type(&self) -> IdColumnType {
-        self.table.id_type
+    pub fn id_type(&self) -> IdType {
+        self.table.id.id_type()
     }
 
     /// The table as `schema.table`.

@@ -7,7 +7,11 @@ use serde_json::{Map, Value};
 /// is not read: a copy made without it would be a wrong one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default, deny_unknown_fields)]
-pub struct RunOptions {}
+pub struct RunOptions {
+    /// An SQL expression: which rows with the old prefix are to move.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row_filter: Option<String>,
+}
 
 /// Whether a setting that is not given differs from one that the ledger has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,12 +25,17 @@ pub struct MigrationArgs {
     /// The table whose rows name the images: table or schema.table
     #[arg(long, env, value_name = "TABLE", default_value = "", hide_default_value = true, value_parser = setting(parse_table))]
     images_table: Setting<Option<String>>,
-    /// Its primary key or another unique column (bigint, integer, smallint, uuid, text, character)
+    /// Its primary key or another unique column (bigint, integer, smallint, uuid, text, character), or the
+    /// columns of a composite key with commas between them, which may also be a date or timestamp
     #[arg(long, env, value_name = "COLUMN", default_value = "id", value_parser = setting(required))]
     id_column: Setting<String>,
     /// The column that holds the image's path
     #[arg(long, env, value_name = "COLUMN", default_value = "path", value_parser = setting(required))]
     path_column: Setting<String>,
+    /// Which of the rows with OLD_PREFIX are to move: an SQL expression over the row's columns, for example
+    /// deleted_at IS NULL
+    #[arg(long, env, value_name = "SQL", default_value = "", hide_default_value = true, value_parser = setting(optional))]
+    row_filter: Setting<Option<String>>,
     /// The SQS standard queue between feeder and consumers
     #[arg(long, env, hide_env_values = true, value_name = "URL", default_value = "", hide_default_value = true, value_parser = secret_setting(parse_queue_url))]
     queue_url: Setting<Option<String>>,
@@ -75,6 +80,7 @@ struct RunArgs {
     table: Option<String>,
     id_column: String,
     path_column: String,
+    options: RunOptions,
     buckets: [Option<String>; 2],
     /// Old, new, and those of the keys.
     prefixes: [Option<String>; 4],
@@ -131,6 +137,9 @@ impl MigrationArgs {
             table: self.images_table.take(problems),
             id_column: self.id_column.take(problems),
             path_column: self.path_column.take(problems),
+            options: RunOptions {
+                row_filter: self.row_filter.take(problems),
+            },
             buckets: [
                 self.source_bucket_name.take(problems),
                 self.destination_bucket_name.take(problems),
@@ -190,7 +199,7 @@ impl RunArgs {
             rule: parse_path_rule(self.prefixes, problems)?,
             source_bucket,
             destination_bucket,
-            options: RunOptions::default(),
+            options: self.options,
         };
         check_locations_differ(&run, problems);
         Some(run)
