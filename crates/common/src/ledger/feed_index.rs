@@ -172,13 +172,13 @@ fn seeks_index(plan: &[String]) -> bool {
 }
 
 /// `$1` run, `$2` pattern, `$3` rows: whether any of so many is to be fed, and whether these were all.
-fn look_sql(table: &ApplicationTable, rule: &PathRule) -> String {
+fn look_sql(table: &ApplicationTable, condition: &str) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let (has_prefix, in_scope) = (has_prefix(table, rule), table.in_scope("$2"));
-    let (columns, row_id) = (id.as_keys("t"), id.keys_as_text("s"));
+    let (in_scope, columns) = (table.in_scope("$2"), id.as_keys("t"));
+    let row_id = id.keys_as_text("s");
     format!(
         r#"WITH stretch AS MATERIALIZED (
-    SELECT {columns}, t.{path}::text AS path, {in_scope} AS is_in_scope FROM {sql} t WHERE {has_prefix} LIMIT $3
+    SELECT {columns}, t.{path}::text AS path, {in_scope} AS is_in_scope FROM {sql} t WHERE {condition} LIMIT $3
 )
 SELECT coalesce(bool_or(is_in_scope AND NOT EXISTS (
            SELECT 1 FROM bucket_brigade.failures f
@@ -188,20 +188,25 @@ SELECT coalesce(bool_or(is_in_scope AND NOT EXISTS (
 }
 
 impl PostgresLedger {
-    /// Whether any row is to be fed, where an index on the path says so; none elsewhere.
+    /// Whether any row is to be fed, where an index says so; none elsewhere.
     pub(super) async fn look_into_index(&self) -> Result<Option<bool>, sqlx::Error> {
-        let (table, rule) = (&self.table, &self.rule);
+        let table = &self.table;
         let mut transaction = begin_index_only(&self.pool).await?;
-        let has_prefix = has_prefix(table, rule);
-        let plan = format!(
-            "SELECT 1 FROM {} t WHERE {has_prefix} LIMIT 1000",
-            table.sql
-        );
-        let plan = explain(&mut transaction, &plan).await?;
-        if self.feed_index.condition().is_none() && !seeks_index(&plan) {
-            return Ok(None);
-        }
-        let query = sqlx::query_as(AssertSqlSafe(look_sql(table, rule))).persistent(false);
+        let condition = match self.feed_index.condition() {
+            Some(condition) => condition,
+            None => {
+                let has_prefix = has_prefix(table, &self.rule);
+                let look = format!(
+                    "SELECT 1 FROM {} t WHERE {has_prefix} LIMIT 1000",
+                    table.sql
+                );
+                if !seeks_index(&explain(&mut transaction, &look).await?) {
+                    return Ok(None);
+                }
+                has_prefix.into()
+            }
+        };
+        let query = sqlx::query_as(AssertSqlSafe(look_sql(table, &condition))).persistent(false);
         let query = query.bind(self.run_id).bind(self.scope_pattern());
         let query = query.bind(i64::from(LOOKED_AT_ROWS));
         let (has_rows, are_all): (bool, bool) = query.fetch_one(&mut *transaction).await?;
