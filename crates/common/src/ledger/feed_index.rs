@@ -192,19 +192,18 @@ impl PostgresLedger {
     pub(super) async fn look_into_index(&self) -> Result<Option<bool>, sqlx::Error> {
         let table = &self.table;
         let mut transaction = begin_index_only(&self.pool).await?;
-        let condition = match self.feed_index.condition() {
-            Some(condition) => condition,
-            None => {
-                let has_prefix = has_prefix(table, &self.rule);
-                let look = format!(
-                    "SELECT 1 FROM {} t WHERE {has_prefix} LIMIT 1000",
-                    table.sql
-                );
-                if !seeks_index(&explain(&mut transaction, &look).await?) {
-                    return Ok(None);
-                }
-                has_prefix.into()
+        let condition = if let Some(condition) = self.feed_index.condition() {
+            condition
+        } else {
+            let has_prefix = has_prefix(table, &self.rule);
+            let look = format!(
+                "SELECT 1 FROM {} t WHERE {has_prefix} LIMIT 1000",
+                table.sql
+            );
+            if !seeks_index(&explain(&mut transaction, &look).await?) {
+                return Ok(None);
             }
+            has_prefix.into()
         };
         let query = sqlx::query_as(AssertSqlSafe(look_sql(table, &condition))).persistent(false);
         let query = query.bind(self.run_id).bind(self.scope_pattern());

@@ -54,17 +54,17 @@ impl IdColumns {
     /// The id as text, as messages and the ledger have it.
     pub fn as_text(&self, table: &str) -> String {
         let columns = self.names.iter().map(|name| format!("{table}.{name}"));
-        self.columns_as_text(columns.collect())
+        self.columns_as_text(&columns.collect::<Vec<_>>())
     }
 
     /// The same of the columns that [`Self::as_keys`] has named.
     pub fn keys_as_text(&self, of: &str) -> String {
         let columns = (0..self.names.len()).map(|position| format!("{of}.{}", key_name(position)));
-        self.columns_as_text(columns.collect())
+        self.columns_as_text(&columns.collect::<Vec<_>>())
     }
 
-    fn columns_as_text(&self, columns: Vec<String>) -> String {
-        if let [column] = &*columns {
+    fn columns_as_text(&self, columns: &[String]) -> String {
+        if let [column] = columns {
             return format!("{column}::text");
         }
         let elements = columns.iter().zip(self.id_type.columns());
@@ -125,22 +125,14 @@ impl IdColumns {
 
     /// Whether a row is one of an array of ids as text.
     pub fn matches_any(&self, table: &str, texts: &str) -> String {
-        match (&*self.names, self.id_type.columns()) {
-            ([name], [of_type]) => {
-                let of_type = of_type.sql_type();
-                format!("{table}.{name} = ANY ({texts}::text[]::{of_type}[])")
-            }
-            _ => {
-                let row: Vec<String> = self
-                    .names
-                    .iter()
-                    .map(|name| format!("{table}.{name}"))
-                    .collect();
-                let values = self.cast("i.id").join(", ");
-                let row = row.join(", ");
-                format!("({row}) IN (SELECT {values} FROM unnest({texts}::text[]) AS i (id))")
-            }
+        if let ([name], [of_type]) = (&*self.names, self.id_type.columns()) {
+            let of_type = of_type.sql_type();
+            return format!("{table}.{name} = ANY ({texts}::text[]::{of_type}[])");
         }
+        let names = self.names.iter().map(|name| format!("{table}.{name}"));
+        let row = names.collect::<Vec<_>>().join(", ");
+        let values = self.cast("i.id").join(", ");
+        format!("({row}) IN (SELECT {values} FROM unnest({texts}::text[]) AS i (id))")
     }
 
     /// Whether a row comes after the one of an id as text, in the index's order.
@@ -151,18 +143,6 @@ impl IdColumns {
             [name] => format!("{table}.{name} > {values}"),
             _ => format!("({}) > ({values})", self.order(table)),
         }
-    }
-
-    /// Whether a row with a higher id was written later, as far as that can be known.
-    pub fn grows(&self) -> bool {
-        let first = self.index_order.first();
-        let first = first.and_then(|position| self.id_type.columns().get(*position));
-        first.is_some_and(|of_type| {
-            !matches!(
-                of_type,
-                IdColumnType::Uuid | IdColumnType::Text | IdColumnType::Character
-            )
-        })
     }
 
     /// What the columns' values are in an id as text.
@@ -247,6 +227,5 @@ mod tests {
             r#"t."at" = l.key AND t."n" = l.key2"#
         );
         assert_eq!(id.key_order("s"), "s.key2, s.key");
-        assert!(id.grows());
     }
 }

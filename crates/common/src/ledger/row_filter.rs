@@ -50,7 +50,8 @@ impl ApplicationTable {
         filter: Option<&str>,
     ) -> Result<Self, LedgerError> {
         let filter = match filter.filter(|_| purpose.needs_filter()) {
-            Some(filter) => Some(check_filter(pool, &self, filter).await?),
+            // Boxed, or every command is a large future.
+            Some(filter) => Some(Box::pin(check_filter(pool, &self, filter)).await?),
             None => None,
         };
         Ok(Self { filter, ..self })

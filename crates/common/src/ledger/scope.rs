@@ -33,7 +33,7 @@ pub(super) fn count_stretch_sql(table: &ApplicationTable, is_first: bool) -> Str
     };
     let (moved, changed) = (ended("moves"), ended("changes"));
     format!(
-        r#"WITH stretch AS MATERIALIZED (
+        "WITH stretch AS MATERIALIZED (
     SELECT {columns}, {in_scope} AS is_in_scope FROM {sql} t {after} ORDER BY {order} LIMIT $3
 ), counted AS (
     SELECT count(*) AS rows, count(*) FILTER (WHERE is_in_scope OR {moved} OR {changed}) AS in_scope FROM stretch s
@@ -44,7 +44,7 @@ UPDATE bucket_brigade.run r SET
     scope_cursor = coalesce(last.id, r.scope_cursor), scope_counted = r.scope_counted + c.in_scope,
     in_scope = CASE WHEN c.rows < $3 THEN r.scope_counted + c.in_scope END
   FROM counted c, last
- WHERE r.id = $1 AND r.in_scope IS NULL AND r.scope_cursor IS NOT DISTINCT FROM $4"#
+ WHERE r.id = $1 AND r.in_scope IS NULL AND r.scope_cursor IS NOT DISTINCT FROM $4"
     )
 }
 
