@@ -85,15 +85,15 @@ impl OperatorCommand {
         match self {
             Self::Plan(args) => Box::pin(plan::run(args, stop)).await,
             Self::Runs(args) => runs::run(args).await,
-            Self::Status(args) => status::run(args, stop).await,
+            Self::Status(args) => Box::pin(status::run(args, stop)).await,
             Self::Pause(args) => pause::run(args).await,
             Self::Resume(args) => resume::run(args).await,
             Self::Limit(args) => limit::run(args).await,
-            Self::Failures(args) => failures::run(args).await,
+            Self::Failures(args) => Box::pin(failures::run(args)).await,
             Self::Retry(args) => retry::run(args).await,
             Self::Verify(args) => Box::pin(verify::run(args, stop)).await,
             Self::Report(args) => report::run(args).await,
-            Self::Rollback(args) => rollback::run(args, stop).await,
+            Self::Rollback(args) => Box::pin(rollback::run(args, stop)).await,
             Self::Clean(args) => Box::pin(clean::run(args, stop)).await,
             Self::Healthcheck(args) => Ok(args.run()?),
         }

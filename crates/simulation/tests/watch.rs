@@ -1,7 +1,5 @@
 //! A feeder that watches a table without an index, on injected time: what it reads, and what it finds.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -50,8 +50,7 @@ impl ApplicationTable {
         filter: Option<&str>,
     ) -> Result<Self, LedgerError> {
         let filter = match filter.filter(|_| purpose.needs_filter()) {
-            // Boxed, or every command is a large future.
-            Some(filter) => Some(Box::pin(check_filter(pool, &self, filter)).await?),
+            Some(filter) => Some(check_filter(pool, &self, filter).await?),
             None => None,
         };
         Ok(Self { filter, ..self })
