@@ -142,7 +142,7 @@ async fn a_table_partitioned_by_hash_is_paged_without_a_sort() {
             .rows
             .is_empty()
     );
-    let plan = plan_of(&ledger, "lead", r#"1, 'image/%', 100, '[40, 5]'"#).await;
+    let plan = plan_of(&ledger, "lead", "1, 'image/%', 100, '[40, 5]'").await;
     assert!(
         plan.contains("Merge Append") && !plan.contains("Seq Scan"),
         "{plan}"

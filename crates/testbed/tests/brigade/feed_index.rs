@@ -146,9 +146,12 @@ async fn the_planner_decides_which_index_serves() {
             "CREATE INDEX \"left on it\" ON images (id) WHERE {predicate}"
         ))
         .await;
-        let expected = |serves| match serves {
-            true => SweepAccess::Index("\"left on it\"".into()),
-            false => SweepAccess::Stretches,
+        let expected = |serves| {
+            if serves {
+                SweepAccess::Index("\"left on it\"".into())
+            } else {
+                SweepAccess::Stretches
+            }
         };
         assert_eq!(access(&rig, None).await, expected(serves), "{predicate}");
         assert_eq!(
