@@ -9,7 +9,7 @@ use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::message::{DecodeError, MoveTask, decode};
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::{MessageQueue, ReceivedMessage};
-use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::row_id::IdType;
 use bucket_brigade_common::trace::mark_failed;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -34,7 +34,7 @@ pub struct Stages {
     pub fleet_control: Arc<dyn FleetControl>,
     pub copier: Copier,
     pub context: ConsumerContext,
-    id_type: IdColumnType,
+    id_type: IdType,
     rule: PathRule,
     /// Whether other runs' messages are served too, or left to others.
     serves_all: bool,

@@ -13,7 +13,7 @@ use bucket_brigade_common::ledger::{
 use bucket_brigade_common::object_store::ObjectStore;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::preflight::retry_transient;
-use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::row_id::IdType;
 use bucket_brigade_common::throttle::Throttle;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -31,7 +31,7 @@ pub struct RunParts {
     /// Its number in the ledger.
     pub run: i64,
     pub name: String,
-    pub id_type: IdColumnType,
+    pub id_type: IdType,
     pub rule: PathRule,
     pub store: Arc<dyn ObjectStore>,
     pub ledger: Arc<dyn MoveLedger>,

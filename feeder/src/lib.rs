@@ -19,3 +19,4 @@ pub mod spread;
 pub mod start;
 pub mod sweep;
 pub mod trace;
+pub mod watch;

@@ -36,7 +36,7 @@ pub fn log_summary(outcome: Result<FeedOutcome, FeederStopped>) -> u8 {
 
 /// An empty table has nothing to move, and no setting at fault.
 fn log_empty_scope(why: &EmptyScope) -> u8 {
-    if let EmptyScope::OtherPaths(_) = why {
+    if let EmptyScope::OtherPaths(_) | EmptyScope::LeftOut(_) = why {
         tracing::error!("nothing was moved: {why}");
         exit::NOTHING_IN_SCOPE
     } else {

@@ -79,6 +79,9 @@ struct FeederArgs {
     /// With --watch: the pause after a sweep that found nothing
     #[arg(long, env, value_name = "DURATION", default_value = "30s", value_parser = setting(duration_between(Duration::from_millis(100), Duration::from_hours(24))))]
     watch_interval: Setting<Duration>,
+    /// With --watch, where no index says which rows are left: the time for one look at the whole table
+    #[arg(long, env, value_name = "DURATION", default_value = "1day", value_parser = setting(duration_between(Duration::from_secs(1), Duration::from_hours(24 * 365))))]
+    full_sweep_interval: Setting<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -118,6 +121,8 @@ pub struct FeedOptions {
     pub max_backlog: u64,
     /// The pause after a sweep that found nothing; none to end there.
     pub watch_interval: Option<Duration>,
+    /// How long a watch takes for the whole table where no index says which rows are left.
+    pub full_sweep_interval: Duration,
 }
 
 impl Args {
@@ -185,6 +190,7 @@ impl FeederArgs {
             page_size: self.page_size.take(problems),
             max_backlog: self.max_backlog.take(problems),
             watch_interval: is_watching.then_some(interval),
+            full_sweep_interval: self.full_sweep_interval.take(problems),
         }
     }
 }

@@ -66,13 +66,12 @@ impl FeedOrder {
         };
         let id_type = ledger.id_type();
         if !matches!(
-            id_type,
-            IdColumnType::Smallint | IdColumnType::Integer | IdColumnType::Bigint
+            id_type.columns(),
+            [IdColumnType::Smallint | IdColumnType::Integer | IdColumnType::Bigint]
         ) {
             let problem = format!(
-                "spread divides a range of whole numbers, and the ids of '{}' are of type {}",
-                ledger.table_name(),
-                id_type.sql_type()
+                "spread divides a range of whole numbers, and the ids of '{}' are of type {id_type}",
+                ledger.table_name()
             );
             let setting = "FEED_ORDER";
             return Err(PreflightError::InvalidSetting { setting, problem }.into());

@@ -58,6 +58,7 @@ pub async fn start(
     tracing::info!(
         run = ledger.run_id(),
         table = ledger.table_name(),
+        filter = ledger.options().row_filter,
         "feeding"
     );
     if let Some(dashboard) = dashboard {

@@ -19,6 +19,8 @@ const MAX_DEPTH: usize = 6;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PathSample {
     pub rows: usize,
+    /// Rows with the old prefix that `ROW_FILTER` leaves out.
+    pub left_out: usize,
     /// Those of the rows that have a path.
     pub paths: Vec<String>,
 }
@@ -30,6 +32,8 @@ pub enum EmptyScope {
     NoPaths,
     /// Each path starts with `NEW_PREFIX`, as after a migration.
     AllMoved,
+    /// `ROW_FILTER` leaves out so many rows with the old prefix of those that were read, which are all.
+    LeftOut(usize),
     /// Paths start with something else: `OLD_PREFIX` may be wrong.
     OtherPaths(UnmatchedPrefix),
 }
@@ -53,6 +57,9 @@ impl EmptyScope {
         if sample.paths.is_empty() {
             return Self::NoPaths;
         }
+        if sample.left_out > 0 {
+            return Self::LeftOut(sample.left_out);
+        }
         if !new.is_empty() && sample.paths.iter().all(|path| path.starts_with(new)) {
             return Self::AllMoved;
         }
@@ -70,6 +77,10 @@ impl fmt::Display for EmptyScope {
         match self {
             Self::NoRows => f.write_str("the table has no rows"),
             Self::NoPaths => f.write_str("no row has a path: all are null or empty"),
+            Self::LeftOut(rows) => write!(
+                f,
+                "ROW_FILTER leaves out every row with OLD_PREFIX: {rows} of those that were read"
+            ),
             Self::AllMoved => f.write_str("every path starts with NEW_PREFIX already"),
             Self::OtherPaths(unmatched) => unmatched.fmt(f),
         }
@@ -212,6 +223,7 @@ mod tests {
         let rule = PathRule::new(old_prefix, "avatar/", None, None).unwrap();
         let sample = PathSample {
             rows: 9,
+            left_out: 0,
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),
         };
         EmptyScope::explain(&rule, &sample).to_string()

@@ -12,6 +12,7 @@ pub mod healthcheck;
 pub mod heartbeat;
 pub mod http_endpoints;
 pub mod http_server;
+mod id_time;
 pub mod ledger;
 pub mod logging;
 pub mod manual;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::path_rule::{MoveRoute, PathRule, RouteError};
-use crate::row_id::{IdColumnType, RowId};
+use crate::row_id::{IdType, RowId};
 
 /// The largest body a well-formed message can have; anything longer is not parsed at all.
 /// A byte takes at most six bytes of JSON; a path has 1,024 of its key, or 4,096 where it is a URL, and those of a
@@ -54,7 +54,7 @@ pub enum PoisonReason {
     MalformedBody(String),
     /// The id cannot be one of the id column's type.
     #[error("the id {0:?} is not a valid {1}")]
-    BadId(String, &'static str),
+    BadId(String, IdType),
     #[error("the path {0:?} has no route: {1}")]
     BadPath(String, RouteError),
 }
@@ -90,14 +90,14 @@ pub fn named_run(body: &str) -> Option<i64> {
 pub fn decode(
     body: &str,
     run: i64,
-    id_type: IdColumnType,
+    id_type: impl Into<IdType>,
     rule: &PathRule,
 ) -> Result<MoveTask, DecodeError> {
     let incoming = parse_body(body)?;
     if let Some(other) = incoming.run.filter(|named| *named != run) {
         return Err(DecodeError::OtherRun(other));
     }
-    Ok(route_row(incoming, id_type, rule)?)
+    Ok(route_row(incoming, id_type.into(), rule)?)
 }
 
 fn parse_body(body: &str) -> Result<DecodedMessage, PoisonReason> {
@@ -110,11 +110,11 @@ fn parse_body(body: &str) -> Result<DecodedMessage, PoisonReason> {
 
 fn route_row(
     incoming: DecodedMessage,
-    id_type: IdColumnType,
+    id_type: IdType,
     rule: &PathRule,
 ) -> Result<MoveTask, PoisonReason> {
     let Some(id) = id_type.parse(&incoming.id) else {
-        return Err(PoisonReason::BadId(incoming.id, id_type.sql_type()));
+        return Err(PoisonReason::BadId(incoming.id, id_type));
     };
     match rule.route_for(&incoming.path) {
         Ok(route) => Ok(MoveTask { id, route }),
@@ -139,6 +139,7 @@ fn escape_control_characters(error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::row_id::IdColumnType;
     use proptest::prelude::*;
 
     fn rule() -> PathRule {

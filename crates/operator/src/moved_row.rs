@@ -66,9 +66,10 @@ pub(crate) const MOVED_MICROS: &str = "(extract(epoch FROM m.moved_at) * 1000000
 /// The columns of a [`MovedRow`], from `m` and, joined on by [`moved_joins`], `t` and `r`.
 pub(crate) fn moved_columns(table: &ApplicationTable) -> String {
     let ApplicationTable { id, path, .. } = table;
+    let first = id.first("t");
     format!(
         "m.row_id, m.old_path, m.new_path, m.etag, m.size_bytes, {MOVED_MICROS} AS moved_micros,
-         CASE WHEN t.{id} IS NOT NULL THEN coalesce(t.{path}::text, '') END AS current_path,
+         CASE WHEN {first} IS NOT NULL THEN coalesce(t.{path}::text, '') END AS current_path,
          coalesce(r.removed_at >= m.moved_at, false) AS is_source_removed,
          r.removing_at IS NOT NULL AND r.removed_at IS NULL AS is_source_in_removal,
          coalesce(m.companions::text, '{{}}') AS companions"
@@ -77,10 +78,9 @@ pub(crate) fn moved_columns(table: &ApplicationTable) -> String {
 
 /// The row and the removal that belong to a move.
 pub(crate) fn moved_joins(table: &ApplicationTable) -> String {
-    let ApplicationTable { sql, id, .. } = table;
-    let id_type = table.id_type.sql_type();
+    let (sql, is_row) = (&table.sql, table.id.matches("t", "m.row_id"));
     format!(
-        "LEFT JOIN {sql} t ON t.{id} = m.row_id::{id_type}
+        "LEFT JOIN {sql} t ON {is_row}
          LEFT JOIN bucket_brigade.removals r
                 ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path"
     )

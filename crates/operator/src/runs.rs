@@ -5,6 +5,7 @@ use std::fmt;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{ConnectionPurpose, connect_to_ledger, with_timeout};
+use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
@@ -15,7 +16,7 @@ use crate::limit::RequestedLimits;
 
 /// Sums over processes, never a scan.
 const SELECT_RUNS: &str = r#"SELECT r.id, r.name, r.images_table, r.path_column, r.old_prefix, r.new_prefix,
-        r.source_bucket, r.destination_bucket, r.in_scope, coalesce(c.moved, 0) AS moved,
+        r.source_bucket, r.destination_bucket, r.options ->> 'ROW_FILTER' AS row_filter, r.in_scope, coalesce(c.moved, 0) AS moved,
         coalesce(c.changed, 0) AS changed, coalesce(c.failed, 0) AS failed,
         CASE WHEN r.paused THEN 'paused' WHEN r.finished_at IS NOT NULL THEN 'finished'
              WHEN EXISTS (SELECT 1 FROM bucket_brigade.workers w WHERE w.run_id = r.id
@@ -62,6 +63,8 @@ pub(crate) struct RunSummary {
     new_prefix: String,
     source_bucket: String,
     destination_bucket: String,
+    /// Which rows with the old prefix are to move; none for all.
+    row_filter: Option<String>,
     /// None until they are counted.
     pub(crate) in_scope: Option<i64>,
     pub(crate) moved: i64,
@@ -103,8 +106,9 @@ impl fmt::Display for RunSummary {
             .map_or_else(String::new, |rows| format!(" of {rows}"));
         write!(
             f,
-            "{name} (run {id}): {state}, {moved}{of} moved, {changed} changed, {failed} failed; {} {} (s3://{}) to {} (s3://{}), since {}",
+            "{name} (run {id}): {state}, {moved}{of} moved, {changed} changed, {failed} failed; {}{} {} (s3://{}) to {} (s3://{}), since {}",
             self.images_table,
+            format_filter(self.row_filter.as_deref()),
             self.old_prefix,
             self.source_bucket,
             self.new_prefix,
@@ -112,6 +116,13 @@ impl fmt::Display for RunSummary {
             self.started_at
         )
     }
+}
+
+/// A run's filter behind its table.
+pub(crate) fn format_filter(filter: Option<&str>) -> String {
+    filter.map_or_else(String::new, |filter| {
+        format!(" where {},", printable(filter))
+    })
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {

@@ -227,6 +227,7 @@ pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
             page_size: 3,
             max_backlog: 8,
             watch_interval: None,
+            full_sweep_interval: Duration::from_hours(24),
         },
         progress: Arc::new(FeederProgress::new(Arc::clone(&throttle))),
         throttle,
@@ -279,7 +280,7 @@ pub fn build_run_parts(client: &Arc<SimulatedClient>) -> RunParts {
     RunParts {
         run: client.run(),
         name: "images.path".into(),
-        id_type: IdColumnType::Text,
+        id_type: IdColumnType::Text.into(),
         rule: client.path_rule(),
         store: Arc::<SimulatedClient>::clone(client),
         ledger: Arc::<SimulatedClient>::clone(client),

@@ -14,18 +14,18 @@ use crate::row_id::RowId;
 /// `$1` run, `$2` ids. A null path reads as empty.
 pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
+    let (row_id, is_any) = (id.as_text("t"), id.matches_any("t", "$2"));
     format!(
-        r#"SELECT t.{id}::text, coalesce(t.{path}::text, ''),
+        r#"SELECT {row_id}, coalesce(t.{path}::text, ''),
                 EXISTS (SELECT 1 FROM bucket_brigade.failures f
-                         WHERE f.run_id = $1 AND f.row_id = t.{id}::text
+                         WHERE f.run_id = $1 AND f.row_id = {row_id}
                            AND f.path = t.{path} COLLATE "C" AND f.permanent),
                 coalesce((SELECT m.etag FROM bucket_brigade.moves m
-                           WHERE m.run_id = $1 AND m.row_id = t.{id}::text
+                           WHERE m.run_id = $1 AND m.row_id = {row_id}
                              AND m.old_path = t.{path} COLLATE "C"),
                          (SELECT r.copy_etag FROM bucket_brigade.removals r
                            WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path} COLLATE "C"))
-           FROM {sql} t WHERE t.{id} = ANY ($2::text[]::{id_type}[])"#
+           FROM {sql} t WHERE {is_any}"#
     )
 }
 
@@ -37,20 +37,21 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
 /// another path than the one asked for makes the whole statement fail.
 fn update_ctes(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
     let row_lock = table.row_lock;
     let check = stored_path_check(path, "l.new_path");
+    let (columns, order) = (id.as_keys("t"), id.order("t"));
+    let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
     format!(
         r#"input AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])
         AS i (id, old_path, new_path, etag, size_bytes, destination_key)
 ), locked AS MATERIALIZED (
-    SELECT t.{id} AS key, i.* FROM input i JOIN {sql} t ON t.{id} = i.id::{id_type}
+    SELECT {columns}, i.* FROM input i JOIN {sql} t ON {is_row}
      WHERE t.{path} COLLATE "C" = i.old_path
-     ORDER BY t.{id} {row_lock} OF t SKIP LOCKED
+     ORDER BY {order} {row_lock} OF t SKIP LOCKED
 ), moved AS (
     UPDATE {sql} t SET {path} = l.new_path FROM locked l
-     WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.old_path
+     WHERE {has_keys} AND t.{path} COLLATE "C" = l.old_path
     RETURNING l.id, l.old_path, l.new_path, l.etag, l.size_bytes, l.destination_key, {check}
 )"#
     )

@@ -55,6 +55,17 @@ impl QueueShare {
     }
 }
 
+/// What a sweep can find rows with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SweepAccess {
+    /// An index says that no row is to be fed.
+    NothingLeft,
+    /// A partial index over the rows still to move, by its name: a sweep costs what is left.
+    Index(String),
+    /// Stretches of ids: a sweep reads the table.
+    Stretches,
+}
+
 /// The run in numbers: sums over processes, never a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RunProgress {
@@ -105,6 +116,11 @@ impl RunProgress {
 #[async_trait]
 pub trait FeedSource: Send + Sync {
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError>;
+
+    /// Before a sweep: chooses how its pages are read.
+    async fn prepare_sweep(&self) -> Result<SweepAccess, StatementError> {
+        Ok(SweepAccess::Stretches)
+    }
 
     /// Reads the next `size` rows after `cursor` in id order and returns those in scope. Rows with a
     /// recorded failure are left out until an operator retries them.

@@ -104,16 +104,20 @@ impl PostgresLedger {
         purpose: &ConnectionPurpose,
         access: TableAccess,
     ) -> Result<Option<Self>, LedgerError> {
-        let table = discover_table(&pool, spec, purpose, access).await?;
+        connection::prepare_pool(&pool, purpose, access).await?;
+        let table = ApplicationTable::discover(&pool, &spec.table, access).await?;
         if !schema::is_ready(&pool).await? {
             return Ok(None);
         }
-        let run = find_run_row(&pool, spec, &table, OptionMatch::Given).await?;
-        if run.is_none() && *purpose == ConnectionPurpose::Consumer {
-            refuse_other_settings(&pool, spec, &table).await?;
-        }
-        run.map(|run| Self::new(pool, &run, worker, spec.rule.clone(), table))
-            .transpose()
+        let Some(run) = find_run_row(&pool, spec, &table, OptionMatch::Given).await? else {
+            if *purpose == ConnectionPurpose::Consumer {
+                refuse_other_settings(&pool, spec, &table).await?;
+            }
+            return Ok(None);
+        };
+        let filter = run.options()?.row_filter;
+        let table = table.with_filter(&pool, purpose, filter.as_deref()).await?;
+        Self::new(pool, &run, worker, spec.rule.clone(), table).map(Some)
     }
 }
 
@@ -233,7 +237,25 @@ pub async fn discover_table(
     access: TableAccess,
 ) -> Result<ApplicationTable, LedgerError> {
     connection::prepare_pool(pool, purpose, access).await?;
-    ApplicationTable::discover(pool, &spec.table, access).await
+    let table = ApplicationTable::discover(pool, &spec.table, access).await?;
+    let mut filter = spec.options.row_filter.clone();
+    if filter.is_none() && *purpose == ConnectionPurpose::Plan {
+        filter = recorded_options(pool, spec, &table).await.row_filter;
+    }
+    table.with_filter(pool, purpose, filter.as_deref()).await
+}
+
+/// Those of the run that is on record; none where there is none, or no ledger that can be read.
+async fn recorded_options(pool: &PgPool, spec: &RunSpec, table: &ApplicationTable) -> RunOptions {
+    let find = async {
+        if !schema::is_ready(pool).await? {
+            return Ok(RunOptions::default());
+        }
+        let run = find_run_row(pool, spec, table, OptionMatch::Given).await?;
+        run.map_or_else(|| Ok(RunOptions::default()), |run| run.options())
+    };
+    let found: Result<RunOptions, LedgerError> = find.await;
+    found.unwrap_or_default()
 }
 
 /// The run with these settings.

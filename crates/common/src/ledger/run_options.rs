@@ -33,6 +33,9 @@ pub struct RunOptions {
     pub storage_class: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_encoding: Option<PathEncoding>,
+    /// An SQL expression: which rows with the old prefix are to move.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row_filter: Option<String>,
 }
 
 /// Whether a setting that is not given differs from one that the ledger has.

@@ -29,12 +29,17 @@ pub struct MigrationArgs {
     /// The table whose rows name the images: table or schema.table
     #[arg(long, env, value_name = "TABLE", default_value = "", hide_default_value = true, value_parser = setting(parse_table))]
     images_table: Setting<Option<String>>,
-    /// Its primary key or another unique column (bigint, integer, smallint, uuid, text, character)
+    /// Its primary key or another unique column (bigint, integer, smallint, uuid, text, character), or the
+    /// columns of a composite key with commas between them, which may also be a date or timestamp
     #[arg(long, env, value_name = "COLUMN", default_value = "id", value_parser = setting(required))]
     id_column: Setting<String>,
     /// The column that holds the image's path
     #[arg(long, env, value_name = "COLUMN", default_value = "path", value_parser = setting(required))]
     path_column: Setting<String>,
+    /// Which of the rows with OLD_PREFIX are to move: an SQL expression over the row's columns, for example
+    /// deleted_at IS NULL
+    #[arg(long, env, value_name = "SQL", default_value = "", hide_default_value = true, value_parser = setting(optional))]
+    row_filter: Setting<Option<String>>,
     /// The SQS standard queue between feeder and consumers
     #[arg(long, env, hide_env_values = true, value_name = "URL", default_value = "", hide_default_value = true, value_parser = secret_setting(parse_queue_url))]
     queue_url: Setting<Option<String>>,
@@ -165,6 +170,7 @@ impl MigrationArgs {
             options: RunOptions {
                 companions: self.companions.take(problems),
                 path_encoding: self.path_encoding.take(problems),
+                row_filter: self.row_filter.take(problems),
                 ..self.objects.parse(problems)
             },
         };

@@ -81,6 +81,8 @@ struct MigrationPlan {
     new_prefix: String,
     source_bucket: String,
     destination_bucket: String,
+    /// Which rows with the old prefix are to move; none for all.
+    row_filter: Option<String>,
     /// What would fail.
     failing: usize,
     rows: Option<PlanRowCounts>,
@@ -149,6 +151,7 @@ async fn build_plan(
         new_prefix: run.rule.new_prefix().to_owned(),
         source_bucket: run.source_bucket.clone(),
         destination_bucket: run.destination_bucket.clone(),
+        row_filter: run.options.row_filter.clone(),
         failing: 0,
         rows: None,
         samples: Vec::new(),
@@ -192,6 +195,7 @@ impl MigrationPlan {
             }
         };
         self.table = inspector.table_name();
+        self.row_filter = inspector.table().filter_text().map(ToOwned::to_owned);
         match unless_stopped(stop, self.check_database(&inspector, run, spec)).await {
             Ok(Ok(counts)) => Ok(counts),
             Ok(Err(error)) => {
@@ -220,6 +224,10 @@ impl MigrationPlan {
             database::check_server(inspector, run, &server, fleet, &mut self.checks).await?;
         let counts = database::check_rows(inspector, &mut self.checks).await;
         self.rows = counts.map(PlanRowCounts::from_counts);
+        if let Some(counts) = counts.filter(|counts| counts.in_scope > 0) {
+            self.checks
+                .push(database::check_feed_index(inspector, counts).await?);
+        }
         let rows = inspector
             .sample_rows(spec.samples.max(REHEARSED_ROWS))
             .await?;

@@ -9,13 +9,15 @@ use indicatif::{DecimalBytes, HumanCount};
 use super::check::{CheckVerdict, PlanCheck};
 use super::estimate::MigrationEstimate;
 use super::{MigrationPlan, PlanRowCounts, SampleRow};
+use crate::runs::format_filter;
 
 impl fmt::Display for MigrationPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}: '{}' → '{}', s3://{} → s3://{}",
+            "{}:{} '{}' → '{}', s3://{} → s3://{}",
             self.table,
+            format_filter(self.row_filter.as_deref()),
             self.old_prefix,
             self.new_prefix,
             self.source_bucket,

@@ -69,7 +69,8 @@ fn moves_to_undo_sql(table: &ApplicationTable, selection: &MoveSelection) -> Str
 /// row any more and becomes an orphan; should another row share it, clean finds that row.
 fn undo_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
+    let (columns, order) = (id.as_keys("t"), id.order("t"));
+    let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
     let row_lock = table.row_lock;
     let check = stored_path_check(path, "l.old_path");
     format!(
@@ -77,15 +78,15 @@ fn undo_sql(table: &ApplicationTable) -> String {
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
         AS i (id, old_path, new_path, etag, moved, destination_key)
 ), locked AS MATERIALIZED (
-    SELECT t.{id} AS key, i.* FROM input i
+    SELECT {columns}, i.* FROM input i
       JOIN bucket_brigade.moves m ON m.run_id = $1 AND m.row_id = i.id
        AND m.old_path = i.old_path AND m.etag = i.etag AND {MOVED_MICROS} = i.moved
-      JOIN {sql} t ON t.{id} = i.id::{id_type}
+      JOIN {sql} t ON {is_row}
      WHERE t.{path} COLLATE "C" = i.new_path
-     ORDER BY t.{id} {row_lock} OF t SKIP LOCKED
+     ORDER BY {order} {row_lock} OF t SKIP LOCKED
 ), back AS (
     UPDATE {sql} t SET {path} = l.old_path FROM locked l
-     WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.new_path
+     WHERE {has_keys} AND t.{path} COLLATE "C" = l.new_path
     RETURNING l.id, l.new_path, l.etag, l.destination_key, {check}
 ), undone AS (
     DELETE FROM bucket_brigade.moves m USING back b WHERE m.run_id = $1 AND m.row_id = b.id

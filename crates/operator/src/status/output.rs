@@ -10,6 +10,7 @@ use super::queries::WorkerStatus;
 use super::queue::QueueStatus;
 use super::snapshot::{StatusRates, StatusRowCounts, StatusSnapshot};
 use crate::limit::format_limits;
+use crate::runs::format_filter;
 
 /// How wide the bar is.
 const BAR_WIDTH: usize = 40;
@@ -19,9 +20,10 @@ impl fmt::Display for StatusSnapshot {
         let run = &self.run;
         writeln!(
             f,
-            "run {}     {}: {} → {}, s3://{} → s3://{}",
+            "run {}     {}:{} {} → {}, s3://{} → s3://{}",
             run.id,
             run.table,
+            format_filter(run.row_filter.as_deref()),
             quote_prefix(&run.old_prefix),
             quote_prefix(&run.new_prefix),
             run.source_bucket,

@@ -102,6 +102,7 @@ mod tests {
             new_prefix: "avatar/".into(),
             source_bucket: "old".into(),
             destination_bucket: "new".into(),
+            row_filter: None,
             sweep: 1,
             paused: None,
             limits: RequestedLimits::default(),

@@ -90,6 +90,7 @@ impl FeedSource for SimulatedClient {
     async fn sample_paths(&self) -> Result<PathSample, StatementError> {
         self.run_statement("paths", |things| PathSample {
             rows: things.table.rows.len(),
+            left_out: 0,
             paths: things.table.rows.values().cloned().collect(),
         })
         .await
