@@ -14,7 +14,7 @@ EXIT_CODES = {
 }
 
 # From flags of the AWS SDK and of libpq, which the samples name or which every AWS tool reads.
-ELSEWHERE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+ELSEWHERE = {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 
 
 def sample(program):

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bucket_brigade_bench::images::run_spec;
+use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::fleet_control::{FleetControl, Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove};
@@ -130,6 +131,6 @@ fn move_of(id: usize) -> PendingMove {
         etag: "9b2cf535f27731c974343645a3985328".into(),
         size_bytes: None,
         is_source_gone: false,
-        companions: Default::default(),
+        companions: CompanionCopies::default(),
     }
 }

@@ -95,28 +95,20 @@ const BASE_MODEL: BrigadeModel = BrigadeModel {
 /// The configurations by name. Each is small, and complete: two consumers, the feeder, the application,
 /// with every crash, second delivery, expiry and lost answer between any two steps.
 pub fn model_configurations() -> Vec<(&'static str, BrigadeModel)> {
-    let one_row = || vec![("1", "image/1", true)];
-    let small = || BrigadeModel {
-        rows: one_row(),
+    let mut configurations = deliveries_and_writes();
+    configurations.extend(what_databases_do());
+    configurations
+}
+
+fn small() -> BrigadeModel {
+    BrigadeModel {
+        rows: vec![("1", "image/1", true)],
         ..BASE_MODEL
-    };
+    }
+}
+
+fn what_databases_do() -> Vec<(&'static str, BrigadeModel)> {
     vec![
-        ("one row", small()),
-        (
-            "one row, received three times",
-            BrigadeModel {
-                max_receive_count: 3,
-                ..small()
-            },
-        ),
-        (
-            "one row, locked, consumers asked to stop",
-            BrigadeModel {
-                locks: 1,
-                stops: true,
-                ..small()
-            },
-        ),
         (
             "one row whose path is a key, locked",
             BrigadeModel {
@@ -145,6 +137,27 @@ pub fn model_configurations() -> Vec<(&'static str, BrigadeModel)> {
             BrigadeModel {
                 silences: 2,
                 writes: 0,
+                ..small()
+            },
+        ),
+    ]
+}
+
+fn deliveries_and_writes() -> Vec<(&'static str, BrigadeModel)> {
+    vec![
+        ("one row", small()),
+        (
+            "one row, received three times",
+            BrigadeModel {
+                max_receive_count: 3,
+                ..small()
+            },
+        ),
+        (
+            "one row, locked, consumers asked to stop",
+            BrigadeModel {
+                locks: 1,
+                stops: true,
                 ..small()
             },
         ),
