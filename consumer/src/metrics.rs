@@ -20,14 +20,14 @@ impl ProcessStatus for ConsumerStatus {
         if let Some(outage) = self.context.health.outage() {
             return Some(outage);
         }
-        match self.runs.troubles() {
+        match self.runs.obstacles() {
             (troubles, true) if !troubles.is_empty() => Some(troubles.join("; ")),
             _ => self.standstill_reason(),
         }
     }
 
     fn notes(&self) -> Vec<String> {
-        self.runs.troubles().0
+        self.runs.obstacles().0
     }
 
     fn register_metrics(&self, registry: &mut Registry) {

@@ -152,11 +152,11 @@ async fn serve_runs(served: Served, dispatcher: &Arc<Dispatcher>) {
             while tasks.try_join_next().is_some() {}
         }
     };
-    tokio::join!(serving, look_for_other_work(&*loader, runs));
+    tokio::join!(serving, poll_for_other_work(&*loader, runs));
 }
 
 /// While some runs wait it is the ledger that knows whether others may have messages.
-async fn look_for_other_work(loader: &dyn RunLoader, runs: &Runs) {
+async fn poll_for_other_work(loader: &dyn RunLoader, runs: &Runs) {
     let mut had_other_work = false;
     loop {
         sleep(OTHER_WORK_INTERVAL).await;

@@ -90,6 +90,7 @@ impl LedgerRunLoader {
             return Ok(None);
         };
         let spec = row.to_spec()?;
+        self.settings.migration.ensure_given(&spec)?;
         let database = self.settings.migration.database.clone();
         let pool = ledger::create_pool(database, MAX_CONNECTIONS);
         let ledger = PostgresLedger::find_run(pool, &spec, &self.settings.name).await?;

@@ -110,7 +110,7 @@ impl RunSlot {
     }
 
     /// Why it cannot be worked on.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn obstacle(&self) -> Option<String> {
         match &self.stages {
             Some(stages) => stages.context.health.outage_of(Dependency::Objects),
             None => self.load_error.clone(),

@@ -291,17 +291,17 @@ impl Runs {
     }
 
     /// What is wrong with single runs, and whether that is all of them.
-    pub fn troubles(&self) -> (Vec<String>, bool) {
+    pub fn obstacles(&self) -> (Vec<String>, bool) {
         let table = self.lock_table();
         let runs = table.slots.iter().filter(|(run, _)| **run != STRAYS);
-        let (mut troubles, mut is_all) = (Vec::new(), true);
+        let (mut obstacles, mut is_all) = (Vec::new(), true);
         for (run, slot) in runs {
-            match slot.trouble() {
-                Some(trouble) => troubles.push(format!("run {run}: {trouble}")),
+            match slot.obstacle() {
+                Some(obstacle) => obstacles.push(format!("run {run}: {obstacle}")),
                 None => is_all = false,
             }
         }
-        (troubles, is_all)
+        (obstacles, is_all)
     }
 
     /// How many messages are in hand of a run of which none has ended for longer than this, and for how long,
@@ -310,7 +310,7 @@ impl Runs {
         let table = self.lock_table();
         let stands_still = |slot: &&RunSlot| {
             let is_held = |stages: &Arc<Stages>| stages.context.throttle.held().is_some();
-            let is_held = slot.trouble().is_some() || slot.stages.as_ref().is_some_and(is_held);
+            let is_held = slot.obstacle().is_some() || slot.stages.as_ref().is_some_and(is_held);
             slot.in_hand > 0 && slot.moved_on_at.elapsed() > limit && !is_held
         };
         let slot = table.slots.values().find(stands_still)?;

@@ -130,12 +130,19 @@ async fn find_served_runs(loader: LedgerRunLoader) -> anyhow::Result<Option<Serv
     let (settings, stop) = (&loader.settings, &loader.stop);
     if let RunSelection::Ledger(None) = settings.migration.run {
         let find = async || Ok(loader.list_runs().await?.filter(|runs| !runs.is_empty()));
-        let found = poll_for_run(find, stop).await?;
-        return Ok(found.map(|_| ServedRuns::All(Arc::new(loader))));
+        let Some(found) = poll_for_run(find, stop).await? else {
+            return Ok(None);
+        };
+        let is_only = found.len() == 1;
+        for run in found.iter().filter(|run| is_only || !run.is_finished) {
+            settings.migration.ensure_given(&run.to_spec()?)?;
+        }
+        return Ok(Some(ServedRuns::All(Arc::new(loader))));
     }
     let Some(spec) = wait_for_selected_run(settings, stop).await? else {
         return Ok(None);
     };
+    settings.migration.ensure_given(&spec)?;
     if let Err(error) = check_buckets(&loader.sdk, settings, &spec).await
         && !is_run_open(settings, &spec).await
     {

@@ -126,7 +126,7 @@ impl IdColumnType {
     }
 
     /// Whether it may be the only column of an id.
-    pub fn stands_alone(self) -> bool {
+    pub fn can_be_single(self) -> bool {
         !matches!(self, Self::Date | Self::Timestamp | Self::TimestampTz)
     }
 

@@ -1,4 +1,4 @@
-//! The runs that a command steers: one, or all that are not finished.
+//! The runs that a command is about: one, or all that are not finished.
 
 use std::fmt::{self, Display};
 
@@ -73,11 +73,11 @@ impl ChosenRuns {
     /// Steers each and prints what holds.
     pub(crate) async fn print_each<T: Display + Serialize>(
         &self,
-        steer: impl AsyncFn(i64) -> Result<T, StatementError>,
+        change: impl AsyncFn(i64) -> Result<T, StatementError>,
     ) -> anyhow::Result<u8> {
         let mut runs = Vec::new();
         for run in &self.runs {
-            runs.push(steer(*run).await?);
+            runs.push(change(*run).await?);
         }
         match runs.pop() {
             Some(only) if !self.is_all => self.format.print(&only)?,

@@ -12,8 +12,8 @@ pub(super) const PAUSED_BY: &str = "MAX_FAILURES";
 #[derive(Debug)]
 pub(super) struct FailureLimit {
     max: u64,
-    /// Those that an operator has seen.
-    seen: u64,
+    /// Those after which an operator has resumed.
+    accepted: u64,
     was_paused: bool,
 }
 
@@ -21,7 +21,7 @@ impl FailureLimit {
     pub(super) fn new(max: u64) -> Self {
         Self {
             max,
-            seen: 0,
+            accepted: 0,
             was_paused: false,
         }
     }
@@ -50,12 +50,12 @@ impl FailureLimit {
     fn exceeded(&mut self, failed: u64, is_paused: bool) -> Option<String> {
         let was_paused = std::mem::replace(&mut self.was_paused, is_paused);
         if was_paused && !is_paused {
-            self.seen = failed;
+            self.accepted = failed;
         }
         // A retry takes failures off the record.
-        self.seen = self.seen.min(failed);
-        let is_exceeded = !is_paused && failed - self.seen > self.max;
-        is_exceeded.then(|| format!("{failed} rows failed, {} may", self.seen + self.max))
+        self.accepted = self.accepted.min(failed);
+        let is_exceeded = !is_paused && failed - self.accepted > self.max;
+        is_exceeded.then(|| format!("{failed} rows failed, {} may", self.accepted + self.max))
     }
 }
 

@@ -148,10 +148,10 @@ impl RunControl {
                 Ok(read) => numbers = read,
                 Err(error) => tracing::debug!(%error, "the run could not be looked at"),
             }
-            let seen = self.observation(numbers);
+            let observed = self.observation(numbers);
             let now = Instant::now();
-            let observer = observer.get_or_insert_with(|| RunObserver::new(&seen, now));
-            for event in observer.observe(&seen, now) {
+            let observer = observer.get_or_insert_with(|| RunObserver::new(&observed, now));
+            for event in observer.observe(&observed, now) {
                 self.notify(&event, &numbers);
             }
         }

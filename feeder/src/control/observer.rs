@@ -84,10 +84,10 @@ impl RunObserver {
         }
     }
 
-    pub(crate) fn observe(&mut self, seen: &Observation, now: Instant) -> Vec<RunEvent> {
-        let mut events = self.observe_limits(&seen.limits);
-        events.extend(self.observe_end(seen));
-        events.extend(self.observe_stall(seen, now));
+    pub(crate) fn observe(&mut self, observed: &Observation, now: Instant) -> Vec<RunEvent> {
+        let mut events = self.observe_limits(&observed.limits);
+        events.extend(self.observe_end(observed));
+        events.extend(self.observe_stall(observed, now));
         events
     }
 
@@ -109,19 +109,22 @@ impl RunObserver {
     }
 
     /// A feeder that watches; one that ends reports that itself.
-    fn observe_end(&mut self, seen: &Observation) -> Option<RunEvent> {
-        let ended = seen.progress.accounted_rows();
-        let is_end = seen.phase == WorkerState::Watching && ended != self.reported;
+    fn observe_end(&mut self, observed: &Observation) -> Option<RunEvent> {
+        let ended = observed.progress.accounted_rows();
+        let is_end = observed.phase == WorkerState::Watching && ended != self.reported;
         is_end.then(|| {
             self.reported = ended;
             RunEvent::Finished
         })
     }
 
-    fn observe_stall(&mut self, seen: &Observation, now: Instant) -> Option<RunEvent> {
-        let counts = counts(&seen.progress);
-        let is_idle = matches!(seen.phase, WorkerState::Watching | WorkerState::Starting);
-        if counts != self.counts || seen.is_held || is_idle {
+    fn observe_stall(&mut self, observed: &Observation, now: Instant) -> Option<RunEvent> {
+        let counts = counts(&observed.progress);
+        let is_idle = matches!(
+            observed.phase,
+            WorkerState::Watching | WorkerState::Starting
+        );
+        if counts != self.counts || observed.is_held || is_idle {
             (self.counts, self.unchanged_since, self.is_stalled) = (counts, now, false);
             return None;
         }
@@ -129,7 +132,7 @@ impl RunObserver {
             return None;
         }
         self.is_stalled = true;
-        Some(RunEvent::Stalled(stall_reason(seen)))
+        Some(RunEvent::Stalled(stall_reason(observed)))
     }
 }
 
@@ -145,11 +148,11 @@ fn describe_limits(limits: &FleetLimits) -> Option<String> {
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-fn stall_reason(seen: &Observation) -> String {
-    match &seen.outage {
+fn stall_reason(observed: &Observation) -> String {
+    match &observed.outage {
         Some(outage) => outage.clone(),
-        None if seen.limits.other_consumers == 0 => "no consumer is running".into(),
-        None => seen.phase.to_string(),
+        None if observed.limits.other_consumers == 0 => "no consumer is running".into(),
+        None => observed.phase.to_string(),
     }
 }
 
@@ -157,7 +160,7 @@ fn stall_reason(seen: &Observation) -> String {
 mod tests {
     use super::*;
 
-    fn seen(moved: u64, phase: WorkerState) -> Observation {
+    fn observed(moved: u64, phase: WorkerState) -> Observation {
         Observation {
             limits: FleetLimits::default(),
             progress: RunProgress {
@@ -171,7 +174,7 @@ mod tests {
     }
 
     fn feeding(moved: u64) -> Observation {
-        seen(moved, WorkerState::Feeding)
+        observed(moved, WorkerState::Feeding)
     }
 
     #[test]
@@ -207,7 +210,7 @@ mod tests {
     fn a_run_that_is_watched_finishes_once_each_time_that_rows_have_ended() {
         let now = Instant::now();
         let mut observer = RunObserver::new(&feeding(7), now);
-        let mut observe = |moved, phase| observer.observe(&seen(moved, phase), now);
+        let mut observe = |moved, phase| observer.observe(&observed(moved, phase), now);
         assert_eq!(observe(7, WorkerState::Watching), []);
         assert_eq!(observe(9, WorkerState::Feeding), []);
         assert_eq!(observe(9, WorkerState::Watching), [RunEvent::Finished]);
@@ -218,8 +221,8 @@ mod tests {
     fn a_stall_is_reported_once_and_not_while_something_holds() {
         let began = Instant::now();
         let mut observer = RunObserver::new(&feeding(1), began);
-        let mut observe = |seen: Observation, seconds| {
-            observer.observe(&seen, began + Duration::from_secs(seconds))
+        let mut observe = |observed: Observation, seconds| {
+            observer.observe(&observed, began + Duration::from_secs(seconds))
         };
         let held = |is_held| Observation {
             is_held,
@@ -239,9 +242,9 @@ mod tests {
         let stalled = RunEvent::Stalled("the database: gone".into());
         assert_eq!(observe(down, 361), [stalled]);
         assert_eq!(
-            observe(seen(3, WorkerState::Watching), 362)[0],
+            observe(observed(3, WorkerState::Watching), 362)[0],
             RunEvent::Finished
         );
-        assert_eq!(observe(seen(3, WorkerState::Watching), 900), []);
+        assert_eq!(observe(observed(3, WorkerState::Watching), 900), []);
     }
 }

@@ -283,7 +283,7 @@ impl FeedSource for PostgresLedger {
     }
 
     async fn has_rows_left(&self) -> Result<bool, StatementError> {
-        if let Ok(Some(has_rows)) = with_timeout(self.look_into_index()).await {
+        if let Ok(Some(has_rows)) = with_timeout(self.probe_index()).await {
             return Ok(has_rows);
         }
         let mut cursor = None;

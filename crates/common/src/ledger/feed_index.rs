@@ -172,7 +172,7 @@ fn seeks_index(plan: &[String]) -> bool {
 }
 
 /// `$1` run, `$2` pattern, `$3` rows: whether any of so many is to be fed, and whether these were all.
-fn look_sql(table: &ApplicationTable, condition: &str) -> String {
+fn existence_sql(table: &ApplicationTable, condition: &str) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let (in_scope, columns) = (table.in_scope("$2"), id.as_keys("t"));
     let row_id = id.keys_as_text("s");
@@ -189,23 +189,24 @@ SELECT coalesce(bool_or(is_in_scope AND NOT EXISTS (
 
 impl PostgresLedger {
     /// Whether any row is to be fed, where an index says so; none elsewhere.
-    pub(super) async fn look_into_index(&self) -> Result<Option<bool>, sqlx::Error> {
+    pub(super) async fn probe_index(&self) -> Result<Option<bool>, sqlx::Error> {
         let table = &self.table;
         let mut transaction = begin_index_only(&self.pool).await?;
         let condition = if let Some(condition) = self.feed_index.condition() {
             condition
         } else {
             let has_prefix = has_prefix(table, &self.rule);
-            let look = format!(
+            let probe = format!(
                 "SELECT 1 FROM {} t WHERE {has_prefix} LIMIT 1000",
                 table.sql
             );
-            if !seeks_index(&explain(&mut transaction, &look).await?) {
+            if !seeks_index(&explain(&mut transaction, &probe).await?) {
                 return Ok(None);
             }
             has_prefix.into()
         };
-        let query = sqlx::query_as(AssertSqlSafe(look_sql(table, &condition))).persistent(false);
+        let query =
+            sqlx::query_as(AssertSqlSafe(existence_sql(table, &condition))).persistent(false);
         let query = query.bind(self.run_id).bind(self.scope_pattern());
         let query = query.bind(i64::from(LOOKED_AT_ROWS));
         let (has_rows, are_all): (bool, bool) = query.fetch_one(&mut *transaction).await?;
@@ -220,8 +221,8 @@ impl PostgresLedger {
         self.feed_index.set(condition);
         // What cannot be told so is found out by a sweep, which has time for each row, and passes over those
         // that cannot be read.
-        let looked = with_timeout(self.look_into_index()).await;
-        match (looked, index) {
+        let probed = with_timeout(self.probe_index()).await;
+        match (probed, index) {
             (Ok(Some(false)), _) => Ok(SweepAccess::NothingLeft),
             (_, Some(index)) => Ok(SweepAccess::Index(index.name)),
             (_, None) => Ok(SweepAccess::Stretches),

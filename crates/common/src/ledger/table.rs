@@ -296,7 +296,7 @@ impl<'a> TableDetails<'a> {
         })
     }
 
-    pub(super) async fn look_up_column(
+    pub(super) async fn column_named(
         &self,
         column: &str,
     ) -> Result<Option<ColumnInfo>, sqlx::Error> {
@@ -309,7 +309,7 @@ impl<'a> TableDetails<'a> {
         setting: &'static str,
         column: &str,
     ) -> Result<ColumnInfo, LedgerError> {
-        if let Some(found) = self.look_up_column(column).await? {
+        if let Some(found) = self.column_named(column).await? {
             return Ok(found);
         }
         let (columns,): (String,) = sqlx::query_as(LIST_COLUMNS)

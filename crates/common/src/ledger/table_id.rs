@@ -41,7 +41,7 @@ pub(super) async fn find_id(
     spec: &TableSpec,
 ) -> Result<Vec<NamedColumn>, LedgerError> {
     let setting = &spec.id_column;
-    if let Some(column) = table.look_up_column(setting).await? {
+    if let Some(column) = table.column_named(setting).await? {
         return Ok(vec![(setting.clone(), column)]);
     }
     let mut columns: Vec<NamedColumn> = Vec::new();
@@ -102,10 +102,10 @@ pub(super) async fn check_id(
     table: &TableDetails<'_>,
     columns: Vec<NamedColumn>,
 ) -> Result<TableId, LedgerError> {
-    let is_alone = columns.len() == 1;
+    let is_single = columns.len() == 1;
     let types = columns
         .iter()
-        .map(|column| column_type(table, column, is_alone));
+        .map(|column| column_type(table, column, is_single));
     let types: Vec<IdColumnType> = types.collect::<Result<_, _>>()?;
     let names: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
     let numbers: Vec<i16> = columns.iter().map(|(_, column)| column.number).collect();
@@ -151,11 +151,11 @@ fn order_of(numbers: &[i16], key: &[i16]) -> Vec<usize> {
 fn column_type(
     table: &TableDetails<'_>,
     (name, column): &NamedColumn,
-    is_alone: bool,
+    is_single: bool,
 ) -> Result<IdColumnType, LedgerError> {
     let found = IdColumnType::from_type_name(&column.type_name);
     found
-        .filter(|id_type| !is_alone || id_type.stands_alone())
+        .filter(|id_type| !is_single || id_type.can_be_single())
         .ok_or_else(|| LedgerError::UnsupportedType {
             setting: "ID_COLUMN",
             table: table.name.clone(),

@@ -120,8 +120,8 @@ impl DeadLetterQueue {
         visibility: Duration,
         is_own: impl Fn(&str) -> bool,
     ) -> Result<u64, QueueError> {
-        let (mut moved, mut seen, mut left) = (0, 0, Vec::new());
-        while seen < most {
+        let (mut moved, mut received_count, mut left) = (0, 0, Vec::new());
+        while received_count < most {
             let received = self
                 .dead_letters
                 .receive_batch(MAX_BATCH_ENTRIES, Duration::ZERO, visibility)
@@ -129,7 +129,7 @@ impl DeadLetterQueue {
             if received.is_empty() {
                 break;
             }
-            seen += u64::try_from(received.len()).unwrap_or(0);
+            received_count += u64::try_from(received.len()).unwrap_or(0);
             let (messages, others): (Vec<_>, Vec<_>) =
                 received.into_iter().partition(|one| is_own(&one.body));
             let hidden = others

@@ -102,12 +102,18 @@ struct RunArgs {
 }
 
 impl MigrationSettings<RunSelection> {
+    /// # Errors
+    /// [`LedgerError::RunDiffers`] where an option is given that is not the run's.
+    pub fn ensure_given(&self, run: &RunSpec) -> Result<(), LedgerError> {
+        run.options.ensure_given(&self.given, run.name.as_deref())
+    }
+
     /// The same with the run that was found.
     ///
     /// # Errors
     /// [`LedgerError::RunDiffers`] where an option is given that is not the run's.
     pub fn with_run(self, run: RunSpec) -> Result<MigrationSettings, LedgerError> {
-        run.options.ensure_given(&self.given, run.name.as_deref())?;
+        self.ensure_given(&run)?;
         Ok(MigrationSettings {
             database: self.database,
             run,

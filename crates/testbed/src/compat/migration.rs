@@ -20,8 +20,6 @@ use crate::traffic::Traffic;
 
 const CONSUMERS: u32 = 2;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// What a line of the consumer's says when it has found the store's copies unconditional.
-const UNCONDITIONAL: &str = "ignores If-None-Match";
 
 /// What became of it.
 #[derive(Default)]
@@ -103,7 +101,7 @@ async fn migrate(environment: &RunEnvironment, images: u32) -> Result<MigrationR
     for (n, status) in processes.stop_consumers().await? {
         ensure!(status.success(), "{status}:\n{}", processes.consumer_log(n));
     }
-    let is_unconditional = processes.whole_consumer_log(0).contains(UNCONDITIONAL);
+    let copying = copy_method(&processes.whole_consumer_log(0));
     let traffic = traffic.stop().await;
     let removed = removed_sources(environment).await?;
     let checked =
@@ -114,12 +112,7 @@ async fn migrate(environment: &RunEnvironment, images: u32) -> Result<MigrationR
         moved: report.moved,
         removed: removed.len(),
         reads: traffic.reads,
-        copying: if is_unconditional {
-            "a HEAD before each copy"
-        } else {
-            "conditional copies"
-        }
-        .into(),
+        copying,
         violations: [report.violations, traffic.broken_read_details].concat(),
     })
 }
@@ -231,4 +224,11 @@ async fn removed_sources(environment: &RunEnvironment) -> Result<BTreeSet<Object
     Ok(sources
         .filter(|at| at.bucket == *bucket && !left.contains(&at.key))
         .collect())
+}
+
+/// What the consumer says that it has chosen.
+fn copy_method(log: &str) -> String {
+    let method = log.lines().find_map(|line| line.split_once("method="));
+    let method = method.map(|(_, rest)| rest.split_whitespace().next().unwrap_or_default());
+    method.unwrap_or("unknown").to_owned()
 }

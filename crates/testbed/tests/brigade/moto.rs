@@ -134,7 +134,7 @@ async fn the_main_job_on_moto() {
     }
     let log = stop_consumer(consumer).await;
     assert!(
-        log.contains("ignores If-None-Match"),
-        "moto overwrites, and is found out: {log}"
+        log.contains("method=stream"),
+        "its copies overwrite and its uploads do not, which is found out: {log}"
     );
 }
