@@ -41,7 +41,7 @@ impl Dependency {
             (Self::Queue, WorkerRole::Consumer) => {
                 "; check QUEUE_URL, the queue, and the consumer's policy: sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueAttributes"
             }
-            (Self::Objects, _) => "",
+            (Self::Objects, _) | (Self::Queue, WorkerRole::Command(_)) => "",
         }
     }
 
@@ -123,6 +123,7 @@ impl Health {
         let consequence = match self.role {
             WorkerRole::Feeder => "feeding waits until it can",
             WorkerRole::Consumer => "receiving stops until it can; what is in hand is kept",
+            WorkerRole::Command(_) => "the command waits until it can",
         };
         tracing::error!(reason, "{name} cannot be used: {consequence}");
         state.outage = Some(reason);

@@ -2,6 +2,8 @@
 //! prints to standard output, as text or with `--json` as one JSON object; logs go to standard error.
 
 pub mod clean;
+mod command_cursor;
+mod command_throttle;
 mod consent;
 pub mod context;
 pub mod dashboard;
@@ -11,6 +13,7 @@ mod list_writer;
 mod locks;
 mod moved_row;
 pub mod output;
+mod page_pipeline;
 pub mod pause;
 pub mod plan;
 pub mod progress_bar;

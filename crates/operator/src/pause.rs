@@ -12,9 +12,7 @@ use serde::Serialize;
 use crate::context::CommonArgs;
 
 const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
-    SET paused = true, paused_by = $2, pause_reason = $3,
-        paused_at = CASE WHEN paused THEN coalesce(paused_at, now()) ELSE now() END
-    WHERE id = $1";
+    SET paused = true, paused_by = $2, pause_reason = $3, paused_at = now() WHERE id = $1";
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -70,7 +68,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     Ok(exit::DONE)
 }
 
-/// Pauses the fleet. `by` and `reason` are what `status` prints. Pausing twice changes only these.
+/// Pauses the fleet. `by` and `reason` are what `status` prints. Pausing twice changes these, and stops
+/// commands that were started during the first pause.
 pub(crate) async fn pause_run(
     ledger: &PostgresLedger,
     by: &str,

@@ -13,7 +13,7 @@ const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (
         1,
         "ledger",
@@ -32,6 +32,11 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
         7,
         "options",
         include_str!("../../migrations/0007_options.sql"),
+    ),
+    (
+        12,
+        "commands",
+        include_str!("../../migrations/0012_commands.sql"),
     ),
 ];
 

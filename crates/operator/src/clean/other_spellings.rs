@@ -7,13 +7,16 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::{PostgresLedger, statement_error, with_timeout};
 use bucket_brigade_common::settings::SettingsError;
 use bucket_brigade_common::sql::quote_identifier;
 use percent_encoding::percent_decode_str;
 use sqlx::AssertSqlSafe;
+use tokio_util::sync::CancellationToken;
 
 use super::path_references::ReferringColumn;
+use crate::command_throttle::CommandThrottle;
+use crate::statements::retry_query;
 
 /// Rows of a table read by one statement.
 const STRETCH_ROWS: i64 = 20_000;
@@ -50,14 +53,17 @@ struct StretchRow {
 }
 
 impl OtherSpellings {
-    /// Reads all rows of the columns, a stretch of ids at a time.
+    /// Reads all rows of the columns, a stretch of ids at a time, or until `stop`.
     pub(super) async fn read(
         ledger: &PostgresLedger,
         columns: &[ReferringColumn],
+        throttle: &CommandThrottle<'_>,
+        stop: &CancellationToken,
     ) -> Result<Self, StatementError> {
         let mut spellings = Self::default();
+        throttle.begin_phase("looking for other spellings", 0);
         for column in columns {
-            let read = spellings.read_column(ledger, column).await;
+            let read = spellings.read_column(ledger, column, throttle, stop).await;
             read.map_err(|error| column.lookup_error(&error))?;
         }
         Ok(spellings)
@@ -67,18 +73,29 @@ impl OtherSpellings {
         &mut self,
         ledger: &PostgresLedger,
         column: &ReferringColumn,
+        throttle: &CommandThrottle<'_>,
+        stop: &CancellationToken,
     ) -> Result<(), StatementError> {
         let id_type = select_id_type(ledger, column).await?;
         let mut cursor: Option<String> = None;
         loop {
+            throttle.wait_while_held(stop).await;
+            if stop.is_cancelled() {
+                return Ok(());
+            }
             let sql = stretch_sql(column, &id_type, cursor.is_some());
-            let query = sqlx::query_as(AssertSqlSafe(sql)).bind(&column.known_prefixes);
-            let query = query.bind(STRETCH_ROWS).bind(cursor);
-            let rows: Vec<StretchRow> = with_timeout(query.fetch_all(ledger.pool())).await?;
+            let read = async || {
+                let query = sqlx::query_as(AssertSqlSafe(sql.clone()));
+                let query = query.bind(&column.known_prefixes).bind(STRETCH_ROWS);
+                query.bind(&cursor).fetch_all(ledger.pool()).await
+            };
+            let rows = retry_query(read).await;
+            let rows: Vec<StretchRow> = rows.map_err(|error| statement_error(&error))?;
             let Some(last) = rows.last() else {
                 return Ok(());
             };
             cursor = Some(last.id.clone());
+            throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
             for row in rows.iter().filter(|row| row.is_odd) {
                 self.add_path(column, &row.path);
             }

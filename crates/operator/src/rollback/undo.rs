@@ -20,7 +20,7 @@ use super::queries::{
 use crate::locks::{self, PauseGate, QuiescedFleet};
 use crate::moved_row::MovedRow;
 use crate::progress_bar::ProgressReporter;
-use crate::retrying_store::MAX_REQUESTS_IN_FLIGHT;
+use crate::retrying_store::DEFAULT_REQUESTS_IN_FLIGHT;
 use crate::statements::retry_statement;
 use crate::verify::count_moves;
 
@@ -142,7 +142,7 @@ impl<'a> RollbackRun<'a> {
         let rows = page.into_iter();
         let requests = rows.map(|row| self.classifier.classify_row(row));
         let verdicts: Vec<Result<UndoTarget, SkippedRow>> = stream::iter(requests)
-            .buffered(MAX_REQUESTS_IN_FLIGHT)
+            .buffered(DEFAULT_REQUESTS_IN_FLIGHT)
             .try_collect()
             .await?;
         let (mut targets, mut skipped) = (Vec::new(), Vec::new());
@@ -243,7 +243,7 @@ impl<'a> RollbackRun<'a> {
             Ok::<_, StoreError>((undo, is_replaced))
         });
         let checked: Vec<(UndoTarget, bool)> = stream::iter(requests)
-            .buffered(MAX_REQUESTS_IN_FLIGHT)
+            .buffered(DEFAULT_REQUESTS_IN_FLIGHT)
             .try_collect()
             .await?;
         let (replaced, back): (Vec<_>, Vec<_>) = checked

@@ -13,7 +13,7 @@ use super::verification::{TableRow, VerificationFinding, VerificationMismatch, V
 use crate::locks::{self, PauseGate};
 use crate::moved_row::MovedRow;
 use crate::progress_bar::ProgressReporter;
-use crate::retrying_store::{MAX_REQUESTS_IN_FLIGHT, is_object_error};
+use crate::retrying_store::{DEFAULT_REQUESTS_IN_FLIGHT, is_object_error};
 use crate::statements::retry_statement;
 
 /// Rows of a page: a few seconds of work, the most that a kill repeats.
@@ -92,7 +92,7 @@ impl<'a> VerificationPass<'a> {
     ) -> anyhow::Result<Vec<(MovedRow, VerificationFinding)>> {
         let checks = rows.into_iter().map(|row| self.checker.check_move(row));
         stream::iter(checks)
-            .buffered(MAX_REQUESTS_IN_FLIGHT)
+            .buffered(DEFAULT_REQUESTS_IN_FLIGHT)
             .try_collect()
             .await
     }
@@ -134,7 +134,7 @@ impl<'a> VerificationPass<'a> {
             wanted.filter(|row| !row.is_checked && self.verification.includes_row(&row.id));
         let found: Vec<Option<VerificationMismatch>> =
             stream::iter(wanted.map(|row| self.find_mismatch(row)))
-                .buffered(MAX_REQUESTS_IN_FLIGHT)
+                .buffered(DEFAULT_REQUESTS_IN_FLIGHT)
                 .try_collect()
                 .await?;
         Ok(found.into_iter().flatten().collect())
