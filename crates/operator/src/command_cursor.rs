@@ -29,7 +29,7 @@ pub(crate) struct CommandCursor<'a> {
     ledger: &'a PostgresLedger,
     command: &'static str,
     selection: String,
-    saved_at: Instant,
+    saved_at: Option<Instant>,
 }
 
 impl<'a> CommandCursor<'a> {
@@ -42,7 +42,7 @@ impl<'a> CommandCursor<'a> {
             ledger,
             command,
             selection,
-            saved_at: Instant::now(),
+            saved_at: None,
         }
     }
 
@@ -66,10 +66,11 @@ impl<'a> CommandCursor<'a> {
 
     /// Saves it now and then.
     pub(crate) async fn save(&mut self, cursor: &str) -> Result<(), StatementError> {
-        if self.saved_at.elapsed() < SAVE_INTERVAL {
+        let is_fresh = |at: Instant| at.elapsed() < SAVE_INTERVAL;
+        if self.saved_at.is_some_and(is_fresh) {
             return Ok(());
         }
-        self.saved_at = Instant::now();
+        self.saved_at = Some(Instant::now());
         retry_statement(async || {
             let query = sqlx::query(UPSERT_CURSOR).bind(self.ledger.run_id());
             let query = query.bind(self.command).bind(&self.selection).bind(cursor);

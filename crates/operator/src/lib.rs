@@ -23,6 +23,8 @@ pub mod retry;
 mod retrying_store;
 pub mod rollback;
 pub mod runs;
+#[cfg(test)]
+mod statement_plans;
 mod statements;
 pub mod status;
 pub mod verify;

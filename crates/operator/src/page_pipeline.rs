@@ -1,10 +1,12 @@
 //! Pages of a command, several worked on at a time and recorded in their order.
 
 use std::cell::Cell;
+use std::fmt;
 use std::pin::pin;
 
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// Pages worked on at a time: while one waits for the database, requests of others are under way.
 pub(crate) const PAGES_IN_FLIGHT: usize = 4;
@@ -14,6 +16,33 @@ pub(crate) const PAGES_IN_FLIGHT: usize = 4;
 pub(crate) enum PageOrder {
     Unbroken,
     AfterFailure,
+}
+
+/// The operator wants the command to end: pages under way are given up where nothing of them is done yet.
+#[derive(Debug)]
+pub(crate) struct CommandStopped;
+
+impl fmt::Display for CommandStopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stopped before the end")
+    }
+}
+
+impl std::error::Error for CommandStopped {}
+
+pub(crate) fn ensure_not_stopped(stop: &CancellationToken) -> Result<(), CommandStopped> {
+    if stop.is_cancelled() {
+        return Err(CommandStopped);
+    }
+    Ok(())
+}
+
+/// Whether the end was reached.
+pub(crate) fn is_complete(result: anyhow::Result<()>) -> anyhow::Result<bool> {
+    match result {
+        Err(error) if error.is::<CommandStopped>() => Ok(false),
+        result => result.map(|()| true),
+    }
 }
 
 /// Reads pages until there are no more, works on several at a time, and records them one by one, in order.

@@ -17,6 +17,9 @@ use crate::context::CommandContext;
 /// Objects read at a time: far below what S3 grants to one prefix, and enough to hide its latency.
 pub(super) const DEFAULT_REQUESTS_IN_FLIGHT: usize = 64;
 
+/// Each has a connection of its own.
+pub(super) const MAX_REQUESTS_IN_FLIGHT: usize = 1024;
+
 /// Retries before the service counts as out of reach: about half a minute.
 const MAX_RETRIES: usize = 9;
 

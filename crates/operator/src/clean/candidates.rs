@@ -19,7 +19,7 @@ pub(super) const CLEANABLE: &str = "(m.verified_at > m.moved_at OR m.abandoned_a
        AND (m.source_settled_at >= m.moved_at) IS NOT TRUE";
 
 /// `$1` run, `$2` and `$3` the lap's ends, `$4` size. Paths, in the order of the index.
-fn cleanable_paths_sql() -> String {
+pub(super) fn cleanable_paths_sql() -> String {
     format!(
         "SELECT DISTINCT old_path FROM (
             SELECT m.old_path FROM bucket_brigade.moves m
@@ -31,7 +31,7 @@ fn cleanable_paths_sql() -> String {
 /// `$1` run, `$2` paths, `$3` age in seconds. A source may go when each of the moves off it is settled and old
 /// enough: several rows can share it. The newest verification is the one that both objects must still match.
 /// Where the application has replaced or left the copy there is none to match.
-fn sources_sql() -> String {
+pub(super) fn sources_sql() -> String {
     format!(
         "SELECT m.old_path AS path, max(m.new_path) AS new_path,
            (array_agg(m.source_etag ORDER BY coalesce(m.verified_at, m.abandoned_at) DESC, m.row_id))[1] AS etag,
@@ -46,7 +46,7 @@ fn sources_sql() -> String {
 }
 
 /// `$1` paths, `$2` run. Old paths of moves that are not settled and whose rows name their copy.
-fn unsettled_sql(table: &ApplicationTable) -> String {
+pub(super) fn unsettled_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     format!(
         "SELECT DISTINCT m.old_path FROM {sql} t
@@ -57,7 +57,7 @@ fn unsettled_sql(table: &ApplicationTable) -> String {
 }
 
 /// Sources that an earlier version's clean removed: their moves leave the index.
-fn settle_gone_sql() -> String {
+pub(super) fn settle_gone_sql() -> String {
     format!(
         "UPDATE bucket_brigade.moves m SET source_settled_at = now()
           WHERE m.run_id = $1 AND m.old_path = ANY ($2) AND {CLEANABLE}"
@@ -65,13 +65,15 @@ fn settle_gone_sql() -> String {
 }
 
 /// `$1` run, `$2` and `$3` the lap's ends, `$4` size, `$5` age in seconds.
-const SELECT_ORPHANS: &str = "SELECT destination_key AS object_key, new_path AS path, etag,
+pub(super) const SELECT_ORPHANS: &str =
+    "SELECT destination_key AS object_key, new_path AS path, etag,
         seen_at <= now() - make_interval(secs => $5) AS may_go
     FROM bucket_brigade.orphans WHERE run_id = $1 AND AFTER
     ORDER BY destination_key LIMIT $4";
 
 /// `$1` run, `$2` keys, `$3` age in seconds.
-const SELECT_ORPHANS_BY_KEY: &str = "SELECT destination_key AS object_key, new_path AS path, etag,
+pub(super) const SELECT_ORPHANS_BY_KEY: &str =
+    "SELECT destination_key AS object_key, new_path AS path, etag,
         seen_at <= now() - make_interval(secs => $3) AS may_go
     FROM bucket_brigade.orphans WHERE run_id = $1 AND destination_key = ANY ($2)";
 

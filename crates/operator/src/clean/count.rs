@@ -28,7 +28,7 @@ pub(super) struct EligibleMoves {
 }
 
 /// `$1` run, `$2` cursor, `$3` size, `$4` age in seconds.
-fn count_moves_sql() -> String {
+pub(super) fn count_moves_sql() -> String {
     format!(
         "WITH stretch AS MATERIALIZED (
     SELECT row_id, moved_at, verified_at, abandoned_at, source_settled_at
@@ -46,7 +46,7 @@ SELECT max(row_id) AS last, count(*) FILTER (WHERE is_there) AS moves,
 }
 
 /// The same, through the index of those that are left. All moves off the last source belong to the stretch.
-fn count_sources_sql() -> String {
+pub(super) fn count_sources_sql() -> String {
     format!(
         "WITH stretch AS MATERIALIZED (
     SELECT m.old_path, m.moved_at, m.size_bytes, m.source_etag
@@ -63,7 +63,7 @@ SELECT (SELECT max(old_path) FROM stretch) AS last, 0::bigint AS moves, 0::bigin
     )
 }
 
-const COUNT_ORPHANS: &str = "WITH stretch AS MATERIALIZED (
+pub(super) const COUNT_ORPHANS: &str = "WITH stretch AS MATERIALIZED (
     SELECT destination_key, seen_at FROM bucket_brigade.orphans
      WHERE run_id = $1 AND destination_key AFTER $2 ORDER BY destination_key LIMIT $3
 )

@@ -32,6 +32,8 @@ mod other_spellings;
 mod output;
 mod pass;
 mod path_references;
+#[cfg(test)]
+pub(crate) mod plans;
 mod removals;
 
 use std::cell::RefCell;

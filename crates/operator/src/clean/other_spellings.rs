@@ -163,7 +163,7 @@ async fn select_id_type(
 
 /// `$1` known prefixes, `$2` rows, `$3` cursor. The odd rows of a stretch, and its last one. Over partitions
 /// an id need not be unique: all rows with the last one are read.
-fn stretch_sql(column: &ReferringColumn, id_type: &str, has_cursor: bool) -> String {
+pub(super) fn stretch_sql(column: &ReferringColumn, id_type: &str, has_cursor: bool) -> String {
     let (id, path) = (
         quote_identifier(&column.id_column),
         quote_identifier(&column.path_column),

@@ -121,7 +121,7 @@ impl ReferringColumn {
 
     /// `$1` paths. Compared under the column's own collation, so that its index serves: one that is not
     /// deterministic finds more rows than name the object, never fewer.
-    fn lookup_sql(&self) -> String {
+    pub(super) fn lookup_sql(&self) -> String {
         let path = quote_identifier(&self.path_column);
         format!(
             "SELECT DISTINCT {path}::text FROM {} WHERE {path} = ANY ($1::text[])",

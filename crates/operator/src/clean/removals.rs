@@ -58,7 +58,7 @@ impl RemovalOutcome {
 pub(super) type RemovalOutcomes = Vec<(ObjectRemoval, RemovalOutcome)>;
 
 /// `$1` run, `$2` whether orphans, `$3` cursor, `$4` size. Whether they may still go is not known yet.
-const SELECT_INTERRUPTED: &str =
+pub(super) const SELECT_INTERRUPTED: &str =
     "SELECT path, object_key, etag, copy_etag, size_bytes, true AS is_in_removal, false AS is_marked
     FROM bucket_brigade.removals
     WHERE run_id = $1 AND is_orphan = $2 AND removing_at IS NOT NULL AND removed_at IS NULL
@@ -77,7 +77,7 @@ ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
 /// operator, `$8` keys, `$9` paths of sources that are gone. An orphan that is gone is none any more.
-fn finish_removals_sql() -> String {
+pub(super) fn finish_removals_sql() -> String {
     format!(
         "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::boolean[], $5::text[], $6::text[], $8::text[])

@@ -3,7 +3,8 @@
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
-use super::{S3Bucket, S3Store, bare_etag};
+use super::copy::{HeadAnswer, ObjectHeaders};
+use super::{S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::RequestError;
 use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, ObjectStat};
@@ -15,8 +16,15 @@ impl S3Store {
         side: BucketSide,
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
-        let head = self.bucket_at(side).head(key).await?;
-        Ok(head.as_ref().map(object_stat))
+        let bucket = self.bucket_at(side);
+        match bucket.copies.head(key).await.map_err(store_error)? {
+            HeadAnswer::Found(headers) => Ok(Some(object_stat(headers))),
+            HeadAnswer::Missing => Ok(None),
+            HeadAnswer::Unclear => {
+                let head = Box::pin(bucket.head(key)).await?;
+                Ok(head.map(|head| object_stat(headers_of(&head))))
+            }
+        }
     }
 }
 
@@ -35,22 +43,33 @@ impl S3Bucket {
     }
 }
 
-fn object_stat(head: &HeadObjectOutput) -> ObjectStat {
-    let etag = bare_etag(head.e_tag().unwrap_or_default()).to_owned();
-    ObjectStat {
-        is_md5: is_md5(head, &etag),
-        etag,
+fn headers_of(head: &HeadObjectOutput) -> ObjectHeaders {
+    let encryption = head.server_side_encryption.as_ref();
+    ObjectHeaders {
+        etag: head.e_tag().unwrap_or_default().to_owned(),
         size_bytes: head.content_length.unwrap_or(0),
         modified_seconds: head.last_modified.map_or(0, |at| at.secs()),
+        encryption: encryption.map(|kind| kind.as_str().to_owned()),
+        customer_algorithm: head.sse_customer_algorithm.clone(),
+    }
+}
+
+fn object_stat(headers: ObjectHeaders) -> ObjectStat {
+    ObjectStat {
+        is_md5: is_md5(&headers),
+        etag: bare_etag(&headers.etag).to_owned(),
+        size_bytes: headers.size_bytes,
+        modified_seconds: headers.modified_seconds,
     }
 }
 
 /// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
-fn is_md5(head: &HeadObjectOutput, etag: &str) -> bool {
-    let encryption = head.server_side_encryption.as_ref();
-    let is_plain = encryption.is_none_or(|kind| *kind == ServerSideEncryption::Aes256);
+fn is_md5(headers: &ObjectHeaders) -> bool {
+    let encryption = headers.encryption.as_deref();
+    let is_plain = encryption.is_none_or(|kind| kind == ServerSideEncryption::Aes256.as_str());
+    let etag = bare_etag(&headers.etag);
     is_plain
-        && head.sse_customer_algorithm.is_none()
+        && headers.customer_algorithm.is_none()
         && etag.len() == 32
         && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -66,10 +85,11 @@ mod tests {
             let head = HeadObjectOutput::builder().e_tag(format!("\"{etag}\""));
             head.content_length(3)
         };
-        assert!(object_stat(&head(md5).build()).is_md5);
-        assert!(!object_stat(&head(&format!("{md5}-2")).build()).is_md5);
+        let stat = |head: HeadObjectOutput| object_stat(headers_of(&head));
+        assert!(stat(head(md5).build()).is_md5);
+        assert!(!stat(head(&format!("{md5}-2")).build()).is_md5);
         let kms = head(md5).server_side_encryption(ServerSideEncryption::AwsKms);
-        assert!(!object_stat(&kms.build()).is_md5);
-        assert!(!object_stat(&head(md5).sse_customer_algorithm("AES256").build()).is_md5);
+        assert!(!stat(kms.build()).is_md5);
+        assert!(!stat(head(md5).sse_customer_algorithm("AES256").build()).is_md5);
     }
 }
