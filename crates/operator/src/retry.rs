@@ -24,8 +24,9 @@ const DELETE_FAILURES: &str = "WITH page AS MATERIALIZED (
     SELECT row_id FROM bucket_brigade.failures
      WHERE run_id = $1 AND row_id AFTER $3 ORDER BY row_id LIMIT $4
 ), gone AS (
-    DELETE FROM bucket_brigade.failures f USING page p
-     WHERE f.run_id = $1 AND f.row_id = p.row_id AND ($2::text IS NULL OR f.code = $2) RETURNING 1
+    DELETE FROM bucket_brigade.failures
+     WHERE run_id = $1 AND row_id = ANY (ARRAY(SELECT row_id FROM page)) AND ($2::text IS NULL OR code = $2)
+    RETURNING 1
 ), counted AS (
     INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed)
     SELECT $1, 'operator', -(SELECT count(*) FROM gone)

@@ -49,10 +49,21 @@ pub(crate) fn texts(prefix: &str, count: u32) -> String {
     format!("ARRAY[{}]::text[]", texts.join(","))
 }
 
+/// When the moves of [`texts`] were made, in microseconds.
+pub(crate) fn times(count: u32) -> String {
+    let times: Vec<String> = (600_000..600_000 + i64::from(count))
+        .map(|number| (FIRST_MOVE_SECONDS * 1_000_000 + number * 100_000).to_string())
+        .collect();
+    format!("ARRAY[{}]::bigint[]", times.join(","))
+}
+
 /// An array with the same value for each.
 pub(crate) fn repeated(value: &str, count: usize, kind: &str) -> String {
     format!("array_fill({value}::{kind}, ARRAY[{count}])")
 }
+
+/// When the first row moved; ten followed a second.
+pub(crate) const FIRST_MOVE_SECONDS: i64 = 1_767_225_600;
 
 const ROWS: &str = "
 INSERT INTO images SELECT n, 'avatar/' || n FROM generate_series(1, 1000000) n;
@@ -61,22 +72,22 @@ INSERT INTO bucket_brigade.moves
     (run_id, row_id, old_path, new_path, etag, consumer, moved_at, verified_at, source_etag, source_settled_at)
 SELECT 1, n::text, 'image/' || n, 'avatar/' || n, 'e', 'c', t, CASE WHEN n % 10 > 0 THEN t + interval '1 hour' END, 'e',
        CASE WHEN n <= 500000 THEN t + interval '2 hours' END
-  FROM (SELECT n, now() - interval '10 days' + n * interval '0.1 second' AS t FROM generate_series(1, 1000000) n) AS rows;
+  FROM (SELECT n, to_timestamp(1767225600) + n * interval '0.1 second' AS t FROM generate_series(1, 1000000) n) AS rows;
 INSERT INTO bucket_brigade.failures (run_id, row_id, path, code, message, permanent)
-SELECT 1, n::text, 'image/' || n, 'NoSuchKey', 'm', true FROM generate_series(500001, 700000) n;
+SELECT 1, n::text, 'image/' || n, 'NoSuchKey', 'm', true FROM generate_series(550001, 650000) n;
 INSERT INTO bucket_brigade.changes (run_id, row_id, old_path)
-SELECT 1, n::text, 'image/' || n FROM generate_series(500001, 700000) n;
+SELECT 1, n::text, 'image/' || n FROM generate_series(550001, 650000) n;
 INSERT INTO bucket_brigade.orphans (run_id, destination_key, new_path, etag, row_id)
-SELECT 1, 'avatar/' || n, 'avatar/' || n, 'e', n::text FROM generate_series(500001, 700000) n;
+SELECT 1, 'avatar/' || n, 'avatar/' || n, 'e', n::text FROM generate_series(550001, 650000) n;
 INSERT INTO bucket_brigade.removals (run_id, is_orphan, path, bucket, object_key, etag, operator, removing_at, removed_at)
 SELECT 1, false, 'image/' || n, 'b', 'image/' || n, 'e', 'o', now(), CASE WHEN n % 1000 > 0 THEN now() END
-  FROM generate_series(400001, 600000) n;
+  FROM generate_series(550001, 650000) n;
 INSERT INTO bucket_brigade.rollbacks
     (run_id, row_id, old_path, new_path, etag, moved_at, consumer, operator, looked_at)
 SELECT 1, n::text, 'image/' || n, 'avatar/' || n, 'e', now(), 'c', 'o', CASE WHEN n % 1000 > 0 THEN now() END
-  FROM generate_series(500001, 700000) n;
+  FROM generate_series(550001, 650000) n;
 INSERT INTO bucket_brigade.mismatches (run_id, row_id, path, code, message)
-SELECT 1, n::text, 'avatar/' || n, 'CopyGone', 'm' FROM generate_series(500001, 700000) n;
+SELECT 1, n::text, 'avatar/' || n, 'CopyGone', 'm' FROM generate_series(550001, 650000) n;
 INSERT INTO bucket_brigade.verifications (run_id, sample_percent, is_full, recopies, seed) VALUES (1, 100, true, false, 1);";
 
 const GROWING: [&str; 8] = [

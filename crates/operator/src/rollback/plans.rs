@@ -6,16 +6,15 @@ use super::queries::{MARK_CHECKED, SELECT_UNDONE, undo_sql, undone_unchecked_sql
 use super::source::{SELECT_SINCE, SELECT_STRETCH};
 use crate::command_cursor::CursorLap;
 use crate::moved_row::moves_by_id_sql;
-use crate::statement_plans::{PlannedStatement, page, repeated, texts};
+use crate::statement_plans::{FIRST_MOVE_SECONDS, PlannedStatement, page, repeated, texts, times};
 use crate::statements::page_after;
 
 pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     let mut lap = CursorLap::default();
     lap.after = Some("6".into());
     let (ids, paths, keys) = (texts("", 100), texts("image/", 100), texts("avatar/", 100));
-    let times =
-        "(SELECT array_agg((extract(epoch FROM moved_at) * 1000000)::bigint ORDER BY row_id)
-        FROM bucket_brigade.moves WHERE run_id = 1 AND row_id >= '600000' AND row_id < '600100')";
+    let lately = (FIRST_MOVE_SECONDS + 99_900).to_string();
+    let moved = times(100);
     vec![
         page(
             "a stretch of all",
@@ -29,10 +28,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
             ..page(
                 "what was moved lately",
                 SELECT_SINCE,
-                &[
-                    "1",
-                    "(SELECT extract(epoch FROM max(moved_at) - interval '100 seconds') FROM bucket_brigade.moves)",
-                ],
+                &["1", &lately],
                 "moves_by_time",
                 40_000.0,
             )
@@ -53,7 +49,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
                 &paths,
                 &keys,
                 &repeated("'e'", 100, "text"),
-                times,
+                &moved,
                 &keys,
                 "'o'",
             ],

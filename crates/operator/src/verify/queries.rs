@@ -81,7 +81,7 @@ UPDATE bucket_brigade.verifications SET
  WHERE run_id = $1 AND cursor IS DISTINCT FROM $12";
 
 /// `$1` run, `$2` ids, `$3` paths, `$4` codes, `$5` messages, `$6` cursor, `$7` rows, `$8` outside.
-pub(super) const RECORD_TABLE_PAGE: &str = "WITH wrong AS (
+const RECORD_TABLE_PAGE: &str = "WITH wrong AS (
     INSERT INTO bucket_brigade.mismatches (run_id, row_id, path, code, message)
     SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[])
     ON CONFLICT (run_id, row_id) DO NOTHING

@@ -246,7 +246,7 @@ async fn a_clean_goes_on_where_it_was_and_looks_at_the_rest_last() {
     kill_command(&rig, &mut killed).await;
     drop(never);
     let cursor = "SELECT (cursor = (SELECT old_path FROM bucket_brigade.moves
-        ORDER BY old_path OFFSET 999 LIMIT 1))::bigint FROM bucket_brigade.command_cursors";
+        ORDER BY old_path OFFSET 999 LIMIT 1))::integer::bigint FROM bucket_brigade.command_cursors";
     assert_eq!(rig.query_number(cursor).await, 1);
     let result = rig.run_json_command(&clean).await;
     assert_eq!(
