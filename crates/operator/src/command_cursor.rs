@@ -1,6 +1,7 @@
 //! Where a command is, in the ledger: cut off, the same command goes on there, and at its end looks at what it has
 //! left behind.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
@@ -29,7 +30,7 @@ pub(crate) struct CommandCursor<'a> {
     ledger: &'a PostgresLedger,
     command: &'static str,
     selection: String,
-    saved_at: Option<Instant>,
+    saved_at: Cell<Option<Instant>>,
 }
 
 impl<'a> CommandCursor<'a> {
@@ -42,7 +43,7 @@ impl<'a> CommandCursor<'a> {
             ledger,
             command,
             selection,
-            saved_at: None,
+            saved_at: Cell::new(None),
         }
     }
 
@@ -65,12 +66,12 @@ impl<'a> CommandCursor<'a> {
     }
 
     /// Saves it now and then.
-    pub(crate) async fn save(&mut self, cursor: &str) -> Result<(), StatementError> {
+    pub(crate) async fn save(&self, cursor: &str) -> Result<(), StatementError> {
         let is_fresh = |at: Instant| at.elapsed() < SAVE_INTERVAL;
-        if self.saved_at.is_some_and(is_fresh) {
+        if self.saved_at.get().is_some_and(is_fresh) {
             return Ok(());
         }
-        self.saved_at = Some(Instant::now());
+        self.saved_at.set(Some(Instant::now()));
         retry_statement(async || {
             let query = sqlx::query(UPSERT_CURSOR).bind(self.ledger.run_id());
             let query = query.bind(self.command).bind(&self.selection).bind(cursor);

@@ -124,11 +124,10 @@ impl<'a> CommandThrottle<'a> {
         let held = self.throttle.held();
         let mut state = self.lock_state();
         if let Some(reason) = held.as_ref().filter(|_| !state.is_logged) {
-            match reason.worker_state() {
-                WorkerState::Paused => {
-                    tracing::info!("paused by an operator: going on after `feeder resume`");
-                }
-                _ => tracing::info!("{reason}: waiting"),
+            if reason.worker_state() == WorkerState::Paused {
+                tracing::info!("paused by an operator: going on after `feeder resume`");
+            } else {
+                tracing::info!("{reason}: waiting");
             }
         }
         state.is_logged = held.is_some();

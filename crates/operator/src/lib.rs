@@ -95,10 +95,10 @@ impl OperatorCommand {
             Self::Resume(args) => resume::run(args).await,
             Self::Limit(args) => limit::run(args).await,
             Self::Failures(args) => failures::run(args).await,
-            Self::Retry(args) => retry::run(args).await,
+            Self::Retry(args) => Box::pin(retry::run(args)).await,
             Self::Verify(args) => Box::pin(verify::run(args, stop)).await,
             Self::Report(args) => report::run(args).await,
-            Self::Rollback(args) => rollback::run(args, stop).await,
+            Self::Rollback(args) => Box::pin(rollback::run(args, stop)).await,
             Self::Clean(args) => Box::pin(clean::run(args, stop)).await,
             Self::Healthcheck(args) => Ok(args.run()?),
         }

@@ -36,7 +36,6 @@ mod path_references;
 pub(crate) mod plans;
 mod removals;
 
-use std::cell::RefCell;
 use std::time::Duration;
 
 use bucket_brigade_common::exit::{self, CommandError};
@@ -130,7 +129,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
             slots: RequestSlots::new(DEFAULT_REQUESTS_IN_FLIGHT),
             throttle: &throttle,
             other_spellings: OtherSpellings::default(),
-            cursor: RefCell::new(cursor),
+            cursor,
         },
     };
     let work = clean.run(args.confirm.is_some(), lock, &stop);

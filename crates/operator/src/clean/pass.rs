@@ -1,7 +1,7 @@
 //! The pass over what may go: first what an earlier clean was cut off in, then page by page from where that
 //! clean was.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use bucket_brigade_common::ledger::AdvisoryLock;
@@ -29,7 +29,7 @@ pub(super) struct CleanPass<'a> {
     pub(super) slots: RequestSlots,
     pub(super) throttle: &'a CommandThrottle<'a>,
     pub(super) other_spellings: OtherSpellings,
-    pub(super) cursor: RefCell<CommandCursor<'a>>,
+    pub(super) cursor: CommandCursor<'a>,
 }
 
 /// Objects, and the cursor after them; none where it stays.
@@ -71,7 +71,7 @@ impl CleanPass<'_> {
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
         let (ledger, bucket) = (self.removals.ledger, self.removals.bucket);
-        let lap = self.cursor.borrow().load().await?;
+        let lap = self.cursor.load().await?;
         let mut reader = PageReader::new(self.removals, lap);
         let (is_complete, is_closed) = (Cell::new(false), Cell::new(false));
         let read = async || {
@@ -96,13 +96,13 @@ impl CleanPass<'_> {
                 return Err(error);
             }
             match cursor.filter(|_| order == PageOrder::Unbroken) {
-                Some(cursor) => Ok(self.cursor.borrow_mut().save(&cursor).await?),
+                Some(cursor) => Ok(self.cursor.save(&cursor).await?),
                 None => Ok(()),
             }
         };
         run_pages(read, async |page| self.clean_page(page).await, record).await?;
         if is_complete.get() {
-            self.cursor.borrow().clear().await?;
+            self.cursor.clear().await?;
         }
         Ok(is_complete.get())
     }

@@ -15,6 +15,7 @@ use crate::statement_plans::{PlannedStatement, page, repeated, texts};
 use crate::statements::page_after;
 
 /// Upserts find their rows by the key without a node of the plan, and are not here.
+#[expect(clippy::too_many_lines, reason = "a list")]
 pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     let mut lap = CursorLap::default();
     lap.after = Some("image/6".into());

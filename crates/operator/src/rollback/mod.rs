@@ -147,7 +147,7 @@ async fn run_pass(
         printer,
         stop,
     );
-    let work = rollback.run(RollbackLocks::new(lock, fleet));
+    let work = Box::pin(rollback.run(RollbackLocks::new(lock, fleet)));
     let (is_complete, is_whole) = throttle.run(work).await?;
     Ok(match (is_complete, is_whole) {
         (false, _) => exit::STOPPED,

@@ -124,7 +124,7 @@ impl<'a> RollbackRun<'a> {
 
     async fn run_pages(&self, mut locks: RollbackLocks) -> anyhow::Result<()> {
         let (ledger, for_real) = (self.ledger, locks.fleet.is_some());
-        let mut cursor = CommandCursor::new(ledger, "rollback", "all".into());
+        let cursor = CommandCursor::new(ledger, "rollback", "all".into());
         let has_cursor = for_real && self.selection == MoveSelection::All;
         let lap = if has_cursor {
             cursor.load().await?

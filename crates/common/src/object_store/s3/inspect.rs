@@ -18,11 +18,11 @@ impl S3Store {
     ) -> Result<Option<ObjectStat>, StoreError> {
         let bucket = self.bucket_at(side);
         match bucket.copies.head(key).await.map_err(store_error)? {
-            HeadAnswer::Found(headers) => Ok(Some(object_stat(headers))),
+            HeadAnswer::Found(headers) => Ok(Some(object_stat(&headers))),
             HeadAnswer::Missing => Ok(None),
             HeadAnswer::Unclear => {
                 let head = Box::pin(bucket.head(key)).await?;
-                Ok(head.map(|head| object_stat(headers_of(&head))))
+                Ok(head.map(|head| object_stat(&headers_of(&head))))
             }
         }
     }
@@ -54,9 +54,9 @@ fn headers_of(head: &HeadObjectOutput) -> ObjectHeaders {
     }
 }
 
-fn object_stat(headers: ObjectHeaders) -> ObjectStat {
+fn object_stat(headers: &ObjectHeaders) -> ObjectStat {
     ObjectStat {
-        is_md5: is_md5(&headers),
+        is_md5: is_md5(headers),
         etag: bare_etag(&headers.etag).to_owned(),
         size_bytes: headers.size_bytes,
         modified_seconds: headers.modified_seconds,
@@ -85,7 +85,7 @@ mod tests {
             let head = HeadObjectOutput::builder().e_tag(format!("\"{etag}\""));
             head.content_length(3)
         };
-        let stat = |head: HeadObjectOutput| object_stat(headers_of(&head));
+        let stat = |head: HeadObjectOutput| object_stat(&headers_of(&head));
         assert!(stat(head(md5).build()).is_md5);
         assert!(!stat(head(&format!("{md5}-2")).build()).is_md5);
         let kms = head(md5).server_side_encryption(ServerSideEncryption::AwsKms);
