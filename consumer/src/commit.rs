@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::batch::BatchConfig;
+use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, StatementError};
 use bucket_brigade_common::message::MoveTask;
 use bucket_brigade_common::object_store::CopiedObject;
@@ -50,8 +51,17 @@ impl Committer {
         Self(LedgerBatcher::new(COMMIT_BATCHES, context, commit))
     }
 
-    pub async fn commit(&self, task: &MoveTask, copied: CopiedObject) -> Event {
-        match self.0.submit(build_move(task, copied)).await {
+    pub async fn commit(
+        &self,
+        task: &MoveTask,
+        copied: CopiedObject,
+        companions: CompanionCopies,
+    ) -> Event {
+        let pending = PendingMove {
+            companions,
+            ..build_move(task, copied)
+        };
+        match self.0.submit(pending).await {
             LedgerOutcome::Done(true) => Event::Committed,
             LedgerOutcome::Done(false) => Event::NotCommitted,
             LedgerOutcome::Refused { code, message } => Event::CommitRefused(FailureCause {
@@ -64,7 +74,7 @@ impl Committer {
     }
 }
 
-/// What is committed of a proven copy.
+/// What is committed of a proven copy without companions.
 pub fn build_move(task: &MoveTask, copied: CopiedObject) -> PendingMove {
     PendingMove {
         id: task.id.clone(),
@@ -74,6 +84,7 @@ pub fn build_move(task: &MoveTask, copied: CopiedObject) -> PendingMove {
         etag: copied.etag,
         size_bytes: copied.size_bytes,
         is_source_gone: copied.is_source_gone,
+        companions: CompanionCopies::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What all stages of one consumer share.
+//! What the stages of one run share; most of it with those of the other runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,15 +31,37 @@ pub struct ConsumerContext {
 }
 
 impl ConsumerContext {
-    pub fn new(throttle: Throttle, visibility_timeout: Duration, stop: CancellationToken) -> Self {
+    pub fn new(
+        throttle: impl Into<Arc<Throttle>>,
+        visibility_timeout: Duration,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
-            throttle: Arc::new(throttle),
+            throttle: throttle.into(),
             health: Health::new(WorkerRole::Consumer),
             leases: Leases::new(visibility_timeout),
             counters: Arc::default(),
             standstill_limit: STANDSTILL_MARGIN,
             stop,
             give_up: CancellationToken::new(),
+        }
+    }
+
+    /// For the only run.
+    #[must_use]
+    pub fn with_throttle(&self, throttle: &Arc<Throttle>) -> Self {
+        Self {
+            throttle: Arc::clone(throttle),
+            ..self.clone()
+        }
+    }
+
+    /// For one run of several.
+    #[must_use]
+    pub fn for_run(&self, name: &str, throttle: &Arc<Throttle>) -> Self {
+        Self {
+            health: self.health.for_run(name),
+            ..self.with_throttle(throttle)
         }
     }
 

@@ -62,6 +62,8 @@ struct ObjectAttempts {
 }
 
 pub struct Copier {
+    /// It names the companions.
+    pub(crate) rule: PathRule,
     store: Arc<dyn ObjectStore>,
     outages: OutageDetector,
     context: ConsumerContext,
@@ -72,6 +74,7 @@ impl Copier {
         Self {
             outages: OutageDetector::new(Arc::clone(&store), rule, context),
             store,
+            rule: rule.clone(),
             context: context.clone(),
         }
     }

@@ -1,12 +1,15 @@
 //! One message from receipt to its end: carries out what [`crate::protocol`] decides.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::message::{DecodeError, MoveTask, decode};
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::queue::ReceivedMessage;
-use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::queue::{MessageQueue, ReceivedMessage};
+use bucket_brigade_common::row_id::IdType;
 use bucket_brigade_common::trace::mark_failed;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -15,27 +18,40 @@ use crate::acknowledge::Acknowledger;
 use crate::commit::Committer;
 use crate::context::ConsumerContext;
 use crate::copy::Copier;
+use crate::dead_letter::DeadLetterSender;
 use crate::lease::Lease;
 use crate::protocol::{Action, Event, MoveProtocol};
 use crate::record::OutcomeRecorder;
 use crate::row_reader::RowReader;
+use crate::run_loader::RunParts;
+use crate::runs::LeasedMessage;
 use crate::trace::{Deliveries, Delivery};
 
-/// The stages a message passes, shared by all messages in hand.
+/// The stages that the messages of one run pass, shared by all in hand.
 pub struct Stages {
     /// The run's number in the ledger.
     pub run: i64,
-    pub id_type: IdColumnType,
-    pub rule: PathRule,
-    /// Whether the queue has a redrive policy.
-    pub has_dead_letter_queue: bool,
-    pub row_reader: RowReader,
+    pub fleet_control: Arc<dyn FleetControl>,
     pub copier: Copier,
-    pub committer: Committer,
-    pub recorder: OutcomeRecorder,
-    pub acknowledger: Acknowledger,
-    pub deliveries: Deliveries,
     pub context: ConsumerContext,
+    id_type: IdType,
+    rule: PathRule,
+    /// Whether other runs' messages are served too, or left to others.
+    serves_all: bool,
+    row_reader: RowReader,
+    committer: Committer,
+    recorder: OutcomeRecorder,
+    deliveries: Deliveries,
+    ends: Arc<MessageEnds>,
+    moved: AtomicU64,
+}
+
+/// How deliveries end, whatever their run.
+pub struct MessageEnds {
+    acknowledger: Acknowledger,
+    dead_letters: DeadLetterSender,
+    /// Whether the queue has a redrive policy.
+    has_dead_letter_queue: bool,
 }
 
 /// What a message turned out to be.
@@ -55,15 +71,45 @@ impl MessageContent {
 }
 
 impl Stages {
+    pub fn new(
+        parts: RunParts,
+        serves_all: bool,
+        ends: &Arc<MessageEnds>,
+        context: ConsumerContext,
+    ) -> Self {
+        let (ledger, rule) = (&parts.ledger, &parts.rule);
+        Self {
+            run: parts.run,
+            id_type: parts.id_type,
+            serves_all,
+            row_reader: RowReader::new(Arc::clone(ledger), rule.clone(), &context),
+            copier: Copier::new(parts.store, rule, &context),
+            committer: Committer::new(Arc::clone(ledger), &context),
+            recorder: OutcomeRecorder::new(ledger, &context),
+            rule: parts.rule,
+            fleet_control: parts.fleet_control,
+            deliveries: parts.deliveries,
+            ends: Arc::clone(ends),
+            moved: AtomicU64::default(),
+            context,
+        }
+    }
+
+    /// Rows of this run that this process moved.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Handles one message. It is deleted, released or, at the worst, left to its visibility timeout.
-    pub async fn handle(&self, message: ReceivedMessage, lease: Lease) {
-        let content = self.decode(&message);
+    pub async fn handle(&self, leased: LeasedMessage) {
+        let content = self.decode(&leased);
+        let LeasedMessage { message, lease, .. } = leased;
         let mut delivery = self.deliveries.start(&message, content.as_task());
         let (mut protocol, mut event) = self.begin(&message, &content);
         let mut give_up = pin!(self.context.give_up.cancelled());
         loop {
             let action = match protocol.next(event) {
-                Action::EndLease => return self.end_lease(protocol, lease, delivery).await,
+                Action::EndLease => return self.ends.end_lease(protocol, lease, delivery).await,
                 action => action,
             };
             let span = delivery.start_step(&action);
@@ -77,20 +123,19 @@ impl Stages {
         }
     }
 
-    /// Gives a message back at once, without looking at it: it came after the stop.
-    pub async fn give_back(&self, message: ReceivedMessage, lease: Lease) {
-        let mut protocol = self.new_protocol(&message, String::new());
-        protocol.next(Event::Interrupted);
-        self.end_lease(protocol, lease, Delivery::default()).await;
-    }
-
-    fn decode(&self, message: &ReceivedMessage) -> MessageContent {
-        match decode(&message.body, self.run, self.id_type, &self.rule) {
+    fn decode(&self, leased: &LeasedMessage) -> MessageContent {
+        match decode(&leased.message.body, self.run, self.id_type, &self.rule) {
+            Ok(_) if leased.is_stray => MessageContent::Poison(
+                "the message names no run, and the ledger has several that could be meant".into(),
+            ),
             Ok(task) => {
                 self.context.counters.own_run();
                 MessageContent::Row(Box::new(task))
             }
             Err(DecodeError::Poison(reason)) => MessageContent::Poison(reason.to_string()),
+            Err(unknown @ DecodeError::OtherRun(_)) if self.serves_all => {
+                MessageContent::Poison(format!("{unknown}, which is not in the ledger"))
+            }
             Err(DecodeError::OtherRun(run)) => {
                 self.context.counters.other_run(self.run, run);
                 MessageContent::OtherRun
@@ -104,32 +149,7 @@ impl Stages {
             MessageContent::Poison(_) => (String::new(), Event::Poison),
             MessageContent::OtherRun => (String::new(), Event::OtherRun),
         };
-        (self.new_protocol(message, key), event)
-    }
-
-    fn new_protocol(&self, message: &ReceivedMessage, destination_key: String) -> MoveProtocol {
-        let count = message.receive_count;
-        MoveProtocol::new(count, self.has_dead_letter_queue, destination_key)
-    }
-
-    async fn end_lease(&self, mut protocol: MoveProtocol, lease: Lease, mut delivery: Delivery) {
-        let handle = lease.end().await;
-        let held = handle.is_some();
-        let action = protocol.next(Event::LeaseEnded { held });
-        let span = delivery.start_step(&action);
-        let ending = pin!(async {
-            match (action, handle) {
-                (Action::Delete, Some(handle)) => self.acknowledger.delete(handle).await,
-                (Action::Release(wait), Some(handle)) => {
-                    self.acknowledger.release(handle, wait).await
-                }
-                // There is nothing to confirm.
-                _ => true,
-            }
-        });
-        if !ending.instrument(span.clone()).await {
-            mark_failed(&span, "NotConfirmed");
-        }
+        (self.ends.new_protocol(message, key), event)
     }
 
     async fn perform(
@@ -139,6 +159,9 @@ impl Stages {
         content: &MessageContent,
     ) -> Event {
         match content {
+            MessageContent::Row(_) if action == Action::SendDeadLetter => {
+                self.ends.dead_letters.send(message).await
+            }
             MessageContent::Row(task) => self.perform_for_row(action, task).await,
             MessageContent::Poison(reason) => {
                 self.context.counters.poison();
@@ -161,9 +184,14 @@ impl Stages {
             Action::Compare => self.copier.compare(&task.route).await,
             Action::Commit(copied, wait) => {
                 self.wait_for_retry(wait).await;
-                let event = self.committer.commit(task, copied).await;
+                let companions = match self.copier.copy_companions(&task.route, &copied).await {
+                    Ok(companions) => companions,
+                    Err(event) => return event,
+                };
+                let event = self.committer.commit(task, copied, companions).await;
                 if event == Event::Committed {
                     self.context.counters.moved();
+                    self.moved.fetch_add(1, Ordering::Relaxed);
                 }
                 event
             }
@@ -177,6 +205,7 @@ impl Stages {
             }
             // Poison has no row, and the ends of a message come after its lease.
             Action::RecordPoison
+            | Action::SendDeadLetter
             | Action::EndLease
             | Action::Delete
             | Action::Release(_)
@@ -190,6 +219,56 @@ impl Stages {
             biased;
             () = sleep(wait) => {}
             () = self.context.stop.cancelled() => {}
+        }
+    }
+}
+
+impl MessageEnds {
+    pub fn new(queue: &Arc<dyn MessageQueue>, has_dead_letter_queue: bool) -> Self {
+        Self {
+            acknowledger: Acknowledger::new(queue),
+            dead_letters: DeadLetterSender::new(queue),
+            has_dead_letter_queue,
+        }
+    }
+
+    fn new_protocol(&self, message: &ReceivedMessage, destination_key: String) -> MoveProtocol {
+        let count = message.receive_count;
+        MoveProtocol::new(count, self.has_dead_letter_queue, destination_key)
+    }
+
+    /// Gives a message back without looking at it.
+    pub async fn release(&self, leased: LeasedMessage, reason: Event) {
+        let mut protocol = self.new_protocol(&leased.message, String::new());
+        protocol.next(reason);
+        self.end_lease(protocol, leased.lease, Delivery::default())
+            .await;
+    }
+
+    /// Hides a message for so long, without looking at it.
+    pub async fn postpone(&self, leased: LeasedMessage, wait: Duration) {
+        if let Some(handle) = leased.lease.end().await {
+            self.acknowledger.release(handle, wait).await;
+        }
+    }
+
+    async fn end_lease(&self, mut protocol: MoveProtocol, lease: Lease, mut delivery: Delivery) {
+        let handle = lease.end().await;
+        let held = handle.is_some();
+        let action = protocol.next(Event::LeaseEnded { held });
+        let span = delivery.start_step(&action);
+        let ending = pin!(async {
+            match (action, handle) {
+                (Action::Delete, Some(handle)) => self.acknowledger.delete(handle).await,
+                (Action::Release(wait), Some(handle)) => {
+                    self.acknowledger.release(handle, wait).await
+                }
+                // There is nothing to confirm.
+                _ => true,
+            }
+        });
+        if !ending.instrument(span.clone()).await {
+            mark_failed(&span, "NotConfirmed");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What a consumer says of itself once a second.
+//! What a consumer says of itself once a second, to each run that it serves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
@@ -7,48 +8,54 @@ use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::throttle::RateMeter;
 use tokio::time::Instant;
 
-use crate::context::ConsumerContext;
+use crate::handle::Stages;
+use crate::runs::Runs;
 
 const MOVED_OVER: Duration = Duration::from_mins(1);
 
 /// What a heartbeat is made from.
 pub(crate) struct HeartbeatSource {
-    context: ConsumerContext,
+    stages: Arc<Stages>,
+    runs: Runs,
     moved: RateMeter,
 }
 
 impl HeartbeatSource {
-    pub(crate) fn new(context: ConsumerContext) -> Self {
+    pub(crate) fn new(stages: Arc<Stages>, runs: Runs) -> Self {
         Self {
-            context,
+            stages,
+            runs,
             moved: RateMeter::new(MOVED_OVER, Instant::now()),
         }
     }
 
     pub(crate) fn current(&mut self) -> Heartbeat {
-        let moved = self.context.counters.counts().moved;
-        let in_hand = self.context.leases.held_count();
+        let moved = self.stages.moved();
+        let in_hand = self.runs.held_count(self.stages.run);
         let (state, reason) = self.state(in_hand);
-        let commit = self.context.throttle.commit_latency();
+        let throttle = &self.stages.context.throttle;
+        let commit = throttle.commit_latency();
         Heartbeat {
             role: WorkerRole::Consumer,
             state,
             reason,
-            concurrency: saturating_u64(self.context.throttle.concurrency()),
+            concurrency: saturating_u64(throttle.concurrency()),
             in_hand: saturating_u64(in_hand),
             moved_per_second: self.moved.record_total(moved, Instant::now()),
             commit_seconds: commit.map(|took| took.as_secs_f64()),
+            held: None,
         }
     }
 
     fn state(&self, in_hand: usize) -> (WorkerState, String) {
-        if self.context.stop.is_cancelled() {
+        let context = &self.stages.context;
+        if context.stop.is_cancelled() {
             return (WorkerState::Stopping, String::new());
         }
-        if let Some(outage) = self.context.health.outage() {
+        if let Some(outage) = context.health.outage() {
             return (WorkerState::Waiting, outage);
         }
-        let reasons = self.context.throttle.reasons().into_iter();
+        let reasons = context.throttle.reasons().into_iter();
         // With nothing in hand neither the store nor a limit holds anything back.
         let mut reasons = reasons.filter(|reason| in_hand > 0 || reason.is_protective());
         match reasons.next() {

@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue};
-use futures::future::join_all;
+use futures::{StreamExt, stream};
 use tokio::time::{Instant, interval, timeout};
+
+/// Thousands may be parked.
+const CONCURRENT_RENEWALS: usize = 32;
 
 #[derive(Debug)]
 struct HeldLease {
@@ -19,8 +22,6 @@ struct HeldLease {
 struct HeldLeases {
     last_number: u64,
     by_number: BTreeMap<u64, HeldLease>,
-    /// When one ended last, or the first one began.
-    moved_on_at: Instant,
 }
 
 #[derive(Debug)]
@@ -42,14 +43,6 @@ pub struct Lease {
     leases: Leases,
 }
 
-impl HeldLeases {
-    fn remove(&mut self, number: u64) -> Option<HeldLease> {
-        let lease = self.by_number.remove(&number)?;
-        self.moved_on_at = Instant::now();
-        Some(lease)
-    }
-}
-
 impl Leases {
     /// Leases of the given visibility timeout.
     pub fn new(visibility: Duration) -> Self {
@@ -58,7 +51,6 @@ impl Leases {
             held: Mutex::new(HeldLeases {
                 last_number: 0,
                 by_number: BTreeMap::new(),
-                moved_on_at: Instant::now(),
             }),
             renewing: tokio::sync::Mutex::default(),
         }))
@@ -69,9 +61,6 @@ impl Leases {
         let mut held = self.lock_held();
         held.last_number += 1;
         let number = held.last_number;
-        if held.by_number.is_empty() {
-            held.moved_on_at = Instant::now();
-        }
         let lease = HeldLease {
             receipt_handle,
             expires_at: Instant::now() + self.0.visibility_timeout,
@@ -88,15 +77,6 @@ impl Leases {
         self.lock_held().by_number.len()
     }
 
-    /// How long nothing in hand has ended.
-    pub fn standstill(&self) -> Duration {
-        let held = self.lock_held();
-        if held.by_number.is_empty() {
-            return Duration::ZERO;
-        }
-        held.moved_on_at.elapsed()
-    }
-
     /// Renews leases for as long as the future is polled. Six looks in a visibility timeout leave room
     /// for two failed renewals.
     pub async fn renew_forever(&self, queue: &dyn MessageQueue) {
@@ -110,10 +90,10 @@ impl Leases {
     async fn renew_due(&self, queue: &dyn MessageQueue) {
         let _renewing = self.0.renewing.lock().await;
         let due = self.due_leases();
-        let batches = due
-            .chunks(MAX_BATCH_ENTRIES)
-            .map(|batch| self.renew_batch(queue, batch));
-        join_all(batches).await;
+        let batches = due.chunks(MAX_BATCH_ENTRIES);
+        stream::iter(batches)
+            .for_each_concurrent(CONCURRENT_RENEWALS, |batch| self.renew_batch(queue, batch))
+            .await;
     }
 
     /// Leases past half their time. Those past all of it are lost, and stay so.
@@ -171,10 +151,17 @@ impl Leases {
 }
 
 impl Lease {
+    /// Whether it has not run out.
+    pub fn is_held(&self) -> bool {
+        let held = self.leases.lock_held();
+        let lease = held.by_number.get(&self.number);
+        lease.is_some_and(|lease| lease.expires_at > Instant::now())
+    }
+
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
     /// the lease was lost: then another consumer has the message.
     pub async fn end(self) -> Option<String> {
-        let held = self.leases.lock_held().remove(self.number)?;
+        let held = self.leases.lock_held().by_number.remove(&self.number)?;
         drop(self.leases.0.renewing.lock().await);
         (held.expires_at > Instant::now()).then_some(held.receipt_handle)
     }
@@ -182,6 +169,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leases.lock_held().remove(self.number);
+        self.leases.lock_held().by_number.remove(&self.number);
     }
 }

@@ -4,14 +4,17 @@
 //! receive ──► decide ──► copy ──► commit ──► acknowledge
 //!    ▲           │          │         │            │
 //!    └── permits └── already moved / changed: acknowledge
-//!                           └── failed: record, release with back-off, never delete
+//!                           └── failed: record, release with back-off, never delete; failed for good: dead letter
 //! ```
 
 pub mod acknowledge;
 pub mod commit;
+mod companions;
 pub mod context;
 pub mod copy;
 pub mod counters;
+pub mod dead_letter;
+pub mod dispatch;
 pub mod handle;
 mod heartbeat;
 pub mod lease;
@@ -23,7 +26,12 @@ pub mod protocol;
 pub mod receive;
 pub mod record;
 pub mod row_reader;
+pub mod run_loader;
+mod run_table;
+pub mod run_task;
+pub mod runs;
 pub mod settings;
 pub mod shutdown;
 pub mod start;
+mod store;
 pub mod trace;

@@ -7,6 +7,7 @@ use bucket_brigade_common::startup::{self, WorkerThreads};
 use bucket_brigade_common::trace::Traces;
 use bucket_brigade_consumer::settings::{Args, ConsumerCommand};
 use bucket_brigade_consumer::start::start;
+use clap::CommandFactory;
 use mimalloc::MiMalloc;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -16,8 +17,10 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     startup::run(WorkerThreads::One, async |args: Args, stop| {
-        if let Some(ConsumerCommand::Healthcheck(check)) = args.command {
-            return Ok(check.run()?);
+        match args.command {
+            Some(ConsumerCommand::Healthcheck(check)) => return Ok(check.run()?),
+            Some(ConsumerCommand::Manual(command)) => return command.run(Args::command()),
+            None => {}
         }
         let (settings, logs) = args.parse_settings()?;
         let traces = Traces::start(&settings.traces, "bucket-brigade-consumer", &settings.name)?;

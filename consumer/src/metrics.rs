@@ -4,14 +4,34 @@ use bucket_brigade_common::http_endpoints::{ProcessStatus, register_counter, reg
 use prometheus_client::registry::Registry;
 
 use crate::context::ConsumerContext;
+use crate::runs::Runs;
 
-impl ProcessStatus for ConsumerContext {
+/// What can be observed of a consumer.
+#[derive(Clone)]
+pub struct ConsumerStatus {
+    pub context: ConsumerContext,
+    pub runs: Runs,
+}
+
+impl ProcessStatus for ConsumerStatus {
+    /// Trouble of some of several runs is theirs: an orchestrator that started the process anew would not mend it,
+    /// and hold up the others.
     fn unhealthy_reason(&self) -> Option<String> {
-        self.health.outage().or_else(|| self.standstill_reason())
+        if let Some(outage) = self.context.health.outage() {
+            return Some(outage);
+        }
+        match self.runs.troubles() {
+            (troubles, true) if !troubles.is_empty() => Some(troubles.join("; ")),
+            _ => self.standstill_reason(),
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.runs.troubles().0
     }
 
     fn register_metrics(&self, registry: &mut Registry) {
-        let counts = self.counters.counts();
+        let counts = self.context.counters.counts();
         for (name, help, value) in [
             (
                 "bucket_brigade_moved",
@@ -46,21 +66,18 @@ impl ProcessStatus for ConsumerContext {
         ] {
             register_counter(registry, name, help, value);
         }
-        let in_hand = u64::try_from(self.leases.held_count()).unwrap_or(u64::MAX);
+        let in_hand = u64::try_from(self.context.leases.held_count()).unwrap_or(u64::MAX);
         let name = "bucket_brigade_messages_in_hand";
         register_gauge(registry, name, "Messages in hand", in_hand);
         self.register_histograms(registry);
     }
 }
 
-impl ConsumerContext {
+impl ConsumerStatus {
     /// Why nothing moves although nothing is down: none while something ends, or the throttle holds it back.
     fn standstill_reason(&self) -> Option<String> {
-        let standstill = self.leases.standstill();
-        if standstill <= self.standstill_limit || self.throttle.held().is_some() {
-            return None;
-        }
-        let in_hand = self.leases.held_count();
+        let limit = self.context.standstill_limit;
+        let (in_hand, standstill) = self.runs.standstill(limit)?;
         let seconds = standstill.as_secs();
         Some(format!(
             "none of {in_hand} messages in hand has ended for {seconds} s, longer than COPY_TIMEOUT and the database's time limits allow"
@@ -72,17 +89,17 @@ impl ConsumerContext {
             (
                 "bucket_brigade_copy_seconds",
                 "Time of each copy that was made",
-                &self.counters.copies,
+                &self.context.counters.copies,
             ),
             (
                 "bucket_brigade_commit_seconds",
                 "Time of each batch of rows that the database committed",
-                &self.counters.commits,
+                &self.context.counters.commits,
             ),
             (
                 "bucket_brigade_message_age_seconds",
                 "Age of each message when it was received, repeats included",
-                &self.counters.ages,
+                &self.context.counters.ages,
             ),
         ] {
             registry.register(name, help, histogram.clone());
@@ -100,18 +117,40 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_standstill_is_no_health() {
-        let context = ConsumerContext::for_tests();
-        let first = context.leases.start_lease("1".into());
-        let second = context.leases.start_lease("2".into());
-        advance(context.standstill_limit / 2).await;
-        first.end().await;
-        advance(context.standstill_limit / 2 + Duration::from_secs(1)).await;
-        assert_eq!(context.unhealthy_reason(), None);
-        advance(context.standstill_limit / 2).await;
-        assert!(context.unhealthy_reason().unwrap().contains("1 messages"));
-        second.end().await;
-        assert_eq!(context.unhealthy_reason(), None);
-        advance(context.standstill_limit * 2).await;
-        assert_eq!(context.unhealthy_reason(), None);
+        let status = ConsumerStatus {
+            context: ConsumerContext::for_tests(),
+            runs: Runs::new(4),
+        };
+        let limit = status.context.standstill_limit;
+        let (first, second) = (status.runs.begin(1), status.runs.begin(1));
+        advance(limit / 2).await;
+        drop(first);
+        advance(limit / 2 + Duration::from_secs(1)).await;
+        assert_eq!(status.unhealthy_reason(), None);
+        advance(limit / 2).await;
+        assert!(status.unhealthy_reason().unwrap().contains("1 messages"));
+        // Another run moves on.
+        drop(status.runs.begin(2));
+        assert!(status.unhealthy_reason().is_some());
+        drop(second);
+        assert_eq!(status.unhealthy_reason(), None);
+        advance(limit * 2).await;
+        assert_eq!(status.unhealthy_reason(), None);
+    }
+
+    #[test]
+    fn trouble_of_one_run_of_several_is_no_illness_of_the_process() {
+        let status = ConsumerStatus {
+            context: ConsumerContext::for_tests(),
+            runs: Runs::new(4),
+        };
+        let _in_hand = [status.runs.begin(1), status.runs.begin(2)];
+        assert!(status.runs.set_load_error(2, "no bucket"));
+        assert!(!status.runs.set_load_error(2, "no bucket"), "logged once");
+        assert_eq!(status.unhealthy_reason(), None);
+        assert_eq!(status.notes(), ["run 2: no bucket"]);
+        status.runs.set_load_error(1, "no table");
+        let reason = status.unhealthy_reason().unwrap();
+        assert_eq!(reason, "run 1: no table; run 2: no bucket");
     }
 }

@@ -8,22 +8,27 @@
 //!     │       │        │
 //!     │       └────────┴──► look again ─► fail ─► end the lease ─► release
 //!     └──► settle ─► end the lease ─► delete   (the application wrote the row)
+//!
+//!   fail for good ─► dead letter ─► end the lease ─► delete, or release where it was not confirmed
 //! ```
 //!
 //! Nothing here waits, reads a clock or calls another system: [`MoveProtocol::next`] takes what happened and
-//! returns what to do. A message is deleted in two cases only: its row was moved by a commit, or its
-//! row needs no move and that is recorded; and in both only under a lease that still holds.
+//! returns what to do. A message is deleted in three cases only: its row was moved by a commit, its row needs
+//! no move and that is recorded, or its row's failure is recorded and the message stands in the dead-letter
+//! queue; and in all only under a lease that still holds.
 
 mod failure_cause;
+mod row_state;
 
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::move_ledger::{CurrentRow, OrphanedCopy};
+use bucket_brigade_common::ledger::move_ledger::OrphanedCopy;
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
-use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 
 pub use failure_cause::FailureCause;
+pub(crate) use failure_cause::NO_SUCH_KEY;
+pub use row_state::RowState;
 
 /// How often a commit may be skipped because the row is locked before it counts as a failure; with the
 /// waits between them about half a minute.
@@ -44,43 +49,6 @@ const REDELIVERY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_secs(1),
     max_delay: Duration::from_mins(5),
 };
-
-/// What stands in the row's path column, measured against what the message asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum RowState {
-    /// The old path: the move is still asked for.
-    NeedsMove {
-        /// The ledger holds a permanent failure for it.
-        failed_for_good: bool,
-        /// The ETag of an earlier copy for this path: the row was moved, and its old path written again.
-        copy_etag: Option<String>,
-    },
-    Moved,
-    /// Another path of the application's; under the old prefix it will be fed on its own.
-    Changed {
-        path: String,
-        /// Whether that path is in scope itself.
-        is_in_scope: bool,
-    },
-    Deleted,
-}
-
-impl RowState {
-    pub fn from_row(row: Option<CurrentRow>, route: &MoveRoute, rule: &PathRule) -> Self {
-        match row {
-            None => Self::Deleted,
-            Some(row) if row.path == route.old_path => Self::NeedsMove {
-                failed_for_good: row.has_permanent_failure,
-                copy_etag: row.copy_etag,
-            },
-            Some(row) if row.path == route.new_path => Self::Moved,
-            Some(row) => Self::Changed {
-                is_in_scope: rule.is_in_scope(&row.path),
-                path: row.path,
-            },
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
@@ -108,6 +76,10 @@ pub enum Event {
     CommitRefused(FailureCause),
     /// A settlement, a failure or a poison message is in the ledger.
     Recorded,
+    DeadLetterSent {
+        /// False when the dead-letter queue may not have it.
+        confirmed: bool,
+    },
     /// The process is stopping, and what was waited for did not come.
     Interrupted,
     /// The renewals have ended. Whether the lease held to this moment.
@@ -129,6 +101,8 @@ pub enum Action {
     RecordSettlement(RowState, Option<OrphanedCopy>),
     RecordFailure(FailureCause),
     RecordPoison,
+    /// Send the message to the dead-letter queue.
+    SendDeadLetter,
     /// Stop renewing the lease, and see whether it held.
     EndLease,
     /// Delete the message: the end.
@@ -172,6 +146,8 @@ enum Phase {
     },
     /// The row was changed. An earlier delivery may have made a copy that has lost it.
     FindingOrphan(RowState),
+    /// The row has failed for good; the message is to be in the dead-letter queue before it is deleted.
+    DeadLettering,
     /// What is left is to record the outcome and to end the lease.
     Ending(FinalAction),
 }
@@ -212,7 +188,9 @@ impl MoveProtocol {
             Event::CopyFailed(cause) | Event::CommitRefused(cause) => self.after_failure(cause),
             Event::Decoded | Event::NotCommitted => Action::ReadRow,
             Event::Committed => self.end_lease(FinalAction::Delete),
+            Event::Recorded if self.phase == Phase::DeadLettering => Action::SendDeadLetter,
             Event::Recorded => Action::EndLease,
+            Event::DeadLetterSent { confirmed } => self.after_dead_letter(confirmed),
             Event::Interrupted => self.release_now(),
             Event::LeaseEnded { held } => self.after_lease(held),
         }
@@ -242,7 +220,7 @@ impl MoveProtocol {
             copy_etag: Some(copy_etag),
             ..
         } = &self.phase
-            && cause.code == failure_cause::NO_SUCH_KEY
+            && cause.code == NO_SUCH_KEY
         {
             self.phase = Phase::FindingCopy {
                 copy_etag: copy_etag.clone(),
@@ -269,6 +247,7 @@ impl MoveProtocol {
             Phase::Copying { .. }
             | Phase::FindingCopy { .. }
             | Phase::FindingOrphan(_)
+            | Phase::DeadLettering
             | Phase::Ending(_) => None,
         }
     }
@@ -361,17 +340,18 @@ impl MoveProtocol {
             return self.after_row_changed(row);
         };
         match &self.phase {
-            // It failed for good at an earlier delivery: the redrive policy takes it from here.
+            // It failed for good at an earlier delivery.
             Phase::Copying { .. } if failed_for_good && self.receive_count > 1 => {
-                self.end_lease(FinalAction::Release(self.release_delay(true)))
+                self.send_dead_letter()
             }
             Phase::Copying { .. } => self.copy_first(recorded),
             Phase::Committing { .. } => self.retry_commit(),
             Phase::Failing { cause, .. } => self.record_failure(cause.clone()),
             // No row is read in these phases.
-            Phase::FindingCopy { .. } | Phase::FindingOrphan(_) | Phase::Ending(_) => {
-                self.release_now()
-            }
+            Phase::FindingCopy { .. }
+            | Phase::FindingOrphan(_)
+            | Phase::DeadLettering
+            | Phase::Ending(_) => self.release_now(),
         }
     }
 
@@ -420,9 +400,29 @@ impl MoveProtocol {
     }
 
     fn record_failure(&mut self, cause: FailureCause) -> Action {
+        if cause.permanent && self.has_dead_letter_queue {
+            self.phase = Phase::DeadLettering;
+            return Action::RecordFailure(cause);
+        }
         let delay = self.release_delay(cause.permanent);
         self.phase = Phase::Ending(FinalAction::Release(delay));
         Action::RecordFailure(cause)
+    }
+
+    fn send_dead_letter(&mut self) -> Action {
+        if !self.has_dead_letter_queue {
+            return self.end_lease(FinalAction::Release(self.release_delay(true)));
+        }
+        self.phase = Phase::DeadLettering;
+        Action::SendDeadLetter
+    }
+
+    fn after_dead_letter(&mut self, confirmed: bool) -> Action {
+        self.end_lease(if confirmed {
+            FinalAction::Delete
+        } else {
+            FinalAction::Release(self.release_delay(true))
+        })
     }
 
     /// How long a failed message stays hidden. After a permanent failure it is released at once, so that

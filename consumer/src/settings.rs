@@ -3,15 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::http_endpoints::EndpointArgs;
 use bucket_brigade_common::ledger::RunSelection;
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
-use bucket_brigade_common::object_store::s3::CopyAttributes;
+use bucket_brigade_common::manual::ManualCommand;
 use bucket_brigade_common::settings::{
-    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, ObjectArgs, Setting,
-    SettingsError, SettingsProblems, duration_between, integer_between, optional, setting,
+    DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
+    SettingsProblems, duration_between, integer_between, optional, setting,
 };
 use bucket_brigade_common::startup::process_name;
 use bucket_brigade_common::trace::TraceSettings;
@@ -28,7 +27,7 @@ use clap::{Parser, Subcommand};
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  consumer --max-concurrency 128\n\nExit codes: 0 drained after SIGTERM or Ctrl-C; 1 unexpected error; 64 wrong settings;\n69 database, queue or bucket cannot be reached; 77 a right is missing; 130 second signal."
+    after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  consumer --max-concurrency 128\n\nExit codes: 0 drained after SIGTERM or Ctrl-C; 64 wrong settings; 69 database, queue or bucket\ncannot be reached; 70 unexpected error; 77 a right is missing; 130 second signal."
 )]
 pub struct Args {
     /// What else to do than to consume.
@@ -38,8 +37,6 @@ pub struct Args {
     migration: MigrationArgs,
     #[command(flatten)]
     consumer: ConsumerArgs,
-    #[command(flatten)]
-    objects: ObjectArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -53,12 +50,14 @@ pub struct Args {
 pub enum ConsumerCommand {
     /// Ask the consumer that runs on this machine or in this container for its health
     Healthcheck(HealthcheckArgs),
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The consumer")]
 struct ConsumerArgs {
-    /// Copies in flight at most; the throttle adapts below it
+    /// Copies of each run in flight at most; the throttle adapts below it
     #[arg(long, env, value_name = "N", default_value = "64", value_parser = setting(integer_between(1_usize, 4096)))]
     max_concurrency: Setting<usize>,
     // SQS's own limit; two seconds leave room for a renewal.
@@ -68,16 +67,10 @@ struct ConsumerArgs {
     /// The time from SIGTERM to the exit; keep it below the stopTimeout of ECS
     #[arg(long, env, value_name = "DURATION", default_value = "25s", value_parser = setting(duration_between(Duration::from_secs(2), Duration::from_hours(1))))]
     shutdown_grace: Setting<Duration>,
-    /// The storage class of the copies; S3 does not carry the source's over [default: STANDARD]
-    #[arg(long, env, value_name = "CLASS", default_value = "", hide_default_value = true, value_parser = setting(parse_storage_class))]
-    storage_class: Setting<Option<StorageClass>>,
-    /// Whether the store honours If-None-Match on a copy: on, off, or auto to find out at the start
-    /// with two probe objects of a few bytes
+    /// Whether the store honours If-None-Match on its copies: on, off (a HEAD goes first, and what the application
+    /// writes between the two is overwritten), or auto to find out at the start with probe objects of a few bytes
     #[arg(long, env, value_name = "on|off|auto", default_value = "auto", value_parser = setting(parse_conditional_copy))]
     conditional_copy: Setting<Option<bool>>,
-    /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
-    #[arg(long, env, value_name = "REGION", default_value = "", hide_default_value = true, value_parser = setting(optional))]
-    source_region: Setting<Option<String>>,
     /// When a copy that does not respond is given up and retried
     #[arg(long, env, value_name = "DURATION", default_value = "2m", value_parser = setting(duration_between(Duration::from_secs(1), Duration::from_hours(1))))]
     copy_timeout: Setting<Duration>,
@@ -95,10 +88,8 @@ pub struct ConsumerSettings {
     pub visibility_timeout: Duration,
     /// From SIGTERM to the exit.
     pub shutdown_grace: Duration,
-    pub attributes: CopyAttributes,
     /// Whether the store honours conditional copies; none to find out.
     pub conditional_copy: Option<bool>,
-    pub source_region: Option<String>,
     /// When a copy is given up.
     pub copy_timeout: Duration,
     /// This process in the ledger.
@@ -125,12 +116,7 @@ impl Args {
             max_concurrency: own.max_concurrency.take(problems),
             visibility_timeout: own.visibility_timeout.take(problems),
             shutdown_grace: own.shutdown_grace.take(problems),
-            attributes: CopyAttributes {
-                storage_class: own.storage_class.take(problems),
-                ..self.objects.parse(problems)
-            },
             conditional_copy: own.conditional_copy.take(problems),
-            source_region: own.source_region.take(problems),
             copy_timeout: own.copy_timeout.take(problems),
             name: name.unwrap_or_else(|| process_name("consumer")),
             database_limits: self.database.parse(problems),
@@ -149,18 +135,5 @@ fn parse_conditional_copy(text: &str) -> Result<Option<bool>, String> {
         "on" => Ok(Some(true)),
         "off" => Ok(Some(false)),
         _ => Err("is neither on, off nor auto".into()),
-    }
-}
-
-fn parse_storage_class(text: &str) -> Result<Option<StorageClass>, String> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    if matches!(text, "GLACIER" | "DEEP_ARCHIVE") {
-        return Err("is an archive class: the application could not read the copies".into());
-    }
-    match StorageClass::try_parse(text) {
-        Ok(class) => Ok(Some(class)),
-        Err(_) => Err(format!("is none of {}", StorageClass::values().join(", "))),
     }
 }

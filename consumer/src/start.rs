@@ -4,16 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::http_endpoints::serve_endpoints;
-use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::{
-    self, ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, find_selected_run,
+    self, ConnectionPurpose, LedgerError, PostgresLedger, RunSelection, RunSpec, find_selected_run,
 };
-use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::object_store::s3::{CopyLimits, S3Access, S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::preflight::{
-    PreflightError, check_queue, retry_transient, warn_without_visibility_right,
+    check_queue, retry_transient, warn_without_visibility_right,
 };
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::MigrationSettings;
@@ -21,21 +17,18 @@ use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Traces;
 use bucket_brigade_common::{aws, exit};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{ConsumerContext, STANDSTILL_MARGIN};
-use crate::pipeline::Pipeline;
+use crate::metrics::ConsumerStatus;
+use crate::pipeline::{Pipeline, ServedRuns};
+use crate::run_loader::{LedgerRunLoader, MAX_CONNECTIONS};
+use crate::runs::Runs;
 use crate::settings::ConsumerSettings;
-use crate::trace::Deliveries;
+use crate::store::check_buckets;
 
-/// A consumer shares the server's connections with the application and with every other consumer.
-const MAX_CONNECTIONS: u32 = 3;
-
-/// How long the last statement to the ledger may take.
-const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(300);
-
-/// How often the run that the feeder opens is looked for.
+/// How often a run that the feeder opens is looked for.
 const RUN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Consumes until `stop`.
@@ -60,7 +53,12 @@ async fn consume_until_stopped(
         standstill_limit: settings.copy_timeout + STANDSTILL_MARGIN,
         ..ConsumerContext::new(throttle, settings.visibility_timeout, stop.clone())
     };
-    let ready = serve_endpoints(settings.metrics_addr, Arc::new(context.clone())).await?;
+    let runs = Runs::new(settings.max_concurrency);
+    let status = ConsumerStatus {
+        context: context.clone(),
+        runs: runs.clone(),
+    };
+    let ready = serve_endpoints(settings.metrics_addr, Arc::new(status)).await?;
     // Nothing is in hand yet. A check in progress is left half of the grace period, so that the probe can
     // remove its objects; one that does not end must not keep the process from ending.
     let overdue = async {
@@ -68,19 +66,16 @@ async fn consume_until_stopped(
         sleep(settings.shutdown_grace / 2).await;
     };
     let pipeline = tokio::select! {
-        pipeline = prepare_pipeline(&settings, &context) => ignore_unavailable_if_stopped(pipeline, &stop)?,
+        pipeline = prepare_pipeline(&settings, &context, runs) => ignore_unavailable_if_stopped(pipeline, &stop)?,
         () = overdue => None,
     };
     let Some(pipeline) = pipeline else {
         return Ok(exit::DONE);
     };
     ready.set();
-    let fleet_control = Arc::clone(&pipeline.fleet_control);
     if !pipeline.run().await {
         tracing::warn!("some messages could not be released; they reappear by themselves");
     }
-    // Without it the other processes see within seconds that this one has ended.
-    drop(timeout(DEREGISTER_TIMEOUT, fleet_control.deregister()).await);
     Ok(exit::DONE)
 }
 
@@ -102,45 +97,56 @@ fn ignore_unavailable_if_stopped(
 async fn prepare_pipeline(
     settings: &ConsumerSettings,
     context: &ConsumerContext,
+    runs: Runs,
 ) -> anyhow::Result<Option<Pipeline>> {
     let sdk = aws::load_config().await;
     let queue_url = &settings.migration.queue_url;
     let queue = open_queue(&sdk, settings, context);
     let attributes = retry_transient(async || check_queue(&queue, queue_url).await).await?;
     warn_without_visibility_right(&queue).await;
-    let Some(run) = wait_for_selected_run(settings, &context.stop).await? else {
+    let queue = queue.with_dead_letters(&attributes);
+    let loader = LedgerRunLoader {
+        settings: settings.clone(),
+        sdk,
+        stop: context.stop.clone(),
+    };
+    let Some(served) = find_served_runs(loader).await? else {
         return Ok(None);
     };
-    let migration = &settings.migration.clone().with_run(run);
-    let (source, destination) = open_buckets(&sdk, settings, &migration.run).await?;
-    let Some(ledger) = wait_for_run(settings, &migration.run, &context.stop).await? else {
-        return Ok(None);
-    };
-    let store = open_store(source, destination, settings, &migration.run).await?;
-    let ledger = join_fleet(&ledger, settings, context).await?;
-    if context.stop.is_cancelled() {
-        return Ok(None);
-    }
-    log_start(settings, &migration.run, &ledger);
-    let (source, destination) = (
-        &migration.run.source_bucket,
-        &migration.run.destination_bucket,
-    );
     Ok(Some(Pipeline {
-        deliveries: Deliveries::new(source, destination),
         queue: Arc::new(queue),
-        store: Arc::new(store),
-        run: ledger.run_id(),
-        id_type: ledger.id_type(),
-        ledger: Arc::new(ledger.clone()),
-        fleet_control: Arc::new(ledger),
-        rule: migration.run.rule.clone(),
+        served,
+        runs,
         has_dead_letter_queue: attributes.max_receive_count.is_some(),
         max_concurrency: settings.max_concurrency,
         visibility_timeout: settings.visibility_timeout,
         shutdown_grace: settings.shutdown_grace,
         context: context.clone(),
     }))
+}
+
+/// The run that the settings name, checked; without, all that the ledger has. None at a stop.
+async fn find_served_runs(loader: LedgerRunLoader) -> anyhow::Result<Option<ServedRuns>> {
+    let (settings, stop) = (&loader.settings, &loader.stop);
+    if let RunSelection::Ledger(None) = settings.migration.run {
+        let find = async || Ok(loader.list_runs().await?.filter(|runs| !runs.is_empty()));
+        let found = poll_for_run(find, stop).await?;
+        return Ok(found.map(|_| ServedRuns::All(Arc::new(loader))));
+    }
+    let Some(spec) = wait_for_selected_run(settings, stop).await? else {
+        return Ok(None);
+    };
+    if let Err(error) = check_buckets(&loader.sdk, settings, &spec).await
+        && !is_run_open(settings, &spec).await
+    {
+        return Err(error.into());
+    }
+    let Some(ledger) = wait_for_run(settings, &spec, stop).await? else {
+        return Ok(None);
+    };
+    let parts = loader.prepare(&spec, ledger).await?;
+    let is_stopped = stop.is_cancelled();
+    Ok((!is_stopped).then(|| ServedRuns::One(Box::new(parts))))
 }
 
 fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerContext) -> SqsQueue {
@@ -153,51 +159,11 @@ fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerCo
     }
 }
 
-/// Reads the fleet's limits before the first message is taken. Returns the ledger under this process's name.
-async fn join_fleet(
-    ledger: &PostgresLedger,
-    settings: &ConsumerSettings,
-    context: &ConsumerContext,
-) -> Result<PostgresLedger, LedgerError> {
-    if settings.database_limits.replica_lag.is_some() {
-        ledger.check_replica_lag().await?;
-    }
-    let ledger = retry_transient(async || ledger.with_own_name().await).await?;
-    let first = Heartbeat::starting(WorkerRole::Consumer);
-    send_first_heartbeat(&ledger, &context.throttle, &first, &context.stop).await;
-    if let Err(error) = ledger.prune_dead_workers().await {
-        tracing::debug!(%error, "processes that have ended stay in the ledger");
-    }
-    Ok(ledger)
-}
-
-/// Source and destination, checked.
-async fn open_buckets(
-    sdk: &SdkConfig,
-    settings: &ConsumerSettings,
-    run: &RunSpec,
-) -> Result<(S3Bucket, S3Bucket), PreflightError> {
-    let path_style = settings.migration.force_path_style;
-    let access = S3Access::new(sdk, path_style, settings.copy_timeout);
-    let region = settings.source_region.as_deref();
-    let (source, destination) = access
-        .buckets(&run.source_bucket, region, &run.destination_bucket)
-        .await?;
-    source.check_access().await?;
-    destination.check_access().await?;
-    Ok((source, destination))
-}
-
-fn log_start(settings: &ConsumerSettings, run: &RunSpec, ledger: &PostgresLedger) {
-    tracing::info!(
-        name = ledger.worker(),
-        run = ledger.run_id(),
-        table = ledger.table_name(),
-        source = run.source_bucket,
-        destination = run.destination_bucket,
-        max_concurrency = settings.max_concurrency,
-        "consuming"
-    );
+/// Then the ledger may have the option that the buckets are checked with once more.
+async fn is_run_open(settings: &ConsumerSettings, run: &RunSpec) -> bool {
+    let pool = ledger::create_pool(settings.migration.database.clone(), 1);
+    let found = PostgresLedger::find_run(pool, run, &settings.name).await;
+    matches!(found, Ok(Some(_)))
 }
 
 /// Waits for the feeder to open the run; none when the process is stopped first.
@@ -242,54 +208,4 @@ async fn poll_for_run<T>(
         }
     }
     Ok(None)
-}
-
-/// Finds out, unless the settings say it, whether the store refuses to overwrite on our condition.
-async fn open_store(
-    source: S3Bucket,
-    destination: S3Bucket,
-    settings: &ConsumerSettings,
-    run: &RunSpec,
-) -> anyhow::Result<S3Store> {
-    let options = S3Options {
-        attributes: settings.attributes.clone(),
-        conditional_copy: settings.conditional_copy.unwrap_or(true),
-        limits: CopyLimits::default(),
-    };
-    let store = S3Store::new(source.clone(), destination.clone(), options.clone());
-    if settings.conditional_copy.is_some() {
-        return Ok(store);
-    }
-    let honours = retry_transient(async || {
-        let prefix = run.rule.destination_key_prefix();
-        let honours = store.honours_conditional_copy(prefix).await;
-        honours.map_err(|error| bucket_write_error(&run.destination_bucket, &error))
-    })
-    .await?;
-    if honours {
-        return Ok(store);
-    }
-    tracing::warn!(
-        "the store ignores If-None-Match on a copy: a HEAD goes before each copy, and an object that the application writes between the two would be overwritten"
-    );
-    let options = S3Options {
-        conditional_copy: false,
-        ..options
-    };
-    Ok(S3Store::new(source, destination, options))
-}
-
-fn bucket_write_error(bucket: &str, error: &StoreError) -> PreflightError {
-    let setting = "DESTINATION_BUCKET_NAME";
-    let problem = format!("cannot write to bucket '{bucket}': {error}");
-    match error {
-        StoreError::Throttled { .. } | StoreError::Transient { .. } => {
-            PreflightError::Unreachable { setting, problem }
-        }
-        StoreError::Suspect { code, .. } if code == "InvalidStorageClass" => {
-            let setting = "STORAGE_CLASS";
-            PreflightError::InvalidSetting { setting, problem }
-        }
-        _ => PreflightError::AccessDenied { setting, problem },
-    }
 }

@@ -144,6 +144,7 @@ fn step_name(action: &Action) -> Option<&'static str> {
         Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
             Some("record")
         }
+        Action::SendDeadLetter => Some("dead letter"),
         Action::Delete => Some("delete"),
         Action::Release(_) => Some("release"),
         Action::EndLease | Action::Abandon => None,
@@ -172,6 +173,8 @@ fn describe_event(event: &Event) -> &'static str {
         Event::Committed => "committed",
         Event::NotCommitted => "not matched",
         Event::Recorded => "recorded",
+        Event::DeadLetterSent { confirmed: true } => "sent",
+        Event::DeadLetterSent { confirmed: false } => "not confirmed",
         Event::Interrupted => "interrupted",
         // These come from no step.
         Event::Decoded | Event::Poison | Event::OtherRun | Event::LeaseEnded { .. } => "",

@@ -170,3 +170,10 @@ class Alarm(MadeByCall, CloudFormationModel):
 
     def request(self, properties):
         return {"AlarmName": self.name, **properties}
+
+
+class MetricFilter(MadeByCall, CloudFormationModel):
+    kind, service, call = "AWS::Logs::MetricFilter", "logs", "put_metric_filter"
+
+    def request(self, properties):
+        return {"filterName": self.name, **properties}

@@ -6,7 +6,8 @@ import unittest
 import yaml
 
 from deploy.tests import settings
-from deploy.tests.settings import ROOT
+from deploy.tests.cluster import Cluster, Refused, action
+from deploy.tests.settings import EXIT_CODES, ROOT
 
 PROGRAMS = ("feeder", "consumer")
 
@@ -54,12 +55,16 @@ class ComposeTest(unittest.TestCase):
         self.assertIn("healthcheck", services["postgres"])
         self.assertIn("HEALTHCHECK", (ROOT / services["cloud"]["build"]["dockerfile"]).read_text())
 
-    def test_nothing_is_open_to_the_machine_or_its_network_but_the_live_page_to_the_machine(self):
+    def test_nothing_is_open_to_the_machine_or_its_network_but_the_live_page_and_its_images_to_the_machine(self):
         for file in (self.local, self.aws):
             for service in file["services"].values():
                 self.assertFalse({"network_mode", "privileged"} & set(service))
             published = {name: service["ports"] for name, service in file["services"].items() if "ports" in service}
-            self.assertEqual(published, {"feeder": ["127.0.0.1:${STATUS_PORT:-9101-9109}:9101"]})
+            page = {"feeder": ["127.0.0.1:${STATUS_PORT:-9101-9109}:9101"]}
+            thumbnails = {"cloud": ["127.0.0.1:${S3_PORT:-9110}:4566"]} if file is self.local else {}
+            self.assertEqual(published, page | thumbnails)
+        environment = self.local["services"]["feeder"]["environment"]
+        self.assertEqual(environment["STATUS_THUMBNAILS_ENDPOINT"], "http://127.0.0.1:${S3_PORT:-9110}")
         self.assertEqual(self.local["services"]["feeder"]["environment"]["STATUS_ADDR"], "0.0.0.0:9101")
 
     def test_programs_need_neither_rights_nor_a_writable_disk_and_get_time_to_drain(self):
@@ -127,33 +132,108 @@ class KubernetesTest(unittest.TestCase):
         found = [one for name in sorted(self.files) for one in load(f"deploy/kubernetes/{name}")]
         self.found = {(one["kind"], one.get("metadata", {}).get("name")): one for one in found}
         self.migration = self.found["ConfigMap", "bucket-brigade"]["data"]
-        self.pods = {
-            "feeder": self.found["Job", "bucket-brigade-feeder"]["spec"]["template"]["spec"],
-            "consumer": self.found["Deployment", "bucket-brigade-consumer"]["spec"]["template"]["spec"],
-        }
+        self.jobs = {path.stem: load(path)[0] for path in (ROOT / "deploy/kubernetes/jobs").glob("*.yaml")}
+        self.pods = {name: job["spec"]["template"]["spec"] for name, job in self.jobs.items()}
+        self.pods["consumer"] = self.found["Deployment", "bucket-brigade-consumer"]["spec"]["template"]["spec"]
+
+    def environment(self, program):
+        """The settings of a pod, from its maps and its own."""
+        (container,) = self.pods[program]["containers"]
+        maps = [self.found["ConfigMap", source["configMapRef"]["name"]]["data"] for source in container["envFrom"]]
+        own = {pair["name"]: pair.get("value") for pair in container["env"]}
+        return {name: value for one in [*maps, own] for name, value in one.items()}
 
     def test_all_of_it_is_applied(self):
         listed = self.found["Kustomization", None]["resources"]
         self.assertEqual(set(listed) | {"kustomization.yaml"}, self.files)
+        self.assertEqual(set(self.jobs), {"canary", "feeder", "verify", "rollback", "clean"})
 
-    def test_every_setting_is_one(self):
-        for program, pod in self.pods.items():
-            (container,) = pod["containers"]
-            names = set(self.migration) | {pair["name"] for pair in container["env"]}
-            self.assertEqual(names - settings.known(program), set())
-            self.assertEqual(settings.required(program) - names, set())
+    def test_every_setting_is_one_and_the_run_is_the_feeders_alone(self):
+        for pod in self.pods:
+            program = "consumer" if pod == "consumer" else "feeder"
+            names = set(self.environment(pod))
+            self.assertEqual(names - settings.known(program), set(), pod)
+            if pod in ("feeder", "canary", "consumer"):
+                self.assertEqual(settings.required(program) - names, set(), pod)
+            run = set(self.found["ConfigMap", "bucket-brigade-run"]["data"])
+            self.assertEqual(bool(names & run), pod in ("feeder", "canary"), pod)
 
     def test_pods_need_no_rights_and_get_time_to_drain(self):
         for program, pod in self.pods.items():
             (container,) = pod["containers"]
             self.assertTrue(pod["securityContext"]["runAsNonRoot"])
             self.assertFalse(pod["automountServiceAccountToken"])
+            self.assertIn(("ServiceAccount", pod["serviceAccountName"]), self.found)
             self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
             self.assertEqual(container["securityContext"]["capabilities"], {"drop": ["ALL"]})
-            self.assertIn("--alive", container["livenessProbe"]["exec"]["command"])
-            environment = {pair["name"]: pair.get("value") for pair in container["env"]}
-            grace = seconds(environment.get("SHUTDOWN_GRACE", f"{GRACE}s"))
+            self.assertIn("memory", container["resources"]["limits"])
+            grace = seconds(self.environment(program).get("SHUTDOWN_GRACE", f"{GRACE}s"))
             self.assertGreater(pod["terminationGracePeriodSeconds"], grace, program)
+
+    def test_only_what_listens_is_probed(self):
+        for program, pod in self.pods.items():
+            (container,) = pod["containers"]
+            probes = {name for name in container if name.endswith("Probe")}
+            if program in ("verify", "rollback", "clean"):
+                self.assertEqual(probes, set(), program)
+                self.assertEqual(container["args"][0], program)
+                self.assertNotIn("METRICS_ADDR", self.environment(program))
+            else:
+                self.assertIn("--alive", container["livenessProbe"]["exec"]["command"])
+                self.assertEqual(self.environment(program)["METRICS_ADDR"], "0.0.0.0:9100")
+
+    def test_the_documented_commands_are_carried_out_again_and_again(self):
+        documented = re.findall(r"kubectl -n brigade (?:apply -k|create -f) [\w./-]+", (ROOT / "docs/deploy.md").read_text())
+        commands = list(dict.fromkeys(documented))
+        files = {command.split("/")[-1] for command in commands}
+        self.assertEqual(files, {f"{name}.yaml" for name in self.jobs} | {"kubernetes"})
+        of_canary, of_feeder = (f"kubectl -n brigade create -f deploy/kubernetes/jobs/{name}.yaml" for name in ("canary", "feeder"))
+        self.assertLess(commands.index(of_canary), commands.index(of_feeder))
+        cluster = Cluster()
+        for command in [*commands, *commands]:
+            cluster.kubectl(command)
+        made = [name for kind, name in cluster.objects if kind == "Job"]
+        self.assertEqual(len(made), 2 * len(self.jobs))
+        # What one Job for both would meet.
+        named = {"kind": "Job", "metadata": {"name": "feeder"}}
+        cluster.apply(named | {"spec": self.jobs["canary"]["spec"]})
+        with self.assertRaisesRegex(Refused, "template.*immutable"):
+            cluster.apply(named | {"spec": self.jobs["feeder"]["spec"]})
+
+    def test_a_job_outlives_its_node_and_waits_for_the_lock(self):
+        findings = {
+            "canary": {"ROWS_FAILED", "NOTHING_IN_SCOPE"},
+            "feeder": {"ROWS_FAILED", "NOTHING_IN_SCOPE"},
+            "verify": {"CHECK_FAILED"},
+            "rollback": {"ROWS_FAILED"},
+            "clean": {"CHECK_FAILED", "ROWS_FAILED"},
+        }
+        for name, job in self.jobs.items():
+            final = {EXIT_CODES[code] for code in findings[name] | {"INVALID_SETTINGS", "NO_PERMISSION"}}
+            for code in set(EXIT_CODES.values()) - {EXIT_CODES["DONE"]} | {137, 143}:
+                expected = "FailJob" if code in final else "Ignore" if code == EXIT_CODES["ANOTHER_FEEDER"] else "Count"
+                self.assertEqual(action(job, code), expected, f"{name}: {code}")
+            # Without a replacement while the pod of a lost node counts as running: a policy forbids more anyway.
+            self.assertEqual(job["spec"]["template"]["spec"]["restartPolicy"], "Never")
+            self.assertGreater(job["spec"]["backoffLimit"], 6)
+            lost = {taint["key"]: taint["tolerationSeconds"] for taint in self.pods[name]["tolerations"]}
+            self.assertEqual(lost, {f"node.kubernetes.io/{state}": 60 for state in ("not-ready", "unreachable")})
+            conditions = [rule["onPodConditions"][0]["type"] for rule in job["spec"]["podFailurePolicy"]["rules"] if "onPodConditions" in rule]
+            self.assertEqual(conditions, ["DisruptionTarget"])
+
+    def test_the_network_lets_in_prometheus_and_out_what_is_needed(self):
+        policy = self.found["NetworkPolicy", "bucket-brigade"]["spec"]
+        labels = policy["podSelector"]["matchLabels"].items()
+        templates = [job["spec"]["template"] for job in self.jobs.values()]
+        templates.append(self.found["Deployment", "bucket-brigade-consumer"]["spec"]["template"])
+        for template in templates:
+            self.assertLessEqual(labels, template["metadata"]["labels"].items())
+        (ingress,) = policy["ingress"]
+        self.assertEqual([port["port"] for port in ingress["ports"]], [9100])
+        self.assertTrue(ingress["from"])
+        out = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+        self.assertEqual(out, {53, 80, 443, 4318, 5432})
+        self.assertTrue(all(rule["to"] for rule in policy["egress"]))
 
     def test_consumers_follow_the_queue(self):
         scaled = self.found["ScaledObject", "bucket-brigade-consumer"]["spec"]
@@ -164,6 +244,21 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(trigger["type"], "aws-sqs-queue")
         self.assertEqual(trigger["metadata"]["queueURL"], self.migration["QUEUE_URL"])
         self.assertIn(("TriggerAuthentication", trigger["authenticationRef"]["name"]), self.found)
+        concurrency = int(self.environment("consumer")["MAX_CONCURRENCY"])
+        each = int(trigger["metadata"]["queueLength"])
+        self.assertEqual(each, 500 + concurrency + min(concurrency, 200) + 200)
+        backlog = int(re.search(r"^#MAX_BACKLOG=(\d+)", settings.sample("feeder"), re.MULTILINE).group(1))
+        self.assertLessEqual(scaled["maxReplicaCount"] * each, int(self.environment("feeder").get("MAX_BACKLOG", backlog)))
+
+
+class VersionTest(unittest.TestCase):
+    def test_every_image_is_of_this_version_which_the_changelog_describes(self):
+        version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
+        files = [file for folder in ("deploy", "docs") for file in (ROOT / folder).rglob("*") if file.suffix in (".md", ".yaml")]
+        tags = [tag for file in files for tag in re.findall(r"bucket-brigade-[a-z$]+:([\w.]+)", file.read_text())]
+        self.assertGreater(len(tags), 8)
+        self.assertEqual(set(tags), {version})
+        self.assertIn(f"\n## [{version}] - ", (ROOT / "CHANGELOG.md").read_text())
 
 
 class WorkflowTest(unittest.TestCase):

@@ -5,6 +5,14 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
+# By their names in the programs.
+EXIT_CODES = {
+    name: int(code)
+    for name, code in re.findall(
+        r"pub const (\w+): u8 = (\d+);", (ROOT / "crates/common/src/exit.rs").read_text()
+    )
+}
+
 # From flags of the AWS SDK and of libpq, which the samples name or which every AWS tool reads.
 ELSEWHERE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 

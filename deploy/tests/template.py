@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import unittest
 
 os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
@@ -94,8 +95,10 @@ def documented(file, words):
 class Deployed(unittest.TestCase):
     """What the tests look at the deployed stack with."""
 
-    def words(self, queue_arn, source="image/", destination="avatar/"):
+    def words(self, queue, source="image/", destination="avatar/"):
+        queue_arn, redrive = queue["QueueArn"], json.loads(queue["RedrivePolicy"])
         return [
+            ("arn:aws:sqs:REGION:ACCOUNT:DEAD_LETTER_QUEUE", redrive["deadLetterTargetArn"]),
             ("arn:aws:sqs:REGION:ACCOUNT:QUEUE", queue_arn),
             ("SOURCE_BUCKET/SOURCE_KEY_PREFIX", f"old-images/{source}"),
             ("DESTINATION_BUCKET/DESTINATION_KEY_PREFIX", f"new-images/{destination}"),
@@ -113,6 +116,10 @@ class Deployed(unittest.TestCase):
         arns = [arn for name, arn in stack.items() if name.endswith("Service")]
         made = client("ecs").describe_services(cluster=stack["Cluster"], services=arns)["services"]
         return [service | asked[service["serviceName"]] for service in made]
+
+    def consumer(self, stack):
+        (found,) = (service for service in self.services(stack) if "Consumer" in service["serviceName"])
+        return found
 
     def alarms(self):
         return {alarm["AlarmName"].split("-")[1]: alarm for alarm in client("cloudwatch").describe_alarms()["MetricAlarms"]}
@@ -156,7 +163,7 @@ class DefaultsTest(Deployed):
 
     def test_each_program_may_do_what_it_does_and_no_more(self):
         stack = self.stack
-        words = self.words(self.queue(stack["Queue"])["QueueArn"])
+        words = self.words(self.queue(stack["Queue"]))
         feeder = rights(statements(stack["FeederTaskRole"]))
         self.assertEqual(feeder, documented("feeder.json", words))
         # No probes are written, hence none removed: the setting says that S3 honours conditional copies.
@@ -216,14 +223,35 @@ class DefaultsTest(Deployed):
             self.assertEqual(settings.required(program) - environment - secrets, set())
             self.assertIn("PGHOST", environment)
 
-    def test_the_feeder_is_a_task_or_a_service(self):
+    def test_the_feeder_is_a_service_that_an_alarm_watches(self):
         stack = self.stack
-        self.assertNotIn("command", {key for key, value in self.task(stack["FeederTask"])["containerDefinitions"][0].items() if value})
-        self.assertEqual([service["serviceName"].split("-")[1] for service in self.services(stack)], ["ConsumerService"])
-        outputs = client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
-        command = {output["OutputKey"]: output["OutputValue"] for output in outputs}["RunFeeder"]
-        self.assertIn(stack["FeederTask"], command)
-        self.assertIn(stack["TaskSecurityGroup"], command)
+        self.assertEqual(self.task(stack["FeederTask"])["containerDefinitions"][0]["command"], ["--watch"])
+        feeder = next(service for service in self.services(stack) if "Feeder" in service["serviceName"])
+        self.assertEqual(feeder["desiredCount"], 1)
+        alarm = self.alarms()["UnhealthyFeeder"]
+        self.assertEqual((alarm["MetricName"], alarm["TreatMissingData"]), ("RunningTaskCount", "breaching"))
+
+    def test_a_deployment_that_cannot_start_goes_back(self):
+        services = self.services(self.stack)
+        self.assertEqual(len(services), 2)
+        for service in services:
+            configuration = service["deploymentConfiguration"]
+            self.assertEqual(configuration["deploymentCircuitBreaker"], {"enable": True, "rollback": True})
+            # Never two feeders, never more consumers than connections.
+            self.assertEqual(configuration["maximumPercent"], 100)
+
+    def test_consumers_that_are_held_back_are_counted_from_the_feeders_log(self):
+        stack = self.stack
+        group = self.task(stack["FeederTask"])["containerDefinitions"][0]["logConfiguration"]["options"]["awslogs-group"]
+        (found,) = client("logs").describe_metric_filters(logGroupName=group)["metricFilters"]
+        (made,) = found["metricTransformations"]
+        self.assertEqual(found["filterPattern"], "{ $.held_back = * }")
+        self.assertEqual((made["metricValue"], made["defaultValue"]), ("$.held_back", 0))
+        self.assertIn("held_back", (settings.ROOT / "feeder/src/display.rs").read_text())
+        _, policies = self.scaling()
+        metrics = policies["load-per-consumer"]["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]["Metrics"]
+        held = next(metric["MetricStat"]["Metric"] for metric in metrics if metric["Id"] == "held")
+        self.assertEqual((held["Namespace"], held["MetricName"]), (made["metricNamespace"], made["metricName"]))
 
     def test_the_first_consumer_starts_and_the_last_one_ends(self):
         stack = self.stack
@@ -274,20 +302,54 @@ class OptionsTest(Deployed):
 
     def test_key_prefixes_that_are_not_the_paths(self):
         stack = deploy(SourceKeyPrefix="", DestinationKeyPrefix="pictures/", OldPrefix="https://old.example/")
-        words = self.words(self.queue(stack["Queue"])["QueueArn"], source="", destination="pictures/")
+        words = self.words(self.queue(stack["Queue"]), source="", destination="pictures/")
         expected = {right for right in documented("consumer.json", words) if right[0] != "s3:DeleteObject"}
         self.assertEqual(rights(statements(stack["ConsumerTaskRole"])), expected)
         environment = self.environment(stack["FeederTask"])
         self.assertEqual(environment["SOURCE_KEY_PREFIX"], "")
         self.assertEqual(environment["DESTINATION_KEY_PREFIX"], "pictures/")
 
-    def test_the_feeder_as_a_service(self):
-        stack = deploy(FeederMode="service")
-        self.assertEqual(self.task(stack["FeederTask"])["containerDefinitions"][0]["command"], ["--watch"])
-        feeder = next(service for service in self.services(stack) if "Feeder" in service["serviceName"])
-        self.assertEqual(feeder["desiredCount"], 1)
-        self.assertEqual(feeder["deploymentConfiguration"]["maximumPercent"], 100)
-        self.assertIn("UnhealthyFeeder", self.alarms())
+    def test_the_feeder_as_a_task(self):
+        stack = deploy(FeederMode="task")
+        self.assertNotIn("command", {key for key, value in self.task(stack["FeederTask"])["containerDefinitions"][0].items() if value})
+        self.assertEqual([service["serviceName"].split("-")[1] for service in self.services(stack)], ["ConsumerService"])
+        self.assertNotIn("UnhealthyFeeder", self.alarms())
+        outputs = client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
+        command = {output["OutputKey"]: output["OutputValue"] for output in outputs}["RunFeeder"]
+        self.assertIn(stack["FeederTask"], command)
+        self.assertIn(stack["TaskSecurityGroup"], command)
+
+    def test_traces(self):
+        secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:otlp"
+        stack = deploy(OtlpEndpoint="http://collector:4318", OtlpHeadersSecretArn=secret, TracesSamplerArg="0.1")
+        for program in ("Feeder", "Consumer"):
+            self.assertEqual(self.environment(stack[f"{program}Task"])["OTEL_EXPORTER_OTLP_ENDPOINT"], "http://collector:4318")
+            secrets = self.task(stack[f"{program}Task"])["containerDefinitions"][0]["secrets"]
+            self.assertIn({"name": "OTEL_EXPORTER_OTLP_HEADERS", "valueFrom": secret}, secrets)
+            self.assertIn(("secretsmanager:GetSecretValue", secret), rights(statements(stack[f"{program}ExecutionRole"])))
+        # Which traces are exported the feeder decides.
+        feeder = self.environment(stack["FeederTask"])
+        self.assertEqual((feeder["OTEL_TRACES_SAMPLER"], feeder["OTEL_TRACES_SAMPLER_ARG"]), ("parentbased_traceidratio", "0.1"))
+
+    def test_the_backlog_keeps_the_most_consumers_busy(self):
+        text = TEMPLATE.read_text()
+        rows = re.findall(r'"(\d+)": \{ Max: (\d+), (.*) \}', text)
+        self.assertEqual([row[0] for row in rows], re.findall(r"\d+", re.search(r'DatabaseConnections:\n.*\n    AllowedValues: (.*)', text).group(1)))
+        allowed = re.findall(r"\d+", re.search(r"MaxConcurrency:\n.*\n    AllowedValues: (.*)", text).group(1))
+        holds = dict(re.findall(r'"(\d+)": \{ Messages: (\d+) \}', text))
+        self.assertEqual(list(holds), allowed)
+        most_waiting = int(re.search(r"BacklogPerConsumer:\n(?:.*\n)*?    MaxValue: (\d+)", text).group(1))
+        for concurrency, held in holds.items():
+            # As consumer/src/receive.rs has it.
+            self.assertEqual(int(held), int(concurrency) + min(int(concurrency), 200) + 200)
+        for connections, most, backlogs in rows:
+            backlogs = dict(re.findall(r'"(\d+)": (\d+)', backlogs))
+            self.assertEqual(list(backlogs), allowed)
+            for concurrency, backlog in backlogs.items():
+                self.assertEqual(int(backlog), (most_waiting + int(holds[concurrency])) * int(most), connections)
+        for given, backlog in (({}, "8280"), ({"DatabaseConnections": "304", "MaxConcurrency": "256"}, "115600"), ({"MaxBacklog": "5000"}, "5000")):
+            self.mock.reset()
+            self.assertEqual(self.environment(deploy(**given)["FeederTask"])["MAX_BACKLOG"], backlog)
 
     def test_there_are_never_more_consumers_than_connections(self):
         for connections, most in (("7", 1), ("34", 10), ("304", 100)):
@@ -297,26 +359,27 @@ class OptionsTest(Deployed):
                 ((target,), _) = self.scaling()
                 self.assertEqual((target["MinCapacity"], target["MaxCapacity"]), (0, most))
                 self.assertLessEqual(3 * most + 4, int(connections))
-                (consumer,) = self.services(stack)
-                self.assertEqual(consumer["deploymentConfiguration"]["maximumPercent"], 100)
+                consumer = self.consumer(stack)
                 self.assertTrue(target["ResourceId"].endswith(consumer["serviceName"]))
 
-    def test_consumers_follow_the_backlog_of_each(self):
-        deploy(BacklogPerConsumer="300")
+    def test_consumers_follow_what_each_has_to_do(self):
+        deploy(BacklogPerConsumer="300", MaxConcurrency="256")
         _, policies = self.scaling()
-        policy = policies["backlog-per-consumer"]["TargetTrackingScalingPolicyConfiguration"]
-        self.assertEqual(policy["TargetValue"], 300)
+        policy = policies["load-per-consumer"]["TargetTrackingScalingPolicyConfiguration"]
+        self.assertEqual(policy["TargetValue"], 100)
         metrics = {metric["Id"]: metric for metric in policy["CustomizedMetricSpecification"]["Metrics"]}
-        self.assertEqual([name for name, metric in metrics.items() if metric.get("ReturnData")], ["backlog"])
-        self.assertEqual(metrics["backlog"]["Expression"], "visible / running")
-        self.assertEqual(metrics["visible"]["MetricStat"]["Metric"]["MetricName"], "ApproximateNumberOfMessagesVisible")
+        self.assertEqual([name for name, metric in metrics.items() if metric.get("ReturnData")], ["load"])
+        self.assertEqual(metrics["full"]["Expression"], "100 * (visible + inflight) / (running * (300 + 656))")
+        self.assertEqual(metrics["load"]["Expression"], "IF(full > 100 AND 2 * FILL(held, 0) >= running, 100, full)")
+        for name, metric in (("visible", "Visible"), ("inflight", "NotVisible")):
+            self.assertEqual(metrics[name]["MetricStat"]["Metric"]["MetricName"], f"ApproximateNumberOfMessages{metric}")
         self.assertEqual(metrics["running"]["MetricStat"]["Metric"]["Namespace"], "ECS/ContainerInsights")
 
     def test_one_consumer_may_always_stay(self):
         deploy(MinConsumers="1")
         ((target,), policies) = self.scaling()
         self.assertEqual(target["MinCapacity"], 1)
-        self.assertEqual(set(policies), {"backlog-per-consumer"})
+        self.assertEqual(set(policies), {"load-per-consumer"})
         self.assertNotIn("NothingToDo", self.alarms())
 
     def test_people_are_alarmed(self):
@@ -331,7 +394,7 @@ class OptionsTest(Deployed):
 
     def test_consumers_on_spot(self):
         stack = deploy(ConsumerCapacity="FARGATE_SPOT", Architecture="X86_64")
-        (consumer,) = self.services(stack)
+        consumer = self.consumer(stack)
         self.assertEqual(consumer["capacityProviderStrategy"][0]["capacityProvider"], "FARGATE_SPOT")
         self.assertEqual(self.task(stack["ConsumerTask"])["runtimePlatform"]["cpuArchitecture"], "X86_64")
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::feed_source::{FeedSource, QueueShare};
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::queue::{self, MessageQueue};
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ const FULL_BATCH: u64 = queue::MAX_BATCH_ENTRIES as u64;
 /// How much may be sent before the backlog is read again.
 pub struct BacklogLimit<'a> {
     queue: &'a dyn MessageQueue,
+    source: &'a dyn FeedSource,
     max_backlog: u64,
     available: u64,
     last_queried: Option<Instant>,
@@ -25,15 +27,19 @@ pub struct BacklogLimit<'a> {
 }
 
 impl<'a> BacklogLimit<'a> {
-    /// A limit of `max_backlog` messages, in flight ones included.
+    /// A limit of `max_backlog` messages, in flight ones included. Where several runs are fed into one queue each
+    /// has an equal part of it, and counts its own messages alone: the backlog of a run that is paused keeps no
+    /// other from being fed.
     pub fn new(
         queue: &'a dyn MessageQueue,
+        source: &'a dyn FeedSource,
         max_backlog: u64,
         progress: &'a FeederProgress,
         retrier: Retrier<'a>,
     ) -> Self {
         Self {
             queue,
+            source,
             max_backlog,
             available: 0,
             last_queried: None,
@@ -77,10 +83,12 @@ impl<'a> BacklogLimit<'a> {
                 self.queue.queue_attributes().await
             })
             .await?;
+        let read_share = async || self.source.queue_share().await;
+        let share = self.retrier.retry_database("reading the share", read_share);
+        let share = share.await?;
         self.last_queried = Some(Instant::now());
-        self.available = self
-            .max_backlog
-            .saturating_sub(attributes.backlog.total_messages());
+        let backlog = QueueShare::own_backlog(share, attributes.backlog.total_messages());
+        self.available = QueueShare::max_backlog(share, self.max_backlog).saturating_sub(backlog);
         self.progress
             .set_phase(if self.available < self.min_reservation() {
                 WorkerState::BacklogFull

@@ -29,6 +29,12 @@ impl FeedCursor<'_> {
             .await
     }
 
+    pub async fn begin_sweep(self) -> Result<(), FeederStopped> {
+        self.retrier
+            .retry_database("starting a sweep", async || self.source.begin_sweep().await)
+            .await
+    }
+
     pub async fn read_page(self, cursor: Option<&RowId>) -> Result<RowPage, FeederStopped> {
         self.retrier
             .retry_database("reading a page", async || {

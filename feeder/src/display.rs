@@ -60,7 +60,7 @@ impl ProgressDisplay {
                     health.mark_up(database);
                     progress.set_run_progress(numbers);
                     let (rate, eta) = estimate.record(&numbers, Instant::now());
-                    self.render_progress(&numbers, rate, &eta, progress.describe_phase());
+                    self.render_progress(&numbers, rate, &eta, progress);
                 }
                 Err(error) => {
                     failures += 1;
@@ -71,7 +71,14 @@ impl ProgressDisplay {
         }
     }
 
-    fn render_progress(&self, numbers: &RunProgress, rate: f64, eta: &str, phase: &str) {
+    fn render_progress(
+        &self,
+        numbers: &RunProgress,
+        rate: f64,
+        eta: &str,
+        progress: &FeederProgress,
+    ) {
+        let phase = progress.describe_phase();
         let RunProgress {
             in_scope,
             fed,
@@ -88,7 +95,12 @@ impl ProgressDisplay {
             bar.set_message(format!("{rate:.0}/s ETA {eta} · {phase}"));
         } else {
             let rate = format!("{rate:.1}/s");
-            tracing::info!(moved, changed, failed, fed, in_scope, rate, eta, "{phase}");
+            let consumers = progress.running_consumers();
+            // The template for ECS makes a metric of it.
+            let held_back = progress.held_back_consumers();
+            tracing::info!(
+                moved, changed, failed, fed, in_scope, rate, eta, consumers, held_back, "{phase}"
+            );
         }
     }
 

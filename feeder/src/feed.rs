@@ -3,9 +3,10 @@
 use std::fmt::Display;
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bucket_brigade_common::empty_scope::EmptyScope;
-use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
+use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress, SweepAccess};
 use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::path_rule::PathRule;
@@ -21,7 +22,8 @@ use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 use crate::send::BatchSender;
 use crate::settings::FeedOptions;
-use crate::sweep::TableSweep;
+use crate::sweep::{SweepSummary, TableSweep};
+use crate::watch::TableWatch;
 
 /// What the feeder works with, whatever stands behind it.
 pub struct FeedLoop {
@@ -49,39 +51,83 @@ impl FeedLoop {
         self.restart_unfed_sweep().await?;
         let mut is_scope_checked = false;
         loop {
-            if self.run_sweep(None).await? > 0 {
+            let sweep = self.sweep_what_is_left().await?;
+            if sweep.fed > 0 {
                 self.drain().await?;
                 self.begin_sweep().await?;
                 continue;
             }
-            self.query_source("settling failures", async |source| {
-                source.settle_stale_failures().await
-            })
-            .await?;
-            self.query_source("finishing", async |source| source.finish_run().await)
-                .await?;
+            self.finish().await?;
             match self.options.watch_interval {
                 None => return self.read_outcome().await,
                 Some(interval) => {
                     if !mem::replace(&mut is_scope_checked, true) {
                         self.warn_of_empty_scope().await?;
                     }
-                    self.progress.set_phase(WorkerState::Watching);
-                    self.retrier().sleep_unless_stopped(interval).await?;
+                    self.watch(interval, &sweep).await?;
                 }
             }
         }
+    }
+
+    /// Looks for new work until a sweep is due: where it costs what is left, at once.
+    async fn watch(&self, interval: Duration, sweep: &SweepSummary) -> Result<(), FeederStopped> {
+        let mut watch = TableWatch::after_sweep(sweep, interval, self.options.full_sweep_interval);
+        loop {
+            self.progress.set_phase(WorkerState::Watching);
+            self.retrier().sleep_unless_stopped(interval).await?;
+            match self.prepare_sweep().await? {
+                SweepAccess::NothingLeft => {}
+                SweepAccess::Index(_) => return Ok(()),
+                SweepAccess::Stretches => {
+                    if watch.look(&mut self.table_sweep(None)).await? > 0 {
+                        self.drain().await?;
+                        self.begin_sweep().await?;
+                        self.finish().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn sweep_what_is_left(&self) -> Result<SweepSummary, FeederStopped> {
+        match self.prepare_sweep().await? {
+            SweepAccess::NothingLeft => Ok(SweepSummary::default()),
+            SweepAccess::Index(index) => {
+                tracing::debug!(index, "pages go through index {index}");
+                self.run_sweep(None).await
+            }
+            SweepAccess::Stretches => self.run_sweep(None).await,
+        }
+    }
+
+    async fn prepare_sweep(&self) -> Result<SweepAccess, FeederStopped> {
+        self.query_source("looking at indexes", async |source| {
+            source.prepare_sweep().await
+        })
+        .await
+    }
+
+    async fn finish(&self) -> Result<(), FeederStopped> {
+        self.query_source("settling failures", async |source| {
+            source.settle_stale_failures().await
+        })
+        .await?;
+        self.query_source("finishing", async |source| source.finish_run().await)
+            .await
     }
 
     /// Feeds a part from the table's beginning, and waits until it is done. The next feeder starts at the
     /// beginning again, and finds the rest.
     async fn run_canary(&self, canary: CanarySelection) -> Result<FeedOutcome, FeederStopped> {
         self.begin_sweep().await?;
-        let fed = self.run_sweep(Some(canary)).await?;
+        let before = (self.read_progress().await?, self.read_failures().await?);
+        self.prepare_sweep().await?;
+        let fed = self.run_sweep(Some(canary)).await?.fed;
         tracing::info!(fed, "the canary is fed: {fed} rows");
         self.drain().await?;
         self.begin_sweep().await?;
-        self.read_outcome().await
+        Ok(self.read_outcome().await?.since(&before))
     }
 
     /// A sweep that was cut off before it found a row is begun again, so that "nothing found" is always
@@ -102,10 +148,17 @@ impl FeedLoop {
         .await
     }
 
-    async fn run_sweep(&self, canary: Option<CanarySelection>) -> Result<u64, FeederStopped> {
+    async fn run_sweep(
+        &self,
+        canary: Option<CanarySelection>,
+    ) -> Result<SweepSummary, FeederStopped> {
         self.progress.set_phase(WorkerState::Feeding);
+        self.table_sweep(canary).run().await
+    }
+
+    fn table_sweep(&self, canary: Option<CanarySelection>) -> TableSweep<'_> {
         let (queue, progress, retrier) = (&*self.queue, &*self.progress, self.retrier());
-        let sweep = TableSweep {
+        TableSweep {
             source: &*self.source,
             rule: &self.rule,
             sender: BatchSender {
@@ -114,13 +167,18 @@ impl FeedLoop {
                 ledger: &*self.ledger,
                 retrier,
             },
-            backlog: BacklogLimit::new(queue, self.options.max_backlog, progress, retrier),
+            backlog: BacklogLimit::new(
+                queue,
+                &*self.source,
+                self.options.max_backlog,
+                progress,
+                retrier,
+            ),
             page_size: self.options.page_size,
             canary,
             throttle: &self.throttle,
             retrier,
-        };
-        sweep.run().await
+        }
     }
 
     async fn drain(&self) -> Result<(), FeederStopped> {
@@ -128,14 +186,18 @@ impl FeedLoop {
     }
 
     async fn read_outcome(&self) -> Result<FeedOutcome, FeederStopped> {
-        let read_failures = async |source: &dyn FeedSource| source.failures_by_code().await;
         let progress = self.read_progress().await?;
         Ok(FeedOutcome {
-            failures: self.query_source("reading failures", read_failures).await?,
+            failures: self.read_failures().await?,
             is_canary: self.options.canary.is_some(),
             empty_scope: self.explain_empty_scope(&progress).await?,
             progress,
         })
+    }
+
+    async fn read_failures(&self) -> Result<Vec<(String, u64)>, FeederStopped> {
+        let read = async |source: &dyn FeedSource| source.failures_by_code().await;
+        self.query_source("reading failures", read).await
     }
 
     async fn read_progress(&self) -> Result<RunProgress, FeederStopped> {

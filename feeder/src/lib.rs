@@ -3,6 +3,7 @@
 
 pub mod backlog;
 pub mod canary;
+pub mod control;
 pub mod count;
 pub mod cursor;
 pub mod display;
@@ -14,6 +15,8 @@ pub mod progress;
 pub mod retry;
 pub mod send;
 pub mod settings;
+pub mod spread;
 pub mod start;
 pub mod sweep;
 pub mod trace;
+pub mod watch;

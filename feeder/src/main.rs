@@ -8,6 +8,7 @@ use bucket_brigade_common::trace::{FLUSH_TIMEOUT, Traces};
 use bucket_brigade_feeder::display::ProgressDisplay;
 use bucket_brigade_feeder::settings::Args;
 use bucket_brigade_feeder::start::start;
+use clap::CommandFactory;
 use mimalloc::MiMalloc;
 
 /// Requests are made on one thread and freed on another, which costs glibc's allocator a fifth of the
@@ -18,7 +19,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     startup::run(WorkerThreads::PerProcessor, async |args: Args, stop| {
         if let Some(command) = args.command {
-            return Box::pin(command.run(stop)).await;
+            return Box::pin(command.run(Args::command(), stop)).await;
         }
         let (settings, logs) = args.parse_settings()?;
         let display = ProgressDisplay::on_stderr();

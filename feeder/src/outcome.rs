@@ -36,7 +36,7 @@ pub fn log_summary(outcome: Result<FeedOutcome, FeederStopped>) -> u8 {
 
 /// An empty table has nothing to move, and no setting at fault.
 fn log_empty_scope(why: &EmptyScope) -> u8 {
-    if let EmptyScope::OtherPaths(_) = why {
+    if let EmptyScope::OtherPaths(_) | EmptyScope::LeftOut(_) = why {
         tracing::error!("nothing was moved: {why}");
         exit::NOTHING_IN_SCOPE
     } else {
@@ -46,6 +46,34 @@ fn log_empty_scope(why: &EmptyScope) -> u8 {
 }
 
 impl FeedOutcome {
+    /// What came of one part: a canary's end says nothing of the failures before it.
+    #[must_use]
+    pub fn since(self, (before, failures): &(RunProgress, Vec<(String, u64)>)) -> Self {
+        let count =
+            |count: fn(&RunProgress) -> u64| count(&self.progress).saturating_sub(count(before));
+        let progress = RunProgress {
+            moved: count(|progress| progress.moved),
+            changed: count(|progress| progress.changed),
+            failed: count(|progress| progress.failed),
+            orphans: count(|progress| progress.orphans),
+            poison: count(|progress| progress.poison),
+            ..self.progress
+        };
+        let earlier = |code: &str| {
+            let mut same = failures.iter().filter(|(other, _)| other == code);
+            same.next().map_or(0, |(_, count)| *count)
+        };
+        let failures = self.failures.into_iter().filter_map(|(code, count)| {
+            let count = count.saturating_sub(earlier(&code));
+            (count > 0).then_some((code, count))
+        });
+        Self {
+            failures: failures.collect(),
+            progress,
+            ..self
+        }
+    }
+
     fn log_counts(&self) {
         let RunProgress {
             moved,

@@ -15,6 +15,7 @@ use bucket_brigade_common::throttle::{Throttle, ThrottleReason};
 #[derive(Debug)]
 pub struct FeederProgress {
     state: Mutex<(WorkerState, RunProgress)>,
+    fleet_hold: Mutex<Option<String>>,
     throttle: Arc<Throttle>,
     health: Health,
 }
@@ -23,6 +24,7 @@ impl FeederProgress {
     pub fn new(throttle: Arc<Throttle>) -> Self {
         Self {
             state: Mutex::default(),
+            fleet_hold: Mutex::default(),
             throttle,
             health: Health::new(WorkerRole::Feeder),
         }
@@ -31,6 +33,15 @@ impl FeederProgress {
     /// What the feeder does while nothing holds it back.
     pub fn set_phase(&self, phase: WorkerState) {
         self.lock_state().0 = phase;
+    }
+
+    pub(crate) fn phase(&self) -> WorkerState {
+        self.lock_state().0
+    }
+
+    /// Why nothing in the fleet may start, for the next heartbeat.
+    pub(crate) fn set_fleet_hold(&self, hold: Option<String>) {
+        *self.lock_fleet_hold() = hold;
     }
 
     pub fn health(&self) -> &Health {
@@ -44,6 +55,7 @@ impl FeederProgress {
             state,
             reason,
             commit_seconds: commit.map(|took| took.as_secs_f64()),
+            held: self.lock_fleet_hold().clone(),
             ..Heartbeat::starting(WorkerRole::Feeder)
         }
     }
@@ -89,8 +101,20 @@ impl FeederProgress {
         self.throttle.other_consumers()
     }
 
+    /// Those of them that something holds back: more consumers would be no faster.
+    pub fn held_back_consumers(&self) -> u64 {
+        self.throttle.held_back_consumers()
+    }
+
     pub fn set_run_progress(&self, progress: RunProgress) {
         self.lock_state().1 = progress;
+    }
+
+    fn lock_fleet_hold(&self) -> MutexGuard<'_, Option<String>> {
+        // Nothing that can panic runs under this lock.
+        self.fleet_hold
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_state(&self) -> MutexGuard<'_, (WorkerState, RunProgress)> {

@@ -14,6 +14,8 @@ use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
 
 use crate::canary::CanarySelection;
+use crate::control::{ControlArgs, ControlSettings};
+use crate::spread::{FeedOrder, parse_feed_order};
 use bucket_brigade_operator::OperatorCommand;
 use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
 
@@ -28,7 +30,7 @@ use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app IMAGES_TABLE=images \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  SOURCE_BUCKET_NAME=old-images DESTINATION_BUCKET_NAME=new-images \\\n  OLD_PREFIX=image/ NEW_PREFIX=avatar/ feeder\n\nExit codes: 0 everything has moved; 1 unexpected error; 2 finished, but some rows could not be\nmoved (bucket_brigade.failures says why); 3 stopped by a signal before the end; 64 wrong settings;\n66 no row was ever in scope, although rows have paths (see OLD_PREFIX); 69 database or queue cannot\nbe reached; 75 another feeder of this run is at work; 77 a right is missing; 130 second signal."
+    after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app IMAGES_TABLE=images \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  SOURCE_BUCKET_NAME=old-images DESTINATION_BUCKET_NAME=new-images \\\n  OLD_PREFIX=image/ NEW_PREFIX=avatar/ feeder\n\nExit codes: 0 everything has moved; 2 finished, but some rows could not be moved\n(bucket_brigade.failures says why); 3 stopped by a signal before the end; 64 wrong settings; 66 no\nrow was ever in scope, although rows have paths (see OLD_PREFIX); 69 database or queue cannot be\nreached; 70 unexpected error; 75 another feeder of this run is at work; 77 a right is missing; 130\nsecond signal."
 )]
 pub struct Args {
     /// What to do instead of feeding
@@ -46,6 +48,8 @@ pub struct Args {
     feeder: FeederArgs,
     #[command(flatten)]
     canary: CanaryArgs,
+    #[command(flatten)]
+    control: ControlArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -65,12 +69,19 @@ struct FeederArgs {
     /// Messages in the queue above which the feeder waits for the consumers
     #[arg(long, env, value_name = "N", default_value = "20000", value_parser = setting(integer_between(10_u64, 100_000_000)))]
     max_backlog: Setting<u64>,
+    /// The order of the rows: id, or spread, in 16 parts of the table at once (spread:N for N), which S3 serves
+    /// faster than neighbouring keys
+    #[arg(long, env, value_name = "ORDER", default_value = "id", value_parser = setting(parse_feed_order))]
+    feed_order: Setting<FeedOrder>,
     /// Begin another run on a column that has one with other settings
     #[arg(long)]
     new_run: bool,
     /// With --watch: the pause after a sweep that found nothing
     #[arg(long, env, value_name = "DURATION", default_value = "30s", value_parser = setting(duration_between(Duration::from_millis(100), Duration::from_hours(24))))]
     watch_interval: Setting<Duration>,
+    /// With --watch, where no index says which rows are left: the time for one look at the whole table
+    #[arg(long, env, value_name = "DURATION", default_value = "1day", value_parser = setting(duration_between(Duration::from_secs(1), Duration::from_hours(24 * 365))))]
+    full_sweep_interval: Setting<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +101,8 @@ pub struct FeederSettings {
     /// Whether the run may be another one of its column.
     pub second_run: SecondRun,
     pub options: FeedOptions,
+    pub feed_order: FeedOrder,
+    pub control: ControlSettings,
     /// When the database counts as slow.
     pub database_limits: DatabaseLimits,
     pub metrics_addr: Option<SocketAddr>,
@@ -108,6 +121,8 @@ pub struct FeedOptions {
     pub max_backlog: u64,
     /// The pause after a sweep that found nothing; none to end there.
     pub watch_interval: Option<Duration>,
+    /// How long a watch takes for the whole table where no index says which rows are left.
+    pub full_sweep_interval: Duration,
 }
 
 impl Args {
@@ -117,7 +132,9 @@ impl Args {
         let migration = self.migration.parse(&mut problems);
         let canary = self.canary.parse(&mut problems);
         let second_run = self.feeder.second_run();
+        let feed_order = self.feeder.feed_order.clone().take(&mut problems);
         let options = self.feeder.parse(self.watch, canary, &mut problems);
+        let control = self.control.parse(&mut problems);
         let database_limits = self.database.parse(&mut problems);
         let metrics_addr = self.endpoints.parse(&mut problems);
         let dashboard = self.dashboard.parse(&mut problems);
@@ -126,6 +143,8 @@ impl Args {
             migration,
             second_run,
             options,
+            feed_order,
+            control,
             database_limits,
             metrics_addr,
             dashboard,
@@ -171,6 +190,7 @@ impl FeederArgs {
             page_size: self.page_size.take(problems),
             max_backlog: self.max_backlog.take(problems),
             watch_interval: is_watching.then_some(interval),
+            full_sweep_interval: self.full_sweep_interval.take(problems),
         }
     }
 }

@@ -7,14 +7,15 @@ use bucket_brigade_common::aws;
 use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
-use bucket_brigade_common::ledger::{self, PostgresLedger};
-use bucket_brigade_common::preflight::{BucketCheck, check_bucket, check_queue, retry_transient};
+use bucket_brigade_common::ledger::{self, PostgresLedger, RunOptions};
+use bucket_brigade_common::preflight::{check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::control::RunControl;
 use crate::count::count_scope;
 use crate::display::ProgressDisplay;
 use crate::feed::FeedLoop;
@@ -57,6 +58,7 @@ pub async fn start(
     tracing::info!(
         run = ledger.run_id(),
         table = ledger.table_name(),
+        filter = ledger.options().row_filter,
         "feeding"
     );
     if let Some(dashboard) = dashboard {
@@ -69,6 +71,8 @@ pub async fn start(
         };
         dashboard.spawn_server(context).await;
     }
+    let source = settings.feed_order.open_source(&ledger).await?;
+    let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
     tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
     prune_dead_workers(&ledger).await;
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
@@ -76,7 +80,7 @@ pub async fn start(
     let feed = FeedLoop {
         run: ledger.run_id(),
         queue: Arc::new(queue),
-        source: Arc::new(ledger.clone()),
+        source,
         ledger: Arc::new(ledger.clone()),
         rule: run.rule.clone(),
         options: settings.options,
@@ -90,10 +94,12 @@ pub async fn start(
         error = hold_feeder_lock(&ledger, lock) => return Err(error.into()),
         () = send_heartbeats(&ledger, &throttle, || progress.heartbeat()) => Err(FeederStopped),
         () = display.refresh_forever(&ledger, &progress) => Err(FeederStopped),
+        () = control.run() => Err(FeederStopped),
     };
     // Without it others see in a few seconds that this process is gone.
     drop(timeout(DEREGISTER_TIMEOUT, ledger.deregister()).await);
     display.clear_bar();
+    control.finish(outcome.as_ref().ok()).await;
     Ok(log_summary(outcome))
 }
 
@@ -104,14 +110,15 @@ async fn connect_aws(settings: &FeederSettings) -> anyhow::Result<(SqsQueue, aws
     let migration = &settings.migration;
     let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
     retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
-    let s3 = aws::s3_client(&sdk, migration.force_path_style, BUCKET_TIMEOUT, None);
-    for (setting, bucket) in [
-        ("SOURCE_BUCKET_NAME", &migration.run.source_bucket),
-        ("DESTINATION_BUCKET_NAME", &migration.run.destination_bucket),
-    ] {
-        check_bucket(&s3, setting, bucket, BucketCheck::NameOnly).await?;
-    }
-    Ok((queue, s3))
+    // A presigned URL can hold no header: none is added.
+    let (run, options) = (&migration.run, RunOptions::default());
+    let buckets = migration
+        .stores
+        .open_buckets(&sdk, run, &options, BUCKET_TIMEOUT);
+    let (source, destination) = buckets.await?;
+    source.check_name().await?;
+    destination.check_name().await?;
+    Ok((queue, destination.client().clone()))
 }
 
 async fn open_ledger(settings: &FeederSettings, name: &str) -> anyhow::Result<PostgresLedger> {
@@ -120,7 +127,8 @@ async fn open_ledger(settings: &FeederSettings, name: &str) -> anyhow::Result<Po
         .dashboard
         .address
         .map_or(0, |_| DASHBOARD_CONNECTIONS);
-    let pool = ledger::create_pool(migration.database.clone(), BASE_CONNECTIONS + for_dashboard);
+    let connections = BASE_CONNECTIONS + for_dashboard + settings.control.connections();
+    let pool = ledger::create_pool(migration.database.clone(), connections);
     let open = async || {
         PostgresLedger::open(pool.clone(), &migration.run, name, settings.second_run).await
     };

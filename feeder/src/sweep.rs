@@ -32,17 +32,34 @@ pub struct TableSweep<'a> {
     pub retrier: Retrier<'a>,
 }
 
+/// What a sweep came to.
+#[derive(Debug, Default)]
+pub struct SweepSummary {
+    /// Rows fed, those of earlier processes included.
+    pub fed: u64,
+    /// Pages read by this process.
+    pub pages: u64,
+    /// The last id there was, in scope or not.
+    pub last_id: Option<RowId>,
+}
+
+/// A page that was read and fed outside a sweep.
+pub struct FedPage {
+    pub last_id: RowId,
+    pub fed: usize,
+}
+
 impl<'a> TableSweep<'a> {
-    /// Feeds everything in scope after the cursor. Returns the rows fed in the whole sweep, those of
-    /// earlier processes included. While a page is sent the next one is read. When it is stopped, the cursor
+    /// Feeds everything in scope after the cursor. While a page is sent the next one is read. When it is stopped, the cursor
     /// stands past rows whose sends were all confirmed.
-    pub async fn run(mut self) -> Result<u64, FeederStopped> {
+    pub async fn run(mut self) -> Result<SweepSummary, FeederStopped> {
         let cursor = self.feed_cursor();
         let position = cursor.read_position().await?;
         let mut left = self.remaining_limit(position.sweep_fed);
         self.wait_while_held().await?;
         let mut page = cursor.read_page(position.cursor.as_ref()).await?;
         let (mut sent, mut advanced): (Option<ConfirmedRows>, _) = (None, Instant::now());
+        let mut pages = 0;
         while left != Some(0) {
             // A page without rows costs the database as much as any.
             self.wait_while_held().await?;
@@ -61,11 +78,38 @@ impl<'a> TableSweep<'a> {
             let (fed, next) = try_join(self.send_page(part), beside).await?;
             sent = Some((last, fed));
             page = next;
+            pages += 1;
         }
         if let Some(sent) = &sent {
             cursor.advance_past(sent).await?;
         }
-        Ok(cursor.read_position().await?.sweep_fed)
+        Ok(SweepSummary {
+            fed: cursor.read_position().await?.sweep_fed,
+            pages,
+            last_id: sent.map(|(last, _)| last),
+        })
+    }
+
+    /// Reads one page, and feeds what is in scope there; none where the table ends. A feeder that dies meanwhile
+    /// is followed by one that begins a sweep.
+    pub async fn feed_page_after(
+        &mut self,
+        cursor: Option<&RowId>,
+    ) -> Result<Option<FedPage>, FeederStopped> {
+        self.wait_while_held().await?;
+        let page = self.feed_cursor().read_page(cursor).await?;
+        let Some(last_id) = page.last_id.clone() else {
+            return Ok(None);
+        };
+        let fed = page.rows.len();
+        if fed > 0 {
+            self.feed_cursor().begin_sweep().await?;
+        }
+        let confirmed = (last_id.clone(), self.send_page(page).await?);
+        if fed > 0 {
+            self.feed_cursor().advance_past(&confirmed).await?;
+        }
+        Ok(Some(FedPage { last_id, fed }))
     }
 
     async fn wait_while_held(&self) -> Result<(), FeederStopped> {
@@ -96,7 +140,9 @@ impl<'a> TableSweep<'a> {
         let most = left.unwrap_or(usize::MAX);
         if page.rows.len() > most {
             page.rows.truncate(most);
-            page.last_id = page.rows.last().map(|(id, _)| id.clone());
+            if !page.is_spread {
+                page.last_id = page.rows.last().map(|(id, _)| id.clone());
+            }
         }
         page
     }
@@ -104,6 +150,7 @@ impl<'a> TableSweep<'a> {
     /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
     /// many rows were fed since the cursor moved last: while a page takes its time, it moves within it.
     async fn send_page(&mut self, page: RowPage) -> Result<usize, FeederStopped> {
+        let has_cursors = !page.is_spread;
         let (rows, mut failures) = self.split_unroutable(page.rows);
         failures.extend(page.unreadable);
         if !failures.is_empty() {
@@ -115,6 +162,7 @@ impl<'a> TableSweep<'a> {
             self.sender.send_all(now).await?;
             (rest, fed) = (later, fed + now.len());
             if let Some((cursor, _)) = now.last()
+                && has_cursors
                 && advanced.elapsed() >= CURSOR_INTERVAL
             {
                 self.feed_cursor()

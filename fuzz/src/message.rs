@@ -2,21 +2,25 @@
 
 use bucket_brigade_common::message::{DecodeError, MoveTask, PoisonReason, decode, encode};
 use bucket_brigade_common::object_store::s3::copy_source;
+use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::row_id::{IdColumnType, IdType};
 use percent_encoding::percent_decode_str;
 
 use crate::path_rule::check_route;
 
 const RUN: i64 = 1;
 
-const ID_TYPES: [IdColumnType; 6] = [
+const ID_TYPES: [IdColumnType; 9] = [
     IdColumnType::Smallint,
     IdColumnType::Integer,
     IdColumnType::Bigint,
     IdColumnType::Uuid,
     IdColumnType::Text,
     IdColumnType::Character,
+    IdColumnType::Date,
+    IdColumnType::Timestamp,
+    IdColumnType::TimestampTz,
 ];
 
 /// The plain rule, whole URLs onto bare keys, a prefix stripped, and wildcards of `LIKE`.
@@ -40,17 +44,22 @@ pub fn check(input: &[u8]) {
         let Ok(rule) = PathRule::new(old, new, source, destination) else {
             panic!("the rule {old} to {new} is refused");
         };
-        for id_type in ID_TYPES {
-            match decode(&body, RUN, id_type, &rule) {
-                Ok(task) => check_task(&task, id_type, &rule),
-                Err(DecodeError::OtherRun(run)) => assert_ne!(run, RUN),
-                Err(DecodeError::Poison(poison)) => check_poison(&poison, &body),
+        let composite = IdType::from_columns(&ID_TYPES[1..]);
+        let id_types = || ID_TYPES.map(IdType::from).into_iter().chain(composite);
+        for encoding in PathEncoding::ALL {
+            let rule = rule.clone().with_encoding(encoding);
+            for id_type in id_types() {
+                match decode(&body, RUN, id_type, &rule) {
+                    Ok(task) => check_task(&task, id_type, &rule),
+                    Err(DecodeError::OtherRun(run)) => assert_ne!(run, RUN),
+                    Err(DecodeError::Poison(poison)) => check_poison(&poison, &body),
+                }
             }
         }
     }
 }
 
-fn check_task(task: &MoveTask, id_type: IdColumnType, rule: &PathRule) {
+fn check_task(task: &MoveTask, id_type: IdType, rule: &PathRule) {
     check_route(rule, &task.route.old_path, &task.route);
     check_id(task.id.as_str(), id_type);
     assert_eq!(
@@ -74,7 +83,17 @@ fn check_task(task: &MoveTask, id_type: IdColumnType, rule: &PathRule) {
 }
 
 /// Nothing but the id's own type ever reaches a statement.
-fn check_id(id: &str, id_type: IdColumnType) {
+fn check_id(id: &str, id_type: IdType) {
+    if let [column] = id_type.columns() {
+        return check_column(id, *column);
+    }
+    assert!(
+        id.starts_with('[') && id.ends_with(']'),
+        "{id:?} is no array"
+    );
+}
+
+fn check_column(id: &str, id_type: IdColumnType) {
     let valid = match id_type {
         IdColumnType::Smallint => id.parse::<i16>().is_ok(),
         IdColumnType::Integer => id.parse::<i32>().is_ok(),
@@ -84,6 +103,9 @@ fn check_id(id: &str, id_type: IdColumnType) {
                 && id
                     .bytes()
                     .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+        }
+        IdColumnType::Date | IdColumnType::Timestamp | IdColumnType::TimestampTz => {
+            id.ends_with("infinity") || id.starts_with(|first: char| first.is_ascii_digit())
         }
         IdColumnType::Text => !id.contains('\0'),
         IdColumnType::Character => !id.contains('\0') && !id.ends_with(' '),

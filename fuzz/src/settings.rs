@@ -31,9 +31,10 @@ const REQUIRED_SETTINGS: [(&str, &str); 7] = [
     ("NEW_PREFIX", "avatar/"),
 ];
 
-const OPTIONAL_SETTINGS: [&str; 10] = [
+const OPTIONAL_SETTINGS: [&str; 11] = [
     "ID_COLUMN",
     "PATH_COLUMN",
+    "ROW_FILTER",
     "SOURCE_KEY_PREFIX",
     "DESTINATION_KEY_PREFIX",
     "S3_FORCE_PATH_STYLE",
@@ -44,7 +45,12 @@ const OPTIONAL_SETTINGS: [&str; 10] = [
     "RUST_LOG",
 ];
 
-const FEEDER_SETTINGS: [&str; 3] = ["PAGE_SIZE", "MAX_BACKLOG", "WATCH_INTERVAL"];
+const FEEDER_SETTINGS: [&str; 4] = [
+    "PAGE_SIZE",
+    "MAX_BACKLOG",
+    "WATCH_INTERVAL",
+    "FULL_SWEEP_INTERVAL",
+];
 
 const CONSUMER_SETTINGS: [&str; 8] = [
     "MAX_CONCURRENCY",

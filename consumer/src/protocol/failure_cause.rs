@@ -1,7 +1,7 @@
 //! Why an image was not moved.
 
 /// S3's code for an object that is not there.
-pub(super) const NO_SUCH_KEY: &str = "NoSuchKey";
+pub(crate) const NO_SUCH_KEY: &str = "NoSuchKey";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FailureCause {
@@ -31,7 +31,7 @@ impl FailureCause {
         }
     }
 
-    pub(super) fn destination_vanished() -> Self {
+    pub(crate) fn destination_vanished() -> Self {
         Self {
             code: "DestinationVanished".into(),
             message: "the store refuses the copy because an object stands at the destination, and finds none there"
@@ -41,7 +41,7 @@ impl FailureCause {
     }
 
     /// Not for good: the application may be in the middle of replacing the image, and its row comes next.
-    pub(super) fn destination_conflict(key: &str, difference: &str) -> Self {
+    pub(crate) fn destination_conflict(key: &str, difference: &str) -> Self {
         Self {
             code: "DestinationConflict".into(),
             message: format!("another object stands at '{key}': {difference}"),

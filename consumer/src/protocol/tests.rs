@@ -1,3 +1,6 @@
+use bucket_brigade_common::ledger::move_ledger::CurrentRow;
+use bucket_brigade_common::path_rule::PathRule;
+
 use super::*;
 
 const NEEDS_MOVE: RowState = RowState::NeedsMove {
@@ -294,22 +297,19 @@ fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
     assert_eq!(end(first_delivery(), &settled), Action::Delete);
 }
 
+fn failed_events(permanent: bool) -> [Event; 5] {
+    [
+        Event::Decoded,
+        Event::RowRead(NEEDS_MOVE),
+        Event::CopyFailed(failure_cause(permanent)),
+        Event::RowRead(NEEDS_MOVE),
+        Event::Recorded,
+    ]
+}
+
 #[test]
 fn a_failed_message_is_released_and_never_acknowledged() {
-    let failed = |protocol, permanent| {
-        let events = [
-            Event::Decoded,
-            Event::RowRead(NEEDS_MOVE),
-            Event::CopyFailed(failure_cause(permanent)),
-            Event::RowRead(NEEDS_MOVE),
-            Event::Recorded,
-        ];
-        end(protocol, &events)
-    };
-    assert_eq!(
-        failed(first_delivery(), true),
-        Action::Release(Duration::ZERO)
-    );
+    let failed = |protocol, permanent| end(protocol, &failed_events(permanent));
     assert_eq!(
         failed(first_delivery(), false),
         Action::Release(Duration::from_secs(1))
@@ -325,6 +325,24 @@ fn a_failed_message_is_released_and_never_acknowledged() {
     );
 }
 
+/// Whatever comes between: nothing but a confirmed letter leads to the delete.
+#[test]
+fn what_failed_for_good_is_deleted_only_once_it_is_a_dead_letter() {
+    let events = failed_events(true);
+    assert_eq!(drive(first_delivery(), &events), Action::SendDeadLetter);
+    let sent = |event| end(first_delivery(), &[&events[..], &[event]].concat());
+    let confirmed = |confirmed| sent(Event::DeadLetterSent { confirmed });
+    assert_eq!(confirmed(true), Action::Delete);
+    assert_eq!(confirmed(false), Action::Release(Duration::ZERO));
+    assert_eq!(sent(Event::Interrupted), Action::Release(Duration::ZERO));
+    let lost = [
+        Event::DeadLetterSent { confirmed: true },
+        Event::LeaseEnded { held: false },
+    ];
+    let lost = drive(first_delivery(), &[&events[..], &lost].concat());
+    assert_eq!(lost, Action::Abandon);
+}
+
 #[test]
 fn what_failed_for_good_is_not_copied_again_at_redelivery() {
     let hopeless = Event::RowRead(RowState::NeedsMove {
@@ -332,7 +350,10 @@ fn what_failed_for_good_is_not_copied_again_at_redelivery() {
         copy_etag: None,
     });
     let events = [Event::Decoded, hopeless];
-    assert_eq!(end(redelivery(), &events), Action::Release(Duration::ZERO));
+    assert_eq!(drive(redelivery(), &events), Action::SendDeadLetter);
+    let no_queue = MoveProtocol::new(2, false, "avatar/a".into());
+    let wait = Duration::from_secs(2);
+    assert_eq!(end(no_queue, &events), Action::Release(wait));
     // A first delivery means that it was fed again on purpose.
     assert_eq!(drive(first_delivery(), &events), Action::Copy);
 }

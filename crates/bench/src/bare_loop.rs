@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use aws_config::BehaviorVersion;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry};
+use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::ledger::{self, PostgresLedger};
 use bucket_brigade_common::message::MoveTask;
@@ -201,7 +202,12 @@ impl BareLoop {
                         size_bytes: None,
                         is_source_gone: false,
                     };
-                    Some(commit.commit(&MoveTask { id, route }, copied).await)
+                    let companions = CompanionCopies::new();
+                    Some(
+                        commit
+                            .commit(&MoveTask { id, route }, copied, companions)
+                            .await,
+                    )
                 }
             })
             .buffer_unordered(self.in_flight)
@@ -231,6 +237,7 @@ fn build_move(id: u64) -> PendingMove {
         etag: ETAG.to_owned(),
         size_bytes: None,
         is_source_gone: false,
+        companions: CompanionCopies::new(),
     }
 }
 

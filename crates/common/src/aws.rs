@@ -5,7 +5,9 @@ use std::iter::successors;
 use std::time::Duration;
 
 use aws_config::identity::IdentityCache;
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -26,12 +28,27 @@ const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 /// container or instance role. The SDK tries again where it asks for credentials; on the clients made of
 /// this, our own policy is the only one.
 pub async fn load_config() -> SdkConfig {
+    config_loader().load().await
+}
+
+/// The same of one profile: its credentials and region, whatever the environment says.
+pub(crate) async fn load_profile(name: &str) -> SdkConfig {
+    let credentials = ProfileFileCredentialsProvider::builder().profile_name(name);
+    let region = ProfileFileRegionProvider::builder().profile_name(name);
+    let region = RegionProviderChain::first_try(region.build()).or_default_provider();
+    config_loader()
+        .profile_name(name)
+        .credentials_provider(credentials.build())
+        .region(region)
+        .load()
+        .await
+}
+
+fn config_loader() -> ConfigLoader {
     let identities = IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT);
     aws_config::defaults(BehaviorVersion::latest())
         .identity_cache(identities.build())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .load()
-        .await
 }
 
 /// An S3 client, for the region of the settings or another. It does not try again: the SDK's tries share one
@@ -120,13 +137,45 @@ where
         let (origin, fallback) = classify_origin(&error, status, reported);
         let code = reported.unwrap_or(fallback);
         let message = meta.and_then(|meta| meta.message());
+        let message = message.filter(|message| !message.is_empty());
         Self {
             origin,
             code: code.to_owned(),
-            message: message.map_or_else(|| error_chain(&error), first_line),
+            message: message.map_or_else(|| describe_silence(&error, status), first_line),
             status,
         }
     }
+}
+
+/// Some stores say no more than a code.
+fn describe_silence<E: Error + 'static>(error: &SdkError<E, HttpResponse>, status: u16) -> String {
+    let name = std::any::type_name::<E>().rsplit("::").next();
+    let operation = name.and_then(|name| name.strip_suffix("Error"));
+    match operation {
+        Some(operation) if status == 403 => describe_denial(operation),
+        _ => error_chain(error),
+    }
+}
+
+/// A refused operation of S3 with the right that it needs.
+pub(crate) fn describe_denial(operation: &str) -> String {
+    let right = match operation {
+        "HeadBucket" | "ListObjectsV2" => "s3:ListBucket",
+        "HeadObject" | "GetObject" => "s3:GetObject",
+        "GetObjectTagging" => "s3:GetObjectTagging",
+        "GetObjectAcl" => "s3:GetObjectAcl",
+        "GetBucketVersioning" => "s3:GetBucketVersioning",
+        "DeleteObject" | "DeleteObjects" => "s3:DeleteObject",
+        "AbortMultipartUpload" => "s3:AbortMultipartUpload",
+        "PutObject" | "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload" => {
+            "s3:PutObject and s3:PutObjectTagging"
+        }
+        "CopyObject" | "UploadPartCopy" => {
+            "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination"
+        }
+        _ => return format!("{operation} is denied"),
+    };
+    format!("{operation} is denied: it needs {right}")
 }
 
 fn classify_origin<E>(

@@ -15,6 +15,7 @@ use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::http::Headers;
 use tokio::time::Instant;
 
 /// The SDK's own. Source: `aws-smithy-runtime`, `DEFAULT_CONNECT_TIMEOUT`.
@@ -72,7 +73,8 @@ impl RenewedConnections {
 }
 
 impl HttpConnector for RenewedConnections {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+        state_empty_length(&mut request);
         let (generation, connector) = self.lock_current().clone();
         let mut silence = SilenceGuard {
             connections: self.clone(),
@@ -80,11 +82,48 @@ impl HttpConnector for RenewedConnections {
             sent: Some(Instant::now()),
         };
         HttpConnectorFuture::new(async move {
-            let response = connector.call(request).await;
+            let mut response = connector.call(request).await;
             silence.disarm();
+            if let Ok(response) = &mut response {
+                mark_foreign_bytes(response.headers_mut());
+            }
             response
         })
     }
+}
+
+/// Without a body a request goes out without its length, which Ceph (16.2) refuses of an upload in parts:
+/// 411 `MissingContentLength`.
+fn state_empty_length(request: &mut HttpRequest) {
+    let is_empty = request.body().content_length() == Some(0);
+    let has_length = matches!(request.method(), "POST" | "PUT");
+    if has_length && is_empty && !request.headers().contains_key("content-length") {
+        request.headers_mut().insert("content-length", "0");
+    }
+}
+
+/// A private-use character for each byte of a header that is not UTF-8: the SDK takes such a response for
+/// unreadable as a whole, and with it the object.
+const FIRST_MARK: u32 = 0xe000;
+
+fn mark_foreign_bytes(headers: &mut Headers) {
+    let foreign = headers.iter_bytes();
+    let foreign = foreign.filter(|(_, value)| std::str::from_utf8(value).is_err());
+    let mark = |byte: &u8| match byte {
+        0..0x80 => char::from(*byte),
+        _ => char::from_u32(FIRST_MARK + u32::from(*byte)).unwrap_or('?'),
+    };
+    let marked: Vec<(String, String)> = foreign
+        .map(|(name, value)| (name.to_owned(), value.iter().map(mark).collect()))
+        .collect();
+    for (name, value) in marked {
+        drop(headers.try_insert(name, value));
+    }
+}
+
+/// Whether a header's value was no UTF-8.
+pub(crate) fn has_marked_byte(value: &str) -> bool {
+    value.contains(|c| (FIRST_MARK + 0x80..FIRST_MARK + 0x100).contains(&u32::from(c)))
 }
 
 impl fmt::Debug for RenewedConnections {
@@ -139,6 +178,20 @@ mod tests {
             let response = HttpResponse::new(200.try_into().unwrap(), SdkBody::empty());
             HttpConnectorFuture::ready(Ok(response))
         }
+    }
+
+    #[test]
+    fn what_has_no_body_states_its_length() {
+        let length = |method: &str, body: &'static str| {
+            let mut request = HttpRequest::new(SdkBody::from(body));
+            request.set_method(method).unwrap();
+            state_empty_length(&mut request);
+            request.headers().get("content-length").map(str::to_owned)
+        };
+        assert_eq!(length("POST", ""), Some("0".into()));
+        assert_eq!(length("PUT", ""), Some("0".into()));
+        assert_eq!(length("POST", "body"), None);
+        assert_eq!(length("GET", ""), None);
     }
 
     #[tokio::test(start_paused = true)]

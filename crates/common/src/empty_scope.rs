@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
+
 use crate::path_rule::PathRule;
 
 /// The longest beginning of a path that is shown, in characters.
@@ -17,6 +19,8 @@ const MAX_DEPTH: usize = 6;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PathSample {
     pub rows: usize,
+    /// Rows with the old prefix that `ROW_FILTER` leaves out.
+    pub left_out: usize,
     /// Those of the rows that have a path.
     pub paths: Vec<String>,
 }
@@ -28,6 +32,8 @@ pub enum EmptyScope {
     NoPaths,
     /// Each path starts with `NEW_PREFIX`, as after a migration.
     AllMoved,
+    /// `ROW_FILTER` leaves out so many rows with the old prefix of those that were read, which are all.
+    LeftOut(usize),
     /// Paths start with something else: `OLD_PREFIX` may be wrong.
     OtherPaths(UnmatchedPrefix),
 }
@@ -51,6 +57,9 @@ impl EmptyScope {
         if sample.paths.is_empty() {
             return Self::NoPaths;
         }
+        if sample.left_out > 0 {
+            return Self::LeftOut(sample.left_out);
+        }
         if !new.is_empty() && sample.paths.iter().all(|path| path.starts_with(new)) {
             return Self::AllMoved;
         }
@@ -68,6 +77,10 @@ impl fmt::Display for EmptyScope {
         match self {
             Self::NoRows => f.write_str("the table has no rows"),
             Self::NoPaths => f.write_str("no row has a path: all are null or empty"),
+            Self::LeftOut(rows) => write!(
+                f,
+                "ROW_FILTER leaves out every row with OLD_PREFIX: {rows} of those that were read"
+            ),
             Self::AllMoved => f.write_str("every path starts with NEW_PREFIX already"),
             Self::OtherPaths(unmatched) => unmatched.fmt(f),
         }
@@ -152,15 +165,20 @@ fn suggest_prefix(old_prefix: &str, paths: &[String]) -> Option<String> {
         }
         bare = mended;
     }
-    let wanted = without_slashes(&bare).to_lowercase();
-    let is_meant = |folder: &&str| without_slashes(folder).to_lowercase() == wanted;
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let plain = |text: &str| without_slashes(&decoded(text)).to_lowercase();
+    let wanted = plain(&bare);
+    let is_meant = |folder: &&str| plain(folder) == wanted;
     let found = paths
         .iter()
         .flat_map(|path| folders(path))
         .find(is_meant)
         .filter(|_| !wanted.is_empty())?;
     differences.extend(slash_differences(&bare, found));
-    if without_slashes(&bare) != without_slashes(found) {
+    let (bare, shown) = (without_slashes(&bare), without_slashes(found));
+    if bare.to_lowercase() != shown.to_lowercase() {
+        differences.push("another percent-encoding");
+    } else if bare != shown {
         differences.push("other letters in upper case");
     }
     Some(format!(
@@ -205,6 +223,7 @@ mod tests {
         let rule = PathRule::new(old_prefix, "avatar/", None, None).unwrap();
         let sample = PathSample {
             rows: 9,
+            left_out: 0,
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),
         };
         EmptyScope::explain(&rule, &sample).to_string()
@@ -232,6 +251,16 @@ mod tests {
             why.contains("no such slash at its start, no slash at its end"),
             "{why}"
         );
+    }
+
+    #[test]
+    fn a_prefix_is_compared_as_the_paths_encode_it() {
+        let why = explain(
+            "https://a.example/my images/",
+            &["https://a.example/my%20images/1"],
+        );
+        let meant = "Did you mean 'https://a.example/my%20images/'? OLD_PREFIX has another percent-encoding";
+        assert!(why.contains(meant), "{why}");
     }
 
     #[test]

@@ -4,9 +4,7 @@ use thiserror::Error;
 
 /// Everything that was to do is done; for a consumer, a clean drain.
 pub const DONE: u8 = 0;
-/// An unforeseen error; its causes are printed.
-pub const UNEXPECTED: u8 = 1;
-/// What a command checked is not as it should be; its output names it.
+/// What a command checked is not as it should be; its output names it. Never an error of the program's own.
 pub const CHECK_FAILED: u8 = 1;
 /// The feeder finished, and some rows could not be moved: the ledger's `failures` have the reasons. A rollback
 /// or clean finished, and left something as it was.
@@ -20,6 +18,8 @@ pub const INVALID_SETTINGS: u8 = 64;
 pub const NOTHING_IN_SCOPE: u8 = 66;
 /// The database, the queue or a bucket cannot be reached (`EX_UNAVAILABLE`).
 pub const UNAVAILABLE: u8 = 69;
+/// An unforeseen error, whose causes are printed, or a panic (`EX_SOFTWARE`).
+pub const UNEXPECTED: u8 = 70;
 /// Another feeder of the same run is at work, or another that would be in the way (`EX_TEMPFAIL`).
 pub const ANOTHER_FEEDER: u8 = 75;
 /// A right is missing; the message names it, and the statement that grants it (`EX_NOPERM`).

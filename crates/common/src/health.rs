@@ -68,7 +68,11 @@ struct DependencyState {
 #[derive(Debug, Clone)]
 pub struct Health {
     role: WorkerRole,
+    /// Named where the process serves several.
+    run: Option<Arc<str>>,
     shared: Arc<SharedHealth>,
+    /// Each run has buckets of its own.
+    objects: Arc<SharedHealth>,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +86,26 @@ impl Health {
     pub fn new(role: WorkerRole) -> Self {
         Self {
             role,
+            run: None,
             shared: Arc::default(),
+            objects: Arc::default(),
+        }
+    }
+
+    /// The health of one run of several: the same database and queue, buckets of its own.
+    #[must_use]
+    pub fn for_run(&self, run: &str) -> Self {
+        Self {
+            run: Some(run.into()),
+            objects: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    fn shared(&self, dependency: Dependency) -> &SharedHealth {
+        match dependency {
+            Dependency::Objects => &self.objects,
+            Dependency::Database | Dependency::Queue => &self.shared,
         }
     }
 
@@ -113,45 +136,71 @@ impl Health {
         reason: &str,
         applies: impl FnOnce(&DependencyState) -> bool,
     ) {
-        let mut states = self.lock_states();
+        let shared = self.shared(dependency);
+        let mut states = shared.lock_states();
         let state = &mut states[dependency as usize];
         if state.outage.is_some() || !applies(state) {
             return;
         }
         let (name, advice) = (dependency.display_name(), dependency.advice(self.role));
         let reason = format!("{reason}{advice}");
-        let consequence = match self.role {
-            WorkerRole::Feeder => "feeding waits until it can",
-            WorkerRole::Consumer => "receiving stops until it can; what is in hand is kept",
-            WorkerRole::Command(_) => "the command waits until it can",
-        };
-        tracing::error!(reason, "{name} cannot be used: {consequence}");
+        match (self.role, &self.run) {
+            (WorkerRole::Feeder, _) => {
+                tracing::error!(reason, "{name} cannot be used: feeding waits until it can");
+            }
+            (WorkerRole::Consumer, Some(run)) if dependency == Dependency::Objects => {
+                tracing::error!(
+                    run = &**run,
+                    reason,
+                    "{name} cannot be used for run '{run}': its messages are kept until it can, others go on"
+                );
+            }
+            (WorkerRole::Command(_), _) => {
+                tracing::error!(
+                    reason,
+                    "{name} cannot be used: the command waits until it can"
+                );
+            }
+            (WorkerRole::Consumer, _) => tracing::error!(
+                reason,
+                "{name} cannot be used: receiving stops until it can; what is in hand is kept"
+            ),
+        }
         state.outage = Some(reason);
-        self.shared.changed.notify_waiters();
+        shared.changed.notify_waiters();
     }
 
     pub fn mark_up(&self, dependency: Dependency) {
-        let mut states = self.lock_states();
+        let shared = self.shared(dependency);
+        let mut states = shared.lock_states();
         let state = &mut states[dependency as usize];
         state.last_success = Some(Instant::now());
         if state.outage.take().is_some() {
             let name = dependency.display_name();
-            tracing::info!("{name} can be used again: going on");
-            self.shared.changed.notify_waiters();
+            tracing::info!(
+                run = self.run.as_deref(),
+                "{name} can be used again: going on"
+            );
+            shared.changed.notify_waiters();
         }
     }
 
     pub fn is_up(&self, dependency: Dependency) -> bool {
-        self.lock_states()[dependency as usize].outage.is_none()
+        let states = self.shared(dependency).lock_states();
+        states[dependency as usize].outage.is_none()
     }
 
     /// What is down, and why; none when all is well.
     pub fn outage(&self) -> Option<String> {
-        let states = self.lock_states();
-        DEPENDENCIES.into_iter().find_map(|dependency| {
-            let reason = states[dependency as usize].outage.as_ref()?;
-            Some(format!("{}: {reason}", dependency.display_name()))
-        })
+        DEPENDENCIES
+            .into_iter()
+            .find_map(|dependency| self.outage_of(dependency))
+    }
+
+    pub fn outage_of(&self, dependency: Dependency) -> Option<String> {
+        let states = self.shared(dependency).lock_states();
+        let reason = states[dependency as usize].outage.as_ref()?;
+        Some(format!("{}: {reason}", dependency.display_name()))
     }
 
     pub async fn wait_until_up(&self, dependency: Dependency) {
@@ -164,7 +213,7 @@ impl Health {
 
     async fn wait_for(&self, dependency: Dependency, is_up: bool) {
         while self.is_up(dependency) != is_up {
-            let mut changed = pin!(self.shared.changed.notified());
+            let mut changed = pin!(self.shared(dependency).changed.notified());
             // What changes from here on wakes it.
             changed.as_mut().enable();
             if self.is_up(dependency) != is_up {
@@ -172,11 +221,12 @@ impl Health {
             }
         }
     }
+}
 
+impl SharedHealth {
     fn lock_states(&self) -> MutexGuard<'_, [DependencyState; 3]> {
         // Nothing that can panic runs under this lock.
-        let states = self.shared.states.lock();
-        states.unwrap_or_else(PoisonError::into_inner)
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -240,5 +290,15 @@ mod tests {
         assert!(waiting.await.is_err());
         health.mark_up(Dependency::Objects);
         health.wait_until_up(Dependency::Objects).await;
+    }
+
+    #[test]
+    fn each_run_has_buckets_of_its_own_and_the_database_of_all() {
+        let process = Health::new(WorkerRole::Consumer);
+        let (one, other) = (process.for_run("one"), process.for_run("other"));
+        one.mark_down(Dependency::Objects, "denied");
+        assert!(other.outage().is_none() && process.outage().is_none());
+        other.mark_down(Dependency::Database, "gone");
+        assert!(!one.is_up(Dependency::Database) && !process.is_up(Dependency::Database));
     }
 }

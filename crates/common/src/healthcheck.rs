@@ -39,7 +39,7 @@ enum HealthcheckError {
 
 impl HealthcheckArgs {
     /// Asks the process that listens on `METRICS_ADDR`, and prints its response.
-    /// Returns [`exit::DONE`] or [`exit::UNEXPECTED`]: an orchestrator knows no others.
+    /// Returns [`exit::DONE`] or [`exit::CHECK_FAILED`]: an orchestrator knows no others.
     pub fn run(self) -> Result<u8, SettingsError> {
         let mut problems = SettingsProblems::default();
         let address = self.endpoint.parse(&mut problems);
@@ -52,7 +52,7 @@ impl HealthcheckArgs {
         Ok(
             match check_health(connectable_address(address), self.alive) {
                 Ok(response) => print_result(response.trim_end(), exit::DONE),
-                Err(error) => print_result(&error, exit::UNEXPECTED),
+                Err(error) => print_result(&error, exit::CHECK_FAILED),
             },
         )
     }

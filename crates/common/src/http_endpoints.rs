@@ -40,6 +40,11 @@ pub trait ProcessStatus: Send + Sync + 'static {
     /// None when the process is healthy.
     fn unhealthy_reason(&self) -> Option<String>;
 
+    /// What is worth knowing although the process is healthy.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Adds its figures as they are now.
     fn register_metrics(&self, registry: &mut Registry);
 }
@@ -101,7 +106,13 @@ pub async fn serve_endpoints(
 }
 
 async fn get_healthz(State(watched): State<EndpointState>) -> (StatusCode, String) {
-    health_response(watched.status.unhealthy_reason())
+    let (status, mut text) = health_response(watched.status.unhealthy_reason());
+    if status == StatusCode::OK {
+        for note in watched.status.notes() {
+            text = format!("{text}{note}\n");
+        }
+    }
+    (status, text)
 }
 
 async fn get_readyz(State(watched): State<EndpointState>) -> (StatusCode, String) {

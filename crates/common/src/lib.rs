@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod batch;
+pub mod companions;
 mod connections;
 pub mod empty_scope;
 pub mod exit;
@@ -11,10 +12,14 @@ pub mod healthcheck;
 pub mod heartbeat;
 pub mod http_endpoints;
 pub mod http_server;
+mod id_time;
 pub mod ledger;
 pub mod logging;
+pub mod manual;
 pub mod message;
+pub mod notify;
 pub mod object_store;
+pub mod path_encoding;
 pub mod path_rule;
 pub mod preflight;
 pub mod printable;

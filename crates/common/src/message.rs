@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::path_rule::{MoveRoute, PathRule, RouteError};
-use crate::row_id::{IdColumnType, RowId};
+use crate::row_id::{IdType, RowId};
 
 /// The largest body a well-formed message can have; anything longer is not parsed at all.
-/// A byte takes at most six bytes of JSON; a path has 1,024 of its key and those of a prefix, a text
-/// id as many as fit into a B-tree's entry, about 2,700.
-const MAX_BODY_BYTES: usize = 32 * 1024;
+/// A byte takes at most six bytes of JSON; a path has 1,024 of its key, or 4,096 where it is a URL, and those of a
+/// prefix, a text id as many as fit into a B-tree's entry, about 2,700.
+const MAX_BODY_BYTES: usize = 64 * 1024;
 
 #[derive(Serialize)]
 struct EncodedMessage<'a> {
@@ -54,7 +54,7 @@ pub enum PoisonReason {
     MalformedBody(String),
     /// The id cannot be one of the id column's type.
     #[error("the id {0:?} is not a valid {1}")]
-    BadId(String, &'static str),
+    BadId(String, IdType),
     #[error("the path {0:?} has no route: {1}")]
     BadPath(String, RouteError),
 }
@@ -74,18 +74,30 @@ pub fn encode(run: i64, id: &RowId, path: &str) -> Result<String, serde_json::Er
         .replace('\u{ffff}', "\\uffff"))
 }
 
+/// The number of the run that a message names, by whose rule it is to be read.
+pub fn named_run(body: &str) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct NamedRun {
+        run: Option<i64>,
+    }
+    if body.len() > MAX_BODY_BYTES {
+        return None;
+    }
+    serde_json::from_str::<NamedRun>(body).ok()?.run
+}
+
 /// Reads a message of the run with this number, type of id and rule.
 pub fn decode(
     body: &str,
     run: i64,
-    id_type: IdColumnType,
+    id_type: impl Into<IdType>,
     rule: &PathRule,
 ) -> Result<MoveTask, DecodeError> {
     let incoming = parse_body(body)?;
     if let Some(other) = incoming.run.filter(|named| *named != run) {
         return Err(DecodeError::OtherRun(other));
     }
-    Ok(route_row(incoming, id_type, rule)?)
+    Ok(route_row(incoming, id_type.into(), rule)?)
 }
 
 fn parse_body(body: &str) -> Result<DecodedMessage, PoisonReason> {
@@ -98,11 +110,11 @@ fn parse_body(body: &str) -> Result<DecodedMessage, PoisonReason> {
 
 fn route_row(
     incoming: DecodedMessage,
-    id_type: IdColumnType,
+    id_type: IdType,
     rule: &PathRule,
 ) -> Result<MoveTask, PoisonReason> {
     let Some(id) = id_type.parse(&incoming.id) else {
-        return Err(PoisonReason::BadId(incoming.id, id_type.sql_type()));
+        return Err(PoisonReason::BadId(incoming.id, id_type));
     };
     match rule.route_for(&incoming.path) {
         Ok(route) => Ok(MoveTask { id, route }),
@@ -127,6 +139,7 @@ fn escape_control_characters(error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::row_id::IdColumnType;
     use proptest::prelude::*;
 
     fn rule() -> PathRule {
@@ -159,7 +172,10 @@ mod tests {
     fn a_message_of_another_run_is_no_poison() {
         let body = r#"{"run":8,"id":"not of our type","path":"outside/our/rule"}"#;
         assert_eq!(read(body), Err(DecodeError::OtherRun(8)));
+        assert_eq!(named_run(body), Some(8));
+        assert_eq!(named_run("poison"), None);
         let without = r#"{"id":"123","path":"image/avatar-123.png"}"#;
+        assert_eq!(named_run(without), None);
         assert!(read(without).is_ok(), "of an earlier version");
     }
 

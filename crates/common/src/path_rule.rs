@@ -3,27 +3,30 @@
 //!
 //! ```text
 //! path         OLD_PREFIX + rest              →  NEW_PREFIX + rest
-//! source key   SOURCE_KEY_PREFIX + rest
-//! dest. key    DESTINATION_KEY_PREFIX + rest
+//! source key   SOURCE_KEY_PREFIX + key
+//! dest. key    DESTINATION_KEY_PREFIX + key
 //! ```
+//!
+//! The key is the rest itself, or what it spells by [`PathEncoding`].
 
 use thiserror::Error;
+
+use crate::companions::CompanionPatterns;
+use crate::path_encoding::PathEncoding;
 
 /// The longest object key S3 accepts, in bytes of UTF-8.
 /// Source: Amazon S3 User Guide, "Naming Amazon S3 objects".
 pub const MAX_KEY_BYTES: usize = 1024;
 
 /// A checked path rule. Prefix means prefix: only a leading match is ever replaced.
-#[expect(
-    clippy::struct_field_names,
-    reason = "the names are those of the settings"
-)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRule {
     old_prefix: String,
     new_prefix: String,
     source_key_prefix: String,
     destination_key_prefix: String,
+    encoding: PathEncoding,
+    companions: CompanionPatterns,
 }
 
 /// The keys and the new path of one path.
@@ -68,6 +71,13 @@ pub enum RouteError {
     /// Neither Postgres text nor an S3 key can hold it.
     #[error("the path holds a NUL character")]
     ContainsNul,
+    #[error("'{0}' in the path is no percent-encoding (PATH_ENCODING)")]
+    InvalidEscape(String),
+    #[error("the percent-encoding in the path is not UTF-8, which a key is (PATH_ENCODING)")]
+    EscapeNotUtf8,
+    /// Spelled as a URL it is longer than any key needs, its query included.
+    #[error("the path is {0} bytes long after its prefix, more than any key takes (PATH_ENCODING)")]
+    PathTooLong(usize),
 }
 
 impl RouteError {
@@ -79,6 +89,9 @@ impl RouteError {
             Self::EmptyKey => "EmptyKey",
             Self::KeyTooLong(_) => "KeyTooLong",
             Self::ContainsNul => "NulInPath",
+            Self::InvalidEscape(_) => "InvalidEscape",
+            Self::EscapeNotUtf8 => "EscapeNotUtf8",
+            Self::PathTooLong(_) => "PathTooLong",
         }
     }
 }
@@ -106,7 +119,21 @@ impl PathRule {
             destination_key_prefix: destination_key_prefix.unwrap_or_else(|| new_prefix.clone()),
             old_prefix,
             new_prefix,
+            encoding: PathEncoding::None,
+            companions: CompanionPatterns::default(),
         })
+    }
+
+    /// The same rule for paths that spell keys in this way.
+    #[must_use]
+    pub fn with_encoding(self, encoding: PathEncoding) -> Self {
+        Self { encoding, ..self }
+    }
+
+    /// The same rule for images with these companions.
+    #[must_use]
+    pub fn with_companions(self, companions: CompanionPatterns) -> Self {
+        Self { companions, ..self }
     }
 
     pub fn route_for(&self, path: &str) -> Result<MoveRoute, RouteError> {
@@ -123,8 +150,8 @@ impl PathRule {
         Ok(MoveRoute {
             old_path: path.to_owned(),
             new_path,
-            source_key: object_key(&self.source_key_prefix, rest)?,
-            destination_key: object_key(&self.destination_key_prefix, rest)?,
+            source_key: self.object_key(&self.source_key_prefix, rest)?,
+            destination_key: self.object_key(&self.destination_key_prefix, rest)?,
         })
     }
 
@@ -148,14 +175,23 @@ impl PathRule {
     pub fn destination_key_prefix(&self) -> &str {
         &self.destination_key_prefix
     }
-}
 
-/// A key that S3 can have.
-pub(crate) fn object_key(prefix: &str, rest: &str) -> Result<String, RouteError> {
-    match prefix.len() + rest.len() {
-        0 => Err(RouteError::EmptyKey),
-        length if length > MAX_KEY_BYTES => Err(RouteError::KeyTooLong(length)),
-        _ => Ok(format!("{prefix}{rest}")),
+    pub fn encoding(&self) -> PathEncoding {
+        self.encoding
+    }
+
+    pub fn companions(&self) -> &CompanionPatterns {
+        &self.companions
+    }
+
+    /// The key under this prefix that is spelled by the rest of a path: one that S3 can have.
+    pub(crate) fn object_key(&self, prefix: &str, rest: &str) -> Result<String, RouteError> {
+        let rest = self.encoding.decode(rest)?;
+        match prefix.len() + rest.len() {
+            0 => Err(RouteError::EmptyKey),
+            length if length > MAX_KEY_BYTES => Err(RouteError::KeyTooLong(length)),
+            _ => Ok(format!("{prefix}{rest}")),
+        }
     }
 }
 
@@ -214,6 +250,42 @@ mod tests {
         );
     }
 
+    fn encoded(encoding: PathEncoding) -> PathRule {
+        let none = || Some(String::new());
+        let rule = PathRule::new(
+            "https://old.example/",
+            "https://new.example/",
+            none(),
+            none(),
+        );
+        rule.unwrap().with_encoding(encoding)
+    }
+
+    #[test]
+    fn encoded_urls_name_decoded_keys_and_keep_their_spelling() {
+        let route = encoded(PathEncoding::Url)
+            .route_for("https://old.example/a%20b+c.png?v=2")
+            .unwrap();
+        assert_eq!(route.new_path, "https://new.example/a%20b+c.png?v=2");
+        assert_eq!(route.source_key, "a b+c.png");
+        assert_eq!(route.destination_key, "a b+c.png");
+        let route = encoded(PathEncoding::Form).route_for("https://old.example/a+b");
+        assert_eq!(route.unwrap().source_key, "a b");
+    }
+
+    #[test]
+    fn an_encoded_key_is_measured_by_what_it_spells() {
+        let rule = encoded(PathEncoding::Url);
+        let of = |rest: &str| {
+            rule.route_for(&format!("https://old.example/{rest}"))
+                .map(|route| route.source_key)
+        };
+        assert_eq!(of(&"%20".repeat(1024)), Ok(" ".repeat(1024)));
+        assert_eq!(of(&"%20".repeat(1025)), Err(RouteError::KeyTooLong(1025)));
+        assert_eq!(of("?v=2"), Err(RouteError::EmptyKey));
+        assert_eq!(of("100%"), Err(RouteError::InvalidEscape("%".into())));
+    }
+
     #[test]
     fn refuses_rules_whose_result_still_matches() {
         for new in ["image/", "image/v2/"] {
@@ -251,17 +323,20 @@ mod tests {
     proptest! {
         #[test]
         fn every_part_is_a_prefix_and_the_same_rest(
-            old in ".{1,12}", new in ".{0,12}", source in ".{0,8}", destination in ".{0,8}", rest in ".{0,40}",
+            old in ".{1,12}", new in ".{0,12}", source in ".{0,8}", destination in ".{0,8}", rest in "(.|%[0-9a-f]{2}|[?#+]){0,40}",
+            encoding in proptest::sample::select(PathEncoding::ALL.to_vec()),
         ) {
             let Ok(rule) = PathRule::new(&*old, &*new, Some(source.clone()), Some(destination.clone())) else {
                 prop_assert!(new.starts_with(&old));
                 return Ok(());
             };
+            let rule = rule.with_encoding(encoding);
             if let Ok(route) = rule.route_for(&format!("{old}{rest}")) {
                 prop_assert_eq!(&route.old_path, &format!("{old}{rest}"));
                 prop_assert_eq!(&route.new_path, &format!("{new}{rest}"));
-                prop_assert_eq!(&route.source_key, &format!("{source}{rest}"));
-                prop_assert_eq!(&route.destination_key, &format!("{destination}{rest}"));
+                let key = encoding.decode(&rest).unwrap();
+                prop_assert_eq!(&route.source_key, &format!("{source}{key}"));
+                prop_assert_eq!(&route.destination_key, &format!("{destination}{key}"));
                 prop_assert!(!rule.is_in_scope(&route.new_path));
             }
         }

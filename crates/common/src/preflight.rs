@@ -185,7 +185,7 @@ pub async fn check_bucket(
             PreflightError::AccessDenied {
                 setting,
                 problem: format!(
-                    "the requester pays for bucket '{bucket}', which requests of ours never offer: work with credentials of the bucket's owner, or have the owner turn Requester Pays off"
+                    "the requester pays for bucket '{bucket}': start the feeder with REQUEST_PAYER=requester, or work with credentials of the bucket's owner"
                 ),
             }
         }

@@ -5,6 +5,16 @@ pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// Text as a literal that Postgres reads back unchanged, whatever `standard_conforming_strings` is.
+pub fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
 /// The `LIKE` pattern for "starts with this, literally", for use with `ESCAPE '\'`.
 pub fn like_prefix(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len() + 1);
@@ -22,6 +32,12 @@ pub fn like_prefix(prefix: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn literals_cannot_be_left() {
+        assert_eq!(quote_literal("a'b"), "'a''b'");
+        assert_eq!(quote_literal(r"a\'b"), r"E'a\\''b'");
+    }
 
     #[test]
     fn wildcards_lose_their_meaning() {

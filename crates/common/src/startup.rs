@@ -1,5 +1,6 @@
 //! What both binaries do before and after their own work: `.env`, flags, logs, signals, exit codes.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,6 +40,7 @@ where
     A: Parser,
     F: Future<Output = anyhow::Result<u8>>,
 {
+    exit_on_panic();
     if let Err(error) = read_dotenv() {
         return print_error(&error, exit::INVALID_SETTINGS);
     }
@@ -54,6 +56,15 @@ where
         }
         Err(error) => print_error(&error.into(), exit::UNEXPECTED),
     }
+}
+
+/// A process that lost a task to a defect is in no known state. It may be killed at any time, so it ends.
+fn exit_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::exit(i32::from(exit::UNEXPECTED));
+    }));
 }
 
 fn build_runtime(threads: WorkerThreads) -> std::io::Result<Runtime> {
@@ -138,12 +149,11 @@ fn print_usage(error: &clap::Error) -> ExitCode {
     })
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the last message of a process, also when logs are off"
-)]
+/// The last message of a process, also when logs are off. A closed standard error does not change the code.
 fn print_error(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("error: {}", printable_lines(&format!("{error:#}")));
+    let message = format!("{error:#}");
+    let message = printable_lines(&message);
+    drop(writeln!(std::io::stderr(), "error: {message}"));
     ExitCode::from(code)
 }
 
@@ -178,4 +188,47 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 pub fn process_name(role: &str) -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".into());
     format!("{role}-{host}-{:08x}", fastrand::u32(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Takes what the test harness is started with.
+    #[derive(Parser)]
+    struct AnyArgs {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _rest: Vec<String>,
+    }
+
+    /// Not a test: the process that the test below starts.
+    #[test]
+    #[ignore = "ends its process"]
+    fn panicking_process() {
+        run(WorkerThreads::One, async |_: AnyArgs, stop| {
+            drop(tokio::spawn(async { panic!("a defect") }));
+            stop.cancelled().await;
+            Ok(exit::DONE)
+        });
+    }
+
+    #[test]
+    fn a_panic_in_any_task_ends_the_process_with_a_code_of_its_own() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "--nocapture"]);
+        command.arg("startup::tests::panicking_process");
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(70), "{log}");
+        assert!(log.contains("a defect"), "{log}");
+    }
+
+    #[test]
+    fn errors_that_nothing_foresaw_are_not_findings() {
+        let error = anyhow::Error::from(std::io::Error::other("no space left"));
+        assert_eq!(exit_code(&error), exit::UNEXPECTED);
+        assert_ne!(exit::UNEXPECTED, exit::CHECK_FAILED);
+    }
 }

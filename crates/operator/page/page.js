@@ -39,7 +39,8 @@ const KIND = { running: "good", "nothing to do": "good", paused: "warn", "thrott
 
 function showRun({ run, state, reason, rows }) {
   put("run", `run ${run.id}`);
-  put("what", `${run.table}: '${run.old_prefix}' → '${run.new_prefix}', s3://${run.source_bucket} → s3://${run.destination_bucket}`);
+  const filter = run.row_filter ? ` where ${run.row_filter},` : "";
+  put("what", `${run.table}:${filter} '${run.old_prefix}' → '${run.new_prefix}', s3://${run.source_bucket} → s3://${run.destination_bucket}`);
   put("word", state);
   at("word").dataset.kind = KIND[state] ?? "";
   put("reason", reason);

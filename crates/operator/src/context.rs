@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use bucket_brigade_common::ledger::{
-    self, ConnectionPurpose, LedgerError, PostgresLedger, RunSelection, TableAccess,
+    self, ConnectionPurpose, LedgerError, PostgresLedger, RunOptions, RunSelection, TableAccess,
     require_selected_run,
 };
 use bucket_brigade_common::logging::{self, LogArgs};
-use bucket_brigade_common::object_store::s3::{CopyAttributes, S3Access, S3Bucket, S3Options};
+use bucket_brigade_common::object_store::s3::{MethodRequest, S3Bucket};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::{
-    MigrationArgs, MigrationSettings, ObjectArgs, Setting, SettingsError, SettingsProblems,
-    optional, setting,
+    MigrationArgs, MigrationSettings, SettingsError, SettingsProblems,
 };
 use bucket_brigade_common::{aws, startup};
 use clap::Subcommand as _;
@@ -40,19 +39,7 @@ pub struct CommonArgs {
     #[command(flatten)]
     migration: MigrationArgs,
     #[command(flatten)]
-    buckets: BucketArgs,
-    #[command(flatten)]
     logs: LogArgs,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "The buckets")]
-struct BucketArgs {
-    /// The source bucket's region, when it is not the destination's [default: AWS_REGION]
-    #[arg(long, env, value_name = "REGION", default_value = "", hide_default_value = true, value_parser = setting(optional))]
-    source_region: Setting<Option<String>>,
-    #[command(flatten)]
-    objects: ObjectArgs,
 }
 
 /// A command's surroundings. Nothing is connected before it is asked for.
@@ -61,8 +48,6 @@ pub struct CommandContext {
     pub migration: MigrationSettings,
     /// How to print.
     pub format: OutputFormat,
-    source_region: Option<String>,
-    pub(crate) attributes: CopyAttributes,
     sdk_config: OnceCell<SdkConfig>,
 }
 
@@ -70,8 +55,6 @@ pub struct CommandContext {
 pub(crate) struct CommonSettings {
     pub(crate) migration: MigrationSettings<RunSelection>,
     pub(crate) format: OutputFormat,
-    source_region: Option<String>,
-    attributes: CopyAttributes,
 }
 
 impl CommonArgs {
@@ -81,20 +64,13 @@ impl CommonArgs {
     /// Everything that is wrong with the settings, together with what `problems` holds already; no run of
     /// that name, or several without one.
     pub async fn into_context(self, problems: SettingsProblems) -> anyhow::Result<CommandContext> {
-        let CommonSettings {
-            migration,
-            format,
-            source_region,
-            attributes,
-        } = self.parse(problems)?;
+        let CommonSettings { migration, format } = self.parse(problems)?;
         let purpose = ConnectionPurpose::Command(command_name());
         let run = require_selected_run(&migration.database, &migration.run, &purpose);
         let run = Box::pin(run).await?;
         Ok(CommandContext {
-            migration: migration.with_run(run),
+            migration: migration.with_run(run)?,
             format,
-            source_region,
-            attributes,
             sdk_config: OnceCell::new(),
         })
     }
@@ -106,8 +82,6 @@ impl CommonArgs {
     ) -> Result<CommonSettings, SettingsError> {
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse_for_command(&mut problems);
-        let source_region = self.buckets.source_region.take(&mut problems);
-        let attributes = self.buckets.objects.parse(&mut problems);
         let migration = problems.finish(migration)?;
         logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), None);
         let format = if self.json {
@@ -115,12 +89,7 @@ impl CommonArgs {
         } else {
             OutputFormat::Text
         };
-        Ok(CommonSettings {
-            migration,
-            format,
-            source_region,
-            attributes,
-        })
+        Ok(CommonSettings { migration, format })
     }
 }
 
@@ -146,20 +115,25 @@ impl CommandContext {
     }
 
     /// Source and destination. Whether they are there is not asked yet.
-    pub async fn buckets(&self) -> Result<(S3Bucket, S3Bucket), PreflightError> {
-        let (run, region) = (&self.migration.run, self.source_region.as_deref());
-        let path_style = self.migration.force_path_style;
-        let access = S3Access::new(self.sdk().await, path_style, S3_REQUEST_TIMEOUT);
-        access
-            .buckets(&run.source_bucket, region, &run.destination_bucket)
+    pub async fn buckets(
+        &self,
+        options: &RunOptions,
+    ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+        let MigrationSettings { run, stores, .. } = &self.migration;
+        stores
+            .open_buckets(self.sdk().await, run, options, S3_REQUEST_TIMEOUT)
             .await
     }
 
-    /// How copies are written.
-    pub fn s3_options(&self) -> S3Options {
-        S3Options {
-            attributes: self.attributes.clone(),
-            ..S3Options::default()
+    /// How copies are made.
+    pub fn method_request<'a>(&'a self, options: &'a RunOptions) -> MethodRequest<'a> {
+        let MigrationSettings { run, stores, .. } = &self.migration;
+        MethodRequest {
+            options,
+            stores,
+            conditional_copy: None,
+            prefix: run.rule.destination_key_prefix(),
+            source_prefix: run.rule.source_key_prefix(),
         }
     }
 
@@ -189,7 +163,7 @@ impl CommandContext {
 }
 
 /// The command that this process was started for.
-fn command_name() -> String {
+pub(crate) fn command_name() -> String {
     let is_command = |argument: &String| OperatorCommand::has_subcommand(argument);
     std::env::args()
         .find(is_command)

@@ -41,7 +41,7 @@ struct FailedRow {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder failures --code NoSuchKey\n\nExit codes: 0 there are none; 1 unexpected error; 2 there are some; 64 wrong settings, or no such\nrun; 69 the database cannot be reached; 77 a right is missing."
+    after_help = "Example:\n  feeder failures --code NoSuchKey\n\nExit codes: 0 there are none; 2 there are some; 64 wrong settings, or no such run; 69 the database\ncannot be reached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Those with this code only

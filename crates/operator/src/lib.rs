@@ -1,6 +1,7 @@
 //! The operator's commands, one file or folder each, with their ledger queries; and the live page. A command
 //! prints to standard output, as text or with `--json` as one JSON object; logs go to standard error.
 
+pub mod chosen_runs;
 pub mod clean;
 mod command_cursor;
 mod command_throttle;
@@ -8,6 +9,7 @@ mod consent;
 pub mod context;
 pub mod dashboard;
 pub mod failures;
+pub mod history;
 pub mod limit;
 mod list_writer;
 mod locks;
@@ -31,7 +33,8 @@ pub mod verify;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
-use clap::Subcommand;
+use bucket_brigade_common::manual::ManualCommand;
+use clap::{Command, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 /// The commands beside feeding.
@@ -63,19 +66,21 @@ pub enum OperatorCommand {
     Clean(clean::Args),
     /// Ask the feeder that runs on this machine or in this container for its health
     Healthcheck(HealthcheckArgs),
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 impl OperatorCommand {
-    /// Runs it until its end or `stop`. Returns the exit code.
+    /// Runs it until its end or `stop`, as a command of `program`. Returns the exit code.
     ///
     /// # Errors
     /// What keeps it from running, before anything is touched.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<u8> {
+    pub async fn run(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
         let has_work_in_hand = matches!(
             self,
             Self::Plan(_) | Self::Status(_) | Self::Verify(_) | Self::Rollback(_) | Self::Clean(_)
         );
-        let ended = Box::pin(self.run_command(stop.clone()));
+        let ended = Box::pin(self.run_command(program, stop.clone()));
         if has_work_in_hand {
             return ended.await;
         }
@@ -86,21 +91,22 @@ impl OperatorCommand {
         }
     }
 
-    async fn run_command(self, stop: CancellationToken) -> anyhow::Result<u8> {
+    async fn run_command(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
         match self {
             Self::Plan(args) => Box::pin(plan::run(args, stop)).await,
-            Self::Runs(args) => runs::run(args).await,
-            Self::Status(args) => status::run(args, stop).await,
-            Self::Pause(args) => pause::run(args).await,
-            Self::Resume(args) => resume::run(args).await,
-            Self::Limit(args) => limit::run(args).await,
-            Self::Failures(args) => failures::run(args).await,
+            Self::Runs(args) => Box::pin(runs::run(args)).await,
+            Self::Status(args) => Box::pin(status::run(args, stop)).await,
+            Self::Pause(args) => Box::pin(pause::run(args)).await,
+            Self::Resume(args) => Box::pin(resume::run(args)).await,
+            Self::Limit(args) => Box::pin(limit::run(args)).await,
+            Self::Failures(args) => Box::pin(failures::run(args)).await,
             Self::Retry(args) => Box::pin(retry::run(args)).await,
             Self::Verify(args) => Box::pin(verify::run(args, stop)).await,
-            Self::Report(args) => report::run(args).await,
+            Self::Report(args) => Box::pin(report::run(args)).await,
             Self::Rollback(args) => Box::pin(rollback::run(args, stop)).await,
             Self::Clean(args) => Box::pin(clean::run(args, stop)).await,
             Self::Healthcheck(args) => Ok(args.run()?),
+            Self::Manual(command) => command.run(program),
         }
     }
 }

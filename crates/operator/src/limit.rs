@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::ledger::with_timeout;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
 use serde::Serialize;
+use sqlx::postgres::PgPool;
 
+use crate::chosen_runs::RunsArgs;
 use crate::context::CommonArgs;
+use crate::history::{Operator, OperatorArgs};
 
 /// Copies in flight that can be asked for at most.
 pub(crate) const MAX_COPIES_IN_FLIGHT: i32 = 1_000_000;
@@ -31,7 +33,7 @@ pub(crate) struct RequestedLimits {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder limit --rate 500\n  feeder limit --concurrency 200\n  feeder limit none\n\nExit codes: 0 the limits stand; 1 unexpected error; 64 wrong settings, or no such run; 69 the\ndatabase cannot be reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder limit --rate 500\n  feeder limit --concurrency 200\n  feeder limit none\n\nExit codes: 0 the limits stand; 64 wrong settings, or no such run; 69 the database cannot be\nreached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Rows per second at most
@@ -43,6 +45,10 @@ pub struct Args {
     /// End both limits
     #[arg(value_name = "none", value_parser = ["none"], conflicts_with_all = ["rate", "concurrency"])]
     lift: Option<String>,
+    #[command(flatten)]
+    operator: OperatorArgs,
+    #[command(flatten)]
+    runs: RunsArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -77,25 +83,29 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         rate: args.rate.map(|rate| rate.take(&mut problems)),
         concurrency: args.concurrency.map(|most| most.take(&mut problems)),
     };
-    let context = args.common.into_context(problems).await?;
-    let ledger = context.open_ledger(TableAccess::Read).await?;
-    let limits = set_limits(&ledger, args.lift.is_some(), asked).await?;
-    context.print_output(&LimitOutput {
-        run: ledger.run_id(),
-        limits,
-    })?;
-    Ok(exit::DONE)
+    let (operator, lift) = (Operator::from(args.operator), args.lift.is_some());
+    let runs = args.runs.choose(args.common, problems).await?;
+    let limit = async |run| {
+        let limits = set_limits(&runs.pool, run, lift, asked, &operator).await?;
+        Ok(LimitOutput { run, limits })
+    };
+    runs.print_each(limit).await
 }
 
 /// Sets the limits that are given, or ends both with `lift`. Returns those that hold.
 pub(crate) async fn set_limits(
-    ledger: &PostgresLedger,
+    pool: &PgPool,
+    run: i64,
     lift: bool,
-    limits: RequestedLimits,
+    asked: RequestedLimits,
+    operator: &Operator,
 ) -> Result<RequestedLimits, StatementError> {
-    let query = sqlx::query_as(UPDATE_LIMITS).bind(ledger.run_id());
-    let query = query.bind(lift).bind(limits.rate).bind(limits.concurrency);
-    with_timeout(query.fetch_one(ledger.pool())).await
+    let query = sqlx::query_as(UPDATE_LIMITS).bind(run);
+    let query = query.bind(lift).bind(asked.rate).bind(asked.concurrency);
+    let limits = with_timeout(query.fetch_one(pool)).await?;
+    let details = format_limits(limits).unwrap_or_else(|| "none".into());
+    operator.record(pool, run, "limit", Some(&details)).await;
+    Ok(limits)
 }
 
 /// For people; none where there are no limits.

@@ -1,6 +1,8 @@
 //! A row that was moved, by the ledger and by the table: what verify and rollback read.
 
+use bucket_brigade_common::companions::{Companion, CompanionCopies};
 use bucket_brigade_common::ledger::ApplicationTable;
+use bucket_brigade_common::path_rule::PathRule;
 
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct MovedRow {
@@ -18,6 +20,20 @@ pub(crate) struct MovedRow {
     pub(crate) is_source_removed: bool,
     /// A clean was killed after it decided to remove the source.
     pub(crate) is_source_in_removal: bool,
+    #[sqlx(try_from = "String")]
+    pub(crate) companions: RecordedCompanions,
+}
+
+/// The companions that were copied with an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RecordedCompanions(pub(crate) CompanionCopies);
+
+impl TryFrom<String> for RecordedCompanions {
+    type Error = serde_json::Error;
+
+    fn try_from(json: String) -> Result<Self, Self::Error> {
+        serde_json::from_str(&json).map(Self)
+    }
 }
 
 impl MovedRow {
@@ -27,17 +43,36 @@ impl MovedRow {
     }
 }
 
+/// The companions that were copied with a row's image, and the ETags of their copies.
+pub(crate) fn recorded_companions<'a>(
+    rule: &'a PathRule,
+    row: &'a MovedRow,
+) -> Vec<(Companion<'a>, &'a str)> {
+    let recorded = &row.companions.0;
+    let Ok(route) = rule.route_for(&row.old_path) else {
+        return Vec::new();
+    };
+    let companions = rule.companions_of(&route).into_iter();
+    let with_etag = companions.filter_map(|companion| {
+        let etag = recorded.get(companion.pattern)?;
+        Some((companion, etag.as_str()))
+    });
+    with_etag.collect()
+}
+
 /// A move's time as a number that compares exactly.
 pub(crate) const MOVED_MICROS: &str = "(extract(epoch FROM m.moved_at) * 1000000)::bigint";
 
 /// The columns of a [`MovedRow`], from `m` and, joined on by [`moved_joins`], `t` and `r`.
 pub(crate) fn moved_columns(table: &ApplicationTable) -> String {
     let ApplicationTable { id, path, .. } = table;
+    let first = id.first("t");
     format!(
         "m.row_id, m.old_path, m.new_path, m.etag, m.size_bytes, {MOVED_MICROS} AS moved_micros,
-         CASE WHEN t.{id} IS NOT NULL THEN coalesce(t.{path}::text, '') END AS current_path,
+         CASE WHEN {first} IS NOT NULL THEN coalesce(t.{path}::text, '') END AS current_path,
          coalesce(r.removed_at >= m.moved_at, false) AS is_source_removed,
-         r.removing_at IS NOT NULL AND r.removed_at IS NULL AS is_source_in_removal"
+         r.removing_at IS NOT NULL AND r.removed_at IS NULL AS is_source_in_removal,
+         coalesce(m.companions::text, '{{}}') AS companions"
     )
 }
 
@@ -52,10 +87,9 @@ pub(crate) fn moves_by_id_sql(table: &ApplicationTable) -> String {
 
 /// The row and the removal that belong to a move.
 pub(crate) fn moved_joins(table: &ApplicationTable) -> String {
-    let ApplicationTable { sql, id, .. } = table;
-    let id_type = table.id_type.sql_type();
+    let (sql, is_row) = (&table.sql, table.id.matches("t", "m.row_id"));
     format!(
-        "LEFT JOIN {sql} t ON t.{id} = m.row_id::{id_type}
+        "LEFT JOIN {sql} t ON {is_row}
          LEFT JOIN bucket_brigade.removals r
                 ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path"
     )

@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::ledger::with_timeout;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
+use sqlx::postgres::PgPool;
 
+use crate::chosen_runs::RunsArgs;
 use crate::context::CommonArgs;
+use crate::history::{Operator, OperatorArgs};
 
 const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
     SET paused = false, paused_by = NULL, pause_reason = NULL, paused_at = NULL
@@ -17,9 +19,13 @@ const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot be reached; 77 a right is missing."
+    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, or no such run; 69 the database cannot be\nreached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
+    #[command(flatten)]
+    operator: OperatorArgs,
+    #[command(flatten)]
+    runs: RunsArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -43,22 +49,29 @@ impl fmt::Display for ResumeOutput {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let context = args
-        .common
-        .into_context(SettingsProblems::default())
-        .await?;
-    let ledger = context.open_ledger(TableAccess::Read).await?;
-    let was_paused = resume_run(&ledger).await?;
-    context.print_output(&ResumeOutput {
-        run: ledger.run_id(),
-        paused: false,
-        was_paused,
-    })?;
-    Ok(exit::DONE)
+    let operator = Operator::from(args.operator);
+    let problems = SettingsProblems::default();
+    let runs = args.runs.choose(args.common, problems).await?;
+    let resume = async |run| {
+        Ok(ResumeOutput {
+            run,
+            paused: false,
+            was_paused: resume_run(&runs.pool, run, &operator).await?,
+        })
+    };
+    runs.print_each(resume).await
 }
 
 /// Ends a pause; whether there was one.
-pub(crate) async fn resume_run(ledger: &PostgresLedger) -> Result<bool, StatementError> {
-    let query = sqlx::query_scalar(RESUME_RUN).bind(ledger.run_id());
-    with_timeout(query.fetch_one(ledger.pool())).await
+pub(crate) async fn resume_run(
+    pool: &PgPool,
+    run: i64,
+    operator: &Operator,
+) -> Result<bool, StatementError> {
+    let query = sqlx::query_scalar(RESUME_RUN).bind(run);
+    let was_paused = with_timeout(query.fetch_one(pool)).await?;
+    if was_paused {
+        operator.record(pool, run, "resume", None).await;
+    }
+    Ok(was_paused)
 }

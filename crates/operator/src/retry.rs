@@ -4,7 +4,7 @@ use std::fmt;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, list_runs, with_timeout};
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::{DatabaseArgs, SettingsProblems};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::command_throttle::CommandThrottle;
 use crate::consent::{ask, can_ask};
 use crate::context::{CommandContext, CommonArgs};
+use crate::history::{Operator, OperatorArgs};
 use crate::statements::{page_after, retry_statement};
 use crate::status::{CodeCount, failure_counts, live_workers};
 
@@ -40,7 +41,7 @@ SELECT (SELECT max(row_id) FROM page), (SELECT count(*) FROM gone)";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder retry                                 prints what would happen\n  feeder retry --yes\n  feeder retry --code NoSuchKey --yes\n\nExit codes: 0 done; 1 unexpected error; 64 wrong settings, or no such run; 69 the database or the\nqueue cannot be reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder retry                                 prints what would happen\n  feeder retry --yes\n  feeder retry --code NoSuchKey --yes\n\nExit codes: 0 done; 64 wrong settings, or no such run; 69 the database or the queue cannot be\nreached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Rows that failed with this code only; dead letters then stay where they are, because they do not
@@ -52,6 +53,8 @@ pub struct Args {
     yes: bool,
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    operator: OperatorArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -66,6 +69,9 @@ struct RetryPreview {
     codes: Vec<CodeCount>,
     /// None where they stay.
     dead_letters: Option<u64>,
+    /// Whether other runs have dead letters there too.
+    #[serde(skip)]
+    is_shared: bool,
     #[serde(skip)]
     is_asking: bool,
 }
@@ -81,6 +87,10 @@ impl fmt::Display for RetryPreview {
             write!(f, "\n  {rows} failed with {code}")?;
         }
         match self.dead_letters {
+            Some(count) if self.is_shared => write!(
+                f,
+                "\nof about {count} dead letters those of this run would go back to the queue"
+            )?,
             Some(count) => write!(
                 f,
                 "\nabout {count} dead letters would go back to the queue, those of others too"
@@ -142,8 +152,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
+    let is_shared = list_runs(ledger.pool()).await?.len() > 1;
     if !args.yes {
         let mut preview = read_preview(&context, &ledger, args.code.as_deref()).await?;
+        preview.is_shared = is_shared;
         preview.is_asking = can_ask(context.format);
         // Ctrl-C ends the command as such.
         let reply = ask(context.format, &preview, &CancellationToken::new()).await?;
@@ -160,7 +172,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let rows = throttle.run(work).await?;
     let redrive = match args.code {
         Some(_) => None,
-        None => Some(redrive_dead_letters(&context).await?),
+        None => Some(redrive_dead_letters(&context, &ledger, is_shared).await?),
     };
     let (word, dead_letters) = match redrive {
         None => ("not asked for", 0),
@@ -168,6 +180,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         Some(RedriveOutcome::Started(count)) => ("started", count),
         Some(RedriveOutcome::Resent(count)) => ("by hand", count),
     };
+    let details = format!("{rows} failures, {dead_letters} dead letters");
+    let operator = Operator::from(args.operator);
+    operator
+        .record(ledger.pool(), ledger.run_id(), "retry", Some(&details))
+        .await;
     let workers = live_workers(&ledger).await?;
     context.print_output(&RetryOutput {
         run: ledger.run_id(),
@@ -197,6 +214,7 @@ async fn read_preview(
         rows: codes.iter().map(|one| one.rows).sum(),
         codes,
         dead_letters,
+        is_shared: false,
         is_asking: false,
     })
 }
@@ -248,8 +266,14 @@ async fn delete_page(
     with_timeout(query.bind(PAGE_ROWS).fetch_one(ledger.pool())).await
 }
 
-async fn redrive_dead_letters(context: &CommandContext) -> anyhow::Result<RedriveOutcome> {
+/// Where the ledger has one run all dead letters are its own, poison among them.
+async fn redrive_dead_letters(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+    is_shared: bool,
+) -> anyhow::Result<RedriveOutcome> {
     match context.sqs_queue().await?.dead_letter_queue().await? {
+        Some(dead_letters) if is_shared => Ok(dead_letters.redrive_run(ledger.run_id()).await?),
         Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
         None => Ok(RedriveOutcome::Empty),
     }

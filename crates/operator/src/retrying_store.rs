@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover,
 };
-use bucket_brigade_common::object_store::s3::S3Store;
+use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store};
+use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::retry::{Backoff, retry};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
@@ -28,16 +30,40 @@ const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(5),
 };
 
-/// The two buckets, checked. Conditions are always set: where a store ignores them, the HEAD before each
-/// write is what guards.
+/// The two buckets, checked: to look at objects.
 ///
 /// # Errors
 /// A bucket that is not there, or not ours to look into.
-pub(super) async fn open(context: &CommandContext) -> anyhow::Result<S3Store> {
-    let (source, destination) = context.buckets().await?;
+pub(super) async fn open(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+) -> Result<S3Store, PreflightError> {
+    let (source, destination) = open_buckets(context, ledger).await?;
+    let options = S3Options::of_run(ledger.options());
+    Ok(S3Store::new(source, destination, options))
+}
+
+/// The same to copy to the destination, by the way that the store allows.
+///
+/// # Errors
+/// The same, and a store that cannot be written to, or refuses to overwrite on no condition.
+pub(super) async fn open_for_copies(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+) -> Result<S3Store, PreflightError> {
+    let (source, destination) = open_buckets(context, ledger).await?;
+    let request = context.method_request(ledger.options());
+    request.open(source, destination).await
+}
+
+async fn open_buckets(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+    let (source, destination) = context.buckets(ledger.options()).await?;
     source.check_access().await?;
     destination.check_access().await?;
-    Ok(S3Store::new(source, destination, context.s3_options()))
+    Ok((source, destination))
 }
 
 /// How many objects a command looks at at a time, over all of its pages: those of an earlier one come first.

@@ -77,7 +77,8 @@ fn add_row(things: &mut WorldState) {
     }
     let path = format!("{OLD_PREFIX}{id}");
     let bytes = format!("bytes of {path}");
-    things.buckets.source.insert(path.clone(), bytes);
+    let with_companion = things.has_companions;
+    things.buckets.put_source(&path, bytes, with_companion);
     things.table.rows.insert(id, path);
 }
 

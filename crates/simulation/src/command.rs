@@ -9,7 +9,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use crate::model::{
-    BrigadeModel, ExplorationResult, explore_model, model_configurations, shortest_violation,
+    ExplorationResult, explore_model, model_configurations, sabotaged_model, shortest_violation,
 };
 use crate::sabotage::Sabotage;
 use crate::simulate::{SimulationReport, simulate_seed};
@@ -157,6 +157,8 @@ fn explore_all() -> bool {
         Sabotage::NoCompareAndSet,
         Sabotage::UnconditionalCopy,
         Sabotage::DeleteBeforeCommit,
+        Sabotage::UncheckedPath,
+        Sabotage::UnsentDeadLetter,
     ] {
         holds &= has_counterexample(sabotage);
     }
@@ -164,14 +166,8 @@ fn explore_all() -> bool {
 }
 
 fn has_counterexample(sabotage: Sabotage) -> bool {
-    let Some((_, brigade)) = model_configurations().into_iter().next() else {
-        return false;
-    };
-    let sabotaged = BrigadeModel {
-        sabotage,
-        ..brigade
-    };
-    let Some(found) = shortest_violation(&sabotaged) else {
+    let Some(found) = sabotaged_model(sabotage).and_then(|brigade| shortest_violation(&brigade))
+    else {
         return false;
     };
     print_line(&render_exploration(

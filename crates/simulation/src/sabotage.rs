@@ -10,4 +10,10 @@ pub enum Sabotage {
     UnconditionalCopy,
     /// The message is deleted before the commit.
     DeleteBeforeCommit,
+    /// What a trigger stored is taken for what was asked for.
+    UncheckedPath,
+    /// A dead letter counts as confirmed without being sent.
+    UnsentDeadLetter,
+    /// Consumers do not know that images have companions.
+    ForgottenCompanions,
 }

@@ -14,13 +14,17 @@ use tokio::time::Instant;
 
 use crate::fault_rates::{CallOutcome, FaultRates};
 use crate::sabotage::Sabotage;
-use crate::world::{MemoryBuckets, MemoryQueue, MemoryTable, OLD_PREFIX, RUN, world_path_rule};
+use crate::world::{
+    MemoryBuckets, MemoryQueue, MemoryTable, NEW_PREFIX, OLD_PREFIX, RUN, world_path_rule,
+};
 
 /// The redrive policy, as the documentation recommends it.
 const MAX_RECEIVE_COUNT: u32 = 5;
 
 #[derive(Debug)]
 pub struct WorldState {
+    /// The number of the run.
+    pub run: i64,
     /// The table and the ledger.
     pub table: MemoryTable,
     pub buckets: MemoryBuckets,
@@ -39,6 +43,8 @@ pub struct WorldState {
     pub fault_rates: FaultRates,
     /// What is broken on purpose.
     pub sabotage: Sabotage,
+    /// Whether images have companions, in every other seed.
+    pub has_companions: bool,
     pub dice: Rng,
     /// What happened so far, as a checksum: two runs of a seed must agree on it.
     pub trace: u64,
@@ -53,6 +59,7 @@ impl SharedWorld {
     pub fn new(seed: u64, sabotage: Sabotage) -> Self {
         let mut dice = Rng::with_seed(seed);
         Self(Mutex::new(WorldState {
+            run: RUN,
             table: MemoryTable::default(),
             buckets: MemoryBuckets::default(),
             mailbox: MemoryQueue::new(MAX_RECEIVE_COUNT),
@@ -63,6 +70,7 @@ impl SharedWorld {
             fleet_limits: FleetLimits::default(),
             fault_rates: FaultRates::random(&mut dice),
             sabotage,
+            has_companions: seed % 2 == 1,
             dice,
             trace: seed,
             faults: 0,
@@ -149,6 +157,10 @@ impl WorldState {
             if buckets.object_at_path(path).is_none() && !is_missing {
                 violations.push(format!("I1: row {id}: '{path}' names no object"));
             }
+            let is_moved = !written.contains_key(id) && path.starts_with(NEW_PREFIX);
+            if is_moved && buckets.lacks_companion(path) {
+                violations.push(format!("I1: row {id}: '{path}' lacks its companion"));
+            }
         }
         for (id, path) in written {
             if table.rows.get(id) != path.as_ref() {
@@ -163,13 +175,10 @@ impl WorldState {
         violations.truncate(20);
     }
 
-    /// Deletes a message by receipt handle, which is allowed only when its row asks for nothing any more,
-    /// and that is on record.
-    pub fn delete_message(&mut self, receipt_handle: &str) {
-        let Some(body) = self.mailbox.delete_message(receipt_handle) else {
-            return;
-        };
-        let Ok(task) = decode(&body, RUN, IdColumnType::Text, &world_path_rule()) else {
+    /// A message was deleted, which is allowed only when its row asks for nothing any more, and that is on
+    /// record; or when its failure is, and the message in the dead-letter queue.
+    pub fn check_deletion(&mut self, body: &str, is_dead_letter: bool) {
+        let Ok(task) = decode(body, self.run, IdColumnType::Text, &world_path_rule()) else {
             self.violations.push(format!("I5: deleted: {body}"));
             return;
         };
@@ -177,7 +186,12 @@ impl WorldState {
         let path = self.table.rows.get(id);
         let asks = path == Some(&task.route.old_path);
         let is_elsewhere_in_scope = path.is_some_and(|path| path.starts_with(OLD_PREFIX));
-        if asks || self.table.count_states(id) != 1 && !is_elsewhere_in_scope {
+        let is_early = if is_dead_letter {
+            asks && !self.table.failures.contains_key(id)
+        } else {
+            asks || self.table.count_states(id) != 1 && !is_elsewhere_in_scope
+        };
+        if is_early {
             let message = format!("I5: row {id}: its message was deleted too early");
             self.violations.push(message);
         }

@@ -10,24 +10,30 @@ use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::context::ConsumerContext;
-use bucket_brigade_consumer::pipeline::Pipeline;
+use bucket_brigade_consumer::pipeline::{Pipeline, ServedRuns};
+use bucket_brigade_consumer::run_loader::RunParts;
+use bucket_brigade_consumer::runs::Runs;
 use bucket_brigade_consumer::trace::Deliveries;
 use bucket_brigade_feeder::feed::FeedLoop;
 use bucket_brigade_feeder::outcome::FeedOutcome;
 use bucket_brigade_feeder::progress::FeederProgress;
 use bucket_brigade_feeder::settings::FeedOptions;
+use futures::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::application;
-use crate::client::{CrashPoint, SimulatedClient};
+use crate::client::{CrashPoint, SimulatedClient, SimulatedLoader};
 use crate::invariants::check_invariants;
 use crate::sabotage::Sabotage;
 use crate::shared_world::{SharedWorld, WorldState};
 use crate::world::{OLD_PREFIX, RUN, world_path_rule};
 
 const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Copies of each run in flight.
+const MAX_CONCURRENCY: usize = 4;
 
 /// Longer than any migration of a dozen rows may take, however bad the weather.
 const MAX_SIMULATED_TIME: Duration = Duration::from_hours(1);
@@ -72,26 +78,47 @@ pub fn simulate_sabotaged(seed: u64, sabotage: Sabotage) -> SimulationReport {
     }
 }
 
+/// Each run has a world of its own, and the queue of the first one.
+type Worlds = Arc<[Arc<SharedWorld>]>;
+
+/// One seed of four has two runs on one queue.
+fn build_worlds(seed: u64, sabotage: Sabotage) -> Worlds {
+    let build = |number: u64| {
+        let shared = SharedWorld::new(seed ^ number << 32, sabotage);
+        shared.lock().run = RUN + i64::try_from(number).unwrap_or(0);
+        seed_world(&mut shared.lock());
+        Arc::new(shared)
+    };
+    let runs = if seed % 4 == 3 { 2 } else { 1 };
+    (0..runs).map(build).collect()
+}
+
 async fn run_migration(seed: u64, sabotage: Sabotage) -> SimulationReport {
-    let shared = Arc::new(SharedWorld::new(seed, sabotage));
-    seed_world(&mut shared.lock());
-    let times = shared.lock().dice.u32(0..14);
-    let writer = application::run_writes(Arc::clone(&shared), times);
+    let worlds = build_worlds(seed, sabotage);
+    let writers = join_all(worlds.iter().map(|shared| {
+        let times = shared.lock().dice.u32(0..14);
+        application::run_writes(Arc::clone(shared), times)
+    }));
     let stop = CancellationToken::new();
     let crew: Vec<ConsumerTask> = (0..2)
-        .map(|_| tokio::spawn(run_consumers(Arc::clone(&shared), stop.clone())))
+        .map(|_| tokio::spawn(run_consumers(Arc::clone(&worlds), stop.clone())))
         .collect();
+    let feed_all = || join_all(worlds.iter().map(|shared| run_feeders(&worlds, shared)));
     let ended = timeout(MAX_SIMULATED_TIME, async {
-        let ((died, _), ()) = tokio::join!(run_feeders(Arc::clone(&shared)), writer);
+        let (first, _) = tokio::join!(feed_all(), writers);
         // What cannot be processed is on its way to the dead-letter queue.
-        while !shared.lock().is_drained() {
+        while !worlds[0].lock().is_drained() {
             sleep(Duration::from_millis(500)).await;
         }
         // Once more, after the last write: it feeds what came late, and returns the outcome.
-        let (died_again, outcome) = run_feeders(Arc::clone(&shared)).await;
-        (died + died_again, outcome)
+        let again = feed_all().await;
+        let deaths = first.into_iter().map(|(died, _)| died);
+        let ended = again.into_iter().zip(deaths);
+        ended
+            .map(|((died, outcome), before)| (died + before, outcome))
+            .collect()
     });
-    let ended = ended.await;
+    let ended: Result<Vec<_>, _> = ended.await;
     let mut report = SimulationReport::default();
     stop.cancel();
     for consumer in crew {
@@ -102,7 +129,11 @@ async fn run_migration(seed: u64, sabotage: Sabotage) -> SimulationReport {
             report.violations.push(message.into());
         }
     }
-    complete_report(report, &shared.lock(), ended.ok())
+    let mut outcomes = ended.unwrap_or_default().into_iter();
+    for shared in worlds.iter() {
+        report = complete_report(report, &shared.lock(), outcomes.next());
+    }
+    report
 }
 
 fn complete_report(
@@ -119,11 +150,11 @@ fn complete_report(
             report.violations.extend(check_invariants(things, &outcome));
         }
     }
-    report.moved = things.table.moves.len();
-    report.changed = things.table.changes.len();
-    report.failed = things.table.failures.len();
-    report.faults = things.faults;
-    report.trace = things.trace;
+    report.moved += things.table.moves.len();
+    report.changed += things.table.changes.len();
+    report.failed += things.table.failures.len();
+    report.faults += things.faults;
+    report.trace ^= things.trace;
     report
 }
 
@@ -137,7 +168,8 @@ fn seed_world(things: &mut WorldState) {
         };
         let bytes = format!("bytes of {path}");
         if id != 0 {
-            things.buckets.source.insert(path.clone(), bytes);
+            let with_companion = things.has_companions && id % 2 == 0;
+            things.buckets.put_source(&path, bytes, with_companion);
         }
         things.table.rows.insert(id.to_string(), path);
     }
@@ -154,14 +186,15 @@ fn pick_crash_point(shared: &SharedWorld, deaths: u64) -> Option<CrashPoint> {
 }
 
 /// Feeders, one after the other, until one comes to the end. Returns how many died before it.
-async fn run_feeders(shared: Arc<SharedWorld>) -> (u64, FeedOutcome) {
+async fn run_feeders(worlds: &Worlds, shared: &Arc<SharedWorld>) -> (u64, FeedOutcome) {
     let mut deaths = 0;
     loop {
-        let client = Arc::new(SimulatedClient::new(
-            Arc::clone(&shared),
-            pick_crash_point(&shared, deaths),
-        ));
-        let feed = build_feed(&client);
+        let queue = build_client(worlds, pick_crash_point(shared, deaths));
+        let client = Arc::new(queue.in_world(shared));
+        let feed = FeedLoop {
+            queue: Arc::new(queue),
+            ..build_feed(&client)
+        };
         tokio::select! {
             biased;
             outcome = feed.run() => match outcome {
@@ -171,15 +204,20 @@ async fn run_feeders(shared: Arc<SharedWorld>) -> (u64, FeedOutcome) {
             () = send_heartbeats(&*client, &feed.throttle, || feed.progress.heartbeat()) => {}
             () = client.died() => deaths += 1,
         }
-        sleep_randomly(&shared).await;
+        sleep_randomly(shared).await;
     }
+}
+
+/// A process at the queue of all runs.
+fn build_client(worlds: &Worlds, death: Option<CrashPoint>) -> SimulatedClient {
+    SimulatedClient::new(Arc::clone(&worlds[0]), death).with_others(&worlds[1..])
 }
 
 /// A feeder over a client.
 pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
     let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
     FeedLoop {
-        run: RUN,
+        run: client.run(),
         queue: Arc::<SimulatedClient>::clone(client),
         source: Arc::<SimulatedClient>::clone(client),
         ledger: Arc::<SimulatedClient>::clone(client),
@@ -189,6 +227,7 @@ pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
             page_size: 3,
             max_backlog: 8,
             watch_interval: None,
+            full_sweep_interval: Duration::from_hours(24),
         },
         progress: Arc::new(FeederProgress::new(Arc::clone(&throttle))),
         throttle,
@@ -200,39 +239,54 @@ type ConsumerTask = JoinHandle<(u64, bool)>;
 
 /// Consumers, one after the other, until the stop. Returns how many died, and whether the last one gave back
 /// all that it had in hand.
-async fn run_consumers(shared: Arc<SharedWorld>, stop: CancellationToken) -> (u64, bool) {
+async fn run_consumers(worlds: Worlds, stop: CancellationToken) -> (u64, bool) {
+    let shared = &worlds[0];
     let mut deaths = 0;
     loop {
-        let client = Arc::new(SimulatedClient::new(
-            Arc::clone(&shared),
-            pick_crash_point(&shared, deaths),
-        ));
+        let client = Arc::new(build_client(&worlds, pick_crash_point(shared, deaths)));
+        let mut pipeline = build_pipeline(&client, stop.clone());
+        if worlds.len() > 1 {
+            let runs = worlds.iter().map(|world| Arc::new(client.in_world(world)));
+            let loader = SimulatedLoader::new(runs.collect());
+            pipeline.served = ServedRuns::All(Arc::new(loader));
+        }
         tokio::select! {
             biased;
-            drained = build_pipeline(&client, stop.clone()).run() => return (deaths, drained),
+            drained = pipeline.run() => return (deaths, drained),
             () = client.died() => deaths += 1,
         }
-        sleep_randomly(&shared).await;
+        sleep_randomly(shared).await;
     }
 }
 
 /// A consumer's pipeline over a client.
 pub fn build_pipeline(client: &Arc<SimulatedClient>, stop: CancellationToken) -> Pipeline {
-    let throttle = Throttle::for_copies(4, DatabaseLimits::default());
+    let parts = Box::new(build_run_parts(client));
     Pipeline {
-        run: RUN,
         queue: Arc::<SimulatedClient>::clone(client),
+        context: ConsumerContext::new(parts.throttle.clone(), VISIBILITY_TIMEOUT, stop),
+        served: ServedRuns::One(parts),
+        runs: Runs::new(MAX_CONCURRENCY),
+        has_dead_letter_queue: true,
+        max_concurrency: MAX_CONCURRENCY,
+        visibility_timeout: VISIBILITY_TIMEOUT,
+        shutdown_grace: Duration::from_secs(25),
+    }
+}
+
+/// A run over a client.
+pub fn build_run_parts(client: &Arc<SimulatedClient>) -> RunParts {
+    let throttle = Throttle::for_copies(MAX_CONCURRENCY, DatabaseLimits::default());
+    RunParts {
+        run: client.run(),
+        name: "images.path".into(),
+        id_type: IdColumnType::Text.into(),
+        rule: client.path_rule(),
         store: Arc::<SimulatedClient>::clone(client),
         ledger: Arc::<SimulatedClient>::clone(client),
         fleet_control: Arc::<SimulatedClient>::clone(client),
-        id_type: IdColumnType::Text,
-        rule: world_path_rule(),
-        has_dead_letter_queue: true,
-        max_concurrency: 4,
-        visibility_timeout: VISIBILITY_TIMEOUT,
-        shutdown_grace: Duration::from_secs(25),
+        throttle: Arc::new(throttle),
         deliveries: Deliveries::default(),
-        context: ConsumerContext::new(throttle, VISIBILITY_TIMEOUT, stop),
     }
 }
 

@@ -8,7 +8,7 @@
 )]
 
 use bucket_brigade_simulation::model::{
-    BrigadeModel, ExplorationResult, explore_model, model_configurations, shortest_violation,
+    ExplorationResult, explore_model, model_configurations, sabotaged_model, shortest_violation,
 };
 use bucket_brigade_simulation::sabotage::Sabotage;
 
@@ -44,6 +44,7 @@ fn one_row() {
         "a failure is recorded",
         "an orphan is recorded",
         "a message is dead",
+        "a dead letter is deleted",
         "both consumers hold one message",
         "a lost lease is let go",
     ];
@@ -66,13 +67,30 @@ fn two_rows_with_one_object() {
     assert_holds("two rows with one object", &["a row is moved"]);
 }
 
+#[test]
+fn a_locked_row() {
+    let name = "one row, locked, consumers asked to stop";
+    let reached = [
+        "a locked row fails",
+        "a row moves while an application holds its key",
+    ];
+    assert_holds(name, &reached);
+}
+
+#[test]
+fn a_trigger_that_rewrites_the_path() {
+    let name = "one row with a trigger that rewrites its path";
+    assert_holds(name, &["a path was rewritten", "a message is dead"]);
+}
+
+#[test]
+fn a_silent_connection() {
+    assert_holds("one row, two silent connections", &["a row is moved"]);
+}
+
 /// The test for the test: with this missing, this is what breaks first.
 fn assert_violates(sabotage: Sabotage, invariant: &str) {
-    let (_, brigade) = model_configurations().swap_remove(0);
-    let sabotaged = BrigadeModel {
-        sabotage,
-        ..brigade
-    };
+    let sabotaged = sabotaged_model(sabotage).unwrap();
     let found = shortest_violation(&sabotaged).unwrap();
     println!("{sabotage:?}: {:#?}", found.violations);
     let mut broken = found.violations.keys();
@@ -92,4 +110,14 @@ fn without_the_conditional_copy_an_object_of_the_application_is_overwritten() {
 #[test]
 fn with_the_delete_before_the_commit_a_row_is_forgotten() {
     assert_violates(Sabotage::DeleteBeforeCommit, "I5");
+}
+
+#[test]
+fn without_a_look_at_what_was_stored_a_path_names_no_object() {
+    assert_violates(Sabotage::UncheckedPath, "I1");
+}
+
+#[test]
+fn with_a_dead_letter_that_is_not_sent_a_message_is_lost() {
+    assert_violates(Sabotage::UnsentDeadLetter, "I5");
 }

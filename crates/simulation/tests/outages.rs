@@ -15,13 +15,14 @@ use bucket_brigade_common::http_endpoints::ProcessStatus;
 use bucket_brigade_common::ledger::fleet_control::FleetLimits;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_consumer::pipeline::Pipeline;
+use bucket_brigade_consumer::pipeline::{Pipeline, ServedRuns};
+use bucket_brigade_consumer::run_loader::RunParts;
 use bucket_brigade_feeder::feed::FeedLoop;
 use bucket_brigade_simulation::client::SimulatedClient;
 use bucket_brigade_simulation::fault_rates::FaultRates;
 use bucket_brigade_simulation::sabotage::Sabotage;
 use bucket_brigade_simulation::shared_world::SharedWorld;
-use bucket_brigade_simulation::simulate::{build_feed, build_pipeline};
+use bucket_brigade_simulation::simulate::{build_feed, build_pipeline, build_run_parts};
 use faulty_client::{FaultyClient, SimulatedOutage};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -114,10 +115,14 @@ fn faulty_pipeline(
     faulty: &Arc<FaultyClient>,
     stop: &CancellationToken,
 ) -> Pipeline {
-    Pipeline {
-        queue: Arc::<FaultyClient>::clone(faulty),
+    let parts = RunParts {
         store: Arc::<FaultyClient>::clone(faulty),
         ledger: Arc::<FaultyClient>::clone(faulty),
+        ..build_run_parts(client)
+    };
+    Pipeline {
+        queue: Arc::<FaultyClient>::clone(faulty),
+        served: ServedRuns::One(Box::new(parts)),
         ..build_pipeline(client, stop.clone())
     }
 }
@@ -133,7 +138,7 @@ async fn consumer_survives(outage: SimulatedOutage, after: usize, words: &str, l
     }
     let stop = CancellationToken::new();
     let pipeline = faulty_pipeline(&client, &broken, &stop);
-    let status = pipeline.context.clone();
+    let status = pipeline.status();
     let consumer = tokio::spawn(pipeline.run());
     wait_until_moved(&shared, after).await;
     broken.start_outage(outage);

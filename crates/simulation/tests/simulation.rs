@@ -45,4 +45,6 @@ fn what_is_broken_on_purpose_is_found() {
     assert!(first_detecting_seed(Sabotage::NoCompareAndSet, "I3").is_some());
     assert!(first_detecting_seed(Sabotage::UnconditionalCopy, "I3").is_some());
     assert!(first_detecting_seed(Sabotage::DeleteBeforeCommit, "I5").is_some());
+    assert!(first_detecting_seed(Sabotage::UnsentDeadLetter, "I5").is_some());
+    assert!(first_detecting_seed(Sabotage::ForgottenCompanions, "lacks its companion").is_some());
 }

@@ -5,6 +5,7 @@ pub mod application;
 pub mod chaos;
 pub mod checker;
 pub mod cloud;
+pub mod compat;
 pub mod demo;
 pub mod picture;
 pub use bucket_brigade_private_postgres as postgres;

@@ -9,7 +9,7 @@ pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::application::Application;
+use crate::application::{Application, KeySpelling};
 use crate::cloud::Cloud;
 use bucket_brigade_private_postgres::Watchdog;
 
@@ -51,9 +51,18 @@ pub fn settings_env(
         // The local queue's receive slows with its depth.
         ("MAX_BACKLOG", "2000"),
     ];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let spelled = [
+        ("PATH_ENCODING", application.spelling.setting()),
+        ("SOURCE_KEY_PREFIX", ""),
+        ("DESTINATION_KEY_PREFIX", ""),
+    ];
+    let spelled = spelled.into_iter();
+    let spelled = spelled.filter(|_| application.spelling != KeySpelling::Literal);
+    let companions = [("COMPANIONS", &*application.companions)];
+    let companions = companions.into_iter().filter(|(_, text)| !text.is_empty());
+    let settings = settings.into_iter().chain(spelled).chain(companions);
     settings
-        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .chain(cloud.sdk_env_for(caller))
         .collect()
 }

@@ -8,7 +8,7 @@ use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger};
 use crate::ledger::move_ledger::{ChangedRow, MoveFailure, PoisonRecord};
 
-/// `$1` run, `$2` worker, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
+/// `$1` run, `$2` row of the counters, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
 /// `$7` orphans' keys, `$8` orphans' `ETags`, `$9` new paths.
 const INSERT_CHANGES: &str = "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[], $9::text[])
@@ -37,7 +37,7 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
     changed = c.changed + excluded.changed, failed = c.failed + excluded.failed,
     orphans = c.orphans + excluded.orphans, seen_at = now()";
 
-/// `$1` run, `$2` worker, `$3` ids, `$4` paths, `$5` codes, `$6` messages, `$7` permanent.
+/// `$1` run, `$2` row of the counters, `$3` ids, `$4` paths, `$5` codes, `$6` messages, `$7` permanent.
 ///
 /// Only rows that still hold the path are written down: between the look that decided on a failure and
 /// this statement another delivery may have moved the row, and its evidence must stay. A move on record
@@ -76,7 +76,7 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
     )
 }
 
-/// `$1` run, `$2` worker, `$3` message ids, `$4` reasons, `$5` excerpts.
+/// `$1` run, `$2` row of the counters, `$3` message ids, `$4` reasons, `$5` excerpts.
 const INSERT_POISON: &str = "WITH recorded AS (
     INSERT INTO bucket_brigade.poison AS p (run_id, message_id, reason, excerpt)
     SELECT DISTINCT ON (id) $1, id, reason, excerpt
@@ -100,7 +100,7 @@ impl PostgresLedger {
             .collect();
         sqlx::query(INSERT_CHANGES)
             .bind(self.run_id)
-            .bind(&*self.worker)
+            .bind(self.counter_row())
             .bind(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
             .bind(
                 rows.iter()
@@ -134,7 +134,7 @@ impl PostgresLedger {
             .collect();
         sqlx::query(AssertSqlSafe(self.statements.insert_failures.clone()))
             .bind(self.run_id)
-            .bind(&*self.worker)
+            .bind(self.counter_row())
             .bind(column(|failure| failure.id.as_str()))
             .bind(column(|failure| &failure.path))
             .bind(column(|failure| &failure.code))
@@ -159,7 +159,7 @@ impl PostgresLedger {
         };
         sqlx::query(INSERT_POISON)
             .bind(self.run_id)
-            .bind(&*self.worker)
+            .bind(self.counter_row())
             .bind(column(|record| &record.message_id))
             .bind(column(|record| &record.reason))
             .bind(column(|record| &record.excerpt))

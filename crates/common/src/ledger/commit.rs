@@ -6,24 +6,26 @@ use sqlx::AssertSqlSafe;
 
 use super::errors::{batch_error, is_row_lock_timeout, statement_error};
 use super::{ApplicationTable, PostgresLedger};
+use crate::companions::CompanionCopies;
 use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
+use crate::path_rule::PathRule;
 use crate::row_id::RowId;
 
 /// `$1` run, `$2` ids. A null path reads as empty.
 pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
+    let (row_id, is_any) = (id.as_text("t"), id.matches_any("t", "$2"));
     format!(
-        r#"SELECT t.{id}::text, coalesce(t.{path}::text, ''),
+        r#"SELECT {row_id}, coalesce(t.{path}::text, ''),
                 EXISTS (SELECT 1 FROM bucket_brigade.failures f
-                         WHERE f.run_id = $1 AND f.row_id = t.{id}::text
+                         WHERE f.run_id = $1 AND f.row_id = {row_id}
                            AND f.path = t.{path} COLLATE "C" AND f.permanent),
                 coalesce((SELECT m.etag FROM bucket_brigade.moves m
-                           WHERE m.run_id = $1 AND m.row_id = t.{id}::text
+                           WHERE m.run_id = $1 AND m.row_id = {row_id}
                              AND m.old_path = t.{path} COLLATE "C"),
                          (SELECT r.copy_etag FROM bucket_brigade.removals r
                            WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path} COLLATE "C"))
-           FROM {sql} t WHERE t.{id} = ANY ($2::text[]::{id_type}[])"#
+           FROM {sql} t WHERE {is_any}"#
     )
 }
 
@@ -35,20 +37,21 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
 /// another path than the one asked for makes the whole statement fail.
 fn update_ctes(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
     let row_lock = table.row_lock;
     let check = stored_path_check(path, "l.new_path");
+    let (columns, order) = (id.as_keys("t"), id.order("t"));
+    let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
     format!(
         r#"input AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])
         AS i (id, old_path, new_path, etag, size_bytes, destination_key)
 ), locked AS MATERIALIZED (
-    SELECT t.{id} AS key, i.* FROM input i JOIN {sql} t ON t.{id} = i.id::{id_type}
+    SELECT {columns}, i.* FROM input i JOIN {sql} t ON {is_row}
      WHERE t.{path} COLLATE "C" = i.old_path
-     ORDER BY t.{id} {row_lock} OF t SKIP LOCKED
+     ORDER BY {order} {row_lock} OF t SKIP LOCKED
 ), moved AS (
     UPDATE {sql} t SET {path} = l.new_path FROM locked l
-     WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.old_path
+     WHERE {has_keys} AND t.{path} COLLATE "C" = l.old_path
     RETURNING l.id, l.old_path, l.new_path, l.etag, l.size_bytes, l.destination_key, {check}
 )"#
     )
@@ -63,23 +66,30 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
     )
 }
 
-/// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone. Returns the ids that moved.
-pub(super) fn commit_sql(table: &ApplicationTable) -> String {
+/// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone, `$10` its row
+/// of the counters; for a run with companions `$11` ids and `$12` the `ETags` of their companions. Returns the
+/// ids that moved.
+pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule) -> String {
     let update = update_ctes(table);
+    let (column, value, set) = if rule.companions().is_empty() {
+        ("", "", "")
+    } else {
+        COMPANION_EVIDENCE
+    };
     format!(
         "WITH {update}, evidence AS (
     INSERT INTO bucket_brigade.moves AS m
-           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer, moved_at)
+           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer, moved_at{column})
     SELECT $7, id, old_path, new_path, etag, size_bytes, $8,
            -- No later than its source was removed, so that the two belong together.
            coalesce((SELECT r.removed_at FROM bucket_brigade.removals r
                       WHERE id = ANY ($9::text[]) AND r.run_id = $7 AND NOT r.is_orphan AND r.path = old_path),
-                    now())
+                    now()){value}
       FROM moved
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
-        verified_at = NULL, source_etag = NULL, recopied_at = NULL
+        verified_at = NULL, source_etag = NULL, recopied_at = NULL{set}
     RETURNING (m.xmax = 0) AS is_new
 ), no_failure AS (
     DELETE FROM bucket_brigade.failures f USING moved m
@@ -92,7 +102,7 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
      WHERE o.run_id = $7 AND o.destination_key = m.destination_key RETURNING 1
 ), counted AS (
     INSERT INTO bucket_brigade.counters AS c (run_id, worker, moved, failed, changed, orphans)
-    SELECT $7, $8, (SELECT count(*) FROM evidence WHERE is_new),
+    SELECT $7, $10, (SELECT count(*) FROM evidence WHERE is_new),
            -(SELECT count(*) FROM no_failure), -(SELECT count(*) FROM no_change),
            -(SELECT count(*) FROM no_orphan)
     ON CONFLICT (run_id, worker) DO UPDATE SET
@@ -103,6 +113,13 @@ pub(super) fn commit_sql(table: &ApplicationTable) -> String {
 SELECT id FROM moved"
     )
 }
+
+/// A column of `moves`, its value, and how it is set anew.
+const COMPANION_EVIDENCE: (&str, &str, &str) = (
+    ", companions",
+    ", (SELECT c.companions::jsonb FROM unnest($11::text[], $12::text[]) AS c (id, companions) WHERE c.id = moved.id)",
+    ", companions = excluded.companions",
+);
 
 /// What [`stored_path_check`] has the server complain about.
 pub const PATH_REWRITTEN: &str = "PathRewritten";
@@ -133,6 +150,10 @@ fn name_rewritten_path(error: StatementError) -> StatementError {
         }
         other => other,
     }
+}
+
+fn json_text(companions: &CompanionCopies) -> String {
+    serde_json::json!(companions).to_string()
 }
 
 impl PostgresLedger {
@@ -184,7 +205,7 @@ impl PostgresLedger {
         let gone = moves.iter().filter(|m| m.is_source_gone);
         let gone: Vec<&str> = gone.map(|m| m.id.as_str()).collect();
         let column = |text: fn(&PendingMove) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
-        let moved: Vec<(String,)> = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
+        let query = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
             .bind(column(|m| m.id.as_str()))
             .bind(column(|m| &m.old_path))
             .bind(column(|m| &m.new_path))
@@ -194,8 +215,16 @@ impl PostgresLedger {
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(gone)
-            .fetch_all(&self.pool)
-            .await?;
+            .bind(self.counter_row());
+        let query = if self.rule.companions().is_empty() {
+            query
+        } else {
+            let with = moves.iter().filter(|m| !m.companions.is_empty());
+            let evidence = |m: &PendingMove| (m.id.as_str().to_owned(), json_text(&m.companions));
+            let (ids, companions): (Vec<String>, Vec<String>) = with.map(evidence).unzip();
+            query.bind(ids).bind(companions)
+        };
+        let moved: Vec<(String,)> = query.fetch_all(&self.pool).await?;
         Ok(moved
             .into_iter()
             .map(|(id,)| RowId::from_database(id))

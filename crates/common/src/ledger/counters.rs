@@ -1,10 +1,41 @@
-//! The counters of processes that have ended, folded into one row: their sum is what matters, and each
-//! restart of a process begins a row of its own.
+//! The counters, which are summed. A process begins a row of its own now and then, and those that are no longer added
+//! to are folded into one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{PostgresLedger, with_timeout};
 use crate::ledger::move_ledger::StatementError;
+
+/// While a snapshot stays open, each version of a row stays, and each addition looks at all of them: after so many
+/// the process begins another row.
+const ADDITIONS_PER_ROW: u64 = 100;
+
+/// A process folds once in so many heartbeats.
+const HEARTBEATS_PER_FOLD: u64 = 60;
+
+/// By which of its rows a process counts.
+#[derive(Debug, Default)]
+pub(super) struct CounterRows {
+    additions: AtomicU64,
+    heartbeats: AtomicU64,
+}
+
+impl CounterRows {
+    /// The name of the row for the next addition.
+    fn next_name(&self, worker: &str) -> String {
+        match self.additions.fetch_add(1, Ordering::Relaxed) / ADDITIONS_PER_ROW {
+            0 => worker.to_owned(),
+            number => format!("{worker}#{number}"),
+        }
+    }
+
+    /// Called once a heartbeat.
+    fn is_fold_due(&self) -> bool {
+        let before = self.heartbeats.fetch_add(1, Ordering::Relaxed);
+        before % HEARTBEATS_PER_FOLD == HEARTBEATS_PER_FOLD - 1
+    }
+}
 
 /// A process that has neither counted nor sent a heartbeat for so long has ended. It may be wrong: one that
 /// was only held up begins another row with what it counts next.
@@ -39,6 +70,21 @@ const FOLD_COUNTERS: &str = "WITH ended AS MATERIALIZED (
 SELECT count(*) FROM gone";
 
 impl PostgresLedger {
+    /// The row of the counters for the next addition.
+    pub(super) fn counter_row(&self) -> String {
+        self.counter_rows.next_name(&self.worker)
+    }
+
+    /// Folds now and then what this process and others do not add to any more.
+    pub(super) async fn fold_counters_if_due(&self) {
+        if !self.counter_rows.is_fold_due() {
+            return;
+        }
+        if let Err(error) = self.fold_counters(ENDED_AFTER).await {
+            tracing::debug!(%error, "the counters are not folded yet");
+        }
+    }
+
     /// Folds the counters of processes without a heartbeat for `silent` into one row. Returns how
     /// many rows went. Safe at any moment, from any number of processes at once.
     pub async fn fold_counters(&self, silent: Duration) -> Result<u64, StatementError> {

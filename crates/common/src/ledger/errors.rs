@@ -46,9 +46,13 @@ pub enum LedgerError {
     },
     /// The id alone does not name one row.
     #[error(
-        "ID_COLUMN: '{column}' of table '{table}' does not identify a row: it needs a primary key or a unique index on this column alone, in the column's collation (composite keys and tables with inheritance children are not supported)"
+        "ID_COLUMN: '{column}' of table '{table}' does not identify a row: it needs a primary key or a unique index on no other columns, in the column's collation (of a composite key name all columns: ID_COLUMN=tenant_id,id; tables with inheritance children are not supported)"
     )]
     IdNotUnique { table: String, column: String },
+    #[error("ID_COLUMN: '{columns}': {problem}")]
+    InvalidIdColumns { columns: String, problem: String },
+    #[error("ROW_FILTER: '{filter}' {problem}")]
+    RowFilter { filter: String, problem: String },
     /// Rows without an id would never be found.
     #[error("ID_COLUMN: '{column}' of table '{table}' may be null: it must be declared NOT NULL")]
     IdNullable { table: String, column: String },

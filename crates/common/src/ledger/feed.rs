@@ -1,13 +1,20 @@
 //! The feeder's side of the ledger: pages of the table, the cursor, and the run in numbers.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::query::QueryAs;
 
+use super::feed_index::begin_index_only;
 use super::stretch::BACKGROUND_ROWS;
 use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::empty_scope::PathSample;
-use crate::ledger::feed_source::{CursorPosition, FeedSource, RowPage, RunProgress};
+use crate::ledger::feed_source::{
+    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress, SweepAccess,
+};
 use crate::ledger::move_ledger::StatementError;
 use crate::row_id::RowId;
 use crate::sql::like_prefix;
@@ -19,11 +26,22 @@ const ADVANCE_CURSOR: &str = "UPDATE bucket_brigade.run
     SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE id = $1";
 
 const BEGIN_SWEEP: &str = "UPDATE bucket_brigade.run
-    SET cursor = NULL, sweep_fed = 0, finished_at = NULL,
+    SET cursor = NULL, sweep_fed = 0, finished_at = NULL, sweep_accounted = (
+            SELECT coalesce(sum(moved + changed + failed), 0)::bigint
+              FROM bucket_brigade.counters WHERE run_id = $1),
         sweep = sweep + CASE WHEN cursor IS NULL THEN 0 ELSE 1 END WHERE id = $1";
 
 const FINISH_RUN: &str = "UPDATE bucket_brigade.run
     SET finished_at = now(), cursor = NULL, sweep_fed = 0 WHERE id = $1";
+
+/// `$1` run. Null where the ledger has no other run. Each row that was fed in this sweep and has not ended since is
+/// a message; some that ended in no way that is counted are not, which the queue's own count bounds.
+const SELECT_QUEUE_SHARE: &str = "SELECT
+    r.sweep_fed - (coalesce(sum(c.moved + c.changed + c.failed), 0)::bigint - r.sweep_accounted) AS own_messages,
+    (SELECT count(DISTINCT w.run_id) FROM bucket_brigade.workers w
+      WHERE w.role = 'feeder' AND w.run_id <> $1 AND w.seen_at > now() - interval '10 seconds') AS other_feeders
+    FROM bucket_brigade.run r LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
+    WHERE r.id = $1 AND EXISTS (SELECT 1 FROM bucket_brigade.run WHERE id <> $1) GROUP BY r.id";
 
 const SELECT_PROGRESS: &str = "SELECT coalesce(r.in_scope, r.scope_estimate) AS in_scope, r.fed,
         coalesce(sum(c.moved), 0)::bigint AS moved,
@@ -35,6 +53,9 @@ const SELECT_PROGRESS: &str = "SELECT coalesce(r.in_scope, r.scope_estimate) AS 
 const SELECT_FAILURE_COUNTS: &str = "SELECT code, sum(failed)::bigint
     FROM bucket_brigade.failure_counts WHERE run_id = $1
     GROUP BY code HAVING sum(failed) > 0 ORDER BY 2 DESC, 1 LIMIT 10";
+
+/// Id, path where it is wanted, and whether it is.
+type PageQuery<'q> = QueryAs<'q, Postgres, (String, String, bool), PgArguments>;
 
 /// A row of [`SELECT_PROGRESS`].
 #[derive(sqlx::FromRow)]
@@ -48,49 +69,49 @@ struct ProgressRow {
     poison: i64,
 }
 
-/// What a sweep would feed. `$1` run, `$2` pattern.
-fn feed_condition(path: &str, id: &str) -> String {
-    format!(
-        r#"{path} COLLATE "C" LIKE $2 ESCAPE '\' AND NOT EXISTS (
-            SELECT 1 FROM bucket_brigade.failures f
-             WHERE f.run_id = $1 AND f.row_id = {id}::text AND f.path = {path} COLLATE "C")"#
-    )
-}
-
 /// `$1` run, `$2` pattern, `$3` size and, for all but a sweep's first page, `$4` cursor.
 ///
 /// A stretch of fixed length is read and then filtered, rather than a filtered stretch of fixed
 /// length: each statement stays small however few rows are left, and no index on the path can tempt
 /// the planner to sort the table for a page. The two forms exist because `$4 IS NULL OR id > $4`
 /// would keep a generic plan from starting in the middle of the index.
-pub(super) fn page_sql(table: &ApplicationTable, is_first: bool) -> String {
+///
+/// With the condition of a partial index, the stretch holds only rows of that index.
+pub(super) fn page_sql(table: &ApplicationTable, is_first: bool, indexed: Option<&str>) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
-    let wanted = feed_condition("s.path", "s.key");
-    let after = if is_first {
-        String::new()
+    let (in_scope, columns, order) = (table.in_scope("$2"), id.as_keys("t"), id.order("t"));
+    let (keys, row_id, key_order) = (id.keys("s"), id.keys_as_text("s"), id.key_order("s"));
+    let (marked_id, marked_order) = (id.keys_as_text("m"), id.key_order("m"));
+    let after = (!is_first).then(|| id.is_after("t", "$4"));
+    let conditions = indexed.map(ToOwned::to_owned).into_iter().chain(after);
+    let conditions = conditions.collect::<Vec<_>>().join(" AND ");
+    let after = if conditions.is_empty() {
+        conditions
     } else {
-        format!("WHERE t.{id} > $4::text::{id_type}")
+        format!("WHERE {conditions}")
     };
     format!(
-        "WITH stretch AS MATERIALIZED (
-    SELECT t.{id} AS key, t.{path}::text AS path FROM {sql} t {after} ORDER BY t.{id} LIMIT $3
+        r#"WITH stretch AS MATERIALIZED (
+    SELECT {columns}, t.{path}::text AS path, {in_scope} AS is_in_scope
+      FROM {sql} t {after} ORDER BY {order} LIMIT $3
 ), marked AS (
-    SELECT key, path, coalesce({wanted}, false) AS is_wanted,
-           lead(key) OVER (ORDER BY key) IS NULL AS is_last
+    SELECT {keys}, path, coalesce(is_in_scope AND NOT EXISTS (
+               SELECT 1 FROM bucket_brigade.failures f
+                WHERE f.run_id = $1 AND f.row_id = {row_id} AND f.path = s.path COLLATE "C"), false) AS is_wanted,
+           lead(1) OVER (ORDER BY {key_order}) IS NULL AS is_last
       FROM stretch s
 )
-SELECT m.key::text AS id, CASE WHEN m.is_wanted THEN m.path ELSE '' END, m.is_wanted FROM marked m
- WHERE m.is_wanted OR m.is_last ORDER BY m.key"
+SELECT {marked_id} AS id, CASE WHEN m.is_wanted THEN m.path ELSE '' END, m.is_wanted FROM marked m
+ WHERE m.is_wanted OR m.is_last ORDER BY {marked_order}"#
     )
 }
 
-/// `$1` run, `$2` pattern, `$3` worker, `$4` cursor, `$5` rows. A failure stands for a row that still asks
+/// `$1` run, `$2` pattern, `$3` row of the counters, `$4` cursor, `$5` rows. A failure stands for a row that still asks
 /// for the move; when the application has changed the row since, the row ended as changed, not as failed.
 pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
     let applies = failure_applies(table, "f.row_id", "f.path");
+    let is_row = id.matches("t", "s.row_id");
     format!(
         r#"WITH stretch AS MATERIALIZED (
     SELECT row_id FROM bucket_brigade.failures
@@ -102,8 +123,8 @@ pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
 ), ended AS (
     INSERT INTO bucket_brigade.changes (run_id, row_id, old_path, found_path)
     SELECT $1, s.row_id, s.path, t.{path}::text
-      FROM stale s LEFT JOIN {sql} t ON t.{id} = s.row_id::{id_type}
-     WHERE (t.{path} COLLATE "C" LIKE $2 ESCAPE '\') IS NOT TRUE
+      FROM stale s LEFT JOIN {sql} t ON {is_row}
+     WHERE (t.{path}::text COLLATE "C" LIKE $2 ESCAPE '\') IS NOT TRUE
        AND NOT EXISTS (SELECT 1 FROM bucket_brigade.moves m
                         WHERE m.run_id = $1 AND m.row_id = s.row_id)
     ON CONFLICT DO NOTHING RETURNING 1
@@ -127,18 +148,20 @@ impl PostgresLedger {
         cursor: Option<&RowId>,
         size: u32,
     ) -> Result<RowPage, sqlx::Error> {
-        let statement = match cursor {
-            Some(_) => &self.statements.page_after,
-            None => &self.statements.first_page,
+        let found = if let Some(indexed) = self.feed_index.condition() {
+            let statement = page_sql(&self.table, cursor.is_none(), Some(&indexed));
+            let query = self.page_query(statement.into(), cursor, size);
+            let mut transaction = begin_index_only(&self.pool).await?;
+            // Planned anew for each page: a generic plan does not know how short the page is.
+            query.persistent(false).fetch_all(&mut *transaction).await?
+        } else {
+            let statement = match cursor {
+                Some(_) => &self.statements.page_after,
+                None => &self.statements.first_page,
+            };
+            let query = self.page_query(statement.clone(), cursor, size);
+            query.fetch_all(&self.pool).await?
         };
-        let mut query = sqlx::query_as(AssertSqlSafe(statement.clone()))
-            .bind(self.run_id)
-            .bind(self.scope_pattern())
-            .bind(i64::from(size));
-        if let Some(cursor) = cursor {
-            query = query.bind(cursor.as_str());
-        }
-        let found: Vec<(String, String, bool)> = query.fetch_all(&self.pool).await?;
         let last = found
             .last()
             .map(|(id, ..)| RowId::from_database(id.clone()));
@@ -149,8 +172,24 @@ impl PostgresLedger {
         Ok(RowPage {
             rows,
             last_id: last,
-            unreadable: None,
+            ..RowPage::default()
         })
+    }
+
+    fn page_query<'q>(
+        &self,
+        statement: Arc<str>,
+        cursor: Option<&'q RowId>,
+        size: u32,
+    ) -> PageQuery<'q> {
+        let query = sqlx::query_as(AssertSqlSafe(statement))
+            .bind(self.run_id)
+            .bind(self.scope_pattern())
+            .bind(i64::from(size));
+        match cursor {
+            Some(cursor) => query.bind(cursor.as_str()),
+            None => query,
+        }
     }
 
     /// Looks at failures from `cursor` on. Returns the last one, and how many were settled.
@@ -162,7 +201,7 @@ impl PostgresLedger {
         sqlx::query_as(AssertSqlSafe(self.statements.settle_stale.clone()))
             .bind(self.run_id)
             .bind(self.scope_pattern())
-            .bind(&*self.worker)
+            .bind(self.counter_row())
             .bind(cursor)
             .bind(i64::from(rows))
             .fetch_one(&self.pool)
@@ -206,6 +245,10 @@ impl FeedSource for PostgresLedger {
         })
     }
 
+    async fn prepare_sweep(&self) -> Result<SweepAccess, StatementError> {
+        self.choose_access().await
+    }
+
     async fn next_page(
         &self,
         cursor: Option<&RowId>,
@@ -226,11 +269,23 @@ impl FeedSource for PostgresLedger {
         self.run_statement(BEGIN_SWEEP).await
     }
 
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
+        let query = sqlx::query_as(SELECT_QUEUE_SHARE).bind(self.run_id);
+        let found: Option<(i64, i64)> = with_timeout(query.fetch_optional(&self.pool)).await?;
+        Ok(found.map(|(own_messages, other_feeders)| QueueShare {
+            own_messages: u64::try_from(own_messages).unwrap_or(0),
+            other_feeders: u64::try_from(other_feeders).unwrap_or(0),
+        }))
+    }
+
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {
         with_timeout(self.read_progress()).await
     }
 
     async fn has_rows_left(&self) -> Result<bool, StatementError> {
+        if let Ok(Some(has_rows)) = with_timeout(self.look_into_index()).await {
+            return Ok(has_rows);
+        }
         let mut cursor = None;
         loop {
             let page = self.next_page(cursor.as_ref(), BACKGROUND_ROWS).await?;

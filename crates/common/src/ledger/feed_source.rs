@@ -25,10 +25,45 @@ pub struct CursorPosition {
 pub struct RowPage {
     /// The rows of the stretch that are to be fed: id and path.
     pub rows: Vec<(RowId, String)>,
-    /// The last id of the stretch, fed or not; none when there are no more rows.
+    /// The last id of the stretch, fed or not; none when there are no more rows. The cursor is moved there.
     pub last_id: Option<RowId>,
     /// A row that the database refuses to read: it is the stretch.
     pub unreadable: Option<MoveFailure>,
+    /// Whether the rows are not in id order: then no row's id is a cursor.
+    pub is_spread: bool,
+}
+
+/// What of a queue is this run's, by the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueShare {
+    /// Rows that were fed in this sweep and have not ended: at most so many messages.
+    pub own_messages: u64,
+    /// Other runs that are being fed.
+    pub other_feeders: u64,
+}
+
+impl QueueShare {
+    /// How many of the queue's messages are this run's.
+    pub fn own_backlog(share: Option<Self>, queue_total: u64) -> u64 {
+        share.map_or(queue_total, |share| share.own_messages.min(queue_total))
+    }
+
+    /// How many this run may have, of so many in all.
+    pub fn max_backlog(share: Option<Self>, max_backlog: u64) -> u64 {
+        let feeders = share.map_or(0, |share| share.other_feeders) + 1;
+        (max_backlog / feeders).max(1)
+    }
+}
+
+/// What a sweep can find rows with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SweepAccess {
+    /// An index says that no row is to be fed.
+    NothingLeft,
+    /// A partial index over the rows still to move, by its name: a sweep costs what is left.
+    Index(String),
+    /// Stretches of ids: a sweep reads the table.
+    Stretches,
 }
 
 /// The run in numbers: sums over processes, never a scan.
@@ -82,6 +117,11 @@ impl RunProgress {
 pub trait FeedSource: Send + Sync {
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError>;
 
+    /// Before a sweep: chooses how its pages are read.
+    async fn prepare_sweep(&self) -> Result<SweepAccess, StatementError> {
+        Ok(SweepAccess::Stretches)
+    }
+
     /// Reads the next `size` rows after `cursor` in id order and returns those in scope. Rows with a
     /// recorded failure are left out until an operator retries them.
     async fn next_page(&self, cursor: Option<&RowId>, size: u32)
@@ -92,6 +132,9 @@ pub trait FeedSource: Send + Sync {
 
     /// Goes back to the table's beginning.
     async fn begin_sweep(&self) -> Result<(), StatementError>;
+
+    /// This run's part of a queue that others may share; none where the ledger has no other run.
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError>;
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError>;
 

@@ -47,6 +47,8 @@ pub struct Heartbeat {
     pub moved_per_second: f64,
     /// How long its last commits took, in seconds.
     pub commit_seconds: Option<f64>,
+    /// A feeder's: why nothing in the fleet may start.
+    pub held: Option<String>,
 }
 
 impl Heartbeat {
@@ -59,6 +61,7 @@ impl Heartbeat {
             in_hand: 0,
             moved_per_second: 0.0,
             commit_seconds: None,
+            held: None,
         }
     }
 }
@@ -68,6 +71,8 @@ impl Heartbeat {
 pub struct FleetLimits {
     /// Who paused the run, and why; none while it is not paused.
     pub paused: Option<String>,
+    /// What the feeder has found to hold the fleet.
+    pub held: Option<String>,
     /// Rows per second at most, in the whole fleet.
     pub rate: Option<f64>,
     /// Copies in flight at most, in the whole fleet.
@@ -75,6 +80,8 @@ pub struct FleetLimits {
     /// Consumers alive besides this process, and how many of them come before it in the order of names.
     pub other_consumers: u64,
     pub preceding_consumers: u64,
+    /// Of the others, those that the store, the database, an outage or an operator holds back.
+    pub held_back_consumers: u64,
 }
 
 impl FleetLimits {
@@ -118,7 +125,7 @@ mod tests {
                     rate: Some(30.0),
                     other_consumers: consumers - 1,
                     preceding_consumers: before,
-                    paused: None,
+                    ..FleetLimits::default()
                 };
                 limits.concurrency_share().unwrap()
             };

@@ -1,5 +1,6 @@
 //! Heartbeats and limits in the ledger.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,27 +8,34 @@ use async_trait::async_trait;
 use super::{LedgerError, PostgresLedger, counters, with_timeout};
 use crate::ledger::fleet_control::{FleetControl, FleetLimits, Heartbeat};
 use crate::ledger::move_ledger::StatementError;
+use crate::ledger::worker_state::WorkerState;
 use crate::sql::quote_identifier;
 
 /// `$1` run, `$2` worker, `$3` role, `$4` state, `$5` reason, `$6` concurrency, `$7` in hand, `$8` rows
-/// per second, `$9` seconds of a commit. A heartbeat that is lost in a crash is no loss: it does not
+/// per second, `$9` seconds of a commit, `$10` states of consumers that are held back, `$11` why the fleet is
+/// held. A heartbeat that is lost in a crash is no loss: it does not
 /// wait for the disk.
 const UPSERT_HEARTBEAT: &str = "WITH heartbeat AS (
     INSERT INTO bucket_brigade.workers AS w
-           (run_id, worker, role, state, reason, concurrency, in_hand, moved_per_second, commit_seconds)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+           (run_id, worker, role, state, reason, concurrency, in_hand, moved_per_second, commit_seconds, held)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $11)
     ON CONFLICT (run_id, worker) DO UPDATE SET
         state = excluded.state, reason = excluded.reason, concurrency = excluded.concurrency,
         in_hand = excluded.in_hand, moved_per_second = excluded.moved_per_second,
-        commit_seconds = excluded.commit_seconds, seen_at = now()
+        commit_seconds = excluded.commit_seconds, held = excluded.held, seen_at = now()
+), feeders AS (
+    -- What a feeder that died held is given up after a minute.
+    SELECT max(held) AS held FROM bucket_brigade.workers
+     WHERE run_id = $1 AND role = 'feeder' AND worker <> $2 AND seen_at > now() - interval '1 minute'
 ), others AS (
-    SELECT count(*) AS alive, count(*) FILTER (WHERE worker < $2) AS before
+    SELECT count(*) AS alive, count(*) FILTER (WHERE worker < $2) AS before,
+           count(*) FILTER (WHERE state = ANY($10)) AS held_back
       FROM bucket_brigade.workers
      WHERE run_id = $1 AND role = 'consumer' AND worker <> $2 AND seen_at > now() - interval '3 seconds'
 )
-SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit, o.alive, o.before,
+SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit, f.held, o.alive, o.before, o.held_back,
        set_config('synchronous_commit', 'off', true)
-  FROM bucket_brigade.run r, others o WHERE r.id = $1";
+  FROM bucket_brigade.run r, feeders f, others o WHERE r.id = $1";
 
 /// `$1` run, `$2` worker. Takes a name that no living process has.
 const CLAIM_NAME: &str = "INSERT INTO bucket_brigade.workers AS w (run_id, worker, role, state)
@@ -44,10 +52,30 @@ const DELETE_DEAD_WORKERS: &str = "DELETE FROM bucket_brigade.workers
 const SELECT_REPLICA_LAG: &str =
     "SELECT extract(epoch FROM max(replay_lag))::double precision FROM pg_stat_replication";
 
+/// Aurora's readers share its storage, and are in no view of Postgres's. Source: Amazon Aurora User Guide,
+/// "aurora_replica_status".
+const SELECT_AURORA_LAG: &str =
+    "SELECT (max(replica_lag_in_msec) / 1000)::double precision FROM aurora_replica_status()
+      WHERE session_id <> 'MASTER_SESSION_ID'";
+
 /// Others' rows of that view are blank without it.
 const CHECK_LAG_PRIVILEGE: &str =
     "SELECT current_user::text, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
-        to_regproc('aurora_version') IS NOT NULL";
+        to_regproc('aurora_version') IS NOT NULL, to_regproc('aurora_replica_status') IS NOT NULL";
+
+/// Where the lag of replicas is read, once that is known.
+#[derive(Debug, Default)]
+pub(super) struct LagSource(AtomicBool);
+
+impl LagSource {
+    fn statement(&self) -> &'static str {
+        if self.0.load(Ordering::Relaxed) {
+            SELECT_AURORA_LAG
+        } else {
+            SELECT_REPLICA_LAG
+        }
+    }
+}
 
 /// A row of [`UPSERT_HEARTBEAT`].
 type HeartbeatColumns = (
@@ -56,6 +84,8 @@ type HeartbeatColumns = (
     Option<String>,
     Option<f64>,
     Option<i32>,
+    Option<String>,
+    i64,
     i64,
     i64,
     String,
@@ -74,15 +104,19 @@ impl PostgresLedger {
             .bind(number(heartbeat.in_hand))
             .bind(heartbeat.moved_per_second)
             .bind(heartbeat.commit_seconds)
+            .bind(WorkerState::HELD_BACK.map(WorkerState::as_str))
+            .bind(&heartbeat.held)
             .fetch_one(&self.pool)
             .await?;
-        let (paused, by, reason, rate, concurrency, others, before, _) = found;
+        let (paused, by, reason, rate, concurrency, held, others, before, held_back, _) = found;
         Ok(FleetLimits {
             paused: paused.then(|| pause_description(by, reason)),
+            held,
             rate,
             concurrency: concurrency.and_then(|most| u64::try_from(most).ok()),
             other_consumers: u64::try_from(others).unwrap_or(0),
             preceding_consumers: u64::try_from(before).unwrap_or(0),
+            held_back_consumers: u64::try_from(held_back).unwrap_or(0),
         })
     }
 
@@ -119,13 +153,15 @@ impl PostgresLedger {
 
     /// Makes sure that a lag of replicas would be seen.
     pub async fn check_replica_lag(&self) -> Result<(), LedgerError> {
-        let (user, may, is_aurora): (String, bool, bool) = sqlx::query_as(CHECK_LAG_PRIVILEGE)
-            .fetch_one(&self.pool)
-            .await?;
-        if is_aurora {
+        let (user, may, is_aurora, has_status): (String, bool, bool, bool) =
+            sqlx::query_as(CHECK_LAG_PRIVILEGE)
+                .fetch_one(&self.pool)
+                .await?;
+        self.lag_source.0.store(has_status, Ordering::Relaxed);
+        if is_aurora && !has_status {
             return Err(LedgerError::UnknownReplicaLag);
         }
-        if may {
+        if may || has_status {
             return Ok(());
         }
         Err(LedgerError::NotAllowed {
@@ -148,7 +184,9 @@ pub fn pause_description(by: Option<String>, reason: Option<String>) -> String {
 #[async_trait]
 impl FleetControl for PostgresLedger {
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, StatementError> {
-        with_timeout(self.write_heartbeat(heartbeat)).await
+        let limits = with_timeout(self.write_heartbeat(heartbeat)).await?;
+        self.fold_counters_if_due().await;
+        Ok(limits)
     }
 
     async fn deregister(&self) -> Result<(), StatementError> {
@@ -159,7 +197,7 @@ impl FleetControl for PostgresLedger {
     }
 
     async fn replica_lag(&self) -> Result<Option<Duration>, StatementError> {
-        let query = sqlx::query_as(SELECT_REPLICA_LAG);
+        let query = sqlx::query_as(self.lag_source.statement());
         let (seconds,): (Option<f64>,) = with_timeout(query.fetch_one(&self.pool)).await?;
         Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
     }

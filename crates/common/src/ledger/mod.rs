@@ -4,16 +4,21 @@
 
 mod changes;
 mod commit;
+mod conditions;
 mod connection;
 mod counters;
 mod errors;
 mod feed;
+mod feed_index;
 pub mod feed_source;
 pub mod fleet_control;
 mod heartbeat;
+mod id_columns;
+mod id_range;
 mod lock;
 pub mod move_ledger;
 mod path_sample;
+mod row_filter;
 mod run;
 mod run_options;
 mod runs;
@@ -21,6 +26,7 @@ mod schema;
 mod scope;
 mod stretch;
 mod table;
+mod table_id;
 mod unreadable;
 pub mod worker_state;
 
@@ -34,29 +40,37 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
 pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
+pub use conditions::LocalTime;
 pub use connection::ConnectionPurpose;
 pub use errors::{
     LedgerError, is_row_lock_timeout, is_statement_timeout, is_unavailable, statement_error,
 };
+pub use feed_index::{create_index_sql, find_partial_index};
 pub use heartbeat::pause_description;
+pub use id_columns::IdColumns;
 pub use lock::{AdvisoryLock, LockHolder};
 pub use path_sample::sample_paths;
 pub use run::{SecondRun, discover_table};
 pub use run_options::RunOptions;
 pub use runs::{
-    RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, require_selected_run,
+    RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, list_runs, list_runs_in,
+    no_run, only_run, require_selected_run,
 };
 pub use table::{
     ApplicationTable, TABLE_NAME_PROBLEM, TableAccess, TableSpec, ensure_all_rows_visible,
 };
+pub use table_id::find_id_columns;
 
+use self::counters::CounterRows;
 use self::errors::batch_error;
+use self::feed_index::FeedIndex;
+use self::heartbeat::LagSource;
 use self::stretch::StretchLength;
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
 use crate::path_rule::PathRule;
-use crate::row_id::{IdColumnType, RowId};
+use crate::row_id::{IdType, RowId};
 
 /// A statement without a result by then is given up; its effect is found by reading the rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -72,6 +86,9 @@ pub struct PostgresLedger {
     table: ApplicationTable,
     statements: Arc<TableStatements>,
     stretch_length: Arc<StretchLength>,
+    lag_source: Arc<LagSource>,
+    counter_rows: Arc<CounterRows>,
+    feed_index: Arc<FeedIndex>,
 }
 
 /// The statements that name the application's table, written once.
@@ -115,12 +132,17 @@ impl PostgresLedger {
         rule: PathRule,
         table: ApplicationTable,
     ) -> Result<Self, LedgerError> {
+        let options = run.options()?;
+        // They may not be given.
+        let rule = options
+            .complete_rule(rule)
+            .map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?;
         let statements = TableStatements {
             read_rows: commit::read_rows_sql(&table).into(),
-            commit: commit::commit_sql(&table).into(),
+            commit: commit::commit_sql(&table, &rule).into(),
             insert_failures: changes::insert_failures_sql(&table).into(),
-            first_page: feed::page_sql(&table, true).into(),
-            page_after: feed::page_sql(&table, false).into(),
+            first_page: feed::page_sql(&table, true, None).into(),
+            page_after: feed::page_sql(&table, false, None).into(),
             count_first: scope::count_stretch_sql(&table, true).into(),
             count_after: scope::count_stretch_sql(&table, false).into(),
             settle_stale: feed::settle_stale_sql(&table).into(),
@@ -130,16 +152,19 @@ impl PostgresLedger {
             run_id: run.id,
             worker: worker.into(),
             rule,
-            options: Arc::new(run.options()?),
+            options: Arc::new(options),
             table,
             statements: Arc::new(statements),
             stretch_length: Arc::default(),
+            lag_source: Arc::default(),
+            counter_rows: Arc::default(),
+            feed_index: Arc::default(),
         })
     }
 
     /// The type of the table's ids.
-    pub fn id_type(&self) -> IdColumnType {
-        self.table.id_type
+    pub fn id_type(&self) -> IdType {
+        self.table.id.id_type()
     }
 
     /// The table as `schema.table`.

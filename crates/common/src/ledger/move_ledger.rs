@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use async_trait::async_trait;
 use thiserror::Error;
 
+use crate::companions::CompanionCopies;
 use crate::row_id::RowId;
 
 /// What the database holds for a row that exists.
@@ -35,6 +36,7 @@ pub struct PendingMove {
     pub size_bytes: Option<i64>,
     /// Whether there was no source any more: the row was set back to a path whose image had moved.
     pub is_source_gone: bool,
+    pub companions: CompanionCopies,
 }
 
 /// A copy of ours that has lost its row.

@@ -13,13 +13,16 @@ use crate::sql::like_prefix;
 /// How long paths under another prefix are looked for, where the table's ends hold none.
 const SEARCH_TIMEOUT: &str = "SET LOCAL statement_timeout = '10s'";
 
-/// The first thousands of rows and the last ones: newer rows may look different.
+/// `$1` pattern of the old paths. The first thousands of rows and the last ones: newer rows may look different.
 fn table_ends_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
+    let (keys, first, last) = (id.as_keys("t"), id.order("t"), id.order_desc("t"));
+    let left_out = table.is_left_out("$1");
+    let row =
+        format!("SELECT {keys}, t.{path}::text AS path, {left_out} AS is_left_out FROM {sql} t");
     format!(
-        "SELECT left(s.path, 1000) FROM (
-            (SELECT t.{id} AS id, t.{path}::text AS path FROM {sql} t ORDER BY t.{id} LIMIT 2000)
-            UNION (SELECT t.{id}, t.{path}::text FROM {sql} t ORDER BY t.{id} DESC LIMIT 2000)) s"
+        "SELECT left(s.path, 1000), s.is_left_out FROM (
+            ({row} ORDER BY {first} LIMIT 2000) UNION ({row} ORDER BY {last} LIMIT 2000)) s"
     )
 }
 
@@ -28,7 +31,7 @@ fn other_paths_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, path, .. } = table;
     format!(
         r#"SELECT left({path}::text, 1000) FROM {sql}
-            WHERE {path} COLLATE "C" <> '' AND {path} COLLATE "C" NOT LIKE $1 ESCAPE '\' LIMIT 100"#
+            WHERE {path}::text COLLATE "C" <> '' AND {path}::text COLLATE "C" NOT LIKE $1 ESCAPE '\' LIMIT 100"#
     )
 }
 
@@ -38,11 +41,13 @@ pub async fn sample_paths(
     table: &ApplicationTable,
     rule: &PathRule,
 ) -> Result<PathSample, StatementError> {
-    let query = sqlx::query_scalar(AssertSqlSafe(table_ends_sql(table)));
-    let rows: Vec<Option<String>> = with_timeout(query.fetch_all(pool)).await?;
+    let query = sqlx::query_as(AssertSqlSafe(table_ends_sql(table)));
+    let query = query.bind(like_prefix(rule.old_prefix()));
+    let rows: Vec<(Option<String>, bool)> = with_timeout(query.fetch_all(pool)).await?;
     let mut sample = PathSample {
         rows: rows.len(),
-        paths: rows.into_iter().flatten().collect(),
+        left_out: rows.iter().filter(|(_, is_left_out)| *is_left_out).count(),
+        paths: rows.into_iter().filter_map(|(path, _)| path).collect(),
     };
     sample.paths.retain(|path| !path.is_empty());
     let is_new = |path: &String| path.starts_with(rule.new_prefix());

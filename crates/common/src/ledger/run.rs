@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
-use super::run_options::OptionMatch;
+use super::run_options::{OptionMatch, RunOptions};
 use super::runs::{RunRow, RunSpec, SEVERAL_RUNS, list_runs, no_run};
 use super::{
     ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, connection,
@@ -104,14 +104,42 @@ impl PostgresLedger {
         purpose: &ConnectionPurpose,
         access: TableAccess,
     ) -> Result<Option<Self>, LedgerError> {
-        let table = discover_table(&pool, spec, purpose, access).await?;
+        connection::prepare_pool(&pool, purpose, access).await?;
+        let table = ApplicationTable::discover(&pool, &spec.table, access).await?;
         if !schema::is_ready(&pool).await? {
             return Ok(None);
         }
-        let run = find_run_row(&pool, spec, &table, OptionMatch::Given).await?;
-        run.map(|run| Self::new(pool, &run, worker, spec.rule.clone(), table))
-            .transpose()
+        let Some(run) = find_run_row(&pool, spec, &table, OptionMatch::Given).await? else {
+            if *purpose == ConnectionPurpose::Consumer {
+                refuse_other_settings(&pool, spec, &table).await?;
+            }
+            return Ok(None);
+        };
+        let filter = run.options()?.row_filter;
+        let table = table.with_filter(&pool, purpose, filter.as_deref()).await?;
+        Self::new(pool, &run, worker, spec.rule.clone(), table).map(Some)
     }
+}
+
+/// A consumer would wait for ever for the run that a slip in a setting describes.
+async fn refuse_other_settings(
+    pool: &PgPool,
+    spec: &RunSpec,
+    table: &ApplicationTable,
+) -> Result<(), LedgerError> {
+    let runs = list_runs(pool).await?;
+    let is_meant = |run: &&RunRow| match &spec.name {
+        Some(name) => run.is_named(name),
+        None => !run.is_finished && run.is_of_column(spec, table),
+    };
+    let Some(run) = runs.iter().rfind(is_meant) else {
+        return Ok(());
+    };
+    let differences = run.differences(spec, &table.sql, OptionMatch::Given)?;
+    Err(LedgerError::RunDiffers {
+        name: run.name.clone(),
+        differences: differences.join("\n  "),
+    })
 }
 
 async fn prepare_schema(pool: &PgPool) -> Result<(), LedgerError> {
@@ -171,9 +199,7 @@ fn check_new_run(
     second: SecondRun,
 ) -> Result<(), LedgerError> {
     let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
-    let has_column = |run: &&RunRow| {
-        run.has_fed && run.images_table == table.sql && run.path_column == spec.table.path_column
-    };
+    let has_column = |run: &&RunRow| run.is_of_column(spec, table);
     let named = runs.iter().find(has_name);
     let other = runs.iter().rfind(has_column);
     let differences = |run: &RunRow| {
@@ -211,7 +237,25 @@ pub async fn discover_table(
     access: TableAccess,
 ) -> Result<ApplicationTable, LedgerError> {
     connection::prepare_pool(pool, purpose, access).await?;
-    ApplicationTable::discover(pool, &spec.table, access).await
+    let table = ApplicationTable::discover(pool, &spec.table, access).await?;
+    let mut filter = spec.options.row_filter.clone();
+    if filter.is_none() && *purpose == ConnectionPurpose::Plan {
+        filter = recorded_options(pool, spec, &table).await.row_filter;
+    }
+    table.with_filter(pool, purpose, filter.as_deref()).await
+}
+
+/// Those of the run that is on record; none where there is none, or no ledger that can be read.
+async fn recorded_options(pool: &PgPool, spec: &RunSpec, table: &ApplicationTable) -> RunOptions {
+    let find = async {
+        if !schema::is_ready(pool).await? {
+            return Ok(RunOptions::default());
+        }
+        let run = find_run_row(pool, spec, table, OptionMatch::Given).await?;
+        run.map_or_else(|| Ok(RunOptions::default()), |run| run.options())
+    };
+    let found: Result<RunOptions, LedgerError> = find.await;
+    found.unwrap_or_default()
 }
 
 /// The run with these settings.
@@ -231,6 +275,9 @@ async fn find_run_row(
             found.push(run);
         }
     }
+    if found.is_empty() && matching == OptionMatch::Given {
+        ensure_no_other_options(&runs, spec, table)?;
+    }
     let is_named = |run: &&&RunRow| spec.name.as_ref().is_none_or(|name| run.is_named(name));
     match (&*found, found.iter().find(is_named)) {
         ([], _) => Ok(None),
@@ -242,6 +289,28 @@ async fn find_run_row(
             differences: format!("these settings are those of run '{}'", run.name),
         }),
     }
+}
+
+/// A run that differs in nothing but its options is the one that is meant.
+fn ensure_no_other_options(
+    runs: &[RunRow],
+    spec: &RunSpec,
+    table: &ApplicationTable,
+) -> Result<(), LedgerError> {
+    let plain = RunSpec {
+        options: RunOptions::default(),
+        ..spec.clone()
+    };
+    for run in runs {
+        if run
+            .differences(&plain, &table.sql, OptionMatch::Given)?
+            .is_empty()
+        {
+            run.options()?
+                .ensure_given(&spec.options, Some(&run.name))?;
+        }
+    }
+    Ok(())
 }
 
 /// The consumer's role may be another than the feeder's, which owns the ledger.

@@ -3,11 +3,40 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::LedgerError;
+use crate::companions::{CompanionError, CompanionPatterns};
+use crate::path_encoding::PathEncoding;
+use crate::path_rule::PathRule;
+
 /// Each by its setting's name, absent where it is not set. A ledger with one that this version does not know
 /// is not read: a copy made without it would be a wrong one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default, deny_unknown_fields)]
-pub struct RunOptions {}
+pub struct RunOptions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub companions: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_acl: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_destination_owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_source_owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_payer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse_kms_key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_encoding: Option<PathEncoding>,
+    /// An SQL expression: which rows with the old prefix are to move.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row_filter: Option<String>,
+}
 
 /// Whether a setting that is not given differs from one that the ledger has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +48,30 @@ pub(super) enum OptionMatch {
 }
 
 impl RunOptions {
+    /// The rule with what the options add to it.
+    pub fn complete_rule(&self, rule: PathRule) -> Result<PathRule, CompanionError> {
+        let companions = self.companions.as_deref().map(CompanionPatterns::parse);
+        let companions = companions.transpose()?.unwrap_or_default();
+        let encoding = self.path_encoding.unwrap_or_default();
+        Ok(rule.with_encoding(encoding).with_companions(companions))
+    }
+
     pub(super) fn to_json(&self) -> String {
-        Value::Object(to_map(self)).to_string()
+        let mut options = to_map(self);
+        options.retain(|_, value| !is_off(value));
+        Value::Object(options).to_string()
+    }
+
+    /// What a consumer or a command is given all the same must be the ledger's.
+    pub fn ensure_given(&self, given: &Self, run: Option<&str>) -> Result<(), LedgerError> {
+        let differences = self.differences(given, OptionMatch::Given);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(LedgerError::RunDiffers {
+            name: run.unwrap_or_default().to_owned(),
+            differences: differences.join("\n  "),
+        })
     }
 
     /// The settings in which these, the ledger's, are not `given`, with both values.
@@ -39,7 +90,7 @@ fn differences(
     let differing = given
         .keys()
         .chain(missing)
-        .filter(|name| ours.get(*name) != given.get(*name));
+        .filter(|name| set_value(ours, name) != set_value(given, name));
     let describe = |options: &Map<String, Value>, name: &str| match options.get(name) {
         Some(Value::String(text)) => format!("'{text}'"),
         Some(value) => value.to_string(),
@@ -54,6 +105,15 @@ fn differences(
             )
         })
         .collect()
+}
+
+/// `none` says that a setting is not set.
+fn is_off(value: &Value) -> bool {
+    value == "none"
+}
+
+fn set_value<'a>(options: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    options.get(name).filter(|value| !is_off(value))
 }
 
 fn to_map(options: &RunOptions) -> Map<String, Value> {
@@ -84,5 +144,21 @@ mod tests {
             [filter, sse, "COPY_ACL: 'private' there, not set here"]
         );
         assert!(differences(&ours, &Map::new(), OptionMatch::Given).is_empty());
+    }
+
+    #[test]
+    fn none_is_as_good_as_nothing_and_differs_from_something() {
+        let none = map(r#"{"PATH_ENCODING":"none"}"#);
+        for matching in [OptionMatch::Given, OptionMatch::Exact] {
+            assert!(differences(&Map::new(), &none, matching).is_empty());
+            let url = map(r#"{"PATH_ENCODING":"url"}"#);
+            let differing = differences(&url, &none, matching);
+            assert_eq!(differing, ["PATH_ENCODING: 'url' there, 'none' here"]);
+        }
+        let options = RunOptions {
+            path_encoding: Some(PathEncoding::None),
+            ..RunOptions::default()
+        };
+        assert_eq!(options.to_json(), "{}");
     }
 }

@@ -6,7 +6,10 @@ use super::errors::is_permission_denied;
 use super::run::{OPEN_TIMEOUT, ledger_permission_error, within};
 use super::run_options::{OptionMatch, RunOptions};
 use super::schema;
-use super::{ConnectionPurpose, LedgerError, TableAccess, TableSpec, connection, create_pool};
+use super::{
+    ApplicationTable, ConnectionPurpose, LedgerError, TableAccess, TableSpec, connection,
+    create_pool,
+};
 use crate::path_rule::PathRule;
 
 /// What makes a migration this migration.
@@ -50,6 +53,7 @@ pub struct RunRow {
     /// [`RunOptions`] as JSON.
     options: String,
     pub is_finished: bool,
+    pub is_paused: bool,
     /// Whether any row was fed.
     pub has_fed: bool,
 }
@@ -59,7 +63,7 @@ pub(super) const SEVERAL_RUNS: &str = ": name one with --run (RUN_NAME)";
 const LIST_RUNS: &str =
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
-        finished_at IS NOT NULL AS is_finished, fed > 0 AS has_fed
+        finished_at IS NOT NULL AS is_finished, paused AS is_paused, fed > 0 AS has_fed
     FROM bucket_brigade.run ORDER BY id";
 
 impl RunRow {
@@ -70,6 +74,10 @@ impl RunRow {
             Some(self.source_key_prefix.clone()),
             Some(self.destination_key_prefix.clone()),
         );
+        let incompatible = |error: String| LedgerError::IncompatibleLedger(error);
+        let rule = rule.map_err(|error| incompatible(error.to_string()))?;
+        let options = self.options()?;
+        let rule = options.complete_rule(rule);
         Ok(RunSpec {
             name: Some(self.name.clone()),
             table: TableSpec {
@@ -77,10 +85,10 @@ impl RunRow {
                 id_column: self.id_column.clone(),
                 path_column: self.path_column.clone(),
             },
-            rule: rule.map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?,
+            rule: rule.map_err(|error| incompatible(error.to_string()))?,
             source_bucket: self.source_bucket.clone(),
             destination_bucket: self.destination_bucket.clone(),
-            options: self.options()?,
+            options,
         })
     }
 
@@ -138,6 +146,11 @@ impl RunRow {
             differences = self.options()?.differences(&spec.options, matching);
         }
         Ok(differences)
+    }
+
+    /// Whether it moved, or began to move, images of this column.
+    pub(super) fn is_of_column(&self, spec: &RunSpec, table: &ApplicationTable) -> bool {
+        self.has_fed && self.images_table == table.sql && self.path_column == spec.table.path_column
     }
 
     pub(super) fn is_named(&self, name: &str) -> bool {
@@ -204,10 +217,24 @@ async fn read_runs(
     database: &PgConnectOptions,
     purpose: &ConnectionPurpose,
 ) -> Result<Vec<RunRow>, LedgerError> {
+    let runs = list_runs_in(database, purpose).await?;
+    Ok(runs.unwrap_or_default())
+}
+
+/// The same; none where there is no ledger of this version.
+pub async fn list_runs_in(
+    database: &PgConnectOptions,
+    purpose: &ConnectionPurpose,
+) -> Result<Option<Vec<RunRow>>, LedgerError> {
     match connect_to_ledger(database, purpose).await? {
-        Some(pool) => within(OPEN_TIMEOUT, list_runs(&pool)).await,
-        None => Ok(Vec::new()),
+        Some(pool) => within(OPEN_TIMEOUT, list_runs(&pool)).await.map(Some),
+        None => Ok(None),
     }
+}
+
+/// The only run, or the only one that is not finished.
+pub fn only_run(runs: &[RunRow]) -> Option<&RunRow> {
+    select_run(runs, None).ok().flatten()
 }
 
 /// One connection to a ledger of this version; none where there is no ledger yet.
@@ -225,7 +252,7 @@ pub async fn connect_to_ledger(
 }
 
 /// The same where the ledger is known to be there.
-pub(super) async fn list_runs(pool: &PgPool) -> Result<Vec<RunRow>, LedgerError> {
+pub async fn list_runs(pool: &PgPool) -> Result<Vec<RunRow>, LedgerError> {
     match sqlx::query_as(LIST_RUNS).fetch_all(pool).await {
         Err(error) if is_permission_denied(&error) => Err(ledger_permission_error(pool).await?),
         listed => Ok(listed?),
@@ -250,7 +277,7 @@ fn select_run<'a>(
 }
 
 /// Why no run could be selected, with those there are.
-pub(super) fn no_run(why: &str, runs: &[RunRow]) -> LedgerError {
+pub fn no_run(why: &str, runs: &[RunRow]) -> LedgerError {
     let list: Vec<String> = runs.iter().rev().take(20).map(RunRow::describe).collect();
     LedgerError::NoRun {
         hint: if list.is_empty() {
@@ -282,6 +309,7 @@ mod tests {
             destination_key_prefix: "avatar/".into(),
             options: "{}".into(),
             is_finished,
+            is_paused: false,
             has_fed: true,
         }
     }

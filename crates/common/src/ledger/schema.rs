@@ -13,7 +13,7 @@ const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 11] = [
     (
         1,
         "ledger",
@@ -34,9 +34,20 @@ const MIGRATIONS: [(i64, &str, &str); 8] = [
         include_str!("../../migrations/0007_options.sql"),
     ),
     (
+        8,
+        "history",
+        include_str!("../../migrations/0008_history.sql"),
+    ),
+    (10, "keys", include_str!("../../migrations/0010_keys.sql")),
+    (
         12,
         "commands",
         include_str!("../../migrations/0012_commands.sql"),
+    ),
+    (
+        13,
+        "control",
+        include_str!("../../migrations/0013_control.sql"),
     ),
 ];
 

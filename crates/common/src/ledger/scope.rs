@@ -18,40 +18,44 @@ const SAVE_ESTIMATE: &str = "UPDATE bucket_brigade.run
 /// What has moved or changed since the run began was in scope. The lookups are scalar so that no plan reads
 /// all moves for them. A stretch whose response was lost is not counted twice: its cursor is another.
 pub(super) fn count_stretch_sql(table: &ApplicationTable, is_first: bool) -> String {
-    let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
+    let ApplicationTable { sql, id, .. } = table;
+    let (in_scope, columns, order) = (table.in_scope("$2"), id.as_keys("t"), id.order("t"));
+    let (row_id, newest_first) = (id.keys_as_text("s"), id.key_order_desc("s"));
     let after = if is_first {
         String::new()
     } else {
-        format!("WHERE t.{id} > $4::text::{id_type}")
+        format!("WHERE {}", id.is_after("t", "$4"))
     };
     let ended = |in_table: &str| {
         format!(
-            "(SELECT true FROM bucket_brigade.{in_table} e WHERE e.run_id = $1 AND e.row_id = s.key::text)"
+            "(SELECT true FROM bucket_brigade.{in_table} e WHERE e.run_id = $1 AND e.row_id = {row_id})"
         )
     };
     let (moved, changed) = (ended("moves"), ended("changes"));
     format!(
-        r#"WITH stretch AS MATERIALIZED (
-    SELECT t.{id} AS key, t.{path}::text AS path FROM {sql} t {after} ORDER BY t.{id} LIMIT $3
+        "WITH stretch AS MATERIALIZED (
+    SELECT {columns}, {in_scope} AS is_in_scope FROM {sql} t {after} ORDER BY {order} LIMIT $3
 ), counted AS (
-    SELECT count(*) AS rows, count(*) FILTER (
-        WHERE path COLLATE "C" LIKE $2 ESCAPE '\' OR {moved} OR {changed}) AS in_scope FROM stretch s
+    SELECT count(*) AS rows, count(*) FILTER (WHERE is_in_scope OR {moved} OR {changed}) AS in_scope FROM stretch s
 ), last AS (
-    SELECT (SELECT s.key::text FROM stretch s ORDER BY s.key DESC LIMIT 1) AS id
+    SELECT (SELECT {row_id} FROM stretch s ORDER BY {newest_first} LIMIT 1) AS id
 )
 UPDATE bucket_brigade.run r SET
     scope_cursor = coalesce(last.id, r.scope_cursor), scope_counted = r.scope_counted + c.in_scope,
     in_scope = CASE WHEN c.rows < $3 THEN r.scope_counted + c.in_scope END
   FROM counted c, last
- WHERE r.id = $1 AND r.in_scope IS NULL AND r.scope_cursor IS NOT DISTINCT FROM $4"#
+ WHERE r.id = $1 AND r.in_scope IS NULL AND r.scope_cursor IS NOT DISTINCT FROM $4"
     )
 }
 
 /// `$1` pattern.
 fn estimate_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, path, .. } = table;
-    format!(r#"EXPLAIN SELECT 1 FROM {sql} WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\'"#)
+    let filter = table.filter.as_ref();
+    let filter = filter.map_or(String::new(), |filter| format!("AND {}", filter.sql()));
+    format!(
+        r#"EXPLAIN SELECT 1 FROM {sql} t WHERE {path}::text COLLATE "C" LIKE $1 ESCAPE '\' {filter}"#
+    )
 }
 
 impl PostgresLedger {

@@ -2,9 +2,11 @@
 
 use sqlx::postgres::PgPool;
 
-use super::LedgerError;
 use super::errors::is_invalid_name;
-use crate::row_id::IdColumnType;
+use super::id_columns::IdColumns;
+use super::row_filter::RowFilter;
+use super::table_id::TableId;
+use super::{LedgerError, table_id};
 use crate::sql::quote_identifier;
 
 pub const TABLE_NAME_PROBLEM: &str =
@@ -15,6 +17,7 @@ pub const TABLE_NAME_PROBLEM: &str =
 pub struct TableSpec {
     /// `images`, `app.images`, or as Postgres reads it where there are quotes: `"my.schema"."images"`.
     pub table: String,
+    /// One column, or several with commas between them.
     pub id_column: String,
     pub path_column: String,
 }
@@ -26,9 +29,11 @@ pub struct ApplicationTable {
     pub name: String,
     /// Schema and table, quoted.
     pub sql: String,
-    pub id: String,
+    pub id: IdColumns,
     pub path: String,
-    pub id_type: IdColumnType,
+    pub is_partitioned: bool,
+    /// Which rows with the old prefix are in scope; none for all.
+    pub(super) filter: Option<RowFilter>,
     /// The mode in which rows are locked whose path is set.
     pub row_lock: &'static str,
 }
@@ -43,13 +48,13 @@ pub enum TableAccess {
 }
 
 #[derive(sqlx::FromRow)]
-struct ColumnInfo {
-    number: i16,
+pub(super) struct ColumnInfo {
+    pub(super) number: i16,
     /// A domain's base type.
-    type_name: String,
+    pub(super) type_name: String,
     /// The type as SQL writes it.
-    declared_type: String,
-    is_not_null: bool,
+    pub(super) declared_type: String,
+    pub(super) is_not_null: bool,
     is_generated: bool,
 }
 
@@ -96,18 +101,10 @@ const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS ty
 const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
     FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
 
-/// An index under another collation gives no page in the order of ids, and one of an inheritance parent says
-/// nothing of its children.
-const IS_UNIQUE: &str = "SELECT EXISTS (SELECT 1 FROM pg_index i
-        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE indrelid = $1::oid AND indisunique AND indisvalid AND indpred IS NULL
-          AND indnkeyatts = 1 AND indkey[0] = $2 AND indcollation[0] = a.attcollation)
-    AND NOT EXISTS (SELECT 1 FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
-        WHERE c.oid = $1::oid AND c.relkind = 'r')";
-
 const SELECT_PRIVILEGES: &str =
     "SELECT current_user::text AS user_name, has_schema_privilege(relnamespace, 'USAGE') AS schema_usage,
-        has_column_privilege(oid, $2, 'SELECT') AND has_column_privilege(oid, $3, 'SELECT') AS \"select\",
+        NOT EXISTS (SELECT 1 FROM unnest($2::smallint[] || $3) n WHERE NOT has_column_privilege(oid, n, 'SELECT'))
+            AS \"select\",
         has_column_privilege(oid, $3, 'UPDATE') AS \"update\"
     FROM pg_class WHERE oid = $1::oid";
 
@@ -163,22 +160,57 @@ impl ApplicationTable {
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
         let table = find_relation(pool, spec).await?;
-        let id = table.find_column("ID_COLUMN", &spec.id_column).await?;
+        let id = table_id::find_id(&table, spec).await?;
         let path = table.find_column("PATH_COLUMN", &spec.path_column).await?;
         table.check_path(spec, &path)?;
-        let id_type = table.check_id(spec, &id).await?;
+        let id = table_id::check_id(&table, id).await?;
         table
-            .check_privileges(spec, access, id.number, path.number)
+            .check_privileges(spec, access, &id, path.number)
             .await?;
         ensure_all_rows_visible(pool, &table.sql).await?;
         Ok(Self {
             row_lock: find_row_lock(pool, table.oid, &spec.path_column).await?,
             sql: table.sql,
             name: table.name,
-            id: quote_identifier(&spec.id_column),
+            is_partitioned: table.is_partitioned,
+            id: id.columns,
             path: quote_identifier(&spec.path_column),
-            id_type,
+            filter: None,
         })
+    }
+
+    /// Whether a row of `t`, which must be alone in its FROM, is one to move; null where it has no path.
+    /// `pattern` is the parameter of the old prefix.
+    pub fn in_scope(&self, pattern: &str) -> String {
+        let has_prefix = self.has_prefix(pattern);
+        match &self.filter {
+            Some(filter) => format!("CASE WHEN {has_prefix} THEN {} END", filter.sql()),
+            None => has_prefix,
+        }
+    }
+
+    /// Whether the filter leaves such a row out. It is asked of rows with the old prefix only, also here.
+    pub fn is_left_out(&self, pattern: &str) -> String {
+        match &self.filter {
+            Some(filter) => {
+                let (has_prefix, filter) = (self.has_prefix(pattern), filter.sql());
+                format!("CASE WHEN {has_prefix} THEN {filter} IS NOT TRUE ELSE false END")
+            }
+            // A parameter has to be used.
+            None => format!("{pattern}::text IS NULL"),
+        }
+    }
+
+    /// As it is set.
+    pub fn filter_text(&self) -> Option<&str> {
+        self.filter.as_ref().map(RowFilter::text)
+    }
+
+    fn has_prefix(&self, pattern: &str) -> String {
+        format!(
+            r#"t.{}::text COLLATE "C" LIKE {pattern} ESCAPE '\'"#,
+            self.path
+        )
     }
 }
 
@@ -202,6 +234,7 @@ async fn find_relation<'a>(
         oid: found.oid,
         name: format!("{}.{}", found.schema, found.name),
         sql: format!("{schema}.{}", quote_identifier(&found.name)),
+        is_partitioned: found.kind == "p",
         schema,
     };
     let kind = match found.kind.as_str() {
@@ -232,28 +265,51 @@ async fn no_such_table_error(pool: &PgPool, spec: &TableSpec) -> Result<LedgerEr
 }
 
 /// A table that was found.
-struct TableDetails<'a> {
-    pool: &'a PgPool,
-    oid: i64,
-    name: String,
+pub(super) struct TableDetails<'a> {
+    pub(super) pool: &'a PgPool,
+    pub(super) oid: i64,
+    pub(super) name: String,
     /// Quoted.
     schema: String,
     /// Schema and table, quoted.
     sql: String,
+    is_partitioned: bool,
 }
 
-impl TableDetails<'_> {
-    async fn find_column(
+const SELECT_OID: &str = "SELECT to_regclass($1)::oid::bigint";
+
+impl<'a> TableDetails<'a> {
+    /// A table that is known to be one, quoted as in SQL.
+    pub(super) async fn open(pool: &'a PgPool, table: &str) -> Result<Self, LedgerError> {
+        let query = sqlx::query_scalar(SELECT_OID).bind(table);
+        let oid: Option<i64> = query.fetch_one(pool).await?;
+        Ok(Self {
+            pool,
+            oid: oid.ok_or_else(|| LedgerError::NoSuchTable {
+                table: table.to_owned(),
+                hint: String::new(),
+            })?,
+            name: table.to_owned(),
+            schema: String::new(),
+            is_partitioned: false,
+            sql: table.to_owned(),
+        })
+    }
+
+    pub(super) async fn look_up_column(
+        &self,
+        column: &str,
+    ) -> Result<Option<ColumnInfo>, sqlx::Error> {
+        let query = sqlx::query_as(SELECT_COLUMN).bind(self.oid).bind(column);
+        query.fetch_optional(self.pool).await
+    }
+
+    pub(super) async fn find_column(
         &self,
         setting: &'static str,
         column: &str,
     ) -> Result<ColumnInfo, LedgerError> {
-        let found: Option<ColumnInfo> = sqlx::query_as(SELECT_COLUMN)
-            .bind(self.oid)
-            .bind(column)
-            .fetch_optional(self.pool)
-            .await?;
-        if let Some(found) = found {
+        if let Some(found) = self.look_up_column(column).await? {
             return Ok(found);
         }
         let (columns,): (String,) = sqlx::query_as(LIST_COLUMNS)
@@ -271,13 +327,13 @@ impl TableDetails<'_> {
     fn check_path(&self, spec: &TableSpec, path: &ColumnInfo) -> Result<(), LedgerError> {
         let table = self.name.clone();
         let column = spec.path_column.clone();
-        if !matches!(path.type_name.as_str(), "text" | "varchar") {
+        if !matches!(path.type_name.as_str(), "text" | "varchar" | "citext") {
             return Err(LedgerError::UnsupportedType {
                 setting: "PATH_COLUMN",
                 table,
                 column,
                 found: path.declared_type.clone(),
-                supported: "text, varchar",
+                supported: "text, varchar, citext",
             });
         }
         if path.is_generated {
@@ -286,38 +342,11 @@ impl TableDetails<'_> {
         Ok(())
     }
 
-    async fn check_id(
-        &self,
-        spec: &TableSpec,
-        id: &ColumnInfo,
-    ) -> Result<IdColumnType, LedgerError> {
-        let (table, column) = (self.name.clone(), spec.id_column.clone());
-        let Some(id_type) = IdColumnType::from_type_name(&id.type_name) else {
-            return Err(LedgerError::UnsupportedType {
-                setting: "ID_COLUMN",
-                table,
-                column,
-                found: id.declared_type.clone(),
-                supported: "bigint, integer, smallint, uuid, text, varchar, character",
-            });
-        };
-        let (unique,): (bool,) = sqlx::query_as(IS_UNIQUE)
-            .bind(self.oid)
-            .bind(id.number)
-            .fetch_one(self.pool)
-            .await?;
-        match (unique, id.is_not_null) {
-            (false, _) => Err(LedgerError::IdNotUnique { table, column }),
-            (true, false) => Err(LedgerError::IdNullable { table, column }),
-            (true, true) => Ok(id_type),
-        }
-    }
-
     async fn check_privileges(
         &self,
         spec: &TableSpec,
         access: TableAccess,
-        id: i16,
+        id: &TableId,
         path: i16,
     ) -> Result<(), LedgerError> {
         let TablePrivileges {
@@ -327,7 +356,7 @@ impl TableDetails<'_> {
             update,
         } = sqlx::query_as(SELECT_PRIVILEGES)
             .bind(self.oid)
-            .bind(id)
+            .bind(&id.numbers)
             .bind(path)
             .fetch_one(self.pool)
             .await?;
@@ -335,10 +364,7 @@ impl TableDetails<'_> {
             return Ok(());
         }
         let role = quote_identifier(&user);
-        let (id, path) = (
-            quote_identifier(&spec.id_column),
-            quote_identifier(&spec.path_column),
-        );
+        let (id, path) = (id.columns.list(), quote_identifier(&spec.path_column));
         let (what, update) = match access {
             TableAccess::Read => ("read", String::new()),
             TableAccess::Update => ("read and update", format!(", UPDATE ({path})")),

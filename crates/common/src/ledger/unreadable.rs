@@ -15,12 +15,10 @@ const UNREADABLE: &str = "";
 /// `OFFSET 0` keeps the planner from joining: it would read the paths of other rows, too, and a damaged one
 /// would make every statement fail.
 pub(super) fn failure_applies(table: &ApplicationTable, id: &str, failed_path: &str) -> String {
-    let ApplicationTable {
-        sql, id: key, path, ..
-    } = table;
-    let id_type = table.id_type.sql_type();
+    let ApplicationTable { sql, path, .. } = table;
+    let is_row = table.id.matches("t", id);
     format!(
-        r#"EXISTS (SELECT 1 FROM {sql} t WHERE t.{key} = {id}::{id_type}
+        r#"EXISTS (SELECT 1 FROM {sql} t WHERE {is_row}
             AND ({failed_path} = '{UNREADABLE}' OR t.{path} COLLATE "C" = {failed_path}) OFFSET 0)"#
     )
 }
@@ -35,6 +33,10 @@ impl PostgresLedger {
         loop {
             let read = |rows| self.read_page(cursor, rows);
             match self.stretch_length.run(size, read).await {
+                // Which row it is, a stretch of all rows tells.
+                Err(StatementError::Rejected { .. }) if self.feed_index.condition().is_some() => {
+                    self.feed_index.set(None);
+                }
                 Err(StatementError::Rejected { .. }) if size > 1 => size /= 2,
                 Err(StatementError::Rejected { code, message }) => {
                     let id = with_timeout(self.next_id(cursor)).await?;
@@ -42,7 +44,7 @@ impl PostgresLedger {
                     return Ok(RowPage {
                         last_id: id.clone(),
                         unreadable: id.map(failure),
-                        rows: Vec::new(),
+                        ..RowPage::default()
                     });
                 }
                 page => return page,
@@ -64,10 +66,9 @@ impl PostgresLedger {
 
     async fn next_id(&self, cursor: Option<&RowId>) -> Result<Option<RowId>, sqlx::Error> {
         let ApplicationTable { sql, id, .. } = &self.table;
-        let id_type = self.table.id_type.sql_type();
+        let (row_id, after, order) = (id.as_text("t"), id.is_after("t", "$1"), id.order("t"));
         let statement = format!(
-            "SELECT t.{id}::text FROM {sql} t WHERE $1::text IS NULL OR t.{id} > $1::text::{id_type}
-             ORDER BY t.{id} LIMIT 1"
+            "SELECT {row_id} FROM {sql} t WHERE $1::text IS NULL OR {after} ORDER BY {order} LIMIT 1"
         );
         let next: Option<String> = sqlx::query_scalar(AssertSqlSafe(statement))
             .bind(cursor.map(RowId::as_str))

@@ -50,6 +50,14 @@ impl WorkerState {
         Self::Unknown,
     ];
 
+    /// While a consumer is in one of these, another consumer would move nothing faster.
+    pub const HELD_BACK: [Self; 4] = [
+        Self::Paused,
+        Self::DatabaseSlow,
+        Self::ThrottledByStore,
+        Self::Waiting,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",

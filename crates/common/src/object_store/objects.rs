@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::object_store::StoreError;
-use crate::path_rule::{PathRule, object_key};
+use crate::path_rule::PathRule;
 
 /// The most objects one `DeleteObjects` removes. Source: Amazon S3 API reference.
 pub const MAX_DELETE_OBJECTS: usize = 1000;
@@ -29,6 +29,8 @@ pub struct ObjectStat {
     /// Whether the ETag is the MD5 of the bytes, so that different ones prove different bytes. It is not
     /// for uploads in parts and under KMS. Source: Amazon S3 API reference, "Object".
     pub is_md5: bool,
+    /// A header that is not UTF-8: whether the copy has the same cannot be told.
+    pub unreadable_header: Option<&'static str>,
 }
 
 /// An object that is to go, if it is still the one that was looked at.
@@ -88,7 +90,8 @@ impl PathRule {
                 path.strip_prefix(self.new_prefix())?,
             ),
         };
-        let key = object_key(prefix, rest).ok().filter(|_| !path.is_empty())?;
+        let key = self.object_key(prefix, rest);
+        let key = key.ok().filter(|_| !path.is_empty())?;
         Some((side, key))
     }
 
@@ -102,6 +105,7 @@ impl PathRule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path_encoding::PathEncoding;
     use proptest::prelude::*;
 
     #[test]
@@ -130,8 +134,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_route_is_found_again_from_its_new_path(rest in ".{0,40}") {
-            let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
+        fn a_route_is_found_again_from_its_new_path(
+            rest in "(.|%[0-9a-f]{2}|[?#+]){0,40}",
+            encoding in proptest::sample::select(PathEncoding::ALL.to_vec()),
+        ) {
+            let rule = PathRule::new("image/", "avatar/", None, None).unwrap().with_encoding(encoding);
             if let Ok(route) = rule.route_for(&format!("image/{rest}")) {
                 prop_assert_eq!(rule.old_path(&route.new_path), Some(route.old_path.clone()));
                 let (source, destination) = (rule.locate_object(&route.old_path), rule.locate_object(&route.new_path));

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::message::named_run;
 use crate::queue::sqs::{SqsQueue, queue_error};
 use crate::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueAttributes, QueueError,
@@ -29,6 +30,9 @@ const UNSUPPORTED_CODES: [&str; 4] = [
 /// How long a dead letter is hidden while it is moved by hand.
 const RESEND_VISIBILITY: Duration = Duration::from_secs(30);
 
+/// The same while those of one run are looked for, so that each is looked at once.
+const SEARCH_VISIBILITY: Duration = Duration::from_mins(2);
+
 impl SqsQueue {
     /// Its dead-letter queue; none without a redrive policy. It is in the same account and region, as
     /// SQS demands.
@@ -38,16 +42,21 @@ impl SqsQueue {
 
     /// The same, when its attributes are known.
     pub fn dead_letter_queue_of(&self, attributes: &QueueAttributes) -> Option<DeadLetterQueue> {
-        let arn = attributes.dead_letter_arn.clone()?;
-        let (stem, _) = self.url.trim_end_matches('/').rsplit_once('/')?;
-        let name = arn.rsplit(':').next()?;
+        let url = self.dead_letter_url_of(attributes)?;
         // A letter keeps its trace on its way back.
-        let dead = SqsQueue::new(self.client.clone(), format!("{stem}/{name}"));
+        let dead = SqsQueue::new(self.client.clone(), url);
         Some(DeadLetterQueue {
             dead_letters: dead.with_traces(true),
             queue: self.clone(),
-            arn,
+            arn: attributes.dead_letter_arn.clone()?,
+            queue_arn: attributes.arn.clone(),
         })
+    }
+
+    pub(super) fn dead_letter_url_of(&self, attributes: &QueueAttributes) -> Option<String> {
+        let (stem, _) = self.url.trim_end_matches('/').rsplit_once('/')?;
+        let name = attributes.dead_letter_arn.as_ref()?.rsplit(':').next()?;
+        Some(format!("{stem}/{name}"))
     }
 }
 
@@ -57,6 +66,7 @@ pub struct DeadLetterQueue {
     dead_letters: SqsQueue,
     queue: SqsQueue,
     arn: String,
+    queue_arn: Option<String>,
 }
 
 impl DeadLetterQueue {
@@ -74,7 +84,9 @@ impl DeadLetterQueue {
         if waiting == 0 {
             return Ok(RedriveOutcome::Empty);
         }
+        // SQS does not know where a message comes from that a consumer has sent there: it has to be named.
         let task = self.dead_letters.client.start_message_move_task();
+        let task = task.set_destination_arn(self.queue_arn.clone());
         match task.source_arn(&self.arn).send().await {
             Ok(_) => return Ok(RedriveOutcome::Started(waiting)),
             Err(error) => match queue_error("StartMessageMoveTask", error) {
@@ -83,19 +95,49 @@ impl DeadLetterQueue {
                 other => return Err(other),
             },
         }
-        Ok(RedriveOutcome::Resent(self.resend_messages(waiting).await?))
+        let resent = self.resend_messages(waiting, RESEND_VISIBILITY, |_| true);
+        Ok(RedriveOutcome::Resent(resent.await?))
+    }
+
+    /// The same for those whose body is of the run; the others stay.
+    ///
+    /// # Errors
+    /// [`QueueError`]; some may have been moved.
+    pub async fn redrive_run(&self, run: i64) -> Result<RedriveOutcome, QueueError> {
+        let waiting = self.queue_attributes().await?.backlog.total_messages();
+        let is_own = |body: &str| named_run(body) == Some(run);
+        let resent = self.resend_messages(waiting, SEARCH_VISIBILITY, is_own);
+        Ok(match resent.await? {
+            0 => RedriveOutcome::Empty,
+            resent => RedriveOutcome::Resent(resent),
+        })
     }
 
     /// Sends first and deletes then: a message may come twice, which changes nothing, but is never lost.
-    async fn resend_messages(&self, most: u64) -> Result<u64, QueueError> {
-        let mut moved = 0;
-        while moved < most {
-            let messages = self
+    async fn resend_messages(
+        &self,
+        most: u64,
+        visibility: Duration,
+        is_own: impl Fn(&str) -> bool,
+    ) -> Result<u64, QueueError> {
+        let (mut moved, mut seen, mut left) = (0, 0, Vec::new());
+        while seen < most {
+            let received = self
                 .dead_letters
-                .receive_batch(MAX_BATCH_ENTRIES, Duration::ZERO, RESEND_VISIBILITY)
+                .receive_batch(MAX_BATCH_ENTRIES, Duration::ZERO, visibility)
                 .await?;
-            if messages.is_empty() {
+            if received.is_empty() {
                 break;
+            }
+            seen += u64::try_from(received.len()).unwrap_or(0);
+            let (messages, others): (Vec<_>, Vec<_>) =
+                received.into_iter().partition(|one| is_own(&one.body));
+            let hidden = others
+                .into_iter()
+                .map(|one| (one.receipt_handle, Duration::ZERO));
+            left.extend(hidden);
+            if messages.is_empty() {
+                continue;
             }
             let again = messages.iter().map(|one| OutgoingMessage {
                 body: one.body.clone(),
@@ -112,6 +154,10 @@ impl DeadLetterQueue {
             }
             self.dead_letters.delete_batch(&handles).await?;
             moved += u64::try_from(handles.len()).unwrap_or(0);
+        }
+        for batch in left.chunks(MAX_BATCH_ENTRIES) {
+            // Without the right they come back by themselves.
+            let _ = self.dead_letters.change_visibility(batch).await;
         }
         Ok(moved)
     }

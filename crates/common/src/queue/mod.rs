@@ -29,6 +29,25 @@ pub struct ReceivedMessage {
     pub receive_count: u32,
     /// The span that its further spans belong under, while traces are on. Nothing is decided by it.
     pub traceparent: Option<String>,
+    /// All that it carries besides; none where the queue was not asked for it.
+    pub attributes: Option<Vec<MessageAttribute>>,
+}
+
+/// What a message carries beside its body.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MessageAttribute {
+    pub name: String,
+    pub data_type: String,
+    pub text: Option<String>,
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// A message for the dead-letter queue, as it was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub body: String,
+    /// None where they are not known: then only the redrive policy can keep them.
+    pub attributes: Option<Vec<MessageAttribute>>,
 }
 
 /// A message as it is sent.
@@ -78,6 +97,8 @@ pub struct QueueAttributes {
     pub kms_key: Option<String>,
     /// Receives before a message goes to the dead-letter queue; none without a redrive policy.
     pub max_receive_count: Option<u32>,
+    /// The queue's own ARN.
+    pub arn: Option<String>,
     /// The dead-letter queue's ARN.
     pub dead_letter_arn: Option<String>,
 }
@@ -107,12 +128,22 @@ pub enum QueueError {
 impl QueueError {
     /// Whether a right is missing.
     pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if DENIED_CODES.iter().any(|one| code.contains(one)))
+        self.has_code(&DENIED_CODES)
+    }
+
+    pub fn is_about_missing_queue(&self) -> bool {
+        self.has_code(&MISSING_QUEUE_CODES)
+    }
+
+    fn has_code(&self, codes: &[&str]) -> bool {
+        matches!(self, Self::Refused { code, .. } if codes.iter().any(|one| code.contains(one)))
     }
 }
 
 /// Source: Amazon SQS API reference, "Common errors".
 const DENIED_CODES: [&str; 3] = ["AccessDenied", "NotAuthorized", "Forbidden"];
+
+const MISSING_QUEUE_CODES: [&str; 2] = ["QueueDoesNotExist", "NonExistentQueue"];
 
 #[async_trait]
 pub trait MessageQueue: Send + Sync {
@@ -140,6 +171,12 @@ pub trait MessageQueue: Send + Sync {
     async fn change_visibility(
         &self,
         changes: &[(String, Duration)],
+    ) -> Result<Vec<EntryOutcome>, QueueError>;
+
+    /// Sends up to [`BATCH`] messages to the queue's dead-letter queue; one entry for each, in order.
+    async fn send_dead_letters(
+        &self,
+        letters: &[DeadLetter],
     ) -> Result<Vec<EntryOutcome>, QueueError>;
 
     async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError>;

@@ -1,11 +1,14 @@
 //! The queue on SQS.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::BuildError;
+use aws_sdk_sqs::primitives::Blob;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
     MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
@@ -18,8 +21,8 @@ use tokio::time::timeout;
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::queue::batch_entries::{build_entries, entry_outcomes};
 use crate::queue::{
-    EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog,
-    QueueError, ReceivedMessage,
+    DeadLetter, EntryOutcome, MAX_BATCH_ENTRIES, MessageAttribute, MessageQueue, OutgoingMessage,
+    QueueAttributes, QueueBacklog, QueueError, ReceivedMessage,
 };
 use crate::trace::{TRACEPARENT, is_traceparent};
 
@@ -33,6 +36,9 @@ pub struct SqsQueue {
     pub(crate) url: String,
     age_histogram: Option<Histogram>,
     requests_traces: bool,
+    dead_letter_url: Option<String>,
+    /// Whether all attributes are asked for: not before there is a dead letter that must keep them.
+    requests_attributes: Arc<AtomicBool>,
 }
 
 impl SqsQueue {
@@ -43,6 +49,17 @@ impl SqsQueue {
             url: url.into(),
             age_histogram: None,
             requests_traces: false,
+            dead_letter_url: None,
+            requests_attributes: Arc::default(),
+        }
+    }
+
+    /// Knows where dead letters go.
+    #[must_use]
+    pub fn with_dead_letters(self, attributes: &QueueAttributes) -> Self {
+        Self {
+            dead_letter_url: self.dead_letter_url_of(attributes),
+            ..self
         }
     }
 
@@ -64,8 +81,28 @@ impl SqsQueue {
         }
     }
 
-    fn message_attributes(&self) -> Option<Vec<String>> {
+    fn message_attributes(&self, all: bool) -> Option<Vec<String>> {
+        if all {
+            return Some(vec!["All".to_owned()]);
+        }
         self.requests_traces.then(|| vec![TRACEPARENT.to_owned()])
+    }
+
+    async fn send_entries(
+        &self,
+        url: &str,
+        entries: Vec<SendMessageBatchRequestEntry>,
+        count: usize,
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let request = self
+            .client
+            .send_message_batch()
+            .queue_url(url)
+            .set_entries(Some(entries))
+            .send();
+        let output = respond("SendMessageBatch", request).await?;
+        let done = output.successful.iter().map(|entry| entry.id.as_str());
+        Ok(entry_outcomes(count, done, &output.failed))
     }
 
     fn system_attributes(&self) -> Vec<MessageSystemAttributeName> {
@@ -92,15 +129,7 @@ impl MessageQueue for SqsQueue {
         messages: &[OutgoingMessage],
     ) -> Result<Vec<EntryOutcome>, QueueError> {
         let entries = build_entries(messages, send_entry)?;
-        let request = self
-            .client
-            .send_message_batch()
-            .queue_url(&self.url)
-            .set_entries(Some(entries))
-            .send();
-        let output = respond("SendMessageBatch", request).await?;
-        let done = output.successful.iter().map(|entry| entry.id.as_str());
-        Ok(entry_outcomes(messages.len(), done, &output.failed))
+        self.send_entries(&self.url, entries, messages.len()).await
     }
 
     async fn receive_batch(
@@ -109,6 +138,7 @@ impl MessageQueue for SqsQueue {
         wait: Duration,
         visibility: Duration,
     ) -> Result<Vec<ReceivedMessage>, QueueError> {
+        let knows_attributes = self.requests_attributes.load(Ordering::Relaxed);
         let output = self
             .client
             .receive_message()
@@ -117,7 +147,7 @@ impl MessageQueue for SqsQueue {
             .wait_time_seconds(whole_seconds(wait))
             .visibility_timeout(whole_seconds(visibility))
             .set_message_system_attribute_names(Some(self.system_attributes()))
-            .set_message_attribute_names(self.message_attributes())
+            .set_message_attribute_names(self.message_attributes(knows_attributes))
             .send()
             .await
             .map_err(|error| queue_error("ReceiveMessage", error))?;
@@ -125,7 +155,8 @@ impl MessageQueue for SqsQueue {
         for message in &messages {
             self.record_age(message);
         }
-        Ok(messages.into_iter().filter_map(convert_message).collect())
+        let convert = |message| convert_message(message, knows_attributes);
+        Ok(messages.into_iter().filter_map(convert).collect())
     }
 
     async fn delete_batch(
@@ -171,6 +202,27 @@ impl MessageQueue for SqsQueue {
         Ok(entry_outcomes(changes.len(), done, &output.failed))
     }
 
+    async fn send_dead_letters(
+        &self,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let Some(url) = &self.dead_letter_url else {
+            return Err(QueueError::Refused {
+                operation: "SendMessageBatch",
+                code: "QueueDoesNotExist".into(),
+                message: "the redrive policy names no queue".into(),
+            });
+        };
+        // They come again, with all that they carry.
+        if letters.iter().any(|letter| letter.attributes.is_none()) {
+            self.requests_attributes.store(true, Ordering::Relaxed);
+            let unknown = EntryOutcome::Retry("its attributes are not known".into());
+            return Ok(vec![unknown; letters.len()]);
+        }
+        let entries = build_entries(letters, dead_letter_entry)?;
+        self.send_entries(url, entries, letters.len()).await
+    }
+
     /// All that the service knows: one that lacks an attribute may refuse a request that names it.
     async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
         let request = self
@@ -213,6 +265,7 @@ fn parse_attributes(attributes: &HashMap<QueueAttributeName, String>) -> QueueAt
         },
         retention: number(Name::MessageRetentionPeriod).map(Duration::from_secs),
         kms_key: attributes.get(&Name::KmsMasterKeyId).cloned(),
+        arn: attributes.get(&Name::QueueArn).cloned(),
         max_receive_count: max_receive_count(&policy),
         dead_letter_arn: policy["deadLetterTargetArn"]
             .as_str()
@@ -238,6 +291,33 @@ fn send_entry(
     entry.message_attributes(TRACEPARENT, value).build()
 }
 
+fn dead_letter_entry(
+    id: String,
+    letter: &DeadLetter,
+) -> Result<SendMessageBatchRequestEntry, BuildError> {
+    let mut entry = SendMessageBatchRequestEntry::builder()
+        .id(id)
+        .message_body(&letter.body);
+    for attribute in letter.attributes.iter().flatten() {
+        let value = MessageAttributeValue::builder()
+            .data_type(&attribute.data_type)
+            .set_string_value(attribute.text.clone())
+            .set_binary_value(attribute.bytes.clone().map(Blob::new))
+            .build()?;
+        entry = entry.message_attributes(&attribute.name, value);
+    }
+    entry.build()
+}
+
+fn convert_attribute((name, value): (String, MessageAttributeValue)) -> MessageAttribute {
+    MessageAttribute {
+        name,
+        data_type: value.data_type,
+        text: value.string_value,
+        bytes: value.binary_value.map(Blob::into_inner),
+    }
+}
+
 /// The trace a message carries, if the queue was asked for it. Anybody who may send can write anything
 /// there: what is no trace counts as none.
 fn read_traceparent(message: &aws_sdk_sqs::types::Message) -> Option<String> {
@@ -256,7 +336,10 @@ fn sent_time(message: &aws_sdk_sqs::types::Message) -> Option<SystemTime> {
 }
 
 /// A message without a receipt handle could never be deleted: it is left to become visible again.
-fn convert_message(message: aws_sdk_sqs::types::Message) -> Option<ReceivedMessage> {
+fn convert_message(
+    message: aws_sdk_sqs::types::Message,
+    knows_attributes: bool,
+) -> Option<ReceivedMessage> {
     let count = message
         .attributes
         .as_ref()
@@ -264,6 +347,10 @@ fn convert_message(message: aws_sdk_sqs::types::Message) -> Option<ReceivedMessa
         .and_then(|text| text.parse().ok());
     Some(ReceivedMessage {
         traceparent: read_traceparent(&message),
+        attributes: knows_attributes.then(|| {
+            let attributes = message.message_attributes.unwrap_or_default();
+            attributes.into_iter().map(convert_attribute).collect()
+        }),
         message_id: message.message_id.unwrap_or_default(),
         receipt_handle: message.receipt_handle?,
         body: message.body.unwrap_or_default(),

@@ -5,10 +5,14 @@ use clap::Args;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{
-    SecretString, Setting, SettingsProblems, optional, parse_bool, required, secret_setting,
-    setting,
+    ObjectArgs, SecretString, Setting, SettingsProblems, StoreArgs, StoreSettings, optional,
+    required, secret_setting, setting,
 };
-use crate::ledger::{RunOptions, RunSelection, RunSpec, TABLE_NAME_PROBLEM, TableSpec};
+use crate::companions::CompanionPatterns;
+use crate::ledger::{
+    LedgerError, RunOptions, RunSelection, RunSpec, TABLE_NAME_PROBLEM, TableSpec,
+};
+use crate::path_encoding::PathEncoding;
 use crate::path_rule::PathRule;
 
 #[derive(Debug, Args)]
@@ -18,19 +22,24 @@ pub struct MigrationArgs {
     /// PGHOST, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, …
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     database_url: Option<SecretString>,
-    /// The run's name [default: TABLE.COLUMN]. With it, or its number, alone a consumer or a command finds
-    /// the run in the ledger; it needs none while only one run is unfinished
+    /// The run's name [default: TABLE.COLUMN]. With it, or its number, alone a command finds the run in the
+    /// ledger, and a consumer serves it alone; without it a consumer serves all runs of its queue
     #[arg(long = "run", env = "RUN_NAME", value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(parse_run_name))]
     run_name: Setting<Option<String>>,
     /// The table whose rows name the images: table or schema.table
     #[arg(long, env, value_name = "TABLE", default_value = "", hide_default_value = true, value_parser = setting(parse_table))]
     images_table: Setting<Option<String>>,
-    /// Its primary key or another unique column (bigint, integer, smallint, uuid, text, character)
+    /// Its primary key or another unique column (bigint, integer, smallint, uuid, text, character), or the
+    /// columns of a composite key with commas between them, which may also be a date or timestamp
     #[arg(long, env, value_name = "COLUMN", default_value = "id", value_parser = setting(required))]
     id_column: Setting<String>,
     /// The column that holds the image's path
     #[arg(long, env, value_name = "COLUMN", default_value = "path", value_parser = setting(required))]
     path_column: Setting<String>,
+    /// Which of the rows with OLD_PREFIX are to move: an SQL expression over the row's columns, for example
+    /// deleted_at IS NULL
+    #[arg(long, env, value_name = "SQL", default_value = "", hide_default_value = true, value_parser = setting(optional))]
+    row_filter: Setting<Option<String>>,
     /// The SQS standard queue between feeder and consumers
     #[arg(long, env, hide_env_values = true, value_name = "URL", default_value = "", hide_default_value = true, value_parser = secret_setting(parse_queue_url))]
     queue_url: Setting<Option<String>>,
@@ -52,9 +61,19 @@ pub struct MigrationArgs {
     /// What keys in the destination bucket start with in its place [default: NEW_PREFIX]
     #[arg(long, env, value_name = "PREFIX")]
     destination_key_prefix: Option<String>,
-    /// Address buckets as a path (local stand-ins and some S3-compatible stores)
-    #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = setting(parse_bool))]
-    s3_force_path_style: Setting<bool>,
+    /// How paths spell keys after the prefix: none (letter by letter), url (percent-encoded; query and fragment
+    /// are not part of the key) or form (the same, and a plus is a space) [default: none]
+    #[arg(long, env, value_name = "none|url|form", default_value = "", hide_default_value = true, value_parser = setting(parse_path_encoding))]
+    path_encoding: Setting<Option<PathEncoding>>,
+    /// Objects that belong to an image and that no row names, as patterns with commas between them; one with a !
+    /// before it must exist. {key} {dir} {name} {stem} {ext} are parts of the image's key after its prefix: for
+    /// example '{key}.200x200.jpg,{dir}/thumb_{name},!{stem}@2x.{ext}'. Each is a request more for each image
+    #[arg(long, env, value_name = "PATTERNS", default_value = "", hide_default_value = true, value_parser = setting(parse_companions))]
+    companions: Setting<Option<String>>,
+    #[command(flatten)]
+    objects: ObjectArgs,
+    #[command(flatten)]
+    stores: StoreArgs,
 }
 
 /// Which migration this is. A consumer or a command may find the run in the ledger first.
@@ -65,8 +84,9 @@ pub struct MigrationSettings<R = RunSpec> {
     pub run: R,
     /// Empty for a command that was given none.
     pub queue_url: String,
-    /// Whether buckets are addressed as a path.
-    pub force_path_style: bool,
+    pub stores: StoreSettings,
+    /// Of the run, as far as they are given.
+    given: RunOptions,
 }
 
 /// The settings of a run, as far as they are given.
@@ -78,17 +98,23 @@ struct RunArgs {
     buckets: [Option<String>; 2],
     /// Old, new, and those of the keys.
     prefixes: [Option<String>; 4],
+    options: RunOptions,
 }
 
 impl MigrationSettings<RunSelection> {
     /// The same with the run that was found.
-    pub fn with_run(self, run: RunSpec) -> MigrationSettings {
-        MigrationSettings {
+    ///
+    /// # Errors
+    /// [`LedgerError::RunDiffers`] where an option is given that is not the run's.
+    pub fn with_run(self, run: RunSpec) -> Result<MigrationSettings, LedgerError> {
+        run.options.ensure_given(&self.given, run.name.as_deref())?;
+        Ok(MigrationSettings {
             database: self.database,
             run,
             queue_url: self.queue_url,
-            force_path_style: self.force_path_style,
-        }
+            stores: self.stores,
+            given: self.given,
+        })
     }
 }
 
@@ -141,14 +167,27 @@ impl MigrationArgs {
                 self.source_key_prefix,
                 self.destination_key_prefix,
             ],
+            options: RunOptions {
+                companions: self.companions.take(problems),
+                path_encoding: self.path_encoding.take(problems),
+                row_filter: self.row_filter.take(problems),
+                ..self.objects.parse(problems)
+            },
         };
-        let force_path_style = self.s3_force_path_style.take(problems);
+        let (given, stores) = (run.options.clone(), self.stores.parse(problems));
+        if given.copy_method.as_deref() == Some("server") && !stores.is_one_store() {
+            problems.add(
+                "COPY_METHOD",
+                "server needs both buckets in one store, with the same endpoint and profile",
+            );
+        }
         let run = parse_run(run, problems);
         Some(MigrationSettings {
             database: database?,
             run: run?,
             queue_url: queue_url.unwrap_or_default(),
-            force_path_style,
+            stores,
+            given,
         })
     }
 }
@@ -184,13 +223,15 @@ impl RunArgs {
             let problem = format!("'{}' is ID_COLUMN too", table.path_column);
             problems.add("PATH_COLUMN", problem);
         }
+        let rule = parse_path_rule(self.prefixes, problems)?;
         let run = RunSpec {
             name: self.name,
             table,
-            rule: parse_path_rule(self.prefixes, problems)?,
+            // The patterns were checked when they were read.
+            rule: self.options.complete_rule(rule).ok()?,
             source_bucket,
             destination_bucket,
-            options: RunOptions::default(),
+            options: self.options,
         };
         check_locations_differ(&run, problems);
         Some(run)
@@ -273,11 +314,32 @@ fn parse_queue_url(text: &str) -> Result<Option<String>, String> {
     Err(problem.into())
 }
 
+/// A name, or the ARN or the alias of an access point.
 fn parse_bucket(text: &str) -> Result<Option<String>, String> {
-    if text.contains('/') || text.contains(char::is_whitespace) {
+    let is_key = text.contains('/') && !text.starts_with("arn:");
+    if is_key || text.contains(char::is_whitespace) {
         return Err("is not a bucket name (write it without s3:// and without a key)".into());
     }
     optional(text)
+}
+
+fn parse_path_encoding(text: &str) -> Result<Option<PathEncoding>, String> {
+    let text = optional(text)?;
+    let encoding = text.map(|text| text.parse().map_err(str::to_owned));
+    encoding.transpose()
+}
+
+fn parse_companions(text: &str) -> Result<Option<String>, String> {
+    if is_quoted(text) {
+        return Err(
+            "is in quotes, which would be part of each key (an env file of Docker passes them on)"
+                .into(),
+        );
+    }
+    let text = optional(text)?;
+    let checked = text.as_deref().map(CompanionPatterns::parse).transpose();
+    checked.map_err(|error| format!("cannot be used: {error}"))?;
+    Ok(text)
 }
 
 /// It is shown in lists and typed in shells.

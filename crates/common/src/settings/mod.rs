@@ -7,6 +7,7 @@ mod objects;
 mod problems;
 mod secret;
 mod setting;
+mod stores;
 mod values;
 
 pub use database::{DatabaseArgs, DatabaseLimits};
@@ -15,6 +16,7 @@ pub use objects::ObjectArgs;
 pub use problems::{SettingsError, SettingsProblems};
 pub use secret::SecretString;
 pub use setting::{Setting, SettingParser, secret_setting, setting};
+pub use stores::{BucketStore, StoreArgs, StoreSettings};
 pub use values::{
     duration_between, integer_between, optional, parse_address, parse_bool, required,
 };

@@ -107,6 +107,17 @@ impl Throttle {
         self.is_excluded.send_replace(is_excluded);
     }
 
+    /// Holds this process, or does so no more.
+    pub fn set_hold(&self, hold: Option<String>) {
+        self.lock_state().hold = hold;
+        self.changed.notify_one();
+    }
+
+    /// As of the last heartbeat.
+    pub fn limits(&self) -> FleetLimits {
+        self.lock_state().limits.clone()
+    }
+
     pub fn commit_took(&self, took: Duration) {
         self.lock_state().record_commit(took, Instant::now());
     }
@@ -117,6 +128,11 @@ impl Throttle {
         let mut is_excluded = self.is_excluded.subscribe();
         // The sender lives as long as this value: waiting cannot fail.
         drop(is_excluded.wait_for(|is_excluded| *is_excluded).await);
+    }
+
+    /// Whether the limits leave nothing to this process, while others go on.
+    pub fn is_excluded(&self) -> bool {
+        *self.is_excluded.borrow()
     }
 
     /// What holds work back, the weightiest first; empty when only the work at hand decides.
@@ -138,6 +154,11 @@ impl Throttle {
     /// Consumers that were alive at the last heartbeat, besides this process.
     pub fn other_consumers(&self) -> u64 {
         self.lock_state().limits.other_consumers
+    }
+
+    /// Those of them that something holds back.
+    pub fn held_back_consumers(&self) -> u64 {
+        self.lock_state().limits.held_back_consumers
     }
 
     pub fn in_flight(&self) -> usize {

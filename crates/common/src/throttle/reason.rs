@@ -10,6 +10,8 @@ use crate::ledger::worker_state::WorkerState;
 pub enum ThrottleReason {
     /// Who paused the run, and why.
     Paused(String),
+    /// A condition of an operator's.
+    Held(String),
     ReplicaLag {
         lag: Duration,
         max: Duration,
@@ -42,7 +44,7 @@ impl ThrottleReason {
 
     pub fn worker_state(&self) -> WorkerState {
         match self {
-            Self::Paused(_) => WorkerState::Paused,
+            Self::Paused(_) | Self::Held(_) => WorkerState::Paused,
             Self::ReplicaLag { .. } | Self::SlowCommits { .. } => WorkerState::DatabaseSlow,
             Self::StoreRate { .. } => WorkerState::ThrottledByStore,
             Self::FleetLimit { .. } => WorkerState::Running,
@@ -54,6 +56,7 @@ impl ThrottleReason {
         matches!(
             self,
             Self::Paused(_)
+                | Self::Held(_)
                 | Self::ReplicaLag { .. }
                 | Self::SlowCommits {
                     allowance: None,
@@ -66,7 +69,7 @@ impl ThrottleReason {
 impl Display for ThrottleReason {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Paused(by) => f.write_str(by),
+            Self::Paused(why) | Self::Held(why) => f.write_str(why),
             Self::ReplicaLag { lag, max } => {
                 let lag = lag.as_secs_f64();
                 write!(

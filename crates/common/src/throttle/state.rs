@@ -33,6 +33,8 @@ pub(super) struct ThrottleState {
     database: DatabaseLimits,
     pub(super) limits: FleetLimits,
     lag: Option<Duration>,
+    /// Why this process starts nothing, whatever the fleet does.
+    pub(super) hold: Option<String>,
     limiter: RateLimiter,
     pub(super) commits: CommitLatency,
     /// Copies have a store and are counted, rows have none.
@@ -68,6 +70,7 @@ impl ThrottleState {
             database,
             limits: FleetLimits::default(),
             lag: None,
+            hold: None,
             limiter,
             commits: CommitLatency::new(database.commit_latency),
             copies,
@@ -95,7 +98,7 @@ impl ThrottleState {
 
     /// Whether anything may start at all.
     pub(super) fn check_held(&self, now: Instant) -> Attempt<()> {
-        if self.limits.paused.is_some() || self.replica_lag().is_some() {
+        if self.is_held() {
             return Err(None);
         }
         match self.commits.rest(now) {
@@ -144,12 +147,22 @@ impl ThrottleState {
         let paused = self.limits.paused.clone().map(ThrottleReason::Paused);
         let reasons = [
             paused,
+            self.held(),
             self.replica_lag(),
             self.slow_commits(now),
             self.store_rate_reason(now),
             self.fleet_limit(),
         ];
         reasons.into_iter().flatten().collect()
+    }
+
+    fn is_held(&self) -> bool {
+        self.limits.paused.is_some() || self.held().is_some() || self.replica_lag().is_some()
+    }
+
+    fn held(&self) -> Option<ThrottleReason> {
+        let held = self.hold.as_ref().or(self.limits.held.as_ref());
+        held.cloned().map(ThrottleReason::Held)
     }
 
     fn replica_lag(&self) -> Option<ThrottleReason> {
@@ -210,7 +223,7 @@ impl ThrottleState {
 
     /// Copies that may be in flight at the moment.
     pub(super) fn concurrency(&self) -> usize {
-        if self.limits.paused.is_some() || self.replica_lag().is_some() {
+        if self.is_held() {
             return 0;
         }
         self.max_in_flight()

@@ -9,9 +9,11 @@ use bucket_brigade_common::object_store::objects::{
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::MoveRoute;
 
+use super::encoded_paths::{OtherPaths, UnsettledSources};
 use super::other_spellings::OtherSpellings;
 use super::path_references::{ReferringColumn, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
+use super::restore::ObjectRestorer;
 use crate::command_throttle::CommandThrottle;
 use crate::retrying_store::{
     RequestSlots, is_object_error, remove_with_retries, retry_object_request,
@@ -20,7 +22,9 @@ use crate::statements::retry_statement;
 
 const REFERENCED_REASON: &str = "a row names it";
 const OTHER_SPELLING_REASON: &str = "a row may mean it by another spelling";
-const CHANGED_REASON: &str = "it is not the object that was verified any more";
+const UNSETTLED_REASON: &str =
+    "a move off it by another spelling is not verified, or younger than asked for";
+pub(super) const CHANGED_REASON: &str = "it is not the object that was verified any more";
 const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
 const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
@@ -29,16 +33,20 @@ const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NO
 pub(super) struct ObjectCleaner<'a> {
     pub(super) removals: RemovalLedger<'a>,
     pub(super) store: &'a S3Store,
+    pub(super) restorer: &'a ObjectRestorer<'a>,
     pub(super) slots: &'a RequestSlots,
     pub(super) throttle: &'a CommandThrottle<'a>,
     /// As they were when the page began: a feeder may have opened another run since the last one.
     pub(super) columns: Vec<ReferringColumn>,
     pub(super) other_spellings: &'a OtherSpellings,
+    pub(super) unsettled: &'a UnsettledSources,
 }
 
 /// What became of a page.
 pub(super) struct CleanedPage {
     pub(super) outcomes: RemovalOutcomes,
+    /// What became of the companions of those that are gone.
+    pub(super) companions: RemovalOutcomes,
     /// Those that are gone and could not be brought back, though a row names them. They stay in removal, so that
     /// the next clean tries again.
     pub(super) unsaved: RemovalOutcomes,
@@ -59,9 +67,14 @@ enum RemovalVerdict {
 impl ObjectCleaner<'_> {
     pub(super) async fn process_page(
         &self,
-        page: Vec<ObjectRemoval>,
+        mut page: Vec<ObjectRemoval>,
     ) -> anyhow::Result<CleanedPage> {
         let mut outcomes = Vec::new();
+        let other_paths = if self.removals.has_encoded_paths() {
+            OtherPaths::split_off(&mut page, &mut outcomes)
+        } else {
+            OtherPaths::default()
+        };
         // What an earlier clean may have removed is checked in any case: a row may have come to name it.
         let (cut_off, page): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|removal| removal.is_in_removal);
@@ -86,6 +99,11 @@ impl ObjectCleaner<'_> {
         if failure.is_some() {
             unsaved.extend(self.restore_uncertain(removable, &mut outcomes).await?);
         }
+        let companions = Box::pin(self.remove_companions(&outcomes)).await?;
+        other_paths.add_outcomes(&mut outcomes);
+        if self.removals.has_encoded_paths() {
+            self.begin_gone(&outcomes).await?;
+        }
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         if !outcomes.is_empty() {
             let finish = async || self.removals.finish_removals(&outcomes).await;
@@ -93,13 +111,26 @@ impl ObjectCleaner<'_> {
         }
         Ok(CleanedPage {
             outcomes,
+            companions,
             unsaved,
             failure,
         })
     }
 
+    /// Paths whose object went by another one have no record that could end.
+    async fn begin_gone(&self, outcomes: &RemovalOutcomes) -> anyhow::Result<()> {
+        let gone = outcomes.iter();
+        let gone = gone.filter(|(_, outcome)| outcome.kept_because().is_none());
+        let gone: Vec<ObjectRemoval> = gone.map(|(removal, _)| removal.clone()).collect();
+        if !gone.is_empty() {
+            let begin = async || self.removals.begin_removals(&gone).await;
+            self.throttle.write(retry_statement(begin)).await?;
+        }
+        Ok(())
+    }
+
     /// Those that no row names.
-    async fn retain_unreferenced(
+    pub(super) async fn retain_unreferenced(
         &self,
         removals: Vec<ObjectRemoval>,
         outcomes: &mut RemovalOutcomes,
@@ -111,6 +142,8 @@ impl ObjectCleaner<'_> {
                 REFERENCED_REASON
             } else if self.other_spellings.may_mean(&removal.object_key) {
                 OTHER_SPELLING_REASON
+            } else if self.unsettled.contains(&removal.object_key) {
+                UNSETTLED_REASON
             } else {
                 unreferenced.push(removal);
                 continue;
@@ -124,9 +157,9 @@ impl ObjectCleaner<'_> {
         &self,
         removals: impl Iterator<Item = &ObjectRemoval>,
     ) -> anyhow::Result<HashSet<String>> {
-        let keys = removals.map(|removal| removal.object_key.as_str());
-        let keys: Vec<&str> = keys.collect();
-        Ok(referenced_keys(self.removals.ledger, &self.columns, &keys).await?)
+        let of = |removal: &'_ ObjectRemoval| (removal.object_key.clone(), removal.path.clone());
+        let (keys, paths): (Vec<String>, Vec<String>) = removals.map(of).unzip();
+        Ok(referenced_keys(self.removals.ledger, &self.columns, &keys, &paths).await?)
     }
 
     /// Those that may go, and those that an earlier clean removed and was killed.
@@ -145,6 +178,11 @@ impl ObjectCleaner<'_> {
             match verdict {
                 RemovalVerdict::Removable => removable.push(removal),
                 RemovalVerdict::Missing if removal.is_in_removal || self.removals.orphans => {
+                    gone.push((removal, None));
+                }
+                RemovalVerdict::Missing
+                    if self.removals.is_removed_by_other_path(&removal).await? =>
+                {
                     gone.push((removal, None));
                 }
                 RemovalVerdict::Missing => {
@@ -206,7 +244,7 @@ impl ObjectCleaner<'_> {
     }
 
     /// Removes them; those that are gone, with the delete marker that hides each.
-    async fn remove_batch(
+    pub(super) async fn remove_batch(
         &self,
         removable: &[ObjectRemoval],
         outcomes: &mut RemovalOutcomes,
@@ -253,7 +291,7 @@ impl ObjectCleaner<'_> {
 
     /// A row that came to name an object between the last question and its removal gets it back. Returns
     /// those for which that failed.
-    async fn restore_referenced(
+    pub(super) async fn restore_referenced(
         &self,
         gone: Vec<RemovedObject>,
         outcomes: &mut RemovalOutcomes,
@@ -273,7 +311,7 @@ impl ObjectCleaner<'_> {
 
     /// The request failed, so what it removed is not known: a row that names one of the objects gets it back
     /// all the same. The others stay in removal, for the next clean to look at.
-    async fn restore_uncertain(
+    pub(super) async fn restore_uncertain(
         &self,
         mut removals: Vec<ObjectRemoval>,
         outcomes: &mut RemovalOutcomes,
@@ -304,11 +342,7 @@ impl ObjectCleaner<'_> {
     /// How it came back, or why it did not.
     async fn restore_object(&self, removal: &ObjectRemoval) -> Result<String, String> {
         let route = self.removal_route(removal).ok_or("no route leads there")?;
-        match retry_object_request(async || {
-            self.store.restore_object(self.bucket_side(), &route).await
-        })
-        .await
-        {
+        match Box::pin(self.restorer.restore(&route)).await {
             Ok(_) => Ok(format!(
                 "{REFERENCED_REASON} since a moment ago: brought back"
             )),
@@ -319,24 +353,26 @@ impl ObjectCleaner<'_> {
         }
     }
 
-    fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
+    pub(super) fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
         let rule = self.removals.ledger.rule();
-        if self.removals.orphans {
-            rule.route_for(&rule.old_path(&removal.path)?).ok()
+        let route = if self.removals.orphans {
+            rule.route_for(&rule.old_path(&removal.path)?).ok()?
         } else {
-            rule.route_for(&removal.path).ok()
-        }
+            rule.route_for(&removal.path).ok()?
+        };
+        let Some(pattern) = &removal.companion else {
+            return Some(route);
+        };
+        let mut companions = rule.companions_of(&route).into_iter();
+        let companion = companions.find(|companion| companion.pattern == pattern);
+        companion.map(|companion| companion.route)
     }
 
-    fn bucket_side(&self) -> BucketSide {
-        if self.removals.orphans {
-            BucketSide::Destination
-        } else {
-            BucketSide::Source
-        }
+    pub(super) fn bucket_side(&self) -> BucketSide {
+        self.restorer.side
     }
 
-    async fn stat_object(
+    pub(super) async fn stat_object(
         &self,
         side: BucketSide,
         key: &str,

@@ -48,9 +48,10 @@ pub(super) fn sources_sql() -> String {
 /// `$1` paths, `$2` run. Old paths of moves that are not settled and whose rows name their copy.
 pub(super) fn unsettled_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
+    let row_id = id.as_text("t");
     format!(
         "SELECT DISTINCT m.old_path FROM {sql} t
-           JOIN bucket_brigade.moves m ON m.run_id = $2 AND m.row_id = t.{id}::text
+           JOIN bucket_brigade.moves m ON m.run_id = $2 AND m.row_id = {row_id}
           WHERE t.{path} = ANY ($1::text[])
             AND (m.verified_at > m.moved_at OR m.abandoned_at > m.moved_at) IS NOT TRUE"
     )
@@ -106,6 +107,7 @@ impl OrphanRow {
             size_bytes: None,
             is_in_removal: false,
             is_marked: true,
+            companion: None,
         }
     }
 }
@@ -196,6 +198,7 @@ impl RemovalLedger<'_> {
             size_bytes: source.size_bytes,
             is_in_removal: false,
             is_marked: true,
+            companion: None,
         }
     }
 

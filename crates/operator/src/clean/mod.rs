@@ -12,7 +12,8 @@
 //!  4 ask        does a row name it? as late as it can be   yes: kept
 //!  5 remove     up to 1,000 at a time, each If-Match       changed meanwhile: S3 keeps it
 //!  6 ask again  did a row come to name it between 4 and 5? yes: brought back, from its copy or its source
-//!  7 record     removed_at, in the ledger and the output
+//!  7 companions of what is gone: 2, 4, 5 and 6 again
+//!  8 record     removed_at, in the ledger and the output
 //! ```
 //!
 //! **What cannot be excluded.** S3 and Postgres know no common transaction. A row that is set to an old path
@@ -26,8 +27,10 @@
 
 mod batch;
 mod candidates;
+mod companions;
 mod confirm;
 mod count;
+mod encoded_paths;
 mod other_spellings;
 mod output;
 mod pass;
@@ -35,6 +38,7 @@ mod path_references;
 #[cfg(test)]
 pub(crate) mod plans;
 mod removals;
+mod restore;
 
 use std::time::Duration;
 
@@ -51,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 use super::command_cursor::CommandCursor;
 use super::command_throttle::CommandThrottle;
 use super::context::{CommandContext, CommonArgs};
+use super::history::{Operator, OperatorArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
 use super::retrying_store::{
@@ -59,11 +64,13 @@ use super::retrying_store::{
 use super::verify::count_moves;
 use confirm::RemovalConsent;
 use count::EligibleMoves;
+use encoded_paths::UnsettledSources;
 use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use pass::CleanPass;
 use path_references::path_columns;
 use removals::RemovalLedger;
+use restore::ObjectRestorer;
 
 /// Pages side by side, and the heartbeat.
 const POOL_SIZE: u32 = 5;
@@ -73,7 +80,7 @@ const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is asked for.\nExit codes: 0 done, or nothing to do; 1 refused for want of a verify, or unexpected error; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such run, or another\nname; 69 database, queue or bucket cannot be reached; 75 another command (with --orphans: the feeder or consumers)\nat work; 77 a right is missing."
+    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is\nasked for. Exit codes: 0 done, or nothing to do; 1 refused for want of a verify; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such\nrun, or another name; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75\nanother command (with --orphans: the feeder or consumers) at work; 77 a right is missing."
 )]
 pub struct Args {
     /// Only what was moved (with --orphans: lost its row) at least so long ago, for example 30days
@@ -91,6 +98,8 @@ pub struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
+    operator: OperatorArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -106,7 +115,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
-    let store = retrying_store::open(&context).await?;
+    let store = retrying_store::open(&context, &ledger).await?;
     let throttle = CommandThrottle::start(&ledger, "clean", limits).await?;
     let command = if args.orphans {
         "clean --orphans"
@@ -116,6 +125,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let cursor = CommandCursor::new(&ledger, command, age_seconds.to_string());
     let clean = CleanCommand {
         context: &context,
+        operator: args.operator.into(),
         rows_outside_the_rule: args.rows_outside_the_rule,
         versioning: read_versioning(&store, args.orphans).await?,
         pass: CleanPass {
@@ -126,9 +136,11 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
                 age_seconds,
             },
             store: &store,
+            restorer: ObjectRestorer::new(&context, &ledger, target_side(args.orphans)),
             slots: RequestSlots::new(DEFAULT_REQUESTS_IN_FLIGHT),
             throttle: &throttle,
             other_spellings: OtherSpellings::default(),
+            unsettled: UnsettledSources::default(),
             cursor,
         },
     };
@@ -139,6 +151,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
 /// What is to be removed, and what it takes.
 struct CleanCommand<'a> {
     context: &'a CommandContext,
+    operator: Operator,
     rows_outside_the_rule: Option<u64>,
     versioning: Option<BucketVersioning>,
     pass: CleanPass<'a>,
@@ -200,7 +213,10 @@ impl CleanCommand<'_> {
         let read = OtherSpellings::read(ledger, &columns, self.pass.throttle, stop);
         self.pass.other_spellings = read.await?;
         let spellings = &mut self.pass.other_spellings;
-        Ok(spellings.accept_rows_outside(self.rows_outside_the_rule)?)
+        spellings.accept_rows_outside(self.rows_outside_the_rule)?;
+        let read = UnsettledSources::read(self.pass.removals, self.pass.throttle, stop);
+        self.pass.unsettled = read.await?;
+        Ok(())
     }
 
     async fn run_pass(self, lock: AdvisoryLock, stop: &CancellationToken) -> anyhow::Result<u8> {
@@ -216,6 +232,13 @@ impl CleanCommand<'_> {
         } else {
             None
         };
+        let details = format!(
+            "{} in {bucket}",
+            if orphans { "orphans" } else { "sources" }
+        );
+        self.operator
+            .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
+            .await;
         self.begin_phase("cleaning", 1).await?;
         let format = self.context.format;
         let mut printer = CleanPrinter::begin_list(format, ledger.run_id(), orphans, bucket)?;
@@ -256,6 +279,14 @@ fn target_bucket(context: &CommandContext, orphans: bool) -> &str {
     }
 }
 
+fn target_side(orphans: bool) -> BucketSide {
+    if orphans {
+        BucketSide::Destination
+    } else {
+        BucketSide::Source
+    }
+}
+
 /// No source may go before a verify: an error of its own, rather than "nothing to do".
 fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), CommandError> {
     if orphans || eligible.objects > 0 || eligible.unverified == 0 {
@@ -270,19 +301,18 @@ fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), Comm
     })
 }
 
-/// Whether the bucket keeps what is removed; none when we may not ask.
+/// moto's has another root element, for one.
+const UNREADABLE_RESPONSE: &str = "UnreadableAnswer";
+
+/// Whether the bucket keeps what is removed; none when we may not ask, or cannot read the response.
 async fn read_versioning(
     store: &S3Store,
     orphans: bool,
 ) -> Result<Option<BucketVersioning>, StoreError> {
-    let side = if orphans {
-        BucketSide::Destination
-    } else {
-        BucketSide::Source
-    };
+    let side = target_side(orphans);
     match retry_object_request(async || store.bucket_versioning(side).await).await {
         Ok(versioning) => Ok(Some(versioning)),
-        Err(error) if is_object_error(&error) => Ok(None),
+        Err(error) if is_object_error(&error) || error.code() == UNREADABLE_RESPONSE => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, statement_error, with_timeout};
+use bucket_brigade_common::ledger::{IdColumns, PostgresLedger, find_id_columns, statement_error};
 use bucket_brigade_common::settings::SettingsError;
 use bucket_brigade_common::sql::quote_identifier;
 use percent_encoding::percent_decode_str;
@@ -76,14 +76,15 @@ impl OtherSpellings {
         throttle: &CommandThrottle<'_>,
         stop: &CancellationToken,
     ) -> Result<(), StatementError> {
-        let id_type = select_id_type(ledger, column).await?;
+        let id = find_id_columns(ledger.pool(), &column.table, &column.id_column).await;
+        let id = id.map_err(|error| StatementError::Unavailable(error.to_string()))?;
         let mut cursor: Option<String> = None;
         loop {
             throttle.wait_while_held(stop).await;
             if stop.is_cancelled() {
                 return Ok(());
             }
-            let sql = stretch_sql(column, &id_type, cursor.is_some());
+            let sql = stretch_sql(column, &id, cursor.is_some());
             let read = async || {
                 let query = sqlx::query_as(AssertSqlSafe(sql.clone()));
                 let query = query.bind(&column.known_prefixes).bind(STRETCH_ROWS);
@@ -150,43 +151,31 @@ impl OtherSpellings {
     }
 }
 
-const SELECT_ID_TYPE: &str = "SELECT format_type(atttypid, NULL) FROM pg_attribute
-    WHERE attrelid = to_regclass($1) AND attname = $2 AND attnum > 0 AND NOT attisdropped";
-
-async fn select_id_type(
-    ledger: &PostgresLedger,
-    column: &ReferringColumn,
-) -> Result<String, StatementError> {
-    let query = sqlx::query_scalar(SELECT_ID_TYPE).bind(&column.table);
-    with_timeout(query.bind(&column.id_column).fetch_one(ledger.pool())).await
-}
-
 /// `$1` known prefixes, `$2` rows, `$3` cursor. The odd rows of a stretch, and its last one. Over partitions
 /// an id need not be unique: all rows with the last one are read.
-pub(super) fn stretch_sql(column: &ReferringColumn, id_type: &str, has_cursor: bool) -> String {
-    let (id, path) = (
-        quote_identifier(&column.id_column),
-        quote_identifier(&column.path_column),
-    );
-    let table = &column.table;
+pub(super) fn stretch_sql(column: &ReferringColumn, id: &IdColumns, has_cursor: bool) -> String {
+    let (table, path) = (&column.table, quote_identifier(&column.path_column));
+    let (columns, order, keys) = (id.as_keys("t"), id.order("t"), id.keys("stretch"));
+    let (row_id, key_order) = (id.keys_as_text("marked"), id.key_order("stretch"));
+    let marked_order = id.key_order("marked");
     let after = if has_cursor {
-        format!("WHERE t.{id} > $3::text::{id_type}")
+        format!("WHERE {}", id.is_after("t", "$3"))
     } else {
         "WHERE $3::text IS NULL".into()
     };
     format!(
         r#"WITH stretch AS MATERIALIZED (
-    SELECT t.{id} AS key, t.{path}::text COLLATE "C" AS path FROM {table} t {after}
-     ORDER BY t.{id} FETCH FIRST $2 ROWS WITH TIES
+    SELECT {columns}, t.{path}::text COLLATE "C" AS path FROM {table} t {after}
+     ORDER BY {order} FETCH FIRST $2 ROWS WITH TIES
 ), marked AS (
-    SELECT key, path, path <> '' AND (
+    SELECT {keys}, path, path <> '' AND (
                path ~ '[?#%+\\]|\s|/\.|[^:]//|^/|\A\.'
                OR NOT EXISTS (SELECT 1 FROM unnest($1::text[]) p WHERE p <> '' AND starts_with(path, p))
-           ) AS is_odd, lead(key) OVER (ORDER BY key) IS NULL AS is_last
+           ) AS is_odd, lead(1) OVER (ORDER BY {key_order}) IS NULL AS is_last
       FROM stretch
 )
-SELECT key::text AS id, coalesce(path, '') AS path, coalesce(is_odd, false) AS is_odd
-  FROM marked WHERE is_odd OR is_last ORDER BY key"#
+SELECT {row_id} AS id, coalesce(path, '') AS path, coalesce(is_odd, false) AS is_odd
+  FROM marked WHERE is_odd OR is_last ORDER BY {marked_order}"#
     )
 }
 
@@ -257,7 +246,7 @@ fn file_names(path: &str) -> HashSet<String> {
     names
 }
 
-fn hash_of(text: impl AsRef<str>) -> u64 {
+pub(super) fn hash_of(text: impl AsRef<str>) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.as_ref().hash(&mut hasher);
     hasher.finish()
@@ -265,6 +254,8 @@ fn hash_of(text: impl AsRef<str>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use bucket_brigade_common::path_encoding::PathEncoding;
+
     use super::*;
     use crate::clean::path_references::PathReference;
 
@@ -277,6 +268,7 @@ mod tests {
             references: vec![PathReference {
                 path_prefix: "https://old.example/".into(),
                 key_prefix: "image/".into(),
+                encoding: PathEncoding::None,
             }],
         }
     }

@@ -84,7 +84,9 @@ fn versioning_note(versioning: Option<BucketVersioning>) -> &'static str {
         Some(BucketVersioning::Suspended) => {
             "the bucket's versioning is suspended: objects written since are gone when they are removed, earlier versions stay"
         }
-        None => "whether the bucket keeps versions is not known (s3:GetBucketVersioning)",
+        None => {
+            "whether the bucket keeps versions is not known (s3:GetBucketVersioning is missing, or the response cannot be read)"
+        }
     }
 }
 

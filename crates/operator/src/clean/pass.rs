@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{CleanedPage, ObjectCleaner};
 use super::candidates::CandidatePage;
+use super::encoded_paths::UnsettledSources;
 use super::other_spellings::OtherSpellings;
 use super::output::CleanPrinter;
 use super::path_references::path_columns;
 use super::removals::{ObjectRemoval, RemovalLedger};
+use super::restore::ObjectRestorer;
 use crate::command_cursor::{CommandCursor, CursorLap};
 use crate::command_throttle::CommandThrottle;
 use crate::locks::{self, QuiescedFleet};
@@ -26,9 +28,11 @@ use crate::statements::retry_statement;
 pub(super) struct CleanPass<'a> {
     pub(super) removals: RemovalLedger<'a>,
     pub(super) store: &'a S3Store,
+    pub(super) restorer: ObjectRestorer<'a>,
     pub(super) slots: RequestSlots,
     pub(super) throttle: &'a CommandThrottle<'a>,
     pub(super) other_spellings: OtherSpellings,
+    pub(super) unsettled: UnsettledSources,
     pub(super) cursor: CommandCursor<'a>,
 }
 
@@ -90,6 +94,7 @@ impl CleanPass<'_> {
         };
         let record = async |(cleaned, cursor): (CleanedPage, Option<String>), order| {
             printer.print_outcomes(&cleaned.outcomes)?;
+            printer.print_outcomes(&cleaned.companions)?;
             printer.print_unsaved(&cleaned.unsaved)?;
             is_closed.set(printer.is_closed());
             if let Some(error) = cleaned.failure {
@@ -115,12 +120,14 @@ impl CleanPass<'_> {
         let cleaner = ObjectCleaner {
             removals: self.removals,
             store: self.store,
+            restorer: &self.restorer,
             slots: &self.slots,
             throttle: self.throttle,
             columns: retry_transient(async || path_columns(ledger, bucket).await).await?,
             other_spellings: &self.other_spellings,
+            unsettled: &self.unsettled,
         };
-        let cleaned = cleaner.process_page(page).await?;
+        let cleaned = Box::pin(cleaner.process_page(page)).await?;
         self.throttle.advance_by(count);
         Ok((cleaned, cursor))
     }

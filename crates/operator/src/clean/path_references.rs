@@ -7,6 +7,7 @@ use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     LedgerError, PostgresLedger, ensure_all_rows_visible, is_statement_timeout, statement_error,
 };
+use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::sql::quote_identifier;
 use sqlx::AssertSqlSafe;
 
@@ -28,11 +29,12 @@ pub(super) struct ReferringColumn {
     pub(super) references: Vec<PathReference>,
 }
 
-/// A prefix of paths that name objects of the bucket, and that of their keys.
+/// A prefix of paths that name objects of the bucket, that of their keys, and how one spells the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PathReference {
     pub(super) path_prefix: String,
     pub(super) key_prefix: String,
+    pub(super) encoding: PathEncoding,
 }
 
 /// One side of one run.
@@ -44,16 +46,19 @@ struct RunSide {
     path_prefix: String,
     key_prefix: String,
     is_in_bucket: bool,
+    encoding: Option<String>,
 }
 
 /// Both sides of all runs, and whether they lie in bucket `$1`. A table whose root cannot be found (it was
 /// dropped) is its own, so that asking it fails.
 const SELECT_RUN_SIDES: &str = "WITH RECURSIVE sides AS (
     SELECT images_table, id_column, path_column, old_prefix AS path_prefix,
-           source_key_prefix AS key_prefix, source_bucket = $1 AS is_in_bucket
+           source_key_prefix AS key_prefix, source_bucket = $1 AS is_in_bucket,
+           options->>'PATH_ENCODING' AS encoding
       FROM bucket_brigade.run
     UNION
-    SELECT images_table, id_column, path_column, new_prefix, destination_key_prefix, destination_bucket = $1
+    SELECT images_table, id_column, path_column, new_prefix, destination_key_prefix, destination_bucket = $1,
+           options->>'PATH_ENCODING'
       FROM bucket_brigade.run
 ), tree AS (
     SELECT DISTINCT images_table, path_column, to_regclass(images_table)::oid AS oid FROM sides
@@ -69,18 +74,24 @@ const SELECT_RUN_SIDES: &str = "WITH RECURSIVE sides AS (
                         WHERE i.inhrelid = t.oid)
 )
 SELECT DISTINCT coalesce(root, images_table) AS root, id_column, path_column, path_prefix, key_prefix,
-       is_in_bucket
-  FROM sides LEFT JOIN roots USING (images_table, path_column) ORDER BY 1, 3, 2, 4, 5, 6";
+       is_in_bucket, encoding
+  FROM sides LEFT JOIN roots USING (images_table, path_column) ORDER BY 1, 3, 2, 4, 5, 6, 7";
 
 impl PathReference {
-    /// The path by which this column would name the key.
-    fn path_of(&self, key: &str) -> Option<String> {
-        let rest = key.strip_prefix(&self.key_prefix)?;
-        Some(format!("{}{rest}", self.path_prefix))
+    /// The paths by which this column would usually name the key.
+    fn paths_of(&self, key: &str) -> Vec<String> {
+        let Some(rest) = key.strip_prefix(&self.key_prefix) else {
+            return Vec::new();
+        };
+        let spellings = self.encoding.usual_spellings(rest).into_iter();
+        spellings
+            .map(|rest| format!("{}{rest}", self.path_prefix))
+            .collect()
     }
 
     fn key_of(&self, path: &str) -> Option<String> {
         let rest = path.strip_prefix(&self.path_prefix)?;
+        let rest = self.encoding.decode(rest).ok()?;
         Some(format!("{}{rest}", self.key_prefix))
     }
 }
@@ -101,15 +112,26 @@ impl ReferringColumn {
         self.table == side.root && self.path_column == side.path_column
     }
 
-    fn add_side(&mut self, side: RunSide) {
+    fn add_side(&mut self, side: RunSide, encoding: PathEncoding) {
         let reference = PathReference {
             path_prefix: side.path_prefix.clone(),
             key_prefix: side.key_prefix,
+            encoding,
         };
         if side.is_in_bucket && !self.references.contains(&reference) {
             self.references.push(reference);
         }
         self.known_prefixes.push(side.path_prefix);
+    }
+
+    fn paths_of<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
+        let of_reference = |r: &'a PathReference| keys.iter().flat_map(|key| r.paths_of(key));
+        self.references.iter().flat_map(of_reference)
+    }
+
+    fn has_encoded_paths(&self) -> bool {
+        let mut encodings = self.references.iter().map(|reference| reference.encoding);
+        encodings.any(|encoding| encoding != PathEncoding::None)
     }
 
     pub(super) fn lookup_error(&self, error: &StatementError) -> StatementError {
@@ -145,8 +167,12 @@ pub(super) async fn path_columns(
         if !columns.last().is_some_and(|last| last.is_column_of(&side)) {
             columns.push(ReferringColumn::from_side(&side));
         }
+        let encoding = side.encoding.as_deref().unwrap_or("none").parse();
+        let encoding = encoding.map_err(|problem: &str| {
+            LedgerError::IncompatibleLedger(format!("the PATH_ENCODING of a run {problem}"))
+        })?;
         if let Some(column) = columns.last_mut() {
-            column.add_side(side);
+            column.add_side(side, encoding);
         }
     }
     columns.retain(|column| !column.references.is_empty());
@@ -156,21 +182,24 @@ pub(super) async fn path_columns(
     Ok(columns)
 }
 
-/// Those of the keys that some row names.
+/// Those of the keys that some row names by one of these paths or by a usual spelling.
 pub(super) async fn referenced_keys(
     ledger: &PostgresLedger,
     columns: &[ReferringColumn],
-    keys: &[&str],
+    keys: &[String],
+    paths: &[String],
 ) -> Result<HashSet<String>, StatementError> {
     let mut referenced = HashSet::new();
     for column in columns {
-        let of_key = |key| column.references.iter().filter_map(move |r| r.path_of(key));
-        let paths: Vec<String> = keys.iter().copied().flat_map(of_key).collect();
-        if paths.is_empty() {
+        let mut wanted: Vec<String> = column.paths_of(keys).collect();
+        if column.has_encoded_paths() {
+            wanted.extend_from_slice(paths);
+        }
+        if wanted.is_empty() {
             continue;
         }
-        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-        let found = look_up_paths(ledger, &column.lookup_sql(), &paths, None).await;
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        let found = look_up_paths(ledger, &column.lookup_sql(), &wanted, None).await;
         let found = found.map_err(|error| column.lookup_error(&error))?;
         let of_path = |path| column.references.iter().filter_map(move |r| r.key_of(path));
         referenced.extend(found.iter().flat_map(|path| of_path(path.as_str())));
@@ -218,13 +247,24 @@ mod tests {
 
     #[test]
     fn a_key_and_its_path_lead_to_each_other() {
-        let reference = PathReference {
+        let mut reference = PathReference {
             path_prefix: "https://old.example/".into(),
             key_prefix: "i/".into(),
+            encoding: PathEncoding::None,
         };
-        let path = reference.path_of("i/a b.png").unwrap();
-        assert_eq!(path, "https://old.example/a b.png");
-        assert_eq!(reference.key_of(&path).unwrap(), "i/a b.png");
-        assert_eq!(reference.path_of("other/a"), None);
+        let paths = reference.paths_of("i/a b.png");
+        assert_eq!(paths, ["https://old.example/a b.png"]);
+        assert_eq!(reference.key_of(&paths[0]).unwrap(), "i/a b.png");
+        assert!(reference.paths_of("other/a").is_empty());
+        reference.encoding = PathEncoding::Url;
+        let paths = reference.paths_of("i/a b.png");
+        let usual = [
+            "https://old.example/a b.png",
+            "https://old.example/a%20b.png",
+        ];
+        assert_eq!(paths, usual);
+        for path in paths {
+            assert_eq!(reference.key_of(&path).unwrap(), "i/a b.png");
+        }
     }
 }

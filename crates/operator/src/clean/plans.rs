@@ -1,12 +1,14 @@
 //! The plans that the statements of clean must have.
 
 use bucket_brigade_common::ledger::ApplicationTable;
+use bucket_brigade_common::path_encoding::PathEncoding;
 
 use super::candidates::{
     SELECT_ORPHANS, SELECT_ORPHANS_BY_KEY, cleanable_paths_sql, settle_gone_sql, sources_sql,
     unsettled_sql,
 };
 use super::count::{COUNT_ORPHANS, count_moves_sql, count_sources_sql};
+use super::encoded_paths::SELECT_UNSETTLED;
 use super::other_spellings::stretch_sql;
 use super::path_references::{PathReference, ReferringColumn};
 use super::removals::{SELECT_INTERRUPTED, finish_removals_sql};
@@ -29,6 +31,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         references: vec![PathReference {
             path_prefix: "image/".into(),
             key_prefix: "image/".into(),
+            encoding: PathEncoding::None,
         }],
     };
     let nulls = repeated("NULL", 100, "text");
@@ -108,13 +111,19 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         ),
         page(
             "other spellings",
-            stretch_sql(&column, "bigint", true),
+            stretch_sql(&column, &table.id, true),
             &["ARRAY['image/','avatar/']", "20000", "'500000'"],
             "images_pkey",
             25_000.0,
         ),
     ];
     for (name, sql, cursor, index) in [
+        (
+            "unsettled moves",
+            SELECT_UNSETTLED.to_owned(),
+            "'6'",
+            "moves_pkey",
+        ),
         ("the count of moves", count_moves_sql(), "'6'", "moves_pkey"),
         (
             "the count of sources",

@@ -28,6 +28,9 @@ pub(super) struct ObjectRemoval {
     pub(super) is_in_removal: bool,
     /// Whether it may go by what this clean was asked for; an earlier one may have been asked for more.
     pub(super) is_marked: bool,
+    /// The pattern by which it belongs to the image of the path; none for the image itself.
+    #[sqlx(skip)]
+    pub(super) companion: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,13 +68,14 @@ pub(super) const SELECT_INTERRUPTED: &str =
       AND path AFTER $3 ORDER BY path LIMIT $4";
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` keys, `$5` `ETags`, `$6` those of the copies, `$7` sizes, `$8`
-/// operator, `$9` bucket.
+/// operator, `$9` bucket, `$10` whether other paths may spell the keys.
 const BEGIN_REMOVALS: &str = "INSERT INTO bucket_brigade.removals AS r
-       (run_id, is_orphan, path, object_key, etag, copy_etag, size_bytes, operator, bucket, removing_at)
-SELECT $1, $2, i.*, $8, $9, now()
+       (run_id, is_orphan, path, object_key, etag, copy_etag, size_bytes, operator, bucket, is_encoded,
+        removing_at)
+SELECT $1, $2, i.*, $8, $9, $10, now()
   FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[]) AS i
 ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
-    etag = excluded.etag, copy_etag = excluded.copy_etag, size_bytes = excluded.size_bytes,
+    object_key = excluded.object_key, is_encoded = excluded.is_encoded, etag = excluded.etag, copy_etag = excluded.copy_etag, size_bytes = excluded.size_bytes,
     operator = excluded.operator, delete_marker = NULL, removing_at = now(), removed_at = NULL,
     left_because = NULL";
 
@@ -139,7 +143,8 @@ impl RemovalLedger<'_> {
             .bind(column(removals, |removal| removal.copy_etag.as_deref()))
             .bind(column(removals, |removal| removal.size_bytes))
             .bind(self.ledger.worker())
-            .bind(self.bucket);
+            .bind(self.bucket)
+            .bind(self.has_encoded_paths());
         with_timeout(query.execute(self.ledger.pool()))
             .await
             .map(drop)

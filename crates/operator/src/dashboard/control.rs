@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::snapshot::SnapshotCache;
 use super::token::require_token;
+use crate::history::Operator;
 use crate::limit::{MAX_COPIES_IN_FLIGHT, RequestedLimits, is_valid_rate};
 
 /// More than any request needs.
@@ -66,7 +67,7 @@ async fn post_pause(
         check_reason(reason)?;
     }
     cache
-        .pause(DASHBOARD_OPERATOR, reason)
+        .pause(&Operator::new(DASHBOARD_OPERATOR, reason))
         .await
         .map_err(unavailable_response)?;
     tracing::info!(reason, "paused from the live page");
@@ -76,7 +77,9 @@ async fn post_pause(
 async fn post_resume(
     State(cache): State<Arc<SnapshotCache>>,
 ) -> Result<ControlResponse, ControlResponse> {
-    cache.resume().await.map_err(unavailable_response)?;
+    let operator = Operator::new(DASHBOARD_OPERATOR, None);
+    let resumed = cache.resume(&operator).await;
+    resumed.map_err(unavailable_response)?;
     tracing::info!("resumed from the live page");
     accepted_response("The run goes on.")
 }
@@ -101,8 +104,9 @@ async fn post_limit(
         return Err(bad_request("give a limit, or lift both"));
     }
     let limits = RequestedLimits { rate, concurrency };
+    let operator = Operator::new(DASHBOARD_OPERATOR, None);
     cache
-        .set_limits(request.lift, limits)
+        .set_limits(request.lift, limits, &operator)
         .await
         .map_err(unavailable_response)?;
     tracing::info!(?limits, lifted = request.lift, "limited from the live page");

@@ -76,7 +76,7 @@ impl Dashboard {
     /// Answers in the background until the process ends.
     pub async fn spawn_server(self, context: DashboardContext) {
         let signer = if self.settings.thumbnails {
-            ThumbnailSigner::open(&context).await
+            ThumbnailSigner::open(&context, self.settings.thumbnails_endpoint).await
         } else {
             None
         };

@@ -6,6 +6,18 @@ use bucket_brigade_common::settings::{
     SecretString, Setting, SettingsProblems, optional, parse_address, parse_bool, setting,
 };
 
+use super::thumbnail::url_origin;
+
+/// Scheme, host and port: a signature holds for a host, and the bucket and key are its path.
+fn parse_origin(text: &str) -> Result<Option<String>, String> {
+    let is_origin = url_origin(text).is_some_and(|origin| origin == text);
+    if text.is_empty() || is_origin {
+        optional(text)
+    } else {
+        Err("is not http:// or https:// with a host and nothing after it".into())
+    }
+}
+
 /// A token that can be guessed is none.
 const MIN_TOKEN_LENGTH: usize = 16;
 
@@ -31,6 +43,9 @@ pub struct DashboardArgs {
     /// Show the newest moved images, through presigned URLs, to everyone who can open the page
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = setting(parse_bool))]
     status_thumbnails: Setting<bool>,
+    /// Where browsers reach the destination bucket's store [default: where the feeder does]
+    #[arg(long, env, value_name = "URL", default_value = "", hide_default_value = true, value_parser = setting(parse_origin))]
+    status_thumbnails_endpoint: Setting<Option<String>>,
 }
 
 #[derive(Debug, Clone)]
@@ -43,6 +58,8 @@ pub struct DashboardSettings {
     pub token: Option<SecretString>,
     /// Whether moved images are shown.
     pub thumbnails: bool,
+    /// Where browsers fetch them, when it is not where the feeder reaches the store.
+    pub thumbnails_endpoint: Option<String>,
 }
 
 impl DashboardArgs {
@@ -60,6 +77,7 @@ impl DashboardArgs {
             host: self.status_host.take(problems),
             token,
             thumbnails: self.status_thumbnails.take(problems),
+            thumbnails_endpoint: self.status_thumbnails_endpoint.take(problems),
         }
     }
 }
@@ -76,5 +94,28 @@ fn check_token(token: &str, problems: &mut SettingsProblems) {
             "STATUS_TOKEN",
             format!("is shorter than {MIN_TOKEN_LENGTH} characters and could be guessed"),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_an_origin() {
+        for good in ["http://127.0.0.1:9110", "https://s3.example.com", ""] {
+            assert!(parse_origin(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "s3.example.com",
+            "ftp://a",
+            "http://",
+            "http://a/b",
+            "http://a/",
+            "http://u:p@a",
+            "http://a b;c",
+        ] {
+            assert!(parse_origin(bad).is_err(), "{bad}");
+        }
     }
 }

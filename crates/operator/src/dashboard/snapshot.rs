@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::DashboardContext;
 use super::history::{HistorySample, RunHistory};
 use super::thumbnail::{Thumbnail, ThumbnailSigner};
+use crate::history::Operator;
 use crate::limit::{RequestedLimits, set_limits};
 use crate::pause::pause_run;
 use crate::resume::resume_run;
@@ -113,14 +114,14 @@ impl SnapshotCache {
         to_json(&self.lock_cached().history.samples())
     }
 
-    pub(super) async fn pause(&self, by: &str, reason: Option<&str>) -> Result<(), StatementError> {
-        pause_run(&self.ledger, by, reason).await?;
+    pub(super) async fn pause(&self, operator: &Operator) -> Result<(), StatementError> {
+        pause_run(self.ledger.pool(), self.ledger.run_id(), operator).await?;
         self.refresh_requested.notify_one();
         Ok(())
     }
 
-    pub(super) async fn resume(&self) -> Result<(), StatementError> {
-        resume_run(&self.ledger).await?;
+    pub(super) async fn resume(&self, operator: &Operator) -> Result<(), StatementError> {
+        resume_run(self.ledger.pool(), self.ledger.run_id(), operator).await?;
         self.refresh_requested.notify_one();
         Ok(())
     }
@@ -130,8 +131,10 @@ impl SnapshotCache {
         &self,
         lift: bool,
         limits: RequestedLimits,
+        operator: &Operator,
     ) -> Result<(), StatementError> {
-        set_limits(&self.ledger, lift, limits).await?;
+        let (pool, run) = (self.ledger.pool(), self.ledger.run_id());
+        set_limits(pool, run, lift, limits, operator).await?;
         self.refresh_requested.notify_one();
         Ok(())
     }

@@ -45,9 +45,16 @@ pub(super) struct ThumbnailSigner {
 
 impl ThumbnailSigner {
     /// None, which is logged, when nothing can be signed.
-    pub(super) async fn open(context: &DashboardContext) -> Option<Self> {
+    pub(super) async fn open(context: &DashboardContext, endpoint: Option<String>) -> Option<Self> {
         let mut signer = Self {
-            s3: context.s3.clone(),
+            s3: match endpoint {
+                None => context.s3.clone(),
+                // A signature holds for the host that it was made for.
+                Some(url) => {
+                    let config = context.s3.config().to_builder().endpoint_url(url);
+                    aws_sdk_s3::Client::from_conf(config.build())
+                }
+            },
             bucket: context.destination_bucket.clone(),
             rule: context.rule.clone(),
             image_origin: String::new(),
@@ -118,10 +125,13 @@ impl ThumbnailSigner {
 }
 
 /// Scheme, host and port of a URL.
-fn url_origin(url: &str) -> Option<String> {
+pub(super) fn url_origin(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let host = rest.split(['/', '?']).next()?;
-    Some(format!("{scheme}://{host}"))
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || ".-_:[]".contains(letter);
+    let is_url =
+        ["http", "https"].contains(&scheme) && !host.is_empty() && host.chars().all(is_part);
+    is_url.then(|| format!("{scheme}://{host}"))
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use super::table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
 const CONNECTIONS_PER_CONSUMER: u32 = 3;
 const FEEDER_CONNECTIONS: u32 = 4;
 
+/// An entry of a partial index with its share of the page; measured with ids of 8 bytes, at ten million rows.
+const BYTES_PER_INDEXED_ROW: u64 = 22;
+
 /// The table's rows, where they could be counted.
 pub(super) async fn check_rows(
     inspector: &TableInspector,
@@ -42,6 +45,11 @@ pub(super) async fn check_empty_scope(
         return PlanCheck::new_ok("rows", "no row is in scope any more");
     }
     match inspector.explain_empty_scope().await {
+        Ok(why @ EmptyScope::LeftOut(_)) => PlanCheck::new_failure(
+            "rows",
+            why.to_string(),
+            "correct ROW_FILTER: the feeder would move nothing, and exit with 66",
+        ),
         Ok(why @ EmptyScope::OtherPaths(_)) => PlanCheck::new_failure(
             "rows",
             why.to_string(),
@@ -93,6 +101,28 @@ pub(super) async fn check_server(
         ));
     }
     Ok(progress)
+}
+
+/// What a sweep reads, and what would make it read only what is left.
+pub(super) async fn check_feed_index(
+    inspector: &TableInspector,
+    counts: RowCounts,
+) -> Result<PlanCheck, sqlx::Error> {
+    let (index, create) = inspector.feed_index().await?;
+    if let Some(index) = index {
+        let finding = format!("each goes through {index}, and costs what is left");
+        return Ok(PlanCheck::new_ok("sweeps", finding));
+    }
+    let bytes = DecimalBytes(counts.in_scope * BYTES_PER_INDEXED_ROW);
+    let writes = match counts.indexes_to_write {
+        0 => "; updates then write every index",
+        _ => "",
+    };
+    let finding = format!(
+        "each reads the table ({}). To read only what is left ({bytes}, 1 s per million rows{writes}): {create}",
+        DecimalBytes(counts.table_bytes)
+    );
+    Ok(PlanCheck::new_ok("sweeps", finding))
 }
 
 pub(super) async fn check_publications(
@@ -159,6 +189,11 @@ fn check_connections(server: &ServerInfo, consumers: u32) -> PlanCheck {
 }
 
 fn check_replicas(server: &ServerInfo) -> PlanCheck {
+    if server.has_aurora_status {
+        let finding =
+            "Aurora's readers; with MAX_REPLICA_LAG the work stops while one is further behind";
+        return PlanCheck::new_ok("replicas", finding);
+    }
     if server.is_aurora {
         let finding = "Aurora's readers, whose lag is not seen: MAX_REPLICA_LAG is refused";
         return PlanCheck::new_ok("replicas", finding);

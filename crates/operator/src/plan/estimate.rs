@@ -12,6 +12,7 @@ use super::table_inspector::RowCounts;
 
 /// Dollars for a copy, and for one request to SQS and KMS.
 const DOLLARS_PER_COPY: f64 = 0.005 / 1000.0;
+const DOLLARS_PER_READ: f64 = 0.0004 / 1000.0;
 const DOLLARS_PER_SQS_REQUEST: f64 = 0.40 / 1e6;
 const DOLLARS_PER_KMS_REQUEST: f64 = 0.03 / 10_000.0;
 
@@ -41,6 +42,8 @@ pub(super) struct EstimateInput {
     pub(super) consumers: u32,
     pub(super) concurrency: u32,
     pub(super) objects: ObjectFacts,
+    /// Copies of one row that are tried: its image and its companions.
+    pub(super) copies_per_row: u32,
 }
 
 /// What it would take.
@@ -54,6 +57,8 @@ pub(super) struct MigrationEstimate {
     pub(super) is_bound_by_prefix: bool,
     pub(super) seconds: f64,
     pub(super) copy_requests: u64,
+    /// Whether the bytes go through the consumers, in and out.
+    pub(super) is_streamed: bool,
     pub(super) queue_requests: u64,
     pub(super) dollars: f64,
     /// The size of all images, from the few that were checked.
@@ -70,6 +75,7 @@ impl MigrationEstimate {
             counts, objects, ..
         } = basis;
         let rows = counts.in_scope as f64;
+        let copies = rows * f64::from(basis.copies_per_row);
         let in_flight = basis.consumers.saturating_mul(basis.concurrency);
         let copy = objects
             .copy_duration
@@ -80,9 +86,11 @@ impl MigrationEstimate {
         let per_second = by_consumers.min(MAX_COPIES_PER_SECOND_PER_PREFIX);
         let gigabytes = objects.average_bytes.map(|size| size as f64 * rows / 1e9);
         let queue_requests = (rows * SQS_REQUESTS_PER_ROW).ceil();
-        let mut dollars = rows * DOLLARS_PER_COPY + queue_requests * DOLLARS_PER_SQS_REQUEST;
+        let more_requests = objects.requests_per_copy.saturating_sub(1);
+        let mut dollars = copies * DOLLARS_PER_COPY + queue_requests * DOLLARS_PER_SQS_REQUEST;
+        dollars += copies * f64::from(more_requests) * DOLLARS_PER_READ;
         if objects.uses_kms {
-            dollars += 2.0 * rows * DOLLARS_PER_KMS_REQUEST;
+            dollars += 2.0 * copies * DOLLARS_PER_KMS_REQUEST;
         }
         if objects.crosses_regions {
             dollars += gigabytes.unwrap_or(0.0) * DOLLARS_PER_GB_TRANSFERRED;
@@ -93,8 +101,11 @@ impl MigrationEstimate {
             copies_in_flight: in_flight,
             copies_per_second: per_second,
             is_bound_by_prefix: by_consumers > MAX_COPIES_PER_SECOND_PER_PREFIX,
-            seconds: rows / per_second,
-            copy_requests: counts.in_scope,
+            seconds: copies / per_second,
+            copy_requests: counts
+                .in_scope
+                .saturating_mul(u64::from(basis.copies_per_row) * u64::from(1 + more_requests)),
+            is_streamed: objects.is_streamed,
             queue_requests: counts.in_scope.saturating_mul(3).div_ceil(10),
             dollars,
             gigabytes,
@@ -136,6 +147,7 @@ mod tests {
                 copy_duration: Some(Duration::from_millis(64)),
                 ..ObjectFacts::default()
             },
+            copies_per_row: 1,
         }
     }
 
@@ -147,6 +159,18 @@ mod tests {
         assert_eq!(one.queue_requests, 300_000);
         assert!((one.gigabytes.unwrap() - 100.0).abs() < 1e-9);
         assert!((one.wal_bytes - 670e6).abs() < 1e6, "{}", one.wal_bytes);
+    }
+
+    #[test]
+    fn companions_are_copies_too() {
+        let basis = EstimateInput {
+            copies_per_row: 3,
+            ..basis(1_000_000, 1)
+        };
+        let estimate = MigrationEstimate::from_input(&basis);
+        assert_eq!(estimate.copy_requests, 3_000_000);
+        assert!((estimate.dollars - 15.12).abs() < 1e-9);
+        assert!((estimate.seconds - 3000.0).abs() < 1.0);
     }
 
     #[test]

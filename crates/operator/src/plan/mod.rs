@@ -6,6 +6,7 @@ mod check;
 mod database;
 mod estimate;
 mod ledger;
+mod neighbours;
 mod objects;
 mod output;
 mod probe;
@@ -31,7 +32,7 @@ use table_inspector::{RowCounts, TableInspector};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its mend, or an\nunexpected error; 3 stopped by a signal; 64 wrong settings."
+    after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its mend; 3 stopped by\na signal; 64 wrong settings; 70 unexpected error."
 )]
 pub struct Args {
     /// Estimate for so many consumers
@@ -80,6 +81,8 @@ struct MigrationPlan {
     new_prefix: String,
     source_bucket: String,
     destination_bucket: String,
+    /// Which rows with the old prefix are to move; none for all.
+    row_filter: Option<String>,
     /// What would fail.
     failing: usize,
     rows: Option<PlanRowCounts>,
@@ -148,6 +151,7 @@ async fn build_plan(
         new_prefix: run.rule.new_prefix().to_owned(),
         source_bucket: run.source_bucket.clone(),
         destination_bucket: run.destination_bucket.clone(),
+        row_filter: run.options.row_filter.clone(),
         failing: 0,
         rows: None,
         samples: Vec::new(),
@@ -165,6 +169,7 @@ async fn build_plan(
             consumers: spec.consumers,
             concurrency: spec.concurrency,
             objects,
+            copies_per_row: 1 + run.rule.companions().count(),
         })
     });
     let fails = |check: &&PlanCheck| check.verdict == CheckVerdict::Fails;
@@ -190,6 +195,7 @@ impl MigrationPlan {
             }
         };
         self.table = inspector.table_name();
+        self.row_filter = inspector.table().filter_text().map(ToOwned::to_owned);
         match unless_stopped(stop, self.check_database(&inspector, run, spec)).await {
             Ok(Ok(counts)) => Ok(counts),
             Ok(Err(error)) => {
@@ -218,6 +224,10 @@ impl MigrationPlan {
             database::check_server(inspector, run, &server, fleet, &mut self.checks).await?;
         let counts = database::check_rows(inspector, &mut self.checks).await;
         self.rows = counts.map(PlanRowCounts::from_counts);
+        if let Some(counts) = counts.filter(|counts| counts.in_scope > 0) {
+            self.checks
+                .push(database::check_feed_index(inspector, counts).await?);
+        }
         let rows = inspector
             .sample_rows(spec.samples.max(REHEARSED_ROWS))
             .await?;

@@ -1,15 +1,19 @@
 //! The buckets, and a handful of real objects.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
-use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, S3Bucket, S3Store, store_error};
+use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, CopyMethod, S3Bucket, store_error};
+use bucket_brigade_common::path_encoding::PathEncoding;
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use tokio_util::sync::CancellationToken;
 
 use super::acl::check_acls;
 use super::check::{CheckVerdict, PlanCheck};
-use super::probe::probe_copy;
+use super::neighbours::check_neighbours;
+use super::probe::{check_method, probe_copy};
 use super::{PlanStopped, SampleRow, unless_stopped};
 use crate::context::CommandContext;
 
@@ -24,6 +28,10 @@ pub(super) struct ObjectFacts {
     pub(super) crosses_regions: bool,
     /// Whether a key of KMS is involved on either side.
     pub(super) uses_kms: bool,
+    /// Requests to the store for one copy.
+    pub(super) requests_per_copy: u32,
+    /// Whether the bytes go through the consumers.
+    pub(super) is_streamed: bool,
 }
 
 /// What the objects of the samples are.
@@ -32,6 +40,8 @@ struct SampledObjects {
     readable: usize,
     bytes: u64,
     missing: Vec<String>,
+    /// Rows that have an object by the key that their path spells in another way.
+    by_encoding: BTreeMap<&'static str, Vec<String>>,
     denied: Option<String>,
     /// Rows whose objects only a key of the customer's opens.
     with_customer_key: Vec<String>,
@@ -52,16 +62,25 @@ pub(super) async fn check_objects(
     let Some((source, destination)) = opened else {
         return Ok(ObjectFacts::default());
     };
-    let looking = check_sources(&source, &destination, samples, checks);
+    let rule = &context.migration.run.rule;
+    let looking = check_sources(&source, &destination, rule, samples, checks);
     let (sampled, mut objects) = unless_stopped(stop, looking).await?;
     let keys = samples.iter().map(|sample| &*sample.source_key);
-    let acls = check_acls(&source, keys, context.attributes.acl.as_ref());
+    let run = &context.migration.run;
+    let acls = check_acls(&source, keys, run.options.copy_acl.as_deref());
     checks.extend(unless_stopped(stop, acls).await?);
-    if let Some((size, key)) = &sampled.smallest {
-        let prefix = context.migration.run.rule.destination_key_prefix();
-        let store = S3Store::new(source, destination.clone(), context.s3_options());
-        // Not to be stopped before the probe is removed.
+    let neighbours = check_neighbours(context, &source, samples);
+    checks.extend(unless_stopped(stop, neighbours).await?);
+    let prefix = run.rule.destination_key_prefix();
+    let request = context.method_request(&run.options);
+    // Not to be stopped before the probes are removed.
+    let opened = request.open(source, destination.clone()).await;
+    let may_copy = request.stores.is_one_store() && run.options.copy_method.is_none();
+    checks.push(check_method(&opened, may_copy));
+    if let (Ok(store), Some((size, key))) = (opened, &sampled.smallest) {
         let copied = probe_copy(&store, prefix, (key, *size), checks).await;
+        objects.requests_per_copy = store.requests_per_copy();
+        objects.is_streamed = store.method() == CopyMethod::Stream;
         objects.copy_duration = copied.copy_duration;
         objects.uses_kms |= copied.uses_kms;
     }
@@ -75,7 +94,7 @@ async fn open_buckets(
     context: &CommandContext,
     checks: &mut Vec<PlanCheck>,
 ) -> Option<(S3Bucket, S3Bucket)> {
-    let buckets = context.buckets().await;
+    let buckets = context.buckets(&context.migration.run.options).await;
     let failed = |error| PlanCheck::from_preflight_error("buckets", &error);
     let (source, destination) = buckets.map_err(|error| checks.push(failed(error))).ok()?;
     let before = checks.len();
@@ -90,12 +109,13 @@ async fn open_buckets(
 async fn check_sources(
     source: &S3Bucket,
     destination: &S3Bucket,
+    rule: &PathRule,
     samples: &mut [SampleRow],
     checks: &mut Vec<PlanCheck>,
 ) -> (SampledObjects, ObjectFacts) {
     let regions = [read_region(source).await, read_region(destination).await];
     checks.push(check_regions(&regions, source.name(), destination.name()));
-    let sampled = read_sampled_objects(source, samples).await;
+    let sampled = read_sampled_objects(source, rule, samples).await;
     checks.extend(sampled.source_checks(samples.len()));
     checks.extend(check_tags(source, &sampled).await);
     let objects = sampled.object_facts(&regions);
@@ -123,7 +143,11 @@ fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str)
     }
 }
 
-async fn read_sampled_objects(bucket: &S3Bucket, samples: &mut [SampleRow]) -> SampledObjects {
+async fn read_sampled_objects(
+    bucket: &S3Bucket,
+    rule: &PathRule,
+    samples: &mut [SampleRow],
+) -> SampledObjects {
     let mut sampled = SampledObjects::default();
     for sample in samples {
         let key = &sample.route.source_key;
@@ -132,7 +156,13 @@ async fn read_sampled_objects(bucket: &S3Bucket, samples: &mut [SampleRow]) -> S
                 sample.size_bytes = head.content_length();
                 sampled.add_object(key, &head);
             }
-            Ok(None) => sampled.missing.push(sample.id.clone()),
+            Ok(None) => match find_encoding(bucket, rule, &sample.route).await {
+                Some(encoding) => {
+                    let ids = sampled.by_encoding.entry(encoding.name()).or_default();
+                    ids.push(sample.id.clone());
+                }
+                None => sampled.missing.push(sample.id.clone()),
+            },
             Err(error) if error.code() == CUSTOMER_KEY => {
                 sampled.with_customer_key.push(sample.id.clone());
             }
@@ -140,6 +170,27 @@ async fn read_sampled_objects(bucket: &S3Bucket, samples: &mut [SampleRow]) -> S
         }
     }
     sampled
+}
+
+/// By which encoding the path would name an object that is there.
+async fn find_encoding(
+    bucket: &S3Bucket,
+    rule: &PathRule,
+    route: &MoveRoute,
+) -> Option<PathEncoding> {
+    for encoding in PathEncoding::ALL {
+        let other = rule.clone().with_encoding(encoding);
+        let other = other
+            .route_for(&route.old_path)
+            .map(|other| other.source_key);
+        let Some(key) = other.ok().filter(|key| *key != route.source_key) else {
+            continue;
+        };
+        if let Ok(Some(_)) = bucket.head(&key).await {
+            return Some(encoding);
+        }
+    }
+    None
 }
 
 impl SampledObjects {
@@ -168,6 +219,8 @@ impl SampledObjects {
             copy_duration: None,
             crosses_regions: matches!(regions, [Some(from), Some(to)] if from != to),
             uses_kms: self.uses_kms,
+            requests_per_copy: 1,
+            is_streamed: false,
         }
     }
 
@@ -181,13 +234,14 @@ impl SampledObjects {
             ));
         }
         checks.extend(self.customer_key_check());
+        checks.extend(self.encoding_checks(all));
         if !self.missing.is_empty() {
             let finding = format!(
                 "{} of {all} rows have no object (ids: {})",
                 self.missing.len(),
                 self.missing.join(", ")
             );
-            checks.push(if self.readable == 0 {
+            checks.push(if self.readable == 0 && self.by_encoding.is_empty() {
                 let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was sampled at has an object";
                 PlanCheck::new_failure("sources", finding, mend)
             } else {
@@ -207,6 +261,22 @@ impl SampledObjects {
             checks.push(PlanCheck::new_ok("sources", finding));
         }
         checks
+    }
+
+    fn encoding_checks(&self, all: usize) -> impl Iterator<Item = PlanCheck> {
+        self.by_encoding.iter().map(move |(encoding, ids)| {
+            let finding = format!(
+                "{} of {all} rows have no object by the key that their path spells, but one by PATH_ENCODING={encoding} (ids: {})",
+                ids.len(),
+                ids.join(", ")
+            );
+            let mend = format!("set PATH_ENCODING={encoding}; such rows are recorded as failed, NoSuchKey, otherwise");
+            if self.readable == 0 {
+                PlanCheck::new_failure("sources", finding, mend)
+            } else {
+                PlanCheck::new_warning("sources", finding, mend)
+            }
+        })
     }
 
     fn customer_key_check(&self) -> Option<PlanCheck> {

@@ -9,13 +9,15 @@ use indicatif::{DecimalBytes, HumanCount};
 use super::check::{CheckVerdict, PlanCheck};
 use super::estimate::MigrationEstimate;
 use super::{MigrationPlan, PlanRowCounts, SampleRow};
+use crate::runs::format_filter;
 
 impl fmt::Display for MigrationPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}: '{}' → '{}', s3://{} → s3://{}",
+            "{}:{} '{}' → '{}', s3://{} → s3://{}",
             self.table,
+            format_filter(self.row_filter.as_deref()),
             self.old_prefix,
             self.new_prefix,
             self.source_bucket,
@@ -115,10 +117,21 @@ impl fmt::Display for MigrationEstimate {
         )?;
         writeln!(
             f,
-            "  requests  {} CopyObject, {} SQS",
+            "  requests  {} {}, {} SQS",
             HumanCount(self.copy_requests),
+            if self.is_streamed {
+                "GetObject and PutObject"
+            } else {
+                "CopyObject"
+            },
             HumanCount(self.queue_requests)
         )?;
+        if let (true, Some(size)) = (self.is_streamed, self.gigabytes) {
+            writeln!(
+                f,
+                "  bytes     {size:.1} GB through the consumers, in and out"
+            )?;
+        }
         write!(f, "  money     ${:.2}", self.dollars)?;
         if let (Some(size), Some(month)) = (self.gigabytes, self.dollars_per_month) {
             write!(

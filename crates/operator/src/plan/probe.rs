@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::object_store::s3::{CopyProbe, S3Store};
+use bucket_brigade_common::object_store::s3::{CopyMethod, S3Store};
+use bucket_brigade_common::preflight::PreflightError;
 use indicatif::DecimalBytes;
 
 use super::check::PlanCheck;
@@ -18,8 +19,7 @@ pub(super) struct ProbeOutcome {
     pub(super) uses_kms: bool,
 }
 
-/// Copies the object at `key` twice to one probe key, the second time to see the store refuse, and removes
-/// it.
+/// Copies the object at `key` to a probe key, and removes it.
 pub(super) async fn probe_copy(
     store: &S3Store,
     prefix: &str,
@@ -45,7 +45,6 @@ pub(super) async fn probe_copy(
     };
     let head = probe.head().await;
     checks.push(check_copy(head.as_ref(), size, took));
-    checks.push(check_conditional_copy(&probe, key).await);
     checks.push(match probe.remove().await {
         Ok(()) => PlanCheck::new_ok("probe", "removed"),
         Err(error) => PlanCheck::new_warning(
@@ -60,21 +59,37 @@ pub(super) async fn probe_copy(
     }
 }
 
-async fn check_conditional_copy(probe: &CopyProbe<'_>, key: &str) -> PlanCheck {
-    match probe.honours_condition(key).await {
-        Ok(true) => PlanCheck::new_ok(
+/// By which way the bytes will go, and whether the store refuses to overwrite.
+/// `may_copy` where the store would copy if it honoured the condition.
+pub(super) fn check_method(opened: &Result<S3Store, PreflightError>, may_copy: bool) -> PlanCheck {
+    let store = match opened {
+        Ok(store) => store,
+        Err(error @ PreflightError::InvalidSetting { .. }) => {
+            return PlanCheck::from_preflight_error("condition", error);
+        }
+        Err(error) => {
+            let finding = format!("a copy failed: {error}");
+            return PlanCheck::new_failure("condition", finding, REQUIRED_PERMISSIONS);
+        }
+    };
+    match (store.method(), store.is_conditional()) {
+        (CopyMethod::Server, true) => PlanCheck::new_ok(
             "condition",
-            "a copy onto an object that exists is refused (If-None-Match)",
+            "a copy onto an object that exists is refused (If-None-Match): the store copies",
         ),
-        Ok(false) => PlanCheck::new_warning(
+        (CopyMethod::Stream, true) if may_copy => PlanCheck::new_warning(
             "condition",
-            "the store ignores If-None-Match on a copy: consumers look before each copy, and what the application writes between the two would be overwritten",
+            "the store ignores If-None-Match on a copy and honours it on an upload: the bytes go through the consumers",
+            "give them bandwidth, or a store that honours it",
+        ),
+        (CopyMethod::Stream, true) => PlanCheck::new_ok(
+            "condition",
+            "an upload onto an object that exists is refused (If-None-Match), and the bytes go through the consumers",
+        ),
+        (_, false) => PlanCheck::new_warning(
+            "condition",
+            "the store ignores If-None-Match: consumers look before each copy, and what the application writes between the two would be overwritten",
             "no write of the application under the new prefix while the migration runs",
-        ),
-        Err(error) => PlanCheck::new_failure(
-            "condition",
-            format!("a second copy failed: {error}"),
-            REQUIRED_PERMISSIONS,
         ),
     }
 }

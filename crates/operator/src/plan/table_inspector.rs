@@ -42,13 +42,14 @@ const SELECT_MAX_PATH_CHARS: &str =
     WHERE a.attrelid = $1::regclass AND a.attname = $2";
 
 /// Tables whose updates a publication publishes, and which do not say which row was updated; and the index that
-/// could. `$1` table, `$2` id column.
+/// could. `$1` table, `$2` id columns.
 const SELECT_WITHOUT_IDENTITY: &str = with_tables!(
     "SELECT c.oid::regclass::text AS name, (SELECT min(quote_ident(named.relname))
-        FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = $2
-            JOIN pg_class named ON named.oid = i.indexrelid
-       WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL
-         AND i.indisvalid AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) AS unique_index
+        FROM pg_index i JOIN pg_class named ON named.oid = i.indexrelid
+       WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indisvalid
+         AND NOT EXISTS (SELECT 1 FROM unnest(i.indkey::smallint[]) WITH ORDINALITY k (number, place)
+                LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+               WHERE k.place <= i.indnkeyatts AND (a.attname = ANY ($2)) IS NOT TRUE)) AS unique_index
     FROM tables t JOIN pg_class c ON c.oid = t.oid
     WHERE c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
             SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
@@ -89,6 +90,7 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
         (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
         (SELECT count(*) FROM pg_stat_replication) AS replicas,
         to_regproc('aurora_version') IS NOT NULL AS is_aurora,
+        to_regproc('aurora_replica_status') IS NOT NULL AS has_aurora_status,
         pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may_see_lag,
         split_part(current_setting('server_version'), ' ', 1) AS version";
 
@@ -140,6 +142,7 @@ pub(super) struct ServerInfo {
     pub(super) max_connections: i64,
     pub(super) connections: i64,
     pub(super) is_aurora: bool,
+    pub(super) has_aurora_status: bool,
     /// Those that stream from it.
     pub(super) replicas: i64,
     /// Whether the role may see how far they are behind.
@@ -161,7 +164,6 @@ struct CountRow {
 pub(super) struct TableInspector {
     pool: PgPool,
     table: ApplicationTable,
-    id_column: String,
     path_column: String,
     rule: PathRule,
     backend: i32,
@@ -177,7 +179,6 @@ impl TableInspector {
             backend: backend.fetch_one(&pool).await?,
             pool,
             table,
-            id_column: spec.table.id_column.clone(),
             path_column: spec.table.path_column.clone(),
             rule: spec.rule.clone(),
         })
@@ -207,7 +208,7 @@ impl TableInspector {
     /// What grants the right to set paths to `role`.
     pub(super) fn grant_update(&self, role: &str) -> String {
         let ApplicationTable { sql, id, path, .. } = &self.table;
-        let role = quote_identifier(role);
+        let (role, id) = (quote_identifier(role), id.list());
         format!("GRANT SELECT ({id}, {path}), UPDATE ({path}) ON {sql} TO {role};")
     }
 
@@ -233,13 +234,13 @@ impl TableInspector {
 
     async fn count_or_sample(&self, percent: Option<f64>) -> Result<RowCounts, sqlx::Error> {
         let ApplicationTable { sql, path, .. } = &self.table;
-        let sample = sample_clause(percent);
+        let (sample, in_scope) = (sample_clause(percent), self.table.in_scope("$1"));
         let statement = format!(
-            r#"SELECT count(*) FILTER (WHERE {path} COLLATE "C" LIKE $1 ESCAPE '\') AS in_scope,
-                count(*) FILTER (WHERE {path} COLLATE "C" LIKE $2 ESCAPE '\'
-                                   AND {path} COLLATE "C" NOT LIKE $1 ESCAPE '\') AS moved,
-                count(*) AS total, coalesce(avg(octet_length({path})), 0)::int AS average_path_bytes
-           FROM {sql} {sample}"#
+            r#"SELECT count(*) FILTER (WHERE {in_scope}) AS in_scope,
+                count(*) FILTER (WHERE {path}::text COLLATE "C" LIKE $2 ESCAPE '\'
+                                   AND {path}::text COLLATE "C" NOT LIKE $1 ESCAPE '\') AS moved,
+                count(*) AS total, coalesce(avg(octet_length({path}::text)), 0)::int AS average_path_bytes
+           FROM {sql} t {sample}"#
         );
         let CountRow {
             in_scope,
@@ -298,6 +299,17 @@ impl TableInspector {
         Ok(sampled)
     }
 
+    /// Those of the paths that some row has; all of them where that took the server too long.
+    pub(super) async fn find_paths(&self, paths: &[String]) -> Result<Vec<String>, sqlx::Error> {
+        let ApplicationTable { sql, path, .. } = &self.table;
+        let sql = format!(
+            "SELECT DISTINCT t.{path}::text FROM {sql} t WHERE t.{path} = ANY ($1::text[])"
+        );
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(paths);
+        let found = none_on_timeout(query.fetch_all(&self.pool).await)?;
+        Ok(found.unwrap_or_else(|| paths.to_vec()))
+    }
+
     async fn select_rows(
         &self,
         sample: String,
@@ -305,10 +317,11 @@ impl TableInspector {
         most: usize,
     ) -> Result<Vec<(String, String)>, sqlx::Error> {
         let ApplicationTable { sql, id, path, .. } = &self.table;
+        let (row_id, in_scope) = (id.as_text("t"), self.table.in_scope("$1"));
         let statement = format!(
-            r#"SELECT s.id, s.path FROM (
-                SELECT t.{id}::text AS id, t.{path}::text AS path FROM {sql} t {sample}
-                 WHERE t.{path} COLLATE "C" LIKE $1 ESCAPE '\') s {order} LIMIT $2"#
+            "SELECT s.id, s.path FROM (
+                SELECT {row_id} AS id, t.{path}::text AS path FROM {sql} t {sample} WHERE {in_scope}) s
+             {order} LIMIT $2"
         );
         sqlx::query_as(AssertSqlSafe(statement))
             .bind(like_prefix(self.rule.old_prefix()))
@@ -341,9 +354,10 @@ impl TableInspector {
 
     async fn select_longer_than(&self, most: i32) -> Result<Vec<String>, sqlx::Error> {
         let ApplicationTable { sql, id, path, .. } = &self.table;
+        let (row_id, in_scope) = (id.as_text("t"), self.table.in_scope("$1"));
         let statement = format!(
-            r#"SELECT t.{id}::text FROM {sql} t WHERE t.{path} COLLATE "C" LIKE $1 ESCAPE '\'
-                AND char_length(t.{path}) - char_length($2) + char_length($3) > $4 LIMIT $5"#
+            "SELECT {row_id} FROM {sql} t WHERE {in_scope}
+                AND char_length(t.{path}::text) - char_length($2) + char_length($3) > $4 LIMIT $5"
         );
         sqlx::query_scalar(AssertSqlSafe(statement))
             .bind(like_prefix(self.rule.old_prefix()))
@@ -358,13 +372,22 @@ impl TableInspector {
     /// SQL that lets published tables be updated; empty where they can be.
     pub(super) async fn missing_replica_identity(&self) -> Result<Vec<String>, sqlx::Error> {
         let query = sqlx::query_as(SELECT_WITHOUT_IDENTITY).bind(&self.table.sql);
-        let query = query.bind(&self.id_column);
+        let query = query.bind(self.table.id.plain_names());
         let tables: Vec<(String, Option<String>)> = query.fetch_all(&self.pool).await?;
         let mend = |(table, index): (String, Option<String>)| {
             let identity = index.map_or("FULL".into(), |index| format!("USING INDEX {index}"));
             format!("ALTER TABLE {table} REPLICA IDENTITY {identity};")
         };
         Ok(tables.into_iter().map(mend).collect())
+    }
+
+    /// The partial index that sweeps go through, and what makes one.
+    pub(super) async fn feed_index(&self) -> Result<(Option<String>, String), sqlx::Error> {
+        let index = ledger::find_partial_index(&self.pool, &self.table, &self.rule).await?;
+        Ok((
+            index.map(|index| index.name),
+            ledger::create_index_sql(&self.table, &self.rule),
+        ))
     }
 
     pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {

@@ -18,7 +18,7 @@ use lines::{CSV_HEADER, PAGE_ROWS, ReportLine, report_page};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder report > moves.csv\n  feeder report --json | jq 'select(.state == \"failed\")'\n\nOne line per row that has ended: moved, changed (by the application), failed, or rolled back. Exit codes: 0 done; 1\nunexpected error; 3 stopped before the end; 64 wrong settings, or no such run; 69 the database cannot be reached;\n77 a right is missing."
+    after_help = "Examples:\n  feeder report > moves.csv\n  feeder report --json | jq 'select(.state == \"failed\")'\n\nOne line per row that has ended: moved, changed (by the application), failed, or rolled back. Exit\ncodes: 0 done; 3 stopped before the end; 64 wrong settings, or no such run; 69 the database cannot\nbe reached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// How to write it

@@ -5,12 +5,12 @@ use std::fmt;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::object_store::s3::S3Store;
-use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
 use super::queries::UndoTarget;
-use crate::moved_row::MovedRow;
+use crate::moved_row::{MovedRow, recorded_companions};
 use crate::retrying_store::{is_object_error, retry_object_request};
 
 /// Why a row is left alone.
@@ -26,6 +26,10 @@ pub(super) enum SkipReason {
     CopyGone,
     /// The source is gone, and not by us.
     SourceGone,
+    /// A companion that was copied is gone from the source bucket.
+    CompanionGone,
+    /// The application replaced a companion under its new key.
+    CompanionReplaced,
     /// Clean removed the source.
     SourceRemoved,
     /// Clean was cut off while it removed the source.
@@ -48,6 +52,8 @@ impl SkipReason {
             Self::CopyReplaced => "the application has replaced the image under its new key",
             Self::CopyGone => "the copy does not exist any more (see feeder verify)",
             Self::SourceGone => "the source does not exist any more",
+            Self::CompanionGone => "a companion's source does not exist any more",
+            Self::CompanionReplaced => "the application has replaced a companion under its new key",
             Self::SourceRemoved => "clean has removed the source: this move cannot be undone",
             Self::SourceInRemoval => {
                 "clean was cut off while it removed the source: run feeder clean again, with any --older-than, to find out"
@@ -144,6 +150,9 @@ impl UndoClassifier<'_> {
         if source.is_none() {
             return Ok(Err(SkipReason::SourceGone));
         }
+        if let Some(reason) = self.check_companions(row).await? {
+            return Ok(Err(reason));
+        }
         // The copy last: it is the one that the application may replace at any moment.
         let copy = self.stat_object(BucketSide::Destination, &key).await?;
         Ok(match copy {
@@ -151,6 +160,26 @@ impl UndoClassifier<'_> {
             Some(copy) if copy.etag != row.etag => Err(SkipReason::CopyReplaced),
             Some(_) => Ok(key),
         })
+    }
+
+    /// Whether one of them would be missing at the old path, or lost at the new one.
+    async fn check_companions(&self, row: &MovedRow) -> Result<Option<SkipReason>, StoreError> {
+        for (companion, etag) in recorded_companions(self.rule, row) {
+            let MoveRoute {
+                source_key,
+                destination_key,
+                ..
+            } = &companion.route;
+            let source = self.stat_object(BucketSide::Source, source_key).await?;
+            if source.is_none() {
+                return Ok(Some(SkipReason::CompanionGone));
+            }
+            let copy = self.stat_object(BucketSide::Destination, destination_key);
+            if copy.await?.is_some_and(|copy| copy.etag != etag) {
+                return Ok(Some(SkipReason::CompanionReplaced));
+            }
+        }
+        Ok(None)
     }
 
     /// A row that was set back and still is, with the key of its copy.

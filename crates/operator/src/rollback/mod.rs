@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use super::command_throttle::CommandThrottle;
 use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
+use super::history::{Operator, OperatorArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use classify::UndoClassifier;
@@ -53,7 +54,7 @@ const POOL_SIZE: u32 = 5;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder rollback --all                        prints what would happen\n  feeder rollback --all --yes\n  feeder rollback --since 2h --yes\n  feeder rollback --since 2026-03-01T14:00:00Z --yes\n  feeder rollback --ids 17 23 42 --yes\n\nStop the feeder first. Cut off, the same command goes on where it was. Exit codes: 0 done; 1 unexpected error;\n2 done, but some rows were left alone (the list says why); 3 stopped before the end; 64 wrong settings, or no\nsuch run; 69 database, queue or bucket cannot be reached; 75 the feeder, consumers or another command are at\nwork; 77 a right is missing."
+    after_help = "Examples:\n  feeder rollback --all                        prints what would happen\n  feeder rollback --all --yes\n  feeder rollback --since 2h --yes\n  feeder rollback --since 2026-03-01T14:00:00Z --yes\n  feeder rollback --ids 17 23 42 --yes\n\nStop the feeder first. Cut off, the same command goes on where it was. Exit codes: 0 done; 2 done,\nbut some rows were left alone (the list says why); 3 stopped before the end; 64 wrong settings, or\nno such run; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75 the feeder,\nconsumers or another command are at work; 77 a right is missing."
 )]
 pub struct Args {
     #[command(flatten)]
@@ -66,6 +67,8 @@ pub struct Args {
     concurrency: Setting<usize>,
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    operator: OperatorArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -93,26 +96,27 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         let time = humantime::format_rfc3339_seconds(time);
         tracing::info!("moves since {time}, which is UTC");
     }
-    let pass = async |for_real| {
+    let operator = Operator::from(args.operator);
+    let pass = async |operator| {
         Box::pin(run_pass(
             &context,
             &ledger,
             (&selection, limits),
-            for_real,
+            operator,
             &stop,
         ))
         .await
     };
     if args.yes {
-        return pass(true).await;
+        return pass(Some(&operator)).await;
     }
-    let code = pass(false).await?;
+    let code = pass(None).await?;
     if code == exit::STOPPED {
         return Ok(code);
     }
     match ask(context.format, &"Type yes to do it: ", &stop).await? {
         ConsentReply::Interrupted => Ok(exit::STOPPED),
-        reply if reply.is_yes() => pass(true).await,
+        reply if reply.is_yes() => pass(Some(&operator)).await,
         _ => Ok(code),
     }
 }
@@ -122,21 +126,27 @@ async fn run_pass(
     context: &CommandContext,
     ledger: &PostgresLedger,
     (selection, limits): (&MoveSelection, RollbackLimits),
-    for_real: bool,
+    operator: Option<&Operator>,
     stop: &CancellationToken,
 ) -> anyhow::Result<u8> {
     let lock = locks::acquire_operator_lock(ledger).await?;
     // What changes nothing leaves the fleet at work.
-    let fleet = if for_real {
-        Some(QuiescedFleet::quiesce(context, ledger).await?)
-    } else {
-        None
+    let fleet = match operator {
+        Some(operator) => {
+            let fleet = QuiescedFleet::quiesce(context, ledger).await?;
+            let (pool, details) = (ledger.pool(), selection.describe());
+            operator
+                .record(pool, ledger.run_id(), "rollback", Some(&details))
+                .await;
+            Some(fleet)
+        }
+        None => None,
     };
-    let store = retrying_store::open(context).await?;
-    let rule = &context.migration.run.rule;
+    let for_real = fleet.is_some();
+    let store = retrying_store::open(context, ledger).await?;
     let classifier = UndoClassifier {
         store: &store,
-        rule,
+        rule: ledger.rule(),
     };
     let throttle = CommandThrottle::start(ledger, "rollback", limits.database).await?;
     let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), for_real)?;

@@ -28,6 +28,18 @@ pub(super) enum MoveSelection {
     Ids(Vec<String>),
 }
 
+impl MoveSelection {
+    /// For the history.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::All => "of all".into(),
+            Self::Since(time) => format!("since {}", humantime::format_rfc3339_seconds(*time)),
+            Self::Within(time) => format!("of the last {}", humantime::format_duration(*time)),
+            Self::Ids(ids) => format!("of {} rows", ids.len()),
+        }
+    }
+}
+
 /// A move to undo, and the key of its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UndoTarget {
@@ -42,7 +54,8 @@ pub(super) struct UndoTarget {
 /// row any more and becomes an orphan; should another row share it, clean finds that row.
 pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
+    let (columns, order) = (id.as_keys("t"), id.order("t"));
+    let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
     let row_lock = table.row_lock;
     let check = stored_path_check(path, "l.old_path");
     format!(
@@ -50,27 +63,28 @@ pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
         AS i (id, old_path, new_path, etag, moved, destination_key)
 ), locked AS MATERIALIZED (
-    SELECT t.{id} AS key, i.* FROM input i
+    SELECT {columns}, i.* FROM input i
       JOIN bucket_brigade.moves m ON m.run_id = $1 AND m.row_id = i.id
        AND m.old_path = i.old_path AND m.etag = i.etag AND {MOVED_MICROS} = i.moved
-      JOIN {sql} t ON t.{id} = i.id::{id_type}
+      JOIN {sql} t ON {is_row}
      WHERE t.{path} COLLATE "C" = i.new_path
-     ORDER BY t.{id} {row_lock} OF t SKIP LOCKED
+     ORDER BY {order} {row_lock} OF t SKIP LOCKED
 ), back AS (
     UPDATE {sql} t SET {path} = l.old_path FROM locked l
-     WHERE t.{id} = l.key AND t.{path} COLLATE "C" = l.new_path
+     WHERE {has_keys} AND t.{path} COLLATE "C" = l.new_path
     RETURNING l.id, l.new_path, l.etag, l.destination_key, {check}
 ), undone AS (
     DELETE FROM bucket_brigade.moves m USING back b WHERE m.run_id = $1 AND m.row_id = b.id
     RETURNING m.*
 ), kept AS (
     INSERT INTO bucket_brigade.rollbacks AS k
-           (run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, operator)
-    SELECT run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, $8 FROM undone
+           (run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, operator, companions)
+    SELECT run_id, row_id, old_path, new_path, etag, size_bytes, moved_at, consumer, $8, companions FROM undone
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
-        rolled_back_at = excluded.rolled_back_at, operator = excluded.operator, looked_at = NULL
+        rolled_back_at = excluded.rolled_back_at, operator = excluded.operator, looked_at = NULL,
+        companions = excluded.companions
 ), orphaned AS (
     INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, new_path, etag, row_id)
     SELECT DISTINCT ON (destination_key) $1, destination_key, new_path, etag, id FROM back

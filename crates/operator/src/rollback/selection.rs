@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use bucket_brigade_common::row_id::IdColumnType;
+use bucket_brigade_common::row_id::{IdColumnType, IdType};
 use bucket_brigade_common::settings::{Setting, SettingsError, SettingsProblems, setting};
 
 use super::queries::MoveSelection;
@@ -41,7 +41,7 @@ impl RequestedSelection {
     ///
     /// # Errors
     /// Everything that is no id of this type.
-    pub(super) fn parse_ids(self, id_type: IdColumnType) -> Result<MoveSelection, SettingsError> {
+    pub(super) fn parse_ids(self, id_type: IdType) -> Result<MoveSelection, SettingsError> {
         let MoveSelection::Ids(given) = self.0 else {
             return Ok(self.0);
         };
@@ -50,20 +50,17 @@ impl RequestedSelection {
         for text in given.iter().flat_map(|text| split_ids(text, id_type)) {
             match id_type.parse(text) {
                 Some(id) => ids.push(id.as_str().to_owned()),
-                None => problems.add(
-                    "--ids",
-                    format!("'{text}' is no id of type {}", id_type.sql_type()),
-                ),
+                None => problems.add("--ids", format!("'{text}' is no id of type {id_type}")),
             }
         }
         problems.finish(Some(MoveSelection::Ids(ids)))
     }
 }
 
-/// A comma may be part of an id that is text.
-fn split_ids(text: &str, id_type: IdColumnType) -> Vec<&str> {
-    match id_type {
-        IdColumnType::Text | IdColumnType::Character => vec![text],
+/// A comma may be part of an id that is text, and is of one of several columns.
+fn split_ids(text: &str, id_type: IdType) -> Vec<&str> {
+    match id_type.columns() {
+        [IdColumnType::Text | IdColumnType::Character] | [_, _, ..] => vec![text],
         _ => text.split(',').filter(|part| !part.is_empty()).collect(),
     }
 }
@@ -109,9 +106,9 @@ mod tests {
 
     #[test]
     fn ids_are_measured_against_the_column() {
-        let asked = |ids: &[&str], id_type| {
+        let asked = |ids: &[&str], id_type: IdColumnType| {
             let ids = ids.iter().map(|id| (*id).to_owned()).collect();
-            RequestedSelection(MoveSelection::Ids(ids)).parse_ids(id_type)
+            RequestedSelection(MoveSelection::Ids(ids)).parse_ids(id_type.into())
         };
         let ids = |ids: &[&str]| MoveSelection::Ids(ids.iter().map(|id| (*id).into()).collect());
         assert_eq!(

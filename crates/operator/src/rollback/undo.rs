@@ -375,5 +375,6 @@ fn original_move(undo: &UndoTarget) -> PendingMove {
         etag: undo.row.etag.clone(),
         size_bytes: undo.row.size_bytes,
         is_source_gone: false,
+        companions: undo.row.companions.0.clone(),
     }
 }

@@ -1,26 +1,33 @@
 //! `feeder status`: one screen of what goes on, and why. It costs the database the same however large
 //! the migration is: sums over processes and codes, and the attributes of the queue.
 
+mod all_runs;
 mod output;
 mod queries;
 mod queue;
 mod snapshot;
 mod state;
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
+use bucket_brigade_common::aws;
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{ConnectionPurpose, TableAccess, connect_to_ledger};
 use bucket_brigade_common::printable::printable_lines;
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
+use bucket_brigade_common::settings::{
+    MigrationSettings, Setting, SettingsProblems, duration_between, setting,
+};
+use serde::Serialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::context::{CommandContext, CommonArgs};
+use super::context::{CommonArgs, CommonSettings};
 use super::output::OutputFormat;
+use all_runs::AllRunsStatus;
 pub use queries::{CodeCount, failure_counts, live_workers, run_overview};
 pub(crate) use snapshot::StatusSnapshot;
 
@@ -29,12 +36,15 @@ const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder status --watch\n\nExit codes: 0 printed; 1 unexpected error; 64 wrong settings, or no such run; 69 the database cannot\nbe reached; 77 a right is missing."
+    after_help = "Examples:\n  feeder status --watch\n  feeder status --all\n\nExit codes: 0 printed; 64 wrong settings, or no such run; 69 the database cannot be reached; 70\nunexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Go on until Ctrl-C
     #[arg(long)]
     watch: bool,
+    /// Every run on one screen; needs the database's address alone, and shows the queue where QUEUE_URL names it
+    #[arg(long)]
+    all: bool,
     /// With --watch: how often
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = setting(duration_between(Duration::from_millis(200), Duration::from_hours(1))))]
     interval: Setting<Duration>,
@@ -45,32 +55,69 @@ pub struct Args {
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let interval = args.interval.take(&mut problems);
+    let interval = args.watch.then_some(interval);
+    if args.all {
+        let settings = args.common.parse(problems)?;
+        return show_all_runs(settings, interval, &stop).await;
+    }
     let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let queue = context.sqs_queue().await?;
-    if !args.watch {
-        context.print_output(&StatusSnapshot::read_status(&ledger, &queue).await?)?;
+    let read = async || StatusSnapshot::read_status(&ledger, &queue).await;
+    show_status(context.format, interval, read, &stop).await
+}
+
+async fn show_all_runs(
+    settings: CommonSettings,
+    interval: Option<Duration>,
+    stop: &CancellationToken,
+) -> anyhow::Result<u8> {
+    let MigrationSettings {
+        database,
+        queue_url,
+        ..
+    } = &settings.migration;
+    let purpose = ConnectionPurpose::Command("status".into());
+    let pool = connect_to_ledger(database, &purpose).await?;
+    let queue = if queue_url.is_empty() {
+        None
+    } else {
+        let sdk = aws::load_config().await;
+        Some(SqsQueue::new(aws::sqs_client(&sdk), queue_url))
+    };
+    let read = async || AllRunsStatus::read(pool.as_ref(), queue.as_ref()).await;
+    show_status(settings.format, interval, read, stop).await
+}
+
+/// Prints once, or at each interval until the stop.
+async fn show_status<T: Display + Serialize>(
+    format: OutputFormat,
+    interval: Option<Duration>,
+    read: impl AsyncFn() -> Result<T, StatementError>,
+    stop: &CancellationToken,
+) -> anyhow::Result<u8> {
+    let Some(interval) = interval else {
+        format.print(&read().await?)?;
         return Ok(exit::DONE);
-    }
+    };
     tokio::select! {
         biased;
         () = stop.cancelled() => Ok(exit::DONE),
-        error = watch_status(&context, &ledger, &queue, interval) => error,
+        error = watch_status(format, interval, read) => error,
     }
 }
 
 /// Prints for ever. A database that does not answer is logged, and waited for.
-async fn watch_status(
-    context: &CommandContext,
-    ledger: &PostgresLedger,
-    queue: &SqsQueue,
+async fn watch_status<T: Display + Serialize>(
+    format: OutputFormat,
     interval: Duration,
+    read: impl AsyncFn() -> Result<T, StatementError>,
 ) -> anyhow::Result<u8> {
-    let redraws = context.format == OutputFormat::Text && std::io::stdout().is_terminal();
+    let redraws = format == OutputFormat::Text && std::io::stdout().is_terminal();
     loop {
-        match StatusSnapshot::read_status(ledger, queue).await {
+        match read().await {
             Ok(view) if redraws => redraw_screen(&view)?,
-            Ok(view) => context.print_output(&view)?,
+            Ok(view) => format.print(&view)?,
             Err(error) => tracing::warn!(%error, "the status cannot be read"),
         }
         sleep(interval).await;
@@ -78,7 +125,7 @@ async fn watch_status(
 }
 
 /// In one write, so that nothing flickers.
-fn redraw_screen(view: &StatusSnapshot) -> anyhow::Result<()> {
+fn redraw_screen(view: &impl Display) -> anyhow::Result<()> {
     let mut screen = String::from(CLEAR_SCREEN);
     // Writing to a string cannot fail.
     let _ = writeln!(screen, "{}", printable_lines(&view.to_string()));

@@ -10,6 +10,7 @@ use super::queries::WorkerStatus;
 use super::queue::QueueStatus;
 use super::snapshot::{StatusRates, StatusRowCounts, StatusSnapshot};
 use crate::limit::format_limits;
+use crate::runs::format_filter;
 
 /// How wide the bar is.
 const BAR_WIDTH: usize = 40;
@@ -19,9 +20,10 @@ impl fmt::Display for StatusSnapshot {
         let run = &self.run;
         writeln!(
             f,
-            "run {}     {}: {} → {}, s3://{} → s3://{}",
+            "run {}     {}:{} {} → {}, s3://{} → s3://{}",
             run.id,
             run.table,
+            format_filter(run.row_filter.as_deref()),
             quote_prefix(&run.old_prefix),
             quote_prefix(&run.new_prefix),
             run.source_bucket,
@@ -200,7 +202,7 @@ fn write_workers(f: &mut fmt::Formatter<'_>, workers: &[WorkerStatus]) -> fmt::R
 }
 
 /// A bar and its share in per cent; full only when all is done.
-fn render_bar(done: u64, all: u64) -> (String, f64) {
+pub(super) fn render_bar(done: u64, all: u64) -> (String, f64) {
     let all = all.max(done).max(1);
     let filled = usize::try_from(u128::from(done) * BAR_WIDTH as u128 / u128::from(all))
         .unwrap_or(BAR_WIDTH);

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::limit::RequestedLimits;
 
-const SELECT_OVERVIEW: &str = r#"SELECT id, old_prefix, new_prefix, source_bucket, destination_bucket, sweep,
+const SELECT_OVERVIEW: &str = r#"SELECT id, old_prefix, new_prefix, source_bucket, destination_bucket, options ->> 'ROW_FILTER' AS row_filter, sweep,
         paused, paused_by, pause_reason, rate_limit, concurrency_limit,
         to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS started_at,
         to_char(finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS finished_at,
@@ -45,6 +45,8 @@ pub struct RunOverview {
     pub(crate) new_prefix: String,
     pub(crate) source_bucket: String,
     pub(crate) destination_bucket: String,
+    /// Which rows with the old prefix are to move; none for all.
+    pub(crate) row_filter: Option<String>,
     pub(crate) sweep: i64,
     /// Who paused it, and why; none while it is not paused.
     #[sqlx(skip)]

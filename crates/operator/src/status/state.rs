@@ -38,6 +38,11 @@ pub(super) fn reported_state(
     if let Some(worker) = some(WorkerState::DatabaseSlow) {
         return is(WorkerState::DatabaseSlow, &worker.reason);
     }
+    let is_held =
+        |worker: &&WorkerStatus| worker.role == "consumer" && worker.state == WorkerState::Paused;
+    if let Some(worker) = workers.iter().find(is_held) {
+        return is(WorkerState::Paused, &worker.reason);
+    }
     let (feeders, consumers) = (count("feeder"), count("consumer"));
     if consumers == 0 && (feeders > 0 || queue.has_messages()) {
         return is(WorkerState::Waiting, "no consumer is running");
@@ -66,6 +71,9 @@ pub(super) fn reported_state(
         }
         Some(feeder) if feeder.state == WorkerState::Watching => {
             is(WorkerState::NothingToDo, "the feeder watches for new rows")
+        }
+        Some(feeder) if feeder.state == WorkerState::Paused => {
+            is(WorkerState::Paused, &feeder.reason)
         }
         Some(feeder) => is(WorkerState::Running, feeder.state.as_str()),
         None if queue.has_messages() => is(
@@ -100,6 +108,7 @@ mod tests {
             new_prefix: "avatar/".into(),
             source_bucket: "old".into(),
             destination_bucket: "new".into(),
+            row_filter: None,
             sweep: 1,
             paused: None,
             limits: RequestedLimits::default(),
@@ -119,6 +128,23 @@ mod tests {
             in_hand: 1,
             moved_per_second: 1.0,
             commit_seconds: None,
+        }
+    }
+
+    #[test]
+    fn a_condition_that_holds_is_the_reason() {
+        let held = "THROTTLE_QUERY is true: select 1";
+        let feeder = worker("feeder", "paused", "it is 12:00, outside FEED_WINDOW");
+        let idle = worker("consumer", "nothing to do", "");
+        for (consumer, expected) in [
+            (
+                worker("consumer", "paused", held),
+                format!("paused: {held}"),
+            ),
+            (worker("consumer", "running", ""), "running: ".into()),
+            (idle, "paused: it is 12:00, outside FEED_WINDOW".into()),
+        ] {
+            assert_eq!(state_text(&run(), &[feeder.clone(), consumer], 9), expected);
         }
     }
 

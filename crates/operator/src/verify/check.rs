@@ -51,7 +51,7 @@ impl MoveChecker<'_> {
         for _ in 0..MAX_ATTEMPTS {
             match self.check_once(&row).await {
                 Ok(CheckAttempt::Final(found)) => {
-                    finding = found;
+                    finding = self.with_companions(&row, found).await?;
                     break;
                 }
                 Ok(CheckAttempt::Retry(found)) => finding = found,
@@ -73,6 +73,22 @@ impl MoveChecker<'_> {
         Ok((row, finding))
     }
 
+    async fn with_companions(
+        &self,
+        row: &MovedRow,
+        finding: VerificationFinding,
+    ) -> anyhow::Result<VerificationFinding> {
+        if row.companions.0.is_empty() || !finding.is_intact {
+            return Ok(finding);
+        }
+        let mismatch = self.check_companions(row).await?;
+        Ok(VerificationFinding {
+            is_intact: mismatch.is_none(),
+            mismatch,
+            ..finding
+        })
+    }
+
     async fn check_once(&self, row: &MovedRow) -> Result<CheckAttempt, StoreError> {
         let Ok(route) = self.rule.route_for(&row.old_path) else {
             let message = "its old path is outside the path rule".into();
@@ -84,15 +100,11 @@ impl MoveChecker<'_> {
         let copy = self
             .stat_object(BucketSide::Destination, &route.destination_key)
             .await?;
-        let source = if row.is_source_removed {
-            SourceObject::Removed
-        } else {
-            let stat = self.stat_object(BucketSide::Source, &route.source_key);
-            match stat.await? {
-                Some(stat) => SourceObject::Present(stat),
-                None => SourceObject::Missing,
-            }
-        };
+        let source = self.find_source(&route, row).await?;
+        if let Some(header) = unreadable_header(copy.as_ref(), &source) {
+            let message = format!("its header {header} is not UTF-8");
+            return Ok(CheckAttempt::Final(mismatch_finding("Unreadable", message)));
+        }
         let verdict = classify_move(row, copy.as_ref(), &source);
         let subject = CheckedMove {
             row,
@@ -106,6 +118,21 @@ impl MoveChecker<'_> {
         Ok(attempt)
     }
 
+    pub(super) async fn find_source(
+        &self,
+        route: &MoveRoute,
+        row: &MovedRow,
+    ) -> Result<SourceObject, StoreError> {
+        if row.is_source_removed {
+            return Ok(SourceObject::Removed);
+        }
+        let stat = self.stat_object(BucketSide::Source, &route.source_key);
+        Ok(match stat.await? {
+            Some(stat) => SourceObject::Present(stat),
+            None => SourceObject::Missing,
+        })
+    }
+
     async fn resolve_verdict(
         &self,
         subject: &CheckedMove<'_>,
@@ -117,7 +144,7 @@ impl MoveChecker<'_> {
                 Ok(CheckAttempt::Final(mismatch_finding(code, message)))
             }
             MoveVerdict::SourceChanged(message) => self.recopy_changed(subject, message).await,
-            MoveVerdict::NeedsComparison => match self.compare_copy(subject).await? {
+            MoveVerdict::NeedsComparison => match self.compare_copy(&subject.route).await? {
                 CopyComparison::Equal(_) => Ok(CheckAttempt::Final(subject.intact_finding())),
                 CopyComparison::Different(message) => self.recopy_changed(subject, message).await,
                 CopyComparison::Missing => Ok(CheckAttempt::Retry(mismatch_finding(
@@ -125,12 +152,14 @@ impl MoveChecker<'_> {
                     concurrent_write_message(),
                 ))),
             },
-            MoveVerdict::CopyReplaced if self.recopies => match self.compare_copy(subject).await? {
-                CopyComparison::Equal(etag) => {
-                    Ok(CheckAttempt::Final(subject.adopted_finding(etag)))
+            MoveVerdict::CopyReplaced if self.recopies => {
+                match self.compare_copy(&subject.route).await? {
+                    CopyComparison::Equal(etag) => {
+                        Ok(CheckAttempt::Final(subject.adopted_finding(etag)))
+                    }
+                    _ => Ok(CheckAttempt::Final(replaced_finding())),
                 }
-                _ => Ok(CheckAttempt::Final(replaced_finding())),
-            },
+            }
             MoveVerdict::CopyReplaced => Ok(CheckAttempt::Final(replaced_finding())),
         }
     }
@@ -180,9 +209,11 @@ impl MoveChecker<'_> {
         Ok(CheckAttempt::Final(finding))
     }
 
-    async fn compare_copy(&self, subject: &CheckedMove<'_>) -> Result<CopyComparison, StoreError> {
-        match retry_object_request(async || self.store.compare_objects(&subject.route).await).await
-        {
+    pub(super) async fn compare_copy(
+        &self,
+        route: &MoveRoute,
+    ) -> Result<CopyComparison, StoreError> {
+        match retry_object_request(async || self.store.compare_objects(route).await).await {
             Ok(DestinationState::Same(copied)) => Ok(CopyComparison::Equal(copied.etag)),
             Ok(DestinationState::Different(what)) => Ok(CopyComparison::Different(format!(
                 "the source was written since: {what}"
@@ -207,7 +238,7 @@ impl MoveChecker<'_> {
 }
 
 /// A copy against its source.
-enum CopyComparison {
+pub(super) enum CopyComparison {
     /// Equal; the copy's ETag.
     Equal(String),
     Different(String),
@@ -246,6 +277,16 @@ fn replaced_finding() -> VerificationFinding {
         is_outdated: true,
         ..VerificationFinding::default()
     }
+}
+
+fn unreadable_header(copy: Option<&ObjectStat>, source: &SourceObject) -> Option<&'static str> {
+    let source = match source {
+        SourceObject::Present(stat) => Some(stat),
+        SourceObject::Removed | SourceObject::Missing => None,
+    };
+    copy.into_iter()
+        .chain(source)
+        .find_map(|stat| stat.unreadable_header)
 }
 
 fn concurrent_write_message() -> String {

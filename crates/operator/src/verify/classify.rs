@@ -98,6 +98,7 @@ pub(super) fn is_source_unchanged(row: &MovedRow, source: &SourceObject) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::moved_row::RecordedCompanions;
 
     fn row() -> MovedRow {
         MovedRow {
@@ -110,11 +111,13 @@ mod tests {
             current_path: Some("avatar/a".into()),
             is_source_removed: false,
             is_source_in_removal: false,
+            companions: RecordedCompanions::default(),
         }
     }
 
     fn stat(etag: &str, size_bytes: i64, modified_seconds: i64) -> ObjectStat {
         ObjectStat {
+            unreadable_header: None,
             etag: etag.into(),
             size_bytes,
             modified_seconds,

@@ -29,6 +29,7 @@
 
 mod check;
 mod classify;
+mod companions;
 mod output;
 mod pass;
 #[cfg(test)]
@@ -57,7 +58,7 @@ const POOL_SIZE: u32 = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is not (the\nlist says what), or an unexpected error; 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 75 another verify, rollback or clean of this run is at work; 77 a right is missing."
+    after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is\nnot (the list says what); 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 70 unexpected error; 75 another verify, rollback or clean of this run\nis at work; 77 a right is missing."
 )]
 pub struct Args {
     /// Check this share of the rows, in percent
@@ -95,7 +96,11 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
-    let store = retrying_store::open(&context).await?;
+    let store = if spec.recopies {
+        retrying_store::open_for_copies(&context, &ledger).await?
+    } else {
+        retrying_store::open(&context, &ledger).await?
+    };
     let verification = queries::begin_verification(&ledger, spec, args.anew).await?;
     if verification.is_resumed {
         tracing::info!("going on with the verification that was cut off (--anew begins anew)");
@@ -103,7 +108,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let checker = MoveChecker {
         store: &store,
         ledger: &ledger,
-        rule: &context.migration.run.rule,
+        rule: ledger.rule(),
         recopies: spec.recopies,
     };
     let throttle = CommandThrottle::start(&ledger, "verify", limits).await?;

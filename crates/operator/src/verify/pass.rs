@@ -163,7 +163,7 @@ impl<'a> VerificationPass<'a> {
     }
 
     fn is_outside_rule(&self, row: &TableRow) -> bool {
-        self.checker.rule.locate_object(&row.path).is_none()
+        row.is_left_out || self.checker.rule.locate_object(&row.path).is_none()
     }
 
     async fn find_mismatches(
@@ -171,8 +171,9 @@ impl<'a> VerificationPass<'a> {
         rows: Vec<TableRow>,
     ) -> anyhow::Result<Vec<VerificationMismatch>> {
         let wanted = rows.into_iter();
-        let wanted =
-            wanted.filter(|row| !row.is_checked && self.verification.includes_row(&row.id));
+        let wanted = wanted.filter(|row| {
+            !row.is_checked && !row.is_left_out && self.verification.includes_row(&row.id)
+        });
         let wanted: Vec<TableRow> = wanted.collect();
         let checks = wanted.into_iter().map(|row| async {
             ensure_not_stopped(self.stop)?;

@@ -35,7 +35,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         page(
             "a page of the table",
             rows_to_verify_sql(table, false),
-            &["1", "1000", "'500000'"],
+            &["1", "1000", "'image/%'", "'500000'"],
             "images_pkey",
             3500.0,
         ),

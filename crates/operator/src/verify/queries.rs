@@ -3,6 +3,7 @@
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, StatementError};
 use bucket_brigade_common::ledger::{ApplicationTable, PostgresLedger, with_timeout};
 use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::sql::like_prefix;
 use sqlx::AssertSqlSafe;
 
 use super::verification::{
@@ -99,24 +100,26 @@ pub(super) const SELECT_MISMATCHES: &str =
 pub(super) const SELECT_MOVED_IDS: &str = "SELECT row_id FROM bucket_brigade.moves
     WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT $3";
 
-/// `$1` run, `$2` size and, for all but the first page, `$3` cursor.
+/// `$1` run, `$2` size, `$3` pattern of the old paths and, for all but the first page, `$4` cursor.
 pub(super) fn rows_to_verify_sql(table: &ApplicationTable, is_first: bool) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let id_type = table.id_type.sql_type();
+    let (columns, order, left_out) = (id.as_keys("t"), id.order("t"), table.is_left_out("$3"));
+    let (row_id, key_order) = (id.keys_as_text("s"), id.key_order("s"));
     let after = if is_first {
         String::new()
     } else {
-        format!("WHERE t.{id} > $3::text::{id_type}")
+        format!("WHERE {}", id.is_after("t", "$4"))
     };
     format!(
         r#"WITH stretch AS MATERIALIZED (
-    SELECT t.{id} AS key, t.{path}::text AS path FROM {sql} t {after} ORDER BY t.{id} LIMIT $2
+    SELECT {columns}, t.{path}::text AS path, {left_out} AS is_left_out
+      FROM {sql} t {after} ORDER BY {order} LIMIT $2
 )
-SELECT s.key::text AS id, coalesce(s.path, '') AS path, EXISTS (
+SELECT {row_id} AS id, coalesce(s.path, '') AS path, s.is_left_out, EXISTS (
         SELECT 1 FROM bucket_brigade.moves m JOIN bucket_brigade.verifications v USING (run_id)
-         WHERE m.run_id = $1 AND m.row_id = s.key::text AND m.new_path = s.path COLLATE "C"
+         WHERE m.run_id = $1 AND m.row_id = {row_id} AND m.new_path = s.path COLLATE "C"
            AND m.verified_at >= v.started_at) AS is_checked
-  FROM stretch s ORDER BY s.key"#
+  FROM stretch s ORDER BY {key_order}"#
     )
 }
 
@@ -243,7 +246,9 @@ pub(super) async fn rows_to_verify(
 ) -> Result<CursorPage<TableRow>, StatementError> {
     let sql = rows_to_verify_sql(ledger.table(), cursor.is_none());
     let query = sqlx::query_as(AssertSqlSafe(sql)).bind(ledger.run_id());
-    let query = query.bind(size);
+    let query = query
+        .bind(size)
+        .bind(like_prefix(ledger.rule().old_prefix()));
     let query = match cursor {
         Some(cursor) => query.bind(cursor),
         None => query,

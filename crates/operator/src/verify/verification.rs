@@ -80,6 +80,8 @@ pub(super) struct TableRow {
     pub(super) id: String,
     /// Null reads as empty.
     pub(super) path: String,
+    /// Whether it has the old prefix, and the run's filter leaves it there.
+    pub(super) is_left_out: bool,
     /// Whether this verification has checked the object already, by its move.
     pub(super) is_checked: bool,
 }

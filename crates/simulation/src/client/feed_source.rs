@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, RowPage, RunProgress,
+    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
 };
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::row_id::RowId;
@@ -41,6 +41,21 @@ impl FeedSource for SimulatedClient {
             .await
     }
 
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
+        if !self.shares_queue {
+            return Ok(None);
+        }
+        self.run_statement("share", |things| {
+            let table = &things.table;
+            let ended = table.accounted_rows() - table.sweep_accounted;
+            Some(QueueShare {
+                own_messages: table.sweep_fed.saturating_sub(ended),
+                other_feeders: 1,
+            })
+        })
+        .await
+    }
+
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {
         self.run_statement("progress", |things| RunProgress {
             in_scope: None,
@@ -75,6 +90,7 @@ impl FeedSource for SimulatedClient {
     async fn sample_paths(&self) -> Result<PathSample, StatementError> {
         self.run_statement("paths", |things| PathSample {
             rows: things.table.rows.len(),
+            left_out: 0,
             paths: things.table.rows.values().cloned().collect(),
         })
         .await

@@ -61,7 +61,11 @@ fn set_paths(things: &mut WorldState, moves: &[PendingMove]) -> HashSet<RowId> {
         }
         // The message is deleted, and the commit never comes.
         Sabotage::DeleteBeforeCommit => all(),
-        Sabotage::None | Sabotage::UnconditionalCopy => things.table.commit(moves),
+        Sabotage::None
+        | Sabotage::UnconditionalCopy
+        | Sabotage::UncheckedPath
+        | Sabotage::UnsentDeadLetter
+        | Sabotage::ForgottenCompanions => things.table.commit(moves),
     }
 }
 

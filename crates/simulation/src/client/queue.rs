@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bucket_brigade_common::message::named_run;
 use bucket_brigade_common::queue::{
-    EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog, QueueError,
-    ReceivedMessage,
+    DeadLetter, EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueBacklog,
+    QueueError, ReceivedMessage,
 };
 use tokio::time::{Instant, sleep};
 
 use super::SimulatedClient;
 use crate::fault_rates::CallOutcome;
+use crate::sabotage::Sabotage;
 use crate::shared_world::WorldState;
 
 /// How often a long poll looks for messages.
@@ -62,6 +64,22 @@ fn hide_message(things: &mut WorldState, (handle, time): &(String, Duration)) ->
     EntryOutcome::Done
 }
 
+impl SimulatedClient {
+    /// Whether that is allowed the world of its run knows.
+    fn delete_message(&self, things: &mut WorldState, handle: &str) {
+        let Some(body) = things.mailbox.delete_message(handle) else {
+            return;
+        };
+        let named = named_run(&body);
+        let is_dead_letter = things.mailbox.dead_letters.contains(&body);
+        let mut others = self.others.iter().map(|other| other.lock());
+        match others.find(|other| Some(other.run) == named) {
+            Some(mut other) => other.check_deletion(&body, is_dead_letter),
+            None => things.check_deletion(&body, is_dead_letter),
+        }
+    }
+}
+
 #[async_trait]
 impl MessageQueue for SimulatedClient {
     async fn send_batch(
@@ -106,7 +124,7 @@ impl MessageQueue for SimulatedClient {
         let lost = unavailable_error("DeleteMessageBatch");
         self.perform_call("delete", lost, |things| {
             Ok(apply_entries(things, receipt_handles, |things, handle| {
-                things.delete_message(handle);
+                self.delete_message(things, handle);
                 // As on SQS, a stale receipt handle deletes nothing, and that is a success.
                 EntryOutcome::Done
             }))
@@ -121,6 +139,22 @@ impl MessageQueue for SimulatedClient {
         let lost = unavailable_error("ChangeMessageVisibilityBatch");
         self.perform_call("hide", lost, |things| {
             Ok(apply_entries(things, changes, hide_message))
+        })
+        .await
+    }
+
+    async fn send_dead_letters(
+        &self,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let lost = unavailable_error("SendMessageBatch");
+        self.perform_call("dead letter", lost, |things| {
+            Ok(apply_entries(things, letters, |things, letter| {
+                if things.sabotage != Sabotage::UnsentDeadLetter {
+                    things.mailbox.dead_letters.insert(letter.body.clone());
+                }
+                EntryOutcome::Done
+            }))
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! What a consumer can do, and what can become of it. The answers come from the world; what to do
 //! with them is the protocol's business.
 
-use bucket_brigade_common::ledger::move_ledger::PoisonRecord;
+use bucket_brigade_common::ledger::move_ledger::{PendingMove, PoisonRecord};
 use bucket_brigade_common::message::{MoveTask, decode};
 use bucket_brigade_common::object_store::{CopiedObject, StoreError};
 use bucket_brigade_common::row_id::{IdColumnType, RowId};
@@ -9,7 +9,7 @@ use bucket_brigade_consumer::commit::build_move;
 use bucket_brigade_consumer::protocol::{Action, Event, FailureCause, MoveProtocol, RowState};
 use bucket_brigade_consumer::record::{build_failure, build_settlement};
 
-use super::{InHand, ModelAction, ModelState};
+use super::{BrigadeModel, InHand, ModelAction, ModelState};
 use crate::sabotage::Sabotage;
 use crate::world::{RUN, world_path_rule};
 
@@ -22,8 +22,9 @@ pub enum ModelOutcome {
     AnswerLost,
     /// It is not carried out, and the consumer gives up.
     GivenUp,
-    /// The row is locked, and the commit skips it.
-    Locked,
+    /// The connection falls silent: the consumer gives the request up and tries again, and whether it is
+    /// carried out shows later.
+    Silent,
     /// The lease is found to have run out.
     LeaseLost,
     /// The process is asked to stop and waits no longer.
@@ -43,8 +44,11 @@ impl ModelState {
             return;
         };
         actions.push(ModelAction::Crash(consumer));
-        let outcomes = self.possible_outcomes(&in_hand.action).iter();
+        let outcomes = possible_outcomes(&in_hand.action).iter();
         actions.extend(outcomes.map(|outcome| ModelAction::ConsumerAction(consumer, *outcome)));
+        if self.remaining.silences > 0 && has_effect(&in_hand.action) {
+            actions.push(ModelAction::ConsumerAction(consumer, ModelOutcome::Silent));
+        }
         let is_end = matches!(
             in_hand.action,
             Action::EndLease | Action::Delete | Action::Release(_) | Action::Abandon
@@ -54,22 +58,6 @@ impl ModelState {
                 consumer,
                 ModelOutcome::Interrupted,
             ));
-        }
-    }
-
-    fn possible_outcomes(&self, step: &Action) -> &'static [ModelOutcome] {
-        use ModelOutcome::{AnswerLost, Answered, GivenUp, LeaseLost, Locked};
-        match step {
-            Action::ReadRow | Action::Abandon => &[Answered],
-            Action::Commit(..) if self.remaining.locks > 0 => {
-                &[Answered, AnswerLost, GivenUp, Locked]
-            }
-            Action::Copy | Action::Commit(..) => &[Answered, AnswerLost, GivenUp],
-            Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
-                &[Answered, AnswerLost]
-            }
-            Action::EndLease => &[Answered, LeaseLost],
-            Action::Compare | Action::Delete | Action::Release(_) => &[Answered, GivenUp],
         }
     }
 
@@ -100,7 +88,7 @@ impl ModelState {
         &mut self,
         consumer: usize,
         outcome: ModelOutcome,
-        sabotage: Sabotage,
+        model: &BrigadeModel,
     ) {
         let Some(mut in_hand) = self.consumers[consumer].take() else {
             return;
@@ -108,7 +96,7 @@ impl ModelState {
         if self.apply_final_action(&in_hand, outcome) {
             return;
         }
-        if let Some(event) = self.next_event(&in_hand, outcome, sabotage) {
+        if let Some(event) = self.next_event(&in_hand, outcome, model) {
             in_hand.action = in_hand.protocol.next(event);
         }
         self.consumers[consumer] = Some(in_hand);
@@ -143,7 +131,8 @@ impl ModelState {
             None => self.deleted_foreign_message = true,
             Some(task) => {
                 let holds = self.table.rows.get(task.id.as_str());
-                self.deleted_early |= holds == Some(&task.route.old_path);
+                let is_dead = self.mailbox.dead_letters.contains(&in_hand.message.body);
+                self.deleted_early |= holds == Some(&task.route.old_path) && !is_dead;
             }
         }
     }
@@ -153,19 +142,20 @@ impl ModelState {
         &mut self,
         in_hand: &InHand,
         outcome: ModelOutcome,
-        sabotage: Sabotage,
+        model: &BrigadeModel,
     ) -> Option<Event> {
         let event = match outcome {
             ModelOutcome::Interrupted => return Some(Event::Interrupted),
             ModelOutcome::LeaseLost => return Some(Event::LeaseEnded { held: false }),
             ModelOutcome::GivenUp => return Some(give_up_event(&in_hand.action)),
-            ModelOutcome::Locked => {
-                self.remaining.locks -= 1;
-                return Some(Event::NotCommitted);
+            ModelOutcome::Silent => {
+                self.remaining.silences -= 1;
+                self.given_up.push(in_hand.clone());
+                return None;
             }
             ModelOutcome::Answered | ModelOutcome::AnswerLost => match &in_hand.task {
                 None => self.apply_poison_action(in_hand),
-                Some(task) => self.apply_row_action(in_hand, task, sabotage),
+                Some(task) => self.apply_row_action(in_hand, task, model),
             },
         };
         (outcome == ModelOutcome::Answered).then_some(event)
@@ -183,7 +173,12 @@ impl ModelState {
         Event::Recorded
     }
 
-    fn apply_row_action(&mut self, in_hand: &InHand, task: &MoveTask, sabotage: Sabotage) -> Event {
+    fn apply_row_action(
+        &mut self,
+        in_hand: &InHand,
+        task: &MoveTask,
+        model: &BrigadeModel,
+    ) -> Event {
         match in_hand.action.clone() {
             Action::ReadRow => {
                 let row = self.table.read_rows(std::slice::from_ref(&task.id));
@@ -194,11 +189,11 @@ impl ModelState {
                 ))
             }
             Action::Copy => {
-                let only_new = sabotage != Sabotage::UnconditionalCopy;
+                let only_new = model.sabotage != Sabotage::UnconditionalCopy;
                 event_from_store(self.buckets.copy(&task.route, only_new).map(Event::Copied))
             }
             Action::Compare => Event::Compared(self.buckets.compare_objects(&task.route)),
-            Action::Commit(copied, _) => self.commit_move(in_hand, task, copied, sabotage),
+            Action::Commit(copied, _) => self.commit_move(in_hand, task, copied, model),
             Action::RecordSettlement(seen, orphan) => {
                 self.table
                     .settle_rows(&[build_settlement(task, seen, orphan)]);
@@ -208,6 +203,13 @@ impl ModelState {
                 self.table.record_failures(&[build_failure(task, trouble)]);
                 Event::Recorded
             }
+            Action::SendDeadLetter => {
+                let body = in_hand.message.body.clone();
+                if model.sabotage != Sabotage::UnsentDeadLetter {
+                    self.mailbox.dead_letters.insert(body);
+                }
+                Event::DeadLetterSent { confirmed: true }
+            }
             Action::EndLease => Event::LeaseEnded { held: true },
             Action::RecordPoison | Action::Delete | Action::Release(_) | Action::Abandon => {
                 Event::Interrupted
@@ -215,14 +217,41 @@ impl ModelState {
         }
     }
 
+    pub(super) fn apply_late_effect(&mut self, index: usize, model: &BrigadeModel) {
+        let in_hand = self.given_up.remove(index);
+        if let Some(task) = &in_hand.task {
+            self.apply_row_action(&in_hand, task, model);
+        }
+    }
+
+    fn is_locked(&self, id: &RowId, model: &BrigadeModel) -> bool {
+        self.lock.as_ref().is_some_and(|(locked, lock)| {
+            locked == id.as_str() && lock.conflicts(model.path_is_key)
+        })
+    }
+
+    fn still_asks_for(&self, one: &PendingMove) -> bool {
+        self.table.rows.get(one.id.as_str()) == Some(&one.old_path)
+    }
+
     fn commit_move(
         &mut self,
         in_hand: &InHand,
         task: &MoveTask,
         copied: CopiedObject,
-        sabotage: Sabotage,
+        model: &BrigadeModel,
     ) -> Event {
-        let one = build_move(task, copied);
+        let sabotage = model.sabotage;
+        let mut one = build_move(task, copied);
+        if self.is_locked(&one.id, model) {
+            return Event::NotCommitted;
+        }
+        if model.rewrites_path && self.still_asks_for(&one) {
+            if sabotage != Sabotage::UncheckedPath {
+                return Event::CommitRefused(trouble("PathRewritten", true));
+            }
+            one.new_path.push_str("-rewritten");
+        }
         if sabotage == Sabotage::DeleteBeforeCommit {
             self.delete_message(in_hand);
         }
@@ -256,13 +285,44 @@ fn event_from_store(answer: Result<Event, StoreError>) -> Event {
 }
 
 fn give_up_event(step: &Action) -> Event {
-    let trouble = |permanent| FailureCause {
-        code: "Fault".into(),
+    match step {
+        Action::Commit(..) => Event::CommitRefused(trouble("Fault", true)),
+        Action::SendDeadLetter => Event::DeadLetterSent { confirmed: false },
+        _ => Event::CopyFailed(trouble("Fault", false)),
+    }
+}
+
+fn trouble(code: &str, permanent: bool) -> FailureCause {
+    FailureCause {
+        code: code.into(),
         message: String::new(),
         permanent,
-    };
-    match step {
-        Action::Commit(..) => Event::CommitRefused(trouble(true)),
-        _ => Event::CopyFailed(trouble(false)),
     }
+}
+
+/// What becomes of a step while no connection falls silent.
+fn possible_outcomes(step: &Action) -> &'static [ModelOutcome] {
+    use ModelOutcome::{AnswerLost, Answered, GivenUp, LeaseLost};
+    match step {
+        Action::ReadRow | Action::Abandon => &[Answered],
+        Action::Copy | Action::Commit(..) => &[Answered, AnswerLost, GivenUp],
+        Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
+            &[Answered, AnswerLost]
+        }
+        Action::SendDeadLetter => &[Answered, AnswerLost, GivenUp],
+        Action::EndLease => &[Answered, LeaseLost],
+        Action::Compare | Action::Delete | Action::Release(_) => &[Answered, GivenUp],
+    }
+}
+
+/// Whether the step changes the database or a bucket.
+fn has_effect(step: &Action) -> bool {
+    matches!(
+        step,
+        Action::Copy
+            | Action::Commit(..)
+            | Action::RecordSettlement(..)
+            | Action::RecordFailure(_)
+            | Action::SendDeadLetter
+    )
 }

@@ -19,6 +19,22 @@ pub enum RowWrite {
     Delete,
 }
 
+/// What an open transaction of the application keeps from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowLock {
+    /// It has updated the row.
+    Update,
+    /// It has inserted a row that references this one, whose key must stay.
+    KeyShare,
+}
+
+impl RowLock {
+    /// Whether our update has to skip the row.
+    pub(super) fn conflicts(self, path_is_key: bool) -> bool {
+        self == Self::Update || path_is_key
+    }
+}
+
 const ROW_WRITES: [RowWrite; 4] = [
     RowWrite::SameKey,
     RowWrite::OtherKey,
@@ -29,6 +45,8 @@ const ROW_WRITES: [RowWrite; 4] = [
 impl ModelState {
     pub(super) fn environment_actions(&self, actions: &mut Vec<ModelAction>) {
         self.feeder_actions(actions);
+        self.lock_actions(actions);
+        actions.extend((0..self.given_up.len()).map(ModelAction::LateEffect));
         let in_flight = self.mailbox.queued.iter();
         let in_flight = in_flight.filter(|(_, queued)| queued.in_flight);
         actions.extend(in_flight.map(|(number, _)| ModelAction::Expire(*number)));
@@ -37,6 +55,17 @@ impl ModelState {
         } else if self.remaining.writes > 0 {
             for id in self.table.rows.keys() {
                 actions.extend(ROW_WRITES.map(|write| ModelAction::Write(id.clone(), write)));
+            }
+        }
+    }
+
+    fn lock_actions(&self, actions: &mut Vec<ModelAction>) {
+        if self.lock.is_some() {
+            actions.push(ModelAction::Unlock);
+        } else if self.remaining.locks > 0 {
+            let locks = [RowLock::Update, RowLock::KeyShare];
+            for id in self.table.rows.keys() {
+                actions.extend(locks.map(|lock| ModelAction::Lock(id.clone(), lock)));
             }
         }
     }
@@ -64,7 +93,15 @@ impl ModelState {
             ModelAction::Expire(number) => self.mailbox.make_visible(*number),
             ModelAction::Write(id, write) => self.write_row(id, *write),
             ModelAction::PointRow => self.point_row(),
-            ModelAction::Receive(..) | ModelAction::ConsumerAction(..) | ModelAction::Crash(_) => {}
+            ModelAction::Lock(id, lock) => {
+                self.remaining.locks -= 1;
+                self.lock = Some((id.clone(), *lock));
+            }
+            ModelAction::Unlock => self.lock = None,
+            ModelAction::Receive(..)
+            | ModelAction::ConsumerAction(..)
+            | ModelAction::Crash(_)
+            | ModelAction::LateEffect(_) => {}
         }
     }
 

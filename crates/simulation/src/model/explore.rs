@@ -84,6 +84,9 @@ const BASE_MODEL: BrigadeModel = BrigadeModel {
     sends: 1,
     writes: 1,
     locks: 0,
+    path_is_key: false,
+    rewrites_path: false,
+    silences: 0,
     stops: false,
     max_receive_count: 2,
     sabotage: Sabotage::None,
@@ -111,6 +114,37 @@ pub fn model_configurations() -> Vec<(&'static str, BrigadeModel)> {
             BrigadeModel {
                 locks: 1,
                 stops: true,
+                ..small()
+            },
+        ),
+        (
+            "one row whose path is a key, locked",
+            BrigadeModel {
+                locks: 1,
+                path_is_key: true,
+                ..small()
+            },
+        ),
+        (
+            "one row with a trigger that rewrites its path",
+            BrigadeModel {
+                rewrites_path: true,
+                max_receive_count: 3,
+                ..small()
+            },
+        ),
+        (
+            "one row, a silent connection",
+            BrigadeModel {
+                silences: 1,
+                ..small()
+            },
+        ),
+        (
+            "one row, two silent connections",
+            BrigadeModel {
+                silences: 2,
+                writes: 0,
                 ..small()
             },
         ),
@@ -164,4 +198,14 @@ pub fn model_configurations() -> Vec<(&'static str, BrigadeModel)> {
             },
         ),
     ]
+}
+
+/// The first configuration with this broken, in a world where it matters.
+pub fn sabotaged_model(sabotage: Sabotage) -> Option<BrigadeModel> {
+    let (_, brigade) = model_configurations().into_iter().next()?;
+    Some(BrigadeModel {
+        sabotage,
+        rewrites_path: sabotage == Sabotage::UncheckedPath,
+        ..brigade
+    })
 }

@@ -21,8 +21,10 @@ use crate::sabotage::Sabotage;
 use crate::world::{MemoryBuckets, MemoryQueue, MemoryTable};
 
 pub use consumer::ModelOutcome;
-pub use environment::RowWrite;
-pub use explore::{ExplorationResult, explore_model, model_configurations, shortest_violation};
+pub use environment::{RowLock, RowWrite};
+pub use explore::{
+    ExplorationResult, explore_model, model_configurations, sabotaged_model, shortest_violation,
+};
 
 /// A small world, and how much may happen in it.
 #[derive(Debug, Clone)]
@@ -35,8 +37,14 @@ pub struct BrigadeModel {
     pub sends: u8,
     /// How often the application writes.
     pub writes: u8,
-    /// How often a commit finds a row locked.
+    /// How many transactions of the application lock a row and stay open.
     pub locks: u8,
+    /// Whether a unique index holds the path, so that setting it needs the stronger lock.
+    pub path_is_key: bool,
+    /// Whether a trigger gives every row another path than the one asked for.
+    pub rewrites_path: bool,
+    /// How many requests a silent connection carries out at any later time, or never.
+    pub silences: u8,
     /// Whether a consumer may be asked to stop in the middle.
     pub stops: bool,
     pub max_receive_count: u32,
@@ -57,6 +65,10 @@ pub struct ModelState {
     pub page: Option<(String, String)>,
     /// What the application has stored and not yet written into its row: id and path.
     pub upload: Option<(String, String)>,
+    /// The row that an open transaction of the application has locked.
+    pub lock: Option<(String, RowLock)>,
+    /// Requests that were given up, and whose effect may still come.
+    pub given_up: Vec<InHand>,
     /// How much may still happen.
     pub remaining: RemainingEvents,
     /// What the application wrote last to each row; none for a deleted one.
@@ -75,6 +87,7 @@ pub struct RemainingEvents {
     sends: u8,
     writes: u8,
     locks: u8,
+    silences: u8,
 }
 
 /// A message in hand.
@@ -108,6 +121,12 @@ pub enum ModelAction {
     Write(String, RowWrite),
     /// The application points its row at what it stored.
     PointRow,
+    /// A transaction of the application locks a row and stays open.
+    Lock(String, RowLock),
+    /// It ends.
+    Unlock,
+    /// What was given up takes effect after all.
+    LateEffect(usize),
 }
 
 impl Model for BrigadeModel {
@@ -122,10 +141,13 @@ impl Model for BrigadeModel {
             consumers: [None, None],
             page: None,
             upload: None,
+            lock: None,
+            given_up: Vec::new(),
             remaining: RemainingEvents {
                 sends: self.sends,
                 writes: self.writes,
                 locks: self.locks,
+                silences: self.silences,
             },
             written: BTreeMap::new(),
             puts: BTreeMap::new(),
@@ -157,8 +179,9 @@ impl Model for BrigadeModel {
         match action {
             ModelAction::Receive(consumer, number) => next.receive_message(consumer, number),
             ModelAction::ConsumerAction(consumer, outcome) => {
-                next.take_action(consumer, outcome, self.sabotage);
+                next.take_action(consumer, outcome, self);
             }
+            ModelAction::LateEffect(index) => next.apply_late_effect(index, self),
             ModelAction::Crash(consumer) => next.consumers[consumer] = None,
             other => next.apply_environment_action(&other),
         }

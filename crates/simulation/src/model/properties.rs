@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bucket_brigade_consumer::protocol::Action;
 use stateright::Property;
 
-use super::{BrigadeModel, ModelState};
+use super::{BrigadeModel, ModelState, RowLock};
 use crate::world::{NEW_PREFIX, OLD_PREFIX};
 
 /// What must never be otherwise, by the invariants of the design.
@@ -70,8 +70,33 @@ fn reachability_properties() -> Vec<Property<BrigadeModel>> {
         Property::sometimes("an orphan is recorded", |_, state: &ModelState| {
             !state.table.orphans.is_empty()
         }),
+        Property::sometimes("a path was rewritten", |_, state: &ModelState| {
+            let mut failures = state.table.failures.values();
+            failures.any(|failed| failed.code == "PathRewritten")
+        }),
+        Property::sometimes("a locked row fails", |_, state: &ModelState| {
+            let mut failures = state.table.failures.values();
+            failures.any(|failed| failed.code == "RowLocked")
+        }),
+        Property::sometimes(
+            "a row moves while an application holds its key",
+            |_, state: &ModelState| {
+                let lock = state.lock.as_ref();
+                lock.is_some_and(|(id, lock)| {
+                    *lock == RowLock::KeyShare && state.table.moves.contains_key(id)
+                })
+            },
+        ),
         Property::sometimes("a message is dead", |_, state: &ModelState| {
             !state.mailbox.dead_letters.is_empty()
+        }),
+        Property::sometimes("a dead letter is deleted", |_, state: &ModelState| {
+            let in_hand = state.consumers.iter().flatten();
+            let mut deleted = in_hand.filter(|in_hand| in_hand.action == Action::Delete);
+            deleted.any(|in_hand| {
+                let letters = &state.mailbox.dead_letters;
+                letters.contains(&in_hand.message.body)
+            })
         }),
         Property::sometimes(
             "both consumers hold one message",

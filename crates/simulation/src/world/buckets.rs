@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState, StoreError};
 use bucket_brigade_common::path_rule::MoveRoute;
 
-use super::NEW_PREFIX;
+use super::{COMPANION_SUFFIX, NEW_PREFIX, OLD_PREFIX};
 
 /// The buckets: key to bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -44,6 +44,28 @@ impl MemoryBuckets {
             Some(source) if source == bytes => DestinationState::Same(copied_object(bytes.clone())),
             Some(_) => DestinationState::Different("the bytes".into()),
         }
+    }
+
+    /// Puts an image into the source bucket, and perhaps its companion.
+    pub fn put_source(&mut self, path: &str, bytes: String, with_companion: bool) {
+        if with_companion {
+            let companion = format!("companion of {bytes}");
+            self.source
+                .insert(format!("{path}{COMPANION_SUFFIX}"), companion);
+        }
+        self.source.insert(path.to_owned(), bytes);
+    }
+
+    /// Whether the image of a new path had a companion that is not there.
+    pub fn lacks_companion(&self, new_path: &str) -> bool {
+        let rest = new_path.strip_prefix(NEW_PREFIX).unwrap_or(new_path);
+        let source = self
+            .source
+            .get(&format!("{OLD_PREFIX}{rest}{COMPANION_SUFFIX}"));
+        let copy = self
+            .destination
+            .get(&format!("{new_path}{COMPANION_SUFFIX}"));
+        source.is_some() && source != copy
     }
 
     /// The object a path names.

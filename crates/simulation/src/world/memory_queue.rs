@@ -1,6 +1,6 @@
 //! The queue, and its dead-letter queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bucket_brigade_common::queue::ReceivedMessage;
 
@@ -20,8 +20,8 @@ pub struct QueuedMessage {
 pub struct MemoryQueue {
     /// Messages by number, in the order they were sent.
     pub queued: BTreeMap<u64, QueuedMessage>,
-    /// The bodies of the messages in the dead-letter queue.
-    pub dead_letters: Vec<String>,
+    /// The bodies of the messages in the dead-letter queue, where a second copy makes no difference.
+    pub dead_letters: BTreeSet<String>,
     sent: u64,
     max_receive_count: u32,
 }
@@ -31,7 +31,7 @@ impl MemoryQueue {
     pub fn new(max_receive_count: u32) -> Self {
         Self {
             queued: BTreeMap::new(),
-            dead_letters: Vec::new(),
+            dead_letters: BTreeSet::new(),
             sent: 0,
             max_receive_count,
         }
@@ -55,7 +55,7 @@ impl MemoryQueue {
         let queued = self.queued.get_mut(&number)?;
         if queued.receives >= self.max_receive_count {
             let queued = self.queued.remove(&number)?;
-            self.dead_letters.push(queued.body);
+            self.dead_letters.insert(queued.body);
             return None;
         }
         queued.receives += 1;
@@ -66,6 +66,7 @@ impl MemoryQueue {
             body: queued.body.clone(),
             receive_count: queued.receives,
             traceparent: None,
+            attributes: Some(Vec::new()),
         })
     }
 

@@ -17,6 +17,9 @@ pub const OLD_PREFIX: &str = "image/";
 /// The prefix of paths and keys to move to.
 pub const NEW_PREFIX: &str = "avatar/";
 
+/// What a companion's key ends with after that of its image.
+pub const COMPANION_SUFFIX: &str = ".thumb";
+
 /// The number of the run.
 pub const RUN: i64 = 1;
 

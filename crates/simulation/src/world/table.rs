@@ -56,6 +56,8 @@ pub struct MemoryTable {
     pub sweep_fed: u64,
     /// Rows fed in all.
     pub fed: u64,
+    /// Rows that had ended when this sweep began.
+    pub sweep_accounted: u64,
 }
 
 impl MemoryTable {
@@ -170,7 +172,7 @@ impl MemoryTable {
         RowPage {
             rows: rows.collect(),
             last_id: last,
-            unreadable: None,
+            ..RowPage::default()
         }
     }
 
@@ -212,6 +214,13 @@ impl MemoryTable {
         self.sweep += u64::from(self.cursor.is_some());
         self.cursor = None;
         self.sweep_fed = 0;
+        self.sweep_accounted = self.accounted_rows();
+    }
+
+    /// Rows that have ended.
+    pub fn accounted_rows(&self) -> u64 {
+        let ended = self.moves.len() + self.changes.len() + self.failures.len();
+        u64::try_from(ended).unwrap_or(u64::MAX)
     }
 
     /// In how many states the ledger holds a row: one in the end, and never more.

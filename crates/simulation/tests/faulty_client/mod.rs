@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, RowPage, RunProgress,
+    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
 };
 use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
@@ -18,7 +18,8 @@ use bucket_brigade_common::object_store::{
 };
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::queue::{
-    EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueError, ReceivedMessage,
+    DeadLetter, EntryOutcome, MessageQueue, OutgoingMessage, QueueAttributes, QueueError,
+    ReceivedMessage,
 };
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_simulation::client::SimulatedClient;
@@ -217,6 +218,14 @@ impl MessageQueue for FaultyClient {
         self.client.change_visibility(changes).await
     }
 
+    async fn send_dead_letters(
+        &self,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        self.check_queue("SendMessageBatch").await?;
+        self.client.send_dead_letters(letters).await
+    }
+
     async fn queue_attributes(&self) -> Result<QueueAttributes, QueueError> {
         self.check_queue("GetQueueAttributes").await?;
         self.client.queue_attributes().await
@@ -275,6 +284,11 @@ impl FeedSource for FaultyClient {
     async fn begin_sweep(&self) -> Result<(), StatementError> {
         self.check_database().await?;
         self.client.begin_sweep().await
+    }
+
+    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
+        self.check_database().await?;
+        self.client.queue_share().await
     }
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {

@@ -1,8 +1,12 @@
 //! The application whose images move: its table, its two prefixes and its two buckets.
 
+mod companions;
 mod object;
+mod spelling;
 
+pub use companions::SEEDED_COMPANIONS;
 pub use object::{ApplicationObject, ObjectLocation, ObjectProperties, sha256_hex};
+pub use spelling::KeySpelling;
 
 use std::collections::BTreeMap;
 
@@ -93,6 +97,10 @@ pub struct Application {
     pub new_prefix: String,
     pub source_bucket: String,
     pub destination_bucket: String,
+    /// How its paths spell keys. Spelled as URLs, what follows the prefix is the whole key.
+    pub spelling: KeySpelling,
+    /// The setting `COMPANIONS`; empty for none.
+    pub companions: String,
     /// A client of its store.
     pub s3: Client,
 }
@@ -113,7 +121,20 @@ impl Application {
             new_prefix: "avatar/".to_owned(),
             source_bucket: "images-old".to_owned(),
             destination_bucket: "images-new".to_owned(),
+            spelling: KeySpelling::Literal,
+            companions: String::new(),
             s3: services.s3_client_for("application"),
+        }
+    }
+
+    /// An application whose column holds URLs.
+    #[must_use]
+    pub fn with_url_paths(self, spelling: KeySpelling) -> Self {
+        Self {
+            old_prefix: "https://old.example/".to_owned(),
+            new_prefix: "https://new.example/i/".to_owned(),
+            spelling,
+            ..self
         }
     }
 
@@ -158,14 +179,18 @@ impl Application {
     /// The object a path names.
     pub fn location_of(&self, path: &str) -> ObjectLocation {
         let is_new = path.starts_with(&self.new_prefix);
-        let bucket = if is_new {
-            &self.destination_bucket
+        let (bucket, prefix) = if is_new {
+            (&self.destination_bucket, &self.new_prefix)
         } else {
-            &self.source_bucket
+            (&self.source_bucket, &self.old_prefix)
+        };
+        let key = match self.spelling {
+            KeySpelling::Literal => path.to_owned(),
+            spelling => spelling.key(path.strip_prefix(prefix).unwrap_or(path)),
         };
         ObjectLocation {
             bucket: bucket.clone(),
-            key: path.to_owned(),
+            key,
         }
     }
 

@@ -18,6 +18,7 @@ use clap::{Parser, ValueEnum};
         Other ways to break it: script/chaos --simulate N, script/chaos --model,\n\
         script/chaos throttling --help, script/chaos shutdown --help"
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct ChaosArguments {
     /// How long the faults act at least; they go on while there is work left, up to as long again and
     /// at least a minute.
@@ -26,6 +27,10 @@ pub struct ChaosArguments {
     /// Images in scope of the migration.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..))]
     pub images: u32,
+    /// Runs on one queue, each a column with so many images: one to three, in two tables. The application rewrites
+    /// rows of the first alone, and only its table has triggers.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3))]
+    pub runs: u32,
     /// Consumer processes at a time.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub consumers: u32,
@@ -36,6 +41,9 @@ pub struct ChaosArguments {
     /// and time do not repeat exactly.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Paths are percent-encoded URLs, some of which spell one key differently, and images have companions.
+    #[arg(long)]
+    pub companions: bool,
     /// Print the figures as one JSON object in the last line of standard output; all else goes to
     /// standard error.
     #[arg(long)]
@@ -106,11 +114,15 @@ impl ChaosArguments {
             minutes,
             images,
             consumers,
+            runs,
             ..
         } = self;
         let mut command = format!(
-            "script/chaos --minutes {minutes} --images {images} --consumers {consumers} --seed {seed}"
+            "script/chaos --minutes {minutes} --images {images} --runs {runs} --consumers {consumers} --seed {seed}"
         );
+        if self.companions {
+            command.push_str(" --companions");
+        }
         for kind in &self.faults {
             let name = kind.to_possible_value();
             let name = name.as_ref().map_or("", |value| value.get_name());

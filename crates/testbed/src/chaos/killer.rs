@@ -55,12 +55,14 @@ pub(super) struct ProcessKiller {
     pub(super) declined_starts: u64,
     pub(super) violations: Vec<String>,
     last_restart: Instant,
-    feeder_is_done: bool,
+    /// Of each run.
+    feeders_done: Vec<bool>,
 }
 
 impl ProcessKiller {
-    /// Kills one of `count` consumers and the feeder each so often, where there is a time.
+    /// Kills one of `count` consumers and one of `feeders` each so often, where there is a time.
     pub(super) fn new(
+        feeders: usize,
         consumers: Option<Duration>,
         feeder: Option<Duration>,
         count: usize,
@@ -78,7 +80,7 @@ impl ProcessKiller {
             declined_starts: 0,
             violations: Vec::new(),
             last_restart: now,
-            feeder_is_done: false,
+            feeders_done: vec![false; feeders],
         }
     }
 
@@ -89,7 +91,13 @@ impl ProcessKiller {
     }
 
     pub(super) fn feeder_is_done(&self) -> bool {
-        self.feeder_is_done
+        self.feeders_done.iter().all(|is_done| *is_done)
+    }
+
+    /// The first one where all are done.
+    pub(super) fn first_running_feeder(&self) -> usize {
+        let mut runs = self.feeders_done.iter();
+        runs.position(|is_done| !is_done).unwrap_or(0)
     }
 
     /// Kills who is due, and looks after who has ended.
@@ -97,36 +105,46 @@ impl ProcessKiller {
         &mut self,
         processes: &mut ProcessGroup<'_>,
     ) -> Result<()> {
-        self.restart_exited_feeder(processes).await?;
+        for run in 0..self.feeders_done.len() {
+            self.restart_exited_feeder(run, processes).await?;
+        }
         self.restart_exited_consumers(processes).await?;
         if self.consumers.as_mut().is_some_and(IntervalTimer::is_due) {
             let victim = self.random.usize(..self.count);
             processes.restart_consumer(victim).await?;
             self.kills += 1;
         }
-        if !self.feeder_is_done && self.feeder.as_mut().is_some_and(IntervalTimer::is_due) {
-            processes.restart_feeder().await?;
-            self.kills += 1;
+        if self.feeder.as_mut().is_some_and(IntervalTimer::is_due) {
+            let victim = self.random.usize(..self.feeders_done.len());
+            if !self.feeders_done[victim] {
+                processes.restart_feeder(victim).await?;
+                self.kills += 1;
+            }
         }
         Ok(())
     }
 
-    async fn restart_exited_feeder(&mut self, processes: &mut ProcessGroup<'_>) -> Result<()> {
-        if self.feeder_is_done {
+    async fn restart_exited_feeder(
+        &mut self,
+        run: usize,
+        processes: &mut ProcessGroup<'_>,
+    ) -> Result<()> {
+        if self.feeders_done[run] {
             return Ok(());
         }
-        let Some(status) = processes.feeder_exit_status()? else {
+        let Some(status) = processes.feeder_exit_status(run)? else {
             return Ok(());
         };
         if status.success() || status.code() == Some(EXIT_SOME_FAILED) {
-            self.feeder_is_done = true;
+            self.feeders_done[run] = true;
             return Ok(());
         }
         if !self.may_restart() {
             return Ok(());
         }
-        self.record_exit("the feeder", status, || processes.feeder_log());
-        processes.restart_feeder().await
+        let who = format!("the feeder of run {}", run + 1);
+        self.record_exit(&who, status, || processes.feeder_log(run));
+        processes.restart_feeder(run).await
     }
 
     async fn restart_exited_consumers(&mut self, processes: &mut ProcessGroup<'_>) -> Result<()> {

@@ -25,7 +25,6 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::application::Application;
-use crate::checker::check_invariants;
 use crate::run::{
     EnvironmentOptions, RunEnvironment, RunReport, print_report, print_status, print_violations,
 };
@@ -66,9 +65,12 @@ pub async fn main() -> ExitCode {
 
 async fn run(arguments: &ChaosArguments, seed: u64) -> Result<bool> {
     let plan = EnvironmentOptions {
+        odd_keys: true,
         images: arguments.images,
         largest_bytes: Some(MAX_PICTURE_BYTES),
         seed,
+        columns: arguments.runs,
+        has_companions: arguments.companions,
     };
     let mut environment = RunEnvironment::set_up(&plan).await?;
     let holds = run_and_report(&mut environment, arguments, seed).await;
@@ -117,10 +119,7 @@ async fn check_outcome(
     outcome: ChaosOutcome,
     seed: u64,
 ) -> Result<(ChaosReport, Vec<String>)> {
-    let checker = environment
-        .application
-        .with_s3(environment.cloud.s3_client_for("checker"));
-    let verdict = check_invariants(&checker, &environment.seeded, &outcome.traffic.log).await?;
+    let verdict = environment.check_runs(&outcome.traffic.log).await?;
     let failures = failures_by_code(&environment.application).await?;
     let figures =
         RunReport::collect(environment, &verdict, &outcome.traffic, outcome.seconds).await?;

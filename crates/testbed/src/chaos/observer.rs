@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::delete_checker::DeleteChecker;
 use crate::application::Application;
 use crate::cloud::{CloudObserver, ObservedRequest};
+use crate::run::is_of_side_run;
 use crate::seed::{SeededRowKind, SeededRows};
 use crate::traffic::ActiveRows;
 
@@ -39,7 +40,8 @@ impl ChaosObserver {
     ) -> Self {
         let id_of = |path: &str, id: &str| {
             let rest = path.strip_prefix(&application.old_prefix)?;
-            Some((format!("{}{rest}", application.new_prefix), id.to_owned()))
+            let copy = application.location_of(&format!("{}{rest}", application.new_prefix));
+            Some((copy.key, id.to_owned()))
         };
         let rows = seeded.rows_of_kind(SeededRowKind::ToMove);
         let ids = rows.filter_map(|row| id_of(&row.path, &row.id)).collect();
@@ -63,23 +65,31 @@ impl ChaosObserver {
         for message in response["Messages"].as_array().into_iter().flatten() {
             let body = message["Body"].as_str().unwrap_or_default();
             let task: Value = serde_json::from_str(body).unwrap_or_default();
-            if let Some(id) = task["id"].as_str() {
+            // Rows of other runs have the same ids.
+            if let Some(id) = task["id"].as_str()
+                && !task["path"].as_str().is_some_and(is_of_side_run)
+            {
                 self.mark_active(id);
             }
         }
     }
 
-    /// Those bodies of a batch that the queue took.
     fn forward_sent(&self, request: &Value, response: &Value) {
-        for taken in response["Successful"].as_array().into_iter().flatten() {
-            let mut entries = request["Entries"].as_array().into_iter().flatten();
-            let entry = entries.find(|entry| entry["Id"] == taken["Id"]);
-            if let Some(body) = entry.and_then(|entry| entry["MessageBody"].as_str()) {
-                // There is no listener when there are to be no duplicates.
-                let _ = self.sent_bodies.send(body.to_owned());
-            }
+        for body in sent_bodies(request, response) {
+            // There is no listener when there are to be no duplicates.
+            let _ = self.sent_bodies.send(body.to_owned());
         }
     }
+}
+
+/// Those bodies of a batch that the queue took.
+fn sent_bodies<'a>(request: &'a Value, response: &'a Value) -> impl Iterator<Item = &'a str> {
+    let taken = response["Successful"].as_array().into_iter().flatten();
+    taken.filter_map(|taken| {
+        let mut entries = request["Entries"].as_array().into_iter().flatten();
+        let entry = entries.find(|entry| entry["Id"] == taken["Id"])?;
+        entry["MessageBody"].as_str()
+    })
 }
 
 impl CloudObserver for ChaosObserver {
@@ -106,6 +116,14 @@ impl CloudObserver for ChaosObserver {
     fn after_response(&self, request: ObservedRequest<'_>, response: &[u8]) {
         match (request.caller, request.operation) {
             (CONSUMER_CALLER, "ReceiveMessage") => self.handle_received(&parse_json(response)),
+            (CONSUMER_CALLER, "SendMessageBatch") => {
+                let (request, response) = (parse_json(request.body), parse_json(response));
+                let is_dead = |url: &str| url.ends_with("-dlq");
+                if request["QueueUrl"].as_str().is_some_and(is_dead) {
+                    let bodies = sent_bodies(&request, &response).map(str::to_owned);
+                    self.delete_checker.record_dead_letters(bodies.collect());
+                }
+            }
             (FEEDER_CALLER, "SendMessageBatch") => {
                 self.forward_sent(&parse_json(request.body), &parse_json(response));
             }

@@ -69,6 +69,7 @@ pub(super) async fn run_phases(
         rate_limit: RateLimitControl::new(&environment.application, script.rate_limit())?,
         processes: ProcessGroup::start(environment, consumers)?,
         killer: ProcessKiller::new(
+            environment.feeder_count(),
             every(FaultKind::KillConsumers, CONSUMER_KILL_INTERVAL),
             every(FaultKind::KillFeeder, FEEDER_KILL_INTERVAL),
             consumers as usize,
@@ -165,7 +166,8 @@ impl ChaosRun<'_> {
                 "is still at work"
             },
             self.environment.queue_depth().await?,
-            self.processes.feeder_log()
+            self.processes
+                .feeder_log(self.killer.first_running_feeder())
         );
         for n in 0..self.processes.consumer_count() {
             let _ = write!(

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
-use crate::application::{Application, ObjectLocation};
-use crate::seed::{SeededRow, SeededRowKind, SeededRows};
+use crate::application::{Application, ObjectLocation, sha256_hex};
+use crate::seed::{SeededRow, SeededRowKind, SeededRows, companion_bytes};
 use crate::traffic::{ApplicationWrite, WriteLog};
 use ledger::LedgerContents;
 use objects::ExpectedObjects;
@@ -37,6 +37,18 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
+    /// Adds what was found of another run.
+    pub fn add(&mut self, other: Self) {
+        self.images += other.images;
+        self.moved += other.moved;
+        self.changed_by_application += other.changed_by_application;
+        self.failed += other.failed;
+        self.already_moved += other.already_moved;
+        self.lost_application_writes += other.lost_application_writes;
+        self.overwritten_objects += other.overwritten_objects;
+        self.violations.extend(other.violations);
+    }
+
     /// Whether everything that must hold does.
     pub fn has_passed(&self) -> bool {
         self.violations.is_empty()
@@ -63,7 +75,7 @@ pub async fn check_invariants_after_clean(
 ) -> Result<CheckReport> {
     let pool = application.connect_pool(1).await?;
     let paths = application.read_paths(&pool).await?;
-    let ledger = LedgerContents::load(&pool).await?;
+    let ledger = LedgerContents::load(&pool, &application.table).await?;
     pool.close().await;
     let objects = ExpectedObjects::load(
         application,
@@ -85,16 +97,23 @@ pub async fn check_invariants_after_clean(
 /// Every place an object is expected at.
 fn expected_locations(
     application: &Application,
-    seeded: &SeededRows,
+    seeded_rows: &SeededRows,
     log: &WriteLog,
     paths: &BTreeMap<String, String>,
 ) -> BTreeSet<ObjectLocation> {
-    let seeded = seeded
+    let seeded = seeded_rows
         .rows
         .iter()
         .map(|row| application.location_of(&row.path));
     let current = paths.values().map(|path| application.location_of(path));
+    let companions = rows_with_companions(seeded_rows).flat_map(|row| {
+        let new = new_path(application, row);
+        [&row.path, &new]
+            .map(|path| application.companion_locations(path))
+            .concat()
+    });
     seeded
+        .chain(companions)
         .chain(current)
         .chain(log.objects.keys().cloned())
         .collect()
@@ -116,6 +135,7 @@ impl InvariantChecker<'_> {
         self.check_every_path(&mut verdict.violations);
         self.check_seeded_objects(&mut verdict.violations);
         self.check_copies(&mut verdict.violations);
+        self.check_companions(&mut verdict.violations);
         self.check_application_rows(&mut verdict);
         self.check_application_objects(&mut verdict);
         self.check_states(&mut verdict);
@@ -224,11 +244,38 @@ impl InvariantChecker<'_> {
         }
     }
 
-    fn new_path(&self, row: &SeededRow) -> String {
-        let rest = row
-            .path
-            .strip_prefix(&self.application.old_prefix)
-            .unwrap_or(&row.path);
-        format!("{}{rest}", self.application.new_prefix)
+    /// I1, I2 and I7 for companions: they are at the old place, and at the new one where the row is moved.
+    fn check_companions(&self, violations: &mut Vec<String>) {
+        for row in rows_with_companions(self.seeded) {
+            let new = self.new_path(row);
+            let is_moved = self.paths.get(&row.id) == Some(&new);
+            let places = [Some(&row.path), Some(&new).filter(|_| is_moved)];
+            for path in places.into_iter().flatten() {
+                let companions = self.application.companion_locations(path).into_iter();
+                for (number, at) in companions
+                    .enumerate()
+                    .filter(|(_, at)| !self.removed.contains(at))
+                {
+                    let companion = SeededRow {
+                        sha256: sha256_hex(&companion_bytes(&row.path, number)),
+                        ..row.clone()
+                    };
+                    violations.extend(self.objects.diff_object(&companion, &at));
+                }
+            }
+        }
     }
+
+    fn new_path(&self, row: &SeededRow) -> String {
+        new_path(self.application, row)
+    }
+}
+
+fn rows_with_companions(seeded: &SeededRows) -> impl Iterator<Item = &SeededRow> {
+    seeded.rows.iter().filter(|row| row.has_companions)
+}
+
+fn new_path(application: &Application, row: &SeededRow) -> String {
+    let rest = row.path.strip_prefix(&application.old_prefix);
+    format!("{}{}", application.new_prefix, rest.unwrap_or(&row.path))
 }

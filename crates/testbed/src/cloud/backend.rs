@@ -85,6 +85,16 @@ impl CloudBackend {
         object.map(|object| object.etag.clone())
     }
 
+    /// When the object there was written, in seconds since 1970, if there is one.
+    pub(super) fn object_written_at(&self, target: &BucketKey) -> Option<f64> {
+        let accounts = self.objects.read();
+        let bucket = accounts.get(ACCOUNT_ID)?.buckets.get(&target.bucket)?;
+        let object = bucket.objects.get(&target.key);
+        let written = object?.last_modified.timestamp_millis();
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+        Some(written as f64 / 1000.0)
+    }
+
     /// How many objects are in this bucket.
     pub(super) fn count_objects(&self, bucket: &str) -> usize {
         let accounts = self.objects.read();

@@ -98,14 +98,17 @@ impl CloudFrontend {
             peer,
             request: Request::from_parts(parts, body),
         };
-        match self.faults.pick_effect(&operation) {
+        let quirks = self.options.quirks;
+        let named = operation.clone();
+        let given = match self.faults.pick_effect(&operation) {
             None => Ok(self.perform_observed(&operation, call).await),
             Some(effect) if effect.outlives_caller() => {
                 let task = async move { self.apply_effect(effect, &operation, call).await };
                 tokio::spawn(task).await.unwrap_or(Err(ConnectionReset))
             }
             Some(effect) => self.apply_effect(effect, &operation, call).await,
-        }
+        };
+        Ok(quirks.distort(&named, given?).await)
     }
 
     fn is_within_limit(&self, operation: &CloudOperation) -> bool {
@@ -201,7 +204,11 @@ impl CloudFrontend {
         }
     }
 
-    async fn perform_locked(&self, operation: &CloudOperation, call: BackendCall) -> CloudResponse {
+    async fn perform_locked(
+        &self,
+        operation: &CloudOperation,
+        mut call: BackendCall,
+    ) -> CloudResponse {
         // From the check to the effect there is no other write to this key.
         let _guard = if operation.writes_object() {
             Some(self.key_lock(&operation.target).lock().await)
@@ -211,6 +218,8 @@ impl CloudFrontend {
         if let Some(refusal) = self.check_refusal(operation, call.request.headers()) {
             return refusal;
         }
+        let quirks = self.options.quirks;
+        quirks.strip_conditions(operation, call.request.headers_mut());
         let given = if operation.name == "DeleteObjects" && self.options.conditional_copy {
             condition::delete_objects(&self.backend, operation, call).await
         } else {
@@ -231,6 +240,13 @@ impl CloudFrontend {
         operation: &CloudOperation,
         headers: &HeaderMap,
     ) -> Option<CloudResponse> {
+        let quirks = self.options.quirks;
+        if quirks.fails_unmodified_since(&self.backend, operation) {
+            return Some(precondition_failed("x-amz-delete-if-unmodified-since"));
+        }
+        if quirks.fails_quoted_etag(operation) {
+            return Some(precondition_failed("If-Match"));
+        }
         if operation.name != "CopyObject" {
             return None;
         }

@@ -10,6 +10,7 @@ mod observer;
 mod operation;
 mod partial;
 mod queue;
+mod quirks;
 mod receives;
 mod requests;
 mod response;
@@ -21,6 +22,7 @@ pub use fault::{Fault, FaultEffect, FaultHandle};
 pub use limit::{CopyLimit, CopyLimitCounts, LimitAlgorithm};
 pub use observer::{CloudObserver, ObservedRequest};
 pub use queue::{CreateQueueOptions, QueueDepth, QueueUrls};
+pub use quirks::{RAW_DISPOSITION, StoreQuirks};
 pub use requests::CloudRequestCounts;
 
 use std::collections::BTreeMap;
@@ -40,6 +42,8 @@ use server::CloudServer;
 pub struct CloudOptions {
     /// Whether `CopyObject` and `DeleteObjects` honour conditions, as S3 does; some stores ignore them.
     pub conditional_copy: bool,
+    /// What else sets the store apart from S3.
+    pub quirks: StoreQuirks,
     /// The largest source that `CopyObject` copies, in bytes; S3's limit is 5 GiB.
     pub copy_limit_bytes: u64,
     /// Where to listen; port 0 for a free one.
@@ -50,10 +54,22 @@ pub struct CloudOptions {
     pub seed: u64,
 }
 
+impl CloudOptions {
+    /// As Ceph 16.2 with RADOS Gateway answers.
+    pub fn like_ceph() -> Self {
+        Self {
+            conditional_copy: false,
+            quirks: StoreQuirks::like_ceph(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for CloudOptions {
     fn default() -> Self {
         Self {
             conditional_copy: true,
+            quirks: StoreQuirks::default(),
             copy_limit_bytes: 5 << 30,
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             endpoint: None,

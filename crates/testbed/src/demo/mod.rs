@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
-use crate::checker::check_invariants;
 use crate::run::{
     EXIT_SOME_FAILED, EnvironmentOptions, ProcessGroup, ProgressPrinter, RunEnvironment, RunReport,
     print_report, print_status, print_violations,
@@ -27,6 +26,10 @@ pub struct DemoArguments {
     /// Images in scope of the migration.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..))]
     pub images: u32,
+    /// Columns to migrate, each a run of its own with so many images, from one queue by one fleet: one to three, in
+    /// two tables.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3))]
+    pub columns: u32,
     /// Consumer processes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub consumers: u32,
@@ -62,15 +65,15 @@ async fn run(arguments: &DemoArguments) -> Result<bool> {
     let environment = RunEnvironment::set_up(&EnvironmentOptions {
         images: arguments.images,
         largest_bytes: None,
+        odd_keys: true,
         seed: arguments.seed,
+        columns: arguments.columns,
+        has_companions: false,
     })
     .await?;
     let (traffic, seconds) = run_migration(&environment, arguments).await?;
     print_status("Checking every row and every object …");
-    let checker = environment
-        .application
-        .with_s3(environment.cloud.s3_client_for("checker"));
-    let verdict = check_invariants(&checker, &environment.seeded, &traffic.log).await?;
+    let verdict = environment.check_runs(&traffic.log).await?;
     let report = RunReport::collect(&environment, &verdict, &traffic, seconds).await?;
     print_violations(&[&verdict.violations[..], &traffic.broken_read_details].concat());
     let holds = report.has_passed(&verdict);
@@ -117,13 +120,20 @@ async fn run_migration(
     Ok((report, seconds))
 }
 
-/// Whether the feeder has ended well.
+/// Whether every feeder has ended well.
 fn feeder_is_done(processes: &mut ProcessGroup<'_>) -> Result<bool> {
-    match processes.feeder_exit_status()? {
-        None => Ok(false),
-        Some(status) if status.success() || status.code() == Some(EXIT_SOME_FAILED) => Ok(true),
-        Some(status) => bail!("the feeder failed ({status}):\n{}", processes.feeder_log()),
+    let mut is_done = true;
+    for run in 0..processes.feeder_count() {
+        match processes.feeder_exit_status(run)? {
+            None => is_done = false,
+            Some(status) if status.success() || status.code() == Some(EXIT_SOME_FAILED) => {}
+            Some(status) => {
+                let log = processes.feeder_log(run);
+                bail!("a feeder failed ({status}):\n{log}")
+            }
+        }
     }
+    Ok(is_done)
 }
 
 /// Fails if a consumer has ended.

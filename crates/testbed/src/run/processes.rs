@@ -13,16 +13,18 @@ pub(crate) const EXIT_SOME_FAILED: i32 = 2;
 
 pub(crate) struct ProcessGroup<'a> {
     environment: &'a RunEnvironment,
-    feeder: ChildProcess,
+    /// One of each run.
+    feeders: Vec<ChildProcess>,
     consumers: Vec<ChildProcess>,
 }
 
 impl<'a> ProcessGroup<'a> {
     pub(crate) fn start(environment: &'a RunEnvironment, consumers: u32) -> Result<Self> {
         let consumers = (0..consumers as usize).map(|n| spawn_consumer(environment, n));
+        let feeders = (0..environment.feeder_count()).map(|run| spawn_feeder(environment, run));
         Ok(Self {
             environment,
-            feeder: spawn_feeder(environment)?,
+            feeders: feeders.collect::<Result<_>>()?,
             consumers: consumers.collect::<Result<_>>()?,
         })
     }
@@ -32,9 +34,13 @@ impl<'a> ProcessGroup<'a> {
         self.consumers.len()
     }
 
-    /// How the feeder ended, if it has.
-    pub(crate) fn feeder_exit_status(&mut self) -> Result<Option<ExitStatus>> {
-        self.feeder.exit_status()
+    pub(crate) fn feeder_count(&self) -> usize {
+        self.feeders.len()
+    }
+
+    /// How a run's feeder ended, if it has.
+    pub(crate) fn feeder_exit_status(&mut self, run: usize) -> Result<Option<ExitStatus>> {
+        self.feeders[run].exit_status()
     }
 
     /// The consumers that have ended, and how.
@@ -46,10 +52,10 @@ impl<'a> ProcessGroup<'a> {
         Ok(ended)
     }
 
-    /// Starts the feeder, without warning to one that still runs.
-    pub(crate) async fn restart_feeder(&mut self) -> Result<()> {
-        kill_if_running(&mut self.feeder).await?;
-        self.feeder = spawn_feeder(self.environment)?;
+    /// Starts a run's feeder, without warning to one that still runs.
+    pub(crate) async fn restart_feeder(&mut self, run: usize) -> Result<()> {
+        kill_if_running(&mut self.feeders[run]).await?;
+        self.feeders[run] = spawn_feeder(self.environment, run)?;
         Ok(())
     }
 
@@ -62,7 +68,9 @@ impl<'a> ProcessGroup<'a> {
 
     /// Kills every process without warning and starts it again.
     pub(crate) async fn restart_all(&mut self) -> Result<()> {
-        self.restart_feeder().await?;
+        for run in 0..self.feeders.len() {
+            self.restart_feeder(run).await?;
+        }
         for n in 0..self.consumers.len() {
             self.restart_consumer(n).await?;
         }
@@ -81,14 +89,19 @@ impl<'a> ProcessGroup<'a> {
         Ok(ended)
     }
 
-    /// The last lines of the feeder's log.
-    pub(crate) fn feeder_log(&self) -> String {
-        self.feeder.log_tail(LOG_TAIL_LINES)
+    /// The last lines of a feeder's log.
+    pub(crate) fn feeder_log(&self, run: usize) -> String {
+        self.feeders[run].log_tail(LOG_TAIL_LINES)
     }
 
     /// The last lines of a consumer's log.
     pub(crate) fn consumer_log(&self, n: usize) -> String {
         self.consumers[n].log_tail(LOG_TAIL_LINES)
+    }
+
+    /// All that a consumer has logged.
+    pub(crate) fn whole_consumer_log(&self, n: usize) -> String {
+        self.consumers[n].log_tail(usize::MAX)
     }
 }
 
@@ -99,19 +112,34 @@ async fn kill_if_running(process: &mut ChildProcess) -> Result<()> {
     Ok(())
 }
 
-fn spawn_feeder(environment: &RunEnvironment) -> Result<ChildProcess> {
-    spawn_program(environment, "feeder", "feeder")
+fn spawn_feeder(environment: &RunEnvironment, run: usize) -> Result<ChildProcess> {
+    let name = match run {
+        0 => "feeder".to_owned(),
+        _ => format!("feeder-{}", run + 1),
+    };
+    spawn_program(
+        environment,
+        "feeder",
+        &name,
+        &environment.feeder_variables(run),
+    )
 }
 
 fn spawn_consumer(environment: &RunEnvironment, n: usize) -> Result<ChildProcess> {
-    spawn_program(environment, "consumer", &format!("consumer-{}", n + 1))
+    let name = format!("consumer-{}", n + 1);
+    spawn_program(
+        environment,
+        "consumer",
+        &name,
+        &environment.consumer_variables(),
+    )
 }
 
-fn spawn_program(environment: &RunEnvironment, program: &str, name: &str) -> Result<ChildProcess> {
-    ChildProcess::spawn::<&str>(
-        program,
-        &environment.variables(program),
-        &[],
-        Some(&environment.log_path(name)),
-    )
+fn spawn_program(
+    environment: &RunEnvironment,
+    program: &str,
+    name: &str,
+    variables: &[(String, String)],
+) -> Result<ChildProcess> {
+    ChildProcess::spawn::<&str>(program, variables, &[], Some(&environment.log_path(name)))
 }

@@ -98,6 +98,15 @@ pub struct SeededRow {
     pub sha256: String,
     /// What else its object is.
     pub properties: ObjectProperties,
+    /// Whether its image has companions, where the application has any: with the image's properties, and with the
+    /// bytes that [`companion_bytes`] gives.
+    pub has_companions: bool,
+}
+
+/// What a companion is made of, by its place in the list of them.
+pub(crate) fn companion_bytes(path: &str, number: usize) -> Vec<u8> {
+    let object = path.split(['?', '#']).next().unwrap_or_default();
+    format!("companion {number} of {object}").into_bytes()
 }
 
 /// All that was seeded.
@@ -137,6 +146,33 @@ pub async fn seed_images(application: &Application, seed: &SeedOptions) -> Resul
     Ok(SeededRows { rows })
 }
 
+/// The same for a further column of a table that was seeded with the same options: the rows are the same.
+pub async fn seed_further_column(
+    application: &Application,
+    seed: &SeedOptions,
+) -> Result<SeededRows> {
+    application.create_buckets().await?;
+    let mut rows = plan::plan_rows(application, seed, &mut Rng::with_seed(seed.seed));
+    upload_pictures(application, seed, &mut rows).await?;
+    let pool = application.connect_pool(1).await?;
+    let (table, ids) = (&application.table, rows.iter().map(|row| &*row.id));
+    let (name, id, path) = (&table.name, &table.id_column, &table.path_column);
+    let add = format!("ALTER TABLE {name} ADD COLUMN {path} text NOT NULL DEFAULT ''");
+    sqlx::query(AssertSqlSafe(add)).execute(&pool).await?;
+    let update = format!(
+        "UPDATE {name} t SET {path} = r.path FROM unnest($1::text[], $2::text[]) AS r (id, path) \
+         WHERE t.{id} = r.id::{}",
+        table.id_type.sql_name()
+    );
+    sqlx::query(AssertSqlSafe(update))
+        .bind(ids.collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| &*row.path).collect::<Vec<_>>())
+        .execute(&pool)
+        .await?;
+    pool.close().await;
+    Ok(SeededRows { rows })
+}
+
 /// What [`seed`] makes of the same arguments, without making it: for who checks from another process.
 pub fn expected_rows(application: &Application, seed: &SeedOptions) -> Result<SeededRows> {
     let mut rows = plan::plan_rows(application, seed, &mut Rng::with_seed(seed.seed));
@@ -164,7 +200,25 @@ async fn upload_pictures(
         .try_collect()
         .await?;
     set_hashes(application, rows, &hashes);
-    Ok(())
+    upload_companions(application, rows).await
+}
+
+async fn upload_companions(application: &Application, rows: &[SeededRow]) -> Result<()> {
+    let with = rows.iter().filter(|row| row.has_companions);
+    let uploads = with.flat_map(|row| {
+        let places = application.companion_locations(&row.path).into_iter();
+        places.enumerate().map(async move |(number, at)| {
+            let bytes = companion_bytes(&row.path, number);
+            application
+                .put_object(&at, bytes, &row.properties)
+                .await
+                .map(drop)
+        })
+    });
+    futures::stream::iter(uploads)
+        .buffer_unordered(MAX_CONCURRENT_UPLOADS)
+        .try_collect()
+        .await
 }
 
 /// Each picture once, with its number and properties; rows may share one.

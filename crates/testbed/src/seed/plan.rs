@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 
 use super::{SeedOptions, SeededRow, SeededRowKind, keys};
-use crate::application::{Application, ApplicationIdType, ObjectProperties};
+use crate::application::{Application, ApplicationIdType, KeySpelling, ObjectProperties};
 
 /// Rows of all kinds in random order. Their objects' hashes are left empty.
 pub(super) fn plan_rows(
@@ -18,7 +18,8 @@ pub(super) fn plan_rows(
     let mut id = 0;
     let mut rows: Vec<SeededRow> = planned
         .into_iter()
-        .map(|(path, kind)| {
+        .zip(0..)
+        .map(|((path, kind), number)| {
             // Gaps, as deleted rows leave them.
             id += random.u64(1..4);
             let id = id_text(application.table.id_type, id, random);
@@ -34,10 +35,11 @@ pub(super) fn plan_rows(
                 shared: false,
                 sha256: String::new(),
                 properties,
+                has_companions: kind == SeededRowKind::ToMove && number % 3 == 0,
             }
         })
         .collect();
-    share_paths(&mut rows, seed.shared);
+    share_objects(application, &mut rows, seed.shared);
     rows
 }
 
@@ -63,7 +65,11 @@ fn plan_paths(application: &Application, seed: &SeedOptions) -> Vec<(String, See
         Vec::new()
     };
     let moving = odd.into_iter().chain(plain).take(to_move);
-    let moving = moving.map(|rest| (format!("{old}{rest}"), SeededRowKind::ToMove));
+    let spelling = application.spelling;
+    let spelled = moving
+        .zip(0..)
+        .map(|(key, number)| spelling.spell(&key, number));
+    let moving = spelled.map(|rest| (format!("{old}{rest}"), SeededRowKind::ToMove));
     let missing =
         (1..=seed.missing).map(|n| (format!("{old}missing-{n}.png"), SeededRowKind::Missing));
     let moved = (1..=seed.already_moved)
@@ -74,8 +80,8 @@ fn plan_paths(application: &Application, seed: &SeedOptions) -> Vec<(String, See
     moving.chain(missing).chain(moved).chain(outside).collect()
 }
 
-/// Gives the last `count` rows to move the paths of the first ones.
-fn share_paths(rows: &mut [SeededRow], count: usize) {
+/// Gives the last `count` rows to move the objects of the first ones, by their paths or by other spellings.
+fn share_objects(application: &Application, rows: &mut [SeededRow], count: usize) {
     let movable: Vec<usize> = (0..rows.len())
         .filter(|&at| rows[at].kind == SeededRowKind::ToMove)
         .collect();
@@ -83,8 +89,13 @@ fn share_paths(rows: &mut [SeededRow], count: usize) {
     for (&owner, &sharer) in pairs.take(count.min(movable.len() / 2)) {
         rows[owner].shared = true;
         let id = std::mem::take(&mut rows[sharer].id);
+        let path = match application.spelling {
+            KeySpelling::Literal => rows[owner].path.clone(),
+            _ => format!("{}?again", rows[owner].path),
+        };
         rows[sharer] = SeededRow {
             id,
+            path,
             ..rows[owner].clone()
         };
     }

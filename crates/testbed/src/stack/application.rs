@@ -120,6 +120,11 @@ fn report_outcome(
         holds,
         None::<&()>,
     )?;
+    print_status(if holds {
+        "See for yourself: docker-compose run --rm feeder verify --full, or status, or report"
+    } else {
+        "See docker-compose logs, and docker-compose run --rm feeder failures"
+    });
     Ok(holds)
 }
 

@@ -13,7 +13,7 @@ use crate::seed::seed_images;
 pub(super) async fn seed_stack(surroundings: &StackEnvironment) -> Result<bool> {
     // The queue is made last: where it is, all else is.
     if surroundings.queue_url(QUEUE_NAME).await?.is_some() {
-        print_status("The images are there already.");
+        print_status("The images are there already; to begin anew: docker-compose down --volumes");
         return Ok(true);
     }
     let StackEnvironment {
@@ -31,7 +31,9 @@ pub(super) async fn seed_stack(surroundings: &StackEnvironment) -> Result<bool> 
     services
         .create_queue(QUEUE_NAME, CreateQueueOptions::default())
         .await?;
-    print_status("Seeded.");
+    print_status(
+        "Seeded. Now feeder, consumers and application work: watch them at http://127.0.0.1:9101 (or what docker-compose port feeder 9101 says)",
+    );
     Ok(true)
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bucket_brigade_common::ledger::RunOptions;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
@@ -235,11 +236,14 @@ async fn buckets_that_nothing_can_be_copied_to() {
 #[tokio::test]
 async fn a_storage_class_that_the_store_does_not_know() {
     let rig = TestRig::new().await;
-    rig.open_run().await;
+    rig.open_run_with(RunOptions {
+        storage_class: Some("STANDARD_IA".into()),
+        ..RunOptions::default()
+    })
+    .await;
     let refusal = FaultEffect::error(400, "InvalidStorageClass");
     let _fault = rig.cloud.inject_fault(Fault::new("CopyObject", refusal));
-    let settings = [("STORAGE_CLASS", "STANDARD_IA")];
-    let ended = rig.run_program("consumer", &settings).await;
+    let ended = rig.run_program("consumer", &[]).await;
     assert_eq!(ended.code, Some(64), "{}", ended.log);
     assert!(ended.log.contains("STORAGE_CLASS"), "{}", ended.log);
 }

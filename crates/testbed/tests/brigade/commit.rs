@@ -1,5 +1,6 @@
 //! Commit: rows the database refuses, rows that are locked, a database that goes away.
 
+use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, PendingMove};
 
 use crate::rig::{TestRig, stop_consumer, wait_until};
@@ -146,6 +147,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         etag: "e".into(),
         size_bytes: None,
         is_source_gone: false,
+        companions: CompanionCopies::new(),
     };
     let failure = MoveFailure {
         id,

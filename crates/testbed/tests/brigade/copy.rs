@@ -317,7 +317,7 @@ async fn copies_get_the_acl_and_the_encryption_that_are_asked_for() {
     );
     let settings = [("COPY_ACL", "public-read"), ("SSE", "AES256")];
     let consumer = rig.spawn_consumer(&settings);
-    let ended = rig.run_program("feeder", &[]).await;
+    let ended = rig.run_program("feeder", &settings).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     let acl = s3.get_object_acl().bucket("images-new").key("avatar/1.png");
     let acl = acl.send().await.unwrap();

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bucket_brigade_common::companions::CompanionCopies;
+use bucket_brigade_common::ledger::fleet_control::{FleetControl, Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::ledger::{self, PostgresLedger};
 use bucket_brigade_common::row_id::RowId;
@@ -29,6 +31,7 @@ fn move_of(id: usize) -> PendingMove {
         etag: "etag".into(),
         size_bytes: None,
         is_source_gone: false,
+        companions: CompanionCopies::new(),
     }
 }
 
@@ -120,6 +123,40 @@ async fn live_and_recently_counting_workers_keep_their_rows() {
         ),
         (15, 0)
     );
+}
+
+/// While a snapshot is open each addition to a row looks at all its versions since.
+#[tokio::test]
+async fn no_row_is_added_to_for_long_and_the_sum_is_right() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO images (id, path) SELECT n, 'image/' || n || '.png' FROM generate_series(0, 249) n;
+         CREATE TABLE additions (worker text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO additions VALUES (NEW.worker); RETURN NULL; END $$;
+         CREATE TRIGGER note AFTER INSERT OR UPDATE ON bucket_brigade.counters
+             FOR EACH ROW EXECUTE FUNCTION note();",
+    )
+    .await;
+    let ledger = as_process(&rig, "consumer").await;
+    for id in 0..250 {
+        assert_eq!(ledger.commit(&[move_of(id)]).await.unwrap().len(), 1);
+    }
+    let most =
+        "SELECT max(n) FROM (SELECT count(*) AS n FROM additions GROUP BY worker) AS all_rows";
+    assert_eq!(rig.query_number(most).await, 100);
+    assert_eq!(rig.ledger_counter("moved").await, 250);
+    // A minute later, as far as the ledger can know, they are one again, and the process counts on.
+    rig.execute_sql("UPDATE bucket_brigade.counters SET seen_at = now() - interval '61 seconds'")
+        .await;
+    let heartbeat = Heartbeat::starting(WorkerRole::Consumer);
+    for _ in 0..60 {
+        ledger.heartbeat(&heartbeat).await.unwrap();
+    }
+    let rows = "SELECT count(*) FROM bucket_brigade.counters WHERE worker LIKE 'consumer#%'";
+    assert_eq!(rig.query_number(rows).await, 0);
+    assert_eq!(rig.ledger_counter("moved").await, 250);
 }
 
 #[tokio::test]

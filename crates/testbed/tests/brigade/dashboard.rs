@@ -150,3 +150,34 @@ async fn another_sites_name_is_not_answered() {
     assert!(answer.contains(" 421 "), "{answer}");
     assert!(!answer.contains("images-new"), "{answer}");
 }
+
+#[tokio::test]
+async fn thumbnails_come_from_where_browsers_reach_the_store() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    let address = free_address();
+    let endpoint = rig.cloud.endpoint_url().replace("127.0.0.1", "localhost");
+    let store = endpoint.trim_start_matches("http://");
+    let settings = [
+        ("STATUS_ADDR", address.as_str()),
+        ("STATUS_THUMBNAILS", "true"),
+        ("STATUS_THUMBNAILS_ENDPOINT", &endpoint),
+    ];
+    let mut feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    let consumer = rig.spawn_consumer(&[]);
+    let start = format!("\"url\":\"{endpoint}/images-new/avatar/");
+    wait_until("thumbnails", async || {
+        http_get(&address, "/status.json").await.contains(&start)
+    })
+    .await;
+    let status = http_get(&address, "/status.json").await;
+    let (_, path) = status.split_once(&format!("\"url\":\"{endpoint}")).unwrap();
+    let image = http_get(store, path.split('"').next().unwrap()).await;
+    assert!(image.contains("200 OK"), "{image}");
+    let page = http_get(&address, "/").await.to_lowercase();
+    let allowed = format!("img-src 'self' {endpoint};");
+    assert!(page.contains(&allowed), "{page}");
+    feeder.terminate().unwrap();
+    wait_for_exit(&mut feeder).await;
+    stop_consumer(consumer).await;
+}

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::move_ledger::{
@@ -92,6 +93,7 @@ impl LedgerPair {
                     new_path,
                     size_bytes: None,
                     is_source_gone: false,
+                    companions: CompanionCopies::new(),
                 }
             })
             .collect();

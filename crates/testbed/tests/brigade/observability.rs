@@ -1,4 +1,5 @@
-//! What `deploy/observability` asks for is what the programs serve, and promtool understands all of it.
+//! What `deploy/observability` and the template for ECS ask for is what the programs serve and log, and promtool
+//! understands all of it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -155,4 +156,30 @@ async fn a_process_is_ready_once_its_checks_are_through_and_not_in_an_outage() {
     })
     .await;
     stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn the_feeder_logs_how_many_consumers_are_held_back() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    rig.open_run().await;
+    assert_eq!(rig.run_feeder(&["pause"]).await.code, 0);
+    let consumers = [rig.spawn_consumer(&[]), rig.spawn_consumer(&[])];
+    let mut feeder = rig.spawn("feeder", &[("LOG_FORMAT", "json")], &[]);
+    let logged = |consumers: u64, held_back: u64| {
+        let wanted = move |line: &serde_json::Value| {
+            line["consumers"] == consumers && line["held_back"] == held_back
+        };
+        let log = feeder.log_tail(400);
+        let mut lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        lines.any(|line| wanted(&line))
+    };
+    wait_until("paused consumers", async || logged(2, 2)).await;
+    assert_eq!(rig.run_feeder(&["resume"]).await.code, 0);
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
+    for consumer in consumers {
+        stop_consumer(consumer).await;
+    }
 }

@@ -27,7 +27,7 @@ const PROBES: &str =
     "arn:aws:s3:::DESTINATION_BUCKET/DESTINATION_KEY_PREFIX.bucket-brigade-probe-*";
 
 /// An action on a resource.
-type PolicyRight = (String, String);
+pub(crate) type PolicyRight = (String, String);
 
 fn rights(action: &str, resources: &[&str]) -> Vec<PolicyRight> {
     let right = |resource: &&str| (action.to_owned(), (*resource).to_owned());
@@ -41,7 +41,7 @@ fn one_or_many(value: &Value) -> Vec<String> {
     }
 }
 
-fn granted_rights(policy: &str) -> BTreeSet<PolicyRight> {
+pub(crate) fn granted_rights(policy: &str) -> BTreeSet<PolicyRight> {
     let policy: Value = serde_json::from_str(policy).unwrap();
     let mut granted = BTreeSet::new();
     for statement in policy["Statement"].as_array().unwrap() {
@@ -61,8 +61,11 @@ fn granted_rights(policy: &str) -> BTreeSet<PolicyRight> {
 /// What AWS asks for one request of this operation.
 /// Sources: Amazon S3 User Guide, "Required permissions for Amazon S3 API operations"; Amazon SQS
 /// Developer Guide, "Amazon SQS API permissions" (a batch needs the right of the single action).
-fn needed_rights(operation: &str, on: &ReadCounters) -> Vec<PolicyRight> {
+fn needed_rights(caller: &str, operation: &str, on: &ReadCounters) -> Vec<PolicyRight> {
     match operation {
+        "SendMessageBatch" if caller == "consumer" => {
+            rights("sqs:SendMessage", &[DEAD_LETTER_QUEUE])
+        }
         "SendMessageBatch" => rights("sqs:SendMessage", &[QUEUE]),
         "ReceiveMessage" => rights("sqs:ReceiveMessage", &[QUEUE]),
         "DeleteMessageBatch" => rights("sqs:DeleteMessage", &[QUEUE]),
@@ -233,7 +236,7 @@ async fn a_run_uses_every_right_and_no_other() {
             .into_keys()
             .filter(|name| name != except);
         asked
-            .flat_map(|operation| needed_rights(&operation, &observed))
+            .flat_map(|operation| needed_rights(caller, &operation, &observed))
             .collect()
     };
     let policy = include_str!("../../../../deploy/policies/consumer.json");
@@ -301,7 +304,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
             rights("sqs:SendMessage", &[QUEUE]),
         ]
         .concat(),
-        "HeadBucket" => rights("s3:ListBucket", &BUCKETS),
+        "HeadBucket" | "ListObjects" | "ListObjectsV2" => rights("s3:ListBucket", &BUCKETS),
         "HeadObject" => rights("s3:GetObject", &[SOURCE, DESTINATION]),
         "GetObjectTagging" => rights("s3:GetObjectTagging", &[SOURCE]),
         "GetObjectAcl" => rights("s3:GetObjectAcl", &[SOURCE]),

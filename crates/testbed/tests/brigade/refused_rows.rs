@@ -1,5 +1,6 @@
 //! Rows that a trigger refuses or rewrites fail alone, and late failures leave the evidence of a newer move.
 
+use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, PendingMove};
 
 use crate::rig::{TestRig, stop_consumer, wait_until};
@@ -72,6 +73,7 @@ async fn a_late_failure_leaves_a_newer_move_on_record() {
         etag: "e".into(),
         size_bytes: None,
         is_source_gone: false,
+        companions: CompanionCopies::new(),
     };
     ledger.commit(&[pending]).await.unwrap();
     // The application sets it back; it is fed again, and delivered twice.

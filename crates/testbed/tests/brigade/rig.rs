@@ -141,7 +141,16 @@ impl TestRig {
 
     /// Runs a program to its end.
     pub(crate) async fn run_program(&self, program: &str, more: &[(&str, &str)]) -> ExitedProcess {
-        wait_for_exit(&mut self.spawn(program, more, &[])).await
+        self.run_program_with(program, more, &[]).await
+    }
+
+    pub(crate) async fn run_program_with(
+        &self,
+        program: &str,
+        more: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> ExitedProcess {
+        wait_for_exit(&mut self.spawn(program, more, arguments)).await
     }
 
     /// Runs the feeder with these arguments to its end, as an operator does, its answer apart from its log.
@@ -295,9 +304,17 @@ impl TestRig {
 
     /// Opens the run in the ledger, as the feeder does before it feeds.
     pub(crate) async fn open_run(&self) -> PostgresLedger {
-        let options = self.application.database_url.parse().unwrap();
-        let pool = ledger::create_pool(options, 2);
-        PostgresLedger::open(pool, &self.run_spec(), "test", SecondRun::Refused)
+        self.open_run_with(RunOptions::default()).await
+    }
+
+    pub(crate) async fn open_run_with(&self, options: RunOptions) -> PostgresLedger {
+        let database = self.application.database_url.parse().unwrap();
+        let pool = ledger::create_pool(database, 2);
+        let spec = RunSpec {
+            options,
+            ..self.run_spec()
+        };
+        PostgresLedger::open(pool, &spec, "test", SecondRun::Refused)
             .await
             .unwrap()
     }
@@ -313,7 +330,10 @@ impl TestRig {
             rule: PathRule::new("image/", "avatar/", None, None).unwrap(),
             source_bucket: "images-old".into(),
             destination_bucket: "images-new".into(),
-            options: RunOptions::default(),
+            options: RunOptions {
+                companions: Some(self.application.companions.clone()).filter(|it| !it.is_empty()),
+                ..RunOptions::default()
+            },
         }
     }
 

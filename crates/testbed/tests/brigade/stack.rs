@@ -79,7 +79,10 @@ impl StackServices {
 async fn the_whole_job_as_in_the_compose_file() {
     let stack = StackServices::new().await;
     let mut cloud = stack.start_cloud().await;
-    assert!(stack.seed_images().await.contains("Seeding 300 images"));
+    let seeded = stack.seed_images().await;
+    assert!(seeded.contains("Seeding 300 images"));
+    let last = seeded.lines().last().unwrap();
+    assert!(last.contains("http://127.0.0.1:9101"), "{last}");
     let consumer = stack.start_program("consumer", &[]);
     let mut application = stack.start_program("stack", &["application"]);
     let feeder = stack.run_program("feeder", &[]).await;
@@ -87,6 +90,8 @@ async fn the_whole_job_as_in_the_compose_file() {
     let judged = wait_for_exit(&mut application).await;
     assert_eq!(judged.code, Some(0), "{}", judged.log);
     assert!(judged.log.contains("Everything that must hold held."));
+    let last = judged.log.lines().last().unwrap();
+    assert!(last.contains("feeder verify --full"), "{last}");
     // Started again, as docker-compose does with whatever has ended, seed leaves all as it is, and
     // an application says that it cannot know what the first one wrote.
     assert!(stack.seed_images().await.contains("there already"));

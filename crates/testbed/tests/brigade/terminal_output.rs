@@ -1,5 +1,5 @@
-//! What others write into paths reaches neither the terminal nor a spreadsheet as a command, and no folder
-//! above is read.
+//! What others write into paths reaches neither the terminal nor a spreadsheet as a command, no folder above is
+//! read, and output that cannot be written is no finding.
 
 use std::process::Stdio;
 
@@ -78,4 +78,72 @@ async fn a_dotenv_of_a_folder_above_is_not_read() {
     let output = command.output().await.unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(!log.contains("QUEUE_URL"), "{log}");
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_written_is_no_finding() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    for arguments in [
+        &["plan"][..],
+        &["verify"],
+        &["failures"],
+        &["report"],
+        &["runs"],
+        &["rollback", "--all"],
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
+        command.args(arguments).env_clear().current_dir("/");
+        command.envs(rig.environment("operator", &[]));
+        command.stdout(full.unwrap()).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().await.unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(70), "{arguments:?}: {log}");
+    }
+}
+
+/// The output of a program that has nothing but a secret in its environment.
+async fn print_manual(program: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = tokio::process::Command::new(binary_path(program).unwrap());
+    command.args(arguments).env_clear().current_dir("/");
+    command.env("DATABASE_URL", "postgres://app:hunter2@db/app");
+    let output = command.output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[tokio::test]
+async fn completions_and_manual_pages_are_printed() {
+    for (program, flag) in [
+        ("feeder", "--max-backlog"),
+        ("consumer", "--max-concurrency"),
+    ] {
+        for shell in ["bash", "zsh", "fish"] {
+            let (code, output, log) = print_manual(program, &["completions", shell]).await;
+            assert_eq!(code, Some(0), "{log}");
+            // fish's have no dashes.
+            assert!(output.contains(&flag[2..]), "{shell}: {output}");
+            assert!(output.contains("healthcheck") && !output.contains("hunter2"));
+        }
+        let (code, page, log) = print_manual(program, &["man"]).await;
+        assert_eq!(code, Some(0), "{log}");
+        assert!(page.contains(&format!(".TH {program} 1")), "{page}");
+        assert!(
+            page.contains(&flag.replace('-', r"\-")) && !page.contains("hunter2"),
+            "{page}"
+        );
+    }
+    let (_, page, _) = print_manual("feeder", &["man", "verify"]).await;
+    assert!(
+        page.contains(r"feeder\-verify") && page.contains(r"\-\-recopy"),
+        "{page}"
+    );
+    let (code, _, log) = print_manual("feeder", &["man", "verfy"]).await;
+    assert_eq!(code, Some(64));
+    assert!(log.contains("'verfy' is not a command: plan, "), "{log}");
 }

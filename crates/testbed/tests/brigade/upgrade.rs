@@ -60,7 +60,7 @@ async fn a_ledger_of_a_later_version_is_reported() {
         .await;
     for program in ["consumer", "feeder"] {
         let ended = rig.run_program(program, &[]).await;
-        assert_eq!(ended.code, Some(1), "{program}: {}", ended.log);
+        assert_eq!(ended.code, Some(70), "{program}: {}", ended.log);
         assert!(
             ended.log.contains("does not fit this version"),
             "{}",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use bucket_brigade_testbed::chaos::{ChaosObserver, DeleteChecker};
-use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::cloud::{CreateQueueOptions, QueueUrls};
 use bucket_brigade_testbed::seed::SeedOptions;
 use bucket_brigade_testbed::traffic::ActiveRows;
 use fastrand::Rng;
@@ -18,6 +18,7 @@ struct AuditorFixture {
     hot: Arc<ActiveRows>,
     fed: UnboundedReceiver<String>,
     url: String,
+    dead_letter_url: Option<String>,
 }
 
 impl AuditorFixture {
@@ -35,13 +36,17 @@ impl AuditorFixture {
         );
         world.cloud.observe_requests(Arc::new(lookout))?;
         let queue = world.cloud.create_queue("q", CreateQueueOptions::default());
-        let url = queue.await?.url;
+        let QueueUrls {
+            url,
+            dead_letter_url,
+        } = queue.await?;
         Ok(Self {
             world,
             auditor,
             hot,
             fed,
             url,
+            dead_letter_url,
         })
     }
 
@@ -91,6 +96,22 @@ async fn a_delete_in_its_time_is_none() -> Result<()> {
     office.send_and_delete(&body).await?;
     assert_eq!(office.auditor.findings(), Vec::<String>::new());
     assert_eq!(office.auditor.checked_deletes(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_deleted_in_its_time() -> Result<()> {
+    let office = AuditorFixture::open().await?;
+    let (_, body) = office.message_of_some_row();
+    let sqs = office.world.cloud.sqs_client_for("consumer");
+    let entry = aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder();
+    let entry = entry.id("0").message_body(&body).build()?;
+    let send = sqs.send_message_batch().entries(entry);
+    let send = send.set_queue_url(office.dead_letter_url.clone());
+    send.send().await?;
+    office.send_and_delete(&body).await?;
+    assert_eq!(office.auditor.findings(), Vec::<String>::new());
+    assert_eq!(office.auditor.checked_deletes(), 1);
     Ok(())
 }
 

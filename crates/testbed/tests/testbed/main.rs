@@ -4,6 +4,7 @@ mod auditor;
 mod chaos;
 mod checker;
 mod cloud;
+mod compat;
 mod faults;
 mod file_map;
 mod postgres;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
@@ -33,6 +35,45 @@ pub struct S3Bucket {
     pub(super) copies: CopyClient,
     /// When a request that does not answer is given up.
     pub(super) timeout: Duration,
+    pub(super) headers: BucketHeaders,
+}
+
+/// What each request about a bucket says beside its own matter.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BucketHeaders {
+    pub(super) expected_owner: Option<String>,
+    /// Whether we pay, where the requester is to.
+    pub(super) pays: bool,
+}
+
+impl BucketHeaders {
+    pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
+        let owner = self.expected_owner.clone();
+        let owner = owner.map(|owner| ("x-amz-expected-bucket-owner", owner));
+        let payer = self
+            .pays
+            .then(|| ("x-amz-request-payer", "requester".to_owned()));
+        owner.into_iter().chain(payer).collect()
+    }
+}
+
+impl Intercept for BucketHeaders {
+    fn name(&self) -> &'static str {
+        "BucketHeaders"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let headers = context.request_mut().headers_mut();
+        for (name, value) in self.pairs() {
+            headers.try_insert(name, value)?;
+        }
+        Ok(())
+    }
 }
 
 impl S3Access {
@@ -91,6 +132,7 @@ impl S3Access {
                 problem: format!("bucket '{name}' cannot be used: {}", error_chain(&*error)),
             })?,
             timeout: self.timeout,
+            headers: BucketHeaders::default(),
         })
     }
 
@@ -114,11 +156,35 @@ impl S3Access {
 }
 
 impl S3Bucket {
+    pub(super) fn with_headers(self, headers: BucketHeaders) -> Self {
+        if headers.pairs().is_empty() {
+            return self;
+        }
+        let config = self.client.config().to_builder();
+        let config = config.interceptor(headers.clone());
+        Self {
+            client: Client::from_conf(config.build()),
+            headers,
+            ..self
+        }
+    }
+
     /// Checks that it is there, and that we may look into it.
     pub async fn check_access(&self) -> Result<(), PreflightError> {
         let (client, setting, name) = (&self.client, self.setting, &self.name);
         retry_transient(async || check_bucket(client, setting, name, BucketCheck::Access).await)
             .await
+    }
+
+    /// Checks that its name is not surely wrong: for a process that does not work with it.
+    pub async fn check_name(&self) -> Result<(), PreflightError> {
+        check_bucket(
+            &self.client,
+            self.setting,
+            &self.name,
+            BucketCheck::NameOnly,
+        )
+        .await
     }
 
     pub fn name(&self) -> &str {

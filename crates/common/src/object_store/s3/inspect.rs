@@ -1,11 +1,15 @@
 //! Looking at an object by a HEAD.
 
+use std::collections::HashMap;
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
 use super::copy::{HeadAnswer, ObjectHeaders};
 use super::{S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::RequestError;
+use crate::connections::has_marked_byte;
 use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, ObjectStat};
 
@@ -17,12 +21,13 @@ impl S3Store {
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
         let bucket = self.bucket_at(side);
-        match bucket.copies.head(key).await.map_err(store_error)? {
+        let answer = bucket.copies.head(key, &bucket.headers).await;
+        match answer.map_err(store_error)? {
             HeadAnswer::Found(headers) => Ok(Some(object_stat(&headers))),
             HeadAnswer::Missing => Ok(None),
             HeadAnswer::Unclear => {
                 let head = Box::pin(bucket.head(key)).await?;
-                Ok(head.map(|head| object_stat(&headers_of(&head))))
+                Ok(head.as_ref().map(careful_stat))
             }
         }
     }
@@ -44,18 +49,25 @@ impl S3Bucket {
 }
 
 fn headers_of(head: &HeadObjectOutput) -> ObjectHeaders {
-    let encryption = head.server_side_encryption.as_ref();
     ObjectHeaders {
         etag: head.e_tag().unwrap_or_default().to_owned(),
         size_bytes: head.content_length.unwrap_or(0),
         modified_seconds: head.last_modified.map_or(0, |at| at.secs()),
-        encryption: encryption.map(|kind| kind.as_str().to_owned()),
+        encryption: head.server_side_encryption.clone(),
         customer_algorithm: head.sse_customer_algorithm.clone(),
+    }
+}
+
+fn careful_stat(head: &HeadObjectOutput) -> ObjectStat {
+    ObjectStat {
+        unreadable_header: unreadable_head(head),
+        ..object_stat(&headers_of(head))
     }
 }
 
 fn object_stat(headers: &ObjectHeaders) -> ObjectStat {
     ObjectStat {
+        unreadable_header: None,
         is_md5: is_md5(headers),
         etag: bare_etag(&headers.etag).to_owned(),
         size_bytes: headers.size_bytes,
@@ -65,13 +77,51 @@ fn object_stat(headers: &ObjectHeaders) -> ObjectStat {
 
 /// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
 fn is_md5(headers: &ObjectHeaders) -> bool {
-    let encryption = headers.encryption.as_deref();
-    let is_plain = encryption.is_none_or(|kind| kind == ServerSideEncryption::Aes256.as_str());
     let etag = bare_etag(&headers.etag);
-    is_plain
-        && headers.customer_algorithm.is_none()
-        && etag.len() == 32
-        && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+    headers.customer_algorithm.is_none() && is_md5_of(etag, headers.encryption.as_ref())
+}
+
+pub(super) fn is_md5_of(etag: &str, encryption: Option<&ServerSideEncryption>) -> bool {
+    let is_plain = encryption.is_none_or(|kind| *kind == ServerSideEncryption::Aes256);
+    is_plain && etag.len() == 32 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// What of an object's headers is no UTF-8, as the connections have marked it.
+pub(super) fn unreadable_header(object: &GetObjectOutput) -> Option<&'static str> {
+    let headers = [
+        ("Content-Type", &object.content_type),
+        ("Cache-Control", &object.cache_control),
+        ("Content-Encoding", &object.content_encoding),
+        ("Content-Disposition", &object.content_disposition),
+        ("Content-Language", &object.content_language),
+        ("Expires", &object.expires_string),
+    ];
+    first_marked(headers, object.metadata.as_ref())
+}
+
+fn unreadable_head(head: &HeadObjectOutput) -> Option<&'static str> {
+    let headers = [
+        ("Content-Type", &head.content_type),
+        ("Cache-Control", &head.cache_control),
+        ("Content-Encoding", &head.content_encoding),
+        ("Content-Disposition", &head.content_disposition),
+        ("Content-Language", &head.content_language),
+        ("Expires", &head.expires_string),
+    ];
+    first_marked(headers, head.metadata.as_ref())
+}
+
+fn first_marked(
+    headers: [(&'static str, &Option<String>); 6],
+    metadata: Option<&HashMap<String, String>>,
+) -> Option<&'static str> {
+    let is_marked = |value: &String| has_marked_byte(value);
+    let mut headers = headers.into_iter();
+    let header = headers.find(|(_, value)| value.as_ref().is_some_and(is_marked));
+    let in_metadata = metadata.is_some_and(|metadata| metadata.values().any(is_marked));
+    header
+        .map(|(name, _)| name)
+        .or(in_metadata.then_some("x-amz-meta-…"))
 }
 
 #[cfg(test)]
@@ -85,7 +135,7 @@ mod tests {
             let head = HeadObjectOutput::builder().e_tag(format!("\"{etag}\""));
             head.content_length(3)
         };
-        let stat = |head: HeadObjectOutput| object_stat(&headers_of(&head));
+        let stat = |head: HeadObjectOutput| careful_stat(&head);
         assert!(stat(head(md5).build()).is_md5);
         assert!(!stat(head(&format!("{md5}-2")).build()).is_md5);
         let kms = head(md5).server_side_encryption(ServerSideEncryption::AwsKms);

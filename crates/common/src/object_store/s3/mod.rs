@@ -4,26 +4,37 @@ mod access;
 mod attributes;
 mod compare;
 mod copy;
+mod delete_guard;
 mod encoding;
 mod errors;
+mod hashed_body;
 mod inspect;
+mod method;
 mod multipart;
 mod probe;
 mod remove;
 mod replace;
 mod rights;
+mod stores;
+mod stream;
+
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 
 pub use access::{S3Access, S3Bucket};
-pub use attributes::CopyAttributes;
+pub use attributes::{CopyAttributes, FROM_SOURCE};
 pub use encoding::copy_source;
 pub use errors::store_error;
 pub use inspect::CUSTOMER_KEY;
+pub use method::{CopyMethod, MethodRequest};
 pub use probe::CopyProbe;
 
 use copy::{CopyCondition, CopyRequest};
+use delete_guard::DeleteGuard;
 
+use crate::ledger::RunOptions;
 use crate::object_store::objects::BucketSide;
 use crate::object_store::{CopiedObject, DestinationState, ObjectStore, StoreError};
 use crate::path_rule::{MoveRoute, PathRule};
@@ -52,8 +63,13 @@ impl Default for CopyLimits {
 #[derive(Debug, Clone)]
 pub struct S3Options {
     pub attributes: CopyAttributes,
-    /// Whether the store honours `If-None-Match` on a copy. When it does not, a HEAD goes first.
+    pub method: CopyMethod,
+    /// Whether the store honours `If-None-Match` on such a copy. When it does not, a HEAD goes first.
     pub conditional_copy: bool,
+    /// Whether it does when an upload in parts is completed.
+    pub conditional_complete: bool,
+    /// Whether a HEAD is guard enough where it does not.
+    pub accept_unconditional: bool,
     /// When to copy in parts.
     pub limits: CopyLimits,
 }
@@ -63,8 +79,20 @@ impl Default for S3Options {
     fn default() -> Self {
         Self {
             attributes: CopyAttributes::default(),
+            method: CopyMethod::Server,
             conditional_copy: true,
+            conditional_complete: true,
+            accept_unconditional: false,
             limits: CopyLimits::default(),
+        }
+    }
+}
+
+impl S3Options {
+    pub fn of_run(options: &RunOptions) -> Self {
+        Self {
+            attributes: CopyAttributes::of_run(options),
+            ..Self::default()
         }
     }
 }
@@ -79,6 +107,10 @@ pub struct S3Store {
     options: S3Options,
     /// The ETag of an older copy of ours that a copy is to replace; none to overwrite nothing.
     replace_etag: Option<String>,
+    /// How its deletes are guarded, once it is known.
+    delete_guard: Arc<OnceCell<DeleteGuard>>,
+    /// Whether the ETags in a `DeleteObjects` are, too.
+    batches_are_guarded: Arc<OnceLock<bool>>,
 }
 
 impl S3Store {
@@ -89,6 +121,8 @@ impl S3Store {
             destination,
             options,
             replace_etag: None,
+            delete_guard: Arc::default(),
+            batches_are_guarded: Arc::default(),
         }
     }
 
@@ -99,23 +133,53 @@ impl S3Store {
         }
     }
 
-    fn copy_request<'a>(&'a self, route: &'a MoveRoute) -> CopyRequest<'a> {
-        let condition = match &self.replace_etag {
+    fn condition(&self) -> CopyCondition<'_> {
+        match &self.replace_etag {
             Some(ours) => CopyCondition::Over(ours),
             None if self.options.conditional_copy => CopyCondition::Absent,
             None => CopyCondition::None,
-        };
-        CopyRequest {
-            key: &route.destination_key,
-            source: copy_source(&self.source.name, &route.source_key),
-            condition,
-            attributes: &self.options.attributes,
         }
     }
 
-    async fn send_copy(&self, request: &CopyRequest<'_>) -> Result<CopiedObject, StoreError> {
-        let etag = self.destination.copies.copy(request).await;
+    /// One copy of the object `source_key` in `source` to `key` of the destination.
+    async fn write_copy(
+        &self,
+        source: &S3Bucket,
+        source_key: &str,
+        key: &str,
+        condition: CopyCondition<'_>,
+        attributes: &CopyAttributes,
+    ) -> Result<CopiedObject, StoreError> {
+        if let CopyMethod::Stream = self.options.method {
+            let copy = stream::StreamedCopy {
+                store: self,
+                source,
+                source_key,
+                key,
+                condition,
+                attributes,
+            };
+            // Boxed, so that the SDK's futures make no room in the one of a copy.
+            return Box::pin(copy.run()).await;
+        }
+        let attributes = attributes.for_object(source, source_key).await?;
+        let request = CopyRequest {
+            key,
+            source: copy_source(&source.name, source_key),
+            condition,
+            attributes: &attributes,
+            bucket_headers: &self.copy_headers(source),
+        };
+        let etag = self.destination.copies.copy(&request).await;
         confirm_copy(etag.map_err(store_error)?.as_deref())
+    }
+
+    fn copy_headers(&self, source: &S3Bucket) -> Vec<(&'static str, String)> {
+        let owner = source.headers.expected_owner.clone();
+        let owner = owner.map(|owner| ("x-amz-source-expected-bucket-owner", owner));
+        let mut headers = self.destination.headers.pairs();
+        headers.extend(owner);
+        headers
     }
 
     /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
@@ -131,12 +195,14 @@ impl S3Store {
 #[async_trait]
 impl ObjectStore for S3Store {
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
-        let request = self.copy_request(route);
-        if let CopyCondition::None = request.condition {
+        let condition = self.condition();
+        if let CopyCondition::None = condition {
             // Boxed, so that the SDK's future makes no room in the one of a copy.
             Box::pin(self.ensure_destination_free(route)).await?;
         }
-        self.send_copy(&request).await
+        let (from, to) = (&route.source_key, &route.destination_key);
+        self.write_copy(&self.source, from, to, condition, &self.options.attributes)
+            .await
     }
 
     async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, StorageClass};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
 
+use super::attributes::readable_class;
 use super::encoding::encode_tags;
-use super::{S3Store, confirm_copy, copy_source, store_error};
+use super::stream::StreamedPart;
+use super::{CopyMethod, S3Bucket, S3Store, bare_etag, confirm_copy, copy_source, store_error};
 use crate::object_store::{CopiedObject, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::retry::Backoff;
@@ -21,6 +23,9 @@ const MAX_PARTS: u64 = 10_000;
 /// Parts of one object under way at a time: enough to hide latency, few enough not to starve the
 /// other copies.
 const MAX_PARTS_IN_FLIGHT: usize = 4;
+
+/// Where the bytes go through this process: little to send again when a part fails.
+const STREAMED_PART_BYTES: u64 = 16 << 20;
 
 /// A part that fails costs no other part: it is tried again, for about as long as a small object.
 const PART_RETRIES: usize = 6;
@@ -36,14 +41,17 @@ pub(super) async fn copy_in_parts(
 ) -> Result<CopiedObject, StoreError> {
     let source = store.head_source(route).await?;
     let size = u64::try_from(source.content_length.unwrap_or(0)).unwrap_or(0);
-    if size <= store.options.limits.single_bytes {
+    if store.options.method == CopyMethod::Server && size <= store.options.limits.single_bytes {
         return Err(StoreError::Permanent {
             code: "InvalidRequest".into(),
             message: format!("the store refuses to copy this object of {size} bytes"),
         });
     }
-    if !store.options.conditional_copy && store.replace_etag.is_none() {
-        store.ensure_destination_free(route).await?;
+    if !is_conditional(store) {
+        ensure_unconditional_accepted(store)?;
+        if store.replace_etag.is_none() {
+            store.ensure_destination_free(route).await?;
+        }
     }
     let upload = create_upload(store, route, &source).await?;
     let copied = copy_parts_and_complete(store, route, &upload, &source, size).await;
@@ -56,13 +64,30 @@ pub(super) async fn copy_in_parts(
     })
 }
 
+fn is_conditional(store: &S3Store) -> bool {
+    store.options.conditional_copy && store.options.conditional_complete
+}
+
+/// The store refuses to overwrite by one upload, and not by one in parts.
+fn ensure_unconditional_accepted(store: &S3Store) -> Result<(), StoreError> {
+    if store.options.accept_unconditional || !store.options.conditional_copy {
+        return Ok(());
+    }
+    Err(StoreError::Permanent {
+        code: "UnconditionalUpload".into(),
+        message: "the object needs an upload in parts, by which this store overwrites whatever it meets: ACCEPT_UNCONDITIONAL=yes".into(),
+    })
+}
+
 /// Starts the upload with everything S3 would have copied in a single copy.
 async fn create_upload(
     store: &S3Store,
     route: &MoveRoute,
     source: &HeadObjectOutput,
 ) -> Result<String, StoreError> {
-    let attributes = store.options.attributes.clone();
+    let attributes = &store.options.attributes;
+    let attributes = attributes.for_object(&store.source, &route.source_key);
+    let attributes = attributes.await?.into_owned();
     let class = attributes.storage_class;
     let output = store
         .destination
@@ -75,11 +100,11 @@ async fn create_upload(
         .set_content_encoding(source.content_encoding.clone())
         .set_content_disposition(source.content_disposition.clone())
         .set_content_language(source.content_language.clone())
-        .set_expires(expiry_date(source))
+        .set_expires(expiry_date(source.expires_string.as_deref()))
         .set_website_redirect_location(source.website_redirect_location.clone())
         .set_metadata(source.metadata.clone())
-        .set_tagging(source_tags(store, route).await?)
-        .set_storage_class(class.or_else(|| source_storage_class(source)))
+        .set_tagging(read_tags(&store.source, &route.source_key).await?)
+        .set_storage_class(class.or_else(|| readable_class(source.storage_class.clone())))
         .set_acl(attributes.acl)
         .set_server_side_encryption(attributes.encryption)
         .set_ssekms_key_id(attributes.kms_key_id)
@@ -92,21 +117,14 @@ async fn create_upload(
     })
 }
 
-/// The source's class, unless it is an archive's: the application could not read the copy.
-fn source_storage_class(source: &HeadObjectOutput) -> Option<StorageClass> {
-    let class = source.storage_class.clone();
-    class.filter(|class| !matches!(class, StorageClass::Glacier | StorageClass::DeepArchive))
-}
-
 /// S3 hands out whatever text was stored; only a date can be set again.
-fn expiry_date(source: &HeadObjectOutput) -> Option<DateTime> {
-    let text = source.expires_string.as_deref()?;
-    DateTime::from_str(text, DateTimeFormat::HttpDate).ok()
+pub(super) fn expiry_date(text: Option<&str>) -> Option<DateTime> {
+    DateTime::from_str(text?, DateTimeFormat::HttpDate).ok()
 }
 
-async fn source_tags(store: &S3Store, route: &MoveRoute) -> Result<Option<String>, StoreError> {
-    let request = store.source.client.get_object_tagging();
-    let request = request.bucket(&store.source.name).key(&route.source_key);
+pub(super) async fn read_tags(source: &S3Bucket, key: &str) -> Result<Option<String>, StoreError> {
+    let request = source.client.get_object_tagging();
+    let request = request.bucket(&source.name).key(key);
     let output = match request.send().await.map_err(store_error) {
         // The store knows no tags.
         Err(error) if error.code() == "NotImplemented" => return Ok(None),
@@ -125,15 +143,17 @@ async fn copy_parts_and_complete(
     size: u64,
 ) -> Result<CopiedObject, StoreError> {
     let etag = source.e_tag();
-    let parts: Vec<CompletedPart> =
-        stream::iter(part_ranges(size, store.options.limits.part_bytes))
-            .map(|(number, range)| {
-                copy_part_with_retries(store, route, upload, etag, number, range)
-            })
-            .buffered(MAX_PARTS_IN_FLIGHT)
-            .try_collect()
-            .await?;
-    let only_new = store.options.conditional_copy && store.replace_etag.is_none();
+    let part_bytes = match store.options.method {
+        CopyMethod::Server => store.options.limits.part_bytes,
+        CopyMethod::Stream => store.options.limits.part_bytes.min(STREAMED_PART_BYTES),
+    };
+    let parts: Vec<CompletedPart> = stream::iter(part_ranges(size, part_bytes))
+        .map(|(number, range)| copy_part_with_retries(store, route, upload, etag, number, range))
+        .buffered(MAX_PARTS_IN_FLIGHT)
+        .try_collect()
+        .await?;
+    let count = parts.len();
+    let only_new = is_conditional(store) && store.replace_etag.is_none();
     let output = store
         .destination
         .client
@@ -151,7 +171,30 @@ async fn copy_parts_and_complete(
         .send()
         .await
         .map_err(store_error)?;
-    confirm_copy(output.e_tag())
+    match output.e_tag() {
+        // Some stores leave it empty there, and have it in a HEAD.
+        Some("" | "\"\"") => confirm_by_head(store, route, size, count).await,
+        etag => confirm_copy(etag),
+    }
+}
+
+/// An object of that size in so many parts: what the application would write under the same key looks otherwise.
+async fn confirm_by_head(
+    store: &S3Store,
+    route: &MoveRoute,
+    size: u64,
+    parts: usize,
+) -> Result<CopiedObject, StoreError> {
+    let head = store.head_destination(route).await?;
+    let etag = head.filter(|head| {
+        let has_size = head
+            .content_length
+            .and_then(|size| u64::try_from(size).ok())
+            == Some(size);
+        let etag = bare_etag(head.e_tag().unwrap_or_default());
+        has_size && etag.ends_with(&format!("-{parts}"))
+    });
+    confirm_copy(etag.as_ref().and_then(HeadObjectOutput::e_tag))
 }
 
 /// Part numbers from 1 with their byte ranges; parts grow when there would be too many.
@@ -165,6 +208,17 @@ fn part_ranges(size: u64, part_bytes: u64) -> impl Iterator<Item = (i32, String)
 
 /// The parts of an object that was replaced would never fit together.
 const SOURCE_CHANGED: &str = "SourceChanged";
+
+/// On a condition on the source.
+pub(super) fn source_error(error: StoreError) -> StoreError {
+    match error {
+        StoreError::DestinationExists => StoreError::Transient {
+            code: SOURCE_CHANGED.into(),
+            message: "the source object was replaced while it was copied".into(),
+        },
+        other => other,
+    }
+}
 
 fn may_pass(error: &StoreError) -> bool {
     match error {
@@ -202,6 +256,15 @@ async fn copy_part(
     number: i32,
     range: &str,
 ) -> Result<CompletedPart, StoreError> {
+    if let CopyMethod::Stream = store.options.method {
+        let part = StreamedPart {
+            upload,
+            source_etag,
+            number,
+            range,
+        };
+        return part.copy(store, route).await;
+    }
     let output = store
         .destination
         .client
@@ -209,6 +272,7 @@ async fn copy_part(
         .copy_source(copy_source(&store.source.name, &route.source_key))
         // All parts must be of one version of the source.
         .set_copy_source_if_match(source_etag.map(ToOwned::to_owned))
+        .set_expected_source_bucket_owner(store.source.headers.expected_owner.clone())
         .copy_source_range(range)
         .bucket(&store.destination.name)
         .key(&route.destination_key)
@@ -216,13 +280,7 @@ async fn copy_part(
         .part_number(number)
         .send()
         .await
-        .map_err(|error| match store_error(error) {
-            StoreError::DestinationExists => StoreError::Transient {
-                code: SOURCE_CHANGED.into(),
-                message: "the source object was replaced while it was copied".into(),
-            },
-            other => other,
-        })?;
+        .map_err(|error| source_error(store_error(error)))?;
     let result = output.copy_part_result.as_ref();
     let copied = confirm_copy(result.and_then(|result| result.e_tag()))?;
     Ok(CompletedPart::builder()

@@ -1,7 +1,7 @@
 //! Removing objects: a thousand a request, each only while it has the ETag it was looked at with.
 //!
-//! S3 evaluates the condition since September 2025. A store that ignores it removes whatever stands
-//! under the key, so the caller looks at the object right before.
+//! S3 evaluates the condition since September 2025. For a store that ignores it, [`super::delete_guard`] finds
+//! what else spares an object that is another one by now.
 
 use std::collections::HashMap;
 
@@ -10,16 +10,19 @@ use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 use futures::future::join_all;
 
+use super::delete_guard::{DeleteGuard, probe_target};
 use super::{S3Bucket, S3Store, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
+use crate::object_store::StoreError;
 use crate::object_store::objects::{
     BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover,
 };
-use crate::object_store::{CopiedObject, ObjectStore, StoreError};
-use crate::path_rule::MoveRoute;
 
 /// Objects removed at a time where each takes a request of its own.
 const MAX_SINGLE_DELETES: usize = 32;
+
+/// Objects removed in one request before it is known that the store evaluates the ETags in it.
+const MAX_UNPROVEN_BATCH: usize = 10;
 
 #[async_trait]
 impl ObjectRemover for S3Store {
@@ -28,26 +31,25 @@ impl ObjectRemover for S3Store {
         side: BucketSide,
         objects: &[DeleteTarget],
     ) -> Result<Vec<DeleteOutcome>, StoreError> {
-        let (in_batch, single): (Vec<_>, Vec<_>) = objects
-            .iter()
-            .partition(|object| fits_into_xml(&object.key));
-        let (mut outcomes, single) = match self.send_delete_objects(side, &in_batch).await {
-            // A store that knows no such request, or wants another checksum than the SDK's.
-            Err(StoreError::Suspect { .. }) => (HashMap::new(), objects.iter().collect()),
-            outcomes => (outcomes?, single),
+        let Some(first) = objects.first() else {
+            return Ok(Vec::new());
         };
-        for chunk in single.chunks(MAX_SINGLE_DELETES) {
+        let probe = || self.probe_deletes(side, &first.key);
+        let guard = *self.delete_guard.get_or_try_init(probe).await?;
+        let mut outcomes = HashMap::new();
+        if guard == DeleteGuard::IfMatch {
+            self.delete_in_batches(side, objects, &mut outcomes).await?;
+        }
+        let left = objects.iter();
+        let left: Vec<_> = left
+            .filter(|object| !outcomes.contains_key(object.key.as_str()))
+            .collect();
+        for chunk in left.chunks(MAX_SINGLE_DELETES) {
             let sent = chunk
                 .iter()
-                .map(|object| self.send_delete_object(side, object));
+                .map(|object| self.delete_guarded(side, object, guard));
             let keys = chunk.iter().map(|object| object.key.as_str());
             outcomes.extend(keys.zip(join_all(sent).await));
-        }
-        for object in in_batch {
-            // The header's form is sure; that of the ETag in a batch is each store's own reading.
-            if let Some(DeleteOutcome::Changed) = outcomes.get(object.key.as_str()) {
-                outcomes.insert(&object.key, self.send_delete_object(side, object).await);
-            }
         }
         let outcome_of = |object: &DeleteTarget| {
             outcomes
@@ -74,32 +76,52 @@ impl S3Store {
         })
     }
 
-    /// Copies an object that was removed on one side back from the other, if there is none.
-    pub async fn restore_object(
+    /// Those that a batch can hold, as long as the store evaluates the ETags in one: the first holds a key that does
+    /// not exist, with an ETag.
+    async fn delete_in_batches<'a>(
         &self,
         side: BucketSide,
-        route: &MoveRoute,
-    ) -> Result<CopiedObject, StoreError> {
-        let (store, route) = match side {
-            BucketSide::Destination => (self.clone(), route.clone()),
-            BucketSide::Source => (self.with_sides_swapped(), reverse_route(route)),
-        };
-        match store.copy(&route).await {
-            Err(StoreError::TooLarge) => store.copy_multipart(&route).await,
-            other => other,
+        objects: &'a [DeleteTarget],
+        outcomes: &mut HashMap<&'a str, DeleteOutcome>,
+    ) -> Result<(), StoreError> {
+        let in_batch = objects.iter().filter(|object| fits_into_xml(&object.key));
+        let mut in_batch: &[_] = &in_batch.collect::<Vec<_>>();
+        while let Some(object) = in_batch.first() {
+            let is_known = self.batches_are_guarded.get().copied();
+            let size = match is_known {
+                Some(false) => return Ok(()),
+                Some(true) => in_batch.len(),
+                None => in_batch.len().min(MAX_UNPROVEN_BATCH),
+            };
+            let (batch, rest) = in_batch.split_at(size);
+            let probe = probe_target(&object.key);
+            let probe = is_known.is_none().then_some(&probe);
+            let sent = self.send_delete_objects(side, batch, probe).await;
+            // A store that knows no such request, or wants another checksum than the SDK's.
+            if let Err(StoreError::Suspect { .. }) = sent {
+                self.batches_are_guarded.get_or_init(|| false);
+                return Ok(());
+            }
+            outcomes.extend(sent?);
+            in_batch = rest;
         }
+        // The header's form is sure; that of the ETag in a batch is each store's own reading.
+        for object in objects {
+            if let Some(DeleteOutcome::Changed) = outcomes.get(object.key.as_str()) {
+                outcomes.remove(object.key.as_str());
+            }
+        }
+        Ok(())
     }
 
     async fn send_delete_objects<'a>(
         &self,
         side: BucketSide,
         objects: &[&'a DeleteTarget],
+        probe: Option<&DeleteTarget>,
     ) -> Result<HashMap<&'a str, DeleteOutcome>, StoreError> {
-        if objects.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let identifiers = objects.iter().map(|object| object_identifier(object));
-        let identifiers: Result<Vec<_>, _> = identifiers.collect();
+        let identifiers = objects.iter().copied().chain(probe);
+        let identifiers: Result<Vec<_>, _> = identifiers.map(object_identifier).collect();
         let delete = identifiers.and_then(|all| Delete::builder().set_objects(Some(all)).build());
         let S3Bucket { client, name, .. } = self.bucket_at(side);
         let request = client.delete_objects().bucket(name);
@@ -108,49 +130,17 @@ impl S3Store {
             message: error.to_string(),
         })?;
         let output = request.delete(delete).send().await.map_err(store_error)?;
+        if let Some(probe) = probe {
+            let mut deleted = output.deleted().iter();
+            let is_guarded = !deleted.any(|deleted| deleted.key() == Some(&probe.key));
+            self.batches_are_guarded.get_or_init(|| is_guarded);
+        }
         let mut outcomes = delete_outcomes(output);
         let outcome_of = |object: &&'a DeleteTarget| {
             let outcome = outcomes.remove(&object.key).unwrap_or_else(missing_outcome);
             (object.key.as_str(), outcome)
         };
         Ok(objects.iter().map(outcome_of).collect())
-    }
-
-    async fn send_delete_object(&self, side: BucketSide, object: &DeleteTarget) -> DeleteOutcome {
-        let S3Bucket { client, name, .. } = self.bucket_at(side);
-        let request = client.delete_object().bucket(name).key(&object.key);
-        match request.if_match(quote_etag(&object.etag)).send().await {
-            Ok(output) => DeleteOutcome::Deleted {
-                delete_marker: output.version_id,
-            },
-            Err(error) => match store_error(error) {
-                StoreError::DestinationExists => DeleteOutcome::Changed,
-                StoreError::Permanent { code, .. } if code == "NoSuchKey" => {
-                    DeleteOutcome::Deleted {
-                        delete_marker: None,
-                    }
-                }
-                other => DeleteOutcome::Refused(other),
-            },
-        }
-    }
-
-    /// The same store with source and destination exchanged.
-    fn with_sides_swapped(&self) -> Self {
-        Self::new(
-            self.destination.clone(),
-            self.source.clone(),
-            self.options.clone(),
-        )
-    }
-}
-
-fn reverse_route(route: &MoveRoute) -> MoveRoute {
-    MoveRoute {
-        old_path: route.new_path.clone(),
-        new_path: route.old_path.clone(),
-        source_key: route.destination_key.clone(),
-        destination_key: route.source_key.clone(),
     }
 }
 
@@ -160,7 +150,7 @@ fn fits_into_xml(key: &str) -> bool {
         .any(|character| character.is_control() || matches!(character, '\u{fffe}' | '\u{ffff}'))
 }
 
-fn quote_etag(etag: &str) -> String {
+pub(super) fn quote_etag(etag: &str) -> String {
     format!("\"{etag}\"")
 }
 

@@ -27,6 +27,7 @@ impl S3Store {
             options: S3Options {
                 attributes: CopyAttributes {
                     storage_class: head.storage_class,
+                    keeps_storage_class: false,
                     ..self.options.attributes.clone()
                 },
                 ..self.options.clone()
@@ -34,8 +35,13 @@ impl S3Store {
             replace_etag: Some(etag),
             ..self.clone()
         };
-        match store.copy(route).await {
-            Err(StoreError::TooLarge) => store.copy_multipart(route).await,
+        store.copy_whole(route).await
+    }
+
+    /// One copy, however large the object.
+    pub async fn copy_whole(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        match self.copy(route).await {
+            Err(StoreError::TooLarge) => self.copy_multipart(route).await,
             other => other,
         }
     }

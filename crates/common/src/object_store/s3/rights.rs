@@ -1,9 +1,9 @@
 //! Can objects be copied at all? Asked when copies fail, by a copy to a key that no image has. It is
 //! unconditional: a refusal by condition would prove no right to write.
 
-use super::copy::{CopyCondition, CopyRequest};
+use super::copy::CopyCondition;
 use super::probe::CopyProbe;
-use super::{S3Store, copy_source};
+use super::{S3Bucket, S3Store};
 use crate::object_store::StoreError;
 use crate::object_store::objects::BucketSide;
 use crate::path_rule::{MoveRoute, PathRule};
@@ -15,8 +15,10 @@ impl S3Store {
         copied: Option<&MoveRoute>,
     ) -> Result<(), StoreError> {
         if let Some(copied) = copied {
-            let source = copy_source(&self.source.name, &copied.source_key);
-            match self.copy_onto_probe(rule, source).await {
+            match self
+                .copy_onto_probe(rule, &self.source, &copied.source_key)
+                .await
+            {
                 // It has gone since, or cannot be copied in one request.
                 Err(StoreError::Permanent { .. } | StoreError::TooLarge) => {}
                 other => return other,
@@ -32,22 +34,22 @@ impl S3Store {
         self.stat_object(BucketSide::Source, &missing.key).await?;
         let own = self.copy_probe(rule.destination_key_prefix());
         own.put(b"a probe of bucket-brigade").await?;
-        let source = copy_source(&self.destination.name, &own.key);
-        let copied = self.copy_onto_probe(rule, source).await;
+        let copied = self
+            .copy_onto_probe(rule, &self.destination, &own.key)
+            .await;
         remove_quietly(&own).await;
         copied
     }
 
-    async fn copy_onto_probe(&self, rule: &PathRule, source: String) -> Result<(), StoreError> {
+    async fn copy_onto_probe(
+        &self,
+        rule: &PathRule,
+        source: &S3Bucket,
+        key: &str,
+    ) -> Result<(), StoreError> {
         let probe = self.copy_probe(rule.destination_key_prefix());
-        let request = CopyRequest {
-            key: &probe.key,
-            source,
-            condition: CopyCondition::None,
-            attributes: &self.options.attributes,
-        };
-        let checked = match self.send_copy(&request).await {
-            Ok(_) => probe.head().await.map(drop),
+        let checked = match probe.write(source, key, CopyCondition::None).await {
+            Ok(()) => probe.head().await.map(drop),
             Err(error) => Err(error),
         };
         // The copy may have been made although the answer says otherwise.

@@ -337,8 +337,8 @@ async fn odd_keys_go_like_any_other() {
         rig.cloud
             .request_counts()
             .count_operation_by("feeder", "DeleteObject"),
-        1,
-        "the bell alone"
+        2,
+        "the bell alone, and the probe of a delete"
     );
 }
 

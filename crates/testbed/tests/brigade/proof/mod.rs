@@ -21,18 +21,18 @@ use crate::rig::{ExitedProcess, TestRig, stop_consumer, wait_for_exit};
 
 /// What a command printed with `--json`.
 #[derive(Debug)]
-pub(super) struct JsonCommandOutput {
-    pub(super) code: i32,
-    pub(super) json: Value,
+pub(crate) struct JsonCommandOutput {
+    pub(crate) code: i32,
+    pub(crate) json: Value,
 }
 
 impl JsonCommandOutput {
-    pub(super) fn number_of(&self, name: &str) -> i64 {
+    pub(crate) fn number_of(&self, name: &str) -> i64 {
         self.json[name].as_i64().unwrap()
     }
 
     /// One field of each item of a list, sorted.
-    pub(super) fn sorted_fields(&self, list: &str, field: &str) -> Vec<String> {
+    pub(crate) fn sorted_fields(&self, list: &str, field: &str) -> Vec<String> {
         let items = self.json[list].as_array().unwrap().iter();
         let mut texts: Vec<String> = items
             .map(|item| item[field].as_str().unwrap_or("none").to_owned())
@@ -42,7 +42,7 @@ impl JsonCommandOutput {
     }
 
     /// The field of the item with this id.
-    pub(super) fn field_of(&self, list: &str, id: &str, field: &str) -> String {
+    pub(crate) fn field_of(&self, list: &str, id: &str, field: &str) -> String {
         let items = self.json[list].as_array().unwrap();
         let item = items.iter().find(|item| item["id"] == id);
         item.map_or("not listed", |item| item[field].as_str().unwrap())
@@ -73,7 +73,7 @@ impl TestRig {
     }
 
     /// Moves all that is in scope, by a feeder and a consumer.
-    pub(super) async fn run_migration(&self) {
+    pub(crate) async fn run_migration(&self) {
         let consumer = self.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
         let ended = self.run_program("feeder", &[]).await;
         assert!(matches!(ended.code, Some(0 | 2)), "{}", ended.log);
@@ -116,7 +116,7 @@ impl TestRig {
         head.send().await.is_ok()
     }
 
-    pub(super) async fn delete_object(&self, bucket: &str, key: &str) {
+    pub(crate) async fn delete_object(&self, bucket: &str, key: &str) {
         let delete = self
             .cloud
             .s3_client()
@@ -134,7 +134,7 @@ impl TestRig {
     }
 
     /// The counters say what the tables hold.
-    pub(super) async fn assert_counts_agree(&self) {
+    pub(crate) async fn assert_counts_agree(&self) {
         for (counter, table) in [
             ("moved", "moves"),
             ("orphans", "orphans"),

@@ -48,6 +48,8 @@ fn needed_rights(operation: &str, writes: WriteSide) -> Vec<WriteRight> {
             ]
         }
         "GetBucketVersioning" => vec![write_right("GetBucketVersioning", bucket)],
+        // Objects of the command's own, which show what the store honours.
+        "PutObject" => vec![write_right("PutObject", to)],
         "DeleteObjects" | "DeleteObject" => vec![write_right("DeleteObject", to)],
         "CopyObject" => vec![
             write_right("GetObject", from),

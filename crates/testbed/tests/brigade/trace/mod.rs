@@ -199,6 +199,7 @@ async fn failures_retries_and_redrive_stay_in_their_trace() {
     assert!(moves[0].is_failed && moves[0].attribute("error.type") == "NoSuchKey");
     assert_eq!(moves[0].attribute("bucket_brigade.outcome"), "failed");
     assert!(span_names(&trace).contains(&"release"));
+    assert!(span_names(&trace).contains(&"dead letter"));
 
     // Mended and redriven out of the dead-letter queue, it goes on in the trace it began in.
     wait_until("the dead letter", async || rig.dead_letters().await == 1).await;

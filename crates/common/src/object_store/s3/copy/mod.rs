@@ -6,6 +6,8 @@
 //! request, and its HTTP client sends it.
 
 mod address;
+#[cfg(test)]
+mod by_sdk;
 mod credentials;
 mod head;
 mod response;
@@ -49,6 +51,8 @@ pub(super) struct CopyRequest<'a> {
     /// When the copy may be written.
     pub condition: CopyCondition<'a>,
     pub attributes: &'a CopyAttributes,
+    /// What is said of both buckets.
+    pub bucket_headers: &'a [(&'static str, String)],
 }
 
 /// When a copy may be written.
@@ -145,6 +149,9 @@ impl CopyClient {
         }
         for (name, value) in copy.attributes.headers() {
             headers.try_insert(name, value.to_owned())?;
+        }
+        for (name, value) in copy.bucket_headers {
+            headers.try_insert(*name, value.clone())?;
         }
         Ok(request)
     }

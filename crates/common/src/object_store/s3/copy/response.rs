@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
-use crate::aws::{ErrorOrigin, RequestError, code_for_status, first_line};
+use crate::aws::{ErrorOrigin, RequestError, code_for_status, describe_denial, first_line};
 
 /// The elements of a response that matter.
 #[derive(Debug, Default)]
@@ -47,10 +47,12 @@ fn unreadable(status: u16, problem: impl Display) -> RequestError {
 
 fn refusal(status: u16, response: CopyResponse) -> RequestError {
     let code = response.code;
-    let message = response.message.map_or_else(
-        || format!("S3 answered {status} without a message"),
-        |message| first_line(&message),
-    );
+    let message = response.message.filter(|message| !message.is_empty());
+    let message = match message {
+        Some(message) => first_line(&message),
+        None if status == 403 => describe_denial("CopyObject"),
+        None => format!("S3 answered {status} without a message"),
+    };
     RequestError {
         origin: ErrorOrigin::Service,
         code: code.unwrap_or_else(|| code_for_status(status).to_owned()),

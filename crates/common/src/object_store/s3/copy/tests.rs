@@ -19,10 +19,11 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_types::sdk_config::Builder;
 use proptest::prelude::*;
 
+use super::by_sdk::copy_by_sdk;
 use super::signature::{SECRET, is_signed};
-use super::{BucketAddress, CopyCondition, USER_AGENT};
+use super::{BucketAddress, USER_AGENT};
+use crate::object_store::s3::access::BucketHeaders;
 use crate::object_store::s3::{CopyAttributes, S3Access, S3Options, S3Store};
-use crate::object_store::s3::{confirm_copy, store_error};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::preflight::PreflightError;
@@ -187,26 +188,6 @@ fn route(key: &str) -> MoveRoute {
     }
 }
 
-async fn copy_by_sdk(store: &S3Store, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
-    let (copy, bucket) = (store.copy_request(route), &store.destination);
-    let request = bucket.client.copy_object().bucket(&bucket.name);
-    let request = request
-        .copy_source(&copy.source)
-        .key(copy.key)
-        .set_storage_class(copy.attributes.storage_class.clone())
-        .set_acl(copy.attributes.acl.clone())
-        .set_server_side_encryption(copy.attributes.encryption.clone())
-        .set_ssekms_key_id(copy.attributes.kms_key_id.clone());
-    let request = match copy.condition {
-        CopyCondition::Absent => request.if_none_match("*"),
-        CopyCondition::Over(etag) => request.if_match(etag),
-        CopyCondition::None => request,
-    };
-    let output = request.send().await.map_err(store_error)?;
-    let result = output.copy_object_result();
-    confirm_copy(result.and_then(|result| result.e_tag()))
-}
-
 async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &MoveRoute) {
     let copied = store.copy(route).await.unwrap();
     let ours = server.last();
@@ -228,6 +209,7 @@ proptest! {
         public in any::<bool>(),
         secret in any::<bool>(),
         replace_etag in any::<bool>(),
+        of_others in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -238,7 +220,14 @@ proptest! {
                 acl: public.then_some(ObjectCannedAcl::PublicRead),
                 encryption: secret.then_some(ServerSideEncryption::AwsKms),
                 kms_key_id: secret.then(|| "arn:aws:kms:eu-central-1:1:key/a".to_owned()),
+                ..CopyAttributes::default()
             };
+            let headers = |owner: &str| BucketHeaders {
+                expected_owner: of_others.then(|| owner.to_owned()),
+                pays: of_others,
+            };
+            store.source = store.source.with_headers(headers("111122223333"));
+            store.destination = store.destination.with_headers(headers("444455556666"));
             store.replace_etag = replace_etag.then(|| "\"0a\"".to_owned());
             hold_to_the_sdk(&server, &store, &route(&key)).await;
         });

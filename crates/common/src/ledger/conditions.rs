@@ -1,0 +1,70 @@
+//! What an operator lets the database decide: a condition of theirs, and the time of day where they are.
+
+use sqlx::AssertSqlSafe;
+
+use super::{PostgresLedger, before_timeout, is_unavailable, no_response, statement_error};
+use crate::ledger::move_ledger::StatementError;
+
+/// An operator's condition that takes longer is an answer, too: the database is busy.
+const CONDITION_TIMEOUT: &str = "SET LOCAL statement_timeout = '2s'";
+
+const SELECT_LOCAL_TIME: &str =
+    "SELECT extract(isodow FROM t)::int, extract(epoch FROM t::time)::int
+    FROM (SELECT now() AT TIME ZONE $1 AS t) AS local";
+
+/// A moment as the clocks of a time zone show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    /// 1 for Monday to 7.
+    pub weekday: u8,
+    /// Since midnight.
+    pub minutes: u16,
+}
+
+impl PostgresLedger {
+    /// The value of a SQL expression, or of a SELECT of one value, as text. It can change nothing.
+    pub async fn evaluate_condition(&self, sql: &str) -> Result<Option<String>, StatementError> {
+        sort_error(before_timeout(self.select_condition(sql)).await)
+    }
+
+    async fn select_condition(&self, sql: &str) -> Result<Option<String>, sqlx::Error> {
+        let mut transaction = self.pool.begin_with("BEGIN READ ONLY").await?;
+        sqlx::query(CONDITION_TIMEOUT)
+            .execute(&mut *transaction)
+            .await?;
+        // A comment at its end must not hide the bracket.
+        let sql = AssertSqlSafe(format!("SELECT ({sql}\n)::text"));
+        let value = sqlx::query_scalar(sql).persistent(false);
+        let value = value.fetch_one(&mut *transaction).await?;
+        transaction.rollback().await?;
+        Ok(value)
+    }
+
+    /// # Errors
+    /// [`StatementError::Rejected`]: the server knows no such time zone.
+    pub async fn local_time(&self, time_zone: &str) -> Result<LocalTime, StatementError> {
+        let query = sqlx::query_as(SELECT_LOCAL_TIME).bind(time_zone);
+        let (weekday, seconds): (i32, i32) =
+            sort_error(before_timeout(query.fetch_one(&self.pool)).await)?;
+        Ok(LocalTime {
+            weekday: u8::try_from(weekday).unwrap_or(0),
+            minutes: u16::try_from(seconds / 60).unwrap_or(0),
+        })
+    }
+}
+
+/// Whatever a server that is there refuses is the operator's own.
+fn sort_error<T>(result: Option<Result<T, sqlx::Error>>) -> Result<T, StatementError> {
+    let error = match result {
+        Some(Ok(value)) => return Ok(value),
+        Some(Err(error)) => error,
+        None => return Err(no_response()),
+    };
+    Err(match error.as_database_error() {
+        Some(refusal) if !is_unavailable(&error) => StatementError::Rejected {
+            code: refusal.code().unwrap_or_default().into_owned(),
+            message: refusal.message().to_owned(),
+        },
+        _ => statement_error(&error),
+    })
+}

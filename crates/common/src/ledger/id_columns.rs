@@ -1,0 +1,231 @@
+//! The id's columns in SQL, the one place that knows whether there are several.
+//!
+//! In statements `t` is the application's table. What selects rows out of it for another part of the statement
+//! gives their columns the names `key`, `key2`, and so on.
+
+use crate::row_id::{IdColumnType, IdType};
+use crate::sql::quote_identifier;
+
+/// The columns that identify a row, in the order of the setting.
+#[derive(Debug, Clone)]
+pub struct IdColumns {
+    plain_names: Vec<String>,
+    /// Quoted.
+    names: Vec<String>,
+    id_type: IdType,
+    /// Positions in the order of the index that rows are read through.
+    index_order: Vec<usize>,
+}
+
+impl IdColumns {
+    pub(super) fn new(names: Vec<String>, id_type: IdType, index_order: Vec<usize>) -> Self {
+        Self {
+            names: names.iter().map(|name| quote_identifier(name)).collect(),
+            plain_names: names,
+            id_type,
+            index_order,
+        }
+    }
+
+    /// As the catalogs have them.
+    pub fn plain_names(&self) -> &[String] {
+        &self.plain_names
+    }
+
+    pub fn id_type(&self) -> IdType {
+        self.id_type
+    }
+
+    /// For a GRANT: `"a", "b"`.
+    pub fn list(&self) -> String {
+        self.names.join(", ")
+    }
+
+    /// For an index: the same in its order.
+    pub fn index_list(&self) -> String {
+        self.in_index_order(|position| self.names[position].clone())
+    }
+
+    /// One column, which is null where there is no row.
+    pub fn first(&self, table: &str) -> String {
+        format!("{table}.{}", self.names[0])
+    }
+
+    /// The id as text, as messages and the ledger have it.
+    pub fn as_text(&self, table: &str) -> String {
+        let columns = self.names.iter().map(|name| format!("{table}.{name}"));
+        self.columns_as_text(&columns.collect::<Vec<_>>())
+    }
+
+    /// The same of the columns that [`Self::as_keys`] has named.
+    pub fn keys_as_text(&self, of: &str) -> String {
+        let columns = (0..self.names.len()).map(|position| format!("{of}.{}", key_name(position)));
+        self.columns_as_text(&columns.collect::<Vec<_>>())
+    }
+
+    fn columns_as_text(&self, columns: &[String]) -> String {
+        if let [column] = columns {
+            return format!("{column}::text");
+        }
+        let elements = columns.iter().zip(self.id_type.columns());
+        let elements: Vec<String> = elements
+            .map(|(name, of_type)| to_json(name, *of_type))
+            .collect();
+        format!("json_build_array({})::text", elements.join(", "))
+    }
+
+    /// `t.a AS key, t.b AS key2`
+    pub fn as_keys(&self, table: &str) -> String {
+        let names = self.names.iter().enumerate();
+        let columns =
+            names.map(|(position, name)| format!("{table}.{name} AS {}", key_name(position)));
+        columns.collect::<Vec<_>>().join(", ")
+    }
+
+    /// `s.key, s.key2`
+    pub fn keys(&self, of: &str) -> String {
+        let names = (0..self.names.len()).map(|position| format!("{of}.{}", key_name(position)));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// For ORDER BY, as the index has it.
+    pub fn order(&self, table: &str) -> String {
+        self.in_index_order(|position| format!("{table}.{}", self.names[position]))
+    }
+
+    /// The other way round.
+    pub fn order_desc(&self, table: &str) -> String {
+        self.in_index_order(|position| format!("{table}.{} DESC", self.names[position]))
+    }
+
+    /// The same of the columns that [`Self::as_keys`] has named.
+    pub fn key_order(&self, of: &str) -> String {
+        self.in_index_order(|position| format!("{of}.{}", key_name(position)))
+    }
+
+    /// The same, descending.
+    pub fn key_order_desc(&self, of: &str) -> String {
+        self.in_index_order(|position| format!("{of}.{} DESC", key_name(position)))
+    }
+
+    /// Whether a row is the one of an id as text.
+    pub fn matches(&self, table: &str, text: &str) -> String {
+        let of_columns = self.names.iter().zip(self.cast(text));
+        let equal = of_columns.map(|(name, value)| format!("{table}.{name} = {value}"));
+        equal.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Whether a row is the one of these keys.
+    pub fn matches_keys(&self, table: &str, of: &str) -> String {
+        let names = self.names.iter().enumerate();
+        let equal =
+            names.map(|(position, name)| format!("{table}.{name} = {of}.{}", key_name(position)));
+        equal.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Whether a row is one of an array of ids as text.
+    pub fn matches_any(&self, table: &str, texts: &str) -> String {
+        if let ([name], [of_type]) = (&*self.names, self.id_type.columns()) {
+            let of_type = of_type.sql_type();
+            return format!("{table}.{name} = ANY ({texts}::text[]::{of_type}[])");
+        }
+        let names = self.names.iter().map(|name| format!("{table}.{name}"));
+        let row = names.collect::<Vec<_>>().join(", ");
+        let values = self.cast("i.id").join(", ");
+        format!("({row}) IN (SELECT {values} FROM unnest({texts}::text[]) AS i (id))")
+    }
+
+    /// Whether a row comes after the one of an id as text, in the index's order.
+    pub fn is_after(&self, table: &str, text: &str) -> String {
+        let values = self.cast(&format!("{text}::text"));
+        let values = self.in_index_order(|position| values[position].clone());
+        match &*self.names {
+            [name] => format!("{table}.{name} > {values}"),
+            _ => format!("({}) > ({values})", self.order(table)),
+        }
+    }
+
+    /// What the columns' values are in an id as text.
+    fn cast(&self, text: &str) -> Vec<String> {
+        let types = self.id_type.columns();
+        if let [of_type] = types {
+            return vec![format!("{text}::{}", of_type.sql_type())];
+        }
+        let types = types.iter().enumerate();
+        types
+            .map(|(position, of_type)| from_json(text, position, *of_type))
+            .collect()
+    }
+
+    fn in_index_order(&self, part: impl Fn(usize) -> String) -> String {
+        let parts: Vec<String> = self
+            .index_order
+            .iter()
+            .map(|position| part(*position))
+            .collect();
+        parts.join(", ")
+    }
+}
+
+fn key_name(position: usize) -> String {
+    match position {
+        0 => "key".into(),
+        _ => format!("key{}", position + 1),
+    }
+}
+
+/// In the spelling of ISO 8601 whatever the session's `DateStyle`, and of UTC whatever its time zone.
+fn to_json(column: &str, of_type: IdColumnType) -> String {
+    match of_type {
+        IdColumnType::TimestampTz => format!("({column} AT TIME ZONE 'UTC')"),
+        IdColumnType::Character => format!("{column}::text"),
+        _ => format!("{column}::{}", of_type.sql_type()),
+    }
+}
+
+fn from_json(text: &str, position: usize, of_type: IdColumnType) -> String {
+    let element = format!("({text}::jsonb ->> {position})");
+    match of_type {
+        IdColumnType::TimestampTz => format!("({element}::timestamp AT TIME ZONE 'UTC')"),
+        _ => format!("{element}::{}", of_type.sql_type()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_column_is_itself() {
+        let id_type = IdColumnType::Bigint.into();
+        let id = IdColumns::new(vec!["id".into()], id_type, vec![0]);
+        assert_eq!(id.as_text("t"), "t.\"id\"::text");
+        assert_eq!(id.matches("t", "i.id"), "t.\"id\" = i.id::bigint");
+        assert_eq!(id.is_after("t", "$4"), "t.\"id\" > $4::text::bigint");
+        assert_eq!(
+            id.matches_any("t", "$2"),
+            "t.\"id\" = ANY ($2::text[]::bigint[])"
+        );
+        assert_eq!(id.as_keys("t"), "t.\"id\" AS key");
+    }
+
+    #[test]
+    fn several_are_compared_in_the_order_of_the_index() {
+        let types = [IdColumnType::TimestampTz, IdColumnType::Integer];
+        let id_type = IdType::from_columns(&types).unwrap();
+        let id = IdColumns::new(vec!["at".into(), "n".into()], id_type, vec![1, 0]);
+        assert_eq!(
+            id.as_text("t"),
+            r#"json_build_array((t."at" AT TIME ZONE 'UTC'), t."n"::integer)::text"#
+        );
+        assert_eq!(
+            id.is_after("t", "$4"),
+            r#"(t."n", t."at") > (($4::text::jsonb ->> 1)::integer, (($4::text::jsonb ->> 0)::timestamp AT TIME ZONE 'UTC'))"#
+        );
+        assert_eq!(
+            id.matches_keys("t", "l"),
+            r#"t."at" = l.key AND t."n" = l.key2"#
+        );
+        assert_eq!(id.key_order("s"), "s.key2, s.key");
+    }
+}

@@ -1,0 +1,238 @@
+//! By which way the bytes go, and whether the store refuses to overwrite on the way: found out at the start, with
+//! objects of a few bytes under keys that no image has.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::multipart::read_tags;
+use super::{S3Bucket, S3Options, S3Store, store_error};
+use crate::ledger::RunOptions;
+use crate::object_store::StoreError;
+use crate::preflight::{PreflightError, retry_transient};
+use crate::settings::StoreSettings;
+
+/// The window of a copy that is guarded by a look alone.
+const UNCONDITIONAL_WINDOW: &str = "what the application writes under the new prefix between the look (HEAD) and the moment when the copy takes effect, which may be minutes where a copy hangs, would be overwritten";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyMethod {
+    /// The store copies.
+    Server,
+    /// The bytes go through this process.
+    Stream,
+}
+
+impl fmt::Display for CopyMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "server",
+            Self::Stream => "stream",
+        })
+    }
+}
+
+/// What decides about the way.
+#[derive(Debug, Clone, Copy)]
+pub struct MethodRequest<'a> {
+    pub options: &'a RunOptions,
+    pub stores: &'a StoreSettings,
+    /// `CONDITIONAL_COPY`: whether the store honours conditions; none to find out.
+    pub conditional_copy: Option<bool>,
+    /// What keys at the destination start with.
+    pub prefix: &'a str,
+    /// The same at the source.
+    pub source_prefix: &'a str,
+}
+
+impl MethodRequest<'_> {
+    /// The store that copies from `source` to `destination`.
+    ///
+    /// # Errors
+    /// A method that the two stores do not have, a store that refuses to overwrite on no condition, unless that is
+    /// accepted, and what the store says when it refuses to write at all.
+    pub async fn open(
+        &self,
+        source: S3Bucket,
+        destination: S3Bucket,
+    ) -> Result<S3Store, PreflightError> {
+        Box::pin(self.find_method(source, destination)).await
+    }
+
+    async fn find_method(
+        &self,
+        source: S3Bucket,
+        destination: S3Bucket,
+    ) -> Result<S3Store, PreflightError> {
+        let methods = self.methods()?;
+        let options = S3Options {
+            method: methods[0],
+            accept_unconditional: self.stores.accept_unconditional,
+            conditional_copy: self.conditional_copy.unwrap_or(true),
+            ..S3Options::of_run(self.options)
+        };
+        let store = S3Store::new(source, destination, options);
+        if self.conditional_copy.is_some() {
+            let check = async || store.check_acl(self.prefix).await.map(|()| true);
+            self.probe(&store, check).await?;
+            return Ok(store);
+        }
+        for method in methods {
+            let store = store.with_method(*method);
+            if self
+                .probe(&store, async || store.honours_condition(self.prefix).await)
+                .await?
+            {
+                return self.finish(store).await;
+            }
+        }
+        self.ensure_unconditional_accepted()?;
+        tracing::warn!(
+            "the store ignores If-None-Match: a HEAD goes before each copy; {UNCONDITIONAL_WINDOW}"
+        );
+        let mut store = store;
+        store.options.conditional_copy = false;
+        Ok(store)
+    }
+
+    /// In the order in which they are tried.
+    fn methods(&self) -> Result<&'static [CopyMethod], PreflightError> {
+        match (self.options.copy_method.as_deref(), self.stores.is_one_store()) {
+            (Some("stream"), _) | (None, false) => Ok(&[CopyMethod::Stream]),
+            (None, true) => Ok(&[CopyMethod::Server, CopyMethod::Stream]),
+            (_, true) => Ok(&[CopyMethod::Server]),
+            (_, false) => Err(PreflightError::InvalidSetting {
+                setting: "COPY_METHOD",
+                problem: "source and destination have different endpoints or profiles, and no store copies from another: leave it out, or stream".into(),
+            }),
+        }
+    }
+
+    async fn finish(&self, mut store: S3Store) -> Result<S3Store, PreflightError> {
+        if store.options.method == CopyMethod::Stream {
+            let honours = async || {
+                let honours = store.honours_conditional_complete(self.prefix);
+                Box::pin(honours).await
+            };
+            store.options.conditional_complete = self.probe(&store, honours).await?;
+        }
+        store.ensure_source_readable(self.source_prefix).await?;
+        Ok(store)
+    }
+
+    async fn probe(
+        &self,
+        store: &S3Store,
+        honours: impl AsyncFn() -> Result<bool, StoreError>,
+    ) -> Result<bool, PreflightError> {
+        let bucket = store.destination.name();
+        retry_transient(async || honours().await.map_err(|error| write_error(bucket, &error))).await
+    }
+
+    fn ensure_unconditional_accepted(&self) -> Result<(), PreflightError> {
+        if self.stores.accept_unconditional {
+            return Ok(());
+        }
+        Err(PreflightError::InvalidSetting {
+            setting: "ACCEPT_UNCONDITIONAL",
+            problem: format!(
+                "the store ignores If-None-Match on copies and on uploads. {UNCONDITIONAL_WINDOW}. ACCEPT_UNCONDITIONAL=yes works all the same"
+            ),
+        })
+    }
+}
+
+impl S3Store {
+    pub fn method(&self) -> CopyMethod {
+        self.options.method
+    }
+
+    /// Requests to the store for one copy of an object without tags.
+    pub fn requests_per_copy(&self) -> u32 {
+        let options = &self.options;
+        let reads_class =
+            options.attributes.keeps_storage_class && options.method == CopyMethod::Server;
+        1 + u32::from(options.method == CopyMethod::Stream)
+            + u32::from(reads_class)
+            + u32::from(options.attributes.keeps_acl)
+            + u32::from(!options.conditional_copy)
+    }
+
+    /// Whether the store itself refuses to overwrite.
+    pub fn is_conditional(&self) -> bool {
+        self.options.conditional_copy
+    }
+
+    fn with_method(&self, method: CopyMethod) -> Self {
+        let mut store = self.clone();
+        store.options.method = method;
+        store
+    }
+
+    /// Whether the bucket takes the copies' ACL: a begun upload leaves no object, which may not be removed.
+    async fn check_acl(&self, prefix: &str) -> Result<(), StoreError> {
+        let Some(acl) = self.options.attributes.for_probe().acl else {
+            return Ok(());
+        };
+        let (bucket, probe) = (&self.destination, self.copy_probe(prefix));
+        let create = bucket.client.create_multipart_upload();
+        let create = create.bucket(&bucket.name).key(&probe.key).acl(acl);
+        let upload = create.send().await.map_err(store_error)?.upload_id;
+        let abort = bucket.client.abort_multipart_upload();
+        let abort = abort.bucket(&bucket.name).key(&probe.key);
+        drop(abort.set_upload_id(upload).send().await);
+        Ok(())
+    }
+
+    /// What may not be asked for would be missing at the copies.
+    async fn ensure_source_readable(&self, prefix: &str) -> Result<(), PreflightError> {
+        let missing = self.copy_probe(prefix).key;
+        let is_streamed = self.options.method == CopyMethod::Stream;
+        if is_streamed && let Err(error) = read_tags(&self.source, &missing).await {
+            self.check_denial(&error, "s3:GetObjectTagging")?;
+        }
+        if self.options.attributes.keeps_acl
+            && let Err(error) = self.source.is_public(&missing).await
+        {
+            self.check_denial(&error, "s3:GetObjectAcl")?;
+        }
+        Ok(())
+    }
+
+    fn check_denial(&self, error: &StoreError, right: &str) -> Result<(), PreflightError> {
+        if !matches!(error, StoreError::Denied { .. }) {
+            return Ok(());
+        }
+        Err(PreflightError::AccessDenied {
+            setting: "SOURCE_BUCKET_NAME",
+            problem: format!(
+                "bucket '{}' cannot be read as the copies need it ({right} is needed): {error}",
+                self.source.name()
+            ),
+        })
+    }
+}
+
+fn write_error(bucket: &str, error: &StoreError) -> PreflightError {
+    let setting = "DESTINATION_BUCKET_NAME";
+    let problem = format!("cannot write to bucket '{bucket}': {error}");
+    match error {
+        StoreError::Throttled { .. } | StoreError::Transient { .. } => {
+            PreflightError::Unreachable { setting, problem }
+        }
+        StoreError::Suspect { code, .. } if code == "InvalidStorageClass" => {
+            let setting = "STORAGE_CLASS";
+            PreflightError::InvalidSetting { setting, problem }
+        }
+        StoreError::Suspect { code, .. } if code == "AccessControlListNotSupported" => {
+            PreflightError::InvalidSetting {
+                setting: "COPY_ACL",
+                problem: format!(
+                    "bucket '{bucket}' has its ACLs disabled: leave COPY_ACL out and open the bucket by a policy, or enable ACLs (Object Ownership)"
+                ),
+            }
+        }
+        _ => PreflightError::AccessDenied { setting, problem },
+    }
+}

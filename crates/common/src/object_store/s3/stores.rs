@@ -1,0 +1,107 @@
+//! The two buckets of a run, each in its store.
+
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use aws_credential_types::provider::ProvideCredentials;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
+
+use super::access::BucketHeaders;
+use super::{S3Access, S3Bucket};
+use crate::aws::{error_chain, load_profile};
+use crate::ledger::{RunOptions, RunSpec};
+use crate::object_store::objects::BucketSide;
+use crate::preflight::PreflightError;
+use crate::settings::{BucketStore, StoreSettings};
+
+impl StoreSettings {
+    /// Source and destination. Whether they are there is not asked yet; `timeout` is when a request that does
+    /// not answer is given up.
+    ///
+    /// # Errors
+    /// [`PreflightError::InvalidSetting`] for a bucket of a kind that nothing can be copied to, as what is copied
+    /// must also be able to come back, and for a profile without credentials.
+    pub async fn open_buckets(
+        &self,
+        sdk: &SdkConfig,
+        run: &RunSpec,
+        options: &RunOptions,
+        timeout: Duration,
+    ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+        let access = self.access(sdk, BucketSide::Destination, timeout).await?;
+        let of_source = if self.is_one_store() {
+            access.clone()
+        } else {
+            self.access(sdk, BucketSide::Source, timeout).await?
+        };
+        let region = self.source.region.as_deref();
+        let source = of_source.bucket("SOURCE_BUCKET_NAME", &run.source_bucket, region);
+        let name = &run.destination_bucket;
+        let destination = access.bucket("DESTINATION_BUCKET_NAME", name, None);
+        let headers = |owner: &Option<String>| BucketHeaders {
+            expected_owner: owner.clone(),
+            pays: options.request_payer.is_some(),
+        };
+        let source_headers = headers(&options.expected_source_owner);
+        let destination_headers = headers(&options.expected_destination_owner);
+        Ok((
+            source.await?.with_headers(source_headers),
+            destination.await?.with_headers(destination_headers),
+        ))
+    }
+
+    /// Whether one store holds both buckets, and can copy from one to the other.
+    pub fn is_one_store(&self) -> bool {
+        let store = |side: &BucketStore| (side.endpoint.clone(), side.profile.clone());
+        store(&self.source) == store(&self.destination)
+    }
+
+    async fn access(
+        &self,
+        sdk: &SdkConfig,
+        side: BucketSide,
+        timeout: Duration,
+    ) -> Result<S3Access, PreflightError> {
+        let BucketStore {
+            endpoint, profile, ..
+        } = self.at(side);
+        let mut sdk = match profile {
+            Some(profile) => load_checked_profile(profile, side).await?,
+            None => sdk.clone(),
+        };
+        if let Some(endpoint) = endpoint {
+            let builder = sdk.into_builder().endpoint_url(endpoint);
+            sdk = builder.service_config(NoServiceConfig).build();
+        }
+        Ok(S3Access::new(&sdk, self.force_path_style, timeout))
+    }
+}
+
+/// Or `AWS_ENDPOINT_URL_S3` would win over the bucket's own endpoint.
+#[derive(Debug)]
+struct NoServiceConfig;
+
+impl LoadServiceConfig for NoServiceConfig {
+    fn load_config(&self, _: ServiceConfigKey<'_>) -> Option<String> {
+        None
+    }
+}
+
+async fn load_checked_profile(
+    profile: &str,
+    side: BucketSide,
+) -> Result<SdkConfig, PreflightError> {
+    let sdk = load_profile(profile).await;
+    if let Some(provider) = sdk.credentials_provider()
+        && let Err(error) = provider.provide_credentials().await
+    {
+        return Err(PreflightError::InvalidSetting {
+            setting: side.profile_setting(),
+            problem: format!(
+                "profile '{profile}' has no credentials: {}",
+                error_chain(&error)
+            ),
+        });
+    }
+    Ok(sdk)
+}

@@ -1,0 +1,101 @@
+//! The runs that a command steers: one, or all that are not finished.
+
+use std::fmt::{self, Display};
+
+use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{
+    ConnectionPurpose, RunRow, TableAccess, connect_to_ledger, list_runs, no_run,
+};
+use bucket_brigade_common::settings::SettingsProblems;
+use serde::Serialize;
+use sqlx::postgres::PgPool;
+
+use crate::context::{CommonArgs, command_name};
+use crate::output::OutputFormat;
+
+#[derive(Debug, clap::Args)]
+pub struct RunsArgs {
+    /// For every run that is not finished; needs the database's address alone
+    #[arg(long)]
+    all: bool,
+}
+
+pub(crate) struct ChosenRuns {
+    pub(crate) pool: PgPool,
+    runs: Vec<i64>,
+    is_all: bool,
+    format: OutputFormat,
+}
+
+/// What was done to each.
+#[derive(Serialize)]
+struct EachRun<T> {
+    runs: Vec<T>,
+}
+
+impl RunsArgs {
+    pub(crate) async fn choose(
+        self,
+        common: CommonArgs,
+        problems: SettingsProblems,
+    ) -> anyhow::Result<ChosenRuns> {
+        if self.all {
+            return choose_all(common, problems).await;
+        }
+        let context = common.into_context(problems).await?;
+        let ledger = context.open_ledger(TableAccess::Read).await?;
+        Ok(ChosenRuns {
+            pool: ledger.pool().clone(),
+            runs: vec![ledger.run_id()],
+            is_all: false,
+            format: context.format,
+        })
+    }
+}
+
+async fn choose_all(common: CommonArgs, problems: SettingsProblems) -> anyhow::Result<ChosenRuns> {
+    let settings = common.parse(problems)?;
+    let purpose = ConnectionPurpose::Command(command_name());
+    let pool = connect_to_ledger(&settings.migration.database, &purpose).await?;
+    let pool = pool.ok_or_else(|| no_run("", &[]))?;
+    let listed = list_runs(&pool).await?;
+    let goes_on = |run: &&RunRow| !run.is_finished || run.is_paused;
+    Ok(ChosenRuns {
+        runs: listed.iter().filter(goes_on).map(|run| run.id).collect(),
+        pool,
+        is_all: true,
+        format: settings.format,
+    })
+}
+
+impl ChosenRuns {
+    /// Steers each and prints what holds.
+    pub(crate) async fn print_each<T: Display + Serialize>(
+        &self,
+        steer: impl AsyncFn(i64) -> Result<T, StatementError>,
+    ) -> anyhow::Result<u8> {
+        let mut runs = Vec::new();
+        for run in &self.runs {
+            runs.push(steer(*run).await?);
+        }
+        match runs.pop() {
+            Some(only) if !self.is_all => self.format.print(&only)?,
+            last => {
+                runs.extend(last);
+                self.format.print(&EachRun { runs })?;
+            }
+        }
+        Ok(exit::DONE)
+    }
+}
+
+impl<T: Display> Display for EachRun<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.runs.is_empty() {
+            return write!(f, "every run is finished");
+        }
+        let lines: Vec<String> = self.runs.iter().map(T::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}

@@ -1,0 +1,132 @@
+//! The companions of images that are gone: they go too, by the same gates. They are not in the ledger: until all of
+//! them are done their image counts as in removal, so that the next clean goes on after a kill.
+
+use bucket_brigade_common::companions::Companion;
+use bucket_brigade_common::object_store::objects::{BucketSide, MAX_DELETE_OBJECTS};
+use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::batch::ObjectCleaner;
+use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
+use crate::retrying_store::{MAX_REQUESTS_IN_FLIGHT, is_object_error, retry_object_request};
+
+const SHARED_REASON: &str = "it may belong to another image too";
+const NO_COPY_REASON: &str = "it is a companion without a copy";
+const NO_SOURCE_REASON: &str = "it is a companion without a source, perhaps not our copy";
+
+/// What is to become of a companion; none where there is none.
+type CompanionVerdict = Option<(ObjectRemoval, Option<String>)>;
+
+impl ObjectCleaner<'_> {
+    /// Removes the companions of the images that are gone.
+    ///
+    /// # Errors
+    /// The store or the database does not answer: what is done is seen by the next clean.
+    pub(super) async fn remove_companions(
+        &self,
+        images: &RemovalOutcomes,
+    ) -> anyhow::Result<RemovalOutcomes> {
+        let mut outcomes = Vec::new();
+        if self.removals.ledger.rule().companions().is_empty() {
+            return Ok(outcomes);
+        }
+        let gone = images
+            .iter()
+            .filter(|(_, outcome)| outcome.kept_because().is_none());
+        let gone: Vec<&ObjectRemoval> = gone.map(|(removal, _)| removal).collect();
+        let mut removable = Vec::new();
+        for (removal, kept_because) in self.classify_companions(&gone).await? {
+            match kept_because {
+                None => removable.push(removal),
+                Some(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
+            }
+        }
+        let removable = self.retain_unreferenced(removable, &mut outcomes).await?;
+        for removable in removable.chunks(MAX_DELETE_OBJECTS) {
+            let removed = self.remove_batch(removable, &mut outcomes).await;
+            let unsaved = match removed {
+                Ok(gone) => self.restore_referenced(gone, &mut outcomes).await?,
+                Err(error) => {
+                    self.restore_uncertain(removable.to_vec(), &mut outcomes)
+                        .await?;
+                    return Err(error);
+                }
+            };
+            outcomes.extend(unsaved);
+        }
+        Ok(outcomes)
+    }
+
+    async fn classify_companions(
+        &self,
+        images: &[&ObjectRemoval],
+    ) -> Result<Vec<(ObjectRemoval, Option<String>)>, StoreError> {
+        let rule = self.removals.ledger.rule();
+        let companions = images.iter().flat_map(|image| {
+            let companions = self
+                .removal_route(image)
+                .map(|route| rule.companions_of(&route));
+            companions
+                .into_iter()
+                .flatten()
+                .map(|companion| (*image, companion))
+        });
+        let verdicts: Vec<CompanionVerdict> = stream::iter(companions)
+            .map(async |(image, companion)| self.classify_companion(image, &companion).await)
+            .buffered(MAX_REQUESTS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        Ok(verdicts.into_iter().flatten().collect())
+    }
+
+    async fn classify_companion(
+        &self,
+        image: &ObjectRemoval,
+        companion: &Companion<'_>,
+    ) -> Result<CompanionVerdict, StoreError> {
+        let (side, route) = (self.bucket_side(), &companion.route);
+        let key = match side {
+            BucketSide::Source => &route.source_key,
+            BucketSide::Destination => &route.destination_key,
+        };
+        let mut removal = ObjectRemoval {
+            object_key: key.clone(),
+            etag: String::new(),
+            copy_etag: None,
+            size_bytes: None,
+            companion: Some(companion.pattern.to_owned()),
+            ..image.clone()
+        };
+        match self.stat_object(side, key).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(object)) => {
+                removal.size_bytes = Some(object.size_bytes);
+                removal.etag = object.etag;
+            }
+            Err(error) => return kept_by(removal, error),
+        }
+        if !companion.is_own {
+            return Ok(Some((removal, Some(SHARED_REASON.into()))));
+        }
+        // No ETag on record is needed: whatever goes is there once more.
+        let compared = retry_object_request(async || self.store.compare_objects(route).await);
+        let kept_because = match compared.await {
+            Ok(DestinationState::Same(_)) => None,
+            Ok(DestinationState::Different(difference)) => Some(format!(
+                "it is a companion whose copy is another: {difference}"
+            )),
+            Ok(DestinationState::Empty) => Some(NO_COPY_REASON.to_owned()),
+            Ok(DestinationState::WithoutSource(_)) => Some(NO_SOURCE_REASON.to_owned()),
+            Err(error) => return kept_by(removal, error),
+        };
+        Ok(Some((removal, kept_because)))
+    }
+}
+
+fn kept_by(removal: ObjectRemoval, error: StoreError) -> Result<CompanionVerdict, StoreError> {
+    if is_object_error(&error) {
+        Ok(Some((removal, Some(error.to_string()))))
+    } else {
+        Err(error)
+    }
+}

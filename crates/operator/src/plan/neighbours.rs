@@ -1,0 +1,246 @@
+//! Objects beside the sampled images that no row and no companion names: they would stay behind.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bucket_brigade_common::companions::CompanionPatterns;
+use bucket_brigade_common::ledger::create_pool;
+use bucket_brigade_common::object_store::s3::S3Bucket;
+use bucket_brigade_common::path_rule::PathRule;
+
+use super::SampleRow;
+use super::check::PlanCheck;
+use super::table_inspector::TableInspector;
+use crate::context::CommandContext;
+
+/// Images whose neighbours are listed, with about thirty requests each.
+const MAX_IMAGES: usize = 5;
+
+const MAX_KEYS: i32 = 20;
+
+const MAX_PATTERNS: usize = 8;
+
+/// What stands between a name and what is added to it.
+const SEPARATORS: [&str; 5] = [".", "_", "-", "@", "/"];
+
+/// What names of smaller pictures begin with.
+const NAME_PREFIXES: [&str; 12] = [
+    "thumb", "small", "medium", "large", "mini", "tiny", "preview", "resized", "square", "s_",
+    "m_", "l_",
+];
+
+/// Keys by the pattern that would name them.
+type Neighbours = BTreeMap<String, Vec<String>>;
+
+/// The key of an image after the prefix, and its parts.
+struct ImageKey<'a> {
+    bucket: &'a S3Bucket,
+    prefix: &'a str,
+    key: &'a str,
+}
+
+/// None where nothing was found, or where it cannot be looked at.
+pub(super) async fn check_neighbours(
+    context: &CommandContext,
+    source: &S3Bucket,
+    samples: &[SampleRow],
+) -> Option<PlanCheck> {
+    let rule = &context.migration.run.rule;
+    // An image may share its name with another, whose companions they are.
+    let known: HashSet<String> = samples
+        .iter()
+        .flat_map(|sample| rule.companions_of(&sample.route))
+        .map(|companion| companion.route.source_key)
+        .collect();
+    let mut found = Neighbours::new();
+    let readable = samples.iter().filter(|one| one.size_bytes.is_some());
+    for sample in readable.take(MAX_IMAGES) {
+        let image = ImageKey {
+            bucket: source,
+            prefix: rule.source_key_prefix(),
+            key: sample.source_key.strip_prefix(rule.source_key_prefix())?,
+        };
+        for (pattern, key) in image.neighbours().await? {
+            if !known.contains(&key) && CompanionPatterns::parse(&pattern).is_ok() {
+                found.entry(pattern).or_default().push(key);
+            }
+        }
+    }
+    drop_named(context, rule, &mut found).await?;
+    warn_of(context, &found)
+}
+
+impl ImageKey<'_> {
+    /// None where the bucket cannot be listed.
+    async fn neighbours(&self) -> Option<Vec<(String, String)>> {
+        let (folder, name) = self.key.rsplit_once('/').unwrap_or(("", self.key));
+        let folder = if self.key.contains('/') {
+            format!("{folder}/")
+        } else {
+            String::new()
+        };
+        let dir = "{dir}/";
+        let mut found = self.with_longer_names(name).await?;
+        let mut others = Vec::new();
+        for sub in self.list_folders(&folder).await? {
+            others.push((
+                format!("{folder}{sub}{name}"),
+                format!("{dir}{sub}{{name}}"),
+            ));
+        }
+        if !folder.is_empty() {
+            for sub in self.list_folders("").await? {
+                others.push((format!("{sub}{}", self.key), format!("{sub}{{key}}")));
+            }
+        }
+        for word in NAME_PREFIXES {
+            let first = self.list(&format!("{folder}{word}"), 1).await?;
+            let Some(first) = first.first() else { continue };
+            let first = &first[folder.len()..];
+            let ends = first.match_indices(['_', '-']).map(|(at, _)| at + 1);
+            for text in ends.map(|end| &first[..end]) {
+                others.push((
+                    format!("{folder}{text}{name}"),
+                    format!("{dir}{text}{{name}}"),
+                ));
+            }
+        }
+        for (rest, pattern) in others {
+            let key = format!("{}{rest}", self.prefix);
+            if rest != self.key
+                && self
+                    .bucket
+                    .head(&key)
+                    .await
+                    .is_ok_and(|head| head.is_some())
+            {
+                found.push((pattern, key));
+            }
+        }
+        Some(found)
+    }
+
+    /// Those whose keys begin with the image's, with or without its extension.
+    async fn with_longer_names(&self, name: &str) -> Option<Vec<(String, String)>> {
+        let ext = name
+            .rsplit_once('.')
+            .filter(|(stem, _)| !stem.is_empty())
+            .map(|(_, ext)| format!(".{ext}"));
+        let stem = ext
+            .as_ref()
+            .map(|ext| &self.key[..self.key.len() - ext.len()]);
+        let mut found = Vec::new();
+        for separator in SEPARATORS {
+            for key in self
+                .list(&format!("{}{separator}", self.key), MAX_KEYS)
+                .await?
+            {
+                let pattern = format!("{{key}}{}", &key[self.key.len()..]);
+                found.push((pattern, format!("{}{key}", self.prefix)));
+            }
+            let Some((stem, ext)) = stem.zip(ext.as_deref()) else {
+                continue;
+            };
+            for key in self.list(&format!("{stem}{separator}"), MAX_KEYS).await? {
+                let added = &key[stem.len()..];
+                // It belongs to an image of this name with another extension.
+                if added.matches('.').count() > 1 {
+                    continue;
+                }
+                let pattern = match added.strip_suffix(ext) {
+                    Some(middle) if !middle.is_empty() => format!("{{stem}}{middle}.{{ext}}"),
+                    _ => format!("{{stem}}{added}"),
+                };
+                if !key.starts_with(self.key) {
+                    found.push((pattern, format!("{}{key}", self.prefix)));
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// Keys after the prefix.
+    async fn list(&self, start: &str, most: i32) -> Option<Vec<String>> {
+        let prefix = format!("{}{start}", self.prefix);
+        let request = self
+            .bucket
+            .client()
+            .list_objects_v2()
+            .bucket(self.bucket.name());
+        let listed = request.prefix(prefix).max_keys(most).send().await.ok()?;
+        let keys = listed.contents().iter().filter_map(|object| object.key());
+        let rests = keys.filter_map(|key| key.strip_prefix(self.prefix));
+        Some(rests.map(ToOwned::to_owned).collect())
+    }
+
+    /// The folders in one, each with the slash at its end.
+    async fn list_folders(&self, folder: &str) -> Option<Vec<String>> {
+        let prefix = format!("{}{folder}", self.prefix);
+        let request = self
+            .bucket
+            .client()
+            .list_objects_v2()
+            .bucket(self.bucket.name());
+        let request = request.prefix(&prefix).delimiter("/").max_keys(MAX_KEYS);
+        let listed = request.send().await.ok()?;
+        let folders = listed
+            .common_prefixes()
+            .iter()
+            .filter_map(|folder| folder.prefix());
+        let subs = folders.filter_map(|folder| folder.strip_prefix(&*prefix));
+        Some(
+            subs.filter(|sub| *sub != "/")
+                .map(ToOwned::to_owned)
+                .collect(),
+        )
+    }
+}
+
+/// Takes away what some row names.
+async fn drop_named(
+    context: &CommandContext,
+    rule: &PathRule,
+    found: &mut Neighbours,
+) -> Option<()> {
+    if found.is_empty() {
+        return Some(());
+    }
+    let paths_of = |key: &String| {
+        let rest = key.strip_prefix(rule.source_key_prefix()).unwrap_or(key);
+        let rests = rule.encoding().usual_spellings(rest).into_iter();
+        let prefixes = [rule.old_prefix(), rule.new_prefix()];
+        let paths = rests.flat_map(move |rest| prefixes.map(|prefix| format!("{prefix}{rest}")));
+        paths.collect::<Vec<_>>()
+    };
+    let paths: Vec<String> = found.values().flatten().flat_map(paths_of).collect();
+    let pool = create_pool(context.migration.database.clone(), 1);
+    let inspector = TableInspector::open(pool, &context.migration.run)
+        .await
+        .ok()?;
+    let named = inspector.find_paths(&paths).await.ok()?;
+    for keys in found.values_mut() {
+        keys.retain(|key| !paths_of(key).iter().any(|path| named.contains(path)));
+    }
+    found.retain(|_, keys| !keys.is_empty());
+    Some(())
+}
+
+fn warn_of(context: &CommandContext, found: &Neighbours) -> Option<PlanCheck> {
+    let mut patterns: Vec<(&String, &Vec<String>)> = found.iter().collect();
+    patterns.sort_by_key(|(_, keys)| std::cmp::Reverse(keys.len()));
+    patterns.truncate(MAX_PATTERNS);
+    let (_, keys) = patterns.first()?;
+    let known = context.migration.run.options.companions.iter();
+    let all: Vec<&str> = known
+        .chain(patterns.iter().map(|(pattern, _)| *pattern))
+        .map(|text| &**text)
+        .collect();
+    let finding = format!(
+        "beside the images there are objects that no row and no companion names, such as '{}'",
+        keys.first()?
+    );
+    let mend = format!(
+        "they stay behind; COMPANIONS='{}' moves them along",
+        all.join(",")
+    );
+    Some(PlanCheck::new_warning("companions", finding, mend))
+}

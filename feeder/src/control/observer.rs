@@ -1,0 +1,247 @@
+//! What of a run is news to an operator.
+
+use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
+
+use bucket_brigade_common::ledger::feed_source::RunProgress;
+use bucket_brigade_common::ledger::fleet_control::FleetLimits;
+use bucket_brigade_common::ledger::worker_state::WorkerState;
+use tokio::time::Instant;
+
+use super::max_failures::PAUSED_BY;
+
+/// Nothing ended and nothing was fed for so long, although there is something to do and nothing holds it.
+const STALL_TIMEOUT: Duration = Duration::from_mins(1);
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum RunEvent {
+    Finished,
+    Stalled(String),
+    MaxFailures(String),
+    Paused(String),
+    Resumed,
+    /// None where there are no limits any more.
+    Limited(Option<String>),
+}
+
+impl RunEvent {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Stalled(_) => "stalled",
+            Self::MaxFailures(_) => "max_failures",
+            Self::Paused(_) => "paused",
+            Self::Resumed => "resumed",
+            Self::Limited(_) => "limited",
+        }
+    }
+}
+
+impl Display for RunEvent {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("finished"),
+            Self::Stalled(why) => write!(f, "stalled for {STALL_TIMEOUT:?}: {why}"),
+            Self::MaxFailures(why) | Self::Paused(why) => write!(f, "paused {why}"),
+            Self::Resumed => f.write_str("resumed"),
+            Self::Limited(Some(limits)) => write!(f, "limited to {limits}"),
+            Self::Limited(None) => f.write_str("limited no more"),
+        }
+    }
+}
+
+/// A run at a moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Observation {
+    pub(crate) limits: FleetLimits,
+    pub(crate) progress: RunProgress,
+    pub(crate) phase: WorkerState,
+    /// What an operator or the database holds, or what is down.
+    pub(crate) is_held: bool,
+    pub(crate) outage: Option<String>,
+}
+
+/// Compares each moment with those before.
+#[derive(Debug)]
+pub(crate) struct RunObserver {
+    limits: FleetLimits,
+    /// Rows fed, and rows that have ended.
+    counts: (u64, u64),
+    unchanged_since: Instant,
+    is_stalled: bool,
+    /// Rows that had ended when a sweep found nothing.
+    reported: u64,
+}
+
+impl RunObserver {
+    pub(crate) fn new(first: &Observation, now: Instant) -> Self {
+        Self {
+            limits: first.limits.clone(),
+            counts: counts(&first.progress),
+            unchanged_since: now,
+            is_stalled: false,
+            reported: first.progress.accounted_rows(),
+        }
+    }
+
+    pub(crate) fn observe(&mut self, seen: &Observation, now: Instant) -> Vec<RunEvent> {
+        let mut events = self.observe_limits(&seen.limits);
+        events.extend(self.observe_end(seen));
+        events.extend(self.observe_stall(seen, now));
+        events
+    }
+
+    fn observe_limits(&mut self, limits: &FleetLimits) -> Vec<RunEvent> {
+        let before = std::mem::replace(&mut self.limits, limits.clone());
+        let mut events = Vec::new();
+        match &limits.paused {
+            paused if *paused == before.paused => {}
+            None => events.push(RunEvent::Resumed),
+            Some(why) if why.starts_with(&format!("by {PAUSED_BY}")) => {
+                events.push(RunEvent::MaxFailures(why.clone()));
+            }
+            Some(why) => events.push(RunEvent::Paused(why.clone())),
+        }
+        if (limits.rate, limits.concurrency) != (before.rate, before.concurrency) {
+            events.push(RunEvent::Limited(describe_limits(limits)));
+        }
+        events
+    }
+
+    /// A feeder that watches; one that ends reports that itself.
+    fn observe_end(&mut self, seen: &Observation) -> Option<RunEvent> {
+        let ended = seen.progress.accounted_rows();
+        let is_end = seen.phase == WorkerState::Watching && ended != self.reported;
+        is_end.then(|| {
+            self.reported = ended;
+            RunEvent::Finished
+        })
+    }
+
+    fn observe_stall(&mut self, seen: &Observation, now: Instant) -> Option<RunEvent> {
+        let counts = counts(&seen.progress);
+        let is_idle = matches!(seen.phase, WorkerState::Watching | WorkerState::Starting);
+        if counts != self.counts || seen.is_held || is_idle {
+            (self.counts, self.unchanged_since, self.is_stalled) = (counts, now, false);
+            return None;
+        }
+        if self.is_stalled || now - self.unchanged_since < STALL_TIMEOUT {
+            return None;
+        }
+        self.is_stalled = true;
+        Some(RunEvent::Stalled(stall_reason(seen)))
+    }
+}
+
+fn counts(progress: &RunProgress) -> (u64, u64) {
+    (progress.fed, progress.accounted_rows())
+}
+
+fn describe_limits(limits: &FleetLimits) -> Option<String> {
+    let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
+    let copies = limits.concurrency;
+    let copies = copies.map(|copies| format!("{copies} copies in flight"));
+    let words: Vec<String> = [rate, copies].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+fn stall_reason(seen: &Observation) -> String {
+    match &seen.outage {
+        Some(outage) => outage.clone(),
+        None if seen.limits.other_consumers == 0 => "no consumer is running".into(),
+        None => seen.phase.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(moved: u64, phase: WorkerState) -> Observation {
+        Observation {
+            limits: FleetLimits::default(),
+            progress: RunProgress {
+                moved,
+                ..RunProgress::default()
+            },
+            phase,
+            is_held: false,
+            outage: None,
+        }
+    }
+
+    fn feeding(moved: u64) -> Observation {
+        seen(moved, WorkerState::Feeding)
+    }
+
+    #[test]
+    fn each_order_is_reported_once() {
+        let now = Instant::now();
+        let mut observer = RunObserver::new(&feeding(1), now);
+        let mut observe = |limits: &FleetLimits| {
+            let limits = limits.clone();
+            observer.observe(
+                &Observation {
+                    limits,
+                    ..feeding(1)
+                },
+                now,
+            )
+        };
+        let mut limits = FleetLimits::default();
+        assert_eq!(observe(&limits), []);
+        limits.paused = Some("by ana: release".into());
+        let paused = RunEvent::Paused("by ana: release".into());
+        assert_eq!(observe(&limits), [paused]);
+        assert_eq!(observe(&limits), []);
+        limits.paused = Some(format!("by {PAUSED_BY}: 3 rows failed"));
+        assert_eq!(observe(&limits)[0].name(), "max_failures");
+        limits.paused = None;
+        limits.rate = Some(5.0);
+        let limited = RunEvent::Limited(Some("5 rows per second".into()));
+        assert_eq!(observe(&limits), [RunEvent::Resumed, limited]);
+        assert_eq!(observe(&FleetLimits::default()), [RunEvent::Limited(None)]);
+    }
+
+    #[test]
+    fn a_run_that_is_watched_finishes_once_each_time_that_rows_have_ended() {
+        let now = Instant::now();
+        let mut observer = RunObserver::new(&feeding(7), now);
+        let mut observe = |moved, phase| observer.observe(&seen(moved, phase), now);
+        assert_eq!(observe(7, WorkerState::Watching), []);
+        assert_eq!(observe(9, WorkerState::Feeding), []);
+        assert_eq!(observe(9, WorkerState::Watching), [RunEvent::Finished]);
+        assert_eq!(observe(9, WorkerState::Watching), []);
+    }
+
+    #[test]
+    fn a_stall_is_reported_once_and_not_while_something_holds() {
+        let began = Instant::now();
+        let mut observer = RunObserver::new(&feeding(1), began);
+        let mut observe = |seen: Observation, seconds| {
+            observer.observe(&seen, began + Duration::from_secs(seconds))
+        };
+        let held = |is_held| Observation {
+            is_held,
+            ..feeding(2)
+        };
+        assert_eq!(observe(held(false), 59), []);
+        assert_eq!(observe(held(true), 150), []);
+        assert_eq!(observe(held(false), 209), []);
+        let stalled = RunEvent::Stalled("no consumer is running".into());
+        assert_eq!(observe(held(false), 210), [stalled]);
+        assert_eq!(observe(held(false), 300), []);
+        assert_eq!(observe(feeding(3), 301), []);
+        let down = Observation {
+            outage: Some("the database: gone".into()),
+            ..feeding(3)
+        };
+        let stalled = RunEvent::Stalled("the database: gone".into());
+        assert_eq!(observe(down, 361), [stalled]);
+        assert_eq!(
+            observe(seen(3, WorkerState::Watching), 362)[0],
+            RunEvent::Finished
+        );
+        assert_eq!(observe(seen(3, WorkerState::Watching), 900), []);
+    }
+}
