@@ -31,6 +31,9 @@ struct BenchArguments {
     /// Runs of each figure [default: 5, with --quick 1]
     #[arg(long)]
     rounds: Option<usize>,
+    /// Measure the operator's commands on ten million rows too
+    #[arg(long)]
+    ten_million_rows: bool,
     /// Merge the results into this JSON file of earlier ones; redraw the chart, and rewrite the table in
     /// the page, of the same name beside it.
     #[arg(long, value_name = "FILE")]
@@ -81,6 +84,7 @@ async fn measure_groups(arguments: &BenchArguments) -> Result<BenchResults> {
             .rounds
             .unwrap_or(if arguments.quick { 1 } else { 5 }),
         divisor: if arguments.quick { 10 } else { 1 },
+        ten_million_rows: arguments.ten_million_rows,
     };
     let mut rig = BenchRig::start().await?;
     let mut results = BenchResults {

@@ -120,7 +120,7 @@ impl BenchRig {
 
     /// An empty table and an empty ledger.
     pub async fn reset_tables(&mut self) -> Result<()> {
-        self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters")
+        self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters, bucket_brigade.rollbacks, bucket_brigade.orphans, bucket_brigade.removals, bucket_brigade.verifications, bucket_brigade.mismatches, bucket_brigade.command_cursors")
             .await?;
         self.execute_sql("UPDATE bucket_brigade.run SET cursor = NULL, sweep_fed = 0, fed = 0, in_scope = NULL, scope_cursor = NULL, scope_counted = 0, finished_at = NULL")
             .await?;

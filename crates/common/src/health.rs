@@ -41,7 +41,7 @@ impl Dependency {
             (Self::Queue, WorkerRole::Consumer) => {
                 "; check QUEUE_URL, the queue, and the consumer's policy: sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:GetQueueAttributes"
             }
-            (Self::Objects, _) => "",
+            (Self::Objects, _) | (Self::Queue, WorkerRole::Command(_)) => "",
         }
     }
 
@@ -153,6 +153,12 @@ impl Health {
                     run = &**run,
                     reason,
                     "{name} cannot be used for run '{run}': its messages are kept until it can, others go on"
+                );
+            }
+            (WorkerRole::Command(_), _) => {
+                tracing::error!(
+                    reason,
+                    "{name} cannot be used: the command waits until it can"
                 );
             }
             (WorkerRole::Consumer, _) => tracing::error!(

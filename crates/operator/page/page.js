@@ -68,7 +68,7 @@ function showFigures({ rows, rate, queue }) {
 
 function showWorkers(workers) {
   fill("workers", workers.map((one) => {
-    const own = (value) => ({ number: one.role === "feeder" ? "–" : value });
+    const own = (value) => ({ number: one.role === "consumer" ? value : "–" });
     const commit = one.commit_seconds == null ? "N/A" : `${Math.floor(one.commit_seconds * 1000)} ms`;
     const state = one.reason ? `${one.state}: ${one.reason}` : one.state;
     return [one.worker, { words: state }, own(one.concurrency), own(one.in_hand), own(one.moved_per_second.toFixed(1)), { number: commit }];

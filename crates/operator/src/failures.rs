@@ -1,6 +1,7 @@
 //! `feeder failures`: what could not be moved, and why.
 
 use std::fmt;
+use std::io::Stdout;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
@@ -10,14 +11,18 @@ use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between
 use serde::Serialize;
 
 use crate::context::CommonArgs;
+use crate::list_writer::ListWriter;
+use crate::statements::{page_after, retry_statement};
 use crate::status::{CodeCount, failure_counts};
 
-/// `$1` run, `$2` code or null for all, `$3` how many. In the order of the table's own key, which is that
-/// of the ids as text.
+/// Rows of one statement. It stands in the statement itself, so that every plan knows how few they are.
+const PAGE_ROWS: usize = 1000;
+
+/// `$1` run, `$2` cursor. In the order of the table's own key, which is that of the ids as text.
 const SELECT_FAILURES: &str = r#"SELECT row_id, path, code, message, permanent, attempts,
         to_char(last_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS last_failed_at
     FROM bucket_brigade.failures
-    WHERE run_id = $1 AND ($2::text IS NULL OR code = $2) ORDER BY row_id LIMIT $3"#;
+    WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000"#;
 
 /// A row that could not be moved.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
@@ -49,47 +54,39 @@ pub struct Args {
     common: CommonArgs,
 }
 
+impl fmt::Display for FailedRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hope = if self.permanent {
+            "for good"
+        } else {
+            "may pass"
+        };
+        write!(
+            f,
+            "\n{}  {}\n    {} ({hope}; attempts: {}, last {}): {}",
+            printable(&self.row_id),
+            printable(&self.path),
+            self.code,
+            self.attempts,
+            self.last_failed_at,
+            printable(&self.message)
+        )
+    }
+}
+
 #[derive(Serialize)]
-struct FailuresOutput {
+struct FailuresSummary {
     run: i64,
     codes: Vec<CodeCount>,
-    failures: Vec<FailedRow>,
     /// Rows that failed and are not listed here.
     not_listed: u64,
 }
 
-impl fmt::Display for FailuresOutput {
+impl fmt::Display for FailuresSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.failures.is_empty() {
-            return write!(f, "run {}: no row failed", self.run);
-        }
-        let counts: Vec<String> = self
-            .codes
-            .iter()
-            .map(|one| format!("{} {}", one.code, one.rows))
-            .collect();
-        write!(f, "run {}: {}", self.run, counts.join(", "))?;
-        for row in &self.failures {
-            let hope = if row.permanent {
-                "for good"
-            } else {
-                "may pass"
-            };
-            write!(
-                f,
-                "\n\n{}  {}\n    {} ({hope}; attempts: {}, last {}): {}",
-                printable(&row.row_id),
-                printable(&row.path),
-                row.code,
-                row.attempts,
-                row.last_failed_at,
-                printable(&row.message)
-            )?;
-        }
-        if self.not_listed > 0 {
-            write!(f, "\n\nand {} more: --limit", self.not_listed)?;
-        }
-        Ok(())
+        let count = |one: &CodeCount| format!("{} {}", one.code, one.rows);
+        let counts: Vec<String> = self.codes.iter().map(count).collect();
+        write!(f, "run {}: {}", self.run, counts.join(", "))
     }
 }
 
@@ -99,32 +96,79 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let code = args.code.as_deref();
-    let failures = failed_rows(&ledger, code, limit).await?;
     let mut codes = failure_counts(&ledger).await?;
     codes.retain(|one| code.is_none_or(|code| one.code == code));
     let all: u64 = codes.iter().map(|one| one.rows).sum();
-    let listed = u64::try_from(failures.len()).unwrap_or(u64::MAX);
-    let is_empty = failures.is_empty();
-    context.print_output(&FailuresOutput {
+    let mut summary = FailuresSummary {
         run: ledger.run_id(),
         codes,
-        failures,
-        not_listed: all.saturating_sub(listed),
-    })?;
-    Ok(if is_empty {
+        not_listed: 0,
+    };
+    let mut writer = ListWriter::begin_on_stdout(context.format, "failures")?;
+    let listed = list_failures(&ledger, code, limit, &summary, &mut writer).await?;
+    if listed == 0 {
+        writer.write_line(&format!("run {}: no row failed", summary.run))?;
+    }
+    summary.not_listed = all.saturating_sub(listed);
+    if listed > 0 && summary.not_listed > 0 {
+        writer.write_line(&format!("\nand {} more: --limit", summary.not_listed))?;
+    }
+    writer.write_fields(&summary)?;
+    Ok(if listed == 0 {
         exit::DONE
     } else {
         exit::ROWS_FAILED
     })
 }
 
-/// The first `most` failures, of one code or all.
-async fn failed_rows(
+/// Writes the first `most` failures, of one code or all, page by page. Returns how many.
+async fn list_failures(
     ledger: &PostgresLedger,
     code: Option<&str>,
     most: u32,
+    summary: &FailuresSummary,
+    writer: &mut ListWriter<Stdout>,
+) -> anyhow::Result<u64> {
+    let (mut listed, mut cursor) = (0, None::<String>);
+    loop {
+        let read = async || failed_rows(ledger, cursor.as_deref()).await;
+        let page = retry_statement(read).await?;
+        let is_last = page.len() < PAGE_ROWS;
+        cursor = page.last().map(|row| row.row_id.clone());
+        let is_wanted = |row: &FailedRow| code.is_none_or(|code| row.code == code);
+        for row in page.into_iter().filter(is_wanted) {
+            if listed == u64::from(most) {
+                return Ok(listed);
+            }
+            if listed == 0 {
+                writer.write_line(summary)?;
+            }
+            listed += 1;
+            writer.write_item(&row)?;
+        }
+        if is_last || writer.is_closed() {
+            return Ok(listed);
+        }
+    }
+}
+
+/// A page of failures, after a row.
+async fn failed_rows(
+    ledger: &PostgresLedger,
+    cursor: Option<&str>,
 ) -> Result<Vec<FailedRow>, StatementError> {
-    let query = sqlx::query_as(SELECT_FAILURES).bind(ledger.run_id());
-    let query = query.bind(code).bind(i64::from(most));
+    let query = sqlx::query_as(page_after(SELECT_FAILURES, cursor)).bind(ledger.run_id());
+    let query = query.bind(cursor.unwrap_or_default());
     with_timeout(query.fetch_all(ledger.pool())).await
+}
+
+#[cfg(test)]
+pub(crate) fn plans() -> Vec<crate::statement_plans::PlannedStatement> {
+    vec![crate::statement_plans::page(
+        "a page of failures",
+        page_after(SELECT_FAILURES, Some("")).0,
+        &["1", "'6'"],
+        "failures_pkey",
+        1500.0,
+    )]
 }

@@ -3,6 +3,8 @@
 
 pub mod chosen_runs;
 pub mod clean;
+mod command_cursor;
+mod command_throttle;
 mod consent;
 pub mod context;
 pub mod dashboard;
@@ -13,6 +15,7 @@ mod list_writer;
 mod locks;
 mod moved_row;
 pub mod output;
+mod page_pipeline;
 pub mod pause;
 pub mod plan;
 pub mod progress_bar;
@@ -22,6 +25,8 @@ pub mod retry;
 mod retrying_store;
 pub mod rollback;
 pub mod runs;
+#[cfg(test)]
+mod statement_plans;
 mod statements;
 pub mod status;
 pub mod verify;

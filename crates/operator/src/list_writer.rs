@@ -45,6 +45,17 @@ impl<W: Write> ListWriter<W> {
         Ok(list)
     }
 
+    /// A line for people, among the items.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(super) fn write_line(&mut self, line: &impl Display) -> anyhow::Result<()> {
+        match self.format {
+            OutputFormat::Text => self.write(&format!("{}\n", printable_lines(&line.to_string()))),
+            OutputFormat::Json => Ok(()),
+        }
+    }
+
     /// Adds one item.
     ///
     /// # Errors
@@ -59,6 +70,22 @@ impl<W: Write> ListWriter<W> {
         self.write(&text)
     }
 
+    /// Ends with the summary, which must be a struct, for machines alone.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(super) fn write_fields(mut self, fields: &impl Serialize) -> anyhow::Result<()> {
+        match self.format {
+            OutputFormat::Text => Ok(()),
+            OutputFormat::Json => self.write_json_end(fields),
+        }
+    }
+
+    fn write_json_end(&mut self, fields: &impl Serialize) -> anyhow::Result<()> {
+        let fields = serde_json::to_string(fields)?;
+        self.write(&format!("],{}\n", fields.trim_start_matches('{')))
+    }
+
     /// Ends with the summary, which must be a struct.
     ///
     /// # Errors
@@ -67,14 +94,10 @@ impl<W: Write> ListWriter<W> {
         mut self,
         summary: &(impl Display + Serialize),
     ) -> anyhow::Result<()> {
-        let text = match self.format {
-            OutputFormat::Text => format!("{}\n", printable_lines(&summary.to_string())),
-            OutputFormat::Json => {
-                let fields = serde_json::to_string(summary)?;
-                format!("],{}\n", fields.trim_start_matches('{'))
-            }
-        };
-        self.write(&text)
+        match self.format {
+            OutputFormat::Text => self.write_line(summary),
+            OutputFormat::Json => self.write_json_end(summary),
+        }
     }
 
     /// Whether the reader has gone away: what it would have seen ends with it.

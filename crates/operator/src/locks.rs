@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
-use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger, with_timeout};
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::retry::Backoff;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use crate::context::CommandContext;
 use crate::statements::retry_statement;
@@ -33,47 +31,6 @@ const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(200),
     max_delay: Duration::from_secs(10),
 };
-
-const PAUSE_POLL_INTERVAL: Duration = Duration::from_secs(1);
-
-const SELECT_PAUSED: &str = "SELECT paused FROM bucket_brigade.run WHERE id = $1";
-
-/// What a command does between two pages: it stops while the run is paused. A pause from before its start is
-/// not meant for it: the fleet may have been paused so that the command can work.
-#[derive(Debug, Default)]
-pub(super) struct PauseGate {
-    ignores_pause: Option<bool>,
-}
-
-impl PauseGate {
-    /// Waits until the pause ends, or `stop`.
-    pub(super) async fn wait(
-        &mut self,
-        ledger: &PostgresLedger,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
-        let mut is_logged = false;
-        while !stop.is_cancelled() && self.is_paused(ledger).await? {
-            if !is_logged {
-                tracing::info!("paused by an operator: going on after `feeder resume`");
-            }
-            is_logged = true;
-            sleep(PAUSE_POLL_INTERVAL).await;
-        }
-        Ok(())
-    }
-
-    async fn is_paused(&mut self, ledger: &PostgresLedger) -> Result<bool, StatementError> {
-        let paused: bool = retry_statement(async || {
-            let query = sqlx::query_scalar(SELECT_PAUSED).bind(ledger.run_id());
-            with_timeout(query.fetch_one(ledger.pool())).await
-        })
-        .await?;
-        let ignores = *self.ignores_pause.get_or_insert(paused);
-        self.ignores_pause = Some(ignores && paused);
-        Ok(paused && !ignores)
-    }
-}
 
 /// Makes sure that a lock is still there. It ends with its connection, and is taken anew: what is read from
 /// then on is what others left.
@@ -151,6 +108,7 @@ impl QuiescedFleet {
 const SELECT_OTHER_FLEET: &str = "SELECT r.name || ': ' || w.worker
     FROM bucket_brigade.run r JOIN bucket_brigade.workers w ON w.run_id = r.id
     WHERE r.id <> $1 AND r.destination_bucket = $2 AND w.seen_at > now() - interval '10 seconds'
+      AND w.role IN ('feeder', 'consumer')
     ORDER BY 1 LIMIT 1";
 
 /// Makes sure that no process of another run copies into this bucket.

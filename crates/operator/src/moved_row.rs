@@ -76,6 +76,15 @@ pub(crate) fn moved_columns(table: &ApplicationTable) -> String {
     )
 }
 
+/// `$1` run, `$2` ids.
+pub(crate) fn moves_by_id_sql(table: &ApplicationTable) -> String {
+    let (columns, joins) = (moved_columns(table), moved_joins(table));
+    format!(
+        "SELECT {columns} FROM bucket_brigade.moves m {joins}
+          WHERE m.run_id = $1 AND m.row_id = ANY ($2) ORDER BY m.row_id"
+    )
+}
+
 /// The row and the removal that belong to a move.
 pub(crate) fn moved_joins(table: &ApplicationTable) -> String {
     let (sql, is_row) = (&table.sql, table.id.matches("t", "m.row_id"));

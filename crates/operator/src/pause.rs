@@ -14,9 +14,7 @@ use crate::context::CommonArgs;
 use crate::history::{Operator, OperatorArgs};
 
 const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
-    SET paused = true, paused_by = $2, pause_reason = $3,
-        paused_at = CASE WHEN paused THEN coalesce(paused_at, now()) ELSE now() END
-    WHERE id = $1";
+    SET paused = true, paused_by = $2, pause_reason = $3, paused_at = now() WHERE id = $1";
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -69,7 +67,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     runs.print_each(pause).await
 }
 
-/// Pauses the fleet. Who and why is what `status` prints. Pausing twice changes only these.
+/// Pauses the fleet. Who and why is what `status` prints. Pausing twice changes these, and stops
+/// commands that were started during the first pause.
 pub async fn pause_run(pool: &PgPool, run: i64, operator: &Operator) -> Result<(), StatementError> {
     let query = sqlx::query(PAUSE_RUN).bind(run);
     let query = query.bind(&operator.by).bind(&operator.reason);

@@ -41,6 +41,21 @@ impl ProgressReporter {
         }
     }
 
+    /// For people, at so many per second.
+    pub(crate) fn describe(&self, per_second: f64) -> String {
+        let Self {
+            label, done, total, ..
+        } = self;
+        let left = total.saturating_sub(*done);
+        if left == 0 || per_second <= 0.0 {
+            return format!("{label}: {done}");
+        }
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = (left as f64 / per_second).min(1e9).ceil();
+        let eta = humantime::format_duration(Duration::from_secs_f64(seconds));
+        format!("{label}: {done} of {total}, ETA {eta}")
+    }
+
     pub(crate) fn advance_by(&mut self, count: usize) {
         self.done += u64::try_from(count).unwrap_or(0);
         self.total = self.total.max(self.done);

@@ -6,19 +6,28 @@ use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, list_runs, with_timeout};
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
-use bucket_brigade_common::settings::SettingsProblems;
+use bucket_brigade_common::settings::{DatabaseArgs, SettingsProblems};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::command_throttle::CommandThrottle;
 use crate::consent::{ask, can_ask};
 use crate::context::{CommandContext, CommonArgs};
 use crate::history::{Operator, OperatorArgs};
+use crate::statements::{page_after, retry_statement};
 use crate::status::{CodeCount, failure_counts, live_workers};
 
-/// `$1` run, `$2` code or null for all. A row without a failure is fed by the next sweep.
-const DELETE_FAILURES: &str = "WITH gone AS (
+/// Rows of one statement, and of one call of the trigger that counts them.
+const PAGE_ROWS: i64 = 2000;
+
+/// `$1` run, `$2` code or null for all, `$3` cursor, `$4` size. A row without a failure is fed by the next sweep.
+const DELETE_FAILURES: &str = "WITH page AS MATERIALIZED (
+    SELECT row_id FROM bucket_brigade.failures
+     WHERE run_id = $1 AND row_id AFTER $3 ORDER BY row_id LIMIT $4
+), gone AS (
     DELETE FROM bucket_brigade.failures
-     WHERE run_id = $1 AND ($2::text IS NULL OR code = $2) RETURNING 1
+     WHERE run_id = $1 AND row_id = ANY (ARRAY(SELECT row_id FROM page)) AND ($2::text IS NULL OR code = $2)
+    RETURNING 1
 ), counted AS (
     INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed)
     SELECT $1, 'operator', -(SELECT count(*) FROM gone)
@@ -26,9 +35,9 @@ const DELETE_FAILURES: &str = "WITH gone AS (
         failed = c.failed + excluded.failed, seen_at = now()
 ), reopened AS (
     UPDATE bucket_brigade.run SET finished_at = NULL
-     WHERE id = $1 AND EXISTS (SELECT 1 FROM gone)
+     WHERE id = $1 AND finished_at IS NOT NULL AND EXISTS (SELECT 1 FROM gone)
 )
-SELECT count(*) FROM gone";
+SELECT (SELECT max(row_id) FROM page), (SELECT count(*) FROM gone)";
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -42,6 +51,8 @@ pub struct Args {
     /// Do it; without this flag the command prints what would happen, and on a terminal asks
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    database: DatabaseArgs,
     #[command(flatten)]
     operator: OperatorArgs,
     #[command(flatten)]
@@ -137,10 +148,9 @@ impl fmt::Display for RetryOutput {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let context = args
-        .common
-        .into_context(SettingsProblems::default())
-        .await?;
+    let mut problems = SettingsProblems::default();
+    let limits = args.database.parse(&mut problems);
+    let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let is_shared = list_runs(ledger.pool()).await?.len() > 1;
     if !args.yes {
@@ -157,7 +167,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     }
     // The record first: a dead letter that comes back while its row counts as failed for good would only
     // die again.
-    let rows = delete_failures(&ledger, args.code.as_deref()).await?;
+    let throttle = CommandThrottle::start(&ledger, "retry", limits).await?;
+    let work = delete_failures(&ledger, args.code.as_deref(), &throttle);
+    let rows = throttle.run(work).await?;
     let redrive = match args.code {
         Some(_) => None,
         None => Some(redrive_dead_letters(&context, &ledger, is_shared).await?),
@@ -214,13 +226,44 @@ async fn count_dead_letters(context: &CommandContext) -> anyhow::Result<u64> {
     }
 }
 
-/// Takes failures off the record, of one code or all, so that their rows are fed again. Returns how many.
+/// Takes failures off the record, of one code or all, so that their rows are fed again: page by page. Returns how
+/// many.
 async fn delete_failures(
     ledger: &PostgresLedger,
     code: Option<&str>,
-) -> Result<i64, StatementError> {
-    let query = sqlx::query_scalar(DELETE_FAILURES).bind(ledger.run_id());
-    with_timeout(query.bind(code).fetch_one(ledger.pool())).await
+    throttle: &CommandThrottle<'_>,
+) -> anyhow::Result<i64> {
+    // Ctrl-C ends the command as such.
+    let stop = CancellationToken::new();
+    let failures: u64 = failure_counts(ledger)
+        .await?
+        .iter()
+        .map(|one| one.rows)
+        .sum();
+    throttle.begin_phase("retrying", failures);
+    let (mut cursor, mut deleted) = (None::<String>, 0);
+    loop {
+        throttle.wait_while_held(&stop).await;
+        let delete = async || delete_page(ledger, code, cursor.as_deref()).await;
+        let (last, count) = throttle.write(retry_statement(delete)).await?;
+        deleted += count;
+        throttle.advance_by(usize::try_from(count)?);
+        if last.is_none() {
+            return Ok(deleted);
+        }
+        cursor = last;
+    }
+}
+
+/// The last row that was looked at, and how many failures are gone.
+async fn delete_page(
+    ledger: &PostgresLedger,
+    code: Option<&str>,
+    cursor: Option<&str>,
+) -> Result<(Option<String>, i64), StatementError> {
+    let query = sqlx::query_as(page_after(DELETE_FAILURES, cursor)).bind(ledger.run_id());
+    let query = query.bind(code).bind(cursor.unwrap_or_default());
+    with_timeout(query.bind(PAGE_ROWS).fetch_one(ledger.pool())).await
 }
 
 /// Where the ledger has one run all dead letters are its own, poison among them.
@@ -234,4 +277,16 @@ async fn redrive_dead_letters(
         Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
         None => Ok(RedriveOutcome::Empty),
     }
+}
+
+#[cfg(test)]
+pub(crate) fn plans() -> Vec<crate::statement_plans::PlannedStatement> {
+    let values = ["1", "NULL", "'6'", "2000"];
+    vec![crate::statement_plans::page(
+        "a page of failures goes",
+        page_after(DELETE_FAILURES, Some("")).0,
+        &values,
+        "failures_pkey",
+        6000.0,
+    )]
 }

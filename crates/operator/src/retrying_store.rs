@@ -10,12 +10,17 @@ use bucket_brigade_common::object_store::objects::{
 use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::retry::{Backoff, retry};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::context::CommandContext;
 
 /// Objects read at a time: far below what S3 grants to one prefix, and enough to hide its latency.
-pub(super) const MAX_REQUESTS_IN_FLIGHT: usize = 64;
+pub(super) const DEFAULT_REQUESTS_IN_FLIGHT: usize = 64;
+
+/// Each has a connection of its own.
+pub(super) const MAX_REQUESTS_IN_FLIGHT: usize = 1024;
 
 /// Retries before the service counts as out of reach: about half a minute.
 const MAX_RETRIES: usize = 9;
@@ -59,6 +64,29 @@ async fn open_buckets(
     source.check_access().await?;
     destination.check_access().await?;
     Ok((source, destination))
+}
+
+/// How many objects a command looks at at a time, over all of its pages: those of an earlier one come first.
+pub(super) struct RequestSlots(Semaphore);
+
+impl RequestSlots {
+    pub(super) fn new(requests: usize) -> Self {
+        Self(Semaphore::new(requests))
+    }
+
+    /// Looks at all of them, and returns the results in their order.
+    pub(super) async fn run_all<T, E>(
+        &self,
+        checks: impl ExactSizeIterator<Item: Future<Output = Result<T, E>>>,
+    ) -> Result<Vec<T>, E> {
+        let count = checks.len().max(1);
+        let checks = checks.map(|check| async {
+            // It is never closed.
+            let _slot = self.0.acquire().await;
+            check.await
+        });
+        stream::iter(checks).buffered(count).try_collect().await
+    }
 }
 
 /// Calls the store while it is too busy, for about half a minute.

@@ -29,7 +29,7 @@ const SELECT_RUNS: &str = r#"SELECT r.id, r.name, r.images_table, r.path_column,
         SELECT sum(moved)::bigint AS moved, sum(changed)::bigint AS changed, sum(failed)::bigint AS failed
           FROM bucket_brigade.counters WHERE run_id = r.id) c ON true
     LEFT JOIN LATERAL (
-        SELECT sum(moved_per_second) AS moved_per_second, count(*) FILTER (WHERE role = 'consumer') AS consumers
+        SELECT sum(moved_per_second) FILTER (WHERE role = 'consumer') AS moved_per_second, count(*) FILTER (WHERE role = 'consumer') AS consumers
           FROM bucket_brigade.workers
          WHERE run_id = r.id AND seen_at > now() - interval '10 seconds') w ON true
     ORDER BY r.id"#;

@@ -1,9 +1,10 @@
 //! Helpers to write and bind statements.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::is_unavailable;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{before_timeout, is_unavailable};
 use bucket_brigade_common::retry::{Backoff, retry};
 use sqlx::AssertSqlSafe;
 
@@ -30,11 +31,16 @@ pub(crate) async fn retry_statement<T>(
     retry(delays, is_transient, statement).await
 }
 
-/// The same for a statement over tables of others, which may be gone: only a server that is away is waited for.
+/// The same for a statement over tables of others, which may be gone: only a server that is away, or silent, is
+/// waited for.
 pub(crate) async fn retry_query<T>(
-    query: impl AsyncFnMut() -> Result<T, sqlx::Error>,
+    mut query: impl AsyncFnMut() -> Result<T, sqlx::Error>,
 ) -> Result<T, sqlx::Error> {
     let delays = RETRY_BACKOFF.delays().take(MAX_RETRIES);
+    let query = async || {
+        let silence = || Err(sqlx::Error::Io(ErrorKind::TimedOut.into()));
+        before_timeout(query()).await.unwrap_or_else(silence)
+    };
     retry(delays, is_unavailable, query).await
 }
 

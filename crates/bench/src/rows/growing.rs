@@ -27,7 +27,7 @@ pub(super) async fn measure(
             results.growth.push(growth);
         }
     }
-    rig.reset_tables().await
+    super::commands::measure(rig, size, results).await
 }
 
 async fn measure_size(rig: &mut BenchRig, rows: u64) -> Result<GrowthPoint> {
@@ -69,7 +69,7 @@ async fn run_feeder(rig: &BenchRig, rows: u64) -> Result<(f64, f64)> {
 }
 
 /// Rows before `first` as consumers would have left them.
-async fn pretend_moved(rig: &BenchRig, first: u64) -> Result<()> {
+pub(super) async fn pretend_moved(rig: &BenchRig, first: u64) -> Result<()> {
     let first = i64::try_from(first)?;
     sqlx::query(
         "WITH moved AS (

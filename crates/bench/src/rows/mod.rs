@@ -1,5 +1,6 @@
 //! The measurements, one file for each group of rows.
 
+mod commands;
 mod copying;
 mod database;
 mod feeding;
@@ -36,7 +37,7 @@ pub enum RowGroup {
     Database,
     /// Start to first copy, SIGTERM to exit.
     Starting,
-    /// Cost from a thousand rows to ten million.
+    /// Cost from a thousand rows to ten million, and the operator's commands.
     Growing,
 }
 
@@ -47,6 +48,8 @@ pub struct MeasurementSize {
     pub rounds: usize,
     /// By what the number of rows is divided: 1 for figures to publish.
     pub divisor: u64,
+    /// Whether the commands are measured at ten million rows too.
+    pub ten_million_rows: bool,
 }
 
 impl MeasurementSize {

@@ -12,6 +12,8 @@ use super::{StubResponse, StubServer, build_response, read_body, simulate_latenc
 /// Every object's, made-up.
 const ETAG: &str = "\"9b2cf535f27731c974343645a3985328\"";
 const LAST_MODIFIED: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
+/// That of the images in the source, which are older than their copies.
+const SOURCE_LAST_MODIFIED: &str = "Tue, 24 Nov 2026 12:00:00 GMT";
 const COPY_RESPONSE_XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<CopyObjectResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>&quot;9b2cf535f27731c974343645a3985328&quot;</ETag></CopyObjectResult>";
 const PRECONDITION_FAILED_XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>PreconditionFailed</Code><Message>At least one of the pre-conditions you specified did not hold</Message><Condition>If-None-Match</Condition></Error>";
 const OBJECT_SIZE_BYTES: u64 = 2048;
@@ -43,7 +45,9 @@ pub(super) async fn handle_s3_request(
         Method::HEAD if is_object => "HeadObject",
         Method::HEAD => "HeadBucket",
         Method::DELETE => "DeleteObject",
+        Method::GET if query.starts_with("versioning") => "GetBucketVersioning",
         Method::GET if !is_object => "ListObjects",
+        Method::POST if query.contains("delete") => "DeleteObjects",
         _ => "other S3 requests",
     };
     let latency = {
@@ -58,6 +62,8 @@ pub(super) async fn handle_s3_request(
         "PutObject" => put_object(stub, key, request).await,
         "HeadObject" => head_object(stub, &key),
         "DeleteObject" => delete_object(stub, &key),
+        "DeleteObjects" => delete_objects(stub, request).await,
+        "GetBucketVersioning" => build_response(StatusCode::OK, XML, "<VersioningConfiguration/>"),
         "ListObjects" => build_response(StatusCode::OK, XML, list_objects(stub, &key, &query)),
         _ => build_response(StatusCode::OK, XML, ""),
     }
@@ -90,6 +96,23 @@ fn delete_object(stub: &StubServer, key: &str) -> StubResponse {
     build_response(StatusCode::NO_CONTENT, XML, "")
 }
 
+/// All that is asked for goes.
+async fn delete_objects(stub: &StubServer, request: Request<Incoming>) -> StubResponse {
+    let body = read_body(request).await;
+    let body = String::from_utf8_lossy(&body);
+    let keys = body.split("<Key>").skip(1);
+    let mut text = String::from("<DeleteResult>");
+    let mut count = 0;
+    for key in keys.filter_map(|rest| rest.split("</Key>").next()) {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "<Deleted><Key>{key}</Key></Deleted>");
+        count += 1;
+    }
+    text.push_str("</DeleteResult>");
+    stub.lock().counts.record_request("objects deleted", count);
+    build_response(StatusCode::OK, XML, text)
+}
+
 fn head_object(stub: &StubServer, key: &str) -> StubResponse {
     let put = stub.lock().store.put.get(key).copied();
     // A name that ends otherwise is a directory's, which some tools ask for first.
@@ -99,7 +122,12 @@ fn head_object(stub: &StubServer, key: &str) -> StubResponse {
     let mut response = with_etag(build_response(StatusCode::OK, "image/png", ""));
     let headers = response.headers_mut();
     headers.insert("content-length", HeaderValue::from(size));
-    headers.insert("last-modified", HeaderValue::from_static(LAST_MODIFIED));
+    let modified = if key.contains("old-images") {
+        SOURCE_LAST_MODIFIED
+    } else {
+        LAST_MODIFIED
+    };
+    headers.insert("last-modified", HeaderValue::from_static(modified));
     response
 }
 

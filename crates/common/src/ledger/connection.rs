@@ -57,11 +57,10 @@ impl ConnectionPurpose {
             TableAccess::Update => "1s",
             TableAccess::Read => "5s",
         };
-        // Less than our own. Commands read the whole table now and then, whatever the role's default.
+        // Less than our own.
         let statement_timeout = match self {
-            Self::Feeder | Self::Consumer => "28s",
+            Self::Feeder | Self::Consumer | Self::Command(_) => "28s",
             Self::Plan => "20s",
-            Self::Command(_) => "0",
         };
         let mut settings = COMMON_SETTINGS.to_vec();
         settings.push(("lock_timeout", lock_timeout));

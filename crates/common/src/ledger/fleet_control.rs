@@ -18,6 +18,8 @@ pub enum WorkerRole {
     /// It sends rows to the queue.
     Feeder,
     Consumer,
+    /// An operator's command, by its name.
+    Command(&'static str),
 }
 
 impl WorkerRole {
@@ -26,6 +28,7 @@ impl WorkerRole {
         match self {
             Self::Feeder => "feeder",
             Self::Consumer => "consumer",
+            Self::Command(name) => name,
         }
     }
 }

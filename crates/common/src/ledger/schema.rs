@@ -13,7 +13,7 @@ const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 10] = [
+const MIGRATIONS: [(i64, &str, &str); 11] = [
     (
         1,
         "ledger",
@@ -39,6 +39,11 @@ const MIGRATIONS: [(i64, &str, &str); 10] = [
         include_str!("../../migrations/0008_history.sql"),
     ),
     (10, "keys", include_str!("../../migrations/0010_keys.sql")),
+    (
+        12,
+        "commands",
+        include_str!("../../migrations/0012_commands.sql"),
+    ),
     (
         13,
         "control",

@@ -1,28 +1,22 @@
-//! Removes what is marked, a thousand at a time.
+//! Removes a page of what may go.
 
 use std::collections::HashSet;
 
-use bucket_brigade_common::ledger::AdvisoryLock;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, ObjectStat,
+    BucketSide, DeleteOutcome, DeleteTarget, ObjectStat,
 };
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::MoveRoute;
-use bucket_brigade_common::preflight::retry_transient;
-use futures::{StreamExt, TryStreamExt, stream};
-use tokio_util::sync::CancellationToken;
 
 use super::encoded_paths::{OtherPaths, UnsettledSources};
 use super::other_spellings::OtherSpellings;
-use super::output::CleanPrinter;
-use super::path_references::{ReferringColumn, path_columns, referenced_keys};
+use super::path_references::{ReferringColumn, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use super::restore::ObjectRestorer;
-use crate::locks::{self, PauseGate, QuiescedFleet};
-use crate::progress_bar::ProgressReporter;
+use crate::command_throttle::CommandThrottle;
 use crate::retrying_store::{
-    MAX_REQUESTS_IN_FLIGHT, is_object_error, remove_with_retries, retry_object_request,
+    RequestSlots, is_object_error, remove_with_retries, retry_object_request,
 };
 use crate::statements::retry_statement;
 
@@ -35,17 +29,29 @@ const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
 const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
 
+/// Cleans one page.
 pub(super) struct ObjectCleaner<'a> {
     pub(super) removals: RemovalLedger<'a>,
     pub(super) store: &'a S3Store,
-    pub(super) restorer: ObjectRestorer<'a>,
-    pub(super) bucket: &'a str,
-    /// Read anew for each batch.
+    pub(super) restorer: &'a ObjectRestorer<'a>,
+    pub(super) slots: &'a RequestSlots,
+    pub(super) throttle: &'a CommandThrottle<'a>,
+    /// As they were when the page began: a feeder may have opened another run since the last one.
     pub(super) columns: Vec<ReferringColumn>,
-    pub(super) other_spellings: OtherSpellings,
-    pub(super) unsettled: UnsettledSources,
-    pub(super) total: u64,
-    pub(super) printer: CleanPrinter<'a>,
+    pub(super) other_spellings: &'a OtherSpellings,
+    pub(super) unsettled: &'a UnsettledSources,
+}
+
+/// What became of a page.
+pub(super) struct CleanedPage {
+    pub(super) outcomes: RemovalOutcomes,
+    /// What became of the companions of those that are gone.
+    pub(super) companions: RemovalOutcomes,
+    /// Those that are gone and could not be brought back, though a row names them. They stay in removal, so that
+    /// the next clean tries again.
+    pub(super) unsaved: RemovalOutcomes,
+    /// Why the removal ended early.
+    pub(super) failure: Option<anyhow::Error>,
 }
 
 /// An object that is gone, with the delete marker that hides it.
@@ -59,47 +65,16 @@ enum RemovalVerdict {
 }
 
 impl ObjectCleaner<'_> {
-    /// Goes on to the end; false when it was stopped before.
-    pub(super) async fn run(
-        &mut self,
-        mut lock: AdvisoryLock,
-        mut fleet: Option<QuiescedFleet>,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<bool> {
-        let mut progress = ProgressReporter::new("cleaning", self.total);
-        let (mut cursor, mut pause): (Option<String>, _) = (None, PauseGate::default());
-        let size = i64::try_from(MAX_DELETE_OBJECTS)?;
-        while !stop.is_cancelled() && !self.printer.is_closed() {
-            let ledger = self.removals.ledger;
-            pause.wait(ledger, stop).await?;
-            locks::ensure_held(ledger, &mut lock).await?;
-            if let Some(fleet) = &mut fleet {
-                fleet.ensure_quiesced(ledger).await?;
-                locks::ensure_no_other_fleet(ledger, self.bucket).await?;
-            }
-            let (removals, after) = (self.removals, cursor.as_deref());
-            let read = async || removals.next_removals(after, size).await;
-            let page = retry_statement(read).await?;
-            let Some(last) = page.last() else {
-                return Ok(true);
-            };
-            cursor = Some(last.path.clone());
-            progress.advance_by(page.len());
-            self.process_batch(page).await?;
-        }
-        Ok(false)
-    }
-
-    async fn process_batch(&mut self, mut page: Vec<ObjectRemoval>) -> anyhow::Result<()> {
+    pub(super) async fn process_page(
+        &self,
+        mut page: Vec<ObjectRemoval>,
+    ) -> anyhow::Result<CleanedPage> {
         let mut outcomes = Vec::new();
         let other_paths = if self.removals.has_encoded_paths() {
             OtherPaths::split_off(&mut page, &mut outcomes)
         } else {
             OtherPaths::default()
         };
-        // A feeder may have opened another run since the last batch.
-        let (ledger, bucket) = (self.removals.ledger, self.bucket);
-        self.columns = retry_transient(async || path_columns(ledger, bucket).await).await?;
         // What an earlier clean may have removed is checked in any case: a row may have come to name it.
         let (cut_off, page): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|removal| removal.is_in_removal);
@@ -107,7 +82,10 @@ impl ObjectCleaner<'_> {
         let mut candidates = self.retain_unreferenced(page, &mut outcomes).await?;
         candidates.extend(cut_off);
         let (removable, mut gone) = self.classify_all(candidates, &mut outcomes).await?;
-        retry_statement(async || self.removals.begin_removals(&removable).await).await?;
+        if !removable.is_empty() {
+            let begin = async || self.removals.begin_removals(&removable).await;
+            self.throttle.write(retry_statement(begin)).await?;
+        }
         let removable = self.retain_unreferenced(removable, &mut outcomes).await?;
         let removed = self.remove_batch(&removable, &mut outcomes).await;
         let failure = match removed {
@@ -121,15 +99,34 @@ impl ObjectCleaner<'_> {
         if failure.is_some() {
             unsaved.extend(self.restore_uncertain(removable, &mut outcomes).await?);
         }
-        let companions = self.remove_companions(&outcomes).await?;
+        let companions = Box::pin(self.remove_companions(&outcomes)).await?;
         other_paths.add_outcomes(&mut outcomes);
+        if self.removals.has_encoded_paths() {
+            self.begin_gone(&outcomes).await?;
+        }
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
-        retry_statement(async || self.removals.finish_removals(&outcomes).await).await?;
-        self.printer.print_outcomes(&outcomes)?;
-        self.printer.print_outcomes(&companions)?;
-        // These stay in removal, so that the next clean tries again to bring them back.
-        self.printer.print_outcomes(&unsaved)?;
-        failure.map_or(Ok(()), Err)
+        if !outcomes.is_empty() {
+            let finish = async || self.removals.finish_removals(&outcomes).await;
+            self.throttle.write(retry_statement(finish)).await?;
+        }
+        Ok(CleanedPage {
+            outcomes,
+            companions,
+            unsaved,
+            failure,
+        })
+    }
+
+    /// Paths whose object went by another one have no record that could end.
+    async fn begin_gone(&self, outcomes: &RemovalOutcomes) -> anyhow::Result<()> {
+        let gone = outcomes.iter();
+        let gone = gone.filter(|(_, outcome)| outcome.kept_because().is_none());
+        let gone: Vec<ObjectRemoval> = gone.map(|(removal, _)| removal.clone()).collect();
+        if !gone.is_empty() {
+            let begin = async || self.removals.begin_removals(&gone).await;
+            self.throttle.write(retry_statement(begin)).await?;
+        }
+        Ok(())
     }
 
     /// Those that no row names.
@@ -171,14 +168,11 @@ impl ObjectCleaner<'_> {
         removals: Vec<ObjectRemoval>,
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<(Vec<ObjectRemoval>, Vec<RemovedObject>)> {
-        let requests = removals.into_iter().map(|removal| async {
+        let checks = removals.into_iter().map(|removal| async {
             let verdict = self.classify_removal(&removal).await?;
             Ok::<_, StoreError>((removal, verdict))
         });
-        let classified: Vec<(ObjectRemoval, RemovalVerdict)> = stream::iter(requests)
-            .buffered(MAX_REQUESTS_IN_FLIGHT)
-            .try_collect()
-            .await?;
+        let classified = self.slots.run_all(checks).await?;
         let (mut removable, mut gone) = (Vec::new(), Vec::new());
         for (removal, verdict) in classified {
             match verdict {
@@ -298,7 +292,7 @@ impl ObjectCleaner<'_> {
     /// A row that came to name an object between the last question and its removal gets it back. Returns
     /// those for which that failed.
     pub(super) async fn restore_referenced(
-        &mut self,
+        &self,
         gone: Vec<RemovedObject>,
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<RemovalOutcomes> {
@@ -318,7 +312,7 @@ impl ObjectCleaner<'_> {
     /// The request failed, so what it removed is not known: a row that names one of the objects gets it back
     /// all the same. The others stay in removal, for the next clean to look at.
     pub(super) async fn restore_uncertain(
-        &mut self,
+        &self,
         mut removals: Vec<ObjectRemoval>,
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<RemovalOutcomes> {
@@ -328,7 +322,7 @@ impl ObjectCleaner<'_> {
     }
 
     async fn restore_all(
-        &mut self,
+        &self,
         removals: Vec<ObjectRemoval>,
         outcomes: &mut RemovalOutcomes,
     ) -> RemovalOutcomes {
@@ -337,7 +331,7 @@ impl ObjectCleaner<'_> {
             match self.restore_object(&removal).await {
                 Ok(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
                 Err(why) => {
-                    let reason = self.record_restore_failure(&removal, &why);
+                    let reason = log_restore_failure(&removal, &why);
                     unsaved.push((removal, RemovalOutcome::Kept(reason)));
                 }
             }
@@ -348,7 +342,7 @@ impl ObjectCleaner<'_> {
     /// How it came back, or why it did not.
     async fn restore_object(&self, removal: &ObjectRemoval) -> Result<String, String> {
         let route = self.removal_route(removal).ok_or("no route leads there")?;
-        match self.restorer.restore(&route).await {
+        match Box::pin(self.restorer.restore(&route)).await {
             Ok(_) => Ok(format!(
                 "{REFERENCED_REASON} since a moment ago: brought back"
             )),
@@ -357,16 +351,6 @@ impl ObjectCleaner<'_> {
             )),
             Err(error) => Err(error.to_string()),
         }
-    }
-
-    fn record_restore_failure(&mut self, removal: &ObjectRemoval, why: &str) -> String {
-        self.printer.count_restore_failure();
-        tracing::error!(
-            key = removal.object_key,
-            path = removal.path,
-            "{RESTORE_FAILED_REASON}: {why}"
-        );
-        format!("{RESTORE_FAILED_REASON}: {why}")
     }
 
     pub(super) fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
@@ -395,6 +379,15 @@ impl ObjectCleaner<'_> {
     ) -> Result<Option<ObjectStat>, StoreError> {
         retry_object_request(async || self.store.stat_object(side, key).await).await
     }
+}
+
+fn log_restore_failure(removal: &ObjectRemoval, why: &str) -> String {
+    tracing::error!(
+        key = removal.object_key,
+        path = removal.path,
+        "{RESTORE_FAILED_REASON}: {why}"
+    );
+    format!("{RESTORE_FAILED_REASON}: {why}")
 }
 
 fn delete_target(removal: &ObjectRemoval) -> DeleteTarget {

@@ -23,7 +23,7 @@ impl ObjectCleaner<'_> {
     /// # Errors
     /// The store or the database does not answer: what is done is seen by the next clean.
     pub(super) async fn remove_companions(
-        &mut self,
+        &self,
         images: &RemovalOutcomes,
     ) -> anyhow::Result<RemovalOutcomes> {
         let mut outcomes = Vec::new();

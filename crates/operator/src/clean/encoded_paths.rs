@@ -1,15 +1,17 @@
 //! Where paths are percent-encoded, several of them may name one source. It goes once, and only when the moves off
 //! all of them may lose it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::path_encoding::PathEncoding;
+use tokio_util::sync::CancellationToken;
 
 use super::batch::CHANGED_REASON;
 use super::other_spellings::hash_of;
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
+use crate::command_throttle::CommandThrottle;
 use crate::statements::{page_after, retry_statement};
 
 /// Moves read by one statement.
@@ -17,9 +19,10 @@ const STRETCH_ROWS: i64 = 20_000;
 
 /// `$1` run, `$2` cursor, `$3` size, `$4` age in seconds. Of a stretch the moves whose source may not go yet, and the
 /// last.
-const SELECT_UNSETTLED: &str = "WITH stretch AS MATERIALIZED (
+pub(super) const SELECT_UNSETTLED: &str = "WITH stretch AS MATERIALIZED (
     SELECT row_id, old_path,
-           coalesce(verified_at > moved_at AND moved_at <= now() - make_interval(secs => $4)
+           coalesce((verified_at > moved_at OR abandoned_at > moved_at)
+                    AND moved_at <= now() - make_interval(secs => $4)
                     AND source_etag IS NOT NULL, false) AS may_go
       FROM bucket_brigade.moves WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT $3
 ), marked AS (
@@ -32,9 +35,13 @@ const SELECT_REMOVED: &str = "SELECT EXISTS (SELECT 1 FROM bucket_brigade.remova
     WHERE run_id = $1 AND object_key = $2 AND is_encoded AND NOT is_orphan AND etag = $3
       AND removing_at IS NOT NULL)";
 
-/// Hashes of the keys of sources that some move off them keeps: a collision keeps one object more.
+/// What the hashes of unsettled sources take of memory at most: 32 MiB.
+const HASH_WORDS: usize = 1 << 22;
+
+/// A bit for each hash of a key of a source that some move off it keeps: a collision keeps one object more. Empty
+/// where there is none.
 #[derive(Debug, Default)]
-pub(super) struct UnsettledSources(HashSet<u64>);
+pub(super) struct UnsettledSources(Vec<u64>);
 
 #[derive(sqlx::FromRow)]
 struct StretchMove {
@@ -44,19 +51,25 @@ struct StretchMove {
 }
 
 impl UnsettledSources {
-    /// Reads all moves, a stretch at a time; none where each source has one path.
+    /// Reads all moves, a stretch at a time, or until `stop`; none where each source has one path.
     pub(super) async fn read(
         removals: RemovalLedger<'_>,
-        age_seconds: f64,
+        throttle: &CommandThrottle<'_>,
+        stop: &CancellationToken,
     ) -> Result<Self, StatementError> {
         let (mut sources, ledger) = (Self::default(), removals.ledger);
         if !removals.has_encoded_paths() {
             return Ok(sources);
         }
+        throttle.begin_phase("looking for moves that are not verified", 0);
         let mut cursor: Option<String> = None;
         loop {
+            throttle.wait_while_held(stop).await;
+            if stop.is_cancelled() {
+                return Ok(sources);
+            }
             let after = cursor.as_deref();
-            let read = async || read_stretch(ledger, after, age_seconds).await;
+            let read = async || read_stretch(ledger, after, removals.age_seconds).await;
             let stretch = retry_statement(read).await?;
             let Some(last) = stretch.last() else {
                 return Ok(sources);
@@ -64,15 +77,27 @@ impl UnsettledSources {
             cursor = Some(last.row_id.clone());
             let unsettled = stretch.iter().filter(|one| !one.may_go);
             let routes = unsettled.filter_map(|one| ledger.rule().route_for(&one.old_path).ok());
-            sources
-                .0
-                .extend(routes.map(|route| hash_of(route.source_key)));
+            routes.for_each(|route| sources.insert(&route.source_key));
+            throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
         }
     }
 
-    pub(super) fn contains(&self, key: &str) -> bool {
-        !self.0.is_empty() && self.0.contains(&hash_of(key))
+    fn insert(&mut self, key: &str) {
+        self.0.resize(HASH_WORDS, 0);
+        let (word, bit) = place_of(key);
+        self.0[word] |= bit;
     }
+
+    pub(super) fn contains(&self, key: &str) -> bool {
+        let (word, bit) = place_of(key);
+        self.0.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+}
+
+fn place_of(key: &str) -> (usize, u64) {
+    let hash = hash_of(key);
+    let word = usize::try_from(hash >> 6).unwrap_or(usize::MAX) % HASH_WORDS;
+    (word, 1 << (hash % 64))
 }
 
 async fn read_stretch(
@@ -89,16 +114,6 @@ async fn read_stretch(
 impl RemovalLedger<'_> {
     pub(super) fn has_encoded_paths(&self) -> bool {
         !self.orphans && self.ledger.rule().encoding() != PathEncoding::None
-    }
-
-    /// The statement that marks sources takes the key for what follows the prefix.
-    pub(super) fn decode_key(&self, mut removal: ObjectRemoval) -> ObjectRemoval {
-        if self.has_encoded_paths()
-            && let Ok(route) = self.ledger.rule().route_for(&removal.path)
-        {
-            removal.object_key = route.source_key;
-        }
-        removal
     }
 
     /// Whether clean has removed the object by another of its paths.
@@ -136,6 +151,8 @@ impl OtherPaths {
                 outcomes.extend(same.into_iter().map(|one| (one, kept())));
                 continue;
             }
+            // The one whose copy can be looked at speaks for all.
+            same.sort_by_key(|one| one.copy_etag.is_none());
             let rest = same.split_off(1);
             page.extend(same);
             if !rest.is_empty() {
@@ -171,6 +188,15 @@ mod tests {
             is_marked: true,
             companion: None,
         }
+    }
+
+    #[test]
+    fn unsettled_sources_are_known_by_their_keys() {
+        let mut sources = UnsettledSources::default();
+        assert!(!sources.contains("i/a b"));
+        sources.insert("i/a b");
+        assert!(sources.contains("i/a b"));
+        assert!(!sources.contains("i/c"));
     }
 
     #[test]

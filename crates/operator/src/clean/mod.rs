@@ -6,7 +6,7 @@
 //! names it and it still has the recorded ETag. After a source is gone its moves cannot be undone.
 //!
 //! ```text
-//!  1 mark       what may go, in the ledger                 killed: marked anew next time
+//!  1 find       the next page of what may go               nothing is written before 3
 //!  2 compare    the object (and its copy) with the record  anything else than recorded: kept
 //!  3 intend     removing_at, in the ledger                 killed: the next clean checks whether it is gone
 //!  4 ask        does a row name it? as late as it can be   yes: kept
@@ -26,12 +26,17 @@
 //! out and the queue must be empty. Sources need neither: no consumer points a row at one.
 
 mod batch;
+mod candidates;
 mod companions;
 mod confirm;
+mod count;
 mod encoded_paths;
 mod other_spellings;
 mod output;
+mod pass;
 mod path_references;
+#[cfg(test)]
+pub(crate) mod plans;
 mod removals;
 mod restore;
 
@@ -42,24 +47,33 @@ use bucket_brigade_common::ledger::{AdvisoryLock, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
 use bucket_brigade_common::object_store::s3::S3Store;
-use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
+use bucket_brigade_common::settings::{
+    DatabaseArgs, Setting, SettingsProblems, duration_between, setting,
+};
 use tokio_util::sync::CancellationToken;
 
+use super::command_cursor::CommandCursor;
+use super::command_throttle::CommandThrottle;
 use super::context::{CommandContext, CommonArgs};
 use super::history::{Operator, OperatorArgs};
 use super::locks::{self, QuiescedFleet};
 use super::retrying_store;
-use super::retrying_store::{is_object_error, retry_object_request};
-use batch::ObjectCleaner;
+use super::retrying_store::{
+    DEFAULT_REQUESTS_IN_FLIGHT, RequestSlots, is_object_error, retry_object_request,
+};
+use super::verify::count_moves;
 use confirm::RemovalConsent;
+use count::EligibleMoves;
 use encoded_paths::UnsettledSources;
 use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
+use pass::CleanPass;
 use path_references::path_columns;
-use removals::{EligibleMoves, RemovalLedger};
+use removals::RemovalLedger;
 use restore::ObjectRestorer;
 
-const POOL_SIZE: u32 = 4;
+/// Pages side by side, and the heartbeat.
+const POOL_SIZE: u32 = 5;
 
 /// Ten years: a longer time is a mistaken unit.
 const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
@@ -82,6 +96,8 @@ pub struct Args {
     #[arg(long, value_name = "BUCKET")]
     confirm: Option<String>,
     #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
     operator: OperatorArgs,
     #[command(flatten)]
     common: CommonArgs,
@@ -91,6 +107,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let mut problems = SettingsProblems::default();
     let age = args.older_than.map(|age| age.take(&mut problems));
     let age_seconds = age.unwrap_or_default().as_secs_f64();
+    let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
     let bucket = target_bucket(&context, args.orphans);
     confirm::check_bucket_name(args.confirm.as_deref(), bucket)?;
@@ -99,114 +116,155 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         .await?;
     let lock = locks::acquire_operator_lock(&ledger).await?;
     let store = retrying_store::open(&context, &ledger).await?;
-    let removals = RemovalLedger {
-        ledger: &ledger,
-        orphans: args.orphans,
+    let throttle = CommandThrottle::start(&ledger, "clean", limits).await?;
+    let command = if args.orphans {
+        "clean --orphans"
+    } else {
+        "clean"
     };
-    removals.mark_removals(bucket, age_seconds).await?;
-    let eligible = removals.count_eligible(age_seconds).await?;
-    refuse_unverified(args.orphans, &eligible)?;
-    let (mut other_spellings, mut unsettled) = <(OtherSpellings, UnsettledSources)>::default();
-    if eligible.objects > 0 {
-        let columns = path_columns(&ledger, bucket).await?;
-        other_spellings = OtherSpellings::read(&ledger, &columns).await?;
-        other_spellings.accept_rows_outside(args.rows_outside_the_rule)?;
-        unsettled = UnsettledSources::read(removals, age_seconds).await?;
-    }
-    let clean = CleanContext {
+    let cursor = CommandCursor::new(&ledger, command, age_seconds.to_string());
+    let clean = CleanCommand {
         context: &context,
         operator: args.operator.into(),
-        removals,
-        store: &store,
-        bucket,
-        eligible,
-        other_spellings,
-        unsettled,
+        rows_outside_the_rule: args.rows_outside_the_rule,
         versioning: read_versioning(&store, args.orphans).await?,
+        pass: CleanPass {
+            removals: RemovalLedger {
+                ledger: &ledger,
+                orphans: args.orphans,
+                bucket,
+                age_seconds,
+            },
+            store: &store,
+            restorer: ObjectRestorer::new(&context, &ledger, target_side(args.orphans)),
+            slots: RequestSlots::new(DEFAULT_REQUESTS_IN_FLIGHT),
+            throttle: &throttle,
+            other_spellings: OtherSpellings::default(),
+            unsettled: UnsettledSources::default(),
+            cursor,
+        },
     };
-    Box::pin(clean.confirm_and_run(args.confirm.is_some(), lock, &stop)).await
+    let work = clean.run(args.confirm.is_some(), lock, &stop);
+    Box::pin(throttle.run(work)).await
 }
 
 /// What is to be removed, and what it takes.
-struct CleanContext<'a> {
+struct CleanCommand<'a> {
     context: &'a CommandContext,
     operator: Operator,
-    removals: RemovalLedger<'a>,
-    store: &'a S3Store,
-    bucket: &'a str,
-    eligible: EligibleMoves,
-    other_spellings: OtherSpellings,
-    unsettled: UnsettledSources,
+    rows_outside_the_rule: Option<u64>,
     versioning: Option<BucketVersioning>,
+    pass: CleanPass<'a>,
 }
 
-impl CleanContext<'_> {
-    async fn confirm_and_run(
-        self,
+impl CleanCommand<'_> {
+    /// Confirmed, it counts only where nothing may go, to say why.
+    async fn run(
+        mut self,
         is_confirmed: bool,
         lock: AdvisoryLock,
         stop: &CancellationToken,
     ) -> anyhow::Result<u8> {
-        let consent = match (self.eligible.objects, is_confirmed) {
-            (0, _) => RemovalConsent::Withheld,
-            (_, true) => RemovalConsent::Given,
-            (_, false) => {
-                let preview = self.build_preview(true);
-                let format = self.context.format;
-                confirm::prompt_for_consent(format, &preview, self.bucket, stop).await?
-            }
-        };
-        match consent {
-            RemovalConsent::Given => Box::pin(self.run_cleaner(lock, stop)).await,
+        if is_confirmed && self.pass.has_candidates(stop).await? {
+            self.read_other_spellings(stop).await?;
+            return self.run_pass(lock, stop).await;
+        }
+        let removals = self.pass.removals;
+        self.begin_phase("counting", 2).await?;
+        let eligible = removals.count_eligible(self.pass.throttle, stop).await?;
+        if stop.is_cancelled() {
+            return Ok(exit::STOPPED);
+        }
+        refuse_unverified(removals.orphans, &eligible)?;
+        if eligible.objects == 0 {
+            self.context
+                .print_output(&self.build_preview(eligible, false))?;
+            return Ok(exit::DONE);
+        }
+        self.read_other_spellings(stop).await?;
+        self.confirm_and_run(eligible, lock, stop).await
+    }
+
+    async fn confirm_and_run(
+        self,
+        eligible: EligibleMoves,
+        lock: AdvisoryLock,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<u8> {
+        if stop.is_cancelled() {
+            return Ok(exit::STOPPED);
+        }
+        let preview = self.build_preview(eligible, true);
+        let (format, bucket) = (self.context.format, self.pass.removals.bucket);
+        match confirm::prompt_for_consent(format, &preview, bucket, stop).await? {
+            RemovalConsent::Given => self.run_pass(lock, stop).await,
             RemovalConsent::Withheld => {
-                self.context.print_output(&self.build_preview(false))?;
+                self.context
+                    .print_output(&self.build_preview(eligible, false))?;
                 Ok(exit::DONE)
             }
             RemovalConsent::Interrupted => Ok(exit::STOPPED),
         }
     }
 
-    async fn run_cleaner(self, lock: AdvisoryLock, stop: &CancellationToken) -> anyhow::Result<u8> {
-        let RemovalLedger { ledger, orphans } = self.removals;
+    async fn read_other_spellings(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let RemovalLedger { ledger, bucket, .. } = self.pass.removals;
+        let columns = path_columns(ledger, bucket).await?;
+        let read = OtherSpellings::read(ledger, &columns, self.pass.throttle, stop);
+        self.pass.other_spellings = read.await?;
+        let spellings = &mut self.pass.other_spellings;
+        spellings.accept_rows_outside(self.rows_outside_the_rule)?;
+        let read = UnsettledSources::read(self.pass.removals, self.pass.throttle, stop);
+        self.pass.unsettled = read.await?;
+        Ok(())
+    }
+
+    async fn run_pass(self, lock: AdvisoryLock, stop: &CancellationToken) -> anyhow::Result<u8> {
+        let RemovalLedger {
+            ledger,
+            orphans,
+            bucket,
+            ..
+        } = self.pass.removals;
         // Only with orphans: a consumer could be pointing a row at one.
         let fleet = if orphans {
             Some(QuiescedFleet::quiesce(self.context, ledger).await?)
         } else {
             None
         };
-        let (what, bucket) = (if orphans { "orphans" } else { "sources" }, self.bucket);
-        let details = format!("{what} in {bucket}");
+        let details = format!(
+            "{} in {bucket}",
+            if orphans { "orphans" } else { "sources" }
+        );
         self.operator
             .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
             .await;
+        self.begin_phase("cleaning", 1).await?;
         let format = self.context.format;
-        let printer = CleanPrinter::begin_list(format, ledger.run_id(), orphans, self.bucket)?;
-        let mut cleaner = ObjectCleaner {
-            removals: self.removals,
-            store: self.store,
-            restorer: ObjectRestorer::new(self.context, ledger, target_side(orphans)),
-            bucket: self.bucket,
-            columns: Vec::new(),
-            other_spellings: self.other_spellings,
-            unsettled: self.unsettled,
-            total: u64::try_from(self.eligible.objects).unwrap_or(0),
-            printer,
-        };
-        let is_complete = cleaner.run(lock, fleet, stop).await?;
-        let code = cleaner.printer.print_summary()?;
+        let mut printer = CleanPrinter::begin_list(format, ledger.run_id(), orphans, bucket)?;
+        let is_complete = self.pass.run(lock, fleet, &mut printer, stop).await?;
+        let code = printer.print_summary()?;
         Ok(if is_complete { code } else { exit::STOPPED })
     }
 
-    fn build_preview(&self, is_prompting: bool) -> CleanPreview<'_> {
+    /// As if there were no orphans, and no two rows shared an object: the progress is an estimate.
+    async fn begin_phase(&self, label: &'static str, passes: u64) -> anyhow::Result<()> {
+        let moves = count_moves(self.pass.removals.ledger).await?;
+        self.pass.throttle.begin_phase(label, moves * passes);
+        Ok(())
+    }
+
+    fn build_preview(&self, eligible: EligibleMoves, is_prompting: bool) -> CleanPreview<'_> {
+        let (removals, spellings) = (&self.pass.removals, &self.pass.other_spellings);
         CleanPreview {
-            run: self.removals.ledger.run_id(),
+            run: removals.ledger.run_id(),
             done: false,
-            orphans: self.removals.orphans,
-            bucket: self.bucket,
+            orphans: removals.orphans,
+            bucket: removals.bucket,
             versioning: self.versioning,
-            eligible: self.eligible,
-            rows_outside: self.other_spellings.rows_outside,
-            outside_examples: &self.other_spellings.examples,
+            eligible,
+            rows_outside: spellings.rows_outside,
+            outside_examples: &spellings.examples,
             is_prompting,
         }
     }

@@ -7,13 +7,16 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{IdColumns, PostgresLedger, find_id_columns, with_timeout};
+use bucket_brigade_common::ledger::{IdColumns, PostgresLedger, find_id_columns, statement_error};
 use bucket_brigade_common::settings::SettingsError;
 use bucket_brigade_common::sql::quote_identifier;
 use percent_encoding::percent_decode_str;
 use sqlx::AssertSqlSafe;
+use tokio_util::sync::CancellationToken;
 
 use super::path_references::ReferringColumn;
+use crate::command_throttle::CommandThrottle;
+use crate::statements::retry_query;
 
 /// Rows of a table read by one statement.
 const STRETCH_ROWS: i64 = 20_000;
@@ -50,14 +53,17 @@ struct StretchRow {
 }
 
 impl OtherSpellings {
-    /// Reads all rows of the columns, a stretch of ids at a time.
+    /// Reads all rows of the columns, a stretch of ids at a time, or until `stop`.
     pub(super) async fn read(
         ledger: &PostgresLedger,
         columns: &[ReferringColumn],
+        throttle: &CommandThrottle<'_>,
+        stop: &CancellationToken,
     ) -> Result<Self, StatementError> {
         let mut spellings = Self::default();
+        throttle.begin_phase("looking for other spellings", 0);
         for column in columns {
-            let read = spellings.read_column(ledger, column).await;
+            let read = spellings.read_column(ledger, column, throttle, stop).await;
             read.map_err(|error| column.lookup_error(&error))?;
         }
         Ok(spellings)
@@ -67,19 +73,30 @@ impl OtherSpellings {
         &mut self,
         ledger: &PostgresLedger,
         column: &ReferringColumn,
+        throttle: &CommandThrottle<'_>,
+        stop: &CancellationToken,
     ) -> Result<(), StatementError> {
         let id = find_id_columns(ledger.pool(), &column.table, &column.id_column).await;
         let id = id.map_err(|error| StatementError::Unavailable(error.to_string()))?;
         let mut cursor: Option<String> = None;
         loop {
+            throttle.wait_while_held(stop).await;
+            if stop.is_cancelled() {
+                return Ok(());
+            }
             let sql = stretch_sql(column, &id, cursor.is_some());
-            let query = sqlx::query_as(AssertSqlSafe(sql)).bind(&column.known_prefixes);
-            let query = query.bind(STRETCH_ROWS).bind(cursor);
-            let rows: Vec<StretchRow> = with_timeout(query.fetch_all(ledger.pool())).await?;
+            let read = async || {
+                let query = sqlx::query_as(AssertSqlSafe(sql.clone()));
+                let query = query.bind(&column.known_prefixes).bind(STRETCH_ROWS);
+                query.bind(&cursor).fetch_all(ledger.pool()).await
+            };
+            let rows = retry_query(read).await;
+            let rows: Vec<StretchRow> = rows.map_err(|error| statement_error(&error))?;
             let Some(last) = rows.last() else {
                 return Ok(());
             };
             cursor = Some(last.id.clone());
+            throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
             for row in rows.iter().filter(|row| row.is_odd) {
                 self.add_path(column, &row.path);
             }
@@ -136,7 +153,7 @@ impl OtherSpellings {
 
 /// `$1` known prefixes, `$2` rows, `$3` cursor. The odd rows of a stretch, and its last one. Over partitions
 /// an id need not be unique: all rows with the last one are read.
-fn stretch_sql(column: &ReferringColumn, id: &IdColumns, has_cursor: bool) -> String {
+pub(super) fn stretch_sql(column: &ReferringColumn, id: &IdColumns, has_cursor: bool) -> String {
     let (table, path) = (&column.table, quote_identifier(&column.path_column));
     let (columns, order, keys) = (id.as_keys("t"), id.order("t"), id.keys("stretch"));
     let (row_id, key_order) = (id.keys_as_text("marked"), id.key_order("stretch"));

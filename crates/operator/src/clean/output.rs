@@ -8,7 +8,8 @@ use bucket_brigade_common::object_store::objects::BucketVersioning;
 use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
-use super::removals::{EligibleMoves, ObjectRemoval, RemovalOutcome};
+use super::count::EligibleMoves;
+use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
 use crate::list_writer::ListWriter;
 use crate::output::OutputFormat;
 
@@ -204,8 +205,10 @@ impl<'a> CleanPrinter<'a> {
         self.list_writer.is_closed()
     }
 
-    pub(super) fn count_restore_failure(&mut self) {
-        self.restore_failures += 1;
+    /// Objects that could not be brought back.
+    pub(super) fn print_unsaved(&mut self, unsaved: &RemovalOutcomes) -> anyhow::Result<()> {
+        self.restore_failures += u64::try_from(unsaved.len())?;
+        self.print_outcomes(unsaved)
     }
 
     /// Returns the exit code.

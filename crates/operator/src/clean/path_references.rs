@@ -5,13 +5,16 @@ use std::collections::HashSet;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    LedgerError, PostgresLedger, ensure_all_rows_visible, without_timeout,
+    LedgerError, PostgresLedger, ensure_all_rows_visible, is_statement_timeout, statement_error,
 };
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::sql::quote_identifier;
 use sqlx::AssertSqlSafe;
 
 use crate::statements::retry_query;
+
+/// The most that a look into a table without an index on its path may take.
+const SCAN_TIMEOUT: &str = "SET LOCAL statement_timeout = '15min'";
 
 /// A column that holds paths of one or more runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +143,7 @@ impl ReferringColumn {
 
     /// `$1` paths. Compared under the column's own collation, so that its index serves: one that is not
     /// deterministic finds more rows than name the object, never fewer.
-    fn lookup_sql(&self) -> String {
+    pub(super) fn lookup_sql(&self) -> String {
         let path = quote_identifier(&self.path_column);
         format!(
             "SELECT DISTINCT {path}::text FROM {} WHERE {path} = ANY ($1::text[])",
@@ -179,8 +182,7 @@ pub(super) async fn path_columns(
     Ok(columns)
 }
 
-/// Those of the keys that some row names by one of these paths or by a usual spelling. Not under the statement
-/// timeout: without an index on the path it reads the table.
+/// Those of the keys that some row names by one of these paths or by a usual spelling.
 pub(super) async fn referenced_keys(
     ledger: &PostgresLedger,
     columns: &[ReferringColumn],
@@ -196,16 +198,47 @@ pub(super) async fn referenced_keys(
         if wanted.is_empty() {
             continue;
         }
-        let fetch_paths = async || {
-            let query = sqlx::query_scalar(AssertSqlSafe(column.lookup_sql()));
-            query.bind(&wanted).fetch_all(ledger.pool()).await
-        };
-        let found = without_timeout(retry_query(fetch_paths)).await;
-        let found: Vec<String> = found.map_err(|error| column.lookup_error(&error))?;
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        let found = look_up_paths(ledger, &column.lookup_sql(), &wanted, None).await;
+        let found = found.map_err(|error| column.lookup_error(&error))?;
         let of_path = |path| column.references.iter().filter_map(move |r| r.key_of(path));
         referenced.extend(found.iter().flat_map(|path| of_path(path.as_str())));
     }
     Ok(referenced)
+}
+
+/// Asks rows by their paths, `$1`, and by the run, `$2`, where the statement has it. With an index on the path it
+/// takes as long as there are paths; without one it reads the table, for which the connection's own time may be
+/// too short.
+pub(super) async fn look_up_paths(
+    ledger: &PostgresLedger,
+    sql: &str,
+    paths: &[&str],
+    run: Option<i64>,
+) -> Result<Vec<String>, StatementError> {
+    let build = || {
+        let query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).bind(paths);
+        match run {
+            Some(run) => query.bind(run),
+            None => query,
+        }
+    };
+    let found = retry_query(async || build().fetch_all(ledger.pool()).await).await;
+    let found = match found {
+        Err(error) if is_statement_timeout(&error) => {
+            tracing::warn!(
+                "no row is found by its path in time: each page reads the whole table; an index on the path column helps (CREATE INDEX CONCURRENTLY)"
+            );
+            let scan = async {
+                let mut transaction = ledger.pool().begin().await?;
+                sqlx::query(SCAN_TIMEOUT).execute(&mut *transaction).await?;
+                build().fetch_all(&mut *transaction).await
+            };
+            scan.await
+        }
+        found => found,
+    };
+    found.map_err(|error| statement_error(&error))
 }
 
 #[cfg(test)]

@@ -119,6 +119,17 @@ impl ReportLine {
 const FORMULA_STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
 
 #[cfg(test)]
+pub(super) fn plan() -> crate::statement_plans::PlannedStatement {
+    crate::statement_plans::page(
+        "a page of the report",
+        page_after(SELECT_PAGE, Some("")).0,
+        &["1", "'6'"],
+        "moves_pkey",
+        8000.0,
+    )
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -95,3 +95,8 @@ fn csv_text(records: impl IntoIterator<Item = impl Serialize>) -> anyhow::Result
     }
     Ok(csv.into_inner()?)
 }
+
+#[cfg(test)]
+pub(crate) fn plans() -> Vec<crate::statement_plans::PlannedStatement> {
+    vec![lines::plan()]
+}

@@ -23,27 +23,34 @@
 
 mod classify;
 mod output;
+#[cfg(test)]
+pub(crate) mod plans;
 mod queries;
 mod selection;
+mod source;
 mod undo;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
-use bucket_brigade_common::settings::SettingsProblems;
+use bucket_brigade_common::settings::{
+    DatabaseArgs, DatabaseLimits, Setting, SettingsProblems, integer_between, setting,
+};
 use tokio_util::sync::CancellationToken;
 
+use super::command_throttle::CommandThrottle;
 use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
 use super::history::{Operator, OperatorArgs};
 use super::locks::{self, QuiescedFleet};
-use super::retrying_store;
+use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use classify::UndoClassifier;
 use output::RollbackPrinter;
 use queries::MoveSelection;
 use selection::SelectionArgs;
-use undo::RollbackRun;
+use undo::{RollbackLocks, RollbackRun};
 
-const POOL_SIZE: u32 = 4;
+/// Pages side by side, and the heartbeat.
+const POOL_SIZE: u32 = 5;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -55,15 +62,31 @@ pub struct Args {
     /// Do it; without this flag the command prints what would happen, and on a terminal asks
     #[arg(long)]
     yes: bool,
+    /// Moves looked at at a time
+    #[arg(long, value_name = "N", default_value = "64", value_parser = setting(integer_between(1, MAX_REQUESTS_IN_FLIGHT)))]
+    concurrency: Setting<usize>,
+    #[command(flatten)]
+    database: DatabaseArgs,
     #[command(flatten)]
     operator: OperatorArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
 
+/// How much a rollback does at a time.
+#[derive(Clone, Copy)]
+struct RollbackLimits {
+    requests: usize,
+    database: DatabaseLimits,
+}
+
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let selection = args.selection.parse(&mut problems);
+    let limits = RollbackLimits {
+        requests: args.concurrency.take(&mut problems),
+        database: args.database.parse(&mut problems),
+    };
     let context = args.common.into_context(problems).await?;
     let ledger = context
         .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
@@ -74,18 +97,26 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         tracing::info!("moves since {time}, which is UTC");
     }
     let operator = Operator::from(args.operator);
+    let pass = async |operator| {
+        Box::pin(run_pass(
+            &context,
+            &ledger,
+            (&selection, limits),
+            operator,
+            &stop,
+        ))
+        .await
+    };
     if args.yes {
-        return run_pass(&context, &ledger, selection, Some(&operator), &stop).await;
+        return pass(Some(&operator)).await;
     }
-    let code = run_pass(&context, &ledger, selection.clone(), None, &stop).await?;
+    let code = pass(None).await?;
     if code == exit::STOPPED {
         return Ok(code);
     }
     match ask(context.format, &"Type yes to do it: ", &stop).await? {
         ConsentReply::Interrupted => Ok(exit::STOPPED),
-        reply if reply.is_yes() => {
-            run_pass(&context, &ledger, selection, Some(&operator), &stop).await
-        }
+        reply if reply.is_yes() => pass(Some(&operator)).await,
         _ => Ok(code),
     }
 }
@@ -94,7 +125,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
 async fn run_pass(
     context: &CommandContext,
     ledger: &PostgresLedger,
-    selection: MoveSelection,
+    (selection, limits): (&MoveSelection, RollbackLimits),
     operator: Option<&Operator>,
     stop: &CancellationToken,
 ) -> anyhow::Result<u8> {
@@ -117,10 +148,17 @@ async fn run_pass(
         store: &store,
         rule: ledger.rule(),
     };
+    let throttle = CommandThrottle::start(ledger, "rollback", limits.database).await?;
     let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), for_real)?;
-    let mut rollback = RollbackRun::new(ledger, classifier, selection, printer);
-    let is_complete = rollback.run(lock, fleet, stop).await?;
-    let is_whole = rollback.printer.print_summary()?;
+    let rollback = RollbackRun::new(
+        (ledger, &throttle),
+        (classifier, RequestSlots::new(limits.requests)),
+        selection.clone(),
+        printer,
+        stop,
+    );
+    let work = Box::pin(rollback.run(RollbackLocks::new(lock, fleet)));
+    let (is_complete, is_whole) = throttle.run(work).await?;
     Ok(match (is_complete, is_whole) {
         (false, _) => exit::STOPPED,
         (true, true) => exit::DONE,

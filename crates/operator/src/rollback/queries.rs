@@ -4,7 +4,7 @@
 //! A row that was set back is to move again: it has no line in `moves`, `changes` or `failures`, and its copy
 //! is an orphan until it does. `rollbacks` keeps the evidence.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
@@ -13,7 +13,7 @@ use bucket_brigade_common::ledger::{
 };
 use sqlx::AssertSqlSafe;
 
-use crate::moved_row::{MOVED_MICROS, MovedRow, moved_columns, moved_joins};
+use crate::moved_row::{MOVED_MICROS, MovedRow, moved_columns, moved_joins, moves_by_id_sql};
 use crate::statements::{column, page_after};
 
 /// Which moves are to be undone.
@@ -47,27 +47,12 @@ pub(super) struct UndoTarget {
     pub(super) destination_key: String,
 }
 
-/// `$1` run, `$2` cursor, `$3` size, `$4` what the selection needs.
-fn moves_to_undo_sql(table: &ApplicationTable, selection: &MoveSelection) -> String {
-    let (columns, joins) = (moved_columns(table), moved_joins(table));
-    let selected = match selection {
-        MoveSelection::All => "$4::text IS NULL",
-        MoveSelection::Since(_) => "m.moved_at >= to_timestamp($4)",
-        MoveSelection::Within(_) => "m.moved_at >= now() - make_interval(secs => $4)",
-        MoveSelection::Ids(_) => "m.row_id = ANY ($4::text[])",
-    };
-    format!(
-        "SELECT {columns} FROM bucket_brigade.moves m {joins}
-          WHERE m.run_id = $1 AND m.row_id AFTER $2 AND {selected} ORDER BY m.row_id LIMIT $3"
-    )
-}
-
 /// `$1` run, `$2` ids, `$3` old paths, `$4` new paths, `$5` `ETags`, `$6` times of the moves, `$7` keys of
 /// the copies, `$8` operator. Returns the ids that were set back.
 ///
 /// As on the way there: paths are compared byte by byte, and a locked row is passed over. The copy has no
 /// row any more and becomes an orphan; should another row share it, clean finds that row.
-fn undo_sql(table: &ApplicationTable) -> String {
+pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let (columns, order) = (id.as_keys("t"), id.order("t"));
     let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
@@ -120,7 +105,7 @@ SELECT id FROM back"#
 }
 
 /// `$1` run, `$2` cursor, `$3` size.
-fn undone_unchecked_sql(table: &ApplicationTable) -> String {
+pub(super) fn undone_unchecked_sql(table: &ApplicationTable) -> String {
     let (columns, joins) = (moved_columns(table), moved_joins(table));
     format!(
         "SELECT {columns} FROM bucket_brigade.rollbacks m {joins}
@@ -129,7 +114,7 @@ fn undone_unchecked_sql(table: &ApplicationTable) -> String {
     )
 }
 
-const MARK_CHECKED: &str = "UPDATE bucket_brigade.rollbacks SET looked_at = now()
+pub(super) const MARK_CHECKED: &str = "UPDATE bucket_brigade.rollbacks SET looked_at = now()
     WHERE run_id = $1 AND row_id = ANY ($2)";
 
 /// The next rows that were set back by a rollback that was killed before it checked their copies once more.
@@ -156,22 +141,13 @@ pub(super) async fn mark_undone_checked(
     with_timeout(query.execute(ledger.pool())).await.map(drop)
 }
 
-/// The next moves of the selection, by row id.
-pub(super) async fn moves_to_undo(
+/// The moves of these rows.
+pub(super) async fn moves_by_id(
     ledger: &PostgresLedger,
-    selection: &MoveSelection,
-    cursor: Option<&str>,
-    size: i64,
+    ids: &[String],
 ) -> Result<Vec<MovedRow>, StatementError> {
-    let sql = moves_to_undo_sql(ledger.table(), selection);
-    let query = sqlx::query_as(page_after(&sql, cursor)).bind(ledger.run_id());
-    let query = query.bind(cursor.unwrap_or_default()).bind(size);
-    let query = match selection {
-        MoveSelection::All => query.bind(None::<&str>),
-        MoveSelection::Since(time) => query.bind(epoch_seconds(*time)),
-        MoveSelection::Within(time) => query.bind(time.as_secs_f64()),
-        MoveSelection::Ids(ids) => query.bind(ids),
-    };
+    let query = sqlx::query_as(AssertSqlSafe(moves_by_id_sql(ledger.table())));
+    let query = query.bind(ledger.run_id()).bind(ids);
     with_timeout(query.fetch_all(ledger.pool())).await
 }
 
@@ -204,7 +180,7 @@ pub(super) async fn undo_moves(
 }
 
 /// `$1` run, `$2` ids, `$3` moved when, `$4` the name of this process.
-const SELECT_UNDONE: &str = "SELECT b.row_id FROM bucket_brigade.rollbacks b
+pub(super) const SELECT_UNDONE: &str = "SELECT b.row_id FROM bucket_brigade.rollbacks b
     JOIN unnest($2::text[], $3::bigint[]) AS i (id, moved) ON b.row_id = i.id
      AND (extract(epoch FROM b.moved_at) * 1000000)::bigint = i.moved
     WHERE b.run_id = $1 AND b.operator = $4";
@@ -220,9 +196,4 @@ pub(super) async fn undone_by_us(
         .bind(column(targets, |target| target.row.moved_micros))
         .bind(ledger.worker());
     with_timeout(query.fetch_all(ledger.pool())).await
-}
-
-fn epoch_seconds(time: SystemTime) -> f64 {
-    let since = time.duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64())
 }

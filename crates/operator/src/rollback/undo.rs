@@ -1,5 +1,6 @@
 //! Sets rows back, page by page: check, compare and set, check again.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -7,25 +8,27 @@ use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, Statem
 use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::row_id::RowId;
-use futures::{StreamExt, TryStreamExt, stream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::classify::{SkipReason, SkippedRow, UndoClassifier};
 use super::output::RollbackPrinter;
 use super::queries::{
-    MoveSelection, UndoTarget, mark_undone_checked, moves_to_undo, undo_moves, undone_by_us,
+    MoveSelection, UndoTarget, mark_undone_checked, moves_by_id, undo_moves, undone_by_us,
     undone_unchecked,
 };
-use crate::locks::{self, PauseGate, QuiescedFleet};
+use super::source::{IdPage, PAGE_ROWS, RowSource};
+use crate::command_cursor::{CommandCursor, CursorLap};
+use crate::command_throttle::CommandThrottle;
+use crate::locks::{self, QuiescedFleet};
 use crate::moved_row::MovedRow;
-use crate::progress_bar::ProgressReporter;
-use crate::retrying_store::MAX_REQUESTS_IN_FLIGHT;
+use crate::page_pipeline::{PageOrder, ensure_not_stopped, is_complete, run_pages};
+use crate::retrying_store::RequestSlots;
 use crate::statements::retry_statement;
 use crate::verify::count_moves;
 
-/// Few enough that what was read of a page's copies is fresh when its rows are set.
-const PAGE_ROWS: i64 = 200;
+/// How often locks and queue are looked at, which lags by seconds itself.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Tries of a row that a transaction of the application holds.
 const MAX_ATTEMPTS: u32 = 10;
@@ -42,18 +45,53 @@ struct UndoOutcome {
 pub(super) struct RollbackRun<'a> {
     ledger: &'a PostgresLedger,
     classifier: UndoClassifier<'a>,
+    slots: RequestSlots,
+    throttle: &'a CommandThrottle<'a>,
     selection: MoveSelection,
     /// Ids that were asked for and not found yet.
-    missing_ids: HashSet<String>,
-    pub(super) printer: RollbackPrinter,
+    missing_ids: RefCell<HashSet<String>>,
+    printer: RefCell<RollbackPrinter>,
+    stop: &'a CancellationToken,
+}
+
+/// What keeps others out of the run while rows go back.
+pub(super) struct RollbackLocks {
+    pub(super) lock: AdvisoryLock,
+    /// None where nothing is changed.
+    pub(super) fleet: Option<QuiescedFleet>,
+    checked_at: Option<Instant>,
+}
+
+impl RollbackLocks {
+    pub(super) fn new(lock: AdvisoryLock, fleet: Option<QuiescedFleet>) -> Self {
+        Self {
+            lock,
+            fleet,
+            checked_at: None,
+        }
+    }
+
+    async fn ensure_held(&mut self, ledger: &PostgresLedger) -> anyhow::Result<()> {
+        let is_fresh = |at: Instant| at.elapsed() < CHECK_INTERVAL;
+        if self.checked_at.is_some_and(is_fresh) {
+            return Ok(());
+        }
+        locks::ensure_held(ledger, &mut self.lock).await?;
+        if let Some(fleet) = &mut self.fleet {
+            fleet.ensure_quiesced(ledger).await?;
+        }
+        self.checked_at = Some(Instant::now());
+        Ok(())
+    }
 }
 
 impl<'a> RollbackRun<'a> {
     pub(super) fn new(
-        ledger: &'a PostgresLedger,
-        classifier: UndoClassifier<'a>,
+        (ledger, throttle): (&'a PostgresLedger, &'a CommandThrottle<'a>),
+        (classifier, slots): (UndoClassifier<'a>, RequestSlots),
         selection: MoveSelection,
         printer: RollbackPrinter,
+        stop: &'a CancellationToken,
     ) -> Self {
         let missing_ids = match &selection {
             MoveSelection::Ids(ids) => ids.iter().cloned().collect(),
@@ -62,50 +100,74 @@ impl<'a> RollbackRun<'a> {
         Self {
             ledger,
             classifier,
+            slots,
+            throttle,
             selection,
-            missing_ids,
-            printer,
+            missing_ids: RefCell::new(missing_ids),
+            printer: RefCell::new(printer),
+            stop,
         }
     }
 
-    /// Goes on to the end; false when it was stopped before. Without the fleet's lock it changes nothing.
-    pub(super) async fn run(
-        &mut self,
-        mut lock: AdvisoryLock,
-        mut fleet: Option<QuiescedFleet>,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<bool> {
-        if fleet.is_some() {
+    /// Whether the end was reached, and whether no row was left alone. Without the fleet's lock it changes nothing.
+    pub(super) async fn run(self, locks: RollbackLocks) -> anyhow::Result<(bool, bool)> {
+        if locks.fleet.is_some() {
             self.finish_interrupted().await?;
         }
-        let ledger = self.ledger;
-        let mut progress = ProgressReporter::new("rolling back", count_moves(ledger).await?);
-        let (mut cursor, mut pause): (Option<String>, _) = (None, PauseGate::default());
-        while !stop.is_cancelled() {
-            pause.wait(ledger, stop).await?;
-            locks::ensure_held(ledger, &mut lock).await?;
-            if let Some(fleet) = &mut fleet {
-                fleet.ensure_quiesced(ledger).await?;
-            }
-            let (selection, after) = (&self.selection, cursor.as_deref());
-            let read = async || moves_to_undo(ledger, selection, after, PAGE_ROWS).await;
-            let page = retry_statement(read).await?;
-            let Some(last) = page.last() else {
-                self.skip_missing()?;
-                return Ok(true);
-            };
-            cursor = Some(last.id.clone());
-            progress.advance_by(page.len());
-            self.process_page(page, fleet.is_some()).await?;
+        let is_complete = is_complete(self.run_pages(locks).await)?;
+        if is_complete {
+            self.skip_missing()?;
         }
-        Ok(false)
+        let is_whole = self.printer.into_inner().print_summary()?;
+        Ok((is_complete, is_whole))
+    }
+
+    async fn run_pages(&self, mut locks: RollbackLocks) -> anyhow::Result<()> {
+        let (ledger, for_real) = (self.ledger, locks.fleet.is_some());
+        let cursor = CommandCursor::new(ledger, "rollback", "all".into());
+        let has_cursor = for_real && self.selection == MoveSelection::All;
+        let lap = if has_cursor {
+            cursor.load().await?
+        } else {
+            CursorLap::default()
+        };
+        let mut source = RowSource::open(ledger, &self.selection, lap).await?;
+        let total = match source.count() {
+            Some(count) => u64::try_from(count)?,
+            None => count_moves(ledger).await?,
+        };
+        self.throttle.begin_phase("rolling back", total);
+        let read = async || {
+            self.throttle.acquire(PAGE_ROWS, self.stop).await;
+            ensure_not_stopped(self.stop)?;
+            locks.ensure_held(ledger).await?;
+            Ok(source.next_page().await?)
+        };
+        let work = async |(ids, cursor): IdPage| {
+            let count = ids.len();
+            self.process_page(ids, for_real).await?;
+            self.throttle.advance_by(count);
+            Ok(cursor)
+        };
+        let record = async |after: Option<String>, order| {
+            let after = after.filter(|_| has_cursor && order == PageOrder::Unbroken);
+            match after {
+                Some(after) => Ok(cursor.save(&after).await?),
+                None => Ok(()),
+            }
+        };
+        run_pages(read, work, record).await?;
+        if has_cursor {
+            cursor.clear().await?;
+        }
+        Ok(())
     }
 
     /// Checks the copies of a rollback that was killed before it could.
-    async fn finish_interrupted(&mut self) -> anyhow::Result<()> {
-        let mut cursor: Option<String> = None;
+    async fn finish_interrupted(&self) -> anyhow::Result<()> {
+        let (mut cursor, size): (Option<String>, _) = (None, i64::try_from(PAGE_ROWS)?);
         loop {
-            let page = undone_unchecked(self.ledger, cursor.as_deref(), PAGE_ROWS).await?;
+            let page = undone_unchecked(self.ledger, cursor.as_deref(), size).await?;
             let Some(last) = page.last() else {
                 return Ok(());
             };
@@ -121,32 +183,36 @@ impl<'a> RollbackRun<'a> {
         }
     }
 
-    async fn process_page(&mut self, page: Vec<MovedRow>, for_real: bool) -> anyhow::Result<()> {
+    async fn process_page(&self, ids: Vec<String>, for_real: bool) -> anyhow::Result<()> {
+        let page = retry_statement(async || moves_by_id(self.ledger, &ids).await).await?;
         for row in &page {
-            self.missing_ids.remove(&row.id);
+            self.missing_ids.borrow_mut().remove(&row.id);
         }
         let (mut targets, skipped) = self.classify_all(page).await?;
-        self.printer.print_skipped(skipped)?;
+        self.print_skipped(skipped)?;
         if for_real {
+            ensure_not_stopped(self.stop)?;
             let undone = self.undo_all(targets).await?;
             targets = self.recheck_copies(undone).await?;
         }
-        self.printer.count_undone(targets.len());
+        self.printer.borrow_mut().count_undone(targets.len());
         Ok(())
+    }
+
+    fn print_skipped(&self, rows: impl IntoIterator<Item = SkippedRow>) -> anyhow::Result<()> {
+        self.printer.borrow_mut().print_skipped(rows)
     }
 
     async fn classify_all(
         &self,
         page: Vec<MovedRow>,
-    ) -> Result<(Vec<UndoTarget>, Vec<SkippedRow>), StoreError> {
-        let rows = page.into_iter();
-        let requests = rows.map(|row| self.classifier.classify_row(row));
-        let verdicts: Vec<Result<UndoTarget, SkippedRow>> = stream::iter(requests)
-            .buffered(MAX_REQUESTS_IN_FLIGHT)
-            .try_collect()
-            .await?;
+    ) -> anyhow::Result<(Vec<UndoTarget>, Vec<SkippedRow>)> {
+        let checks = page.into_iter().map(|row| async {
+            ensure_not_stopped(self.stop)?;
+            anyhow::Ok(self.classifier.classify_row(row).await?)
+        });
         let (mut targets, mut skipped) = (Vec::new(), Vec::new());
-        for verdict in verdicts {
+        for verdict in self.slots.run_all(checks).await? {
             match verdict {
                 Ok(target) => targets.push(target),
                 Err(row) => skipped.push(row),
@@ -156,7 +222,7 @@ impl<'a> RollbackRun<'a> {
     }
 
     /// Sets them back; rows that are locked are tried again for a while. Returns those that went back.
-    async fn undo_all(&mut self, mut undos: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+    async fn undo_all(&self, mut undos: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
         let mut undone = Vec::new();
         for tries in 1..=MAX_ATTEMPTS {
             let UndoOutcome {
@@ -178,16 +244,16 @@ impl<'a> RollbackRun<'a> {
         }
         let locked = undos.iter();
         let locked = locked.map(|undo| SkippedRow::new(&undo.row, SkipReason::Locked, None));
-        self.printer.print_skipped(locked)?;
+        self.print_skipped(locked)?;
         Ok(undone)
     }
 
     /// One refused row makes the database refuse the whole statement: halves find the culprit.
-    async fn undo_batch(&mut self, undos: &[UndoTarget]) -> anyhow::Result<UndoOutcome> {
+    async fn undo_batch(&self, undos: &[UndoTarget]) -> anyhow::Result<UndoOutcome> {
         let mut tried = UndoOutcome::default();
         let mut batches = vec![undos.to_vec()];
         while let Some(batch) = batches.pop() {
-            match undo_moves(self.ledger, &batch).await {
+            match self.throttle.write(undo_moves(self.ledger, &batch)).await {
                 Ok(ids) => tried.undone.extend(ids),
                 Err(StatementError::Unavailable(reason)) => {
                     tracing::info!("looking what became of {} rows: {reason}", batch.len());
@@ -199,7 +265,7 @@ impl<'a> RollbackRun<'a> {
                     [one] => {
                         let detail = Some(format!("{code}: {message}"));
                         let row = SkippedRow::new(&one.row, SkipReason::Refused, detail);
-                        self.printer.print_skipped([row])?;
+                        self.print_skipped([row])?;
                         tried.refused.insert(one.row.id.clone());
                     }
                     many => {
@@ -213,7 +279,7 @@ impl<'a> RollbackRun<'a> {
     }
 
     /// Of rows that were not set back, those that still could be. The others have changed meanwhile.
-    async fn skip_changed(&mut self, rest: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+    async fn skip_changed(&self, rest: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
         let ids = rest
             .iter()
             .map(|undo| RowId::from_database(undo.row.id.clone()));
@@ -231,21 +297,18 @@ impl<'a> RollbackRun<'a> {
                 Some(_) => SkipReason::Changed,
             };
             let row = SkippedRow::new(&undo.row, reason, None);
-            self.printer.print_skipped([row])?;
+            self.print_skipped([row])?;
         }
         Ok(still)
     }
 
     /// A row whose image the application replaced while the row was set back names that image again.
-    async fn recheck_copies(&mut self, undone: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
-        let requests = undone.into_iter().map(|undo| async {
+    async fn recheck_copies(&self, undone: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+        let checks = undone.into_iter().map(|undo| async {
             let is_replaced = self.classifier.is_copy_replaced(&undo).await?;
             Ok::<_, StoreError>((undo, is_replaced))
         });
-        let checked: Vec<(UndoTarget, bool)> = stream::iter(requests)
-            .buffered(MAX_REQUESTS_IN_FLIGHT)
-            .try_collect()
-            .await?;
+        let checked = self.slots.run_all(checks).await?;
         let (replaced, back): (Vec<_>, Vec<_>) = checked
             .into_iter()
             .partition(|(_, is_replaced)| *is_replaced);
@@ -258,7 +321,7 @@ impl<'a> RollbackRun<'a> {
         let skipped = replaced.iter();
         let skipped =
             skipped.map(|undo| SkippedRow::new(&undo.row, SkipReason::CopyReplaced, None));
-        self.printer.print_skipped(skipped)?;
+        self.print_skipped(skipped)?;
         Ok(back)
     }
 
@@ -289,8 +352,8 @@ impl<'a> RollbackRun<'a> {
         Ok(rest.iter().map(|one| one.id.as_str().to_owned()).collect())
     }
 
-    fn skip_missing(&mut self) -> anyhow::Result<()> {
-        let mut ids: Vec<String> = self.missing_ids.drain().collect();
+    fn skip_missing(&self) -> anyhow::Result<()> {
+        let mut ids: Vec<String> = self.missing_ids.borrow_mut().drain().collect();
         ids.sort();
         let skipped = ids.into_iter().map(|id| SkippedRow {
             id,
@@ -298,7 +361,7 @@ impl<'a> RollbackRun<'a> {
             reason: SkipReason::NotMoved,
             detail: None,
         });
-        self.printer.print_skipped(skipped)
+        self.print_skipped(skipped)
     }
 }
 

@@ -183,8 +183,8 @@ fn write_workers(f: &mut fmt::Formatter<'_>, workers: &[WorkerStatus]) -> fmt::R
             .commit_seconds
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .map_or("N/A".into(), |took| format!("{} ms", took.as_millis()));
-        let is_feeder = worker.role == "feeder";
-        let own = |figure: String| if is_feeder { "-".to_owned() } else { figure };
+        let is_consumer = worker.role == "consumer";
+        let own = |figure: String| if is_consumer { figure } else { "-".to_owned() };
         write!(
             f,
             "\n  {:widest$}  {:>6}  {:>7}  {:>9}  {commit:>7}  {}",

@@ -64,7 +64,7 @@ pub struct RunOverview {
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
 pub struct WorkerStatus {
     pub(crate) worker: String,
-    /// `feeder` or `consumer`.
+    /// `feeder`, `consumer`, or the name of a command.
     pub(crate) role: String,
     #[sqlx(try_from = "String")]
     pub(crate) state: WorkerState,
@@ -77,6 +77,12 @@ pub struct WorkerStatus {
     pub(crate) moved_per_second: f64,
     /// How long its last commits took.
     pub(crate) commit_seconds: Option<f64>,
+}
+
+impl WorkerStatus {
+    pub(crate) fn is_command(&self) -> bool {
+        !matches!(self.role.as_str(), "feeder" | "consumer")
+    }
 }
 
 /// Failures of one code.

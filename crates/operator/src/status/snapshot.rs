@@ -79,7 +79,8 @@ impl StatusSnapshot {
 
 impl StatusRates {
     fn from_workers(run: &RunOverview, workers: &[WorkerStatus], progress: &RunProgress) -> Self {
-        let rates = workers.iter().map(|worker| worker.moved_per_second);
+        let consumers = workers.iter().filter(|worker| worker.role == "consumer");
+        let rates = consumers.map(|worker| worker.moved_per_second);
         // The sum of nothing is -0.0, and would be shown so.
         let over_a_minute = rates.sum::<f64>() + 0.0;
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]

@@ -48,7 +48,13 @@ pub(super) fn reported_state(
         return is(WorkerState::Waiting, "no consumer is running");
     }
     if consumers == 0 {
-        return idle_state(run, "no feeder and no consumer is running");
+        return match workers.iter().find(|worker| worker.is_command()) {
+            Some(command) => is(
+                command.state,
+                &format!("{}: {}", command.role, command.reason),
+            ),
+            None => idle_state(run, "no feeder and no consumer is running"),
+        };
     }
     if let Some(worker) = some(WorkerState::ThrottledByStore) {
         return is(WorkerState::ThrottledByStore, &worker.reason);
@@ -199,6 +205,10 @@ mod tests {
             (
                 state_text(&run(), &[], 0),
                 "nothing to do: no feeder and no consumer is running",
+            ),
+            (
+                state_text(&run(), &[worker("verify", "running", "1 of 2")], 0),
+                "running: verify: 1 of 2",
             ),
             (
                 state_text(&finished, std::slice::from_ref(&idle), 0),

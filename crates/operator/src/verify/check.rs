@@ -6,7 +6,7 @@ use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 
-use super::classify::{MoveVerdict, SourceObject, classify_move};
+use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchanged};
 use super::queries::current_path;
 use super::verification::VerificationFinding;
 use crate::moved_row::MovedRow;
@@ -112,7 +112,10 @@ impl MoveChecker<'_> {
             copy,
             source,
         };
-        self.resolve_verdict(&subject, verdict).await
+        let mut attempt = self.resolve_verdict(&subject, verdict).await?;
+        let (CheckAttempt::Final(finding) | CheckAttempt::Retry(finding)) = &mut attempt;
+        subject.add_source(finding);
+        Ok(attempt)
     }
 
     pub(super) async fn find_source(
@@ -149,21 +152,15 @@ impl MoveChecker<'_> {
                     concurrent_write_message(),
                 ))),
             },
-            MoveVerdict::CopyReplaced(message) if self.recopies => {
+            MoveVerdict::CopyReplaced if self.recopies => {
                 match self.compare_copy(&subject.route).await? {
                     CopyComparison::Equal(etag) => {
                         Ok(CheckAttempt::Final(subject.adopted_finding(etag)))
                     }
-                    _ => Ok(CheckAttempt::Final(mismatch_finding(
-                        "CopyReplaced",
-                        message,
-                    ))),
+                    _ => Ok(CheckAttempt::Final(replaced_finding())),
                 }
             }
-            MoveVerdict::CopyReplaced(message) => Ok(CheckAttempt::Final(mismatch_finding(
-                "CopyReplaced",
-                message,
-            ))),
+            MoveVerdict::CopyReplaced => Ok(CheckAttempt::Final(replaced_finding())),
         }
     }
 
@@ -250,13 +247,17 @@ pub(super) enum CopyComparison {
 }
 
 impl CheckedMove<'_> {
+    /// What the source says of itself: it may go although its copy is the application's by now.
+    fn add_source(&self, finding: &mut VerificationFinding) {
+        finding.is_source_unchanged = is_source_unchanged(self.row, &self.source);
+        if let SourceObject::Present(stat) = &self.source {
+            finding.source_etag = Some(stat.etag.clone());
+        }
+    }
+
     fn intact_finding(&self) -> VerificationFinding {
         VerificationFinding {
             is_intact: true,
-            source_etag: match &self.source {
-                SourceObject::Present(stat) => Some(stat.etag.clone()),
-                SourceObject::Removed | SourceObject::Missing => None,
-            },
             size_bytes: self.copy.as_ref().map(|copy| copy.size_bytes),
             ..VerificationFinding::default()
         }
@@ -268,6 +269,13 @@ impl CheckedMove<'_> {
             new_etag: Some(etag),
             ..self.intact_finding()
         }
+    }
+}
+
+fn replaced_finding() -> VerificationFinding {
+    VerificationFinding {
+        is_outdated: true,
+        ..VerificationFinding::default()
     }
 }
 

@@ -21,8 +21,8 @@ pub(super) enum MoveVerdict {
     Mismatch(&'static str, String),
     /// The source is not what was copied.
     SourceChanged(String),
-    /// Another object stands in the copy's place.
-    CopyReplaced(String),
+    /// Another object stands in the copy's place: the application has replaced the image.
+    CopyReplaced,
     /// The source was written in the second of the copy or later, or may have been: the two must be
     /// compared.
     NeedsComparison,
@@ -40,10 +40,7 @@ pub(super) fn classify_move(
         return MoveVerdict::Mismatch("CopyGone", "the copy does not exist".into());
     };
     if copy.etag != row.etag {
-        return MoveVerdict::CopyReplaced(format!(
-            "another object stands in the copy's place (ETag {}, recorded {})",
-            copy.etag, row.etag
-        ));
+        return MoveVerdict::CopyReplaced;
     }
     match row.size_bytes {
         Some(size) if size != copy.size_bytes => MoveVerdict::Mismatch(
@@ -82,6 +79,22 @@ fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict 
     }
 }
 
+/// How much later than the source's last write a row must have moved: S3's clock and the database's differ, and a
+/// copy is made before its row moves.
+const CLOCK_TOLERANCE_SECONDS: i64 = 15 * 60;
+
+/// Whether a source is what was copied, where the copy cannot tell any more. The same ETag proves it. So does a date
+/// well before the move, but not that of an upload in parts, which is of its beginning.
+pub(super) fn is_source_unchanged(row: &MovedRow, source: &SourceObject) -> bool {
+    let SourceObject::Present(source) = source else {
+        return false;
+    };
+    let moved_seconds = row.moved_micros / 1_000_000;
+    let is_older = source.modified_seconds + CLOCK_TOLERANCE_SECONDS < moved_seconds;
+    let is_same_size = row.size_bytes.is_none_or(|size| size == source.size_bytes);
+    source.etag == row.etag || (is_older && is_same_size && !source.etag.contains('-'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +130,7 @@ mod tests {
             MoveVerdict::Intact => "Intact",
             MoveVerdict::Mismatch(code, _) => code,
             MoveVerdict::SourceChanged(_) => "Changed",
-            MoveVerdict::CopyReplaced(_) => "Replaced",
+            MoveVerdict::CopyReplaced => "Replaced",
             MoveVerdict::NeedsComparison => "Compare",
         }
     }
@@ -150,5 +163,19 @@ mod tests {
         assert_eq!(at(parts("copy")), "Intact");
         assert_eq!(code(Some(&copy), &SourceObject::Missing), "SourceGone");
         assert_eq!(code(Some(&copy), &SourceObject::Removed), "Intact");
+    }
+
+    #[test]
+    fn a_source_without_its_copy_is_unchanged_by_its_etag_or_its_date() {
+        let mut row = row();
+        row.moved_micros = 10_000 * 1_000_000;
+        let of = |source| is_source_unchanged(&row, &SourceObject::Present(source));
+        assert!(of(stat("copy", 3, 20_000)));
+        assert!(of(stat("kms", 3, 1_000)));
+        assert!(!of(stat("kms", 3, 9_900)), "clocks differ");
+        assert!(!of(stat("kms", 4, 1_000)));
+        assert!(!of(stat("parts-2", 3, 1_000)));
+        assert!(!is_source_unchanged(&row, &SourceObject::Missing));
+        assert!(!is_source_unchanged(&row, &SourceObject::Removed));
     }
 }

@@ -66,7 +66,13 @@ impl MoveChecker<'_> {
         match classify_move(&recorded, copy.as_ref(), &source) {
             MoveVerdict::Intact => Ok(CompanionFinding::default()),
             MoveVerdict::Mismatch(code, message) => Ok(wrong(code, message)),
-            MoveVerdict::CopyReplaced(message) => self.adopt_companion(companion, message).await,
+            MoveVerdict::CopyReplaced => {
+                let found = copy.map_or_else(String::new, |copy| copy.etag);
+                let message = format!(
+                    "another object stands in the copy's place (ETag {found}, recorded {etag})"
+                );
+                self.adopt_companion(companion, message).await
+            }
             MoveVerdict::SourceChanged(message) => {
                 self.recopy_companion(&recorded, companion, message).await
             }

@@ -8,17 +8,21 @@
 //!   names it        as recorded           older than the copy      intact
 //!   names it        as recorded           written since            compared; the same: intact
 //!   names it        as recorded           other bytes, or gone     SourceChanged, SourceGone
-//!   names it        another ETag or size  any                      CopyReplaced, SizeDiffers
+//!   names it        another size          any                      SizeDiffers
 //!   names it        not there             any                      CopyGone: the row is broken
-//!   names another   any                   any                      outdated: the application's business
+//!   names it        another ETag          any                      outdated: the application's business
+//!   names another   any                   any                      outdated, too
 //!   or is gone
 //! ```
+//!
+//! The source of what is outdated may go like any other where it is what was copied: by its ETag, its date, or an
+//! earlier verification.
 //!
 //! A mismatch takes `verified_at` away, so that clean does not touch the source; and before it is written
 //! down the row is read again: what the application changed meanwhile is no mismatch.
 //!
 //! **What can go wrong between two steps.** Findings and the cursor are written in one statement per
-//! page: killed anywhere, the next verify repeats a page at most. With `--recopy` a copy is made anew and
+//! page: killed anywhere, the next verify repeats the pages under way. With `--recopy` a copy is made anew and
 //! then written down; killed between the two, the ledger has the old ETag, and a later `verify --recopy`
 //! finds an object that equals its source and takes it over. A copy is made only over the very copy that is
 //! recorded (If-Match), so what the application writes there meanwhile stays.
@@ -28,22 +32,28 @@ mod classify;
 mod companions;
 mod output;
 mod pass;
+#[cfg(test)]
+pub(crate) mod plans;
 mod queries;
 mod verification;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::TableAccess;
-use bucket_brigade_common::settings::{Setting, SettingsProblems, setting};
+use bucket_brigade_common::settings::{
+    DatabaseArgs, Setting, SettingsProblems, integer_between, setting,
+};
 use tokio_util::sync::CancellationToken;
 
+use super::command_throttle::CommandThrottle;
 use super::context::CommonArgs;
-use super::{locks, retrying_store};
+use super::locks;
+use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use check::MoveChecker;
 use pass::VerificationPass;
 pub(crate) use queries::count_moves;
 use verification::VerificationSpec;
 
-/// Pages, rows that are read again, and the count of the moves.
+/// Pages, rows that are read again, and the heartbeat.
 const POOL_SIZE: u32 = 4;
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +73,11 @@ pub struct Args {
     /// Begin anew, even if an earlier verify was cut off
     #[arg(long)]
     anew: bool,
+    /// Moves looked at at a time
+    #[arg(long, value_name = "N", default_value = "64", value_parser = setting(integer_between(1, MAX_REQUESTS_IN_FLIGHT)))]
+    concurrency: Setting<usize>,
+    #[command(flatten)]
+    database: DatabaseArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -74,6 +89,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         is_full: args.full,
         recopies: args.recopy,
     };
+    let slots = RequestSlots::new(args.concurrency.take(&mut problems));
+    let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
     let ledger = context
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
@@ -94,8 +111,9 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         rule: ledger.rule(),
         recopies: spec.recopies,
     };
-    let mut pass = VerificationPass::new(&checker, verification, lock);
-    if !pass.run(&stop).await? {
+    let throttle = CommandThrottle::start(&ledger, "verify", limits).await?;
+    let pass = VerificationPass::new(&checker, verification, &slots, &throttle, &stop);
+    if !throttle.run(Box::pin(pass.run(lock))).await? {
         tracing::warn!("stopped before the end; the same command goes on from here");
         return Ok(exit::STOPPED);
     }

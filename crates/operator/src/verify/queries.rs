@@ -10,14 +10,22 @@ use super::verification::{
     TableRow, VerificationCounts, VerificationFinding, VerificationMismatch, VerificationSpec,
     VerificationState,
 };
-use crate::moved_row::{MovedRow, moved_columns, moved_joins};
-use crate::statements::{column, page_after};
+use crate::moved_row::{MovedRow, moves_by_id_sql};
+use crate::statements::{column, page_after, retry_statement};
 
 const SELECT_UNFINISHED: &str = "SELECT seed, is_in_table, cursor FROM bucket_brigade.verifications
     WHERE run_id = $1 AND finished_at IS NULL AND (sample_percent, is_full, recopies) = ($2, $3, $4)";
 
-const INSERT_VERIFICATION: &str = "WITH forgotten AS (DELETE FROM bucket_brigade.mismatches WHERE run_id = $1)
-    INSERT INTO bucket_brigade.verifications AS v (run_id, sample_percent, is_full, recopies, seed)
+/// Nothing goes on with a verification whose findings are being removed.
+const END_VERIFICATION: &str = "UPDATE bucket_brigade.verifications SET finished_at = now()
+    WHERE run_id = $1 AND finished_at IS NULL";
+
+/// What an earlier verification found, a page of it.
+const DELETE_MISMATCHES: &str =
+    "DELETE FROM bucket_brigade.mismatches WHERE run_id = $1 AND row_id = ANY (ARRAY(
+    SELECT row_id FROM bucket_brigade.mismatches WHERE run_id = $1 ORDER BY row_id LIMIT 10000))";
+
+const INSERT_VERIFICATION: &str = "INSERT INTO bucket_brigade.verifications AS v (run_id, sample_percent, is_full, recopies, seed)
     VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (run_id) DO UPDATE SET
         sample_percent = $2, is_full = $3, recopies = $4, seed = $5, is_in_table = false, cursor = NULL,
@@ -38,21 +46,25 @@ const FINISH_VERIFICATION: &str =
 ///
 /// `$1` run, `$2` ids, `$3` ETags and `$4` times of the moves, `$5` whether intact, `$6` source ETags, `$7`
 /// sizes, `$8` new ETags, `$9` paths, `$10` codes, `$11` messages, `$12` cursor, `$13` checked, `$14`
-/// intact, `$15` outdated, `$16` recopied.
+/// intact, `$15` outdated, `$16` recopied, `$17` whether it is the application's, `$18` whether the source says
+/// itself that it is what was copied; what an earlier verification saw proves it too.
 /// Made again after a lost response, it counts nothing twice: the cursor is there already.
-const RECORD_FINDINGS: &str = "WITH input AS (
+pub(super) const RECORD_FINDINGS: &str = "WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::text[], $7::bigint[],
-                         $8::text[], $9::text[], $10::text[], $11::text[])
-        AS i (id, etag, moved, is_sound, source_etag, size_bytes, new_etag, path, code, message)
+                         $8::text[], $9::text[], $10::text[], $11::text[], $17::boolean[], $18::boolean[])
+        AS i (id, etag, moved, is_sound, source_etag, size_bytes, new_etag, path, code, message, is_left,
+              is_unchanged)
 ), locked AS MATERIALIZED (
-    SELECT i.* FROM bucket_brigade.moves m JOIN input i
+    SELECT i.*, is_left AND (is_unchanged OR m.source_etag = i.source_etag) AS is_abandoned
+      FROM bucket_brigade.moves m JOIN input i
         ON m.row_id = i.id AND m.etag = i.etag
        AND (extract(epoch FROM m.moved_at) * 1000000)::bigint = i.moved
      WHERE m.run_id = $1 ORDER BY m.row_id FOR NO KEY UPDATE OF m SKIP LOCKED
 ), written AS (
     UPDATE bucket_brigade.moves m SET
         verified_at = CASE WHEN l.is_sound THEN now() END,
-        source_etag = CASE WHEN l.is_sound THEN coalesce(l.source_etag, m.source_etag) END,
+        abandoned_at = CASE WHEN l.is_abandoned THEN now() END,
+        source_etag = CASE WHEN l.is_sound OR l.is_abandoned THEN coalesce(l.source_etag, m.source_etag) END,
         size_bytes = coalesce(l.size_bytes, m.size_bytes),
         etag = coalesce(l.new_etag, m.etag),
         recopied_at = CASE WHEN l.new_etag IS NULL THEN m.recopied_at ELSE now() END
@@ -80,24 +92,16 @@ UPDATE bucket_brigade.verifications SET
  WHERE run_id = $1 AND cursor IS DISTINCT FROM $6";
 
 /// `$1` run, `$2` cursor, `$3` size.
-const SELECT_MISMATCHES: &str = "SELECT row_id, path, code, message FROM bucket_brigade.mismatches
+pub(super) const SELECT_MISMATCHES: &str =
+    "SELECT row_id, path, code, message FROM bucket_brigade.mismatches
     WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT $3";
 
 /// `$1` run, `$2` cursor, `$3` size.
-const SELECT_MOVED_IDS: &str = "SELECT row_id FROM bucket_brigade.moves
+pub(super) const SELECT_MOVED_IDS: &str = "SELECT row_id FROM bucket_brigade.moves
     WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT $3";
 
-/// `$1` run, `$2` ids.
-fn moves_to_verify_sql(table: &ApplicationTable) -> String {
-    let (columns, joins) = (moved_columns(table), moved_joins(table));
-    format!(
-        "SELECT {columns} FROM bucket_brigade.moves m {joins}
-          WHERE m.run_id = $1 AND m.row_id = ANY ($2) ORDER BY m.row_id"
-    )
-}
-
 /// `$1` run, `$2` size, `$3` pattern of the old paths and, for all but the first page, `$4` cursor.
-fn rows_to_verify_sql(table: &ApplicationTable, is_first: bool) -> String {
+pub(super) fn rows_to_verify_sql(table: &ApplicationTable, is_first: bool) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let (columns, order, left_out) = (id.as_keys("t"), id.order("t"), table.is_left_out("$3"));
     let (row_id, key_order) = (id.keys_as_text("s"), id.key_order("s"));
@@ -146,6 +150,13 @@ pub(super) async fn begin_verification(
             is_resumed: true,
         });
     }
+    let run = async |sql| {
+        let query = sqlx::query(sql).bind(ledger.run_id());
+        let done = with_timeout(query.execute(ledger.pool())).await?;
+        Ok(done.rows_affected())
+    };
+    retry_statement(async || run(END_VERIFICATION).await).await?;
+    while retry_statement(async || run(DELETE_MISMATCHES).await).await? > 0 {}
     let seed = fastrand::i64(..);
     let query = sqlx::query(INSERT_VERIFICATION).bind(ledger.run_id());
     let query = query.bind(sample_percent).bind(is_full).bind(recopies);
@@ -170,9 +181,9 @@ pub(crate) async fn count_moves(ledger: &PostgresLedger) -> Result<u64, Statemen
 pub(super) async fn moves_to_verify(
     ledger: &PostgresLedger,
     state: &VerificationState,
+    cursor: Option<&str>,
     size: i64,
 ) -> Result<CursorPage<MovedRow>, StatementError> {
-    let cursor = state.cursor.as_deref();
     let query = sqlx::query_scalar(page_after(SELECT_MOVED_IDS, cursor)).bind(ledger.run_id());
     let query = query.bind(cursor.unwrap_or_default());
     let mut ids: Vec<String> = with_timeout(query.bind(size).fetch_all(ledger.pool())).await?;
@@ -181,7 +192,7 @@ pub(super) async fn moves_to_verify(
     if ids.is_empty() {
         return Ok((Vec::new(), last));
     }
-    let sql = moves_to_verify_sql(ledger.table());
+    let sql = moves_by_id_sql(ledger.table());
     let query = sqlx::query_as(AssertSqlSafe(sql)).bind(ledger.run_id());
     let rows = with_timeout(query.bind(ids).fetch_all(ledger.pool())).await?;
     Ok((rows, last))
@@ -215,7 +226,9 @@ pub(super) async fn record_findings(
         .bind(count(|_| true))
         .bind(count(|finding| finding.is_intact))
         .bind(count(|finding| finding.is_outdated))
-        .bind(count(|finding| finding.new_etag.is_some()));
+        .bind(count(|finding| finding.new_etag.is_some()))
+        .bind(column(findings, |(_, f)| f.is_outdated && !f.is_intact))
+        .bind(column(findings, |(_, f)| f.is_source_unchanged));
     with_timeout(query.execute(ledger.pool())).await.map(drop)
 }
 
@@ -228,15 +241,15 @@ pub(super) async fn begin_table_phase(ledger: &PostgresLedger) -> Result<(), Sta
 /// The next rows of the table, `size` of them.
 pub(super) async fn rows_to_verify(
     ledger: &PostgresLedger,
-    state: &VerificationState,
+    cursor: Option<&str>,
     size: i64,
 ) -> Result<CursorPage<TableRow>, StatementError> {
-    let sql = rows_to_verify_sql(ledger.table(), state.cursor.is_none());
+    let sql = rows_to_verify_sql(ledger.table(), cursor.is_none());
     let query = sqlx::query_as(AssertSqlSafe(sql)).bind(ledger.run_id());
     let query = query
         .bind(size)
         .bind(like_prefix(ledger.rule().old_prefix()));
-    let query = match &state.cursor {
+    let query = match cursor {
         Some(cursor) => query.bind(cursor),
         None => query,
     };

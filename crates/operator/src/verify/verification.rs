@@ -39,7 +39,7 @@ pub(super) struct VerificationCounts {
     #[serde(rename = "sound")]
     #[sqlx(rename = "sound")]
     pub(super) intact: i64,
-    /// Moves whose row the application has changed or deleted since.
+    /// Moves whose row the application has changed or deleted since, or whose image it has replaced.
     pub(super) outdated: i64,
     pub(super) recopied: i64,
     pub(super) table_rows: i64,
@@ -52,9 +52,11 @@ pub(super) struct VerificationCounts {
 pub(super) struct VerificationFinding {
     /// Whether both objects are as they should be.
     pub(super) is_intact: bool,
-    /// Whether the application has changed or deleted the row.
+    /// Whether the application has changed or deleted the row, or replaced its image.
     pub(super) is_outdated: bool,
     pub(super) source_etag: Option<String>,
+    /// Whether the source is what was copied, by what it says itself.
+    pub(super) is_source_unchanged: bool,
     pub(super) size_bytes: Option<i64>,
     /// The copy's ETag when it was made anew.
     pub(super) new_etag: Option<String>,

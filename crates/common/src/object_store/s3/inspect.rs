@@ -6,7 +6,8 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
-use super::{S3Bucket, S3Store, bare_etag};
+use super::copy::{HeadAnswer, ObjectHeaders};
+use super::{S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::RequestError;
 use crate::connections::has_marked_byte;
 use crate::object_store::StoreError;
@@ -19,8 +20,16 @@ impl S3Store {
         side: BucketSide,
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
-        let head = self.bucket_at(side).head(key).await?;
-        Ok(head.as_ref().map(object_stat))
+        let bucket = self.bucket_at(side);
+        let answer = bucket.copies.head(key, &bucket.headers).await;
+        match answer.map_err(store_error)? {
+            HeadAnswer::Found(headers) => Ok(Some(object_stat(&headers))),
+            HeadAnswer::Missing => Ok(None),
+            HeadAnswer::Unclear => {
+                let head = Box::pin(bucket.head(key)).await?;
+                Ok(head.as_ref().map(careful_stat))
+            }
+        }
     }
 }
 
@@ -39,20 +48,37 @@ impl S3Bucket {
     }
 }
 
-fn object_stat(head: &HeadObjectOutput) -> ObjectStat {
-    let etag = bare_etag(head.e_tag().unwrap_or_default()).to_owned();
-    ObjectStat {
-        is_md5: is_md5(head, &etag),
-        unreadable_header: unreadable_head(head),
-        etag,
+fn headers_of(head: &HeadObjectOutput) -> ObjectHeaders {
+    ObjectHeaders {
+        etag: head.e_tag().unwrap_or_default().to_owned(),
         size_bytes: head.content_length.unwrap_or(0),
         modified_seconds: head.last_modified.map_or(0, |at| at.secs()),
+        encryption: head.server_side_encryption.clone(),
+        customer_algorithm: head.sse_customer_algorithm.clone(),
+    }
+}
+
+fn careful_stat(head: &HeadObjectOutput) -> ObjectStat {
+    ObjectStat {
+        unreadable_header: unreadable_head(head),
+        ..object_stat(&headers_of(head))
+    }
+}
+
+fn object_stat(headers: &ObjectHeaders) -> ObjectStat {
+    ObjectStat {
+        unreadable_header: None,
+        is_md5: is_md5(headers),
+        etag: bare_etag(&headers.etag).to_owned(),
+        size_bytes: headers.size_bytes,
+        modified_seconds: headers.modified_seconds,
     }
 }
 
 /// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
-fn is_md5(head: &HeadObjectOutput, etag: &str) -> bool {
-    head.sse_customer_algorithm.is_none() && is_md5_of(etag, head.server_side_encryption.as_ref())
+fn is_md5(headers: &ObjectHeaders) -> bool {
+    let etag = bare_etag(&headers.etag);
+    headers.customer_algorithm.is_none() && is_md5_of(etag, headers.encryption.as_ref())
 }
 
 pub(super) fn is_md5_of(etag: &str, encryption: Option<&ServerSideEncryption>) -> bool {
@@ -109,10 +135,11 @@ mod tests {
             let head = HeadObjectOutput::builder().e_tag(format!("\"{etag}\""));
             head.content_length(3)
         };
-        assert!(object_stat(&head(md5).build()).is_md5);
-        assert!(!object_stat(&head(&format!("{md5}-2")).build()).is_md5);
+        let stat = |head: HeadObjectOutput| careful_stat(&head);
+        assert!(stat(head(md5).build()).is_md5);
+        assert!(!stat(head(&format!("{md5}-2")).build()).is_md5);
         let kms = head(md5).server_side_encryption(ServerSideEncryption::AwsKms);
-        assert!(!object_stat(&kms.build()).is_md5);
-        assert!(!object_stat(&head(md5).sse_customer_algorithm("AES256").build()).is_md5);
+        assert!(!stat(kms.build()).is_md5);
+        assert!(!stat(head(md5).sse_customer_algorithm("AES256").build()).is_md5);
     }
 }

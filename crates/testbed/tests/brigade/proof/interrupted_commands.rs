@@ -222,3 +222,78 @@ async fn a_clean_does_what_the_one_before_it_intended() {
     let result = rig.run_json_command(&clean).await;
     assert_eq!((result.code, result.number_of("removed")), (0, 3));
 }
+
+/// More than a page stays each time: the next clean does not begin with it.
+#[tokio::test]
+async fn a_clean_goes_on_where_it_was_and_looks_at_the_rest_last() {
+    let rig = TestRig::new().await;
+    rig.insert_moved_rows(1300).await;
+    // In the order of paths the first thousand are no objects that were verified.
+    rig.execute_sql(
+        "UPDATE bucket_brigade.moves SET verified_at = clock_timestamp(), source_etag = etag;
+         UPDATE bucket_brigade.moves SET source_etag = 'another' WHERE old_path <=
+             (SELECT old_path FROM bucket_brigade.moves ORDER BY old_path OFFSET 999 LIMIT 1)",
+    )
+    .await;
+    let clean = ["clean", "--older-than", "0s", "--confirm", "images-old"];
+    let never = FaultEffect::Delay(Duration::from_mins(1));
+    let never = rig.cloud.inject_fault(Fault::new("DeleteObjects", never));
+    let mut killed = rig.spawn_json_command(&clean);
+    wait_until("the first page and the second's request", async || {
+        never.hits() > 0 && rig.count_rows("command_cursors").await == 1
+    })
+    .await;
+    kill_command(&rig, &mut killed).await;
+    drop(never);
+    let cursor = "SELECT (cursor = (SELECT old_path FROM bucket_brigade.moves
+        ORDER BY old_path OFFSET 999 LIMIT 1))::integer::bigint FROM bucket_brigade.command_cursors";
+    assert_eq!(rig.query_number(cursor).await, 1);
+    let result = rig.run_json_command(&clean).await;
+    assert_eq!(
+        (
+            result.code,
+            result.number_of("removed"),
+            result.number_of("left_alone")
+        ),
+        (2, 300, 1000)
+    );
+    let objects = result.json["objects"].as_array().unwrap();
+    assert!(
+        objects[..300]
+            .iter()
+            .all(|object| object["removed"] == true)
+    );
+    assert_eq!(rig.count_rows("command_cursors").await, 0);
+    // Asked for something else, it begins at the beginning.
+    assert_eq!(
+        rig.run_json_command(&clean).await.number_of("left_alone"),
+        1000
+    );
+}
+
+#[tokio::test]
+async fn a_rollback_of_all_goes_on_where_it_was_and_looks_at_the_rest_last() {
+    let rig = TestRig::new().await;
+    rig.insert_moved_rows(900).await;
+    rig.execute_sql("UPDATE images SET path = 'elsewhere/' || id WHERE id::text < '2'")
+        .await;
+    let changed = "SELECT count(*) FROM images WHERE path LIKE 'elsewhere/%'";
+    let changed = rig.query_number(changed).await;
+    let slow = slow_reads(&rig);
+    let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
+    wait_until("a cursor", async || {
+        rig.count_rows("command_cursors").await == 1 && rig.count_rows("rollbacks").await > 0
+    })
+    .await;
+    kill_command(&rig, &mut rollback).await;
+    drop(slow);
+    let back = rig.count_rows("rollbacks").await;
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!(
+        (result.code, result.number_of("rolled_back")),
+        (2, 900 - changed - back)
+    );
+    assert_eq!(result.json["left_alone_by_reason"]["changed"], changed);
+    assert_eq!(rig.count_rows("command_cursors").await, 0);
+    rig.assert_counts_agree().await;
+}

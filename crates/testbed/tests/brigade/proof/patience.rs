@@ -74,3 +74,91 @@ async fn a_pause_stops_a_rollback_between_two_pages() {
     assert_eq!(rig.run_feeder(&["pause"]).await.code, 0);
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
 }
+
+/// The fleet is paused for the command, and paused once more: now the command is meant.
+#[tokio::test]
+async fn a_second_pause_stops_the_commands_that_the_first_let_work() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(450).await;
+    let commands = [
+        ("verify", &["verify", "--concurrency", "8"][..]),
+        (
+            "rollback",
+            &["rollback", "--all", "--yes", "--concurrency", "8"],
+        ),
+    ];
+    for (command, arguments) in commands {
+        assert_eq!(rig.run_feeder(&["pause"]).await.code, 0);
+        let (mut process, slow) = begin_slowly(&rig, arguments).await;
+        let status = rig.feeder_json(&["status", "--json"]).await;
+        let worker = &status["workers"][0];
+        assert_eq!(worker["role"], command, "{status}");
+        assert_eq!(worker["state"], "running", "{status}");
+        assert_eq!(rig.run_feeder(&["pause"]).await.code, 0);
+        wait_until("the pause", async || {
+            process.log_tail(50).contains("paused by an operator") || {
+                let status = rig.feeder_json(&["status", "--json"]).await;
+                status["workers"][0]["state"] == "paused"
+            }
+        })
+        .await;
+        drop(slow);
+        // All of a verify of so few is under way already.
+        if command == "rollback" {
+            wait_until("four pages", async || {
+                rig.count_rows("rollbacks").await >= 400
+            })
+            .await;
+            assert!(process.exit_status().unwrap().is_none());
+            assert_eq!(rig.count_rows("rollbacks").await, 400);
+        }
+        assert_eq!(rig.run_feeder(&["resume"]).await.code, 0);
+        let ended = wait_for_exit(&mut process).await;
+        assert_eq!(ended.code, Some(0), "{command}: {}", ended.log);
+        let status = rig.feeder_json(&["status", "--json"]).await;
+        assert_eq!(status["workers"].as_array().unwrap().len(), 0, "{status}");
+    }
+    assert_eq!(rig.count_rows("rollbacks").await, 450);
+}
+
+#[tokio::test]
+async fn a_rate_limit_holds_for_a_rollback() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(150).await;
+    assert_eq!(rig.run_feeder(&["limit", "--rate", "40"]).await.code, 0);
+    let began = std::time::Instant::now();
+    assert_eq!(rig.run_json_command(&ROLLBACK).await.code, 0);
+    assert!(
+        began.elapsed() > Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    let no_replica = [("MAX_REPLICA_LAG", "5s"), ("MAX_COMMIT_LATENCY", "1h")];
+    let mut verify = rig.spawn("feeder", &no_replica, &["verify"]);
+    let ended = wait_for_exit(&mut verify).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+}
+
+/// A page of failures at a time: a million of them fall into no statement.
+#[tokio::test]
+async fn failures_are_retried_page_by_page() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.failures (run_id, row_id, path, code, message, permanent)
+         SELECT 1, n::text, 'image/' || n, CASE WHEN n % 5 = 0 THEN 'AccessDenied' ELSE 'NoSuchKey' END, 'no', true
+           FROM generate_series(1, 9000) n;
+         INSERT INTO bucket_brigade.counters (run_id, worker, failed) VALUES (1, 'test', 9000);
+         CREATE FUNCTION few() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF (SELECT count(*) FROM gone) > 2000 THEN RAISE 'too many at once'; END IF; RETURN NULL; END $$;
+         CREATE TRIGGER few AFTER DELETE ON bucket_brigade.failures REFERENCING OLD TABLE AS gone
+             FOR EACH STATEMENT EXECUTE FUNCTION few()",
+    )
+    .await;
+    let retry = ["retry", "--code", "AccessDenied", "--yes"];
+    let result = rig.run_json_command(&retry).await;
+    assert_eq!((result.code, result.number_of("rows")), (0, 1800));
+    let result = rig.run_json_command(&["retry", "--yes"]).await;
+    assert_eq!((result.code, result.number_of("rows")), (0, 7200));
+    rig.assert_counts_agree().await;
+}

@@ -9,6 +9,7 @@ mod address;
 #[cfg(test)]
 mod by_sdk;
 mod credentials;
+mod head;
 mod response;
 #[cfg(test)]
 mod signature;
@@ -23,10 +24,11 @@ use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, DateTime, DateTimeForm
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
 pub(super) use address::{BucketAddress, endpoint_params};
+pub(super) use head::{HeadAnswer, ObjectHeaders};
 pub(super) use signer::RequestSigner;
 
 use super::CopyAttributes;
@@ -157,23 +159,29 @@ impl CopyClient {
     /// Sends, and returns status, date and body.
     async fn exchange(
         &self,
-        mut request: HttpRequest,
+        request: HttpRequest,
     ) -> Result<(u16, Option<DateTime>, AggregatedBytes), RequestError> {
-        let connection = CaptureSmithyConnection::new();
-        request.add_extension(connection.clone());
-        let response = self.connector.call(request).await;
-        let response = response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
+        let response = self.call(request).await?;
         let status = response.status().as_u16();
         let date = response.headers().get("date");
         let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
         let body = ByteStream::new(response.into_body()).collect().await;
         let body = body.map_err(|error| lost("UnreadableAnswer", error_chain(&error)))?;
+        Ok((status, date, body))
+    }
+
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, RequestError> {
+        let connection = CaptureSmithyConnection::new();
+        request.add_extension(connection.clone());
+        let response = self.connector.call(request).await;
+        let response = response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
         // The server behind this connection may be the one that is broken, and the pool hands out first
         // what was used last. The SDK does the same.
+        let status = response.status().as_u16();
         if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
             connection.poison();
         }
-        Ok((status, date, body))
+        Ok(response)
     }
 }
 

@@ -1,0 +1,268 @@
+//! Which objects may go, page by page: sources by their paths, through an index of nothing but those that are
+//! left; orphans by their keys.
+
+use std::collections::{HashMap, HashSet};
+
+use bucket_brigade_common::ledger::ApplicationTable;
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::with_timeout;
+use sqlx::AssertSqlSafe;
+
+use super::path_references::look_up_paths;
+use super::removals::{ObjectRemoval, RemovalLedger};
+use crate::command_cursor::CursorLap;
+use crate::statements::retry_statement;
+
+/// A move that verify has settled since it was made, and whose source is there as far as we know. As the index
+/// `moves_cleanable` has it, to the letter.
+pub(super) const CLEANABLE: &str = "(m.verified_at > m.moved_at OR m.abandoned_at > m.moved_at)
+       AND (m.source_settled_at >= m.moved_at) IS NOT TRUE";
+
+/// `$1` run, `$2` and `$3` the lap's ends, `$4` size. Paths, in the order of the index.
+pub(super) fn cleanable_paths_sql() -> String {
+    format!(
+        "SELECT DISTINCT old_path FROM (
+            SELECT m.old_path FROM bucket_brigade.moves m
+             WHERE m.run_id = $1 AND {CLEANABLE} AND AFTER ORDER BY m.old_path LIMIT $4) AS page
+          ORDER BY old_path"
+    )
+}
+
+/// `$1` run, `$2` paths, `$3` age in seconds. A source may go when each of the moves off it is settled and old
+/// enough: several rows can share it. The newest verification is the one that both objects must still match.
+/// Where the application has replaced or left the copy there is none to match.
+pub(super) fn sources_sql() -> String {
+    format!(
+        "SELECT m.old_path AS path, max(m.new_path) AS new_path,
+           (array_agg(m.source_etag ORDER BY coalesce(m.verified_at, m.abandoned_at) DESC, m.row_id))[1] AS etag,
+           (array_agg(m.etag ORDER BY m.verified_at DESC, m.row_id) FILTER (WHERE m.verified_at > m.moved_at))[1] AS copy_etag,
+           max(m.size_bytes) AS size_bytes, bool_or(r.removed_at >= m.moved_at) IS TRUE AS is_gone,
+           bool_and(m.source_etag IS NOT NULL AND m.moved_at <= now() - make_interval(secs => $3)) AS may_go
+      FROM bucket_brigade.moves m LEFT JOIN bucket_brigade.removals r
+        ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path
+     WHERE m.run_id = $1 AND m.old_path = ANY ($2) AND {CLEANABLE}
+     GROUP BY m.old_path"
+    )
+}
+
+/// `$1` paths, `$2` run. Old paths of moves that are not settled and whose rows name their copy.
+pub(super) fn unsettled_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let row_id = id.as_text("t");
+    format!(
+        "SELECT DISTINCT m.old_path FROM {sql} t
+           JOIN bucket_brigade.moves m ON m.run_id = $2 AND m.row_id = {row_id}
+          WHERE t.{path} = ANY ($1::text[])
+            AND (m.verified_at > m.moved_at OR m.abandoned_at > m.moved_at) IS NOT TRUE"
+    )
+}
+
+/// Sources that an earlier version's clean removed: their moves leave the index.
+pub(super) fn settle_gone_sql() -> String {
+    format!(
+        "UPDATE bucket_brigade.moves m SET source_settled_at = now()
+          WHERE m.run_id = $1 AND m.old_path = ANY ($2) AND {CLEANABLE}"
+    )
+}
+
+/// `$1` run, `$2` and `$3` the lap's ends, `$4` size, `$5` age in seconds.
+pub(super) const SELECT_ORPHANS: &str =
+    "SELECT destination_key AS object_key, new_path AS path, etag,
+        seen_at <= now() - make_interval(secs => $5) AS may_go
+    FROM bucket_brigade.orphans WHERE run_id = $1 AND AFTER
+    ORDER BY destination_key LIMIT $4";
+
+/// `$1` run, `$2` keys, `$3` age in seconds.
+pub(super) const SELECT_ORPHANS_BY_KEY: &str =
+    "SELECT destination_key AS object_key, new_path AS path, etag,
+        seen_at <= now() - make_interval(secs => $3) AS may_go
+    FROM bucket_brigade.orphans WHERE run_id = $1 AND destination_key = ANY ($2)";
+
+#[derive(sqlx::FromRow)]
+struct SourceRow {
+    path: String,
+    new_path: String,
+    etag: Option<String>,
+    copy_etag: Option<String>,
+    size_bytes: Option<i64>,
+    is_gone: bool,
+    may_go: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct OrphanRow {
+    object_key: String,
+    path: String,
+    etag: String,
+    may_go: bool,
+}
+
+impl OrphanRow {
+    fn into_removal(self) -> ObjectRemoval {
+        ObjectRemoval {
+            path: self.path,
+            object_key: self.object_key,
+            etag: self.etag,
+            copy_etag: None,
+            size_bytes: None,
+            is_in_removal: false,
+            is_marked: true,
+            companion: None,
+        }
+    }
+}
+
+/// Objects of a stretch that may go, and where it ends; none at the end of the lap.
+pub(super) type CandidatePage = (Vec<ObjectRemoval>, Option<String>);
+
+impl RemovalLedger<'_> {
+    pub(super) async fn next_candidates(
+        &self,
+        lap: &CursorLap,
+        size: i64,
+    ) -> Result<CandidatePage, StatementError> {
+        retry_statement(async || {
+            if self.orphans {
+                self.next_orphans(lap, size).await
+            } else {
+                self.next_sources(lap, size).await
+            }
+        })
+        .await
+    }
+
+    async fn next_sources(
+        &self,
+        lap: &CursorLap,
+        size: i64,
+    ) -> Result<CandidatePage, StatementError> {
+        let sql = lap.page_sql(&cleanable_paths_sql(), "m.old_path");
+        let (after, until) = lap.ends();
+        let query = sqlx::query_scalar(sql).bind(self.ledger.run_id());
+        let query = query.bind(after).bind(until).bind(size);
+        let paths: Vec<String> = with_timeout(query.fetch_all(self.ledger.pool())).await?;
+        let last = paths.last().cloned();
+        Ok((self.removable_sources(&paths).await?, last))
+    }
+
+    async fn next_orphans(
+        &self,
+        lap: &CursorLap,
+        size: i64,
+    ) -> Result<CandidatePage, StatementError> {
+        let sql = lap.page_sql(SELECT_ORPHANS, "destination_key");
+        let (after, until) = lap.ends();
+        let query = sqlx::query_as(sql).bind(self.ledger.run_id());
+        let query = query.bind(after).bind(until).bind(size);
+        let query = query.bind(self.age_seconds);
+        let page: Vec<OrphanRow> = with_timeout(query.fetch_all(self.ledger.pool())).await?;
+        let last = page.last().map(|orphan| orphan.object_key.clone());
+        let old = page.into_iter().filter(|orphan| orphan.may_go);
+        Ok((old.map(OrphanRow::into_removal).collect(), last))
+    }
+
+    /// Of these sources those that may go.
+    async fn removable_sources(
+        &self,
+        paths: &[String],
+    ) -> Result<Vec<ObjectRemoval>, StatementError> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let query = sqlx::query_as(AssertSqlSafe(sources_sql())).bind(self.ledger.run_id());
+        let query = query.bind(paths).bind(self.age_seconds);
+        let sources: Vec<SourceRow> = with_timeout(query.fetch_all(self.ledger.pool())).await?;
+        let (gone, mut sources): (Vec<_>, Vec<_>) =
+            sources.into_iter().partition(|source| source.is_gone);
+        self.settle_gone(&gone).await?;
+        sources.retain(|source| source.may_go);
+        let unsettled = self.unsettled_sources(&sources).await?;
+        sources.retain(|source| !unsettled.contains(&source.path));
+        sources.sort_by(|one, other| one.path.cmp(&other.path));
+        let removals = sources.into_iter();
+        Ok(removals.map(|source| self.source_removal(source)).collect())
+    }
+
+    fn source_removal(&self, source: SourceRow) -> ObjectRemoval {
+        let rule = self.ledger.rule();
+        let object_key = match rule.route_for(&source.path) {
+            Ok(route) => route.source_key,
+            // What cannot be a key is no object, and is left alone for that reason.
+            Err(_) => source.path.clone(),
+        };
+        ObjectRemoval {
+            object_key,
+            path: source.path,
+            etag: source.etag.unwrap_or_default(),
+            copy_etag: source.copy_etag,
+            size_bytes: source.size_bytes,
+            is_in_removal: false,
+            is_marked: true,
+            companion: None,
+        }
+    }
+
+    /// A row that shares a source with a settled move may have one that is not, which is in no index of ours: it
+    /// is found by the row, which names the copy. One that names it no more needs neither.
+    async fn unsettled_sources(
+        &self,
+        sources: &[SourceRow],
+    ) -> Result<HashSet<String>, StatementError> {
+        if sources.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let copies: Vec<&str> = sources.iter().map(|one| one.new_path.as_str()).collect();
+        let sql = unsettled_sql(self.ledger.table());
+        let found = look_up_paths(self.ledger, &sql, &copies, Some(self.ledger.run_id())).await?;
+        Ok(found.into_iter().collect())
+    }
+
+    async fn settle_gone(&self, gone: &[SourceRow]) -> Result<(), StatementError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let paths: Vec<&str> = gone.iter().map(|source| source.path.as_str()).collect();
+        let query = sqlx::query(AssertSqlSafe(settle_gone_sql())).bind(self.ledger.run_id());
+        with_timeout(query.bind(paths).execute(self.ledger.pool()))
+            .await
+            .map(drop)
+    }
+
+    /// Whether what an earlier clean was about to remove may still go, by what this one was asked for: that one may
+    /// have been asked for more.
+    pub(super) async fn mark_interrupted(
+        &self,
+        page: Vec<ObjectRemoval>,
+    ) -> Result<Vec<ObjectRemoval>, StatementError> {
+        let found = if self.orphans {
+            self.orphans_by_key(&page).await?
+        } else {
+            let paths: Vec<String> = page.iter().map(|one| one.path.clone()).collect();
+            self.removable_sources(&paths).await?
+        };
+        let mut found: HashMap<String, ObjectRemoval> = found
+            .into_iter()
+            .map(|removal| (removal.path.clone(), removal))
+            .collect();
+        let marked = page.into_iter().map(|removal| {
+            let fresh = found.remove(&removal.path).unwrap_or(removal);
+            ObjectRemoval {
+                is_in_removal: true,
+                ..fresh
+            }
+        });
+        Ok(marked.collect())
+    }
+
+    async fn orphans_by_key(
+        &self,
+        page: &[ObjectRemoval],
+    ) -> Result<Vec<ObjectRemoval>, StatementError> {
+        let keys: Vec<&str> = page.iter().map(|one| one.object_key.as_str()).collect();
+        let query = sqlx::query_as(SELECT_ORPHANS_BY_KEY).bind(self.ledger.run_id());
+        let query = query.bind(keys).bind(self.age_seconds);
+        let found: Vec<OrphanRow> = with_timeout(query.fetch_all(self.ledger.pool())).await?;
+        let old = found.into_iter().filter(|orphan| orphan.may_go);
+        Ok(old.map(OrphanRow::into_removal).collect())
+    }
+}

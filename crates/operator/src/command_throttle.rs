@@ -1,0 +1,211 @@
+//! What holds a command back between two pages, as it holds the fleet: a pause, limits, a slow database, lagging
+//! replicas. And what the command says of itself meanwhile: its heartbeat, which `status` prints.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bucket_brigade_common::heartbeat::send_heartbeats;
+use bucket_brigade_common::ledger::fleet_control::{
+    FleetControl, FleetLimits, Heartbeat, WorkerRole,
+};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::worker_state::WorkerState;
+use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::settings::DatabaseLimits;
+use bucket_brigade_common::throttle::{RateMeter, Throttle};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::progress_bar::ProgressReporter;
+use crate::statements::retry_statement;
+
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
+
+const RATE_OVER: Duration = Duration::from_mins(1);
+const MIN_RATE_TIME: Duration = Duration::from_secs(1);
+
+/// None while it is not paused. When it was paused, where that is known.
+const SELECT_PAUSE: &str = "SELECT coalesce(paused_at::text, '') FROM bucket_brigade.run
+    WHERE id = $1 AND paused";
+
+/// Holds back one command.
+pub(crate) struct CommandThrottle<'a> {
+    ledger: &'a PostgresLedger,
+    name: &'static str,
+    throttle: Throttle,
+    state: Mutex<CommandState>,
+}
+
+struct CommandState {
+    progress: ProgressReporter,
+    rate: RateMeter,
+    /// The pause from before the start, which is not meant for the command: the fleet may have been paused so
+    /// that it can work.
+    ignored_pause: Option<String>,
+    /// Whether what holds it now has been logged.
+    is_logged: bool,
+}
+
+impl<'a> CommandThrottle<'a> {
+    /// Reads the limits; the heartbeats come with [`CommandThrottle::run`].
+    ///
+    /// # Errors
+    /// The lag of replicas cannot be seen, or the database does not answer.
+    pub(crate) async fn start(
+        ledger: &'a PostgresLedger,
+        name: &'static str,
+        limits: DatabaseLimits,
+    ) -> anyhow::Result<Self> {
+        if limits.replica_lag.is_some() {
+            ledger.check_replica_lag().await?;
+        }
+        let command = Self {
+            ledger,
+            name,
+            throttle: Throttle::for_rows(limits),
+            state: Mutex::new(CommandState {
+                progress: ProgressReporter::new(name, 0),
+                rate: RateMeter::new(RATE_OVER, Instant::now()),
+                ignored_pause: retry_statement(async || read_pause(ledger).await).await?,
+                is_logged: false,
+            }),
+        };
+        let first = Heartbeat::starting(WorkerRole::Command(name));
+        let limits = retry_statement(async || command.heartbeat(&first).await).await?;
+        command.throttle.set_limits(limits, None);
+        Ok(command)
+    }
+
+    /// Does the work, and says every second how far it is.
+    pub(crate) async fn run<T>(
+        &self,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let result = tokio::select! {
+            biased;
+            result = work => result,
+            () = send_heartbeats(self, &self.throttle, || self.current()) => {
+                Err(anyhow::anyhow!("the heartbeats have ended"))
+            }
+        };
+        // Without it others see in a few seconds that this process is gone.
+        drop(timeout(DEREGISTER_TIMEOUT, self.deregister()).await);
+        result
+    }
+
+    /// Waits until so many rows may be worked on, or `stop`.
+    pub(crate) async fn acquire(&self, rows: usize, stop: &CancellationToken) {
+        self.log_hold();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.acquire_rows(rows) => {}
+        }
+    }
+
+    /// Waits while nothing at all may start, or until `stop`: for what only reads.
+    pub(crate) async fn wait_while_held(&self, stop: &CancellationToken) {
+        self.log_hold();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.throttle.wait_while_held() => {}
+        }
+    }
+
+    async fn acquire_rows(&self, mut rows: usize) {
+        while rows > 0 {
+            rows -= self.throttle.acquire_rows(rows).await.min(rows);
+        }
+    }
+
+    fn log_hold(&self) {
+        let held = self.throttle.held();
+        let mut state = self.lock_state();
+        if let Some(reason) = held.as_ref().filter(|_| !state.is_logged) {
+            if reason.worker_state() == WorkerState::Paused {
+                tracing::info!("paused by an operator: going on after `feeder resume`");
+            } else {
+                tracing::info!("{reason}: waiting");
+            }
+        }
+        state.is_logged = held.is_some();
+    }
+
+    /// Makes a statement that writes, whose time says how busy the database is.
+    pub(crate) async fn write<T>(
+        &self,
+        statement: impl Future<Output = Result<T, StatementError>>,
+    ) -> Result<T, StatementError> {
+        let began = Instant::now();
+        let result = statement.await;
+        // A database that is away is waited for elsewhere; it is not slow.
+        if result.is_ok() {
+            self.throttle.commit_took(began.elapsed());
+        }
+        result
+    }
+
+    /// Begins a phase of about `total` rows.
+    pub(crate) fn begin_phase(&self, label: &'static str, total: u64) {
+        self.lock_state().progress = ProgressReporter::new(label, total);
+    }
+
+    pub(crate) fn advance_by(&self, count: usize) {
+        let mut state = self.lock_state();
+        state.progress.advance_by(count);
+        let count = u64::try_from(count).unwrap_or(0);
+        state.rate.record(count, Instant::now());
+    }
+
+    fn current(&self) -> Heartbeat {
+        let (held, commit) = (self.throttle.held(), self.throttle.commit_latency());
+        let state = self.lock_state();
+        let rate = state.rate.rate(MIN_RATE_TIME..=RATE_OVER, Instant::now());
+        let (word, reason) = match held {
+            Some(reason) => (reason.worker_state(), reason.to_string()),
+            None => (WorkerState::Running, state.progress.describe(rate)),
+        };
+        Heartbeat {
+            state: word,
+            reason,
+            moved_per_second: rate,
+            commit_seconds: commit.map(|took| took.as_secs_f64()),
+            ..Heartbeat::starting(WorkerRole::Command(self.name))
+        }
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, CommandState> {
+        // Nothing that can panic runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl FleetControl for CommandThrottle<'_> {
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, StatementError> {
+        let mut limits = self.ledger.heartbeat(heartbeat).await?;
+        let ignored = self.lock_state().ignored_pause.clone();
+        let is_paused = limits.paused.is_some();
+        if is_paused && ignored.is_some() && read_pause(self.ledger).await? == ignored {
+            limits.paused = None;
+        } else {
+            self.lock_state().ignored_pause = None;
+        }
+        Ok(limits)
+    }
+
+    async fn deregister(&self) -> Result<(), StatementError> {
+        self.ledger.deregister().await
+    }
+
+    async fn replica_lag(&self) -> Result<Option<Duration>, StatementError> {
+        self.ledger.replica_lag().await
+    }
+}
+
+async fn read_pause(ledger: &PostgresLedger) -> Result<Option<String>, StatementError> {
+    let query = sqlx::query_scalar(SELECT_PAUSE).bind(ledger.run_id());
+    with_timeout(query.fetch_optional(ledger.pool())).await
+}

@@ -1,0 +1,153 @@
+//! Pages of a command, several worked on at a time and recorded in their order.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::pin;
+
+use futures::{StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Pages worked on at a time: while one waits for the database, requests of others are under way.
+pub(crate) const PAGES_IN_FLIGHT: usize = 4;
+
+/// Whether all pages before a page have been recorded; after one that failed a cursor must not move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PageOrder {
+    Unbroken,
+    AfterFailure,
+}
+
+/// The operator wants the command to end: pages under way are given up where nothing of them is done yet.
+#[derive(Debug)]
+pub(crate) struct CommandStopped;
+
+impl fmt::Display for CommandStopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stopped before the end")
+    }
+}
+
+impl std::error::Error for CommandStopped {}
+
+pub(crate) fn ensure_not_stopped(stop: &CancellationToken) -> Result<(), CommandStopped> {
+    if stop.is_cancelled() {
+        return Err(CommandStopped);
+    }
+    Ok(())
+}
+
+/// Whether the end was reached.
+pub(crate) fn is_complete(result: anyhow::Result<()>) -> anyhow::Result<bool> {
+    match result {
+        Err(error) if error.is::<CommandStopped>() => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// Reads pages until there are no more, works on several at a time, and records them one by one, in order.
+/// After an error no further page is read, what is under way is finished and recorded, and the first error
+/// is returned.
+pub(crate) async fn run_pages<Page, Done>(
+    read: impl AsyncFnMut() -> anyhow::Result<Option<Page>>,
+    work: impl AsyncFn(Page) -> anyhow::Result<Done>,
+    mut record: impl AsyncFnMut(Done, PageOrder) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (has_failed, has_failed_before) = (Cell::new(false), Cell::new(false));
+    let pages = stream::unfold(read, |mut read| async {
+        if has_failed.get() {
+            return None;
+        }
+        let page = read().await.transpose()?;
+        Some((page, read))
+    });
+    let worked = pages.map(|page| async { work(page?).await });
+    let worked = worked.buffered(PAGES_IN_FLIGHT);
+    let (sender, mut receiver) = mpsc::channel(PAGES_IN_FLIGHT);
+    let working = async {
+        let mut worked = pin!(worked);
+        let mut failure = None;
+        while let Some(result) = worked.next().await {
+            match result {
+                // The other end is there until this one is dropped.
+                Ok(done) => drop(sender.send((done, failure.is_some())).await),
+                Err(error) => {
+                    has_failed.set(true);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        drop(sender);
+        failure
+    };
+    let recording = async {
+        let mut failure = None;
+        while let Some((done, is_after_failure)) = receiver.recv().await {
+            let order = if is_after_failure || has_failed_before.get() {
+                PageOrder::AfterFailure
+            } else {
+                PageOrder::Unbroken
+            };
+            if let Err(error) = record(done, order).await {
+                has_failed.set(true);
+                has_failed_before.set(true);
+                failure.get_or_insert(error);
+            }
+        }
+        failure
+    };
+    let (work_failure, record_failure) = tokio::join!(working, recording);
+    record_failure.or(work_failure).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    async fn run(pages: u64, failing: Option<u64>) -> (Vec<(u64, PageOrder)>, bool, Duration) {
+        let (next, began, recorded) = (Cell::new(0), Instant::now(), RefCell::new(Vec::new()));
+        let read = async || {
+            next.set(next.get() + 1);
+            Ok((next.get() <= pages).then(|| next.get()))
+        };
+        let work = async |page: u64| {
+            // A later page is done before an earlier one.
+            sleep(Duration::from_secs(100 - page)).await;
+            anyhow::ensure!(failing != Some(page), "page {page}");
+            Ok(page)
+        };
+        let record = async |page, order| {
+            sleep(Duration::from_secs(1)).await;
+            recorded.borrow_mut().push((page, order));
+            Ok(())
+        };
+        let result = run_pages(read, work, record).await;
+        (recorded.into_inner(), result.is_ok(), began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_overlap_and_are_recorded_in_order() {
+        let (recorded, is_ok, took) = run(8, None).await;
+        let expected = (1..=8).map(|page| (page, PageOrder::Unbroken));
+        assert_eq!(recorded, expected.collect::<Vec<_>>());
+        assert!(is_ok && took < Duration::from_secs(210), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failure_what_is_under_way_is_recorded_and_nothing_is_begun() {
+        let (recorded, is_ok, _) = run(100, Some(2)).await;
+        assert!(!is_ok);
+        assert_eq!(recorded[0], (1, PageOrder::Unbroken));
+        let rest = &recorded[1..];
+        assert!(rest.len() <= PAGES_IN_FLIGHT, "{rest:?}");
+        assert!(
+            rest.iter()
+                .all(|(_, order)| *order == PageOrder::AfterFailure)
+        );
+    }
+}

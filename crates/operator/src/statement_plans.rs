@@ -1,0 +1,231 @@
+//! Every statement of the commands over a table that grows, with the plan that it must have: on a million rows it
+//! goes through an index, sorts no more than its page, and touches a few rows for each row of the page.
+
+use bucket_brigade_common::ledger::{
+    ApplicationTable, PostgresLedger, RunOptions, RunSpec, SecondRun, TableSpec,
+};
+use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_private_postgres::{Cluster, ClusterOptions};
+use serde_json::Value;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+/// A statement, and what it may cost.
+pub(crate) struct PlannedStatement {
+    pub(crate) name: &'static str,
+    pub(crate) sql: String,
+    /// As SQL, in the order of its parameters.
+    pub(crate) values: Vec<String>,
+    /// Of the table that grows.
+    pub(crate) index: &'static str,
+    /// Rows of tables that it may touch.
+    pub(crate) max_rows: f64,
+    /// Whether it is made so seldom that it is planned for its values each time.
+    pub(crate) is_rare: bool,
+}
+
+pub(crate) fn page(
+    name: &'static str,
+    sql: impl Into<String>,
+    values: &[&str],
+    index: &'static str,
+    max_rows: f64,
+) -> PlannedStatement {
+    PlannedStatement {
+        name,
+        sql: sql.into(),
+        values: values.iter().map(|value| (*value).to_owned()).collect(),
+        index,
+        max_rows,
+        is_rare: false,
+    }
+}
+
+/// An array of texts made of the numbers of a page in the middle.
+pub(crate) fn texts(prefix: &str, count: u32) -> String {
+    let texts: Vec<String> = (600_000..600_000 + count)
+        .map(|number| format!("'{prefix}{number}'"))
+        .collect();
+    format!("ARRAY[{}]::text[]", texts.join(","))
+}
+
+/// When the moves of [`texts`] were made, in microseconds.
+pub(crate) fn times(count: u32) -> String {
+    let times: Vec<String> = (600_000..600_000 + i64::from(count))
+        .map(|number| (FIRST_MOVE_SECONDS * 1_000_000 + number * 100_000).to_string())
+        .collect();
+    format!("ARRAY[{}]::bigint[]", times.join(","))
+}
+
+/// An array with the same value for each.
+pub(crate) fn repeated(value: &str, count: usize, kind: &str) -> String {
+    format!("array_fill({value}::{kind}, ARRAY[{count}])")
+}
+
+/// When the first row moved; ten followed a second.
+pub(crate) const FIRST_MOVE_SECONDS: i64 = 1_767_225_600;
+
+const ROWS: &str = "
+INSERT INTO images SELECT n, 'avatar/' || n FROM generate_series(1, 1000000) n;
+CREATE INDEX images_path ON images (path);
+INSERT INTO bucket_brigade.moves
+    (run_id, row_id, old_path, new_path, etag, consumer, moved_at, verified_at, source_etag, source_settled_at)
+SELECT 1, n::text, 'image/' || n, 'avatar/' || n, 'e', 'c', t, CASE WHEN n % 10 > 0 THEN t + interval '1 hour' END, 'e',
+       CASE WHEN n <= 500000 THEN t + interval '2 hours' END
+  FROM (SELECT n, to_timestamp(1767225600) + n * interval '0.1 second' AS t FROM generate_series(1, 1000000) n) AS rows;
+INSERT INTO bucket_brigade.failures (run_id, row_id, path, code, message, permanent)
+SELECT 1, n::text, 'image/' || n, 'NoSuchKey', 'm', true FROM generate_series(550001, 650000) n;
+INSERT INTO bucket_brigade.changes (run_id, row_id, old_path)
+SELECT 1, n::text, 'image/' || n FROM generate_series(550001, 650000) n;
+INSERT INTO bucket_brigade.orphans (run_id, destination_key, new_path, etag, row_id)
+SELECT 1, 'avatar/' || n, 'avatar/' || n, 'e', n::text FROM generate_series(550001, 650000) n;
+INSERT INTO bucket_brigade.removals (run_id, is_orphan, path, bucket, object_key, etag, operator, removing_at, removed_at)
+SELECT 1, false, 'image/' || n, 'b', 'image/' || n, 'e', 'o', now(), CASE WHEN n % 1000 > 0 THEN now() END
+  FROM generate_series(550001, 650000) n;
+INSERT INTO bucket_brigade.rollbacks
+    (run_id, row_id, old_path, new_path, etag, moved_at, consumer, operator, looked_at)
+SELECT 1, n::text, 'image/' || n, 'avatar/' || n, 'e', now(), 'c', 'o', CASE WHEN n % 1000 > 0 THEN now() END
+  FROM generate_series(550001, 650000) n;
+INSERT INTO bucket_brigade.mismatches (run_id, row_id, path, code, message)
+SELECT 1, n::text, 'avatar/' || n, 'CopyGone', 'm' FROM generate_series(550001, 650000) n;
+INSERT INTO bucket_brigade.verifications (run_id, sample_percent, is_full, recopies, seed) VALUES (1, 100, true, false, 1);";
+
+const GROWING: [&str; 8] = [
+    "moves",
+    "images",
+    "failures",
+    "changes",
+    "orphans",
+    "removals",
+    "rollbacks",
+    "mismatches",
+];
+
+async fn create_tables(pool: &PgPool) -> PostgresLedger {
+    let run = |sql: String| async move {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(pool)
+            .await
+            .unwrap();
+    };
+    run("CREATE TABLE images (id bigint PRIMARY KEY, path text NOT NULL)".into()).await;
+    let spec = RunSpec {
+        name: None,
+        table: TableSpec {
+            table: "images".into(),
+            id_column: "id".into(),
+            path_column: "path".into(),
+        },
+        rule: PathRule::new("image/", "avatar/", None, None).unwrap(),
+        source_bucket: "old".into(),
+        destination_bucket: "new".into(),
+        options: RunOptions::default(),
+    };
+    let ledger = PostgresLedger::open(pool.clone(), &spec, "plans", SecondRun::Refused);
+    let ledger = ledger.await.unwrap();
+    run(ROWS.into()).await;
+    run("VACUUM ANALYZE".into()).await;
+    ledger
+}
+
+/// The plan as it was carried out, in a transaction that is rolled back.
+async fn explain(pool: &PgPool, statement: &PlannedStatement, mode: &str) -> Value {
+    let mut connection = pool.acquire().await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    let prepare = format!(
+        "SET LOCAL plan_cache_mode = {mode}; PREPARE planned AS {}",
+        statement.sql
+    );
+    let prepared = sqlx::raw_sql(AssertSqlSafe(prepare))
+        .execute(&mut *transaction)
+        .await;
+    prepared.unwrap_or_else(|error| panic!("{}: {error}", statement.name));
+    let values = match statement.values.as_slice() {
+        [] => String::new(),
+        values => format!("({})", values.join(", ")),
+    };
+    let sql = format!("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE planned{values}");
+    let row = sqlx::raw_sql(AssertSqlSafe(sql))
+        .fetch_one(&mut *transaction)
+        .await;
+    let row = row.unwrap_or_else(|error| panic!("{}: {error}", statement.name));
+    let plan: String = row.try_get_unchecked(0).unwrap();
+    transaction.rollback().await.unwrap();
+    sqlx::raw_sql("DEALLOCATE planned")
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    serde_json::from_str(&plan).unwrap()
+}
+
+fn nodes(plan: &Value) -> Vec<&Value> {
+    let children = plan["Plans"].as_array().into_iter().flatten();
+    std::iter::once(plan)
+        .chain(children.flat_map(nodes))
+        .collect()
+}
+
+/// What is wrong with a plan.
+fn find_problems(statement: &PlannedStatement, plan: &Value) -> Vec<String> {
+    let nodes = nodes(&plan[0]["Plan"]);
+    let number = |node: &Value, name: &str| node[name].as_f64().unwrap_or(0.0);
+    let mut problems = Vec::new();
+    let mut touched = 0.0;
+    for node in &nodes {
+        let kind = node["Node Type"].as_str().unwrap();
+        let rows = number(node, "Actual Rows")
+            + number(node, "Rows Removed by Filter")
+            + number(node, "Rows Removed by Index Recheck");
+        let rows = rows * number(node, "Actual Loops");
+        let table = node["Relation Name"].as_str().unwrap_or_default();
+        if kind == "Seq Scan" && GROWING.contains(&table) {
+            problems.push(format!("reads all of {table}"));
+        }
+        if kind.contains("Scan") && GROWING.contains(&table) {
+            touched += rows;
+        }
+        if kind == "Sort" && rows > statement.max_rows {
+            problems.push(format!("sorts {rows} rows"));
+        }
+    }
+    if touched > statement.max_rows {
+        problems.push(format!("touches {touched} rows of {}", statement.max_rows));
+    }
+    let mut indexes = nodes.iter().filter_map(|node| node["Index Name"].as_str());
+    if !indexes.any(|index| index == statement.index) {
+        problems.push(format!("does not use {}", statement.index));
+    }
+    problems
+}
+
+fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
+    let mut all = crate::clean::plans::statements(table);
+    all.extend(crate::rollback::plans::statements(table));
+    all.extend(crate::verify::plans::statements(table));
+    all.extend(crate::retry::plans());
+    all.extend(crate::failures::plans());
+    all.extend(crate::report::plans());
+    all
+}
+
+#[tokio::test]
+async fn each_statement_touches_its_page_alone_on_a_million_rows() {
+    let cluster = Cluster::start_with(ClusterOptions { durable: false }).await;
+    let cluster = cluster.unwrap();
+    let url = cluster.create_database().await.unwrap();
+    let pool = PgPoolOptions::new().max_connections(2).connect(&url).await;
+    let pool = pool.unwrap();
+    let ledger = create_tables(&pool).await;
+    let mut problems = Vec::new();
+    for statement in statements(ledger.table()) {
+        let modes = ["force_custom_plan", "force_generic_plan"];
+        let modes = &modes[..if statement.is_rare { 1 } else { 2 }];
+        for mode in modes {
+            let plan = explain(&pool, &statement, mode).await;
+            for problem in find_problems(&statement, &plan) {
+                problems.push(format!("{} ({mode}) {problem}", statement.name));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
