@@ -110,7 +110,7 @@ async fn prepare_pipeline(
         sdk,
         stop: context.stop.clone(),
     };
-    let Some(served) = find_served_runs(loader).await? else {
+    let Some(served) = Box::pin(find_served_runs(loader)).await? else {
         return Ok(None);
     };
     Ok(Some(Pipeline {
