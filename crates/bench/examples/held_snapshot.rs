@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -130,6 +131,6 @@ fn move_of(id: usize) -> PendingMove {
         etag: "9b2cf535f27731c974343645a3985328".into(),
         size_bytes: None,
         is_source_gone: false,
-        companions: Default::default(),
+        companions: BTreeMap::default(),
     }
 }

@@ -305,11 +305,12 @@ fn possible_outcomes(step: &Action) -> &'static [ModelOutcome] {
     use ModelOutcome::{AnswerLost, Answered, GivenUp, LeaseLost};
     match step {
         Action::ReadRow | Action::Abandon => &[Answered],
-        Action::Copy | Action::Commit(..) => &[Answered, AnswerLost, GivenUp],
+        Action::Copy | Action::Commit(..) | Action::SendDeadLetter => {
+            &[Answered, AnswerLost, GivenUp]
+        }
         Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
             &[Answered, AnswerLost]
         }
-        Action::SendDeadLetter => &[Answered, AnswerLost, GivenUp],
         Action::EndLease => &[Answered, LeaseLost],
         Action::Compare | Action::Delete | Action::Release(_) => &[Answered, GivenUp],
     }
