@@ -13,7 +13,7 @@ use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::settings::DatabaseLimits;
-use bucket_brigade_common::throttle::{RateMeter, Throttle};
+use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -124,7 +124,7 @@ impl<'a> CommandThrottle<'a> {
         let held = self.throttle.held();
         let mut state = self.lock_state();
         if let Some(reason) = held.as_ref().filter(|_| !state.is_logged) {
-            if reason.worker_state() == WorkerState::Paused {
+            if matches!(reason, ThrottleReason::Paused(_)) {
                 tracing::info!("paused by an operator: going on after `feeder resume`");
             } else {
                 tracing::info!("{reason}: waiting");

@@ -182,7 +182,7 @@ impl CleanCommand<'_> {
             return Ok(exit::DONE);
         }
         self.read_other_spellings(stop).await?;
-        self.confirm_and_run(eligible, lock, stop).await
+        Box::pin(self.confirm_and_run(eligible, lock, stop)).await
     }
 
     async fn confirm_and_run(

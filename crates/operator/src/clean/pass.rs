@@ -79,7 +79,9 @@ impl CleanPass<'_> {
         let mut reader = PageReader::new(self.removals, lap);
         let (is_complete, is_closed) = (Cell::new(false), Cell::new(false));
         let read = async || {
-            self.throttle.acquire(MAX_DELETE_OBJECTS, stop).await;
+            let page = reader.next_page().await?;
+            let count = page.as_ref().map_or(1, |(page, _)| page.len().max(1));
+            self.throttle.acquire(count, stop).await;
             if stop.is_cancelled() || is_closed.get() {
                 return Ok(None);
             }
@@ -88,7 +90,6 @@ impl CleanPass<'_> {
                 fleet.ensure_quiesced(ledger).await?;
                 locks::ensure_no_other_fleet(ledger, bucket).await?;
             }
-            let page = reader.next_page().await?;
             is_complete.set(page.is_none());
             Ok(page)
         };

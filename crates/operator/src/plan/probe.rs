@@ -69,7 +69,7 @@ pub(super) fn check_method(opened: &Result<S3Store, PreflightError>, may_copy: b
         }
         Err(error) => {
             let finding = format!("a copy failed: {error}");
-            return PlanCheck::new_failure("condition", finding, REQUIRED_PERMISSIONS);
+            return PlanCheck::new_failure("copy", finding, REQUIRED_PERMISSIONS);
         }
     };
     match (store.method(), store.is_conditional()) {

@@ -138,10 +138,13 @@ impl<'a> RollbackRun<'a> {
         };
         self.throttle.begin_phase("rolling back", total);
         let read = async || {
-            self.throttle.acquire(PAGE_ROWS, self.stop).await;
+            ensure_not_stopped(self.stop)?;
+            let page = source.next_page().await?;
+            let count = page.as_ref().map_or(1, |(ids, _)| ids.len().max(1));
+            self.throttle.acquire(count, self.stop).await;
             ensure_not_stopped(self.stop)?;
             locks.ensure_held(ledger).await?;
-            Ok(source.next_page().await?)
+            Ok(page)
         };
         let work = async |(ids, cursor): IdPage| {
             let count = ids.len();

@@ -121,10 +121,12 @@ impl<'a> VerificationPass<'a> {
     ) -> impl AsyncFnMut() -> anyhow::Result<Option<Page<T>>> {
         let mut cursor = self.verification.cursor.clone();
         async move || {
-            self.throttle.acquire(PAGE_ROWS as usize, self.stop).await;
+            ensure_not_stopped(self.stop)?;
+            let (rows, last) = retry_statement(async || next(cursor.as_deref()).await).await?;
+            let count = rows.len().clamp(1, PAGE_ROWS as usize);
+            self.throttle.acquire(count, self.stop).await;
             ensure_not_stopped(self.stop)?;
             locks::ensure_held(self.checker.ledger, lock).await?;
-            let (rows, last) = retry_statement(async || next(cursor.as_deref()).await).await?;
             cursor.clone_from(&last);
             Ok(last.map(|last| (rows, last)))
         }

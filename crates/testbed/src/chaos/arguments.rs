@@ -118,8 +118,12 @@ impl ChaosArguments {
             ..
         } = self;
         let mut command = format!(
-            "script/chaos --minutes {minutes} --images {images} --runs {runs} --consumers {consumers} --seed {seed}"
+            "script/chaos --minutes {minutes} --images {images} --consumers {consumers} --seed {seed}"
         );
+        if *runs > 1 {
+            command.push_str(" --runs ");
+            command.push_str(&runs.to_string());
+        }
         if self.companions {
             command.push_str(" --companions");
         }
