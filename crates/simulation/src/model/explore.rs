@@ -94,7 +94,6 @@ const BASE_MODEL: BrigadeModel = BrigadeModel {
 
 /// The configurations by name. Each is small, and complete: two consumers, the feeder, the application,
 /// with every crash, second delivery, expiry and lost answer between any two steps.
-#[expect(clippy::too_many_lines, reason = "a list")]
 pub fn model_configurations() -> Vec<(&'static str, BrigadeModel)> {
     let mut configurations = deliveries_and_writes();
     configurations.extend(what_databases_do());
