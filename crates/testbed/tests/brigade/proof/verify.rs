@@ -197,7 +197,8 @@ async fn a_new_copy_that_was_not_written_down_is_taken_over() {
         rig.cloud
             .request_counts()
             .count_operation_by("feeder", "CopyObject"),
-        0
+        1,
+        "only the probe of whether the store heeds conditions"
     );
 }
 
