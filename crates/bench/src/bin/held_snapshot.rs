@@ -1,7 +1,7 @@
 //! What a snapshot costs that stays open, as of a long `pg_dump`: the pace of the commits when so many rows have
 //! moved under it, against the same without it.
 //!
-//! `cargo run --release --workspace --example held_snapshot -- 500000`
+//! `cargo run --release --workspace --bin held_snapshot -- 500000`
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
