@@ -308,12 +308,12 @@ impl Runs {
     /// although nothing holds it back.
     pub fn standstill(&self, limit: Duration) -> Option<(usize, Duration)> {
         let table = self.lock_table();
-        let stands_still = |slot: &&RunSlot| {
+        let is_stalled = |slot: &&RunSlot| {
             let is_held = |stages: &Arc<Stages>| stages.context.throttle.held().is_some();
             let is_held = slot.obstacle().is_some() || slot.stages.as_ref().is_some_and(is_held);
             slot.in_hand > 0 && slot.moved_on_at.elapsed() > limit && !is_held
         };
-        let slot = table.slots.values().find(stands_still)?;
+        let slot = table.slots.values().find(is_stalled)?;
         Some((slot.in_hand, slot.moved_on_at.elapsed()))
     }
 

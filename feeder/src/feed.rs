@@ -80,7 +80,7 @@ impl FeedLoop {
                 SweepAccess::NothingLeft => {}
                 SweepAccess::Index(_) => return Ok(()),
                 SweepAccess::Stretches => {
-                    if watch.look(&mut self.table_sweep(None)).await? > 0 {
+                    if watch.poll(&mut self.table_sweep(None)).await? > 0 {
                         self.drain().await?;
                         self.begin_sweep().await?;
                         self.finish().await?;

@@ -40,7 +40,7 @@ impl TableWatch {
 
     /// Looks at new rows and at the next part of the table, and feeds what is in scope there. Returns how many
     /// rows it fed.
-    pub async fn look(&mut self, sweep: &mut TableSweep<'_>) -> Result<usize, FeederStopped> {
+    pub async fn poll(&mut self, sweep: &mut TableSweep<'_>) -> Result<usize, FeederStopped> {
         Ok(self.feed_new_rows(sweep).await? + self.feed_next_part(sweep).await?)
     }
 

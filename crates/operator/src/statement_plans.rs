@@ -209,7 +209,7 @@ fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
 }
 
 #[tokio::test]
-async fn each_statement_touches_its_page_alone_on_a_million_rows() {
+async fn each_statement_touches_only_its_page_on_a_million_rows() {
     let cluster = Cluster::start_with(ClusterOptions { durable: false }).await;
     let cluster = cluster.unwrap();
     let url = cluster.create_database().await.unwrap();

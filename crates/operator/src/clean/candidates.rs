@@ -8,7 +8,7 @@ use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::with_timeout;
 use sqlx::AssertSqlSafe;
 
-use super::path_references::look_up_paths;
+use super::path_references::query_paths;
 use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::command_cursor::CursorLap;
 use crate::statements::retry_statement;
@@ -213,7 +213,7 @@ impl RemovalLedger<'_> {
         }
         let copies: Vec<&str> = sources.iter().map(|one| one.new_path.as_str()).collect();
         let sql = unsettled_sql(self.ledger.table());
-        let found = look_up_paths(self.ledger, &sql, &copies, Some(self.ledger.run_id())).await?;
+        let found = query_paths(self.ledger, &sql, &copies, Some(self.ledger.run_id())).await?;
         Ok(found.into_iter().collect())
     }
 

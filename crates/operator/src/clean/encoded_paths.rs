@@ -84,17 +84,17 @@ impl UnsettledSources {
 
     fn insert(&mut self, key: &str) {
         self.0.resize(HASH_WORDS, 0);
-        let (word, bit) = place_of(key);
+        let (word, bit) = bit_position(key);
         self.0[word] |= bit;
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {
-        let (word, bit) = place_of(key);
+        let (word, bit) = bit_position(key);
         self.0.get(word).is_some_and(|bits| bits & bit != 0)
     }
 }
 
-fn place_of(key: &str) -> (usize, u64) {
+fn bit_position(key: &str) -> (usize, u64) {
     let hash = hash_of(key);
     let word = usize::try_from(hash >> 6).unwrap_or(usize::MAX) % HASH_WORDS;
     (word, 1 << (hash % 64))

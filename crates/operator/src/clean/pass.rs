@@ -45,7 +45,7 @@ struct PageReader<'a> {
     interrupted: Option<InterruptedRemovals>,
     lap: CursorLap,
     /// Paths of what was interrupted, which is not looked at twice.
-    seen: HashSet<String>,
+    interrupted_paths: HashSet<String>,
 }
 
 /// The last of them that was read.
@@ -140,7 +140,7 @@ impl<'a> PageReader<'a> {
             removals,
             interrupted: Some(InterruptedRemovals::default()),
             lap,
-            seen: HashSet::new(),
+            interrupted_paths: HashSet::new(),
         }
     }
 
@@ -154,7 +154,7 @@ impl<'a> PageReader<'a> {
             let (mut page, last): CandidatePage =
                 self.removals.next_candidates(&self.lap, size).await?;
             if last.is_some() {
-                page.retain(|removal| !self.seen.contains(&removal.path));
+                page.retain(|removal| !self.interrupted_paths.contains(&removal.path));
                 self.lap.after.clone_from(&last);
                 let cursor = last.filter(|_| !self.lap.is_second());
                 return Ok(Some((page, cursor)));
@@ -182,7 +182,7 @@ impl<'a> PageReader<'a> {
             return Ok(None);
         };
         *cursor = Some(last.path.clone());
-        self.seen
+        self.interrupted_paths
             .extend(page.iter().map(|removal| removal.path.clone()));
         Ok(Some(page))
     }

@@ -199,7 +199,7 @@ pub(super) async fn referenced_keys(
             continue;
         }
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        let found = look_up_paths(ledger, &column.lookup_sql(), &wanted, None).await;
+        let found = query_paths(ledger, &column.lookup_sql(), &wanted, None).await;
         let found = found.map_err(|error| column.lookup_error(&error))?;
         let of_path = |path| column.references.iter().filter_map(move |r| r.key_of(path));
         referenced.extend(found.iter().flat_map(|path| of_path(path.as_str())));
@@ -210,7 +210,7 @@ pub(super) async fn referenced_keys(
 /// Asks rows by their paths, `$1`, and by the run, `$2`, where the statement has it. With an index on the path it
 /// takes as long as there are paths; without one it reads the table, for which the connection's own time may be
 /// too short.
-pub(super) async fn look_up_paths(
+pub(super) async fn query_paths(
     ledger: &PostgresLedger,
     sql: &str,
     paths: &[&str],

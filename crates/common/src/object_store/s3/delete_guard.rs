@@ -19,7 +19,7 @@ pub(super) enum DeleteGuard {
     IfMatch,
     UnmodifiedSince,
     /// A HEAD right before.
-    Look,
+    HeadBefore,
 }
 
 /// A key that does not exist beside one that does, with an ETag that it cannot have.
@@ -56,7 +56,7 @@ impl S3Store {
         tracing::warn!(
             "the store removes whatever stands under a key: each object is looked at right before, and what the application uploads between the two requests is lost"
         );
-        Ok(DeleteGuard::Look)
+        Ok(DeleteGuard::HeadBefore)
     }
 
     /// Removes an object if it still has its ETag.
@@ -71,7 +71,7 @@ impl S3Store {
                 let etag = quote_etag(&object.etag);
                 self.send_delete(side, &object.key, Some(etag), None).await
             }
-            DeleteGuard::UnmodifiedSince | DeleteGuard::Look => {
+            DeleteGuard::UnmodifiedSince | DeleteGuard::HeadBefore => {
                 let modified = match self.bucket_at(side).head(&object.key).await {
                     Ok(None) => Err(StoreError::Permanent {
                         code: "NoSuchKey".into(),

@@ -6,7 +6,7 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
-use super::copy::{HeadAnswer, ObjectHeaders};
+use super::copy::{HeadResponse, ObjectHeaders};
 use super::{S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::RequestError;
 use crate::connections::has_marked_byte;
@@ -21,11 +21,11 @@ impl S3Store {
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
         let bucket = self.bucket_at(side);
-        let answer = bucket.copies.head(key, &bucket.headers).await;
-        match answer.map_err(store_error)? {
-            HeadAnswer::Found(headers) => Ok(Some(object_stat(&headers))),
-            HeadAnswer::Missing => Ok(None),
-            HeadAnswer::Unclear => {
+        let response = bucket.copies.head(key, &bucket.headers).await;
+        match response.map_err(store_error)? {
+            HeadResponse::Found(headers) => Ok(Some(object_stat(&headers))),
+            HeadResponse::Missing => Ok(None),
+            HeadResponse::Unclear => {
                 let head = Box::pin(bucket.head(key)).await?;
                 Ok(head.as_ref().map(careful_stat))
             }

@@ -1,6 +1,7 @@
 //! The commands after a migration: verify, report, rollback, clean. The ugly cases first.
 
 mod clean;
+mod clean_candidates;
 mod concurrent_commands;
 mod confirm;
 mod interrupted_commands;

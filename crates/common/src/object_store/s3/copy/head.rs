@@ -13,7 +13,7 @@ use crate::connections::has_marked_byte;
 use crate::object_store::s3::access::BucketHeaders;
 use crate::object_store::s3::encoding::encode_key;
 
-/// When the head of an answer that needs no work of the store's is given up.
+/// When the head of a response that needs no work of the store's is given up.
 const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// The headers of an object that matter.
@@ -29,7 +29,7 @@ pub(in crate::object_store::s3) struct ObjectHeaders {
 
 /// What S3 answered.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::object_store::s3) enum HeadAnswer {
+pub(in crate::object_store::s3) enum HeadResponse {
     Found(ObjectHeaders),
     Missing,
     /// It has to be asked for with more care.
@@ -43,9 +43,9 @@ impl CopyClient {
         &self,
         key: &str,
         headers: &BucketHeaders,
-    ) -> Result<HeadAnswer, RequestError> {
+    ) -> Result<HeadResponse, RequestError> {
         match timeout(self.timeout.min(HEAD_TIMEOUT), self.send_head(key, headers)).await {
-            Ok(answer) => answer,
+            Ok(response) => response,
             Err(_) => Err(lost("Timeout", "HeadObject has timed out".into())),
         }
     }
@@ -54,7 +54,7 @@ impl CopyClient {
         &self,
         key: &str,
         headers: &BucketHeaders,
-    ) -> Result<HeadAnswer, RequestError> {
+    ) -> Result<HeadResponse, RequestError> {
         let identity = self.signer.identity().await;
         let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
         let signed = self.build_head(key, headers).and_then(|mut request| {
@@ -64,15 +64,15 @@ impl CopyClient {
         let response = self.call(signed.map_err(|error| RequestError::not_sent(&*error))?);
         let response = response.await?;
         match response.status().as_u16() {
-            200 => Ok(read_headers(&response).map_or(HeadAnswer::Unclear, HeadAnswer::Found)),
-            404 => Ok(HeadAnswer::Missing),
+            200 => Ok(read_headers(&response).map_or(HeadResponse::Unclear, HeadResponse::Found)),
+            404 => Ok(HeadResponse::Missing),
             status @ (429 | 500..) => Err(RequestError {
                 origin: ErrorOrigin::Service,
                 code: code_for_status(status).to_owned(),
                 message: format!("S3 answered {status} without a message"),
                 status,
             }),
-            _ => Ok(HeadAnswer::Unclear),
+            _ => Ok(HeadResponse::Unclear),
         }
     }
 

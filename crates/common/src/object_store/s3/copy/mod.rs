@@ -28,7 +28,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
 pub(super) use address::{BucketAddress, endpoint_params};
-pub(super) use head::{HeadAnswer, ObjectHeaders};
+pub(super) use head::{HeadResponse, ObjectHeaders};
 pub(super) use signer::RequestSigner;
 
 use super::CopyAttributes;
