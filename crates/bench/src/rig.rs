@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bucket_brigade_common::ledger::{PostgresLedger, SecondRun};
-use bucket_brigade_private_postgres::{Cluster, ClusterOptions};
+use bucket_brigade_private_postgres::Cluster;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::bare_loop::BareCall;
@@ -54,7 +54,7 @@ pub struct WorkloadResult {
 impl BenchRig {
     /// Starts Postgres and the stub.
     pub async fn start() -> Result<Self> {
-        let cluster = Cluster::start_with(ClusterOptions { durable: true }).await?;
+        let cluster = Cluster::start_durable().await?;
         let database_url = cluster.create_database().await?;
         let pool = PgPoolOptions::new()
             .max_connections(4)

@@ -5,7 +5,7 @@ use bucket_brigade_common::ledger::{
     ApplicationTable, PostgresLedger, RunOptions, RunSpec, SecondRun, TableSpec,
 };
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_private_postgres::{Cluster, ClusterOptions};
+use bucket_brigade_private_postgres::Cluster;
 use serde_json::Value;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
@@ -210,7 +210,7 @@ fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
 
 #[tokio::test]
 async fn each_statement_touches_only_its_page_on_a_million_rows() {
-    let cluster = Cluster::start_with(ClusterOptions { durable: false }).await;
+    let cluster = Cluster::start().await;
     let cluster = cluster.unwrap();
     let url = cluster.create_database().await.unwrap();
     let pool = PgPoolOptions::new().max_connections(2).connect(&url).await;

@@ -14,6 +14,12 @@ use crate::watchdog::Watchdog;
 const USER: &str = "postgres";
 const START_ATTEMPTS: u32 = 5;
 
+const SETTINGS: &str = "listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 200
+shared_buffers = 64MB
+";
+
 /// Stops the server whose data directory is `$1` and removes that directory. SIGQUIT is Postgres's
 /// immediate shutdown; a server that ignores it for ten seconds is killed. Where there is no server, a
 /// restart may be under way: after a moment it is looked for again.
@@ -35,13 +41,6 @@ stop_server() {
 stop_server "$1" || { sleep 1; stop_server "$1"; }
 rm -rf "$1""#;
 
-/// How a cluster is set up.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ClusterOptions {
-    /// Whether commits reach the disk before they are confirmed, as in production.
-    pub durable: bool,
-}
-
 /// A running Postgres on a free port of 127.0.0.1. It is stopped and its directory removed when this
 /// is dropped and when this process ends in whatever way.
 #[derive(Debug)]
@@ -54,42 +53,40 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster that does not wait for the disk.
+    /// One that does not wait for the disk.
     ///
     /// Fails when no Postgres server is installed, or when it does not start; the error has its log.
     pub async fn start() -> Result<Self> {
-        Self::start_with(ClusterOptions::default()).await
+        Self::start_with("fsync = off\nfull_page_writes = off\n").await
     }
 
-    /// Starts a cluster with `options`; fails as [`Cluster::start`] does.
-    pub async fn start_with(options: ClusterOptions) -> Result<Self> {
-        let binaries = find_binaries().await?;
-        let owner = unprivileged_owner().await?;
+    /// One whose commits reach the disk before they are confirmed, as in production.
+    pub async fn start_durable() -> Result<Self> {
+        Self::start_with("").await
+    }
+
+    async fn start_with(settings: &str) -> Result<Self> {
+        let mut cluster = Self::new(find_binaries().await?, unprivileged_owner().await?)?;
+        cluster.initialise(settings).await?;
+        cluster.start_on_free_port().await?;
+        Ok(cluster)
+    }
+
+    fn new(binaries: PathBuf, owner: Option<Owner>) -> Result<Self> {
         let directory = private_directory(owner)?;
         let watchdog = Watchdog::arm(CLEAN_UP, &[&directory]).context("cannot start a shell")?;
-        let mut cluster = Self {
+        Ok(Self {
             binaries,
             directory,
             owner,
             port: 0,
             watchdog,
-        };
-        cluster.initialise(options).await?;
-        cluster.start_on_free_port().await?;
-        Ok(cluster)
+        })
     }
 
-    /// Starts a replica that streams from this cluster; fails as [`Cluster::start`] does.
+    /// Starts a replica that streams from this cluster.
     pub async fn replica(&self) -> Result<Self> {
-        let directory = private_directory(self.owner)?;
-        let watchdog = Watchdog::arm(CLEAN_UP, &[&directory]).context("cannot start a shell")?;
-        let mut replica = Self {
-            binaries: self.binaries.clone(),
-            directory,
-            owner: self.owner,
-            port: 0,
-            watchdog,
-        };
+        let mut replica = Self::new(self.binaries.clone(), self.owner)?;
         let mut copy = replica.command("pg_basebackup");
         copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"])
             .args(["--host=127.0.0.1", "--username", USER])
@@ -125,7 +122,6 @@ impl Cluster {
         Ok(self.url(&name))
     }
 
-    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -158,7 +154,7 @@ impl Cluster {
         self.control(&["restart", "-m", "immediate"]).await
     }
 
-    async fn initialise(&self, options: ClusterOptions) -> Result<()> {
+    async fn initialise(&self, settings: &str) -> Result<()> {
         let data = self.data();
         let mut initdb = self.command("initdb");
         // Trust: it listens on loopback alone, holds generated data and lives for one test run.
@@ -173,7 +169,7 @@ impl Cluster {
         run(initdb.arg("--pgdata").arg(&data))
             .await
             .context("initdb failed")?;
-        append(&data, &settings(options))
+        append(&data, &format!("{SETTINGS}{settings}"))
     }
 
     async fn start_on_free_port(&mut self) -> Result<()> {
@@ -227,18 +223,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.watchdog.bark();
     }
-}
-
-fn settings(options: ClusterOptions) -> String {
-    let mut settings = "listen_addresses = '127.0.0.1'\n\
-        unix_socket_directories = ''\n\
-        max_connections = 200\n\
-        shared_buffers = 64MB\n"
-        .to_owned();
-    if !options.durable {
-        settings.push_str("fsync = off\nfull_page_writes = off\n");
-    }
-    settings
 }
 
 fn append(data: &Path, settings: &str) -> Result<()> {

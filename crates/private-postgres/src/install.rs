@@ -1,5 +1,6 @@
 //! What of Postgres is installed, and whom it may run as.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,13 +20,11 @@ pub(super) async fn unprivileged_owner() -> Result<Option<Owner>> {
         return Ok(None);
     }
     for user in ["postgres", "nobody"] {
-        let uid = ask("id", &["-u", user])
-            .await
-            .and_then(|id| id.parse().ok());
-        let gid = ask("id", &["-g", user])
-            .await
-            .and_then(|id| id.parse().ok());
-        if let (Some(uid), Some(gid)) = (uid, gid) {
+        let ids = [
+            ask("id", &["-u", user]).await,
+            ask("id", &["-g", user]).await,
+        ];
+        if let [Some(Ok(uid)), Some(Ok(gid))] = ids.map(|id| id.map(|id| id.parse())) {
             return Ok(Some(Owner { uid, gid }));
         }
     }
@@ -47,20 +46,15 @@ pub(super) async fn find_binaries() -> Result<PathBuf> {
 
 /// `/usr/lib/postgresql/*/bin`, the newest version first.
 fn debian_directories() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir("/usr/lib/postgresql")
+    let entries = std::fs::read_dir("/usr/lib/postgresql");
+    let entries = entries.into_iter().flatten().flatten();
+    let mut directories: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    let version = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
+    directories.sort_by_key(|path| Reverse(version(path)));
+    directories
         .into_iter()
-        .flatten()
-        .flatten();
-    let mut versions: Vec<(u32, PathBuf)> = entries
-        .filter_map(|entry| {
-            Some((
-                entry.file_name().to_str()?.parse().ok()?,
-                entry.path().join("bin"),
-            ))
-        })
-        .collect();
-    versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-    versions.into_iter().map(|(_, path)| path).collect()
+        .map(|path| path.join("bin"))
+        .collect()
 }
 
 /// What a program prints, without the line's end; none when it fails or is missing.

@@ -4,5 +4,5 @@ mod cluster;
 mod install;
 mod watchdog;
 
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::Cluster;
 pub use watchdog::Watchdog;

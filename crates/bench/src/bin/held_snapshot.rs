@@ -15,7 +15,7 @@ use bucket_brigade_common::ledger::fleet_control::{FleetControl, Heartbeat, Work
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove};
 use bucket_brigade_common::ledger::{PostgresLedger, SecondRun, create_pool};
 use bucket_brigade_common::row_id::RowId;
-use bucket_brigade_private_postgres::{Cluster, ClusterOptions};
+use bucket_brigade_private_postgres::Cluster;
 use sqlx::Transaction;
 use sqlx::postgres::{PgPool, Postgres};
 
@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
         Some(rows) => rows.parse().context("how many rows?")?,
         None => 500_000,
     };
-    let cluster = Cluster::start_with(ClusterOptions { durable: true }).await?;
+    let cluster = Cluster::start_durable().await?;
     let (free, held) = (
         Side::open(&cluster, rows, false).await?,
         Side::open(&cluster, rows, true).await?,
