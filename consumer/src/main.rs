@@ -18,7 +18,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     startup::run(WorkerThreads::One, async |args: Args, stop| {
         match args.command {
-            Some(ConsumerCommand::Healthcheck(check)) => return Ok(check.run()?),
+            Some(ConsumerCommand::Healthcheck(check)) => return Ok(check.run().await?),
             Some(ConsumerCommand::Manual(command)) => return command.run(Args::command()),
             None => {}
         }

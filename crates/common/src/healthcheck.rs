@@ -1,23 +1,20 @@
 //! `healthcheck`: asks a running process for its health, as a container's health check does. The
 //! image needs no shell and no HTTP client for it.
 
-use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
-use thiserror::Error;
+use reqwest::{Client, StatusCode};
 
+use crate::aws::error_chain;
 use crate::exit;
 use crate::http_endpoints::EndpointArgs;
 use crate::settings::{SettingsError, SettingsProblems};
 
 /// `/healthz` is served from memory: a process that takes longer is not healthy.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A response is one line and its headers; more is not read.
-const MAX_RESPONSE_BYTES: u64 = 16 * 1024;
 
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
@@ -29,18 +26,10 @@ pub struct HealthcheckArgs {
     alive: bool,
 }
 
-#[derive(Debug, Error)]
-enum HealthcheckError {
-    #[error("{0} does not respond: {1}")]
-    NoResponse(SocketAddr, io::Error),
-    #[error("{0}")]
-    Unhealthy(String),
-}
-
 impl HealthcheckArgs {
     /// Asks the process that listens on `METRICS_ADDR`, and prints its response.
     /// Returns [`exit::DONE`] or [`exit::CHECK_FAILED`]: an orchestrator knows no others.
-    pub fn run(self) -> Result<u8, SettingsError> {
+    pub async fn run(self) -> Result<u8, SettingsError> {
         let mut problems = SettingsProblems::default();
         let address = self.endpoint.parse(&mut problems);
         let Some(address) = problems.finish(Some(address))? else {
@@ -49,19 +38,14 @@ impl HealthcheckArgs {
                 "is missing: without it there is no health check",
             ));
         };
-        Ok(
-            match check_health(connectable_address(address), self.alive) {
-                Ok(response) => print_result(response.trim_end(), exit::DONE),
-                Err(error) => print_result(&error, exit::CHECK_FAILED),
-            },
-        )
+        let (text, code) = match check_health(connectable_address(address), self.alive).await {
+            Ok(response) => (response, exit::DONE),
+            Err(problem) => (problem, exit::CHECK_FAILED),
+        };
+        // An orchestrator goes by the exit code; the words are for people.
+        drop(writeln!(io::stdout(), "{}", text.trim_end()));
+        Ok(code)
     }
-}
-
-fn print_result(what: impl fmt::Display, code: u8) -> u8 {
-    // An orchestrator goes by the exit code; the words are for people.
-    let _ = writeln!(io::stdout(), "{what}");
-    code
 }
 
 /// Where a listener on this address is reached from this machine: one on every address, on loopback.
@@ -74,41 +58,29 @@ pub fn connectable_address(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn check_health(address: SocketAddr, accepts_any: bool) -> Result<String, HealthcheckError> {
-    let response =
-        request_healthz(address).map_err(|error| HealthcheckError::NoResponse(address, error))?;
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
-    let is_healthy = head.split(' ').nth(1) == Some("200");
-    if is_healthy || accepts_any {
-        Ok(body.to_owned())
+/// What the process says: an error where it is not healthy, or not there.
+async fn check_health(address: SocketAddr, accepts_any: bool) -> Result<String, String> {
+    let response = request_healthz(address).await;
+    let no_response = |error| format!("{address} does not respond: {}", error_chain(&error));
+    let (status, body) = response.map_err(no_response)?;
+    if status.is_success() || accepts_any {
+        Ok(body)
     } else {
-        Err(HealthcheckError::Unhealthy(body.trim_end().to_owned()))
+        Err(body.trim_end().to_owned())
     }
 }
 
-/// The whole response to `GET /healthz`; an error when it is not HTTP.
-fn request_healthz(address: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT)?;
-    stream.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
-    stream.set_write_timeout(Some(HEALTHCHECK_TIMEOUT))?;
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut response = String::new();
-    stream
-        .take(MAX_RESPONSE_BYTES)
-        .read_to_string(&mut response)?;
-    if response.starts_with("HTTP/1.1 ") {
-        Ok(response)
-    } else {
-        Err(io::Error::other(
-            "this is not the response of a feeder or consumer",
-        ))
-    }
+async fn request_healthz(address: SocketAddr) -> reqwest::Result<(StatusCode, String)> {
+    let client = Client::builder().timeout(HEALTHCHECK_TIMEOUT).no_proxy();
+    let request = client.build()?.get(format!("http://{address}/healthz"));
+    let response = request.send().await?;
+    Ok((response.status(), response.text().await?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::net::TcpListener;
     use std::thread;
 
@@ -126,25 +98,25 @@ mod tests {
         address
     }
 
-    #[test]
-    fn a_process_is_healthy_when_it_says_so() {
+    #[tokio::test]
+    async fn a_process_is_healthy_when_it_says_so() {
         let address = respond_once("HTTP/1.1 200 OK\r\n\r\nok\n");
-        assert_eq!(check_health(address, false).unwrap(), "ok\n");
+        assert_eq!(check_health(address, false).await.unwrap(), "ok\n");
     }
 
-    #[test]
-    fn a_process_in_an_outage_is_alive_but_not_healthy() {
+    #[tokio::test]
+    async fn a_process_in_an_outage_is_alive_but_not_healthy() {
         const OUTAGE: &str = "HTTP/1.1 503 Service Unavailable\r\n\r\nthe queue: gone\n";
-        let error = check_health(respond_once(OUTAGE), false).unwrap_err();
+        let error = check_health(respond_once(OUTAGE), false).await.unwrap_err();
         assert_eq!(error.to_string(), "the queue: gone");
-        assert!(check_health(respond_once(OUTAGE), true).is_ok());
+        assert!(check_health(respond_once(OUTAGE), true).await.is_ok());
     }
 
-    #[test]
-    fn closed_ports_and_other_servers_are_unhealthy() {
+    #[tokio::test]
+    async fn closed_ports_and_other_servers_are_unhealthy() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
         for address in [free.unwrap(), respond_once("220 smtp\r\n")] {
-            let error = check_health(address, true).unwrap_err().to_string();
+            let error = check_health(address, true).await.unwrap_err();
             assert!(error.contains("does not respond"), "{error}");
         }
     }

@@ -105,7 +105,7 @@ impl OperatorCommand {
             Self::Report(args) => Box::pin(report::run(args)).await,
             Self::Rollback(args) => Box::pin(rollback::run(args, stop)).await,
             Self::Clean(args) => Box::pin(clean::run(args, stop)).await,
-            Self::Healthcheck(args) => Ok(args.run()?),
+            Self::Healthcheck(args) => Ok(args.run().await?),
             Self::Manual(command) => command.run(program),
         }
     }
