@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::path_rule::{MoveRoute, PathRule, RouteError};
+use crate::printable::printable;
 use crate::row_id::{IdType, RowId};
 
 /// The largest body a well-formed message can have; anything longer is not parsed at all.
@@ -104,8 +105,10 @@ fn parse_body(body: &str) -> Result<DecodedMessage, PoisonReason> {
     if body.len() > MAX_BODY_BYTES {
         return Err(PoisonReason::TooLong(body.len()));
     }
-    serde_json::from_str(body)
-        .map_err(|error| PoisonReason::MalformedBody(escape_control_characters(&error)))
+    // serde repeats the names it does not know, whatever they hold: a line break would forge a line of
+    // the log, and Postgres would refuse to record a NUL.
+    let malformed = |error: serde_json::Error| printable(&error.to_string()).to_string();
+    serde_json::from_str(body).map_err(|error| PoisonReason::MalformedBody(malformed(error)))
 }
 
 fn route_row(
@@ -120,20 +123,6 @@ fn route_row(
         Ok(route) => Ok(MoveTask { id, route }),
         Err(reason) => Err(PoisonReason::BadPath(incoming.path, reason)),
     }
-}
-
-/// serde repeats the names it does not know, whatever they hold: a line break would forge a line of
-/// the log, and Postgres would refuse to record a NUL.
-fn escape_control_characters(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let escape = |c: char| {
-        if c.is_control() {
-            c.escape_default().to_string()
-        } else {
-            c.into()
-        }
-    };
-    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ const URI: &AsciiSet = &CONTROLS
     .add(b'}');
 
 /// What is escaped everywhere but in "unreserved" characters and slashes. Source: RFC 3986, section 2.3.
-const STRICT: &AsciiSet = &NON_ALPHANUMERIC
+pub(crate) const STRICT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')

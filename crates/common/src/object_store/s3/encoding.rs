@@ -1,16 +1,9 @@
 //! The encoding of keys in addresses and in the `x-amz-copy-source` header, which the SDK leaves to the
 //! caller.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
-/// All but RFC 3986's unreserved characters and the slash. A `+` or a space sent raw would name
-/// another object.
-const KEY_ENCODE_SET: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'/');
+use crate::path_encoding::STRICT;
 
 /// `bucket/key`, percent-encoded. Through an access point it is the object's ARN, which separates its parts
 /// by slashes. Source: Amazon S3 API reference, `CopyObject`.
@@ -23,9 +16,9 @@ pub fn copy_source(bucket: &str, key: &str) -> String {
     format!("{bucket}/{key}")
 }
 
-/// A key, percent-encoded as the path of a request has it.
+/// A key, percent-encoded as the path of a request has it. A `+` or a space sent raw would name another object.
 pub(super) fn encode_key(key: &str) -> PercentEncode<'_> {
-    utf8_percent_encode(key, KEY_ENCODE_SET)
+    utf8_percent_encode(key, STRICT)
 }
 
 /// A set of tags as the `x-amz-tagging` header wants it.
