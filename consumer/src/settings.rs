@@ -109,7 +109,7 @@ impl Args {
 
     fn parse_all(self, problems: &mut SettingsProblems) -> Option<(ConsumerSettings, LogSettings)> {
         let logs = self.logs.parse(problems);
-        let migration = self.migration.parse_selection(problems);
+        let migration = self.migration.parse_selection(true, problems);
         let own = self.consumer;
         let name = own.consumer_name.take(problems);
         let settings = ConsumerSettings {

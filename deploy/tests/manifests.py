@@ -170,6 +170,19 @@ class KubernetesTest(unittest.TestCase):
             grace = seconds(self.environment(program).get("SHUTDOWN_GRACE", f"{GRACE}s"))
             self.assertGreater(pod["terminationGracePeriodSeconds"], grace, program)
 
+    def test_a_rotated_password_is_read_again(self):
+        for program, pod in self.pods.items():
+            environment = self.environment(program)
+            self.assertNotIn("PGPASSWORD", environment)
+            (mount,), (volume,) = pod["containers"][0]["volumeMounts"], pod["volumes"]
+            self.assertEqual(mount["name"], volume["name"])
+            # By subPath the kubelet would not bring a change.
+            self.assertEqual(set(mount), {"name", "mountPath", "readOnly"})
+            (item,) = volume["secret"]["items"]
+            self.assertEqual(environment["DATABASE_PASSWORD_FILE"], f"{mount['mountPath']}/{item['path']}")
+            user = next(pair for pair in pod["containers"][0]["env"] if pair["name"] == "PGUSER")
+            self.assertEqual(user["valueFrom"]["secretKeyRef"]["name"], volume["secret"]["secretName"])
+
     def test_only_what_listens_is_probed(self):
         for program, pod in self.pods.items():
             (container,) = pod["containers"]

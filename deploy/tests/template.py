@@ -300,6 +300,16 @@ class OptionsTest(Deployed):
         for role in ("FeederExecutionRole", "ConsumerExecutionRole"):
             self.assertIn(("kms:Decrypt", KEY + "secrets"), rights(statements(stack[role])))
 
+    def test_the_database_by_iam(self):
+        stack = deploy(DatabaseResourceId="db-ABC123")
+        for program in ("Feeder", "Consumer"):
+            self.assertEqual(self.environment(stack[f"{program}Task"])["DATABASE_AUTH"], "iam")
+            container = self.task(stack[f"{program}Task"])["containerDefinitions"][0]
+            self.assertEqual([secret["name"] for secret in container["secrets"]], ["PGUSER"])
+            granted = rights(statements(stack[f"{program}TaskRole"]))
+            (resource,) = (right[1] for right in granted if right[0] == "rds-db:connect")
+            self.assertRegex(resource, r":rds-db:eu-central-1:\d+:dbuser:db-ABC123/.*" + program.lower())
+
     def test_key_prefixes_that_are_not_the_paths(self):
         stack = deploy(SourceKeyPrefix="", DestinationKeyPrefix="pictures/", OldPrefix="https://old.example/")
         words = self.words(self.queue(stack["Queue"]), source="", destination="pictures/")

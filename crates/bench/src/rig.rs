@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bucket_brigade_common::ledger::{PostgresLedger, SecondRun};
+use bucket_brigade_common::ledger::{PostgresLedger, SecondRun, create_pool};
 use bucket_brigade_private_postgres::Cluster;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
@@ -75,8 +75,13 @@ impl BenchRig {
             .await?;
         rig.execute_sql("CREATE INDEX images_path ON images (path)")
             .await?;
-        PostgresLedger::open(rig.pool.clone(), &run_spec()?, "bench", SecondRun::Refused).await?;
+        rig.open_ledger().await?;
         Ok(rig)
+    }
+
+    pub(crate) async fn open_ledger(&self) -> Result<PostgresLedger> {
+        let pool = create_pool(self.database_url.parse()?, 4);
+        Ok(PostgresLedger::open(pool, &run_spec()?, "bench", SecondRun::Refused).await?)
     }
 
     /// Has Postgres itself count the statements, where its extension for that is installed.

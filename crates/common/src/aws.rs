@@ -22,7 +22,7 @@ use crate::queue::LONG_POLL_WAIT;
 const SQS_TIMEOUT: Duration = LONG_POLL_WAIT.saturating_add(Duration::from_secs(5));
 
 /// When credentials that do not come are given up: after the SDK's own tries, before any request is.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
+pub(crate) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Reads credentials, region and endpoints the way every AWS tool does: environment, profile,
 /// container or instance role. The SDK tries again where it asks for credentials; on the clients made of

@@ -5,6 +5,7 @@ pub mod aws;
 pub mod batch;
 pub mod companions;
 mod connections;
+pub mod database;
 pub mod empty_scope;
 pub mod exit;
 pub mod health;

@@ -63,7 +63,7 @@ async fn choose_all(common: CommonArgs, problems: SettingsProblems) -> anyhow::R
     let goes_on = |run: &&RunRow| !run.is_finished || run.is_paused;
     Ok(ChosenRuns {
         runs: listed.iter().filter(goes_on).map(|run| run.id).collect(),
-        pool,
+        pool: PgPool::clone(&pool),
         is_all: true,
         format: settings.format,
     })

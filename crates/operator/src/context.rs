@@ -81,7 +81,7 @@ impl CommonArgs {
         mut problems: SettingsProblems,
     ) -> Result<CommonSettings, SettingsError> {
         let logs = self.logs.parse(&mut problems);
-        let migration = self.migration.parse_for_command(&mut problems);
+        let migration = self.migration.parse_selection(false, &mut problems);
         let migration = problems.finish(migration)?;
         logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), None);
         let format = if self.json {

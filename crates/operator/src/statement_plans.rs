@@ -2,12 +2,13 @@
 //! goes through an index, sorts no more than its page, and touches a few rows for each row of the page.
 
 use bucket_brigade_common::ledger::{
-    ApplicationTable, PostgresLedger, RunOptions, RunSpec, SecondRun, TableSpec,
+    ApplicationTable, DatabasePool, PostgresLedger, RunOptions, RunSpec, SecondRun, TableSpec,
+    create_pool,
 };
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_private_postgres::Cluster;
 use serde_json::Value;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 /// A statement, and what it may cost.
@@ -101,10 +102,10 @@ const GROWING: [&str; 8] = [
     "mismatches",
 ];
 
-async fn create_tables(pool: &PgPool) -> PostgresLedger {
+async fn create_tables(pool: &DatabasePool) -> PostgresLedger {
     let run = |sql: String| async move {
         sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(pool)
+            .execute(&**pool)
             .await
             .unwrap();
     };
@@ -213,8 +214,7 @@ async fn each_statement_touches_only_its_page_on_a_million_rows() {
     let cluster = Cluster::start().await;
     let cluster = cluster.unwrap();
     let url = cluster.create_database().await.unwrap();
-    let pool = PgPoolOptions::new().max_connections(2).connect(&url).await;
-    let pool = pool.unwrap();
+    let pool = create_pool(url.parse().unwrap(), 2);
     let ledger = create_tables(&pool).await;
     let mut problems = Vec::new();
     for statement in statements(ledger.table()) {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
 
-use super::errors::{is_unavailable, refuses_settings};
+use super::errors::{is_login_refused, is_unavailable, refuses_settings};
 use super::{LedgerError, TableAccess};
+use crate::database::{DatabasePool, LoginError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,48 +70,69 @@ impl ConnectionPurpose {
     }
 }
 
+const NO_SETTINGS: &str = "the database, or a pooler before it, takes no settings with a connection: lock_timeout and others are those of the role (ALTER ROLE … SET lock_timeout = '1s')";
+
 /// Connects once outside the pool, which would retry in silence and then only report a timeout, and
 /// has the pool's connections ask for what this one was granted.
 ///
 /// As startup options: a SET after connecting would stay, behind a pooler in transaction mode, with a session
 /// of the server that serves the application next.
 pub(super) async fn prepare_pool(
-    pool: &PgPool,
+    pool: &DatabasePool,
     purpose: &ConnectionPurpose,
     access: TableAccess,
 ) -> Result<(), LedgerError> {
     let name = purpose.application_name();
-    let options = PgConnectOptions::clone(&pool.connect_options());
-    if options.get_application_name() == Some(&*name) {
-        let connected = connect_once(&options).await;
-        return connected.map_err(|error| connect_error(&options, &error));
+    let known = pool.connect_options();
+    if known.get_application_name() == Some(&*name) {
+        return match connect_once(&known).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(connect_error(pool, &error)),
+        };
     }
-    let plain = options.application_name(&name);
-    let limited = plain.clone().options(purpose.settings(access));
-    for options in [limited.clone().options([CHECK_CLIENT]), limited] {
-        match connect_once(&options).await {
-            Err(error) if refuses_settings(&error) => tracing::debug!(%error, "settings refused"),
-            connected => {
-                connected.map_err(|error| connect_error(&options, &error))?;
-                pool.set_connect_options(options);
-                return Ok(());
+    let login = pool.login.read_options().await?;
+    let limited = purpose.settings(access);
+    let checked = [&*limited, &[CHECK_CLIENT]].concat();
+    for settings in [checked, limited, Vec::new()] {
+        let is_plain = settings.is_empty();
+        let name = name.clone();
+        let adapt = move |login: PgConnectOptions| {
+            let login = login.application_name(&name);
+            // An empty list is one, which a pooler may refuse.
+            if is_plain {
+                login
+            } else {
+                login.options(settings.iter().copied())
+            }
+        };
+        match connect_once(&adapt(login.clone())).await {
+            Err(error) if !is_plain && refuses_settings(&error) => {
+                tracing::debug!(%error, "settings refused");
+            }
+            Err(error) => return Err(connect_error(pool, &error)),
+            Ok(version) => {
+                check_version(version)?;
+                if is_plain {
+                    tracing::warn!("{NO_SETTINGS}");
+                }
+                pool.adopt(login, adapt);
+                break;
             }
         }
     }
-    connect_once(&plain)
-        .await
-        .map_err(|error| connect_error(&plain, &error))?;
-    tracing::warn!(
-        "the database, or a pooler before it, takes no settings with a connection: lock_timeout and others are those of the role (ALTER ROLE … SET lock_timeout = '1s')"
-    );
-    pool.set_connect_options(plain);
     Ok(())
 }
 
-async fn connect_once(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+/// The server's version, where it says it.
+async fn connect_once(options: &PgConnectOptions) -> Result<Option<u32>, sqlx::Error> {
     let connect = timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options));
     match connect.await {
-        Ok(connection) => connection?.close().await,
+        Ok(connection) => {
+            let connection = connection?;
+            let version = connection.server_version_num();
+            connection.close().await?;
+            Ok(version)
+        }
         Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
             std::io::ErrorKind::TimedOut,
             format!("no response within {CONNECT_TIMEOUT:?}"),
@@ -118,15 +140,49 @@ async fn connect_once(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     }
 }
 
-fn connect_error(options: &PgConnectOptions, error: &sqlx::Error) -> LedgerError {
+/// The oldest version that `script/demo --postgres` and the tests were run on.
+const OLDEST_MAJOR: u32 = 13;
+
+fn check_version(version: Option<u32>) -> Result<(), LedgerError> {
+    match version.map(|version| version / 10_000) {
+        Some(major) if major < OLDEST_MAJOR => Err(LedgerError::OldServer {
+            major,
+            oldest: OLDEST_MAJOR,
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl From<LoginError> for LedgerError {
+    fn from(
+        LoginError {
+            problem,
+            is_transient,
+        }: LoginError,
+    ) -> Self {
+        if is_transient {
+            Self::Unreachable(problem)
+        } else {
+            Self::LoginRefused(problem)
+        }
+    }
+}
+
+fn connect_error(pool: &DatabasePool, error: &sqlx::Error) -> LedgerError {
+    let options = pool.connect_options();
     let (host, port) = (options.get_host(), options.get_port());
-    let why = format!("{host}:{port}: {}", describe_connect_error(error));
+    let mut why = format!("{host}:{port}: {}", describe_connect_error(error));
+    if pool.login.is_iam() && is_login_refused(error) {
+        why += IAM_HINT;
+    }
     if is_unavailable(error) {
         LedgerError::Unreachable(why)
     } else {
         LedgerError::LoginRefused(why)
     }
 }
+
+const IAM_HINT: &str = " (DATABASE_AUTH=iam: the host must be RDS's own name, the user needs GRANT rds_iam, and this process the right rds-db:connect for it)";
 
 /// Why no connection came about, and what to do where TLS is the reason. sqlx reports a failed handshake
 /// as an I/O error.
@@ -146,4 +202,18 @@ fn describe_connect_error(error: &sqlx::Error) -> String {
         "{why}. Nothing was sent in plain. sslmode (PGSSLMODE) require and above need a server with TLS, verify-ca and \
          verify-full a certificate signed by one of sslrootcert (PGSSLROOTCERT), verify-full the host's name in it"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_servers_that_are_too_old_are_refused() {
+        let error = check_version(Some(120_022)).unwrap_err().to_string();
+        assert!(error.contains("Postgres 12"), "{error}");
+        for version in [None, Some(130_000), Some(180_004)] {
+            assert!(check_version(version).is_ok(), "{version:?}");
+        }
+    }
 }

@@ -19,6 +19,8 @@ pub enum LedgerError {
     /// The server refuses the login: the password, the database's name, TLS.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     LoginRefused(String),
+    #[error("the database is Postgres {major}: version {oldest} or newer is needed")]
+    OldServer { major: u32, oldest: u32 },
     #[error("IMAGES_TABLE: '{0}' {TABLE_NAME_PROBLEM}")]
     InvalidTableName(String),
     #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
@@ -172,6 +174,11 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
 pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
     sqlstate_of(error)
         .is_some_and(|code| matches!(code.as_str(), "42704" | "22023" | "08P01" | "0A000"))
+}
+
+/// Whether the server refuses the password, the token or the role (SQLSTATE class 28).
+pub(super) fn is_login_refused(error: &sqlx::Error) -> bool {
+    sqlstate_of(error).is_some_and(|code| code.starts_with("28"))
 }
 
 /// Whether the role lacks a right (SQLSTATE 42501, `insufficient_privilege`).

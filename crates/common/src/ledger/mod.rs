@@ -35,8 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Connection as _;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
 pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
@@ -66,6 +65,7 @@ use self::errors::batch_error;
 use self::feed_index::FeedIndex;
 use self::heartbeat::LagSource;
 use self::stretch::StretchLength;
+pub use crate::database::{DatabasePool, create_pool};
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
@@ -79,6 +79,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct PostgresLedger {
     pool: PgPool,
+    /// Keeps the pool's password up to date as long as it lives.
+    _login: DatabasePool,
     run_id: i64,
     worker: Arc<str>,
     rule: PathRule,
@@ -104,29 +106,10 @@ struct TableStatements {
     settle_stale: Arc<str>,
 }
 
-/// A connection that does not respond to a ping by then is closed.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A pool of at most `connections`, made without connecting yet.
-///
-/// Consumers share the server's `max_connections` with the application: two or three each suffice. sqlx
-/// pings a connection that comes back, without a time limit while it keeps its permit of the pool: one that has
-/// fallen silent is found out and closed before that.
-pub fn create_pool(options: PgConnectOptions, connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(10))
-        .after_release(|connection, _| {
-            let ping = timeout(PING_TIMEOUT, connection.ping());
-            Box::pin(async { Ok(matches!(ping.await, Ok(Ok(())))) })
-        })
-        .connect_lazy_with(options)
-}
-
 impl PostgresLedger {
     /// The ledger of an existing run. `worker` names this process in the evidence and the counters.
     fn new(
-        pool: PgPool,
+        pool: DatabasePool,
         run: &RunRow,
         worker: &str,
         rule: PathRule,
@@ -148,7 +131,8 @@ impl PostgresLedger {
             settle_stale: feed::settle_stale_sql(&table).into(),
         };
         Ok(Self {
-            pool,
+            pool: PgPool::clone(&pool),
+            _login: pool,
             run_id: run.id,
             worker: worker.into(),
             rule,

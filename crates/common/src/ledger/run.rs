@@ -8,8 +8,8 @@ use tokio::time::timeout;
 use super::run_options::{OptionMatch, RunOptions};
 use super::runs::{RunRow, RunSpec, SEVERAL_RUNS, list_runs, no_run};
 use super::{
-    ApplicationTable, ConnectionPurpose, LedgerError, PostgresLedger, TableAccess, connection,
-    lock, schema,
+    ApplicationTable, ConnectionPurpose, DatabasePool, LedgerError, PostgresLedger, TableAccess,
+    connection, lock, schema,
 };
 
 /// Whether a feeder may open a run on a column that another run has.
@@ -45,7 +45,7 @@ pub(super) async fn within<T>(
 impl PostgresLedger {
     /// Opens the run, creating ledger and run where they are missing: the feeder's way.
     pub async fn open(
-        pool: PgPool,
+        pool: DatabasePool,
         spec: &RunSpec,
         worker: &str,
         second: SecondRun,
@@ -72,7 +72,7 @@ impl PostgresLedger {
 
     /// Finds the run that a feeder opened: the consumer's way. None when there is none yet.
     pub async fn find_run(
-        pool: PgPool,
+        pool: DatabasePool,
         spec: &RunSpec,
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
@@ -83,7 +83,7 @@ impl PostgresLedger {
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
     pub async fn open_existing(
-        pool: PgPool,
+        pool: DatabasePool,
         spec: &RunSpec,
         worker: &str,
         purpose: &ConnectionPurpose,
@@ -98,7 +98,7 @@ impl PostgresLedger {
     }
 
     async fn find_with_access(
-        pool: PgPool,
+        pool: DatabasePool,
         spec: &RunSpec,
         worker: &str,
         purpose: &ConnectionPurpose,
@@ -231,7 +231,7 @@ fn default_name(runs: &[RunRow], spec: &RunSpec, table: &ApplicationTable) -> St
 
 /// Finds the table and checks it, without a ledger.
 pub async fn discover_table(
-    pool: &PgPool,
+    pool: &DatabasePool,
     spec: &RunSpec,
     purpose: &ConnectionPurpose,
     access: TableAccess,

@@ -1,15 +1,16 @@
 //! The runs that are in the ledger, and which of them a process works on.
 
-use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::postgres::PgPool;
 
 use super::errors::is_permission_denied;
 use super::run::{OPEN_TIMEOUT, ledger_permission_error, within};
 use super::run_options::{OptionMatch, RunOptions};
 use super::schema;
 use super::{
-    ApplicationTable, ConnectionPurpose, LedgerError, TableAccess, TableSpec, connection,
-    create_pool,
+    ApplicationTable, ConnectionPurpose, DatabasePool, LedgerError, TableAccess, TableSpec,
+    connection, create_pool,
 };
+use crate::database::DatabaseLogin;
 use crate::path_rule::PathRule;
 
 /// What makes a migration this migration.
@@ -184,7 +185,7 @@ impl RunRow {
 /// # Errors
 /// [`LedgerError::NoRun`] where several runs could be meant.
 pub async fn find_selected_run(
-    database: &PgConnectOptions,
+    database: &DatabaseLogin,
     selection: &RunSelection,
     purpose: &ConnectionPurpose,
 ) -> Result<Option<RunSpec>, LedgerError> {
@@ -200,7 +201,7 @@ pub async fn find_selected_run(
 
 /// The same for a command, which cannot wait for a feeder.
 pub async fn require_selected_run(
-    database: &PgConnectOptions,
+    database: &DatabaseLogin,
     selection: &RunSelection,
     purpose: &ConnectionPurpose,
 ) -> Result<RunSpec, LedgerError> {
@@ -214,7 +215,7 @@ pub async fn require_selected_run(
 
 /// All runs, the oldest first, on a connection of its own.
 async fn read_runs(
-    database: &PgConnectOptions,
+    database: &DatabaseLogin,
     purpose: &ConnectionPurpose,
 ) -> Result<Vec<RunRow>, LedgerError> {
     let runs = list_runs_in(database, purpose).await?;
@@ -223,7 +224,7 @@ async fn read_runs(
 
 /// The same; none where there is no ledger of this version.
 pub async fn list_runs_in(
-    database: &PgConnectOptions,
+    database: &DatabaseLogin,
     purpose: &ConnectionPurpose,
 ) -> Result<Option<Vec<RunRow>>, LedgerError> {
     match connect_to_ledger(database, purpose).await? {
@@ -239,9 +240,9 @@ pub fn only_run(runs: &[RunRow]) -> Option<&RunRow> {
 
 /// One connection to a ledger of this version; none where there is no ledger yet.
 pub async fn connect_to_ledger(
-    database: &PgConnectOptions,
+    database: &DatabaseLogin,
     purpose: &ConnectionPurpose,
-) -> Result<Option<PgPool>, LedgerError> {
+) -> Result<Option<DatabasePool>, LedgerError> {
     within(OPEN_TIMEOUT, async {
         let pool = create_pool(database.clone(), 1);
         connection::prepare_pool(&pool, purpose, TableAccess::Read).await?;

@@ -2,13 +2,13 @@
 //! find them. What these are given all the same must agree with it.
 
 use clap::Args;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{
-    ObjectArgs, SecretString, Setting, SettingsProblems, StoreArgs, StoreSettings, optional,
-    required, secret_setting, setting,
+    LoginArgs, ObjectArgs, Setting, SettingsProblems, StoreArgs, StoreSettings, optional, required,
+    secret_setting, setting,
 };
 use crate::companions::CompanionPatterns;
+use crate::database::DatabaseLogin;
 use crate::ledger::{
     LedgerError, RunOptions, RunSelection, RunSpec, TABLE_NAME_PROBLEM, TableSpec,
 };
@@ -18,10 +18,8 @@ use crate::path_rule::PathRule;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The migration (consumers and commands find it in the ledger)")]
 pub struct MigrationArgs {
-    /// Postgres, with user, password and sslmode in the URL. Without it libpq's own variables are read:
-    /// PGHOST, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, …
-    #[arg(long, env, hide_env_values = true, value_name = "URL")]
-    database_url: Option<SecretString>,
+    #[command(flatten)]
+    login: LoginArgs,
     /// The run's name [default: TABLE.COLUMN]. With it, or its number, alone a command finds the run in the
     /// ledger, and a consumer serves it alone; without it a consumer serves all runs of its queue
     #[arg(long = "run", env = "RUN_NAME", value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(parse_run_name))]
@@ -79,8 +77,7 @@ pub struct MigrationArgs {
 /// Which migration this is. A consumer or a command may find the run in the ledger first.
 #[derive(Clone)]
 pub struct MigrationSettings<R = RunSpec> {
-    /// How to reach the database. Holds the password: never printed.
-    pub database: PgConnectOptions,
+    pub database: DatabaseLogin,
     pub run: R,
     /// Empty for a command that was given none.
     pub queue_url: String,
@@ -131,20 +128,14 @@ impl MigrationArgs {
         self.parse_with(problems, true, RunArgs::parse)
     }
 
-    /// For a consumer: without the settings of a run, it is found in the ledger.
+    /// For a consumer or a command: without the settings of a run, it is found in the ledger. Most commands need no
+    /// queue.
     pub fn parse_selection(
         self,
+        needs_queue: bool,
         problems: &mut SettingsProblems,
     ) -> Option<MigrationSettings<RunSelection>> {
-        self.parse_with(problems, true, RunArgs::select)
-    }
-
-    /// For a command: the same, and most need no queue.
-    pub fn parse_for_command(
-        self,
-        problems: &mut SettingsProblems,
-    ) -> Option<MigrationSettings<RunSelection>> {
-        self.parse_with(problems, false, RunArgs::select)
+        self.parse_with(problems, needs_queue, RunArgs::select)
     }
 
     fn parse_with<R>(
@@ -153,10 +144,10 @@ impl MigrationArgs {
         needs_queue: bool,
         parse_run: impl FnOnce(RunArgs, &mut SettingsProblems) -> Option<R>,
     ) -> Option<MigrationSettings<R>> {
-        let database = parse_database(self.database_url.as_ref(), problems);
-        let queue_url = self.queue_url.take(problems);
-        if needs_queue && queue_url.is_none() && !problems.names("QUEUE_URL") {
-            problems.add("QUEUE_URL", "is missing");
+        let database = self.login.parse(problems);
+        let mut queue_url = self.queue_url.take(problems);
+        if needs_queue {
+            queue_url = problems.require("QUEUE_URL", queue_url);
         }
         let run = RunArgs {
             name: self.run_name.take(problems),
@@ -212,12 +203,7 @@ impl RunArgs {
 
     fn parse(self, problems: &mut SettingsProblems) -> Option<RunSpec> {
         let [source, destination] = self.buckets;
-        let mut require = |name, value: Option<String>| {
-            if value.is_none() && !problems.names(name) {
-                problems.add(name, "is missing");
-            }
-            value.unwrap_or_default()
-        };
+        let mut require = |name, value| problems.require(name, value).unwrap_or_default();
         let table = TableSpec {
             table: require("IMAGES_TABLE", self.table),
             id_column: self.id_column,
@@ -242,53 +228,6 @@ impl RunArgs {
         check_locations_differ(&run, problems);
         Some(run)
     }
-}
-
-/// libpq's variables are read by sqlx itself; at least a host must be named, so that a
-/// database that happens to listen on localhost is not migrated by mistake.
-fn parse_database(
-    url: Option<&SecretString>,
-    problems: &mut SettingsProblems,
-) -> Option<PgConnectOptions> {
-    check_ssl_mode(problems);
-    let options = match url
-        .map(SecretString::expose_secret)
-        .filter(|url| !url.trim().is_empty())
-    {
-        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            url.parse().map_err(|error| describe_url_error(&error))
-        }
-        Some(_) => Err("is not a postgres:// URL".to_owned()),
-        None if std::env::var_os("PGHOST").is_some() => Ok(PgConnectOptions::new()),
-        None => Err("is missing (or PGHOST and libpq's other variables)".to_owned()),
-    };
-    let noted = options.map_err(|problem| problems.add("DATABASE_URL", problem));
-    noted
-        .ok()
-        .map(|options: PgConnectOptions| options.application_name("bucket-brigade"))
-}
-
-const SSL_MODE_PROBLEM: &str = "is none of disable, allow, prefer, require, verify-ca, verify-full";
-
-/// sqlx takes a mode it cannot read for `prefer`, which needs no TLS at all.
-fn check_ssl_mode(problems: &mut SettingsProblems) {
-    let mode = std::env::var("PGSSLMODE").unwrap_or_default();
-    if !mode.trim().is_empty() && mode.trim().parse::<PgSslMode>().is_err() {
-        problems.add("PGSSLMODE", format!("'{mode}' {SSL_MODE_PROBLEM}"));
-    }
-}
-
-/// Why the URL cannot be read, in words that hold nothing of it: a password that is not
-/// percent-encoded ends up in any of its parts.
-fn describe_url_error(error: &sqlx::Error) -> String {
-    let reason = match error {
-        sqlx::Error::Configuration(cause) => cause.to_string(),
-        _ => "error".to_owned(),
-    };
-    if reason.contains("ssl_mode") {
-        return format!("its sslmode {SSL_MODE_PROBLEM}");
-    }
-    format!("cannot be read: {reason} (percent-encode what is special in the password)")
 }
 
 /// What is quoted only the database can read.
@@ -361,11 +300,8 @@ fn parse_path_rule(
     [old, new, source_key, destination_key]: [Option<String>; 4],
     problems: &mut SettingsProblems,
 ) -> Option<PathRule> {
-    for (name, value) in [("OLD_PREFIX", &old), ("NEW_PREFIX", &new)] {
-        if value.is_none() {
-            problems.add(name, "is missing");
-        }
-    }
+    let old = problems.require("OLD_PREFIX", old);
+    let new = problems.require("NEW_PREFIX", new);
     if old.as_deref().is_some_and(|old| !is_quoted(old)) {
         for (name, value) in [
             ("NEW_PREFIX", &new),

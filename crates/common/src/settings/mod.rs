@@ -2,6 +2,7 @@
 //! that is wrong is reported together.
 
 mod database;
+mod login;
 mod migration;
 mod objects;
 mod problems;
@@ -11,6 +12,7 @@ mod stores;
 mod values;
 
 pub use database::{DatabaseArgs, DatabaseLimits};
+pub use login::LoginArgs;
 pub use migration::{MigrationArgs, MigrationSettings};
 pub use objects::ObjectArgs;
 pub use problems::{SettingsError, SettingsProblems};

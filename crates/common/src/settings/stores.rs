@@ -60,9 +60,7 @@ impl StoreSettings {
             BucketSide::Destination => &self.destination,
         }
     }
-}
 
-impl StoreSettings {
     /// For copies from the destination to the source.
     #[must_use]
     pub fn reversed(&self) -> Self {

@@ -3,8 +3,8 @@
 
 use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::ledger::{
-    self, ApplicationTable, ConnectionPurpose, LedgerError, RunSpec, TableAccess, discover_table,
-    is_statement_timeout,
+    self, ApplicationTable, ConnectionPurpose, DatabasePool, LedgerError, RunSpec, TableAccess,
+    discover_table, is_statement_timeout,
 };
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::{like_prefix, quote_identifier};
@@ -162,6 +162,7 @@ struct CountRow {
 /// The application's table, found and checked, and nothing more.
 #[derive(Debug)]
 pub(super) struct TableInspector {
+    database: DatabasePool,
     pool: PgPool,
     table: ApplicationTable,
     path_column: String,
@@ -171,21 +172,22 @@ pub(super) struct TableInspector {
 
 impl TableInspector {
     /// Finds the table and checks it as the feeder does, without making a ledger.
-    pub(super) async fn open(pool: PgPool, spec: &RunSpec) -> Result<Self, LedgerError> {
+    pub(super) async fn open(database: DatabasePool, spec: &RunSpec) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Plan;
-        let table = discover_table(&pool, spec, &purpose, TableAccess::Read).await?;
+        let table = discover_table(&database, spec, &purpose, TableAccess::Read).await?;
         let backend = sqlx::query_scalar("SELECT pg_backend_pid()");
         Ok(Self {
-            backend: backend.fetch_one(&pool).await?,
-            pool,
+            backend: backend.fetch_one(&*database).await?,
+            pool: PgPool::clone(&database),
+            database,
             table,
             path_column: spec.table.path_column.clone(),
             rule: spec.rule.clone(),
         })
     }
 
-    pub(super) fn pool(&self) -> &PgPool {
-        &self.pool
+    pub(super) fn pool(&self) -> &DatabasePool {
+        &self.database
     }
 
     pub(super) fn table(&self) -> &ApplicationTable {

@@ -85,7 +85,7 @@ async fn show_all_runs(
         let sdk = aws::load_config().await;
         Some(SqsQueue::new(aws::sqs_client(&sdk), queue_url))
     };
-    let read = async || AllRunsStatus::read(pool.as_ref(), queue.as_ref()).await;
+    let read = async || AllRunsStatus::read(pool.as_deref(), queue.as_ref()).await;
     show_status(settings.format, interval, read, stop).await
 }
 

@@ -18,7 +18,7 @@ fn hasty_options(rig: &TestRig, statement_timeout: &str) -> PgConnectOptions {
 }
 
 async fn open_hasty(rig: &TestRig, statement_timeout: &str) -> PostgresLedger {
-    let pool = create_pool(hasty_options(rig, statement_timeout), 2);
+    let pool = create_pool(hasty_options(rig, statement_timeout).into(), 2);
     PostgresLedger::open(pool, &rig.run_spec(), "hasty", SecondRun::Refused)
         .await
         .unwrap()

@@ -26,6 +26,7 @@ mod hostile;
 mod http_endpoint;
 mod installed;
 mod kms;
+mod login;
 mod lost_connections;
 mod main_job;
 mod memory_ledger;

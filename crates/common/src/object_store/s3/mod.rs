@@ -31,6 +31,7 @@ pub use inspect::CUSTOMER_KEY;
 pub use method::{CopyMethod, MethodRequest};
 pub use probe::CopyProbe;
 
+pub(crate) use copy::CredentialsCache;
 use copy::{CopyCondition, CopyRequest};
 use delete_guard::DeleteGuard;
 

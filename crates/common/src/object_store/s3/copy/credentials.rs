@@ -32,14 +32,14 @@ struct CachedIdentity {
 
 /// Asks the provider no more often than it must.
 #[derive(Debug)]
-pub(super) struct CredentialsCache {
+pub(crate) struct CredentialsCache {
     provider: SharedCredentialsProvider,
     cached: Mutex<Option<CachedIdentity>>,
     refreshing: tokio::sync::Mutex<()>,
 }
 
 impl CredentialsCache {
-    pub(super) fn new(provider: SharedCredentialsProvider) -> Self {
+    pub(crate) fn new(provider: SharedCredentialsProvider) -> Self {
         Self {
             provider,
             cached: Mutex::default(),
@@ -52,7 +52,7 @@ impl CredentialsCache {
     ///
     /// # Errors
     /// The provider's, when there are no valid ones to go on with.
-    pub(super) async fn identity(&self) -> Result<Identity, CredentialsError> {
+    pub(crate) async fn identity(&self) -> Result<Identity, CredentialsError> {
         let _turn = match self.valid() {
             Some(cached) if SystemTime::now() < cached.refresh_at => return Ok(cached.identity),
             Some(cached) => match self.refreshing.try_lock() {

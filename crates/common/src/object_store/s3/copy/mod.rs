@@ -27,6 +27,8 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
+pub(crate) use credentials::CredentialsCache;
+
 pub(super) use address::{BucketAddress, endpoint_params};
 pub(super) use head::{HeadResponse, ObjectHeaders};
 pub(super) use signer::RequestSigner;

@@ -1,0 +1,163 @@
+//! What a connection logs in with, read anew as often as it may have changed.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use thiserror::Error;
+
+use super::iam_token::IamTokens;
+use crate::settings::SecretString;
+
+/// Why there is nothing to log in with.
+#[derive(Debug, Error)]
+#[error("{problem}")]
+pub struct LoginError {
+    pub(crate) problem: String,
+    /// Whether it may be there in a moment.
+    pub(crate) is_transient: bool,
+}
+
+/// Where the password is found.
+#[derive(Clone)]
+pub(crate) enum PasswordSource {
+    /// In the options.
+    Fixed,
+    /// `PGPASSFILE`, looked up by what the URL or libpq's variables say.
+    PassFile(Option<SecretString>),
+    File(PathBuf),
+    Iam(Arc<IamTokens>),
+}
+
+/// How to reach the database. Holds the password: never printed.
+#[derive(Clone)]
+pub struct DatabaseLogin {
+    options: PgConnectOptions,
+    password: PasswordSource,
+}
+
+impl DatabaseLogin {
+    /// # Errors
+    /// What is wrong with one of the settings, by its name.
+    pub(crate) fn new(
+        options: PgConnectOptions,
+        password: PasswordSource,
+    ) -> Result<Self, (&'static str, String)> {
+        match &password {
+            PasswordSource::Iam(_) if !is_encrypted(&options) => {
+                let problem = "iam sends its token over TLS alone: add sslmode=verify-full, verify-ca or require (PGSSLMODE)";
+                return Err(("DATABASE_AUTH", problem.into()));
+            }
+            PasswordSource::File(path) => {
+                read_password(path).map_err(|problem| (PASSWORD_FILE, problem))?;
+            }
+            _ => {}
+        }
+        Ok(Self { options, password })
+    }
+
+    /// As it was when the process started.
+    pub(super) fn first_options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
+    pub(super) fn is_fixed(&self) -> bool {
+        matches!(self.password, PasswordSource::Fixed)
+    }
+
+    pub(crate) fn is_iam(&self) -> bool {
+        matches!(self.password, PasswordSource::Iam(_))
+    }
+
+    /// With the password of now.
+    pub(crate) async fn read_options(&self) -> Result<PgConnectOptions, LoginError> {
+        let options = self.options.clone();
+        let refused = |problem| LoginError {
+            problem,
+            is_transient: false,
+        };
+        Ok(match &self.password {
+            PasswordSource::Fixed => options,
+            PasswordSource::PassFile(url) => parse_options(url.as_ref()).map_err(refused)?,
+            PasswordSource::File(path) => {
+                let password = read_password(path);
+                let name = |problem| refused(format!("{PASSWORD_FILE}: {problem}"));
+                options.password(&password.map_err(name)?)
+            }
+            PasswordSource::Iam(tokens) => {
+                let token = tokens.sign(&options).await?;
+                options.password(&token)
+            }
+        })
+    }
+}
+
+impl From<PgConnectOptions> for DatabaseLogin {
+    fn from(options: PgConnectOptions) -> Self {
+        Self {
+            options,
+            password: PasswordSource::Fixed,
+        }
+    }
+}
+
+impl FromStr for DatabaseLogin {
+    type Err = sqlx::Error;
+
+    fn from_str(url: &str) -> Result<Self, sqlx::Error> {
+        url.parse().map(PgConnectOptions::into)
+    }
+}
+
+const PASSWORD_FILE: &str = "DATABASE_PASSWORD_FILE";
+
+/// Without the line's end that editors add.
+fn read_password(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| format!("'{}' cannot be read: {error}", path.display()))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(format!("'{}' is empty", path.display())),
+        password => Ok(password.to_owned()),
+    }
+}
+
+fn is_encrypted(options: &PgConnectOptions) -> bool {
+    let mode = options.get_ssl_mode();
+    options.get_socket().is_none()
+        && matches!(
+            mode,
+            PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull
+        )
+}
+
+/// libpq's variables and `PGPASSFILE` are read by sqlx itself; at least a host must be named, so that a
+/// database that happens to listen on localhost is not migrated by mistake.
+pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptions, String> {
+    let url = url.map(SecretString::expose_secret);
+    let options: PgConnectOptions = match url.filter(|url| !url.trim().is_empty()) {
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            url.parse().map_err(|error| describe_url_error(&error))?
+        }
+        Some(_) => return Err("is not a postgres:// URL".into()),
+        None if std::env::var_os("PGHOST").is_some() => PgConnectOptions::new(),
+        None => return Err("is missing (or PGHOST and libpq's other variables)".into()),
+    };
+    Ok(options.application_name("bucket-brigade"))
+}
+
+pub(crate) const SSL_MODE_PROBLEM: &str =
+    "is none of disable, allow, prefer, require, verify-ca, verify-full";
+
+/// Why the URL cannot be read, in words that hold nothing of it: a password that is not
+/// percent-encoded ends up in any of its parts.
+fn describe_url_error(error: &sqlx::Error) -> String {
+    let reason = match error {
+        sqlx::Error::Configuration(cause) => cause.to_string(),
+        _ => "error".to_owned(),
+    };
+    if reason.contains("ssl_mode") {
+        return format!("its sslmode {SSL_MODE_PROBLEM}");
+    }
+    format!("cannot be read: {reason} (percent-encode what is special in the password)")
+}
