@@ -140,7 +140,7 @@ async fn connect_once(options: &PgConnectOptions) -> Result<Option<u32>, sqlx::E
     }
 }
 
-/// The oldest version that `script/demo --postgres` and the tests were run on.
+/// `clean` pages by `WITH TIES`.
 const OLDEST_MAJOR: u32 = 13;
 
 fn check_version(version: Option<u32>) -> Result<(), LedgerError> {
