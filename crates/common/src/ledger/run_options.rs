@@ -13,28 +13,17 @@ use crate::path_rule::PathRule;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default, deny_unknown_fields)]
 pub struct RunOptions {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub companions: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_acl: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_method: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_destination_owner: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_source_owner: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_payer: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sse: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sse_kms_key_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub path_encoding: Option<PathEncoding>,
     /// An SQL expression: which rows with the old prefix are to move.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub row_filter: Option<String>,
 }
 
@@ -117,10 +106,11 @@ fn set_value<'a>(options: &'a Map<String, Value>, name: &str) -> Option<&'a Valu
 }
 
 fn to_map(options: &RunOptions) -> Map<String, Value> {
-    match serde_json::to_value(options) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    }
+    let Ok(Value::Object(mut map)) = serde_json::to_value(options) else {
+        return Map::new();
+    };
+    map.retain(|_, value| !value.is_null());
+    map
 }
 
 #[cfg(test)]
