@@ -16,6 +16,15 @@ use crate::images::{DESTINATION_BUCKET, SOURCE_BUCKET, run_spec};
 use crate::process::{ProcessUsage, RunningProcess, built_binary};
 use crate::stub::{RequestCounts, StubClient, StubSetup};
 
+/// What a feeder and a command are given besides the servers; a consumer finds it in the ledger.
+const MIGRATION_SETTINGS: [(&str, &str); 5] = [
+    ("IMAGES_TABLE", "images"),
+    ("SOURCE_BUCKET_NAME", SOURCE_BUCKET),
+    ("DESTINATION_BUCKET_NAME", DESTINATION_BUCKET),
+    ("OLD_PREFIX", "image/"),
+    ("NEW_PREFIX", "avatar/"),
+];
+
 #[derive(Debug)]
 pub struct BenchRig {
     /// The stub.
@@ -75,8 +84,16 @@ impl BenchRig {
             .await?;
         rig.execute_sql("CREATE INDEX images_path ON images (path)")
             .await?;
-        PostgresLedger::open(rig.pool.clone(), &run_spec()?, "bench", SecondRun::Refused).await?;
+        rig.open_ledger().await?;
         Ok(rig)
+    }
+
+    /// The ledger limits the statements of its connections; the bench's own fill tables.
+    pub async fn open_ledger(&self) -> Result<PostgresLedger> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .connect(&self.database_url);
+        Ok(PostgresLedger::open(pool.await?, &run_spec()?, "bench", SecondRun::Refused).await?)
     }
 
     /// Has Postgres itself count the statements, where its extension for that is installed.
@@ -137,15 +154,10 @@ impl BenchRig {
             ("AWS_SECRET_ACCESS_KEY", "bench".into()),
             ("S3_FORCE_PATH_STYLE", "true".into()),
             ("DATABASE_URL", self.database_url.clone()),
-            ("IMAGES_TABLE", "images".into()),
             (
                 "QUEUE_URL",
                 format!("{}/000000000000/images", self.stub.endpoint()),
             ),
-            ("SOURCE_BUCKET_NAME", SOURCE_BUCKET.into()),
-            ("DESTINATION_BUCKET_NAME", DESTINATION_BUCKET.into()),
-            ("OLD_PREFIX", "image/".into()),
-            ("NEW_PREFIX", "avatar/".into()),
         ]
     }
 
@@ -153,6 +165,7 @@ impl BenchRig {
     pub fn program_command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new(program.into());
         command.env_clear().envs(self.program_environment());
+        command.envs(MIGRATION_SETTINGS);
         // Away from a developer's .env file.
         command.current_dir(self.logs.path());
         command
@@ -165,6 +178,9 @@ impl BenchRig {
 
     pub fn start_consumer(&self, number: usize, in_flight: usize) -> Result<RunningProcess> {
         let mut command = self.program_command(built_binary("consumer")?);
+        for (name, _) in MIGRATION_SETTINGS {
+            command.env_remove(name);
+        }
         command.env("MAX_CONCURRENCY", in_flight.to_string());
         RunningProcess::start(
             command,

@@ -4,11 +4,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use bucket_brigade_common::ledger::feed_source::FeedSource;
-use bucket_brigade_common::ledger::{PostgresLedger, SecondRun};
 use bucket_brigade_common::row_id::RowId;
 
 use super::MeasurementSize;
-use crate::images::run_spec;
 use crate::results::{BenchResults, ResultRow, TargetBound};
 use crate::rig::BenchRig;
 use crate::stats::SampleSpread;
@@ -49,8 +47,7 @@ pub(super) async fn measure(
 
 /// The median page of those after `from`.
 pub(super) async fn page_ms(rig: &BenchRig, from: u64) -> Result<f64> {
-    let ledger =
-        PostgresLedger::open(rig.pool.clone(), &run_spec()?, "bench", SecondRun::Refused).await?;
+    let ledger = rig.open_ledger().await?;
     let mut times = Vec::new();
     for page in 0..PAGE_COUNT {
         let cursor = RowId::from_database((from + page * u64::from(PAGE_SIZE)).to_string());
