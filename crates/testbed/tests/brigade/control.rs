@@ -279,6 +279,7 @@ async fn a_url_that_does_not_answer_holds_nothing_up() {
     let consumer = rig.spawn_consumer(&[]);
     let ended = rig.run_program("feeder", &[("NOTIFY_URL", &url)]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("not sent within 5s"), "{}", ended.log);
     assert!(!ended.log.contains("mArker"), "{}", ended.log);
     stop_consumer(consumer).await;
 }
