@@ -51,6 +51,7 @@ pub async fn start(
     let run = &settings.migration.run;
     let (queue, s3) = connect_aws(&settings).await?;
     let ledger = open_ledger(&settings, name).await?;
+    let ledger = ledger.with_throttle(Arc::clone(&throttle));
     let lock = tokio::select! {
         () = stop.cancelled() => return Ok(log_summary(Err(FeederStopped))),
         lock = wait_for_feeder_lock(&ledger) => lock?,
@@ -71,7 +72,7 @@ pub async fn start(
         };
         dashboard.spawn_server(context).await;
     }
-    let source = settings.feed_order.open_source(&ledger).await?;
+    let pages = settings.feed_order.open_reader(&ledger).await?;
     let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
     tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
     prune_dead_workers(&ledger).await;
@@ -80,7 +81,8 @@ pub async fn start(
     let feed = FeedLoop {
         run: ledger.run_id(),
         queue: Arc::new(queue),
-        source,
+        source: Arc::new(ledger.clone()),
+        pages,
         ledger: Arc::new(ledger.clone()),
         rule: run.rule.clone(),
         options: settings.options,

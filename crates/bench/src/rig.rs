@@ -139,7 +139,9 @@ impl BenchRig {
     pub async fn reset_tables(&mut self) -> Result<()> {
         self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters, bucket_brigade.rollbacks, bucket_brigade.orphans, bucket_brigade.removals, bucket_brigade.verifications, bucket_brigade.mismatches, bucket_brigade.command_cursors")
             .await?;
-        self.execute_sql("UPDATE bucket_brigade.run SET cursor = NULL, sweep_fed = 0, fed = 0, in_scope = NULL, scope_cursor = NULL, scope_counted = 0, finished_at = NULL")
+        self.execute_sql("UPDATE bucket_brigade.run SET in_scope = NULL, finished_at = NULL")
+            .await?;
+        self.execute_sql("UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, fed = 0, scope_cursor = NULL, scope_counted = 0")
             .await?;
         self.next_row = 1;
         Ok(())

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool, PgTransaction};
 
+use super::feed::is_wanted;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::ledger::feed_source::SweepAccess;
 use crate::ledger::move_ledger::StatementError;
@@ -112,7 +113,8 @@ pub(super) async fn begin_index_only(pool: &PgPool) -> Result<PgTransaction<'sta
     Ok(transaction)
 }
 
-async fn explain(
+/// The plan of a statement, as a prepared one, which is one statement.
+pub(super) async fn explain(
     connection: &mut PgConnection,
     statement: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
@@ -175,15 +177,12 @@ fn seeks_index(plan: &[String]) -> bool {
 fn existence_sql(table: &ApplicationTable, condition: &str) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let (in_scope, columns) = (table.in_scope("$2"), id.as_keys("t"));
-    let row_id = id.keys_as_text("s");
+    let is_wanted = is_wanted(table);
     format!(
-        r#"WITH stretch AS MATERIALIZED (
+        "WITH stretch AS MATERIALIZED (
     SELECT {columns}, t.{path}::text AS path, {in_scope} AS is_in_scope FROM {sql} t WHERE {condition} LIMIT $3
 )
-SELECT coalesce(bool_or(is_in_scope AND NOT EXISTS (
-           SELECT 1 FROM bucket_brigade.failures f
-            WHERE f.run_id = $1 AND f.row_id = {row_id} AND f.path = s.path COLLATE "C")), false), count(*) < $3
-  FROM stretch s"#
+SELECT coalesce(bool_or({is_wanted}), false), count(*) < $3 FROM stretch s"
     )
 }
 
@@ -225,7 +224,10 @@ impl PostgresLedger {
         match (probed, index) {
             (Ok(Some(false)), _) => Ok(SweepAccess::NothingLeft),
             (_, Some(index)) => Ok(SweepAccess::Index(index.name)),
-            (_, None) => Ok(SweepAccess::Stretches),
+            (_, None) => Ok(match self.heap_start().await {
+                Some(start) => SweepAccess::Heap(start),
+                None => SweepAccess::Stretches,
+            }),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The application's table, its server, and what an update of the path costs it.
 
 use bucket_brigade_common::empty_scope::EmptyScope;
-use bucket_brigade_common::ledger::RunSpec;
 use bucket_brigade_common::ledger::feed_source::RunProgress;
+use bucket_brigade_common::ledger::{HeapAccess, RunSpec};
 use indicatif::DecimalBytes;
 
 use super::check::PlanCheck;
@@ -118,9 +118,18 @@ pub(super) async fn check_feed_index(
         0 => "; updates then write every index",
         _ => "",
     };
+    let table = DecimalBytes(counts.table_bytes);
+    let cost = match inspector.random_ids().await? {
+        None => format!("each reads the table ({table})"),
+        Some(HeapAccess::Granted) => format!(
+            "ids are random: the last reads a page of the table for each row, those before it all of them once ({table})"
+        ),
+        Some(HeapAccess::Denied) => format!(
+            "ids are random: each reads a page of the table for each row; on Postgres 14 or newer all but the last read it once ({table}) where the feeder may SELECT ctid"
+        ),
+    };
     let finding = format!(
-        "each reads the table ({}). To read only what is left ({bytes}, 1 s per million rows{writes}): {create}",
-        DecimalBytes(counts.table_bytes)
+        "{cost}. To read only what is left ({bytes}, 1 s per million rows{writes}): {create}"
     );
     Ok(PlanCheck::new_ok("sweeps", finding))
 }

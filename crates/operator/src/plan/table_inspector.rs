@@ -3,8 +3,8 @@
 
 use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::ledger::{
-    self, ApplicationTable, ConnectionPurpose, LedgerError, RunSpec, TableAccess, discover_table,
-    is_statement_timeout,
+    self, ApplicationTable, ConnectionPurpose, HeapAccess, LedgerError, RunSpec, TableAccess,
+    discover_table, is_statement_timeout,
 };
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::{like_prefix, quote_identifier};
@@ -388,6 +388,11 @@ impl TableInspector {
             index.map(|index| index.name),
             ledger::create_index_sql(&self.table, &self.rule),
         ))
+    }
+
+    /// Whether ids lie about the table at random, and how that is read.
+    pub(super) async fn random_ids(&self) -> Result<Option<HeapAccess>, sqlx::Error> {
+        ledger::find_random_ids(&self.pool, &self.table).await
     }
 
     pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use crate::limit::RequestedLimits;
 
-const SELECT_OVERVIEW: &str = r#"SELECT id, old_prefix, new_prefix, source_bucket, destination_bucket, options ->> 'ROW_FILTER' AS row_filter, sweep,
+const SELECT_OVERVIEW: &str = r#"SELECT id, old_prefix, new_prefix, source_bucket, destination_bucket, options ->> 'ROW_FILTER' AS row_filter, f.sweep,
         paused, paused_by, pause_reason, rate_limit, concurrency_limit,
         to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS started_at,
         to_char(finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS finished_at,
         extract(epoch FROM coalesce(finished_at, now()) - started_at)::double precision AS elapsed_seconds
-    FROM bucket_brigade.run WHERE id = $1"#;
+    FROM bucket_brigade.run JOIN bucket_brigade.feed_cursors f ON f.run_id = id WHERE id = $1"#;
 
 const SELECT_WORKERS: &str =
     "SELECT worker, role, state, reason, concurrency, in_hand, moved_per_second,

@@ -30,8 +30,9 @@ async fn goes_there_and_back(rig: &TestRig, some_id: &str) {
     stop_consumer(consumer).await;
     let moved = "SELECT count(*) FROM images WHERE path LIKE 'avatar/%'";
     assert_eq!(rig.query_number(moved).await, 30);
-    for counted in ["fed", "in_scope"] {
-        let numbers = format!("SELECT {counted} FROM bucket_brigade.run");
+    for counted in ["feed_cursors.fed", "run.in_scope"] {
+        let numbers =
+            format!("SELECT {counted} FROM bucket_brigade.run, bucket_brigade.feed_cursors");
         assert_eq!(rig.query_number(&numbers).await, 30, "{counted}");
     }
     let plan = rig.run_feeder(&["plan"]).await;

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 const PAUSED: &str = "SELECT count(*) FROM bucket_brigade.workers WHERE state = 'paused'";
-const FED: &str = "SELECT fed FROM bucket_brigade.run";
+const FED: &str = "SELECT fed FROM bucket_brigade.feed_cursors";
 
 async fn status(rig: &TestRig) -> (String, String) {
     let status = rig.feeder_json(&["status", "--json"]).await;
