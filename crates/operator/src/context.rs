@@ -18,6 +18,7 @@ use bucket_brigade_common::settings::{
 use bucket_brigade_common::{aws, startup};
 use clap::Subcommand as _;
 use serde::Serialize;
+use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -90,6 +91,26 @@ impl CommonArgs {
             OutputFormat::Text
         };
         Ok(CommonSettings { migration, format })
+    }
+}
+
+impl CommonSettings {
+    /// With the database's address alone; none where there is no ledger yet.
+    pub(crate) async fn connect_to_ledger(&self) -> Result<Option<PgPool>, LedgerError> {
+        let purpose = ConnectionPurpose::Command(command_name());
+        ledger::connect_to_ledger(&self.migration.database, &purpose).await
+    }
+
+    /// None where no queue was named.
+    pub(crate) async fn sqs_queue(&self) -> Option<SqsQueue> {
+        let url = &self.migration.queue_url;
+        if url.is_empty() {
+            return None;
+        }
+        Some(SqsQueue::new(
+            aws::sqs_client(&aws::load_config().await),
+            url,
+        ))
     }
 }
 
