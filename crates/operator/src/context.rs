@@ -146,6 +146,18 @@ impl CommandContext {
             .await
     }
 
+    /// The destination by another's profile, which a setting names.
+    pub(crate) async fn open_destination_as(
+        &self,
+        setting: &'static str,
+        profile: &str,
+    ) -> Result<S3Bucket, PreflightError> {
+        let MigrationSettings { run, stores, .. } = &self.migration;
+        stores
+            .open_destination_as(setting, profile, run, S3_REQUEST_TIMEOUT)
+            .await
+    }
+
     /// How copies are made.
     pub fn method_request<'a>(&'a self, options: &'a RunOptions) -> MethodRequest<'a> {
         let MigrationSettings { run, stores, .. } = &self.migration;
