@@ -11,7 +11,7 @@ use bucket_brigade_common::ledger::{self, PostgresLedger, RunOptions};
 use bucket_brigade_common::preflight::{check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
-use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
+use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext, OwnRun};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -63,12 +63,15 @@ pub async fn start(
         "feeding"
     );
     if let Some(dashboard) = dashboard {
-        let context = DashboardContext {
+        let own_run = OwnRun {
             ledger: ledger.clone(),
-            queue: queue.clone(),
             s3,
             destination_bucket: run.destination_bucket.clone(),
-            rule: run.rule.clone(),
+        };
+        let context = DashboardContext {
+            pool: ledger.pool().clone(),
+            queue: Some(queue.clone()),
+            own_run: Some(own_run),
         };
         dashboard.spawn_server(context).await;
     }

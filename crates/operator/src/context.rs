@@ -18,6 +18,7 @@ use bucket_brigade_common::settings::{
 use bucket_brigade_common::{aws, startup};
 use clap::Subcommand as _;
 use serde::Serialize;
+use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -93,6 +94,26 @@ impl CommonArgs {
     }
 }
 
+impl CommonSettings {
+    /// With the database's address alone; none where there is no ledger yet.
+    pub(crate) async fn connect_to_ledger(&self) -> Result<Option<PgPool>, LedgerError> {
+        let purpose = ConnectionPurpose::Command(command_name());
+        ledger::connect_to_ledger(&self.migration.database, &purpose).await
+    }
+
+    /// None where no queue was named.
+    pub(crate) async fn sqs_queue(&self) -> Option<SqsQueue> {
+        let url = &self.migration.queue_url;
+        if url.is_empty() {
+            return None;
+        }
+        Some(SqsQueue::new(
+            aws::sqs_client(&aws::load_config().await),
+            url,
+        ))
+    }
+}
+
 impl CommandContext {
     /// The ledger of the run that the feeder opened, on a pool of two connections.
     ///
@@ -122,6 +143,18 @@ impl CommandContext {
         let MigrationSettings { run, stores, .. } = &self.migration;
         stores
             .open_buckets(self.sdk().await, run, options, S3_REQUEST_TIMEOUT)
+            .await
+    }
+
+    /// The destination by another's profile, which a setting names.
+    pub(crate) async fn open_destination_as(
+        &self,
+        setting: &'static str,
+        profile: &str,
+    ) -> Result<S3Bucket, PreflightError> {
+        let MigrationSettings { run, stores, .. } = &self.migration;
+        stores
+            .open_destination_as(setting, profile, run, S3_REQUEST_TIMEOUT)
             .await
     }
 

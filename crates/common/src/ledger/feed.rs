@@ -1,9 +1,9 @@
 //! The feeder's side of the ledger: pages of the table, the cursor, and the run in numbers.
 
 use async_trait::async_trait;
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, FromRow, Row as _};
 
 use super::feed_index::begin_index_only;
 use super::stretch::BACKGROUND_ROWS;
@@ -68,16 +68,21 @@ pub(super) fn wanted_rows(found: Vec<MarkedRow>) -> Vec<(RowId, String)> {
     wanted.map(row).collect()
 }
 
-/// A row of [`SELECT_PROGRESS`].
-#[derive(sqlx::FromRow)]
-struct ProgressRow {
-    in_scope: Option<i64>,
-    fed: i64,
-    moved: i64,
-    changed: i64,
-    failed: i64,
-    orphans: i64,
-    poison: i64,
+/// From columns of these names.
+impl FromRow<'_, PgRow> for RunProgress {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let whole = |count: i64| u64::try_from(count).unwrap_or(0);
+        let count = |name: &str| row.try_get(name).map(whole);
+        Ok(Self {
+            in_scope: row.try_get::<Option<i64>, _>("in_scope")?.map(whole),
+            fed: count("fed")?,
+            moved: count("moved")?,
+            changed: count("changed")?,
+            failed: count("failed")?,
+            orphans: count("orphans")?,
+            poison: count("poison")?,
+        })
+    }
 }
 
 /// `$3` rows after `$4` cursor, which a sweep's first page has not: `$4 IS NULL OR id > $4` would keep a generic plan
@@ -222,23 +227,6 @@ impl PostgresLedger {
             .await
     }
 
-    async fn read_progress(&self) -> Result<RunProgress, sqlx::Error> {
-        let row: ProgressRow = sqlx::query_as(SELECT_PROGRESS)
-            .bind(self.run_id)
-            .fetch_one(&self.pool)
-            .await?;
-        let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        Ok(RunProgress {
-            in_scope: row.in_scope.map(count),
-            fed: count(row.fed),
-            moved: count(row.moved),
-            changed: count(row.changed),
-            failed: count(row.failed),
-            orphans: count(row.orphans),
-            poison: count(row.poison),
-        })
-    }
-
     async fn run_statement(&self, sql: &'static str) -> Result<(), StatementError> {
         with_timeout(sqlx::query(sql).bind(self.run_id).execute(&self.pool))
             .await
@@ -296,7 +284,8 @@ impl FeedSource for PostgresLedger {
     }
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {
-        with_timeout(self.read_progress()).await
+        let query = sqlx::query_as(SELECT_PROGRESS).bind(self.run_id);
+        with_timeout(query.fetch_one(&self.pool)).await
     }
 
     async fn has_rows_left(&self) -> Result<bool, StatementError> {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Serialize;
 
 use crate::empty_scope::PathSample;
 use crate::ledger::move_ledger::{MoveFailure, StatementError};
@@ -80,7 +81,7 @@ impl SweepAccess {
 }
 
 /// The run in numbers: sums over processes, never a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct RunProgress {
     /// Rows that had the old prefix when the run began: an estimate until they are counted.
     pub in_scope: Option<u64>,

@@ -32,7 +32,7 @@ impl SettingsProblems {
     }
 
     /// Whether something is wrong with this setting.
-    pub(super) fn names(&self, name: &str) -> bool {
+    pub fn names(&self, name: &str) -> bool {
         let is_of = |problem: &String| {
             problem
                 .strip_prefix(name)
