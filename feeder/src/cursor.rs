@@ -1,6 +1,6 @@
 //! The pages of the table, and the cursor that survives the feeder.
 
-use bucket_brigade_common::ledger::feed_source::{CursorPosition, FeedSource, RowPage};
+use bucket_brigade_common::ledger::feed_source::{CursorPosition, FeedSource, PageReader, RowPage};
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::throttle::Throttle;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ pub type ConfirmedRows = (RowId, usize);
 #[derive(Clone, Copy)]
 pub struct FeedCursor<'a> {
     pub source: &'a dyn FeedSource,
+    pub pages: &'a dyn PageReader,
     pub page_size: u32,
     pub throttle: &'a Throttle,
     pub retrier: Retrier<'a>,
@@ -38,7 +39,7 @@ impl FeedCursor<'_> {
     pub async fn read_page(self, cursor: Option<&RowId>) -> Result<RowPage, FeederStopped> {
         self.retrier
             .retry_database("reading a page", async || {
-                self.source.next_page(cursor, self.page_size).await
+                self.pages.read(cursor, self.page_size).await
             })
             .await
     }

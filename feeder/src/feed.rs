@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::empty_scope::EmptyScope;
-use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress, SweepAccess};
+use bucket_brigade_common::ledger::feed_source::{
+    FeedSource, PageReader, RunProgress, SweepAccess,
+};
 use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;
+use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::throttle::Throttle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,8 +33,10 @@ pub struct FeedLoop {
     /// The run's number in the ledger.
     pub run: i64,
     pub queue: Arc<dyn MessageQueue>,
-    /// The rows and the cursor.
+    /// The cursor, and the run in numbers.
     pub source: Arc<dyn FeedSource>,
+    /// The rows.
+    pub pages: Arc<dyn PageReader>,
     /// Where failures are recorded.
     pub ledger: Arc<dyn MoveLedger>,
     pub rule: PathRule,
@@ -49,11 +54,18 @@ impl FeedLoop {
             return self.run_canary(canary).await;
         }
         self.restart_unfed_sweep().await?;
-        let mut is_scope_checked = false;
+        let (mut is_scope_checked, mut by_heap) = (false, None);
         loop {
-            let sweep = self.sweep_what_is_left().await?;
+            let access = self.prepare_sweep().await?;
+            let start = access.start().filter(|_| by_heap.is_none());
+            let sweep = self.sweep_what_is_left(&access, start.cloned()).await?;
             if sweep.fed > 0 {
                 self.drain().await?;
+            }
+            if start.is_some() {
+                by_heap = Some(sweep.clone());
+            }
+            if sweep.fed > 0 || start.is_some() {
                 self.begin_sweep().await?;
                 continue;
             }
@@ -64,7 +76,8 @@ impl FeedLoop {
                     if !mem::replace(&mut is_scope_checked, true) {
                         self.warn_of_empty_scope().await?;
                     }
-                    self.watch(interval, &sweep).await?;
+                    self.watch(interval, by_heap.as_ref().unwrap_or(&sweep))
+                        .await?;
                 }
             }
         }
@@ -79,8 +92,9 @@ impl FeedLoop {
             match self.prepare_sweep().await? {
                 SweepAccess::NothingLeft => {}
                 SweepAccess::Index(_) => return Ok(()),
-                SweepAccess::Stretches => {
-                    if watch.poll(&mut self.table_sweep(None)).await? > 0 {
+                access => {
+                    let start = access.start().cloned();
+                    if watch.poll(&mut self.table_sweep(None, start)).await? > 0 {
                         self.drain().await?;
                         self.begin_sweep().await?;
                         self.finish().await?;
@@ -90,22 +104,22 @@ impl FeedLoop {
         }
     }
 
-    async fn sweep_what_is_left(&self) -> Result<SweepSummary, FeederStopped> {
-        match self.prepare_sweep().await? {
+    async fn sweep_what_is_left(
+        &self,
+        access: &SweepAccess,
+        start: Option<RowId>,
+    ) -> Result<SweepSummary, FeederStopped> {
+        tracing::debug!(?access, ?start, "a sweep begins");
+        match access {
             SweepAccess::NothingLeft => Ok(SweepSummary::default()),
-            SweepAccess::Index(index) => {
-                tracing::debug!(index, "pages go through index {index}");
-                self.run_sweep(None).await
-            }
-            SweepAccess::Stretches => self.run_sweep(None).await,
+            _ => self.run_sweep(None, start).await,
         }
     }
 
     async fn prepare_sweep(&self) -> Result<SweepAccess, FeederStopped> {
-        self.query_source("looking at indexes", async |source| {
-            source.prepare_sweep().await
-        })
-        .await
+        let prepare = async || self.pages.prepare().await;
+        let retrier = self.retrier();
+        retrier.retry_database("looking at indexes", prepare).await
     }
 
     async fn finish(&self) -> Result<(), FeederStopped> {
@@ -122,8 +136,8 @@ impl FeedLoop {
     async fn run_canary(&self, canary: CanarySelection) -> Result<FeedOutcome, FeederStopped> {
         self.begin_sweep().await?;
         let before = (self.read_progress().await?, self.read_failures().await?);
-        self.prepare_sweep().await?;
-        let fed = self.run_sweep(Some(canary)).await?.fed;
+        let start = self.prepare_sweep().await?.start().cloned();
+        let fed = self.run_sweep(Some(canary), start).await?.fed;
         tracing::info!(fed, "the canary is fed: {fed} rows");
         self.drain().await?;
         self.begin_sweep().await?;
@@ -151,15 +165,18 @@ impl FeedLoop {
     async fn run_sweep(
         &self,
         canary: Option<CanarySelection>,
+        start: Option<RowId>,
     ) -> Result<SweepSummary, FeederStopped> {
         self.progress.set_phase(WorkerState::Feeding);
-        self.table_sweep(canary).run().await
+        self.table_sweep(canary, start).run().await
     }
 
-    fn table_sweep(&self, canary: Option<CanarySelection>) -> TableSweep<'_> {
+    fn table_sweep(&self, canary: Option<CanarySelection>, start: Option<RowId>) -> TableSweep<'_> {
         let (queue, progress, retrier) = (&*self.queue, &*self.progress, self.retrier());
         TableSweep {
             source: &*self.source,
+            pages: &*self.pages,
+            start,
             rule: &self.rule,
             sender: BatchSender {
                 run: self.run,

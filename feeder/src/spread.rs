@@ -10,11 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
-};
+use bucket_brigade_common::ledger::feed_source::{FeedSource, PageReader, RowPage, SweepAccess};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::row_id::{IdColumnType, RowId};
@@ -49,10 +46,10 @@ pub(crate) fn parse_feed_order(text: &str) -> Result<FeedOrder, String> {
 
 impl FeedOrder {
     /// The rows in this order.
-    pub async fn open_source(
+    pub async fn open_reader(
         self,
         ledger: &PostgresLedger,
-    ) -> Result<Arc<dyn FeedSource>, anyhow::Error> {
+    ) -> Result<Arc<dyn PageReader>, anyhow::Error> {
         let Self::Spread(stretches) = self else {
             // A sweep that another order began is begun again.
             let position = ledger.cursor_position().await?;
@@ -76,7 +73,7 @@ impl FeedOrder {
             let setting = "FEED_ORDER";
             return Err(PreflightError::InvalidSetting { setting, problem }.into());
         }
-        Ok(Arc::new(SpreadSource {
+        Ok(Arc::new(SpreadReader {
             ledger: ledger.clone(),
             stretches,
             found_none: AtomicBool::new(false),
@@ -91,14 +88,14 @@ struct Stretch {
     until: Option<i64>,
 }
 
-struct SpreadSource {
+struct SpreadReader {
     ledger: PostgresLedger,
     stretches: usize,
     /// Whether the page before had nothing to feed: then the next is as large as can be.
     found_none: AtomicBool,
 }
 
-impl SpreadSource {
+impl SpreadReader {
     /// The stretches of a sweep that begins after `cursor`, by the ids that there are now.
     async fn divide_table(&self, cursor: Option<&RowId>) -> Result<Vec<Stretch>, StatementError> {
         let Some((first, last)) = self.ledger.id_range().await? else {
@@ -116,33 +113,30 @@ impl SpreadSource {
         Ok(stretches)
     }
 
-    /// Reads the next rows of a stretch, and moves its beginning past them.
+    /// Reads the next rows of a stretch. Returns what is left of it, too.
     async fn read_stretch(
         &self,
-        stretch: &mut Option<Stretch>,
+        Stretch { after, until }: Stretch,
         size: u32,
-    ) -> Result<RowPage, StatementError> {
-        let Some(Stretch { after, until }) = *stretch else {
-            return Ok(RowPage::default());
-        };
-        let after = after.map(|id| RowId::from_database(id.to_string()));
-        let mut page = self.ledger.next_page(after.as_ref(), size).await?;
+    ) -> Result<(RowPage, Option<Stretch>), StatementError> {
+        let cursor = after.map(|id| RowId::from_database(id.to_string()));
+        let mut page = self.ledger.next_page(cursor.as_ref(), size).await?;
         let is_within = |id: &RowId| match (until, id.as_str().parse::<i64>()) {
             (Some(until), Ok(id)) => id <= until,
             _ => true,
         };
         page.rows.retain(|(id, _)| is_within(id));
         page.unreadable = page.unreadable.filter(|failure| is_within(&failure.id));
-        let last = page.last_id.take().filter(is_within);
+        page.last_id = page.last_id.filter(is_within);
+        let last = page.last_id.as_ref();
         let last = last.and_then(|last| last.as_str().parse().ok());
-        // At its end there may be ids still, which another sweep finds.
-        *stretch = last
-            .filter(|last| Some(*last) != until)
-            .map(|last| Stretch {
-                after: Some(last),
-                until,
-            });
-        Ok(page)
+        let left = match (last, until) {
+            // What comes after the last rows of the table is found from there.
+            (None, None) => Some(Stretch { after, until }),
+            (None, Some(_)) => None,
+            (last, until) => (last != until).then_some(Stretch { after: last, until }),
+        };
+        Ok((page, left))
     }
 }
 
@@ -203,16 +197,12 @@ fn interleave<T>(columns: Vec<Vec<T>>) -> Vec<T> {
 }
 
 #[async_trait]
-impl FeedSource for SpreadSource {
-    async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
-        self.ledger.cursor_position().await
+impl PageReader for SpreadReader {
+    async fn prepare(&self) -> Result<SweepAccess, StatementError> {
+        self.ledger.prepare_sweep().await
     }
 
-    async fn next_page(
-        &self,
-        cursor: Option<&RowId>,
-        size: u32,
-    ) -> Result<RowPage, StatementError> {
+    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
         let stretches = match cursor.and_then(decode) {
             Some(stretches) => stretches,
             None => self.divide_table(cursor).await?,
@@ -223,63 +213,28 @@ impl FeedSource for SpreadSource {
         } else {
             size.div_ceil(count)
         };
-        let mut stretches: Vec<Option<Stretch>> = stretches.into_iter().map(Some).collect();
-        let (mut columns, mut unreadable) = (Vec::new(), None);
-        for stretch in &mut stretches {
-            let page = self.read_stretch(stretch, size).await?;
-            columns.push(page.rows);
-            unreadable = page.unreadable;
+        let (mut left, mut columns) = (Vec::new(), Vec::new());
+        let (mut is_end, mut unreadable) = (true, None);
+        for stretch in stretches {
             if unreadable.is_some() {
-                break;
+                left.push(stretch);
+                continue;
             }
+            let (page, rest) = self.read_stretch(stretch, size).await?;
+            is_end &= page.rows.is_empty() && page.last_id.is_none();
+            unreadable = page.unreadable;
+            columns.push(page.rows);
+            left.extend(rest);
         }
-        let left: Vec<Stretch> = stretches.into_iter().flatten().collect();
         let rows = interleave(columns);
         let found_none = rows.is_empty() && unreadable.is_none();
         self.found_none.store(found_none, Ordering::Relaxed);
-        let is_end = found_none && left.is_empty();
         Ok(RowPage {
             last_id: (!is_end).then(|| encode(&left)),
             rows,
             unreadable,
             is_spread: true,
         })
-    }
-
-    async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
-        self.ledger.advance_cursor(cursor, fed).await
-    }
-
-    async fn begin_sweep(&self) -> Result<(), StatementError> {
-        self.ledger.begin_sweep().await
-    }
-
-    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
-        self.ledger.queue_share().await
-    }
-
-    async fn run_progress(&self) -> Result<RunProgress, StatementError> {
-        self.ledger.run_progress().await
-    }
-
-    async fn has_rows_left(&self) -> Result<bool, StatementError> {
-        self.ledger.has_rows_left().await
-    }
-
-    async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
-        self.ledger.settle_stale_failures().await
-    }
-
-    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {
-        self.ledger.failures_by_code().await
-    }
-
-    async fn sample_paths(&self) -> Result<PathSample, StatementError> {
-        self.ledger.sample_paths().await
-    }
-
-    async fn finish_run(&self) -> Result<(), StatementError> {
-        self.ledger.finish_run().await
     }
 }
 

@@ -11,7 +11,7 @@ use bucket_brigade_common::ledger::{self, PostgresLedger, RunOptions};
 use bucket_brigade_common::preflight::{check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
-use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext};
+use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext, OwnRun};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,7 @@ pub async fn start(
     let run = &settings.migration.run;
     let (queue, s3) = connect_aws(&settings).await?;
     let ledger = open_ledger(&settings, name).await?;
+    let ledger = ledger.with_throttle(Arc::clone(&throttle));
     let lock = tokio::select! {
         () = stop.cancelled() => return Ok(log_summary(Err(FeederStopped))),
         lock = wait_for_feeder_lock(&ledger) => lock?,
@@ -62,16 +63,19 @@ pub async fn start(
         "feeding"
     );
     if let Some(dashboard) = dashboard {
-        let context = DashboardContext {
+        let own_run = OwnRun {
             ledger: ledger.clone(),
-            queue: queue.clone(),
             s3,
             destination_bucket: run.destination_bucket.clone(),
-            rule: run.rule.clone(),
+        };
+        let context = DashboardContext {
+            pool: ledger.database().clone(),
+            queue: Some(queue.clone()),
+            own_run: Some(own_run),
         };
         dashboard.spawn_server(context).await;
     }
-    let source = settings.feed_order.open_source(&ledger).await?;
+    let pages = settings.feed_order.open_reader(&ledger).await?;
     let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
     tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
     prune_dead_workers(&ledger).await;
@@ -80,7 +84,8 @@ pub async fn start(
     let feed = FeedLoop {
         run: ledger.run_id(),
         queue: Arc::new(queue),
-        source,
+        source: Arc::new(ledger.clone()),
+        pages,
         ledger: Arc::new(ledger.clone()),
         rule: run.rule.clone(),
         options: settings.options,

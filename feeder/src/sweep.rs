@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::feed_source::{FeedSource, RowPage};
+use bucket_brigade_common::ledger::feed_source::{FeedSource, PageReader, RowPage};
 use bucket_brigade_common::ledger::move_ledger::MoveFailure;
 use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::throttle::Throttle;
 use futures::future::try_join;
@@ -22,6 +23,9 @@ const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct TableSweep<'a> {
     pub source: &'a dyn FeedSource,
+    pub pages: &'a dyn PageReader,
+    /// The cursor before the first page; none for the table's first id.
+    pub start: Option<RowId>,
     pub rule: &'a PathRule,
     pub sender: BatchSender<'a>,
     pub backlog: BacklogLimit<'a>,
@@ -33,7 +37,7 @@ pub struct TableSweep<'a> {
 }
 
 /// What a sweep came to.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SweepSummary {
     /// Rows fed, those of earlier processes included.
     pub fed: u64,
@@ -57,11 +61,11 @@ impl<'a> TableSweep<'a> {
         let position = cursor.read_position().await?;
         let mut left = self.remaining_limit(position.sweep_fed);
         self.wait_while_held().await?;
-        let mut page = cursor.read_page(position.cursor.as_ref()).await?;
+        let first = position.cursor.as_ref().or(self.start.as_ref());
+        let mut page = cursor.read_page(first).await?;
         let (mut sent, mut advanced): (Option<ConfirmedRows>, _) = (None, Instant::now());
         let mut pages = 0;
         while left != Some(0) {
-            // A page without rows costs the database as much as any.
             self.wait_while_held().await?;
             let part = self.select_canary_rows(page, left);
             left = left.map(|left| left.saturating_sub(part.rows.len()));
@@ -97,6 +101,7 @@ impl<'a> TableSweep<'a> {
         cursor: Option<&RowId>,
     ) -> Result<Option<FedPage>, FeederStopped> {
         self.wait_while_held().await?;
+        let cursor = cursor.or(self.start.as_ref());
         let page = self.feed_cursor().read_page(cursor).await?;
         let Some(last_id) = page.last_id.clone() else {
             return Ok(None);
@@ -120,6 +125,7 @@ impl<'a> TableSweep<'a> {
     fn feed_cursor(&self) -> FeedCursor<'a> {
         FeedCursor {
             source: self.source,
+            pages: self.pages,
             page_size: self.page_size,
             throttle: self.throttle,
             retrier: self.retrier,
@@ -156,6 +162,10 @@ impl<'a> TableSweep<'a> {
         if !failures.is_empty() {
             self.sender.record_failures(&failures).await?;
         }
+        if rows.is_empty() {
+            // To read it costs the database as much as any: under a limit, a batch's worth.
+            self.acquire_rows(MAX_BATCH_ENTRIES).await?;
+        }
         let (mut rest, mut fed, mut advanced) = (&rows[..], 0, Instant::now());
         while !rest.is_empty() {
             let (now, later) = rest.split_at(self.reserve_rows(rest.len()).await?);
@@ -177,10 +187,14 @@ impl<'a> TableSweep<'a> {
     /// Waits until some of so many rows may be sent; returns how many.
     async fn reserve_rows(&mut self, rows: usize) -> Result<usize, FeederStopped> {
         let room = self.backlog.wait_for_room(rows).await?;
-        let starting = self.throttle.acquire_rows(room);
-        let rows = self.retrier.wait_unless_stopped(starting).await?;
+        let rows = self.acquire_rows(room).await?;
         self.backlog.record_sent(rows);
         Ok(rows)
+    }
+
+    async fn acquire_rows(&self, rows: usize) -> Result<usize, FeederStopped> {
+        let starting = self.throttle.acquire_rows(rows);
+        self.retrier.wait_unless_stopped(starting).await
     }
 
     fn split_unroutable(

@@ -16,6 +16,15 @@ use crate::images::{DESTINATION_BUCKET, SOURCE_BUCKET, run_spec};
 use crate::process::{ProcessUsage, RunningProcess, built_binary};
 use crate::stub::{RequestCounts, StubClient, StubSetup};
 
+/// What a feeder and a command are given besides the servers; a consumer finds it in the ledger.
+const MIGRATION_SETTINGS: [(&str, &str); 5] = [
+    ("IMAGES_TABLE", "images"),
+    ("SOURCE_BUCKET_NAME", SOURCE_BUCKET),
+    ("DESTINATION_BUCKET_NAME", DESTINATION_BUCKET),
+    ("OLD_PREFIX", "image/"),
+    ("NEW_PREFIX", "avatar/"),
+];
+
 #[derive(Debug)]
 pub struct BenchRig {
     /// The stub.
@@ -79,8 +88,9 @@ impl BenchRig {
         Ok(rig)
     }
 
-    pub(crate) async fn open_ledger(&self) -> Result<PostgresLedger> {
-        let pool = create_pool(self.database_url.parse()?, 4);
+    /// The ledger limits the statements of its connections; the bench's own fill tables.
+    pub async fn open_ledger(&self) -> Result<PostgresLedger> {
+        let pool = create_pool(self.database_url.parse()?, 1);
         Ok(PostgresLedger::open(pool, &run_spec()?, "bench", SecondRun::Refused).await?)
     }
 
@@ -127,7 +137,9 @@ impl BenchRig {
     pub async fn reset_tables(&mut self) -> Result<()> {
         self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters, bucket_brigade.rollbacks, bucket_brigade.orphans, bucket_brigade.removals, bucket_brigade.verifications, bucket_brigade.mismatches, bucket_brigade.command_cursors")
             .await?;
-        self.execute_sql("UPDATE bucket_brigade.run SET cursor = NULL, sweep_fed = 0, fed = 0, in_scope = NULL, scope_cursor = NULL, scope_counted = 0, finished_at = NULL")
+        self.execute_sql("UPDATE bucket_brigade.run SET in_scope = NULL, finished_at = NULL")
+            .await?;
+        self.execute_sql("UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, fed = 0, scope_cursor = NULL, scope_counted = 0")
             .await?;
         self.next_row = 1;
         Ok(())
@@ -142,15 +154,10 @@ impl BenchRig {
             ("AWS_SECRET_ACCESS_KEY", "bench".into()),
             ("S3_FORCE_PATH_STYLE", "true".into()),
             ("DATABASE_URL", self.database_url.clone()),
-            ("IMAGES_TABLE", "images".into()),
             (
                 "QUEUE_URL",
                 format!("{}/000000000000/images", self.stub.endpoint()),
             ),
-            ("SOURCE_BUCKET_NAME", SOURCE_BUCKET.into()),
-            ("DESTINATION_BUCKET_NAME", DESTINATION_BUCKET.into()),
-            ("OLD_PREFIX", "image/".into()),
-            ("NEW_PREFIX", "avatar/".into()),
         ]
     }
 
@@ -158,6 +165,7 @@ impl BenchRig {
     pub fn program_command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new(program.into());
         command.env_clear().envs(self.program_environment());
+        command.envs(MIGRATION_SETTINGS);
         // Away from a developer's .env file.
         command.current_dir(self.logs.path());
         command
@@ -170,6 +178,9 @@ impl BenchRig {
 
     pub fn start_consumer(&self, number: usize, in_flight: usize) -> Result<RunningProcess> {
         let mut command = self.program_command(built_binary("consumer")?);
+        for (name, _) in MIGRATION_SETTINGS {
+            command.env_remove(name);
+        }
         command.env("MAX_CONCURRENCY", in_flight.to_string());
         RunningProcess::start(
             command,

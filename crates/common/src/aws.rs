@@ -16,6 +16,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
 use crate::connections::RenewedConnections;
+use crate::permissions::{DenialNotes, DeniedResources, describe_denial};
 use crate::queue::LONG_POLL_WAIT;
 
 /// A receive waits for messages that long, and its response some more. The other calls are given up earlier.
@@ -76,6 +77,7 @@ pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
     let config = aws_sdk_sqs::config::Builder::from(sdk)
         .http_client(http_client_fn(move |_, _| connector.clone()))
         .retry_config(RetryConfig::disabled())
+        .interceptor(DenialNotes { bucket: None })
         .timeout_config(
             TimeoutConfig::builder()
                 .operation_timeout(SQS_TIMEOUT)
@@ -136,46 +138,31 @@ where
         let reported = meta.and_then(|meta| meta.code());
         let (origin, fallback) = classify_origin(&error, status, reported);
         let code = reported.unwrap_or(fallback);
-        let message = meta.and_then(|meta| meta.message());
-        let message = message.filter(|message| !message.is_empty());
+        let message = meta.and_then(|meta| meta.message()).map(first_line);
+        let message = message.unwrap_or_default();
+        let is_silent = message.is_empty();
+        let message = match error.raw_response() {
+            Some(response) if code.contains("AccessDenied") || (status == 403 && is_silent) => {
+                let resources = DeniedResources::of_response(response);
+                describe_denial(operation_name::<E>(), &resources, &message)
+            }
+            _ if is_silent => error_chain(&error),
+            _ => message,
+        };
         Self {
             origin,
             code: code.to_owned(),
-            message: message.map_or_else(|| describe_silence(&error, status), first_line),
+            message,
             status,
         }
     }
 }
 
-/// Some stores say no more than a code.
-fn describe_silence<E: Error + 'static>(error: &SdkError<E, HttpResponse>, status: u16) -> String {
+/// `CopyObject` of its `CopyObjectError`.
+fn operation_name<E>() -> &'static str {
     let name = std::any::type_name::<E>().rsplit("::").next();
     let operation = name.and_then(|name| name.strip_suffix("Error"));
-    match operation {
-        Some(operation) if status == 403 => describe_denial(operation),
-        _ => error_chain(error),
-    }
-}
-
-/// A refused operation of S3 with the right that it needs.
-pub(crate) fn describe_denial(operation: &str) -> String {
-    let right = match operation {
-        "HeadBucket" | "ListObjectsV2" => "s3:ListBucket",
-        "HeadObject" | "GetObject" => "s3:GetObject",
-        "GetObjectTagging" => "s3:GetObjectTagging",
-        "GetObjectAcl" => "s3:GetObjectAcl",
-        "GetBucketVersioning" => "s3:GetBucketVersioning",
-        "DeleteObject" | "DeleteObjects" => "s3:DeleteObject",
-        "AbortMultipartUpload" => "s3:AbortMultipartUpload",
-        "PutObject" | "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload" => {
-            "s3:PutObject and s3:PutObjectTagging"
-        }
-        "CopyObject" | "UploadPartCopy" => {
-            "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination"
-        }
-        _ => return format!("{operation} is denied"),
-    };
-    format!("{operation} is denied: it needs {right}")
+    operation.unwrap_or_default()
 }
 
 fn classify_origin<E>(

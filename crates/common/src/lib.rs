@@ -22,6 +22,7 @@ pub mod notify;
 pub mod object_store;
 pub mod path_encoding;
 pub mod path_rule;
+pub mod permissions;
 pub mod preflight;
 pub mod printable;
 pub mod queue;

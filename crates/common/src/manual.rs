@@ -10,7 +10,7 @@ use crate::settings::SettingsError;
 
 #[derive(Debug, Subcommand)]
 pub enum ManualCommand {
-    /// Print completions for a shell, for example: feeder completions bash
+    /// Print completions for a shell, such as bash or zsh
     Completions { shell: Shell },
     /// Print the manual page, or that of one command
     Man { command: Option<String> },

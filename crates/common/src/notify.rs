@@ -109,7 +109,11 @@ impl Notifier {
     /// Sends what is left.
     pub async fn finish(self) {
         drop(self.waiting);
-        drop(timeout(FLUSH_TIMEOUT, self.sending).await);
+        if timeout(FLUSH_TIMEOUT, self.sending).await.is_err() {
+            tracing::warn!(
+                "NOTIFY_URL: the last notifications are not sent within {FLUSH_TIMEOUT:?}"
+            );
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! The key is the rest itself, or what it spells by [`PathEncoding`].
 
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::companions::CompanionPatterns;
@@ -30,7 +31,7 @@ pub struct PathRule {
 }
 
 /// The keys and the new path of one path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct MoveRoute {
     /// The value the path column holds now.
     pub old_path: String,

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
 use crate::exit;
+use crate::permissions::s3_arn;
 use crate::queue::{MessageQueue, QueueAttributes, QueueError};
 use crate::retry::{Backoff, TransientError, retry};
 
@@ -125,7 +126,7 @@ pub async fn check_queue(
             }
             QueueError::Refused { .. } => PreflightError::AccessDenied {
                 setting,
-                problem: format!("'{url}': {error} (sqs:GetQueueAttributes is needed)"),
+                problem: format!("'{url}': {error}"),
             },
             QueueError::Unavailable { .. } => PreflightError::Unreachable {
                 setting,
@@ -192,7 +193,8 @@ pub async fn check_bucket(
         (ErrorOrigin::Service, 403) => PreflightError::AccessDenied {
             setting,
             problem: format!(
-                "access to bucket '{bucket}' is denied (s3:ListBucket is needed; without it a missing image looks like a forbidden one)"
+                "access to bucket '{bucket}' is denied (s3:ListBucket on {} is needed; without it a missing image looks like a forbidden one)",
+                s3_arn(bucket, "")
             ),
         },
         _ => PreflightError::Unreachable {

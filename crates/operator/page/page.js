@@ -19,36 +19,53 @@ function show(id, visible) {
   at(id).hidden = !visible;
 }
 
-/** Rows of a table; a cell is text, or {number} or {words}. */
+/** Rows of a table; a cell is text, {number}, {words}, or {link, to, isChosen}. Cells stay, and with them the focus. */
 function fill(id, rows) {
-  const cells = (row) => row.map((cell) => {
-    const made = document.createElement("td");
-    const kind = typeof cell === "object" ? Object.keys(cell)[0] : "";
-    if (kind) made.className = kind;
-    made.textContent = kind ? cell[kind] : cell;
-    return made;
+  const body = at(id);
+  while (body.rows.length > rows.length) body.deleteRow(-1);
+  rows.forEach((row, line) => {
+    const made = body.rows[line] ?? body.insertRow();
+    row.forEach((cell, column) => {
+      const kind = typeof cell === "object" ? Object.keys(cell)[0] : "";
+      const place = made.cells[column] ?? made.insertCell();
+      if (kind && kind !== "link") place.className = kind;
+      const holder = kind === "link" ? place.firstChild ?? place.appendChild(document.createElement("a")) : place;
+      if (kind === "link") Object.assign(holder, { href: cell.to, ariaCurrent: cell.isChosen ? "true" : null });
+      const text = String(kind ? cell[kind] : cell);
+      if (holder.textContent !== text) holder.textContent = text;
+    });
   });
-  at(id).replaceChildren(...rows.map((row) => {
-    const made = document.createElement("tr");
-    made.append(...cells(row));
-    return made;
-  }));
+}
+
+function percentDone({ moved, changed, failed, in_scope: all }) {
+  const done = moved + changed + failed;
+  return all == null ? "counting" : `${(Math.floor((done / Math.max(all, done, 1)) * 1000) / 10).toFixed(1)} %`;
+}
+
+/** One line for each, when there are several. */
+function showRuns(runs, view) {
+  show("all-runs", runs.length > 1 || (runs.length && !view));
+  fill("runs", runs.map((run) => [
+    { link: run.name, to: `?run=${run.id}`, isChosen: run.id === view?.run.id }, { words: run.paused ? `${run.state} ${run.paused}` : run.state },
+    { number: percentDone(run) }, { number: number(run.moved) }, { number: number(run.in_scope) },
+    { number: run.moved_per_second.toFixed(1) }, { number: run.eta ?? "N/A" }, { number: number(run.failed) },
+    { number: run.consumers }, { words: run.last_action ?? "" },
+  ]));
+  show("one-run", view || !runs.length);
 }
 
 const KIND = { running: "good", "nothing to do": "good", paused: "warn", "throttled by S3": "warn", "database slow": "warn", waiting: "warn" };
 
 function showRun({ run, state, reason, rows }) {
-  put("run", `run ${run.id}`);
+  put("run", `${run.name} (run ${run.id})`);
   const filter = run.row_filter ? ` where ${run.row_filter},` : "";
   put("what", `${run.table}:${filter} '${run.old_prefix}' → '${run.new_prefix}', s3://${run.source_bucket} → s3://${run.destination_bucket}`);
   put("word", state);
   at("word").dataset.kind = KIND[state] ?? "";
   put("reason", reason);
-  const done = rows.moved + rows.changed + rows.failed;
-  const share = rows.in_scope == null ? null : done / Math.max(rows.in_scope, done, 1);
-  if (share === null) at("bar").removeAttribute("value");
-  else at("bar").value = share;
-  const percent = share === null ? "counting" : `${(Math.floor(share * 1000) / 10).toFixed(1)} %`;
+  const percent = percentDone(rows);
+  if (rows.in_scope == null) at("bar").removeAttribute("value");
+  else at("bar").value = parseFloat(percent) / 100;
   put("percent", percent);
   document.title = `${percent} ${state} – Bucket Brigade`;
 }
@@ -127,11 +144,12 @@ function showTrouble(trouble) {
 }
 
 function showAll(status) {
-  const { view, sample } = status;
+  const { runs, view, sample } = status;
   showTrouble(status.trouble);
-  show("controls", status.has_controls);
+  show("controls", status.has_controls && view);
   showThumbnails(status.thumbnails);
   if (!status.trouble) put("asof", new Date(sample.at * 1000).toLocaleString());
+  showRuns(runs, view);
   if (!view) return;
   showRun(view);
   showFigures(view);
@@ -140,8 +158,11 @@ function showAll(status) {
   showLimits(view.run.limits);
 }
 
+/** Of the run that the page's own address chooses. */
+const ofRun = (path) => path + location.search;
+
 async function get(path) {
-  const answer = await fetch(path, { cache: "no-store" });
+  const answer = await fetch(ofRun(path), { cache: "no-store" });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
   return answer.json();
 }
@@ -186,7 +207,7 @@ async function order(path, body) {
   put("answer", "…");
   try {
     const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
-    const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+    const answer = await fetch(ofRun(path), { method: "POST", headers, body: JSON.stringify(body) });
     const words = await answer.text();
     put("answer", answer.status === 401 ? "That is not the token." : words.trim());
     await look();

@@ -4,14 +4,12 @@ use std::fmt::{self, Display};
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{
-    ConnectionPurpose, RunRow, TableAccess, connect_to_ledger, list_runs, no_run,
-};
+use bucket_brigade_common::ledger::{RunRow, TableAccess, list_runs, no_run};
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use crate::context::{CommonArgs, command_name};
+use crate::context::CommonArgs;
 use crate::output::OutputFormat;
 
 #[derive(Debug, clap::Args)]
@@ -56,8 +54,7 @@ impl RunsArgs {
 
 async fn choose_all(common: CommonArgs, problems: SettingsProblems) -> anyhow::Result<ChosenRuns> {
     let settings = common.parse(problems)?;
-    let purpose = ConnectionPurpose::Command(command_name());
-    let pool = connect_to_ledger(&settings.migration.database, &purpose).await?;
+    let pool = settings.connect_to_ledger().await?;
     let pool = pool.ok_or_else(|| no_run("", &[]))?;
     let listed = list_runs(&pool).await?;
     let goes_on = |run: &&RunRow| !run.is_finished || run.is_paused;

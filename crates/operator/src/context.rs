@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use bucket_brigade_common::ledger::{
-    self, ConnectionPurpose, LedgerError, PostgresLedger, RunOptions, RunSelection, TableAccess,
-    require_selected_run,
+    self, ConnectionPurpose, DatabasePool, LedgerError, PostgresLedger, RunOptions, RunSelection,
+    TableAccess, require_selected_run,
 };
 use bucket_brigade_common::logging::{self, LogArgs};
 use bucket_brigade_common::object_store::s3::{MethodRequest, S3Bucket};
@@ -93,6 +93,26 @@ impl CommonArgs {
     }
 }
 
+impl CommonSettings {
+    /// With the database's address alone; none where there is no ledger yet.
+    pub(crate) async fn connect_to_ledger(&self) -> Result<Option<DatabasePool>, LedgerError> {
+        let purpose = ConnectionPurpose::Command(command_name());
+        ledger::connect_to_ledger(&self.migration.database, &purpose).await
+    }
+
+    /// None where no queue was named.
+    pub(crate) async fn sqs_queue(&self) -> Option<SqsQueue> {
+        let url = &self.migration.queue_url;
+        if url.is_empty() {
+            return None;
+        }
+        Some(SqsQueue::new(
+            aws::sqs_client(&aws::load_config().await),
+            url,
+        ))
+    }
+}
+
 impl CommandContext {
     /// The ledger of the run that the feeder opened, on a pool of two connections.
     ///
@@ -122,6 +142,18 @@ impl CommandContext {
         let MigrationSettings { run, stores, .. } = &self.migration;
         stores
             .open_buckets(self.sdk().await, run, options, S3_REQUEST_TIMEOUT)
+            .await
+    }
+
+    /// The destination by another's profile, which a setting names.
+    pub(crate) async fn open_destination_as(
+        &self,
+        setting: &'static str,
+        profile: &str,
+    ) -> Result<S3Bucket, PreflightError> {
+        let MigrationSettings { run, stores, .. } = &self.migration;
+        stores
+            .open_destination_as(setting, profile, run, S3_REQUEST_TIMEOUT)
             .await
     }
 

@@ -46,6 +46,8 @@ pub enum OperatorCommand {
     Runs(runs::Args),
     /// Print the state of the run on one screen: progress, processes, queue, failures
     Status(status::Args),
+    /// Serve the live page of all runs at STATUS_ADDR, until Ctrl-C
+    Dashboard(dashboard::command::Args),
     /// Pause the whole fleet within two seconds: copies under way are finished, nothing new is begun
     Pause(pause::Args),
     /// End a pause
@@ -78,7 +80,12 @@ impl OperatorCommand {
     pub async fn run(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
         let has_work_in_hand = matches!(
             self,
-            Self::Plan(_) | Self::Status(_) | Self::Verify(_) | Self::Rollback(_) | Self::Clean(_)
+            Self::Plan(_)
+                | Self::Status(_)
+                | Self::Dashboard(_)
+                | Self::Verify(_)
+                | Self::Rollback(_)
+                | Self::Clean(_)
         );
         let ended = Box::pin(self.run_command(program, stop.clone()));
         if has_work_in_hand {
@@ -96,6 +103,7 @@ impl OperatorCommand {
             Self::Plan(args) => Box::pin(plan::run(args, stop)).await,
             Self::Runs(args) => Box::pin(runs::run(args)).await,
             Self::Status(args) => Box::pin(status::run(args, stop)).await,
+            Self::Dashboard(args) => Box::pin(dashboard::command::run(args, stop)).await,
             Self::Pause(args) => Box::pin(pause::run(args)).await,
             Self::Resume(args) => Box::pin(resume::run(args)).await,
             Self::Limit(args) => Box::pin(limit::run(args)).await,

@@ -62,18 +62,14 @@ struct LimitOutput {
 
 impl fmt::Display for LimitOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RequestedLimits { rate, concurrency } = self.limits;
-        write!(f, "run {}: ", self.run)?;
-        match (rate, concurrency) {
-            (None, None) => return write!(f, "no limits"),
-            (Some(rate), None) => write!(f, "at most {rate} rows per second")?,
-            (None, Some(most)) => write!(f, "at most {most} copies in flight")?,
-            (Some(rate), Some(most)) => write!(
+        let run = self.run;
+        match format_limits(self.limits) {
+            None => write!(f, "run {run}: no limits"),
+            Some(limits) => write!(
                 f,
-                "at most {rate} rows per second and {most} copies in flight"
-            )?,
+                "run {run}: at most {limits} in the whole fleet, within two seconds"
+            ),
         }
-        write!(f, " in the whole fleet, within two seconds")
     }
 }
 

@@ -1,19 +1,16 @@
 //! Who must not be at work at the same time: two commands that prove or undo, or one of these and what
 //! would fight it.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
 use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger, with_timeout};
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::retry::Backoff;
 use tokio::time::sleep;
 
 use crate::context::CommandContext;
-use crate::statements::retry_statement;
+use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, retry_statement};
 
 /// Keeps other commands of this kind out of the run.
 ///
@@ -23,14 +20,6 @@ pub(super) async fn acquire_operator_lock(ledger: &PostgresLedger) -> anyhow::Re
     let lock = ledger.acquire_operator_lock().await?;
     lock.ok_or_else(|| busy_refusal("another verify, rollback or clean of this run is at work"))
 }
-
-/// Longer than the failover of a database takes: about two minutes.
-const MAX_RETRIES: usize = 20;
-
-const RETRY_BACKOFF: Backoff = Backoff {
-    initial_delay: Duration::from_millis(200),
-    max_delay: Duration::from_secs(10),
-};
 
 /// Makes sure that a lock is still there. It ends with its connection, and is taken anew: what is read from
 /// then on is what others left.

@@ -83,7 +83,7 @@ impl fmt::Display for RetryPreview {
             "run {}: {} rows that failed would be fed again",
             self.run, self.rows
         )?;
-        for CodeCount { code, rows } in &self.codes {
+        for CodeCount { code, rows, .. } in &self.codes {
             write!(f, "\n  {rows} failed with {code}")?;
         }
         match self.dead_letters {

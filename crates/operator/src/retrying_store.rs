@@ -5,7 +5,7 @@ use std::time::Duration;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover,
+    BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover, ObjectStat,
 };
 use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::preflight::PreflightError;
@@ -79,7 +79,7 @@ impl RequestSlots {
         &self,
         checks: impl ExactSizeIterator<Item: Future<Output = Result<T, E>>>,
     ) -> Result<Vec<T>, E> {
-        let count = checks.len().max(1);
+        let count = checks.len().clamp(1, MAX_REQUESTS_IN_FLIGHT);
         let checks = checks.map(|check| async {
             // It is never closed.
             let _slot = self.0.acquire().await;
@@ -95,6 +95,15 @@ pub(super) async fn retry_object_request<T>(
 ) -> Result<T, StoreError> {
     let delays = RETRY_BACKOFF.delays().take(MAX_RETRIES);
     retry(delays, is_transient_error, call).await
+}
+
+/// None when there is no such object.
+pub(super) async fn stat_object(
+    store: &S3Store,
+    side: BucketSide,
+    key: &str,
+) -> Result<Option<ObjectStat>, StoreError> {
+    retry_object_request(async || store.stat_object(side, key).await).await
 }
 
 /// Removes objects, those again that S3 was too busy for: a batch that is answered may hold such entries.

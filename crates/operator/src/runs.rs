@@ -3,8 +3,9 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::feed_source::RunProgress;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{ConnectionPurpose, connect_to_ledger, with_timeout};
+use bucket_brigade_common::ledger::{pause_description, with_timeout};
 use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
@@ -14,25 +15,29 @@ use crate::context::CommonArgs;
 use crate::history::HistoryOutput;
 use crate::limit::RequestedLimits;
 
-/// Sums over processes, never a scan.
-const SELECT_RUNS: &str = r#"SELECT r.id, r.name, r.images_table, r.path_column, r.old_prefix, r.new_prefix,
-        r.source_bucket, r.destination_bucket, r.options ->> 'ROW_FILTER' AS row_filter, r.in_scope, coalesce(c.moved, 0) AS moved,
-        coalesce(c.changed, 0) AS changed, coalesce(c.failed, 0) AS failed,
+/// `$1` run; null for all. Sums over processes, never a scan.
+const SELECT_RUNS: &str = r#"SELECT r.id, r.name, r.images_table, array_to_string(parse_ident(r.images_table), '.') AS "table",
+        r.path_column, r.old_prefix, r.new_prefix, r.source_bucket, r.destination_bucket,
+        r.options ->> 'ROW_FILTER' AS row_filter, f.sweep, coalesce(r.in_scope, r.scope_estimate) AS in_scope, f.fed,
+        c.moved, c.changed, c.failed, c.orphans, c.poison, w.moved_per_second, w.consumers,
         CASE WHEN r.paused THEN 'paused' WHEN r.finished_at IS NOT NULL THEN 'finished'
-             WHEN EXISTS (SELECT 1 FROM bucket_brigade.workers w WHERE w.run_id = r.id
-                             AND w.seen_at > now() - interval '10 seconds') THEN 'at work'
-             ELSE 'stopped' END AS state,
-        coalesce(w.moved_per_second, 0) AS moved_per_second, coalesce(w.consumers, 0) AS consumers,
+             WHEN w.processes > 0 THEN 'at work' ELSE 'stopped' END AS state,
         r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit,
-        to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS started_at
-    FROM bucket_brigade.run r LEFT JOIN LATERAL (
-        SELECT sum(moved)::bigint AS moved, sum(changed)::bigint AS changed, sum(failed)::bigint AS failed
-          FROM bucket_brigade.counters WHERE run_id = r.id) c ON true
-    LEFT JOIN LATERAL (
-        SELECT sum(moved_per_second) FILTER (WHERE role = 'consumer') AS moved_per_second, count(*) FILTER (WHERE role = 'consumer') AS consumers
-          FROM bucket_brigade.workers
-         WHERE run_id = r.id AND seen_at > now() - interval '10 seconds') w ON true
-    ORDER BY r.id"#;
+        (SELECT concat_ws(' ', h.action, h.details, 'by', h.operator) || coalesce(': ' || h.reason, '')
+           FROM bucket_brigade.history h WHERE h.run_id = r.id ORDER BY h.id DESC LIMIT 1) AS last_action,
+        to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS started_at,
+        to_char(r.finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS finished_at,
+        extract(epoch FROM coalesce(r.finished_at, now()) - r.started_at)::double precision AS elapsed_seconds
+    FROM bucket_brigade.run r JOIN bucket_brigade.feed_cursors f ON f.run_id = r.id CROSS JOIN LATERAL (
+        SELECT coalesce(sum(moved), 0)::bigint AS moved, coalesce(sum(changed), 0)::bigint AS changed,
+               coalesce(sum(failed), 0)::bigint AS failed, coalesce(sum(orphans), 0)::bigint AS orphans,
+               coalesce(sum(poison), 0)::bigint AS poison
+          FROM bucket_brigade.counters WHERE run_id = r.id) c
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS processes, count(*) FILTER (WHERE role = 'consumer') AS consumers,
+               coalesce(sum(moved_per_second) FILTER (WHERE role = 'consumer'), 0) AS moved_per_second
+          FROM bucket_brigade.workers WHERE run_id = r.id AND seen_at > now() - interval '10 seconds') w
+    WHERE $1::bigint IS NULL OR r.id = $1 ORDER BY r.id"#;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -51,33 +56,47 @@ struct RunsOutput {
     runs: Vec<RunSummary>,
 }
 
-#[derive(Serialize, sqlx::FromRow)]
-pub(crate) struct RunSummary {
+/// A run, from its row and the sums over its processes.
+#[derive(Debug, Clone, Default, Serialize, sqlx::FromRow)]
+pub struct RunSummary {
     pub(crate) id: i64,
     pub(crate) name: String,
     /// `paused`, `finished`, `at work` or `stopped`.
     pub(crate) state: String,
-    images_table: String,
-    path_column: String,
-    old_prefix: String,
-    new_prefix: String,
-    source_bucket: String,
-    destination_bucket: String,
+    /// Quoted as in SQL, and as people write it.
+    pub(crate) images_table: String,
+    pub(crate) table: String,
+    pub(crate) path_column: String,
+    pub(crate) old_prefix: String,
+    pub(crate) new_prefix: String,
+    pub(crate) source_bucket: String,
+    pub(crate) destination_bucket: String,
     /// Which rows with the old prefix are to move; none for all.
-    row_filter: Option<String>,
-    /// None until they are counted.
-    pub(crate) in_scope: Option<i64>,
-    pub(crate) moved: i64,
-    pub(crate) changed: i64,
-    pub(crate) failed: i64,
+    pub(crate) row_filter: Option<String>,
+    pub(crate) sweep: i64,
+    #[serde(flatten)]
+    #[sqlx(flatten)]
+    pub(crate) progress: RunProgress,
     /// Over the last minute.
     pub(crate) moved_per_second: f64,
+    /// The time left at this rate; none when it cannot be known.
+    #[sqlx(skip)]
+    pub(crate) eta: Option<String>,
     pub(crate) consumers: i64,
+    /// By whom, and why; none while it is not paused.
+    #[sqlx(skip)]
+    pub(crate) paused: Option<String>,
     pub(crate) paused_by: Option<String>,
     pub(crate) pause_reason: Option<String>,
     #[sqlx(flatten)]
     pub(crate) limits: RequestedLimits,
-    started_at: String,
+    /// What an operator did last, who, and why.
+    pub(crate) last_action: Option<String>,
+    pub(crate) started_at: String,
+    /// When a sweep last found nothing left, in UTC.
+    pub(crate) finished_at: Option<String>,
+    /// From its start to its end, or to now.
+    pub(crate) elapsed_seconds: f64,
 }
 
 impl fmt::Display for RunsOutput {
@@ -93,17 +112,16 @@ impl fmt::Display for RunsOutput {
 impl fmt::Display for RunSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            id,
-            name,
-            state,
+            id, name, state, ..
+        } = self;
+        let RunProgress {
+            in_scope,
             moved,
             changed,
             failed,
             ..
-        } = self;
-        let of = self
-            .in_scope
-            .map_or_else(String::new, |rows| format!(" of {rows}"));
+        } = self.progress;
+        let of = in_scope.map_or_else(String::new, |rows| format!(" of {rows}"));
         write!(
             f,
             "{name} (run {id}): {state}, {moved}{of} moved, {changed} changed, {failed} failed; {}{} {} (s3://{}) to {} (s3://{}), since {}",
@@ -127,19 +145,28 @@ pub(crate) fn format_filter(filter: Option<&str>) -> String {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let settings = args.common.parse(SettingsProblems::default())?;
-    let purpose = ConnectionPurpose::Command("runs".into());
-    let ledger = connect_to_ledger(&settings.migration.database, &purpose).await?;
-    match &ledger {
-        Some(pool) if args.history => settings.format.print(&HistoryOutput::read(pool).await?)?,
+    match settings.connect_to_ledger().await? {
+        Some(pool) if args.history => settings.format.print(&HistoryOutput::read(&pool).await?)?,
         Some(pool) => settings.format.print(&RunsOutput {
-            runs: run_summaries(pool).await?,
+            runs: run_summaries(&pool, None).await?,
         })?,
         None => settings.format.print(&RunsOutput { runs: Vec::new() })?,
     }
     Ok(exit::DONE)
 }
 
-/// All runs, the oldest first.
-pub(crate) async fn run_summaries(pool: &PgPool) -> Result<Vec<RunSummary>, StatementError> {
-    with_timeout(sqlx::query_as(SELECT_RUNS).fetch_all(pool)).await
+/// One run, or all, the oldest first.
+pub async fn run_summaries(
+    pool: &PgPool,
+    run: Option<i64>,
+) -> Result<Vec<RunSummary>, StatementError> {
+    let query = sqlx::query_as(SELECT_RUNS).bind(run);
+    let mut runs: Vec<RunSummary> = with_timeout(query.fetch_all(pool)).await?;
+    for run in &mut runs {
+        let eta = run.progress.format_eta(run.moved_per_second);
+        run.eta = Some(eta).filter(|eta| eta != "N/A");
+        let (by, why) = (run.paused_by.clone(), run.pause_reason.clone());
+        run.paused = (run.state == "paused").then(|| pause_description(by, why));
+    }
+    Ok(runs)
 }

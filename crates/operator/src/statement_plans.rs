@@ -68,6 +68,7 @@ pub(crate) const FIRST_MOVE_SECONDS: i64 = 1_767_225_600;
 
 const ROWS: &str = "
 INSERT INTO images SELECT n, 'avatar/' || n FROM generate_series(1, 1000000) n;
+UPDATE images SET path = 'image/' || id || '?v=2' WHERE id % 10000 = 0;
 CREATE INDEX images_path ON images (path);
 INSERT INTO bucket_brigade.moves
     (run_id, row_id, old_path, new_path, etag, consumer, moved_at, verified_at, source_etag, source_settled_at)
@@ -125,6 +126,7 @@ async fn create_tables(pool: &DatabasePool) -> PostgresLedger {
     let ledger = PostgresLedger::open(pool.clone(), &spec, "plans", SecondRun::Refused);
     let ledger = ledger.await.unwrap();
     run(ROWS.into()).await;
+    run(crate::clean::plans::create_index_sql()).await;
     run("VACUUM ANALYZE".into()).await;
     ledger
 }

@@ -9,9 +9,9 @@ use bucket_brigade_common::retry::{Backoff, retry};
 use sqlx::AssertSqlSafe;
 
 /// Longer than the failover of a database takes: about two minutes.
-const MAX_RETRIES: usize = 20;
+pub(crate) const MAX_RETRIES: usize = 20;
 
-const RETRY_BACKOFF: Backoff = Backoff {
+pub(crate) const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(200),
     max_delay: Duration::from_secs(10),
 };

@@ -220,6 +220,7 @@ pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
         run: client.run(),
         queue: Arc::<SimulatedClient>::clone(client),
         source: Arc::<SimulatedClient>::clone(client),
+        pages: Arc::<SimulatedClient>::clone(client),
         ledger: Arc::<SimulatedClient>::clone(client),
         rule: world_path_rule(),
         options: FeedOptions {

@@ -88,6 +88,15 @@ fn a_silent_connection() {
     assert_holds("one row, two silent connections", &["a row is moved"]);
 }
 
+#[test]
+fn a_companion() {
+    let name = "one row with a companion, written to";
+    assert_holds(
+        name,
+        &["a row is moved", "a companion of the application's is kept"],
+    );
+}
+
 /// The test for the test: with this missing, this is what breaks first.
 fn assert_violates(sabotage: Sabotage, invariant: &str) {
     let sabotaged = sabotaged_model(sabotage).unwrap();
@@ -120,4 +129,9 @@ fn without_a_look_at_what_was_stored_a_path_names_no_object() {
 #[test]
 fn with_a_dead_letter_that_is_not_sent_a_message_is_lost() {
     assert_violates(Sabotage::UnsentDeadLetter, "I5");
+}
+
+#[test]
+fn without_companions_a_moved_image_lacks_its_own() {
+    assert_violates(Sabotage::ForgottenCompanions, "I1: every moved image");
 }

@@ -178,6 +178,7 @@ async fn feeder_survives(outage: SimulatedOutage, words: &str, log: LogBuffer) {
     let feed = FeedLoop {
         queue: Arc::<FaultyClient>::clone(&broken),
         source: Arc::<FaultyClient>::clone(&broken),
+        pages: Arc::<FaultyClient>::clone(&broken),
         ledger: Arc::<FaultyClient>::clone(&broken),
         ..build_feed(&client)
     };

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bucket_brigade_common::empty_scope::PathSample;
-use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
-};
+use bucket_brigade_common::ledger::feed_source::{FeedSource, PageReader, RowPage, SweepAccess};
+use bucket_brigade_common::ledger::fleet_control::FleetLimits;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::settings::DatabaseLimits;
+use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_feeder::feed::FeedLoop;
+use bucket_brigade_feeder::progress::FeederProgress;
 use bucket_brigade_simulation::client::SimulatedClient;
 use bucket_brigade_simulation::fault_rates::FaultRates;
 use bucket_brigade_simulation::sabotage::Sabotage;
@@ -26,60 +27,20 @@ const ROW_COUNT: u64 = 3000;
 const PAGE_COUNT: u64 = ROW_COUNT / 3;
 
 /// Counts the pages that are read.
-struct CountingSource {
+struct CountingReader {
     client: Arc<SimulatedClient>,
     pages: AtomicU64,
 }
 
 #[async_trait]
-impl FeedSource for CountingSource {
-    async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
-        self.client.cursor_position().await
+impl PageReader for CountingReader {
+    async fn prepare(&self) -> Result<SweepAccess, StatementError> {
+        self.client.prepare_sweep().await
     }
 
-    async fn next_page(
-        &self,
-        cursor: Option<&RowId>,
-        size: u32,
-    ) -> Result<RowPage, StatementError> {
+    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
         self.pages.fetch_add(1, Ordering::Relaxed);
         self.client.next_page(cursor, size).await
-    }
-
-    async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
-        self.client.advance_cursor(cursor, fed).await
-    }
-
-    async fn begin_sweep(&self) -> Result<(), StatementError> {
-        self.client.begin_sweep().await
-    }
-
-    async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
-        Ok(None)
-    }
-
-    async fn run_progress(&self) -> Result<RunProgress, StatementError> {
-        self.client.run_progress().await
-    }
-
-    async fn has_rows_left(&self) -> Result<bool, StatementError> {
-        self.client.has_rows_left().await
-    }
-
-    async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
-        self.client.settle_stale_failures().await
-    }
-
-    async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {
-        self.client.failures_by_code().await
-    }
-
-    async fn sample_paths(&self) -> Result<PathSample, StatementError> {
-        self.client.sample_paths().await
-    }
-
-    async fn finish_run(&self) -> Result<(), StatementError> {
-        self.client.finish_run().await
     }
 }
 
@@ -112,24 +73,126 @@ async fn time_of_moves(shared: &SharedWorld, count: usize) -> Duration {
     began.elapsed()
 }
 
+fn counting_feed(client: &Arc<SimulatedClient>) -> (Arc<CountingReader>, FeedLoop) {
+    let reader = Arc::new(CountingReader {
+        client: Arc::clone(client),
+        pages: AtomicU64::new(0),
+    });
+    let feed = FeedLoop {
+        pages: Arc::<CountingReader>::clone(&reader) as _,
+        ..build_feed(client)
+    };
+    (reader, feed)
+}
+
+/// Pages without rows to feed are work for the database like others.
+#[tokio::test(start_paused = true)]
+async fn empty_pages_obey_limits_and_holds() {
+    let client = Arc::new(SimulatedClient::new(build_world(), None));
+    let (reader, mut feed) = counting_feed(&client);
+    let throttle = Arc::new(Throttle::for_rows(DatabaseLimits {
+        commit_latency: Some(Duration::from_millis(50)),
+        replica_lag: Some(Duration::from_secs(5)),
+    }));
+    feed.progress = Arc::new(FeederProgress::new(Arc::clone(&throttle)));
+    feed.throttle = Arc::clone(&throttle);
+    let limits = FleetLimits {
+        rate: Some(100.0),
+        ..FleetLimits::default()
+    };
+    throttle.set_limits(limits.clone(), None);
+    let stop = feed.stop.clone();
+    let pages = || reader.pages.load(Ordering::Relaxed);
+    let scene = async {
+        sleep(Duration::from_secs(10)).await;
+        let read = pages();
+        assert!(
+            (80..=120).contains(&read),
+            "{read} pages of ten rows' worth"
+        );
+        let (mut paused, mut held) = (limits.clone(), limits.clone());
+        paused.paused = Some("by ana".into());
+        held.held = Some("THROTTLE_QUERY is true".into());
+        let minute = Some(Duration::from_mins(1));
+        for (limits, lag, hold) in [
+            (&paused, None, None),
+            (&held, None, None),
+            (&limits, minute, None),
+            (&limits, None, Some("outside FEED_WINDOW".to_owned())),
+        ] {
+            throttle.set_limits(limits.clone(), lag);
+            throttle.set_hold(hold);
+            // The page that was under way.
+            sleep(Duration::from_secs(1)).await;
+            let before = pages();
+            sleep(Duration::from_mins(1)).await;
+            assert_eq!(pages(), before, "{limits:?}, {lag:?}");
+        }
+        throttle.set_hold(None);
+        throttle.commit_took(Duration::from_secs(2));
+        sleep(Duration::from_secs(1)).await;
+        let before = pages();
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(pages(), before, "a commit was slow");
+        sleep(Duration::from_secs(3)).await;
+        assert!(pages() > before);
+        stop.cancel();
+    };
+    let (outcome, ()) = tokio::join!(feed.run(), scene);
+    assert!(outcome.is_err(), "it was stopped");
+}
+
+/// A reader in the order of the heap, in which every row moves behind the cursor before it is reached.
+struct MovingHeap(Arc<SimulatedClient>);
+
+#[async_trait]
+impl PageReader for MovingHeap {
+    async fn prepare(&self) -> Result<SweepAccess, StatementError> {
+        Ok(SweepAccess::Heap(RowId::from_database("heap 0".into())))
+    }
+
+    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
+        let next = match cursor.map(RowId::as_str) {
+            Some("heap 0") => Some(RowId::from_database("heap 1".into())),
+            Some("heap 1") => None,
+            _ => return self.0.next_page(cursor, size).await,
+        };
+        Ok(RowPage {
+            last_id: next,
+            is_spread: true,
+            ..RowPage::default()
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_in_the_order_of_the_heap_proves_nothing() {
+    let shared = build_world();
+    set_row(&shared, "0007");
+    let client = Arc::new(SimulatedClient::new(Arc::clone(&shared), None));
+    let feed = FeedLoop {
+        pages: Arc::new(MovingHeap(Arc::clone(&client))),
+        ..build_feed(&client)
+    };
+    let consumers = CancellationToken::new();
+    let consumer = tokio::spawn(build_pipeline(&client, consumers.clone()).run());
+    let outcome = feed.run().await.unwrap();
+    assert_eq!(outcome.progress.moved, 1);
+    consumers.cancel();
+    assert!(consumer.await.unwrap());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_watch_reads_little_and_finds_new_rows_soon_and_all_in_time() {
     let shared = build_world();
     let client = Arc::new(SimulatedClient::new(Arc::clone(&shared), None));
-    let source = Arc::new(CountingSource {
-        client: Arc::clone(&client),
-        pages: AtomicU64::new(0),
-    });
-    let mut feed = FeedLoop {
-        source: Arc::<CountingSource>::clone(&source) as _,
-        ..build_feed(&client)
-    };
+    let (reader, mut feed) = counting_feed(&client);
     feed.options.watch_interval = Some(Duration::from_secs(30));
     feed.options.full_sweep_interval = Duration::from_hours(1);
     let stop = feed.stop.clone();
     let consumers = CancellationToken::new();
     let consumer = tokio::spawn(build_pipeline(&client, consumers.clone()).run());
-    let pages = || source.pages.load(Ordering::Relaxed);
+    let pages = || reader.pages.load(Ordering::Relaxed);
     let scene = async {
         while pages() <= PAGE_COUNT {
             sleep(Duration::from_secs(1)).await;

@@ -39,7 +39,7 @@ pub(super) async fn measure(
         // No consumer moves the rows, so it would begin again.
         let (usages, _) = stop_processes(vec![feeder]).await?;
         our_cpu.push(usages[0].cpu.as_secs_f64() * 1e6 / to_f64(count));
-        rig.execute_sql("UPDATE bucket_brigade.run SET cursor = NULL, sweep_fed = 0")
+        rig.execute_sql("UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0")
             .await?;
 
         rig.stub.set_up(&StubSetup::default()).await?;

@@ -91,35 +91,19 @@ ON CONFLICT (run_id, worker) DO UPDATE SET poison = c.poison + excluded.poison, 
 
 impl PostgresLedger {
     pub(super) async fn write_changed_rows(&self, rows: &[ChangedRow]) -> Result<(), sqlx::Error> {
-        let orphans = || rows.iter().map(|row| row.orphan.as_ref());
-        let keys: Vec<Option<&str>> = orphans()
-            .map(|orphan| orphan.map(|orphan| orphan.destination_key.as_str()))
-            .collect();
-        let etags: Vec<Option<&str>> = orphans()
-            .map(|orphan| orphan.map(|orphan| orphan.etag.as_str()))
-            .collect();
+        let column = |text: fn(&ChangedRow) -> Option<&str>| {
+            rows.iter().map(text).collect::<Vec<Option<&str>>>()
+        };
         sqlx::query(INSERT_CHANGES)
             .bind(self.run_id)
             .bind(self.counter_row())
-            .bind(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
-            .bind(
-                rows.iter()
-                    .map(|row| row.old_path.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                rows.iter()
-                    .map(|row| row.found_path.as_deref())
-                    .collect::<Vec<_>>(),
-            )
+            .bind(column(|row| Some(row.id.as_str())))
+            .bind(column(|row| Some(&row.old_path)))
+            .bind(column(|row| row.found_path.as_deref()))
             .bind(rows.iter().map(|row| row.is_final).collect::<Vec<_>>())
-            .bind(keys)
-            .bind(etags)
-            .bind(
-                rows.iter()
-                    .map(|row| row.new_path.as_str())
-                    .collect::<Vec<_>>(),
-            )
+            .bind(column(|row| Some(&row.orphan.as_ref()?.destination_key)))
+            .bind(column(|row| Some(&row.orphan.as_ref()?.etag)))
+            .bind(column(|row| Some(&row.new_path)))
             .execute(&self.pool)
             .await
             .map(drop)
@@ -128,10 +112,9 @@ impl PostgresLedger {
     pub(super) async fn write_failures(&self, failures: &[MoveFailure]) -> Result<(), sqlx::Error> {
         let column =
             |text: fn(&MoveFailure) -> &str| failures.iter().map(text).collect::<Vec<&str>>();
-        let messages: Vec<String> = failures
-            .iter()
-            .map(|failure| replace_nul(&failure.message))
-            .collect();
+        let messages = failures.iter();
+        let messages: Vec<String> = messages.map(|f| replace_nul(&f.message)).collect();
+        let permanent: Vec<bool> = failures.iter().map(|failure| failure.permanent).collect();
         sqlx::query(AssertSqlSafe(self.statements.insert_failures.clone()))
             .bind(self.run_id)
             .bind(self.counter_row())
@@ -139,12 +122,7 @@ impl PostgresLedger {
             .bind(column(|failure| &failure.path))
             .bind(column(|failure| &failure.code))
             .bind(messages)
-            .bind(
-                failures
-                    .iter()
-                    .map(|failure| failure.permanent)
-                    .collect::<Vec<_>>(),
-            )
+            .bind(permanent)
             .execute(&self.pool)
             .await
             .map(drop)
@@ -152,10 +130,8 @@ impl PostgresLedger {
 
     pub(super) async fn write_poison(&self, records: &[PoisonRecord]) -> Result<(), sqlx::Error> {
         let column = |text: fn(&PoisonRecord) -> &str| {
-            records
-                .iter()
-                .map(|record| replace_nul(text(record)))
-                .collect::<Vec<String>>()
+            let texts = records.iter().map(text);
+            texts.map(replace_nul).collect::<Vec<String>>()
         };
         sqlx::query(INSERT_POISON)
             .bind(self.run_id)

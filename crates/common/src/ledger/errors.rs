@@ -13,7 +13,6 @@ use crate::retry::TransientError;
 /// Why a run cannot be opened. Each names what is at fault and, where there is one, the remedy.
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// The server does not respond.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     Unreachable(String),
     /// The server refuses the login: the password, the database's name, TLS.
@@ -24,26 +23,15 @@ pub enum LedgerError {
     #[error("IMAGES_TABLE: '{0}' {TABLE_NAME_PROBLEM}")]
     InvalidTableName(String),
     #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
-    NoSuchTable {
-        /// The table as the setting names it.
-        table: String,
-        /// Tables with a similar name, or nothing.
-        hint: String,
-    },
+    NoSuchTable { table: String, hint: String },
     /// A view, a sequence, a foreign table.
     #[error("IMAGES_TABLE: '{table}' is {kind}, not a table")]
-    NotATable {
-        table: String,
-        /// What it is instead.
-        kind: String,
-    },
+    NotATable { table: String, kind: String },
     #[error("{setting}: table '{table}' has no column '{column}' (it has {columns})")]
     NoSuchColumn {
-        /// The setting that names the column.
         setting: &'static str,
         table: String,
         column: String,
-        /// The columns it has.
         columns: String,
     },
     /// The id alone does not name one row.
@@ -58,28 +46,22 @@ pub enum LedgerError {
     /// Rows without an id would never be found.
     #[error("ID_COLUMN: '{column}' of table '{table}' may be null: it must be declared NOT NULL")]
     IdNullable { table: String, column: String },
-    /// Not one of the supported types.
     #[error("{setting}: '{column}' of table '{table}' is of type {found}, supported: {supported}")]
     UnsupportedType {
-        /// The setting that names the column.
         setting: &'static str,
         table: String,
         column: String,
         found: String,
-        /// What it may be.
         supported: &'static str,
     },
-    /// A generated column cannot be set.
     #[error("PATH_COLUMN: '{column}' of table '{table}' is a generated column and cannot be set")]
     PathGenerated { table: String, column: String },
-    /// A right is missing; the statement grants it.
     #[error(
         "the database user '{user}' may not {what}. Have a database administrator run:\n\n{sql}\n"
     )]
     NotAllowed {
         /// The role we are logged in as.
         user: String,
-        /// What it may not do.
         what: String,
         sql: String,
     },
@@ -93,16 +75,13 @@ pub enum LedgerError {
         "MAX_REPLICA_LAG: this is Aurora, whose readers do not stream from the writer: their lag is not seen; leave it off"
     )]
     UnknownReplicaLag,
-    /// The ledger was made by another version of this software.
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
     IncompatibleLedger(String),
-    /// No run has these settings.
     #[error("there is no run{hint}")]
     NoRun {
         /// The runs there are, or what makes one.
         hint: String,
     },
-    /// A run of this name is another migration.
     #[error("RUN_NAME: run '{name}' has other settings:\n  {differences}")]
     RunDiffers { name: String, differences: String },
     /// Most likely a slip in a setting.
@@ -114,7 +93,6 @@ pub enum LedgerError {
         run: String,
         differences: String,
     },
-    /// Another feeder of the same run holds the lock.
     #[error(
         "another feeder of this run is at work (run {run}): only one may feed at a time{holder}"
     )]

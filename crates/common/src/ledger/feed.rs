@@ -1,11 +1,9 @@
 //! The feeder's side of the ledger: pages of the table, the cursor, and the run in numbers.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, FromRow, Row as _};
 
 use super::feed_index::begin_index_only;
 use super::stretch::BACKGROUND_ROWS;
@@ -20,89 +18,123 @@ use crate::row_id::RowId;
 use crate::sql::like_prefix;
 
 const SELECT_POSITION: &str =
-    "SELECT cursor, sweep, sweep_fed FROM bucket_brigade.run WHERE id = $1";
+    "SELECT cursor, sweep, sweep_fed FROM bucket_brigade.feed_cursors WHERE run_id = $1";
 
-const ADVANCE_CURSOR: &str = "UPDATE bucket_brigade.run
-    SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE id = $1";
+const ADVANCE_CURSOR: &str = "UPDATE bucket_brigade.feed_cursors
+    SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE run_id = $1";
 
-const BEGIN_SWEEP: &str = "UPDATE bucket_brigade.run
-    SET cursor = NULL, sweep_fed = 0, finished_at = NULL, sweep_accounted = (
+const BEGIN_SWEEP: &str = "WITH unfinished AS (
+    UPDATE bucket_brigade.run SET finished_at = NULL WHERE id = $1 AND finished_at IS NOT NULL
+)
+UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, sweep_accounted = (
             SELECT coalesce(sum(moved + changed + failed), 0)::bigint
               FROM bucket_brigade.counters WHERE run_id = $1),
-        sweep = sweep + CASE WHEN cursor IS NULL THEN 0 ELSE 1 END WHERE id = $1";
+        sweep = sweep + CASE WHEN cursor IS NULL THEN 0 ELSE 1 END WHERE run_id = $1";
 
-const FINISH_RUN: &str = "UPDATE bucket_brigade.run
-    SET finished_at = now(), cursor = NULL, sweep_fed = 0 WHERE id = $1";
+const FINISH_RUN: &str = "WITH finished AS (
+    UPDATE bucket_brigade.run SET finished_at = now() WHERE id = $1
+)
+UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0 WHERE run_id = $1";
 
 /// `$1` run. Null where the ledger has no other run. Each row that was fed in this sweep and has not ended since is
 /// a message; some that ended in no way that is counted are not, which the queue's own count bounds.
 const SELECT_QUEUE_SHARE: &str = "SELECT
-    r.sweep_fed - (coalesce(sum(c.moved + c.changed + c.failed), 0)::bigint - r.sweep_accounted) AS own_messages,
+    f.sweep_fed - (coalesce(sum(c.moved + c.changed + c.failed), 0)::bigint - f.sweep_accounted) AS own_messages,
     (SELECT count(DISTINCT w.run_id) FROM bucket_brigade.workers w
       WHERE w.role = 'feeder' AND w.run_id <> $1 AND w.seen_at > now() - interval '10 seconds') AS other_feeders
-    FROM bucket_brigade.run r LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
-    WHERE r.id = $1 AND EXISTS (SELECT 1 FROM bucket_brigade.run WHERE id <> $1) GROUP BY r.id";
+    FROM bucket_brigade.feed_cursors f LEFT JOIN bucket_brigade.counters c USING (run_id)
+    WHERE f.run_id = $1 AND EXISTS (SELECT 1 FROM bucket_brigade.run WHERE id <> $1) GROUP BY f.run_id";
 
-const SELECT_PROGRESS: &str = "SELECT coalesce(r.in_scope, r.scope_estimate) AS in_scope, r.fed,
+const SELECT_PROGRESS: &str = "SELECT coalesce(r.in_scope, r.scope_estimate) AS in_scope, f.fed,
         coalesce(sum(c.moved), 0)::bigint AS moved,
         coalesce(sum(c.changed), 0)::bigint AS changed, coalesce(sum(c.failed), 0)::bigint AS failed,
         coalesce(sum(c.orphans), 0)::bigint AS orphans, coalesce(sum(c.poison), 0)::bigint AS poison
-    FROM bucket_brigade.run r LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
-    WHERE r.id = $1 GROUP BY r.id";
+    FROM bucket_brigade.run r JOIN bucket_brigade.feed_cursors f ON f.run_id = r.id
+        LEFT JOIN bucket_brigade.counters c ON c.run_id = r.id
+    WHERE r.id = $1 GROUP BY r.id, f.run_id";
 
 const SELECT_FAILURE_COUNTS: &str = "SELECT code, sum(failed)::bigint
     FROM bucket_brigade.failure_counts WHERE run_id = $1
     GROUP BY code HAVING sum(failed) > 0 ORDER BY 2 DESC, 1 LIMIT 10";
 
 /// Id, path where it is wanted, and whether it is.
-type PageQuery<'q> = QueryAs<'q, Postgres, (String, String, bool), PgArguments>;
+pub(super) type MarkedRow = (String, String, bool);
 
-/// A row of [`SELECT_PROGRESS`].
-#[derive(sqlx::FromRow)]
-struct ProgressRow {
-    in_scope: Option<i64>,
-    fed: i64,
-    moved: i64,
-    changed: i64,
-    failed: i64,
-    orphans: i64,
-    poison: i64,
+pub(super) type PageQuery<'q> = QueryAs<'q, Postgres, MarkedRow, PgArguments>;
+
+pub(super) fn wanted_rows(found: Vec<MarkedRow>) -> Vec<(RowId, String)> {
+    let wanted = found.into_iter().filter(|(.., is_wanted)| *is_wanted);
+    let row = |(id, path, _)| (RowId::from_database(id), path);
+    wanted.map(row).collect()
 }
 
-/// `$1` run, `$2` pattern, `$3` size and, for all but a sweep's first page, `$4` cursor.
+/// From columns of these names.
+impl FromRow<'_, PgRow> for RunProgress {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let whole = |count: i64| u64::try_from(count).unwrap_or(0);
+        let count = |name: &str| row.try_get(name).map(whole);
+        Ok(Self {
+            in_scope: row.try_get::<Option<i64>, _>("in_scope")?.map(whole),
+            fed: count("fed")?,
+            moved: count("moved")?,
+            changed: count("changed")?,
+            failed: count("failed")?,
+            orphans: count("orphans")?,
+            poison: count("poison")?,
+        })
+    }
+}
+
+/// `$3` rows after `$4` cursor, which a sweep's first page has not: `$4 IS NULL OR id > $4` would keep a generic plan
+/// from starting in the middle of the index.
 ///
 /// A stretch of fixed length is read and then filtered, rather than a filtered stretch of fixed
 /// length: each statement stays small however few rows are left, and no index on the path can tempt
-/// the planner to sort the table for a page. The two forms exist because `$4 IS NULL OR id > $4`
-/// would keep a generic plan from starting in the middle of the index.
-///
-/// With the condition of a partial index, the stretch holds only rows of that index.
-pub(super) fn page_sql(table: &ApplicationTable, is_first: bool, indexed: Option<&str>) -> String {
-    let ApplicationTable { sql, id, path, .. } = table;
-    let (in_scope, columns, order) = (table.in_scope("$2"), id.as_keys("t"), id.order("t"));
-    let (keys, row_id, key_order) = (id.keys("s"), id.keys_as_text("s"), id.key_order("s"));
-    let (marked_id, marked_order) = (id.keys_as_text("m"), id.key_order("m"));
-    let after = (!is_first).then(|| id.is_after("t", "$4"));
-    let conditions = indexed.map(ToOwned::to_owned).into_iter().chain(after);
-    let conditions = conditions.collect::<Vec<_>>().join(" AND ");
-    let after = if conditions.is_empty() {
-        conditions
-    } else {
-        format!("WHERE {conditions}")
+/// the planner to sort the table for a page. With the condition of a partial index, the stretch holds only rows of
+/// that index.
+pub(super) fn id_stretch(
+    table: &ApplicationTable,
+    is_first: bool,
+    indexed: Option<&str>,
+) -> String {
+    let after = (!is_first).then(|| table.id.is_after("t", "$4"));
+    let conditions: Vec<String> = indexed
+        .map(ToOwned::to_owned)
+        .into_iter()
+        .chain(after)
+        .collect();
+    let filter = match &*conditions {
+        [] => String::new(),
+        conditions => format!("WHERE {}", conditions.join(" AND ")),
     };
+    format!("{filter} ORDER BY {} LIMIT $3", table.id.order("t"))
+}
+
+/// `$1` run: whether a row of a stretch is to be fed; null where it has no path.
+pub(super) fn is_wanted(table: &ApplicationTable) -> String {
+    let row_id = table.id.keys_as_text("s");
     format!(
-        r#"WITH stretch AS MATERIALIZED (
-    SELECT {columns}, t.{path}::text AS path, {in_scope} AS is_in_scope
-      FROM {sql} t {after} ORDER BY {order} LIMIT $3
+        r#"is_in_scope AND NOT EXISTS (SELECT 1 FROM bucket_brigade.failures f
+            WHERE f.run_id = $1 AND f.row_id = {row_id} AND f.path = s.path COLLATE "C")"#
+    )
+}
+
+/// `$1` run, `$2` pattern, and what the stretch takes.
+fn page_sql(table: &ApplicationTable, stretch: &str) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let (in_scope, columns, is_wanted) = (table.in_scope("$2"), id.as_keys("t"), is_wanted(table));
+    let (keys, key_order) = (id.keys("s"), id.key_order("s"));
+    let (marked_id, marked_order) = (id.keys_as_text("m"), id.key_order("m"));
+    format!(
+        "WITH stretch AS MATERIALIZED (
+    SELECT {columns}, t.{path}::text AS path, {in_scope} AS is_in_scope FROM {sql} t {stretch}
 ), marked AS (
-    SELECT {keys}, path, coalesce(is_in_scope AND NOT EXISTS (
-               SELECT 1 FROM bucket_brigade.failures f
-                WHERE f.run_id = $1 AND f.row_id = {row_id} AND f.path = s.path COLLATE "C"), false) AS is_wanted,
+    SELECT {keys}, path, coalesce({is_wanted}, false) AS is_wanted,
            lead(1) OVER (ORDER BY {key_order}) IS NULL AS is_last
       FROM stretch s
 )
 SELECT {marked_id} AS id, CASE WHEN m.is_wanted THEN m.path ELSE '' END, m.is_wanted FROM marked m
- WHERE m.is_wanted OR m.is_last ORDER BY {marked_order}"#
+ WHERE m.is_wanted OR m.is_last ORDER BY {marked_order}"
     )
 }
 
@@ -148,48 +180,35 @@ impl PostgresLedger {
         cursor: Option<&RowId>,
         size: u32,
     ) -> Result<RowPage, sqlx::Error> {
-        let found = if let Some(indexed) = self.feed_index.condition() {
-            let statement = page_sql(&self.table, cursor.is_none(), Some(&indexed));
-            let query = self.page_query(statement.into(), cursor, size);
+        let indexed = self.feed_index.condition();
+        let stretch = id_stretch(&self.table, cursor.is_none(), indexed.as_deref());
+        let query = self.page_query(&stretch).bind(i64::from(size));
+        let query = match cursor {
+            Some(cursor) => query.bind(cursor.as_str()),
+            None => query,
+        };
+        let found = if indexed.is_some() {
             let mut transaction = begin_index_only(&self.pool).await?;
             // Planned anew for each page: a generic plan does not know how short the page is.
             query.persistent(false).fetch_all(&mut *transaction).await?
         } else {
-            let statement = match cursor {
-                Some(_) => &self.statements.page_after,
-                None => &self.statements.first_page,
-            };
-            let query = self.page_query(statement.clone(), cursor, size);
             query.fetch_all(&self.pool).await?
         };
-        let last = found
+        let last_id = found
             .last()
             .map(|(id, ..)| RowId::from_database(id.clone()));
-        let wanted = found.into_iter().filter(|(.., is_wanted)| *is_wanted);
-        let rows = wanted
-            .map(|(id, path, _)| (RowId::from_database(id), path))
-            .collect();
         Ok(RowPage {
-            rows,
-            last_id: last,
+            rows: wanted_rows(found),
+            last_id,
             ..RowPage::default()
         })
     }
 
-    fn page_query<'q>(
-        &self,
-        statement: Arc<str>,
-        cursor: Option<&'q RowId>,
-        size: u32,
-    ) -> PageQuery<'q> {
-        let query = sqlx::query_as(AssertSqlSafe(statement))
+    /// A page, but for the parameters of the stretch.
+    pub(super) fn page_query<'q>(&self, stretch: &str) -> PageQuery<'q> {
+        sqlx::query_as(AssertSqlSafe(page_sql(&self.table, stretch)))
             .bind(self.run_id)
             .bind(self.scope_pattern())
-            .bind(i64::from(size));
-        match cursor {
-            Some(cursor) => query.bind(cursor.as_str()),
-            None => query,
-        }
     }
 
     /// Looks at failures from `cursor` on. Returns the last one, and how many were settled.
@@ -198,7 +217,7 @@ impl PostgresLedger {
         cursor: &str,
         rows: u32,
     ) -> Result<(Option<String>, i64), sqlx::Error> {
-        sqlx::query_as(AssertSqlSafe(self.statements.settle_stale.clone()))
+        sqlx::query_as(AssertSqlSafe(settle_stale_sql(&self.table)))
             .bind(self.run_id)
             .bind(self.scope_pattern())
             .bind(self.counter_row())
@@ -206,23 +225,6 @@ impl PostgresLedger {
             .bind(i64::from(rows))
             .fetch_one(&self.pool)
             .await
-    }
-
-    async fn read_progress(&self) -> Result<RunProgress, sqlx::Error> {
-        let row: ProgressRow = sqlx::query_as(SELECT_PROGRESS)
-            .bind(self.run_id)
-            .fetch_one(&self.pool)
-            .await?;
-        let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        Ok(RunProgress {
-            in_scope: row.in_scope.map(count),
-            fed: count(row.fed),
-            moved: count(row.moved),
-            changed: count(row.changed),
-            failed: count(row.failed),
-            orphans: count(row.orphans),
-            poison: count(row.poison),
-        })
     }
 
     async fn run_statement(&self, sql: &'static str) -> Result<(), StatementError> {
@@ -254,7 +256,10 @@ impl FeedSource for PostgresLedger {
         cursor: Option<&RowId>,
         size: u32,
     ) -> Result<RowPage, StatementError> {
-        self.read_page_in_halves(cursor, size).await
+        match cursor.and_then(|cursor| self.heap_block(cursor)) {
+            Some(block) => self.read_heap_page(block, size).await,
+            None => self.read_page_in_halves(cursor, size).await,
+        }
     }
 
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
@@ -279,15 +284,17 @@ impl FeedSource for PostgresLedger {
     }
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {
-        with_timeout(self.read_progress()).await
+        let query = sqlx::query_as(SELECT_PROGRESS).bind(self.run_id);
+        with_timeout(query.fetch_one(&self.pool)).await
     }
 
     async fn has_rows_left(&self) -> Result<bool, StatementError> {
         if let Ok(Some(has_rows)) = with_timeout(self.probe_index()).await {
             return Ok(has_rows);
         }
-        let mut cursor = None;
+        let mut cursor = self.heap_start().await;
         loop {
+            self.wait_for_page().await;
             let page = self.next_page(cursor.as_ref(), BACKGROUND_ROWS).await?;
             if !page.rows.is_empty() || page.last_id.is_none() {
                 return Ok(!page.rows.is_empty());
@@ -299,6 +306,7 @@ impl FeedSource for PostgresLedger {
     async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
         let (mut cursor, mut settled) = (String::new(), 0);
         loop {
+            self.wait_for_page().await;
             let settle = |rows| self.settle_stretch(&cursor, rows);
             let (last, count) = self.stretch_length.run(BACKGROUND_ROWS, settle).await?;
             settled += u64::try_from(count).unwrap_or(0);

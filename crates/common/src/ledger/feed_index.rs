@@ -6,24 +6,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool, PgTransaction};
 
-use super::{ApplicationTable, PostgresLedger, with_timeout};
+use super::feed::is_wanted;
+use super::{ApplicationTable, IdColumns, PostgresLedger, with_timeout};
 use crate::ledger::feed_source::SweepAccess;
 use crate::ledger::move_ledger::StatementError;
 use crate::path_rule::PathRule;
-use crate::sql::{like_prefix, quote_literal};
+use crate::sql::{like_prefix, quote_identifier, quote_literal};
 
 /// The planner sees no other way than an index, however small or old its statistics make the table. The
 /// costs by which it does are no reason to compile the statement.
 const INDEX_ONLY: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
     SET LOCAL enable_sort = off; SET LOCAL jit = off";
 
-/// Partial indexes of a table and its partitions, as plans name them.
-const SELECT_PARTIAL_INDEXES: &str = "WITH RECURSIVE tables AS (
+/// Indexes of a table and its partitions, as plans name them; and of those that hold all rows the first column.
+const SELECT_INDEXES: &str = "WITH RECURSIVE tables AS (
         SELECT $1::regclass::oid AS oid
         UNION SELECT i.inhrelid FROM pg_inherits i JOIN tables t ON t.oid = i.inhparent)
-    SELECT quote_ident(c.relname) FROM tables t JOIN pg_index i ON i.indrelid = t.oid
-      JOIN pg_class c ON c.oid = i.indexrelid
-     WHERE i.indpred IS NOT NULL AND i.indisvalid ORDER BY 1";
+    SELECT quote_ident(c.relname), CASE WHEN i.indpred IS NULL THEN coalesce(a.attname::text, '') END
+      FROM tables t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class c ON c.oid = i.indexrelid
+      LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
+     WHERE i.indisvalid ORDER BY 1";
 
 /// Rows by which an index on the path is asked whether any is to be fed.
 const LOOKED_AT_ROWS: u32 = 1000;
@@ -88,21 +90,54 @@ pub async fn find_partial_index(
     table: &ApplicationTable,
     rule: &PathRule,
 ) -> Result<Option<PartialIndex>, sqlx::Error> {
-    let query = sqlx::query_scalar(SELECT_PARTIAL_INDEXES).bind(&table.sql);
-    let names: Vec<String> = query.fetch_all(pool).await?;
-    if names.is_empty() {
-        return Ok(None);
-    }
-    let (sql, order) = (&table.sql, table.id.order("t"));
-    let mut transaction = begin_index_only(pool).await?;
     for condition in conditions(table, rule) {
-        let page = format!("SELECT 1 FROM {sql} t WHERE {condition} ORDER BY {order} LIMIT 1000");
-        let plan = explain(&mut transaction, &page).await?;
-        if let Some(name) = index_of_plan(&plan, &names) {
+        let found = find_index_with(pool, &table.sql, &table.id, &condition).await?;
+        if let Some(name) = found {
             return Ok(Some(PartialIndex { name, condition }));
         }
     }
     Ok(None)
+}
+
+/// The partial index that holds the rows `t` with a condition, and no others, in the order of their ids.
+pub async fn find_index_with(
+    pool: &PgPool,
+    table: &str,
+    id: &IdColumns,
+    condition: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let names = index_names(pool, table, |first| first.is_none()).await?;
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let order = id.order("t");
+    let page = format!("SELECT 1 FROM {table} t WHERE {condition} ORDER BY {order} LIMIT 1000");
+    let mut transaction = begin_index_only(pool).await?;
+    let plan = explain(&mut transaction, &page).await?;
+    Ok(index_of_plan(&plan, &names))
+}
+
+/// Whether an index leads to the rows with a path. `path` is the column's quoted name.
+pub async fn has_path_index(pool: &PgPool, table: &str, path: &str) -> Result<bool, sqlx::Error> {
+    let is_path = |first: Option<String>| first.is_some_and(|name| quote_identifier(&name) == path);
+    let names = index_names(pool, table, is_path).await?;
+    let mut transaction = begin_index_only(pool).await?;
+    let lookup = format!("SELECT 1 FROM {table} t WHERE t.{path} = 'a path'");
+    let plan = explain(&mut transaction, &lookup).await?;
+    Ok(index_of_plan(&plan, &names).is_some() && seeks_index(&plan))
+}
+
+async fn index_names(
+    pool: &PgPool,
+    table: &str,
+    is_wanted: impl Fn(Option<String>) -> bool,
+) -> Result<Vec<String>, sqlx::Error> {
+    let query = sqlx::query_as(SELECT_INDEXES).bind(table);
+    let indexes: Vec<(String, Option<String>)> = query.fetch_all(pool).await?;
+    let wanted = indexes
+        .into_iter()
+        .filter_map(|(name, first)| is_wanted(first).then_some(name));
+    Ok(wanted.collect())
 }
 
 /// A transaction in which the planner takes an index.
@@ -112,7 +147,8 @@ pub(super) async fn begin_index_only(pool: &PgPool) -> Result<PgTransaction<'sta
     Ok(transaction)
 }
 
-async fn explain(
+/// The plan of a statement, as a prepared one, which is one statement.
+pub(super) async fn explain(
     connection: &mut PgConnection,
     statement: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
@@ -175,15 +211,12 @@ fn seeks_index(plan: &[String]) -> bool {
 fn existence_sql(table: &ApplicationTable, condition: &str) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let (in_scope, columns) = (table.in_scope("$2"), id.as_keys("t"));
-    let row_id = id.keys_as_text("s");
+    let is_wanted = is_wanted(table);
     format!(
-        r#"WITH stretch AS MATERIALIZED (
+        "WITH stretch AS MATERIALIZED (
     SELECT {columns}, t.{path}::text AS path, {in_scope} AS is_in_scope FROM {sql} t WHERE {condition} LIMIT $3
 )
-SELECT coalesce(bool_or(is_in_scope AND NOT EXISTS (
-           SELECT 1 FROM bucket_brigade.failures f
-            WHERE f.run_id = $1 AND f.row_id = {row_id} AND f.path = s.path COLLATE "C")), false), count(*) < $3
-  FROM stretch s"#
+SELECT coalesce(bool_or({is_wanted}), false), count(*) < $3 FROM stretch s"
     )
 }
 
@@ -225,7 +258,10 @@ impl PostgresLedger {
         match (probed, index) {
             (Ok(Some(false)), _) => Ok(SweepAccess::NothingLeft),
             (_, Some(index)) => Ok(SweepAccess::Index(index.name)),
-            (_, None) => Ok(SweepAccess::Stretches),
+            (_, None) => Ok(match self.heap_start().await {
+                Some(start) => SweepAccess::Heap(start),
+                None => SweepAccess::Stretches,
+            }),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Serialize;
 
 use crate::empty_scope::PathSample;
 use crate::ledger::move_ledger::{MoveFailure, StatementError};
@@ -64,10 +65,23 @@ pub enum SweepAccess {
     Index(String),
     /// Stretches of ids: a sweep reads the table.
     Stretches,
+    /// The table in the order of its pages, from this cursor, because ids are random: a stretch of them lies
+    /// all over the table. Rows move while they are updated, so that only a sweep by id proves that none is left.
+    Heap(RowId),
+}
+
+impl SweepAccess {
+    /// Where a sweep begins that need not prove anything; none for the table's first id.
+    pub fn start(&self) -> Option<&RowId> {
+        match self {
+            Self::Heap(start) => Some(start),
+            _ => None,
+        }
+    }
 }
 
 /// The run in numbers: sums over processes, never a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct RunProgress {
     /// Rows that had the old prefix when the run began: an estimate until they are counted.
     pub in_scope: Option<u64>,
@@ -152,6 +166,25 @@ pub trait FeedSource: Send + Sync {
 
     /// Records that a sweep found nothing left, and goes back to the table's beginning.
     async fn finish_run(&self) -> Result<(), StatementError>;
+}
+
+/// How sweeps read rows: a source itself, or in another order.
+#[async_trait]
+pub trait PageReader: Send + Sync {
+    async fn prepare(&self) -> Result<SweepAccess, StatementError>;
+
+    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError>;
+}
+
+#[async_trait]
+impl<T: FeedSource> PageReader for T {
+    async fn prepare(&self) -> Result<SweepAccess, StatementError> {
+        self.prepare_sweep().await
+    }
+
+    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
+        self.next_page(cursor, size).await
+    }
 }
 
 #[cfg(test)]

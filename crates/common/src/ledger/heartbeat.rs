@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::run::{OPEN_TIMEOUT, within};
 use super::{LedgerError, PostgresLedger, counters, with_timeout};
 use crate::ledger::fleet_control::{FleetControl, FleetLimits, Heartbeat};
 use crate::ledger::move_ledger::StatementError;
@@ -153,10 +154,9 @@ impl PostgresLedger {
 
     /// Makes sure that a lag of replicas would be seen.
     pub async fn check_replica_lag(&self) -> Result<(), LedgerError> {
+        let query = sqlx::query_as(CHECK_LAG_PRIVILEGE).fetch_one(&self.pool);
         let (user, may, is_aurora, has_status): (String, bool, bool, bool) =
-            sqlx::query_as(CHECK_LAG_PRIVILEGE)
-                .fetch_one(&self.pool)
-                .await?;
+            within(OPEN_TIMEOUT, async { Ok(query.await?) }).await?;
         self.lag_source.0.store(has_status, Ordering::Relaxed);
         if is_aurora && !has_status {
             return Err(LedgerError::UnknownReplicaLag);

@@ -12,6 +12,7 @@ mod feed;
 mod feed_index;
 pub mod feed_source;
 pub mod fleet_control;
+mod heap_order;
 mod heartbeat;
 mod id_columns;
 mod id_range;
@@ -44,7 +45,8 @@ pub use connection::ConnectionPurpose;
 pub use errors::{
     LedgerError, is_row_lock_timeout, is_statement_timeout, is_unavailable, statement_error,
 };
-pub use feed_index::{create_index_sql, find_partial_index};
+pub use feed_index::{create_index_sql, find_index_with, find_partial_index, has_path_index};
+pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::pause_description;
 pub use id_columns::IdColumns;
 pub use lock::{AdvisoryLock, LockHolder};
@@ -70,7 +72,9 @@ use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
 use crate::path_rule::PathRule;
+use crate::queue::MAX_BATCH_ENTRIES;
 use crate::row_id::{IdType, RowId};
+use crate::throttle::Throttle;
 
 /// A statement without a result by then is given up; its effect is found by reading the rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,7 +84,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct PostgresLedger {
     pool: PgPool,
     /// Keeps the pool's password up to date as long as it lives.
-    _login: DatabasePool,
+    database: DatabasePool,
     run_id: i64,
     worker: Arc<str>,
     rule: PathRule,
@@ -91,19 +95,15 @@ pub struct PostgresLedger {
     lag_source: Arc<LagSource>,
     counter_rows: Arc<CounterRows>,
     feed_index: Arc<FeedIndex>,
+    throttle: Option<Arc<Throttle>>,
 }
 
-/// The statements that name the application's table, written once.
+/// The statements of a message's way that name the application's table, written once.
 #[derive(Debug)]
 struct TableStatements {
     read_rows: Arc<str>,
     commit: Arc<str>,
     insert_failures: Arc<str>,
-    first_page: Arc<str>,
-    page_after: Arc<str>,
-    count_first: Arc<str>,
-    count_after: Arc<str>,
-    settle_stale: Arc<str>,
 }
 
 impl PostgresLedger {
@@ -124,15 +124,10 @@ impl PostgresLedger {
             read_rows: commit::read_rows_sql(&table).into(),
             commit: commit::commit_sql(&table, &rule).into(),
             insert_failures: changes::insert_failures_sql(&table).into(),
-            first_page: feed::page_sql(&table, true, None).into(),
-            page_after: feed::page_sql(&table, false, None).into(),
-            count_first: scope::count_stretch_sql(&table, true).into(),
-            count_after: scope::count_stretch_sql(&table, false).into(),
-            settle_stale: feed::settle_stale_sql(&table).into(),
         };
         Ok(Self {
             pool: PgPool::clone(&pool),
-            _login: pool,
+            database: pool,
             run_id: run.id,
             worker: worker.into(),
             rule,
@@ -143,7 +138,23 @@ impl PostgresLedger {
             lag_source: Arc::default(),
             counter_rows: Arc::default(),
             feed_index: Arc::default(),
+            throttle: None,
         })
+    }
+
+    /// What reads page after page obeys this: a page counts as a batch of rows.
+    #[must_use]
+    pub fn with_throttle(self, throttle: Arc<Throttle>) -> Self {
+        Self {
+            throttle: Some(throttle),
+            ..self
+        }
+    }
+
+    async fn wait_for_page(&self) {
+        if let Some(throttle) = &self.throttle {
+            throttle.acquire_rows(MAX_BATCH_ENTRIES).await;
+        }
     }
 
     /// The type of the table's ids.
@@ -162,6 +173,11 @@ impl PostgresLedger {
 
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// The same with what connections log in by.
+    pub fn database(&self) -> &DatabasePool {
+        &self.database
     }
 
     pub fn table(&self) -> &ApplicationTable {
@@ -210,13 +226,6 @@ pub async fn before_timeout<T>(statement: impl Future<Output = T>) -> Option<T> 
 
 pub fn no_response() -> StatementError {
     StatementError::Unavailable(format!("no response within {STATEMENT_TIMEOUT:?}"))
-}
-
-/// Sorts the error of a statement that may take its time: one that reads all moves, or the whole table.
-pub async fn without_timeout<T>(
-    statement: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, StatementError> {
-    statement.await.map_err(|error| statement_error(&error))
 }
 
 #[async_trait]

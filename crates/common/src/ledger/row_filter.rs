@@ -1,12 +1,12 @@
 //! `ROW_FILTER`: an expression of the operator's over a row's columns, made part of statements only after the
 //! server has read it by itself.
 
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool};
 
 use super::errors::is_permission_denied;
+use super::feed_index::explain;
+use super::run::current_role;
 use super::{ApplicationTable, ConnectionPurpose, LedgerError};
-use crate::sql::quote_identifier;
 
 /// An expression that the server has read, and found to be one.
 #[derive(Debug, Clone)]
@@ -86,9 +86,9 @@ async fn find_problem(
     table: &str,
     filter: &str,
 ) -> Result<Option<&'static str>, sqlx::Error> {
-    let selected = explain(connection, format!("SELECT {filter}\n FROM {table} t")).await?;
+    let selected = explain(connection, &format!("SELECT {filter}\n FROM {table} t")).await?;
     let condition = format!("SELECT 1 FROM {table} t WHERE ({filter}\n)");
-    explain(connection, condition).await?;
+    explain(connection, &condition).await?;
     let is_subquery = |line: &String| {
         let line = line.trim_start();
         line.starts_with("SubPlan ") || line.starts_with("InitPlan ")
@@ -99,19 +99,9 @@ async fn find_problem(
     let wrapped = format!(
         "SELECT FROM (SELECT ({filter}\n) AS is_wanted FROM {table} t) {KEPT_SUBQUERY} WHERE is_wanted"
     );
-    let plan = explain(connection, wrapped).await?;
+    let plan = explain(connection, &wrapped).await?;
     let is_kept = |line: &String| line.contains("Subquery Scan on") && line.contains(KEPT_SUBQUERY);
     Ok(plan.iter().any(is_kept).then_some(VOLATILE))
-}
-
-/// As a prepared statement, which is one statement.
-async fn explain(
-    connection: &mut PgConnection,
-    statement: String,
-) -> Result<Vec<String>, sqlx::Error> {
-    let statement = AssertSqlSafe(format!("EXPLAIN (COSTS OFF) {statement}"));
-    let query = sqlx::query_scalar(statement).persistent(false);
-    query.fetch_all(connection).await
 }
 
 fn refused(filter: &str, problem: String) -> LedgerError {
@@ -126,10 +116,7 @@ async fn missing_right(
     table: &ApplicationTable,
     filter: &str,
 ) -> Result<LedgerError, sqlx::Error> {
-    let user: String = sqlx::query_scalar("SELECT current_user::text")
-        .fetch_one(pool)
-        .await?;
-    let role = quote_identifier(&user);
+    let (user, role) = current_role(pool).await?;
     Ok(LedgerError::NotAllowed {
         what: format!("read what ROW_FILTER names ({filter})"),
         sql: format!("GRANT SELECT ON {} TO {role};", table.sql),

@@ -11,6 +11,7 @@ use super::{
     ApplicationTable, ConnectionPurpose, DatabasePool, LedgerError, PostgresLedger, TableAccess,
     connection, lock, schema,
 };
+use crate::sql::quote_identifier;
 
 /// Whether a feeder may open a run on a column that another run has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +22,13 @@ pub enum SecondRun {
 
 /// `$1` table, `$2` id column, `$3` path column, `$4`, `$5` path prefixes, `$6` source bucket, `$7` its
 /// key prefix, `$8` destination bucket, `$9` its key prefix, `$10` options, `$11` name.
-const INSERT_RUN: &str = "INSERT INTO bucket_brigade.run
+const INSERT_RUN: &str = "WITH opened AS (
+    INSERT INTO bucket_brigade.run
     (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
      source_key_prefix, destination_bucket, destination_key_prefix, options, name)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11) ON CONFLICT DO NOTHING";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11) ON CONFLICT DO NOTHING RETURNING id
+)
+INSERT INTO bucket_brigade.feed_cursors (run_id) SELECT id FROM opened";
 
 /// Catalogs and single rows take no time: a connection that has fallen silent is given up, and another tried.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -313,12 +317,17 @@ fn ensure_no_other_options(
     Ok(())
 }
 
+/// The role we are logged in as, and the same quoted.
+pub(super) async fn current_role(pool: &PgPool) -> Result<(String, String), sqlx::Error> {
+    let query = sqlx::query_scalar("SELECT current_user::text");
+    let user: String = query.fetch_one(pool).await?;
+    let role = quote_identifier(&user);
+    Ok((user, role))
+}
+
 /// The consumer's role may be another than the feeder's, which owns the ledger.
 pub(super) async fn ledger_permission_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
-    let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
-        .fetch_one(pool)
-        .await?;
-    let role = crate::sql::quote_identifier(&user);
+    let (user, role) = current_role(pool).await?;
     Ok(LedgerError::NotAllowed {
         what: "use the ledger (schema 'bucket_brigade')".into(),
         sql: format!(

@@ -64,8 +64,9 @@ pub(super) const SEVERAL_RUNS: &str = ": name one with --run (RUN_NAME)";
 const LIST_RUNS: &str =
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
-        finished_at IS NOT NULL AS is_finished, paused AS is_paused, fed > 0 AS has_fed
-    FROM bucket_brigade.run ORDER BY id";
+        finished_at IS NOT NULL AS is_finished, paused AS is_paused,
+        EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors f WHERE f.run_id = r.id AND f.fed > 0) AS has_fed
+    FROM bucket_brigade.run r ORDER BY id";
 
 impl RunRow {
     pub fn to_spec(&self) -> Result<RunSpec, LedgerError> {

@@ -6,14 +6,14 @@ use sqlx::{PgConnection, SqlSafeStr};
 
 use super::LedgerError;
 use super::errors::{is_permission_denied, is_unavailable};
-use super::run::ledger_permission_error;
+use super::run::{current_role, ledger_permission_error};
 use crate::sql::quote_identifier;
 
 const SCHEMA: &str = "bucket_brigade";
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 11] = [
+const MIGRATIONS: [(i64, &str, &str); 12] = [
     (
         1,
         "ledger",
@@ -48,6 +48,11 @@ const MIGRATIONS: [(i64, &str, &str); 11] = [
         13,
         "control",
         include_str!("../../migrations/0013_control.sql"),
+    ),
+    (
+        14,
+        "cursors",
+        include_str!("../../migrations/0014_cursors.sql"),
     ),
 ];
 
@@ -160,10 +165,7 @@ async fn schema_exists(pool: &PgPool) -> Result<bool, sqlx::Error> {
 }
 
 async fn schema_permission_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
-    let (user,): (String,) = sqlx::query_as("SELECT current_user::text")
-        .fetch_one(pool)
-        .await?;
-    let role = quote_identifier(&user);
+    let (user, role) = current_role(pool).await?;
     let owner: Option<(String,)> = sqlx::query_as(SELECT_OWNER).fetch_optional(pool).await?;
     let (what, sql) = match owner {
         Some((owner,)) if owner != user => (

@@ -1,14 +1,17 @@
 //! The rows in scope, counted once per run: by the table's statistics first, then stretch by stretch, across
 //! the feeders that come and go.
 
+use std::sync::Arc;
+
 use sqlx::AssertSqlSafe;
 
+use super::feed::id_stretch;
 use super::stretch::BACKGROUND_ROWS;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::ledger::move_ledger::StatementError;
 
-const SELECT_CURSOR: &str =
-    "SELECT in_scope IS NOT NULL, scope_cursor FROM bucket_brigade.run WHERE id = $1";
+const SELECT_CURSOR: &str = "SELECT r.in_scope IS NOT NULL, f.scope_cursor
+    FROM bucket_brigade.run r JOIN bucket_brigade.feed_cursors f ON f.run_id = r.id WHERE r.id = $1";
 
 const SAVE_ESTIMATE: &str = "UPDATE bucket_brigade.run
     SET scope_estimate = coalesce(scope_estimate, $2) WHERE id = $1";
@@ -17,15 +20,11 @@ const SAVE_ESTIMATE: &str = "UPDATE bucket_brigade.run
 ///
 /// What has moved or changed since the run began was in scope. The lookups are scalar so that no plan reads
 /// all moves for them. A stretch whose response was lost is not counted twice: its cursor is another.
-pub(super) fn count_stretch_sql(table: &ApplicationTable, is_first: bool) -> String {
+fn count_stretch_sql(table: &ApplicationTable, is_first: bool) -> String {
     let ApplicationTable { sql, id, .. } = table;
-    let (in_scope, columns, order) = (table.in_scope("$2"), id.as_keys("t"), id.order("t"));
+    let (in_scope, columns) = (table.in_scope("$2"), id.as_keys("t"));
     let (row_id, newest_first) = (id.keys_as_text("s"), id.key_order_desc("s"));
-    let after = if is_first {
-        String::new()
-    } else {
-        format!("WHERE {}", id.is_after("t", "$4"))
-    };
+    let stretch = id_stretch(table, is_first, None);
     let ended = |in_table: &str| {
         format!(
             "(SELECT true FROM bucket_brigade.{in_table} e WHERE e.run_id = $1 AND e.row_id = {row_id})"
@@ -34,17 +33,19 @@ pub(super) fn count_stretch_sql(table: &ApplicationTable, is_first: bool) -> Str
     let (moved, changed) = (ended("moves"), ended("changes"));
     format!(
         "WITH stretch AS MATERIALIZED (
-    SELECT {columns}, {in_scope} AS is_in_scope FROM {sql} t {after} ORDER BY {order} LIMIT $3
+    SELECT {columns}, {in_scope} AS is_in_scope FROM {sql} t {stretch}
 ), counted AS (
     SELECT count(*) AS rows, count(*) FILTER (WHERE is_in_scope OR {moved} OR {changed}) AS in_scope FROM stretch s
 ), last AS (
     SELECT (SELECT {row_id} FROM stretch s ORDER BY {newest_first} LIMIT 1) AS id
+), advanced AS (
+    UPDATE bucket_brigade.feed_cursors f
+       SET scope_cursor = coalesce(last.id, f.scope_cursor), scope_counted = f.scope_counted + c.in_scope
+      FROM counted c, last WHERE f.run_id = $1 AND f.scope_cursor IS NOT DISTINCT FROM $4
+    RETURNING f.scope_counted, c.rows < $3 AS is_end
 )
-UPDATE bucket_brigade.run r SET
-    scope_cursor = coalesce(last.id, r.scope_cursor), scope_counted = r.scope_counted + c.in_scope,
-    in_scope = CASE WHEN c.rows < $3 THEN r.scope_counted + c.in_scope END
-  FROM counted c, last
- WHERE r.id = $1 AND r.in_scope IS NULL AND r.scope_cursor IS NOT DISTINCT FROM $4"
+UPDATE bucket_brigade.run r SET in_scope = a.scope_counted
+  FROM advanced a WHERE r.id = $1 AND r.in_scope IS NULL AND a.is_end"
     )
 }
 
@@ -67,10 +68,7 @@ impl PostgresLedger {
         if is_counted {
             return Ok(true);
         }
-        let statement = match cursor {
-            Some(_) => &self.statements.count_after,
-            None => &self.statements.count_first,
-        };
+        let statement: Arc<str> = count_stretch_sql(&self.table, cursor.is_none()).into();
         let count = |rows: u32| {
             let query = sqlx::query(AssertSqlSafe(statement.clone()))
                 .bind(self.run_id)

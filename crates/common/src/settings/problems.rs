@@ -31,10 +31,19 @@ impl SettingsProblems {
         self.push(format!("{name}: {problem}"));
     }
 
+    /// Whether something is wrong with this setting.
+    pub fn names(&self, name: &str) -> bool {
+        let is_of = |problem: &String| {
+            problem
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(':'))
+        };
+        self.0.iter().any(is_of)
+    }
+
     /// Notes that a setting is missing, unless something else is wrong with it already.
     pub(super) fn require<T>(&mut self, name: &str, value: Option<T>) -> Option<T> {
-        let mut known = self.0.iter().filter_map(|problem| problem.split_once(':'));
-        if value.is_none() && !known.any(|(other, _)| other == name) {
+        if value.is_none() && !self.names(name) {
             self.add(name, "is missing");
         }
         value

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, ObjectStat,
+    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS,
 };
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::MoveRoute;
@@ -15,9 +15,7 @@ use super::path_references::{ReferringColumn, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use super::restore::ObjectRestorer;
 use crate::command_throttle::CommandThrottle;
-use crate::retrying_store::{
-    RequestSlots, is_object_error, remove_with_retries, retry_object_request,
-};
+use crate::retrying_store::{RequestSlots, is_object_error, remove_with_retries, stat_object};
 use crate::statements::retry_statement;
 
 const REFERENCED_REASON: &str = "a row names it";
@@ -55,7 +53,7 @@ pub(super) struct CleanedPage {
 }
 
 /// An object that is gone, with the delete marker that hides it.
-type RemovedObject = (ObjectRemoval, Option<String>);
+pub(super) type RemovedObject = (ObjectRemoval, Option<String>);
 
 enum RemovalVerdict {
     /// As recorded: it may go.
@@ -81,32 +79,18 @@ impl ObjectCleaner<'_> {
         // A first question to the rows spares the requests for objects that are referenced anyway.
         let mut candidates = self.retain_unreferenced(page, &mut outcomes).await?;
         candidates.extend(cut_off);
-        let (removable, mut gone) = self.classify_all(candidates, &mut outcomes).await?;
-        if !removable.is_empty() {
-            let begin = async || self.removals.begin_removals(&removable).await;
-            self.throttle.write(retry_statement(begin)).await?;
-        }
-        let removable = self.retain_unreferenced(removable, &mut outcomes).await?;
-        let removed = self.remove_batch(&removable, &mut outcomes).await;
-        let failure = match removed {
-            Ok(removed) => {
-                gone.extend(removed);
-                None
-            }
-            Err(error) => Some(error),
-        };
-        let mut unsaved = self.restore_referenced(gone, &mut outcomes).await?;
-        if failure.is_some() {
-            unsaved.extend(self.restore_uncertain(removable, &mut outcomes).await?);
-        }
+        let (removable, gone) = self.classify_all(candidates, &mut outcomes).await?;
+        self.begin_removals(&removable).await?;
+        let removed = self.remove_unreferenced(removable, gone, &mut outcomes);
+        let (unsaved, failure) = removed.await?;
         let companions = Box::pin(self.remove_companions(&outcomes)).await?;
         other_paths.add_outcomes(&mut outcomes);
         if self.removals.has_encoded_paths() {
             self.begin_gone(&outcomes).await?;
         }
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
-        if !outcomes.is_empty() {
-            let finish = async || self.removals.finish_removals(&outcomes).await;
+        for chunk in outcomes.chunks(MAX_DELETE_OBJECTS) {
+            let finish = async || self.removals.finish_removals(chunk).await;
             self.throttle.write(retry_statement(finish)).await?;
         }
         Ok(CleanedPage {
@@ -117,16 +101,20 @@ impl ObjectCleaner<'_> {
         })
     }
 
+    async fn begin_removals(&self, removals: &[ObjectRemoval]) -> anyhow::Result<()> {
+        for chunk in removals.chunks(MAX_DELETE_OBJECTS) {
+            let begin = async || self.removals.begin_removals(chunk).await;
+            self.throttle.write(retry_statement(begin)).await?;
+        }
+        Ok(())
+    }
+
     /// Paths whose object went by another one have no record that could end.
     async fn begin_gone(&self, outcomes: &RemovalOutcomes) -> anyhow::Result<()> {
         let gone = outcomes.iter();
         let gone = gone.filter(|(_, outcome)| outcome.kept_because().is_none());
         let gone: Vec<ObjectRemoval> = gone.map(|(removal, _)| removal.clone()).collect();
-        if !gone.is_empty() {
-            let begin = async || self.removals.begin_removals(&gone).await;
-            self.throttle.write(retry_statement(begin)).await?;
-        }
-        Ok(())
+        self.begin_removals(&gone).await
     }
 
     /// Those that no row names.
@@ -211,9 +199,7 @@ impl ObjectCleaner<'_> {
         &self,
         removal: &ObjectRemoval,
     ) -> Result<RemovalVerdict, StoreError> {
-        let Some(object) = self
-            .stat_object(self.bucket_side(), &removal.object_key)
-            .await?
+        let Some(object) = stat_object(self.store, self.bucket_side(), &removal.object_key).await?
         else {
             return Ok(RemovalVerdict::Missing);
         };
@@ -231,9 +217,7 @@ impl ObjectCleaner<'_> {
                 "its path is outside the path rule".into(),
             ));
         };
-        let copy = self
-            .stat_object(BucketSide::Destination, &route.destination_key)
-            .await?;
+        let copy = stat_object(self.store, BucketSide::Destination, &route.destination_key).await?;
         Ok(match copy {
             None => RemovalVerdict::Kept("its copy does not exist any more".into()),
             Some(copy) if copy.etag != *copy_etag => {
@@ -243,15 +227,35 @@ impl ObjectCleaner<'_> {
         })
     }
 
-    /// Removes them; those that are gone, with the delete marker that hides each.
-    pub(super) async fn remove_batch(
+    /// Removes those that no row names, and restores what a row came to name meanwhile, of `gone` too. Returns those
+    /// for which that failed, and why the removal ended early.
+    pub(super) async fn remove_unreferenced(
+        &self,
+        removals: Vec<ObjectRemoval>,
+        mut gone: Vec<RemovedObject>,
+        outcomes: &mut RemovalOutcomes,
+    ) -> anyhow::Result<(RemovalOutcomes, Option<anyhow::Error>)> {
+        let removable = self.retain_unreferenced(removals, outcomes).await?;
+        let (mut uncertain, mut failure): (&[ObjectRemoval], _) = (&[], None);
+        for batch in removable.chunks(MAX_DELETE_OBJECTS) {
+            match self.remove_batch(batch, outcomes).await {
+                Ok(removed) => gone.extend(removed),
+                Err(error) => {
+                    (uncertain, failure) = (batch, Some(error));
+                    break;
+                }
+            }
+        }
+        let unsaved = self.restore_referenced(gone, uncertain, outcomes).await?;
+        Ok((unsaved, failure))
+    }
+
+    /// Those that are gone, with the delete marker that hides each.
+    async fn remove_batch(
         &self,
         removable: &[ObjectRemoval],
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<RemovedObject>> {
-        if removable.is_empty() {
-            return Ok(Vec::new());
-        }
         let targets: Vec<DeleteTarget> = removable.iter().map(delete_target).collect();
         let deletions = remove_with_retries(self.store, self.bucket_side(), &targets).await?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
@@ -279,55 +283,33 @@ impl ObjectCleaner<'_> {
             DeleteOutcome::Refused(error) => error.to_string(),
         };
         Ok(
-            match self
-                .stat_object(self.bucket_side(), &removal.object_key)
-                .await?
-            {
+            match stat_object(self.store, self.bucket_side(), &removal.object_key).await? {
                 None => RemovalOutcome::Removed(None),
                 Some(_) => RemovalOutcome::Kept(reason),
             },
         )
     }
 
-    /// A row that came to name an object between the last question and its removal gets it back. Returns
-    /// those for which that failed.
-    pub(super) async fn restore_referenced(
+    /// A row that came to name an object between the last question and its removal gets it back, also where the
+    /// request failed and what it removed is not known: the others of these stay in removal, for the next clean to
+    /// look at. Returns those for which that failed.
+    async fn restore_referenced(
         &self,
         gone: Vec<RemovedObject>,
+        uncertain: &[ObjectRemoval],
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<RemovalOutcomes> {
-        let referenced = self
-            .referenced_keys(gone.iter().map(|(removal, _)| removal))
-            .await?;
-        let (lost, removed): (Vec<_>, Vec<_>) = gone
-            .into_iter()
-            .partition(|(removal, _)| referenced.contains(&removal.object_key));
+        let removals = gone.iter().map(|(removal, _)| removal);
+        let referenced = self.referenced_keys(removals.chain(uncertain)).await?;
+        let is_lost = |removal: &ObjectRemoval| referenced.contains(&removal.object_key);
+        let (lost, removed): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|(removal, _)| is_lost(removal));
         let removed = removed.into_iter();
         outcomes
             .extend(removed.map(|(removal, marker)| (removal, RemovalOutcome::Removed(marker))));
-        let lost = lost.into_iter().map(|(removal, _)| removal).collect();
-        Ok(self.restore_all(lost, outcomes).await)
-    }
-
-    /// The request failed, so what it removed is not known: a row that names one of the objects gets it back
-    /// all the same. The others stay in removal, for the next clean to look at.
-    pub(super) async fn restore_uncertain(
-        &self,
-        mut removals: Vec<ObjectRemoval>,
-        outcomes: &mut RemovalOutcomes,
-    ) -> anyhow::Result<RemovalOutcomes> {
-        let referenced = self.referenced_keys(removals.iter()).await?;
-        removals.retain(|removal| referenced.contains(&removal.object_key));
-        Ok(self.restore_all(removals, outcomes).await)
-    }
-
-    async fn restore_all(
-        &self,
-        removals: Vec<ObjectRemoval>,
-        outcomes: &mut RemovalOutcomes,
-    ) -> RemovalOutcomes {
+        let lost = lost.into_iter().map(|(removal, _)| removal);
         let mut unsaved = Vec::new();
-        for removal in removals {
+        for removal in lost.chain(uncertain.iter().filter(|one| is_lost(one)).cloned()) {
             match self.restore_object(&removal).await {
                 Ok(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
                 Err(why) => {
@@ -336,7 +318,7 @@ impl ObjectCleaner<'_> {
                 }
             }
         }
-        unsaved
+        Ok(unsaved)
     }
 
     /// How it came back, or why it did not.
@@ -370,14 +352,6 @@ impl ObjectCleaner<'_> {
 
     pub(super) fn bucket_side(&self) -> BucketSide {
         self.restorer.side
-    }
-
-    pub(super) async fn stat_object(
-        &self,
-        side: BucketSide,
-        key: &str,
-    ) -> Result<Option<ObjectStat>, StoreError> {
-        retry_object_request(async || self.store.stat_object(side, key).await).await
     }
 }
 

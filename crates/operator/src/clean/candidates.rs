@@ -3,12 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bucket_brigade_common::ledger::ApplicationTable;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::with_timeout;
+use bucket_brigade_common::ledger::{IdColumns, with_timeout};
 use sqlx::AssertSqlSafe;
 
-use super::path_references::query_paths;
 use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::command_cursor::CursorLap;
 use crate::statements::retry_statement;
@@ -45,15 +43,12 @@ pub(super) fn sources_sql() -> String {
     )
 }
 
-/// `$1` paths, `$2` run. Old paths of moves that are not settled and whose rows name their copy.
-pub(super) fn unsettled_sql(table: &ApplicationTable) -> String {
-    let ApplicationTable { sql, id, path, .. } = table;
+/// Whether the move of a row `t` is not settled.
+pub(super) fn is_unsettled(run: i64, id: &IdColumns) -> String {
     let row_id = id.as_text("t");
     format!(
-        "SELECT DISTINCT m.old_path FROM {sql} t
-           JOIN bucket_brigade.moves m ON m.run_id = $2 AND m.row_id = {row_id}
-          WHERE t.{path} = ANY ($1::text[])
-            AND (m.verified_at > m.moved_at OR m.abandoned_at > m.moved_at) IS NOT TRUE"
+        "EXISTS (SELECT 1 FROM bucket_brigade.moves m WHERE m.run_id = {run} AND m.row_id = {row_id}
+            AND (m.verified_at > m.moved_at OR m.abandoned_at > m.moved_at) IS NOT TRUE)"
     )
 }
 
@@ -66,17 +61,23 @@ pub(super) fn settle_gone_sql() -> String {
 }
 
 /// `$1` run, `$2` and `$3` the lap's ends, `$4` size, `$5` age in seconds.
-pub(super) const SELECT_ORPHANS: &str =
-    "SELECT destination_key AS object_key, new_path AS path, etag,
-        seen_at <= now() - make_interval(secs => $5) AS may_go
-    FROM bucket_brigade.orphans WHERE run_id = $1 AND AFTER
-    ORDER BY destination_key LIMIT $4";
+pub(super) fn orphans_page_sql() -> String {
+    orphans_sql("$5", "AFTER ORDER BY destination_key LIMIT $4")
+}
 
 /// `$1` run, `$2` keys, `$3` age in seconds.
-pub(super) const SELECT_ORPHANS_BY_KEY: &str =
-    "SELECT destination_key AS object_key, new_path AS path, etag,
-        seen_at <= now() - make_interval(secs => $3) AS may_go
-    FROM bucket_brigade.orphans WHERE run_id = $1 AND destination_key = ANY ($2)";
+pub(super) fn orphans_by_key_sql() -> String {
+    orphans_sql("$3", "destination_key = ANY ($2)")
+}
+
+fn orphans_sql(age: &str, condition: &str) -> String {
+    format!(
+        "SELECT destination_key AS object_key, new_path AS path, etag, NULL::text AS copy_etag,
+                NULL::bigint AS size_bytes, false AS is_in_removal,
+                seen_at <= now() - make_interval(secs => {age}) AS is_marked
+           FROM bucket_brigade.orphans WHERE run_id = $1 AND {condition}"
+    )
+}
 
 #[derive(sqlx::FromRow)]
 struct SourceRow {
@@ -87,29 +88,6 @@ struct SourceRow {
     size_bytes: Option<i64>,
     is_gone: bool,
     may_go: bool,
-}
-
-#[derive(sqlx::FromRow)]
-struct OrphanRow {
-    object_key: String,
-    path: String,
-    etag: String,
-    may_go: bool,
-}
-
-impl OrphanRow {
-    fn into_removal(self) -> ObjectRemoval {
-        ObjectRemoval {
-            path: self.path,
-            object_key: self.object_key,
-            etag: self.etag,
-            copy_etag: None,
-            size_bytes: None,
-            is_in_removal: false,
-            is_marked: true,
-            companion: None,
-        }
-    }
 }
 
 /// Objects of a stretch that may go, and where it ends; none at the end of the lap.
@@ -150,15 +128,16 @@ impl RemovalLedger<'_> {
         lap: &CursorLap,
         size: i64,
     ) -> Result<CandidatePage, StatementError> {
-        let sql = lap.page_sql(SELECT_ORPHANS, "destination_key");
+        let sql = lap.page_sql(&orphans_page_sql(), "destination_key");
         let (after, until) = lap.ends();
         let query = sqlx::query_as(sql).bind(self.ledger.run_id());
         let query = query.bind(after).bind(until).bind(size);
         let query = query.bind(self.age_seconds);
-        let page: Vec<OrphanRow> = with_timeout(query.fetch_all(self.ledger.pool())).await?;
+        let mut page: Vec<ObjectRemoval> =
+            with_timeout(query.fetch_all(self.ledger.pool())).await?;
         let last = page.last().map(|orphan| orphan.object_key.clone());
-        let old = page.into_iter().filter(|orphan| orphan.may_go);
-        Ok((old.map(OrphanRow::into_removal).collect(), last))
+        page.retain(|orphan| orphan.is_marked);
+        Ok((page, last))
     }
 
     /// Of these sources those that may go.
@@ -176,8 +155,8 @@ impl RemovalLedger<'_> {
             sources.into_iter().partition(|source| source.is_gone);
         self.settle_gone(&gone).await?;
         sources.retain(|source| source.may_go);
-        let unsettled = self.unsettled_sources(&sources).await?;
-        sources.retain(|source| !unsettled.contains(&source.path));
+        let unsettled = self.unsettled_copies(&sources).await?;
+        sources.retain(|source| !unsettled.contains(&source.new_path));
         sources.sort_by(|one, other| one.path.cmp(&other.path));
         let removals = sources.into_iter();
         Ok(removals.map(|source| self.source_removal(source)).collect())
@@ -204,17 +183,18 @@ impl RemovalLedger<'_> {
 
     /// A row that shares a source with a settled move may have one that is not, which is in no index of ours: it
     /// is found by the row, which names the copy. One that names it no more needs neither.
-    async fn unsettled_sources(
+    async fn unsettled_copies(
         &self,
         sources: &[SourceRow],
     ) -> Result<HashSet<String>, StatementError> {
         if sources.is_empty() {
             return Ok(HashSet::new());
         }
-        let copies: Vec<&str> = sources.iter().map(|one| one.new_path.as_str()).collect();
-        let sql = unsettled_sql(self.ledger.table());
-        let found = query_paths(self.ledger, &sql, &copies, Some(self.ledger.run_id())).await?;
-        Ok(found.into_iter().collect())
+        let copies: Vec<String> = sources.iter().map(|one| one.new_path.clone()).collect();
+        let condition = is_unsettled(self.ledger.run_id(), &self.column.id);
+        self.column
+            .find_paths(self.ledger, &copies, &condition)
+            .await
     }
 
     async fn settle_gone(&self, gone: &[SourceRow]) -> Result<(), StatementError> {
@@ -259,10 +239,12 @@ impl RemovalLedger<'_> {
         page: &[ObjectRemoval],
     ) -> Result<Vec<ObjectRemoval>, StatementError> {
         let keys: Vec<&str> = page.iter().map(|one| one.object_key.as_str()).collect();
-        let query = sqlx::query_as(SELECT_ORPHANS_BY_KEY).bind(self.ledger.run_id());
-        let query = query.bind(keys).bind(self.age_seconds);
-        let found: Vec<OrphanRow> = with_timeout(query.fetch_all(self.ledger.pool())).await?;
-        let old = found.into_iter().filter(|orphan| orphan.may_go);
-        Ok(old.map(OrphanRow::into_removal).collect())
+        let query = sqlx::query_as(AssertSqlSafe(orphans_by_key_sql()));
+        let query = query.bind(self.ledger.run_id()).bind(keys);
+        let query = query.bind(self.age_seconds);
+        let mut found: Vec<ObjectRemoval> =
+            with_timeout(query.fetch_all(self.ledger.pool())).await?;
+        found.retain(|orphan| orphan.is_marked);
+        Ok(found)
     }
 }

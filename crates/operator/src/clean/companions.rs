@@ -2,13 +2,15 @@
 //! them are done their image counts as in removal, so that the next clean goes on after a kill.
 
 use bucket_brigade_common::companions::Companion;
-use bucket_brigade_common::object_store::objects::{BucketSide, MAX_DELETE_OBJECTS};
+use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::batch::ObjectCleaner;
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
-use crate::retrying_store::{MAX_REQUESTS_IN_FLIGHT, is_object_error, retry_object_request};
+use crate::retrying_store::{
+    MAX_REQUESTS_IN_FLIGHT, is_object_error, retry_object_request, stat_object,
+};
 
 const SHARED_REASON: &str = "it may belong to another image too";
 const NO_COPY_REASON: &str = "it is a companion without a copy";
@@ -41,20 +43,10 @@ impl ObjectCleaner<'_> {
                 Some(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
             }
         }
-        let removable = self.retain_unreferenced(removable, &mut outcomes).await?;
-        for removable in removable.chunks(MAX_DELETE_OBJECTS) {
-            let removed = self.remove_batch(removable, &mut outcomes).await;
-            let unsaved = match removed {
-                Ok(gone) => self.restore_referenced(gone, &mut outcomes).await?,
-                Err(error) => {
-                    self.restore_uncertain(removable.to_vec(), &mut outcomes)
-                        .await?;
-                    return Err(error);
-                }
-            };
-            outcomes.extend(unsaved);
-        }
-        Ok(outcomes)
+        let removed = self.remove_unreferenced(removable, Vec::new(), &mut outcomes);
+        let (unsaved, failure) = removed.await?;
+        outcomes.extend(unsaved);
+        failure.map_or(Ok(outcomes), Err)
     }
 
     async fn classify_companions(
@@ -97,7 +89,7 @@ impl ObjectCleaner<'_> {
             companion: Some(companion.pattern.to_owned()),
             ..image.clone()
         };
-        match self.stat_object(side, key).await {
+        match stat_object(self.store, side, key).await {
             Ok(None) => return Ok(None),
             Ok(Some(object)) => {
                 removal.size_bytes = Some(object.size_bytes);

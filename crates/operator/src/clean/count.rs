@@ -1,19 +1,22 @@
-//! What a clean would do, in numbers: counted stretch by stretch, and nothing written.
+//! What a clean would do, in numbers, at a cost that does not grow: of a large ledger a sample is counted, and what
+//! may go exactly where it is little. Nothing is written.
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::with_timeout;
-use tokio_util::sync::CancellationToken;
+use sqlx::AssertSqlSafe;
 
 use super::candidates::CLEANABLE;
 use super::removals::RemovalLedger;
-use crate::command_throttle::CommandThrottle;
-use crate::statements::{page_after, retry_statement};
+use crate::statements::retry_statement;
 
-/// Rows of one statement: a few tenths of a second, cold.
-const STRETCH_ROWS: i64 = 20_000;
+/// Pages of the ledger's table that are read; of a larger one a sample: some 150,000 moves.
+const SAMPLED_PAGES: f64 = 4000.0;
+
+/// Rows up to which what may go is counted one by one.
+const MAX_COUNTED: i64 = 20_000;
 
 /// The moves of the run, by whether their sources may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, sqlx::FromRow)]
 pub(super) struct EligibleMoves {
     /// Moves whose source is there, as far as we did not remove it.
     pub(super) moves: i64,
@@ -25,116 +28,147 @@ pub(super) struct EligibleMoves {
     pub(super) objects: i64,
     /// Their bytes.
     pub(super) bytes: i64,
+    /// Whether these are the numbers of a sample, multiplied.
+    #[sqlx(skip)]
+    pub(super) is_estimate: bool,
 }
 
-/// `$1` run, `$2` cursor, `$3` size, `$4` age in seconds.
-pub(super) fn count_moves_sql() -> String {
-    format!(
-        "WITH stretch AS MATERIALIZED (
-    SELECT row_id, moved_at, verified_at, abandoned_at, source_settled_at
-      FROM bucket_brigade.moves WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT $3
-), marked AS (
-    SELECT row_id, (m.source_settled_at >= m.moved_at) IS NOT TRUE AS is_there, ({CLEANABLE}) IS TRUE AS is_cleanable,
-           m.moved_at > now() - make_interval(secs => $4) AS is_young
-      FROM stretch m
-)
-SELECT max(row_id) AS last, count(*) FILTER (WHERE is_there) AS moves,
-       count(*) FILTER (WHERE is_there AND NOT is_cleanable) AS unverified,
-       count(*) FILTER (WHERE is_cleanable AND is_young) AS young, 0::bigint AS objects, 0::bigint AS bytes
-  FROM marked"
-    )
-}
-
-/// The same, through the index of those that are left. All moves off the last source belong to the stretch.
-pub(super) fn count_sources_sql() -> String {
-    format!(
-        "WITH stretch AS MATERIALIZED (
-    SELECT m.old_path, m.moved_at, m.size_bytes, m.source_etag
-      FROM bucket_brigade.moves m
-     WHERE m.run_id = $1 AND {CLEANABLE} AND m.old_path AFTER $2
-     ORDER BY m.old_path FETCH FIRST $3 ROWS WITH TIES
-), sources AS (
-    SELECT max(size_bytes) AS bytes FROM stretch GROUP BY old_path
-    HAVING bool_and(source_etag IS NOT NULL AND moved_at <= now() - make_interval(secs => $4))
-)
-SELECT (SELECT max(old_path) FROM stretch) AS last, 0::bigint AS moves, 0::bigint AS unverified,
-       0::bigint AS young, count(*) AS objects, coalesce(sum(bytes), 0)::bigint AS bytes
-  FROM sources"
-    )
-}
-
-pub(super) const COUNT_ORPHANS: &str = "WITH stretch AS MATERIALIZED (
-    SELECT destination_key, seen_at FROM bucket_brigade.orphans
-     WHERE run_id = $1 AND destination_key AFTER $2 ORDER BY destination_key LIMIT $3
-)
-SELECT max(destination_key) AS last, 0::bigint AS moves, 0::bigint AS unverified, 0::bigint AS young,
-       count(*) FILTER (WHERE seen_at <= now() - make_interval(secs => $4)) AS objects, 0::bigint AS bytes
-  FROM stretch";
-
+/// The first of what may go.
 #[derive(sqlx::FromRow)]
-struct CountedStretch {
-    /// None at the end.
-    last: Option<String>,
-    moves: i64,
-    unverified: i64,
+struct FirstObjects {
+    rows: i64,
     young: i64,
     objects: i64,
     bytes: i64,
 }
 
+/// `$1` relation.
+const SELECT_PAGES: &str =
+    "SELECT pg_relation_size($1::regclass) / current_setting('block_size')::double precision";
+
+/// `$1` run, `$2` age in seconds, `$3` per cent.
+pub(super) fn sample_moves_sql() -> String {
+    format!(
+        "WITH sample AS MATERIALIZED (
+    SELECT m.old_path, m.size_bytes, m.source_etag, m.moved_at > now() - make_interval(secs => $2) AS is_young,
+           (m.source_settled_at >= m.moved_at) IS NOT TRUE AS is_there, ({CLEANABLE}) IS TRUE AS is_cleanable
+      FROM bucket_brigade.moves m TABLESAMPLE SYSTEM ($3::real) WHERE m.run_id = $1
+), sources AS (
+    SELECT max(size_bytes) AS bytes FROM sample WHERE is_cleanable GROUP BY old_path
+    HAVING bool_and(source_etag IS NOT NULL AND NOT is_young)
+)
+SELECT count(*) FILTER (WHERE is_there) AS moves, count(*) FILTER (WHERE is_there AND NOT is_cleanable) AS unverified,
+       count(*) FILTER (WHERE is_cleanable AND is_young) AS young, (SELECT count(*) FROM sources) AS objects,
+       (SELECT coalesce(sum(bytes), 0)::bigint FROM sources) AS bytes
+  FROM sample"
+    )
+}
+
+/// The same of orphans.
+const SAMPLE_ORPHANS: &str =
+    "SELECT 0::bigint AS moves, 0::bigint AS unverified, 0::bigint AS young, count(*) AS objects,
+       0::bigint AS bytes
+  FROM bucket_brigade.orphans TABLESAMPLE SYSTEM ($3::real)
+ WHERE run_id = $1 AND seen_at <= now() - make_interval(secs => $2)";
+
+/// `$1` run, `$2` age in seconds, `$3` rows. Through the index of the sources that are left.
+pub(super) fn first_sources_sql() -> String {
+    format!(
+        "WITH first AS MATERIALIZED (
+    SELECT m.old_path, m.size_bytes, m.source_etag, m.moved_at > now() - make_interval(secs => $2) AS is_young
+      FROM bucket_brigade.moves m WHERE m.run_id = $1 AND {CLEANABLE} ORDER BY m.old_path LIMIT $3
+), sources AS (
+    SELECT max(size_bytes) AS bytes FROM first GROUP BY old_path
+    HAVING bool_and(source_etag IS NOT NULL AND NOT is_young)
+)
+SELECT count(*) AS rows, count(*) FILTER (WHERE is_young) AS young, (SELECT count(*) FROM sources) AS objects,
+       (SELECT coalesce(sum(bytes), 0)::bigint FROM sources) AS bytes
+  FROM first"
+    )
+}
+
+/// The same of orphans.
+pub(super) const FIRST_ORPHANS: &str = "WITH first AS MATERIALIZED (
+    SELECT seen_at <= now() - make_interval(secs => $2) AS may_go FROM bucket_brigade.orphans
+     WHERE run_id = $1 ORDER BY destination_key LIMIT $3
+)
+SELECT count(*) AS rows, 0::bigint AS young, count(*) FILTER (WHERE may_go) AS objects, 0::bigint AS bytes FROM first";
+
 impl EligibleMoves {
-    fn add(&mut self, stretch: &CountedStretch) {
-        self.moves += stretch.moves;
-        self.unverified += stretch.unverified;
-        self.young += stretch.young;
-        self.objects += stretch.objects;
-        self.bytes += stretch.bytes;
+    fn scale(self, factor: f64) -> Self {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "an estimate"
+        )]
+        let scaled = |count: i64| (count as f64 * factor).round() as i64;
+        Self {
+            moves: scaled(self.moves),
+            unverified: scaled(self.unverified),
+            young: scaled(self.young),
+            objects: scaled(self.objects),
+            bytes: scaled(self.bytes),
+            is_estimate: true,
+        }
     }
 }
 
 impl RemovalLedger<'_> {
     /// Counts the moves by whether their sources may go, and what may be removed.
-    pub(super) async fn count_eligible(
-        &self,
-        throttle: &CommandThrottle<'_>,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<EligibleMoves> {
-        let statements = if self.orphans {
-            vec![count_moves_sql(), COUNT_ORPHANS.to_owned()]
+    pub(super) async fn count_eligible(&self) -> anyhow::Result<EligibleMoves> {
+        let (relation, sample, first) = if self.orphans {
+            (
+                "bucket_brigade.orphans",
+                SAMPLE_ORPHANS.into(),
+                FIRST_ORPHANS.into(),
+            )
         } else {
-            vec![count_moves_sql(), count_sources_sql()]
+            (
+                "bucket_brigade.moves",
+                sample_moves_sql(),
+                first_sources_sql(),
+            )
         };
-        let mut eligible = EligibleMoves {
-            objects: self.count_interrupted().await?,
-            ..EligibleMoves::default()
-        };
-        for sql in statements {
-            let mut cursor: Option<String> = None;
-            loop {
-                throttle.wait_while_held(stop).await;
-                if stop.is_cancelled() {
-                    return Ok(eligible);
-                }
-                let count = async || self.count_stretch(&sql, cursor.as_deref()).await;
-                let stretch = retry_statement(count).await?;
-                eligible.add(&stretch);
-                let Some(last) = stretch.last else { break };
-                cursor = Some(last);
-                throttle.advance_by(usize::try_from(STRETCH_ROWS)?);
-            }
-        }
+        let count = async || self.count_by(relation, &sample, &first).await;
+        let mut eligible = retry_statement(count).await?;
+        eligible.objects += self.count_interrupted().await?;
         Ok(eligible)
     }
 
-    async fn count_stretch(
+    async fn count_by(
         &self,
-        sql: &str,
-        cursor: Option<&str>,
-    ) -> Result<CountedStretch, StatementError> {
-        let query = sqlx::query_as(page_after(sql, cursor)).bind(self.ledger.run_id());
-        let query = query.bind(cursor.unwrap_or_default()).bind(STRETCH_ROWS);
-        let query = query.bind(self.age_seconds);
-        with_timeout(query.fetch_one(self.ledger.pool())).await
+        relation: &str,
+        sample: &str,
+        first: &str,
+    ) -> Result<EligibleMoves, StatementError> {
+        let (pool, run) = (self.ledger.pool(), self.ledger.run_id());
+        let query = sqlx::query_scalar(SELECT_PAGES).bind(relation);
+        let pages: f64 = with_timeout(query.fetch_one(pool)).await?;
+        let factor = (pages / SAMPLED_PAGES).max(1.0);
+        let query = sqlx::query_as(AssertSqlSafe(sample)).bind(run);
+        let query = query.bind(self.age_seconds).bind(100.0 / factor);
+        let sampled: EligibleMoves = with_timeout(query.fetch_one(pool)).await?;
+        if factor <= 1.0 {
+            return Ok(sampled);
+        }
+        let query = sqlx::query_as(AssertSqlSafe(first)).bind(run);
+        let query = query.bind(self.age_seconds).bind(MAX_COUNTED);
+        let first: FirstObjects = with_timeout(query.fetch_one(pool)).await?;
+        let estimate = sampled.scale(factor);
+        Ok(if first.rows == MAX_COUNTED {
+            // At least these, however few the sample has met.
+            EligibleMoves {
+                objects: estimate.objects.max(first.objects),
+                ..estimate
+            }
+        } else {
+            EligibleMoves {
+                young: first.young,
+                objects: first.objects,
+                bytes: first.bytes,
+                ..estimate
+            }
+        })
     }
 
     /// What an earlier clean was about to remove, and may not go by what this one was asked for. The others are

@@ -31,9 +31,11 @@ mod companions;
 mod confirm;
 mod count;
 mod encoded_paths;
+mod missing_indexes;
 mod other_spellings;
 mod output;
 mod pass;
+mod path_column;
 mod path_references;
 #[cfg(test)]
 pub(crate) mod plans;
@@ -43,7 +45,7 @@ mod restore;
 use std::time::Duration;
 
 use bucket_brigade_common::exit::{self, CommandError};
-use bucket_brigade_common::ledger::{AdvisoryLock, TableAccess};
+use bucket_brigade_common::ledger::{AdvisoryLock, ApplicationTable, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
 use bucket_brigade_common::object_store::s3::S3Store;
@@ -65,15 +67,20 @@ use super::verify::count_moves;
 use confirm::RemovalConsent;
 use count::EligibleMoves;
 use encoded_paths::UnsettledSources;
+use missing_indexes::{LARGE_PAGE_ROWS, MissingIndexes};
 use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use pass::CleanPass;
-use path_references::path_columns;
+use path_column::PathColumn;
+use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
 
 /// Pages side by side, and the heartbeat.
 const POOL_SIZE: u32 = 5;
+
+/// Objects that one request removes.
+const PAGE_ROWS: i64 = 1000;
 
 /// Ten years: a longer time is a mistaken unit.
 const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
@@ -123,6 +130,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         "clean"
     };
     let cursor = CommandCursor::new(&ledger, command, age_seconds.to_string());
+    let ApplicationTable { sql, path, id, .. } = ledger.table().clone();
+    let column = PathColumn::open(&ledger, sql, path, id).await?;
     let clean = CleanCommand {
         context: &context,
         operator: args.operator.into(),
@@ -131,6 +140,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         pass: CleanPass {
             removals: RemovalLedger {
                 ledger: &ledger,
+                column: &column,
                 orphans: args.orphans,
                 bucket,
                 age_seconds,
@@ -142,7 +152,9 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
             other_spellings: OtherSpellings::default(),
             unsettled: UnsettledSources::default(),
             cursor,
+            page_rows: PAGE_ROWS,
         },
+        missing: MissingIndexes::default(),
     };
     let work = clean.run(args.confirm.is_some(), lock, &stop);
     Box::pin(throttle.run(work)).await
@@ -155,6 +167,7 @@ struct CleanCommand<'a> {
     rows_outside_the_rule: Option<u64>,
     versioning: Option<BucketVersioning>,
     pass: CleanPass<'a>,
+    missing: MissingIndexes,
 }
 
 impl CleanCommand<'_> {
@@ -166,26 +179,27 @@ impl CleanCommand<'_> {
         stop: &CancellationToken,
     ) -> anyhow::Result<u8> {
         if is_confirmed && self.pass.has_candidates(stop).await? {
-            self.read_other_spellings(stop).await?;
             return self.run_pass(lock, stop).await;
         }
-        let removals = self.pass.removals;
-        self.begin_phase("counting", 2).await?;
-        let eligible = removals.count_eligible(self.pass.throttle, stop).await?;
         if stop.is_cancelled() {
             return Ok(exit::STOPPED);
         }
-        refuse_unverified(removals.orphans, &eligible)?;
+        let eligible = self.pass.removals.count_eligible().await?;
+        refuse_unverified(self.pass.removals.orphans, &eligible)?;
         if eligible.objects == 0 {
             self.context
                 .print_output(&self.build_preview(eligible, false))?;
             return Ok(exit::DONE);
         }
-        self.read_other_spellings(stop).await?;
-        Box::pin(self.confirm_and_run(eligible, lock, stop)).await
+        let columns = self.find_columns().await?;
+        // A preview comes at once, whatever the clean itself will take.
+        if !self.missing.reads_tables {
+            self.read_other_spellings(&columns, stop).await?;
+        }
+        Box::pin(self.ask_and_run(eligible, lock, stop)).await
     }
 
-    async fn confirm_and_run(
+    async fn ask_and_run(
         self,
         eligible: EligibleMoves,
         lock: AdvisoryLock,
@@ -207,19 +221,46 @@ impl CleanCommand<'_> {
         }
     }
 
-    async fn read_other_spellings(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+    /// The columns that name objects of the bucket, and which of their indexes are missing.
+    async fn find_columns(&mut self) -> anyhow::Result<Vec<ReferringColumn>> {
         let RemovalLedger { ledger, bucket, .. } = self.pass.removals;
         let columns = path_columns(ledger, bucket).await?;
-        let read = OtherSpellings::read(ledger, &columns, self.pass.throttle, stop);
-        self.pass.other_spellings = read.await?;
-        let spellings = &mut self.pass.other_spellings;
-        spellings.accept_rows_outside(self.rows_outside_the_rule)?;
-        let read = UnsettledSources::read(self.pass.removals, self.pass.throttle, stop);
-        self.pass.unsettled = read.await?;
-        Ok(())
+        self.missing = MissingIndexes::find(ledger, &columns).await?;
+        if self.missing.reads_tables_by_page {
+            self.pass.page_rows = LARGE_PAGE_ROWS;
+        }
+        Ok(columns)
     }
 
-    async fn run_pass(self, lock: AdvisoryLock, stop: &CancellationToken) -> anyhow::Result<u8> {
+    async fn read_other_spellings(
+        &mut self,
+        columns: &[ReferringColumn],
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let CleanPass {
+            removals, throttle, ..
+        } = &self.pass;
+        let read = OtherSpellings::read(removals.ledger, columns, throttle, stop);
+        self.pass.other_spellings = read.await?;
+        let spellings = &mut self.pass.other_spellings;
+        Ok(spellings.accept_rows_outside(self.rows_outside_the_rule)?)
+    }
+
+    async fn run_pass(
+        mut self,
+        lock: AdvisoryLock,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<u8> {
+        let columns = self.find_columns().await?;
+        for index in &self.missing.all {
+            tracing::warn!("{index}");
+        }
+        self.read_other_spellings(&columns, stop).await?;
+        let read = UnsettledSources::read(self.pass.removals, self.pass.throttle, stop);
+        self.pass.unsettled = read.await?;
+        if stop.is_cancelled() {
+            return Ok(exit::STOPPED);
+        }
         let RemovalLedger {
             ledger,
             orphans,
@@ -239,19 +280,14 @@ impl CleanCommand<'_> {
         self.operator
             .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
             .await;
-        self.begin_phase("cleaning", 1).await?;
+        // As if there were no orphans, and no two rows shared an object: the progress is an estimate.
+        let moves = count_moves(ledger).await?;
+        self.pass.throttle.begin_phase("cleaning", moves);
         let format = self.context.format;
         let mut printer = CleanPrinter::begin_list(format, ledger.run_id(), orphans, bucket)?;
         let is_complete = self.pass.run(lock, fleet, &mut printer, stop).await?;
         let code = printer.print_summary()?;
         Ok(if is_complete { code } else { exit::STOPPED })
-    }
-
-    /// As if there were no orphans, and no two rows shared an object: the progress is an estimate.
-    async fn begin_phase(&self, label: &'static str, passes: u64) -> anyhow::Result<()> {
-        let moves = count_moves(self.pass.removals.ledger).await?;
-        self.pass.throttle.begin_phase(label, moves * passes);
-        Ok(())
     }
 
     fn build_preview(&self, eligible: EligibleMoves, is_prompting: bool) -> CleanPreview<'_> {
@@ -265,6 +301,7 @@ impl CleanCommand<'_> {
             eligible,
             rows_outside: spellings.rows_outside,
             outside_examples: &spellings.examples,
+            missing_indexes: &self.missing,
             is_prompting,
         }
     }

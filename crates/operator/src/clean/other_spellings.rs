@@ -6,26 +6,25 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{IdColumns, PostgresLedger, find_id_columns, statement_error};
 use bucket_brigade_common::settings::SettingsError;
-use bucket_brigade_common::sql::quote_identifier;
+use bucket_brigade_common::sql::{like_prefix, quote_literal};
 use percent_encoding::percent_decode_str;
-use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 
-use super::path_references::ReferringColumn;
+use super::path_column::{RowSearch, STRETCH_ROWS};
+use super::path_references::{ColumnRules, ReferringColumn, lookup_error};
 use crate::command_throttle::CommandThrottle;
-use crate::statements::retry_query;
-
-/// Rows of a table read by one statement.
-const STRETCH_ROWS: i64 = 20_000;
 
 /// Rows outside the rule whose names are kept in memory. With more of them a match may be by chance:
 /// clean needs the operator's consent then.
 pub(super) const MAX_ROWS_OUTSIDE: u64 = 100_000;
 
 const MAX_EXAMPLES: usize = 3;
+
+/// What may be a query, an encoding, or another way to the same object.
+const ODD_PATTERN: &str = r"[?#%+\\]|\s|/\.|[^:]//|^/|\A\.";
 
 /// Characters that may stand around a file's name in a URL, a list or a JSON text.
 const DELIMITERS: &[char] = &[
@@ -36,8 +35,8 @@ const DELIMITERS: &[char] = &[
 /// What the rows may mean that do not name an object by the path rule.
 #[derive(Debug, Default)]
 pub(super) struct OtherSpellings {
-    /// Rows under no prefix of any run.
-    pub(super) rows_outside: u64,
+    /// Rows under no prefix of any run; none where the rows have not been read.
+    pub(super) rows_outside: Option<u64>,
     pub(super) examples: Vec<String>,
     /// Hashes of names in rows outside the rule: a collision keeps one object more.
     names: HashSet<u64>,
@@ -45,87 +44,71 @@ pub(super) struct OtherSpellings {
     keys: HashSet<u64>,
 }
 
-#[derive(sqlx::FromRow)]
-struct StretchRow {
-    id: String,
-    path: String,
-    is_odd: bool,
-}
-
 impl OtherSpellings {
-    /// Reads all rows of the columns, a stretch of ids at a time, or until `stop`.
+    /// Reads the rows of the columns, a stretch of ids at a time, or until `stop`: all of them where no index holds
+    /// those that may mean an object so.
     pub(super) async fn read(
         ledger: &PostgresLedger,
         columns: &[ReferringColumn],
         throttle: &CommandThrottle<'_>,
         stop: &CancellationToken,
     ) -> Result<Self, StatementError> {
-        let mut spellings = Self::default();
+        let mut spellings = Self {
+            rows_outside: Some(0),
+            ..Self::default()
+        };
         throttle.begin_phase("looking for other spellings", 0);
-        for column in columns {
-            let read = spellings.read_column(ledger, column, throttle, stop).await;
-            read.map_err(|error| column.lookup_error(&error))?;
+        for ReferringColumn { at, rules } in columns {
+            let unknown = |error| lookup_error(&at.table, &error);
+            let condition = rules.odd_condition(&format!("t.{}", at.path));
+            let search = RowSearch {
+                is_indexed: at
+                    .has_index_with(ledger, &condition)
+                    .await
+                    .map_err(unknown)?,
+                condition,
+                paths: None,
+            };
+            let mut cursor = None;
+            while !stop.is_cancelled() {
+                throttle.wait_while_held(stop).await;
+                let read = at.read_stretch(ledger, &search, &mut cursor).await;
+                let Some(paths) = read.map_err(unknown)? else {
+                    break;
+                };
+                throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
+                paths
+                    .iter()
+                    .for_each(|path| spellings.add_path(rules, path));
+            }
         }
         Ok(spellings)
     }
 
-    async fn read_column(
-        &mut self,
-        ledger: &PostgresLedger,
-        column: &ReferringColumn,
-        throttle: &CommandThrottle<'_>,
-        stop: &CancellationToken,
-    ) -> Result<(), StatementError> {
-        let id = find_id_columns(ledger.pool(), &column.table, &column.id_column).await;
-        let id = id.map_err(|error| StatementError::Unavailable(error.to_string()))?;
-        let mut cursor: Option<String> = None;
-        loop {
-            throttle.wait_while_held(stop).await;
-            if stop.is_cancelled() {
-                return Ok(());
-            }
-            let sql = stretch_sql(column, &id, cursor.is_some());
-            let read = async || {
-                let query = sqlx::query_as(AssertSqlSafe(sql.clone()));
-                let query = query.bind(&column.known_prefixes).bind(STRETCH_ROWS);
-                query.bind(&cursor).fetch_all(ledger.pool()).await
-            };
-            let rows = retry_query(read).await;
-            let rows: Vec<StretchRow> = rows.map_err(|error| statement_error(&error))?;
-            let Some(last) = rows.last() else {
-                return Ok(());
-            };
-            cursor = Some(last.id.clone());
-            throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
-            for row in rows.iter().filter(|row| row.is_odd) {
-                self.add_path(column, &row.path);
-            }
-        }
-    }
-
-    fn add_path(&mut self, column: &ReferringColumn, path: &str) {
-        for reference in &column.references {
+    fn add_path(&mut self, rules: &ColumnRules, path: &str) {
+        for reference in &rules.references {
             if let Some(rest) = path.strip_prefix(&reference.path_prefix) {
                 let other = spellings(rest).into_iter().filter(|other| other != rest);
                 let keys = other.map(|other| hash_of(format!("{}{other}", reference.key_prefix)));
                 self.keys.extend(keys);
             }
         }
-        if !is_outside(path, &column.known_prefixes) {
+        if !is_outside(path, &rules.known_prefixes) {
             return;
         }
-        self.rows_outside += 1;
+        let rows_outside = self.rows_outside.get_or_insert(0);
+        *rows_outside += 1;
         if self.examples.len() < MAX_EXAMPLES {
             self.examples.push(path.to_owned());
         }
-        if self.rows_outside <= MAX_ROWS_OUTSIDE {
+        if *rows_outside <= MAX_ROWS_OUTSIDE {
             self.names.extend(file_names(path).iter().map(hash_of));
         }
     }
 
     /// The operator knows of so many rows outside the rule, which mean no object here.
     pub(super) fn accept_rows_outside(&mut self, known: Option<u64>) -> Result<(), SettingsError> {
-        let (rows, example) = (self.rows_outside, self.examples.join("', '"));
+        let (rows, example) = (self.rows_outside.unwrap_or(0), self.examples.join("', '"));
         let problem = match known {
             Some(known) if known == rows => {
                 self.names.clear();
@@ -151,32 +134,39 @@ impl OtherSpellings {
     }
 }
 
-/// `$1` known prefixes, `$2` rows, `$3` cursor. The odd rows of a stretch, and its last one. Over partitions
-/// an id need not be unique: all rows with the last one are read.
-pub(super) fn stretch_sql(column: &ReferringColumn, id: &IdColumns, has_cursor: bool) -> String {
-    let (table, path) = (&column.table, quote_identifier(&column.path_column));
-    let (columns, order, keys) = (id.as_keys("t"), id.order("t"), id.keys("stretch"));
-    let (row_id, key_order) = (id.keys_as_text("marked"), id.key_order("stretch"));
-    let marked_order = id.key_order("marked");
-    let after = if has_cursor {
-        format!("WHERE {}", id.is_after("t", "$3"))
-    } else {
-        "WHERE $3::text IS NULL".into()
-    };
-    format!(
-        r#"WITH stretch AS MATERIALIZED (
-    SELECT {columns}, t.{path}::text COLLATE "C" AS path FROM {table} t {after}
-     ORDER BY {order} FETCH FIRST $2 ROWS WITH TIES
-), marked AS (
-    SELECT {keys}, path, path <> '' AND (
-               path ~ '[?#%+\\]|\s|/\.|[^:]//|^/|\A\.'
-               OR NOT EXISTS (SELECT 1 FROM unnest($1::text[]) p WHERE p <> '' AND starts_with(path, p))
-           ) AS is_odd, lead(1) OVER (ORDER BY {key_order}) IS NULL AS is_last
-      FROM stretch
-)
-SELECT {row_id} AS id, coalesce(path, '') AS path, coalesce(is_odd, false) AS is_odd
-  FROM marked WHERE is_odd OR is_last ORDER BY {marked_order}"#
-    )
+impl ColumnRules {
+    /// Which paths may mean an object by another spelling. All literals, so that the predicate of an index made of it
+    /// follows.
+    pub(super) fn odd_condition(&self, path: &str) -> String {
+        let path = format!(r#"({path}::text COLLATE "C")"#);
+        let is_elsewhere = |prefix: &&String| {
+            let pattern = quote_literal(&like_prefix(prefix));
+            format!("{path} NOT LIKE {pattern}")
+        };
+        let prefixes = self
+            .known_prefixes
+            .iter()
+            .filter(|prefix| !prefix.is_empty());
+        let (related, others): (Vec<_>, Vec<_>) = prefixes.partition(|one| self.is_related(one));
+        let mut all = vec![format!("{path} <> ''")];
+        all.extend(others.iter().map(is_elsewhere));
+        let outside: Vec<String> = related.iter().map(is_elsewhere).collect();
+        // Where a prefix is empty, it is told row by row.
+        if !outside.is_empty() {
+            let (pattern, outside) = (quote_literal(ODD_PATTERN), outside.join(" AND "));
+            all.push(format!("({path} ~ {pattern} OR {outside})"));
+        }
+        all.join(" AND ")
+    }
+
+    /// Whether paths under a known prefix may name objects of the bucket.
+    fn is_related(&self, prefix: &str) -> bool {
+        let mut references = self
+            .references
+            .iter()
+            .map(|reference| &reference.path_prefix);
+        references.any(|of| of.starts_with(prefix) || prefix.starts_with(of))
+    }
 }
 
 /// Where a rule's prefix is empty, everything that looks like a key is under it.
@@ -259,11 +249,8 @@ mod tests {
     use super::*;
     use crate::clean::path_references::PathReference;
 
-    fn urls() -> ReferringColumn {
-        ReferringColumn {
-            table: "images".into(),
-            id_column: "id".into(),
-            path_column: "path".into(),
+    fn urls() -> ColumnRules {
+        ColumnRules {
             known_prefixes: vec!["https://old.example/".into(), "https://new.example/".into()],
             references: vec![PathReference {
                 path_prefix: "https://old.example/".into(),
@@ -277,6 +264,24 @@ mod tests {
         let mut spellings = OtherSpellings::default();
         spellings.add_path(&urls(), path);
         spellings
+    }
+
+    #[test]
+    fn rows_under_a_prefix_of_another_bucket_are_not_read() {
+        assert_eq!(
+            urls().odd_condition("p"),
+            r#"(p::text COLLATE "C") <> '' AND (p::text COLLATE "C") NOT LIKE 'https://new.example/%'"#.to_owned()
+                + r#" AND ((p::text COLLATE "C") ~ E'[?#%+\\\\]|\\s|/\\.|[^:]//|^/|\\A\\.' OR (p::text COLLATE "C") NOT LIKE 'https://old.example/%')"#
+        );
+        let mut rules = urls();
+        rules.known_prefixes = vec![String::new(), "https://old.example/".into()];
+        assert!(!rules.odd_condition("p").contains("LIKE '%'"));
+        rules.known_prefixes = vec!["https://".into(), "https://old.example/u/".into()];
+        assert!(
+            rules
+                .odd_condition("p")
+                .ends_with(r#"'https://old.example/u/%')"#)
+        );
     }
 
     #[test]
@@ -295,7 +300,7 @@ mod tests {
             " https://old.example/u/a b.png ",
         ] {
             let spellings = spellings_of(path);
-            assert_eq!(spellings.rows_outside, 1, "{path}");
+            assert_eq!(spellings.rows_outside, Some(1), "{path}");
             assert!(spellings.may_mean("image/u/a b.png"), "{path}");
             assert!(!spellings.may_mean("image/u/c.png"), "{path}");
         }
@@ -317,7 +322,7 @@ mod tests {
             "u/a.png%3Fv=2",
         ] {
             let spellings = spellings_of(&format!("https://old.example/{rest}"));
-            assert_eq!(spellings.rows_outside, 0, "{rest}");
+            assert_eq!(spellings.rows_outside, None, "{rest}");
             assert!(spellings.may_mean("image/u/a.png"), "{rest}");
             assert!(!spellings.may_mean("image/v/a.png"), "{rest}");
         }
@@ -328,7 +333,7 @@ mod tests {
         let spellings = spellings_of("https://old.example/u/50%25 a+b?.png");
         assert!(!spellings.may_mean("image/u/50%25 a+b?.png"));
         let moved = spellings_of("https://new.example/u/a.png");
-        assert_eq!(moved.rows_outside, 0);
+        assert_eq!(moved.rows_outside, None);
         assert!(!moved.may_mean("image/u/a.png"));
     }
 

@@ -9,6 +9,7 @@ use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
 use super::count::EligibleMoves;
+use super::missing_indexes::MissingIndexes;
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
 use crate::list_writer::ListWriter;
 use crate::output::OutputFormat;
@@ -23,9 +24,10 @@ pub(super) struct CleanPreview<'a> {
     pub(super) versioning: Option<BucketVersioning>,
     #[serde(flatten)]
     pub(super) eligible: EligibleMoves,
-    pub(super) rows_outside: u64,
+    pub(super) rows_outside: Option<u64>,
     #[serde(rename = "rows_outside_examples")]
     pub(super) outside_examples: &'a [String],
+    pub(super) missing_indexes: &'a MissingIndexes,
     /// Whether the question for the bucket's name follows.
     #[serde(skip)]
     pub(super) is_prompting: bool,
@@ -39,31 +41,35 @@ impl fmt::Display for CleanPreview<'_> {
             young,
             objects,
             bytes,
+            is_estimate,
         } = self.eligible;
         let (run, bucket) = (self.run, self.bucket);
+        let about = if is_estimate { "about " } else { "" };
         if self.orphans {
             write!(
                 f,
-                "run {run}: {objects} copies without a row in bucket {bucket}"
+                "run {run}: {about}{objects} copies without a row in bucket {bucket}"
             )?;
         } else {
             write!(
                 f,
-                "run {run}: {objects} sources ({bytes} bytes) may go from bucket {bucket}, unless a row still names them\n  \
-                 of {moves} moves, {unverified} are not verified since they were made, {young} are verified and younger than asked for"
+                "run {run}: {about}{objects} sources ({bytes} bytes) may go from bucket {bucket}, unless a row still names them\n  \
+                 of {about}{moves} moves, {unverified} are not verified since they were made, {young} are verified and younger than asked for"
             )?;
         }
         if objects == 0 {
             return write!(f, "\nNothing to do.");
         }
         write!(f, "\n  {}", versioning_note(self.versioning))?;
-        if self.rows_outside > 0 {
+        if let Some(rows @ 1..) = self.rows_outside {
             write!(
                 f,
-                "\n  {} rows are outside the path rule ('{}'): what bears a name of theirs stays, unless --rows-outside-the-rule {0} says that they mean no object here",
-                self.rows_outside,
+                "\n  {rows} rows are outside the path rule ('{}'): what bears a name of theirs stays, unless --rows-outside-the-rule {rows} says that they mean no object here",
                 self.outside_examples.join("', '"),
             )?;
+        }
+        for index in &self.missing_indexes.all {
+            write!(f, "\n  {index}")?;
         }
         if self.is_prompting {
             return Ok(());

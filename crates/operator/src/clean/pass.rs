@@ -5,9 +5,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 
 use bucket_brigade_common::ledger::AdvisoryLock;
-use bucket_brigade_common::object_store::objects::MAX_DELETE_OBJECTS;
 use bucket_brigade_common::object_store::s3::S3Store;
-use bucket_brigade_common::preflight::retry_transient;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{CleanedPage, ObjectCleaner};
@@ -34,6 +32,7 @@ pub(super) struct CleanPass<'a> {
     pub(super) other_spellings: OtherSpellings,
     pub(super) unsettled: UnsettledSources,
     pub(super) cursor: CommandCursor<'a>,
+    pub(super) page_rows: i64,
 }
 
 /// Objects, and the cursor after them; none where it stays.
@@ -44,6 +43,7 @@ struct PageReader<'a> {
     removals: RemovalLedger<'a>,
     interrupted: Option<InterruptedRemovals>,
     lap: CursorLap,
+    page_rows: i64,
     /// Paths of what was interrupted, which is not looked at twice.
     interrupted_paths: HashSet<String>,
 }
@@ -55,7 +55,7 @@ struct InterruptedRemovals(Option<String>);
 impl CleanPass<'_> {
     /// Whether anything may go: through the pages until there is something.
     pub(super) async fn has_candidates(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
-        let mut reader = PageReader::new(self.removals, CursorLap::default());
+        let mut reader = self.reader(CursorLap::default());
         while !stop.is_cancelled() {
             self.throttle.wait_while_held(stop).await;
             match reader.next_page().await? {
@@ -64,6 +64,16 @@ impl CleanPass<'_> {
             }
         }
         Ok(false)
+    }
+
+    fn reader(&self, lap: CursorLap) -> PageReader<'_> {
+        PageReader {
+            removals: self.removals,
+            interrupted: Some(InterruptedRemovals::default()),
+            lap,
+            page_rows: self.page_rows,
+            interrupted_paths: HashSet::new(),
+        }
     }
 
     /// Goes on to the end; false when it was stopped before.
@@ -76,7 +86,7 @@ impl CleanPass<'_> {
     ) -> anyhow::Result<bool> {
         let (ledger, bucket) = (self.removals.ledger, self.removals.bucket);
         let lap = self.cursor.load().await?;
-        let mut reader = PageReader::new(self.removals, lap);
+        let mut reader = self.reader(lap);
         let (is_complete, is_closed) = (Cell::new(false), Cell::new(false));
         let read = async || {
             let page = reader.next_page().await?;
@@ -124,7 +134,7 @@ impl CleanPass<'_> {
             restorer: &self.restorer,
             slots: &self.slots,
             throttle: self.throttle,
-            columns: retry_transient(async || path_columns(ledger, bucket).await).await?,
+            columns: path_columns(ledger, bucket).await?,
             other_spellings: &self.other_spellings,
             unsettled: &self.unsettled,
         };
@@ -134,25 +144,15 @@ impl CleanPass<'_> {
     }
 }
 
-impl<'a> PageReader<'a> {
-    fn new(removals: RemovalLedger<'a>, lap: CursorLap) -> Self {
-        Self {
-            removals,
-            interrupted: Some(InterruptedRemovals::default()),
-            lap,
-            interrupted_paths: HashSet::new(),
-        }
-    }
-
+impl PageReader<'_> {
     /// It may be empty: what may not go is passed over.
     async fn next_page(&mut self) -> anyhow::Result<Option<RemovalPage>> {
         if let Some(page) = self.next_interrupted().await? {
             return Ok(Some((page, None)));
         }
-        let size = i64::try_from(MAX_DELETE_OBJECTS)?;
         loop {
-            let (mut page, last): CandidatePage =
-                self.removals.next_candidates(&self.lap, size).await?;
+            let candidates = self.removals.next_candidates(&self.lap, self.page_rows);
+            let (mut page, last): CandidatePage = candidates.await?;
             if last.is_some() {
                 page.retain(|removal| !self.interrupted_paths.contains(&removal.path));
                 self.lap.after.clone_from(&last);
@@ -166,7 +166,7 @@ impl<'a> PageReader<'a> {
     }
 
     async fn next_interrupted(&mut self) -> anyhow::Result<Option<Vec<ObjectRemoval>>> {
-        let (removals, size) = (self.removals, i64::try_from(MAX_DELETE_OBJECTS)?);
+        let (removals, size) = (self.removals, self.page_rows);
         let Some(InterruptedRemovals(cursor)) = &mut self.interrupted else {
             return Ok(None);
         };

@@ -2,28 +2,28 @@
 //! partition the whole table is asked: its other partitions hold rows of the same kind.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    LedgerError, PostgresLedger, ensure_all_rows_visible, is_statement_timeout, statement_error,
+    LedgerError, PostgresLedger, ensure_all_rows_visible, find_id_columns,
 };
 use bucket_brigade_common::path_encoding::PathEncoding;
+use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::sql::quote_identifier;
-use sqlx::AssertSqlSafe;
 
-use crate::statements::retry_query;
-
-/// The most that a look into a table without an index on its path may take.
-const SCAN_TIMEOUT: &str = "SET LOCAL statement_timeout = '15min'";
+use super::path_column::PathColumn;
 
 /// A column that holds paths of one or more runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReferringColumn {
-    /// Quoted; the root of its partitions or heirs.
-    pub(super) table: String,
-    pub(super) id_column: String,
-    pub(super) path_column: String,
-    /// What its paths may begin with by the rules of all runs.
+    pub(super) at: PathColumn,
+    pub(super) rules: ColumnRules,
+}
+
+/// What the paths of a column mean by the rules of all runs.
+#[derive(Debug, Default)]
+pub(super) struct ColumnRules {
+    /// What its paths may begin with.
     pub(super) known_prefixes: Vec<String>,
     /// Those that name objects of the bucket.
     pub(super) references: Vec<PathReference>,
@@ -96,34 +96,27 @@ impl PathReference {
     }
 }
 
-impl ReferringColumn {
-    /// The sides of one column, put together.
-    fn from_side(side: &RunSide) -> Self {
-        Self {
-            table: side.root.clone(),
-            id_column: side.id_column.clone(),
-            path_column: side.path_column.clone(),
-            known_prefixes: Vec::new(),
-            references: Vec::new(),
+impl ColumnRules {
+    fn of(sides: &[RunSide]) -> Result<Self, LedgerError> {
+        let mut references = Vec::new();
+        for side in sides.iter().filter(|side| side.is_in_bucket) {
+            let encoding = side.encoding.as_deref().unwrap_or("none").parse();
+            let encoding = encoding.map_err(|problem: &str| {
+                LedgerError::IncompatibleLedger(format!("the PATH_ENCODING of a run {problem}"))
+            })?;
+            references.push(PathReference {
+                path_prefix: side.path_prefix.clone(),
+                key_prefix: side.key_prefix.clone(),
+                encoding,
+            });
         }
+        Ok(Self {
+            known_prefixes: sides.iter().map(|side| side.path_prefix.clone()).collect(),
+            references,
+        })
     }
 
-    fn is_column_of(&self, side: &RunSide) -> bool {
-        self.table == side.root && self.path_column == side.path_column
-    }
-
-    fn add_side(&mut self, side: RunSide, encoding: PathEncoding) {
-        let reference = PathReference {
-            path_prefix: side.path_prefix.clone(),
-            key_prefix: side.key_prefix,
-            encoding,
-        };
-        if side.is_in_bucket && !self.references.contains(&reference) {
-            self.references.push(reference);
-        }
-        self.known_prefixes.push(side.path_prefix);
-    }
-
+    /// The paths by which rows would usually name the keys.
     fn paths_of<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
         let of_reference = |r: &'a PathReference| keys.iter().flat_map(|key| r.paths_of(key));
         self.references.iter().flat_map(of_reference)
@@ -132,23 +125,6 @@ impl ReferringColumn {
     fn has_encoded_paths(&self) -> bool {
         let mut encodings = self.references.iter().map(|reference| reference.encoding);
         encodings.any(|encoding| encoding != PathEncoding::None)
-    }
-
-    pub(super) fn lookup_error(&self, error: &StatementError) -> StatementError {
-        StatementError::Unavailable(format!(
-            "whether a row of table {}, which a run of this ledger is about, names objects of the bucket cannot be known: {error}",
-            self.table
-        ))
-    }
-
-    /// `$1` paths. Compared under the column's own collation, so that its index serves: one that is not
-    /// deterministic finds more rows than name the object, never fewer.
-    pub(super) fn lookup_sql(&self) -> String {
-        let path = quote_identifier(&self.path_column);
-        format!(
-            "SELECT DISTINCT {path}::text FROM {} WHERE {path} = ANY ($1::text[])",
-            self.table
-        )
     }
 }
 
@@ -159,27 +135,43 @@ impl ReferringColumn {
 pub(super) async fn path_columns(
     ledger: &PostgresLedger,
     bucket: &str,
-) -> Result<Vec<ReferringColumn>, LedgerError> {
-    let query = sqlx::query_as(SELECT_RUN_SIDES).bind(bucket);
-    let sides: Vec<RunSide> = query.fetch_all(ledger.pool()).await?;
-    let mut columns: Vec<ReferringColumn> = Vec::new();
-    for side in sides {
-        if !columns.last().is_some_and(|last| last.is_column_of(&side)) {
-            columns.push(ReferringColumn::from_side(&side));
+) -> anyhow::Result<Vec<ReferringColumn>> {
+    let read = async || {
+        let query = sqlx::query_as(SELECT_RUN_SIDES).bind(bucket);
+        query
+            .fetch_all(ledger.pool())
+            .await
+            .map_err(LedgerError::from)
+    };
+    let sides: Vec<RunSide> = retry_transient(read).await?;
+    let mut columns = Vec::new();
+    for sides in sides.chunk_by(RunSide::is_of_column) {
+        let rules = ColumnRules::of(sides)?;
+        if rules.references.is_empty() {
+            continue;
         }
-        let encoding = side.encoding.as_deref().unwrap_or("none").parse();
-        let encoding = encoding.map_err(|problem: &str| {
-            LedgerError::IncompatibleLedger(format!("the PATH_ENCODING of a run {problem}"))
+        let side = &sides[0];
+        let at = retry_transient(async || side.open_column(ledger).await).await;
+        let at = at.map_err(|error| match error {
+            error @ LedgerError::NotAllowed { .. } => anyhow::Error::from(error),
+            error => lookup_error(&side.root, &error).into(),
         })?;
-        if let Some(column) = columns.last_mut() {
-            column.add_side(side, encoding);
-        }
-    }
-    columns.retain(|column| !column.references.is_empty());
-    for column in &columns {
-        ensure_all_rows_visible(ledger.pool(), &column.table).await?;
+        columns.push(ReferringColumn { at, rules });
     }
     Ok(columns)
+}
+
+impl RunSide {
+    fn is_of_column(&self, other: &Self) -> bool {
+        self.root == other.root && self.path_column == other.path_column
+    }
+
+    async fn open_column(&self, ledger: &PostgresLedger) -> Result<PathColumn, LedgerError> {
+        ensure_all_rows_visible(ledger.pool(), &self.root).await?;
+        let id = find_id_columns(ledger.pool(), &self.root, &self.id_column).await?;
+        let path = quote_identifier(&self.path_column);
+        PathColumn::open(ledger, self.root.clone(), path, id).await
+    }
 }
 
 /// Those of the keys that some row names by one of these paths or by a usual spelling.
@@ -190,55 +182,26 @@ pub(super) async fn referenced_keys(
     paths: &[String],
 ) -> Result<HashSet<String>, StatementError> {
     let mut referenced = HashSet::new();
-    for column in columns {
-        let mut wanted: Vec<String> = column.paths_of(keys).collect();
-        if column.has_encoded_paths() {
+    for ReferringColumn { at, rules } in columns {
+        let mut wanted: Vec<String> = rules.paths_of(keys).collect();
+        if rules.has_encoded_paths() {
             wanted.extend_from_slice(paths);
         }
         if wanted.is_empty() {
             continue;
         }
-        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        let found = query_paths(ledger, &column.lookup_sql(), &wanted, None).await;
-        let found = found.map_err(|error| column.lookup_error(&error))?;
-        let of_path = |path| column.references.iter().filter_map(move |r| r.key_of(path));
+        let found = at.find_paths(ledger, &wanted, "true").await;
+        let found = found.map_err(|error| lookup_error(&at.table, &error))?;
+        let of_path = |path| rules.references.iter().filter_map(move |r| r.key_of(path));
         referenced.extend(found.iter().flat_map(|path| of_path(path.as_str())));
     }
     Ok(referenced)
 }
 
-/// Asks rows by their paths, `$1`, and by the run, `$2`, where the statement has it. With an index on the path it
-/// takes as long as there are paths; without one it reads the table, for which the connection's own time may be
-/// too short.
-pub(super) async fn query_paths(
-    ledger: &PostgresLedger,
-    sql: &str,
-    paths: &[&str],
-    run: Option<i64>,
-) -> Result<Vec<String>, StatementError> {
-    let build = || {
-        let query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).bind(paths);
-        match run {
-            Some(run) => query.bind(run),
-            None => query,
-        }
-    };
-    let found = retry_query(async || build().fetch_all(ledger.pool()).await).await;
-    let found = match found {
-        Err(error) if is_statement_timeout(&error) => {
-            tracing::warn!(
-                "no row is found by its path in time: each page reads the whole table; an index on the path column helps (CREATE INDEX CONCURRENTLY)"
-            );
-            let scan = async {
-                let mut transaction = ledger.pool().begin().await?;
-                sqlx::query(SCAN_TIMEOUT).execute(&mut *transaction).await?;
-                build().fetch_all(&mut *transaction).await
-            };
-            scan.await
-        }
-        found => found,
-    };
-    found.map_err(|error| statement_error(&error))
+pub(super) fn lookup_error(table: &str, error: &impl Display) -> StatementError {
+    StatementError::Unavailable(format!(
+        "whether a row of table {table}, which a run of this ledger is about, names objects of the bucket cannot be known: {error}"
+    ))
 }
 
 #[cfg(test)]

@@ -4,17 +4,34 @@ use bucket_brigade_common::ledger::ApplicationTable;
 use bucket_brigade_common::path_encoding::PathEncoding;
 
 use super::candidates::{
-    SELECT_ORPHANS, SELECT_ORPHANS_BY_KEY, cleanable_paths_sql, settle_gone_sql, sources_sql,
-    unsettled_sql,
+    cleanable_paths_sql, is_unsettled, orphans_by_key_sql, orphans_page_sql, settle_gone_sql,
+    sources_sql,
 };
-use super::count::{COUNT_ORPHANS, count_moves_sql, count_sources_sql};
+use super::count::{FIRST_ORPHANS, first_sources_sql};
 use super::encoded_paths::SELECT_UNSETTLED;
-use super::other_spellings::stretch_sql;
-use super::path_references::{PathReference, ReferringColumn};
+use super::path_column::{PathColumn, RowSearch};
+use super::path_references::{ColumnRules, PathReference};
 use super::removals::{SELECT_INTERRUPTED, finish_removals_sql};
 use crate::command_cursor::CursorLap;
 use crate::statement_plans::{PlannedStatement, page, repeated, texts};
 use crate::statements::page_after;
+
+fn rules() -> ColumnRules {
+    ColumnRules {
+        known_prefixes: vec!["image/".into(), "avatar/".into()],
+        references: vec![PathReference {
+            path_prefix: "image/".into(),
+            key_prefix: "image/".into(),
+            encoding: PathEncoding::None,
+        }],
+    }
+}
+
+/// What makes the index of rows that spell a path otherwise.
+pub(crate) fn create_index_sql() -> String {
+    let condition = rules().odd_condition("path");
+    format!("CREATE INDEX images_odd ON images (id) WHERE {condition}")
+}
 
 /// Upserts find their rows by the key without a node of the plan, and are not here.
 #[expect(clippy::too_many_lines, reason = "a list")]
@@ -23,19 +40,24 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     lap.after = Some("image/6".into());
     let paths = texts("image/", 100);
     let keys = texts("avatar/", 100);
-    let column = ReferringColumn {
-        table: "images".into(),
-        id_column: "id".into(),
-        path_column: "path".into(),
-        known_prefixes: vec!["image/".into(), "avatar/".into()],
-        references: vec![PathReference {
-            path_prefix: "image/".into(),
-            key_prefix: "image/".into(),
-            encoding: PathEncoding::None,
-        }],
+    let column = PathColumn {
+        table: table.sql.clone(),
+        path: table.path.clone(),
+        id: table.id.clone(),
+        is_indexed: true,
+    };
+    let odd = RowSearch {
+        condition: rules().odd_condition("t.path"),
+        is_indexed: true,
+        paths: None,
+    };
+    let one_of = RowSearch {
+        condition: column.is_one_of("$3", "true"),
+        is_indexed: false,
+        paths: None,
     };
     let nulls = repeated("NULL", 100, "text");
-    let mut all = vec![
+    vec![
         page(
             "sources: a page",
             lap.page_sql(&cleanable_paths_sql(), "m.old_path").0,
@@ -52,8 +74,8 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         ),
         page(
             "sources: rows of others",
-            unsettled_sql(table),
-            &[&keys, "1"],
+            column.lookup_sql(&is_unsettled(1, &table.id)),
+            &[&keys],
             "images_path",
             400.0,
         ),
@@ -66,14 +88,14 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         ),
         page(
             "orphans: a page",
-            lap.page_sql(SELECT_ORPHANS, "destination_key").0,
+            lap.page_sql(&orphans_page_sql(), "destination_key").0,
             &["1", "'avatar/6'", "NULL", "1000", "0"],
             "orphans_pkey",
             1500.0,
         ),
         page(
             "orphans by key",
-            SELECT_ORPHANS_BY_KEY,
+            orphans_by_key_sql(),
             &["1", &keys, "0"],
             "orphans_pkey",
             400.0,
@@ -104,48 +126,45 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         ),
         page(
             "which rows name a key",
-            column.lookup_sql(),
+            column.lookup_sql("true"),
             &[&keys],
             "images_path",
             400.0,
         ),
         page(
-            "other spellings",
-            stretch_sql(&column, &table.id, true),
-            &["ARRAY['image/','avatar/']", "20000", "'500000'"],
+            "the same without an index",
+            column.stretch_sql(&one_of, true),
+            &["20000", "'500000'", &keys],
             "images_pkey",
             25_000.0,
         ),
-    ];
-    for (name, sql, cursor, index) in [
-        (
-            "unsettled moves",
-            SELECT_UNSETTLED.to_owned(),
-            "'6'",
-            "moves_pkey",
+        page(
+            "other spellings",
+            column.stretch_sql(&odd, true),
+            &["20000", "'500000'"],
+            "images_odd",
+            300.0,
         ),
-        ("the count of moves", count_moves_sql(), "'6'", "moves_pkey"),
-        (
-            "the count of sources",
-            count_sources_sql(),
-            "'image/6'",
+        page(
+            "the first sources",
+            first_sources_sql(),
+            &["1", "0", "20000"],
             "moves_cleanable",
-        ),
-        (
-            "the count of orphans",
-            COUNT_ORPHANS.to_owned(),
-            "'avatar/6'",
-            "orphans_pkey",
-        ),
-    ] {
-        let sql = page_after(&sql, Some("")).0;
-        all.push(page(
-            name,
-            sql,
-            &["1", cursor, "20000", "0"],
-            index,
             25_000.0,
-        ));
-    }
-    all
+        ),
+        page(
+            "the first orphans",
+            FIRST_ORPHANS,
+            &["1", "0", "20000"],
+            "orphans_pkey",
+            25_000.0,
+        ),
+        page(
+            "unsettled moves",
+            page_after(SELECT_UNSETTLED, Some("")).0,
+            &["1", "'6'", "20000", "0"],
+            "moves_pkey",
+            25_000.0,
+        ),
+    ]
 }

@@ -11,6 +11,7 @@ use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use sqlx::AssertSqlSafe;
 
 use super::candidates::CLEANABLE;
+use super::path_column::PathColumn;
 use crate::statements::{column, page_after};
 
 /// An object that is to be removed.
@@ -109,6 +110,8 @@ ON CONFLICT (run_id, worker) DO UPDATE SET orphans = c.orphans + excluded.orphan
 #[derive(Clone, Copy)]
 pub(super) struct RemovalLedger<'a> {
     pub(super) ledger: &'a PostgresLedger,
+    /// The run's own.
+    pub(super) column: &'a PathColumn,
     pub(super) orphans: bool,
     /// That the objects are in.
     pub(super) bucket: &'a str,

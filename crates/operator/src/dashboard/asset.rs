@@ -9,37 +9,22 @@ use axum::http::{HeaderValue, Request};
 use axum::middleware::{Next, from_fn};
 use axum::routing::get;
 
-const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+const UPLOT: &str = include_str!("../../page/uplot/uPlot.iife.min.js");
+const UPLOT_CSS: &str = include_str!("../../page/uplot/uPlot.min.css");
 
 const ASSETS: [(&str, &str, &str); 7] = [
-    (
-        "/",
-        "text/html; charset=utf-8",
-        include_str!("../../page/page.html"),
-    ),
+    ("/", HTML, include_str!("../../page/page.html")),
     ("/page.css", CSS, include_str!("../../page/page.css")),
-    ("/page.js", JAVASCRIPT, include_str!("../../page/page.js")),
-    (
-        "/charts.js",
-        JAVASCRIPT,
-        include_str!("../../page/charts.js"),
-    ),
-    (
-        "/icon.svg",
-        "image/svg+xml",
-        include_str!("../../page/icon.svg"),
-    ),
-    (
-        "/uplot.js",
-        JAVASCRIPT,
-        include_str!("../../page/uplot/uPlot.iife.min.js"),
-    ),
-    (
-        "/uplot.css",
-        CSS,
-        include_str!("../../page/uplot/uPlot.min.css"),
-    ),
+    ("/page.js", JS, include_str!("../../page/page.js")),
+    ("/charts.js", JS, include_str!("../../page/charts.js")),
+    ("/icon.svg", SVG, include_str!("../../page/icon.svg")),
+    ("/uplot.js", JS, UPLOT),
+    ("/uplot.css", CSS, UPLOT_CSS),
 ];
 
 /// A route for each. Asked for anew each time: another version of the binary has another script.

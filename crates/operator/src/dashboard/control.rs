@@ -5,17 +5,20 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::post;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::settings::SecretString;
 use serde::Deserialize;
 
+use super::chosen_run;
 use super::snapshot::SnapshotCache;
 use super::token::require_token;
 use crate::history::Operator;
-use crate::limit::{MAX_COPIES_IN_FLIGHT, RequestedLimits, is_valid_rate};
+use crate::limit::{MAX_COPIES_IN_FLIGHT, RequestedLimits, is_valid_rate, set_limits};
+use crate::pause::pause_run;
+use crate::resume::resume_run;
 
 /// More than any request needs.
 const MAX_REQUEST_BYTES: usize = 4096;
@@ -58,6 +61,7 @@ pub(super) fn control_routes(cache: Arc<SnapshotCache>, token: SecretString) -> 
 
 async fn post_pause(
     State(cache): State<Arc<SnapshotCache>>,
+    uri: Uri,
     body: Bytes,
 ) -> Result<ControlResponse, ControlResponse> {
     let request: PauseRequest = parse_request(&body)?;
@@ -66,32 +70,33 @@ async fn post_pause(
     if let Some(reason) = reason {
         check_reason(reason)?;
     }
-    cache
-        .pause(&Operator::new(DASHBOARD_OPERATOR, reason))
-        .await
-        .map_err(unavailable_response)?;
-    tracing::info!(reason, "paused from the live page");
-    accepted_response("Paused: within two seconds nothing new is begun.")
+    let run = require_run(&cache, &uri)?;
+    let operator = Operator::new(DASHBOARD_OPERATOR, reason);
+    let paused = pause_run(&cache.pool, run, &operator).await;
+    let words = "Paused: within two seconds nothing new is begun.";
+    accepted_response(&cache, paused, words)
 }
 
 async fn post_resume(
     State(cache): State<Arc<SnapshotCache>>,
+    uri: Uri,
 ) -> Result<ControlResponse, ControlResponse> {
+    let run = require_run(&cache, &uri)?;
     let operator = Operator::new(DASHBOARD_OPERATOR, None);
-    let resumed = cache.resume(&operator).await;
-    resumed.map_err(unavailable_response)?;
-    tracing::info!("resumed from the live page");
-    accepted_response("The run goes on.")
+    let resumed = resume_run(&cache.pool, run, &operator).await;
+    accepted_response(&cache, resumed, "The run goes on.")
 }
 
 async fn post_limit(
     State(cache): State<Arc<SnapshotCache>>,
+    uri: Uri,
     body: Bytes,
 ) -> Result<ControlResponse, ControlResponse> {
-    let request: LimitRequest = parse_request(&body)?;
     let LimitRequest {
-        rate, concurrency, ..
-    } = request;
+        rate,
+        concurrency,
+        lift,
+    } = parse_request(&body)?;
     if rate.is_some_and(|rate| !is_valid_rate(rate)) {
         return Err(bad_request("rows per second: a number from 0.001 to 1e9"));
     }
@@ -100,17 +105,19 @@ async fn post_limit(
             "copies in flight: a whole number from 1 to {MAX_COPIES_IN_FLIGHT}"
         )));
     }
-    if request.lift == (rate.is_some() || concurrency.is_some()) {
+    if lift == (rate.is_some() || concurrency.is_some()) {
         return Err(bad_request("give a limit, or lift both"));
     }
+    let run = require_run(&cache, &uri)?;
     let limits = RequestedLimits { rate, concurrency };
     let operator = Operator::new(DASHBOARD_OPERATOR, None);
-    cache
-        .set_limits(request.lift, limits, &operator)
-        .await
-        .map_err(unavailable_response)?;
-    tracing::info!(?limits, lifted = request.lift, "limited from the live page");
-    accepted_response("The limits hold within two seconds.")
+    let limited = set_limits(&cache.pool, run, lift, limits, &operator).await;
+    accepted_response(&cache, limited, "The limits hold within two seconds.")
+}
+
+fn require_run(cache: &SnapshotCache, uri: &Uri) -> Result<i64, ControlResponse> {
+    let run = cache.find_run(chosen_run(uri));
+    run.ok_or_else(|| bad_request("choose one of the runs first"))
 }
 
 fn parse_request<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ControlResponse> {
@@ -127,17 +134,18 @@ fn check_reason(reason: &str) -> Result<(), ControlResponse> {
     Ok(())
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as each handler returns it")]
-fn accepted_response(words: &str) -> Result<ControlResponse, ControlResponse> {
+fn accepted_response<T>(
+    cache: &SnapshotCache,
+    outcome: Result<T, StatementError>,
+    words: &str,
+) -> Result<ControlResponse, ControlResponse> {
+    let refused = |error| format!("the order could not be written: {error}");
+    outcome.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, refused(error)))?;
+    cache.request_refresh();
+    tracing::info!("from the live page: {words}");
     Ok((StatusCode::OK, words.to_owned()))
 }
 
 fn bad_request(words: impl Into<String>) -> ControlResponse {
     (StatusCode::BAD_REQUEST, words.into())
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unavailable_response(error: StatementError) -> ControlResponse {
-    let words = format!("the order could not be written: {error}");
-    (StatusCode::SERVICE_UNAVAILABLE, words)
 }

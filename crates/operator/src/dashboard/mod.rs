@@ -1,10 +1,11 @@
-//! The live page: the run in a browser, served at `STATUS_ADDR`. Off unless set.
+//! The live page: all runs in a browser, served at `STATUS_ADDR`, by a feeder or on its own.
 //!
-//! The status is read once for all browsers, by the same queries as `feeder status`. The page, its
+//! The status is read once for all browsers, by the same queries as `feeder status --all`. The page, its
 //! script and its style are part of the binary; nothing is fetched from elsewhere, but the thumbnails
 //! where they are switched on.
 
 mod asset;
+pub mod command;
 mod control;
 mod history;
 mod host;
@@ -20,13 +21,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::Uri;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bucket_brigade_common::healthcheck::connectable_address;
 use bucket_brigade_common::http_server::serve;
-use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::ledger::{DatabasePool, PostgresLedger};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use tokio::net::TcpListener;
@@ -38,14 +39,18 @@ use thumbnail::ThumbnailSigner;
 
 /// What the page shows and controls.
 pub struct DashboardContext {
+    pub pool: DatabasePool,
+    pub queue: Option<SqsQueue>,
+    /// That of the feeder that serves it.
+    pub own_run: Option<OwnRun>,
+}
+
+/// The run that is shown unless another is chosen, and whose images can be.
+pub struct OwnRun {
     pub ledger: PostgresLedger,
-    pub queue: SqsQueue,
-    /// Its destination bucket, whose URLs are signed for the thumbnails.
+    /// Of its destination bucket, whose URLs are signed for the thumbnails.
     pub s3: aws_sdk_s3::Client,
-    /// The bucket's name.
     pub destination_bucket: String,
-    /// Where in it the images are.
-    pub rule: PathRule,
 }
 
 /// A page that listens, and answers once there is a run to show.
@@ -75,10 +80,10 @@ impl Dashboard {
 
     /// Answers in the background until the process ends.
     pub async fn spawn_server(self, context: DashboardContext) {
-        let signer = if self.settings.thumbnails {
-            ThumbnailSigner::open(&context, self.settings.thumbnails_endpoint).await
-        } else {
-            None
+        let endpoint = self.settings.thumbnails_endpoint;
+        let signer = match &context.own_run {
+            Some(run) if self.settings.thumbnails => ThumbnailSigner::open(run, endpoint).await,
+            _ => None,
         };
         let policy =
             asset::content_security_policy(signer.as_ref().map(ThumbnailSigner::image_origin));
@@ -90,7 +95,7 @@ impl Dashboard {
         });
         let mut router = Router::new()
             .route("/status.json", get(get_status))
-            .route("/history.json", get(history))
+            .route("/history.json", get(get_history))
             .with_state(Arc::clone(&cache))
             .merge(asset::asset_routes());
         if let Some(token) = token {
@@ -113,12 +118,17 @@ fn listen_error(address: SocketAddr, error: &std::io::Error) -> PreflightError {
     }
 }
 
-async fn get_status(State(cache): State<Arc<SnapshotCache>>) -> impl IntoResponse {
-    json_response(cache.status_json())
+async fn get_status(State(cache): State<Arc<SnapshotCache>>, uri: Uri) -> impl IntoResponse {
+    json_response(cache.status_json(chosen_run(&uri)))
 }
 
-async fn history(State(cache): State<Arc<SnapshotCache>>) -> impl IntoResponse {
-    json_response(cache.history_json())
+async fn get_history(State(cache): State<Arc<SnapshotCache>>, uri: Uri) -> impl IntoResponse {
+    json_response(cache.history_json(chosen_run(&uri)))
+}
+
+/// The run of `?run=1`.
+fn chosen_run(uri: &Uri) -> Option<i64> {
+    uri.query()?.strip_prefix("run=")?.parse().ok()
 }
 
 fn json_response(body: Bytes) -> impl IntoResponse {

@@ -50,15 +50,12 @@ pub struct DashboardArgs {
 
 #[derive(Debug, Clone)]
 pub struct DashboardSettings {
-    /// Where the page is; none while it is off.
+    /// None while the page is off.
     pub address: Option<SocketAddr>,
-    /// The name it is reached by, beside localhost and addresses.
     pub host: Option<String>,
     /// What the controls ask for; none for a page without controls.
     pub token: Option<SecretString>,
-    /// Whether moved images are shown.
     pub thumbnails: bool,
-    /// Where browsers fetch them, when it is not where the feeder reaches the store.
     pub thumbnails_endpoint: Option<String>,
 }
 

@@ -1,11 +1,11 @@
 //! What all browsers show, read once for all of them.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
-use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::DatabasePool;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -14,40 +14,42 @@ use tokio::time::sleep;
 use super::DashboardContext;
 use super::history::{HistorySample, RunHistory};
 use super::thumbnail::{Thumbnail, ThumbnailSigner};
-use crate::history::Operator;
-use crate::limit::{RequestedLimits, set_limits};
-use crate::pause::pause_run;
-use crate::resume::resume_run;
+use crate::runs::RunSummary;
 use crate::status::StatusSnapshot;
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The run, as last read.
+/// The runs, as last read.
 pub(super) struct SnapshotCache {
-    ledger: PostgresLedger,
-    queue: SqsQueue,
+    pub(super) pool: DatabasePool,
+    queue: Option<SqsQueue>,
+    own_run: Option<i64>,
     thumbnail_signer: Option<ThumbnailSigner>,
     has_controls: bool,
-    cached: Mutex<CachedSnapshot>,
+    cached: Mutex<CachedRuns>,
     refresh_requested: Notify,
 }
 
 #[derive(Default)]
-struct CachedSnapshot {
-    status_json: Bytes,
-    run_status: Option<StatusSnapshot>,
-    history: RunHistory,
+struct CachedRuns {
+    views: Vec<StatusSnapshot>,
+    /// Why these are old; none when they are not.
+    error: Option<String>,
+    read_at: f64,
+    histories: BTreeMap<i64, RunHistory>,
+    /// Of the feeder's own run; none when they are off.
+    thumbnails: Option<Vec<Thumbnail>>,
 }
 
 #[derive(Serialize)]
 struct DashboardStatus<'a> {
     has_controls: bool,
-    /// Why the figures are old; none when they are not.
     #[serde(rename = "trouble")]
     error: Option<&'a str>,
+    runs: Vec<&'a RunSummary>,
     sample: HistorySample,
+    /// The run that is chosen.
     view: Option<&'a StatusSnapshot>,
-    /// None when they are off.
     thumbnails: Option<&'a [Thumbnail]>,
 }
 
@@ -58,8 +60,9 @@ impl SnapshotCache {
         has_controls: bool,
     ) -> Self {
         Self {
-            ledger: context.ledger,
+            pool: context.pool,
             queue: context.queue,
+            own_run: context.own_run.map(|run| run.ledger.run_id()),
             thumbnail_signer: signer,
             has_controls,
             cached: Mutex::default(),
@@ -78,87 +81,97 @@ impl SnapshotCache {
         }
     }
 
+    pub(super) fn request_refresh(&self) {
+        self.refresh_requested.notify_one();
+    }
+
     async fn refresh_snapshot(&self) {
-        let view = StatusSnapshot::read_status(&self.ledger, &self.queue).await;
+        let views = StatusSnapshot::read_runs(&self.pool, None, self.queue.as_ref()).await;
         let thumbnails = match &self.thumbnail_signer {
-            Some(signer) => Some(signer.newest_thumbnails(&self.ledger).await),
+            Some(signer) => Some(signer.newest_thumbnails().await),
             None => None,
         };
-        let sample = chart_sample(view.as_ref().ok());
         let mut cached = self.lock_cached();
-        cached.history.add_sample(sample);
-        let error = match view {
-            Ok(view) => {
-                cached.run_status = Some(view);
-                None
-            }
-            Err(error) => Some(error.to_string()),
-        };
-        let status = DashboardStatus {
-            has_controls: self.has_controls,
-            error: error.as_deref(),
-            sample,
-            view: cached.run_status.as_ref(),
-            thumbnails: thumbnails.as_deref(),
-        };
-        cached.status_json = to_json(&status);
+        cached.thumbnails = thumbnails;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        cached.read_at = now.unwrap_or_default().as_secs_f64();
+        cached.error = None;
+        match views {
+            Ok(views) => cached.views = views,
+            Err(error) => cached.error = Some(error.to_string()),
+        }
+        cached.add_samples();
     }
 
-    /// The run as last read; empty before the first time.
-    pub(super) fn status_json(&self) -> Bytes {
-        self.lock_cached().status_json.clone()
+    /// The run that is meant: the one that is asked for, the feeder's own, or the only one.
+    pub(super) fn find_run(&self, chosen: Option<i64>) -> Option<i64> {
+        let cached = self.lock_cached();
+        self.find_view(&cached, chosen).map(|view| view.run.id)
     }
 
-    /// The run so far.
-    pub(super) fn history_json(&self) -> Bytes {
-        to_json(&self.lock_cached().history.samples())
-    }
-
-    pub(super) async fn pause(&self, operator: &Operator) -> Result<(), StatementError> {
-        pause_run(self.ledger.pool(), self.ledger.run_id(), operator).await?;
-        self.refresh_requested.notify_one();
-        Ok(())
-    }
-
-    pub(super) async fn resume(&self, operator: &Operator) -> Result<(), StatementError> {
-        resume_run(self.ledger.pool(), self.ledger.run_id(), operator).await?;
-        self.refresh_requested.notify_one();
-        Ok(())
-    }
-
-    /// Sets the limits that are given, or ends both.
-    pub(super) async fn set_limits(
+    fn find_view<'a>(
         &self,
-        lift: bool,
-        limits: RequestedLimits,
-        operator: &Operator,
-    ) -> Result<(), StatementError> {
-        let (pool, run) = (self.ledger.pool(), self.ledger.run_id());
-        set_limits(pool, run, lift, limits, operator).await?;
-        self.refresh_requested.notify_one();
-        Ok(())
+        cached: &'a CachedRuns,
+        chosen: Option<i64>,
+    ) -> Option<&'a StatusSnapshot> {
+        match (chosen.or(self.own_run), &*cached.views) {
+            (Some(run), views) => views.iter().find(|view| view.run.id == run),
+            (None, [only]) => Some(only),
+            (None, _) => None,
+        }
     }
 
-    fn lock_cached(&self) -> MutexGuard<'_, CachedSnapshot> {
+    /// All runs as last read, and the chosen one.
+    pub(super) fn status_json(&self, chosen: Option<i64>) -> Bytes {
+        let cached = self.lock_cached();
+        let view = self.find_view(&cached, chosen);
+        let is_own = view.is_some_and(|view| Some(view.run.id) == self.own_run);
+        let thumbnails = cached.thumbnails.as_deref();
+        to_json(&DashboardStatus {
+            has_controls: self.has_controls,
+            error: cached.error.as_deref(),
+            runs: cached.views.iter().map(|view| &view.run).collect(),
+            sample: chart_sample(cached.read_at, view.filter(|_| cached.error.is_none())),
+            view,
+            thumbnails: thumbnails.filter(|_| is_own),
+        })
+    }
+
+    /// The chosen run so far.
+    pub(super) fn history_json(&self, chosen: Option<i64>) -> Bytes {
+        let cached = self.lock_cached();
+        let history = self.find_view(&cached, chosen);
+        let history = history.and_then(|view| cached.histories.get(&view.run.id));
+        to_json(&history.map_or(&[][..], RunHistory::samples))
+    }
+
+    fn lock_cached(&self) -> MutexGuard<'_, CachedRuns> {
         // Nothing that can panic runs under this lock.
         self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the charts show of it.
-fn chart_sample(view: Option<&StatusSnapshot>) -> HistorySample {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let commits = view
-        .iter()
-        .flat_map(|view| &view.workers)
-        .filter(|worker| worker.role == "consumer");
+impl CachedRuns {
+    fn add_samples(&mut self) {
+        for view in &self.views {
+            let history = self.histories.entry(view.run.id).or_default();
+            let current = self.error.is_none().then_some(view);
+            history.add_sample(chart_sample(self.read_at, current));
+        }
+    }
+}
+
+/// What the charts show of a run; nothing while the database does not answer.
+fn chart_sample(at: f64, view: Option<&StatusSnapshot>) -> HistorySample {
+    let workers = view.iter().flat_map(|view| &view.workers);
+    let commits = workers
+        .filter(|worker| worker.role == "consumer")
+        .filter_map(|worker| worker.commit_seconds);
     HistorySample {
-        at: now.unwrap_or_default().as_secs_f64(),
+        at,
         moved: view.map(|view| view.rows.moved),
         over_a_minute: view.map(|view| view.rate.over_a_minute),
-        commit_seconds: commits
-            .filter_map(|worker| worker.commit_seconds)
-            .reduce(f64::max),
+        commit_seconds: commits.reduce(f64::max),
         visible: view.and_then(|view| view.queue.visible),
         in_flight: view.and_then(|view| view.queue.in_flight),
     }

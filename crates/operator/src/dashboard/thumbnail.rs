@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::presigning::PresigningConfig;
 use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::path_rule::PathRule;
 use serde::Serialize;
 
-use super::DashboardContext;
+use super::OwnRun;
 use super::newest_moves::newest_moves;
 
 const MAX_THUMBNAILS: usize = 12;
@@ -38,25 +37,25 @@ pub(super) struct Thumbnail {
 pub(super) struct ThumbnailSigner {
     s3: aws_sdk_s3::Client,
     bucket: String,
-    rule: PathRule,
+    ledger: PostgresLedger,
     image_origin: String,
     cached: Mutex<(Option<Instant>, Vec<Thumbnail>)>,
 }
 
 impl ThumbnailSigner {
     /// None, which is logged, when nothing can be signed.
-    pub(super) async fn open(context: &DashboardContext, endpoint: Option<String>) -> Option<Self> {
+    pub(super) async fn open(run: &OwnRun, endpoint: Option<String>) -> Option<Self> {
         let mut signer = Self {
             s3: match endpoint {
-                None => context.s3.clone(),
+                None => run.s3.clone(),
                 // A signature holds for the host that it was made for.
                 Some(url) => {
-                    let config = context.s3.config().to_builder().endpoint_url(url);
+                    let config = run.s3.config().to_builder().endpoint_url(url);
                     aws_sdk_s3::Client::from_conf(config.build())
                 }
             },
-            bucket: context.destination_bucket.clone(),
-            rule: context.rule.clone(),
+            bucket: run.destination_bucket.clone(),
+            ledger: run.ledger.clone(),
             image_origin: String::new(),
             cached: Mutex::default(),
         };
@@ -70,12 +69,12 @@ impl ThumbnailSigner {
     }
 
     /// The newest, newest first. While the database does not answer, those of the last time.
-    pub(super) async fn newest_thumbnails(&self, ledger: &PostgresLedger) -> Vec<Thumbnail> {
+    pub(super) async fn newest_thumbnails(&self) -> Vec<Thumbnail> {
         let (refreshed_at, shown) = self.lock_cached().clone();
         if refreshed_at.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL) {
             return shown;
         }
-        let Ok(paths) = newest_moves(ledger, MAX_THUMBNAILS).await else {
+        let Ok(paths) = newest_moves(&self.ledger, MAX_THUMBNAILS).await else {
             return shown;
         };
         let mut known: HashMap<String, Thumbnail> = shown
@@ -98,7 +97,7 @@ impl ThumbnailSigner {
     }
 
     async fn sign_thumbnail(&self, old_path: &str, path: String) -> Option<Thumbnail> {
-        let route = self.rule.route_for(old_path).ok()?;
+        let route = self.ledger.rule().route_for(old_path).ok()?;
         Some(Thumbnail {
             path,
             url: self.presign_url(&route.destination_key).await?,

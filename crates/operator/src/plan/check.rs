@@ -1,7 +1,8 @@
 //! What was looked at, and what was found.
 
+use std::fmt::Display;
+
 use bucket_brigade_common::ledger::LedgerError;
-use bucket_brigade_common::preflight::PreflightError;
 use serde::Serialize;
 
 /// How bad it is.
@@ -15,7 +16,7 @@ pub(super) enum CheckVerdict {
     Fails,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct PlanCheck {
     pub(super) about: &'static str,
     pub(super) verdict: CheckVerdict,
@@ -24,65 +25,76 @@ pub(super) struct PlanCheck {
     pub(super) mend: Option<String>,
 }
 
-impl PlanCheck {
-    pub(super) fn new_ok(about: &'static str, finding: impl Into<String>) -> Self {
-        Self {
-            about,
-            verdict: CheckVerdict::Ok,
-            finding: finding.into(),
-            mend: None,
-        }
+/// In the order in which they are printed.
+#[derive(Debug, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct PlanChecks(pub(super) Vec<PlanCheck>);
+
+impl PlanChecks {
+    pub(super) fn ok(&mut self, about: &'static str, finding: impl Into<String>) {
+        self.add(about, CheckVerdict::Ok, finding.into(), None);
     }
 
-    pub(super) fn new_warning(
+    pub(super) fn warn(
+        &mut self,
         about: &'static str,
         finding: impl Into<String>,
         mend: impl Into<String>,
-    ) -> Self {
-        Self {
+    ) {
+        self.add(
             about,
-            verdict: CheckVerdict::Warns,
-            finding: finding.into(),
-            mend: Some(mend.into()),
-        }
+            CheckVerdict::Warns,
+            finding.into(),
+            Some(mend.into()),
+        );
     }
 
-    pub(super) fn new_failure(
+    pub(super) fn fail(
+        &mut self,
         about: &'static str,
         finding: impl Into<String>,
         mend: impl Into<String>,
-    ) -> Self {
-        Self {
+    ) {
+        self.add(
             about,
-            verdict: CheckVerdict::Fails,
-            finding: finding.into(),
-            mend: Some(mend.into()),
-        }
+            CheckVerdict::Fails,
+            finding.into(),
+            Some(mend.into()),
+        );
     }
 
-    /// An error that names its culprit and, where there is one, the mend.
-    pub(super) fn from_ledger_error(about: &'static str, error: &LedgerError) -> Self {
+    /// An error that says itself what to do about it.
+    pub(super) fn fail_by(&mut self, about: &'static str, error: &impl Display) {
+        self.add(about, CheckVerdict::Fails, error.to_string(), None);
+    }
+
+    pub(super) fn fail_by_ledger(&mut self, about: &'static str, error: &LedgerError) {
         match error {
-            LedgerError::NotAllowed { user, what, sql } => Self::new_failure(
-                about,
-                format!("the database user '{user}' may not {what}"),
-                sql.clone(),
-            ),
-            other => Self {
-                about,
-                verdict: CheckVerdict::Fails,
-                finding: other.to_string(),
-                mend: None,
-            },
+            LedgerError::NotAllowed { user, what, sql } => {
+                let finding = format!("the database user '{user}' may not {what}");
+                self.fail(about, finding, sql);
+            }
+            other => self.fail_by(about, other),
         }
     }
 
-    pub(super) fn from_preflight_error(about: &'static str, error: &PreflightError) -> Self {
-        Self {
+    pub(super) fn count_failing(&self) -> usize {
+        let fails = |check: &&PlanCheck| check.verdict == CheckVerdict::Fails;
+        self.0.iter().filter(fails).count()
+    }
+
+    fn add(
+        &mut self,
+        about: &'static str,
+        verdict: CheckVerdict,
+        finding: String,
+        mend: Option<String>,
+    ) {
+        self.0.push(PlanCheck {
             about,
-            verdict: CheckVerdict::Fails,
-            finding: error.to_string(),
-            mend: None,
-        }
+            verdict,
+            finding,
+            mend,
+        });
     }
 }

@@ -1,12 +1,11 @@
 //! The application's table, its server, and what an update of the path costs it.
 
 use bucket_brigade_common::empty_scope::EmptyScope;
-use bucket_brigade_common::ledger::RunSpec;
-use bucket_brigade_common::ledger::feed_source::RunProgress;
+use bucket_brigade_common::ledger::{HeapAccess, RunSpec};
 use indicatif::DecimalBytes;
 
-use super::check::PlanCheck;
-use super::ledger::check_ledger;
+use super::check::PlanChecks;
+use super::ledger::{RecordedRun, check_ledger};
 use super::table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
 
 /// Connections of a consumer, and of the feeder.
@@ -19,48 +18,46 @@ const BYTES_PER_INDEXED_ROW: u64 = 22;
 /// The table's rows, where they could be counted.
 pub(super) async fn check_rows(
     inspector: &TableInspector,
-    checks: &mut Vec<PlanCheck>,
+    checks: &mut PlanChecks,
 ) -> Option<RowCounts> {
     match inspector.count_rows().await {
-        Ok(Some(counts)) => Some(counts),
-        Ok(None) => {
-            let finding = "they could not be counted in time";
-            let mend = "there is no estimate; try again when the database has less to do";
-            checks.push(PlanCheck::new_warning("rows", finding, mend));
-            None
-        }
-        Err(error) => {
-            checks.push(PlanCheck::from_ledger_error("rows", &error.into()));
-            None
-        }
+        Ok(Some(counts)) => return Some(counts),
+        Ok(None) => checks.warn(
+            "rows",
+            "they could not be counted in time",
+            "there is no estimate; try again when the database has less to do",
+        ),
+        Err(error) => checks.fail_by_ledger("rows", &error.into()),
     }
+    None
 }
 
 /// Why nothing is in scope: a run that is at its end, a table without paths, or a wrong setting.
 pub(super) async fn check_empty_scope(
     inspector: &TableInspector,
-    progress: Option<RunProgress>,
-) -> PlanCheck {
-    if progress.is_some_and(|progress| progress.has_had_rows()) {
-        return PlanCheck::new_ok("rows", "no row is in scope any more");
+    run: Option<&RecordedRun>,
+    checks: &mut PlanChecks,
+) {
+    if let Some(run) = run.filter(|run| run.progress.has_had_rows()) {
+        let why = run.nothing_left.as_ref();
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        return checks.ok("rows", format!("no row is in scope any more{why}"));
     }
+    let wrong =
+        |setting| format!("correct {setting}: the feeder would move nothing, and exit with 66");
     match inspector.explain_empty_scope().await {
-        Ok(why @ EmptyScope::LeftOut(_)) => PlanCheck::new_failure(
-            "rows",
-            why.to_string(),
-            "correct ROW_FILTER: the feeder would move nothing, and exit with 66",
-        ),
-        Ok(why @ EmptyScope::OtherPaths(_)) => PlanCheck::new_failure(
-            "rows",
-            why.to_string(),
-            "correct OLD_PREFIX or PATH_COLUMN: the feeder would move nothing, and exit with 66",
-        ),
-        Ok(why) => PlanCheck::new_warning(
+        Ok(why @ EmptyScope::LeftOut(_)) => {
+            checks.fail("rows", why.to_string(), wrong("ROW_FILTER"));
+        }
+        Ok(why @ EmptyScope::OtherPaths(_)) => {
+            checks.fail("rows", why.to_string(), wrong("OLD_PREFIX or PATH_COLUMN"));
+        }
+        Ok(why) => checks.warn(
             "rows",
             format!("no row is in scope: {why}"),
             "check IMAGES_TABLE and PATH_COLUMN, unless that is so",
         ),
-        Err(error) => PlanCheck::new_failure(
+        Err(error) => checks.fail(
             "rows",
             format!("no row is in scope, and paths cannot be read: {error}"),
             "check OLD_PREFIX and PATH_COLUMN",
@@ -68,110 +65,137 @@ pub(super) async fn check_empty_scope(
     }
 }
 
-/// Returns the numbers of the run that is on record.
+/// Returns the run that is on record.
 pub(super) async fn check_server(
     inspector: &TableInspector,
     spec: &RunSpec,
     server: &ServerInfo,
     (consumers, role): (u32, Option<&str>),
-    checks: &mut Vec<PlanCheck>,
-) -> Result<Option<RunProgress>, sqlx::Error> {
-    checks.push(PlanCheck::new_ok(
+    checks: &mut PlanChecks,
+) -> Result<Option<RecordedRun>, sqlx::Error> {
+    let (ServerInfo { version, user, .. }, table) = (server, &inspector.table().name);
+    checks.ok(
         "database",
-        format!(
-            "Postgres {}, table {}, as '{}'",
-            server.version,
-            inspector.table_name(),
-            server.user
-        ),
-    ));
+        format!("Postgres {version}, table {table}, as '{user}'"),
+    );
     if role.is_none() {
-        checks.push(check_privileges(inspector, server));
+        check_privileges(inspector, server, checks);
     }
-    let progress = check_ledger(inspector, spec, server, checks).await;
-    checks.push(check_connections(server, consumers));
-    checks.push(check_replicas(server));
-    checks.extend(check_indexes(&inspector.list_indexes().await?));
+    let run = check_ledger(inspector, spec, server, checks).await;
+    check_connections(server, consumers, checks);
+    check_replicas(server, checks);
+    check_indexes(&inspector.list_indexes().await?, checks);
     let triggers = inspector.update_triggers().await?;
     if !triggers.is_empty() {
-        checks.push(PlanCheck::new_warning(
+        checks.warn(
             "triggers",
             format!("each update of a path sets off: {}", triggers.join(", ")),
             "make sure that they bear it, and refuse nothing",
-        ));
+        );
     }
-    Ok(progress)
+    Ok(run)
+}
+
+/// Without statistics the server may plan badly, and the feeder has no estimate of what is in scope.
+pub(super) async fn check_statistics(
+    inspector: &TableInspector,
+    checks: &mut PlanChecks,
+) -> Result<(), sqlx::Error> {
+    let without = inspector.count_unanalysed().await?;
+    if without > 0 {
+        let finding = format!("the server has none of {without} tables or partitions");
+        let mend = format!("ANALYZE {};", inspector.table().sql);
+        checks.warn("statistics", finding, mend);
+    }
+    Ok(())
 }
 
 /// What a sweep reads, and what would make it read only what is left.
 pub(super) async fn check_feed_index(
     inspector: &TableInspector,
     counts: RowCounts,
-) -> Result<PlanCheck, sqlx::Error> {
+    checks: &mut PlanChecks,
+) -> Result<(), sqlx::Error> {
     let (index, create) = inspector.feed_index().await?;
-    if let Some(index) = index {
-        let finding = format!("each goes through {index}, and costs what is left");
-        return Ok(PlanCheck::new_ok("sweeps", finding));
-    }
-    let bytes = DecimalBytes(counts.in_scope * BYTES_PER_INDEXED_ROW);
-    let writes = match counts.indexes_to_write {
-        0 => "; updates then write every index",
-        _ => "",
+    let finding = if let Some(index) = index {
+        format!("each goes through {index}, and costs what is left")
+    } else {
+        let bytes = DecimalBytes(counts.in_scope * BYTES_PER_INDEXED_ROW);
+        let writes = match counts.indexes_to_write {
+            0 => "; updates then write every index",
+            _ => "",
+        };
+        let table = DecimalBytes(counts.table_bytes);
+        let cost = match inspector.random_ids().await? {
+            None => format!("each reads the table ({table})"),
+            Some(HeapAccess::Granted) => format!(
+                "ids are random: the last reads a page of the table for each row, those before it all of them once ({table})"
+            ),
+            Some(HeapAccess::Denied) => format!(
+                "ids are random: each reads a page of the table for each row; on Postgres 14 or newer all but the last read it once ({table}) where the feeder may SELECT ctid"
+            ),
+        };
+        format!(
+            "{cost}. To read only what is left ({bytes}, 1 s per million rows{writes}): {create}"
+        )
     };
-    let finding = format!(
-        "each reads the table ({}). To read only what is left ({bytes}, 1 s per million rows{writes}): {create}",
-        DecimalBytes(counts.table_bytes)
-    );
-    Ok(PlanCheck::new_ok("sweeps", finding))
+    checks.ok("sweeps", finding);
+    Ok(())
 }
 
+/// Whether the table can be updated.
 pub(super) async fn check_publications(
     inspector: &TableInspector,
-) -> Result<Option<PlanCheck>, sqlx::Error> {
+    checks: &mut PlanChecks,
+) -> Result<bool, sqlx::Error> {
     let mend = inspector.missing_replica_identity().await?;
-    let finding =
-        "the table is published and has no replica identity: Postgres refuses each update";
-    Ok((!mend.is_empty()).then(|| PlanCheck::new_failure("publication", finding, mend.join(" "))))
+    if !mend.is_empty() {
+        let finding =
+            "the table is published and has no replica identity: Postgres refuses each update";
+        checks.fail("publication", finding, mend.join(" "));
+    }
+    Ok(mend.is_empty())
 }
 
 pub(super) async fn check_lengths(
     inspector: &TableInspector,
-) -> Result<Option<PlanCheck>, sqlx::Error> {
-    let Some((most, too_long)) = inspector.find_too_long_paths().await? else {
-        return Ok(None);
-    };
-    let Some(ids) = too_long else {
-        let finding =
-            format!("a path has at most {most} characters; not all rows were read in time");
-        let mend = "a row whose new path is longer will be recorded as failed, 22001";
-        return Ok(Some(PlanCheck::new_warning("lengths", finding, mend)));
-    };
-    let finding = format!(
-        "new paths are longer than the column's {most} characters (ids: {}, and perhaps more)",
-        ids.join(", ")
-    );
-    Ok((!ids.is_empty())
-        .then(|| PlanCheck::new_failure("lengths", finding, inspector.widen_path())))
+    checks: &mut PlanChecks,
+) -> Result<(), sqlx::Error> {
+    match inspector.find_too_long_paths().await? {
+        None => {}
+        Some((most, None)) => checks.warn(
+            "lengths",
+            format!("a path has at most {most} characters; not all rows were read in time"),
+            "a row whose new path is longer will be recorded as failed, 22001",
+        ),
+        Some((_, Some(ids))) if ids.is_empty() => {}
+        Some((most, Some(ids))) => {
+            let ids = ids.join(", ");
+            let finding = format!(
+                "new paths are longer than the column's {most} characters (ids: {ids}, and perhaps more)"
+            );
+            checks.fail("lengths", finding, inspector.widen_path());
+        }
+    }
+    Ok(())
 }
 
-fn check_privileges(inspector: &TableInspector, server: &ServerInfo) -> PlanCheck {
+fn check_privileges(inspector: &TableInspector, server: &ServerInfo, checks: &mut PlanChecks) {
+    let user = &server.user;
     if server.may_update {
-        return PlanCheck::new_ok("rights", format!("'{}' may set paths", server.user));
+        return checks.ok("rights", format!("'{user}' may set paths"));
     }
-    PlanCheck::new_warning(
+    let grant = inspector.grant_update("the consumers' role");
+    checks.warn(
         "rights",
         format!(
-            "'{}' may read, but not set paths: fine for the feeder, consumers need another role",
-            server.user
+            "'{user}' may read, but not set paths: fine for the feeder, consumers need another role"
         ),
-        format!(
-            "{} Then try it: feeder plan --as-role ROLE",
-            inspector.grant_update("the consumers' role")
-        ),
-    )
+        format!("{grant} Then try it: feeder plan --as-role ROLE"),
+    );
 }
 
-fn check_connections(server: &ServerInfo, consumers: u32) -> PlanCheck {
+fn check_connections(server: &ServerInfo, consumers: u32, checks: &mut PlanChecks) {
     let needed = i64::from(consumers * CONNECTIONS_PER_CONSUMER + FEEDER_CONNECTIONS);
     let free = (server.max_connections - server.connections).max(0);
     let finding = format!(
@@ -179,80 +203,58 @@ fn check_connections(server: &ServerInfo, consumers: u32) -> PlanCheck {
         server.max_connections
     );
     if needed <= free {
-        return PlanCheck::new_ok("connections", finding);
+        return checks.ok("connections", finding);
     }
-    PlanCheck::new_failure(
-        "connections",
-        finding,
-        "fewer consumers with a higher MAX_CONCURRENCY each, PgBouncer, or a higher max_connections",
-    )
+    let mend = "fewer consumers with a higher MAX_CONCURRENCY each, PgBouncer, or a higher max_connections";
+    checks.fail("connections", finding, mend);
 }
 
-fn check_replicas(server: &ServerInfo) -> PlanCheck {
-    if server.has_aurora_status {
-        let finding =
-            "Aurora's readers; with MAX_REPLICA_LAG the work stops while one is further behind";
-        return PlanCheck::new_ok("replicas", finding);
-    }
-    if server.is_aurora {
-        let finding = "Aurora's readers, whose lag is not seen: MAX_REPLICA_LAG is refused";
-        return PlanCheck::new_ok("replicas", finding);
-    }
-    match (server.replicas, server.may_see_lag) {
-        (0, _) => PlanCheck::new_ok("replicas", "none stream from this server"),
-        (some, true) => PlanCheck::new_ok(
+fn check_replicas(server: &ServerInfo, checks: &mut PlanChecks) {
+    let stops = "with MAX_REPLICA_LAG the work stops while one is further behind";
+    let (replicas, user) = (server.replicas, &server.user);
+    let finding = if server.has_aurora_status {
+        format!("Aurora's readers; {stops}")
+    } else if server.is_aurora {
+        "Aurora's readers, whose lag is not seen: MAX_REPLICA_LAG is refused".into()
+    } else if replicas == 0 {
+        "none stream from this server".into()
+    } else if server.may_see_lag {
+        format!("{replicas}; {stops}")
+    } else {
+        return checks.warn(
             "replicas",
-            format!("{some}; with MAX_REPLICA_LAG the work stops while one is further behind"),
-        ),
-        (some, false) => PlanCheck::new_warning(
-            "replicas",
-            format!(
-                "{some}, and '{}' may not see how far they are behind",
-                server.user
-            ),
-            format!(
-                "GRANT pg_monitor TO \"{}\"; and set MAX_REPLICA_LAG",
-                server.user
-            ),
-        ),
-    }
-}
-
-fn check_indexes(indexes: &[TableIndex]) -> Vec<PlanCheck> {
-    let names = |wanted: &dyn Fn(&TableIndex) -> bool| {
-        let wanted = indexes.iter().filter(|index| wanted(index));
-        let names: Vec<String> = wanted
-            .map(|index| format!("{} ({})", index.name, DecimalBytes(index.bytes)))
-            .collect();
-        names.join(", ")
+            format!("{replicas}, and '{user}' may not see how far they are behind"),
+            format!("GRANT pg_monitor TO \"{user}\"; and set MAX_REPLICA_LAG"),
+        );
     };
-    if !indexes.iter().any(|index| index.has_path) {
-        return vec![PlanCheck::new_ok(
-            "indexes",
-            "none holds the path: updates need not touch them",
-        )];
+    checks.ok("replicas", finding);
+}
+
+fn check_indexes(indexes: &[TableIndex], checks: &mut PlanChecks) {
+    let names = |is_wanted: fn(&TableIndex) -> bool| {
+        let name = |index: &TableIndex| format!("{} ({})", index.name, DecimalBytes(index.bytes));
+        let wanted = indexes.iter().filter(|index| is_wanted(index));
+        wanted.map(name).collect::<Vec<_>>().join(", ")
+    };
+    let holding = names(|index| index.has_path);
+    if holding.is_empty() {
+        let finding = "none holds the path: updates need not touch them";
+        return checks.ok("indexes", finding);
     }
-    let mut checks = vec![PlanCheck::new_warning(
+    let all = names(|_| true);
+    checks.warn(
         "indexes",
         format!(
-            "the path is in {}: each update of a path writes every index of the table: {}",
-            names(&|index| index.has_path),
-            names(&|_| true)
+            "the path is in {holding}: each update of a path writes every index of the table: {all}"
         ),
         "keep MAX_COMMIT_LATENCY on, and drop before what is not needed, and make it again after",
-    )];
-    if indexes
-        .iter()
-        .any(|index| index.has_path && index.is_unique)
-    {
-        checks.push(PlanCheck::new_warning(
+    );
+    let unique = names(|index| index.has_path && index.is_unique);
+    if !unique.is_empty() {
+        checks.warn(
             "indexes",
-            format!(
-                "paths must be unique: {}",
-                names(&|index| index.has_path && index.is_unique)
-            ),
+            format!("paths must be unique: {unique}"),
             "a row whose new path is taken will be recorded as failed",
-        ));
+        );
     }
-    checks
 }

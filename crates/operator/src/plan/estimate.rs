@@ -56,7 +56,9 @@ pub(super) struct MigrationEstimate {
     /// Whether S3's limit for one prefix decides, and not the consumers.
     pub(super) is_bound_by_prefix: bool,
     pub(super) seconds: f64,
+    /// To S3, of these kinds.
     pub(super) copy_requests: u64,
+    pub(super) copy_operations: Vec<&'static str>,
     /// Whether the bytes go through the consumers, in and out.
     pub(super) is_streamed: bool,
     pub(super) queue_requests: u64,
@@ -86,9 +88,13 @@ impl MigrationEstimate {
         let per_second = by_consumers.min(MAX_COPIES_PER_SECOND_PER_PREFIX);
         let gigabytes = objects.average_bytes.map(|size| size as f64 * rows / 1e9);
         let queue_requests = (rows * SQS_REQUESTS_PER_ROW).ceil();
-        let more_requests = objects.requests_per_copy.saturating_sub(1);
+        let copy_operations = match &*objects.requests {
+            [] => vec!["CopyObject"],
+            some => some.to_vec(),
+        };
+        let reads = copy_operations.len() - 1;
         let mut dollars = copies * DOLLARS_PER_COPY + queue_requests * DOLLARS_PER_SQS_REQUEST;
-        dollars += copies * f64::from(more_requests) * DOLLARS_PER_READ;
+        dollars += copies * reads as f64 * DOLLARS_PER_READ;
         if objects.uses_kms {
             dollars += 2.0 * copies * DOLLARS_PER_KMS_REQUEST;
         }
@@ -104,7 +110,8 @@ impl MigrationEstimate {
             seconds: copies / per_second,
             copy_requests: counts
                 .in_scope
-                .saturating_mul(u64::from(basis.copies_per_row) * u64::from(1 + more_requests)),
+                .saturating_mul(u64::from(basis.copies_per_row) * (1 + reads as u64)),
+            copy_operations,
             is_streamed: objects.is_streamed,
             queue_requests: counts.in_scope.saturating_mul(3).div_ceil(10),
             dollars,

@@ -1,64 +1,71 @@
 //! What is there of a ledger, and of an earlier run.
 
-use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
+use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress, SweepAccess};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, TableAccess,
 };
 
-use super::check::PlanCheck;
+use super::check::PlanChecks;
 use super::table_inspector::{ServerInfo, TableInspector};
+use crate::runs::run_summaries;
 
-/// Returns the numbers of the run that is on record.
+/// A run that is on record.
+pub(super) struct RecordedRun {
+    pub(super) progress: RunProgress,
+    /// Why nothing is left, where an index or a sweep says so.
+    pub(super) nothing_left: Option<String>,
+}
+
 pub(super) async fn check_ledger(
     inspector: &TableInspector,
     spec: &RunSpec,
     server: &ServerInfo,
-    checks: &mut Vec<PlanCheck>,
-) -> Option<RunProgress> {
-    let (check, progress) = if !server.may_create_ledger {
-        (missing_right(&server.user), None)
+    checks: &mut PlanChecks,
+) -> Option<RecordedRun> {
+    if !server.may_create_ledger {
+        let user = &server.user;
+        checks.fail(
+            "ledger",
+            format!("'{user}' may not make or alter the ledger"),
+            format!(
+                "CREATE SCHEMA IF NOT EXISTS bucket_brigade AUTHORIZATION \"{user}\"; GRANT USAGE, CREATE ON SCHEMA bucket_brigade TO \"{user}\";"
+            ),
+        );
     } else if server.has_ledger {
-        find_run(inspector, spec).await
+        return find_run(inspector, spec, checks).await;
     } else if server.has_schema {
         let finding = "schema bucket_brigade is there without a ledger, which the feeder will make";
-        (PlanCheck::new_ok("ledger", finding), None)
+        checks.ok("ledger", finding);
     } else {
-        let finding = "the feeder will make it, schema bucket_brigade";
-        (PlanCheck::new_ok("ledger", finding), None)
-    };
-    checks.push(check);
-    progress
+        checks.ok("ledger", "the feeder will make it, schema bucket_brigade");
+    }
+    None
 }
 
-fn missing_right(user: &str) -> PlanCheck {
-    PlanCheck::new_failure(
-        "ledger",
-        format!("'{user}' may not make or alter the ledger"),
-        format!(
-            "CREATE SCHEMA IF NOT EXISTS bucket_brigade AUTHORIZATION \"{user}\"; GRANT USAGE, CREATE ON SCHEMA bucket_brigade TO \"{user}\";"
-        ),
-    )
-}
-
-async fn find_run(inspector: &TableInspector, spec: &RunSpec) -> (PlanCheck, Option<RunProgress>) {
-    let found = PostgresLedger::open_existing(
-        inspector.pool().clone(),
-        spec,
-        "plan",
-        &ConnectionPurpose::Plan,
-        TableAccess::Read,
-    );
+async fn find_run(
+    inspector: &TableInspector,
+    spec: &RunSpec,
+    checks: &mut PlanChecks,
+) -> Option<RecordedRun> {
+    let (pool, purpose) = (inspector.pool().clone(), ConnectionPurpose::Plan);
+    let found = PostgresLedger::open_existing(pool, spec, "plan", &purpose, TableAccess::Read);
     let ledger = match found.await {
         Ok(ledger) => ledger,
         Err(LedgerError::NoRun { hint }) => {
             let hint = hint.split_whitespace().collect::<Vec<_>>().join(" ");
-            let finding = format!("it exists, without a run {hint}");
-            return (PlanCheck::new_ok("ledger", finding), None);
+            checks.ok("ledger", format!("it exists, without a run {hint}"));
+            return None;
         }
-        Err(error) => return (PlanCheck::from_ledger_error("ledger", &error), None),
+        Err(error) => {
+            checks.fail_by_ledger("ledger", &error);
+            return None;
+        }
     };
-    match ledger.run_progress().await {
-        Ok(progress) => {
+    let id = ledger.run_id();
+    let run = read_run(&ledger).await;
+    match &run {
+        Ok(RecordedRun { progress, .. }) => {
             let RunProgress {
                 moved,
                 changed,
@@ -66,15 +73,28 @@ async fn find_run(inspector: &TableInspector, spec: &RunSpec) -> (PlanCheck, Opt
                 ..
             } = progress;
             let finding = format!(
-                "run {} is on record: {moved} moved, {changed} changed by the application, {failed} failed",
-                ledger.run_id()
+                "run {id} is on record: {moved} moved, {changed} changed by the application, {failed} failed"
             );
-            (PlanCheck::new_ok("ledger", finding), Some(progress))
+            checks.ok("ledger", finding);
         }
         Err(error) => {
-            let finding = format!("run {} cannot be read: {error}", ledger.run_id());
-            let mend = "the rights of the ledger's owner";
-            (PlanCheck::new_failure("ledger", finding, mend), None)
+            let finding = format!("run {id} cannot be read: {error}");
+            checks.fail("ledger", finding, "the rights of the ledger's owner");
         }
     }
+    run.ok()
+}
+
+async fn read_run(ledger: &PostgresLedger) -> Result<RecordedRun, StatementError> {
+    let runs = run_summaries(ledger.pool(), Some(ledger.run_id())).await?;
+    let run = runs.into_iter().next().unwrap_or_default();
+    let by_index = match ledger.prepare_sweep().await? {
+        SweepAccess::NothingLeft => Some("an index has none".to_owned()),
+        _ => None,
+    };
+    let finished_at = run.finished_at;
+    Ok(RecordedRun {
+        progress: run.progress,
+        nothing_left: by_index.or_else(|| Some(format!("a sweep found none at {}", finished_at?))),
+    })
 }

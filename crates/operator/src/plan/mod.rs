@@ -1,7 +1,6 @@
 //! `feeder plan`: what would be done, whether it can be done, and what it would cost. It changes
 //! nothing: no ledger is made, no message sent. One probe object is copied, and removed again.
 
-mod acl;
 mod check;
 mod database;
 mod estimate;
@@ -9,6 +8,7 @@ mod ledger;
 mod neighbours;
 mod objects;
 mod output;
+mod ownership;
 mod probe;
 mod queue;
 mod rehearsal;
@@ -17,14 +17,17 @@ mod table_inspector;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{RunSpec, create_pool};
+use bucket_brigade_common::object_store::s3::S3Bucket;
 use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
+use bucket_brigade_common::settings::{
+    Setting, SettingsProblems, integer_between, optional, setting,
+};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::context::{CommandContext, CommonArgs};
-use check::{CheckVerdict, PlanCheck};
+use check::PlanChecks;
 use estimate::{EstimateInput, MigrationEstimate};
 use rehearsal::Rehearsal;
 use routes::RoutedRows;
@@ -47,6 +50,9 @@ pub struct Args {
     /// Try the update of some rows as this role, the consumers', which ours must be a member of
     #[arg(long, value_name = "ROLE")]
     as_role: Option<String>,
+    /// The application's profile: read one copy back with its credentials
+    #[arg(long, env, value_name = "PROFILE", default_value = "", hide_default_value = true, value_parser = setting(optional))]
+    application_profile: Setting<Option<String>>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -60,6 +66,8 @@ struct PlanSpec {
     concurrency: u32,
     samples: usize,
     role: Option<String>,
+    /// The destination, by the application's profile.
+    application: Option<S3Bucket>,
 }
 
 /// A signal ended it.
@@ -85,46 +93,38 @@ struct MigrationPlan {
     row_filter: Option<String>,
     /// What would fail.
     failing: usize,
-    rows: Option<PlanRowCounts>,
+    rows: Option<RowCounts>,
     samples: Vec<SampleRow>,
-    checks: Vec<PlanCheck>,
+    checks: PlanChecks,
     estimate: Option<MigrationEstimate>,
-}
-
-/// Rows by what the rule says of them.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct PlanRowCounts {
-    in_scope: u64,
-    moved_already: u64,
-    outside: u64,
-    /// The share of the table these are estimated from, in per cent; none when all of it was counted.
-    estimated_from_percent: Option<u32>,
 }
 
 /// One row, and what becomes of it.
 #[derive(Debug, Clone, Serialize)]
 struct SampleRow {
     id: String,
-    old_path: String,
-    source_key: String,
-    destination_key: String,
-    new_path: String,
+    #[serde(flatten)]
+    route: MoveRoute,
     /// The size of its object in bytes; none when it cannot be read.
     size_bytes: Option<i64>,
-    #[serde(skip)]
-    route: MoveRoute,
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let samples = args.samples.take(&mut problems);
-    let spec = PlanSpec {
+    let profile = args.application_profile.take(&mut problems);
+    let mut spec = PlanSpec {
         consumers: args.consumers.take(&mut problems),
         concurrency: args.max_concurrency.take(&mut problems),
         samples: usize::try_from(samples).unwrap_or(usize::MAX),
         role: args.as_role,
+        application: None,
     };
     let context = args.common.into_context(problems).await?;
+    if let Some(profile) = profile {
+        let opened = context.open_destination_as("APPLICATION_PROFILE", &profile);
+        spec.application = Some(opened.await?);
+    }
     let queue = context.sqs_queue().await?;
     let Ok(plan) = build_plan(&context, &queue, &spec, &stop).await else {
         tracing::warn!("stopped before the end; nothing was changed");
@@ -155,14 +155,26 @@ async fn build_plan(
         failing: 0,
         rows: None,
         samples: Vec::new(),
-        checks: Vec::new(),
+        checks: PlanChecks::default(),
         estimate: None,
     };
-    let counts = plan.add_database_checks(context, spec, stop).await?;
-    let checks = unless_stopped(stop, queue::check_queue(queue)).await?;
-    plan.checks.extend(checks);
-    let objects =
-        objects::check_objects(context, stop, &mut plan.samples, &mut plan.checks).await?;
+    let inspector = plan.open_table(context, stop).await?;
+    let counts = match &inspector {
+        Some(inspector) => plan.add_database_checks(inspector, run, spec, stop).await?,
+        None => None,
+    };
+    unless_stopped(stop, queue::check_queue(queue, &mut plan.checks)).await?;
+    let (samples, checks) = (&mut plan.samples, &mut plan.checks);
+    let application = spec.application.as_ref();
+    let objects = objects::check_objects(
+        context,
+        inspector.as_ref(),
+        application,
+        stop,
+        samples,
+        checks,
+    );
+    let objects = objects.await?;
     plan.estimate = counts.map(|counts| {
         MigrationEstimate::from_input(&EstimateInput {
             counts,
@@ -172,35 +184,42 @@ async fn build_plan(
             copies_per_row: 1 + run.rule.companions().count(),
         })
     });
-    let fails = |check: &&PlanCheck| check.verdict == CheckVerdict::Fails;
-    plan.failing = plan.checks.iter().filter(fails).count();
+    plan.failing = plan.checks.count_failing();
     Ok(plan)
 }
 
 impl MigrationPlan {
-    async fn add_database_checks(
+    async fn open_table(
         &mut self,
         context: &CommandContext,
+        stop: &CancellationToken,
+    ) -> Result<Option<TableInspector>, PlanStopped> {
+        let pool = create_pool(context.migration.database.clone(), 1);
+        let opened = TableInspector::open(pool, &context.migration.run);
+        match unless_stopped(stop, opened).await? {
+            Ok(inspector) => {
+                self.table.clone_from(&inspector.table().name);
+                self.row_filter = inspector.table().filter_text().map(ToOwned::to_owned);
+                Ok(Some(inspector))
+            }
+            Err(error) => {
+                self.checks.fail_by_ledger("database", &error);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn add_database_checks(
+        &mut self,
+        inspector: &TableInspector,
+        run: &RunSpec,
         spec: &PlanSpec,
         stop: &CancellationToken,
     ) -> Result<Option<RowCounts>, PlanStopped> {
-        let pool = create_pool(context.migration.database.clone(), 1);
-        let run = &context.migration.run;
-        let inspector = match unless_stopped(stop, TableInspector::open(pool, run)).await? {
-            Ok(inspector) => inspector,
-            Err(error) => {
-                let check = PlanCheck::from_ledger_error("database", &error);
-                self.checks.push(check);
-                return Ok(None);
-            }
-        };
-        self.table = inspector.table_name();
-        self.row_filter = inspector.table().filter_text().map(ToOwned::to_owned);
-        match unless_stopped(stop, self.check_database(&inspector, run, spec)).await {
+        match unless_stopped(stop, self.check_database(inspector, run, spec)).await {
             Ok(Ok(counts)) => Ok(counts),
             Ok(Err(error)) => {
-                let check = PlanCheck::from_ledger_error("database", &error.into());
-                self.checks.push(check);
+                self.checks.fail_by_ledger("database", &error.into());
                 Ok(None)
             }
             Err(stopped) => {
@@ -218,51 +237,40 @@ impl MigrationPlan {
         run: &RunSpec,
         spec: &PlanSpec,
     ) -> Result<Option<RowCounts>, sqlx::Error> {
+        let checks = &mut self.checks;
         let server = inspector.server_info().await?;
         let fleet = (spec.consumers, spec.role.as_deref());
-        let progress =
-            database::check_server(inspector, run, &server, fleet, &mut self.checks).await?;
-        let counts = database::check_rows(inspector, &mut self.checks).await;
-        self.rows = counts.map(PlanRowCounts::from_counts);
-        if let Some(counts) = counts.filter(|counts| counts.in_scope > 0) {
-            self.checks
-                .push(database::check_feed_index(inspector, counts).await?);
+        let recorded = database::check_server(inspector, run, &server, fleet, checks).await?;
+        let counts = database::check_rows(inspector, checks).await;
+        self.rows = counts;
+        if counts.is_none_or(|counts| counts.sampled_percent.is_some()) {
+            database::check_statistics(inspector, checks).await?;
         }
-        let rows = inspector
-            .sample_rows(spec.samples.max(REHEARSED_ROWS))
-            .await?;
+        if let Some(counts) = counts.filter(|counts| counts.in_scope > 0) {
+            database::check_feed_index(inspector, counts, checks).await?;
+        }
+        let nothing_left = recorded.as_ref().and_then(|run| run.nothing_left.as_ref());
+        let most = spec.samples.max(REHEARSED_ROWS);
+        let rows = inspector.sample_rows(most, nothing_left.is_none()).await?;
         if rows.is_empty() && counts.is_none_or(|counts| counts.in_scope == 0) {
-            let check = database::check_empty_scope(inspector, progress).await;
-            self.checks.push(check);
+            database::check_empty_scope(inspector, recorded.as_ref(), checks).await;
+            return Ok(counts);
         }
         let routed = RoutedRows::from_rows(&run.rule, rows);
-        self.checks.extend(routed.checks(&run.rule));
+        routed.check(&run.rule, checks);
         let samples = routed.rows.iter().take(spec.samples).cloned();
         self.samples = samples.map(SampleRow::from_route).collect();
-        self.checks
-            .extend(database::check_lengths(inspector).await?);
-        let unpublishable = database::check_publications(inspector).await?;
-        if unpublishable.is_none() && (server.may_update || spec.role.is_some()) {
+        database::check_lengths(inspector, checks).await?;
+        let can_be_updated = database::check_publications(inspector, checks).await?;
+        if can_be_updated && (server.may_update || spec.role.is_some()) {
             let rehearsal = Rehearsal {
                 inspector,
                 user: &server.user,
                 role: spec.role.as_deref(),
             };
-            self.checks.extend(rehearsal.check(&routed.rows).await);
+            rehearsal.check(&routed.rows, checks).await;
         }
-        self.checks.extend(unpublishable);
         Ok(counts)
-    }
-}
-
-impl PlanRowCounts {
-    fn from_counts(counts: RowCounts) -> Self {
-        Self {
-            in_scope: counts.in_scope,
-            moved_already: counts.moved,
-            outside: counts.outside,
-            estimated_from_percent: counts.sampled_percent,
-        }
     }
 }
 
@@ -270,12 +278,8 @@ impl SampleRow {
     fn from_route((id, route): (String, MoveRoute)) -> Self {
         Self {
             id,
-            old_path: route.old_path.clone(),
-            source_key: route.source_key.clone(),
-            destination_key: route.destination_key.clone(),
-            new_path: route.new_path.clone(),
-            size_bytes: None,
             route,
+            size_bytes: None,
         }
     }
 }

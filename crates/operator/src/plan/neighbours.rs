@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bucket_brigade_common::companions::CompanionPatterns;
-use bucket_brigade_common::ledger::create_pool;
+use bucket_brigade_common::ledger::RunSpec;
 use bucket_brigade_common::object_store::s3::S3Bucket;
 use bucket_brigade_common::path_rule::PathRule;
 
 use super::SampleRow;
-use super::check::PlanCheck;
+use super::check::PlanChecks;
 use super::table_inspector::TableInspector;
-use crate::context::CommandContext;
 
 /// Images whose neighbours are listed, with about thirty requests each.
 const MAX_IMAGES: usize = 5;
@@ -38,13 +37,26 @@ struct ImageKey<'a> {
     key: &'a str,
 }
 
-/// None where nothing was found, or where it cannot be looked at.
+/// Warns of them. Not where the bucket or the table cannot be asked.
 pub(super) async fn check_neighbours(
-    context: &CommandContext,
+    run: &RunSpec,
+    inspector: Option<&TableInspector>,
     source: &S3Bucket,
     samples: &[SampleRow],
-) -> Option<PlanCheck> {
-    let rule = &context.migration.run.rule;
+    checks: &mut PlanChecks,
+) {
+    if let Some(found) = find_neighbours(run, inspector, source, samples).await {
+        warn_of(run.options.companions.as_ref(), &found, checks);
+    }
+}
+
+async fn find_neighbours(
+    run: &RunSpec,
+    inspector: Option<&TableInspector>,
+    source: &S3Bucket,
+    samples: &[SampleRow],
+) -> Option<Neighbours> {
+    let rule = &run.rule;
     // An image may share its name with another, whose companions they are.
     let known: HashSet<String> = samples
         .iter()
@@ -57,7 +69,10 @@ pub(super) async fn check_neighbours(
         let image = ImageKey {
             bucket: source,
             prefix: rule.source_key_prefix(),
-            key: sample.source_key.strip_prefix(rule.source_key_prefix())?,
+            key: sample
+                .route
+                .source_key
+                .strip_prefix(rule.source_key_prefix())?,
         };
         for (pattern, key) in image.neighbours().await? {
             if !known.contains(&key) && CompanionPatterns::parse(&pattern).is_ok() {
@@ -65,23 +80,22 @@ pub(super) async fn check_neighbours(
             }
         }
     }
-    drop_named(context, rule, &mut found).await?;
-    warn_of(context, &found)
+    if !found.is_empty() {
+        drop_named(inspector?, rule, &mut found).await?;
+    }
+    Some(found)
 }
 
 impl ImageKey<'_> {
     /// None where the bucket cannot be listed.
     async fn neighbours(&self) -> Option<Vec<(String, String)>> {
-        let (folder, name) = self.key.rsplit_once('/').unwrap_or(("", self.key));
-        let folder = if self.key.contains('/') {
-            format!("{folder}/")
-        } else {
-            String::new()
-        };
+        let (folder, name) = self
+            .key
+            .split_at(self.key.rfind('/').map_or(0, |at| at + 1));
         let dir = "{dir}/";
         let mut found = self.with_longer_names(name).await?;
         let mut others = Vec::new();
-        for sub in self.list_folders(&folder).await? {
+        for sub in self.list_folders(folder).await? {
             others.push((
                 format!("{folder}{sub}{name}"),
                 format!("{dir}{sub}{{name}}"),
@@ -161,12 +175,9 @@ impl ImageKey<'_> {
     /// Keys after the prefix.
     async fn list(&self, start: &str, most: i32) -> Option<Vec<String>> {
         let prefix = format!("{}{start}", self.prefix);
-        let request = self
-            .bucket
-            .client()
-            .list_objects_v2()
-            .bucket(self.bucket.name());
-        let listed = request.prefix(prefix).max_keys(most).send().await.ok()?;
+        let request = self.bucket.client().list_objects_v2();
+        let request = request.bucket(self.bucket.name()).prefix(prefix);
+        let listed = request.max_keys(most).send().await.ok()?;
         let keys = listed.contents().iter().filter_map(|object| object.key());
         let rests = keys.filter_map(|key| key.strip_prefix(self.prefix));
         Some(rests.map(ToOwned::to_owned).collect())
@@ -175,35 +186,23 @@ impl ImageKey<'_> {
     /// The folders in one, each with the slash at its end.
     async fn list_folders(&self, folder: &str) -> Option<Vec<String>> {
         let prefix = format!("{}{folder}", self.prefix);
-        let request = self
-            .bucket
-            .client()
-            .list_objects_v2()
-            .bucket(self.bucket.name());
-        let request = request.prefix(&prefix).delimiter("/").max_keys(MAX_KEYS);
+        let request = self.bucket.client().list_objects_v2();
+        let request = request.bucket(self.bucket.name()).prefix(&prefix);
+        let request = request.delimiter("/").max_keys(MAX_KEYS);
         let listed = request.send().await.ok()?;
-        let folders = listed
-            .common_prefixes()
-            .iter()
-            .filter_map(|folder| folder.prefix());
-        let subs = folders.filter_map(|folder| folder.strip_prefix(&*prefix));
-        Some(
-            subs.filter(|sub| *sub != "/")
-                .map(ToOwned::to_owned)
-                .collect(),
-        )
+        let folders = listed.common_prefixes().iter();
+        let folders = folders.filter_map(|folder| folder.prefix()?.strip_prefix(&*prefix));
+        let subs = folders.filter(|sub| *sub != "/");
+        Some(subs.map(ToOwned::to_owned).collect())
     }
 }
 
 /// Takes away what some row names.
 async fn drop_named(
-    context: &CommandContext,
+    inspector: &TableInspector,
     rule: &PathRule,
     found: &mut Neighbours,
 ) -> Option<()> {
-    if found.is_empty() {
-        return Some(());
-    }
     let paths_of = |key: &String| {
         let rest = key.strip_prefix(rule.source_key_prefix()).unwrap_or(key);
         let rests = rule.encoding().usual_spellings(rest).into_iter();
@@ -212,10 +211,6 @@ async fn drop_named(
         paths.collect::<Vec<_>>()
     };
     let paths: Vec<String> = found.values().flatten().flat_map(paths_of).collect();
-    let pool = create_pool(context.migration.database.clone(), 1);
-    let inspector = TableInspector::open(pool, &context.migration.run)
-        .await
-        .ok()?;
     let named = inspector.find_paths(&paths).await.ok()?;
     for keys in found.values_mut() {
         keys.retain(|key| !paths_of(key).iter().any(|path| named.contains(path)));
@@ -224,23 +219,19 @@ async fn drop_named(
     Some(())
 }
 
-fn warn_of(context: &CommandContext, found: &Neighbours) -> Option<PlanCheck> {
+fn warn_of(known: Option<&String>, found: &Neighbours, checks: &mut PlanChecks) {
     let mut patterns: Vec<(&String, &Vec<String>)> = found.iter().collect();
     patterns.sort_by_key(|(_, keys)| std::cmp::Reverse(keys.len()));
     patterns.truncate(MAX_PATTERNS);
-    let (_, keys) = patterns.first()?;
-    let known = context.migration.run.options.companions.iter();
-    let all: Vec<&str> = known
-        .chain(patterns.iter().map(|(pattern, _)| *pattern))
-        .map(|text| &**text)
-        .collect();
-    let finding = format!(
-        "beside the images there are objects that no row and no companion names, such as '{}'",
-        keys.first()?
+    let Some(key) = patterns.first().and_then(|(_, keys)| keys.first()) else {
+        return;
+    };
+    let new = patterns.iter().map(|(pattern, _)| *pattern);
+    let all: Vec<&str> = known.into_iter().chain(new).map(|text| &**text).collect();
+    let all = all.join(",");
+    checks.warn(
+        "companions",
+        format!("beside the images there are objects that no row and no companion names, such as '{key}'"),
+        format!("they stay behind; COMPANIONS='{all}' moves them along"),
     );
-    let mend = format!(
-        "they stay behind; COMPANIONS='{}' moves them along",
-        all.join(",")
-    );
-    Some(PlanCheck::new_warning("companions", finding, mend))
 }

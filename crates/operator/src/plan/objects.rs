@@ -10,15 +10,16 @@ use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use tokio_util::sync::CancellationToken;
 
-use super::acl::check_acls;
-use super::check::{CheckVerdict, PlanCheck};
+use super::check::PlanChecks;
 use super::neighbours::check_neighbours;
-use super::probe::{check_method, probe_copy};
+use super::ownership::check_acls;
+use super::probe::{ProbeRequest, check_method, probe_copy};
+use super::table_inspector::TableInspector;
 use super::{PlanStopped, SampleRow, unless_stopped};
 use crate::context::CommandContext;
 
 /// What was learned of the objects.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ObjectFacts {
     /// The average size of those sampled at, in bytes.
     pub(super) average_bytes: Option<u64>,
@@ -28,8 +29,8 @@ pub(super) struct ObjectFacts {
     pub(super) crosses_regions: bool,
     /// Whether a key of KMS is involved on either side.
     pub(super) uses_kms: bool,
-    /// Requests to the store for one copy.
-    pub(super) requests_per_copy: u32,
+    /// The requests to the store for one copy; none where that could not be found out.
+    pub(super) requests: Vec<&'static str>,
     /// Whether the bytes go through the consumers.
     pub(super) is_streamed: bool,
 }
@@ -54,56 +55,66 @@ struct SampledObjects {
 
 pub(super) async fn check_objects(
     context: &CommandContext,
+    inspector: Option<&TableInspector>,
+    application: Option<&S3Bucket>,
     stop: &CancellationToken,
     samples: &mut [SampleRow],
-    checks: &mut Vec<PlanCheck>,
+    checks: &mut PlanChecks,
 ) -> Result<ObjectFacts, PlanStopped> {
     let opened = unless_stopped(stop, open_buckets(context, checks)).await?;
     let Some((source, destination)) = opened else {
         return Ok(ObjectFacts::default());
     };
-    let rule = &context.migration.run.rule;
-    let looking = check_sources(&source, &destination, rule, samples, checks);
-    let (sampled, mut objects) = unless_stopped(stop, looking).await?;
-    let keys = samples.iter().map(|sample| &*sample.source_key);
     let run = &context.migration.run;
-    let acls = check_acls(&source, keys, run.options.copy_acl.as_deref());
-    checks.extend(unless_stopped(stop, acls).await?);
-    let neighbours = check_neighbours(context, &source, samples);
-    checks.extend(unless_stopped(stop, neighbours).await?);
-    let prefix = run.rule.destination_key_prefix();
+    let looking = check_sources(&source, &destination, &run.rule, samples, checks);
+    let (sampled, mut objects) = unless_stopped(stop, looking).await?;
+    let keys = samples.iter().map(|sample| &*sample.route.source_key);
+    let acls = check_acls(&source, keys, run.options.copy_acl.as_deref(), checks);
+    unless_stopped(stop, acls).await?;
+    let neighbours = check_neighbours(run, inspector, &source, samples, checks);
+    unless_stopped(stop, neighbours).await?;
     let request = context.method_request(&run.options);
     // Not to be stopped before the probes are removed.
     let opened = request.open(source, destination.clone()).await;
     let may_copy = request.stores.is_one_store() && run.options.copy_method.is_none();
-    checks.push(check_method(&opened, may_copy));
-    if let (Ok(store), Some((size, key))) = (opened, &sampled.smallest) {
-        let copied = probe_copy(&store, prefix, (key, *size), checks).await;
-        objects.requests_per_copy = store.requests_per_copy();
+    check_method(&opened, may_copy, checks);
+    if let Ok(store) = opened {
+        objects.requests = store.requests_per_copy();
         objects.is_streamed = store.method() == CopyMethod::Stream;
-        objects.copy_duration = copied.copy_duration;
-        objects.uses_kms |= copied.uses_kms;
+        if let Some((size_bytes, source_key)) = &sampled.smallest {
+            let request = ProbeRequest {
+                run,
+                destination: &destination,
+                application,
+                source_key,
+                size_bytes: *size_bytes,
+            };
+            let copied = probe_copy(&store, &request, checks).await;
+            objects.copy_duration = copied.copy_duration;
+            objects.uses_kms |= copied.uses_kms;
+        }
     }
-    let taken = unless_stopped(stop, check_destinations(&destination, samples)).await?;
-    checks.extend(taken);
+    let taken = check_destinations(&destination, samples, checks);
+    unless_stopped(stop, taken).await?;
     Ok(objects)
 }
 
 /// The buckets, where both can be used.
 async fn open_buckets(
     context: &CommandContext,
-    checks: &mut Vec<PlanCheck>,
+    checks: &mut PlanChecks,
 ) -> Option<(S3Bucket, S3Bucket)> {
     let buckets = context.buckets(&context.migration.run.options).await;
-    let failed = |error| PlanCheck::from_preflight_error("buckets", &error);
-    let (source, destination) = buckets.map_err(|error| checks.push(failed(error))).ok()?;
-    let before = checks.len();
+    let buckets = buckets.map_err(|error| checks.fail_by("buckets", &error));
+    let (source, destination) = buckets.ok()?;
+    let mut is_open = true;
     for bucket in [&source, &destination] {
         if let Err(error) = bucket.check_access().await {
-            checks.push(failed(error));
+            checks.fail_by("buckets", &error);
+            is_open = false;
         }
     }
-    (checks.len() == before).then_some((source, destination))
+    is_open.then_some((source, destination))
 }
 
 async fn check_sources(
@@ -111,13 +122,13 @@ async fn check_sources(
     destination: &S3Bucket,
     rule: &PathRule,
     samples: &mut [SampleRow],
-    checks: &mut Vec<PlanCheck>,
+    checks: &mut PlanChecks,
 ) -> (SampledObjects, ObjectFacts) {
     let regions = [read_region(source).await, read_region(destination).await];
-    checks.push(check_regions(&regions, source.name(), destination.name()));
+    check_regions(&regions, source.name(), destination.name(), checks);
     let sampled = read_sampled_objects(source, rule, samples).await;
-    checks.extend(sampled.source_checks(samples.len()));
-    checks.extend(check_tags(source, &sampled).await);
+    sampled.check(samples.len(), checks);
+    check_tags(source, &sampled, checks).await;
     let objects = sampled.object_facts(&regions);
     (sampled, objects)
 }
@@ -129,17 +140,20 @@ async fn read_region(bucket: &S3Bucket) -> Option<String> {
     output.bucket_region().map(ToOwned::to_owned)
 }
 
-fn check_regions(regions: &[Option<String>; 2], source: &str, destination: &str) -> PlanCheck {
+fn check_regions(
+    regions: &[Option<String>; 2],
+    source: &str,
+    destination: &str,
+    checks: &mut PlanChecks,
+) {
     match regions {
-        [Some(from), Some(to)] if from != to => PlanCheck::new_warning(
+        [Some(from), Some(to)] if from != to => checks.warn(
             "buckets",
             format!("{source} is in {from}, {destination} in {to}: copies cross regions"),
             "set AWS_REGION to the destination's and SOURCE_REGION to the source's; transfer costs, and VPC endpoints do not carry it",
         ),
-        [_, Some(to)] => {
-            PlanCheck::new_ok("buckets", format!("{source} and {destination}, in {to}"))
-        }
-        _ => PlanCheck::new_ok("buckets", format!("{source} and {destination} are there")),
+        [_, Some(to)] => checks.ok("buckets", format!("{source} and {destination}, in {to}")),
+        _ => checks.ok("buckets", format!("{source} and {destination} are there")),
     }
 }
 
@@ -216,119 +230,106 @@ impl SampledObjects {
         let count = u64::try_from(self.readable).unwrap_or(0);
         ObjectFacts {
             average_bytes: self.bytes.checked_div(count),
-            copy_duration: None,
             crosses_regions: matches!(regions, [Some(from), Some(to)] if from != to),
             uses_kms: self.uses_kms,
-            requests_per_copy: 1,
-            is_streamed: false,
+            ..ObjectFacts::default()
         }
     }
 
-    fn source_checks(&self, all: usize) -> Vec<PlanCheck> {
-        let mut checks = Vec::new();
+    fn check(&self, all: usize, checks: &mut PlanChecks) {
         if let Some(why) = &self.denied {
-            checks.push(PlanCheck::new_failure(
+            checks.fail(
                 "sources",
                 format!("an object cannot be read: {why}"),
                 "s3:GetObject on the source, and kms:Decrypt on its key: deploy/policies/consumer.json",
-            ));
-        }
-        checks.extend(self.customer_key_check());
-        checks.extend(self.encoding_checks(all));
-        if !self.missing.is_empty() {
-            let finding = format!(
-                "{} of {all} rows have no object (ids: {})",
-                self.missing.len(),
-                self.missing.join(", ")
             );
-            checks.push(if self.readable == 0 && self.by_encoding.is_empty() {
+        }
+        if !self.with_customer_key.is_empty() {
+            let ids = self.with_customer_key.join(", ");
+            checks.warn(
+                "sources",
+                format!("objects are encrypted with a key of the customer's, SSE-C (ids: {ids})"),
+                "such rows are recorded as failed: S3 copies their objects only with that key, which is in no setting",
+            );
+        }
+        self.check_encodings(all, checks);
+        if !self.missing.is_empty() {
+            let (count, ids) = (self.missing.len(), self.missing.join(", "));
+            let finding = format!("{count} of {all} rows have no object (ids: {ids})");
+            if self.readable == 0 && self.by_encoding.is_empty() {
                 let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was sampled at has an object";
-                PlanCheck::new_failure("sources", finding, mend)
+                checks.fail("sources", finding, mend);
             } else {
                 let mend = "such rows are recorded as failed, NoSuchKey";
-                PlanCheck::new_warning("sources", finding, mend)
-            });
+                checks.warn("sources", finding, mend);
+            }
         }
         if !self.archived.is_empty() {
-            checks.push(PlanCheck::new_warning(
+            checks.warn(
                 "sources",
                 format!("archived: {}", self.archived.join(", ")),
                 "restore them first; they are recorded as failed, InvalidObjectState",
-            ));
+            );
         }
         if self.readable > 0 {
             let finding = format!("{} of {all} objects can be read", self.readable);
-            checks.push(PlanCheck::new_ok("sources", finding));
+            checks.ok("sources", finding);
         }
-        checks
     }
 
-    fn encoding_checks(&self, all: usize) -> impl Iterator<Item = PlanCheck> {
-        self.by_encoding.iter().map(move |(encoding, ids)| {
+    fn check_encodings(&self, all: usize, checks: &mut PlanChecks) {
+        for (encoding, ids) in &self.by_encoding {
+            let (count, ids) = (ids.len(), ids.join(", "));
             let finding = format!(
-                "{} of {all} rows have no object by the key that their path spells, but one by PATH_ENCODING={encoding} (ids: {})",
-                ids.len(),
-                ids.join(", ")
+                "{count} of {all} rows have no object by the key that their path spells, but one by PATH_ENCODING={encoding} (ids: {ids})"
             );
-            let mend = format!("set PATH_ENCODING={encoding}; such rows are recorded as failed, NoSuchKey, otherwise");
+            let mend = format!(
+                "set PATH_ENCODING={encoding}; such rows are recorded as failed, NoSuchKey, otherwise"
+            );
             if self.readable == 0 {
-                PlanCheck::new_failure("sources", finding, mend)
+                checks.fail("sources", finding, mend);
             } else {
-                PlanCheck::new_warning("sources", finding, mend)
+                checks.warn("sources", finding, mend);
             }
-        })
-    }
-
-    fn customer_key_check(&self) -> Option<PlanCheck> {
-        let ids = self.with_customer_key.join(", ");
-        let finding =
-            format!("objects are encrypted with a key of the customer's, SSE-C (ids: {ids})");
-        let mend = "such rows are recorded as failed: S3 copies their objects only with that key, which is in no setting";
-        (!ids.is_empty()).then(|| PlanCheck::new_warning("sources", finding, mend))
+        }
     }
 }
 
 /// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
-async fn check_tags(bucket: &S3Bucket, sampled: &SampledObjects) -> Option<PlanCheck> {
-    let (_, key) = sampled.smallest.as_ref()?;
+async fn check_tags(bucket: &S3Bucket, sampled: &SampledObjects, checks: &mut PlanChecks) {
+    let Some((_, key)) = &sampled.smallest else {
+        return;
+    };
     let request = bucket.client().get_object_tagging().bucket(bucket.name());
-    Some(match request.key(key).send().await.map_err(store_error) {
-        Ok(_) => PlanCheck::new_ok(
-            "tags",
-            format!("can be read; {} objects have some", sampled.tagged),
-        ),
-        Err(error) if error.code() == "NotImplemented" => {
-            PlanCheck::new_ok("tags", "the store knows none")
+    match request.key(key).send().await.map_err(store_error) {
+        Ok(_) => {
+            let finding = format!("can be read; {} objects have some", sampled.tagged);
+            checks.ok("tags", finding);
         }
-        Err(error) => PlanCheck::new_failure(
+        Err(error) if error.code() == "NotImplemented" => checks.ok("tags", "the store knows none"),
+        Err(error) => checks.fail(
             "tags",
             format!("cannot be read: {error}"),
             "s3:GetObjectTagging on the source: deploy/policies/consumer.json",
         ),
-    })
+    }
 }
 
 /// Whether something stands where the copies go.
-async fn check_destinations(bucket: &S3Bucket, samples: &[SampleRow]) -> Option<PlanCheck> {
+async fn check_destinations(bucket: &S3Bucket, samples: &[SampleRow], checks: &mut PlanChecks) {
     let mut taken = Vec::new();
     for sample in samples {
         let key = &sample.route.destination_key;
         if let Ok(Some(_)) = bucket.head(key).await {
-            taken.push(sample.id.clone());
+            taken.push(&*sample.id);
         }
     }
-    (!taken.is_empty()).then(|| PlanCheck {
-        about: "destinations",
-        verdict: CheckVerdict::Warns,
-        finding: format!(
-            "where {} of {} rows go, an object stands already: {}",
-            taken.len(),
-            samples.len(),
-            taken.join(", ")
-        ),
-        mend: Some(
-            "an identical copy is recognised; anything else is never overwritten, and the row is recorded as failed"
-                .into(),
-        ),
-    })
+    if !taken.is_empty() {
+        let (count, all, ids) = (taken.len(), samples.len(), taken.join(", "));
+        checks.warn(
+            "destinations",
+            format!("where {count} of {all} rows go, an object stands already: {ids}"),
+            "an identical copy is recognised; anything else is never overwritten, and the row is recorded as failed",
+        );
+    }
 }

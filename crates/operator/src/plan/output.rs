@@ -8,7 +8,8 @@ use indicatif::{DecimalBytes, HumanCount};
 
 use super::check::{CheckVerdict, PlanCheck};
 use super::estimate::MigrationEstimate;
-use super::{MigrationPlan, PlanRowCounts, SampleRow};
+use super::table_inspector::RowCounts;
+use super::{MigrationPlan, SampleRow};
 use crate::runs::format_filter;
 
 impl fmt::Display for MigrationPlan {
@@ -33,7 +34,7 @@ impl fmt::Display for MigrationPlan {
             }
         }
         writeln!(f)?;
-        for check in &self.checks {
+        for check in &self.checks.0 {
             writeln!(f, "{check}")?;
         }
         if let Some(estimate) = &self.estimate {
@@ -49,9 +50,9 @@ impl fmt::Display for MigrationPlan {
     }
 }
 
-impl fmt::Display for PlanRowCounts {
+impl fmt::Display for RowCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let about = match self.estimated_from_percent {
+        let about = match self.sampled_percent {
             None => String::new(),
             Some(percent) => format!(", about: from {percent} % of the table"),
         };
@@ -59,7 +60,7 @@ impl fmt::Display for PlanRowCounts {
             f,
             "Rows: {} in scope, {} moved already, {} outside the rule{about}",
             HumanCount(self.in_scope),
-            HumanCount(self.moved_already),
+            HumanCount(self.moved),
             HumanCount(self.outside)
         )
     }
@@ -75,10 +76,10 @@ impl fmt::Display for SampleRow {
             f,
             "  row {} ({size})\n    path  {} → {}\n    key   {} → {}",
             printable(&self.id),
-            printable(&self.old_path),
-            printable(&self.new_path),
-            printable(&self.source_key),
-            printable(&self.destination_key)
+            printable(&self.route.old_path),
+            printable(&self.route.new_path),
+            printable(&self.route.source_key),
+            printable(&self.route.destination_key)
         )
     }
 }
@@ -119,11 +120,7 @@ impl fmt::Display for MigrationEstimate {
             f,
             "  requests  {} {}, {} SQS",
             HumanCount(self.copy_requests),
-            if self.is_streamed {
-                "GetObject and PutObject"
-            } else {
-                "CopyObject"
-            },
+            self.copy_operations.join(" and "),
             HumanCount(self.queue_requests)
         )?;
         if let (true, Some(size)) = (self.is_streamed, self.gigabytes) {

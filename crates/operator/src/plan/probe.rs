@@ -1,14 +1,17 @@
 //! One real copy, to a key that no image has, and its removal: the proof that the copies can be made.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use bucket_brigade_common::ledger::RunSpec;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::object_store::s3::{CopyMethod, S3Store};
+use bucket_brigade_common::object_store::s3::{CopyMethod, S3Bucket, S3Store};
 use bucket_brigade_common::preflight::PreflightError;
 use indicatif::DecimalBytes;
 
-use super::check::PlanCheck;
+use super::check::PlanChecks;
+use super::ownership::{check_application, find_owner};
 
 /// What a copy that cannot be made needs.
 const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json";
@@ -19,74 +22,93 @@ pub(super) struct ProbeOutcome {
     pub(super) uses_kms: bool,
 }
 
-/// Copies the object at `key` to a probe key, and removes it.
+/// What the copy is made of, and who is to read it.
+pub(super) struct ProbeRequest<'a> {
+    pub(super) run: &'a RunSpec,
+    pub(super) destination: &'a S3Bucket,
+    /// The destination, by the application's profile.
+    pub(super) application: Option<&'a S3Bucket>,
+    pub(super) source_key: &'a str,
+    pub(super) size_bytes: i64,
+}
+
+/// Copies an object to a probe key, and removes it.
 pub(super) async fn probe_copy(
     store: &S3Store,
-    prefix: &str,
-    (key, size): (&str, i64),
-    checks: &mut Vec<PlanCheck>,
+    request: &ProbeRequest<'_>,
+    checks: &mut PlanChecks,
 ) -> ProbeOutcome {
-    let probe = store.copy_probe(prefix);
-    let whole = DecimalBytes(u64::try_from(size).unwrap_or(0));
-    let location = probe.location();
+    let probe = store.copy_probe(request.run.rule.destination_key_prefix());
+    let (whole, location) = (format_size(request.size_bytes), probe.location());
     tracing::info!("one probe object of {whole} is copied to {location}, and removed again");
-    let copied = probe.copy(key).await;
-    let took = match copied {
+    let took = match probe.copy(request.source_key).await {
         Ok(took) => took,
         Err(error) => {
-            let finding = format!("a copy failed: {error}");
-            checks.push(PlanCheck::new_failure(
-                "copy",
-                finding,
-                REQUIRED_PERMISSIONS,
-            ));
+            add_failed_copy(&error, checks);
             return ProbeOutcome::default();
         }
     };
     let head = probe.head().await;
-    checks.push(check_copy(head.as_ref(), size, took));
-    checks.push(match probe.remove().await {
-        Ok(()) => PlanCheck::new_ok("probe", "removed"),
-        Err(error) => PlanCheck::new_warning(
+    check_copy(head.as_ref(), request.size_bytes, took, checks);
+    let acl = request.run.options.copy_acl.as_deref();
+    if let Some(owner) = find_owner(request.destination, probe.key(), acl).await {
+        checks.ok("ownership", format!("copies will belong to {owner}"));
+    }
+    if let Some(application) = request.application {
+        check_application(application, probe.key(), checks).await;
+    }
+    match probe.remove().await {
+        Ok(()) => checks.ok("probe", "removed"),
+        Err(error) => checks.warn(
             "probe",
             format!("{location} could not be removed: {error}"),
             "remove it by hand; s3:DeleteObject on the probes' keys",
         ),
-    });
+    }
     ProbeOutcome {
         copy_duration: Some(took),
         uses_kms: head.is_ok_and(|head| head.ssekms_key_id().is_some()),
     }
 }
 
+fn add_failed_copy(error: &impl Display, checks: &mut PlanChecks) {
+    let finding = format!("a copy failed: {error}");
+    checks.fail("copy", finding, REQUIRED_PERMISSIONS);
+}
+
+fn format_size(bytes: i64) -> DecimalBytes {
+    DecimalBytes(u64::try_from(bytes).unwrap_or(0))
+}
+
 /// By which way the bytes will go, and whether the store refuses to overwrite.
 /// `may_copy` where the store would copy if it honoured the condition.
-pub(super) fn check_method(opened: &Result<S3Store, PreflightError>, may_copy: bool) -> PlanCheck {
+pub(super) fn check_method(
+    opened: &Result<S3Store, PreflightError>,
+    may_copy: bool,
+    checks: &mut PlanChecks,
+) {
     let store = match opened {
         Ok(store) => store,
         Err(error @ PreflightError::InvalidSetting { .. }) => {
-            return PlanCheck::from_preflight_error("condition", error);
+            return checks.fail_by("condition", error);
         }
-        Err(error) => {
-            let finding = format!("a copy failed: {error}");
-            return PlanCheck::new_failure("copy", finding, REQUIRED_PERMISSIONS);
-        }
+        Err(error) => return add_failed_copy(error, checks),
     };
     match (store.method(), store.is_conditional()) {
-        (CopyMethod::Server, true) => PlanCheck::new_ok(
+        (CopyMethod::Server, true) => checks.ok(
             "condition",
             "a copy onto an object that exists is refused (If-None-Match): the store copies",
         ),
-        (CopyMethod::Stream, true) if may_copy => PlanCheck::new_warning(
+        (CopyMethod::Stream, true) if may_copy => checks.warn(
             "condition",
             "the store ignores If-None-Match on a copy and honours it on an upload: the bytes go through the consumers",
             "give them bandwidth, or a store that honours it",
         ),
-        (CopyMethod::Stream, true) => PlanCheck::new_ok(
+        (CopyMethod::Stream, true) => checks.ok(
             "condition",
             "an upload onto an object that exists is refused (If-None-Match), and the bytes go through the consumers",
         ),
-        (_, false) => PlanCheck::new_warning(
+        (_, false) => checks.warn(
             "condition",
             "the store ignores If-None-Match: consumers look before each copy, and what the application writes between the two would be overwritten",
             "no write of the application under the new prefix while the migration runs",
@@ -98,26 +120,24 @@ fn check_copy(
     head: Result<&HeadObjectOutput, &StoreError>,
     size: i64,
     took: Duration,
-) -> PlanCheck {
-    let took = took.as_millis();
+    checks: &mut PlanChecks,
+) {
+    let (whole, took) = (format_size(size), took.as_millis());
     match head {
         Ok(head) if head.content_length() == Some(size) => {
-            let key = match head.ssekms_key_id() {
-                Some(key) => format!(", encrypted with {key}"),
-                None => String::new(),
-            };
-            let whole = DecimalBytes(u64::try_from(size).unwrap_or(0));
-            PlanCheck::new_ok("copy", format!("{whole} in {took} ms{key}"))
+            let key = head.ssekms_key_id();
+            let key = key.map_or_else(String::new, |key| format!(", encrypted with {key}"));
+            checks.ok("copy", format!("{whole} in {took} ms{key}"));
         }
-        Ok(head) => PlanCheck::new_failure(
-            "copy",
-            format!(
-                "the copy has {} bytes, its source {size}",
-                head.content_length().unwrap_or(0)
-            ),
-            "the store is none that copies can be made in",
-        ),
-        Err(error) => PlanCheck::new_failure(
+        Ok(head) => {
+            let copied = head.content_length().unwrap_or(0);
+            checks.fail(
+                "copy",
+                format!("the copy has {copied} bytes, its source {size}"),
+                "the store is none that copies can be made in",
+            );
+        }
+        Err(error) => checks.fail(
             "copy",
             format!("made, but it cannot be read: {error}"),
             "s3:GetObject on the destination, and kms:Decrypt on its key",

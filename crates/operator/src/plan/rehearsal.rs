@@ -9,9 +9,9 @@ use bucket_brigade_common::ledger::{PATH_REWRITTEN, path_update_error, rehearsal
 use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::sql::quote_identifier;
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgTransaction};
 
-use super::check::PlanCheck;
+use super::check::PlanChecks;
 use super::table_inspector::TableInspector;
 
 /// Rows of a statement: a batch of a consumer that has little to do.
@@ -39,6 +39,7 @@ pub(super) struct Rehearsal<'a> {
 }
 
 /// What Postgres refuses of rows, with their ids.
+#[derive(Default)]
 struct Refusal {
     code: String,
     message: String,
@@ -56,20 +57,27 @@ struct RehearsedRows {
 }
 
 impl Rehearsal<'_> {
-    pub(super) async fn check(&self, rows: &[RehearsedRow]) -> Vec<PlanCheck> {
+    pub(super) async fn check(&self, rows: &[RehearsedRow], checks: &mut PlanChecks) {
         match self.hides_rows().await {
             Ok(false) => {}
-            Ok(true) => return vec![self.hidden_rows()],
-            Err(error) => return vec![self.failed(&error)],
+            Ok(true) => {
+                let role = self.role_name();
+                return checks.fail(
+                    "update",
+                    format!("row level security hides rows from {role}"),
+                    format!("ALTER ROLE {role} BYPASSRLS;"),
+                );
+            }
+            Err(error) => return self.add_failure(&error, checks),
         }
         match self.try_rows(rows).await {
-            Ok(tried) => tried.checks(&self.as_role()),
-            Err(error) if is_lock_timeout(&error) => vec![PlanCheck::new_warning(
+            Ok(tried) => tried.check(&self.as_role(), checks),
+            Err(error) if is_lock_timeout(&error) => checks.warn(
                 "update",
                 "not tried: the application, or a change of its schema, has locked what it needs",
                 "try again; consumers wait for such locks",
-            )],
-            Err(error) => vec![self.failed(&error)],
+            ),
+            Err(error) => self.add_failure(&error, checks),
         }
     }
 
@@ -99,10 +107,7 @@ impl Rehearsal<'_> {
 
     /// The rows that nothing had locked, and whether each was set.
     async fn try_batch(&self, rows: &[RehearsedRow]) -> Result<Vec<(String, bool)>, sqlx::Error> {
-        let mut transaction = self.inspector.pool().begin().await?;
-        sqlx::raw_sql(AssertSqlSafe(self.begin_sql()))
-            .execute(&mut *transaction)
-            .await?;
+        let mut transaction = self.begin().await?;
         let column = |text: fn(&RehearsedRow) -> &str| rows.iter().map(text).collect::<Vec<_>>();
         let set = sqlx::query_as(AssertSqlSafe(rehearsal_sql(self.inspector.table())))
             .bind(column(|(id, _)| id))
@@ -121,19 +126,19 @@ impl Rehearsal<'_> {
     }
 
     async fn hides_rows(&self) -> Result<bool, sqlx::Error> {
-        let mut transaction = self.inspector.pool().begin().await?;
-        sqlx::raw_sql(AssertSqlSafe(self.begin_sql()))
-            .execute(&mut *transaction)
-            .await?;
+        let mut transaction = self.begin().await?;
         let query = sqlx::query_scalar(HIDES_ROWS).bind(&self.inspector.table().sql);
         query.fetch_one(&mut *transaction).await
     }
 
-    fn begin_sql(&self) -> String {
-        match self.role {
-            Some(role) => format!("{TIMEOUTS}; SET LOCAL ROLE {}", quote_identifier(role)),
-            None => TIMEOUTS.into(),
-        }
+    async fn begin(&self) -> Result<PgTransaction<'static>, sqlx::Error> {
+        let mut transaction = self.inspector.pool().begin().await?;
+        let role = self.role.map(quote_identifier);
+        let role = role.map_or_else(String::new, |role| format!("; SET LOCAL ROLE {role}"));
+        sqlx::raw_sql(AssertSqlSafe(format!("{TIMEOUTS}{role}")))
+            .execute(&mut *transaction)
+            .await?;
+        Ok(transaction)
     }
 
     fn as_role(&self) -> String {
@@ -145,42 +150,38 @@ impl Rehearsal<'_> {
         quote_identifier(self.role.unwrap_or(self.user))
     }
 
-    fn hidden_rows(&self) -> PlanCheck {
-        PlanCheck::new_failure(
-            "update",
-            format!("row level security hides rows from {}", self.role_name()),
-            format!("ALTER ROLE {} BYPASSRLS;", self.role_name()),
-        )
-    }
-
     /// The statement itself fails, whatever its rows.
-    fn failed(&self, error: &sqlx::Error) -> PlanCheck {
-        let refusal = self.describe_refusal(error);
-        let finding = format!(
-            "the update fails{}: {}: {}",
-            self.as_role(),
-            refusal.code,
-            refusal.message
-        );
-        PlanCheck::new_failure("update", finding, refusal.mend)
+    fn add_failure(&self, error: &sqlx::Error, checks: &mut PlanChecks) {
+        let Refusal {
+            code,
+            message,
+            mend,
+            ..
+        } = self.describe_refusal(error);
+        let finding = format!("the update fails{}: {code}: {message}", self.as_role());
+        checks.fail("update", finding, mend);
     }
 
     fn describe_refusal(&self, error: &sqlx::Error) -> Refusal {
-        let Some(database) = error
-            .as_database_error()
-            .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
-        else {
-            return Refusal::new("failed", error.to_string(), "try again".into());
-        };
-        match path_update_error(error) {
-            StatementError::Rejected { code, message } if code == PATH_REWRITTEN => {
+        let database = error.as_database_error();
+        let database = database.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        let (code, message, mend) = match (database, path_update_error(error)) {
+            (None, _) => ("failed".into(), error.to_string(), "try again".into()),
+            (_, StatementError::Rejected { code, message }) if code == PATH_REWRITTEN => {
                 let mend = "have the trigger leave the path as it is set";
-                Refusal::new(&code, message, mend.into())
+                (code, message, mend.into())
             }
-            _ => {
-                let mend = self.mend_of(database);
-                Refusal::new(database.code(), database.message().to_owned(), mend)
-            }
+            (Some(database), _) => (
+                database.code().to_owned(),
+                database.message().to_owned(),
+                self.mend_of(database),
+            ),
+        };
+        Refusal {
+            code,
+            message,
+            mend,
+            ..Refusal::default()
         }
     }
 
@@ -210,17 +211,6 @@ fn is_about_rows(error: &sqlx::Error) -> bool {
     matches!(path_update_error(error), StatementError::Rejected { .. })
 }
 
-impl Refusal {
-    fn new(code: &str, message: String, mend: String) -> Self {
-        Self {
-            code: code.to_owned(),
-            message,
-            mend,
-            ids: Vec::new(),
-        }
-    }
-}
-
 impl RehearsedRows {
     fn add(&mut self, tried: usize, locked: Vec<(String, bool)>) {
         self.tried += tried;
@@ -248,43 +238,45 @@ impl RehearsedRows {
         self.refusals.iter().map(|refusal| refusal.ids.len()).sum()
     }
 
-    fn checks(self, as_role: &str) -> Vec<PlanCheck> {
+    fn check(&self, as_role: &str, checks: &mut PlanChecks) {
         let Self {
             tried, set, kept, ..
-        } = &self;
+        } = self;
         let passed_over = tried - set - kept.len() - self.refused_rows();
-        let mut checks = Vec::new();
-        for refusal in &self.refusals {
-            let Refusal {
-                code,
-                message,
-                mend,
-                ids,
-            } = refusal;
+        for Refusal {
+            code,
+            message,
+            mend,
+            ids,
+        } in &self.refusals
+        {
             let (count, ids) = (ids.len(), ids.join(", "));
             let finding = format!(
                 "Postgres refuses {count} of {tried} rows that were tried{as_role} (ids: {ids}): {code}: {message}"
             );
-            checks.push(PlanCheck::new_failure("update", finding, mend));
+            checks.fail("update", finding, mend);
         }
         if !kept.is_empty() {
             let ids = kept.join(", ");
-            let finding = format!("a trigger keeps rows from being set (ids: {ids})");
-            let mend = "correct the trigger; such rows are recorded as failed, RowLocked";
-            checks.push(PlanCheck::new_failure("update", finding, mend));
+            checks.fail(
+                "update",
+                format!("a trigger keeps rows from being set (ids: {ids})"),
+                "correct the trigger; such rows are recorded as failed, RowLocked",
+            );
         }
         if passed_over > 0 {
-            let finding = format!(
-                "{passed_over} of {tried} rows were not tried: they are locked or were changed"
+            checks.warn(
+                "update",
+                format!(
+                    "{passed_over} of {tried} rows were not tried: they are locked or were changed"
+                ),
+                "consumers come back to such rows",
             );
-            let mend = "consumers come back to such rows";
-            checks.push(PlanCheck::new_warning("update", finding, mend));
         }
         if *set > 0 {
             let finding = format!("{set} rows were set and set back, in a transaction{as_role}");
-            checks.push(PlanCheck::new_ok("update", finding));
+            checks.ok("update", finding);
         }
-        checks
     }
 }
 

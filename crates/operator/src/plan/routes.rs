@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 
-use super::check::PlanCheck;
+use super::check::PlanChecks;
 
 #[derive(Default)]
 pub(super) struct RoutedRows {
@@ -30,33 +30,38 @@ impl RoutedRows {
         routed
     }
 
-    pub(super) fn checks(&self, rule: &PathRule) -> Vec<PlanCheck> {
-        let unroutable = self.unroutable.values().map(|(problem, ids)| {
+    pub(super) fn check(&self, rule: &PathRule, checks: &mut PlanChecks) {
+        for (problem, ids) in self.unroutable.values() {
             let finding = format!("rows cannot be moved: {problem} (ids: {})", ids.join(", "));
-            PlanCheck::new_warning("rows", finding, "they will be recorded as failed")
-        });
-        unroutable.chain(self.check_slashes(rule)).collect()
+            checks.warn("rows", finding, "they will be recorded as failed");
+        }
+        self.check_slashes(rule, checks);
     }
 
     /// A prefix with a slash at its end in place of one without, or the other way round.
-    fn check_slashes(&self, rule: &PathRule) -> Option<PlanCheck> {
+    fn check_slashes(&self, rule: &PathRule, checks: &mut PlanChecks) {
         let (old, new) = (rule.old_prefix(), rule.new_prefix());
-        let rest = |route: &MoveRoute| route.old_path[old.len()..].to_owned();
-        let is_doubled = |route: &MoveRoute| new.ends_with('/') && rest(route).starts_with('/');
-        let is_missing = |route: &MoveRoute| {
-            old.ends_with('/') && !new.is_empty() && !new.ends_with('/') && !rest(route).is_empty()
+        let has_slash = [old, new].map(|prefix| prefix.ends_with('/'));
+        let is_met = |(_, route): &&(String, MoveRoute)| {
+            let rest = &route.old_path[old.len()..];
+            match has_slash {
+                [false, true] => rest.starts_with('/'),
+                [true, false] => !new.is_empty() && !rest.is_empty(),
+                _ => false,
+            }
         };
-        let becomes = |(id, route): &(String, MoveRoute)| {
-            format!(
-                "row {id}: '{}' would become '{}'",
-                route.old_path, route.new_path
-            )
+        let Some((id, route)) = self.rows.iter().find(is_met) else {
+            return;
         };
+        let finding = format!(
+            "row {id}: '{}' would become '{}'",
+            route.old_path, route.new_path
+        );
         let mend = "end OLD_PREFIX and NEW_PREFIX both with a slash, or neither";
-        let find = |is: &dyn Fn(&MoveRoute) -> bool| self.rows.iter().find(|(_, route)| is(route));
-        if let Some(row) = find(&|route| is_doubled(route) && !old.ends_with('/')) {
-            return Some(PlanCheck::new_failure("prefixes", becomes(row), mend));
+        if has_slash[1] {
+            checks.fail("prefixes", finding, mend);
+        } else {
+            checks.warn("prefixes", finding, mend);
         }
-        find(&is_missing).map(|row| PlanCheck::new_warning("prefixes", becomes(row), mend))
     }
 }

@@ -3,13 +3,14 @@
 
 use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::ledger::{
-    self, ApplicationTable, ConnectionPurpose, DatabasePool, LedgerError, RunSpec, TableAccess,
-    discover_table, is_statement_timeout,
+    self, ApplicationTable, ConnectionPurpose, DatabasePool, HeapAccess, LedgerError, RunSpec,
+    TableAccess, discover_table, is_statement_timeout,
 };
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::{like_prefix, quote_identifier};
-use sqlx::postgres::PgPool;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use serde::Serialize;
+use sqlx::postgres::{PgPool, Postgres};
+use sqlx::{AssertSqlSafe, Connection as _, Decode, PgConnection, Type};
 
 /// A table of so many bytes or fewer is counted, a larger one sampled. The size is always known, the number of
 /// rows only since the last ANALYZE, which autovacuum never runs on a partitioned table.
@@ -34,6 +35,12 @@ macro_rules! with_tables {
 
 const SELECT_TABLE_SIZE: &str =
     with_tables!("SELECT coalesce(sum(pg_relation_size(oid)), 0)::bigint FROM tables");
+
+/// Those with rows of which the server knows nothing.
+const COUNT_UNANALYSED: &str = with_tables!(
+    "SELECT count(*) FROM tables t JOIN pg_class c ON c.oid = t.oid
+      WHERE c.relkind = 'r' AND c.relpages = 0 AND pg_relation_size(c.oid) > 0"
+);
 
 /// How many characters the column holds at most, declared or by its domain.
 const SELECT_MAX_PATH_CHARS: &str =
@@ -95,21 +102,27 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
         split_part(current_setting('server_version'), ' ', 1) AS version";
 
 /// Rows by what the rule says of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct RowCounts {
     pub(super) in_scope: u64,
     /// Already under the new prefix.
+    #[serde(rename = "moved_already")]
     pub(super) moved: u64,
     pub(super) outside: u64,
     /// The share of the table that was read for it, in per cent; none when all of it was counted.
+    #[serde(rename = "estimated_from_percent")]
     pub(super) sampled_percent: Option<u32>,
     /// The average path of the rows that were read, in bytes.
+    #[serde(skip)]
     pub(super) average_path_bytes: u32,
     /// The table's size by its rows, in bytes.
+    #[serde(skip)]
     pub(super) average_row_bytes: u32,
     /// Indexes that an update of a path writes: all of them when one holds the path, otherwise none.
+    #[serde(skip)]
     pub(super) indexes_to_write: u32,
     /// The table's own size in bytes, without its indexes.
+    #[serde(skip)]
     pub(super) table_bytes: u64,
 }
 
@@ -202,11 +215,6 @@ impl TableInspector {
         connection.close().await
     }
 
-    /// The table as `schema.table`.
-    pub(super) fn table_name(&self) -> String {
-        self.table.name.clone()
-    }
-
     /// What grants the right to set paths to `role`.
     pub(super) fn grant_update(&self, role: &str) -> String {
         let ApplicationTable { sql, id, path, .. } = &self.table;
@@ -270,11 +278,21 @@ impl TableInspector {
     }
 
     async fn table_size(&self) -> Result<u64, sqlx::Error> {
-        let bytes: i64 = sqlx::query_scalar(SELECT_TABLE_SIZE)
-            .bind(&self.table.sql)
-            .fetch_one(&self.pool)
-            .await?;
+        let bytes: i64 = self.ask(SELECT_TABLE_SIZE).await?;
         Ok(u64::try_from(bytes).unwrap_or(0))
+    }
+
+    pub(super) async fn count_unanalysed(&self) -> Result<i64, sqlx::Error> {
+        self.ask(COUNT_UNANALYSED).await
+    }
+
+    /// One value of the table, which is `$1`.
+    async fn ask<T>(&self, sql: &'static str) -> Result<T, sqlx::Error>
+    where
+        T: for<'r> Decode<'r, Postgres> + Type<Postgres> + Send + Unpin,
+    {
+        let query = sqlx::query_scalar(sql).bind(&self.table.sql);
+        query.fetch_one(&self.pool).await
     }
 
     async fn indexes_to_write(&self) -> Result<u32, sqlx::Error> {
@@ -284,16 +302,17 @@ impl TableInspector {
         Ok(if holds_path { all } else { 0 })
     }
 
-    /// Id and path of a few rows in scope, from anywhere in the table.
+    /// Id and path of a few rows in scope, from anywhere in the table. `searches` for those that a sample misses.
     pub(super) async fn sample_rows(
         &self,
         most: usize,
+        searches: bool,
     ) -> Result<Vec<(String, String)>, sqlx::Error> {
         let percent = self.sample_percent().await?;
         let sampled = self
             .select_rows(sample_clause(percent), "ORDER BY md5(s.id)", most)
             .await?;
-        if percent.is_some() && sampled.is_empty() {
+        if percent.is_some() && sampled.is_empty() && searches {
             // Few are left: the first that a search finds in time.
             let found = self.select_rows(String::new(), "", most).await;
             return Ok(none_on_timeout(found)?.unwrap_or_default());
@@ -392,6 +411,11 @@ impl TableInspector {
         ))
     }
 
+    /// Whether ids lie about the table at random, and how that is read.
+    pub(super) async fn random_ids(&self) -> Result<Option<HeapAccess>, sqlx::Error> {
+        ledger::find_random_ids(&self.pool, &self.table).await
+    }
+
     pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {
         let query = sqlx::query_as(SELECT_INDEXES).bind(&self.table.sql);
         query.bind(&self.path_column).fetch_all(&self.pool).await
@@ -399,8 +423,7 @@ impl TableInspector {
 
     /// The application's triggers that an update of a path sets off.
     pub(super) async fn update_triggers(&self) -> Result<Vec<String>, sqlx::Error> {
-        let query = sqlx::query_scalar(SELECT_TRIGGERS).bind(&self.table.sql);
-        query.fetch_one(&self.pool).await
+        self.ask(SELECT_TRIGGERS).await
     }
 
     pub(super) async fn server_info(&self) -> Result<ServerInfo, sqlx::Error> {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
+use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::printable::printable;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::queries::UndoTarget;
 use crate::moved_row::{MovedRow, recorded_companions};
-use crate::retrying_store::{is_object_error, retry_object_request};
+use crate::retrying_store::{is_object_error, stat_object};
 
 /// Why a row is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -144,9 +144,7 @@ impl UndoClassifier<'_> {
             return Ok(Err(SkipReason::NotMoved));
         };
         let key = route.destination_key;
-        let source = self
-            .stat_object(BucketSide::Source, &route.source_key)
-            .await?;
+        let source = stat_object(self.store, BucketSide::Source, &route.source_key).await?;
         if source.is_none() {
             return Ok(Err(SkipReason::SourceGone));
         }
@@ -154,7 +152,7 @@ impl UndoClassifier<'_> {
             return Ok(Err(reason));
         }
         // The copy last: it is the one that the application may replace at any moment.
-        let copy = self.stat_object(BucketSide::Destination, &key).await?;
+        let copy = stat_object(self.store, BucketSide::Destination, &key).await?;
         Ok(match copy {
             None => Err(SkipReason::CopyGone),
             Some(copy) if copy.etag != row.etag => Err(SkipReason::CopyReplaced),
@@ -170,11 +168,11 @@ impl UndoClassifier<'_> {
                 destination_key,
                 ..
             } = &companion.route;
-            let source = self.stat_object(BucketSide::Source, source_key).await?;
+            let source = stat_object(self.store, BucketSide::Source, source_key).await?;
             if source.is_none() {
                 return Ok(Some(SkipReason::CompanionGone));
             }
-            let copy = self.stat_object(BucketSide::Destination, destination_key);
+            let copy = stat_object(self.store, BucketSide::Destination, destination_key);
             if copy.await?.is_some_and(|copy| copy.etag != etag) {
                 return Ok(Some(SkipReason::CompanionReplaced));
             }
@@ -201,18 +199,8 @@ impl UndoClassifier<'_> {
     /// # Errors
     /// The store does not answer.
     pub(super) async fn is_copy_replaced(&self, undo: &UndoTarget) -> Result<bool, StoreError> {
-        let copy = self
-            .stat_object(BucketSide::Destination, &undo.destination_key)
-            .await?;
+        let copy = stat_object(self.store, BucketSide::Destination, &undo.destination_key).await?;
         Ok(copy.is_some_and(|copy| copy.etag != undo.row.etag))
-    }
-
-    async fn stat_object(
-        &self,
-        side: BucketSide,
-        key: &str,
-    ) -> Result<Option<ObjectStat>, StoreError> {
-        retry_object_request(async || self.store.stat_object(side, key).await).await
     }
 }
 

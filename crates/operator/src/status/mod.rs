@@ -1,7 +1,6 @@
 //! `feeder status`: one screen of what goes on, and why. It costs the database the same however large
 //! the migration is: sums over processes and codes, and the attributes of the queue.
 
-mod all_runs;
 mod output;
 mod queries;
 mod queue;
@@ -12,24 +11,20 @@ use std::fmt::{Display, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
-use bucket_brigade_common::aws;
 use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{ConnectionPurpose, TableAccess, connect_to_ledger};
 use bucket_brigade_common::printable::printable_lines;
-use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::settings::{
-    MigrationSettings, Setting, SettingsProblems, duration_between, setting,
-};
+use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
 use serde::Serialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::context::{CommonArgs, CommonSettings};
+use super::context::CommonArgs;
 use super::output::OutputFormat;
-use all_runs::AllRunsStatus;
-pub use queries::{CodeCount, failure_counts, live_workers, run_overview};
-pub(crate) use snapshot::StatusSnapshot;
+pub use queries::{CodeCount, failure_counts, live_workers};
+use snapshot::AllRunsStatus;
+pub use snapshot::StatusSnapshot;
 
 /// The cursor to the upper left, and nothing left of what was shown below it.
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
@@ -58,35 +53,16 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let interval = args.watch.then_some(interval);
     if args.all {
         let settings = args.common.parse(problems)?;
-        return show_all_runs(settings, interval, &stop).await;
+        let pool = settings.connect_to_ledger().await?;
+        let queue = settings.sqs_queue().await;
+        let read = async || AllRunsStatus::read(pool.as_deref(), queue.as_ref()).await;
+        return show_status(settings.format, interval, read, &stop).await;
     }
     let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let queue = context.sqs_queue().await?;
-    let read = async || StatusSnapshot::read_status(&ledger, &queue).await;
+    let read = async || StatusSnapshot::read_run(ledger.pool(), ledger.run_id(), &queue).await;
     show_status(context.format, interval, read, &stop).await
-}
-
-async fn show_all_runs(
-    settings: CommonSettings,
-    interval: Option<Duration>,
-    stop: &CancellationToken,
-) -> anyhow::Result<u8> {
-    let MigrationSettings {
-        database,
-        queue_url,
-        ..
-    } = &settings.migration;
-    let purpose = ConnectionPurpose::Command("status".into());
-    let pool = connect_to_ledger(database, &purpose).await?;
-    let queue = if queue_url.is_empty() {
-        None
-    } else {
-        let sdk = aws::load_config().await;
-        Some(SqsQueue::new(aws::sqs_client(&sdk), queue_url))
-    };
-    let read = async || AllRunsStatus::read(pool.as_deref(), queue.as_ref()).await;
-    show_status(settings.format, interval, read, stop).await
 }
 
 /// Prints once, or at each interval until the stop.

@@ -3,14 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::feed_source::RunProgress;
 use bucket_brigade_common::printable::printable;
 use indicatif::HumanCount;
 
 use super::queries::WorkerStatus;
 use super::queue::QueueStatus;
-use super::snapshot::{StatusRates, StatusRowCounts, StatusSnapshot};
+use super::snapshot::{AllRunsStatus, StatusRates, StatusSnapshot};
 use crate::limit::format_limits;
-use crate::runs::format_filter;
+use crate::runs::{RunSummary, format_filter};
 
 /// How wide the bar is.
 const BAR_WIDTH: usize = 40;
@@ -34,7 +35,7 @@ impl fmt::Display for StatusSnapshot {
             "" => writeln!(f)?,
             reason => writeln!(f, ": {}", printable(reason))?,
         }
-        writeln!(f, "rows      {}", self.rows)?;
+        write_rows(f, self.rows)?;
         writeln!(f, "rate      {}", self.rate)?;
         writeln!(f, "queue     {}", self.queue)?;
         let limits = format_limits(self.run.limits);
@@ -55,55 +56,71 @@ impl fmt::Display for StatusSnapshot {
     }
 }
 
-impl fmt::Display for StatusRowCounts {
+impl fmt::Display for AllRunsStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            moved,
-            changed,
-            failed,
-            orphans,
-            poison,
-            ..
-        } = *self;
-        let done = moved + changed + failed;
-        match self.in_scope {
-            None => write!(
-                f,
-                "{} moved, of how many is being counted",
-                HumanCount(moved)
-            )?,
-            Some(all) => {
-                let (bar, percent) = render_bar(done, all);
-                write!(
-                    f,
-                    "{bar} {percent:.1} %\n          {} moved of {} in scope",
-                    HumanCount(moved),
-                    HumanCount(all)
-                )?;
-            }
+        let mut parts: Vec<String> = self.runs.iter().map(render_run).collect();
+        if parts.is_empty() {
+            parts.push("no runs: a feeder opens one at its first start".into());
         }
-        write!(
-            f,
-            ", {} changed by the application, {} failed",
-            HumanCount(changed),
-            HumanCount(failed)
-        )?;
-        if orphans > 0 {
-            write!(
-                f,
-                "\n          {} copies lost their row",
-                HumanCount(orphans)
-            )?;
+        if let Some(queue) = &self.queue {
+            parts.push(format!("queue     {queue}"));
         }
-        if poison > 0 {
-            write!(
-                f,
-                "\n          {} messages that are not ours",
-                HumanCount(poison)
-            )?;
-        }
-        Ok(())
+        f.write_str(&parts.join("\n"))
     }
+}
+
+fn render_run(run: &RunSummary) -> String {
+    let RunProgress {
+        changed, failed, ..
+    } = run.progress;
+    let paused = run.paused.as_ref();
+    let paused = paused.map_or(String::new(), |paused| format!(" {}", printable(paused)));
+    let progress = match (run.progress.in_scope, HumanCount(run.progress.moved)) {
+        (None, moved) => format!("{moved} moved"),
+        (Some(all), moved) => {
+            let (bar, percent) = render_bar(run.progress.accounted_rows(), all);
+            format!("{bar} {percent:.1} %, {moved} of {} moved", HumanCount(all))
+        }
+    };
+    let limits = format_limits(run.limits);
+    let limits = limits.map_or_else(String::new, |limits| format!(", at most {limits}"));
+    let action = run.last_action.as_deref().map(printable);
+    let action = action.map_or_else(String::new, |action| format!("; last: {action}"));
+    format!(
+        "{} (run {}): {}{paused}\n          {progress}, {changed} changed, {failed} failed\n          {:.1}/s, ETA {}, {} consumers{limits}{action}",
+        printable(&run.name),
+        run.id,
+        run.state,
+        run.moved_per_second,
+        run.eta.as_deref().unwrap_or("N/A"),
+        run.consumers
+    )
+}
+
+fn write_rows(f: &mut fmt::Formatter<'_>, rows: RunProgress) -> fmt::Result {
+    let moved = HumanCount(rows.moved);
+    match rows.in_scope {
+        None => write!(f, "rows      {moved} moved, of how many is being counted")?,
+        Some(all) => {
+            let (bar, percent) = render_bar(rows.accounted_rows(), all);
+            let all = HumanCount(all);
+            write!(
+                f,
+                "rows      {bar} {percent:.1} %\n          {moved} moved of {all} in scope"
+            )?;
+        }
+    }
+    let (changed, failed) = (HumanCount(rows.changed), HumanCount(rows.failed));
+    writeln!(f, ", {changed} changed by the application, {failed} failed")?;
+    for (count, what) in [
+        (rows.orphans, "copies lost their row"),
+        (rows.poison, "messages that are not ours"),
+    ] {
+        if count > 0 {
+            writeln!(f, "          {} {what}", HumanCount(count))?;
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for StatusRates {
@@ -202,7 +219,7 @@ fn write_workers(f: &mut fmt::Formatter<'_>, workers: &[WorkerStatus]) -> fmt::R
 }
 
 /// A bar and its share in per cent; full only when all is done.
-pub(super) fn render_bar(done: u64, all: u64) -> (String, f64) {
+fn render_bar(done: u64, all: u64) -> (String, f64) {
     let all = all.max(done).max(1);
     let filled = usize::try_from(u128::from(done) * BAR_WIDTH as u128 / u128::from(all))
         .unwrap_or(BAR_WIDTH);

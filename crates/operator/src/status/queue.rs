@@ -1,7 +1,7 @@
 //! The queue and its dead-letter queue, as far as they answer.
 
+use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::queue::{MessageQueue, QueueError};
 use serde::Serialize;
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -18,36 +18,22 @@ pub(crate) struct QueueStatus {
 
 impl QueueStatus {
     pub(super) async fn read_queue(queue: &SqsQueue) -> Self {
-        let attributes = match queue.queue_attributes().await {
-            Ok(attributes) => attributes,
-            Err(error) => return Self::from_error(&error),
-        };
-        let known = Self {
-            visible: Some(attributes.backlog.visible),
-            in_flight: Some(attributes.backlog.in_flight),
-            ..Self::default()
-        };
-        let dead = match queue.dead_letter_queue_of(&attributes) {
-            Some(dead) => dead.queue_attributes().await,
-            None => return known,
-        };
-        match dead {
-            Ok(dead) => Self {
-                dead_letters: Some(dead.backlog.total_messages()),
-                ..known
-            },
-            Err(error) => Self {
-                error: Some(format!("dead letters: {error}")),
-                ..known
-            },
-        }
+        let mut status = Self::default();
+        status.error = status.read_counts(queue).await.err();
+        status
     }
 
-    fn from_error(error: &QueueError) -> Self {
-        Self {
-            error: Some(error.to_string()),
-            ..Self::default()
+    async fn read_counts(&mut self, queue: &SqsQueue) -> Result<(), String> {
+        let attributes = queue.queue_attributes().await;
+        let attributes = attributes.map_err(|error| error.to_string())?;
+        self.visible = Some(attributes.backlog.visible);
+        self.in_flight = Some(attributes.backlog.in_flight);
+        if let Some(dead) = queue.dead_letter_queue_of(&attributes) {
+            let dead = dead.queue_attributes().await;
+            let dead = dead.map_err(|error| format!("dead letters: {error}"))?;
+            self.dead_letters = Some(dead.backlog.total_messages());
         }
+        Ok(())
     }
 
     /// Whether anything is known to wait in it.

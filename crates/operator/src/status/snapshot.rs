@@ -1,39 +1,27 @@
-//! What `status` prints.
+//! What `status` and the live page show.
 
-use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
+use bucket_brigade_common::ledger::feed_source::RunProgress;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use serde::Serialize;
+use sqlx::postgres::PgPool;
 
-use super::queries::{
-    CodeCount, RunOverview, WorkerStatus, failure_counts, live_workers, run_overview,
-};
+use super::queries::{CodeCount, WorkerStatus, select_failure_counts, select_workers};
 use super::queue::QueueStatus;
 use super::state::{ReportedState, reported_state};
+use crate::runs::{RunSummary, run_summaries};
 
 #[derive(Debug, Serialize)]
-pub(crate) struct StatusSnapshot {
-    pub(crate) run: RunOverview,
+pub struct StatusSnapshot {
+    pub(crate) run: RunSummary,
     pub(crate) state: WorkerState,
     pub(crate) reason: String,
-    pub(crate) rows: StatusRowCounts,
+    pub(crate) rows: RunProgress,
     pub(crate) rate: StatusRates,
     pub(crate) queue: QueueStatus,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) failures: Vec<CodeCount>,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct StatusRowCounts {
-    pub(crate) in_scope: Option<u64>,
-    pub(crate) moved: u64,
-    pub(crate) changed: u64,
-    pub(crate) failed: u64,
-    pub(crate) fed: u64,
-    pub(crate) orphans: u64,
-    pub(crate) poison: u64,
 }
 
 /// In rows per second.
@@ -41,60 +29,94 @@ pub(crate) struct StatusRowCounts {
 pub(crate) struct StatusRates {
     pub(crate) over_a_minute: f64,
     pub(crate) overall: f64,
-    /// The time left at the rate of the last minute; none when it cannot be known.
     pub(crate) eta: Option<String>,
 }
 
+/// Every run, and the queue that they share.
+#[derive(Serialize)]
+pub(super) struct AllRunsStatus {
+    /// None where no queue was named.
+    pub(super) queue: Option<QueueStatus>,
+    pub(super) runs: Vec<RunSummary>,
+}
+
+impl AllRunsStatus {
+    pub(super) async fn read(
+        pool: Option<&PgPool>,
+        queue: Option<&SqsQueue>,
+    ) -> Result<Self, StatementError> {
+        let runs = match pool {
+            Some(pool) => run_summaries(pool, None).await?,
+            None => Vec::new(),
+        };
+        let queue = match queue {
+            Some(queue) => Some(QueueStatus::read_queue(queue).await),
+            None => None,
+        };
+        Ok(Self { queue, runs })
+    }
+}
+
 impl StatusSnapshot {
-    /// Only the database must answer.
-    pub(crate) async fn read_status(
-        ledger: &PostgresLedger,
+    pub(super) async fn read_run(
+        pool: &PgPool,
+        run: i64,
         queue: &SqsQueue,
     ) -> Result<Self, StatementError> {
-        let (run, workers) = (run_overview(ledger).await?, live_workers(ledger).await?);
-        let progress = ledger.run_progress().await?;
-        let failures = failure_counts(ledger).await?;
-        let queue = QueueStatus::read_queue(queue).await;
+        let mut runs = Self::read_runs(pool, Some(run), Some(queue)).await?;
+        let gone = || StatementError::Unavailable(format!("run {run} is not in the ledger"));
+        runs.pop().ok_or_else(gone)
+    }
+
+    /// One run, or all: as many statements for any number of them. Only the database must answer.
+    pub async fn read_runs(
+        pool: &PgPool,
+        run: Option<i64>,
+        queue: Option<&SqsQueue>,
+    ) -> Result<Vec<Self>, StatementError> {
+        let runs = run_summaries(pool, run).await?;
+        let workers = select_workers(pool, run).await?;
+        let failures = select_failure_counts(pool, run).await?;
+        let queue = match queue {
+            Some(queue) => QueueStatus::read_queue(queue).await,
+            None => QueueStatus::default(),
+        };
+        let of_run = |run: RunSummary| {
+            let workers = workers.iter().filter(|worker| worker.run_id == run.id);
+            let failures = failures.iter().filter(|count| count.run_id == run.id);
+            let (workers, failures) = (workers.cloned().collect(), failures.cloned().collect());
+            Self::new(run, workers, failures, queue.clone())
+        };
+        Ok(runs.into_iter().map(of_run).collect())
+    }
+
+    fn new(
+        run: RunSummary,
+        workers: Vec<WorkerStatus>,
+        failures: Vec<CodeCount>,
+        queue: QueueStatus,
+    ) -> Self {
         let ReportedState { word, reason } = reported_state(&run, &workers, &queue);
-        Ok(Self {
-            rate: StatusRates::from_workers(&run, &workers, &progress),
-            rows: StatusRowCounts {
-                in_scope: progress.in_scope,
-                moved: progress.moved,
-                changed: progress.changed,
-                failed: progress.failed,
-                fed: progress.fed,
-                orphans: progress.orphans,
-                poison: progress.poison,
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+        let moved = run.progress.moved as f64;
+        let is_timed = run.elapsed_seconds > 0.0;
+        Self {
+            rate: StatusRates {
+                over_a_minute: run.moved_per_second,
+                overall: if is_timed {
+                    moved / run.elapsed_seconds
+                } else {
+                    0.0
+                },
+                eta: run.eta.clone(),
             },
+            rows: run.progress,
             state: word,
             reason,
             run,
             queue,
             workers,
             failures,
-        })
-    }
-}
-
-impl StatusRates {
-    fn from_workers(run: &RunOverview, workers: &[WorkerStatus], progress: &RunProgress) -> Self {
-        let consumers = workers.iter().filter(|worker| worker.role == "consumer");
-        let rates = consumers.map(|worker| worker.moved_per_second);
-        // The sum of nothing is -0.0, and would be shown so.
-        let over_a_minute = rates.sum::<f64>() + 0.0;
-        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
-        let moved = progress.moved as f64;
-        let overall = if run.elapsed_seconds > 0.0 {
-            moved / run.elapsed_seconds
-        } else {
-            0.0
-        };
-        let eta = Some(progress.format_eta(over_a_minute)).filter(|eta| eta != "N/A");
-        Self {
-            over_a_minute,
-            overall,
-            eta,
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 
-use super::queries::{RunOverview, WorkerStatus};
+use super::queries::WorkerStatus;
 use super::queue::QueueStatus;
 use crate::limit::format_limits;
+use crate::runs::RunSummary;
 
 /// A state and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub(super) struct ReportedState {
 /// What weighs most comes first: what an operator did, what is broken, what slows the work down, and
 /// only then what goes well.
 pub(super) fn reported_state(
-    run: &RunOverview,
+    run: &RunSummary,
     workers: &[WorkerStatus],
     queue: &QueueStatus,
 ) -> ReportedState {
@@ -84,7 +85,7 @@ pub(super) fn reported_state(
     }
 }
 
-fn idle_state(run: &RunOverview, otherwise: &str) -> ReportedState {
+fn idle_state(run: &RunSummary, otherwise: &str) -> ReportedState {
     let reason = match &run.finished_at {
         Some(at) => format!("a sweep found nothing left at {at}"),
         None => otherwise.to_owned(),
@@ -98,28 +99,10 @@ fn idle_state(run: &RunOverview, otherwise: &str) -> ReportedState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::RequestedLimits;
-
-    fn run() -> RunOverview {
-        RunOverview {
-            id: 1,
-            table: "public.images".into(),
-            old_prefix: "image/".into(),
-            new_prefix: "avatar/".into(),
-            source_bucket: "old".into(),
-            destination_bucket: "new".into(),
-            row_filter: None,
-            sweep: 1,
-            paused: None,
-            limits: RequestedLimits::default(),
-            started_at: "2026-01-01T00:00:00Z".into(),
-            finished_at: None,
-            elapsed_seconds: 1.0,
-        }
-    }
 
     fn worker(role: &str, state: &str, reason: &str) -> WorkerStatus {
         WorkerStatus {
+            run_id: 0,
             worker: format!("{role}-1"),
             role: role.into(),
             state: state.parse().unwrap(),
@@ -144,11 +127,14 @@ mod tests {
             (worker("consumer", "running", ""), "running: ".into()),
             (idle, "paused: it is 12:00, outside FEED_WINDOW".into()),
         ] {
-            assert_eq!(state_text(&run(), &[feeder.clone(), consumer], 9), expected);
+            assert_eq!(
+                state_text(&RunSummary::default(), &[feeder.clone(), consumer], 9),
+                expected
+            );
         }
     }
 
-    fn state_text(run: &RunOverview, workers: &[WorkerStatus], visible: u64) -> String {
+    fn state_text(run: &RunSummary, workers: &[WorkerStatus], visible: u64) -> String {
         let queue = QueueStatus {
             visible: Some(visible),
             ..QueueStatus::default()
@@ -162,13 +148,13 @@ mod tests {
         let consumer = |state, why| worker("consumer", state, why);
         let feeder = |state| worker("feeder", state, "");
         let (paused, finished) = (
-            RunOverview {
+            RunSummary {
                 paused: Some("by ana: release".into()),
-                ..run()
+                ..RunSummary::default()
             },
-            RunOverview {
+            RunSummary {
                 finished_at: Some("2026-01-01T01:00:00Z".into()),
-                ..run()
+                ..RunSummary::default()
             },
         );
         let running = consumer("running", "");
@@ -180,7 +166,7 @@ mod tests {
             ),
             (
                 state_text(
-                    &run(),
+                    &RunSummary::default(),
                     &[running.clone(), consumer("waiting", "S3: denied")],
                     9,
                 ),
@@ -188,26 +174,30 @@ mod tests {
             ),
             (
                 state_text(
-                    &run(),
+                    &RunSummary::default(),
                     &[running.clone(), consumer("database slow", "lag")],
                     9,
                 ),
                 "database slow: lag",
             ),
             (
-                state_text(&run(), &[feeder("feeding")], 0),
+                state_text(&RunSummary::default(), &[feeder("feeding")], 0),
                 "waiting: no consumer is running",
             ),
             (
-                state_text(&run(), &[], 5),
+                state_text(&RunSummary::default(), &[], 5),
                 "waiting: no consumer is running",
             ),
             (
-                state_text(&run(), &[], 0),
+                state_text(&RunSummary::default(), &[], 0),
                 "nothing to do: no feeder and no consumer is running",
             ),
             (
-                state_text(&run(), &[worker("verify", "running", "1 of 2")], 0),
+                state_text(
+                    &RunSummary::default(),
+                    &[worker("verify", "running", "1 of 2")],
+                    0,
+                ),
                 "running: verify: 1 of 2",
             ),
             (
@@ -216,22 +206,30 @@ mod tests {
             ),
             (
                 state_text(
-                    &run(),
+                    &RunSummary::default(),
                     &[running.clone(), consumer("throttled by S3", "40")],
                     9,
                 ),
                 "throttled by S3: 40",
             ),
             (
-                state_text(&run(), &[feeder("waiting: backlog full"), running], 9),
+                state_text(
+                    &RunSummary::default(),
+                    &[feeder("waiting: backlog full"), running],
+                    9,
+                ),
                 "running: ",
             ),
             (
-                state_text(&run(), &[feeder("waiting: backlog full"), idle.clone()], 9),
+                state_text(
+                    &RunSummary::default(),
+                    &[feeder("waiting: backlog full"), idle.clone()],
+                    9,
+                ),
                 "waiting: backlog full",
             ),
             (
-                state_text(&run(), &[idle], 9),
+                state_text(&RunSummary::default(), &[idle], 9),
                 "waiting: the messages left are hidden for a while",
             ),
         ];

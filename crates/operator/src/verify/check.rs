@@ -10,7 +10,7 @@ use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchan
 use super::queries::current_path;
 use super::verification::VerificationFinding;
 use crate::moved_row::MovedRow;
-use crate::retrying_store::{is_object_error, retry_object_request};
+use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
 use crate::statements::retry_statement;
 
 /// Checks of a move that changes meanwhile, before the last one counts.
@@ -97,9 +97,7 @@ impl MoveChecker<'_> {
                 message,
             )));
         };
-        let copy = self
-            .stat_object(BucketSide::Destination, &route.destination_key)
-            .await?;
+        let copy = stat_object(self.store, BucketSide::Destination, &route.destination_key).await?;
         let source = self.find_source(&route, row).await?;
         if let Some(header) = unreadable_header(copy.as_ref(), &source) {
             let message = format!("its header {header} is not UTF-8");
@@ -126,7 +124,7 @@ impl MoveChecker<'_> {
         if row.is_source_removed {
             return Ok(SourceObject::Removed);
         }
-        let stat = self.stat_object(BucketSide::Source, &route.source_key);
+        let stat = stat_object(self.store, BucketSide::Source, &route.source_key);
         Ok(match stat.await? {
             Some(stat) => SourceObject::Present(stat),
             None => SourceObject::Missing,
@@ -193,12 +191,13 @@ impl MoveChecker<'_> {
         subject: &CheckedMove<'_>,
         etag: String,
     ) -> Result<CheckAttempt, StoreError> {
-        let copy = self
-            .stat_object(BucketSide::Destination, &subject.route.destination_key)
-            .await?;
-        let source = self
-            .stat_object(BucketSide::Source, &subject.route.source_key)
-            .await?;
+        let copy = stat_object(
+            self.store,
+            BucketSide::Destination,
+            &subject.route.destination_key,
+        )
+        .await?;
+        let source = stat_object(self.store, BucketSide::Source, &subject.route.source_key).await?;
         let is_same = source.is_some_and(|source| subject.source == SourceObject::Present(source));
         let finding = VerificationFinding {
             is_intact: is_same,
@@ -226,14 +225,6 @@ impl MoveChecker<'_> {
             }
             Err(error) => Err(error),
         }
-    }
-
-    pub(super) async fn stat_object(
-        &self,
-        side: BucketSide,
-        key: &str,
-    ) -> Result<Option<ObjectStat>, StoreError> {
-        retry_object_request(async || self.store.stat_object(side, key).await).await
     }
 }
 
@@ -289,7 +280,7 @@ fn unreadable_header(copy: Option<&ObjectStat>, source: &SourceObject) -> Option
         .find_map(|stat| stat.unreadable_header)
 }
 
-fn concurrent_write_message() -> String {
+pub(super) fn concurrent_write_message() -> String {
     "the source was written while it was checked".into()
 }
 

@@ -6,10 +6,10 @@ use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::BucketSide;
 
-use super::check::{CopyComparison, MoveChecker};
+use super::check::{CopyComparison, MoveChecker, concurrent_write_message};
 use super::classify::{MoveVerdict, classify_move};
 use crate::moved_row::{MovedRow, recorded_companions};
-use crate::retrying_store::{is_object_error, retry_object_request};
+use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
 use crate::statements::retry_statement;
 
 /// `$1` run, `$2` row, `$3` pattern, `$4` the new ETag, `$5` the old one.
@@ -55,7 +55,7 @@ impl MoveChecker<'_> {
         etag: &str,
     ) -> Result<CompanionFinding, StoreError> {
         let route = &companion.route;
-        let copy = self.stat_object(BucketSide::Destination, &route.destination_key);
+        let copy = stat_object(self.store, BucketSide::Destination, &route.destination_key);
         let copy = copy.await?;
         let source = self.find_source(route, row).await?;
         let recorded = MovedRow {
@@ -81,7 +81,7 @@ impl MoveChecker<'_> {
                 CopyComparison::Different(message) => {
                     self.recopy_companion(&recorded, companion, message).await
                 }
-                CopyComparison::Missing => Ok(wrong("SourceGone", concurrent_write())),
+                CopyComparison::Missing => Ok(wrong("SourceGone", concurrent_write_message())),
             },
         }
     }
@@ -118,7 +118,7 @@ impl MoveChecker<'_> {
                 let compared = self.compare_copy(route).await?;
                 let is_equal = matches!(compared, CopyComparison::Equal(_));
                 Ok(CompanionFinding {
-                    problem: (!is_equal).then(|| ("SourceChanged", concurrent_write())),
+                    problem: (!is_equal).then(|| ("SourceChanged", concurrent_write_message())),
                     new_etag: Some(copied.etag),
                 })
             }
@@ -134,10 +134,6 @@ fn wrong(code: &'static str, message: String) -> CompanionFinding {
         problem: Some((code, message)),
         new_etag: None,
     }
-}
-
-fn concurrent_write() -> String {
-    "the source was written while it was checked".into()
 }
 
 async fn record_copy(

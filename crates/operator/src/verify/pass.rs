@@ -14,7 +14,7 @@ use crate::command_throttle::CommandThrottle;
 use crate::locks;
 use crate::moved_row::MovedRow;
 use crate::page_pipeline::{PageOrder, ensure_not_stopped, is_complete, run_pages};
-use crate::retrying_store::{RequestSlots, is_object_error};
+use crate::retrying_store::{RequestSlots, is_object_error, stat_object};
 use crate::statements::retry_statement;
 
 /// Rows of a page. A kill repeats those under way, a few seconds of work.
@@ -213,7 +213,7 @@ impl<'a> VerificationPass<'a> {
         let Some((side, key)) = self.checker.rule.locate_object(path) else {
             return Ok(None);
         };
-        match self.checker.stat_object(side, &key).await {
+        match stat_object(self.checker.store, side, &key).await {
             Ok(Some(_)) => Ok(None),
             Ok(None) => Ok(Some((
                 "NoObject",

@@ -3,7 +3,8 @@
 
 use bucket_brigade_common::ledger::move_ledger::{PendingMove, PoisonRecord};
 use bucket_brigade_common::message::{MoveTask, decode};
-use bucket_brigade_common::object_store::{CopiedObject, StoreError};
+use bucket_brigade_common::object_store::{CopiedObject, DestinationState, StoreError};
+use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::row_id::{IdColumnType, RowId};
 use bucket_brigade_consumer::commit::build_move;
 use bucket_brigade_consumer::protocol::{Action, Event, FailureCause, MoveProtocol, RowState};
@@ -11,7 +12,7 @@ use bucket_brigade_consumer::record::{build_failure, build_settlement};
 
 use super::{BrigadeModel, InHand, ModelAction, ModelState};
 use crate::sabotage::Sabotage;
-use crate::world::{RUN, world_path_rule};
+use crate::world::{COMPANION_SUFFIX, RUN, world_path_rule};
 
 /// What becomes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum ModelOutcome {
     AnswerLost,
     /// It is not carried out, and the consumer gives up.
     GivenUp,
+    /// The companions are copied, and the consumer gives up before the commit.
+    CompanionsOnly,
     /// The connection falls silent: the consumer gives the request up and tries again, and whether it is
     /// carried out shows later.
     Silent,
@@ -35,7 +38,7 @@ impl ModelState {
     pub(super) fn consumer_actions(
         &self,
         consumer: usize,
-        stops: bool,
+        model: &BrigadeModel,
         actions: &mut Vec<ModelAction>,
     ) {
         let Some(in_hand) = &self.consumers[consumer] else {
@@ -46,6 +49,12 @@ impl ModelState {
         actions.push(ModelAction::Crash(consumer));
         let outcomes = possible_outcomes(&in_hand.action).iter();
         actions.extend(outcomes.map(|outcome| ModelAction::ConsumerAction(consumer, *outcome)));
+        if model.has_companions && matches!(in_hand.action, Action::Commit(..)) {
+            actions.push(ModelAction::ConsumerAction(
+                consumer,
+                ModelOutcome::CompanionsOnly,
+            ));
+        }
         if self.remaining.silences > 0 && has_effect(&in_hand.action) {
             actions.push(ModelAction::ConsumerAction(consumer, ModelOutcome::Silent));
         }
@@ -53,7 +62,7 @@ impl ModelState {
             in_hand.action,
             Action::EndLease | Action::Delete | Action::Release(_) | Action::Abandon
         );
-        if stops && !is_end {
+        if model.stops && !is_end {
             actions.push(ModelAction::ConsumerAction(
                 consumer,
                 ModelOutcome::Interrupted,
@@ -153,6 +162,11 @@ impl ModelState {
                 self.given_up.push(in_hand.clone());
                 return None;
             }
+            ModelOutcome::CompanionsOnly => {
+                let task = in_hand.task.as_ref()?;
+                let copied = self.copy_companion(&task.route);
+                return Some(copied.err().unwrap_or(give_up_event(&in_hand.action)));
+            }
             ModelOutcome::Answered | ModelOutcome::AnswerLost => match &in_hand.task {
                 None => self.apply_poison_action(in_hand),
                 Some(task) => self.apply_row_action(in_hand, task, model),
@@ -234,6 +248,27 @@ impl ModelState {
         self.table.rows.get(one.id.as_str()) == Some(&one.old_path)
     }
 
+    /// As [`bucket_brigade_consumer::companions`] does before each try of the commit.
+    fn copy_companion(&mut self, image: &MoveRoute) -> Result<(), Event> {
+        let with_suffix = |key: &str| format!("{key}{COMPANION_SUFFIX}");
+        let route = MoveRoute {
+            source_key: with_suffix(&image.source_key),
+            destination_key: with_suffix(&image.destination_key),
+            ..image.clone()
+        };
+        let copied = self.buckets.copy(&route, true);
+        let stands = || self.buckets.compare_objects(&route);
+        match copied {
+            Err(StoreError::DestinationExists)
+                if matches!(stands(), DestinationState::Different(_)) =>
+            {
+                Err(Event::CopyFailed(trouble("CompanionConflict", true)))
+            }
+            // One that is not there is no failure.
+            _ => Ok(()),
+        }
+    }
+
     fn commit_move(
         &mut self,
         in_hand: &InHand,
@@ -242,6 +277,12 @@ impl ModelState {
         model: &BrigadeModel,
     ) -> Event {
         let sabotage = model.sabotage;
+        if model.has_companions
+            && sabotage != Sabotage::ForgottenCompanions
+            && let Err(event) = self.copy_companion(&task.route)
+        {
+            return event;
+        }
         let mut one = build_move(task, copied);
         if self.is_locked(&one.id, model) {
             return Event::NotCommitted;

@@ -3,8 +3,8 @@
 use bucket_brigade_common::message::encode;
 use bucket_brigade_common::row_id::RowId;
 
-use super::{ModelAction, ModelState};
-use crate::world::{NEW_PREFIX, OLD_PREFIX, RUN};
+use super::{BrigadeModel, ModelAction, ModelState};
+use crate::world::{COMPANION_SUFFIX, NEW_PREFIX, OLD_PREFIX, RUN};
 
 /// How the application changes a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl ModelState {
         }
     }
 
-    pub(super) fn apply_environment_action(&mut self, action: &ModelAction) {
+    pub(super) fn apply_environment_action(&mut self, action: &ModelAction, model: &BrigadeModel) {
         match action {
             ModelAction::FeederReads(id) => {
                 let path = self.table.rows.get(id).cloned();
@@ -91,7 +91,7 @@ impl ModelState {
             ModelAction::FeederSends { answered } => self.send_page(*answered),
             ModelAction::FeederCrashes => self.page = None,
             ModelAction::Expire(number) => self.mailbox.make_visible(*number),
-            ModelAction::Write(id, write) => self.write_row(id, *write),
+            ModelAction::Write(id, write) => self.write_row(id, *write, model.has_companions),
             ModelAction::PointRow => self.point_row(),
             ModelAction::Lock(id, lock) => {
                 self.remaining.locks -= 1;
@@ -122,7 +122,7 @@ impl ModelState {
     }
 
     /// The object first, then the row, as any application does that has the promise of I1 itself.
-    fn write_row(&mut self, id: &str, write: RowWrite) {
+    fn write_row(&mut self, id: &str, write: RowWrite, with_companion: bool) {
         self.remaining.writes -= 1;
         let (path, bytes) = match write {
             RowWrite::Delete => {
@@ -148,17 +148,25 @@ impl ModelState {
                 )
             }
         };
-        let is_new = path.starts_with(NEW_PREFIX);
-        let bucket = if is_new {
-            &mut self.buckets.destination
+        if path.starts_with(NEW_PREFIX) {
+            self.put_new_image(&path, &bytes, with_companion);
         } else {
-            &mut self.buckets.source
-        };
-        bucket.insert(path.clone(), bytes.clone());
-        if is_new {
-            self.puts.insert(path.clone(), bytes);
+            self.buckets.put_source(&path, bytes, with_companion);
         }
         self.upload = Some((id.to_owned(), path));
+    }
+
+    fn put_new_image(&mut self, path: &str, bytes: &str, with_companion: bool) {
+        let companion = (
+            format!("{path}{COMPANION_SUFFIX}"),
+            format!("companion of {bytes}"),
+        );
+        let image = (path.to_owned(), bytes.to_owned());
+        let objects = std::iter::once(image).chain(with_companion.then_some(companion));
+        for (key, bytes) in objects {
+            self.buckets.destination.insert(key.clone(), bytes.clone());
+            self.puts.insert(key, bytes);
+        }
     }
 
     fn point_row(&mut self) {

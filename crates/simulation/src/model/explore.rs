@@ -86,6 +86,7 @@ const BASE_MODEL: BrigadeModel = BrigadeModel {
     locks: 0,
     path_is_key: false,
     rewrites_path: false,
+    has_companions: false,
     silences: 0,
     stops: false,
     max_receive_count: 2,
@@ -204,6 +205,13 @@ fn deliveries_and_writes() -> Vec<(&'static str, BrigadeModel)> {
             },
         ),
         (
+            "one row with a companion, written to",
+            BrigadeModel {
+                has_companions: true,
+                ..small()
+            },
+        ),
+        (
             "one row, fed twice, written to",
             BrigadeModel {
                 sends: 2,
@@ -219,6 +227,7 @@ pub fn sabotaged_model(sabotage: Sabotage) -> Option<BrigadeModel> {
     Some(BrigadeModel {
         sabotage,
         rewrites_path: sabotage == Sabotage::UncheckedPath,
+        has_companions: sabotage == Sabotage::ForgottenCompanions,
         ..brigade
     })
 }

@@ -43,6 +43,8 @@ pub struct BrigadeModel {
     pub path_is_key: bool,
     /// Whether a trigger gives every row another path than the one asked for.
     pub rewrites_path: bool,
+    /// Whether each image has a companion, the application's own included.
+    pub has_companions: bool,
     /// How many requests a silent connection carries out at any later time, or never.
     pub silences: u8,
     /// Whether a consumer may be asked to stop in the middle.
@@ -158,7 +160,8 @@ impl Model for BrigadeModel {
             state.table.rows.insert((*id).into(), (*path).into());
             if *has_object {
                 let bytes = format!("bytes of {path}");
-                state.buckets.source.insert((*path).into(), bytes);
+                let buckets = &mut state.buckets;
+                buckets.put_source(path, bytes, self.has_companions);
             }
         }
         for body in &self.foreign_messages {
@@ -170,7 +173,7 @@ impl Model for BrigadeModel {
     fn actions(&self, state: &ModelState, actions: &mut Vec<ModelAction>) {
         state.environment_actions(actions);
         for number in 0..state.consumers.len() {
-            state.consumer_actions(number, self.stops, actions);
+            state.consumer_actions(number, self, actions);
         }
     }
 
@@ -183,7 +186,7 @@ impl Model for BrigadeModel {
             }
             ModelAction::LateEffect(index) => next.apply_late_effect(index, self),
             ModelAction::Crash(consumer) => next.consumers[consumer] = None,
-            other => next.apply_environment_action(&other),
+            other => next.apply_environment_action(&other, self),
         }
         // What changes nothing leads nowhere new.
         (next != *state).then_some(next)

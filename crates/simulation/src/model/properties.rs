@@ -22,6 +22,10 @@ fn safety_properties() -> Vec<Property<BrigadeModel>> {
             |model: &BrigadeModel, state: &ModelState| every_path_names_an_object(model, state),
         ),
         Property::always(
+            "I1: every moved image has its companion",
+            |_, state: &ModelState| companions_are_there(state),
+        ),
+        Property::always(
             "I3: the application's writes win",
             |_, state: &ModelState| writes_win(state),
         ),
@@ -74,6 +78,13 @@ fn reachability_properties() -> Vec<Property<BrigadeModel>> {
             let mut failures = state.table.failures.values();
             failures.any(|failed| failed.code == "PathRewritten")
         }),
+        Property::sometimes(
+            "a companion of the application's is kept",
+            |_, state: &ModelState| {
+                let mut failures = state.table.failures.values();
+                failures.any(|failed| failed.code == "CompanionConflict")
+            },
+        ),
         Property::sometimes("a locked row fails", |_, state: &ModelState| {
             let mut failures = state.table.failures.values();
             failures.any(|failed| failed.code == "RowLocked")
@@ -121,6 +132,11 @@ fn every_path_names_an_object(model: &BrigadeModel, state: &ModelState) -> bool 
         state.buckets.object_at_path(path).is_some()
             || missing.contains(&(id.as_str(), path.as_str()))
     })
+}
+
+fn companions_are_there(state: &ModelState) -> bool {
+    let mut paths = state.table.moves.values().map(|moved| &moved.new_path);
+    paths.all(|path| state.puts.contains_key(path) || !state.buckets.lacks_companion(path))
 }
 
 /// A path of the application's outside the old prefix stays as it is; one under the old prefix is moved,

@@ -172,6 +172,7 @@ fn bucket_operation(method: &Method, asks: &impl Fn(&str) -> bool) -> &'static s
         Method::GET if asks("list-type") => "ListObjectsV2",
         Method::GET if asks("uploads") => "ListMultipartUploads",
         Method::GET if asks("versioning") => "GetBucketVersioning",
+        Method::GET if asks("ownershipControls") => "GetBucketOwnershipControls",
         Method::GET if asks("location") => "GetBucketLocation",
         _ => "Other",
     }

@@ -114,8 +114,10 @@ async fn a_feeder_counts_on_where_the_one_before_was_killed() {
     let rig = TestRig::new().await;
     rig.open_run().await;
     rig.add_images(5).await;
-    rig.execute_sql("UPDATE bucket_brigade.run SET scope_cursor = '2', scope_counted = 100")
-        .await;
+    rig.execute_sql(
+        "UPDATE bucket_brigade.feed_cursors SET scope_cursor = '2', scope_counted = 100",
+    )
+    .await;
     let consumer = rig.spawn_consumer(&[]);
     assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
     stop_consumer(consumer).await;

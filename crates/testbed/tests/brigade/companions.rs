@@ -250,6 +250,37 @@ async fn companions_are_undone_and_cleaned_with_their_image() {
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
 }
 
+#[tokio::test]
+async fn a_companion_of_two_images_stays_as_long_as_it_may_be_needed() {
+    let rig = rig_with("{stem}.webp").await;
+    let first = rig.add_image("image/u/1.png").await;
+    let second = rig.add_image("image/u/1.jpg").await;
+    rig.put_object("images-old", "image/u/1.webp", b"of both")
+        .await;
+    rig.run_migration().await;
+    let back = ["rollback", "--ids", &first, "--yes"];
+    let back = rig.run_json_command(&back).await;
+    assert_eq!((back.code, back.number_of("rolled_back")), (0, 1));
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
+    let counts = |cleaned: &crate::proof::JsonCommandOutput| {
+        (
+            cleaned.number_of("removed"),
+            cleaned.number_of("left_alone"),
+        )
+    };
+    assert_eq!(counts(&cleaned), (1, 1), "{}", cleaned.json);
+    assert!(rig.object_exists("images-new", "avatar/u/1.webp").await);
+    rig.run_migration().await;
+    assert_eq!(rig.run_json_command(&["verify", "--full"]).await.code, 0);
+    let cleaned = rig.run_json_command(&CLEAN).await;
+    assert_eq!(counts(&cleaned), (2, 2), "{}", cleaned.json);
+    assert!(rig.object_exists("images-old", "image/u/1.webp").await);
+    assert_eq!(rig.run_json_command(&["verify", "--full"]).await.code, 0);
+    let back = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    let reason = |id: &str| back.field_of("left_alone", id, "reason");
+    assert_eq!([reason(&first), reason(&second)], ["source_removed"; 2]);
+}
+
 /// A row that is set back to its old path after the sources went is set forward, with its companions.
 #[tokio::test]
 async fn a_row_set_back_after_clean_finds_its_companions() {

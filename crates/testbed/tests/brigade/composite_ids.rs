@@ -30,8 +30,9 @@ async fn goes_there_and_back(rig: &TestRig, some_id: &str) {
     stop_consumer(consumer).await;
     let moved = "SELECT count(*) FROM images WHERE path LIKE 'avatar/%'";
     assert_eq!(rig.query_number(moved).await, 30);
-    for counted in ["fed", "in_scope"] {
-        let numbers = format!("SELECT {counted} FROM bucket_brigade.run");
+    for counted in ["feed_cursors.fed", "run.in_scope"] {
+        let numbers =
+            format!("SELECT {counted} FROM bucket_brigade.run, bucket_brigade.feed_cursors");
         assert_eq!(rig.query_number(&numbers).await, 30, "{counted}");
     }
     let plan = rig.run_feeder(&["plan"]).await;
@@ -70,6 +71,50 @@ async fn a_tenant_and_a_number() {
     .await;
     goes_there_and_back(&rig, r#"["ä",-14]"#).await;
     assert_eq!(rig.failure_code("none").await, None);
+}
+
+/// One whose row names it again, one that a row may mean, and one of whose two moves one is not verified stay.
+#[tokio::test]
+async fn sources_of_a_tenant_and_a_number_go() {
+    let rig = rig_with(
+        "tenant_id,id",
+        "CREATE TABLE images (tenant_id text, id int, path text, PRIMARY KEY (tenant_id, id));
+         INSERT INTO images SELECT 't' || n % 3, n, 'image/' || n || '.png' FROM generate_series(1, 30) n;
+         INSERT INTO images VALUES ('twin', 3, 'image/3.png')",
+    )
+    .await;
+    rig.run_migration().await;
+    assert_eq!(rig.run_json_command(&["verify", "--full"]).await.code, 0);
+    rig.execute_sql(
+        "UPDATE images SET path = 'image/1.png' WHERE path = 'avatar/1.png';
+         INSERT INTO images VALUES ('odd', 2, 'image/2.png?v=1');
+         UPDATE bucket_brigade.moves SET verified_at = NULL WHERE row_id LIKE '%twin%'",
+    )
+    .await;
+    let cleaned = ["clean", "--older-than", "0s", "--confirm", "images-old"];
+    let cleaned = rig.run_json_command(&cleaned).await;
+    let counts = (
+        cleaned.number_of("removed"),
+        cleaned.number_of("left_alone"),
+    );
+    assert_eq!((cleaned.code, counts), (2, (27, 2)), "{}", cleaned.json);
+    let keys = cleaned.sorted_fields("objects", "key");
+    assert!(!keys.contains(&"image/3.png".to_owned()), "{keys:?}");
+    let verified = rig.run_json_command(&["verify"]).await;
+    assert_eq!((verified.code, verified.number_of("checked")), (0, 31));
+    let back = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!(
+        (back.code, back.number_of("rolled_back")),
+        (2, 3),
+        "{}",
+        back.json
+    );
+    let reasons = &back.json["left_alone_by_reason"];
+    assert_eq!(
+        (&reasons["source_removed"], &reasons["changed"]),
+        (&27.into(), &1.into())
+    );
+    rig.assert_counts_agree().await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 const PAUSED: &str = "SELECT count(*) FROM bucket_brigade.workers WHERE state = 'paused'";
-const FED: &str = "SELECT fed FROM bucket_brigade.run";
+const FED: &str = "SELECT fed FROM bucket_brigade.feed_cursors";
 
 async fn status(rig: &TestRig) -> (String, String) {
     let status = rig.feeder_json(&["status", "--json"]).await;
@@ -279,6 +279,7 @@ async fn a_url_that_does_not_answer_holds_nothing_up() {
     let consumer = rig.spawn_consumer(&[]);
     let ended = rig.run_program("feeder", &[("NOTIFY_URL", &url)]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("not sent within 5s"), "{}", ended.log);
     assert!(!ended.log.contains("mArker"), "{}", ended.log);
     stop_consumer(consumer).await;
 }

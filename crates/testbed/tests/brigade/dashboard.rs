@@ -1,5 +1,6 @@
 //! The live page over HTTP: what it shows, what it lets a browser do, and who may steer.
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -180,4 +181,109 @@ async fn thumbnails_come_from_where_browsers_reach_the_store() {
     feeder.terminate().unwrap();
     wait_for_exit(&mut feeder).await;
     stop_consumer(consumer).await;
+}
+
+/// Every setting left out but the database's address.
+pub(crate) fn database_alone(rig: &TestRig) -> Vec<(String, String)> {
+    let names = rig.environment("feeder", &[]).into_iter();
+    let names = names.filter(|(name, _)| name != "DATABASE_URL" && name != "PATH");
+    names.map(|(name, _)| (name, "-".to_owned())).collect()
+}
+
+/// Run 1, and a run `faces` of another column.
+pub(crate) async fn open_two_runs(rig: &TestRig) {
+    rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.run (name, images_table, id_column, path_column, old_prefix, new_prefix,
+            source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options, in_scope)
+         SELECT 'faces', images_table, id_column, 'face', old_prefix, new_prefix, source_bucket, source_key_prefix,
+            destination_bucket, destination_key_prefix, options, 40 FROM bucket_brigade.run;
+         INSERT INTO bucket_brigade.counters (run_id, worker, moved, changed, failed) VALUES (2, 'c', 7, 2, 1);
+         INSERT INTO bucket_brigade.workers (run_id, worker, role, state, moved_per_second, seen_at)
+         VALUES (2, 'c', 'consumer', 'running', 2, now() + interval '1 hour');",
+    )
+    .await;
+}
+
+async fn get_status(address: &str, path: &str) -> Value {
+    let answer = http_get(address, path).await;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn all_runs_are_on_one_page_with_the_databases_address_alone() {
+    let rig = TestRig::new().await;
+    let left_out = database_alone(&rig);
+    let mut settings: Vec<(&str, &str)> = left_out
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let ended = rig.run_program_with("feeder", &settings, &["dashboard"]);
+    let ended = ended.await;
+    assert_eq!(ended.code, Some(64));
+    assert!(
+        ended.log.contains("STATUS_ADDR: is missing"),
+        "{}",
+        ended.log
+    );
+    open_two_runs(&rig).await;
+    let address = free_address();
+    settings.extend([
+        ("STATUS_ADDR", &*address),
+        ("STATUS_TOKEN", DASHBOARD_TOKEN),
+    ]);
+    let mut page = rig.spawn("feeder", &settings, &["dashboard"]);
+    wait_until("both runs", async || {
+        http_get(&address, "/status.json").await.contains("faces")
+    })
+    .await;
+    let status = get_status(&address, "/status.json").await;
+    assert_eq!(status["view"], Value::Null, "{status}");
+    let faces = &status["runs"][1];
+    assert_eq!(
+        [&faces["moved"], &faces["failed"], &faces["in_scope"]],
+        [7, 1, 40]
+    );
+    assert_eq!(
+        (&faces["eta"], &faces["state"]),
+        (&"15s".into(), &"at work".into())
+    );
+    let chosen = get_status(&address, "/status.json?run=2").await;
+    assert_eq!(chosen["view"]["run"]["name"], "faces", "{chosen}");
+    assert_eq!(chosen["view"]["workers"][0]["worker"], "c", "{chosen}");
+    let unknown = get_status(&address, "/status.json?run=3").await;
+    assert_eq!(unknown["view"], Value::Null, "{unknown}");
+    for (path, code) in [
+        ("/pause", 400),
+        ("/pause?run=3", 400),
+        ("/pause?run=2", 200),
+    ] {
+        let answer = post_order(&address, path, DASHBOARD_TOKEN, "{}").await;
+        assert!(
+            answer.contains(&format!("HTTP/1.1 {code}")),
+            "{path}: {answer}"
+        );
+    }
+    wait_until("the pause on the page", async || {
+        let status = get_status(&address, "/status.json").await;
+        status["runs"][1]["paused"] == "by the live page" && status["runs"][0]["paused"].is_null()
+    })
+    .await;
+    // The same data as on the command line.
+    let listed = rig.feeder_json(&["status", "--all", "--json"]).await;
+    let shown = get_status(&address, "/status.json").await;
+    for run in [&shown["runs"][1], &listed["runs"][1]] {
+        assert_eq!(run["last_action"], "pause by the live page", "{run}");
+    }
+    let screen = rig.run_feeder(&["status", "--all"]).await.output;
+    for words in [
+        "faces (run 2): paused by the live page",
+        "ETA 15s",
+        "7 of 40 moved, 2 changed, 1 failed",
+    ] {
+        assert!(screen.contains(words), "{words}: {screen}");
+    }
+    page.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut page).await.code, Some(0));
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::browser::{HeadlessBrowser, axe_source};
+use crate::dashboard::open_two_runs;
 use crate::http_endpoint::{free_address, http_get};
 use crate::installed::skip_test;
 use crate::rig::{TestRig, stop_consumer, wait_until};
@@ -224,4 +225,34 @@ async fn it_is_accessible_and_requests_no_other_host() {
     for consumer in consumers {
         stop_consumer(consumer).await;
     }
+}
+
+#[tokio::test]
+async fn a_run_is_chosen_from_the_list_by_keyboard() {
+    let Some(axe) = axe_source() else {
+        return skip_test("chromium or axe-core is missing");
+    };
+    let rig = TestRig::new().await;
+    open_two_runs(&rig).await;
+    let address = free_address();
+    let _page = rig.spawn("feeder", &[("STATUS_ADDR", &address)], &["dashboard"]);
+    wait_until("both runs", async || {
+        http_get(&address, "/status.json").await.contains("faces")
+    })
+    .await;
+    let mut browser = HeadlessBrowser::open(&format!("http://{address}/")).await;
+    browser
+        .wait_until("document.getElementById('runs').rows.length === 2")
+        .await;
+    browser.evaluate(&axe).await;
+    assert_eq!(axe_violations(&mut browser).await, json!([]));
+    let hidden = browser.evaluate("document.getElementById('one-run').hidden");
+    assert_eq!(hidden.await, true);
+    browser.tab_to("faces").await;
+    browser.press_key("Enter", 13, "\r").await;
+    wait_for_text(&mut browser, "run", "faces (run 2)").await;
+    wait_for_text(&mut browser, "percent", "25.0 %").await;
+    browser.evaluate(&axe).await;
+    assert_eq!(axe_violations(&mut browser).await, json!([]), "of one run");
+    assert_eq!(browser.complaints, Vec::<String>::new());
 }

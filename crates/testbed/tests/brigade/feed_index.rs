@@ -29,8 +29,9 @@ async fn rig_with_moved_rows(rows: u32) -> TestRig {
 /// Pages of the table and its indexes that were read, by the server's own count.
 async fn buffers(rig: &TestRig) -> i64 {
     rig.query_number(
-        "SELECT (coalesce(heap_blks_read, 0) + coalesce(heap_blks_hit, 0) + coalesce(idx_blks_read, 0)
-              + coalesce(idx_blks_hit, 0))::bigint FROM pg_statio_user_tables WHERE relname = 'images'",
+        "SELECT sum(coalesce(heap_blks_read, 0) + coalesce(heap_blks_hit, 0) + coalesce(idx_blks_read, 0)
+                  + coalesce(idx_blks_hit, 0))::bigint FROM pg_statio_user_tables
+          WHERE relname = 'images' OR relid IN (SELECT relid FROM pg_partition_tree('images'))",
     )
     .await
 }
@@ -62,7 +63,7 @@ async fn a_sweep_costs_what_is_left() {
 }
 
 /// Once the sessions that have ended have reported.
-async fn settled_buffers(rig: &TestRig) -> i64 {
+pub(crate) async fn settled_buffers(rig: &TestRig) -> i64 {
     let mut last = -1;
     loop {
         let now = buffers(rig).await;

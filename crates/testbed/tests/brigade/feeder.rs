@@ -1,5 +1,7 @@
 //! The feeder: pages, confirmed sends, the cursor, the backlog limit, sweeps.
 
+use bucket_brigade_common::ledger::feed_source::FeedSource as _;
+use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_testbed::application::ApplicationIdType;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
@@ -45,7 +47,7 @@ async fn migrates(id_type: ApplicationIdType, name: &str) {
     );
     assert_eq!(rig.count_rows("moves").await, 30);
     // The cursor follows the id's own order, not that of its text: no row is fed twice.
-    let fed = "SELECT fed FROM bucket_brigade.run";
+    let fed = "SELECT fed FROM bucket_brigade.feed_cursors";
     assert_eq!(rig.query_number(fed).await, 30);
     stop_consumer(consumer).await;
 }
@@ -65,7 +67,7 @@ async fn goes_there_and_back(types: &str, id_type: &str, path_type: &str) {
     let consumer = rig.spawn_consumer(&[]);
     let ended = rig.run_program("feeder", &[("PAGE_SIZE", "7")]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
-    let fed = "SELECT fed FROM bucket_brigade.run";
+    let fed = "SELECT fed FROM bucket_brigade.feed_cursors";
     assert_eq!(rig.query_number(fed).await, 30);
     stop_consumer(consumer).await;
     for (arguments, field, count) in [
@@ -222,7 +224,7 @@ async fn a_killed_feeder_goes_on_from_its_cursor() {
     let settings = [("PAGE_SIZE", "10"), ("MAX_BACKLOG", "40")];
     let mut feeder = rig.spawn("feeder", &settings, &[]);
     let fed = async || {
-        rig.query_number("SELECT coalesce(sum(fed), 0)::bigint FROM bucket_brigade.run")
+        rig.query_number("SELECT coalesce(sum(fed), 0)::bigint FROM bucket_brigade.feed_cursors")
             .await
     };
     wait_until("some to be fed", async || fed().await >= 40).await;
@@ -260,7 +262,7 @@ async fn rows_that_appear_behind_the_cursor_are_swept_up() {
     let settings = [("PAGE_SIZE", "10"), ("MAX_BACKLOG", "10")];
     let mut feeder = rig.spawn("feeder", &settings, &[]);
     wait_until("a first page", async || {
-        rig.query_number("SELECT coalesce(sum(fed), 0)::bigint FROM bucket_brigade.run")
+        rig.query_number("SELECT coalesce(sum(fed), 0)::bigint FROM bucket_brigade.feed_cursors")
             .await
             >= 10
     })
@@ -389,6 +391,54 @@ async fn a_paused_run_feeds_nothing_until_it_goes_on_and_a_limit_slows_it() {
     stop_consumer(consumer).await;
 }
 
+/// A page without rows to feed costs the database as much as any: under a limit it counts as a batch, and the cursor
+/// moves once a second.
+#[tokio::test]
+async fn a_limit_slows_empty_stretches_too() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "INSERT INTO images (path) SELECT 'other/' || n FROM generate_series(1, 600) n",
+    )
+    .await;
+    rig.open_run().await;
+    rig.execute_sql("UPDATE bucket_brigade.run SET rate_limit = 100")
+        .await;
+    let started = std::time::Instant::now();
+    let ended = rig.run_program("feeder", &[("PAGE_SIZE", "10")]).await;
+    let seconds = started.elapsed().as_secs();
+    assert_eq!(ended.code, Some(66), "{}", ended.log);
+    assert!(seconds >= 4, "60 pages of ten rows' worth: {seconds} s");
+    let updated = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'feed_cursors'";
+    wait_until("the statistics", async || {
+        rig.query_number(updated).await > 0
+    })
+    .await;
+    let updated = rig.query_number(updated).await;
+    let most = i64::try_from(seconds).unwrap() + 5;
+    assert!(updated <= most, "{updated} in {seconds} s");
+}
+
+/// What each process reads of its run once a second does not grow with the pages that are fed under an open snapshot.
+#[tokio::test]
+async fn the_cursor_moves_beside_the_run() {
+    let rig = TestRig::new().await;
+    let ledger = rig.open_run().await;
+    let mut snapshot = rig.pool.begin().await.unwrap();
+    let begin = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM images";
+    sqlx::raw_sql(begin).execute(&mut *snapshot).await.unwrap();
+    for number in 0..500 {
+        let cursor = RowId::from_database(number.to_string());
+        ledger.advance_cursor(&cursor, 1).await.unwrap();
+        ledger.count_scope_stretch().await.unwrap();
+    }
+    for (table, pages) in [("run", 1..2), ("feed_cursors", 3..99)] {
+        let size = format!("SELECT pg_relation_size('bucket_brigade.{table}') / 8192");
+        let size = rig.query_number(&size).await;
+        assert!(pages.contains(&size), "{table}: {size} pages");
+    }
+    snapshot.rollback().await.unwrap();
+}
+
 #[tokio::test]
 async fn an_id_column_named_path_is_an_id_all_the_same() {
     let mut rig =
@@ -409,7 +459,8 @@ async fn an_id_column_named_path_is_an_id_all_the_same() {
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!(rig.count_rows("moves").await, 30);
     assert_eq!(
-        rig.query_number("SELECT fed FROM bucket_brigade.run").await,
+        rig.query_number("SELECT fed FROM bucket_brigade.feed_cursors")
+            .await,
         30
     );
     stop_consumer(consumer).await;

@@ -44,6 +44,7 @@ mod policies;
 mod pooler;
 mod prometheus;
 mod proof;
+mod random_ids;
 mod refused_rows;
 mod rig;
 mod row_filter;

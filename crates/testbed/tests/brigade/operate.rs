@@ -299,7 +299,7 @@ async fn a_lagging_replica_stops_the_work_until_it_has_caught_up() {
     let settings = [("MAX_REPLICA_LAG", "500ms"), ("CONDITIONAL_COPY", "on")];
     let consumer = rig.spawn_consumer(&settings);
     wait_until("the lag to be seen", async || {
-        rig.execute_sql("UPDATE bucket_brigade.run SET fed = fed")
+        rig.execute_sql("UPDATE bucket_brigade.run SET paused = paused")
             .await;
         run_state(&rig)
             .await

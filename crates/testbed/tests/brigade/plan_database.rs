@@ -4,6 +4,7 @@ use bucket_brigade_testbed::CloudOptions;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::process::Signal;
 
+use crate::feed_index::settled_buffers;
 use crate::rig::{FeederOutput, TestRig, wait_for_exit, wait_until};
 
 fn assert_fails(plan: &FeederOutput, words: &[&str]) {
@@ -263,6 +264,10 @@ async fn a_large_table_without_statistics_is_sampled() {
         plan.output,
         plan.log
     );
+    let without = "WARN  statistics    the server has none of 2 tables or partitions";
+    for words in [without, "ANALYZE \"public\".\"images\";"] {
+        assert!(plan.output.contains(words), "{words}: {}", plan.output);
+    }
     let plan = rig.feeder_json(&["plan", "--json"]).await;
     let rows = plan["rows"]["in_scope"].as_u64().unwrap();
     assert!((150_000..600_000).contains(&rows), "{rows}");
@@ -272,6 +277,24 @@ async fn a_large_table_without_statistics_is_sampled() {
         .await;
     let plan = rig.feeder_json(&["plan", "--json"]).await;
     assert!(!plan["samples"].as_array().unwrap().is_empty(), "{plan}");
+    // With nothing left it answers at once, and says how that is known.
+    rig.execute_sql("UPDATE images SET path = 'avatar/' || id; ANALYZE images")
+        .await;
+    rig.open_run().await;
+    rig.execute_sql("UPDATE bucket_brigade.run SET in_scope = 300000, finished_at = now()")
+        .await;
+    let before = settled_buffers(&rig).await;
+    let plan = rig.run_feeder(&["plan"]).await;
+    let words = "no row is in scope any more: a sweep found none at 2";
+    assert!(plan.output.contains(words), "{}", plan.output);
+    assert!(!plan.output.contains("statistics"), "{}", plan.output);
+    let read = settled_buffers(&rig).await - before;
+    let pages = "SELECT sum(pg_relation_size(relid) / 8192)::bigint FROM pg_partition_tree('images') WHERE isleaf";
+    let pages = rig.query_number(pages).await;
+    assert!(
+        read < pages / 2,
+        "{read} buffers, the table has {pages} pages"
+    );
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::object_store::s3::{CopyLimits, S3Options};
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
+use bucket_brigade_common::permissions::required_actions;
 use bucket_brigade_testbed::cloud::{CreateQueueOptions, FaultHandle};
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 use serde_json::Value;
@@ -97,6 +98,14 @@ fn needed_rights(caller: &str, operation: &str, on: &ReadCounters) -> Vec<Policy
         "GetObjectTagging" => rights("s3:GetObjectTagging", &on.resources(operation)),
         "DeleteObject" => rights("s3:DeleteObject", &[PROBES]),
         other => panic!("no right is listed for {other}"),
+    }
+}
+
+/// Errors name what is needed of each operation.
+fn assert_errors_name(operation: &str, needed: &[PolicyRight]) {
+    let named = required_actions(operation);
+    for (action, _) in needed {
+        assert!(named.contains(&action.as_str()), "{operation}: {action}");
     }
 }
 
@@ -236,7 +245,11 @@ async fn a_run_uses_every_right_and_no_other() {
             .into_keys()
             .filter(|name| name != except);
         asked
-            .flat_map(|operation| needed_rights(caller, &operation, &observed))
+            .flat_map(|operation| {
+                let needed = needed_rights(caller, &operation, &observed);
+                assert_errors_name(&operation, &needed);
+                needed
+            })
             .collect()
     };
     let policy = include_str!("../../../../deploy/policies/consumer.json");
@@ -305,6 +318,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
         ]
         .concat(),
         "HeadBucket" | "ListObjects" | "ListObjectsV2" => rights("s3:ListBucket", &BUCKETS),
+        "GetBucketOwnershipControls" => rights("s3:GetBucketOwnershipControls", &BUCKETS[1..]),
         "HeadObject" => rights("s3:GetObject", &[SOURCE, DESTINATION]),
         "GetObjectTagging" => rights("s3:GetObjectTagging", &[SOURCE]),
         "GetObjectAcl" => rights("s3:GetObjectAcl", &[SOURCE]),
@@ -341,7 +355,11 @@ async fn an_operators_commands_use_every_right_and_no_other() {
         .snapshot_by("operator")
         .into_keys();
     let used: BTreeSet<PolicyRight> = asked
-        .flat_map(|operation| operator_rights(&operation))
+        .flat_map(|operation| {
+            let needed = operator_rights(&operation);
+            assert_errors_name(&operation, &needed);
+            needed
+        })
         .collect();
     let policy = include_str!("../../../../deploy/policies/operator.json");
     assert_eq!(used, granted_rights(policy));

@@ -115,7 +115,7 @@ async fn the_right_to_read_what_it_names_is_asked_for() {
 async fn another_filter_is_another_run() {
     let rig = rig_with_deleted_rows().await;
     rig.open_filtered(ALIVE).await.unwrap();
-    rig.execute_sql("UPDATE bucket_brigade.run SET fed = 1")
+    rig.execute_sql("UPDATE bucket_brigade.feed_cursors SET fed = 1")
         .await;
     for other in ["deleted_at IS NULL", "-"] {
         let ended = rig.run_program("feeder", &[("ROW_FILTER", other)]).await;

@@ -267,8 +267,27 @@ async fn commands_steer_all_runs_and_the_history_knows_who_and_why() {
         "wrong bucket",
     ];
     run_command(&rig, &undo).await;
+    let clean = [
+        "clean",
+        "--run",
+        "faces",
+        "--orphans",
+        "--confirm",
+        "faces-new",
+        "--by",
+        "bob",
+        "--reason",
+        "tidy",
+    ];
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.orphans (run_id, destination_key, new_path, etag, row_id)
+         SELECT id, 'faces/gone', 'faces/gone', 'e', '0' FROM bucket_brigade.run WHERE name = 'faces'",
+    )
+    .await;
+    run_command(&rig, &clean).await;
     let history = run_command(&rig, &["runs", "--history"]).await;
     for entry in [
+        "): clean orphans in faces-new by bob: tidy",
         "): pause by ana: release 4.2",
         "): limit 500 rows per second by bob",
         "): resume by ana",

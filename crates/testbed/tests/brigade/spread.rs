@@ -6,7 +6,8 @@ use bucket_brigade_testbed::cloud::CreateQueueOptions;
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
-const CURSOR: &str = "SELECT count(*) FROM bucket_brigade.run WHERE cursor LIKE 'spread %..%'";
+const CURSOR: &str =
+    "SELECT count(*) FROM bucket_brigade.feed_cursors WHERE cursor LIKE 'spread %..%'";
 
 /// Rows from -100 to 299, of which every second is in scope.
 async fn seed(rig: &TestRig) {
@@ -52,7 +53,9 @@ async fn stretches_are_fed_in_turn_and_resumed() {
     wait_until("the first rows", async || rig.queued_messages().await >= 40).await;
     wait_until("the cursor", async || rig.query_number(CURSOR).await == 1).await;
     killed.kill().await.unwrap();
-    let fed = rig.query_number("SELECT fed FROM bucket_brigade.run").await;
+    let fed = rig
+        .query_number("SELECT fed FROM bucket_brigade.feed_cursors")
+        .await;
     assert!((1..200).contains(&fed), "{fed}");
     // The first ten of them: of each quarter.
     let ids = queued_ids(&rig).await;
@@ -67,7 +70,9 @@ async fn stretches_are_fed_in_turn_and_resumed() {
     assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
     assert_eq!(rig.count_rows("moves").await, 200);
     // It went on from where the other was: all it fed again is what was not on record.
-    let fed_in_all = rig.query_number("SELECT fed FROM bucket_brigade.run").await;
+    let fed_in_all = rig
+        .query_number("SELECT fed FROM bucket_brigade.feed_cursors")
+        .await;
     assert_eq!(fed_in_all, 200);
     stop_consumer(consumer).await;
 }
@@ -80,13 +85,50 @@ async fn a_sweep_of_another_order_is_begun_again() {
     let consumer = rig.spawn_consumer(&[]);
     for (cursor, order) in [("spread 250.. ", "id"), ("250", "spread")] {
         rig.execute_sql(&format!(
-            "UPDATE bucket_brigade.run SET cursor = '{cursor}', sweep_fed = 1"
+            "UPDATE bucket_brigade.feed_cursors SET cursor = '{cursor}', sweep_fed = 1"
         ))
         .await;
         let ended = rig.run_program("feeder", &[("FEED_ORDER", order)]).await;
         assert_eq!(ended.code, Some(0), "{order}: {}", ended.log);
         assert_eq!(rig.count_rows("moves").await, 200, "{order}");
     }
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_watch_finds_new_rows_soon_and_an_index_serves_stretches() {
+    let rig = TestRig::new().await;
+    seed(&rig).await;
+    let settings = [
+        ("FEED_ORDER", "spread:4"),
+        ("PAGE_SIZE", "8"),
+        ("WATCH_INTERVAL", "100ms"),
+    ];
+    let consumer = rig.spawn_consumer(&[]);
+    let mut feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    let moved = async |count| {
+        wait_until("the moves", async || rig.count_rows("moves").await == count).await;
+    };
+    moved(200).await;
+    // A look at the whole table takes a day.
+    rig.execute_sql(
+        "INSERT INTO images (id, path) SELECT n, 'other/' || n FROM generate_series(300, 9999) n",
+    )
+    .await;
+    rig.put_object("images-old", "image/new.png", b"bytes")
+        .await;
+    rig.execute_sql("INSERT INTO images (id, path) VALUES (10000, 'image/new.png')")
+        .await;
+    moved(201).await;
+    rig.execute_sql("CREATE INDEX ON images (id) WHERE path LIKE 'image/%'")
+        .await;
+    rig.put_object("images-old", "image/old.png", b"bytes")
+        .await;
+    rig.execute_sql("UPDATE images SET path = 'image/old.png' WHERE id = 5000")
+        .await;
+    moved(202).await;
+    feeder.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
     stop_consumer(consumer).await;
 }
 

@@ -26,8 +26,8 @@ async fn a_ledger_of_the_version_before_is_brought_up_to_date_by_the_feeder_alon
     let failed = rig.add_row("image/failed.png").await;
     rig.execute_sql(&format!(
         "INSERT INTO bucket_brigade.run (images_table, id_column, path_column, old_prefix, new_prefix,
-             source_bucket, source_key_prefix, destination_bucket, destination_key_prefix)
-         VALUES ('\"public\".\"images\"', 'id', 'path', 'image/', 'avatar/', 'images-old', 'image/', 'images-new', 'avatar/');
+             source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, sweep, fed)
+         VALUES ('\"public\".\"images\"', 'id', 'path', 'image/', 'avatar/', 'images-old', 'image/', 'images-new', 'avatar/', 4, 7);
          INSERT INTO bucket_brigade.failures (run_id, row_id, path, code, message, permanent)
          VALUES (1, '{failed}', 'image/failed.png', 'NoSuchKey', 'gone', true);
          INSERT INTO bucket_brigade.counters (run_id, worker, failed) VALUES (1, 'consumer-1', 1);"
@@ -46,6 +46,8 @@ async fn a_ledger_of_the_version_before_is_brought_up_to_date_by_the_feeder_alon
         (rig.count_rows("moves").await, rig.count_rows("run").await),
         (3, 1)
     );
+    let fed = "SELECT fed FROM bucket_brigade.feed_cursors WHERE sweep = 5";
+    assert_eq!(rig.query_number(fed).await, 10);
     let status = rig.feeder_json(&["status", "--json"]).await;
     assert_eq!(status["failures"][0]["code"], "NoSuchKey", "{status}");
     stop_consumer(consumer).await;

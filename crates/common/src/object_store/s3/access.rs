@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 use super::copy::{BucketAddress, CopyClient, RequestSigner, endpoint_params};
 use crate::aws::{error_chain, s3_client};
 use crate::connections::RenewedConnections;
+use crate::permissions::DenialNotes;
 use crate::preflight::{BucketCheck, PreflightError, check_bucket, retry_transient};
 
 /// How this process reaches S3: one set of connections for all requests, and of credentials for all copies.
@@ -126,7 +127,7 @@ impl S3Access {
         Ok(S3Bucket {
             setting,
             name: name.to_owned(),
-            client: self.client(region),
+            client: self.client(name, region),
             copies: copies.map_err(|error| PreflightError::InvalidSetting {
                 setting,
                 problem: format!("bucket '{name}' cannot be used: {}", error_chain(&*error)),
@@ -137,11 +138,14 @@ impl S3Access {
     }
 
     /// On the connections of the copies.
-    fn client(&self, region: Option<&str>) -> Client {
+    fn client(&self, bucket: &str, region: Option<&str>) -> Client {
         let client = s3_client(&self.sdk, self.force_path_style, self.timeout, region);
         let connector = self.connector.clone();
         let config = client.config().to_builder();
         let config = config.http_client(http_client_fn(move |_, _| connector.clone()));
+        let config = config.interceptor(DenialNotes {
+            bucket: Some(bucket.to_owned()),
+        });
         Client::from_conf(config.build())
     }
 

@@ -148,15 +148,22 @@ impl S3Store {
         self.options.method
     }
 
-    /// Requests to the store for one copy of an object without tags.
-    pub fn requests_per_copy(&self) -> u32 {
+    /// The requests to the store for one copy of an object without tags.
+    pub fn requests_per_copy(&self) -> Vec<&'static str> {
         let options = &self.options;
-        let reads_class =
-            options.attributes.keeps_storage_class && options.method == CopyMethod::Server;
-        1 + u32::from(options.method == CopyMethod::Stream)
-            + u32::from(reads_class)
-            + u32::from(options.attributes.keeps_acl)
-            + u32::from(!options.conditional_copy)
+        let is_streamed = options.method == CopyMethod::Stream;
+        let reads_class = options.attributes.keeps_storage_class && !is_streamed;
+        let heads = usize::from(reads_class) + usize::from(!options.conditional_copy);
+        let mut requests = vec!["HeadObject"; heads];
+        if options.attributes.keeps_acl {
+            requests.push("GetObjectAcl");
+        }
+        requests.extend(if is_streamed {
+            &["GetObject", "PutObject"][..]
+        } else {
+            &["CopyObject"]
+        });
+        requests
     }
 
     /// Whether the store itself refuses to overwrite.

@@ -39,6 +39,7 @@ use crate::ledger::RunOptions;
 use crate::object_store::objects::BucketSide;
 use crate::object_store::{CopiedObject, DestinationState, ObjectStore, StoreError};
 use crate::path_rule::{MoveRoute, PathRule};
+use crate::permissions::{DeniedResources, describe_denial, s3_arn};
 
 /// Sizes that decide how an object is copied, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -171,8 +172,18 @@ impl S3Store {
             attributes: &attributes,
             bucket_headers: &self.copy_headers(source),
         };
-        let etag = self.destination.copies.copy(&request).await;
-        confirm_copy(etag.map_err(store_error)?.as_deref())
+        let copied = self.destination.copies.copy(&request).await;
+        let etag = copied.map_err(|mut error| {
+            if error.code == "AccessDenied" || error.message.is_empty() {
+                let resources = DeniedResources {
+                    target: Some(s3_arn(&self.destination.name, key)),
+                    source: Some(s3_arn(&source.name, source_key)),
+                };
+                error.message = describe_denial("CopyObject", &resources, &error.message);
+            }
+            store_error(error)
+        })?;
+        confirm_copy(etag.as_deref())
     }
 
     fn copy_headers(&self, source: &S3Bucket) -> Vec<(&'static str, String)> {

@@ -67,6 +67,10 @@ impl S3Store {
 }
 
 impl CopyProbe<'_> {
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Where it is, for people to find.
     pub fn location(&self) -> String {
         format!("s3://{}/{}", self.store.destination.name, self.key)

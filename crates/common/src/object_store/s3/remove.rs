@@ -17,6 +17,7 @@ use crate::object_store::StoreError;
 use crate::object_store::objects::{
     BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover,
 };
+use crate::permissions::{DeniedResources, describe_denial, s3_arn};
 
 /// Objects removed at a time where each takes a request of its own.
 const MAX_SINGLE_DELETES: usize = 32;
@@ -135,7 +136,7 @@ impl S3Store {
             let is_guarded = !deleted.any(|deleted| deleted.key() == Some(&probe.key));
             self.batches_are_guarded.get_or_init(|| is_guarded);
         }
-        let mut outcomes = delete_outcomes(output);
+        let mut outcomes = delete_outcomes(output, name);
         let outcome_of = |object: &&'a DeleteTarget| {
             let outcome = outcomes.remove(&object.key).unwrap_or_else(missing_outcome);
             (object.key.as_str(), outcome)
@@ -163,7 +164,7 @@ fn object_identifier(
         .build()
 }
 
-fn delete_outcomes(output: DeleteObjectsOutput) -> HashMap<String, DeleteOutcome> {
+fn delete_outcomes(output: DeleteObjectsOutput, bucket: &str) -> HashMap<String, DeleteOutcome> {
     let removed = output.deleted.unwrap_or_default().into_iter();
     let removed = removed.filter_map(|deleted| {
         let delete_marker = deleted.delete_marker_version_id;
@@ -172,16 +173,23 @@ fn delete_outcomes(output: DeleteObjectsOutput) -> HashMap<String, DeleteOutcome
     let refused = output.errors.unwrap_or_default().into_iter();
     let refused = refused.filter_map(|error| {
         let code = error.code.unwrap_or_default();
-        Some((
-            error.key?,
-            classify_entry_error(code, error.message.unwrap_or_default()),
-        ))
+        let (key, message) = (error.key?, error.message.unwrap_or_default());
+        let outcome = classify_entry_error(code, message, &s3_arn(bucket, &key));
+        Some((key, outcome))
     });
     removed.chain(refused).collect()
 }
 
 /// An entry's error has no status of its own.
-fn classify_entry_error(code: String, message: String) -> DeleteOutcome {
+fn classify_entry_error(code: String, mut message: String, arn: &str) -> DeleteOutcome {
+    if code == "AccessDenied" {
+        let target = Some(arn.to_owned());
+        let resources = DeniedResources {
+            target,
+            source: None,
+        };
+        message = describe_denial("DeleteObjects", &resources, &message);
+    }
     let error = store_error(RequestError {
         origin: ErrorOrigin::Service,
         code,
@@ -220,7 +228,7 @@ mod tests {
 
     #[test]
     fn an_entry_s_error_is_sorted_by_its_code() {
-        let of = |code: &str| classify_entry_error(code.into(), String::new());
+        let of = |code: &str| classify_entry_error(code.into(), String::new(), "arn");
         assert!(matches!(of("PreconditionFailed"), DeleteOutcome::Changed));
         assert!(matches!(of("NoSuchKey"), DeleteOutcome::Deleted { .. }));
         let refused = |code| match of(code) {

@@ -50,6 +50,22 @@ impl StoreSettings {
         ))
     }
 
+    /// The destination as another sees it, by a profile that `setting` names.
+    ///
+    /// # Errors
+    /// [`PreflightError::InvalidSetting`] for a profile without credentials.
+    pub async fn open_destination_as(
+        &self,
+        setting: &'static str,
+        profile: &str,
+        run: &RunSpec,
+        timeout: Duration,
+    ) -> Result<S3Bucket, PreflightError> {
+        let sdk = load_checked_profile(profile, setting).await?;
+        let access = self.access_with(sdk, BucketSide::Destination, timeout);
+        access.bucket(setting, &run.destination_bucket, None).await
+    }
+
     /// Whether one store holds both buckets, and can copy from one to the other.
     pub fn is_one_store(&self) -> bool {
         let store = |side: &BucketStore| (side.endpoint.clone(), side.profile.clone());
@@ -62,18 +78,19 @@ impl StoreSettings {
         side: BucketSide,
         timeout: Duration,
     ) -> Result<S3Access, PreflightError> {
-        let BucketStore {
-            endpoint, profile, ..
-        } = self.at(side);
-        let mut sdk = match profile {
-            Some(profile) => load_checked_profile(profile, side).await?,
+        let sdk = match &self.at(side).profile {
+            Some(profile) => load_checked_profile(profile, side.profile_setting()).await?,
             None => sdk.clone(),
         };
-        if let Some(endpoint) = endpoint {
+        Ok(self.access_with(sdk, side, timeout))
+    }
+
+    fn access_with(&self, mut sdk: SdkConfig, side: BucketSide, timeout: Duration) -> S3Access {
+        if let Some(endpoint) = &self.at(side).endpoint {
             let builder = sdk.into_builder().endpoint_url(endpoint);
             sdk = builder.service_config(NoServiceConfig).build();
         }
-        Ok(S3Access::new(&sdk, self.force_path_style, timeout))
+        S3Access::new(&sdk, self.force_path_style, timeout)
     }
 }
 
@@ -89,14 +106,14 @@ impl LoadServiceConfig for NoServiceConfig {
 
 async fn load_checked_profile(
     profile: &str,
-    side: BucketSide,
+    setting: &'static str,
 ) -> Result<SdkConfig, PreflightError> {
     let sdk = load_profile(profile).await;
     if let Some(provider) = sdk.credentials_provider()
         && let Err(error) = provider.provide_credentials().await
     {
         return Err(PreflightError::InvalidSetting {
-            setting: side.profile_setting(),
+            setting,
             problem: format!(
                 "profile '{profile}' has no credentials: {}",
                 error_chain(&error)

@@ -2,6 +2,7 @@
 
 mod clean;
 mod clean_candidates;
+mod clean_costs;
 mod concurrent_commands;
 mod confirm;
 mod interrupted_commands;

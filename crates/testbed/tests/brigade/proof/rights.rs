@@ -101,6 +101,67 @@ impl RequestBaseline {
     }
 }
 
+/// Each command ends with the right that it lacks, also where the store says not a word.
+#[tokio::test]
+async fn a_command_names_the_right_that_is_missing_and_what_on() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    rig.put_object("images-old", "image/0.png", b"newer").await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 1);
+    let clean = ["clean", "--older-than", "0s", "--confirm", "images-old"];
+    let probes = "arn:aws:s3:::images-new/avatar/.bucket-brigade-probe-*";
+    let beside = "arn:aws:s3:::images-old/image/1.png.bucket-brigade-probe-*";
+    for (operation, arguments, code, named) in [
+        (
+            "HeadBucket",
+            &clean[..],
+            77,
+            "s3:ListBucket on arn:aws:s3:::images-old",
+        ),
+        (
+            "DeleteObject",
+            &clean,
+            77,
+            &format!("s3:DeleteObject on {beside}"),
+        ),
+        (
+            "HeadObject",
+            &["verify"],
+            1,
+            "s3:GetObject on arn:aws:s3:::images-new/avatar/",
+        ),
+        (
+            "CopyObject",
+            &["verify", "--recopy"],
+            77,
+            &format!(
+                "s3:PutObject and s3:PutObjectTagging on {probes}, and s3:GetObject and s3:GetObjectTagging on {probes}"
+            ),
+        ),
+    ] {
+        let wordless = FaultEffect::Error {
+            status: 403,
+            code: "AccessDenied".into(),
+            message: String::new(),
+        };
+        let denied = rig.cloud.inject_fault(Fault::new(operation, wordless));
+        let ended = rig.run_feeder(arguments).await;
+        let printed = format!("{}{}", ended.output, ended.log);
+        assert!(printed.contains(named), "{operation}: {printed}");
+        assert_eq!(ended.code, code, "{operation}: {printed}");
+        drop(denied);
+    }
+    let denied = FaultEffect::error(403, "AccessDenied");
+    let denied = Fault::new("GetQueueAttributes", denied);
+    let _denied = rig.cloud.inject_fault(denied);
+    let ended = rig.run_feeder(&["plan"]).await;
+    let named = format!(
+        "(GetQueueAttributes needs sqs:GetQueueAttributes on {}",
+        rig.queue.url
+    );
+    assert!(ended.output.contains(&named), "{}", ended.output);
+}
+
 #[tokio::test]
 async fn the_commands_that_write_use_every_right_and_no_other() {
     let rig = TestRig::new().await;

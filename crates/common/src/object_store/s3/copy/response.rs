@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
-use crate::aws::{ErrorOrigin, RequestError, code_for_status, describe_denial, first_line};
+use crate::aws::{ErrorOrigin, RequestError, code_for_status, first_line};
 
 /// The elements of a response that matter.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ fn refusal(status: u16, response: CopyResponse) -> RequestError {
     let message = response.message.filter(|message| !message.is_empty());
     let message = match message {
         Some(message) => first_line(&message),
-        None if status == 403 => describe_denial("CopyObject"),
+        None if status == 403 => String::new(),
         None => format!("S3 answered {status} without a message"),
     };
     RequestError {

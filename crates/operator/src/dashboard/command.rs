@@ -1,0 +1,41 @@
+//! `feeder dashboard`: the live page without a feeder, with the database's address alone.
+
+use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::no_run;
+use bucket_brigade_common::settings::SettingsProblems;
+use tokio_util::sync::CancellationToken;
+
+use super::{Dashboard, DashboardArgs, DashboardContext};
+use crate::context::CommonArgs;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  feeder dashboard --status-addr 127.0.0.1:9101\n\nNeeds the database alone, and shows the queue where QUEUE_URL names it. Images are shown by feeders.\nExit codes: 0 stopped by a signal; 64 wrong settings, or no run yet; 69 the database cannot be\nreached; 70 unexpected error; 77 a right is missing."
+)]
+pub struct Args {
+    #[command(flatten)]
+    dashboard: DashboardArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+pub(crate) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
+    let mut problems = SettingsProblems::default();
+    let dashboard = args.dashboard.parse(&mut problems);
+    if dashboard.address.is_none() && !problems.names("STATUS_ADDR") {
+        problems.add("STATUS_ADDR", "is missing: where the page is to be");
+    }
+    let settings = args.common.parse(problems)?;
+    let dashboard = Dashboard::bind_listener(&dashboard).await?;
+    let pool = settings.connect_to_ledger().await?;
+    let context = DashboardContext {
+        pool: pool.ok_or_else(|| no_run("", &[]))?,
+        queue: settings.sqs_queue().await,
+        own_run: None,
+    };
+    if let Some(dashboard) = dashboard {
+        dashboard.spawn_server(context).await;
+    }
+    stop.cancelled().await;
+    Ok(exit::DONE)
+}
