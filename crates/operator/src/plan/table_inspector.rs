@@ -105,14 +105,12 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct RowCounts {
     pub(super) in_scope: u64,
-    /// Already under the new prefix.
     #[serde(rename = "moved_already")]
     pub(super) moved: u64,
     pub(super) outside: u64,
     /// The share of the table that was read for it, in per cent; none when all of it was counted.
     #[serde(rename = "estimated_from_percent")]
     pub(super) sampled_percent: Option<u32>,
-    /// The average path of the rows that were read, in bytes.
     #[serde(skip)]
     pub(super) average_path_bytes: u32,
     /// The table's size by its rows, in bytes.
@@ -121,7 +119,6 @@ pub(super) struct RowCounts {
     /// Indexes that an update of a path writes: all of them when one holds the path, otherwise none.
     #[serde(skip)]
     pub(super) indexes_to_write: u32,
-    /// The table's own size in bytes, without its indexes.
     #[serde(skip)]
     pub(super) table_bytes: u64,
 }
@@ -142,10 +139,8 @@ pub(super) struct TableIndex {
     reason = "each answers a question of its own"
 )]
 pub(super) struct ServerInfo {
-    /// The role we are logged in as.
     #[sqlx(rename = "user_name")]
     pub(super) user: String,
-    /// Whether it may set paths.
     pub(super) may_update: bool,
     /// Whether there is a schema for the ledger, which an administrator may have made.
     pub(super) has_schema: bool,
@@ -156,9 +151,7 @@ pub(super) struct ServerInfo {
     pub(super) connections: i64,
     pub(super) is_aurora: bool,
     pub(super) has_aurora_status: bool,
-    /// Those that stream from it.
     pub(super) replicas: i64,
-    /// Whether the role may see how far they are behind.
     pub(super) may_see_lag: bool,
     pub(super) version: String,
 }
@@ -175,8 +168,8 @@ struct CountRow {
 /// The application's table, found and checked, and nothing more.
 #[derive(Debug)]
 pub(super) struct TableInspector {
-    pool: PgPool,
-    table: ApplicationTable,
+    pub(super) pool: PgPool,
+    pub(super) table: ApplicationTable,
     path_column: String,
     rule: PathRule,
     backend: i32,
@@ -195,14 +188,6 @@ impl TableInspector {
             path_column: spec.table.path_column.clone(),
             rule: spec.rule.clone(),
         })
-    }
-
-    pub(super) fn pool(&self) -> &PgPool {
-        &self.pool
-    }
-
-    pub(super) fn table(&self) -> &ApplicationTable {
-        &self.table
     }
 
     /// Ends the statement that is under way. A client that only goes away is noticed later.
@@ -373,16 +358,15 @@ impl TableInspector {
 
     async fn select_longer_than(&self, most: i32) -> Result<Vec<String>, sqlx::Error> {
         let ApplicationTable { sql, id, path, .. } = &self.table;
+        let chars = |prefix: &str| i32::try_from(prefix.chars().count()).unwrap_or(i32::MAX);
+        let (old, new) = (self.rule.old_prefix(), self.rule.new_prefix());
         let (row_id, in_scope) = (id.as_text("t"), self.table.in_scope("$1"));
         let statement = format!(
-            "SELECT {row_id} FROM {sql} t WHERE {in_scope}
-                AND char_length(t.{path}::text) - char_length($2) + char_length($3) > $4 LIMIT $5"
+            "SELECT {row_id} FROM {sql} t WHERE {in_scope} AND char_length(t.{path}::text) > $2 LIMIT $3"
         );
         sqlx::query_scalar(AssertSqlSafe(statement))
-            .bind(like_prefix(self.rule.old_prefix()))
-            .bind(self.rule.old_prefix())
-            .bind(self.rule.new_prefix())
-            .bind(most)
+            .bind(like_prefix(old))
+            .bind(most.saturating_add(chars(old)).saturating_sub(chars(new)))
             .bind(MAX_NAMED_ROWS)
             .fetch_all(&self.pool)
             .await
@@ -402,11 +386,10 @@ impl TableInspector {
 
     /// The partial index that sweeps go through, and what makes one.
     pub(super) async fn feed_index(&self) -> Result<(Option<String>, String), sqlx::Error> {
-        let index = ledger::find_partial_index(&self.pool, &self.table, &self.rule).await?;
-        Ok((
-            index.map(|index| index.name),
-            ledger::create_index_sql(&self.table, &self.rule),
-        ))
+        let (pool, table, rule) = (&self.pool, &self.table, &self.rule);
+        let index = ledger::find_partial_index(pool, table, rule).await?;
+        let name = index.map(|index| index.name);
+        Ok((name, ledger::create_index_sql(table, rule)))
     }
 
     pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {
@@ -439,27 +422,24 @@ fn none_on_timeout<T>(result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx:
 }
 
 /// A count of a sample, for the whole table.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate"
+)]
 fn scale_sample(count: i64, percent: Option<f64>) -> u64 {
     let count = u64::try_from(count).unwrap_or(0);
-    let Some(percent) = percent else {
-        return count;
-    };
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate"
-    )]
-    let estimate = (count as f64 * 100.0 / percent).round() as u64;
-    estimate
+    percent.map_or(count, |percent| {
+        (count as f64 * 100.0 / percent).round() as u64
+    })
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "1 at least, and at most 100"
+)]
 fn round_percent(percent: f64) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "1 at least, and at most 100"
-    )]
-    let whole = percent.round().clamp(1.0, 100.0) as u32;
-    whole
+    percent.round().clamp(1.0, 100.0) as u32
 }
