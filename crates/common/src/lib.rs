@@ -20,6 +20,7 @@ pub mod manual;
 pub mod message;
 pub mod notify;
 pub mod object_store;
+pub mod panics;
 pub mod path_encoding;
 pub mod path_rule;
 pub mod permissions;

@@ -19,13 +19,14 @@ struct EncodedMessage<'a> {
     path: &'a str,
 }
 
-#[derive(Deserialize)]
+/// A message of any run, whose rule is not known yet.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DecodedMessage {
+pub struct ParsedMessage {
     /// Feeders of earlier versions named none.
-    run: Option<i64>,
-    id: String,
-    path: String,
+    pub run: Option<i64>,
+    pub id: String,
+    pub path: String,
 }
 
 /// A message that was understood: the row, and the way of its image.
@@ -75,7 +76,7 @@ pub fn encode(run: i64, id: &RowId, path: &str) -> Result<String, serde_json::Er
         .replace('\u{ffff}', "\\uffff"))
 }
 
-/// The number of the run that a message names, by whose rule it is to be read.
+/// The number of the run that a message names, whatever else it holds.
 pub fn named_run(body: &str) -> Option<i64> {
     #[derive(Deserialize)]
     struct NamedRun {
@@ -94,14 +95,10 @@ pub fn decode(
     id_type: impl Into<IdType>,
     rule: &PathRule,
 ) -> Result<MoveTask, DecodeError> {
-    let incoming = parse_body(body)?;
-    if let Some(other) = incoming.run.filter(|named| *named != run) {
-        return Err(DecodeError::OtherRun(other));
-    }
-    Ok(route_row(incoming, id_type.into(), rule)?)
+    parse(body)?.to_task(run, id_type, rule)
 }
 
-fn parse_body(body: &str) -> Result<DecodedMessage, PoisonReason> {
+pub fn parse(body: &str) -> Result<ParsedMessage, PoisonReason> {
     if body.len() > MAX_BODY_BYTES {
         return Err(PoisonReason::TooLong(body.len()));
     }
@@ -111,17 +108,25 @@ fn parse_body(body: &str) -> Result<DecodedMessage, PoisonReason> {
     serde_json::from_str(body).map_err(|error| PoisonReason::MalformedBody(malformed(error)))
 }
 
-fn route_row(
-    incoming: DecodedMessage,
-    id_type: IdType,
-    rule: &PathRule,
-) -> Result<MoveTask, PoisonReason> {
-    let Some(id) = id_type.parse(&incoming.id) else {
-        return Err(PoisonReason::BadId(incoming.id, id_type));
-    };
-    match rule.route_for(&incoming.path) {
-        Ok(route) => Ok(MoveTask { id, route }),
-        Err(reason) => Err(PoisonReason::BadPath(incoming.path, reason)),
+impl ParsedMessage {
+    /// By the rule of the run with this number.
+    pub fn to_task(
+        &self,
+        run: i64,
+        id_type: impl Into<IdType>,
+        rule: &PathRule,
+    ) -> Result<MoveTask, DecodeError> {
+        if let Some(other) = self.run.filter(|named| *named != run) {
+            return Err(DecodeError::OtherRun(other));
+        }
+        let id_type = id_type.into();
+        let Some(id) = id_type.parse(&self.id) else {
+            return Err(PoisonReason::BadId(self.id.clone(), id_type).into());
+        };
+        match rule.route_for(&self.path) {
+            Ok(route) => Ok(MoveTask { id, route }),
+            Err(reason) => Err(PoisonReason::BadPath(self.path.clone(), reason).into()),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::exit;
 use crate::ledger::LedgerError;
 use crate::ledger::move_ledger::StatementError;
 use crate::object_store::StoreError;
+use crate::panics;
 use crate::preflight::PreflightError;
 use crate::printable::printable_lines;
 use crate::queue::QueueError;
@@ -40,7 +41,7 @@ where
     A: Parser,
     F: Future<Output = anyhow::Result<u8>>,
 {
-    exit_on_panic();
+    panics::exit_on_panic();
     if let Err(error) = read_dotenv() {
         return print_error(&error, exit::INVALID_SETTINGS);
     }
@@ -56,15 +57,6 @@ where
         }
         Err(error) => print_error(&error.into(), exit::UNEXPECTED),
     }
-}
-
-/// A process that lost a task to a defect is in no known state. It may be killed at any time, so it ends.
-fn exit_on_panic() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        std::process::exit(i32::from(exit::UNEXPECTED));
-    }));
 }
 
 fn build_runtime(threads: WorkerThreads) -> std::io::Result<Runtime> {
@@ -195,6 +187,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::panics::contain_panic;
 
     /// Takes what the test harness is started with.
     #[derive(Parser)]
@@ -214,15 +207,48 @@ mod tests {
         });
     }
 
+    /// Not a test either.
     #[test]
-    fn a_panic_in_any_task_ends_the_process_with_a_code_of_its_own() {
+    #[ignore = "ends its process"]
+    fn containing_process() {
+        run(WorkerThreads::One, async |_: AnyArgs, _| {
+            let defect = async {
+                tokio::task::yield_now().await;
+                panic!("defect {}", 1)
+            };
+            let contained: Result<(), String> = contain_panic(defect).await;
+            eprintln!("contained: {contained:?}");
+            drop(tokio::spawn(async { panic!("defect 2") }));
+            std::future::pending().await
+        });
+    }
+
+    fn end_of(process: &str) -> (Option<i32>, String) {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--ignored", "--exact", "--nocapture"]);
-        command.arg("startup::tests::panicking_process");
+        command.arg(format!("startup::tests::{process}"));
         let output = command.stdin(Stdio::null()).output().unwrap();
-        let log = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(70), "{log}");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), log)
+    }
+
+    #[test]
+    fn a_panic_in_any_task_ends_the_process_with_a_code_of_its_own() {
+        let (code, log) = end_of("panicking_process");
+        assert_eq!(code, Some(70), "{log}");
         assert!(log.contains("a defect"), "{log}");
+    }
+
+    #[test]
+    fn a_contained_panic_ends_no_process_and_the_next_one_does() {
+        let (code, log) = end_of("containing_process");
+        assert_eq!(code, Some(70), "{log}");
+        let place = "contained: Err(\"panicked at crates/common/src/startup.rs:";
+        assert!(log.contains(place), "{log}");
+        assert!(
+            log.contains(": defect 1\")") && log.contains("defect 2"),
+            "{log}"
+        );
     }
 
     #[test]

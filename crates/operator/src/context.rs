@@ -59,10 +59,6 @@ pub(crate) struct CommonSettings {
 
 impl CommonArgs {
     /// Checks the settings, starts logging, and finds the run that is meant.
-    ///
-    /// # Errors
-    /// Everything that is wrong with the settings, together with what `problems` holds already; no run of
-    /// that name, or several without one.
     pub async fn into_context(self, problems: SettingsProblems) -> anyhow::Result<CommandContext> {
         let CommonSettings { migration, format } = self.parse(problems)?;
         let purpose = ConnectionPurpose::Command(command_name());
@@ -115,9 +111,6 @@ impl CommonSettings {
 
 impl CommandContext {
     /// The ledger of the run that the feeder opened, on a pool of two connections.
-    ///
-    /// # Errors
-    /// [`LedgerError::NoRun`] before a feeder's first start; otherwise what is wrong with the database.
     pub async fn open_ledger(&self, access: TableAccess) -> Result<PostgresLedger, LedgerError> {
         self.open_ledger_with_pool(access, DEFAULT_POOL_SIZE).await
     }
@@ -170,9 +163,6 @@ impl CommandContext {
     }
 
     /// The queue between feeder and consumers.
-    ///
-    /// # Errors
-    /// The command was given none.
     pub async fn sqs_queue(&self) -> Result<SqsQueue, SettingsError> {
         let url = &self.migration.queue_url;
         if url.is_empty() {
@@ -186,9 +176,6 @@ impl CommandContext {
     }
 
     /// Writes the answer to standard output.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub fn print_output(&self, output: &(impl Display + Serialize)) -> anyhow::Result<()> {
         self.format.print(output)
     }

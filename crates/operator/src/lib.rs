@@ -74,9 +74,6 @@ pub enum OperatorCommand {
 
 impl OperatorCommand {
     /// Runs it until its end or `stop`, as a command of `program`. Returns the exit code.
-    ///
-    /// # Errors
-    /// What keeps it from running, before anything is touched.
     pub async fn run(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
         let has_work_in_hand = matches!(
             self,

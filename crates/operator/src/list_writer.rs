@@ -22,9 +22,6 @@ pub(super) struct ListWriter<W> {
 
 impl ListWriter<std::io::Stdout> {
     /// Begins a list under this name.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub(super) fn begin_on_stdout(format: OutputFormat, name: &str) -> anyhow::Result<Self> {
         Self::begin_on_writer(std::io::stdout(), format, name)
     }
@@ -46,9 +43,6 @@ impl<W: Write> ListWriter<W> {
     }
 
     /// A line for people, among the items.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub(super) fn write_line(&mut self, line: &impl Display) -> anyhow::Result<()> {
         match self.format {
             OutputFormat::Text => self.write(&format!("{}\n", printable_lines(&line.to_string()))),
@@ -57,9 +51,6 @@ impl<W: Write> ListWriter<W> {
     }
 
     /// Adds one item.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub(super) fn write_item(&mut self, item: &(impl Display + Serialize)) -> anyhow::Result<()> {
         let text = match self.format {
             OutputFormat::Text => format!("{}\n", printable_lines(&item.to_string())),
@@ -71,9 +62,6 @@ impl<W: Write> ListWriter<W> {
     }
 
     /// Ends with the summary, which must be a struct, for machines alone.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub(super) fn write_fields(mut self, fields: &impl Serialize) -> anyhow::Result<()> {
         match self.format {
             OutputFormat::Text => Ok(()),
@@ -87,9 +75,6 @@ impl<W: Write> ListWriter<W> {
     }
 
     /// Ends with the summary, which must be a struct.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub(super) fn write_summary(
         mut self,
         summary: &(impl Display + Serialize),

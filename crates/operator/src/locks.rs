@@ -13,9 +13,6 @@ use crate::context::CommandContext;
 use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, retry_statement};
 
 /// Keeps other commands of this kind out of the run.
-///
-/// # Errors
-/// A [`Refusal`] when one is at work.
 pub(super) async fn acquire_operator_lock(ledger: &PostgresLedger) -> anyhow::Result<AdvisoryLock> {
     let lock = ledger.acquire_operator_lock().await?;
     lock.ok_or_else(|| busy_refusal("another verify, rollback or clean of this run is at work"))
@@ -23,9 +20,6 @@ pub(super) async fn acquire_operator_lock(ledger: &PostgresLedger) -> anyhow::Re
 
 /// Makes sure that a lock is still there. It ends with its connection, and is taken anew: what is read from
 /// then on is what others left.
-///
-/// # Errors
-/// A refusal when another has it.
 pub(super) async fn ensure_held(
     ledger: &PostgresLedger,
     lock: &mut AdvisoryLock,
@@ -55,9 +49,6 @@ pub(super) struct QuiescedFleet {
 
 impl QuiescedFleet {
     /// Keeps the feeder out, and makes sure that nothing is in the queue.
-    ///
-    /// # Errors
-    /// A feeder is at work, or the queue is not empty.
     pub(super) async fn quiesce(
         context: &CommandContext,
         ledger: &PostgresLedger,
@@ -72,9 +63,6 @@ impl QuiescedFleet {
     }
 
     /// Makes sure that all is as it was: a retry, or a redrive by other means, may have sent messages.
-    ///
-    /// # Errors
-    /// The lock is lost, or the queue is not empty any more.
     pub(super) async fn ensure_quiesced(&mut self, ledger: &PostgresLedger) -> anyhow::Result<()> {
         ensure_held(ledger, &mut self.lock).await?;
         self.ensure_queue_empty().await
@@ -101,9 +89,6 @@ const SELECT_OTHER_FLEET: &str = "SELECT r.name || ': ' || w.worker
     ORDER BY 1 LIMIT 1";
 
 /// Makes sure that no process of another run copies into this bucket.
-///
-/// # Errors
-/// One is alive.
 pub(super) async fn ensure_no_other_fleet(
     ledger: &PostgresLedger,
     bucket: &str,

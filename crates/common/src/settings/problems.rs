@@ -33,12 +33,8 @@ impl SettingsProblems {
 
     /// Whether something is wrong with this setting.
     pub fn names(&self, name: &str) -> bool {
-        let is_of = |problem: &String| {
-            problem
-                .strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(':'))
-        };
-        self.0.iter().any(is_of)
+        let mut known = self.0.iter().filter_map(|problem| problem.split_once(':'));
+        known.any(|(other, _)| other == name)
     }
 
     /// Notes that a setting is missing, unless something else is wrong with it already.

@@ -61,9 +61,6 @@ pub struct Dashboard {
 
 impl Dashboard {
     /// Listens; none when the page is off.
-    ///
-    /// # Errors
-    /// [`PreflightError`] naming `STATUS_ADDR` when nothing can listen there.
     pub async fn bind_listener(
         settings: &DashboardSettings,
     ) -> Result<Option<Self>, PreflightError> {

@@ -73,7 +73,7 @@ pub(super) async fn check_server(
     (consumers, role): (u32, Option<&str>),
     checks: &mut PlanChecks,
 ) -> Result<Option<RecordedRun>, sqlx::Error> {
-    let (ServerInfo { version, user, .. }, table) = (server, &inspector.table().name);
+    let (ServerInfo { version, user, .. }, table) = (server, &inspector.table.name);
     checks.ok(
         "database",
         format!("Postgres {version}, table {table}, as '{user}'"),
@@ -104,7 +104,7 @@ pub(super) async fn check_statistics(
     let without = inspector.count_unanalysed().await?;
     if without > 0 {
         let finding = format!("the server has none of {without} tables or partitions");
-        let mend = format!("ANALYZE {};", inspector.table().sql);
+        let mend = format!("ANALYZE {};", inspector.table.sql);
         checks.warn("statistics", finding, mend);
     }
     Ok(())

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::objects::ObjectFacts;
 use super::table_inspector::RowCounts;
 
 /// Dollars for a copy, and for one request to SQS and KMS.
@@ -35,6 +34,23 @@ const DEFAULT_COPY_DURATION: Duration = Duration::from_millis(60);
 const TUPLE_OVERHEAD_BYTES: f64 = 80.0;
 const INDEX_ENTRY_BYTES: f64 = 60.0;
 const EVIDENCE_BYTES: f64 = 250.0;
+
+/// What was learned of the objects.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ObjectFacts {
+    /// The average size of those sampled at, in bytes.
+    pub(super) average_bytes: Option<u64>,
+    /// How long a copy took.
+    pub(super) copy_duration: Option<Duration>,
+    /// Whether source and destination are in different regions.
+    pub(super) crosses_regions: bool,
+    /// Whether a key of KMS is involved on either side.
+    pub(super) uses_kms: bool,
+    /// The requests to the store for one copy; none where that could not be found out.
+    pub(super) requests: Vec<&'static str>,
+    /// Whether the bytes go through the consumers.
+    pub(super) is_streamed: bool,
+}
 
 /// What the estimate is made from.
 pub(super) struct EstimateInput {

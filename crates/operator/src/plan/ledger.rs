@@ -48,7 +48,7 @@ async fn find_run(
     spec: &RunSpec,
     checks: &mut PlanChecks,
 ) -> Option<RecordedRun> {
-    let (pool, purpose) = (inspector.pool().clone(), ConnectionPurpose::Plan);
+    let (pool, purpose) = (inspector.pool.clone(), ConnectionPurpose::Plan);
     let found = PostgresLedger::open_existing(pool, spec, "plan", &purpose, TableAccess::Read);
     let ledger = match found.await {
         Ok(ledger) => ledger,

@@ -126,7 +126,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         spec.application = Some(opened.await?);
     }
     let queue = context.sqs_queue().await?;
-    let Ok(plan) = build_plan(&context, &queue, &spec, &stop).await else {
+    let plan = Box::pin(build_plan(&context, &queue, &spec, &stop)).await;
+    let Ok(plan) = plan else {
         tracing::warn!("stopped before the end; nothing was changed");
         return Ok(exit::STOPPED);
     };
@@ -198,8 +199,8 @@ impl MigrationPlan {
         let opened = TableInspector::open(pool, &context.migration.run);
         match unless_stopped(stop, opened).await? {
             Ok(inspector) => {
-                self.table.clone_from(&inspector.table().name);
-                self.row_filter = inspector.table().filter_text().map(ToOwned::to_owned);
+                self.table.clone_from(&inspector.table.name);
+                self.row_filter = inspector.table.filter_text().map(ToOwned::to_owned);
                 Ok(Some(inspector))
             }
             Err(error) => {
@@ -259,7 +260,12 @@ impl MigrationPlan {
         let routed = RoutedRows::from_rows(&run.rule, rows);
         routed.check(&run.rule, checks);
         let samples = routed.rows.iter().take(spec.samples).cloned();
-        self.samples = samples.map(SampleRow::from_route).collect();
+        let samples = samples.map(|(id, route)| SampleRow {
+            id,
+            route,
+            size_bytes: None,
+        });
+        self.samples = samples.collect();
         database::check_lengths(inspector, checks).await?;
         let can_be_updated = database::check_publications(inspector, checks).await?;
         if can_be_updated && (server.may_update || spec.role.is_some()) {
@@ -271,15 +277,5 @@ impl MigrationPlan {
             rehearsal.check(&routed.rows, checks).await;
         }
         Ok(counts)
-    }
-}
-
-impl SampleRow {
-    fn from_route((id, route): (String, MoveRoute)) -> Self {
-        Self {
-            id,
-            route,
-            size_bytes: None,
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! The buckets, and a handful of real objects.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::StorageClass;
@@ -11,29 +10,13 @@ use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use tokio_util::sync::CancellationToken;
 
 use super::check::PlanChecks;
+use super::estimate::ObjectFacts;
 use super::neighbours::check_neighbours;
 use super::ownership::check_acls;
 use super::probe::{ProbeRequest, check_method, probe_copy};
 use super::table_inspector::TableInspector;
 use super::{PlanStopped, SampleRow, unless_stopped};
 use crate::context::CommandContext;
-
-/// What was learned of the objects.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ObjectFacts {
-    /// The average size of those sampled at, in bytes.
-    pub(super) average_bytes: Option<u64>,
-    /// How long a copy took.
-    pub(super) copy_duration: Option<Duration>,
-    /// Whether source and destination are in different regions.
-    pub(super) crosses_regions: bool,
-    /// Whether a key of KMS is involved on either side.
-    pub(super) uses_kms: bool,
-    /// The requests to the store for one copy; none where that could not be found out.
-    pub(super) requests: Vec<&'static str>,
-    /// Whether the bytes go through the consumers.
-    pub(super) is_streamed: bool,
-}
 
 /// What the objects of the samples are.
 #[derive(Default)]
@@ -89,9 +72,7 @@ pub(super) async fn check_objects(
                 source_key,
                 size_bytes: *size_bytes,
             };
-            let copied = probe_copy(&store, &request, checks).await;
-            objects.copy_duration = copied.copy_duration;
-            objects.uses_kms |= copied.uses_kms;
+            probe_copy(&store, &request, &mut objects, checks).await;
         }
     }
     let taken = check_destinations(&destination, samples, checks);

@@ -40,13 +40,11 @@ impl fmt::Display for MigrationPlan {
         if let Some(estimate) = &self.estimate {
             writeln!(f, "\n{estimate}")?;
         }
-        match self.failing {
-            0 => write!(f, "\nIt can be done. Nothing was changed."),
-            some => write!(
-                f,
-                "\nIt would fail: see the {some} marked FAIL. Nothing was changed."
-            ),
-        }
+        let result = match self.failing {
+            0 => "It can be done".to_owned(),
+            some => format!("It would fail: see the {some} marked FAIL"),
+        };
+        write!(f, "\n{result}. Nothing was changed.")
     }
 }
 
@@ -102,11 +100,8 @@ impl fmt::Display for PlanCheck {
 
 impl fmt::Display for MigrationEstimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bound = if self.is_bound_by_prefix {
-            ", S3's limit for one prefix"
-        } else {
-            ""
-        };
+        let limit = ", S3's limit for one prefix";
+        let bound = if self.is_bound_by_prefix { limit } else { "" };
         writeln!(f, "Estimate:")?;
         writeln!(
             f,
@@ -152,12 +147,11 @@ fn format_seconds(seconds: f64) -> String {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates, and is positive"
+)]
 fn saturating_u64(number: f64) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "saturates, and is positive"
-    )]
-    let whole = number as u64;
-    whole
+    number as u64
 }

@@ -11,16 +11,11 @@ use bucket_brigade_common::preflight::PreflightError;
 use indicatif::DecimalBytes;
 
 use super::check::PlanChecks;
+use super::estimate::ObjectFacts;
 use super::ownership::{check_application, find_owner};
 
 /// What a copy that cannot be made needs.
 const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json";
-
-#[derive(Default)]
-pub(super) struct ProbeOutcome {
-    pub(super) copy_duration: Option<Duration>,
-    pub(super) uses_kms: bool,
-}
 
 /// What the copy is made of, and who is to read it.
 pub(super) struct ProbeRequest<'a> {
@@ -36,19 +31,20 @@ pub(super) struct ProbeRequest<'a> {
 pub(super) async fn probe_copy(
     store: &S3Store,
     request: &ProbeRequest<'_>,
+    objects: &mut ObjectFacts,
     checks: &mut PlanChecks,
-) -> ProbeOutcome {
+) {
     let probe = store.copy_probe(request.run.rule.destination_key_prefix());
     let (whole, location) = (format_size(request.size_bytes), probe.location());
     tracing::info!("one probe object of {whole} is copied to {location}, and removed again");
     let took = match probe.copy(request.source_key).await {
         Ok(took) => took,
-        Err(error) => {
-            add_failed_copy(&error, checks);
-            return ProbeOutcome::default();
-        }
+        Err(error) => return add_failed_copy(&error, checks),
     };
+    objects.copy_duration = Some(took);
     let head = probe.head().await;
+    let key = head.as_ref().ok().and_then(HeadObjectOutput::ssekms_key_id);
+    objects.uses_kms |= key.is_some();
     check_copy(head.as_ref(), request.size_bytes, took, checks);
     let acl = request.run.options.copy_acl.as_deref();
     if let Some(owner) = find_owner(request.destination, probe.key(), acl).await {
@@ -64,10 +60,6 @@ pub(super) async fn probe_copy(
             format!("{location} could not be removed: {error}"),
             "remove it by hand; s3:DeleteObject on the probes' keys",
         ),
-    }
-    ProbeOutcome {
-        copy_duration: Some(took),
-        uses_kms: head.is_ok_and(|head| head.ssekms_key_id().is_some()),
     }
 }
 

@@ -109,7 +109,7 @@ impl Rehearsal<'_> {
     async fn try_batch(&self, rows: &[RehearsedRow]) -> Result<Vec<(String, bool)>, sqlx::Error> {
         let mut transaction = self.begin().await?;
         let column = |text: fn(&RehearsedRow) -> &str| rows.iter().map(text).collect::<Vec<_>>();
-        let set = sqlx::query_as(AssertSqlSafe(rehearsal_sql(self.inspector.table())))
+        let set = sqlx::query_as(AssertSqlSafe(rehearsal_sql(&self.inspector.table)))
             .bind(column(|(id, _)| id))
             .bind(column(|(_, route)| &route.old_path))
             .bind(column(|(_, route)| &route.new_path))
@@ -127,12 +127,12 @@ impl Rehearsal<'_> {
 
     async fn hides_rows(&self) -> Result<bool, sqlx::Error> {
         let mut transaction = self.begin().await?;
-        let query = sqlx::query_scalar(HIDES_ROWS).bind(&self.inspector.table().sql);
+        let query = sqlx::query_scalar(HIDES_ROWS).bind(&self.inspector.table.sql);
         query.fetch_one(&mut *transaction).await
     }
 
     async fn begin(&self) -> Result<PgTransaction<'static>, sqlx::Error> {
-        let mut transaction = self.inspector.pool().begin().await?;
+        let mut transaction = self.inspector.pool.begin().await?;
         let role = self.role.map(quote_identifier);
         let role = role.map_or_else(String::new, |role| format!("; SET LOCAL ROLE {role}"));
         sqlx::raw_sql(AssertSqlSafe(format!("{TIMEOUTS}{role}")))

@@ -9,7 +9,7 @@ use bucket_brigade_common::ledger::{
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::{like_prefix, quote_identifier};
 use serde::Serialize;
-use sqlx::postgres::{PgPool, Postgres};
+use sqlx::postgres::Postgres;
 use sqlx::{AssertSqlSafe, Connection as _, Decode, PgConnection, Type};
 
 /// A table of so many bytes or fewer is counted, a larger one sampled. The size is always known, the number of
@@ -105,14 +105,12 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct RowCounts {
     pub(super) in_scope: u64,
-    /// Already under the new prefix.
     #[serde(rename = "moved_already")]
     pub(super) moved: u64,
     pub(super) outside: u64,
     /// The share of the table that was read for it, in per cent; none when all of it was counted.
     #[serde(rename = "estimated_from_percent")]
     pub(super) sampled_percent: Option<u32>,
-    /// The average path of the rows that were read, in bytes.
     #[serde(skip)]
     pub(super) average_path_bytes: u32,
     /// The table's size by its rows, in bytes.
@@ -121,7 +119,6 @@ pub(super) struct RowCounts {
     /// Indexes that an update of a path writes: all of them when one holds the path, otherwise none.
     #[serde(skip)]
     pub(super) indexes_to_write: u32,
-    /// The table's own size in bytes, without its indexes.
     #[serde(skip)]
     pub(super) table_bytes: u64,
 }
@@ -142,10 +139,8 @@ pub(super) struct TableIndex {
     reason = "each answers a question of its own"
 )]
 pub(super) struct ServerInfo {
-    /// The role we are logged in as.
     #[sqlx(rename = "user_name")]
     pub(super) user: String,
-    /// Whether it may set paths.
     pub(super) may_update: bool,
     /// Whether there is a schema for the ledger, which an administrator may have made.
     pub(super) has_schema: bool,
@@ -156,9 +151,7 @@ pub(super) struct ServerInfo {
     pub(super) connections: i64,
     pub(super) is_aurora: bool,
     pub(super) has_aurora_status: bool,
-    /// Those that stream from it.
     pub(super) replicas: i64,
-    /// Whether the role may see how far they are behind.
     pub(super) may_see_lag: bool,
     pub(super) version: String,
 }
@@ -175,9 +168,8 @@ struct CountRow {
 /// The application's table, found and checked, and nothing more.
 #[derive(Debug)]
 pub(super) struct TableInspector {
-    database: DatabasePool,
-    pool: PgPool,
-    table: ApplicationTable,
+    pub(super) pool: DatabasePool,
+    pub(super) table: ApplicationTable,
     path_column: String,
     rule: PathRule,
     backend: i32,
@@ -191,20 +183,11 @@ impl TableInspector {
         let backend = sqlx::query_scalar("SELECT pg_backend_pid()");
         Ok(Self {
             backend: backend.fetch_one(&*database).await?,
-            pool: PgPool::clone(&database),
-            database,
+            pool: database,
             table,
             path_column: spec.table.path_column.clone(),
             rule: spec.rule.clone(),
         })
-    }
-
-    pub(super) fn pool(&self) -> &DatabasePool {
-        &self.database
-    }
-
-    pub(super) fn table(&self) -> &ApplicationTable {
-        &self.table
     }
 
     /// Ends the statement that is under way. A client that only goes away is noticed later.
@@ -260,7 +243,7 @@ impl TableInspector {
         } = sqlx::query_as(AssertSqlSafe(statement))
             .bind(like_prefix(self.rule.old_prefix()))
             .bind(like_prefix(self.rule.new_prefix()))
-            .fetch_one(&self.pool)
+            .fetch_one(&*self.pool)
             .await?;
         let whole = |count: i64| scale_sample(count, percent);
         let table_bytes = self.table_size().await?;
@@ -292,7 +275,7 @@ impl TableInspector {
         T: for<'r> Decode<'r, Postgres> + Type<Postgres> + Send + Unpin,
     {
         let query = sqlx::query_scalar(sql).bind(&self.table.sql);
-        query.fetch_one(&self.pool).await
+        query.fetch_one(&*self.pool).await
     }
 
     async fn indexes_to_write(&self) -> Result<u32, sqlx::Error> {
@@ -327,7 +310,7 @@ impl TableInspector {
             "SELECT DISTINCT t.{path}::text FROM {sql} t WHERE t.{path} = ANY ($1::text[])"
         );
         let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(paths);
-        let found = none_on_timeout(query.fetch_all(&self.pool).await)?;
+        let found = none_on_timeout(query.fetch_all(&*self.pool).await)?;
         Ok(found.unwrap_or_else(|| paths.to_vec()))
     }
 
@@ -347,7 +330,7 @@ impl TableInspector {
         sqlx::query_as(AssertSqlSafe(statement))
             .bind(like_prefix(self.rule.old_prefix()))
             .bind(i64::try_from(most).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
+            .fetch_all(&*self.pool)
             .await
     }
 
@@ -364,7 +347,7 @@ impl TableInspector {
     ) -> Result<Option<(i32, Option<Vec<String>>)>, sqlx::Error> {
         let query = sqlx::query_scalar(SELECT_MAX_PATH_CHARS).bind(&self.table.sql);
         let query = query.bind(&self.path_column);
-        let Some(most) = query.fetch_one(&self.pool).await? else {
+        let Some(most) = query.fetch_one(&*self.pool).await? else {
             return Ok(None);
         };
         Ok(Some((
@@ -375,18 +358,17 @@ impl TableInspector {
 
     async fn select_longer_than(&self, most: i32) -> Result<Vec<String>, sqlx::Error> {
         let ApplicationTable { sql, id, path, .. } = &self.table;
+        let chars = |prefix: &str| i32::try_from(prefix.chars().count()).unwrap_or(i32::MAX);
+        let (old, new) = (self.rule.old_prefix(), self.rule.new_prefix());
         let (row_id, in_scope) = (id.as_text("t"), self.table.in_scope("$1"));
         let statement = format!(
-            "SELECT {row_id} FROM {sql} t WHERE {in_scope}
-                AND char_length(t.{path}::text) - char_length($2) + char_length($3) > $4 LIMIT $5"
+            "SELECT {row_id} FROM {sql} t WHERE {in_scope} AND char_length(t.{path}::text) > $2 LIMIT $3"
         );
         sqlx::query_scalar(AssertSqlSafe(statement))
-            .bind(like_prefix(self.rule.old_prefix()))
-            .bind(self.rule.old_prefix())
-            .bind(self.rule.new_prefix())
-            .bind(most)
+            .bind(like_prefix(old))
+            .bind(most.saturating_add(chars(old)).saturating_sub(chars(new)))
             .bind(MAX_NAMED_ROWS)
-            .fetch_all(&self.pool)
+            .fetch_all(&*self.pool)
             .await
     }
 
@@ -394,7 +376,7 @@ impl TableInspector {
     pub(super) async fn missing_replica_identity(&self) -> Result<Vec<String>, sqlx::Error> {
         let query = sqlx::query_as(SELECT_WITHOUT_IDENTITY).bind(&self.table.sql);
         let query = query.bind(self.table.id.plain_names());
-        let tables: Vec<(String, Option<String>)> = query.fetch_all(&self.pool).await?;
+        let tables: Vec<(String, Option<String>)> = query.fetch_all(&*self.pool).await?;
         let mend = |(table, index): (String, Option<String>)| {
             let identity = index.map_or("FULL".into(), |index| format!("USING INDEX {index}"));
             format!("ALTER TABLE {table} REPLICA IDENTITY {identity};")
@@ -404,11 +386,10 @@ impl TableInspector {
 
     /// The partial index that sweeps go through, and what makes one.
     pub(super) async fn feed_index(&self) -> Result<(Option<String>, String), sqlx::Error> {
-        let index = ledger::find_partial_index(&self.pool, &self.table, &self.rule).await?;
-        Ok((
-            index.map(|index| index.name),
-            ledger::create_index_sql(&self.table, &self.rule),
-        ))
+        let (pool, table, rule) = (&self.pool, &self.table, &self.rule);
+        let index = ledger::find_partial_index(pool, table, rule).await?;
+        let name = index.map(|index| index.name);
+        Ok((name, ledger::create_index_sql(table, rule)))
     }
 
     /// Whether ids lie about the table at random, and how that is read.
@@ -418,7 +399,7 @@ impl TableInspector {
 
     pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {
         let query = sqlx::query_as(SELECT_INDEXES).bind(&self.table.sql);
-        query.bind(&self.path_column).fetch_all(&self.pool).await
+        query.bind(&self.path_column).fetch_all(&*self.pool).await
     }
 
     /// The application's triggers that an update of a path sets off.
@@ -428,7 +409,7 @@ impl TableInspector {
 
     pub(super) async fn server_info(&self) -> Result<ServerInfo, sqlx::Error> {
         let query = sqlx::query_as(SELECT_SERVER).bind(&self.table.sql);
-        query.bind(&self.path_column).fetch_one(&self.pool).await
+        query.bind(&self.path_column).fetch_one(&*self.pool).await
     }
 }
 
@@ -446,27 +427,24 @@ fn none_on_timeout<T>(result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx:
 }
 
 /// A count of a sample, for the whole table.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate"
+)]
 fn scale_sample(count: i64, percent: Option<f64>) -> u64 {
     let count = u64::try_from(count).unwrap_or(0);
-    let Some(percent) = percent else {
-        return count;
-    };
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate"
-    )]
-    let estimate = (count as f64 * 100.0 / percent).round() as u64;
-    estimate
+    percent.map_or(count, |percent| {
+        (count as f64 * 100.0 / percent).round() as u64
+    })
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "1 at least, and at most 100"
+)]
 fn round_percent(percent: f64) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "1 at least, and at most 100"
-    )]
-    let whole = percent.round().clamp(1.0, 100.0) as u32;
-    whole
+    percent.round().clamp(1.0, 100.0) as u32
 }

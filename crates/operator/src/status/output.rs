@@ -7,7 +7,7 @@ use bucket_brigade_common::ledger::feed_source::RunProgress;
 use bucket_brigade_common::printable::printable;
 use indicatif::HumanCount;
 
-use super::queries::WorkerStatus;
+use super::queries::{CodeCount, WorkerStatus};
 use super::queue::QueueStatus;
 use super::snapshot::{AllRunsStatus, StatusRates, StatusSnapshot};
 use crate::limit::format_limits;
@@ -30,28 +30,24 @@ impl fmt::Display for StatusSnapshot {
             run.source_bucket,
             run.destination_bucket
         )?;
-        write!(f, "state     {}", self.state)?;
-        match self.reason.as_str() {
-            "" => writeln!(f)?,
-            reason => writeln!(f, ": {}", printable(reason))?,
-        }
+        let reason = match &*self.reason {
+            "" => String::new(),
+            reason => format!(": {}", printable(reason)),
+        };
+        writeln!(f, "state     {}{reason}", self.state)?;
         write_rows(f, self.rows)?;
-        writeln!(f, "rate      {}", self.rate)?;
-        writeln!(f, "queue     {}", self.queue)?;
-        let limits = format_limits(self.run.limits);
-        writeln!(f, "limits    {}", limits.as_deref().unwrap_or("none"))?;
-        write!(f, "failures  ")?;
-        match self.failures.as_slice() {
-            [] => write!(f, "none")?,
-            codes => {
-                let codes: Vec<String> = codes
-                    .iter()
-                    .map(|one| format!("{} {}", one.code, HumanCount(one.rows)))
-                    .collect();
-                write!(f, "{}", codes.join(", "))?;
-            }
-        }
-        write!(f, "\nalive     {}", format_fleet(&self.workers))?;
+        let limits = format_limits(run.limits).unwrap_or_else(|| "none".into());
+        let count = |one: &CodeCount| format!("{} {}", one.code, HumanCount(one.rows));
+        let counts: Vec<String> = self.failures.iter().map(count).collect();
+        let failures = match &*counts {
+            [] => "none".into(),
+            counts => counts.join(", "),
+        };
+        let (rate, queue, fleet) = (&self.rate, &self.queue, format_fleet(&self.workers));
+        write!(
+            f,
+            "rate      {rate}\nqueue     {queue}\nlimits    {limits}\nfailures  {failures}\nalive     {fleet}"
+        )?;
         write_workers(f, &self.workers)
     }
 }
@@ -167,12 +163,11 @@ fn quote_prefix(prefix: &str) -> String {
 
 fn format_fleet(workers: &[WorkerStatus]) -> String {
     let consumers = workers.iter().filter(|worker| worker.role == "consumer");
-    let (mut count, mut copies) = (0, 0);
-    for consumer in consumers {
-        count += 1;
-        copies += consumer.concurrency;
-    }
-    let feeder = if workers.iter().any(|worker| worker.role == "feeder") {
+    let (count, copies) = consumers.fold((0, 0), |(count, copies), consumer| {
+        (count + 1, copies + consumer.concurrency)
+    });
+    let has_feeder = workers.iter().any(|worker| worker.role == "feeder");
+    let feeder = if has_feeder {
         "the feeder"
     } else {
         "no feeder"
@@ -184,12 +179,8 @@ fn write_workers(f: &mut fmt::Formatter<'_>, workers: &[WorkerStatus]) -> fmt::R
     if workers.is_empty() {
         return Ok(());
     }
-    let widest = workers
-        .iter()
-        .map(|worker| worker.worker.chars().count())
-        .max()
-        .unwrap_or(0)
-        .max("process".len());
+    let names = workers.iter().map(|worker| worker.worker.chars().count());
+    let widest = names.fold("process".len(), usize::max);
     write!(
         f,
         "\n\n  {:widest$}  copies  in hand    moved/s   commit  state",

@@ -147,95 +147,42 @@ mod tests {
     fn each_state_has_its_reason() {
         let consumer = |state, why| worker("consumer", state, why);
         let feeder = |state| worker("feeder", state, "");
-        let (paused, finished) = (
-            RunSummary {
-                paused: Some("by ana: release".into()),
-                ..RunSummary::default()
-            },
-            RunSummary {
-                finished_at: Some("2026-01-01T01:00:00Z".into()),
-                ..RunSummary::default()
-            },
-        );
-        let running = consumer("running", "");
-        let idle = consumer("nothing to do", "");
-        let cases = [
-            (
-                state_text(&paused, &[consumer("paused", "")], 9),
-                "paused: by ana: release",
-            ),
-            (
-                state_text(
-                    &RunSummary::default(),
-                    &[running.clone(), consumer("waiting", "S3: denied")],
-                    9,
-                ),
-                "waiting: consumer-1: S3: denied",
-            ),
-            (
-                state_text(
-                    &RunSummary::default(),
-                    &[running.clone(), consumer("database slow", "lag")],
-                    9,
-                ),
-                "database slow: lag",
-            ),
-            (
-                state_text(&RunSummary::default(), &[feeder("feeding")], 0),
-                "waiting: no consumer is running",
-            ),
-            (
-                state_text(&RunSummary::default(), &[], 5),
-                "waiting: no consumer is running",
-            ),
-            (
-                state_text(&RunSummary::default(), &[], 0),
-                "nothing to do: no feeder and no consumer is running",
-            ),
-            (
-                state_text(
-                    &RunSummary::default(),
-                    &[worker("verify", "running", "1 of 2")],
-                    0,
-                ),
-                "running: verify: 1 of 2",
-            ),
-            (
-                state_text(&finished, std::slice::from_ref(&idle), 0),
-                "nothing to do: a sweep found nothing left at 2026-01-01T01:00:00Z",
-            ),
-            (
-                state_text(
-                    &RunSummary::default(),
-                    &[running.clone(), consumer("throttled by S3", "40")],
-                    9,
-                ),
-                "throttled by S3: 40",
-            ),
-            (
-                state_text(
-                    &RunSummary::default(),
-                    &[feeder("waiting: backlog full"), running],
-                    9,
-                ),
-                "running: ",
-            ),
-            (
-                state_text(
-                    &RunSummary::default(),
-                    &[feeder("waiting: backlog full"), idle.clone()],
-                    9,
-                ),
-                "waiting: backlog full",
-            ),
-            (
-                state_text(&RunSummary::default(), &[idle], 9),
-                "waiting: the messages left are hidden for a while",
-            ),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(text, expected);
-        }
+        let run = RunSummary::default();
+        let paused = RunSummary {
+            paused: Some("by ana: release".into()),
+            ..run.clone()
+        };
+        let finished = RunSummary {
+            finished_at: Some("2026-01-01T01:00:00Z".into()),
+            ..run.clone()
+        };
+        let check = |run: &RunSummary, workers: &[WorkerStatus], visible, expected: &str| {
+            assert_eq!(state_text(run, workers, visible), expected);
+        };
+        let running = || consumer("running", "");
+        let idle = || consumer("nothing to do", "");
+        let held = [consumer("paused", "")];
+        check(&paused, &held, 9, "paused: by ana: release");
+        let denied = [running(), consumer("waiting", "S3: denied")];
+        check(&run, &denied, 9, "waiting: consumer-1: S3: denied");
+        let slow = [running(), consumer("database slow", "lag")];
+        check(&run, &slow, 9, "database slow: lag");
+        let alone = "waiting: no consumer is running";
+        check(&run, &[feeder("feeding")], 0, alone);
+        check(&run, &[], 5, alone);
+        let nothing = "nothing to do: no feeder and no consumer is running";
+        check(&run, &[], 0, nothing);
+        let command = [worker("verify", "running", "1 of 2")];
+        check(&run, &command, 0, "running: verify: 1 of 2");
+        let nothing = "nothing to do: a sweep found nothing left at 2026-01-01T01:00:00Z";
+        check(&finished, &[idle()], 0, nothing);
+        let throttled = [running(), consumer("throttled by S3", "40")];
+        check(&run, &throttled, 9, "throttled by S3: 40");
+        let full = || feeder("waiting: backlog full");
+        check(&run, &[full(), running()], 9, "running: ");
+        check(&run, &[full(), idle()], 9, "waiting: backlog full");
+        let hidden = "waiting: the messages left are hidden for a while";
+        check(&run, &[idle()], 9, hidden);
     }
 
     /// The page colours a state by its word.

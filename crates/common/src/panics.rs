@@ -1,0 +1,57 @@
+//! Panics: one ends the process, unless it is contained. A process that lost a task to a defect is in no known
+//! state, and may be killed at any time. What handles a single message shares nothing with the rest that a panic
+//! could leave half done.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::panic::{self, AssertUnwindSafe};
+use std::pin::pin;
+
+use futures::FutureExt;
+
+use crate::exit;
+
+thread_local! {
+    /// Where a contained panic came from; none while nothing is contained.
+    static CONTAINED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+pub(crate) fn exit_on_panic() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        let is_contained = CONTAINED.with_borrow_mut(|place| {
+            if let Some(place) = place {
+                *place = panic
+                    .location()
+                    .map_or_else(String::new, |at| format!(" at {at}"));
+            }
+            place.is_some()
+        });
+        if !is_contained {
+            print(panic);
+            std::process::exit(i32::from(exit::UNEXPECTED));
+        }
+    }));
+}
+
+/// Runs to its end a future whose panic is its own.
+///
+/// # Errors
+/// The panic's text and place.
+pub async fn contain_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
+    poll_fn(|context| {
+        let outer = CONTAINED.replace(Some(String::new()));
+        let polled = future.as_mut().poll(context);
+        let place = CONTAINED.replace(outer).unwrap_or_default();
+        polled.map_err(|panic| format!("panicked{place}: {}", panic_text(&*panic)))
+    })
+    .await
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a text")
+}
