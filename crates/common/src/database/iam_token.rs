@@ -113,9 +113,9 @@ fn sign_token(
     let url = format!("https://{token}");
     let request = SignableRequest::new("GET", &url, std::iter::empty(), SignableBody::empty())?;
     let signed = sign(request, &SigningParams::V4(params))?;
-    for (name, value) in signed.output().params() {
-        token += &format!("&{name}={}", encode(value));
-    }
+    let parameters = signed.output().params().iter();
+    let parameters = parameters.map(|(name, value)| format!("&{name}={}", encode(value)));
+    token.extend(parameters);
     Ok(token)
 }
 
@@ -129,7 +129,7 @@ mod tests {
     fn token(user: &str, session: Option<&str>) -> String {
         let session = session.map(str::to_owned);
         let credentials = Credentials::new("akid", "secret", session, None, "test");
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_724_709_600);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(479_086);
         let host = "prod-instance.us-east-1.rds.amazonaws.com";
         let (address, region) = (format!("{host}:3306"), region_of(host).unwrap());
         sign_token(&address, user, region, &credentials.into(), now).unwrap()

@@ -86,7 +86,7 @@ impl DatabaseLogin {
                 options.password(&password.map_err(name)?)
             }
             PasswordSource::Iam(tokens) => {
-                let token = tokens.sign(&options).await?;
+                let token = Box::pin(tokens.sign(&options)).await?;
                 options.password(&token)
             }
         })

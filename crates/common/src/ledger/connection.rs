@@ -90,7 +90,7 @@ pub(super) async fn prepare_pool(
             Err(error) => Err(connect_error(pool, &error)),
         };
     }
-    let login = pool.login.read_options().await?;
+    let login = Box::pin(pool.login.read_options()).await?;
     let limited = purpose.settings(access);
     let checked = [&*limited, &[CHECK_CLIENT]].concat();
     for settings in [checked, limited, Vec::new()] {
@@ -125,7 +125,8 @@ pub(super) async fn prepare_pool(
 
 /// The server's version, where it says it.
 async fn connect_once(options: &PgConnectOptions) -> Result<Option<u32>, sqlx::Error> {
-    let connect = timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options));
+    let connect = Box::pin(PgConnection::connect_with(options));
+    let connect = timeout(CONNECT_TIMEOUT, connect);
     match connect.await {
         Ok(connection) => {
             let connection = connection?;

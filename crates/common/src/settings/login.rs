@@ -9,6 +9,7 @@ use super::{SecretString, Setting, SettingsProblems, optional, setting};
 use crate::database::{DatabaseLogin, PasswordSource, SSL_MODE_PROBLEM, parse_options};
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "their settings are named so")]
 pub struct LoginArgs {
     /// Postgres, with user, password and sslmode in the URL. Without it libpq's own variables are read:
     /// PGHOST, PGUSER, PGPASSWORD, PGPASSFILE, PGDATABASE, PGSSLMODE, …
