@@ -80,7 +80,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         concurrency: args.concurrency.map(|most| most.take(&mut problems)),
     };
     let (operator, lift) = (Operator::from(args.operator), args.lift.is_some());
-    let runs = args.runs.choose(args.common, problems).await?;
+    let runs = Box::pin(args.runs.choose(args.common, problems)).await?;
     let limit = async |run| {
         let limits = set_limits(&runs.pool, run, lift, asked, &operator).await?;
         Ok(LimitOutput { run, limits })

@@ -54,7 +54,7 @@ impl fmt::Display for PauseOutput {
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let problems = SettingsProblems::default();
     let operator = Operator::from(args.operator);
-    let runs = args.runs.choose(args.common, problems).await?;
+    let runs = Box::pin(args.runs.choose(args.common, problems)).await?;
     let pause = async |run| {
         pause_run(&runs.pool, run, &operator).await?;
         Ok(PauseOutput {

@@ -51,7 +51,7 @@ impl fmt::Display for ResumeOutput {
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let operator = Operator::from(args.operator);
     let problems = SettingsProblems::default();
-    let runs = args.runs.choose(args.common, problems).await?;
+    let runs = Box::pin(args.runs.choose(args.common, problems)).await?;
     let resume = async |run| {
         Ok(ResumeOutput {
             run,
