@@ -100,7 +100,7 @@ impl Copier {
     async fn retry_call(&self, call: StoreCall, route: &MoveRoute) -> Event {
         let mut attempts = ObjectAttempts::default();
         loop {
-            let Some(permit) = self.unless_stopped(self.wait_for_permit()).await else {
+            let Some(permit) = self.unless_stopped(self.wait_for_permit(route)).await else {
                 return Event::Interrupted;
             };
             let error = match self.try_call(call, route, permit, &attempts).await {
@@ -135,9 +135,9 @@ impl Copier {
         }
     }
 
-    async fn wait_for_permit(&self) -> ThrottlePermit<'_> {
+    async fn wait_for_permit<'a>(&'a self, route: &'a MoveRoute) -> ThrottlePermit<'a> {
         self.context.health.wait_until_up(Dependency::Objects).await;
-        self.context.throttle.acquire().await
+        self.context.throttle.acquire(&route.destination_key).await
     }
 
     /// Waits before the next attempt; or returns why there is none.

@@ -77,6 +77,7 @@ impl RunSlot {
             return Capacity::Waiting;
         };
         let context = &stages.context;
+        let messages = messages.saturating_sub(context.throttle.excess_waiting());
         let is_up = context.health.is_up(Dependency::Objects);
         if !is_up || messages > context.throttle.max_in_hand() {
             return Capacity::Waiting;
