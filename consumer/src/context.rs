@@ -58,13 +58,13 @@ impl ConsumerContext {
         }
     }
 
-    /// Waits until another copy may start: in the run, and in the process.
-    pub async fn start_copy(&self) -> (ThrottlePermit<'_>, Slot<'_>) {
+    /// Waits until another copy may start, to this key: in the run, and in the process.
+    pub async fn start_copy<'a>(&'a self, key: &'a str) -> (ThrottlePermit<'a>, Slot<'a>) {
         loop {
             self.throttle.wait_while_held().await;
             let slot = self.copies.acquire().await;
             // What its own throttle makes wait keeps no place of another run's.
-            if let Ok(permit) = timeout(SLOT_PATIENCE, self.throttle.acquire()).await {
+            if let Ok(permit) = timeout(SLOT_PATIENCE, self.throttle.acquire(key)).await {
                 return (permit, slot);
             }
         }

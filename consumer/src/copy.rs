@@ -142,9 +142,9 @@ impl Copier {
         }
     }
 
-    async fn start_copy(&self) -> (ThrottlePermit<'_>, Slot<'_>) {
+    async fn start_copy<'a>(&'a self, route: &'a MoveRoute) -> (ThrottlePermit<'a>, Slot<'a>) {
         self.context.health.wait_until_up(Dependency::Objects).await;
-        self.context.start_copy().await
+        self.context.start_copy(&route.destination_key).await
     }
 
     /// Waits before the next attempt; or returns why there is none.
@@ -177,7 +177,7 @@ impl Copier {
         route: &MoveRoute,
         attempts: &ObjectAttempts,
     ) -> CallOutcome {
-        let Some((permit, mut slot)) = self.unless_stopped(self.start_copy()).await else {
+        let Some((permit, mut slot)) = self.unless_stopped(self.start_copy(route)).await else {
             return CallOutcome::Stopped;
         };
         let sent = Instant::now();

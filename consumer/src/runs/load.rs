@@ -10,7 +10,7 @@ use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::ledger::fleet_control::{FleetControl, Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::ledger::{
-    ConnectionPurpose, LedgerError, PgPool, PostgresLedger, RunOptions, RunRow, RunSpec,
+    ConnectionPurpose, DatabasePool, LedgerError, PostgresLedger, RunOptions, RunRow, RunSpec,
     create_pool, list_runs_in, only_run,
 };
 use bucket_brigade_common::object_store::ObjectStore;
@@ -97,7 +97,7 @@ pub(crate) struct LedgerRunLoader {
     pub(crate) stop: CancellationToken,
     sdk: SdkConfig,
     /// Of all runs.
-    pool: PgPool,
+    pool: DatabasePool,
 }
 
 impl LedgerRunLoader {

@@ -30,6 +30,8 @@ const EXCLUDED_BACKOFF: Backoff = Backoff {
 pub(super) struct Allowance {
     /// Messages in hand. What cannot be copied soon is better left to others, and to the queue if we have to stop.
     in_hand: usize,
+    /// Those that wait for a slow range of keys: they take no room of what can go on.
+    slow: usize,
     /// The fleet's limits leave nothing of the run to this process.
     is_excluded: bool,
 }
@@ -63,14 +65,18 @@ pub(super) struct RunTable {
     part: usize,
     /// Messages of runs that wait: they take no room of what the others may receive.
     waiting: usize,
+    slow: usize,
 }
 
 impl Allowance {
     pub(super) fn of(stages: &Stages) -> Self {
         let throttle = &stages.context.throttle;
         let is_up = stages.context.health.is_up(Dependency::Objects);
+        let slow = throttle.excess_waiting();
+        let in_hand = throttle.max_in_hand().saturating_add(slow);
         Self {
-            in_hand: if is_up { throttle.max_in_hand() } else { 0 },
+            in_hand: if is_up { in_hand } else { 0 },
+            slow,
             is_excluded: throttle.is_excluded(),
         }
     }
@@ -133,6 +139,7 @@ impl RunTable {
             max_in_hand,
             part: max_in_hand,
             waiting: 0,
+            slow: 0,
         }
     }
 
@@ -154,6 +161,7 @@ impl RunTable {
         self.part = (self.max_in_hand / runs.max(1)).max(1);
         let waiting = self.waiting_slots().map(|(_, slot)| slot.held_count());
         self.waiting = waiting.sum();
+        self.slow = self.slots.values().map(|slot| slot.allowance.slow).sum();
     }
 
     fn waiting_slots(&self) -> impl Iterator<Item = (i64, &RunSlot)> {
@@ -176,7 +184,7 @@ impl RunTable {
 
     fn has_poll_room(&self) -> bool {
         let held = self.in_hand + self.parked + self.polled + MAX_BATCH_ENTRIES;
-        held <= self.max_in_hand + self.waiting
+        held <= self.max_in_hand + self.waiting + self.slow
     }
 
     pub(super) fn waiting_runs(&self) -> Vec<i64> {
@@ -204,7 +212,7 @@ impl RunTable {
     }
 
     fn has_room(&self, slot: &RunSlot) -> bool {
-        let is_sure = slot.in_hand < self.part || self.in_hand < self.max_in_hand;
+        let is_sure = slot.in_hand < self.part || self.in_hand < self.max_in_hand + self.slow;
         is_sure && slot.in_hand < slot.allowance.in_hand
     }
 
