@@ -39,7 +39,10 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
-pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
+pub use commit::{
+    FIRE_DEFERRED, ID_REWRITTEN, PATH_REWRITTEN, later_path_check_sql, path_update_error,
+    rehearsal_sql, stored_row_check,
+};
 pub use conditions::LocalTime;
 pub use connection::ConnectionPurpose;
 pub use errors::{
@@ -96,6 +99,7 @@ pub struct PostgresLedger {
 struct TableStatements {
     read_rows: Arc<str>,
     commit: Arc<str>,
+    check_later: Arc<str>,
     insert_failures: Arc<str>,
     first_page: Arc<str>,
     page_after: Arc<str>,
@@ -140,6 +144,7 @@ impl PostgresLedger {
         let statements = TableStatements {
             read_rows: commit::read_rows_sql(&table).into(),
             commit: commit::commit_sql(&table, &rule).into(),
+            check_later: commit::later_path_check_sql(&table).into(),
             insert_failures: changes::insert_failures_sql(&table).into(),
             first_page: feed::page_sql(&table, true, None).into(),
             page_after: feed::page_sql(&table, false, None).into(),

@@ -36,6 +36,8 @@ pub struct ApplicationTable {
     pub(super) filter: Option<RowFilter>,
     /// The mode in which rows are locked whose path is set.
     pub row_lock: &'static str,
+    /// Whether triggers fire after an update, and could set the path anew.
+    pub(super) has_after_triggers: bool,
 }
 
 /// What a process does with the table.
@@ -123,6 +125,12 @@ SELECT EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indreli
     OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
                 WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs))";
 
+/// `$1` table: triggers of the application, on it or on a partition. The type's bits: 2 BEFORE, 16 UPDATE,
+/// 64 INSTEAD. Source: PostgreSQL, `pg_trigger.h`.
+const HAS_AFTER_TRIGGERS: &str = "SELECT EXISTS (SELECT 1 FROM pg_trigger
+    WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 82 = 16
+      AND (tgrelid = $1::oid OR tgrelid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass))))";
+
 /// `$1` a table, quoted; null when it is there no more.
 const HIDES_ROWS: &str =
     "SELECT current_user::text, coalesce(row_security_active(to_regclass($1)::oid), false)";
@@ -152,6 +160,11 @@ async fn find_row_lock(pool: &PgPool, oid: i64, path: &str) -> Result<&'static s
     })
 }
 
+async fn find_after_triggers(pool: &PgPool, oid: i64) -> Result<bool, sqlx::Error> {
+    let query = sqlx::query_scalar(HAS_AFTER_TRIGGERS).bind(oid);
+    query.fetch_one(pool).await
+}
+
 impl ApplicationTable {
     /// Finds the table and checks it.
     pub(super) async fn discover(
@@ -170,6 +183,7 @@ impl ApplicationTable {
         ensure_all_rows_visible(pool, &table.sql).await?;
         Ok(Self {
             row_lock: find_row_lock(pool, table.oid, &spec.path_column).await?,
+            has_after_triggers: find_after_triggers(pool, table.oid).await?,
             sql: table.sql,
             name: table.name,
             is_partitioned: table.is_partitioned,
