@@ -243,7 +243,11 @@ pub async fn without_timeout<T>(
 #[async_trait]
 impl MoveLedger for PostgresLedger {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
-        with_batch_timeout(ids.len(), self.fetch_rows(ids)).await
+        let rows = with_batch_timeout(ids.len(), self.fetch_rows(ids)).await?;
+        if rows.len() < ids.len() {
+            self.ensure_none_hidden().await?;
+        }
+        Ok(rows)
     }
 
     async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
