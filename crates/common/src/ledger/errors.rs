@@ -35,6 +35,10 @@ pub enum LedgerError {
         /// What it is instead.
         kind: String,
     },
+    #[error(
+        "IMAGES_TABLE: '{table}' has rules ON UPDATE ({rules}), which would set something else than paths: make triggers of them, or disable them for the migration (ALTER TABLE … DISABLE RULE …)"
+    )]
+    UpdateRules { table: String, rules: String },
     #[error("{setting}: table '{table}' has no column '{column}' (it has {columns})")]
     NoSuchColumn {
         /// The setting that names the column.

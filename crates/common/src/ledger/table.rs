@@ -103,6 +103,10 @@ const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS ty
 const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
     FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
 
+const LIST_UPDATE_RULES: &str =
+    "SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrite
+    WHERE ev_class = $1::oid AND ev_type = '2' AND ev_enabled <> 'D'";
+
 const SELECT_PRIVILEGES: &str =
     "SELECT current_user::text AS user_name, has_schema_privilege(relnamespace, 'USAGE') AS schema_usage,
         NOT EXISTS (SELECT 1 FROM unnest($2::smallint[] || $3) n WHERE NOT has_column_privilege(oid, n, 'SELECT'))
@@ -173,6 +177,7 @@ impl ApplicationTable {
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
         let table = find_relation(pool, spec).await?;
+        table.refuse_update_rules().await?;
         let id = table_id::find_id(&table, spec).await?;
         let path = table.find_column("PATH_COLUMN", &spec.path_column).await?;
         table.check_path(spec, &path)?;
@@ -308,6 +313,20 @@ impl<'a> TableDetails<'a> {
             is_partitioned: false,
             sql: table.to_owned(),
         })
+    }
+
+    /// Postgres takes most of them not at all in a statement that also writes the evidence, and others would set
+    /// something else.
+    async fn refuse_update_rules(&self) -> Result<(), LedgerError> {
+        let query = sqlx::query_scalar(LIST_UPDATE_RULES).bind(self.oid);
+        let rules: Option<String> = query.fetch_one(self.pool).await?;
+        match rules {
+            None => Ok(()),
+            Some(rules) => Err(LedgerError::UpdateRules {
+                table: self.name.clone(),
+                rules,
+            }),
+        }
     }
 
     pub(super) async fn column_named(

@@ -78,6 +78,16 @@ async fn a_view() {
 }
 
 #[tokio::test]
+async fn a_table_whose_updates_are_rewritten() {
+    assert_refused(
+        "CREATE TABLE images (id bigint PRIMARY KEY, path text);
+         CREATE RULE keep_paths AS ON UPDATE TO images DO INSTEAD NOTHING",
+        &["IMAGES_TABLE", "rules ON UPDATE (keep_paths)"],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn no_such_id_column() {
     assert_refused(
         "CREATE TABLE images (key bigint PRIMARY KEY, path text)",
