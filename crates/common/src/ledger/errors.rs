@@ -90,6 +90,10 @@ pub enum LedgerError {
         "DATABASE_URL leads to a pooler in transaction mode, where the lock that keeps others out would be shared with other clients: connect to Postgres itself, or to a pool in session mode (consumers may stay)"
     )]
     TransactionPooler,
+    #[error(
+        "the database takes no writes (transaction_read_only is on): DATABASE_URL leads to a standby, or the database is closed"
+    )]
+    ReadOnly,
     /// Aurora's readers are in no view of Postgres's.
     #[error(
         "MAX_REPLICA_LAG: this is Aurora, whose readers do not stream from the writer: their lag is not seen; leave it off"
@@ -128,7 +132,9 @@ pub enum LedgerError {
 impl LedgerError {
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) => exit::UNAVAILABLE,
+            Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) | Self::ReadOnly => {
+                exit::UNAVAILABLE
+            }
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
             Self::AnotherFeeder { .. } => exit::ANOTHER_FEEDER,
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,
@@ -140,7 +146,7 @@ impl LedgerError {
 impl TransientError for LedgerError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) => true,
+            Self::Unreachable(_) | Self::ReadOnly => true,
             Self::Database(error) => is_unavailable(error),
             _ => false,
         }

@@ -259,6 +259,31 @@ async fn a_database_that_does_not_answer() {
     }
 }
 
+/// As a standby is, and a database that was closed.
+#[tokio::test]
+async fn a_database_that_takes_no_writes_is_named() {
+    let rig = TestRig::new().await;
+    let role = format!("reader_{:x}", fastrand::u64(..));
+    rig.execute_sql(&format!(
+        "CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'poor';
+         ALTER ROLE {role} SET default_transaction_read_only = on"
+    ))
+    .await;
+    let url = as_role(&rig.application.database_url, &role);
+    let settings = [("DATABASE_URL", url.as_str())];
+    let expect_named = async |program, arguments: &[&str]| {
+        let ended = rig.run_program_with(program, &settings, arguments).await;
+        assert_eq!(ended.code, Some(69), "{}", ended.log);
+        let is_named = ended.log.contains("the database takes no writes");
+        assert!(is_named, "{program} {arguments:?}: {}", ended.log);
+    };
+    expect_named("feeder", &[]).await;
+    rig.open_run().await;
+    expect_named("feeder", &[]).await;
+    expect_named("feeder", &["verify"]).await;
+    expect_named("consumer", &[]).await;
+}
+
 #[tokio::test]
 async fn without_usage_on_the_schema_the_grant_is_printed() {
     let mut rig = TestRig::new().await;
