@@ -36,8 +36,11 @@ const COMMON_SETTINGS: [ServerSetting; 5] = [
     ("tcp_keepalives_count", "3"),
 ];
 
-/// Known since Postgres 14, and only where the system supports it.
-const CHECK_CLIENT: ServerSetting = ("client_connection_check_interval", "2s");
+/// Known since Postgres 14, the first only where the system supports it. The session that holds a lock is idle.
+const NEWER_SETTINGS: [ServerSetting; 2] = [
+    ("client_connection_check_interval", "2s"),
+    ("idle_session_timeout", "0"),
+];
 
 impl ConnectionPurpose {
     /// What `pg_stat_activity` shows.
@@ -93,7 +96,7 @@ pub(super) async fn prepare_pool(
     }
     let plain = options.application_name(&name);
     let limited = plain.clone().options(purpose.settings(access));
-    for options in [limited.clone().options([CHECK_CLIENT]), limited] {
+    for options in [limited.clone().options(NEWER_SETTINGS), limited] {
         match connect_once(&options).await {
             Err(error) if refuses_settings(&error) => tracing::debug!(%error, "settings refused"),
             connected => {

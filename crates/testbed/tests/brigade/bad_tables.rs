@@ -359,12 +359,14 @@ async fn ids_that_no_index_orders_or_that_children_repeat() {
 }
 
 #[tokio::test]
-async fn an_isolation_level_of_the_role_is_not_ours() {
+async fn settings_of_the_role_are_not_ours() {
     let rig = TestRig::new().await;
     let role = format!("strict_{:x}", fastrand::u64(..));
     rig.execute_sql(&format!(
         "CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'poor';
-         ALTER ROLE {role} SET default_transaction_isolation = 'serializable'"
+         ALTER ROLE {role} SET default_transaction_isolation = 'serializable';
+         ALTER ROLE {role} SET idle_session_timeout = '1s';
+         ALTER ROLE {role} SET standard_conforming_strings = off"
     ))
     .await;
     let options = as_role(&rig.application.database_url, &role).parse();
@@ -372,9 +374,14 @@ async fn an_isolation_level_of_the_role_is_not_ours() {
     let ledger = PostgresLedger::open(pool, &rig.run_spec(), "strict", SecondRun::Refused)
         .await
         .unwrap();
-    let level: String = sqlx::query_scalar("SHOW transaction_isolation")
-        .fetch_one(ledger.pool())
-        .await
-        .unwrap();
-    assert_eq!(level, "read committed");
+    for (setting, ours) in [
+        ("transaction_isolation", "read committed"),
+        // It would end the session that holds the feeder's lock.
+        ("idle_session_timeout", "0"),
+        ("standard_conforming_strings", "on"),
+    ] {
+        let query = sqlx::query_scalar("SELECT current_setting($1)").bind(setting);
+        let value: String = query.fetch_one(ledger.pool()).await.unwrap();
+        assert_eq!(value, ours);
+    }
 }
