@@ -23,6 +23,9 @@ const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(15),
 };
 
+/// A failover in the middle of it, or a deadlock, is over by then.
+const SUSPECT_TRIES: u32 = 3;
+
 /// What became of one request of a batch.
 #[derive(Debug, Clone)]
 pub enum LedgerOutcome<R> {
@@ -80,7 +83,16 @@ impl<F> LedgerRetrier<F> {
     where
         F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>,
     {
-        let mut failures = 0;
+        let (mut tries, mut suspicions) = (0, 0);
+        let refused = |code, message| {
+            // It answers.
+            self.health.mark_up(Dependency::Database);
+            Err(FailureCause {
+                code,
+                message,
+                permanent: true,
+            })
+        };
         loop {
             let mut slot = self.statements.acquire().await;
             let began = Instant::now();
@@ -97,29 +109,45 @@ impl<F> LedgerRetrier<F> {
                     return Ok(results.into_iter().map(LedgerOutcome::Done).collect());
                 }
                 Ok(Err(StatementError::Rejected { code, message })) => {
-                    // It answers.
-                    self.health.mark_up(Dependency::Database);
-                    return Err(FailureCause {
-                        code,
-                        message,
-                        permanent: true,
-                    });
+                    if part.len() > 1 || self.passes_without_rows().await {
+                        return refused(code, message);
+                    }
+                    format!("{message} ({code})")
+                }
+                Ok(Err(StatementError::Suspect { code, message })) => {
+                    suspicions += 1;
+                    if suspicions >= SUSPECT_TRIES && self.passes_without_rows().await {
+                        return refused(code, message);
+                    }
+                    format!("{message} ({code})")
                 }
                 Err(panic) => return Err(FailureCause::panicked(panic)),
             };
-            failures += 1;
-            self.health
-                .record_failure(Dependency::Database, began, failures, &reason);
+            tries += 1;
+            // A suspicion is no outage yet.
+            if !(1..SUSPECT_TRIES).contains(&suspicions) {
+                self.health
+                    .record_failure(Dependency::Database, began, tries, &reason);
+            }
             if self.stop.is_cancelled() {
                 break;
             }
             tokio::select! {
                 biased;
-                () = sleep(RETRY_BACKOFF.jittered_delay(failures, fastrand::f64())) => {}
+                () = sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())) => {}
                 () = self.stop.cancelled() => {}
             }
         }
         Ok(part.iter().map(|_| LedgerOutcome::Interrupted).collect())
+    }
+
+    /// Whether it is the rows that are refused, and not any call: by our rights, by a trigger of the statement, by
+    /// a standby.
+    async fn passes_without_rows<T, R>(&self) -> bool
+    where
+        F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>,
+    {
+        (self.call)(Arc::default()).await.is_ok()
     }
 }
 
@@ -180,6 +208,67 @@ mod tests {
                 LedgerOutcome::Interrupted => panic!("interrupted"),
             }
         }
+    }
+
+    fn suspect<T>() -> Result<T, StatementError> {
+        Err(StatementError::Suspect {
+            code: "XX000".into(),
+            message: "invalid memory alloc request size".into(),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_a_row_is_one_where_the_call_passes_without_rows() {
+        let context = ConsumerContext::for_tests();
+        let batcher = LedgerBatcher::new(CONFIG, &context, |batch: Arc<[i32]>| {
+            async move {
+                if batch.contains(&5) {
+                    return suspect();
+                }
+                Ok(batch.to_vec())
+            }
+            .boxed()
+        });
+        let outcomes = futures::future::join_all((0..8).map(|number| batcher.submit(number))).await;
+        for (number, outcome) in (0..8).zip(outcomes) {
+            let is_refused = matches!(outcome, LedgerOutcome::Refused { .. });
+            assert_eq!(is_refused, number == 5, "{number}");
+        }
+        assert!(context.health.is_up(Dependency::Database));
+    }
+
+    fn refuse<T>(code: &str, message: &str) -> Result<T, StatementError> {
+        let (code, message) = (code.to_owned(), message.to_owned());
+        Err(StatementError::Rejected { code, message })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_without_rows_too_is_an_outage() {
+        for suspected in [true, false] {
+            wait_for_statement(suspected).await;
+        }
+    }
+
+    async fn wait_for_statement(suspected: bool) {
+        let context = ConsumerContext::for_tests();
+        let (health, began) = (context.health.clone(), Instant::now());
+        let batcher = LedgerBatcher::new(CONFIG, &context, move |batch: Arc<[u32]>| {
+            let is_over = began.elapsed() > Duration::from_mins(1);
+            async move {
+                match (is_over, suspected) {
+                    (true, _) => Ok(batch.to_vec()),
+                    (_, true) => suspect(),
+                    _ => refuse("P0001", "closed for the night"),
+                }
+            }
+            .boxed()
+        });
+        let submitted = batcher.submit(1);
+        let (outcome, ()) = tokio::join!(submitted, async {
+            sleep(Duration::from_secs(30)).await;
+            assert!(!health.is_up(Dependency::Database));
+        });
+        assert!(matches!(outcome, LedgerOutcome::Done(1)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,9 @@
 //! Sending rows to the queue until each is confirmed.
 
+use std::slice;
 use std::sync::Arc;
 
-use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger};
+use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, StatementError};
 use bucket_brigade_common::message::encode;
 use bucket_brigade_common::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
@@ -106,9 +107,26 @@ impl BatchSender<'_> {
     pub async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), FeederStopped> {
         self.retrier
             .retry_database("recording failures", async || {
-                self.ledger.record_failures(failures).await
+                match self.ledger.record_failures(failures).await {
+                    Err(StatementError::Rejected { .. }) => self.record_each(failures).await,
+                    recorded => recorded,
+                }
             })
             .await
+    }
+
+    /// A failure that the database refuses to record is in the log alone.
+    async fn record_each(&self, failures: &[MoveFailure]) -> Result<(), StatementError> {
+        for failure in failures {
+            match self.ledger.record_failures(slice::from_ref(failure)).await {
+                Err(StatementError::Rejected { code, message }) => {
+                    let row = &failure.id;
+                    tracing::error!(%row, code, "the failure of row {row} cannot be recorded: {message}");
+                }
+                recorded => recorded?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -130,7 +130,7 @@ async fn ask<T>(
                 setting,
                 problem: format!("the database refuses it: {message} ({code})"),
             },
-            error @ StatementError::Unavailable(_) => PreflightError::Unreachable {
+            error => PreflightError::Unreachable {
                 setting: "DATABASE_URL",
                 problem: error.to_string(),
             },

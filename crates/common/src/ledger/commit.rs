@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
 
-use super::errors::{batch_error, is_row_lock_timeout, statement_error};
-use super::{ApplicationTable, PostgresLedger};
+use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_error};
+use super::{ApplicationTable, PostgresLedger, ensure_all_rows_visible};
 use crate::companions::CompanionCopies;
 use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::path_rule::PathRule;
@@ -38,7 +39,7 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
 fn update_ctes(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let row_lock = table.row_lock;
-    let check = stored_path_check(path, "l.new_path");
+    let check = stored_row_check(table, "l.new_path");
     let (columns, order) = (id.as_keys("t"), id.order("t"));
     let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
     format!(
@@ -121,34 +122,55 @@ const COMPANION_EVIDENCE: (&str, &str, &str) = (
     ", companions = excluded.companions",
 );
 
-/// What [`stored_path_check`] has the server complain about.
+/// What [`stored_row_check`] has the server complain about.
 pub const PATH_REWRITTEN: &str = "PathRewritten";
 
-/// A column of RETURNING that fails the statement when the path as stored is not the one asked for: a cast
-/// that cannot be made is the only error that SQL raises without a function.
-pub fn stored_path_check(path: &str, wanted: &str) -> String {
+/// The same: with its id the row would lose its evidence.
+pub const ID_REWRITTEN: &str = "IdRewritten";
+
+/// A column of RETURNING that fails the statement when the path as stored is not the one asked for, or the
+/// row has another id than `l`: a cast that cannot be made is the only error that SQL raises without a function.
+pub fn stored_row_check(table: &ApplicationTable, wanted: &str) -> String {
+    let ApplicationTable { id, path, .. } = table;
+    let (is_same, new_id) = (id.matches_keys("t", "l"), id.as_text("t"));
     format!(
         r#"CASE WHEN t.{path}::text COLLATE "C" IS DISTINCT FROM {wanted} THEN
-            (concat('{PATH_REWRITTEN} to ', t.{path}::text, ' instead of ', {wanted}))::integer END"#
+                concat('{PATH_REWRITTEN} to ', t.{path}::text, ' instead of ', {wanted})::integer
+            WHEN ({is_same}) IS NOT TRUE THEN concat('{ID_REWRITTEN} to ', {new_id})::integer END"#
     )
 }
 
-/// Sorts the error of a statement that sets paths.
-pub fn path_update_error(error: &sqlx::Error) -> StatementError {
-    name_rewritten_path(statement_error(error))
+/// `$1` ids, `$2` new paths: fails in the same way where a trigger that fired after the update has set another.
+pub fn later_path_check_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let is_row = id.matches("t", "l.id");
+    format!(
+        r#"SELECT concat('{PATH_REWRITTEN} to ', t.{path}::text, ' instead of ', l.new_path)::integer
+             FROM unnest($1::text[], $2::text[]) AS l (id, new_path) JOIN {sql} t ON {is_row}
+            WHERE t.{path}::text COLLATE "C" IS DISTINCT FROM l.new_path"#
+    )
 }
 
-fn name_rewritten_path(error: StatementError) -> StatementError {
-    match error {
-        StatementError::Rejected { code, message }
-            if code == "22P02" && message.contains(PATH_REWRITTEN) =>
-        {
-            StatementError::Rejected {
-                code: PATH_REWRITTEN.into(),
-                message: format!("a trigger changes the path that is set: {message}"),
-            }
-        }
-        other => other,
+/// Has triggers fire now that wait for the end of the transaction.
+pub const FIRE_DEFERRED: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+
+/// Sorts the error of a statement that sets paths.
+pub fn path_update_error(error: &sqlx::Error) -> StatementError {
+    name_rewritten_row(statement_error(error))
+}
+
+fn name_rewritten_row(error: StatementError) -> StatementError {
+    let StatementError::Rejected { code, message } = &error else {
+        return error;
+    };
+    let (code, what) = match &**code {
+        "22P02" if message.contains(PATH_REWRITTEN) => (PATH_REWRITTEN, "the path that is set"),
+        "22P02" if message.contains(ID_REWRITTEN) => (ID_REWRITTEN, "the row's id (ID_COLUMN)"),
+        _ => return error,
+    };
+    StatementError::Rejected {
+        code: code.into(),
+        message: format!("a trigger changes {what}: {message}"),
     }
 }
 
@@ -170,9 +192,9 @@ impl PostgresLedger {
             Err(error) if is_row_lock_timeout(&error) && moves.len() == 1 => Ok(HashSet::new()),
             Err(error) if is_row_lock_timeout(&error) => Err(StatementError::Rejected {
                 code: "55P03".into(),
-                message: error.to_string(),
+                message: message_of(&error),
             }),
-            result => result.map_err(|error| name_rewritten_path(batch_error(&error, moves.len()))),
+            result => result.map_err(|error| name_rewritten_row(batch_error(&error, moves.len()))),
         }
     }
 
@@ -196,6 +218,14 @@ impl PostgresLedger {
             (RowId::from_database(id), row)
         };
         Ok(rows.into_iter().map(row).collect())
+    }
+
+    /// A policy may have come since the run was taken on: a row that it hides is not gone.
+    pub(super) async fn ensure_none_hidden(&self) -> Result<(), StatementError> {
+        let seen = ensure_all_rows_visible(&self.pool, &self.table.sql);
+        let seen = super::before_timeout(seen).await;
+        let seen = seen.ok_or_else(super::no_response)?;
+        seen.map_err(|error| StatementError::Unavailable(error.to_string()))
     }
 
     pub(super) async fn commit_moves(
@@ -224,10 +254,37 @@ impl PostgresLedger {
             let (ids, companions): (Vec<String>, Vec<String>) = with.map(evidence).unzip();
             query.bind(ids).bind(companions)
         };
-        let moved: Vec<(String,)> = query.fetch_all(&self.pool).await?;
-        Ok(moved
-            .into_iter()
-            .map(|(id,)| RowId::from_database(id))
-            .collect())
+        let moved: Vec<(String,)> = if self.table.has_after_triggers {
+            let mut transaction = self.pool.begin().await?;
+            let moved = query.fetch_all(&mut *transaction).await?;
+            self.check_later(&mut transaction, &moved, moves).await?;
+            transaction.commit().await?;
+            moved
+        } else {
+            query.fetch_all(&self.pool).await?
+        };
+        let ids = moved.into_iter().map(|(id,)| RowId::from_database(id));
+        Ok(ids.collect())
+    }
+
+    async fn check_later(
+        &self,
+        connection: &mut PgConnection,
+        moved: &[(String,)],
+        moves: &[PendingMove],
+    ) -> Result<(), sqlx::Error> {
+        let moved: HashSet<&str> = moved.iter().map(|(id,)| &**id).collect();
+        let moved = moves.iter().filter(|one| moved.contains(one.id.as_str()));
+        let moved = moved.map(|one| (one.id.as_str(), &*one.new_path));
+        let (ids, paths): (Vec<&str>, Vec<&str>) = moved.unzip();
+        sqlx::raw_sql(FIRE_DEFERRED)
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query(AssertSqlSafe(self.statements.check_later.clone()))
+            .bind(ids)
+            .bind(paths)
+            .execute(connection)
+            .await
+            .map(drop)
     }
 }

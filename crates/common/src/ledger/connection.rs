@@ -37,8 +37,11 @@ const COMMON_SETTINGS: [ServerSetting; 5] = [
     ("tcp_keepalives_count", "3"),
 ];
 
-/// Known since Postgres 14, and only where the system supports it.
-const CHECK_CLIENT: ServerSetting = ("client_connection_check_interval", "2s");
+/// Known since Postgres 14, the first only where the system supports it. The session that holds a lock is idle.
+const NEWER_SETTINGS: [ServerSetting; 2] = [
+    ("client_connection_check_interval", "2s"),
+    ("idle_session_timeout", "0"),
+];
 
 impl ConnectionPurpose {
     /// What `pg_stat_activity` shows.
@@ -66,6 +69,12 @@ impl ConnectionPurpose {
         let mut settings = COMMON_SETTINGS.to_vec();
         settings.push(("lock_timeout", lock_timeout));
         settings.push(("statement_timeout", statement_timeout));
+        // Rows that a policy hides from a reader are an error, also once it has begun, and a backslash is one. Not
+        // for those that set paths: the application's triggers would have it so, too.
+        if access == TableAccess::Read {
+            settings.push(("row_security", "off"));
+            settings.push(("standard_conforming_strings", "on"));
+        }
         settings
     }
 }
@@ -92,7 +101,7 @@ pub(super) async fn prepare_pool(
     }
     let login = Box::pin(pool.login.read_options()).await?;
     let limited = purpose.settings(access);
-    let checked = [&*limited, &[CHECK_CLIENT]].concat();
+    let checked = [&*limited, &NEWER_SETTINGS].concat();
     for settings in [checked, limited, Vec::new()] {
         let is_plain = settings.is_empty();
         let name = name.clone();

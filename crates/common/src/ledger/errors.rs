@@ -26,7 +26,15 @@ pub enum LedgerError {
     NoSuchTable { table: String, hint: String },
     /// A view, a sequence, a foreign table.
     #[error("IMAGES_TABLE: '{table}' is {kind}, not a table")]
-    NotATable { table: String, kind: String },
+    NotATable {
+        table: String,
+        /// What it is instead.
+        kind: String,
+    },
+    #[error(
+        "IMAGES_TABLE: '{table}' has rules ON UPDATE ({rules}), which would set something else than paths: make triggers of them, or disable them for the migration (ALTER TABLE … DISABLE RULE …)"
+    )]
+    UpdateRules { table: String, rules: String },
     #[error("{setting}: table '{table}' has no column '{column}' (it has {columns})")]
     NoSuchColumn {
         setting: &'static str,
@@ -70,6 +78,10 @@ pub enum LedgerError {
         "DATABASE_URL leads to a pooler in transaction mode, where the lock that keeps others out would be shared with other clients: connect to Postgres itself, or to a pool in session mode (consumers may stay)"
     )]
     TransactionPooler,
+    #[error(
+        "the database takes no writes (transaction_read_only is on): DATABASE_URL leads to a standby, or the database is closed"
+    )]
+    ReadOnly,
     /// Aurora's readers are in no view of Postgres's.
     #[error(
         "MAX_REPLICA_LAG: this is Aurora, whose readers do not stream from the writer: their lag is not seen; leave it off"
@@ -104,7 +116,9 @@ pub enum LedgerError {
 impl LedgerError {
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) => exit::UNAVAILABLE,
+            Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) | Self::ReadOnly => {
+                exit::UNAVAILABLE
+            }
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
             Self::AnotherFeeder { .. } => exit::ANOTHER_FEEDER,
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,
@@ -116,7 +130,7 @@ impl LedgerError {
 impl TransientError for LedgerError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) => true,
+            Self::Unreachable(_) | Self::ReadOnly => true,
             Self::Database(error) => is_unavailable(error),
             _ => false,
         }
@@ -173,12 +187,26 @@ pub(super) fn is_invalid_name(error: &sqlx::Error) -> bool {
 /// deadlock, serialization, `statement_timeout`, an error inside the server.
 /// Source: PostgreSQL documentation, appendix A.
 const SERVER_STATES: [&str; 10] = [
-    "08", "28", "3D", "40", "53", "57P", "57014", "58", "F0", "XX000",
+    "08",
+    "28",
+    "3D",
+    "40",
+    "53",
+    "57P",
+    "57014",
+    "58",
+    "F0",
+    INTERNAL_ERROR,
 ];
+
+const INTERNAL_ERROR: &str = "XX000";
 
 /// Classes that mean the statement, our rights or the server's state when the statement itself raises them
 /// (a table that was dropped, a standby that takes no writes), and one row when a trigger does.
 const STATEMENT_CLASSES: [&str; 6] = ["0A", "25", "26", "3F", "42", "55"];
+
+/// A prepared statement that is not there, or there already: a pooler's trouble.
+const PREPARED_STATEMENT_CODES: [&str; 2] = ["26000", "42P05"];
 
 /// A statement that `statement_timeout` ended, or an administrator.
 const STATEMENT_CANCELLED: &str = "57014";
@@ -188,11 +216,17 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Sorts by SQLSTATE: what is not about the server may be about one row of the batch.
 pub fn statement_error(error: &sqlx::Error) -> StatementError {
+    let message = message_of(error);
     match sqlstate_of(error) {
-        Some(code) if is_about_rows(&code, context_of(error)) => StatementError::Rejected {
-            code,
-            message: error.to_string(),
-        },
+        Some(code) if is_about_rows(&code, context_of(error)) => {
+            StatementError::Rejected { code, message }
+        }
+        Some(code) if may_be_about_rows(&code, context_of(error)) => {
+            StatementError::Suspect { code, message }
+        }
+        _ if matches!(error, sqlx::Error::RowNotFound) => StatementError::Unavailable(
+            "the run is in the ledger (bucket_brigade.run) no more".into(),
+        ),
         _ => StatementError::Unavailable(crate::aws::error_chain(error)),
     }
 }
@@ -202,6 +236,17 @@ fn is_about_rows(code: &str, context: Option<&str>) -> bool {
     let starts = |classes: &[&str]| classes.iter().any(|class| code.starts_with(class));
     let from_statement = context.is_none() && starts(&STATEMENT_CLASSES);
     !starts(&SERVER_STATES) && !from_statement && code != LOCK_NOT_AVAILABLE
+}
+
+/// Whether one row can be the cause of what is else the server's or the statement's trouble: a damaged value, a
+/// row that may not change its partition, whatever a function of the application's raises or runs into.
+fn may_be_about_rows(code: &str, context: Option<&str>) -> bool {
+    let is_of_statement = STATEMENT_CLASSES
+        .iter()
+        .any(|class| code.starts_with(class));
+    let is_in_function = context.is_some_and(|context| context.contains("function"));
+    let may_be = code == INTERNAL_ERROR || is_of_statement || is_in_function;
+    may_be && code != LOCK_NOT_AVAILABLE && !PREPARED_STATEMENT_CODES.contains(&code)
 }
 
 /// Whether `lock_timeout` ended a wait for a row or an index entry of the application's. Without a context
@@ -223,7 +268,7 @@ pub(super) fn batch_error(error: &sqlx::Error, rows: usize) -> StatementError {
     if is_statement_timeout(error) && (rows > 1 || in_function) {
         return StatementError::Rejected {
             code: STATEMENT_CANCELLED.into(),
-            message: error.to_string(),
+            message: message_of(error),
         };
     }
     statement_error(error)
@@ -232,6 +277,12 @@ pub(super) fn batch_error(error: &sqlx::Error, rows: usize) -> StatementError {
 fn context_of(error: &sqlx::Error) -> Option<&str> {
     let error = error.as_database_error()?;
     error.try_downcast_ref::<PgDatabaseError>()?.r#where()
+}
+
+/// Without the line of the server's source at which it was raised.
+pub(super) fn message_of(error: &sqlx::Error) -> String {
+    let database = error.as_database_error();
+    database.map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
@@ -265,5 +316,26 @@ mod tests {
             );
         }
         assert!(!is_about_rows(LOCK_NOT_AVAILABLE, trigger));
+    }
+
+    #[test]
+    fn a_row_may_be_the_cause_of_what_looks_like_the_servers_trouble() {
+        let trigger = Some("PL/pgSQL function refuse() line 2 at RAISE");
+        for code in ["XX000", "0A000", "42501", "55000", "25006"] {
+            assert!(may_be_about_rows(code, None), "{code}");
+        }
+        for code in ["XX000", "08001", "40001", "53400", "57P01", "58030"] {
+            assert!(may_be_about_rows(code, trigger), "{code}");
+        }
+        let row = Some("while updating tuple (0,7) in relation \"images\"");
+        for code in [
+            "08006", "40P01", "53100", "57P01", "57014", "26000", "42P05",
+        ] {
+            assert!(
+                !may_be_about_rows(code, None) && !may_be_about_rows(code, row),
+                "{code}"
+            );
+        }
+        assert!(!may_be_about_rows(LOCK_NOT_AVAILABLE, trigger));
     }
 }

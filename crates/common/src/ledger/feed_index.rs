@@ -248,12 +248,12 @@ impl PostgresLedger {
 
     /// Looks at the indexes anew: one may have been made, or dropped, meanwhile.
     pub(super) async fn choose_access(&self) -> Result<SweepAccess, StatementError> {
-        let find = find_partial_index(&self.pool, &self.table, &self.rule);
-        let index = with_timeout(find).await?;
-        let condition = index.as_ref().map(|index| &*index.condition);
-        self.feed_index.set(condition);
         // What cannot be told so is found out by a sweep, which has time for each row, and passes over those
         // that cannot be read.
+        let find = find_partial_index(&self.pool, &self.table, &self.rule);
+        let index = with_timeout(find).await.ok().flatten();
+        let condition = index.as_ref().map(|index| &*index.condition);
+        self.feed_index.set(condition);
         let probed = with_timeout(self.probe_index()).await;
         match (probed, index) {
             (Ok(Some(false)), _) => Ok(SweepAccess::NothingLeft),

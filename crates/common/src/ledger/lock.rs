@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use sqlx::postgres::PgPool;
-use sqlx::{PgConnection, Row as _};
+use sqlx::postgres::{PgPool, Postgres};
+use sqlx::{Decode, PgConnection, Row as _, Type};
 use tokio::time::timeout;
 
 use super::{LedgerError, PostgresLedger};
@@ -171,13 +171,30 @@ pub(super) async fn ensure_own_session(
     if own.contains(&others) || own != [again; 2] {
         return Err(LedgerError::TransactionPooler);
     }
-    Ok(())
+    ensure_writable(connection).await
+}
+
+async fn backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    select_plainly(connection, "SELECT pg_backend_pid()").await
 }
 
 /// By the simple protocol: such a pooler may know no prepared statements.
-async fn backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
-    let row = sqlx::raw_sql("SELECT pg_backend_pid()")
-        .fetch_one(connection)
-        .await?;
+async fn select_plainly<T>(
+    connection: &mut PgConnection,
+    sql: &'static str,
+) -> Result<T, sqlx::Error>
+where
+    T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
+{
+    let row = sqlx::raw_sql(sql).fetch_one(connection).await?;
     row.try_get(0)
+}
+
+/// Makes sure that the database takes writes: a standby does not, and would be found out in the middle.
+pub(super) async fn ensure_writable(connection: &mut PgConnection) -> Result<(), LedgerError> {
+    let sql = "SELECT current_setting('transaction_read_only')::boolean";
+    if select_plainly(connection, sql).await? {
+        return Err(LedgerError::ReadOnly);
+    }
+    Ok(())
 }

@@ -39,7 +39,10 @@ use async_trait::async_trait;
 use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
-pub use commit::{PATH_REWRITTEN, path_update_error, rehearsal_sql, stored_path_check};
+pub use commit::{
+    FIRE_DEFERRED, ID_REWRITTEN, PATH_REWRITTEN, later_path_check_sql, path_update_error,
+    rehearsal_sql, stored_row_check,
+};
 pub use conditions::LocalTime;
 pub use connection::ConnectionPurpose;
 pub use errors::{
@@ -103,6 +106,7 @@ pub struct PostgresLedger {
 struct TableStatements {
     read_rows: Arc<str>,
     commit: Arc<str>,
+    check_later: Arc<str>,
     insert_failures: Arc<str>,
 }
 
@@ -123,6 +127,7 @@ impl PostgresLedger {
         let statements = TableStatements {
             read_rows: commit::read_rows_sql(&table).into(),
             commit: commit::commit_sql(&table, &rule).into(),
+            check_later: commit::later_path_check_sql(&table).into(),
             insert_failures: changes::insert_failures_sql(&table).into(),
         };
         Ok(Self {
@@ -231,7 +236,11 @@ pub fn no_response() -> StatementError {
 #[async_trait]
 impl MoveLedger for PostgresLedger {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
-        with_batch_timeout(ids.len(), self.fetch_rows(ids)).await
+        let rows = with_batch_timeout(ids.len(), self.fetch_rows(ids)).await?;
+        if rows.len() < ids.len() {
+            self.ensure_none_hidden().await?;
+        }
+        Ok(rows)
     }
 
     async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {

@@ -94,6 +94,9 @@ pub enum StatementError {
     /// The data itself was refused (a constraint, a length, a trigger): the batch holds a culprit.
     #[error("the database refused the row ({code}): {message}")]
     Rejected { code: String, message: String },
+    /// One row may be the cause, or the statement itself: the same statement without rows tells.
+    #[error("the database cannot be used ({code}): {message}")]
+    Suspect { code: String, message: String },
     /// The database cannot do it now; the same call may succeed later.
     #[error("the database cannot be used: {0}")]
     Unavailable(String),

@@ -109,6 +109,9 @@ impl PostgresLedger {
         access: TableAccess,
     ) -> Result<Option<Self>, LedgerError> {
         connection::prepare_pool(&pool, purpose, access).await?;
+        if access == TableAccess::Update {
+            lock::ensure_writable(&mut *pool.acquire().await?).await?;
+        }
         let table = ApplicationTable::discover(&pool, &spec.table, access).await?;
         if !schema::is_ready(&pool).await? {
             return Ok(None);

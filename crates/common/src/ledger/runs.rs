@@ -261,7 +261,11 @@ fn select_run<'a>(
         Some(name) => run.is_named(name),
         None => runs.len() == 1 || !run.is_finished,
     };
-    let meant: Vec<&RunRow> = runs.iter().filter(is_meant).collect();
+    let mut meant: Vec<&RunRow> = runs.iter().filter(is_meant).collect();
+    // A number may be a name, too.
+    if let Some(named) = meant.iter().position(|run| Some(&*run.name) == name) {
+        meant = vec![meant[named]];
+    }
     match (&*meant, name) {
         ([run], _) => Ok(Some(run)),
         ([], Some(_)) => Ok(None),
@@ -325,6 +329,9 @@ mod tests {
         assert_eq!(selected(&runs[..2], None), Ok(Some(2)));
         assert_eq!(selected(&runs, Some("a")), Ok(Some(1)));
         assert_eq!(selected(&runs, Some("3")), Ok(Some(3)));
+        let numbered = [run(1, "2", false), run(2, "b", false)];
+        assert_eq!(selected(&numbered, Some("2")), Ok(Some(1)));
+        assert_eq!(selected(&numbered, Some("1")), Ok(Some(1)));
         assert_eq!(selected(&runs, Some("d")), Ok(None));
         let error = selected(&runs, None).unwrap_err();
         assert!(

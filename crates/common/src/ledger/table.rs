@@ -36,6 +36,8 @@ pub struct ApplicationTable {
     pub(super) filter: Option<RowFilter>,
     /// The mode in which rows are locked whose path is set.
     pub row_lock: &'static str,
+    /// Whether triggers fire after an update, and could set the path anew.
+    pub(super) has_after_triggers: bool,
 }
 
 /// What a process does with the table.
@@ -101,6 +103,10 @@ const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS ty
 const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
     FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
 
+const LIST_UPDATE_RULES: &str =
+    "SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrite
+    WHERE ev_class = $1::oid AND ev_type = '2' AND ev_enabled <> 'D'";
+
 const SELECT_PRIVILEGES: &str =
     "SELECT current_user::text AS user_name, has_schema_privilege(relnamespace, 'USAGE') AS schema_usage,
         NOT EXISTS (SELECT 1 FROM unnest($2::smallint[] || $3) n WHERE NOT has_column_privilege(oid, n, 'SELECT'))
@@ -122,6 +128,12 @@ SELECT EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indreli
                   AND c.attnum = ANY (i.indkey))
     OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
                 WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs))";
+
+/// `$1` table: triggers of the application, on it or on a partition. The type's bits: 2 BEFORE, 16 UPDATE,
+/// 64 INSTEAD. Source: PostgreSQL, `pg_trigger.h`.
+const HAS_AFTER_TRIGGERS: &str = "SELECT EXISTS (SELECT 1 FROM pg_trigger
+    WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 82 = 16
+      AND (tgrelid = $1::oid OR tgrelid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass))))";
 
 /// `$1` a table, quoted; null when it is there no more.
 const HIDES_ROWS: &str =
@@ -152,6 +164,11 @@ async fn find_row_lock(pool: &PgPool, oid: i64, path: &str) -> Result<&'static s
     })
 }
 
+async fn find_after_triggers(pool: &PgPool, oid: i64) -> Result<bool, sqlx::Error> {
+    let query = sqlx::query_scalar(HAS_AFTER_TRIGGERS).bind(oid);
+    query.fetch_one(pool).await
+}
+
 impl ApplicationTable {
     /// Finds the table and checks it.
     pub(super) async fn discover(
@@ -160,6 +177,7 @@ impl ApplicationTable {
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
         let table = find_relation(pool, spec).await?;
+        table.refuse_update_rules().await?;
         let id = table_id::find_id(&table, spec).await?;
         let path = table.find_column("PATH_COLUMN", &spec.path_column).await?;
         table.check_path(spec, &path)?;
@@ -170,6 +188,7 @@ impl ApplicationTable {
         ensure_all_rows_visible(pool, &table.sql).await?;
         Ok(Self {
             row_lock: find_row_lock(pool, table.oid, &spec.path_column).await?,
+            has_after_triggers: find_after_triggers(pool, table.oid).await?,
             sql: table.sql,
             name: table.name,
             is_partitioned: table.is_partitioned,
@@ -294,6 +313,20 @@ impl<'a> TableDetails<'a> {
             is_partitioned: false,
             sql: table.to_owned(),
         })
+    }
+
+    /// Postgres takes most of them not at all in a statement that also writes the evidence, and others would set
+    /// something else.
+    async fn refuse_update_rules(&self) -> Result<(), LedgerError> {
+        let query = sqlx::query_scalar(LIST_UPDATE_RULES).bind(self.oid);
+        let rules: Option<String> = query.fetch_one(self.pool).await?;
+        match rules {
+            None => Ok(()),
+            Some(rules) => Err(LedgerError::UpdateRules {
+                table: self.name.clone(),
+                rules,
+            }),
+        }
     }
 
     pub(super) async fn column_named(

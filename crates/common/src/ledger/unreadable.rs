@@ -32,22 +32,28 @@ impl PostgresLedger {
     ) -> Result<RowPage, StatementError> {
         loop {
             let read = |rows| self.read_page(cursor, rows);
-            match self.stretch_length.run(size, read).await {
-                // Which row it is, a stretch of all rows tells.
-                Err(StatementError::Rejected { .. }) if self.feed_index.condition().is_some() => {
-                    self.feed_index.set(None);
-                }
-                Err(StatementError::Rejected { .. }) if size > 1 => size /= 2,
-                Err(StatementError::Rejected { code, message }) => {
-                    let id = with_timeout(self.next_id(cursor)).await?;
-                    let failure = |id| self.unreadable_row(id, code, &message);
-                    return Ok(RowPage {
-                        last_id: id.clone(),
-                        unreadable: id.map(failure),
-                        ..RowPage::default()
-                    });
+            let (code, message) = match self.stretch_length.run(size, read).await {
+                Err(StatementError::Rejected { code, message }) => (code, message),
+                Err(StatementError::Suspect { code, message })
+                    if with_timeout(self.read_page(cursor, 0)).await.is_ok() =>
+                {
+                    (code, message)
                 }
                 page => return page,
+            };
+            if self.feed_index.condition().is_some() {
+                // Which row it is, a stretch of all rows tells.
+                self.feed_index.set(None);
+            } else if size > 1 {
+                size /= 2;
+            } else {
+                let id = with_timeout(self.next_id(cursor)).await?;
+                let failure = |id| self.unreadable_row(id, code, &message);
+                return Ok(RowPage {
+                    last_id: id.clone(),
+                    unreadable: id.map(failure),
+                    ..RowPage::default()
+                });
             }
         }
     }
@@ -84,7 +90,9 @@ impl PostgresLedger {
     ) -> Result<(), StatementError> {
         let written = with_batch_timeout(failures.len(), self.write_failures(failures)).await;
         match (written, failures) {
-            (Err(StatementError::Rejected { .. }), [failure]) if failure.path != UNREADABLE => {
+            (Err(StatementError::Rejected { .. } | StatementError::Suspect { .. }), [failure])
+                if failure.path != UNREADABLE =>
+            {
                 let pathless = MoveFailure {
                     path: UNREADABLE.into(),
                     ..failure.clone()

@@ -5,7 +5,10 @@
 //! longer than for a commit of a consumer.
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PATH_REWRITTEN, path_update_error, rehearsal_sql};
+use bucket_brigade_common::ledger::{
+    FIRE_DEFERRED, ID_REWRITTEN, PATH_REWRITTEN, later_path_check_sql, path_update_error,
+    rehearsal_sql,
+};
 use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::sql::quote_identifier;
 use sqlx::AssertSqlSafe;
@@ -21,9 +24,6 @@ const BATCH_ROWS: usize = 25;
 const MAX_REFUSED_ROWS: usize = 10;
 
 const TIMEOUTS: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '5s'";
-
-/// Constraints that are checked at the commit are checked now.
-const CHECK_DEFERRED: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 const HIDES_ROWS: &str = "SELECT row_security_active($1::regclass::oid)";
 
@@ -109,7 +109,8 @@ impl Rehearsal<'_> {
     async fn try_batch(&self, rows: &[RehearsedRow]) -> Result<Vec<(String, bool)>, sqlx::Error> {
         let mut transaction = self.begin().await?;
         let column = |text: fn(&RehearsedRow) -> &str| rows.iter().map(text).collect::<Vec<_>>();
-        let set = sqlx::query_as(AssertSqlSafe(rehearsal_sql(&self.inspector.table)))
+        let table = &self.inspector.table;
+        let set: Vec<(String, bool)> = sqlx::query_as(AssertSqlSafe(rehearsal_sql(table)))
             .bind(column(|(id, _)| id))
             .bind(column(|(_, route)| &route.old_path))
             .bind(column(|(_, route)| &route.new_path))
@@ -118,7 +119,16 @@ impl Rehearsal<'_> {
             .bind(column(|(_, route)| &route.destination_key))
             .fetch_all(&mut *transaction)
             .await?;
-        sqlx::raw_sql(CHECK_DEFERRED)
+        sqlx::raw_sql(FIRE_DEFERRED)
+            .execute(&mut *transaction)
+            .await?;
+        let is_set = |id: &str| set.iter().any(|(other, is_set)| *is_set && other == id);
+        let moved = rows.iter().filter(|(id, _)| is_set(id));
+        let moved = moved.map(|(id, route)| (&**id, &*route.new_path));
+        let (ids, paths): (Vec<&str>, Vec<&str>) = moved.unzip();
+        sqlx::query(AssertSqlSafe(later_path_check_sql(table)))
+            .bind(ids)
+            .bind(paths)
             .execute(&mut *transaction)
             .await?;
         transaction.rollback().await?;
@@ -167,8 +177,10 @@ impl Rehearsal<'_> {
         let database = database.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
         let (code, message, mend) = match (database, path_update_error(error)) {
             (None, _) => ("failed".into(), error.to_string(), "try again".into()),
-            (_, StatementError::Rejected { code, message }) if code == PATH_REWRITTEN => {
-                let mend = "have the trigger leave the path as it is set";
+            (_, StatementError::Rejected { code, message })
+                if [PATH_REWRITTEN, ID_REWRITTEN].contains(&&*code) =>
+            {
+                let mend = "have the trigger leave path and id as they are set";
                 (code, message, mend.into())
             }
             (Some(database), _) => (

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_response,
-    path_update_error, stored_path_check, with_timeout,
+    path_update_error, stored_row_check, with_timeout,
 };
 use sqlx::AssertSqlSafe;
 
@@ -57,7 +57,7 @@ pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     let (columns, order) = (id.as_keys("t"), id.order("t"));
     let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
     let row_lock = table.row_lock;
-    let check = stored_path_check(path, "l.old_path");
+    let check = stored_row_check(table, "l.old_path");
     format!(
         r#"WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])

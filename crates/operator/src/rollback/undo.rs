@@ -263,7 +263,16 @@ impl<'a> RollbackRun<'a> {
                     let read = async || undone_by_us(self.ledger, &batch).await;
                     tried.undone.extend(retry_statement(read).await?);
                 }
-                Err(StatementError::Rejected { code, message }) => match &batch[..] {
+                // Refused without rows too, it is the statement.
+                Err(error @ StatementError::Suspect { .. })
+                    if undo_moves(self.ledger, &[]).await.is_err() =>
+                {
+                    return Err(error.into());
+                }
+                Err(
+                    StatementError::Suspect { code, message }
+                    | StatementError::Rejected { code, message },
+                ) => match &batch[..] {
                     [] => {}
                     [one] => {
                         let detail = Some(format!("{code}: {message}"));

@@ -78,6 +78,16 @@ async fn a_view() {
 }
 
 #[tokio::test]
+async fn a_table_whose_updates_are_rewritten() {
+    assert_refused(
+        "CREATE TABLE images (id bigint PRIMARY KEY, path text);
+         CREATE RULE keep_paths AS ON UPDATE TO images DO INSTEAD NOTHING",
+        &["IMAGES_TABLE", "rules ON UPDATE (keep_paths)"],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn no_such_id_column() {
     assert_refused(
         "CREATE TABLE images (key bigint PRIMARY KEY, path text)",
@@ -249,6 +259,31 @@ async fn a_database_that_does_not_answer() {
     }
 }
 
+/// As a standby is, and a database that was closed.
+#[tokio::test]
+async fn a_database_that_takes_no_writes_is_named() {
+    let rig = TestRig::new().await;
+    let role = format!("reader_{:x}", fastrand::u64(..));
+    rig.execute_sql(&format!(
+        "CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'poor';
+         ALTER ROLE {role} SET default_transaction_read_only = on"
+    ))
+    .await;
+    let url = as_role(&rig.application.database_url, &role);
+    let settings = [("DATABASE_URL", url.as_str())];
+    let expect_named = async |program, arguments: &[&str]| {
+        let ended = rig.run_program_with(program, &settings, arguments).await;
+        assert_eq!(ended.code, Some(69), "{}", ended.log);
+        let is_named = ended.log.contains("the database takes no writes");
+        assert!(is_named, "{program} {arguments:?}: {}", ended.log);
+    };
+    expect_named("feeder", &[]).await;
+    rig.open_run().await;
+    expect_named("feeder", &[]).await;
+    expect_named("feeder", &["verify"]).await;
+    expect_named("consumer", &[]).await;
+}
+
 #[tokio::test]
 async fn without_usage_on_the_schema_the_grant_is_printed() {
     let mut rig = TestRig::new().await;
@@ -324,12 +359,14 @@ async fn ids_that_no_index_orders_or_that_children_repeat() {
 }
 
 #[tokio::test]
-async fn an_isolation_level_of_the_role_is_not_ours() {
+async fn settings_of_the_role_are_not_ours() {
     let rig = TestRig::new().await;
     let role = format!("strict_{:x}", fastrand::u64(..));
     rig.execute_sql(&format!(
         "CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'poor';
-         ALTER ROLE {role} SET default_transaction_isolation = 'serializable'"
+         ALTER ROLE {role} SET default_transaction_isolation = 'serializable';
+         ALTER ROLE {role} SET idle_session_timeout = '1s';
+         ALTER ROLE {role} SET standard_conforming_strings = off"
     ))
     .await;
     let options = as_role(&rig.application.database_url, &role).parse();
@@ -337,9 +374,14 @@ async fn an_isolation_level_of_the_role_is_not_ours() {
     let ledger = PostgresLedger::open(pool, &rig.run_spec(), "strict", SecondRun::Refused)
         .await
         .unwrap();
-    let level: String = sqlx::query_scalar("SHOW transaction_isolation")
-        .fetch_one(ledger.pool())
-        .await
-        .unwrap();
-    assert_eq!(level, "read committed");
+    for (setting, ours) in [
+        ("transaction_isolation", "read committed"),
+        // It would end the session that holds the feeder's lock.
+        ("idle_session_timeout", "0"),
+        ("standard_conforming_strings", "on"),
+    ] {
+        let query = sqlx::query_scalar("SELECT current_setting($1)").bind(setting);
+        let value: String = query.fetch_one(ledger.pool()).await.unwrap();
+        assert_eq!(value, ours);
+    }
 }

@@ -170,6 +170,20 @@ async fn the_planner_decides_which_index_serves() {
     assert_eq!(access(&rig, None).await, SweepAccess::Stretches);
 }
 
+/// For which Postgres knows no LIKE, not even to plan it.
+#[tokio::test]
+async fn paths_without_case_are_swept_by_stretches() {
+    let rig = TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.execute_sql(
+        "CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE images (id bigint PRIMARY KEY, path text COLLATE caseless, deleted_at timestamptz);
+         INSERT INTO images SELECT n, 'image/' || n FROM generate_series(1, 1000) n;
+         CREATE INDEX ON images (id) WHERE deleted_at IS NULL; ANALYZE images",
+    )
+    .await;
+    assert_eq!(access(&rig, None).await, SweepAccess::Stretches);
+}
+
 #[tokio::test]
 async fn partitions_have_their_own_indexes() {
     let rig = TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;

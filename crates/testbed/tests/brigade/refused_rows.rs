@@ -2,12 +2,13 @@
 
 use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, PendingMove};
+use bucket_brigade_testbed::CloudOptions;
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
 
-use crate::rig::{TestRig, stop_consumer, wait_until};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 #[tokio::test]
 async fn whatever_a_trigger_raises_is_its_rows_trouble() {
-    let rig = TestRig::new().await;
     let codes = [
         (3, "42501"),
         (5, "55000"),
@@ -16,6 +17,26 @@ async fn whatever_a_trigger_raises_is_its_rows_trouble() {
         (11, "54001"),
         (13, "25006"),
     ];
+    fail_alone(codes).await;
+}
+
+/// As PL/Perl and PL/Python raise everything, and a foreign server that is down.
+#[tokio::test]
+async fn also_where_it_looks_like_the_servers() {
+    let codes = [
+        (3, "XX000"),
+        (5, "08006"),
+        (7, "40001"),
+        (9, "53100"),
+        (11, "57P01"),
+        (13, "58030"),
+    ];
+    fail_alone(codes).await;
+}
+
+/// Of twenty rows all move but those for which a trigger raises a code.
+async fn fail_alone(codes: [(usize, &str); 6]) {
+    let rig = TestRig::new().await;
     let raises: Vec<String> = codes
         .iter()
         .map(|(number, code)| {
@@ -56,6 +77,104 @@ async fn a_path_that_a_trigger_rewrites_is_left_alone() {
     assert_eq!(rig.failure_code(&upper).await.unwrap(), "PathRewritten");
     assert_eq!(rig.path_of(&upper).await.unwrap(), "image/A.PNG");
     assert_eq!(rig.count_rows("moves").await, 5);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_rewritten_after_the_update_is_left_alone_too() {
+    let rig = TestRig::new().await;
+    let upper = rig.add_image("image/A.PNG").await;
+    rig.add_images(5).await;
+    rig.execute_sql(
+        "CREATE FUNCTION fold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE images SET path = lower(path) WHERE id = NEW.id AND path <> lower(path); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER fold AFTER UPDATE ON images DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION fold()",
+    )
+    .await;
+    let plan = rig.run_feeder(&["plan"]).await;
+    assert!(plan.output.contains("PathRewritten"), "{}", plan.output);
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.failure_code(&upper).await.unwrap(), "PathRewritten");
+    assert_eq!(rig.path_of(&upper).await.unwrap(), "image/A.PNG");
+    assert_eq!(rig.count_rows("moves").await, 5);
+    stop_consumer(consumer).await;
+}
+
+/// Rows of a table that is partitioned by a column of their ids, on which this trigger works.
+async fn partitioned_rig(trigger: &str) -> TestRig {
+    let mut rig =
+        TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.application.table.id_column = "id,kind".into();
+    rig.execute_sql(&format!(
+        "CREATE TABLE images (id bigint GENERATED ALWAYS AS IDENTITY, kind text DEFAULT 'a', path text,
+            PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
+         CREATE TABLE images_a PARTITION OF images FOR VALUES IN ('a');
+         CREATE TABLE images_b PARTITION OF images FOR VALUES IN ('b');
+         CREATE TABLE images_c PARTITION OF images FOR VALUES IN ('c');
+         CREATE FUNCTION set_kind() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            NEW.kind := TG_ARGV[0]; RETURN NEW; END $$;
+         {trigger}"
+    ))
+    .await;
+    rig.add_images(20).await;
+    rig
+}
+
+const MOVE_ROW: &str =
+    "CREATE TRIGGER set_kind BEFORE UPDATE ON images_a FOR EACH ROW WHEN (OLD.id = 7)
+    EXECUTE FUNCTION set_kind('b');";
+
+#[tokio::test]
+async fn a_row_that_may_not_change_its_partition_fails_alone() {
+    let on_arrival =
+        "CREATE TRIGGER set_other BEFORE INSERT ON images FOR EACH ROW WHEN (NEW.kind = 'b')
+        EXECUTE FUNCTION set_kind('c');";
+    let rig = partitioned_rig(&format!("{MOVE_ROW} {on_arrival}")).await;
+    expect_one_failure(&rig, "0A000").await;
+}
+
+#[tokio::test]
+async fn a_row_whose_id_a_trigger_changes_fails_alone() {
+    let rig = partitioned_rig(MOVE_ROW).await;
+    let plan = rig.run_feeder(&["plan"]).await;
+    assert!(plan.output.contains("IdRewritten"), "{}", plan.output);
+    expect_one_failure(&rig, "IdRewritten").await;
+}
+
+/// That of row 7 of twenty.
+async fn expect_one_failure(rig: &TestRig, code: &str) {
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.count_rows("moves").await, 19);
+    assert_eq!(rig.failure_code("[7, \"a\"]").await.unwrap(), code);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_table_that_is_closed_for_updates_is_waited_for() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    rig.execute_sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'closed for the night'; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON images FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let consumer = rig.spawn_consumer(&[]);
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    wait_until("the consumer to say so", async || {
+        consumer.log_tail(50).contains("closed for the night")
+    })
+    .await;
+    rig.execute_sql("DROP TRIGGER refuse ON images").await;
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(rig.count_rows("failures").await, 0);
+    assert_eq!(rig.dead_letters().await, 0);
     stop_consumer(consumer).await;
 }
 

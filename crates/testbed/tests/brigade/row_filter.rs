@@ -75,6 +75,24 @@ async fn rows_outside_the_scope_are_not_asked() {
 }
 
 #[tokio::test]
+async fn a_row_for_which_it_fails_fails_alone() {
+    let rig = rig_with_deleted_rows().await;
+    rig.execute_sql(
+        "CREATE FUNCTION is_live(bigint) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+            IF $1 = 5 THEN RAISE EXCEPTION 'no' USING ERRCODE = 'XX000'; END IF; RETURN true; END $$",
+    )
+    .await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig
+        .run_program("feeder", &[("ROW_FILTER", "is_live(id)")])
+        .await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.failure_code("5").await.unwrap(), "XX000");
+    assert_eq!(rig.count_rows("moves").await, 9);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
 async fn one_that_leaves_out_everything_is_named() {
     let rig = rig_with_deleted_rows().await;
     let ended = rig

@@ -1,6 +1,9 @@
 //! Row level security: no decision may rest on rows that a role does not see.
 
-use crate::rig::{ExitedProcess, TestRig};
+use bucket_brigade_testbed::CloudOptions;
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+
+use crate::rig::{ExitedProcess, TestRig, stop_consumer, wait_until};
 
 /// A database whose owner of the ledger sees one of two rows of `table`, and the URL that logs it in.
 async fn hide_rows(rig: &TestRig, table: &str) -> String {
@@ -43,6 +46,69 @@ async fn hidden_rows_are_refused_by_every_program() {
     for arguments in commands {
         let mut process = rig.spawn("feeder", &[("DATABASE_URL", &url)], arguments);
         expect_refusal(&crate::rig::wait_for_exit(&mut process).await);
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_comes_later_makes_no_row_seem_deleted() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    rig.open_run().await;
+    let url = hide_rows(&rig, "images").await;
+    rig.execute_sql("ALTER TABLE images DISABLE ROW LEVEL SECURITY")
+        .await;
+    let consumer = rig.spawn_consumer(&[("DATABASE_URL", &url)]);
+    let settings = [("DATABASE_URL", url.as_str()), ("WATCH_INTERVAL", "1s")];
+    let mut feeder = rig.spawn("feeder", &settings, &["--watch"]);
+    wait_until("three moves", async || rig.count_rows("moves").await == 3).await;
+    rig.execute_sql("ALTER TABLE images ENABLE ROW LEVEL SECURITY")
+        .await;
+    let hidden = rig.add_image("image/hidden.png").await;
+    rig.feed_row(&hidden, "image/hidden.png").await;
+    for process in [&consumer, &feeder] {
+        wait_until("it to say so", async || {
+            process.log_tail(50).contains("level security")
+        })
+        .await;
+    }
+    assert_eq!(rig.count_rows("changes").await, 0);
+    rig.execute_sql("ALTER TABLE images DISABLE ROW LEVEL SECURITY")
+        .await;
+    wait_until("the hidden row", async || {
+        rig.path_of(&hidden).await.as_deref() == Some("avatar/hidden.png")
+    })
+    .await;
+    feeder.terminate().unwrap();
+    assert_eq!(crate::rig::wait_for_exit(&mut feeder).await.code, Some(3));
+    stop_consumer(consumer).await;
+}
+
+/// Policies of the table that a statement names apply to all its partitions.
+#[tokio::test]
+async fn rows_that_the_root_of_partitions_hides_are_refused_and_those_of_a_partition_are_seen() {
+    for (table, is_refused) in [("images", true), ("images_0", false)] {
+        let rig =
+            TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+        rig.execute_sql(
+            "CREATE TABLE images (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, path text)
+                PARTITION BY RANGE (id);
+             CREATE TABLE images_0 PARTITION OF images DEFAULT",
+        )
+        .await;
+        rig.add_images(2).await;
+        let url = hide_rows(&rig, table).await;
+        let settings = [("DATABASE_URL", url.as_str())];
+        if is_refused {
+            for program in ["feeder", "consumer"] {
+                expect_refusal(&rig.run_program(program, &settings).await);
+            }
+            continue;
+        }
+        let consumer = rig.spawn_consumer(&settings);
+        let ended = rig.run_program("feeder", &settings).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+        assert_eq!(rig.count_rows("moves").await, 2);
+        stop_consumer(consumer).await;
     }
 }
 
