@@ -255,6 +255,9 @@ fn parse_database(
         .map(SecretString::expose_secret)
         .filter(|url| !url.trim().is_empty())
     {
+        Some(url) if has_stray_password(url) => Err(format!(
+            "cannot be read: user or password hold a #, / or ? ({PERCENT_ENCODE})"
+        )),
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             url.parse().map_err(|error| describe_url_error(&error))
         }
@@ -288,7 +291,17 @@ fn describe_url_error(error: &sqlx::Error) -> String {
     if reason.contains("ssl_mode") {
         return format!("its sslmode {SSL_MODE_PROBLEM}");
     }
-    format!("cannot be read: {reason} (percent-encode what is special in the password)")
+    format!("cannot be read: {reason} ({PERCENT_ENCODE})")
+}
+
+const PERCENT_ENCODE: &str = "percent-encode what is special in the password";
+
+/// Whether a part of the password stands for the host, the database or an option, which errors show.
+fn has_stray_password(url: &str) -> bool {
+    let (location, options) = url.split_once('?').unwrap_or((url, ""));
+    let database = location.splitn(4, '/').nth(3).unwrap_or_default();
+    let option = options.split_once('@').map(|(before, _)| before);
+    url.contains('#') || database.contains('@') || option.is_some_and(|text| !text.contains('='))
 }
 
 /// What is quoted only the database can read.
