@@ -153,6 +153,10 @@ fn describe_silence<E: Error + 'static>(error: &SdkError<E, HttpResponse>, statu
     let operation = name.and_then(|name| name.strip_suffix("Error"));
     match operation {
         Some(operation) if status == 403 => describe_denial(operation),
+        // A proxy's, perhaps.
+        _ if status >= 300 && matches!(error, SdkError::ServiceError(_)) => {
+            format!("HTTP status {status} without a message")
+        }
         _ => error_chain(error),
     }
 }
@@ -202,7 +206,7 @@ fn classify_origin<E>(
             })
         }
         SdkError::DispatchFailure(_) => (ErrorOrigin::Transport, "ConnectionFailed"),
-        _ => (ErrorOrigin::Local, "RequestNotBuilt"),
+        _ => (ErrorOrigin::Local, NOT_SENT_CODE),
     }
 }
 
