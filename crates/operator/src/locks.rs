@@ -21,7 +21,7 @@ use crate::statements::retry_statement;
 /// A [`Refusal`] when one is at work.
 pub(super) async fn acquire_operator_lock(ledger: &PostgresLedger) -> anyhow::Result<AdvisoryLock> {
     let lock = ledger.acquire_operator_lock().await?;
-    lock.ok_or_else(|| busy_refusal("another verify, rollback or clean of this run is at work"))
+    lock.ok_or_else(|| busy_refusal("another verify, rollback or clean of this run is at work: wait for its end, or stop it"))
 }
 
 /// Longer than the failover of a database takes: about two minutes.

@@ -16,7 +16,7 @@ use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutco
 use super::restore::ObjectRestorer;
 use crate::command_throttle::CommandThrottle;
 use crate::retrying_store::{
-    RequestSlots, is_object_error, remove_with_retries, retry_object_request,
+    RequestSlots, is_object_error, remove_with_retries, stat_with_retries,
 };
 use crate::statements::retry_statement;
 
@@ -377,7 +377,7 @@ impl ObjectCleaner<'_> {
         side: BucketSide,
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
-        retry_object_request(async || self.store.stat_object(side, key).await).await
+        stat_with_retries(key, async |key| self.store.stat_object(side, key).await).await
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::queries::UndoTarget;
 use crate::moved_row::{MovedRow, recorded_companions};
-use crate::retrying_store::{is_object_error, retry_object_request};
+use crate::retrying_store::{is_object_error, stat_with_retries};
 
 /// Why a row is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -212,7 +212,7 @@ impl UndoClassifier<'_> {
         side: BucketSide,
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
-        retry_object_request(async || self.store.stat_object(side, key).await).await
+        stat_with_retries(key, async |key| self.store.stat_object(side, key).await).await
     }
 }
 

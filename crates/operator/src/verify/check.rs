@@ -10,7 +10,7 @@ use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchan
 use super::queries::current_path;
 use super::verification::VerificationFinding;
 use crate::moved_row::MovedRow;
-use crate::retrying_store::{is_object_error, retry_object_request};
+use crate::retrying_store::{is_object_error, retry_object_request, stat_with_retries};
 use crate::statements::retry_statement;
 
 /// Checks of a move that changes meanwhile, before the last one counts.
@@ -233,7 +233,7 @@ impl MoveChecker<'_> {
         side: BucketSide,
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
-        retry_object_request(async || self.store.stat_object(side, key).await).await
+        stat_with_retries(key, async |key| self.store.stat_object(side, key).await).await
     }
 }
 
