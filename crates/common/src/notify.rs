@@ -110,7 +110,9 @@ impl Notifier {
     pub async fn finish(self) {
         drop(self.waiting);
         if timeout(FLUSH_TIMEOUT, self.sending).await.is_err() {
-            tracing::warn!("NOTIFY_URL: the last notifications are not sent within {FLUSH_TIMEOUT:?}");
+            tracing::warn!(
+                "NOTIFY_URL: the last notifications are not sent within {FLUSH_TIMEOUT:?}"
+            );
         }
     }
 }
