@@ -9,7 +9,7 @@ use bucket_brigade_common::ledger::{
     ConnectionPurpose, LedgerError, RunSelection, RunSpec, find_selected_run,
 };
 use bucket_brigade_common::preflight::{
-    check_queue, retry_transient, warn_without_visibility_right,
+    check_delete_right, check_queue, retry_transient, warn_without_visibility_right,
 };
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::settings::MigrationSettings;
@@ -101,6 +101,7 @@ async fn prepare_pipeline(
     let queue_url = &settings.migration.queue_url;
     let queue = open_queue(&sdk, settings, context);
     let attributes = retry_transient(async || check_queue(&queue, queue_url).await).await?;
+    check_delete_right(&queue, queue_url).await?;
     warn_without_visibility_right(&queue).await;
     let queue = queue.with_dead_letters(&attributes);
     let loader = LedgerRunLoader::new(settings.clone(), sdk, context.stop.clone());

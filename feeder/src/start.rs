@@ -49,12 +49,17 @@ pub async fn start(
     let ready = serve_endpoints(settings.metrics_addr, Arc::clone(&progress) as _).await?;
     let dashboard = Dashboard::bind_listener(&settings.dashboard).await?;
     let run = &settings.migration.run;
-    let (queue, s3) = connect_aws(&settings).await?;
-    let ledger = open_ledger(&settings, name).await?;
-    let ledger = ledger.with_throttle(Arc::clone(&throttle));
-    let lock = tokio::select! {
+    let open = async {
+        let (queue, s3) = connect_aws(&settings).await?;
+        let ledger = open_ledger(&settings, name).await?;
+        let ledger = ledger.with_throttle(Arc::clone(&throttle));
+        let lock = wait_for_feeder_lock(&ledger).await?;
+        anyhow::Ok((queue, s3, ledger, lock))
+    };
+    let (queue, s3, ledger, lock) = tokio::select! {
+        biased;
         () = stop.cancelled() => return Ok(log_summary(Err(FeederStopped))),
-        lock = wait_for_feeder_lock(&ledger) => lock?,
+        opened = Box::pin(open) => opened?,
     };
     tracing::info!(
         run = ledger.run_id(),

@@ -146,6 +146,10 @@ where
                 let resources = DeniedResources::of_response(response);
                 describe_denial(operation_name::<E>(), &resources, &message)
             }
+            // A proxy's, perhaps.
+            Some(_) if is_silent && status >= 300 => {
+                format!("HTTP status {status} without a message")
+            }
             _ if is_silent => error_chain(&error),
             _ => message,
         };
@@ -189,7 +193,7 @@ fn classify_origin<E>(
             })
         }
         SdkError::DispatchFailure(_) => (ErrorOrigin::Transport, "ConnectionFailed"),
-        _ => (ErrorOrigin::Local, "RequestNotBuilt"),
+        _ => (ErrorOrigin::Local, NOT_SENT_CODE),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Shell completions and manual pages, made of the same definitions as `--help`.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 
 use clap::{Command, Subcommand};
 use clap_complete::Shell;
@@ -24,9 +24,11 @@ impl ManualCommand {
             Self::Man { command } => manual_page(program, command.as_deref())?,
         };
         let mut out = io::stdout().lock();
-        out.write_all(&text)?;
-        out.flush()?;
-        Ok(exit::DONE)
+        match out.write_all(&text).and_then(|()| out.flush()) {
+            // A reader that has gone away, as `head` does, is no error.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(exit::DONE),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
 use crate::exit;
 use crate::permissions::s3_arn;
+use crate::queue::sqs::SqsQueue;
 use crate::queue::{MessageQueue, QueueAttributes, QueueError};
 use crate::retry::{Backoff, TransientError, retry};
 
@@ -140,6 +141,17 @@ pub async fn check_queue(
         );
     }
     Ok(attributes)
+}
+
+/// Makes sure that messages can be deleted: those of moved rows would come again until they are dead letters.
+pub async fn check_delete_right(queue: &SqsQueue, url: &str) -> Result<(), PreflightError> {
+    match queue.probe_delete().await {
+        Err(error) if error.is_denied() => Err(PreflightError::AccessDenied {
+            setting: "QUEUE_URL",
+            problem: format!("'{url}': {error} (sqs:DeleteMessage is needed)"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Warns when leases could not be renewed and failed messages not be released. The handle is no message's.

@@ -1,6 +1,6 @@
 //! What both binaries do before and after their own work: `.env`, flags, logs, signals, exit codes.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,12 +70,18 @@ fn build_runtime(threads: WorkerThreads) -> std::io::Result<Runtime> {
 /// Of the working directory alone: one of a folder above is another project's. A folder of that name is none.
 fn read_dotenv() -> anyhow::Result<()> {
     let file = Path::new(".env");
-    match dotenvy::from_path(file) {
-        Err(error) if !error.not_found() && !file.is_dir() => {
-            anyhow::bail!(".env: {}", describe_dotenv_error(&error))
-        }
-        _ => Ok(()),
+    let mut text = match std::fs::read(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound || file.is_dir() => return Ok(()),
+        text => text.map_err(|error| anyhow::anyhow!(".env: {error}"))?,
+    };
+    // No variable can hold one: to set it would be a panic that prints the value.
+    if text.contains(&0) {
+        anyhow::bail!(".env: a NUL byte is in it: save it as UTF-8 text");
     }
+    // Spaces after a last line without an end would be an error.
+    text.push(b'\n');
+    dotenvy::from_read(&*text)
+        .map_err(|error| anyhow::anyhow!(".env: {}", describe_dotenv_error(&error)))
 }
 
 /// Why `.env` cannot be read, without the line at fault: it may hold a password.

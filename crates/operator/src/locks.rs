@@ -15,7 +15,7 @@ use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, retry_statement};
 /// Keeps other commands of this kind out of the run.
 pub(super) async fn acquire_operator_lock(ledger: &PostgresLedger) -> anyhow::Result<AdvisoryLock> {
     let lock = ledger.acquire_operator_lock().await?;
-    lock.ok_or_else(|| busy_refusal("another verify, rollback or clean of this run is at work"))
+    lock.ok_or_else(|| busy_refusal("another verify, rollback or clean of this run is at work: wait for its end, or stop it"))
 }
 
 /// Makes sure that a lock is still there. It ends with its connection, and is taken anew: what is read from

@@ -12,7 +12,7 @@ use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::retry::{Backoff, retry};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::context::CommandContext;
 
@@ -24,6 +24,9 @@ pub(super) const MAX_REQUESTS_IN_FLIGHT: usize = 1024;
 
 /// Retries before the service counts as out of reach: about half a minute.
 const MAX_RETRIES: usize = 9;
+
+/// Where each attempt meets silence there are fewer.
+const MAX_RETRY_TIME: Duration = Duration::from_secs(40);
 
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(100),
@@ -93,8 +96,31 @@ impl RequestSlots {
 pub(super) async fn retry_object_request<T>(
     call: impl AsyncFn() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
+    let began = Instant::now();
+    let is_worth_it =
+        |error: &StoreError| is_transient_error(error) && began.elapsed() < MAX_RETRY_TIME;
     let delays = RETRY_BACKOFF.delays().take(MAX_RETRIES);
-    retry(delays, is_transient_error, call).await
+    retry(delays, is_worth_it, call).await
+}
+
+/// Looks at one object. Where the store answers for a key beside it, what fails again and again is about the
+/// object alone.
+async fn stat_with_retries<T>(
+    key: &str,
+    stat: impl AsyncFn(&str) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let error = match retry_object_request(async || stat(key).await).await {
+        Err(error) if is_transient_error(&error) => error,
+        result => return result,
+    };
+    let folder = key.rfind('/').map_or("", |end| &key[..=end]);
+    match stat(&format!("{folder}.bucket-brigade-probe")).await {
+        Err(other) if is_transient_error(&other) => Err(error),
+        _ => Err(StoreError::Suspect {
+            code: error.code().to_owned(),
+            message: "the store fails for this object, and not for others".into(),
+        }),
+    }
 }
 
 /// None when there is no such object.
@@ -103,7 +129,7 @@ pub(super) async fn stat_object(
     side: BucketSide,
     key: &str,
 ) -> Result<Option<ObjectStat>, StoreError> {
-    retry_object_request(async || store.stat_object(side, key).await).await
+    stat_with_retries(key, async |key| store.stat_object(side, key).await).await
 }
 
 /// Removes objects, those again that S3 was too busy for: a batch that is answered may hold such entries.
@@ -191,6 +217,36 @@ mod tests {
             };
             Ok(objects.iter().enumerate().map(outcome).collect())
         }
+    }
+
+    /// How a store that is silent for some keys ends a look at one of them.
+    async fn stat_with_silence(is_silent: impl Fn(&str) -> bool) -> (StoreError, Duration) {
+        let began = Instant::now();
+        let silence = || StoreError::Transient {
+            code: "Timeout".into(),
+            message: "HeadObject has timed out".into(),
+        };
+        let stat = async |key: &str| {
+            if is_silent(key) {
+                sleep(Duration::from_secs(15)).await;
+                return Err(silence());
+            }
+            Ok(())
+        };
+        let error = stat_with_retries("image/a.png", stat).await.unwrap_err();
+        (error, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_the_store_alone_fails_for_is_no_outage() {
+        let (error, took) = stat_with_silence(|key| key == "image/a.png").await;
+        assert!(
+            is_object_error(&error) && error.code() == "Timeout",
+            "{error:?}"
+        );
+        assert!(took < Duration::from_mins(1), "{took:?}");
+        let (error, _) = stat_with_silence(|_| true).await;
+        assert!(is_transient_error(&error), "{error:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -136,6 +136,11 @@ fn is_encrypted(options: &PgConnectOptions) -> bool {
 pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptions, String> {
     let url = url.map(SecretString::expose_secret);
     let options: PgConnectOptions = match url.filter(|url| !url.trim().is_empty()) {
+        Some(url) if has_stray_password(url) => {
+            return Err(format!(
+                "cannot be read: user or password hold a #, / or ? ({PERCENT_ENCODE})"
+            ));
+        }
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             url.parse().map_err(|error| describe_url_error(&error))?
         }
@@ -159,5 +164,15 @@ fn describe_url_error(error: &sqlx::Error) -> String {
     if reason.contains("ssl_mode") {
         return format!("its sslmode {SSL_MODE_PROBLEM}");
     }
-    format!("cannot be read: {reason} (percent-encode what is special in the password)")
+    format!("cannot be read: {reason} ({PERCENT_ENCODE})")
+}
+
+const PERCENT_ENCODE: &str = "percent-encode what is special in the password";
+
+/// Whether a part of the password stands for the host, the database or an option, which errors show.
+fn has_stray_password(url: &str) -> bool {
+    let (location, options) = url.split_once('?').unwrap_or((url, ""));
+    let database = location.splitn(4, '/').nth(3).unwrap_or_default();
+    let option = options.split_once('@').map(|(before, _)| before);
+    url.contains('#') || database.contains('@') || option.is_some_and(|text| !text.contains('='))
 }

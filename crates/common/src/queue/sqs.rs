@@ -81,6 +81,13 @@ impl SqsQueue {
         }
     }
 
+    /// Deletes no message: the handle is none's. For the right to do so.
+    pub(crate) async fn probe_delete(&self) -> Result<(), QueueError> {
+        let request = self.client.delete_message().queue_url(&self.url);
+        let request = request.receipt_handle("bucket-brigade-probe").send();
+        respond("DeleteMessage", request).await.map(drop)
+    }
+
     fn message_attributes(&self, all: bool) -> Option<Vec<String>> {
         if all {
             return Some(vec!["All".to_owned()]);

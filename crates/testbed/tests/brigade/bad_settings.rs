@@ -178,6 +178,17 @@ async fn a_queue_that_is_not_ours_to_use() {
 }
 
 #[tokio::test]
+async fn a_queue_whose_messages_are_not_ours_to_delete() {
+    let rig = TestRig::new().await;
+    let denied = FaultEffect::error(403, "AccessDeniedException");
+    let denied = Fault::new("DeleteMessage", denied);
+    let _fault = rig.cloud.inject_fault(denied);
+    let ended = rig.run_program("consumer", &[]).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    assert!(ended.log.contains("sqs:DeleteMessage"), "{}", ended.log);
+}
+
+#[tokio::test]
 async fn buckets_that_are_not_there() {
     let rig = TestRig::new().await;
     for setting in ["SOURCE_BUCKET_NAME", "DESTINATION_BUCKET_NAME"] {
@@ -345,4 +356,6 @@ async fn a_missing_region_is_reported() {
         ("HOME", "/nonexistent"),
     ];
     assert_refused(&rig, &none, 64, &["AWS_REGION", "no request can be sent"]).await;
+    let empty = [("AWS_REGION", "")];
+    assert_refused(&rig, &empty, 64, &["AWS_REGION", "no request can be sent"]).await;
 }

@@ -69,7 +69,7 @@ fn needed_rights(caller: &str, operation: &str, on: &ReadCounters) -> Vec<Policy
         }
         "SendMessageBatch" => rights("sqs:SendMessage", &[QUEUE]),
         "ReceiveMessage" => rights("sqs:ReceiveMessage", &[QUEUE]),
-        "DeleteMessageBatch" => rights("sqs:DeleteMessage", &[QUEUE]),
+        "DeleteMessage" | "DeleteMessageBatch" => rights("sqs:DeleteMessage", &[QUEUE]),
         "ChangeMessageVisibilityBatch" => rights("sqs:ChangeMessageVisibility", &[QUEUE]),
         "GetQueueAttributes" => rights("sqs:GetQueueAttributes", &[QUEUE]),
         "HeadBucket" => rights("s3:ListBucket", &BUCKETS),

@@ -153,6 +153,9 @@ async fn nor_do_wrong_settings() {
         ("DATABASE_URL", url("postgres://app:1?sslmode=PW@db/app")),
         ("DATABASE_URL", url("postgres://app:a/PW@db/app")),
         ("DATABASE_URL", url("postgres://app:%ffPW@db/app")),
+        ("DATABASE_URL", url("postgres://app:x@PW#y@db/app")),
+        ("DATABASE_URL", url("postgres://app:1/PW@db/app")),
+        ("DATABASE_URL", url("postgres://app:1?PW@db/app")),
         ("DATABASE_URL", url("PW")),
     ] {
         let mut settings = secrets("-", "json");
@@ -322,6 +325,7 @@ async fn nor_does_a_file_of_settings_that_cannot_be_read() {
         format!("DATABASE_URL=postgres://app:{PASSWORD} with a space@db/app"),
         format!("DATABASE_URL='postgres://app:{PASSWORD}"),
         format!("{PASSWORD}@db/app"),
+        format!("PGPASSWORD={PASSWORD}\0"),
     ] {
         std::fs::write(
             directory.path().join(".env"),

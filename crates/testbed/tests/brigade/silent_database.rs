@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bucket_brigade_testbed::proxy::{CutRates, PostgresProxy};
+use tokio::net::TcpListener;
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
@@ -57,6 +58,19 @@ async fn a_consumer_goes_on_after_its_connections_fell_silent() {
     rig.wait_until_drained().await;
     assert_eq!(rig.ledger_counter("moved").await, 200);
     stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_feeder_that_waits_for_its_first_connection_can_be_stopped() {
+    let rig = TestRig::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://app@{}/app", silent.local_addr().unwrap());
+    let mut feeder = rig.spawn("feeder", &[("DATABASE_URL", &url)], &[]);
+    let _connection = silent.accept().await.unwrap();
+    let began = Instant::now();
+    feeder.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

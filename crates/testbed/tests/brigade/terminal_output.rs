@@ -103,6 +103,21 @@ async fn output_that_cannot_be_written_is_no_finding() {
     }
 }
 
+/// As `feeder man | head` leaves it.
+#[tokio::test]
+async fn a_reader_of_the_manual_that_goes_away_is_no_error() {
+    for arguments in [["completions", "bash"], ["man", "plan"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
+        command.args(arguments).env_clear().current_dir("/");
+        command.stdout(writer).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().await.unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {log}");
+    }
+}
+
 /// The output of a program that has nothing but a secret in its environment.
 async fn print_manual(program: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = tokio::process::Command::new(binary_path(program).unwrap());

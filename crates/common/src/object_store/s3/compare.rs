@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{CUSTOMER_KEY, S3Bucket, S3Store, bare_etag, store_error};
+use super::{CUSTOMER_KEY, NO_ETAG, S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, DestinationState, StoreError};
 use crate::path_rule::MoveRoute;
@@ -57,6 +57,13 @@ impl S3Bucket {
             return Err(no_response("HeadObject"));
         };
         match response {
+            // A proxy's, perhaps. Without one, two objects would look equal, or a copy replaced.
+            Ok(head) if bare_etag(head.e_tag().unwrap_or_default()).is_empty() => {
+                Err(StoreError::Suspect {
+                    code: NO_ETAG.into(),
+                    message: "HeadObject was answered without an ETag".into(),
+                })
+            }
             Ok(head) => Ok(Some(head)),
             Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => Ok(None),
             Err(error) => match store_error(error) {
@@ -314,7 +321,9 @@ mod tests {
 
     /// A server whose two objects differ in their ETag; the body of one begins, and never ends.
     #[derive(Debug, Clone)]
-    struct StallingServer;
+    struct StallingServer {
+        has_etags: bool,
+    }
 
     impl HttpConnector for StallingServer {
         fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
@@ -327,15 +336,16 @@ mod tests {
             let body = body(bytes, 4, is_source && !bytes.is_empty());
             let mut response = HttpResponse::new(200.try_into().unwrap(), body);
             let etag = if is_source { "\"1\"" } else { "\"2\"" };
-            response.headers_mut().insert("etag", etag);
+            if self.has_etags {
+                response.headers_mut().insert("etag", etag);
+            }
             response.headers_mut().insert("content-length", "4");
             HttpConnectorFuture::ready(Ok(response))
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_stalls_is_given_up() {
-        let server = SharedHttpConnector::new(StallingServer);
+    async fn compare_on(server: StallingServer) -> Result<DestinationState, StoreError> {
+        let server = SharedHttpConnector::new(server);
         let credentials = Credentials::new("AKID", "secret", None, None, "test");
         let sdk = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -353,8 +363,22 @@ mod tests {
             destination_key: "avatar/a".into(),
         };
         let compared = timeout(Duration::from_mins(5), store.compare_objects(&route)).await;
-        let error = compared.expect("it must not wait for ever").unwrap_err();
+        compared.expect("it must not wait for ever")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_is_given_up() {
+        let error = compare_on(StallingServer { has_etags: true })
+            .await
+            .unwrap_err();
         let is_stall = matches!(&error, StoreError::Transient { message, .. } if message.contains("timed out"));
         assert!(is_stall, "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn objects_without_etags_are_not_taken_for_equal() {
+        let compared = compare_on(StallingServer { has_etags: false }).await;
+        let error = compared.unwrap_err();
+        assert_eq!(error.code(), NO_ETAG, "{error:?}");
     }
 }

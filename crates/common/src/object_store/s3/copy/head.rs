@@ -98,7 +98,7 @@ fn read_headers(response: &HttpResponse) -> Option<ObjectHeaders> {
     let header = |name: &str| response.headers().get(name);
     let modified = DateTime::from_str(header("last-modified")?, DateTimeFormat::HttpDate);
     Some(ObjectHeaders {
-        etag: header("etag")?.to_owned(),
+        etag: header("etag").filter(|etag| etag.len() > 2)?.to_owned(),
         size_bytes: header("content-length")?.parse().ok()?,
         modified_seconds: modified.ok()?.secs(),
         encryption: header("x-amz-server-side-encryption").map(ServerSideEncryption::from),

@@ -20,7 +20,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
@@ -43,6 +43,9 @@ const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_VERSION"));
 /// What a small copy takes at most: without an answer by then it is sent once more, on a new connection, and
 /// given all the time that a large one takes.
 const SMALL_COPY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What is longer is no answer of S3's, and would fill the memory.
+const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// One copy, as its request describes it.
 #[derive(Debug, Clone)]
@@ -129,7 +132,7 @@ impl CopyClient {
         });
         let response = self.exchange(signed.map_err(|error| RequestError::not_sent(&*error))?);
         let (status, date, body) = response.await?;
-        let result = response::read(status, &body.into_bytes());
+        let result = response::read(status, &body);
         if let Err(error) = &result {
             self.signer.learn(&error.code, &identity, date);
         }
@@ -162,13 +165,12 @@ impl CopyClient {
     async fn exchange(
         &self,
         request: HttpRequest,
-    ) -> Result<(u16, Option<DateTime>, AggregatedBytes), RequestError> {
+    ) -> Result<(u16, Option<DateTime>, Vec<u8>), RequestError> {
         let response = self.call(request).await?;
         let status = response.status().as_u16();
         let date = response.headers().get("date");
         let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
-        let body = ByteStream::new(response.into_body()).collect().await;
-        let body = body.map_err(|error| lost("UnreadableAnswer", error_chain(&error)))?;
+        let body = read_body(ByteStream::new(response.into_body())).await?;
         Ok((status, date, body))
     }
 
@@ -185,6 +187,20 @@ impl CopyClient {
         }
         Ok(response)
     }
+}
+
+/// S3 sends spaces while it copies.
+async fn read_body(mut body: ByteStream) -> Result<Vec<u8>, RequestError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| lost("UnreadableAnswer", error_chain(&error)))?;
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > MAX_BODY_BYTES {
+            let length = format!("it has more than {MAX_BODY_BYTES} bytes");
+            return Err(lost("UnreadableAnswer", length));
+        }
+    }
+    Ok(bytes)
 }
 
 /// What became of the request is not known.

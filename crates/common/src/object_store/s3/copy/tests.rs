@@ -21,7 +21,7 @@ use proptest::prelude::*;
 
 use super::by_sdk::copy_by_sdk;
 use super::signature::{SECRET, is_signed};
-use super::{BucketAddress, USER_AGENT};
+use super::{BucketAddress, MAX_BODY_BYTES, USER_AGENT};
 use crate::object_store::s3::access::BucketHeaders;
 use crate::object_store::s3::{CopyAttributes, S3Access, S3Options, S3Store};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
@@ -312,6 +312,18 @@ async fn what_is_not_supported_is_refused_by_name() {
         );
     }
     assert_eq!(server.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_fills_no_memory() {
+    let server = Server::new(SystemTime::now());
+    let long = format!("{}{COPIED}", " ".repeat(MAX_BODY_BYTES));
+    server.answers(200, long.leak());
+    let error = plain_store(&server).await.copy(&route("a")).await;
+    assert!(
+        matches!(&error, Err(StoreError::Transient { message, .. }) if message.contains("65536")),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
