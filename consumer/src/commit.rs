@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::context::ConsumerContext;
 use crate::ledger_batcher::{LedgerBatcher, LedgerOutcome};
-use crate::protocol::{Event, FailureCause};
+use crate::protocol::Event;
 
 /// Fifty rows are worth a statement; a hundred keep it short for the application's own writers; two
 /// statements in flight hide the round trip.
@@ -64,11 +64,7 @@ impl Committer {
         match self.0.submit(pending).await {
             LedgerOutcome::Done(true) => Event::Committed,
             LedgerOutcome::Done(false) => Event::NotCommitted,
-            LedgerOutcome::Refused { code, message } => Event::CommitRefused(FailureCause {
-                code,
-                message,
-                permanent: true,
-            }),
+            LedgerOutcome::Refused(cause) => Event::CommitRefused(cause),
             LedgerOutcome::Interrupted => Event::Interrupted,
         }
     }

@@ -7,18 +7,27 @@ use bucket_brigade_common::health::Health;
 use bucket_brigade_common::ledger::fleet_control::WorkerRole;
 #[cfg(test)]
 use bucket_brigade_common::settings::DatabaseLimits;
-use bucket_brigade_common::throttle::Throttle;
+use bucket_brigade_common::throttle::{Throttle, ThrottlePermit};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::ConsumerCounters;
+use crate::fair_slots::{FairSlots, Slot, SlotShare};
 use crate::lease::Leases;
 
 /// What a message takes at most besides its copy: the statements, their retries, the wait for a locked row.
 pub const STANDSTILL_MARGIN: Duration = Duration::from_mins(3);
 
+/// How long a run has a slot while its throttle makes it wait: longer than between two copies at most rates.
+const SLOT_PATIENCE: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Clone)]
 pub struct ConsumerContext {
     pub throttle: Arc<Throttle>,
+    /// The run's share of the process's copies in flight.
+    pub copies: Arc<SlotShare>,
+    /// The same of its statements.
+    pub statements: Arc<SlotShare>,
     pub health: Health,
     pub leases: Leases,
     pub counters: Arc<ConsumerCounters>,
@@ -38,6 +47,8 @@ impl ConsumerContext {
     ) -> Self {
         Self {
             throttle: throttle.into(),
+            copies: FairSlots::new(usize::MAX).share(),
+            statements: FairSlots::new(usize::MAX).share(),
             health: Health::new(WorkerRole::Consumer),
             leases: Leases::new(visibility_timeout),
             counters: Arc::default(),
@@ -47,21 +58,15 @@ impl ConsumerContext {
         }
     }
 
-    /// For the only run.
-    #[must_use]
-    pub fn with_throttle(&self, throttle: &Arc<Throttle>) -> Self {
-        Self {
-            throttle: Arc::clone(throttle),
-            ..self.clone()
-        }
-    }
-
-    /// For one run of several.
-    #[must_use]
-    pub fn for_run(&self, name: &str, throttle: &Arc<Throttle>) -> Self {
-        Self {
-            health: self.health.for_run(name),
-            ..self.with_throttle(throttle)
+    /// Waits until another copy may start, to this key: in the run, and in the process.
+    pub async fn start_copy<'a>(&'a self, key: &'a str) -> (ThrottlePermit<'a>, Slot<'a>) {
+        loop {
+            self.throttle.wait_while_held().await;
+            let slot = self.copies.acquire().await;
+            // What its own throttle makes wait keeps no place of another run's.
+            if let Ok(permit) = timeout(SLOT_PATIENCE, self.throttle.acquire(key)).await {
+                return (permit, slot);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use bucket_brigade_common::trace;
 use tokio::time::{Instant, sleep};
 
 use crate::context::ConsumerContext;
+use crate::fair_slots::Slot;
 use crate::outage::{FailureStreak, FailureVerdict, OutageDetector};
 use crate::protocol::{Event, FailureCause};
 
@@ -48,6 +49,13 @@ const THROTTLED_BACKOFF: Backoff = Backoff {
 enum StoreCall {
     Copy,
     Compare,
+}
+
+enum CallOutcome {
+    Ended(Result<Event, StoreError>),
+    /// Another run needs the place.
+    Recalled,
+    Stopped,
 }
 
 /// The attempts at one object.
@@ -100,19 +108,18 @@ impl Copier {
     async fn retry_call(&self, call: StoreCall, route: &MoveRoute) -> Event {
         let mut attempts = ObjectAttempts::default();
         loop {
-            let Some(permit) = self.unless_stopped(self.wait_for_permit()).await else {
-                return Event::Interrupted;
-            };
-            let error = match self.try_call(call, route, permit, &attempts).await {
-                Ok(event) => return event,
-                Err(StoreError::Permanent { code, message }) => {
+            let error = match self.try_call(call, route, &attempts).await {
+                CallOutcome::Stopped => return Event::Interrupted,
+                CallOutcome::Recalled => continue,
+                CallOutcome::Ended(Ok(event)) => return event,
+                CallOutcome::Ended(Err(StoreError::Permanent { code, message })) => {
                     return Event::CopyFailed(FailureCause {
                         code,
                         message,
                         permanent: true,
                     });
                 }
-                Err(error) => error,
+                CallOutcome::Ended(Err(error)) => error,
             };
             match self
                 .unless_stopped(self.recover(route, error, &mut attempts))
@@ -135,9 +142,9 @@ impl Copier {
         }
     }
 
-    async fn wait_for_permit(&self) -> ThrottlePermit<'_> {
+    async fn start_copy<'a>(&'a self, route: &'a MoveRoute) -> (ThrottlePermit<'a>, Slot<'a>) {
         self.context.health.wait_until_up(Dependency::Objects).await;
-        self.context.throttle.acquire().await
+        self.context.start_copy(&route.destination_key).await
     }
 
     /// Waits before the next attempt; or returns why there is none.
@@ -168,12 +175,41 @@ impl Copier {
         &self,
         call: StoreCall,
         route: &MoveRoute,
-        permit: ThrottlePermit<'_>,
         attempts: &ObjectAttempts,
-    ) -> Result<Event, StoreError> {
+    ) -> CallOutcome {
+        let Some((permit, mut slot)) = self.unless_stopped(self.start_copy(route)).await else {
+            return CallOutcome::Stopped;
+        };
         let sent = Instant::now();
-        let result = self.call_store(call, route).await;
+        let mut result = tokio::select! {
+            biased;
+            result = self.call_store(call, route) => result,
+            () = slot.recalled() => return CallOutcome::Recalled,
+        };
+        if let Err(StoreError::TooLarge) = result {
+            // It keeps its place: what has been copied would be lost.
+            let copied = self.store.copy_multipart(route).await;
+            result = copied.map(Event::Copied);
+        }
+        if let Err(StoreError::DestinationExists) = result {
+            result = Ok(Event::DestinationExists);
+        }
+        self.record_result(&result, route, sent);
         match &result {
+            Err(StoreError::Throttled { .. }) => {
+                self.context.counters.throttled.inc();
+                // Dropped, the permit says nothing of the store.
+                if attempts.throttled < THROTTLED_ALONE {
+                    permit.throttled();
+                }
+            }
+            _ => permit.served(),
+        }
+        CallOutcome::Ended(result)
+    }
+
+    fn record_result(&self, result: &Result<Event, StoreError>, route: &MoveRoute, sent: Instant) {
+        match result {
             Ok(Event::Copied(_)) => {
                 let took = sent.elapsed().as_secs_f64();
                 self.context.counters.copies.observe(took);
@@ -185,30 +221,12 @@ impl Copier {
                 tracing::info!(target: trace::TARGET, { "error.type" = code }, "attempt failed");
             }
         }
-        match &result {
-            Err(StoreError::Throttled { .. }) => {
-                self.context.counters.throttled();
-                // Dropped, the permit says nothing of the store.
-                if attempts.throttled < THROTTLED_ALONE {
-                    permit.throttled();
-                }
-            }
-            _ => permit.served(),
-        }
-        result
     }
 
     async fn call_store(&self, call: StoreCall, route: &MoveRoute) -> Result<Event, StoreError> {
-        if let StoreCall::Compare = call {
-            return self.store.compare_objects(route).await.map(Event::Compared);
-        }
-        let copied = match self.store.copy(route).await {
-            Err(StoreError::TooLarge) => self.store.copy_multipart(route).await,
-            other => other,
-        };
-        match copied {
-            Err(StoreError::DestinationExists) => Ok(Event::DestinationExists),
-            other => other.map(Event::Copied),
+        match call {
+            StoreCall::Copy => self.store.copy(route).await.map(Event::Copied),
+            StoreCall::Compare => self.store.compare_objects(route).await.map(Event::Compared),
         }
     }
 }

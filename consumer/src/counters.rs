@@ -36,13 +36,18 @@ const OTHER_RUN_BACKOFF: Backoff = Backoff {
 /// Counts of this process.
 #[derive(Debug)]
 pub struct ConsumerCounters {
-    count_moved: Counter,
-    count_settled: Counter,
-    count_failed: Counter,
-    count_poison: Counter,
-    count_throttled: Counter,
-    count_other_run: Counter,
-    /// Messages of another run since the last one of ours.
+    pub moved: Counter,
+    /// Messages whose row needed no move.
+    pub settled: Counter,
+    /// Failures recorded, repeats included.
+    pub failed: Counter,
+    /// Poison messages, repeats included.
+    pub poison: Counter,
+    /// Requests that S3 throttled.
+    pub throttled: Counter,
+    /// Messages of another run, given back.
+    pub other_run: Counter,
+    /// The same since the last message of ours.
     other_run_streak: AtomicU32,
     /// Copies that were made: from the request to the proof.
     pub copies: Histogram,
@@ -55,12 +60,12 @@ pub struct ConsumerCounters {
 impl Default for ConsumerCounters {
     fn default() -> Self {
         Self {
-            count_moved: Counter::default(),
-            count_settled: Counter::default(),
-            count_failed: Counter::default(),
-            count_poison: Counter::default(),
-            count_throttled: Counter::default(),
-            count_other_run: Counter::default(),
+            moved: Counter::default(),
+            settled: Counter::default(),
+            failed: Counter::default(),
+            poison: Counter::default(),
+            throttled: Counter::default(),
+            other_run: Counter::default(),
             other_run_streak: AtomicU32::default(),
             copies: Histogram::new(LATENCY_BUCKETS_SECONDS),
             commits: Histogram::new(LATENCY_BUCKETS_SECONDS),
@@ -69,40 +74,7 @@ impl Default for ConsumerCounters {
     }
 }
 
-/// The counts at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ConsumerCounts {
-    pub moved: u64,
-    /// Messages whose row needed no move.
-    pub settled: u64,
-    /// Failures recorded, repeats included.
-    pub failed: u64,
-    /// Poison messages, repeats included.
-    pub poison: u64,
-    /// Requests that S3 throttled.
-    pub throttled: u64,
-    /// Messages of another run, given back.
-    pub other_run: u64,
-}
-
 impl ConsumerCounters {
-    pub fn moved(&self) {
-        self.count_moved.inc();
-    }
-
-    /// A message's row needed no move.
-    pub fn settled(&self) {
-        self.count_settled.inc();
-    }
-
-    pub fn failed(&self) {
-        self.count_failed.inc();
-    }
-
-    pub fn poison(&self) {
-        self.count_poison.inc();
-    }
-
     /// A message of this run was received.
     pub fn own_run(&self) {
         if self.other_run_streak.load(Ordering::Relaxed) > 0 {
@@ -118,28 +90,12 @@ impl ConsumerCounters {
     }
 
     /// A message of another run was received. The first one is logged: two runs share the queue.
-    pub fn other_run(&self, own: i64, other: i64) {
+    pub fn record_other_run(&self, own: i64, other: i64) {
         self.other_run_streak.fetch_add(1, Ordering::Relaxed);
-        if self.count_other_run.inc() == 0 {
+        if self.other_run.inc() == 0 {
             tracing::warn!(
                 "the queue holds messages of run {other}, and this consumer serves run {own}: it gives them back. Stop the consumers of the run that has ended, or give each run a queue of its own (feeder runs lists them)"
             );
-        }
-    }
-
-    /// S3 throttled a request.
-    pub fn throttled(&self) {
-        self.count_throttled.inc();
-    }
-
-    pub fn counts(&self) -> ConsumerCounts {
-        ConsumerCounts {
-            moved: self.count_moved.get(),
-            settled: self.count_settled.get(),
-            failed: self.count_failed.get(),
-            poison: self.count_poison.get(),
-            throttled: self.count_throttled.get(),
-            other_run: self.count_other_run.get(),
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
-use bucket_brigade_common::message::{DecodeError, MoveTask, decode};
+use bucket_brigade_common::message::{DecodeError, MoveTask};
+use bucket_brigade_common::panics::contain_panic;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::{MessageQueue, ReceivedMessage};
 use bucket_brigade_common::row_id::IdType;
@@ -20,11 +21,10 @@ use crate::context::ConsumerContext;
 use crate::copy::Copier;
 use crate::dead_letter::DeadLetterSender;
 use crate::lease::Lease;
-use crate::protocol::{Action, Event, MoveProtocol};
+use crate::protocol::{Action, Event, FailureCause, MoveProtocol};
 use crate::record::OutcomeRecorder;
 use crate::row_reader::RowReader;
-use crate::run_loader::RunParts;
-use crate::runs::LeasedMessage;
+use crate::runs::{IncomingMessage, LeasedMessage, RunParts};
 use crate::trace::{Deliveries, Delivery};
 
 /// The stages that the messages of one run pass, shared by all in hand.
@@ -50,8 +50,8 @@ pub struct Stages {
 pub struct MessageEnds {
     acknowledger: Acknowledger,
     dead_letters: DeadLetterSender,
-    /// Whether the queue has a redrive policy.
-    has_dead_letter_queue: bool,
+    /// Of the queue's redrive policy, if it has one.
+    pub(crate) max_receive_count: Option<u32>,
 }
 
 /// What a message turned out to be.
@@ -100,32 +100,82 @@ impl Stages {
         self.moved.load(Ordering::Relaxed)
     }
 
-    /// Handles one message. It is deleted, released or, at the worst, left to its visibility timeout.
-    pub async fn handle(&self, leased: LeasedMessage) {
-        let content = self.decode(&leased);
-        let LeasedMessage { message, lease, .. } = leased;
-        let mut delivery = self.deliveries.start(&message, content.as_task());
-        let (mut protocol, mut event) = self.begin(&message, &content);
+    /// Handles one message. It is deleted, released or, at the worst, left to its visibility timeout; or returned,
+    /// where the fleet's limits have come to leave nothing of its run to this process.
+    pub async fn handle(&self, leased: LeasedMessage) -> Option<LeasedMessage> {
+        let LeasedMessage {
+            incoming,
+            lease,
+            received_at,
+        } = leased;
+        match contain_panic(self.handle_leased(&incoming, lease)).await {
+            Ok(lease) => Some(LeasedMessage {
+                incoming,
+                lease: lease?,
+                received_at,
+            }),
+            Err(panic) => {
+                self.record_panic(&incoming, panic).await;
+                None
+            }
+        }
+    }
+
+    async fn handle_leased(&self, incoming: &IncomingMessage, lease: Lease) -> Option<Lease> {
+        let (message, content) = (&incoming.message, self.read_content(incoming));
+        let mut delivery = self.deliveries.start(message, content.as_task());
+        let (mut protocol, mut event) = self.begin(message, &content);
         let mut give_up = pin!(self.context.give_up.cancelled());
         loop {
             let action = match protocol.next(event) {
-                Action::EndLease => return self.ends.end_lease(protocol, lease, delivery).await,
+                Action::EndLease => {
+                    self.ends.end_lease(protocol, lease, delivery).await;
+                    return None;
+                }
                 action => action,
             };
             let span = delivery.start_step(&action);
-            let work = pin!(self.perform(action, &message, &content));
+            let work = pin!(self.perform(action, message, &content));
             event = tokio::select! {
                 biased;
                 event = work.instrument(span.clone()) => event,
                 () = &mut give_up => Event::Interrupted,
             };
             delivery.end_step(&span, &event);
+            if event == Event::Interrupted && self.is_left_to_others() {
+                return Some(lease);
+            }
         }
     }
 
-    fn decode(&self, leased: &LeasedMessage) -> MessageContent {
-        match decode(&leased.message.body, self.run, self.id_type, &self.rule) {
-            Ok(_) if leased.is_stray => MessageContent::Poison(
+    fn is_left_to_others(&self) -> bool {
+        self.context.throttle.is_excluded() && !self.context.stop.is_cancelled()
+    }
+
+    /// The message is left to its lease, which has ended, and to the redrive policy.
+    async fn record_panic(&self, incoming: &IncomingMessage, panic: String) {
+        let (id, parsed) = (&incoming.message.message_id, incoming.parsed.as_ref().ok());
+        let key = parsed.map(|parsed| &*parsed.path);
+        tracing::error!(key, "message {id} could not be handled: {panic}");
+        let recording = async {
+            if let MessageContent::Row(task) = self.read_content(incoming) {
+                self.context.counters.failed.inc();
+                let cause = FailureCause::panicked(panic);
+                self.recorder.record_failure(&task, cause).await;
+            }
+        };
+        if let Err(panic) = contain_panic(recording).await {
+            tracing::error!(key, "nor could that be recorded: {panic}");
+        }
+    }
+
+    fn read_content(&self, incoming: &IncomingMessage) -> MessageContent {
+        let parsed = match &incoming.parsed {
+            Ok(parsed) => parsed,
+            Err(reason) => return MessageContent::Poison(reason.to_string()),
+        };
+        match parsed.to_task(self.run, self.id_type, &self.rule) {
+            Ok(_) if incoming.is_stray => MessageContent::Poison(
                 "the message names no run, and the ledger has several that could be meant".into(),
             ),
             Ok(task) => {
@@ -137,7 +187,7 @@ impl Stages {
                 MessageContent::Poison(format!("{unknown}, which is not in the ledger"))
             }
             Err(DecodeError::OtherRun(run)) => {
-                self.context.counters.other_run(self.run, run);
+                self.context.counters.record_other_run(self.run, run);
                 MessageContent::OtherRun
             }
         }
@@ -164,7 +214,7 @@ impl Stages {
             }
             MessageContent::Row(task) => self.perform_for_row(action, task).await,
             MessageContent::Poison(reason) => {
-                self.context.counters.poison();
+                self.context.counters.poison.inc();
                 let ReceivedMessage {
                     message_id, body, ..
                 } = message;
@@ -190,17 +240,17 @@ impl Stages {
                 };
                 let event = self.committer.commit(task, copied, companions).await;
                 if event == Event::Committed {
-                    self.context.counters.moved();
+                    self.context.counters.moved.inc();
                     self.moved.fetch_add(1, Ordering::Relaxed);
                 }
                 event
             }
             Action::RecordSettlement(row, orphan) => {
-                self.context.counters.settled();
+                self.context.counters.settled.inc();
                 self.recorder.record_settlement(task, row, orphan).await
             }
             Action::RecordFailure(cause) => {
-                self.context.counters.failed();
+                self.context.counters.failed.inc();
                 self.recorder.record_failure(task, cause).await
             }
             // Poison has no row, and the ends of a message come after its lease.
@@ -224,22 +274,26 @@ impl Stages {
 }
 
 impl MessageEnds {
-    pub fn new(queue: &Arc<dyn MessageQueue>, has_dead_letter_queue: bool) -> Self {
+    pub fn new(queue: &Arc<dyn MessageQueue>, max_receive_count: Option<u32>) -> Self {
         Self {
             acknowledger: Acknowledger::new(queue),
             dead_letters: DeadLetterSender::new(queue),
-            has_dead_letter_queue,
+            max_receive_count,
         }
     }
 
     fn new_protocol(&self, message: &ReceivedMessage, destination_key: String) -> MoveProtocol {
-        let count = message.receive_count;
-        MoveProtocol::new(count, self.has_dead_letter_queue, destination_key)
+        let has_dead_letter_queue = self.max_receive_count.is_some();
+        MoveProtocol::new(
+            message.receive_count,
+            has_dead_letter_queue,
+            destination_key,
+        )
     }
 
     /// Gives a message back without looking at it.
     pub async fn release(&self, leased: LeasedMessage, reason: Event) {
-        let mut protocol = self.new_protocol(&leased.message, String::new());
+        let mut protocol = self.new_protocol(&leased.incoming.message, String::new());
         protocol.next(reason);
         self.end_lease(protocol, leased.lease, Delivery::default())
             .await;

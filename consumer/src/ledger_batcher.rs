@@ -7,6 +7,7 @@ use std::time::Duration;
 use bucket_brigade_common::batch::{BatchConfig, Batcher, flush_in_halves};
 use bucket_brigade_common::health::{Dependency, Health};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::panics::contain_panic;
 use bucket_brigade_common::retry::Backoff;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -14,6 +15,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::ConsumerContext;
+use crate::fair_slots::SlotShare;
+use crate::protocol::FailureCause;
 
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(50),
@@ -24,11 +27,7 @@ const RETRY_BACKOFF: Backoff = Backoff {
 #[derive(Debug, Clone)]
 pub enum LedgerOutcome<R> {
     Done(R),
-    /// The SQLSTATE and the database's message.
-    Refused {
-        code: String,
-        message: String,
-    },
+    Refused(FailureCause),
     /// The process is stopping, and the database does not answer.
     Interrupted,
 }
@@ -52,11 +51,12 @@ where
         let retrier = Arc::new(LedgerRetrier {
             call,
             health: context.health.clone(),
+            statements: Arc::clone(&context.statements),
             stop: context.stop.clone(),
         });
         Self(Batcher::new(config, move |batch| {
             let retrier = Arc::clone(&retrier);
-            let refused = |(code, message)| LedgerOutcome::Refused { code, message };
+            let refused = LedgerOutcome::Refused;
             async move { flush_in_halves(batch, |part| retrier.call(part), refused).await }.boxed()
         }))
     }
@@ -70,39 +70,52 @@ where
 struct LedgerRetrier<F> {
     call: F,
     health: Health,
+    statements: Arc<SlotShare>,
     stop: CancellationToken,
 }
 
 impl<F> LedgerRetrier<F> {
-    /// Tries until the database answers or the process stops. An error is a refusal: its SQLSTATE and
-    /// message.
-    async fn call<T, R>(&self, part: Arc<[T]>) -> Result<Vec<LedgerOutcome<R>>, (String, String)>
+    /// Tries until the database answers or the process stops. An error is a refusal.
+    async fn call<T, R>(&self, part: Arc<[T]>) -> Result<Vec<LedgerOutcome<R>>, FailureCause>
     where
         F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>,
     {
-        for tries in 1.. {
+        let mut failures = 0;
+        loop {
+            let mut slot = self.statements.acquire().await;
             let began = Instant::now();
-            let result = (self.call)(Arc::clone(&part)).await;
+            let result = tokio::select! {
+                biased;
+                result = contain_panic(async { (self.call)(Arc::clone(&part)).await }) => result,
+                () = slot.recalled() => continue,
+            };
+            drop(slot);
             let reason = match result {
-                Err(StatementError::Unavailable(reason)) => reason,
-                Ok(results) => {
+                Ok(Err(StatementError::Unavailable(reason))) => reason,
+                Ok(Ok(results)) => {
                     self.health.mark_up(Dependency::Database);
                     return Ok(results.into_iter().map(LedgerOutcome::Done).collect());
                 }
-                Err(StatementError::Rejected { code, message }) => {
+                Ok(Err(StatementError::Rejected { code, message })) => {
                     // It answers.
                     self.health.mark_up(Dependency::Database);
-                    return Err((code, message));
+                    return Err(FailureCause {
+                        code,
+                        message,
+                        permanent: true,
+                    });
                 }
+                Err(panic) => return Err(FailureCause::panicked(panic)),
             };
+            failures += 1;
             self.health
-                .record_failure(Dependency::Database, began, tries, &reason);
+                .record_failure(Dependency::Database, began, failures, &reason);
             if self.stop.is_cancelled() {
                 break;
             }
             tokio::select! {
                 biased;
-                () = sleep(RETRY_BACKOFF.jittered_delay(tries, fastrand::f64())) => {}
+                () = sleep(RETRY_BACKOFF.jittered_delay(failures, fastrand::f64())) => {}
                 () = self.stop.cancelled() => {}
             }
         }
@@ -141,7 +154,29 @@ mod tests {
         for (number, outcome) in (0..8).zip(outcomes) {
             match outcome {
                 LedgerOutcome::Done(done) => assert!(done == number && number != 5),
-                LedgerOutcome::Refused { code, .. } => assert!(code == "22001" && number == 5),
+                LedgerOutcome::Refused(cause) => assert!(cause.code == "22001" && number == 5),
+                LedgerOutcome::Interrupted => panic!("interrupted"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_that_makes_a_statement_panic_fails_alone_and_not_for_good() {
+        let context = ConsumerContext::for_tests();
+        let batcher = LedgerBatcher::new(CONFIG, &context, |batch: Arc<[i32]>| {
+            async move {
+                assert!(!batch.contains(&5), "a defect");
+                Ok(batch.to_vec())
+            }
+            .boxed()
+        });
+        let outcomes = futures::future::join_all((0..8).map(|number| batcher.submit(number))).await;
+        for (number, outcome) in (0..8).zip(outcomes) {
+            match outcome {
+                LedgerOutcome::Done(done) => assert!(done == number && number != 5),
+                LedgerOutcome::Refused(cause) => {
+                    assert!(number == 5 && !cause.permanent && cause.message.ends_with("a defect"));
+                }
                 LedgerOutcome::Interrupted => panic!("interrupted"),
             }
         }

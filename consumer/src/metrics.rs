@@ -1,6 +1,6 @@
 //! What a consumer can be asked: its health and its figures.
 
-use bucket_brigade_common::http_endpoints::{ProcessStatus, register_counter, register_gauge};
+use bucket_brigade_common::http_endpoints::{ProcessStatus, register_gauge};
 use prometheus_client::registry::Registry;
 
 use crate::context::ConsumerContext;
@@ -31,40 +31,40 @@ impl ProcessStatus for ConsumerStatus {
     }
 
     fn register_metrics(&self, registry: &mut Registry) {
-        let counts = self.context.counters.counts();
-        for (name, help, value) in [
+        let counters = &self.context.counters;
+        for (name, help, counter) in [
             (
                 "bucket_brigade_moved",
                 "Rows moved by this consumer",
-                counts.moved,
+                &counters.moved,
             ),
             (
                 "bucket_brigade_settled",
                 "Messages whose row needed no move",
-                counts.settled,
+                &counters.settled,
             ),
             (
                 "bucket_brigade_failures",
                 "Failures recorded, repeats included",
-                counts.failed,
+                &counters.failed,
             ),
             (
                 "bucket_brigade_poison",
                 "Messages that were not understood, repeats included",
-                counts.poison,
+                &counters.poison,
             ),
             (
                 "bucket_brigade_throttled",
                 "Requests that S3 throttled",
-                counts.throttled,
+                &counters.throttled,
             ),
             (
                 "bucket_brigade_other_run",
                 "Messages of another run that were given back",
-                counts.other_run,
+                &counters.other_run,
             ),
         ] {
-            register_counter(registry, name, help, value);
+            registry.register(name, help, counter.clone());
         }
         let in_hand = u64::try_from(self.context.leases.held_count()).unwrap_or(u64::MAX);
         let name = "bucket_brigade_messages_in_hand";

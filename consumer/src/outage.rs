@@ -159,11 +159,12 @@ impl OutageDetector {
 
     async fn ask_store(&self) -> Result<(), StoreError> {
         let copied = self.lock_history().last_copied.clone();
-        let permit = self.context.throttle.acquire().await;
+        let prefix = self.rule.destination_key_prefix();
+        let (permit, _slot) = self.context.start_copy(prefix).await;
         let sent = Instant::now();
         let checked = self.store.check_rights(&self.rule, copied.as_ref()).await;
         if let Err(StoreError::Throttled { .. }) = checked {
-            self.context.counters.throttled();
+            self.context.counters.throttled.inc();
             permit.throttled();
         } else {
             permit.served();

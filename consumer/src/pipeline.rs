@@ -5,26 +5,23 @@ use std::time::Duration;
 
 use bucket_brigade_common::queue::MessageQueue;
 use futures::future::join_all;
-use tokio::task::JoinSet;
-use tokio::time::{interval, sleep};
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::interval;
 use tokio_util::task::TaskTracker;
 
 use crate::context::ConsumerContext;
-use crate::counters::ConsumerCounts;
-use crate::dispatch::Dispatcher;
-use crate::handle::{MessageEnds, Stages};
+use crate::counters::ConsumerCounters;
+use crate::fair_slots::FairSlots;
+use crate::handle::MessageEnds;
 use crate::metrics::ConsumerStatus;
 use crate::receive::{Receiver, receiver_count};
-use crate::run_loader::{RunLoader, RunParts};
-use crate::run_task::{RunServer, deregister, serve_run};
-use crate::runs::Runs;
+use crate::runs::{
+    Dispatcher, MAX_CONNECTIONS, RunLoader, RunParts, Runs, deregister, serve_all, serve_run,
+};
 use crate::shutdown::{ShutdownDeadlines, drain};
 
 /// How often progress is logged.
 const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How often the ledger is asked for other runs, while those that are served wait.
-const OTHER_WORK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a consumer serves.
 pub enum ServedRuns {
@@ -39,10 +36,8 @@ pub struct Pipeline {
     pub queue: Arc<dyn MessageQueue>,
     pub served: ServedRuns,
     pub runs: Runs,
-    /// Whether the queue has a redrive policy.
-    pub has_dead_letter_queue: bool,
-    /// Copies in flight at most, of each run.
-    pub max_concurrency: usize,
+    /// Of the queue's redrive policy, if it has one.
+    pub max_receive_count: Option<u32>,
     /// How long a message is hidden at a time.
     pub visibility_timeout: Duration,
     /// From the stop to the end.
@@ -64,9 +59,8 @@ impl Pipeline {
         let (context, runs) = (&self.context, &self.runs);
         let dispatcher = Arc::new(self.build_dispatcher());
         let receiver = self.build_receiver(&dispatcher);
-        let served = open_only_run(self.served, &dispatcher);
-        let receivers = start_receivers(&receiver, receiver_count(self.max_concurrency));
         let working = async {
+            let receivers = start_receivers(&receiver, receiver_count(runs.max_concurrency()));
             context.stop.cancelled().await;
             let deadlines = ShutdownDeadlines::from_now(self.shutdown_grace);
             dispatcher.give_back_parked();
@@ -74,12 +68,13 @@ impl Pipeline {
         };
         let drained = tokio::select! {
             biased;
+            // First: the only run is known before anything is received.
+            () = serve_runs(self.served, &dispatcher) => false,
             drained = working => drained,
             () = context.leases.renew_forever(&*self.queue) => false,
-            () = serve_runs(served, &dispatcher) => false,
             () = log_progress(context, runs) => false,
         };
-        log_counts(&context.counters.counts(), "drained");
+        log_counts(totals(&context.counters), "drained");
         let served = runs.served();
         join_all(
             served
@@ -91,11 +86,13 @@ impl Pipeline {
     }
 
     fn build_dispatcher(&self) -> Dispatcher {
-        let ends = MessageEnds::new(&self.queue, self.has_dead_letter_queue);
+        let ends = MessageEnds::new(&self.queue, self.max_receive_count);
         Dispatcher {
             runs: self.runs.clone(),
             ends: Arc::new(ends),
             tasks: TaskTracker::new(),
+            copies: FairSlots::new(self.runs.max_concurrency()),
+            statements: FairSlots::new(MAX_CONNECTIONS.into()),
             context: self.context.clone(),
         }
     }
@@ -118,53 +115,13 @@ fn start_receivers(receiver: &Receiver, count: usize) -> TaskTracker {
     receivers
 }
 
-/// The only run's stages, or the loader of all.
-type Served = Result<Arc<Stages>, Arc<dyn RunLoader>>;
-
-fn open_only_run(served: ServedRuns, dispatcher: &Dispatcher) -> Served {
+async fn serve_runs(served: ServedRuns, dispatcher: &Arc<Dispatcher>) {
     match served {
-        ServedRuns::All(loader) => Err(loader),
+        ServedRuns::All(loader) => serve_all(dispatcher, loader).await,
         ServedRuns::One(parts) => {
-            let stages = dispatcher.build_only(*parts);
+            let stages = dispatcher.build_stages(*parts, false);
             dispatcher.runs.open_only(Arc::clone(&stages));
-            Ok(stages)
-        }
-    }
-}
-
-async fn serve_runs(served: Served, dispatcher: &Arc<Dispatcher>) {
-    let loader = match served {
-        Ok(only) => return serve_run(dispatcher, only, None).await,
-        Err(loader) => loader,
-    };
-    let runs = &dispatcher.runs;
-    let server = Arc::new(RunServer {
-        runs: runs.clone(),
-        loader: Arc::clone(&loader),
-        dispatcher: Arc::clone(dispatcher),
-    });
-    // They end with this future.
-    let mut tasks = JoinSet::new();
-    let serving = async {
-        loop {
-            let run = runs.next_new_run().await;
-            tasks.spawn(Arc::clone(&server).serve(run));
-            while tasks.try_join_next().is_some() {}
-        }
-    };
-    tokio::join!(serving, poll_for_other_work(&*loader, runs));
-}
-
-/// While some runs wait it is the ledger that knows whether others may have messages.
-async fn poll_for_other_work(loader: &dyn RunLoader, runs: &Runs) {
-    let mut had_other_work = false;
-    loop {
-        sleep(OTHER_WORK_INTERVAL).await;
-        let waiting = runs.waiting_runs();
-        let has_other_work = !waiting.is_empty() && loader.has_other_work(&waiting).await;
-        if has_other_work != had_other_work {
-            runs.set_other_work(has_other_work);
-            had_other_work = has_other_work;
+            serve_run(dispatcher, stages, None).await;
         }
     }
 }
@@ -172,10 +129,10 @@ async fn poll_for_other_work(loader: &dyn RunLoader, runs: &Runs) {
 /// Logs progress every few seconds, as long as there is any.
 async fn log_progress(context: &ConsumerContext, runs: &Runs) {
     let mut ticks = interval(PROGRESS_LOG_INTERVAL);
-    let mut last = ConsumerCounts::default();
+    let mut last = [0; 5];
     loop {
         ticks.tick().await;
-        let counts = context.counters.counts();
+        let counts = totals(&context.counters);
         // An outage was logged when it began.
         if context.health.outage().is_none() && counts != last {
             for stages in runs.served() {
@@ -184,19 +141,24 @@ async fn log_progress(context: &ConsumerContext, runs: &Runs) {
                 let in_hand = runs.held_count(run);
                 tracing::info!(run, in_hand, in_flight, rate_limit, "at work");
             }
-            log_counts(&counts, "progress");
+            log_counts(counts, "progress");
         }
         last = counts;
     }
 }
 
-fn log_counts(counts: &ConsumerCounts, what: &str) {
-    tracing::info!(
-        moved = counts.moved,
-        settled = counts.settled,
-        failed = counts.failed,
-        poison = counts.poison,
-        throttled = counts.throttled,
-        "{what}"
-    );
+fn totals(counters: &ConsumerCounters) -> [u64; 5] {
+    let ConsumerCounters {
+        moved,
+        settled,
+        failed,
+        poison,
+        throttled,
+        ..
+    } = counters;
+    [moved, settled, failed, poison, throttled].map(Counter::get)
+}
+
+fn log_counts([moved, settled, failed, poison, throttled]: [u64; 5], what: &str) {
+    tracing::info!(moved, settled, failed, poison, throttled, "{what}");
 }

@@ -12,8 +12,7 @@ use bucket_brigade_common::retry::Backoff;
 use tokio::time::{Instant, sleep};
 
 use crate::context::ConsumerContext;
-use crate::dispatch::Dispatcher;
-use crate::runs::PollPermit;
+use crate::runs::{Dispatcher, PollPermit};
 
 /// How long a poll under way is waited for at a stop: what it brings is released at once, what it
 /// would bring later stays in the queue or comes back after its visibility timeout.
@@ -30,7 +29,7 @@ pub struct Receiver {
     pub queue: Arc<dyn MessageQueue>,
     /// How long a message is hidden from others at a time.
     pub visibility_timeout: Duration,
-    pub dispatcher: Arc<Dispatcher>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
     pub context: ConsumerContext,
 }
 

@@ -141,7 +141,7 @@ fn recorded_event(outcome: LedgerOutcome<()>) -> Event {
     match outcome {
         LedgerOutcome::Done(()) => Event::Recorded,
         LedgerOutcome::Interrupted => Event::Interrupted,
-        LedgerOutcome::Refused { code, message } => {
+        LedgerOutcome::Refused(FailureCause { code, message, .. }) => {
             tracing::error!(code, message, "the database refuses to record this");
             Event::Recorded
         }

@@ -47,12 +47,9 @@ impl RowReader {
     pub async fn read_row(&self, task: &MoveTask) -> Event {
         let row = match self.rows.submit(task.id.clone()).await {
             LedgerOutcome::Done(row) => row,
-            LedgerOutcome::Refused { code, message } => {
-                return Event::RowUnreadable(FailureCause {
-                    code,
-                    message: format!("the row cannot be read: {message}"),
-                    permanent: true,
-                });
+            LedgerOutcome::Refused(cause) => {
+                let message = format!("the row cannot be read: {}", cause.message);
+                return Event::RowUnreadable(FailureCause { message, ..cause });
             }
             LedgerOutcome::Interrupted => return Event::Interrupted,
         };

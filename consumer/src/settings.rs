@@ -57,7 +57,7 @@ pub enum ConsumerCommand {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The consumer")]
 struct ConsumerArgs {
-    /// Copies of each run in flight at most; the throttle adapts below it
+    /// Copies in flight at most, of all runs together; the throttle adapts below it
     #[arg(long, env, value_name = "N", default_value = "64", value_parser = setting(integer_between(1_usize, 4096)))]
     max_concurrency: Setting<usize>,
     // SQS's own limit; two seconds leave room for a renewal.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::{
-    self, ConnectionPurpose, LedgerError, PostgresLedger, RunSelection, RunSpec, find_selected_run,
+    ConnectionPurpose, LedgerError, RunSelection, RunSpec, find_selected_run,
 };
 use bucket_brigade_common::preflight::{
     check_queue, retry_transient, warn_without_visibility_right,
@@ -23,10 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{ConsumerContext, STANDSTILL_MARGIN};
 use crate::metrics::ConsumerStatus;
 use crate::pipeline::{Pipeline, ServedRuns};
-use crate::run_loader::{LedgerRunLoader, MAX_CONNECTIONS};
-use crate::runs::Runs;
+use crate::runs::{BUCKETS, LedgerRunLoader, LoadStep, Runs, within_limit};
 use crate::settings::ConsumerSettings;
-use crate::store::check_buckets;
 
 /// How often a run that the feeder opens is looked for.
 const RUN_POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -105,11 +103,7 @@ async fn prepare_pipeline(
     let attributes = retry_transient(async || check_queue(&queue, queue_url).await).await?;
     warn_without_visibility_right(&queue).await;
     let queue = queue.with_dead_letters(&attributes);
-    let loader = LedgerRunLoader {
-        settings: settings.clone(),
-        sdk,
-        stop: context.stop.clone(),
-    };
+    let loader = LedgerRunLoader::new(settings.clone(), sdk, context.stop.clone());
     let Some(served) = Box::pin(find_served_runs(loader)).await? else {
         return Ok(None);
     };
@@ -117,8 +111,7 @@ async fn prepare_pipeline(
         queue: Arc::new(queue),
         served,
         runs,
-        has_dead_letter_queue: attributes.max_receive_count.is_some(),
-        max_concurrency: settings.max_concurrency,
+        max_receive_count: attributes.max_receive_count,
         visibility_timeout: settings.visibility_timeout,
         shutdown_grace: settings.shutdown_grace,
         context: context.clone(),
@@ -143,17 +136,23 @@ async fn find_served_runs(loader: LedgerRunLoader) -> anyhow::Result<Option<Serv
         return Ok(None);
     };
     settings.migration.ensure_given(&spec)?;
-    if let Err(error) = check_buckets(&loader.sdk, settings, &spec).await
-        && !is_run_open(settings, &spec).await
+    let check = async |step: &LoadStep| {
+        step.set(BUCKETS);
+        Ok(Box::pin(loader.open_buckets(&spec, &spec.options)).await?)
+    };
+    // A run that is open has options that they are opened with once more.
+    if let Err(error) = within_limit(check).await
+        && !matches!(loader.find_ledger(&spec).await, Ok(Some(_)))
     {
-        return Err(error.into());
+        return Err(error);
     }
-    let Some(ledger) = wait_for_run(settings, &spec, stop).await? else {
+    let find = async || loader.find_ledger(&spec).await;
+    let Some(ledger) = poll_for_run(find, stop).await? else {
         return Ok(None);
     };
-    let parts = loader.prepare(&spec, ledger).await?;
-    let is_stopped = stop.is_cancelled();
-    Ok((!is_stopped).then(|| ServedRuns::One(Box::new(parts))))
+    let prepare = async |step: &LoadStep| Box::pin(loader.prepare(&spec, ledger, step)).await;
+    let parts = within_limit(prepare).await?;
+    Ok(parts.map(|parts| ServedRuns::One(Box::new(parts))))
 }
 
 fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerContext) -> SqsQueue {
@@ -166,25 +165,7 @@ fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerCo
     }
 }
 
-/// Then the ledger may have the option that the buckets are checked with once more.
-async fn is_run_open(settings: &ConsumerSettings, run: &RunSpec) -> bool {
-    let pool = ledger::create_pool(settings.migration.database.clone(), 1);
-    let found = PostgresLedger::find_run(pool, run, &settings.name).await;
-    matches!(found, Ok(Some(_)))
-}
-
-/// Waits for the feeder to open the run; none when the process is stopped first.
-async fn wait_for_run(
-    settings: &ConsumerSettings,
-    run: &RunSpec,
-    stop: &CancellationToken,
-) -> Result<Option<PostgresLedger>, LedgerError> {
-    let pool = ledger::create_pool(settings.migration.database.clone(), MAX_CONNECTIONS);
-    let find = async || PostgresLedger::find_run(pool.clone(), run, &settings.name).await;
-    poll_for_run(find, stop).await
-}
-
-/// The same for a run that the ledger knows by name.
+/// Waits for the feeder to open a run of this name; none when the process is stopped first.
 async fn wait_for_selected_run(
     settings: &ConsumerSettings,
     stop: &CancellationToken,

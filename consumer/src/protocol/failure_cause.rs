@@ -40,6 +40,14 @@ impl FailureCause {
         }
     }
 
+    pub(crate) fn panicked(message: String) -> Self {
+        Self {
+            code: "Panic".into(),
+            message,
+            permanent: false,
+        }
+    }
+
     /// Not for good: the application may be in the middle of replacing the image, and its row comes next.
     pub(crate) fn destination_conflict(key: &str, difference: &str) -> Self {
         Self {

@@ -11,8 +11,7 @@ use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_consumer::context::ConsumerContext;
 use bucket_brigade_consumer::pipeline::{Pipeline, ServedRuns};
-use bucket_brigade_consumer::run_loader::RunParts;
-use bucket_brigade_consumer::runs::Runs;
+use bucket_brigade_consumer::runs::{RunParts, Runs};
 use bucket_brigade_consumer::trace::Deliveries;
 use bucket_brigade_feeder::feed::FeedLoop;
 use bucket_brigade_feeder::outcome::FeedOutcome;
@@ -32,7 +31,6 @@ use crate::world::{OLD_PREFIX, RUN, world_path_rule};
 
 const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Copies of each run in flight.
 const MAX_CONCURRENCY: usize = 4;
 
 /// Longer than any migration of a dozen rows may take, however bad the weather.
@@ -268,8 +266,7 @@ pub fn build_pipeline(client: &Arc<SimulatedClient>, stop: CancellationToken) ->
         context: ConsumerContext::new(parts.throttle.clone(), VISIBILITY_TIMEOUT, stop),
         served: ServedRuns::One(parts),
         runs: Runs::new(MAX_CONCURRENCY),
-        has_dead_letter_queue: true,
-        max_concurrency: MAX_CONCURRENCY,
+        max_receive_count: Some(5),
         visibility_timeout: VISIBILITY_TIMEOUT,
         shutdown_grace: Duration::from_secs(25),
     }

@@ -16,7 +16,7 @@ use bucket_brigade_common::ledger::fleet_control::FleetLimits;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_consumer::pipeline::{Pipeline, ServedRuns};
-use bucket_brigade_consumer::run_loader::RunParts;
+use bucket_brigade_consumer::runs::RunParts;
 use bucket_brigade_feeder::feed::FeedLoop;
 use bucket_brigade_simulation::client::SimulatedClient;
 use bucket_brigade_simulation::fault_rates::FaultRates;

@@ -3,24 +3,29 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bucket_brigade_common::http_endpoints::ProcessStatus;
-use bucket_brigade_common::ledger::fleet_control::{FleetControl, FleetLimits, Heartbeat};
+use bucket_brigade_common::ledger::fleet_control::{
+    FleetControl, FleetLimits, Heartbeat, WorkerRole,
+};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::object_store::{
+    CopiedObject, DestinationState, ObjectStore, StoreError,
+};
+use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_consumer::metrics::ConsumerStatus;
 use bucket_brigade_consumer::pipeline::ServedRuns;
-use bucket_brigade_consumer::run_loader::{HomeRun, RunLoader, RunParts};
-use bucket_brigade_consumer::run_task::RUN_IDLE_LIMIT;
+use bucket_brigade_consumer::runs::{HomeRun, RUN_IDLE_LIMIT, RunLoader, RunParts};
 use bucket_brigade_simulation::client::SimulatedClient;
 use bucket_brigade_simulation::fault_rates::FaultRates;
 use bucket_brigade_simulation::sabotage::Sabotage;
 use bucket_brigade_simulation::shared_world::SharedWorld;
 use bucket_brigade_simulation::simulate::{build_pipeline, build_run_parts};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// More than a run has in hand.
@@ -48,6 +53,11 @@ fn build_world(run: i64) -> Arc<SharedWorld> {
 struct Operator {
     is_paused: AtomicBool,
     is_broken: AtomicBool,
+    /// Its limits leave nothing to this process.
+    is_excluded: AtomicBool,
+    is_finished: AtomicBool,
+    /// Its store does not answer.
+    is_hung: AtomicBool,
     loads: AtomicU32,
     deregistered: AtomicU32,
 }
@@ -56,8 +66,12 @@ struct Operator {
 impl FleetControl for Operator {
     async fn heartbeat(&self, _: &Heartbeat) -> Result<FleetLimits, StatementError> {
         let paused = self.is_paused.load(Ordering::Relaxed);
+        let is_excluded = self.is_excluded.load(Ordering::Relaxed);
         Ok(FleetLimits {
             paused: paused.then(|| "by ana".into()),
+            concurrency: is_excluded.then_some(1),
+            other_consumers: 1,
+            preceding_consumers: 1,
             ..FleetLimits::default()
         })
     }
@@ -72,12 +86,68 @@ impl FleetControl for Operator {
     }
 }
 
-struct Loader(Vec<(Arc<SimulatedClient>, Arc<Operator>)>);
+/// Copies under way of all runs, and the most there were.
+#[derive(Default)]
+struct CopyGauge {
+    current: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// A run's store, which may hang, and cannot bear one of the keys.
+struct WatchedStore {
+    client: Arc<SimulatedClient>,
+    operator: Arc<Operator>,
+    copies: Arc<CopyGauge>,
+}
+
+/// One copy in the gauge.
+struct CountedCopy<'a>(&'a CopyGauge);
+
+impl Drop for CountedCopy<'_> {
+    fn drop(&mut self) {
+        self.0.current.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl ObjectStore for WatchedStore {
+    async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        let current = self.copies.current.fetch_add(1, Ordering::Relaxed) + 1;
+        let _counted = CountedCopy(&self.copies);
+        self.copies.most.fetch_max(current, Ordering::Relaxed);
+        while self.operator.is_hung.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_ne!(route.source_key, "image/defect");
+        self.client.copy(route).await
+    }
+
+    async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+        self.copy(route).await
+    }
+
+    async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
+        self.client.compare_objects(route).await
+    }
+
+    async fn check_rights(
+        &self,
+        rule: &PathRule,
+        copied: Option<&MoveRoute>,
+    ) -> Result<(), StoreError> {
+        self.client.check_rights(rule, copied).await
+    }
+}
+
+struct Loader {
+    runs: Vec<(Arc<SimulatedClient>, Arc<Operator>)>,
+    copies: Arc<CopyGauge>,
+}
 
 #[async_trait]
 impl RunLoader for Loader {
     async fn load(&self, run: i64) -> Result<Option<Box<RunParts>>, String> {
-        let mut runs = self.0.iter();
+        let mut runs = self.runs.iter();
         let Some((client, operator)) = runs.find(|(client, _)| client.run() == run) else {
             return Ok(None);
         };
@@ -87,10 +157,14 @@ impl RunLoader for Loader {
         }
         let parts = RunParts {
             fleet_control: Arc::<Operator>::clone(operator),
+            store: Arc::new(WatchedStore {
+                client: Arc::clone(client),
+                operator: Arc::clone(operator),
+                copies: Arc::clone(&self.copies),
+            }),
             ..build_run_parts(client)
         };
-        let heartbeat =
-            Heartbeat::starting(bucket_brigade_common::ledger::fleet_control::WorkerRole::Consumer);
+        let heartbeat = Heartbeat::starting(WorkerRole::Consumer);
         let limits = operator.heartbeat(&heartbeat).await.unwrap();
         parts.throttle.set_limits(limits, None);
         Ok(Some(Box::new(parts)))
@@ -98,14 +172,17 @@ impl RunLoader for Loader {
 
     async fn home_run(&self) -> Result<HomeRun, String> {
         Ok(HomeRun {
-            run: self.0[0].0.run(),
-            is_only: self.0.len() == 1,
+            run: self.runs[0].0.run(),
+            is_only: self.runs.len() == 1,
         })
     }
 
     async fn has_other_work(&self, waiting: &[i64]) -> bool {
-        self.0.iter().any(|(client, operator)| {
-            !operator.is_paused.load(Ordering::Relaxed) && !waiting.contains(&client.run())
+        self.runs.iter().any(|(client, operator)| {
+            let is_over = [&operator.is_paused, &operator.is_finished]
+                .into_iter()
+                .any(|over| over.load(Ordering::Relaxed));
+            !is_over && !waiting.contains(&client.run())
         })
     }
 }
@@ -114,6 +191,7 @@ impl RunLoader for Loader {
 struct Scene {
     worlds: [Arc<SharedWorld>; 2],
     operators: [Arc<Operator>; 2],
+    copies: Arc<CopyGauge>,
     status: ConsumerStatus,
     stop: CancellationToken,
     consumer: JoinHandle<bool>,
@@ -127,13 +205,18 @@ impl Scene {
         let client = SimulatedClient::new(Arc::clone(&worlds[0]), None);
         let client = Arc::new(client.with_others(&worlds[1..]));
         let runs = worlds.iter().map(|world| Arc::new(client.in_world(world)));
-        let loader = Loader(runs.zip(operators.iter().cloned()).collect());
+        let copies = Arc::<CopyGauge>::default();
+        let loader = Loader {
+            runs: runs.zip(operators.iter().cloned()).collect(),
+            copies: Arc::clone(&copies),
+        };
         let stop = CancellationToken::new();
         let mut pipeline = build_pipeline(&client, stop.clone());
         pipeline.served = ServedRuns::All(Arc::new(loader));
         Self {
             worlds,
             operators,
+            copies,
             status: pipeline.status(),
             stop,
             consumer: tokio::spawn(pipeline.run()),
@@ -144,11 +227,15 @@ impl Scene {
     fn send_rows(&self, count: usize) {
         for id in 0..count {
             for run in [1, 2] {
-                self.send(&format!(
-                    r#"{{"run":{run},"id":"{id}","path":"image/{id}"}}"#
-                ));
+                self.send_row(run, id);
             }
         }
+    }
+
+    fn send_row(&self, run: usize, id: usize) {
+        self.send(&format!(
+            r#"{{"run":{run},"id":"{id}","path":"image/{id}"}}"#
+        ));
     }
 
     fn send(&self, body: &str) {
@@ -173,6 +260,12 @@ impl Scene {
             timeout(Duration::from_hours(2), met).await.is_ok(),
             "{what}"
         );
+    }
+
+    async fn wait_until_moved(&self, run: usize) {
+        let what = format!("run {run}");
+        self.wait_until(&what, || self.moved(run) == ROW_COUNT)
+            .await;
     }
 
     /// How often the message that was received most was received.
@@ -278,6 +371,105 @@ async fn a_message_of_no_known_run_is_poison_and_one_without_a_run_among_several
         .wait_until("the dead-letter queue", || in_queue() == 0)
         .await;
     assert_eq!(scene.moved(1) + scene.moved(2), 0);
+    scene.worlds[0].lock().mailbox.dead_letters.clear();
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_copies_of_all_runs_together_are_bounded() {
+    let scene = Scene::start(|_| {});
+    scene.send_rows(ROW_COUNT);
+    scene.wait_until_moved(1).await;
+    scene.wait_until_moved(2).await;
+    assert_eq!(scene.copies.most.load(Ordering::Relaxed), 4);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_store_hangs_leaves_the_other_its_part() {
+    let scene = Scene::start(|operators| operators[1].is_hung.store(true, Ordering::Relaxed));
+    for id in 0..ROW_COUNT {
+        scene.send_row(2, id);
+    }
+    let has_all = || scene.copies.current.load(Ordering::Relaxed) == 4;
+    scene.wait_until("all places taken", has_all).await;
+    for id in 0..ROW_COUNT {
+        scene.send_row(1, id);
+    }
+    let began = Instant::now();
+    scene.wait_until_moved(1).await;
+    assert!(
+        began.elapsed() < Duration::from_mins(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(scene.copies.most.load(Ordering::Relaxed), 4);
+    assert_eq!(scene.most_receives(), 1);
+    scene.operator(2).is_hung.store(false, Ordering::Relaxed);
+    scene.wait_until_moved(2).await;
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_left_to_other_processes_is_not_received_again() {
+    let scene = Scene::start(|operators| {
+        operators[0].is_finished.store(true, Ordering::Relaxed);
+        operators[1].is_excluded.store(true, Ordering::Relaxed);
+    });
+    for id in 0..ROW_COUNT {
+        scene.send_row(2, id);
+    }
+    sleep(Duration::from_mins(1)).await;
+    let now = Instant::now();
+    let is_visible = |at: &Instant| *at <= now;
+    let are_visible = scene.worlds[0].lock().visible_at.values().all(is_visible);
+    assert!(are_visible, "others can have them");
+    sleep(Duration::from_hours(2)).await;
+    assert_eq!((scene.moved(2), scene.most_receives()), (0, 1));
+    scene
+        .operator(2)
+        .is_excluded
+        .store(false, Ordering::Relaxed);
+    scene.wait_until_moved(2).await;
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_mixed_queue_it_costs_few_receives_and_never_the_last() {
+    let scene = Scene::start(|operators| operators[1].is_excluded.store(true, Ordering::Relaxed));
+    scene.send_rows(ROW_COUNT);
+    scene.wait_until_moved(1).await;
+    sleep(Duration::from_mins(10)).await;
+    assert!(scene.most_receives() <= 2, "{}", scene.most_receives());
+    sleep(Duration::from_hours(1)).await;
+    scene
+        .operator(2)
+        .is_excluded
+        .store(false, Ordering::Relaxed);
+    scene.wait_until_moved(2).await;
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_panics_is_a_failure_of_its_own() {
+    let scene = Scene::start(|_| {});
+    let mut things = scene.worlds[1].lock();
+    let defect = ("defect".to_owned(), "image/defect".to_owned());
+    things.table.rows.extend([defect]);
+    drop(things);
+    scene.send(r#"{"run":2,"id":"defect","path":"image/defect"}"#);
+    scene.send_rows(ROW_COUNT);
+    scene.wait_until_moved(1).await;
+    scene.wait_until_moved(2).await;
+    let in_queue = || scene.worlds[0].lock().mailbox.queued.len();
+    scene
+        .wait_until("the dead-letter queue", || in_queue() == 0)
+        .await;
+    let mut things = scene.worlds[1].lock();
+    let failure = things.table.failures.remove("defect").unwrap();
+    assert_eq!((&*failure.code, failure.permanent), ("Panic", false));
+    drop(things);
+    assert_eq!(scene.worlds[0].lock().mailbox.dead_letters.len(), 1);
     scene.worlds[0].lock().mailbox.dead_letters.clear();
     scene.end().await;
 }

@@ -193,7 +193,8 @@ pub async fn find_selected_run(
     match selection {
         RunSelection::Settings(spec) => Ok(Some(spec.as_ref().clone())),
         RunSelection::Ledger(name) => {
-            let runs = read_runs(database, purpose).await?;
+            let runs = list_runs_in(database, purpose).await?;
+            let runs = runs.unwrap_or_default();
             let run = select_run(&runs, name.as_deref())?;
             run.map(RunRow::to_spec).transpose()
         }
@@ -209,21 +210,12 @@ pub async fn require_selected_run(
     if let Some(spec) = find_selected_run(database, selection, purpose).await? {
         return Ok(spec);
     }
-    let runs = read_runs(database, purpose).await?;
+    let runs = list_runs_in(database, purpose).await?.unwrap_or_default();
     let why = if runs.is_empty() { "" } else { " of this name" };
     Err(no_run(why, &runs))
 }
 
-/// All runs, the oldest first, on a connection of its own.
-async fn read_runs(
-    database: &DatabaseLogin,
-    purpose: &ConnectionPurpose,
-) -> Result<Vec<RunRow>, LedgerError> {
-    let runs = list_runs_in(database, purpose).await?;
-    Ok(runs.unwrap_or_default())
-}
-
-/// The same; none where there is no ledger of this version.
+/// All runs, the oldest first, on a connection of its own; none where there is no ledger of this version.
 pub async fn list_runs_in(
     database: &DatabaseLogin,
     purpose: &ConnectionPurpose,

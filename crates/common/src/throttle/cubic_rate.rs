@@ -76,13 +76,27 @@ pub(super) struct CubicRate {
 impl CubicRate {
     /// The store has not throttled yet.
     pub(super) fn new(now: Instant) -> Self {
+        Self::search(FIRST_RATE, now)
+    }
+
+    /// The limit is not known, and above this rate.
+    pub(super) fn search(from: f64, now: Instant) -> Self {
         Self {
-            peak: FIRST_RATE,
+            peak: from,
             cut_at: now,
             recovery: Duration::ZERO,
             is_known: false,
-            search_from: FIRST_RATE,
+            search_from: from,
             search_at: now,
+        }
+    }
+
+    /// The same curve for a share of the copies.
+    pub(super) fn scaled(self, share: f64) -> Self {
+        Self {
+            peak: (self.peak * share).max(MIN_RATE),
+            search_from: (self.search_from * share).max(MIN_RATE),
+            ..self
         }
     }
 

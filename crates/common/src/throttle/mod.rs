@@ -6,6 +6,7 @@
 
 mod commit_latency;
 mod cubic_rate;
+mod key_ranges;
 mod permit;
 mod rate_limiter;
 mod rate_meter;
@@ -16,17 +17,18 @@ mod store_rate;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as FairMutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+use self::key_ranges::{KeyRanges, MAX_RANGES};
 pub use self::permit::ThrottlePermit;
 pub use self::rate_meter::RateMeter;
 pub use self::reason::ThrottleReason;
 use self::state::{Attempt, ThrottleState};
-use self::store_rate::StoreRate;
 use crate::ledger::fleet_control::FleetLimits;
 use crate::settings::DatabaseLimits;
 
@@ -34,13 +36,39 @@ use crate::settings::DatabaseLimits;
 #[derive(Debug)]
 pub struct Throttle {
     state: Mutex<ThrottleState>,
+    gates: [Gate; MAX_RANGES],
+    is_excluded: watch::Sender<bool>,
+    watches_replicas: bool,
+}
+
+/// Where the copies of one range of keys wait.
+#[derive(Debug, Default)]
+struct Gate {
     /// First come, first served; only the one in front looks at the clock. At a thousand copies a second,
     /// a hundred that all look would be busy with nothing else.
     front: FairMutex<()>,
     changed: Notify,
-    is_excluded: watch::Sender<bool>,
-    watches_replicas: bool,
+    waiting: AtomicUsize,
 }
+
+/// One that waits, for as long as it does.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn at(gate: &'a Gate) -> Self {
+        gate.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(&gate.waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many copies may wait for slow ranges of keys without being counted: each has a lease to renew.
+const MAX_EXCESS: usize = 4000;
 
 impl Throttle {
     /// For at most `max` copies in flight. The window bounds how many are in flight, the rate how many
@@ -58,41 +86,49 @@ impl Throttle {
     fn new(state: ThrottleState, database: DatabaseLimits) -> Self {
         Self {
             state: Mutex::new(state),
-            front: FairMutex::new(()),
-            changed: Notify::new(),
+            gates: Default::default(),
             is_excluded: watch::Sender::new(false),
             watches_replicas: database.replica_lag.is_some(),
         }
     }
 
-    /// Waits until one more copy may start.
-    pub async fn acquire(&self) -> ThrottlePermit<'_> {
-        let is_probe = self.wait_for(ThrottleState::start_copy).await;
-        ThrottlePermit::new(self, is_probe)
+    /// Waits until one more copy may start, to this key.
+    pub async fn acquire<'a>(&'a self, key: &'a str) -> ThrottlePermit<'a> {
+        loop {
+            let ranges = |state: &ThrottleState| Some(state.copies.as_ref()?.ranges.gate_of(key));
+            let gate = ranges(&self.lock_state()).unwrap_or_default();
+            let _waiting = Waiting::at(&self.gates[gate]);
+            let start = |state: &mut ThrottleState, now| state.start_copy(key, gate, now);
+            if let Some(is_probe) = self.wait_at(gate, start).await {
+                return ThrottlePermit::new(self, key, is_probe);
+            }
+        }
     }
 
     /// Waits until rows may go, and takes up to so many; returns how many go at a time.
     pub async fn acquire_rows(&self, rows: usize) -> usize {
-        self.wait_for(|state, now| state.start_rows(rows, now))
+        self.wait_at(0, |state, now| state.start_rows(rows, now))
             .await
     }
 
     /// Waits until no reason holds everything.
     pub async fn wait_while_held(&self) {
-        self.wait_for(|state, now| state.check_held(now)).await;
+        self.wait_at(0, |state, now| state.check_held(now)).await;
     }
 
-    async fn wait_for<T>(
+    async fn wait_at<T>(
         &self,
+        gate: usize,
         mut attempt: impl FnMut(&mut ThrottleState, Instant) -> Attempt<T>,
     ) -> T {
-        let _front = self.front.lock().await;
+        let Gate { front, changed, .. } = &self.gates[gate];
+        let _front = front.lock().await;
         loop {
             let attempted = attempt(&mut self.lock_state(), Instant::now());
             match attempted {
                 Ok(started) => return started,
-                Err(None) => self.changed.notified().await,
-                Err(Some(time)) => drop(timeout_at(time, self.changed.notified()).await),
+                Err(None) => changed.notified().await,
+                Err(Some(time)) => drop(timeout_at(time, changed.notified()).await),
             }
         }
     }
@@ -103,14 +139,14 @@ impl Throttle {
         state.set_limits(limits, lag, Instant::now());
         let is_excluded = state.is_excluded();
         drop(state);
-        self.changed.notify_one();
+        self.notify_gates();
         self.is_excluded.send_replace(is_excluded);
     }
 
     /// Holds this process, or does so no more.
     pub fn set_hold(&self, hold: Option<String>) {
         self.lock_state().hold = hold;
-        self.changed.notify_one();
+        self.notify_gates();
     }
 
     /// As of the last heartbeat.
@@ -174,7 +210,7 @@ impl Throttle {
     /// Copies per second, once the store has shown a limit.
     pub fn store_limit(&self) -> Option<f64> {
         let state = self.lock_state();
-        state.copies.as_ref()?.store_rate.limit(Instant::now())
+        state.copies.as_ref()?.ranges.limit(Instant::now())
     }
 
     /// How long commits take, over a few.
@@ -187,12 +223,28 @@ impl Throttle {
         self.lock_state().max_in_hand(Instant::now())
     }
 
-    fn end_copy(&self, record: impl FnOnce(&mut StoreRate)) {
+    /// Copies that wait for a range of keys which the store serves more slowly than the others: they must not take
+    /// the place of what can go on.
+    pub fn excess_waiting(&self) -> usize {
+        let waiting_at = |gate: usize| self.gates[gate].waiting.load(Ordering::Relaxed);
+        let state = self.lock_state();
+        let ranges = state.copies.as_ref().map(|copies| &copies.ranges);
+        let excess = ranges.map_or(0, |ranges| ranges.excess(waiting_at, Instant::now()));
+        excess.min(MAX_EXCESS)
+    }
+
+    fn end_copy(&self, record: impl FnOnce(&mut KeyRanges)) {
         if let Some(copies) = &mut self.lock_state().copies {
             copies.in_flight -= 1;
-            record(&mut copies.store_rate);
+            record(&mut copies.ranges);
         }
-        self.changed.notify_one();
+        self.notify_gates();
+    }
+
+    fn notify_gates(&self) {
+        for gate in &self.gates {
+            gate.changed.notify_one();
+        }
     }
 
     fn lock_state(&self) -> MutexGuard<'_, ThrottleState> {

@@ -8,6 +8,7 @@ use super::Throttle;
 #[derive(Debug)]
 pub struct ThrottlePermit<'a> {
     throttle: &'a Throttle,
+    key: &'a str,
     started: Instant,
     /// The copy goes first after a refusal, and the others wait for it.
     is_probe: bool,
@@ -21,9 +22,10 @@ enum StoreOutcome {
 }
 
 impl<'a> ThrottlePermit<'a> {
-    pub(super) fn new(throttle: &'a Throttle, is_probe: bool) -> Self {
+    pub(super) fn new(throttle: &'a Throttle, key: &'a str, is_probe: bool) -> Self {
         Self {
             throttle,
+            key,
             started: Instant::now(),
             is_probe,
             outcome: None,
@@ -44,12 +46,13 @@ impl<'a> ThrottlePermit<'a> {
 impl Drop for ThrottlePermit<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
-        self.throttle.end_copy(|store_rate| match self.outcome {
-            Some(StoreOutcome::Served) => store_rate.record_served(self.is_probe, now),
+        let (key, is_probe) = (self.key, self.is_probe);
+        self.throttle.end_copy(|ranges| match self.outcome {
+            Some(StoreOutcome::Served) => ranges.record_served(key, is_probe, now),
             Some(StoreOutcome::Throttled) => {
-                store_rate.record_throttled(self.is_probe, self.started, now);
+                ranges.record_throttled(key, is_probe, self.started, now);
             }
-            None if self.is_probe => store_rate.abandon_probe(),
+            None if is_probe => ranges.of(key).store_rate.abandon_probe(),
             None => {}
         });
     }

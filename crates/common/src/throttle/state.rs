@@ -5,24 +5,24 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::commit_latency::CommitLatency;
+use super::key_ranges::KeyRanges;
 use super::rate_limiter::{RateLimiter, truncate};
 use super::reason::ThrottleReason;
-use super::store_rate::StoreRate;
 use crate::ledger::fleet_control::FleetLimits;
 use crate::queue::MAX_BATCH_ENTRIES;
 use crate::settings::DatabaseLimits;
 
 /// What of a rate that was not used may be made up for: a timer wakes a millisecond late, a send takes a
 /// part of a second.
-const COPIES_CATCH_UP: Duration = Duration::from_millis(20);
+pub(super) const COPIES_CATCH_UP: Duration = Duration::from_millis(20);
 const ROWS_CATCH_UP: Duration = Duration::from_secs(1);
 
 /// Processes that started together must not go on asking at the same moments: a copy counts for so much.
-const JITTER: (f64, f64) = (0.8, 1.2);
+pub(super) const JITTER: (f64, f64) = (0.8, 1.2);
 
 /// How many seconds' worth of copies, commits and deletes included, and how many messages at least, a
 /// throttled process has in hand: two polls' worth.
-const IN_HAND_SECONDS: f64 = 3.0;
+pub(super) const IN_HAND_SECONDS: f64 = 3.0;
 const MIN_IN_HAND: usize = 20;
 
 /// Whether the next may start; if not, when to ask again: at a time, or when something changes.
@@ -45,7 +45,7 @@ pub(super) struct ThrottleState {
 pub(super) struct CopyState {
     max: usize,
     pub(super) in_flight: usize,
-    pub(super) store_rate: StoreRate,
+    pub(super) ranges: KeyRanges,
 }
 
 impl ThrottleState {
@@ -54,7 +54,7 @@ impl ThrottleState {
         let copies = CopyState {
             max,
             in_flight: 0,
-            store_rate: StoreRate::new(now),
+            ranges: KeyRanges::new(now),
         };
         Self::new(database, limiter, Some(copies))
     }
@@ -86,8 +86,9 @@ impl ThrottleState {
             (Some(_), None) => tracing::info!("replicas have caught up: going on"),
             _ => {}
         }
-        if let Some(copies) = &self.copies {
+        if let Some(copies) = &mut self.copies {
             self.commits.recover(copies.max, now);
+            copies.ranges.merge(now);
         }
     }
 
@@ -107,28 +108,44 @@ impl ThrottleState {
         }
     }
 
-    /// Starts a copy; whether it is the one that goes first after a refusal.
-    pub(super) fn start_copy(&mut self, now: Instant) -> Attempt<bool> {
+    /// Starts a copy that waited at this gate; whether it is the one that goes first after a refusal. None where
+    /// it is to wait at another.
+    pub(super) fn start_copy(
+        &mut self,
+        key: &str,
+        gate: usize,
+        now: Instant,
+    ) -> Attempt<Option<bool>> {
         self.check_held(now)?;
         let max_in_flight = self.max_in_flight();
         let Some(copies) = &mut self.copies else {
-            return Ok(false);
+            return Ok(Some(false));
         };
+        let range = copies.ranges.of(key);
+        if range.gate != gate {
+            return Ok(None);
+        }
         if copies.in_flight >= max_in_flight {
             return Err(None);
         }
-        copies.store_rate.skip_idle_time(now);
-        let is_probe = copies.store_rate.check_hold(now).map_err(Some)?;
-        let per_second = copies.store_rate.per_second(now);
-        let share = self.limits.rate_share().unwrap_or(f64::INFINITY);
-        self.limiter.set_rate(Some(per_second.min(share)), now);
-        check_rate(&self.limiter, now)?;
+        range.store_rate.skip_idle_time(now);
+        let is_probe = range.store_rate.check_hold(now).map_err(Some)?;
+        let per_second = range.store_rate.per_second(now);
+        let limits = [
+            (&mut range.limiter, Some(per_second)),
+            (&mut self.limiter, self.limits.rate_share()),
+        ];
+        for (limiter, rate) in limits {
+            limiter.set_rate(rate, now);
+            check_rate(limiter, now)?;
+        }
         let (least, most) = JITTER;
         let amount = least + (most - least) * fastrand::f64();
+        range.limiter.record(amount, now);
         self.limiter.record(amount, now);
         copies.in_flight += 1;
-        copies.store_rate.record_start(is_probe, now);
-        Ok(is_probe)
+        range.store_rate.record_start(is_probe, now);
+        Ok(Some(is_probe))
     }
 
     /// Starts up to so many rows; how many.
@@ -186,11 +203,8 @@ impl ThrottleState {
     }
 
     fn store_rate_reason(&self, now: Instant) -> Option<ThrottleReason> {
-        let store_rate = &self.copies.as_ref()?.store_rate;
-        let per_second = store_rate.per_second(now);
-        store_rate
-            .was_throttled_lately(now)
-            .then_some(ThrottleReason::StoreRate { per_second })
+        let per_second = self.copies.as_ref()?.ranges.throttled_rate(now)?;
+        Some(ThrottleReason::StoreRate { per_second })
     }
 
     fn fleet_limit(&self) -> Option<ThrottleReason> {
@@ -236,7 +250,7 @@ impl ThrottleState {
         let Some(copies) = &self.copies else {
             return usize::MAX;
         };
-        let rates = [self.limits.rate_share(), copies.store_rate.limit(now)];
+        let rates = [self.limits.rate_share(), copies.ranges.limit(now)];
         let by_rate = rates
             .into_iter()
             .flatten()

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cubic_rate::{CubicRate, MEASURED_OVER, duration_of};
+use super::cubic_rate::{CubicRate, MEASURED_OVER, MIN_RATE, duration_of};
 use super::rate_meter::RateMeter;
 
 /// How long nothing starts after a refusal: as long as so many copies take, within bounds; half as long
@@ -65,6 +65,30 @@ impl StoreRate {
         }
     }
 
+    /// That of a part of the keys, which had such a share of the copies. What is refused goes on as before;
+    /// the rest was slowed with it.
+    pub(super) fn part(&self, share: f64, is_refused: bool, now: Instant) -> Self {
+        let others = || CubicRate::search((self.per_second(now) * share).max(MIN_RATE), now);
+        Self {
+            rate: if is_refused {
+                self.rate.scaled(share)
+            } else {
+                others()
+            },
+            served: RateMeter::new(MEASURED_OVER, now),
+            hold: self.hold.filter(|_| is_refused),
+            started_at: Some(now),
+            cut_at: Some(now),
+            throttled_at: self.throttled_at.filter(|_| is_refused),
+        }
+    }
+
+    /// Neither has a limit any more.
+    pub(super) fn absorb(&mut self, other: &Self, now: Instant) {
+        let rate = self.per_second(now) + other.per_second(now);
+        self.rate = CubicRate::search(rate, now);
+    }
+
     /// Whether the copy that starts now is the one that goes first; or until when none may start.
     pub(super) fn check_hold(&self, now: Instant) -> Result<bool, Instant> {
         let Some(hold) = self.hold else {
@@ -113,22 +137,24 @@ impl StoreRate {
 
     /// Of all requests that were in flight at a cut, none cuts again: they were sent before it could
     /// show.
-    pub(super) fn record_throttled(&mut self, is_probe: bool, sent: Instant, now: Instant) {
+    /// Returns whether it says more than what is known.
+    pub(super) fn record_throttled(&mut self, is_probe: bool, sent: Instant, now: Instant) -> bool {
         self.throttled_at = Some(now);
         if is_probe {
             let length = self
                 .hold
                 .map_or(HOLD, |hold| hold.length.mul_f64(HOLD_GROWTH));
             self.hold = Some(StoreHold::new(now, length.min(MAX_HOLD)));
-            return;
+            return true;
         }
         if self.hold.is_some() || self.cut_at.is_some_and(|cut_at| sent < cut_at) {
-            return;
+            return false;
         }
         self.cut_at = Some(now);
         self.rate = self.rate.cut(now, &self.served);
         let length = duration_of(HOLD_COPIES, self.per_second(now), MIN_HOLD..=HOLD);
         self.hold = Some(StoreHold::new(now, length));
+        true
     }
 
     pub(super) fn per_second(&self, now: Instant) -> f64 {

@@ -33,7 +33,7 @@ fn slow_above(millis: u64) -> DatabaseLimits {
 }
 
 async fn may_start(throttle: &Throttle) -> bool {
-    timeout(Duration::from_millis(1), throttle.acquire())
+    timeout(Duration::from_millis(1), throttle.acquire("a"))
         .await
         .is_ok()
 }
@@ -59,7 +59,7 @@ async fn what_waits_learns_of_the_end_of_a_pause() {
     throttle.set_limits(paused(), None);
     let waiting = {
         let throttle = Arc::clone(&throttle);
-        tokio::spawn(async move { drop(throttle.acquire().await) })
+        tokio::spawn(async move { drop(throttle.acquire("a").await) })
     };
     advance(Duration::from_hours(1)).await;
     assert!(!waiting.is_finished());
@@ -71,7 +71,7 @@ async fn what_waits_learns_of_the_end_of_a_pause() {
 async fn copies_in_flight_are_bounded_by_the_share() {
     let throttle = unlimited(64);
     throttle.set_limits(limited(Some(2), None), None);
-    let (first, second) = (throttle.acquire().await, throttle.acquire().await);
+    let (first, second) = (throttle.acquire("a").await, throttle.acquire("a").await);
     sleep(Duration::from_secs(1)).await;
     assert!(!may_start(&throttle).await);
     drop(first);
@@ -104,7 +104,7 @@ async fn a_process_without_a_share_gives_back_what_it_has_unless_all_are_paused(
 async fn unbounded_by_store(max: usize) -> Throttle {
     let throttle = unlimited(max);
     for _ in 0..10_000 {
-        throttle.acquire().await.served();
+        throttle.acquire("a").await.served();
     }
     throttle
 }
@@ -115,14 +115,14 @@ async fn the_rate_is_kept_and_a_faster_one_takes_effect_at_once() {
     throttle.set_limits(limited(None, Some(100.0)), None);
     let began = Instant::now();
     for _ in 0..201 {
-        throttle.acquire().await.served();
+        throttle.acquire("a").await.served();
     }
     let took = began.elapsed().as_secs_f64();
     assert!((1.9..2.1).contains(&took), "{took}");
     throttle.set_limits(limited(None, Some(0.001)), None);
-    throttle.acquire().await.served();
+    throttle.acquire("a").await.served();
     throttle.set_limits(limited(None, Some(100.0)), None);
-    let soon = timeout(Duration::from_millis(20), throttle.acquire());
+    let soon = timeout(Duration::from_millis(20), throttle.acquire("a"));
     assert!(soon.await.is_ok());
     let words = throttle.reasons()[0].to_string();
     assert_eq!(words, "limited to 100.0 copies per second");
@@ -305,7 +305,7 @@ impl BusyProcess {
         started: Arc<Mutex<Vec<Instant>>>,
     ) {
         loop {
-            let permit = throttle.acquire().await;
+            let permit = throttle.acquire("a").await;
             started.lock().unwrap().push(Instant::now());
             sleep(Self::LATENCY).await;
             if store.admits() {
@@ -382,16 +382,16 @@ async fn half_of_what_the_store_serves_is_used_a_minute_after_it_served_next_to_
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_interrupted_is_made_by_another() {
     let throttle = unlimited(64);
-    throttle.acquire().await.throttled();
+    throttle.acquire("a").await.throttled();
     sleep(Duration::from_secs(1)).await;
-    let probe = throttle.acquire().await;
+    let probe = throttle.acquire("a").await;
     assert!(!may_start(&throttle).await);
     drop(probe);
     sleep(Duration::from_secs(1)).await;
-    let again = timeout(Duration::from_millis(1), throttle.acquire()).await;
+    let again = timeout(Duration::from_millis(1), throttle.acquire("a")).await;
     again.unwrap().served();
     sleep(Duration::from_secs(1)).await;
-    let first = throttle.acquire().await;
+    let first = throttle.acquire("a").await;
     sleep(Duration::from_secs(1)).await;
     assert!(may_start(&throttle).await);
     drop(first);
@@ -401,10 +401,10 @@ async fn a_probe_that_is_interrupted_is_made_by_another() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_without_an_answer_is_not_waited_for() {
     let throttle = unlimited(64);
-    throttle.acquire().await.throttled();
-    let _probe = throttle.acquire().await;
+    throttle.acquire("a").await.throttled();
+    let _probe = throttle.acquire("a").await;
     let began = Instant::now();
-    let _next = throttle.acquire().await;
+    let _next = throttle.acquire("a").await;
     let waited = began.elapsed().as_secs_f64();
     assert!((4.9..5.5).contains(&waited), "{waited}");
 }
@@ -413,11 +413,162 @@ async fn a_probe_without_an_answer_is_not_waited_for() {
 async fn a_throttled_process_says_so_and_has_little_in_hand() {
     let throttle = unlimited(64);
     assert_eq!(throttle.max_in_hand(), usize::MAX);
-    throttle.acquire().await.throttled();
+    throttle.acquire("a").await.throttled();
     let reason = &throttle.reasons()[0];
     assert_eq!(reason.worker_state(), WorkerState::ThrottledByStore);
     assert_eq!(reason.to_string(), "3.6 copies per second");
     assert_eq!(throttle.max_in_hand(), 20);
     sleep(Duration::from_secs(11)).await;
     assert_eq!(throttle.reasons(), []);
+}
+
+/// Copies of rows from 16 stretches in turn, at a store that serves one of these stretches slowly.
+struct SpreadProcess {
+    throttle: Arc<Throttle>,
+    /// Of the other stretches.
+    served: Arc<Mutex<Vec<Instant>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl SpreadProcess {
+    const STRETCHES: u32 = 16;
+    const SLOW_PER_SECOND: f64 = 5.0;
+    /// As many as a consumer has in hand by its own bound.
+    const IN_HAND: usize = 168;
+
+    fn start() -> Self {
+        let now = Instant::now();
+        let slow = Arc::new(RecoveringStore {
+            per_second: Self::SLOW_PER_SECOND,
+            recovers_at: now + Duration::from_hours(24),
+            tokens: Mutex::new((1.0, now)),
+        });
+        let (throttle, served) = (Arc::new(unlimited(64)), Arc::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Self::receive(
+            slow,
+            Arc::clone(&throttle),
+            Arc::clone(&served),
+        ));
+        Self {
+            throttle,
+            served,
+            _tasks: tasks,
+        }
+    }
+
+    async fn receive(
+        slow: Arc<RecoveringStore>,
+        throttle: Arc<Throttle>,
+        served: Arc<Mutex<Vec<Instant>>>,
+    ) {
+        let mut in_hand = JoinSet::new();
+        for number in 0_u32.. {
+            while let Some(copied) = in_hand.try_join_next() {
+                copied.unwrap();
+            }
+            while in_hand.len() - throttle.excess_waiting()
+                >= Self::IN_HAND.min(throttle.max_in_hand())
+            {
+                in_hand.join_next().await.unwrap().unwrap();
+            }
+            let stretch = number % Self::STRETCHES;
+            let is_slow = stretch == 5;
+            let key = format!("avatar-{stretch:02}{:06}", number / Self::STRETCHES);
+            let (slow, throttle, served) = (
+                Arc::clone(&slow),
+                Arc::clone(&throttle),
+                Arc::clone(&served),
+            );
+            in_hand.spawn(async move {
+                loop {
+                    let permit = throttle.acquire(&key).await;
+                    sleep(Duration::from_millis(100)).await;
+                    if is_slow && !slow.admits() {
+                        permit.throttled();
+                        sleep(Duration::from_millis(500)).await;
+                        continue;
+                    }
+                    permit.served();
+                    if !is_slow {
+                        served.lock().unwrap().push(Instant::now());
+                    }
+                    return;
+                }
+            });
+        }
+    }
+
+    fn ranges(&self) -> usize {
+        let state = self.throttle.lock_state();
+        state.copies.as_ref().unwrap().ranges.count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn neighbouring_keys_that_are_refused_do_not_slow_the_others() {
+    fastrand::seed(1);
+    let process = SpreadProcess::start();
+    while process.ranges() == 1 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    sleep(Duration::from_secs(20)).await;
+    let began = Instant::now();
+    sleep(Duration::from_secs(20)).await;
+    let served = process.served.lock().unwrap();
+    let served = served.iter().filter(|at| **at >= began).count() / 20;
+    // 64 in flight for 100 ms each make 640 a second; the slow stretch would leave 75 to the others.
+    assert!(served > 400, "{served} a second");
+}
+
+/// Refusals anywhere, whatever the order of the keys, are those of the whole store.
+#[tokio::test(start_paused = true)]
+async fn a_limit_to_all_keys_is_one_rate() {
+    for (seed, is_spread) in [(1, false), (2, true)] {
+        fastrand::seed(seed);
+        let now = Instant::now();
+        let store = RecoveringStore {
+            per_second: 40.0,
+            recovers_at: now + Duration::from_hours(24),
+            tokens: Mutex::new((1.0, now)),
+        };
+        let throttle = unlimited(64);
+        for number in 0..20_000_u32 {
+            let stretch = if is_spread { number % 16 } else { 0 };
+            let key = format!("avatar-{stretch:02}{number:06}");
+            let permit = throttle.acquire(&key).await;
+            if store.admits() {
+                permit.served();
+            } else {
+                permit.throttled();
+            }
+        }
+        let state = throttle.lock_state();
+        assert_eq!(
+            state.copies.as_ref().unwrap().ranges.count(),
+            1,
+            "{is_spread}"
+        );
+    }
+}
+
+/// What S3 has split since has no limit of its own any more.
+#[tokio::test(start_paused = true)]
+async fn ranges_without_a_limit_are_one_again() {
+    let now = Instant::now();
+    let mut ranges = KeyRanges::new(now);
+    let key = |number: u32| format!("avatar-{number:04}");
+    for round in 0..8_u32 {
+        advance(Duration::from_secs(10)).await;
+        let now = Instant::now();
+        ranges.record_throttled(&key(500 + round), false, now, now);
+        for number in (0..1000).step_by(20) {
+            ranges.record_served(&key(number), true, now);
+        }
+    }
+    assert_eq!(ranges.count(), 3);
+    assert_ne!(ranges.gate_of(&key(10)), ranges.gate_of(&key(503)));
+    advance(Duration::from_mins(5)).await;
+    ranges.merge(Instant::now());
+    assert_eq!(ranges.count(), 1);
 }

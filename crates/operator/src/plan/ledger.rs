@@ -88,10 +88,8 @@ async fn find_run(
 async fn read_run(ledger: &PostgresLedger) -> Result<RecordedRun, StatementError> {
     let runs = run_summaries(ledger.pool(), Some(ledger.run_id())).await?;
     let run = runs.into_iter().next().unwrap_or_default();
-    let by_index = match ledger.prepare_sweep().await? {
-        SweepAccess::NothingLeft => Some("an index has none".to_owned()),
-        _ => None,
-    };
+    let by_index = matches!(ledger.prepare_sweep().await, Ok(SweepAccess::NothingLeft));
+    let by_index = by_index.then(|| "an index has none".to_owned());
     let finished_at = run.finished_at;
     Ok(RecordedRun {
         progress: run.progress,

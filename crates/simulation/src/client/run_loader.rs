@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bucket_brigade_consumer::run_loader::{HomeRun, RunLoader, RunParts};
+use bucket_brigade_consumer::runs::{HomeRun, RunLoader, RunParts};
 
 use super::SimulatedClient;
 use crate::simulate::build_run_parts;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::cloud::CloudOptions;
+
 /// Moves seeded images with the real feeder and consumers while everything around them fails and they
 /// are killed again and again, and checks that nothing was lost and nothing overwritten.
 ///
@@ -34,6 +36,9 @@ pub struct ChaosArguments {
     /// Consumer processes at a time.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub consumers: u32,
+    /// The store that the images are in.
+    #[arg(long, value_enum, default_value_t = StoreKind::S3)]
+    pub store: StoreKind,
     /// Only this fault; may be given several times. Without it: all of them at once.
     #[arg(long = "fault", value_name = "NAME")]
     pub faults: Vec<FaultKind>,
@@ -55,6 +60,23 @@ pub struct ChaosArguments {
     /// the test.
     #[arg(long)]
     pub sabotage: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StoreKind {
+    /// Copies, uploads and deletes are conditional.
+    S3,
+    /// As Ceph: of these only uploads are, and the bytes go through the consumers.
+    Unconditional,
+}
+
+impl StoreKind {
+    pub(super) fn options(self) -> CloudOptions {
+        match self {
+            Self::S3 => CloudOptions::default(),
+            Self::Unconditional => CloudOptions::like_ceph(),
+        }
+    }
 }
 
 /// What can go wrong.
@@ -126,6 +148,9 @@ impl ChaosArguments {
         }
         if self.companions {
             command.push_str(" --companions");
+        }
+        if self.store == StoreKind::Unconditional {
+            command.push_str(" --store unconditional");
         }
         for kind in &self.faults {
             let name = kind.to_possible_value();

@@ -24,6 +24,7 @@ const SILENT_OPERATIONS: [(&str, &[&str]); 2] = [
             "CopyObject",
             "HeadObject",
             "GetObject",
+            "PutObject",
             "ReceiveMessage",
             "DeleteMessageBatch",
             "ChangeMessageVisibilityBatch",
@@ -73,33 +74,36 @@ impl CloudFaults {
             body("InternalError"),
             body("SlowDown"),
             FaultEffect::EmptyOk,
-            FaultEffect::TruncatedBody,
+        ];
+        let of_writes = [
             FaultEffect::error_after(500, "InternalError"),
             FaultEffect::error_after(503, "SlowDown"),
         ];
-        self.inject_effects(
-            cloud,
-            "consumer",
-            "CopyObject",
-            S3_FAULT_SHARE,
-            &[&errors[..], &of_copies].concat(),
-        );
-        let of_reads = [&errors[..], &[FaultEffect::TruncatedBody]].concat();
-        self.inject_effects(cloud, "consumer", "GetObject", S3_FAULT_SHARE, &of_reads);
-        for operation in ["HeadObject", "HeadBucket", "PutObject", "DeleteObject"] {
-            self.inject_effects(cloud, "consumer", operation, S3_FAULT_SHARE, &errors);
+        let truncated = [FaultEffect::TruncatedBody];
+        let mut inject = |operation, others: &[&[FaultEffect]]| {
+            let effects = [&errors[..], &others.concat()].concat();
+            self.inject_effects(cloud, "consumer", operation, S3_FAULT_SHARE, &effects);
+        };
+        inject("CopyObject", &[&of_copies, &of_writes, &truncated]);
+        for operation in ["PutObject", "UploadPart", "CompleteMultipartUpload"] {
+            inject(operation, &[&of_writes]);
+        }
+        for operation in ["GetObject", "GetObjectTagging"] {
+            inject(operation, &[&truncated]);
+        }
+        for operation in ["HeadObject", "HeadBucket", "DeleteObject"] {
+            inject(operation, &[]);
         }
     }
 
-    /// Slow copies, for every caller.
+    /// Slow copies, by the store or through the consumers, for every caller.
     pub(super) fn inject_slow_copies(&mut self, cloud: &Cloud, share: f64) {
-        self.inject_effects(
-            cloud,
-            "consumer",
-            "CopyObject",
-            share,
-            &[FaultEffect::Slow(SLOW_COPY_DURATION)],
-        );
+        for operation in ["CopyObject", "PutObject"] {
+            let slow = Fault::new(operation, FaultEffect::Slow(SLOW_COPY_DURATION));
+            let slow = slow.caller("consumer").with_header("if-none-match");
+            self.handles
+                .push(cloud.inject_fault(slow.probability(share)));
+        }
     }
 
     /// Lets the requests of feeder and consumers wait, until their callers give up.

@@ -14,7 +14,7 @@ mod report;
 mod silence;
 mod triggers;
 
-pub use arguments::{ChaosArguments, FaultKind};
+pub use arguments::{ChaosArguments, FaultKind, StoreKind};
 pub use delete_checker::DeleteChecker;
 pub use observer::ChaosObserver;
 
@@ -71,6 +71,7 @@ async fn run(arguments: &ChaosArguments, seed: u64) -> Result<bool> {
         seed,
         columns: arguments.runs,
         has_companions: arguments.companions,
+        cloud: arguments.store.options(),
     };
     let mut environment = RunEnvironment::set_up(&plan).await?;
     let holds = run_and_report(&mut environment, arguments, seed).await;

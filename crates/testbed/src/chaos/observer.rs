@@ -95,7 +95,7 @@ fn sent_bodies<'a>(request: &'a Value, response: &'a Value) -> impl Iterator<Ite
 impl CloudObserver for ChaosObserver {
     fn before_request<'a>(&'a self, request: ObservedRequest<'a>) -> BoxFuture<'a, ()> {
         match (request.caller, request.operation) {
-            (CONSUMER_CALLER, "CopyObject") => {
+            (CONSUMER_CALLER, "CopyObject" | "PutObject") => {
                 if let Some(id) = self.ids_by_copy_key.get(request.key) {
                     self.mark_active(id);
                 }

@@ -103,6 +103,10 @@ impl CloudFrontend {
         let given = match self.faults.pick_effect(&operation) {
             None => Ok(self.perform_observed(&operation, call).await),
             Some(effect) if effect.outlives_caller() => {
+                // The rest of a body would end with its connection.
+                let (parts, body) = call.request.into_parts();
+                let request = Request::from_parts(parts, buffer_body(body).await.1);
+                let call = BackendCall { request, ..call };
                 let task = async move { self.apply_effect(effect, &operation, call).await };
                 tokio::spawn(task).await.unwrap_or(Err(ConnectionReset))
             }

@@ -12,6 +12,7 @@ use super::probes::describe_error;
 use super::store::Store;
 use crate::application::{Application, ObjectLocation};
 use crate::checker::check_invariants_after_clean;
+use crate::cloud::CloudOptions;
 use crate::process::ChildProcess;
 use crate::run::{
     EXIT_SOME_FAILED, EnvironmentOptions, ProcessGroup, RunEnvironment, print_status,
@@ -139,6 +140,7 @@ async fn set_up(store: &Store, images: u32, odd_keys: bool) -> Result<RunEnviron
         seed: 1,
         columns: 1,
         has_companions: false,
+        cloud: CloudOptions::default(),
     };
     let on_store = |application: Application| Application {
         source_bucket: format!("images-old-{suffix}"),

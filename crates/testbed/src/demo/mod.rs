@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
+use crate::cloud::CloudOptions;
 use crate::run::{
     EXIT_SOME_FAILED, EnvironmentOptions, ProcessGroup, ProgressPrinter, RunEnvironment, RunReport,
     print_report, print_status, print_violations,
@@ -69,6 +70,7 @@ async fn run(arguments: &DemoArguments) -> Result<bool> {
         seed: arguments.seed,
         columns: arguments.columns,
         has_companions: false,
+        cloud: CloudOptions::default(),
     })
     .await?;
     let (traffic, seconds) = run_migration(&environment, arguments).await?;

@@ -31,6 +31,8 @@ pub(crate) struct EnvironmentOptions {
     pub(crate) columns: u32,
     /// Whether paths are percent-encoded URLs, and images have companions.
     pub(crate) has_companions: bool,
+    /// How S3 and SQS behave.
+    pub(crate) cloud: CloudOptions,
 }
 
 /// How many of `to_do` rows the application may have written once `moved` have moved: its writes are
@@ -83,7 +85,7 @@ impl RunEnvironment {
         let database_url = cluster.create_database().await?;
         let cloud = Cloud::start(CloudOptions {
             seed: plan.seed,
-            ..CloudOptions::default()
+            ..plan.cloud.clone()
         })?;
         let queue = cloud
             .create_queue("images", CreateQueueOptions::default())

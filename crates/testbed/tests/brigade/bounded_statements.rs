@@ -150,8 +150,8 @@ async fn pages_without_work_do_not_write() {
     .await;
     let ended = rig.run_program("feeder", &[("PAGE_SIZE", "10")]).await;
     assert!(ended.log.contains("0 moved"), "{}", ended.log);
-    let updates = "SELECT n_tup_upd FROM pg_stat_user_tables
-        WHERE schemaname = 'bucket_brigade' AND relname = 'run'";
+    let updates = "SELECT sum(n_tup_upd)::bigint FROM pg_stat_user_tables
+        WHERE schemaname = 'bucket_brigade' AND relname IN ('run', 'feed_cursors')";
     wait_until("the statistics", async || {
         rig.query_number(updates).await > 0
     })

@@ -51,6 +51,7 @@ mod row_filter;
 mod row_security;
 mod runs;
 mod secrets;
+mod several_runs;
 mod shared_queue;
 mod shutdown;
 mod silent_cloud;

@@ -18,7 +18,7 @@ pub(crate) const NO_RUN: [(&str, &str); 7] = [
 ];
 
 /// A second run: another table, other columns, buckets and prefixes.
-const FACES: [(&str, &str); 8] = [
+pub(crate) const FACES: [(&str, &str); 8] = [
     ("RUN_NAME", "faces"),
     ("IMAGES_TABLE", "people"),
     ("ID_COLUMN", "number"),
@@ -29,7 +29,7 @@ const FACES: [(&str, &str); 8] = [
     ("NEW_PREFIX", "face/"),
 ];
 
-async fn add_faces(rig: &TestRig, count: usize) {
+pub(crate) async fn add_faces(rig: &TestRig, count: usize) {
     for bucket in ["faces-old", "faces-new"] {
         create_bucket(rig, bucket).await;
     }
@@ -55,17 +55,17 @@ async fn delete_bucket(rig: &TestRig, bucket: &str) {
     delete.send().await.unwrap();
 }
 
-fn spawn_consumer_of_all(rig: &TestRig, more: &[(&str, &str)]) -> ChildProcess {
+pub(crate) fn spawn_consumer_of_all(rig: &TestRig, more: &[(&str, &str)]) -> ChildProcess {
     let settings = [&NO_RUN[..], more].concat();
     rig.spawn_consumer(&settings)
 }
 
-async fn moved(rig: &TestRig, run: i64) -> i64 {
+pub(crate) async fn moved(rig: &TestRig, run: i64) -> i64 {
     let sql = format!("SELECT count(*) FROM bucket_brigade.moves WHERE run_id = {run}");
     rig.query_number(&sql).await
 }
 
-async fn run_command(rig: &TestRig, arguments: &[&str]) -> String {
+pub(crate) async fn run_command(rig: &TestRig, arguments: &[&str]) -> String {
     let ended = wait_for_exit(&mut rig.spawn("feeder", &NO_RUN, arguments)).await;
     assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.log);
     ended.log

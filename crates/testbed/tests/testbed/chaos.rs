@@ -36,8 +36,21 @@ async fn run_chaos(arguments: &[&str]) -> Result<ChaosResult> {
 
 #[tokio::test]
 async fn everything_at_once_loses_nothing() -> Result<()> {
+    lose_nothing(&[]).await.map(drop)
+}
+
+#[tokio::test]
+async fn nor_where_only_uploads_are_conditional() -> Result<()> {
+    let ran = lose_nothing(&["--store", "unconditional"]).await?;
+    // Those of the probes.
+    let copies = ran.number("s3_copies");
+    assert!(copies < ran.number("moved"), "{}", ran.log);
+    Ok(())
+}
+
+async fn lose_nothing(arguments: &[&str]) -> Result<ChaosResult> {
     let few = ["--minutes", "0.2", "--images", "250", "--consumers", "2"];
-    let ran = run_chaos(&few).await?;
+    let ran = run_chaos(&[&few, arguments].concat()).await?;
     assert!(ran.is_success, "{}", ran.log);
     let ended = ["moved", "changed_by_application", "failed", "already_moved"];
     let ended: u64 = ended.iter().map(|name| ran.number(name)).sum();
@@ -46,7 +59,7 @@ async fn everything_at_once_loses_nothing() -> Result<()> {
         assert!(ran.number(name) >= 1, "{name}: {}", ran.log);
     }
     assert!(ran.figures["seed"].is_u64());
-    Ok(())
+    Ok(ran)
 }
 
 #[tokio::test]

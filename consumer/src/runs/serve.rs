@@ -6,13 +6,13 @@ use std::time::Duration;
 use bucket_brigade_common::heartbeat::send_heartbeats;
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::retry::Backoff;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::dispatch::Dispatcher;
+use super::{Dispatcher, RunLoader, RunParts, Runs, STRAYS};
 use crate::handle::Stages;
 use crate::heartbeat::HeartbeatSource;
-use crate::run_loader::RunLoader;
-use crate::runs::{Runs, STRAYS};
+use crate::protocol::Event;
 
 /// A run without messages for so long is dropped; its next message takes it on again.
 pub const RUN_IDLE_LIMIT: Duration = Duration::from_mins(5);
@@ -20,6 +20,9 @@ pub const RUN_IDLE_LIMIT: Duration = Duration::from_mins(5);
 /// How often a run looks at its messages: parked ones wait for the throttle too.
 const PARKED_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the ledger is asked for other runs, while those that are served wait.
+const OTHER_WORK_INTERVAL: Duration = Duration::from_secs(5);
 
 const LOAD_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_secs(1),
@@ -30,80 +33,119 @@ const LOAD_BACKOFF: Backoff = Backoff {
 const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What serves the runs of one consumer.
-pub struct RunServer {
-    pub runs: Runs,
-    pub loader: Arc<dyn RunLoader>,
-    pub dispatcher: Arc<Dispatcher>,
+struct RunServer {
+    loader: Arc<dyn RunLoader>,
+    dispatcher: Arc<Dispatcher>,
 }
 
 enum LoadOutcome {
-    Checked(Arc<Stages>),
+    Checked(Box<RunParts>),
     /// It is not in the ledger.
     Unknown,
-    /// It has no messages any more.
-    Idle,
+    /// It has no messages any more, or the process is to stop.
+    Over,
+}
+
+/// Serves each run of the queue, from its first message on.
+pub(crate) async fn serve_all(dispatcher: &Arc<Dispatcher>, loader: Arc<dyn RunLoader>) {
+    let runs = &dispatcher.runs;
+    let server = Arc::new(RunServer {
+        loader: Arc::clone(&loader),
+        dispatcher: Arc::clone(dispatcher),
+    });
+    // They end with this future.
+    let mut tasks = JoinSet::new();
+    let serving = async {
+        loop {
+            let run = runs.next_new_run().await;
+            tasks.spawn(Arc::clone(&server).serve(run));
+            while tasks.try_join_next().is_some() {}
+        }
+    };
+    tokio::join!(serving, poll_for_other_work(&*loader, runs));
+}
+
+/// While some runs wait it is the ledger that knows whether others may have messages.
+async fn poll_for_other_work(loader: &dyn RunLoader, runs: &Runs) {
+    loop {
+        sleep(OTHER_WORK_INTERVAL).await;
+        let waiting = runs.lock_table().waiting_runs();
+        let has_other_work = !waiting.is_empty() && loader.has_other_work(&waiting).await;
+        runs.set_other_work(has_other_work);
+    }
 }
 
 impl RunServer {
     /// Serves a run of which a message was received, until it is idle.
-    pub async fn serve(self: Arc<Self>, run: i64) {
+    async fn serve(self: Arc<Self>, run: i64) {
         if run == STRAYS {
             return self.forward_strays(STRAYS).await;
         }
         match self.load(run).await {
-            LoadOutcome::Checked(stages) => {
-                self.runs.open(run, Arc::clone(&stages));
+            LoadOutcome::Checked(parts) => {
+                let stages = self.dispatcher.build_stages(*parts, true);
+                self.dispatcher.runs.open(run, Arc::clone(&stages));
                 serve_run(&self.dispatcher, stages, Some(RUN_IDLE_LIMIT)).await;
             }
             LoadOutcome::Unknown => self.forward_strays(run).await,
-            LoadOutcome::Idle => {}
+            LoadOutcome::Over => {}
         }
     }
 
     /// Tries until the run passes its checks, or has no messages any more.
     async fn load(&self, run: i64) -> LoadOutcome {
-        for tries in 1.. {
-            let reason = match self.loader.load(run).await {
-                Ok(Some(parts)) => {
-                    return LoadOutcome::Checked(self.dispatcher.build_stages(*parts));
+        let (runs, context) = (&self.dispatcher.runs, &self.dispatcher.context);
+        let mut failures = 0;
+        while !context.stop.is_cancelled() {
+            let loading = async {
+                tokio::select! {
+                    loaded = self.loader.load(run) => loaded,
+                    () = context.give_up.cancelled() => Ok(None),
                 }
+            };
+            // A stop waits for it: what the probe puts under the destination prefix it removes.
+            let reason = match self.dispatcher.tasks.track_future(loading).await {
+                Ok(Some(parts)) => return LoadOutcome::Checked(parts),
+                _ if context.stop.is_cancelled() => break,
                 Ok(None) => return LoadOutcome::Unknown,
                 Err(reason) => reason,
             };
-            if self.runs.set_load_error(run, &reason) {
+            failures += 1;
+            if runs.set_load_error(run, &reason) {
                 tracing::error!(
                     run,
                     reason,
                     "run {run} cannot be served: {reason}. Its messages are kept, and it is tried again"
                 );
             }
-            sleep(LOAD_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
-            self.runs.drop_lost_messages();
-            if self.runs.close_if_idle(run, RUN_IDLE_LIMIT) {
+            sleep(LOAD_BACKOFF.jittered_delay(failures, fastrand::f64())).await;
+            runs.lock_table().drop_lost_messages();
+            if runs.close_if_idle(run, RUN_IDLE_LIMIT) {
                 break;
             }
         }
-        LoadOutcome::Idle
+        LoadOutcome::Over
     }
 
     /// Hands messages of no known run to the run that may be meant, or that records them as poison.
     async fn forward_strays(&self, from: i64) {
-        let changed = self.runs.changes(from);
+        let runs = &self.dispatcher.runs;
+        let changed = runs.changes(from);
         let mut failures = 0;
-        while !self.runs.close_if_idle(from, Duration::ZERO) {
-            if self.runs.parked_count(from) == 0 {
+        while !runs.close_if_idle(from, Duration::ZERO) {
+            if runs.parked_count(from) == 0 {
                 drop(timeout(IDLE_CHECK_INTERVAL, changed.notified()).await);
                 continue;
             }
             match self.loader.home_run().await {
                 Ok(home) => {
                     let is_stray = from != STRAYS || !home.is_only;
-                    self.runs.forward_parked(from, home.run, is_stray);
+                    runs.forward_parked(from, home.run, is_stray);
                     failures = 0;
                 }
                 Err(reason) => {
                     failures += 1;
-                    if self.runs.set_load_error(from, &reason) {
+                    if runs.set_load_error(from, &reason) {
                         tracing::warn!(reason, "messages without a run wait: {reason}");
                     }
                     sleep(LOAD_BACKOFF.jittered_delay(failures, fastrand::f64())).await;
@@ -114,7 +156,11 @@ impl RunServer {
 }
 
 /// Serves a run that has passed its checks; forever, or until it has been idle for so long.
-pub async fn serve_run(dispatcher: &Dispatcher, stages: Arc<Stages>, idle_limit: Option<Duration>) {
+pub(crate) async fn serve_run(
+    dispatcher: &Dispatcher,
+    stages: Arc<Stages>,
+    idle_limit: Option<Duration>,
+) {
     let mut source = HeartbeatSource::new(Arc::clone(&stages), dispatcher.runs.clone());
     let control = Arc::clone(&stages.fleet_control);
     let heartbeats = send_heartbeats(&*control, &stages.context.throttle, || source.current());
@@ -122,7 +168,7 @@ pub async fn serve_run(dispatcher: &Dispatcher, stages: Arc<Stages>, idle_limit:
         biased;
         () = heartbeats => {}
         () = stages.copier.outages().probe_while_down() => {}
-        () = start_parked_messages(dispatcher, &stages, idle_limit) => {
+        () = start_parked_messages(dispatcher, stages.run, idle_limit) => {
             tracing::info!(run = stages.run, "run {} has been idle for a while: dropped", stages.run);
             deregister(&*control).await;
         }
@@ -130,22 +176,20 @@ pub async fn serve_run(dispatcher: &Dispatcher, stages: Arc<Stages>, idle_limit:
 }
 
 /// Without it the other processes see within seconds that this one has ended.
-pub async fn deregister(control: &dyn FleetControl) {
+pub(crate) async fn deregister(control: &dyn FleetControl) {
     drop(timeout(DEREGISTER_TIMEOUT, control.deregister()).await);
 }
 
-async fn start_parked_messages(
-    dispatcher: &Dispatcher,
-    stages: &Stages,
-    idle_limit: Option<Duration>,
-) {
-    let (runs, run) = (&dispatcher.runs, stages.run);
+async fn start_parked_messages(dispatcher: &Dispatcher, run: i64, idle_limit: Option<Duration>) {
+    let runs = &dispatcher.runs;
     let changed = runs.changes(run);
     while !idle_limit.is_some_and(|limit| runs.close_if_idle(run, limit)) {
-        if stages.context.throttle.is_excluded() {
-            for leased in runs.take_parked(run) {
-                dispatcher.give_back_later(leased);
-            }
+        runs.look();
+        for leased in runs
+            .lock_table()
+            .take_for_others(run, dispatcher.ends.max_receive_count)
+        {
+            dispatcher.release(leased, Event::OtherRun);
         }
         while let Some((stages, leased, in_hand)) = runs.next_parked(run) {
             dispatcher.spawn_handler(stages, leased, in_hand);

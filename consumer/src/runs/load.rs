@@ -1,6 +1,8 @@
 //! Taking on a run: it is read from the ledger, checked, and its store probed.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -8,23 +10,35 @@ use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::ledger::fleet_control::{FleetControl, Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::ledger::{
-    self, ConnectionPurpose, LedgerError, PostgresLedger, RunRow, RunSpec, list_runs_in, only_run,
+    ConnectionPurpose, DatabasePool, LedgerError, PostgresLedger, RunOptions, RunRow, RunSpec,
+    create_pool, list_runs_in, only_run,
 };
 use bucket_brigade_common::object_store::ObjectStore;
+use bucket_brigade_common::object_store::s3::{MethodRequest, S3Bucket, S3Store};
+use bucket_brigade_common::panics::contain_panic;
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::preflight::retry_transient;
+use bucket_brigade_common::preflight::{PreflightError, retry_transient};
 use bucket_brigade_common::row_id::IdType;
 use bucket_brigade_common::throttle::Throttle;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::ConsumerSettings;
-use crate::store::open_store;
 use crate::trace::Deliveries;
 
-/// A consumer shares the server's connections with the application and with every other consumer.
-pub(crate) const MAX_CONNECTIONS: u32 = 3;
+/// Of all runs together: the server's connections are shared with the application and with every other consumer.
+pub(crate) const MAX_CONNECTIONS: u16 = 3;
+
+/// A run that is not taken on by then is tried again later.
+const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The settings of what has to answer next.
+pub(crate) type LoadStep = Cell<&'static str>;
+
+const DATABASE: &str = "DATABASE_URL";
+pub(crate) const BUCKETS: &str = "SOURCE_BUCKET_NAME, DESTINATION_BUCKET_NAME";
 
 /// What is needed to serve one run.
 pub struct RunParts {
@@ -64,15 +78,40 @@ pub trait RunLoader: Send + Sync {
     async fn has_other_work(&self, waiting: &[i64]) -> bool;
 }
 
+/// Gives up what does not answer, by the name of what that was.
+pub(crate) async fn within_limit<T>(
+    load: impl AsyncFnOnce(&LoadStep) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let step = Cell::new(DATABASE);
+    let loaded = timeout(LOAD_TIMEOUT, load(&step)).await;
+    loaded.unwrap_or_else(|_| {
+        let (setting, problem) = (step.get(), format!("no response within {LOAD_TIMEOUT:?}"));
+        Err(PreflightError::Unreachable { setting, problem }.into())
+    })
+}
+
 /// The ledger's runs.
 #[derive(Clone)]
 pub(crate) struct LedgerRunLoader {
     pub(crate) settings: ConsumerSettings,
-    pub(crate) sdk: SdkConfig,
     pub(crate) stop: CancellationToken,
+    sdk: SdkConfig,
+    /// Of all runs.
+    pool: DatabasePool,
 }
 
 impl LedgerRunLoader {
+    pub(crate) fn new(settings: ConsumerSettings, sdk: SdkConfig, stop: CancellationToken) -> Self {
+        let database = settings.migration.database.clone();
+        let pool = create_pool(database, MAX_CONNECTIONS.into());
+        Self {
+            settings,
+            sdk,
+            stop,
+            pool,
+        }
+    }
+
     /// All runs; none where there is no ledger of this version.
     pub(crate) async fn list_runs(&self) -> Result<Option<Vec<RunRow>>, LedgerError> {
         let database = &self.settings.migration.database;
@@ -84,34 +123,45 @@ impl LedgerRunLoader {
         runs.ok_or_else(|| anyhow::anyhow!("the ledger is another version's"))
     }
 
-    async fn load_run(&self, run: i64) -> anyhow::Result<Option<RunParts>> {
+    /// None while no feeder has opened it.
+    pub(crate) async fn find_ledger(
+        &self,
+        run: &RunSpec,
+    ) -> Result<Option<PostgresLedger>, LedgerError> {
+        PostgresLedger::find_run(self.pool.clone(), run, &self.settings.name).await
+    }
+
+    async fn load_run(&self, run: i64, step: &LoadStep) -> anyhow::Result<Option<RunParts>> {
         let runs = self.require_runs().await?;
         let Some(row) = runs.iter().find(|row| row.id == run) else {
             return Ok(None);
         };
         let spec = row.to_spec()?;
         self.settings.migration.ensure_given(&spec)?;
-        let database = self.settings.migration.database.clone();
-        let pool = ledger::create_pool(database, MAX_CONNECTIONS);
-        let ledger = PostgresLedger::find_run(pool, &spec, &self.settings.name).await?;
-        let Some(ledger) = ledger else {
-            return Ok(None);
-        };
-        self.prepare(&spec, ledger).await.map(Some)
+        match self.find_ledger(&spec).await? {
+            Some(ledger) => self.prepare(&spec, ledger, step).await,
+            None => Ok(None),
+        }
     }
 
-    /// Checks a run's buckets, probes its store, and joins its fleet.
+    /// Checks a run's buckets, probes its store, and joins its fleet; none at a stop.
     pub(crate) async fn prepare(
         &self,
         spec: &RunSpec,
         ledger: PostgresLedger,
-    ) -> anyhow::Result<RunParts> {
+        step: &LoadStep,
+    ) -> anyhow::Result<Option<RunParts>> {
         let settings = &self.settings;
-        let store = open_store(&self.sdk, settings, spec, ledger.options()).await?;
+        step.set(BUCKETS);
+        let store = self.open_store(spec, ledger.options()).await?;
+        if self.stop.is_cancelled() {
+            return Ok(None);
+        }
+        step.set(DATABASE);
         let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
         let ledger = self.join_fleet(&ledger, &throttle).await?;
         log_start(settings, spec, &ledger);
-        Ok(RunParts {
+        Ok(Some(RunParts {
             run: ledger.run_id(),
             name: spec.name.clone().unwrap_or_default(),
             id_type: ledger.id_type(),
@@ -121,7 +171,40 @@ impl LedgerRunLoader {
             fleet_control: Arc::new(ledger),
             throttle: Arc::new(throttle),
             deliveries: Deliveries::new(&spec.source_bucket, &spec.destination_bucket),
-        })
+        }))
+    }
+
+    /// The two buckets, which must be there.
+    pub(crate) async fn open_buckets(
+        &self,
+        run: &RunSpec,
+        options: &RunOptions,
+    ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+        let stores = &self.settings.migration.stores;
+        let buckets = stores.open_buckets(&self.sdk, run, options, self.settings.copy_timeout);
+        let (source, destination) = buckets.await?;
+        source.check_access().await?;
+        destination.check_access().await?;
+        Ok((source, destination))
+    }
+
+    /// The way of the bytes from one bucket to the other.
+    async fn open_store(
+        &self,
+        run: &RunSpec,
+        options: &RunOptions,
+    ) -> Result<S3Store, PreflightError> {
+        let (source, destination) = self.open_buckets(run, options).await?;
+        let request = MethodRequest {
+            options,
+            stores: &self.settings.migration.stores,
+            conditional_copy: self.settings.conditional_copy,
+            prefix: run.rule.destination_key_prefix(),
+            source_prefix: run.rule.source_key_prefix(),
+        };
+        let store = Box::pin(request.open(source, destination)).await?;
+        tracing::info!(method = %store.method(), "copying");
+        Ok(store)
     }
 
     /// Reads the fleet's limits before the first message is taken. Returns the ledger under this process's name.
@@ -160,36 +243,32 @@ impl RunLoader for LedgerRunLoader {
     async fn load(&self, run: i64) -> Result<Option<Box<RunParts>>, String> {
         // On a thread of its own: retries by async closures are not known to be Send.
         let (loader, runtime) = (self.clone(), Handle::current());
-        let loading = spawn_blocking(move || runtime.block_on(loader.load_run(run)));
+        let loading = spawn_blocking(move || {
+            let load = async |step: &LoadStep| Box::pin(loader.load_run(run, step)).await;
+            runtime.block_on(contain_panic(within_limit(load)))
+        });
         let loaded = loading.await.map_err(|error| error.to_string())?;
-        let loaded = loaded.map_err(|error| format!("{error:#}"))?;
+        let loaded = loaded?.map_err(|error| format!("{error:#}"))?;
         Ok(loaded.map(Box::new))
     }
 
     async fn home_run(&self) -> Result<HomeRun, String> {
-        let runs = self
-            .require_runs()
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        if let Some(run) = only_run(&runs) {
-            return Ok(HomeRun {
-                run: run.id,
-                is_only: true,
-            });
-        }
-        let newest = runs.last().ok_or("there is no run in the ledger")?;
+        let runs = self.require_runs().await;
+        let runs = runs.map_err(|error| format!("{error:#}"))?;
+        let only = only_run(&runs);
+        let home = only.or(runs.last());
+        let run = home.ok_or("there is no run in the ledger")?.id;
         Ok(HomeRun {
-            run: newest.id,
-            is_only: false,
+            run,
+            is_only: only.is_some(),
         })
     }
 
     async fn has_other_work(&self, waiting: &[i64]) -> bool {
-        match self.list_runs().await {
-            Ok(runs) => runs
-                .unwrap_or_default()
-                .iter()
-                .any(|run| !run.is_finished && !run.is_paused && !waiting.contains(&run.id)),
+        let is_other =
+            |run: &RunRow| !run.is_finished && !run.is_paused && !waiting.contains(&run.id);
+        match self.require_runs().await {
+            Ok(runs) => runs.iter().any(is_other),
             Err(error) => {
                 tracing::debug!(%error, "the runs cannot be listed");
                 false

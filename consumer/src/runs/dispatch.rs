@@ -1,0 +1,147 @@
+//! From a received message to its task: which run it is of, and whether that run can work on it now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::message::{ParsedMessage, PoisonReason, named_run, parse};
+use bucket_brigade_common::queue::ReceivedMessage;
+use bucket_brigade_common::retry::Backoff;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::{Admission, InHand, RunParts, Runs, STRAYS};
+use crate::context::ConsumerContext;
+use crate::fair_slots::FairSlots;
+use crate::handle::{MessageEnds, Stages};
+use crate::lease::Lease;
+use crate::protocol::Event;
+
+/// How long a message is hidden of which too many are parked: five receives take hours.
+const POSTPONED_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_mins(15),
+    max_delay: Duration::from_hours(6),
+};
+
+/// A message as it was received, parsed once.
+pub struct IncomingMessage {
+    pub message: ReceivedMessage,
+    pub parsed: Result<ParsedMessage, PoisonReason>,
+    /// Whether its run is unknown: it is recorded as poison.
+    pub is_stray: bool,
+}
+
+/// A message with its lease.
+pub struct LeasedMessage {
+    pub incoming: IncomingMessage,
+    pub lease: Lease,
+    pub received_at: Instant,
+}
+
+/// Starts messages, parks them or gives them back.
+pub(crate) struct Dispatcher {
+    pub(crate) runs: Runs,
+    pub(crate) ends: Arc<MessageEnds>,
+    /// The messages in hand, and the runs that are taken on.
+    pub(crate) tasks: TaskTracker,
+    /// Copies in flight, of all runs.
+    pub(crate) copies: FairSlots,
+    /// Statements under way, of all runs.
+    pub(crate) statements: FairSlots,
+    pub(crate) context: ConsumerContext,
+}
+
+impl IncomingMessage {
+    fn new(message: ReceivedMessage) -> Self {
+        Self {
+            parsed: parse(&message.body),
+            message,
+            is_stray: false,
+        }
+    }
+
+    fn run(&self) -> Option<i64> {
+        match &self.parsed {
+            Ok(parsed) => parsed.run,
+            Err(_) => named_run(&self.message.body),
+        }
+    }
+}
+
+impl Dispatcher {
+    /// `serves_all`: whether the run is one of several.
+    pub(crate) fn build_stages(&self, parts: RunParts, serves_all: bool) -> Arc<Stages> {
+        let health = &self.context.health;
+        let health = if serves_all {
+            health.for_run(&parts.name)
+        } else {
+            health.clone()
+        };
+        let context = ConsumerContext {
+            throttle: Arc::clone(&parts.throttle),
+            health,
+            copies: self.copies.share(),
+            statements: self.statements.share(),
+            ..self.context.clone()
+        };
+        Arc::new(Stages::new(parts, serves_all, &self.ends, context))
+    }
+
+    pub(crate) fn dispatch(&self, message: ReceivedMessage, receipt_handle: String) {
+        let lease = self.context.leases.start_lease(receipt_handle);
+        let incoming = IncomingMessage::new(message);
+        let named = || incoming.run().filter(|run| *run > STRAYS);
+        let run = self.runs.only().or_else(named).unwrap_or(STRAYS);
+        let leased = LeasedMessage {
+            incoming,
+            lease,
+            received_at: Instant::now(),
+        };
+        if self.context.stop.is_cancelled() {
+            return self.release(leased, Event::Interrupted);
+        }
+        match self.runs.admit(run, leased) {
+            Admission::Handle(stages, leased, in_hand) => {
+                self.spawn_handler(stages, leased, in_hand);
+            }
+            Admission::Parked => {}
+            Admission::Postpone(leased) => self.postpone(leased),
+        }
+    }
+
+    pub(super) fn spawn_handler(
+        &self,
+        stages: Arc<Stages>,
+        leased: LeasedMessage,
+        in_hand: InHand,
+    ) {
+        let runs = self.runs.clone();
+        self.tasks.spawn(async move {
+            let interrupted = stages.handle(leased).await;
+            drop(in_hand);
+            if let Some(leased) = interrupted {
+                runs.park(stages.run, [leased]);
+            }
+        });
+    }
+
+    /// Gives back all that is parked, at a stop.
+    pub(crate) fn give_back_parked(&self) {
+        for leased in self.runs.take_all_parked() {
+            self.release(leased, Event::Interrupted);
+        }
+    }
+
+    pub(super) fn release(&self, leased: LeasedMessage, reason: Event) {
+        let ends = Arc::clone(&self.ends);
+        self.tasks
+            .spawn(async move { ends.release(leased, reason).await });
+    }
+
+    fn postpone(&self, leased: LeasedMessage) {
+        let ends = Arc::clone(&self.ends);
+        let receives = leased.incoming.message.receive_count;
+        let wait = POSTPONED_BACKOFF.delay_ceiling(receives);
+        self.tasks
+            .spawn(async move { ends.postpone(leased, wait).await });
+    }
+}

@@ -1,0 +1,332 @@
+//! What is known of each run: its stages, its messages in hand and parked, and whether it has room for more.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucket_brigade_common::health::Dependency;
+use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
+use bucket_brigade_common::retry::Backoff;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::LeasedMessage;
+use crate::handle::Stages;
+
+/// A run that has its part in hand is waited for, unless nothing of it ends for so long.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// While some run waits, a run that had a message so lately is reason enough to receive.
+const RECENT_USE: Duration = Duration::from_mins(1);
+
+/// How long what others are to have is kept, while it might come back here.
+const EXCLUDED_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_mins(5),
+    max_delay: Duration::from_hours(6),
+};
+
+/// What the throttle and the store of a run allow.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Allowance {
+    /// Messages in hand. What cannot be copied soon is better left to others, and to the queue if we have to stop.
+    in_hand: usize,
+    /// Those that wait for a slow range of keys: they take no room of what can go on.
+    slow: usize,
+    /// The fleet's limits leave nothing of the run to this process.
+    is_excluded: bool,
+}
+
+pub(super) struct RunSlot {
+    /// None until the run has passed its checks.
+    pub(super) stages: Option<Arc<Stages>>,
+    /// Why it has not.
+    pub(super) load_error: Option<String>,
+    pub(super) parked: VecDeque<LeasedMessage>,
+    pub(super) in_hand: usize,
+    /// When a message of it ended last, or the first one in hand began.
+    pub(super) moved_on_at: Instant,
+    pub(super) used_at: Instant,
+    pub(super) changed: Arc<Notify>,
+    allowance: Allowance,
+}
+
+pub(super) struct RunTable {
+    pub(super) slots: BTreeMap<i64, RunSlot>,
+    /// Taken on, and not yet looked at.
+    pub(super) new_runs: Vec<i64>,
+    /// Messages that polls under way may bring.
+    pub(super) polled: usize,
+    pub(super) parked: usize,
+    pub(super) has_other_work: bool,
+    in_hand: usize,
+    /// In hand at most, unless a run has less than its part.
+    max_in_hand: usize,
+    /// What each run may have in hand whatever the others have.
+    part: usize,
+    /// Messages of runs that wait: they take no room of what the others may receive.
+    waiting: usize,
+    slow: usize,
+}
+
+impl Allowance {
+    pub(super) fn of(stages: &Stages) -> Self {
+        let throttle = &stages.context.throttle;
+        let is_up = stages.context.health.is_up(Dependency::Objects);
+        let slow = throttle.excess_waiting();
+        let in_hand = throttle.max_in_hand().saturating_add(slow);
+        Self {
+            in_hand: if is_up { in_hand } else { 0 },
+            slow,
+            is_excluded: throttle.is_excluded(),
+        }
+    }
+}
+
+impl RunSlot {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            stages: None,
+            load_error: None,
+            parked: VecDeque::new(),
+            in_hand: 0,
+            moved_on_at: now,
+            used_at: now,
+            changed: Arc::default(),
+            allowance: Allowance::default(),
+        }
+    }
+
+    pub(super) fn held_count(&self) -> usize {
+        self.in_hand + self.parked.len()
+    }
+
+    /// Whether so many more would wait for an operator, the store or the checks, and not for each other.
+    fn is_waiting(&self, more: usize, part: usize) -> bool {
+        let wanted = self.held_count() + more;
+        wanted > self.allowance.in_hand
+            || (wanted > part && self.moved_on_at.elapsed() > STALLED_AFTER)
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.used_at.elapsed() < RECENT_USE
+    }
+
+    /// A run that is left to other processes stays known: what is not known is received.
+    pub(super) fn is_idle(&self, limit: Duration) -> bool {
+        let is_over = self.held_count() == 0 && self.used_at.elapsed() > limit;
+        is_over && !self.allowance.is_excluded
+    }
+
+    /// Why it cannot be worked on.
+    pub(super) fn obstacle(&self) -> Option<String> {
+        match &self.stages {
+            Some(stages) => stages.context.health.outage_of(Dependency::Objects),
+            None => self.load_error.clone(),
+        }
+    }
+}
+
+impl RunTable {
+    pub(super) fn new(max_in_hand: usize) -> Self {
+        Self {
+            slots: BTreeMap::new(),
+            new_runs: Vec::new(),
+            polled: 0,
+            parked: 0,
+            has_other_work: false,
+            in_hand: 0,
+            max_in_hand,
+            part: max_in_hand,
+            waiting: 0,
+            slow: 0,
+        }
+    }
+
+    pub(super) fn slot(&mut self, run: i64) -> &mut RunSlot {
+        self.slots.entry(run).or_insert_with(|| {
+            self.new_runs.push(run);
+            RunSlot::new()
+        })
+    }
+
+    pub(super) fn set_allowances(&mut self, seen: Vec<(i64, Allowance)>) {
+        for (run, allowance) in seen {
+            if let Some(slot) = self.slots.get_mut(&run) {
+                slot.allowance = allowance;
+            }
+        }
+        let has_work = |slot: &&RunSlot| slot.held_count() > 0;
+        let runs = self.slots.values().filter(has_work).count();
+        self.part = (self.max_in_hand / runs.max(1)).max(1);
+        let waiting = self.waiting_slots().map(|(_, slot)| slot.held_count());
+        self.waiting = waiting.sum();
+        self.slow = self.slots.values().map(|slot| slot.allowance.slow).sum();
+    }
+
+    fn waiting_slots(&self) -> impl Iterator<Item = (i64, &RunSlot)> {
+        let more = self.polled + MAX_BATCH_ENTRIES;
+        let slots = self.slots.iter().map(|(run, slot)| (*run, slot));
+        slots.filter(move |(_, slot)| slot.is_waiting(more, self.part))
+    }
+
+    /// Whether what a poll brings has room: a process that is busy is waited for.
+    pub(super) fn may_poll(&self) -> bool {
+        self.has_poll_room() && self.has_reason_to_poll()
+    }
+
+    /// Where a run is held there must be work for another.
+    fn has_reason_to_poll(&self) -> bool {
+        let waiting = self.waiting_runs();
+        let invites = |(run, slot): (&i64, &RunSlot)| slot.is_in_use() && !waiting.contains(run);
+        self.has_other_work || waiting.is_empty() || self.slots.iter().any(invites)
+    }
+
+    fn has_poll_room(&self) -> bool {
+        let held = self.in_hand + self.parked + self.polled + MAX_BATCH_ENTRIES;
+        held <= self.max_in_hand + self.waiting + self.slow
+    }
+
+    pub(super) fn waiting_runs(&self) -> Vec<i64> {
+        self.waiting_slots().map(|(run, _)| run).collect()
+    }
+
+    /// Begins a message that was received, unless others wait before it; `is_due` where it never waits.
+    pub(super) fn begin_received(&mut self, run: i64, is_due: bool) -> Option<Arc<Stages>> {
+        let slot = self.slots.get(&run)?;
+        let stages = slot.stages.clone()?;
+        let may_start = is_due || (slot.parked.is_empty() && self.has_room(slot));
+        may_start.then(|| {
+            self.begin(run);
+            stages
+        })
+    }
+
+    pub(super) fn begin_parked(&mut self, run: i64) -> Option<(Arc<Stages>, LeasedMessage)> {
+        let slot = self.slots.get(&run)?;
+        let stages = slot.stages.clone().filter(|_| self.has_room(slot))?;
+        let leased = self.slots.get_mut(&run)?.parked.pop_front()?;
+        self.parked -= 1;
+        self.begin(run);
+        Some((stages, leased))
+    }
+
+    fn has_room(&self, slot: &RunSlot) -> bool {
+        let is_sure = slot.in_hand < self.part || self.in_hand < self.max_in_hand + self.slow;
+        is_sure && slot.in_hand < slot.allowance.in_hand
+    }
+
+    pub(super) fn begin(&mut self, run: i64) {
+        let slot = self.slot(run);
+        if slot.in_hand == 0 {
+            slot.moved_on_at = Instant::now();
+        }
+        slot.in_hand += 1;
+        self.in_hand += 1;
+    }
+
+    /// Whether another poll may have room now.
+    pub(super) fn end(&mut self, run: i64) -> bool {
+        if let Some(slot) = self.slots.get_mut(&run) {
+            slot.in_hand -= 1;
+            self.in_hand -= 1;
+            slot.moved_on_at = Instant::now();
+            if !slot.parked.is_empty() {
+                slot.changed.notify_one();
+            }
+        }
+        self.has_poll_room()
+    }
+
+    pub(super) fn park(&mut self, run: i64, messages: impl IntoIterator<Item = LeasedMessage>) {
+        let slot = self.slot(run);
+        let before = slot.parked.len();
+        slot.parked.extend(messages);
+        slot.used_at = Instant::now();
+        slot.changed.notify_one();
+        let added = slot.parked.len() - before;
+        self.parked += added;
+    }
+
+    pub(super) fn take_parked(&mut self, run: i64) -> VecDeque<LeasedMessage> {
+        let parked = self.slots.get_mut(&run).map(|slot| &mut slot.parked);
+        let parked = parked.map(std::mem::take).unwrap_or_default();
+        self.parked -= parked.len();
+        parked
+    }
+
+    /// What is parked of a run that the fleet's limits leave to other processes, and may go back to them.
+    ///
+    /// Each way back costs a receive, which SQS never takes off again, and a queue cannot be asked for the messages
+    /// of one run: so they go back when this process polls no more and cannot receive them itself; while it works on
+    /// other runs of the queue, after a wait that grows with their receives; with the last receive not at all.
+    pub(super) fn take_for_others(
+        &mut self,
+        run: i64,
+        max_receive_count: Option<u32>,
+    ) -> VecDeque<LeasedMessage> {
+        let is_in_use = |slot: &RunSlot| slot.is_in_use() && !slot.allowance.is_excluded;
+        let is_busy = self.has_other_work || self.slots.values().any(is_in_use);
+        let is_quiet = self.polled == 0 && !is_busy;
+        let may_go = |leased: &LeasedMessage| {
+            let receives = leased.incoming.message.receive_count;
+            let is_due = leased.received_at.elapsed() > EXCLUDED_BACKOFF.delay_ceiling(receives);
+            (is_quiet || is_due) && max_receive_count.is_none_or(|most| receives < most)
+        };
+        let slot = self.slots.get_mut(&run);
+        let excluded = slot.filter(|slot| slot.allowance.is_excluded);
+        let Some(slot) = excluded.filter(|slot| slot.parked.iter().any(may_go)) else {
+            return VecDeque::new();
+        };
+        let (taken, kept) = std::mem::take(&mut slot.parked)
+            .into_iter()
+            .partition(may_go);
+        slot.parked = kept;
+        let taken: VecDeque<_> = taken;
+        self.parked -= taken.len();
+        taken
+    }
+
+    /// Those whose lease is lost are another consumer's.
+    pub(super) fn drop_lost_messages(&mut self) {
+        for slot in self.slots.values_mut() {
+            slot.parked.retain(|parked| parked.lease.is_held());
+        }
+        self.parked = self.slots.values().map(|slot| slot.parked.len()).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    fn begin_all(table: &mut RunTable, run: i64) -> usize {
+        while table.has_room(&table.slots[&run]) {
+            table.begin(run);
+        }
+        table.set_allowances(Vec::new());
+        table.slots[&run].in_hand
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_hand_is_bounded_and_each_run_is_sure_of_a_part() {
+        let mut table = RunTable::new(100);
+        for run in [1, 2] {
+            table.slot(run).allowance.in_hand = usize::MAX;
+        }
+        assert_eq!(begin_all(&mut table, 1), 100);
+        table.begin(2);
+        table.set_allowances(Vec::new());
+        assert_eq!(begin_all(&mut table, 2), 50);
+        assert!(!table.may_poll());
+        // Nothing of the first run ends: the second is received for.
+        advance(STALLED_AFTER * 2).await;
+        for _ in 0..30 {
+            table.end(2);
+        }
+        table.set_allowances(Vec::new());
+        assert!(table.may_poll());
+        assert_eq!(begin_all(&mut table, 1), 100);
+    }
+}

@@ -1,0 +1,102 @@
+//! What several runs share in one consumer, and how it takes them on.
+
+use std::time::Duration;
+
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
+
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
+use crate::shared_queue::{FACES, add_faces, moved, run_command, spawn_consumer_of_all};
+
+#[tokio::test]
+async fn all_runs_share_the_connections_of_one() {
+    let rig = TestRig::new().await;
+    rig.add_images(150).await;
+    add_faces(&rig, 150).await;
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    let (mut images, mut faces) = (
+        rig.spawn("feeder", &[], &[]),
+        rig.spawn("feeder", &FACES, &[]),
+    );
+    for feeder in [&mut images, &mut faces] {
+        let ended = wait_for_exit(feeder).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+    }
+    assert_eq!(rig.count_rows("moves").await, 300);
+    let connections = "SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'bucket-brigade consumer' AND datname = current_database()";
+    let count = rig.query_number(connections).await;
+    assert!((1..=3).contains(&count), "{count}");
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_the_probe_of_a_run_that_is_taken_on() {
+    let rig = TestRig::new().await;
+    rig.add_images(1).await;
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    wait_until("the message", async || rig.visible_messages().await == 1).await;
+    let slow = Fault::new("CopyObject", FaultEffect::Delay(Duration::from_secs(3)));
+    let slow = rig
+        .cloud
+        .inject_fault(slow.key_contains("bucket-brigade-probe"));
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    wait_until("the probe", async || slow.hits() > 0).await;
+    assert!(rig.cloud.count_objects("images-new") > 0);
+    stop_consumer(consumer).await;
+    assert_eq!(rig.cloud.count_objects("images-new"), 0);
+    wait_until("the message again", async || {
+        rig.visible_messages().await == 1
+    })
+    .await;
+    feeder.terminate().unwrap();
+    wait_for_exit(&mut feeder).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_silent_while_its_run_is_taken_on_delays_that_run_alone() {
+    let rig = TestRig::new().await;
+    rig.add_images(30).await;
+    add_faces(&rig, 10).await;
+    let silent = Fault::new("PutObject", FaultEffect::Delay(Duration::from_hours(1)));
+    let silent = silent.key_contains("face/.bucket-brigade-probe");
+    let silent = rig.cloud.inject_fault(silent);
+    let mut faces = rig.spawn("feeder", &FACES, &[]);
+    wait_until("the faces", async || rig.visible_messages().await == 10).await;
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    wait_until("the silence", async || silent.hits() > 0).await;
+    let mut images = rig.spawn("feeder", &[], &[]);
+    wait_until("the images", async || moved(&rig, 2).await == 30).await;
+    assert_eq!(wait_for_exit(&mut images).await.code, Some(0));
+    wait_until("the reason", async || {
+        let log = consumer.log_tail(100);
+        log.contains("run 1 cannot be served") && log.contains("no response within 60s")
+    })
+    .await;
+    silent.remove();
+    assert_eq!(wait_for_exit(&mut faces).await.code, Some(0));
+    assert_eq!(moved(&rig, 1).await, 10);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_limit_that_leaves_nothing_to_one_of_two_consumers_costs_no_dead_letter() {
+    let queue = CreateQueueOptions {
+        max_receive_count: Some(3),
+        ..CreateQueueOptions::default()
+    };
+    let rig = TestRig::with_options(CloudOptions::default(), queue).await;
+    rig.add_images(120).await;
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    wait_until("the run", async || rig.visible_messages().await == 120).await;
+    run_command(&rig, &["limit", "--concurrency", "1"]).await;
+    let slow = FaultEffect::Delay(Duration::from_millis(50));
+    let _slow = rig.cloud.inject_fault(Fault::new("CopyObject", slow));
+    let consumers = [(); 2].map(|()| spawn_consumer_of_all(&rig, &[]));
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!((moved(&rig, 1).await, rig.dead_letters().await), (120, 0));
+    for consumer in consumers {
+        stop_consumer(consumer).await;
+    }
+}
