@@ -54,7 +54,8 @@ impl IamServer {
     /// Those that were signed until now are refused, and the connections made with them cut.
     pub(super) fn expire_tokens(&self) {
         let mut signed = self.shared.signed.lock().unwrap();
-        signed[1] = signed[0].clone();
+        let [newest, expired] = &mut *signed;
+        expired.clone_from(newest);
         self.shared.cut.send_replace(());
     }
 }
@@ -181,5 +182,6 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
