@@ -61,6 +61,7 @@ pub(super) async fn handle_s3_request(
         "CopyObject of a probe" => probe_copy(request.headers()),
         "PutObject" => put_object(stub, key, request).await,
         "HeadObject" => head_object(stub, &key),
+        "DeleteObject" if is_of_another(request.headers()) => precondition_failed(),
         "DeleteObject" => delete_object(stub, &key),
         "DeleteObjects" => delete_objects(stub, request).await,
         "GetBucketVersioning" => build_response(StatusCode::OK, XML, "<VersioningConfiguration/>"),
@@ -71,14 +72,22 @@ pub(super) async fn handle_s3_request(
 
 fn probe_copy(headers: &HeaderMap) -> StubResponse {
     if headers.contains_key("if-none-match") {
-        build_response(
-            StatusCode::PRECONDITION_FAILED,
-            XML,
-            PRECONDITION_FAILED_XML,
-        )
+        precondition_failed()
     } else {
         build_response(StatusCode::OK, XML, COPY_RESPONSE_XML)
     }
+}
+
+fn precondition_failed() -> StubResponse {
+    build_response(
+        StatusCode::PRECONDITION_FAILED,
+        XML,
+        PRECONDITION_FAILED_XML,
+    )
+}
+
+fn is_of_another(headers: &HeaderMap) -> bool {
+    headers.get("if-match").is_some_and(|etag| etag != ETAG)
 }
 
 async fn put_object(stub: &StubServer, key: String, request: Request<Incoming>) -> StubResponse {
@@ -96,17 +105,28 @@ fn delete_object(stub: &StubServer, key: &str) -> StubResponse {
     build_response(StatusCode::NO_CONTENT, XML, "")
 }
 
-/// All that is asked for goes.
+/// What is asked for with its ETag goes.
 async fn delete_objects(stub: &StubServer, request: Request<Incoming>) -> StubResponse {
     let body = read_body(request).await;
     let body = String::from_utf8_lossy(&body);
-    let keys = body.split("<Key>").skip(1);
+    let entries = body.split("<Object>").skip(1);
     let mut text = String::from("<DeleteResult>");
     let mut count = 0;
-    for key in keys.filter_map(|rest| rest.split("</Key>").next()) {
+    for entry in entries {
+        let key = entry.split("<Key>").nth(1);
+        let key = key
+            .and_then(|rest| rest.split("</Key>").next())
+            .unwrap_or_default();
         // Writing to a String cannot fail.
-        let _ = write!(text, "<Deleted><Key>{key}</Key></Deleted>");
-        count += 1;
+        let _ = if entry.contains("<ETag>") && !entry.contains(ETAG.trim_matches('"')) {
+            write!(
+                text,
+                "<Error><Key>{key}</Key><Code>PreconditionFailed</Code></Error>"
+            )
+        } else {
+            count += 1;
+            write!(text, "<Deleted><Key>{key}</Key></Deleted>")
+        };
     }
     text.push_str("</DeleteResult>");
     stub.lock().counts.record_request("objects deleted", count);

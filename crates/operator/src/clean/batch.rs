@@ -6,16 +6,13 @@ use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS,
 };
-use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::path_rule::MoveRoute;
 
-use super::encoded_paths::{OtherPaths, UnsettledSources};
-use super::other_spellings::OtherSpellings;
+use super::encoded_paths::OtherPaths;
+use super::pass::CleanPass;
 use super::path_references::{ReferringColumn, referenced_keys};
-use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
-use super::restore::ObjectRestorer;
-use crate::command_throttle::CommandThrottle;
-use crate::retrying_store::{RequestSlots, is_object_error, remove_with_retries, stat_object};
+use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
+use crate::retrying_store::{is_object_error, remove_with_retries, stat_object};
 use crate::statements::retry_statement;
 
 const REFERENCED_REASON: &str = "a row names it";
@@ -29,15 +26,9 @@ const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NO
 
 /// Cleans one page.
 pub(super) struct ObjectCleaner<'a> {
-    pub(super) removals: RemovalLedger<'a>,
-    pub(super) store: &'a S3Store,
-    pub(super) restorer: &'a ObjectRestorer<'a>,
-    pub(super) slots: &'a RequestSlots,
-    pub(super) throttle: &'a CommandThrottle<'a>,
+    pub(super) pass: &'a CleanPass<'a>,
     /// As they were when the page began: a feeder may have opened another run since the last one.
     pub(super) columns: Vec<ReferringColumn>,
-    pub(super) other_spellings: &'a OtherSpellings,
-    pub(super) unsettled: &'a UnsettledSources,
 }
 
 /// What became of a page.
@@ -68,7 +59,7 @@ impl ObjectCleaner<'_> {
         mut page: Vec<ObjectRemoval>,
     ) -> anyhow::Result<CleanedPage> {
         let mut outcomes = Vec::new();
-        let other_paths = if self.removals.has_encoded_paths() {
+        let other_paths = if self.pass.removals.has_encoded_paths() {
             OtherPaths::split_off(&mut page, &mut outcomes)
         } else {
             OtherPaths::default()
@@ -85,13 +76,13 @@ impl ObjectCleaner<'_> {
         let (unsaved, failure) = removed.await?;
         let companions = Box::pin(self.remove_companions(&outcomes)).await?;
         other_paths.add_outcomes(&mut outcomes);
-        if self.removals.has_encoded_paths() {
+        if self.pass.removals.has_encoded_paths() {
             self.begin_gone(&outcomes).await?;
         }
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         for chunk in outcomes.chunks(MAX_DELETE_OBJECTS) {
-            let finish = async || self.removals.finish_removals(chunk).await;
-            self.throttle.write(retry_statement(finish)).await?;
+            let finish = async || self.pass.removals.finish_removals(chunk).await;
+            self.pass.throttle.write(retry_statement(finish)).await?;
         }
         Ok(CleanedPage {
             outcomes,
@@ -103,8 +94,8 @@ impl ObjectCleaner<'_> {
 
     async fn begin_removals(&self, removals: &[ObjectRemoval]) -> anyhow::Result<()> {
         for chunk in removals.chunks(MAX_DELETE_OBJECTS) {
-            let begin = async || self.removals.begin_removals(chunk).await;
-            self.throttle.write(retry_statement(begin)).await?;
+            let begin = async || self.pass.removals.begin_removals(chunk).await;
+            self.pass.throttle.write(retry_statement(begin)).await?;
         }
         Ok(())
     }
@@ -128,9 +119,9 @@ impl ObjectCleaner<'_> {
         for removal in removals {
             let reason = if referenced.contains(&removal.object_key) {
                 REFERENCED_REASON
-            } else if self.other_spellings.may_mean(&removal.object_key) {
+            } else if self.pass.other_spellings.may_mean(&removal.object_key) {
                 OTHER_SPELLING_REASON
-            } else if self.unsettled.contains(&removal.object_key) {
+            } else if self.pass.unsettled.contains(&removal.object_key) {
                 UNSETTLED_REASON
             } else {
                 unreferenced.push(removal);
@@ -147,7 +138,7 @@ impl ObjectCleaner<'_> {
     ) -> anyhow::Result<HashSet<String>> {
         let of = |removal: &'_ ObjectRemoval| (removal.object_key.clone(), removal.path.clone());
         let (keys, paths): (Vec<String>, Vec<String>) = removals.map(of).unzip();
-        Ok(referenced_keys(self.removals.ledger, &self.columns, &keys, &paths).await?)
+        Ok(referenced_keys(self.pass.removals.ledger, &self.columns, &keys, &paths).await?)
     }
 
     /// Those that may go, and those that an earlier clean removed and was killed.
@@ -160,16 +151,20 @@ impl ObjectCleaner<'_> {
             let verdict = self.classify_removal(&removal).await?;
             Ok::<_, StoreError>((removal, verdict))
         });
-        let classified = self.slots.run_all(checks).await?;
+        let classified = self.pass.slots.run_all(checks).await?;
         let (mut removable, mut gone) = (Vec::new(), Vec::new());
         for (removal, verdict) in classified {
             match verdict {
                 RemovalVerdict::Removable => removable.push(removal),
-                RemovalVerdict::Missing if removal.is_in_removal || self.removals.orphans => {
+                RemovalVerdict::Missing if removal.is_in_removal || self.pass.removals.orphans => {
                     gone.push((removal, None));
                 }
                 RemovalVerdict::Missing
-                    if self.removals.is_removed_by_other_path(&removal).await? =>
+                    if self
+                        .pass
+                        .removals
+                        .is_removed_by_other_path(&removal)
+                        .await? =>
                 {
                     gone.push((removal, None));
                 }
@@ -199,7 +194,8 @@ impl ObjectCleaner<'_> {
         &self,
         removal: &ObjectRemoval,
     ) -> Result<RemovalVerdict, StoreError> {
-        let Some(object) = stat_object(self.store, self.bucket_side(), &removal.object_key).await?
+        let Some(object) =
+            stat_object(self.pass.store, self.bucket_side(), &removal.object_key).await?
         else {
             return Ok(RemovalVerdict::Missing);
         };
@@ -217,7 +213,12 @@ impl ObjectCleaner<'_> {
                 "its path is outside the path rule".into(),
             ));
         };
-        let copy = stat_object(self.store, BucketSide::Destination, &route.destination_key).await?;
+        let copy = stat_object(
+            self.pass.store,
+            BucketSide::Destination,
+            &route.destination_key,
+        )
+        .await?;
         Ok(match copy {
             None => RemovalVerdict::Kept("its copy does not exist any more".into()),
             Some(copy) if copy.etag != *copy_etag => {
@@ -257,7 +258,7 @@ impl ObjectCleaner<'_> {
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<RemovedObject>> {
         let targets: Vec<DeleteTarget> = removable.iter().map(delete_target).collect();
-        let deletions = remove_with_retries(self.store, self.bucket_side(), &targets).await?;
+        let deletions = remove_with_retries(self.pass.store, self.bucket_side(), &targets).await?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for (removal, deletion) in removable.iter().zip(deletions) {
             match self.confirm_removal(removal, deletion).await? {
@@ -283,7 +284,7 @@ impl ObjectCleaner<'_> {
             DeleteOutcome::Refused(error) => error.to_string(),
         };
         Ok(
-            match stat_object(self.store, self.bucket_side(), &removal.object_key).await? {
+            match stat_object(self.pass.store, self.bucket_side(), &removal.object_key).await? {
                 None => RemovalOutcome::Removed(None),
                 Some(_) => RemovalOutcome::Kept(reason),
             },
@@ -324,7 +325,7 @@ impl ObjectCleaner<'_> {
     /// How it came back, or why it did not.
     async fn restore_object(&self, removal: &ObjectRemoval) -> Result<String, String> {
         let route = self.removal_route(removal).ok_or("no route leads there")?;
-        match Box::pin(self.restorer.restore(&route)).await {
+        match Box::pin(self.pass.restorer.restore(&route)).await {
             Ok(_) => Ok(format!(
                 "{REFERENCED_REASON} since a moment ago: brought back"
             )),
@@ -336,8 +337,8 @@ impl ObjectCleaner<'_> {
     }
 
     pub(super) fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
-        let rule = self.removals.ledger.rule();
-        let route = if self.removals.orphans {
+        let rule = self.pass.removals.ledger.rule();
+        let route = if self.pass.removals.orphans {
             rule.route_for(&rule.old_path(&removal.path)?).ok()?
         } else {
             rule.route_for(&removal.path).ok()?
@@ -351,7 +352,7 @@ impl ObjectCleaner<'_> {
     }
 
     pub(super) fn bucket_side(&self) -> BucketSide {
-        self.restorer.side
+        self.pass.restorer.side
     }
 }
 

@@ -175,9 +175,8 @@ impl RemovalLedger<'_> {
             etag: source.etag.unwrap_or_default(),
             copy_etag: source.copy_etag,
             size_bytes: source.size_bytes,
-            is_in_removal: false,
             is_marked: true,
-            companion: None,
+            ..ObjectRemoval::default()
         }
     }
 

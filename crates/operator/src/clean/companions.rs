@@ -29,7 +29,7 @@ impl ObjectCleaner<'_> {
         images: &RemovalOutcomes,
     ) -> anyhow::Result<RemovalOutcomes> {
         let mut outcomes = Vec::new();
-        if self.removals.ledger.rule().companions().is_empty() {
+        if self.pass.removals.ledger.rule().companions().is_empty() {
             return Ok(outcomes);
         }
         let gone = images
@@ -53,7 +53,7 @@ impl ObjectCleaner<'_> {
         &self,
         images: &[&ObjectRemoval],
     ) -> Result<Vec<(ObjectRemoval, Option<String>)>, StoreError> {
-        let rule = self.removals.ledger.rule();
+        let rule = self.pass.removals.ledger.rule();
         let companions = images.iter().flat_map(|image| {
             let companions = self
                 .removal_route(image)
@@ -89,7 +89,7 @@ impl ObjectCleaner<'_> {
             companion: Some(companion.pattern.to_owned()),
             ..image.clone()
         };
-        match stat_object(self.store, side, key).await {
+        match stat_object(self.pass.store, side, key).await {
             Ok(None) => return Ok(None),
             Ok(Some(object)) => {
                 removal.size_bytes = Some(object.size_bytes);
@@ -101,7 +101,7 @@ impl ObjectCleaner<'_> {
             return Ok(Some((removal, Some(SHARED_REASON.into()))));
         }
         // No ETag on record is needed: whatever goes is there once more.
-        let compared = retry_object_request(async || self.store.compare_objects(route).await);
+        let compared = retry_object_request(async || self.pass.store.compare_objects(route).await);
         let kept_because = match compared.await {
             Ok(DestinationState::Same(_)) => None,
             Ok(DestinationState::Different(difference)) => Some(format!(

@@ -182,11 +182,8 @@ mod tests {
             path: path.into(),
             object_key: key.into(),
             etag: etag.into(),
-            copy_etag: None,
-            size_bytes: None,
-            is_in_removal: false,
             is_marked: true,
-            companion: None,
+            ..ObjectRemoval::default()
         }
     }
 

@@ -28,7 +28,6 @@
 mod batch;
 mod candidates;
 mod companions;
-mod confirm;
 mod count;
 mod encoded_paths;
 mod missing_indexes;
@@ -50,12 +49,13 @@ use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::settings::{
-    DatabaseArgs, Setting, SettingsProblems, duration_between, setting,
+    DatabaseArgs, Setting, SettingsError, SettingsProblems, duration_between, setting,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::command_cursor::CommandCursor;
 use super::command_throttle::CommandThrottle;
+use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
 use super::history::{Operator, OperatorArgs};
 use super::locks::{self, QuiescedFleet};
@@ -64,7 +64,6 @@ use super::retrying_store::{
     DEFAULT_REQUESTS_IN_FLIGHT, RequestSlots, is_object_error, retry_object_request,
 };
 use super::verify::count_moves;
-use confirm::RemovalConsent;
 use count::EligibleMoves;
 use encoded_paths::UnsettledSources;
 use missing_indexes::{LARGE_PAGE_ROWS, MissingIndexes};
@@ -117,7 +116,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
     let bucket = target_bucket(&context, args.orphans);
-    confirm::check_bucket_name(args.confirm.as_deref(), bucket)?;
+    check_bucket_name(args.confirm.as_deref(), bucket)?;
     let ledger = context
         .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
         .await?;
@@ -208,16 +207,20 @@ impl CleanCommand<'_> {
         if stop.is_cancelled() {
             return Ok(exit::STOPPED);
         }
+        let bucket = self.pass.removals.bucket;
         let preview = self.build_preview(eligible, true);
-        let (format, bucket) = (self.context.format, self.pass.removals.bucket);
-        match confirm::prompt_for_consent(format, &preview, bucket, stop).await? {
-            RemovalConsent::Given => self.run_pass(lock, stop).await,
-            RemovalConsent::Withheld => {
+        let question = format!("{preview}\nType the bucket's name to remove them: ");
+        match ask(self.context.format, &question, stop).await? {
+            ConsentReply::Typed(name) => {
+                check_bucket_name(Some(&name), bucket)?;
+                self.run_pass(lock, stop).await
+            }
+            ConsentReply::Unattended => {
                 self.context
                     .print_output(&self.build_preview(eligible, false))?;
                 Ok(exit::DONE)
             }
-            RemovalConsent::Interrupted => Ok(exit::STOPPED),
+            ConsentReply::Interrupted => Ok(exit::STOPPED),
         }
     }
 
@@ -304,6 +307,17 @@ impl CleanCommand<'_> {
             missing_indexes: &self.missing,
             is_prompting,
         }
+    }
+}
+
+/// The operator's word: the name of the bucket, given as a flag or typed.
+fn check_bucket_name(given: Option<&str>, bucket: &str) -> Result<(), SettingsError> {
+    match given {
+        Some(name) if name != bucket => Err(SettingsError::for_setting(
+            "--confirm",
+            format!("'{name}' is not the bucket that objects would be removed from ('{bucket}')"),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -77,9 +77,9 @@ impl OtherSpellings {
                     break;
                 };
                 throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
-                paths
-                    .iter()
-                    .for_each(|path| spellings.add_path(rules, path));
+                for path in paths {
+                    spellings.add_path(rules, &path);
+                }
             }
         }
         Ok(spellings)
@@ -280,7 +280,7 @@ mod tests {
         assert!(
             rules
                 .odd_condition("p")
-                .ends_with(r#"'https://old.example/u/%')"#)
+                .ends_with("'https://old.example/u/%')")
         );
     }
 

@@ -129,14 +129,8 @@ impl CleanPass<'_> {
     ) -> anyhow::Result<(CleanedPage, Option<String>)> {
         let (ledger, bucket, count) = (self.removals.ledger, self.removals.bucket, page.len());
         let cleaner = ObjectCleaner {
-            removals: self.removals,
-            store: self.store,
-            restorer: &self.restorer,
-            slots: &self.slots,
-            throttle: self.throttle,
+            pass: self,
             columns: path_columns(ledger, bucket).await?,
-            other_spellings: &self.other_spellings,
-            unsettled: &self.unsettled,
         };
         let cleaned = Box::pin(cleaner.process_page(page)).await?;
         self.throttle.advance_by(count);

@@ -110,8 +110,11 @@ impl ColumnRules {
                 encoding,
             });
         }
+        let prefixes = sides.iter().map(|side| side.path_prefix.clone());
+        let mut known_prefixes: Vec<String> = prefixes.collect();
+        known_prefixes.dedup();
         Ok(Self {
-            known_prefixes: sides.iter().map(|side| side.path_prefix.clone()).collect(),
+            known_prefixes,
             references,
         })
     }

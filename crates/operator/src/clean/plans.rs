@@ -7,7 +7,7 @@ use super::candidates::{
     cleanable_paths_sql, is_unsettled, orphans_by_key_sql, orphans_page_sql, settle_gone_sql,
     sources_sql,
 };
-use super::count::{FIRST_ORPHANS, first_sources_sql};
+use super::count::count_first_sql;
 use super::encoded_paths::SELECT_UNSETTLED;
 use super::path_column::{PathColumn, RowSearch};
 use super::path_references::{ColumnRules, PathReference};
@@ -147,15 +147,15 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         ),
         page(
             "the first sources",
-            first_sources_sql(),
-            &["1", "0", "20000"],
+            count_first_sql(false),
+            &["1", "0", "5000"],
             "moves_cleanable",
             25_000.0,
         ),
         page(
             "the first orphans",
-            FIRST_ORPHANS,
-            &["1", "0", "20000"],
+            count_first_sql(true),
+            &["1", "0", "5000"],
             "orphans_pkey",
             25_000.0,
         ),

@@ -15,7 +15,7 @@ use super::path_column::PathColumn;
 use crate::statements::{column, page_after};
 
 /// An object that is to be removed.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub(super) struct ObjectRemoval {
     /// The path that named it.
     pub(super) path: String,

@@ -30,6 +30,8 @@ mod selection;
 mod source;
 mod undo;
 
+use std::cell::RefCell;
+
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
 use bucket_brigade_common::settings::{
@@ -150,13 +152,16 @@ async fn run_pass(
     };
     let throttle = CommandThrottle::start(ledger, "rollback", limits.database).await?;
     let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), for_real)?;
-    let rollback = RollbackRun::new(
-        (ledger, &throttle),
-        (classifier, RequestSlots::new(limits.requests)),
-        selection.clone(),
-        printer,
+    let rollback = RollbackRun {
+        ledger,
+        classifier,
+        slots: RequestSlots::new(limits.requests),
+        throttle: &throttle,
+        selection,
+        missing_ids: RefCell::new(selection.ids().iter().cloned().collect()),
+        printer: RefCell::new(printer),
         stop,
-    );
+    };
     let work = Box::pin(rollback.run(RollbackLocks::new(lock, fleet)));
     let (is_complete, is_whole) = throttle.run(work).await?;
     Ok(match (is_complete, is_whole) {

@@ -29,6 +29,14 @@ pub(super) enum MoveSelection {
 }
 
 impl MoveSelection {
+    /// Those that are asked for by name.
+    pub(super) fn ids(&self) -> &[String] {
+        match self {
+            Self::Ids(ids) => ids,
+            _ => &[],
+        }
+    }
+
     /// For the history.
     pub(super) fn describe(&self) -> String {
         match self {

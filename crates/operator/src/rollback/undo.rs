@@ -43,15 +43,15 @@ struct UndoOutcome {
 }
 
 pub(super) struct RollbackRun<'a> {
-    ledger: &'a PostgresLedger,
-    classifier: UndoClassifier<'a>,
-    slots: RequestSlots,
-    throttle: &'a CommandThrottle<'a>,
-    selection: MoveSelection,
+    pub(super) ledger: &'a PostgresLedger,
+    pub(super) classifier: UndoClassifier<'a>,
+    pub(super) slots: RequestSlots,
+    pub(super) throttle: &'a CommandThrottle<'a>,
+    pub(super) selection: &'a MoveSelection,
     /// Ids that were asked for and not found yet.
-    missing_ids: RefCell<HashSet<String>>,
-    printer: RefCell<RollbackPrinter>,
-    stop: &'a CancellationToken,
+    pub(super) missing_ids: RefCell<HashSet<String>>,
+    pub(super) printer: RefCell<RollbackPrinter>,
+    pub(super) stop: &'a CancellationToken,
 }
 
 /// What keeps others out of the run while rows go back.
@@ -85,30 +85,7 @@ impl RollbackLocks {
     }
 }
 
-impl<'a> RollbackRun<'a> {
-    pub(super) fn new(
-        (ledger, throttle): (&'a PostgresLedger, &'a CommandThrottle<'a>),
-        (classifier, slots): (UndoClassifier<'a>, RequestSlots),
-        selection: MoveSelection,
-        printer: RollbackPrinter,
-        stop: &'a CancellationToken,
-    ) -> Self {
-        let missing_ids = match &selection {
-            MoveSelection::Ids(ids) => ids.iter().cloned().collect(),
-            _ => HashSet::new(),
-        };
-        Self {
-            ledger,
-            classifier,
-            slots,
-            throttle,
-            selection,
-            missing_ids: RefCell::new(missing_ids),
-            printer: RefCell::new(printer),
-            stop,
-        }
-    }
-
+impl RollbackRun<'_> {
     /// Whether the end was reached, and whether no row was left alone. Without the fleet's lock it changes nothing.
     pub(super) async fn run(self, locks: RollbackLocks) -> anyhow::Result<(bool, bool)> {
         if locks.fleet.is_some() {
@@ -125,13 +102,13 @@ impl<'a> RollbackRun<'a> {
     async fn run_pages(&self, mut locks: RollbackLocks) -> anyhow::Result<()> {
         let (ledger, for_real) = (self.ledger, locks.fleet.is_some());
         let cursor = CommandCursor::new(ledger, "rollback", "all".into());
-        let has_cursor = for_real && self.selection == MoveSelection::All;
+        let has_cursor = for_real && *self.selection == MoveSelection::All;
         let lap = if has_cursor {
             cursor.load().await?
         } else {
             CursorLap::default()
         };
-        let mut source = RowSource::open(ledger, &self.selection, lap).await?;
+        let mut source = RowSource::open(ledger, self.selection, lap).await?;
         let total = match source.count() {
             Some(count) => u64::try_from(count)?,
             None => count_moves(ledger).await?,

@@ -284,7 +284,7 @@ pub(super) fn concurrent_write_message() -> String {
     "the source was written while it was checked".into()
 }
 
-fn mismatch_finding(code: &'static str, message: String) -> VerificationFinding {
+pub(super) fn mismatch_finding(code: &'static str, message: String) -> VerificationFinding {
     VerificationFinding {
         mismatch: Some((code, message)),
         ..VerificationFinding::default()

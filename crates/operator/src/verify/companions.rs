@@ -6,8 +6,9 @@ use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::BucketSide;
 
-use super::check::{CopyComparison, MoveChecker, concurrent_write_message};
+use super::check::{CopyComparison, MoveChecker, concurrent_write_message, mismatch_finding};
 use super::classify::{MoveVerdict, classify_move};
+use super::verification::VerificationFinding;
 use crate::moved_row::{MovedRow, recorded_companions};
 use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
 use crate::statements::retry_statement;
@@ -17,22 +18,17 @@ const RECORD_COPY: &str = "UPDATE bucket_brigade.moves
     SET companions = jsonb_set(companions, ARRAY[$3::text], to_jsonb($4::text))
     WHERE run_id = $1 AND row_id = $2 AND companions ->> $3 = $5";
 
-/// A code, and a sentence.
-type Problem = (&'static str, String);
-
-/// What was found of one companion, and the ETag of its copy where that is a newer one of ours.
-#[derive(Default)]
-struct CompanionFinding {
-    problem: Option<Problem>,
-    new_etag: Option<String>,
-}
-
 impl MoveChecker<'_> {
     /// What is wrong with the first companion that is not as it should be.
-    pub(super) async fn check_companions(&self, row: &MovedRow) -> anyhow::Result<Option<Problem>> {
+    pub(super) async fn check_companions(
+        &self,
+        row: &MovedRow,
+    ) -> anyhow::Result<Option<(&'static str, String)>> {
         for (companion, etag) in recorded_companions(self.rule, row) {
             let finding = match self.check_companion(row, &companion, etag).await {
-                Err(error) if is_object_error(&error) => wrong("Unreadable", error.to_string()),
+                Err(error) if is_object_error(&error) => {
+                    mismatch_finding("Unreadable", error.to_string())
+                }
                 found => found?,
             };
             if let Some(new_etag) = &finding.new_etag {
@@ -40,7 +36,7 @@ impl MoveChecker<'_> {
                 let record = async || record_copy(self.ledger, row, companion.pattern, etags).await;
                 retry_statement(record).await?;
             }
-            if let Some((code, message)) = finding.problem {
+            if let Some((code, message)) = finding.mismatch {
                 let key = &companion.route.destination_key;
                 return Ok(Some((code, format!("its companion '{key}': {message}"))));
             }
@@ -53,7 +49,7 @@ impl MoveChecker<'_> {
         row: &MovedRow,
         companion: &Companion<'_>,
         etag: &str,
-    ) -> Result<CompanionFinding, StoreError> {
+    ) -> Result<VerificationFinding, StoreError> {
         let route = &companion.route;
         let copy = stat_object(self.store, BucketSide::Destination, &route.destination_key);
         let copy = copy.await?;
@@ -64,8 +60,8 @@ impl MoveChecker<'_> {
             ..row.clone()
         };
         match classify_move(&recorded, copy.as_ref(), &source) {
-            MoveVerdict::Intact => Ok(CompanionFinding::default()),
-            MoveVerdict::Mismatch(code, message) => Ok(wrong(code, message)),
+            MoveVerdict::Intact => Ok(VerificationFinding::default()),
+            MoveVerdict::Mismatch(code, message) => Ok(mismatch_finding(code, message)),
             MoveVerdict::CopyReplaced => {
                 let found = copy.map_or_else(String::new, |copy| copy.etag);
                 let message = format!(
@@ -77,11 +73,13 @@ impl MoveChecker<'_> {
                 self.recopy_companion(&recorded, companion, message).await
             }
             MoveVerdict::NeedsComparison => match self.compare_copy(route).await? {
-                CopyComparison::Equal(_) => Ok(CompanionFinding::default()),
+                CopyComparison::Equal(_) => Ok(VerificationFinding::default()),
                 CopyComparison::Different(message) => {
                     self.recopy_companion(&recorded, companion, message).await
                 }
-                CopyComparison::Missing => Ok(wrong("SourceGone", concurrent_write_message())),
+                CopyComparison::Missing => {
+                    Ok(mismatch_finding("SourceGone", concurrent_write_message()))
+                }
             },
         }
     }
@@ -91,16 +89,16 @@ impl MoveChecker<'_> {
         &self,
         companion: &Companion<'_>,
         message: String,
-    ) -> Result<CompanionFinding, StoreError> {
+    ) -> Result<VerificationFinding, StoreError> {
         if self.recopies
             && let CopyComparison::Equal(etag) = self.compare_copy(&companion.route).await?
         {
-            return Ok(CompanionFinding {
+            return Ok(VerificationFinding {
                 new_etag: Some(etag),
-                problem: None,
+                ..VerificationFinding::default()
             });
         }
-        Ok(wrong("CopyReplaced", message))
+        Ok(mismatch_finding("CopyReplaced", message))
     }
 
     async fn recopy_companion(
@@ -108,31 +106,27 @@ impl MoveChecker<'_> {
         recorded: &MovedRow,
         companion: &Companion<'_>,
         message: String,
-    ) -> Result<CompanionFinding, StoreError> {
+    ) -> Result<VerificationFinding, StoreError> {
         if !self.recopies || !recorded.is_current() {
-            return Ok(wrong("SourceChanged", message));
+            return Ok(mismatch_finding("SourceChanged", message));
         }
         let (route, ours) = (&companion.route, &recorded.etag);
         match retry_object_request(async || self.store.replace_copy(route, ours).await).await {
             Ok(copied) => {
                 let compared = self.compare_copy(route).await?;
                 let is_equal = matches!(compared, CopyComparison::Equal(_));
-                Ok(CompanionFinding {
-                    problem: (!is_equal).then(|| ("SourceChanged", concurrent_write_message())),
+                Ok(VerificationFinding {
+                    mismatch: (!is_equal).then(|| ("SourceChanged", concurrent_write_message())),
                     new_etag: Some(copied.etag),
+                    ..VerificationFinding::default()
                 })
             }
-            Err(StoreError::DestinationExists) => Ok(wrong("SourceChanged", message)),
-            Err(error) if is_object_error(&error) => Ok(wrong("RecopyFailed", error.to_string())),
+            Err(StoreError::DestinationExists) => Ok(mismatch_finding("SourceChanged", message)),
+            Err(error) if is_object_error(&error) => {
+                Ok(mismatch_finding("RecopyFailed", error.to_string()))
+            }
             Err(error) => Err(error),
         }
-    }
-}
-
-fn wrong(code: &'static str, message: String) -> CompanionFinding {
-    CompanionFinding {
-        problem: Some((code, message)),
-        new_etag: None,
     }
 }
 
