@@ -12,7 +12,8 @@ use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::path_rule::PathRule;
 use crate::row_id::RowId;
 
-/// `$1` run, `$2` ids. A null path reads as empty.
+/// `$1` run, `$2` ids. A null path reads as empty. Removals are found by path, through an index in the default
+/// collation, in which other spellings are not equal either.
 pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let (row_id, is_any) = (id.as_text("t"), id.matches_any("t", "$2"));
@@ -25,7 +26,7 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
                            WHERE m.run_id = $1 AND m.row_id = {row_id}
                              AND m.old_path = t.{path} COLLATE "C"),
                          (SELECT r.copy_etag FROM bucket_brigade.removals r
-                           WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path} COLLATE "C"))
+                           WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path}::text COLLATE "default"))
            FROM {sql} t WHERE {is_any}"#
     )
 }

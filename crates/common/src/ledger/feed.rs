@@ -110,12 +110,13 @@ pub(super) fn id_stretch(
     format!("{filter} ORDER BY {} LIMIT $3", table.id.order("t"))
 }
 
-/// `$1` run: whether a row of a stretch is to be fed; null where it has no path.
+/// `$1` run: whether a row of a stretch is to be fed; null where it has no path. The lookup is scalar so that no plan
+/// reads all failures for it.
 pub(super) fn is_wanted(table: &ApplicationTable) -> String {
     let row_id = table.id.keys_as_text("s");
     format!(
-        r#"is_in_scope AND NOT EXISTS (SELECT 1 FROM bucket_brigade.failures f
-            WHERE f.run_id = $1 AND f.row_id = {row_id} AND f.path = s.path COLLATE "C")"#
+        r#"is_in_scope AND (SELECT true FROM bucket_brigade.failures f
+            WHERE f.run_id = $1 AND f.row_id = {row_id} AND f.path = s.path COLLATE "C") IS NULL"#
     )
 }
 
