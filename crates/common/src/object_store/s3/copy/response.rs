@@ -28,11 +28,16 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, RequestEr
         Ok(response) if is_success && response.code.is_none() => {
             Err(unreadable(status, "an error without a code"))
         }
-        Ok(response) => Err(refusal(status, response)),
+        Ok(response) => Err(refusal("CopyObject", status, response)),
         Err(_) if is_success && body.is_empty() => Ok(None),
         Err(error) if is_success => Err(unreadable(status, error)),
-        Err(_) => Err(refusal(status, CopyResponse::default())),
+        Err(_) => Err(read_refusal("CopyObject", status, b"")),
     }
+}
+
+/// What the body says, or else the status.
+pub(super) fn read_refusal(operation: &str, status: u16, body: &[u8]) -> RequestError {
+    refusal(operation, status, parse(body).unwrap_or_default())
 }
 
 /// The copy may have been made.
@@ -45,12 +50,12 @@ fn unreadable(status: u16, problem: impl Display) -> RequestError {
     }
 }
 
-fn refusal(status: u16, response: CopyResponse) -> RequestError {
+fn refusal(operation: &str, status: u16, response: CopyResponse) -> RequestError {
     let code = response.code;
     let message = response.message.filter(|message| !message.is_empty());
     let message = match message {
         Some(message) => first_line(&message),
-        None if status == 403 => describe_denial("CopyObject"),
+        None if status == 403 => describe_denial(operation),
         None => format!("S3 answered {status} without a message"),
     };
     RequestError {
