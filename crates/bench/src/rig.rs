@@ -177,11 +177,21 @@ impl BenchRig {
     }
 
     pub fn start_consumer(&self, number: usize, in_flight: usize) -> Result<RunningProcess> {
+        self.start_consumer_with(number, in_flight, &[])
+    }
+
+    fn start_consumer_with(
+        &self,
+        number: usize,
+        in_flight: usize,
+        settings: &[(&str, String)],
+    ) -> Result<RunningProcess> {
         let mut command = self.program_command(built_binary("consumer")?);
         for (name, _) in MIGRATION_SETTINGS {
             command.env_remove(name);
         }
         command.env("MAX_CONCURRENCY", in_flight.to_string());
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
         RunningProcess::start(
             command,
             Some(&self.file_path(&format!("consumer-{number}.log"))),
@@ -224,15 +234,25 @@ impl BenchRig {
         rows: Range<u64>,
         work: WorkloadSpec,
     ) -> Result<WorkloadResult> {
-        self.stub.set_up(&work.stub_setup(&rows)).await?;
+        self.consume_with(work, &work.stub_setup(&rows), &[]).await
+    }
+
+    /// Has consumers with these settings move the rows that a stub set up so has.
+    pub async fn consume_with(
+        &mut self,
+        work: WorkloadSpec,
+        setup: &StubSetup,
+        settings: &[(&str, String)],
+    ) -> Result<WorkloadResult> {
+        self.stub.set_up(setup).await?;
         let consumers: Vec<RunningProcess> = (0..work.consumers)
-            .map(|number| self.start_consumer(number, work.in_flight))
+            .map(|number| self.start_consumer_with(number, work.in_flight, settings))
             .collect::<Result<_>>()?;
         self.wait_for_count("deleted", work.images, &consumers)
             .await?;
         let counts = self.stub.read_counts().await?;
         let (usages, _) = stop_processes(consumers).await?;
-        self.ensure_moved(rows).await?;
+        self.ensure_moved(setup.rows.clone()).await?;
         Ok(WorkloadResult { usages, counts })
     }
 
@@ -294,8 +314,8 @@ impl WorkloadSpec {
     pub fn stub_setup(self, rows: &Range<u64>) -> StubSetup {
         StubSetup {
             s3_latency_ms: self.latency_ms,
-            sqs_latency_ms: 0,
             rows: rows.clone(),
+            ..StubSetup::default()
         }
     }
 }

@@ -8,9 +8,11 @@ mod growing;
 mod latency;
 mod memory;
 mod paging;
+mod partitions;
 mod peers;
 mod scaling;
 mod starting;
+mod streaming;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -37,6 +39,10 @@ pub enum RowGroup {
     Database,
     /// Start to first copy, SIGTERM to exit.
     Starting,
+    /// Images whose bytes go through the consumer, against rclone.
+    Streaming,
+    /// A store whose partitions serve so many copies a second each.
+    Partitions,
     /// Cost from a thousand rows to ten million, and the operator's commands.
     Growing,
 }
@@ -76,6 +82,8 @@ impl RowGroup {
             Self::Memory => memory::measure(rig, size, results).await,
             Self::Database => database::measure(rig, size, results).await,
             Self::Starting => starting::measure(rig, size, results).await,
+            Self::Streaming => streaming::measure(rig, size, results).await,
+            Self::Partitions => partitions::measure(rig, size, results).await,
             Self::Growing => growing::measure(rig, size, results).await,
         }
     }

@@ -51,19 +51,44 @@ impl PeerTool {
                 command.arg(file);
             }
             Self::Rclone => {
-                command.env("RCLONE_S3_PROVIDER", "Other");
-                command.env("RCLONE_S3_ENDPOINT", rig.stub.endpoint());
-                command.env("RCLONE_S3_ENV_AUTH", "true");
-                command.env("RCLONE_CONFIG", rig.file_path("rclone.conf"));
-                command.args(["copy", &format!(":s3:{SOURCE_BUCKET}/image")]);
-                command.arg(format!(":s3:{DESTINATION_BUCKET}/avatar"));
-                let in_flight = in_flight.to_string();
-                command.args(["--transfers", &in_flight, "--checkers", &in_flight]);
-                command.arg("--s3-no-check-bucket");
+                add_rclone_copy(&mut command, rig, ("one", "one"), in_flight);
             }
         }
         Ok(command)
     }
+
+    /// Copies all images from one remote to another, which rclone takes for another store.
+    pub(super) fn stream_command(program: PathBuf, rig: &BenchRig, in_flight: usize) -> Command {
+        let mut command = rig.program_command(program);
+        add_rclone_copy(&mut command, rig, ("one", "other"), in_flight);
+        command
+    }
+}
+
+fn add_rclone_copy(
+    command: &mut Command,
+    rig: &BenchRig,
+    (from, to): (&str, &str),
+    in_flight: usize,
+) {
+    for remote in [from, to] {
+        let values = [
+            ("TYPE", "s3".to_owned()),
+            ("PROVIDER", "Other".to_owned()),
+            ("ENDPOINT", rig.stub.endpoint()),
+            ("ENV_AUTH", "true".to_owned()),
+        ];
+        for (name, value) in values {
+            let remote = remote.to_uppercase();
+            command.env(format!("RCLONE_CONFIG_{remote}_{name}"), value);
+        }
+    }
+    command.env("RCLONE_CONFIG", rig.file_path("rclone.conf"));
+    command.args(["copy", &format!("{from}:{SOURCE_BUCKET}/image")]);
+    command.arg(format!("{to}:{DESTINATION_BUCKET}/avatar"));
+    let in_flight = in_flight.to_string();
+    command.args(["--transfers", &in_flight, "--checkers", &in_flight]);
+    command.arg("--s3-no-check-bucket");
 }
 
 fn s5cmd_lines(rows: &Range<u64>) -> String {

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{RequestCounts, StubResponse, StubServer, build_response, queue, read_body};
+use super::partitions::{PartitionLimits, Partitions};
+use super::{RequestCounts, StubResponse, StubServer, build_response, queue, read_body, s3};
 
 /// No bucket is called that.
 pub(super) const CONTROL_PREFIX: &str = "/-/";
@@ -26,6 +27,11 @@ pub struct StubSetup {
     pub sqs_latency_ms: u64,
     /// The rows whose messages the queue holds, and whose images a listing of the source has.
     pub rows: Range<u64>,
+    /// Into so many stretches the rows are divided, of which the messages come in turn; 0 in the rows' order.
+    pub stretches: u64,
+    /// How large the images are, where it matters.
+    pub object_bytes: Option<u64>,
+    pub partitions: PartitionLimits,
 }
 
 pub(super) async fn handle_control_request(
@@ -59,8 +65,9 @@ fn apply_setup(stub: &StubServer, setup: &StubSetup) -> StubResponse {
     state.s3_latency = Duration::from_millis(setup.s3_latency_ms);
     state.sqs_latency = Duration::from_millis(setup.sqs_latency_ms);
     state.counts = RequestCounts::default();
-    state.queue = queue::StubQueue::from_rows(setup.rows.clone());
-    state.store.images = setup.rows.clone();
+    state.queue = queue::StubQueue::from_rows(setup.rows.clone(), setup.stretches);
+    state.store = s3::StubStore::new(setup.rows.clone(), setup.object_bytes);
+    state.partitions = Partitions::new(setup.partitions.clone());
     build_response(StatusCode::OK, JSON, "")
 }
 

@@ -3,8 +3,10 @@
 //!
 //! It runs as a process of its own, on one thread, so that the account of who is measured stays clean.
 
+mod body;
 mod control;
 mod meter;
+mod partitions;
 mod queue;
 mod s3;
 mod sqs;
@@ -26,9 +28,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub use control::{StubClient, StubSetup};
 pub use meter::{RequestCounts, now_us};
+pub use partitions::PartitionLimits;
 
 /// What the stub answers with.
-type StubResponse = Response<Full<Bytes>>;
+type StubResponse = Response<body::StubBody>;
 
 /// All that the stub remembers.
 #[derive(Debug, Default)]
@@ -38,6 +41,7 @@ struct StubState {
     counts: RequestCounts,
     queue: queue::StubQueue,
     store: s3::StubStore,
+    partitions: partitions::Partitions,
 }
 
 /// The stub, shared by its connections.
@@ -121,7 +125,7 @@ async fn read_body(request: Request<Incoming>) -> Bytes {
 }
 
 fn build_response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> StubResponse {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(body::StubBody::Full(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(

@@ -9,18 +9,32 @@ const HANDLE_PREFIX: &str = "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0aAAAAAAAAAAAAAAAAA
 /// The messages that are to come, and those given back.
 #[derive(Debug, Default)]
 pub(super) struct StubQueue {
+    /// Places in the order in which they come.
     fresh: Range<u64>,
+    first_row: u64,
+    /// How many come before the next of the same stretch, and how many each stretch has.
+    stretches: (u64, u64),
     returned: VecDeque<u64>,
     in_flight: u64,
     deleted: u64,
 }
 
 impl StubQueue {
-    pub(super) fn from_rows(rows: Range<u64>) -> Self {
+    /// What does not fill one more row of each stretch is left out.
+    pub(super) fn from_rows(rows: Range<u64>, stretches: u64) -> Self {
+        let (count, stretches) = (rows.end.saturating_sub(rows.start), stretches.max(1));
+        let length = count / stretches;
         Self {
-            fresh: rows,
+            fresh: 0..length * stretches,
+            first_row: rows.start,
+            stretches: (stretches, length),
             ..Self::default()
         }
+    }
+
+    fn row_at(&self, place: u64) -> u64 {
+        let (stretches, length) = self.stretches;
+        self.first_row + place % stretches * length + place / stretches
     }
 
     /// Up to `most` messages: row ids, each with its receive count.
@@ -30,7 +44,7 @@ impl StubQueue {
             match self.returned.pop_front() {
                 Some(id) => taken.push((id, 2)),
                 None => match self.fresh.next() {
-                    Some(id) => taken.push((id, 1)),
+                    Some(place) => taken.push((self.row_at(place), 1)),
                     None => break,
                 },
             }
@@ -79,7 +93,7 @@ mod tests {
 
     #[test]
     fn every_row_comes_once_and_again_only_when_it_is_given_back() {
-        let mut queue = StubQueue::from_rows(5..8);
+        let mut queue = StubQueue::from_rows(5..8, 0);
         assert_eq!(queue.take_messages(2), [(5, 1), (6, 1)]);
         queue.delete_message(&receipt_handle(5));
         queue.return_message(&receipt_handle(6));
@@ -90,8 +104,15 @@ mod tests {
     }
 
     #[test]
+    fn stretches_come_in_turn() {
+        let mut queue = StubQueue::from_rows(10..16, 3);
+        let ids = queue.take_messages(10).into_iter().map(|(id, _)| id);
+        assert_eq!(ids.collect::<Vec<_>>(), [10, 12, 14, 11, 13, 15]);
+    }
+
+    #[test]
     fn what_is_no_handle_changes_nothing() {
-        let mut queue = StubQueue::from_rows(0..1);
+        let mut queue = StubQueue::from_rows(0..1, 0);
         queue.delete_message("7");
         assert_eq!(queue.deleted(), 0);
     }

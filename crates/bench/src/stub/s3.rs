@@ -1,15 +1,20 @@
-//! The answers of S3: every copy succeeds, every object exists, listings count up.
+//! The answers of S3: every copy succeeds unless its partition is busy, every object exists, listings count up.
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::ops::Range;
+use std::time::Instant;
 
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Request, StatusCode};
+use md5::{Digest, Md5};
 
+use super::body::{StubBody, zeros};
 use super::{StubResponse, StubServer, build_response, read_body, simulate_latency};
 
-/// Every object's, made-up.
+/// Every object's, made-up, where its bytes do not matter.
 const ETAG: &str = "\"9b2cf535f27731c974343645a3985328\"";
 const LAST_MODIFIED: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
 /// That of the images in the source, which are older than their copies.
@@ -20,12 +25,52 @@ const OBJECT_SIZE_BYTES: u64 = 2048;
 const LIST_PAGE_SIZE: u64 = 1000;
 const XML: &str = "application/xml";
 
+const SLOW_DOWN_XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
+const UPLOAD_XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>";
+
 /// What little is remembered: the objects that were put, with their sizes, as a probe does; and how many
-/// images a listing of the source holds.
+/// images a listing of the source holds, and how large they are.
 #[derive(Debug, Default)]
 pub(super) struct StubStore {
     put: HashMap<String, u64>,
-    pub(super) images: std::ops::Range<u64>,
+    images: Range<u64>,
+    object_bytes: Option<u64>,
+    /// Of as many zeros.
+    etags: HashMap<u64, String>,
+}
+
+impl StubStore {
+    pub(super) fn new(images: Range<u64>, object_bytes: Option<u64>) -> Self {
+        Self {
+            images,
+            object_bytes,
+            ..Self::default()
+        }
+    }
+
+    /// A name that ends otherwise than an image's is a directory's, which some tools ask for first.
+    fn size_of(&self, key: &str) -> Option<u64> {
+        let put = self.put.get(key).copied();
+        let of_image = || self.object_bytes.unwrap_or(OBJECT_SIZE_BYTES);
+        put.or_else(|| is_image(key).then(of_image))
+    }
+
+    fn etag_of(&mut self, size: u64) -> String {
+        if self.object_bytes.is_none() {
+            return ETAG.to_owned();
+        }
+        let etag = self.etags.entry(size).or_insert_with(|| {
+            let mut md5 = Md5::new();
+            zeros(size).for_each(|chunk| md5.update(chunk));
+            let digits: Vec<String> = md5.finalize().iter().map(|b| format!("{b:02x}")).collect();
+            format!("\"{}\"", digits.concat())
+        });
+        etag.clone()
+    }
+}
+
+fn is_image(key: &str) -> bool {
+    key.contains(".png")
 }
 
 pub(super) async fn handle_s3_request(
@@ -40,14 +85,22 @@ pub(super) async fn handle_s3_request(
     let operation = match *request.method() {
         // A probe's copy is no image's.
         Method::PUT if is_copy && is_put => "CopyObject of a probe",
+        Method::PUT if is_copy && !stub.lock().partitions.admits(&key, Instant::now()) => {
+            "CopyObject refused"
+        }
         Method::PUT if is_copy => "CopyObject",
+        Method::PUT if query.contains("partNumber") => "UploadPart",
         Method::PUT => "PutObject",
         Method::HEAD if is_object => "HeadObject",
         Method::HEAD => "HeadBucket",
+        Method::DELETE if query.contains("uploadId") => "AbortMultipartUpload",
         Method::DELETE => "DeleteObject",
         Method::GET if query.starts_with("versioning") => "GetBucketVersioning",
         Method::GET if !is_object => "ListObjects",
+        Method::GET if query.is_empty() || query.contains("GetObject") => "GetObject",
         Method::POST if query.contains("delete") => "DeleteObjects",
+        Method::POST if query.contains("uploads") => "CreateMultipartUpload",
+        Method::POST if query.contains("uploadId") => "CompleteMultipartUpload",
         _ => "other S3 requests",
     };
     let latency = {
@@ -58,8 +111,16 @@ pub(super) async fn handle_s3_request(
     simulate_latency(latency).await;
     match operation {
         "CopyObject" => build_response(StatusCode::OK, XML, COPY_RESPONSE_XML),
+        "CopyObject refused" => build_response(StatusCode::SERVICE_UNAVAILABLE, XML, SLOW_DOWN_XML),
         "CopyObject of a probe" => probe_copy(request.headers()),
+        "GetObject" => get_object(stub, &key, request.headers()),
+        "CreateMultipartUpload" => build_response(StatusCode::OK, XML, UPLOAD_XML),
+        "PutObject" | "UploadPart" | "CompleteMultipartUpload" if exists(stub, &key, &request) => {
+            precondition_failed()
+        }
         "PutObject" => put_object(stub, key, request).await,
+        "UploadPart" => upload_part(stub, request).await,
+        "CompleteMultipartUpload" => complete_upload(),
         "HeadObject" => head_object(stub, &key),
         "DeleteObject" if is_of_another(request.headers()) => precondition_failed(),
         "DeleteObject" => delete_object(stub, &key),
@@ -95,9 +156,75 @@ async fn put_object(stub: &StubServer, key: String, request: Request<Incoming>) 
         .headers()
         .get("x-amz-decoded-content-length")
         .and_then(|length| length.to_str().ok()?.parse().ok());
-    let sent = read_body(request).await.len() as u64;
-    stub.lock().store.put.insert(key, size.unwrap_or(sent));
-    with_etag(build_response(StatusCode::OK, XML, ""))
+    let size = size.unwrap_or(count_body(request).await);
+    let mut state = stub.lock();
+    if !is_image(&key) {
+        state.store.put.insert(key, size);
+    }
+    let etag = state.store.etag_of(size);
+    with_etag(build_response(StatusCode::OK, XML, ""), &etag)
+}
+
+async fn upload_part(stub: &StubServer, request: Request<Incoming>) -> StubResponse {
+    let size = count_body(request).await;
+    let etag = stub.lock().store.etag_of(size);
+    with_etag(build_response(StatusCode::OK, XML, ""), &etag)
+}
+
+fn complete_upload() -> StubResponse {
+    let etag = ETAG.trim_matches('"');
+    let text = format!(
+        "<CompleteMultipartUploadResult><ETag>{etag}-1</ETag></CompleteMultipartUploadResult>"
+    );
+    build_response(StatusCode::OK, XML, text)
+}
+
+/// Whether a probe is not to be written over.
+fn exists(stub: &StubServer, key: &str, request: &Request<Incoming>) -> bool {
+    request.headers().contains_key("if-none-match") && stub.lock().store.put.contains_key(key)
+}
+
+fn precondition_failed() -> StubResponse {
+    build_response(
+        StatusCode::PRECONDITION_FAILED,
+        XML,
+        PRECONDITION_FAILED_XML,
+    )
+}
+
+/// How long it is; not kept.
+async fn count_body(request: Request<Incoming>) -> u64 {
+    let (mut body, mut size) = (request.into_body(), 0);
+    while let Some(Ok(frame)) = body.frame().await {
+        size += frame.data_ref().map_or(0, |chunk| chunk.len() as u64);
+    }
+    size
+}
+
+fn get_object(stub: &StubServer, key: &str, headers: &HeaderMap) -> StubResponse {
+    let mut response = head_object(stub, key);
+    let length = response.headers().get("content-length");
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let Some(length) = length else {
+        return response;
+    };
+    let range = headers.get("range").and_then(|range| {
+        let (first, last) = range
+            .to_str()
+            .ok()?
+            .strip_prefix("bytes=")?
+            .split_once('-')?;
+        let last = last.parse().unwrap_or(length - 1);
+        Some(last + 1 - first.parse::<u64>().ok()?)
+    });
+    let size = range.unwrap_or(length);
+    if range.is_some() {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let headers = response.headers_mut();
+        headers.insert("content-length", HeaderValue::from(size));
+    }
+    *response.body_mut() = StubBody::Zeros(size);
+    response
 }
 
 fn delete_object(stub: &StubServer, key: &str) -> StubResponse {
@@ -134,12 +261,12 @@ async fn delete_objects(stub: &StubServer, request: Request<Incoming>) -> StubRe
 }
 
 fn head_object(stub: &StubServer, key: &str) -> StubResponse {
-    let put = stub.lock().store.put.get(key).copied();
-    // A name that ends otherwise is a directory's, which some tools ask for first.
-    let Some(size) = put.or_else(|| key.contains(".png").then_some(OBJECT_SIZE_BYTES)) else {
+    let mut state = stub.lock();
+    let Some(size) = state.store.size_of(key) else {
         return build_response(StatusCode::NOT_FOUND, XML, "");
     };
-    let mut response = with_etag(build_response(StatusCode::OK, "image/png", ""));
+    let etag = state.store.etag_of(size);
+    let mut response = with_etag(build_response(StatusCode::OK, "image/png", ""), &etag);
     let headers = response.headers_mut();
     headers.insert("content-length", HeaderValue::from(size));
     let modified = if key.contains("old-images") {
@@ -151,16 +278,20 @@ fn head_object(stub: &StubServer, key: &str) -> StubResponse {
     response
 }
 
-fn with_etag(mut response: StubResponse) -> StubResponse {
-    response
-        .headers_mut()
-        .insert("etag", HeaderValue::from_static(ETAG));
+fn with_etag(mut response: StubResponse, etag: &str) -> StubResponse {
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        response.headers_mut().insert("etag", etag);
+    }
     response
 }
 
 /// A page of the source's images; the destination is empty.
 fn list_objects(stub: &StubServer, path: &str, query: &str) -> String {
-    let images = stub.lock().store.images.clone();
+    let mut state = stub.lock();
+    let images = state.store.images.clone();
+    let size = state.store.object_bytes.unwrap_or(OBJECT_SIZE_BYTES);
+    let etag = state.store.etag_of(size);
+    drop(state);
     let after = ["marker=", "continuation-token=", "start-after="]
         .iter()
         .find_map(|name| query.split('&').find_map(|part| part.strip_prefix(name)))
@@ -193,7 +324,7 @@ fn list_objects(stub: &StubServer, path: &str, query: &str) -> String {
     for id in page {
         let _ = write!(
             text,
-            "<Contents><Key>image/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{ETAG}</ETag><Size>{OBJECT_SIZE_BYTES}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            "<Contents><Key>image/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{etag}</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         );
     }
     text.push_str("</ListBucketResult>");

@@ -146,7 +146,7 @@ mod tests {
 
     fn stub(rows: std::ops::Range<u64>) -> StubServer {
         let stub = StubServer::default();
-        stub.lock().queue = queue::StubQueue::from_rows(rows);
+        stub.lock().queue = queue::StubQueue::from_rows(rows, 0);
         stub
     }
 

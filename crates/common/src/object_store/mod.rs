@@ -31,15 +31,13 @@ pub enum DestinationState {
     Different(String),
 }
 
-/// Why a call to the object store did not succeed, named by what to do about it.
+/// Why a call to the object store did not succeed, named by what to do about it; with the service's error code and
+/// message.
 #[derive(Debug, Clone, Error)]
 pub enum StoreError {
     /// Asked too fast: slow down, then try again.
     #[error("throttled ({code})")]
-    Throttled {
-        /// The service's error code.
-        code: String,
-    },
+    Throttled { code: String },
     /// Broken for the moment: try again.
     #[error("{code}: {message}")]
     Transient {
@@ -55,40 +53,30 @@ pub enum StoreError {
     TooLarge,
     /// This object cannot be copied, however often it is tried: a code that can be about nothing else.
     #[error("{code}: {message}")]
-    Permanent {
-        /// The service's error code.
-        code: String,
-        /// The service's own words.
-        message: String,
-    },
+    Permanent { code: String, message: String },
     /// Not allowed: this object's own trouble, or everybody's.
     #[error("{code}: {message}")]
-    Denied {
-        /// The service's error code.
-        code: String,
-        /// The service's own words.
-        message: String,
-    },
+    Denied { code: String, message: String },
     /// A refusal that is in no list: this object's own trouble, or a setting that the store does not know.
     /// It counts against the object only when another has been copied since the object first failed.
     #[error("{code}: {message}")]
-    Suspect {
-        /// The service's error code.
-        code: String,
-        /// The service's own words.
-        message: String,
-    },
+    Suspect { code: String, message: String },
     /// No call can succeed until an operator repairs it: credentials, a missing bucket.
     #[error("{code}: {message}")]
-    Systemic {
-        /// The service's error code.
-        code: String,
-        /// The service's own words.
-        message: String,
-    },
+    Systemic { code: String, message: String },
 }
 
 impl StoreError {
+    pub fn transient(code: &str, message: impl Into<String>) -> Self {
+        let (code, message) = (code.to_owned(), message.into());
+        Self::Transient { code, message }
+    }
+
+    pub fn permanent(code: &str, message: impl Into<String>) -> Self {
+        let (code, message) = (code.to_owned(), message.into());
+        Self::Permanent { code, message }
+    }
+
     /// The code to record and to count by.
     pub fn code(&self) -> &str {
         match self {

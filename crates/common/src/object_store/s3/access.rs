@@ -1,5 +1,6 @@
 //! How this process reaches S3, and the buckets that it works with.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -171,6 +172,12 @@ impl S3Bucket {
             headers,
             ..self
         }
+    }
+
+    /// What each request about it says.
+    pub(super) fn request_headers(&self) -> impl Iterator<Item = (Cow<'static, str>, String)> {
+        let pairs = self.headers.pairs().into_iter();
+        pairs.map(|(name, value)| (Cow::Borrowed(name), value))
     }
 
     /// Checks that it is there, and that we may look into it.

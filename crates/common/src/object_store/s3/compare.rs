@@ -34,10 +34,7 @@ impl S3Store {
         route: &MoveRoute,
     ) -> Result<HeadObjectOutput, StoreError> {
         let head = self.source.head(&route.source_key).await?;
-        head.ok_or_else(|| StoreError::Permanent {
-            code: "NoSuchKey".into(),
-            message: "the source object does not exist".into(),
-        })
+        head.ok_or_else(|| StoreError::permanent("NoSuchKey", "the source object does not exist"))
     }
 
     pub(super) async fn head_destination(
@@ -68,11 +65,10 @@ impl S3Bucket {
             Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => Ok(None),
             Err(error) => match store_error(error) {
                 error if error.code() == "BadRequest" && self.needs_customer_key(key).await => {
-                    Err(StoreError::Permanent {
-                        code: CUSTOMER_KEY.into(),
-                        message: "the object is encrypted with a key of the customer's (SSE-C)"
-                            .into(),
-                    })
+                    Err(StoreError::permanent(
+                        CUSTOMER_KEY,
+                        "the object is encrypted with a key of the customer's (SSE-C)",
+                    ))
                 }
                 error => Err(error),
             },
@@ -85,31 +81,24 @@ impl S3Bucket {
         etag: Option<&str>,
         range: &str,
     ) -> Result<ByteStream, StoreError> {
-        let request = self.client.get_object().bucket(&self.name).key(key);
-        let request = request
-            .range(range)
-            .set_if_match(etag.map(ToOwned::to_owned));
-        match timeout(self.timeout.min(HEAD_TIMEOUT), request.send()).await {
-            Ok(response) => Ok(response.map_err(comparison_error)?.body),
+        match timeout(HEAD_TIMEOUT, self.open(key, etag, Some(range))).await {
+            Ok(opened) => Ok(ByteStream::new(opened.map_err(comparison_error)?.body)),
             Err(_) => Err(no_response("GetObject")),
         }
     }
 }
 
 fn no_response(operation: &str) -> StoreError {
-    StoreError::Transient {
-        code: "Timeout".into(),
-        message: format!("{operation} has timed out"),
-    }
+    StoreError::transient("Timeout", format!("{operation} has timed out"))
 }
 
 /// A 412 here means the object was replaced while it was read, not that a destination exists.
-fn comparison_error(error: impl Into<crate::aws::RequestError>) -> StoreError {
-    match store_error(error) {
-        StoreError::DestinationExists => StoreError::Transient {
-            code: "ChangedWhileCompared".into(),
-            message: "the object was replaced while it was compared".into(),
-        },
+fn comparison_error(error: StoreError) -> StoreError {
+    match error {
+        StoreError::DestinationExists => StoreError::transient(
+            "ChangedWhileCompared",
+            "the object was replaced while it was compared",
+        ),
         other => other,
     }
 }
@@ -223,10 +212,8 @@ async fn bytes_are_equal(
         // The SDK's time limit ends with the head of the answer.
         let compared = timeout(store.source.timeout, bodies_are_equal(ours, theirs)).await;
         let compared = compared.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
-        let is_same = compared.map_err(|error| StoreError::Transient {
-            code: "BodyCutShort".into(),
-            message: error_chain(&error),
-        })?;
+        let is_same =
+            compared.map_err(|error| StoreError::transient("BodyCutShort", error_chain(&error)))?;
         if !is_same {
             return Ok(false);
         }

@@ -73,10 +73,7 @@ impl S3Store {
             }
             DeleteGuard::UnmodifiedSince | DeleteGuard::HeadBefore => {
                 let modified = match self.bucket_at(side).head(&object.key).await {
-                    Ok(None) => Err(StoreError::Permanent {
-                        code: "NoSuchKey".into(),
-                        message: String::new(),
-                    }),
+                    Ok(None) => Err(StoreError::permanent("NoSuchKey", "")),
                     Ok(Some(head))
                         if bare_etag(head.e_tag().unwrap_or_default()) != object.etag =>
                     {

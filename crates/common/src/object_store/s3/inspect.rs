@@ -1,8 +1,5 @@
 //! Looking at an object by a HEAD.
 
-use std::collections::HashMap;
-
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
 
@@ -87,18 +84,6 @@ pub(super) fn is_md5_of(etag: &str, encryption: Option<&ServerSideEncryption>) -
 }
 
 /// What of an object's headers is no UTF-8, as the connections have marked it.
-pub(super) fn unreadable_header(object: &GetObjectOutput) -> Option<&'static str> {
-    let headers = [
-        ("Content-Type", &object.content_type),
-        ("Cache-Control", &object.cache_control),
-        ("Content-Encoding", &object.content_encoding),
-        ("Content-Disposition", &object.content_disposition),
-        ("Content-Language", &object.content_language),
-        ("Expires", &object.expires_string),
-    ];
-    first_marked(headers, object.metadata.as_ref())
-}
-
 fn unreadable_head(head: &HeadObjectOutput) -> Option<&'static str> {
     let headers = [
         ("Content-Type", &head.content_type),
@@ -108,17 +93,11 @@ fn unreadable_head(head: &HeadObjectOutput) -> Option<&'static str> {
         ("Content-Language", &head.content_language),
         ("Expires", &head.expires_string),
     ];
-    first_marked(headers, head.metadata.as_ref())
-}
-
-fn first_marked(
-    headers: [(&'static str, &Option<String>); 6],
-    metadata: Option<&HashMap<String, String>>,
-) -> Option<&'static str> {
     let is_marked = |value: &String| has_marked_byte(value);
     let mut headers = headers.into_iter();
     let header = headers.find(|(_, value)| value.as_ref().is_some_and(is_marked));
-    let in_metadata = metadata.is_some_and(|metadata| metadata.values().any(is_marked));
+    let in_metadata = head.metadata.as_ref();
+    let in_metadata = in_metadata.is_some_and(|metadata| metadata.values().any(is_marked));
     header
         .map(|(name, _)| name)
         .or(in_metadata.then_some("x-amz-meta-…"))

@@ -11,6 +11,7 @@ mod hashed_body;
 mod inspect;
 mod method;
 mod multipart;
+mod opened_object;
 mod probe;
 mod remove;
 mod replace;
@@ -245,10 +246,10 @@ fn confirm_copy(etag: Option<&str>) -> Result<CopiedObject, StoreError> {
             size_bytes: None,
             is_source_gone: false,
         }),
-        _ => Err(StoreError::Transient {
-            code: NO_ETAG.into(),
-            message: "S3 answered 200 without an ETag, which proves no copy".into(),
-        }),
+        _ => Err(StoreError::transient(
+            NO_ETAG,
+            "S3 answered 200 without an ETag, which proves no copy",
+        )),
     }
 }
 

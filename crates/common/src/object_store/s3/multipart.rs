@@ -7,6 +7,7 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::attributes::readable_class;
@@ -42,10 +43,10 @@ pub(super) async fn copy_in_parts(
     let source = store.head_source(route).await?;
     let size = u64::try_from(source.content_length.unwrap_or(0)).unwrap_or(0);
     if store.options.method == CopyMethod::Server && size <= store.options.limits.single_bytes {
-        return Err(StoreError::Permanent {
-            code: "InvalidRequest".into(),
-            message: format!("the store refuses to copy this object of {size} bytes"),
-        });
+        return Err(StoreError::permanent(
+            "InvalidRequest",
+            format!("the store refuses to copy this object of {size} bytes"),
+        ));
     }
     if !is_conditional(store) {
         ensure_unconditional_accepted(store)?;
@@ -53,11 +54,17 @@ pub(super) async fn copy_in_parts(
             store.ensure_destination_free(route).await?;
         }
     }
-    let upload = create_upload(store, route, &source).await?;
-    let copied = copy_parts_and_complete(store, route, &upload, &source, size).await;
+    let mut upload = OpenUpload {
+        id: create_upload(store, route, &source).await?,
+        bucket: &store.destination,
+        key: &route.destination_key,
+        is_open: true,
+    };
+    let copied = copy_parts_and_complete(store, route, &upload.id, &source, size).await;
     if copied.is_err() {
-        abort_upload(store, route, &upload).await;
+        upload.abort().await;
     }
+    upload.is_open = false;
     copied.map(|copied| CopiedObject {
         size_bytes: source.content_length,
         ..copied
@@ -73,10 +80,10 @@ fn ensure_unconditional_accepted(store: &S3Store) -> Result<(), StoreError> {
     if store.options.accept_unconditional || !store.options.conditional_copy {
         return Ok(());
     }
-    Err(StoreError::Permanent {
-        code: "UnconditionalUpload".into(),
-        message: "the object needs an upload in parts, by which this store overwrites whatever it meets: ACCEPT_UNCONDITIONAL=yes".into(),
-    })
+    Err(StoreError::permanent(
+        "UnconditionalUpload",
+        "the object needs an upload in parts, by which this store overwrites whatever it meets: ACCEPT_UNCONDITIONAL=yes",
+    ))
 }
 
 /// Starts the upload with everything S3 would have copied in a single copy.
@@ -111,9 +118,11 @@ async fn create_upload(
         .send()
         .await
         .map_err(store_error)?;
-    output.upload_id.ok_or_else(|| StoreError::Transient {
-        code: "NoUploadId".into(),
-        message: "S3 started a multipart upload without naming it".into(),
+    output.upload_id.ok_or_else(|| {
+        StoreError::transient(
+            "NoUploadId",
+            "S3 started a multipart upload without naming it",
+        )
     })
 }
 
@@ -198,11 +207,11 @@ async fn confirm_by_head(
 }
 
 /// Part numbers from 1 with their byte ranges; parts grow when there would be too many.
-fn part_ranges(size: u64, part_bytes: u64) -> impl Iterator<Item = (i32, String)> {
+fn part_ranges(size: u64, part_bytes: u64) -> impl Iterator<Item = (i32, (u64, u64))> {
     let part = part_bytes.max(size.div_ceil(MAX_PARTS)).max(1);
     (1..).zip((0..size.div_ceil(part)).map(move |index| {
         let start = index * part;
-        format!("bytes={start}-{}", (start + part).min(size) - 1)
+        (start, (start + part).min(size) - 1)
     }))
 }
 
@@ -212,10 +221,10 @@ const SOURCE_CHANGED: &str = "SourceChanged";
 /// On a condition on the source.
 pub(super) fn source_error(error: StoreError) -> StoreError {
     match error {
-        StoreError::DestinationExists => StoreError::Transient {
-            code: SOURCE_CHANGED.into(),
-            message: "the source object was replaced while it was copied".into(),
-        },
+        StoreError::DestinationExists => StoreError::transient(
+            SOURCE_CHANGED,
+            "the source object was replaced while it was copied",
+        ),
         other => other,
     }
 }
@@ -234,10 +243,10 @@ async fn copy_part_with_retries(
     upload: &str,
     source_etag: Option<&str>,
     number: i32,
-    range: String,
+    range: (u64, u64),
 ) -> Result<CompletedPart, StoreError> {
     for delay in PART_BACKOFF.delays().take(PART_RETRIES) {
-        match copy_part(store, route, upload, source_etag, number, &range).await {
+        match copy_part(store, route, upload, source_etag, number, range).await {
             Err(error) if may_pass(&error) => {
                 tracing::debug!(%error, number, "a part is copied again");
                 sleep(delay).await;
@@ -245,7 +254,7 @@ async fn copy_part_with_retries(
             result => return result,
         }
     }
-    copy_part(store, route, upload, source_etag, number, &range).await
+    copy_part(store, route, upload, source_etag, number, range).await
 }
 
 async fn copy_part(
@@ -254,7 +263,7 @@ async fn copy_part(
     upload: &str,
     source_etag: Option<&str>,
     number: i32,
-    range: &str,
+    range: (u64, u64),
 ) -> Result<CompletedPart, StoreError> {
     if let CopyMethod::Stream = store.options.method {
         let part = StreamedPart {
@@ -273,7 +282,7 @@ async fn copy_part(
         // All parts must be of one version of the source.
         .set_copy_source_if_match(source_etag.map(ToOwned::to_owned))
         .set_expected_source_bucket_owner(store.source.headers.expected_owner.clone())
-        .copy_source_range(range)
+        .copy_source_range(format!("bytes={}-{}", range.0, range.1))
         .bucket(&store.destination.name)
         .key(&route.destination_key)
         .upload_id(upload)
@@ -289,20 +298,37 @@ async fn copy_part(
         .build())
 }
 
-/// Best effort: what is left behind costs storage until the bucket's lifecycle rule removes it.
-async fn abort_upload(store: &S3Store, route: &MoveRoute, upload: &str) {
-    let aborted = store
-        .destination
-        .client
-        .abort_multipart_upload()
-        .bucket(&store.destination.name)
-        .key(&route.destination_key)
-        .upload_id(upload)
-        .send()
-        .await;
-    if let Err(error) = aborted {
-        let error = store_error(error);
-        tracing::warn!(key = %route.destination_key, %error, "an unfinished multipart upload was left behind");
+/// An upload under way: a copy that is given up half-way leaves none behind.
+struct OpenUpload<'a> {
+    bucket: &'a S3Bucket,
+    key: &'a str,
+    id: String,
+    is_open: bool,
+}
+
+impl OpenUpload<'_> {
+    /// Best effort: what is left behind costs storage until the bucket's lifecycle rule removes it.
+    fn abort(&mut self) -> impl Future<Output = ()> + use<> {
+        self.is_open = false;
+        let request = self.bucket.client.abort_multipart_upload();
+        let request = request.bucket(&self.bucket.name).key(self.key);
+        let (aborted, key) = (request.upload_id(&self.id).send(), self.key.to_owned());
+        async move {
+            if let Err(error) = aborted.await {
+                let error = store_error(error);
+                tracing::warn!(%key, %error, "an unfinished multipart upload was left behind");
+            }
+        }
+    }
+}
+
+impl Drop for OpenUpload<'_> {
+    fn drop(&mut self) {
+        if self.is_open
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(self.abort());
+        }
     }
 }
 
@@ -314,14 +340,7 @@ mod tests {
     #[test]
     fn the_last_part_is_what_remains() {
         let parts: Vec<_> = part_ranges(25, 10).collect();
-        assert_eq!(
-            parts,
-            [
-                (1, "bytes=0-9".into()),
-                (2, "bytes=10-19".into()),
-                (3, "bytes=20-24".into())
-            ]
-        );
+        assert_eq!(parts, [(1, (0, 9)), (2, (10, 19)), (3, (20, 24))]);
     }
 
     proptest! {
@@ -329,10 +348,9 @@ mod tests {
         fn parts_cover_the_object_once_and_are_never_too_many(size in 1u64..1 << 44, part in 5u64 << 20..1 << 30) {
             let mut next = 0;
             let mut count = 0;
-            for (number, range) in part_ranges(size, part) {
-                let (start, end) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
-                prop_assert_eq!(start.parse::<u64>().unwrap(), next);
-                next = end.parse::<u64>().unwrap() + 1;
+            for (number, (start, end)) in part_ranges(size, part) {
+                prop_assert_eq!(start, next);
+                next = end + 1;
                 count = u64::try_from(number).unwrap();
             }
             prop_assert_eq!(next, size);

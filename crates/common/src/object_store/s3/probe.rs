@@ -87,10 +87,7 @@ impl CopyProbe<'_> {
     /// What a HEAD says of it.
     pub async fn head(&self) -> Result<HeadObjectOutput, StoreError> {
         let head = self.store.destination.head(&self.key).await?;
-        head.ok_or_else(|| StoreError::Permanent {
-            code: "NoSuchKey".into(),
-            message: "the copy is not there".into(),
-        })
+        head.ok_or_else(|| StoreError::permanent("NoSuchKey", "the copy is not there"))
     }
 
     /// Removes whatever is here.
@@ -131,10 +128,10 @@ impl CopyProbe<'_> {
             ConditionalCopyOutcome::Confirmed if !is_untouched => Ok(false),
             // A 200 that copied nothing, an empty one for example, says nothing of the store. Taken for
             // one that overwrites, it would have this process do without the condition for good.
-            ConditionalCopyOutcome::Confirmed => Err(StoreError::Transient {
-                code: "NothingCopied".into(),
-                message: "the store confirmed a copy that it did not make".into(),
-            }),
+            ConditionalCopyOutcome::Confirmed => Err(StoreError::transient(
+                "NothingCopied",
+                "the store confirmed a copy that it did not make",
+            )),
         }
     }
 

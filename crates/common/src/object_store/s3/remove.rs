@@ -126,10 +126,8 @@ impl S3Store {
         let delete = identifiers.and_then(|all| Delete::builder().set_objects(Some(all)).build());
         let S3Bucket { client, name, .. } = self.bucket_at(side);
         let request = client.delete_objects().bucket(name);
-        let delete = delete.map_err(|error| StoreError::Permanent {
-            code: "RequestNotBuilt".into(),
-            message: error.to_string(),
-        })?;
+        let delete =
+            delete.map_err(|error| StoreError::permanent("RequestNotBuilt", error.to_string()))?;
         let output = request.delete(delete).send().await.map_err(store_error)?;
         if let Some(probe) = probe {
             let mut deleted = output.deleted().iter();
@@ -206,10 +204,10 @@ fn classify_entry_error(code: String, mut message: String, arn: &str) -> DeleteO
 }
 
 fn missing_outcome() -> DeleteOutcome {
-    DeleteOutcome::Refused(StoreError::Transient {
-        code: "NoAnswer".into(),
-        message: "the response does not mention this object".into(),
-    })
+    DeleteOutcome::Refused(StoreError::transient(
+        "NoAnswer",
+        "the response does not mention this object",
+    ))
 }
 
 #[cfg(test)]

@@ -1,41 +1,39 @@
-//! A copy whose bytes go through this process: for two stores, and for one that refuses to overwrite on an upload
+//! Copies whose bytes go through this process: between two stores, and where a store refuses to overwrite on an upload
 //! alone. Read and written at once, so that memory does not grow with the objects.
 
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Config, RequestChecksumCalculation};
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::operation::put_object::PutObjectOutput;
-use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
-use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream};
-use aws_sdk_s3::types::{CompletedPart, ObjectCannedAcl};
+use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, SdkBody};
+use aws_sdk_s3::types::{CompletedPart, ObjectCannedAcl, ServerSideEncryption};
 use aws_smithy_types::base64;
 use http_body::Body;
 use md5::{Digest, Md5};
-use tokio::sync::Semaphore;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::attributes::readable_class;
-use super::copy::CopyCondition;
-use super::hashed_body::{HashedBody, finish, hex};
-use super::inspect::{is_md5_of, unreadable_header};
+use super::copy::{CopyCondition, PutRequest, RequestHeaders};
+use super::hashed_body::{HashedBody, SharedMd5, finish, hex};
+use super::inspect::is_md5_of;
 use super::multipart::{read_tags, source_error};
+use super::opened_object::OpenedObject;
 use super::{CopyAttributes, S3Bucket, S3Store, bare_etag, confirm_copy, store_error};
 use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, StoreError};
 use crate::path_rule::MoveRoute;
 
-/// Objects up to this size are read whole: their checksum is sent along, and a connection is not held open for
-/// two stores at a time. Of a larger one the buffers hold no more.
+/// An object up to this size whose MD5 is not known is read whole, so that it can be sent along.
 const WHOLE_BYTES: u64 = 512 << 10;
 
-/// What all copies of this process hold in memory: 48 MiB, with the connections 64.
-static BUDGET: Semaphore = Semaphore::const_new(96);
+/// What all copies of this process hold in memory, in KiB: 48 MiB, with the connections 64.
+static MEMORY: Semaphore = Semaphore::const_new(48 << 10);
+
+/// What one copy holds: at least its requests, at most what is read whole, or the buffers of two connections.
+const HELD_KIB: (u32, u32) = (16, 512);
 
 /// Up to this size in one upload.
 const SINGLE_UPLOAD_BYTES: u64 = 64 << 20;
@@ -74,32 +72,23 @@ impl StreamedCopy<'_> {
     }
 
     async fn run_once(&self, trusts_etag: bool) -> Result<CopiedObject, StoreError> {
-        let _memory = BUDGET.acquire().await.ok();
-        let mut object = self.source.get(self.source_key, None, None).await?;
-        if let Some(header) = unreadable_header(&object) {
-            return Err(StoreError::Permanent {
-                code: "Unreadable".into(),
-                message: format!(
-                    "its header {header} is not UTF-8, and could not be written as it is"
-                ),
-            });
-        }
-        let size = body_bytes(&object)?;
+        let object = self.source.open(self.source_key, None, None).await?;
+        let size = object.size;
         if size > self.single_upload_bytes() {
             return Err(StoreError::TooLarge);
         }
-        let content = std::mem::take(&mut object.body);
-        let known_md5 = md5_of_source(&object).filter(|_| trusts_etag);
-        let mut upload = Upload::of(content, size, known_md5, self.source.timeout).await?;
-        let output = self.put(&object, &mut upload).await?;
-        let copied = confirm_copy(output.e_tag())?;
-        if !upload.is_proven(&copied.etag) && !self.is_written(&copied.etag, &upload).await? {
-            return Err(self.remove_broken(&copied.etag).await);
+        let headers = self.upload_headers(&object).await?;
+        let _memory = reserve_memory(size).await;
+        let md5 = object.md5().filter(|_| trusts_etag);
+        let upload = Upload::of(object.body, size, md5, self.source.timeout).await?;
+        let destination = &self.store.destination;
+        let written = upload.write(destination, self.key, "", headers).await?;
+        if !written.is_proven && !self.is_written(&written, size).await? {
+            return Err(self.remove_broken(&written.copied.etag).await);
         }
-        let size_bytes = object.content_length;
         Ok(CopiedObject {
-            size_bytes,
-            ..copied
+            size_bytes: i64::try_from(size).ok(),
+            ..written.copied
         })
     }
 
@@ -111,71 +100,47 @@ impl StreamedCopy<'_> {
         }
     }
 
-    async fn put(
-        &self,
-        object: &GetObjectOutput,
-        upload: &mut Upload,
-    ) -> Result<PutObjectOutput, StoreError> {
-        let attributes = self.attributes;
-        let mut acl = attributes.acl.clone();
+    /// All that the copy is to have.
+    async fn upload_headers(&self, object: &OpenedObject) -> Result<RequestHeaders, StoreError> {
+        let mut headers = object.carried_headers()?;
+        let mut attributes = self.attributes.clone();
         if attributes.keeps_acl && self.source.is_public(self.source_key).await? {
-            acl = Some(ObjectCannedAcl::PublicRead);
+            attributes.acl = Some(ObjectCannedAcl::PublicRead);
         }
-        let class = if attributes.keeps_storage_class {
-            readable_class(object.storage_class.clone())
-        } else {
-            attributes.storage_class.clone()
-        };
-        let tags = match object.tag_count {
-            Some(1..) => read_tags(self.source, self.source_key).await?,
-            _ => None,
-        };
-        let (only_new, over) = match self.condition {
-            CopyCondition::Absent => (Some("*".to_owned()), None),
-            CopyCondition::Over(etag) => (None, Some(etag.to_owned())),
-            CopyCondition::None => (None, None),
-        };
-        let bucket = &self.store.destination;
-        let request = bucket
-            .client
-            .put_object()
-            .bucket(&bucket.name)
-            .key(self.key);
-        let request = request
-            .set_if_none_match(only_new)
-            .set_if_match(over)
-            .set_tagging(tags)
-            .set_storage_class(class)
-            .set_acl(acl)
-            .set_server_side_encryption(attributes.encryption.clone())
-            .set_ssekms_key_id(attributes.kms_key_id.clone())
-            .set_content_md5(upload.checksum_to_send())
-            .content_length(i64::try_from(upload.size).unwrap_or(i64::MAX))
-            .body(upload.take_body());
-        let config = upload_config(bucket.timeout, upload.size);
-        // The SDK takes a date alone; S3 keeps whatever text it gets.
-        let expires = object.expires_string.clone();
-        let request = with_headers(request, object).customize();
-        let request = request.mutate_request(move |request| {
-            if let Some(expires) = &expires {
-                request.headers_mut().insert("expires", expires.clone());
-            }
-        });
-        let sent = request.config_override(config).send().await;
-        sent.map_err(store_error)
+        if attributes.keeps_storage_class {
+            let class = object.header("x-amz-storage-class");
+            attributes.storage_class = readable_class(class.map(Into::into));
+        }
+        let mut add = |name: &'static str, value: &str| headers.push((name.into(), value.into()));
+        attributes
+            .headers()
+            .for_each(|(name, value)| add(name, value));
+        match self.condition {
+            CopyCondition::Absent => add("if-none-match", "*"),
+            CopyCondition::Over(etag) => add("if-match", etag),
+            CopyCondition::None => {}
+        }
+        let has_tags = object.header("x-amz-tagging-count");
+        if has_tags.is_some_and(|count| count != "0")
+            && let Some(tags) = read_tags(self.source, self.source_key).await?
+        {
+            add("x-amz-tagging", &tags);
+        }
+        Ok(headers)
     }
 
-    /// Where neither a checksum was sent nor the ETag is one: are the bytes those that were read?
-    async fn is_written(&self, etag: &str, upload: &Upload) -> Result<bool, StoreError> {
-        let etag = format!("\"{etag}\"");
+    /// Are the bytes those that were read?
+    async fn is_written(&self, written: &WrittenBytes, size: u64) -> Result<bool, StoreError> {
+        let etag = format!("\"{}\"", written.copied.etag);
         let destination = &self.store.destination;
-        let written = destination.get(self.key, Some(&etag), None).await?;
-        let size = body_bytes(&written)?;
-        let mut body = HashedBody::new(written.body, size, destination.timeout);
+        let object = destination.open(self.key, Some(&etag), None).await?;
+        let hash = SharedMd5::default();
+        let (body, limit) = (object.body, destination.timeout);
+        let mut body = HashedBody::new(body, object.size, Some(hash.clone()), limit);
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
             frame.map_err(|error| cut_short(&error))?;
         }
-        Ok(size == upload.size && finish(&body.hash) == upload.md5())
+        Ok(object.size == size && finish(&hash) == written.md5)
     }
 
     /// The condition is the ETag's, where the store honours one.
@@ -190,10 +155,7 @@ impl StreamedCopy<'_> {
             let error = store_error(error);
             tracing::error!(key = self.key, %error, "a broken copy could not be removed");
         }
-        StoreError::Transient {
-            code: "BrokenCopy".into(),
-            message: "other bytes were written than read".into(),
-        }
+        broken_copy()
     }
 }
 
@@ -202,7 +164,8 @@ pub(super) struct StreamedPart<'a> {
     pub(super) upload: &'a str,
     pub(super) source_etag: Option<&'a str>,
     pub(super) number: i32,
-    pub(super) range: &'a str,
+    /// First and last byte.
+    pub(super) range: (u64, u64),
 }
 
 impl StreamedPart<'_> {
@@ -212,180 +175,139 @@ impl StreamedPart<'_> {
         route: &MoveRoute,
     ) -> Result<CompletedPart, StoreError> {
         let (source, destination) = (&store.source, &store.destination);
-        let _memory = BUDGET.acquire().await.ok();
-        let object = source.get(&route.source_key, self.source_etag, Some(self.range));
+        let (first, last) = self.range;
+        let range = format!("bytes={first}-{last}");
+        let object = source.open(&route.source_key, self.source_etag, Some(&range));
         let object = object.await.map_err(source_error)?;
-        let size = body_bytes(&object)?;
-        let mut upload = Upload::of(object.body, size, None, source.timeout).await?;
-        let request = destination.client.upload_part().bucket(&destination.name);
-        let request = request
-            .key(&route.destination_key)
-            .upload_id(self.upload)
-            .part_number(self.number)
-            .set_content_md5(upload.checksum_to_send())
-            .content_length(i64::try_from(size).unwrap_or(i64::MAX))
-            .body(upload.take_body());
-        let config = upload_config(destination.timeout, size);
-        let output = request.customize().config_override(config).send().await;
-        let output = output.map_err(store_error)?;
-        let copied = confirm_copy(output.e_tag())?;
-        if !upload.is_proven(&copied.etag)
-            && is_md5_of(&copied.etag, output.server_side_encryption())
-        {
-            return Err(StoreError::Transient {
-                code: "BrokenCopy".into(),
-                message: "other bytes were written than read".into(),
-            });
+        let size = last - first + 1;
+        if object.size != size {
+            return Err(StoreError::permanent(
+                "InvalidRange",
+                format!(
+                    "the store gives {} bytes where {size} are asked for",
+                    object.size
+                ),
+            ));
         }
-        let part = CompletedPart::builder().e_tag(copied.etag);
+        let _memory = reserve_memory(size).await;
+        let upload = Upload::of(object.body, size, None, source.timeout).await?;
+        let id = utf8_percent_encode(self.upload, NON_ALPHANUMERIC);
+        let query = format!("?partNumber={}&uploadId={id}", self.number);
+        let key = &route.destination_key;
+        let written = upload.write(destination, key, &query, Vec::new()).await?;
+        // Where the ETag says nothing of the bytes, the connection's own checksums must do.
+        if !written.is_proven && written.has_md5 {
+            return Err(broken_copy());
+        }
+        let part = CompletedPart::builder().e_tag(written.copied.etag);
         Ok(part.part_number(self.number).build())
     }
 }
 
-impl S3Bucket {
-    /// An object's headers at once, and its body as it arrives.
-    async fn get(
-        &self,
-        key: &str,
-        etag: Option<&str>,
-        range: Option<&str>,
-    ) -> Result<GetObjectOutput, StoreError> {
-        let request = self.client.get_object().bucket(&self.name).key(key);
-        let request = request
-            .set_if_match(etag.map(ToOwned::to_owned))
-            .set_range(range.map(ToOwned::to_owned));
-        request.send().await.map_err(store_error)
-    }
+async fn reserve_memory(size: u64) -> Option<SemaphorePermit<'static>> {
+    let (least, most) = HELD_KIB;
+    let kib = u32::try_from(size >> 10).unwrap_or(most).clamp(least, most);
+    MEMORY.acquire_many(kib).await.ok()
 }
 
 /// Bytes on their way.
 struct Upload {
     size: u64,
-    body: Option<ByteStream>,
+    body: SdkBody,
+    md5: UploadMd5,
+}
+
+enum UploadMd5 {
+    /// The destination compares.
+    Sent([u8; 16]),
     /// Of what was read, when all of it is.
-    hash: Arc<Mutex<Md5>>,
-    /// What the destination is to compare with.
-    sent_md5: Option<[u8; 16]>,
+    Passing(SharedMd5),
+}
+
+/// What the destination says that it got.
+struct WrittenBytes {
+    copied: CopiedObject,
+    md5: [u8; 16],
+    /// Whether the ETag is an MD5.
+    has_md5: bool,
+    is_proven: bool,
 }
 
 impl Upload {
     async fn of(
-        content: ByteStream,
+        content: SdkBody,
         size: u64,
         known_md5: Option<[u8; 16]>,
         limit: Duration,
     ) -> Result<Self, StoreError> {
-        if size > WHOLE_BYTES {
-            let body = HashedBody::new(content, size, limit);
-            return Ok(Self {
-                size,
-                hash: Arc::clone(&body.hash),
-                body: Some(ByteStream::from_body_1_x(body)),
-                sent_md5: known_md5,
-            });
+        let (body, md5) = match known_md5 {
+            Some(md5) => {
+                let body = HashedBody::new(content, size, None, limit);
+                (SdkBody::from_body_1_x(body), UploadMd5::Sent(md5))
+            }
+            None if size <= WHOLE_BYTES => {
+                let read = timeout(limit, ByteStream::new(content).collect()).await;
+                let read = read.map_err(|_| cut_short(&Error::from(ErrorKind::TimedOut)))?;
+                let bytes = read.map(AggregatedBytes::into_bytes);
+                let bytes = bytes.map_err(|error| cut_short(&error))?;
+                let md5 = UploadMd5::Sent(Md5::digest(&bytes).into());
+                (SdkBody::from(bytes), md5)
+            }
+            None => {
+                let hash = SharedMd5::default();
+                let body = HashedBody::new(content, size, Some(hash.clone()), limit);
+                (SdkBody::from_body_1_x(body), UploadMd5::Passing(hash))
+            }
+        };
+        Ok(Self { size, body, md5 })
+    }
+
+    async fn write(
+        self,
+        bucket: &S3Bucket,
+        key: &str,
+        query: &str,
+        mut headers: RequestHeaders,
+    ) -> Result<WrittenBytes, StoreError> {
+        headers.extend(bucket.request_headers());
+        if let UploadMd5::Sent(md5) = &self.md5 {
+            headers.push(("content-md5".into(), base64::encode(md5)));
         }
-        let read = timeout(limit, content.collect()).await;
-        let read = read.map_err(|_| cut_short(&Error::from(ErrorKind::TimedOut)))?;
-        let bytes = read.map(AggregatedBytes::into_bytes);
-        let bytes = bytes.map_err(|error| cut_short(&error))?;
-        let hash = Md5::new_with_prefix(&bytes);
-        let md5: [u8; 16] = hash.clone().finalize().into();
-        if known_md5.is_some_and(|known| known != md5) {
-            return Err(StoreError::Transient {
-                code: BAD_DIGEST.into(),
-                message: "other bytes were read than the ETag says".into(),
-            });
-        }
-        Ok(Self {
-            size,
-            sent_md5: Some(md5),
-            hash: Arc::new(Mutex::new(hash)),
-            body: Some(ByteStream::from(bytes)),
+        // A large object takes its time.
+        let pieces = u32::try_from(self.size / SINGLE_UPLOAD_BYTES).unwrap_or(u32::MAX);
+        let put = PutRequest {
+            key,
+            query,
+            headers,
+            body: self.body,
+            size: self.size,
+            limit: bucket.timeout.saturating_mul(pieces.saturating_add(1)),
+        };
+        let response = bucket.copies.put_object(put).await.map_err(store_error)?;
+        let header = |name| response.headers().get(name);
+        let copied = confirm_copy(header("etag"))?;
+        let encryption = header("x-amz-server-side-encryption").map(ServerSideEncryption::from);
+        let has_md5 = is_md5_of(&copied.etag, encryption.as_ref());
+        let (md5, was_compared) = match &self.md5 {
+            UploadMd5::Sent(md5) => (*md5, !has_md5),
+            UploadMd5::Passing(hash) => (finish(hash), false),
+        };
+        Ok(WrittenBytes {
+            is_proven: was_compared || copied.etag.eq_ignore_ascii_case(&hex(&md5)),
+            has_md5,
+            md5,
+            copied,
         })
     }
-
-    fn take_body(&mut self) -> ByteStream {
-        self.body.take().unwrap_or_default()
-    }
-
-    fn checksum_to_send(&self) -> Option<String> {
-        self.sent_md5.map(base64::encode)
-    }
-
-    fn md5(&self) -> [u8; 16] {
-        finish(&self.hash)
-    }
-
-    /// Whether the destination itself has compared, or says what it got.
-    fn is_proven(&self, etag: &str) -> bool {
-        self.sent_md5.is_some() || etag == hex(&self.md5())
-    }
 }
 
-fn with_headers(
-    request: PutObjectFluentBuilder,
-    object: &GetObjectOutput,
-) -> PutObjectFluentBuilder {
-    request
-        .set_content_type(object.content_type.clone())
-        .set_cache_control(object.cache_control.clone())
-        .set_content_encoding(object.content_encoding.clone())
-        .set_content_disposition(object.content_disposition.clone())
-        .set_content_language(object.content_language.clone())
-        .set_website_redirect_location(object.website_redirect_location.clone())
-        .set_metadata(object.metadata.clone())
-}
-
-/// Other stores may not know the checksums that the SDK adds; a large object takes its time.
-fn upload_config(limit: Duration, size: u64) -> aws_sdk_s3::config::Builder {
-    let pieces = u32::try_from(size / SINGLE_UPLOAD_BYTES).unwrap_or(u32::MAX);
-    let limit = limit.saturating_mul(pieces.saturating_add(1));
-    Config::builder()
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        .timeout_config(TimeoutConfig::builder().operation_timeout(limit).build())
-}
-
-fn body_bytes(object: &GetObjectOutput) -> Result<u64, StoreError> {
-    let size = object
-        .content_length
-        .and_then(|size| u64::try_from(size).ok());
-    size.ok_or_else(|| StoreError::Transient {
-        code: "UnreadableAnswer".into(),
-        message: "the store does not say how long the object is".into(),
-    })
-}
-
-fn md5_of_source(object: &GetObjectOutput) -> Option<[u8; 16]> {
-    let etag = bare_etag(object.e_tag()?);
-    let has_key = object.sse_customer_algorithm.is_some();
-    if has_key || !is_md5_of(etag, object.server_side_encryption()) {
-        return None;
-    }
-    let mut md5 = [0; 16];
-    for (byte, digits) in md5.iter_mut().zip(etag.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(md5)
+fn broken_copy() -> StoreError {
+    StoreError::transient("BrokenCopy", "other bytes were written than read")
 }
 
 fn cut_short(error: &(dyn std::error::Error + 'static)) -> StoreError {
-    StoreError::Transient {
-        code: "BodyCutShort".into(),
-        message: error_chain(error),
-    }
+    StoreError::transient("BodyCutShort", error_chain(error))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_etag_that_is_an_md5_is_sent_along() {
-        let of = |etag: &str| GetObjectOutput::builder().e_tag(etag).build();
-        let md5 = "\"900150983cd24fb0d6963f7d28e17f72\"";
-        assert_eq!(md5_of_source(&of(md5)).map(|md5| md5[0]), Some(0x90));
-        for etag in ["\"900150983cd24fb0d6963f7d28e17f72-1\"", "\"\""] {
-            assert_eq!(md5_of_source(&of(etag)), None);
-        }
-    }
-}
+mod tests;

@@ -3,15 +3,15 @@
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::ServerSideEncryption;
+use aws_sigv4::http_request::SignableBody;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
-use super::{CopyClient, USER_AGENT, lost};
+use super::{CopyClient, lost};
 use crate::aws::{ErrorOrigin, RequestError, code_for_status};
 use crate::connections::has_marked_byte;
 use crate::object_store::s3::access::BucketHeaders;
-use crate::object_store::s3::encoding::encode_key;
 
 /// When the head of a response that needs no work of the store's is given up.
 const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
@@ -55,14 +55,8 @@ impl CopyClient {
         key: &str,
         headers: &BucketHeaders,
     ) -> Result<HeadResponse, RequestError> {
-        let identity = self.signer.identity().await;
-        let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
-        let signed = self.build_head(key, headers).and_then(|mut request| {
-            self.signer.sign(&mut request, &identity, &self.address)?;
-            Ok(request)
-        });
-        let response = self.call(signed.map_err(|error| RequestError::not_sent(&*error))?);
-        let response = response.await?;
+        let request = self.build_head(key, headers);
+        let (response, _) = self.send_signed(request, SignableBody::Bytes(&[])).await?;
         match response.status().as_u16() {
             200 => Ok(read_headers(&response).map_or(HeadResponse::Unclear, HeadResponse::Found)),
             404 => Ok(HeadResponse::Missing),
@@ -77,11 +71,7 @@ impl CopyClient {
     }
 
     fn build_head(&self, key: &str, headers: &BucketHeaders) -> Result<HttpRequest, BoxError> {
-        let mut request = HttpRequest::empty();
-        request.set_method("HEAD")?;
-        let (base, key) = (&self.address.base, encode_key(key));
-        request.set_uri(format!("{base}{key}"))?;
-        request.headers_mut().try_insert("user-agent", USER_AGENT)?;
+        let mut request = self.new_request("HEAD", key, "")?;
         for (name, value) in headers.pairs() {
             request.headers_mut().try_insert(name, value)?;
         }

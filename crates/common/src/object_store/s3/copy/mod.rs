@@ -16,14 +16,17 @@ mod signature;
 mod signer;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
+use aws_sigv4::http_request::SignableBody;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
+use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
@@ -32,6 +35,7 @@ pub(crate) use credentials::CredentialsCache;
 pub(super) use address::{BucketAddress, endpoint_params};
 pub(super) use head::{HeadResponse, ObjectHeaders};
 pub(super) use signer::RequestSigner;
+pub(super) use transfer::{PutRequest, RequestHeaders};
 
 use super::CopyAttributes;
 use super::encoding::encode_key;
@@ -124,14 +128,9 @@ impl CopyClient {
     }
 
     async fn try_once(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
-        let identity = self.signer.identity().await;
-        let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
-        let signed = self.build(copy).and_then(|mut request| {
-            self.signer.sign(&mut request, &identity, &self.address)?;
-            Ok(request)
-        });
-        let response = self.exchange(signed.map_err(|error| RequestError::not_sent(&*error))?);
-        let (status, date, body) = response.await?;
+        let sent = self.send_signed(self.build(copy), SignableBody::Bytes(&[]));
+        let (response, identity) = sent.await?;
+        let (status, date, body) = read_body(response).await?;
         let result = response::read(status, &body);
         if let Err(error) = &result {
             self.signer.learn(&error.code, &identity, date);
@@ -140,12 +139,8 @@ impl CopyClient {
     }
 
     fn build(&self, copy: &CopyRequest<'_>) -> Result<HttpRequest, BoxError> {
-        let mut request = HttpRequest::empty();
-        request.set_method("PUT")?;
-        let (base, key) = (&self.address.base, encode_key(copy.key));
-        request.set_uri(format!("{base}{key}?x-id=CopyObject"))?;
+        let mut request = self.new_request("PUT", copy.key, "?x-id=CopyObject")?;
         let headers = request.headers_mut();
-        headers.try_insert("user-agent", USER_AGENT)?;
         headers.try_insert("x-amz-copy-source", copy.source.clone())?;
         match copy.condition {
             CopyCondition::Absent => drop(headers.try_insert("if-none-match", "*")?),
@@ -161,17 +156,30 @@ impl CopyClient {
         Ok(request)
     }
 
-    /// Sends, and returns status, date and body.
-    async fn exchange(
+    fn new_request(&self, method: &str, key: &str, query: &str) -> Result<HttpRequest, BoxError> {
+        let mut request = HttpRequest::empty();
+        request.set_method(method)?;
+        let (base, key) = (&self.address.base, encode_key(key));
+        request.set_uri(format!("{base}{key}{query}"))?;
+        request.headers_mut().try_insert("user-agent", USER_AGENT)?;
+        Ok(request)
+    }
+
+    /// Returns with the response the credentials that were used.
+    async fn send_signed(
         &self,
-        request: HttpRequest,
-    ) -> Result<(u16, Option<DateTime>, Vec<u8>), RequestError> {
-        let response = self.call(request).await?;
-        let status = response.status().as_u16();
-        let date = response.headers().get("date");
-        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
-        let body = read_body(ByteStream::new(response.into_body())).await?;
-        Ok((status, date, body))
+        request: Result<HttpRequest, BoxError>,
+        body: SignableBody<'static>,
+    ) -> Result<(HttpResponse, Identity), RequestError> {
+        let identity = self.signer.identity().await;
+        let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
+        let signed = request.and_then(|mut request| {
+            self.signer
+                .sign(&mut request, body, &identity, &self.address)?;
+            Ok(request)
+        });
+        let signed = signed.map_err(|error| RequestError::not_sent(&*error))?;
+        Ok((self.call(signed).await?, identity))
     }
 
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, RequestError> {
@@ -189,9 +197,14 @@ impl CopyClient {
     }
 }
 
-/// S3 sends spaces while it copies.
-async fn read_body(mut body: ByteStream) -> Result<Vec<u8>, RequestError> {
-    let mut bytes = Vec::new();
+/// Its status, date and body. S3 sends spaces while it copies.
+async fn read_body(
+    response: HttpResponse,
+) -> Result<(u16, Option<DateTime>, Vec<u8>), RequestError> {
+    let status = response.status().as_u16();
+    let date = response.headers().get("date");
+    let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+    let (mut body, mut bytes) = (ByteStream::new(response.into_body()), Vec::new());
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|error| lost("UnreadableAnswer", error_chain(&error)))?;
         bytes.extend_from_slice(&chunk);
@@ -200,7 +213,7 @@ async fn read_body(mut body: ByteStream) -> Result<Vec<u8>, RequestError> {
             return Err(lost("UnreadableAnswer", length));
         }
     }
-    Ok(bytes)
+    Ok((status, date, bytes))
 }
 
 /// What became of the request is not known.

@@ -28,11 +28,16 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, RequestEr
         Ok(response) if is_success && response.code.is_none() => {
             Err(unreadable(status, "an error without a code"))
         }
-        Ok(response) => Err(refusal(status, response)),
+        Ok(response) => Err(refusal("CopyObject", status, response)),
         Err(_) if is_success && body.is_empty() => Ok(None),
         Err(error) if is_success => Err(unreadable(status, error)),
-        Err(_) => Err(refusal(status, CopyResponse::default())),
+        Err(_) => Err(read_refusal("CopyObject", status, b"")),
     }
+}
+
+/// What the body says, or else the status.
+pub(super) fn read_refusal(status: u16, body: &[u8]) -> RequestError {
+    refusal(status, parse(body).unwrap_or_default())
 }
 
 /// The copy may have been made.

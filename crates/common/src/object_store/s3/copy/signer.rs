@@ -50,6 +50,7 @@ impl RequestSigner {
     pub(super) fn sign(
         &self,
         request: &mut HttpRequest,
+        body: SignableBody<'_>,
         identity: &Identity,
         address: &BucketAddress,
     ) -> Result<(), BoxError> {
@@ -65,7 +66,6 @@ impl RequestSigner {
             .settings(settings)
             .build()?;
         let (method, uri) = (request.method(), request.uri());
-        let body = SignableBody::Bytes(&[]);
         let signable = SignableRequest::new(method, uri, request.headers().iter(), body)?;
         let signed = sign(signable, &SigningParams::V4(params))?;
         let (headers, _) = signed.into_parts().0.into_parts();

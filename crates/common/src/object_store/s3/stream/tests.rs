@@ -1,0 +1,225 @@
+//! Streamed copies at a store of one object, which keeps what it is sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_types::base64;
+use md5::{Digest, Md5};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::hex;
+use crate::object_store::ObjectStore;
+use crate::object_store::s3::{CopyMethod, S3Access, S3Options, S3Store};
+use crate::path_rule::{MoveRoute, PathRule};
+
+/// The memory is the process's.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+const BAD_DIGEST: &str = "<Error><Code>BadDigest</Code></Error>";
+const NO_TAGS: &str = "<Tagging><TagSet/></Tagging>";
+const UPLOAD: &str =
+    "<InitiateMultipartUploadResult><UploadId>u 1</UploadId></InitiateMultipartUploadResult>";
+
+#[derive(Debug, Clone, Default)]
+struct OneObject {
+    bytes: Vec<u8>,
+    /// In place of the MD5.
+    etag: Option<&'static str>,
+    /// Whether uploads never end.
+    holds_uploads: bool,
+    /// Whether another byte is written than was sent.
+    breaks_uploads: bool,
+    written: Arc<std::sync::Mutex<Vec<u8>>>,
+    met: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl OneObject {
+    fn of(size: usize) -> Self {
+        Self {
+            bytes: vec![7; size],
+            ..Self::default()
+        }
+    }
+
+    fn met(&self, what: &str) -> usize {
+        let met = self.met.lock().unwrap();
+        met.iter().filter(|line| line.starts_with(what)).count()
+    }
+
+    fn md5(&self) -> [u8; 16] {
+        Md5::digest(&self.bytes).into()
+    }
+
+    fn read(&self, request: &HttpRequest) -> HttpResponse {
+        let etag = self.etag.map_or_else(|| hex(&self.md5()), str::to_owned);
+        let bytes = if request.uri().contains("/to/") {
+            self.written.lock().unwrap().clone()
+        } else {
+            self.bytes.clone()
+        };
+        let length = bytes.len().to_string();
+        let mut response = answer(200, SdkBody::from(bytes));
+        response.headers_mut().insert("content-length", length);
+        response.headers_mut().insert("etag", format!("\"{etag}\""));
+        response
+            .headers_mut()
+            .insert("x-amz-meta-owner", "ünal".to_owned());
+        response
+    }
+
+    async fn write(self, mut request: HttpRequest) -> HttpResponse {
+        if self.holds_uploads {
+            std::future::pending::<()>().await;
+        }
+        let bytes = ByteStream::new(request.take_body()).collect().await;
+        let mut bytes = bytes.unwrap().to_vec();
+        bytes[0] ^= u8::from(self.breaks_uploads);
+        let md5: [u8; 16] = Md5::digest(&bytes).into();
+        let header = |name| request.headers().get(name);
+        let sent = header("content-md5").is_none_or(|sent| sent == base64::encode(md5));
+        assert_eq!(header("content-length"), Some(&*bytes.len().to_string()));
+        if !sent && !self.breaks_uploads {
+            return answer(400, SdkBody::from(BAD_DIGEST));
+        }
+        *self.written.lock().unwrap() = bytes;
+        let mut response = answer(200, SdkBody::empty());
+        response.headers_mut().insert("etag", hex(&md5));
+        response
+    }
+}
+
+fn answer(status: u16, body: SdkBody) -> HttpResponse {
+    HttpResponse::new(status.try_into().unwrap(), body)
+}
+
+impl HttpConnector for OneObject {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let line = format!("{} {}", request.method(), request.uri());
+        self.met.lock().unwrap().push(line.clone());
+        let metadata = request.headers().get("x-amz-meta-owner");
+        match request.method() {
+            "GET" if line.contains("?tagging") => {
+                HttpConnectorFuture::ready(Ok(answer(200, SdkBody::from(NO_TAGS))))
+            }
+            "GET" | "HEAD" => HttpConnectorFuture::ready(Ok(self.read(&request))),
+            "POST" => HttpConnectorFuture::ready(Ok(answer(200, SdkBody::from(UPLOAD)))),
+            "PUT" => {
+                assert!(line.contains("partNumber") || metadata == Some("ünal"));
+                let store = self.clone();
+                HttpConnectorFuture::new(async move { Ok(store.write(request).await) })
+            }
+            _ => HttpConnectorFuture::ready(Ok(answer(204, SdkBody::empty()))),
+        }
+    }
+}
+
+async fn store(object: &OneObject) -> S3Store {
+    let credentials = Credentials::new("AKID", "secret", None, None, "test");
+    let sdk = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .build();
+    let connector = SharedHttpConnector::new(object.clone());
+    let access = S3Access::with_connector(&sdk, true, Duration::from_hours(1), connector);
+    let (source, destination) = access.buckets("from", None, "to").await.unwrap();
+    let options = S3Options {
+        method: CopyMethod::Stream,
+        ..S3Options::default()
+    };
+    S3Store::new(source, destination, options)
+}
+
+fn route() -> MoveRoute {
+    let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
+    rule.route_for("image/a b.png").unwrap()
+}
+
+/// How many uploads are begun where so many objects are to be copied at once.
+async fn begun_uploads(object: OneObject, copies: usize) -> usize {
+    let (store, mut tasks) = (store(&object).await, JoinSet::new());
+    for _ in 0..copies {
+        let store = store.clone();
+        tasks.spawn(async move { store.copy(&route()).await });
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(object.met("GET"), copies);
+    object.met("PUT")
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_bounded_whatever_the_objects_sizes() {
+    let _turn = TURN.lock().await;
+    for (size, begun) in [(4 << 10, 300), (256 << 10, 192), (1 << 20, 96)] {
+        let object = OneObject {
+            holds_uploads: true,
+            ..OneObject::of(size)
+        };
+        assert_eq!(begun_uploads(object, 300).await, begun, "{size}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bytes_are_proven_whatever_the_etag() {
+    let _turn = TURN.lock().await;
+    for size in [10, 600 << 10] {
+        // That of an upload in parts, and one that only looks like an MD5.
+        for (etag, uploads) in [
+            (None, 1),
+            (Some("0a-2"), 1),
+            (Some("00000000000000000000000000000000"), 2),
+        ] {
+            let object = OneObject {
+                etag,
+                ..OneObject::of(size)
+            };
+            let copied = store(&object).await.copy(&route()).await.unwrap();
+            assert_eq!(copied.etag, hex(&object.md5()));
+            assert_eq!(object.met("PUT"), uploads, "{etag:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_bytes_than_were_read_are_removed_again() {
+    let _turn = TURN.lock().await;
+    for etag in [None, Some("0a-2")] {
+        let object = OneObject {
+            etag,
+            breaks_uploads: true,
+            ..OneObject::of(600 << 10)
+        };
+        let error = store(&object).await.copy(&route()).await.unwrap_err();
+        assert_eq!(error.code(), "BrokenCopy");
+        assert_eq!(object.met("DELETE"), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_in_parts_that_is_given_up_leaves_nothing_behind() {
+    let _turn = TURN.lock().await;
+    let object = OneObject {
+        holds_uploads: true,
+        ..OneObject::of(1 << 20)
+    };
+    let store = store(&object).await;
+    let given_up = timeout(Duration::from_secs(1), store.copy_multipart(&route())).await;
+    assert!(given_up.is_err());
+    sleep(Duration::from_secs(1)).await;
+    let aborts: Vec<String> = object.met.lock().unwrap().clone();
+    let abort = aborts.last().unwrap();
+    assert!(
+        abort.starts_with("DELETE") && abort.contains("uploadId=u%201"),
+        "{abort}"
+    );
+}
