@@ -28,10 +28,10 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, RequestEr
         Ok(response) if is_success && response.code.is_none() => {
             Err(unreadable(status, "an error without a code"))
         }
-        Ok(response) => Err(refusal("CopyObject", status, response)),
+        Ok(response) => Err(refusal(status, response)),
         Err(_) if is_success && body.is_empty() => Ok(None),
         Err(error) if is_success => Err(unreadable(status, error)),
-        Err(_) => Err(read_refusal("CopyObject", status, b"")),
+        Err(_) => Err(read_refusal(status, b"")),
     }
 }
 
