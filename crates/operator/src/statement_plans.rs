@@ -1,11 +1,15 @@
-//! Every statement of the commands over a table that grows, with the plan that it must have: on a million rows it
-//! goes through an index, sorts no more than its page, and touches a few rows for each row of the page.
+//! Every statement of the commands, and of feeding and deciding, over a table that grows, with the plan that it must
+//! have: on a million rows it goes through an index, sorts no more than its page, and touches a few rows for each row
+//! of the page.
 
+use bucket_brigade_common::ledger::feed_source::FeedSource as _;
+use bucket_brigade_common::ledger::move_ledger::MoveLedger as _;
 use bucket_brigade_common::ledger::{
     ApplicationTable, DatabasePool, PostgresLedger, RunOptions, RunSpec, SecondRun, TableSpec,
     create_pool,
 };
 use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_private_postgres::Cluster;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
@@ -103,7 +107,8 @@ const GROWING: [&str; 8] = [
     "mismatches",
 ];
 
-async fn create_tables(pool: &DatabasePool) -> PostgresLedger {
+/// The ledger, and its own statements.
+async fn create_tables(pool: &DatabasePool) -> (PostgresLedger, Vec<PlannedStatement>) {
     let run = |sql: String| async move {
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&**pool)
@@ -125,10 +130,11 @@ async fn create_tables(pool: &DatabasePool) -> PostgresLedger {
     };
     let ledger = PostgresLedger::open(pool.clone(), &spec, "plans", SecondRun::Refused);
     let ledger = ledger.await.unwrap();
+    let of_ledger = ledger_statements(pool, &ledger).await;
     run(ROWS.into()).await;
     run(crate::clean::plans::create_index_sql()).await;
     run("VACUUM ANALYZE".into()).await;
-    ledger
+    (ledger, of_ledger)
 }
 
 /// The plan as it was carried out, in a transaction that is rolled back.
@@ -211,15 +217,69 @@ fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     all
 }
 
+/// The ledger's own, as its sessions have them prepared once it was used.
+async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<PlannedStatement> {
+    let id = RowId::from_database("600000".into());
+    ledger.next_page(Some(&id), 1000).await.unwrap();
+    ledger.read_rows(&[id]).await.unwrap();
+    ledger.settle_stale_failures().await.unwrap();
+    ledger.count_scope_stretch().await.unwrap();
+    let mut sessions = Vec::new();
+    let mut statements: Vec<String> = Vec::new();
+    for _ in 0..2 {
+        let mut session = pool.acquire().await.unwrap();
+        let query = sqlx::query_scalar("SELECT statement FROM pg_prepared_statements");
+        statements.extend(query.fetch_all(&mut *session).await.unwrap());
+        sessions.push(session);
+    }
+    let find = |part: &str| {
+        let mut found = statements.iter().filter(|sql| sql.contains(part));
+        found.next().unwrap_or_else(|| panic!("{part}")).clone()
+    };
+    let (pattern, ids) = ("'image/%'", texts("", 50));
+    vec![
+        page(
+            "feed",
+            find("AS is_last"),
+            &["1", pattern, "1000", "'600000'"],
+            "images_pkey",
+            3_000.0,
+        ),
+        page(
+            "count in scope",
+            find("scope_counted +"),
+            &["1", pattern, "1000", "NULL"],
+            "images_pkey",
+            5_000.0,
+        ),
+        page(
+            "settle",
+            find("stale AS"),
+            &["1", pattern, "'w'", "'600000'", "1000"],
+            "failures_pkey",
+            6_000.0,
+        ),
+        page(
+            "decide",
+            find("copy_etag"),
+            &["1", &ids],
+            "images_pkey",
+            500.0,
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn each_statement_touches_only_its_page_on_a_million_rows() {
     let cluster = Cluster::start().await;
     let cluster = cluster.unwrap();
     let url = cluster.create_database().await.unwrap();
     let pool = create_pool(url.parse().unwrap(), 2);
-    let ledger = create_tables(&pool).await;
+    let (ledger, of_ledger) = create_tables(&pool).await;
     let mut problems = Vec::new();
-    for statement in statements(ledger.table()) {
+    let mut all = statements(ledger.table());
+    all.extend(of_ledger);
+    for statement in all {
         let modes = ["force_custom_plan", "force_generic_plan"];
         let modes = &modes[..if statement.is_rare { 1 } else { 2 }];
         for mode in modes {
