@@ -139,14 +139,6 @@ fn probe_copy(headers: &HeaderMap) -> StubResponse {
     }
 }
 
-fn precondition_failed() -> StubResponse {
-    build_response(
-        StatusCode::PRECONDITION_FAILED,
-        XML,
-        PRECONDITION_FAILED_XML,
-    )
-}
-
 fn is_of_another(headers: &HeaderMap) -> bool {
     headers.get("if-match").is_some_and(|etag| etag != ETAG)
 }

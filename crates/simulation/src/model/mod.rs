@@ -28,6 +28,10 @@ pub use explore::{
 
 /// A small world, and how much may happen in it.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that the world does or does not"
+)]
 pub struct BrigadeModel {
     /// The rows: id, path and whether its object exists.
     pub rows: Vec<(&'static str, &'static str, bool)>,
