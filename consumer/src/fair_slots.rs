@@ -62,7 +62,7 @@ pub struct Slot<'a> {
 }
 
 /// Ends the waiting of a share, however it ends.
-struct Waiting<'a>(&'a SlotShare);
+struct WaitingForSlot<'a>(&'a SlotShare);
 
 impl FairSlots {
     pub fn new(max: usize) -> Self {
@@ -104,7 +104,7 @@ impl SlotShare {
     pub async fn acquire(&self) -> Slot<'_> {
         let _front = self.front.lock().await;
         if !self.try_take() {
-            let _waiting = Waiting(self);
+            let _waiting = WaitingForSlot(self);
             loop {
                 drop(timeout(RECHECK_INTERVAL, self.signals.freed.notified()).await);
                 if self.try_take() {
@@ -138,7 +138,7 @@ impl Drop for Slot<'_> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingForSlot<'_> {
     fn drop(&mut self) {
         let mut table = self.0.slots.lock_table();
         if let Some(state) = table.shares.get_mut(&self.0.number) {

@@ -106,7 +106,7 @@ impl Runs {
     /// Waits until another poll makes sense.
     pub(crate) async fn acquire_poll(&self) -> PollPermit {
         loop {
-            self.look();
+            self.update_allowances();
             if let Some(permit) = self.try_acquire_poll() {
                 return permit;
             }
@@ -128,13 +128,13 @@ impl Runs {
 
     /// Asks the throttle and the store of each run how much it may have in hand: for each poll and not for each
     /// message, and without the table's lock.
-    fn look(&self) {
+    fn update_allowances(&self) {
         let served = self.served();
-        let seen: Vec<_> = served
+        let allowances: Vec<_> = served
             .iter()
             .map(|stages| (stages.run, Allowance::of(stages)))
             .collect();
-        self.lock_table().set_allowances(seen);
+        self.lock_table().set_allowances(allowances);
     }
 
     /// What to do with a message of this run, which is taken on where it is new.
@@ -211,7 +211,7 @@ impl Runs {
         slot.load_error = None;
         slot.changed.notify_one();
         drop(table);
-        self.look();
+        self.update_allowances();
         self.0.room.notify_waiters();
     }
 

@@ -184,7 +184,7 @@ async fn start_parked_messages(dispatcher: &Dispatcher, run: i64, idle_limit: Op
     let runs = &dispatcher.runs;
     let changed = runs.changes(run);
     while !idle_limit.is_some_and(|limit| runs.close_if_idle(run, limit)) {
-        runs.look();
+        runs.update_allowances();
         for leased in runs
             .lock_table()
             .take_for_others(run, dispatcher.ends.max_receive_count)

@@ -150,8 +150,8 @@ impl RunTable {
         })
     }
 
-    pub(super) fn set_allowances(&mut self, seen: Vec<(i64, Allowance)>) {
-        for (run, allowance) in seen {
+    pub(super) fn set_allowances(&mut self, allowances: Vec<(i64, Allowance)>) {
+        for (run, allowance) in allowances {
             if let Some(slot) = self.slots.get_mut(&run) {
                 slot.allowance = allowance;
             }

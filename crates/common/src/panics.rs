@@ -20,13 +20,13 @@ thread_local! {
 pub(crate) fn exit_on_panic() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        let is_contained = CONTAINED.with_borrow_mut(|place| {
-            if let Some(place) = place {
-                *place = panic
+        let is_contained = CONTAINED.with_borrow_mut(|location| {
+            if let Some(location) = location {
+                *location = panic
                     .location()
                     .map_or_else(String::new, |at| format!(" at {at}"));
             }
-            place.is_some()
+            location.is_some()
         });
         if !is_contained {
             print(panic);
@@ -38,14 +38,14 @@ pub(crate) fn exit_on_panic() {
 /// Runs to its end a future whose panic is its own.
 ///
 /// # Errors
-/// The panic's text and place.
+/// The panic's text and location.
 pub async fn contain_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
     poll_fn(|context| {
         let outer = CONTAINED.replace(Some(String::new()));
         let polled = future.as_mut().poll(context);
-        let place = CONTAINED.replace(outer).unwrap_or_default();
-        polled.map_err(|panic| format!("panicked{place}: {}", panic_text(&*panic)))
+        let location = CONTAINED.replace(outer).unwrap_or_default();
+        polled.map_err(|panic| format!("panicked{location}: {}", panic_text(&*panic)))
     })
     .await
 }

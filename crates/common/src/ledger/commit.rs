@@ -223,10 +223,10 @@ impl PostgresLedger {
 
     /// A policy may have come since the run was taken on: a row that it hides is not gone.
     pub(super) async fn ensure_none_hidden(&self) -> Result<(), StatementError> {
-        let seen = ensure_all_rows_visible(&self.pool, &self.table.sql);
-        let seen = super::before_timeout(seen).await;
-        let seen = seen.ok_or_else(super::no_response)?;
-        seen.map_err(|error| StatementError::Unavailable(error.to_string()))
+        let checked = ensure_all_rows_visible(&self.pool, &self.table.sql);
+        let checked = super::before_timeout(checked).await;
+        let checked = checked.ok_or_else(super::no_response)?;
+        checked.map_err(|error| StatementError::Unavailable(error.to_string()))
     }
 
     pub(super) async fn commit_moves(

@@ -60,8 +60,8 @@ impl KeyRange {
         self.served_count += 1;
         if self.served.len() < SAMPLES {
             self.served.push(key.to_owned());
-        } else if let place @ 0..SAMPLES = fastrand::usize(..self.served_count) {
-            key.clone_into(&mut self.served[place]);
+        } else if let index @ 0..SAMPLES = fastrand::usize(..self.served_count) {
+            key.clone_into(&mut self.served[index]);
         }
     }
 

@@ -52,16 +52,16 @@ struct Gate {
 }
 
 /// One that waits, for as long as it does.
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaitingAtGate<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingAtGate<'a> {
     fn at(gate: &'a Gate) -> Self {
         gate.waiting.fetch_add(1, Ordering::Relaxed);
         Self(&gate.waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingAtGate<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -97,7 +97,7 @@ impl Throttle {
         loop {
             let ranges = |state: &ThrottleState| Some(state.copies.as_ref()?.ranges.gate_of(key));
             let gate = ranges(&self.lock_state()).unwrap_or_default();
-            let _waiting = Waiting::at(&self.gates[gate]);
+            let _waiting = WaitingAtGate::at(&self.gates[gate]);
             let start = |state: &mut ThrottleState, now| state.start_copy(key, gate, now);
             if let Some(is_probe) = self.wait_at(gate, start).await {
                 return ThrottlePermit::new(self, key, is_probe);

@@ -39,7 +39,7 @@ pub(super) struct CleanPass<'a> {
 type RemovalPage = (Vec<ObjectRemoval>, Option<String>);
 
 /// The next page of a pass.
-struct PageReader<'a> {
+struct CandidateReader<'a> {
     removals: RemovalLedger<'a>,
     interrupted: Option<InterruptedRemovals>,
     lap: CursorLap,
@@ -66,8 +66,8 @@ impl CleanPass<'_> {
         Ok(false)
     }
 
-    fn reader(&self, lap: CursorLap) -> PageReader<'_> {
-        PageReader {
+    fn reader(&self, lap: CursorLap) -> CandidateReader<'_> {
+        CandidateReader {
             removals: self.removals,
             interrupted: Some(InterruptedRemovals::default()),
             lap,
@@ -138,7 +138,7 @@ impl CleanPass<'_> {
     }
 }
 
-impl PageReader<'_> {
+impl CandidateReader<'_> {
     /// It may be empty: what may not go is passed over.
     async fn next_page(&mut self) -> anyhow::Result<Option<RemovalPage>> {
         if let Some(page) = self.next_interrupted().await? {

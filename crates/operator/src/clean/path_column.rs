@@ -83,11 +83,11 @@ impl PathColumn {
     ) -> Result<HashSet<String>, StatementError> {
         if self.is_indexed {
             let sql = self.lookup_sql(condition);
-            let look_up = async || {
+            let query_paths = async || {
                 let query = sqlx::query_scalar(AssertSqlSafe(sql.clone()));
                 query.bind(paths).fetch_all(ledger.pool()).await
             };
-            match retry_query(look_up).await {
+            match retry_query(query_paths).await {
                 // The planner has taken another way.
                 Err(error) if is_statement_timeout(&error) => {}
                 found => {
