@@ -106,8 +106,8 @@ impl LedgerRunLoader {
         let pool = create_pool(database, MAX_CONNECTIONS.into());
         Self {
             settings,
-            sdk,
             stop,
+            sdk,
             pool,
         }
     }

@@ -435,13 +435,12 @@ async fn a_run_that_is_left_to_other_processes_is_not_received_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_mixed_queue_it_costs_few_receives_and_never_the_last() {
+async fn in_a_mixed_queue_it_costs_few_receives() {
     let scene = Scene::start(|operators| operators[1].is_excluded.store(true, Ordering::Relaxed));
     scene.send_rows(ROW_COUNT);
     scene.wait_until_moved(1).await;
     sleep(Duration::from_mins(10)).await;
     assert!(scene.most_receives() <= 2, "{}", scene.most_receives());
-    sleep(Duration::from_hours(1)).await;
     scene
         .operator(2)
         .is_excluded
@@ -453,10 +452,8 @@ async fn in_a_mixed_queue_it_costs_few_receives_and_never_the_last() {
 #[tokio::test(start_paused = true)]
 async fn a_message_that_panics_is_a_failure_of_its_own() {
     let scene = Scene::start(|_| {});
-    let mut things = scene.worlds[1].lock();
     let defect = ("defect".to_owned(), "image/defect".to_owned());
-    things.table.rows.extend([defect]);
-    drop(things);
+    scene.worlds[1].lock().table.rows.extend([defect]);
     scene.send(r#"{"run":2,"id":"defect","path":"image/defect"}"#);
     scene.send_rows(ROW_COUNT);
     scene.wait_until_moved(1).await;
@@ -465,10 +462,9 @@ async fn a_message_that_panics_is_a_failure_of_its_own() {
     scene
         .wait_until("the dead-letter queue", || in_queue() == 0)
         .await;
-    let mut things = scene.worlds[1].lock();
-    let failure = things.table.failures.remove("defect").unwrap();
+    let failure = scene.worlds[1].lock().table.failures.remove("defect");
+    let failure = failure.unwrap();
     assert_eq!((&*failure.code, failure.permanent), ("Panic", false));
-    drop(things);
     assert_eq!(scene.worlds[0].lock().mailbox.dead_letters.len(), 1);
     scene.worlds[0].lock().mailbox.dead_letters.clear();
     scene.end().await;
