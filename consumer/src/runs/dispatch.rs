@@ -51,7 +51,7 @@ pub(crate) struct Dispatcher {
 }
 
 impl IncomingMessage {
-    fn new(message: ReceivedMessage) -> Self {
+    pub(super) fn new(message: ReceivedMessage) -> Self {
         Self {
             parsed: parse(&message.body),
             message,

@@ -299,7 +299,26 @@ impl RunTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::ConsumerContext;
+    use crate::runs::IncomingMessage;
+    use bucket_brigade_common::queue::ReceivedMessage;
     use tokio::time::advance;
+
+    fn message(receive_count: u32) -> LeasedMessage {
+        let message = ReceivedMessage {
+            message_id: "m".into(),
+            receipt_handle: String::new(),
+            body: "{}".into(),
+            receive_count,
+            traceparent: None,
+            attributes: None,
+        };
+        LeasedMessage {
+            incoming: IncomingMessage::new(message),
+            lease: ConsumerContext::for_tests().leases.start_lease("r".into()),
+            received_at: Instant::now(),
+        }
+    }
 
     fn begin_all(table: &mut RunTable, run: i64) -> usize {
         while table.has_room(&table.slots[&run]) {
@@ -328,5 +347,21 @@ mod tests {
         table.set_allowances(Vec::new());
         assert!(table.may_poll());
         assert_eq!(begin_all(&mut table, 1), 100);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_to_others_goes_back_late_or_when_no_poll_brings_it_again() {
+        let mut table = RunTable::new(100);
+        table.slot(2).allowance.is_excluded = true;
+        table.park(2, [message(1), message(3), message(2)]);
+        table.polled = MAX_BATCH_ENTRIES;
+        assert!(table.take_for_others(2, Some(3)).is_empty());
+        advance(EXCLUDED_BACKOFF.initial_delay * 3 / 2).await;
+        assert_eq!(table.take_for_others(2, Some(3)).len(), 1);
+        table.polled = 0;
+        assert_eq!(table.take_for_others(2, Some(3)).len(), 1);
+        // With the last receive it would be a dead letter.
+        advance(Duration::from_hours(10)).await;
+        assert!(table.take_for_others(2, Some(3)).is_empty());
+        assert_eq!((table.parked, table.take_for_others(2, None).len()), (1, 1));
     }
 }

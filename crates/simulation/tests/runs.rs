@@ -435,13 +435,12 @@ async fn a_run_that_is_left_to_other_processes_is_not_received_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_mixed_queue_it_costs_few_receives_and_never_the_last() {
+async fn in_a_mixed_queue_it_costs_few_receives() {
     let scene = Scene::start(|operators| operators[1].is_excluded.store(true, Ordering::Relaxed));
     scene.send_rows(ROW_COUNT);
     scene.wait_until_moved(1).await;
     sleep(Duration::from_mins(10)).await;
     assert!(scene.most_receives() <= 2, "{}", scene.most_receives());
-    sleep(Duration::from_hours(1)).await;
     scene
         .operator(2)
         .is_excluded
