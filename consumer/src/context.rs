@@ -1,5 +1,6 @@
 //! What the stages of one run share; most of it with those of the other runs.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use crate::lease::Leases;
 /// What a message takes at most besides its copy: the statements, their retries, the wait for a locked row.
 pub const STANDSTILL_MARGIN: Duration = Duration::from_mins(3);
 
-/// How long a run has a slot while its throttle makes it wait: longer than between two copies at most rates.
-const SLOT_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a run that its throttle makes wait has a slot that another run waits for.
+const SLOT_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub struct ConsumerContext {
@@ -63,9 +64,13 @@ impl ConsumerContext {
         loop {
             self.throttle.wait_while_held().await;
             let slot = self.copies.acquire().await;
-            // What its own throttle makes wait keeps no place of another run's.
-            if let Ok(permit) = timeout(SLOT_PATIENCE, self.throttle.acquire(key)).await {
-                return (permit, slot);
+            let mut starting = pin!(self.throttle.acquire(key));
+            loop {
+                match timeout(SLOT_PATIENCE, &mut starting).await {
+                    Ok(permit) => return (permit, slot),
+                    Err(_) if self.copies.is_wanted_by_others() => break,
+                    Err(_) => {}
+                }
             }
         }
     }

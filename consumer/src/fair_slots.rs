@@ -118,6 +118,17 @@ impl SlotShare {
         }
     }
 
+    pub fn is_wanted_by_others(&self) -> bool {
+        let table = self.slots.lock_table();
+        let others = table
+            .shares
+            .iter()
+            .filter(|(number, _)| **number != self.number);
+        others
+            .map(|(_, state)| state)
+            .any(|state| state.waiting.is_some())
+    }
+
     fn try_take(&self) -> bool {
         self.slots.lock_table().try_take(self.number)
     }
