@@ -21,9 +21,6 @@ use crate::send::{BatchSender, permanent_failure};
 /// How often the cursor moves while a page takes its time, or holds nothing to feed.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it moves where every page is fed: its commit takes as long as the sending of a page.
-const MIN_CURSOR_INTERVAL: Duration = Duration::from_millis(50);
-
 pub struct TableSweep<'a> {
     pub source: &'a dyn FeedSource,
     pub pages: &'a dyn PageReader,
@@ -56,14 +53,6 @@ pub struct FedPage {
     pub fed: usize,
 }
 
-fn cursor_interval(fed: usize) -> Duration {
-    if fed == 0 {
-        CURSOR_INTERVAL
-    } else {
-        MIN_CURSOR_INTERVAL
-    }
-}
-
 impl<'a> TableSweep<'a> {
     /// Feeds everything in scope after the cursor. While a page is sent the next one is read. When it is stopped, the cursor
     /// stands past rows whose sends were all confirmed.
@@ -83,14 +72,15 @@ impl<'a> TableSweep<'a> {
             let Some(last) = part.last_id.clone() else {
                 break;
             };
-            let due = sent.take_if(|(_, fed)| advanced.elapsed() >= cursor_interval(*fed));
+            // Where nothing is fed, the cursor moves only now and then.
+            let is_due = |(_, fed): &mut _| *fed > 0 || advanced.elapsed() >= CURSOR_INTERVAL;
+            let due = sent.take_if(is_due);
             if due.is_some() {
                 advanced = Instant::now();
             }
             let beside = cursor.advance_and_read_next(due, &last);
             let (fed, next) = try_join(self.send_page(part), beside).await?;
-            let fed_before = sent.map_or(0, |(_, fed)| fed);
-            sent = Some((last, fed_before + fed));
+            sent = Some((last, fed));
             page = next;
             pages += 1;
         }
