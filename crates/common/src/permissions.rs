@@ -43,7 +43,7 @@ fn find_required(operation: &str) -> Option<RequiredActions> {
         "GetQueueAttributes" => (&["sqs:GetQueueAttributes"], &[], ""),
         "SendMessageBatch" => (&["sqs:SendMessage"], &[], ""),
         "ReceiveMessage" => (&["sqs:ReceiveMessage"], &[], ""),
-        "DeleteMessageBatch" => (&["sqs:DeleteMessage"], &[], ""),
+        "DeleteMessage" | "DeleteMessageBatch" => (&["sqs:DeleteMessage"], &[], ""),
         "ChangeMessageVisibilityBatch" => (&["sqs:ChangeMessageVisibility"], &[], ""),
         "StartMessageMoveTask" => (
             &[

@@ -10,7 +10,7 @@ use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
 use crate::exit;
 use crate::permissions::s3_arn;
 use crate::queue::sqs::SqsQueue;
-use crate::queue::{MessageQueue, QueueAttributes, QueueError};
+use crate::queue::{MessageQueue, PROBE_HANDLE, QueueAttributes, QueueError};
 use crate::retry::{Backoff, TransientError, retry};
 
 /// Why a run cannot start.
@@ -156,7 +156,7 @@ pub async fn check_delete_right(queue: &SqsQueue, url: &str) -> Result<(), Prefl
 
 /// Warns when leases could not be renewed and failed messages not be released. The handle is no message's.
 pub async fn warn_without_visibility_right(queue: &dyn MessageQueue) {
-    let nothing = ("bucket-brigade-probe".to_owned(), Duration::ZERO);
+    let nothing = (PROBE_HANDLE.to_owned(), Duration::ZERO);
     match queue.change_visibility(&[nothing]).await {
         Err(error) if error.is_denied() => tracing::warn!(
             "{error}: messages that take long are received again, and failed ones wait out their visibility timeout; allow sqs:ChangeMessageVisibility"

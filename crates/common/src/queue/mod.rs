@@ -9,6 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use thiserror::Error;
 
+/// A receipt handle of no message, by which rights are tried.
+pub const PROBE_HANDLE: &str = "bucket-brigade-probe";
+
 /// The most entries one request may carry. Source: SQS API reference, batch actions.
 pub const MAX_BATCH_ENTRIES: usize = 10;
 

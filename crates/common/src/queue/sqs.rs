@@ -22,7 +22,7 @@ use crate::aws::{ErrorOrigin, RequestError};
 use crate::queue::batch_entries::{build_entries, entry_outcomes};
 use crate::queue::{
     DeadLetter, EntryOutcome, MAX_BATCH_ENTRIES, MessageAttribute, MessageQueue, OutgoingMessage,
-    QueueAttributes, QueueBacklog, QueueError, ReceivedMessage,
+    PROBE_HANDLE, QueueAttributes, QueueBacklog, QueueError, ReceivedMessage,
 };
 use crate::trace::{TRACEPARENT, is_traceparent};
 
@@ -84,7 +84,7 @@ impl SqsQueue {
     /// Deletes no message: the handle is none's. For the right to do so.
     pub(crate) async fn probe_delete(&self) -> Result<(), QueueError> {
         let request = self.client.delete_message().queue_url(&self.url);
-        let request = request.receipt_handle("bucket-brigade-probe").send();
+        let request = request.receipt_handle(PROBE_HANDLE).send();
         respond("DeleteMessage", request).await.map(drop)
     }
 

@@ -198,6 +198,7 @@ pub(crate) async fn open_two_runs(rig: &TestRig) {
             source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options, in_scope)
          SELECT 'faces', images_table, id_column, 'face', old_prefix, new_prefix, source_bucket, source_key_prefix,
             destination_bucket, destination_key_prefix, options, 40 FROM bucket_brigade.run;
+         INSERT INTO bucket_brigade.feed_cursors (run_id) VALUES (2);
          INSERT INTO bucket_brigade.counters (run_id, worker, moved, changed, failed) VALUES (2, 'c', 7, 2, 1);
          INSERT INTO bucket_brigade.workers (run_id, worker, role, state, moved_per_second, seen_at)
          VALUES (2, 'c', 'consumer', 'running', 2, now() + interval '1 hour');",
