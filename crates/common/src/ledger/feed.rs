@@ -293,7 +293,7 @@ impl FeedSource for PostgresLedger {
         if let Ok(Some(has_rows)) = with_timeout(self.probe_index()).await {
             return Ok(has_rows);
         }
-        let mut cursor = self.heap_start().await;
+        let mut cursor = self.heap_start().await?;
         loop {
             self.wait_for_page().await;
             let page = self.next_page(cursor.as_ref(), BACKGROUND_ROWS).await?;

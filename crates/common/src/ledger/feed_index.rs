@@ -7,7 +7,10 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool, PgTransaction};
 
 use super::feed::is_wanted;
-use super::{ApplicationTable, IdColumns, PostgresLedger, with_timeout};
+use super::{
+    ApplicationTable, IdColumns, PostgresLedger, before_timeout, is_unavailable, no_response,
+    statement_error,
+};
 use crate::ledger::feed_source::SweepAccess;
 use crate::ledger::move_ledger::StatementError;
 use crate::path_rule::PathRule;
@@ -220,6 +223,19 @@ SELECT coalesce(bool_or({is_wanted}), false), count(*) < $3 FROM stretch s"
     )
 }
 
+/// None where the server refuses to tell, or takes too long: a sweep finds it out, which has time for each row and
+/// passes over those that cannot be read. An outage is no such answer, or a moment of it would cost a sweep of the
+/// whole table.
+pub(super) async fn unless_refused<T>(
+    question: impl Future<Output = Result<Option<T>, sqlx::Error>>,
+) -> Result<Option<T>, StatementError> {
+    match before_timeout(question).await {
+        None => Err(no_response()),
+        Some(Err(error)) if is_unavailable(&error) => Err(statement_error(&error)),
+        Some(answer) => Ok(answer.ok().flatten()),
+    }
+}
+
 impl PostgresLedger {
     /// Whether any row is to be fed, where an index says so; none elsewhere.
     pub(super) async fn probe_index(&self) -> Result<Option<bool>, sqlx::Error> {
@@ -248,27 +264,32 @@ impl PostgresLedger {
 
     /// Looks at the indexes anew: one may have been made, or dropped, meanwhile.
     pub(super) async fn choose_access(&self) -> Result<SweepAccess, StatementError> {
-        // What cannot be told so is found out by a sweep, which has time for each row, and passes over those
-        // that cannot be read.
-        let find = find_partial_index(&self.pool, &self.table, &self.rule);
-        let index = with_timeout(find).await.ok().flatten();
+        let index = unless_refused(find_partial_index(&self.pool, &self.table, &self.rule)).await?;
         let condition = index.as_ref().map(|index| &*index.condition);
         self.feed_index.set(condition);
-        let probed = with_timeout(self.probe_index()).await;
-        match (probed, index) {
-            (Ok(Some(false)), _) => Ok(SweepAccess::NothingLeft),
-            (_, Some(index)) => Ok(SweepAccess::Index(index.name)),
-            (_, None) => Ok(match self.heap_start().await {
+        let probed = unless_refused(self.probe_index()).await?;
+        Ok(match (probed, index) {
+            (Some(false), _) => SweepAccess::NothingLeft,
+            (_, Some(index)) => SweepAccess::Index(index.name),
+            (_, None) => match self.heap_start().await? {
                 Some(start) => SweepAccess::Heap(start),
                 None => SweepAccess::Stretches,
-            }),
-        }
+            },
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_outage_is_no_answer_about_indexes() {
+        let ask = async |error| unless_refused::<()>(async { Err(error) }).await;
+        let away = ask(sqlx::Error::PoolTimedOut).await;
+        assert!(matches!(away, Err(StatementError::Unavailable(_))));
+        assert!(matches!(ask(sqlx::Error::WorkerCrashed).await, Ok(None)));
+    }
 
     fn index(plan: &[&str]) -> Option<String> {
         let plan: Vec<String> = plan.iter().map(|line| (*line).to_owned()).collect();

@@ -8,7 +8,8 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
 use super::feed::wanted_rows;
-use super::{ApplicationTable, PostgresLedger, with_timeout};
+use super::feed_index::unless_refused;
+use super::{ApplicationTable, PostgresLedger};
 use crate::ledger::feed_source::RowPage;
 use crate::ledger::move_ledger::StatementError;
 use crate::row_id::{IdColumnType, RowId};
@@ -80,9 +81,9 @@ fn cursor_at(block: i64) -> RowId {
 
 impl PostgresLedger {
     /// The cursor at the heap's beginning, where that is the order for a sweep.
-    pub(super) async fn heap_start(&self) -> Option<RowId> {
-        let access = with_timeout(find_random_ids(&self.pool, &self.table)).await;
-        matches!(access, Ok(Some(HeapAccess::Granted))).then(|| cursor_at(0))
+    pub(super) async fn heap_start(&self) -> Result<Option<RowId>, StatementError> {
+        let access = unless_refused(find_random_ids(&self.pool, &self.table)).await?;
+        Ok((access == Some(HeapAccess::Granted)).then(|| cursor_at(0)))
     }
 
     /// The next page of the heap by a cursor in this order.
