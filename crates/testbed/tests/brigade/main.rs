@@ -8,6 +8,7 @@ mod bad_tables;
 mod bounded_statements;
 mod browser;
 mod ceph;
+mod column_types;
 mod commit;
 mod companions;
 mod composite_ids;

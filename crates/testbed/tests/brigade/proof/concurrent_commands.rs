@@ -77,9 +77,11 @@ async fn a_feeder_that_comes_while_rows_go_back_is_turned_away() {
 async fn messages_that_arrive_stop_a_rollback_before_its_next_page() {
     let rig = TestRig::new().await;
     rig.add_moved_images(450).await;
+    // Longer than it takes to send a message, however busy the machine is.
+    let until_the_message = FaultEffect::Delay(Duration::from_secs(3));
     let slow = rig
         .cloud
-        .inject_fault(slow_fault("HeadObject").caller("feeder"));
+        .inject_fault(Fault::new("HeadObject", until_the_message).caller("feeder"));
     let mut rollback = rig.spawn_json_command(&ROLLBACK);
     wait_until("the first page", async || slow.hits() > 0).await;
     rig.send_message("a dead letter that came back").await;

@@ -1,0 +1,154 @@
+//! A store that serves some keys more slowly than others.
+
+use super::*;
+
+/// Copies of rows from 16 stretches in turn, at a store that serves one of these stretches slowly.
+struct SpreadProcess {
+    throttle: Arc<Throttle>,
+    /// Of the other stretches.
+    served: Arc<Mutex<Vec<Instant>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl SpreadProcess {
+    const STRETCHES: u32 = 16;
+    const SLOW_PER_SECOND: f64 = 5.0;
+    /// As many as a consumer has in hand by its own bound.
+    const IN_HAND: usize = 168;
+
+    fn start() -> Self {
+        let now = Instant::now();
+        let slow = Arc::new(RecoveringStore {
+            per_second: Self::SLOW_PER_SECOND,
+            recovers_at: now + Duration::from_hours(24),
+            tokens: Mutex::new((1.0, now)),
+        });
+        let (throttle, served) = (Arc::new(unlimited(64)), Arc::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Self::receive(
+            slow,
+            Arc::clone(&throttle),
+            Arc::clone(&served),
+        ));
+        Self {
+            throttle,
+            served,
+            _tasks: tasks,
+        }
+    }
+
+    async fn receive(
+        slow: Arc<RecoveringStore>,
+        throttle: Arc<Throttle>,
+        served: Arc<Mutex<Vec<Instant>>>,
+    ) {
+        let mut in_hand = JoinSet::new();
+        for number in 0_u32.. {
+            while let Some(copied) = in_hand.try_join_next() {
+                copied.unwrap();
+            }
+            while in_hand.len() - throttle.excess_waiting()
+                >= Self::IN_HAND.min(throttle.max_in_hand())
+            {
+                in_hand.join_next().await.unwrap().unwrap();
+            }
+            let stretch = number % Self::STRETCHES;
+            let is_slow = stretch == 5;
+            let key = format!("avatar-{stretch:02}{:06}", number / Self::STRETCHES);
+            let (slow, throttle, served) = (
+                Arc::clone(&slow),
+                Arc::clone(&throttle),
+                Arc::clone(&served),
+            );
+            in_hand.spawn(async move {
+                loop {
+                    let permit = throttle.acquire(&key).await;
+                    sleep(Duration::from_millis(100)).await;
+                    if is_slow && !slow.admits() {
+                        permit.throttled();
+                        sleep(Duration::from_millis(500)).await;
+                        continue;
+                    }
+                    permit.served();
+                    if !is_slow {
+                        served.lock().unwrap().push(Instant::now());
+                    }
+                    return;
+                }
+            });
+        }
+    }
+
+    fn ranges(&self) -> usize {
+        let state = self.throttle.lock_state();
+        state.copies.as_ref().unwrap().ranges.count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn neighbouring_keys_that_are_refused_do_not_slow_the_others() {
+    fastrand::seed(1);
+    let process = SpreadProcess::start();
+    while process.ranges() == 1 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    sleep(Duration::from_secs(20)).await;
+    let began = Instant::now();
+    sleep(Duration::from_secs(20)).await;
+    let served = process.served.lock().unwrap();
+    let served = served.iter().filter(|at| **at >= began).count() / 20;
+    // 64 in flight for 100 ms each make 640 a second; the slow stretch would leave 75 to the others.
+    assert!(served > 400, "{served} a second");
+}
+
+/// Refusals anywhere, whatever the order of the keys, are those of the whole store.
+#[tokio::test(start_paused = true)]
+async fn a_limit_to_all_keys_is_one_rate() {
+    for (seed, is_spread) in [(1, false), (2, true)] {
+        fastrand::seed(seed);
+        let now = Instant::now();
+        let store = RecoveringStore {
+            per_second: 40.0,
+            recovers_at: now + Duration::from_hours(24),
+            tokens: Mutex::new((1.0, now)),
+        };
+        let throttle = unlimited(64);
+        for number in 0..20_000_u32 {
+            let stretch = if is_spread { number % 16 } else { 0 };
+            let key = format!("avatar-{stretch:02}{number:06}");
+            let permit = throttle.acquire(&key).await;
+            if store.admits() {
+                permit.served();
+            } else {
+                permit.throttled();
+            }
+        }
+        let state = throttle.lock_state();
+        assert_eq!(
+            state.copies.as_ref().unwrap().ranges.count(),
+            1,
+            "{is_spread}"
+        );
+    }
+}
+
+/// What S3 has split since has no limit of its own any more.
+#[tokio::test(start_paused = true)]
+async fn ranges_without_a_limit_are_one_again() {
+    let now = Instant::now();
+    let mut ranges = KeyRanges::new(now);
+    let key = |number: u32| format!("avatar-{number:04}");
+    for round in 0..8_u32 {
+        advance(Duration::from_secs(10)).await;
+        let now = Instant::now();
+        ranges.record_throttled(&key(500 + round), false, now, now);
+        for number in (0..1000).step_by(20) {
+            ranges.record_served(&key(number), true, now);
+        }
+    }
+    assert_eq!(ranges.count(), 3);
+    assert_ne!(ranges.gate_of(&key(10)), ranges.gate_of(&key(503)));
+    advance(Duration::from_mins(5)).await;
+    ranges.merge(Instant::now());
+    assert_eq!(ranges.count(), 1);
+}
