@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -96,8 +97,15 @@ impl HeadlessBrowser {
         }
     }
 
-    /// The answer to a command. Events that arrive meanwhile are kept.
+    /// The answer to a command that must not be refused.
     pub(crate) async fn call_method(&mut self, method: &str, params: Value) -> Value {
+        let mut reply = self.send_command(method, params).await;
+        assert!(reply["error"].is_null(), "{method}: {}", reply["error"]);
+        reply["result"].take()
+    }
+
+    /// The reply to a command, a refusal too. Events that arrive meanwhile are kept.
+    async fn send_command(&mut self, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let mut command = json!({ "id": self.last_id, "method": method, "params": params });
         if let Some(session) = &self.session {
@@ -107,12 +115,11 @@ impl HeadlessBrowser {
         bytes.push(0);
         self.commands.write_all(&bytes).await.unwrap();
         loop {
-            let mut result = self.read_message().await;
-            if result["id"] == self.last_id {
-                assert!(result["error"].is_null(), "{method}: {}", result["error"]);
-                return result["result"].take();
+            let message = self.read_message().await;
+            if message["id"] == self.last_id {
+                return message;
             }
-            self.record_event(&result);
+            self.record_event(&message);
         }
     }
 
@@ -151,13 +158,17 @@ impl HeadlessBrowser {
         answer["result"]["value"].take()
     }
 
-    /// Waits until an expression is true.
+    /// Waits until an expression is true; in a page that is still loading it is not, whatever it throws.
     pub(crate) async fn wait_until(&mut self, expression: &str) {
-        let wait = format!(
-            "(async () => {{ for (let i = 0; i < 900; i++) {{ if ({expression}) return true;
-             await new Promise((done) => setTimeout(done, 100)); }} return false; }})()"
-        );
-        assert_eq!(self.evaluate(&wait).await, true, "in vain: {expression}");
+        for _ in 0..900 {
+            let params = json!({ "expression": expression, "returnByValue": true });
+            let reply = self.send_command("Runtime.evaluate", params).await;
+            if reply["result"]["result"]["value"] == true {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("in vain: {expression}");
     }
 
     /// Another size of the window, in pixels, and another colour scheme.
