@@ -14,6 +14,8 @@ pub enum Sabotage {
     UncheckedPath,
     /// A dead letter counts as confirmed without being sent.
     UnsentDeadLetter,
+    /// A message is taken for one of the first run, whatever run it names.
+    RunsMixedUp,
     /// Consumers do not know that images have companions.
     ForgottenCompanions,
 }

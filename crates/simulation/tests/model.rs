@@ -89,6 +89,12 @@ fn a_silent_connection() {
 }
 
 #[test]
+fn two_runs_on_one_queue() {
+    let name = "one row in each of two runs";
+    assert_holds(name, &["a row of each run is moved", "a message is dead"]);
+}
+
+#[test]
 fn a_companion() {
     let name = "one row with a companion, written to";
     assert_holds(
@@ -129,6 +135,11 @@ fn without_a_look_at_what_was_stored_a_path_names_no_object() {
 #[test]
 fn with_a_dead_letter_that_is_not_sent_a_message_is_lost() {
     assert_violates(Sabotage::UnsentDeadLetter, "I5");
+}
+
+#[test]
+fn with_runs_mixed_up_a_row_of_the_other_run_is_forgotten() {
+    assert_violates(Sabotage::RunsMixedUp, "I5");
 }
 
 #[test]

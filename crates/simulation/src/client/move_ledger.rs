@@ -61,11 +61,7 @@ fn set_paths(things: &mut WorldState, moves: &[PendingMove]) -> HashSet<RowId> {
         }
         // The message is deleted, and the commit never comes.
         Sabotage::DeleteBeforeCommit => all(),
-        Sabotage::None
-        | Sabotage::UnconditionalCopy
-        | Sabotage::UncheckedPath
-        | Sabotage::UnsentDeadLetter
-        | Sabotage::ForgottenCompanions => things.table.commit(moves),
+        _ => things.table.commit(moves),
     }
 }
 

@@ -2,7 +2,7 @@
 //! with them is the protocol's business.
 
 use bucket_brigade_common::ledger::move_ledger::{PendingMove, PoisonRecord};
-use bucket_brigade_common::message::{MoveTask, decode};
+use bucket_brigade_common::message::{MoveTask, decode, named_run};
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState, StoreError};
 use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::row_id::{IdColumnType, RowId};
@@ -10,7 +10,7 @@ use bucket_brigade_consumer::commit::build_move;
 use bucket_brigade_consumer::protocol::{Action, Event, FailureCause, MoveProtocol, RowState};
 use bucket_brigade_consumer::record::{build_failure, build_settlement};
 
-use super::{BrigadeModel, InHand, ModelAction, ModelState};
+use super::{BrigadeModel, InHand, ModelAction, ModelState, RunState};
 use crate::sabotage::Sabotage;
 use crate::world::{COMPANION_SUFFIX, RUN, world_path_rule};
 
@@ -71,11 +71,12 @@ impl ModelState {
     }
 
     /// Takes a message in hand, as [`bucket_brigade_consumer::handle`] does.
-    pub(super) fn receive_message(&mut self, consumer: usize, number: u64) {
+    pub(super) fn receive_message(&mut self, consumer: usize, number: u64, model: &BrigadeModel) {
         let Some(message) = self.mailbox.receive(number) else {
             return;
         };
-        let task = decode(&message.body, RUN, IdColumnType::Text, &world_path_rule()).ok();
+        let run = named_run(&message.body).unwrap_or(RUN);
+        let task = decode(&message.body, run, IdColumnType::Text, &world_path_rule()).ok();
         let key = task.as_ref().map(|task| task.route.destination_key.clone());
         let key = key.unwrap_or_default();
         let mut protocol = MoveProtocol::new(message.receive_count, true, key);
@@ -85,7 +86,9 @@ impl ModelState {
             Event::Poison
         };
         let step = protocol.next(understood);
+        let is_mixed_up = model.sabotage == Sabotage::RunsMixedUp;
         self.consumers[consumer] = Some(InHand {
+            run: if is_mixed_up { 0 } else { place_of_run(run) },
             message,
             task,
             protocol,
@@ -139,7 +142,8 @@ impl ModelState {
         match &in_hand.task {
             None => self.deleted_foreign_message = true,
             Some(task) => {
-                let holds = self.table.rows.get(task.id.as_str());
+                let run = named_run(&in_hand.message.body).map_or(0, place_of_run);
+                let holds = self.runs[run].table.rows.get(task.id.as_str());
                 let is_dead = self.mailbox.dead_letters.contains(&in_hand.message.body);
                 self.deleted_early |= holds == Some(&task.route.old_path) && !is_dead;
             }
@@ -164,7 +168,7 @@ impl ModelState {
             }
             ModelOutcome::CompanionsOnly => {
                 let task = in_hand.task.as_ref()?;
-                let copied = self.copy_companion(&task.route);
+                let copied = self.runs[in_hand.run].copy_companion(&task.route);
                 return Some(copied.err().unwrap_or(give_up_event(&in_hand.action)));
             }
             ModelOutcome::Answered | ModelOutcome::AnswerLost => match &in_hand.task {
@@ -179,7 +183,7 @@ impl ModelState {
         if in_hand.action == Action::EndLease {
             return Event::LeaseEnded { held: true };
         }
-        self.table.record_poison(&[PoisonRecord {
+        self.runs[in_hand.run].table.record_poison(&[PoisonRecord {
             message_id: in_hand.message.message_id.clone(),
             reason: String::new(),
             excerpt: String::new(),
@@ -193,9 +197,10 @@ impl ModelState {
         task: &MoveTask,
         model: &BrigadeModel,
     ) -> Event {
+        let run = &mut self.runs[in_hand.run];
         match in_hand.action.clone() {
             Action::ReadRow => {
-                let row = self.table.read_rows(std::slice::from_ref(&task.id));
+                let row = run.table.read_rows(std::slice::from_ref(&task.id));
                 Event::RowRead(RowState::from_row(
                     row.get(&task.id).cloned(),
                     &task.route,
@@ -204,17 +209,17 @@ impl ModelState {
             }
             Action::Copy => {
                 let only_new = model.sabotage != Sabotage::UnconditionalCopy;
-                event_from_store(self.buckets.copy(&task.route, only_new).map(Event::Copied))
+                event_from_store(run.buckets.copy(&task.route, only_new).map(Event::Copied))
             }
-            Action::Compare => Event::Compared(self.buckets.compare_objects(&task.route)),
+            Action::Compare => Event::Compared(run.buckets.compare_objects(&task.route)),
             Action::Commit(copied, _) => self.commit_move(in_hand, task, copied, model),
             Action::RecordSettlement(seen, orphan) => {
-                self.table
+                run.table
                     .settle_rows(&[build_settlement(task, seen, orphan)]);
                 Event::Recorded
             }
             Action::RecordFailure(trouble) => {
-                self.table.record_failures(&[build_failure(task, trouble)]);
+                run.table.record_failures(&[build_failure(task, trouble)]);
                 Event::Recorded
             }
             Action::SendDeadLetter => {
@@ -238,12 +243,58 @@ impl ModelState {
         }
     }
 
-    fn is_locked(&self, id: &RowId, model: &BrigadeModel) -> bool {
+    /// The application locks rows of the first run alone.
+    fn is_locked(&self, run: usize, id: &RowId, model: &BrigadeModel) -> bool {
         self.lock.as_ref().is_some_and(|(locked, lock)| {
-            locked == id.as_str() && lock.conflicts(model.path_is_key)
+            run == 0 && locked == id.as_str() && lock.conflicts(model.path_is_key)
         })
     }
 
+    fn commit_move(
+        &mut self,
+        in_hand: &InHand,
+        task: &MoveTask,
+        copied: CopiedObject,
+        model: &BrigadeModel,
+    ) -> Event {
+        let sabotage = model.sabotage;
+        if model.has_companions
+            && sabotage != Sabotage::ForgottenCompanions
+            && let Err(event) = self.runs[in_hand.run].copy_companion(&task.route)
+        {
+            return event;
+        }
+        let mut one = build_move(task, copied);
+        if self.is_locked(in_hand.run, &one.id, model) {
+            return Event::NotCommitted;
+        }
+        if model.rewrites_path && self.runs[in_hand.run].still_asks_for(&one) {
+            if sabotage != Sabotage::UncheckedPath {
+                return Event::CommitRefused(trouble("PathRewritten", true));
+            }
+            one.new_path.push_str("-rewritten");
+        }
+        if sabotage == Sabotage::DeleteBeforeCommit {
+            self.delete_message(in_hand);
+        }
+        let table = &mut self.runs[in_hand.run].table;
+        let exists = table.rows.contains_key(one.id.as_str());
+        let is_moved = if sabotage == Sabotage::NoCompareAndSet && exists {
+            table.set_path(&one);
+            true
+        } else {
+            let moved = table.commit(std::slice::from_ref(&one));
+            moved.contains::<RowId>(&one.id)
+        };
+        if is_moved {
+            Event::Committed
+        } else {
+            Event::NotCommitted
+        }
+    }
+}
+
+impl RunState {
     fn still_asks_for(&self, one: &PendingMove) -> bool {
         self.table.rows.get(one.id.as_str()) == Some(&one.old_path)
     }
@@ -268,48 +319,11 @@ impl ModelState {
             _ => Ok(()),
         }
     }
+}
 
-    fn commit_move(
-        &mut self,
-        in_hand: &InHand,
-        task: &MoveTask,
-        copied: CopiedObject,
-        model: &BrigadeModel,
-    ) -> Event {
-        let sabotage = model.sabotage;
-        if model.has_companions
-            && sabotage != Sabotage::ForgottenCompanions
-            && let Err(event) = self.copy_companion(&task.route)
-        {
-            return event;
-        }
-        let mut one = build_move(task, copied);
-        if self.is_locked(&one.id, model) {
-            return Event::NotCommitted;
-        }
-        if model.rewrites_path && self.still_asks_for(&one) {
-            if sabotage != Sabotage::UncheckedPath {
-                return Event::CommitRefused(trouble("PathRewritten", true));
-            }
-            one.new_path.push_str("-rewritten");
-        }
-        if sabotage == Sabotage::DeleteBeforeCommit {
-            self.delete_message(in_hand);
-        }
-        let exists = self.table.rows.contains_key(one.id.as_str());
-        let is_moved = if sabotage == Sabotage::NoCompareAndSet && exists {
-            self.table.set_path(&one);
-            true
-        } else {
-            let moved = self.table.commit(std::slice::from_ref(&one));
-            moved.contains::<RowId>(&one.id)
-        };
-        if is_moved {
-            Event::Committed
-        } else {
-            Event::NotCommitted
-        }
-    }
+/// Runs are numbered from one.
+fn place_of_run(run: i64) -> usize {
+    usize::try_from(run - RUN).unwrap_or(0)
 }
 
 /// What the store's answer means, as [`bucket_brigade_consumer::copy`] sorts it.

@@ -3,7 +3,7 @@
 use bucket_brigade_common::message::encode;
 use bucket_brigade_common::row_id::RowId;
 
-use super::{BrigadeModel, ModelAction, ModelState};
+use super::{BrigadeModel, ModelAction, ModelState, RunState};
 use crate::world::{COMPANION_SUFFIX, NEW_PREFIX, OLD_PREFIX, RUN};
 
 /// How the application changes a row.
@@ -53,7 +53,7 @@ impl ModelState {
         if self.upload.is_some() {
             actions.push(ModelAction::PointRow);
         } else if self.remaining.writes > 0 {
-            for id in self.table.rows.keys() {
+            for id in self.runs[0].table.rows.keys() {
                 actions.extend(ROW_WRITES.map(|write| ModelAction::Write(id.clone(), write)));
             }
         }
@@ -64,7 +64,7 @@ impl ModelState {
             actions.push(ModelAction::Unlock);
         } else if self.remaining.locks > 0 {
             let locks = [RowLock::Update, RowLock::KeyShare];
-            for id in self.table.rows.keys() {
+            for id in self.runs[0].table.rows.keys() {
                 actions.extend(locks.map(|lock| ModelAction::Lock(id.clone(), lock)));
             }
         }
@@ -76,17 +76,19 @@ impl ModelState {
             actions.push(ModelAction::FeederSends { answered: true });
             actions.push(ModelAction::FeederSends { answered: false });
         } else if self.remaining.sends > 0 {
-            let rows = self.table.rows.iter();
-            let wanted = rows.filter(|(id, path)| self.table.needs_move(id, path));
-            actions.extend(wanted.map(|(id, _)| ModelAction::FeederReads(id.clone())));
+            for (number, run) in self.runs.iter().enumerate() {
+                let rows = run.table.rows.iter();
+                let wanted = rows.filter(|(id, path)| run.table.needs_move(id, path));
+                actions.extend(wanted.map(|(id, _)| ModelAction::FeederReads(number, id.clone())));
+            }
         }
     }
 
     pub(super) fn apply_environment_action(&mut self, action: &ModelAction, model: &BrigadeModel) {
         match action {
-            ModelAction::FeederReads(id) => {
-                let path = self.table.rows.get(id).cloned();
-                self.page = path.map(|path| (id.clone(), path));
+            ModelAction::FeederReads(run, id) => {
+                let path = self.runs[*run].table.rows.get(id).cloned();
+                self.page = path.map(|path| (*run, id.clone(), path));
             }
             ModelAction::FeederSends { answered } => self.send_page(*answered),
             ModelAction::FeederCrashes => self.page = None,
@@ -106,28 +108,30 @@ impl ModelState {
     }
 
     fn send_page(&mut self, answered: bool) {
-        let Some((id, path)) = self.page.take() else {
+        let Some((run, id, path)) = self.page.take() else {
             return;
         };
         if self.remaining.sends == 0 {
             return;
         }
         self.remaining.sends -= 1;
-        if let Ok(body) = encode(RUN, &RowId::from_database(id.clone()), &path) {
+        let number = RUN + i64::try_from(run).unwrap_or(0);
+        if let Ok(body) = encode(number, &RowId::from_database(id.clone()), &path) {
             self.mailbox.send(body);
         }
         if !answered {
-            self.page = Some((id, path));
+            self.page = Some((run, id, path));
         }
     }
 
     /// The object first, then the row, as any application does that has the promise of I1 itself.
     fn write_row(&mut self, id: &str, write: RowWrite, with_companion: bool) {
         self.remaining.writes -= 1;
+        let run = &mut self.runs[0];
         let (path, bytes) = match write {
             RowWrite::Delete => {
-                self.table.rows.remove(id);
-                self.written.insert(id.to_owned(), None);
+                run.table.rows.remove(id);
+                run.written.insert(id.to_owned(), None);
                 return;
             }
             RowWrite::SameKey => (
@@ -149,13 +153,26 @@ impl ModelState {
             }
         };
         if path.starts_with(NEW_PREFIX) {
-            self.put_new_image(&path, &bytes, with_companion);
+            run.put_new_image(&path, &bytes, with_companion);
         } else {
-            self.buckets.put_source(&path, bytes, with_companion);
+            run.buckets.put_source(&path, bytes, with_companion);
         }
         self.upload = Some((id.to_owned(), path));
     }
 
+    fn point_row(&mut self) {
+        let Some((id, path)) = self.upload.take() else {
+            return;
+        };
+        let run = &mut self.runs[0];
+        if let Some(row) = run.table.rows.get_mut(&id) {
+            row.clone_from(&path);
+            run.written.insert(id, Some(path));
+        }
+    }
+}
+
+impl RunState {
     fn put_new_image(&mut self, path: &str, bytes: &str, with_companion: bool) {
         let companion = (
             format!("{path}{COMPANION_SUFFIX}"),
@@ -166,16 +183,6 @@ impl ModelState {
         for (key, bytes) in objects {
             self.buckets.destination.insert(key.clone(), bytes.clone());
             self.puts.insert(key, bytes);
-        }
-    }
-
-    fn point_row(&mut self) {
-        let Some((id, path)) = self.upload.take() else {
-            return;
-        };
-        if let Some(row) = self.table.rows.get_mut(&id) {
-            row.clone_from(&path);
-            self.written.insert(id, Some(path));
         }
     }
 }

@@ -79,6 +79,7 @@ fn is_reachability_property(brigade: &BrigadeModel, name: &str) -> bool {
 
 /// One row, fed once, delivered twice, written to once by the application.
 const BASE_MODEL: BrigadeModel = BrigadeModel {
+    runs: 1,
     rows: Vec::new(),
     foreign_messages: Vec::new(),
     sends: 1,
@@ -205,6 +206,15 @@ fn deliveries_and_writes() -> Vec<(&'static str, BrigadeModel)> {
             },
         ),
         (
+            "one row in each of two runs",
+            BrigadeModel {
+                runs: 2,
+                sends: 2,
+                max_receive_count: 1,
+                ..small()
+            },
+        ),
+        (
             "one row with a companion, written to",
             BrigadeModel {
                 has_companions: true,
@@ -228,6 +238,11 @@ pub fn sabotaged_model(sabotage: Sabotage) -> Option<BrigadeModel> {
         sabotage,
         rewrites_path: sabotage == Sabotage::UncheckedPath,
         has_companions: sabotage == Sabotage::ForgottenCompanions,
+        runs: if sabotage == Sabotage::RunsMixedUp {
+            2
+        } else {
+            1
+        },
         ..brigade
     })
 }

@@ -1,4 +1,4 @@
-//! The model: every order in which a feeder, two consumers and the application can act on a small
+//! The model: every order in which feeders, two consumers and the application can act on a small
 //! world, with a crash, an expired lease, a second delivery or a lost answer between any two steps.
 //!
 //! What a consumer does is [`Protocol`], the very function that production calls; what it writes down
@@ -33,13 +33,15 @@ pub use explore::{
     reason = "each is one thing that the world does or does not"
 )]
 pub struct BrigadeModel {
+    /// How many runs share the queue, each with the same rows in a table and buckets of its own.
+    pub runs: usize,
     /// The rows: id, path and whether its object exists.
     pub rows: Vec<(&'static str, &'static str, bool)>,
     /// Bodies in the queue from the start, beside what the feeder sends.
     pub foreign_messages: Vec<&'static str>,
     /// How many messages the feeder sends at most.
     pub sends: u8,
-    /// How often the application writes.
+    /// How often the application writes, to rows of the first run.
     pub writes: u8,
     /// How many transactions of the application lock a row and stay open.
     pub locks: u8,
@@ -61,14 +63,12 @@ pub struct BrigadeModel {
 /// One state of the whole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ModelState {
-    /// The application's table and the ledger.
-    pub table: MemoryTable,
-    pub buckets: MemoryBuckets,
+    pub runs: Vec<RunState>,
     pub mailbox: MemoryQueue,
     /// What each consumer has in hand.
     pub consumers: [Option<InHand>; 2],
-    /// A page the feeder has read and not yet sent: id and path.
-    pub page: Option<(String, String)>,
+    /// A page that a run's feeder has read and not yet sent: run, id and path.
+    pub page: Option<(usize, String, String)>,
     /// What the application has stored and not yet written into its row: id and path.
     pub upload: Option<(String, String)>,
     /// The row that an open transaction of the application has locked.
@@ -77,14 +77,22 @@ pub struct ModelState {
     pub given_up: Vec<InHand>,
     /// How much may still happen.
     pub remaining: RemainingEvents,
-    /// What the application wrote last to each row; none for a deleted one.
-    pub written: BTreeMap<String, Option<String>>,
-    /// The bytes the application put last at each key.
-    pub puts: BTreeMap<String, String>,
     /// A message was deleted while its row still asked for the move.
     pub deleted_early: bool,
     /// A message of which the feeder knows nothing was deleted.
     pub deleted_foreign_message: bool,
+}
+
+/// What belongs to one run.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct RunState {
+    /// The application's table and the ledger.
+    pub table: MemoryTable,
+    pub buckets: MemoryBuckets,
+    /// What the application wrote last to each row; none for a deleted one.
+    pub written: BTreeMap<String, Option<String>>,
+    /// The bytes the application put last at each key.
+    pub puts: BTreeMap<String, String>,
 }
 
 /// What may still happen.
@@ -99,6 +107,8 @@ pub struct RemainingEvents {
 /// A message in hand.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InHand {
+    /// The place of its run.
+    run: usize,
     message: ReceivedMessage,
     task: Option<MoveTask>,
     protocol: MoveProtocol,
@@ -108,8 +118,8 @@ pub struct InHand {
 /// What can happen next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelAction {
-    /// The feeder reads this row.
-    FeederReads(String),
+    /// A run's feeder reads this row.
+    FeederReads(usize, String),
     /// The feeder sends what it read; when the answer is lost it will send it again.
     FeederSends {
         /// Whether the queue's answer reaches it.
@@ -135,14 +145,27 @@ pub enum ModelAction {
     LateEffect(usize),
 }
 
+impl BrigadeModel {
+    fn seed_run(&self, run: usize) -> RunState {
+        let mut seeded = RunState::default();
+        for (id, path, has_object) in &self.rows {
+            seeded.table.rows.insert((*id).into(), (*path).into());
+            if *has_object {
+                let bytes = format!("bytes of {path} in run {run}");
+                seeded.buckets.put_source(path, bytes, self.has_companions);
+            }
+        }
+        seeded
+    }
+}
+
 impl Model for BrigadeModel {
     type State = ModelState;
     type Action = ModelAction;
 
     fn init_states(&self) -> Vec<ModelState> {
         let mut state = ModelState {
-            table: MemoryTable::default(),
-            buckets: MemoryBuckets::default(),
+            runs: (0..self.runs).map(|run| self.seed_run(run)).collect(),
             mailbox: MemoryQueue::new(self.max_receive_count),
             consumers: [None, None],
             page: None,
@@ -155,19 +178,9 @@ impl Model for BrigadeModel {
                 locks: self.locks,
                 silences: self.silences,
             },
-            written: BTreeMap::new(),
-            puts: BTreeMap::new(),
             deleted_early: false,
             deleted_foreign_message: false,
         };
-        for (id, path, has_object) in &self.rows {
-            state.table.rows.insert((*id).into(), (*path).into());
-            if *has_object {
-                let bytes = format!("bytes of {path}");
-                let buckets = &mut state.buckets;
-                buckets.put_source(path, bytes, self.has_companions);
-            }
-        }
         for body in &self.foreign_messages {
             state.mailbox.send((*body).into());
         }
@@ -184,7 +197,9 @@ impl Model for BrigadeModel {
     fn next_state(&self, state: &ModelState, action: ModelAction) -> Option<ModelState> {
         let mut next = state.clone();
         match action {
-            ModelAction::Receive(consumer, number) => next.receive_message(consumer, number),
+            ModelAction::Receive(consumer, number) => {
+                next.receive_message(consumer, number, self);
+            }
             ModelAction::ConsumerAction(consumer, outcome) => {
                 next.take_action(consumer, outcome, self);
             }
