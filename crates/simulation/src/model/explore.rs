@@ -210,6 +210,7 @@ fn deliveries_and_writes() -> Vec<(&'static str, BrigadeModel)> {
             BrigadeModel {
                 runs: 2,
                 sends: 2,
+                writes: 0,
                 max_receive_count: 1,
                 ..small()
             },
