@@ -17,6 +17,7 @@ use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::page_pipeline::CommandStopped;
 use crate::progress_bar::ProgressReporter;
 use crate::statements::retry_statement;
 
@@ -94,30 +95,21 @@ impl<'a> CommandThrottle<'a> {
         result
     }
 
-    /// Waits until so many rows may be worked on, or `stop`.
-    pub(crate) async fn acquire(&self, rows: usize, stop: &CancellationToken) {
+    /// Waits until so many rows may be worked on; for none, until anything may start.
+    pub(crate) async fn acquire(
+        &self,
+        mut rows: usize,
+        stop: &CancellationToken,
+    ) -> Result<(), CommandStopped> {
         self.log_hold();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.acquire_rows(rows) => {}
-        }
-    }
-
-    /// Waits while nothing at all may start, or until `stop`: for what only reads.
-    pub(crate) async fn wait_while_held(&self, stop: &CancellationToken) {
-        self.log_hold();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.throttle.wait_while_held() => {}
-        }
-    }
-
-    async fn acquire_rows(&self, mut rows: usize) {
-        while rows > 0 {
-            rows -= self.throttle.acquire_rows(rows).await.min(rows);
-        }
+        let acquired = async {
+            self.throttle.wait_while_held().await;
+            while rows > 0 {
+                rows -= self.throttle.acquire_rows(rows).await.min(rows);
+            }
+        };
+        let acquired = stop.run_until_cancelled(acquired).await;
+        acquired.ok_or(CommandStopped)
     }
 
     fn log_hold(&self) {

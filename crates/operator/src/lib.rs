@@ -11,7 +11,6 @@ pub mod dashboard;
 pub mod failures;
 pub mod history;
 pub mod limit;
-mod list_writer;
 mod locks;
 mod moved_row;
 pub mod output;

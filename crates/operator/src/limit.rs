@@ -8,9 +8,8 @@ use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use crate::chosen_runs::RunsArgs;
-use crate::context::CommonArgs;
-use crate::history::{Operator, OperatorArgs};
+use crate::chosen_runs::SteeringArgs;
+use crate::history::Operator;
 
 /// Copies in flight that can be asked for at most.
 pub(crate) const MAX_COPIES_IN_FLIGHT: i32 = 1_000_000;
@@ -46,11 +45,7 @@ pub struct Args {
     #[arg(value_name = "none", value_parser = ["none"], conflicts_with_all = ["rate", "concurrency"])]
     lift: Option<String>,
     #[command(flatten)]
-    operator: OperatorArgs,
-    #[command(flatten)]
-    runs: RunsArgs,
-    #[command(flatten)]
-    common: CommonArgs,
+    steering: SteeringArgs,
 }
 
 #[derive(Serialize)]
@@ -79,10 +74,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         rate: args.rate.map(|rate| rate.take(&mut problems)),
         concurrency: args.concurrency.map(|most| most.take(&mut problems)),
     };
-    let (operator, lift) = (Operator::from(args.operator), args.lift.is_some());
-    let runs = Box::pin(args.runs.choose(args.common, problems)).await?;
+    let lift = args.lift.is_some();
+    let runs = Box::pin(args.steering.choose(problems)).await?;
     let limit = async |run| {
-        let limits = set_limits(&runs.pool, run, lift, asked, &operator).await?;
+        let limits = set_limits(&runs.pool, run, lift, asked, &runs.operator).await?;
         Ok(LimitOutput { run, limits })
     };
     runs.print_each(limit).await

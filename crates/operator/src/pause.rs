@@ -9,9 +9,8 @@ use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use crate::chosen_runs::RunsArgs;
-use crate::context::CommonArgs;
-use crate::history::{Operator, OperatorArgs};
+use crate::chosen_runs::SteeringArgs;
+use crate::history::Operator;
 
 const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
     SET paused = true, paused_by = $2, pause_reason = $3, paused_at = now() WHERE id = $1";
@@ -22,11 +21,7 @@ const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
 )]
 pub struct Args {
     #[command(flatten)]
-    operator: OperatorArgs,
-    #[command(flatten)]
-    runs: RunsArgs,
-    #[command(flatten)]
-    common: CommonArgs,
+    steering: SteeringArgs,
 }
 
 #[derive(Serialize)]
@@ -52,16 +47,14 @@ impl fmt::Display for PauseOutput {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let problems = SettingsProblems::default();
-    let operator = Operator::from(args.operator);
-    let runs = Box::pin(args.runs.choose(args.common, problems)).await?;
+    let runs = Box::pin(args.steering.choose(SettingsProblems::default())).await?;
     let pause = async |run| {
-        pause_run(&runs.pool, run, &operator).await?;
+        pause_run(&runs.pool, run, &runs.operator).await?;
         Ok(PauseOutput {
             run,
             paused: true,
-            by: operator.by.clone(),
-            reason: operator.reason.clone(),
+            by: runs.operator.by.clone(),
+            reason: runs.operator.reason.clone(),
         })
     };
     runs.print_each(pause).await

@@ -8,9 +8,8 @@ use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use crate::chosen_runs::RunsArgs;
-use crate::context::CommonArgs;
-use crate::history::{Operator, OperatorArgs};
+use crate::chosen_runs::SteeringArgs;
+use crate::history::Operator;
 
 const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
     SET paused = false, paused_by = NULL, pause_reason = NULL, paused_at = NULL
@@ -23,11 +22,7 @@ const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
 )]
 pub struct Args {
     #[command(flatten)]
-    operator: OperatorArgs,
-    #[command(flatten)]
-    runs: RunsArgs,
-    #[command(flatten)]
-    common: CommonArgs,
+    steering: SteeringArgs,
 }
 
 #[derive(Serialize)]
@@ -49,14 +44,12 @@ impl fmt::Display for ResumeOutput {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let operator = Operator::from(args.operator);
-    let problems = SettingsProblems::default();
-    let runs = Box::pin(args.runs.choose(args.common, problems)).await?;
+    let runs = Box::pin(args.steering.choose(SettingsProblems::default())).await?;
     let resume = async |run| {
         Ok(ResumeOutput {
             run,
             paused: false,
-            was_paused: resume_run(&runs.pool, run, &operator).await?,
+            was_paused: resume_run(&runs.pool, run, &runs.operator).await?,
         })
     };
     runs.print_each(resume).await

@@ -194,8 +194,12 @@ impl ObjectCleaner<'_> {
         &self,
         removal: &ObjectRemoval,
     ) -> Result<RemovalVerdict, StoreError> {
-        let Some(object) =
-            stat_object(self.pass.store, self.bucket_side(), &removal.object_key).await?
+        let Some(object) = stat_object(
+            self.pass.store,
+            self.pass.removals.side(),
+            &removal.object_key,
+        )
+        .await?
         else {
             return Ok(RemovalVerdict::Missing);
         };
@@ -258,7 +262,8 @@ impl ObjectCleaner<'_> {
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<RemovedObject>> {
         let targets: Vec<DeleteTarget> = removable.iter().map(delete_target).collect();
-        let deletions = remove_with_retries(self.pass.store, self.bucket_side(), &targets).await?;
+        let deletions =
+            remove_with_retries(self.pass.store, self.pass.removals.side(), &targets).await?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for (removal, deletion) in removable.iter().zip(deletions) {
             match self.confirm_removal(removal, deletion).await? {
@@ -284,7 +289,13 @@ impl ObjectCleaner<'_> {
             DeleteOutcome::Refused(error) => error.to_string(),
         };
         Ok(
-            match stat_object(self.pass.store, self.bucket_side(), &removal.object_key).await? {
+            match stat_object(
+                self.pass.store,
+                self.pass.removals.side(),
+                &removal.object_key,
+            )
+            .await?
+            {
                 None => RemovalOutcome::Removed(None),
                 Some(_) => RemovalOutcome::Kept(reason),
             },
@@ -349,10 +360,6 @@ impl ObjectCleaner<'_> {
         let mut companions = rule.companions_of(&route).into_iter();
         let companion = companions.find(|companion| companion.pattern == pattern);
         companion.map(|companion| companion.route)
-    }
-
-    pub(super) fn bucket_side(&self) -> BucketSide {
-        self.pass.restorer.side
     }
 }
 

@@ -213,12 +213,15 @@ impl RemovalLedger<'_> {
         &self,
         page: Vec<ObjectRemoval>,
     ) -> Result<Vec<ObjectRemoval>, StatementError> {
-        let found = if self.orphans {
-            self.orphans_by_key(&page).await?
-        } else {
-            let paths: Vec<String> = page.iter().map(|one| one.path.clone()).collect();
-            self.removable_sources(&paths).await?
-        };
+        let paths: Vec<String> = page.iter().map(|one| one.path.clone()).collect();
+        let found = retry_statement(async || {
+            if self.orphans {
+                self.orphans_by_key(&page).await
+            } else {
+                self.removable_sources(&paths).await
+            }
+        })
+        .await?;
         let mut found: HashMap<String, ObjectRemoval> = found
             .into_iter()
             .map(|removal| (removal.path.clone(), removal))

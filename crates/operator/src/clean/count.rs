@@ -6,7 +6,7 @@ use bucket_brigade_common::ledger::with_timeout;
 use sqlx::AssertSqlSafe;
 
 use super::candidates::CLEANABLE;
-use super::removals::RemovalLedger;
+use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::statements::retry_statement;
 
 /// Pages of the ledger's table that are read; of a larger one a sample: some 100,000 moves.
@@ -150,19 +150,11 @@ impl RemovalLedger<'_> {
     /// What an earlier clean was about to remove, and may not go by what this one was asked for. The others are
     /// counted with the rest.
     async fn count_interrupted(&self) -> anyhow::Result<i64> {
-        let (mut cursor, mut count) = (None::<String>, 0);
-        loop {
-            let read = async || {
-                let page = self.interrupted_removals(cursor.as_deref(), 1000).await?;
-                self.mark_interrupted(page).await
-            };
-            let page = retry_statement(read).await?;
-            let Some(last) = page.last() else {
-                return Ok(count);
-            };
-            cursor = Some(last.path.clone());
-            let others = page.iter().filter(|removal| !removal.is_marked).count();
-            count += i64::try_from(others)?;
+        let (mut pages, mut count) = (self.interrupted(1000), 0);
+        while let Some(page) = pages.next(|one: &ObjectRemoval| &one.path).await? {
+            let page = self.mark_interrupted(page).await?;
+            count += page.iter().filter(|removal| !removal.is_marked).count();
         }
+        Ok(i64::try_from(count)?)
     }
 }

@@ -11,8 +11,7 @@ use serde::Serialize;
 use super::count::EligibleMoves;
 use super::missing_indexes::MissingIndexes;
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
-use crate::list_writer::ListWriter;
-use crate::output::OutputFormat;
+use crate::output::{ListWriter, OutputFormat};
 
 #[derive(Serialize)]
 pub(super) struct CleanPreview<'a> {

@@ -41,12 +41,8 @@ impl PlanChecks {
         finding: impl Into<String>,
         mend: impl Into<String>,
     ) {
-        self.add(
-            about,
-            CheckVerdict::Warns,
-            finding.into(),
-            Some(mend.into()),
-        );
+        let mend = Some(mend.into());
+        self.add(about, CheckVerdict::Warns, finding.into(), mend);
     }
 
     pub(super) fn fail(
@@ -55,12 +51,8 @@ impl PlanChecks {
         finding: impl Into<String>,
         mend: impl Into<String>,
     ) {
-        self.add(
-            about,
-            CheckVerdict::Fails,
-            finding.into(),
-            Some(mend.into()),
-        );
+        let mend = Some(mend.into());
+        self.add(about, CheckVerdict::Fails, finding.into(), mend);
     }
 
     /// An error that says itself what to do about it.

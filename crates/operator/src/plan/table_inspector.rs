@@ -1,10 +1,9 @@
 //! Reads the application's table and its server, and changes nothing, not even the ledger: what a plan is
 //! made from.
 
-use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::ledger::{
-    self, ApplicationTable, ConnectionPurpose, DatabasePool, HeapAccess, LedgerError, RunSpec,
-    TableAccess, discover_table, is_statement_timeout,
+    ApplicationTable, ConnectionPurpose, DatabasePool, LedgerError, RunSpec, TableAccess,
+    discover_table, is_statement_timeout,
 };
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::{like_prefix, quote_identifier};
@@ -37,7 +36,7 @@ const SELECT_TABLE_SIZE: &str =
     with_tables!("SELECT coalesce(sum(pg_relation_size(oid)), 0)::bigint FROM tables");
 
 /// Those with rows of which the server knows nothing.
-const COUNT_UNANALYSED: &str = with_tables!(
+pub(super) const COUNT_UNANALYSED: &str = with_tables!(
     "SELECT count(*) FROM tables t JOIN pg_class c ON c.oid = t.oid
       WHERE c.relkind = 'r' AND c.relpages = 0 AND pg_relation_size(c.oid) > 0"
 );
@@ -77,7 +76,7 @@ const SELECT_INDEXES: &str = "SELECT i.indexrelid::regclass::text AS name, pg_re
     FROM pg_index i WHERE i.indrelid = $1::regclass ORDER BY 1";
 
 /// Triggers of the application that an update of the path sets off.
-const SELECT_TRIGGERS: &str =
+pub(super) const SELECT_TRIGGERS: &str =
     "SELECT coalesce(array_agg(tgname::text ORDER BY tgname), '{}') FROM pg_trigger
     WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgenabled <> 'D' AND (tgtype & 16) <> 0";
 
@@ -170,8 +169,8 @@ struct CountRow {
 pub(super) struct TableInspector {
     pub(super) pool: DatabasePool,
     pub(super) table: ApplicationTable,
+    pub(super) rule: PathRule,
     path_column: String,
-    rule: PathRule,
     backend: i32,
 }
 
@@ -265,12 +264,8 @@ impl TableInspector {
         Ok(u64::try_from(bytes).unwrap_or(0))
     }
 
-    pub(super) async fn count_unanalysed(&self) -> Result<i64, sqlx::Error> {
-        self.ask(COUNT_UNANALYSED).await
-    }
-
     /// One value of the table, which is `$1`.
-    async fn ask<T>(&self, sql: &'static str) -> Result<T, sqlx::Error>
+    pub(super) async fn ask<T>(&self, sql: &'static str) -> Result<T, sqlx::Error>
     where
         T: for<'r> Decode<'r, Postgres> + Type<Postgres> + Send + Unpin,
     {
@@ -334,12 +329,6 @@ impl TableInspector {
             .await
     }
 
-    /// Why no row is in scope.
-    pub(super) async fn explain_empty_scope(&self) -> anyhow::Result<EmptyScope> {
-        let sample = ledger::sample_paths(&self.pool, &self.table, &self.rule).await?;
-        Ok(EmptyScope::explain(&self.rule, &sample))
-    }
-
     /// The column's length in characters, where it has one, and ids of rows whose new path is longer; none
     /// of these when the server took too long to look at all.
     pub(super) async fn find_too_long_paths(
@@ -384,27 +373,9 @@ impl TableInspector {
         Ok(tables.into_iter().map(mend).collect())
     }
 
-    /// The partial index that sweeps go through, and what makes one.
-    pub(super) async fn feed_index(&self) -> Result<(Option<String>, String), sqlx::Error> {
-        let (pool, table, rule) = (&self.pool, &self.table, &self.rule);
-        let index = ledger::find_partial_index(pool, table, rule).await?;
-        let name = index.map(|index| index.name);
-        Ok((name, ledger::create_index_sql(table, rule)))
-    }
-
-    /// Whether ids lie about the table at random, and how that is read.
-    pub(super) async fn random_ids(&self) -> Result<Option<HeapAccess>, sqlx::Error> {
-        ledger::find_random_ids(&self.pool, &self.table).await
-    }
-
     pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {
         let query = sqlx::query_as(SELECT_INDEXES).bind(&self.table.sql);
         query.bind(&self.path_column).fetch_all(&*self.pool).await
-    }
-
-    /// The application's triggers that an update of a path sets off.
-    pub(super) async fn update_triggers(&self) -> Result<Vec<String>, sqlx::Error> {
-        self.ask(SELECT_TRIGGERS).await
     }
 
     pub(super) async fn server_info(&self) -> Result<ServerInfo, sqlx::Error> {

@@ -2,9 +2,6 @@
 
 mod lines;
 
-use std::io::{ErrorKind, Write as _};
-
-use anyhow::Context as _;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::SettingsProblems;
@@ -13,8 +10,10 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::context::CommonArgs;
-use super::output::OutputFormat;
-use lines::{CSV_HEADER, PAGE_ROWS, ReportLine, report_page};
+use super::output::{OutputFormat, write_to};
+use super::statements::Pages;
+pub(crate) use lines::SELECT_PAGE;
+use lines::{CSV_HEADER, ReportLine};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -49,28 +48,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     if format == ReportFormat::Csv && !write(csv_text([CSV_HEADER])?).await? {
         return Ok(exit::DONE);
     }
-    let mut cursor: Option<String> = None;
-    loop {
-        let page = report_page(&ledger, cursor.as_deref()).await?;
-        let is_last = page.len() < PAGE_ROWS;
-        cursor = page.last().map(|line| line.id.clone());
-        if !write(render_page(format, page)?).await? || is_last {
-            return Ok(exit::DONE);
+    // No snapshot is held from page to page.
+    let mut pages = Pages::new(&ledger, SELECT_PAGE);
+    while let Some(page) = pages.next(|line: &ReportLine| &line.id).await? {
+        if !write(render_page(format, page)?).await? {
+            break;
         }
     }
+    Ok(exit::DONE)
 }
 
-/// Not on this thread, where a reader that takes its time would keep signals unheard. False when the
-/// reader has gone away, as `head` does.
+/// Not on this thread, where a reader that takes its time would keep signals unheard. False when it has gone away.
 async fn write(text: Vec<u8>) -> anyhow::Result<bool> {
-    let written = spawn_blocking(move || {
-        let mut out = std::io::stdout().lock();
-        out.write_all(&text).and_then(|()| out.flush())
-    });
-    match written.await? {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        written => written.map(|()| true).context("writing to standard output"),
-    }
+    spawn_blocking(move || write_to(&mut std::io::stdout(), &text)).await?
 }
 
 fn render_page(format: ReportFormat, mut page: Vec<ReportLine>) -> anyhow::Result<Vec<u8>> {
@@ -94,9 +84,4 @@ fn csv_text(records: impl IntoIterator<Item = impl Serialize>) -> anyhow::Result
         csv.serialize(record)?;
     }
     Ok(csv.into_inner()?)
-}
-
-#[cfg(test)]
-pub(crate) fn plans() -> Vec<crate::statement_plans::PlannedStatement> {
-    vec![lines::plan()]
 }

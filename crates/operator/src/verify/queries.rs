@@ -91,10 +91,9 @@ UPDATE bucket_brigade.verifications SET
     cursor = $6, table_rows = table_rows + $7, table_outside = table_outside + $8
  WHERE run_id = $1 AND cursor IS DISTINCT FROM $6";
 
-/// `$1` run, `$2` cursor, `$3` size.
 pub(super) const SELECT_MISMATCHES: &str =
     "SELECT row_id, path, code, message FROM bucket_brigade.mismatches
-    WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT $3";
+    WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000";
 
 /// `$1` run, `$2` cursor, `$3` size.
 pub(super) const SELECT_MOVED_IDS: &str = "SELECT row_id FROM bucket_brigade.moves
@@ -294,15 +293,4 @@ pub(super) async fn finish_verification(
 ) -> Result<VerificationCounts, StatementError> {
     let query = sqlx::query_as(FINISH_VERIFICATION).bind(ledger.run_id());
     with_timeout(query.fetch_one(ledger.pool())).await
-}
-
-/// A page of the mismatches, after the given row.
-pub(super) async fn list_mismatches(
-    ledger: &PostgresLedger,
-    after: Option<&str>,
-    size: i64,
-) -> Result<Vec<VerificationMismatch>, StatementError> {
-    let query = sqlx::query_as(page_after(SELECT_MISMATCHES, after)).bind(ledger.run_id());
-    let query = query.bind(after.unwrap_or_default()).bind(size);
-    with_timeout(query.fetch_all(ledger.pool())).await
 }

@@ -47,6 +47,9 @@ pub(super) struct VerificationCounts {
     pub(super) table_outside: i64,
 }
 
+/// What is wrong: a code, and a sentence.
+pub(super) type Mismatch = (&'static str, String);
+
 /// What was found of one move.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct VerificationFinding {
@@ -60,8 +63,7 @@ pub(super) struct VerificationFinding {
     pub(super) size_bytes: Option<i64>,
     /// The copy's ETag when it was made anew.
     pub(super) new_etag: Option<String>,
-    /// What is wrong: a code, and a sentence.
-    pub(super) mismatch: Option<(&'static str, String)>,
+    pub(super) mismatch: Option<Mismatch>,
 }
 
 /// Something that is not as it should be.
