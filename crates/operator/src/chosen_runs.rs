@@ -11,9 +11,8 @@ use sqlx::postgres::PgPool;
 
 use crate::context::CommonArgs;
 use crate::history::{Operator, OperatorArgs};
-use crate::output::OutputFormat;
+use crate::output::{OutputFormat, write_lines};
 
-/// Who steers which runs.
 #[derive(Debug, clap::Args)]
 pub struct SteeringArgs {
     #[command(flatten)]
@@ -33,7 +32,6 @@ pub(crate) struct ChosenRuns {
     format: OutputFormat,
 }
 
-/// What was done to each.
 #[derive(Serialize)]
 struct EachRun<T> {
     runs: Vec<T>,
@@ -69,7 +67,6 @@ impl SteeringArgs {
 }
 
 impl ChosenRuns {
-    /// Steers each and prints what holds.
     pub(crate) async fn print_each<T: Display + Serialize>(
         &self,
         change: impl AsyncFn(i64) -> Result<T, StatementError>,
@@ -91,10 +88,6 @@ impl ChosenRuns {
 
 impl<T: Display> Display for EachRun<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.runs.is_empty() {
-            return write!(f, "every run is finished");
-        }
-        let lines: Vec<String> = self.runs.iter().map(T::to_string).collect();
-        f.write_str(&lines.join("\n"))
+        write_lines(f, &self.runs, "every run is finished")
     }
 }

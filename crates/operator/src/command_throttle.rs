@@ -30,7 +30,6 @@ const MIN_RATE_TIME: Duration = Duration::from_secs(1);
 const SELECT_PAUSE: &str = "SELECT coalesce(paused_at::text, '') FROM bucket_brigade.run
     WHERE id = $1 AND paused";
 
-/// Holds back one command.
 pub(crate) struct CommandThrottle<'a> {
     ledger: &'a PostgresLedger,
     name: &'static str,
@@ -50,9 +49,6 @@ struct CommandState {
 
 impl<'a> CommandThrottle<'a> {
     /// Reads the limits; the heartbeats come with [`CommandThrottle::run`].
-    ///
-    /// # Errors
-    /// The lag of replicas cannot be seen, or the database does not answer.
     pub(crate) async fn start(
         ledger: &'a PostgresLedger,
         name: &'static str,
@@ -78,7 +74,6 @@ impl<'a> CommandThrottle<'a> {
         Ok(command)
     }
 
-    /// Does the work, and says every second how far it is.
     pub(crate) async fn run<T>(
         &self,
         work: impl Future<Output = anyhow::Result<T>>,
@@ -125,7 +120,6 @@ impl<'a> CommandThrottle<'a> {
         state.is_logged = held.is_some();
     }
 
-    /// Makes a statement that writes, whose time says how busy the database is.
     pub(crate) async fn write<T>(
         &self,
         statement: impl Future<Output = Result<T, StatementError>>,
@@ -139,7 +133,6 @@ impl<'a> CommandThrottle<'a> {
         result
     }
 
-    /// Begins a phase of about `total` rows.
     pub(crate) fn begin_phase(&self, label: &'static str, total: u64) {
         self.lock_state().progress = ProgressReporter::new(label, total);
     }

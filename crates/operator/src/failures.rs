@@ -20,7 +20,6 @@ pub(crate) const SELECT_FAILURES: &str = r#"SELECT row_id, path, code, message, 
     FROM bucket_brigade.failures
     WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000"#;
 
-/// A row that could not be moved.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 struct FailedRow {
     row_id: String,
@@ -92,7 +91,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let code = args.code.as_deref();
-    let mut codes = failure_counts(&ledger).await?;
+    let mut codes = failure_counts(ledger.pool(), Some(ledger.run_id())).await?;
     codes.retain(|one| code.is_none_or(|code| one.code == code));
     let all: u64 = codes.iter().map(|one| one.rows).sum();
     let mut summary = FailuresSummary {

@@ -11,7 +11,6 @@ use sqlx::postgres::PgPool;
 use crate::chosen_runs::SteeringArgs;
 use crate::history::Operator;
 
-/// Copies in flight that can be asked for at most.
 pub(crate) const MAX_COPIES_IN_FLIGHT: i32 = 1_000_000;
 
 const UPDATE_LIMITS: &str = "UPDATE bucket_brigade.run
@@ -22,10 +21,8 @@ const UPDATE_LIMITS: &str = "UPDATE bucket_brigade.run
 /// How much the whole fleet may do at most; none for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, sqlx::FromRow)]
 pub(crate) struct RequestedLimits {
-    /// Rows per second.
     #[sqlx(rename = "rate_limit")]
     pub(crate) rate: Option<f64>,
-    /// Copies in flight.
     #[sqlx(rename = "concurrency_limit")]
     pub(crate) concurrency: Option<i32>,
 }
@@ -99,7 +96,6 @@ pub(crate) async fn set_limits(
     Ok(limits)
 }
 
-/// For people; none where there are no limits.
 pub(crate) fn format_limits(limits: RequestedLimits) -> Option<String> {
     let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
     let concurrency = limits.concurrency;

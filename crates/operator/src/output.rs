@@ -1,7 +1,7 @@
 //! A command's output: what it writes to standard output. A list, possibly a long one, is written as its items come,
 //! so that memory does not grow with them.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{ErrorKind, Stdout, Write};
 
 use anyhow::Context;
@@ -27,6 +27,19 @@ impl OutputFormat {
             Self::Json => serde_json::to_string(output).context("the output as JSON"),
         }
     }
+}
+
+/// One line each, or what holds where there is none.
+pub(crate) fn write_lines(
+    f: &mut fmt::Formatter<'_>,
+    items: &[impl Display],
+    none: &str,
+) -> fmt::Result {
+    if items.is_empty() {
+        return f.write_str(none);
+    }
+    let lines: Vec<String> = items.iter().map(ToString::to_string).collect();
+    f.write_str(&lines.join("\n"))
 }
 
 /// False when the reader has gone away, as `head` does.

@@ -58,7 +58,6 @@ pub struct Args {
     common: CommonArgs,
 }
 
-/// What would be retried.
 #[derive(Serialize)]
 struct RetryPreview {
     run: i64,
@@ -154,7 +153,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let (run, code) = (ledger.run_id(), args.code.as_deref());
     let is_shared = list_runs(ledger.pool()).await?.len() > 1;
     if !args.yes {
-        let mut codes = failure_counts(&ledger).await?;
+        let mut codes = failure_counts(ledger.pool(), Some(run)).await?;
         codes.retain(|one| code.is_none_or(|code| one.code == code));
         let mut preview = RetryPreview {
             run,
@@ -172,7 +171,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         let reply = ask(context.format, &preview, &CancellationToken::new()).await?;
         if !reply.is_yes() {
             preview.is_asking = false;
-            context.print_output(&preview)?;
+            context.format.print(&preview)?;
             return Ok(exit::DONE);
         }
     }
@@ -194,8 +193,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     operator
         .record(ledger.pool(), run, "retry", Some(&details))
         .await;
-    let workers = live_workers(&ledger).await?;
-    context.print_output(&RetryOutput {
+    let workers = live_workers(ledger.pool(), Some(run)).await?;
+    context.format.print(&RetryOutput {
         run,
         done: true,
         rows,
@@ -222,7 +221,7 @@ async fn delete_failures(
 ) -> anyhow::Result<i64> {
     // Ctrl-C ends the command as such.
     let stop = CancellationToken::new();
-    let codes = failure_counts(ledger).await?;
+    let codes = failure_counts(ledger.pool(), Some(ledger.run_id())).await?;
     throttle.begin_phase("retrying", codes.iter().map(|one| one.rows).sum());
     let (mut cursor, mut deleted) = (None::<String>, 0);
     loop {

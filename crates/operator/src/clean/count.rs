@@ -24,9 +24,7 @@ pub(super) struct EligibleMoves {
     pub(super) unverified: i64,
     /// Of these: verified, but made too short a time ago.
     pub(super) young: i64,
-    /// Objects that may be removed.
     pub(super) objects: i64,
-    /// Their bytes.
     pub(super) bytes: i64,
     /// Whether these are the numbers of a sample, multiplied.
     #[sqlx(skip)]
@@ -49,7 +47,6 @@ fn first_rows(orphans: bool) -> String {
     }
 }
 
-/// Counts the rows that `part` selects.
 fn count_sql(orphans: bool, part: &str) -> String {
     let columns = if orphans {
         "m.destination_key AS old_path, NULL::bigint AS size_bytes, '' AS source_etag, true AS is_there,
@@ -77,7 +74,6 @@ SELECT count(*) FILTER (WHERE is_there) AS moves, count(*) FILTER (WHERE is_ther
     )
 }
 
-/// Counts the first of what may go, through its index.
 pub(super) fn count_first_sql(orphans: bool) -> String {
     count_sql(orphans, &first_rows(orphans))
 }
@@ -102,7 +98,6 @@ impl EligibleMoves {
 }
 
 impl RemovalLedger<'_> {
-    /// Counts the moves by whether their sources may go, and what may be removed.
     pub(super) async fn count_eligible(&self) -> anyhow::Result<EligibleMoves> {
         let mut eligible = retry_statement(async || self.count_uninterrupted().await).await?;
         eligible.objects += self.count_interrupted().await?;

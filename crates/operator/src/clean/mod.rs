@@ -75,9 +75,6 @@ use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
 
-/// Pages side by side, and the heartbeat.
-const POOL_SIZE: u32 = 5;
-
 /// Objects that one request removes.
 const PAGE_ROWS: i64 = 1000;
 
@@ -121,9 +118,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         ("clean", &context.migration.run.source_bucket)
     };
     check_bucket_name(args.confirm.as_deref(), bucket)?;
-    let ledger = context
-        .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
-        .await?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
     let locks = CommandLocks::acquire(&ledger).await?;
     let store = retrying_store::open(&context, &ledger).await?;
     let throttle = CommandThrottle::start(&ledger, "clean", limits).await?;
@@ -162,7 +157,6 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     }
 }
 
-/// What is to be removed, and what it takes.
 struct CleanCommand<'a> {
     context: &'a CommandContext,
     operator: Operator,
@@ -198,7 +192,7 @@ impl CleanCommand<'_> {
             }
         }
         let preview = self.build_preview(eligible, false);
-        self.context.print_output(&preview)?;
+        self.context.format.print(&preview)?;
         Ok(exit::DONE)
     }
 

@@ -154,9 +154,7 @@ impl fmt::Display for CleanSummary<'_> {
     }
 }
 
-/// Prints what became of each object, and counts it.
 pub(super) struct CleanPrinter<'a> {
-    bucket: &'a str,
     list_writer: ListWriter<std::io::Stdout>,
     summary: CleanSummary<'a>,
     restore_failures: u64,
@@ -170,7 +168,6 @@ impl<'a> CleanPrinter<'a> {
         bucket: &'a str,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            bucket,
             list_writer: ListWriter::begin_on_stdout(format, "objects")?,
             summary: CleanSummary {
                 run,
@@ -200,7 +197,7 @@ impl<'a> CleanPrinter<'a> {
                 removed: outcome.kept_because().is_none(),
                 delete_marker: outcome.delete_marker(),
                 kept_because: outcome.kept_because(),
-                bucket: self.bucket,
+                bucket: self.summary.bucket,
             })?;
         }
         Ok(())

@@ -137,7 +137,6 @@ impl<'a> RemovalLedger<'a> {
         Pages::new(self.ledger, interrupted_sql(self.orphans, rows))
     }
 
-    /// Records that these are removed from now on.
     pub(super) async fn begin_removals(
         &self,
         removals: &[ObjectRemoval],

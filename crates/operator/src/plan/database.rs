@@ -17,7 +17,6 @@ const FEEDER_CONNECTIONS: u32 = 4;
 /// An entry of a partial index with its share of the page; measured with ids of 8 bytes, at ten million rows.
 const BYTES_PER_INDEXED_ROW: u64 = 22;
 
-/// The table's rows, where they could be counted.
 pub(super) async fn check_rows(
     inspector: &TableInspector,
     checks: &mut PlanChecks,
@@ -153,7 +152,6 @@ pub(super) async fn check_feed_index(
     Ok(())
 }
 
-/// Whether the table can be updated.
 pub(super) async fn check_publications(
     inspector: &TableInspector,
     checks: &mut PlanChecks,

@@ -61,7 +61,6 @@ pub struct Args {
 /// Rows whose update is tried.
 const REHEARSED_ROWS: usize = 100;
 
-/// What a plan is asked for.
 struct PlanSpec {
     consumers: u32,
     concurrency: u32,
@@ -88,7 +87,6 @@ struct MigrationPlan {
     estimate: Option<MigrationEstimate>,
 }
 
-/// One row, and what becomes of it.
 #[derive(Debug, Clone, Serialize)]
 struct SampleRow {
     id: String,
@@ -120,7 +118,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         tracing::warn!("stopped before the end; nothing was changed");
         return Ok(exit::STOPPED);
     };
-    context.print_output(&plan)?;
+    context.format.print(&plan)?;
     Ok(if plan.failing > 0 {
         exit::CHECK_FAILED
     } else {

@@ -64,7 +64,6 @@ pub(super) async fn look_at_objects(
     Some(sampled)
 }
 
-/// The buckets, where both can be used.
 async fn open_buckets(
     context: &CommandContext,
     checks: &mut PlanChecks,
@@ -89,7 +88,6 @@ async fn read_region(bucket: &S3Bucket) -> Option<String> {
     output.bucket_region().map(ToOwned::to_owned)
 }
 
-/// By which encoding the path would name an object that is there.
 async fn find_encoding(
     bucket: &S3Bucket,
     rule: &PathRule,
@@ -302,7 +300,6 @@ impl SampledObjects {
     }
 }
 
-/// Whether something stands where the copies go.
 async fn check_destinations(bucket: &S3Bucket, samples: &[SampleRow], checks: &mut PlanChecks) {
     let mut taken = Vec::new();
     for sample in samples {

@@ -100,7 +100,6 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
         pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may_see_lag,
         split_part(current_setting('server_version'), ' ', 1) AS version";
 
-/// Rows by what the rule says of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct RowCounts {
     pub(super) in_scope: u64,
@@ -155,7 +154,6 @@ pub(super) struct ServerInfo {
     pub(super) version: String,
 }
 
-/// A row of a count or a sample.
 #[derive(sqlx::FromRow)]
 struct CountRow {
     in_scope: i64,
@@ -164,7 +162,6 @@ struct CountRow {
     average_path_bytes: i32,
 }
 
-/// The application's table, found and checked, and nothing more.
 #[derive(Debug)]
 pub(super) struct TableInspector {
     pub(super) pool: DatabasePool,
@@ -197,14 +194,12 @@ impl TableInspector {
         connection.close().await
     }
 
-    /// What grants the right to set paths to `role`.
     pub(super) fn grant_update(&self, role: &str) -> String {
         let ApplicationTable { sql, id, path, .. } = &self.table;
         let (role, id) = (quote_identifier(role), id.list());
         format!("GRANT SELECT ({id}, {path}), UPDATE ({path}) ON {sql} TO {role};")
     }
 
-    /// What takes away the limit of a path's length.
     pub(super) fn widen_path(&self) -> String {
         let ApplicationTable { sql, path, .. } = &self.table;
         format!("ALTER TABLE {sql} ALTER COLUMN {path} TYPE text;")
@@ -224,6 +219,11 @@ impl TableInspector {
         Ok((bytes > MAX_COUNTED_BYTES).then(|| (TARGET_SAMPLE_BYTES / bytes * 100.0).max(1e-5)))
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1 per cent at least, and at most 100"
+    )]
     async fn count_or_sample(&self, percent: Option<f64>) -> Result<RowCounts, sqlx::Error> {
         let ApplicationTable { sql, path, .. } = &self.table;
         let (sample, in_scope) = (sample_clause(percent), self.table.in_scope("$1"));
@@ -245,16 +245,20 @@ impl TableInspector {
             .fetch_one(&*self.pool)
             .await?;
         let whole = |count: i64| scale_sample(count, percent);
-        let table_bytes = self.table_size().await?;
+        let (table_bytes, indexes) = (self.table_size().await?, self.list_indexes().await?);
         let row = table_bytes.checked_div(whole(total)).unwrap_or(0);
         Ok(RowCounts {
             in_scope: whole(in_scope),
             moved: whole(moved),
             outside: whole(total - in_scope - moved),
-            sampled_percent: percent.map(round_percent),
+            sampled_percent: percent.map(|percent| percent.round().max(1.0) as u32),
             average_path_bytes: u32::try_from(average_path_bytes).unwrap_or(0),
             average_row_bytes: u32::try_from(row).unwrap_or(u32::MAX),
-            indexes_to_write: self.indexes_to_write().await?,
+            indexes_to_write: if indexes.iter().any(|index| index.has_path) {
+                u32::try_from(indexes.len()).unwrap_or(u32::MAX)
+            } else {
+                0
+            },
             table_bytes,
         })
     }
@@ -271,13 +275,6 @@ impl TableInspector {
     {
         let query = sqlx::query_scalar(sql).bind(&self.table.sql);
         query.fetch_one(&*self.pool).await
-    }
-
-    async fn indexes_to_write(&self) -> Result<u32, sqlx::Error> {
-        let indexes = self.list_indexes().await?;
-        let all = u32::try_from(indexes.len()).unwrap_or(u32::MAX);
-        let holds_path = indexes.iter().any(|index| index.has_path);
-        Ok(if holds_path { all } else { 0 })
     }
 
     /// Id and path of a few rows in scope, from anywhere in the table. `searches` for those that a sample misses.
@@ -409,13 +406,4 @@ fn scale_sample(count: i64, percent: Option<f64>) -> u64 {
     percent.map_or(count, |percent| {
         (count as f64 * 100.0 / percent).round() as u64
     })
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "1 at least, and at most 100"
-)]
-fn round_percent(percent: f64) -> u32 {
-    percent.round().clamp(1.0, 100.0) as u32
 }

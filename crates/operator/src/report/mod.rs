@@ -6,14 +6,13 @@ use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::SettingsProblems;
 use clap::ValueEnum;
-use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::context::CommonArgs;
 use super::output::{OutputFormat, write_to};
 use super::statements::Pages;
+use lines::ReportLine;
 pub(crate) use lines::SELECT_PAGE;
-use lines::{CSV_HEADER, ReportLine};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -45,7 +44,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         OutputFormat::Text => args.format,
     };
     let ledger = context.open_ledger(TableAccess::Read).await?;
-    if format == ReportFormat::Csv && !write(csv_text([CSV_HEADER])?).await? {
+    if format == ReportFormat::Csv && !write(csv_header()?).await? {
         return Ok(exit::DONE);
     }
     // No snapshot is held from page to page.
@@ -76,7 +75,20 @@ fn render_page(format: ReportFormat, mut page: Vec<ReportLine>) -> anyhow::Resul
     Ok(text)
 }
 
-fn csv_text(records: impl IntoIterator<Item = impl Serialize>) -> anyhow::Result<Vec<u8>> {
+/// An empty report has it too.
+fn csv_header() -> anyhow::Result<Vec<u8>> {
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    csv.serialize(ReportLine::default())?;
+    let mut text = csv.into_inner()?;
+    text.truncate(
+        text.iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1),
+    );
+    Ok(text)
+}
+
+fn csv_text(records: Vec<ReportLine>) -> anyhow::Result<Vec<u8>> {
     let mut csv = csv::WriterBuilder::new()
         .has_headers(false)
         .from_writer(Vec::new());

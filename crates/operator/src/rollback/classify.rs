@@ -89,14 +89,12 @@ impl fmt::Display for SkippedRow {
     }
 }
 
-/// Checks the objects of a move.
 pub(super) struct UndoClassifier<'a> {
     pub(super) store: &'a S3Store,
     pub(super) rule: &'a PathRule,
 }
 
 impl UndoClassifier<'_> {
-    /// Whether a row may go back.
     pub(super) async fn classify_row(
         &self,
         row: MovedRow,

@@ -50,9 +50,6 @@ use output::RollbackPrinter;
 use selection::{MoveSelection, SelectionArgs};
 use undo::RollbackRun;
 
-/// Pages side by side, and the heartbeat.
-const POOL_SIZE: u32 = 5;
-
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  feeder rollback --all                        prints what would happen\n  feeder rollback --all --yes\n  feeder rollback --since 2h --yes\n  feeder rollback --since 2026-03-01T14:00:00Z --yes\n  feeder rollback --ids 17 23 42 --yes\n\nStop the feeder first. Cut off, the same command goes on where it was. Exit codes: 0 done; 2 done,\nbut some rows were left alone (the list says why); 3 stopped before the end; 64 wrong settings, or\nno such run; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75 the feeder,\nconsumers or another command are at work; 77 a right is missing."
@@ -74,7 +71,6 @@ pub struct Args {
     common: CommonArgs,
 }
 
-/// What a rollback is asked for.
 struct RollbackCommand<'a> {
     context: &'a CommandContext,
     ledger: &'a PostgresLedger,
@@ -90,9 +86,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let requests = args.concurrency.take(&mut problems);
     let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
-    let ledger = context
-        .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
-        .await?;
+    let ledger = context.open_ledger(TableAccess::Update).await?;
     let command = RollbackCommand {
         context: &context,
         ledger: &ledger,

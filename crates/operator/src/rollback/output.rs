@@ -36,7 +36,6 @@ impl fmt::Display for RollbackSummary {
     }
 }
 
-/// Prints the rows that are left alone, and counts all.
 pub(super) struct RollbackPrinter {
     list_writer: ListWriter<std::io::Stdout>,
     summary: RollbackSummary,

@@ -48,7 +48,6 @@ impl MoveSelection {
         problems.finish(Some(Self::Ids(ids)))
     }
 
-    /// Those that are asked for by name.
     pub(super) fn ids(&self) -> &[String] {
         match self {
             Self::Ids(ids) => ids,
@@ -56,7 +55,6 @@ impl MoveSelection {
         }
     }
 
-    /// For the history.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::All => "of all".into(),

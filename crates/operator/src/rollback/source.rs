@@ -39,7 +39,6 @@ pub(super) const SELECT_SINCE: &str = "SELECT row_id FROM bucket_brigade.moves
 const SELECT_AGO: &str =
     "SELECT extract(epoch FROM now() - make_interval(secs => $1))::double precision";
 
-/// Where the ids come from.
 pub(super) enum RowSource<'a> {
     Collected(Vec<String>),
     /// All moves, or those since then.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::CommonArgs;
 use super::output::{OutputFormat, write_to};
-pub use queries::{CodeCount, failure_counts, live_workers};
+pub(crate) use queries::{CodeCount, failure_counts, live_workers};
 use snapshot::AllRunsStatus;
 pub use snapshot::StatusSnapshot;
 

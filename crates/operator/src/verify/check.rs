@@ -4,7 +4,7 @@ use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::path_rule::MoveRoute;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchanged};
 use super::queries::current_path;
@@ -27,8 +27,6 @@ pub(super) struct MoveChecker<'a> {
     pub(super) store: &'a S3Store,
     /// The ledger and the table.
     pub(super) ledger: &'a PostgresLedger,
-    pub(super) rule: &'a PathRule,
-    /// Whether copies are made anew.
     pub(super) recopies: bool,
 }
 
@@ -50,7 +48,7 @@ impl MoveChecker<'_> {
         &self,
         mut row: MovedRow,
     ) -> anyhow::Result<(MovedRow, VerificationFinding)> {
-        let mut finding = match self.rule.route_for(&row.old_path) {
+        let mut finding = match self.ledger.rule().route_for(&row.old_path) {
             Ok(route) => self.check_object(&row, &route).await?,
             Err(_) => mismatch_finding(
                 "OutsideRule",
@@ -74,7 +72,7 @@ impl MoveChecker<'_> {
 
     /// What is wrong with the first companion that is not as it should be is wrong with its row.
     async fn check_companions(&self, row: &MovedRow) -> anyhow::Result<Option<Mismatch>> {
-        for (companion, etag) in recorded_companions(self.rule, row) {
+        for (companion, etag) in recorded_companions(self.ledger.rule(), row) {
             let recorded = MovedRow {
                 etag: etag.to_owned(),
                 size_bytes: None,

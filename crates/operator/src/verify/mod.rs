@@ -53,9 +53,6 @@ use pass::VerificationPass;
 pub(crate) use queries::count_moves;
 use verification::VerificationSpec;
 
-/// Pages, rows that are read again, and the heartbeat.
-const POOL_SIZE: u32 = 4;
-
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is\nnot (the list says what); 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 70 unexpected error; 75 another verify, rollback or clean of this run\nis at work; 77 a right is missing."
@@ -92,9 +89,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let slots = RequestSlots::new(args.concurrency.take(&mut problems));
     let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
-    let ledger = context
-        .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
-        .await?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
     let locks = CommandLocks::acquire(&ledger).await?;
     let store = if spec.recopies {
         retrying_store::open_for_copies(&context, &ledger).await?
@@ -108,7 +103,6 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let checker = MoveChecker {
         store: &store,
         ledger: &ledger,
-        rule: ledger.rule(),
         recopies: spec.recopies,
     };
     let throttle = CommandThrottle::start(&ledger, "verify", limits).await?;

@@ -36,7 +36,6 @@ pub(super) struct VerificationPass<'a> {
 type TablePage = (Vec<VerificationMismatch>, usize, usize);
 
 impl VerificationPass<'_> {
-    /// Goes on to the end.
     pub(super) async fn run(mut self, mut locks: CommandLocks<'_>) -> anyhow::Result<()> {
         let ledger = self.checker.ledger;
         if !self.verification.is_in_table {
@@ -122,7 +121,13 @@ impl VerificationPass<'_> {
 
     async fn check_table_page(&self, rows: Vec<TableRow>) -> anyhow::Result<TablePage> {
         let is_outside = |row: &&TableRow| {
-            row.is_left_out || self.checker.rule.locate_object(&row.path).is_none()
+            row.is_left_out
+                || self
+                    .checker
+                    .ledger
+                    .rule()
+                    .locate_object(&row.path)
+                    .is_none()
         };
         let counts = (rows.len(), rows.iter().filter(is_outside).count());
         let mut wanted = rows;
@@ -161,7 +166,7 @@ impl VerificationPass<'_> {
 
     /// Why the object of a path cannot be had; none when it can, and for paths outside the rule.
     async fn missing_object(&self, path: &str) -> anyhow::Result<Option<Mismatch>> {
-        let Some((side, key)) = self.checker.rule.locate_object(path) else {
+        let Some((side, key)) = self.checker.ledger.rule().locate_object(path) else {
             return Ok(None);
         };
         match stat_object(self.checker.store, side, &key).await {
