@@ -13,6 +13,7 @@ use super::other_spellings::hash_of;
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use crate::command_throttle::CommandThrottle;
 use crate::statements::Pages;
+use crate::verify::count_moves;
 
 /// Moves read by one statement.
 const STRETCH_ROWS: usize = 20_000;
@@ -27,9 +28,9 @@ pub(super) fn unsettled_sql(age_seconds: f64) -> String {
                     AND source_etag IS NOT NULL, false) AS may_go
       FROM bucket_brigade.moves WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT {STRETCH_ROWS}
 ), marked AS (
-    SELECT *, lead(row_id) OVER (ORDER BY row_id) IS NULL AS is_last FROM stretch
+    SELECT *, lead(row_id) OVER (ORDER BY row_id) IS NULL AS is_last, count(*) OVER () AS rows FROM stretch
 )
-SELECT row_id, old_path, may_go FROM marked WHERE is_last OR NOT may_go ORDER BY row_id"
+SELECT row_id, old_path, may_go, rows FROM marked WHERE is_last OR NOT may_go ORDER BY row_id"
     )
 }
 
@@ -51,6 +52,8 @@ struct StretchMove {
     row_id: String,
     old_path: String,
     may_go: bool,
+    /// Of the stretch.
+    rows: i64,
 }
 
 impl UnsettledSources {
@@ -64,7 +67,8 @@ impl UnsettledSources {
         if !removals.has_encoded_paths() {
             return Ok(sources);
         }
-        throttle.begin_phase("looking for moves that are not verified", 0);
+        let moves = count_moves(ledger).await?;
+        throttle.begin_phase("looking for moves that are not verified", moves);
         let mut pages = Pages::new(ledger, unsettled_sql(removals.age_seconds));
         loop {
             throttle.acquire(0, stop).await?;
@@ -74,7 +78,8 @@ impl UnsettledSources {
             let unsettled = stretch.iter().filter(|one| !one.may_go);
             let routes = unsettled.filter_map(|one| ledger.rule().route_for(&one.old_path).ok());
             routes.for_each(|route| sources.insert(&route.source_key));
-            throttle.advance_by(STRETCH_ROWS);
+            let rows = stretch.first().map_or(0, |one| one.rows);
+            throttle.advance_by(usize::try_from(rows)?);
         }
     }
 
@@ -101,7 +106,6 @@ impl RemovalLedger<'_> {
         !self.orphans && self.ledger.rule().encoding() != PathEncoding::None
     }
 
-    /// Whether clean has removed the object by another of its paths.
     pub(super) async fn is_removed_by_other_path(
         &self,
         removal: &ObjectRemoval,

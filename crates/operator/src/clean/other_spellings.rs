@@ -12,7 +12,7 @@ use bucket_brigade_common::sql::{like_prefix, quote_literal};
 use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
-use super::path_column::{RowSearch, STRETCH_ROWS};
+use super::path_column::RowSearch;
 use super::path_references::{ColumnRules, ReferringColumn, lookup_error};
 use crate::command_throttle::CommandThrottle;
 
@@ -72,10 +72,10 @@ impl OtherSpellings {
             loop {
                 throttle.acquire(0, stop).await?;
                 let read = at.read_stretch(ledger, &search, &mut cursor).await;
-                let Some(paths) = read.map_err(unknown)? else {
+                let Some((paths, rows)) = read.map_err(unknown)? else {
                     break;
                 };
-                throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
+                throttle.advance_by(rows);
                 for path in paths {
                     spellings.add_path(rules, &path);
                 }
@@ -125,7 +125,6 @@ impl OtherSpellings {
         ))
     }
 
-    /// Whether a row may mean this object.
     pub(super) fn may_mean(&self, key: &str) -> bool {
         let name = key.trim_end_matches('/').rsplit('/').next();
         self.keys.contains(&hash_of(key))
