@@ -14,7 +14,6 @@ use sqlx::AssertSqlSafe;
 use crate::moved_row::{MOVED_MICROS, MovedRow, moved_columns, moved_joins, moves_by_id_sql};
 use crate::statements::column;
 
-/// A move to undo, and the key of its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UndoTarget {
     pub(super) row: MovedRow,
@@ -103,7 +102,6 @@ pub(super) async fn mark_undone_checked(
     with_timeout(query.execute(ledger.pool())).await.map(drop)
 }
 
-/// The moves of these rows.
 pub(super) async fn moves_by_id(
     ledger: &PostgresLedger,
     ids: &[String],
@@ -128,7 +126,9 @@ pub(super) async fn undo_moves(
         .bind(column(targets, |target| target.row.moved_micros))
         .bind(column(targets, |target| target.destination_key.as_str()))
         .bind(ledger.worker());
-    let Some(found) = before_timeout(query.fetch_all(ledger.pool())).await else {
+    let wanted = targets.iter();
+    let wanted = wanted.map(|target| (target.row.id.as_str(), target.row.old_path.as_str()));
+    let Some(found) = before_timeout(ledger.set_paths(query, wanted)).await else {
         return Err(no_response());
     };
     match found {
