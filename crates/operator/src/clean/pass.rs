@@ -34,7 +34,6 @@ pub(super) struct CleanPass<'a> {
     pub(super) page_rows: i64,
 }
 
-/// The next page of a pass.
 struct CandidateReader<'a> {
     removals: RemovalLedger<'a>,
     interrupted: Option<Pages<'a>>,
@@ -47,6 +46,11 @@ struct CandidateReader<'a> {
 impl CleanPass<'_> {
     /// Whether anything may go: through the pages until there is something.
     pub(super) async fn has_candidates(&self) -> anyhow::Result<bool> {
+        if !self.removals.orphans && !self.removals.has_old_moves().await? {
+            let mut interrupted = self.removals.interrupted(1);
+            let found = interrupted.next(|one: &ObjectRemoval| &one.path).await?;
+            return Ok(found.is_some());
+        }
         let mut reader = self.reader(CursorLap::default());
         loop {
             self.throttle.acquire(0, self.stop).await?;
@@ -67,7 +71,6 @@ impl CleanPass<'_> {
         }
     }
 
-    /// Goes on to the end.
     pub(super) async fn run(
         &self,
         mut locks: CommandLocks<'_>,

@@ -4,8 +4,8 @@ use bucket_brigade_common::ledger::ApplicationTable;
 use bucket_brigade_common::path_encoding::PathEncoding;
 
 use super::candidates::{
-    cleanable_paths_sql, is_unsettled, orphans_by_key_sql, orphans_page_sql, settle_gone_sql,
-    sources_sql,
+    HAS_OLD_MOVES, cleanable_paths_sql, is_unsettled, orphans_by_key_sql, orphans_page_sql,
+    settle_gone_sql, sources_sql,
 };
 use super::count::count_first_sql;
 use super::encoded_paths::unsettled_sql;
@@ -13,7 +13,9 @@ use super::path_column::{PathColumn, RowSearch};
 use super::path_references::{ColumnRules, PathReference};
 use super::removals::{finish_removals_sql, interrupted_sql};
 use crate::command_cursor::CursorLap;
-use crate::statement_plans::{PlannedStatement, after, planned, repeated, texts};
+use crate::statement_plans::{
+    FIRST_MOVE_SECONDS, PlannedStatement, after, planned, repeated, texts,
+};
 
 fn rules() -> ColumnRules {
     ColumnRules {
@@ -56,7 +58,9 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     };
     let nulls = repeated("NULL", 100, "text");
     let gone = repeated("true", 100, "boolean");
-    planned! {
+    let age = format!("extract(epoch FROM now()) - {FIRST_MOVE_SECONDS}");
+    let mut statements = planned! {
+        "sources: is any old": HAS_OLD_MOVES, ["1", &age], "moves_by_time", 40000.0;
         "sources: a page": lap.page_sql(&cleanable_paths_sql(), "m.old_path").0, ["1", "'image/6'", "NULL", "1000"],
             "moves_cleanable", 1500.0;
         "sources: may they go": sources_sql(), ["1", &paths, "0"], "moves_cleanable", 400.0;
@@ -75,5 +79,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         "the first sources": count_first_sql(false), ["1", "0", "5000"], "moves_cleanable", 25000.0;
         "the first orphans": count_first_sql(true), ["1", "0", "5000"], "orphans_pkey", 25000.0;
         "unsettled moves": after(&unsettled_sql(0.0)), ["1", "'6'"], "moves_pkey", 25000.0;
-    }
+    };
+    statements[0].is_rare = true;
+    statements
 }
