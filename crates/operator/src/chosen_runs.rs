@@ -4,70 +4,69 @@ use std::fmt::{self, Display};
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{RunRow, TableAccess, list_runs, no_run};
+use bucket_brigade_common::ledger::{TableAccess, list_runs, no_run};
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
 use crate::context::CommonArgs;
-use crate::output::OutputFormat;
+use crate::history::{Operator, OperatorArgs};
+use crate::output::{OutputFormat, write_lines};
 
 #[derive(Debug, clap::Args)]
-pub struct RunsArgs {
+pub struct SteeringArgs {
+    #[command(flatten)]
+    operator: OperatorArgs,
     /// For every run that is not finished; needs the database's address alone
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 pub(crate) struct ChosenRuns {
     pub(crate) pool: PgPool,
+    pub(crate) operator: Operator,
     runs: Vec<i64>,
     is_all: bool,
     format: OutputFormat,
 }
 
-/// What was done to each.
 #[derive(Serialize)]
 struct EachRun<T> {
     runs: Vec<T>,
 }
 
-impl RunsArgs {
-    pub(crate) async fn choose(
-        self,
-        common: CommonArgs,
-        problems: SettingsProblems,
-    ) -> anyhow::Result<ChosenRuns> {
-        if self.all {
-            return choose_all(common, problems).await;
+impl SteeringArgs {
+    pub(crate) async fn choose(self, problems: SettingsProblems) -> anyhow::Result<ChosenRuns> {
+        let operator = self.operator.into();
+        if !self.all {
+            let context = self.common.into_context(problems).await?;
+            let ledger = context.open_ledger(TableAccess::Read).await?;
+            return Ok(ChosenRuns {
+                pool: ledger.pool().clone(),
+                operator,
+                runs: vec![ledger.run_id()],
+                is_all: false,
+                format: context.format,
+            });
         }
-        let context = common.into_context(problems).await?;
-        let ledger = context.open_ledger(TableAccess::Read).await?;
+        let settings = self.common.parse(problems)?;
+        let pool = settings.connect_to_ledger().await?;
+        let pool = pool.ok_or_else(|| no_run("", &[]))?;
+        let mut listed = list_runs(&pool).await?;
+        listed.retain(|run| !run.is_finished || run.is_paused);
         Ok(ChosenRuns {
-            pool: ledger.pool().clone(),
-            runs: vec![ledger.run_id()],
-            is_all: false,
-            format: context.format,
+            pool: PgPool::clone(&pool),
+            operator,
+            runs: listed.iter().map(|run| run.id).collect(),
+            is_all: true,
+            format: settings.format,
         })
     }
 }
 
-async fn choose_all(common: CommonArgs, problems: SettingsProblems) -> anyhow::Result<ChosenRuns> {
-    let settings = common.parse(problems)?;
-    let pool = settings.connect_to_ledger().await?;
-    let pool = pool.ok_or_else(|| no_run("", &[]))?;
-    let listed = list_runs(&pool).await?;
-    let goes_on = |run: &&RunRow| !run.is_finished || run.is_paused;
-    Ok(ChosenRuns {
-        runs: listed.iter().filter(goes_on).map(|run| run.id).collect(),
-        pool: PgPool::clone(&pool),
-        is_all: true,
-        format: settings.format,
-    })
-}
-
 impl ChosenRuns {
-    /// Steers each and prints what holds.
     pub(crate) async fn print_each<T: Display + Serialize>(
         &self,
         change: impl AsyncFn(i64) -> Result<T, StatementError>,
@@ -89,10 +88,6 @@ impl ChosenRuns {
 
 impl<T: Display> Display for EachRun<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.runs.is_empty() {
-            return write!(f, "every run is finished");
-        }
-        let lines: Vec<String> = self.runs.iter().map(T::to_string).collect();
-        f.write_str(&lines.join("\n"))
+        write_lines(f, &self.runs, "every run is finished")
     }
 }

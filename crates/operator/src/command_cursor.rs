@@ -25,7 +25,6 @@ const UPSERT_CURSOR: &str = "INSERT INTO bucket_brigade.command_cursors
 const DELETE_CURSOR: &str = "DELETE FROM bucket_brigade.command_cursors
     WHERE run_id = $1 AND command = $2";
 
-/// The cursor of a command that was asked for `selection`.
 pub(crate) struct CommandCursor<'a> {
     ledger: &'a PostgresLedger,
     command: &'static str,
@@ -47,7 +46,6 @@ impl<'a> CommandCursor<'a> {
         }
     }
 
-    /// The way that is to go.
     pub(crate) async fn load(&self) -> Result<CursorLap, StatementError> {
         let cursor: Option<String> = retry_statement(async || {
             let query = sqlx::query_scalar(SELECT_CURSOR).bind(self.ledger.run_id());
@@ -72,23 +70,20 @@ impl<'a> CommandCursor<'a> {
             return Ok(());
         }
         self.saved_at.set(Some(Instant::now()));
-        retry_statement(async || {
+        let save = async || {
             let query = sqlx::query(UPSERT_CURSOR).bind(self.ledger.run_id());
             let query = query.bind(self.command).bind(&self.selection).bind(cursor);
             with_timeout(query.execute(self.ledger.pool())).await
-        })
-        .await
-        .map(drop)
+        };
+        retry_statement(save).await.map(drop)
     }
 
-    /// The command is at its end.
     pub(crate) async fn clear(&self) -> Result<(), StatementError> {
-        retry_statement(async || {
+        let clear = async || {
             let query = sqlx::query(DELETE_CURSOR).bind(self.ledger.run_id());
             with_timeout(query.bind(self.command).execute(self.ledger.pool())).await
-        })
-        .await
-        .map(drop)
+        };
+        retry_statement(clear).await.map(drop)
     }
 }
 

@@ -17,6 +17,7 @@ use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::page_pipeline::CommandStopped;
 use crate::progress_bar::ProgressReporter;
 use crate::statements::retry_statement;
 
@@ -29,7 +30,6 @@ const MIN_RATE_TIME: Duration = Duration::from_secs(1);
 const SELECT_PAUSE: &str = "SELECT coalesce(paused_at::text, '') FROM bucket_brigade.run
     WHERE id = $1 AND paused";
 
-/// Holds back one command.
 pub(crate) struct CommandThrottle<'a> {
     ledger: &'a PostgresLedger,
     name: &'static str,
@@ -49,9 +49,6 @@ struct CommandState {
 
 impl<'a> CommandThrottle<'a> {
     /// Reads the limits; the heartbeats come with [`CommandThrottle::run`].
-    ///
-    /// # Errors
-    /// The lag of replicas cannot be seen, or the database does not answer.
     pub(crate) async fn start(
         ledger: &'a PostgresLedger,
         name: &'static str,
@@ -77,7 +74,6 @@ impl<'a> CommandThrottle<'a> {
         Ok(command)
     }
 
-    /// Does the work, and says every second how far it is.
     pub(crate) async fn run<T>(
         &self,
         work: impl Future<Output = anyhow::Result<T>>,
@@ -94,30 +90,21 @@ impl<'a> CommandThrottle<'a> {
         result
     }
 
-    /// Waits until so many rows may be worked on, or `stop`.
-    pub(crate) async fn acquire(&self, rows: usize, stop: &CancellationToken) {
+    /// Waits until so many rows may be worked on; for none, until anything may start.
+    pub(crate) async fn acquire(
+        &self,
+        mut rows: usize,
+        stop: &CancellationToken,
+    ) -> Result<(), CommandStopped> {
         self.log_hold();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.acquire_rows(rows) => {}
-        }
-    }
-
-    /// Waits while nothing at all may start, or until `stop`: for what only reads.
-    pub(crate) async fn wait_while_held(&self, stop: &CancellationToken) {
-        self.log_hold();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.throttle.wait_while_held() => {}
-        }
-    }
-
-    async fn acquire_rows(&self, mut rows: usize) {
-        while rows > 0 {
-            rows -= self.throttle.acquire_rows(rows).await.min(rows);
-        }
+        let acquired = async {
+            self.throttle.wait_while_held().await;
+            while rows > 0 {
+                rows -= self.throttle.acquire_rows(rows).await.min(rows);
+            }
+        };
+        let acquired = stop.run_until_cancelled(acquired).await;
+        acquired.ok_or(CommandStopped)
     }
 
     fn log_hold(&self) {
@@ -133,7 +120,6 @@ impl<'a> CommandThrottle<'a> {
         state.is_logged = held.is_some();
     }
 
-    /// Makes a statement that writes, whose time says how busy the database is.
     pub(crate) async fn write<T>(
         &self,
         statement: impl Future<Output = Result<T, StatementError>>,
@@ -147,7 +133,6 @@ impl<'a> CommandThrottle<'a> {
         result
     }
 
-    /// Begins a phase of about `total` rows.
     pub(crate) fn begin_phase(&self, label: &'static str, total: u64) {
         self.lock_state().progress = ProgressReporter::new(label, total);
     }

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::output::OutputFormat;
 
-/// What came of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ConsentReply {
     Typed(String),
@@ -33,9 +32,6 @@ pub(crate) fn can_ask(format: OutputFormat) -> bool {
 }
 
 /// Asks on a terminal, where there is one.
-///
-/// # Errors
-/// The terminal cannot be used.
 pub(crate) async fn ask(
     format: OutputFormat,
     question: &impl Display,

@@ -1,6 +1,5 @@
 //! What every command needs: the settings of the migration, the ledger of its run, the AWS clients.
 
-use std::fmt::Display;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -17,15 +16,14 @@ use bucket_brigade_common::settings::{
 };
 use bucket_brigade_common::{aws, startup};
 use clap::Subcommand as _;
-use serde::Serialize;
 use tokio::sync::OnceCell;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::OperatorCommand;
 use crate::output::OutputFormat;
 
-/// Connections of a command that does one thing after the other.
-const DEFAULT_POOL_SIZE: u32 = 2;
+/// Pages side by side, and the heartbeat. A command that does one thing after the other opens one or two.
+const POOL_SIZE: u32 = 5;
 
 /// When an S3 request that does not answer is given up.
 const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,14 +42,11 @@ pub struct CommonArgs {
 
 /// A command's surroundings. Nothing is connected before it is asked for.
 pub struct CommandContext {
-    /// Which migration this is.
     pub migration: MigrationSettings,
-    /// How to print.
     pub format: OutputFormat,
     sdk_config: OnceCell<SdkConfig>,
 }
 
-/// What every command is given.
 pub(crate) struct CommonSettings {
     pub(crate) migration: MigrationSettings<RunSelection>,
     pub(crate) format: OutputFormat,
@@ -110,18 +105,9 @@ impl CommonSettings {
 }
 
 impl CommandContext {
-    /// The ledger of the run that the feeder opened, on a pool of two connections.
+    /// The ledger of the run that the feeder opened.
     pub async fn open_ledger(&self, access: TableAccess) -> Result<PostgresLedger, LedgerError> {
-        self.open_ledger_with_pool(access, DEFAULT_POOL_SIZE).await
-    }
-
-    /// The same for a command that works in parallel, on a pool of `connections`.
-    pub async fn open_ledger_with_pool(
-        &self,
-        access: TableAccess,
-        connections: u32,
-    ) -> Result<PostgresLedger, LedgerError> {
-        let pool = ledger::create_pool(self.migration.database.clone(), connections);
+        let pool = ledger::create_pool(self.migration.database.clone(), POOL_SIZE);
         let name = startup::process_name("operator");
         let purpose = ConnectionPurpose::Command(command_name());
         PostgresLedger::open_existing(pool, &self.migration.run, &name, &purpose, access).await
@@ -150,7 +136,6 @@ impl CommandContext {
             .await
     }
 
-    /// How copies are made.
     pub fn method_request<'a>(&'a self, options: &'a RunOptions) -> MethodRequest<'a> {
         let MigrationSettings { run, stores, .. } = &self.migration;
         MethodRequest {
@@ -162,7 +147,6 @@ impl CommandContext {
         }
     }
 
-    /// The queue between feeder and consumers.
     pub async fn sqs_queue(&self) -> Result<SqsQueue, SettingsError> {
         let url = &self.migration.queue_url;
         if url.is_empty() {
@@ -173,11 +157,6 @@ impl CommandContext {
 
     async fn sdk(&self) -> &SdkConfig {
         self.sdk_config.get_or_init(aws::load_config).await
-    }
-
-    /// Writes the answer to standard output.
-    pub fn print_output(&self, output: &(impl Display + Serialize)) -> anyhow::Result<()> {
-        self.format.print(output)
     }
 }
 

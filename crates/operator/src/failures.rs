@@ -4,27 +4,22 @@ use std::fmt;
 use std::io::Stdout;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, with_timeout};
+use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
 use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
 use serde::Serialize;
 
 use crate::context::CommonArgs;
-use crate::list_writer::ListWriter;
-use crate::statements::{page_after, retry_statement};
+use crate::output::ListWriter;
+use crate::statements::Pages;
 use crate::status::{CodeCount, failure_counts};
 
-/// Rows of one statement. It stands in the statement itself, so that every plan knows how few they are.
-const PAGE_ROWS: usize = 1000;
-
-/// `$1` run, `$2` cursor. In the order of the table's own key, which is that of the ids as text.
-const SELECT_FAILURES: &str = r#"SELECT row_id, path, code, message, permanent, attempts,
+/// In the order of the table's own key, which is that of the ids as text.
+pub(crate) const SELECT_FAILURES: &str = r#"SELECT row_id, path, code, message, permanent, attempts,
         to_char(last_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS last_failed_at
     FROM bucket_brigade.failures
     WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000"#;
 
-/// A row that could not be moved.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 struct FailedRow {
     row_id: String,
@@ -96,7 +91,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let code = args.code.as_deref();
-    let mut codes = failure_counts(&ledger).await?;
+    let mut codes = failure_counts(ledger.pool(), Some(ledger.run_id())).await?;
     codes.retain(|one| code.is_none_or(|code| one.code == code));
     let all: u64 = codes.iter().map(|one| one.rows).sum();
     let mut summary = FailuresSummary {
@@ -129,12 +124,8 @@ async fn list_failures(
     summary: &FailuresSummary,
     writer: &mut ListWriter<Stdout>,
 ) -> anyhow::Result<u64> {
-    let (mut listed, mut cursor) = (0, None::<String>);
-    loop {
-        let read = async || failed_rows(ledger, cursor.as_deref()).await;
-        let page = retry_statement(read).await?;
-        let is_last = page.len() < PAGE_ROWS;
-        cursor = page.last().map(|row| row.row_id.clone());
+    let (mut listed, mut pages) = (0, Pages::new(ledger, SELECT_FAILURES));
+    while let Some(page) = pages.next(|row: &FailedRow| &row.row_id).await? {
         let is_wanted = |row: &FailedRow| code.is_none_or(|code| row.code == code);
         for row in page.into_iter().filter(is_wanted) {
             if listed == u64::from(most) {
@@ -146,29 +137,9 @@ async fn list_failures(
             listed += 1;
             writer.write_item(&row)?;
         }
-        if is_last || writer.is_closed() {
-            return Ok(listed);
+        if writer.is_closed() {
+            break;
         }
     }
-}
-
-/// A page of failures, after a row.
-async fn failed_rows(
-    ledger: &PostgresLedger,
-    cursor: Option<&str>,
-) -> Result<Vec<FailedRow>, StatementError> {
-    let query = sqlx::query_as(page_after(SELECT_FAILURES, cursor)).bind(ledger.run_id());
-    let query = query.bind(cursor.unwrap_or_default());
-    with_timeout(query.fetch_all(ledger.pool())).await
-}
-
-#[cfg(test)]
-pub(crate) fn plans() -> Vec<crate::statement_plans::PlannedStatement> {
-    vec![crate::statement_plans::page(
-        "a page of failures",
-        page_after(SELECT_FAILURES, Some("")).0,
-        &["1", "'6'"],
-        "failures_pkey",
-        1500.0,
-    )]
+    Ok(listed)
 }

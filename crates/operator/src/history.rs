@@ -8,6 +8,8 @@ use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
+use crate::output::write_lines;
+
 const INSERT_ACTION: &str =
     "INSERT INTO bucket_brigade.history (run_id, action, operator, reason, details)
     VALUES ($1, $2, $3, $4, $5)";
@@ -29,7 +31,6 @@ pub struct OperatorArgs {
     by: Option<String>,
 }
 
-/// Who does something, and why.
 #[derive(Debug)]
 pub struct Operator {
     pub by: String,
@@ -94,11 +95,7 @@ impl HistoryOutput {
 
 impl fmt::Display for HistoryOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.history.is_empty() {
-            return write!(f, "nothing was done to any run");
-        }
-        let lines: Vec<String> = self.history.iter().map(HistoryEntry::to_string).collect();
-        f.write_str(&lines.join("\n"))
+        write_lines(f, &self.history, "nothing was done to any run")
     }
 }
 

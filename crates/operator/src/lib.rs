@@ -11,7 +11,6 @@ pub mod dashboard;
 pub mod failures;
 pub mod history;
 pub mod limit;
-mod list_writer;
 mod locks;
 mod moved_row;
 pub mod output;
@@ -20,7 +19,6 @@ pub mod pause;
 pub mod plan;
 pub mod progress_bar;
 pub mod report;
-pub mod resume;
 pub mod retry;
 mod retrying_store;
 pub mod rollback;
@@ -49,9 +47,9 @@ pub enum OperatorCommand {
     /// Serve the live page of all runs at STATUS_ADDR, until Ctrl-C
     Dashboard(dashboard::command::Args),
     /// Pause the whole fleet within two seconds: copies under way are finished, nothing new is begun
-    Pause(pause::Args),
+    Pause(pause::PauseArgs),
     /// End a pause
-    Resume(resume::Args),
+    Resume(pause::ResumeArgs),
     /// Bound what the whole fleet does, within two seconds: rows per second, copies in flight
     Limit(limit::Args),
     /// List the rows that failed, and why
@@ -101,8 +99,8 @@ impl OperatorCommand {
             Self::Runs(args) => Box::pin(runs::run(args)).await,
             Self::Status(args) => Box::pin(status::run(args, stop)).await,
             Self::Dashboard(args) => Box::pin(dashboard::command::run(args, stop)).await,
-            Self::Pause(args) => Box::pin(pause::run(args)).await,
-            Self::Resume(args) => Box::pin(resume::run(args)).await,
+            Self::Pause(args) => Box::pin(pause::pause(args)).await,
+            Self::Resume(args) => Box::pin(pause::resume(args)).await,
             Self::Limit(args) => Box::pin(limit::run(args)).await,
             Self::Failures(args) => Box::pin(failures::run(args)).await,
             Self::Retry(args) => Box::pin(retry::run(args)).await,

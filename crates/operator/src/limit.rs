@@ -8,11 +8,9 @@ use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use crate::chosen_runs::RunsArgs;
-use crate::context::CommonArgs;
-use crate::history::{Operator, OperatorArgs};
+use crate::chosen_runs::SteeringArgs;
+use crate::history::Operator;
 
-/// Copies in flight that can be asked for at most.
 pub(crate) const MAX_COPIES_IN_FLIGHT: i32 = 1_000_000;
 
 const UPDATE_LIMITS: &str = "UPDATE bucket_brigade.run
@@ -23,10 +21,8 @@ const UPDATE_LIMITS: &str = "UPDATE bucket_brigade.run
 /// How much the whole fleet may do at most; none for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, sqlx::FromRow)]
 pub(crate) struct RequestedLimits {
-    /// Rows per second.
     #[sqlx(rename = "rate_limit")]
     pub(crate) rate: Option<f64>,
-    /// Copies in flight.
     #[sqlx(rename = "concurrency_limit")]
     pub(crate) concurrency: Option<i32>,
 }
@@ -46,11 +42,7 @@ pub struct Args {
     #[arg(value_name = "none", value_parser = ["none"], conflicts_with_all = ["rate", "concurrency"])]
     lift: Option<String>,
     #[command(flatten)]
-    operator: OperatorArgs,
-    #[command(flatten)]
-    runs: RunsArgs,
-    #[command(flatten)]
-    common: CommonArgs,
+    steering: SteeringArgs,
 }
 
 #[derive(Serialize)]
@@ -79,10 +71,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         rate: args.rate.map(|rate| rate.take(&mut problems)),
         concurrency: args.concurrency.map(|most| most.take(&mut problems)),
     };
-    let (operator, lift) = (Operator::from(args.operator), args.lift.is_some());
-    let runs = Box::pin(args.runs.choose(args.common, problems)).await?;
+    let lift = args.lift.is_some();
+    let runs = Box::pin(args.steering.choose(problems)).await?;
     let limit = async |run| {
-        let limits = set_limits(&runs.pool, run, lift, asked, &operator).await?;
+        let limits = set_limits(&runs.pool, run, lift, asked, &runs.operator).await?;
         Ok(LimitOutput { run, limits })
     };
     runs.print_each(limit).await
@@ -104,7 +96,6 @@ pub(crate) async fn set_limits(
     Ok(limits)
 }
 
-/// For people; none where there are no limits.
 pub(crate) fn format_limits(limits: RequestedLimits) -> Option<String> {
     let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
     let concurrency = limits.concurrency;

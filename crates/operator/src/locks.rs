@@ -1,29 +1,80 @@
 //! Who must not be at work at the same time: two commands that prove or undo, or one of these and what
 //! would fight it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
 use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger, with_timeout};
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::context::CommandContext;
 use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, retry_statement};
 
-/// Keeps other commands of this kind out of the run.
-pub(super) async fn acquire_operator_lock(ledger: &PostgresLedger) -> anyhow::Result<AdvisoryLock> {
-    let lock = ledger.acquire_operator_lock().await?;
-    lock.ok_or_else(|| busy_refusal("another verify, rollback or clean of this run is at work: wait for its end, or stop it"))
+/// How often locks and queue are looked at, which lags by seconds itself.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What keeps others out of the run while a command works.
+pub(super) struct CommandLocks<'a> {
+    ledger: &'a PostgresLedger,
+    operator: AdvisoryLock,
+    fleet: Option<QuiescedFleet>,
+    checked_at: Option<Instant>,
+}
+
+impl<'a> CommandLocks<'a> {
+    /// Keeps other commands of this kind out.
+    pub(super) async fn acquire(ledger: &'a PostgresLedger) -> anyhow::Result<Self> {
+        let lock = ledger.acquire_operator_lock().await?;
+        let busy = "another verify, rollback or clean of this run is at work: wait for its end, or stop it";
+        Ok(Self {
+            ledger,
+            operator: lock.ok_or_else(|| busy_refusal(busy))?,
+            fleet: None,
+            checked_at: None,
+        })
+    }
+
+    /// Keeps the feeder out too, and makes sure that consumers have nothing to do: either would move rows again.
+    pub(super) async fn quiesce_fleet(&mut self, context: &CommandContext) -> anyhow::Result<()> {
+        let lock = self.ledger.acquire_feeder_lock().await;
+        let fleet = QuiescedFleet {
+            lock: lock.context("stop the feeder first: it would move the rows again")?,
+            queue: context.sqs_queue().await?,
+        };
+        fleet.ensure_queue_empty().await?;
+        self.fleet = Some(fleet);
+        Ok(())
+    }
+
+    /// Whether the fleet is kept out.
+    pub(super) fn is_fleet_quiesced(&self) -> bool {
+        self.fleet.is_some()
+    }
+
+    /// Makes sure that all is as it was: a connection may be lost, and a retry, or a redrive by other means, may have
+    /// sent messages.
+    pub(super) async fn ensure_held(&mut self) -> anyhow::Result<()> {
+        let is_fresh = |at: Instant| at.elapsed() < CHECK_INTERVAL;
+        if self.checked_at.is_some_and(is_fresh) {
+            return Ok(());
+        }
+        ensure_held(self.ledger, &mut self.operator).await?;
+        if let Some(fleet) = &mut self.fleet {
+            ensure_held(self.ledger, &mut fleet.lock).await?;
+            fleet.ensure_queue_empty().await?;
+        }
+        self.checked_at = Some(Instant::now());
+        Ok(())
+    }
 }
 
 /// Makes sure that a lock is still there. It ends with its connection, and is taken anew: what is read from
 /// then on is what others left.
-pub(super) async fn ensure_held(
-    ledger: &PostgresLedger,
-    lock: &mut AdvisoryLock,
-) -> anyhow::Result<()> {
+async fn ensure_held(ledger: &PostgresLedger, lock: &mut AdvisoryLock) -> anyhow::Result<()> {
     if lock.is_held().await {
         return Ok(());
     }
@@ -41,33 +92,12 @@ pub(super) async fn ensure_held(
     ))
 }
 
-/// The feeder kept out, and consumers without anything to do: either would move rows again.
-pub(super) struct QuiescedFleet {
+struct QuiescedFleet {
     lock: AdvisoryLock,
     queue: SqsQueue,
 }
 
 impl QuiescedFleet {
-    /// Keeps the feeder out, and makes sure that nothing is in the queue.
-    pub(super) async fn quiesce(
-        context: &CommandContext,
-        ledger: &PostgresLedger,
-    ) -> anyhow::Result<Self> {
-        let lock = ledger.acquire_feeder_lock().await;
-        let fleet = Self {
-            lock: lock.context("stop the feeder first: it would move the rows again")?,
-            queue: context.sqs_queue().await?,
-        };
-        fleet.ensure_queue_empty().await?;
-        Ok(fleet)
-    }
-
-    /// Makes sure that all is as it was: a retry, or a redrive by other means, may have sent messages.
-    pub(super) async fn ensure_quiesced(&mut self, ledger: &PostgresLedger) -> anyhow::Result<()> {
-        ensure_held(ledger, &mut self.lock).await?;
-        self.ensure_queue_empty().await
-    }
-
     async fn ensure_queue_empty(&self) -> anyhow::Result<()> {
         let attributes = retry_transient(async || self.queue.queue_attributes().await).await?;
         let backlog = attributes.backlog;

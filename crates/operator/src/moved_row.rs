@@ -24,7 +24,6 @@ pub(crate) struct MovedRow {
     pub(crate) companions: RecordedCompanions,
 }
 
-/// The companions that were copied with an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RecordedCompanions(pub(crate) CompanionCopies);
 
@@ -37,7 +36,6 @@ impl TryFrom<String> for RecordedCompanions {
 }
 
 impl MovedRow {
-    /// Whether the row still names the copy.
     pub(crate) fn is_current(&self) -> bool {
         self.current_path.as_deref() == Some(&self.new_path)
     }

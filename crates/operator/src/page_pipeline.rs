@@ -11,13 +11,6 @@ use tokio_util::sync::CancellationToken;
 /// Pages worked on at a time: while one waits for the database, requests of others are under way.
 pub(crate) const PAGES_IN_FLIGHT: usize = 4;
 
-/// Whether all pages before a page have been recorded; after one that failed a cursor must not move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PageOrder {
-    Unbroken,
-    AfterFailure,
-}
-
 /// The operator wants the command to end: pages under way are given up where nothing of them is done yet.
 #[derive(Debug)]
 pub(crate) struct CommandStopped;
@@ -45,15 +38,15 @@ pub(crate) fn is_complete(result: anyhow::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-/// Reads pages until there are no more, works on several at a time, and records them one by one, in order.
-/// After an error no further page is read, what is under way is finished and recorded, and the first error
-/// is returned.
+/// Reads pages and the cursors after them until there are no more, works on several at a time, and records them one
+/// by one, in order. After an error no further page is read, what is under way is finished and recorded without its
+/// cursor, which must not move past what failed, and the first error is returned.
 pub(crate) async fn run_pages<Page, Done>(
-    read: impl AsyncFnMut() -> anyhow::Result<Option<Page>>,
+    read: impl AsyncFnMut() -> anyhow::Result<Option<(Page, Option<String>)>>,
     work: impl AsyncFn(Page) -> anyhow::Result<Done>,
-    mut record: impl AsyncFnMut(Done, PageOrder) -> anyhow::Result<()>,
+    mut record: impl AsyncFnMut(Done, Option<String>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (has_failed, has_failed_before) = (Cell::new(false), Cell::new(false));
+    let has_failed = Cell::new(false);
     let pages = stream::unfold(read, |mut read| async {
         if has_failed.get() {
             return None;
@@ -61,43 +54,33 @@ pub(crate) async fn run_pages<Page, Done>(
         let page = read().await.transpose()?;
         Some((page, read))
     });
-    let worked = pages.map(|page| async { work(page?).await });
-    let worked = worked.buffered(PAGES_IN_FLIGHT);
+    let worked = pages.map(|page| async {
+        let (page, cursor) = page?;
+        Ok((work(page).await?, cursor))
+    });
     let (sender, mut receiver) = mpsc::channel(PAGES_IN_FLIGHT);
     let working = async {
-        let mut worked = pin!(worked);
-        let mut failure = None;
+        let mut worked = pin!(worked.buffered(PAGES_IN_FLIGHT));
         while let Some(result) = worked.next().await {
-            match result {
-                // The other end is there until this one is dropped.
-                Ok(done) => drop(sender.send((done, failure.is_some())).await),
-                Err(error) => {
-                    has_failed.set(true);
-                    failure.get_or_insert(error);
-                }
-            }
+            has_failed.set(has_failed.get() || result.is_err());
+            // The other end is there until this one is dropped.
+            drop(sender.send(result).await);
         }
         drop(sender);
-        failure
     };
     let recording = async {
-        let mut failure = None;
-        while let Some((done, is_after_failure)) = receiver.recv().await {
-            let order = if is_after_failure || has_failed_before.get() {
-                PageOrder::AfterFailure
-            } else {
-                PageOrder::Unbroken
+        let mut outcome = Ok(());
+        while let Some(worked) = receiver.recv().await {
+            let recorded = match worked {
+                Ok((done, cursor)) => record(done, cursor.filter(|_| outcome.is_ok())).await,
+                Err(error) => Err(error),
             };
-            if let Err(error) = record(done, order).await {
-                has_failed.set(true);
-                has_failed_before.set(true);
-                failure.get_or_insert(error);
-            }
+            has_failed.set(has_failed.get() || recorded.is_err());
+            outcome = outcome.and(recorded);
         }
-        failure
+        outcome
     };
-    let (work_failure, record_failure) = tokio::join!(working, recording);
-    record_failure.or(work_failure).map_or(Ok(()), Err)
+    tokio::join!(working, recording).1
 }
 
 #[cfg(test)]
@@ -109,11 +92,11 @@ mod tests {
 
     use super::*;
 
-    async fn run(pages: u64, failing: Option<u64>) -> (Vec<(u64, PageOrder)>, bool, Duration) {
+    async fn run(pages: u64, failing: Option<u64>) -> (Vec<(u64, bool)>, bool, Duration) {
         let (next, began, recorded) = (Cell::new(0), Instant::now(), RefCell::new(Vec::new()));
         let read = async || {
             next.set(next.get() + 1);
-            Ok((next.get() <= pages).then(|| next.get()))
+            Ok((next.get() <= pages).then(|| (next.get(), Some(String::new()))))
         };
         let work = async |page: u64| {
             // A later page is done before an earlier one.
@@ -121,9 +104,9 @@ mod tests {
             anyhow::ensure!(failing != Some(page), "page {page}");
             Ok(page)
         };
-        let record = async |page, order| {
+        let record = async |page, cursor: Option<String>| {
             sleep(Duration::from_secs(1)).await;
-            recorded.borrow_mut().push((page, order));
+            recorded.borrow_mut().push((page, cursor.is_some()));
             Ok(())
         };
         let result = run_pages(read, work, record).await;
@@ -133,7 +116,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pages_overlap_and_are_recorded_in_order() {
         let (recorded, is_ok, took) = run(8, None).await;
-        let expected = (1..=8).map(|page| (page, PageOrder::Unbroken));
+        let expected = (1..=8).map(|page| (page, true));
         assert_eq!(recorded, expected.collect::<Vec<_>>());
         assert!(is_ok && took < Duration::from_secs(210), "{took:?}");
     }
@@ -142,12 +125,9 @@ mod tests {
     async fn after_a_failure_what_is_under_way_is_recorded_and_nothing_is_begun() {
         let (recorded, is_ok, _) = run(100, Some(2)).await;
         assert!(!is_ok);
-        assert_eq!(recorded[0], (1, PageOrder::Unbroken));
+        assert_eq!(recorded[0], (1, true));
         let rest = &recorded[1..];
         assert!(rest.len() <= PAGES_IN_FLIGHT, "{rest:?}");
-        assert!(
-            rest.iter()
-                .all(|(_, order)| *order == PageOrder::AfterFailure)
-        );
+        assert!(rest.iter().all(|(_, has_cursor)| !has_cursor));
     }
 }

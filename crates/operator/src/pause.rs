@@ -9,9 +9,8 @@ use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use crate::chosen_runs::RunsArgs;
-use crate::context::CommonArgs;
-use crate::history::{Operator, OperatorArgs};
+use crate::chosen_runs::SteeringArgs;
+use crate::history::Operator;
 
 const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
     SET paused = true, paused_by = $2, pause_reason = $3, paused_at = now() WHERE id = $1";
@@ -20,13 +19,9 @@ const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
 #[command(
     after_help = "Examples:\n  feeder pause --reason 'release 4.2 goes out'\n  feeder pause --all\n\nExit codes: 0 paused; 64 wrong settings, or no such run; 69 the database cannot be reached; 70\nunexpected error; 77 a right is missing."
 )]
-pub struct Args {
+pub struct PauseArgs {
     #[command(flatten)]
-    operator: OperatorArgs,
-    #[command(flatten)]
-    runs: RunsArgs,
-    #[command(flatten)]
-    common: CommonArgs,
+    steering: SteeringArgs,
 }
 
 #[derive(Serialize)]
@@ -51,17 +46,15 @@ impl fmt::Display for PauseOutput {
     }
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
-    let problems = SettingsProblems::default();
-    let operator = Operator::from(args.operator);
-    let runs = Box::pin(args.runs.choose(args.common, problems)).await?;
+pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<u8> {
+    let runs = Box::pin(args.steering.choose(SettingsProblems::default())).await?;
     let pause = async |run| {
-        pause_run(&runs.pool, run, &operator).await?;
+        pause_run(&runs.pool, run, &runs.operator).await?;
         Ok(PauseOutput {
             run,
             paused: true,
-            by: operator.by.clone(),
-            reason: operator.reason.clone(),
+            by: runs.operator.by.clone(),
+            reason: runs.operator.reason.clone(),
         })
     };
     runs.print_each(pause).await
@@ -75,4 +68,62 @@ pub async fn pause_run(pool: &PgPool, run: i64, operator: &Operator) -> Result<(
     with_timeout(query.execute(pool)).await?;
     operator.record(pool, run, "pause", None).await;
     Ok(())
+}
+
+const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
+    SET paused = false, paused_by = NULL, pause_reason = NULL, paused_at = NULL
+    FROM (SELECT id, paused FROM bucket_brigade.run WHERE id = $1 FOR UPDATE) before
+    WHERE r.id = before.id RETURNING before.paused";
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, or no such run; 69 the database cannot be\nreached; 70 unexpected error; 77 a right is missing."
+)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    steering: SteeringArgs,
+}
+
+#[derive(Serialize)]
+struct ResumeOutput {
+    run: i64,
+    paused: bool,
+    was_paused: bool,
+}
+
+impl fmt::Display for ResumeOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let run = self.run;
+        if self.was_paused {
+            write!(f, "run {run} goes on")
+        } else {
+            write!(f, "run {run} was not paused")
+        }
+    }
+}
+
+pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<u8> {
+    let runs = Box::pin(args.steering.choose(SettingsProblems::default())).await?;
+    let resume = async |run| {
+        Ok(ResumeOutput {
+            run,
+            paused: false,
+            was_paused: resume_run(&runs.pool, run, &runs.operator).await?,
+        })
+    };
+    runs.print_each(resume).await
+}
+
+/// Whether there was one.
+pub(crate) async fn resume_run(
+    pool: &PgPool,
+    run: i64,
+    operator: &Operator,
+) -> Result<bool, StatementError> {
+    let query = sqlx::query_scalar(RESUME_RUN).bind(run);
+    let was_paused = with_timeout(query.fetch_one(pool)).await?;
+    if was_paused {
+        operator.record(pool, run, "resume", None).await;
+    }
+    Ok(was_paused)
 }

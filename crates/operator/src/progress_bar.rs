@@ -60,8 +60,11 @@ impl ProgressReporter {
         self.done += u64::try_from(count).unwrap_or(0);
         self.total = self.total.max(self.done);
         if let Some(bar) = &self.bar {
-            bar.set_length(self.total);
-            bar.set_position(self.done);
+            // At once, or the one is drawn without the other.
+            bar.update(|state| {
+                state.set_len(self.total);
+                state.set_pos(self.done);
+            });
         } else if self.logged_at.elapsed() >= LOG_INTERVAL {
             self.logged_at = Instant::now();
             tracing::info!(done = self.done, of = self.total, "{}", self.label);

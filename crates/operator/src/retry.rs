@@ -3,7 +3,6 @@
 use std::fmt;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, list_runs, with_timeout};
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::{DatabaseArgs, SettingsProblems};
@@ -21,7 +20,7 @@ use crate::status::{CodeCount, failure_counts, live_workers};
 const PAGE_ROWS: i64 = 2000;
 
 /// `$1` run, `$2` code or null for all, `$3` cursor, `$4` size. A row without a failure is fed by the next sweep.
-const DELETE_FAILURES: &str = "WITH page AS MATERIALIZED (
+pub(crate) const DELETE_FAILURES: &str = "WITH page AS MATERIALIZED (
     SELECT row_id FROM bucket_brigade.failures
      WHERE run_id = $1 AND row_id AFTER $3 ORDER BY row_id LIMIT $4
 ), gone AS (
@@ -59,7 +58,6 @@ pub struct Args {
     common: CommonArgs,
 }
 
-/// What would be retried.
 #[derive(Serialize)]
 struct RetryPreview {
     run: i64,
@@ -152,71 +150,59 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
+    let (run, code) = (ledger.run_id(), args.code.as_deref());
     let is_shared = list_runs(ledger.pool()).await?.len() > 1;
     if !args.yes {
-        let mut preview = read_preview(&context, &ledger, args.code.as_deref()).await?;
-        preview.is_shared = is_shared;
-        preview.is_asking = can_ask(context.format);
+        let mut codes = failure_counts(ledger.pool(), Some(run)).await?;
+        codes.retain(|one| code.is_none_or(|code| one.code == code));
+        let mut preview = RetryPreview {
+            run,
+            done: false,
+            rows: codes.iter().map(|one| one.rows).sum(),
+            codes,
+            dead_letters: match code {
+                Some(_) => None,
+                None => Some(count_dead_letters(&context).await?),
+            },
+            is_shared,
+            is_asking: can_ask(context.format),
+        };
         // Ctrl-C ends the command as such.
         let reply = ask(context.format, &preview, &CancellationToken::new()).await?;
         if !reply.is_yes() {
             preview.is_asking = false;
-            context.print_output(&preview)?;
+            context.format.print(&preview)?;
             return Ok(exit::DONE);
         }
     }
     // The record first: a dead letter that comes back while its row counts as failed for good would only
     // die again.
     let throttle = CommandThrottle::start(&ledger, "retry", limits).await?;
-    let work = delete_failures(&ledger, args.code.as_deref(), &throttle);
+    let work = delete_failures(&ledger, code, &throttle);
     let rows = throttle.run(work).await?;
-    let redrive = match args.code {
-        Some(_) => None,
-        None => Some(redrive_dead_letters(&context, &ledger, is_shared).await?),
-    };
-    let (word, dead_letters) = match redrive {
-        None => ("not asked for", 0),
-        Some(RedriveOutcome::Empty) => ("none", 0),
-        Some(RedriveOutcome::Started(count)) => ("started", count),
-        Some(RedriveOutcome::Resent(count)) => ("by hand", count),
+    let (redrive, dead_letters) = match code {
+        Some(_) => ("not asked for", 0),
+        None => match redrive_dead_letters(&context, &ledger, is_shared).await? {
+            RedriveOutcome::Empty => ("none", 0),
+            RedriveOutcome::Started(count) => ("started", count),
+            RedriveOutcome::Resent(count) => ("by hand", count),
+        },
     };
     let details = format!("{rows} failures, {dead_letters} dead letters");
     let operator = Operator::from(args.operator);
     operator
-        .record(ledger.pool(), ledger.run_id(), "retry", Some(&details))
+        .record(ledger.pool(), run, "retry", Some(&details))
         .await;
-    let workers = live_workers(&ledger).await?;
-    context.print_output(&RetryOutput {
-        run: ledger.run_id(),
+    let workers = live_workers(ledger.pool(), Some(run)).await?;
+    context.format.print(&RetryOutput {
+        run,
         done: true,
         rows,
         dead_letters,
-        redrive: word,
+        redrive,
         feeder_is_alive: workers.iter().any(|worker| worker.role == "feeder"),
     })?;
     Ok(exit::DONE)
-}
-
-async fn read_preview(
-    context: &CommandContext,
-    ledger: &PostgresLedger,
-    code: Option<&str>,
-) -> anyhow::Result<RetryPreview> {
-    let mut codes = failure_counts(ledger).await?;
-    codes.retain(|one| code.is_none_or(|code| one.code == code));
-    let dead_letters = match code {
-        Some(_) => None,
-        None => Some(count_dead_letters(context).await?),
-    };
-    Ok(RetryPreview {
-        run: ledger.run_id(),
-        done: false,
-        rows: codes.iter().map(|one| one.rows).sum(),
-        codes,
-        dead_letters,
-        is_shared: false,
-        is_asking: false,
-    })
 }
 
 async fn count_dead_letters(context: &CommandContext) -> anyhow::Result<u64> {
@@ -235,17 +221,19 @@ async fn delete_failures(
 ) -> anyhow::Result<i64> {
     // Ctrl-C ends the command as such.
     let stop = CancellationToken::new();
-    let failures: u64 = failure_counts(ledger)
-        .await?
-        .iter()
-        .map(|one| one.rows)
-        .sum();
-    throttle.begin_phase("retrying", failures);
+    let codes = failure_counts(ledger.pool(), Some(ledger.run_id())).await?;
+    throttle.begin_phase("retrying", codes.iter().map(|one| one.rows).sum());
     let (mut cursor, mut deleted) = (None::<String>, 0);
     loop {
-        throttle.wait_while_held(&stop).await;
-        let delete = async || delete_page(ledger, code, cursor.as_deref()).await;
-        let (last, count) = throttle.write(retry_statement(delete)).await?;
+        throttle.acquire(0, &stop).await?;
+        let delete = async || {
+            let sql = page_after(DELETE_FAILURES, cursor.as_deref());
+            let query = sqlx::query_as(sql).bind(ledger.run_id()).bind(code);
+            let query = query.bind(cursor.as_deref().unwrap_or_default());
+            with_timeout(query.bind(PAGE_ROWS).fetch_one(ledger.pool())).await
+        };
+        // The last row that was looked at, and how many failures are gone.
+        let (last, count): (Option<String>, i64) = throttle.write(retry_statement(delete)).await?;
         deleted += count;
         throttle.advance_by(usize::try_from(count)?);
         if last.is_none() {
@@ -253,17 +241,6 @@ async fn delete_failures(
         }
         cursor = last;
     }
-}
-
-/// The last row that was looked at, and how many failures are gone.
-async fn delete_page(
-    ledger: &PostgresLedger,
-    code: Option<&str>,
-    cursor: Option<&str>,
-) -> Result<(Option<String>, i64), StatementError> {
-    let query = sqlx::query_as(page_after(DELETE_FAILURES, cursor)).bind(ledger.run_id());
-    let query = query.bind(code).bind(cursor.unwrap_or_default());
-    with_timeout(query.bind(PAGE_ROWS).fetch_one(ledger.pool())).await
 }
 
 /// Where the ledger has one run all dead letters are its own, poison among them.
@@ -277,16 +254,4 @@ async fn redrive_dead_letters(
         Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
         None => Ok(RedriveOutcome::Empty),
     }
-}
-
-#[cfg(test)]
-pub(crate) fn plans() -> Vec<crate::statement_plans::PlannedStatement> {
-    let values = ["1", "NULL", "'6'", "2000"];
-    vec![crate::statement_plans::page(
-        "a page of failures goes",
-        page_after(DELETE_FAILURES, Some("")).0,
-        &values,
-        "failures_pkey",
-        6000.0,
-    )]
 }

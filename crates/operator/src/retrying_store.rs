@@ -34,9 +34,6 @@ const RETRY_BACKOFF: Backoff = Backoff {
 };
 
 /// The two buckets, checked: to look at objects.
-///
-/// # Errors
-/// A bucket that is not there, or not ours to look into.
 pub(super) async fn open(
     context: &CommandContext,
     ledger: &PostgresLedger,
@@ -47,9 +44,6 @@ pub(super) async fn open(
 }
 
 /// The same to copy to the destination, by the way that the store allows.
-///
-/// # Errors
-/// The same, and a store that cannot be written to, or refuses to overwrite on no condition.
 pub(super) async fn open_for_copies(
     context: &CommandContext,
     ledger: &PostgresLedger,
@@ -133,9 +127,6 @@ pub(super) async fn stat_object(
 }
 
 /// Removes objects, those again that S3 was too busy for: a batch that is answered may hold such entries.
-///
-/// # Errors
-/// The request as a whole failed, each time.
 pub(super) async fn remove_with_retries(
     store: &dyn ObjectRemover,
     side: BucketSide,

@@ -14,6 +14,7 @@ use sqlx::postgres::PgPool;
 use crate::context::CommonArgs;
 use crate::history::HistoryOutput;
 use crate::limit::RequestedLimits;
+use crate::output::write_lines;
 
 /// `$1` run; null for all. Sums over processes, never a scan.
 const SELECT_RUNS: &str = r#"SELECT r.id, r.name, r.images_table, array_to_string(parse_ident(r.images_table), '.') AS "table",
@@ -38,6 +39,8 @@ const SELECT_RUNS: &str = r#"SELECT r.id, r.name, r.images_table, array_to_strin
                coalesce(sum(moved_per_second) FILTER (WHERE role = 'consumer'), 0) AS moved_per_second
           FROM bucket_brigade.workers WHERE run_id = r.id AND seen_at > now() - interval '10 seconds') w
     WHERE $1::bigint IS NULL OR r.id = $1 ORDER BY r.id"#;
+
+pub(crate) const NO_RUNS: &str = "no runs: a feeder opens one at its first start";
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -101,11 +104,7 @@ pub struct RunSummary {
 
 impl fmt::Display for RunsOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.runs.is_empty() {
-            return write!(f, "no runs: a feeder opens one at its first start");
-        }
-        let lines: Vec<String> = self.runs.iter().map(RunSummary::to_string).collect();
-        f.write_str(&lines.join("\n"))
+        write_lines(f, &self.runs, NO_RUNS)
     }
 }
 
@@ -136,7 +135,6 @@ impl fmt::Display for RunSummary {
     }
 }
 
-/// A run's filter behind its table.
 pub(crate) fn format_filter(filter: Option<&str>) -> String {
     filter.map_or_else(String::new, |filter| {
         format!(" where {},", printable(filter))

@@ -15,6 +15,11 @@ use serde_json::Value;
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
+use crate::failures::SELECT_FAILURES;
+use crate::report::SELECT_PAGE;
+use crate::retry::DELETE_FAILURES;
+use crate::statements::page_after;
+
 /// A statement, and what it may cost.
 pub(crate) struct PlannedStatement {
     pub(crate) name: &'static str,
@@ -45,6 +50,14 @@ pub(crate) fn page(
         is_rare: false,
     }
 }
+
+/// Statements: name, SQL, values, index, rows.
+macro_rules! planned {
+    ($($name:literal: $sql:expr, [$($value:expr),*], $index:literal, $rows:literal;)*) => {
+        vec![$($crate::statement_plans::page($name, $sql, &[$($value),*], $index, $rows)),*]
+    };
+}
+pub(crate) use planned;
 
 /// An array of texts made of the numbers of a page in the middle.
 pub(crate) fn texts(prefix: &str, count: u32) -> String {
@@ -137,6 +150,11 @@ async fn create_tables(pool: &DatabasePool) -> (PostgresLedger, Vec<PlannedState
     (ledger, of_ledger)
 }
 
+/// A statement of any page but the first.
+pub(crate) fn after(sql: &str) -> String {
+    page_after(sql, Some("")).0
+}
+
 /// The plan as it was carried out, in a transaction that is rolled back.
 async fn explain(pool: &PgPool, statement: &PlannedStatement, mode: &str) -> Value {
     let mut connection = pool.acquire().await.unwrap();
@@ -211,9 +229,11 @@ fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     let mut all = crate::clean::plans::statements(table);
     all.extend(crate::rollback::plans::statements(table));
     all.extend(crate::verify::plans::statements(table));
-    all.extend(crate::retry::plans());
-    all.extend(crate::failures::plans());
-    all.extend(crate::report::plans());
+    all.extend(planned! {
+        "a page of failures goes": after(DELETE_FAILURES), ["1", "NULL", "'6'", "2000"], "failures_pkey", 6000.0;
+        "a page of failures": after(SELECT_FAILURES), ["1", "'6'"], "failures_pkey", 1500.0;
+        "a page of the report": after(SELECT_PAGE), ["1", "'6'"], "moves_pkey", 8000.0;
+    });
     all
 }
 
@@ -237,36 +257,12 @@ async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<Planne
         found.next().unwrap_or_else(|| panic!("{part}")).clone()
     };
     let (pattern, ids) = ("'image/%'", texts("", 50));
-    vec![
-        page(
-            "feed",
-            find("AS is_last"),
-            &["1", pattern, "1000", "'600000'"],
-            "images_pkey",
-            3_000.0,
-        ),
-        page(
-            "count in scope",
-            find("scope_counted +"),
-            &["1", pattern, "1000", "NULL"],
-            "images_pkey",
-            5_000.0,
-        ),
-        page(
-            "settle",
-            find("stale AS"),
-            &["1", pattern, "'w'", "'600000'", "1000"],
-            "failures_pkey",
-            6_000.0,
-        ),
-        page(
-            "decide",
-            find("copy_etag"),
-            &["1", &ids],
-            "images_pkey",
-            500.0,
-        ),
-    ]
+    planned! {
+        "feed": find("AS is_last"), ["1", pattern, "1000", "'600000'"], "images_pkey", 3000.0;
+        "count in scope": find("scope_counted +"), ["1", pattern, "1000", "NULL"], "images_pkey", 5000.0;
+        "settle": find("stale AS"), ["1", pattern, "'w'", "'600000'", "1000"], "failures_pkey", 6000.0;
+        "decide": find("copy_etag"), ["1", &ids], "images_pkey", 500.0;
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! Helpers to write and bind statements.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{before_timeout, is_unavailable};
+use bucket_brigade_common::ledger::{PostgresLedger, before_timeout, is_unavailable, with_timeout};
 use bucket_brigade_common::retry::{Backoff, retry};
-use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, FromRow};
 
 /// Longer than the failover of a database takes: about two minutes.
 pub(crate) const MAX_RETRIES: usize = 20;
@@ -48,6 +50,46 @@ pub(crate) async fn retry_query<T>(
 /// generic plan from starting in the middle of the index.
 pub(crate) fn page_after(sql: &str, cursor: Option<&str>) -> AssertSqlSafe<String> {
     AssertSqlSafe(sql.replace("AFTER", if cursor.is_some() { ">" } else { ">=" }))
+}
+
+/// The rows of a statement, page by page: `$1` run, `$2` cursor, and `AFTER` before it. How many make a page stands in
+/// the statement itself, so that every plan knows how few they are.
+pub(crate) struct Pages<'a> {
+    ledger: &'a PostgresLedger,
+    sql: Cow<'static, str>,
+    cursor: Option<String>,
+}
+
+impl<'a> Pages<'a> {
+    pub(crate) fn new(ledger: &'a PostgresLedger, sql: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            ledger,
+            sql: sql.into(),
+            cursor: None,
+        }
+    }
+
+    /// `cursor_of` a row is what its statement is ordered by. None at the end.
+    pub(crate) async fn next<Row>(
+        &mut self,
+        cursor_of: impl Fn(&Row) -> &String,
+    ) -> Result<Option<Vec<Row>>, StatementError>
+    where
+        Row: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let page: Vec<Row> = retry_statement(async || {
+            let sql = page_after(&self.sql, self.cursor.as_deref());
+            let query = sqlx::query_as(sql).bind(self.ledger.run_id());
+            let query = query.bind(self.cursor.as_deref().unwrap_or_default());
+            with_timeout(query.fetch_all(self.ledger.pool())).await
+        })
+        .await?;
+        let Some(last) = page.last() else {
+            return Ok(None);
+        };
+        self.cursor = Some(cursor_of(last).clone());
+        Ok(Some(page))
+    }
 }
 
 /// Rows turned into one of the arrays that `unnest` takes.

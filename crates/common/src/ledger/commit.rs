@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::query::QueryScalar;
 
 use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_error};
 use super::{ApplicationTable, PostgresLedger, ensure_all_rows_visible};
@@ -236,7 +237,7 @@ impl PostgresLedger {
         let gone = moves.iter().filter(|m| m.is_source_gone);
         let gone: Vec<&str> = gone.map(|m| m.id.as_str()).collect();
         let column = |text: fn(&PendingMove) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
-        let query = sqlx::query_as(AssertSqlSafe(self.statements.commit.clone()))
+        let query = sqlx::query_scalar(AssertSqlSafe(self.statements.commit.clone()))
             .bind(column(|m| m.id.as_str()))
             .bind(column(|m| &m.old_path))
             .bind(column(|m| &m.new_path))
@@ -255,37 +256,35 @@ impl PostgresLedger {
             let (ids, companions): (Vec<String>, Vec<String>) = with.map(evidence).unzip();
             query.bind(ids).bind(companions)
         };
-        let moved: Vec<(String,)> = if self.table.has_after_triggers {
-            let mut transaction = self.pool.begin().await?;
-            let moved = query.fetch_all(&mut *transaction).await?;
-            self.check_later(&mut transaction, &moved, moves).await?;
-            transaction.commit().await?;
-            moved
-        } else {
-            query.fetch_all(&self.pool).await?
-        };
-        let ids = moved.into_iter().map(|(id,)| RowId::from_database(id));
-        Ok(ids.collect())
+        let wanted = moves.iter().map(|m| (m.id.as_str(), &*m.new_path));
+        let moved = self.set_paths(query, wanted).await?;
+        Ok(moved.into_iter().map(RowId::from_database).collect())
     }
 
-    async fn check_later(
+    /// Carries out a statement that sets paths and returns the ids of those that it set. Where triggers fire after it,
+    /// they fire now, and it fails as a whole where one of them sets another path than is wanted.
+    pub async fn set_paths<'q>(
         &self,
-        connection: &mut PgConnection,
-        moved: &[(String,)],
-        moves: &[PendingMove],
-    ) -> Result<(), sqlx::Error> {
-        let moved: HashSet<&str> = moved.iter().map(|(id,)| &**id).collect();
-        let moved = moves.iter().filter(|one| moved.contains(one.id.as_str()));
-        let moved = moved.map(|one| (one.id.as_str(), &*one.new_path));
-        let (ids, paths): (Vec<&str>, Vec<&str>) = moved.unzip();
+        query: QueryScalar<'q, Postgres, String, PgArguments>,
+        wanted: impl Iterator<Item = (&'q str, &'q str)>,
+    ) -> Result<Vec<String>, sqlx::Error> {
+        if !self.table.has_after_triggers {
+            return query.fetch_all(&self.pool).await;
+        }
+        let mut transaction = self.pool.begin().await?;
+        let set = query.fetch_all(&mut *transaction).await?;
+        let is_set: HashSet<&str> = set.iter().map(|id| &**id).collect();
+        let (ids, paths): (Vec<&str>, Vec<&str>) =
+            wanted.filter(|(id, _)| is_set.contains(id)).unzip();
         sqlx::raw_sql(FIRE_DEFERRED)
-            .execute(&mut *connection)
+            .execute(&mut *transaction)
             .await?;
         sqlx::query(AssertSqlSafe(self.statements.check_later.clone()))
             .bind(ids)
             .bind(paths)
-            .execute(connection)
-            .await
-            .map(drop)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(set)
     }
 }

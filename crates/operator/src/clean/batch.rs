@@ -24,14 +24,12 @@ const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
 const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
 
-/// Cleans one page.
 pub(super) struct ObjectCleaner<'a> {
     pub(super) pass: &'a CleanPass<'a>,
     /// As they were when the page began: a feeder may have opened another run since the last one.
     pub(super) columns: Vec<ReferringColumn>,
 }
 
-/// What became of a page.
 pub(super) struct CleanedPage {
     pub(super) outcomes: RemovalOutcomes,
     /// What became of the companions of those that are gone.
@@ -47,7 +45,6 @@ pub(super) struct CleanedPage {
 pub(super) type RemovedObject = (ObjectRemoval, Option<String>);
 
 enum RemovalVerdict {
-    /// As recorded: it may go.
     Removable,
     Missing,
     Kept(String),
@@ -136,7 +133,7 @@ impl ObjectCleaner<'_> {
         &self,
         removals: impl Iterator<Item = &ObjectRemoval>,
     ) -> anyhow::Result<HashSet<String>> {
-        let of = |removal: &'_ ObjectRemoval| (removal.object_key.clone(), removal.path.clone());
+        let of = |removal: &ObjectRemoval| (removal.object_key.clone(), removal.path.clone());
         let (keys, paths): (Vec<String>, Vec<String>) = removals.map(of).unzip();
         Ok(referenced_keys(self.pass.removals.ledger, &self.columns, &keys, &paths).await?)
     }
@@ -148,84 +145,62 @@ impl ObjectCleaner<'_> {
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<(Vec<ObjectRemoval>, Vec<RemovedObject>)> {
         let checks = removals.into_iter().map(|removal| async {
-            let verdict = self.classify_removal(&removal).await?;
+            let verdict = match self.compare_with_record(&removal).await {
+                Err(error) if is_object_error(&error) => RemovalVerdict::Kept(error.to_string()),
+                verdict => verdict?,
+            };
             Ok::<_, StoreError>((removal, verdict))
         });
-        let classified = self.pass.slots.run_all(checks).await?;
+        let ledger = &self.pass.removals;
         let (mut removable, mut gone) = (Vec::new(), Vec::new());
-        for (removal, verdict) in classified {
-            match verdict {
-                RemovalVerdict::Removable => removable.push(removal),
-                RemovalVerdict::Missing if removal.is_in_removal || self.pass.removals.orphans => {
-                    gone.push((removal, None));
+        for (removal, verdict) in self.pass.slots.run_all(checks).await? {
+            let reason = match verdict {
+                RemovalVerdict::Removable => {
+                    removable.push(removal);
+                    continue;
                 }
                 RemovalVerdict::Missing
-                    if self
-                        .pass
-                        .removals
-                        .is_removed_by_other_path(&removal)
-                        .await? =>
+                    if removal.is_in_removal
+                        || ledger.orphans
+                        || ledger.is_removed_by_other_path(&removal).await? =>
                 {
                     gone.push((removal, None));
+                    continue;
                 }
-                RemovalVerdict::Missing => {
-                    let reason = "it was removed by another process".into();
-                    outcomes.push((removal, RemovalOutcome::Kept(reason)));
-                }
-                RemovalVerdict::Kept(reason) => {
-                    outcomes.push((removal, RemovalOutcome::Kept(reason)));
-                }
-            }
+                RemovalVerdict::Missing => "it was removed by another process".into(),
+                RemovalVerdict::Kept(reason) => reason,
+            };
+            outcomes.push((removal, RemovalOutcome::Kept(reason)));
         }
         Ok((removable, gone))
-    }
-
-    async fn classify_removal(
-        &self,
-        removal: &ObjectRemoval,
-    ) -> Result<RemovalVerdict, StoreError> {
-        match self.compare_with_record(removal).await {
-            Err(error) if is_object_error(&error) => Ok(RemovalVerdict::Kept(error.to_string())),
-            other => other,
-        }
     }
 
     async fn compare_with_record(
         &self,
         removal: &ObjectRemoval,
     ) -> Result<RemovalVerdict, StoreError> {
-        let Some(object) =
-            stat_object(self.pass.store, self.bucket_side(), &removal.object_key).await?
-        else {
+        let kept = |reason: &str| Ok(RemovalVerdict::Kept(reason.to_owned()));
+        let (store, side) = (self.pass.store, self.pass.removals.side());
+        let Some(object) = stat_object(store, side, &removal.object_key).await? else {
             return Ok(RemovalVerdict::Missing);
         };
         if object.etag != removal.etag {
-            return Ok(RemovalVerdict::Kept(CHANGED_REASON.into()));
+            return kept(CHANGED_REASON);
         }
         if !removal.is_marked {
-            return Ok(RemovalVerdict::Kept(NOT_REQUESTED_REASON.into()));
+            return kept(NOT_REQUESTED_REASON);
         }
         let Some(copy_etag) = &removal.copy_etag else {
             return Ok(RemovalVerdict::Removable);
         };
         let Some(route) = self.removal_route(removal) else {
-            return Ok(RemovalVerdict::Kept(
-                "its path is outside the path rule".into(),
-            ));
+            return kept("its path is outside the path rule");
         };
-        let copy = stat_object(
-            self.pass.store,
-            BucketSide::Destination,
-            &route.destination_key,
-        )
-        .await?;
-        Ok(match copy {
-            None => RemovalVerdict::Kept("its copy does not exist any more".into()),
-            Some(copy) if copy.etag != *copy_etag => {
-                RemovalVerdict::Kept("the application has replaced its copy".into())
-            }
-            Some(_) => RemovalVerdict::Removable,
-        })
+        match stat_object(store, BucketSide::Destination, &route.destination_key).await? {
+            None => kept("its copy does not exist any more"),
+            Some(copy) if copy.etag != *copy_etag => kept("the application has replaced its copy"),
+            Some(_) => Ok(RemovalVerdict::Removable),
+        }
     }
 
     /// Removes those that no row names, and restores what a row came to name meanwhile, of `gone` too. Returns those
@@ -257,38 +232,31 @@ impl ObjectCleaner<'_> {
         removable: &[ObjectRemoval],
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<RemovedObject>> {
-        let targets: Vec<DeleteTarget> = removable.iter().map(delete_target).collect();
-        let deletions = remove_with_retries(self.pass.store, self.bucket_side(), &targets).await?;
+        let target = |removal: &ObjectRemoval| DeleteTarget {
+            key: removal.object_key.clone(),
+            etag: removal.etag.clone(),
+        };
+        let targets: Vec<DeleteTarget> = removable.iter().map(target).collect();
+        let (store, side) = (self.pass.store, self.pass.removals.side());
+        let deletions = remove_with_retries(store, side, &targets).await?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for (removal, deletion) in removable.iter().zip(deletions) {
-            match self.confirm_removal(removal, deletion).await? {
-                RemovalOutcome::Removed(marker) => gone.push((removal.clone(), marker)),
-                outcome @ RemovalOutcome::Kept(_) => kept.push((removal.clone(), outcome)),
+            let reason = match deletion {
+                DeleteOutcome::Deleted { delete_marker } => {
+                    gone.push((removal.clone(), delete_marker));
+                    continue;
+                }
+                DeleteOutcome::Changed => CHANGED_REASON.to_owned(),
+                DeleteOutcome::Refused(error) => error.to_string(),
+            };
+            // After a request that was sent twice, or a response that was lost, only a HEAD can say.
+            match stat_object(store, side, &removal.object_key).await? {
+                None => gone.push((removal.clone(), None)),
+                Some(_) => kept.push((removal.clone(), RemovalOutcome::Kept(reason))),
             }
         }
         outcomes.extend(kept);
         Ok(gone)
-    }
-
-    /// After a request that was sent twice, or a response that was lost, only a HEAD can say.
-    async fn confirm_removal(
-        &self,
-        removal: &ObjectRemoval,
-        deletion: DeleteOutcome,
-    ) -> anyhow::Result<RemovalOutcome> {
-        let reason = match deletion {
-            DeleteOutcome::Deleted { delete_marker } => {
-                return Ok(RemovalOutcome::Removed(delete_marker));
-            }
-            DeleteOutcome::Changed => CHANGED_REASON.to_owned(),
-            DeleteOutcome::Refused(error) => error.to_string(),
-        };
-        Ok(
-            match stat_object(self.pass.store, self.bucket_side(), &removal.object_key).await? {
-                None => RemovalOutcome::Removed(None),
-                Some(_) => RemovalOutcome::Kept(reason),
-            },
-        )
     }
 
     /// A row that came to name an object between the last question and its removal gets it back, also where the
@@ -314,7 +282,9 @@ impl ObjectCleaner<'_> {
             match self.restore_object(&removal).await {
                 Ok(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
                 Err(why) => {
-                    let reason = log_restore_failure(&removal, &why);
+                    let (key, path) = (&removal.object_key, &removal.path);
+                    tracing::error!(key, path, "{RESTORE_FAILED_REASON}: {why}");
+                    let reason = format!("{RESTORE_FAILED_REASON}: {why}");
                     unsaved.push((removal, RemovalOutcome::Kept(reason)));
                 }
             }
@@ -325,15 +295,12 @@ impl ObjectCleaner<'_> {
     /// How it came back, or why it did not.
     async fn restore_object(&self, removal: &ObjectRemoval) -> Result<String, String> {
         let route = self.removal_route(removal).ok_or("no route leads there")?;
-        match Box::pin(self.pass.restorer.restore(&route)).await {
-            Ok(_) => Ok(format!(
-                "{REFERENCED_REASON} since a moment ago: brought back"
-            )),
-            Err(StoreError::DestinationExists) => Ok(format!(
-                "{REFERENCED_REASON} since a moment ago, and something stands there again"
-            )),
-            Err(error) => Err(error.to_string()),
-        }
+        let how = match Box::pin(self.pass.restorer.restore(&route)).await {
+            Ok(_) => ": brought back",
+            Err(StoreError::DestinationExists) => ", and something stands there again",
+            Err(error) => return Err(error.to_string()),
+        };
+        Ok(format!("{REFERENCED_REASON} since a moment ago{how}"))
     }
 
     pub(super) fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
@@ -349,25 +316,5 @@ impl ObjectCleaner<'_> {
         let mut companions = rule.companions_of(&route).into_iter();
         let companion = companions.find(|companion| companion.pattern == pattern);
         companion.map(|companion| companion.route)
-    }
-
-    pub(super) fn bucket_side(&self) -> BucketSide {
-        self.pass.restorer.side
-    }
-}
-
-fn log_restore_failure(removal: &ObjectRemoval, why: &str) -> String {
-    tracing::error!(
-        key = removal.object_key,
-        path = removal.path,
-        "{RESTORE_FAILED_REASON}: {why}"
-    );
-    format!("{RESTORE_FAILED_REASON}: {why}")
-}
-
-fn delete_target(removal: &ObjectRemoval) -> DeleteTarget {
-    DeleteTarget {
-        key: removal.object_key.clone(),
-        etag: removal.etag.clone(),
     }
 }

@@ -4,12 +4,14 @@
 use std::collections::{HashMap, HashSet};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{IdColumns, with_timeout};
+use bucket_brigade_common::ledger::{
+    IdColumns, is_statement_timeout, statement_error, with_timeout,
+};
 use sqlx::AssertSqlSafe;
 
 use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::command_cursor::CursorLap;
-use crate::statements::retry_statement;
+use crate::statements::{retry_query, retry_statement};
 
 /// A move that verify has settled since it was made, and whose source is there as far as we know. As the index
 /// `moves_cleanable` has it, to the letter.
@@ -25,6 +27,11 @@ pub(super) fn cleanable_paths_sql() -> String {
           ORDER BY old_path"
     )
 }
+
+/// `$1` run, `$2` age in seconds. By the index that knows of each stretch of the table from when to when its moves are,
+/// so that young moves are not read.
+pub(super) const HAS_OLD_MOVES: &str = "SELECT EXISTS (SELECT 1 FROM bucket_brigade.moves
+    WHERE run_id = $1 AND moved_at <= now() - make_interval(secs => $2))";
 
 /// `$1` run, `$2` paths, `$3` age in seconds. A source may go when each of the moves off it is settled and old
 /// enough: several rows can share it. The newest verification is the one that both objects must still match.
@@ -94,53 +101,45 @@ struct SourceRow {
 pub(super) type CandidatePage = (Vec<ObjectRemoval>, Option<String>);
 
 impl RemovalLedger<'_> {
+    /// False where all moves are younger than asked for.
+    pub(super) async fn has_old_moves(&self) -> Result<bool, StatementError> {
+        let read = async || {
+            let query = sqlx::query_scalar(HAS_OLD_MOVES).bind(self.ledger.run_id());
+            let query = query.bind(self.age_seconds);
+            query.fetch_one(self.ledger.pool()).await
+        };
+        match retry_query(read).await {
+            // The planner has taken another way.
+            Err(error) if is_statement_timeout(&error) => Ok(true),
+            found => found.map_err(|error| statement_error(&error)),
+        }
+    }
+
     pub(super) async fn next_candidates(
         &self,
         lap: &CursorLap,
         size: i64,
     ) -> Result<CandidatePage, StatementError> {
-        retry_statement(async || {
+        let (pool, run, (after, until)) = (self.ledger.pool(), self.ledger.run_id(), lap.ends());
+        let read = async || {
             if self.orphans {
-                self.next_orphans(lap, size).await
-            } else {
-                self.next_sources(lap, size).await
+                let sql = lap.page_sql(&orphans_page_sql(), "destination_key");
+                let query = sqlx::query_as(sql).bind(run).bind(after).bind(until);
+                let query = query.bind(size).bind(self.age_seconds);
+                let mut page: Vec<ObjectRemoval> = with_timeout(query.fetch_all(pool)).await?;
+                let last = page.last().map(|orphan| orphan.object_key.clone());
+                page.retain(|orphan| orphan.is_marked);
+                return Ok((page, last));
             }
-        })
-        .await
+            let sql = lap.page_sql(&cleanable_paths_sql(), "m.old_path");
+            let query = sqlx::query_scalar(sql).bind(run).bind(after).bind(until);
+            let paths: Vec<String> = with_timeout(query.bind(size).fetch_all(pool)).await?;
+            let last = paths.last().cloned();
+            Ok((self.removable_sources(&paths).await?, last))
+        };
+        retry_statement(read).await
     }
 
-    async fn next_sources(
-        &self,
-        lap: &CursorLap,
-        size: i64,
-    ) -> Result<CandidatePage, StatementError> {
-        let sql = lap.page_sql(&cleanable_paths_sql(), "m.old_path");
-        let (after, until) = lap.ends();
-        let query = sqlx::query_scalar(sql).bind(self.ledger.run_id());
-        let query = query.bind(after).bind(until).bind(size);
-        let paths: Vec<String> = with_timeout(query.fetch_all(self.ledger.pool())).await?;
-        let last = paths.last().cloned();
-        Ok((self.removable_sources(&paths).await?, last))
-    }
-
-    async fn next_orphans(
-        &self,
-        lap: &CursorLap,
-        size: i64,
-    ) -> Result<CandidatePage, StatementError> {
-        let sql = lap.page_sql(&orphans_page_sql(), "destination_key");
-        let (after, until) = lap.ends();
-        let query = sqlx::query_as(sql).bind(self.ledger.run_id());
-        let query = query.bind(after).bind(until).bind(size);
-        let query = query.bind(self.age_seconds);
-        let mut page: Vec<ObjectRemoval> =
-            with_timeout(query.fetch_all(self.ledger.pool())).await?;
-        let last = page.last().map(|orphan| orphan.object_key.clone());
-        page.retain(|orphan| orphan.is_marked);
-        Ok((page, last))
-    }
-
-    /// Of these sources those that may go.
     async fn removable_sources(
         &self,
         paths: &[String],
@@ -213,14 +212,21 @@ impl RemovalLedger<'_> {
         &self,
         page: Vec<ObjectRemoval>,
     ) -> Result<Vec<ObjectRemoval>, StatementError> {
-        let found = if self.orphans {
-            self.orphans_by_key(&page).await?
-        } else {
-            let paths: Vec<String> = page.iter().map(|one| one.path.clone()).collect();
-            self.removable_sources(&paths).await?
-        };
+        let paths: Vec<String> = page.iter().map(|one| one.path.clone()).collect();
+        let found = retry_statement(async || {
+            if !self.orphans {
+                return self.removable_sources(&paths).await;
+            }
+            let keys: Vec<&str> = page.iter().map(|one| one.object_key.as_str()).collect();
+            let query = sqlx::query_as(AssertSqlSafe(orphans_by_key_sql()));
+            let query = query.bind(self.ledger.run_id()).bind(keys);
+            let query = query.bind(self.age_seconds);
+            with_timeout(query.fetch_all(self.ledger.pool())).await
+        })
+        .await?;
         let mut found: HashMap<String, ObjectRemoval> = found
             .into_iter()
+            .filter(|removal| removal.is_marked)
             .map(|removal| (removal.path.clone(), removal))
             .collect();
         let marked = page.into_iter().map(|removal| {
@@ -231,19 +237,5 @@ impl RemovalLedger<'_> {
             }
         });
         Ok(marked.collect())
-    }
-
-    async fn orphans_by_key(
-        &self,
-        page: &[ObjectRemoval],
-    ) -> Result<Vec<ObjectRemoval>, StatementError> {
-        let keys: Vec<&str> = page.iter().map(|one| one.object_key.as_str()).collect();
-        let query = sqlx::query_as(AssertSqlSafe(orphans_by_key_sql()));
-        let query = query.bind(self.ledger.run_id()).bind(keys);
-        let query = query.bind(self.age_seconds);
-        let mut found: Vec<ObjectRemoval> =
-            with_timeout(query.fetch_all(self.ledger.pool())).await?;
-        found.retain(|orphan| orphan.is_marked);
-        Ok(found)
     }
 }

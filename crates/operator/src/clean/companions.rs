@@ -4,13 +4,10 @@
 use bucket_brigade_common::companions::Companion;
 use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use futures::{StreamExt, TryStreamExt, stream};
 
 use super::batch::ObjectCleaner;
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
-use crate::retrying_store::{
-    MAX_REQUESTS_IN_FLIGHT, is_object_error, retry_object_request, stat_object,
-};
+use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
 
 const SHARED_REASON: &str = "it may belong to another image too";
 const NO_COPY_REASON: &str = "it is a companion without a copy";
@@ -20,10 +17,7 @@ const NO_SOURCE_REASON: &str = "it is a companion without a source, perhaps not 
 type CompanionVerdict = Option<(ObjectRemoval, Option<String>)>;
 
 impl ObjectCleaner<'_> {
-    /// Removes the companions of the images that are gone.
-    ///
-    /// # Errors
-    /// The store or the database does not answer: what is done is seen by the next clean.
+    /// Removes the companions of the images that are gone. What is done before an error is seen by the next clean.
     pub(super) async fn remove_companions(
         &self,
         images: &RemovalOutcomes,
@@ -54,20 +48,16 @@ impl ObjectCleaner<'_> {
         images: &[&ObjectRemoval],
     ) -> Result<Vec<(ObjectRemoval, Option<String>)>, StoreError> {
         let rule = self.pass.removals.ledger.rule();
-        let companions = images.iter().flat_map(|image| {
-            let companions = self
-                .removal_route(image)
-                .map(|route| rule.companions_of(&route));
-            companions
-                .into_iter()
-                .flatten()
-                .map(|companion| (*image, companion))
-        });
-        let verdicts: Vec<CompanionVerdict> = stream::iter(companions)
-            .map(async |(image, companion)| self.classify_companion(image, &companion).await)
-            .buffered(MAX_REQUESTS_IN_FLIGHT)
-            .try_collect()
-            .await?;
+        let mut checks = Vec::new();
+        for image in images {
+            let Some(route) = self.removal_route(image) else {
+                continue;
+            };
+            for companion in rule.companions_of(&route) {
+                checks.push(async move { self.classify_companion(image, &companion).await });
+            }
+        }
+        let verdicts = self.pass.slots.run_all(checks.into_iter()).await?;
         Ok(verdicts.into_iter().flatten().collect())
     }
 
@@ -76,7 +66,7 @@ impl ObjectCleaner<'_> {
         image: &ObjectRemoval,
         companion: &Companion<'_>,
     ) -> Result<CompanionVerdict, StoreError> {
-        let (side, route) = (self.bucket_side(), &companion.route);
+        let (side, route) = (self.pass.removals.side(), &companion.route);
         let key = match side {
             BucketSide::Source => &route.source_key,
             BucketSide::Destination => &route.destination_key,

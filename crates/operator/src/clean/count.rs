@@ -6,7 +6,7 @@ use bucket_brigade_common::ledger::with_timeout;
 use sqlx::AssertSqlSafe;
 
 use super::candidates::CLEANABLE;
-use super::removals::RemovalLedger;
+use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::statements::retry_statement;
 
 /// Pages of the ledger's table that are read; of a larger one a sample: some 100,000 moves.
@@ -24,9 +24,7 @@ pub(super) struct EligibleMoves {
     pub(super) unverified: i64,
     /// Of these: verified, but made too short a time ago.
     pub(super) young: i64,
-    /// Objects that may be removed.
     pub(super) objects: i64,
-    /// Their bytes.
     pub(super) bytes: i64,
     /// Whether these are the numbers of a sample, multiplied.
     #[sqlx(skip)]
@@ -49,7 +47,6 @@ fn first_rows(orphans: bool) -> String {
     }
 }
 
-/// Counts the rows that `part` selects.
 fn count_sql(orphans: bool, part: &str) -> String {
     let columns = if orphans {
         "m.destination_key AS old_path, NULL::bigint AS size_bytes, '' AS source_etag, true AS is_there,
@@ -77,7 +74,6 @@ SELECT count(*) FILTER (WHERE is_there) AS moves, count(*) FILTER (WHERE is_ther
     )
 }
 
-/// Counts the first of what may go, through its index.
 pub(super) fn count_first_sql(orphans: bool) -> String {
     count_sql(orphans, &first_rows(orphans))
 }
@@ -102,7 +98,6 @@ impl EligibleMoves {
 }
 
 impl RemovalLedger<'_> {
-    /// Counts the moves by whether their sources may go, and what may be removed.
     pub(super) async fn count_eligible(&self) -> anyhow::Result<EligibleMoves> {
         let mut eligible = retry_statement(async || self.count_uninterrupted().await).await?;
         eligible.objects += self.count_interrupted().await?;
@@ -150,19 +145,11 @@ impl RemovalLedger<'_> {
     /// What an earlier clean was about to remove, and may not go by what this one was asked for. The others are
     /// counted with the rest.
     async fn count_interrupted(&self) -> anyhow::Result<i64> {
-        let (mut cursor, mut count) = (None::<String>, 0);
-        loop {
-            let read = async || {
-                let page = self.interrupted_removals(cursor.as_deref(), 1000).await?;
-                self.mark_interrupted(page).await
-            };
-            let page = retry_statement(read).await?;
-            let Some(last) = page.last() else {
-                return Ok(count);
-            };
-            cursor = Some(last.path.clone());
-            let others = page.iter().filter(|removal| !removal.is_marked).count();
-            count += i64::try_from(others)?;
+        let (mut pages, mut count) = (self.interrupted(1000), 0);
+        while let Some(page) = pages.next(|one: &ObjectRemoval| &one.path).await? {
+            let page = self.mark_interrupted(page).await?;
+            count += page.iter().filter(|removal| !removal.is_marked).count();
         }
+        Ok(i64::try_from(count)?)
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::with_timeout;
 use bucket_brigade_common::path_encoding::PathEncoding;
 use tokio_util::sync::CancellationToken;
 
@@ -12,23 +12,27 @@ use super::batch::CHANGED_REASON;
 use super::other_spellings::hash_of;
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use crate::command_throttle::CommandThrottle;
-use crate::statements::{page_after, retry_statement};
+use crate::statements::Pages;
+use crate::verify::count_moves;
 
 /// Moves read by one statement.
-const STRETCH_ROWS: i64 = 20_000;
+const STRETCH_ROWS: usize = 20_000;
 
-/// `$1` run, `$2` cursor, `$3` size, `$4` age in seconds. Of a stretch the moves whose source may not go yet, and the
-/// last.
-pub(super) const SELECT_UNSETTLED: &str = "WITH stretch AS MATERIALIZED (
+/// Of a stretch the moves whose source may not go yet, and the last.
+pub(super) fn unsettled_sql(age_seconds: f64) -> String {
+    format!(
+        "WITH stretch AS MATERIALIZED (
     SELECT row_id, old_path,
            coalesce((verified_at > moved_at OR abandoned_at > moved_at)
-                    AND moved_at <= now() - make_interval(secs => $4)
+                    AND moved_at <= now() - make_interval(secs => {age_seconds})
                     AND source_etag IS NOT NULL, false) AS may_go
-      FROM bucket_brigade.moves WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT $3
+      FROM bucket_brigade.moves WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT {STRETCH_ROWS}
 ), marked AS (
-    SELECT *, lead(row_id) OVER (ORDER BY row_id) IS NULL AS is_last FROM stretch
+    SELECT *, lead(row_id) OVER (ORDER BY row_id) IS NULL AS is_last, count(*) OVER () AS rows FROM stretch
 )
-SELECT row_id, old_path, may_go FROM marked WHERE is_last OR NOT may_go ORDER BY row_id";
+SELECT row_id, old_path, may_go, rows FROM marked WHERE is_last OR NOT may_go ORDER BY row_id"
+    )
+}
 
 /// `$1` run, `$2` key, `$3` ETag.
 const SELECT_REMOVED: &str = "SELECT EXISTS (SELECT 1 FROM bucket_brigade.removals
@@ -48,37 +52,34 @@ struct StretchMove {
     row_id: String,
     old_path: String,
     may_go: bool,
+    /// Of the stretch.
+    rows: i64,
 }
 
 impl UnsettledSources {
-    /// Reads all moves, a stretch at a time, or until `stop`; none where each source has one path.
+    /// Reads all moves, a stretch at a time; none where each source has one path.
     pub(super) async fn read(
         removals: RemovalLedger<'_>,
         throttle: &CommandThrottle<'_>,
         stop: &CancellationToken,
-    ) -> Result<Self, StatementError> {
+    ) -> anyhow::Result<Self> {
         let (mut sources, ledger) = (Self::default(), removals.ledger);
         if !removals.has_encoded_paths() {
             return Ok(sources);
         }
-        throttle.begin_phase("looking for moves that are not verified", 0);
-        let mut cursor: Option<String> = None;
+        let moves = count_moves(ledger).await?;
+        throttle.begin_phase("looking for moves that are not verified", moves);
+        let mut pages = Pages::new(ledger, unsettled_sql(removals.age_seconds));
         loop {
-            throttle.wait_while_held(stop).await;
-            if stop.is_cancelled() {
-                return Ok(sources);
-            }
-            let after = cursor.as_deref();
-            let read = async || read_stretch(ledger, after, removals.age_seconds).await;
-            let stretch = retry_statement(read).await?;
-            let Some(last) = stretch.last() else {
+            throttle.acquire(0, stop).await?;
+            let Some(stretch) = pages.next(|one: &StretchMove| &one.row_id).await? else {
                 return Ok(sources);
             };
-            cursor = Some(last.row_id.clone());
             let unsettled = stretch.iter().filter(|one| !one.may_go);
             let routes = unsettled.filter_map(|one| ledger.rule().route_for(&one.old_path).ok());
             routes.for_each(|route| sources.insert(&route.source_key));
-            throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
+            let rows = stretch.first().map_or(0, |one| one.rows);
+            throttle.advance_by(usize::try_from(rows)?);
         }
     }
 
@@ -100,23 +101,11 @@ fn bit_position(key: &str) -> (usize, u64) {
     (word, 1 << (hash % 64))
 }
 
-async fn read_stretch(
-    ledger: &PostgresLedger,
-    cursor: Option<&str>,
-    age_seconds: f64,
-) -> Result<Vec<StretchMove>, StatementError> {
-    let query = sqlx::query_as(page_after(SELECT_UNSETTLED, cursor)).bind(ledger.run_id());
-    let query = query.bind(cursor.unwrap_or_default());
-    let query = query.bind(STRETCH_ROWS).bind(age_seconds);
-    with_timeout(query.fetch_all(ledger.pool())).await
-}
-
 impl RemovalLedger<'_> {
     pub(super) fn has_encoded_paths(&self) -> bool {
         !self.orphans && self.ledger.rule().encoding() != PathEncoding::None
     }
 
-    /// Whether clean has removed the object by another of its paths.
     pub(super) async fn is_removed_by_other_path(
         &self,
         removal: &ObjectRemoval,

@@ -44,7 +44,7 @@ mod restore;
 use std::time::Duration;
 
 use bucket_brigade_common::exit::{self, CommandError};
-use bucket_brigade_common::ledger::{AdvisoryLock, ApplicationTable, TableAccess};
+use bucket_brigade_common::ledger::{ApplicationTable, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
 use bucket_brigade_common::object_store::s3::S3Store;
@@ -58,10 +58,10 @@ use super::command_throttle::CommandThrottle;
 use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
 use super::history::{Operator, OperatorArgs};
-use super::locks::{self, QuiescedFleet};
-use super::retrying_store;
+use super::locks::CommandLocks;
+use super::page_pipeline::{CommandStopped, is_complete};
 use super::retrying_store::{
-    DEFAULT_REQUESTS_IN_FLIGHT, RequestSlots, is_object_error, retry_object_request,
+    self, DEFAULT_REQUESTS_IN_FLIGHT, RequestSlots, is_object_error, retry_object_request,
 };
 use super::verify::count_moves;
 use count::EligibleMoves;
@@ -74,9 +74,6 @@ use path_column::PathColumn;
 use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
-
-/// Pages side by side, and the heartbeat.
-const POOL_SIZE: u32 = 5;
 
 /// Objects that one request removes.
 const PAGE_ROWS: i64 = 1000;
@@ -115,51 +112,51 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let age_seconds = age.unwrap_or_default().as_secs_f64();
     let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
-    let bucket = target_bucket(&context, args.orphans);
+    let (command, bucket) = if args.orphans {
+        ("clean --orphans", &context.migration.run.destination_bucket)
+    } else {
+        ("clean", &context.migration.run.source_bucket)
+    };
     check_bucket_name(args.confirm.as_deref(), bucket)?;
-    let ledger = context
-        .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
-        .await?;
-    let lock = locks::acquire_operator_lock(&ledger).await?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let locks = CommandLocks::acquire(&ledger).await?;
     let store = retrying_store::open(&context, &ledger).await?;
     let throttle = CommandThrottle::start(&ledger, "clean", limits).await?;
-    let command = if args.orphans {
-        "clean --orphans"
-    } else {
-        "clean"
-    };
-    let cursor = CommandCursor::new(&ledger, command, age_seconds.to_string());
     let ApplicationTable { sql, path, id, .. } = ledger.table().clone();
     let column = PathColumn::open(&ledger, sql, path, id).await?;
+    let removals = RemovalLedger {
+        ledger: &ledger,
+        column: &column,
+        orphans: args.orphans,
+        bucket,
+        age_seconds,
+    };
     let clean = CleanCommand {
         context: &context,
         operator: args.operator.into(),
         rows_outside_the_rule: args.rows_outside_the_rule,
-        versioning: read_versioning(&store, args.orphans).await?,
+        versioning: read_versioning(&store, removals.side()).await?,
         pass: CleanPass {
-            removals: RemovalLedger {
-                ledger: &ledger,
-                column: &column,
-                orphans: args.orphans,
-                bucket,
-                age_seconds,
-            },
+            removals,
             store: &store,
-            restorer: ObjectRestorer::new(&context, &ledger, target_side(args.orphans)),
+            restorer: ObjectRestorer::new(&context, removals),
             slots: RequestSlots::new(DEFAULT_REQUESTS_IN_FLIGHT),
             throttle: &throttle,
+            stop: &stop,
             other_spellings: OtherSpellings::default(),
             unsettled: UnsettledSources::default(),
-            cursor,
+            cursor: CommandCursor::new(&ledger, command, age_seconds.to_string()),
             page_rows: PAGE_ROWS,
         },
         missing: MissingIndexes::default(),
     };
-    let work = clean.run(args.confirm.is_some(), lock, &stop);
-    Box::pin(throttle.run(work)).await
+    let work = clean.run(args.confirm.is_some(), locks);
+    match Box::pin(throttle.run(work)).await {
+        Err(error) if error.is::<CommandStopped>() => Ok(exit::STOPPED),
+        code => code,
+    }
 }
 
-/// What is to be removed, and what it takes.
 struct CleanCommand<'a> {
     context: &'a CommandContext,
     operator: Operator,
@@ -171,57 +168,32 @@ struct CleanCommand<'a> {
 
 impl CleanCommand<'_> {
     /// Confirmed, it counts only where nothing may go, to say why.
-    async fn run(
-        mut self,
-        is_confirmed: bool,
-        lock: AdvisoryLock,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<u8> {
-        if is_confirmed && self.pass.has_candidates(stop).await? {
-            return self.run_pass(lock, stop).await;
-        }
-        if stop.is_cancelled() {
-            return Ok(exit::STOPPED);
+    async fn run(mut self, is_confirmed: bool, locks: CommandLocks<'_>) -> anyhow::Result<u8> {
+        if is_confirmed && self.pass.has_candidates().await? {
+            return Box::pin(self.run_pass(locks)).await;
         }
         let eligible = self.pass.removals.count_eligible().await?;
         refuse_unverified(self.pass.removals.orphans, &eligible)?;
-        if eligible.objects == 0 {
-            self.context
-                .print_output(&self.build_preview(eligible, false))?;
-            return Ok(exit::DONE);
-        }
-        let columns = self.find_columns().await?;
-        // A preview comes at once, whatever the clean itself will take.
-        if !self.missing.reads_tables {
-            self.read_other_spellings(&columns, stop).await?;
-        }
-        Box::pin(self.ask_and_run(eligible, lock, stop)).await
-    }
-
-    async fn ask_and_run(
-        self,
-        eligible: EligibleMoves,
-        lock: AdvisoryLock,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<u8> {
-        if stop.is_cancelled() {
-            return Ok(exit::STOPPED);
-        }
-        let bucket = self.pass.removals.bucket;
-        let preview = self.build_preview(eligible, true);
-        let question = format!("{preview}\nType the bucket's name to remove them: ");
-        match ask(self.context.format, &question, stop).await? {
-            ConsentReply::Typed(name) => {
-                check_bucket_name(Some(&name), bucket)?;
-                self.run_pass(lock, stop).await
+        if eligible.objects > 0 {
+            let columns = self.find_columns().await?;
+            // A preview comes at once, whatever the clean itself will take.
+            if !self.missing.reads_tables {
+                self.read_other_spellings(&columns).await?;
             }
-            ConsentReply::Unattended => {
-                self.context
-                    .print_output(&self.build_preview(eligible, false))?;
-                Ok(exit::DONE)
+            let preview = self.build_preview(eligible, true);
+            let question = format!("{preview}\nType the bucket's name to remove them: ");
+            match ask(self.context.format, &question, self.pass.stop).await? {
+                ConsentReply::Typed(name) => {
+                    check_bucket_name(Some(&name), self.pass.removals.bucket)?;
+                    return Box::pin(self.run_pass(locks)).await;
+                }
+                ConsentReply::Unattended => {}
+                ConsentReply::Interrupted => return Ok(exit::STOPPED),
             }
-            ConsentReply::Interrupted => Ok(exit::STOPPED),
         }
+        let preview = self.build_preview(eligible, false);
+        self.context.format.print(&preview)?;
+        Ok(exit::DONE)
     }
 
     /// The columns that name objects of the bucket, and which of their indexes are missing.
@@ -235,13 +207,12 @@ impl CleanCommand<'_> {
         Ok(columns)
     }
 
-    async fn read_other_spellings(
-        &mut self,
-        columns: &[ReferringColumn],
-        stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
+    async fn read_other_spellings(&mut self, columns: &[ReferringColumn]) -> anyhow::Result<()> {
         let CleanPass {
-            removals, throttle, ..
+            removals,
+            throttle,
+            stop,
+            ..
         } = &self.pass;
         let read = OtherSpellings::read(removals.ledger, columns, throttle, stop);
         self.pass.other_spellings = read.await?;
@@ -249,46 +220,33 @@ impl CleanCommand<'_> {
         Ok(spellings.accept_rows_outside(self.rows_outside_the_rule)?)
     }
 
-    async fn run_pass(
-        mut self,
-        lock: AdvisoryLock,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<u8> {
+    async fn run_pass(mut self, mut locks: CommandLocks<'_>) -> anyhow::Result<u8> {
         let columns = self.find_columns().await?;
         for index in &self.missing.all {
             tracing::warn!("{index}");
         }
-        self.read_other_spellings(&columns, stop).await?;
-        let read = UnsettledSources::read(self.pass.removals, self.pass.throttle, stop);
+        self.read_other_spellings(&columns).await?;
+        let removals = self.pass.removals;
+        let read = UnsettledSources::read(removals, self.pass.throttle, self.pass.stop);
         self.pass.unsettled = read.await?;
-        if stop.is_cancelled() {
-            return Ok(exit::STOPPED);
-        }
-        let RemovalLedger {
-            ledger,
-            orphans,
-            bucket,
-            ..
-        } = self.pass.removals;
-        // Only with orphans: a consumer could be pointing a row at one.
-        let fleet = if orphans {
-            Some(QuiescedFleet::quiesce(self.context, ledger).await?)
+        let (ledger, bucket) = (removals.ledger, removals.bucket);
+        let what = if removals.orphans {
+            // A consumer could be pointing a row at one.
+            locks.quiesce_fleet(self.context).await?;
+            "orphans"
         } else {
-            None
+            "sources"
         };
-        let details = format!(
-            "{} in {bucket}",
-            if orphans { "orphans" } else { "sources" }
-        );
+        let details = format!("{what} in {bucket}");
         self.operator
             .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
             .await;
         // As if there were no orphans, and no two rows shared an object: the progress is an estimate.
         let moves = count_moves(ledger).await?;
         self.pass.throttle.begin_phase("cleaning", moves);
-        let format = self.context.format;
-        let mut printer = CleanPrinter::begin_list(format, ledger.run_id(), orphans, bucket)?;
-        let is_complete = self.pass.run(lock, fleet, &mut printer, stop).await?;
+        let (format, run) = (self.context.format, ledger.run_id());
+        let mut printer = CleanPrinter::begin_list(format, run, removals.orphans, bucket)?;
+        let is_complete = is_complete(self.pass.run(locks, &mut printer).await)?;
         let code = printer.print_summary()?;
         Ok(if is_complete { code } else { exit::STOPPED })
     }
@@ -321,23 +279,6 @@ fn check_bucket_name(given: Option<&str>, bucket: &str) -> Result<(), SettingsEr
     }
 }
 
-fn target_bucket(context: &CommandContext, orphans: bool) -> &str {
-    let run = &context.migration.run;
-    if orphans {
-        &run.destination_bucket
-    } else {
-        &run.source_bucket
-    }
-}
-
-fn target_side(orphans: bool) -> BucketSide {
-    if orphans {
-        BucketSide::Destination
-    } else {
-        BucketSide::Source
-    }
-}
-
 /// No source may go before a verify: an error of its own, rather than "nothing to do".
 fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), CommandError> {
     if orphans || eligible.objects > 0 || eligible.unverified == 0 {
@@ -358,9 +299,8 @@ const UNREADABLE_RESPONSE: &str = "UnreadableAnswer";
 /// Whether the bucket keeps what is removed; none when we may not ask, or cannot read the response.
 async fn read_versioning(
     store: &S3Store,
-    orphans: bool,
+    side: BucketSide,
 ) -> Result<Option<BucketVersioning>, StoreError> {
-    let side = target_side(orphans);
     match retry_object_request(async || store.bucket_versioning(side).await).await {
         Ok(versioning) => Ok(Some(versioning)),
         Err(error) if is_object_error(&error) || error.code() == UNREADABLE_RESPONSE => Ok(None),

@@ -7,13 +7,12 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::settings::SettingsError;
 use bucket_brigade_common::sql::{like_prefix, quote_literal};
 use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
-use super::path_column::{RowSearch, STRETCH_ROWS};
+use super::path_column::RowSearch;
 use super::path_references::{ColumnRules, ReferringColumn, lookup_error};
 use crate::command_throttle::CommandThrottle;
 
@@ -45,14 +44,14 @@ pub(super) struct OtherSpellings {
 }
 
 impl OtherSpellings {
-    /// Reads the rows of the columns, a stretch of ids at a time, or until `stop`: all of them where no index holds
-    /// those that may mean an object so.
+    /// Reads the rows of the columns, a stretch of ids at a time: all of them where no index holds those that may mean
+    /// an object so.
     pub(super) async fn read(
         ledger: &PostgresLedger,
         columns: &[ReferringColumn],
         throttle: &CommandThrottle<'_>,
         stop: &CancellationToken,
-    ) -> Result<Self, StatementError> {
+    ) -> anyhow::Result<Self> {
         let mut spellings = Self {
             rows_outside: Some(0),
             ..Self::default()
@@ -70,13 +69,13 @@ impl OtherSpellings {
                 paths: None,
             };
             let mut cursor = None;
-            while !stop.is_cancelled() {
-                throttle.wait_while_held(stop).await;
+            loop {
+                throttle.acquire(0, stop).await?;
                 let read = at.read_stretch(ledger, &search, &mut cursor).await;
-                let Some(paths) = read.map_err(unknown)? else {
+                let Some((paths, rows)) = read.map_err(unknown)? else {
                     break;
                 };
-                throttle.advance_by(usize::try_from(STRETCH_ROWS).unwrap_or(0));
+                throttle.advance_by(rows);
                 for path in paths {
                     spellings.add_path(rules, &path);
                 }
@@ -126,7 +125,6 @@ impl OtherSpellings {
         ))
     }
 
-    /// Whether a row may mean this object.
     pub(super) fn may_mean(&self, key: &str) -> bool {
         let name = key.trim_end_matches('/').rsplit('/').next();
         self.keys.contains(&hash_of(key))

@@ -11,8 +11,7 @@ use serde::Serialize;
 use super::count::EligibleMoves;
 use super::missing_indexes::MissingIndexes;
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
-use crate::list_writer::ListWriter;
-use crate::output::OutputFormat;
+use crate::output::{ListWriter, OutputFormat};
 
 #[derive(Serialize)]
 pub(super) struct CleanPreview<'a> {
@@ -155,9 +154,7 @@ impl fmt::Display for CleanSummary<'_> {
     }
 }
 
-/// Prints what became of each object, and counts it.
 pub(super) struct CleanPrinter<'a> {
-    bucket: &'a str,
     list_writer: ListWriter<std::io::Stdout>,
     summary: CleanSummary<'a>,
     restore_failures: u64,
@@ -171,7 +168,6 @@ impl<'a> CleanPrinter<'a> {
         bucket: &'a str,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            bucket,
             list_writer: ListWriter::begin_on_stdout(format, "objects")?,
             summary: CleanSummary {
                 run,
@@ -201,7 +197,7 @@ impl<'a> CleanPrinter<'a> {
                 removed: outcome.kept_because().is_none(),
                 delete_marker: outcome.delete_marker(),
                 kept_because: outcome.kept_because(),
-                bucket: self.bucket,
+                bucket: self.summary.bucket,
             })?;
         }
         Ok(())

@@ -13,9 +13,8 @@ use sqlx::AssertSqlSafe;
 use crate::statements::retry_query;
 
 /// Rows of a table read by one statement.
-pub(super) const STRETCH_ROWS: i64 = 20_000;
+const STRETCH_ROWS: i64 = 20_000;
 
-/// A column that holds paths.
 #[derive(Debug, Clone)]
 pub(super) struct PathColumn {
     /// Quoted.
@@ -42,6 +41,8 @@ struct StretchRow {
     id: String,
     path: String,
     is_wanted: bool,
+    /// Of the stretch.
+    rows: i64,
 }
 
 impl PathColumn {
@@ -102,8 +103,8 @@ impl PathColumn {
             paths: Some(paths),
         };
         let (mut found, mut cursor) = (HashSet::new(), None);
-        while let Some(rows) = self.read_stretch(ledger, &search, &mut cursor).await? {
-            found.extend(rows);
+        while let Some((paths, _)) = self.read_stretch(ledger, &search, &mut cursor).await? {
+            found.extend(paths);
         }
         Ok(found)
     }
@@ -122,13 +123,13 @@ impl PathColumn {
         format!("t.{path} IN (SELECT unnest({paths}::text[])) AND {condition}")
     }
 
-    /// The wanted paths of the next rows; none at the end.
+    /// The wanted paths of the next rows, and how many rows these are; none at the end.
     pub(super) async fn read_stretch(
         &self,
         ledger: &PostgresLedger,
         search: &RowSearch<'_>,
         cursor: &mut Option<String>,
-    ) -> Result<Option<Vec<String>>, StatementError> {
+    ) -> Result<Option<(Vec<String>, usize)>, StatementError> {
         let sql = self.stretch_sql(search, cursor.is_some());
         let read = async || {
             let query = sqlx::query_as(AssertSqlSafe(sql.clone()));
@@ -145,8 +146,9 @@ impl PathColumn {
             return Ok(None);
         };
         *cursor = Some(last.id.clone());
+        let count = usize::try_from(last.rows).unwrap_or(0);
         let wanted = rows.into_iter().filter(|row| row.is_wanted);
-        Ok(Some(wanted.map(|row| row.path).collect()))
+        Ok(Some((wanted.map(|row| row.path).collect(), count)))
     }
 
     /// `$1` rows, `$2` cursor, and perhaps `$3` paths. Of a stretch the wanted rows, and its last one. Over
@@ -172,9 +174,10 @@ impl PathColumn {
     SELECT {columns}, t.{path}::text COLLATE "C" AS path, {wanted} AS is_wanted FROM {table} t WHERE {scope}
      ORDER BY {order} FETCH FIRST $1 ROWS WITH TIES
 ), marked AS (
-    SELECT {keys}, path, is_wanted, lead(1) OVER (ORDER BY {key_order}) IS NULL AS is_last FROM stretch
+    SELECT {keys}, path, is_wanted, lead(1) OVER (ORDER BY {key_order}) IS NULL AS is_last, count(*) OVER () AS rows
+      FROM stretch
 )
-SELECT {row_id} AS id, coalesce(path, '') AS path, coalesce(is_wanted, false) AS is_wanted
+SELECT {row_id} AS id, coalesce(path, '') AS path, coalesce(is_wanted, false) AS is_wanted, rows
   FROM marked WHERE is_wanted OR is_last ORDER BY {marked_order}"#
         )
     }

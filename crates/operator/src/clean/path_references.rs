@@ -132,9 +132,6 @@ impl ColumnRules {
 }
 
 /// The columns that name objects of a bucket.
-///
-/// # Errors
-/// [`LedgerError::NotAllowed`] where rows of one of their tables are hidden from us.
 pub(super) async fn path_columns(
     ledger: &PostgresLedger,
     bucket: &str,

@@ -4,17 +4,18 @@ use bucket_brigade_common::ledger::ApplicationTable;
 use bucket_brigade_common::path_encoding::PathEncoding;
 
 use super::candidates::{
-    cleanable_paths_sql, is_unsettled, orphans_by_key_sql, orphans_page_sql, settle_gone_sql,
-    sources_sql,
+    HAS_OLD_MOVES, cleanable_paths_sql, is_unsettled, orphans_by_key_sql, orphans_page_sql,
+    settle_gone_sql, sources_sql,
 };
 use super::count::count_first_sql;
-use super::encoded_paths::SELECT_UNSETTLED;
+use super::encoded_paths::unsettled_sql;
 use super::path_column::{PathColumn, RowSearch};
 use super::path_references::{ColumnRules, PathReference};
-use super::removals::{SELECT_INTERRUPTED, finish_removals_sql};
+use super::removals::{finish_removals_sql, interrupted_sql};
 use crate::command_cursor::CursorLap;
-use crate::statement_plans::{PlannedStatement, page, repeated, texts};
-use crate::statements::page_after;
+use crate::statement_plans::{
+    FIRST_MOVE_SECONDS, PlannedStatement, after, planned, repeated, texts,
+};
 
 fn rules() -> ColumnRules {
     ColumnRules {
@@ -34,7 +35,6 @@ pub(crate) fn create_index_sql() -> String {
 }
 
 /// Upserts find their rows by the key without a node of the plan, and are not here.
-#[expect(clippy::too_many_lines, reason = "a list")]
 pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     let mut lap = CursorLap::default();
     lap.after = Some("image/6".into());
@@ -57,114 +57,29 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         paths: None,
     };
     let nulls = repeated("NULL", 100, "text");
-    vec![
-        page(
-            "sources: a page",
-            lap.page_sql(&cleanable_paths_sql(), "m.old_path").0,
-            &["1", "'image/6'", "NULL", "1000"],
-            "moves_cleanable",
-            1500.0,
-        ),
-        page(
-            "sources: may they go",
-            sources_sql(),
-            &["1", &paths, "0"],
-            "moves_cleanable",
-            400.0,
-        ),
-        page(
-            "sources: rows of others",
-            column.lookup_sql(&is_unsettled(1, &table.id)),
-            &[&keys],
-            "images_path",
-            400.0,
-        ),
-        page(
-            "sources: gone before",
-            settle_gone_sql(),
-            &["1", &paths],
-            "moves_cleanable",
-            400.0,
-        ),
-        page(
-            "orphans: a page",
-            lap.page_sql(&orphans_page_sql(), "destination_key").0,
-            &["1", "'avatar/6'", "NULL", "1000", "0"],
-            "orphans_pkey",
-            1500.0,
-        ),
-        page(
-            "orphans by key",
-            orphans_by_key_sql(),
-            &["1", &keys, "0"],
-            "orphans_pkey",
-            400.0,
-        ),
-        page(
-            "what was cut off",
-            page_after(SELECT_INTERRUPTED, Some("")).0,
-            &["1", "false", "'image/45'", "100"],
-            "removals_unfinished",
-            400.0,
-        ),
-        page(
-            "removals end",
-            finish_removals_sql(),
-            &[
-                "1",
-                "false",
-                &paths,
-                &repeated("true", 100, "boolean"),
-                &nulls,
-                &nulls,
-                "'o'",
-                &paths,
-                &paths,
-            ],
-            "moves_cleanable",
-            800.0,
-        ),
-        page(
-            "which rows name a key",
-            column.lookup_sql("true"),
-            &[&keys],
-            "images_path",
-            400.0,
-        ),
-        page(
-            "the same without an index",
-            column.stretch_sql(&one_of, true),
-            &["20000", "'500000'", &keys],
-            "images_pkey",
-            25_000.0,
-        ),
-        page(
-            "other spellings",
-            column.stretch_sql(&odd, true),
-            &["20000", "'500000'"],
-            "images_odd",
-            300.0,
-        ),
-        page(
-            "the first sources",
-            count_first_sql(false),
-            &["1", "0", "5000"],
-            "moves_cleanable",
-            25_000.0,
-        ),
-        page(
-            "the first orphans",
-            count_first_sql(true),
-            &["1", "0", "5000"],
-            "orphans_pkey",
-            25_000.0,
-        ),
-        page(
-            "unsettled moves",
-            page_after(SELECT_UNSETTLED, Some("")).0,
-            &["1", "'6'", "20000", "0"],
-            "moves_pkey",
-            25_000.0,
-        ),
-    ]
+    let gone = repeated("true", 100, "boolean");
+    let age = format!("extract(epoch FROM now()) - {FIRST_MOVE_SECONDS}");
+    let mut statements = planned! {
+        "sources: is any old": HAS_OLD_MOVES, ["1", &age], "moves_by_time", 40000.0;
+        "sources: a page": lap.page_sql(&cleanable_paths_sql(), "m.old_path").0, ["1", "'image/6'", "NULL", "1000"],
+            "moves_cleanable", 1500.0;
+        "sources: may they go": sources_sql(), ["1", &paths, "0"], "moves_cleanable", 400.0;
+        "sources: rows of others": column.lookup_sql(&is_unsettled(1, &table.id)), [&keys], "images_path", 400.0;
+        "sources: gone before": settle_gone_sql(), ["1", &paths], "moves_cleanable", 400.0;
+        "orphans: a page": lap.page_sql(&orphans_page_sql(), "destination_key").0,
+            ["1", "'avatar/6'", "NULL", "1000", "0"], "orphans_pkey", 1500.0;
+        "orphans by key": orphans_by_key_sql(), ["1", &keys, "0"], "orphans_pkey", 400.0;
+        "what was cut off": after(&interrupted_sql(false, 100)), ["1", "'image/45'"], "removals_unfinished", 400.0;
+        "removals end": finish_removals_sql(),
+            ["1", "false", &paths, &gone, &nulls, &nulls, "'o'", &paths, &paths], "moves_cleanable", 800.0;
+        "which rows name a key": column.lookup_sql("true"), [&keys], "images_path", 400.0;
+        "the same without an index": column.stretch_sql(&one_of, true), ["20000", "'500000'", &keys],
+            "images_pkey", 25000.0;
+        "other spellings": column.stretch_sql(&odd, true), ["20000", "'500000'"], "images_odd", 300.0;
+        "the first sources": count_first_sql(false), ["1", "0", "5000"], "moves_cleanable", 25000.0;
+        "the first orphans": count_first_sql(true), ["1", "0", "5000"], "orphans_pkey", 25000.0;
+        "unsettled moves": after(&unsettled_sql(0.0)), ["1", "'6'"], "moves_pkey", 25000.0;
+    };
+    statements[0].is_rare = true;
+    statements
 }

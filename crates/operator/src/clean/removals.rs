@@ -8,11 +8,12 @@
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::object_store::objects::BucketSide;
 use sqlx::AssertSqlSafe;
 
 use super::candidates::CLEANABLE;
 use super::path_column::PathColumn;
-use crate::statements::{column, page_after};
+use crate::statements::{Pages, column};
 
 /// An object that is to be removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
@@ -61,12 +62,15 @@ impl RemovalOutcome {
 /// Objects and what became of them.
 pub(super) type RemovalOutcomes = Vec<(ObjectRemoval, RemovalOutcome)>;
 
-/// `$1` run, `$2` whether orphans, `$3` cursor, `$4` size. Whether they may still go is not known yet.
-pub(super) const SELECT_INTERRUPTED: &str =
-    "SELECT path, object_key, etag, copy_etag, size_bytes, true AS is_in_removal, false AS is_marked
+/// What an earlier clean was about to remove: a page. Whether it may still go is not known yet.
+pub(super) fn interrupted_sql(orphans: bool, rows: i64) -> String {
+    format!(
+        "SELECT path, object_key, etag, copy_etag, size_bytes, true AS is_in_removal, false AS is_marked
     FROM bucket_brigade.removals
-    WHERE run_id = $1 AND is_orphan = $2 AND removing_at IS NOT NULL AND removed_at IS NULL
-      AND path AFTER $3 ORDER BY path LIMIT $4";
+    WHERE run_id = $1 AND is_orphan = {orphans} AND removing_at IS NOT NULL AND removed_at IS NULL
+      AND path AFTER $2 ORDER BY path LIMIT {rows}"
+    )
+}
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` keys, `$5` `ETags`, `$6` those of the copies, `$7` sizes, `$8`
 /// operator, `$9` bucket, `$10` whether other paths may spell the keys.
@@ -119,20 +123,20 @@ pub(super) struct RemovalLedger<'a> {
     pub(super) age_seconds: f64,
 }
 
-impl RemovalLedger<'_> {
-    /// The next objects that an earlier clean was about to remove, by path.
-    pub(super) async fn interrupted_removals(
-        &self,
-        cursor: Option<&str>,
-        size: i64,
-    ) -> Result<Vec<ObjectRemoval>, StatementError> {
-        let sql = page_after(SELECT_INTERRUPTED, cursor);
-        let query = sqlx::query_as(sql).bind(self.ledger.run_id());
-        let query = query.bind(self.orphans).bind(cursor.unwrap_or_default());
-        with_timeout(query.bind(size).fetch_all(self.ledger.pool())).await
+impl<'a> RemovalLedger<'a> {
+    /// That the objects are removed from.
+    pub(super) fn side(&self) -> BucketSide {
+        if self.orphans {
+            BucketSide::Destination
+        } else {
+            BucketSide::Source
+        }
     }
 
-    /// Records that these are removed from now on.
+    pub(super) fn interrupted(&self, rows: i64) -> Pages<'a> {
+        Pages::new(self.ledger, interrupted_sql(self.orphans, rows))
+    }
+
     pub(super) async fn begin_removals(
         &self,
         removals: &[ObjectRemoval],

@@ -17,8 +17,7 @@ use super::snapshot::SnapshotCache;
 use super::token::require_token;
 use crate::history::Operator;
 use crate::limit::{MAX_COPIES_IN_FLIGHT, RequestedLimits, is_valid_rate, set_limits};
-use crate::pause::pause_run;
-use crate::resume::resume_run;
+use crate::pause::{pause_run, resume_run};
 
 /// More than any request needs.
 const MAX_REQUEST_BYTES: usize = 4096;
@@ -48,7 +47,6 @@ struct LimitRequest {
     lift: bool,
 }
 
-/// The routes, each behind the token.
 pub(super) fn control_routes(cache: Arc<SnapshotCache>, token: SecretString) -> Router {
     Router::new()
         .route("/pause", post(post_pause))

@@ -6,7 +6,6 @@ use serde::Serialize;
 /// Points kept at most.
 const MAX_SAMPLES: usize = 600;
 
-/// One point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct HistorySample {
     pub(super) at: f64,
@@ -17,7 +16,6 @@ pub(super) struct HistorySample {
     pub(super) over_a_minute: Option<f64>,
     /// How long the slowest consumer's commits took, in seconds.
     pub(super) commit_seconds: Option<f64>,
-    /// Messages in the queue.
     pub(super) visible: Option<u64>,
     /// Messages in the consumers' hands.
     pub(super) in_flight: Option<u64>,
@@ -26,25 +24,18 @@ pub(super) struct HistorySample {
 impl HistorySample {
     /// The later of two, with the peaks of both.
     fn merge_earlier(self, before: Self) -> Self {
+        let commits = [self.commit_seconds, before.commit_seconds];
         Self {
             at: self.at,
             moved: self.moved.or(before.moved),
             over_a_minute: self.over_a_minute.or(before.over_a_minute),
-            commit_seconds: max_of_options(self.commit_seconds, before.commit_seconds),
+            commit_seconds: commits.into_iter().flatten().reduce(f64::max),
             visible: self.visible.max(before.visible),
             in_flight: self.in_flight.max(before.in_flight),
         }
     }
 }
 
-fn max_of_options(one: Option<f64>, other: Option<f64>) -> Option<f64> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.max(other)),
-        _ => one.or(other),
-    }
-}
-
-/// The points so far.
 #[derive(Debug)]
 pub(super) struct RunHistory {
     samples: Vec<HistorySample>,
@@ -64,7 +55,6 @@ impl Default for RunHistory {
 }
 
 impl RunHistory {
-    /// Adds what was just seen.
     pub(super) fn add_sample(&mut self, sample: HistorySample) {
         match self.samples.last_mut() {
             Some(last) if self.samples_in_last < self.samples_per_point => {
@@ -81,7 +71,6 @@ impl RunHistory {
         }
     }
 
-    /// In the order of time.
     pub(super) fn samples(&self) -> &[HistorySample] {
         &self.samples
     }

@@ -37,7 +37,6 @@ pub use settings::{DashboardArgs, DashboardSettings};
 use snapshot::SnapshotCache;
 use thumbnail::ThumbnailSigner;
 
-/// What the page shows and controls.
 pub struct DashboardContext {
     pub pool: DatabasePool,
     pub queue: Option<SqsQueue>,
@@ -85,10 +84,10 @@ impl Dashboard {
         let policy =
             asset::content_security_policy(signer.as_ref().map(ThumbnailSigner::image_origin));
         let token = self.settings.token;
-        let cache = Arc::new(SnapshotCache::new(context, signer, token.is_some()));
+        let cache = Arc::new(SnapshotCache::new(context, token.is_some()));
         tokio::spawn({
             let cache = Arc::clone(&cache);
-            async move { cache.refresh_forever().await }
+            async move { cache.refresh_forever(signer).await }
         });
         let mut router = Router::new()
             .route("/status.json", get(get_status))

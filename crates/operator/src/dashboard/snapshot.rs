@@ -19,12 +19,10 @@ use crate::status::StatusSnapshot;
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The runs, as last read.
 pub(super) struct SnapshotCache {
     pub(super) pool: DatabasePool,
     queue: Option<SqsQueue>,
     own_run: Option<i64>,
-    thumbnail_signer: Option<ThumbnailSigner>,
     has_controls: bool,
     cached: Mutex<CachedRuns>,
     refresh_requested: Notify,
@@ -48,22 +46,16 @@ struct DashboardStatus<'a> {
     error: Option<&'a str>,
     runs: Vec<&'a RunSummary>,
     sample: HistorySample,
-    /// The run that is chosen.
     view: Option<&'a StatusSnapshot>,
     thumbnails: Option<&'a [Thumbnail]>,
 }
 
 impl SnapshotCache {
-    pub(super) fn new(
-        context: DashboardContext,
-        signer: Option<ThumbnailSigner>,
-        has_controls: bool,
-    ) -> Self {
+    pub(super) fn new(context: DashboardContext, has_controls: bool) -> Self {
         Self {
             pool: context.pool,
             queue: context.queue,
             own_run: context.own_run.map(|run| run.ledger.run_id()),
-            thumbnail_signer: signer,
             has_controls,
             cached: Mutex::default(),
             refresh_requested: Notify::new(),
@@ -71,9 +63,9 @@ impl SnapshotCache {
     }
 
     /// Reads the status for as long as this is polled: every two seconds, and after each control.
-    pub(super) async fn refresh_forever(&self) {
+    pub(super) async fn refresh_forever(&self, mut signer: Option<ThumbnailSigner>) {
         loop {
-            self.refresh_snapshot().await;
+            self.refresh_snapshot(signer.as_mut()).await;
             tokio::select! {
                 () = sleep(REFRESH_INTERVAL) => {}
                 () = self.refresh_requested.notified() => {}
@@ -85,10 +77,10 @@ impl SnapshotCache {
         self.refresh_requested.notify_one();
     }
 
-    async fn refresh_snapshot(&self) {
+    async fn refresh_snapshot(&self, signer: Option<&mut ThumbnailSigner>) {
         let views = StatusSnapshot::read_runs(&self.pool, None, self.queue.as_ref()).await;
-        let thumbnails = match &self.thumbnail_signer {
-            Some(signer) => Some(signer.newest_thumbnails().await),
+        let thumbnails = match signer {
+            Some(signer) => Some(signer.newest_thumbnails().await.to_vec()),
             None => None,
         };
         let mut cached = self.lock_cached();
@@ -121,7 +113,6 @@ impl SnapshotCache {
         }
     }
 
-    /// All runs as last read, and the chosen one.
     pub(super) fn status_json(&self, chosen: Option<i64>) -> Bytes {
         let cached = self.lock_cached();
         let view = self.find_view(&cached, chosen);
@@ -137,7 +128,6 @@ impl SnapshotCache {
         })
     }
 
-    /// The chosen run so far.
     pub(super) fn history_json(&self, chosen: Option<i64>) -> Bytes {
         let cached = self.lock_cached();
         let history = self.find_view(&cached, chosen);

@@ -2,8 +2,6 @@
 //! none of them.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::presigning::PresigningConfig;
@@ -18,13 +16,11 @@ const MAX_THUMBNAILS: usize = 12;
 /// How often new ones are looked for.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a URL can be read.
 const URL_VALIDITY: Duration = Duration::from_mins(10);
 
 /// When it is signed anew. Until then it stays the same, so that browsers fetch no image twice.
 const RESIGN_AFTER: Duration = Duration::from_mins(5);
 
-/// An image that moved.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Thumbnail {
     path: String,
@@ -33,13 +29,13 @@ pub(super) struct Thumbnail {
     signed_at: Instant,
 }
 
-/// Signs URLs of the destination bucket.
 pub(super) struct ThumbnailSigner {
     s3: aws_sdk_s3::Client,
     bucket: String,
     ledger: PostgresLedger,
     image_origin: String,
-    cached: Mutex<(Option<Instant>, Vec<Thumbnail>)>,
+    refreshed_at: Option<Instant>,
+    shown: Vec<Thumbnail>,
 }
 
 impl ThumbnailSigner {
@@ -57,7 +53,8 @@ impl ThumbnailSigner {
             bucket: run.destination_bucket.clone(),
             ledger: run.ledger.clone(),
             image_origin: String::new(),
-            cached: Mutex::default(),
+            refreshed_at: None,
+            shown: Vec::new(),
         };
         signer.image_origin = url_origin(&signer.presign_url("origin").await?)?;
         Some(signer)
@@ -69,31 +66,27 @@ impl ThumbnailSigner {
     }
 
     /// The newest, newest first. While the database does not answer, those of the last time.
-    pub(super) async fn newest_thumbnails(&self) -> Vec<Thumbnail> {
-        let (refreshed_at, shown) = self.lock_cached().clone();
-        if refreshed_at.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL) {
-            return shown;
+    pub(super) async fn newest_thumbnails(&mut self) -> &[Thumbnail] {
+        let is_fresh = |at: Instant| at.elapsed() < REFRESH_INTERVAL;
+        if self.refreshed_at.is_some_and(is_fresh) {
+            return &self.shown;
         }
         let Ok(paths) = newest_moves(&self.ledger, MAX_THUMBNAILS).await else {
-            return shown;
+            return &self.shown;
         };
-        let mut known: HashMap<String, Thumbnail> = shown
-            .into_iter()
-            .map(|one| (one.path.clone(), one))
-            .collect();
-        let mut newest = Vec::new();
+        let known = self.shown.drain(..).map(|one| (one.path.clone(), one));
+        let mut known: HashMap<String, Thumbnail> = known.collect();
         for (old_path, path) in paths {
-            let still_good = known
-                .remove(&path)
-                .filter(|one| one.signed_at.elapsed() < RESIGN_AFTER);
+            let still_good = known.remove(&path);
+            let still_good = still_good.filter(|one| one.signed_at.elapsed() < RESIGN_AFTER);
             let thumbnail = match still_good {
                 Some(one) => Some(one),
                 None => self.sign_thumbnail(&old_path, path).await,
             };
-            newest.extend(thumbnail);
+            self.shown.extend(thumbnail);
         }
-        *self.lock_cached() = (Some(Instant::now()), newest.clone());
-        newest
+        self.refreshed_at = Some(Instant::now());
+        &self.shown
     }
 
     async fn sign_thumbnail(&self, old_path: &str, path: String) -> Option<Thumbnail> {
@@ -115,11 +108,6 @@ impl ThumbnailSigner {
                 None
             }
         }
-    }
-
-    fn lock_cached(&self) -> std::sync::MutexGuard<'_, (Option<Instant>, Vec<Thumbnail>)> {
-        // Nothing that can panic runs under this lock.
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

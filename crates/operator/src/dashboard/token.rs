@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use bucket_brigade_common::settings::SecretString;
 use subtle::ConstantTimeEq;
 
-/// Lets a request through that carries the token.
 pub(super) async fn require_token(
     State(token): State<SecretString>,
     request: Request,

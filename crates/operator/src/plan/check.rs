@@ -5,7 +5,6 @@ use std::fmt::Display;
 use bucket_brigade_common::ledger::LedgerError;
 use serde::Serialize;
 
-/// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum CheckVerdict {
@@ -21,7 +20,6 @@ pub(super) struct PlanCheck {
     pub(super) about: &'static str,
     pub(super) verdict: CheckVerdict,
     pub(super) finding: String,
-    /// What to do about it.
     pub(super) mend: Option<String>,
 }
 
@@ -41,12 +39,8 @@ impl PlanChecks {
         finding: impl Into<String>,
         mend: impl Into<String>,
     ) {
-        self.add(
-            about,
-            CheckVerdict::Warns,
-            finding.into(),
-            Some(mend.into()),
-        );
+        let mend = Some(mend.into());
+        self.add(about, CheckVerdict::Warns, finding.into(), mend);
     }
 
     pub(super) fn fail(
@@ -55,12 +49,8 @@ impl PlanChecks {
         finding: impl Into<String>,
         mend: impl Into<String>,
     ) {
-        self.add(
-            about,
-            CheckVerdict::Fails,
-            finding.into(),
-            Some(mend.into()),
-        );
+        let mend = Some(mend.into());
+        self.add(about, CheckVerdict::Fails, finding.into(), mend);
     }
 
     /// An error that says itself what to do about it.

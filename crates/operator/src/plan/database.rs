@@ -1,12 +1,14 @@
 //! The application's table, its server, and what an update of the path costs it.
 
 use bucket_brigade_common::empty_scope::EmptyScope;
-use bucket_brigade_common::ledger::{HeapAccess, RunSpec};
+use bucket_brigade_common::ledger::{self, HeapAccess, RunSpec};
 use indicatif::DecimalBytes;
 
 use super::check::PlanChecks;
-use super::ledger::{RecordedRun, check_ledger};
-use super::table_inspector::{RowCounts, ServerInfo, TableIndex, TableInspector};
+use super::recorded_run::{RecordedRun, check_ledger};
+use super::table_inspector::{
+    COUNT_UNANALYSED, RowCounts, SELECT_TRIGGERS, ServerInfo, TableIndex, TableInspector,
+};
 
 /// Connections of a consumer, and of the feeder.
 const CONNECTIONS_PER_CONSUMER: u32 = 3;
@@ -15,7 +17,6 @@ const FEEDER_CONNECTIONS: u32 = 4;
 /// An entry of a partial index with its share of the page; measured with ids of 8 bytes, at ten million rows.
 const BYTES_PER_INDEXED_ROW: u64 = 22;
 
-/// The table's rows, where they could be counted.
 pub(super) async fn check_rows(
     inspector: &TableInspector,
     checks: &mut PlanChecks,
@@ -45,7 +46,11 @@ pub(super) async fn check_empty_scope(
     }
     let wrong =
         |setting| format!("correct {setting}: the feeder would move nothing, and exit with 66");
-    match inspector.explain_empty_scope().await {
+    let TableInspector {
+        pool, table, rule, ..
+    } = inspector;
+    let sample = ledger::sample_paths(pool, table, rule).await;
+    match sample.map(|sample| EmptyScope::explain(rule, &sample)) {
         Ok(why @ EmptyScope::LeftOut(_)) => {
             checks.fail("rows", why.to_string(), wrong("ROW_FILTER"));
         }
@@ -85,7 +90,7 @@ pub(super) async fn check_server(
     check_connections(server, consumers, checks);
     check_replicas(server, checks);
     check_indexes(&inspector.list_indexes().await?, checks);
-    let triggers = inspector.update_triggers().await?;
+    let triggers: Vec<String> = inspector.ask(SELECT_TRIGGERS).await?;
     if !triggers.is_empty() {
         checks.warn(
             "triggers",
@@ -101,7 +106,7 @@ pub(super) async fn check_statistics(
     inspector: &TableInspector,
     checks: &mut PlanChecks,
 ) -> Result<(), sqlx::Error> {
-    let without = inspector.count_unanalysed().await?;
+    let without: i64 = inspector.ask(COUNT_UNANALYSED).await?;
     if without > 0 {
         let finding = format!("the server has none of {without} tables or partitions");
         let mend = format!("ANALYZE {};", inspector.table.sql);
@@ -116,17 +121,21 @@ pub(super) async fn check_feed_index(
     counts: RowCounts,
     checks: &mut PlanChecks,
 ) -> Result<(), sqlx::Error> {
-    let (index, create) = inspector.feed_index().await?;
-    let finding = if let Some(index) = index {
-        format!("each goes through {index}, and costs what is left")
+    let TableInspector {
+        pool, table, rule, ..
+    } = inspector;
+    let finding = if let Some(index) = ledger::find_partial_index(pool, table, rule).await? {
+        format!("each goes through {}, and costs what is left", index.name)
     } else {
         let bytes = DecimalBytes(counts.in_scope * BYTES_PER_INDEXED_ROW);
         let writes = match counts.indexes_to_write {
             0 => "; updates then write every index",
             _ => "",
         };
+        let create = ledger::create_index_sql(table, rule);
+        let random_ids = ledger::find_random_ids(pool, table).await?;
         let table = DecimalBytes(counts.table_bytes);
-        let cost = match inspector.random_ids().await? {
+        let cost = match random_ids {
             None => format!("each reads the table ({table})"),
             Some(HeapAccess::Granted) => format!(
                 "ids are random: the last reads a page of the table for each row, those before it all of them once ({table})"
@@ -143,7 +152,6 @@ pub(super) async fn check_feed_index(
     Ok(())
 }
 
-/// Whether the table can be updated.
 pub(super) async fn check_publications(
     inspector: &TableInspector,
     checks: &mut PlanChecks,

@@ -19,9 +19,6 @@ const DOLLARS_PER_KMS_REQUEST: f64 = 0.03 / 10_000.0;
 const DOLLARS_PER_GB_TRANSFERRED: f64 = 0.02;
 const DOLLARS_PER_GB_MONTH: f64 = 0.023;
 
-/// A tenth of a send, of a receive and of a delete: ten messages to a batch.
-const SQS_REQUESTS_PER_ROW: f64 = 0.3;
-
 /// Copies per second that one prefix of a bucket is sure to serve.
 /// Source: Amazon S3 User Guide, "Best practices design patterns".
 const MAX_COPIES_PER_SECOND_PER_PREFIX: f64 = 3500.0;
@@ -35,7 +32,6 @@ const TUPLE_OVERHEAD_BYTES: f64 = 80.0;
 const INDEX_ENTRY_BYTES: f64 = 60.0;
 const EVIDENCE_BYTES: f64 = 250.0;
 
-/// What was learned of the objects.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ObjectFacts {
     /// The average size of those sampled at, in bytes.
@@ -52,7 +48,6 @@ pub(super) struct ObjectFacts {
     pub(super) is_streamed: bool,
 }
 
-/// What the estimate is made from.
 pub(super) struct EstimateInput {
     pub(super) counts: RowCounts,
     pub(super) consumers: u32,
@@ -62,7 +57,6 @@ pub(super) struct EstimateInput {
     pub(super) copies_per_row: u32,
 }
 
-/// What it would take.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct MigrationEstimate {
     pub(super) rows: u64,
@@ -95,22 +89,21 @@ impl MigrationEstimate {
         let rows = counts.in_scope as f64;
         let copies = rows * f64::from(basis.copies_per_row);
         let in_flight = basis.consumers.saturating_mul(basis.concurrency);
-        let copy = objects
-            .copy_duration
-            .unwrap_or(DEFAULT_COPY_DURATION)
-            .as_secs_f64()
-            .max(0.001);
-        let by_consumers = f64::from(in_flight) / copy;
+        let copy = objects.copy_duration.unwrap_or(DEFAULT_COPY_DURATION);
+        let by_consumers = f64::from(in_flight) / copy.as_secs_f64().max(0.001);
         let per_second = by_consumers.min(MAX_COPIES_PER_SECOND_PER_PREFIX);
         let gigabytes = objects.average_bytes.map(|size| size as f64 * rows / 1e9);
-        let queue_requests = (rows * SQS_REQUESTS_PER_ROW).ceil();
         let copy_operations = match &*objects.requests {
             [] => vec!["CopyObject"],
             some => some.to_vec(),
         };
-        let reads = copy_operations.len() - 1;
-        let mut dollars = copies * DOLLARS_PER_COPY + queue_requests * DOLLARS_PER_SQS_REQUEST;
-        dollars += copies * reads as f64 * DOLLARS_PER_READ;
+        let operations = copy_operations.len() as u64;
+        let requests_per_row = u64::from(basis.copies_per_row) * operations;
+        // A tenth of a send, of a receive and of a delete: ten messages to a batch.
+        let queue_requests = counts.in_scope.saturating_mul(3).div_ceil(10);
+        let mut dollars = copies * DOLLARS_PER_COPY;
+        dollars += queue_requests as f64 * DOLLARS_PER_SQS_REQUEST;
+        dollars += copies * (operations - 1) as f64 * DOLLARS_PER_READ;
         if objects.uses_kms {
             dollars += 2.0 * copies * DOLLARS_PER_KMS_REQUEST;
         }
@@ -124,12 +117,10 @@ impl MigrationEstimate {
             copies_per_second: per_second,
             is_bound_by_prefix: by_consumers > MAX_COPIES_PER_SECOND_PER_PREFIX,
             seconds: copies / per_second,
-            copy_requests: counts
-                .in_scope
-                .saturating_mul(u64::from(basis.copies_per_row) * (1 + reads as u64)),
+            copy_requests: counts.in_scope.saturating_mul(requests_per_row),
             copy_operations,
             is_streamed: objects.is_streamed,
-            queue_requests: counts.in_scope.saturating_mul(3).div_ceil(10),
+            queue_requests,
             dollars,
             gigabytes,
             dollars_per_month: gigabytes.map(|size| size * DOLLARS_PER_GB_MONTH),

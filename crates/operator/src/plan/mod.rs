@@ -4,13 +4,13 @@
 mod check;
 mod database;
 mod estimate;
-mod ledger;
 mod neighbours;
 mod objects;
 mod output;
 mod ownership;
 mod probe;
 mod queue;
+mod recorded_run;
 mod rehearsal;
 mod routes;
 mod table_inspector;
@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{CommandContext, CommonArgs};
 use check::PlanChecks;
-use estimate::{EstimateInput, MigrationEstimate};
+use estimate::{EstimateInput, MigrationEstimate, ObjectFacts};
+use objects::SampledObjects;
 use rehearsal::Rehearsal;
 use routes::RoutedRows;
 use table_inspector::{RowCounts, TableInspector};
@@ -60,7 +61,6 @@ pub struct Args {
 /// Rows whose update is tried.
 const REHEARSED_ROWS: usize = 100;
 
-/// What a plan is asked for.
 struct PlanSpec {
     consumers: u32,
     concurrency: u32,
@@ -68,18 +68,6 @@ struct PlanSpec {
     role: Option<String>,
     /// The destination, by the application's profile.
     application: Option<S3Bucket>,
-}
-
-/// A signal ended it.
-struct PlanStopped;
-
-async fn unless_stopped<T>(
-    stop: &CancellationToken,
-    work: impl Future<Output = T>,
-) -> Result<T, PlanStopped> {
-    // Boxed, or the whole command is one type that is too deep for the compiler.
-    let work = stop.run_until_cancelled(Box::pin(work)).await;
-    work.ok_or(PlanStopped)
 }
 
 #[derive(Debug, Serialize)]
@@ -99,7 +87,6 @@ struct MigrationPlan {
     estimate: Option<MigrationEstimate>,
 }
 
-/// One row, and what becomes of it.
 #[derive(Debug, Clone, Serialize)]
 struct SampleRow {
     id: String,
@@ -127,11 +114,11 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     }
     let queue = context.sqs_queue().await?;
     let plan = Box::pin(build_plan(&context, &queue, &spec, &stop)).await;
-    let Ok(plan) = plan else {
+    let Some(plan) = plan else {
         tracing::warn!("stopped before the end; nothing was changed");
         return Ok(exit::STOPPED);
     };
-    context.print_output(&plan)?;
+    context.format.print(&plan)?;
     Ok(if plan.failing > 0 {
         exit::CHECK_FAILED
     } else {
@@ -139,12 +126,13 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     })
 }
 
+/// None where a signal ended it.
 async fn build_plan(
     context: &CommandContext,
     queue: &SqsQueue,
     spec: &PlanSpec,
     stop: &CancellationToken,
-) -> Result<MigrationPlan, PlanStopped> {
+) -> Option<MigrationPlan> {
     let run = &context.migration.run;
     let mut plan = MigrationPlan {
         table: run.table.table.clone(),
@@ -159,24 +147,25 @@ async fn build_plan(
         checks: PlanChecks::default(),
         estimate: None,
     };
-    let inspector = plan.open_table(context, stop).await?;
-    let counts = match &inspector {
-        Some(inspector) => plan.add_database_checks(inspector, run, spec, stop).await?,
-        None => None,
+    // Boxed, or the whole command is one type that is too deep for the compiler.
+    let opened = stop.run_until_cancelled(Box::pin(plan.open_table(context)));
+    let inspector = opened.await?;
+    let looking = Box::pin(plan.look(context, queue, inspector.as_ref(), spec));
+    let looked = stop.run_until_cancelled(looking).await;
+    if let (None, Some(inspector)) = (&looked, &inspector)
+        && let Err(error) = inspector.cancel_statement().await
+    {
+        tracing::debug!(%error, "the statement under way ends a little later");
+    }
+    // Not to be stopped before the probe is removed.
+    let objects = match looked? {
+        Some(sampled) => {
+            let application = spec.application.as_ref();
+            sampled.probe(context, application, &mut plan.checks).await
+        }
+        None => ObjectFacts::default(),
     };
-    unless_stopped(stop, queue::check_queue(queue, &mut plan.checks)).await?;
-    let (samples, checks) = (&mut plan.samples, &mut plan.checks);
-    let application = spec.application.as_ref();
-    let objects = objects::check_objects(
-        context,
-        inspector.as_ref(),
-        application,
-        stop,
-        samples,
-        checks,
-    );
-    let objects = objects.await?;
-    plan.estimate = counts.map(|counts| {
+    plan.estimate = plan.rows.map(|counts| {
         MigrationEstimate::from_input(&EstimateInput {
             counts,
             consumers: spec.consumers,
@@ -186,50 +175,43 @@ async fn build_plan(
         })
     });
     plan.failing = plan.checks.count_failing();
-    Ok(plan)
+    Some(plan)
 }
 
 impl MigrationPlan {
-    async fn open_table(
-        &mut self,
-        context: &CommandContext,
-        stop: &CancellationToken,
-    ) -> Result<Option<TableInspector>, PlanStopped> {
+    async fn open_table(&mut self, context: &CommandContext) -> Option<TableInspector> {
         let pool = create_pool(context.migration.database.clone(), 1);
-        let opened = TableInspector::open(pool, &context.migration.run);
-        match unless_stopped(stop, opened).await? {
+        match TableInspector::open(pool, &context.migration.run).await {
             Ok(inspector) => {
                 self.table.clone_from(&inspector.table.name);
                 self.row_filter = inspector.table.filter_text().map(ToOwned::to_owned);
-                Ok(Some(inspector))
+                Some(inspector)
             }
             Err(error) => {
                 self.checks.fail_by_ledger("database", &error);
-                Ok(None)
+                None
             }
         }
     }
 
-    async fn add_database_checks(
+    /// All that is only read. None where the buckets cannot be used.
+    async fn look(
         &mut self,
-        inspector: &TableInspector,
-        run: &RunSpec,
+        context: &CommandContext,
+        queue: &SqsQueue,
+        inspector: Option<&TableInspector>,
         spec: &PlanSpec,
-        stop: &CancellationToken,
-    ) -> Result<Option<RowCounts>, PlanStopped> {
-        match unless_stopped(stop, self.check_database(inspector, run, spec)).await {
-            Ok(Ok(counts)) => Ok(counts),
-            Ok(Err(error)) => {
+    ) -> Option<SampledObjects> {
+        if let Some(inspector) = inspector {
+            let run = &context.migration.run;
+            if let Err(error) = self.check_database(inspector, run, spec).await {
+                self.rows = None;
                 self.checks.fail_by_ledger("database", &error.into());
-                Ok(None)
-            }
-            Err(stopped) => {
-                if let Err(error) = inspector.cancel_statement().await {
-                    tracing::debug!(%error, "the statement under way ends a little later");
-                }
-                Err(stopped)
             }
         }
+        let (samples, checks) = (&mut self.samples, &mut self.checks);
+        queue::check_queue(queue, checks).await;
+        objects::look_at_objects(context, inspector, samples, checks).await
     }
 
     async fn check_database(
@@ -237,7 +219,7 @@ impl MigrationPlan {
         inspector: &TableInspector,
         run: &RunSpec,
         spec: &PlanSpec,
-    ) -> Result<Option<RowCounts>, sqlx::Error> {
+    ) -> Result<(), sqlx::Error> {
         let checks = &mut self.checks;
         let server = inspector.server_info().await?;
         let fleet = (spec.consumers, spec.role.as_deref());
@@ -255,7 +237,7 @@ impl MigrationPlan {
         let rows = inspector.sample_rows(most, nothing_left.is_none()).await?;
         if rows.is_empty() && counts.is_none_or(|counts| counts.in_scope == 0) {
             database::check_empty_scope(inspector, recorded.as_ref(), checks).await;
-            return Ok(counts);
+            return Ok(());
         }
         let routed = RoutedRows::from_rows(&run.rule, rows);
         routed.check(&run.rule, checks);
@@ -276,6 +258,6 @@ impl MigrationPlan {
             };
             rehearsal.check(&routed.rows, checks).await;
         }
-        Ok(counts)
+        Ok(())
     }
 }

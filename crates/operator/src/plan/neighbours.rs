@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use aws_sdk_s3::operation::list_objects_v2::builders::ListObjectsV2FluentBuilder;
 use bucket_brigade_common::companions::CompanionPatterns;
 use bucket_brigade_common::ledger::RunSpec;
 use bucket_brigade_common::object_store::s3::S3Bucket;
@@ -96,10 +97,8 @@ impl ImageKey<'_> {
         let mut found = self.with_longer_names(name).await?;
         let mut others = Vec::new();
         for sub in self.list_folders(folder).await? {
-            others.push((
-                format!("{folder}{sub}{name}"),
-                format!("{dir}{sub}{{name}}"),
-            ));
+            let pattern = format!("{dir}{sub}{{name}}");
+            others.push((format!("{folder}{sub}{name}"), pattern));
         }
         if !folder.is_empty() {
             for sub in self.list_folders("").await? {
@@ -112,21 +111,14 @@ impl ImageKey<'_> {
             let first = &first[folder.len()..];
             let ends = first.match_indices(['_', '-']).map(|(at, _)| at + 1);
             for text in ends.map(|end| &first[..end]) {
-                others.push((
-                    format!("{folder}{text}{name}"),
-                    format!("{dir}{text}{{name}}"),
-                ));
+                let pattern = format!("{dir}{text}{{name}}");
+                others.push((format!("{folder}{text}{name}"), pattern));
             }
         }
+        others.retain(|(rest, _)| rest != self.key);
         for (rest, pattern) in others {
             let key = format!("{}{rest}", self.prefix);
-            if rest != self.key
-                && self
-                    .bucket
-                    .head(&key)
-                    .await
-                    .is_ok_and(|head| head.is_some())
-            {
+            if let Ok(Some(_)) = self.bucket.head(&key).await {
                 found.push((pattern, key));
             }
         }
@@ -135,19 +127,13 @@ impl ImageKey<'_> {
 
     /// Those whose keys begin with the image's, with or without its extension.
     async fn with_longer_names(&self, name: &str) -> Option<Vec<(String, String)>> {
-        let ext = name
-            .rsplit_once('.')
-            .filter(|(stem, _)| !stem.is_empty())
-            .map(|(_, ext)| format!(".{ext}"));
-        let stem = ext
-            .as_ref()
-            .map(|ext| &self.key[..self.key.len() - ext.len()]);
+        let ext = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty());
+        let ext = ext.map(|(_, ext)| format!(".{ext}"));
+        let stem = ext.as_ref().and_then(|ext| self.key.strip_suffix(&**ext));
         let mut found = Vec::new();
         for separator in SEPARATORS {
-            for key in self
-                .list(&format!("{}{separator}", self.key), MAX_KEYS)
-                .await?
-            {
+            let start = format!("{}{separator}", self.key);
+            for key in self.list(&start, MAX_KEYS).await? {
                 let pattern = format!("{{key}}{}", &key[self.key.len()..]);
                 found.push((pattern, format!("{}{key}", self.prefix)));
             }
@@ -156,28 +142,23 @@ impl ImageKey<'_> {
             };
             for key in self.list(&format!("{stem}{separator}"), MAX_KEYS).await? {
                 let added = &key[stem.len()..];
-                // It belongs to an image of this name with another extension.
-                if added.matches('.').count() > 1 {
+                // With more than one dot it belongs to an image of this name with another extension.
+                if added.matches('.').count() > 1 || key.starts_with(self.key) {
                     continue;
                 }
                 let pattern = match added.strip_suffix(ext) {
                     Some(middle) if !middle.is_empty() => format!("{{stem}}{middle}.{{ext}}"),
                     _ => format!("{{stem}}{added}"),
                 };
-                if !key.starts_with(self.key) {
-                    found.push((pattern, format!("{}{key}", self.prefix)));
-                }
+                found.push((pattern, format!("{}{key}", self.prefix)));
             }
         }
         Some(found)
     }
 
-    /// Keys after the prefix.
     async fn list(&self, start: &str, most: i32) -> Option<Vec<String>> {
-        let prefix = format!("{}{start}", self.prefix);
-        let request = self.bucket.client().list_objects_v2();
-        let request = request.bucket(self.bucket.name()).prefix(prefix);
-        let listed = request.max_keys(most).send().await.ok()?;
+        let request = self.list_request(start).max_keys(most);
+        let listed = request.send().await.ok()?;
         let keys = listed.contents().iter().filter_map(|object| object.key());
         let rests = keys.filter_map(|key| key.strip_prefix(self.prefix));
         Some(rests.map(ToOwned::to_owned).collect())
@@ -186,14 +167,18 @@ impl ImageKey<'_> {
     /// The folders in one, each with the slash at its end.
     async fn list_folders(&self, folder: &str) -> Option<Vec<String>> {
         let prefix = format!("{}{folder}", self.prefix);
-        let request = self.bucket.client().list_objects_v2();
-        let request = request.bucket(self.bucket.name()).prefix(&prefix);
-        let request = request.delimiter("/").max_keys(MAX_KEYS);
+        let request = self.list_request(folder).delimiter("/").max_keys(MAX_KEYS);
         let listed = request.send().await.ok()?;
         let folders = listed.common_prefixes().iter();
         let folders = folders.filter_map(|folder| folder.prefix()?.strip_prefix(&*prefix));
         let subs = folders.filter(|sub| *sub != "/");
         Some(subs.map(ToOwned::to_owned).collect())
+    }
+
+    fn list_request(&self, start: &str) -> ListObjectsV2FluentBuilder {
+        let request = self.bucket.client().list_objects_v2();
+        let prefix = format!("{}{start}", self.prefix);
+        request.bucket(self.bucket.name()).prefix(prefix)
     }
 }
 

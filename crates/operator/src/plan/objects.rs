@@ -7,20 +7,21 @@ use aws_sdk_s3::types::StorageClass;
 use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, CopyMethod, S3Bucket, store_error};
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
-use tokio_util::sync::CancellationToken;
 
+use super::SampleRow;
 use super::check::PlanChecks;
 use super::estimate::ObjectFacts;
 use super::neighbours::check_neighbours;
 use super::ownership::check_acls;
 use super::probe::{ProbeRequest, check_method, probe_copy};
 use super::table_inspector::TableInspector;
-use super::{PlanStopped, SampleRow, unless_stopped};
 use crate::context::CommandContext;
 
-/// What the objects of the samples are.
-#[derive(Default)]
-struct SampledObjects {
+/// The buckets, and what the objects of the samples are.
+pub(super) struct SampledObjects {
+    source: S3Bucket,
+    destination: S3Bucket,
+    regions: [Option<String>; 2],
     readable: usize,
     bytes: u64,
     missing: Vec<String>,
@@ -36,51 +37,33 @@ struct SampledObjects {
     smallest: Option<(i64, String)>,
 }
 
-pub(super) async fn check_objects(
+/// None where the buckets cannot be used.
+pub(super) async fn look_at_objects(
     context: &CommandContext,
     inspector: Option<&TableInspector>,
-    application: Option<&S3Bucket>,
-    stop: &CancellationToken,
     samples: &mut [SampleRow],
     checks: &mut PlanChecks,
-) -> Result<ObjectFacts, PlanStopped> {
-    let opened = unless_stopped(stop, open_buckets(context, checks)).await?;
-    let Some((source, destination)) = opened else {
-        return Ok(ObjectFacts::default());
-    };
+) -> Option<SampledObjects> {
     let run = &context.migration.run;
-    let looking = check_sources(&source, &destination, &run.rule, samples, checks);
-    let (sampled, mut objects) = unless_stopped(stop, looking).await?;
+    let (source, destination) = open_buckets(context, checks).await?;
+    let mut sampled = SampledObjects::new(source, destination).await;
+    sampled.check_regions(checks);
+    sampled.read(&run.rule, samples).await;
+    sampled.check(samples.len(), checks);
+    sampled.check_tags(checks).await;
     let keys = samples.iter().map(|sample| &*sample.route.source_key);
-    let acls = check_acls(&source, keys, run.options.copy_acl.as_deref(), checks);
-    unless_stopped(stop, acls).await?;
-    let neighbours = check_neighbours(run, inspector, &source, samples, checks);
-    unless_stopped(stop, neighbours).await?;
-    let request = context.method_request(&run.options);
-    // Not to be stopped before the probes are removed.
-    let opened = request.open(source, destination.clone()).await;
-    let may_copy = request.stores.is_one_store() && run.options.copy_method.is_none();
-    check_method(&opened, may_copy, checks);
-    if let Ok(store) = opened {
-        objects.requests = store.requests_per_copy();
-        objects.is_streamed = store.method() == CopyMethod::Stream;
-        if let Some((size_bytes, source_key)) = &sampled.smallest {
-            let request = ProbeRequest {
-                run,
-                destination: &destination,
-                application,
-                source_key,
-                size_bytes: *size_bytes,
-            };
-            probe_copy(&store, &request, &mut objects, checks).await;
-        }
-    }
-    let taken = check_destinations(&destination, samples, checks);
-    unless_stopped(stop, taken).await?;
-    Ok(objects)
+    check_acls(
+        &sampled.source,
+        keys,
+        run.options.copy_acl.as_deref(),
+        checks,
+    )
+    .await;
+    check_neighbours(run, inspector, &sampled.source, samples, checks).await;
+    check_destinations(&sampled.destination, samples, checks).await;
+    Some(sampled)
 }
 
-/// The buckets, where both can be used.
 async fn open_buckets(
     context: &CommandContext,
     checks: &mut PlanChecks,
@@ -98,22 +81,6 @@ async fn open_buckets(
     is_open.then_some((source, destination))
 }
 
-async fn check_sources(
-    source: &S3Bucket,
-    destination: &S3Bucket,
-    rule: &PathRule,
-    samples: &mut [SampleRow],
-    checks: &mut PlanChecks,
-) -> (SampledObjects, ObjectFacts) {
-    let regions = [read_region(source).await, read_region(destination).await];
-    check_regions(&regions, source.name(), destination.name(), checks);
-    let sampled = read_sampled_objects(source, rule, samples).await;
-    sampled.check(samples.len(), checks);
-    check_tags(source, &sampled, checks).await;
-    let objects = sampled.object_facts(&regions);
-    (sampled, objects)
-}
-
 /// The region a bucket says it is in; none where it does not say.
 async fn read_region(bucket: &S3Bucket) -> Option<String> {
     let request = bucket.client().head_bucket().bucket(bucket.name());
@@ -121,53 +88,6 @@ async fn read_region(bucket: &S3Bucket) -> Option<String> {
     output.bucket_region().map(ToOwned::to_owned)
 }
 
-fn check_regions(
-    regions: &[Option<String>; 2],
-    source: &str,
-    destination: &str,
-    checks: &mut PlanChecks,
-) {
-    match regions {
-        [Some(from), Some(to)] if from != to => checks.warn(
-            "buckets",
-            format!("{source} is in {from}, {destination} in {to}: copies cross regions"),
-            "set AWS_REGION to the destination's and SOURCE_REGION to the source's; transfer costs, and VPC endpoints do not carry it",
-        ),
-        [_, Some(to)] => checks.ok("buckets", format!("{source} and {destination}, in {to}")),
-        _ => checks.ok("buckets", format!("{source} and {destination} are there")),
-    }
-}
-
-async fn read_sampled_objects(
-    bucket: &S3Bucket,
-    rule: &PathRule,
-    samples: &mut [SampleRow],
-) -> SampledObjects {
-    let mut sampled = SampledObjects::default();
-    for sample in samples {
-        let key = &sample.route.source_key;
-        match bucket.head(key).await {
-            Ok(Some(head)) => {
-                sample.size_bytes = head.content_length();
-                sampled.add_object(key, &head);
-            }
-            Ok(None) => match find_encoding(bucket, rule, &sample.route).await {
-                Some(encoding) => {
-                    let ids = sampled.by_encoding.entry(encoding.name()).or_default();
-                    ids.push(sample.id.clone());
-                }
-                None => sampled.missing.push(sample.id.clone()),
-            },
-            Err(error) if error.code() == CUSTOMER_KEY => {
-                sampled.with_customer_key.push(sample.id.clone());
-            }
-            Err(error) => sampled.denied = Some(error.to_string()),
-        }
-    }
-    sampled
-}
-
-/// By which encoding the path would name an object that is there.
 async fn find_encoding(
     bucket: &S3Bucket,
     rule: &PathRule,
@@ -189,6 +109,87 @@ async fn find_encoding(
 }
 
 impl SampledObjects {
+    async fn new(source: S3Bucket, destination: S3Bucket) -> Self {
+        Self {
+            regions: [read_region(&source).await, read_region(&destination).await],
+            source,
+            destination,
+            readable: 0,
+            bytes: 0,
+            missing: Vec::new(),
+            by_encoding: BTreeMap::new(),
+            denied: None,
+            with_customer_key: Vec::new(),
+            archived: Vec::new(),
+            tagged: 0,
+            uses_kms: false,
+            smallest: None,
+        }
+    }
+
+    /// One real copy of the smallest.
+    pub(super) async fn probe(
+        self,
+        context: &CommandContext,
+        application: Option<&S3Bucket>,
+        checks: &mut PlanChecks,
+    ) -> ObjectFacts {
+        let mut objects = self.object_facts();
+        let run = &context.migration.run;
+        let request = context.method_request(&run.options);
+        let may_copy = request.stores.is_one_store() && run.options.copy_method.is_none();
+        let opened = request.open(self.source, self.destination.clone()).await;
+        check_method(&opened, may_copy, checks);
+        let Ok(store) = opened else { return objects };
+        objects.requests = store.requests_per_copy();
+        objects.is_streamed = store.method() == CopyMethod::Stream;
+        if let Some((size_bytes, source_key)) = &self.smallest {
+            let request = ProbeRequest {
+                run,
+                destination: &self.destination,
+                application,
+                source_key,
+                size_bytes: *size_bytes,
+            };
+            probe_copy(&store, &request, &mut objects, checks).await;
+        }
+        objects
+    }
+
+    fn check_regions(&self, checks: &mut PlanChecks) {
+        let (source, destination) = (self.source.name(), self.destination.name());
+        match &self.regions {
+            [Some(from), Some(to)] if from != to => checks.warn(
+                "buckets",
+                format!("{source} is in {from}, {destination} in {to}: copies cross regions"),
+                "set AWS_REGION to the destination's and SOURCE_REGION to the source's; transfer costs, and VPC endpoints do not carry it",
+            ),
+            [_, Some(to)] => checks.ok("buckets", format!("{source} and {destination}, in {to}")),
+            _ => checks.ok("buckets", format!("{source} and {destination} are there")),
+        }
+    }
+
+    async fn read(&mut self, rule: &PathRule, samples: &mut [SampleRow]) {
+        for sample in samples {
+            let (key, id) = (&sample.route.source_key, || sample.id.clone());
+            match self.source.head(key).await {
+                Ok(Some(head)) => {
+                    sample.size_bytes = head.content_length();
+                    self.add_object(key, &head);
+                }
+                Ok(None) => match find_encoding(&self.source, rule, &sample.route).await {
+                    Some(encoding) => {
+                        let ids = self.by_encoding.entry(encoding.name()).or_default();
+                        ids.push(id());
+                    }
+                    None => self.missing.push(id()),
+                },
+                Err(error) if error.code() == CUSTOMER_KEY => self.with_customer_key.push(id()),
+                Err(error) => self.denied = Some(error.to_string()),
+            }
+        }
+    }
+
     fn add_object(&mut self, key: &str, head: &HeadObjectOutput) {
         let size = head.content_length().unwrap_or(0);
         self.readable += 1;
@@ -207,11 +208,11 @@ impl SampledObjects {
         }
     }
 
-    fn object_facts(&self, regions: &[Option<String>; 2]) -> ObjectFacts {
+    fn object_facts(&self) -> ObjectFacts {
         let count = u64::try_from(self.readable).unwrap_or(0);
         ObjectFacts {
             average_bytes: self.bytes.checked_div(count),
-            crosses_regions: matches!(regions, [Some(from), Some(to)] if from != to),
+            crosses_regions: matches!(&self.regions, [Some(from), Some(to)] if from != to),
             uses_kms: self.uses_kms,
             ..ObjectFacts::default()
         }
@@ -258,6 +259,29 @@ impl SampledObjects {
         }
     }
 
+    /// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
+    async fn check_tags(&self, checks: &mut PlanChecks) {
+        let Some((_, key)) = &self.smallest else {
+            return;
+        };
+        let request = self.source.client().get_object_tagging();
+        let request = request.bucket(self.source.name()).key(key);
+        match request.send().await.map_err(store_error) {
+            Ok(_) => {
+                let finding = format!("can be read; {} objects have some", self.tagged);
+                checks.ok("tags", finding);
+            }
+            Err(error) if error.code() == "NotImplemented" => {
+                checks.ok("tags", "the store knows none");
+            }
+            Err(error) => checks.fail(
+                "tags",
+                format!("cannot be read: {error}"),
+                "s3:GetObjectTagging on the source: deploy/policies/consumer.json",
+            ),
+        }
+    }
+
     fn check_encodings(&self, all: usize, checks: &mut PlanChecks) {
         for (encoding, ids) in &self.by_encoding {
             let (count, ids) = (ids.len(), ids.join(", "));
@@ -276,27 +300,6 @@ impl SampledObjects {
     }
 }
 
-/// Tags travel with a copy, which asks for a right of its own, even of an object that has none.
-async fn check_tags(bucket: &S3Bucket, sampled: &SampledObjects, checks: &mut PlanChecks) {
-    let Some((_, key)) = &sampled.smallest else {
-        return;
-    };
-    let request = bucket.client().get_object_tagging().bucket(bucket.name());
-    match request.key(key).send().await.map_err(store_error) {
-        Ok(_) => {
-            let finding = format!("can be read; {} objects have some", sampled.tagged);
-            checks.ok("tags", finding);
-        }
-        Err(error) if error.code() == "NotImplemented" => checks.ok("tags", "the store knows none"),
-        Err(error) => checks.fail(
-            "tags",
-            format!("cannot be read: {error}"),
-            "s3:GetObjectTagging on the source: deploy/policies/consumer.json",
-        ),
-    }
-}
-
-/// Whether something stands where the copies go.
 async fn check_destinations(bucket: &S3Bucket, samples: &[SampleRow], checks: &mut PlanChecks) {
     let mut taken = Vec::new();
     for sample in samples {

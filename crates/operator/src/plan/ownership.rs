@@ -85,7 +85,6 @@ async fn read_owner(bucket: &S3Bucket, key: &str) -> Option<String> {
     Some(format!("'{}'", name.or(owner.id)?))
 }
 
-/// Reads a copy with the application's eyes.
 pub(super) async fn check_application(bucket: &S3Bucket, copy_key: &str, checks: &mut PlanChecks) {
     let request = bucket.client().get_object().bucket(bucket.name());
     match request.key(copy_key).send().await.map_err(store_error) {

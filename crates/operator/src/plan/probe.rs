@@ -17,7 +17,6 @@ use super::ownership::{check_application, find_owner};
 /// What a copy that cannot be made needs.
 const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json";
 
-/// What the copy is made of, and who is to read it.
 pub(super) struct ProbeRequest<'a> {
     pub(super) run: &'a RunSpec,
     pub(super) destination: &'a S3Bucket,
@@ -27,7 +26,6 @@ pub(super) struct ProbeRequest<'a> {
     pub(super) size_bytes: i64,
 }
 
-/// Copies an object to a probe key, and removes it.
 pub(super) async fn probe_copy(
     store: &S3Store,
     request: &ProbeRequest<'_>,

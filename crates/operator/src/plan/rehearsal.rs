@@ -27,19 +27,16 @@ const TIMEOUTS: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeo
 
 const HIDES_ROWS: &str = "SELECT row_security_active($1::regclass::oid)";
 
-/// Id and route of a row.
 pub(super) type RehearsedRow = (String, MoveRoute);
 
 pub(super) struct Rehearsal<'a> {
     pub(super) inspector: &'a TableInspector,
-    /// Who we are.
     pub(super) user: &'a str,
     /// The consumers' role; none for our own.
     pub(super) role: Option<&'a str>,
 }
 
 /// What Postgres refuses of rows, with their ids.
-#[derive(Default)]
 struct Refusal {
     code: String,
     message: String,
@@ -162,38 +159,33 @@ impl Rehearsal<'_> {
 
     /// The statement itself fails, whatever its rows.
     fn add_failure(&self, error: &sqlx::Error, checks: &mut PlanChecks) {
-        let Refusal {
-            code,
-            message,
-            mend,
-            ..
-        } = self.describe_refusal(error);
+        let refusal = self.describe_refusal(error);
+        let (code, message) = (refusal.code, refusal.message);
         let finding = format!("the update fails{}: {code}: {message}", self.as_role());
-        checks.fail("update", finding, mend);
+        checks.fail("update", finding, refusal.mend);
     }
 
     fn describe_refusal(&self, error: &sqlx::Error) -> Refusal {
         let database = error.as_database_error();
         let database = database.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
         let (code, message, mend) = match (database, path_update_error(error)) {
-            (None, _) => ("failed".into(), error.to_string(), "try again".into()),
             (_, StatementError::Rejected { code, message })
                 if [PATH_REWRITTEN, ID_REWRITTEN].contains(&&*code) =>
             {
                 let mend = "have the trigger leave path and id as they are set";
                 (code, message, mend.into())
             }
-            (Some(database), _) => (
-                database.code().to_owned(),
-                database.message().to_owned(),
-                self.mend_of(database),
-            ),
+            (Some(error), _) => {
+                let (code, message) = (error.code().to_owned(), error.message().to_owned());
+                (code, message, self.mend_of(error))
+            }
+            (None, _) => ("failed".into(), error.to_string(), "try again".into()),
         };
         Refusal {
             code,
             message,
             mend,
-            ..Refusal::default()
+            ids: Vec::new(),
         }
     }
 
@@ -233,17 +225,13 @@ impl RehearsedRows {
 
     fn add_refusal(&mut self, id: &str, refusal: Refusal) {
         self.tried += 1;
-        let same = self
-            .refusals
-            .iter_mut()
-            .find(|same| same.code == refusal.code && same.mend == refusal.mend);
-        match same {
-            Some(same) => same.ids.push(id.to_owned()),
-            None => self.refusals.push(Refusal {
-                ids: vec![id.to_owned()],
-                ..refusal
-            }),
-        }
+        let is_same = |one: &Refusal| one.code == refusal.code && one.mend == refusal.mend;
+        let place = self.refusals.iter().position(is_same);
+        let place = place.unwrap_or_else(|| {
+            self.refusals.push(refusal);
+            self.refusals.len() - 1
+        });
+        self.refusals[place].ids.push(id.to_owned());
     }
 
     fn refused_rows(&self) -> usize {
@@ -255,18 +243,13 @@ impl RehearsedRows {
             tried, set, kept, ..
         } = self;
         let passed_over = tried - set - kept.len() - self.refused_rows();
-        for Refusal {
-            code,
-            message,
-            mend,
-            ids,
-        } in &self.refusals
-        {
-            let (count, ids) = (ids.len(), ids.join(", "));
+        for one in &self.refusals {
+            let (count, ids) = (one.ids.len(), one.ids.join(", "));
+            let (code, message) = (&one.code, &one.message);
             let finding = format!(
                 "Postgres refuses {count} of {tried} rows that were tried{as_role} (ids: {ids}): {code}: {message}"
             );
-            checks.fail("update", finding, mend);
+            checks.fail("update", finding, &one.mend);
         }
         if !kept.is_empty() {
             let ids = kept.join(", ");
@@ -294,33 +277,23 @@ impl RehearsedRows {
 
 /// What lets `role` do what a trigger does. The server names the object in its message only.
 fn grant_sql(error: &PgDatabaseError, role: &str, user: &str) -> String {
-    let message = error.message();
-    let words: Vec<&str> = message.split(' ').collect();
     let statement = error.r#where().and_then(|context| {
         let (_, statement) = context.split_once("SQL statement \"")?;
-        Some(statement.trim_start())
+        statement.split_whitespace().next().map(str::to_uppercase)
     });
     let verb = statement
-        .and_then(|statement| statement.split_whitespace().next())
-        .map(str::to_uppercase)
         .filter(|verb| ["SELECT", "INSERT", "UPDATE", "DELETE"].contains(&&**verb))
         .unwrap_or_else(|| "ALL".into());
-    match words[..] {
-        ["permission", "denied", "for", "table", name] => {
-            format!("GRANT {verb} ON {name} TO {role};")
-        }
-        ["permission", "denied", "for", "sequence", name] => {
-            format!("GRANT USAGE ON SEQUENCE {name} TO {role};")
-        }
-        ["permission", "denied", "for", "schema", name] => {
-            format!("GRANT USAGE ON SCHEMA {name} TO {role};")
-        }
-        ["permission", "denied", "for", "function", name] => {
-            format!("GRANT EXECUTE ON FUNCTION {name} TO {role};")
-        }
+    let words: Vec<&str> = error.message().split(' ').collect();
+    let (right, kind, name) = match words[..] {
+        ["permission", "denied", "for", "table", name] => (&*verb, "", name),
+        ["permission", "denied", "for", "sequence", name] => ("USAGE", "SEQUENCE ", name),
+        ["permission", "denied", "for", "schema", name] => ("USAGE", "SCHEMA ", name),
+        ["permission", "denied", "for", "function", name] => ("EXECUTE", "FUNCTION ", name),
         ["permission", "denied", "to", "set", "role", ..] => {
-            format!("GRANT {role} TO {};", quote_identifier(user))
+            return format!("GRANT {role} TO {};", quote_identifier(user));
         }
-        _ => format!("grant {role} what it lacks"),
-    }
+        _ => return format!("grant {role} what it lacks"),
+    };
+    format!("GRANT {right} ON {kind}{name} TO {role};")
 }

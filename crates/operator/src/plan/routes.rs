@@ -8,7 +8,6 @@ use super::check::PlanChecks;
 
 #[derive(Default)]
 pub(super) struct RoutedRows {
-    /// Ids and routes.
     pub(super) rows: Vec<(String, MoveRoute)>,
     /// Ids of rows without a route, by why.
     unroutable: BTreeMap<&'static str, (String, Vec<String>)>,

@@ -1,10 +1,9 @@
 //! Reads the application's table and its server, and changes nothing, not even the ledger: what a plan is
 //! made from.
 
-use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::ledger::{
-    self, ApplicationTable, ConnectionPurpose, DatabasePool, HeapAccess, LedgerError, RunSpec,
-    TableAccess, discover_table, is_statement_timeout,
+    ApplicationTable, ConnectionPurpose, DatabasePool, LedgerError, RunSpec, TableAccess,
+    discover_table, is_statement_timeout,
 };
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::sql::{like_prefix, quote_identifier};
@@ -37,7 +36,7 @@ const SELECT_TABLE_SIZE: &str =
     with_tables!("SELECT coalesce(sum(pg_relation_size(oid)), 0)::bigint FROM tables");
 
 /// Those with rows of which the server knows nothing.
-const COUNT_UNANALYSED: &str = with_tables!(
+pub(super) const COUNT_UNANALYSED: &str = with_tables!(
     "SELECT count(*) FROM tables t JOIN pg_class c ON c.oid = t.oid
       WHERE c.relkind = 'r' AND c.relpages = 0 AND pg_relation_size(c.oid) > 0"
 );
@@ -77,7 +76,7 @@ const SELECT_INDEXES: &str = "SELECT i.indexrelid::regclass::text AS name, pg_re
     FROM pg_index i WHERE i.indrelid = $1::regclass ORDER BY 1";
 
 /// Triggers of the application that an update of the path sets off.
-const SELECT_TRIGGERS: &str =
+pub(super) const SELECT_TRIGGERS: &str =
     "SELECT coalesce(array_agg(tgname::text ORDER BY tgname), '{}') FROM pg_trigger
     WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgenabled <> 'D' AND (tgtype & 16) <> 0";
 
@@ -101,7 +100,6 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
         pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may_see_lag,
         split_part(current_setting('server_version'), ' ', 1) AS version";
 
-/// Rows by what the rule says of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct RowCounts {
     pub(super) in_scope: u64,
@@ -156,7 +154,6 @@ pub(super) struct ServerInfo {
     pub(super) version: String,
 }
 
-/// A row of a count or a sample.
 #[derive(sqlx::FromRow)]
 struct CountRow {
     in_scope: i64,
@@ -165,13 +162,12 @@ struct CountRow {
     average_path_bytes: i32,
 }
 
-/// The application's table, found and checked, and nothing more.
 #[derive(Debug)]
 pub(super) struct TableInspector {
     pub(super) pool: DatabasePool,
     pub(super) table: ApplicationTable,
+    pub(super) rule: PathRule,
     path_column: String,
-    rule: PathRule,
     backend: i32,
 }
 
@@ -198,14 +194,12 @@ impl TableInspector {
         connection.close().await
     }
 
-    /// What grants the right to set paths to `role`.
     pub(super) fn grant_update(&self, role: &str) -> String {
         let ApplicationTable { sql, id, path, .. } = &self.table;
         let (role, id) = (quote_identifier(role), id.list());
         format!("GRANT SELECT ({id}, {path}), UPDATE ({path}) ON {sql} TO {role};")
     }
 
-    /// What takes away the limit of a path's length.
     pub(super) fn widen_path(&self) -> String {
         let ApplicationTable { sql, path, .. } = &self.table;
         format!("ALTER TABLE {sql} ALTER COLUMN {path} TYPE text;")
@@ -225,6 +219,11 @@ impl TableInspector {
         Ok((bytes > MAX_COUNTED_BYTES).then(|| (TARGET_SAMPLE_BYTES / bytes * 100.0).max(1e-5)))
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1 per cent at least, and at most 100"
+    )]
     async fn count_or_sample(&self, percent: Option<f64>) -> Result<RowCounts, sqlx::Error> {
         let ApplicationTable { sql, path, .. } = &self.table;
         let (sample, in_scope) = (sample_clause(percent), self.table.in_scope("$1"));
@@ -246,16 +245,20 @@ impl TableInspector {
             .fetch_one(&*self.pool)
             .await?;
         let whole = |count: i64| scale_sample(count, percent);
-        let table_bytes = self.table_size().await?;
+        let (table_bytes, indexes) = (self.table_size().await?, self.list_indexes().await?);
         let row = table_bytes.checked_div(whole(total)).unwrap_or(0);
         Ok(RowCounts {
             in_scope: whole(in_scope),
             moved: whole(moved),
             outside: whole(total - in_scope - moved),
-            sampled_percent: percent.map(round_percent),
+            sampled_percent: percent.map(|percent| percent.round().max(1.0) as u32),
             average_path_bytes: u32::try_from(average_path_bytes).unwrap_or(0),
             average_row_bytes: u32::try_from(row).unwrap_or(u32::MAX),
-            indexes_to_write: self.indexes_to_write().await?,
+            indexes_to_write: if indexes.iter().any(|index| index.has_path) {
+                u32::try_from(indexes.len()).unwrap_or(u32::MAX)
+            } else {
+                0
+            },
             table_bytes,
         })
     }
@@ -265,24 +268,13 @@ impl TableInspector {
         Ok(u64::try_from(bytes).unwrap_or(0))
     }
 
-    pub(super) async fn count_unanalysed(&self) -> Result<i64, sqlx::Error> {
-        self.ask(COUNT_UNANALYSED).await
-    }
-
     /// One value of the table, which is `$1`.
-    async fn ask<T>(&self, sql: &'static str) -> Result<T, sqlx::Error>
+    pub(super) async fn ask<T>(&self, sql: &'static str) -> Result<T, sqlx::Error>
     where
         T: for<'r> Decode<'r, Postgres> + Type<Postgres> + Send + Unpin,
     {
         let query = sqlx::query_scalar(sql).bind(&self.table.sql);
         query.fetch_one(&*self.pool).await
-    }
-
-    async fn indexes_to_write(&self) -> Result<u32, sqlx::Error> {
-        let indexes = self.list_indexes().await?;
-        let all = u32::try_from(indexes.len()).unwrap_or(u32::MAX);
-        let holds_path = indexes.iter().any(|index| index.has_path);
-        Ok(if holds_path { all } else { 0 })
     }
 
     /// Id and path of a few rows in scope, from anywhere in the table. `searches` for those that a sample misses.
@@ -334,12 +326,6 @@ impl TableInspector {
             .await
     }
 
-    /// Why no row is in scope.
-    pub(super) async fn explain_empty_scope(&self) -> anyhow::Result<EmptyScope> {
-        let sample = ledger::sample_paths(&self.pool, &self.table, &self.rule).await?;
-        Ok(EmptyScope::explain(&self.rule, &sample))
-    }
-
     /// The column's length in characters, where it has one, and ids of rows whose new path is longer; none
     /// of these when the server took too long to look at all.
     pub(super) async fn find_too_long_paths(
@@ -384,27 +370,9 @@ impl TableInspector {
         Ok(tables.into_iter().map(mend).collect())
     }
 
-    /// The partial index that sweeps go through, and what makes one.
-    pub(super) async fn feed_index(&self) -> Result<(Option<String>, String), sqlx::Error> {
-        let (pool, table, rule) = (&self.pool, &self.table, &self.rule);
-        let index = ledger::find_partial_index(pool, table, rule).await?;
-        let name = index.map(|index| index.name);
-        Ok((name, ledger::create_index_sql(table, rule)))
-    }
-
-    /// Whether ids lie about the table at random, and how that is read.
-    pub(super) async fn random_ids(&self) -> Result<Option<HeapAccess>, sqlx::Error> {
-        ledger::find_random_ids(&self.pool, &self.table).await
-    }
-
     pub(super) async fn list_indexes(&self) -> Result<Vec<TableIndex>, sqlx::Error> {
         let query = sqlx::query_as(SELECT_INDEXES).bind(&self.table.sql);
         query.bind(&self.path_column).fetch_all(&*self.pool).await
-    }
-
-    /// The application's triggers that an update of a path sets off.
-    pub(super) async fn update_triggers(&self) -> Result<Vec<String>, sqlx::Error> {
-        self.ask(SELECT_TRIGGERS).await
     }
 
     pub(super) async fn server_info(&self) -> Result<ServerInfo, sqlx::Error> {
@@ -438,13 +406,4 @@ fn scale_sample(count: i64, percent: Option<f64>) -> u64 {
     percent.map_or(count, |percent| {
         (count as f64 * 100.0 / percent).round() as u64
     })
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "1 at least, and at most 100"
-)]
-fn round_percent(percent: f64) -> u32 {
-    percent.round().clamp(1.0, 100.0) as u32
 }

@@ -1,10 +1,5 @@
 //! One line per row of the run, page by page: how each row ended.
 
-use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
-
-use crate::statements::{page_after, retry_statement};
-
 /// How one row ended. The order of the fields is that of the columns.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, sqlx::FromRow)]
 pub(super) struct ReportLine {
@@ -30,28 +25,9 @@ pub(super) struct ReportLine {
     message: Option<String>,
 }
 
-/// The fields of a [`ReportLine`], which an empty report has too.
-pub(super) const CSV_HEADER: [&str; 12] = [
-    "id",
-    "state",
-    "old_path",
-    "new_path",
-    "etag",
-    "size_bytes",
-    "at",
-    "by",
-    "verified_at",
-    "source_removed_at",
-    "code",
-    "message",
-];
-
-/// Rows of one statement. It stands in the statement itself, so that every plan knows how few they are.
-pub(super) const PAGE_ROWS: usize = 1000;
-
-/// `$1` run, `$2` the last row of the page before. A row that was set back and has ended otherwise since is
+/// A row that was set back and has ended otherwise since is
 /// reported by its later end. The first rows of each table hold all lines of the first rows of them all.
-const SELECT_PAGE: &str = r#"WITH moved AS (
+pub(crate) const SELECT_PAGE: &str = r#"WITH moved AS (
     SELECT row_id, 1 AS rank, 'moved' AS state, old_path, new_path, etag, size_bytes, moved_at AS at,
            consumer AS by, verified_at, NULL AS code, NULL AS message
       FROM bucket_brigade.moves WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000
@@ -83,18 +59,6 @@ SELECT l.row_id AS id, state, l.old_path, l.new_path, l.etag, l.size_bytes,
                                        AND w.found_at >= l.at
  ORDER BY l.row_id"#;
 
-/// The lines after a row, in the order of ids as text; no snapshot is held from page to page.
-pub(super) async fn report_page(
-    ledger: &PostgresLedger,
-    cursor: Option<&str>,
-) -> Result<Vec<ReportLine>, StatementError> {
-    retry_statement(async || {
-        let query = sqlx::query_as(page_after(SELECT_PAGE, cursor)).bind(ledger.run_id());
-        with_timeout(query.bind(cursor.unwrap_or("")).fetch_all(ledger.pool())).await
-    })
-    .await
-}
-
 impl ReportLine {
     /// Makes cells that a spreadsheet would take for a formula into text, by an apostrophe before them.
     pub(super) fn disarm_formulas(&mut self) {
@@ -119,27 +83,8 @@ impl ReportLine {
 const FORMULA_STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
 
 #[cfg(test)]
-pub(super) fn plan() -> crate::statement_plans::PlannedStatement {
-    crate::statement_plans::page(
-        "a page of the report",
-        page_after(SELECT_PAGE, Some("")).0,
-        &["1", "'6'"],
-        "moves_pkey",
-        8000.0,
-    )
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_header_names_the_fields() {
-        let mut csv = csv::Writer::from_writer(Vec::new());
-        csv.serialize(ReportLine::default()).unwrap();
-        let text = String::from_utf8(csv.into_inner().unwrap()).unwrap();
-        assert_eq!(text.lines().next().unwrap(), CSV_HEADER.join(","));
-    }
 
     #[test]
     fn formulas_become_text_and_numbers_stay() {
@@ -157,13 +102,5 @@ mod tests {
         assert_eq!(line.new_path.as_deref(), Some("'\t=1+1"));
         assert_eq!(line.message.as_deref(), Some("'＝1"));
         assert_eq!(line.by.as_deref(), Some("a=b"));
-    }
-
-    #[test]
-    fn a_page_has_as_many_rows_as_its_statement_says() {
-        assert_eq!(
-            SELECT_PAGE.matches(&format!("LIMIT {PAGE_ROWS}")).count(),
-            5
-        );
     }
 }

@@ -2,19 +2,17 @@
 
 mod lines;
 
-use std::io::{ErrorKind, Write as _};
-
-use anyhow::Context as _;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::SettingsProblems;
 use clap::ValueEnum;
-use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::context::CommonArgs;
-use super::output::OutputFormat;
-use lines::{CSV_HEADER, PAGE_ROWS, ReportLine, report_page};
+use super::output::{OutputFormat, write_to};
+use super::statements::Pages;
+use lines::ReportLine;
+pub(crate) use lines::SELECT_PAGE;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -46,31 +44,22 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         OutputFormat::Text => args.format,
     };
     let ledger = context.open_ledger(TableAccess::Read).await?;
-    if format == ReportFormat::Csv && !write(csv_text([CSV_HEADER])?).await? {
+    if format == ReportFormat::Csv && !write(csv_header()?).await? {
         return Ok(exit::DONE);
     }
-    let mut cursor: Option<String> = None;
-    loop {
-        let page = report_page(&ledger, cursor.as_deref()).await?;
-        let is_last = page.len() < PAGE_ROWS;
-        cursor = page.last().map(|line| line.id.clone());
-        if !write(render_page(format, page)?).await? || is_last {
-            return Ok(exit::DONE);
+    // No snapshot is held from page to page.
+    let mut pages = Pages::new(&ledger, SELECT_PAGE);
+    while let Some(page) = pages.next(|line: &ReportLine| &line.id).await? {
+        if !write(render_page(format, page)?).await? {
+            break;
         }
     }
+    Ok(exit::DONE)
 }
 
-/// Not on this thread, where a reader that takes its time would keep signals unheard. False when the
-/// reader has gone away, as `head` does.
+/// Not on this thread, where a reader that takes its time would keep signals unheard. False when it has gone away.
 async fn write(text: Vec<u8>) -> anyhow::Result<bool> {
-    let written = spawn_blocking(move || {
-        let mut out = std::io::stdout().lock();
-        out.write_all(&text).and_then(|()| out.flush())
-    });
-    match written.await? {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        written => written.map(|()| true).context("writing to standard output"),
-    }
+    spawn_blocking(move || write_to(&mut std::io::stdout(), &text)).await?
 }
 
 fn render_page(format: ReportFormat, mut page: Vec<ReportLine>) -> anyhow::Result<Vec<u8>> {
@@ -86,7 +75,20 @@ fn render_page(format: ReportFormat, mut page: Vec<ReportLine>) -> anyhow::Resul
     Ok(text)
 }
 
-fn csv_text(records: impl IntoIterator<Item = impl Serialize>) -> anyhow::Result<Vec<u8>> {
+/// An empty report has it too.
+fn csv_header() -> anyhow::Result<Vec<u8>> {
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    csv.serialize(ReportLine::default())?;
+    let mut text = csv.into_inner()?;
+    text.truncate(
+        text.iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1),
+    );
+    Ok(text)
+}
+
+fn csv_text(records: Vec<ReportLine>) -> anyhow::Result<Vec<u8>> {
     let mut csv = csv::WriterBuilder::new()
         .has_headers(false)
         .from_writer(Vec::new());
@@ -94,9 +96,4 @@ fn csv_text(records: impl IntoIterator<Item = impl Serialize>) -> anyhow::Result
         csv.serialize(record)?;
     }
     Ok(csv.into_inner()?)
-}
-
-#[cfg(test)]
-pub(crate) fn plans() -> Vec<crate::statement_plans::PlannedStatement> {
-    vec![lines::plan()]
 }

@@ -17,30 +17,18 @@ use crate::retrying_store::{is_object_error, stat_object};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SkipReason {
-    /// The application set another path.
     Changed,
-    /// The application deleted the row.
     Deleted,
-    /// The application replaced the image under its new key.
     CopyReplaced,
     CopyGone,
-    /// The source is gone, and not by us.
     SourceGone,
-    /// A companion that was copied is gone from the source bucket.
     CompanionGone,
-    /// The application replaced a companion under its new key.
     CompanionReplaced,
-    /// Clean removed the source.
     SourceRemoved,
-    /// Clean was cut off while it removed the source.
     SourceInRemoval,
-    /// A transaction holds the row.
     Locked,
-    /// The database refuses the change.
     Refused,
-    /// S3 does not let us look at one of the two objects.
     Unreadable,
-    /// No move of this row is on record.
     NotMoved,
 }
 
@@ -66,10 +54,8 @@ impl SkipReason {
     }
 }
 
-/// A row that is left alone.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct SkippedRow {
-    /// The row's id.
     pub(super) id: String,
     /// The path it was given; none where no move is on record.
     pub(super) path: Option<String>,
@@ -103,17 +89,12 @@ impl fmt::Display for SkippedRow {
     }
 }
 
-/// Checks the objects of a move.
 pub(super) struct UndoClassifier<'a> {
     pub(super) store: &'a S3Store,
     pub(super) rule: &'a PathRule,
 }
 
 impl UndoClassifier<'_> {
-    /// Whether a row may go back.
-    ///
-    /// # Errors
-    /// The store does not answer.
     pub(super) async fn classify_row(
         &self,
         row: MovedRow,
@@ -121,18 +102,20 @@ impl UndoClassifier<'_> {
         if let Some(reason) = check_row(&row) {
             return Ok(Err(SkippedRow::new(&row, reason, None)));
         }
-        match self.check_objects(&row).await {
-            Ok(Ok(destination_key)) => Ok(Ok(UndoTarget {
-                row,
-                destination_key,
-            })),
-            Ok(Err(reason)) => Ok(Err(SkippedRow::new(&row, reason, None))),
-            Err(error) if is_object_error(&error) => {
-                let detail = Some(error.to_string());
-                Ok(Err(SkippedRow::new(&row, SkipReason::Unreadable, detail)))
+        let (reason, detail) = match self.check_objects(&row).await {
+            Ok(Ok(destination_key)) => {
+                return Ok(Ok(UndoTarget {
+                    row,
+                    destination_key,
+                }));
             }
-            Err(error) => Err(error),
-        }
+            Ok(Err(reason)) => (reason, None),
+            Err(error) if is_object_error(&error) => {
+                (SkipReason::Unreadable, Some(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Err(SkippedRow::new(&row, reason, detail)))
     }
 
     /// The copy's key, if the copy is ours still and the source is there.
@@ -183,21 +166,14 @@ impl UndoClassifier<'_> {
     /// A row that was set back and still is, with the key of its copy.
     pub(super) fn as_undone(&self, row: MovedRow) -> Option<UndoTarget> {
         let is_back = row.current_path.as_deref() == Some(&row.old_path);
-        let route = self
-            .rule
-            .route_for(&row.old_path)
-            .ok()
-            .filter(|_| is_back)?;
+        let route = self.rule.route_for(&row.old_path).ok();
         Some(UndoTarget {
+            destination_key: route.filter(|_| is_back)?.destination_key,
             row,
-            destination_key: route.destination_key,
         })
     }
 
     /// Whether the application has replaced the copy by now.
-    ///
-    /// # Errors
-    /// The store does not answer.
     pub(super) async fn is_copy_replaced(&self, undo: &UndoTarget) -> Result<bool, StoreError> {
         let copy = stat_object(self.store, BucketSide::Destination, &undo.destination_key).await?;
         Ok(copy.is_some_and(|copy| copy.etag != undo.row.etag))

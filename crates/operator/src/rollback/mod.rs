@@ -43,16 +43,12 @@ use super::command_throttle::CommandThrottle;
 use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
 use super::history::{Operator, OperatorArgs};
-use super::locks::{self, QuiescedFleet};
+use super::locks::CommandLocks;
 use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use classify::UndoClassifier;
 use output::RollbackPrinter;
-use queries::MoveSelection;
-use selection::SelectionArgs;
-use undo::{RollbackLocks, RollbackRun};
-
-/// Pages side by side, and the heartbeat.
-const POOL_SIZE: u32 = 5;
+use selection::{MoveSelection, SelectionArgs};
+use undo::RollbackRun;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -75,98 +71,82 @@ pub struct Args {
     common: CommonArgs,
 }
 
-/// How much a rollback does at a time.
-#[derive(Clone, Copy)]
-struct RollbackLimits {
+struct RollbackCommand<'a> {
+    context: &'a CommandContext,
+    ledger: &'a PostgresLedger,
+    selection: MoveSelection,
     requests: usize,
-    database: DatabaseLimits,
+    limits: DatabaseLimits,
+    stop: &'a CancellationToken,
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let selection = args.selection.parse(&mut problems);
-    let limits = RollbackLimits {
-        requests: args.concurrency.take(&mut problems),
-        database: args.database.parse(&mut problems),
-    };
+    let requests = args.concurrency.take(&mut problems);
+    let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
-    let ledger = context
-        .open_ledger_with_pool(TableAccess::Update, POOL_SIZE)
-        .await?;
-    let selection = selection.parse_ids(ledger.id_type())?;
-    if let MoveSelection::Since(time) = selection {
+    let ledger = context.open_ledger(TableAccess::Update).await?;
+    let command = RollbackCommand {
+        context: &context,
+        ledger: &ledger,
+        selection: selection.parse_ids(ledger.id_type())?,
+        requests,
+        limits,
+        stop: &stop,
+    };
+    if let MoveSelection::Since(time) = command.selection {
         let time = humantime::format_rfc3339_seconds(time);
         tracing::info!("moves since {time}, which is UTC");
     }
     let operator = Operator::from(args.operator);
-    let pass = async |operator| {
-        Box::pin(run_pass(
-            &context,
-            &ledger,
-            (&selection, limits),
-            operator,
-            &stop,
-        ))
-        .await
-    };
     if args.yes {
-        return pass(Some(&operator)).await;
+        return Box::pin(command.run_pass(Some(&operator))).await;
     }
-    let code = pass(None).await?;
+    let code = Box::pin(command.run_pass(None)).await?;
     if code == exit::STOPPED {
         return Ok(code);
     }
     match ask(context.format, &"Type yes to do it: ", &stop).await? {
         ConsentReply::Interrupted => Ok(exit::STOPPED),
-        reply if reply.is_yes() => pass(Some(&operator)).await,
+        reply if reply.is_yes() => Box::pin(command.run_pass(Some(&operator))).await,
         _ => Ok(code),
     }
 }
 
-/// Through all rows: to print what would happen, or for real.
-async fn run_pass(
-    context: &CommandContext,
-    ledger: &PostgresLedger,
-    (selection, limits): (&MoveSelection, RollbackLimits),
-    operator: Option<&Operator>,
-    stop: &CancellationToken,
-) -> anyhow::Result<u8> {
-    let lock = locks::acquire_operator_lock(ledger).await?;
-    // What changes nothing leaves the fleet at work.
-    let fleet = match operator {
-        Some(operator) => {
-            let fleet = QuiescedFleet::quiesce(context, ledger).await?;
-            let (pool, details) = (ledger.pool(), selection.describe());
+impl RollbackCommand<'_> {
+    /// Through all rows: for real as an operator, otherwise to print what would happen.
+    async fn run_pass(&self, operator: Option<&Operator>) -> anyhow::Result<u8> {
+        let Self {
+            context, ledger, ..
+        } = self;
+        let mut locks = CommandLocks::acquire(ledger).await?;
+        // What changes nothing leaves the fleet at work.
+        if let Some(operator) = operator {
+            locks.quiesce_fleet(context).await?;
+            let (pool, details) = (ledger.pool(), self.selection.describe());
             operator
                 .record(pool, ledger.run_id(), "rollback", Some(&details))
                 .await;
-            Some(fleet)
         }
-        None => None,
-    };
-    let for_real = fleet.is_some();
-    let store = retrying_store::open(context, ledger).await?;
-    let classifier = UndoClassifier {
-        store: &store,
-        rule: ledger.rule(),
-    };
-    let throttle = CommandThrottle::start(ledger, "rollback", limits.database).await?;
-    let printer = RollbackPrinter::begin_list(context.format, ledger.run_id(), for_real)?;
-    let rollback = RollbackRun {
-        ledger,
-        classifier,
-        slots: RequestSlots::new(limits.requests),
-        throttle: &throttle,
-        selection,
-        missing_ids: RefCell::new(selection.ids().iter().cloned().collect()),
-        printer: RefCell::new(printer),
-        stop,
-    };
-    let work = Box::pin(rollback.run(RollbackLocks::new(lock, fleet)));
-    let (is_complete, is_whole) = throttle.run(work).await?;
-    Ok(match (is_complete, is_whole) {
-        (false, _) => exit::STOPPED,
-        (true, true) => exit::DONE,
-        (true, false) => exit::ROWS_FAILED,
-    })
+        let store = retrying_store::open(context, ledger).await?;
+        let classifier = UndoClassifier {
+            store: &store,
+            rule: ledger.rule(),
+        };
+        let throttle = CommandThrottle::start(ledger, "rollback", self.limits).await?;
+        let (run, for_real) = (ledger.run_id(), operator.is_some());
+        let printer = RollbackPrinter::begin_list(context.format, run, for_real)?;
+        let rollback = RollbackRun {
+            ledger,
+            classifier,
+            slots: RequestSlots::new(self.requests),
+            throttle: &throttle,
+            selection: &self.selection,
+            missing_ids: RefCell::new(self.selection.ids().iter().cloned().collect()),
+            printer: RefCell::new(printer),
+            stop: self.stop,
+        };
+        throttle.run(Box::pin(rollback.run(locks))).await
+    }
 }

@@ -6,8 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::classify::{SkipReason, SkippedRow};
-use crate::list_writer::ListWriter;
-use crate::output::OutputFormat;
+use crate::output::{ListWriter, OutputFormat};
 
 #[derive(Serialize)]
 struct RollbackSummary {
@@ -37,7 +36,6 @@ impl fmt::Display for RollbackSummary {
     }
 }
 
-/// Prints the rows that are left alone, and counts all.
 pub(super) struct RollbackPrinter {
     list_writer: ListWriter<std::io::Stdout>,
     summary: RollbackSummary,
@@ -60,15 +58,10 @@ impl RollbackPrinter {
         self.summary.rolled_back += u64::try_from(rows).unwrap_or(u64::MAX);
     }
 
-    pub(super) fn print_skipped(
-        &mut self,
-        rows: impl IntoIterator<Item = SkippedRow>,
-    ) -> anyhow::Result<()> {
-        for row in rows {
-            self.list_writer.write_item(&row)?;
-            let counts = &mut self.summary.skipped_by_reason;
-            *counts.entry(row.reason).or_default() += 1;
-        }
+    pub(super) fn print_skipped(&mut self, row: &SkippedRow) -> anyhow::Result<()> {
+        self.list_writer.write_item(row)?;
+        let counts = &mut self.summary.skipped_by_reason;
+        *counts.entry(row.reason.clone()).or_default() += 1;
         Ok(())
     }
 

@@ -4,8 +4,6 @@
 //! A row that was set back is to move again: it has no line in `moves`, `changes` or `failures`, and its copy
 //! is an orphan until it does. `rollbacks` keeps the evidence.
 
-use std::time::{Duration, SystemTime};
-
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_response,
@@ -14,41 +12,8 @@ use bucket_brigade_common::ledger::{
 use sqlx::AssertSqlSafe;
 
 use crate::moved_row::{MOVED_MICROS, MovedRow, moved_columns, moved_joins, moves_by_id_sql};
-use crate::statements::{column, page_after};
+use crate::statements::column;
 
-/// Which moves are to be undone.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) enum MoveSelection {
-    #[default]
-    All,
-    Since(SystemTime),
-    /// Those made within this time until now, by the database's clock.
-    Within(Duration),
-    /// Those of these rows.
-    Ids(Vec<String>),
-}
-
-impl MoveSelection {
-    /// Those that are asked for by name.
-    pub(super) fn ids(&self) -> &[String] {
-        match self {
-            Self::Ids(ids) => ids,
-            _ => &[],
-        }
-    }
-
-    /// For the history.
-    pub(super) fn describe(&self) -> String {
-        match self {
-            Self::All => "of all".into(),
-            Self::Since(time) => format!("since {}", humantime::format_rfc3339_seconds(*time)),
-            Self::Within(time) => format!("of the last {}", humantime::format_duration(*time)),
-            Self::Ids(ids) => format!("of {} rows", ids.len()),
-        }
-    }
-}
-
-/// A move to undo, and the key of its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UndoTarget {
     pub(super) row: MovedRow,
@@ -112,30 +77,18 @@ SELECT id FROM back"#
     )
 }
 
-/// `$1` run, `$2` cursor, `$3` size.
+/// Rows that were set back by a rollback that was killed before it checked their copies once more: a page.
 pub(super) fn undone_unchecked_sql(table: &ApplicationTable) -> String {
     let (columns, joins) = (moved_columns(table), moved_joins(table));
     format!(
         "SELECT {columns} FROM bucket_brigade.rollbacks m {joins}
           WHERE m.run_id = $1 AND m.looked_at IS NULL AND m.row_id AFTER $2
-          ORDER BY m.row_id LIMIT $3"
+          ORDER BY m.row_id LIMIT 100"
     )
 }
 
 pub(super) const MARK_CHECKED: &str = "UPDATE bucket_brigade.rollbacks SET looked_at = now()
     WHERE run_id = $1 AND row_id = ANY ($2)";
-
-/// The next rows that were set back by a rollback that was killed before it checked their copies once more.
-pub(super) async fn undone_unchecked(
-    ledger: &PostgresLedger,
-    cursor: Option<&str>,
-    size: i64,
-) -> Result<Vec<MovedRow>, StatementError> {
-    let sql = undone_unchecked_sql(ledger.table());
-    let query = sqlx::query_as(page_after(&sql, cursor)).bind(ledger.run_id());
-    let query = query.bind(cursor.unwrap_or_default()).bind(size);
-    with_timeout(query.fetch_all(ledger.pool())).await
-}
 
 /// Records that the copies of these rows were checked after the rows were set back.
 pub(super) async fn mark_undone_checked(
@@ -149,7 +102,6 @@ pub(super) async fn mark_undone_checked(
     with_timeout(query.execute(ledger.pool())).await.map(drop)
 }
 
-/// The moves of these rows.
 pub(super) async fn moves_by_id(
     ledger: &PostgresLedger,
     ids: &[String],
@@ -160,10 +112,7 @@ pub(super) async fn moves_by_id(
 }
 
 /// Sets rows back to their old path where they still carry the new one and are not locked. Returns the ids of
-/// those that were.
-///
-/// # Errors
-/// [`StatementError::Rejected`] when the database refuses a row; then none was set back.
+/// those that were; none was where the database refuses a row.
 pub(super) async fn undo_moves(
     ledger: &PostgresLedger,
     targets: &[UndoTarget],
@@ -177,7 +126,9 @@ pub(super) async fn undo_moves(
         .bind(column(targets, |target| target.row.moved_micros))
         .bind(column(targets, |target| target.destination_key.as_str()))
         .bind(ledger.worker());
-    let Some(found) = before_timeout(query.fetch_all(ledger.pool())).await else {
+    let wanted = targets.iter();
+    let wanted = wanted.map(|target| (target.row.id.as_str(), target.row.old_path.as_str()));
+    let Some(found) = before_timeout(ledger.set_paths(query, wanted)).await else {
         return Err(no_response());
     };
     match found {

@@ -5,8 +5,6 @@ use std::time::{Duration, SystemTime};
 use bucket_brigade_common::row_id::{IdColumnType, IdType};
 use bucket_brigade_common::settings::{Setting, SettingsError, SettingsProblems, setting};
 
-use super::queries::MoveSelection;
-
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct SelectionArgs {
@@ -21,29 +19,23 @@ pub(super) struct SelectionArgs {
     all: bool,
 }
 
-/// A selection whose ids are not yet measured against the column's type.
-#[derive(Debug)]
-pub(super) struct RequestedSelection(MoveSelection);
-
-impl SelectionArgs {
-    /// Checks the selection; `problems` holds what is wrong with it.
-    pub(super) fn parse(self, problems: &mut SettingsProblems) -> RequestedSelection {
-        if let Some(ids) = self.ids {
-            return RequestedSelection(MoveSelection::Ids(ids));
-        }
-        let since = self.since.map(|since| since.take(problems));
-        RequestedSelection(since.unwrap_or_default())
-    }
+/// Which moves are to be undone.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) enum MoveSelection {
+    #[default]
+    All,
+    Since(SystemTime),
+    /// Those made within this time until now, by the database's clock.
+    Within(Duration),
+    /// Those of these rows.
+    Ids(Vec<String>),
 }
 
-impl RequestedSelection {
-    /// Reads the ids as the database spells them.
-    ///
-    /// # Errors
-    /// Everything that is no id of this type.
-    pub(super) fn parse_ids(self, id_type: IdType) -> Result<MoveSelection, SettingsError> {
-        let MoveSelection::Ids(given) = self.0 else {
-            return Ok(self.0);
+impl MoveSelection {
+    /// Reads the ids as the database spells them, or says what is no id of this type.
+    pub(super) fn parse_ids(self, id_type: IdType) -> Result<Self, SettingsError> {
+        let Self::Ids(given) = self else {
+            return Ok(self);
         };
         let mut problems = SettingsProblems::default();
         let mut ids = Vec::new();
@@ -53,7 +45,32 @@ impl RequestedSelection {
                 None => problems.add("--ids", format!("'{text}' is no id of type {id_type}")),
             }
         }
-        problems.finish(Some(MoveSelection::Ids(ids)))
+        problems.finish(Some(Self::Ids(ids)))
+    }
+
+    pub(super) fn ids(&self) -> &[String] {
+        match self {
+            Self::Ids(ids) => ids,
+            _ => &[],
+        }
+    }
+
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::All => "of all".into(),
+            Self::Since(time) => format!("since {}", humantime::format_rfc3339_seconds(*time)),
+            Self::Within(time) => format!("of the last {}", humantime::format_duration(*time)),
+            Self::Ids(ids) => format!("of {} rows", ids.len()),
+        }
+    }
+}
+
+impl SelectionArgs {
+    /// The ids are not yet measured against the column's type.
+    pub(super) fn parse(self, problems: &mut SettingsProblems) -> MoveSelection {
+        let since = self.since.map(|since| since.take(problems));
+        let ids = self.ids.map(MoveSelection::Ids);
+        ids.or(since).unwrap_or_default()
     }
 }
 
@@ -108,7 +125,7 @@ mod tests {
     fn ids_are_measured_against_the_column() {
         let asked = |ids: &[&str], id_type: IdColumnType| {
             let ids = ids.iter().map(|id| (*id).to_owned()).collect();
-            RequestedSelection(MoveSelection::Ids(ids)).parse_ids(id_type.into())
+            MoveSelection::Ids(ids).parse_ids(id_type.into())
         };
         let ids = |ids: &[&str]| MoveSelection::Ids(ids.iter().map(|id| (*id).into()).collect());
         assert_eq!(

@@ -4,8 +4,7 @@
 //! knows of each stretch of the ledger's table from when to when its moves are. Where they are too many to keep,
 //! or their time cannot be found fast, all moves are gone through.
 
-use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
@@ -14,7 +13,7 @@ use bucket_brigade_common::ledger::{
 };
 use futures::TryStreamExt;
 
-use super::queries::MoveSelection;
+use super::selection::MoveSelection;
 use crate::command_cursor::CursorLap;
 use crate::statements::retry_statement;
 
@@ -24,8 +23,9 @@ pub(super) const PAGE_ROWS: usize = 100;
 /// Moves that are gone through by one statement where not all are selected.
 const STRETCH_ROWS: i64 = 1000;
 
-/// What the collected ids take of memory at most.
+/// What the collected ids take of memory at most, and what each takes beside its text.
 const MAX_COLLECTED_BYTES: usize = 24 << 20;
+const BYTES_PER_ID: usize = 40;
 
 /// `$1` run, `$2` and `$3` the lap's ends, `$4` size, `$5` seconds since 1970, or null for all.
 pub(super) const SELECT_STRETCH: &str = "SELECT row_id, (moved_at >= to_timestamp($5)) IS NOT FALSE
@@ -39,44 +39,8 @@ pub(super) const SELECT_SINCE: &str = "SELECT row_id FROM bucket_brigade.moves
 const SELECT_AGO: &str =
     "SELECT extract(epoch FROM now() - make_interval(secs => $1))::double precision";
 
-/// Many short texts, without what each costs by itself.
-#[derive(Debug, Default)]
-pub(super) struct IdList {
-    text: String,
-    lengths: VecDeque<u32>,
-    next: usize,
-}
-
-impl IdList {
-    /// False when there is no room.
-    fn push(&mut self, id: &str) -> bool {
-        let Ok(length) = u32::try_from(id.len()) else {
-            return false;
-        };
-        self.text.push_str(id);
-        self.lengths.push_back(length);
-        self.text.len() + self.lengths.len() * size_of::<u32>() <= MAX_COLLECTED_BYTES
-    }
-
-    fn len(&self) -> usize {
-        self.lengths.len()
-    }
-
-    fn take(&mut self, count: usize) -> Vec<String> {
-        let count = count.min(self.lengths.len());
-        let lengths = self.lengths.drain(..count);
-        let ids = lengths.map(|length| {
-            let start = self.next;
-            self.next += usize::try_from(length).unwrap_or(0);
-            self.text[start..self.next].to_owned()
-        });
-        ids.collect()
-    }
-}
-
-/// Where the ids come from.
 pub(super) enum RowSource<'a> {
-    Collected(IdList),
+    Collected(Vec<String>),
     /// All moves, or those since then.
     Walk {
         ledger: &'a PostgresLedger,
@@ -96,19 +60,15 @@ impl<'a> RowSource<'a> {
         lap: CursorLap,
     ) -> Result<Self, StatementError> {
         let since = match selection {
-            MoveSelection::Ids(ids) => {
-                let mut list = IdList::default();
-                // They came from a command line, which is shorter than the list may be.
-                for id in ids {
-                    list.push(id);
-                }
-                return Ok(Self::Collected(list));
-            }
+            MoveSelection::Ids(ids) => return Ok(Self::Collected(ids.clone())),
             MoveSelection::All => {
                 let since = None;
                 return Ok(Self::Walk { ledger, lap, since });
             }
-            MoveSelection::Since(time) => epoch_seconds(*time),
+            MoveSelection::Since(time) => {
+                let since = time.duration_since(UNIX_EPOCH);
+                since.map_or(0.0, |since| since.as_secs_f64())
+            }
             MoveSelection::Within(time) => {
                 retry_statement(async || {
                     let query = sqlx::query_scalar(SELECT_AGO).bind(time.as_secs_f64());
@@ -117,29 +77,22 @@ impl<'a> RowSource<'a> {
                 .await?
             }
         };
-        match retry_statement(async || collect_since(ledger, since).await).await? {
-            Some(list) => Ok(Self::Collected(list)),
-            None => Ok(Self::Walk {
+        let collected = retry_statement(async || collect_since(ledger, since).await).await?;
+        Ok(collected.map_or(
+            Self::Walk {
                 ledger,
                 lap: CursorLap::default(),
                 since: Some(since),
-            }),
-        }
-    }
-
-    /// How many there are, where that is known.
-    pub(super) fn count(&self) -> Option<usize> {
-        match self {
-            Self::Collected(list) => Some(list.len()),
-            Self::Walk { .. } => None,
-        }
+            },
+            Self::Collected,
+        ))
     }
 
     pub(super) async fn next_page(&mut self) -> Result<Option<IdPage>, StatementError> {
         let (ledger, lap, since) = match self {
-            Self::Collected(list) => {
-                let ids = list.take(PAGE_ROWS);
-                return Ok((!ids.is_empty()).then_some((ids, None)));
+            Self::Collected(ids) => {
+                let page = ids.split_off(ids.len().saturating_sub(PAGE_ROWS));
+                return Ok((!page.is_empty()).then_some((page, None)));
             }
             Self::Walk { ledger, lap, since } => (*ledger, lap, *since),
         };
@@ -177,46 +130,24 @@ async fn read_stretch(
 async fn collect_since(
     ledger: &PostgresLedger,
     since: f64,
-) -> Result<Option<IdList>, StatementError> {
+) -> Result<Option<Vec<String>>, StatementError> {
     let collect = async {
         let query = sqlx::query_scalar(SELECT_SINCE).bind(ledger.run_id());
         let mut found = query.bind(since).fetch(ledger.pool());
-        let mut list = IdList::default();
+        let (mut ids, mut bytes) = (Vec::<String>::new(), 0);
         while let Some(id) = found.try_next().await? {
             let id: String = id;
-            if !list.push(&id) {
+            bytes += id.len() + BYTES_PER_ID;
+            if bytes > MAX_COLLECTED_BYTES {
                 return Ok(None);
             }
+            ids.push(id);
         }
-        Ok(Some(list))
+        Ok(Some(ids))
     };
     match before_timeout(collect).await {
         Some(Err(error)) if is_statement_timeout(&error) => Ok(None),
         Some(collected) => collected.map_err(|error| statement_error(&error)),
         None => Err(no_response()),
-    }
-}
-
-fn epoch_seconds(time: SystemTime) -> f64 {
-    let since = time.duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_gives_its_ids_back_in_their_order_and_is_bounded() {
-        let mut list = IdList::default();
-        for id in ["1", "", "ü", "99"] {
-            assert!(list.push(id));
-        }
-        assert_eq!(list.take(3), ["1", "", "ü"]);
-        assert_eq!((list.len(), list.take(3)), (1, vec!["99".to_owned()]));
-        assert!(list.take(3).is_empty());
-        let long = "x".repeat(1 << 20);
-        let pushed = (0..100).take_while(|_| list.push(&long)).count();
-        assert!((20..25).contains(&pushed), "{pushed}");
     }
 }

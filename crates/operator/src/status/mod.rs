@@ -7,8 +7,8 @@ mod queue;
 mod snapshot;
 mod state;
 
-use std::fmt::{Display, Write as _};
-use std::io::{IsTerminal, Write as _};
+use std::fmt::Display;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use bucket_brigade_common::exit;
@@ -21,8 +21,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::context::CommonArgs;
-use super::output::OutputFormat;
-pub use queries::{CodeCount, failure_counts, live_workers};
+use super::output::{OutputFormat, write_to};
+pub(crate) use queries::{CodeCount, failure_counts, live_workers};
 use snapshot::AllRunsStatus;
 pub use snapshot::StatusSnapshot;
 
@@ -102,10 +102,6 @@ async fn watch_status<T: Display + Serialize>(
 
 /// In one write, so that nothing flickers.
 fn redraw_screen(view: &impl Display) -> anyhow::Result<()> {
-    let mut screen = String::from(CLEAR_SCREEN);
-    // Writing to a string cannot fail.
-    let _ = writeln!(screen, "{}", printable_lines(&view.to_string()));
-    let mut out = std::io::stdout().lock();
-    out.write_all(screen.as_bytes())?;
-    Ok(out.flush()?)
+    let screen = format!("{CLEAR_SCREEN}{}\n", printable_lines(&view.to_string()));
+    write_to(&mut std::io::stdout(), screen.as_bytes()).map(drop)
 }

@@ -11,9 +11,9 @@ use super::queries::{CodeCount, WorkerStatus};
 use super::queue::QueueStatus;
 use super::snapshot::{AllRunsStatus, StatusRates, StatusSnapshot};
 use crate::limit::format_limits;
-use crate::runs::{RunSummary, format_filter};
+use crate::output::write_lines;
+use crate::runs::{NO_RUNS, RunSummary, format_filter};
 
-/// How wide the bar is.
 const BAR_WIDTH: usize = 40;
 
 impl fmt::Display for StatusSnapshot {
@@ -54,14 +54,12 @@ impl fmt::Display for StatusSnapshot {
 
 impl fmt::Display for AllRunsStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> = self.runs.iter().map(render_run).collect();
-        if parts.is_empty() {
-            parts.push("no runs: a feeder opens one at its first start".into());
+        let runs: Vec<String> = self.runs.iter().map(render_run).collect();
+        write_lines(f, &runs, NO_RUNS)?;
+        match &self.queue {
+            Some(queue) => write!(f, "\nqueue     {queue}"),
+            None => Ok(()),
         }
-        if let Some(queue) = &self.queue {
-            parts.push(format!("queue     {queue}"));
-        }
-        f.write_str(&parts.join("\n"))
     }
 }
 

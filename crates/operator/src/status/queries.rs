@@ -2,8 +2,8 @@
 //! hundred million: processes and counts by code, never a read of moves, failures or the application's table.
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::with_timeout;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
-use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
@@ -21,9 +21,8 @@ const SELECT_FAILURE_COUNTS: &str = "SELECT * FROM (
      GROUP BY run_id, code HAVING sum(failed) > 0) counts
     WHERE place <= 10 ORDER BY place";
 
-/// A process that is alive.
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
-pub struct WorkerStatus {
+pub(crate) struct WorkerStatus {
     #[serde(skip)]
     pub(super) run_id: i64,
     pub(crate) worker: String,
@@ -48,9 +47,8 @@ impl WorkerStatus {
     }
 }
 
-/// Failures of one code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub struct CodeCount {
+pub(crate) struct CodeCount {
     #[serde(skip)]
     pub(super) run_id: i64,
     pub(crate) code: String,
@@ -58,24 +56,16 @@ pub struct CodeCount {
     pub(crate) rows: u64,
 }
 
-/// The processes that are alive, by name.
-pub async fn live_workers(ledger: &PostgresLedger) -> Result<Vec<WorkerStatus>, StatementError> {
-    select_workers(ledger.pool(), Some(ledger.run_id())).await
-}
-
-/// The failures by code, most frequent first, ten at most.
-pub async fn failure_counts(ledger: &PostgresLedger) -> Result<Vec<CodeCount>, StatementError> {
-    select_failure_counts(ledger.pool(), Some(ledger.run_id())).await
-}
-
-pub(super) async fn select_workers(
+/// The processes that are alive, by name, of one run or all.
+pub(crate) async fn live_workers(
     pool: &PgPool,
     run: Option<i64>,
 ) -> Result<Vec<WorkerStatus>, StatementError> {
     with_timeout(sqlx::query_as(SELECT_WORKERS).bind(run).fetch_all(pool)).await
 }
 
-pub(super) async fn select_failure_counts(
+/// The failures by code, most frequent first, ten of a run at most.
+pub(crate) async fn failure_counts(
     pool: &PgPool,
     run: Option<i64>,
 ) -> Result<Vec<CodeCount>, StatementError> {

@@ -36,7 +36,6 @@ impl QueueStatus {
         Ok(())
     }
 
-    /// Whether anything is known to wait in it.
     pub(super) fn has_messages(&self) -> bool {
         self.visible.unwrap_or(0) + self.in_flight.unwrap_or(0) > 0
     }

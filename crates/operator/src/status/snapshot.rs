@@ -7,7 +7,7 @@ use bucket_brigade_common::queue::sqs::SqsQueue;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use super::queries::{CodeCount, WorkerStatus, select_failure_counts, select_workers};
+use super::queries::{CodeCount, WorkerStatus, failure_counts, live_workers};
 use super::queue::QueueStatus;
 use super::state::{ReportedState, reported_state};
 use crate::runs::{RunSummary, run_summaries};
@@ -75,8 +75,8 @@ impl StatusSnapshot {
         queue: Option<&SqsQueue>,
     ) -> Result<Vec<Self>, StatementError> {
         let runs = run_summaries(pool, run).await?;
-        let workers = select_workers(pool, run).await?;
-        let failures = select_failure_counts(pool, run).await?;
+        let workers = live_workers(pool, run).await?;
+        let failures = failure_counts(pool, run).await?;
         let queue = match queue {
             Some(queue) => QueueStatus::read_queue(queue).await,
             None => QueueStatus::default(),

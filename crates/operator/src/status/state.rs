@@ -7,7 +7,6 @@ use super::queue::QueueStatus;
 use crate::limit::format_limits;
 use crate::runs::RunSummary;
 
-/// A state and why.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReportedState {
     pub(super) word: WorkerState,

@@ -1,27 +1,32 @@
-//! Checks one move, and with `--recopy` copies it anew.
+//! Checks one move and the companions that were copied with it; with `--recopy` copies them anew.
 
-use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
-use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::path_rule::MoveRoute;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchanged};
 use super::queries::current_path;
-use super::verification::VerificationFinding;
-use crate::moved_row::MovedRow;
+use super::verification::{Mismatch, VerificationFinding};
+use crate::moved_row::{MovedRow, recorded_companions};
 use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
 use crate::statements::retry_statement;
 
 /// Checks of a move that changes meanwhile, before the last one counts.
 const MAX_ATTEMPTS: u32 = 4;
 
+const CONCURRENT_WRITE: &str = "the source was written while it was checked";
+
+/// `$1` run, `$2` row, `$3` pattern, `$4` the new ETag, `$5` the old one.
+const RECORD_COMPANION: &str = "UPDATE bucket_brigade.moves
+    SET companions = jsonb_set(companions, ARRAY[$3::text], to_jsonb($4::text))
+    WHERE run_id = $1 AND row_id = $2 AND companions ->> $3 = $5";
+
 pub(super) struct MoveChecker<'a> {
     pub(super) store: &'a S3Store,
     /// The ledger and the table.
     pub(super) ledger: &'a PostgresLedger,
-    pub(super) rule: &'a PathRule,
-    /// Whether copies are made anew.
     pub(super) recopies: bool,
 }
 
@@ -30,37 +35,29 @@ enum CheckAttempt {
     Retry(VerificationFinding),
 }
 
-/// The move that is being checked.
-struct CheckedMove<'a> {
+/// The image of a move, or a companion of it, as it was found.
+struct CheckedObject<'a> {
     row: &'a MovedRow,
-    route: MoveRoute,
+    route: &'a MoveRoute,
     copy: Option<ObjectStat>,
     source: SourceObject,
 }
 
 impl MoveChecker<'_> {
-    /// Checks one move.
-    ///
-    /// # Errors
-    /// The store or the database does not answer.
     pub(super) async fn check_move(
         &self,
         mut row: MovedRow,
     ) -> anyhow::Result<(MovedRow, VerificationFinding)> {
-        let mut finding = VerificationFinding::default();
-        for _ in 0..MAX_ATTEMPTS {
-            match self.check_once(&row).await {
-                Ok(CheckAttempt::Final(found)) => {
-                    finding = self.with_companions(&row, found).await?;
-                    break;
-                }
-                Ok(CheckAttempt::Retry(found)) => finding = found,
-                Err(error) if is_object_error(&error) => {
-                    finding = mismatch_finding("Unreadable", error.to_string());
-                    break;
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let mut finding = match self.ledger.rule().route_for(&row.old_path) {
+            Ok(route) => self.check_object(&row, &route).await?,
+            Err(_) => mismatch_finding(
+                "OutsideRule",
+                "its old path is outside the path rule".into(),
+            ),
+        };
+        if finding.is_intact {
+            finding.mismatch = self.check_companions(&row).await?;
+            finding.is_intact = finding.mismatch.is_none();
         }
         if finding.mismatch.is_some() {
             row.current_path =
@@ -73,114 +70,121 @@ impl MoveChecker<'_> {
         Ok((row, finding))
     }
 
-    async fn with_companions(
-        &self,
-        row: &MovedRow,
-        finding: VerificationFinding,
-    ) -> anyhow::Result<VerificationFinding> {
-        if row.companions.0.is_empty() || !finding.is_intact {
-            return Ok(finding);
+    /// What is wrong with the first companion that is not as it should be is wrong with its row.
+    async fn check_companions(&self, row: &MovedRow) -> anyhow::Result<Option<Mismatch>> {
+        for (companion, etag) in recorded_companions(self.ledger.rule(), row) {
+            let recorded = MovedRow {
+                etag: etag.to_owned(),
+                size_bytes: None,
+                ..row.clone()
+            };
+            let mut finding = self.check_object(&recorded, &companion.route).await?;
+            if finding.is_outdated {
+                let message = "another object stands in the copy's place".into();
+                finding.mismatch = Some(("CopyReplaced", message));
+            }
+            if let Some(new_etag) = &finding.new_etag {
+                let record = async || {
+                    let query = sqlx::query(RECORD_COMPANION).bind(self.ledger.run_id());
+                    let query = query.bind(&row.id).bind(companion.pattern);
+                    let query = query.bind(new_etag).bind(etag);
+                    with_timeout(query.execute(self.ledger.pool())).await
+                };
+                retry_statement(record).await?;
+            }
+            if let Some((code, message)) = finding.mismatch {
+                let key = &companion.route.destination_key;
+                return Ok(Some((code, format!("its companion '{key}': {message}"))));
+            }
         }
-        let mismatch = self.check_companions(row).await?;
-        Ok(VerificationFinding {
-            is_intact: mismatch.is_none(),
-            mismatch,
-            ..finding
-        })
+        Ok(None)
     }
 
-    async fn check_once(&self, row: &MovedRow) -> Result<CheckAttempt, StoreError> {
-        let Ok(route) = self.rule.route_for(&row.old_path) else {
-            let message = "its old path is outside the path rule".into();
-            return Ok(CheckAttempt::Final(mismatch_finding(
-                "OutsideRule",
-                message,
-            )));
+    async fn check_object(
+        &self,
+        row: &MovedRow,
+        route: &MoveRoute,
+    ) -> Result<VerificationFinding, StoreError> {
+        let mut finding = VerificationFinding::default();
+        for _ in 0..MAX_ATTEMPTS {
+            match self.check_once(row, route).await {
+                Ok(CheckAttempt::Final(found)) => return Ok(found),
+                Ok(CheckAttempt::Retry(found)) => finding = found,
+                Err(error) if is_object_error(&error) => {
+                    return Ok(mismatch_finding("Unreadable", error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(finding)
+    }
+
+    async fn check_once(
+        &self,
+        row: &MovedRow,
+        route: &MoveRoute,
+    ) -> Result<CheckAttempt, StoreError> {
+        let stat = async |side, key| stat_object(self.store, side, key).await;
+        let copy = stat(BucketSide::Destination, &route.destination_key).await?;
+        let source = if row.is_source_removed {
+            SourceObject::Removed
+        } else {
+            let source = stat(BucketSide::Source, &route.source_key).await?;
+            source.map_or(SourceObject::Missing, SourceObject::Present)
         };
-        let copy = stat_object(self.store, BucketSide::Destination, &route.destination_key).await?;
-        let source = self.find_source(&route, row).await?;
         if let Some(header) = unreadable_header(copy.as_ref(), &source) {
             let message = format!("its header {header} is not UTF-8");
             return Ok(CheckAttempt::Final(mismatch_finding("Unreadable", message)));
         }
-        let verdict = classify_move(row, copy.as_ref(), &source);
-        let subject = CheckedMove {
+        let object = CheckedObject {
             row,
             route,
             copy,
             source,
         };
-        let mut attempt = self.resolve_verdict(&subject, verdict).await?;
-        let (CheckAttempt::Final(finding) | CheckAttempt::Retry(finding)) = &mut attempt;
-        subject.add_source(finding);
-        Ok(attempt)
-    }
-
-    pub(super) async fn find_source(
-        &self,
-        route: &MoveRoute,
-        row: &MovedRow,
-    ) -> Result<SourceObject, StoreError> {
-        if row.is_source_removed {
-            return Ok(SourceObject::Removed);
-        }
-        let stat = stat_object(self.store, BucketSide::Source, &route.source_key);
-        Ok(match stat.await? {
-            Some(stat) => SourceObject::Present(stat),
-            None => SourceObject::Missing,
-        })
-    }
-
-    async fn resolve_verdict(
-        &self,
-        subject: &CheckedMove<'_>,
-        verdict: MoveVerdict,
-    ) -> Result<CheckAttempt, StoreError> {
-        match verdict {
-            MoveVerdict::Intact => Ok(CheckAttempt::Final(subject.intact_finding())),
-            MoveVerdict::Mismatch(code, message) => {
-                Ok(CheckAttempt::Final(mismatch_finding(code, message)))
-            }
-            MoveVerdict::SourceChanged(message) => self.recopy_changed(subject, message).await,
-            MoveVerdict::NeedsComparison => match self.compare_copy(&subject.route).await? {
-                CopyComparison::Equal(_) => Ok(CheckAttempt::Final(subject.intact_finding())),
-                CopyComparison::Different(message) => self.recopy_changed(subject, message).await,
-                CopyComparison::Missing => Ok(CheckAttempt::Retry(mismatch_finding(
-                    "SourceGone",
-                    concurrent_write_message(),
-                ))),
-            },
-            MoveVerdict::CopyReplaced if self.recopies => {
-                match self.compare_copy(&subject.route).await? {
-                    CopyComparison::Equal(etag) => {
-                        Ok(CheckAttempt::Final(subject.adopted_finding(etag)))
-                    }
-                    _ => Ok(CheckAttempt::Final(replaced_finding())),
+        let found = match classify_move(row, object.copy.as_ref(), &object.source) {
+            MoveVerdict::Intact => object.intact(None),
+            MoveVerdict::Mismatch(code, message) => object.mismatch(code, message),
+            MoveVerdict::SourceChanged(message) => return self.recopy(&object, message).await,
+            MoveVerdict::NeedsComparison => match self.compare_copy(route).await? {
+                DestinationState::Same(_) => object.intact(None),
+                DestinationState::Different(what) => {
+                    let message = format!("the source was written since: {what}");
+                    return self.recopy(&object, message).await;
                 }
-            }
-            MoveVerdict::CopyReplaced => Ok(CheckAttempt::Final(replaced_finding())),
-        }
+                DestinationState::Empty | DestinationState::WithoutSource(_) => {
+                    let found = object.mismatch("SourceGone", CONCURRENT_WRITE.into());
+                    return Ok(CheckAttempt::Retry(found));
+                }
+            },
+            MoveVerdict::CopyReplaced if self.recopies => match self.compare_copy(route).await? {
+                // A copy that an earlier verify made, and was killed before it could record it.
+                DestinationState::Same(copied) => object.intact(Some(copied.etag)),
+                _ => object.replaced(),
+            },
+            MoveVerdict::CopyReplaced => object.replaced(),
+        };
+        Ok(CheckAttempt::Final(found))
     }
 
     /// The source is not what was copied: a mismatch, or copied anew where the row still names our copy.
-    async fn recopy_changed(
+    async fn recopy(
         &self,
-        subject: &CheckedMove<'_>,
+        object: &CheckedObject<'_>,
         message: String,
     ) -> Result<CheckAttempt, StoreError> {
-        let finding = mismatch_finding("SourceChanged", message);
-        if !self.recopies || !subject.row.is_current() {
+        let finding = object.mismatch("SourceChanged", message);
+        if !self.recopies || !object.row.is_current() {
             return Ok(CheckAttempt::Final(finding));
         }
-        let (route, ours) = (&subject.route, &subject.row.etag);
+        let (route, ours) = (object.route, &object.row.etag);
         match retry_object_request(async || self.store.replace_copy(route, ours).await).await {
-            Ok(copied) => self.finding_after_recopy(subject, copied.etag).await,
+            Ok(copied) => self.finding_after_recopy(object, copied.etag).await,
             // Another row's check was first, or the application.
             Err(StoreError::DestinationExists) => Ok(CheckAttempt::Retry(finding)),
-            Err(error) if is_object_error(&error) => Ok(CheckAttempt::Final(mismatch_finding(
-                "RecopyFailed",
-                error.to_string(),
-            ))),
+            Err(error) if is_object_error(&error) => Ok(CheckAttempt::Final(
+                object.mismatch("RecopyFailed", error.to_string()),
+            )),
             Err(error) => Err(error),
         }
     }
@@ -188,85 +192,72 @@ impl MoveChecker<'_> {
     /// The new copy is intact if the source was the same before and after it was made.
     async fn finding_after_recopy(
         &self,
-        subject: &CheckedMove<'_>,
+        object: &CheckedObject<'_>,
         etag: String,
     ) -> Result<CheckAttempt, StoreError> {
-        let copy = stat_object(
-            self.store,
-            BucketSide::Destination,
-            &subject.route.destination_key,
-        )
-        .await?;
-        let source = stat_object(self.store, BucketSide::Source, &subject.route.source_key).await?;
-        let is_same = source.is_some_and(|source| subject.source == SourceObject::Present(source));
-        let finding = VerificationFinding {
+        let MoveRoute {
+            source_key,
+            destination_key,
+            ..
+        } = object.route;
+        let copy = stat_object(self.store, BucketSide::Destination, destination_key).await?;
+        let source = stat_object(self.store, BucketSide::Source, source_key).await?;
+        let is_same = source.is_some_and(|source| object.source == SourceObject::Present(source));
+        Ok(CheckAttempt::Final(VerificationFinding {
             is_intact: is_same,
-            mismatch: (!is_same).then(|| ("SourceChanged", concurrent_write_message())),
+            mismatch: (!is_same).then(|| ("SourceChanged", CONCURRENT_WRITE.into())),
             size_bytes: copy.map(|copy| copy.size_bytes),
-            ..subject.adopted_finding(etag)
-        };
-        Ok(CheckAttempt::Final(finding))
+            ..object.intact(Some(etag))
+        }))
     }
 
-    pub(super) async fn compare_copy(
-        &self,
-        route: &MoveRoute,
-    ) -> Result<CopyComparison, StoreError> {
+    /// What has vanished meanwhile reads as no copy.
+    async fn compare_copy(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
         match retry_object_request(async || self.store.compare_objects(route).await).await {
-            Ok(DestinationState::Same(copied)) => Ok(CopyComparison::Equal(copied.etag)),
-            Ok(DestinationState::Different(what)) => Ok(CopyComparison::Different(format!(
-                "the source was written since: {what}"
-            ))),
-            Ok(DestinationState::Empty | DestinationState::WithoutSource(_)) => {
-                Ok(CopyComparison::Missing)
-            }
             Err(StoreError::Permanent { code, .. }) if code == "NoSuchKey" => {
-                Ok(CopyComparison::Missing)
+                Ok(DestinationState::Empty)
             }
-            Err(error) => Err(error),
+            compared => compared,
         }
     }
 }
 
-/// A copy against its source.
-pub(super) enum CopyComparison {
-    /// Equal; the copy's ETag.
-    Equal(String),
-    Different(String),
-    /// One of them vanished.
-    Missing,
-}
-
-impl CheckedMove<'_> {
+impl CheckedObject<'_> {
     /// What the source says of itself: it may go although its copy is the application's by now.
-    fn add_source(&self, finding: &mut VerificationFinding) {
-        finding.is_source_unchanged = is_source_unchanged(self.row, &self.source);
-        if let SourceObject::Present(stat) = &self.source {
-            finding.source_etag = Some(stat.etag.clone());
-        }
-    }
-
-    fn intact_finding(&self) -> VerificationFinding {
+    fn finding(&self) -> VerificationFinding {
+        let source_etag = match &self.source {
+            SourceObject::Present(stat) => Some(stat.etag.clone()),
+            SourceObject::Removed | SourceObject::Missing => None,
+        };
         VerificationFinding {
-            is_intact: true,
-            size_bytes: self.copy.as_ref().map(|copy| copy.size_bytes),
+            is_source_unchanged: is_source_unchanged(self.row, &self.source),
+            source_etag,
             ..VerificationFinding::default()
         }
     }
 
-    /// The copy is a newer one of ours.
-    fn adopted_finding(&self, etag: String) -> VerificationFinding {
+    /// `new_etag` where the copy is a newer one of ours.
+    fn intact(&self, new_etag: Option<String>) -> VerificationFinding {
         VerificationFinding {
-            new_etag: Some(etag),
-            ..self.intact_finding()
+            is_intact: true,
+            size_bytes: self.copy.as_ref().map(|copy| copy.size_bytes),
+            new_etag,
+            ..self.finding()
         }
     }
-}
 
-fn replaced_finding() -> VerificationFinding {
-    VerificationFinding {
-        is_outdated: true,
-        ..VerificationFinding::default()
+    fn mismatch(&self, code: &'static str, message: String) -> VerificationFinding {
+        VerificationFinding {
+            mismatch: Some((code, message)),
+            ..self.finding()
+        }
+    }
+
+    fn replaced(&self) -> VerificationFinding {
+        VerificationFinding {
+            is_outdated: true,
+            ..self.finding()
+        }
     }
 }
 
@@ -275,16 +266,11 @@ fn unreadable_header(copy: Option<&ObjectStat>, source: &SourceObject) -> Option
         SourceObject::Present(stat) => Some(stat),
         SourceObject::Removed | SourceObject::Missing => None,
     };
-    copy.into_iter()
-        .chain(source)
-        .find_map(|stat| stat.unreadable_header)
+    let mut stats = copy.into_iter().chain(source);
+    stats.find_map(|stat| stat.unreadable_header)
 }
 
-pub(super) fn concurrent_write_message() -> String {
-    "the source was written while it was checked".into()
-}
-
-pub(super) fn mismatch_finding(code: &'static str, message: String) -> VerificationFinding {
+fn mismatch_finding(code: &'static str, message: String) -> VerificationFinding {
     VerificationFinding {
         mismatch: Some((code, message)),
         ..VerificationFinding::default()

@@ -4,7 +4,6 @@ use bucket_brigade_common::object_store::objects::ObjectStat;
 
 use crate::moved_row::MovedRow;
 
-/// The source, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum SourceObject {
     /// Removed by clean: nothing to compare with any more.
@@ -16,10 +15,8 @@ pub(super) enum SourceObject {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MoveVerdict {
-    /// Both are as they should be.
     Intact,
     Mismatch(&'static str, String),
-    /// The source is not what was copied.
     SourceChanged(String),
     /// Another object stands in the copy's place: the application has replaced the image.
     CopyReplaced,

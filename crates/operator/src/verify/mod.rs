@@ -29,7 +29,6 @@
 
 mod check;
 mod classify;
-mod companions;
 mod output;
 mod pass;
 #[cfg(test)]
@@ -46,15 +45,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::command_throttle::CommandThrottle;
 use super::context::CommonArgs;
-use super::locks;
+use super::locks::CommandLocks;
+use super::page_pipeline::is_complete;
 use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use check::MoveChecker;
 use pass::VerificationPass;
 pub(crate) use queries::count_moves;
 use verification::VerificationSpec;
-
-/// Pages, rows that are read again, and the heartbeat.
-const POOL_SIZE: u32 = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -92,10 +89,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let slots = RequestSlots::new(args.concurrency.take(&mut problems));
     let limits = args.database.parse(&mut problems);
     let context = args.common.into_context(problems).await?;
-    let ledger = context
-        .open_ledger_with_pool(TableAccess::Read, POOL_SIZE)
-        .await?;
-    let lock = locks::acquire_operator_lock(&ledger).await?;
+    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let locks = CommandLocks::acquire(&ledger).await?;
     let store = if spec.recopies {
         retrying_store::open_for_copies(&context, &ledger).await?
     } else {
@@ -108,21 +103,21 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let checker = MoveChecker {
         store: &store,
         ledger: &ledger,
-        rule: ledger.rule(),
         recopies: spec.recopies,
     };
     let throttle = CommandThrottle::start(&ledger, "verify", limits).await?;
-    let pass = VerificationPass::new(&checker, verification, &slots, &throttle, &stop);
-    if !throttle.run(Box::pin(pass.run(lock))).await? {
+    let pass = VerificationPass {
+        checker: &checker,
+        verification,
+        slots: &slots,
+        throttle: &throttle,
+        stop: &stop,
+    };
+    if !is_complete(throttle.run(Box::pin(pass.run(locks))).await)? {
         tracing::warn!("stopped before the end; the same command goes on from here");
         return Ok(exit::STOPPED);
     }
-    let is_intact = output::finish_and_print(context.format, &ledger, spec).await?;
-    Ok(if is_intact {
-        exit::DONE
-    } else {
-        exit::CHECK_FAILED
-    })
+    output::finish_and_print(context.format, &ledger, spec).await
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {

@@ -2,29 +2,24 @@
 
 use std::fmt;
 
+use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
-use super::queries::{finish_verification, list_mismatches};
+use super::queries::{SELECT_MISMATCHES, finish_verification};
 use super::verification::{VerificationCounts, VerificationMismatch, VerificationSpec};
+use crate::output::{ListWriter, OutputFormat};
+use crate::statements::Pages;
 
-use crate::list_writer::ListWriter;
-use crate::output::OutputFormat;
-
-const PAGE_ROWS: i64 = 1000;
-
-#[derive(Serialize)]
-struct MismatchLine(VerificationMismatch);
-
-impl fmt::Display for MismatchLine {
+impl fmt::Display for VerificationMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let VerificationMismatch {
             id,
             path,
             code,
             message,
-        } = &self.0;
+        } = self;
         let [id, path, message] = [id, path, message].map(|text| printable(text));
         write!(f, "{code}  row {id}  {path}: {message}")
     }
@@ -72,22 +67,20 @@ impl fmt::Display for VerificationSummary {
     }
 }
 
-/// Whether everything is as it should be.
+/// Returns the exit code.
 pub(super) async fn finish_and_print(
     format: OutputFormat,
     ledger: &PostgresLedger,
     spec: VerificationSpec,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<u8> {
     let numbers = finish_verification(ledger).await?;
     let mut list_writer = ListWriter::begin_on_stdout(format, "mismatches")?;
-    let (mut after, mut mismatched) = (None, 0);
-    loop {
-        let page = list_mismatches(ledger, after.as_deref(), PAGE_ROWS).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.id.clone());
+    let mut pages = Pages::new(ledger, SELECT_MISMATCHES);
+    let mut mismatched = 0;
+    while let Some(page) = pages.next(|one: &VerificationMismatch| &one.id).await? {
         for mismatch in page {
             mismatched += 1;
-            list_writer.write_item(&MismatchLine(mismatch))?;
+            list_writer.write_item(&mismatch)?;
         }
     }
     list_writer.write_summary(&VerificationSummary {
@@ -97,5 +90,9 @@ pub(super) async fn finish_and_print(
         mismatched,
         spec,
     })?;
-    Ok(mismatched == 0)
+    Ok(if mismatched == 0 {
+        exit::DONE
+    } else {
+        exit::CHECK_FAILED
+    })
 }

@@ -3,8 +3,7 @@
 use bucket_brigade_common::ledger::ApplicationTable;
 
 use super::queries::{RECORD_FINDINGS, SELECT_MISMATCHES, SELECT_MOVED_IDS, rows_to_verify_sql};
-use crate::statement_plans::{PlannedStatement, page, repeated, texts, times};
-use crate::statements::page_after;
+use crate::statement_plans::{PlannedStatement, after, planned, repeated, texts, times};
 
 pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     let (ids, etags) = (texts("", 100), repeated("'e'", 100, "text"));
@@ -14,37 +13,14 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         repeated("false", 100, "boolean"),
     );
     let moved = times(100);
-    vec![
-        page(
-            "a page of moves",
-            page_after(SELECT_MOVED_IDS, Some("")).0,
-            &["1", "'6'", "1000"],
-            "moves_pkey",
-            1500.0,
-        ),
-        page(
-            "findings",
-            RECORD_FINDINGS,
-            &[
-                "1", &ids, &etags, &moved, &yes, &etags, &numbers, &nulls, &ids, &nulls, &nulls,
-                "'6'", "1", "1", "1", "1", &no, &no,
-            ],
-            "moves_pkey",
-            1000.0,
-        ),
-        page(
-            "a page of the table",
-            rows_to_verify_sql(table, false),
-            &["1", "1000", "'image/%'", "'500000'"],
-            "images_pkey",
-            3500.0,
-        ),
-        page(
-            "mismatches",
-            page_after(SELECT_MISMATCHES, Some("")).0,
-            &["1", "'6'", "1000"],
-            "mismatches_pkey",
-            1500.0,
-        ),
-    ]
+    planned! {
+        "a page of moves": after(SELECT_MOVED_IDS), ["1", "'6'", "1000"], "moves_pkey", 1500.0;
+        "findings": RECORD_FINDINGS,
+            ["1", &ids, &etags, &moved, &yes, &etags, &numbers, &nulls, &ids, &nulls, &nulls, "'6'", "1", "1", "1",
+             "1", &no, &no],
+            "moves_pkey", 1000.0;
+        "a page of the table": rows_to_verify_sql(table, false), ["1", "1000", "'image/%'", "'500000'"],
+            "images_pkey", 3500.0;
+        "mismatches": after(SELECT_MISMATCHES), ["1", "'6'"], "mismatches_pkey", 1500.0;
+    }
 }

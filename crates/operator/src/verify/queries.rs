@@ -91,10 +91,9 @@ UPDATE bucket_brigade.verifications SET
     cursor = $6, table_rows = table_rows + $7, table_outside = table_outside + $8
  WHERE run_id = $1 AND cursor IS DISTINCT FROM $6";
 
-/// `$1` run, `$2` cursor, `$3` size.
 pub(super) const SELECT_MISMATCHES: &str =
     "SELECT row_id, path, code, message FROM bucket_brigade.mismatches
-    WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT $3";
+    WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 1000";
 
 /// `$1` run, `$2` cursor, `$3` size.
 pub(super) const SELECT_MOVED_IDS: &str = "SELECT row_id FROM bucket_brigade.moves
@@ -141,36 +140,30 @@ pub(super) async fn begin_verification(
     let query = query.bind(sample_percent).bind(is_full).bind(recopies);
     let found: Option<(i64, bool, Option<String>)> =
         with_timeout(query.fetch_optional(ledger.pool())).await?;
-    if let Some((seed, is_in_table, cursor)) = found.filter(|_| !anew) {
-        return Ok(VerificationState {
-            spec,
-            seed,
-            is_in_table,
-            cursor,
-            is_resumed: true,
-        });
+    let found = found.filter(|_| !anew);
+    let is_resumed = found.is_some();
+    let (seed, is_in_table, cursor) = found.unwrap_or((fastrand::i64(..), false, None));
+    if !is_resumed {
+        let run = async |sql| {
+            let query = sqlx::query(sql).bind(ledger.run_id());
+            let done = with_timeout(query.execute(ledger.pool())).await?;
+            Ok(done.rows_affected())
+        };
+        retry_statement(async || run(END_VERIFICATION).await).await?;
+        while retry_statement(async || run(DELETE_MISMATCHES).await).await? > 0 {}
+        let query = sqlx::query(INSERT_VERIFICATION).bind(ledger.run_id());
+        let query = query.bind(sample_percent).bind(is_full).bind(recopies);
+        with_timeout(query.bind(seed).execute(ledger.pool())).await?;
     }
-    let run = async |sql| {
-        let query = sqlx::query(sql).bind(ledger.run_id());
-        let done = with_timeout(query.execute(ledger.pool())).await?;
-        Ok(done.rows_affected())
-    };
-    retry_statement(async || run(END_VERIFICATION).await).await?;
-    while retry_statement(async || run(DELETE_MISMATCHES).await).await? > 0 {}
-    let seed = fastrand::i64(..);
-    let query = sqlx::query(INSERT_VERIFICATION).bind(ledger.run_id());
-    let query = query.bind(sample_percent).bind(is_full).bind(recopies);
-    with_timeout(query.bind(seed).execute(ledger.pool())).await?;
     Ok(VerificationState {
         spec,
         seed,
-        is_in_table: false,
-        cursor: None,
-        is_resumed: false,
+        is_in_table,
+        cursor,
+        is_resumed,
     })
 }
 
-/// How many rows have moved, by the counters.
 pub(crate) async fn count_moves(ledger: &PostgresLedger) -> Result<u64, StatementError> {
     let query = sqlx::query_scalar(SELECT_MOVED_TOTAL).bind(ledger.run_id());
     let count: i64 = with_timeout(query.fetch_one(ledger.pool())).await?;
@@ -198,7 +191,6 @@ pub(super) async fn moves_to_verify(
     Ok((rows, last))
 }
 
-/// Records what was found of a page of moves, and the cursor after it.
 pub(super) async fn record_findings(
     ledger: &PostgresLedger,
     findings: &[(MovedRow, VerificationFinding)],
@@ -232,13 +224,11 @@ pub(super) async fn record_findings(
     with_timeout(query.execute(ledger.pool())).await.map(drop)
 }
 
-/// The moves are done: on to the rows of the table.
 pub(super) async fn begin_table_phase(ledger: &PostgresLedger) -> Result<(), StatementError> {
     let query = sqlx::query(BEGIN_TABLE_PHASE).bind(ledger.run_id());
     with_timeout(query.execute(ledger.pool())).await.map(drop)
 }
 
-/// The next rows of the table, `size` of them.
 pub(super) async fn rows_to_verify(
     ledger: &PostgresLedger,
     cursor: Option<&str>,
@@ -258,7 +248,6 @@ pub(super) async fn rows_to_verify(
     Ok((rows, last))
 }
 
-/// Records what was found of a page of the table, and the cursor after it.
 pub(super) async fn record_table_page(
     ledger: &PostgresLedger,
     mismatches: &[VerificationMismatch],
@@ -288,21 +277,9 @@ pub(super) async fn current_path(
     Ok(found.get(&id).map(|row| row.path.clone()))
 }
 
-/// Records that the verification is complete; its numbers.
 pub(super) async fn finish_verification(
     ledger: &PostgresLedger,
 ) -> Result<VerificationCounts, StatementError> {
     let query = sqlx::query_as(FINISH_VERIFICATION).bind(ledger.run_id());
     with_timeout(query.fetch_one(ledger.pool())).await
-}
-
-/// A page of the mismatches, after the given row.
-pub(super) async fn list_mismatches(
-    ledger: &PostgresLedger,
-    after: Option<&str>,
-    size: i64,
-) -> Result<Vec<VerificationMismatch>, StatementError> {
-    let query = sqlx::query_as(page_after(SELECT_MISMATCHES, after)).bind(ledger.run_id());
-    let query = query.bind(after.unwrap_or_default()).bind(size);
-    with_timeout(query.fetch_all(ledger.pool())).await
 }

@@ -1,17 +1,12 @@
 //! A verification: what it is asked for, how far it is, and what it found.
 
-/// What a verification is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct VerificationSpec {
-    /// The share of the rows to check.
     pub(super) sample_percent: f64,
-    /// Whether every row of the table is checked too.
     pub(super) is_full: bool,
-    /// Whether copies are made anew where the source has changed.
     pub(super) recopies: bool,
 }
 
-/// How far a verification is.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct VerificationState {
     pub(super) spec: VerificationSpec,
@@ -47,7 +42,9 @@ pub(super) struct VerificationCounts {
     pub(super) table_outside: i64,
 }
 
-/// What was found of one move.
+/// What is wrong: a code, and a sentence.
+pub(super) type Mismatch = (&'static str, String);
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct VerificationFinding {
     /// Whether both objects are as they should be.
@@ -58,13 +55,10 @@ pub(super) struct VerificationFinding {
     /// Whether the source is what was copied, by what it says itself.
     pub(super) is_source_unchanged: bool,
     pub(super) size_bytes: Option<i64>,
-    /// The copy's ETag when it was made anew.
     pub(super) new_etag: Option<String>,
-    /// What is wrong: a code, and a sentence.
-    pub(super) mismatch: Option<(&'static str, String)>,
+    pub(super) mismatch: Option<Mismatch>,
 }
 
-/// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
 pub(super) struct VerificationMismatch {
     #[sqlx(rename = "row_id")]
@@ -74,7 +68,6 @@ pub(super) struct VerificationMismatch {
     pub(super) message: String,
 }
 
-/// A row of the table.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub(super) struct TableRow {
     pub(super) id: String,

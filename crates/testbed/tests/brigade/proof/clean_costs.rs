@@ -107,3 +107,30 @@ async fn a_preview_of_many_moves_is_an_estimate_and_of_few_exact() {
         (10, 100)
     );
 }
+
+/// Through the index on their times it knows at once that all are too young.
+#[tokio::test]
+async fn young_moves_are_not_gone_through() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.moves
+             (run_id, row_id, old_path, new_path, etag, consumer, moved_at, verified_at, source_etag)
+         SELECT 1, n::text, 'image/' || n, 'avatar/' || n, 'e', 'c', now() - interval '1 hour', now(), 'e'
+           FROM generate_series(1, 50000) n",
+    )
+    .await;
+    rig.execute_sql("VACUUM ANALYZE bucket_brigade.moves").await;
+    let older = ["clean", "--older-than", "2h", "--confirm", "images-old"];
+    let result = rig.run_json_command(&older).await;
+    assert_eq!((result.code, result.number_of("objects")), (0, 0));
+    let count = async |what: &str, index: &str| {
+        let sql = format!("SELECT {what} FROM pg_stat_user_indexes WHERE indexrelname = '{index}'");
+        rig.query_number(&sql).await
+    };
+    wait_until("the statistics", async || {
+        count("idx_scan", "moves_by_time").await > 0
+    })
+    .await;
+    assert!(count("idx_tup_read", "moves_cleanable").await <= 10_000);
+}

@@ -105,6 +105,38 @@ async fn what_must_stay_stays_and_is_reported() {
     );
 }
 
+/// By a trigger that fires after the update, or at the end of the transaction.
+#[tokio::test]
+async fn a_row_that_a_later_trigger_gives_another_path_stays_alone() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(5).await;
+    rig.execute_sql(&format!(
+        "CREATE FUNCTION fold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE images SET path = path || '.old' WHERE id = NEW.id AND path NOT LIKE '%.old'; RETURN NULL; END $$;
+         CREATE TRIGGER soon AFTER UPDATE ON images FOR EACH ROW WHEN (old.id = {}) EXECUTE FUNCTION fold();
+         CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON images DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW WHEN (old.id = {}) EXECUTE FUNCTION fold()",
+        ids[1], ids[4]
+    ))
+    .await;
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((result.code, result.number_of("rolled_back")), (2, 3));
+    for number in [1, 4] {
+        let field = |name| result.field_of("left_alone", &ids[number], name);
+        assert_eq!(field("reason"), "refused");
+        assert!(field("detail").contains("PathRewritten: a trigger"));
+        assert!(
+            rig.path_of(&ids[number])
+                .await
+                .unwrap()
+                .starts_with("avatar/")
+        );
+    }
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "image/0.png");
+    assert_eq!(rig.count_rows("moves").await, 2);
+    rig.assert_counts_agree().await;
+}
+
 #[tokio::test]
 async fn some_rows_alone_by_id_or_time() {
     let rig = TestRig::new().await;

@@ -10,7 +10,6 @@ use super::check::PlanChecks;
 use super::table_inspector::{ServerInfo, TableInspector};
 use crate::runs::run_summaries;
 
-/// A run that is on record.
 pub(super) struct RecordedRun {
     pub(super) progress: RunProgress,
     /// Why nothing is left, where an index or a sweep says so.
