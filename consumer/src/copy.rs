@@ -183,7 +183,7 @@ impl Copier {
         let sent = Instant::now();
         let mut result = tokio::select! {
             biased;
-            result = self.call_store(call, route) => result,
+            result = self.outages.watch(self.call_store(call, route)) => result,
             () = slot.recalled() => return CallOutcome::Recalled,
         };
         if let Err(StoreError::TooLarge) = result {

@@ -14,8 +14,8 @@ use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
-use tokio::sync::Mutex as FairMutex;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Mutex as FairMutex, Notify};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::context::ConsumerContext;
 
@@ -27,6 +27,13 @@ const FAILURES_OF_ONE_OBJECT: u32 = 2;
 
 /// A throttled object waits longer: the throttle may not have found its rate yet.
 const THROTTLED_OF_ONE_OBJECT: u32 = 4;
+
+/// Where all copies have been silent for so long, one more object is copied: their own time limits are those of
+/// large ones.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// When a store that is asked then counts as silent, too.
+const SILENT_PROBE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Waits between probes of a store that is down.
 const PROBE_BACKOFF: Backoff = Backoff {
@@ -57,6 +64,10 @@ struct CopyHistory {
     last_copied: Option<MoveRoute>,
     /// Source keys that failed since.
     failing: HashSet<String>,
+    /// Requests without a response so far.
+    waiting: usize,
+    /// When the first of them was sent, or another had its response since.
+    last_response: Option<Instant>,
 }
 
 /// Distinguishes outages from broken objects, for the copies of one process.
@@ -67,6 +78,8 @@ pub struct OutageDetector {
     history: Mutex<CopyHistory>,
     /// One question at a time: a thousand requests a second heal nothing.
     asking: FairMutex<()>,
+    /// Ends the requests that have met it.
+    silence: Notify,
 }
 
 impl OutageDetector {
@@ -77,6 +90,23 @@ impl OutageDetector {
             context: context.clone(),
             history: Mutex::default(),
             asking: FairMutex::default(),
+            silence: Notify::new(),
+        }
+    }
+
+    /// The store's response to a request, unless it turns out to be silent meanwhile.
+    pub async fn watch<T>(
+        &self,
+        response: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let waiting = WaitingRequest::new(self);
+        tokio::select! {
+            biased;
+            response = response => {
+                waiting.detector.lock_history().last_response = Some(Instant::now());
+                response
+            }
+            () = self.silence.notified() => Err(StoreError::transient("Timeout", "the store is silent")),
         }
     }
 
@@ -179,13 +209,44 @@ impl OutageDetector {
     /// object has to be the first.
     pub async fn probe_while_down(&self) {
         loop {
-            self.context
-                .health
-                .wait_until_down(Dependency::Objects)
-                .await;
+            tokio::select! {
+                () = self.context.health.wait_until_down(Dependency::Objects) => {}
+                () = self.notice_silence() => {}
+            }
             self.wait_until_store_works().await;
             self.context.health.mark_up(Dependency::Objects);
         }
+    }
+
+    /// Returns when the store is down.
+    async fn notice_silence(&self) {
+        loop {
+            sleep(SILENCE / 4).await;
+            if !self.is_silent() {
+                continue;
+            }
+            // Without a slot: the silent ones may hold all of them.
+            let (sent, copied) = (Instant::now(), self.lock_history().last_copied.clone());
+            let asked = self.store.check_rights(&self.rule, copied.as_ref());
+            let reason = match timeout(SILENT_PROBE_TIMEOUT, asked).await {
+                Ok(Ok(())) => {
+                    self.record_success(sent).last_response = Some(Instant::now());
+                    continue;
+                }
+                Ok(Err(StoreError::Throttled { .. })) => continue,
+                Ok(Err(error)) => outage_reason(&error),
+                Err(_) if !self.is_silent() => continue,
+                Err(_) => format!("no response for {SILENCE:?}; {CHECK_NETWORK}"),
+            };
+            self.context.health.mark_down(Dependency::Objects, &reason);
+            return self.silence.notify_waiters();
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        let history = self.lock_history();
+        let is_long_ago = |at: Instant| at.elapsed() >= SILENCE;
+        history.waiting > 0 && history.last_response.is_some_and(is_long_ago)
     }
 
     async fn wait_until_store_works(&self) {
@@ -205,6 +266,30 @@ impl OutageDetector {
     }
 }
 
+/// Counted until it has its response, or is given up.
+struct WaitingRequest<'a> {
+    detector: &'a OutageDetector,
+}
+
+impl<'a> WaitingRequest<'a> {
+    fn new(detector: &'a OutageDetector) -> Self {
+        let mut history = detector.lock_history();
+        if history.waiting == 0 {
+            history.last_response = Some(Instant::now());
+        }
+        history.waiting += 1;
+        Self { detector }
+    }
+}
+
+impl Drop for WaitingRequest<'_> {
+    fn drop(&mut self) {
+        self.detector.lock_history().waiting -= 1;
+    }
+}
+
+const CHECK_NETWORK: &str = "check S3's status and the network";
+
 /// An outage's reason, with what to do about it.
 fn outage_reason(error: &StoreError) -> String {
     let advice = match error {
@@ -216,7 +301,7 @@ fn outage_reason(error: &StoreError) -> String {
         }
         StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
         StoreError::Suspect { .. } => "check STORAGE_CLASS and what the store supports",
-        _ => "check S3's status and the network",
+        _ => CHECK_NETWORK,
     };
     format!("{error}; {advice}")
 }

@@ -16,7 +16,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
 use crate::connections::RenewedConnections;
-use crate::permissions::{DenialNotes, DeniedResources, describe_denial};
+use crate::permissions::describe_denial;
 use crate::queue::LONG_POLL_WAIT;
 
 /// A receive waits for messages that long, and its response some more. The other calls are given up earlier.
@@ -77,7 +77,6 @@ pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
     let config = aws_sdk_sqs::config::Builder::from(sdk)
         .http_client(http_client_fn(move |_, _| connector.clone()))
         .retry_config(RetryConfig::disabled())
-        .interceptor(DenialNotes { bucket: None })
         .timeout_config(
             TimeoutConfig::builder()
                 .operation_timeout(SQS_TIMEOUT)
@@ -126,6 +125,20 @@ impl RequestError {
             status: 0,
         }
     }
+
+    /// With the right that is missing, where access is denied and the service does not name it.
+    #[must_use]
+    pub(crate) fn explain_denial(
+        mut self,
+        operation: &str,
+        target: &str,
+        source: Option<&str>,
+    ) -> Self {
+        if self.code.contains("AccessDenied") || (self.status == 403 && self.message.is_empty()) {
+            self.message = describe_denial(operation, target, source, &self.message);
+        }
+        self
+    }
 }
 
 impl<E> From<SdkError<E, HttpResponse>> for RequestError
@@ -142,13 +155,10 @@ where
         let message = message.unwrap_or_default();
         let is_silent = message.is_empty();
         let message = match error.raw_response() {
-            Some(response) if code.contains("AccessDenied") || (status == 403 && is_silent) => {
-                let resources = DeniedResources::of_response(response);
-                describe_denial(operation_name::<E>(), &resources, &message)
-            }
-            // A proxy's, perhaps.
-            Some(_) if is_silent && status >= 300 => {
-                format!("HTTP status {status} without a message")
+            // Its own words say more.
+            Some(_) if is_silent && status == 403 => message,
+            Some(response) if is_silent && status >= 300 => {
+                describe_status(status, response.headers().get(BUCKET_REGION))
             }
             _ if is_silent => error_chain(&error),
             _ => message,
@@ -163,7 +173,7 @@ where
 }
 
 /// `CopyObject` of its `CopyObjectError`.
-fn operation_name<E>() -> &'static str {
+pub(crate) fn operation_name<E>() -> &'static str {
     let name = std::any::type_name::<E>().rsplit("::").next();
     let operation = name.and_then(|name| name.strip_suffix("Error"));
     operation.unwrap_or_default()
@@ -229,6 +239,16 @@ fn is_instance() -> bool {
 /// signature quotes its headers, the session token among them.
 pub(crate) fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_owned()
+}
+
+pub(crate) const BUCKET_REGION: &str = "x-amz-bucket-region";
+
+/// In place of a message; a proxy's, perhaps.
+pub(crate) fn describe_status(status: u16, region: Option<&str>) -> String {
+    match region {
+        Some(region) if matches!(status, 301 | 307) => format!("the bucket is in {region}"),
+        _ => format!("HTTP status {status} without a message"),
+    }
 }
 
 /// Responses to HEAD carry no body, hence no code.

@@ -89,9 +89,11 @@ pub async fn serve_endpoints(
         return Ok(ready);
     };
     let listener = TcpListener::bind(address).await;
-    let listener = listener.map_err(|error| PreflightError::InvalidSetting {
-        setting: "METRICS_ADDR",
-        problem: format!("cannot listen on {address}: {error}"),
+    let listener = listener.map_err(|error| {
+        PreflightError::invalid(
+            "METRICS_ADDR",
+            format!("cannot listen on {address}: {error}"),
+        )
     })?;
     let router = Router::new()
         .route("/healthz", get(get_healthz))

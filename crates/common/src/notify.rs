@@ -80,12 +80,9 @@ impl Notifier {
     /// Sends to `url`, which [`parse_notify_url`] has read. Its path and query may be a secret: only the host is ever
     /// written.
     pub fn start(url: &SecretString) -> Result<Self, PreflightError> {
-        let invalid = |problem| PreflightError::InvalidSetting {
-            setting: "NOTIFY_URL",
-            problem,
-        };
+        let invalid = |problem: String| PreflightError::invalid("NOTIFY_URL", problem);
         let url = Url::parse(url.expose_secret());
-        let url = url.map_err(|_| invalid("is not a URL".to_owned()))?;
+        let url = url.map_err(|_| invalid("is not a URL".into()))?;
         let client = Client::builder()
             .timeout(REQUEST_TIMEOUT)
             .redirect(Policy::none())

@@ -38,6 +38,21 @@ pub enum PreflightError {
 }
 
 impl PreflightError {
+    pub fn invalid(setting: &'static str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        Self::InvalidSetting { setting, problem }
+    }
+
+    pub fn denied(setting: &'static str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        Self::AccessDenied { setting, problem }
+    }
+
+    pub fn unreachable(setting: &'static str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        Self::Unreachable { setting, problem }
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::InvalidSetting { .. } => exit::INVALID_SETTINGS,
@@ -91,10 +106,10 @@ pub async fn retry_transient<T, E: TransientError>(
 /// Before the first request, what is most often missing is not ours to name more precisely: the SDK
 /// looks for credentials and region in a dozen places.
 fn no_credentials(message: &str) -> PreflightError {
-    PreflightError::InvalidSetting {
-        setting: "AWS_REGION, AWS_PROFILE or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
-        problem: format!("no request can be sent: {message}"),
-    }
+    PreflightError::invalid(
+        "AWS_REGION, AWS_PROFILE or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+        format!("no request can be sent: {message}"),
+    )
 }
 
 /// How strictly a bucket is checked.
@@ -112,28 +127,20 @@ pub async fn check_queue(
     url: &str,
 ) -> Result<QueueAttributes, PreflightError> {
     let setting = "QUEUE_URL";
-    let attributes = queue
-        .queue_attributes()
-        .await
-        .map_err(|error| match error {
-            QueueError::Refused { code, .. }
-                if code.contains("NonExistent") || code.contains("DoesNotExist") =>
-            {
-                let problem = format!("there is no queue '{url}' in this account and region");
-                PreflightError::InvalidSetting { setting, problem }
-            }
-            QueueError::Refused { code, message, .. } if code == NOT_SENT_CODE => {
-                no_credentials(&message)
-            }
-            QueueError::Refused { .. } => PreflightError::AccessDenied {
-                setting,
-                problem: format!("'{url}': {error}"),
-            },
-            QueueError::Unavailable { .. } => PreflightError::Unreachable {
-                setting,
-                problem: format!("'{url}': {error}"),
-            },
-        })?;
+    let refused = |error| match error {
+        QueueError::Refused { code, message, .. } if code == NOT_SENT_CODE => {
+            no_credentials(&message)
+        }
+        error if error.is_about_missing_queue() => {
+            let problem = format!("there is no queue '{url}' in this account and region");
+            PreflightError::invalid(setting, problem)
+        }
+        QueueError::Refused { .. } => PreflightError::denied(setting, format!("'{url}': {error}")),
+        QueueError::Unavailable { .. } => {
+            PreflightError::unreachable(setting, format!("'{url}': {error}"))
+        }
+    };
+    let attributes = queue.queue_attributes().await.map_err(refused)?;
     if attributes.max_receive_count.is_none() {
         tracing::warn!(
             queue = url,
@@ -146,10 +153,10 @@ pub async fn check_queue(
 /// Makes sure that messages can be deleted: those of moved rows would come again until they are dead letters.
 pub async fn check_delete_right(queue: &SqsQueue, url: &str) -> Result<(), PreflightError> {
     match queue.probe_delete().await {
-        Err(error) if error.is_denied() => Err(PreflightError::AccessDenied {
-            setting: "QUEUE_URL",
-            problem: format!("'{url}': {error} (sqs:DeleteMessage is needed)"),
-        }),
+        Err(error) if error.is_denied() => Err(PreflightError::denied(
+            "QUEUE_URL",
+            format!("'{url}': {error} (sqs:DeleteMessage is needed)"),
+        )),
         _ => Ok(()),
     }
 }
@@ -181,40 +188,38 @@ pub async fn check_bucket(
         message,
         status,
     } = error.into();
-    let at_fault = match (origin, status) {
+    Err(match (origin, status) {
         (ErrorOrigin::Service, 404) => {
-            let problem = format!("there is no bucket '{bucket}'");
-            return Err(PreflightError::InvalidSetting { setting, problem });
+            PreflightError::invalid(setting, format!("there is no bucket '{bucket}'"))
         }
         _ if need == BucketCheck::NameOnly => return Ok(()),
         (ErrorOrigin::Local, _) => no_credentials(&message),
-        (ErrorOrigin::Service, 301) => {
-            let problem = format!(
-                "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION is for the source's, when the two differ)"
-            );
-            return Err(PreflightError::InvalidSetting { setting, problem });
-        }
+        (ErrorOrigin::Service, 301) => PreflightError::invalid(
+            setting,
+            format!(
+                "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION is for the source's, when the two differ): {message}"
+            ),
+        ),
         (ErrorOrigin::Service, 403) if is_requester_pays(client, bucket).await => {
-            PreflightError::AccessDenied {
+            PreflightError::denied(
                 setting,
-                problem: format!(
+                format!(
                     "the requester pays for bucket '{bucket}': start the feeder with REQUEST_PAYER=requester, or work with credentials of the bucket's owner"
                 ),
-            }
+            )
         }
-        (ErrorOrigin::Service, 403) => PreflightError::AccessDenied {
+        (ErrorOrigin::Service, 403) => PreflightError::denied(
             setting,
-            problem: format!(
+            format!(
                 "access to bucket '{bucket}' is denied (s3:ListBucket on {} is needed; without it a missing image looks like a forbidden one)",
                 s3_arn(bucket, "")
             ),
-        },
-        _ => PreflightError::Unreachable {
+        ),
+        _ => PreflightError::unreachable(
             setting,
-            problem: format!("bucket '{bucket}' cannot be reached: {code}: {message}"),
-        },
-    };
-    Err(at_fault)
+            format!("bucket '{bucket}' cannot be reached: {code}: {message}"),
+        ),
+    })
 }
 
 /// Whether the bucket can be listed by one who offers to pay, and by no other.
@@ -229,39 +234,26 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    fn unreachable() -> PreflightError {
-        PreflightError::Unreachable {
-            setting: "QUEUE_URL",
-            problem: "no response".into(),
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn what_does_not_respond_is_retried_and_a_wrong_setting_is_not() {
-        let made = Cell::new(0);
-        let check = async || {
-            made.set(made.get() + 1);
-            if made.get() <= MAX_RETRIES {
-                Err(unreachable())
-            } else {
-                Ok(made.get())
-            }
-        };
-        assert_eq!(retry_transient(check).await.unwrap(), MAX_RETRIES + 1);
-        made.set(0);
-        let check = async || {
-            made.set(made.get() + 1);
-            Err::<(), PreflightError>(unreachable())
-        };
-        assert!(retry_transient(check).await.is_err());
-        assert_eq!(made.get(), MAX_RETRIES + 1);
-        made.set(0);
-        let check = async || -> Result<(), PreflightError> {
-            made.set(made.get() + 1);
-            let (setting, problem) = ("QUEUE_URL", "no such queue".into());
-            Err(PreflightError::InvalidSetting { setting, problem })
-        };
-        assert!(retry_transient(check).await.is_err());
-        assert_eq!(made.get(), 1);
+        for (is_down, succeeds_at, made_at_end) in [
+            (true, MAX_RETRIES + 1, MAX_RETRIES + 1),
+            (true, usize::MAX, MAX_RETRIES + 1),
+            (false, usize::MAX, 1),
+        ] {
+            let made = Cell::new(0);
+            let checked = retry_transient(async || {
+                made.set(made.get() + 1);
+                if made.get() < succeeds_at {
+                    return Err(match is_down {
+                        true => PreflightError::unreachable("QUEUE_URL", "no response"),
+                        false => PreflightError::invalid("QUEUE_URL", "no such queue"),
+                    });
+                }
+                Ok(())
+            });
+            assert_eq!(checked.await.is_ok(), succeeds_at < usize::MAX);
+            assert_eq!(made.get(), made_at_end);
+        }
     }
 }

@@ -206,17 +206,6 @@ mod tests {
     #[test]
     #[ignore = "ends its process"]
     fn panicking_process() {
-        run(WorkerThreads::One, async |_: AnyArgs, stop| {
-            drop(tokio::spawn(async { panic!("a defect") }));
-            stop.cancelled().await;
-            Ok(exit::DONE)
-        });
-    }
-
-    /// Not a test either.
-    #[test]
-    #[ignore = "ends its process"]
-    fn containing_process() {
         run(WorkerThreads::One, async |_: AnyArgs, _| {
             let defect = async {
                 tokio::task::yield_now().await;
@@ -229,26 +218,14 @@ mod tests {
         });
     }
 
-    fn end_of(process: &str) -> (Option<i32>, String) {
+    #[test]
+    fn a_contained_panic_ends_no_process_and_one_in_any_task_does() {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--ignored", "--exact", "--nocapture"]);
-        command.arg(format!("startup::tests::{process}"));
+        command.arg("startup::tests::panicking_process");
         let output = command.stdin(Stdio::null()).output().unwrap();
-        let log = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), log)
-    }
-
-    #[test]
-    fn a_panic_in_any_task_ends_the_process_with_a_code_of_its_own() {
-        let (code, log) = end_of("panicking_process");
-        assert_eq!(code, Some(70), "{log}");
-        assert!(log.contains("a defect"), "{log}");
-    }
-
-    #[test]
-    fn a_contained_panic_ends_no_process_and_the_next_one_does() {
-        let (code, log) = end_of("containing_process");
-        assert_eq!(code, Some(70), "{log}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(70), "{log}");
         let place = "contained: Err(\"panicked at crates/common/src/startup.rs:";
         assert!(log.contains(place), "{log}");
         assert!(

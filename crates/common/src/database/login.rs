@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use thiserror::Error;
+use tokio::task::spawn_blocking;
 
 use super::iam_token::IamTokens;
 use crate::settings::SecretString;
@@ -50,7 +51,8 @@ impl DatabaseLogin {
                 return Err(("DATABASE_AUTH", problem.into()));
             }
             PasswordSource::File(path) => {
-                read_password(path).map_err(|problem| (PASSWORD_FILE, problem))?;
+                let read = parse_password(path, std::fs::read_to_string(path));
+                read.map_err(|problem| (PASSWORD_FILE, problem))?;
             }
             _ => {}
         }
@@ -79,9 +81,14 @@ impl DatabaseLogin {
         };
         Ok(match &self.password {
             PasswordSource::Fixed => options,
-            PasswordSource::PassFile(url) => parse_options(url.as_ref()).map_err(refused)?,
+            PasswordSource::PassFile(url) => {
+                let url = url.clone();
+                let parsed = spawn_blocking(move || parse_options(url.as_ref())).await;
+                let parsed = parsed.unwrap_or_else(|error| Err(error.to_string()));
+                parsed.map_err(refused)?
+            }
             PasswordSource::File(path) => {
-                let password = read_password(path);
+                let password = parse_password(path, tokio::fs::read_to_string(path).await);
                 let name = |problem| refused(format!("{PASSWORD_FILE}: {problem}"));
                 options.password(&password.map_err(name)?)
             }
@@ -113,8 +120,7 @@ impl FromStr for DatabaseLogin {
 const PASSWORD_FILE: &str = "DATABASE_PASSWORD_FILE";
 
 /// Without the line's end that editors add.
-fn read_password(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path);
+fn parse_password(path: &Path, text: std::io::Result<String>) -> Result<String, String> {
     let text = text.map_err(|error| format!("'{}' cannot be read: {error}", path.display()))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("'{}' is empty", path.display())),
@@ -175,4 +181,49 @@ fn has_stray_password(url: &str) -> bool {
     let database = location.splitn(4, '/').nth(3).unwrap_or_default();
     let option = options.split_once('@').map(|(before, _)| before);
     url.contains('#') || database.contains('@') || option.is_some_and(|text| !text.contains('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A pipe without a writer: like a file on a server that does not respond.
+    #[tokio::test]
+    async fn a_password_file_that_hangs_holds_nothing_else_up() {
+        let name = format!("bucket-brigade-password-{:016x}", fastrand::u64(..));
+        let path = std::env::temp_dir().join(name);
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let (went_on, pipe) = (Arc::new(AtomicBool::new(false)), path.clone());
+        let seen = Arc::clone(&went_on);
+        let writer = std::thread::spawn(move || {
+            for _ in 0..500 {
+                if seen.load(Ordering::Relaxed) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let has_gone_on = seen.load(Ordering::Relaxed);
+            std::fs::write(pipe, "secret\n").unwrap();
+            has_gone_on
+        });
+        let login = DatabaseLogin {
+            options: PgConnectOptions::new(),
+            password: PasswordSource::File(path.clone()),
+        };
+        let reading = tokio::spawn(async move { login.read_options().await.is_ok() });
+        tokio::task::yield_now().await;
+        went_on.store(true, Ordering::Relaxed);
+        assert!(reading.await.unwrap() && writer.join().unwrap());
+        std::fs::remove_file(path).unwrap();
+    }
 }

@@ -89,7 +89,7 @@ impl DeadLetterQueue {
         let task = task.set_destination_arn(self.queue_arn.clone());
         match task.source_arn(&self.arn).send().await {
             Ok(_) => return Ok(RedriveOutcome::Started(waiting)),
-            Err(error) => match queue_error("StartMessageMoveTask", error) {
+            Err(error) => match queue_error("StartMessageMoveTask", &self.arn, error) {
                 QueueError::Refused { code, .. }
                     if UNSUPPORTED_CODES.iter().any(|one| code.contains(one)) => {}
                 other => return Err(other),

@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::aws::{ErrorOrigin, RequestError};
+use crate::permissions::sqs_arn;
 use crate::queue::batch_entries::{build_entries, entry_outcomes};
 use crate::queue::{
     DeadLetter, EntryOutcome, MAX_BATCH_ENTRIES, MessageAttribute, MessageQueue, OutgoingMessage,
@@ -85,7 +86,7 @@ impl SqsQueue {
     pub(crate) async fn probe_delete(&self) -> Result<(), QueueError> {
         let request = self.client.delete_message().queue_url(&self.url);
         let request = request.receipt_handle(PROBE_HANDLE).send();
-        respond("DeleteMessage", request).await.map(drop)
+        respond("DeleteMessage", &self.url, request).await.map(drop)
     }
 
     fn message_attributes(&self, all: bool) -> Option<Vec<String>> {
@@ -107,7 +108,7 @@ impl SqsQueue {
             .queue_url(url)
             .set_entries(Some(entries))
             .send();
-        let output = respond("SendMessageBatch", request).await?;
+        let output = respond("SendMessageBatch", url, request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(count, done, &output.failed))
     }
@@ -157,7 +158,7 @@ impl MessageQueue for SqsQueue {
             .set_message_attribute_names(self.message_attributes(knows_attributes))
             .send()
             .await
-            .map_err(|error| queue_error("ReceiveMessage", error))?;
+            .map_err(|error| queue_error("ReceiveMessage", &self.url, error))?;
         let messages = output.messages.unwrap_or_default();
         for message in &messages {
             self.record_age(message);
@@ -182,7 +183,7 @@ impl MessageQueue for SqsQueue {
             .queue_url(&self.url)
             .set_entries(Some(entries))
             .send();
-        let output = respond("DeleteMessageBatch", request).await?;
+        let output = respond("DeleteMessageBatch", &self.url, request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(receipt_handles.len(), done, &output.failed))
     }
@@ -204,7 +205,7 @@ impl MessageQueue for SqsQueue {
             .queue_url(&self.url)
             .set_entries(Some(entries))
             .send();
-        let output = respond("ChangeMessageVisibilityBatch", request).await?;
+        let output = respond("ChangeMessageVisibilityBatch", &self.url, request).await?;
         let done = output.successful.iter().map(|entry| entry.id.as_str());
         Ok(entry_outcomes(changes.len(), done, &output.failed))
     }
@@ -238,7 +239,7 @@ impl MessageQueue for SqsQueue {
             .queue_url(&self.url)
             .attribute_names(QueueAttributeName::All)
             .send();
-        let output = respond("GetQueueAttributes", request).await?;
+        let output = respond("GetQueueAttributes", &self.url, request).await?;
         Ok(parse_attributes(&output.attributes.unwrap_or_default()))
     }
 }
@@ -246,10 +247,11 @@ impl MessageQueue for SqsQueue {
 /// What the queue responds to any call but a receive, or that it does not.
 async fn respond<T, E: Into<RequestError>>(
     operation: &'static str,
+    url: &str,
     request: impl Future<Output = Result<T, E>>,
 ) -> Result<T, QueueError> {
     match timeout(CALL_TIMEOUT, request).await {
-        Ok(response) => response.map_err(|error| queue_error(operation, error)),
+        Ok(response) => response.map_err(|error| queue_error(operation, url, error)),
         Err(_) => Err(QueueError::Unavailable {
             operation,
             message: format!("no response within {CALL_TIMEOUT:?}"),
@@ -381,13 +383,18 @@ fn whole_seconds(duration: Duration) -> i32 {
     i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
-pub(crate) fn queue_error(operation: &'static str, error: impl Into<RequestError>) -> QueueError {
+pub(super) fn queue_error(
+    operation: &'static str,
+    url: &str,
+    error: impl Into<RequestError>,
+) -> QueueError {
+    let error = error.into();
     let RequestError {
         origin,
         code,
         message,
         status,
-    } = error.into();
+    } = error.explain_denial(operation, &sqs_arn(url), None);
     let throttled = code.contains("Throttl") || code.contains("OverLimit");
     let is_unanswered = matches!(origin, ErrorOrigin::Transport | ErrorOrigin::Credentials);
     if is_unanswered || status >= 500 || status == 429 || throttled {

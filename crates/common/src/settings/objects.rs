@@ -1,6 +1,6 @@
 //! The settings of the copies. They are the run's: the feeder writes them into the ledger.
 
-use aws_sdk_s3::types::{ObjectCannedAcl, ServerSideEncryption, StorageClass};
+use aws_sdk_s3::types::{ObjectCannedAcl, StorageClass};
 use clap::Args;
 
 use super::{Setting, SettingsProblems, optional, setting};
@@ -21,7 +21,7 @@ pub struct ObjectArgs {
     #[arg(long, env, value_name = "METHOD", default_value = "", hide_default_value = true, value_parser = setting(parse_method))]
     copy_method: Setting<Option<String>>,
     /// The encryption of the copies: AES256, aws:kms or aws:kms:dsse [default: the bucket's]
-    #[arg(long, env, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(parse_encryption))]
+    #[arg(long, env, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = setting(|text: &str| parse_known(text, &["AES256", "aws:kms", "aws:kms:dsse"])))]
     sse: Setting<Option<String>>,
     /// With aws:kms: the key's id or ARN [default: the bucket's]
     #[arg(long, env, value_name = "KEY", default_value = "", hide_default_value = true, value_parser = setting(optional))]
@@ -30,7 +30,7 @@ pub struct ObjectArgs {
     #[arg(long, env, value_name = "CLASS", default_value = "", hide_default_value = true, value_parser = setting(parse_storage_class))]
     storage_class: Setting<Option<String>>,
     /// requester: pay for requests to buckets that ask for it
-    #[arg(long, env, value_name = "requester", default_value = "", hide_default_value = true, value_parser = setting(parse_payer))]
+    #[arg(long, env, value_name = "requester", default_value = "", hide_default_value = true, value_parser = setting(|text: &str| parse_known(text, &["requester"])))]
     request_payer: Setting<Option<String>>,
     /// The account that must own the source bucket
     #[arg(long, env, value_name = "ACCOUNT", default_value = "", hide_default_value = true, value_parser = setting(parse_account))]
@@ -72,15 +72,6 @@ fn parse_method(text: &str) -> Result<Option<String>, String> {
     Ok(method.filter(|method| method != "auto"))
 }
 
-fn parse_encryption(text: &str) -> Result<Option<String>, String> {
-    let known = [
-        ServerSideEncryption::Aes256.as_str(),
-        ServerSideEncryption::AwsKms.as_str(),
-        ServerSideEncryption::AwsKmsDsse.as_str(),
-    ];
-    parse_known(text, &known)
-}
-
 fn parse_storage_class(text: &str) -> Result<Option<String>, String> {
     if matches!(text, "GLACIER" | "DEEP_ARCHIVE") {
         return Err("is an archive class: the application could not read the copies".into());
@@ -88,10 +79,6 @@ fn parse_storage_class(text: &str) -> Result<Option<String>, String> {
     let known = [StorageClass::values(), &[FROM_SOURCE]].concat();
     let class = parse_known(text, &known)?;
     Ok(class.filter(|class| class != StorageClass::Standard.as_str()))
-}
-
-fn parse_payer(text: &str) -> Result<Option<String>, String> {
-    parse_known(text, &["requester"])
 }
 
 fn parse_account(text: &str) -> Result<Option<String>, String> {

@@ -48,11 +48,8 @@ impl Traces {
         let Some(export) = &settings.export else {
             return Ok(Self(None));
         };
-        let exporter =
-            build_exporter(export).map_err(|problem| PreflightError::InvalidSetting {
-                setting: "OTEL_EXPORTER_OTLP_*",
-                problem,
-            })?;
+        let exporter = build_exporter(export)
+            .map_err(|problem| PreflightError::invalid("OTEL_EXPORTER_OTLP_*", problem))?;
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
             .with_resource(build_resource(service, instance))

@@ -200,149 +200,118 @@ fn read_certificates(path: &str) -> Result<Vec<Certificate>, String> {
 mod tests {
     use super::*;
 
-    /// What these variables mean, or what is wrong with them.
-    fn read(variables: &[(&str, &str)]) -> Result<TraceSettings, String> {
+    /// What these variables (`NAME=value`, without `OTEL_`) mean, or what is wrong with them.
+    fn read(variables: &str) -> Result<TraceSettings, String> {
         let mut problems = SettingsProblems::default();
+        let variables: Vec<(String, &str)> = variables
+            .split(';')
+            .filter_map(|variable| variable.split_once('='))
+            .map(|(name, value)| (format!("OTEL_{name}"), value))
+            .collect();
         let get = |name: &str| {
-            let found = variables.iter().find(|(other, _)| *other == name);
+            let found = variables.iter().find(|(other, _)| other == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        let problems_of = VariableReader {
+        let reader = VariableReader {
             get,
             problems: &mut problems,
         };
-        let settings = problems_of.read();
+        let settings = reader.read();
         let settings = problems.finish(Some(settings));
         settings.map_err(|error| error.to_string())
     }
 
-    const AT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+    const AT: &str = "EXPORTER_OTLP_ENDPOINT=http://collector:4318";
+
+    fn read_at(variables: &str) -> Result<TraceSettings, String> {
+        read(&format!("{AT};{variables}"))
+    }
 
     #[test]
     fn off_unless_there_is_a_collector_and_traces_are_wanted() {
         for off in [
-            &[][..],
-            &[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")],
-            &[(
-                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-                "http://collector:4318",
-            )],
-            &[("OTEL_TRACES_EXPORTER", "otlp")],
-            &[AT, ("OTEL_SDK_DISABLED", "TRUE")],
-            &[AT, ("OTEL_TRACES_EXPORTER", "none")],
-            // Who wants no traces may set the rest as for other programs.
-            &[
-                AT,
-                ("OTEL_TRACES_EXPORTER", "none"),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-            ],
-            &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+            "",
+            "EXPORTER_OTLP_ENDPOINT= ",
+            "EXPORTER_OTLP_METRICS_ENDPOINT=http://collector:4318",
+            "TRACES_EXPORTER=otlp",
+            "EXPORTER_OTLP_PROTOCOL=grpc",
         ] {
-            assert!(!read(off).unwrap().is_on(), "{off:?}");
+            assert!(!read(off).unwrap().is_on(), "{off}");
+        }
+        for off in [
+            "SDK_DISABLED=TRUE",
+            "TRACES_EXPORTER=none",
+            // Who wants no traces may set the rest as for other programs.
+            "TRACES_EXPORTER=none;EXPORTER_OTLP_PROTOCOL=grpc",
+        ] {
+            assert!(!read_at(off).unwrap().is_on(), "{off}");
         }
     }
 
     #[test]
     fn on_with_a_collector() {
+        let own = read("EXPORTER_OTLP_TRACES_ENDPOINT=https://c.example/v1/traces");
+        assert!(own.unwrap().is_on());
         for on in [
-            &[AT][..],
-            &[(
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-                "https://c.example/v1/traces",
-            )],
-            &[
-                AT,
-                ("OTEL_SDK_DISABLED", "false"),
-                ("OTEL_TRACES_EXPORTER", "otlp"),
-            ],
-            &[AT, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")],
-            &[AT, ("OTEL_TRACES_SAMPLER", "always_on")],
-            &[
-                AT,
-                ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
-                ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
-            ],
+            "",
+            "SDK_DISABLED=false;TRACES_EXPORTER=otlp",
+            "EXPORTER_OTLP_PROTOCOL=http/protobuf",
+            "EXPORTER_OTLP_PROTOCOL=grpc;EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf",
+            "TRACES_SAMPLER=always_on",
+            "TRACES_SAMPLER=parentbased_traceidratio;TRACES_SAMPLER_ARG=0.01",
         ] {
-            let export = read(on).unwrap().export.unwrap();
-            assert_eq!(export.timeout, DEFAULT_TIMEOUT, "{on:?}");
+            let export = read_at(on).unwrap().export.unwrap();
+            assert_eq!(export.timeout, DEFAULT_TIMEOUT, "{on}");
         }
     }
 
     #[test]
     fn the_variable_for_traces_goes_before_the_one_for_all() {
-        let timeout = |variables: &[(&str, &str)]| {
-            let export = read(variables).unwrap().export.unwrap();
-            export.timeout.as_millis()
-        };
-        let all = ("OTEL_EXPORTER_OTLP_TIMEOUT", "300");
-        let own = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "200");
-        assert_eq!(timeout(&[AT, all]), 300);
-        assert_eq!(timeout(&[AT, all, own]), 200);
-        let protocols = [
-            AT,
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
-        ];
-        assert!(read(&protocols).unwrap().is_on());
+        let timeout = |variables| read_at(variables).unwrap().export.unwrap().timeout;
+        let all = "EXPORTER_OTLP_TIMEOUT=300";
+        assert_eq!(timeout(all), Duration::from_millis(300));
+        let both = format!("{all};EXPORTER_OTLP_TRACES_TIMEOUT=200");
+        assert_eq!(timeout(&both), Duration::from_millis(200));
     }
 
     #[test]
     fn what_would_go_wrong_in_silence_is_told() {
-        let own_file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-        for (name, value, word) in [
+        const OWN_FILE: &str = concat!(
+            "EXPORTER_OTLP_CERTIFICATE=",
+            env!("CARGO_MANIFEST_DIR"),
+            "/Cargo.toml"
+        );
+        for (variables, word) in [
+            ("EXPORTER_OTLP_TRACES_ENDPOINT=collector:4318", "no address"),
+            ("EXPORTER_OTLP_TRACES_ENDPOINT=http://", "no address"),
+            ("EXPORTER_OTLP_TRACES_ENDPOINT=ftp://c/", "no address"),
             (
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-                "collector:4318",
-                "no address",
-            ),
-            (
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-                "http://",
-                "no address",
-            ),
-            (
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-                "ftp://c/",
-                "no address",
-            ),
-            (
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-                "http://a:hunter2@c",
+                "EXPORTER_OTLP_TRACES_ENDPOINT=http://a:hunter2@c",
                 "HEADERS",
             ),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip"),
-            ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, none"),
-            ("OTEL_TRACES_SAMPLER", "sometimes", "is none of"),
+            ("EXPORTER_OTLP_PROTOCOL=grpc", "http/protobuf"),
+            ("EXPORTER_OTLP_COMPRESSION=zstd", "gzip"),
+            ("TRACES_EXPORTER=zipkin", "otlp, none"),
+            ("TRACES_SAMPLER=sometimes", "is none of"),
             (
-                "OTEL_TRACES_SAMPLER",
-                "traceidratio",
+                "TRACES_SAMPLER=traceidratio",
                 "OTEL_TRACES_SAMPLER_ARG: is not a share",
             ),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "whole number"),
             (
-                "OTEL_EXPORTER_OTLP_CERTIFICATE",
-                "/nowhere.pem",
-                "cannot be read",
+                "TRACES_SAMPLER_ARG=1%;TRACES_SAMPLER=traceidratio",
+                "not a share from 0 to 1",
             ),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", own_file, "no certificate"),
+            ("EXPORTER_OTLP_TIMEOUT=10s", "whole number"),
+            ("EXPORTER_OTLP_CERTIFICATE=/nowhere.pem", "cannot be read"),
+            (OWN_FILE, "no certificate"),
         ] {
-            let problem = read(&[AT, (name, value)]).unwrap_err();
+            let problem = read_at(variables).unwrap_err();
+            let (name, _) = variables.split_once('=').unwrap();
             assert!(
                 problem.contains(name) && problem.contains(word),
                 "{problem}"
             );
             assert!(!problem.contains("hunter2"));
         }
-        let ratio = [
-            AT,
-            ("OTEL_TRACES_SAMPLER", "traceidratio"),
-            ("OTEL_TRACES_SAMPLER_ARG", "1%"),
-        ];
-        assert!(
-            read(&ratio)
-                .unwrap_err()
-                .contains("not a share from 0 to 1")
-        );
     }
 }

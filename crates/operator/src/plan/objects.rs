@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::types::StorageClass;
-use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, CopyMethod, S3Bucket, store_error};
+use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, CopyMethod, ObjectHead, S3Bucket};
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 
@@ -174,7 +172,7 @@ impl SampledObjects {
             let (key, id) = (&sample.route.source_key, || sample.id.clone());
             match self.source.head(key).await {
                 Ok(Some(head)) => {
-                    sample.size_bytes = head.content_length();
+                    sample.size_bytes = head.size_bytes();
                     self.add_object(key, &head);
                 }
                 Ok(None) => match find_encoding(&self.source, rule, &sample.route).await {
@@ -190,14 +188,14 @@ impl SampledObjects {
         }
     }
 
-    fn add_object(&mut self, key: &str, head: &HeadObjectOutput) {
-        let size = head.content_length().unwrap_or(0);
+    fn add_object(&mut self, key: &str, head: &ObjectHead) {
+        let size = head.size_bytes().unwrap_or(0);
         self.readable += 1;
         self.bytes += u64::try_from(size).unwrap_or(0);
         self.tagged += usize::from(head.tag_count().unwrap_or(0) > 0);
-        self.uses_kms |= head.ssekms_key_id().is_some();
-        let class = head.storage_class().map_or("", StorageClass::as_str);
-        if matches!(class, "GLACIER" | "DEEP_ARCHIVE") && head.restore().is_none() {
+        self.uses_kms |= head.kms_key().is_some();
+        let class = head.storage_class().unwrap_or_default();
+        if matches!(class, "GLACIER" | "DEEP_ARCHIVE") && !head.is_restored() {
             self.archived.push(key.to_owned());
         } else if self
             .smallest
@@ -266,7 +264,8 @@ impl SampledObjects {
         };
         let request = self.source.client().get_object_tagging();
         let request = request.bucket(self.source.name()).key(key);
-        match request.send().await.map_err(store_error) {
+        let read = request.send().await;
+        match read.map_err(|error| self.source.refused(key, error)) {
             Ok(_) => {
                 let finding = format!("can be read; {} objects have some", self.tagged);
                 checks.ok("tags", finding);

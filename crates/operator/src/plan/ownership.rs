@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::types::ObjectOwnership;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::object_store::s3::{FROM_SOURCE, S3Bucket, store_error};
+use bucket_brigade_common::object_store::s3::{FROM_SOURCE, S3Bucket};
 
 use super::check::PlanChecks;
 
@@ -45,7 +45,7 @@ pub(super) async fn find_owner(
 ) -> Option<String> {
     let request = destination.client().get_bucket_ownership_controls();
     let controls = request.bucket(destination.name()).send().await;
-    let owner = match controls.map_err(store_error) {
+    let owner = match controls.map_err(|error| destination.refused("", error)) {
         Ok(controls) => {
             let rules = controls.ownership_controls.map(|controls| controls.rules);
             let rule = rules.and_then(|rules| rules.into_iter().next());
@@ -86,9 +86,8 @@ async fn read_owner(bucket: &S3Bucket, key: &str) -> Option<String> {
 }
 
 pub(super) async fn check_application(bucket: &S3Bucket, copy_key: &str, checks: &mut PlanChecks) {
-    let request = bucket.client().get_object().bucket(bucket.name());
-    match request.key(copy_key).send().await.map_err(store_error) {
-        Ok(_) => checks.ok("application", "it can read a copy (APPLICATION_PROFILE)"),
+    match bucket.check_readable(copy_key).await {
+        Ok(()) => checks.ok("application", "it can read a copy (APPLICATION_PROFILE)"),
         Err(error) => checks.fail(
             "application",
             format!("it cannot read a copy (APPLICATION_PROFILE): {error}"),

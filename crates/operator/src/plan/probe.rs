@@ -3,10 +3,9 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket_brigade_common::ledger::RunSpec;
 use bucket_brigade_common::object_store::StoreError;
-use bucket_brigade_common::object_store::s3::{CopyMethod, S3Bucket, S3Store};
+use bucket_brigade_common::object_store::s3::{CopyMethod, ObjectHead, S3Bucket, S3Store};
 use bucket_brigade_common::preflight::PreflightError;
 use indicatif::DecimalBytes;
 
@@ -41,7 +40,7 @@ pub(super) async fn probe_copy(
     };
     objects.copy_duration = Some(took);
     let head = probe.head().await;
-    let key = head.as_ref().ok().and_then(HeadObjectOutput::ssekms_key_id);
+    let key = head.as_ref().ok().and_then(ObjectHead::kms_key);
     objects.uses_kms |= key.is_some();
     check_copy(head.as_ref(), request.size_bytes, took, checks);
     let acl = request.run.options.copy_acl.as_deref();
@@ -107,20 +106,20 @@ pub(super) fn check_method(
 }
 
 fn check_copy(
-    head: Result<&HeadObjectOutput, &StoreError>,
+    head: Result<&ObjectHead, &StoreError>,
     size: i64,
     took: Duration,
     checks: &mut PlanChecks,
 ) {
     let (whole, took) = (format_size(size), took.as_millis());
     match head {
-        Ok(head) if head.content_length() == Some(size) => {
-            let key = head.ssekms_key_id();
+        Ok(head) if head.size_bytes() == Some(size) => {
+            let key = head.kms_key();
             let key = key.map_or_else(String::new, |key| format!(", encrypted with {key}"));
             checks.ok("copy", format!("{whole} in {took} ms{key}"));
         }
         Ok(head) => {
-            let copied = head.content_length().unwrap_or(0);
+            let copied = head.size_bytes().unwrap_or(0);
             checks.fail(
                 "copy",
                 format!("the copy has {copied} bytes, its source {size}"),

@@ -112,6 +112,38 @@ async fn a_silent_queue_is_told_within_twenty_seconds() {
 }
 
 #[tokio::test]
+async fn a_silent_store_is_told_within_a_minute_whatever_the_time_limit_of_copies() {
+    let rig = TestRig::new().await;
+    let (proxy, url) = start_proxy(&rig).await;
+    feed_images(&rig, 200).await;
+    let address = free_address();
+    // COPY_TIMEOUT is its default, two minutes.
+    let settings = [
+        ("AWS_ENDPOINT_URL_S3", url.as_str()),
+        ("METRICS_ADDR", address.as_str()),
+        ("MAX_CONCURRENCY", "8"),
+        ("CONDITIONAL_COPY", "on"),
+    ];
+    let consumer = rig.spawn_consumer(&settings);
+    wait_until("some to move", async || rig.count_rows("moves").await > 0).await;
+    proxy.silence(SilenceMode::Acknowledging, true);
+    let began = Instant::now();
+    wait_until("the outage", async || {
+        let health = http_get(&address, "/healthz").await;
+        health.contains("503") && health.contains("S3: no response")
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_mins(1));
+    proxy.end_silence();
+    let began = Instant::now();
+    rig.wait_until_drained().await;
+    assert!(began.elapsed() < Duration::from_mins(1));
+    assert_eq!(rig.ledger_counter("moved").await, 200);
+    assert_eq!(rig.count_rows("failures").await, 0);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
 async fn an_answer_that_stops_in_its_middle_is_given_up() {
     let rig = TestRig::new().await;
     let (proxy, url) = start_proxy(&rig).await;

@@ -1,20 +1,23 @@
 //! How this process reaches S3, and the buckets that it works with.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::SdkError;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
 use super::copy::{BucketAddress, CopyClient, RequestSigner, endpoint_params};
-use crate::aws::{error_chain, s3_client};
+use super::store_error;
+use crate::aws::{RequestError, error_chain, operation_name, s3_client};
 use crate::connections::RenewedConnections;
-use crate::permissions::DenialNotes;
+use crate::object_store::StoreError;
+use crate::permissions::s3_arn;
 use crate::preflight::{BucketCheck, PreflightError, check_bucket, retry_transient};
 
 /// How this process reaches S3: one set of connections for all requests, and of credentials for all copies.
@@ -33,11 +36,9 @@ pub struct S3Bucket {
     /// The setting that names it.
     setting: &'static str,
     pub(super) name: String,
+    /// The SDK's, for what is not asked for each image.
     pub(super) client: Client,
     pub(super) copies: CopyClient,
-    /// When a request that does not answer is given up.
-    pub(super) timeout: Duration,
-    pub(super) headers: BucketHeaders,
 }
 
 /// What each request about a bucket says beside its own matter.
@@ -128,25 +129,20 @@ impl S3Access {
         Ok(S3Bucket {
             setting,
             name: name.to_owned(),
-            client: self.client(name, region),
-            copies: copies.map_err(|error| PreflightError::InvalidSetting {
-                setting,
-                problem: format!("bucket '{name}' cannot be used: {}", error_chain(&*error)),
+            client: self.client(region),
+            copies: copies.map_err(|error| {
+                let problem = format!("bucket '{name}' cannot be used: {}", error_chain(&*error));
+                PreflightError::invalid(setting, problem)
             })?,
-            timeout: self.timeout,
-            headers: BucketHeaders::default(),
         })
     }
 
     /// On the connections of the copies.
-    fn client(&self, bucket: &str, region: Option<&str>) -> Client {
+    fn client(&self, region: Option<&str>) -> Client {
         let client = s3_client(&self.sdk, self.force_path_style, self.timeout, region);
         let connector = self.connector.clone();
         let config = client.config().to_builder();
         let config = config.http_client(http_client_fn(move |_, _| connector.clone()));
-        let config = config.interceptor(DenialNotes {
-            bucket: Some(bucket.to_owned()),
-        });
         Client::from_conf(config.build())
     }
 
@@ -156,7 +152,13 @@ impl S3Access {
         let params = endpoint_params(&self.sdk, self.force_path_style, region, name)?;
         let address = BucketAddress::resolve(params).await?;
         let connector = self.connector.clone();
-        Ok(CopyClient::new(address, signer, connector, self.timeout))
+        Ok(CopyClient::new(
+            address,
+            signer,
+            connector,
+            self.timeout,
+            name,
+        ))
     }
 }
 
@@ -167,17 +169,14 @@ impl S3Bucket {
         }
         let config = self.client.config().to_builder();
         let config = config.interceptor(headers.clone());
+        let client = Client::from_conf(config.build());
+        let mut copies = self.copies;
+        copies.headers = headers;
         Self {
-            client: Client::from_conf(config.build()),
-            headers,
+            client,
+            copies,
             ..self
         }
-    }
-
-    /// What each request about it says.
-    pub(super) fn request_headers(&self) -> impl Iterator<Item = (Cow<'static, str>, String)> {
-        let pairs = self.headers.pairs().into_iter();
-        pairs.map(|(name, value)| (Cow::Borrowed(name), value))
     }
 
     /// Checks that it is there, and that we may look into it.
@@ -196,6 +195,15 @@ impl S3Bucket {
             BucketCheck::NameOnly,
         )
         .await
+    }
+
+    /// The SDK's error about an object, or about the bucket where the key is empty.
+    pub fn refused<E>(&self, key: &str, error: SdkError<E, HttpResponse>) -> StoreError
+    where
+        RequestError: From<SdkError<E, HttpResponse>>,
+    {
+        let (error, target) = (RequestError::from(error), s3_arn(&self.name, key));
+        store_error(error.explain_denial(operation_name::<E>(), &target, None))
     }
 
     pub fn name(&self) -> &str {

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
-use aws_sdk_s3::types::{ObjectCannedAcl, Permission, ServerSideEncryption, StorageClass};
+use aws_sdk_s3::types::Permission;
 
-use super::{S3Bucket, store_error};
+use super::S3Bucket;
+use super::copy::RequestHeaders;
+use super::encoding::encode_tags;
+use super::inspect::ObjectHead;
 use crate::ledger::RunOptions;
 use crate::object_store::StoreError;
 
@@ -17,10 +20,10 @@ const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
 /// None of each for the bucket's default.
 #[derive(Debug, Clone, Default)]
 pub struct CopyAttributes {
-    pub storage_class: Option<StorageClass>,
+    pub storage_class: Option<String>,
     /// Who may read and write the copies. Without it they belong to the copying account alone.
-    pub acl: Option<ObjectCannedAcl>,
-    pub encryption: Option<ServerSideEncryption>,
+    pub acl: Option<String>,
+    pub encryption: Option<String>,
     /// With encryption by KMS: the key.
     pub kms_key_id: Option<String>,
     /// Whether the class is the source's.
@@ -31,15 +34,12 @@ pub struct CopyAttributes {
 
 impl CopyAttributes {
     pub(super) fn of_run(options: &RunOptions) -> Self {
-        let given = |option: &Option<String>| {
-            let given = option.as_deref().filter(|value| *value != FROM_SOURCE);
-            given.map(ToOwned::to_owned)
-        };
+        let given = |option: &Option<String>| option.clone().filter(|value| value != FROM_SOURCE);
         let is_from_source = |option: &Option<String>| option.as_deref() == Some(FROM_SOURCE);
         Self {
-            storage_class: given(&options.storage_class).map(|class| class.as_str().into()),
-            acl: given(&options.copy_acl).map(|acl| acl.as_str().into()),
-            encryption: options.sse.as_deref().map(Into::into),
+            storage_class: given(&options.storage_class),
+            acl: given(&options.copy_acl),
+            encryption: options.sse.clone(),
             kms_key_id: options.sse_kms_key_id.clone(),
             keeps_storage_class: is_from_source(&options.storage_class),
             keeps_acl: is_from_source(&options.copy_acl),
@@ -55,68 +55,96 @@ impl CopyAttributes {
         if !self.keeps_storage_class && !self.keeps_acl {
             return Ok(Cow::Borrowed(self));
         }
-        // Boxed, so that the SDK's futures make no room in the one of a copy.
-        Box::pin(self.read_from(source, key)).await.map(Cow::Owned)
+        // Boxed, so that these requests make no room in the future of a copy.
+        let filled = Box::pin(async {
+            let head = match self.keeps_storage_class {
+                true => source.head(key).await?,
+                false => None,
+            };
+            let class = head.as_ref().and_then(ObjectHead::storage_class);
+            self.fill(source, key, class).await
+        });
+        filled.await.map(Cow::Owned)
     }
 
-    async fn read_from(&self, source: &S3Bucket, key: &str) -> Result<Self, StoreError> {
+    async fn fill(
+        &self,
+        source: &S3Bucket,
+        key: &str,
+        class: Option<&str>,
+    ) -> Result<Self, StoreError> {
         let mut own = self.clone();
         if self.keeps_storage_class {
-            let head = source.head(key).await?;
-            own.storage_class = head.and_then(|head| readable_class(head.storage_class));
+            own.storage_class = readable_class(class);
         }
         if self.keeps_acl && source.is_public(key).await? {
-            own.acl = Some(ObjectCannedAcl::PublicRead);
+            own.acl = Some(PUBLIC_READ.to_owned());
         }
         Ok(own)
     }
 
+    /// All that an upload of the object is to have.
+    pub(super) async fn upload_headers(
+        &self,
+        source: &S3Bucket,
+        key: &str,
+        head: &ObjectHead,
+        has_tags: bool,
+    ) -> Result<RequestHeaders, StoreError> {
+        let mut headers = head.carried_headers()?;
+        let own = self.fill(source, key, head.storage_class()).await?;
+        headers.extend(own.headers());
+        if has_tags && let Some(tags) = source.read_tags(key).await? {
+            headers.push(("x-amz-tagging".into(), tags));
+        }
+        Ok(headers)
+    }
+
     /// For a probe: with the ACL that some copies may get.
     pub(super) fn for_probe(&self) -> Self {
+        let public = self.keeps_acl.then(|| PUBLIC_READ.to_owned());
         Self {
-            acl: if self.keeps_acl {
-                Some(ObjectCannedAcl::PublicRead)
-            } else {
-                self.acl.clone()
-            },
+            acl: public.or_else(|| self.acl.clone()),
             keeps_acl: false,
             keeps_storage_class: false,
             ..self.clone()
         }
     }
 
-    /// As `CopyObject` takes them.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    /// As `CopyObject` and uploads take them.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (Cow<'static, str>, String)> {
+        let key = "x-amz-server-side-encryption-aws-kms-key-id";
         let headers = [
-            (
-                "x-amz-storage-class",
-                self.storage_class.as_ref().map(StorageClass::as_str),
-            ),
-            ("x-amz-acl", self.acl.as_ref().map(ObjectCannedAcl::as_str)),
-            (
-                "x-amz-server-side-encryption",
-                self.encryption.as_ref().map(ServerSideEncryption::as_str),
-            ),
-            (
-                "x-amz-server-side-encryption-aws-kms-key-id",
-                self.kms_key_id.as_deref(),
-            ),
+            ("x-amz-storage-class", &self.storage_class),
+            ("x-amz-acl", &self.acl),
+            ("x-amz-server-side-encryption", &self.encryption),
+            (key, &self.kms_key_id),
         ];
-        let given = |(name, value): (&'static str, Option<_>)| Some((name, value?));
+        let given = |(name, value): (&'static str, &Option<String>)| {
+            let value = value.clone()?;
+            Some((Cow::Borrowed(name), value))
+        };
         headers.into_iter().filter_map(given)
     }
 }
 
+const PUBLIC_READ: &str = "public-read";
+
 /// The class of a source, unless it is an archive's: the application could not read the copy.
-pub(super) fn readable_class(class: Option<StorageClass>) -> Option<StorageClass> {
-    class.filter(|class| !matches!(class, StorageClass::Glacier | StorageClass::DeepArchive))
+fn readable_class(class: Option<&str>) -> Option<String> {
+    let class = class.filter(|class| !matches!(*class, "GLACIER" | "DEEP_ARCHIVE"));
+    class.map(ToOwned::to_owned)
 }
 
 impl S3Bucket {
     /// Whether everyone may read the object, by its ACL. In a store without ACLs nothing is public by one.
     pub async fn is_public(&self, key: &str) -> Result<bool, StoreError> {
         let request = self.client.get_object_acl().bucket(&self.name).key(key);
-        let output = match request.send().await.map_err(store_error) {
+        let output = match request
+            .send()
+            .await
+            .map_err(|error| self.refused(key, error))
+        {
             Err(error) if error.code() == "NotImplemented" => return Ok(false),
             output => output?,
         };
@@ -125,5 +153,20 @@ impl S3Bucket {
             let reads = [Permission::Read, Permission::FullControl];
             is_everyone && grant.permission().is_some_and(|may| reads.contains(may))
         }))
+    }
+
+    /// Its tags as an upload's header; none where there are none, or the store knows none.
+    pub(super) async fn read_tags(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let request = self.client.get_object_tagging().bucket(&self.name).key(key);
+        let output = match request
+            .send()
+            .await
+            .map_err(|error| self.refused(key, error))
+        {
+            Err(error) if error.code() == "NotImplemented" => return Ok(None),
+            output => output?,
+        };
+        let tags = output.tag_set.iter().map(|tag| (tag.key(), tag.value()));
+        Ok((!output.tag_set.is_empty()).then(|| encode_tags(tags)))
     }
 }

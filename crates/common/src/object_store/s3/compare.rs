@@ -1,25 +1,21 @@
 //! Is what stands at the destination our copy? Asked only when a copy met an object there.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::time::Duration;
 
-use aws_sdk_s3::error::SdkError;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{CUSTOMER_KEY, NO_ETAG, S3Bucket, S3Store, bare_etag, store_error};
+use super::S3Store;
+use super::inspect::{CARRIED_HEADERS, ObjectHead};
 use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, DestinationState, StoreError};
 use crate::path_rule::MoveRoute;
 
 /// How much one request reads of an object.
 const RANGE_BYTES: u64 = 8 << 20;
-
-/// When the head of an answer that needs no work of the store's is given up.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How many objects a process compares byte by byte at a time: with the buffers of the connections each takes
 /// up to a megabyte.
@@ -29,10 +25,7 @@ static BYTE_COMPARISONS: Semaphore = Semaphore::const_new(16);
 const CHUNK_BYTES: u64 = 64 << 10;
 
 impl S3Store {
-    pub(super) async fn head_source(
-        &self,
-        route: &MoveRoute,
-    ) -> Result<HeadObjectOutput, StoreError> {
+    pub(super) async fn head_source(&self, route: &MoveRoute) -> Result<ObjectHead, StoreError> {
         let head = self.source.head(&route.source_key).await?;
         head.ok_or_else(|| StoreError::permanent("NoSuchKey", "the source object does not exist"))
     }
@@ -40,56 +33,9 @@ impl S3Store {
     pub(super) async fn head_destination(
         &self,
         route: &MoveRoute,
-    ) -> Result<Option<HeadObjectOutput>, StoreError> {
+    ) -> Result<Option<ObjectHead>, StoreError> {
         self.destination.head(&route.destination_key).await
     }
-}
-
-impl S3Bucket {
-    /// A HEAD of one object; none when there is no such object.
-    pub async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, StoreError> {
-        let request = self.client.head_object().bucket(&self.name).key(key);
-        let sent = timeout(self.timeout.min(HEAD_TIMEOUT), request.send());
-        let Ok(response) = sent.await else {
-            return Err(no_response("HeadObject"));
-        };
-        match response {
-            // A proxy's, perhaps. Without one, two objects would look equal, or a copy replaced.
-            Ok(head) if bare_etag(head.e_tag().unwrap_or_default()).is_empty() => {
-                Err(StoreError::Suspect {
-                    code: NO_ETAG.into(),
-                    message: "HeadObject was answered without an ETag".into(),
-                })
-            }
-            Ok(head) => Ok(Some(head)),
-            Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => Ok(None),
-            Err(error) => match store_error(error) {
-                error if error.code() == "BadRequest" && self.needs_customer_key(key).await => {
-                    Err(StoreError::permanent(
-                        CUSTOMER_KEY,
-                        "the object is encrypted with a key of the customer's (SSE-C)",
-                    ))
-                }
-                error => Err(error),
-            },
-        }
-    }
-
-    async fn open_range(
-        &self,
-        key: &str,
-        etag: Option<&str>,
-        range: &str,
-    ) -> Result<ByteStream, StoreError> {
-        match timeout(HEAD_TIMEOUT, self.open(key, etag, Some(range))).await {
-            Ok(opened) => Ok(ByteStream::new(opened.map_err(comparison_error)?.body)),
-            Err(_) => Err(no_response("GetObject")),
-        }
-    }
-}
-
-fn no_response(operation: &str) -> StoreError {
-    StoreError::transient("Timeout", format!("{operation} has timed out"))
 }
 
 /// A 412 here means the object was replaced while it was read, not that a destination exists.
@@ -111,8 +57,8 @@ pub(super) async fn compare_destination(
         return Ok(DestinationState::Empty);
     };
     let copy = CopiedObject {
-        etag: bare_etag(destination.e_tag().unwrap_or_default()).to_owned(),
-        size_bytes: destination.content_length,
+        etag: destination.etag().to_owned(),
+        size_bytes: destination.size_bytes(),
         is_source_gone: false,
     };
     let Some(source) = store.source.head(&route.source_key).await? else {
@@ -121,11 +67,12 @@ pub(super) async fn compare_destination(
             ..copy
         }));
     };
-    if let Some(difference) = first_header_difference(&source, &destination) {
+    if let Some(difference) = first_difference(&source, &destination) {
+        let difference = format!("its {difference} differs");
         return Ok(DestinationState::Different(difference));
     }
     // Equal ETags prove equal bytes; different ones prove nothing (multipart uploads, KMS).
-    if source.e_tag != destination.e_tag
+    if source.etag() != destination.etag()
         && !bytes_are_equal(store, route, &source, &destination).await?
     {
         return Ok(DestinationState::Different("its bytes differ".into()));
@@ -134,83 +81,44 @@ pub(super) async fn compare_destination(
 }
 
 /// The first of what a browser or CDN sees that is not the same.
-fn first_header_difference(
-    source: &HeadObjectOutput,
-    destination: &HeadObjectOutput,
-) -> Option<String> {
-    let pairs = [
-        (
-            "content type",
-            &source.content_type,
-            &destination.content_type,
-        ),
-        (
-            "cache control",
-            &source.cache_control,
-            &destination.cache_control,
-        ),
-        (
-            "content encoding",
-            &source.content_encoding,
-            &destination.content_encoding,
-        ),
-        (
-            "content disposition",
-            &source.content_disposition,
-            &destination.content_disposition,
-        ),
-        (
-            "expiry",
-            &source.expires_string,
-            &destination.expires_string,
-        ),
-        (
-            "content language",
-            &source.content_language,
-            &destination.content_language,
-        ),
-    ];
-    let headers = pairs.into_iter().find(|(_, a, b)| a != b);
-    let difference = if source.content_length != destination.content_length {
-        "size"
-    } else if let Some((name, ..)) = headers {
-        name
-    } else if source.metadata.clone().unwrap_or_default()
-        != destination.metadata.clone().unwrap_or_default()
+fn first_difference(source: &ObjectHead, destination: &ObjectHead) -> Option<&'static str> {
+    let metadata = |head| ObjectHead::metadata(head).collect::<BTreeMap<_, _>>();
+    if source.size_bytes() != destination.size_bytes() {
+        return Some("size");
+    }
+    let mut headers = CARRIED_HEADERS.into_iter();
+    if let Some((_, name)) =
+        headers.find(|(header, _)| source.header(header) != destination.header(header))
     {
-        "user metadata"
-    } else if tags_differ(source, destination) {
-        "number of tags"
-    } else {
-        return None;
-    };
-    Some(format!("its {difference} differs"))
-}
-
-/// S3 returns the count only to those who may read tags; without it nothing is known.
-fn tags_differ(source: &HeadObjectOutput, destination: &HeadObjectOutput) -> bool {
-    let counts = source.tag_count.zip(destination.tag_count);
-    counts.is_some_and(|(source, destination)| source != destination)
+        return Some(name);
+    }
+    if metadata(source) != metadata(destination) {
+        return Some("user metadata");
+    }
+    let counts = source.tag_count().zip(destination.tag_count());
+    let differ = counts.is_some_and(|(source, destination)| source != destination);
+    differ.then_some("number of tags")
 }
 
 /// Range by range, so that a failed request costs no more than that.
 async fn bytes_are_equal(
     store: &S3Store,
     route: &MoveRoute,
-    source: &HeadObjectOutput,
-    destination: &HeadObjectOutput,
+    source: &ObjectHead,
+    destination: &ObjectHead,
 ) -> Result<bool, StoreError> {
     // It is never closed.
     let _permit = BYTE_COMPARISONS.acquire().await.ok();
-    let size = u64::try_from(source.content_length.unwrap_or(0)).unwrap_or(0);
+    let size = u64::try_from(source.size_bytes().unwrap_or(0)).unwrap_or(0);
     for start in (0..size).step_by(usize::try_from(RANGE_BYTES).unwrap_or(usize::MAX)) {
         let range = format!("bytes={start}-{}", (start + RANGE_BYTES).min(size) - 1);
         let (ours, theirs) = (&store.source, &store.destination);
-        let ours = ours.open_range(&route.source_key, source.e_tag(), &range);
-        let theirs = theirs.open_range(&route.destination_key, destination.e_tag(), &range);
-        let (ours, theirs) = (ours.await?, theirs.await?);
-        // The SDK's time limit ends with the head of the answer.
-        let compared = timeout(store.source.timeout, bodies_are_equal(ours, theirs)).await;
+        let ours = ours.open_range(&route.source_key, source.etag(), &range);
+        let theirs = theirs.open_range(&route.destination_key, destination.etag(), &range);
+        let ours = ours.await.map_err(comparison_error)?.body;
+        let theirs = theirs.await.map_err(comparison_error)?.body;
+        // The time limit of a request ends with the head of the answer.
+        let compared = timeout(store.source.copies.timeout, bodies_are_equal(ours, theirs)).await;
         let compared = compared.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
         let is_same =
             compared.map_err(|error| StoreError::transient("BodyCutShort", error_chain(&error)))?;
@@ -222,8 +130,9 @@ async fn bytes_are_equal(
 }
 
 /// Compares as the bodies arrive, so that comparing many objects at a time needs little memory.
-async fn bodies_are_equal(ours: ByteStream, theirs: ByteStream) -> std::io::Result<bool> {
-    let (mut ours, mut theirs) = (ours.into_async_read(), theirs.into_async_read());
+async fn bodies_are_equal(ours: SdkBody, theirs: SdkBody) -> std::io::Result<bool> {
+    let mut ours = ByteStream::new(ours).into_async_read();
+    let mut theirs = ByteStream::new(theirs).into_async_read();
     let (mut left, mut right) = (Vec::new(), Vec::new());
     loop {
         left.clear();
@@ -241,53 +150,15 @@ async fn bodies_are_equal(ours: ByteStream, theirs: ByteStream) -> std::io::Resu
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use std::time::Duration;
 
-    use aws_config::{BehaviorVersion, Region, SdkConfig};
-    use aws_credential_types::Credentials;
-    use aws_credential_types::provider::SharedCredentialsProvider;
-    use aws_sdk_s3::primitives::SdkBody;
-    use aws_smithy_runtime_api::client::http::{
-        HttpConnector, HttpConnectorFuture, SharedHttpConnector,
-    };
-    use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
-    use axum::body::Bytes;
-    use http_body::Frame;
+    use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture};
+    use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
     use super::*;
     use crate::object_store::ObjectStore;
-    use crate::object_store::s3::{S3Access, S3Options};
-
-    /// A body that arrives in frames, and then ends or stalls.
-    struct FramedBody {
-        frames: VecDeque<Bytes>,
-        stalls: bool,
-    }
-
-    impl http_body::Body for FramedBody {
-        type Data = Bytes;
-        type Error = std::io::Error;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
-            match self.frames.pop_front() {
-                None if self.stalls => Poll::Pending,
-                frame => Poll::Ready(frame.map(|frame| Ok(Frame::data(frame)))),
-            }
-        }
-    }
-
-    fn body(bytes: &[u8], frame_bytes: usize, stalls: bool) -> SdkBody {
-        let frames = bytes.chunks(frame_bytes).map(Bytes::copy_from_slice);
-        SdkBody::from_body_1_x(FramedBody {
-            frames: frames.collect(),
-            stalls,
-        })
-    }
+    use crate::object_store::s3::NO_ETAG;
+    use crate::object_store::s3::fixture::{answer, body, route, store};
 
     #[tokio::test]
     async fn bytes_are_compared_however_they_arrive() {
@@ -298,8 +169,8 @@ mod tests {
         other[150_000] ^= 1;
         for (ours, theirs) in [(1 << 20, 7_000), (1_000, 1_001), (65_536, 100_000)] {
             for (with, is_equal) in [(&*bytes, true), (&*other, false), (short, false)] {
-                let ours = || ByteStream::new(body(&bytes, ours, false));
-                let theirs = || ByteStream::new(body(with, theirs, false));
+                let ours = || body(&bytes, ours, false);
+                let theirs = || body(with, theirs, false);
                 assert_eq!(bodies_are_equal(ours(), theirs()).await.unwrap(), is_equal);
                 assert_eq!(bodies_are_equal(theirs(), ours()).await.unwrap(), is_equal);
             }
@@ -314,14 +185,14 @@ mod tests {
 
     impl HttpConnector for StallingServer {
         fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-            let is_source = request.uri().contains("images-old");
+            let is_source = request.uri().contains("/from/");
             let bytes: &[u8] = if request.method() == "HEAD" {
                 b""
             } else {
                 b"1234"
             };
             let body = body(bytes, 4, is_source && !bytes.is_empty());
-            let mut response = HttpResponse::new(200.try_into().unwrap(), body);
+            let mut response = answer(200, body);
             let etag = if is_source { "\"1\"" } else { "\"2\"" };
             if self.has_etags {
                 response.headers_mut().insert("etag", etag);
@@ -332,23 +203,8 @@ mod tests {
     }
 
     async fn compare_on(server: StallingServer) -> Result<DestinationState, StoreError> {
-        let server = SharedHttpConnector::new(server);
-        let credentials = Credentials::new("AKID", "secret", None, None, "test");
-        let sdk = SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .build();
-        let access = S3Access::with_connector(&sdk, true, Duration::from_mins(1), server);
-        let buckets = access.buckets("images-old", None, "images-new").await;
-        let (source, destination) = buckets.unwrap();
-        let store = S3Store::new(source, destination, S3Options::default());
-        let route = MoveRoute {
-            old_path: "image/a".into(),
-            new_path: "avatar/a".into(),
-            source_key: "image/a".into(),
-            destination_key: "avatar/a".into(),
-        };
+        let store = store(server, Duration::from_mins(1)).await;
+        let route = route("a");
         let compared = timeout(Duration::from_mins(5), store.compare_objects(&route)).await;
         compared.expect("it must not wait for ever")
     }

@@ -1,10 +1,11 @@
 //! What spares an object that is another one by now when it is to be removed: the store's own condition, Ceph's date,
 //! or a look right before.
 
-use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
-use super::remove::quote_etag;
-use super::{S3Bucket, S3Store, bare_etag, store_error};
+use super::S3Store;
+use super::copy::RequestHeaders;
+use super::probe::PROBE_BODY;
 use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, DeleteOutcome, DeleteTarget};
 
@@ -47,9 +48,10 @@ impl S3Store {
             return Ok(DeleteGuard::IfMatch);
         }
         for guard in [DeleteGuard::IfMatch, DeleteGuard::UnmodifiedSince] {
-            self.put_probe(side, &probe.key).await?;
+            let bucket = self.bucket_at(side);
+            bucket.put(&probe.key, "", PROBE_BODY).await?;
             if self.refuses_delete(side, &probe, guard).await? {
-                self.send_delete(side, &probe.key, None, None).await?;
+                bucket.delete(&probe.key, Vec::new()).await?;
                 return Ok(guard);
             }
         }
@@ -66,30 +68,26 @@ impl S3Store {
         object: &DeleteTarget,
         guard: DeleteGuard,
     ) -> DeleteOutcome {
-        let removed = match guard {
-            DeleteGuard::IfMatch => {
-                let etag = quote_etag(&object.etag);
-                self.send_delete(side, &object.key, Some(etag), None).await
-            }
-            DeleteGuard::UnmodifiedSince | DeleteGuard::HeadBefore => {
-                let modified = match self.bucket_at(side).head(&object.key).await {
-                    Ok(None) => Err(StoreError::permanent("NoSuchKey", "")),
-                    Ok(Some(head))
-                        if bare_etag(head.e_tag().unwrap_or_default()) != object.etag =>
-                    {
-                        Err(StoreError::DestinationExists)
-                    }
-                    Ok(Some(head)) => Ok(head.last_modified),
-                    Err(error) => Err(error),
-                };
-                let is_known = guard == DeleteGuard::UnmodifiedSince;
-                match modified.map(|at| at.filter(|_| is_known)) {
-                    Ok(at) => self.send_delete(side, &object.key, None, at).await,
-                    Err(error) => Err(error),
+        let removed = async {
+            let mut headers = Vec::new();
+            if guard == DeleteGuard::IfMatch {
+                headers = if_match(&object.etag);
+            } else {
+                let head = self.bucket_at(side).head(&object.key).await?;
+                let head = head.ok_or_else(|| StoreError::permanent("NoSuchKey", ""))?;
+                if head.etag() != object.etag {
+                    return Err(StoreError::DestinationExists);
+                }
+                if guard == DeleteGuard::UnmodifiedSince
+                    && let Some(modified) = head.last_modified()
+                {
+                    // Its date knows no fractions: whatever was written in that second is the object itself.
+                    headers = unmodified_since(modified.secs() + 1);
                 }
             }
+            self.bucket_at(side).delete(&object.key, headers).await
         };
-        match removed {
+        match removed.await {
             Ok(delete_marker) => DeleteOutcome::Deleted { delete_marker },
             Err(StoreError::DestinationExists) => DeleteOutcome::Changed,
             Err(error) if error.code() == "NoSuchKey" => DeleteOutcome::Deleted {
@@ -105,47 +103,25 @@ impl S3Store {
         probe: &DeleteTarget,
         guard: DeleteGuard,
     ) -> Result<bool, StoreError> {
-        let (etag, since) = match guard {
-            DeleteGuard::IfMatch => (Some(quote_etag(&probe.etag)), None),
-            _ => (None, Some(DateTime::from_secs(0))),
+        let headers = match guard {
+            DeleteGuard::IfMatch => if_match(&probe.etag),
+            _ => unmodified_since(1),
         };
-        match self.send_delete(side, &probe.key, etag, since).await {
+        match self.bucket_at(side).delete(&probe.key, headers).await {
             Ok(_) | Err(StoreError::Suspect { .. }) => Ok(false),
             Err(StoreError::DestinationExists) => Ok(true),
             Err(error) if error.code() == "NoSuchKey" => Ok(true),
             Err(error) => Err(error),
         }
     }
+}
 
-    /// Returns the delete marker that hides it.
-    async fn send_delete(
-        &self,
-        side: BucketSide,
-        key: &str,
-        if_match: Option<String>,
-        unmodified_since: Option<DateTime>,
-    ) -> Result<Option<String>, StoreError> {
-        let S3Bucket { client, name, .. } = self.bucket_at(side);
-        let request = client.delete_object().bucket(name).key(key);
-        let request = request.set_if_match(if_match).customize();
-        // A HEAD's date knows no fractions: whatever was written in that second is the object itself.
-        let since = unmodified_since.map(|at| DateTime::from_secs(at.secs() + 1));
-        let since = since.and_then(|at| at.fmt(DateTimeFormat::DateTime).ok());
-        let request = request.mutate_request(move |request| {
-            if let Some(since) = &since {
-                request
-                    .headers_mut()
-                    .insert(UNMODIFIED_SINCE, since.clone());
-            }
-        });
-        let removed = request.send().await.map_err(store_error)?;
-        Ok(removed.version_id)
-    }
+fn if_match(etag: &str) -> RequestHeaders {
+    vec![("if-match".into(), format!("\"{etag}\""))]
+}
 
-    async fn put_probe(&self, side: BucketSide, key: &str) -> Result<(), StoreError> {
-        let S3Bucket { client, name, .. } = self.bucket_at(side);
-        let request = client.put_object().bucket(name).key(key);
-        let request = request.body(ByteStream::from_static(b"a probe of bucket-brigade"));
-        request.send().await.map(drop).map_err(store_error)
-    }
+fn unmodified_since(seconds: i64) -> RequestHeaders {
+    let since = DateTime::from_secs(seconds).fmt(DateTimeFormat::DateTime);
+    let headers = since.map(|since| (UNMODIFIED_SINCE.into(), since));
+    headers.into_iter().collect()
 }

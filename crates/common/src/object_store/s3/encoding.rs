@@ -1,7 +1,7 @@
 //! The encoding of keys in addresses and in the `x-amz-copy-source` header, which the SDK leaves to the
 //! caller.
 
-use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use percent_encoding::{AsciiSet, PercentEncode, utf8_percent_encode};
 
 use crate::path_encoding::STRICT;
 
@@ -21,12 +21,17 @@ pub(super) fn encode_key(key: &str) -> PercentEncode<'_> {
     utf8_percent_encode(key, STRICT)
 }
 
+const RESERVED: &AsciiSet = &STRICT.add(b'/');
+
+/// A value in the query of a request.
+pub(crate) fn encode_query(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
+}
+
 /// A set of tags as the `x-amz-tagging` header wants it.
 pub(super) fn encode_tags<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let pairs: Vec<String> = tags
-        .map(|(key, value)| format!("{}={}", encode(key), encode(value)))
-        .collect();
+    let pair = |(key, value)| format!("{}={}", encode_query(key), encode_query(value));
+    let pairs: Vec<String> = tags.map(pair).collect();
     pairs.join("&")
 }
 

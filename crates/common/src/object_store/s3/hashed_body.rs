@@ -91,29 +91,11 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
-
-    /// A frame, and then nothing any more.
-    struct StallingBody(Option<Bytes>);
-
-    impl Body for StallingBody {
-        type Data = Bytes;
-        type Error = Error;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-            match self.0.take() {
-                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                None => Poll::Pending,
-            }
-        }
-    }
+    use crate::object_store::s3::fixture::body;
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_hashed_as_it_passes_and_given_up_when_it_stalls() {
-        let stalling = StallingBody(Some(Bytes::from_static(b"abc")));
-        let stalling = SdkBody::from_body_1_x(stalling);
+        let stalling = body(b"abc", 3, true);
         let hash = SharedMd5::default();
         let mut body = HashedBody::new(stalling, 4, Some(hash.clone()), Duration::from_mins(1));
         let mut next = async || poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;

@@ -1,14 +1,208 @@
-//! Looking at an object by a HEAD.
+//! What a store says of an object: to a HEAD, or to a GET before its bytes.
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::types::ServerSideEncryption;
+use std::borrow::Cow;
+use std::time::Duration;
 
-use super::copy::{HeadResponse, ObjectHeaders};
-use super::{S3Bucket, S3Store, bare_etag, store_error};
-use crate::aws::RequestError;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use tokio::time::timeout;
+
+use super::copy::{ObjectRequest, RequestHeaders};
+use super::{NO_ETAG, S3Bucket, S3Store, bare_etag, store_error};
+use crate::aws::{ErrorOrigin, RequestError};
 use crate::connections::has_marked_byte;
 use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, ObjectStat};
+
+/// When the head of an answer that needs no work of the store's is given up.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Our code for an object that is encrypted with a key that each request must bring along (SSE-C).
+pub const CUSTOMER_KEY: &str = "CustomerKey";
+
+/// What a browser or CDN sees of an object, and what people call it; its metadata goes along, too.
+pub(super) const CARRIED_HEADERS: [(&str, &str); 6] = [
+    ("Content-Type", "content type"),
+    ("Cache-Control", "cache control"),
+    ("Content-Encoding", "content encoding"),
+    ("Content-Disposition", "content disposition"),
+    // S3 keeps whatever text it gets, a date or not.
+    ("Expires", "expiry"),
+    ("Content-Language", "content language"),
+];
+
+const METADATA: &str = "x-amz-meta-";
+
+#[derive(Debug)]
+pub struct ObjectHead(HttpResponse);
+
+/// An object whose bytes are still to arrive.
+pub(super) struct OpenedObject {
+    pub(super) head: ObjectHead,
+    pub(super) size: u64,
+    pub(super) body: SdkBody,
+}
+
+impl OpenedObject {
+    pub(super) fn of(mut response: HttpResponse) -> Result<Self, StoreError> {
+        let body = response.take_body();
+        let head = ObjectHead(response);
+        let size = head.size_bytes().and_then(|size| u64::try_from(size).ok());
+        let size = size.ok_or_else(|| {
+            StoreError::transient(
+                "UnreadableAnswer",
+                "the store does not say how long the object is",
+            )
+        })?;
+        Ok(Self { head, size, body })
+    }
+}
+
+impl ObjectHead {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.0.headers().get(name)
+    }
+
+    /// Without quotes.
+    pub fn etag(&self) -> &str {
+        bare_etag(self.header("etag").unwrap_or_default())
+    }
+
+    pub fn size_bytes(&self) -> Option<i64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    pub fn storage_class(&self) -> Option<&str> {
+        self.header("x-amz-storage-class")
+    }
+
+    /// Whether an archived object is, or is about to be, readable.
+    pub fn is_restored(&self) -> bool {
+        self.header("x-amz-restore").is_some()
+    }
+
+    pub fn kms_key(&self) -> Option<&str> {
+        self.header("x-amz-server-side-encryption-aws-kms-key-id")
+    }
+
+    /// None where the store does not say, as to those who may not read tags.
+    pub fn tag_count(&self) -> Option<u32> {
+        self.header("x-amz-tagging-count")?.parse().ok()
+    }
+
+    pub(super) fn last_modified(&self) -> Option<DateTime> {
+        DateTime::from_str(self.header("last-modified")?, DateTimeFormat::HttpDate).ok()
+    }
+
+    /// The MD5 of its bytes, where the ETag is that.
+    pub(super) fn md5(&self) -> Option<[u8; 16]> {
+        let customer_algorithm = "x-amz-server-side-encryption-customer-algorithm";
+        if self.header(customer_algorithm).is_some() {
+            return None;
+        }
+        md5_of(self.etag(), self.header("x-amz-server-side-encryption"))
+    }
+
+    pub(super) fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers = self.0.headers().iter();
+        headers.filter(|(name, _)| name.starts_with(METADATA))
+    }
+
+    /// What could not be written as it is: it is not UTF-8, as the connections have marked it.
+    fn unreadable_header(&self) -> Option<&'static str> {
+        let is_marked = |name: &str| self.header(name).is_some_and(has_marked_byte);
+        let mut headers = CARRIED_HEADERS.into_iter().map(|(name, _)| name);
+        let in_metadata = || self.metadata().any(|(_, value)| has_marked_byte(value));
+        let header = headers.find(|name| is_marked(name));
+        header.or_else(|| in_metadata().then_some("x-amz-meta-…"))
+    }
+
+    /// Those by which an upload becomes the same object.
+    ///
+    /// # Errors
+    /// One of them could not be written as it is.
+    pub(super) fn carried_headers(&self) -> Result<RequestHeaders, StoreError> {
+        // Metadata that no header can hold is left out, and counted.
+        let missing = self.header("x-amz-missing-meta");
+        let missing = missing.filter(|count| *count != "0").map(|_| METADATA);
+        if let Some(name) = self.unreadable_header().or(missing) {
+            let message =
+                format!("its header {name} is not UTF-8, and could not be written as it is");
+            return Err(StoreError::permanent("Unreadable", message));
+        }
+        let names = CARRIED_HEADERS.into_iter().map(|(name, _)| name);
+        let names = names.chain(["x-amz-website-redirect-location"]);
+        let headers = names.filter_map(|name| Some((Cow::from(name), self.header(name)?.into())));
+        let metadata = self.metadata();
+        let metadata = metadata.map(|(name, value)| (name.to_owned().into(), value.to_owned()));
+        Ok(headers.chain(metadata).collect())
+    }
+}
+
+/// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
+pub(super) fn md5_of(etag: &str, encryption: Option<&str>) -> Option<[u8; 16]> {
+    let is_plain = encryption.is_none_or(|kind| kind == "AES256");
+    let is_md5 = etag.len() == 32 && etag.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let md5 = u128::from_str_radix(etag, 16).ok();
+    md5.filter(|_| is_plain && is_md5).map(u128::to_be_bytes)
+}
+
+impl S3Bucket {
+    /// A HEAD of one object; none when there is no such object.
+    pub async fn head(&self, key: &str) -> Result<Option<ObjectHead>, StoreError> {
+        let request = ObjectRequest {
+            operation: "HeadObject",
+            method: "HEAD",
+            key,
+            ..ObjectRequest::default()
+        };
+        let limit = self.copies.timeout.min(HEAD_TIMEOUT);
+        match self.copies.send(&request, SdkBody::empty(), limit).await {
+            Ok(response) => {
+                let head = ObjectHead(response);
+                // A proxy's, perhaps. Without one, two objects would look equal, or a copy replaced.
+                if head.etag().is_empty() {
+                    return Err(StoreError::Suspect {
+                        code: NO_ETAG.into(),
+                        message: "HeadObject was answered without an ETag".into(),
+                    });
+                }
+                Ok(Some(head))
+            }
+            Err(error) if error.origin == ErrorOrigin::Service && error.status == 404 => Ok(None),
+            Err(error) if error.code == "BadRequest" => Err(self.explain(key, error).await),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    /// A HEAD is refused with a status and not a word, so the object's first byte is asked for.
+    async fn explain(&self, key: &str, refusal: RequestError) -> StoreError {
+        match self.open(key, None, Some("bytes=0-0")).await {
+            Err(StoreError::Suspect { code, message })
+                if code == "InvalidRequest" && message.contains("Server Side Encryption") =>
+            {
+                StoreError::permanent(
+                    CUSTOMER_KEY,
+                    "the object is encrypted with a key of the customer's (SSE-C)",
+                )
+            }
+            Err(error @ StoreError::Systemic { .. }) => error,
+            _ => store_error(refusal),
+        }
+    }
+
+    /// So many bytes of that version of it; given up like a HEAD.
+    pub(super) async fn open_range(
+        &self,
+        key: &str,
+        etag: &str,
+        range: &str,
+    ) -> Result<OpenedObject, StoreError> {
+        let opened = timeout(HEAD_TIMEOUT, self.open(key, Some(etag), Some(range)));
+        let timed_out = |_| Err(StoreError::transient("Timeout", "GetObject has timed out"));
+        opened.await.unwrap_or_else(timed_out)
+    }
+}
 
 impl S3Store {
     /// None when there is no such object.
@@ -17,90 +211,21 @@ impl S3Store {
         side: BucketSide,
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
-        let bucket = self.bucket_at(side);
-        let response = bucket.copies.head(key, &bucket.headers).await;
-        match response.map_err(store_error)? {
-            HeadResponse::Found(headers) => Ok(Some(object_stat(&headers))),
-            HeadResponse::Missing => Ok(None),
-            HeadResponse::Unclear => {
-                let head = Box::pin(bucket.head(key)).await?;
-                Ok(head.as_ref().map(careful_stat))
-            }
+        let head = self.bucket_at(side).head(key).await?;
+        Ok(head.as_ref().map(ObjectStat::from))
+    }
+}
+
+impl From<&ObjectHead> for ObjectStat {
+    fn from(head: &ObjectHead) -> Self {
+        Self {
+            etag: head.etag().to_owned(),
+            size_bytes: head.size_bytes().unwrap_or(0),
+            modified_seconds: head.last_modified().map_or(0, |at| at.secs()),
+            is_md5: head.md5().is_some(),
+            unreadable_header: head.unreadable_header(),
         }
     }
-}
-
-/// Our code for an object that is encrypted with a key that each request must bring along (SSE-C).
-pub const CUSTOMER_KEY: &str = "CustomerKey";
-
-impl S3Bucket {
-    /// A HEAD without the key is answered with 400 and not a word, so the object's first byte is asked for.
-    pub(super) async fn needs_customer_key(&self, key: &str) -> bool {
-        let request = self.client.get_object().bucket(&self.name).key(key);
-        let response = request.range("bytes=0-0").send().await;
-        response.is_err_and(|error| {
-            let RequestError { code, message, .. } = error.into();
-            code == "InvalidRequest" && message.contains("Server Side Encryption")
-        })
-    }
-}
-
-fn headers_of(head: &HeadObjectOutput) -> ObjectHeaders {
-    ObjectHeaders {
-        etag: head.e_tag().unwrap_or_default().to_owned(),
-        size_bytes: head.content_length.unwrap_or(0),
-        modified_seconds: head.last_modified.map_or(0, |at| at.secs()),
-        encryption: head.server_side_encryption.clone(),
-        customer_algorithm: head.sse_customer_algorithm.clone(),
-    }
-}
-
-fn careful_stat(head: &HeadObjectOutput) -> ObjectStat {
-    ObjectStat {
-        unreadable_header: unreadable_head(head),
-        ..object_stat(&headers_of(head))
-    }
-}
-
-fn object_stat(headers: &ObjectHeaders) -> ObjectStat {
-    ObjectStat {
-        unreadable_header: None,
-        is_md5: is_md5(headers),
-        etag: bare_etag(&headers.etag).to_owned(),
-        size_bytes: headers.size_bytes,
-        modified_seconds: headers.modified_seconds,
-    }
-}
-
-/// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
-fn is_md5(headers: &ObjectHeaders) -> bool {
-    let etag = bare_etag(&headers.etag);
-    headers.customer_algorithm.is_none() && is_md5_of(etag, headers.encryption.as_ref())
-}
-
-pub(super) fn is_md5_of(etag: &str, encryption: Option<&ServerSideEncryption>) -> bool {
-    let is_plain = encryption.is_none_or(|kind| *kind == ServerSideEncryption::Aes256);
-    is_plain && etag.len() == 32 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// What of an object's headers is no UTF-8, as the connections have marked it.
-fn unreadable_head(head: &HeadObjectOutput) -> Option<&'static str> {
-    let headers = [
-        ("Content-Type", &head.content_type),
-        ("Cache-Control", &head.cache_control),
-        ("Content-Encoding", &head.content_encoding),
-        ("Content-Disposition", &head.content_disposition),
-        ("Content-Language", &head.content_language),
-        ("Expires", &head.expires_string),
-    ];
-    let is_marked = |value: &String| has_marked_byte(value);
-    let mut headers = headers.into_iter();
-    let header = headers.find(|(_, value)| value.as_ref().is_some_and(is_marked));
-    let in_metadata = head.metadata.as_ref();
-    let in_metadata = in_metadata.is_some_and(|metadata| metadata.values().any(is_marked));
-    header
-        .map(|(name, _)| name)
-        .or(in_metadata.then_some("x-amz-meta-…"))
 }
 
 #[cfg(test)]
@@ -109,16 +234,25 @@ mod tests {
 
     #[test]
     fn only_an_md5_tells_of_the_bytes() {
-        let md5 = "d41d8cd98f00b204e9800998ecf8427e";
-        let head = |etag: &str| {
-            let head = HeadObjectOutput::builder().e_tag(format!("\"{etag}\""));
-            head.content_length(3)
+        let md5_of = |etag: &str, others: &[(&'static str, &'static str)]| {
+            let mut response = HttpResponse::new(200.try_into().unwrap(), SdkBody::empty());
+            let headers = response.headers_mut();
+            headers.insert("etag", format!("\"{etag}\""));
+            for (name, value) in others {
+                headers.insert(*name, *value);
+            }
+            ObjectHead(response).md5()
         };
-        let stat = |head: HeadObjectOutput| careful_stat(&head);
-        assert!(stat(head(md5).build()).is_md5);
-        assert!(!stat(head(&format!("{md5}-2")).build()).is_md5);
-        let kms = head(md5).server_side_encryption(ServerSideEncryption::AwsKms);
-        assert!(!stat(kms.build()).is_md5);
-        assert!(!stat(head(md5).sse_customer_algorithm("AES256").build()).is_md5);
+        let md5 = "900150983cd24fb0d6963f7d28e17f72";
+        assert_eq!(md5_of(md5, &[]).map(|md5| md5[0]), Some(0x90));
+        let encryption = "x-amz-server-side-encryption";
+        assert!(md5_of(md5, &[(encryption, "AES256")]).is_some());
+        for etag in [&format!("{md5}-1"), "", "+00150983cd24fb0d6963f7d28e17f72"] {
+            assert_eq!(md5_of(etag, &[]), None, "{etag}");
+        }
+        let customer = "x-amz-server-side-encryption-customer-algorithm";
+        for other in [(encryption, "aws:kms"), (customer, "AES256")] {
+            assert_eq!(md5_of(md5, &[other]), None, "{other:?}");
+        }
     }
 }

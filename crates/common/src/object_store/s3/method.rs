@@ -5,8 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::multipart::read_tags;
-use super::{S3Bucket, S3Options, S3Store, store_error};
+use super::{S3Bucket, S3Options, S3Store};
 use crate::ledger::RunOptions;
 use crate::object_store::StoreError;
 use crate::preflight::{PreflightError, retry_transient};
@@ -98,14 +97,17 @@ impl MethodRequest<'_> {
 
     /// In the order in which they are tried.
     fn methods(&self) -> Result<&'static [CopyMethod], PreflightError> {
-        match (self.options.copy_method.as_deref(), self.stores.is_one_store()) {
+        match (
+            self.options.copy_method.as_deref(),
+            self.stores.is_one_store(),
+        ) {
             (Some("stream"), _) | (None, false) => Ok(&[CopyMethod::Stream]),
             (None, true) => Ok(&[CopyMethod::Server, CopyMethod::Stream]),
             (_, true) => Ok(&[CopyMethod::Server]),
-            (_, false) => Err(PreflightError::InvalidSetting {
-                setting: "COPY_METHOD",
-                problem: "source and destination have different endpoints or profiles, and no store copies from another: leave it out, or stream".into(),
-            }),
+            (_, false) => Err(PreflightError::invalid(
+                "COPY_METHOD",
+                "source and destination have different endpoints or profiles, and no store copies from another: leave it out, or stream",
+            )),
         }
     }
 
@@ -134,12 +136,12 @@ impl MethodRequest<'_> {
         if self.stores.accept_unconditional {
             return Ok(());
         }
-        Err(PreflightError::InvalidSetting {
-            setting: "ACCEPT_UNCONDITIONAL",
-            problem: format!(
+        Err(PreflightError::invalid(
+            "ACCEPT_UNCONDITIONAL",
+            format!(
                 "the store ignores If-None-Match on copies and on uploads. {UNCONDITIONAL_WINDOW}. ACCEPT_UNCONDITIONAL=yes works all the same"
             ),
-        })
+        ))
     }
 }
 
@@ -183,12 +185,9 @@ impl S3Store {
             return Ok(());
         };
         let (bucket, probe) = (&self.destination, self.copy_probe(prefix));
-        let create = bucket.client.create_multipart_upload();
-        let create = create.bucket(&bucket.name).key(&probe.key).acl(acl);
-        let upload = create.send().await.map_err(store_error)?.upload_id;
-        let abort = bucket.client.abort_multipart_upload();
-        let abort = abort.bucket(&bucket.name).key(&probe.key);
-        drop(abort.set_upload_id(upload).send().await);
+        let acl = vec![("x-amz-acl".into(), acl)];
+        let upload = bucket.create_upload(&probe.key, acl).await?;
+        drop(bucket.abort_upload(&probe.key, &upload).await);
         Ok(())
     }
 
@@ -196,7 +195,7 @@ impl S3Store {
     async fn ensure_source_readable(&self, prefix: &str) -> Result<(), PreflightError> {
         let missing = self.copy_probe(prefix).key;
         let is_streamed = self.options.method == CopyMethod::Stream;
-        if is_streamed && let Err(error) = read_tags(&self.source, &missing).await {
+        if is_streamed && let Err(error) = self.source.read_tags(&missing).await {
             self.check_denial(&error, "s3:GetObjectTagging")?;
         }
         if self.options.attributes.keeps_acl
@@ -226,20 +225,19 @@ fn write_error(bucket: &str, error: &StoreError) -> PreflightError {
     let problem = format!("cannot write to bucket '{bucket}': {error}");
     match error {
         StoreError::Throttled { .. } | StoreError::Transient { .. } => {
-            PreflightError::Unreachable { setting, problem }
+            PreflightError::unreachable(setting, problem)
         }
         StoreError::Suspect { code, .. } if code == "InvalidStorageClass" => {
-            let setting = "STORAGE_CLASS";
-            PreflightError::InvalidSetting { setting, problem }
+            PreflightError::invalid("STORAGE_CLASS", problem)
         }
         StoreError::Suspect { code, .. } if code == "AccessControlListNotSupported" => {
-            PreflightError::InvalidSetting {
-                setting: "COPY_ACL",
-                problem: format!(
+            PreflightError::invalid(
+                "COPY_ACL",
+                format!(
                     "bucket '{bucket}' has its ACLs disabled: leave COPY_ACL out and open the bucket by a policy, or enable ACLs (Object Ownership)"
                 ),
-            }
+            )
         }
-        _ => PreflightError::AccessDenied { setting, problem },
+        _ => PreflightError::denied(setting, problem),
     }
 }

@@ -1,19 +1,18 @@
 //! The copy of an object too large for one `CopyObject`: part by part, on the server's side, and
 //! carrying what a single copy would have carried by itself.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::attributes::readable_class;
-use super::encoding::encode_tags;
-use super::stream::StreamedPart;
-use super::{CopyMethod, S3Bucket, S3Store, bare_etag, confirm_copy, copy_source, store_error};
+use super::copy::{CopyCondition, ObjectRequest};
+use super::encoding::encode_query;
+use super::inspect::ObjectHead;
+use super::stream::copy_streamed_part;
+use super::{CopyAttributes, CopyMethod, S3Bucket, S3Store, confirm_copy, store_error};
 use crate::object_store::{CopiedObject, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::retry::Backoff;
@@ -41,7 +40,7 @@ pub(super) async fn copy_in_parts(
     route: &MoveRoute,
 ) -> Result<CopiedObject, StoreError> {
     let source = store.head_source(route).await?;
-    let size = u64::try_from(source.content_length.unwrap_or(0)).unwrap_or(0);
+    let size = u64::try_from(source.size_bytes().unwrap_or(0)).unwrap_or(0);
     if store.options.method == CopyMethod::Server && size <= store.options.limits.single_bytes {
         return Err(StoreError::permanent(
             "InvalidRequest",
@@ -56,8 +55,8 @@ pub(super) async fn copy_in_parts(
     }
     let mut upload = OpenUpload {
         id: create_upload(store, route, &source).await?,
-        bucket: &store.destination,
-        key: &route.destination_key,
+        bucket: store.destination.clone(),
+        key: route.destination_key.clone(),
         is_open: true,
     };
     let copied = copy_parts_and_complete(store, route, &upload.id, &source, size).await;
@@ -66,7 +65,7 @@ pub(super) async fn copy_in_parts(
     }
     upload.is_open = false;
     copied.map(|copied| CopiedObject {
-        size_bytes: source.content_length,
+        size_bytes: source.size_bytes(),
         ..copied
     })
 }
@@ -90,57 +89,16 @@ fn ensure_unconditional_accepted(store: &S3Store) -> Result<(), StoreError> {
 async fn create_upload(
     store: &S3Store,
     route: &MoveRoute,
-    source: &HeadObjectOutput,
+    source: &ObjectHead,
 ) -> Result<String, StoreError> {
     let attributes = &store.options.attributes;
-    let attributes = attributes.for_object(&store.source, &route.source_key);
-    let attributes = attributes.await?.into_owned();
-    let class = attributes.storage_class;
-    let output = store
-        .destination
-        .client
-        .create_multipart_upload()
-        .bucket(&store.destination.name)
-        .key(&route.destination_key)
-        .set_content_type(source.content_type.clone())
-        .set_cache_control(source.cache_control.clone())
-        .set_content_encoding(source.content_encoding.clone())
-        .set_content_disposition(source.content_disposition.clone())
-        .set_content_language(source.content_language.clone())
-        .set_expires(expiry_date(source.expires_string.as_deref()))
-        .set_website_redirect_location(source.website_redirect_location.clone())
-        .set_metadata(source.metadata.clone())
-        .set_tagging(read_tags(&store.source, &route.source_key).await?)
-        .set_storage_class(class.or_else(|| readable_class(source.storage_class.clone())))
-        .set_acl(attributes.acl)
-        .set_server_side_encryption(attributes.encryption)
-        .set_ssekms_key_id(attributes.kms_key_id)
-        .send()
-        .await
-        .map_err(store_error)?;
-    output.upload_id.ok_or_else(|| {
-        StoreError::transient(
-            "NoUploadId",
-            "S3 started a multipart upload without naming it",
-        )
-    })
-}
-
-/// S3 hands out whatever text was stored; only a date can be set again.
-pub(super) fn expiry_date(text: Option<&str>) -> Option<DateTime> {
-    DateTime::from_str(text?, DateTimeFormat::HttpDate).ok()
-}
-
-pub(super) async fn read_tags(source: &S3Bucket, key: &str) -> Result<Option<String>, StoreError> {
-    let request = source.client.get_object_tagging();
-    let request = request.bucket(&source.name).key(key);
-    let output = match request.send().await.map_err(store_error) {
-        // The store knows no tags.
-        Err(error) if error.code() == "NotImplemented" => return Ok(None),
-        output => output?,
+    let attributes = CopyAttributes {
+        keeps_storage_class: attributes.storage_class.is_none(),
+        ..attributes.clone()
     };
-    let tags = output.tag_set.iter().map(|tag| (tag.key(), tag.value()));
-    Ok((!output.tag_set.is_empty()).then(|| encode_tags(tags)))
+    let headers = attributes.upload_headers(&store.source, &route.source_key, source, true);
+    let (bucket, key) = (&store.destination, &route.destination_key);
+    bucket.create_upload(key, headers.await?).await
 }
 
 /// Copies all parts and completes the upload.
@@ -148,41 +106,34 @@ async fn copy_parts_and_complete(
     store: &S3Store,
     route: &MoveRoute,
     upload: &str,
-    source: &HeadObjectOutput,
+    source: &ObjectHead,
     size: u64,
 ) -> Result<CopiedObject, StoreError> {
-    let etag = source.e_tag();
     let part_bytes = match store.options.method {
         CopyMethod::Server => store.options.limits.part_bytes,
         CopyMethod::Stream => store.options.limits.part_bytes.min(STREAMED_PART_BYTES),
     };
-    let parts: Vec<CompletedPart> = stream::iter(part_ranges(size, part_bytes))
-        .map(|(number, range)| copy_part_with_retries(store, route, upload, etag, number, range))
+    let copy = PartCopy {
+        store,
+        route,
+        upload,
+        source_etag: source.etag(),
+    };
+    let parts: Vec<String> = stream::iter(part_ranges(size, part_bytes))
+        .map(|(number, range)| copy.copy_with_retries(number, range))
         .buffered(MAX_PARTS_IN_FLIGHT)
         .try_collect()
         .await?;
-    let count = parts.len();
-    let only_new = is_conditional(store) && store.replace_etag.is_none();
-    let output = store
-        .destination
-        .client
-        .complete_multipart_upload()
-        .bucket(&store.destination.name)
-        .key(&route.destination_key)
-        .upload_id(upload)
-        .set_if_none_match(only_new.then(|| "*".to_owned()))
-        .set_if_match(store.replace_etag.clone())
-        .multipart_upload(
-            CompletedMultipartUpload::builder()
-                .set_parts(Some(parts))
-                .build(),
-        )
-        .send()
-        .await
-        .map_err(store_error)?;
-    match output.e_tag() {
+    let condition = match &store.replace_etag {
+        Some(ours) => CopyCondition::Over(ours),
+        None if is_conditional(store) => CopyCondition::Absent,
+        None => CopyCondition::None,
+    };
+    let (bucket, key) = (&store.destination, &route.destination_key);
+    let completed = bucket.complete_upload(key, upload, &parts, condition).await;
+    match completed?.as_deref() {
         // Some stores leave it empty there, and have it in a HEAD.
-        Some("" | "\"\"") => confirm_by_head(store, route, size, count).await,
+        Some("" | "\"\"") => confirm_by_head(store, route, size, parts.len()).await,
         etag => confirm_copy(etag),
     }
 }
@@ -195,15 +146,11 @@ async fn confirm_by_head(
     parts: usize,
 ) -> Result<CopiedObject, StoreError> {
     let head = store.head_destination(route).await?;
-    let etag = head.filter(|head| {
-        let has_size = head
-            .content_length
-            .and_then(|size| u64::try_from(size).ok())
-            == Some(size);
-        let etag = bare_etag(head.e_tag().unwrap_or_default());
-        has_size && etag.ends_with(&format!("-{parts}"))
+    let copy = head.filter(|head| {
+        let has_size = head.size_bytes().and_then(|size| u64::try_from(size).ok()) == Some(size);
+        has_size && head.etag().ends_with(&format!("-{parts}"))
     });
-    confirm_copy(etag.as_ref().and_then(HeadObjectOutput::e_tag))
+    confirm_copy(copy.as_ref().map(ObjectHead::etag))
 }
 
 /// Part numbers from 1 with their byte ranges; parts grow when there would be too many.
@@ -237,92 +184,82 @@ fn may_pass(error: &StoreError) -> bool {
     }
 }
 
-async fn copy_part_with_retries(
-    store: &S3Store,
-    route: &MoveRoute,
-    upload: &str,
-    source_etag: Option<&str>,
-    number: i32,
-    range: (u64, u64),
-) -> Result<CompletedPart, StoreError> {
-    for delay in PART_BACKOFF.delays().take(PART_RETRIES) {
-        match copy_part(store, route, upload, source_etag, number, range).await {
-            Err(error) if may_pass(&error) => {
-                tracing::debug!(%error, number, "a part is copied again");
-                sleep(delay).await;
-            }
-            result => return result,
-        }
-    }
-    copy_part(store, route, upload, source_etag, number, range).await
+/// Copies the parts of one object.
+pub(super) struct PartCopy<'a> {
+    pub(super) store: &'a S3Store,
+    pub(super) route: &'a MoveRoute,
+    pub(super) upload: &'a str,
+    /// All parts must be of one version of the source.
+    pub(super) source_etag: &'a str,
 }
 
-async fn copy_part(
-    store: &S3Store,
-    route: &MoveRoute,
-    upload: &str,
-    source_etag: Option<&str>,
-    number: i32,
-    range: (u64, u64),
-) -> Result<CompletedPart, StoreError> {
-    if let CopyMethod::Stream = store.options.method {
-        let part = StreamedPart {
-            upload,
-            source_etag,
-            number,
-            range,
-        };
-        return part.copy(store, route).await;
+impl PartCopy<'_> {
+    async fn copy_with_retries(
+        &self,
+        number: i32,
+        range: (u64, u64),
+    ) -> Result<String, StoreError> {
+        for delay in PART_BACKOFF.delays().take(PART_RETRIES) {
+            match self.copy(number, range).await {
+                Err(error) if may_pass(&error) => {
+                    tracing::debug!(%error, number, "a part is copied again");
+                    sleep(delay).await;
+                }
+                result => return result,
+            }
+        }
+        self.copy(number, range).await
     }
-    let output = store
-        .destination
-        .client
-        .upload_part_copy()
-        .copy_source(copy_source(&store.source.name, &route.source_key))
-        // All parts must be of one version of the source.
-        .set_copy_source_if_match(source_etag.map(ToOwned::to_owned))
-        .set_expected_source_bucket_owner(store.source.headers.expected_owner.clone())
-        .copy_source_range(format!("bytes={}-{}", range.0, range.1))
-        .bucket(&store.destination.name)
-        .key(&route.destination_key)
-        .upload_id(upload)
-        .part_number(number)
-        .send()
-        .await
-        .map_err(|error| source_error(store_error(error)))?;
-    let result = output.copy_part_result.as_ref();
-    let copied = confirm_copy(result.and_then(|result| result.e_tag()))?;
-    Ok(CompletedPart::builder()
-        .e_tag(copied.etag)
-        .part_number(number)
-        .build())
+
+    /// Returns the part's ETag.
+    async fn copy(&self, number: i32, range: (u64, u64)) -> Result<String, StoreError> {
+        let upload = encode_query(self.upload);
+        let query = format!("?partNumber={number}&uploadId={upload}");
+        if let CopyMethod::Stream = self.store.options.method {
+            return copy_streamed_part(self, &query, range).await;
+        }
+        let headers = [
+            ("if-match", format!("\"{}\"", self.source_etag)),
+            ("range", format!("bytes={}-{}", range.0, range.1)),
+        ];
+        let headers =
+            headers.map(|(name, value)| (Cow::from(format!("x-amz-copy-source-{name}")), value));
+        let request = ObjectRequest {
+            operation: "UploadPartCopy",
+            method: "PUT",
+            key: &self.route.destination_key,
+            query: &query,
+            source: Some((&self.store.source, &self.route.source_key)),
+            headers: headers.into(),
+        };
+        let copied = self.store.destination.copies.exchange(&request, "").await;
+        let copied = copied.map_err(|error| source_error(store_error(error)))?;
+        Ok(confirm_copy(copied.etag.as_deref())?.etag)
+    }
 }
 
 /// An upload under way: a copy that is given up half-way leaves none behind.
-struct OpenUpload<'a> {
-    bucket: &'a S3Bucket,
-    key: &'a str,
+struct OpenUpload {
+    bucket: S3Bucket,
+    key: String,
     id: String,
     is_open: bool,
 }
 
-impl OpenUpload<'_> {
+impl OpenUpload {
     /// Best effort: what is left behind costs storage until the bucket's lifecycle rule removes it.
     fn abort(&mut self) -> impl Future<Output = ()> + use<> {
         self.is_open = false;
-        let request = self.bucket.client.abort_multipart_upload();
-        let request = request.bucket(&self.bucket.name).key(self.key);
-        let (aborted, key) = (request.upload_id(&self.id).send(), self.key.to_owned());
+        let (bucket, key, id) = (self.bucket.clone(), self.key.clone(), self.id.clone());
         async move {
-            if let Err(error) = aborted.await {
-                let error = store_error(error);
+            if let Err(error) = bucket.abort_upload(&key, &id).await {
                 tracing::warn!(%key, %error, "an unfinished multipart upload was left behind");
             }
         }
     }
 }
 
-impl Drop for OpenUpload<'_> {
+impl Drop for OpenUpload {
     fn drop(&mut self) {
         if self.is_open
             && let Ok(runtime) = Handle::try_current()

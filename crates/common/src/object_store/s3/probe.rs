@@ -4,14 +4,15 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use tokio::time::Instant;
 
 use super::copy::CopyCondition;
-use super::{NO_ETAG, S3Bucket, S3Store, store_error};
+use super::encoding::encode_query;
+use super::{NO_ETAG, ObjectHead, S3Bucket, S3Store};
 use crate::object_store::StoreError;
+
+/// What a probe object holds.
+pub(super) const PROBE_BODY: &[u8] = b"a probe of bucket-brigade";
 
 /// What the object holds that is not to be overwritten. No copy over it has its size.
 const UNTOUCHED_BODY: &[u8] = b"a probe of bucket-brigade, not to be overwritten";
@@ -45,7 +46,7 @@ impl S3Store {
         let (from, onto) = (self.copy_probe(prefix), self.copy_probe(prefix));
         let honours = async {
             from.put(b"new").await?;
-            onto.try_overwriting(onto.copy_if_absent(&self.destination, &from.key))
+            onto.try_overwriting(onto.write(&self.destination, &from.key, CopyCondition::Absent))
                 .await
         };
         let honours = honours.await;
@@ -85,17 +86,15 @@ impl CopyProbe<'_> {
     }
 
     /// What a HEAD says of it.
-    pub async fn head(&self) -> Result<HeadObjectOutput, StoreError> {
+    pub async fn head(&self) -> Result<ObjectHead, StoreError> {
         let head = self.store.destination.head(&self.key).await?;
         head.ok_or_else(|| StoreError::permanent("NoSuchKey", "the copy is not there"))
     }
 
     /// Removes whatever is here.
     pub async fn remove(&self) -> Result<(), StoreError> {
-        let bucket = &self.store.destination;
-        let request = bucket.client.delete_object().bucket(&bucket.name);
-        let removed = request.key(&self.key).send().await;
-        removed.map(drop).map_err(store_error)
+        let removed = self.store.destination.delete(&self.key, Vec::new());
+        removed.await.map(drop)
     }
 
     async fn remove_or_warn(&self) {
@@ -119,7 +118,7 @@ impl CopyProbe<'_> {
             Err(error) if error.code() == NO_ETAG => ConditionalCopyOutcome::Confirmed,
             Err(error) => return Err(error),
         };
-        let size = self.head().await?.content_length;
+        let size = self.head().await?.size_bytes();
         let is_untouched = size == i64::try_from(UNTOUCHED_BODY.len()).ok();
         match outcome {
             ConditionalCopyOutcome::Refused => Ok(is_untouched),
@@ -135,35 +134,22 @@ impl CopyProbe<'_> {
         }
     }
 
-    async fn copy_if_absent(&self, source: &S3Bucket, key: &str) -> Result<(), StoreError> {
-        self.write(source, key, CopyCondition::Absent).await
-    }
-
     async fn upload_if_absent(&self) -> Result<(), StoreError> {
         let bucket = &self.store.destination;
-        let create = bucket.client.create_multipart_upload();
-        let create = create.bucket(&bucket.name).key(&self.key).send().await;
-        let upload = create.map_err(store_error)?.upload_id.unwrap_or_default();
-        let part = bucket.client.upload_part().bucket(&bucket.name);
-        let part = part.key(&self.key).upload_id(&upload).part_number(1);
-        let part = part.body(ByteStream::from_static(b"new")).send().await;
+        let upload = bucket.create_upload(&self.key, Vec::new()).await?;
         let uploaded = async {
-            let etag = part.map_err(store_error)?.e_tag;
-            let part = CompletedPart::builder().set_e_tag(etag).part_number(1);
-            let parts = CompletedMultipartUpload::builder().parts(part.build());
-            let complete = bucket.client.complete_multipart_upload();
-            let complete = complete.bucket(&bucket.name).key(&self.key);
-            let complete = complete.upload_id(&upload).if_none_match("*");
-            let complete = complete.multipart_upload(parts.build()).send().await;
-            complete.map(drop).map_err(store_error)
+            let query = format!("?partNumber=1&uploadId={}", encode_query(&upload));
+            let part = bucket.put(&self.key, &query, b"new").await?;
+            let condition = CopyCondition::Absent;
+            bucket
+                .complete_upload(&self.key, &upload, &[part], condition)
+                .await
         };
         let uploaded = uploaded.await;
         if uploaded.is_err() {
-            let abort = bucket.client.abort_multipart_upload();
-            let abort = abort.bucket(&bucket.name).key(&self.key);
-            drop(abort.upload_id(&upload).send().await);
+            drop(bucket.abort_upload(&self.key, &upload).await);
         }
-        uploaded
+        uploaded.map(drop)
     }
 
     /// With the attributes of the copies, which the store may not know.
@@ -181,9 +167,7 @@ impl CopyProbe<'_> {
     }
 
     pub(super) async fn put(&self, body: &'static [u8]) -> Result<(), StoreError> {
-        let bucket = &self.store.destination;
-        let request = bucket.client.put_object().bucket(&bucket.name);
-        let request = request.key(&self.key).body(ByteStream::from_static(body));
-        request.send().await.map(drop).map_err(store_error)
+        let put = self.store.destination.put(&self.key, "", body);
+        put.await.map(drop)
     }
 }

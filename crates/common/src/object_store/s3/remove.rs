@@ -11,13 +11,13 @@ use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 use futures::future::join_all;
 
 use super::delete_guard::{DeleteGuard, probe_target};
-use super::{S3Bucket, S3Store, store_error};
+use super::{S3Store, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::object_store::StoreError;
 use crate::object_store::objects::{
     BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover,
 };
-use crate::permissions::{DeniedResources, describe_denial, s3_arn};
+use crate::permissions::s3_arn;
 
 /// Objects removed at a time where each takes a request of its own.
 const MAX_SINGLE_DELETES: usize = 32;
@@ -67,9 +67,10 @@ impl S3Store {
         &self,
         side: BucketSide,
     ) -> Result<BucketVersioning, StoreError> {
-        let S3Bucket { client, name, .. } = self.bucket_at(side);
-        let asked = client.get_bucket_versioning().bucket(name).send().await;
-        let versioning = asked.map_err(store_error)?;
+        let bucket = self.bucket_at(side);
+        let request = bucket.client.get_bucket_versioning().bucket(&bucket.name);
+        let asked = request.send().await;
+        let versioning = asked.map_err(|error| bucket.refused("", error))?;
         Ok(match versioning.status {
             Some(BucketVersioningStatus::Enabled) => BucketVersioning::Enabled,
             Some(_) => BucketVersioning::Suspended,
@@ -124,17 +125,18 @@ impl S3Store {
         let identifiers = objects.iter().copied().chain(probe);
         let identifiers: Result<Vec<_>, _> = identifiers.map(object_identifier).collect();
         let delete = identifiers.and_then(|all| Delete::builder().set_objects(Some(all)).build());
-        let S3Bucket { client, name, .. } = self.bucket_at(side);
-        let request = client.delete_objects().bucket(name);
+        let bucket = self.bucket_at(side);
+        let request = bucket.client.delete_objects().bucket(&bucket.name);
         let delete =
             delete.map_err(|error| StoreError::permanent("RequestNotBuilt", error.to_string()))?;
-        let output = request.delete(delete).send().await.map_err(store_error)?;
+        let output = request.delete(delete).send().await;
+        let output = output.map_err(|error| bucket.refused("", error))?;
         if let Some(probe) = probe {
             let mut deleted = output.deleted().iter();
             let is_guarded = !deleted.any(|deleted| deleted.key() == Some(&probe.key));
             self.batches_are_guarded.get_or_init(|| is_guarded);
         }
-        let mut outcomes = delete_outcomes(output, name);
+        let mut outcomes = delete_outcomes(output, &bucket.name);
         let outcome_of = |object: &&'a DeleteTarget| {
             let outcome = outcomes.remove(&object.key).unwrap_or_else(missing_outcome);
             (object.key.as_str(), outcome)
@@ -149,16 +151,12 @@ fn fits_into_xml(key: &str) -> bool {
         .any(|character| character.is_control() || matches!(character, '\u{fffe}' | '\u{ffff}'))
 }
 
-pub(super) fn quote_etag(etag: &str) -> String {
-    format!("\"{etag}\"")
-}
-
 fn object_identifier(
     object: &DeleteTarget,
 ) -> Result<ObjectIdentifier, aws_sdk_s3::error::BuildError> {
     ObjectIdentifier::builder()
         .key(&object.key)
-        .e_tag(quote_etag(&object.etag))
+        .e_tag(format!("\"{}\"", object.etag))
         .build()
 }
 
@@ -179,21 +177,14 @@ fn delete_outcomes(output: DeleteObjectsOutput, bucket: &str) -> HashMap<String,
 }
 
 /// An entry's error has no status of its own.
-fn classify_entry_error(code: String, mut message: String, arn: &str) -> DeleteOutcome {
-    if code == "AccessDenied" {
-        let target = Some(arn.to_owned());
-        let resources = DeniedResources {
-            target,
-            source: None,
-        };
-        message = describe_denial("DeleteObjects", &resources, &message);
-    }
-    let error = store_error(RequestError {
+fn classify_entry_error(code: String, message: String, arn: &str) -> DeleteOutcome {
+    let error = RequestError {
         origin: ErrorOrigin::Service,
         code,
         message,
         status: 0,
-    });
+    };
+    let error = store_error(error.explain_denial("DeleteObjects", arn, None));
     match error {
         StoreError::DestinationExists => DeleteOutcome::Changed,
         StoreError::Permanent { code, .. } if code == "NoSuchKey" => DeleteOutcome::Deleted {

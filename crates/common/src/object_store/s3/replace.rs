@@ -19,20 +19,19 @@ impl S3Store {
         let Some(head) = self.head_destination(route).await? else {
             return Err(StoreError::DestinationExists);
         };
-        let etag = head.e_tag().unwrap_or_default().to_owned();
-        if super::bare_etag(&etag) != ours {
+        if head.etag() != ours {
             return Err(StoreError::DestinationExists);
         }
         let store = Self {
             options: S3Options {
                 attributes: CopyAttributes {
-                    storage_class: head.storage_class,
+                    storage_class: head.storage_class().map(ToOwned::to_owned),
                     keeps_storage_class: false,
                     ..self.options.attributes.clone()
                 },
                 ..self.options.clone()
             },
-            replace_etag: Some(etag),
+            replace_etag: Some(format!("\"{ours}\"")),
             ..self.clone()
         };
         store.copy_whole(route).await

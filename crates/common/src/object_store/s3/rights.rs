@@ -2,7 +2,7 @@
 //! unconditional: a refusal by condition would prove no right to write.
 
 use super::copy::CopyCondition;
-use super::probe::CopyProbe;
+use super::probe::{CopyProbe, PROBE_BODY};
 use super::{S3Bucket, S3Store};
 use crate::object_store::StoreError;
 use crate::object_store::objects::BucketSide;
@@ -33,7 +33,7 @@ impl S3Store {
         let missing = self.copy_probe(rule.source_key_prefix());
         self.stat_object(BucketSide::Source, &missing.key).await?;
         let own = self.copy_probe(rule.destination_key_prefix());
-        own.put(b"a probe of bucket-brigade").await?;
+        own.put(PROBE_BODY).await?;
         let copied = self
             .copy_onto_probe(rule, &self.destination, &own.key)
             .await;

@@ -112,13 +112,11 @@ async fn load_checked_profile(
     if let Some(provider) = sdk.credentials_provider()
         && let Err(error) = provider.provide_credentials().await
     {
-        return Err(PreflightError::InvalidSetting {
-            setting,
-            problem: format!(
-                "profile '{profile}' has no credentials: {}",
-                error_chain(&error)
-            ),
-        });
+        let problem = format!(
+            "profile '{profile}' has no credentials: {}",
+            error_chain(&error)
+        );
+        return Err(PreflightError::invalid(setting, problem));
     }
     Ok(sdk)
 }

@@ -7,24 +7,19 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, SdkBody};
-use aws_sdk_s3::types::{CompletedPart, ObjectCannedAcl, ServerSideEncryption};
 use aws_smithy_types::base64;
 use http_body::Body;
 use md5::{Digest, Md5};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::attributes::readable_class;
-use super::copy::{CopyCondition, PutRequest, RequestHeaders};
+use super::copy::{CopyCondition, ObjectRequest, RequestHeaders};
 use super::hashed_body::{HashedBody, SharedMd5, finish, hex};
-use super::inspect::is_md5_of;
-use super::multipart::{read_tags, source_error};
-use super::opened_object::OpenedObject;
+use super::inspect::md5_of;
+use super::multipart::{PartCopy, source_error};
 use super::{CopyAttributes, S3Bucket, S3Store, bare_etag, confirm_copy, store_error};
 use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, StoreError};
-use crate::path_rule::MoveRoute;
 
 /// An object up to this size whose MD5 is not known is read whole, so that it can be sent along.
 const WHOLE_BYTES: u64 = 512 << 10;
@@ -77,10 +72,15 @@ impl StreamedCopy<'_> {
         if size > self.single_upload_bytes() {
             return Err(StoreError::TooLarge);
         }
-        let headers = self.upload_headers(&object).await?;
+        let (source, key) = (self.source, self.source_key);
+        let has_tags = object.head.tag_count().is_some_and(|count| count > 0);
+        let headers = self.attributes;
+        let headers = headers.upload_headers(source, key, &object.head, has_tags);
+        let mut headers = headers.await?;
+        headers.extend(self.condition.header());
         let _memory = reserve_memory(size).await;
-        let md5 = object.md5().filter(|_| trusts_etag);
-        let upload = Upload::of(object.body, size, md5, self.source.timeout).await?;
+        let md5 = object.head.md5().filter(|_| trusts_etag);
+        let upload = Upload::of(object.body, size, md5, source.copies.timeout).await?;
         let destination = &self.store.destination;
         let written = upload.write(destination, self.key, "", headers).await?;
         if !written.is_proven && !self.is_written(&written, size).await? {
@@ -100,42 +100,13 @@ impl StreamedCopy<'_> {
         }
     }
 
-    /// All that the copy is to have.
-    async fn upload_headers(&self, object: &OpenedObject) -> Result<RequestHeaders, StoreError> {
-        let mut headers = object.carried_headers()?;
-        let mut attributes = self.attributes.clone();
-        if attributes.keeps_acl && self.source.is_public(self.source_key).await? {
-            attributes.acl = Some(ObjectCannedAcl::PublicRead);
-        }
-        if attributes.keeps_storage_class {
-            let class = object.header("x-amz-storage-class");
-            attributes.storage_class = readable_class(class.map(Into::into));
-        }
-        let mut add = |name: &'static str, value: &str| headers.push((name.into(), value.into()));
-        attributes
-            .headers()
-            .for_each(|(name, value)| add(name, value));
-        match self.condition {
-            CopyCondition::Absent => add("if-none-match", "*"),
-            CopyCondition::Over(etag) => add("if-match", etag),
-            CopyCondition::None => {}
-        }
-        let has_tags = object.header("x-amz-tagging-count");
-        if has_tags.is_some_and(|count| count != "0")
-            && let Some(tags) = read_tags(self.source, self.source_key).await?
-        {
-            add("x-amz-tagging", &tags);
-        }
-        Ok(headers)
-    }
-
     /// Are the bytes those that were read?
     async fn is_written(&self, written: &WrittenBytes, size: u64) -> Result<bool, StoreError> {
-        let etag = format!("\"{}\"", written.copied.etag);
         let destination = &self.store.destination;
-        let object = destination.open(self.key, Some(&etag), None).await?;
+        let etag = Some(&*written.copied.etag);
+        let object = destination.open(self.key, etag, None).await?;
         let hash = SharedMd5::default();
-        let (body, limit) = (object.body, destination.timeout);
+        let (body, limit) = (object.body, destination.copies.timeout);
         let mut body = HashedBody::new(body, object.size, Some(hash.clone()), limit);
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
             frame.map_err(|error| cut_short(&error))?;
@@ -145,63 +116,47 @@ impl StreamedCopy<'_> {
 
     /// The condition is the ETag's, where the store honours one.
     async fn remove_broken(&self, etag: &str) -> StoreError {
-        let bucket = &self.store.destination;
-        let request = bucket
-            .client
-            .delete_object()
-            .bucket(&bucket.name)
-            .key(self.key);
-        if let Err(error) = request.if_match(format!("\"{etag}\"")).send().await {
-            let error = store_error(error);
+        let condition = CopyCondition::Over(&format!("\"{etag}\"")).header();
+        let removed = self
+            .store
+            .destination
+            .delete(self.key, condition.into_iter().collect());
+        if let Err(error) = removed.await {
             tracing::error!(key = self.key, %error, "a broken copy could not be removed");
         }
         broken_copy()
     }
 }
 
-/// A part of an upload, and where its bytes are.
-pub(super) struct StreamedPart<'a> {
-    pub(super) upload: &'a str,
-    pub(super) source_etag: Option<&'a str>,
-    pub(super) number: i32,
-    /// First and last byte.
-    pub(super) range: (u64, u64),
-}
-
-impl StreamedPart<'_> {
-    pub(super) async fn copy(
-        &self,
-        store: &S3Store,
-        route: &MoveRoute,
-    ) -> Result<CompletedPart, StoreError> {
-        let (source, destination) = (&store.source, &store.destination);
-        let (first, last) = self.range;
-        let range = format!("bytes={first}-{last}");
-        let object = source.open(&route.source_key, self.source_etag, Some(&range));
-        let object = object.await.map_err(source_error)?;
-        let size = last - first + 1;
-        if object.size != size {
-            return Err(StoreError::permanent(
-                "InvalidRange",
-                format!(
-                    "the store gives {} bytes where {size} are asked for",
-                    object.size
-                ),
-            ));
-        }
-        let _memory = reserve_memory(size).await;
-        let upload = Upload::of(object.body, size, None, source.timeout).await?;
-        let id = utf8_percent_encode(self.upload, NON_ALPHANUMERIC);
-        let query = format!("?partNumber={}&uploadId={id}", self.number);
-        let key = &route.destination_key;
-        let written = upload.write(destination, key, &query, Vec::new()).await?;
-        // Where the ETag says nothing of the bytes, the connection's own checksums must do.
-        if !written.is_proven && written.has_md5 {
-            return Err(broken_copy());
-        }
-        let part = CompletedPart::builder().e_tag(written.copied.etag);
-        Ok(part.part_number(self.number).build())
+/// One part of an upload: these bytes of the source, first and last. Returns its ETag.
+pub(super) async fn copy_streamed_part(
+    copy: &PartCopy<'_>,
+    query: &str,
+    (first, last): (u64, u64),
+) -> Result<String, StoreError> {
+    let (source, route) = (&copy.store.source, copy.route);
+    let range = format!("bytes={first}-{last}");
+    let object = source.open(&route.source_key, Some(copy.source_etag), Some(&range));
+    let object = object.await.map_err(source_error)?;
+    let size = last - first + 1;
+    if object.size != size {
+        return Err(StoreError::permanent(
+            "InvalidRange",
+            format!(
+                "the store gives {} bytes where {size} are asked for",
+                object.size
+            ),
+        ));
     }
+    let _memory = reserve_memory(size).await;
+    let upload = Upload::of(object.body, size, None, source.copies.timeout).await?;
+    let (destination, key) = (&copy.store.destination, &route.destination_key);
+    let written = upload.write(destination, key, query, Vec::new()).await?;
+    // Where the ETag says nothing of the bytes, the connection's own checksums must do.
+    if !written.is_proven && written.has_md5 {
+        return Err(broken_copy());
+    }
+    Ok(written.copied.etag)
 }
 
 async fn reserve_memory(size: u64) -> Option<SemaphorePermit<'static>> {
@@ -211,7 +166,7 @@ async fn reserve_memory(size: u64) -> Option<SemaphorePermit<'static>> {
 }
 
 /// Bytes on their way.
-struct Upload {
+pub(super) struct Upload {
     size: u64,
     body: SdkBody,
     md5: UploadMd5,
@@ -225,8 +180,8 @@ enum UploadMd5 {
 }
 
 /// What the destination says that it got.
-struct WrittenBytes {
-    copied: CopiedObject,
+pub(super) struct WrittenBytes {
+    pub(super) copied: CopiedObject,
     md5: [u8; 16],
     /// Whether the ETag is an MD5.
     has_md5: bool,
@@ -234,7 +189,7 @@ struct WrittenBytes {
 }
 
 impl Upload {
-    async fn of(
+    pub(super) async fn of(
         content: SdkBody,
         size: u64,
         known_md5: Option<[u8; 16]>,
@@ -262,32 +217,40 @@ impl Upload {
         Ok(Self { size, body, md5 })
     }
 
-    async fn write(
+    pub(super) async fn write(
         self,
         bucket: &S3Bucket,
         key: &str,
         query: &str,
         mut headers: RequestHeaders,
     ) -> Result<WrittenBytes, StoreError> {
-        headers.extend(bucket.request_headers());
         if let UploadMd5::Sent(md5) = &self.md5 {
             headers.push(("content-md5".into(), base64::encode(md5)));
         }
-        // A large object takes its time.
-        let pieces = u32::try_from(self.size / SINGLE_UPLOAD_BYTES).unwrap_or(u32::MAX);
-        let put = PutRequest {
+        let request = ObjectRequest {
+            operation: if query.is_empty() {
+                "PutObject"
+            } else {
+                "UploadPart"
+            },
+            method: "PUT",
             key,
             query,
+            source: None,
             headers,
-            body: self.body,
-            size: self.size,
-            limit: bucket.timeout.saturating_mul(pieces.saturating_add(1)),
         };
-        let response = bucket.copies.put_object(put).await.map_err(store_error)?;
+        // A large object takes its time.
+        let pieces = u32::try_from(self.size / SINGLE_UPLOAD_BYTES).unwrap_or(u32::MAX);
+        let limit = bucket
+            .copies
+            .timeout
+            .saturating_mul(pieces.saturating_add(1));
+        let sent = bucket.copies.send(&request, self.body, limit).await;
+        let response = sent.map_err(store_error)?;
         let header = |name| response.headers().get(name);
         let copied = confirm_copy(header("etag"))?;
-        let encryption = header("x-amz-server-side-encryption").map(ServerSideEncryption::from);
-        let has_md5 = is_md5_of(&copied.etag, encryption.as_ref());
+        let encryption = header("x-amz-server-side-encryption");
+        let has_md5 = md5_of(&copied.etag, encryption).is_some();
         let (md5, was_compared) = match &self.md5 {
             UploadMd5::Sent(md5) => (*md5, !has_md5),
             UploadMd5::Passing(hash) => (finish(hash), false),

@@ -6,23 +6,19 @@
 //! request, and its HTTP client sends it.
 
 mod address;
-#[cfg(test)]
-mod by_sdk;
 mod credentials;
-mod head;
 mod response;
 #[cfg(test)]
 mod signature;
 mod signer;
 #[cfg(test)]
 mod tests;
-mod transfer;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
-use aws_sigv4::http_request::SignableBody;
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
@@ -33,13 +29,14 @@ use tokio::time::timeout;
 pub(crate) use credentials::CredentialsCache;
 
 pub(super) use address::{BucketAddress, endpoint_params};
-pub(super) use head::{HeadResponse, ObjectHeaders};
+pub(super) use response::Answer;
 pub(super) use signer::RequestSigner;
-pub(super) use transfer::{PutRequest, RequestHeaders};
 
-use super::CopyAttributes;
-use super::encoding::encode_key;
-use crate::aws::{ErrorOrigin, RequestError, error_chain};
+use super::S3Bucket;
+use super::access::BucketHeaders;
+use super::encoding::{copy_source, encode_key};
+use crate::aws::{BUCKET_REGION, ErrorOrigin, RequestError, error_chain};
+use crate::permissions::s3_arn;
 
 /// Says in the bucket's access log who copied.
 const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_VERSION"));
@@ -51,17 +48,21 @@ const SMALL_COPY_TIMEOUT: Duration = Duration::from_secs(15);
 /// What is longer is no answer of S3's, and would fill the memory.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// One copy, as its request describes it.
-#[derive(Debug, Clone)]
-pub(super) struct CopyRequest<'a> {
+/// Names in lower case.
+pub(super) type RequestHeaders = Vec<(Cow<'static, str>, String)>;
+
+/// One request about an object.
+#[derive(Clone, Default)]
+pub(super) struct ObjectRequest<'a> {
+    /// Its name in S3's API.
+    pub operation: &'static str,
+    pub method: &'static str,
     pub key: &'a str,
-    /// `bucket/key` of the source, percent-encoded.
-    pub source: String,
-    /// When the copy may be written.
-    pub condition: CopyCondition<'a>,
-    pub attributes: &'a CopyAttributes,
-    /// What is said of both buckets.
-    pub bucket_headers: &'a [(&'static str, String)],
+    /// With its `?`, where there is one.
+    pub query: &'a str,
+    /// Whose bytes the store is to take.
+    pub source: Option<(&'a S3Bucket, &'a str)>,
+    pub headers: RequestHeaders,
 }
 
 /// When a copy may be written.
@@ -75,13 +76,27 @@ pub(super) enum CopyCondition<'a> {
     None,
 }
 
-/// Sends the copies to one bucket.
+impl CopyCondition<'_> {
+    pub(super) fn header(self) -> Option<(Cow<'static, str>, String)> {
+        match self {
+            Self::Absent => Some(("if-none-match".into(), "*".into())),
+            Self::Over(etag) => Some(("if-match".into(), etag.into())),
+            Self::None => None,
+        }
+    }
+}
+
+/// Sends the requests about the objects of one bucket.
 #[derive(Debug, Clone)]
 pub(super) struct CopyClient {
     address: Arc<BucketAddress>,
     signer: Arc<RequestSigner>,
     connector: SharedHttpConnector,
-    timeout: Duration,
+    /// When a request that does not answer is given up.
+    pub timeout: Duration,
+    /// The bucket.
+    pub name: String,
+    pub headers: BucketHeaders,
 }
 
 impl CopyClient {
@@ -90,96 +105,145 @@ impl CopyClient {
         signer: Arc<RequestSigner>,
         connector: SharedHttpConnector,
         timeout: Duration,
+        name: &str,
     ) -> Self {
         Self {
             address: Arc::new(address),
             signer,
             connector,
             timeout,
+            name: name.to_owned(),
+            headers: BucketHeaders::default(),
         }
     }
 
-    /// Copies, and returns the copy's `ETag` as S3 wrote it; none where it wrote none.
-    ///
     /// # Errors
     /// What S3 answered, what became of the request, or why it was not sent.
-    pub(super) async fn copy(
-        &self,
-        copy: &CopyRequest<'_>,
-    ) -> Result<Option<String>, RequestError> {
+    pub(super) async fn copy(&self, copy: &ObjectRequest<'_>) -> Result<Answer, RequestError> {
+        // The connection may have been dead. A copy that was made all the same is met, and recognised.
         if self.timeout > SMALL_COPY_TIMEOUT
-            && let Ok(result) = timeout(SMALL_COPY_TIMEOUT, self.send(copy)).await
+            && let Ok(result) = timeout(SMALL_COPY_TIMEOUT, self.exchange(copy, "")).await
         {
             return result;
         }
-        // The connection may have been dead. A copy that was made all the same is met, and recognised.
-        match timeout(self.timeout, self.send(copy)).await {
-            Ok(result) => result,
-            Err(_) => Err(lost("Timeout", format!("no answer in {:?}", self.timeout))),
-        }
+        self.exchange(copy, "").await
     }
 
-    async fn send(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
-        match self.try_once(copy).await {
-            // The answer has set the clock, and S3 has not looked at anything else.
-            Err(error) if error.code == "RequestTimeTooSkewed" => self.try_once(copy).await,
-            other => other,
-        }
+    /// Sends it with this body, and reads the answer.
+    ///
+    /// # Errors
+    /// As for [`copy`](Self::copy).
+    pub(super) async fn exchange(
+        &self,
+        request: &ObjectRequest<'_>,
+        body: &str,
+    ) -> Result<Answer, RequestError> {
+        let exchange = async {
+            let body = SdkBody::from(body);
+            let (response, identity) = self.send_at_its_time(request, body).await?;
+            let (status, date, body) = read_body(response).await?;
+            let answer = response::read(status, &body);
+            answer.map_err(|error| self.refused(request, error, &identity, date))
+        };
+        within(request.operation, self.timeout, exchange).await
     }
 
-    async fn try_once(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
-        let sent = self.send_signed(self.build(copy), SignableBody::Bytes(&[]));
-        let (response, identity) = sent.await?;
-        let (status, date, body) = read_body(response).await?;
-        let result = response::read(status, &body);
-        if let Err(error) = &result {
-            self.signer.learn(&error.code, &identity, date);
-        }
-        result
-    }
-
-    fn build(&self, copy: &CopyRequest<'_>) -> Result<HttpRequest, BoxError> {
-        let mut request = self.new_request("PUT", copy.key, "?x-id=CopyObject")?;
-        let headers = request.headers_mut();
-        headers.try_insert("x-amz-copy-source", copy.source.clone())?;
-        match copy.condition {
-            CopyCondition::Absent => drop(headers.try_insert("if-none-match", "*")?),
-            CopyCondition::Over(etag) => drop(headers.try_insert("if-match", etag.to_owned())?),
-            CopyCondition::None => {}
-        }
-        for (name, value) in copy.attributes.headers() {
-            headers.try_insert(name, value.to_owned())?;
-        }
-        for (name, value) in copy.bucket_headers {
-            headers.try_insert(*name, value.clone())?;
-        }
-        Ok(request)
-    }
-
-    fn new_request(&self, method: &str, key: &str, query: &str) -> Result<HttpRequest, BoxError> {
-        let mut request = HttpRequest::empty();
-        request.set_method(method)?;
-        let (base, key) = (&self.address.base, encode_key(key));
-        request.set_uri(format!("{base}{key}{query}"))?;
-        request.headers_mut().try_insert("user-agent", USER_AGENT)?;
-        Ok(request)
+    /// Sends it within a time limit. Of a success the body is still to arrive.
+    ///
+    /// # Errors
+    /// As for [`copy`](Self::copy).
+    pub(super) async fn send(
+        &self,
+        request: &ObjectRequest<'_>,
+        body: SdkBody,
+        limit: Duration,
+    ) -> Result<HttpResponse, RequestError> {
+        let sent = self.send_at_its_time(request, body);
+        let (response, _) = within(request.operation, limit, sent).await?;
+        Ok(response)
     }
 
     /// Returns with the response the credentials that were used.
-    async fn send_signed(
+    async fn send_at_its_time(
         &self,
-        request: Result<HttpRequest, BoxError>,
-        body: SignableBody<'static>,
+        request: &ObjectRequest<'_>,
+        body: SdkBody,
+    ) -> Result<(HttpResponse, Identity), RequestError> {
+        let again = body.try_clone();
+        match (self.send_once(request, body).await, again) {
+            // The answer has set the clock, and S3 has not looked at anything else.
+            (Err(error), Some(body)) if error.code == signer::TIME_SKEWED => {
+                self.send_once(request, body).await
+            }
+            (other, _) => other,
+        }
+    }
+
+    async fn send_once(
+        &self,
+        request: &ObjectRequest<'_>,
+        body: SdkBody,
     ) -> Result<(HttpResponse, Identity), RequestError> {
         let identity = self.signer.identity().await;
         let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
-        let signed = request.and_then(|mut request| {
-            self.signer
-                .sign(&mut request, body, &identity, &self.address)?;
-            Ok(request)
+        let signed = self.build(request, body).and_then(|mut built| {
+            self.signer.sign(&mut built, &identity, &self.address)?;
+            Ok(built)
         });
         let signed = signed.map_err(|error| RequestError::not_sent(&*error))?;
-        Ok((self.call(signed).await?, identity))
+        let response = self.call(signed).await?;
+        if response.status().is_success() {
+            return Ok((response, identity));
+        }
+        let region = response.headers().get(BUCKET_REGION).map(str::to_owned);
+        let (status, date, body) = read_body(response).await?;
+        let mut error = response::read_refusal(status, &body, region.as_deref());
+        // Without a body there is no code.
+        if request.method == "HEAD" && status == 403 && self.signer.is_off(date) {
+            signer::TIME_SKEWED.clone_into(&mut error.code);
+        }
+        Err(self.refused(request, error, &identity, date))
+    }
+
+    /// Learns from it, and names the right that is missing.
+    fn refused(
+        &self,
+        request: &ObjectRequest<'_>,
+        error: RequestError,
+        identity: &Identity,
+        date: Option<DateTime>,
+    ) -> RequestError {
+        self.signer.learn(&error.code, identity, date);
+        let source = request.source;
+        let source = source.map(|(bucket, key)| s3_arn(&bucket.name, key));
+        let target = s3_arn(&self.name, request.key);
+        error.explain_denial(request.operation, &target, source.as_deref())
+    }
+
+    fn build(&self, request: &ObjectRequest<'_>, body: SdkBody) -> Result<HttpRequest, BoxError> {
+        let mut built = HttpRequest::new(body);
+        built.set_method(request.method)?;
+        let (base, key) = (&self.address.base, encode_key(request.key));
+        built.set_uri(format!("{base}{key}{}", request.query))?;
+        let length = built.body().content_length();
+        let headers = built.headers_mut();
+        headers.try_insert("user-agent", USER_AGENT)?;
+        if let Some(length @ 1..) = length {
+            headers.try_insert("content-length", length.to_string())?;
+        }
+        if let Some((bucket, key)) = request.source {
+            headers.try_insert("x-amz-copy-source", copy_source(&bucket.name, key))?;
+            if let Some(owner) = &bucket.copies.headers.expected_owner {
+                headers.try_insert("x-amz-source-expected-bucket-owner", owner.clone())?;
+            }
+        }
+        for (name, value) in self.headers.pairs() {
+            headers.try_insert(name, value)?;
+        }
+        for (name, value) in request.headers.iter().cloned() {
+            headers.try_append(name, value)?;
+        }
+        Ok(built)
     }
 
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, RequestError> {
@@ -195,6 +259,15 @@ impl CopyClient {
         }
         Ok(response)
     }
+}
+
+async fn within<T>(
+    operation: &str,
+    limit: Duration,
+    sent: impl Future<Output = Result<T, RequestError>>,
+) -> Result<T, RequestError> {
+    let timed_out = |_| Err(lost("Timeout", format!("{operation} has timed out")));
+    timeout(limit, sent).await.unwrap_or_else(timed_out)
 }
 
 /// Its status, date and body. S3 sends spaces while it copies.

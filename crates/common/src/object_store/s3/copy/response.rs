@@ -1,43 +1,42 @@
-//! S3's response to a copy.
+//! S3's answers in XML.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 
 use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
-use crate::aws::{ErrorOrigin, RequestError, code_for_status, first_line};
+use crate::aws::{ErrorOrigin, RequestError, code_for_status, describe_status, first_line};
 
-/// The elements of a response that matter.
+/// The elements of an answer that matter, as S3 wrote them.
 #[derive(Debug, Default)]
-struct CopyResponse {
+pub(in crate::object_store::s3) struct Answer {
     is_error: bool,
-    etag: Option<String>,
+    pub etag: Option<String>,
+    pub upload_id: Option<String>,
     code: Option<String>,
     message: Option<String>,
 }
 
-/// The copy's `ETag`, as S3 wrote it; none where it wrote none.
-///
 /// # Errors
 /// The error in the body, whatever the status: S3 may send its 200 before it has copied. Without one, what
 /// the status says.
-pub(super) fn read(status: u16, body: &[u8]) -> Result<Option<String>, RequestError> {
+pub(super) fn read(status: u16, body: &[u8]) -> Result<Answer, RequestError> {
     let is_success = (200..300).contains(&status);
     match parse(body) {
-        Ok(response) if is_success && !response.is_error => Ok(response.etag),
+        Ok(response) if is_success && !response.is_error => Ok(response),
         Ok(response) if is_success && response.code.is_none() => {
             Err(unreadable(status, "an error without a code"))
         }
-        Ok(response) => Err(refusal(status, response)),
-        Err(_) if is_success && body.is_empty() => Ok(None),
+        Ok(response) => Err(refusal(status, response, None)),
+        Err(_) if is_success && body.is_empty() => Ok(Answer::default()),
         Err(error) if is_success => Err(unreadable(status, error)),
-        Err(_) => Err(read_refusal(status, b"")),
+        Err(_) => Err(read_refusal(status, b"", None)),
     }
 }
 
 /// What the body says, or else the status.
-pub(super) fn read_refusal(status: u16, body: &[u8]) -> RequestError {
-    refusal(status, parse(body).unwrap_or_default())
+pub(super) fn read_refusal(status: u16, body: &[u8], region: Option<&str>) -> RequestError {
+    refusal(status, parse(body).unwrap_or_default(), region)
 }
 
 /// The copy may have been made.
@@ -50,13 +49,14 @@ fn unreadable(status: u16, problem: impl Display) -> RequestError {
     }
 }
 
-fn refusal(status: u16, response: CopyResponse) -> RequestError {
+fn refusal(status: u16, response: Answer, region: Option<&str>) -> RequestError {
     let code = response.code;
-    let message = response.message.filter(|message| !message.is_empty());
-    let message = match message {
-        Some(message) => first_line(&message),
+    let message = response.message.as_deref().map(first_line);
+    let is_redirect = matches!(status, 301 | 307);
+    let message = match message.filter(|message| !message.is_empty()) {
+        Some(message) if !is_redirect || region.is_none() => message,
         None if status == 403 => String::new(),
-        None => format!("S3 answered {status} without a message"),
+        _ => describe_status(status, region),
     };
     RequestError {
         origin: ErrorOrigin::Service,
@@ -66,16 +66,17 @@ fn refusal(status: u16, response: CopyResponse) -> RequestError {
     }
 }
 
-fn parse(body: &[u8]) -> Result<CopyResponse, XmlDecodeError> {
+fn parse(body: &[u8]) -> Result<Answer, XmlDecodeError> {
     let mut document = Document::try_from(body)?;
     let mut root = document.root_element()?;
-    let mut response = CopyResponse {
-        is_error: root.start_el().matches("Error"),
-        ..CopyResponse::default()
+    let mut response = Answer {
+        is_error: root.start_el().local() == "Error",
+        ..Answer::default()
     };
     while let Some(mut element) = root.next_tag() {
         match element.start_el().local() {
             "ETag" => response.etag = Some(text(&mut element)?),
+            "UploadId" => response.upload_id = Some(text(&mut element)?),
             "Code" => response.code = Some(text(&mut element)?),
             "Message" => response.message = Some(text(&mut element)?),
             _ => {}
@@ -91,6 +92,7 @@ fn parse(body: &[u8]) -> Result<CopyResponse, XmlDecodeError> {
 /// Whether the body ends where its root element does.
 fn is_whole(body: &[u8], root: &str) -> bool {
     let end = body.trim_ascii_end().strip_suffix(b">");
+    let end = end.map(<[u8]>::trim_ascii_end);
     end.is_some_and(|end| end.ends_with(b"/") || end.ends_with(root.as_bytes()))
 }
 
@@ -101,47 +103,32 @@ fn text(element: &mut ScopedDecoder<'_, '_>) -> Result<String, XmlDecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object_store::s3::confirm_copy;
 
     const COPIED: &[u8] = br#"<?xml version="1.0" encoding="UTF-8"?>
 
 <CopyObjectResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;9b2c&quot;</ETag></CopyObjectResult>"#;
 
-    const SLOW: &[u8] =
-        b"<Error><Code>SlowDown</Code><Message>Please reduce\nyour request rate.</Message></Error>";
-
     #[test]
     fn only_an_etag_is_told_as_one() {
-        assert_eq!(read(200, COPIED).unwrap().as_deref(), Some("\"9b2c\""));
-        assert_eq!(read(200, b"").unwrap(), None);
-        assert_eq!(read(200, b"<CopyObjectResult/>").unwrap(), None);
+        let etag = |body| read(200, body).unwrap().etag;
+        assert_eq!(etag(COPIED).as_deref(), Some("\"9b2c\""));
+        assert_eq!(etag(b""), None);
+        assert_eq!(etag(b"<CopyObjectResult/>"), None);
     }
 
     #[test]
-    fn an_error_is_one_whatever_the_status() {
-        for status in [200, 503] {
-            let answer = read(status, SLOW).unwrap_err();
-            assert_eq!(answer.origin, ErrorOrigin::Service);
-            assert_eq!((answer.code.as_str(), answer.status), ("SlowDown", status));
-            assert_eq!(answer.message, "Please reduce");
-        }
-        // A 200 whose error has no code says nothing of the object: as the SDK reads it.
-        let answer = read(200, b"<Error><Message>?</Message></Error>").unwrap_err();
-        assert_eq!(answer.origin, ErrorOrigin::Transport);
-        // A result under the status of an error is none.
-        let answer = read(500, COPIED).unwrap_err();
-        assert_eq!(answer.code, "InternalError");
-    }
-
-    #[test]
-    fn without_a_body_the_status_speaks() {
-        for (status, code) in [
-            (503, "ServiceUnavailable"),
-            (412, "PreconditionFailed"),
-            (301, "PermanentRedirect"),
-        ] {
-            assert_eq!(read(status, b"").unwrap_err().code, code);
-            assert_eq!(read(status, b"<html>not XML").unwrap_err().code, code);
-        }
+    fn names_may_have_a_prefix_and_messages_more_lines() {
+        let copied = b"<s3:CopyObjectResult xmlns:s3=\"a\"><s3:ETag>W/&#34;9b2c&#34;</s3:ETag></s3:CopyObjectResult >";
+        let etag = read(200, copied).unwrap().etag.unwrap();
+        assert_eq!(confirm_copy(Some(&etag)).unwrap().etag, "9b2c");
+        let slow = b"<s3:Error xmlns:s3=\"a\"><s3:Code>SlowDown</s3:Code><s3:Message>Please reduce\nyour request rate.</s3:Message></s3:Error>";
+        let answer = read(200, slow).unwrap_err();
+        assert_eq!(answer.origin, ErrorOrigin::Service);
+        assert_eq!(
+            (&*answer.code, &*answer.message),
+            ("SlowDown", "Please reduce")
+        );
     }
 
     #[test]

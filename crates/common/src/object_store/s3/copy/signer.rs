@@ -26,6 +26,11 @@ const REFUSED_CREDENTIALS: [&str; 4] = [
     "InvalidAccessKeyId",
 ];
 
+pub(super) const TIME_SKEWED: &str = "RequestTimeTooSkewed";
+
+/// Source: Amazon S3 API reference, "Error responses".
+const MAX_SKEW: Duration = Duration::from_mins(15);
+
 #[derive(Debug)]
 pub(in crate::object_store::s3) struct RequestSigner {
     credentials: CredentialsCache,
@@ -50,7 +55,6 @@ impl RequestSigner {
     pub(super) fn sign(
         &self,
         request: &mut HttpRequest,
-        body: SignableBody<'_>,
         identity: &Identity,
         address: &BucketAddress,
     ) -> Result<(), BoxError> {
@@ -66,6 +70,9 @@ impl RequestSigner {
             .settings(settings)
             .build()?;
         let (method, uri) = (request.method(), request.uri());
+        // What proves an object's bytes is not the signature.
+        let body = request.body().bytes();
+        let body = body.map_or(SignableBody::UnsignedPayload, SignableBody::Bytes);
         let signable = SignableRequest::new(method, uri, request.headers().iter(), body)?;
         let signed = sign(signable, &SigningParams::V4(params))?;
         let (headers, _) = signed.into_parts().0.into_parts();
@@ -82,10 +89,16 @@ impl RequestSigner {
         if REFUSED_CREDENTIALS.contains(&code) {
             self.credentials.forget(used);
         }
-        if let ("RequestTimeTooSkewed", Some(date)) = (code, date) {
+        if let (TIME_SKEWED, Some(date)) = (code, date) {
             let skew = date.secs() - DateTime::from(SystemTime::now()).secs();
             self.clock_skew.store(skew, Ordering::Relaxed);
         }
+    }
+
+    /// Whether requests are signed at another time than the store's by more than it takes.
+    pub(super) fn is_off(&self, date: Option<DateTime>) -> bool {
+        let now = DateTime::from(self.now()).secs();
+        date.is_some_and(|date| date.secs().abs_diff(now) > MAX_SKEW.as_secs())
     }
 
     /// The time by the store's clock.

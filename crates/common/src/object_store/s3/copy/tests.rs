@@ -4,26 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::endpoint::Params;
-use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
-use aws_sdk_s3::types::{ObjectCannedAcl, ServerSideEncryption, StorageClass};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpConnector,
 };
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_types::sdk_config::Builder;
 use proptest::prelude::*;
 
-use super::by_sdk::copy_by_sdk;
-use super::signature::{SECRET, is_signed};
-use super::{BucketAddress, MAX_BODY_BYTES, USER_AGENT};
+use super::signature::is_signed;
+use super::{BucketAddress, CopyCondition, MAX_BODY_BYTES, USER_AGENT};
 use crate::object_store::s3::access::BucketHeaders;
-use crate::object_store::s3::{CopyAttributes, S3Access, S3Options, S3Store};
+use crate::object_store::s3::fixture::{SECRET, answer, route, sdk};
+use crate::object_store::s3::{
+    CopyAttributes, S3Access, S3Options, S3Store, confirm_copy, copy_source, store_error,
+};
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::preflight::PreflightError;
@@ -121,7 +120,12 @@ impl HttpConnector for Server {
         if status == 0 {
             return HttpConnectorFuture::new(std::future::pending());
         }
-        let mut response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+        let is_head = self.met.lock().unwrap().last().unwrap().method == "HEAD";
+        let mut response = answer(status, if is_head { "" } else { body });
+        response.headers_mut().insert("etag", "\"9b2c\"");
+        response
+            .headers_mut()
+            .insert("x-amz-bucket-region", "eu-north-1");
         let date = DateTime::from(self.clock).fmt(DateTimeFormat::HttpDate);
         response.headers_mut().insert("date", date.unwrap());
         HttpConnectorFuture::ready(Ok(response))
@@ -154,15 +158,6 @@ impl ProvideCredentials for Fleeting {
     }
 }
 
-fn sdk() -> Builder {
-    let credentials = Credentials::new("AKID", SECRET, Some("token".into()), None, "test");
-    SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("eu-central-1"))
-        .retry_config(RetryConfig::disabled())
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-}
-
 fn access(server: &Server, sdk: Builder, force_path_style: bool) -> S3Access {
     let connector = SharedHttpConnector::new(server.clone());
     let timeout = Duration::from_millis(500);
@@ -179,13 +174,26 @@ async fn plain_store(server: &Server) -> S3Store {
     store(&access(server, sdk(), false), "to-bucket").await
 }
 
-fn route(key: &str) -> MoveRoute {
-    MoveRoute {
-        old_path: format!("image/{key}"),
-        new_path: format!("avatar/{key}"),
-        source_key: format!("image/{key}"),
-        destination_key: format!("avatar/{key}"),
-    }
+/// The same copy by the SDK.
+async fn copy_by_sdk(store: &S3Store, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
+    let (attributes, bucket) = (&store.options.attributes, &store.destination);
+    let request = bucket.client.copy_object().bucket(&bucket.name);
+    let request = request
+        .copy_source(copy_source(&store.source.name, &route.source_key))
+        .key(&route.destination_key)
+        .set_storage_class(attributes.storage_class.as_deref().map(Into::into))
+        .set_acl(attributes.acl.as_deref().map(Into::into))
+        .set_server_side_encryption(attributes.encryption.as_deref().map(Into::into))
+        .set_ssekms_key_id(attributes.kms_key_id.clone())
+        .set_expected_source_bucket_owner(store.source.copies.headers.expected_owner.clone());
+    let request = match store.condition() {
+        CopyCondition::Absent => request.if_none_match("*"),
+        CopyCondition::Over(etag) => request.if_match(etag),
+        CopyCondition::None => request,
+    };
+    let output = request.send().await.map_err(store_error)?;
+    let result = output.copy_object_result();
+    confirm_copy(result.and_then(|result| result.e_tag()))
 }
 
 async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &MoveRoute) {
@@ -216,9 +224,9 @@ proptest! {
             let server = Server::new(SystemTime::now());
             let mut store = plain_store(&server).await;
             store.options.attributes = CopyAttributes {
-                storage_class: cold.then_some(StorageClass::StandardIa),
-                acl: public.then_some(ObjectCannedAcl::PublicRead),
-                encryption: secret.then_some(ServerSideEncryption::AwsKms),
+                storage_class: cold.then(|| "STANDARD_IA".to_owned()),
+                acl: public.then(|| "public-read".to_owned()),
+                encryption: secret.then(|| "aws:kms".to_owned()),
                 kms_key_id: secret.then(|| "arn:aws:kms:eu-central-1:1:key/a".to_owned()),
                 ..CopyAttributes::default()
             };
@@ -340,6 +348,44 @@ async fn a_clock_that_is_off_is_corrected() {
     }
 }
 
+/// A HEAD is refused without a word.
+#[tokio::test]
+async fn a_head_is_signed_at_the_stores_time_too() {
+    let hour = Duration::from_hours(1);
+    for clock in [SystemTime::now() + hour, SystemTime::now() - hour] {
+        let server = Server::new(clock);
+        let source = plain_store(&server).await.source;
+        for requests in [2, 3] {
+            assert_eq!(source.head("a").await.unwrap().unwrap().etag(), "9b2c");
+            assert_eq!(server.requests(), requests);
+        }
+        assert!(is_signed(&server.last()));
+    }
+    let server = Server::new(SystemTime::now());
+    server.answers(403, "");
+    let denied = plain_store(&server).await.source.head("a").await;
+    let denied = denied.unwrap_err().to_string();
+    assert!(
+        denied.contains("s3:GetObject on arn:aws:s3:::from/a"),
+        "{denied}"
+    );
+}
+
+#[tokio::test]
+async fn a_redirect_says_where_the_bucket_is() {
+    let server = Server::new(SystemTime::now());
+    let store = plain_store(&server).await;
+    let redirect = "<Error><Code>PermanentRedirect</Code><Message>Use the specified endpoint.</Message></Error>";
+    for (status, body) in [(301, redirect), (301, ""), (307, "")] {
+        server.answers(status, body);
+        let copied = store.copy(&route("a")).await.unwrap_err();
+        for error in [copied, store.source.head("a").await.unwrap_err()] {
+            assert!(matches!(error, StoreError::Systemic { .. }), "{error:?}");
+            assert!(error.to_string().contains("eu-north-1"), "{error}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_clock_that_cannot_be_corrected_is_no_endless_matter() {
     let server = Server::new(SystemTime::now());
@@ -389,6 +435,13 @@ async fn an_expired_token_is_not_used_again() {
         store.copy(&route("a")).await.unwrap();
         assert_eq!(token(), "token 2");
     }
+    // What a HEAD is not told, the object's first byte is.
+    server.answers(400, "<Error><Code>ExpiredToken</Code></Error>");
+    let refused = store.source.head("a").await.unwrap_err();
+    assert_eq!(refused.code(), "ExpiredToken");
+    server.answers(200, COPIED);
+    store.source.head("a").await.unwrap();
+    assert_eq!(token(), "token 3");
 }
 
 #[tokio::test]
@@ -405,6 +458,7 @@ async fn every_answer_means_what_it_means_when_the_sdk_reads_it() {
         (200, "<Error><Message>no code</Message></Error>"),
         (204, ""),
         (301, "<Error><Code>PermanentRedirect</Code></Error>"),
+        (301, ""),
         (400, ""),
         (
             400,

@@ -3,13 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpConnector,
-};
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::base64;
 use md5::{Digest, Md5};
@@ -19,8 +14,9 @@ use tokio::time::{sleep, timeout};
 
 use super::hex;
 use crate::object_store::ObjectStore;
-use crate::object_store::s3::{CopyMethod, S3Access, S3Options, S3Store};
-use crate::path_rule::{MoveRoute, PathRule};
+use crate::object_store::s3::fixture::{self, answer};
+use crate::object_store::s3::{CopyMethod, S3Store};
+use crate::path_rule::MoveRoute;
 
 /// The memory is the process's.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -39,6 +35,8 @@ struct OneObject {
     holds_uploads: bool,
     /// Whether another byte is written than was sent.
     breaks_uploads: bool,
+    /// Whether some of the metadata fits into no header.
+    keeps_metadata_back: bool,
     written: Arc<std::sync::Mutex<Vec<u8>>>,
     met: Arc<std::sync::Mutex<Vec<String>>>,
 }
@@ -68,12 +66,16 @@ impl OneObject {
             self.bytes.clone()
         };
         let length = bytes.len().to_string();
-        let mut response = answer(200, SdkBody::from(bytes));
+        let mut response = answer(200, bytes);
         response.headers_mut().insert("content-length", length);
         response.headers_mut().insert("etag", format!("\"{etag}\""));
         response
             .headers_mut()
             .insert("x-amz-meta-owner", "ünal".to_owned());
+        response.headers_mut().insert("expires", "never");
+        if self.keeps_metadata_back {
+            response.headers_mut().insert("x-amz-missing-meta", "1");
+        }
         response
     }
 
@@ -89,7 +91,7 @@ impl OneObject {
         let sent = header("content-md5").is_none_or(|sent| sent == base64::encode(md5));
         assert_eq!(header("content-length"), Some(&*bytes.len().to_string()));
         if !sent && !self.breaks_uploads {
-            return answer(400, SdkBody::from(BAD_DIGEST));
+            return answer(400, BAD_DIGEST);
         }
         *self.written.lock().unwrap() = bytes;
         let mut response = answer(200, SdkBody::empty());
@@ -98,23 +100,24 @@ impl OneObject {
     }
 }
 
-fn answer(status: u16, body: SdkBody) -> HttpResponse {
-    HttpResponse::new(status.try_into().unwrap(), body)
-}
-
 impl HttpConnector for OneObject {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let line = format!("{} {}", request.method(), request.uri());
         self.met.lock().unwrap().push(line.clone());
-        let metadata = request.headers().get("x-amz-meta-owner");
+        let header = |name| request.headers().get(name);
+        let is_whole =
+            header("x-amz-meta-owner") == Some("ünal") && header("expires") == Some("never");
         match request.method() {
             "GET" if line.contains("?tagging") => {
-                HttpConnectorFuture::ready(Ok(answer(200, SdkBody::from(NO_TAGS))))
+                HttpConnectorFuture::ready(Ok(answer(200, NO_TAGS)))
             }
             "GET" | "HEAD" => HttpConnectorFuture::ready(Ok(self.read(&request))),
-            "POST" => HttpConnectorFuture::ready(Ok(answer(200, SdkBody::from(UPLOAD)))),
+            "POST" => {
+                assert!(is_whole);
+                HttpConnectorFuture::ready(Ok(answer(200, UPLOAD)))
+            }
             "PUT" => {
-                assert!(line.contains("partNumber") || metadata == Some("ünal"));
+                assert!(line.contains("partNumber") || is_whole);
                 let store = self.clone();
                 HttpConnectorFuture::new(async move { Ok(store.write(request).await) })
             }
@@ -124,25 +127,13 @@ impl HttpConnector for OneObject {
 }
 
 async fn store(object: &OneObject) -> S3Store {
-    let credentials = Credentials::new("AKID", "secret", None, None, "test");
-    let sdk = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("eu-central-1"))
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build();
-    let connector = SharedHttpConnector::new(object.clone());
-    let access = S3Access::with_connector(&sdk, true, Duration::from_hours(1), connector);
-    let (source, destination) = access.buckets("from", None, "to").await.unwrap();
-    let options = S3Options {
-        method: CopyMethod::Stream,
-        ..S3Options::default()
-    };
-    S3Store::new(source, destination, options)
+    let mut store = fixture::store(object.clone(), Duration::from_hours(1)).await;
+    store.options.method = CopyMethod::Stream;
+    store
 }
 
 fn route() -> MoveRoute {
-    let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
-    rule.route_for("image/a b.png").unwrap()
+    fixture::route("a b.png")
 }
 
 /// How many uploads are begun where so many objects are to be copied at once.
@@ -203,6 +194,23 @@ async fn other_bytes_than_were_read_are_removed_again() {
         assert_eq!(error.code(), "BrokenCopy");
         assert_eq!(object.met("DELETE"), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_that_no_header_holds_is_not_lost_in_silence() {
+    let _turn = TURN.lock().await;
+    let object = OneObject {
+        keeps_metadata_back: true,
+        ..OneObject::of(10)
+    };
+    let store = store(&object).await;
+    for copied in [
+        store.copy(&route()).await,
+        store.copy_multipart(&route()).await,
+    ] {
+        assert_eq!(copied.unwrap_err().code(), "Unreadable");
+    }
+    assert_eq!(object.met("P"), 0);
 }
 
 #[tokio::test(start_paused = true)]
