@@ -3,6 +3,7 @@
 
 use std::mem;
 
+use bucket_brigade_common::ledger::MAX_ID_BYTES;
 use bucket_brigade_common::ledger::feed_source::{FeedSource, PageReader, RowPage};
 use bucket_brigade_common::ledger::move_ledger::MoveFailure;
 use bucket_brigade_common::path_rule::PathRule;
@@ -37,6 +38,8 @@ pub struct TableSweep<'a> {
 pub struct SweepSummary {
     /// Rows fed, those of earlier processes included.
     pub fed: u64,
+    /// Rows that can neither be fed nor recorded as failed.
+    pub unrecorded: u64,
     /// Pages read by this process.
     pub pages: u64,
     /// The last id there was, in scope or not.
@@ -62,6 +65,7 @@ impl<'a> TableSweep<'a> {
         let (pages, last_id) = cursor.follow(feeding).await?;
         Ok(SweepSummary {
             fed: cursor.read_position().await?.sweep_fed,
+            unrecorded: self.sender.unrecorded.into_inner(),
             pages,
             last_id,
         })
@@ -202,13 +206,18 @@ impl<'a> TableSweep<'a> {
         let mut good = Vec::with_capacity(rows.len());
         let mut failures = Vec::new();
         for row in rows {
-            match self.rule.route_for(&row.1) {
-                Ok(_) => good.push(row),
-                Err(reason) => failures.push(permanent_failure(
-                    row,
-                    reason.error_code(),
-                    reason.to_string(),
+            let length = row.0.as_str().len();
+            let problem = match self.rule.route_for(&row.1) {
+                Err(reason) => Some((reason.error_code(), reason.to_string())),
+                Ok(_) if length > MAX_ID_BYTES => Some((
+                    "IdTooLong",
+                    format!("its id has {length} bytes, and the ledger holds {MAX_ID_BYTES}"),
                 )),
+                Ok(_) => None,
+            };
+            match problem {
+                None => good.push(row),
+                Some((code, message)) => failures.push(permanent_failure(row, code, message)),
             }
         }
         (good, failures)
