@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bucket_brigade_common::empty_scope::EmptyScope;
@@ -71,7 +72,7 @@ impl FeedLoop {
             }
             self.finish().await?;
             match self.options.watch_interval {
-                None => return self.read_outcome().await,
+                None => return self.read_outcome(sweep.unrecorded).await,
                 Some(interval) => {
                     if !mem::replace(&mut is_scope_checked, true) {
                         self.warn_of_empty_scope().await?;
@@ -137,11 +138,13 @@ impl FeedLoop {
         self.begin_sweep().await?;
         let before = (self.read_progress().await?, self.read_failures().await?);
         let start = self.prepare_sweep().await?.start().cloned();
-        let fed = self.run_sweep(Some(canary), start).await?.fed;
+        let SweepSummary {
+            fed, unrecorded, ..
+        } = self.run_sweep(Some(canary), start).await?;
         tracing::info!(fed, "the canary is fed: {fed} rows");
         self.drain().await?;
         self.begin_sweep().await?;
-        Ok(self.read_outcome().await?.since(&before))
+        Ok(self.read_outcome(unrecorded).await?.since(&before))
     }
 
     /// A sweep that was cut off before it found a row is begun again, so that "nothing found" is always
@@ -182,6 +185,7 @@ impl FeedLoop {
                 run: self.run,
                 queue: Arc::clone(&self.queue),
                 ledger: &*self.ledger,
+                unrecorded: AtomicU64::new(0),
                 retrier,
             },
             backlog: BacklogLimit::new(
@@ -202,12 +206,16 @@ impl FeedLoop {
         wait_until_drained(&*self.queue, &*self.source, &self.progress, self.retrier()).await
     }
 
-    async fn read_outcome(&self) -> Result<FeedOutcome, FeederStopped> {
+    async fn read_outcome(&self, unrecorded: u64) -> Result<FeedOutcome, FeederStopped> {
         let progress = self.read_progress().await?;
         Ok(FeedOutcome {
             failures: self.read_failures().await?,
+            unrecorded,
             is_canary: self.options.canary.is_some(),
-            empty_scope: self.explain_empty_scope(&progress).await?,
+            empty_scope: match unrecorded {
+                0 => self.explain_empty_scope(&progress).await?,
+                _ => None,
+            },
             progress,
         })
     }

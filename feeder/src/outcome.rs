@@ -6,10 +6,12 @@ use bucket_brigade_common::ledger::feed_source::RunProgress;
 
 use crate::retry::FeederStopped;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FeedOutcome {
     pub progress: RunProgress,
     pub failures: Vec<(String, u64)>,
+    /// Rows that can neither be fed nor recorded as failed.
+    pub unrecorded: u64,
     /// Only a part of the rows was fed.
     pub is_canary: bool,
     /// Why no row was ever in scope; none where some were.
@@ -27,7 +29,7 @@ pub fn log_summary(outcome: Result<FeedOutcome, FeederStopped>) -> u8 {
         return log_empty_scope(why);
     }
     tracing::info!("next: {}", outcome.next_step());
-    if outcome.progress.failed > 0 {
+    if outcome.progress.failed > 0 || outcome.unrecorded > 0 {
         exit::ROWS_FAILED
     } else {
         exit::DONE
@@ -104,16 +106,24 @@ impl FeedOutcome {
                 "{count} rows failed with {code}: see bucket_brigade.failures"
             );
         }
+        if self.unrecorded > 0 {
+            let count = self.unrecorded;
+            tracing::error!(
+                count,
+                "{count} rows failed that the ledger cannot hold: this log names them"
+            );
+        }
     }
 
     fn next_step(&self) -> &'static str {
-        match (self.progress.failed, self.is_canary) {
-            (0, false) => {
+        match (self.progress.failed, self.unrecorded, self.is_canary) {
+            (0, 0, false) => {
                 "stop the consumers (SIGTERM, Ctrl-C), then prove the moves with `feeder verify`"
             }
-            (0, true) => {
+            (0, 0, true) => {
                 "look at the rows that moved, then start the feeder without --limit and --sample"
             }
+            (0, ..) => "mend the rows that cannot be recorded, then start the feeder again",
             _ => "see why with `feeder failures`, mend it, then `feeder retry`",
         }
     }

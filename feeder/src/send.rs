@@ -2,6 +2,7 @@
 
 use std::slice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, StatementError};
 use bucket_brigade_common::message::encode;
@@ -25,6 +26,8 @@ pub struct BatchSender<'a> {
     pub queue: Arc<dyn MessageQueue>,
     /// Where rows that the queue refuses are recorded.
     pub ledger: &'a dyn MoveLedger,
+    /// Rows whose failure could not be recorded.
+    pub unrecorded: AtomicU64,
     pub retrier: Retrier<'a>,
 }
 
@@ -108,20 +111,23 @@ impl BatchSender<'_> {
         self.retrier
             .retry_database("recording failures", async || {
                 match self.ledger.record_failures(failures).await {
-                    Err(StatementError::Rejected { .. }) => self.record_each(failures).await,
+                    Err(StatementError::Rejected { .. } | StatementError::Suspect { .. }) => {
+                        self.record_each(failures).await
+                    }
                     recorded => recorded,
                 }
             })
             .await
     }
 
-    /// A failure that the database refuses to record is in the log alone.
+    /// A failure that the database refuses to record is in the log alone, and counted for the outcome.
     async fn record_each(&self, failures: &[MoveFailure]) -> Result<(), StatementError> {
         for failure in failures {
             match self.ledger.record_failures(slice::from_ref(failure)).await {
                 Err(StatementError::Rejected { code, message }) => {
                     let row = &failure.id;
                     tracing::error!(%row, code, "the failure of row {row} cannot be recorded: {message}");
+                    self.unrecorded.fetch_add(1, Ordering::Relaxed);
                 }
                 recorded => recorded?,
             }

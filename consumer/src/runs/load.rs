@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
+use bucket_brigade_common::aws::error_chain;
 use bucket_brigade_common::heartbeat::send_first_heartbeat;
 use bucket_brigade_common::ledger::fleet_control::{FleetControl, Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::move_ledger::MoveLedger;
@@ -248,13 +249,13 @@ impl RunLoader for LedgerRunLoader {
             runtime.block_on(contain_panic(within_limit(load)))
         });
         let loaded = loading.await.map_err(|error| error.to_string())?;
-        let loaded = loaded?.map_err(|error| format!("{error:#}"))?;
+        let loaded = loaded?.map_err(|error| error_chain(&*error))?;
         Ok(loaded.map(Box::new))
     }
 
     async fn home_run(&self) -> Result<HomeRun, String> {
         let runs = self.require_runs().await;
-        let runs = runs.map_err(|error| format!("{error:#}"))?;
+        let runs = runs.map_err(|error| error_chain(&*error))?;
         let only = only_run(&runs);
         let home = only.or(runs.last());
         let run = home.ok_or("there is no run in the ledger")?.id;

@@ -9,6 +9,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::printable::takes_escapes;
 use crate::settings::{Setting, SettingsProblems, setting};
 use crate::trace::{self, TraceLayer};
 
@@ -93,7 +94,7 @@ fn build_subscriber(
     let logs = if settings.json {
         layer.json().flatten_event(true).with_filter(filter).boxed()
     } else {
-        let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let color = takes_escapes(&std::io::stderr());
         let layer = layer.with_target(false).with_ansi(color);
         layer.with_filter(filter).boxed()
     };

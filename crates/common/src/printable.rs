@@ -1,6 +1,17 @@
 //! Text of others on a terminal: what would steer it, or hide what stands there, is written out.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Display};
+use std::io::IsTerminal;
+
+/// Whether it is a terminal that colors and a moving cursor mean something to.
+pub fn takes_escapes(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && is_capable(std::env::var_os("TERM").as_deref())
+}
+
+fn is_capable(term: Option<&OsStr>) -> bool {
+    term.is_none_or(|term| term != "dumb")
+}
 
 /// Paths, ids, keys and messages as text on one line.
 pub fn printable(text: &str) -> impl Display + '_ {
@@ -42,6 +53,12 @@ fn steers_terminal(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dumb_terminal_has_lines_alone() {
+        assert!(!is_capable(Some("dumb".as_ref())));
+        assert!(is_capable(Some("xterm".as_ref())) && is_capable(None));
+    }
 
     #[test]
     fn what_steers_a_terminal_is_written_out() {

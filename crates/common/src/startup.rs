@@ -1,7 +1,6 @@
 //! What both binaries do before and after their own work: `.env`, flags, logs, signals, exit codes.
 
-use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::aws::error_chain;
 use crate::exit;
 use crate::ledger::LedgerError;
 use crate::ledger::move_ledger::StatementError;
@@ -18,7 +18,7 @@ use crate::panics;
 use crate::preflight::PreflightError;
 use crate::printable::printable_lines;
 use crate::queue::QueueError;
-use crate::settings::SettingsError;
+use crate::settings::{SettingsError, read_dotenv};
 
 /// Background tasks get this long to end once the work is over.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,8 +42,9 @@ where
     F: Future<Output = anyhow::Result<u8>>,
 {
     panics::exit_on_panic();
-    if let Err(error) = read_dotenv() {
-        return print_error(&error, exit::INVALID_SETTINGS);
+    match read_dotenv() {
+        Ok(warnings) => warnings.iter().for_each(|text| print_line("warning", text)),
+        Err(error) => return print_error(&error, exit::INVALID_SETTINGS),
     }
     let args = match A::try_parse() {
         Ok(args) => args,
@@ -65,35 +66,6 @@ fn build_runtime(threads: WorkerThreads) -> std::io::Result<Runtime> {
         builder.worker_threads(1);
     }
     builder.enable_all().build()
-}
-
-/// Of the working directory alone: one of a folder above is another project's. A folder of that name is none.
-fn read_dotenv() -> anyhow::Result<()> {
-    let file = Path::new(".env");
-    let mut text = match std::fs::read(file) {
-        Err(error) if error.kind() == ErrorKind::NotFound || file.is_dir() => return Ok(()),
-        text => text.map_err(|error| anyhow::anyhow!(".env: {error}"))?,
-    };
-    // No variable can hold one: to set it would be a panic that prints the value.
-    if text.contains(&0) {
-        anyhow::bail!(".env: a NUL byte is in it: save it as UTF-8 text");
-    }
-    // Spaces after a last line without an end would be an error.
-    text.push(b'\n');
-    dotenvy::from_read(&*text)
-        .map_err(|error| anyhow::anyhow!(".env: {}", describe_dotenv_error(&error)))
-}
-
-/// Why `.env` cannot be read, without the line at fault: it may hold a password.
-fn describe_dotenv_error(error: &dotenvy::Error) -> String {
-    match error {
-        dotenvy::Error::LineParse(line, _) => format!(
-            "a line cannot be read, that of {}: quote a value that holds a space, # or $ with '",
-            line.split_once('=')
-                .map_or("no NAME=value", |(name, _)| name.trim())
-        ),
-        other => other.to_string(),
-    }
 }
 
 async fn run_with_signals<A, F>(args: A, work: impl FnOnce(A, CancellationToken) -> F) -> ExitCode
@@ -147,12 +119,16 @@ fn print_usage(error: &clap::Error) -> ExitCode {
     })
 }
 
-/// The last message of a process, also when logs are off. A closed standard error does not change the code.
+/// The last message of a process, also when logs are off.
 fn print_error(error: &anyhow::Error, code: u8) -> ExitCode {
-    let message = format!("{error:#}");
-    let message = printable_lines(&message);
-    drop(writeln!(std::io::stderr(), "error: {message}"));
+    print_line("error", &error_chain(&**error));
     ExitCode::from(code)
+}
+
+/// A closed standard error does not change the exit code.
+fn print_line(kind: &str, message: &str) {
+    let message = printable_lines(message);
+    drop(writeln!(std::io::stderr(), "{kind}: {message}"));
 }
 
 /// The documented exit code of an error.

@@ -1,16 +1,16 @@
 //! How far a command is: a bar on a terminal, a log line every few seconds elsewhere.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
+use bucket_brigade_common::printable::takes_escapes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A bar on standard error; none where that is no terminal.
+/// A bar on standard error; none where that is no terminal, or a dumb one.
 pub fn stderr_bar(template: &str, total: Option<u64>) -> Option<ProgressBar> {
-    if !std::io::stderr().is_terminal() {
+    if !takes_escapes(&std::io::stderr()) {
         return None;
     }
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());

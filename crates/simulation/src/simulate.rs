@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::heartbeat::send_heartbeats;
-use bucket_brigade_common::ledger::feed_source;
 use bucket_brigade_common::row_id::IdColumnType;
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::Throttle;
@@ -39,7 +38,6 @@ const MAX_SIMULATED_TIME: Duration = Duration::from_hours(1);
 /// How often a process may die; then it is left to finish.
 const MAX_CRASHES: u32 = 3;
 
-/// What a seed came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SimulationReport {
     pub moved: usize,
@@ -50,7 +48,6 @@ pub struct SimulationReport {
     pub faults: u64,
     /// A checksum of everything that happened.
     pub trace: u64,
-    /// What does not hold.
     pub violations: Vec<String>,
 }
 
@@ -197,7 +194,7 @@ async fn run_feeders(worlds: &Worlds, shared: &Arc<SharedWorld>) -> (u64, FeedOu
             biased;
             outcome = feed.run() => match outcome {
                 Ok(outcome) => return (deaths, outcome),
-                Err(_) => return (deaths, FeedOutcome { progress: feed_source::RunProgress::default(), failures: vec![], is_canary: false, empty_scope: None }),
+                Err(_) => return (deaths, FeedOutcome::default()),
             },
             () = send_heartbeats(&*client, &feed.throttle, || feed.progress.heartbeat()) => {}
             () = client.died() => deaths += 1,
@@ -211,7 +208,6 @@ fn build_client(worlds: &Worlds, death: Option<CrashPoint>) -> SimulatedClient {
     SimulatedClient::new(Arc::clone(&worlds[0]), death).with_others(&worlds[1..])
 }
 
-/// A feeder over a client.
 pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
     let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
     FeedLoop {
@@ -258,7 +254,6 @@ async fn run_consumers(worlds: Worlds, stop: CancellationToken) -> (u64, bool) {
     }
 }
 
-/// A consumer's pipeline over a client.
 pub fn build_pipeline(client: &Arc<SimulatedClient>, stop: CancellationToken) -> Pipeline {
     let parts = Box::new(build_run_parts(client));
     Pipeline {
@@ -272,7 +267,6 @@ pub fn build_pipeline(client: &Arc<SimulatedClient>, stop: CancellationToken) ->
     }
 }
 
-/// A run over a client.
 pub fn build_run_parts(client: &Arc<SimulatedClient>) -> RunParts {
     let throttle = Throttle::for_copies(MAX_CONCURRENCY, DatabaseLimits::default());
     RunParts {

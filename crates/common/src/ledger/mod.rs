@@ -82,6 +82,10 @@ use crate::throttle::Throttle;
 /// A statement without a result by then is given up; its effect is found by reading the rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The longest id that the ledger's indexes hold beside the run's number, however little it compresses: a third of
+/// a page, less headers. Source: `BTMaxItemSize` in Postgres's `nbtree.h`.
+pub const MAX_ID_BYTES: usize = 2684;
+
 /// One run's ledger, and the table it is about.
 #[derive(Debug, Clone)]
 pub struct PostgresLedger {

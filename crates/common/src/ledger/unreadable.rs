@@ -10,6 +10,8 @@ use crate::row_id::RowId;
 /// Where a failure holds the path: the row cannot be read. No rule has it in scope.
 const UNREADABLE: &str = "";
 
+const MAX_PLAIN_LENGTH: usize = 1000;
+
 /// A condition that a failure, its id and its path given, still stands for its row.
 ///
 /// `OFFSET 0` keeps the planner from joining: it would read the paths of other rows, too, and a damaged one
@@ -83,23 +85,40 @@ impl PostgresLedger {
         Ok(next.map(RowId::from_database))
     }
 
-    /// A failure of a row that cannot even be compared with its path is recorded without it.
+    /// What of one failure the database refuses is left out: text that its encoding does not have, or its index no
+    /// room for; then the path of a row that cannot even be compared with it.
     pub(super) async fn record_failures_in_full(
         &self,
         failures: &[MoveFailure],
     ) -> Result<(), StatementError> {
-        let written = with_batch_timeout(failures.len(), self.write_failures(failures)).await;
-        match (written, failures) {
-            (Err(StatementError::Rejected { .. } | StatementError::Suspect { .. }), [failure])
-                if failure.path != UNREADABLE =>
-            {
-                let pathless = MoveFailure {
-                    path: UNREADABLE.into(),
-                    ..failure.clone()
-                };
-                with_timeout(self.write_failures(&[pathless])).await
+        let mut written = with_batch_timeout(failures.len(), self.write_failures(failures)).await;
+        if let [failure] = failures {
+            let plain = MoveFailure {
+                code: plain_text(&failure.code),
+                message: plain_text(&failure.message),
+                ..failure.clone()
+            };
+            let pathless = MoveFailure {
+                path: UNREADABLE.into(),
+                ..plain.clone()
+            };
+            for reduced in [plain, pathless] {
+                if is_refused(&written) {
+                    written = with_timeout(self.write_failures(&[reduced])).await;
+                }
             }
-            (result, _) => result,
         }
+        written
     }
+}
+
+fn is_refused(written: &Result<(), StatementError>) -> bool {
+    use StatementError::{Rejected, Suspect};
+    matches!(written, Err(Rejected { .. } | Suspect { .. }))
+}
+
+/// What every encoding and every index holds of a text.
+fn plain_text(text: &str) -> String {
+    let plain = |character: char| if character.is_ascii() { character } else { '?' };
+    text.chars().map(plain).take(MAX_PLAIN_LENGTH).collect()
 }

@@ -2,6 +2,7 @@
 //! that is wrong is reported together.
 
 mod database;
+mod dotenv;
 mod login;
 mod migration;
 mod objects;
@@ -12,6 +13,7 @@ mod stores;
 mod values;
 
 pub use database::{DatabaseArgs, DatabaseLimits};
+pub use dotenv::read_dotenv;
 pub use login::LoginArgs;
 pub use migration::{MigrationArgs, MigrationSettings};
 pub use objects::ObjectArgs;

@@ -8,13 +8,12 @@ mod snapshot;
 mod state;
 
 use std::fmt::Display;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::printable::printable_lines;
+use bucket_brigade_common::printable::{printable_lines, takes_escapes};
 use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
 use serde::Serialize;
 use tokio::time::sleep;
@@ -89,7 +88,7 @@ async fn watch_status<T: Display + Serialize>(
     interval: Duration,
     read: impl AsyncFn() -> Result<T, StatementError>,
 ) -> anyhow::Result<u8> {
-    let redraws = format == OutputFormat::Text && std::io::stdout().is_terminal();
+    let redraws = format == OutputFormat::Text && takes_escapes(&std::io::stdout());
     loop {
         match read().await {
             Ok(view) if redraws => redraw_screen(&view)?,

@@ -38,6 +38,10 @@ pub(crate) enum SimulatedOutage {
     Database,
     /// The queue is not there.
     Queue,
+    /// The cursor cannot be moved.
+    Cursor,
+    /// A move of the cursor does not come to its end.
+    SlowCursor,
 }
 
 pub(crate) struct FaultyClient {
@@ -46,6 +50,7 @@ pub(crate) struct FaultyClient {
     /// By source key.
     broken_objects: Mutex<HashMap<String, (StoreError, u32)>>,
     highest_receive_count: AtomicU32,
+    pub(crate) cursor_moves: AtomicU32,
 }
 
 impl FaultyClient {
@@ -55,6 +60,7 @@ impl FaultyClient {
             outage: Mutex::default(),
             broken_objects: Mutex::default(),
             highest_receive_count: AtomicU32::new(0),
+            cursor_moves: AtomicU32::new(0),
         }
     }
 
@@ -278,6 +284,11 @@ impl FeedSource for FaultyClient {
 
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
         self.check_database().await?;
+        while self.is_down(SimulatedOutage::SlowCursor).await {}
+        if self.is_down(SimulatedOutage::Cursor).await {
+            return Err(StatementError::Unavailable("could not extend file".into()));
+        }
+        self.cursor_moves.fetch_add(1, Ordering::Relaxed);
         self.client.advance_cursor(cursor, fed).await
     }
 

@@ -154,6 +154,69 @@ async fn expect_one_failure(rig: &TestRig, code: &str) {
     stop_consumer(consumer).await;
 }
 
+/// Its table's index holds an id that the ledger's, with the run's number before it, does not.
+#[tokio::test]
+async fn a_row_that_cannot_be_recorded_as_failed_is_counted_and_ends_the_run() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "ALTER TABLE images ALTER id DROP IDENTITY;
+         ALTER TABLE images ALTER id TYPE text;
+         INSERT INTO images (id, path) SELECT
+            left(string_agg(md5(n::text), ''), 2690), 'image/long.png' FROM generate_series(1, 99) n",
+    )
+    .await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    rig.execute_sql("INSERT INTO images VALUES ('7', 'image/7.png'), ('x', 'image/x.png')")
+        .await;
+    for key in ["image/long.png", "image/7.png", "image/x.png"] {
+        rig.put_object("images-old", key, b"bytes").await;
+    }
+    for arguments in [&["--limit", "3"][..], &[]] {
+        let ended = rig.run_program_with("feeder", &[], arguments).await;
+        assert_eq!(ended.code, Some(2), "{}", ended.log);
+        let counted = "1 rows failed that the ledger cannot hold";
+        assert!(ended.log.contains(counted), "{}", ended.log);
+        assert!(ended.log.contains("its id has 2690 bytes"), "{}", ended.log);
+    }
+    assert_eq!(rig.count_rows("moves").await, 2);
+    assert_eq!(rig.dead_letters().await, 0);
+    rig.execute_sql("UPDATE images SET id = '8' WHERE path = 'image/long.png'")
+        .await;
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(rig.count_rows("moves").await, 3);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_failure_is_recorded_without_what_the_database_cannot_hold() {
+    let rig = TestRig::new().await;
+    let rig = rig.in_database("ENCODING 'LATIN1' LOCALE 'C'").await;
+    let ledger = rig.open_run().await;
+    let ids = rig.add_images(2).await;
+    let noise: String = (0..3000).map(|_| fastrand::alphanumeric()).collect();
+    for ((id, path), (code, message)) in ids.iter().zip(["image/0.png", "image/1.png"]).zip([
+        ("XMinioDiskFull", "\u{9519}\u{8bef} of the store"),
+        (&*noise, "a code longer than an index holds"),
+    ]) {
+        let failure = MoveFailure {
+            id: ledger.id_type().parse(id).unwrap(),
+            path: path.into(),
+            code: code.into(),
+            message: message.into(),
+            permanent: true,
+        };
+        ledger.record_failures(&[failure]).await.unwrap();
+        let recorded = rig.failure_code(id).await.unwrap();
+        assert!(code.starts_with(&recorded), "{recorded}");
+    }
+    // With their paths, by which they are not fed again.
+    let with_path = "SELECT count(*) FROM bucket_brigade.failures WHERE path LIKE 'image/%'";
+    assert_eq!(rig.query_number(with_path).await, 2);
+}
+
 #[tokio::test]
 async fn a_table_that_is_closed_for_updates_is_waited_for() {
     let rig = TestRig::new().await;

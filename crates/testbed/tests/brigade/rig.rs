@@ -61,6 +61,18 @@ impl TestRig {
         Self::on_cluster(Cluster::shared().await, options, queue).await
     }
 
+    /// The same with its table in another database.
+    pub(crate) async fn in_database(mut self, options: &str) -> Self {
+        let url = format!("{}_other", self.application.database_url);
+        let (_, database) = url.rsplit_once('/').unwrap();
+        let create = format!("CREATE DATABASE {database} {options} TEMPLATE template0");
+        self.execute_sql(&create).await;
+        self.application.database_url = url;
+        self.pool = self.application.connect_pool(3).await.unwrap();
+        self.application.create_table(&self.pool).await.unwrap();
+        self
+    }
+
     /// The same on a cluster of its own.
     pub(crate) async fn on_cluster(
         cluster: &Cluster,

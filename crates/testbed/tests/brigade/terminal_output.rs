@@ -81,6 +81,45 @@ async fn a_dotenv_of_a_folder_above_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_misspelt_name_in_a_dotenv_is_named_once() {
+    let folder = TempDir::new().unwrap();
+    let settings = "OLD_PREFX=image/\nMAX_CONCURENCY=7\nSECRET_KEY_BASE=x\nPAGE_SIZE=7\n";
+    std::fs::write(folder.path().join(".env"), settings).unwrap();
+    for program in ["feeder", "consumer"] {
+        let mut command = tokio::process::Command::new(binary_path(program).unwrap());
+        // The environment is others', too.
+        command.env_clear().env("NEW_PREFX", "avatar/");
+        let output = command.current_dir(&folder).output().await.unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        let warnings: Vec<&str> = log.lines().filter(|l| l.starts_with("warning")).collect();
+        let expected = [
+            "warning: .env: MAX_CONCURENCY is no setting: is MAX_CONCURRENCY meant?",
+            "warning: .env: OLD_PREFX is no setting: is OLD_PREFIX meant?",
+        ];
+        assert_eq!(warnings, expected, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_dumb_terminal_gets_lines_alone() {
+    let rig = TestRig::new().await;
+    rig.add_images(1).await;
+    let consumer = rig.spawn_consumer(&[]);
+    for (term, has_escapes) in [("dumb", false), ("xterm", true)] {
+        let mut command = tokio::process::Command::new("script");
+        command.args(["-qec", binary_path("feeder").unwrap().to_str().unwrap()]);
+        command.arg("/dev/null").env_clear().current_dir("/");
+        command.envs(rig.environment("feeder", &[("TERM", term)]));
+        let output = command.output().await.unwrap();
+        let screen = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{screen}");
+        assert!(screen.contains("done: 1 moved"), "{screen}");
+        assert_eq!(screen.contains('\x1b'), has_escapes, "{screen:?}");
+    }
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
 async fn output_that_cannot_be_written_is_no_finding() {
     let rig = TestRig::new().await;
     rig.open_run().await;

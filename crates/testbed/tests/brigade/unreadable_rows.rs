@@ -4,25 +4,11 @@ use sqlx::PgPool;
 
 use crate::rig::{TestRig, stop_consumer, wait_until};
 
-/// A rig whose database has no encoding, as old ones are.
-async fn rig_without_encoding() -> TestRig {
-    let mut rig = TestRig::new().await;
-    let (server, database) = rig.application.database_url.rsplit_once('/').unwrap();
-    let database = format!("{database}_ascii");
-    let url = format!("{server}/{database}");
-    rig.execute_sql(&format!(
-        "CREATE DATABASE {database} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
-    ))
-    .await;
-    rig.application.database_url = url;
-    rig.pool = rig.application.connect_pool(3).await.unwrap();
-    rig.application.create_table(&rig.pool).await.unwrap();
-    rig
-}
-
 #[tokio::test]
 async fn a_path_that_is_not_utf8_fails_alone() {
-    let rig = rig_without_encoding().await;
+    // A database without an encoding, as old ones are.
+    let rig = TestRig::new().await;
+    let rig = rig.in_database("ENCODING 'SQL_ASCII' LOCALE 'C'").await;
     rig.add_images(7).await;
     rig.execute_sql(r"INSERT INTO images (path) VALUES (E'image/caf\xe9.png')")
         .await;
