@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::bare_loop::BareLoop;
-use crate::chart;
 use crate::machine::MachineInfo;
 use crate::results::BenchResults;
 use crate::rig::BenchRig;
@@ -34,8 +33,8 @@ struct BenchArguments {
     /// Measure the operator's commands on ten million rows too
     #[arg(long)]
     ten_million_rows: bool,
-    /// Merge the results into this JSON file of earlier ones; redraw the chart, and rewrite the table in
-    /// the page, of the same name beside it.
+    /// Merge the results into this JSON file of earlier ones, and rewrite the tables in the page of the same name
+    /// beside it.
     #[arg(long, value_name = "FILE")]
     into: Option<PathBuf>,
     #[command(subcommand)]
@@ -108,7 +107,6 @@ fn save_results(file: &Path, newer: BenchResults) -> Result<()> {
         merged.merge(newer);
     }
     merged.write(file)?;
-    std::fs::write(file.with_extension("svg"), chart::draw_chart(&merged))?;
     let page = file.with_extension("md");
     if page.exists() {
         let text = std::fs::read_to_string(&page)?;

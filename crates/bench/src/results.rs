@@ -198,7 +198,33 @@ impl BenchResults {
         "| what | ours | against | compared | target | met |\n|---|---|---|---|---|---|\n"
             .to_owned()
             + &lines.collect::<String>()
+            + &render_growth(&self.growth)
     }
+}
+
+fn render_growth(growth: &[GrowthPoint]) -> String {
+    if growth.is_empty() {
+        return String::new();
+    }
+    let line = |point: &GrowthPoint| {
+        let figures = [
+            point.consumer_cpu_us,
+            point.consumer_rss_mib,
+            point.feeder_cpu_us,
+            point.feeder_rss_mib,
+            point.page_ms,
+        ];
+        format!(
+            "| {} | {} |\n",
+            point.rows,
+            figures.map(format_short).join(" | ")
+        )
+    };
+    let lines = growth.iter().map(line);
+    "\n| rows in the table | consumer, µs per image | MiB | feeder, µs per row | MiB | page of 1,000, ms |\n\
+     |---|---|---|---|---|---|\n"
+        .to_owned()
+        + &lines.collect::<String>()
 }
 
 fn render_line(row: &ResultRow) -> String {
