@@ -98,12 +98,12 @@ impl FeederProgress {
 
     /// As of the last heartbeat.
     pub fn running_consumers(&self) -> u64 {
-        self.throttle.other_consumers()
+        self.throttle.limits().other_consumers
     }
 
     /// Those of them that something holds back: more consumers would be no faster.
     pub fn held_back_consumers(&self) -> u64 {
-        self.throttle.held_back_consumers()
+        self.throttle.limits().held_back_consumers
     }
 
     pub fn set_run_progress(&self, progress: RunProgress) {

@@ -40,41 +40,20 @@ pub enum BareCall {
     CommitStage,
 }
 
-/// A loop over rows.
 #[derive(Debug, Clone, Args)]
 pub struct BareLoop {
-    /// Which call.
     #[arg(long)]
     pub call: BareCall,
-    /// The first row.
     #[arg(long)]
     pub first: u64,
-    /// How many rows.
     #[arg(long)]
     pub rows: u64,
-    /// Calls in flight.
     #[arg(long)]
     pub in_flight: usize,
-    /// The database, for commits.
     #[arg(long, env = "DATABASE_URL", hide = true, default_value = "")]
     pub database_url: String,
-    /// The queue, for messages.
     #[arg(long, env = "QUEUE_URL", hide = true, default_value = "")]
     pub queue_url: String,
-}
-
-/// Ids handed out one by one, or ten by ten.
-#[derive(Debug, Clone)]
-struct IdRange {
-    next: Arc<AtomicU64>,
-    end: u64,
-}
-
-impl IdRange {
-    fn take_ids(&self, count: u64) -> Option<Range<u64>> {
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        (first < self.end).then(|| first..(first + count).min(self.end))
-    }
 }
 
 impl BareLoop {
@@ -94,68 +73,56 @@ impl BareLoop {
                     let client = bucket_brigade_common::aws::s3_client(&sdk, true, timeout, None);
                     self.copy_rows(client).await
                 }
-                BareCall::Receive => {
-                    self.run_workers(|sqs, _, url| receive_and_delete(sqs, url))
-                        .await
-                }
-                BareCall::Send => self.run_workers(send_batch).await,
+                BareCall::Receive => self.call_queue(receive_and_delete).await,
+                BareCall::Send => self.call_queue(send_batch).await,
                 BareCall::Commit => self.commit_batches().await,
                 BareCall::CommitStage => self.commit_stage().await,
             }
         })
     }
 
-    fn id_range(&self) -> IdRange {
-        IdRange {
-            next: Arc::new(AtomicU64::new(self.first)),
-            end: self.first + self.rows,
-        }
-    }
-
     async fn copy_rows(&self, client: aws_sdk_s3::Client) -> Result<()> {
-        let ids = self.id_range();
-        self.in_parallel(|| {
-            let (client, ids) = (client.clone(), ids.clone());
-            async move {
-                while let Some(one) = ids.take_ids(1) {
-                    copy_one(&client, one.start).await?;
-                }
-                Ok(())
-            }
-        })
-        .await
+        let copy = move |one: Range<u64>| copy_one(client.clone(), one.start);
+        self.in_parallel(1, copy).await
     }
 
-    /// Workers on the queue until the rows are used up.
-    async fn run_workers<F>(
+    /// Ten messages at a time.
+    async fn call_queue<F>(
         &self,
-        work: impl Fn(aws_sdk_sqs::Client, Range<u64>, String) -> F + Clone + Send + 'static,
+        call: impl Fn(aws_sdk_sqs::Client, Range<u64>, String) -> F + Clone + Send + 'static,
     ) -> Result<()>
     where
         F: Future<Output = Result<()>> + Send,
     {
         let sdk = aws_config::load_defaults(BehaviorVersion::latest()).await;
-        let (client, ids) = (aws_sdk_sqs::Client::new(&sdk), self.id_range());
-        self.in_parallel(|| {
-            let (client, ids, work) = (client.clone(), ids.clone(), work.clone());
-            let url = self.queue_url.clone();
-            async move {
-                while let Some(ten) = ids.take_ids(10) {
-                    work(client.clone(), ten, url.clone()).await?;
-                }
-                Ok(())
-            }
-        })
-        .await
+        let (client, url) = (aws_sdk_sqs::Client::new(&sdk), self.queue_url.clone());
+        let call = move |ten| call(client.clone(), ten, url.clone());
+        self.in_parallel(10, call).await
     }
 
-    async fn in_parallel<F>(&self, worker: impl Fn() -> F) -> Result<()>
+    /// Calls in so many tasks until the rows, of which each call takes so many, are used up.
+    async fn in_parallel<F>(
+        &self,
+        step: u64,
+        call: impl Fn(Range<u64>) -> F + Clone + Send + 'static,
+    ) -> Result<()>
     where
-        F: Future<Output = Result<()>> + Send + 'static,
+        F: Future<Output = Result<()>> + Send,
     {
-        let workers: Vec<_> = (0..self.in_flight)
-            .map(|_| tokio::spawn(worker()))
-            .collect();
+        let (next, end) = (Arc::new(AtomicU64::new(self.first)), self.first + self.rows);
+        let worker = |_| {
+            let (next, call) = (Arc::clone(&next), call.clone());
+            tokio::spawn(async move {
+                loop {
+                    let first = next.fetch_add(step, Ordering::Relaxed);
+                    if first >= end {
+                        return anyhow::Ok(());
+                    }
+                    call(first..end.min(first + step)).await?;
+                }
+            })
+        };
+        let workers: Vec<_> = (0..self.in_flight).map(worker).collect();
         for worker in workers {
             worker.await??;
         }
@@ -170,14 +137,12 @@ impl BareLoop {
 
     async fn commit_batches(&self) -> Result<()> {
         let ledger = self.open_ledger(1).await?;
-        let (ids, started) = (self.id_range(), Instant::now());
-        while let Some(hundred) = ids.take_ids(100) {
-            let moves: Vec<PendingMove> = hundred.clone().map(build_move).collect();
+        let (end, started) = (self.first + self.rows, Instant::now());
+        for first in (self.first..end).step_by(100) {
+            let hundred = first..end.min(first + 100);
+            let moves: Vec<PendingMove> = hundred.map(build_move).collect();
             let moved = ledger.commit(&moves).await?;
-            ensure!(
-                moved.len() as u64 == hundred.end - hundred.start,
-                "rows did not match"
-            );
+            ensure!(moved.len() == moves.len(), "rows did not match");
         }
         self.print_rate(started);
         Ok(())
@@ -202,12 +167,8 @@ impl BareLoop {
                         size_bytes: None,
                         is_source_gone: false,
                     };
-                    let companions = CompanionCopies::new();
-                    Some(
-                        commit
-                            .commit(&MoveTask { id, route }, copied, companions)
-                            .await,
-                    )
+                    let task = MoveTask { id, route };
+                    Some(commit.commit(&task, copied, CompanionCopies::new()).await)
                 }
             })
             .buffer_unordered(self.in_flight)
@@ -219,10 +180,8 @@ impl BareLoop {
 
     #[expect(clippy::print_stdout, reason = "this process's answer")]
     fn print_rate(&self, started: Instant) {
-        println!(
-            "{}",
-            crate::stats::to_f64(self.rows) / started.elapsed().as_secs_f64()
-        );
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{}", crate::stats::to_f64(self.rows) / seconds);
     }
 }
 
@@ -242,7 +201,7 @@ fn build_move(id: u64) -> PendingMove {
 }
 
 /// The same request as the consumer's.
-async fn copy_one(client: &aws_sdk_s3::Client, id: u64) -> Result<()> {
+async fn copy_one(client: aws_sdk_s3::Client, id: u64) -> Result<()> {
     let copied = client
         .copy_object()
         .copy_source(format!("{SOURCE_BUCKET}/{}", images::old_path(id)))
@@ -255,7 +214,7 @@ async fn copy_one(client: &aws_sdk_s3::Client, id: u64) -> Result<()> {
     Ok(())
 }
 
-async fn receive_and_delete(client: aws_sdk_sqs::Client, url: String) -> Result<()> {
+async fn receive_and_delete(client: aws_sdk_sqs::Client, _: Range<u64>, url: String) -> Result<()> {
     let received = client
         .receive_message()
         .queue_url(&url)

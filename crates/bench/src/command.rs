@@ -7,11 +7,10 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::bare_loop::BareLoop;
-use crate::chart;
 use crate::machine::MachineInfo;
 use crate::results::BenchResults;
 use crate::rig::BenchRig;
-use crate::rows::{MeasurementSize, RowGroup};
+use crate::rows::{Bench, RowGroup};
 use crate::stub;
 
 /// Measures feeder and consumer against what they are made of and against tools that only copy, on
@@ -34,21 +33,18 @@ struct BenchArguments {
     /// Measure the operator's commands on ten million rows too
     #[arg(long)]
     ten_million_rows: bool,
-    /// Merge the results into this JSON file of earlier ones; redraw the chart, and rewrite the table in
-    /// the page, of the same name beside it.
+    /// Merge the results into this JSON file of earlier ones, and rewrite the tables in the page of the same name
+    /// beside it.
     #[arg(long, value_name = "FILE")]
     into: Option<PathBuf>,
     #[command(subcommand)]
     part: Option<BenchSubcommand>,
 }
 
-/// What the bench runs as processes of their own.
 #[derive(Debug, Subcommand)]
 enum BenchSubcommand {
-    /// The stub of S3 and SQS.
     #[command(hide = true)]
     Stub,
-    /// One call in a loop.
     #[command(hide = true)]
     Bare(BareLoop),
 }
@@ -79,47 +75,38 @@ fn run_measurements(arguments: &BenchArguments) -> Result<()> {
 }
 
 async fn measure_groups(arguments: &BenchArguments) -> Result<BenchResults> {
-    let size = MeasurementSize {
-        rounds: arguments
-            .rounds
-            .unwrap_or(if arguments.quick { 1 } else { 5 }),
-        divisor: if arguments.quick { 10 } else { 1 },
+    let rig = BenchRig::start().await?;
+    let machine = MachineInfo::detect(&rig.postgres_version().await?);
+    let (rounds, divisor) = if arguments.quick { (1, 10) } else { (5, 1) };
+    let mut bench = Bench {
+        rig,
+        results: BenchResults::new(machine),
+        rounds: arguments.rounds.unwrap_or(rounds),
+        divisor,
         ten_million_rows: arguments.ten_million_rows,
     };
-    let mut rig = BenchRig::start().await?;
-    let mut results = BenchResults {
-        machine: MachineInfo::detect(&rig.postgres_version().await?),
-        rows: Vec::new(),
-        growth: Vec::new(),
-        figures: std::collections::BTreeMap::new(),
-    };
-    let all = RowGroup::value_variants();
-    let groups = if arguments.only.is_empty() {
-        all
-    } else {
-        &arguments.only
+    let groups = match &*arguments.only {
+        [] => RowGroup::value_variants(),
+        only => only,
     };
     for group in groups {
         print_to_stderr(&format!("script/bench: measuring {group:?}"));
-        group.measure(&mut rig, size, &mut results).await?;
+        bench.measure(*group).await?;
         // After each group: a run that is cut off keeps what it has measured.
         if let Some(file) = &arguments.into {
-            save_results(file, results.clone())?;
+            save_results(file, bench.results.clone())?;
         }
     }
-    Ok(results)
+    Ok(bench.results)
 }
 
 fn save_results(file: &Path, newer: BenchResults) -> Result<()> {
-    let merged = if file.exists() {
-        let mut merged = BenchResults::read(file)?;
+    let mut merged = newer;
+    if file.exists() {
+        let newer = std::mem::replace(&mut merged, BenchResults::read(file)?);
         merged.merge(newer);
-        merged
-    } else {
-        newer
-    };
+    }
     merged.write(file)?;
-    std::fs::write(file.with_extension("svg"), chart::draw_chart(&merged))?;
     let page = file.with_extension("md");
     if page.exists() {
         let text = std::fs::read_to_string(&page)?;
@@ -133,12 +120,11 @@ const TABLE_BEGIN: &str = "<!-- figures: written by script/bench --into -->\n";
 const TABLE_END: &str = "<!-- end of figures -->\n";
 
 fn with_table(page: &str, table: &str) -> Result<String> {
-    let (before, rest) = page
-        .split_once(TABLE_BEGIN)
-        .context("no place for the table")?;
-    let (_, after) = rest
-        .split_once(TABLE_END)
-        .context("no end of the table's place")?;
+    let place = page.split_once(TABLE_BEGIN).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(TABLE_END)?;
+        Some((before, after))
+    });
+    let (before, after) = place.context("no place for the table")?;
     Ok(format!(
         "{before}{TABLE_BEGIN}\n{table}\n{TABLE_END}{after}"
     ))

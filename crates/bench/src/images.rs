@@ -4,21 +4,17 @@ use anyhow::Result;
 use bucket_brigade_common::ledger::{RunOptions, RunSpec, TableSpec};
 use bucket_brigade_common::path_rule::PathRule;
 
-/// Where the images are.
 pub const SOURCE_BUCKET: &str = "old-images";
 pub const DESTINATION_BUCKET: &str = "new-images";
 
-/// The path of a row at the start.
 pub fn old_path(id: u64) -> String {
     format!("image/avatar-{id}.png")
 }
 
-/// The path of a row that was moved.
 pub fn new_path(id: u64) -> String {
     format!("avatar/avatar-{id}.png")
 }
 
-/// The run that all measurements belong to.
 pub fn run_spec() -> Result<RunSpec> {
     Ok(RunSpec {
         name: None,

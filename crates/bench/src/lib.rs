@@ -2,7 +2,6 @@
 //! only copy: same objects, same server, same run.
 
 pub mod bare_loop;
-pub mod chart;
 pub mod command;
 pub mod images;
 pub mod machine;

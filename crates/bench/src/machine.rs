@@ -4,14 +4,10 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// Machine, versions and time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MachineInfo {
-    /// The processor's name.
     pub cpu: String,
-    /// How many of them.
     pub cores: usize,
-    /// The system's memory in GiB.
     pub memory_gib: u64,
     pub kernel: String,
     /// The commit, marked where the tree differs from it.
@@ -55,7 +51,6 @@ fn memory_gib() -> Option<u64> {
     Some(kib.div_ceil(1 << 20))
 }
 
-/// The first line of what a program prints.
 pub fn first_output_line(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let line = output

@@ -1,6 +1,6 @@
 //! Programs run as processes, with the operating system's account of each once it has ended.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,12 +10,11 @@ use bucket_brigade_private_postgres::Watchdog;
 use rustix::process::{Pid, Signal, kill_process};
 use wait4::Wait4;
 
+use crate::stats::to_f64;
 use crate::stub::now_us;
 
-/// What a finished process used.
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessUsage {
-    /// User and system time.
     pub cpu: Duration,
     /// The most memory it had at a time. Linux also counts what we had when we started it.
     pub peak_rss_bytes: u64,
@@ -23,25 +22,36 @@ pub struct ProcessUsage {
     pub started_us: u64,
 }
 
+impl ProcessUsage {
+    pub fn cpu_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6
+    }
+
+    pub fn peak_rss_mib(&self) -> f64 {
+        to_mib(self.peak_rss_bytes)
+    }
+}
+
+pub fn to_mib(bytes: u64) -> f64 {
+    to_f64(bytes) / f64::from(1 << 20)
+}
+
 /// A running process. It is killed when this is dropped and when we end in whatever way.
 #[derive(Debug)]
 pub struct RunningProcess {
     child: Child,
     name: String,
-    log: Option<PathBuf>,
+    log: PathBuf,
     watchdog: Watchdog,
     started_us: u64,
 }
 
 impl RunningProcess {
-    /// Starts a command without input; what it says on standard error goes to `log`, where there is one.
-    pub fn start(mut command: Command, log: Option<&Path>) -> Result<Self> {
+    /// Starts a command without input; what it says on standard error goes to `log`.
+    pub fn start(mut command: Command, log: PathBuf) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        match log {
-            Some(log) => command.stderr(std::fs::File::create(log)?),
-            None => command.stderr(Stdio::null()),
-        };
+        command.stderr(std::fs::File::create(&log)?);
         let started_us = now_us();
         let child = command
             .spawn()
@@ -50,19 +60,17 @@ impl RunningProcess {
         Ok(Self {
             child,
             name,
-            log: log.map(Path::to_owned),
+            log,
             watchdog,
             started_us,
         })
     }
 
-    /// Asks it to end.
     pub fn terminate(&self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         Ok(())
     }
 
-    /// The memory it has now, in bytes; 0 where the system has no such file.
     pub fn rss_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let line = |text: &str| -> Option<u64> {
@@ -84,7 +92,6 @@ impl RunningProcess {
         Ok(())
     }
 
-    /// Waits for its end.
     pub async fn wait_for_exit(mut self) -> Result<ProcessUsage> {
         let (result, mut running) = tokio::task::spawn_blocking(move || {
             let result = self.child.wait4();
@@ -105,8 +112,7 @@ impl RunningProcess {
     }
 
     fn log_tail(&self) -> String {
-        let log = self.log.as_ref().map(std::fs::read_to_string);
-        let text = log.and_then(Result::ok).unwrap_or_default();
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
@@ -120,13 +126,9 @@ impl Drop for RunningProcess {
     }
 }
 
-/// A program built beside this one.
 pub fn built_binary(name: &str) -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
-    ensure!(
-        path.exists(),
-        "{} is not built; run script/bench",
-        path.display()
-    );
+    let file = path.display();
+    ensure!(path.exists(), "{file} is not built; run script/bench");
     Ok(path)
 }

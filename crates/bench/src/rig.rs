@@ -27,9 +27,7 @@ const MIGRATION_SETTINGS: [(&str, &str); 5] = [
 
 #[derive(Debug)]
 pub struct BenchRig {
-    /// The stub.
     pub stub: StubClient,
-    /// Connections of the bench itself.
     pub pool: PgPool,
     database_url: String,
     cluster: Cluster,
@@ -38,12 +36,10 @@ pub struct BenchRig {
     logs: tempfile::TempDir,
 }
 
-/// Consumers at work on fresh rows.
+/// Consumers at work.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkloadSpec {
-    /// How many images.
     pub images: u64,
-    /// How many consumers.
     pub consumers: usize,
     /// Copies in flight, of each.
     pub in_flight: usize,
@@ -54,14 +50,12 @@ pub struct WorkloadSpec {
 /// What became of it.
 #[derive(Debug)]
 pub struct WorkloadResult {
-    /// Each process's account.
     pub usages: Vec<ProcessUsage>,
     /// The stub's account.
     pub counts: RequestCounts,
 }
 
 impl BenchRig {
-    /// Starts Postgres and the stub.
     pub async fn start() -> Result<Self> {
         let cluster = Cluster::start_durable().await?;
         let database_url = cluster.create_database().await?;
@@ -80,10 +74,11 @@ impl BenchRig {
             logs: tempfile::tempdir()?,
         };
         rig.count_statements().await?;
-        rig.execute_sql("CREATE TABLE images (id bigint PRIMARY KEY, path text NOT NULL)")
-            .await?;
-        rig.execute_sql("CREATE INDEX images_path ON images (path)")
-            .await?;
+        rig.execute_sql(
+            "CREATE TABLE images (id bigint PRIMARY KEY, path text NOT NULL);
+             CREATE INDEX images_path ON images (path)",
+        )
+        .await?;
         rig.open_ledger().await?;
         Ok(rig)
     }
@@ -104,15 +99,13 @@ impl BenchRig {
             .context("pg_stat_statements, which belongs to the server's package")
     }
 
-    /// The server's version.
     pub async fn postgres_version(&self) -> Result<String> {
         let version = sqlx::query_scalar("SHOW server_version");
         Ok(version.fetch_one(&self.pool).await?)
     }
 
-    /// Runs a statement of the bench's own.
     pub async fn execute_sql(&self, sql: &'static str) -> Result<()> {
-        sqlx::query(sql).execute(&self.pool).await?;
+        sqlx::raw_sql(sql).execute(&self.pool).await?;
         Ok(())
     }
 
@@ -135,52 +128,46 @@ impl BenchRig {
 
     /// An empty table and an empty ledger.
     pub async fn reset_tables(&mut self) -> Result<()> {
-        self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters, bucket_brigade.rollbacks, bucket_brigade.orphans, bucket_brigade.removals, bucket_brigade.verifications, bucket_brigade.mismatches, bucket_brigade.command_cursors")
-            .await?;
-        self.execute_sql("UPDATE bucket_brigade.run SET in_scope = NULL, finished_at = NULL")
-            .await?;
-        self.execute_sql("UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, fed = 0, scope_cursor = NULL, scope_counted = 0")
+        self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters, bucket_brigade.rollbacks,
+                bucket_brigade.orphans, bucket_brigade.removals, bucket_brigade.verifications,
+                bucket_brigade.mismatches, bucket_brigade.command_cursors;
+            UPDATE bucket_brigade.run SET in_scope = NULL, finished_at = NULL;
+            UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, fed = 0, scope_cursor = NULL,
+                scope_counted = 0")
             .await?;
         self.next_row = 1;
         Ok(())
     }
 
-    fn program_environment(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("PATH", std::env::var("PATH").unwrap_or_default()),
-            ("AWS_ENDPOINT_URL", self.stub.endpoint()),
-            ("AWS_REGION", "us-east-1".into()),
-            ("AWS_ACCESS_KEY_ID", "bench".into()),
-            ("AWS_SECRET_ACCESS_KEY", "bench".into()),
-            ("S3_FORCE_PATH_STYLE", "true".into()),
-            ("DATABASE_URL", self.database_url.clone()),
-            (
-                "QUEUE_URL",
-                format!("{}/000000000000/images", self.stub.endpoint()),
-            ),
-        ]
-    }
-
     /// A command with the programs' environment and none of ours.
     pub fn program_command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new(program.into());
-        command.env_clear().envs(self.program_environment());
-        command.envs(MIGRATION_SETTINGS);
+        let endpoint = self.stub.endpoint();
+        command.env_clear().envs(MIGRATION_SETTINGS).envs([
+            ("PATH", &*std::env::var("PATH").unwrap_or_default()),
+            ("AWS_ENDPOINT_URL", &endpoint),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "bench"),
+            ("AWS_SECRET_ACCESS_KEY", "bench"),
+            ("S3_FORCE_PATH_STYLE", "true"),
+            ("DATABASE_URL", &self.database_url),
+            ("QUEUE_URL", &format!("{endpoint}/000000000000/images")),
+        ]);
         // Away from a developer's .env file.
         command.current_dir(self.logs.path());
         command
     }
 
-    /// Where a file of this run may go.
     pub fn file_path(&self, name: &str) -> PathBuf {
         self.logs.path().join(name)
     }
 
-    pub fn start_consumer(&self, number: usize, in_flight: usize) -> Result<RunningProcess> {
-        self.start_consumer_with(number, in_flight, &[])
+    /// Starts a command whose log has this name.
+    pub fn start_process(&self, command: Command, name: &str) -> Result<RunningProcess> {
+        RunningProcess::start(command, self.file_path(&format!("{name}.log")))
     }
 
-    fn start_consumer_with(
+    pub fn start_consumer(
         &self,
         number: usize,
         in_flight: usize,
@@ -192,20 +179,26 @@ impl BenchRig {
         }
         command.env("MAX_CONCURRENCY", in_flight.to_string());
         command.envs(settings.iter().map(|(name, value)| (name, value)));
-        RunningProcess::start(
-            command,
-            Some(&self.file_path(&format!("consumer-{number}.log"))),
-        )
+        self.start_process(command, &format!("consumer-{number}"))
     }
 
     /// Starts a feeder, which the queue never holds up.
     pub fn start_feeder(&self) -> Result<RunningProcess> {
         let mut command = self.program_command(built_binary("feeder")?);
         command.env("MAX_BACKLOG", "100000");
-        RunningProcess::start(command, Some(&self.file_path("feeder.log")))
+        self.start_process(command, "feeder")
     }
 
-    /// Starts a bare loop.
+    /// Has a feeder send so many rows.
+    pub async fn feed_rows(&self, rows: u64) -> Result<ProcessUsage> {
+        self.stub.set_up(&StubSetup::default()).await?;
+        let feeder = self.start_feeder()?;
+        self.wait_for_count("SendMessageBatch", rows, [&feeder])
+            .await?;
+        // No consumer moves the rows, so it would begin again.
+        Ok(stop_processes(vec![feeder]).await?.0[0])
+    }
+
     pub fn bare_command(
         &self,
         call: BareCall,
@@ -222,13 +215,23 @@ impl BenchRig {
         Ok(command)
     }
 
+    /// Runs a bare loop to its end.
+    pub async fn run_bare(
+        &self,
+        call: BareCall,
+        rows: &Range<u64>,
+        in_flight: usize,
+    ) -> Result<ProcessUsage> {
+        let command = self.bare_command(call, rows, in_flight)?;
+        self.start_process(command, "bare")?.wait_for_exit().await
+    }
+
     /// Has consumers move fresh rows, and makes sure that they did.
     pub async fn consume_new_rows(&mut self, work: WorkloadSpec) -> Result<WorkloadResult> {
         let rows = self.insert_rows(work.images).await?;
         self.consume_rows(rows, work).await
     }
 
-    /// Has consumers move these rows.
     pub async fn consume_rows(
         &mut self,
         rows: Range<u64>,
@@ -246,7 +249,7 @@ impl BenchRig {
     ) -> Result<WorkloadResult> {
         self.stub.set_up(setup).await?;
         let consumers: Vec<RunningProcess> = (0..work.consumers)
-            .map(|number| self.start_consumer_with(number, work.in_flight, settings))
+            .map(|number| self.start_consumer(number, work.in_flight, settings))
             .collect::<Result<_>>()?;
         self.wait_for_count("deleted", work.images, &consumers)
             .await?;
@@ -257,11 +260,11 @@ impl BenchRig {
     }
 
     /// Waits until the stub has counted so many.
-    pub async fn wait_for_count(
+    pub async fn wait_for_count<'a>(
         &self,
         what: &str,
         count: u64,
-        who: &[RunningProcess],
+        who: impl IntoIterator<Item = &'a RunningProcess> + Clone,
     ) -> Result<()> {
         let (mut last, mut since) = (0, Instant::now());
         loop {
@@ -276,7 +279,9 @@ impl BenchRig {
                 since.elapsed() < Duration::from_mins(1),
                 "{what} stays at {now} of {count}"
             );
-            who.iter().try_for_each(RunningProcess::ensure_alive)?;
+            for process in who.clone() {
+                process.ensure_alive()?;
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -296,7 +301,6 @@ impl BenchRig {
     }
 }
 
-/// Ends processes and takes their accounts.
 pub async fn stop_processes(
     processes: Vec<RunningProcess>,
 ) -> Result<(Vec<ProcessUsage>, Duration)> {
@@ -310,7 +314,16 @@ pub async fn stop_processes(
 }
 
 impl WorkloadSpec {
-    /// The stub for this work.
+    /// One consumer, which nothing slows.
+    pub const fn of(images: u64) -> Self {
+        Self {
+            images,
+            consumers: 1,
+            in_flight: 64,
+            latency_ms: 0,
+        }
+    }
+
     pub fn stub_setup(self, rows: &Range<u64>) -> StubSetup {
         StubSetup {
             s3_latency_ms: self.latency_ms,
@@ -321,10 +334,15 @@ impl WorkloadSpec {
 }
 
 impl WorkloadResult {
-    /// User and system time of all processes, in microseconds.
+    /// Of all processes.
     pub fn cpu_us(&self) -> f64 {
-        let cpu: Duration = self.usages.iter().map(|usage| usage.cpu).sum();
-        cpu.as_secs_f64() * 1e6
+        self.usages.iter().map(ProcessUsage::cpu_us).sum()
+    }
+
+    /// Copies a second after the first quarter.
+    pub fn copy_rate(&self) -> f64 {
+        let copies = self.counts.meter_for("CopyObject");
+        copies.sustained_rate(copies.items / 4)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Medians and the like of a handful of runs.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+use crate::results::format_short;
 
 /// The runs of one figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -8,7 +12,6 @@ pub struct SampleSpread {
     pub median: f64,
     pub min: f64,
     pub max: f64,
-    /// How many there were.
     pub runs: usize,
 }
 
@@ -37,6 +40,17 @@ impl SampleSpread {
     }
 }
 
+/// The median with the extremes, where there are any.
+impl fmt::Display for SampleSpread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [median, min, max] = [self.median, self.min, self.max].map(format_short);
+        match self.runs {
+            1 => f.write_str(&median),
+            _ => write!(f, "{median} [{min}–{max}]"),
+        }
+    }
+}
+
 /// The `percent`th percentile of sorted values, between neighbours where it falls between them.
 pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
@@ -52,7 +66,6 @@ pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
     Some(sorted[below] + (sorted[above] - sorted[below]) * share)
 }
 
-/// A count as a number to divide.
 #[expect(
     clippy::cast_precision_loss,
     reason = "counts and microseconds stay far below 2^53"
@@ -67,22 +80,10 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_whatever_the_order() {
-        let spread = |median, min, max, runs| {
-            Some(SampleSpread {
-                median,
-                min,
-                max,
-                runs,
-            })
-        };
-        assert_eq!(
-            SampleSpread::from_values(&[5.0, 1.0, 3.0]),
-            spread(3.0, 1.0, 5.0, 3)
-        );
-        assert_eq!(
-            SampleSpread::from_values(&[1.0, 2.0]),
-            spread(1.5, 1.0, 2.0, 2)
-        );
+        let spread = SampleSpread::from_values(&[5.0, 1.0, 3.0]).unwrap();
+        assert_eq!((spread.to_string().as_str(), spread.runs), ("3 [1–5]", 3));
+        let spread = SampleSpread::from_values(&[1.0, 2.0]).unwrap();
+        assert_eq!((spread.to_string().as_str(), spread.runs), ("1.5 [1–2]", 2));
         assert_eq!(SampleSpread::from_values(&[]), None);
     }
 

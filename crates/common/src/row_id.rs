@@ -196,16 +196,7 @@ mod tests {
         assert_eq!(IdColumnType::Bigint.parse("-3").unwrap().as_str(), "-3");
         assert!(IdColumnType::Integer.parse("2147483648").is_none());
         assert!(IdColumnType::Smallint.parse("40000").is_none());
-        for bad in [
-            "",
-            " 1",
-            "1 ",
-            "1.0",
-            "1e3",
-            "0x1",
-            "1;DROP TABLE images",
-            "٣",
-        ] {
+        for bad in "| 1|1 |1.0|1e3|0x1|1;DROP TABLE images|٣".split('|') {
             assert!(IdColumnType::Bigint.parse(bad).is_none(), "{bad}");
         }
     }
@@ -216,11 +207,8 @@ mod tests {
             .parse("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11")
             .unwrap();
         assert_eq!(id.as_str(), "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11");
-        for bad in [
-            "",
-            "a0eebc999c0b4ef8bb6d6bb9bd380a11",
-            "g0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
-        ] {
+        let bad = "|a0eebc999c0b4ef8bb6d6bb9bd380a11|g0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+        for bad in bad.split('|') {
             assert!(IdColumnType::Uuid.parse(bad).is_none(), "{bad}");
         }
     }

@@ -1,6 +1,8 @@
 //! A private Postgres cluster in a temporary directory.
 
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -226,7 +228,6 @@ impl Drop for Cluster {
 }
 
 fn append(data: &Path, settings: &str) -> Result<()> {
-    use std::io::Write;
     let path = data.join("postgresql.conf");
     let mut file = std::fs::OpenOptions::new().append(true).open(path)?;
     Ok(file.write_all(settings.as_bytes())?)
@@ -234,30 +235,22 @@ fn append(data: &Path, settings: &str) -> Result<()> {
 
 async fn run(command: &mut Command) -> Result<()> {
     // The output goes to a file, not to a pipe, which the server would inherit and hold open.
-    let output = tempfile::tempfile()?;
-    command.stdin(std::process::Stdio::null());
+    let mut output = tempfile::tempfile()?;
+    command.stdin(Stdio::null());
     command
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?);
     let status = command.status().await?;
     if !status.success() {
-        bail!("{status}: {}", from_start(output)?);
+        output.rewind()?;
+        bail!("{status}: {}", std::io::read_to_string(output)?);
     }
     Ok(())
 }
 
-fn from_start(mut file: std::fs::File) -> Result<String> {
-    use std::io::{Read, Seek};
-    let mut text = String::new();
-    file.rewind()?;
-    file.read_to_string(&mut text)?;
-    Ok(text)
-}
-
 fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    Ok(listener.local_addr()?.port())
 }
 
 fn private_directory(owner: Option<Owner>) -> Result<PathBuf> {

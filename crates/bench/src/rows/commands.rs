@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use sqlx::AssertSqlSafe;
 
-use super::MeasurementSize;
+use super::Bench;
 use crate::process::{RunningProcess, built_binary};
-use crate::results::{BenchResults, ResultRow, TargetBound};
+use crate::results::TargetBound;
 use crate::rig::{BenchRig, stop_processes};
 use crate::stats::to_f64;
 use crate::stub::StubSetup;
@@ -16,59 +16,50 @@ use crate::stub::StubSetup;
 const TABLE_SIZES: [u64; 2] = [100_000, 1_000_000];
 const LARGEST_TABLE: u64 = 10_000_000;
 
-/// How long a command is measured at most.
 const MEASURED_FOR: Duration = Duration::from_secs(15);
 
 /// The share of the rows that each command is measured on at most: the next one needs some, too.
 const MAX_SHARE: u64 = 4;
 
-/// A command, and how many rows it has done.
+/// Rows a second of each.
+const TARGET: f64 = 5_000.0;
+
 struct MeasuredCommand {
-    name: &'static str,
     arguments: &'static [&'static str],
     /// What one row of it is called.
     unit: &'static str,
     /// How many rows are done.
     count: &'static str,
-    target: f64,
 }
 
 /// In an order in which each leaves enough for the next.
 const COMMANDS: [MeasuredCommand; 3] = [
     MeasuredCommand {
-        name: "verify",
         arguments: &["verify"],
         unit: "moves/s",
         count: "SELECT coalesce(sum(checked), 0)::bigint FROM bucket_brigade.verifications",
-        target: 5_000.0,
     },
     MeasuredCommand {
-        name: "rollback",
         arguments: &["rollback", "--all", "--yes"],
         unit: "rows/s",
         count: "SELECT coalesce(sum(-moved), 0)::bigint FROM bucket_brigade.counters WHERE worker <> 'bench'",
-        target: 5_000.0,
     },
     MeasuredCommand {
-        name: "clean",
         arguments: &["clean", "--older-than", "0s", "--confirm", "old-images"],
         unit: "objects/s",
         count: "SELECT count(*) FROM bucket_brigade.removals WHERE removed_at IS NOT NULL",
-        target: 5_000.0,
     },
 ];
 
-pub(super) async fn measure(
-    rig: &mut BenchRig,
-    size: MeasurementSize,
-    results: &mut BenchResults,
-) -> Result<()> {
-    let largest = size.ten_million_rows.then_some(LARGEST_TABLE);
+pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
+    let (rig, results) = (&mut bench.rig, &mut bench.results);
+    let largest = bench.ten_million_rows.then_some(LARGEST_TABLE);
     for rows in TABLE_SIZES.into_iter().chain(largest) {
-        let rows = rows / size.divisor;
+        let rows = rows / bench.divisor;
         prepare(rig, rows).await?;
         for command in &COMMANDS {
-            if command.name == "clean" {
+            let name = command.arguments[0];
+            if name == "clean" {
                 mark_verified(rig).await?;
                 create_named_indexes(rig).await?;
                 let preview = preview_seconds(rig).await?;
@@ -76,15 +67,14 @@ pub(super) async fn measure(
                 results.figures.insert(name, preview * 1000.0);
             }
             let (first, rate) = measure_command(rig, command, rows).await?;
-            let name = format!("{}_first_page_ms_{rows}", command.name);
-            results.figures.insert(name, first * 1000.0);
-            results.rows.push(ResultRow::from_runs(
-                &format!("{}_rate_{rows}", command.name),
-                &format!("{} on {rows} rows", command.name),
-                command.unit,
-                &[rate],
-                TargetBound::AtLeast(command.target),
-            )?);
+            let figure = format!("{name}_first_page_ms_{rows}");
+            results.figures.insert(figure, first * 1000.0);
+            let (label, what) = (
+                format!("{name}_rate_{rows}"),
+                format!("{name} on {rows} rows"),
+            );
+            let target = TargetBound::AtLeast(TARGET);
+            results.add((&label, &what, command.unit), &[rate], target)?;
         }
     }
     rig.reset_tables().await
@@ -131,10 +121,7 @@ async fn create_named_indexes(rig: &BenchRig) -> Result<()> {
 fn start(rig: &BenchRig, arguments: &[&str]) -> Result<RunningProcess> {
     let mut command = rig.program_command(built_binary("feeder")?);
     command.args(arguments);
-    RunningProcess::start(
-        command,
-        Some(&rig.file_path(&format!("{}.log", arguments[0]))),
-    )
+    rig.start_process(command, arguments[0])
 }
 
 async fn preview_seconds(rig: &BenchRig) -> Result<f64> {
@@ -168,7 +155,7 @@ async fn measure_command(
         let is_over = began.elapsed() > MEASURED_FOR * 4;
         let Some((at, _)) = first else {
             process.ensure_alive()?;
-            ensure!(!is_over, "{} does nothing", command.name);
+            ensure!(!is_over, "{:?} does nothing", command.arguments);
             continue;
         };
         if done >= most || at.elapsed() > MEASURED_FOR || process.ensure_alive().is_err() {

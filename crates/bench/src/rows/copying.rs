@@ -5,19 +5,17 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::MeasurementSize;
+use super::Bench;
 use super::peers::PeerTool;
 use crate::bare_loop::BareCall;
-use crate::process::RunningProcess;
-use crate::results::{BenchResults, ResultRow, TargetBound};
+use crate::results::{BenchResults, TargetBound};
 use crate::rig::{BenchRig, WorkloadSpec};
-use crate::stats::to_f64;
+use crate::stats::{SampleSpread, to_f64};
 use crate::stub::StubSetup;
 
 const IMAGES: u64 = 20_000;
 const IN_FLIGHT: usize = 64;
 
-/// What one party took, run by run.
 #[derive(Debug, Default)]
 struct RunSamples {
     cpu_us: Vec<f64>,
@@ -38,34 +36,30 @@ struct CopyingSamples {
     rclone: RunSamples,
 }
 
-pub(super) async fn measure(
-    rig: &mut BenchRig,
-    size: MeasurementSize,
-    results: &mut BenchResults,
-) -> Result<()> {
-    let images = size.scaled_rows(IMAGES);
+pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
+    let images = bench.scaled_rows(IMAGES);
     let mut all = CopyingSamples::default();
-    for _ in 0..size.rounds {
-        run_consumer(rig, images, &mut all).await?;
-        run_bare_loops(rig, images, &mut all).await?;
-        for peer in [PeerTool::S5cmd, PeerTool::Rclone] {
-            run_peer(rig, images, peer, &mut all).await?;
+    for _ in 0..bench.rounds {
+        run_consumer(&mut bench.rig, images, &mut all).await?;
+        run_bare_loops(&mut bench.rig, images, &mut all).await?;
+        for (peer, runs) in [
+            (PeerTool::S5cmd, &mut all.s5cmd),
+            (PeerTool::Rclone, &mut all.rclone),
+        ] {
+            if let Some(program) = peer.find_program() {
+                let rows = 1..images + 1;
+                let command = peer.copy_command(program, &bench.rig, &rows, IN_FLIGHT)?;
+                run_command(&bench.rig, command, &rows, runs).await?;
+            }
         }
     }
-    all.push_rows(results)
+    all.push_rows(&mut bench.results)
 }
 
 async fn run_consumer(rig: &mut BenchRig, images: u64, all: &mut CopyingSamples) -> Result<()> {
-    let work = WorkloadSpec {
-        images,
-        consumers: 1,
-        in_flight: IN_FLIGHT,
-        latency_ms: 0,
-    };
-    let done = rig.consume_new_rows(work).await?;
-    let copies = done.counts.meter_for("CopyObject");
+    let done = rig.consume_new_rows(WorkloadSpec::of(images)).await?;
     all.ours.cpu_us.push(done.cpu_us() / to_f64(images));
-    all.ours.per_second.push(copies.sustained_rate(images / 4));
+    all.ours.per_second.push(done.copy_rate());
     let s3 = ["CopyObject", "HeadObject of an image", "other S3 requests"];
     let s3 = done.counts.count_requests(|name| s3.contains(&name));
     all.ours.s3_requests.push(to_f64(s3) / to_f64(images));
@@ -90,24 +84,6 @@ async fn run_bare_loops(rig: &mut BenchRig, images: u64, all: &mut CopyingSample
     Ok(())
 }
 
-async fn run_peer(
-    rig: &mut BenchRig,
-    images: u64,
-    peer: PeerTool,
-    all: &mut CopyingSamples,
-) -> Result<()> {
-    let Some(program) = peer.find_program() else {
-        return Ok(());
-    };
-    let rows = 1..images + 1;
-    let command = peer.copy_command(program, rig, &rows, IN_FLIGHT)?;
-    let runs = match peer {
-        PeerTool::S5cmd => &mut all.s5cmd,
-        PeerTool::Rclone => &mut all.rclone,
-    };
-    run_command(rig, command, &rows, runs).await
-}
-
 /// Runs a command to its end and takes its account.
 async fn run_command(
     rig: &BenchRig,
@@ -120,18 +96,16 @@ async fn run_command(
         ..StubSetup::default()
     };
     rig.stub.set_up(&setup).await?;
-    let running = RunningProcess::start(command, Some(&rig.file_path("peer.log")))?;
-    let used = running.wait_for_exit().await?;
+    let used = rig.start_process(command, "peer")?.wait_for_exit().await?;
     let count = to_f64(rows.end - rows.start);
     let counts = rig.stub.read_counts().await?;
     let copies = counts.meter_for("CopyObject");
-    runs.cpu_us.push(used.cpu.as_secs_f64() * 1e6 / count);
+    runs.cpu_us.push(used.cpu_us() / count);
     runs.per_second
         .push(copies.sustained_rate(copies.items / 4));
     let s3 = counts.count_requests(|name| !name.contains("Message"));
     runs.s3_requests.push(to_f64(s3) / count);
-    runs.peak_rss_mib
-        .push(to_f64(used.peak_rss_bytes) / f64::from(1 << 20));
+    runs.peak_rss_mib.push(used.peak_rss_mib());
     Ok(())
 }
 
@@ -139,27 +113,22 @@ impl CopyingSamples {
     fn push_rows(&self, results: &mut BenchResults) -> Result<()> {
         self.push_floor_rows(results)?;
         self.push_peer_rows(results)?;
-        let s3 = &self.ours.s3_requests;
-        results.rows.push(
-            ResultRow::from_runs(
-                "s3_requests",
-                "S3 requests per image",
-                "",
-                s3,
-                TargetBound::AtMost(1.0),
-            )?
-            .with_note("without those of the start: two HEADs and a probe of six"),
-        );
-        results.rows.push(
-            ResultRow::from_runs(
-                "sqs_requests",
-                "SQS requests per image",
-                "",
+        for (label, runs, most, note) in [
+            (
+                ("s3_requests", "S3 requests per image", ""),
+                &self.ours.s3_requests,
+                1.0,
+                "without those of the start: two HEADs and a probe of six",
+            ),
+            (
+                ("sqs_requests", "SQS requests per image", ""),
                 &self.sqs_requests,
-                TargetBound::AtMost(0.32),
-            )?
-            .with_note("with the feeder's 0.1"),
-        );
+                0.32,
+                "with the feeder's 0.1",
+            ),
+        ] {
+            results.add(label, runs, TargetBound::AtMost(most))?.note = note.into();
+        }
         Ok(())
     }
 
@@ -169,87 +138,74 @@ impl CopyingSamples {
             .map(|run| self.copy.cpu_us[run] + self.receive.cpu_us[run] + self.commit.cpu_us[run])
             .collect();
         let what = "CPU per image, consumer, whole pipeline";
-        let mut push = |name, of: &str, theirs: &[f64], target| -> Result<()> {
-            let row = ResultRow::from_ratio((name, what, "µs"), ours, (of, theirs), target)?;
-            results.rows.push(row);
-            Ok(())
-        };
-        let floor = "bare CopyObject loop, the SDK as it comes";
-        push(
-            "cpu_floor",
-            floor,
-            &self.copy.cpu_us,
-            Some(TargetBound::AtMost(1.5)),
-        )?;
-        let each = "bare loops of each call: copy, receive and delete, commit";
-        push("cpu_sum", each, &sum, Some(TargetBound::AtMost(1.15)))?;
-        let own = "bare CopyObject loop, with the consumer's client";
-        push("cpu_own_client", own, &self.our_copy.cpu_us, None)?;
-        push(
-            "cpu_receive",
-            "receive and delete of ten",
-            &self.receive.cpu_us,
-            None,
-        )?;
-        push(
-            "cpu_commit",
-            "the commit statement",
-            &self.commit.cpu_us,
-            None,
-        )
+        for (name, of, theirs, most) in [
+            (
+                "cpu_floor",
+                "bare CopyObject loop, the SDK as it comes",
+                &self.copy.cpu_us,
+                Some(1.5),
+            ),
+            (
+                "cpu_sum",
+                "bare loops of each call: copy, receive and delete, commit",
+                &sum,
+                Some(1.15),
+            ),
+            (
+                "cpu_own_client",
+                "bare CopyObject loop, with the consumer's client",
+                &self.our_copy.cpu_us,
+                None,
+            ),
+            (
+                "cpu_receive",
+                "receive and delete of ten",
+                &self.receive.cpu_us,
+                None,
+            ),
+            (
+                "cpu_commit",
+                "the commit statement",
+                &self.commit.cpu_us,
+                None,
+            ),
+        ] {
+            let target = most.map(TargetBound::AtMost);
+            results.add_ratio((name, what, "µs"), ours, (of, theirs), target)?;
+        }
+        Ok(())
     }
 
     fn push_peer_rows(&self, results: &mut BenchResults) -> Result<()> {
         let cpu = "CPU per image, against a tool that only copies";
         let rate = "images/s, one consumer, store latency 0";
-        for (peer, runs, cpu_target, rate_target) in [
-            (PeerTool::S5cmd, &self.s5cmd, Some(0.25), Some(4.0)),
-            (PeerTool::Rclone, &self.rclone, None, None),
+        let (at_most, at_least) = (TargetBound::AtMost(0.25), TargetBound::AtLeast(4.0));
+        for (peer, runs, has_target) in [
+            (PeerTool::S5cmd, &self.s5cmd, true),
+            (PeerTool::Rclone, &self.rclone, false),
         ] {
             let name = peer.name();
             let (cpu_name, rate_name) = (format!("cpu_{name}"), format!("rate_{name}"));
             if runs.cpu_us.is_empty() {
                 let why = format!("{name} is not installed: script/setup --bench");
-                results.rows.push(ResultRow::not_measured(
-                    &cpu_name,
-                    cpu,
-                    TargetBound::AtMost(0.25),
-                    &why,
-                ));
-                results.rows.push(ResultRow::not_measured(
-                    &rate_name,
-                    rate,
-                    TargetBound::AtLeast(4.0),
-                    &why,
-                ));
+                results.add_missing(&cpu_name, cpu, at_most, &why);
+                results.add_missing(&rate_name, rate, at_least, &why);
                 continue;
             }
-            let theirs = (name, &runs.cpu_us[..]);
-            let target = cpu_target.map(TargetBound::AtMost);
-            results.rows.push(ResultRow::from_ratio(
-                (&cpu_name, cpu, "µs"),
-                &self.ours.cpu_us,
-                theirs,
-                target,
-            )?);
-            let theirs = (name, &runs.per_second[..]);
-            let target = rate_target.map(TargetBound::AtLeast);
-            let row = ResultRow::from_ratio(
-                (&rate_name, rate, "/s"),
-                &self.ours.per_second,
-                theirs,
-                target,
-            )?;
-            results.rows.push(row.with_note("after the first quarter"));
+            let (label, theirs) = ((&*cpu_name, cpu, "µs"), (name, &runs.cpu_us[..]));
+            let target = has_target.then_some(at_most);
+            results.add_ratio(label, &self.ours.cpu_us, theirs, target)?;
+            let (label, theirs) = ((&*rate_name, rate, "/s"), (name, &runs.per_second[..]));
+            let target = has_target.then_some(at_least);
+            let row = results.add_ratio(label, &self.ours.per_second, theirs, target)?;
+            row.note = "after the first quarter".into();
             for (what, values) in [
                 ("peak_rss_mib", &runs.peak_rss_mib),
                 ("s3_requests", &runs.s3_requests),
             ] {
-                if let Some(spread) = crate::stats::SampleSpread::from_values(values) {
-                    results
-                        .figures
-                        .insert(format!("{name}_{what}"), spread.median);
-                }
+                let spread = SampleSpread::from_values(values);
+                let figure = spread.map(|spread| (format!("{name}_{what}"), spread.median));
+                results.figures.extend(figure);
             }
         }
         Ok(())

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::time::MissedTickBehavior;
 
-use super::MeasurementSize;
+use super::Bench;
 use crate::bare_loop::BareCall;
-use crate::process::RunningProcess;
-use crate::results::{BenchResults, ResultRow, TargetBound};
+use crate::results::TargetBound;
 use crate::rig::{BenchRig, WorkloadSpec, stop_processes};
 use crate::stats::{SampleSpread, percentile, to_f64};
 use crate::stub::StubSetup;
@@ -20,57 +19,38 @@ const READ_ROWS: u64 = 200_000;
 /// A thousand images a second: 50 in flight, 50 ms each.
 const PACED_IN_FLIGHT: usize = 50;
 const PACED_LATENCY_MS: u64 = 50;
-/// How long the application reads, and how often.
 const READ_DURATION: Duration = Duration::from_secs(8);
 const READ_INTERVAL: Duration = Duration::from_millis(2);
 
-pub(super) async fn measure(
-    rig: &mut BenchRig,
-    size: MeasurementSize,
-    results: &mut BenchResults,
-) -> Result<()> {
-    measure_statements(rig, size, results).await?;
-    measure_commit_stage(rig, size, results).await?;
-    measure_reads(rig, size, results).await
+pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
+    measure_statements(bench).await?;
+    measure_commit_stage(bench).await?;
+    measure_reads(bench).await
 }
 
 /// As `pg_stat_statements` counts them.
-async fn measure_statements(
-    rig: &mut BenchRig,
-    size: MeasurementSize,
-    results: &mut BenchResults,
-) -> Result<()> {
+async fn measure_statements(bench: &mut Bench) -> Result<()> {
     let (mut per_image, mut wal_bytes, mut ledger_bytes) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..size.rounds {
-        let work = WorkloadSpec {
-            images: size.scaled_rows(50_000),
-            consumers: 1,
-            in_flight: 64,
-            latency_ms: 0,
-        };
-        let rows = rig.insert_rows(work.images).await?;
+    let images = bench.scaled_rows(50_000);
+    let rig = &mut bench.rig;
+    for _ in 0..bench.rounds {
+        let rows = rig.insert_rows(images).await?;
         rig.execute_sql("SELECT pg_stat_statements_reset()").await?;
         let (wal, ledger) = wal_and_evidence_bytes(rig).await?;
-        rig.consume_rows(rows, work).await?;
+        rig.consume_rows(rows, WorkloadSpec::of(images)).await?;
         let (wal_after, ledger_after) = wal_and_evidence_bytes(rig).await?;
-        wal_bytes.push((wal_after - wal) / to_f64(work.images));
-        ledger_bytes.push((ledger_after - ledger) / to_f64(work.images));
-        per_image.push(to_f64(count_statements(rig).await?) / to_f64(work.images));
+        wal_bytes.push((wal_after - wal) / to_f64(images));
+        ledger_bytes.push((ledger_after - ledger) / to_f64(images));
+        per_image.push(to_f64(count_statements(rig).await?) / to_f64(images));
     }
-    let what = "Postgres statements per image, consumer";
-    let row = ResultRow::from_runs(
-        "statements",
-        what,
-        "",
-        &per_image,
-        TargetBound::AtMost(0.05),
-    )?;
-    results.rows.push(row);
+    let label = ("statements", "Postgres statements per image, consumer", "");
+    bench
+        .results
+        .add(label, &per_image, TargetBound::AtMost(0.05))?;
     for (name, values) in [("wal", wal_bytes), ("ledger", ledger_bytes)] {
         let median = SampleSpread::from_values(&values).context("no run")?.median;
-        results
-            .figures
-            .insert(format!("{name}_bytes_per_image"), median);
+        let name = format!("{name}_bytes_per_image");
+        bench.results.figures.insert(name, median);
     }
     Ok(())
 }
@@ -95,34 +75,24 @@ async fn count_statements(rig: &BenchRig) -> Result<u64> {
     Ok(u64::try_from(calls)?)
 }
 
-async fn measure_commit_stage(
-    rig: &mut BenchRig,
-    size: MeasurementSize,
-    results: &mut BenchResults,
-) -> Result<()> {
+async fn measure_commit_stage(bench: &mut Bench) -> Result<()> {
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    for _ in 0..size.rounds {
-        ours.push(commit_rate(rig, size, BareCall::CommitStage, 512).await?);
-        bare.push(commit_rate(rig, size, BareCall::Commit, 1).await?);
+    for _ in 0..bench.rounds {
+        ours.push(commit_rate(bench, BareCall::CommitStage, 512).await?);
+        bare.push(commit_rate(bench, BareCall::Commit, 1).await?);
     }
-    results.rows.push(ResultRow::from_ratio(
-        ("commit_stage", "rows/s, the commit stage alone", "/s"),
-        &ours,
-        ("bare loop of the statement, one connection", &bare),
-        Some(TargetBound::AtLeast(0.8)),
-    )?);
+    let label = ("commit_stage", "rows/s, the commit stage alone", "/s");
+    let against = ("bare loop of the statement, one connection", &bare[..]);
+    let target = Some(TargetBound::AtLeast(0.8));
+    bench.results.add_ratio(label, &ours, against, target)?;
     Ok(())
 }
 
 /// The rate that the process itself prints.
-async fn commit_rate(
-    rig: &mut BenchRig,
-    size: MeasurementSize,
-    call: BareCall,
-    in_flight: usize,
-) -> Result<f64> {
-    let rows = rig.insert_rows(size.scaled_rows(COMMITTED_ROWS)).await?;
-    let mut command = rig.bare_command(call, &rows, in_flight)?;
+async fn commit_rate(bench: &mut Bench, call: BareCall, in_flight: usize) -> Result<f64> {
+    let count = bench.scaled_rows(COMMITTED_ROWS);
+    let rows = bench.rig.insert_rows(count).await?;
+    let mut command = bench.rig.bare_command(call, &rows, in_flight)?;
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     let log = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {log}", output.status);
@@ -131,83 +101,67 @@ async fn commit_rate(
 }
 
 /// Idle and under way in turn.
-async fn measure_reads(
-    rig: &mut BenchRig,
-    size: MeasurementSize,
-    results: &mut BenchResults,
-) -> Result<()> {
-    let read_rows = rig.insert_rows(size.scaled_rows(READ_ROWS)).await?;
+async fn measure_reads(bench: &mut Bench) -> Result<()> {
+    let count = bench.scaled_rows(READ_ROWS);
+    let read_rows = bench.rig.insert_rows(count).await?;
     let (mut idle, mut busy, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     let mut beside = Vec::new();
-    for _ in 0..size.rounds {
-        idle.push(p99_ms(rig, &read_rows, size).await?);
-        let (p99, rate) = during_migration(rig, &read_rows, size).await?;
+    for _ in 0..bench.rounds {
+        idle.push(p99_ms(bench, &read_rows).await?);
+        let (p99, rate) = during_migration(bench, &read_rows).await?;
         busy.push(p99);
         rates.push(rate);
-        beside.push(beside_copies(rig, &read_rows, size).await?);
+        beside.push(beside_copies(bench, &read_rows).await?);
     }
     let rate = SampleSpread::from_values(&rates).context("no run")?.median;
+    let (idle, results) = (("idle", &idle[..]), &mut bench.results);
     let what = "p99 of the application's point read, 1,000 images/s meanwhile";
-    let row = ResultRow::from_ratio(
-        ("reads_p99", what, "ms"),
-        &busy,
-        ("idle", &idle),
-        Some(TargetBound::AtMost(1.5)),
-    )?;
-    results
-        .rows
-        .push(row.with_note(&format!("{rate:.0} images/s were copied meanwhile")));
+    let (label, target) = (("reads_p99", what, "ms"), Some(TargetBound::AtMost(1.5)));
+    let row = results.add_ratio(label, &busy, idle, target)?;
+    row.note = format!("{rate:.0} images/s were copied meanwhile");
     let what = "the same beside a bare CopyObject loop of this rate, which knows no database";
-    let idle = ("idle", &idle[..]);
-    let row = ResultRow::from_ratio(("reads_p99_beside", what, "ms"), &beside, idle, None)?;
-    results.rows.push(row);
+    results.add_ratio(("reads_p99_beside", what, "ms"), &beside, idle, None)?;
     Ok(())
 }
 
 /// Reads while as much is copied that the database hears nothing of: what the company on the processors
 /// costs by itself.
-async fn beside_copies(
-    rig: &mut BenchRig,
-    read_rows: &Range<u64>,
-    size: MeasurementSize,
-) -> Result<f64> {
-    let work = paced_workload(size.scaled_rows(14_000).max(6_000));
-    let rows = rig.insert_rows(work.images).await?;
-    rig.stub.set_up(&work.stub_setup(&rows)).await?;
+async fn beside_copies(bench: &mut Bench, read_rows: &Range<u64>) -> Result<f64> {
+    let (rows, work) = set_up_paced(bench, 14_000, 6_000).await?;
+    let rig = &bench.rig;
     let command = rig.bare_command(BareCall::OurCopy, &rows, work.in_flight)?;
-    let copies = RunningProcess::start(command, Some(&rig.file_path("bare.log")))?;
-    rig.wait_for_count("CopyObject", 1000, std::slice::from_ref(&copies))
-        .await?;
-    let p99 = p99_ms(rig, read_rows, size).await?;
+    let copies = rig.start_process(command, "bare")?;
+    rig.wait_for_count("CopyObject", 1000, [&copies]).await?;
+    let p99 = p99_ms(bench, read_rows).await?;
     copies.wait_for_exit().await?;
     rig.stub.set_up(&StubSetup::default()).await?;
     Ok(p99)
 }
 
-fn paced_workload(images: u64) -> WorkloadSpec {
-    WorkloadSpec {
-        images,
-        consumers: 1,
+/// Twice what can be copied while the reading goes on, and the way to the pace.
+async fn set_up_paced(
+    bench: &mut Bench,
+    images: u64,
+    least: u64,
+) -> Result<(Range<u64>, WorkloadSpec)> {
+    let work = WorkloadSpec {
         in_flight: PACED_IN_FLIGHT,
         latency_ms: PACED_LATENCY_MS,
-    }
+        ..WorkloadSpec::of(bench.scaled_rows(images).max(least))
+    };
+    let rows = bench.rig.insert_rows(work.images).await?;
+    bench.rig.stub.set_up(&work.stub_setup(&rows)).await?;
+    Ok((rows, work))
 }
 
 /// Reads while a consumer works; only once it has come to its pace.
-async fn during_migration(
-    rig: &mut BenchRig,
-    read_rows: &Range<u64>,
-    size: MeasurementSize,
-) -> Result<(f64, f64)> {
-    // Twice what can be copied while the reading goes on, and the way to the pace.
-    let work = paced_workload(size.scaled_rows(20_000).max(8_000));
-    let rows = rig.insert_rows(work.images).await?;
-    rig.stub.set_up(&work.stub_setup(&rows)).await?;
-    let consumer: RunningProcess = rig.start_consumer(0, work.in_flight)?;
-    rig.wait_for_count("CopyObject", 4000, std::slice::from_ref(&consumer))
-        .await?;
+async fn during_migration(bench: &mut Bench, read_rows: &Range<u64>) -> Result<(f64, f64)> {
+    let (_, work) = set_up_paced(bench, 20_000, 8_000).await?;
+    let rig = &bench.rig;
+    let consumer = rig.start_consumer(0, work.in_flight, &[])?;
+    rig.wait_for_count("CopyObject", 4000, [&consumer]).await?;
     let (before, started) = (rig.stub.item_count("CopyObject").await?, Instant::now());
-    let p99 = p99_ms(rig, read_rows, size).await?;
+    let p99 = p99_ms(bench, read_rows).await?;
     let copied = rig.stub.item_count("CopyObject").await? - before;
     let rate = to_f64(copied) / started.elapsed().as_secs_f64();
     rig.stub.set_up(&StubSetup::default()).await?;
@@ -215,20 +169,18 @@ async fn during_migration(
     Ok((p99, rate))
 }
 
-async fn p99_ms(rig: &BenchRig, rows: &Range<u64>, size: MeasurementSize) -> Result<f64> {
-    let mut connection = rig.pool.acquire().await?;
+async fn p99_ms(bench: &Bench, rows: &Range<u64>) -> Result<f64> {
+    let mut connection = bench.rig.pool.acquire().await?;
     let mut ticks = tokio::time::interval(READ_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let reading = READ_DURATION / if size.divisor > 1 { 8 } else { 1 };
+    let reading = READ_DURATION / if bench.divisor > 1 { 8 } else { 1 };
     let (mut times, until) = (Vec::new(), Instant::now() + reading);
     while Instant::now() < until {
         ticks.tick().await;
         let id = i64::try_from(fastrand::u64(rows.clone()))?;
         let asked = Instant::now();
-        sqlx::query("SELECT path FROM images WHERE id = $1")
-            .bind(id)
-            .fetch_one(&mut *connection)
-            .await?;
+        let query = sqlx::query("SELECT path FROM images WHERE id = $1").bind(id);
+        query.fetch_one(&mut *connection).await?;
         times.push(asked.elapsed().as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);

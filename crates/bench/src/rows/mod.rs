@@ -10,7 +10,6 @@ mod memory;
 mod paging;
 mod partitions;
 mod peers;
-mod scaling;
 mod starting;
 mod streaming;
 
@@ -20,7 +19,6 @@ use clap::ValueEnum;
 use crate::results::BenchResults;
 use crate::rig::BenchRig;
 
-/// A group of rows, measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RowGroup {
     /// CPU per image, images per second and requests per image, against bare loops and peers.
@@ -47,44 +45,35 @@ pub enum RowGroup {
     Growing,
 }
 
-/// How much is measured.
-#[derive(Debug, Clone, Copy)]
-pub struct MeasurementSize {
-    /// Runs of each figure.
+/// What is measured, how much of it, and what came of it.
+pub struct Bench {
+    pub rig: BenchRig,
+    pub results: BenchResults,
     pub rounds: usize,
     /// By what the number of rows is divided: 1 for figures to publish.
     pub divisor: u64,
-    /// Whether the commands are measured at ten million rows too.
     pub ten_million_rows: bool,
 }
 
-impl MeasurementSize {
+impl Bench {
     /// So many rows, or fewer when it has to be quick.
-    fn scaled_rows(self, most: u64) -> u64 {
+    fn scaled_rows(&self, most: u64) -> u64 {
         (most / self.divisor / 100 * 100).max(1000)
     }
-}
 
-impl RowGroup {
-    /// Measures the group's rows.
-    pub async fn measure(
-        self,
-        rig: &mut BenchRig,
-        size: MeasurementSize,
-        results: &mut BenchResults,
-    ) -> Result<()> {
-        match self {
-            Self::Copying => copying::measure(rig, size, results).await,
-            Self::Latency => latency::measure(rig, size, results).await,
-            Self::Scaling => scaling::measure(rig, size, results).await,
-            Self::Feeding => feeding::measure(rig, size, results).await,
-            Self::Paging => paging::measure(rig, size, results).await,
-            Self::Memory => memory::measure(rig, size, results).await,
-            Self::Database => database::measure(rig, size, results).await,
-            Self::Starting => starting::measure(rig, size, results).await,
-            Self::Streaming => streaming::measure(rig, size, results).await,
-            Self::Partitions => partitions::measure(rig, size, results).await,
-            Self::Growing => growing::measure(rig, size, results).await,
+    pub async fn measure(&mut self, group: RowGroup) -> Result<()> {
+        match group {
+            RowGroup::Copying => copying::measure(self).await,
+            RowGroup::Latency => latency::measure(self).await,
+            RowGroup::Scaling => latency::measure_scaling(self).await,
+            RowGroup::Feeding => feeding::measure(self).await,
+            RowGroup::Paging => paging::measure(self).await,
+            RowGroup::Memory => memory::measure(self).await,
+            RowGroup::Database => database::measure(self).await,
+            RowGroup::Starting => starting::measure(self).await,
+            RowGroup::Streaming => streaming::measure(self).await,
+            RowGroup::Partitions => partitions::measure(self).await,
+            RowGroup::Growing => growing::measure(self).await,
         }
     }
 }

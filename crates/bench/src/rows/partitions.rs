@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 
-use super::MeasurementSize;
-use crate::results::{BenchResults, ResultRow, TargetBound};
+use super::Bench;
+use crate::results::TargetBound;
 use crate::rig::{BenchRig, WorkloadSpec};
 use crate::stats::to_f64;
 use crate::stub::{PartitionLimits, StubSetup};
@@ -19,42 +19,31 @@ const CONSUMERS: usize = 2;
 const IN_FLIGHT: usize = 128;
 const LATENCY_MS: u64 = 10;
 
-pub(super) async fn measure(
-    rig: &mut BenchRig,
-    size: MeasurementSize,
-    results: &mut BenchResults,
-) -> Result<()> {
+pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
     // Smaller partitions rather than less time: they must be split.
-    let per_second = PER_SECOND / size.divisor;
+    let per_second = PER_SECOND / bench.divisor;
     let (mut spread, mut by_id, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..size.rounds {
+    for _ in 0..bench.rounds {
         let images = per_second * PARTITIONS * SECONDS;
-        let (rate, refused_share) = run(rig, images, per_second, STRETCHES).await?;
+        let (rate, refused_share) = run(&mut bench.rig, images, per_second, STRETCHES).await?;
         spread.push(rate);
         refused.push(refused_share);
-        by_id.push(run(rig, images / PARTITIONS, per_second, 0).await?.0);
+        let (rate, _) = run(&mut bench.rig, images / PARTITIONS, per_second, 0).await?;
+        by_id.push(rate);
     }
-    let sum = to_f64(per_second * PARTITIONS);
     let what =
         format!("copies/s, {PARTITIONS} partitions of {per_second}/s, rows fed in stretches");
-    let all = vec![sum; spread.len()];
-    let sum = ("the sum of the partitions", &all[..]);
-    let target = Some(TargetBound::AtLeast(0.85));
-    let row = ResultRow::from_ratio(("partitions_share", &what, "/s"), &spread, sum, target)?;
-    results
-        .rows
-        .push(row.with_note("once split: the second half"));
-    let by_id = ("rows fed by id", &by_id[..]);
-    let target = Some(TargetBound::AtLeast(4.0));
-    let row = ResultRow::from_ratio(("partitions_spread", &what, "/s"), &spread, by_id, target)?;
-    results.rows.push(row);
-    results.rows.push(ResultRow::from_runs(
-        "partitions_refused",
-        "share of these copies that was refused",
-        "",
-        &refused,
-        TargetBound::AtMost(0.011),
-    )?);
+    let all = vec![to_f64(per_second * PARTITIONS); spread.len()];
+    let (sum, results) = (("the sum of the partitions", &all[..]), &mut bench.results);
+    let label = ("partitions_share", &*what, "/s");
+    let row = results.add_ratio(label, &spread, sum, Some(TargetBound::AtLeast(0.85)))?;
+    row.note = "once split: the second half".into();
+    let label = ("partitions_spread", &*what, "/s");
+    let (by_id, target) = (("rows fed by id", &by_id[..]), TargetBound::AtLeast(4.0));
+    results.add_ratio(label, &spread, by_id, Some(target))?;
+    let what = "share of these copies that was refused";
+    let label = ("partitions_refused", what, "");
+    results.add(label, &refused, TargetBound::AtMost(0.011))?;
     Ok(())
 }
 
@@ -66,10 +55,10 @@ async fn run(
     stretches: u64,
 ) -> Result<(f64, f64)> {
     let work = WorkloadSpec {
-        images,
         consumers: CONSUMERS,
         in_flight: IN_FLIGHT,
         latency_ms: LATENCY_MS,
+        ..WorkloadSpec::of(images)
     };
     let setup = StubSetup {
         stretches,

@@ -10,7 +10,6 @@ use anyhow::Result;
 use crate::images::{self, DESTINATION_BUCKET, SOURCE_BUCKET};
 use crate::rig::BenchRig;
 
-/// A tool that may be installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeerTool {
     S5cmd,
@@ -25,7 +24,6 @@ impl PeerTool {
         }
     }
 
-    /// Where it is, if it is installed.
     pub(super) fn find_program(self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH")?;
         std::env::split_paths(&path)
@@ -33,7 +31,6 @@ impl PeerTool {
             .find(|file| file.is_file())
     }
 
-    /// Copies these rows' images, so many at a time.
     pub(super) fn copy_command(
         self,
         program: PathBuf,

@@ -21,10 +21,8 @@ const JSON: &str = "application/json";
 /// What the stub does until the next setup.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StubSetup {
-    /// What every answer of S3 takes, in milliseconds.
+    /// What every answer of S3 takes.
     pub s3_latency_ms: u64,
-    /// What every answer of SQS takes, in milliseconds.
-    pub sqs_latency_ms: u64,
     /// The rows whose messages the queue holds, and whose images a listing of the source has.
     pub rows: Range<u64>,
     /// Into so many stretches the rows are divided, of which the messages come in turn; 0 in the rows' order.
@@ -63,7 +61,6 @@ pub(super) async fn handle_control_request(
 fn apply_setup(stub: &StubServer, setup: &StubSetup) -> StubResponse {
     let mut state = stub.lock();
     state.s3_latency = Duration::from_millis(setup.s3_latency_ms);
-    state.sqs_latency = Duration::from_millis(setup.sqs_latency_ms);
     state.counts = RequestCounts::default();
     state.queue = queue::StubQueue::from_rows(setup.rows.clone(), setup.stretches);
     state.store = s3::StubStore::new(setup.rows.clone(), setup.object_bytes);
@@ -78,12 +75,10 @@ pub struct StubClient {
 }
 
 impl StubClient {
-    /// A stub on `port` of 127.0.0.1.
     pub fn new(port: u16) -> Self {
         Self { port }
     }
 
-    /// The stub's address, for clients.
     pub fn endpoint(self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -96,9 +91,8 @@ impl StubClient {
 
     /// Everything the stub has counted since it was set up.
     pub async fn read_counts(self) -> Result<RequestCounts> {
-        Ok(serde_json::from_str(
-            &self.send_command("counts", "").await?,
-        )?)
+        let counts = self.send_command("counts", "").await?;
+        Ok(serde_json::from_str(&counts)?)
     }
 
     /// The items of one kind of request so far; `deleted` for deleted messages.

@@ -3,7 +3,6 @@
 //!
 //! It runs as a process of its own, on one thread, so that the account of who is measured stays clean.
 
-mod body;
 mod control;
 mod meter;
 mod partitions;
@@ -18,8 +17,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -30,21 +31,18 @@ pub use control::{StubClient, StubSetup};
 pub use meter::{RequestCounts, now_us};
 pub use partitions::PartitionLimits;
 
-/// What the stub answers with.
-type StubResponse = Response<body::StubBody>;
+/// What is at hand, or zeros, of which all objects are made.
+type StubResponse = Response<BoxBody<Bytes, Infallible>>;
 
-/// All that the stub remembers.
 #[derive(Debug, Default)]
 struct StubState {
     s3_latency: Duration,
-    sqs_latency: Duration,
     counts: RequestCounts,
     queue: queue::StubQueue,
     store: s3::StubStore,
     partitions: partitions::Partitions,
 }
 
-/// The stub, shared by its connections.
 #[derive(Debug, Clone, Default)]
 struct StubServer(Arc<Mutex<StubState>>);
 
@@ -125,17 +123,12 @@ async fn read_body(request: Request<Incoming>) -> Bytes {
 }
 
 fn build_response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> StubResponse {
-    let mut response = Response::new(body::StubBody::Full(Full::new(body.into())));
+    let mut response = Response::new(Full::new(body.into()).boxed());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        "content-type",
-        hyper::header::HeaderValue::from_static(kind),
-    );
-    headers.insert(
-        "x-amz-request-id",
-        hyper::header::HeaderValue::from_static("3F1D5C0B7A9E2468"),
-    );
+    headers.insert("content-type", HeaderValue::from_static(kind));
+    let id = HeaderValue::from_static("3F1D5C0B7A9E2468");
+    headers.insert("x-amz-request-id", id);
     response
 }
 

@@ -98,9 +98,7 @@ impl Partitions {
         if per_second <= 0.0 {
             return true;
         }
-        let after = self
-            .all
-            .partition_point(|partition| *partition.from <= *key);
+        let after = self.all.partition_point(|one| *one.from <= *key);
         let at = after.saturating_sub(1);
         let partition = &mut self.all[at];
         let admits = partition.admits(key, per_second, now);
@@ -120,14 +118,8 @@ mod tests {
 
     /// Served a second, at the end of a minute in which the keys are asked for in this order.
     fn served(key: impl Fn(u64) -> u64) -> (f64, usize) {
-        let (start, limits) = (
-            Instant::now(),
-            PartitionLimits {
-                per_second: 100.0,
-                most: 8,
-            },
-        );
-        let mut partitions = Partitions::new(limits);
+        let (start, per_second, most) = (Instant::now(), 100.0, 8);
+        let mut partitions = Partitions::new(PartitionLimits { per_second, most });
         let mut served = 0.0;
         for number in 0..60_000 {
             let now = start + Duration::from_millis(number);

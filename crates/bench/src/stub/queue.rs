@@ -67,7 +67,6 @@ impl StubQueue {
         }
     }
 
-    /// Messages that wait, and messages in flight.
     pub(super) fn backlog(&self) -> (u64, u64) {
         let fresh = self.fresh.end.saturating_sub(self.fresh.start);
         (fresh + self.returned.len() as u64, self.in_flight)
@@ -78,7 +77,6 @@ impl StubQueue {
     }
 }
 
-/// The receipt handle of a row's message.
 pub(super) fn receipt_handle(id: u64) -> String {
     format!("{HANDLE_PREFIX}{id}")
 }

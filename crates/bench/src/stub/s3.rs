@@ -1,17 +1,16 @@
 //! The answers of S3: every copy succeeds unless its partition is busy, every object exists, listings count up.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::ops::Range;
 use std::time::Instant;
 
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use md5::{Digest, Md5};
 
-use super::body::{StubBody, zeros};
 use super::{StubResponse, StubServer, build_response, read_body, simulate_latency};
 
 /// Every object's, made-up, where its bytes do not matter.
@@ -27,6 +26,15 @@ const XML: &str = "application/xml";
 
 const SLOW_DOWN_XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
 const UPLOAD_XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>";
+
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+
+/// So many zeros, a chunk at a time.
+fn zeros(size: u64) -> impl Iterator<Item = &'static [u8]> {
+    let (whole, rest) = (size / ZEROS.len() as u64, size % ZEROS.len() as u64);
+    let rest = usize::try_from(rest).unwrap_or_default();
+    (0..whole).map(|_| &ZEROS[..]).chain([&ZEROS[..rest]])
+}
 
 /// What little is remembered: the objects that were put, with their sizes, as a probe does; and how many
 /// images a listing of the source holds, and how large they are.
@@ -177,11 +185,8 @@ fn exists(stub: &StubServer, key: &str, request: &Request<Incoming>) -> bool {
 }
 
 fn precondition_failed() -> StubResponse {
-    build_response(
-        StatusCode::PRECONDITION_FAILED,
-        XML,
-        PRECONDITION_FAILED_XML,
-    )
+    let status = StatusCode::PRECONDITION_FAILED;
+    build_response(status, XML, PRECONDITION_FAILED_XML)
 }
 
 /// How long it is; not kept.
@@ -201,11 +206,8 @@ fn get_object(stub: &StubServer, key: &str, headers: &HeaderMap) -> StubResponse
         return response;
     };
     let range = headers.get("range").and_then(|range| {
-        let (first, last) = range
-            .to_str()
-            .ok()?
-            .strip_prefix("bytes=")?
-            .split_once('-')?;
+        let range = range.to_str().ok()?.strip_prefix("bytes=")?;
+        let (first, last) = range.split_once('-')?;
         let last = last.parse().unwrap_or(length - 1);
         Some(last + 1 - first.parse::<u64>().ok()?)
     });
@@ -215,7 +217,8 @@ fn get_object(stub: &StubServer, key: &str, headers: &HeaderMap) -> StubResponse
         let headers = response.headers_mut();
         headers.insert("content-length", HeaderValue::from(size));
     }
-    *response.body_mut() = StubBody::Zeros(size);
+    let frames = zeros(size).map(|chunk| Ok(Frame::data(Bytes::from_static(chunk))));
+    *response.body_mut() = StreamBody::new(futures::stream::iter(frames)).boxed();
     response
 }
 
@@ -229,25 +232,21 @@ async fn delete_objects(stub: &StubServer, request: Request<Incoming>) -> StubRe
     let body = read_body(request).await;
     let body = String::from_utf8_lossy(&body);
     let entries = body.split("<Object>").skip(1);
-    let mut text = String::from("<DeleteResult>");
+    let mut results = Vec::new();
     let mut count = 0;
     for entry in entries {
-        let key = entry.split("<Key>").nth(1);
-        let key = key
-            .and_then(|rest| rest.split("</Key>").next())
-            .unwrap_or_default();
-        // Writing to a String cannot fail.
-        let _ = if entry.contains("<ETag>") && !entry.contains(ETAG.trim_matches('"')) {
-            write!(
-                text,
-                "<Error><Key>{key}</Key><Code>PreconditionFailed</Code></Error>"
-            )
-        } else {
-            count += 1;
-            write!(text, "<Deleted><Key>{key}</Key></Deleted>")
-        };
+        let key = entry.split(['<', '>']).skip_while(|part| *part != "Key");
+        let key = key.into_iter().nth(1).unwrap_or_default();
+        results.push(
+            if entry.contains("<ETag>") && !entry.contains(ETAG.trim_matches('"')) {
+                format!("<Error><Key>{key}</Key><Code>PreconditionFailed</Code></Error>")
+            } else {
+                count += 1;
+                format!("<Deleted><Key>{key}</Key></Deleted>")
+            },
+        );
     }
-    text.push_str("</DeleteResult>");
+    let text = format!("<DeleteResult>{}</DeleteResult>", results.concat());
     stub.lock().counts.record_request("objects deleted", count);
     build_response(StatusCode::OK, XML, text)
 }
@@ -288,37 +287,26 @@ fn list_objects(stub: &StubServer, path: &str, query: &str) -> String {
         .iter()
         .find_map(|name| query.split('&').find_map(|part| part.strip_prefix(name)))
         .and_then(|marker| {
-            marker
-                .rsplit(['-', 'D'])
-                .next()?
-                .split('.')
-                .next()?
-                .parse()
-                .ok()
+            let number = marker.rsplit(['-', 'D']).next()?;
+            number.split('.').next()?.parse().ok()
         });
     let start = after.map_or(images.start, |after: u64| after + 1);
     let is_source = path.contains("old");
     let end = if is_source { images.end } else { start };
     let page = start..end.min(start + LIST_PAGE_SIZE);
-    let mut text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>bucket</Name><MaxKeys>1000</MaxKeys><KeyCount>{}</KeyCount><IsTruncated>{}</IsTruncated>",
-        page.clone().count(),
-        page.end < end
+    let (count, is_truncated, last) = (page.clone().count(), page.end < end, page.end.max(1) - 1);
+    let next = format!(
+        "<NextMarker>image/avatar-{last}.png</NextMarker><NextContinuationToken>avatar-{last}.png</NextContinuationToken>"
     );
-    if page.end < end {
-        let last = page.end - 1;
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "<NextMarker>image/avatar-{last}.png</NextMarker><NextContinuationToken>avatar-{last}.png</NextContinuationToken>"
-        );
-    }
-    for id in page {
-        let _ = write!(
-            text,
+    let next = if is_truncated { &*next } else { "" };
+    let object = |id| {
+        format!(
             "<Contents><Key>image/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{etag}</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
-        );
-    }
-    text.push_str("</ListBucketResult>");
-    text
+        )
+    };
+    let objects: Vec<String> = page.map(object).collect();
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>bucket</Name><MaxKeys>1000</MaxKeys><KeyCount>{count}</KeyCount><IsTruncated>{is_truncated}</IsTruncated>{next}{}</ListBucketResult>",
+        objects.concat()
+    )
 }

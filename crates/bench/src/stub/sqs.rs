@@ -1,7 +1,6 @@
 //! The answers of SQS, in its JSON protocol.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::{StubResponse, StubServer, build_response, queue, simulate_latency};
+use super::{StubResponse, StubServer, build_response, queue};
 
 const JSON: &str = "application/x-amz-json-1.0";
 
@@ -47,8 +46,6 @@ pub(super) async fn handle_sqs_request(
     operation: &str,
     body: Bytes,
 ) -> StubResponse {
-    let latency = stub.lock().sqs_latency;
-    simulate_latency(latency).await;
     let text = match operation {
         "ReceiveMessage" => receive(stub, &body).await,
         "GetQueueAttributes" => Some(render_attributes(stub)),
@@ -81,19 +78,14 @@ async fn receive(stub: &StubServer, body: &[u8]) -> Option<String> {
 }
 
 fn render_messages(taken: &[(u64, u32)]) -> String {
-    let mut text = String::with_capacity(16 + taken.len() * 640);
-    text.push_str("{\"Messages\":[");
-    for (index, (id, count)) in taken.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
+    let message = |(id, count): &(u64, u32)| {
         let handle = queue::receipt_handle(*id);
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            r#"{comma}{{"MessageId":"c2f5a0b1-7d3e-4a68-9b1c-{id:012}","ReceiptHandle":"{handle}","MD5OfBody":"9b2cf535f27731c974343645a3985328","Body":"{{\"id\":\"{id}\",\"path\":\"image/avatar-{id}.png\"}}","Attributes":{{"ApproximateReceiveCount":"{count}"}}}}"#
-        );
-    }
-    text.push_str("]}");
-    text
+        format!(
+            r#"{{"MessageId":"c2f5a0b1-7d3e-4a68-9b1c-{id:012}","ReceiptHandle":"{handle}","MD5OfBody":"9b2cf535f27731c974343645a3985328","Body":"{{\"id\":\"{id}\",\"path\":\"image/avatar-{id}.png\"}}","Attributes":{{"ApproximateReceiveCount":"{count}"}}}}"#
+        )
+    };
+    let messages: Vec<String> = taken.iter().map(message).collect();
+    format!(r#"{{"Messages":[{}]}}"#, messages.join(","))
 }
 
 fn handle_batch(stub: &StubServer, operation: &str, body: &[u8]) -> Option<String> {
@@ -116,19 +108,15 @@ fn handle_batch(stub: &StubServer, operation: &str, body: &[u8]) -> Option<Strin
 }
 
 fn render_batch_response(operation: &str, entries: &[BatchRequestEntry<'_>]) -> String {
-    let mut text = String::from("{\"Successful\":[");
     let more = if operation == "SendMessageBatch" {
         r#","MessageId":"c2f5a0b1-7d3e-4a68-9b1c-0123456789ab","MD5OfMessageBody":"9b2cf535f27731c974343645a3985328""#
     } else {
         ""
     };
-    for (index, entry) in entries.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        // Writing to a String cannot fail.
-        let _ = write!(text, r#"{comma}{{"Id":"{}"{more}}}"#, entry.id);
-    }
-    text.push_str("],\"Failed\":[]}");
-    text
+    let entries = entries.iter();
+    let entries = entries.map(|entry| format!(r#"{{"Id":"{}"{more}}}"#, entry.id));
+    let entries: Vec<String> = entries.collect();
+    format!(r#"{{"Successful":[{}],"Failed":[]}}"#, entries.join(","))
 }
 
 fn render_attributes(stub: &StubServer) -> String {

@@ -151,29 +151,21 @@ async fn connect_once(options: &PgConnectOptions) -> Result<Option<u32>, sqlx::E
 }
 
 /// `clean` pages by `WITH TIES`.
-const OLDEST_MAJOR: u32 = 13;
+pub(super) const OLDEST_MAJOR: u32 = 13;
 
 fn check_version(version: Option<u32>) -> Result<(), LedgerError> {
     match version.map(|version| version / 10_000) {
-        Some(major) if major < OLDEST_MAJOR => Err(LedgerError::OldServer {
-            major,
-            oldest: OLDEST_MAJOR,
-        }),
+        Some(major) if major < OLDEST_MAJOR => Err(LedgerError::OldServer(major)),
         _ => Ok(()),
     }
 }
 
 impl From<LoginError> for LedgerError {
-    fn from(
-        LoginError {
-            problem,
-            is_transient,
-        }: LoginError,
-    ) -> Self {
-        if is_transient {
-            Self::Unreachable(problem)
+    fn from(error: LoginError) -> Self {
+        if error.is_transient {
+            Self::Unreachable(error.problem)
         } else {
-            Self::LoginRefused(problem)
+            Self::LoginRefused(error.problem)
         }
     }
 }

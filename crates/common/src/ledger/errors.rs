@@ -4,8 +4,8 @@
 use sqlx::postgres::PgDatabaseError;
 use thiserror::Error;
 
+use super::connection::OLDEST_MAJOR;
 use super::lock::LockHolder;
-use super::table::TABLE_NAME_PROBLEM;
 use crate::exit;
 use crate::ledger::move_ledger::StatementError;
 use crate::retry::TransientError;
@@ -18,52 +18,14 @@ pub enum LedgerError {
     /// The server refuses the login: the password, the database's name, TLS.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     LoginRefused(String),
-    #[error("the database is Postgres {major}: version {oldest} or newer is needed")]
-    OldServer { major: u32, oldest: u32 },
-    #[error("IMAGES_TABLE: '{0}' {TABLE_NAME_PROBLEM}")]
-    InvalidTableName(String),
-    #[error("IMAGES_TABLE: there is no table '{table}'{hint}")]
-    NoSuchTable { table: String, hint: String },
-    /// A view, a sequence, a foreign table.
-    #[error("IMAGES_TABLE: '{table}' is {kind}, not a table")]
-    NotATable {
-        table: String,
-        /// What it is instead.
-        kind: String,
-    },
-    #[error(
-        "IMAGES_TABLE: '{table}' has rules ON UPDATE ({rules}), which would set something else than paths: make triggers of them, or disable them for the migration (ALTER TABLE … DISABLE RULE …)"
-    )]
-    UpdateRules { table: String, rules: String },
-    #[error("{setting}: table '{table}' has no column '{column}' (it has {columns})")]
-    NoSuchColumn {
+    #[error("the database is Postgres {0}: version {OLDEST_MAJOR} or newer is needed")]
+    OldServer(u32),
+    /// It names something that is not there, or cannot be used.
+    #[error("{setting}: {problem}")]
+    Setting {
         setting: &'static str,
-        table: String,
-        column: String,
-        columns: String,
+        problem: String,
     },
-    /// The id alone does not name one row.
-    #[error(
-        "ID_COLUMN: '{column}' of table '{table}' does not identify a row: it needs a primary key or a unique index on no other columns, in the column's collation (of a composite key name all columns: ID_COLUMN=tenant_id,id; tables with inheritance children are not supported)"
-    )]
-    IdNotUnique { table: String, column: String },
-    #[error("ID_COLUMN: '{columns}': {problem}")]
-    InvalidIdColumns { columns: String, problem: String },
-    #[error("ROW_FILTER: '{filter}' {problem}")]
-    RowFilter { filter: String, problem: String },
-    /// Rows without an id would never be found.
-    #[error("ID_COLUMN: '{column}' of table '{table}' may be null: it must be declared NOT NULL")]
-    IdNullable { table: String, column: String },
-    #[error("{setting}: '{column}' of table '{table}' is of type {found}, supported: {supported}")]
-    UnsupportedType {
-        setting: &'static str,
-        table: String,
-        column: String,
-        found: String,
-        supported: &'static str,
-    },
-    #[error("PATH_COLUMN: '{column}' of table '{table}' is a generated column and cannot be set")]
-    PathGenerated { table: String, column: String },
     #[error(
         "the database user '{user}' may not {what}. Have a database administrator run:\n\n{sql}\n"
     )]
@@ -82,11 +44,6 @@ pub enum LedgerError {
         "the database takes no writes (transaction_read_only is on): DATABASE_URL leads to a standby, or the database is closed"
     )]
     ReadOnly,
-    /// Aurora's readers are in no view of Postgres's.
-    #[error(
-        "MAX_REPLICA_LAG: this is Aurora, whose readers do not stream from the writer: their lag is not seen; leave it off"
-    )]
-    UnknownReplicaLag,
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
     IncompatibleLedger(String),
     #[error("there is no run{hint}")]
@@ -114,6 +71,10 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    pub(super) fn setting(setting: &'static str, problem: String) -> Self {
+        Self::Setting { setting, problem }
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) | Self::ReadOnly => {
@@ -145,42 +106,31 @@ const UNAVAILABLE_CLASSES: [&str; 4] = ["08", "53", "57P", LOCK_NOT_AVAILABLE];
 
 /// Whether the server is away, as it is while it restarts.
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
-    if let Some(code) = sqlstate_of(error) {
-        return code == LOCK_NOT_AVAILABLE
-            || UNAVAILABLE_CLASSES
-                .iter()
-                .any(|class| code.starts_with(class));
-    }
     // The last is a connection that breaks in the middle of a response.
-    matches!(
-        error,
-        sqlx::Error::Io(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::Protocol(_)
-    )
+    has_sqlstate(error, &UNAVAILABLE_CLASSES)
+        || matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::Protocol(_)
+        )
 }
 
 /// Whether the server, or a pooler in front of it, refuses settings that come with a connection: it does not
 /// know one (42704), its value (22023), or takes none (08P01 of `PgBouncer`, 0A000).
 pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
-    sqlstate_of(error)
-        .is_some_and(|code| matches!(code.as_str(), "42704" | "22023" | "08P01" | "0A000"))
+    has_sqlstate(error, &["42704", "22023", "08P01", "0A000"])
 }
 
 /// Whether the server refuses the password, the token or the role (SQLSTATE class 28).
 pub(super) fn is_login_refused(error: &sqlx::Error) -> bool {
-    sqlstate_of(error).is_some_and(|code| code.starts_with("28"))
+    has_sqlstate(error, &["28"])
 }
 
 /// Whether the role lacks a right (SQLSTATE 42501, `insufficient_privilege`).
 pub(super) fn is_permission_denied(error: &sqlx::Error) -> bool {
-    sqlstate_of(error).is_some_and(|code| code == "42501")
-}
-
-/// Whether the server cannot read a name (SQLSTATE 22023, from `parse_ident`).
-pub(super) fn is_invalid_name(error: &sqlx::Error) -> bool {
-    sqlstate_of(error).is_some_and(|code| code == "22023")
+    has_sqlstate(error, &["42501"])
 }
 
 /// SQLSTATEs of a server that cannot carry out any statement now, and of statements to repeat as they are:
@@ -209,21 +159,20 @@ const STATEMENT_CLASSES: [&str; 6] = ["0A", "25", "26", "3F", "42", "55"];
 const PREPARED_STATEMENT_CODES: [&str; 2] = ["26000", "42P05"];
 
 /// A statement that `statement_timeout` ended, or an administrator.
-const STATEMENT_CANCELLED: &str = "57014";
+pub const STATEMENT_CANCELLED: &str = "57014";
 
 /// A lock that was not granted within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Sorts by SQLSTATE: what is not about the server may be about one row of the batch.
 pub fn statement_error(error: &sqlx::Error) -> StatementError {
-    let message = message_of(error);
-    match sqlstate_of(error) {
-        Some(code) if is_about_rows(&code, context_of(error)) => {
-            StatementError::Rejected { code, message }
-        }
-        Some(code) if may_be_about_rows(&code, context_of(error)) => {
-            StatementError::Suspect { code, message }
-        }
+    let (code, message) = (sqlstate_of(error), message_of(error));
+    let blame = code
+        .as_deref()
+        .map(|code| blame_for(code, context_of(error)));
+    match (code, blame) {
+        (Some(code), Some(Blame::Row)) => StatementError::Rejected { code, message },
+        (Some(code), Some(Blame::RowPerhaps)) => StatementError::Suspect { code, message },
         _ if matches!(error, sqlx::Error::RowNotFound) => StatementError::Unavailable(
             "the run is in the ledger (bucket_brigade.run) no more".into(),
         ),
@@ -231,34 +180,45 @@ pub fn statement_error(error: &sqlx::Error) -> StatementError {
     }
 }
 
-/// `context` is the server's CONTEXT line: there is one when a function or a trigger raised the error.
-fn is_about_rows(code: &str, context: Option<&str>) -> bool {
-    let starts = |classes: &[&str]| classes.iter().any(|class| code.starts_with(class));
-    let from_statement = context.is_none() && starts(&STATEMENT_CLASSES);
-    !starts(&SERVER_STATES) && !from_statement && code != LOCK_NOT_AVAILABLE
+/// What is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    Row,
+    /// What is else the server's or the statement's trouble: a damaged value, a row that may not change its
+    /// partition, whatever a function of the application's raises or runs into.
+    RowPerhaps,
+    Server,
 }
 
-/// Whether one row can be the cause of what is else the server's or the statement's trouble: a damaged value, a
-/// row that may not change its partition, whatever a function of the application's raises or runs into.
-fn may_be_about_rows(code: &str, context: Option<&str>) -> bool {
-    let is_of_statement = STATEMENT_CLASSES
-        .iter()
-        .any(|class| code.starts_with(class));
+/// `context` is the server's CONTEXT line: there is one when a function or a trigger raised the error.
+fn blame_for(code: &str, context: Option<&str>) -> Blame {
+    let is_in = |states: &[&str]| states.iter().any(|state| code.starts_with(state));
+    let is_of_statement = is_in(&STATEMENT_CLASSES);
     let is_in_function = context.is_some_and(|context| context.contains("function"));
-    let may_be = code == INTERNAL_ERROR || is_of_statement || is_in_function;
-    may_be && code != LOCK_NOT_AVAILABLE && !PREPARED_STATEMENT_CODES.contains(&code)
+    let from_statement = is_of_statement && context.is_none();
+    if code == LOCK_NOT_AVAILABLE {
+        Blame::Server
+    } else if !is_in(&SERVER_STATES) && !from_statement {
+        Blame::Row
+    } else if PREPARED_STATEMENT_CODES.contains(&code) {
+        Blame::Server
+    } else if code == INTERNAL_ERROR || is_of_statement || is_in_function {
+        Blame::RowPerhaps
+    } else {
+        Blame::Server
+    }
 }
 
 /// Whether `lock_timeout` ended a wait for a row or an index entry of the application's. Without a context
 /// it was the table itself; the counters are ours, and two of our statements may meet there.
 pub fn is_row_lock_timeout(error: &sqlx::Error) -> bool {
-    sqlstate_of(error).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
+    has_sqlstate(error, &[LOCK_NOT_AVAILABLE])
         && context_of(error).is_some_and(|context| !context.contains("\"counters\""))
 }
 
 /// Whether the server ended the statement because it took too long; a smaller batch may not.
 pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
-    sqlstate_of(error).is_some_and(|code| code == STATEMENT_CANCELLED)
+    has_sqlstate(error, &[STATEMENT_CANCELLED])
 }
 
 /// Sorts the error of a statement about this many rows. One that took too long is halved; of a row alone
@@ -285,6 +245,12 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
     database.map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
+/// Whether it has one of these SQLSTATEs, or is of one of these classes.
+pub(super) fn has_sqlstate(error: &sqlx::Error, states: &[&str]) -> bool {
+    let begins = |code: String| states.iter().any(|state| code.starts_with(state));
+    sqlstate_of(error).is_some_and(begins)
+}
+
 fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
@@ -296,46 +262,32 @@ mod tests {
     #[test]
     fn only_the_server_and_the_statement_are_an_outage() {
         let trigger = Some("PL/pgSQL function refuse() line 2 at RAISE");
-        for code in [
-            "42501", "55000", "0A000", "25006", "54001", "XX001", "P0001",
-        ] {
-            assert!(is_about_rows(code, trigger), "{code}");
-        }
-        for code in ["23505", "22001", "54000", "XX001", "XX002"] {
-            assert!(is_about_rows(code, None), "{code}");
-        }
-        for code in ["42501", "42P01", "55000", "0A000", "25006"] {
-            assert!(!is_about_rows(code, None), "{code}");
-        }
-        for code in [
-            "08006", "40P01", "53300", "57P01", "57014", "58030", "XX000",
-        ] {
-            assert!(
-                !is_about_rows(code, None) && !is_about_rows(code, trigger),
-                "{code}"
-            );
-        }
-        assert!(!is_about_rows(LOCK_NOT_AVAILABLE, trigger));
-    }
-
-    #[test]
-    fn a_row_may_be_the_cause_of_what_looks_like_the_servers_trouble() {
-        let trigger = Some("PL/pgSQL function refuse() line 2 at RAISE");
-        for code in ["XX000", "0A000", "42501", "55000", "25006"] {
-            assert!(may_be_about_rows(code, None), "{code}");
-        }
-        for code in ["XX000", "08001", "40001", "53400", "57P01", "58030"] {
-            assert!(may_be_about_rows(code, trigger), "{code}");
-        }
         let row = Some("while updating tuple (0,7) in relation \"images\"");
-        for code in [
-            "08006", "40P01", "53100", "57P01", "57014", "26000", "42P05",
+        for (codes, context, blame) in [
+            (
+                "42501 55000 0A000 25006 54001 XX001 P0001",
+                trigger,
+                Blame::Row,
+            ),
+            ("23505 22001 54000 XX001 XX002", None, Blame::Row),
+            (
+                "42501 42P01 55000 0A000 25006 XX000",
+                None,
+                Blame::RowPerhaps,
+            ),
+            (
+                "08001 08006 40001 40P01 53300 53400 57P01 57014 58030 XX000",
+                trigger,
+                Blame::RowPerhaps,
+            ),
+            ("08006 40P01 53300 57P01 57014 58030", None, Blame::Server),
+            ("08006 40P01 53100 57P01 57014", row, Blame::Server),
+            ("26000 42P05", None, Blame::Server),
+            ("55P03", trigger, Blame::Server),
         ] {
-            assert!(
-                !may_be_about_rows(code, None) && !may_be_about_rows(code, row),
-                "{code}"
-            );
+            for code in codes.split(' ') {
+                assert_eq!(blame_for(code, context), blame, "{code} {context:?}");
+            }
         }
-        assert!(!may_be_about_rows(LOCK_NOT_AVAILABLE, trigger));
     }
 }

@@ -10,12 +10,8 @@ use crate::ledger::worker_state::WorkerState;
 
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A process without a heartbeat for so long is dead: three missed ones and a slow statement.
-pub const WORKER_TIMEOUT: Duration = Duration::from_secs(10);
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerRole {
-    /// It sends rows to the queue.
     Feeder,
     Consumer,
     /// An operator's command, by its name.
@@ -131,12 +127,7 @@ mod tests {
             };
             assert_eq!((0..consumers).map(share).sum::<u64>(), all);
         }
-    }
-
-    #[test]
-    fn without_limits_there_are_no_shares() {
-        let limits = FleetLimits::default();
-        assert_eq!(limits.rate_share(), None);
-        assert_eq!(limits.concurrency_share(), None);
+        let none = FleetLimits::default();
+        assert_eq!((none.rate_share(), none.concurrency_share()), (None, None));
     }
 }

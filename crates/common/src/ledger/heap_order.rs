@@ -2,7 +2,9 @@
 //! order of ids is a page of the heap.
 //!
 //! An update moves its row, perhaps from ahead of the cursor to behind it, and a rewrite moves all. So what a sweep
-//! in this order finds is fed cheaply, and one in the order of ids proves that nothing is left.
+//! in this order finds is fed cheaply, and one in the order of ids proves that nothing is left. A second sweep in this
+//! order that finds nothing proves it not: the application may update a row during each, as it does its busiest ones.
+//! Under one snapshot each row would stay where it is, but that would be a transaction as long as the sweep.
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;

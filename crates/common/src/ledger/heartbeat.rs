@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row as _};
 
 use super::run::{OPEN_TIMEOUT, within};
 use super::{LedgerError, PostgresLedger, counters, with_timeout};
@@ -59,6 +61,8 @@ const SELECT_AURORA_LAG: &str =
     "SELECT (max(replica_lag_in_msec) / 1000)::double precision FROM aurora_replica_status()
       WHERE session_id <> 'MASTER_SESSION_ID'";
 
+const UNSEEN_LAG: &str = "this is Aurora, whose readers do not stream from the writer: their lag is not seen; leave it off";
+
 /// Others' rows of that view are blank without it.
 const CHECK_LAG_PRIVILEGE: &str =
     "SELECT current_user::text, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
@@ -78,24 +82,30 @@ impl LagSource {
     }
 }
 
-/// A row of [`UPSERT_HEARTBEAT`].
-type HeartbeatColumns = (
-    bool,
-    Option<String>,
-    Option<String>,
-    Option<f64>,
-    Option<i32>,
-    Option<String>,
-    i64,
-    i64,
-    i64,
-    String,
-);
+/// From the columns of [`UPSERT_HEARTBEAT`].
+impl FromRow<'_, PgRow> for FleetLimits {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let whole = |count: i64| u64::try_from(count).unwrap_or(0);
+        let count = |name: &str| row.try_get(name).map(whole);
+        let concurrency: Option<i32> = row.try_get("concurrency_limit")?;
+        let is_paused: bool = row.try_get("paused")?;
+        let pause = pause_description(row.try_get("paused_by")?, row.try_get("pause_reason")?);
+        Ok(Self {
+            paused: is_paused.then_some(pause),
+            held: row.try_get("held")?,
+            rate: row.try_get("rate_limit")?,
+            concurrency: concurrency.and_then(|most| u64::try_from(most).ok()),
+            other_consumers: count("alive")?,
+            preceding_consumers: count("before")?,
+            held_back_consumers: count("held_back")?,
+        })
+    }
+}
 
 impl PostgresLedger {
     async fn write_heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, sqlx::Error> {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let found: HeartbeatColumns = sqlx::query_as(UPSERT_HEARTBEAT)
+        sqlx::query_as(UPSERT_HEARTBEAT)
             .bind(self.run_id)
             .bind(&*self.worker)
             .bind(heartbeat.role.name())
@@ -108,17 +118,7 @@ impl PostgresLedger {
             .bind(WorkerState::HELD_BACK.map(WorkerState::as_str))
             .bind(&heartbeat.held)
             .fetch_one(&self.pool)
-            .await?;
-        let (paused, by, reason, rate, concurrency, held, others, before, held_back, _) = found;
-        Ok(FleetLimits {
-            paused: paused.then(|| pause_description(by, reason)),
-            held,
-            rate,
-            concurrency: concurrency.and_then(|most| u64::try_from(most).ok()),
-            other_consumers: u64::try_from(others).unwrap_or(0),
-            preceding_consumers: u64::try_from(before).unwrap_or(0),
-            held_back_consumers: u64::try_from(held_back).unwrap_or(0),
-        })
+            .await
     }
 
     /// This ledger under a name that no other living process has: two of one name would count as one, and each
@@ -159,7 +159,7 @@ impl PostgresLedger {
             within(OPEN_TIMEOUT, async { Ok(query.await?) }).await?;
         self.lag_source.0.store(has_status, Ordering::Relaxed);
         if is_aurora && !has_status {
-            return Err(LedgerError::UnknownReplicaLag);
+            return Err(LedgerError::setting("MAX_REPLICA_LAG", UNSEEN_LAG.into()));
         }
         if may || has_status {
             return Ok(());

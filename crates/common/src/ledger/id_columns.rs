@@ -53,39 +53,33 @@ impl IdColumns {
 
     /// The id as text, as messages and the ledger have it.
     pub fn as_text(&self, table: &str) -> String {
-        let columns = self.names.iter().map(|name| format!("{table}.{name}"));
-        self.columns_as_text(&columns.collect::<Vec<_>>())
+        self.columns_as_text(|at| format!("{table}.{}", self.names[at]))
     }
 
     /// The same of the columns that [`Self::as_keys`] has named.
     pub fn keys_as_text(&self, of: &str) -> String {
-        let columns = (0..self.names.len()).map(|position| format!("{of}.{}", key_name(position)));
-        self.columns_as_text(&columns.collect::<Vec<_>>())
+        self.columns_as_text(|at| format!("{of}.{}", key_name(at)))
     }
 
-    fn columns_as_text(&self, columns: &[String]) -> String {
-        if let [column] = columns {
-            return format!("{column}::text");
+    fn columns_as_text(&self, column: impl Fn(usize) -> String) -> String {
+        let types = self.id_type.columns();
+        if types.len() == 1 {
+            return format!("{}::text", column(0));
         }
-        let elements = columns.iter().zip(self.id_type.columns());
-        let elements: Vec<String> = elements
-            .map(|(name, of_type)| to_json(name, *of_type))
-            .collect();
-        format!("json_build_array({})::text", elements.join(", "))
+        let elements = self.each(", ", |at, _| to_json(&column(at), types[at]));
+        format!("json_build_array({elements})::text")
     }
 
     /// `t.a AS key, t.b AS key2`
     pub fn as_keys(&self, table: &str) -> String {
-        let names = self.names.iter().enumerate();
-        let columns =
-            names.map(|(position, name)| format!("{table}.{name} AS {}", key_name(position)));
-        columns.collect::<Vec<_>>().join(", ")
+        self.each(", ", |at, name| {
+            format!("{table}.{name} AS {}", key_name(at))
+        })
     }
 
     /// `s.key, s.key2`
     pub fn keys(&self, of: &str) -> String {
-        let names = (0..self.names.len()).map(|position| format!("{of}.{}", key_name(position)));
-        names.collect::<Vec<_>>().join(", ")
+        self.each(", ", |at, _| format!("{of}.{}", key_name(at)))
     }
 
     /// For ORDER BY, as the index has it.
@@ -110,17 +104,17 @@ impl IdColumns {
 
     /// Whether a row is the one of an id as text.
     pub fn matches(&self, table: &str, text: &str) -> String {
-        let of_columns = self.names.iter().zip(self.cast(text));
-        let equal = of_columns.map(|(name, value)| format!("{table}.{name} = {value}"));
-        equal.collect::<Vec<_>>().join(" AND ")
+        let values = self.cast(text);
+        self.each(" AND ", |at, name| {
+            format!("{table}.{name} = {}", values[at])
+        })
     }
 
     /// Whether a row is the one of these keys.
     pub fn matches_keys(&self, table: &str, of: &str) -> String {
-        let names = self.names.iter().enumerate();
-        let equal =
-            names.map(|(position, name)| format!("{table}.{name} = {of}.{}", key_name(position)));
-        equal.collect::<Vec<_>>().join(" AND ")
+        self.each(" AND ", |at, name| {
+            format!("{table}.{name} = {of}.{}", key_name(at))
+        })
     }
 
     /// Whether a row is one of an array of ids as text.
@@ -129,8 +123,7 @@ impl IdColumns {
             let of_type = of_type.sql_type();
             return format!("{table}.{name} = ANY ({texts}::text[]::{of_type}[])");
         }
-        let names = self.names.iter().map(|name| format!("{table}.{name}"));
-        let row = names.collect::<Vec<_>>().join(", ");
+        let row = self.each(", ", |_, name| format!("{table}.{name}"));
         let values = self.cast("i.id").join(", ");
         format!("({row}) IN (SELECT {values} FROM unnest({texts}::text[]) AS i (id))")
     }
@@ -157,12 +150,16 @@ impl IdColumns {
             .collect()
     }
 
+    /// In the order of the setting.
+    fn each(&self, separator: &str, part: impl Fn(usize, &str) -> String) -> String {
+        let names = self.names.iter().enumerate();
+        let parts: Vec<String> = names.map(|(at, name)| part(at, name)).collect();
+        parts.join(separator)
+    }
+
     fn in_index_order(&self, part: impl Fn(usize) -> String) -> String {
-        let parts: Vec<String> = self
-            .index_order
-            .iter()
-            .map(|position| part(*position))
-            .collect();
+        let order = self.index_order.iter();
+        let parts: Vec<String> = order.map(|position| part(*position)).collect();
         parts.join(", ")
     }
 }

@@ -46,7 +46,8 @@ pub use commit::{
 pub use conditions::LocalTime;
 pub use connection::ConnectionPurpose;
 pub use errors::{
-    LedgerError, is_row_lock_timeout, is_statement_timeout, is_unavailable, statement_error,
+    LedgerError, STATEMENT_CANCELLED, is_row_lock_timeout, is_statement_timeout, is_unavailable,
+    statement_error,
 };
 pub use feed_index::{create_index_sql, find_index_with, find_partial_index, has_path_index};
 pub use heap_order::{HeapAccess, find_random_ids};

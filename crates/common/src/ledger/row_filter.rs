@@ -66,14 +66,14 @@ async fn check_filter(
     let mut transaction = pool.begin_with("BEGIN READ ONLY").await?;
     match find_problem(&mut transaction, &table.sql, filter).await {
         Ok(None) => Ok(RowFilter(filter.to_owned())),
-        Ok(Some(problem)) => Err(refused(filter, problem.into())),
+        Ok(Some(problem)) => Err(refused(filter, problem)),
         Err(error) if is_permission_denied(&error) => {
             transaction.rollback().await?;
             Err(missing_right(pool, table, filter).await?)
         }
         Err(sqlx::Error::Database(error)) => {
             let problem = format!("cannot be used: {}", error.message());
-            Err(refused(filter, problem))
+            Err(refused(filter, &problem))
         }
         Err(error) => Err(error.into()),
     }
@@ -104,11 +104,8 @@ async fn find_problem(
     Ok(plan.iter().any(is_kept).then_some(VOLATILE))
 }
 
-fn refused(filter: &str, problem: String) -> LedgerError {
-    LedgerError::RowFilter {
-        filter: filter.to_owned(),
-        problem,
-    }
+fn refused(filter: &str, problem: &str) -> LedgerError {
+    LedgerError::setting("ROW_FILTER", format!("'{filter}' {problem}"))
 }
 
 async fn missing_right(

@@ -11,31 +11,49 @@ use crate::sql::quote_identifier;
 
 const SCHEMA: &str = "bucket_brigade";
 
-macro_rules! step {
-    ($number:literal, $name:literal, $file:literal) => {
-        (
-            $number,
-            $name,
-            include_str!(concat!("../../migrations/", $file)),
-        )
-    };
-}
-
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
 const MIGRATIONS: [(i64, &str, &str); 12] = [
-    step!(1, "ledger", "0001_ledger.sql"),
-    step!(2, "steering", "0002_steering.sql"),
-    step!(3, "proof", "0003_proof.sql"),
-    step!(4, "undo", "0004_undo.sql"),
-    step!(5, "runs", "0005_runs.sql"),
-    step!(6, "scope", "0006_scope.sql"),
-    step!(7, "options", "0007_options.sql"),
-    step!(8, "history", "0008_history.sql"),
-    step!(10, "keys", "0010_keys.sql"),
-    step!(12, "commands", "0012_commands.sql"),
-    step!(13, "control", "0013_control.sql"),
-    step!(14, "cursors", "0014_cursors.sql"),
+    (
+        1,
+        "ledger",
+        include_str!("../../migrations/0001_ledger.sql"),
+    ),
+    (
+        2,
+        "steering",
+        include_str!("../../migrations/0002_steering.sql"),
+    ),
+    (3, "proof", include_str!("../../migrations/0003_proof.sql")),
+    (4, "undo", include_str!("../../migrations/0004_undo.sql")),
+    (5, "runs", include_str!("../../migrations/0005_runs.sql")),
+    (6, "scope", include_str!("../../migrations/0006_scope.sql")),
+    (
+        7,
+        "options",
+        include_str!("../../migrations/0007_options.sql"),
+    ),
+    (
+        8,
+        "history",
+        include_str!("../../migrations/0008_history.sql"),
+    ),
+    (10, "keys", include_str!("../../migrations/0010_keys.sql")),
+    (
+        12,
+        "commands",
+        include_str!("../../migrations/0012_commands.sql"),
+    ),
+    (
+        13,
+        "control",
+        include_str!("../../migrations/0013_control.sql"),
+    ),
+    (
+        14,
+        "cursors",
+        include_str!("../../migrations/0014_cursors.sql"),
+    ),
 ];
 
 /// The step this version is at.
@@ -128,29 +146,24 @@ pub(super) async fn is_behind(pool: &PgPool) -> Result<bool, LedgerError> {
 }
 
 async fn find_version(pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
-    let (exists,): (bool,) =
-        sqlx::query_as("SELECT to_regclass('bucket_brigade.schema_migrations') IS NOT NULL")
-            .fetch_one(pool)
-            .await?;
-    if !exists {
+    let exists = "SELECT to_regclass('bucket_brigade.schema_migrations') IS NOT NULL";
+    if !sqlx::query_scalar(exists).fetch_one(pool).await? {
         return Ok(None);
     }
     sqlx::query_scalar(SELECT_VERSION).fetch_one(pool).await
 }
 
 async fn schema_exists(pool: &PgPool) -> Result<bool, sqlx::Error> {
-    let (exists,): (bool,) = sqlx::query_as("SELECT to_regnamespace($1) IS NOT NULL")
-        .bind(SCHEMA)
-        .fetch_one(pool)
-        .await?;
-    Ok(exists)
+    let query = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL");
+    query.bind(SCHEMA).fetch_one(pool).await
 }
 
 async fn schema_permission_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     let (user, role) = current_role(pool).await?;
-    let owner: Option<(String,)> = sqlx::query_as(SELECT_OWNER).fetch_optional(pool).await?;
+    let query = sqlx::query_scalar(SELECT_OWNER);
+    let owner: Option<String> = query.fetch_optional(pool).await?;
     let (what, sql) = match owner {
-        Some((owner,)) if owner != user => (
+        Some(owner) if owner != user => (
             format!("bring the ledger up to date (schema '{SCHEMA}')"),
             format!("GRANT {} TO {role};", quote_identifier(&owner)),
         ),

@@ -2,7 +2,7 @@
 
 use sqlx::postgres::PgPool;
 
-use super::errors::is_invalid_name;
+use super::errors::has_sqlstate;
 use super::id_columns::IdColumns;
 use super::row_filter::RowFilter;
 use super::table_id::TableId;
@@ -11,6 +11,8 @@ use crate::sql::quote_identifier;
 
 pub const TABLE_NAME_PROBLEM: &str =
     "is not a table name: write table, schema.table, or \"quoted\".\"names\"";
+
+const TABLE_SETTING: &str = "IMAGES_TABLE";
 
 /// The table as the settings name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +71,13 @@ struct RelationInfo {
 }
 
 #[derive(sqlx::FromRow)]
+struct UpdateEffects {
+    rules: Option<String>,
+    has_after_triggers: bool,
+    is_key: bool,
+}
+
+#[derive(sqlx::FromRow)]
 struct TablePrivileges {
     user_name: String,
     schema_usage: bool,
@@ -103,9 +112,26 @@ const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS ty
 const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
     FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
 
-const LIST_UPDATE_RULES: &str =
-    "SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrite
-    WHERE ev_class = $1::oid AND ev_type = '2' AND ev_enabled <> 'D'";
+/// `$1` table, `$2` path column: its rules; triggers of the application after an update, on it or on a partition; and
+/// whether an update of the path takes the strongest row lock, as it does for a column of a unique index without
+/// expression and predicate, and where it moves rows between partitions. It waits for whatever conflicts with that
+/// lock, the check of a foreign key included, unless such rows were skipped before.
+///
+/// The trigger type's bits: 2 BEFORE, 16 UPDATE, 64 INSTEAD. Source: PostgreSQL, `pg_trigger.h`.
+const SELECT_UPDATE_EFFECTS: &str = "WITH tables AS (
+    SELECT $1::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)
+), columns AS (
+    SELECT a.attrelid, a.attnum FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attname = $2
+)
+SELECT (SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrite
+         WHERE ev_class = $1::oid AND ev_type = '2' AND ev_enabled <> 'D') AS rules,
+    EXISTS (SELECT 1 FROM pg_trigger JOIN tables t ON t.oid = tgrelid
+             WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 82 = 16) AS has_after_triggers,
+    EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indrelid
+             WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+               AND c.attnum = ANY (i.indkey))
+    OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
+                WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) AS is_key";
 
 const SELECT_PRIVILEGES: &str =
     "SELECT current_user::text AS user_name, has_schema_privilege(relnamespace, 'USAGE') AS schema_usage,
@@ -113,27 +139,6 @@ const SELECT_PRIVILEGES: &str =
             AS \"select\",
         has_column_privilege(oid, $3, 'UPDATE') AS \"update\"
     FROM pg_class WHERE oid = $1::oid";
-
-/// `$1` table, `$2` path column: whether an update of the path takes the strongest row lock, as it does for
-/// a column of a unique index without expression and predicate, and where it moves rows between partitions.
-/// It waits for whatever conflicts with that lock, the check of a foreign key included, unless such rows
-/// were skipped before.
-const IS_KEY_COLUMN: &str = "WITH tables AS (
-    SELECT $1::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)
-), columns AS (
-    SELECT a.attrelid, a.attnum FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attname = $2
-)
-SELECT EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indrelid
-                WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
-                  AND c.attnum = ANY (i.indkey))
-    OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
-                WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs))";
-
-/// `$1` table: triggers of the application, on it or on a partition. The type's bits: 2 BEFORE, 16 UPDATE,
-/// 64 INSTEAD. Source: PostgreSQL, `pg_trigger.h`.
-const HAS_AFTER_TRIGGERS: &str = "SELECT EXISTS (SELECT 1 FROM pg_trigger
-    WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 82 = 16
-      AND (tgrelid = $1::oid OR tgrelid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass))))";
 
 /// `$1` a table, quoted; null when it is there no more.
 const HIDES_ROWS: &str =
@@ -154,21 +159,6 @@ pub async fn ensure_all_rows_visible(pool: &PgPool, table: &str) -> Result<(), L
     })
 }
 
-async fn find_row_lock(pool: &PgPool, oid: i64, path: &str) -> Result<&'static str, LedgerError> {
-    let query = sqlx::query_as(IS_KEY_COLUMN).bind(oid).bind(path);
-    let (is_key,): (bool,) = query.fetch_one(pool).await?;
-    Ok(if is_key {
-        "FOR UPDATE"
-    } else {
-        "FOR NO KEY UPDATE"
-    })
-}
-
-async fn find_after_triggers(pool: &PgPool, oid: i64) -> Result<bool, sqlx::Error> {
-    let query = sqlx::query_scalar(HAS_AFTER_TRIGGERS).bind(oid);
-    query.fetch_one(pool).await
-}
-
 impl ApplicationTable {
     /// Finds the table and checks it.
     pub(super) async fn discover(
@@ -177,7 +167,7 @@ impl ApplicationTable {
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
         let table = find_relation(pool, spec).await?;
-        table.refuse_update_rules().await?;
+        let effects = table.find_update_effects(&spec.path_column).await?;
         let id = table_id::find_id(&table, spec).await?;
         let path = table.find_column("PATH_COLUMN", &spec.path_column).await?;
         table.check_path(spec, &path)?;
@@ -187,8 +177,12 @@ impl ApplicationTable {
             .await?;
         ensure_all_rows_visible(pool, &table.sql).await?;
         Ok(Self {
-            row_lock: find_row_lock(pool, table.oid, &spec.path_column).await?,
-            has_after_triggers: find_after_triggers(pool, table.oid).await?,
+            row_lock: if effects.is_key {
+                "FOR UPDATE"
+            } else {
+                "FOR NO KEY UPDATE"
+            },
+            has_after_triggers: effects.has_after_triggers,
             sql: table.sql,
             name: table.name,
             is_partitioned: table.is_partitioned,
@@ -239,8 +233,10 @@ async fn find_relation<'a>(
 ) -> Result<TableDetails<'a>, LedgerError> {
     let query = sqlx::query_as(SELECT_RELATION).bind(&spec.table);
     let found: Option<RelationInfo> = match query.fetch_optional(pool).await {
-        Err(error) if is_invalid_name(&error) => {
-            return Err(LedgerError::InvalidTableName(spec.table.clone()));
+        // From `parse_ident`.
+        Err(error) if has_sqlstate(&error, &["22023"]) => {
+            let problem = format!("'{}' {TABLE_NAME_PROBLEM}", spec.table);
+            return Err(LedgerError::setting(TABLE_SETTING, problem));
         }
         found => found?,
     };
@@ -265,22 +261,22 @@ async fn find_relation<'a>(
         "i" | "I" => "an index",
         _ => "something else",
     };
-    Err(LedgerError::NotATable {
-        table: table.name,
-        kind: kind.into(),
-    })
+    let problem = format!("'{}' is {kind}, not a table", table.name);
+    Err(LedgerError::setting(TABLE_SETTING, problem))
 }
 
 async fn no_such_table_error(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, LedgerError> {
     let query = sqlx::query_scalar(SELECT_SIMILAR_TABLES).bind(&spec.table);
     let names: Vec<String> = query.fetch_all(pool).await?;
-    Ok(LedgerError::NoSuchTable {
-        table: spec.table.clone(),
-        hint: match names.len() {
-            0 => String::new(),
-            _ => format!(" (did you mean {}?)", names.join(" or ")),
-        },
-    })
+    let hint = match names.len() {
+        0 => String::new(),
+        _ => format!(" (did you mean {}?)", names.join(" or ")),
+    };
+    Ok(no_table(&spec.table, &hint))
+}
+
+fn no_table(table: &str, hint: &str) -> LedgerError {
+    LedgerError::setting(TABLE_SETTING, format!("there is no table '{table}'{hint}"))
 }
 
 /// A table that was found.
@@ -304,10 +300,7 @@ impl<'a> TableDetails<'a> {
         let oid: Option<i64> = query.fetch_one(pool).await?;
         Ok(Self {
             pool,
-            oid: oid.ok_or_else(|| LedgerError::NoSuchTable {
-                table: table.to_owned(),
-                hint: String::new(),
-            })?,
+            oid: oid.ok_or_else(|| no_table(table, ""))?,
             name: table.to_owned(),
             schema: String::new(),
             is_partitioned: false,
@@ -315,18 +308,19 @@ impl<'a> TableDetails<'a> {
         })
     }
 
-    /// Postgres takes most of them not at all in a statement that also writes the evidence, and others would set
+    /// Postgres takes most rules not at all in a statement that also writes the evidence, and others would set
     /// something else.
-    async fn refuse_update_rules(&self) -> Result<(), LedgerError> {
-        let query = sqlx::query_scalar(LIST_UPDATE_RULES).bind(self.oid);
-        let rules: Option<String> = query.fetch_one(self.pool).await?;
-        match rules {
-            None => Ok(()),
-            Some(rules) => Err(LedgerError::UpdateRules {
-                table: self.name.clone(),
-                rules,
-            }),
-        }
+    async fn find_update_effects(&self, path: &str) -> Result<UpdateEffects, LedgerError> {
+        let query = sqlx::query_as(SELECT_UPDATE_EFFECTS).bind(self.oid);
+        let effects: UpdateEffects = query.bind(path).fetch_one(self.pool).await?;
+        let Some(rules) = &effects.rules else {
+            return Ok(effects);
+        };
+        let problem = format!(
+            "'{}' has rules ON UPDATE ({rules}), which would set something else than paths: make triggers of them, or disable them for the migration (ALTER TABLE … DISABLE RULE …)",
+            self.name
+        );
+        Err(LedgerError::setting(TABLE_SETTING, problem))
     }
 
     pub(super) async fn column_named(
@@ -345,32 +339,44 @@ impl<'a> TableDetails<'a> {
         if let Some(found) = self.column_named(column).await? {
             return Ok(found);
         }
-        let (columns,): (String,) = sqlx::query_as(LIST_COLUMNS)
-            .bind(self.oid)
-            .fetch_one(self.pool)
-            .await?;
-        Err(LedgerError::NoSuchColumn {
-            setting,
-            table: self.name.clone(),
-            column: column.to_owned(),
-            columns,
-        })
+        let query = sqlx::query_scalar(LIST_COLUMNS).bind(self.oid);
+        let columns: String = query.fetch_one(self.pool).await?;
+        let table = &self.name;
+        let problem = format!("table '{table}' has no column '{column}' (it has {columns})");
+        Err(LedgerError::setting(setting, problem))
+    }
+
+    /// A column that is there cannot be used.
+    pub(super) fn refuse_column(
+        &self,
+        setting: &'static str,
+        column: &str,
+        problem: &str,
+    ) -> LedgerError {
+        let problem = format!("'{column}' of table '{}' {problem}", self.name);
+        LedgerError::setting(setting, problem)
+    }
+
+    pub(super) fn refuse_type(
+        &self,
+        setting: &'static str,
+        name: &str,
+        column: &ColumnInfo,
+        supported: &str,
+    ) -> LedgerError {
+        let found = &column.declared_type;
+        let problem = format!("is of type {found}, supported: {supported}");
+        self.refuse_column(setting, name, &problem)
     }
 
     fn check_path(&self, spec: &TableSpec, path: &ColumnInfo) -> Result<(), LedgerError> {
-        let table = self.name.clone();
-        let column = spec.path_column.clone();
+        let (setting, name) = ("PATH_COLUMN", &spec.path_column);
         if !matches!(path.type_name.as_str(), "text" | "varchar" | "citext") {
-            return Err(LedgerError::UnsupportedType {
-                setting: "PATH_COLUMN",
-                table,
-                column,
-                found: path.declared_type.clone(),
-                supported: "text, varchar, citext",
-            });
+            return Err(self.refuse_type(setting, name, path, "text, varchar, citext"));
         }
         if path.is_generated {
-            return Err(LedgerError::PathGenerated { table, column });
+            let problem = "is a generated column and cannot be set";
+            return Err(self.refuse_column(setting, name, problem));
         }
         Ok(())
     }

@@ -7,6 +7,12 @@ use super::id_columns::IdColumns;
 use super::table::{ColumnInfo, TableDetails, TableSpec};
 use crate::row_id::{IdColumnType, IdType, MAX_ID_COLUMNS};
 
+const ID_SETTING: &str = "ID_COLUMN";
+
+const SUPPORTED_TYPES: &str = "bigint, integer, smallint, uuid, text, varchar, character; beside another column date, timestamp";
+
+const NOT_UNIQUE: &str = "does not identify a row: it needs a primary key or a unique index on no other columns, in the column's collation (of a composite key name all columns: ID_COLUMN=tenant_id,id; tables with inheritance children are not supported)";
+
 /// The id of a table.
 pub(super) struct TableId {
     pub(super) columns: IdColumns,
@@ -46,11 +52,9 @@ pub(super) async fn find_id(
     }
     let mut columns: Vec<NamedColumn> = Vec::new();
     for name in setting.split(',').map(str::trim) {
-        let column = table.find_column("ID_COLUMN", name).await?;
-        let refuse = |problem| LedgerError::InvalidIdColumns {
-            columns: setting.clone(),
-            problem,
-        };
+        let column = table.find_column(ID_SETTING, name).await?;
+        let refuse =
+            |problem: String| LedgerError::setting(ID_SETTING, format!("'{setting}': {problem}"));
         if name == spec.path_column {
             return Err(refuse(format!("'{name}' is PATH_COLUMN too")));
         }
@@ -90,11 +94,7 @@ pub async fn find_id_columns(
     let key = select_unique_key(&table, &numbers).await?;
     let order = order_of(&numbers, &key.unwrap_or_default());
     let names = columns.into_iter().map(|(name, _)| name).collect();
-    let not_unique = LedgerError::IdNotUnique {
-        table: table.name.clone(),
-        column: id_column.to_owned(),
-    };
-    let id_type = IdType::from_columns(&types).ok_or(not_unique)?;
+    let id_type = IdType::from_columns(&types).ok_or_else(|| not_unique(&table, id_column))?;
     Ok(IdColumns::new(names, id_type, order))
 }
 
@@ -112,22 +112,22 @@ pub(super) async fn check_id(
     let key = select_unique_key(table, &numbers).await?;
     let id_type = IdType::from_columns(&types);
     let (Some(key), Some(id_type)) = (key, id_type) else {
-        return Err(LedgerError::IdNotUnique {
-            table: table.name.clone(),
-            column: names.join(","),
-        });
+        return Err(not_unique(table, &names.join(",")));
     };
     if let Some((column, _)) = columns.iter().find(|(_, column)| !column.is_not_null) {
-        return Err(LedgerError::IdNullable {
-            table: table.name.clone(),
-            column: column.clone(),
-        });
+        // Rows without an id would never be found.
+        let problem = "may be null: it must be declared NOT NULL";
+        return Err(table.refuse_column(ID_SETTING, column, problem));
     }
     let index_order = order_of(&numbers, &key);
     Ok(TableId {
         columns: IdColumns::new(names, id_type, index_order),
         numbers,
     })
+}
+
+fn not_unique(table: &TableDetails<'_>, columns: &str) -> LedgerError {
+    table.refuse_column(ID_SETTING, columns, NOT_UNIQUE)
 }
 
 async fn select_unique_key(
@@ -156,13 +156,7 @@ fn column_type(
     let found = IdColumnType::from_type_name(&column.type_name);
     found
         .filter(|id_type| !is_single || id_type.can_be_single())
-        .ok_or_else(|| LedgerError::UnsupportedType {
-            setting: "ID_COLUMN",
-            table: table.name.clone(),
-            column: name.clone(),
-            found: column.declared_type.clone(),
-            supported: "bigint, integer, smallint, uuid, text, varchar, character; beside another column date, timestamp",
-        })
+        .ok_or_else(|| table.refuse_type(ID_SETTING, name, column, SUPPORTED_TYPES))
 }
 
 #[cfg(test)]

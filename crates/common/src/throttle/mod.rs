@@ -38,7 +38,6 @@ pub struct Throttle {
     state: Mutex<ThrottleState>,
     gates: [Gate; MAX_RANGES],
     is_excluded: watch::Sender<bool>,
-    watches_replicas: bool,
 }
 
 /// Where the copies of one range of keys wait.
@@ -74,21 +73,18 @@ impl Throttle {
     /// For at most `max` copies in flight. The window bounds how many are in flight, the rate how many
     /// start per second.
     pub fn for_copies(max: usize, database: DatabaseLimits) -> Self {
-        let state = ThrottleState::for_copies(max, database, Instant::now());
-        Self::new(state, database)
+        Self::new(ThrottleState::for_copies(max, database, Instant::now()))
     }
 
     pub fn for_rows(database: DatabaseLimits) -> Self {
-        let state = ThrottleState::for_rows(database, Instant::now());
-        Self::new(state, database)
+        Self::new(ThrottleState::for_rows(database, Instant::now()))
     }
 
-    fn new(state: ThrottleState, database: DatabaseLimits) -> Self {
+    fn new(state: ThrottleState) -> Self {
         Self {
             state: Mutex::new(state),
             gates: Default::default(),
             is_excluded: watch::Sender::new(false),
-            watches_replicas: database.replica_lag.is_some(),
         }
     }
 
@@ -184,17 +180,7 @@ impl Throttle {
 
     /// Whether the lag of replicas holds work back.
     pub fn watches_replicas(&self) -> bool {
-        self.watches_replicas
-    }
-
-    /// Consumers that were alive at the last heartbeat, besides this process.
-    pub fn other_consumers(&self) -> u64 {
-        self.lock_state().limits.other_consumers
-    }
-
-    /// Those of them that something holds back.
-    pub fn held_back_consumers(&self) -> u64 {
-        self.lock_state().limits.held_back_consumers
+        self.lock_state().database.replica_lag.is_some()
     }
 
     pub fn in_flight(&self) -> usize {

@@ -39,10 +39,6 @@ impl RateLimiter {
         }
     }
 
-    pub(super) fn is_limited(&self) -> bool {
-        self.per_second.is_some()
-    }
-
     /// How many may start at a time.
     pub(super) fn burst_size(&self) -> usize {
         self.per_second.map_or(usize::MAX, |per_second| {
@@ -52,7 +48,7 @@ impl RateLimiter {
 
     /// When the next may start, unless it is now.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        (self.is_limited() && self.next_due > now).then_some(self.next_due)
+        (self.per_second.is_some() && self.next_due > now).then_some(self.next_due)
     }
 
     /// So many start now.

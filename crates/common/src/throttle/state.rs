@@ -30,7 +30,7 @@ pub(super) type Attempt<T> = Result<T, Option<Instant>>;
 
 #[derive(Debug)]
 pub(super) struct ThrottleState {
-    database: DatabaseLimits,
+    pub(super) database: DatabaseLimits,
     pub(super) limits: FleetLimits,
     lag: Option<Duration>,
     /// Why this process starts nothing, whatever the fleet does.

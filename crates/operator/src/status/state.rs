@@ -104,7 +104,7 @@ mod tests {
             run_id: 0,
             worker: format!("{role}-1"),
             role: role.into(),
-            state: state.parse().unwrap(),
+            state: state.to_owned().into(),
             reason: reason.into(),
             concurrency: 1,
             in_hand: 1,
