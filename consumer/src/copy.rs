@@ -4,6 +4,7 @@
 //! What is throttled or broken for the moment is tried again here, in hand and under its lease, so
 //! that it uses up no receive count.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +59,6 @@ enum CallOutcome {
     Stopped,
 }
 
-/// The attempts at one object.
 #[derive(Debug, Default)]
 struct ObjectAttempts {
     streak: FailureStreak,
@@ -121,10 +121,8 @@ impl Copier {
                 }
                 CallOutcome::Ended(Err(error)) => error,
             };
-            match self
-                .unless_stopped(self.recover(route, error, &mut attempts))
-                .await
-            {
+            let recovering = pin!(self.recover(route, error, &mut attempts));
+            match self.unless_stopped(recovering).await {
                 None => return Event::Interrupted,
                 Some(Some(cause)) => return Event::CopyFailed(cause),
                 Some(None) => {}
@@ -133,7 +131,7 @@ impl Copier {
     }
 
     /// None when the process stops first, or other processes are to do the work.
-    async fn unless_stopped<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
+    async fn unless_stopped<T>(&self, waiting: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         tokio::select! {
             biased;
             waited = waiting => Some(waited),
@@ -177,7 +175,8 @@ impl Copier {
         route: &MoveRoute,
         attempts: &ObjectAttempts,
     ) -> CallOutcome {
-        let Some((permit, mut slot)) = self.unless_stopped(self.start_copy(route)).await else {
+        let Some((permit, mut slot)) = self.unless_stopped(pin!(self.start_copy(route))).await
+        else {
             return CallOutcome::Stopped;
         };
         let sent = Instant::now();

@@ -105,7 +105,8 @@ impl OutageDetector {
         let verdict = if previous.is_some_and(|previous| self.has_copied_since(previous)) {
             FailureVerdict::Object
         } else if self.is_worth_asking(route, error, streak) {
-            self.check_store(now).await
+            // Boxed, so that it makes no room in the future of each copy.
+            Box::pin(self.check_store(now)).await
         } else {
             FailureVerdict::Unknown
         };

@@ -107,16 +107,14 @@ impl CopyClient {
         &self,
         copy: &CopyRequest<'_>,
     ) -> Result<Option<String>, RequestError> {
-        if self.timeout > SMALL_COPY_TIMEOUT
-            && let Ok(result) = timeout(SMALL_COPY_TIMEOUT, self.send(copy)).await
-        {
-            return result;
+        // The first connection may be dead. A copy that was made all the same is met, and recognised.
+        let first = Some(SMALL_COPY_TIMEOUT).filter(|first| *first < self.timeout);
+        for limit in first.into_iter().chain([self.timeout]) {
+            if let Ok(result) = timeout(limit, self.send(copy)).await {
+                return result;
+            }
         }
-        // The connection may have been dead. A copy that was made all the same is met, and recognised.
-        match timeout(self.timeout, self.send(copy)).await {
-            Ok(result) => result,
-            Err(_) => Err(lost("Timeout", format!("no answer in {:?}", self.timeout))),
-        }
+        Err(lost("Timeout", format!("no answer in {:?}", self.timeout)))
     }
 
     async fn send(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
@@ -128,8 +126,8 @@ impl CopyClient {
     }
 
     async fn try_once(&self, copy: &CopyRequest<'_>) -> Result<Option<String>, RequestError> {
-        let sent = self.send_signed(self.build(copy), SignableBody::Bytes(&[]));
-        let (response, identity) = sent.await?;
+        let body = SignableBody::Bytes(&[]);
+        let (response, identity) = self.send_signed(self.build(copy), body).await?;
         let (status, date, body) = read_body(response).await?;
         let result = response::read(status, &body);
         if let Err(error) = &result {
@@ -182,18 +180,26 @@ impl CopyClient {
         Ok((self.call(signed).await?, identity))
     }
 
-    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, RequestError> {
+    /// No `async fn`, which would have room for the request twice, in each copy in flight.
+    fn call(
+        &self,
+        mut request: HttpRequest,
+    ) -> impl Future<Output = Result<HttpResponse, RequestError>> + use<> {
         let connection = CaptureSmithyConnection::new();
         request.add_extension(connection.clone());
-        let response = self.connector.call(request).await;
-        let response = response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
-        // The server behind this connection may be the one that is broken, and the pool hands out first
-        // what was used last. The SDK does the same.
-        let status = response.status().as_u16();
-        if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
-            connection.poison();
+        let response = self.connector.call(request);
+        async move {
+            let response = response.await;
+            let response =
+                response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
+            // The server behind this connection may be the one that is broken, and the pool hands out first
+            // what was used last. The SDK does the same.
+            let status = response.status().as_u16();
+            if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
+                connection.poison();
+            }
+            Ok(response)
         }
-        Ok(response)
     }
 }
 
