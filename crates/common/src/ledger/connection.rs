@@ -82,7 +82,7 @@ impl ConnectionPurpose {
 const NO_SETTINGS: &str = "the database, or a pooler before it, takes no settings with a connection: lock_timeout and others are those of the role (ALTER ROLE … SET lock_timeout = '1s')";
 
 /// Connects once outside the pool, which would retry in silence and then only report a timeout, and
-/// has the pool's connections ask for what this one was granted.
+/// has the pool's connections ask for what this one was granted. A pool that has a connection is prepared.
 ///
 /// As startup options: a SET after connecting would stay, behind a pooler in transaction mode, with a session
 /// of the server that serves the application next.
@@ -94,6 +94,9 @@ pub(super) async fn prepare_pool(
     let name = purpose.application_name();
     let known = pool.connect_options();
     if known.get_application_name() == Some(&*name) {
+        if pool.num_idle() > 0 {
+            return Ok(());
+        }
         return match connect_once(&known).await {
             Ok(_) => Ok(()),
             Err(error) => Err(connect_error(pool, &error)),
