@@ -28,10 +28,11 @@ type ServerSetting = (&'static str, &'static str);
 
 /// The server notices within seconds that its client is gone: `client_connection_check_interval` ends the
 /// statement of a killed one, keepalives find out a host that vanished, and with the session go its locks.
-/// The statements are written for READ COMMITTED, whatever the role's default.
+/// The statements are written for READ COMMITTED, whatever the role's default. No transaction of ours pauses: one
+/// that does has lost its client, and holds locks of rows.
 const COMMON_SETTINGS: [ServerSetting; 5] = [
     ("default_transaction_isolation", "read committed"),
-    ("idle_in_transaction_session_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "5s"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
