@@ -72,13 +72,14 @@ impl StreamedCopy<'_> {
     }
 
     async fn run_once(&self, trusts_etag: bool) -> Result<CopiedObject, StoreError> {
+        let memory = reserve_memory(u64::MAX).await;
         let object = self.source.open(self.source_key, None, None).await?;
         let size = object.size;
         if size > self.single_upload_bytes() {
             return Err(StoreError::TooLarge);
         }
+        let _memory = keep_for(memory, size);
         let headers = self.upload_headers(&object).await?;
-        let _memory = reserve_memory(size).await;
         let md5 = object.md5().filter(|_| trusts_etag);
         let upload = Upload::of(object.body, size, md5, self.source.timeout).await?;
         let destination = &self.store.destination;
@@ -176,10 +177,11 @@ impl StreamedPart<'_> {
     ) -> Result<CompletedPart, StoreError> {
         let (source, destination) = (&store.source, &store.destination);
         let (first, last) = self.range;
+        let size = last - first + 1;
+        let _memory = reserve_memory(size).await;
         let range = format!("bytes={first}-{last}");
         let object = source.open(&route.source_key, self.source_etag, Some(&range));
         let object = object.await.map_err(source_error)?;
-        let size = last - first + 1;
         if object.size != size {
             return Err(StoreError::permanent(
                 "InvalidRange",
@@ -189,7 +191,6 @@ impl StreamedPart<'_> {
                 ),
             ));
         }
-        let _memory = reserve_memory(size).await;
         let upload = Upload::of(object.body, size, None, source.timeout).await?;
         let id = utf8_percent_encode(self.upload, NON_ALPHANUMERIC);
         let query = format!("?partNumber={}&uploadId={id}", self.number);
@@ -204,10 +205,22 @@ impl StreamedPart<'_> {
     }
 }
 
+/// Before the object is opened: a store does not wait for long with its bytes.
 async fn reserve_memory(size: u64) -> Option<SemaphorePermit<'static>> {
+    MEMORY.acquire_many(held_kib(size)).await.ok()
+}
+
+/// Gives back what an object of this size does not need.
+fn keep_for(
+    memory: Option<SemaphorePermit<'static>>,
+    size: u64,
+) -> Option<SemaphorePermit<'static>> {
+    memory?.split(held_kib(size) as usize)
+}
+
+fn held_kib(size: u64) -> u32 {
     let (least, most) = HELD_KIB;
-    let kib = u32::try_from(size >> 10).unwrap_or(most).clamp(least, most);
-    MEMORY.acquire_many(kib).await.ok()
+    u32::try_from(size >> 10).unwrap_or(most).clamp(least, most)
 }
 
 /// Bytes on their way.
