@@ -21,7 +21,8 @@ use crate::fair_slots::Slot;
 use crate::outage::{FailureStreak, FailureVerdict, OutageDetector};
 use crate::protocol::{Event, FailureCause};
 
-/// Failures that count against an object before it is given up: about ten seconds.
+/// Failures that count against an object before it is given up: about ten seconds. One is enough where the
+/// attempts have taken long.
 const MAX_FAILURES: u32 = 7;
 
 /// A refusal does not pass by waiting. The second one that counts rules out that it was an outage's first
@@ -108,7 +109,7 @@ impl Copier {
     async fn retry_call(&self, call: StoreCall, route: &MoveRoute) -> Event {
         let mut attempts = ObjectAttempts::default();
         loop {
-            let error = match self.try_call(call, route, &attempts).await {
+            let error = match self.try_call(call, route, &mut attempts).await {
                 CallOutcome::Stopped => return Event::Interrupted,
                 CallOutcome::Recalled => continue,
                 CallOutcome::Ended(Ok(event)) => return event,
@@ -173,7 +174,7 @@ impl Copier {
         &self,
         call: StoreCall,
         route: &MoveRoute,
-        attempts: &ObjectAttempts,
+        attempts: &mut ObjectAttempts,
     ) -> CallOutcome {
         let Some((permit, mut slot)) = self.unless_stopped(pin!(self.start_copy(route))).await
         else {
@@ -202,7 +203,11 @@ impl Copier {
                     permit.throttled();
                 }
             }
-            _ => permit.served(),
+            Err(_) => {
+                attempts.streak.add_attempt(sent.elapsed());
+                permit.served();
+            }
+            Ok(_) => permit.served(),
         }
         CallOutcome::Ended(result)
     }
@@ -247,7 +252,8 @@ impl ObjectAttempts {
         } else {
             MAX_FAILURES
         };
-        if self.failures < max_failures && self.throttled < MAX_THROTTLED {
+        let is_exhausted = self.failures > 0 && self.streak.is_exhausted();
+        if self.failures < max_failures && self.throttled < MAX_THROTTLED && !is_exhausted {
             return None;
         }
         Some(FailureCause {

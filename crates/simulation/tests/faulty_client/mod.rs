@@ -40,6 +40,11 @@ pub(crate) enum SimulatedOutage {
     Queue,
 }
 
+/// A copy without a response, by the default of `COPY_TIMEOUT`.
+const HUNG_COPY: Duration = Duration::from_secs(15 + 120);
+
+const REFUSED_COPY: Duration = Duration::from_millis(20);
+
 pub(crate) struct FaultyClient {
     client: Arc<SimulatedClient>,
     outage: Mutex<Option<SimulatedOutage>>,
@@ -87,7 +92,8 @@ impl FaultyClient {
             *copies += 1;
             error.clone()
         };
-        sleep(Duration::from_millis(20)).await;
+        let is_hung = error.code() == "Timeout";
+        sleep(if is_hung { HUNG_COPY } else { REFUSED_COPY }).await;
         Err(error)
     }
 
