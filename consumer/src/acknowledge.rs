@@ -34,7 +34,6 @@ const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(2),
 };
 
-/// Deletes and releases messages in batches.
 pub struct Acknowledger {
     deletes: Batcher<String, bool>,
     releases: Batcher<(String, Duration), bool>,
@@ -54,15 +53,13 @@ impl Acknowledger {
 
     /// Deletes the message, under a lease that held to its end. Whether the queue confirmed it.
     pub async fn delete(&self, receipt_handle: String) -> bool {
-        let confirmed = self.deletes.submit(receipt_handle).await;
-        confirmed.unwrap_or(false)
+        self.deletes.submit(receipt_handle).await == Some(true)
     }
 
     /// Makes the message visible again after `delay`. When the queue does not confirm it the visibility
     /// timeout does the same, later.
     pub async fn release(&self, receipt_handle: String, delay: Duration) -> bool {
-        let confirmed = self.releases.submit((receipt_handle, delay)).await;
-        confirmed.unwrap_or(false)
+        self.releases.submit((receipt_handle, delay)).await == Some(true)
     }
 }
 

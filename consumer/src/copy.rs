@@ -4,6 +4,7 @@
 //! What is throttled or broken for the moment is tried again here, in hand and under its lease, so
 //! that it uses up no receive count.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use crate::fair_slots::Slot;
 use crate::outage::{FailureStreak, FailureVerdict, OutageDetector};
 use crate::protocol::{Event, FailureCause};
 
-/// Failures that count against an object before it is given up: about ten seconds.
+/// Failures that count against an object before it is given up: about ten seconds. One is enough where the
+/// attempts have taken long.
 const MAX_FAILURES: u32 = 7;
 
 /// A refusal does not pass by waiting. The second one that counts rules out that it was an outage's first
@@ -58,7 +60,6 @@ enum CallOutcome {
     Stopped,
 }
 
-/// The attempts at one object.
 #[derive(Debug, Default)]
 struct ObjectAttempts {
     streak: FailureStreak,
@@ -108,7 +109,7 @@ impl Copier {
     async fn retry_call(&self, call: StoreCall, route: &MoveRoute) -> Event {
         let mut attempts = ObjectAttempts::default();
         loop {
-            let error = match self.try_call(call, route, &attempts).await {
+            let error = match self.try_call(call, route, &mut attempts).await {
                 CallOutcome::Stopped => return Event::Interrupted,
                 CallOutcome::Recalled => continue,
                 CallOutcome::Ended(Ok(event)) => return event,
@@ -121,10 +122,8 @@ impl Copier {
                 }
                 CallOutcome::Ended(Err(error)) => error,
             };
-            match self
-                .unless_stopped(self.recover(route, error, &mut attempts))
-                .await
-            {
+            let recovering = pin!(self.recover(route, error, &mut attempts));
+            match self.unless_stopped(recovering).await {
                 None => return Event::Interrupted,
                 Some(Some(cause)) => return Event::CopyFailed(cause),
                 Some(None) => {}
@@ -133,7 +132,7 @@ impl Copier {
     }
 
     /// None when the process stops first, or other processes are to do the work.
-    async fn unless_stopped<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
+    async fn unless_stopped<T>(&self, waiting: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         tokio::select! {
             biased;
             waited = waiting => Some(waited),
@@ -175,9 +174,10 @@ impl Copier {
         &self,
         call: StoreCall,
         route: &MoveRoute,
-        attempts: &ObjectAttempts,
+        attempts: &mut ObjectAttempts,
     ) -> CallOutcome {
-        let Some((permit, mut slot)) = self.unless_stopped(self.start_copy(route)).await else {
+        let Some((permit, mut slot)) = self.unless_stopped(pin!(self.start_copy(route))).await
+        else {
             return CallOutcome::Stopped;
         };
         let sent = Instant::now();
@@ -203,7 +203,11 @@ impl Copier {
                     permit.throttled();
                 }
             }
-            _ => permit.served(),
+            Err(_) => {
+                attempts.streak.add_attempt(sent.elapsed());
+                permit.served();
+            }
+            Ok(_) => permit.served(),
         }
         CallOutcome::Ended(result)
     }
@@ -248,7 +252,8 @@ impl ObjectAttempts {
         } else {
             MAX_FAILURES
         };
-        if self.failures < max_failures && self.throttled < MAX_THROTTLED {
+        let is_exhausted = self.failures > 0 && self.streak.is_exhausted();
+        if self.failures < max_failures && self.throttled < MAX_THROTTLED && !is_exhausted {
             return None;
         }
         Some(FailureCause {

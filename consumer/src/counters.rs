@@ -15,17 +15,7 @@ const LATENCY_BUCKETS_SECONDS: [f64; 12] = [
 
 /// Bounds for the age of a message: from fresh to SQS's longest retention of fourteen days.
 const AGE_BUCKETS_SECONDS: [f64; 11] = [
-    0.1,
-    1.0,
-    10.0,
-    60.0,
-    600.0,
-    3_600.0,
-    21_600.0,
-    86_400.0,
-    172_800.0,
-    345_600.0,
-    1_209_600.0,
+    0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 172_800.0, 345_600.0, 1.2096e6,
 ];
 
 const OTHER_RUN_BACKOFF: Backoff = Backoff {
@@ -33,7 +23,6 @@ const OTHER_RUN_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_mins(1),
 };
 
-/// Counts of this process.
 #[derive(Debug)]
 pub struct ConsumerCounters {
     pub moved: Counter,
@@ -43,7 +32,6 @@ pub struct ConsumerCounters {
     pub failed: Counter,
     /// Poison messages, repeats included.
     pub poison: Counter,
-    /// Requests that S3 throttled.
     pub throttled: Counter,
     /// Messages of another run, given back.
     pub other_run: Counter,

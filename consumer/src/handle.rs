@@ -29,7 +29,6 @@ use crate::trace::{Deliveries, Delivery};
 
 /// The stages that the messages of one run pass, shared by all in hand.
 pub struct Stages {
-    /// The run's number in the ledger.
     pub run: i64,
     pub fleet_control: Arc<dyn FleetControl>,
     pub copier: Copier,
@@ -54,7 +53,6 @@ pub struct MessageEnds {
     pub(crate) max_receive_count: Option<u32>,
 }
 
-/// What a message turned out to be.
 enum MessageContent {
     Row(Box<MoveTask>),
     Poison(String),
@@ -199,7 +197,9 @@ impl Stages {
             MessageContent::Poison(_) => (String::new(), Event::Poison),
             MessageContent::OtherRun => (String::new(), Event::OtherRun),
         };
-        (self.ends.new_protocol(message, key), event)
+        let has_dead_letter_queue = self.ends.max_receive_count.is_some();
+        let protocol = MoveProtocol::new(message.receive_count, has_dead_letter_queue, key);
+        (protocol, event)
     }
 
     async fn perform(
@@ -282,25 +282,8 @@ impl MessageEnds {
         }
     }
 
-    fn new_protocol(&self, message: &ReceivedMessage, destination_key: String) -> MoveProtocol {
-        let has_dead_letter_queue = self.max_receive_count.is_some();
-        MoveProtocol::new(
-            message.receive_count,
-            has_dead_letter_queue,
-            destination_key,
-        )
-    }
-
-    /// Gives a message back without looking at it.
-    pub async fn release(&self, leased: LeasedMessage, reason: Event) {
-        let mut protocol = self.new_protocol(&leased.incoming.message, String::new());
-        protocol.next(reason);
-        self.end_lease(protocol, leased.lease, Delivery::default())
-            .await;
-    }
-
-    /// Hides a message for so long, without looking at it.
-    pub async fn postpone(&self, leased: LeasedMessage, wait: Duration) {
+    /// Gives a message back without looking at it, hidden for so long.
+    pub async fn release(&self, leased: LeasedMessage, wait: Duration) {
         if let Some(handle) = leased.lease.end().await {
             self.acknowledger.release(handle, wait).await;
         }

@@ -13,7 +13,6 @@ use crate::runs::Runs;
 
 const MOVED_OVER: Duration = Duration::from_mins(1);
 
-/// What a heartbeat is made from.
 pub(crate) struct HeartbeatSource {
     stages: Arc<Stages>,
     runs: Runs,

@@ -32,7 +32,6 @@ struct LeaseTable {
     renewing: tokio::sync::Mutex<()>,
 }
 
-/// All leases of this process.
 #[derive(Debug, Clone)]
 pub struct Leases(Arc<LeaseTable>);
 
@@ -44,7 +43,6 @@ pub struct Lease {
 }
 
 impl Leases {
-    /// Leases of the given visibility timeout.
     pub fn new(visibility: Duration) -> Self {
         Self(Arc::new(LeaseTable {
             visibility_timeout: visibility,
@@ -72,7 +70,6 @@ impl Leases {
         }
     }
 
-    /// How many messages are in hand.
     pub fn held_count(&self) -> usize {
         self.lock_held().by_number.len()
     }

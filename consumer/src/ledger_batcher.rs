@@ -26,7 +26,6 @@ const RETRY_BACKOFF: Backoff = Backoff {
 /// A failover in the middle of it, or a deadlock, is over by then.
 const SUSPECT_TRIES: u32 = 3;
 
-/// What became of one request of a batch.
 #[derive(Debug, Clone)]
 pub enum LedgerOutcome<R> {
     Done(R),
@@ -163,83 +162,66 @@ mod tests {
         concurrency: 1,
     };
 
-    #[tokio::test(start_paused = true)]
-    async fn what_the_database_refuses_fails_alone() {
-        let context = ConsumerContext::for_tests();
-        let batcher = LedgerBatcher::new(CONFIG, &context, |batch: Arc<[i32]>| {
+    /// What becomes of the numbers to 7 in batches of which those that hold a 5 fail like this.
+    async fn outcomes_with_culprit(
+        context: &ConsumerContext,
+        fail: fn() -> StatementError,
+    ) -> Vec<Option<FailureCause>> {
+        let batcher = LedgerBatcher::new(CONFIG, context, move |batch: Arc<[i32]>| {
             async move {
                 if batch.contains(&5) {
-                    return Err(StatementError::Rejected {
-                        code: "22001".into(),
-                        message: "too long".into(),
-                    });
+                    return Err(fail());
                 }
                 Ok(batch.to_vec())
             }
             .boxed()
         });
         let outcomes = futures::future::join_all((0..8).map(|number| batcher.submit(number))).await;
-        for (number, outcome) in (0..8).zip(outcomes) {
-            match outcome {
-                LedgerOutcome::Done(done) => assert!(done == number && number != 5),
-                LedgerOutcome::Refused(cause) => assert!(cause.code == "22001" && number == 5),
-                LedgerOutcome::Interrupted => panic!("interrupted"),
+        let outcomes = (0..8).zip(outcomes).map(|(number, outcome)| match outcome {
+            LedgerOutcome::Done(done) => {
+                assert_eq!(done, number);
+                None
             }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_row_that_makes_a_statement_panic_fails_alone_and_not_for_good() {
-        let context = ConsumerContext::for_tests();
-        let batcher = LedgerBatcher::new(CONFIG, &context, |batch: Arc<[i32]>| {
-            async move {
-                assert!(!batch.contains(&5), "a defect");
-                Ok(batch.to_vec())
-            }
-            .boxed()
+            LedgerOutcome::Refused(cause) => Some(cause),
+            LedgerOutcome::Interrupted => panic!("interrupted"),
         });
-        let outcomes = futures::future::join_all((0..8).map(|number| batcher.submit(number))).await;
-        for (number, outcome) in (0..8).zip(outcomes) {
-            match outcome {
-                LedgerOutcome::Done(done) => assert!(done == number && number != 5),
-                LedgerOutcome::Refused(cause) => {
-                    assert!(number == 5 && !cause.permanent && cause.message.ends_with("a defect"));
-                }
-                LedgerOutcome::Interrupted => panic!("interrupted"),
-            }
-        }
+        outcomes.collect()
     }
 
-    fn suspect<T>() -> Result<T, StatementError> {
-        Err(StatementError::Suspect {
+    fn rejected(code: &str, message: &str) -> StatementError {
+        let (code, message) = (code.to_owned(), message.to_owned());
+        StatementError::Rejected { code, message }
+    }
+
+    fn suspect() -> StatementError {
+        StatementError::Suspect {
             code: "XX000".into(),
             message: "invalid memory alloc request size".into(),
-        })
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_be_a_row_is_one_where_the_call_passes_without_rows() {
-        let context = ConsumerContext::for_tests();
-        let batcher = LedgerBatcher::new(CONFIG, &context, |batch: Arc<[i32]>| {
-            async move {
-                if batch.contains(&5) {
-                    return suspect();
-                }
-                Ok(batch.to_vec())
+    async fn what_the_database_refuses_fails_alone() {
+        let fails: [(fn() -> StatementError, _, _, _); 3] = [
+            (|| rejected("22001", "too long"), "22001", "too long", true),
+            (|| panic!("a defect"), "Panic", "a defect", false),
+            // It may be a row, and is one where the call passes without rows.
+            (suspect, "XX000", "alloc request size", true),
+        ];
+        for (fail, code, message, permanent) in fails {
+            let context = ConsumerContext::for_tests();
+            let outcomes = outcomes_with_culprit(&context, fail).await;
+            for (number, outcome) in outcomes.iter().enumerate() {
+                assert_eq!(outcome.is_some(), number == 5, "{number}: {outcome:?}");
             }
-            .boxed()
-        });
-        let outcomes = futures::future::join_all((0..8).map(|number| batcher.submit(number))).await;
-        for (number, outcome) in (0..8).zip(outcomes) {
-            let is_refused = matches!(outcome, LedgerOutcome::Refused { .. });
-            assert_eq!(is_refused, number == 5, "{number}");
+            let cause = outcomes[5].as_ref().unwrap();
+            assert!(
+                cause.code == code && cause.message.ends_with(message),
+                "{cause:?}"
+            );
+            assert_eq!(cause.permanent, permanent);
+            assert!(context.health.is_up(Dependency::Database));
         }
-        assert!(context.health.is_up(Dependency::Database));
-    }
-
-    fn refuse<T>(code: &str, message: &str) -> Result<T, StatementError> {
-        let (code, message) = (code.to_owned(), message.to_owned());
-        Err(StatementError::Rejected { code, message })
     }
 
     #[tokio::test(start_paused = true)]
@@ -257,8 +239,8 @@ mod tests {
             async move {
                 match (is_over, suspected) {
                     (true, _) => Ok(batch.to_vec()),
-                    (_, true) => suspect(),
-                    _ => refuse("P0001", "closed for the night"),
+                    (_, true) => Err(suspect()),
+                    _ => Err(rejected("P0001", "closed for the night")),
                 }
             }
             .boxed()

@@ -6,7 +6,6 @@ use prometheus_client::registry::Registry;
 use crate::context::ConsumerContext;
 use crate::runs::Runs;
 
-/// What can be observed of a consumer.
 #[derive(Clone)]
 pub struct ConsumerStatus {
     pub context: ConsumerContext,
@@ -33,43 +32,57 @@ impl ProcessStatus for ConsumerStatus {
     fn register_metrics(&self, registry: &mut Registry) {
         let counters = &self.context.counters;
         for (name, help, counter) in [
+            ("moved", "Rows moved by this consumer", &counters.moved),
             (
-                "bucket_brigade_moved",
-                "Rows moved by this consumer",
-                &counters.moved,
-            ),
-            (
-                "bucket_brigade_settled",
+                "settled",
                 "Messages whose row needed no move",
                 &counters.settled,
             ),
             (
-                "bucket_brigade_failures",
+                "failures",
                 "Failures recorded, repeats included",
                 &counters.failed,
             ),
             (
-                "bucket_brigade_poison",
+                "poison",
                 "Messages that were not understood, repeats included",
                 &counters.poison,
             ),
             (
-                "bucket_brigade_throttled",
+                "throttled",
                 "Requests that S3 throttled",
                 &counters.throttled,
             ),
             (
-                "bucket_brigade_other_run",
+                "other_run",
                 "Messages of another run that were given back",
                 &counters.other_run,
             ),
         ] {
-            registry.register(name, help, counter.clone());
+            registry.register(format!("bucket_brigade_{name}"), help, counter.clone());
+        }
+        for (name, help, histogram) in [
+            ("copy", "Time of each copy that was made", &counters.copies),
+            (
+                "commit",
+                "Time of each batch of rows that the database committed",
+                &counters.commits,
+            ),
+            (
+                "message_age",
+                "Age of each message when it was received, repeats included",
+                &counters.ages,
+            ),
+        ] {
+            registry.register(
+                format!("bucket_brigade_{name}_seconds"),
+                help,
+                histogram.clone(),
+            );
         }
         let in_hand = u64::try_from(self.context.leases.held_count()).unwrap_or(u64::MAX);
         let name = "bucket_brigade_messages_in_hand";
         register_gauge(registry, name, "Messages in hand", in_hand);
-        self.register_histograms(registry);
     }
 }
 
@@ -82,28 +95,6 @@ impl ConsumerStatus {
         Some(format!(
             "none of {in_hand} messages in hand has ended for {seconds} s, longer than COPY_TIMEOUT and the database's time limits allow"
         ))
-    }
-
-    fn register_histograms(&self, registry: &mut Registry) {
-        for (name, help, histogram) in [
-            (
-                "bucket_brigade_copy_seconds",
-                "Time of each copy that was made",
-                &self.context.counters.copies,
-            ),
-            (
-                "bucket_brigade_commit_seconds",
-                "Time of each batch of rows that the database committed",
-                &self.context.counters.commits,
-            ),
-            (
-                "bucket_brigade_message_age_seconds",
-                "Age of each message when it was received, repeats included",
-                &self.context.counters.ages,
-            ),
-        ] {
-            registry.register(name, help, histogram.clone());
-        }
     }
 }
 

@@ -25,6 +25,9 @@ const FAILING_OBJECTS: usize = 3;
 /// From so many failures of one object on, each without a copy in between is worth a question too.
 const FAILURES_OF_ONE_OBJECT: u32 = 2;
 
+/// After so long an object's failures are worth one whatever their number, and no further attempt.
+const MAX_ATTEMPTS_TIME: Duration = Duration::from_mins(1);
+
 /// A throttled object waits longer: the throttle may not have found its rate yet.
 const THROTTLED_OF_ONE_OBJECT: u32 = 4;
 
@@ -46,9 +49,20 @@ const PROBE_BACKOFF: Backoff = Backoff {
 pub struct FailureStreak {
     failed_at: Option<Instant>,
     failures: u32,
+    attempts_time: Duration,
 }
 
-/// What a failure is about.
+impl FailureStreak {
+    /// An attempt that failed took so long.
+    pub fn add_attempt(&mut self, took: Duration) {
+        self.attempts_time += took;
+    }
+
+    pub fn is_exhausted(&self) -> bool {
+        self.attempts_time >= MAX_ATTEMPTS_TIME
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureVerdict {
     /// Not decided yet.
@@ -135,7 +149,8 @@ impl OutageDetector {
         let verdict = if previous.is_some_and(|previous| self.has_copied_since(previous)) {
             FailureVerdict::Object
         } else if self.is_worth_asking(route, error, streak) {
-            self.check_store(now).await
+            // Boxed, so that it makes no room in the future of each copy.
+            Box::pin(self.check_store(now)).await
         } else {
             FailureVerdict::Unknown
         };
@@ -164,6 +179,7 @@ impl OutageDetector {
         history.failing.insert(route.source_key.clone());
         streak.failures >= FAILURES_OF_ONE_OBJECT
             || history.failing.len() >= FAILING_OBJECTS
+            || streak.is_exhausted()
             || matches!(error, StoreError::Systemic { .. })
     }
 

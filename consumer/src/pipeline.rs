@@ -18,12 +18,11 @@ use crate::receive::{Receiver, receiver_count};
 use crate::runs::{
     Dispatcher, MAX_CONNECTIONS, RunLoader, RunParts, Runs, deregister, serve_all, serve_run,
 };
-use crate::shutdown::{ShutdownDeadlines, drain};
+use crate::shutdown::drain;
 
 /// How often progress is logged.
 const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a consumer serves.
 pub enum ServedRuns {
     /// One run alone; messages of others are given back.
     One(Box<RunParts>),
@@ -31,16 +30,13 @@ pub enum ServedRuns {
     All(Arc<dyn RunLoader>),
 }
 
-/// What a consumer works on.
 pub struct Pipeline {
     pub queue: Arc<dyn MessageQueue>,
     pub served: ServedRuns,
     pub runs: Runs,
     /// Of the queue's redrive policy, if it has one.
     pub max_receive_count: Option<u32>,
-    /// How long a message is hidden at a time.
     pub visibility_timeout: Duration,
-    /// From the stop to the end.
     pub shutdown_grace: Duration,
     pub context: ConsumerContext,
 }
@@ -62,9 +58,9 @@ impl Pipeline {
         let working = async {
             let receivers = start_receivers(&receiver, receiver_count(runs.max_concurrency()));
             context.stop.cancelled().await;
-            let deadlines = ShutdownDeadlines::from_now(self.shutdown_grace);
             dispatcher.give_back_parked();
-            drain(&receivers, &dispatcher.tasks, &context.give_up, deadlines).await
+            let (tasks, grace) = (&dispatcher.tasks, self.shutdown_grace);
+            drain(&receivers, tasks, &context.give_up, grace).await
         };
         let drained = tokio::select! {
             biased;

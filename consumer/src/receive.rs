@@ -1,6 +1,5 @@
 //! Receive: long polls for ten messages, only as many as there is room for.
 
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +26,6 @@ const RETRY_BACKOFF: Backoff = Backoff {
 #[derive(Clone)]
 pub struct Receiver {
     pub queue: Arc<dyn MessageQueue>,
-    /// How long a message is hidden from others at a time.
     pub visibility_timeout: Duration,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub context: ConsumerContext,
@@ -99,9 +97,8 @@ impl Receiver {
     fn dispatch(&self, messages: Vec<ReceivedMessage>, permit: PollPermit) {
         // From here on they count as what they are.
         drop(permit);
-        for mut message in messages {
-            let receipt_handle = mem::take(&mut message.receipt_handle);
-            self.dispatcher.dispatch(message, receipt_handle);
+        for message in messages {
+            self.dispatcher.dispatch(message);
         }
     }
 

@@ -22,7 +22,6 @@ const ROW_READ_BATCHES: BatchConfig = BatchConfig {
     concurrency: 1,
 };
 
-/// Reads rows in batches and compares them with their messages.
 pub struct RowReader {
     rows: LedgerBatcher<RowId, Option<CurrentRow>>,
     rule: PathRule,

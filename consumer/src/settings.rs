@@ -82,19 +82,14 @@ struct ConsumerArgs {
 #[derive(Clone)]
 pub struct ConsumerSettings {
     pub migration: MigrationSettings<RunSelection>,
-    /// Copies in flight at most.
     pub max_concurrency: usize,
-    /// How long a message is hidden at a time.
     pub visibility_timeout: Duration,
-    /// From SIGTERM to the exit.
     pub shutdown_grace: Duration,
-    /// Whether the store honours conditional copies; none to find out.
+    /// None to find out.
     pub conditional_copy: Option<bool>,
-    /// When a copy is given up.
     pub copy_timeout: Duration,
     /// This process in the ledger.
     pub name: String,
-    /// When the database counts as slow.
     pub database_limits: DatabaseLimits,
     pub metrics_addr: Option<SocketAddr>,
     pub traces: TraceSettings,

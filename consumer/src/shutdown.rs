@@ -12,38 +12,20 @@ const RELEASE_RESERVE: Duration = Duration::from_secs(2);
 /// What remains of the grace for the process's own end: the runtime's threads get up to a second.
 const EXIT_RESERVE: Duration = Duration::from_secs(1);
 
-/// Measured from SIGTERM: SIGKILL follows when the grace period ends.
-#[derive(Debug, Clone, Copy)]
-pub struct ShutdownDeadlines {
-    /// What is not done by then is released.
-    pub cancel_at: Instant,
-    /// What is not released by then is left to its visibility timeout.
-    pub exit_at: Instant,
-}
-
-impl ShutdownDeadlines {
-    /// For a signal that came now.
-    pub fn from_now(grace: Duration) -> Self {
-        let until_leave = grace.saturating_sub(EXIT_RESERVE.min(grace / 4));
-        let until_give_up = until_leave
-            .saturating_sub(RELEASE_RESERVE)
-            .max(until_leave / 2);
-        let now = Instant::now();
-        Self {
-            cancel_at: now + until_give_up,
-            exit_at: now + until_leave,
-        }
-    }
-}
-
-/// Waits for the last polls and for everything in hand; gives up what is not done in time. True when
-/// all was finished or released.
+/// Waits for the last polls and for everything in hand; gives up what is not done in time. True when all was
+/// finished or released. The grace counts from now: SIGKILL follows when it ends.
 pub async fn drain(
     receivers: &TaskTracker,
     tasks: &TaskTracker,
     give_up: &CancellationToken,
-    deadlines: ShutdownDeadlines,
+    grace: Duration,
 ) -> bool {
+    let began = Instant::now();
+    // What is not released by the exit is left to its visibility timeout.
+    let until_exit = grace.saturating_sub(EXIT_RESERVE.min(grace / 4));
+    let until_give_up = until_exit
+        .saturating_sub(RELEASE_RESERVE)
+        .max(until_exit / 2);
     receivers.close();
     tasks.close();
     let all = async {
@@ -52,7 +34,7 @@ pub async fn drain(
         tasks.wait().await;
     };
     tokio::pin!(all);
-    if timeout_at(deadlines.cancel_at, &mut all).await.is_ok() {
+    if timeout_at(began + until_give_up, &mut all).await.is_ok() {
         return true;
     }
     tracing::warn!(
@@ -60,7 +42,7 @@ pub async fn drain(
         "the grace is nearly over: what is not done is given back to the queue"
     );
     give_up.cancel();
-    timeout_at(deadlines.exit_at, all).await.is_ok()
+    timeout_at(began + until_exit, all).await.is_ok()
 }
 
 #[cfg(test)]
@@ -82,8 +64,8 @@ mod tests {
             }
         });
         let signal = Instant::now();
-        let deadlines = ShutdownDeadlines::from_now(Duration::from_millis(grace));
-        let done = drain(&receivers, &tasks, &give_up, deadlines).await;
+        let grace = Duration::from_millis(grace);
+        let done = drain(&receivers, &tasks, &give_up, grace).await;
         (done, signal.elapsed().as_millis())
     }
 

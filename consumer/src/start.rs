@@ -5,14 +5,11 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use bucket_brigade_common::http_endpoints::serve_endpoints;
-use bucket_brigade_common::ledger::{
-    ConnectionPurpose, LedgerError, RunSelection, RunSpec, find_selected_run,
-};
+use bucket_brigade_common::ledger::{LedgerError, RunSelection};
 use bucket_brigade_common::preflight::{
     check_delete_right, check_queue, retry_transient, warn_without_visibility_right,
 };
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::settings::MigrationSettings;
 use bucket_brigade_common::startup::exit_code;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_common::trace::Traces;
@@ -133,7 +130,7 @@ async fn find_served_runs(loader: LedgerRunLoader) -> anyhow::Result<Option<Serv
         }
         return Ok(Some(ServedRuns::All(Arc::new(loader))));
     }
-    let Some(spec) = wait_for_selected_run(settings, stop).await? else {
+    let Some(spec) = poll_for_run(async || loader.find_selected().await, stop).await? else {
         return Ok(None);
     };
     settings.migration.ensure_given(&spec)?;
@@ -166,16 +163,7 @@ fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerCo
     }
 }
 
-/// Waits for the feeder to open a run of this name; none when the process is stopped first.
-async fn wait_for_selected_run(
-    settings: &ConsumerSettings,
-    stop: &CancellationToken,
-) -> Result<Option<RunSpec>, LedgerError> {
-    let MigrationSettings { database, run, .. } = &settings.migration;
-    let find = async || find_selected_run(database, run, &ConnectionPurpose::Consumer).await;
-    poll_for_run(find, stop).await
-}
-
+/// Waits for the feeder to open the run; none when the process is stopped first.
 async fn poll_for_run<T>(
     find: impl AsyncFn() -> Result<Option<T>, LedgerError>,
     stop: &CancellationToken,

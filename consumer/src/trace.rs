@@ -55,7 +55,6 @@ impl Deliveries {
     }
 }
 
-/// One delivery of one message.
 #[derive(Debug, Default)]
 pub struct Delivery {
     /// None while traces are off, and where sampling leaves the trace out.

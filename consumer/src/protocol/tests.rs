@@ -62,6 +62,11 @@ fn drive(mut protocol: MoveProtocol, events: &[Event]) -> Action {
     steps.last().unwrap().clone()
 }
 
+/// The events of a row that asks for its move, and what comes then.
+fn copying(more: &[Event]) -> Vec<Event> {
+    [&[Event::Decoded, Event::RowRead(NEEDS_MOVE)], more].concat()
+}
+
 #[test]
 fn the_way_of_most_images() {
     let mut protocol = first_delivery();
@@ -81,13 +86,7 @@ fn the_way_of_most_images() {
 #[test]
 fn a_lost_lease_is_never_acknowledged() {
     let lost = Event::LeaseEnded { held: false };
-    let committed = [
-        Event::Decoded,
-        Event::RowRead(NEEDS_MOVE),
-        Event::Copied(copied()),
-        Event::Committed,
-        lost.clone(),
-    ];
+    let committed = copying(&[Event::Copied(copied()), Event::Committed, lost.clone()]);
     assert_eq!(drive(first_delivery(), &committed), Action::Abandon);
     let interrupted = [Event::Decoded, Event::Interrupted, lost];
     assert_eq!(drive(first_delivery(), &interrupted), Action::Abandon);
@@ -95,16 +94,10 @@ fn a_lost_lease_is_never_acknowledged() {
 
 #[test]
 fn a_duplicate_is_settled_without_a_copy() {
-    let step = drive(
-        redelivery(),
-        &[Event::Decoded, Event::RowRead(RowState::Moved)],
-    );
+    let events = [Event::Decoded, Event::RowRead(RowState::Moved)];
+    let step = drive(redelivery(), &events);
     assert_eq!(step, Action::RecordSettlement(RowState::Moved, None));
-    let events = [
-        Event::Decoded,
-        Event::RowRead(RowState::Moved),
-        Event::Recorded,
-    ];
+    let events = [&events[..], &[Event::Recorded]].concat();
     assert_eq!(end(redelivery(), &events), Action::Delete);
 }
 
@@ -179,11 +172,7 @@ fn without_a_source_the_copy_on_record_is_committed() {
 
 #[test]
 fn an_object_at_the_destination_is_compared() {
-    let events = [
-        Event::Decoded,
-        Event::RowRead(NEEDS_MOVE),
-        Event::DestinationExists,
-    ];
+    let events = copying(&[Event::DestinationExists]);
     assert_eq!(drive(first_delivery(), &events), Action::Compare);
     let compared = |found| {
         let found = Event::Compared(found);
@@ -219,33 +208,13 @@ fn a_store_that_refuses_without_a_reason_is_a_failure() {
 }
 
 #[test]
-fn a_change_between_copy_and_commit_makes_an_orphan() {
-    let events = [
-        Event::Decoded,
-        Event::RowRead(NEEDS_MOVE),
-        Event::Copied(copied()),
-        Event::NotCommitted,
-        Event::RowRead(RowState::Deleted),
-    ];
-    assert_eq!(
-        drive(first_delivery(), &events),
-        Action::RecordSettlement(RowState::Deleted, Some(orphan()))
-    );
-}
-
-#[test]
-fn a_commit_whose_response_was_lost_is_found_done() {
-    let events = [
-        Event::Decoded,
-        Event::RowRead(NEEDS_MOVE),
-        Event::Copied(copied()),
-        Event::NotCommitted,
-        Event::RowRead(RowState::Moved),
-    ];
-    assert_eq!(
-        drive(first_delivery(), &events),
-        Action::RecordSettlement(RowState::Moved, None)
-    );
+fn what_was_not_committed_is_found_changed_with_an_orphan_or_done() {
+    for (row, orphan) in [(RowState::Deleted, Some(orphan())), (RowState::Moved, None)] {
+        let read = Event::RowRead(row.clone());
+        let events = copying(&[Event::Copied(copied()), Event::NotCommitted, read]);
+        let settled = Action::RecordSettlement(row, orphan);
+        assert_eq!(drive(first_delivery(), &events), settled);
+    }
 }
 
 #[test]
@@ -272,14 +241,7 @@ fn a_locked_row_is_retried_and_the_copy_is_not() {
 
 #[test]
 fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
-    let failing = |row| {
-        vec![
-            Event::Decoded,
-            Event::RowRead(NEEDS_MOVE),
-            Event::CopyFailed(failure_cause(true)),
-            Event::RowRead(row),
-        ]
-    };
+    let failing = |row| copying(&[Event::CopyFailed(failure_cause(true)), Event::RowRead(row)]);
     assert_eq!(
         drive(first_delivery(), &failing(NEEDS_MOVE)),
         Action::RecordFailure(failure_cause(true))
@@ -297,32 +259,22 @@ fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
     assert_eq!(end(first_delivery(), &settled), Action::Delete);
 }
 
-fn failed_events(permanent: bool) -> [Event; 5] {
-    [
-        Event::Decoded,
-        Event::RowRead(NEEDS_MOVE),
-        Event::CopyFailed(failure_cause(permanent)),
-        Event::RowRead(NEEDS_MOVE),
-        Event::Recorded,
-    ]
+fn failed_events(permanent: bool) -> Vec<Event> {
+    let failed = Event::CopyFailed(failure_cause(permanent));
+    copying(&[failed, Event::RowRead(NEEDS_MOVE), Event::Recorded])
 }
 
 #[test]
 fn a_failed_message_is_released_and_never_acknowledged() {
-    let failed = |protocol, permanent| end(protocol, &failed_events(permanent));
-    assert_eq!(
-        failed(first_delivery(), false),
-        Action::Release(Duration::from_secs(1))
-    );
-    assert_eq!(
-        failed(redelivery(), false),
-        Action::Release(Duration::from_secs(2))
-    );
     let no_queue = MoveProtocol::new(1, false, "avatar/a".into());
-    assert_eq!(
-        failed(no_queue, true),
-        Action::Release(Duration::from_secs(1))
-    );
+    for (protocol, permanent, seconds) in [
+        (first_delivery(), false, 1),
+        (redelivery(), false, 2),
+        (no_queue, true, 1),
+    ] {
+        let released = Action::Release(Duration::from_secs(seconds));
+        assert_eq!(end(protocol, &failed_events(permanent)), released);
+    }
 }
 
 /// Whatever comes between: nothing but a confirmed letter leads to the delete.
@@ -368,15 +320,8 @@ fn poison_is_recorded_and_left_for_the_dead_letter_queue() {
 
 #[test]
 fn an_interruption_gives_the_message_back_at_once() {
-    let events = [
-        Event::Decoded,
-        Event::RowRead(NEEDS_MOVE),
-        Event::Interrupted,
-    ];
-    assert_eq!(
-        end(first_delivery(), &events),
-        Action::Release(Duration::ZERO)
-    );
+    let end = end(first_delivery(), &copying(&[Event::Interrupted]));
+    assert_eq!(end, Action::Release(Duration::ZERO));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! From a received message to its task: which run it is of, and whether that run can work on it now.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use crate::context::ConsumerContext;
 use crate::fair_slots::FairSlots;
 use crate::handle::{MessageEnds, Stages};
 use crate::lease::Lease;
-use crate::protocol::Event;
 
 /// How long a message is hidden of which too many are parked: five receives take hours.
 const POSTPONED_BACKOFF: Backoff = Backoff {
@@ -30,7 +30,6 @@ pub struct IncomingMessage {
     pub is_stray: bool,
 }
 
-/// A message with its lease.
 pub struct LeasedMessage {
     pub incoming: IncomingMessage,
     pub lease: Lease,
@@ -86,7 +85,8 @@ impl Dispatcher {
         Arc::new(Stages::new(parts, serves_all, &self.ends, context))
     }
 
-    pub(crate) fn dispatch(&self, message: ReceivedMessage, receipt_handle: String) {
+    pub(crate) fn dispatch(&self, mut message: ReceivedMessage) {
+        let receipt_handle = mem::take(&mut message.receipt_handle);
         let lease = self.context.leases.start_lease(receipt_handle);
         let incoming = IncomingMessage::new(message);
         let named = || incoming.run().filter(|run| *run > STRAYS);
@@ -97,14 +97,17 @@ impl Dispatcher {
             received_at: Instant::now(),
         };
         if self.context.stop.is_cancelled() {
-            return self.release(leased, Event::Interrupted);
+            return self.release(leased, Duration::ZERO);
         }
         match self.runs.admit(run, leased) {
             Admission::Handle(stages, leased, in_hand) => {
                 self.spawn_handler(stages, leased, in_hand);
             }
             Admission::Parked => {}
-            Admission::Postpone(leased) => self.postpone(leased),
+            Admission::Postpone(leased) => {
+                let receives = leased.incoming.message.receive_count;
+                self.release(leased, POSTPONED_BACKOFF.delay_ceiling(receives));
+            }
         }
     }
 
@@ -127,21 +130,13 @@ impl Dispatcher {
     /// Gives back all that is parked, at a stop.
     pub(crate) fn give_back_parked(&self) {
         for leased in self.runs.take_all_parked() {
-            self.release(leased, Event::Interrupted);
+            self.release(leased, Duration::ZERO);
         }
     }
 
-    pub(super) fn release(&self, leased: LeasedMessage, reason: Event) {
+    pub(super) fn release(&self, leased: LeasedMessage, wait: Duration) {
         let ends = Arc::clone(&self.ends);
         self.tasks
-            .spawn(async move { ends.release(leased, reason).await });
-    }
-
-    fn postpone(&self, leased: LeasedMessage) {
-        let ends = Arc::clone(&self.ends);
-        let receives = leased.incoming.message.receive_count;
-        let wait = POSTPONED_BACKOFF.delay_ceiling(receives);
-        self.tasks
-            .spawn(async move { ends.postpone(leased, wait).await });
+            .spawn(async move { ends.release(leased, wait).await });
     }
 }

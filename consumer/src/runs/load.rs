@@ -12,7 +12,7 @@ use bucket_brigade_common::ledger::fleet_control::{FleetControl, Heartbeat, Work
 use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::ledger::{
     ConnectionPurpose, DatabasePool, LedgerError, PostgresLedger, RunOptions, RunRow, RunSpec,
-    create_pool, list_runs_in, only_run,
+    TableAccess, create_pool, find_selected_run, list_runs_in, only_run,
 };
 use bucket_brigade_common::object_store::ObjectStore;
 use bucket_brigade_common::object_store::s3::{MethodRequest, S3Bucket, S3Store};
@@ -43,7 +43,6 @@ pub(crate) const BUCKETS: &str = "SOURCE_BUCKET_NAME, DESTINATION_BUCKET_NAME";
 
 /// What is needed to serve one run.
 pub struct RunParts {
-    /// Its number in the ledger.
     pub run: i64,
     pub name: String,
     pub id_type: IdType,
@@ -91,7 +90,6 @@ pub(crate) async fn within_limit<T>(
     })
 }
 
-/// The ledger's runs.
 #[derive(Clone)]
 pub(crate) struct LedgerRunLoader {
     pub(crate) settings: ConsumerSettings,
@@ -115,8 +113,18 @@ impl LedgerRunLoader {
 
     /// All runs; none where there is no ledger of this version.
     pub(crate) async fn list_runs(&self) -> Result<Option<Vec<RunRow>>, LedgerError> {
-        let database = &self.settings.migration.database;
-        list_runs_in(database, &ConnectionPurpose::Consumer).await
+        list_runs_in(
+            &self.pool,
+            &ConnectionPurpose::Consumer,
+            TableAccess::Update,
+        )
+        .await
+    }
+
+    /// The one that the settings name.
+    pub(crate) async fn find_selected(&self) -> Result<Option<RunSpec>, LedgerError> {
+        let (run, purpose) = (&self.settings.migration.run, ConnectionPurpose::Consumer);
+        find_selected_run(&self.pool, run, &purpose, TableAccess::Update).await
     }
 
     async fn require_runs(&self) -> anyhow::Result<Vec<RunRow>> {

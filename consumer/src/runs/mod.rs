@@ -49,7 +49,6 @@ const MAX_WAITING_MESSAGES: usize = 20 * MAX_BATCH_ENTRIES;
 /// How often it is looked whether it makes sense to have more in hand.
 const CAPACITY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is to be done with a message.
 enum Admission {
     Handle(Arc<Stages>, LeasedMessage, InHand),
     Parked,
@@ -73,7 +72,6 @@ pub struct Runs(Arc<SharedRuns>);
 /// Room for what a poll brings.
 pub(crate) struct PollPermit(Runs);
 
-/// A message in hand of a run.
 pub(crate) struct InHand {
     runs: Runs,
     run: i64,

@@ -12,7 +12,6 @@ use tokio::time::{sleep, timeout};
 use super::{Dispatcher, RunLoader, RunParts, Runs, STRAYS};
 use crate::handle::Stages;
 use crate::heartbeat::HeartbeatSource;
-use crate::protocol::Event;
 
 /// A run without messages for so long is dropped; its next message takes it on again.
 pub const RUN_IDLE_LIMIT: Duration = Duration::from_mins(5);
@@ -189,7 +188,7 @@ async fn start_parked_messages(dispatcher: &Dispatcher, run: i64, idle_limit: Op
             .lock_table()
             .take_for_others(run, dispatcher.ends.max_receive_count)
         {
-            dispatcher.release(leased, Event::OtherRun);
+            dispatcher.release(leased, Duration::ZERO);
         }
         while let Some((stages, leased, in_hand)) = runs.next_parked(run) {
             dispatcher.spawn_handler(stages, leased, in_hand);

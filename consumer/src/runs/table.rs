@@ -19,7 +19,13 @@ const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// While some run waits, a run that had a message so lately is reason enough to receive.
 const RECENT_USE: Duration = Duration::from_mins(1);
 
-/// How long what others are to have is kept, while it might come back here.
+/// What others are to have goes back together after so long, with half of its receives at most.
+const HAND_BACK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// So long only others poll for what has gone back.
+const YIELD_TIME: Duration = Duration::from_secs(1);
+
+/// How long the rest is kept: it might come back here.
 const EXCLUDED_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_mins(5),
     max_delay: Duration::from_hours(6),
@@ -58,6 +64,8 @@ pub(super) struct RunTable {
     pub(super) polled: usize,
     pub(super) parked: usize,
     pub(super) has_other_work: bool,
+    /// No polls until then.
+    yields_until: Instant,
     in_hand: usize,
     /// In hand at most, unless a run has less than its part.
     max_in_hand: usize,
@@ -135,6 +143,7 @@ impl RunTable {
             polled: 0,
             parked: 0,
             has_other_work: false,
+            yields_until: Instant::now(),
             in_hand: 0,
             max_in_hand,
             part: max_in_hand,
@@ -172,7 +181,8 @@ impl RunTable {
 
     /// Whether what a poll brings has room: a process that is busy is waited for.
     pub(super) fn may_poll(&self) -> bool {
-        self.has_poll_room() && self.has_reason_to_poll()
+        let yields = Instant::now() < self.yields_until;
+        !yields && self.has_poll_room() && self.has_reason_to_poll()
     }
 
     /// Where a run is held there must be work for another.
@@ -258,8 +268,9 @@ impl RunTable {
     /// What is parked of a run that the fleet's limits leave to other processes, and may go back to them.
     ///
     /// Each way back costs a receive, which SQS never takes off again, and a queue cannot be asked for the messages
-    /// of one run: so they go back when this process polls no more and cannot receive them itself; while it works on
-    /// other runs of the queue, after a wait that grows with their receives; with the last receive not at all.
+    /// of one run: so they go back while this process does not poll, and cannot receive them itself. It works on
+    /// other runs of the queue, too, and others may have no room: the half of the receives is for waits that grow
+    /// with them, and with the last a message does not go back at all.
     pub(super) fn take_for_others(
         &mut self,
         run: i64,
@@ -267,17 +278,25 @@ impl RunTable {
     ) -> VecDeque<LeasedMessage> {
         let is_in_use = |slot: &RunSlot| slot.is_in_use() && !slot.allowance.is_excluded;
         let is_busy = self.has_other_work || self.slots.values().any(is_in_use);
-        let is_quiet = self.polled == 0 && !is_busy;
         let may_go = |leased: &LeasedMessage| {
             let receives = leased.incoming.message.receive_count;
-            let is_due = leased.received_at.elapsed() > EXCLUDED_BACKOFF.delay_ceiling(receives);
-            (is_quiet || is_due) && max_receive_count.is_none_or(|most| receives < most)
+            let wait = match max_receive_count {
+                _ if !is_busy => Duration::ZERO,
+                Some(most) if receives > most / 2 => EXCLUDED_BACKOFF.delay_ceiling(receives),
+                _ => HAND_BACK_INTERVAL,
+            };
+            leased.received_at.elapsed() >= wait
+                && max_receive_count.is_none_or(|most| receives < most)
         };
         let slot = self.slots.get_mut(&run);
         let excluded = slot.filter(|slot| slot.allowance.is_excluded);
         let Some(slot) = excluded.filter(|slot| slot.parked.iter().any(may_go)) else {
             return VecDeque::new();
         };
+        self.yields_until = Instant::now() + YIELD_TIME;
+        if self.polled > 0 {
+            return VecDeque::new();
+        }
         let (taken, kept) = std::mem::take(&mut slot.parked)
             .into_iter()
             .partition(may_go);
@@ -348,16 +367,27 @@ mod tests {
         assert!(table.may_poll());
         assert_eq!(begin_all(&mut table, 1), 100);
     }
+
     #[tokio::test(start_paused = true)]
-    async fn what_is_left_to_others_goes_back_late_or_when_no_poll_brings_it_again() {
+    async fn what_is_left_to_others_goes_back_when_no_poll_brings_it_again() {
         let mut table = RunTable::new(100);
         table.slot(2).allowance.is_excluded = true;
+        table.has_other_work = true;
         table.park(2, [message(1), message(3), message(2)]);
-        table.polled = MAX_BATCH_ENTRIES;
         assert!(table.take_for_others(2, Some(3)).is_empty());
-        advance(EXCLUDED_BACKOFF.initial_delay * 3 / 2).await;
-        assert_eq!(table.take_for_others(2, Some(3)).len(), 1);
+        advance(HAND_BACK_INTERVAL).await;
+        table.polled = MAX_BATCH_ENTRIES;
+        assert!(table.may_poll() && table.take_for_others(2, Some(3)).is_empty());
+        assert!(!table.may_poll(), "the polls under way are waited for");
         table.polled = 0;
+        assert_eq!(table.take_for_others(2, Some(3)).len(), 1);
+        assert!(!table.may_poll(), "others have a moment for it");
+        advance(YIELD_TIME).await;
+        assert!(table.may_poll());
+        // The next receive may be the last one.
+        advance(EXCLUDED_BACKOFF.delay_ceiling(2) / 2).await;
+        assert!(table.take_for_others(2, Some(3)).is_empty());
+        table.has_other_work = false;
         assert_eq!(table.take_for_others(2, Some(3)).len(), 1);
         // With the last receive it would be a dead letter.
         advance(Duration::from_hours(10)).await;

@@ -81,8 +81,9 @@ impl HttpConnector for RenewedConnections {
             generation,
             sent: Some(Instant::now()),
         };
+        let call = connector.call(request);
         HttpConnectorFuture::new(async move {
-            let mut response = connector.call(request).await;
+            let mut response = call.await;
             silence.disarm();
             if let Ok(response) = &mut response {
                 mark_foreign_bytes(response.headers_mut());

@@ -6,7 +6,6 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::panic::{self, AssertUnwindSafe};
-use std::pin::pin;
 
 use futures::FutureExt;
 
@@ -35,19 +34,20 @@ pub(crate) fn exit_on_panic() {
     }));
 }
 
-/// Runs to its end a future whose panic is its own.
+/// Runs to its end a future whose panic is its own. No `async fn`, which would have room for the future twice.
 ///
 /// # Errors
 /// The panic's text and location.
-pub async fn contain_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
-    poll_fn(|context| {
+pub fn contain_panic<T>(
+    future: impl Future<Output = T>,
+) -> impl Future<Output = Result<T, String>> {
+    let mut future = Box::pin(AssertUnwindSafe(future).catch_unwind());
+    poll_fn(move |context| {
         let outer = CONTAINED.replace(Some(String::new()));
         let polled = future.as_mut().poll(context);
         let location = CONTAINED.replace(outer).unwrap_or_default();
         polled.map_err(|panic| format!("panicked{location}: {}", panic_text(&*panic)))
     })
-    .await
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

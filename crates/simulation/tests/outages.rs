@@ -313,6 +313,22 @@ fn broken_objects_at_the_end_are_recorded_within_two_minutes() {
 }
 
 #[test]
+fn objects_that_hang_are_tried_once_a_receive() {
+    for (count, at_the_end) in [(1, false), (1, true), (6, true)] {
+        with_captured_log(async |log| {
+            let broken = BrokenObjects {
+                count,
+                error: StoreError::transient("Timeout", "no answer"),
+                at_the_end,
+            };
+            let (took, copies) = record_broken_objects(broken, log).await;
+            assert!(took < Duration::from_mins(3), "{count}: {took:?}");
+            assert_eq!(copies, 1, "{count}");
+        });
+    }
+}
+
+#[test]
 fn an_object_that_is_always_throttled_does_not_slow_the_others() {
     with_captured_log(async |log| {
         let shared = build_world();

@@ -28,10 +28,11 @@ type ServerSetting = (&'static str, &'static str);
 
 /// The server notices within seconds that its client is gone: `client_connection_check_interval` ends the
 /// statement of a killed one, keepalives find out a host that vanished, and with the session go its locks.
-/// The statements are written for READ COMMITTED, whatever the role's default.
+/// The statements are written for READ COMMITTED, whatever the role's default. No transaction of ours pauses: one
+/// that does has lost its client, and holds locks of rows.
 const COMMON_SETTINGS: [ServerSetting; 5] = [
     ("default_transaction_isolation", "read committed"),
-    ("idle_in_transaction_session_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "5s"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
@@ -82,7 +83,7 @@ impl ConnectionPurpose {
 const NO_SETTINGS: &str = "the database, or a pooler before it, takes no settings with a connection: lock_timeout and others are those of the role (ALTER ROLE … SET lock_timeout = '1s')";
 
 /// Connects once outside the pool, which would retry in silence and then only report a timeout, and
-/// has the pool's connections ask for what this one was granted.
+/// has the pool's connections ask for what this one was granted. A pool that has a connection is prepared.
 ///
 /// As startup options: a SET after connecting would stay, behind a pooler in transaction mode, with a session
 /// of the server that serves the application next.
@@ -94,6 +95,9 @@ pub(super) async fn prepare_pool(
     let name = purpose.application_name();
     let known = pool.connect_options();
     if known.get_application_name() == Some(&*name) {
+        if pool.num_idle() > 0 {
+            return Ok(());
+        }
         return match connect_once(&known).await {
             Ok(_) => Ok(()),
             Err(error) => Err(connect_error(pool, &error)),

@@ -186,14 +186,15 @@ impl RunRow {
 /// # Errors
 /// [`LedgerError::NoRun`] where several runs could be meant.
 pub async fn find_selected_run(
-    database: &DatabaseLogin,
+    pool: &DatabasePool,
     selection: &RunSelection,
     purpose: &ConnectionPurpose,
+    access: TableAccess,
 ) -> Result<Option<RunSpec>, LedgerError> {
     match selection {
         RunSelection::Settings(spec) => Ok(Some(spec.as_ref().clone())),
         RunSelection::Ledger(name) => {
-            let runs = list_runs_in(database, purpose).await?;
+            let runs = list_runs_in(pool, purpose, access).await?;
             let runs = runs.unwrap_or_default();
             let run = select_run(&runs, name.as_deref())?;
             run.map(RunRow::to_spec).transpose()
@@ -207,23 +208,30 @@ pub async fn require_selected_run(
     selection: &RunSelection,
     purpose: &ConnectionPurpose,
 ) -> Result<RunSpec, LedgerError> {
-    if let Some(spec) = find_selected_run(database, selection, purpose).await? {
+    let (pool, access) = (create_pool(database.clone(), 1), TableAccess::Read);
+    if let Some(spec) = find_selected_run(&pool, selection, purpose, access).await? {
         return Ok(spec);
     }
-    let runs = list_runs_in(database, purpose).await?.unwrap_or_default();
+    let runs = list_runs_in(&pool, purpose, access).await?;
+    let runs = runs.unwrap_or_default();
     let why = if runs.is_empty() { "" } else { " of this name" };
     Err(no_run(why, &runs))
 }
 
-/// All runs, the oldest first, on a connection of its own; none where there is no ledger of this version.
+/// All runs, the oldest first; none where there is no ledger of this version.
 pub async fn list_runs_in(
-    database: &DatabaseLogin,
+    pool: &DatabasePool,
     purpose: &ConnectionPurpose,
+    access: TableAccess,
 ) -> Result<Option<Vec<RunRow>>, LedgerError> {
-    match connect_to_ledger(database, purpose).await? {
-        Some(pool) => within(OPEN_TIMEOUT, list_runs(&pool)).await.map(Some),
-        None => Ok(None),
-    }
+    within(OPEN_TIMEOUT, async {
+        connection::prepare_pool(pool, purpose, access).await?;
+        if !schema::is_ready(pool).await? {
+            return Ok(None);
+        }
+        list_runs(pool).await.map(Some)
+    })
+    .await
 }
 
 /// The only run, or the only one that is not finished.

@@ -44,6 +44,11 @@ pub(crate) enum SimulatedOutage {
     SlowCursor,
 }
 
+/// A copy without a response, by the default of `COPY_TIMEOUT`.
+const HUNG_COPY: Duration = Duration::from_secs(15 + 120);
+
+const REFUSED_COPY: Duration = Duration::from_millis(20);
+
 pub(crate) struct FaultyClient {
     client: Arc<SimulatedClient>,
     outage: Mutex<Option<SimulatedOutage>>,
@@ -93,7 +98,8 @@ impl FaultyClient {
             *copies += 1;
             error.clone()
         };
-        sleep(Duration::from_millis(20)).await;
+        let is_hung = error.code() == "Timeout";
+        sleep(if is_hung { HUNG_COPY } else { REFUSED_COPY }).await;
         Err(error)
     }
 

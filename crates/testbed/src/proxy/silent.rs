@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 pub enum SilenceMode {
     /// What is sent is acknowledged and lost.
     Acknowledging,
-    /// Nothing is read any more: the sender's window closes.
+    /// Nothing is read any more, of either side: the sender's window closes, and the server learns of nothing.
     Dropping,
 }
 
@@ -153,13 +153,12 @@ async fn serve_connection(
             ended = answers => return ended,
             fell_silent = silence.wait_for(is_silent) => drop(fell_silent),
         }
+        let mode = silence.borrow().mode;
+        if mode == SilenceMode::Dropping {
+            return std::future::pending().await;
+        }
         server_writer.shutdown().await?;
     }
-    let mode = silence.borrow().mode;
-    match mode {
-        SilenceMode::Dropping => std::future::pending().await,
-        SilenceMode::Acknowledging => tokio::io::copy(&mut client, &mut tokio::io::sink())
-            .await
-            .map(drop),
-    }
+    let acknowledged = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
+    acknowledged.map(drop)
 }

@@ -1,6 +1,6 @@
 //! What several runs share in one consumer, and how it takes them on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
@@ -96,6 +96,44 @@ async fn a_limit_that_leaves_nothing_to_one_of_two_consumers_costs_no_dead_lette
     let ended = wait_for_exit(&mut feeder).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!((moved(&rig, 1).await, rig.dead_letters().await), (120, 0));
+    for consumer in consumers {
+        stop_consumer(consumer).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_limit_leaves_to_another_consumer_reaches_it_soon() {
+    let rig = TestRig::new().await;
+    rig.add_images(20).await;
+    add_faces(&rig, 200).await;
+    let mut images = rig.spawn("feeder", &[], &[]);
+    let mut faces = rig.spawn("feeder", &FACES, &[]);
+    wait_until("both runs", async || rig.visible_messages().await == 220).await;
+    let limit = ["limit", "--concurrency", "1", "--run", "images.path"];
+    run_command(&rig, &limit).await;
+    let slow = Fault::new("CopyObject", FaultEffect::Delay(Duration::from_secs(5)));
+    let slow = rig.cloud.inject_fault(slow.key_contains("face/"));
+    // Both are at work on the faces for longer than this takes.
+    let consumers = [(); 2].map(|()| spawn_consumer_of_all(&rig, &[("MAX_CONCURRENCY", "4")]));
+    wait_until("all in hand", async || rig.visible_messages().await == 0).await;
+    let began = Instant::now();
+    let moved_images = "SELECT count(*) FROM images WHERE path LIKE 'avatar/%'";
+    wait_until("the images", async || {
+        rig.query_number(moved_images).await == 20
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(45),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(rig.count_rows("moves").await < 220);
+    slow.remove();
+    for feeder in [&mut images, &mut faces] {
+        let ended = wait_for_exit(feeder).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+    }
+    assert_eq!(rig.dead_letters().await, 0);
     for consumer in consumers {
         stop_consumer(consumer).await;
     }

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use bucket_brigade_testbed::proxy::{CutRates, PostgresProxy};
+use bucket_brigade_testbed::CloudOptions;
+use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::proxy::{CutRates, PostgresProxy, SilenceMode, SilentProxy};
 use tokio::net::TcpListener;
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
+use crate::shared_queue::spawn_consumer_of_all;
 
 /// Whatever falls silent is given up by then.
 const RECOVERY_TIME: Duration = Duration::from_mins(1);
@@ -15,13 +18,26 @@ const COUNT_LOCKS: &str =
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-async fn start_proxy(rig: &TestRig) -> (PostgresProxy, String) {
+/// The server's port, and the address of the database through a proxy on another.
+fn split_url(rig: &TestRig) -> (u16, impl Fn(u16) -> String) {
     let (front, rest) = rig.application.database_url.rsplit_once(':').unwrap();
     let (server, database) = rest.split_once('/').unwrap();
-    let proxy = PostgresProxy::start(server.parse().unwrap(), CutRates::NONE)
-        .await
-        .unwrap();
-    let url = format!("{front}:{}/{database}", proxy.port());
+    let url = move |port| format!("{front}:{port}/{database}");
+    (server.parse().unwrap(), url)
+}
+
+async fn start_proxy(rig: &TestRig) -> (PostgresProxy, String) {
+    let (server, url) = split_url(rig);
+    let proxy = PostgresProxy::start(server, CutRates::NONE).await.unwrap();
+    let url = url(proxy.port());
+    (proxy, url)
+}
+
+/// One that keeps its sessions at the server while it is silent.
+async fn start_silent_proxy(rig: &TestRig) -> (SilentProxy, String) {
+    let (server, url) = split_url(rig);
+    let proxy = SilentProxy::start(server).await.unwrap();
+    let url = url(proxy.port());
     (proxy, url)
 }
 
@@ -57,6 +73,88 @@ async fn a_consumer_goes_on_after_its_connections_fell_silent() {
     assert!(began.elapsed() < RECOVERY_TIME, "{:?}", began.elapsed());
     rig.wait_until_drained().await;
     assert_eq!(rig.ledger_counter("moved").await, 200);
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_run_is_taken_on_after_its_database_was_silent() {
+    let queue = CreateQueueOptions {
+        max_receive_count: Some(1),
+        ..CreateQueueOptions::default()
+    };
+    let rig = TestRig::with_options(CloudOptions::default(), queue).await;
+    rig.open_run().await;
+    let id = rig.add_image("image/0.png").await;
+    let (proxy, url) = start_silent_proxy(&rig).await;
+    let consumer = spawn_consumer_of_all(&rig, &[("DATABASE_URL", &url)]);
+    wait_until("its connection", async || proxy.accepted_connections() > 0).await;
+    proxy.silence(SilenceMode::Dropping, true);
+    rig.feed_row(&id, "image/0.png").await;
+    let began = Instant::now();
+    wait_until("the reason", async || {
+        let log = consumer.log_tail(100);
+        log.contains("cannot connect to the database (DATABASE_URL") && log.contains("no response")
+    })
+    .await;
+    assert!(began.elapsed() < RECOVERY_TIME, "{:?}", began.elapsed());
+    proxy.end_silence();
+    let ended = Instant::now();
+    rig.wait_until_drained().await;
+    assert!(ended.elapsed() < RECOVERY_TIME, "{:?}", ended.elapsed());
+    assert_eq!(
+        (rig.count_rows("moves").await, rig.dead_letters().await),
+        (1, 0)
+    );
+    stop_consumer(consumer).await;
+}
+
+const COUNT_SLEEPERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'
+    AND datname = current_database() AND application_name = 'bucket-brigade consumer'";
+
+/// A batch on a table with AFTER triggers is a transaction of several round trips.
+#[tokio::test]
+async fn silence_in_the_middle_of_a_batch_holds_its_rows_for_seconds_only() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF current_setting('application_name') = 'bucket-brigade consumer' THEN PERFORM pg_sleep(3); END IF;
+            RETURN NULL; END $$;
+         CREATE TRIGGER slow AFTER UPDATE ON images FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    .await;
+    let (proxy, url) = start_silent_proxy(&rig).await;
+    rig.open_run().await;
+    let id = rig.add_image("image/0.png").await;
+    rig.feed_row(&id, "image/0.png").await;
+    let consumer = rig.spawn_consumer(&[("DATABASE_URL", &url)]);
+    wait_until("the commit", async || {
+        rig.query_number(COUNT_SLEEPERS).await == 1
+    })
+    .await;
+    proxy.silence(SilenceMode::Dropping, false);
+    let began = Instant::now();
+    rig.execute_sql(&format!(
+        "UPDATE images SET path = 'elsewhere/0.png' WHERE id = {id}"
+    ))
+    .await;
+    assert!(
+        began.elapsed() > Duration::from_secs(1),
+        "it has not waited"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+    rig.wait_until_drained().await;
+    assert!(began.elapsed() < RECOVERY_TIME, "{:?}", began.elapsed());
+    assert_eq!(
+        (
+            rig.count_rows("moves").await,
+            rig.count_rows("changes").await
+        ),
+        (0, 1)
+    );
     stop_consumer(consumer).await;
 }
 
@@ -108,16 +206,14 @@ async fn the_statement_of_a_killed_consumer_ends() {
     let id = rig.add_image("image/0.png").await;
     rig.feed_row(&id, "image/0.png").await;
     let mut consumer = rig.spawn_consumer(&[]);
-    let count_sleepers = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'
-        AND datname = current_database() AND application_name = 'bucket-brigade consumer'";
     wait_until("the commit", async || {
-        rig.query_number(count_sleepers).await == 1
+        rig.query_number(COUNT_SLEEPERS).await == 1
     })
     .await;
     consumer.kill().await.unwrap();
     let began = Instant::now();
     wait_until("its end", async || {
-        rig.query_number(count_sleepers).await == 0
+        rig.query_number(COUNT_SLEEPERS).await == 0
     })
     .await;
     assert!(

@@ -67,18 +67,19 @@ impl StreamedCopy<'_> {
     }
 
     async fn run_once(&self, trusts_etag: bool) -> Result<CopiedObject, StoreError> {
+        let memory = reserve_memory(u64::MAX).await;
         let object = self.source.open(self.source_key, None, None).await?;
         let size = object.size;
         if size > self.single_upload_bytes() {
             return Err(StoreError::TooLarge);
         }
+        let _memory = keep_for(memory, size);
         let (source, key) = (self.source, self.source_key);
         let has_tags = object.head.tag_count().is_some_and(|count| count > 0);
         let headers = self.attributes;
         let headers = headers.upload_headers(source, key, &object.head, has_tags);
         let mut headers = headers.await?;
         headers.extend(self.condition.header());
-        let _memory = reserve_memory(size).await;
         let md5 = object.head.md5().filter(|_| trusts_etag);
         let upload = Upload::of(object.body, size, md5, source.copies.timeout).await?;
         let destination = &self.store.destination;
@@ -135,10 +136,11 @@ pub(super) async fn copy_streamed_part(
     (first, last): (u64, u64),
 ) -> Result<String, StoreError> {
     let (source, route) = (&copy.store.source, copy.route);
+    let size = last - first + 1;
+    let _memory = reserve_memory(size).await;
     let range = format!("bytes={first}-{last}");
     let object = source.open(&route.source_key, Some(copy.source_etag), Some(&range));
     let object = object.await.map_err(source_error)?;
-    let size = last - first + 1;
     if object.size != size {
         return Err(StoreError::permanent(
             "InvalidRange",
@@ -148,7 +150,6 @@ pub(super) async fn copy_streamed_part(
             ),
         ));
     }
-    let _memory = reserve_memory(size).await;
     let upload = Upload::of(object.body, size, None, source.copies.timeout).await?;
     let (destination, key) = (&copy.store.destination, &route.destination_key);
     let written = upload.write(destination, key, query, Vec::new()).await?;
@@ -159,10 +160,22 @@ pub(super) async fn copy_streamed_part(
     Ok(written.copied.etag)
 }
 
+/// Before the object is opened: a store does not wait for long with its bytes.
 async fn reserve_memory(size: u64) -> Option<SemaphorePermit<'static>> {
+    MEMORY.acquire_many(held_kib(size)).await.ok()
+}
+
+/// Gives back what an object of this size does not need.
+fn keep_for(
+    memory: Option<SemaphorePermit<'static>>,
+    size: u64,
+) -> Option<SemaphorePermit<'static>> {
+    memory?.split(held_kib(size) as usize)
+}
+
+fn held_kib(size: u64) -> u32 {
     let (least, most) = HELD_KIB;
-    let kib = u32::try_from(size >> 10).unwrap_or(most).clamp(least, most);
-    MEMORY.acquire_many(kib).await.ok()
+    u32::try_from(size >> 10).unwrap_or(most).clamp(least, most)
 }
 
 /// Bytes on their way.

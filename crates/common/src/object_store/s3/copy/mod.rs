@@ -120,13 +120,14 @@ impl CopyClient {
     /// # Errors
     /// What S3 answered, what became of the request, or why it was not sent.
     pub(super) async fn copy(&self, copy: &ObjectRequest<'_>) -> Result<Answer, RequestError> {
-        // The connection may have been dead. A copy that was made all the same is met, and recognised.
-        if self.timeout > SMALL_COPY_TIMEOUT
-            && let Ok(result) = timeout(SMALL_COPY_TIMEOUT, self.exchange(copy, "")).await
-        {
-            return result;
+        // The first connection may be dead. A copy that was made all the same is met, and recognised.
+        let first = Some(SMALL_COPY_TIMEOUT).filter(|first| *first < self.timeout);
+        for limit in first.into_iter().chain([self.timeout]) {
+            if let Ok(result) = timeout(limit, self.exchange_once(copy, "")).await {
+                return result;
+            }
         }
-        self.exchange(copy, "").await
+        Err(timed_out(copy.operation))
     }
 
     /// Sends it with this body, and reads the answer.
@@ -138,14 +139,20 @@ impl CopyClient {
         request: &ObjectRequest<'_>,
         body: &str,
     ) -> Result<Answer, RequestError> {
-        let exchange = async {
-            let body = SdkBody::from(body);
-            let (response, identity) = self.send_at_its_time(request, body).await?;
-            let (status, date, body) = read_body(response).await?;
-            let answer = response::read(status, &body);
-            answer.map_err(|error| self.refused(request, error, &identity, date))
-        };
+        let exchange = self.exchange_once(request, body);
         within(request.operation, self.timeout, exchange).await
+    }
+
+    async fn exchange_once(
+        &self,
+        request: &ObjectRequest<'_>,
+        body: &str,
+    ) -> Result<Answer, RequestError> {
+        let body = SdkBody::from(body);
+        let (response, identity) = self.send_at_its_time(request, body).await?;
+        let (status, date, body) = read_body(response).await?;
+        let answer = response::read(status, &body);
+        answer.map_err(|error| self.refused(request, error, &identity, date))
     }
 
     /// Sends it within a time limit. Of a success the body is still to arrive.
@@ -246,18 +253,26 @@ impl CopyClient {
         Ok(built)
     }
 
-    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, RequestError> {
+    /// No `async fn`, which would have room for the request twice, in each copy in flight.
+    fn call(
+        &self,
+        mut request: HttpRequest,
+    ) -> impl Future<Output = Result<HttpResponse, RequestError>> + use<> {
         let connection = CaptureSmithyConnection::new();
         request.add_extension(connection.clone());
-        let response = self.connector.call(request).await;
-        let response = response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
-        // The server behind this connection may be the one that is broken, and the pool hands out first
-        // what was used last. The SDK does the same.
-        let status = response.status().as_u16();
-        if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
-            connection.poison();
+        let response = self.connector.call(request);
+        async move {
+            let response = response.await;
+            let response =
+                response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
+            // The server behind this connection may be the one that is broken, and the pool hands out first
+            // what was used last. The SDK does the same.
+            let status = response.status().as_u16();
+            if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
+                connection.poison();
+            }
+            Ok(response)
         }
-        Ok(response)
     }
 }
 
@@ -266,8 +281,12 @@ async fn within<T>(
     limit: Duration,
     sent: impl Future<Output = Result<T, RequestError>>,
 ) -> Result<T, RequestError> {
-    let timed_out = |_| Err(lost("Timeout", format!("{operation} has timed out")));
-    timeout(limit, sent).await.unwrap_or_else(timed_out)
+    let sent = timeout(limit, sent).await;
+    sent.unwrap_or_else(|_| Err(timed_out(operation)))
+}
+
+fn timed_out(operation: &str) -> RequestError {
+    lost("Timeout", format!("{operation} has timed out"))
 }
 
 /// Its status, date and body. S3 sends spaces while it copies.

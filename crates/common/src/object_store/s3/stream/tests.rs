@@ -136,7 +136,7 @@ fn route() -> MoveRoute {
     fixture::route("a b.png")
 }
 
-/// How many uploads are begun where so many objects are to be copied at once.
+/// How many uploads are begun where so many objects are to be copied at once; none waits with its object open.
 async fn begun_uploads(object: OneObject, copies: usize) -> usize {
     let (store, mut tasks) = (store(&object).await, JoinSet::new());
     for _ in 0..copies {
@@ -144,14 +144,14 @@ async fn begun_uploads(object: OneObject, copies: usize) -> usize {
         tasks.spawn(async move { store.copy(&route()).await });
     }
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(object.met("GET"), copies);
+    assert_eq!(object.met("GET"), object.met("PUT"));
     object.met("PUT")
 }
 
 #[tokio::test(start_paused = true)]
 async fn memory_is_bounded_whatever_the_objects_sizes() {
     let _turn = TURN.lock().await;
-    for (size, begun) in [(4 << 10, 300), (256 << 10, 192), (1 << 20, 96)] {
+    for (size, begun) in [(4 << 10, 300), (256 << 10, 191), (1 << 20, 96)] {
         let object = OneObject {
             holds_uploads: true,
             ..OneObject::of(size)
