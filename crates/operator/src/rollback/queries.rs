@@ -128,7 +128,7 @@ pub(super) async fn undo_moves(
         .bind(ledger.worker());
     let wanted = targets.iter();
     let wanted = wanted.map(|target| (target.row.id.as_str(), target.row.old_path.as_str()));
-    let Some(found) = before_timeout(ledger.set_paths(query, wanted)).await else {
+    let Some(found) = before_timeout(Box::pin(ledger.set_paths(query, wanted))).await else {
         return Err(no_response());
     };
     match found {
