@@ -16,4 +16,6 @@ pub enum Sabotage {
     UnsentDeadLetter,
     /// Consumers do not know that images have companions.
     ForgottenCompanions,
+    /// What may be a row's trouble or the database's is taken for the row's, without a try without rows.
+    UntestedSuspicion,
 }

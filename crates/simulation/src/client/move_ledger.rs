@@ -65,7 +65,8 @@ fn set_paths(things: &mut WorldState, moves: &[PendingMove]) -> HashSet<RowId> {
         | Sabotage::UnconditionalCopy
         | Sabotage::UncheckedPath
         | Sabotage::UnsentDeadLetter
-        | Sabotage::ForgottenCompanions => things.table.commit(moves),
+        | Sabotage::ForgottenCompanions
+        | Sabotage::UntestedSuspicion => things.table.commit(moves),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bucket_brigade_consumer::protocol::Action;
 use stateright::Property;
 
+use super::consumer::DAMAGED_ROW;
 use super::{BrigadeModel, ModelState, RowLock};
 use crate::world::{NEW_PREFIX, OLD_PREFIX};
 
@@ -56,6 +57,15 @@ fn safety_properties() -> Vec<Property<BrigadeModel>> {
                 seeded.clone().filter(has).count() == seeded.count()
             },
         ),
+        Property::always(
+            "I10: trouble of the database's is no row's",
+            |model: &BrigadeModel, state: &ModelState| {
+                let mut failures = state.table.failures.iter();
+                failures.all(|(id, failed)| {
+                    failed.code != DAMAGED_ROW || model.is_damaged(id, &failed.path)
+                })
+            },
+        ),
     ]
 }
 
@@ -77,6 +87,10 @@ fn reachability_properties() -> Vec<Property<BrigadeModel>> {
         Property::sometimes("a path was rewritten", |_, state: &ModelState| {
             let mut failures = state.table.failures.values();
             failures.any(|failed| failed.code == "PathRewritten")
+        }),
+        Property::sometimes("a damaged row fails", |_, state: &ModelState| {
+            let mut failures = state.table.failures.values();
+            failures.any(|failed| failed.code == DAMAGED_ROW)
         }),
         Property::sometimes(
             "a companion of the application's is kept",
