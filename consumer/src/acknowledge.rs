@@ -94,10 +94,15 @@ async fn send_in_halves<T: Clone>(
         let attempts = if part.len() == whole { MAX_ATTEMPTS } else { 1 };
         send_with_retries(part, attempts, &send)
     };
-    flush_in_halves(batch, attempt, |error| {
-        tracing::warn!(%error, "the queue refuses to end a message: it comes back by itself");
-        false
-    })
+    flush_in_halves(
+        batch,
+        attempt,
+        |_| false,
+        |error| {
+            tracing::warn!(%error, "the queue refuses to end a message: it comes back by itself");
+            false
+        },
+    )
     .await
 }
 

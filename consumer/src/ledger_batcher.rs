@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::batch::{BatchConfig, Batcher, flush_in_halves};
 use bucket_brigade_common::health::{Dependency, Health};
+use bucket_brigade_common::ledger::STATEMENT_CANCELLED;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::panics::contain_panic;
 use bucket_brigade_common::retry::Backoff;
@@ -59,7 +60,12 @@ where
         Self(Batcher::new(config, move |batch| {
             let retrier = Arc::clone(&retrier);
             let refused = LedgerOutcome::Refused;
-            async move { flush_in_halves(batch, |part| retrier.call(part), refused).await }.boxed()
+            let is_timeout = |cause: &FailureCause| cause.code == STATEMENT_CANCELLED;
+            async move {
+                let call = |part| retrier.call(part);
+                flush_in_halves(batch, call, is_timeout, refused).await
+            }
+            .boxed()
         }))
     }
 

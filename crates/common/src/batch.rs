@@ -150,10 +150,12 @@ async fn flush_batch<T, R>(
 }
 
 /// Tries a batch. An error means that it was refused as a whole: each half is then tried on its own, until
-/// what is refused is alone. Returns the results in order.
+/// what is refused is alone; at once each alone where the error is that of a time limit, which the one that takes so
+/// long would reach in each half again, with the others waiting. Returns the results in order.
 pub async fn flush_in_halves<T, R, E, F>(
     batch: Vec<T>,
     attempt: impl Fn(Arc<[T]>) -> F,
+    is_timeout: impl Fn(&E) -> bool,
     refused_single: impl Fn(E) -> R,
 ) -> Vec<R>
 where
@@ -161,12 +163,13 @@ where
     F: Future<Output = Result<Vec<R>, E>>,
 {
     let mut results = Vec::with_capacity(batch.len());
-    // Last in, first out: the left half goes on top, so that the results come in order.
+    // Last in, first out: the left part goes on top, so that the results come in order.
     let mut parts: Vec<Arc<[T]>> = vec![batch.into()];
     while let Some(part) = parts.pop() {
         match attempt(Arc::clone(&part)).await {
             Ok(done) => results.extend(done),
             Err(error) if part.len() == 1 => results.push(refused_single(error)),
+            Err(error) if is_timeout(&error) => parts.extend(part.chunks(1).rev().map(Arc::from)),
             Err(_) => {
                 let (left, right) = part.split_at(part.len() / 2);
                 parts.push(right.into());
@@ -183,6 +186,13 @@ mod tests {
     use futures::future::{join, join_all};
     use tokio::time::{Instant, sleep};
 
+    const CONFIG: BatchConfig = BatchConfig {
+        max: 100,
+        min: 50,
+        linger: Duration::from_millis(5),
+        concurrency: 1,
+    };
+
     fn doubling_batcher(config: BatchConfig) -> (Batcher<u32, u32>, Arc<Mutex<Vec<usize>>>) {
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let recorded = Arc::clone(&sizes);
@@ -195,13 +205,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_share_batches_and_each_gets_its_own_result() {
-        let config = BatchConfig {
+        let (batcher, sizes) = doubling_batcher(BatchConfig {
             max: 10,
             min: 10,
-            linger: Duration::from_millis(5),
             concurrency: 2,
-        };
-        let (batcher, sizes) = doubling_batcher(config);
+            ..CONFIG
+        });
         let results = join_all((0..25).map(|number| batcher.submit(number))).await;
         let expected: Vec<Option<u32>> = (0..25).map(|number| Some(number * 2)).collect();
         assert_eq!(results, expected);
@@ -212,10 +221,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn enough_do_not_wait_and_what_comes_while_others_are_in_flight_joins() {
         let config = BatchConfig {
-            max: 100,
             min: 4,
             linger: Duration::from_secs(5),
-            concurrency: 1,
+            ..CONFIG
         };
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let recorded = Arc::clone(&sizes);
@@ -244,13 +252,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_single_request_does_not_wait_long() {
-        let config = BatchConfig {
-            max: 100,
-            min: 50,
-            linger: Duration::from_millis(5),
-            concurrency: 1,
-        };
-        let (batcher, _) = doubling_batcher(config);
+        let (batcher, _) = doubling_batcher(CONFIG);
         let started = Instant::now();
         assert_eq!(batcher.submit(4).await, Some(8));
         assert!(started.elapsed() <= Duration::from_millis(6));
@@ -266,15 +268,27 @@ mod tests {
                     Ok(part.iter().map(|number| Ok(*number)).collect())
                 }
             };
-            let results = flush_in_halves((0..8).collect(), attempt, Err).await;
-            let expected = (0..8).map(|number| {
-                if culprits.contains(&number) {
-                    Err("refused")
-                } else {
-                    Ok(number)
-                }
-            });
+            let results = flush_in_halves((0..8).collect(), attempt, |_| false, Err).await;
+            let is_good = |number: &i32| !culprits.contains(number);
+            let expected = (0..8).map(|number| Some(number).filter(is_good).ok_or("refused"));
             assert_eq!(results, expected.collect::<Vec<_>>());
         }
+    }
+
+    /// Its neighbours wait for two time limits, however many they are.
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_too_long_is_alone_at_once() {
+        let attempt = async |part: Arc<[i32]>| {
+            if part.contains(&63) {
+                sleep(Duration::from_secs(28)).await;
+                return Err("too slow");
+            }
+            Ok(part.iter().map(|number| Ok(*number)).collect())
+        };
+        let began = Instant::now();
+        let results = flush_in_halves((0..100).collect(), attempt, |_| true, Err).await;
+        assert_eq!(began.elapsed().as_secs(), 2 * 28);
+        let expected = (0..100).map(|number| Some(number).filter(|n| *n != 63).ok_or("too slow"));
+        assert_eq!(results, expected.collect::<Vec<_>>());
     }
 }

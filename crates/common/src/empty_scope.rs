@@ -195,19 +195,18 @@ fn without_slashes(text: &str) -> String {
 fn slash_differences(text: &str, found: &str) -> Vec<&'static str> {
     let at_start = |text: &str| text.len() - text.trim_start_matches('/').len();
     let at_end = |text: &str| text.len() - text.trim_end_matches('/').len();
+    let is_doubled = |text: &str| text.trim_matches('/').contains("//");
+    let (start, end) = (
+        at_start(text).cmp(&at_start(found)),
+        at_end(text).cmp(&at_end(found)),
+    );
     let differences = [
+        (start.is_gt(), "a slash too many at its start"),
+        (start.is_lt(), "no such slash at its start"),
+        (end.is_gt(), "a doubled slash at its end"),
+        (end.is_lt(), "no slash at its end"),
         (
-            at_start(text) > at_start(found),
-            "a slash too many at its start",
-        ),
-        (
-            at_start(text) < at_start(found),
-            "no such slash at its start",
-        ),
-        (at_end(text) > at_end(found), "a doubled slash at its end"),
-        (at_end(text) < at_end(found), "no slash at its end"),
-        (
-            text.trim_matches('/').contains("//") != found.trim_matches('/').contains("//"),
+            is_doubled(text) != is_doubled(found),
             "other slashes within",
         ),
     ];

@@ -175,37 +175,17 @@ mod tests {
 
     #[test]
     fn anything_else_is_poison() {
-        for body in [
-            "",
-            "null",
-            "hello",
-            "[]",
-            "{}",
-            r#"{"id":"1"}"#,
-            r#"{"id":1,"path":"image/a"}"#,
-            r#"{"run":"7","id":"1","path":"image/a"}"#,
-            r#"{"run":7.5,"id":"1","path":"image/a"}"#,
-            r#"{"id":"1","path":null}"#,
-            r#"{"id":"1","path":"image/a","more":1}"#,
-            r#"{"id":"1","path":"image/a"} trailing"#,
-        ] {
-            assert!(
-                matches!(poison(body), PoisonReason::MalformedBody(_)),
-                "{body}"
-            );
+        let malformed = r#"|null|hello|[]|{}|{"id":"1"}|{"id":1,"path":"image/a"}|{"run":"7","id":"1","path":"image/a"}|{"run":7.5,"id":"1","path":"image/a"}|{"id":"1","path":null}|{"id":"1","path":"image/a","more":1}|{"id":"1","path":"image/a"} trailing"#;
+        for body in malformed.split('|') {
+            let reason = poison(body);
+            assert!(matches!(reason, PoisonReason::MalformedBody(_)), "{body}");
         }
-        assert!(matches!(
-            poison(r#"{"id":"one","path":"image/a"}"#),
-            PoisonReason::BadId(..)
-        ));
-        assert!(matches!(
-            poison(r#"{"id":"1","path":"secret/a"}"#),
-            PoisonReason::BadPath(..)
-        ));
-        assert!(matches!(
-            poison(r#"{"id":"1","path":"image/\u0000"}"#),
-            PoisonReason::BadPath(..)
-        ));
+        let reason = poison(r#"{"id":"one","path":"image/a"}"#);
+        assert!(matches!(reason, PoisonReason::BadId(..)));
+        for path in ["secret/a", r"image/\u0000"] {
+            let reason = poison(&format!(r#"{{"id":"1","path":"{path}"}}"#));
+            assert!(matches!(reason, PoisonReason::BadPath(..)), "{path}");
+        }
         assert_eq!(
             poison(&"x".repeat(200 * 1024)),
             PoisonReason::TooLong(204_800)

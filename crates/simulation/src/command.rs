@@ -159,6 +159,7 @@ fn explore_all() -> bool {
         Sabotage::DeleteBeforeCommit,
         Sabotage::UncheckedPath,
         Sabotage::UnsentDeadLetter,
+        Sabotage::UntestedSuspicion,
     ] {
         holds &= has_counterexample(sabotage);
     }

@@ -18,4 +18,6 @@ pub enum Sabotage {
     RunsMixedUp,
     /// Consumers do not know that images have companions.
     ForgottenCompanions,
+    /// What may be a row's trouble or the database's is taken for the row's, without a try without rows.
+    UntestedSuspicion,
 }

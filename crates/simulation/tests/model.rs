@@ -84,6 +84,12 @@ fn a_trigger_that_rewrites_the_path() {
 }
 
 #[test]
+fn a_damaged_row_and_a_database_that_looks_so() {
+    let name = "one damaged row, the database under suspicion";
+    assert_holds(name, &["a damaged row fails", "a message is dead"]);
+}
+
+#[test]
 fn a_silent_connection() {
     assert_holds("one row, two silent connections", &["a row is moved"]);
 }
@@ -101,6 +107,11 @@ fn a_companion() {
         name,
         &["a row is moved", "a companion of the application's is kept"],
     );
+}
+
+#[test]
+fn without_a_try_without_rows_an_outage_is_a_rows_failure() {
+    assert_violates(Sabotage::UntestedSuspicion, "I10");
 }
 
 /// The test for the test: with this missing, this is what breaks first.

@@ -34,7 +34,8 @@ pub(crate) enum PasswordSource {
 /// How to reach the database. Holds the password: never printed.
 #[derive(Clone)]
 pub struct DatabaseLogin {
-    options: PgConnectOptions,
+    /// With the password as it was when the process started.
+    pub(super) options: PgConnectOptions,
     password: PasswordSource,
 }
 
@@ -57,11 +58,6 @@ impl DatabaseLogin {
             _ => {}
         }
         Ok(Self { options, password })
-    }
-
-    /// As it was when the process started.
-    pub(super) fn first_options(&self) -> PgConnectOptions {
-        self.options.clone()
     }
 
     pub(super) fn is_fixed(&self) -> bool {

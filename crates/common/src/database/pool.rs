@@ -41,7 +41,7 @@ pub fn create_pool(login: DatabaseLogin, connections: u32) -> DatabasePool {
             let ping = timeout(PING_TIMEOUT, connection.ping());
             Box::pin(async { Ok(matches!(ping.await, Ok(Ok(())))) })
         })
-        .connect_lazy_with(login.first_options());
+        .connect_lazy_with(login.options.clone());
     DatabasePool {
         pool,
         login,

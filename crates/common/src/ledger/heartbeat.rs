@@ -1,6 +1,6 @@
 //! Heartbeats and limits in the ledger.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -67,20 +67,6 @@ const UNSEEN_LAG: &str = "this is Aurora, whose readers do not stream from the w
 const CHECK_LAG_PRIVILEGE: &str =
     "SELECT current_user::text, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
         to_regproc('aurora_version') IS NOT NULL, to_regproc('aurora_replica_status') IS NOT NULL";
-
-/// Where the lag of replicas is read, once that is known.
-#[derive(Debug, Default)]
-pub(super) struct LagSource(AtomicBool);
-
-impl LagSource {
-    fn statement(&self) -> &'static str {
-        if self.0.load(Ordering::Relaxed) {
-            SELECT_AURORA_LAG
-        } else {
-            SELECT_REPLICA_LAG
-        }
-    }
-}
 
 /// From the columns of [`UPSERT_HEARTBEAT`].
 impl FromRow<'_, PgRow> for FleetLimits {
@@ -157,7 +143,7 @@ impl PostgresLedger {
         let query = sqlx::query_as(CHECK_LAG_PRIVILEGE).fetch_one(&self.pool);
         let (user, may, is_aurora, has_status): (String, bool, bool, bool) =
             within(OPEN_TIMEOUT, async { Ok(query.await?) }).await?;
-        self.lag_source.0.store(has_status, Ordering::Relaxed);
+        self.has_aurora_lag.store(has_status, Ordering::Relaxed);
         if is_aurora && !has_status {
             return Err(LedgerError::setting("MAX_REPLICA_LAG", UNSEEN_LAG.into()));
         }
@@ -197,8 +183,13 @@ impl FleetControl for PostgresLedger {
     }
 
     async fn replica_lag(&self) -> Result<Option<Duration>, StatementError> {
-        let query = sqlx::query_as(self.lag_source.statement());
-        let (seconds,): (Option<f64>,) = with_timeout(query.fetch_one(&self.pool)).await?;
+        let statement = if self.has_aurora_lag.load(Ordering::Relaxed) {
+            SELECT_AURORA_LAG
+        } else {
+            SELECT_REPLICA_LAG
+        };
+        let query = sqlx::query_scalar(statement).fetch_one(&self.pool);
+        let seconds: Option<f64> = with_timeout(query).await?;
         Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
     }
 }

@@ -33,6 +33,7 @@ pub mod worker_state;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -69,7 +70,6 @@ pub use table_id::find_id_columns;
 use self::counters::CounterRows;
 use self::errors::batch_error;
 use self::feed_index::FeedIndex;
-use self::heartbeat::LagSource;
 use self::stretch::StretchLength;
 pub use crate::database::{DatabasePool, create_pool};
 use crate::ledger::move_ledger::{
@@ -100,7 +100,8 @@ pub struct PostgresLedger {
     table: ApplicationTable,
     statements: Arc<TableStatements>,
     stretch_length: Arc<StretchLength>,
-    lag_source: Arc<LagSource>,
+    /// Whether that of replicas is read as Aurora has it.
+    has_aurora_lag: Arc<AtomicBool>,
     counter_rows: Arc<CounterRows>,
     feed_index: Arc<FeedIndex>,
     throttle: Option<Arc<Throttle>>,
@@ -145,7 +146,7 @@ impl PostgresLedger {
             table,
             statements: Arc::new(statements),
             stretch_length: Arc::default(),
-            lag_source: Arc::default(),
+            has_aurora_lag: Arc::default(),
             counter_rows: Arc::default(),
             feed_index: Arc::default(),
             throttle: None,

@@ -11,49 +11,31 @@ use crate::sql::quote_identifier;
 
 const SCHEMA: &str = "bucket_brigade";
 
+macro_rules! step {
+    ($number:literal, $name:literal, $file:literal) => {
+        (
+            $number,
+            $name,
+            include_str!(concat!("../../migrations/", $file)),
+        )
+    };
+}
+
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
 const MIGRATIONS: [(i64, &str, &str); 12] = [
-    (
-        1,
-        "ledger",
-        include_str!("../../migrations/0001_ledger.sql"),
-    ),
-    (
-        2,
-        "steering",
-        include_str!("../../migrations/0002_steering.sql"),
-    ),
-    (3, "proof", include_str!("../../migrations/0003_proof.sql")),
-    (4, "undo", include_str!("../../migrations/0004_undo.sql")),
-    (5, "runs", include_str!("../../migrations/0005_runs.sql")),
-    (6, "scope", include_str!("../../migrations/0006_scope.sql")),
-    (
-        7,
-        "options",
-        include_str!("../../migrations/0007_options.sql"),
-    ),
-    (
-        8,
-        "history",
-        include_str!("../../migrations/0008_history.sql"),
-    ),
-    (10, "keys", include_str!("../../migrations/0010_keys.sql")),
-    (
-        12,
-        "commands",
-        include_str!("../../migrations/0012_commands.sql"),
-    ),
-    (
-        13,
-        "control",
-        include_str!("../../migrations/0013_control.sql"),
-    ),
-    (
-        14,
-        "cursors",
-        include_str!("../../migrations/0014_cursors.sql"),
-    ),
+    step!(1, "ledger", "0001_ledger.sql"),
+    step!(2, "steering", "0002_steering.sql"),
+    step!(3, "proof", "0003_proof.sql"),
+    step!(4, "undo", "0004_undo.sql"),
+    step!(5, "runs", "0005_runs.sql"),
+    step!(6, "scope", "0006_scope.sql"),
+    step!(7, "options", "0007_options.sql"),
+    step!(8, "history", "0008_history.sql"),
+    step!(10, "keys", "0010_keys.sql"),
+    step!(12, "commands", "0012_commands.sql"),
+    step!(13, "control", "0013_control.sql"),
+    step!(14, "cursors", "0014_cursors.sql"),
 ];
 
 /// The step this version is at.

@@ -86,23 +86,28 @@ pub async fn find_id_columns(
         path_column: String::new(),
     };
     let columns = find_id(&table, &spec).await?;
-    let types = columns
-        .iter()
-        .map(|column| column_type(&table, column, false));
-    let types: Vec<IdColumnType> = types.collect::<Result<_, _>>()?;
-    let numbers: Vec<i16> = columns.iter().map(|(_, column)| column.number).collect();
-    let key = select_unique_key(&table, &numbers).await?;
-    let order = order_of(&numbers, &key.unwrap_or_default());
-    let names = columns.into_iter().map(|(name, _)| name).collect();
-    let id_type = IdType::from_columns(&types).ok_or_else(|| not_unique(&table, id_column))?;
-    Ok(IdColumns::new(names, id_type, order))
+    Ok(read_id(&table, &columns, false).await?.columns)
 }
 
 pub(super) async fn check_id(
     table: &TableDetails<'_>,
     columns: Vec<NamedColumn>,
 ) -> Result<TableId, LedgerError> {
-    let is_single = columns.len() == 1;
+    let id = read_id(table, &columns, true).await?;
+    if let Some((column, _)) = columns.iter().find(|(_, column)| !column.is_not_null) {
+        // Rows without an id would never be found.
+        let problem = "may be null: it must be declared NOT NULL";
+        return Err(table.refuse_column(ID_SETTING, column, problem));
+    }
+    Ok(id)
+}
+
+async fn read_id(
+    table: &TableDetails<'_>,
+    columns: &[NamedColumn],
+    must_be_unique: bool,
+) -> Result<TableId, LedgerError> {
+    let is_single = must_be_unique && columns.len() == 1;
     let types = columns
         .iter()
         .map(|column| column_type(table, column, is_single));
@@ -110,16 +115,9 @@ pub(super) async fn check_id(
     let names: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
     let numbers: Vec<i16> = columns.iter().map(|(_, column)| column.number).collect();
     let key = select_unique_key(table, &numbers).await?;
-    let id_type = IdType::from_columns(&types);
-    let (Some(key), Some(id_type)) = (key, id_type) else {
-        return Err(not_unique(table, &names.join(",")));
-    };
-    if let Some((column, _)) = columns.iter().find(|(_, column)| !column.is_not_null) {
-        // Rows without an id would never be found.
-        let problem = "may be null: it must be declared NOT NULL";
-        return Err(table.refuse_column(ID_SETTING, column, problem));
-    }
-    let index_order = order_of(&numbers, &key);
+    let id_type = IdType::from_columns(&types).filter(|_| key.is_some() || !must_be_unique);
+    let id_type = id_type.ok_or_else(|| not_unique(table, &names.join(",")))?;
+    let index_order = order_of(&numbers, &key.unwrap_or_default());
     Ok(TableId {
         columns: IdColumns::new(names, id_type, index_order),
         numbers,

@@ -14,6 +14,9 @@ use super::{BrigadeModel, InHand, ModelAction, ModelState, RunState};
 use crate::sabotage::Sabotage;
 use crate::world::{COMPANION_SUFFIX, RUN, world_path_rule};
 
+/// The code of a refusal that may be the row's trouble or the database's.
+pub(super) const DAMAGED_ROW: &str = "XX000";
+
 /// What becomes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelOutcome {
@@ -28,6 +31,9 @@ pub enum ModelOutcome {
     /// The connection falls silent: the consumer gives the request up and tries again, and whether it is
     /// carried out shows later.
     Silent,
+    /// The database refuses the statement for what may be a row's trouble, and would without rows, too: the consumer
+    /// tries again.
+    Suspect,
     /// The lease is found to have run out.
     LeaseLost,
     /// The process is asked to stop and waits no longer.
@@ -57,6 +63,9 @@ impl ModelState {
         }
         if self.remaining.silences > 0 && has_effect(&in_hand.action) {
             actions.push(ModelAction::ConsumerAction(consumer, ModelOutcome::Silent));
+        }
+        if self.remaining.suspicions > 0 && is_statement(&in_hand.action) {
+            actions.push(ModelAction::ConsumerAction(consumer, ModelOutcome::Suspect));
         }
         let is_end = matches!(
             in_hand.action,
@@ -166,6 +175,11 @@ impl ModelState {
                 self.given_up.push(in_hand.clone());
                 return None;
             }
+            ModelOutcome::Suspect => {
+                self.remaining.suspicions -= 1;
+                let is_tested = model.sabotage != Sabotage::UntestedSuspicion;
+                return refusal_event(&in_hand.action).filter(|_| !is_tested);
+            }
             ModelOutcome::CompanionsOnly => {
                 let task = in_hand.task.as_ref()?;
                 let copied = self.runs[in_hand.run].copy_companion(&task.route);
@@ -197,6 +211,11 @@ impl ModelState {
         task: &MoveTask,
         model: &BrigadeModel,
     ) -> Event {
+        if self.is_refused(in_hand.run, task, model)
+            && let Some(refused) = refusal_event(&in_hand.action)
+        {
+            return refused;
+        }
         let run = &mut self.runs[in_hand.run];
         match in_hand.action.clone() {
             Action::ReadRow => {
@@ -241,6 +260,12 @@ impl ModelState {
         if let Some(task) = &in_hand.task {
             self.apply_row_action(&in_hand, task, model);
         }
+    }
+
+    fn is_refused(&self, run: usize, task: &MoveTask, model: &BrigadeModel) -> bool {
+        let id = task.id.as_str();
+        let path = self.runs[run].table.rows.get(id);
+        path.is_some_and(|path| model.is_damaged(id, path))
     }
 
     /// The application locks rows of the first run alone.
@@ -347,6 +372,16 @@ fn give_up_event(step: &Action) -> Event {
     }
 }
 
+/// Where the database refuses a row.
+fn refusal_event(step: &Action) -> Option<Event> {
+    let damaged = trouble(DAMAGED_ROW, true);
+    match step {
+        Action::ReadRow => Some(Event::RowUnreadable(damaged)),
+        Action::Commit(..) => Some(Event::CommitRefused(damaged)),
+        _ => None,
+    }
+}
+
 fn trouble(code: &str, permanent: bool) -> FailureCause {
     FailureCause {
         code: code.into(),
@@ -369,6 +404,18 @@ fn possible_outcomes(step: &Action) -> &'static [ModelOutcome] {
         Action::EndLease => &[Answered, LeaseLost],
         Action::Compare | Action::Delete | Action::Release(_) => &[Answered, GivenUp],
     }
+}
+
+/// Whether the step is one of the database's.
+fn is_statement(step: &Action) -> bool {
+    matches!(
+        step,
+        Action::ReadRow
+            | Action::Commit(..)
+            | Action::RecordSettlement(..)
+            | Action::RecordFailure(_)
+            | Action::RecordPoison
+    )
 }
 
 /// Whether the step changes the database or a bucket.

@@ -87,6 +87,8 @@ const BASE_MODEL: BrigadeModel = BrigadeModel {
     locks: 0,
     path_is_key: false,
     rewrites_path: false,
+    has_damaged_rows: false,
+    suspicions: 0,
     has_companions: false,
     silences: 0,
     stops: false,
@@ -124,6 +126,21 @@ fn what_databases_do() -> Vec<(&'static str, BrigadeModel)> {
             BrigadeModel {
                 rewrites_path: true,
                 max_receive_count: 3,
+                ..small()
+            },
+        ),
+        (
+            "one damaged row, the database under suspicion",
+            BrigadeModel {
+                has_damaged_rows: true,
+                suspicions: 1,
+                ..small()
+            },
+        ),
+        (
+            "one row, the database under suspicion twice",
+            BrigadeModel {
+                suspicions: 2,
                 ..small()
             },
         ),
@@ -238,6 +255,7 @@ pub fn sabotaged_model(sabotage: Sabotage) -> Option<BrigadeModel> {
     Some(BrigadeModel {
         sabotage,
         rewrites_path: sabotage == Sabotage::UncheckedPath,
+        suspicions: u8::from(sabotage == Sabotage::UntestedSuspicion),
         has_companions: sabotage == Sabotage::ForgottenCompanions,
         runs: if sabotage == Sabotage::RunsMixedUp {
             2

@@ -49,6 +49,11 @@ pub struct BrigadeModel {
     pub path_is_key: bool,
     /// Whether a trigger gives every row another path than the one asked for.
     pub rewrites_path: bool,
+    /// Whether the database refuses each row as seeded, as it does a damaged value: what looks like its own trouble
+    /// passes without rows.
+    pub has_damaged_rows: bool,
+    /// How many statements it refuses so with rows and without.
+    pub suspicions: u8,
     /// Whether each image has a companion, the application's own included.
     pub has_companions: bool,
     /// How many requests a silent connection carries out at any later time, or never.
@@ -102,6 +107,7 @@ pub struct RemainingEvents {
     writes: u8,
     locks: u8,
     silences: u8,
+    suspicions: u8,
 }
 
 /// A message in hand.
@@ -113,6 +119,14 @@ pub struct InHand {
     task: Option<MoveTask>,
     protocol: MoveProtocol,
     action: Action,
+}
+
+impl BrigadeModel {
+    fn is_damaged(&self, id: &str, path: &str) -> bool {
+        let mut rows = self.rows.iter();
+        self.has_damaged_rows
+            && rows.any(|(seeded, old_path, _)| (*seeded, *old_path) == (id, path))
+    }
 }
 
 /// What can happen next.
@@ -177,6 +191,7 @@ impl Model for BrigadeModel {
                 writes: self.writes,
                 locks: self.locks,
                 silences: self.silences,
+                suspicions: self.suspicions,
             },
             deleted_early: false,
             deleted_foreign_message: false,

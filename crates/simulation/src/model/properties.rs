@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bucket_brigade_consumer::protocol::Action;
 use stateright::Property;
 
+use super::consumer::DAMAGED_ROW;
 use super::{BrigadeModel, ModelState, RowLock, RunState};
 use crate::world::{NEW_PREFIX, OLD_PREFIX};
 
@@ -44,6 +45,10 @@ fn safety_properties() -> Vec<Property<BrigadeModel>> {
         Property::always("I7: the source stays", |model, state| {
             in_each_run(state, |run| sources_stay(model, run))
         }),
+        Property::always(
+            "I10: trouble of the database's is no row's",
+            |model, state| in_each_run(state, |run| only_damaged_rows_fail_so(model, run)),
+        ),
     ]
 }
 
@@ -54,6 +59,11 @@ fn in_each_run(state: &ModelState, holds: impl Fn(&RunState) -> bool) -> bool {
 fn sources_stay(model: &BrigadeModel, run: &RunState) -> bool {
     let mut seeded = model.rows.iter().filter(|(.., has_object)| *has_object);
     seeded.all(|(_, path, _)| run.buckets.source.contains_key(*path))
+}
+
+fn only_damaged_rows_fail_so(model: &BrigadeModel, run: &RunState) -> bool {
+    let mut failures = run.table.failures.iter();
+    failures.all(|(id, failed)| failed.code != DAMAGED_ROW || model.is_damaged(id, &failed.path))
 }
 
 /// What a model that never gets there could not be trusted with.
@@ -77,6 +87,10 @@ fn reachability_properties() -> Vec<Property<BrigadeModel>> {
         Property::sometimes("a path was rewritten", |_, state: &ModelState| {
             let mut failures = state.runs[0].table.failures.values();
             failures.any(|failed| failed.code == "PathRewritten")
+        }),
+        Property::sometimes("a damaged row fails", |_, state: &ModelState| {
+            let mut failures = state.runs[0].table.failures.values();
+            failures.any(|failed| failed.code == DAMAGED_ROW)
         }),
         Property::sometimes(
             "a companion of the application's is kept",

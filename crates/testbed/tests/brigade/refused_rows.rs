@@ -60,6 +60,88 @@ async fn fail_alone(codes: [(usize, &str); 6]) {
     stop_consumer(consumer).await;
 }
 
+/// An index entry that is too long: 54000, which no function raises.
+#[tokio::test]
+async fn a_row_beyond_a_limit_of_the_servers_fails_alone() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "CREATE FUNCTION entry(path text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+            SELECT CASE WHEN path = 'avatar/7.png'
+                   THEN (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 200) n) ELSE path END $$;
+         CREATE INDEX ON images (entry(path))",
+    )
+    .await;
+    let ids = rig.add_images(20).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.count_rows("moves").await, 19);
+    assert_eq!(rig.failure_code(&ids[7]).await.unwrap(), "54000");
+    stop_consumer(consumer).await;
+}
+
+/// Each row passes alone.
+#[tokio::test]
+async fn a_batch_that_is_too_large_as_a_whole_moves_in_parts() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "CREATE SEQUENCE refused;
+         CREATE FUNCTION limit_rows() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT count(*) FROM updated) > 3 THEN
+                PERFORM nextval('refused');
+                RAISE EXCEPTION 'too many' USING ERRCODE = '54000';
+            END IF; RETURN NULL; END $$;
+         CREATE TRIGGER limit_rows AFTER UPDATE ON images REFERENCING NEW TABLE AS updated
+            FOR EACH STATEMENT EXECUTE FUNCTION limit_rows()",
+    )
+    .await;
+    gather_batches(&rig).await;
+    rig.add_images(100).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(rig.count_rows("moves").await, 100);
+    let refused = "SELECT last_value FROM refused WHERE is_called";
+    assert!(rig.query_number(refused).await > 0);
+    stop_consumer(consumer).await;
+}
+
+/// Commits take long enough for a batch to gather beside two that are in flight.
+async fn gather_batches(rig: &TestRig) {
+    rig.execute_sql(
+        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_sleep(0.15); RETURN NULL; END $$;
+         CREATE TRIGGER linger BEFORE UPDATE ON images FOR EACH STATEMENT EXECUTE FUNCTION linger()",
+    )
+    .await;
+}
+
+/// A trigger of one row reaches the time limit, which its neighbours wait for twice, not once for each half.
+#[tokio::test]
+async fn a_row_that_takes_too_long_is_tried_alone_at_once() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION time_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.path = 'avatar/90.png' THEN
+                PERFORM nextval('tries');
+                RAISE EXCEPTION 'canceling statement due to statement timeout' USING ERRCODE = '57014';
+            END IF; RETURN NEW; END $$;
+         CREATE TRIGGER time_out BEFORE UPDATE ON images FOR EACH ROW EXECUTE FUNCTION time_out()",
+    )
+    .await;
+    gather_batches(&rig).await;
+    let ids = rig.add_images(100).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.count_rows("moves").await, 99);
+    assert_eq!(rig.failure_code(&ids[90]).await.unwrap(), "57014");
+    let tries = rig.query_number("SELECT last_value FROM tries").await;
+    assert!(tries <= 2, "{tries}");
+    stop_consumer(consumer).await;
+}
+
 #[tokio::test]
 async fn a_path_that_a_trigger_rewrites_is_left_alone() {
     let rig = TestRig::new().await;
