@@ -23,13 +23,11 @@ pub enum PreflightError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// A right is missing.
     #[error("{setting}: {problem}")]
     AccessDenied {
         setting: &'static str,
         problem: String,
     },
-    /// The service does not respond.
     #[error("{setting}: {problem}")]
     Unreachable {
         setting: &'static str,

@@ -63,7 +63,6 @@ impl Default for CopyLimits {
     }
 }
 
-/// How copies are written.
 #[derive(Debug, Clone)]
 pub struct S3Options {
     pub attributes: CopyAttributes,
