@@ -13,7 +13,6 @@ use crate::ledger::fleet_control::WorkerRole;
 pub enum Dependency {
     Database,
     Queue,
-    /// S3.
     Objects,
 }
 
@@ -64,7 +63,6 @@ struct DependencyState {
     last_success: Option<Instant>,
 }
 
-/// Which dependencies are down, and why.
 #[derive(Debug, Clone)]
 pub struct Health {
     role: WorkerRole,

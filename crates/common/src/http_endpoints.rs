@@ -45,7 +45,6 @@ pub trait ProcessStatus: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Adds its figures as they are now.
     fn register_metrics(&self, registry: &mut Registry);
 }
 

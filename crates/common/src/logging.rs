@@ -16,7 +16,6 @@ use crate::trace::{self, TraceLayer};
 /// The AWS SDK and the connection pool report their failures through errors already.
 const DEFAULT_FILTER: &str = "info,aws=warn,sqlx=error,hyper=warn";
 
-/// How to log.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {

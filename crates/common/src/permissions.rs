@@ -2,17 +2,17 @@
 //! more than that access is denied.
 
 /// What an operation needs on what it is about, and on another resource, by what that is.
-struct RequiredActions {
-    target: &'static [&'static str],
-    other: &'static [&'static str],
-    other_name: &'static str,
-}
+type RequiredActions = (
+    &'static [&'static str],
+    &'static [&'static str],
+    &'static str,
+);
 
 /// Source: Amazon S3 User Guide, "Required permissions for Amazon S3 API operations"; Amazon SQS Developer Guide,
 /// "Amazon SQS API permissions" (a batch needs the right of the single action).
 fn find_required(operation: &str) -> Option<RequiredActions> {
     let write: &[_] = &["s3:PutObject", "s3:PutObjectTagging"];
-    let (target, other, other_name): (&[_], &[_], _) = match operation {
+    let required: RequiredActions = match operation {
         "HeadBucket" | "ListObjects" | "ListObjectsV2" => (&["s3:ListBucket"], &[], ""),
         "GetBucketVersioning" => (&["s3:GetBucketVersioning"], &[], ""),
         "GetBucketOwnershipControls" => (&["s3:GetBucketOwnershipControls"], &[], ""),
@@ -45,19 +45,13 @@ fn find_required(operation: &str) -> Option<RequiredActions> {
         ),
         _ => return None,
     };
-    Some(RequiredActions {
-        target,
-        other,
-        other_name,
-    })
+    Some(required)
 }
 
 /// The actions that policies must allow for an operation of the API; none for one that is never called.
 pub fn required_actions(operation: &str) -> Vec<&'static str> {
     let required = find_required(operation);
-    required.map_or_else(Vec::new, |required| {
-        [required.target, required.other].concat()
-    })
+    required.map_or_else(Vec::new, |(target, other, _)| [target, other].concat())
 }
 
 /// The service's message, and the right that is missing where it does not name one. Resources are named as in
@@ -68,7 +62,7 @@ pub(crate) fn describe_denial(
     source: Option<&str>,
     message: &str,
 ) -> String {
-    let Some(required) = find_required(operation) else {
+    let Some((actions, other, other_name)) = find_required(operation) else {
         return if message.is_empty() {
             format!("{operation} is denied")
         } else {
@@ -76,17 +70,14 @@ pub(crate) fn describe_denial(
         };
     };
     // AWS names a right of its own policies in most cases, and always one of KMS.
-    let mut actions = required.target.iter().chain(required.other);
-    if message.contains("kms:") || actions.any(|action| message.contains(action)) {
+    let mut all = actions.iter().chain(other);
+    if message.contains("kms:") || all.any(|action| message.contains(action)) {
         return message.to_owned();
     }
-    let mut needed = format!("{} on {target}", required.target.join(" and "));
-    if !required.other.is_empty() {
-        let (other, source) = (
-            required.other.join(" and "),
-            source.unwrap_or(required.other_name),
-        );
-        needed = format!("{needed}, and {other} on {source}");
+    let mut needed = format!("{} on {target}", actions.join(" and "));
+    if !other.is_empty() {
+        let source = source.unwrap_or(other_name);
+        needed = format!("{needed}, and {} on {source}", other.join(" and "));
     }
     let needed = format!("{operation} needs {needed}");
     match message {

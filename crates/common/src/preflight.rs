@@ -23,13 +23,11 @@ pub enum PreflightError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// A right is missing.
     #[error("{setting}: {problem}")]
     AccessDenied {
         setting: &'static str,
         problem: String,
     },
-    /// The service does not respond.
     #[error("{setting}: {problem}")]
     Unreachable {
         setting: &'static str,
@@ -245,9 +243,10 @@ mod tests {
             let checked = retry_transient(async || {
                 made.set(made.get() + 1);
                 if made.get() < succeeds_at {
-                    return Err(match is_down {
-                        true => PreflightError::unreachable("QUEUE_URL", "no response"),
-                        false => PreflightError::invalid("QUEUE_URL", "no such queue"),
+                    return Err(if is_down {
+                        PreflightError::unreachable("QUEUE_URL", "no response")
+                    } else {
+                        PreflightError::invalid("QUEUE_URL", "no such queue")
                     });
                 }
                 Ok(())

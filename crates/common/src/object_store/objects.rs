@@ -9,7 +9,6 @@ use crate::path_rule::PathRule;
 /// The most objects one `DeleteObjects` removes. Source: Amazon S3 API reference.
 pub const MAX_DELETE_OBJECTS: usize = 1000;
 
-/// One of the two buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BucketSide {
@@ -21,7 +20,6 @@ pub enum BucketSide {
 /// What is known of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectStat {
-    /// Its ETag, without quotes.
     pub etag: String,
     pub size_bytes: i64,
     /// When it was last written, in seconds since 1970: HTTP's dates know no fractions.

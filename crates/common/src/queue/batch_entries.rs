@@ -78,21 +78,15 @@ fn is_about_entry(code: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn failed(id: &str, code: &str, sender_fault: bool) -> BatchResultErrorEntry {
+        let entry = BatchResultErrorEntry::builder().id(id).code(code);
+        entry.sender_fault(sender_fault).build().unwrap()
+    }
+
     #[test]
     fn an_entry_the_answer_forgets_is_not_confirmed() {
-        let failed = |id: &str, sender_fault| {
-            BatchResultErrorEntry::builder()
-                .id(id)
-                .code("Code")
-                .sender_fault(sender_fault)
-                .build()
-                .unwrap()
-        };
-        let all = entry_outcomes(
-            4,
-            ["0", "99"].into_iter(),
-            &[failed("1", false), failed("2", true)],
-        );
+        let failed = [failed("1", "Code", false), failed("2", "Code", true)];
+        let all = entry_outcomes(4, ["0", "99"].into_iter(), &failed);
         assert_eq!(all[0], EntryOutcome::Done);
         assert!(matches!(all[1], EntryOutcome::Retry(_)));
         assert!(matches!(all[2], EntryOutcome::Refused(_)));
@@ -101,29 +95,14 @@ mod tests {
 
     #[test]
     fn throttling_and_keys_are_no_fault_of_an_entry() {
-        for code in [
-            "RequestThrottled",
-            "ThrottlingException",
-            "KmsThrottled",
-            "KMS.ThrottlingException",
-            "OverLimit",
-            "KmsAccessDenied",
-            "KmsDisabled",
-            "AccessDeniedException",
-            "ServiceUnavailable",
-            "InternalError",
-        ] {
-            let entry = BatchResultErrorEntry::builder().id("0").code(code);
-            let failed = entry.sender_fault(true).build().unwrap();
-            let all = entry_outcomes(1, [].into_iter(), &[failed]);
+        let of_all = "RequestThrottled ThrottlingException KmsThrottled KMS.ThrottlingException OverLimit KmsAccessDenied KmsDisabled AccessDeniedException ServiceUnavailable InternalError";
+        for code in of_all.split(' ') {
+            let all = entry_outcomes(1, [].into_iter(), &[failed("0", code, true)]);
             assert!(matches!(all[0], EntryOutcome::Retry(_)), "{code}");
         }
-        for code in [
-            "InvalidMessageContents",
-            "MessageTooLong",
-            "InvalidParameterValue",
-            "ReceiptHandleIsInvalid",
-        ] {
+        let of_one =
+            "InvalidMessageContents MessageTooLong InvalidParameterValue ReceiptHandleIsInvalid";
+        for code in of_one.split(' ') {
             assert!(is_about_entry(code), "{code}");
         }
     }

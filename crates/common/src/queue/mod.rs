@@ -26,7 +26,6 @@ pub struct ReceivedMessage {
     pub message_id: String,
     /// What names this delivery in deletes and visibility changes.
     pub receipt_handle: String,
-    /// The text that was sent.
     pub body: String,
     /// How often it was received, this time included; approximate on SQS.
     pub receive_count: u32,
@@ -36,7 +35,6 @@ pub struct ReceivedMessage {
     pub attributes: Option<Vec<MessageAttribute>>,
 }
 
-/// What a message carries beside its body.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MessageAttribute {
     pub name: String,
@@ -83,16 +81,13 @@ pub struct QueueBacklog {
 }
 
 impl QueueBacklog {
-    /// Everything that is not done.
     pub fn total_messages(self) -> u64 {
         self.visible + self.in_flight
     }
 }
 
-/// What a queue was given, and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct QueueAttributes {
-    /// How many messages there are.
     pub backlog: QueueBacklog,
     /// How long a message is kept.
     pub retention: Option<Duration>,
@@ -100,9 +95,7 @@ pub struct QueueAttributes {
     pub kms_key: Option<String>,
     /// Receives before a message goes to the dead-letter queue; none without a redrive policy.
     pub max_receive_count: Option<u32>,
-    /// The queue's own ARN.
     pub arn: Option<String>,
-    /// The dead-letter queue's ARN.
     pub dead_letter_arn: Option<String>,
 }
 
@@ -112,17 +105,13 @@ pub enum QueueError {
     /// The queue does not exist, or we may not use it: an operator has to repair that.
     #[error("{operation} on the queue is refused ({code}): {message}")]
     Refused {
-        /// The API's name of the call.
         operation: &'static str,
-        /// The service's error code.
         code: String,
-        /// The service's own words.
         message: String,
     },
     /// Throttled, unreachable or broken for the moment.
     #[error("{operation} on the queue failed: {message}")]
     Unavailable {
-        /// The API's name of the call.
         operation: &'static str,
         message: String,
     },

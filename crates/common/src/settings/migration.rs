@@ -86,7 +86,6 @@ pub struct MigrationSettings<R = RunSpec> {
     given: RunOptions,
 }
 
-/// The settings of a run, as far as they are given.
 struct RunArgs {
     name: Option<String>,
     table: Option<String>,
@@ -105,7 +104,6 @@ impl MigrationSettings<RunSelection> {
         run.options.ensure_given(&self.given, run.name.as_deref())
     }
 
-    /// The same with the run that was found.
     ///
     /// # Errors
     /// [`LedgerError::RunDiffers`] where an option is given that is not the run's.

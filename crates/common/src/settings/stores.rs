@@ -49,7 +49,6 @@ pub struct StoreSettings {
     pub destination: BucketStore,
     /// Whether a HEAD before the copy is guard enough.
     pub accept_unconditional: bool,
-    /// Whether buckets are addressed as a path.
     pub force_path_style: bool,
 }
 

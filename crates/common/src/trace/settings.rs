@@ -85,7 +85,6 @@ impl TraceSettings {
         VariableReader { get, problems }.read()
     }
 
-    /// Whether traces are exported.
     pub fn is_on(&self) -> bool {
         self.export.is_some()
     }

@@ -57,9 +57,10 @@ impl CopyAttributes {
         }
         // Boxed, so that these requests make no room in the future of a copy.
         let filled = Box::pin(async {
-            let head = match self.keeps_storage_class {
-                true => source.head(key).await?,
-                false => None,
+            let head = if self.keeps_storage_class {
+                source.head(key).await?
+            } else {
+                None
             };
             let class = head.as_ref().and_then(ObjectHead::storage_class);
             self.fill(source, key, class).await

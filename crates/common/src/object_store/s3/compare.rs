@@ -8,8 +8,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::S3Store;
-use super::inspect::{CARRIED_HEADERS, ObjectHead};
+use super::inspect::{CARRIED_HEADERS, HEAD_TIMEOUT, ObjectHead};
+use super::{S3Bucket, S3Store};
 use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, DestinationState, StoreError};
 use crate::path_rule::MoveRoute;
@@ -38,14 +38,25 @@ impl S3Store {
     }
 }
 
-/// A 412 here means the object was replaced while it was read, not that a destination exists.
-fn comparison_error(error: StoreError) -> StoreError {
-    match error {
-        StoreError::DestinationExists => StoreError::transient(
+/// The bytes of a range. A 412 here means the object was replaced while it was read, not that a destination exists.
+async fn open_range(
+    bucket: &S3Bucket,
+    key: &str,
+    head: &ObjectHead,
+    range: &str,
+) -> Result<SdkBody, StoreError> {
+    let opened = timeout(
+        HEAD_TIMEOUT,
+        bucket.open(key, Some(head.etag()), Some(range)),
+    );
+    match opened.await {
+        Ok(Ok(object)) => Ok(object.body),
+        Ok(Err(StoreError::DestinationExists)) => Err(StoreError::transient(
             "ChangedWhileCompared",
             "the object was replaced while it was compared",
-        ),
-        other => other,
+        )),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(StoreError::transient("Timeout", "GetObject has timed out")),
     }
 }
 
@@ -112,11 +123,10 @@ async fn bytes_are_equal(
     let size = u64::try_from(source.size_bytes().unwrap_or(0)).unwrap_or(0);
     for start in (0..size).step_by(usize::try_from(RANGE_BYTES).unwrap_or(usize::MAX)) {
         let range = format!("bytes={start}-{}", (start + RANGE_BYTES).min(size) - 1);
-        let (ours, theirs) = (&store.source, &store.destination);
-        let ours = ours.open_range(&route.source_key, source.etag(), &range);
-        let theirs = theirs.open_range(&route.destination_key, destination.etag(), &range);
-        let ours = ours.await.map_err(comparison_error)?.body;
-        let theirs = theirs.await.map_err(comparison_error)?.body;
+        let ours = open_range(&store.source, &route.source_key, source, &range);
+        let theirs = &route.destination_key;
+        let theirs = open_range(&store.destination, theirs, destination, &range);
+        let (ours, theirs) = (ours.await?, theirs.await?);
         // The time limit of a request ends with the head of the answer.
         let compared = timeout(store.source.copies.timeout, bodies_are_equal(ours, theirs)).await;
         let compared = compared.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));

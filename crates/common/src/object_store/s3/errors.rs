@@ -63,7 +63,7 @@ const PERMANENT_CODES: [&str; 8] = [
 
 /// Sorts an SDK error. What is not listed may be about the object or about the store: a setting that the store does not know is
 /// answered like a broken object.
-pub fn store_error(error: impl Into<RequestError>) -> StoreError {
+pub(super) fn store_error(error: impl Into<RequestError>) -> StoreError {
     let error = error.into();
     let RequestError { code, message, .. } = error;
     match error.origin {

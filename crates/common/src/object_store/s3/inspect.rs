@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use tokio::time::timeout;
 
 use super::copy::{ObjectRequest, RequestHeaders};
 use super::{NO_ETAG, S3Bucket, S3Store, bare_etag, store_error};
@@ -15,7 +14,7 @@ use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, ObjectStat};
 
 /// When the head of an answer that needs no work of the store's is given up.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Our code for an object that is encrypted with a key that each request must bring along (SSE-C).
 pub const CUSTOMER_KEY: &str = "CustomerKey";
@@ -189,18 +188,6 @@ impl S3Bucket {
             Err(error @ StoreError::Systemic { .. }) => error,
             _ => store_error(refusal),
         }
-    }
-
-    /// So many bytes of that version of it; given up like a HEAD.
-    pub(super) async fn open_range(
-        &self,
-        key: &str,
-        etag: &str,
-        range: &str,
-    ) -> Result<OpenedObject, StoreError> {
-        let opened = timeout(HEAD_TIMEOUT, self.open(key, Some(etag), Some(range)));
-        let timed_out = |_| Err(StoreError::transient("Timeout", "GetObject has timed out"));
-        opened.await.unwrap_or_else(timed_out)
     }
 }
 

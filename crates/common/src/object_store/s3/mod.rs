@@ -29,7 +29,7 @@ use tokio::sync::OnceCell;
 pub use access::{S3Access, S3Bucket};
 pub use attributes::{CopyAttributes, FROM_SOURCE};
 pub use encoding::copy_source;
-pub use errors::store_error;
+use errors::store_error;
 pub use inspect::{CUSTOMER_KEY, ObjectHead};
 pub use method::{CopyMethod, MethodRequest};
 pub use probe::CopyProbe;
@@ -63,7 +63,6 @@ impl Default for CopyLimits {
     }
 }
 
-/// How copies are written.
 #[derive(Debug, Clone)]
 pub struct S3Options {
     pub attributes: CopyAttributes,

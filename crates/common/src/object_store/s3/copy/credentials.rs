@@ -217,14 +217,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn expired_ones_are_never_used() {
-        let provider = Provider::new(&[Duration::ZERO]);
-        let cache = provider.cache();
-        cache.identity().await.unwrap();
-        cache.identity().await.unwrap_err();
-    }
-
-    #[tokio::test]
     async fn only_those_that_were_refused_are_forgotten() {
         let provider = Provider::new(&[HOUR, HOUR]);
         let cache = provider.cache();

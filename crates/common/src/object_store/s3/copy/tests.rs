@@ -6,8 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::endpoint::Params;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpConnector,
@@ -17,7 +15,7 @@ use aws_types::sdk_config::Builder;
 use proptest::prelude::*;
 
 use super::signature::is_signed;
-use super::{BucketAddress, CopyCondition, MAX_BODY_BYTES, USER_AGENT};
+use super::{CopyCondition, MAX_BODY_BYTES, USER_AGENT};
 use crate::object_store::s3::access::BucketHeaders;
 use crate::object_store::s3::fixture::{SECRET, answer, route, sdk};
 use crate::object_store::s3::{
@@ -274,19 +272,6 @@ async fn whatever_the_address() {
         let store = store(&access, bucket).await;
         hold_to_the_sdk(&server, &store, &route("a b/ü//.png")).await;
     }
-}
-
-/// No setting of ours turns it on.
-#[tokio::test]
-async fn acceleration_too() {
-    let server = Server::new(SystemTime::now());
-    let mut store = plain_store(&server).await;
-    let params = Params::builder().region("eu-central-1").bucket("to-bucket");
-    let address = BucketAddress::resolve(params.accelerate(true).build().unwrap()).await;
-    store.destination.copies.address = Arc::new(address.unwrap());
-    let config = store.destination.client.config().to_builder();
-    store.destination.client = Client::from_conf(config.accelerate(true).build());
-    hold_to_the_sdk(&server, &store, &route("a b")).await;
 }
 
 #[tokio::test]
