@@ -314,7 +314,7 @@ fn broken_objects_at_the_end_are_recorded_within_two_minutes() {
 
 #[test]
 fn objects_that_hang_are_tried_once_a_receive() {
-    for (count, at_the_end) in [(1, false), (1, true), (6, true)] {
+    for (count, at_the_end) in [(1, false), (1, true), (2, true)] {
         with_captured_log(async |log| {
             let broken = BrokenObjects {
                 count,
