@@ -14,7 +14,6 @@ use super::{BrigadeModel, InHand, ModelAction, ModelState};
 use crate::sabotage::Sabotage;
 use crate::world::{COMPANION_SUFFIX, RUN, world_path_rule};
 
-/// What becomes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelOutcome {
     /// It is carried out, and the answer arrives.

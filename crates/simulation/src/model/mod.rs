@@ -54,18 +54,15 @@ pub struct BrigadeModel {
     /// Whether a consumer may be asked to stop in the middle.
     pub stops: bool,
     pub max_receive_count: u32,
-    /// What is broken on purpose.
     pub sabotage: Sabotage,
 }
 
-/// One state of the whole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ModelState {
     /// The application's table and the ledger.
     pub table: MemoryTable,
     pub buckets: MemoryBuckets,
     pub mailbox: MemoryQueue,
-    /// What each consumer has in hand.
     pub consumers: [Option<InHand>; 2],
     /// A page the feeder has read and not yet sent: id and path.
     pub page: Option<(String, String)>,
@@ -75,7 +72,6 @@ pub struct ModelState {
     pub lock: Option<(String, RowLock)>,
     /// Requests that were given up, and whose effect may still come.
     pub given_up: Vec<InHand>,
-    /// How much may still happen.
     pub remaining: RemainingEvents,
     /// What the application wrote last to each row; none for a deleted one.
     pub written: BTreeMap<String, Option<String>>,
@@ -87,7 +83,6 @@ pub struct ModelState {
     pub deleted_foreign_message: bool,
 }
 
-/// What may still happen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RemainingEvents {
     sends: u8,
@@ -96,7 +91,6 @@ pub struct RemainingEvents {
     silences: u8,
 }
 
-/// A message in hand.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InHand {
     message: ReceivedMessage,
@@ -105,10 +99,8 @@ pub struct InHand {
     action: Action,
 }
 
-/// What can happen next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelAction {
-    /// The feeder reads this row.
     FeederReads(String),
     /// The feeder sends what it read; when the answer is lost it will send it again.
     FeederSends {
