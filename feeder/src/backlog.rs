@@ -77,17 +77,8 @@ impl<'a> BacklogLimit<'a> {
                 .sleep_unless_stopped(QUEUE_POLL_INTERVAL.saturating_sub(asked.elapsed()))
                 .await?;
         }
-        let attributes = self
-            .retrier
-            .retry_queue("reading the backlog", async || {
-                self.queue.queue_attributes().await
-            })
-            .await?;
-        let read_share = async || self.source.queue_share().await;
-        let share = self.retrier.retry_database("reading the share", read_share);
-        let share = share.await?;
+        let (backlog, share) = read_backlog(self.queue, self.source, self.retrier).await?;
         self.last_queried = Some(Instant::now());
-        let backlog = QueueShare::own_backlog(share, attributes.backlog.total_messages());
         self.available = QueueShare::max_backlog(share, self.max_backlog).saturating_sub(backlog);
         self.progress
             .set_phase(if self.available < self.min_reservation() {
@@ -97,4 +88,19 @@ impl<'a> BacklogLimit<'a> {
             });
         Ok(())
     }
+}
+
+/// How many messages of the queue are this run's, and what it shares.
+pub async fn read_backlog(
+    queue: &dyn MessageQueue,
+    source: &dyn FeedSource,
+    retrier: Retrier<'_>,
+) -> Result<(u64, Option<QueueShare>), FeederStopped> {
+    let read_queue = async || queue.queue_attributes().await;
+    let attributes = retrier.retry_queue("reading the backlog", read_queue);
+    let total = attributes.await?.backlog.total_messages();
+    let read_share = async || source.queue_share().await;
+    let share = retrier.retry_database("reading the share", read_share);
+    let share = share.await?;
+    Ok((QueueShare::own_backlog(share, total), share))
 }

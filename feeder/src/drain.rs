@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::feed_source::{FeedSource, QueueShare};
+use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::queue::MessageQueue;
 use tokio::time::Instant;
 
+use crate::backlog::read_backlog;
 use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 
@@ -31,13 +32,8 @@ pub async fn wait_until_drained(
     let mut empty_reads = 0;
     let mut stall = StallDetector::new();
     while empty_reads < REQUIRED_EMPTY_READS {
-        let read_queue = async || queue.queue_attributes().await;
-        let attributes = retrier.retry_queue("reading the backlog", read_queue);
-        let backlog = attributes.await?.backlog.total_messages();
-        let read_share = async || source.queue_share().await;
-        let share = retrier.retry_database("reading the share", read_share);
         // Others may go on feeding.
-        let backlog = QueueShare::own_backlog(share.await?, backlog);
+        let (backlog, _) = read_backlog(queue, source, retrier).await?;
         let read_progress = async || source.run_progress().await;
         let numbers = retrier.retry_database("reading progress", read_progress);
         let accounted = numbers.await?.accounted_rows();

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
 use crate::canary::CanarySelection;
+use crate::cursor::FeedCursor;
 use crate::drain::wait_until_drained;
 use crate::outcome::FeedOutcome;
 use crate::progress::FeederProgress;
@@ -67,7 +68,7 @@ impl FeedLoop {
                 by_heap = Some(sweep.clone());
             }
             if sweep.fed > 0 || start.is_some() {
-                self.begin_sweep().await?;
+                self.cursor().begin_sweep().await?;
                 continue;
             }
             self.finish().await?;
@@ -97,7 +98,7 @@ impl FeedLoop {
                     let start = access.start().cloned();
                     if watch.poll(&mut self.table_sweep(None, start)).await? > 0 {
                         self.drain().await?;
-                        self.begin_sweep().await?;
+                        self.cursor().begin_sweep().await?;
                         self.finish().await?;
                     }
                 }
@@ -135,7 +136,7 @@ impl FeedLoop {
     /// Feeds a part from the table's beginning, and waits until it is done. The next feeder starts at the
     /// beginning again, and finds the rest.
     async fn run_canary(&self, canary: CanarySelection) -> Result<FeedOutcome, FeederStopped> {
-        self.begin_sweep().await?;
+        self.cursor().begin_sweep().await?;
         let before = (self.read_progress().await?, self.read_failures().await?);
         let start = self.prepare_sweep().await?.start().cloned();
         let SweepSummary {
@@ -143,26 +144,18 @@ impl FeedLoop {
         } = self.run_sweep(Some(canary), start).await?;
         tracing::info!(fed, "the canary is fed: {fed} rows");
         self.drain().await?;
-        self.begin_sweep().await?;
+        self.cursor().begin_sweep().await?;
         Ok(self.read_outcome(unrecorded).await?.since(&before))
     }
 
     /// A sweep that was cut off before it found a row is begun again, so that "nothing found" is always
     /// about a whole table and about now.
     async fn restart_unfed_sweep(&self) -> Result<(), FeederStopped> {
-        let read = async |source: &dyn FeedSource| source.cursor_position().await;
-        let position = self.query_source("reading the cursor", read).await?;
+        let position = self.cursor().read_position().await?;
         if position.sweep_fed == 0 {
-            self.begin_sweep().await?;
+            self.cursor().begin_sweep().await?;
         }
         Ok(())
-    }
-
-    async fn begin_sweep(&self) -> Result<(), FeederStopped> {
-        self.query_source("starting a sweep", async |source| {
-            source.begin_sweep().await
-        })
-        .await
     }
 
     async fn run_sweep(
@@ -177,8 +170,7 @@ impl FeedLoop {
     fn table_sweep(&self, canary: Option<CanarySelection>, start: Option<RowId>) -> TableSweep<'_> {
         let (queue, progress, retrier) = (&*self.queue, &*self.progress, self.retrier());
         TableSweep {
-            source: &*self.source,
-            pages: &*self.pages,
+            cursor: self.cursor(),
             start,
             rule: &self.rule,
             sender: BatchSender {
@@ -195,10 +187,17 @@ impl FeedLoop {
                 progress,
                 retrier,
             ),
-            page_size: self.options.page_size,
             canary,
+        }
+    }
+
+    fn cursor(&self) -> FeedCursor<'_> {
+        FeedCursor {
+            source: &*self.source,
+            pages: &*self.pages,
+            page_size: self.options.page_size,
             throttle: &self.throttle,
-            retrier,
+            retrier: self.retrier(),
         }
     }
 

@@ -4,33 +4,28 @@
 use std::mem;
 
 use bucket_brigade_common::ledger::MAX_ID_BYTES;
-use bucket_brigade_common::ledger::feed_source::{FeedSource, PageReader, RowPage};
+use bucket_brigade_common::ledger::feed_source::RowPage;
 use bucket_brigade_common::ledger::move_ledger::MoveFailure;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
 use bucket_brigade_common::row_id::RowId;
-use bucket_brigade_common::throttle::Throttle;
 use futures::future::try_join;
 
 use crate::backlog::BacklogLimit;
 use crate::canary::CanarySelection;
 use crate::cursor::{ConfirmedRows, FeedCursor};
-use crate::retry::{FeederStopped, Retrier};
+use crate::retry::FeederStopped;
 use crate::send::{BatchSender, permanent_failure};
 
 pub struct TableSweep<'a> {
-    pub source: &'a dyn FeedSource,
-    pub pages: &'a dyn PageReader,
+    pub cursor: FeedCursor<'a>,
     /// The cursor before the first page; none for the table's first id.
     pub start: Option<RowId>,
     pub rule: &'a PathRule,
     pub sender: BatchSender<'a>,
     pub backlog: BacklogLimit<'a>,
-    pub page_size: u32,
     /// A part only; none for all rows.
     pub canary: Option<CanarySelection>,
-    pub throttle: &'a Throttle,
-    pub retrier: Retrier<'a>,
 }
 
 /// What a sweep came to.
@@ -52,10 +47,10 @@ pub struct FedPage {
     pub fed: usize,
 }
 
-impl<'a> TableSweep<'a> {
+impl TableSweep<'_> {
     /// Feeds everything in scope after the cursor. While a page is sent the next one is read.
     pub async fn run(mut self) -> Result<SweepSummary, FeederStopped> {
-        let cursor = self.feed_cursor();
+        let cursor = self.cursor;
         let position = cursor.read_position().await?;
         let left = self.remaining_limit(position.sweep_fed);
         self.wait_while_held().await?;
@@ -78,18 +73,18 @@ impl<'a> TableSweep<'a> {
         mut left: Option<usize>,
         confirmed: &ConfirmedRows,
     ) -> Result<(u64, Option<RowId>), FeederStopped> {
-        let (cursor, mut pages, mut last_id) = (self.feed_cursor(), 0, None);
+        let (cursor, mut pages, mut last_id) = (self.cursor, 0, None);
         while left != Some(0) {
             self.wait_while_held().await?;
             let is_failing = confirmed.wait_while_failing();
-            self.retrier.wait_unless_stopped(is_failing).await?;
+            self.cursor.retrier.wait_unless_stopped(is_failing).await?;
             let part = self.select_canary_rows(page, left);
             left = left.map(|left| left.saturating_sub(part.rows.len()));
             let Some(last) = part.last_id.clone() else {
                 break;
             };
             let sending = self.send_page(part, &last, confirmed);
-            (_, page) = try_join(sending, cursor.read_page(Some(&last))).await?;
+            ((), page) = try_join(sending, cursor.read_page(Some(&last))).await?;
             (pages, last_id) = (pages + 1, Some(last));
         }
         Ok((pages, last_id))
@@ -103,7 +98,7 @@ impl<'a> TableSweep<'a> {
     ) -> Result<Option<FedPage>, FeederStopped> {
         self.wait_while_held().await?;
         let start = cursor.or(self.start.as_ref());
-        let cursor = self.feed_cursor();
+        let cursor = self.cursor;
         let page = cursor.read_page(start).await?;
         let Some(last_id) = page.last_id.clone() else {
             return Ok(None);
@@ -121,18 +116,8 @@ impl<'a> TableSweep<'a> {
     }
 
     async fn wait_while_held(&self) -> Result<(), FeederStopped> {
-        let released = self.throttle.wait_while_held();
-        self.retrier.wait_unless_stopped(released).await
-    }
-
-    fn feed_cursor(&self) -> FeedCursor<'a> {
-        FeedCursor {
-            source: self.source,
-            pages: self.pages,
-            page_size: self.page_size,
-            throttle: self.throttle,
-            retrier: self.retrier,
-        }
+        let released = self.cursor.throttle.wait_while_held();
+        self.cursor.retrier.wait_unless_stopped(released).await
     }
 
     /// How many rows a canary may still feed; none for any number.
@@ -195,8 +180,8 @@ impl<'a> TableSweep<'a> {
     }
 
     async fn acquire_rows(&self, rows: usize) -> Result<usize, FeederStopped> {
-        let starting = self.throttle.acquire_rows(rows);
-        self.retrier.wait_unless_stopped(starting).await
+        let starting = self.cursor.throttle.acquire_rows(rows);
+        self.cursor.retrier.wait_unless_stopped(starting).await
     }
 
     fn split_unroutable(

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-/// What goes wrong with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallOutcome {
     Success,
@@ -71,7 +70,6 @@ impl FaultRates {
         }
     }
 
-    /// The fate of a call.
     pub fn pick_outcome(&self, dice: &mut Rng) -> CallOutcome {
         match dice.u32(0..100) {
             number if number < self.faults / 2 => CallOutcome::FailsBeforeEffect,

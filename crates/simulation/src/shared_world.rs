@@ -23,9 +23,7 @@ const MAX_RECEIVE_COUNT: u32 = 5;
 
 #[derive(Debug)]
 pub struct WorldState {
-    /// The number of the run.
     pub run: i64,
-    /// The table and the ledger.
     pub table: MemoryTable,
     pub buckets: MemoryBuckets,
     pub mailbox: MemoryQueue,
@@ -35,13 +33,10 @@ pub struct WorldState {
     pub written: BTreeMap<String, Option<String>>,
     /// The bytes the application put last at each key.
     pub puts: BTreeMap<String, String>,
-    /// What was found not to hold.
     pub violations: Vec<String>,
-    /// The limits that an operator has set.
     pub fleet_limits: FleetLimits,
     /// How bad it is.
     pub fault_rates: FaultRates,
-    /// What is broken on purpose.
     pub sabotage: Sabotage,
     /// Whether images have companions, in every other seed.
     pub has_companions: bool,
@@ -91,7 +86,6 @@ impl SharedWorld {
         (there, back, fate)
     }
 
-    /// Writes a call into the trace.
     pub fn record_call(&self, name: &str, number: u64, fate: u64) {
         let mut things = self.lock();
         for byte in name.bytes().map(u64::from).chain([number, fate]) {
@@ -220,7 +214,6 @@ impl WorldState {
         messages
     }
 
-    /// Whether nothing is left in the queue.
     pub fn is_drained(&self) -> bool {
         self.mailbox.queued.is_empty()
     }

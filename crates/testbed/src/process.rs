@@ -116,7 +116,6 @@ impl ChildProcess {
         })
     }
 
-    /// The program's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -140,21 +139,18 @@ impl ChildProcess {
         Ok(())
     }
 
-    /// Kills it and waits for its end.
     pub async fn kill(&mut self) -> Result<()> {
         self.child.kill().await?;
         self.watchdog.dismiss();
         Ok(())
     }
 
-    /// Waits for its end.
     pub async fn wait_for_exit(&mut self) -> Result<ExitStatus> {
         let status = self.child.wait().await?;
         self.watchdog.dismiss();
         Ok(status)
     }
 
-    /// How it ended, if it has.
     pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
         let ended = self.child.try_wait()?;
         if ended.is_some() {
@@ -164,7 +160,6 @@ impl ChildProcess {
         Ok(ended)
     }
 
-    /// The last lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
         let text = self
             .log

@@ -28,7 +28,6 @@ use crate::world::{COMPANION_SUFFIX, world_path_rule};
 /// When a process dies: at which of its calls, and on which side of the call's effect.
 #[derive(Debug, Clone, Copy)]
 pub struct CrashPoint {
-    /// The number of the call, from 0.
     pub at_call: u64,
     /// Whether the call is carried out.
     pub after_effect: bool,
@@ -105,7 +104,6 @@ impl SimulatedClient {
         world_path_rule().with_companions(companions.unwrap_or_default())
     }
 
-    /// Waits for its death.
     pub async fn died(&self) {
         self.process.died.notified().await;
     }

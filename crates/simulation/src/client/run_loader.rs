@@ -11,7 +11,6 @@ use crate::simulate::build_run_parts;
 pub struct SimulatedLoader(Vec<Arc<SimulatedClient>>);
 
 impl SimulatedLoader {
-    /// A client for each run.
     pub fn new(runs: Vec<Arc<SimulatedClient>>) -> Self {
         Self(runs)
     }

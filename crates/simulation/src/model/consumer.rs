@@ -17,7 +17,6 @@ use crate::world::{COMPANION_SUFFIX, RUN, world_path_rule};
 /// The code of a refusal that may be the row's trouble or the database's.
 pub(super) const DAMAGED_ROW: &str = "XX000";
 
-/// What becomes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelOutcome {
     /// It is carried out, and the answer arrives.

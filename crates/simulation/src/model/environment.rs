@@ -15,7 +15,6 @@ pub enum RowWrite {
     OtherKey,
     /// Another path under the old prefix, where an object is.
     Rename,
-    /// The row is deleted.
     Delete,
 }
 

@@ -17,7 +17,6 @@ pub struct ExplorationResult {
     pub states: usize,
     /// Steps on the shortest way to the farthest of them.
     pub depth: usize,
-    /// How long it took.
     pub elapsed: Duration,
     /// What does not hold, each with the shortest way there, a step a line.
     pub violations: BTreeMap<String, Vec<String>>,

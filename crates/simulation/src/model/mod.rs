@@ -61,16 +61,13 @@ pub struct BrigadeModel {
     /// Whether a consumer may be asked to stop in the middle.
     pub stops: bool,
     pub max_receive_count: u32,
-    /// What is broken on purpose.
     pub sabotage: Sabotage,
 }
 
-/// One state of the whole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ModelState {
     pub runs: Vec<RunState>,
     pub mailbox: MemoryQueue,
-    /// What each consumer has in hand.
     pub consumers: [Option<InHand>; 2],
     /// A page that a run's feeder has read and not yet sent: run, id and path.
     pub page: Option<(usize, String, String)>,
@@ -80,7 +77,6 @@ pub struct ModelState {
     pub lock: Option<(String, RowLock)>,
     /// Requests that were given up, and whose effect may still come.
     pub given_up: Vec<InHand>,
-    /// How much may still happen.
     pub remaining: RemainingEvents,
     /// A message was deleted while its row still asked for the move.
     pub deleted_early: bool,
@@ -100,7 +96,6 @@ pub struct RunState {
     pub puts: BTreeMap<String, String>,
 }
 
-/// What may still happen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RemainingEvents {
     sends: u8,
@@ -110,7 +105,6 @@ pub struct RemainingEvents {
     suspicions: u8,
 }
 
-/// A message in hand.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InHand {
     /// The place of its run.
@@ -129,7 +123,6 @@ impl BrigadeModel {
     }
 }
 
-/// What can happen next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelAction {
     /// A run's feeder reads this row.

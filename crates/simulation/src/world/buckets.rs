@@ -68,7 +68,6 @@ impl MemoryBuckets {
         source.is_some() && source != copy
     }
 
-    /// The object a path names.
     pub fn object_at_path(&self, path: &str) -> Option<&String> {
         let bucket = if path.starts_with(NEW_PREFIX) {
             &self.destination

@@ -4,13 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bucket_brigade_common::queue::ReceivedMessage;
 
-/// A message in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct QueuedMessage {
     pub body: String,
-    /// How often it was received.
     pub receives: u32,
-    /// Whether it is hidden.
     pub in_flight: bool,
 }
 

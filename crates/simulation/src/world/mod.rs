@@ -20,7 +20,6 @@ pub const NEW_PREFIX: &str = "avatar/";
 /// What a companion's key ends with after that of its image.
 pub const COMPANION_SUFFIX: &str = ".thumb";
 
-/// The number of the run.
 pub const RUN: i64 = 1;
 
 #[expect(clippy::expect_used, reason = "two constants that make a rule")]

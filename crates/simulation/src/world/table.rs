@@ -15,12 +15,10 @@ use bucket_brigade_common::row_id::RowId;
 
 use super::OLD_PREFIX;
 
-/// The evidence of a move.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordedMove {
     pub old_path: String,
     pub new_path: String,
-    /// The copy's ETag.
     pub etag: String,
 }
 
@@ -28,7 +26,6 @@ pub struct RecordedMove {
 pub struct RecordedFailure {
     /// The path it was fed with.
     pub path: String,
-    /// The error's code.
     pub code: String,
     /// Whether trying again is pointless.
     pub permanent: bool,
@@ -42,19 +39,14 @@ pub struct MemoryTable {
     pub moves: BTreeMap<String, RecordedMove>,
     /// Rows the application changed, with the path found; none for a deleted row.
     pub changes: BTreeMap<String, Option<String>>,
-    /// Rows that could not be moved.
     pub failures: BTreeMap<String, RecordedFailure>,
     /// Copies that lost their row: key to ETag.
     pub orphans: BTreeMap<String, String>,
     /// Poison messages by the queue's id.
     pub poison: BTreeSet<String>,
-    /// The feeder's cursor.
     pub cursor: Option<String>,
-    /// Which sweep it is in.
     pub sweep: u64,
-    /// Rows fed in this sweep.
     pub sweep_fed: u64,
-    /// Rows fed in all.
     pub fed: u64,
     /// Rows that had ended when this sweep began.
     pub sweep_accounted: u64,
@@ -209,7 +201,6 @@ impl MemoryTable {
         self.fed += fed;
     }
 
-    /// Goes back to the table's beginning.
     pub fn begin_sweep(&mut self) {
         self.sweep += u64::from(self.cursor.is_some());
         self.cursor = None;

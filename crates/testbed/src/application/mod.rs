@@ -17,16 +17,13 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::cloud::{Cloud, CloudEndpoint};
 
-/// The type of a row's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApplicationIdType {
     /// `bigint`, an identity column.
     BigInt,
     /// `int`, an identity column.
     Int,
-    /// `uuid`.
     Uuid,
-    /// `text`.
     Text,
 }
 
@@ -55,13 +52,9 @@ impl ApplicationIdType {
 /// them where they need it.
 #[derive(Debug, Clone)]
 pub struct ImagesTable {
-    /// The table's name, possibly with its schema.
     pub name: String,
-    /// The primary key's column.
     pub id_column: String,
-    /// The path's column.
     pub path_column: String,
-    /// The primary key's type.
     pub id_type: ApplicationIdType,
 }
 
@@ -88,7 +81,6 @@ impl ImagesTable {
 /// An application and the means to reach its data. Ids are text, whatever their type.
 #[derive(Debug, Clone)]
 pub struct Application {
-    /// Where its rows are.
     pub database_url: String,
     pub table: ImagesTable,
     /// Paths under this prefix are in the source bucket, as are all that are not under the new one.
@@ -101,7 +93,6 @@ pub struct Application {
     pub spelling: KeySpelling,
     /// The setting `COMPANIONS`; empty for none.
     pub companions: String,
-    /// A client of its store.
     pub s3: Client,
 }
 
@@ -152,7 +143,6 @@ impl Application {
             .await?)
     }
 
-    /// Creates its two buckets.
     pub async fn create_buckets(&self) -> Result<()> {
         for bucket in [&self.source_bucket, &self.destination_bucket] {
             self.s3.create_bucket().bucket(bucket).send().await?;
@@ -176,7 +166,6 @@ impl Application {
         Ok(())
     }
 
-    /// The object a path names.
     pub fn location_of(&self, path: &str) -> ObjectLocation {
         let is_new = path.starts_with(&self.new_prefix);
         let (bucket, prefix) = if is_new {

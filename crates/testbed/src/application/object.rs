@@ -11,12 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::Application;
 
-/// Where an object is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectLocation {
-    /// The bucket's name.
     pub bucket: String,
-    /// The object's key.
     pub key: String,
 }
 
@@ -29,27 +26,21 @@ impl std::fmt::Display for ObjectLocation {
 /// What an object is besides its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectProperties {
-    /// `Content-Type`.
     pub content_type: Option<String>,
-    /// `Cache-Control`.
     pub cache_control: Option<String>,
-    /// `Content-Encoding`.
     pub content_encoding: Option<String>,
-    /// `Content-Disposition`.
     pub content_disposition: Option<String>,
     /// User metadata, by lower-case names without `x-amz-meta-`.
     pub metadata: BTreeMap<String, String>,
     pub tags: BTreeMap<String, String>,
 }
 
-/// An object as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApplicationObject {
     /// The SHA-256 of its bytes, in hex.
     pub sha256: String,
     /// The rest, but for tags, which take a request of their own.
     pub properties: ObjectProperties,
-    /// How many tags it has.
     pub tag_count: i32,
 }
 
@@ -135,7 +126,6 @@ impl Application {
         Ok(found)
     }
 
-    /// An object's tags.
     pub async fn get_object_tags(&self, at: &ObjectLocation) -> Result<BTreeMap<String, String>> {
         let got = self
             .s3

@@ -10,7 +10,6 @@ const S3_FAULT_SHARE: f64 = 0.05;
 const SQS_FAULT_SHARE: f64 = 0.02;
 /// How much longer than the client waits an answer takes that is a timeout.
 const TIMEOUT_EXCESS: Duration = Duration::from_secs(1);
-/// How long a slow copy takes.
 const SLOW_COPY_DURATION: Duration = Duration::from_secs(6);
 
 /// Longer than any time limit.
@@ -52,7 +51,6 @@ impl CloudFaults {
         self.handles.clear();
     }
 
-    /// How many requests were struck.
     pub(super) fn hits(&self) -> u64 {
         let present: u64 = self.handles.iter().map(FaultHandle::hits).sum();
         self.past_hits + present

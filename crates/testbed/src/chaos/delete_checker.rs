@@ -68,7 +68,6 @@ impl DeleteChecker {
         self.records.lock().poison.insert(body.to_owned());
     }
 
-    /// Called for each response to a receive.
     pub fn record_received(&self, response: &Value) {
         let mut notes = self.records.lock();
         for message in response["Messages"].as_array().into_iter().flatten() {
@@ -142,7 +141,6 @@ impl DeleteChecker {
         }
     }
 
-    /// How many deletes it checked.
     pub fn checked_deletes(&self) -> u64 {
         self.records.lock().checked_deletes
     }

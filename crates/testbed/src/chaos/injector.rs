@@ -109,7 +109,6 @@ impl ChaosPlan {
     }
 }
 
-/// What happened, in numbers.
 #[derive(Debug, Default)]
 struct InjectionCounts {
     restarts: Arc<AtomicU64>,
@@ -117,7 +116,6 @@ struct InjectionCounts {
     poison: Arc<AtomicU64>,
 }
 
-/// The faults in force.
 pub(super) struct FaultInjector {
     pub(super) delete_checker: Arc<DeleteChecker>,
     active_rows: Arc<ActiveRows>,

@@ -16,7 +16,6 @@ const SETTLE_TIME: Duration = Duration::from_secs(15);
 /// A process that will not start is not started more often than this.
 const RESTART_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Something that happens again and again.
 struct IntervalTimer {
     interval: Duration,
     due: Instant,

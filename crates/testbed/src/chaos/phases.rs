@@ -39,7 +39,6 @@ pub(super) struct ChaosOutcome {
     pub(super) checked_deletes: u64,
 }
 
-/// Everybody who takes part.
 struct ChaosRun<'a> {
     environment: &'a RunEnvironment,
     plan: &'a ChaosPlan,

@@ -9,7 +9,6 @@ use crate::proxy::PostgresProxy;
 /// How long S3 and SQS answer nothing; what was asked meanwhile is never answered.
 const CLOUD_SILENCE: Duration = Duration::from_secs(5);
 
-/// When it is silent, and what is.
 pub(super) struct SilenceCycle {
     interval: Duration,
     changes_at: Instant,

@@ -49,7 +49,6 @@ impl CheckReport {
         self.violations.extend(other.violations);
     }
 
-    /// Whether everything that must hold does.
     pub fn has_passed(&self) -> bool {
         self.violations.is_empty()
     }
@@ -94,7 +93,6 @@ pub async fn check_invariants_after_clean(
     Ok(sweep.run_checks())
 }
 
-/// Every place an object is expected at.
 fn expected_locations(
     application: &Application,
     seeded_rows: &SeededRows,

@@ -95,7 +95,6 @@ impl CloudBackend {
         Some(written as f64 / 1000.0)
     }
 
-    /// How many objects are in this bucket.
     pub(super) fn count_objects(&self, bucket: &str) -> usize {
         let accounts = self.objects.read();
         let found = accounts

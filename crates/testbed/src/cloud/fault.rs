@@ -13,24 +13,17 @@ pub enum FaultEffect {
     /// The operation is not performed and answered with this error.
     Error {
         status: u16,
-        /// The error's code, such as `SlowDown`.
         code: String,
-        /// What the error says.
         message: String,
     },
     /// The operation is performed, yet answered with this error.
     ErrorAfterEffect {
         status: u16,
-        /// The error's code.
         code: String,
-        /// What the error says.
         message: String,
     },
     /// S3 alone: not performed and answered with status 200 and this error in the body.
-    OkWithError {
-        /// The error's code.
-        code: String,
-    },
+    OkWithError { code: String },
     /// Not performed and answered with status 200 and no body.
     EmptyOk,
     /// Performed, but the connection ends in the middle of the answer's body.
@@ -47,18 +40,10 @@ pub enum FaultEffect {
     /// Performed, and answered after this time.
     DelayedResponse(Duration),
     /// SQS batches alone: not performed and answered with every entry under `Failed`.
-    FailEntries {
-        code: String,
-        /// Whether the sender is to blame.
-        sender_fault: bool,
-    },
+    FailEntries { code: String, sender_fault: bool },
     /// SQS batches alone: every other entry, beginning with the first, is not performed and comes
     /// back under `Failed`.
-    FailSomeEntries {
-        code: String,
-        /// Whether the sender is to blame.
-        sender_fault: bool,
-    },
+    FailSomeEntries { code: String, sender_fault: bool },
 }
 
 impl FaultEffect {
@@ -86,7 +71,6 @@ impl FaultEffect {
     }
 }
 
-/// An effect and the requests it strikes.
 #[derive(Debug, Clone)]
 pub struct Fault {
     /// The operation's name in the AWS API, such as `CopyObject`.
@@ -101,7 +85,6 @@ pub struct Fault {
     pub header: Option<(&'static str, bool)>,
     /// How many requests are struck at most.
     pub times: Option<u64>,
-    /// What happens to them.
     pub effect: FaultEffect,
 }
 
@@ -198,7 +181,6 @@ struct FaultRegistry {
     random: fastrand::Rng,
 }
 
-/// The faults in force.
 #[derive(Debug)]
 pub(super) struct ActiveFaults(Arc<Mutex<FaultRegistry>>);
 
@@ -256,7 +238,6 @@ pub struct FaultHandle {
 }
 
 impl FaultHandle {
-    /// How many requests it has struck.
     pub fn hits(&self) -> u64 {
         self.active.hits.load(Ordering::Relaxed)
     }

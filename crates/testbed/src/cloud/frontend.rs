@@ -26,7 +26,6 @@ use super::{condition, observer, stale_handles};
 /// Enough that two keys seldom wait for each other.
 const KEY_LOCK_COUNT: usize = 256;
 
-/// S3's own words.
 const SLOW_DOWN_MESSAGE: &str = "Please reduce your request rate.";
 
 /// The connection is to be closed without an answer.

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::operation::CloudOperation;
 
-/// How the copies are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitAlgorithm {
     /// A bucket that fills steadily and holds a tenth of a second's worth.
@@ -16,18 +15,13 @@ pub enum LimitAlgorithm {
 /// How many copies a second are allowed, and how they are counted.
 #[derive(Debug, Clone, Copy)]
 pub struct CopyLimit {
-    /// Copies per second.
     pub per_second: f64,
-    /// How they are counted.
     pub algorithm: LimitAlgorithm,
 }
 
-/// What the limit has done.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CopyLimitCounts {
-    /// The copies that asked.
     pub requests: u64,
-    /// Those that were refused.
     pub throttled: u64,
     /// From the first that was admitted to the last.
     pub admitted_over: Duration,
@@ -46,7 +40,6 @@ impl CopyLimitCounts {
     }
 }
 
-/// A limit at work.
 #[derive(Debug)]
 pub(super) struct CopyLimiter {
     limit: CopyLimit,
@@ -67,7 +60,6 @@ impl CopyLimiter {
         }
     }
 
-    /// Whether this request may pass.
     pub(super) fn admits_operation(&mut self, operation: &CloudOperation, now: Instant) -> bool {
         operation.name != "CopyObject" || self.admits_copy(now)
     }

@@ -37,7 +37,6 @@ use frontend::CloudFrontend;
 use limit::CopyLimiter;
 use server::CloudServer;
 
-/// How the stand-ins behave.
 #[derive(Debug, Clone)]
 pub struct CloudOptions {
     /// Whether `CopyObject` and `DeleteObjects` honour conditions, as S3 does; some stores ignore them.
@@ -115,12 +114,8 @@ impl Cloud {
         &self.services
     }
 
-    /// The environment in which an AWS SDK finds these services, for the caller `test`.
-    pub fn sdk_env(&self) -> Vec<(String, String)> {
-        self.sdk_env_for("test")
-    }
-
-    /// As [`Cloud::env`], with `access_key_id`, by which the requests are counted.
+    /// The environment in which an AWS SDK finds these services, with `access_key_id`, by which the requests are
+    /// counted.
     pub fn sdk_env_for(&self, access_key_id: &str) -> Vec<(String, String)> {
         let endpoint = self.endpoint_url();
         [
@@ -154,13 +149,11 @@ impl Cloud {
         self.services.sqs_client_for(access_key_id)
     }
 
-    /// Creates an S3 bucket.
     pub async fn create_bucket(&self, name: &str) -> Result<()> {
         self.s3_client().create_bucket().bucket(name).send().await?;
         Ok(())
     }
 
-    /// The requests received so far.
     pub fn request_counts(&self) -> CloudRequestCounts {
         self.frontend.request_counts.lock().clone()
     }

@@ -5,14 +5,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 
-/// The service a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CloudService {
     S3,
     Sqs,
 }
 
-/// An object's place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct BucketKey {
     pub(super) bucket: String,

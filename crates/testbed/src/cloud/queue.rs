@@ -7,7 +7,6 @@ use aws_sdk_sqs::types::QueueAttributeName as Attribute;
 
 use super::{Cloud, CloudEndpoint};
 
-/// What a queue is to be like.
 #[derive(Debug, Clone)]
 pub struct CreateQueueOptions {
     /// How long a received message stays invisible, in seconds.
@@ -28,16 +27,13 @@ impl Default for CreateQueueOptions {
     }
 }
 
-/// Where the queues are.
 #[derive(Debug, Clone)]
 pub struct QueueUrls {
-    /// The queue's URL.
     pub url: String,
     /// The URL of its dead-letter queue, if it has one.
     pub dead_letter_url: Option<String>,
 }
 
-/// How many messages a queue holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueDepth {
     /// Messages that wait to be received.
@@ -53,12 +49,10 @@ impl QueueDepth {
 }
 
 impl Cloud {
-    /// [`Endpoint::create_queue`].
     pub async fn create_queue(&self, name: &str, queue: CreateQueueOptions) -> Result<QueueUrls> {
         self.services().create_queue(name, queue).await
     }
 
-    /// [`Endpoint::queue_depth`].
     pub async fn queue_depth(&self, url: &str) -> Result<QueueDepth> {
         self.services().queue_depth(url).await
     }

@@ -25,7 +25,6 @@ impl CloudRequestCounts {
         self.sum_counts(|_, _, name| name == operation)
     }
 
-    /// Requests of `operation` by `caller`.
     pub fn count_operation_by(&self, caller: &str, operation: &str) -> u64 {
         self.sum_counts(|_, by, name| by == caller && name == operation)
     }
@@ -35,7 +34,6 @@ impl CloudRequestCounts {
         self.sum_counts(|service, _, _| service == CloudService::Sqs)
     }
 
-    /// All SQS requests by `callers`.
     pub fn total_sqs_by(&self, callers: &[&str]) -> u64 {
         self.sum_counts(|service, by, _| service == CloudService::Sqs && callers.contains(&by))
     }

@@ -152,7 +152,6 @@ impl RunEnvironment {
         Ok(verdict)
     }
 
-    /// How many feeders there are.
     pub(crate) fn feeder_count(&self) -> usize {
         1 + self.side_runs.len()
     }

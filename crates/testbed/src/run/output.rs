@@ -40,7 +40,6 @@ fn write_stdout(text: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }
 
-/// A line on standard error.
 pub(crate) fn print_status(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

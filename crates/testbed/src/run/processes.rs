@@ -13,7 +13,6 @@ pub(crate) const EXIT_SOME_FAILED: i32 = 2;
 
 pub(crate) struct ProcessGroup<'a> {
     environment: &'a RunEnvironment,
-    /// One of each run.
     feeders: Vec<ChildProcess>,
     consumers: Vec<ChildProcess>,
 }
@@ -29,7 +28,6 @@ impl<'a> ProcessGroup<'a> {
         })
     }
 
-    /// How many consumers there are.
     pub(crate) fn consumer_count(&self) -> usize {
         self.consumers.len()
     }

@@ -71,7 +71,6 @@ impl SeedOptions {
     }
 }
 
-/// What a row is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SeededRowKind {
     /// It has the old prefix and an object.
@@ -84,7 +83,6 @@ pub enum SeededRowKind {
     Outside,
 }
 
-/// A row as it was seeded.
 #[derive(Debug, Clone)]
 pub struct SeededRow {
     /// Its id, as text.
@@ -109,7 +107,6 @@ pub(crate) fn companion_bytes(path: &str, number: usize) -> Vec<u8> {
     format!("companion {number} of {object}").into_bytes()
 }
 
-/// All that was seeded.
 #[derive(Debug, Clone, Default)]
 pub struct SeededRows {
     /// The rows, in the order of their ids as numbers.
@@ -117,7 +114,6 @@ pub struct SeededRows {
 }
 
 impl SeededRows {
-    /// The rows of one kind.
     pub fn rows_of_kind(&self, kind: SeededRowKind) -> impl Iterator<Item = &SeededRow> {
         self.rows.iter().filter(move |row| row.kind == kind)
     }
@@ -125,11 +121,6 @@ impl SeededRows {
     /// How many rows are of this kind.
     pub fn count_kind(&self, kind: SeededRowKind) -> usize {
         self.rows_of_kind(kind).count()
-    }
-
-    /// The row with this path, or the first of them.
-    pub fn row_with_path(&self, path: &str) -> Option<&SeededRow> {
-        self.rows.iter().find(|row| row.path == path)
     }
 }
 

@@ -74,7 +74,6 @@ pub struct TrafficReport {
     pub write_errors: u64,
     /// Each broken read, described.
     pub broken_read_details: Vec<String>,
-    /// All that was written.
     pub log: WriteLog,
 }
 
@@ -86,7 +85,6 @@ pub struct Traffic {
     tasks: JoinSet<()>,
 }
 
-/// What every reader and writer needs.
 #[derive(Clone)]
 struct TrafficContext {
     application: Application,
@@ -153,7 +151,6 @@ impl Traffic {
         self.journal.write_count()
     }
 
-    /// What was written so far.
     pub fn write_log(&self) -> WriteLog {
         self.journal.report().log
     }

@@ -152,24 +152,20 @@ impl TrialEnvironment {
         ChildProcess::spawn::<&str>(program, &environment, &[], Some(&log))
     }
 
-    /// Images that were sent.
     pub(super) fn sent_images(&self) -> usize {
         self.sent_images
     }
 
-    /// Images that were not sent yet.
     pub(super) fn unsent_images(&self) -> usize {
         self.images - self.sent_images
     }
 
-    /// Rows that have the new path.
     pub(super) async fn moved_rows(&self) -> Result<usize> {
         let sql = "SELECT count(*) FROM images WHERE path LIKE 'avatar/%'";
         let count: i64 = sqlx::query_scalar(sql).fetch_one(&self.pool).await?;
         Ok(usize::try_from(count)?)
     }
 
-    /// Rows of a table of the ledger.
     pub(super) async fn count_ledger_rows(&self, table: &'static str) -> Result<usize> {
         let sql = format!("SELECT count(*) FROM bucket_brigade.{table}");
         let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql));
@@ -184,7 +180,6 @@ impl TrialEnvironment {
         Ok(usize::try_from(count)?)
     }
 
-    /// Objects at the destination.
     pub(super) fn copied_objects(&self) -> usize {
         self.cloud
             .count_objects(&self.application.destination_bucket)
@@ -200,7 +195,6 @@ impl TrialEnvironment {
         Ok(self.cloud.queue_depth(url).await?.total())
     }
 
-    /// Waits until no message is left.
     pub(super) async fn wait_until_drained(&self) -> Result<()> {
         wait_for("an empty queue", async || {
             Ok(self.queue_depth().await?.total() == 0)
@@ -209,7 +203,6 @@ impl TrialEnvironment {
     }
 }
 
-/// Waits for a condition.
 pub(super) async fn wait_for(what: &str, condition: impl AsyncFn() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !condition().await? {

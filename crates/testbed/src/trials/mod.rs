@@ -78,7 +78,6 @@ fn print_figures(figures: &impl Serialize, json: bool) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }
 
-/// A line on standard error.
 fn print_status(text: &str) {
     // Nothing is left to do when even this cannot be printed.
     let _ = writeln!(std::io::stderr(), "{text}");

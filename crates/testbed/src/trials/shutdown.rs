@@ -52,7 +52,6 @@ pub struct ShutdownArguments {
     pub seed: u64,
 }
 
-/// What came of it.
 #[derive(Debug, Default, Serialize)]
 pub struct ShutdownFigures {
     signals: u32,

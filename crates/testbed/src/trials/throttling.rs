@@ -44,7 +44,6 @@ pub struct ThrottlingArguments {
     pub count: LimitAlgorithmArgument,
 }
 
-/// What came of it.
 #[derive(Debug, Serialize)]
 pub struct ThrottlingFigures {
     rate: u32,
