@@ -19,7 +19,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// While some run waits, a run that had a message so lately is reason enough to receive.
 const RECENT_USE: Duration = Duration::from_mins(1);
 
-/// What others are to have goes back together after so long, with half of its receives at most.
+/// What others are to have goes back together after so long, with a third of its receives at most.
 const HAND_BACK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// So long only others poll for what has gone back.
@@ -269,7 +269,7 @@ impl RunTable {
     ///
     /// Each way back costs a receive, which SQS never takes off again, and a queue cannot be asked for the messages
     /// of one run: so they go back while this process does not poll, and cannot receive them itself. It works on
-    /// other runs of the queue, too, and others may have no room: the half of the receives is for waits that grow
+    /// other runs of the queue, too, and others may have no room: the other receives are for waits that grow
     /// with them, and with the last a message does not go back at all.
     pub(super) fn take_for_others(
         &mut self,
@@ -282,7 +282,7 @@ impl RunTable {
             let receives = leased.incoming.message.receive_count;
             let wait = match max_receive_count {
                 _ if !is_busy => Duration::ZERO,
-                Some(most) if receives > most / 2 => EXCLUDED_BACKOFF.delay_ceiling(receives),
+                Some(most) if receives > most / 3 => EXCLUDED_BACKOFF.delay_ceiling(receives),
                 _ => HAND_BACK_INTERVAL,
             };
             leased.received_at.elapsed() >= wait

@@ -70,7 +70,7 @@ fn misspelt_names(text: &[u8]) -> BTreeMap<String, &'static str> {
         let typos = known_names().map(|known| (osa_distance(&upper, known), known));
         let (typos, known) = typos.min()?;
         // Of a short name a few other letters make another word.
-        (typos <= MAX_TYPOS.min(name.len() / 4)).then_some((name, known))
+        (typos <= MAX_TYPOS.min(known.len() / 4)).then_some((name, known))
     };
     names.filter_map(nearest).collect()
 }
