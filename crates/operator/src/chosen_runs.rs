@@ -14,7 +14,7 @@ use crate::history::{Operator, OperatorArgs};
 use crate::output::{OutputFormat, write_lines};
 
 #[derive(Debug, clap::Args)]
-pub struct SteeringArgs {
+pub struct RunControlArgs {
     #[command(flatten)]
     operator: OperatorArgs,
     /// For every run that is not finished; needs the database's address alone
@@ -37,7 +37,7 @@ struct EachRun<T> {
     runs: Vec<T>,
 }
 
-impl SteeringArgs {
+impl RunControlArgs {
     pub(crate) async fn choose(self, problems: SettingsProblems) -> anyhow::Result<ChosenRuns> {
         let operator = self.operator.into();
         if !self.all {

@@ -8,7 +8,7 @@ use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use crate::chosen_runs::SteeringArgs;
+use crate::chosen_runs::RunControlArgs;
 use crate::history::Operator;
 
 pub(crate) const MAX_COPIES_IN_FLIGHT: i32 = 1_000_000;
@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(value_name = "none", value_parser = ["none"], conflicts_with_all = ["rate", "concurrency"])]
     lift: Option<String>,
     #[command(flatten)]
-    steering: SteeringArgs,
+    control: RunControlArgs,
 }
 
 #[derive(Serialize)]
@@ -72,7 +72,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         concurrency: args.concurrency.map(|most| most.take(&mut problems)),
     };
     let lift = args.lift.is_some();
-    let runs = Box::pin(args.steering.choose(problems)).await?;
+    let runs = Box::pin(args.control.choose(problems)).await?;
     let limit = async |run| {
         let limits = set_limits(&runs.pool, run, lift, asked, &runs.operator).await?;
         Ok(LimitOutput { run, limits })

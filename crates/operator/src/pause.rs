@@ -9,7 +9,7 @@ use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 
-use crate::chosen_runs::SteeringArgs;
+use crate::chosen_runs::RunControlArgs;
 use crate::history::Operator;
 
 const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
@@ -21,7 +21,7 @@ const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
 )]
 pub struct PauseArgs {
     #[command(flatten)]
-    steering: SteeringArgs,
+    control: RunControlArgs,
 }
 
 #[derive(Serialize)]
@@ -47,7 +47,7 @@ impl fmt::Display for PauseOutput {
 }
 
 pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<u8> {
-    let runs = Box::pin(args.steering.choose(SettingsProblems::default())).await?;
+    let runs = Box::pin(args.control.choose(SettingsProblems::default())).await?;
     let pause = async |run| {
         pause_run(&runs.pool, run, &runs.operator).await?;
         Ok(PauseOutput {
@@ -81,7 +81,7 @@ const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
 )]
 pub struct ResumeArgs {
     #[command(flatten)]
-    steering: SteeringArgs,
+    control: RunControlArgs,
 }
 
 #[derive(Serialize)]
@@ -103,7 +103,7 @@ impl fmt::Display for ResumeOutput {
 }
 
 pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<u8> {
-    let runs = Box::pin(args.steering.choose(SettingsProblems::default())).await?;
+    let runs = Box::pin(args.control.choose(SettingsProblems::default())).await?;
     let resume = async |run| {
         Ok(ResumeOutput {
             run,

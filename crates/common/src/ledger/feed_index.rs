@@ -232,7 +232,7 @@ pub(super) async fn unless_refused<T>(
     match before_timeout(question).await {
         None => Err(no_response()),
         Some(Err(error)) if is_unavailable(&error) => Err(statement_error(&error)),
-        Some(answer) => Ok(answer.ok().flatten()),
+        Some(read) => Ok(read.ok().flatten()),
     }
 }
 

@@ -150,8 +150,8 @@ async fn build_plan(
     // Boxed, or the whole command is one type that is too deep for the compiler.
     let opened = stop.run_until_cancelled(Box::pin(plan.open_table(context)));
     let inspector = opened.await?;
-    let looking = Box::pin(plan.look(context, queue, inspector.as_ref(), spec));
-    let looked = stop.run_until_cancelled(looking).await;
+    let checking = Box::pin(plan.check_all(context, queue, inspector.as_ref(), spec));
+    let looked = stop.run_until_cancelled(checking).await;
     if let (None, Some(inspector)) = (&looked, &inspector)
         && let Err(error) = inspector.cancel_statement().await
     {
@@ -195,7 +195,7 @@ impl MigrationPlan {
     }
 
     /// All that is only read. None where the buckets cannot be used.
-    async fn look(
+    async fn check_all(
         &mut self,
         context: &CommandContext,
         queue: &SqsQueue,
@@ -211,7 +211,7 @@ impl MigrationPlan {
         }
         let (samples, checks) = (&mut self.samples, &mut self.checks);
         queue::check_queue(queue, checks).await;
-        objects::look_at_objects(context, inspector, samples, checks).await
+        objects::sample_objects(context, inspector, samples, checks).await
     }
 
     async fn check_database(

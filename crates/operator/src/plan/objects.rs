@@ -36,7 +36,7 @@ pub(super) struct SampledObjects {
 }
 
 /// None where the buckets cannot be used.
-pub(super) async fn look_at_objects(
+pub(super) async fn sample_objects(
     context: &CommandContext,
     inspector: Option<&TableInspector>,
     samples: &mut [SampleRow],

@@ -226,12 +226,12 @@ impl RehearsedRows {
     fn add_refusal(&mut self, id: &str, refusal: Refusal) {
         self.tried += 1;
         let is_same = |one: &Refusal| one.code == refusal.code && one.mend == refusal.mend;
-        let place = self.refusals.iter().position(is_same);
-        let place = place.unwrap_or_else(|| {
+        let index = self.refusals.iter().position(is_same);
+        let index = index.unwrap_or_else(|| {
             self.refusals.push(refusal);
             self.refusals.len() - 1
         });
-        self.refusals[place].ids.push(id.to_owned());
+        self.refusals[index].ids.push(id.to_owned());
     }
 
     fn refused_rows(&self) -> usize {

@@ -82,8 +82,8 @@ impl S3Bucket {
             headers,
             ..ObjectRequest::default()
         };
-        let answer = self.copies.exchange(&request, "").await;
-        answer.map_err(store_error)?.upload_id.ok_or_else(|| {
+        let response = self.copies.exchange(&request, "").await;
+        response.map_err(store_error)?.upload_id.ok_or_else(|| {
             StoreError::transient(
                 "NoUploadId",
                 "S3 started a multipart upload without naming it",
@@ -115,8 +115,8 @@ impl S3Bucket {
             headers: condition.header().into_iter().collect(),
             ..ObjectRequest::default()
         };
-        let answer = self.copies.exchange(&request, &body).await;
-        Ok(answer.map_err(store_error)?.etag)
+        let response = self.copies.exchange(&request, &body).await;
+        Ok(response.map_err(store_error)?.etag)
     }
 
     pub(super) async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 pub(crate) use credentials::CredentialsCache;
 
 pub(super) use address::{BucketAddress, endpoint_params};
-pub(super) use response::Answer;
+pub(super) use response::XmlResponse;
 pub(super) use signer::RequestSigner;
 
 use super::S3Bucket;
@@ -119,7 +119,7 @@ impl CopyClient {
 
     /// # Errors
     /// What S3 answered, what became of the request, or why it was not sent.
-    pub(super) async fn copy(&self, copy: &ObjectRequest<'_>) -> Result<Answer, RequestError> {
+    pub(super) async fn copy(&self, copy: &ObjectRequest<'_>) -> Result<XmlResponse, RequestError> {
         // The first connection may be dead. A copy that was made all the same is met, and recognised.
         let first = Some(SMALL_COPY_TIMEOUT).filter(|first| *first < self.timeout);
         for limit in first.into_iter().chain([self.timeout]) {
@@ -138,7 +138,7 @@ impl CopyClient {
         &self,
         request: &ObjectRequest<'_>,
         body: &str,
-    ) -> Result<Answer, RequestError> {
+    ) -> Result<XmlResponse, RequestError> {
         let exchange = self.exchange_once(request, body);
         within(request.operation, self.timeout, exchange).await
     }
@@ -147,12 +147,12 @@ impl CopyClient {
         &self,
         request: &ObjectRequest<'_>,
         body: &str,
-    ) -> Result<Answer, RequestError> {
+    ) -> Result<XmlResponse, RequestError> {
         let body = SdkBody::from(body);
         let (response, identity) = self.send_at_its_time(request, body).await?;
         let (status, date, body) = read_body(response).await?;
-        let answer = response::read(status, &body);
-        answer.map_err(|error| self.refused(request, error, &identity, date))
+        let read = response::read(status, &body);
+        read.map_err(|error| self.refused(request, error, &identity, date))
     }
 
     /// Sends it within a time limit. Of a success the body is still to arrive.

@@ -9,7 +9,7 @@ use crate::aws::{ErrorOrigin, RequestError, code_for_status, describe_status, fi
 
 /// The elements of an answer that matter, as S3 wrote them.
 #[derive(Debug, Default)]
-pub(in crate::object_store::s3) struct Answer {
+pub(in crate::object_store::s3) struct XmlResponse {
     is_error: bool,
     pub etag: Option<String>,
     pub upload_id: Option<String>,
@@ -20,7 +20,7 @@ pub(in crate::object_store::s3) struct Answer {
 /// # Errors
 /// The error in the body, whatever the status: S3 may send its 200 before it has copied. Without one, what
 /// the status says.
-pub(super) fn read(status: u16, body: &[u8]) -> Result<Answer, RequestError> {
+pub(super) fn read(status: u16, body: &[u8]) -> Result<XmlResponse, RequestError> {
     let is_success = (200..300).contains(&status);
     match parse(body) {
         Ok(response) if is_success && !response.is_error => Ok(response),
@@ -28,7 +28,7 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<Answer, RequestError> {
             Err(unreadable(status, "an error without a code"))
         }
         Ok(response) => Err(refusal(status, response, None)),
-        Err(_) if is_success && body.is_empty() => Ok(Answer::default()),
+        Err(_) if is_success && body.is_empty() => Ok(XmlResponse::default()),
         Err(error) if is_success => Err(unreadable(status, error)),
         Err(_) => Err(read_refusal(status, b"", None)),
     }
@@ -49,7 +49,7 @@ fn unreadable(status: u16, problem: impl Display) -> RequestError {
     }
 }
 
-fn refusal(status: u16, response: Answer, region: Option<&str>) -> RequestError {
+fn refusal(status: u16, response: XmlResponse, region: Option<&str>) -> RequestError {
     let code = response.code;
     let message = response.message.as_deref().map(first_line);
     let is_redirect = matches!(status, 301 | 307);
@@ -66,12 +66,12 @@ fn refusal(status: u16, response: Answer, region: Option<&str>) -> RequestError 
     }
 }
 
-fn parse(body: &[u8]) -> Result<Answer, XmlDecodeError> {
+fn parse(body: &[u8]) -> Result<XmlResponse, XmlDecodeError> {
     let mut document = Document::try_from(body)?;
     let mut root = document.root_element()?;
-    let mut response = Answer {
+    let mut response = XmlResponse {
         is_error: root.start_el().local() == "Error",
-        ..Answer::default()
+        ..XmlResponse::default()
     };
     while let Some(mut element) = root.next_tag() {
         match element.start_el().local() {
@@ -123,10 +123,10 @@ mod tests {
         let etag = read(200, copied).unwrap().etag.unwrap();
         assert_eq!(confirm_copy(Some(&etag)).unwrap().etag, "9b2c");
         let slow = b"<s3:Error xmlns:s3=\"a\"><s3:Code>SlowDown</s3:Code><s3:Message>Please reduce\nyour request rate.</s3:Message></s3:Error>";
-        let answer = read(200, slow).unwrap_err();
-        assert_eq!(answer.origin, ErrorOrigin::Service);
+        let error = read(200, slow).unwrap_err();
+        assert_eq!(error.origin, ErrorOrigin::Service);
         assert_eq!(
-            (&*answer.code, &*answer.message),
+            (&*error.code, &*error.message),
             ("SlowDown", "Please reduce")
         );
     }
@@ -134,11 +134,11 @@ mod tests {
     #[test]
     fn half_an_answer_proves_nothing() {
         for length in 1..COPIED.len() {
-            let answer = read(200, &COPIED[..length]).unwrap_err();
+            let error = read(200, &COPIED[..length]).unwrap_err();
             assert_eq!(
-                answer.origin,
+                error.origin,
                 ErrorOrigin::Transport,
-                "{length} bytes: {answer:?}"
+                "{length} bytes: {error:?}"
             );
         }
     }
