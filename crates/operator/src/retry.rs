@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command_throttle::CommandThrottle;
 use crate::consent::{ask, can_ask};
-use crate::context::CommonArgs;
+use crate::context::{CommandContext, CommonArgs};
 use crate::history::{Operator, OperatorArgs};
 use crate::statements::{page_after, retry_statement};
 use crate::status::{CodeCount, failure_counts, live_workers};
@@ -152,10 +152,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let (run, code) = (ledger.run_id(), args.code.as_deref());
     let is_shared = list_runs(ledger.pool()).await?.len() > 1;
-    let dead_letters = match code {
-        Some(_) => None,
-        None => context.sqs_queue().await?.dead_letter_queue().await?,
-    };
     if !args.yes {
         let mut codes = failure_counts(ledger.pool(), Some(run)).await?;
         codes.retain(|one| code.is_none_or(|code| one.code == code));
@@ -164,12 +160,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
             done: false,
             rows: codes.iter().map(|one| one.rows).sum(),
             codes,
-            dead_letters: match (code, &dead_letters) {
-                (Some(_), _) => None,
-                (None, None) => Some(0),
-                (None, Some(queue)) => {
-                    Some(queue.queue_attributes().await?.backlog.total_messages())
-                }
+            dead_letters: match code {
+                Some(_) => None,
+                None => Some(count_dead_letters(&context).await?),
             },
             is_shared,
             is_asking: can_ask(context.format),
@@ -187,17 +180,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let throttle = CommandThrottle::start(&ledger, "retry", limits).await?;
     let work = delete_failures(&ledger, code, &throttle);
     let rows = throttle.run(work).await?;
-    let outcome = match dead_letters {
-        None => RedriveOutcome::Empty,
-        Some(queue) if is_shared => queue.redrive_run(run).await?,
-        // Where the ledger has one run all dead letters are its own, poison among them.
-        Some(queue) => queue.redrive_all().await?,
-    };
-    let (redrive, dead_letters) = match outcome {
-        _ if code.is_some() => ("not asked for", 0),
-        RedriveOutcome::Empty => ("none", 0),
-        RedriveOutcome::Started(count) => ("started", count),
-        RedriveOutcome::Resent(count) => ("by hand", count),
+    let (redrive, dead_letters) = match code {
+        Some(_) => ("not asked for", 0),
+        None => match redrive_dead_letters(&context, &ledger, is_shared).await? {
+            RedriveOutcome::Empty => ("none", 0),
+            RedriveOutcome::Started(count) => ("started", count),
+            RedriveOutcome::Resent(count) => ("by hand", count),
+        },
     };
     let details = format!("{rows} failures, {dead_letters} dead letters");
     let operator = Operator::from(args.operator);
@@ -214,6 +203,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         feeder_is_alive: workers.iter().any(|worker| worker.role == "feeder"),
     })?;
     Ok(exit::DONE)
+}
+
+async fn count_dead_letters(context: &CommandContext) -> anyhow::Result<u64> {
+    match context.sqs_queue().await?.dead_letter_queue().await? {
+        Some(queue) => Ok(queue.queue_attributes().await?.backlog.total_messages()),
+        None => Ok(0),
+    }
 }
 
 /// Takes failures off the record, of one code or all, so that their rows are fed again: page by page. Returns how
@@ -244,5 +240,18 @@ async fn delete_failures(
             return Ok(deleted);
         }
         cursor = last;
+    }
+}
+
+/// Where the ledger has one run all dead letters are its own, poison among them.
+async fn redrive_dead_letters(
+    context: &CommandContext,
+    ledger: &PostgresLedger,
+    is_shared: bool,
+) -> anyhow::Result<RedriveOutcome> {
+    match context.sqs_queue().await?.dead_letter_queue().await? {
+        Some(dead_letters) if is_shared => Ok(dead_letters.redrive_run(ledger.run_id()).await?),
+        Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
+        None => Ok(RedriveOutcome::Empty),
     }
 }

@@ -100,7 +100,7 @@ impl ObjectCleaner<'_> {
     /// Paths whose object went by another one have no record that could end.
     async fn begin_gone(&self, outcomes: &RemovalOutcomes) -> anyhow::Result<()> {
         let gone = outcomes.iter();
-        let gone = gone.filter(|(_, outcome)| outcome.is_removed());
+        let gone = gone.filter(|(_, outcome)| outcome.kept_because().is_none());
         let gone: Vec<ObjectRemoval> = gone.map(|(removal, _)| removal.clone()).collect();
         self.begin_removals(&gone).await
     }

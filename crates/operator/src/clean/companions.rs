@@ -26,7 +26,9 @@ impl ObjectCleaner<'_> {
         if self.pass.removals.ledger.rule().companions().is_empty() {
             return Ok(outcomes);
         }
-        let gone = images.iter().filter(|(_, outcome)| outcome.is_removed());
+        let gone = images
+            .iter()
+            .filter(|(_, outcome)| outcome.kept_because().is_none());
         let gone: Vec<&ObjectRemoval> = gone.map(|(removal, _)| removal).collect();
         let mut removable = Vec::new();
         for (removal, kept_because) in self.classify_companions(&gone).await? {

@@ -194,7 +194,7 @@ impl<'a> CleanPrinter<'a> {
                 key: &removal.object_key,
                 path: &removal.path,
                 etag: &removal.etag,
-                removed: outcome.is_removed(),
+                removed: outcome.kept_because().is_none(),
                 delete_marker: outcome.delete_marker(),
                 kept_because: outcome.kept_because(),
                 bucket: self.summary.bucket,

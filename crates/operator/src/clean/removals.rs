@@ -51,10 +51,6 @@ impl RemovalOutcome {
         }
     }
 
-    pub(super) fn is_removed(&self) -> bool {
-        matches!(self, Self::Removed(_))
-    }
-
     pub(super) fn kept_because(&self) -> Option<&str> {
         match self {
             Self::Removed(_) => None,
@@ -165,14 +161,15 @@ impl<'a> RemovalLedger<'a> {
         &self,
         outcomes: &[(ObjectRemoval, RemovalOutcome)],
     ) -> Result<(), StatementError> {
+        let is_gone = |outcome: &RemovalOutcome| outcome.kept_because().is_none();
         let gone = outcomes.iter();
-        let gone = gone.filter(|(_, outcome)| outcome.is_removed() && !self.orphans);
+        let gone = gone.filter(|(_, outcome)| is_gone(outcome) && !self.orphans);
         let gone: Vec<&str> = gone.map(|(removal, _)| removal.path.as_str()).collect();
         let query = sqlx::query(AssertSqlSafe(finish_removals_sql()))
             .bind(self.ledger.run_id())
             .bind(self.orphans)
             .bind(column(outcomes, |(removal, _)| removal.path.as_str()))
-            .bind(column(outcomes, |(_, outcome)| outcome.is_removed()))
+            .bind(column(outcomes, |(_, outcome)| is_gone(outcome)))
             .bind(column(outcomes, |(_, outcome)| outcome.delete_marker()))
             .bind(column(outcomes, |(_, outcome)| outcome.kept_because()))
             .bind(self.ledger.worker())
