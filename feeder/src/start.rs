@@ -25,8 +25,7 @@ use crate::progress::FeederProgress;
 use crate::retry::FeederStopped;
 use crate::settings::FeederSettings;
 
-/// For the pages, the cursor, the display, the heartbeats and the count of the rows in scope, which are seldom all
-/// at work.
+/// One to page, one for the display and the heartbeats, one for the count of the rows in scope.
 const BASE_CONNECTIONS: u32 = 3;
 
 /// One more with the live page, which must not wait for the others nor they for it.

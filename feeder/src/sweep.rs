@@ -1,7 +1,7 @@
 //! One sweep: from the cursor to the table's end, page by page. The cursor advances only past rows
 //! whose sends the queue confirmed.
 
-use std::mem;
+use std::time::Duration;
 
 use bucket_brigade_common::ledger::MAX_ID_BYTES;
 use bucket_brigade_common::ledger::feed_source::RowPage;
@@ -10,12 +10,16 @@ use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
 use bucket_brigade_common::row_id::RowId;
 use futures::future::try_join;
+use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
 use crate::canary::CanarySelection;
 use crate::cursor::{ConfirmedRows, FeedCursor};
 use crate::retry::FeederStopped;
 use crate::send::{BatchSender, permanent_failure};
+
+/// How often the cursor moves while a page takes its time, or holds nothing to feed.
+const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct TableSweep<'a> {
     pub cursor: FeedCursor<'a>,
@@ -48,46 +52,45 @@ pub struct FedPage {
 }
 
 impl TableSweep<'_> {
-    /// Feeds everything in scope after the cursor. While a page is sent the next one is read.
+    /// Feeds everything in scope after the cursor. While a page is sent the next one is read. When it is stopped, the cursor
+    /// stands past rows whose sends were all confirmed.
     pub async fn run(mut self) -> Result<SweepSummary, FeederStopped> {
         let cursor = self.cursor;
         let position = cursor.read_position().await?;
-        let left = self.remaining_limit(position.sweep_fed);
+        let mut left = self.remaining_limit(position.sweep_fed);
         self.wait_while_held().await?;
-        let start = self.start.take();
-        let first = cursor.read_page(position.cursor.or(start).as_ref()).await?;
-        let feeding = async |confirmed: &_| self.feed_pages(first, left, confirmed).await;
-        let (pages, last_id) = cursor.follow(feeding).await?;
-        Ok(SweepSummary {
-            fed: cursor.read_position().await?.sweep_fed,
-            unrecorded: self.sender.unrecorded.into_inner(),
-            pages,
-            last_id,
-        })
-    }
-
-    /// From this page on. Returns how many there were, and the last id.
-    async fn feed_pages(
-        &mut self,
-        mut page: RowPage,
-        mut left: Option<usize>,
-        confirmed: &ConfirmedRows,
-    ) -> Result<(u64, Option<RowId>), FeederStopped> {
-        let (cursor, mut pages, mut last_id) = (self.cursor, 0, None);
+        let first = position.cursor.as_ref().or(self.start.as_ref());
+        let mut page = cursor.read_page(first).await?;
+        let (mut sent, mut advanced): (Option<ConfirmedRows>, _) = (None, Instant::now());
+        let mut pages = 0;
         while left != Some(0) {
             self.wait_while_held().await?;
-            let is_failing = confirmed.wait_while_failing();
-            self.cursor.retrier.wait_unless_stopped(is_failing).await?;
             let part = self.select_canary_rows(page, left);
             left = left.map(|left| left.saturating_sub(part.rows.len()));
             let Some(last) = part.last_id.clone() else {
                 break;
             };
-            let sending = self.send_page(part, &last, confirmed);
-            ((), page) = try_join(sending, cursor.read_page(Some(&last))).await?;
-            (pages, last_id) = (pages + 1, Some(last));
+            // Where nothing is fed, the cursor moves only now and then.
+            let is_due = |(_, fed): &mut _| *fed > 0 || advanced.elapsed() >= CURSOR_INTERVAL;
+            let due = sent.take_if(is_due);
+            if due.is_some() {
+                advanced = Instant::now();
+            }
+            let beside = cursor.advance_and_read_next(due, &last);
+            let (fed, next) = try_join(self.send_page(part), beside).await?;
+            sent = Some((last, fed));
+            page = next;
+            pages += 1;
         }
-        Ok((pages, last_id))
+        if let Some(sent) = &sent {
+            cursor.advance_past(sent).await?;
+        }
+        Ok(SweepSummary {
+            fed: cursor.read_position().await?.sweep_fed,
+            unrecorded: self.sender.unrecorded.into_inner(),
+            pages,
+            last_id: sent.map(|(last, _)| last),
+        })
     }
 
     /// Reads one page, and feeds what is in scope there; none where the table ends. A feeder that dies meanwhile
@@ -106,11 +109,10 @@ impl TableSweep<'_> {
         let fed = page.rows.len();
         if fed > 0 {
             cursor.begin_sweep().await?;
-            let sending = async |confirmed: &_| self.send_page(page, &last_id, confirmed).await;
-            cursor.follow(sending).await?;
-        } else {
-            self.send_page(page, &last_id, &ConfirmedRows::unfollowed())
-                .await?;
+        }
+        let confirmed = (last_id.clone(), self.send_page(page).await?);
+        if fed > 0 {
+            cursor.advance_past(&confirmed).await?;
         }
         Ok(Some(FedPage { last_id, fed }))
     }
@@ -141,14 +143,10 @@ impl TableSweep<'_> {
         page
     }
 
-    /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. While it takes its time
-    /// the cursor moves within it.
-    async fn send_page(
-        &mut self,
-        page: RowPage,
-        last_id: &RowId,
-        confirmed: &ConfirmedRows,
-    ) -> Result<(), FeederStopped> {
+    /// Sends a page as backlog and rate allow; rows without a route are recorded as failed. Returns how
+    /// many rows were fed since the cursor moved last: while a page takes its time, it moves within it.
+    async fn send_page(&mut self, page: RowPage) -> Result<usize, FeederStopped> {
+        let has_cursors = !page.is_spread;
         let (rows, mut failures) = self.split_unroutable(page.rows);
         failures.extend(page.unreadable);
         if !failures.is_empty() {
@@ -158,17 +156,20 @@ impl TableSweep<'_> {
             // To read it costs the database as much as any: under a limit, a batch's worth.
             self.acquire_rows(MAX_BATCH_ENTRIES).await?;
         }
-        let (mut rest, mut fed) = (&rows[..], 0);
+        let (mut rest, mut fed, mut advanced) = (&rows[..], 0, Instant::now());
         while !rest.is_empty() {
             let (now, later) = rest.split_at(self.reserve_rows(rest.len()).await?);
             self.sender.send_all(now).await?;
             (rest, fed) = (later, fed + now.len());
-            if let Some((cursor, _)) = now.last().filter(|_| !page.is_spread) {
-                confirmed.confirm(cursor.clone(), mem::take(&mut fed), false);
+            if let Some((cursor, _)) = now.last()
+                && has_cursors
+                && advanced.elapsed() >= CURSOR_INTERVAL
+            {
+                self.cursor.advance_past(&(cursor.clone(), fed)).await?;
+                (fed, advanced) = (0, Instant::now());
             }
         }
-        confirmed.confirm(last_id.clone(), fed, !rows.is_empty());
-        Ok(())
+        Ok(fed)
     }
 
     /// Waits until some of so many rows may be sent; returns how many.

@@ -91,32 +91,6 @@ async fn a_killed_feeder_goes_on_from_its_cursor() {
 }
 
 #[tokio::test]
-async fn a_move_of_the_cursor_that_waits_delays_no_page() {
-    let rig = TestRig::new().await;
-    rig.add_images(100).await;
-    rig.open_run().await;
-    let waiting = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
-            'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END';
-        CREATE TRIGGER wait BEFORE UPDATE ON bucket_brigade.feed_cursors
-            FOR EACH ROW WHEN (NEW.fed > OLD.fed) EXECUTE FUNCTION wait()";
-    rig.execute_sql(waiting).await;
-    let mut locking = rig.pool.begin().await.unwrap();
-    let lock = sqlx::query("SELECT pg_advisory_xact_lock(7)");
-    lock.execute(&mut *locking).await.unwrap();
-    let mut feeder = rig.spawn("feeder", &[("PAGE_SIZE", "10")], &[]);
-    wait_until("all to be sent", async || {
-        rig.queued_messages().await == 100
-    })
-    .await;
-    let fed = "SELECT fed FROM bucket_brigade.feed_cursors";
-    assert_eq!(rig.query_number(fed).await, 0);
-    locking.rollback().await.unwrap();
-    wait_until("the cursor", async || rig.query_number(fed).await == 100).await;
-    feeder.terminate().unwrap();
-    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
-}
-
-#[tokio::test]
 async fn sigterm_stops_it_with_its_cursor_kept() {
     let rig = TestRig::new().await;
     rig.add_images(50).await;
