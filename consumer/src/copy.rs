@@ -142,8 +142,15 @@ impl Copier {
     }
 
     async fn start_copy<'a>(&'a self, route: &'a MoveRoute) -> (ThrottlePermit<'a>, Slot<'a>) {
-        self.context.health.wait_until_up(Dependency::Objects).await;
-        self.context.start_copy(&route.destination_key).await
+        let health = &self.context.health;
+        loop {
+            health.wait_until_up(Dependency::Objects).await;
+            let started = self.context.start_copy(&route.destination_key).await;
+            // An outage may have begun while this copy waited for its turn.
+            if health.is_up(Dependency::Objects) {
+                return started;
+            }
+        }
     }
 
     /// Waits before the next attempt; or returns why there is none.

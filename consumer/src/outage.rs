@@ -15,7 +15,7 @@ use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 use tokio::sync::{Mutex as FairMutex, Notify};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::context::ConsumerContext;
 
@@ -31,12 +31,9 @@ const MAX_ATTEMPTS_TIME: Duration = Duration::from_mins(1);
 /// A throttled object waits longer: the throttle may not have found its rate yet.
 const THROTTLED_OF_ONE_OBJECT: u32 = 4;
 
-/// Where all copies have been silent for so long, one more object is copied: their own time limits are those of
-/// large ones.
+/// Where all copies have been silent for so long, the store is asked whether it responds: their own time limits are
+/// those of large ones.
 const SILENCE: Duration = Duration::from_secs(20);
-
-/// When a store that is asked then counts as silent, too.
-const SILENT_PROBE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Waits between probes of a store that is down.
 const PROBE_BACKOFF: Backoff = Backoff {
@@ -143,6 +140,11 @@ impl OutageDetector {
         error: &StoreError,
         streak: &mut FailureStreak,
     ) -> FailureVerdict {
+        // What failed in an outage says nothing of the object.
+        if !self.context.health.is_up(Dependency::Objects) {
+            *streak = FailureStreak::default();
+            return FailureVerdict::Outage;
+        }
         let now = Instant::now();
         let previous = streak.failed_at.replace(now);
         streak.failures += 1;
@@ -154,7 +156,6 @@ impl OutageDetector {
         } else {
             FailureVerdict::Unknown
         };
-        // What failed in an outage says nothing of the object.
         if verdict == FailureVerdict::Outage {
             *streak = FailureStreak::default();
         }
@@ -238,37 +239,36 @@ impl OutageDetector {
     async fn notice_silence(&self) {
         loop {
             sleep(SILENCE / 4).await;
-            if !self.is_silent() {
+            let Some(last_response) = self.silent_since() else {
+                continue;
+            };
+            // Reads alone, and beside the throttle: copies that are large or slow may be all that there is.
+            let is_responding = self.store.is_responding().await;
+            let mut history = self.lock_history();
+            if is_responding || history.last_response != Some(last_response) {
+                history.last_response = Some(Instant::now());
                 continue;
             }
-            // Without a slot: the silent ones may hold all of them.
-            let (sent, copied) = (Instant::now(), self.lock_history().last_copied.clone());
-            let asked = self.store.check_rights(&self.rule, copied.as_ref());
-            let reason = match timeout(SILENT_PROBE_TIMEOUT, asked).await {
-                Ok(Ok(())) => {
-                    self.record_success(sent).last_response = Some(Instant::now());
-                    continue;
-                }
-                Ok(Err(StoreError::Throttled { .. })) => continue,
-                Ok(Err(error)) => outage_reason(&error),
-                Err(_) if !self.is_silent() => continue,
-                Err(_) => format!("no response for {SILENCE:?}; {CHECK_NETWORK}"),
-            };
+            drop(history);
+            let reason = format!("no response for {SILENCE:?}; {CHECK_NETWORK}");
             self.context.health.mark_down(Dependency::Objects, &reason);
             return self.silence.notify_waiters();
         }
     }
 
-    fn is_silent(&self) -> bool {
+    fn silent_since(&self) -> Option<Instant> {
         let history = self.lock_history();
-        let is_long_ago = |at: Instant| at.elapsed() >= SILENCE;
-        history.waiting > 0 && history.last_response.is_some_and(is_long_ago)
+        let last_response = history.last_response.filter(|_| history.waiting > 0);
+        last_response.filter(|at| at.elapsed() >= SILENCE)
     }
 
     async fn wait_until_store_works(&self) {
         for tries in 1.. {
             sleep(PROBE_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
             let _asking = self.asking.lock().await;
+            if !self.store.is_responding().await {
+                continue;
+            }
             match self.ask_store().await {
                 Ok(()) => return,
                 Err(error) => tracing::debug!(%error, tries, "S3 cannot be used yet"),

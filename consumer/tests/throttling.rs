@@ -190,6 +190,10 @@ impl ObjectStore for RateLimitedStore {
             .await
             .map(drop)
     }
+
+    async fn is_responding(&self) -> bool {
+        true
+    }
 }
 
 /// What became of a run.

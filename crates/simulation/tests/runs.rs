@@ -137,6 +137,10 @@ impl ObjectStore for WatchedStore {
     ) -> Result<(), StoreError> {
         self.client.check_rights(rule, copied).await
     }
+
+    async fn is_responding(&self) -> bool {
+        true
+    }
 }
 
 struct Loader {

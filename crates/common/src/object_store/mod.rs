@@ -98,7 +98,7 @@ pub trait ObjectStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::DestinationExists`] when there is an object at the destination already;
-    /// [`StoreError::TooLarge`] when [`copy_in_parts`](Self::copy_in_parts) must do it.
+    /// [`StoreError::TooLarge`] when [`copy_multipart`](Self::copy_multipart) must do it.
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError>;
 
     /// The same for an object too large for one call.
@@ -114,4 +114,7 @@ pub trait ObjectStore: Send + Sync {
         rule: &PathRule,
         copied: Option<&MoveRoute>,
     ) -> Result<(), StoreError>;
+
+    /// Whether it responds at all, with a refusal if need be.
+    async fn is_responding(&self) -> bool;
 }

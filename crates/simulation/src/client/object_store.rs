@@ -77,4 +77,8 @@ impl ObjectStore for SimulatedClient {
         let lost = |fate| self.store_error(fate);
         self.perform_call("check", lost, |_| Ok(())).await
     }
+
+    async fn is_responding(&self) -> bool {
+        true
+    }
 }

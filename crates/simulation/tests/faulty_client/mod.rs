@@ -38,10 +38,6 @@ pub(crate) enum SimulatedOutage {
     Database,
     /// The queue is not there.
     Queue,
-    /// The cursor cannot be moved.
-    Cursor,
-    /// A move of the cursor does not come to its end.
-    SlowCursor,
 }
 
 /// A copy without a response, by the default of `COPY_TIMEOUT`.
@@ -55,7 +51,6 @@ pub(crate) struct FaultyClient {
     /// By source key.
     broken_objects: Mutex<HashMap<String, (StoreError, u32)>>,
     highest_receive_count: AtomicU32,
-    pub(crate) cursor_moves: AtomicU32,
 }
 
 impl FaultyClient {
@@ -65,7 +60,6 @@ impl FaultyClient {
             outage: Mutex::default(),
             broken_objects: Mutex::default(),
             highest_receive_count: AtomicU32::new(0),
-            cursor_moves: AtomicU32::new(0),
         }
     }
 
@@ -186,6 +180,10 @@ impl ObjectStore for FaultyClient {
         self.check_store(true).await?;
         self.client.check_rights(rule, copied).await
     }
+
+    async fn is_responding(&self) -> bool {
+        self.client.is_responding().await
+    }
 }
 
 #[async_trait]
@@ -290,11 +288,6 @@ impl FeedSource for FaultyClient {
 
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
         self.check_database().await?;
-        while self.is_down(SimulatedOutage::SlowCursor).await {}
-        if self.is_down(SimulatedOutage::Cursor).await {
-            return Err(StatementError::Unavailable("could not extend file".into()));
-        }
-        self.cursor_moves.fetch_add(1, Ordering::Relaxed);
         self.client.advance_cursor(cursor, fed).await
     }
 

@@ -134,6 +134,12 @@ async fn a_silent_store_is_told_within_a_minute_whatever_the_time_limit_of_copie
     })
     .await;
     assert!(began.elapsed() < Duration::from_mins(1));
+    // Only the question whether it is back is sent into the silence.
+    let accepted = proxy.accepted_connections();
+    wait_until("the question", async || {
+        proxy.accepted_connections() > accepted
+    })
+    .await;
     proxy.end_silence();
     let began = Instant::now();
     rig.wait_until_drained().await;

@@ -210,7 +210,7 @@ impl S3Bucket {
         &self.name
     }
 
-    /// The SDK's client for everything but copies.
+    /// The SDK's client, for requests about the bucket.
     pub fn client(&self) -> &Client {
         &self.client
     }

@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::inspect::{CARRIED_HEADERS, HEAD_TIMEOUT, ObjectHead};
+use super::inspect::{CARRIED_HEADERS, ObjectHead};
 use super::{S3Bucket, S3Store};
 use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, DestinationState, StoreError};
@@ -45,18 +45,13 @@ async fn open_range(
     head: &ObjectHead,
     range: &str,
 ) -> Result<SdkBody, StoreError> {
-    let opened = timeout(
-        HEAD_TIMEOUT,
-        bucket.open(key, Some(head.etag()), Some(range)),
-    );
-    match opened.await {
-        Ok(Ok(object)) => Ok(object.body),
-        Ok(Err(StoreError::DestinationExists)) => Err(StoreError::transient(
+    match bucket.open(key, Some(head.etag()), Some(range)).await {
+        Ok(object) => Ok(object.body),
+        Err(StoreError::DestinationExists) => Err(StoreError::transient(
             "ChangedWhileCompared",
             "the object was replaced while it was compared",
         )),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(StoreError::transient("Timeout", "GetObject has timed out")),
+        Err(error) => Err(error),
     }
 }
 
@@ -120,7 +115,13 @@ async fn bytes_are_equal(
 ) -> Result<bool, StoreError> {
     // It is never closed.
     let _permit = BYTE_COMPARISONS.acquire().await.ok();
-    let size = u64::try_from(source.size_bytes().unwrap_or(0)).unwrap_or(0);
+    let size = source
+        .size_bytes()
+        .and_then(|size| u64::try_from(size).ok());
+    let size = size.ok_or_else(|| StoreError::Suspect {
+        code: "UnknownSize".into(),
+        message: "HeadObject was answered without a Content-Length".into(),
+    })?;
     for start in (0..size).step_by(usize::try_from(RANGE_BYTES).unwrap_or(usize::MAX)) {
         let range = format!("bytes={start}-{}", (start + RANGE_BYTES).min(size) - 1);
         let ours = open_range(&store.source, &route.source_key, source, &range);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
-use super::copy::{ObjectRequest, RequestHeaders};
+use super::copy::{NO_CONNECTION, ObjectRequest, RequestHeaders, TIMED_OUT};
 use super::{NO_ETAG, S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::connections::has_marked_byte;
@@ -171,6 +171,14 @@ impl S3Bucket {
             Err(error) if error.origin == ErrorOrigin::Service && error.status == 404 => Ok(None),
             Err(error) if error.code == "BadRequest" => Err(self.explain(key, error).await),
             Err(error) => Err(store_error(error)),
+        }
+    }
+
+    /// A HEAD of an object that need not be there.
+    pub(super) async fn is_responding(&self) -> bool {
+        match self.head("bucket-brigade").await {
+            Err(error) => ![TIMED_OUT, NO_CONNECTION].contains(&error.code()),
+            Ok(_) => true,
         }
     }
 

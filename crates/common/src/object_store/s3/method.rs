@@ -75,6 +75,7 @@ impl MethodRequest<'_> {
         if self.conditional_copy.is_some() {
             let check = async || store.check_acl(self.prefix).await.map(|()| true);
             self.probe(&store, check).await?;
+            store.ensure_source_readable(self.source_prefix).await?;
             return Ok(store);
         }
         for method in methods {

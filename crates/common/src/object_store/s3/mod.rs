@@ -24,6 +24,7 @@ mod stream;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use futures::future::join;
 use tokio::sync::OnceCell;
 
 pub use access::{S3Access, S3Bucket};
@@ -215,6 +216,14 @@ impl ObjectStore for S3Store {
         copied: Option<&MoveRoute>,
     ) -> Result<(), StoreError> {
         Box::pin(self.copy_for_rights(rule, copied)).await
+    }
+
+    async fn is_responding(&self) -> bool {
+        let (source, destination) = (
+            self.source.is_responding(),
+            self.destination.is_responding(),
+        );
+        matches!(Box::pin(join(source, destination)).await, (true, true))
     }
 }
 

@@ -4,7 +4,7 @@ use aws_sdk_s3::primitives::SdkBody;
 
 use super::copy::{CopyCondition, ObjectRequest, RequestHeaders};
 use super::encoding::encode_query;
-use super::inspect::OpenedObject;
+use super::inspect::{HEAD_TIMEOUT, OpenedObject};
 use super::stream::Upload;
 use super::{S3Bucket, store_error};
 use crate::object_store::StoreError;
@@ -26,7 +26,8 @@ impl S3Bucket {
             headers: etag.into_iter().chain(range).collect(),
             ..ObjectRequest::default()
         };
-        let limit = self.copies.timeout;
+        // Of its head. The bytes have limits of their own.
+        let limit = self.copies.timeout.min(HEAD_TIMEOUT);
         let sent = self.copies.send(&request, SdkBody::empty(), limit).await;
         OpenedObject::of(sent.map_err(store_error)?)
     }

@@ -1,4 +1,4 @@
-//! `CopyObject` without the SDK's layers.
+//! Requests about objects, copies above all, without the SDK's layers.
 //!
 //! The SDK makes each request anew out of plugins, interceptors and endpoint rules, which costs more than
 //! all the rest of an image. For one bucket the outcome is always the same but for key, copy source and
@@ -48,7 +48,11 @@ const SMALL_COPY_TIMEOUT: Duration = Duration::from_secs(15);
 /// What is longer is no answer of S3's, and would fill the memory.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// Names in lower case.
+/// The code of a request without a response in time.
+pub(super) const TIMED_OUT: &str = "Timeout";
+
+pub(super) const NO_CONNECTION: &str = "ConnectionFailed";
+
 pub(super) type RequestHeaders = Vec<(Cow<'static, str>, String)>;
 
 /// One request about an object.
@@ -263,8 +267,7 @@ impl CopyClient {
         let response = self.connector.call(request);
         async move {
             let response = response.await;
-            let response =
-                response.map_err(|error| lost("ConnectionFailed", error_chain(&error)))?;
+            let response = response.map_err(|error| lost(NO_CONNECTION, error_chain(&error)))?;
             // The server behind this connection may be the one that is broken, and the pool hands out first
             // what was used last. The SDK does the same.
             let status = response.status().as_u16();
@@ -286,7 +289,7 @@ async fn within<T>(
 }
 
 fn timed_out(operation: &str) -> RequestError {
-    lost("Timeout", format!("{operation} has timed out"))
+    lost(TIMED_OUT, format!("{operation} has timed out"))
 }
 
 /// Its status, date and body. S3 sends spaces while it copies.
