@@ -49,7 +49,8 @@ pub(crate) async fn retry_query<T>(
 /// A page's statement with `AFTER` written out. Two statements, because `$2 IS NULL OR id > $2` would keep a
 /// generic plan from starting in the middle of the index.
 pub(crate) fn page_after(sql: &str, cursor: Option<&str>) -> AssertSqlSafe<String> {
-    AssertSqlSafe(sql.replace("AFTER", if cursor.is_some() { ">" } else { ">=" }))
+    let after = if cursor.is_some() { "> $" } else { ">= $" };
+    AssertSqlSafe(sql.replace("AFTER $", after))
 }
 
 /// The rows of a statement, page by page: `$1` run, `$2` cursor, and `AFTER` before it. How many make a page stands in

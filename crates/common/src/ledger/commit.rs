@@ -156,9 +156,18 @@ pub fn later_path_check_sql(table: &ApplicationTable) -> String {
 /// Has triggers fire now that wait for the end of the transaction.
 pub const FIRE_DEFERRED: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
-/// Sorts the error of a statement that sets paths.
+/// Sorts the error of a statement that sets a path.
 pub fn path_update_error(error: &sqlx::Error) -> StatementError {
     name_rewritten_row(statement_error(error))
+}
+
+/// Sorts the error of a statement that sets the paths of so many rows; none of a single one that is locked.
+pub fn path_updates_error(error: &sqlx::Error, rows: usize) -> Option<StatementError> {
+    if !is_row_lock_timeout(error) {
+        return Some(name_rewritten_row(batch_error(error, rows)));
+    }
+    let (code, message) = ("55P03".into(), message_of(error));
+    (rows > 1).then_some(StatementError::Rejected { code, message })
 }
 
 fn name_rewritten_row(error: StatementError) -> StatementError {
@@ -190,14 +199,10 @@ impl PostgresLedger {
         let Some(result) = super::before_timeout(self.commit_moves(moves)).await else {
             return Err(super::no_response());
         };
-        match result {
-            Err(error) if is_row_lock_timeout(&error) && moves.len() == 1 => Ok(HashSet::new()),
-            Err(error) if is_row_lock_timeout(&error) => Err(StatementError::Rejected {
-                code: "55P03".into(),
-                message: message_of(&error),
-            }),
-            result => result.map_err(|error| name_rewritten_row(batch_error(&error, moves.len()))),
-        }
+        result.or_else(|error| match path_updates_error(&error, moves.len()) {
+            Some(error) => Err(error),
+            None => Ok(HashSet::new()),
+        })
     }
 
     pub(super) async fn fetch_rows(

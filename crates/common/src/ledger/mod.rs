@@ -42,7 +42,7 @@ use tokio::time::timeout;
 
 pub use commit::{
     FIRE_DEFERRED, ID_REWRITTEN, PATH_REWRITTEN, later_path_check_sql, path_update_error,
-    rehearsal_sql, stored_row_check,
+    path_updates_error, rehearsal_sql, stored_row_check,
 };
 pub use conditions::LocalTime;
 pub use connection::ConnectionPurpose;

@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    IdColumns, is_statement_timeout, statement_error, with_timeout,
+    IdColumns, before_timeout, is_statement_timeout, statement_error, with_timeout,
 };
 use sqlx::AssertSqlSafe;
 
 use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::command_cursor::CursorLap;
-use crate::statements::{retry_query, retry_statement};
+use crate::statements::retry_statement;
 
 /// A move that verify has settled since it was made, and whose source is there as far as we know. As the index
 /// `moves_cleanable` has it, to the letter.
@@ -106,13 +106,14 @@ impl RemovalLedger<'_> {
         let read = async || {
             let query = sqlx::query_scalar(HAS_OLD_MOVES).bind(self.ledger.run_id());
             let query = query.bind(self.age_seconds);
-            query.fetch_one(self.ledger.pool()).await
+            match before_timeout(query.fetch_one(self.ledger.pool())).await {
+                // The planner has taken another way.
+                None => Ok(true),
+                Some(Err(error)) if is_statement_timeout(&error) => Ok(true),
+                Some(found) => found.map_err(|error| statement_error(&error)),
+            }
         };
-        match retry_query(read).await {
-            // The planner has taken another way.
-            Err(error) if is_statement_timeout(&error) => Ok(true),
-            found => found.map_err(|error| statement_error(&error)),
-        }
+        retry_statement(read).await
     }
 
     pub(super) async fn next_candidates(

@@ -6,8 +6,8 @@
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    ApplicationTable, PostgresLedger, before_timeout, is_row_lock_timeout, no_response,
-    path_update_error, stored_row_check, with_timeout,
+    ApplicationTable, PostgresLedger, before_timeout, no_response, path_updates_error,
+    stored_row_check, with_timeout,
 };
 use sqlx::AssertSqlSafe;
 
@@ -131,11 +131,11 @@ pub(super) async fn undo_moves(
     let Some(found) = before_timeout(Box::pin(ledger.set_paths(query, wanted))).await else {
         return Err(no_response());
     };
-    match found {
-        // Passed over like any locked row.
-        Err(error) if is_row_lock_timeout(&error) => Ok(Vec::new()),
-        found => found.map_err(|error| path_update_error(&error)),
-    }
+    // A locked row is passed over.
+    found.or_else(|error| match path_updates_error(&error, targets.len()) {
+        Some(error) => Err(error),
+        None => Ok(Vec::new()),
+    })
 }
 
 /// `$1` run, `$2` ids, `$3` moved when, `$4` the name of this process.

@@ -118,6 +118,9 @@ impl RollbackRun<'_> {
 
     async fn process_page(&self, ids: Vec<String>, for_real: bool) -> anyhow::Result<()> {
         let count = ids.len();
+        if ids.is_empty() {
+            return Ok(());
+        }
         let page = retry_statement(async || moves_by_id(self.ledger, &ids).await).await?;
         for row in &page {
             self.missing_ids.borrow_mut().remove(&row.id);
@@ -151,6 +154,9 @@ impl RollbackRun<'_> {
     /// Sets them back; rows that are locked are tried again for a while. Returns those that went back.
     async fn undo_all(&self, mut undos: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
         let mut undone = Vec::new();
+        if undos.is_empty() {
+            return Ok(undone);
+        }
         for tries in 1..=MAX_ATTEMPTS {
             let (back, rest) = self.undo_batch(undos).await?;
             undone.extend(back);
