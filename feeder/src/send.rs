@@ -108,31 +108,33 @@ impl BatchSender<'_> {
     }
 
     pub async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), FeederStopped> {
-        self.retrier
-            .retry_database("recording failures", async || {
-                match self.ledger.record_failures(failures).await {
-                    Err(StatementError::Rejected { .. } | StatementError::Suspect { .. }) => {
-                        self.record_each(failures).await
-                    }
-                    recorded => recorded,
+        let unrecorded = self.retrier.retry_database("recording failures", async || {
+            match self.ledger.record_failures(failures).await {
+                Err(StatementError::Rejected { .. } | StatementError::Suspect { .. }) => {
+                    self.record_each(failures).await
                 }
-            })
-            .await
+                recorded => recorded.map(|()| 0),
+            }
+        });
+        self.unrecorded
+            .fetch_add(unrecorded.await?, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// A failure that the database refuses to record is in the log alone, and counted for the outcome.
-    async fn record_each(&self, failures: &[MoveFailure]) -> Result<(), StatementError> {
+    /// A failure that the database refuses to record is in the log alone. Returns how many there are.
+    async fn record_each(&self, failures: &[MoveFailure]) -> Result<u64, StatementError> {
+        let mut unrecorded = 0;
         for failure in failures {
             match self.ledger.record_failures(slice::from_ref(failure)).await {
                 Err(StatementError::Rejected { code, message }) => {
                     let row = &failure.id;
                     tracing::error!(%row, code, "the failure of row {row} cannot be recorded: {message}");
-                    self.unrecorded.fetch_add(1, Ordering::Relaxed);
+                    unrecorded += 1;
                 }
                 recorded => recorded?,
             }
         }
-        Ok(())
+        Ok(unrecorded)
     }
 }
 

@@ -99,10 +99,10 @@ impl TransientError for LedgerError {
 }
 
 /// SQLSTATE classes of a server that cannot serve at the moment: connection exceptions, resources
-/// (connections above all), shutdown, crash and start-up (57P01 to 57P03), and a table that another holds
-/// while the ledger is brought up to date.
+/// (connections above all), shutdown, crash and start-up (57P01 to 57P03), a session that it has ended for a pause
+/// in a transaction, and a table that another holds while the ledger is brought up to date.
 /// Source: PostgreSQL documentation, appendix A.
-const UNAVAILABLE_CLASSES: [&str; 4] = ["08", "53", "57P", LOCK_NOT_AVAILABLE];
+const UNAVAILABLE_CLASSES: [&str; 5] = ["08", "53", "57P", SESSION_ENDED, LOCK_NOT_AVAILABLE];
 
 /// Whether the server is away, as it is while it restarts.
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
@@ -164,6 +164,9 @@ pub const STATEMENT_CANCELLED: &str = "57014";
 /// A lock that was not granted within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
+/// A session that `idle_in_transaction_session_timeout` ended: this process stood still, or was not heard.
+const SESSION_ENDED: &str = "25P03";
+
 /// Sorts by SQLSTATE: what is not about the server may be about one row of the batch.
 pub fn statement_error(error: &sqlx::Error) -> StatementError {
     let (code, message) = (sqlstate_of(error), message_of(error));
@@ -196,7 +199,7 @@ fn blame_for(code: &str, context: Option<&str>) -> Blame {
     let is_of_statement = is_in(&STATEMENT_CLASSES);
     let is_in_function = context.is_some_and(|context| context.contains("function"));
     let from_statement = is_of_statement && context.is_none();
-    if code == LOCK_NOT_AVAILABLE {
+    if [LOCK_NOT_AVAILABLE, SESSION_ENDED].contains(&code) {
         Blame::Server
     } else if !is_in(&SERVER_STATES) && !from_statement {
         Blame::Row
@@ -221,8 +224,8 @@ pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
     has_sqlstate(error, &[STATEMENT_CANCELLED])
 }
 
-/// Sorts the error of a statement about this many rows. One that took too long is halved; of a row alone
-/// it is the fault where a function, a trigger's above all, took the time.
+/// Sorts the error of a statement about this many rows. Of one that took too long each row is tried
+/// alone, whose fault it is where a function, a trigger's above all, took the time.
 pub(super) fn batch_error(error: &sqlx::Error, rows: usize) -> StatementError {
     let in_function = context_of(error).is_some_and(|context| context.contains("function"));
     if is_statement_timeout(error) && (rows > 1 || in_function) {
@@ -284,6 +287,7 @@ mod tests {
             ("08006 40P01 53100 57P01 57014", row, Blame::Server),
             ("26000 42P05", None, Blame::Server),
             ("55P03", trigger, Blame::Server),
+            ("25P03", None, Blame::Server),
         ] {
             for code in codes.split(' ') {
                 assert_eq!(blame_for(code, context), blame, "{code} {context:?}");

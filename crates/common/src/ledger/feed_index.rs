@@ -8,8 +8,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgTransaction};
 
 use super::feed::is_wanted;
 use super::{
-    ApplicationTable, IdColumns, PostgresLedger, before_timeout, is_unavailable, no_response,
-    statement_error,
+    ApplicationTable, IdColumns, PostgresLedger, before_timeout, is_unavailable, statement_error,
 };
 use crate::ledger::feed_source::SweepAccess;
 use crate::ledger::move_ledger::StatementError;
@@ -230,9 +229,8 @@ pub(super) async fn unless_refused<T>(
     question: impl Future<Output = Result<Option<T>, sqlx::Error>>,
 ) -> Result<Option<T>, StatementError> {
     match before_timeout(question).await {
-        None => Err(no_response()),
         Some(Err(error)) if is_unavailable(&error) => Err(statement_error(&error)),
-        Some(read) => Ok(read.ok().flatten()),
+        read => Ok(read.and_then(Result::ok).flatten()),
     }
 }
 

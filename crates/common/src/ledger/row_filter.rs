@@ -3,7 +3,7 @@
 
 use sqlx::postgres::{PgConnection, PgPool};
 
-use super::errors::is_permission_denied;
+use super::errors::{is_permission_denied, is_unavailable};
 use super::feed_index::explain;
 use super::run::current_role;
 use super::{ApplicationTable, ConnectionPurpose, LedgerError};
@@ -71,6 +71,7 @@ async fn check_filter(
             transaction.rollback().await?;
             Err(missing_right(pool, table, filter).await?)
         }
+        Err(error) if is_unavailable(&error) => Err(error.into()),
         Err(sqlx::Error::Database(error)) => {
             let problem = format!("cannot be used: {}", error.message());
             Err(refused(filter, &problem))

@@ -67,12 +67,23 @@ fn misspelt_names(text: &[u8]) -> BTreeMap<String, &'static str> {
             return None;
         }
         let upper = name.to_ascii_uppercase();
-        let typos = known_names().map(|known| (osa_distance(&upper, known), known));
+        let typos = known_names().filter_map(|known| Some((count_typos(&upper, known)?, known)));
         let (typos, known) = typos.min()?;
         // Of a short name a few other letters make another word.
         (typos <= MAX_TYPOS.min(known.len() / 4)).then_some((name, known))
     };
     names.filter_map(nearest).collect()
+}
+
+/// None where a whole word is another.
+fn count_typos(name: &str, known: &str) -> Option<usize> {
+    let typos = osa_distance(name, known);
+    let (words, of_known) = (name.split('_'), known.split('_'));
+    let are_words = words.clone().count() == of_known.clone().count()
+        && words
+            .zip(of_known)
+            .all(|(word, known)| osa_distance(word, known) <= 1);
+    (typos <= 1 || are_words).then_some(typos)
 }
 
 #[cfg(test)]
@@ -115,6 +126,11 @@ mod tests {
             "AWS_ROLE_ARN",
             "SECRET_KEY_BASE",
             "NODE_ENV",
+            "KEY_PREFIX",
+            "IMAGE_SIZE",
+            "DATABASE_PATH",
+            "SQS_REGION",
+            "RUN_DATE",
         ]) {
             assert_eq!(misspelt_names(format!("{name}=x\n").as_bytes()), [].into());
         }

@@ -104,9 +104,8 @@ impl MigrationSettings<RunSelection> {
         run.options.ensure_given(&self.given, run.name.as_deref())
     }
 
-    ///
     /// # Errors
-    /// [`LedgerError::RunDiffers`] where an option is given that is not the run's.
+    /// As for [`ensure_given`](Self::ensure_given).
     pub fn with_run(self, run: RunSpec) -> Result<MigrationSettings, LedgerError> {
         self.ensure_given(&run)?;
         Ok(MigrationSettings {
