@@ -1,7 +1,7 @@
 //! `ROW_FILTER`: an expression of the operator's over a row's columns, made part of statements only after the
 //! server has read it by itself.
 
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgPool, PgSeverity};
 
 use super::errors::{is_permission_denied, is_unavailable};
 use super::feed_index::explain;
@@ -71,7 +71,7 @@ async fn check_filter(
             transaction.rollback().await?;
             Err(missing_right(pool, table, filter).await?)
         }
-        Err(error) if is_unavailable(&error) => Err(error.into()),
+        Err(error) if is_unavailable(&error) && !is_misuse(&error) => Err(error.into()),
         Err(sqlx::Error::Database(error)) => {
             let problem = format!("cannot be used: {}", error.message());
             Err(refused(filter, &problem))
@@ -103,6 +103,15 @@ async fn find_problem(
     let plan = explain(connection, &wrapped).await?;
     let is_kept = |line: &String| line.contains("Subquery Scan on") && line.contains(KEPT_SUBQUERY);
     Ok(plan.iter().any(is_kept).then_some(VOLATILE))
+}
+
+/// Whether the filter asks for a parameter: a violation of the protocol (08P01) that the session survives, which
+/// an outage of that code, a pooler's, is not.
+fn is_misuse(error: &sqlx::Error) -> bool {
+    let database = error.as_database_error();
+    database
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        .is_some_and(|error| error.code() == "08P01" && error.severity() == PgSeverity::Error)
 }
 
 fn refused(filter: &str, problem: &str) -> LedgerError {

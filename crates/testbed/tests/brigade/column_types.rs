@@ -29,13 +29,7 @@ async fn migrates(id_type: ApplicationIdType, name: &str) {
         "INSERT INTO {name} (id, path) {overriding} SELECT {value}, 'image/' || n || '.png' FROM generate_series(1, 30) n"
     ))
     .await;
-    for number in 1..=30 {
-        rig.put_object("images-old", &format!("image/{number}.png"), b"bytes")
-            .await;
-    }
-    let consumer = rig.spawn_consumer(&[]);
-    let ended = rig.run_program("feeder", &[("PAGE_SIZE", "7")]).await;
-    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    move_thirty_images(&rig).await;
     assert_eq!(
         rig.query_number(&format!(
             "SELECT count(*) FROM {name} WHERE path LIKE 'avatar/%'"
@@ -44,6 +38,16 @@ async fn migrates(id_type: ApplicationIdType, name: &str) {
         30
     );
     assert_eq!(rig.count_rows("moves").await, 30);
+}
+
+async fn move_thirty_images(rig: &TestRig) {
+    for number in 1..=30 {
+        rig.put_object("images-old", &format!("image/{number}.png"), b"bytes")
+            .await;
+    }
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[("PAGE_SIZE", "7")]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
     // The cursor follows the id's own order, not that of its text: no row is fed twice.
     let fed = "SELECT fed FROM bucket_brigade.feed_cursors";
     assert_eq!(rig.query_number(fed).await, 30);
@@ -58,16 +62,7 @@ async fn goes_there_and_back(types: &str, id_type: &str, path_type: &str) {
          INSERT INTO images SELECT 'k' || n, 'image/' || n || '.png' FROM generate_series(1, 30) n"
     ))
     .await;
-    for number in 1..=30 {
-        rig.put_object("images-old", &format!("image/{number}.png"), b"bytes")
-            .await;
-    }
-    let consumer = rig.spawn_consumer(&[]);
-    let ended = rig.run_program("feeder", &[("PAGE_SIZE", "7")]).await;
-    assert_eq!(ended.code, Some(0), "{}", ended.log);
-    let fed = "SELECT fed FROM bucket_brigade.feed_cursors";
-    assert_eq!(rig.query_number(fed).await, 30);
-    stop_consumer(consumer).await;
+    move_thirty_images(&rig).await;
     for (arguments, field, count) in [
         (&["verify", "--full", "--json"][..], "sound", 30),
         (
