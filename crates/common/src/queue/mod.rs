@@ -1,5 +1,6 @@
 //! The queue, as a trait of only the calls used, and its SQS implementation in [`sqs`].
 
+mod attributes;
 mod batch_entries;
 pub mod dead_letter;
 pub mod sqs;

@@ -1,6 +1,5 @@
 //! The queue on SQS.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,15 +14,15 @@ use aws_sdk_sqs::types::{
     SendMessageBatchRequestEntry,
 };
 use prometheus_client::metrics::histogram::Histogram;
-use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::permissions::sqs_arn;
+use crate::queue::attributes::parse_attributes;
 use crate::queue::batch_entries::{build_entries, entry_outcomes};
 use crate::queue::{
     DeadLetter, EntryOutcome, MAX_BATCH_ENTRIES, MessageAttribute, MessageQueue, OutgoingMessage,
-    PROBE_HANDLE, QueueAttributes, QueueBacklog, QueueError, ReceivedMessage,
+    PROBE_HANDLE, QueueAttributes, QueueError, ReceivedMessage,
 };
 use crate::trace::{TRACEPARENT, is_traceparent};
 
@@ -259,29 +258,6 @@ async fn respond<T, E: Into<RequestError>>(
     }
 }
 
-fn parse_attributes(attributes: &HashMap<QueueAttributeName, String>) -> QueueAttributes {
-    use QueueAttributeName as Name;
-    let number = |name| attributes.get(&name).and_then(|text| text.parse().ok());
-    let count = |name| number(name).unwrap_or(0);
-    let policy = attributes.get(&Name::RedrivePolicy);
-    let policy: Option<Value> = policy.and_then(|policy| serde_json::from_str(policy).ok());
-    let policy = policy.unwrap_or_default();
-    QueueAttributes {
-        backlog: QueueBacklog {
-            visible: count(Name::ApproximateNumberOfMessages)
-                + count(Name::ApproximateNumberOfMessagesDelayed),
-            in_flight: count(Name::ApproximateNumberOfMessagesNotVisible),
-        },
-        retention: number(Name::MessageRetentionPeriod).map(Duration::from_secs),
-        kms_key: attributes.get(&Name::KmsMasterKeyId).cloned(),
-        arn: attributes.get(&Name::QueueArn).cloned(),
-        max_receive_count: max_receive_count(&policy),
-        dead_letter_arn: policy["deadLetterTargetArn"]
-            .as_str()
-            .map(ToOwned::to_owned),
-    }
-}
-
 /// With its trace it is 72 bytes longer: ten of the longest stay far below the limit of a batch.
 fn send_entry(
     id: String,
@@ -368,15 +344,6 @@ fn convert_message(
     })
 }
 
-/// SQS accepts and returns it both as a number and as text.
-fn max_receive_count(policy: &Value) -> Option<u32> {
-    let count = &policy["maxReceiveCount"];
-    match count.as_u64() {
-        Some(number) => u32::try_from(number).ok(),
-        None => count.as_str()?.parse().ok(),
-    }
-}
-
 /// Rounded up, so that a lease is never shorter than asked for.
 fn whole_seconds(duration: Duration) -> i32 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
@@ -412,39 +379,6 @@ pub(super) fn queue_error(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_redrive_policy_spells_the_count_both_ways() {
-        let parse = |policy: &str| {
-            let policy = (QueueAttributeName::RedrivePolicy, policy.to_owned());
-            parse_attributes(&HashMap::from([policy]))
-        };
-        let policy = r#"{"maxReceiveCount":5,"deadLetterTargetArn":"arn:aws:sqs:a:1:dead"}"#;
-        let attributes = parse(policy);
-        assert_eq!(attributes.max_receive_count, Some(5));
-        let arn = attributes.dead_letter_arn.as_deref();
-        assert_eq!(arn, Some("arn:aws:sqs:a:1:dead"));
-        let attributes = parse(r#"{"maxReceiveCount":"7"}"#);
-        assert_eq!(attributes.max_receive_count, Some(7));
-        for policy in ["{}", "", "[]", "null"] {
-            assert_eq!(parse(policy), QueueAttributes::default());
-        }
-    }
-
-    #[test]
-    fn delayed_messages_wait_too() {
-        use QueueAttributeName as Name;
-        let attributes = [
-            (Name::ApproximateNumberOfMessages, "3"),
-            (Name::ApproximateNumberOfMessagesDelayed, "4"),
-            (Name::ApproximateNumberOfMessagesNotVisible, "5"),
-            (Name::MessageRetentionPeriod, "345600"),
-        ];
-        let attributes = attributes.map(|(name, value)| (name, value.to_owned()));
-        let parsed = parse_attributes(&HashMap::from(attributes));
-        assert_eq!((parsed.backlog.visible, parsed.backlog.in_flight), (7, 5));
-        assert_eq!(parsed.retention, Some(Duration::from_hours(96)));
-    }
 
     #[test]
     fn seconds_are_rounded_up() {

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::object_store::ObjectStore;
     use crate::object_store::s3::NO_ETAG;
-    use crate::object_store::s3::fixture::{answer, body, route, store};
+    use crate::object_store::s3::fixture::{body, http_response, route, store};
 
     #[tokio::test]
     async fn bytes_are_compared_however_they_arrive() {
@@ -203,7 +203,7 @@ mod tests {
                 b"1234"
             };
             let body = body(bytes, 4, is_source && !bytes.is_empty());
-            let mut response = answer(200, body);
+            let mut response = http_response(200, body);
             let etag = if is_source { "\"1\"" } else { "\"2\"" };
             if self.has_etags {
                 response.headers_mut().insert("etag", etag);

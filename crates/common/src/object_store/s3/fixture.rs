@@ -1,4 +1,4 @@
-//! What tests share that answer requests themselves.
+//! What tests share that respond to requests themselves.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -42,7 +42,7 @@ pub(super) fn route(key: &str) -> MoveRoute {
     rule.route_for(&format!("image/{key}")).unwrap()
 }
 
-pub(super) fn answer(status: u16, body: impl Into<SdkBody>) -> HttpResponse {
+pub(super) fn http_response(status: u16, body: impl Into<SdkBody>) -> HttpResponse {
     HttpResponse::new(status.try_into().unwrap(), body.into())
 }
 

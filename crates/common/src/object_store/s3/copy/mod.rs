@@ -7,6 +7,8 @@
 
 mod address;
 mod credentials;
+#[cfg(test)]
+mod recording_server;
 mod response;
 #[cfg(test)]
 mod signature;

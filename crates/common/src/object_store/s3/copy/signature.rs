@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::tests::Request;
+use super::recording_server::Request;
 use crate::object_store::s3::fixture::SECRET;
 
 /// Whether the signature is right for the request, and covers all of it that a copy depends on.

@@ -1,134 +1,25 @@
 //! Copies held to the SDK's own, and to a server that checks signatures for itself.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpConnector,
-};
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use aws_types::sdk_config::Builder;
 use proptest::prelude::*;
 
+use super::recording_server::{COPIED, SKEWED, Server};
 use super::signature::is_signed;
-use super::{CopyCondition, MAX_BODY_BYTES, USER_AGENT};
+use super::{CopyCondition, MAX_BODY_BYTES};
 use crate::object_store::s3::access::BucketHeaders;
-use crate::object_store::s3::fixture::{SECRET, answer, route, sdk};
+use crate::object_store::s3::fixture::{SECRET, route, sdk};
 use crate::object_store::s3::{
     CopyAttributes, S3Access, S3Options, S3Store, confirm_copy, copy_source, store_error,
 };
 use crate::object_store::{CopiedObject, ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 use crate::preflight::PreflightError;
-
-const COPIED: &str = "<CopyObjectResult><ETag>&quot;9b2c&quot;</ETag></CopyObjectResult>";
-
-const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Request {
-    pub method: String,
-    pub uri: String,
-    pub headers: BTreeMap<String, String>,
-}
-
-impl Request {
-    fn of(request: &HttpRequest) -> Self {
-        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        Self {
-            method: request.method().to_owned(),
-            uri: request.uri().to_owned(),
-            headers: request.headers().iter().map(pair).collect(),
-        }
-    }
-
-    fn is_ours(&self) -> bool {
-        self.headers["user-agent"] == USER_AGENT
-    }
-
-    /// Without what differs from request to request by its nature, and the name of the program.
-    fn letter(mut self) -> Self {
-        for name in [
-            "amz-sdk-invocation-id",
-            "amz-sdk-request",
-            "authorization",
-            "x-amz-date",
-            "user-agent",
-            "x-amz-user-agent",
-        ] {
-            self.headers.remove(name);
-        }
-        self
-    }
-
-    /// Whether it is signed at this time, give or take a minute.
-    fn is_of(&self, clock: SystemTime) -> bool {
-        let minute = |clock: SystemTime| {
-            let text = DateTime::from(clock).fmt(DateTimeFormat::DateTime);
-            text.unwrap().replace(['-', ':'], "")[..13].to_owned()
-        };
-        let soon = clock + Duration::from_mins(1);
-        let date = &self.headers["x-amz-date"];
-        date.starts_with(&minute(clock)) || date.starts_with(&minute(soon))
-    }
-}
-
-/// A server that writes down what it is sent. Its clock stands still.
-#[derive(Debug, Clone)]
-struct Server {
-    met: Arc<Mutex<Vec<Request>>>,
-    answer: Arc<Mutex<(u16, &'static str)>>,
-    clock: SystemTime,
-}
-
-impl Server {
-    fn new(clock: SystemTime) -> Self {
-        Self {
-            met: Arc::default(),
-            answer: Arc::new(Mutex::new((200, COPIED))),
-            clock,
-        }
-    }
-
-    fn answers(&self, status: u16, body: &'static str) {
-        *self.answer.lock().unwrap() = (status, body);
-    }
-
-    fn last(&self) -> Request {
-        self.met.lock().unwrap().last().unwrap().clone()
-    }
-
-    fn requests(&self) -> usize {
-        self.met.lock().unwrap().len()
-    }
-}
-
-impl HttpConnector for Server {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let request = Request::of(&request);
-        let (status, body) = match *self.answer.lock().unwrap() {
-            _ if !request.is_of(self.clock) => (403, SKEWED),
-            answer => answer,
-        };
-        self.met.lock().unwrap().push(request);
-        if status == 0 {
-            return HttpConnectorFuture::new(std::future::pending());
-        }
-        let is_head = self.met.lock().unwrap().last().unwrap().method == "HEAD";
-        let mut response = answer(status, if is_head { "" } else { body });
-        response.headers_mut().insert("etag", "\"9b2c\"");
-        response
-            .headers_mut()
-            .insert("x-amz-bucket-region", "eu-north-1");
-        let date = DateTime::from(self.clock).fmt(DateTimeFormat::HttpDate);
-        response.headers_mut().insert("date", date.unwrap());
-        HttpConnectorFuture::ready(Ok(response))
-    }
-}
 
 /// Credentials with a number that are, unless a lifetime is set, expired when they are given.
 #[derive(Debug, Default)]
@@ -203,7 +94,7 @@ async fn hold_to_the_sdk(server: &Server, store: &S3Store, route: &MoveRoute) {
     assert!(ours.is_ours() && !sdks.is_ours());
     assert!(is_signed(&sdks), "the check itself: {sdks:?}");
     assert!(is_signed(&ours), "{ours:?}");
-    assert_eq!(ours.letter(), sdks.letter());
+    assert_eq!(ours.comparable(), sdks.comparable());
 }
 
 proptest! {
@@ -308,10 +199,10 @@ async fn what_is_not_supported_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn an_answer_without_an_end_fills_no_memory() {
+async fn a_response_without_an_end_fills_no_memory() {
     let server = Server::new(SystemTime::now());
     let long = format!("{}{COPIED}", " ".repeat(MAX_BODY_BYTES));
-    server.answers(200, long.leak());
+    server.respond_with(200, long.leak());
     let error = plain_store(&server).await.copy(&route("a")).await;
     assert!(
         matches!(&error, Err(StoreError::Transient { message, .. }) if message.contains("65536")),
@@ -347,7 +238,7 @@ async fn a_head_is_signed_at_the_stores_time_too() {
         assert!(is_signed(&server.last()));
     }
     let server = Server::new(SystemTime::now());
-    server.answers(403, "");
+    server.respond_with(403, "");
     let denied = plain_store(&server).await.source.head("a").await;
     let denied = denied.unwrap_err().to_string();
     assert!(
@@ -362,7 +253,7 @@ async fn a_redirect_says_where_the_bucket_is() {
     let store = plain_store(&server).await;
     let redirect = "<Error><Code>PermanentRedirect</Code><Message>Use the specified endpoint.</Message></Error>";
     for (status, body) in [(301, redirect), (301, ""), (307, "")] {
-        server.answers(status, body);
+        server.respond_with(status, body);
         let copied = store.copy(&route("a")).await.unwrap_err();
         for error in [copied, store.source.head("a").await.unwrap_err()] {
             assert!(matches!(error, StoreError::Systemic { .. }), "{error:?}");
@@ -374,7 +265,7 @@ async fn a_redirect_says_where_the_bucket_is() {
 #[tokio::test]
 async fn a_clock_that_cannot_be_corrected_is_no_endless_matter() {
     let server = Server::new(SystemTime::now());
-    server.answers(403, SKEWED);
+    server.respond_with(403, SKEWED);
     let refused = plain_store(&server).await.copy(&route("a")).await;
     assert!(
         matches!(refused, Err(StoreError::Systemic { code, .. }) if code == "RequestTimeTooSkewed")
@@ -409,28 +300,28 @@ async fn an_expired_token_is_not_used_again() {
         store.copy(&route("a")).await.unwrap();
         assert_eq!(token(), "token 1");
     }
-    server.answers(
+    server.respond_with(
         400,
         "<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>",
     );
     let refused = store.copy(&route("a")).await;
     assert!(matches!(refused, Err(StoreError::Systemic { code, .. }) if code == "ExpiredToken"));
-    server.answers(200, COPIED);
+    server.respond_with(200, COPIED);
     for _ in 0..2 {
         store.copy(&route("a")).await.unwrap();
         assert_eq!(token(), "token 2");
     }
     // What a HEAD is not told, the object's first byte is.
-    server.answers(400, "<Error><Code>ExpiredToken</Code></Error>");
+    server.respond_with(400, "<Error><Code>ExpiredToken</Code></Error>");
     let refused = store.source.head("a").await.unwrap_err();
     assert_eq!(refused.code(), "ExpiredToken");
-    server.answers(200, COPIED);
+    server.respond_with(200, COPIED);
     store.source.head("a").await.unwrap();
     assert_eq!(token(), "token 3");
 }
 
 #[tokio::test]
-async fn every_answer_means_what_it_means_when_the_sdk_reads_it() {
+async fn every_response_means_what_the_sdk_reads_in_it() {
     let answers = [
         (200, ""),
         (200, "<CopyObjectResult/>"),
@@ -470,7 +361,7 @@ async fn every_answer_means_what_it_means_when_the_sdk_reads_it() {
     for (status, body) in answers {
         let server = Server::new(SystemTime::now());
         let store = plain_store(&server).await;
-        server.answers(status, body);
+        server.respond_with(status, body);
         let ours = store.copy(&route("b")).await;
         assert!(server.last().is_ours());
         let sdks = copy_by_sdk(&store, &route("b")).await;

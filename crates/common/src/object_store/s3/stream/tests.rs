@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::hex;
 use crate::object_store::ObjectStore;
-use crate::object_store::s3::fixture::{self, answer};
+use crate::object_store::s3::fixture::{self, http_response};
 use crate::object_store::s3::{CopyMethod, S3Store};
 use crate::path_rule::MoveRoute;
 
@@ -66,7 +66,7 @@ impl OneObject {
             self.bytes.clone()
         };
         let length = bytes.len().to_string();
-        let mut response = answer(200, bytes);
+        let mut response = http_response(200, bytes);
         response.headers_mut().insert("content-length", length);
         response.headers_mut().insert("etag", format!("\"{etag}\""));
         response
@@ -91,10 +91,10 @@ impl OneObject {
         let sent = header("content-md5").is_none_or(|sent| sent == base64::encode(md5));
         assert_eq!(header("content-length"), Some(&*bytes.len().to_string()));
         if !sent && !self.breaks_uploads {
-            return answer(400, BAD_DIGEST);
+            return http_response(400, BAD_DIGEST);
         }
         *self.written.lock().unwrap() = bytes;
-        let mut response = answer(200, SdkBody::empty());
+        let mut response = http_response(200, SdkBody::empty());
         response.headers_mut().insert("etag", hex(&md5));
         response
     }
@@ -109,19 +109,19 @@ impl HttpConnector for OneObject {
             header("x-amz-meta-owner") == Some("ünal") && header("expires") == Some("never");
         match request.method() {
             "GET" if line.contains("?tagging") => {
-                HttpConnectorFuture::ready(Ok(answer(200, NO_TAGS)))
+                HttpConnectorFuture::ready(Ok(http_response(200, NO_TAGS)))
             }
             "GET" | "HEAD" => HttpConnectorFuture::ready(Ok(self.read(&request))),
             "POST" => {
                 assert!(is_whole);
-                HttpConnectorFuture::ready(Ok(answer(200, UPLOAD)))
+                HttpConnectorFuture::ready(Ok(http_response(200, UPLOAD)))
             }
             "PUT" => {
                 assert!(line.contains("partNumber") || is_whole);
                 let store = self.clone();
                 HttpConnectorFuture::new(async move { Ok(store.write(request).await) })
             }
-            _ => HttpConnectorFuture::ready(Ok(answer(204, SdkBody::empty()))),
+            _ => HttpConnectorFuture::ready(Ok(http_response(204, SdkBody::empty()))),
         }
     }
 }

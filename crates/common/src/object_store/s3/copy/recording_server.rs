@@ -1,0 +1,118 @@
+//! A server in this process that records requests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+
+use super::USER_AGENT;
+use crate::object_store::s3::fixture::http_response;
+
+pub(super) const COPIED: &str =
+    "<CopyObjectResult><ETag>&quot;9b2c&quot;</ETag></CopyObjectResult>";
+
+pub(super) const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) uri: String,
+    pub(super) headers: BTreeMap<String, String>,
+}
+
+impl Request {
+    fn of(request: &HttpRequest) -> Self {
+        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self {
+            method: request.method().to_owned(),
+            uri: request.uri().to_owned(),
+            headers: request.headers().iter().map(pair).collect(),
+        }
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        self.headers["user-agent"] == USER_AGENT
+    }
+
+    /// Without what differs from request to request by its nature, and the name of the program.
+    pub(super) fn comparable(mut self) -> Self {
+        for name in [
+            "amz-sdk-invocation-id",
+            "amz-sdk-request",
+            "authorization",
+            "x-amz-date",
+            "user-agent",
+            "x-amz-user-agent",
+        ] {
+            self.headers.remove(name);
+        }
+        self
+    }
+
+    /// Whether it is signed at this time, give or take a minute.
+    fn is_of(&self, clock: SystemTime) -> bool {
+        let minute = |clock: SystemTime| {
+            let text = DateTime::from(clock).fmt(DateTimeFormat::DateTime);
+            text.unwrap().replace(['-', ':'], "")[..13].to_owned()
+        };
+        let soon = clock + Duration::from_mins(1);
+        let date = &self.headers["x-amz-date"];
+        date.starts_with(&minute(clock)) || date.starts_with(&minute(soon))
+    }
+}
+
+/// Records what it is sent. Its clock stands still.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    received: Arc<Mutex<Vec<Request>>>,
+    response: Arc<Mutex<(u16, &'static str)>>,
+    clock: SystemTime,
+}
+
+impl Server {
+    pub(super) fn new(clock: SystemTime) -> Self {
+        Self {
+            received: Arc::default(),
+            response: Arc::new(Mutex::new((200, COPIED))),
+            clock,
+        }
+    }
+
+    pub(super) fn respond_with(&self, status: u16, body: &'static str) {
+        *self.response.lock().unwrap() = (status, body);
+    }
+
+    pub(super) fn last(&self) -> Request {
+        self.received.lock().unwrap().last().unwrap().clone()
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.received.lock().unwrap().len()
+    }
+}
+
+impl HttpConnector for Server {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let request = Request::of(&request);
+        let (status, body) = match *self.response.lock().unwrap() {
+            _ if !request.is_of(self.clock) => (403, SKEWED),
+            response => response,
+        };
+        self.received.lock().unwrap().push(request);
+        if status == 0 {
+            return HttpConnectorFuture::new(std::future::pending());
+        }
+        let is_head = self.received.lock().unwrap().last().unwrap().method == "HEAD";
+        let mut response = http_response(status, if is_head { "" } else { body });
+        response.headers_mut().insert("etag", "\"9b2c\"");
+        response
+            .headers_mut()
+            .insert("x-amz-bucket-region", "eu-north-1");
+        let date = DateTime::from(self.clock).fmt(DateTimeFormat::HttpDate);
+        response.headers_mut().insert("date", date.unwrap());
+        HttpConnectorFuture::ready(Ok(response))
+    }
+}

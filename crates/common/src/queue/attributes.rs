@@ -1,0 +1,81 @@
+//! What a queue says of itself.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::Value;
+
+use crate::queue::{QueueAttributes, QueueBacklog};
+
+pub(super) fn parse_attributes(
+    attributes: &HashMap<QueueAttributeName, String>,
+) -> QueueAttributes {
+    use QueueAttributeName as Name;
+    let number = |name| attributes.get(&name).and_then(|text| text.parse().ok());
+    let count = |name| number(name).unwrap_or(0);
+    let policy = attributes.get(&Name::RedrivePolicy);
+    let policy: Option<Value> = policy.and_then(|policy| serde_json::from_str(policy).ok());
+    let policy = policy.unwrap_or_default();
+    QueueAttributes {
+        backlog: QueueBacklog {
+            visible: count(Name::ApproximateNumberOfMessages)
+                + count(Name::ApproximateNumberOfMessagesDelayed),
+            in_flight: count(Name::ApproximateNumberOfMessagesNotVisible),
+        },
+        retention: number(Name::MessageRetentionPeriod).map(Duration::from_secs),
+        kms_key: attributes.get(&Name::KmsMasterKeyId).cloned(),
+        arn: attributes.get(&Name::QueueArn).cloned(),
+        max_receive_count: max_receive_count(&policy),
+        dead_letter_arn: policy["deadLetterTargetArn"]
+            .as_str()
+            .map(ToOwned::to_owned),
+    }
+}
+
+/// SQS accepts and returns it both as a number and as text.
+fn max_receive_count(policy: &Value) -> Option<u32> {
+    let count = &policy["maxReceiveCount"];
+    match count.as_u64() {
+        Some(number) => u32::try_from(number).ok(),
+        None => count.as_str()?.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redrive_policy_spells_the_count_both_ways() {
+        let parse = |policy: &str| {
+            let policy = (QueueAttributeName::RedrivePolicy, policy.to_owned());
+            parse_attributes(&HashMap::from([policy]))
+        };
+        let policy = r#"{"maxReceiveCount":5,"deadLetterTargetArn":"arn:aws:sqs:a:1:dead"}"#;
+        let attributes = parse(policy);
+        assert_eq!(attributes.max_receive_count, Some(5));
+        let arn = attributes.dead_letter_arn.as_deref();
+        assert_eq!(arn, Some("arn:aws:sqs:a:1:dead"));
+        let attributes = parse(r#"{"maxReceiveCount":"7"}"#);
+        assert_eq!(attributes.max_receive_count, Some(7));
+        for policy in ["{}", "", "[]", "null"] {
+            assert_eq!(parse(policy), QueueAttributes::default());
+        }
+    }
+
+    #[test]
+    fn delayed_messages_wait_too() {
+        use QueueAttributeName as Name;
+        let attributes = [
+            (Name::ApproximateNumberOfMessages, "3"),
+            (Name::ApproximateNumberOfMessagesDelayed, "4"),
+            (Name::ApproximateNumberOfMessagesNotVisible, "5"),
+            (Name::MessageRetentionPeriod, "345600"),
+        ];
+        let attributes = attributes.map(|(name, value)| (name, value.to_owned()));
+        let parsed = parse_attributes(&HashMap::from(attributes));
+        assert_eq!((parsed.backlog.visible, parsed.backlog.in_flight), (7, 5));
+        assert_eq!(parsed.retention, Some(Duration::from_hours(96)));
+    }
+}
