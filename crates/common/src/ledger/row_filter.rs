@@ -71,7 +71,7 @@ async fn check_filter(
             transaction.rollback().await?;
             Err(missing_right(pool, table, filter).await?)
         }
-        Err(error) if is_unavailable(&error) && !is_misuse(&error) => Err(error.into()),
+        Err(error) if is_unavailable(&error) && !asks_for_parameter(&error) => Err(error.into()),
         Err(sqlx::Error::Database(error)) => {
             let problem = format!("cannot be used: {}", error.message());
             Err(refused(filter, &problem))
@@ -107,7 +107,7 @@ async fn find_problem(
 
 /// Whether the filter asks for a parameter: a violation of the protocol (08P01) that the session survives, which
 /// an outage of that code, a pooler's, is not.
-fn is_misuse(error: &sqlx::Error) -> bool {
+fn asks_for_parameter(error: &sqlx::Error) -> bool {
     let database = error.as_database_error();
     database
         .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
