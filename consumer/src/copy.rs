@@ -4,7 +4,7 @@
 //! What is throttled or broken for the moment is tried again here, in hand and under its lease, so
 //! that it uses up no receive count.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ impl Copier {
     }
 
     /// None when the process stops first, or other processes are to do the work.
-    async fn unless_stopped<T>(&self, waiting: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    async fn unless_stopped<T>(&self, waiting: impl Future<Output = T> + Unpin) -> Option<T> {
         tokio::select! {
             biased;
             waited = waiting => Some(waited),
@@ -183,8 +183,9 @@ impl Copier {
         route: &MoveRoute,
         attempts: &mut ObjectAttempts,
     ) -> CallOutcome {
-        let Some((permit, mut slot)) = self.unless_stopped(pin!(self.start_copy(route))).await
-        else {
+        // Boxed, so that it makes no room in a copy in flight.
+        let starting = Box::pin(self.start_copy(route));
+        let Some((permit, mut slot)) = self.unless_stopped(starting).await else {
             return CallOutcome::Stopped;
         };
         let sent = Instant::now();

@@ -64,7 +64,8 @@ impl CredentialsCache {
         match self.valid() {
             // Others have come while this caller waited.
             Some(cached) if SystemTime::now() < cached.refresh_at => Ok(cached.identity),
-            old => self.refresh(old.map(|old| old.identity)).await,
+            // Boxed, so that it makes no room in each request.
+            old => Box::pin(self.refresh(old.map(|old| old.identity))).await,
         }
     }
 

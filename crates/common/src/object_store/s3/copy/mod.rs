@@ -155,7 +155,7 @@ impl CopyClient {
         body: &str,
     ) -> Result<XmlResponse, RequestError> {
         let body = SdkBody::from(body);
-        let (response, identity) = self.send_at_its_time(request, body).await?;
+        let (response, identity) = self.send_signed(request, body).await?;
         let (status, date, body) = read_body(response).await?;
         let read = response::read(status, &body);
         read.map_err(|error| self.refused(request, error, &identity, date))
@@ -171,51 +171,67 @@ impl CopyClient {
         body: SdkBody,
         limit: Duration,
     ) -> Result<HttpResponse, RequestError> {
-        let sent = self.send_at_its_time(request, body);
+        let sent = self.send_signed(request, body);
         let (response, _) = within(request.operation, limit, sent).await?;
         Ok(response)
     }
 
     /// Returns with the response the credentials that were used.
-    async fn send_at_its_time(
+    async fn send_signed(
         &self,
         request: &ObjectRequest<'_>,
         body: SdkBody,
     ) -> Result<(HttpResponse, Identity), RequestError> {
         let again = body.try_clone();
-        match (self.send_once(request, body).await, again) {
-            // The answer has set the clock, and S3 has not looked at anything else.
-            (Err(error), Some(body)) if error.code == signer::TIME_SKEWED => {
-                self.send_once(request, body).await
-            }
-            (other, _) => other,
-        }
-    }
-
-    async fn send_once(
-        &self,
-        request: &ObjectRequest<'_>,
-        body: SdkBody,
-    ) -> Result<(HttpResponse, Identity), RequestError> {
         let identity = self.signer.identity().await;
         let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
-        let signed = self.build(request, body).and_then(|mut built| {
-            self.signer.sign(&mut built, &identity, &self.address)?;
-            Ok(built)
-        });
-        let signed = signed.map_err(|error| RequestError::not_sent(&*error))?;
+        let signed = self.sign(request, body, &identity)?;
         let response = self.call(signed).await?;
         if response.status().is_success() {
             return Ok((response, identity));
         }
+        // Boxed, so that what is rare makes no room in each copy in flight.
+        Box::pin(self.send_at_its_time(request, again, identity, response)).await
+    }
+
+    /// Once more, where the store has refused the time: its answer has set the clock, and it has not looked at
+    /// anything else.
+    async fn send_at_its_time(
+        &self,
+        request: &ObjectRequest<'_>,
+        body: Option<SdkBody>,
+        identity: Identity,
+        refusal: HttpResponse,
+    ) -> Result<(HttpResponse, Identity), RequestError> {
+        let error = self.read_refusal(request, refusal, &identity).await;
+        let Some(body) = body.filter(|_| error.code == signer::TIME_SKEWED) else {
+            return Err(error);
+        };
+        let signed = self.sign(request, body, &identity)?;
+        let response = self.call(signed).await?;
+        if response.status().is_success() {
+            return Ok((response, identity));
+        }
+        Err(self.read_refusal(request, response, &identity).await)
+    }
+
+    async fn read_refusal(
+        &self,
+        request: &ObjectRequest<'_>,
+        response: HttpResponse,
+        identity: &Identity,
+    ) -> RequestError {
         let region = response.headers().get(BUCKET_REGION).map(str::to_owned);
-        let (status, date, body) = read_body(response).await?;
+        let (status, date, body) = match read_body(response).await {
+            Ok(read) => read,
+            Err(error) => return error,
+        };
         let mut error = response::read_refusal(status, &body, region.as_deref());
         // Without a body there is no code.
         if request.method == "HEAD" && status == 403 && self.signer.is_off(date) {
             signer::TIME_SKEWED.clone_into(&mut error.code);
         }
-        Err(self.refused(request, error, &identity, date))
+        self.refused(request, error, identity, date)
     }
 
     /// Learns from it, and names the right that is missing.
@@ -231,6 +247,19 @@ impl CopyClient {
         let source = source.map(|(bucket, key)| s3_arn(&bucket.name, key));
         let target = s3_arn(&self.name, request.key);
         error.explain_denial(request.operation, &target, source.as_deref())
+    }
+
+    fn sign(
+        &self,
+        request: &ObjectRequest<'_>,
+        body: SdkBody,
+        identity: &Identity,
+    ) -> Result<HttpRequest, RequestError> {
+        let signed = self.build(request, body).and_then(|mut built| {
+            self.signer.sign(&mut built, identity, &self.address)?;
+            Ok(built)
+        });
+        signed.map_err(|error| RequestError::not_sent(&*error))
     }
 
     fn build(&self, request: &ObjectRequest<'_>, body: SdkBody) -> Result<HttpRequest, BoxError> {
