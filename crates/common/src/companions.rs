@@ -7,6 +7,8 @@
 //!
 //! Where a key has no folder, `{dir}/` is nothing; where it has no extension, `.{ext}` is nothing.
 
+mod owners;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

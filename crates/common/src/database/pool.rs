@@ -2,18 +2,21 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::Connection as _;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use tokio::time::{sleep, timeout};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, Row as _, raw_sql};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::login::DatabaseLogin;
 
 /// A connection that does not respond to a ping by then is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a connection that comes back is asked whether it can write.
+const WRITE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How old a password or token is that a new connection logs in with, at most. One that is refused meanwhile is an
 /// outage that ends with the next.
@@ -32,20 +35,58 @@ pub struct DatabasePool {
 ///
 /// Consumers share the server's `max_connections` with the application: two or three each suffice. sqlx
 /// pings a connection that comes back, without a time limit while it keeps its permit of the pool: one that has
-/// fallen silent is found out and closed before that.
+/// fallen silent is found out and closed before that. So is one that cannot write, which stays so: it leads to a
+/// server that has become a replica, or began while the database was read-only.
 pub fn create_pool(login: DatabaseLogin, connections: u32) -> DatabasePool {
+    let turn = WriteCheckTurn::default();
     let pool = PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(10))
-        .after_release(|connection, _| {
-            let ping = timeout(PING_TIMEOUT, connection.ping());
-            Box::pin(async { Ok(matches!(ping.await, Ok(Ok(())))) })
+        .after_release(move |connection, _| {
+            let turn = turn.clone();
+            Box::pin(async move {
+                let usable = timeout(PING_TIMEOUT, turn.is_usable(connection)).await;
+                Ok(matches!(usable, Ok(Ok(true))))
+            })
         })
         .connect_lazy_with(login.options.clone());
     DatabasePool {
         pool,
         login,
         renewal: Arc::default(),
+    }
+}
+
+/// When the next connection is asked, of all of a pool.
+#[derive(Clone, Default)]
+struct WriteCheckTurn(Arc<Mutex<Option<Instant>>>);
+
+impl WriteCheckTurn {
+    async fn is_usable(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        if !self.is_due() {
+            return connection.ping().await.map(|()| true);
+        }
+        let shown = raw_sql("SHOW transaction_read_only").fetch_one(connection);
+        let is_read_only = shown.await?.try_get::<String, _>(0)? == "on";
+        if is_read_only {
+            // The others may be like this one.
+            *self.lock() = None;
+        }
+        Ok(!is_read_only)
+    }
+
+    fn is_due(&self) -> bool {
+        let (now, mut next) = (Instant::now(), self.lock());
+        let is_due = next.is_none_or(|next| next <= now);
+        if is_due {
+            *next = Some(now + WRITE_CHECK_INTERVAL);
+        }
+        is_due
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Nothing that can panic runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -22,13 +22,30 @@ pub enum SecondRun {
 
 /// `$1` table, `$2` id column, `$3` path column, `$4`, `$5` path prefixes, `$6` source bucket, `$7` its
 /// key prefix, `$8` destination bucket, `$9` its key prefix, `$10` options, `$11` name.
+///
+/// An unfinished run that has rows in scope as well is paused: its messages would move them by its own rule. Returns
+/// the names of such runs.
 const INSERT_RUN: &str = "WITH opened AS (
     INSERT INTO bucket_brigade.run
     (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
      source_key_prefix, destination_bucket, destination_key_prefix, options, name)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11) ON CONFLICT DO NOTHING RETURNING id
+), cursor AS (
+    INSERT INTO bucket_brigade.feed_cursors (run_id) SELECT id FROM opened
+), paused AS (
+    UPDATE bucket_brigade.run r
+       SET paused = true, paused_by = 'feeder --new-run', pause_reason = 'its rows are those of run ' || $11::text,
+           paused_at = now()
+     WHERE EXISTS (SELECT FROM opened) AND NOT r.paused AND r.finished_at IS NULL
+       AND r.images_table = $1 AND r.path_column = $3
+       AND (starts_with(r.old_prefix, $4) OR starts_with($4, r.old_prefix))
+       AND coalesce(r.options->>'ROW_FILTER' = $10::jsonb->>'ROW_FILTER', true)
+    RETURNING r.id, r.name
+), recorded AS (
+    INSERT INTO bucket_brigade.history (run_id, action, operator, reason)
+    SELECT id, 'pause', 'feeder --new-run', 'its rows are those of run ' || $11::text FROM paused
 )
-INSERT INTO bucket_brigade.feed_cursors (run_id) SELECT id FROM opened";
+SELECT name FROM paused";
 
 /// Catalogs and single rows take no time: a connection that has fallen silent is given up, and another tried.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -176,7 +193,7 @@ async fn insert_run(
     let name = spec.name.clone();
     let name = name.unwrap_or_else(|| default_name(&runs, spec, table));
     let options = spec.options.to_json();
-    sqlx::query(INSERT_RUN)
+    let paused: Vec<String> = sqlx::query_scalar(INSERT_RUN)
         .bind(&table.sql)
         .bind(&spec.table.id_column)
         .bind(&spec.table.path_column)
@@ -188,8 +205,13 @@ async fn insert_run(
         .bind(spec.rule.destination_key_prefix())
         .bind(options)
         .bind(&name)
-        .execute(pool)
+        .fetch_all(pool)
         .await?;
+    for run in paused {
+        tracing::warn!(
+            "run {run} is unfinished and has the same rows: it is paused, so that its messages do not move them"
+        );
+    }
     let run = find_run_row(pool, spec, table, OptionMatch::Exact).await?;
     run.ok_or(LedgerError::RunDiffers {
         name,

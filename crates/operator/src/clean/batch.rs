@@ -8,6 +8,7 @@ use bucket_brigade_common::object_store::objects::{
 };
 use bucket_brigade_common::path_rule::MoveRoute;
 
+use super::companions::SHARED_REASON;
 use super::encoded_paths::OtherPaths;
 use super::pass::CleanPass;
 use super::path_references::{ReferringColumn, referenced_keys};
@@ -120,6 +121,8 @@ impl ObjectCleaner<'_> {
                 OTHER_SPELLING_REASON
             } else if self.pass.unsettled.contains(&removal.object_key) {
                 UNSETTLED_REASON
+            } else if self.may_be_shared(&removal) {
+                SHARED_REASON
             } else {
                 unreferenced.push(removal);
                 continue;
@@ -127,6 +130,12 @@ impl ObjectCleaner<'_> {
             outcomes.push((removal, RemovalOutcome::Kept(reason.into())));
         }
         Ok(unreferenced)
+    }
+
+    /// Whether it may be a companion of an image that cannot be told from its key.
+    fn may_be_shared(&self, removal: &ObjectRemoval) -> bool {
+        let mut columns = self.columns.iter();
+        columns.any(|column| column.rules.may_share(&removal.object_key))
     }
 
     async fn referenced_keys(

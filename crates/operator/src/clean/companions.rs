@@ -9,7 +9,7 @@ use super::batch::ObjectCleaner;
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
 use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
 
-const SHARED_REASON: &str = "it may belong to another image too";
+pub(super) const SHARED_REASON: &str = "it may belong to another image too";
 const NO_COPY_REASON: &str = "it is a companion without a copy";
 const NO_SOURCE_REASON: &str = "it is a companion without a source, perhaps not our copy";
 

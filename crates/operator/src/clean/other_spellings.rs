@@ -242,6 +242,7 @@ pub(super) fn hash_of(text: impl AsRef<str>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use bucket_brigade_common::companions::CompanionPatterns;
     use bucket_brigade_common::path_encoding::PathEncoding;
 
     use super::*;
@@ -254,6 +255,7 @@ mod tests {
                 path_prefix: "https://old.example/".into(),
                 key_prefix: "image/".into(),
                 encoding: PathEncoding::None,
+                companions: CompanionPatterns::default(),
             }],
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 
+use bucket_brigade_common::companions::CompanionPatterns;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     LedgerError, PostgresLedger, ensure_all_rows_visible, find_id_columns,
@@ -35,6 +36,8 @@ pub(super) struct PathReference {
     pub(super) path_prefix: String,
     pub(super) key_prefix: String,
     pub(super) encoding: PathEncoding,
+    /// What else an image has whose row has such a path.
+    pub(super) companions: CompanionPatterns,
 }
 
 /// One side of one run.
@@ -47,6 +50,7 @@ struct RunSide {
     key_prefix: String,
     is_in_bucket: bool,
     encoding: Option<String>,
+    companions: Option<String>,
 }
 
 /// Both sides of all runs, and whether they lie in bucket `$1`. A table whose root cannot be found (it was
@@ -54,11 +58,11 @@ struct RunSide {
 const SELECT_RUN_SIDES: &str = "WITH RECURSIVE sides AS (
     SELECT images_table, id_column, path_column, old_prefix AS path_prefix,
            source_key_prefix AS key_prefix, source_bucket = $1 AS is_in_bucket,
-           options->>'PATH_ENCODING' AS encoding
+           options->>'PATH_ENCODING' AS encoding, options->>'COMPANIONS' AS companions
       FROM bucket_brigade.run
     UNION
     SELECT images_table, id_column, path_column, new_prefix, destination_key_prefix, destination_bucket = $1,
-           options->>'PATH_ENCODING'
+           options->>'PATH_ENCODING', options->>'COMPANIONS'
       FROM bucket_brigade.run
 ), tree AS (
     SELECT DISTINCT images_table, path_column, to_regclass(images_table)::oid AS oid FROM sides
@@ -74,25 +78,37 @@ const SELECT_RUN_SIDES: &str = "WITH RECURSIVE sides AS (
                         WHERE i.inhrelid = t.oid)
 )
 SELECT DISTINCT coalesce(root, images_table) AS root, id_column, path_column, path_prefix, key_prefix,
-       is_in_bucket, encoding
-  FROM sides LEFT JOIN roots USING (images_table, path_column) ORDER BY 1, 3, 2, 4, 5, 6, 7";
+       is_in_bucket, encoding, companions
+  FROM sides LEFT JOIN roots USING (images_table, path_column) ORDER BY 1, 3, 2, 4, 5, 6, 7, 8";
 
 impl PathReference {
-    /// The paths by which this column would usually name the key.
+    /// The paths by which this column would usually name the key, or an image whose companion it is.
     fn paths_of(&self, key: &str) -> Vec<String> {
         let Some(rest) = key.strip_prefix(&self.key_prefix) else {
             return Vec::new();
         };
-        let spellings = self.encoding.usual_spellings(rest).into_iter();
+        let images = [rest.to_owned()].into_iter();
+        let images = images.chain(self.companions.owners_of(rest));
+        let spellings = images.flat_map(|rest| self.encoding.usual_spellings(&rest));
         spellings
             .map(|rest| format!("{}{rest}", self.path_prefix))
             .collect()
     }
 
-    fn key_of(&self, path: &str) -> Option<String> {
-        let rest = path.strip_prefix(&self.path_prefix)?;
-        let rest = self.encoding.decode(rest).ok()?;
-        Some(format!("{}{rest}", self.key_prefix))
+    /// Of the image that a path names, and of its companions.
+    fn keys_of(&self, path: &str) -> Vec<String> {
+        let rest = path.strip_prefix(&self.path_prefix);
+        let Some(rest) = rest.and_then(|rest| self.encoding.decode(rest).ok()) else {
+            return Vec::new();
+        };
+        let companions = self.companions.of_image(&rest);
+        let key = |rest| format!("{}{rest}", self.key_prefix);
+        companions.map(key).chain([key(rest.to_string())]).collect()
+    }
+
+    fn may_share(&self, key: &str) -> bool {
+        let rest = key.strip_prefix(&self.key_prefix);
+        rest.is_some_and(|rest| self.companions.may_share(rest))
     }
 }
 
@@ -100,15 +116,7 @@ impl ColumnRules {
     fn of(sides: &[RunSide]) -> Result<Self, LedgerError> {
         let mut references = Vec::new();
         for side in sides.iter().filter(|side| side.is_in_bucket) {
-            let encoding = side.encoding.as_deref().unwrap_or("none").parse();
-            let encoding = encoding.map_err(|problem: &str| {
-                LedgerError::IncompatibleLedger(format!("the PATH_ENCODING of a run {problem}"))
-            })?;
-            references.push(PathReference {
-                path_prefix: side.path_prefix.clone(),
-                key_prefix: side.key_prefix.clone(),
-                encoding,
-            });
+            references.push(side.reference()?);
         }
         let prefixes = sides.iter().map(|side| side.path_prefix.clone());
         let mut known_prefixes: Vec<String> = prefixes.collect();
@@ -119,7 +127,12 @@ impl ColumnRules {
         })
     }
 
-    /// The paths by which rows would usually name the keys.
+    /// Whether an object may be a companion of an image that cannot be told from its key.
+    pub(super) fn may_share(&self, key: &str) -> bool {
+        self.references.iter().any(|one| one.may_share(key))
+    }
+
+    /// The paths by which rows would usually name the keys, or images whose companions they are.
     fn paths_of<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
         let of_reference = |r: &'a PathReference| keys.iter().flat_map(|key| r.paths_of(key));
         self.references.iter().flat_map(of_reference)
@@ -166,6 +179,24 @@ impl RunSide {
         self.root == other.root && self.path_column == other.path_column
     }
 
+    fn reference(&self) -> Result<PathReference, LedgerError> {
+        let unknown = |setting: &str, problem: &dyn Display| {
+            LedgerError::IncompatibleLedger(format!("the {setting} of a run {problem}"))
+        };
+        let encoding = self.encoding.as_deref().unwrap_or("none").parse();
+        let encoding = encoding.map_err(|problem: &str| unknown("PATH_ENCODING", &problem))?;
+        let companions = self.companions.as_deref().map(CompanionPatterns::parse);
+        let companions = companions.transpose();
+        let companions = companions
+            .map_err(|problem| unknown("COMPANIONS", &format_args!("cannot be used: {problem}")))?;
+        Ok(PathReference {
+            path_prefix: self.path_prefix.clone(),
+            key_prefix: self.key_prefix.clone(),
+            encoding,
+            companions: companions.unwrap_or_default(),
+        })
+    }
+
     async fn open_column(&self, ledger: &PostgresLedger) -> Result<PathColumn, LedgerError> {
         ensure_all_rows_visible(ledger.pool(), &self.root).await?;
         let id = find_id_columns(ledger.pool(), &self.root, &self.id_column).await?;
@@ -174,7 +205,8 @@ impl RunSide {
     }
 }
 
-/// Those of the keys that some row names by one of these paths or by a usual spelling.
+/// Those of the keys that some row names by one of these paths or by a usual spelling, as an image or as a companion
+/// of one.
 pub(super) async fn referenced_keys(
     ledger: &PostgresLedger,
     columns: &[ReferringColumn],
@@ -192,7 +224,7 @@ pub(super) async fn referenced_keys(
         }
         let found = at.find_paths(ledger, &wanted, "true").await;
         let found = found.map_err(|error| lookup_error(&at.table, &error))?;
-        let of_path = |path| rules.references.iter().filter_map(move |r| r.key_of(path));
+        let of_path = |path| rules.references.iter().flat_map(move |r| r.keys_of(path));
         referenced.extend(found.iter().flat_map(|path| of_path(path.as_str())));
     }
     Ok(referenced)
@@ -214,10 +246,11 @@ mod tests {
             path_prefix: "https://old.example/".into(),
             key_prefix: "i/".into(),
             encoding: PathEncoding::None,
+            companions: CompanionPatterns::default(),
         };
         let paths = reference.paths_of("i/a b.png");
         assert_eq!(paths, ["https://old.example/a b.png"]);
-        assert_eq!(reference.key_of(&paths[0]).unwrap(), "i/a b.png");
+        assert_eq!(reference.keys_of(&paths[0]), ["i/a b.png"]);
         assert!(reference.paths_of("other/a").is_empty());
         reference.encoding = PathEncoding::Url;
         let paths = reference.paths_of("i/a b.png");
@@ -227,7 +260,7 @@ mod tests {
         ];
         assert_eq!(paths, usual);
         for path in paths {
-            assert_eq!(reference.key_of(&path).unwrap(), "i/a b.png");
+            assert_eq!(reference.keys_of(&path), ["i/a b.png"]);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The plans that the statements of clean must have.
 
+use bucket_brigade_common::companions::CompanionPatterns;
 use bucket_brigade_common::ledger::ApplicationTable;
 use bucket_brigade_common::path_encoding::PathEncoding;
 
@@ -24,6 +25,7 @@ fn rules() -> ColumnRules {
             path_prefix: "image/".into(),
             key_prefix: "image/".into(),
             encoding: PathEncoding::None,
+            companions: CompanionPatterns::default(),
         }],
     }
 }

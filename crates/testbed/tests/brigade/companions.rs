@@ -372,3 +372,27 @@ async fn a_plan_finds_what_would_stay_behind() {
     assert_eq!(plan.code, Some(0), "{}", plan.log);
     assert!(!plan.log.contains("WARN  companions"), "{}", plan.log);
 }
+
+/// Thumbnails that are rows, too.
+#[tokio::test]
+async fn what_another_row_s_image_needs_is_not_removed() {
+    let rig = rig_with("{stem}_thumb.{ext}").await;
+    let image = rig.add_image("image/1.png").await;
+    let thumbnail = rig.add_image("image/1_thumb.png").await;
+    rig.run_migration().await;
+    let roll_back = async |id: &str| {
+        let back = ["rollback", "--ids", id, "--yes"];
+        let back = rig.run_json_command(&back).await;
+        assert_eq!(back.number_of("rolled_back"), 1, "{}", back.json);
+    };
+    roll_back(&image).await;
+    rig.run_json_command(&["verify"]).await;
+    let cleaned = rig.run_json_command(&CLEAN).await;
+    assert_eq!(cleaned.number_of("left_alone"), 1, "{}", cleaned.json);
+    assert!(rig.object_exists("images-old", "image/1_thumb.png").await);
+    rig.run_migration().await;
+    roll_back(&thumbnail).await;
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
+    assert_eq!(cleaned.number_of("left_alone"), 1, "{}", cleaned.json);
+    assert!(rig.object_exists("images-new", "avatar/1_thumb.png").await);
+}

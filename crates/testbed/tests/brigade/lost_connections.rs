@@ -83,3 +83,40 @@ async fn at_any_moment_of_the_consumers_start() {
         })
         .await;
 }
+
+/// As after a failover whose old address still leads to the server that has become a replica.
+#[tokio::test]
+async fn connections_that_cannot_write_are_replaced() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let ids = rig.add_images(2).await;
+    let consumer = rig.spawn_consumer(&[]);
+    rig.feed_row(&ids[0], "image/0.png").await;
+    wait_until("the first move", async || {
+        rig.count_rows("moves").await == 1
+    })
+    .await;
+    rig.execute_sql(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$",
+    )
+    .await;
+    rig.query_number(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+          WHERE datname = current_database() AND application_name = 'bucket-brigade consumer'",
+    )
+    .await;
+    rig.feed_row(&ids[1], "image/1.png").await;
+    wait_until("a write to be refused", async || {
+        consumer.log_tail(50).contains("read-only")
+    })
+    .await;
+    rig.execute_sql(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$",
+    )
+    .await;
+    wait_until("the second move", async || {
+        rig.count_rows("moves").await == 2
+    })
+    .await;
+    stop_consumer(consumer).await;
+}

@@ -146,3 +146,28 @@ async fn a_slip_in_a_setting_opens_no_second_run() {
     let name = "SELECT count(*) FROM bucket_brigade.run WHERE name = 'images.path-2'";
     assert_eq!(rig.query_number(name).await, 1);
 }
+
+/// Messages of the run before are still in the queue, and consumers know it.
+#[tokio::test]
+async fn a_run_with_a_corrected_prefix_is_not_moved_by_the_rule_before() {
+    let rig = TestRig::new().await;
+    rig.add_images(20).await;
+    let mut slip = rig.spawn("feeder", &[], &[]);
+    wait_until("all to be fed", async || rig.queued_messages().await >= 20).await;
+    slip.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut slip).await.code, Some(3));
+    let corrected = [("NEW_PREFIX", "pics/")];
+    let mut feeder = rig.spawn("feeder", &corrected, &["--new-run"]);
+    wait_until("the second run", async || rig.count_rows("run").await == 2).await;
+    let consumer = rig.spawn_consumer(&FROM_LEDGER);
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("it is paused"), "{}", ended.log);
+    let moved = "SELECT count(*) FROM images WHERE path LIKE 'pics/%'";
+    assert_eq!(rig.query_number(moved).await, 20);
+    stop_consumer(consumer).await;
+    let database_alone = [&FROM_LEDGER[..], &[("QUEUE_URL", "-")]].concat();
+    let (code, history) = command(&rig, &database_alone, &["runs", "--history"]).await;
+    assert_eq!(code, 0, "{history}");
+    assert!(history.contains("feeder --new-run"), "{history}");
+}
