@@ -93,8 +93,8 @@ async fn a_misspelt_name_in_a_dotenv_is_named_once() {
         let log = String::from_utf8(output.stderr).unwrap();
         let warnings: Vec<&str> = log.lines().filter(|l| l.starts_with("warning")).collect();
         let expected = [
-            "warning: .env: MAX_CONCURENCY is no setting: is MAX_CONCURRENCY meant?",
-            "warning: .env: OLD_PREFX is no setting: is OLD_PREFIX meant?",
+            "warning: .env: MAX_CONCURENCY is not a setting; did you mean MAX_CONCURRENCY?",
+            "warning: .env: OLD_PREFX is not a setting; did you mean OLD_PREFIX?",
         ];
         assert_eq!(warnings, expected, "{log}");
     }
