@@ -34,7 +34,7 @@ fn is_timeout<T>(committed: &Result<T, StatementError>) -> bool {
 pub struct Committer(LedgerBatcher<PendingMove, bool>);
 
 impl Committer {
-    /// The throttle and the counters hear how long each batch took.
+    /// The throttle and the counters receive how long each batch took.
     pub fn new(ledger: Arc<dyn MoveLedger>, context: &ConsumerContext) -> Self {
         let (throttle, counters) = (Arc::clone(&context.throttle), Arc::clone(&context.counters));
         let commit = move |moves: Arc<[PendingMove]>| {

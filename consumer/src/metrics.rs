@@ -13,14 +13,14 @@ pub struct ConsumerStatus {
 }
 
 impl ProcessStatus for ConsumerStatus {
-    /// Trouble of some of several runs is theirs: an orchestrator that started the process anew would not mend it,
+    /// An error of some of several runs is theirs: an orchestrator that restarted the process would not correct it,
     /// and hold up the others.
     fn unhealthy_reason(&self) -> Option<String> {
         if let Some(outage) = self.context.health.outage() {
             return Some(outage);
         }
         match self.runs.obstacles() {
-            (troubles, true) if !troubles.is_empty() => Some(troubles.join("; ")),
+            (errors, true) if !errors.is_empty() => Some(errors.join("; ")),
             _ => self.standstill_reason(),
         }
     }

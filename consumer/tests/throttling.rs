@@ -236,7 +236,7 @@ fn spawn_consumer(
     let in_hand = Arc::new(AtomicUsize::new(0));
     for _ in 0..168 {
         let (copy, in_hand) = (Arc::clone(&copy), Arc::clone(&in_hand));
-        tasks.spawn(copy_until_done(copy, in_hand, Arc::clone(todo)));
+        tasks.spawn(copy_all(copy, in_hand, Arc::clone(todo)));
     }
     context.throttle
 }
@@ -245,7 +245,7 @@ fn path_rule() -> PathRule {
     PathRule::new("image/", "avatar/", None, None).unwrap()
 }
 
-async fn copy_until_done(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<u32>>) {
+async fn copy_all(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<u32>>) {
     let route = path_rule().route_for("image/a").unwrap();
     loop {
         // As the receivers do.

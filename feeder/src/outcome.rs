@@ -123,8 +123,8 @@ impl FeedOutcome {
             (0, 0, true) => {
                 "look at the rows that moved, then start the feeder without --limit and --sample"
             }
-            (0, ..) => "mend the rows that cannot be recorded, then start the feeder again",
-            _ => "see why with `feeder failures`, mend it, then `feeder retry`",
+            (0, ..) => "correct the rows that cannot be recorded, then start the feeder again",
+            _ => "see why with `feeder failures`, correct the cause, then `feeder retry`",
         }
     }
 }

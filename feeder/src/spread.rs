@@ -40,7 +40,7 @@ pub(crate) fn parse_feed_order(text: &str) -> Result<FeedOrder, String> {
             let stretches = integer_between(2_usize, 256)(stretches);
             stretches.map(FeedOrder::Spread)
         }
-        _ => Err("is none of id, spread and spread:STRETCHES".into()),
+        _ => Err("must be id, spread or spread:STRETCHES".into()),
     }
 }
 

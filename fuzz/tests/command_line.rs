@@ -60,7 +60,7 @@ fn parse_sample<A: Parser>(sample: &str) -> Result<A, Box<dyn Error>> {
             Some(flag) => flags.push(format!("--{flag}={value}")),
             // The AWS SDK's own settings are no flags of ours.
             None if name.starts_with("AWS_") => {}
-            None => return Err(format!("{name} is no setting").into()),
+            None => return Err(format!("{name} is not a setting").into()),
         }
     }
     Ok(A::try_parse_from(flags)?)

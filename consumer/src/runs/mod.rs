@@ -79,7 +79,7 @@ pub(crate) struct InHand {
 
 impl Runs {
     /// Room for so many copies at a time: while one batch is copied another waits for its commit and delete, up to
-    /// fifty gather for each statement, and every poll needs room for ten. All that takes tens of milliseconds, in
+    /// fifty collect for each statement, and every poll needs room for ten. All that takes tens of milliseconds, in
     /// which S3 serves at most two hundred copies.
     pub fn new(max_concurrency: usize) -> Self {
         let max_in_hand =

@@ -17,6 +17,9 @@ use crate::settings::{SettingsError, SettingsProblems};
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 healthy; 1 not healthy or no response; 64 METRICS_ADDR is not set."
+)]
 pub struct HealthcheckArgs {
     #[command(flatten)]
     endpoint: EndpointArgs,

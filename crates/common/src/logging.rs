@@ -14,7 +14,7 @@ use crate::settings::{Setting, SettingsProblems, setting};
 use crate::trace::{self, TraceLayer};
 
 /// The AWS SDK and the connection pool report their failures through errors already.
-const DEFAULT_FILTER: &str = "info,aws=warn,sqlx=error,hyper=warn";
+const DEFAULT_FILTER: &str = "info,aws=warn,aws_config=error,sqlx=error,hyper=warn";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logs")]

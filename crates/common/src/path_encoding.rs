@@ -60,7 +60,7 @@ impl FromStr for PathEncoding {
             "none" => Ok(Self::None),
             "url" => Ok(Self::Url),
             "form" => Ok(Self::Form),
-            _ => Err("is none of none, url, form"),
+            _ => Err("must be one of none, url, form"),
         }
     }
 }

@@ -119,7 +119,7 @@ pub enum BucketCheck {
     NameOnly,
 }
 
-/// Checks that the queue is there, and warns when poison messages would circle in it.
+/// Checks that the queue is there, and warns when poison messages would be received for ever.
 pub async fn check_queue(
     queue: &dyn MessageQueue,
     url: &str,
@@ -142,7 +142,7 @@ pub async fn check_queue(
     if attributes.max_receive_count.is_none() {
         tracing::warn!(
             queue = url,
-            "the queue has no redrive policy: messages that cannot be processed will circle until they expire; give it a dead-letter queue"
+            "the queue has no redrive policy: messages that cannot be processed are received again until they expire; give it a dead-letter queue"
         );
     }
     Ok(attributes)

@@ -1,4 +1,4 @@
-//! Text of others on a terminal: what would steer it, or hide what stands there, is written out.
+//! Text of others on a terminal: what would control it, or hide what stands there, is written out.
 
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
@@ -15,13 +15,13 @@ fn is_capable(term: Option<&OsStr>) -> bool {
 
 /// Paths, ids, keys and messages as text on one line.
 pub fn printable(text: &str) -> impl Display + '_ {
-    Escaped(text, steers_terminal)
+    Escaped(text, controls_terminal)
 }
 
 /// A whole output, whose own line breaks stay.
 pub fn printable_lines(text: &str) -> impl Display + '_ {
     Escaped(text, |character| {
-        character != '\n' && steers_terminal(character)
+        character != '\n' && controls_terminal(character)
     })
 }
 
@@ -45,7 +45,7 @@ impl Display for Escaped<'_> {
 
 /// Control characters of ASCII and of Latin-1 (C1), line and paragraph separators, and what turns the
 /// direction of text.
-fn steers_terminal(character: char) -> bool {
+fn controls_terminal(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_a_terminal_is_written_out() {
+    fn what_controls_a_terminal_is_written_out() {
         let path = "a\x1b]0;t\x07\u{9b}2J\n\r\t\x7f\u{202e}gnp.é日\\";
         let shown = r"a\u{1b}]0;t\u{7}\u{9b}2J\n\r\t\u{7f}\u{202e}gnp.é日\";
         assert_eq!(printable(path).to_string(), shown);

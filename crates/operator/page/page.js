@@ -79,8 +79,8 @@ function showFigures({ rows, rate, queue }) {
   put("eta", rate.eta ?? "N/A");
   put("queue", queue.visible == null ? "N/A" : number(queue.visible + queue.in_flight));
   put("dead", number(queue.dead_letters));
-  put("queue-trouble", queue.trouble ?? "");
-  show("queue-trouble", queue.trouble);
+  put("queue-error", queue.error ?? "");
+  show("queue-error", queue.error);
 }
 
 function showWorkers(workers) {
@@ -138,17 +138,17 @@ function showPoints() {
   fill("points", rows.slice(-60).reverse());
 }
 
-function showTrouble(trouble) {
-  put("trouble", trouble ? `These figures are old: ${trouble}` : "");
-  show("trouble", trouble);
+function showError(error) {
+  put("error", error ? `These figures are old: ${error}` : "");
+  show("error", error);
 }
 
 function showAll(status) {
   const { runs, view, sample } = status;
-  showTrouble(status.trouble);
+  showError(status.error);
   show("controls", status.has_controls && view);
   showThumbnails(status.thumbnails);
-  if (!status.trouble) put("asof", new Date(sample.at * 1000).toLocaleString());
+  if (!status.error) put("asof", new Date(sample.at * 1000).toLocaleString());
   showRuns(runs, view);
   if (!view) return;
   showRun(view);
@@ -186,7 +186,7 @@ async function look() {
     failing = 0;
   } catch {
     failing += 1;
-    if (failing > 1) showTrouble("the feeder does not answer. It may have ended: see feeder status.");
+    if (failing > 1) showError("the feeder does not answer. It may have ended: see feeder status.");
   }
 }
 

@@ -31,7 +31,7 @@ const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The flags and settings of every command.
 #[derive(Debug, clap::Args)]
 pub struct CommonArgs {
-    /// Print one JSON object
+    /// Print one JSON object (`report`: one per line)
     #[arg(long)]
     json: bool,
     #[command(flatten)]

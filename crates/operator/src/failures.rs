@@ -102,7 +102,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut writer = ListWriter::begin_on_stdout(context.format, "failures")?;
     let listed = list_failures(&ledger, code, limit, &summary, &mut writer).await?;
     if listed == 0 {
-        writer.write_line(&format!("run {}: no row failed", summary.run))?;
+        let with = code.map_or_else(String::new, |code| format!(" with {}", printable(code)));
+        writer.write_line(&format!("run {}: no row failed{with}", summary.run))?;
     }
     summary.not_listed = all.saturating_sub(listed);
     if listed > 0 && summary.not_listed > 0 {

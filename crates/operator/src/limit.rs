@@ -33,7 +33,7 @@ pub(crate) struct RequestedLimits {
 )]
 pub struct Args {
     /// Rows per second at most
-    #[arg(long, value_name = "N", required_unless_present_any = ["concurrency", "lift"], value_parser = setting(parse_rate))]
+    #[arg(long, value_name = "N", value_parser = setting(parse_rate))]
     rate: Option<Setting<f64>>,
     /// Copies in flight at most
     #[arg(long, value_name = "N", value_parser = setting(integer_between(1, MAX_COPIES_IN_FLIGHT)))]
@@ -72,6 +72,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         concurrency: args.concurrency.map(|most| most.take(&mut problems)),
     };
     let lift = args.lift.is_some();
+    if !lift && asked == RequestedLimits::default() {
+        problems.add("limit", "give --rate N, --concurrency N, or none");
+    }
     let runs = Box::pin(args.control.choose(problems)).await?;
     let limit = async |run| {
         let limits = set_limits(&runs.pool, run, lift, asked, &runs.operator).await?;

@@ -95,7 +95,7 @@ impl fmt::Display for ResumeOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let run = self.run;
         if self.was_paused {
-            write!(f, "run {run} goes on")
+            write!(f, "run {run} is resumed")
         } else {
             write!(f, "run {run} was not paused")
         }

@@ -77,18 +77,18 @@ impl SharedWorld {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What becomes of the next call: its way there, its way back, its fate.
+    /// What becomes of the next call: its way there, its way back, its outcome.
     pub fn pick_call_outcome(&self) -> (Duration, Duration, CallOutcome) {
         let things = &mut *self.lock();
         let (there, back) = things.fault_rates.pick_latencies(&mut things.dice);
-        let fate = things.fault_rates.pick_outcome(&mut things.dice);
-        things.faults += u64::from(fate != CallOutcome::Success);
-        (there, back, fate)
+        let outcome = things.fault_rates.pick_outcome(&mut things.dice);
+        things.faults += u64::from(outcome != CallOutcome::Success);
+        (there, back, outcome)
     }
 
-    pub fn record_call(&self, name: &str, number: u64, fate: u64) {
+    pub fn record_call(&self, name: &str, number: u64, outcome: u64) {
         let mut things = self.lock();
-        for byte in name.bytes().map(u64::from).chain([number, fate]) {
+        for byte in name.bytes().map(u64::from).chain([number, outcome]) {
             // FNV-1a: any mixing will do.
             things.trace = (things.trace ^ byte).wrapping_mul(0x0100_0000_01b3);
         }

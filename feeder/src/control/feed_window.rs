@@ -100,7 +100,9 @@ fn parse_days(text: &str) -> Result<[bool; 7], String> {
 fn parse_day(text: &str) -> Result<usize, String> {
     let name = text.to_ascii_lowercase();
     let found = DAY_NAMES.iter().position(|day| *day == name);
-    found.ok_or_else(|| format!("has no weekday (Mon, Tue, …) in '{text}'"))
+    found.ok_or_else(|| {
+        format!("holds '{text}', which is neither a weekday (Mon, Tue, …) nor HH:MM-HH:MM")
+    })
 }
 
 #[cfg(test)]
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (text, problem) in [
-            ("night", "no weekday (Mon, Tue, …) in 'night'"),
+            ("night", "'night', which is neither a weekday"),
             ("Mon-Fry 20:00-22:00", "'Fry'"),
             ("Mon", "is not HH:MM-HH:MM"),
             ("22:00", "is not HH:MM-HH:MM"),

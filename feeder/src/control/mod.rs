@@ -24,7 +24,7 @@ pub use self::feed_window::FeedWindow;
 use self::feed_window::parse_feed_window;
 use self::hold::HoldConditions;
 use self::max_failures::FailureLimit;
-use self::observer::{Observation, RunEvent, RunObserver};
+use self::observer::{RunCounts, RunEvent, RunObserver};
 use crate::outcome::FeedOutcome;
 use crate::progress::FeederProgress;
 
@@ -71,7 +71,11 @@ impl ControlArgs {
 
 /// A statement's end is none of an expression's.
 fn parse_query(text: &str) -> Result<Option<String>, String> {
-    optional(text.trim_end_matches(|last: char| last == ';' || last.is_whitespace()))
+    let query = text.trim_end_matches(|last: char| last == ';' || last.is_whitespace());
+    if query.is_empty() && !text.is_empty() {
+        return Err("is empty".into());
+    }
+    optional(query)
 }
 
 fn parse_max_failures(text: &str) -> Result<Option<u64>, String> {
@@ -148,7 +152,7 @@ impl RunControl {
                 Ok(read) => numbers = read,
                 Err(error) => tracing::debug!(%error, "the run could not be looked at"),
             }
-            let observed = self.observation(numbers);
+            let observed = self.run_counts(numbers);
             let now = Instant::now();
             let observer = observer.get_or_insert_with(|| RunObserver::new(&observed, now));
             for event in observer.observe(&observed, now) {
@@ -174,8 +178,8 @@ impl RunControl {
         Ok(())
     }
 
-    fn observation(&self, progress: RunProgress) -> Observation {
-        Observation {
+    fn run_counts(&self, progress: RunProgress) -> RunCounts {
+        RunCounts {
             limits: self.throttle.limits(),
             progress,
             phase: self.progress.phase(),

@@ -52,7 +52,7 @@ impl Display for RunEvent {
 
 /// A run at a moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Observation {
+pub(crate) struct RunCounts {
     pub(crate) limits: FleetLimits,
     pub(crate) progress: RunProgress,
     pub(crate) phase: WorkerState,
@@ -74,7 +74,7 @@ pub(crate) struct RunObserver {
 }
 
 impl RunObserver {
-    pub(crate) fn new(first: &Observation, now: Instant) -> Self {
+    pub(crate) fn new(first: &RunCounts, now: Instant) -> Self {
         Self {
             limits: first.limits.clone(),
             counts: counts(&first.progress),
@@ -84,7 +84,7 @@ impl RunObserver {
         }
     }
 
-    pub(crate) fn observe(&mut self, observed: &Observation, now: Instant) -> Vec<RunEvent> {
+    pub(crate) fn observe(&mut self, observed: &RunCounts, now: Instant) -> Vec<RunEvent> {
         let mut events = self.observe_limits(&observed.limits);
         events.extend(self.observe_end(observed));
         events.extend(self.observe_stall(observed, now));
@@ -109,7 +109,7 @@ impl RunObserver {
     }
 
     /// A feeder that watches; one that ends reports that itself.
-    fn observe_end(&mut self, observed: &Observation) -> Option<RunEvent> {
+    fn observe_end(&mut self, observed: &RunCounts) -> Option<RunEvent> {
         let ended = observed.progress.accounted_rows();
         let is_end = observed.phase == WorkerState::Watching && ended != self.reported;
         is_end.then(|| {
@@ -118,7 +118,7 @@ impl RunObserver {
         })
     }
 
-    fn observe_stall(&mut self, observed: &Observation, now: Instant) -> Option<RunEvent> {
+    fn observe_stall(&mut self, observed: &RunCounts, now: Instant) -> Option<RunEvent> {
         let counts = counts(&observed.progress);
         let is_idle = matches!(
             observed.phase,
@@ -148,7 +148,7 @@ fn describe_limits(limits: &FleetLimits) -> Option<String> {
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-fn stall_reason(observed: &Observation) -> String {
+fn stall_reason(observed: &RunCounts) -> String {
     match &observed.outage {
         Some(outage) => outage.clone(),
         None if observed.limits.other_consumers == 0 => "no consumer is running".into(),
@@ -160,8 +160,8 @@ fn stall_reason(observed: &Observation) -> String {
 mod tests {
     use super::*;
 
-    fn observed(moved: u64, phase: WorkerState) -> Observation {
-        Observation {
+    fn observed(moved: u64, phase: WorkerState) -> RunCounts {
+        RunCounts {
             limits: FleetLimits::default(),
             progress: RunProgress {
                 moved,
@@ -173,7 +173,7 @@ mod tests {
         }
     }
 
-    fn feeding(moved: u64) -> Observation {
+    fn feeding(moved: u64) -> RunCounts {
         observed(moved, WorkerState::Feeding)
     }
 
@@ -184,7 +184,7 @@ mod tests {
         let mut observe = |limits: &FleetLimits| {
             let limits = limits.clone();
             observer.observe(
-                &Observation {
+                &RunCounts {
                     limits,
                     ..feeding(1)
                 },
@@ -221,10 +221,10 @@ mod tests {
     fn a_stall_is_reported_once_and_not_while_something_holds() {
         let began = Instant::now();
         let mut observer = RunObserver::new(&feeding(1), began);
-        let mut observe = |observed: Observation, seconds| {
+        let mut observe = |observed: RunCounts, seconds| {
             observer.observe(&observed, began + Duration::from_secs(seconds))
         };
-        let held = |is_held| Observation {
+        let held = |is_held| RunCounts {
             is_held,
             ..feeding(2)
         };
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(observe(held(false), 210), [stalled]);
         assert_eq!(observe(held(false), 300), []);
         assert_eq!(observe(feeding(3), 301), []);
-        let down = Observation {
+        let down = RunCounts {
             outage: Some("the database: gone".into()),
             ..feeding(3)
         };

@@ -154,7 +154,7 @@ pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptio
 }
 
 pub(crate) const SSL_MODE_PROBLEM: &str =
-    "is none of disable, allow, prefer, require, verify-ca, verify-full";
+    "must be one of disable, allow, prefer, require, verify-ca, verify-full";
 
 /// Why the URL cannot be read, in words that hold nothing of it: a password that is not
 /// percent-encoded ends up in any of its parts.

@@ -193,7 +193,10 @@ const IAM_HINT: &str = " (DATABASE_AUTH=iam: the host must be RDS's own name, th
 /// Why no connection came about, and what to do where TLS is the reason. sqlx reports a failed handshake
 /// as an I/O error.
 fn describe_connect_error(error: &sqlx::Error) -> String {
-    let why = crate::aws::error_chain(error);
+    let why = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        error => crate::aws::error_chain(error),
+    };
     match error {
         sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {
             return format!(

@@ -51,7 +51,7 @@ pub enum LedgerError {
         /// The runs there are, or what makes one.
         hint: String,
     },
-    #[error("RUN_NAME: run '{name}' has other settings:\n  {differences}")]
+    #[error("these settings differ from those of run '{name}' in the ledger:\n  {differences}")]
     RunDiffers { name: String, differences: String },
     /// Most likely a slip in a setting.
     #[error(
@@ -66,7 +66,7 @@ pub enum LedgerError {
         "another feeder of this run is at work (run {run}): only one may feed at a time{holder}"
     )]
     AnotherFeeder { run: i64, holder: LockHolder },
-    #[error("the database failed while the run was opened: {0}")]
+    #[error("the database failed while the run was opened: {}", message_of(.0))]
     Database(#[from] sqlx::Error),
 }
 

@@ -313,11 +313,24 @@ async fn find_run_row(
         ([run], Some(_)) => Ok(Some((*run).clone())),
         (_, Some(run)) if spec.name.is_some() => Ok(Some((*run).clone())),
         (_, Some(_)) => Err(no_run(SEVERAL_RUNS, &runs)),
-        ([run, ..], None) => Err(LedgerError::RunDiffers {
-            name: spec.name.clone().unwrap_or_default(),
-            differences: format!("these settings are those of run '{}'", run.name),
-        }),
+        ([run, ..], None) => Err(other_name_error(&runs, spec, run)),
     }
+}
+
+/// `RUN_NAME` is not that of the run with these settings.
+fn other_name_error(runs: &[RunRow], spec: &RunSpec, run: &RunRow) -> LedgerError {
+    let name = spec.name.as_deref().unwrap_or_default();
+    let is_there = runs.iter().any(|run| run.is_named(name));
+    let named = if is_there {
+        format!("run '{name}' has other settings")
+    } else {
+        format!("there is no run '{name}'")
+    };
+    let problem = format!(
+        "{named}; these settings are those of run '{}': name that one, or leave RUN_NAME out",
+        run.name
+    );
+    LedgerError::setting("RUN_NAME", problem)
 }
 
 /// A run that differs in nothing but its options is the one that is meant.

@@ -1,6 +1,7 @@
 //! The application's table: found, and checked for all that the migration relies on.
 
 use sqlx::postgres::PgPool;
+use strsim::osa_distance;
 
 use super::errors::has_sqlstate;
 use super::id_columns::IdColumns;
@@ -93,10 +94,14 @@ const SELECT_RELATION: &str =
     WHERE c.relname = parts[cardinality(parts)] AND CASE cardinality(parts)
         WHEN 1 THEN pg_table_is_visible(c.oid) WHEN 2 THEN n.nspname = parts[1] ELSE false END";
 
-const SELECT_SIMILAR_TABLES: &str = "SELECT n.nspname || '.' || c.relname
+const SELECT_TABLES: &str = "SELECT n.nspname || '.' || c.relname, lower(c.relname)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND lower(c.relname) = lower(regexp_replace($1, '^.*\\.|\"', '', 'g'))
-      AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 3";
+    WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+      AND abs(length(c.relname) - length($1::text)) <= 2";
+
+const MAX_TYPOS: usize = 2;
+
+const MAX_SUGGESTIONS: usize = 3;
 
 const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS type_name,
         format_type(a.atttypid, a.atttypmod) AS declared_type,
@@ -266,8 +271,18 @@ async fn find_relation<'a>(
 }
 
 async fn no_such_table_error(pool: &PgPool, spec: &TableSpec) -> Result<LedgerError, LedgerError> {
-    let query = sqlx::query_scalar(SELECT_SIMILAR_TABLES).bind(&spec.table);
-    let names: Vec<String> = query.fetch_all(pool).await?;
+    let name = spec.table.rsplit('.').next().unwrap_or_default();
+    let name = name.replace('"', "").to_lowercase();
+    let tables: Vec<(String, String)> = sqlx::query_as(SELECT_TABLES)
+        .bind(&name)
+        .fetch_all(pool)
+        .await?;
+    let typos = |(table, other): (String, String)| (osa_distance(&name, &other), table);
+    let mut similar: Vec<_> = tables.into_iter().map(typos).collect();
+    similar.retain(|(typos, _)| *typos <= MAX_TYPOS.min(name.chars().count() / 4));
+    similar.sort_unstable();
+    similar.truncate(MAX_SUGGESTIONS);
+    let names: Vec<String> = similar.into_iter().map(|(_, table)| table).collect();
     let hint = match names.len() {
         0 => String::new(),
         _ => format!(" (did you mean {}?)", names.join(" or ")),

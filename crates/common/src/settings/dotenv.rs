@@ -32,22 +32,46 @@ pub fn read_dotenv() -> anyhow::Result<Vec<String>> {
     // Spaces after a last line without an end would be an error.
     text.push(b'\n');
     dotenvy::from_read(&*text)
-        .map_err(|error| anyhow::anyhow!(".env: {}", describe_error(&error)))?;
+        .map_err(|error| anyhow::anyhow!(".env: {}", describe_error(&error, &text)))?;
     let misspelt = misspelt_names(&text).into_iter();
-    let warning = |(name, known)| format!(".env: {name} is no setting: is {known} meant?");
+    let warning = |(name, known)| format!(".env: {name} is not a setting; did you mean {known}?");
     Ok(misspelt.map(warning).collect())
 }
 
-/// Why it cannot be read, without the line at fault: it may hold a password.
-fn describe_error(error: &dotenvy::Error) -> String {
-    match error {
-        dotenvy::Error::LineParse(line, _) => format!(
-            "a line cannot be read, that of {}: quote a value that holds a space, # or $ with '",
-            line.split_once('=')
-                .map_or("no NAME=value", |(name, _)| name.trim())
-        ),
-        other => other.to_string(),
+/// Why it cannot be read, without the error's own text: a part of the line, or of its value, which may be a password.
+fn describe_error(error: &dotenvy::Error, text: &[u8]) -> String {
+    if !matches!(error, dotenvy::Error::LineParse(..)) {
+        return error.to_string();
     }
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    let can_be_read = |count: &usize| {
+        let text = lines[..*count].concat();
+        dotenvy::from_read_iter(&*text).all(|line| line.is_ok())
+    };
+    // A value may have several lines: it begins after the last line up to which all can be read.
+    let before = (0..lines.len()).rev().find(can_be_read).unwrap_or(0);
+    let name = lines.get(before).and_then(|line| name_of(line));
+    let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+    format!(
+        "line {}{name} cannot be read: enclose the value in ' where it holds a space, # or $, and close every quote",
+        before + 1
+    )
+}
+
+/// What stands before the first `=`, if that can be a variable's name.
+fn name_of(line: &[u8]) -> Option<&str> {
+    let (name, _) = str::from_utf8(line).ok()?.split_once('=')?;
+    let name = name.trim().trim_start_matches("export ").trim_start();
+    let is_part = |c: char| c == '_' || c.is_ascii_alphanumeric();
+    let is_name = name.chars().all(is_part) && !name.starts_with(|c: char| c.is_ascii_digit());
+    (is_name && !name.is_empty()).then_some(name)
+}
+
+/// A variable of the environment that is most likely this setting's, misspelt.
+pub(super) fn misspelt_variable(setting: &str) -> Option<String> {
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut misspelt = variables.filter(|name| nearest_setting(name) == Some(setting));
+    misspelt.next()
 }
 
 fn known_names() -> impl Iterator<Item = &'static str> {
@@ -61,18 +85,20 @@ fn misspelt_names(text: &[u8]) -> BTreeMap<String, &'static str> {
     let names = dotenvy::from_read_iter(text)
         .flatten()
         .map(|(name, _)| name);
-    let nearest = |name: String| {
-        if known_names().any(|known| known == name) || OTHERS.iter().any(|of| name.starts_with(of))
-        {
-            return None;
-        }
-        let upper = name.to_ascii_uppercase();
-        let typos = known_names().filter_map(|known| Some((count_typos(&upper, known)?, known)));
-        let (typos, known) = typos.min()?;
-        // Of a short name a few other letters make another word.
-        (typos <= MAX_TYPOS.min(known.len() / 4)).then_some((name, known))
-    };
-    names.filter_map(nearest).collect()
+    let with_nearest = |name: String| nearest_setting(&name).map(|known| (name, known));
+    names.filter_map(with_nearest).collect()
+}
+
+/// None for a setting, and for a name that is near to none.
+fn nearest_setting(name: &str) -> Option<&'static str> {
+    if known_names().any(|known| known == name) || OTHERS.iter().any(|of| name.starts_with(of)) {
+        return None;
+    }
+    let upper = name.to_ascii_uppercase();
+    let typos = known_names().filter_map(|known| Some((count_typos(&upper, known)?, known)));
+    let (typos, known) = typos.min()?;
+    // Of a short name a few other letters make another word.
+    (typos <= MAX_TYPOS.min(known.len() / 4)).then_some(known)
 }
 
 /// None where a whole word is another.
@@ -103,6 +129,36 @@ mod tests {
         ] {
             let found = misspelt_names(format!("{name}=x\nexport {name}='y'\n").as_bytes());
             assert_eq!(found, [(name.to_owned(), known)].into(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_named_without_its_value() {
+        for (lines, named) in [
+            (
+                "DATABASE_URL=postgres://u:pa ss@h/d?sslmode=x",
+                "line 3 (DATABASE_URL)",
+            ),
+            (
+                "export DATABASE_URL=postgres://u:pa ss@h/d",
+                "line 3 (DATABASE_URL)",
+            ),
+            (
+                "DATABASE_URL='postgres://u:pa\nss@h/d",
+                "line 3 (DATABASE_URL)",
+            ),
+            ("B='one\ntwo'\nC=postgres://u:pa ss@h/d", "line 5 (C)"),
+            ("postgres://u:pa ss@h/d?sslmode=x", "line 3"),
+            ("pa ss", "line 3"),
+        ] {
+            let text = format!("# Comment\nA=1\n{lines}\nZ=2\n");
+            let mut found = dotenvy::from_read_iter(text.as_bytes());
+            let error = found.find_map(Result::err).unwrap();
+            let message = describe_error(&error, text.as_bytes());
+            assert!(message.starts_with(&format!("{named} cannot")), "{message}");
+            for secret in ["pa ", "ss@", "postgres", "sslmode"] {
+                assert!(!message.contains(secret), "{message}");
+            }
         }
     }
 

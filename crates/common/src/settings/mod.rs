@@ -21,6 +21,7 @@ pub use problems::{SettingsError, SettingsProblems};
 pub use secret::SecretString;
 pub use setting::{Setting, SettingParser, secret_setting, setting};
 pub use stores::{BucketStore, StoreArgs, StoreSettings};
+pub(crate) use values::must_be_one_of;
 pub use values::{
     duration_between, integer_between, optional, parse_address, parse_bool, required,
 };

@@ -3,7 +3,7 @@
 use aws_sdk_s3::types::{ObjectCannedAcl, StorageClass};
 use clap::Args;
 
-use super::{Setting, SettingsProblems, optional, setting};
+use super::{Setting, SettingsProblems, must_be_one_of, optional, setting};
 use crate::ledger::RunOptions;
 use crate::object_store::s3::FROM_SOURCE;
 
@@ -90,7 +90,7 @@ fn parse_account(text: &str) -> Result<Option<String>, String> {
 
 fn parse_known(text: &str, known: &[&str]) -> Result<Option<String>, String> {
     if !text.is_empty() && !known.contains(&text) {
-        return Err(format!("is none of {}", known.join(", ")));
+        return Err(must_be_one_of(known));
     }
     optional(text)
 }

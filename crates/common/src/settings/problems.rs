@@ -4,6 +4,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::dotenv::misspelt_variable;
+
 /// All that is wrong with the settings.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub struct SettingsError(Vec<String>);
@@ -17,9 +19,14 @@ impl SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the settings cannot be used:")?;
-        self.0
-            .iter()
-            .try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.0.iter().try_for_each(|problem| {
+            write!(f, "\n  {problem}")?;
+            let missing = problem.split_once(": is missing");
+            match missing.and_then(|(setting, _)| misspelt_variable(setting)) {
+                Some(name) => write!(f, "; is {name}, which is set, misspelt?"),
+                None => Ok(()),
+            }
+        })
     }
 }
 

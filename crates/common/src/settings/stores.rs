@@ -26,7 +26,7 @@ pub struct StoreArgs {
     /// The profile that its requests are signed with [default: S3_PROFILE]
     #[arg(long, env, value_name = "PROFILE", default_value = "", hide_default_value = true, value_parser = setting(optional))]
     destination_profile: Setting<Option<String>>,
-    /// Work with a store that refuses to overwrite on no condition: an object that the application writes between
+    /// Work with a store that supports no conditional write: an object that the application writes between
     /// the look and the copy would be overwritten
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = setting(parse_bool))]
     accept_unconditional: Setting<bool>,

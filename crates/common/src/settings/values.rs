@@ -23,6 +23,13 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+pub(crate) fn must_be_one_of(known: &[&str]) -> String {
+    match known {
+        [only] => format!("must be {only}"),
+        _ => format!("must be one of {}", known.join(", ")),
+    }
+}
+
 /// An address to listen on, or `off`.
 pub fn parse_address(text: &str) -> Result<Option<SocketAddr>, String> {
     if text.eq_ignore_ascii_case("off") {
@@ -39,6 +46,10 @@ where
 {
     move |text| match text.parse::<T>() {
         Ok(number) if number >= least && number <= most => Ok(number),
+        // Nobody chose such a bound.
+        _ if most.to_string().len() > 15 => {
+            Err(format!("is not a whole number of at least {least}"))
+        }
         _ => Err(format!("is not a whole number from {least} to {most}")),
     }
 }
@@ -54,11 +65,24 @@ pub fn duration_between(
         match parsed {
             Ok(duration) if duration >= least && duration <= most => Ok(duration),
             _ => Err(format!(
-                "is not a duration from {} to {} (written like 30s, 500ms, 2m)",
-                humantime::format_duration(least),
-                humantime::format_duration(most)
+                "is not a duration {} (written like 30s, 500ms, 2m)",
+                describe_bounds(least, most)
             )),
         }
+    }
+}
+
+fn describe_bounds(least: Duration, most: Duration) -> String {
+    let days = most.as_secs() / 86_400;
+    let most = match days {
+        // Humantime's months and years are no whole days.
+        31.. if most == Duration::from_hours(24 * days) => format!("{days}days"),
+        _ => humantime::format_duration(most).to_string(),
+    };
+    if least.is_zero() {
+        format!("up to {most}")
+    } else {
+        format!("from {} to {most}", humantime::format_duration(least))
     }
 }
 
@@ -75,6 +99,22 @@ mod tests {
         for bad in ["2m", "0s", "fast", "-1s", ""] {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn bounds_are_named_as_they_were_chosen() {
+        let days = |days: u64| Duration::from_hours(24 * days);
+        let second = Duration::from_secs(1);
+        for (least, most, words) in [
+            (Duration::ZERO, days(3650), "a duration up to 3650days ("),
+            (second, days(365), "a duration from 1s to 365days ("),
+            (second, days(14), "a duration from 1s to 14days ("),
+        ] {
+            let problem = duration_between(least, most)("x").unwrap_err();
+            assert!(problem.contains(words), "{problem}");
+        }
+        let problem = integer_between(1, u64::MAX)("x").unwrap_err();
+        assert_eq!(problem, "is not a whole number of at least 1");
     }
 
     #[test]

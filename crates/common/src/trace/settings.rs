@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Certificate, Url};
 
-use crate::settings::{SettingsProblems, integer_between};
+use crate::settings::{SettingsProblems, integer_between, must_be_one_of};
 
 /// The variable for traces before the one for all signals.
 const ENDPOINT: [&str; 2] = [
@@ -139,8 +139,7 @@ impl<F: Fn(&str) -> Option<String>> VariableReader<'_, F> {
         if let Some((name, text)) = self.first_set(names)
             && !values.contains(&&*text)
         {
-            let problem = format!("is none of {}", values.join(", "));
-            self.problems.add(name, problem);
+            self.problems.add(name, must_be_one_of(values));
         }
     }
 
@@ -291,7 +290,7 @@ mod tests {
             ("EXPORTER_OTLP_PROTOCOL=grpc", "http/protobuf"),
             ("EXPORTER_OTLP_COMPRESSION=zstd", "gzip"),
             ("TRACES_EXPORTER=zipkin", "otlp, none"),
-            ("TRACES_SAMPLER=sometimes", "is none of"),
+            ("TRACES_SAMPLER=sometimes", "must be one of"),
             (
                 "TRACES_SAMPLER=traceidratio",
                 "OTEL_TRACES_SAMPLER_ARG: is not a share",

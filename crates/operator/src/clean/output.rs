@@ -63,7 +63,7 @@ impl fmt::Display for CleanPreview<'_> {
         if let Some(rows @ 1..) = self.rows_outside {
             write!(
                 f,
-                "\n  {rows} rows are outside the path rule ('{}'): what bears a name of theirs stays, unless --rows-outside-the-rule {rows} says that they mean no object here",
+                "\n  {rows} rows are outside the path rule ('{}'): objects with such names are kept, unless --rows-outside-the-rule {rows} says that they mean no object here",
                 self.outside_examples.join("', '"),
             )?;
         }

@@ -23,7 +23,10 @@ pub(crate) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let mut problems = SettingsProblems::default();
     let dashboard = args.dashboard.parse(&mut problems);
     if dashboard.address.is_none() && !problems.names("STATUS_ADDR") {
-        problems.add("STATUS_ADDR", "is missing: where the page is to be");
+        problems.add(
+            "STATUS_ADDR",
+            "is missing: the address to serve the page on",
+        );
     }
     let settings = args.common.parse(problems)?;
     let dashboard = Dashboard::bind_listener(&dashboard).await?;

@@ -82,7 +82,7 @@ async fn post_resume(
     let run = require_run(&cache, &uri)?;
     let operator = Operator::new(DASHBOARD_OPERATOR, None);
     let resumed = resume_run(&cache.pool, run, &operator).await;
-    accepted_response(&cache, resumed, "The run goes on.")
+    accepted_response(&cache, resumed, "The run is resumed.")
 }
 
 async fn post_limit(

@@ -42,7 +42,6 @@ struct CachedRuns {
 #[derive(Serialize)]
 struct DashboardStatus<'a> {
     has_controls: bool,
-    #[serde(rename = "trouble")]
     error: Option<&'a str>,
     runs: Vec<&'a RunSummary>,
     sample: HistorySample,

@@ -64,6 +64,10 @@ impl PlanChecks {
                 let finding = format!("the database user '{user}' may not {what}");
                 self.fail(about, finding, sql);
             }
+            LedgerError::Unreachable(_) => {
+                let mend = "check DATABASE_URL, the network and the security group";
+                self.fail(about, error.to_string(), mend);
+            }
             other => self.fail_by(about, other),
         }
     }

@@ -255,7 +255,7 @@ fn check_indexes(indexes: &[TableIndex], checks: &mut PlanChecks) {
         format!(
             "the path is in {holding}: each update of a path writes every index of the table: {all}"
         ),
-        "keep MAX_COMMIT_LATENCY on, and drop before what is not needed, and make it again after",
+        "keep MAX_COMMIT_LATENCY on; drop indexes that are not needed now, and create them again afterwards",
     );
     let unique = names(|index| index.has_path && index.is_unique);
     if !unique.is_empty() {

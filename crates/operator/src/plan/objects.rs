@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, CopyMethod, ObjectHead, S3Bucket};
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::preflight::PreflightError;
 
 use super::SampleRow;
 use super::check::PlanChecks;
@@ -72,7 +73,14 @@ async fn open_buckets(
     let mut is_open = true;
     for bucket in [&source, &destination] {
         if let Err(error) = bucket.check_access().await {
-            checks.fail_by("buckets", &error);
+            match error {
+                PreflightError::AccessDenied { .. } => checks.fail_by("buckets", &error),
+                _ => checks.fail(
+                    "buckets",
+                    error.to_string(),
+                    "check the name, AWS_REGION and the endpoint",
+                ),
+            }
             is_open = false;
         }
     }
@@ -237,7 +245,8 @@ impl SampledObjects {
             let (count, ids) = (self.missing.len(), self.missing.join(", "));
             let finding = format!("{count} of {all} rows have no object (ids: {ids})");
             if self.readable == 0 && self.by_encoding.is_empty() {
-                let mend = "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no row that was sampled at has an object";
+                let mend =
+                    "check SOURCE_BUCKET_NAME and SOURCE_KEY_PREFIX: no sampled row has an object";
                 checks.fail("sources", finding, mend);
             } else {
                 let mend = "such rows are recorded as failed, NoSuchKey";

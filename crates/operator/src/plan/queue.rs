@@ -30,7 +30,7 @@ pub(super) async fn check_queue(queue: &SqsQueue, checks: &mut PlanChecks) {
     match queue.dead_letter_queue_of(&facts) {
         None => checks.fail(
             "redrive",
-            "the queue has no redrive policy: messages that cannot be processed circle until they expire",
+            "the queue has no redrive policy: messages that cannot be processed are received again until they expire",
             "give it a dead-letter queue, with maxReceiveCount 5",
         ),
         Some(dead) => match dead.queue_attributes().await {
@@ -49,14 +49,14 @@ fn check_backlog(facts: &QueueAttributes, checks: &mut PlanChecks) {
     let messages = facts.backlog.total_messages();
     let key = match &facts.kms_key {
         Some(key) => format!("encrypted with {key}: feeder and consumers need its rights"),
-        None => "no key of KMS".into(),
+        None => "no KMS key".into(),
     };
     if messages == 0 {
-        return checks.ok("queue", format!("there, empty, {key}"));
+        return checks.ok("queue", format!("exists, empty, {key}"));
     }
     checks.warn(
         "queue",
-        format!("there, {messages} messages in it, {key}"),
+        format!("exists, {messages} messages in it, {key}"),
         "fine when they are of this run; otherwise give the run a queue of its own",
     );
 }

@@ -34,10 +34,14 @@ pub(super) async fn check_ledger(
     } else if server.has_ledger {
         return find_run(inspector, spec, checks).await;
     } else if server.has_schema {
-        let finding = "schema bucket_brigade is there without a ledger, which the feeder will make";
+        let finding =
+            "schema bucket_brigade is there without a ledger, which the feeder will create";
         checks.ok("ledger", finding);
     } else {
-        checks.ok("ledger", "the feeder will make it, schema bucket_brigade");
+        checks.ok(
+            "ledger",
+            "the feeder will create it in schema bucket_brigade",
+        );
     }
     None
 }

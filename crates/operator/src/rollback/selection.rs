@@ -32,7 +32,7 @@ pub(super) enum MoveSelection {
 }
 
 impl MoveSelection {
-    /// Reads the ids as the database spells them, or says what is no id of this type.
+    /// Reads the ids as the database spells them, or says what is not an id of this type.
     pub(super) fn parse_ids(self, id_type: IdType) -> Result<Self, SettingsError> {
         let Self::Ids(given) = self else {
             return Ok(self);
@@ -42,7 +42,7 @@ impl MoveSelection {
         for text in given.iter().flat_map(|text| split_ids(text, id_type)) {
             match id_type.parse(text) {
                 Some(id) => ids.push(id.as_str().to_owned()),
-                None => problems.add("--ids", format!("'{text}' is no id of type {id_type}")),
+                None => problems.add("--ids", format!("'{text}' is not an id of type {id_type}")),
             }
         }
         problems.finish(Some(Self::Ids(ids)))

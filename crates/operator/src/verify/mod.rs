@@ -67,7 +67,7 @@ pub struct Args {
     /// Where a source has changed since its copy, copy it anew, as long as our copy still stands there
     #[arg(long)]
     recopy: bool,
-    /// Begin anew, even if an earlier verify was cut off
+    /// Start over, even if an earlier verify was interrupted
     #[arg(long)]
     anew: bool,
     /// Moves looked at at a time
@@ -98,7 +98,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     };
     let verification = queries::begin_verification(&ledger, spec, args.anew).await?;
     if verification.is_resumed {
-        tracing::info!("going on with the verification that was cut off (--anew begins anew)");
+        tracing::info!("going on with the verification that was interrupted (--anew starts over)");
     }
     let checker = MoveChecker {
         store: &store,

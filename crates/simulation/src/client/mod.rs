@@ -117,7 +117,7 @@ impl SimulatedClient {
         act: impl FnOnce(&mut WorldState) -> Result<T, E>,
     ) -> Result<T, E> {
         let number = self.process.calls.fetch_add(1, Ordering::Relaxed);
-        let (there, back, fate) = self.shared.pick_call_outcome();
+        let (there, back, outcome) = self.shared.pick_call_outcome();
         self.simulate_latency(there).await;
         let dies = self
             .process
@@ -126,18 +126,18 @@ impl SimulatedClient {
         if dies.is_some_and(|death| !death.after_effect) {
             self.crash_process().await;
         }
-        self.shared.record_call(name, number, fate as u64);
-        if fate == CallOutcome::FailsBeforeEffect {
+        self.shared.record_call(name, number, outcome as u64);
+        if outcome == CallOutcome::FailsBeforeEffect {
             self.simulate_latency(back).await;
-            return Err(lost(fate));
+            return Err(lost(outcome));
         }
         let answer = self.shared.apply_change(act);
         if dies.is_some() {
             self.crash_process().await;
         }
         self.simulate_latency(back).await;
-        match fate {
-            CallOutcome::FailsAfterEffect => Err(lost(fate)),
+        match outcome {
+            CallOutcome::FailsAfterEffect => Err(lost(outcome)),
             _ => answer,
         }
     }

@@ -25,8 +25,8 @@ impl SimulatedClient {
     }
 }
 
-fn unavailable_error(fate: CallOutcome) -> StatementError {
-    StatementError::Unavailable(format!("injected: {fate:?}"))
+fn unavailable_error(outcome: CallOutcome) -> StatementError {
+    StatementError::Unavailable(format!("injected: {outcome:?}"))
 }
 
 /// The moves whose rows are not locked; an error when the database refuses one of them.

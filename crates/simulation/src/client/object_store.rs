@@ -31,9 +31,9 @@ const CODES_AFTER_EFFECT: [&str; 4] = [
 ];
 
 impl SimulatedClient {
-    fn store_error(&self, fate: CallOutcome) -> StoreError {
+    fn store_error(&self, outcome: CallOutcome) -> StoreError {
         let mut things = self.shared.lock();
-        let code = match fate {
+        let code = match outcome {
             CallOutcome::FailsAfterEffect => {
                 CODES_AFTER_EFFECT[things.dice.usize(0..CODES_AFTER_EFFECT.len())]
             }
@@ -52,7 +52,7 @@ impl SimulatedClient {
 #[async_trait]
 impl ObjectStore for SimulatedClient {
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
-        let lost = |fate| self.store_error(fate);
+        let lost = |outcome| self.store_error(outcome);
         self.perform_call("copy", lost, |things| {
             let only_new = things.sabotage != Sabotage::UnconditionalCopy;
             things.buckets.copy(route, only_new)
@@ -65,7 +65,7 @@ impl ObjectStore for SimulatedClient {
     }
 
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
-        let lost = |fate| self.store_error(fate);
+        let lost = |outcome| self.store_error(outcome);
         self.perform_call("compare", lost, |things| {
             Ok(things.buckets.compare_objects(route))
         })
@@ -74,7 +74,7 @@ impl ObjectStore for SimulatedClient {
 
     /// The probe objects stand for a moment only: the world does not know them.
     async fn check_rights(&self, _: &PathRule, _: Option<&MoveRoute>) -> Result<(), StoreError> {
-        let lost = |fate| self.store_error(fate);
+        let lost = |outcome| self.store_error(outcome);
         self.perform_call("check", lost, |_| Ok(())).await
     }
 

@@ -19,9 +19,9 @@ use crate::shared_world::WorldState;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 fn unavailable_error(operation: &'static str) -> impl Fn(CallOutcome) -> QueueError {
-    move |fate| QueueError::Unavailable {
+    move |outcome| QueueError::Unavailable {
         operation,
-        message: format!("injected: {fate:?}"),
+        message: format!("injected: {outcome:?}"),
     }
 }
 

@@ -331,7 +331,7 @@ async fn copies_get_the_acl_and_the_encryption_that_are_asked_for() {
         plan.output
     );
     for (setting, value, word) in [
-        ("COPY_ACL", "everyone", "is none of"),
+        ("COPY_ACL", "everyone", "must be one of"),
         ("SSE", "rot13", "aws:kms"),
         ("SSE_KMS_KEY_ID", "key", "needs SSE=aws:kms"),
     ] {

@@ -156,8 +156,8 @@ async fn every_request_names_the_owner_and_offers_to_pay() {
 async fn options_that_cannot_be_are_refused() {
     let rig = TestRig::new().await;
     for (setting, value, word) in [
-        ("COPY_METHOD", "carrier-pigeon", "is none of"),
-        ("REQUEST_PAYER", "owner", "is none of"),
+        ("COPY_METHOD", "carrier-pigeon", "must be one of"),
+        ("REQUEST_PAYER", "owner", "must be requester"),
         ("EXPECTED_SOURCE_OWNER", "me", "12 digits"),
         ("STORAGE_CLASS", "DEEP_ARCHIVE", "archive"),
         ("SOURCE_ENDPOINT", "s3.example", "is not the URL"),

@@ -1,4 +1,4 @@
-//! The live page over HTTP: what it shows, what it lets a browser do, and who may steer.
+//! The live page over HTTP: what it shows, what it lets a browser do, and who may control the fleet.
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -201,7 +201,7 @@ async fn the_encoding_is_the_run_s() {
             .run_program(program, &[("PATH_ENCODING", "percent")])
             .await;
         assert_eq!(ended.code, Some(64), "{}", ended.log);
-        let words = "PATH_ENCODING: 'percent' is none of none, url, form";
+        let words = "PATH_ENCODING: 'percent' must be one of none, url, form";
         assert!(ended.log.contains(words), "{}", ended.log);
     }
     // Neither consumers nor commands need it.

@@ -64,7 +64,9 @@ async fn a_plan_names_what_would_fail_and_how_to_mend_it() {
     let nowhere = rig.run_feeder(&["plan", "--images-table", "imags"]).await;
     assert_eq!(nowhere.code, 1);
     assert!(
-        nowhere.output.contains("there is no table 'imags'"),
+        nowhere
+            .output
+            .contains("there is no table 'imags' (did you mean public.images?)"),
         "{}",
         nowhere.output
     );

@@ -329,7 +329,7 @@ async fn what_is_there_of_a_ledger_is_told() {
         assert_eq!(plan.code, 0, "{}", plan.output);
         assert!(plan.output.contains(what), "no '{what}': {}", plan.output);
     };
-    result("the feeder will make it, schema bucket_brigade").await;
+    result("the feeder will create it in schema bucket_brigade").await;
     rig.execute_sql("CREATE SCHEMA bucket_brigade").await;
     result("schema bucket_brigade is there without a ledger").await;
     rig.open_run().await;

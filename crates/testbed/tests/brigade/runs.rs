@@ -80,7 +80,7 @@ async fn consumers_and_commands_find_the_run_in_the_ledger() {
         (&["runs"][..], "images.path (run 1): finished, 5 of 5 moved"),
         (&["pause", "--reason", "release"], "run 1 is paused"),
         (&["limit", "--rate", "5"], "5"),
-        (&["resume"], "run 1 goes on"),
+        (&["resume"], "run 1 is resumed"),
         (&["failures"], "no row failed"),
         (&["report", "--run", "images.path"], "avatar/0.png"),
         (&["verify", "--run", "1"], "5"),
@@ -136,9 +136,13 @@ async fn a_slip_in_a_setting_opens_no_second_run() {
     }
     let (code, output) = command(&rig, &slip, &["--new-run", "--run", "mine"]).await;
     assert_eq!(code, 64, "{output}");
-    assert!(output.contains("RUN_NAME: run 'mine'"), "{output}");
+    assert!(
+        output.contains("differ from those of run 'mine'"),
+        "{output}"
+    );
     let (code, output) = command(&rig, &[], &["--run", "another"]).await;
     assert_eq!(code, 64, "{output}");
+    assert!(output.contains("there is no run 'another'"), "{output}");
     assert_eq!(rig.count_rows("run").await, 2);
     let other = [("OLD_PREFIX", "other/")];
     let (code, output) = command(&rig, &other, &["--new-run"]).await;

@@ -323,6 +323,7 @@ async fn nor_does_a_file_of_settings_that_cannot_be_read() {
     let directory = tempfile::tempdir().unwrap();
     for line in [
         format!("DATABASE_URL=postgres://app:{PASSWORD} with a space@db/app"),
+        format!("DATABASE_URL=postgres://app:{PASSWORD} with a space@db/app?sslmode=require"),
         format!("DATABASE_URL='postgres://app:{PASSWORD}"),
         format!("{PASSWORD}@db/app"),
         format!("PGPASSWORD={PASSWORD}\0"),

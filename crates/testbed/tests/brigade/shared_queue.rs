@@ -220,7 +220,7 @@ async fn feeders_share_the_backlog_and_none_starves() {
 }
 
 #[tokio::test]
-async fn commands_steer_all_runs_and_the_history_knows_who_and_why() {
+async fn commands_control_all_runs_and_the_history_knows_who_and_why() {
     let rig = TestRig::new().await;
     rig.add_images(5).await;
     add_faces(&rig, 5).await;

@@ -87,10 +87,10 @@ async fn the_whole_job_as_in_the_compose_file() {
     let mut application = stack.start_program("stack", &["application"]);
     let feeder = stack.run_program("feeder", &[]).await;
     assert_eq!(feeder.code, Some(0), "{}", feeder.log);
-    let judged = wait_for_exit(&mut application).await;
-    assert_eq!(judged.code, Some(0), "{}", judged.log);
-    assert!(judged.log.contains("Everything that must hold held."));
-    let last = judged.log.lines().last().unwrap();
+    let result = wait_for_exit(&mut application).await;
+    assert_eq!(result.code, Some(0), "{}", result.log);
+    assert!(result.log.contains("Everything that must hold held."));
+    let last = result.log.lines().last().unwrap();
     assert!(last.contains("feeder verify --full"), "{last}");
     // Started again, as docker-compose does with whatever has ended, seed leaves all as it is, and
     // an application says that it cannot know what the first one wrote.

@@ -87,16 +87,18 @@ async fn a_misspelt_name_in_a_dotenv_is_named_once() {
     std::fs::write(folder.path().join(".env"), settings).unwrap();
     for program in ["feeder", "consumer"] {
         let mut command = tokio::process::Command::new(binary_path(program).unwrap());
-        // The environment is others', too.
+        // The environment is others', too: only a setting that is missing is looked for in it.
         command.env_clear().env("NEW_PREFX", "avatar/");
         let output = command.current_dir(&folder).output().await.unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         let warnings: Vec<&str> = log.lines().filter(|l| l.starts_with("warning")).collect();
         let expected = [
-            "warning: .env: MAX_CONCURENCY is no setting: is MAX_CONCURRENCY meant?",
-            "warning: .env: OLD_PREFX is no setting: is OLD_PREFIX meant?",
+            "warning: .env: MAX_CONCURENCY is not a setting; did you mean MAX_CONCURRENCY?",
+            "warning: .env: OLD_PREFX is not a setting; did you mean OLD_PREFIX?",
         ];
         assert_eq!(warnings, expected, "{log}");
+        let hint = "NEW_PREFIX: is missing; is NEW_PREFX, which is set, misspelt?";
+        assert_eq!(log.contains(hint), program == "feeder", "{log}");
     }
 }
 

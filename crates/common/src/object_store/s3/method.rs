@@ -49,7 +49,7 @@ impl MethodRequest<'_> {
     /// The store that copies from `source` to `destination`.
     ///
     /// # Errors
-    /// A method that the two stores do not have, a store that refuses to overwrite on no condition, unless that is
+    /// A method that the two stores do not have, a store that supports no conditional write, unless that is
     /// accepted, and what the store says when it refuses to write at all.
     pub async fn open(
         &self,
