@@ -1,8 +1,9 @@
 //! Dates and times in ids, in the one spelling that `json_build_array` gives them, which is that of ISO 8601
 //! whatever the session's `DateStyle`.
 
-/// Later years are no id here: `timestamp` ends in the year 294276.
-const MAX_YEAR: u32 = 294_275;
+/// The last years of `date` and `timestamp`. Source: PostgreSQL documentation, "Date/Time Types".
+const MAX_DATE_YEAR: u32 = 5_874_897;
+const MAX_TIMESTAMP_YEAR: u32 = 294_276;
 
 /// `date` and `timestamp` begin within 4714 BC.
 const MAX_YEAR_BC: u32 = 4713;
@@ -10,14 +11,15 @@ const MAX_YEAR_BC: u32 = 4713;
 /// Whether Postgres writes a date so, and reads it back.
 pub(crate) fn is_date(text: &str) -> bool {
     let (date, is_bc) = split_era(text);
-    is_infinite(text) || is_day(date, is_bc)
+    is_infinite(text) || is_day(date, is_bc, MAX_DATE_YEAR)
 }
 
 /// The same for a timestamp, without a time zone.
 pub(crate) fn is_timestamp(text: &str) -> bool {
     let (text_of_era, is_bc) = split_era(text);
     let parts = text_of_era.split_once('T');
-    is_infinite(text) || parts.is_some_and(|(date, time)| is_day(date, is_bc) && is_time(time))
+    let is_moment = |(date, time)| is_day(date, is_bc, MAX_TIMESTAMP_YEAR) && is_time(time);
+    is_infinite(text) || parts.is_some_and(is_moment)
 }
 
 fn is_infinite(text: &str) -> bool {
@@ -29,7 +31,7 @@ fn split_era(text: &str) -> (&str, bool) {
         .map_or((text, false), |date| (date, true))
 }
 
-fn is_day(text: &str, is_bc: bool) -> bool {
+fn is_day(text: &str, is_bc: bool, max_year: u32) -> bool {
     let Some([year, month, day]) = split_into(text, '-') else {
         return false;
     };
@@ -38,7 +40,7 @@ fn is_day(text: &str, is_bc: bool) -> bool {
     else {
         return false;
     };
-    let most = if is_bc { MAX_YEAR_BC } else { MAX_YEAR };
+    let most = if is_bc { MAX_YEAR_BC } else { max_year };
     is_padded && (1..=most).contains(&year) && (1..=days_of(year, month, is_bc)).contains(&day)
 }
 
@@ -107,7 +109,7 @@ mod tests {
     fn dates_are_those_of_the_calendar() {
         assert_split(
             is_date,
-            "2024-02-29,2000-02-29,0001-01-01,294275-12-31,0001-02-29 BC,4713-01-01 BC,infinity,-infinity",
+            "2024-02-29,2000-02-29,0001-01-01,5874897-12-31,0001-02-29 BC,4713-01-01 BC,infinity,-infinity",
             ",2023-02-29,1900-02-29,2024-13-01,2024-00-01,2024-1-01,02024-01-01,24-01-01,0000-01-01,\
              5000-01-01 BC,2024-01-01T00:00:00,+024-01-01,2024-01-01 AD,01/02/2024,2024-01-01-,INFINITY",
         );

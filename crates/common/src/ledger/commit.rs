@@ -1,17 +1,20 @@
 //! The compare-and-set that moves rows and writes the evidence of it in one statement.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::QueryScalar;
 
 use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_error};
+use super::table::has_after_triggers;
 use super::{ApplicationTable, PostgresLedger, ensure_all_rows_visible};
 use crate::companions::CompanionCopies;
 use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::path_rule::PathRule;
 use crate::row_id::RowId;
+use crate::sql::quote_literal;
 
 /// `$1` run, `$2` ids. A null path reads as empty. Removals are found by path, through an index in the default
 /// collation, in which other spellings are not equal either.
@@ -130,13 +133,28 @@ pub const PATH_REWRITTEN: &str = "PathRewritten";
 /// The same: with its id the row would lose its evidence.
 pub const ID_REWRITTEN: &str = "IdRewritten";
 
+/// The same where triggers fire after the update that were not there when the table was looked at.
+const NEW_TRIGGERS: &str = "NewTriggers";
+
+/// Set in a transaction that looks at the paths again when all triggers have fired.
+const CHECK_LATER: &str = "SET LOCAL bucket_brigade.checks_later = 'on'";
+
 /// A column of RETURNING that fails the statement when the path as stored is not the one asked for, or the
 /// row has another id than `l`: a cast that cannot be made is the only error that SQL raises without a function.
 pub fn stored_row_check(table: &ApplicationTable, wanted: &str) -> String {
-    let ApplicationTable { id, path, .. } = table;
+    let ApplicationTable { id, path, sql, .. } = table;
     let (is_same, new_id) = (id.matches_keys("t", "l"), id.as_text("t"));
+    let new_triggers = if table.has_after_triggers {
+        String::new()
+    } else {
+        let has_triggers = has_after_triggers(&format!("to_regclass({})::oid", quote_literal(sql)));
+        format!(
+            "WHEN current_setting('bucket_brigade.checks_later', true) IS DISTINCT FROM 'on'
+                AND {has_triggers} THEN concat('{NEW_TRIGGERS}')::integer"
+        )
+    };
     format!(
-        r#"CASE WHEN t.{path}::text COLLATE "C" IS DISTINCT FROM {wanted} THEN
+        r#"CASE {new_triggers} WHEN t.{path}::text COLLATE "C" IS DISTINCT FROM {wanted} THEN
                 concat('{PATH_REWRITTEN} to ', t.{path}::text, ' instead of ', {wanted})::integer
             WHEN ({is_same}) IS NOT TRUE THEN concat('{ID_REWRITTEN} to ', {new_id})::integer END"#
     )
@@ -242,20 +260,21 @@ impl PostgresLedger {
         let gone = moves.iter().filter(|m| m.is_source_gone);
         let gone: Vec<&str> = gone.map(|m| m.id.as_str()).collect();
         let column = |text: fn(&PendingMove) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
-        let query = sqlx::query_scalar(AssertSqlSafe(self.statements.commit.clone()))
-            .bind(column(|m| m.id.as_str()))
-            .bind(column(|m| &m.old_path))
-            .bind(column(|m| &m.new_path))
-            .bind(column(|m| &m.etag))
-            .bind(moves.iter().map(|m| m.size_bytes).collect::<Vec<_>>())
-            .bind(column(|m| &m.destination_key))
-            .bind(self.run_id)
-            .bind(&*self.worker)
-            .bind(gone)
-            .bind(self.counter_row());
-        let query = if self.rule.companions().is_empty() {
-            query
-        } else {
+        let query = || {
+            let query = sqlx::query_scalar(AssertSqlSafe(self.statements.commit.clone()))
+                .bind(column(|m| m.id.as_str()))
+                .bind(column(|m| &m.old_path))
+                .bind(column(|m| &m.new_path))
+                .bind(column(|m| &m.etag))
+                .bind(moves.iter().map(|m| m.size_bytes).collect::<Vec<_>>())
+                .bind(column(|m| &m.destination_key))
+                .bind(self.run_id)
+                .bind(&*self.worker)
+                .bind(gone.clone())
+                .bind(self.counter_row());
+            if self.rule.companions().is_empty() {
+                return query;
+            }
             let with = moves.iter().filter(|m| !m.companions.is_empty());
             let evidence = |m: &PendingMove| (m.id.as_str().to_owned(), json_text(&m.companions));
             let (ids, companions): (Vec<String>, Vec<String>) = with.map(evidence).unzip();
@@ -270,13 +289,25 @@ impl PostgresLedger {
     /// they fire now, and it fails as a whole where one of them sets another path than is wanted.
     pub async fn set_paths<'q>(
         &self,
-        query: QueryScalar<'q, Postgres, String, PgArguments>,
+        query: impl Fn() -> QueryScalar<'q, Postgres, String, PgArguments>,
         wanted: impl Iterator<Item = (&'q str, &'q str)>,
     ) -> Result<Vec<String>, sqlx::Error> {
-        if !self.table.has_after_triggers {
-            return query.fetch_all(&self.pool).await;
+        if !self.has_triggers() {
+            match query().fetch_all(&self.pool).await {
+                // They have come, or were enabled, since the table was looked at.
+                Err(error) if message_of(&error).contains(NEW_TRIGGERS) => {
+                    self.new_triggers.store(true, Ordering::Relaxed);
+                }
+                result => return result,
+            }
         }
         let mut transaction = self.pool.begin().await?;
+        if !self.table.has_after_triggers {
+            sqlx::raw_sql(CHECK_LATER)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        let query = query();
         let set = query.fetch_all(&mut *transaction).await?;
         let is_set: HashSet<&str> = set.iter().map(|id| &**id).collect();
         let (ids, paths): (Vec<&str>, Vec<&str>) =
@@ -291,5 +322,9 @@ impl PostgresLedger {
             .await?;
         transaction.commit().await?;
         Ok(set)
+    }
+
+    fn has_triggers(&self) -> bool {
+        self.table.has_after_triggers || self.new_triggers.load(Ordering::Relaxed)
     }
 }

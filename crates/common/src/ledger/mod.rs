@@ -104,6 +104,8 @@ pub struct PostgresLedger {
     has_aurora_lag: Arc<AtomicBool>,
     counter_rows: Arc<CounterRows>,
     feed_index: Arc<FeedIndex>,
+    /// Whether triggers have come that fire after an update.
+    new_triggers: Arc<AtomicBool>,
     throttle: Option<Arc<Throttle>>,
 }
 
@@ -149,6 +151,7 @@ impl PostgresLedger {
             has_aurora_lag: Arc::default(),
             counter_rows: Arc::default(),
             feed_index: Arc::default(),
+            new_triggers: Arc::default(),
             throttle: None,
         })
     }

@@ -1,5 +1,6 @@
 //! The application's table: found, and checked for all that the migration relies on.
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 use strsim::osa_distance;
 
@@ -117,26 +118,38 @@ const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS ty
 const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
     FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
 
-/// `$1` table, `$2` path column: its rules; triggers of the application after an update, on it or on a partition; and
-/// whether an update of the path takes the strongest row lock, as it does for a column of a unique index without
-/// expression and predicate, and where it moves rows between partitions. It waits for whatever conflicts with that
-/// lock, the check of a foreign key included, unless such rows were skipped before.
-///
-/// The trigger type's bits: 2 BEFORE, 16 UPDATE, 64 INSTEAD. Source: PostgreSQL, `pg_trigger.h`.
-const SELECT_UPDATE_EFFECTS: &str = "WITH tables AS (
+/// `$1` table, `$2` path column: its rules; whether triggers fire after an update; and whether an update of the path
+/// takes the strongest row lock, as it does for a column of a unique index without expression and predicate, and where
+/// it moves rows between partitions. It waits for whatever conflicts with that lock, the check of a foreign key
+/// included, unless such rows were skipped before.
+fn update_effects_sql() -> String {
+    let has_after_triggers = has_after_triggers("$1::oid");
+    format!(
+        "WITH tables AS (
     SELECT $1::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)
 ), columns AS (
     SELECT a.attrelid, a.attnum FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attname = $2
 )
 SELECT (SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrite
          WHERE ev_class = $1::oid AND ev_type = '2' AND ev_enabled <> 'D') AS rules,
-    EXISTS (SELECT 1 FROM pg_trigger JOIN tables t ON t.oid = tgrelid
-             WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 82 = 16) AS has_after_triggers,
+    {has_after_triggers} AS has_after_triggers,
     EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indrelid
              WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
                AND c.attnum = ANY (i.indkey))
     OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
-                WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) AS is_key";
+                WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) AS is_key"
+    )
+}
+
+/// Whether the application has triggers that fire after an update of a table, given by its OID, or of a partition of it.
+///
+/// The trigger type's bits: 2 BEFORE, 16 UPDATE, 64 INSTEAD. Source: PostgreSQL, `pg_trigger.h`.
+pub(super) fn has_after_triggers(table: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 82 = 16
+             AND tgrelid = ANY (ARRAY(SELECT relid::oid FROM pg_partition_tree({table}::regclass)) || {table}))"
+    )
+}
 
 const SELECT_PRIVILEGES: &str =
     "SELECT current_user::text AS user_name, has_schema_privilege(relnamespace, 'USAGE') AS schema_usage,
@@ -326,7 +339,7 @@ impl<'a> TableDetails<'a> {
     /// Postgres takes most rules not at all in a statement that also writes the evidence, and others would set
     /// something else.
     async fn find_update_effects(&self, path: &str) -> Result<UpdateEffects, LedgerError> {
-        let query = sqlx::query_as(SELECT_UPDATE_EFFECTS).bind(self.oid);
+        let query = sqlx::query_as(AssertSqlSafe(update_effects_sql())).bind(self.oid);
         let effects: UpdateEffects = query.bind(path).fetch_one(self.pool).await?;
         let Some(rules) = &effects.rules else {
             return Ok(effects);

@@ -117,15 +117,17 @@ pub(super) async fn undo_moves(
     ledger: &PostgresLedger,
     targets: &[UndoTarget],
 ) -> Result<Vec<String>, StatementError> {
-    let query = sqlx::query_scalar(AssertSqlSafe(undo_sql(ledger.table())))
-        .bind(ledger.run_id())
-        .bind(column(targets, |target| target.row.id.as_str()))
-        .bind(column(targets, |target| target.row.old_path.as_str()))
-        .bind(column(targets, |target| target.row.new_path.as_str()))
-        .bind(column(targets, |target| target.row.etag.as_str()))
-        .bind(column(targets, |target| target.row.moved_micros))
-        .bind(column(targets, |target| target.destination_key.as_str()))
-        .bind(ledger.worker());
+    let query = || {
+        sqlx::query_scalar(AssertSqlSafe(undo_sql(ledger.table())))
+            .bind(ledger.run_id())
+            .bind(column(targets, |target| target.row.id.as_str()))
+            .bind(column(targets, |target| target.row.old_path.as_str()))
+            .bind(column(targets, |target| target.row.new_path.as_str()))
+            .bind(column(targets, |target| target.row.etag.as_str()))
+            .bind(column(targets, |target| target.row.moved_micros))
+            .bind(column(targets, |target| target.destination_key.as_str()))
+            .bind(ledger.worker())
+    };
     let wanted = targets.iter();
     let wanted = wanted.map(|target| (target.row.id.as_str(), target.row.old_path.as_str()));
     let Some(found) = before_timeout(Box::pin(ledger.set_paths(query, wanted))).await else {

@@ -185,6 +185,38 @@ async fn a_path_that_is_rewritten_after_the_update_is_left_alone_too() {
     stop_consumer(consumer).await;
 }
 
+#[tokio::test]
+async fn a_trigger_that_comes_while_the_run_is_under_way_is_met_as_well() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "CREATE FUNCTION fold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE images SET path = lower(path) WHERE id = NEW.id AND path <> lower(path); RETURN NULL; END $$;
+         CREATE TRIGGER fold AFTER UPDATE ON images FOR EACH ROW EXECUTE FUNCTION fold();
+         ALTER TABLE images DISABLE TRIGGER fold",
+    )
+    .await;
+    rig.open_run().await;
+    let ids = rig.add_images(2).await;
+    let upper = rig.add_image("image/A.PNG").await;
+    let consumer = rig.spawn_consumer(&[]);
+    rig.feed_row(&ids[0], "image/0.png").await;
+    wait_until("the first move", async || {
+        rig.count_rows("moves").await == 1
+    })
+    .await;
+    rig.execute_sql("ALTER TABLE images ENABLE TRIGGER fold")
+        .await;
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.failure_code(&upper).await.unwrap(), "PathRewritten");
+    assert_eq!(rig.path_of(&upper).await.unwrap(), "image/A.PNG");
+    assert_eq!(rig.count_rows("moves").await, 2);
+    let back = ["rollback", "--all", "--yes"];
+    let back = rig.run_json_command(&back).await;
+    assert_eq!(back.number_of("rolled_back"), 2, "{}", back.json);
+    stop_consumer(consumer).await;
+}
+
 /// Rows of a table that is partitioned by a column of their ids, on which this trigger works.
 async fn partitioned_rig(trigger: &str) -> TestRig {
     let mut rig =
