@@ -167,6 +167,9 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// A session that `idle_in_transaction_session_timeout` ended: this process stood still, or was not heard.
 const SESSION_ENDED: &str = "25P03";
 
+/// A server, or a connection, that takes no writes: others of the pool may do.
+const READ_ONLY: &str = "25006";
+
 /// Sorts by SQLSTATE: what is not about the server may be about one row of the batch.
 pub fn statement_error(error: &sqlx::Error) -> StatementError {
     let (code, message) = (sqlstate_of(error), message_of(error));
@@ -199,7 +202,8 @@ fn blame_for(code: &str, context: Option<&str>) -> Blame {
     let is_of_statement = is_in(&STATEMENT_CLASSES);
     let is_in_function = context.is_some_and(|context| context.contains("function"));
     let from_statement = is_of_statement && context.is_none();
-    if [LOCK_NOT_AVAILABLE, SESSION_ENDED].contains(&code) {
+    let is_read_only = code == READ_ONLY && context.is_none();
+    if is_read_only || [LOCK_NOT_AVAILABLE, SESSION_ENDED].contains(&code) {
         Blame::Server
     } else if !is_in(&SERVER_STATES) && !from_statement {
         Blame::Row
@@ -273,11 +277,7 @@ mod tests {
                 Blame::Row,
             ),
             ("23505 22001 54000 XX001 XX002", None, Blame::Row),
-            (
-                "42501 42P01 55000 0A000 25006 XX000",
-                None,
-                Blame::RowPerhaps,
-            ),
+            ("42501 42P01 55000 0A000 XX000", None, Blame::RowPerhaps),
             (
                 "08001 08006 40001 40P01 53300 53400 57P01 57014 58030 XX000",
                 trigger,
@@ -287,7 +287,7 @@ mod tests {
             ("08006 40P01 53100 57P01 57014", row, Blame::Server),
             ("26000 42P05", None, Blame::Server),
             ("55P03", trigger, Blame::Server),
-            ("25P03", None, Blame::Server),
+            ("25P03 25006", None, Blame::Server),
         ] {
             for code in codes.split(' ') {
                 assert_eq!(blame_for(code, context), blame, "{code} {context:?}");
