@@ -79,8 +79,8 @@ function showFigures({ rows, rate, queue }) {
   put("eta", rate.eta ?? "N/A");
   put("queue", queue.visible == null ? "N/A" : number(queue.visible + queue.in_flight));
   put("dead", number(queue.dead_letters));
-  put("queue-error", queue.error ?? "");
-  show("queue-error", queue.error);
+  put("queue-error", queue.trouble ?? "");
+  show("queue-error", queue.trouble);
 }
 
 function showWorkers(workers) {
@@ -145,10 +145,10 @@ function showError(error) {
 
 function showAll(status) {
   const { runs, view, sample } = status;
-  showError(status.error);
+  showError(status.trouble);
   show("controls", status.has_controls && view);
   showThumbnails(status.thumbnails);
-  if (!status.error) put("asof", new Date(sample.at * 1000).toLocaleString());
+  if (!status.trouble) put("asof", new Date(sample.at * 1000).toLocaleString());
   showRuns(runs, view);
   if (!view) return;
   showRun(view);

@@ -307,8 +307,7 @@ impl PostgresLedger {
                 .execute(&mut *transaction)
                 .await?;
         }
-        let query = query();
-        let set = query.fetch_all(&mut *transaction).await?;
+        let set = query().fetch_all(&mut *transaction).await?;
         let is_set: HashSet<&str> = set.iter().map(|id| &**id).collect();
         let (ids, paths): (Vec<&str>, Vec<&str>) =
             wanted.filter(|(id, _)| is_set.contains(id)).unzip();

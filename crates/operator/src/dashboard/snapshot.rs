@@ -42,6 +42,7 @@ struct CachedRuns {
 #[derive(Serialize)]
 struct DashboardStatus<'a> {
     has_controls: bool,
+    #[serde(rename = "trouble")]
     error: Option<&'a str>,
     runs: Vec<&'a RunSummary>,
     sample: HistorySample,

@@ -12,6 +12,7 @@ pub(crate) struct QueueStatus {
     pub(crate) oldest_seconds: Option<u64>,
     pub(crate) dead_letters: Option<u64>,
     /// Why something of it is not known.
+    #[serde(rename = "trouble")]
     pub(crate) error: Option<String>,
 }
 
