@@ -118,7 +118,7 @@ pub async fn start(
 async fn connect_aws(settings: &FeederSettings) -> anyhow::Result<(SqsQueue, aws_sdk_s3::Client)> {
     let sdk = aws::load_config().await;
     let migration = &settings.migration;
-    let queue = SqsQueue::new(aws::sqs_client(&sdk), &migration.queue_url);
+    let queue = SqsQueue::new(&sdk, &migration.queue_url);
     retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
     // A presigned URL can hold no header: none is added.
     let (run, options) = (&migration.run, RunOptions::default());

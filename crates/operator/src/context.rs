@@ -97,10 +97,7 @@ impl CommonSettings {
         if url.is_empty() {
             return None;
         }
-        Some(SqsQueue::new(
-            aws::sqs_client(&aws::load_config().await),
-            url,
-        ))
+        Some(SqsQueue::new(&aws::load_config().await, url))
     }
 }
 
@@ -152,7 +149,7 @@ impl CommandContext {
         if url.is_empty() {
             return Err(SettingsError::for_setting("QUEUE_URL", "is missing"));
         }
-        Ok(SqsQueue::new(aws::sqs_client(self.sdk().await), url))
+        Ok(SqsQueue::new(self.sdk().await, url))
     }
 
     async fn sdk(&self) -> &SdkConfig {

@@ -16,8 +16,8 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::login::LoginError;
+use crate::aws::credentials::CredentialsCache;
 use crate::aws::{CREDENTIALS_TIMEOUT, ErrorOrigin, RequestError, load_config};
-use crate::object_store::s3::CredentialsCache;
 use crate::path_encoding::STRICT;
 
 /// The longest that RDS allows.

@@ -44,9 +44,8 @@ impl SqsQueue {
     pub fn dead_letter_queue_of(&self, attributes: &QueueAttributes) -> Option<DeadLetterQueue> {
         let url = self.dead_letter_url_of(attributes)?;
         // A letter keeps its trace on its way back.
-        let dead = SqsQueue::new(self.client.clone(), url);
         Some(DeadLetterQueue {
-            dead_letters: dead.with_traces(true),
+            dead_letters: self.sibling(url).with_traces(true),
             queue: self.clone(),
             arn: attributes.dead_letter_arn.clone()?,
             queue_arn: attributes.arn.clone(),

@@ -1,14 +1,20 @@
 //! The queue, as a trait of only the calls used, and its SQS implementation in [`sqs`].
 
 mod attributes;
-mod batch_entries;
+mod batches;
 pub mod dead_letter;
+mod received;
+mod requests;
 pub mod sqs;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use thiserror::Error;
+
+pub use batches::AttributeValue;
 
 /// A receipt handle of no message, by which rights are tried.
 pub const PROBE_HANDLE: &str = "bucket-brigade-probe";
@@ -39,9 +45,7 @@ pub struct ReceivedMessage {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MessageAttribute {
     pub name: String,
-    pub data_type: String,
-    pub text: Option<String>,
-    pub bytes: Option<Vec<u8>>,
+    pub value: AttributeValue,
 }
 
 /// A message for the dead-letter queue, as it was received.

@@ -2,37 +2,43 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::BuildError;
-use aws_sdk_sqs::primitives::Blob;
-use aws_sdk_sqs::types::{
-    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
-    MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
-    SendMessageBatchRequestEntry,
-};
+use aws_sdk_sqs::types::QueueAttributeName;
+use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::timeout;
 
-use crate::aws::{ErrorOrigin, RequestError};
+use crate::aws::{ErrorOrigin, RequestError, sqs_client};
+use crate::connections::RenewedConnections;
 use crate::permissions::sqs_arn;
 use crate::queue::attributes::parse_attributes;
-use crate::queue::batch_entries::{build_entries, entry_outcomes};
+use crate::queue::batches::{BatchEntry, BatchRequest, BatchResponse};
+use crate::queue::received::{
+    RECEIVE_COUNT, ReceiveRequest, ReceiveResponse, ReceivedEntry, SENT_TIMESTAMP,
+};
+use crate::queue::requests::QueueRequests;
 use crate::queue::{
-    DeadLetter, EntryOutcome, MAX_BATCH_ENTRIES, MessageAttribute, MessageQueue, OutgoingMessage,
+    DeadLetter, EntryOutcome, LONG_POLL_WAIT, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
     PROBE_HANDLE, QueueAttributes, QueueError, ReceivedMessage,
 };
-use crate::trace::{TRACEPARENT, is_traceparent};
+use crate::trace::TRACEPARENT;
 
 /// When a call that does not wait for messages is given up.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// The same of a receive.
+const RECEIVE_TIMEOUT: Duration = LONG_POLL_WAIT.saturating_add(Duration::from_secs(5));
+
 /// One SQS standard queue.
 #[derive(Debug, Clone)]
 pub struct SqsQueue {
-    pub(crate) client: Client,
+    /// The SDK's, for what is not asked for each image.
+    pub(super) client: Client,
+    requests: Arc<QueueRequests>,
     pub(crate) url: String,
     age_histogram: Option<Histogram>,
     requests_traces: bool,
@@ -42,15 +48,37 @@ pub struct SqsQueue {
 }
 
 impl SqsQueue {
-    /// The queue with this URL, on a client whose own retries are off.
-    pub fn new(client: Client, url: impl Into<String>) -> Self {
+    /// The queue with this URL. No request is sent again by itself.
+    pub fn new(sdk: &SdkConfig, url: impl Into<String>) -> Self {
+        let connector = SharedHttpConnector::new(RenewedConnections::new());
+        Self::with_connector(sdk, url, connector)
+    }
+
+    /// The same with HTTP connections of the caller's.
+    pub(super) fn with_connector(
+        sdk: &SdkConfig,
+        url: impl Into<String>,
+        connector: SharedHttpConnector,
+    ) -> Self {
         Self {
-            client,
+            client: sqs_client(sdk, connector.clone(), RECEIVE_TIMEOUT),
+            requests: Arc::new(QueueRequests::new(sdk, connector)),
             url: url.into(),
             age_histogram: None,
             requests_traces: false,
             dead_letter_url: None,
             requests_attributes: Arc::default(),
+        }
+    }
+
+    /// Another queue of the same account.
+    pub(super) fn sibling(&self, url: String) -> Self {
+        Self {
+            url,
+            age_histogram: None,
+            dead_letter_url: None,
+            requests_attributes: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -88,40 +116,44 @@ impl SqsQueue {
         respond("DeleteMessage", &self.url, request).await.map(drop)
     }
 
-    fn message_attributes(&self, all: bool) -> Option<Vec<String>> {
-        if all {
-            return Some(vec!["All".to_owned()]);
-        }
-        self.requests_traces.then(|| vec![TRACEPARENT.to_owned()])
-    }
-
     async fn send_entries(
         &self,
-        url: &str,
-        entries: Vec<SendMessageBatchRequestEntry>,
-        count: usize,
+        operation: &'static str,
+        queue_url: &str,
+        entries: Vec<BatchEntry<'_>>,
     ) -> Result<Vec<EntryOutcome>, QueueError> {
-        let request = self
-            .client
-            .send_message_batch()
-            .queue_url(url)
-            .set_entries(Some(entries))
-            .send();
-        let output = respond("SendMessageBatch", url, request).await?;
-        let done = output.successful.iter().map(|entry| entry.id.as_str());
-        Ok(entry_outcomes(count, done, &output.failed))
+        let request = BatchRequest::new(queue_url, entries);
+        let sent = self.requests.send(operation, &request, CALL_TIMEOUT).await;
+        let response: BatchResponse =
+            sent.map_err(|error| queue_error(operation, queue_url, error))?;
+        Ok(response.outcomes(request.entries.len()))
     }
 
-    fn system_attributes(&self) -> Vec<MessageSystemAttributeName> {
-        let mut names = vec![MessageSystemAttributeName::ApproximateReceiveCount];
-        if self.age_histogram.is_some() {
-            names.push(MessageSystemAttributeName::SentTimestamp);
+    fn receive_request(
+        &self,
+        most: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> ReceiveRequest<'_> {
+        let attributes = if self.requests_attributes.load(Ordering::Relaxed) {
+            Some(["All"])
+        } else {
+            self.requests_traces.then_some([TRACEPARENT])
+        };
+        let mut system = vec![RECEIVE_COUNT];
+        system.extend(self.age_histogram.as_ref().map(|_| SENT_TIMESTAMP));
+        ReceiveRequest {
+            queue_url: &self.url,
+            max_number_of_messages: most.clamp(1, MAX_BATCH_ENTRIES),
+            wait_time_seconds: whole_seconds(wait),
+            visibility_timeout: whole_seconds(visibility),
+            message_system_attribute_names: system,
+            message_attribute_names: attributes,
         }
-        names
     }
 
-    fn record_age(&self, message: &aws_sdk_sqs::types::Message) {
-        if let (Some(ages), Some(sent)) = (&self.age_histogram, sent_time(message)) {
+    fn record_age(&self, message: &ReceivedEntry) {
+        if let (Some(ages), Some(sent)) = (&self.age_histogram, message.sent_time()) {
             // A clock that is behind the queue's makes a message look unsent: it is new.
             let age = SystemTime::now().duration_since(sent);
             ages.observe(age.unwrap_or_default().as_secs_f64());
@@ -135,8 +167,9 @@ impl MessageQueue for SqsQueue {
         &self,
         messages: &[OutgoingMessage],
     ) -> Result<Vec<EntryOutcome>, QueueError> {
-        let entries = build_entries(messages, send_entry)?;
-        self.send_entries(&self.url, entries, messages.len()).await
+        let entries = messages.iter().map(BatchEntry::of_message).collect();
+        self.send_entries("SendMessageBatch", &self.url, entries)
+            .await
     }
 
     async fn receive_batch(
@@ -145,24 +178,17 @@ impl MessageQueue for SqsQueue {
         wait: Duration,
         visibility: Duration,
     ) -> Result<Vec<ReceivedMessage>, QueueError> {
-        let knows_attributes = self.requests_attributes.load(Ordering::Relaxed);
-        let output = self
-            .client
-            .receive_message()
-            .queue_url(&self.url)
-            .max_number_of_messages(i32::try_from(most.clamp(1, MAX_BATCH_ENTRIES)).unwrap_or(1))
-            .wait_time_seconds(whole_seconds(wait))
-            .visibility_timeout(whole_seconds(visibility))
-            .set_message_system_attribute_names(Some(self.system_attributes()))
-            .set_message_attribute_names(self.message_attributes(knows_attributes))
-            .send()
-            .await
-            .map_err(|error| queue_error("ReceiveMessage", &self.url, error))?;
-        let messages = output.messages.unwrap_or_default();
+        let (operation, limit) = ("ReceiveMessage", RECEIVE_TIMEOUT);
+        let request = self.receive_request(most, wait, visibility);
+        let sent = self.requests.send(operation, &request, limit).await;
+        let response: ReceiveResponse =
+            sent.map_err(|error| queue_error(operation, &self.url, error))?;
+        let messages = response.messages.unwrap_or_default();
         for message in &messages {
             self.record_age(message);
         }
-        let convert = |message| convert_message(message, knows_attributes);
+        let has_all = request.message_attribute_names == Some(["All"]);
+        let convert = |message: ReceivedEntry| message.into_message(has_all);
         Ok(messages.into_iter().filter_map(convert).collect())
     }
 
@@ -170,43 +196,22 @@ impl MessageQueue for SqsQueue {
         &self,
         receipt_handles: &[String],
     ) -> Result<Vec<EntryOutcome>, QueueError> {
-        let entries = build_entries(receipt_handles, |id, handle| {
-            DeleteMessageBatchRequestEntry::builder()
-                .id(id)
-                .receipt_handle(handle)
-                .build()
-        })?;
-        let request = self
-            .client
-            .delete_message_batch()
-            .queue_url(&self.url)
-            .set_entries(Some(entries))
-            .send();
-        let output = respond("DeleteMessageBatch", &self.url, request).await?;
-        let done = output.successful.iter().map(|entry| entry.id.as_str());
-        Ok(entry_outcomes(receipt_handles.len(), done, &output.failed))
+        let handles = receipt_handles.iter();
+        let entries = handles.map(|handle| BatchEntry::of_handle(handle));
+        self.send_entries("DeleteMessageBatch", &self.url, entries.collect())
+            .await
     }
 
     async fn change_visibility(
         &self,
         changes: &[(String, Duration)],
     ) -> Result<Vec<EntryOutcome>, QueueError> {
-        let entries = build_entries(changes, |id, (handle, hidden)| {
-            ChangeMessageVisibilityBatchRequestEntry::builder()
-                .id(id)
-                .receipt_handle(handle)
-                .visibility_timeout(whole_seconds(*hidden))
-                .build()
-        })?;
-        let request = self
-            .client
-            .change_message_visibility_batch()
-            .queue_url(&self.url)
-            .set_entries(Some(entries))
-            .send();
-        let output = respond("ChangeMessageVisibilityBatch", &self.url, request).await?;
-        let done = output.successful.iter().map(|entry| entry.id.as_str());
-        Ok(entry_outcomes(changes.len(), done, &output.failed))
+        let entries = changes
+            .iter()
+            .map(|(handle, hidden)| BatchEntry::hiding(handle, whole_seconds(*hidden)));
+        let operation = "ChangeMessageVisibilityBatch";
+        self.send_entries(operation, &self.url, entries.collect())
+            .await
     }
 
     async fn send_dead_letters(
@@ -226,8 +231,8 @@ impl MessageQueue for SqsQueue {
             let unknown = EntryOutcome::Retry("its attributes are not known".into());
             return Ok(vec![unknown; letters.len()]);
         }
-        let entries = build_entries(letters, dead_letter_entry)?;
-        self.send_entries(url, entries, letters.len()).await
+        let entries = letters.iter().map(BatchEntry::of_letter).collect();
+        self.send_entries("SendMessageBatch", url, entries).await
     }
 
     /// All that the service knows: one that lacks an attribute may refuse a request that names it.
@@ -243,7 +248,7 @@ impl MessageQueue for SqsQueue {
     }
 }
 
-/// What the queue responds to any call but a receive, or that it does not.
+/// What the queue responds to a call of the SDK's, or that it does not.
 async fn respond<T, E: Into<RequestError>>(
     operation: &'static str,
     url: &str,
@@ -258,96 +263,9 @@ async fn respond<T, E: Into<RequestError>>(
     }
 }
 
-/// With its trace it is 72 bytes longer: ten of the longest stay far below the limit of a batch.
-fn send_entry(
-    id: String,
-    message: &OutgoingMessage,
-) -> Result<SendMessageBatchRequestEntry, BuildError> {
-    let entry = SendMessageBatchRequestEntry::builder()
-        .id(id)
-        .message_body(&message.body);
-    let Some(traceparent) = &message.traceparent else {
-        return entry.build();
-    };
-    let value = MessageAttributeValue::builder()
-        .data_type("String")
-        .string_value(traceparent)
-        .build()?;
-    entry.message_attributes(TRACEPARENT, value).build()
-}
-
-fn dead_letter_entry(
-    id: String,
-    letter: &DeadLetter,
-) -> Result<SendMessageBatchRequestEntry, BuildError> {
-    let mut entry = SendMessageBatchRequestEntry::builder()
-        .id(id)
-        .message_body(&letter.body);
-    for attribute in letter.attributes.iter().flatten() {
-        let value = MessageAttributeValue::builder()
-            .data_type(&attribute.data_type)
-            .set_string_value(attribute.text.clone())
-            .set_binary_value(attribute.bytes.clone().map(Blob::new))
-            .build()?;
-        entry = entry.message_attributes(&attribute.name, value);
-    }
-    entry.build()
-}
-
-fn convert_attribute((name, value): (String, MessageAttributeValue)) -> MessageAttribute {
-    MessageAttribute {
-        name,
-        data_type: value.data_type,
-        text: value.string_value,
-        bytes: value.binary_value.map(Blob::into_inner),
-    }
-}
-
-/// The trace a message carries, if the queue was asked for it. Anybody who may send can write anything
-/// there: what is no trace counts as none.
-fn read_traceparent(message: &aws_sdk_sqs::types::Message) -> Option<String> {
-    let attributes = message.message_attributes.as_ref()?;
-    let value = attributes.get(TRACEPARENT)?;
-    let text = value.string_value.as_deref()?;
-    is_traceparent(text).then(|| text.to_owned())
-}
-
-/// When a message was sent, if the queue was asked for that.
-fn sent_time(message: &aws_sdk_sqs::types::Message) -> Option<SystemTime> {
-    let attributes = message.attributes.as_ref()?;
-    let milliseconds = attributes.get(&MessageSystemAttributeName::SentTimestamp)?;
-    let since = Duration::from_millis(milliseconds.parse().ok()?);
-    UNIX_EPOCH.checked_add(since)
-}
-
-/// A message without a receipt handle could never be deleted: it is left to become visible again.
-fn convert_message(
-    message: aws_sdk_sqs::types::Message,
-    knows_attributes: bool,
-) -> Option<ReceivedMessage> {
-    let count = message
-        .attributes
-        .as_ref()
-        .and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount))
-        .and_then(|text| text.parse().ok());
-    Some(ReceivedMessage {
-        traceparent: read_traceparent(&message),
-        attributes: knows_attributes.then(|| {
-            let attributes = message.message_attributes.unwrap_or_default();
-            attributes.into_iter().map(convert_attribute).collect()
-        }),
-        message_id: message.message_id.unwrap_or_default(),
-        receipt_handle: message.receipt_handle?,
-        body: message.body.unwrap_or_default(),
-        // Unknown is taken as a repeat: the careful way.
-        receive_count: count.unwrap_or(2),
-    })
-}
-
 /// Rounded up, so that a lease is never shorter than asked for.
-fn whole_seconds(duration: Duration) -> i32 {
-    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
-    i32::try_from(seconds).unwrap_or(i32::MAX)
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 pub(super) fn queue_error(

@@ -12,8 +12,9 @@ use aws_sdk_s3::error::SdkError;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
-use super::copy::{BucketAddress, CopyClient, RequestSigner, endpoint_params};
+use super::copy::{BucketAddress, CopyClient, endpoint_params};
 use super::store_error;
+use crate::aws::signer::RequestSigner;
 use crate::aws::{RequestError, error_chain, operation_name, s3_client};
 use crate::connections::RenewedConnections;
 use crate::object_store::StoreError;

@@ -19,9 +19,9 @@ use http_body::Frame;
 use super::{S3Access, S3Options, S3Store};
 use crate::path_rule::{MoveRoute, PathRule};
 
-pub(super) const SECRET: &str = "secret";
+pub(crate) const SECRET: &str = "secret";
 
-pub(super) fn sdk() -> Builder {
+pub(crate) fn sdk() -> Builder {
     let credentials = Credentials::new("AKID", SECRET, Some("token".into()), None, "test");
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -30,19 +30,19 @@ pub(super) fn sdk() -> Builder {
         .credentials_provider(SharedCredentialsProvider::new(credentials))
 }
 
-pub(super) async fn store(server: impl HttpConnector + 'static, timeout: Duration) -> S3Store {
+pub(crate) async fn store(server: impl HttpConnector + 'static, timeout: Duration) -> S3Store {
     let connector = SharedHttpConnector::new(server);
     let access = S3Access::with_connector(&sdk().build(), true, timeout, connector);
     let (source, destination) = access.buckets("from", None, "to").await.unwrap();
     S3Store::new(source, destination, S3Options::default())
 }
 
-pub(super) fn route(key: &str) -> MoveRoute {
+pub(crate) fn route(key: &str) -> MoveRoute {
     let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
     rule.route_for(&format!("image/{key}")).unwrap()
 }
 
-pub(super) fn http_response(status: u16, body: impl Into<SdkBody>) -> HttpResponse {
+pub(crate) fn http_response(status: u16, body: impl Into<SdkBody>) -> HttpResponse {
     HttpResponse::new(status.try_into().unwrap(), body.into())
 }
 
@@ -67,7 +67,7 @@ impl http_body::Body for FramedBody {
     }
 }
 
-pub(super) fn body(bytes: &[u8], frame_bytes: usize, stalls: bool) -> SdkBody {
+pub(crate) fn body(bytes: &[u8], frame_bytes: usize, stalls: bool) -> SdkBody {
     let frames = bytes.chunks(frame_bytes).map(Bytes::copy_from_slice);
     SdkBody::from_body_1_x(FramedBody {
         frames: frames.collect(),

@@ -6,8 +6,9 @@ use std::time::Duration;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
-use super::copy::{NO_CONNECTION, ObjectRequest, RequestHeaders, TIMED_OUT};
+use super::copy::{ObjectRequest, RequestHeaders};
 use super::{NO_ETAG, S3Bucket, S3Store, bare_etag, store_error};
+use crate::aws::exchange::{NO_CONNECTION, TIMED_OUT};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::connections::has_marked_byte;
 use crate::object_store::StoreError;

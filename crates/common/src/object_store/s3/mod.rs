@@ -8,7 +8,7 @@ mod delete_guard;
 mod encoding;
 mod errors;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod hashed_body;
 mod inspect;
 mod method;
@@ -35,7 +35,6 @@ pub use inspect::{CUSTOMER_KEY, ObjectHead};
 pub use method::{CopyMethod, MethodRequest};
 pub use probe::CopyProbe;
 
-pub(crate) use copy::CredentialsCache;
 use copy::{CopyCondition, ObjectRequest};
 use delete_guard::DeleteGuard;
 

@@ -2,16 +2,18 @@
 
 use aws_config::SdkConfig;
 use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
+use aws_sigv4::http_request::PayloadChecksumKind;
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_types::service_config::ServiceConfigKey;
+
+use crate::aws::service_endpoint;
+use crate::aws::signer::SigningScope;
 
 /// The address of a bucket, and what its signatures are good for.
 #[derive(Debug)]
 pub(in crate::object_store::s3) struct BucketAddress {
     /// The address up to the key, with the slash before it.
     pub(super) base: String,
-    pub(super) region: String,
-    pub(super) service: String,
+    pub(super) scope: SigningScope,
 }
 
 impl BucketAddress {
@@ -34,8 +36,11 @@ impl BucketAddress {
         };
         Ok(Self {
             base: format!("{}/", endpoint.url().trim_end_matches('/')),
-            region: property("signingRegion")?,
-            service: property("signingName")?,
+            scope: SigningScope {
+                region: property("signingRegion")?,
+                service: property("signingName")?,
+                payload: PayloadChecksumKind::XAmzSha256,
+            },
         })
     }
 }
@@ -55,19 +60,8 @@ pub(in crate::object_store::s3) fn endpoint_params(
         .set_region(region.map(ToOwned::to_owned))
         .set_use_fips(sdk.use_fips())
         .set_use_dual_stack(sdk.use_dual_stack())
-        .set_endpoint(endpoint_url(sdk)?)
+        .set_endpoint(service_endpoint(sdk, "S3")?)
         .force_path_style(force_path_style)
         .bucket(bucket);
     Ok(params.build()?)
-}
-
-/// `AWS_ENDPOINT_URL_S3` or the profile's own for S3, before the one for all services.
-fn endpoint_url(sdk: &SdkConfig) -> Result<Option<String>, BoxError> {
-    let key = ServiceConfigKey::builder()
-        .service_id("S3")
-        .env("AWS_ENDPOINT_URL")
-        .profile("endpoint_url")
-        .build()?;
-    let own = sdk.service_config().and_then(|all| all.load_config(key));
-    Ok(own.or_else(|| sdk.endpoint_url().map(ToOwned::to_owned)))
 }

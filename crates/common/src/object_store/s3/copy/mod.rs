@@ -6,13 +6,7 @@
 //! request, and its HTTP client sends it.
 
 mod address;
-mod credentials;
-#[cfg(test)]
-mod recording_server;
 mod response;
-#[cfg(test)]
-mod signature;
-mod signer;
 #[cfg(test)]
 mod tests;
 
@@ -20,28 +14,23 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
+use aws_sdk_s3::primitives::{DateTime, SdkBody};
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
-use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
+use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
-pub(crate) use credentials::CredentialsCache;
-
 pub(super) use address::{BucketAddress, endpoint_params};
 pub(super) use response::XmlResponse;
-pub(super) use signer::RequestSigner;
 
 use super::S3Bucket;
 use super::access::BucketHeaders;
 use super::encoding::{copy_source, encode_key};
-use crate::aws::{BUCKET_REGION, ErrorOrigin, RequestError, error_chain};
+use crate::aws::exchange::{self, USER_AGENT, timed_out, within};
+use crate::aws::signer::{self, RequestSigner};
+use crate::aws::{BUCKET_REGION, RequestError};
 use crate::permissions::s3_arn;
-
-/// Says in the bucket's access log who copied.
-const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_VERSION"));
 
 /// What a small copy takes at most: without an answer by then it is sent once more, on a new connection, and
 /// given all the time that a large one takes.
@@ -49,11 +38,6 @@ const SMALL_COPY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What is longer is no answer of S3's, and would fill the memory.
 const MAX_BODY_BYTES: usize = 64 << 10;
-
-/// The code of a request without a response in time.
-pub(super) const TIMED_OUT: &str = "Timeout";
-
-pub(super) const NO_CONNECTION: &str = "ConnectionFailed";
 
 pub(super) type RequestHeaders = Vec<(Cow<'static, str>, String)>;
 
@@ -156,7 +140,7 @@ impl CopyClient {
     ) -> Result<XmlResponse, RequestError> {
         let body = SdkBody::from(body);
         let (response, identity) = self.send_signed(request, body).await?;
-        let (status, date, body) = read_body(response).await?;
+        let (status, date, body) = exchange::read_body(response, MAX_BODY_BYTES).await?;
         let read = response::read(status, &body);
         read.map_err(|error| self.refused(request, error, &identity, date))
     }
@@ -186,7 +170,7 @@ impl CopyClient {
         let identity = self.signer.identity().await;
         let identity = identity.map_err(|error| RequestError::not_sent(&error))?;
         let signed = self.sign(request, body, &identity)?;
-        let response = self.call(signed).await?;
+        let response = exchange::call(&self.connector, signed).await?;
         if response.status().is_success() {
             return Ok((response, identity));
         }
@@ -208,7 +192,7 @@ impl CopyClient {
             return Err(error);
         };
         let signed = self.sign(request, body, &identity)?;
-        let response = self.call(signed).await?;
+        let response = exchange::call(&self.connector, signed).await?;
         if response.status().is_success() {
             return Ok((response, identity));
         }
@@ -222,7 +206,7 @@ impl CopyClient {
         identity: &Identity,
     ) -> RequestError {
         let region = response.headers().get(BUCKET_REGION).map(str::to_owned);
-        let (status, date, body) = match read_body(response).await {
+        let (status, date, body) = match exchange::read_body(response, MAX_BODY_BYTES).await {
             Ok(read) => read,
             Err(error) => return error,
         };
@@ -256,7 +240,8 @@ impl CopyClient {
         identity: &Identity,
     ) -> Result<HttpRequest, RequestError> {
         let signed = self.build(request, body).and_then(|mut built| {
-            self.signer.sign(&mut built, identity, &self.address)?;
+            self.signer
+                .sign(&mut built, identity, &self.address.scope)?;
             Ok(built)
         });
         signed.map_err(|error| RequestError::not_sent(&*error))
@@ -286,68 +271,5 @@ impl CopyClient {
             headers.try_append(name, value)?;
         }
         Ok(built)
-    }
-
-    /// No `async fn`, which would have room for the request twice, in each copy in flight.
-    fn call(
-        &self,
-        mut request: HttpRequest,
-    ) -> impl Future<Output = Result<HttpResponse, RequestError>> + use<> {
-        let connection = CaptureSmithyConnection::new();
-        request.add_extension(connection.clone());
-        let response = self.connector.call(request);
-        async move {
-            let response = response.await;
-            let response = response.map_err(|error| lost(NO_CONNECTION, error_chain(&error)))?;
-            // The server behind this connection may be the one that is broken, and the pool hands out first
-            // what was used last. The SDK does the same.
-            let status = response.status().as_u16();
-            if let (500 | 502 | 504, Some(connection)) = (status, connection.get()) {
-                connection.poison();
-            }
-            Ok(response)
-        }
-    }
-}
-
-async fn within<T>(
-    operation: &str,
-    limit: Duration,
-    sent: impl Future<Output = Result<T, RequestError>>,
-) -> Result<T, RequestError> {
-    let sent = timeout(limit, sent).await;
-    sent.unwrap_or_else(|_| Err(timed_out(operation)))
-}
-
-fn timed_out(operation: &str) -> RequestError {
-    lost(TIMED_OUT, format!("{operation} has timed out"))
-}
-
-/// Its status, date and body. S3 sends spaces while it copies.
-async fn read_body(
-    response: HttpResponse,
-) -> Result<(u16, Option<DateTime>, Vec<u8>), RequestError> {
-    let status = response.status().as_u16();
-    let date = response.headers().get("date");
-    let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
-    let (mut body, mut bytes) = (ByteStream::new(response.into_body()), Vec::new());
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| lost("UnreadableAnswer", error_chain(&error)))?;
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > MAX_BODY_BYTES {
-            let length = format!("it has more than {MAX_BODY_BYTES} bytes");
-            return Err(lost("UnreadableAnswer", length));
-        }
-    }
-    Ok((status, date, bytes))
-}
-
-/// What became of the request is not known.
-fn lost(code: &str, message: String) -> RequestError {
-    RequestError {
-        origin: ErrorOrigin::Transport,
-        code: code.to_owned(),
-        message,
-        status: 0,
     }
 }

@@ -9,9 +9,9 @@ use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use aws_types::sdk_config::Builder;
 use proptest::prelude::*;
 
-use super::recording_server::{COPIED, SKEWED, Server};
-use super::signature::is_signed;
 use super::{CopyCondition, MAX_BODY_BYTES};
+use crate::aws::recording_server::{COPIED, SKEWED, Server};
+use crate::aws::signature::is_signed;
 use crate::object_store::s3::access::BucketHeaders;
 use crate::object_store::s3::fixture::{SECRET, route, sdk};
 use crate::object_store::s3::{

@@ -9,7 +9,7 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_smithy_runtime_api::client::identity::Identity;
 use tokio::time::timeout;
 
-use crate::aws::error_chain;
+use super::{CREDENTIALS_TIMEOUT, error_chain};
 
 /// ECS and EC2 have new ones at least five minutes before the old ones expire.
 /// Source: Amazon EC2 User Guide, "Retrieve security credentials from instance metadata".
@@ -70,14 +70,16 @@ impl CredentialsCache {
     }
 
     /// Forgets credentials that were refused, unless others have taken their place already.
-    pub(super) fn forget(&self, refused: &Identity) {
+    pub(crate) fn forget(&self, refused: &Identity) {
         let data = |identity: &Identity| identity.data::<Credentials>().cloned();
         let is_refused = |cached: &mut CachedIdentity| data(&cached.identity) == data(refused);
         self.lock().take_if(is_refused);
     }
 
     async fn refresh(&self, old: Option<Identity>) -> Result<Identity, CredentialsError> {
-        let limit = old.as_ref().map_or(Duration::MAX, |_| REFRESH_TIMEOUT);
+        let limit = old
+            .as_ref()
+            .map_or(CREDENTIALS_TIMEOUT, |_| REFRESH_TIMEOUT);
         let asked = timeout(limit, self.provider.provide_credentials()).await;
         let asked = asked.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(limit)));
         let identity = match (asked, old) {

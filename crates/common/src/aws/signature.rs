@@ -7,7 +7,7 @@ use super::recording_server::Request;
 use crate::object_store::s3::fixture::SECRET;
 
 /// Whether the signature is right for the request, and covers all of it that a copy depends on.
-pub(super) fn is_signed(request: &Request) -> bool {
+pub(crate) fn is_signed(request: &Request) -> bool {
     let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
     let authorization = header("authorization");
     let part = |name: &str| {
@@ -48,7 +48,8 @@ fn canonical(request: &Request, names: &[&str]) -> String {
         .map(|name| format!("{name}:{}\n", value(name)))
         .collect();
     let headers = lines.concat();
-    let hash = value("x-amz-content-sha256");
+    let hash = request.headers.get("x-amz-content-sha256").cloned();
+    let hash = hash.unwrap_or_else(|| hex(&Sha256::digest(&request.body)));
     let method = &request.method;
     format!(
         "{method}\n/{path}\n{query}\n{headers}\n{}\n{hash}",

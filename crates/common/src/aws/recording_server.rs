@@ -8,19 +8,20 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
-use super::USER_AGENT;
+use super::exchange::USER_AGENT;
 use crate::object_store::s3::fixture::http_response;
 
-pub(super) const COPIED: &str =
+pub(crate) const COPIED: &str =
     "<CopyObjectResult><ETag>&quot;9b2c&quot;</ETag></CopyObjectResult>";
 
-pub(super) const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+pub(crate) const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) method: String,
-    pub(super) uri: String,
-    pub(super) headers: BTreeMap<String, String>,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) uri: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
@@ -30,15 +31,16 @@ impl Request {
             method: request.method().to_owned(),
             uri: request.uri().to_owned(),
             headers: request.headers().iter().map(pair).collect(),
+            body: request.body().bytes().unwrap_or_default().to_vec(),
         }
     }
 
-    pub(super) fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.headers["user-agent"] == USER_AGENT
     }
 
     /// Without what differs from request to request by its nature, and the name of the program.
-    pub(super) fn comparable(mut self) -> Self {
+    pub(crate) fn comparable(mut self) -> Self {
         for name in [
             "amz-sdk-invocation-id",
             "amz-sdk-request",
@@ -66,30 +68,36 @@ impl Request {
 
 /// Records what it is sent. Its clock stands still.
 #[derive(Debug, Clone)]
-pub(super) struct Server {
+pub(crate) struct Server {
     received: Arc<Mutex<Vec<Request>>>,
     response: Arc<Mutex<(u16, &'static str)>>,
+    header: Arc<Mutex<Option<(&'static str, &'static str)>>>,
     clock: SystemTime,
 }
 
 impl Server {
-    pub(super) fn new(clock: SystemTime) -> Self {
+    pub(crate) fn new(clock: SystemTime) -> Self {
         Self {
             received: Arc::default(),
             response: Arc::new(Mutex::new((200, COPIED))),
+            header: Arc::default(),
             clock,
         }
     }
 
-    pub(super) fn respond_with(&self, status: u16, body: &'static str) {
+    pub(crate) fn respond_with(&self, status: u16, body: &'static str) {
         *self.response.lock().unwrap() = (status, body);
     }
 
-    pub(super) fn last(&self) -> Request {
+    pub(crate) fn add_header(&self, name: &'static str, value: &'static str) {
+        *self.header.lock().unwrap() = Some((name, value));
+    }
+
+    pub(crate) fn last(&self) -> Request {
         self.received.lock().unwrap().last().unwrap().clone()
     }
 
-    pub(super) fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.received.lock().unwrap().len()
     }
 }
@@ -111,6 +119,9 @@ impl HttpConnector for Server {
         response
             .headers_mut()
             .insert("x-amz-bucket-region", "eu-north-1");
+        if let Some((name, value)) = *self.header.lock().unwrap() {
+            response.headers_mut().insert(name, value);
+        }
         let date = DateTime::from(self.clock).fmt(DateTimeFormat::HttpDate);
         response.headers_mut().insert("date", date.unwrap());
         HttpConnectorFuture::ready(Ok(response))

@@ -15,57 +15,68 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
-use super::address::BucketAddress;
 use super::credentials::CredentialsCache;
 
 /// Codes that say that other credentials are needed. The provider may have them already.
-const REFUSED_CREDENTIALS: [&str; 4] = [
+/// Source: Amazon S3 API reference, "Error responses"; Amazon SQS API reference, "Common errors".
+const REFUSED_CREDENTIALS: [&str; 7] = [
     "ExpiredToken",
+    "ExpiredTokenException",
     "InvalidToken",
     "TokenRefreshRequired",
     "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
 ];
 
-pub(super) const TIME_SKEWED: &str = "RequestTimeTooSkewed";
+pub(crate) const TIME_SKEWED: &str = "RequestTimeTooSkewed";
 
 /// Source: Amazon S3 API reference, "Error responses".
 const MAX_SKEW: Duration = Duration::from_mins(15);
 
+/// What signatures are good for, and whether a header holds the body's hash.
 #[derive(Debug)]
-pub(in crate::object_store::s3) struct RequestSigner {
+pub(crate) struct SigningScope {
+    pub(crate) region: String,
+    pub(crate) service: String,
+    pub(crate) payload: PayloadChecksumKind,
+}
+
+#[derive(Debug)]
+pub(crate) struct RequestSigner {
     credentials: CredentialsCache,
     /// How far the store's clock is ahead of this machine's, in seconds.
     clock_skew: AtomicI64,
 }
 
 impl RequestSigner {
-    pub(in crate::object_store::s3) fn new(provider: SharedCredentialsProvider) -> Self {
+    pub(crate) fn new(provider: SharedCredentialsProvider) -> Self {
         Self {
             credentials: CredentialsCache::new(provider),
             clock_skew: AtomicI64::default(),
         }
     }
 
-    pub(super) async fn identity(&self) -> Result<Identity, CredentialsError> {
+    pub(crate) async fn identity(&self) -> Result<Identity, CredentialsError> {
         self.credentials.identity().await
     }
 
-    /// As S3 wants it: the path is encoded once and taken as it is, and a header holds the body's hash.
+    /// As S3 wants it, too: the path is encoded once and taken as it is.
     /// Source: AWS Signature Version 4, "Create a signed AWS API request".
-    pub(super) fn sign(
+    pub(crate) fn sign(
         &self,
         request: &mut HttpRequest,
         identity: &Identity,
-        address: &BucketAddress,
+        scope: &SigningScope,
     ) -> Result<(), BoxError> {
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        settings.payload_checksum_kind = scope.payload;
         let params = v4::SigningParams::builder()
             .identity(identity)
-            .region(&address.region)
-            .name(&address.service)
+            .region(&scope.region)
+            .name(&scope.service)
             .time(self.now())
             .settings(settings)
             .build()?;
@@ -86,7 +97,7 @@ impl RequestSigner {
     }
 
     /// Takes from a refusal what the next request needs.
-    pub(super) fn learn(&self, code: &str, used: &Identity, date: Option<DateTime>) {
+    pub(crate) fn learn(&self, code: &str, used: &Identity, date: Option<DateTime>) {
         if REFUSED_CREDENTIALS.contains(&code) {
             self.credentials.forget(used);
         }
@@ -97,7 +108,7 @@ impl RequestSigner {
     }
 
     /// Whether requests are signed at another time than the store's by more than it takes.
-    pub(super) fn is_off(&self, date: Option<DateTime>) -> bool {
+    pub(crate) fn is_off(&self, date: Option<DateTime>) -> bool {
         let now = DateTime::from(self.now()).secs();
         date.is_some_and(|date| date.secs().abs_diff(now) > MAX_SKEW.as_secs())
     }

@@ -1,5 +1,13 @@
 //! The AWS clients, made once, and their errors.
 
+pub(crate) mod credentials;
+pub(crate) mod exchange;
+#[cfg(test)]
+pub(crate) mod recording_server;
+#[cfg(test)]
+pub(crate) mod signature;
+pub(crate) mod signer;
+
 use std::error::Error;
 use std::iter::successors;
 use std::time::Duration;
@@ -13,14 +21,11 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Region, StalledStreamProtectionConfig, http::HttpResponse};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
+use aws_types::service_config::ServiceConfigKey;
 
-use crate::connections::RenewedConnections;
 use crate::permissions::describe_denial;
-use crate::queue::LONG_POLL_WAIT;
-
-/// A receive waits for messages that long, and its response some more. The other calls are given up earlier.
-const SQS_TIMEOUT: Duration = LONG_POLL_WAIT.saturating_add(Duration::from_secs(5));
 
 /// When credentials that do not come are given up: after the SDK's own tries, before any request is.
 pub(crate) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
@@ -72,16 +77,29 @@ pub fn s3_client(
     aws_sdk_s3::Client::from_conf(config)
 }
 
-pub fn sqs_client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
-    let connector = SharedHttpConnector::new(RenewedConnections::new());
+/// `AWS_ENDPOINT_URL_S3` or the profile's own for S3, before the one for all services.
+///
+/// # Errors
+/// An id that no service can have.
+pub(crate) fn service_endpoint(sdk: &SdkConfig, service: &str) -> Result<Option<String>, BoxError> {
+    let key = ServiceConfigKey::builder()
+        .service_id(service)
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()?;
+    let own = sdk.service_config().and_then(|all| all.load_config(key));
+    Ok(own.or_else(|| sdk.endpoint_url().map(ToOwned::to_owned)))
+}
+
+pub(crate) fn sqs_client(
+    sdk: &SdkConfig,
+    connector: SharedHttpConnector,
+    timeout: Duration,
+) -> aws_sdk_sqs::Client {
     let config = aws_sdk_sqs::config::Builder::from(sdk)
         .http_client(http_client_fn(move |_, _| connector.clone()))
         .retry_config(RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .operation_timeout(SQS_TIMEOUT)
-                .build(),
-        )
+        .timeout_config(TimeoutConfig::builder().operation_timeout(timeout).build())
         .build();
     aws_sdk_sqs::Client::from_conf(config)
 }
@@ -287,6 +305,9 @@ mod tests {
     use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 
     use super::*;
+    use crate::connections::RenewedConnections;
+
+    const TIMEOUT: Duration = Duration::from_secs(15);
 
     /// How asking for credentials ends.
     #[derive(Debug, Clone, Copy)]
@@ -317,6 +338,11 @@ mod tests {
         }
     }
 
+    fn client(sdk: &SdkConfig) -> aws_sdk_sqs::Client {
+        let connector = SharedHttpConnector::new(RenewedConnections::new());
+        sqs_client(sdk, connector, TIMEOUT)
+    }
+
     async fn asked_with(provider: Provider) -> RequestError {
         let identities = IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT);
         let sdk = SdkConfig::builder()
@@ -325,8 +351,8 @@ mod tests {
             .identity_cache(identities.build())
             .credentials_provider(SharedCredentialsProvider::new(provider))
             .build();
-        let queues = sqs_client(&sdk).list_queues();
-        queues.send().await.unwrap_err().into()
+        let client = client(&sdk);
+        client.list_queues().send().await.unwrap_err().into()
     }
 
     #[tokio::test(start_paused = true)]
@@ -347,8 +373,8 @@ mod tests {
         let sdk = load_config().await;
         let tries = |config: Option<&RetryConfig>| config.unwrap().max_attempts();
         assert!(tries(sdk.retry_config()) > 1);
-        let s3 = s3_client(&sdk, true, SQS_TIMEOUT, None);
+        let s3 = s3_client(&sdk, true, TIMEOUT, None);
         assert_eq!(tries(s3.config().retry_config()), 1);
-        assert_eq!(tries(sqs_client(&sdk).config().retry_config()), 1);
+        assert_eq!(tries(client(&sdk).config().retry_config()), 1);
     }
 }
