@@ -74,8 +74,8 @@ pub trait RunLoader: Send + Sync {
     /// Why it cannot be found out now.
     async fn home_run(&self) -> Result<HomeRun, String>;
 
-    /// Whether the ledger has a run that goes on, besides these.
-    async fn has_other_work(&self, waiting: &[i64]) -> bool;
+    /// The runs that go on by the ledger; none where it cannot be asked.
+    async fn list_active_runs(&self) -> Vec<i64>;
 }
 
 /// Gives up what does not answer, by the name of what that was.
@@ -273,14 +273,13 @@ impl RunLoader for LedgerRunLoader {
         })
     }
 
-    async fn has_other_work(&self, waiting: &[i64]) -> bool {
-        let is_other =
-            |run: &RunRow| !run.is_finished && !run.is_paused && !waiting.contains(&run.id);
+    async fn list_active_runs(&self) -> Vec<i64> {
+        let is_active = |run: &&RunRow| !run.is_finished && !run.is_paused;
         match self.require_runs().await {
-            Ok(runs) => runs.iter().any(is_other),
+            Ok(runs) => runs.iter().filter(is_active).map(|run| run.id).collect(),
             Err(error) => {
                 tracing::debug!(%error, "the runs cannot be listed");
-                false
+                Vec::new()
             }
         }
     }

@@ -264,12 +264,10 @@ impl Runs {
         stages.collect()
     }
 
-    /// Whether the ledger knows of runs that may have messages, besides those that wait.
-    fn set_other_work(&self, has_other_work: bool) {
-        self.lock_table().has_other_work = has_other_work;
-        if has_other_work {
-            self.0.room.notify_waiters();
-        }
+    /// Which runs may have messages by the ledger.
+    fn set_active_runs(&self, active: Vec<i64>) {
+        self.lock_table().active = active;
+        self.0.room.notify_waiters();
     }
 
     /// What is wrong with single runs, and whether that is all of them.

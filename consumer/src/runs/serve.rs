@@ -21,7 +21,7 @@ const PARKED_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the ledger is asked for other runs, while those that are served wait.
-const OTHER_WORK_INTERVAL: Duration = Duration::from_secs(5);
+const ACTIVE_RUNS_INTERVAL: Duration = Duration::from_secs(5);
 
 const LOAD_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_secs(1),
@@ -61,16 +61,20 @@ pub(crate) async fn serve_all(dispatcher: &Arc<Dispatcher>, loader: Arc<dyn RunL
             while tasks.try_join_next().is_some() {}
         }
     };
-    tokio::join!(serving, poll_for_other_work(&*loader, runs));
+    tokio::join!(serving, poll_for_active_runs(&*loader, runs));
 }
 
 /// While some runs wait it is the ledger that knows whether others may have messages.
-async fn poll_for_other_work(loader: &dyn RunLoader, runs: &Runs) {
+async fn poll_for_active_runs(loader: &dyn RunLoader, runs: &Runs) {
     loop {
-        sleep(OTHER_WORK_INTERVAL).await;
-        let waiting = runs.lock_table().waiting_runs();
-        let has_other_work = !waiting.is_empty() && loader.has_other_work(&waiting).await;
-        runs.set_other_work(has_other_work);
+        sleep(ACTIVE_RUNS_INTERVAL).await;
+        let is_anyone_waiting = !runs.lock_table().waiting_runs().is_empty();
+        let active = if is_anyone_waiting {
+            loader.list_active_runs().await
+        } else {
+            Vec::new()
+        };
+        runs.set_active_runs(active);
     }
 }
 

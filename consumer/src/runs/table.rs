@@ -63,7 +63,8 @@ pub(super) struct RunTable {
     /// Messages that polls under way may bring.
     pub(super) polled: usize,
     pub(super) parked: usize,
-    pub(super) has_other_work: bool,
+    /// Runs that go on by the ledger, asked for while some wait.
+    pub(super) active: Vec<i64>,
     /// No polls until then.
     yields_until: Instant,
     in_hand: usize,
@@ -142,7 +143,7 @@ impl RunTable {
             new_runs: Vec::new(),
             polled: 0,
             parked: 0,
-            has_other_work: false,
+            active: Vec::new(),
             yields_until: Instant::now(),
             in_hand: 0,
             max_in_hand,
@@ -189,7 +190,12 @@ impl RunTable {
     fn has_reason_to_poll(&self) -> bool {
         let waiting = self.waiting_runs();
         let invites = |(run, slot): (&i64, &RunSlot)| slot.is_in_use() && !waiting.contains(run);
-        self.has_other_work || waiting.is_empty() || self.slots.iter().any(invites)
+        waiting.is_empty() || self.has_work_beside(&waiting) || self.slots.iter().any(invites)
+    }
+
+    /// Compared when it matters: a run that waits by now is no reason any more.
+    fn has_work_beside(&self, waiting: &[i64]) -> bool {
+        self.active.iter().any(|run| !waiting.contains(run))
     }
 
     fn has_poll_room(&self) -> bool {
@@ -277,7 +283,8 @@ impl RunTable {
         max_receive_count: Option<u32>,
     ) -> VecDeque<LeasedMessage> {
         let is_in_use = |slot: &RunSlot| slot.is_in_use() && !slot.allowance.is_excluded;
-        let is_busy = self.has_other_work || self.slots.values().any(is_in_use);
+        let is_busy =
+            self.has_work_beside(&self.waiting_runs()) || self.slots.values().any(is_in_use);
         let may_go = |leased: &LeasedMessage| {
             let receives = leased.incoming.message.receive_count;
             let wait = match max_receive_count {
@@ -319,7 +326,7 @@ impl RunTable {
 mod tests {
     use super::*;
     use crate::context::ConsumerContext;
-    use crate::runs::IncomingMessage;
+    use crate::runs::{IncomingMessage, STRAYS};
     use bucket_brigade_common::queue::ReceivedMessage;
     use tokio::time::advance;
 
@@ -368,11 +375,24 @@ mod tests {
         assert_eq!(begin_all(&mut table, 1), 100);
     }
 
+    #[tokio::test]
+    async fn a_run_that_waits_by_now_is_no_reason_to_receive() {
+        let mut table = RunTable::new(100);
+        table.slot(1).allowance.in_hand = usize::MAX;
+        table.slot(STRAYS);
+        table.active = vec![1];
+        assert!(table.may_poll());
+        table.slot(1).allowance.in_hand = 5;
+        assert!(!table.may_poll());
+        table.active = vec![1, 2];
+        assert!(table.may_poll());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_left_to_others_goes_back_when_no_poll_brings_it_again() {
         let mut table = RunTable::new(100);
         table.slot(2).allowance.is_excluded = true;
-        table.has_other_work = true;
+        table.active = vec![3];
         table.park(2, [message(1), message(3), message(2)]);
         assert!(table.take_for_others(2, Some(3)).is_empty());
         advance(HAND_BACK_INTERVAL).await;
@@ -387,7 +407,7 @@ mod tests {
         // The next receive may be the last one.
         advance(EXCLUDED_BACKOFF.delay_ceiling(2) / 2).await;
         assert!(table.take_for_others(2, Some(3)).is_empty());
-        table.has_other_work = false;
+        table.active = vec![2];
         assert_eq!(table.take_for_others(2, Some(3)).len(), 1);
         // With the last receive it would be a dead letter.
         advance(Duration::from_hours(10)).await;

@@ -56,7 +56,7 @@ pub use heartbeat::pause_description;
 pub use id_columns::IdColumns;
 pub use lock::{AdvisoryLock, LockHolder};
 pub use path_sample::sample_paths;
-pub use run::{SecondRun, discover_table};
+pub use run::{SecondRun, check_first_start, discover_table};
 pub use run_options::RunOptions;
 pub use runs::{
     RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, list_runs, list_runs_in,

@@ -219,6 +219,16 @@ async fn insert_run(
     })
 }
 
+/// Why a feeder with these settings, which no run has, would not open one.
+pub async fn check_first_start(
+    pool: &PgPool,
+    spec: &RunSpec,
+    table: &ApplicationTable,
+) -> Result<(), LedgerError> {
+    let runs = list_runs(pool).await?;
+    check_new_run(&runs, spec, table, SecondRun::Refused)
+}
+
 /// A slip in a setting would open another run, and move what it matches. A run that has fed nothing was such a
 /// slip itself.
 fn check_new_run(

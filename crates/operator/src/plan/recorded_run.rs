@@ -3,7 +3,7 @@
 use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress, SweepAccess};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, TableAccess,
+    ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, TableAccess, check_first_start,
 };
 
 use super::check::PlanChecks;
@@ -57,7 +57,22 @@ async fn find_run(
         Ok(ledger) => ledger,
         Err(LedgerError::NoRun { hint }) => {
             let hint = hint.split_whitespace().collect::<Vec<_>>().join(" ");
-            checks.ok("ledger", format!("it exists, without a run {hint}"));
+            let first = check_first_start(&inspector.pool, spec, &inspector.table).await;
+            match first {
+                Ok(()) => checks.ok("ledger", format!("it exists, without a run {hint}")),
+                Err(LedgerError::SecondRun {
+                    column,
+                    run,
+                    differences,
+                }) => {
+                    let finding = format!(
+                        "column {column} has a run already, '{run}', with other settings:\n  {differences}"
+                    );
+                    let mend = "to begin another migration of this column, start the feeder once with --new-run; else mend the settings";
+                    checks.warn("ledger", finding, mend);
+                }
+                Err(error) => checks.fail_by_ledger("ledger", &error),
+            }
             return None;
         }
         Err(error) => {

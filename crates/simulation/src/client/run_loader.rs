@@ -34,7 +34,7 @@ impl RunLoader for SimulatedLoader {
         })
     }
 
-    async fn has_other_work(&self, waiting: &[i64]) -> bool {
-        waiting.len() < self.0.len()
+    async fn list_active_runs(&self) -> Vec<i64> {
+        self.0.iter().map(|client| client.run()).collect()
     }
 }

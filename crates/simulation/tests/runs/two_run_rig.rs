@@ -178,13 +178,13 @@ impl RunLoader for Loader {
         })
     }
 
-    async fn has_other_work(&self, waiting: &[i64]) -> bool {
-        self.runs.iter().any(|(client, operator)| {
-            let is_over = [&operator.is_paused, &operator.is_finished]
-                .into_iter()
-                .any(|over| over.load(Ordering::Relaxed));
-            !is_over && !waiting.contains(&client.run())
-        })
+    async fn list_active_runs(&self) -> Vec<i64> {
+        let is_active = |operator: &Operator| {
+            let mut ends = [&operator.is_paused, &operator.is_finished].into_iter();
+            !ends.any(|end| end.load(Ordering::Relaxed))
+        };
+        let active = self.runs.iter().filter(|(_, operator)| is_active(operator));
+        active.map(|(client, _)| client.run()).collect()
     }
 }
 

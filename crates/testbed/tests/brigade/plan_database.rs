@@ -340,4 +340,11 @@ async fn what_is_there_of_a_ledger_is_told() {
         "it exists, without a run of this migration; there are these: images.path (run 1): \"public\".\"images\", img/",
     )
     .await;
+    rig.execute_sql("UPDATE bucket_brigade.feed_cursors SET fed = 1")
+        .await;
+    result("OLD_PREFIX: 'img/' there, 'image/' here").await;
+    result("start the feeder once with --new-run").await;
+    let mut named = rig.spawn("feeder", &[("RUN_NAME", "images.path")], &["plan"]);
+    let ended = wait_for_exit(&mut named).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
 }
