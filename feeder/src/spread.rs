@@ -62,10 +62,7 @@ impl FeedOrder {
             return Ok(Arc::new(ledger.clone()));
         };
         let id_type = ledger.id_type();
-        if !matches!(
-            id_type.columns(),
-            [IdColumnType::Smallint | IdColumnType::Integer | IdColumnType::Bigint]
-        ) {
+        if id_type.columns() != [IdColumnType::Integer] {
             let problem = format!(
                 "spread divides a range of whole numbers, and the ids of '{}' are of type {id_type}",
                 ledger.table_name()

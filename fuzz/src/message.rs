@@ -11,10 +11,8 @@ use crate::path_rule::check_route;
 
 const RUN: i64 = 1;
 
-const ID_TYPES: [IdColumnType; 9] = [
-    IdColumnType::Smallint,
+const ID_TYPES: [IdColumnType; 7] = [
     IdColumnType::Integer,
-    IdColumnType::Bigint,
     IdColumnType::Uuid,
     IdColumnType::Text,
     IdColumnType::Character,
@@ -95,9 +93,7 @@ fn check_id(id: &str, id_type: IdType) {
 
 fn check_column(id: &str, id_type: IdColumnType) {
     let valid = match id_type {
-        IdColumnType::Smallint => id.parse::<i16>().is_ok(),
-        IdColumnType::Integer => id.parse::<i32>().is_ok(),
-        IdColumnType::Bigint => id.parse::<i64>().is_ok(),
+        IdColumnType::Integer => id.parse::<i64>().is_ok(),
         IdColumnType::Uuid => {
             id.len() == 36
                 && id

@@ -143,7 +143,7 @@ mod tests {
     const RUN: i64 = 7;
 
     fn read(body: &str) -> Result<MoveTask, DecodeError> {
-        decode(body, RUN, IdColumnType::Bigint, &rule())
+        decode(body, RUN, IdColumnType::Integer, &rule())
     }
 
     fn poison(body: &str) -> PoisonReason {

@@ -1,7 +1,10 @@
 //! A queue that makes its messages up: row ids from a range, so that ten million cost nothing.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// As long as those of SQS, which clients have to carry about.
 const HANDLE_PREFIX: &str = "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0aAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA-";
@@ -15,6 +18,8 @@ pub(super) struct StubQueue {
     /// How many come before the next of the same stretch, and how many each stretch has.
     stretches: (u64, u64),
     returned: VecDeque<u64>,
+    /// Until when, where a consumer has said so.
+    hidden: HashMap<u64, Instant>,
     in_flight: u64,
     deleted: u64,
 }
@@ -40,6 +45,9 @@ impl StubQueue {
     /// Up to `most` messages: row ids, each with its receive count.
     pub(super) fn take_messages(&mut self, most: usize) -> Vec<(u64, u32)> {
         let mut taken = Vec::with_capacity(most);
+        if self.fresh.is_empty() && self.returned.is_empty() {
+            self.return_hidden();
+        }
         while taken.len() < most {
             match self.returned.pop_front() {
                 Some(id) => taken.push((id, 2)),
@@ -53,8 +61,22 @@ impl StubQueue {
         taken
     }
 
+    fn return_hidden(&mut self) {
+        let now = Instant::now();
+        let returned = self.hidden.extract_if(|_, until| *until <= now);
+        self.returned.extend(returned.map(|(id, _)| id));
+        self.in_flight = self.in_flight.saturating_sub(self.returned.len() as u64);
+    }
+
+    pub(super) fn hide_message(&mut self, handle: &str, time: Duration) {
+        if let Some(id) = row_id_of_handle(handle) {
+            self.hidden.insert(id, Instant::now() + time);
+        }
+    }
+
     pub(super) fn delete_message(&mut self, handle: &str) {
-        if row_id_of_handle(handle).is_some() {
+        if let Some(id) = row_id_of_handle(handle) {
+            self.hidden.remove(&id);
             self.in_flight = self.in_flight.saturating_sub(1);
             self.deleted += 1;
         }
@@ -62,6 +84,7 @@ impl StubQueue {
 
     pub(super) fn return_message(&mut self, handle: &str) {
         if let Some(id) = row_id_of_handle(handle) {
+            self.hidden.remove(&id);
             self.in_flight = self.in_flight.saturating_sub(1);
             self.returned.push_back(id);
         }
@@ -99,6 +122,20 @@ mod tests {
         assert_eq!(queue.take_messages(10), [(6, 2), (7, 1)]);
         assert_eq!((queue.backlog(), queue.deleted()), ((0, 2), 1));
         assert_eq!(queue.take_messages(10), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_hidden_comes_back_unless_it_is_deleted() {
+        let mut queue = StubQueue::from_rows(5..8, 0);
+        queue.take_messages(3);
+        for id in 5..8 {
+            queue.hide_message(&receipt_handle(id), Duration::from_secs(id));
+        }
+        queue.delete_message(&receipt_handle(5));
+        assert_eq!(queue.take_messages(10), []);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(queue.take_messages(10), [(6, 2)]);
+        assert_eq!(queue.backlog(), (0, 2));
     }
 
     #[test]

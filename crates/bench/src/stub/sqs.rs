@@ -100,6 +100,11 @@ fn handle_batch(stub: &StubServer, operation: &str, body: &[u8]) -> Option<Strin
             "ChangeMessageVisibilityBatch" if entry.visibility_timeout == Some(0) => {
                 state.queue.return_message(&entry.receipt_handle);
             }
+            "ChangeMessageVisibilityBatch" => {
+                let seconds = entry.visibility_timeout.unwrap_or_default();
+                let time = Duration::from_secs(seconds);
+                state.queue.hide_message(&entry.receipt_handle, time);
+            }
             _ => {}
         }
     }

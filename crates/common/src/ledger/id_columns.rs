@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn one_column_is_itself() {
-        let id_type = IdColumnType::Bigint.into();
+        let id_type = IdColumnType::Integer.into();
         let id = IdColumns::new(vec!["id".into()], id_type, vec![0]);
         assert_eq!(id.as_text("t"), "t.\"id\"::text");
         assert_eq!(id.matches("t", "i.id"), "t.\"id\" = i.id::bigint");
@@ -213,11 +213,11 @@ mod tests {
         let id = IdColumns::new(vec!["at".into(), "n".into()], id_type, vec![1, 0]);
         assert_eq!(
             id.as_text("t"),
-            r#"json_build_array((t."at" AT TIME ZONE 'UTC'), t."n"::integer)::text"#
+            r#"json_build_array((t."at" AT TIME ZONE 'UTC'), t."n"::bigint)::text"#
         );
         assert_eq!(
             id.is_after("t", "$4"),
-            r#"(t."n", t."at") > (($4::text::jsonb ->> 1)::integer, (($4::text::jsonb ->> 0)::timestamp AT TIME ZONE 'UTC'))"#
+            r#"(t."n", t."at") > (($4::text::jsonb ->> 1)::bigint, (($4::text::jsonb ->> 0)::timestamp AT TIME ZONE 'UTC'))"#
         );
         assert_eq!(
             id.matches_keys("t", "l"),

@@ -129,7 +129,7 @@ mod tests {
         };
         let ids = |ids: &[&str]| MoveSelection::Ids(ids.iter().map(|id| (*id).into()).collect());
         assert_eq!(
-            asked(&["007,8", "9"], IdColumnType::Bigint).unwrap(),
+            asked(&["007,8", "9"], IdColumnType::Integer).unwrap(),
             ids(&["7", "8", "9"])
         );
         assert_eq!(asked(&["a,b"], IdColumnType::Text).unwrap(), ids(&["a,b"]));

@@ -4,7 +4,7 @@ use bucket_brigade_testbed::CloudOptions;
 use bucket_brigade_testbed::application::ApplicationIdType;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 
-use crate::rig::{TestRig, stop_consumer};
+use crate::rig::{TestRig, stop_consumer, wait_until};
 
 async fn migrates(id_type: ApplicationIdType, name: &str) {
     let mut rig =
@@ -99,6 +99,34 @@ async fn bigint_ids_and_a_schema() {
 #[tokio::test]
 async fn integer_ids() {
     migrates(ApplicationIdType::Int, "images").await;
+}
+
+/// Applications run out of them at any time.
+#[tokio::test]
+async fn integer_ids_that_become_wider_during_a_run() {
+    let mut rig =
+        TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
+    rig.application.table.id_type = ApplicationIdType::Int;
+    rig.application.create_table(&rig.pool).await.unwrap();
+    let insert = async |id: i64| {
+        let key = format!("image/{id}.png");
+        rig.put_object("images-old", &key, b"bytes").await;
+        rig.execute_sql(&format!(
+            "INSERT INTO images (id, path) OVERRIDING SYSTEM VALUE VALUES ({id}, '{key}')"
+        ))
+        .await;
+    };
+    let consumer = rig.spawn_consumer(&[]);
+    let watching = [("WATCH_INTERVAL", "100ms")];
+    let _feeder = rig.spawn("feeder", &watching, &["--watch"]);
+    insert(7).await;
+    wait_until("the move", async || rig.count_rows("moves").await == 1).await;
+    rig.execute_sql("ALTER TABLE images ALTER id TYPE bigint")
+        .await;
+    insert(3_000_000_000).await;
+    wait_until("the wide one", async || rig.count_rows("moves").await == 2).await;
+    assert_eq!(rig.count_rows("poison").await, 0);
+    stop_consumer(consumer).await;
 }
 
 #[tokio::test]
