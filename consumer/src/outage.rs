@@ -15,7 +15,7 @@ use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 use tokio::sync::{Mutex as FairMutex, Notify};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::context::ConsumerContext;
 
@@ -34,6 +34,12 @@ const THROTTLED_OF_ONE_OBJECT: u32 = 4;
 /// Where all copies have been silent for so long, the store is asked whether it responds: their own time limits are
 /// those of large ones.
 const SILENCE: Duration = Duration::from_secs(20);
+
+/// A copy of few bytes takes at most so long.
+const SMALL_COPY_LIMIT: Duration = Duration::from_secs(15);
+
+/// A store that throttles each copy for so long serves nothing.
+const THROTTLED_OUTAGE: Duration = Duration::from_mins(1);
 
 /// Waits between probes of a store that is down.
 const PROBE_BACKOFF: Backoff = Backoff {
@@ -75,6 +81,8 @@ struct CopyHistory {
     last_copied: Option<MoveRoute>,
     /// Source keys that failed since.
     failing: HashSet<String>,
+    /// Since when all copies have been refused so.
+    throttled_since: Option<Instant>,
     /// Requests without a response so far.
     waiting: usize,
     /// When the first of them was sent, or another had its response since.
@@ -114,7 +122,9 @@ impl OutageDetector {
         tokio::select! {
             biased;
             response = response => {
-                waiting.detector.lock_history().last_response = Some(Instant::now());
+                if response.as_ref().err().is_none_or(StoreError::is_response) {
+                    waiting.detector.lock_history().last_response = Some(Instant::now());
+                }
                 response
             }
             () = self.silence.notified() => Err(StoreError::transient("Timeout", "the store is silent")),
@@ -129,6 +139,7 @@ impl OutageDetector {
     fn record_success(&self, sent: Instant) -> MutexGuard<'_, CopyHistory> {
         let mut history = self.lock_history();
         history.failing.clear();
+        history.throttled_since = None;
         history.last_sent = history.last_sent.max(Some(sent));
         history
     }
@@ -193,23 +204,36 @@ impl OutageDetector {
         if !self.context.health.is_up(Dependency::Objects) {
             return FailureVerdict::Outage;
         }
-        match self.ask_store().await {
-            Ok(()) => FailureVerdict::Object,
-            Err(StoreError::Throttled { .. }) => FailureVerdict::Unknown,
-            Err(error) => {
-                let reason = outage_reason(&error);
-                self.context.health.mark_down(Dependency::Objects, &reason);
-                FailureVerdict::Outage
-            }
+        let error = match self.ask_store(Duration::MAX).await {
+            Ok(()) => return FailureVerdict::Object,
+            Err(error) => error,
+        };
+        let is_throttled = matches!(error, StoreError::Throttled { .. });
+        if is_throttled && self.throttled_for() < THROTTLED_OUTAGE {
+            return FailureVerdict::Unknown;
         }
+        let reason = outage_reason(&error);
+        self.context.health.mark_down(Dependency::Objects, &reason);
+        FailureVerdict::Outage
     }
 
-    async fn ask_store(&self) -> Result<(), StoreError> {
+    /// How long it has been nothing but throttled.
+    fn throttled_for(&self) -> Duration {
+        let mut history = self.lock_history();
+        let since = history.throttled_since.get_or_insert_with(Instant::now);
+        since.elapsed()
+    }
+
+    async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {
         let copied = self.lock_history().last_copied.clone();
         let prefix = self.rule.destination_key_prefix();
         let (permit, _slot) = self.context.start_copy(prefix).await;
         let sent = Instant::now();
-        let checked = self.store.check_rights(&self.rule, copied.as_ref()).await;
+        let checked = self.check_rights_within(limit, copied).await;
+        let checked = checked.unwrap_or_else(|| {
+            let message = format!("a copy has not ended within {limit:?}");
+            Err(StoreError::transient("Timeout", message))
+        });
         if let Err(StoreError::Throttled { .. }) = checked {
             self.context.counters.throttled.inc();
             permit.throttled();
@@ -242,18 +266,38 @@ impl OutageDetector {
             let Some(last_response) = self.silent_since() else {
                 continue;
             };
-            // Reads alone, and beside the throttle: copies that are large or slow may be all that there is.
-            let is_responding = self.store.is_responding().await;
+            let silent = self.find_silence().await;
             let mut history = self.lock_history();
-            if is_responding || history.last_response != Some(last_response) {
+            let Some(what) = silent.filter(|_| history.last_response == Some(last_response)) else {
                 history.last_response = Some(Instant::now());
                 continue;
-            }
+            };
             drop(history);
-            let reason = format!("no response for {SILENCE:?}; {CHECK_NETWORK}");
+            let reason = format!("no response to {what} for {SILENCE:?}; {CHECK_NETWORK}");
             self.context.health.mark_down(Dependency::Objects, &reason);
             return self.silence.notify_waiters();
         }
+    }
+
+    /// What has no response: anything, or a copy of few bytes. Beside the throttle: copies that are large or slow may
+    /// be all that there is.
+    async fn find_silence(&self) -> Option<&'static str> {
+        if !self.store.is_responding().await {
+            return Some("anything");
+        }
+        let copied = self.check_rights_within(SMALL_COPY_LIMIT, None).await;
+        copied.is_none().then_some("copies")
+    }
+
+    /// None where it takes longer. It goes on all the same, and removes what it wrote.
+    async fn check_rights_within(
+        &self,
+        limit: Duration,
+        copied: Option<MoveRoute>,
+    ) -> Option<Result<(), StoreError>> {
+        let (store, rule) = (Arc::clone(&self.store), self.rule.clone());
+        let check = async move { store.check_rights(&rule, copied.as_ref()).await };
+        timeout(limit, tokio::spawn(check)).await.ok()?.ok()
     }
 
     fn silent_since(&self) -> Option<Instant> {
@@ -269,7 +313,8 @@ impl OutageDetector {
             if !self.store.is_responding().await {
                 continue;
             }
-            match self.ask_store().await {
+            // What was sent into an outage may never end; the newest success may be a large object.
+            match self.ask_store(SMALL_COPY_LIMIT * tries).await {
                 Ok(()) => return,
                 Err(error) => tracing::debug!(%error, tries, "S3 cannot be used yet"),
             }
@@ -304,6 +349,11 @@ impl Drop for WaitingRequest<'_> {
     }
 }
 
+/// Whether an answer has no code of S3's.
+fn is_foreign(code: &str) -> bool {
+    ["UnknownError", "NotFound", "NoETag", "NoLength"].contains(&code)
+}
+
 const CHECK_NETWORK: &str = "check S3's status and the network";
 
 /// An outage's reason, with what to do about it.
@@ -316,6 +366,9 @@ fn outage_reason(error: &StoreError) -> String {
             "check SOURCE_BUCKET_NAME and DESTINATION_BUCKET_NAME"
         }
         StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
+        StoreError::Suspect { code, .. } if is_foreign(code) => {
+            "is it the store that responds? check AWS_ENDPOINT_URL_S3, proxies and load balancers"
+        }
         StoreError::Suspect { .. } => "check STORAGE_CLASS and what the store supports",
         _ => CHECK_NETWORK,
     };

@@ -22,6 +22,11 @@ const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(30),
 };
 
+const EARLY_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_millis(100),
+    max_delay: Duration::from_secs(2),
+};
+
 /// Receives messages and hands each to a task of its own.
 #[derive(Clone)]
 pub struct Receiver {
@@ -39,14 +44,17 @@ pub fn receiver_count(max_concurrency: usize) -> usize {
 impl Receiver {
     /// Receives until the stop.
     pub async fn run(self) {
-        let mut failures = 0;
+        let (mut failures, mut early) = (0, 0);
         while let Some(permit) = self.acquire_when_ready().await {
             let began = Instant::now();
             match self.poll_queue().await {
                 Some(Ok(messages)) => {
                     failures = 0;
                     self.context.health.mark_up(Dependency::Queue);
+                    let is_early = messages.is_empty() && began.elapsed() < LONG_POLL_WAIT / 2;
+                    early = if is_early { early + 1 } else { 0 };
                     self.dispatch(messages, permit);
+                    self.wait_after_early(early).await;
                 }
                 Some(Err(error)) => {
                     failures += 1;
@@ -99,6 +107,17 @@ impl Receiver {
         drop(permit);
         for message in messages {
             self.dispatcher.dispatch(message);
+        }
+    }
+
+    /// An empty answer before its time says nothing of the next one, and each costs a request.
+    async fn wait_after_early(&self, early: u32) {
+        if early > 0 {
+            tokio::select! {
+                biased;
+                () = sleep(EARLY_BACKOFF.jittered_delay(early, fastrand::f64())) => {}
+                () = self.context.stop.cancelled() => {}
+            }
         }
     }
 

@@ -224,6 +224,44 @@ fn of_a_store_that_can_only_be_read() {
     }
 }
 
+#[test]
+fn of_copies_alone() {
+    for after in [0, 10] {
+        let words = "no response to copies";
+        with_captured_log(async |log| {
+            consumer_survives(SimulatedOutage::HungCopies, after, words, log).await;
+        });
+    }
+}
+
+#[test]
+fn of_a_store_that_throttles_everything() {
+    let words = "throttled (ServiceUnavailable)";
+    with_captured_log(async |log| {
+        consumer_survives(SimulatedOutage::Throttled, 10, words, log).await;
+    });
+}
+
+/// Each receive costs money, and a queue that does not wait has nothing to say.
+#[test]
+fn a_queue_that_does_not_wait_is_not_asked_without_end() {
+    with_captured_log(async |_| {
+        let shared = build_world();
+        send_rows(&shared, 0..ROW_COUNT);
+        let client = Arc::new(SimulatedClient::new(Arc::clone(&shared), None));
+        let faulty = Arc::new(FaultyClient::new(Arc::clone(&client)));
+        faulty.start_outage(SimulatedOutage::EarlyReceives);
+        let stop = CancellationToken::new();
+        let consumer = tokio::spawn(faulty_pipeline(&client, &faulty, &stop).run());
+        sleep(Duration::from_mins(1)).await;
+        assert!(faulty.receives() < 300, "{} receives", faulty.receives());
+        faulty.end_outage();
+        wait_until_moved(&shared, ROW_COUNT).await;
+        stop.cancel();
+        assert!(consumer.await.unwrap());
+    });
+}
+
 /// Objects that cannot be copied, the first so many of all rows.
 struct BrokenObjects {
     count: usize,

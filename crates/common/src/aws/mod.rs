@@ -265,6 +265,10 @@ pub(crate) const BUCKET_REGION: &str = "x-amz-bucket-region";
 pub(crate) fn describe_status(status: u16, region: Option<&str>) -> String {
     match region {
         Some(region) if matches!(status, 301 | 307) => format!("the bucket is in {region}"),
+        // A HEAD's has no message at all.
+        Some(region) if status == 400 => {
+            format!("HTTP status 400 without a message (the bucket is in {region})")
+        }
         _ => format!("HTTP status {status} without a message"),
     }
 }

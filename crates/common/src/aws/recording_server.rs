@@ -116,6 +116,9 @@ impl HttpConnector for Server {
         let is_head = self.received.lock().unwrap().last().unwrap().method == "HEAD";
         let mut response = http_response(status, if is_head { "" } else { body });
         response.headers_mut().insert("etag", "\"9b2c\"");
+        if is_head {
+            response.headers_mut().insert("content-length", "5");
+        }
         response
             .headers_mut()
             .insert("x-amz-bucket-region", "eu-north-1");

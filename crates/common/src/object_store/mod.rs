@@ -6,6 +6,7 @@ pub mod s3;
 use async_trait::async_trait;
 use thiserror::Error;
 
+use crate::aws::exchange::{NO_CONNECTION, TIMED_OUT};
 use crate::path_rule::{MoveRoute, PathRule};
 
 /// A copy the store has proven by an `ETag` in its answer.
@@ -75,6 +76,11 @@ impl StoreError {
     pub fn permanent(code: &str, message: impl Into<String>) -> Self {
         let (code, message) = (code.to_owned(), message.into());
         Self::Permanent { code, message }
+    }
+
+    /// Whether it says that the store has responded.
+    pub fn is_response(&self) -> bool {
+        ![TIMED_OUT, NO_CONNECTION].contains(&self.code())
     }
 
     /// The code to record and to count by.

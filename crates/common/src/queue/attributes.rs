@@ -8,20 +8,22 @@ use serde_json::Value;
 
 use crate::queue::{QueueAttributes, QueueBacklog};
 
+/// None without a count: how much is in the queue is not known then.
 pub(super) fn parse_attributes(
     attributes: &HashMap<QueueAttributeName, String>,
-) -> QueueAttributes {
+) -> Option<QueueAttributes> {
     use QueueAttributeName as Name;
     let number = |name| attributes.get(&name).and_then(|text| text.parse().ok());
-    let count = |name| number(name).unwrap_or(0);
+    let delayed = Name::ApproximateNumberOfMessagesDelayed;
+    let has_delayed = attributes.contains_key(&delayed);
     let policy = attributes.get(&Name::RedrivePolicy);
     let policy: Option<Value> = policy.and_then(|policy| serde_json::from_str(policy).ok());
     let policy = policy.unwrap_or_default();
-    QueueAttributes {
+    Some(QueueAttributes {
         backlog: QueueBacklog {
-            visible: count(Name::ApproximateNumberOfMessages)
-                + count(Name::ApproximateNumberOfMessagesDelayed),
-            in_flight: count(Name::ApproximateNumberOfMessagesNotVisible),
+            visible: number(Name::ApproximateNumberOfMessages)?
+                + if has_delayed { number(delayed)? } else { 0 },
+            in_flight: number(Name::ApproximateNumberOfMessagesNotVisible)?,
         },
         retention: number(Name::MessageRetentionPeriod).map(Duration::from_secs),
         kms_key: attributes.get(&Name::KmsMasterKeyId).cloned(),
@@ -30,7 +32,7 @@ pub(super) fn parse_attributes(
         dead_letter_arn: policy["deadLetterTargetArn"]
             .as_str()
             .map(ToOwned::to_owned),
-    }
+    })
 }
 
 /// SQS accepts and returns it both as a number and as text.
@@ -46,11 +48,30 @@ fn max_receive_count(policy: &Value) -> Option<u32> {
 mod tests {
     use super::*;
 
+    fn counts(count: &str) -> HashMap<QueueAttributeName, String> {
+        use QueueAttributeName as Name;
+        let names = [
+            Name::ApproximateNumberOfMessages,
+            Name::ApproximateNumberOfMessagesNotVisible,
+        ];
+        HashMap::from(names.map(|name| (name, count.to_owned())))
+    }
+
+    #[test]
+    fn a_queue_of_unknown_length_is_not_empty() {
+        assert_eq!(parse_attributes(&HashMap::new()), None);
+        for count in ["-1", "x", ""] {
+            assert_eq!(parse_attributes(&counts(count)), None, "{count}");
+        }
+    }
+
     #[test]
     fn a_redrive_policy_spells_the_count_both_ways() {
         let parse = |policy: &str| {
-            let policy = (QueueAttributeName::RedrivePolicy, policy.to_owned());
-            parse_attributes(&HashMap::from([policy]))
+            let policy = (QueueAttributeName::RedrivePolicy, policy);
+            let mut attributes = counts("0");
+            attributes.extend([policy].map(|(name, value)| (name, value.to_owned())));
+            parse_attributes(&attributes).unwrap()
         };
         let policy = r#"{"maxReceiveCount":5,"deadLetterTargetArn":"arn:aws:sqs:a:1:dead"}"#;
         let attributes = parse(policy);
@@ -74,7 +95,7 @@ mod tests {
             (Name::MessageRetentionPeriod, "345600"),
         ];
         let attributes = attributes.map(|(name, value)| (name, value.to_owned()));
-        let parsed = parse_attributes(&HashMap::from(attributes));
+        let parsed = parse_attributes(&HashMap::from(attributes)).unwrap();
         assert_eq!((parsed.backlog.visible, parsed.backlog.in_flight), (7, 5));
         assert_eq!(parsed.retention, Some(Duration::from_hours(96)));
     }

@@ -62,9 +62,7 @@ impl QueueRequests {
         let body = serde_json::to_vec(input).map_err(|error| RequestError::not_sent(&error))?;
         let exchange = self.exchange(operation, SdkBody::from(body));
         let body = within(operation, limit, exchange).await?;
-        // As the SDK reads nothing at all.
-        let body = if body.is_empty() { b"{}" } else { &*body };
-        serde_json::from_slice(body).map_err(|error| exchange::unreadable(error.to_string()))
+        serde_json::from_slice(&body).map_err(|error| exchange::unreadable(error.to_string()))
     }
 
     async fn exchange(&self, operation: &str, body: SdkBody) -> Result<Vec<u8>, RequestError> {

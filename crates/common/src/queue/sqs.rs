@@ -243,8 +243,13 @@ impl MessageQueue for SqsQueue {
             .queue_url(&self.url)
             .attribute_names(QueueAttributeName::All)
             .send();
-        let output = respond("GetQueueAttributes", &self.url, request).await?;
-        Ok(parse_attributes(&output.attributes.unwrap_or_default()))
+        let operation = "GetQueueAttributes";
+        let output = respond(operation, &self.url, request).await?;
+        let parsed = parse_attributes(&output.attributes.unwrap_or_default());
+        parsed.ok_or_else(|| QueueError::Unavailable {
+            operation,
+            message: "the answer lacks the number of messages".into(),
+        })
     }
 }
 

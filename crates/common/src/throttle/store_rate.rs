@@ -48,6 +48,7 @@ pub(super) struct StoreRate {
 /// After a refusal: nothing starts, then one copy, then all others once it was served.
 #[derive(Debug, Clone, Copy)]
 struct StoreHold {
+    since: Instant,
     until: Instant,
     length: Duration,
     probing_since: Option<Instant>,
@@ -144,6 +145,10 @@ impl StoreRate {
             let length = self
                 .hold
                 .map_or(HOLD, |hold| hold.length.mul_f64(HOLD_GROWTH));
+            // Nothing was served meanwhile, by which the rate could have grown.
+            if let Some(hold) = self.hold {
+                self.rate.delay(now - hold.since);
+            }
             self.hold = Some(StoreHold::new(now, length.min(MAX_HOLD)));
             return true;
         }
@@ -175,6 +180,7 @@ impl StoreRate {
 impl StoreHold {
     fn new(now: Instant, length: Duration) -> Self {
         Self {
+            since: now,
             until: now + length,
             length,
             probing_since: None,

@@ -381,6 +381,25 @@ async fn half_of_what_the_store_serves_is_used_a_minute_after_it_served_next_to_
 }
 
 /// A copy that is interrupted before the store has answered does not stay the probe for ever.
+/// Nothing was served by which the rate could have grown meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refused_everything_for_minutes_is_not_flooded_when_it_is_back() {
+    fastrand::seed(1);
+    let refuses_for = Duration::from_mins(5);
+    let process = BusyProcess::start(0.0, refuses_for);
+    sleep(refuses_for).await;
+    let back_at = Instant::now();
+    sleep(Duration::from_secs(3)).await;
+    let started = process.started_since(back_at);
+    assert!((1..100).contains(&started), "{started} copies");
+    let reason = process.throttle.reasons()[0].to_string();
+    assert!(reason.len() < "100 copies per second".len(), "{reason}");
+    sleep(Duration::from_mins(1)).await;
+    let later = Instant::now();
+    sleep(Duration::from_secs(1)).await;
+    assert!(process.started_since(later) > BusyProcess::FULL_RATE / 10);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_interrupted_is_made_by_another() {
     let throttle = unlimited(64);

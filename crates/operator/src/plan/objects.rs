@@ -180,7 +180,7 @@ impl SampledObjects {
             let (key, id) = (&sample.route.source_key, || sample.id.clone());
             match self.source.head(key).await {
                 Ok(Some(head)) => {
-                    sample.size_bytes = head.size_bytes();
+                    sample.size_bytes = Some(head.size_bytes);
                     self.add_object(key, &head);
                 }
                 Ok(None) => match find_encoding(&self.source, rule, &sample.route).await {
@@ -197,8 +197,8 @@ impl SampledObjects {
     }
 
     fn add_object(&mut self, key: &str, head: &ObjectHead) {
-        let size = head.size_bytes().unwrap_or(0);
         self.readable += 1;
+        let size = head.size_bytes;
         self.bytes += u64::try_from(size).unwrap_or(0);
         self.tagged += usize::from(head.tag_count().unwrap_or(0) > 0);
         self.uses_kms |= head.kms_key().is_some();

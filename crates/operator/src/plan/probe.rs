@@ -113,13 +113,13 @@ fn check_copy(
 ) {
     let (whole, took) = (format_size(size), took.as_millis());
     match head {
-        Ok(head) if head.size_bytes() == Some(size) => {
+        Ok(head) if head.size_bytes == size => {
             let key = head.kms_key();
             let key = key.map_or_else(String::new, |key| format!(", encrypted with {key}"));
             checks.ok("copy", format!("{whole} in {took} ms{key}"));
         }
         Ok(head) => {
-            let copied = head.size_bytes().unwrap_or(0);
+            let copied = head.size_bytes;
             checks.fail(
                 "copy",
                 format!("the copy has {copied} bytes, its source {size}"),

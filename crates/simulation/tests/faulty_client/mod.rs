@@ -32,6 +32,12 @@ pub(crate) enum SimulatedOutage {
     AccessDenied,
     /// What writes to the destination fails.
     ReadOnly,
+    /// What writes to the destination has no response; a HEAD has.
+    HungCopies,
+    /// What writes to the destination is throttled.
+    Throttled,
+    /// A receive is answered at once, and brings nothing.
+    EarlyReceives,
     /// Every request to S3 is refused for its credentials.
     ExpiredToken,
     /// The database.
@@ -51,6 +57,7 @@ pub(crate) struct FaultyClient {
     /// By source key.
     broken_objects: Mutex<HashMap<String, (StoreError, u32)>>,
     highest_receive_count: AtomicU32,
+    receives: AtomicU32,
 }
 
 impl FaultyClient {
@@ -60,6 +67,7 @@ impl FaultyClient {
             outage: Mutex::default(),
             broken_objects: Mutex::default(),
             highest_receive_count: AtomicU32::new(0),
+            receives: AtomicU32::new(0),
         }
     }
 
@@ -77,6 +85,10 @@ impl FaultyClient {
             .map(|(_, copies)| *copies)
             .max()
             .unwrap_or(0)
+    }
+
+    pub(crate) fn receives(&self) -> u32 {
+        self.receives.load(Ordering::Relaxed)
     }
 
     pub(crate) fn highest_receive_count(&self) -> u32 {
@@ -126,6 +138,14 @@ impl FaultyClient {
                 code: "AccessDenied".into(),
                 message: "access denied".into(),
             });
+        }
+        if writes && self.is_down(SimulatedOutage::HungCopies).await {
+            sleep(HUNG_COPY).await;
+            return Err(StoreError::transient("Timeout", "no response"));
+        }
+        if writes && self.is_down(SimulatedOutage::Throttled).await {
+            let code = "ServiceUnavailable".into();
+            return Err(StoreError::Throttled { code });
         }
         if writes && self.is_down(SimulatedOutage::ReadOnly).await {
             return Err(StoreError::Transient {
@@ -203,6 +223,10 @@ impl MessageQueue for FaultyClient {
         visibility: Duration,
     ) -> Result<Vec<ReceivedMessage>, QueueError> {
         self.check_queue("ReceiveMessage").await?;
+        self.receives.fetch_add(1, Ordering::Relaxed);
+        if self.is_down(SimulatedOutage::EarlyReceives).await {
+            return Ok(Vec::new());
+        }
         let messages = self.client.receive_batch(most, wait, visibility).await?;
         for message in &messages {
             let count = message.receive_count;

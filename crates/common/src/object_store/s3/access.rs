@@ -1,6 +1,7 @@
 //! How this process reaches S3, and the buckets that it works with.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -40,6 +41,8 @@ pub struct S3Bucket {
     /// The SDK's, for what is not asked for each image.
     pub(super) client: Client,
     pub(super) copies: CopyClient,
+    /// Whether any object's ETag has been the MD5 of its bytes.
+    pub(super) has_md5_etags: Arc<AtomicBool>,
 }
 
 /// What each request about a bucket says beside its own matter.
@@ -131,6 +134,7 @@ impl S3Access {
             setting,
             name: name.to_owned(),
             client: self.client(region),
+            has_md5_etags: Arc::default(),
             copies: copies.map_err(|error| {
                 let problem = format!("bucket '{name}' cannot be used: {}", error_chain(&*error));
                 PreflightError::invalid(setting, problem)

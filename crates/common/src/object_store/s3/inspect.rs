@@ -8,7 +8,6 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::copy::{ObjectRequest, RequestHeaders};
 use super::{NO_ETAG, S3Bucket, S3Store, bare_etag, store_error};
-use crate::aws::exchange::{NO_CONNECTION, TIMED_OUT};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::connections::has_marked_byte;
 use crate::object_store::StoreError;
@@ -34,7 +33,10 @@ pub(super) const CARRIED_HEADERS: [(&str, &str); 6] = [
 const METADATA: &str = "x-amz-meta-";
 
 #[derive(Debug)]
-pub struct ObjectHead(HttpResponse);
+pub struct ObjectHead {
+    response: HttpResponse,
+    pub size_bytes: i64,
+}
 
 /// An object whose bytes are still to arrive.
 pub(super) struct OpenedObject {
@@ -46,30 +48,40 @@ pub(super) struct OpenedObject {
 impl OpenedObject {
     pub(super) fn of(mut response: HttpResponse) -> Result<Self, StoreError> {
         let body = response.take_body();
-        let head = ObjectHead(response);
-        let size = head.size_bytes().and_then(|size| u64::try_from(size).ok());
-        let size = size.ok_or_else(|| {
-            StoreError::transient(
-                "UnreadableAnswer",
-                "the store does not say how long the object is",
-            )
-        })?;
+        let head = ObjectHead::of(response, "GetObject")?;
+        let size = u64::try_from(head.size_bytes).unwrap_or_default();
         Ok(Self { head, size, body })
     }
 }
 
 impl ObjectHead {
+    /// What lacks ETag or length is a proxy's, perhaps: two objects would look equal, or a copy replaced.
+    fn of(response: HttpResponse, operation: &str) -> Result<Self, StoreError> {
+        let length = response.headers().get("content-length");
+        let size_bytes = length.and_then(|length| length.parse().ok());
+        let head = Self {
+            size_bytes: size_bytes.unwrap_or_default(),
+            response,
+        };
+        let refuse = |code: &str, what| {
+            let message = format!("{operation} was answered without {what}");
+            let code = code.to_owned();
+            Err(StoreError::Suspect { code, message })
+        };
+        match size_bytes {
+            _ if head.etag().is_empty() => refuse(NO_ETAG, "an ETag"),
+            Some(0..) => Ok(head),
+            _ => refuse("NoLength", "the object's length"),
+        }
+    }
+
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.0.headers().get(name)
+        self.response.headers().get(name)
     }
 
     /// Without quotes.
     pub fn etag(&self) -> &str {
         bare_etag(self.header("etag").unwrap_or_default())
-    }
-
-    pub fn size_bytes(&self) -> Option<i64> {
-        self.header("content-length")?.parse().ok()
     }
 
     pub fn storage_class(&self) -> Option<&str> {
@@ -104,7 +116,7 @@ impl ObjectHead {
     }
 
     pub(super) fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
-        let headers = self.0.headers().iter();
+        let headers = self.response.headers().iter();
         headers.filter(|(name, _)| name.starts_with(METADATA))
     }
 
@@ -158,17 +170,7 @@ impl S3Bucket {
         };
         let limit = self.copies.timeout.min(HEAD_TIMEOUT);
         match self.copies.send(&request, SdkBody::empty(), limit).await {
-            Ok(response) => {
-                let head = ObjectHead(response);
-                // A proxy's, perhaps. Without one, two objects would look equal, or a copy replaced.
-                if head.etag().is_empty() {
-                    return Err(StoreError::Suspect {
-                        code: NO_ETAG.into(),
-                        message: "HeadObject was answered without an ETag".into(),
-                    });
-                }
-                Ok(Some(head))
-            }
+            Ok(response) => ObjectHead::of(response, "HeadObject").map(Some),
             Err(error) if error.origin == ErrorOrigin::Service && error.status == 404 => Ok(None),
             Err(error) if error.code == "BadRequest" => Err(self.explain(key, error).await),
             Err(error) => Err(store_error(error)),
@@ -178,7 +180,7 @@ impl S3Bucket {
     /// A HEAD of an object that need not be there.
     pub(super) async fn is_responding(&self) -> bool {
         match self.head("bucket-brigade").await {
-            Err(error) => ![TIMED_OUT, NO_CONNECTION].contains(&error.code()),
+            Err(error) => error.is_response(),
             Ok(_) => true,
         }
     }
@@ -216,7 +218,7 @@ impl From<&ObjectHead> for ObjectStat {
     fn from(head: &ObjectHead) -> Self {
         Self {
             etag: head.etag().to_owned(),
-            size_bytes: head.size_bytes().unwrap_or(0),
+            size_bytes: head.size_bytes,
             modified_seconds: head.last_modified().map_or(0, |at| at.secs()),
             is_md5: head.md5().is_some(),
             unreadable_header: head.unreadable_header(),
@@ -237,13 +239,14 @@ mod tests {
             for (name, value) in others {
                 headers.insert(*name, *value);
             }
-            ObjectHead(response).md5()
+            headers.insert("content-length", "3");
+            ObjectHead::of(response, "HeadObject").unwrap().md5()
         };
         let md5 = "900150983cd24fb0d6963f7d28e17f72";
         assert_eq!(md5_of(md5, &[]).map(|md5| md5[0]), Some(0x90));
         let encryption = "x-amz-server-side-encryption";
         assert!(md5_of(md5, &[(encryption, "AES256")]).is_some());
-        for etag in [&format!("{md5}-1"), "", "+00150983cd24fb0d6963f7d28e17f72"] {
+        for etag in [&format!("{md5}-1"), "+00150983cd24fb0d6963f7d28e17f72"] {
             assert_eq!(md5_of(etag, &[]), None, "{etag}");
         }
         let customer = "x-amz-server-side-encryption-customer-algorithm";

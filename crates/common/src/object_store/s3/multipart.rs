@@ -40,7 +40,7 @@ pub(super) async fn copy_in_parts(
     route: &MoveRoute,
 ) -> Result<CopiedObject, StoreError> {
     let source = store.head_source(route).await?;
-    let size = u64::try_from(source.size_bytes().unwrap_or(0)).unwrap_or(0);
+    let size = u64::try_from(source.size_bytes).unwrap_or(0);
     if store.options.method == CopyMethod::Server && size <= store.options.limits.single_bytes {
         return Err(StoreError::permanent(
             "InvalidRequest",
@@ -65,7 +65,7 @@ pub(super) async fn copy_in_parts(
     }
     upload.is_open = false;
     copied.map(|copied| CopiedObject {
-        size_bytes: source.size_bytes(),
+        size_bytes: Some(source.size_bytes),
         ..copied
     })
 }
@@ -147,7 +147,7 @@ async fn confirm_by_head(
 ) -> Result<CopiedObject, StoreError> {
     let head = store.head_destination(route).await?;
     let copy = head.filter(|head| {
-        let has_size = head.size_bytes().and_then(|size| u64::try_from(size).ok()) == Some(size);
+        let has_size = u64::try_from(head.size_bytes) == Ok(size);
         has_size && head.etag().ends_with(&format!("-{parts}"))
     });
     confirm_copy(copy.as_ref().map(ObjectHead::etag))

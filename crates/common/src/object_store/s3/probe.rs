@@ -118,8 +118,8 @@ impl CopyProbe<'_> {
             Err(error) if error.code() == NO_ETAG => ConditionalCopyOutcome::Confirmed,
             Err(error) => return Err(error),
         };
-        let size = self.head().await?.size_bytes();
-        let is_untouched = size == i64::try_from(UNTOUCHED_BODY.len()).ok();
+        let size = self.head().await?.size_bytes;
+        let is_untouched = i64::try_from(UNTOUCHED_BODY.len()) == Ok(size);
         match outcome {
             ConditionalCopyOutcome::Refused => Ok(is_untouched),
             // A store that knows the header only to refuse it is as good as one that ignores it.

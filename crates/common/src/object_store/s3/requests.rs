@@ -9,6 +9,9 @@ use super::stream::Upload;
 use super::{S3Bucket, store_error};
 use crate::object_store::StoreError;
 
+/// The status of each object that was removed, or was not there. Source: Amazon S3 API reference, `DeleteObject`.
+const NO_CONTENT: u16 = 204;
+
 impl S3Bucket {
     /// With an `etag`, only that version of it; with a `range`, so many of its bytes.
     pub(super) async fn open(
@@ -65,6 +68,11 @@ impl S3Bucket {
         let limit = self.copies.timeout;
         let sent = self.copies.send(&request, SdkBody::empty(), limit).await;
         let response = sent.map_err(store_error)?;
+        if response.status().as_u16() != NO_CONTENT && self.head(key).await?.is_some() {
+            let status = response.status();
+            let problem = format!("status {status} to a DELETE, and the object is still there");
+            return Err(StoreError::transient("UnreadableAnswer", problem));
+        }
         let marker = response.headers().get("x-amz-version-id");
         Ok(marker.map(ToOwned::to_owned))
     }

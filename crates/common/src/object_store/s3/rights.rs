@@ -1,12 +1,19 @@
 //! Can objects be copied at all? Asked when copies fail, by a copy to a key that no image has. It is
 //! unconditional: a refusal by condition would prove no right to write.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::copy::CopyCondition;
 use super::probe::{CopyProbe, PROBE_BODY};
 use super::{S3Bucket, S3Store};
 use crate::object_store::StoreError;
 use crate::object_store::objects::BucketSide;
 use crate::path_rule::{MoveRoute, PathRule};
+
+/// The answer to the question must not wait for a store that hangs.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl S3Store {
     pub(super) async fn copy_for_rights(
@@ -62,8 +69,9 @@ impl S3Store {
 
 /// While the store is down this fails again and again: no warning for each.
 async fn remove_quietly(probe: &CopyProbe<'_>) {
-    if let Err(error) = probe.remove().await {
+    let removed = timeout(REMOVE_TIMEOUT, probe.remove()).await;
+    if !matches!(removed, Ok(Ok(()))) {
         let location = probe.location();
-        tracing::debug!(location, %error, "could not remove a probe object");
+        tracing::debug!(location, ?removed, "could not remove a probe object");
     }
 }

@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, SdkBody};
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 
 use super::copy::{CopyCondition, ObjectRequest, RequestHeaders};
 use super::hashed_body::{HashedBody, SharedMd5, finish, hex};
-use super::inspect::md5_of;
+use super::inspect::{OpenedObject, md5_of};
 use super::multipart::{PartCopy, source_error};
 use super::{CopyAttributes, S3Bucket, S3Store, bare_etag, confirm_copy, store_error};
 use crate::aws::error_chain;
@@ -51,22 +52,41 @@ pub(super) struct StreamedCopy<'a> {
 
 impl StreamedCopy<'_> {
     pub(super) async fn run(&self) -> Result<CopiedObject, StoreError> {
-        let copied = match self.run_once(true).await {
-            // The ETag was not the MD5 that it looks like.
-            Err(error) if error.code() == BAD_DIGEST => self.run_once(false).await,
+        let copied = match self.run_once(None).await {
+            Err(error) if error.code() == BAD_DIGEST => self.run_against_etag().await,
             other => other,
         };
         match (copied, self.condition) {
             // Ceph compares an upload's condition with an ETag that has no quotes.
             (Err(StoreError::DestinationExists), CopyCondition::Over(etag)) => {
                 let condition = CopyCondition::Over(bare_etag(etag));
-                Self { condition, ..*self }.run_once(true).await
+                Self { condition, ..*self }.run_once(None).await
             }
             (copied, _) => copied,
         }
     }
 
-    async fn run_once(&self, trusts_etag: bool) -> Result<CopiedObject, StoreError> {
+    /// The ETag is not the MD5 that it looks like, or other bytes came than the object's. Where ETags have been MD5s
+    /// it is the bytes; elsewhere two reads must agree.
+    async fn run_against_etag(&self) -> Result<CopiedObject, StoreError> {
+        if self.source.has_md5_etags.load(Ordering::Relaxed) {
+            return Err(other_bytes());
+        }
+        let object = self.source.open(self.source_key, None, None).await?;
+        let (size, etag) = (object.head.size_bytes, object.head.etag().to_owned());
+        let md5 = read_md5(object, self.source.copies.timeout).await?;
+        let head = self.source.head(self.source_key).await?;
+        if head.is_none_or(|head| (head.size_bytes, head.etag()) != (size, &*etag)) {
+            return Err(other_bytes());
+        }
+        match self.run_once(Some(md5)).await {
+            Err(error) if error.code() == BAD_DIGEST => Err(other_bytes()),
+            copied => copied,
+        }
+    }
+
+    /// With the MD5 of its bytes, unless its ETag is to be that.
+    async fn run_once(&self, known_md5: Option<[u8; 16]>) -> Result<CopiedObject, StoreError> {
         let memory = reserve_memory(u64::MAX).await;
         let object = self.source.open(self.source_key, None, None).await?;
         let size = object.size;
@@ -80,10 +100,14 @@ impl StreamedCopy<'_> {
         let headers = headers.upload_headers(source, key, &object.head, has_tags);
         let mut headers = headers.await?;
         headers.extend(self.condition.header());
-        let md5 = object.head.md5().filter(|_| trusts_etag);
+        let etag_md5 = object.head.md5();
+        let md5 = known_md5.or(etag_md5);
         let upload = Upload::of(object.body, size, md5, source.copies.timeout).await?;
         let destination = &self.store.destination;
         let written = upload.write(destination, self.key, "", headers).await?;
+        if written.is_proven && etag_md5 == Some(written.md5) {
+            source.has_md5_etags.store(true, Ordering::Relaxed);
+        }
         if !written.is_proven && !self.is_written(&written, size).await? {
             return Err(self.remove_broken(&written.copied.etag).await);
         }
@@ -106,13 +130,9 @@ impl StreamedCopy<'_> {
         let destination = &self.store.destination;
         let etag = Some(&*written.copied.etag);
         let object = destination.open(self.key, etag, None).await?;
-        let hash = SharedMd5::default();
-        let (body, limit) = (object.body, destination.copies.timeout);
-        let mut body = HashedBody::new(body, object.size, Some(hash.clone()), limit);
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            frame.map_err(|error| cut_short(&error))?;
-        }
-        Ok(object.size == size && finish(&hash) == written.md5)
+        let has_size = object.size == size;
+        let md5 = read_md5(object, destination.copies.timeout).await?;
+        Ok(has_size && md5 == written.md5)
     }
 
     /// The condition is the ETag's, where the store honours one.
@@ -275,6 +295,22 @@ impl Upload {
             copied,
         })
     }
+}
+
+async fn read_md5(object: OpenedObject, limit: Duration) -> Result<[u8; 16], StoreError> {
+    let hash = SharedMd5::default();
+    let mut body = HashedBody::new(object.body, object.size, Some(hash.clone()), limit);
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        frame.map_err(|error| cut_short(&error))?;
+    }
+    Ok(finish(&hash))
+}
+
+fn other_bytes() -> StoreError {
+    StoreError::transient(
+        "OtherBytes",
+        "the source's bytes are not those of its ETag: does a proxy change them?",
+    )
 }
 
 fn broken_copy() -> StoreError {

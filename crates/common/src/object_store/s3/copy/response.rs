@@ -30,13 +30,19 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<XmlResponse, RequestError
         Ok(response) => Err(refusal(status, response, None)),
         Err(_) if is_success && body.is_empty() => Ok(XmlResponse::default()),
         Err(error) if is_success => Err(unreadable(status, error)),
-        Err(_) => Err(read_refusal(status, b"", None)),
+        Err(_) => Err(read_refusal(status, body, None)),
     }
 }
 
 /// What the body says, or else the status.
 pub(super) fn read_refusal(status: u16, body: &[u8], region: Option<&str>) -> RequestError {
-    refusal(status, parse(body).unwrap_or_default(), region)
+    match parse(body) {
+        // A proxy's that has no store behind it: to be slower would not help.
+        Err(_) if status == 503 && !body.is_empty() => {
+            unreadable(status, describe_status(503, None))
+        }
+        response => refusal(status, response.unwrap_or_default(), region),
+    }
 }
 
 /// The copy may have been made.
@@ -129,6 +135,17 @@ mod tests {
             (&*error.code, &*error.message),
             ("SlowDown", "Please reduce")
         );
+    }
+
+    #[test]
+    fn a_proxy_without_a_store_asks_for_no_slower_pace() {
+        let page = b"<html>503 Service Temporarily Unavailable</html>";
+        let origin = |body: &[u8]| read(503, body).unwrap_err().origin;
+        assert_eq!(origin(page), ErrorOrigin::Transport);
+        assert_eq!(origin(b"no healthy upstream"), ErrorOrigin::Transport);
+        assert_eq!(origin(b""), ErrorOrigin::Service);
+        let slow = b"<Error><Code>SlowDown</Code></Error>";
+        assert_eq!(origin(slow), ErrorOrigin::Service);
     }
 
     #[test]

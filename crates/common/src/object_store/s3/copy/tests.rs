@@ -247,6 +247,20 @@ async fn a_head_is_signed_at_the_stores_time_too() {
     );
 }
 
+/// A proxy's page, for example.
+#[tokio::test]
+async fn what_is_still_there_was_not_removed() {
+    let server = Server::new(SystemTime::now());
+    let source = plain_store(&server).await.source;
+    for (status, body, requests) in [(204, "", 1), (200, "<html>", 2)] {
+        server.respond_with(status, body);
+        let before = server.requests();
+        let deleted = source.delete("a", Vec::new()).await;
+        assert_eq!(deleted.is_ok(), status == 204, "{deleted:?}");
+        assert_eq!(server.requests() - before, requests);
+    }
+}
+
 #[tokio::test]
 async fn a_redirect_says_where_the_bucket_is() {
     let server = Server::new(SystemTime::now());

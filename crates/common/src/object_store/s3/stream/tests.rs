@@ -181,6 +181,36 @@ async fn the_bytes_are_proven_whatever_the_etag() {
     }
 }
 
+/// A proxy's, for example, which are served under the object's own headers.
+#[tokio::test(start_paused = true)]
+async fn bytes_that_contradict_an_etag_are_not_written_where_etags_are_md5s() {
+    let _turn = TURN.lock().await;
+    let sound = OneObject::of(10);
+    let sound_store = store(&sound).await;
+    sound_store.copy(&route()).await.unwrap();
+    let other = OneObject {
+        etag: Some("00000000000000000000000000000000"),
+        ..OneObject::of(10)
+    };
+    let mut other_store = store(&other).await;
+    other_store.source.has_md5_etags = sound_store.source.has_md5_etags;
+    let error = other_store.copy(&route()).await.unwrap_err();
+    assert_eq!(error.code(), "OtherBytes", "{error}");
+    assert!(other.written.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_etag_is_not_the_object() {
+    let _turn = TURN.lock().await;
+    let page = OneObject {
+        etag: Some(""),
+        ..OneObject::of(10)
+    };
+    let error = store(&page).await.copy(&route()).await.unwrap_err();
+    assert_eq!(error.code(), "NoETag", "{error}");
+    assert_eq!(page.met("PUT"), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn other_bytes_than_were_read_are_removed_again() {
     let _turn = TURN.lock().await;
