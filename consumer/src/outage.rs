@@ -161,6 +161,8 @@ impl OutageDetector {
         streak.failures += 1;
         let verdict = if previous.is_some_and(|previous| self.has_copied_since(previous)) {
             FailureVerdict::Object
+        } else if self.is_only_throttled(error) {
+            self.mark_down(error)
         } else if self.is_worth_asking(route, error, streak) {
             // Boxed, so that it makes no room in the future of each copy.
             Box::pin(self.check_store(now)).await
@@ -204,24 +206,27 @@ impl OutageDetector {
         if !self.context.health.is_up(Dependency::Objects) {
             return FailureVerdict::Outage;
         }
-        let error = match self.ask_store(Duration::MAX).await {
-            Ok(()) => return FailureVerdict::Object,
-            Err(error) => error,
-        };
-        let is_throttled = matches!(error, StoreError::Throttled { .. });
-        if is_throttled && self.throttled_for() < THROTTLED_OUTAGE {
-            return FailureVerdict::Unknown;
+        match self.ask_store(Duration::MAX).await {
+            Ok(()) => FailureVerdict::Object,
+            Err(StoreError::Throttled { .. }) => FailureVerdict::Unknown,
+            Err(error) => self.mark_down(&error),
         }
-        let reason = outage_reason(&error);
+    }
+
+    fn mark_down(&self, error: &StoreError) -> FailureVerdict {
+        let reason = outage_reason(error);
         self.context.health.mark_down(Dependency::Objects, &reason);
         FailureVerdict::Outage
     }
 
-    /// How long it has been nothing but throttled.
-    fn throttled_for(&self) -> Duration {
+    /// Whether for long no copy has been anything but throttled. To ask would take a turn of its own.
+    fn is_only_throttled(&self, error: &StoreError) -> bool {
+        if !matches!(error, StoreError::Throttled { .. }) {
+            return false;
+        }
         let mut history = self.lock_history();
         let since = history.throttled_since.get_or_insert_with(Instant::now);
-        since.elapsed()
+        since.elapsed() >= THROTTLED_OUTAGE
     }
 
     async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {

@@ -246,7 +246,7 @@ async fn every_refusal_means_what_the_sdk_reads_in_it() {
         ),
         (
             400,
-            r#"{"code": "RequestThrottled", "__type": "other"}"#,
+            r#"{"code": "RequestThrottled", "__type": "other", "message": "slow"}"#,
             None,
         ),
         (

@@ -27,22 +27,20 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<XmlResponse, RequestError
         Ok(response) if is_success && response.code.is_none() => {
             Err(unreadable(status, "an error without a code"))
         }
-        Ok(response) => Err(refusal(status, response, None)),
         Err(_) if is_success && body.is_empty() => Ok(XmlResponse::default()),
         Err(error) if is_success => Err(unreadable(status, error)),
-        Err(_) => Err(read_refusal(status, body, None)),
+        Ok(_) | Err(_) => Err(read_refusal(status, body, None)),
     }
 }
 
 /// What the body says, or else the status.
 pub(super) fn read_refusal(status: u16, body: &[u8], region: Option<&str>) -> RequestError {
-    match parse(body) {
+    let response = parse(body).unwrap_or_default();
+    if status == 503 && !body.is_empty() && response.code.is_none() {
         // A proxy's that has no store behind it: to be slower would not help.
-        Err(_) if status == 503 && !body.is_empty() => {
-            unreadable(status, describe_status(503, None))
-        }
-        response => refusal(status, response.unwrap_or_default(), region),
+        return unreadable(status, describe_status(status, None));
     }
+    refusal(status, response, region)
 }
 
 /// The copy may have been made.
