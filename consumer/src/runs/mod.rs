@@ -213,6 +213,15 @@ impl Runs {
         self.0.room.notify_waiters();
     }
 
+    /// The run is to be loaded again: its messages wait for that.
+    fn reload(&self, run: i64) {
+        let mut table = self.lock_table();
+        table.slot(run).stages = None;
+        table.new_runs.push(run);
+        drop(table);
+        self.0.arrived.notify_one();
+    }
+
     /// The run is all that this consumer serves.
     pub(crate) fn open_only(&self, stages: Arc<Stages>) {
         // There is but one.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::heartbeat::send_heartbeats;
-use bucket_brigade_common::ledger::fleet_control::FleetControl;
+use bucket_brigade_common::ledger::fleet_control::{FleetControl, HEARTBEAT_INTERVAL};
 use bucket_brigade_common::retry::Backoff;
+use bucket_brigade_common::throttle::Throttle;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -171,10 +172,20 @@ pub(crate) async fn serve_run(
         biased;
         () = heartbeats => {}
         () = stages.copier.outages().probe_while_down() => {}
+        () = until_gone(&stages.context.throttle), if idle_limit.is_some() => {
+            tracing::warn!(run = stages.run, "the ledger was made anew, or restored: run {} is taken on anew", stages.run);
+            dispatcher.runs.reload(stages.run);
+        }
         () = start_parked_messages(dispatcher, stages.run, idle_limit) => {
             tracing::info!(run = stages.run, "run {} has been idle for a while: dropped", stages.run);
             deregister(&*control).await;
         }
+    }
+}
+
+async fn until_gone(throttle: &Throttle) {
+    while !throttle.is_run_gone() {
+        sleep(HEARTBEAT_INTERVAL).await;
     }
 }
 

@@ -41,7 +41,9 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
 /// of the application must not hold up a batch, and a statement that never waits for a row cannot
 /// deadlock. Paths are compared byte by byte, whatever the column's collation. A row that a trigger gives
 /// another path than the one asked for makes the whole statement fail.
-fn update_ctes(table: &ApplicationTable) -> String {
+///
+/// `condition` is that of the whole statement.
+fn update_ctes(table: &ApplicationTable, condition: &str) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
     let row_lock = table.row_lock;
     let check = stored_row_check(table, "l.new_path");
@@ -50,7 +52,7 @@ fn update_ctes(table: &ApplicationTable) -> String {
     format!(
         r#"input AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])
-        AS i (id, old_path, new_path, etag, size_bytes, destination_key)
+        AS i (id, old_path, new_path, etag, size_bytes, destination_key) {condition}
 ), locked AS MATERIALIZED (
     SELECT {columns}, i.* FROM input i JOIN {sql} t ON {is_row}
      WHERE t.{path} COLLATE "C" = i.old_path
@@ -68,15 +70,19 @@ fn update_ctes(table: &ApplicationTable) -> String {
 pub fn rehearsal_sql(table: &ApplicationTable) -> String {
     format!(
         "WITH {} SELECT l.id, m.id IS NOT NULL FROM locked l LEFT JOIN moved m ON m.id = l.id",
-        update_ctes(table)
+        update_ctes(table, "")
     )
 }
 
 /// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone, `$10` its row
 /// of the counters; for a run with companions `$11` ids and `$12` the `ETags` of their companions. Returns the
-/// ids that moved.
-pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule) -> String {
-    let update = update_ctes(table);
+/// ids that moved: none where the run was opened at another time, and may have another rule.
+pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i64) -> String {
+    let is_run = format!(
+        "WHERE EXISTS (SELECT 1 FROM bucket_brigade.run r
+                   WHERE r.id = $7 AND (extract(epoch FROM r.started_at) * 1000000)::bigint = {opened_at})"
+    );
+    let update = update_ctes(table, &is_run);
     let (column, value, set) = if rule.companions().is_empty() {
         ("", "", "")
     } else {

@@ -78,9 +78,19 @@ pub struct FleetLimits {
     pub preceding_consumers: u64,
     /// Of the others, those that the store, the database, an outage or an operator holds back.
     pub held_back_consumers: u64,
+    /// Whether the ledger has this run no more, though it may have another of its number.
+    pub is_gone: bool,
 }
 
 impl FleetLimits {
+    pub fn of_gone_run() -> Self {
+        Self {
+            paused: Some("the ledger does not have this run any more".into()),
+            is_gone: true,
+            ..Self::default()
+        }
+    }
+
     /// This consumer's part of the rate.
     pub fn rate_share(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a number of processes")]

@@ -16,12 +16,15 @@ use crate::sql::quote_identifier;
 
 /// `$1` run, `$2` worker, `$3` role, `$4` state, `$5` reason, `$6` concurrency, `$7` in hand, `$8` rows
 /// per second, `$9` seconds of a commit, `$10` states of consumers that are held back, `$11` why the fleet is
-/// held. A heartbeat that is lost in a crash is no loss: it does not
+/// held, `$12` when the run was opened: nothing is written or returned where it was at another time. A heartbeat
+/// that is lost in a crash is no loss: it does not
 /// wait for the disk.
-const UPSERT_HEARTBEAT: &str = "WITH heartbeat AS (
+const UPSERT_HEARTBEAT: &str = "WITH run AS (
+    SELECT * FROM bucket_brigade.run WHERE id = $1 AND (extract(epoch FROM started_at) * 1000000)::bigint = $12
+), heartbeat AS (
     INSERT INTO bucket_brigade.workers AS w
            (run_id, worker, role, state, reason, concurrency, in_hand, moved_per_second, commit_seconds, held)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $11)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $11 FROM run
     ON CONFLICT (run_id, worker) DO UPDATE SET
         state = excluded.state, reason = excluded.reason, concurrency = excluded.concurrency,
         in_hand = excluded.in_hand, moved_per_second = excluded.moved_per_second,
@@ -38,7 +41,7 @@ const UPSERT_HEARTBEAT: &str = "WITH heartbeat AS (
 )
 SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit, f.held, o.alive, o.before, o.held_back,
        set_config('synchronous_commit', 'off', true)
-  FROM bucket_brigade.run r, feeders f, others o WHERE r.id = $1";
+  FROM run r, feeders f, others o";
 
 /// `$1` run, `$2` worker. Takes a name that no living process has.
 const CLAIM_NAME: &str = "INSERT INTO bucket_brigade.workers AS w (run_id, worker, role, state)
@@ -84,12 +87,16 @@ impl FromRow<'_, PgRow> for FleetLimits {
             other_consumers: count("alive")?,
             preceding_consumers: count("before")?,
             held_back_consumers: count("held_back")?,
+            is_gone: false,
         })
     }
 }
 
 impl PostgresLedger {
-    async fn write_heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, sqlx::Error> {
+    async fn write_heartbeat(
+        &self,
+        heartbeat: &Heartbeat,
+    ) -> Result<Option<FleetLimits>, sqlx::Error> {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         sqlx::query_as(UPSERT_HEARTBEAT)
             .bind(self.run_id)
@@ -103,7 +110,8 @@ impl PostgresLedger {
             .bind(heartbeat.commit_seconds)
             .bind(WorkerState::HELD_BACK.map(WorkerState::as_str))
             .bind(&heartbeat.held)
-            .fetch_one(&self.pool)
+            .bind(self.opened_at)
+            .fetch_optional(&self.pool)
             .await
     }
 
@@ -172,7 +180,7 @@ impl FleetControl for PostgresLedger {
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, StatementError> {
         let limits = with_timeout(self.write_heartbeat(heartbeat)).await?;
         self.fold_counters_if_due().await;
-        Ok(limits)
+        Ok(limits.unwrap_or_else(FleetLimits::of_gone_run))
     }
 
     async fn deregister(&self) -> Result<(), StatementError> {

@@ -94,6 +94,7 @@ pub struct PostgresLedger {
     /// Keeps the pool's password up to date as long as it lives.
     database: DatabasePool,
     run_id: i64,
+    opened_at: i64,
     worker: Arc<str>,
     rule: PathRule,
     options: Arc<RunOptions>,
@@ -134,7 +135,7 @@ impl PostgresLedger {
             .map_err(|error| LedgerError::IncompatibleLedger(error.to_string()))?;
         let statements = TableStatements {
             read_rows: commit::read_rows_sql(&table).into(),
-            commit: commit::commit_sql(&table, &rule).into(),
+            commit: commit::commit_sql(&table, &rule, run.opened_at).into(),
             check_later: commit::later_path_check_sql(&table).into(),
             insert_failures: changes::insert_failures_sql(&table).into(),
         };
@@ -142,6 +143,7 @@ impl PostgresLedger {
             pool: PgPool::clone(&pool),
             database: pool,
             run_id: run.id,
+            opened_at: run.opened_at,
             worker: worker.into(),
             rule,
             options: Arc::new(options),

@@ -57,6 +57,8 @@ pub struct RunRow {
     pub is_paused: bool,
     /// Whether any row was fed.
     pub has_fed: bool,
+    /// When it was opened, in microseconds: a ledger that was made anew or restored has another run of this number.
+    pub(super) opened_at: i64,
 }
 
 pub(super) const SEVERAL_RUNS: &str = ": name one with --run (RUN_NAME)";
@@ -65,7 +67,8 @@ const LIST_RUNS: &str =
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
         finished_at IS NOT NULL AS is_finished, paused AS is_paused,
-        EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors f WHERE f.run_id = r.id AND f.fed > 0) AS has_fed
+        EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors f WHERE f.run_id = r.id AND f.fed > 0) AS has_fed,
+        (extract(epoch FROM started_at) * 1000000)::bigint AS opened_at
     FROM bucket_brigade.run r ORDER BY id";
 
 impl RunRow {
@@ -317,6 +320,7 @@ mod tests {
             is_finished,
             is_paused: false,
             has_fed: true,
+            opened_at: 0,
         }
     }
 

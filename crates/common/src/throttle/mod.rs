@@ -139,6 +139,11 @@ impl Throttle {
         self.is_excluded.send_replace(is_excluded);
     }
 
+    /// Whether the ledger has the run no more.
+    pub fn is_run_gone(&self) -> bool {
+        self.lock_state().limits.is_gone
+    }
+
     /// Holds this process, or does so no more.
     pub fn set_hold(&self, hold: Option<String>) {
         self.lock_state().hold = hold;

@@ -30,6 +30,31 @@ async fn all_runs_share_the_connections_of_one() {
     stop_consumer(consumer).await;
 }
 
+/// After a canary, for example: the number is that of another run by then, with another rule.
+#[tokio::test]
+async fn a_ledger_that_was_made_anew_has_other_runs_of_the_same_numbers() {
+    let rig = TestRig::new().await;
+    rig.add_images(5).await;
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    rig.execute_sql(
+        "DROP SCHEMA bucket_brigade CASCADE;
+         UPDATE images SET path = 'image/' || substr(path, 8)",
+    )
+    .await;
+    let ended = rig.run_program("feeder", &[("NEW_PREFIX", "photo/")]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let moved = "SELECT count(*) FROM images WHERE path LIKE 'photo/%'";
+    assert_eq!(rig.query_number(moved).await, 5);
+    for number in 0..5 {
+        let key = format!("photo/{number}.png");
+        assert!(rig.object_exists("images-new", &key).await, "{key}");
+    }
+    let log = stop_consumer(consumer).await;
+    assert!(log.contains("taken on anew"), "{log}");
+}
+
 #[tokio::test]
 async fn a_stop_waits_for_the_probe_of_a_run_that_is_taken_on() {
     let rig = TestRig::new().await;
