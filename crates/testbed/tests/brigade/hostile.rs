@@ -277,7 +277,7 @@ async fn ids_of_the_wrong_type_are_poison() {
         (
             ApplicationIdType::Int,
             "7",
-            vec!["2147483648", uuid, "7.0", "", "seven"],
+            vec!["9223372036854775808", uuid, "7.0", "", "seven"],
         ),
         (
             ApplicationIdType::BigInt,
