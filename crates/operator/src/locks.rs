@@ -12,7 +12,7 @@ use bucket_brigade_common::queue::sqs::SqsQueue;
 use tokio::time::{Instant, sleep};
 
 use crate::context::CommandContext;
-use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, retry_statement};
+use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, may_be_bucket, retry_statement};
 
 /// How often locks and queue are looked at, which lags by seconds itself.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -20,7 +20,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// What keeps others out of the run while a command works.
 pub(super) struct CommandLocks<'a> {
     ledger: &'a PostgresLedger,
-    operator: AdvisoryLock,
+    /// The run's, and that of all runs.
+    operator: Vec<AdvisoryLock>,
     fleet: Option<QuiescedFleet>,
     checked_at: Option<Instant>,
 }
@@ -32,10 +33,18 @@ impl<'a> CommandLocks<'a> {
         let busy = "another verify, rollback or clean of this run is at work: wait for its end, or stop it";
         Ok(Self {
             ledger,
-            operator: lock.ok_or_else(|| busy_refusal(busy))?,
+            operator: vec![lock.ok_or_else(|| busy_refusal(busy))?],
             fleet: None,
             checked_at: None,
         })
+    }
+
+    /// Keeps the commands of other runs out, too.
+    pub(super) async fn exclude_other_runs(&mut self) -> anyhow::Result<()> {
+        let lock = self.ledger.acquire_undo_lock().await?;
+        let busy = "a rollback or clean of another run is at work: wait for its end, or stop it";
+        self.operator.push(lock.ok_or_else(|| busy_refusal(busy))?);
+        Ok(())
     }
 
     /// Keeps the feeder out too, and makes sure that consumers have nothing to do: either would move rows again.
@@ -62,7 +71,9 @@ impl<'a> CommandLocks<'a> {
         if self.checked_at.is_some_and(is_fresh) {
             return Ok(());
         }
-        ensure_held(self.ledger, &mut self.operator).await?;
+        for lock in &mut self.operator {
+            ensure_held(self.ledger, lock).await?;
+        }
         if let Some(fleet) = &mut self.fleet {
             ensure_held(self.ledger, &mut fleet.lock).await?;
             fleet.ensure_queue_empty().await?;
@@ -111,21 +122,29 @@ impl QuiescedFleet {
     }
 }
 
-/// `$1` run, `$2` destination bucket. Who sends a heartbeat may point a row at a copy that is about to go.
-const SELECT_OTHER_FLEET: &str = "SELECT r.name || ': ' || w.worker
+/// `$1` run, `$2` bucket, `$3` prefix of the keys that are removed. Who sends a heartbeat may point a row at a copy
+/// that is about to go.
+const SELECT_OTHER_FLEET: &str = concat!(
+    "SELECT r.name || ': ' || w.worker
     FROM bucket_brigade.run r JOIN bucket_brigade.workers w ON w.run_id = r.id
-    WHERE r.id <> $1 AND r.destination_bucket = $2 AND w.seen_at > now() - interval '10 seconds'
+    WHERE r.id <> $1 AND ",
+    may_be_bucket!("r.destination_bucket", "$2"),
+    "
+      AND (starts_with(r.destination_key_prefix, $3) OR starts_with($3, r.destination_key_prefix)) AND w.seen_at > now() - interval '10 seconds'
       AND w.role IN ('feeder', 'consumer')
-    ORDER BY 1 LIMIT 1";
+    ORDER BY 1 LIMIT 1"
+);
 
 /// Makes sure that no process of another run copies into this bucket.
 pub(super) async fn ensure_no_other_fleet(
     ledger: &PostgresLedger,
     bucket: &str,
+    key_prefix: &str,
 ) -> anyhow::Result<()> {
     let other: Option<String> = retry_statement(async || {
         let query = sqlx::query_scalar(SELECT_OTHER_FLEET).bind(ledger.run_id());
-        with_timeout(query.bind(bucket).fetch_optional(ledger.pool())).await
+        let query = query.bind(bucket).bind(key_prefix);
+        with_timeout(query.fetch_optional(ledger.pool())).await
     })
     .await?;
     other.map_or(Ok(()), |other| {

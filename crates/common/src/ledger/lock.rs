@@ -15,6 +15,9 @@ const FEEDER_LOCK_SPACE: i32 = 0x6262;
 /// The same for the commands that prove, undo and clean. ("bo")
 const OPERATOR_LOCK_SPACE: i32 = 0x626f;
 
+/// No run has this number.
+const ALL_RUNS: i64 = 0;
+
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that has not confirmed its lock by then does not hold it.
@@ -109,7 +112,7 @@ impl PostgresLedger {
 
     /// Keeps every other feeder of this run out.
     pub async fn acquire_feeder_lock(&self) -> Result<AdvisoryLock, LedgerError> {
-        if let Some(lock) = self.try_lock(FEEDER_LOCK_SPACE).await? {
+        if let Some(lock) = self.try_lock(FEEDER_LOCK_SPACE, self.run_id).await? {
             return Ok(lock);
         }
         Err(LedgerError::AnotherFeeder {
@@ -124,23 +127,33 @@ impl PostgresLedger {
         timeout(LOCK_CHECK_TIMEOUT, holder).await.ok()?.ok()?
     }
 
-    /// Keeps every other verify, rollback and clean of this run out; none when one is at work already.
-    pub async fn acquire_operator_lock(&self) -> Result<Option<AdvisoryLock>, LedgerError> {
-        self.try_lock(OPERATOR_LOCK_SPACE).await
+    /// Keeps every other command out that moves rows back or removes objects, whatever its run: one could remove what
+    /// the other points a row at. None when one is at work already.
+    pub async fn acquire_undo_lock(&self) -> Result<Option<AdvisoryLock>, LedgerError> {
+        self.try_lock(OPERATOR_LOCK_SPACE, ALL_RUNS).await
     }
 
-    async fn try_lock(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
-        let locked = timeout(LOCK_TIMEOUT, self.lock_session(space)).await;
+    /// Keeps every other verify, rollback and clean of this run out; none when one is at work already.
+    pub async fn acquire_operator_lock(&self) -> Result<Option<AdvisoryLock>, LedgerError> {
+        self.try_lock(OPERATOR_LOCK_SPACE, self.run_id).await
+    }
+
+    async fn try_lock(&self, space: i32, run: i64) -> Result<Option<AdvisoryLock>, LedgerError> {
+        let locked = timeout(LOCK_TIMEOUT, self.lock_session(space, run)).await;
         locked.unwrap_or_else(|_| {
             let silence = format!("no lock within {LOCK_TIMEOUT:?}");
             Err(LedgerError::Unreachable(silence))
         })
     }
 
-    async fn lock_session(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
+    async fn lock_session(
+        &self,
+        space: i32,
+        run: i64,
+    ) -> Result<Option<AdvisoryLock>, LedgerError> {
         let mut connection = self.pool.acquire().await?.detach();
         ensure_own_session(&mut connection, &self.pool).await?;
-        let run = i32::try_from(self.run_id).unwrap_or(i32::MAX);
+        let run = i32::try_from(run).unwrap_or(i32::MAX);
         let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1, $2)")
             .bind(space)
             .bind(run)

@@ -23,7 +23,7 @@
 //! removal: one that is written later is not seen.
 //!
 //! A consumer can find a copy and point a row at it at any moment, so while orphans go the feeder is locked
-//! out and the queue must be empty. Sources need neither: no consumer points a row at one.
+//! out and the queue must be empty. Sources need neither, as long as no other run copies to where they are.
 
 mod batch;
 mod candidates;
@@ -222,6 +222,7 @@ impl CleanCommand<'_> {
     }
 
     async fn run_pass(mut self, mut locks: CommandLocks<'_>) -> anyhow::Result<u8> {
+        locks.exclude_other_runs().await?;
         let columns = self.find_columns().await?;
         for index in &self.missing.all {
             tracing::warn!("{index}");

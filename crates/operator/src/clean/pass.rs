@@ -87,9 +87,8 @@ impl CleanPass<'_> {
                 return Err(CommandStopped.into());
             }
             locks.ensure_held().await?;
-            if self.removals.orphans {
-                locks::ensure_no_other_fleet(ledger, bucket).await?;
-            }
+            // A source may be what another run's consumer points a row at.
+            locks::ensure_no_other_fleet(ledger, bucket, self.removals.key_prefix()).await?;
             Ok(page)
         };
         let work = async |page: Vec<ObjectRemoval>| {

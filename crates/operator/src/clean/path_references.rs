@@ -14,6 +14,7 @@ use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::sql::quote_identifier;
 
 use super::path_column::PathColumn;
+use crate::statements::may_be_bucket;
 
 /// A column that holds paths of one or more runs.
 pub(super) struct ReferringColumn {
@@ -55,13 +56,18 @@ struct RunSide {
 
 /// Both sides of all runs, and whether they lie in bucket `$1`. A table whose root cannot be found (it was
 /// dropped) is its own, so that asking it fails.
-const SELECT_RUN_SIDES: &str = "WITH RECURSIVE sides AS (
+const SELECT_RUN_SIDES: &str = concat!(
+    "WITH RECURSIVE sides AS (
     SELECT images_table, id_column, path_column, old_prefix AS path_prefix,
-           source_key_prefix AS key_prefix, source_bucket = $1 AS is_in_bucket,
+           source_key_prefix AS key_prefix, ",
+    may_be_bucket!("source_bucket", "$1"),
+    " AS is_in_bucket,
            options->>'PATH_ENCODING' AS encoding, options->>'COMPANIONS' AS companions
       FROM bucket_brigade.run
     UNION
-    SELECT images_table, id_column, path_column, new_prefix, destination_key_prefix, destination_bucket = $1,
+    SELECT images_table, id_column, path_column, new_prefix, destination_key_prefix, ",
+    may_be_bucket!("destination_bucket", "$1"),
+    ",
            options->>'PATH_ENCODING', options->>'COMPANIONS'
       FROM bucket_brigade.run
 ), tree AS (
@@ -79,7 +85,8 @@ const SELECT_RUN_SIDES: &str = "WITH RECURSIVE sides AS (
 )
 SELECT DISTINCT coalesce(root, images_table) AS root, id_column, path_column, path_prefix, key_prefix,
        is_in_bucket, encoding, companions
-  FROM sides LEFT JOIN roots USING (images_table, path_column) ORDER BY 1, 3, 2, 4, 5, 6, 7, 8";
+  FROM sides LEFT JOIN roots USING (images_table, path_column) ORDER BY 1, 3, 2, 4, 5, 6, 7, 8"
+);
 
 impl PathReference {
     /// The paths by which this column would usually name the key, or an image whose companion it is.

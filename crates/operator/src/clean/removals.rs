@@ -125,6 +125,16 @@ pub(super) struct RemovalLedger<'a> {
 
 impl<'a> RemovalLedger<'a> {
     /// That the objects are removed from.
+    /// Of the keys that are removed.
+    pub(super) fn key_prefix(&self) -> &str {
+        let rule = self.ledger.rule();
+        if self.orphans {
+            rule.destination_key_prefix()
+        } else {
+            rule.source_key_prefix()
+        }
+    }
+
     pub(super) fn side(&self) -> BucketSide {
         if self.orphans {
             BucketSide::Destination

@@ -123,6 +123,7 @@ impl RollbackCommand<'_> {
         let mut locks = CommandLocks::acquire(ledger).await?;
         // What changes nothing leaves the fleet at work.
         if let Some(operator) = operator {
+            locks.exclude_other_runs().await?;
             locks.quiesce_fleet(context).await?;
             let (pool, details) = (ledger.pool(), self.selection.describe());
             operator

@@ -199,6 +199,12 @@ async fn it_refuses_while_the_rows_could_be_moved_again() {
     }
     assert_refused(&rig, "another verify, rollback or clean").await;
     drop(other);
+    let mut of_another_run = None;
+    while of_another_run.is_none() {
+        of_another_run = ledger.acquire_undo_lock().await.unwrap();
+    }
+    assert_refused(&rig, "clean of another run is at work").await;
+    drop(of_another_run);
     wait_until("the locks' end", async || {
         rig.run_command(&["rollback", "--all", "--yes"]).await.code == Some(0)
     })
