@@ -1,6 +1,6 @@
 //! The compare-and-set that moves rows and writes the evidence of it in one statement.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use sqlx::AssertSqlSafe;
@@ -232,7 +232,7 @@ impl PostgresLedger {
     pub(super) async fn fetch_rows(
         &self,
         ids: &[RowId],
-    ) -> Result<HashMap<RowId, CurrentRow>, sqlx::Error> {
+    ) -> Result<Vec<(RowId, CurrentRow)>, sqlx::Error> {
         let ids: Vec<&str> = ids.iter().map(RowId::as_str).collect();
         let rows: Vec<(String, String, bool, Option<String>)> =
             sqlx::query_as(AssertSqlSafe(self.statements.read_rows.clone()))

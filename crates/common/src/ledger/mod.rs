@@ -247,7 +247,14 @@ pub fn no_response() -> StatementError {
 #[async_trait]
 impl MoveLedger for PostgresLedger {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
-        let rows = with_batch_timeout(ids.len(), self.fetch_rows(ids)).await?;
+        let found = with_batch_timeout(ids.len(), self.fetch_rows(ids)).await?;
+        let count = found.len();
+        let rows: HashMap<RowId, CurrentRow> = found.into_iter().collect();
+        if rows.len() < count {
+            // It was unique when the run was taken on.
+            let (code, message) = ("IdNotUnique".into(), "several rows have the id".into());
+            return Err(StatementError::Rejected { code, message });
+        }
         if rows.len() < ids.len() {
             self.ensure_none_hidden().await?;
         }
