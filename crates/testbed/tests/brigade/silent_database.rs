@@ -172,6 +172,36 @@ async fn a_feeder_that_waits_for_its_first_connection_can_be_stopped() {
 }
 
 #[tokio::test]
+async fn a_command_that_waits_for_its_first_connection_can_be_stopped() {
+    let rig = TestRig::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://app@{}/app", silent.local_addr().unwrap());
+    for (arguments, code) in [
+        (&["verify"][..], 3),
+        (&["rollback", "--all"], 3),
+        (&["clean", "--older-than", "0s"], 3),
+        (&["plan"], 3),
+        (&["retry", "--yes"], 3),
+        (&["failures"], 3),
+        (&["report"], 3),
+        (&["runs"], 3),
+        (&["pause"], 3),
+        (&["status"], 3),
+        (&["status", "--watch"], 0),
+        (&["dashboard", "--status-addr", "127.0.0.1:0"], 0),
+    ] {
+        let mut command = rig.spawn("feeder", &[("DATABASE_URL", &url)], arguments);
+        let _connection = silent.accept().await.unwrap();
+        let began = Instant::now();
+        command.terminate().unwrap();
+        let ended = wait_for_exit(&mut command).await;
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {}", ended.log);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(5), "{arguments:?}: {took:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_feeder_takes_its_lock_anew_after_its_connections_fell_silent() {
     let rig = TestRig::new().await;
     let (proxy, url) = start_proxy(&rig).await;
