@@ -228,6 +228,35 @@ async fn a_feeder_takes_its_lock_anew_after_its_connections_fell_silent() {
     stop_consumer(consumer).await;
 }
 
+/// The proxy stays connected to the server, which goes on holding the lock for the session of before.
+#[tokio::test]
+async fn a_feeder_knows_its_own_lock_after_a_long_silence() {
+    let rig = TestRig::new().await;
+    let (proxy, url) = start_silent_proxy(&rig).await;
+    rig.add_images(5).await;
+    let mut feeder = rig.spawn("feeder", &[("DATABASE_URL", &url)], &[]);
+    wait_until("the rows to be fed", async || {
+        rig.queued_messages().await == 5
+    })
+    .await;
+    let holder = "SELECT pid::bigint FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let before = rig.query_number(holder).await;
+    proxy.silence(SilenceMode::Dropping, true);
+    // Longer than a session whose client is gone lasts.
+    tokio::time::sleep(Duration::from_secs(55)).await;
+    assert_eq!(rig.query_number(holder).await, before, "the session ended");
+    proxy.end_silence();
+    wait_until("the lock of another session", async || {
+        rig.query_number(COUNT_LOCKS).await == 1 && rig.query_number(holder).await != before
+    })
+    .await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    stop_consumer(consumer).await;
+}
+
 #[tokio::test]
 async fn the_statement_of_a_killed_consumer_ends() {
     let rig = TestRig::new().await;
