@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::{AdvisoryLock, LedgerError, PostgresLedger};
+use bucket_brigade_common::ledger::{AdvisoryLock, LedgerError, LockSession, PostgresLedger};
 use bucket_brigade_common::preflight::retry_transient;
 use tokio::time::{Instant, sleep};
 
@@ -17,15 +17,17 @@ const DEAD_SESSION_TIMEOUT: Duration = Duration::from_secs(40);
 /// Waits until the lock is free: a feeder before this one may be ending, or its host have died without a
 /// word to the server.
 pub async fn wait_for_feeder_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, LedgerError> {
-    let began = Instant::now();
-    let mut is_logged = false;
+    let mut refused_at = None::<Instant>;
     loop {
         match retry_transient(async || ledger.acquire_feeder_lock().await).await {
-            Err(error) if may_end_soon(&error) && began.elapsed() < DEAD_SESSION_TIMEOUT => {
-                if !is_logged {
+            Err(error) if may_end_soon(&error) => {
+                let since = refused_at.get_or_insert_with(|| {
                     tracing::warn!("waiting up to {DEAD_SESSION_TIMEOUT:?} for its end: {error}");
+                    Instant::now()
+                });
+                if since.elapsed() > DEAD_SESSION_TIMEOUT {
+                    return Err(error);
                 }
-                is_logged = true;
             }
             taken => return taken,
         }
@@ -45,24 +47,36 @@ pub async fn hold_feeder_lock(ledger: &PostgresLedger, mut lock: AdvisoryLock) -
             sleep(LOCK_CHECK_INTERVAL).await;
         }
         tracing::warn!("the connection that holds the feeder's lock is lost or silent");
+        let session = lock.session();
         // Closes the connection, by which the server knows that the lock is free.
         drop(lock);
-        match reacquire_lock(ledger).await {
+        match reacquire_lock(ledger, session).await {
             Ok(taken) => lock = taken,
             Err(error) => return error,
         }
     }
 }
 
-/// The lock may still be with the session that fell silent: only after a time it is another feeder's.
-async fn reacquire_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, LedgerError> {
-    let lost = Instant::now();
+/// The lock may still be with the session that fell silent, `own`, which is ended. One that cannot be told from
+/// another's counts as another feeder's only after a time, which begins when the database responds.
+async fn reacquire_lock(
+    ledger: &PostgresLedger,
+    own: LockSession,
+) -> Result<AdvisoryLock, LedgerError> {
+    let mut refused_at = None::<Instant>;
     loop {
         match ledger.acquire_feeder_lock().await {
-            Err(error @ LedgerError::AnotherFeeder { .. })
-                if lost.elapsed() > DEAD_SESSION_TIMEOUT =>
-            {
-                return Err(error);
+            Err(LedgerError::AnotherFeeder { holder, .. }) if holder.session() == own => {
+                tracing::info!("ending the feeder's own session, which the server still has");
+                if let Err(error) = ledger.end_session(own).await {
+                    tracing::debug!(%error, "the session ends later");
+                }
+            }
+            Err(error @ LedgerError::AnotherFeeder { .. }) => {
+                let since = refused_at.get_or_insert_with(Instant::now);
+                if since.elapsed() > DEAD_SESSION_TIMEOUT {
+                    return Err(error);
+                }
             }
             Err(error) => tracing::debug!(%error, "the feeder's lock is not back yet"),
             taken => return taken,

@@ -66,6 +66,17 @@ impl CommonArgs {
         })
     }
 
+    /// The same, with the run's ledger.
+    pub(crate) async fn open_run(
+        self,
+        problems: SettingsProblems,
+        access: TableAccess,
+    ) -> anyhow::Result<(CommandContext, PostgresLedger)> {
+        let context = self.into_context(problems).await?;
+        let ledger = context.open_ledger(access).await?;
+        Ok((context, ledger))
+    }
+
     /// Checks the settings and starts logging.
     pub(crate) fn parse(
         self,

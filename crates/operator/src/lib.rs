@@ -29,11 +29,15 @@ mod statements;
 pub mod status;
 pub mod verify;
 
+use std::future::pending;
+
 use bucket_brigade_common::exit;
 use bucket_brigade_common::healthcheck::HealthcheckArgs;
 use bucket_brigade_common::manual::ManualCommand;
 use clap::{Command, Subcommand};
 use tokio_util::sync::CancellationToken;
+
+use page_pipeline::CommandStopped;
 
 /// The commands beside feeding.
 #[derive(Debug, Subcommand)]
@@ -73,23 +77,32 @@ pub enum OperatorCommand {
 impl OperatorCommand {
     /// Runs it until its end or `stop`, as a command of `program`. Returns the exit code.
     pub async fn run(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
-        let has_work_in_hand = matches!(
-            self,
-            Self::Plan(_)
-                | Self::Status(_)
-                | Self::Dashboard(_)
-                | Self::Verify(_)
-                | Self::Rollback(_)
-                | Self::Clean(_)
-        );
+        let code = self.code_when_stopped();
         let ended = Box::pin(self.run_command(program, stop.clone()));
-        if has_work_in_hand {
-            return ended.await;
-        }
+        let stopped = async {
+            stop.cancelled().await;
+            match code {
+                Some(code) => code,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            () = stop.cancelled() => Ok(exit::STOPPED),
-            ended = ended => ended,
+            code = stopped => Ok(code),
+            ended = ended => match ended {
+                Err(error) if error.is::<CommandStopped>() => Ok(exit::STOPPED),
+                ended => ended,
+            },
+        }
+    }
+
+    /// None for those that end themselves, because they have work in hand.
+    fn code_when_stopped(&self) -> Option<u8> {
+        match self {
+            Self::Plan(_) | Self::Verify(_) | Self::Rollback(_) | Self::Clean(_) => None,
+            Self::Status(args) if args.is_watching() => Some(exit::DONE),
+            Self::Dashboard(_) => Some(exit::DONE),
+            _ => Some(exit::STOPPED),
         }
     }
 
@@ -97,8 +110,8 @@ impl OperatorCommand {
         match self {
             Self::Plan(args) => Box::pin(plan::run(args, stop)).await,
             Self::Runs(args) => Box::pin(runs::run(args)).await,
-            Self::Status(args) => Box::pin(status::run(args, stop)).await,
-            Self::Dashboard(args) => Box::pin(dashboard::command::run(args, stop)).await,
+            Self::Status(args) => Box::pin(status::run(args)).await,
+            Self::Dashboard(args) => Box::pin(dashboard::command::run(args)).await,
             Self::Pause(args) => Box::pin(pause::pause(args)).await,
             Self::Resume(args) => Box::pin(pause::resume(args)).await,
             Self::Limit(args) => Box::pin(limit::run(args)).await,

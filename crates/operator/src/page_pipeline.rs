@@ -23,6 +23,23 @@ impl fmt::Display for CommandStopped {
 
 impl std::error::Error for CommandStopped {}
 
+/// For waits and requests that change nothing: given up at the stop.
+pub(crate) fn until_stopped<T, E>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, E>>,
+) -> impl Future<Output = anyhow::Result<T>>
+where
+    anyhow::Error: From<E>,
+{
+    // Most are too large for the futures that wait for them.
+    let work = Box::pin(work);
+    async move {
+        ensure_not_stopped(stop)?;
+        let ended = stop.run_until_cancelled(work).await;
+        Ok(ended.ok_or(CommandStopped)??)
+    }
+}
+
 pub(crate) fn ensure_not_stopped(stop: &CancellationToken) -> Result<(), CommandStopped> {
     if stop.is_cancelled() {
         return Err(CommandStopped);

@@ -150,7 +150,16 @@ pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptio
         None if std::env::var_os("PGHOST").is_some() => PgConnectOptions::new(),
         None => return Err("is missing (or PGHOST and libpq's other variables)".into()),
     };
-    Ok(options.application_name("bucket-brigade"))
+    Ok(without_brackets(options).application_name("bucket-brigade"))
+}
+
+/// An IPv6 address is in brackets in a URL, and is looked up as a name there.
+fn without_brackets(options: PgConnectOptions) -> PgConnectOptions {
+    let host = options.get_host().strip_prefix('[');
+    match host.and_then(|host| host.strip_suffix(']')) {
+        Some(address) => options.clone().host(address),
+        None => options,
+    }
 }
 
 pub(crate) const SSL_MODE_PROBLEM: &str =
@@ -186,6 +195,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn an_ipv6_address_is_read_with_and_without_brackets() {
+        let url = SecretString::from("postgres://app@[::1]:5432/app".to_owned());
+        let options = parse_options(Some(&url)).unwrap();
+        assert_eq!((options.get_host(), options.get_port()), ("::1", 5432));
+        for host in ["[::1]", "::1"] {
+            let options = without_brackets(PgConnectOptions::new().host(host));
+            assert_eq!(options.get_host(), "::1");
+        }
+    }
 
     /// A pipe without a writer: like a file on a server that does not respond.
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, Postgres};
-use sqlx::{Decode, PgConnection, Row as _, Type};
+use sqlx::{Decode, FromRow as _, PgConnection, Row as _, Type};
 use tokio::time::timeout;
 
 use super::{LedgerError, PostgresLedger};
@@ -20,6 +20,11 @@ const ALL_RUNS: i64 = 0;
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
+const LOCK_TIMED_OUT: LedgerError = LedgerError::TimedOut {
+    what: "taking the lock",
+    limit: LOCK_TIMEOUT,
+};
+
 /// A connection that has not confirmed its lock by then does not hold it.
 const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,11 +38,34 @@ const HOLDS_LOCK: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks
 #[derive(Debug)]
 pub struct AdvisoryLock {
     connection: PgConnection,
+    session: LockSession,
     space: i32,
     run: i32,
 }
 
+/// A session of the server's. Its process id alone may be another's later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, sqlx::FromRow)]
+pub struct LockSession {
+    pid: i32,
+    /// When it began; none of a session that this role may not look at.
+    began_micros: Option<i64>,
+}
+
+/// `$1` space, `$2` run.
+const TRY_LOCK: &str = "SELECT pg_try_advisory_lock($1, $2) AS is_locked, pid,
+        (extract(epoch FROM backend_start) * 1000000)::bigint AS began_micros
+    FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+
+/// `$1` process id, `$2` when it began. A role may end its own sessions.
+const END_SESSION: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2";
+
 impl AdvisoryLock {
+    /// That took it.
+    pub fn session(&self) -> LockSession {
+        self.session
+    }
+
     /// Whether the connection responds, and its session holds the lock.
     pub async fn is_held(&mut self) -> bool {
         let query = sqlx::query_scalar(HOLDS_LOCK).bind(i64::from(self.space));
@@ -49,7 +77,8 @@ impl AdvisoryLock {
 
 /// `$1` space, `$2` run. Of other roles' sessions no more than the name may be visible.
 const SELECT_HOLDER: &str = r#"SELECT a.application_name AS application, coalesce(host(a.client_addr), 'this host') AS client,
-        a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
+        a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint AS began_micros,
+        to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
     FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.database = a.datid
       AND a.datname = current_database() AND l.classid::bigint = $1 AND l.objid::bigint = $2"#;
@@ -59,12 +88,17 @@ const SELECT_HOLDER: &str = r#"SELECT a.application_name AS application, coalesc
 pub struct LockHolder {
     application: String,
     client: String,
-    pid: i32,
+    #[sqlx(flatten)]
+    session: LockSession,
     /// When its session began, in UTC.
     since: Option<String>,
 }
 
 impl LockHolder {
+    pub fn session(&self) -> LockSession {
+        self.session
+    }
+
     /// Whether it is one of the commands that exclude a feeder.
     pub fn is_command(&self) -> bool {
         let command = self.application.strip_prefix("bucket-brigade ");
@@ -77,7 +111,7 @@ impl fmt::Display for LockHolder {
         let Self {
             application,
             client,
-            pid,
+            session: LockSession { pid, .. },
             since,
         } = self;
         if *pid == 0 {
@@ -100,13 +134,30 @@ impl PostgresLedger {
         let fresh = async {
             let connection = self.pool.acquire().await?.detach();
             drop(std::mem::replace(&mut lock.connection, connection));
-            let query = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, $2)");
-            let query = query.bind(lock.space).bind(lock.run);
-            query.fetch_one(&mut lock.connection).await
+            let taken = try_lock_session(&mut lock.connection, lock.space, lock.run).await?;
+            match taken {
+                Some(session) => lock.session = session,
+                None => self.end_session(lock.session).await?,
+            }
+            Ok(taken.is_some())
         };
         match timeout(LOCK_TIMEOUT, fresh).await {
-            Ok(locked) => Ok(locked?),
-            Err(_) => Err(LedgerError::Unreachable("no lock in time".into())),
+            Ok(locked) => locked,
+            Err(_) => Err(LOCK_TIMED_OUT),
+        }
+    }
+
+    /// Ends a session of ours whose connection is lost, if the server still has it: behind a proxy it may not
+    /// learn of the loss.
+    pub async fn end_session(&self, session: LockSession) -> Result<(), LedgerError> {
+        let query = sqlx::query(END_SESSION).bind(session.pid);
+        let query = query.bind(session.began_micros).execute(&self.pool);
+        match timeout(LOCK_CHECK_TIMEOUT, query).await {
+            Ok(ended) => Ok(ended.map(drop)?),
+            Err(_) => Err(LedgerError::TimedOut {
+                what: "ending the session",
+                limit: LOCK_CHECK_TIMEOUT,
+            }),
         }
     }
 
@@ -140,10 +191,7 @@ impl PostgresLedger {
 
     async fn try_lock(&self, space: i32, run: i64) -> Result<Option<AdvisoryLock>, LedgerError> {
         let locked = timeout(LOCK_TIMEOUT, self.lock_session(space, run)).await;
-        locked.unwrap_or_else(|_| {
-            let silence = format!("no lock within {LOCK_TIMEOUT:?}");
-            Err(LedgerError::Unreachable(silence))
-        })
+        locked.unwrap_or(Err(LOCK_TIMED_OUT))
     }
 
     async fn lock_session(
@@ -154,17 +202,27 @@ impl PostgresLedger {
         let mut connection = self.pool.acquire().await?.detach();
         ensure_own_session(&mut connection, &self.pool).await?;
         let run = i32::try_from(run).unwrap_or(i32::MAX);
-        let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1, $2)")
-            .bind(space)
-            .bind(run)
-            .fetch_one(&mut connection)
-            .await?;
-        Ok(locked.then_some(AdvisoryLock {
+        let taken = try_lock_session(&mut connection, space, run).await?;
+        Ok(taken.map(|session| AdvisoryLock {
             connection,
+            session,
             space,
             run,
         }))
     }
+}
+
+/// The connection's session, which holds the lock now; none while another holds it.
+async fn try_lock_session(
+    connection: &mut PgConnection,
+    space: i32,
+    run: i32,
+) -> Result<Option<LockSession>, sqlx::Error> {
+    let query = sqlx::query(TRY_LOCK).bind(space).bind(run);
+    let row = query.fetch_one(connection).await?;
+    let is_locked: bool = row.try_get("is_locked")?;
+    let session = is_locked.then(|| LockSession::from_row(&row));
+    session.transpose()
 }
 
 /// A pooler in transaction mode gives us one session of the server's after the other, or the one that served

@@ -54,7 +54,7 @@ pub use feed_index::{create_index_sql, find_index_with, find_partial_index, has_
 pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::pause_description;
 pub use id_columns::IdColumns;
-pub use lock::{AdvisoryLock, LockHolder};
+pub use lock::{AdvisoryLock, LockHolder, LockSession};
 pub use path_sample::sample_paths;
 pub use run::{SecondRun, check_first_start, discover_table};
 pub use run_options::RunOptions;

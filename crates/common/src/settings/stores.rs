@@ -39,8 +39,15 @@ pub struct StoreArgs {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BucketStore {
     pub endpoint: Option<String>,
-    pub profile: Option<String>,
+    pub profile: Option<StoreProfile>,
     pub region: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreProfile {
+    pub name: String,
+    /// The setting that names it.
+    pub(crate) setting: &'static str,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -71,21 +78,15 @@ impl StoreSettings {
     }
 }
 
-impl BucketSide {
-    /// The setting that names a bucket's profile.
-    pub(crate) fn profile_setting(self) -> &'static str {
-        match self {
-            Self::Source => "SOURCE_PROFILE",
-            Self::Destination => "DESTINATION_PROFILE",
-        }
-    }
-}
-
 impl StoreArgs {
     pub fn parse(self, problems: &mut SettingsProblems) -> StoreSettings {
-        let common = self.s3_profile.take(problems);
-        let source_profile = self.source_profile.take(problems);
-        let destination_profile = self.destination_profile.take(problems);
+        let mut profile = |given: Setting<_>, setting| {
+            let name = given.take(problems)?;
+            Some(StoreProfile { name, setting })
+        };
+        let common = profile(self.s3_profile, "S3_PROFILE");
+        let source_profile = profile(self.source_profile, "SOURCE_PROFILE");
+        let destination_profile = profile(self.destination_profile, "DESTINATION_PROFILE");
         StoreSettings {
             source: BucketStore {
                 endpoint: self.source_endpoint.take(problems),

@@ -13,6 +13,7 @@ use super::encoded_paths::OtherPaths;
 use super::pass::CleanPass;
 use super::path_references::{ReferringColumn, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
+use crate::page_pipeline::until_stopped;
 use crate::retrying_store::{is_object_error, remove_with_retries, stat_object};
 use crate::statements::retry_statement;
 
@@ -62,13 +63,8 @@ impl ObjectCleaner<'_> {
         } else {
             OtherPaths::default()
         };
-        // What an earlier clean may have removed is checked in any case: a row may have come to name it.
-        let (cut_off, page): (Vec<_>, Vec<_>) =
-            page.into_iter().partition(|removal| removal.is_in_removal);
-        // A first question to the rows spares the requests for objects that are referenced anyway.
-        let mut candidates = self.retain_unreferenced(page, &mut outcomes).await?;
-        candidates.extend(cut_off);
-        let (removable, gone) = self.classify_all(candidates, &mut outcomes).await?;
+        let classified = self.classify_page(page, &mut outcomes);
+        let (removable, gone) = until_stopped(self.pass.stop, classified).await?;
         self.begin_removals(&removable).await?;
         let removed = self.remove_unreferenced(removable, gone, &mut outcomes);
         let (unsaved, failure) = removed.await?;
@@ -88,6 +84,21 @@ impl ObjectCleaner<'_> {
             unsaved,
             failure,
         })
+    }
+
+    /// Changes nothing. Those that may go, and those that an earlier clean removed and was killed.
+    async fn classify_page(
+        &self,
+        page: Vec<ObjectRemoval>,
+        outcomes: &mut RemovalOutcomes,
+    ) -> anyhow::Result<(Vec<ObjectRemoval>, Vec<RemovedObject>)> {
+        // What an earlier clean may have removed is checked in any case: a row may have come to name it.
+        let (cut_off, page): (Vec<_>, Vec<_>) =
+            page.into_iter().partition(|removal| removal.is_in_removal);
+        // A first question to the rows spares the requests for objects that are referenced anyway.
+        let mut candidates = self.retain_unreferenced(page, outcomes).await?;
+        candidates.extend(cut_off);
+        self.classify_all(candidates, outcomes).await
     }
 
     async fn begin_removals(&self, removals: &[ObjectRemoval]) -> anyhow::Result<()> {
@@ -147,7 +158,6 @@ impl ObjectCleaner<'_> {
         Ok(referenced_keys(self.pass.removals.ledger, &self.columns, &keys, &paths).await?)
     }
 
-    /// Those that may go, and those that an earlier clean removed and was killed.
     async fn classify_all(
         &self,
         removals: Vec<ObjectRemoval>,

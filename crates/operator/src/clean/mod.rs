@@ -59,7 +59,7 @@ use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
 use super::history::{Operator, OperatorArgs};
 use super::locks::CommandLocks;
-use super::page_pipeline::{CommandStopped, is_complete};
+use super::page_pipeline::{is_complete, until_stopped};
 use super::retrying_store::{
     self, DEFAULT_REQUESTS_IN_FLIGHT, RequestSlots, is_object_error, retry_object_request,
 };
@@ -112,19 +112,23 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let age = args.older_than.map(|age| age.take(&mut problems));
     let age_seconds = age.unwrap_or_default().as_secs_f64();
     let limits = args.database.parse(&mut problems);
-    let context = args.common.into_context(problems).await?;
+    let context = until_stopped(&stop, args.common.into_context(problems)).await?;
     let (command, bucket) = if args.orphans {
         ("clean --orphans", &context.migration.run.destination_bucket)
     } else {
         ("clean", &context.migration.run.source_bucket)
     };
     check_bucket_name(args.confirm.as_deref(), bucket)?;
-    let ledger = context.open_ledger(TableAccess::Read).await?;
-    let locks = CommandLocks::acquire(&ledger).await?;
-    let store = retrying_store::open(&context, &ledger).await?;
-    let throttle = CommandThrottle::start(&ledger, "clean", limits).await?;
-    let ApplicationTable { sql, path, id, .. } = ledger.table().clone();
-    let column = PathColumn::open(&ledger, sql, path, id).await?;
+    let ledger = until_stopped(&stop, context.open_ledger(TableAccess::Read)).await?;
+    let prepared = until_stopped(&stop, async {
+        let locks = CommandLocks::acquire(&ledger).await?;
+        let store = retrying_store::open(&context, &ledger).await?;
+        let throttle = CommandThrottle::start(&ledger, "clean", limits).await?;
+        let ApplicationTable { sql, path, id, .. } = ledger.table().clone();
+        let column = PathColumn::open(&ledger, sql, path, id).await?;
+        anyhow::Ok((locks, store, throttle, column))
+    });
+    let (locks, store, throttle, column) = prepared.await?;
     let removals = RemovalLedger {
         ledger: &ledger,
         column: &column,
@@ -136,7 +140,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         context: &context,
         operator: args.operator.into(),
         rows_outside_the_rule: args.rows_outside_the_rule,
-        versioning: read_versioning(&store, removals.side()).await?,
+        versioning: until_stopped(&stop, read_versioning(&store, removals.side())).await?,
         pass: CleanPass {
             removals,
             store: &store,
@@ -152,10 +156,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         missing: MissingIndexes::default(),
     };
     let work = clean.run(args.confirm.is_some(), locks);
-    match Box::pin(throttle.run(work)).await {
-        Err(error) if error.is::<CommandStopped>() => Ok(exit::STOPPED),
-        code => code,
-    }
+    Box::pin(throttle.run(work)).await
 }
 
 struct CleanCommand<'a> {
@@ -170,20 +171,17 @@ struct CleanCommand<'a> {
 impl CleanCommand<'_> {
     /// Confirmed, it counts only where nothing may go, to say why.
     async fn run(mut self, is_confirmed: bool, locks: CommandLocks<'_>) -> anyhow::Result<u8> {
-        if is_confirmed && self.pass.has_candidates().await? {
+        let stop = self.pass.stop;
+        if is_confirmed && until_stopped(stop, self.pass.has_candidates()).await? {
             return Box::pin(self.run_pass(locks)).await;
         }
-        let eligible = self.pass.removals.count_eligible().await?;
+        let eligible = until_stopped(stop, self.pass.removals.count_eligible()).await?;
         refuse_unverified(self.pass.removals.orphans, &eligible)?;
         if eligible.objects > 0 {
-            let columns = self.find_columns().await?;
-            // A preview comes at once, whatever the clean itself will take.
-            if !self.missing.reads_tables {
-                self.read_other_spellings(&columns).await?;
-            }
+            until_stopped(stop, self.prepare_preview()).await?;
             let preview = self.build_preview(eligible, true);
             let question = format!("{preview}\nType the bucket's name to remove them: ");
-            match ask(self.context.format, &question, self.pass.stop).await? {
+            match ask(self.context.format, &question, stop).await? {
                 ConsentReply::Typed(name) => {
                     check_bucket_name(Some(&name), self.pass.removals.bucket)?;
                     return Box::pin(self.run_pass(locks)).await;
@@ -221,7 +219,16 @@ impl CleanCommand<'_> {
         Ok(spellings.accept_rows_outside(self.rows_outside_the_rule)?)
     }
 
-    async fn run_pass(mut self, mut locks: CommandLocks<'_>) -> anyhow::Result<u8> {
+    async fn prepare_preview(&mut self) -> anyhow::Result<()> {
+        let columns = self.find_columns().await?;
+        // A preview comes at once, whatever the clean itself will take.
+        if !self.missing.reads_tables {
+            self.read_other_spellings(&columns).await?;
+        }
+        Ok(())
+    }
+
+    async fn prepare_pass(&mut self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
         locks.exclude_other_runs().await?;
         let columns = self.find_columns().await?;
         for index in &self.missing.all {
@@ -231,7 +238,6 @@ impl CleanCommand<'_> {
         let removals = self.pass.removals;
         let read = UnsettledSources::read(removals, self.pass.throttle, self.pass.stop);
         self.pass.unsettled = read.await?;
-        let (ledger, bucket) = (removals.ledger, removals.bucket);
         let what = if removals.orphans {
             // A consumer could be pointing a row at one.
             locks.quiesce_fleet(self.context).await?;
@@ -239,14 +245,21 @@ impl CleanCommand<'_> {
         } else {
             "sources"
         };
-        let details = format!("{what} in {bucket}");
+        let (ledger, details) = (removals.ledger, format!("{what} in {}", removals.bucket));
         self.operator
             .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
             .await;
         // As if there were no orphans, and no two rows shared an object: the progress is an estimate.
         let moves = count_moves(ledger).await?;
         self.pass.throttle.begin_phase("cleaning", moves);
-        let (format, run) = (self.context.format, ledger.run_id());
+        Ok(())
+    }
+
+    async fn run_pass(mut self, mut locks: CommandLocks<'_>) -> anyhow::Result<u8> {
+        let stop = self.pass.stop;
+        until_stopped(stop, self.prepare_pass(&mut locks)).await?;
+        let (removals, format) = (self.pass.removals, self.context.format);
+        let (run, bucket) = (removals.ledger.run_id(), removals.bucket);
         let mut printer = CleanPrinter::begin_list(format, run, removals.orphans, bucket)?;
         let is_complete = is_complete(self.pass.run(locks, &mut printer).await)?;
         let code = printer.print_summary()?;

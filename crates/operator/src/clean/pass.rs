@@ -17,7 +17,7 @@ use super::restore::ObjectRestorer;
 use crate::command_cursor::{CommandCursor, CursorLap};
 use crate::command_throttle::CommandThrottle;
 use crate::locks::{self, CommandLocks};
-use crate::page_pipeline::{CommandStopped, run_pages};
+use crate::page_pipeline::{CommandStopped, run_pages, until_stopped};
 use crate::retrying_store::RequestSlots;
 use crate::statements::Pages;
 
@@ -80,22 +80,25 @@ impl CleanPass<'_> {
         let mut reader = self.reader(self.cursor.load().await?);
         let is_closed = Cell::new(false);
         let read = async || {
-            let page = reader.next_page().await?;
-            let count = page.as_ref().map_or(1, |(page, _)| page.len().max(1));
-            self.throttle.acquire(count, self.stop).await?;
-            if is_closed.get() {
-                return Err(CommandStopped.into());
-            }
-            locks.ensure_held().await?;
-            // A source may be what another run's consumer points a row at.
-            locks::ensure_no_other_fleet(ledger, bucket, self.removals.key_prefix()).await?;
-            Ok(page)
+            let read = async {
+                let page = reader.next_page().await?;
+                let count = page.as_ref().map_or(1, |(page, _)| page.len().max(1));
+                self.throttle.acquire(count, self.stop).await?;
+                if is_closed.get() {
+                    return Err(CommandStopped.into());
+                }
+                locks.ensure_held().await?;
+                // A source may be what another run's consumer points a row at.
+                locks::ensure_no_other_fleet(ledger, bucket, self.removals.key_prefix()).await?;
+                anyhow::Ok(page)
+            };
+            until_stopped(self.stop, read).await
         };
         let work = async |page: Vec<ObjectRemoval>| {
             let count = page.len();
             let cleaner = ObjectCleaner {
                 pass: self,
-                columns: path_columns(ledger, bucket).await?,
+                columns: until_stopped(self.stop, path_columns(ledger, bucket)).await?,
             };
             let cleaned = Box::pin(cleaner.process_page(page)).await?;
             self.throttle.advance_by(count);

@@ -1,9 +1,9 @@
 //! `feeder dashboard`: the live page without a feeder, with the database's address alone.
 
-use bucket_brigade_common::exit;
+use std::future::pending;
+
 use bucket_brigade_common::ledger::no_run;
 use bucket_brigade_common::settings::SettingsProblems;
-use tokio_util::sync::CancellationToken;
 
 use super::{Dashboard, DashboardArgs, DashboardContext};
 use crate::context::CommonArgs;
@@ -19,7 +19,8 @@ pub struct Args {
     common: CommonArgs,
 }
 
-pub(crate) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
+/// Returns an error alone: a signal ends it.
+pub(crate) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let dashboard = args.dashboard.parse(&mut problems);
     if dashboard.address.is_none() && !problems.names("STATUS_ADDR") {
@@ -39,6 +40,5 @@ pub(crate) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     if let Some(dashboard) = dashboard {
         dashboard.spawn_server(context).await;
     }
-    stop.cancelled().await;
-    Ok(exit::DONE)
+    pending().await
 }

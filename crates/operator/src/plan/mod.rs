@@ -27,6 +27,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::context::{CommandContext, CommonArgs};
+use super::page_pipeline::until_stopped;
 use check::PlanChecks;
 use estimate::{EstimateInput, MigrationEstimate, ObjectFacts};
 use objects::SampledObjects;
@@ -107,10 +108,10 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         role: args.as_role,
         application: None,
     };
-    let context = args.common.into_context(problems).await?;
+    let context = until_stopped(&stop, args.common.into_context(problems)).await?;
     if let Some(profile) = profile {
         let opened = context.open_destination_as("APPLICATION_PROFILE", &profile);
-        spec.application = Some(opened.await?);
+        spec.application = Some(until_stopped(&stop, opened).await?);
     }
     let queue = context.sqs_queue().await?;
     let plan = Box::pin(build_plan(&context, &queue, &spec, &stop)).await;

@@ -34,6 +34,7 @@ use std::cell::RefCell;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
+use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::settings::{
     DatabaseArgs, DatabaseLimits, Setting, SettingsProblems, integer_between, setting,
 };
@@ -44,6 +45,7 @@ use super::consent::{ConsentReply, ask};
 use super::context::{CommandContext, CommonArgs};
 use super::history::{Operator, OperatorArgs};
 use super::locks::CommandLocks;
+use super::page_pipeline::until_stopped;
 use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use classify::UndoClassifier;
 use output::RollbackPrinter;
@@ -85,8 +87,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let selection = args.selection.parse(&mut problems);
     let requests = args.concurrency.take(&mut problems);
     let limits = args.database.parse(&mut problems);
-    let context = args.common.into_context(problems).await?;
-    let ledger = context.open_ledger(TableAccess::Update).await?;
+    let opened = args.common.open_run(problems, TableAccess::Update);
+    let (context, ledger) = until_stopped(&stop, opened).await?;
     let command = RollbackCommand {
         context: &context,
         ledger: &ledger,
@@ -120,22 +122,12 @@ impl RollbackCommand<'_> {
         let Self {
             context, ledger, ..
         } = self;
-        let mut locks = CommandLocks::acquire(ledger).await?;
-        // What changes nothing leaves the fleet at work.
-        if let Some(operator) = operator {
-            locks.exclude_other_runs().await?;
-            locks.quiesce_fleet(context).await?;
-            let (pool, details) = (ledger.pool(), self.selection.describe());
-            operator
-                .record(pool, ledger.run_id(), "rollback", Some(&details))
-                .await;
-        }
-        let store = retrying_store::open(context, ledger).await?;
+        let prepared = until_stopped(self.stop, self.prepare(operator));
+        let (locks, store, throttle) = prepared.await?;
         let classifier = UndoClassifier {
             store: &store,
             rule: ledger.rule(),
         };
-        let throttle = CommandThrottle::start(ledger, "rollback", self.limits).await?;
         let (run, for_real) = (ledger.run_id(), operator.is_some());
         let printer = RollbackPrinter::begin_list(context.format, run, for_real)?;
         let rollback = RollbackRun {
@@ -149,5 +141,27 @@ impl RollbackCommand<'_> {
             stop: self.stop,
         };
         throttle.run(Box::pin(rollback.run(locks))).await
+    }
+
+    async fn prepare(
+        &self,
+        operator: Option<&Operator>,
+    ) -> anyhow::Result<(CommandLocks<'_>, S3Store, CommandThrottle<'_>)> {
+        let ledger = self.ledger;
+        let mut locks = CommandLocks::acquire(ledger).await?;
+        // What changes nothing leaves the fleet at work.
+        if operator.is_some() {
+            locks.exclude_other_runs().await?;
+            locks.quiesce_fleet(self.context).await?;
+        }
+        let store = retrying_store::open(self.context, ledger).await?;
+        let throttle = CommandThrottle::start(ledger, "rollback", self.limits).await?;
+        if let Some(operator) = operator {
+            let (pool, details) = (ledger.pool(), self.selection.describe());
+            operator
+                .record(pool, ledger.run_id(), "rollback", Some(&details))
+                .await;
+        }
+        Ok((locks, store, throttle))
     }
 }

@@ -23,7 +23,7 @@ use crate::command_cursor::{CommandCursor, CursorLap};
 use crate::command_throttle::CommandThrottle;
 use crate::locks::CommandLocks;
 use crate::moved_row::MovedRow;
-use crate::page_pipeline::{ensure_not_stopped, is_complete, run_pages};
+use crate::page_pipeline::{ensure_not_stopped, is_complete, run_pages, until_stopped};
 use crate::retrying_store::RequestSlots;
 use crate::statements::{Pages, retry_statement};
 use crate::verify::count_moves;
@@ -48,9 +48,6 @@ pub(super) struct RollbackRun<'a> {
 impl RollbackRun<'_> {
     /// Returns the exit code. Without the fleet's lock it changes nothing.
     pub(super) async fn run(self, mut locks: CommandLocks<'_>) -> anyhow::Result<u8> {
-        if locks.is_fleet_quiesced() {
-            self.finish_interrupted().await?;
-        }
         let is_complete = is_complete(self.run_pages(&mut locks).await)?;
         if is_complete {
             self.skip_missing()?;
@@ -65,6 +62,9 @@ impl RollbackRun<'_> {
 
     async fn run_pages(&self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
         let (ledger, for_real) = (self.ledger, locks.is_fleet_quiesced());
+        if for_real {
+            self.finish_interrupted().await?;
+        }
         let cursor = CommandCursor::new(ledger, "rollback", "all".into());
         let has_cursor = for_real && *self.selection == MoveSelection::All;
         let lap = if has_cursor {
@@ -79,12 +79,14 @@ impl RollbackRun<'_> {
         };
         self.throttle.begin_phase("rolling back", total);
         let read = async || {
-            ensure_not_stopped(self.stop)?;
-            let page = source.next_page().await?;
-            let count = page.as_ref().map_or(1, |(ids, _)| ids.len().max(1));
-            self.throttle.acquire(count, self.stop).await?;
-            locks.ensure_held().await?;
-            Ok(page)
+            let read = async {
+                let page = source.next_page().await?;
+                let count = page.as_ref().map_or(1, |(ids, _)| ids.len().max(1));
+                self.throttle.acquire(count, self.stop).await?;
+                locks.ensure_held().await?;
+                anyhow::Ok(page)
+            };
+            until_stopped(self.stop, read).await
         };
         let work = async |ids| self.process_page(ids, for_real).await;
         let record = async |(), after: Option<String>| match after.filter(|_| has_cursor) {
@@ -111,7 +113,8 @@ impl RollbackRun<'_> {
                 }
             }
             mark_undone_checked(self.ledger, &others).await?;
-            self.recheck_copies(back).await?;
+            let checked = until_stopped(self.stop, self.recheck_copies(back)).await?;
+            self.settle_undone(checked).await?;
         }
         Ok(())
     }
@@ -121,14 +124,13 @@ impl RollbackRun<'_> {
         if ids.is_empty() {
             return Ok(());
         }
-        let page = retry_statement(async || moves_by_id(self.ledger, &ids).await).await?;
+        let read = retry_statement(async || moves_by_id(self.ledger, &ids).await);
+        let page = until_stopped(self.stop, read).await?;
         for row in &page {
             self.missing_ids.borrow_mut().remove(&row.id);
         }
-        let checks = page.into_iter().map(|row| async {
-            ensure_not_stopped(self.stop)?;
-            anyhow::Ok(self.classifier.classify_row(row).await?)
-        });
+        let checks = page.into_iter();
+        let checks = checks.map(|row| until_stopped(self.stop, self.classifier.classify_row(row)));
         let mut targets = Vec::new();
         for verdict in self.slots.run_all(checks).await? {
             match verdict {
@@ -139,7 +141,8 @@ impl RollbackRun<'_> {
         if for_real {
             ensure_not_stopped(self.stop)?;
             let undone = self.undo_all(targets).await?;
-            targets = self.recheck_copies(undone).await?;
+            let checked = self.recheck_copies(undone).await?;
+            targets = self.settle_undone(checked).await?;
         }
         self.printer.borrow_mut().count_undone(targets.len());
         self.throttle.advance_by(count);
@@ -236,14 +239,25 @@ impl RollbackRun<'_> {
         Ok(rest)
     }
 
-    /// A row whose image the application replaced while the row was set back names that image again.
-    async fn recheck_copies(&self, undone: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+    /// Each with whether the application replaced its image while the row was set back.
+    async fn recheck_copies(
+        &self,
+        undone: Vec<UndoTarget>,
+    ) -> Result<Vec<(UndoTarget, bool)>, StoreError> {
         let checks = undone.into_iter().map(|undo| async {
             let is_replaced = self.classifier.is_copy_replaced(&undo).await?;
-            Ok::<_, StoreError>((undo, is_replaced))
+            Ok((undo, is_replaced))
         });
+        self.slots.run_all(checks).await
+    }
+
+    /// A row whose image was replaced names that image again. Returns the others.
+    async fn settle_undone(
+        &self,
+        checked: Vec<(UndoTarget, bool)>,
+    ) -> anyhow::Result<Vec<UndoTarget>> {
         let (mut replaced, mut back) = (Vec::new(), Vec::new());
-        for (undo, is_replaced) in self.slots.run_all(checks).await? {
+        for (undo, is_replaced) in checked {
             let group = if is_replaced {
                 &mut replaced
             } else {

@@ -17,7 +17,6 @@ use bucket_brigade_common::printable::{printable_lines, takes_escapes};
 use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
 use serde::Serialize;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use super::context::CommonArgs;
 use super::output::{OutputFormat, write_to};
@@ -30,7 +29,7 @@ const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder status --watch\n  feeder status --all\n\nExit codes: 0 printed; 64 wrong settings, or no such run; 69 the database cannot be reached; 70\nunexpected error; 77 a right is missing."
+    after_help = "Examples:\n  feeder status --watch\n  feeder status --all\n\nExit codes: 0 printed; 3 stopped before that; 64 wrong settings, or no such run; 69 the database\ncannot be reached; 70 unexpected error; 77 a right is missing."
 )]
 pub struct Args {
     /// Go on until Ctrl-C
@@ -46,7 +45,13 @@ pub struct Args {
     common: CommonArgs,
 }
 
-pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
+impl Args {
+    pub(super) fn is_watching(&self) -> bool {
+        self.watch
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let interval = args.interval.take(&mut problems);
     let interval = args.watch.then_some(interval);
@@ -55,31 +60,26 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         let pool = settings.connect_to_ledger().await?;
         let queue = settings.sqs_queue().await;
         let read = async || AllRunsStatus::read(pool.as_deref(), queue.as_ref()).await;
-        return show_status(settings.format, interval, read, &stop).await;
+        return show_status(settings.format, interval, read).await;
     }
     let context = args.common.into_context(problems).await?;
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let queue = context.sqs_queue().await?;
     let read = async || StatusSnapshot::read_run(ledger.pool(), ledger.run_id(), &queue).await;
-    show_status(context.format, interval, read, &stop).await
+    show_status(context.format, interval, read).await
 }
 
-/// Prints once, or at each interval until the stop.
+/// Prints once, or at each interval.
 async fn show_status<T: Display + Serialize>(
     format: OutputFormat,
     interval: Option<Duration>,
     read: impl AsyncFn() -> Result<T, StatementError>,
-    stop: &CancellationToken,
 ) -> anyhow::Result<u8> {
     let Some(interval) = interval else {
         format.print(&read().await?)?;
         return Ok(exit::DONE);
     };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Ok(exit::DONE),
-        error = watch_status(format, interval, read) => error,
-    }
+    watch_status(format, interval, read).await
 }
 
 /// Prints for ever. A database that does not answer is logged, and waited for.

@@ -5,11 +5,13 @@ use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::object_store::s3::S3Store;
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::MoveRoute;
+use tokio_util::sync::CancellationToken;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchanged};
 use super::queries::current_path;
 use super::verification::{Mismatch, VerificationFinding};
 use crate::moved_row::{MovedRow, recorded_companions};
+use crate::page_pipeline::until_stopped;
 use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
 use crate::statements::retry_statement;
 
@@ -28,11 +30,19 @@ pub(super) struct MoveChecker<'a> {
     /// The ledger and the table.
     pub(super) ledger: &'a PostgresLedger,
     pub(super) recopies: bool,
+    pub(super) stop: &'a CancellationToken,
 }
 
 enum CheckAttempt {
     Final(VerificationFinding),
     Retry(VerificationFinding),
+}
+
+/// What was read of an object.
+enum ObjectReading<'a> {
+    Checked(CheckAttempt),
+    /// The source is not what was copied, and why.
+    SourceChanged(CheckedObject<'a>, String),
 }
 
 /// The image of a move, or a companion of it, as it was found.
@@ -60,8 +70,8 @@ impl MoveChecker<'_> {
             finding.is_intact = finding.mismatch.is_none();
         }
         if finding.mismatch.is_some() {
-            row.current_path =
-                retry_statement(async || current_path(self.ledger, &row.id).await).await?;
+            let read = retry_statement(async || current_path(self.ledger, &row.id).await);
+            row.current_path = until_stopped(self.stop, read).await?;
         }
         if !row.is_current() {
             finding.is_outdated = true;
@@ -104,13 +114,13 @@ impl MoveChecker<'_> {
         &self,
         row: &MovedRow,
         route: &MoveRoute,
-    ) -> Result<VerificationFinding, StoreError> {
+    ) -> anyhow::Result<VerificationFinding> {
         let mut finding = VerificationFinding::default();
         for _ in 0..MAX_ATTEMPTS {
             match self.check_once(row, route).await {
                 Ok(CheckAttempt::Final(found)) => return Ok(found),
                 Ok(CheckAttempt::Retry(found)) => finding = found,
-                Err(error) if is_object_error(&error) => {
+                Err(error) if error.downcast_ref().is_some_and(is_object_error) => {
                     return Ok(mismatch_finding("Unreadable", error.to_string()));
                 }
                 Err(error) => return Err(error),
@@ -119,11 +129,21 @@ impl MoveChecker<'_> {
         Ok(finding)
     }
 
-    async fn check_once(
+    /// Reading ends at the stop; a copy that is begun is finished.
+    async fn check_once(&self, row: &MovedRow, route: &MoveRoute) -> anyhow::Result<CheckAttempt> {
+        match until_stopped(self.stop, self.read_objects(row, route)).await? {
+            ObjectReading::Checked(attempt) => Ok(attempt),
+            ObjectReading::SourceChanged(object, message) => {
+                Ok(self.recopy(&object, message).await?)
+            }
+        }
+    }
+
+    async fn read_objects<'o>(
         &self,
-        row: &MovedRow,
-        route: &MoveRoute,
-    ) -> Result<CheckAttempt, StoreError> {
+        row: &'o MovedRow,
+        route: &'o MoveRoute,
+    ) -> Result<ObjectReading<'o>, StoreError> {
         let stat = async |side, key| stat_object(self.store, side, key).await;
         let copy = stat(BucketSide::Destination, &route.destination_key).await?;
         let source = if row.is_source_removed {
@@ -134,7 +154,8 @@ impl MoveChecker<'_> {
         };
         if let Some(header) = unreadable_header(copy.as_ref(), &source) {
             let message = format!("its header {header} is not UTF-8");
-            return Ok(CheckAttempt::Final(mismatch_finding("Unreadable", message)));
+            let finding = mismatch_finding("Unreadable", message);
+            return Ok(ObjectReading::Checked(CheckAttempt::Final(finding)));
         }
         let object = CheckedObject {
             row,
@@ -145,16 +166,18 @@ impl MoveChecker<'_> {
         let found = match classify_move(row, object.copy.as_ref(), &object.source) {
             MoveVerdict::Intact => object.intact(None),
             MoveVerdict::Mismatch(code, message) => object.mismatch(code, message),
-            MoveVerdict::SourceChanged(message) => return self.recopy(&object, message).await,
+            MoveVerdict::SourceChanged(message) => {
+                return Ok(ObjectReading::SourceChanged(object, message));
+            }
             MoveVerdict::NeedsComparison => match self.compare_copy(route).await? {
                 DestinationState::Same(_) => object.intact(None),
                 DestinationState::Different(what) => {
                     let message = format!("the source was written since: {what}");
-                    return self.recopy(&object, message).await;
+                    return Ok(ObjectReading::SourceChanged(object, message));
                 }
                 DestinationState::Empty | DestinationState::WithoutSource(_) => {
                     let found = object.mismatch("SourceGone", CONCURRENT_WRITE.into());
-                    return Ok(CheckAttempt::Retry(found));
+                    return Ok(ObjectReading::Checked(CheckAttempt::Retry(found)));
                 }
             },
             MoveVerdict::CopyReplaced if self.recopies => match self.compare_copy(route).await? {
@@ -164,7 +187,7 @@ impl MoveChecker<'_> {
             },
             MoveVerdict::CopyReplaced => object.replaced(),
         };
-        Ok(CheckAttempt::Final(found))
+        Ok(ObjectReading::Checked(CheckAttempt::Final(found)))
     }
 
     /// The source is not what was copied: a mismatch, or copied anew where the row still names our copy.

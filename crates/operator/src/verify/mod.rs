@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use super::command_throttle::CommandThrottle;
 use super::context::CommonArgs;
 use super::locks::CommandLocks;
-use super::page_pipeline::is_complete;
+use super::page_pipeline::{is_complete, until_stopped};
 use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use check::MoveChecker;
 use pass::VerificationPass;
@@ -88,15 +88,21 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     };
     let slots = RequestSlots::new(args.concurrency.take(&mut problems));
     let limits = args.database.parse(&mut problems);
-    let context = args.common.into_context(problems).await?;
-    let ledger = context.open_ledger(TableAccess::Read).await?;
-    let locks = CommandLocks::acquire(&ledger).await?;
-    let store = if spec.recopies {
-        retrying_store::open_for_copies(&context, &ledger).await?
-    } else {
-        retrying_store::open(&context, &ledger).await?
-    };
-    let verification = queries::begin_verification(&ledger, spec, args.anew).await?;
+    let opened = args.common.open_run(problems, TableAccess::Read);
+    let (context, ledger) = until_stopped(&stop, opened).await?;
+    // A verification that is begun is gone on with.
+    let prepared = until_stopped(&stop, async {
+        let locks = CommandLocks::acquire(&ledger).await?;
+        let store = if spec.recopies {
+            retrying_store::open_for_copies(&context, &ledger).await?
+        } else {
+            retrying_store::open(&context, &ledger).await?
+        };
+        let verification = queries::begin_verification(&ledger, spec, args.anew).await?;
+        let throttle = CommandThrottle::start(&ledger, "verify", limits).await?;
+        anyhow::Ok((locks, store, verification, throttle))
+    });
+    let (locks, store, verification, throttle) = prepared.await?;
     if verification.is_resumed {
         tracing::info!("going on with the verification that was interrupted (--anew starts over)");
     }
@@ -104,8 +110,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         store: &store,
         ledger: &ledger,
         recopies: spec.recopies,
+        stop: &stop,
     };
-    let throttle = CommandThrottle::start(&ledger, "verify", limits).await?;
     let pass = VerificationPass {
         checker: &checker,
         verification,

@@ -14,7 +14,7 @@ use super::verification::{
 use crate::command_throttle::CommandThrottle;
 use crate::locks::CommandLocks;
 use crate::moved_row::MovedRow;
-use crate::page_pipeline::{ensure_not_stopped, run_pages};
+use crate::page_pipeline::{run_pages, until_stopped};
 use crate::retrying_store::{RequestSlots, is_object_error, stat_object};
 use crate::statements::retry_statement;
 
@@ -98,11 +98,14 @@ impl VerificationPass<'_> {
     ) -> impl AsyncFnMut() -> anyhow::Result<Option<(Vec<T>, Option<String>)>> {
         let mut cursor = self.verification.cursor.clone();
         async move || {
-            ensure_not_stopped(self.stop)?;
-            let (rows, last) = retry_statement(async || next(cursor.as_deref()).await).await?;
-            let count = rows.len().clamp(1, PAGE_ROWS as usize);
-            self.throttle.acquire(count, self.stop).await?;
-            locks.ensure_held().await?;
+            let read = async {
+                let page = retry_statement(async || next(cursor.as_deref()).await).await?;
+                let count = page.0.len().clamp(1, PAGE_ROWS as usize);
+                self.throttle.acquire(count, self.stop).await?;
+                locks.ensure_held().await?;
+                anyhow::Ok(page)
+            };
+            let (rows, last) = until_stopped(self.stop, read).await?;
             cursor.clone_from(&last);
             Ok(last.map(|last| (rows, Some(last))))
         }
@@ -112,10 +115,7 @@ impl VerificationPass<'_> {
         &self,
         rows: Vec<MovedRow>,
     ) -> anyhow::Result<Vec<(MovedRow, VerificationFinding)>> {
-        let checks = rows.into_iter().map(|row| async {
-            ensure_not_stopped(self.stop)?;
-            self.checker.check_move(row).await
-        });
+        let checks = rows.into_iter().map(|row| self.checker.check_move(row));
         self.slots.run_all(checks).await
     }
 
@@ -134,10 +134,8 @@ impl VerificationPass<'_> {
         wanted.retain(|row| {
             !row.is_checked && !row.is_left_out && self.verification.includes_row(&row.id)
         });
-        let checks = wanted.into_iter().map(|row| async {
-            ensure_not_stopped(self.stop)?;
-            self.find_mismatch(row).await
-        });
+        let checks = wanted.into_iter();
+        let checks = checks.map(|row| until_stopped(self.stop, self.find_mismatch(row)));
         let found = self.slots.run_all(checks).await?;
         Ok((found.into_iter().flatten().collect(), counts.0, counts.1))
     }

@@ -172,6 +172,36 @@ async fn a_feeder_that_waits_for_its_first_connection_can_be_stopped() {
 }
 
 #[tokio::test]
+async fn a_command_that_waits_for_its_first_connection_can_be_stopped() {
+    let rig = TestRig::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://app@{}/app", silent.local_addr().unwrap());
+    for (arguments, code) in [
+        (&["verify"][..], 3),
+        (&["rollback", "--all"], 3),
+        (&["clean", "--older-than", "0s"], 3),
+        (&["plan"], 3),
+        (&["retry", "--yes"], 3),
+        (&["failures"], 3),
+        (&["report"], 3),
+        (&["runs"], 3),
+        (&["pause"], 3),
+        (&["status"], 3),
+        (&["status", "--watch"], 0),
+        (&["dashboard", "--status-addr", "127.0.0.1:0"], 0),
+    ] {
+        let mut command = rig.spawn("feeder", &[("DATABASE_URL", &url)], arguments);
+        let _connection = silent.accept().await.unwrap();
+        let began = Instant::now();
+        command.terminate().unwrap();
+        let ended = wait_for_exit(&mut command).await;
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {}", ended.log);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(5), "{arguments:?}: {took:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_feeder_takes_its_lock_anew_after_its_connections_fell_silent() {
     let rig = TestRig::new().await;
     let (proxy, url) = start_proxy(&rig).await;
@@ -192,6 +222,35 @@ async fn a_feeder_takes_its_lock_anew_after_its_connections_fell_silent() {
     })
     .await;
     assert!(began.elapsed() < RECOVERY_TIME, "{:?}", began.elapsed());
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    stop_consumer(consumer).await;
+}
+
+/// The proxy stays connected to the server, which goes on holding the lock for the session of before.
+#[tokio::test]
+async fn a_feeder_knows_its_own_lock_after_a_long_silence() {
+    let rig = TestRig::new().await;
+    let (proxy, url) = start_silent_proxy(&rig).await;
+    rig.add_images(5).await;
+    let mut feeder = rig.spawn("feeder", &[("DATABASE_URL", &url)], &[]);
+    wait_until("the rows to be fed", async || {
+        rig.queued_messages().await == 5
+    })
+    .await;
+    let holder = "SELECT pid::bigint FROM pg_locks WHERE locktype = 'advisory' AND classid = 25186
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let before = rig.query_number(holder).await;
+    proxy.silence(SilenceMode::Dropping, true);
+    // Longer than a session whose client is gone lasts.
+    tokio::time::sleep(Duration::from_secs(55)).await;
+    assert_eq!(rig.query_number(holder).await, before, "the session ended");
+    proxy.end_silence();
+    wait_until("the lock of another session", async || {
+        rig.query_number(COUNT_LOCKS).await == 1 && rig.query_number(holder).await != before
+    })
+    .await;
     let consumer = rig.spawn_consumer(&[]);
     let ended = wait_for_exit(&mut feeder).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);

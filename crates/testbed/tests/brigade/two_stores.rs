@@ -55,14 +55,13 @@ async fn images_move_between_two_stores_and_back() {
     let ended = rig.run_program("feeder", &server).await;
     assert_eq!(ended.code, Some(64), "{}", ended.log);
     assert!(ended.log.contains("COPY_METHOD"), "{}", ended.log);
-    let nobody = [&settings[..1], &[("DESTINATION_PROFILE", "nobody")]].concat();
-    let ended = rig.run_program("consumer", &nobody).await;
-    assert_eq!(ended.code, Some(64), "{}", ended.log);
-    assert!(
-        ended.log.contains("profile 'nobody' has no credentials"),
-        "{}",
-        ended.log
-    );
+    for setting in ["S3_PROFILE", "SOURCE_PROFILE", "DESTINATION_PROFILE"] {
+        let nobody = [&settings[..1], &[(setting, "nobody")]].concat();
+        let ended = rig.run_program("consumer", &nobody).await;
+        assert_eq!(ended.code, Some(64), "{}", ended.log);
+        let words = format!("{setting}: profile 'nobody' has no credentials");
+        assert!(ended.log.contains(&words), "{}", ended.log);
+    }
 }
 
 #[tokio::test]

@@ -68,7 +68,8 @@ impl StoreSettings {
 
     /// Whether one store holds both buckets, and can copy from one to the other.
     pub fn is_one_store(&self) -> bool {
-        let store = |side: &BucketStore| (side.endpoint.clone(), side.profile.clone());
+        let profile = |side: &BucketStore| side.profile.clone().map(|profile| profile.name);
+        let store = |side: &BucketStore| (side.endpoint.clone(), profile(side));
         store(&self.source) == store(&self.destination)
     }
 
@@ -79,7 +80,7 @@ impl StoreSettings {
         timeout: Duration,
     ) -> Result<S3Access, PreflightError> {
         let sdk = match &self.at(side).profile {
-            Some(profile) => load_checked_profile(profile, side.profile_setting()).await?,
+            Some(profile) => load_checked_profile(&profile.name, profile.setting).await?,
             None => sdk.clone(),
         };
         Ok(self.access_with(sdk, side, timeout))

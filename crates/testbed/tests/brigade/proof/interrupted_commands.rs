@@ -1,9 +1,9 @@
 //! Killed in the middle, and begun again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bucket_brigade_testbed::cloud::FaultHandle;
-use bucket_brigade_testbed::process::ChildProcess;
+use bucket_brigade_testbed::process::{ChildProcess, Signal};
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, wait_for_exit, wait_until};
@@ -26,6 +26,38 @@ async fn kill_command(rig: &TestRig, command: &mut ChildProcess) {
         rig.query_number(sessions).await == 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_what_waits_for_a_store_that_does_not_answer() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let never = FaultEffect::Delay(Duration::from_mins(5));
+    for operation in ["HeadBucket", "HeadObject"] {
+        for arguments in [
+            &["verify", "--full"][..],
+            &["verify", "--recopy"],
+            &["rollback", "--all", "--yes"],
+            &["clean", "--older-than", "0s", "--confirm", "images-old"],
+        ] {
+            let silence = Fault::new(operation, never.clone()).caller("feeder");
+            let silence = rig.cloud.inject_fault(silence);
+            let mut command = rig.spawn("feeder", &[], arguments);
+            wait_until("the request", async || silence.hits() > 0).await;
+            let began = Instant::now();
+            command.send_signal(Signal::INT).unwrap();
+            let ended = wait_for_exit(&mut command).await;
+            let took = began.elapsed();
+            assert_eq!(ended.code, Some(3), "{arguments:?}: {}", ended.log);
+            assert!(
+                took < Duration::from_secs(5),
+                "{operation} of {arguments:?}: {took:?}"
+            );
+        }
+    }
+    assert_eq!(rig.count_rows("moves").await, 3);
+    assert_eq!(rig.count_rows("removals").await, 0);
 }
 
 #[tokio::test]
