@@ -7,6 +7,7 @@ mod commit;
 mod conditions;
 mod connection;
 mod counters;
+mod error_context;
 mod errors;
 mod feed;
 mod feed_index;
