@@ -17,6 +17,7 @@ mod heap_order;
 mod heartbeat;
 mod id_columns;
 mod id_range;
+mod ledger_run;
 mod lock;
 pub mod move_ledger;
 mod path_sample;
@@ -55,6 +56,7 @@ pub use feed_index::{create_index_sql, find_index_with, find_partial_index, has_
 pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::pause_description;
 pub use id_columns::IdColumns;
+pub use ledger_run::LedgerRun;
 pub use lock::{AdvisoryLock, LockHolder};
 pub use path_sample::sample_paths;
 pub use run::{SecondRun, check_first_start, discover_table};

@@ -82,7 +82,7 @@ impl PostgresLedger {
         };
         within(limit, prepare_schema(&pool)).await?;
         let run = within(OPEN_TIMEOUT, async {
-            match find_run_row(&pool, spec, &table, OptionMatch::Exact).await? {
+            match find_run_row(&pool, spec, &table.sql, OptionMatch::Exact).await? {
                 Some(run) => Ok(run),
                 None => insert_run(&pool, spec, &table, second).await,
             }
@@ -133,7 +133,7 @@ impl PostgresLedger {
         if !schema::is_ready(&pool).await? {
             return Ok(None);
         }
-        let Some(run) = find_run_row(&pool, spec, &table, OptionMatch::Given).await? else {
+        let Some(run) = find_run_row(&pool, spec, &table.sql, OptionMatch::Given).await? else {
             if *purpose == ConnectionPurpose::Consumer {
                 refuse_other_settings(&pool, spec, &table).await?;
             }
@@ -173,7 +173,7 @@ async fn prepare_schema(pool: &PgPool) -> Result<(), LedgerError> {
     schema::ensure_schema(pool, session).await
 }
 
-async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+pub(super) async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     let runs = if schema::is_ready(pool).await? {
         list_runs(pool).await?
     } else {
@@ -212,7 +212,7 @@ async fn insert_run(
             "run {run} is unfinished and has the same rows: it is paused, so that its messages do not move them"
         );
     }
-    let run = find_run_row(pool, spec, table, OptionMatch::Exact).await?;
+    let run = find_run_row(pool, spec, &table.sql, OptionMatch::Exact).await?;
     run.ok_or(LedgerError::RunDiffers {
         name,
         differences: "another feeder has just opened it".into(),
@@ -290,27 +290,27 @@ async fn recorded_options(pool: &PgPool, spec: &RunSpec, table: &ApplicationTabl
         if !schema::is_ready(pool).await? {
             return Ok(RunOptions::default());
         }
-        let run = find_run_row(pool, spec, table, OptionMatch::Given).await?;
+        let run = find_run_row(pool, spec, &table.sql, OptionMatch::Given).await?;
         run.map_or_else(|| Ok(RunOptions::default()), |run| run.options())
     };
     let found: Result<RunOptions, LedgerError> = find.await;
     found.unwrap_or_default()
 }
 
-/// The run with these settings.
+/// The run with these settings, of the table `table`, quoted.
 ///
 /// # Errors
 /// [`LedgerError::NoRun`] where several have them, which differ in options that are not given.
-async fn find_run_row(
+pub(super) async fn find_run_row(
     pool: &PgPool,
     spec: &RunSpec,
-    table: &ApplicationTable,
+    table: &str,
     matching: OptionMatch,
 ) -> Result<Option<RunRow>, LedgerError> {
     let runs = list_runs(pool).await?;
     let mut found = Vec::new();
     for run in &runs {
-        if run.differences(spec, &table.sql, matching)?.is_empty() {
+        if run.differences(spec, table, matching)?.is_empty() {
             found.push(run);
         }
     }
@@ -347,7 +347,7 @@ fn other_name_error(runs: &[RunRow], spec: &RunSpec, run: &RunRow) -> LedgerErro
 fn ensure_no_other_options(
     runs: &[RunRow],
     spec: &RunSpec,
-    table: &ApplicationTable,
+    table: &str,
 ) -> Result<(), LedgerError> {
     let plain = RunSpec {
         options: RunOptions::default(),
@@ -355,7 +355,7 @@ fn ensure_no_other_options(
     };
     for run in runs {
         if run
-            .differences(&plain, &table.sql, OptionMatch::Given)?
+            .differences(&plain, table, OptionMatch::Given)?
             .is_empty()
         {
             run.options()?
