@@ -255,8 +255,17 @@ fn check_new_run(
             run: run.name.clone(),
             differences: differences(run)?,
         }),
+        _ if spec.name.as_deref().is_some_and(is_number) => Err(LedgerError::setting(
+            "RUN_NAME",
+            "is a number, which commands take for that of a run: a name needs more than digits"
+                .into(),
+        )),
         _ => Ok(()),
     }
+}
+
+fn is_number(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Table and column, and a number where other runs have that name.
