@@ -32,7 +32,7 @@ impl LedgerRun {
         spec: &RunSpec,
         purpose: &ConnectionPurpose,
     ) -> Result<Self, LedgerError> {
-        match within(OPEN_TIMEOUT, find_id(&pool, spec, purpose)).await? {
+        match within(&pool, OPEN_TIMEOUT, find_id(&pool, spec, purpose)).await? {
             Some(id) => Ok(Self { pool, id }),
             None => Err(no_run_error(&pool).await?),
         }

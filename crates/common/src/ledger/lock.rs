@@ -7,6 +7,7 @@ use sqlx::postgres::{PgPool, Postgres};
 use sqlx::{Decode, PgConnection, Row as _, Type};
 use tokio::time::timeout;
 
+use super::connection::name_pool_timeout;
 use super::{LedgerError, PostgresLedger};
 
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
@@ -131,10 +132,11 @@ impl PostgresLedger {
 
     async fn try_lock(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
         let locked = timeout(LOCK_TIMEOUT, self.lock_session(space)).await;
-        locked.unwrap_or_else(|_| {
+        let locked = locked.unwrap_or_else(|_| {
             let silence = format!("no lock within {LOCK_TIMEOUT:?}");
             Err(LedgerError::Unreachable(silence))
-        })
+        });
+        Box::pin(name_pool_timeout(&self.database, locked)).await
     }
 
     async fn lock_session(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {

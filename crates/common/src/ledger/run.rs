@@ -54,13 +54,15 @@ pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const UPGRADE_TIMEOUT: Duration = Duration::from_mins(10);
 
 pub(super) async fn within<T>(
+    pool: &DatabasePool,
     limit: Duration,
     opening: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
-    timeout(limit, opening).await.unwrap_or_else(|_| {
+    let opened = timeout(limit, opening).await.unwrap_or_else(|_| {
         let silence = format!("no response within {limit:?}");
         Err(LedgerError::Unreachable(silence))
-    })
+    });
+    Box::pin(connection::name_pool_timeout(pool, opened)).await
 }
 
 impl PostgresLedger {
@@ -73,15 +75,15 @@ impl PostgresLedger {
     ) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
         let discover = discover_table(&pool, spec, &purpose, TableAccess::Read);
-        let table = within(OPEN_TIMEOUT, discover).await?;
-        let is_behind = within(OPEN_TIMEOUT, schema::is_behind(&pool)).await?;
+        let table = within(&pool, OPEN_TIMEOUT, discover).await?;
+        let is_behind = within(&pool, OPEN_TIMEOUT, schema::is_behind(&pool)).await?;
         let limit = if is_behind {
             UPGRADE_TIMEOUT
         } else {
             OPEN_TIMEOUT
         };
-        within(limit, prepare_schema(&pool)).await?;
-        let run = within(OPEN_TIMEOUT, async {
+        within(&pool, limit, prepare_schema(&pool)).await?;
+        let run = within(&pool, OPEN_TIMEOUT, async {
             match find_run_row(&pool, spec, &table.sql, OptionMatch::Exact).await? {
                 Some(run) => Ok(run),
                 None => insert_run(&pool, spec, &table, second).await,
@@ -98,8 +100,9 @@ impl PostgresLedger {
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
         let purpose = ConnectionPurpose::Consumer;
-        let find = Self::find_with_access(pool, spec, worker, &purpose, TableAccess::Update);
-        within(OPEN_TIMEOUT, find).await
+        let access = TableAccess::Update;
+        let find = Self::find_with_access(pool.clone(), spec, worker, &purpose, access);
+        within(&pool, OPEN_TIMEOUT, find).await
     }
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
@@ -111,7 +114,7 @@ impl PostgresLedger {
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
         let find = Self::find_with_access(pool.clone(), spec, worker, purpose, access);
-        let found = within(OPEN_TIMEOUT, find).await?;
+        let found = within(&pool, OPEN_TIMEOUT, find).await?;
         match found {
             Some(ledger) => Ok(ledger),
             None => Err(no_run_error(&pool).await?),

@@ -228,7 +228,7 @@ pub async fn list_runs_in(
     purpose: &ConnectionPurpose,
     access: TableAccess,
 ) -> Result<Option<Vec<RunRow>>, LedgerError> {
-    within(OPEN_TIMEOUT, async {
+    within(pool, OPEN_TIMEOUT, async {
         connection::prepare_pool(pool, purpose, access).await?;
         if !schema::is_ready(pool).await? {
             return Ok(None);
@@ -248,13 +248,13 @@ pub async fn connect_to_ledger(
     database: &DatabaseLogin,
     purpose: &ConnectionPurpose,
 ) -> Result<Option<DatabasePool>, LedgerError> {
-    within(OPEN_TIMEOUT, async {
-        let pool = create_pool(database.clone(), 1);
+    let pool = create_pool(database.clone(), 1);
+    let is_ready = within(&pool, OPEN_TIMEOUT, async {
         connection::prepare_pool(&pool, purpose, TableAccess::Read).await?;
-        let is_ready = schema::is_ready(&pool).await?;
-        Ok(is_ready.then_some(pool))
-    })
-    .await
+        schema::is_ready(&pool).await
+    });
+    let is_ready = is_ready.await?;
+    Ok(is_ready.then_some(pool))
 }
 
 /// The same where the ledger is known to be there.
