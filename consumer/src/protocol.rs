@@ -197,10 +197,11 @@ impl MoveProtocol {
             Event::Compared(found) => self.after_compare(found),
             Event::CopyFailed(cause) | Event::CommitRefused(cause) => self.after_failure(cause),
             Event::Decoded | Event::NotCommitted => Action::ReadRow,
-            Event::Committed => self.end_lease(FinalAction::Delete),
+            Event::Committed | Event::DeadLetterSent { confirmed: true } => {
+                self.end_lease(FinalAction::Delete)
+            }
             Event::Recorded if self.phase == Phase::DeadLettering => Action::SendDeadLetter,
             Event::Recorded => Action::EndLease,
-            Event::DeadLetterSent { confirmed: true } => self.end_lease(FinalAction::Delete),
             Event::DeadLetterSent { confirmed: false } => self.release_failed(Duration::ZERO),
             Event::DeadLetterQueueMissing => self.release_failed(MISSING_QUEUE_DELAY),
             Event::Interrupted => self.release_now(),

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{TableAccess, list_runs, no_run};
+use bucket_brigade_common::ledger::{list_runs, no_run};
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
@@ -42,11 +42,11 @@ impl RunControlArgs {
         let operator = self.operator.into();
         if !self.all {
             let context = self.common.into_context(problems).await?;
-            let ledger = context.open_ledger(TableAccess::Read).await?;
+            let run = context.open_run().await?;
             return Ok(ChosenRuns {
-                pool: ledger.pool().clone(),
+                pool: PgPool::clone(&run.pool),
                 operator,
-                runs: vec![ledger.run_id()],
+                runs: vec![run.id],
                 is_all: false,
                 format: context.format,
             });

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use bucket_brigade_common::ledger::{
-    self, ConnectionPurpose, DatabasePool, LedgerError, PostgresLedger, RunOptions, RunSelection,
-    TableAccess, require_selected_run,
+    self, ConnectionPurpose, DatabasePool, LedgerError, LedgerRun, PostgresLedger, RunOptions,
+    RunSelection, TableAccess, require_selected_run,
 };
 use bucket_brigade_common::logging::{self, LogArgs};
 use bucket_brigade_common::object_store::s3::{MethodRequest, S3Bucket};
@@ -119,6 +119,13 @@ impl CommandContext {
         let name = startup::process_name("operator");
         let purpose = ConnectionPurpose::Command(command_name());
         PostgresLedger::open_existing(pool, &self.migration.run, &name, &purpose, access).await
+    }
+
+    /// The same for what reads and writes nothing but the ledger.
+    pub(crate) async fn open_run(&self) -> Result<LedgerRun, LedgerError> {
+        let pool = ledger::create_pool(self.migration.database.clone(), 1);
+        let purpose = ConnectionPurpose::Command(command_name());
+        LedgerRun::find(pool, &self.migration.run, &purpose).await
     }
 
     /// Source and destination. Whether they are there is not asked yet.

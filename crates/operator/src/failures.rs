@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Stdout;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
+use bucket_brigade_common::ledger::LedgerRun;
 use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
 use serde::Serialize;
@@ -89,18 +89,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let limit = args.limit.take(&mut problems);
     let context = args.common.into_context(problems).await?;
-    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let run = context.open_run().await?;
     let code = args.code.as_deref();
-    let mut codes = failure_counts(ledger.pool(), Some(ledger.run_id())).await?;
+    let mut codes = failure_counts(&run.pool, Some(run.id)).await?;
     codes.retain(|one| code.is_none_or(|code| one.code == code));
     let all: u64 = codes.iter().map(|one| one.rows).sum();
     let mut summary = FailuresSummary {
-        run: ledger.run_id(),
+        run: run.id,
         codes,
         not_listed: 0,
     };
     let mut writer = ListWriter::begin_on_stdout(context.format, "failures")?;
-    let listed = list_failures(&ledger, code, limit, &summary, &mut writer).await?;
+    let listed = list_failures(&run, code, limit, &summary, &mut writer).await?;
     if listed == 0 {
         let with = code.map_or_else(String::new, |code| format!(" with {}", printable(code)));
         writer.write_line(&format!("run {}: no row failed{with}", summary.run))?;
@@ -119,13 +119,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
 
 /// Writes the first `most` failures, of one code or all, page by page. Returns how many.
 async fn list_failures(
-    ledger: &PostgresLedger,
+    run: &LedgerRun,
     code: Option<&str>,
     most: u32,
     summary: &FailuresSummary,
     writer: &mut ListWriter<Stdout>,
 ) -> anyhow::Result<u64> {
-    let (mut listed, mut pages) = (0, Pages::new(ledger, SELECT_FAILURES));
+    let (mut listed, mut pages) = (0, Pages::of_run(&run.pool, run.id, SELECT_FAILURES));
     while let Some(page) = pages.next(|row: &FailedRow| &row.row_id).await? {
         let is_wanted = |row: &FailedRow| code.is_none_or(|code| row.code == code);
         for row in page.into_iter().filter(is_wanted) {

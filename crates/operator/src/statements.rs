@@ -7,7 +7,7 @@ use std::time::Duration;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, before_timeout, is_unavailable, with_timeout};
 use bucket_brigade_common::retry::{Backoff, retry};
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{AssertSqlSafe, FromRow};
 
 /// Whether a column names this bucket, as far as names tell: an access point's ARN or alias may be any bucket's.
@@ -74,15 +74,21 @@ pub(crate) fn page_after(sql: &str, cursor: Option<&str>) -> AssertSqlSafe<Strin
 /// The rows of a statement, page by page: `$1` run, `$2` cursor, and `AFTER` before it. How many make a page stands in
 /// the statement itself, so that every plan knows how few they are.
 pub(crate) struct Pages<'a> {
-    ledger: &'a PostgresLedger,
+    pool: &'a PgPool,
+    run: i64,
     sql: Cow<'static, str>,
     cursor: Option<String>,
 }
 
 impl<'a> Pages<'a> {
     pub(crate) fn new(ledger: &'a PostgresLedger, sql: impl Into<Cow<'static, str>>) -> Self {
+        Self::of_run(ledger.pool(), ledger.run_id(), sql)
+    }
+
+    pub(crate) fn of_run(pool: &'a PgPool, run: i64, sql: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            ledger,
+            pool,
+            run,
             sql: sql.into(),
             cursor: None,
         }
@@ -98,9 +104,9 @@ impl<'a> Pages<'a> {
     {
         let page: Vec<Row> = retry_statement(async || {
             let sql = page_after(&self.sql, self.cursor.as_deref());
-            let query = sqlx::query_as(sql).bind(self.ledger.run_id());
+            let query = sqlx::query_as(sql).bind(self.run);
             let query = query.bind(self.cursor.as_deref().unwrap_or_default());
-            with_timeout(query.fetch_all(self.ledger.pool())).await
+            with_timeout(query.fetch_all(self.pool)).await
         })
         .await?;
         let Some(last) = page.last() else {

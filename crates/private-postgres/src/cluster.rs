@@ -50,6 +50,8 @@ pub struct Cluster {
     binaries: PathBuf,
     directory: PathBuf,
     owner: Option<Owner>,
+    /// Of the server's messages, as gettext's LANGUAGE; empty for English.
+    language: &'static str,
     port: u16,
     watchdog: Watchdog,
 }
@@ -67,8 +69,20 @@ impl Cluster {
         Self::start_with("").await
     }
 
+    /// One whose messages are in another language, where its translations are installed.
+    pub async fn start_in_language(language: &'static str) -> Result<Self> {
+        // In the locale C, LANGUAGE is ignored.
+        let settings = "fsync = off\nfull_page_writes = off\nlc_messages = 'C.UTF-8'\n";
+        Self::start_as(language, settings).await
+    }
+
     async fn start_with(settings: &str) -> Result<Self> {
+        Self::start_as("", settings).await
+    }
+
+    async fn start_as(language: &'static str, settings: &str) -> Result<Self> {
         let mut cluster = Self::new(find_binaries().await?, unprivileged_owner().await?)?;
+        cluster.language = language;
         cluster.initialise(settings).await?;
         cluster.start_on_free_port().await?;
         Ok(cluster)
@@ -81,6 +95,7 @@ impl Cluster {
             binaries,
             directory,
             owner,
+            language: "",
             port: 0,
             watchdog,
         })
@@ -209,7 +224,8 @@ impl Cluster {
         let mut command = Command::new(self.binaries.join(name));
         // Who drops us in the middle of a restart must not find the server started afterwards.
         command.kill_on_drop(true);
-        command.current_dir(&self.directory).env("LC_ALL", "C");
+        command.current_dir(&self.directory);
+        command.env("LC_ALL", "C").env("LANGUAGE", self.language);
         if let Some(owner) = self.owner {
             command.uid(owner.uid).gid(owner.gid);
         }

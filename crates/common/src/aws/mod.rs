@@ -289,16 +289,28 @@ pub(crate) fn code_for_status(status: u16) -> &'static str {
     }
 }
 
-/// An error and its causes on one line, each once.
-pub fn error_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
+/// An error and its causes on one line, each once; of a database's its message, without the line of the server's
+/// source that sqlx adds.
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    for cause in successors(Some(error), |&error| error.source()) {
+        let database = cause.downcast_ref::<sqlx::Error>();
+        let database = database.and_then(sqlx::Error::as_database_error);
+        let cause_text = match database {
+            Some(error) => {
+                text = text.replace(&error.to_string(), error.message());
+                error.message().to_owned()
+            }
+            None => cause.to_string(),
+        };
+        if text.is_empty() {
+            text = cause_text;
+        } else if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
-        source = cause.source();
+        if database.is_some() {
+            break;
+        }
     }
     text
 }
@@ -380,5 +392,43 @@ mod tests {
         let s3 = s3_client(&sdk, true, TIMEOUT, None);
         assert_eq!(tries(s3.config().retry_config()), 1);
         assert_eq!(tries(client(&sdk).config().retry_config()), 1);
+    }
+
+    /// As sqlx's Postgres shows its errors.
+    #[derive(Debug, thiserror::Error)]
+    #[error("no partner at line 3891")]
+    struct ServerError;
+
+    impl sqlx::error::DatabaseError for ServerError {
+        fn message(&self) -> &'static str {
+            "no partner"
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_servers_source_is_not_shown() {
+        let error = || sqlx::Error::Database(Box::new(ServerError));
+        assert_eq!(error_chain(&error()), "no partner");
+        let opening = crate::ledger::LedgerError::from(error());
+        let text = "the database failed while the run was opened: no partner";
+        assert_eq!(error_chain(&opening), text);
+        let migration = sqlx::migrate::MigrateError::Execute(error());
+        assert!(error_chain(&migration).ends_with("no partner"));
     }
 }

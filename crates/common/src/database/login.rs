@@ -120,6 +120,9 @@ fn parse_password(path: &Path, text: std::io::Result<String>) -> Result<String, 
     let text = text.map_err(|error| format!("'{}' cannot be read: {error}", path.display()))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("'{}' is empty", path.display())),
+        several if several.contains(['\r', '\n']) => {
+            Err(format!("'{}' has more than one line", path.display()))
+        }
         password => Ok(password.to_owned()),
     }
 }
@@ -205,6 +208,16 @@ mod tests {
             let options = without_brackets(PgConnectOptions::new().host(host));
             assert_eq!(options.get_host(), "::1");
         }
+    }
+
+    #[test]
+    fn a_password_is_one_line() {
+        let parse = |text: &str| parse_password(Path::new("secret"), Ok(text.into()));
+        assert_eq!(parse("p w\r\n"), Ok("p w".into()));
+        assert_eq!(parse("p\n\n"), Ok("p".into()));
+        let problem = Err("'secret' has more than one line".to_owned());
+        assert_eq!(parse("p\nw\n"), problem);
+        assert_eq!(parse("\np"), problem);
     }
 
     /// A pipe without a writer: like a file on a server that does not respond.

@@ -136,6 +136,23 @@ pub(super) async fn prepare_pool(
     Ok(())
 }
 
+/// Why a pool had no connection in time: it retries in silence, and one outside it tells.
+pub(super) async fn name_pool_timeout<T>(
+    pool: &DatabasePool,
+    result: Result<T, LedgerError>,
+) -> Result<T, LedgerError> {
+    let Err(LedgerError::Database(sqlx::Error::PoolTimedOut)) = result else {
+        return result;
+    };
+    Err(match connect_once(&pool.connect_options()).await {
+        Err(error) => connect_error(pool, &error),
+        Ok(_) => LedgerError::Unreachable(format!(
+            "no connection came free: all {} of this process are in use",
+            pool.size()
+        )),
+    })
+}
+
 /// The server's version, where it says it.
 async fn connect_once(options: &PgConnectOptions) -> Result<Option<u32>, sqlx::Error> {
     let connect = Box::pin(PgConnection::connect_with(options));

@@ -7,6 +7,7 @@ use sqlx::postgres::PgDatabaseError;
 use thiserror::Error;
 
 use super::connection::OLDEST_MAJOR;
+use super::error_context::{is_application_lock, is_in_function};
 use super::lock::LockHolder;
 use crate::exit;
 use crate::ledger::move_ledger::StatementError;
@@ -202,13 +203,12 @@ enum Blame {
     Server,
 }
 
-/// `context` is the server's CONTEXT line: there is one when a function or a trigger raised the error.
 fn blame_for(code: &str, context: Option<&str>) -> Blame {
     let is_in = |states: &[&str]| states.iter().any(|state| code.starts_with(state));
     let is_of_statement = is_in(&STATEMENT_CLASSES);
-    let is_in_function = context.is_some_and(|context| context.contains("function"));
-    let from_statement = is_of_statement && context.is_none();
-    let is_read_only = code == READ_ONLY && context.is_none();
+    let is_in_function = is_in_function(context);
+    let from_statement = is_of_statement && !is_in_function;
+    let is_read_only = code == READ_ONLY && !is_in_function;
     if is_read_only || [LOCK_NOT_AVAILABLE, SESSION_ENDED].contains(&code) {
         Blame::Server
     } else if !is_in(&SERVER_STATES) && !from_statement {
@@ -222,11 +222,9 @@ fn blame_for(code: &str, context: Option<&str>) -> Blame {
     }
 }
 
-/// Whether `lock_timeout` ended a wait for a row or an index entry of the application's. Without a context
-/// it was the table itself; the counters are ours, and two of our statements may meet there.
+/// Whether `lock_timeout` ended a wait of the application's: for a row, an index entry, or within a trigger.
 pub fn is_row_lock_timeout(error: &sqlx::Error) -> bool {
-    has_sqlstate(error, &[LOCK_NOT_AVAILABLE])
-        && context_of(error).is_some_and(|context| !context.contains("\"counters\""))
+    has_sqlstate(error, &[LOCK_NOT_AVAILABLE]) && is_application_lock(context_of(error))
 }
 
 /// Whether the server ended the statement because it took too long; a smaller batch may not.
@@ -237,8 +235,7 @@ pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
 /// Sorts the error of a statement about this many rows. Of one that took too long each row is tried
 /// alone, whose fault it is where a function, a trigger's above all, took the time.
 pub(super) fn batch_error(error: &sqlx::Error, rows: usize) -> StatementError {
-    let in_function = context_of(error).is_some_and(|context| context.contains("function"));
-    if is_statement_timeout(error) && (rows > 1 || in_function) {
+    if is_statement_timeout(error) && (rows > 1 || is_in_function(context_of(error))) {
         return StatementError::Rejected {
             code: STATEMENT_CANCELLED.into(),
             message: message_of(error),
@@ -271,13 +268,16 @@ fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::create_pool;
     use crate::ledger::run::within;
 
     /// It is connected, and each response takes a second or two.
     #[tokio::test(start_paused = true)]
     async fn a_slow_database_is_no_failed_connection() {
         let limit = Duration::from_secs(30);
+        let pool = create_pool("postgres://postgres@127.0.0.1/a".parse().unwrap(), 1);
         let opened = within(
+            &pool,
             limit,
             "opening the run",
             std::future::pending::<Result<(), _>>(),
@@ -291,7 +291,8 @@ mod tests {
 
     #[test]
     fn only_the_server_and_the_statement_are_an_outage() {
-        let trigger = Some("PL/pgSQL function refuse() line 2 at RAISE");
+        let trigger = Some("PL/pgSQL-Funktion refuse() Zeile 2 bei RAISE");
+        let parameters = Some("Unbenanntes Portal mit Parametern: $1 = '{7}'");
         let row = Some("while updating tuple (0,7) in relation \"images\"");
         for (codes, context, blame) in [
             (
@@ -301,6 +302,8 @@ mod tests {
             ),
             ("23505 22001 54000 XX001 XX002", None, Blame::Row),
             ("42501 42P01 55000 0A000 XX000", None, Blame::RowPerhaps),
+            ("42501 42P01 XX000", parameters, Blame::RowPerhaps),
+            ("08006 57014 25006", parameters, Blame::Server),
             (
                 "08001 08006 40001 40P01 53300 53400 57P01 57014 58030 XX000",
                 trigger,

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgPool, Postgres};
 use sqlx::{Decode, FromRow as _, PgConnection, Row as _, Type};
 use tokio::time::timeout;
 
+use super::connection::name_pool_timeout;
 use super::{LedgerError, PostgresLedger};
 
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
@@ -191,7 +192,8 @@ impl PostgresLedger {
 
     async fn try_lock(&self, space: i32, run: i64) -> Result<Option<AdvisoryLock>, LedgerError> {
         let locked = timeout(LOCK_TIMEOUT, self.lock_session(space, run)).await;
-        locked.unwrap_or(Err(LOCK_TIMED_OUT))
+        let locked = locked.unwrap_or(Err(LOCK_TIMED_OUT));
+        Box::pin(name_pool_timeout(&self.database, locked)).await
     }
 
     async fn lock_session(

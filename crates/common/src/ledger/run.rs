@@ -54,15 +54,17 @@ pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const UPGRADE_TIMEOUT: Duration = Duration::from_mins(10);
 
 pub(super) async fn within<T>(
+    pool: &DatabasePool,
     limit: Duration,
     what: &'static str,
     opening: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
     let opened = timeout(limit, opening).await;
-    opened.unwrap_or(Err(LedgerError::TimedOut { what, limit }))
+    let opened = opened.unwrap_or(Err(LedgerError::TimedOut { what, limit }));
+    Box::pin(connection::name_pool_timeout(pool, opened)).await
 }
 
-const OPENING_RUN: &str = "opening the run";
+pub(super) const OPENING_RUN: &str = "opening the run";
 
 pub(super) const OPENING_LEDGER: &str = "opening the ledger";
 
@@ -76,21 +78,34 @@ impl PostgresLedger {
     ) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
         let discover = discover_table(&pool, spec, &purpose, TableAccess::Read);
-        let table = within(OPEN_TIMEOUT, "reading the table's definition", discover).await?;
-        let is_behind = within(OPEN_TIMEOUT, OPENING_LEDGER, schema::is_behind(&pool)).await?;
+        let table = within(
+            &pool,
+            OPEN_TIMEOUT,
+            "reading the table's definition",
+            discover,
+        )
+        .await?;
+        let is_behind = within(
+            &pool,
+            OPEN_TIMEOUT,
+            OPENING_LEDGER,
+            schema::is_behind(&pool),
+        )
+        .await?;
         let limit = if is_behind {
             UPGRADE_TIMEOUT
         } else {
             OPEN_TIMEOUT
         };
         within(
+            &pool,
             limit,
             "bringing the ledger up to date",
             prepare_schema(&pool),
         )
         .await?;
-        let run = within(OPEN_TIMEOUT, OPENING_RUN, async {
-            match find_run_row(&pool, spec, &table, OptionMatch::Exact).await? {
+        let run = within(&pool, OPEN_TIMEOUT, OPENING_RUN, async {
+            match find_run_row(&pool, spec, &table.sql, OptionMatch::Exact).await? {
                 Some(run) => Ok(run),
                 None => insert_run(&pool, spec, &table, second).await,
             }
@@ -106,8 +121,9 @@ impl PostgresLedger {
         worker: &str,
     ) -> Result<Option<Self>, LedgerError> {
         let purpose = ConnectionPurpose::Consumer;
-        let find = Self::find_with_access(pool, spec, worker, &purpose, TableAccess::Update);
-        within(OPEN_TIMEOUT, OPENING_RUN, find).await
+        let access = TableAccess::Update;
+        let find = Self::find_with_access(pool.clone(), spec, worker, &purpose, access);
+        within(&pool, OPEN_TIMEOUT, OPENING_RUN, find).await
     }
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
@@ -119,7 +135,7 @@ impl PostgresLedger {
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
         let find = Self::find_with_access(pool.clone(), spec, worker, purpose, access);
-        let found = within(OPEN_TIMEOUT, OPENING_RUN, find).await?;
+        let found = within(&pool, OPEN_TIMEOUT, OPENING_RUN, find).await?;
         match found {
             Some(ledger) => Ok(ledger),
             None => Err(no_run_error(&pool).await?),
@@ -141,7 +157,7 @@ impl PostgresLedger {
         if !schema::is_ready(&pool).await? {
             return Ok(None);
         }
-        let Some(run) = find_run_row(&pool, spec, &table, OptionMatch::Given).await? else {
+        let Some(run) = find_run_row(&pool, spec, &table.sql, OptionMatch::Given).await? else {
             if *purpose == ConnectionPurpose::Consumer {
                 refuse_other_settings(&pool, spec, &table).await?;
             }
@@ -181,7 +197,7 @@ async fn prepare_schema(pool: &PgPool) -> Result<(), LedgerError> {
     schema::ensure_schema(pool, session).await
 }
 
-async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
+pub(super) async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerError> {
     let runs = if schema::is_ready(pool).await? {
         list_runs(pool).await?
     } else {
@@ -220,7 +236,7 @@ async fn insert_run(
             "run {run} is unfinished and has the same rows: it is paused, so that its messages do not move them"
         );
     }
-    let run = find_run_row(pool, spec, table, OptionMatch::Exact).await?;
+    let run = find_run_row(pool, spec, &table.sql, OptionMatch::Exact).await?;
     run.ok_or(LedgerError::RunDiffers {
         name,
         differences: "another feeder has just opened it".into(),
@@ -263,8 +279,17 @@ fn check_new_run(
             run: run.name.clone(),
             differences: differences(run)?,
         }),
+        _ if spec.name.as_deref().is_some_and(is_number) => Err(LedgerError::setting(
+            "RUN_NAME",
+            "is a number, which commands take for that of a run: a name needs more than digits"
+                .into(),
+        )),
         _ => Ok(()),
     }
+}
+
+fn is_number(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Table and column, and a number where other runs have that name.
@@ -298,27 +323,27 @@ async fn recorded_options(pool: &PgPool, spec: &RunSpec, table: &ApplicationTabl
         if !schema::is_ready(pool).await? {
             return Ok(RunOptions::default());
         }
-        let run = find_run_row(pool, spec, table, OptionMatch::Given).await?;
+        let run = find_run_row(pool, spec, &table.sql, OptionMatch::Given).await?;
         run.map_or_else(|| Ok(RunOptions::default()), |run| run.options())
     };
     let found: Result<RunOptions, LedgerError> = find.await;
     found.unwrap_or_default()
 }
 
-/// The run with these settings.
+/// The run with these settings, of the table `table`, quoted.
 ///
 /// # Errors
 /// [`LedgerError::NoRun`] where several have them, which differ in options that are not given.
-async fn find_run_row(
+pub(super) async fn find_run_row(
     pool: &PgPool,
     spec: &RunSpec,
-    table: &ApplicationTable,
+    table: &str,
     matching: OptionMatch,
 ) -> Result<Option<RunRow>, LedgerError> {
     let runs = list_runs(pool).await?;
     let mut found = Vec::new();
     for run in &runs {
-        if run.differences(spec, &table.sql, matching)?.is_empty() {
+        if run.differences(spec, table, matching)?.is_empty() {
             found.push(run);
         }
     }
@@ -355,7 +380,7 @@ fn other_name_error(runs: &[RunRow], spec: &RunSpec, run: &RunRow) -> LedgerErro
 fn ensure_no_other_options(
     runs: &[RunRow],
     spec: &RunSpec,
-    table: &ApplicationTable,
+    table: &str,
 ) -> Result<(), LedgerError> {
     let plain = RunSpec {
         options: RunOptions::default(),
@@ -363,7 +388,7 @@ fn ensure_no_other_options(
     };
     for run in runs {
         if run
-            .differences(&plain, &table.sql, OptionMatch::Given)?
+            .differences(&plain, table, OptionMatch::Given)?
             .is_empty()
         {
             run.options()?

@@ -63,6 +63,10 @@ pub struct RunRow {
 
 pub(super) const SEVERAL_RUNS: &str = ": name one with --run (RUN_NAME)";
 
+/// Names of digits alone were allowed once.
+const NAME_AND_NUMBER: &str =
+    " that is meant alone: this is the name of one and the number of another";
+
 const LIST_RUNS: &str =
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
@@ -227,7 +231,7 @@ pub async fn list_runs_in(
     purpose: &ConnectionPurpose,
     access: TableAccess,
 ) -> Result<Option<Vec<RunRow>>, LedgerError> {
-    within(OPEN_TIMEOUT, OPENING_LEDGER, async {
+    within(pool, OPEN_TIMEOUT, OPENING_LEDGER, async {
         connection::prepare_pool(pool, purpose, access).await?;
         if !schema::is_ready(pool).await? {
             return Ok(None);
@@ -247,13 +251,13 @@ pub async fn connect_to_ledger(
     database: &DatabaseLogin,
     purpose: &ConnectionPurpose,
 ) -> Result<Option<DatabasePool>, LedgerError> {
-    within(OPEN_TIMEOUT, OPENING_LEDGER, async {
-        let pool = create_pool(database.clone(), 1);
+    let pool = create_pool(database.clone(), 1);
+    let is_ready = within(&pool, OPEN_TIMEOUT, OPENING_LEDGER, async {
         connection::prepare_pool(&pool, purpose, TableAccess::Read).await?;
-        let is_ready = schema::is_ready(&pool).await?;
-        Ok(is_ready.then_some(pool))
-    })
-    .await
+        schema::is_ready(&pool).await
+    });
+    let is_ready = is_ready.await?;
+    Ok(is_ready.then_some(pool))
 }
 
 /// The same where the ledger is known to be there.
@@ -272,15 +276,12 @@ fn select_run<'a>(
         Some(name) => run.is_named(name),
         None => runs.len() == 1 || !run.is_finished,
     };
-    let mut meant: Vec<&RunRow> = runs.iter().filter(is_meant).collect();
-    // A number may be a name, too.
-    if let Some(named) = meant.iter().position(|run| Some(&*run.name) == name) {
-        meant = vec![meant[named]];
-    }
+    let meant: Vec<&RunRow> = runs.iter().filter(is_meant).collect();
     match (&*meant, name) {
         ([run], _) => Ok(Some(run)),
         ([], Some(_)) => Ok(None),
         ([], None) if runs.is_empty() => Ok(None),
+        (_, Some(_)) => Err(no_run(NAME_AND_NUMBER, runs)),
         _ => Err(no_run(SEVERAL_RUNS, runs)),
     }
 }
@@ -342,8 +343,10 @@ mod tests {
         assert_eq!(selected(&runs, Some("a")), Ok(Some(1)));
         assert_eq!(selected(&runs, Some("3")), Ok(Some(3)));
         let numbered = [run(1, "2", false), run(2, "b", false)];
-        assert_eq!(selected(&numbered, Some("2")), Ok(Some(1)));
+        let error = selected(&numbered, Some("2")).unwrap_err();
+        assert!(error.contains("the number of another"), "{error}");
         assert_eq!(selected(&numbered, Some("1")), Ok(Some(1)));
+        assert_eq!(selected(&numbered[..1], Some("2")), Ok(Some(1)));
         assert_eq!(selected(&runs, Some("d")), Ok(None));
         let error = selected(&runs, None).unwrap_err();
         assert!(

@@ -3,7 +3,6 @@
 mod lines;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::SettingsProblems;
 use clap::ValueEnum;
 use tokio::task::spawn_blocking;
@@ -43,12 +42,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         OutputFormat::Json => ReportFormat::Json,
         OutputFormat::Text => args.format,
     };
-    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let run = context.open_run().await?;
     if format == ReportFormat::Csv && !write(csv_header()?).await? {
         return Ok(exit::DONE);
     }
     // No snapshot is held from page to page.
-    let mut pages = Pages::new(&ledger, SELECT_PAGE);
+    let mut pages = Pages::of_run(&run.pool, run.id, SELECT_PAGE);
     while let Some(page) = pages.next(|line: &ReportLine| &line.id).await? {
         if !write(render_page(format, page)?).await? {
             break;

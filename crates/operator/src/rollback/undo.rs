@@ -25,7 +25,7 @@ use crate::locks::CommandLocks;
 use crate::moved_row::MovedRow;
 use crate::page_pipeline::{ensure_not_stopped, is_complete, run_pages, until_stopped};
 use crate::retrying_store::RequestSlots;
-use crate::statements::{Pages, retry_statement};
+use crate::statements::{MAX_RETRIES, Pages, RETRY_BACKOFF, retry_statement};
 use crate::verify::count_moves;
 
 /// Tries of a row that a transaction of the application holds.
@@ -177,20 +177,29 @@ impl RollbackRun<'_> {
         Ok(undone)
     }
 
-    /// One refused row makes the database refuse the whole statement: halves find the culprit. Returns those that
-    /// went back, and those that nothing happened to.
+    /// One refused row makes the database refuse the whole statement: halves find the culprit. A database that
+    /// does not carry it out is waited for. Returns those that went back, and those that a statement passed over.
     async fn undo_batch(
         &self,
         undos: Vec<UndoTarget>,
     ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
         let (mut undone, mut rest) = (Vec::new(), Vec::new());
-        let mut batches = vec![undos];
+        let (mut batches, mut delays) = (vec![undos], outage_delays());
         while let Some(mut batch) = batches.pop() {
-            let ids = match self.throttle.write(undo_moves(self.ledger, &batch)).await {
-                Ok(ids) => ids,
-                Err(StatementError::Unavailable(reason)) => {
-                    tracing::info!("looking what became of {} rows: {reason}", batch.len());
-                    retry_statement(async || undone_by_us(self.ledger, &batch).await).await?
+            match self.throttle.write(undo_moves(self.ledger, &batch)).await {
+                Ok(ids) => {
+                    delays = outage_delays();
+                    let (back, others) = split_by_id(batch, &ids);
+                    undone.extend(back);
+                    rest.extend(others);
+                }
+                Err(error @ StatementError::Unavailable(_)) => {
+                    let (back, others) = self.find_undone(batch, &error).await?;
+                    undone.extend(back);
+                    if !others.is_empty() {
+                        self.wait_for_database(delays.next(), error).await?;
+                        batches.push(others);
+                    }
                 }
                 // Refused without rows too, it is the statement.
                 Err(error @ StatementError::Suspect { .. })
@@ -210,16 +219,34 @@ impl RollbackRun<'_> {
                         let row = SkippedRow::new(&one.row, SkipReason::Refused, detail);
                         self.printer.borrow_mut().print_skipped(&row)?;
                     }
-                    continue;
                 }
-            };
-            let batch = batch.into_iter();
-            let (back, others): (Vec<_>, Vec<_>) =
-                batch.partition(|undo| ids.contains(&undo.row.id));
-            undone.extend(back);
-            rest.extend(others);
+            }
         }
         Ok((undone, rest))
+    }
+
+    /// Of rows whose statement failed, those that went back nevertheless, and the others.
+    async fn find_undone(
+        &self,
+        batch: Vec<UndoTarget>,
+        error: &StatementError,
+    ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
+        tracing::info!("looking what became of {} rows: {error}", batch.len());
+        let ids = retry_statement(async || undone_by_us(self.ledger, &batch).await).await?;
+        Ok(split_by_id(batch, &ids))
+    }
+
+    /// Without a delay the outage has lasted too long.
+    async fn wait_for_database(
+        &self,
+        delay: Option<Duration>,
+        error: StatementError,
+    ) -> anyhow::Result<()> {
+        let Some(delay) = delay else {
+            return Err(error.into());
+        };
+        sleep(delay).await;
+        Ok(ensure_not_stopped(self.stop)?)
     }
 
     /// Of rows that were not set back, those that still could be. The others have changed meanwhile.
@@ -315,6 +342,15 @@ impl RollbackRun<'_> {
         }
         Ok(())
     }
+}
+
+fn outage_delays() -> impl Iterator<Item = Duration> {
+    RETRY_BACKOFF.delays().take(MAX_RETRIES)
+}
+
+fn split_by_id(batch: Vec<UndoTarget>, ids: &[String]) -> (Vec<UndoTarget>, Vec<UndoTarget>) {
+    let batch = batch.into_iter();
+    batch.partition(|undo| ids.contains(&undo.row.id))
 }
 
 /// The move as it was: what the consumer committed.

@@ -11,7 +11,6 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::printable::{printable_lines, takes_escapes};
 use bucket_brigade_common::settings::{Setting, SettingsProblems, duration_between, setting};
@@ -63,9 +62,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         return show_status(settings.format, interval, read).await;
     }
     let context = args.common.into_context(problems).await?;
-    let ledger = context.open_ledger(TableAccess::Read).await?;
+    let run = context.open_run().await?;
     let queue = context.sqs_queue().await?;
-    let read = async || StatusSnapshot::read_run(ledger.pool(), ledger.run_id(), &queue).await;
+    let read = async || StatusSnapshot::read_run(&run.pool, run.id, &queue).await;
     show_status(context.format, interval, read).await
 }
 

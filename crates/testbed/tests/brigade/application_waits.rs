@@ -104,3 +104,27 @@ async fn a_path_that_is_about_to_be_taken_delays_only_its_row() {
     open.rollback().await.unwrap();
     expect_all_moved(&rig, consumer).await;
 }
+
+/// Its name is that of one of the ledger's tables.
+#[tokio::test]
+async fn a_row_that_a_trigger_waits_for_delays_only_its_row() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "ALTER TABLE images ADD views bigint NOT NULL DEFAULT 0;
+         CREATE TABLE counters (path text PRIMARY KEY, moves bigint NOT NULL DEFAULT 0);
+         INSERT INTO counters (path) SELECT 'avatar/' || n || '.png' FROM generate_series(0, 19) n;
+         CREATE FUNCTION count_move() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE counters SET moves = moves + 1 WHERE path = NEW.path; RETURN NEW; END $$;
+         CREATE TRIGGER count_move BEFORE UPDATE OF path ON images FOR EACH ROW EXECUTE FUNCTION count_move()",
+    )
+    .await;
+    rig.open_run().await;
+    let ids = rig.add_images(20).await;
+    let mut open = rig.pool.begin().await.unwrap();
+    let held = "UPDATE counters SET moves = moves WHERE path = 'avatar/5.png'";
+    execute(&mut open, held.into()).await;
+    let consumer = feed_all(&rig, &ids).await;
+    wait_for_others(&rig, &ids[6]).await;
+    open.commit().await.unwrap();
+    expect_all_moved(&rig, consumer).await;
+}

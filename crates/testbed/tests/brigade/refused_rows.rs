@@ -2,8 +2,8 @@
 
 use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, PendingMove};
-use bucket_brigade_testbed::CloudOptions;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
+use bucket_brigade_testbed::{CloudOptions, Cluster};
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
@@ -17,7 +17,7 @@ async fn whatever_a_trigger_raises_is_its_rows_trouble() {
         (11, "54001"),
         (13, "25006"),
     ];
-    fail_alone(codes).await;
+    fail_alone(&TestRig::new().await, codes).await;
 }
 
 #[tokio::test]
@@ -63,12 +63,37 @@ async fn also_where_it_looks_like_the_servers() {
         (11, "57P01"),
         (13, "58030"),
     ];
-    fail_alone(codes).await;
+    fail_alone(&TestRig::new().await, codes).await;
+}
+
+/// Only where the translations are installed.
+#[tokio::test]
+async fn also_where_the_server_speaks_german() {
+    let cluster = Cluster::start_in_language("de").await.unwrap();
+    let (options, queue) = (CloudOptions::default(), CreateQueueOptions::default());
+    let rig = TestRig::on_cluster(&cluster, options, queue).await;
+    rig.application.create_table(&rig.pool).await.unwrap();
+    let division = sqlx::query("SELECT 1 / 0").execute(&rig.pool).await;
+    if division
+        .unwrap_err()
+        .to_string()
+        .contains("division by zero")
+    {
+        return;
+    }
+    let codes = [
+        (3, "42501"),
+        (5, "08001"),
+        (7, "57014"),
+        (9, "40001"),
+        (11, "53100"),
+        (13, "25006"),
+    ];
+    fail_alone(&rig, codes).await;
 }
 
 /// Of twenty rows all move but those for which a trigger raises a code.
-async fn fail_alone(codes: [(usize, &str); 6]) {
-    let rig = TestRig::new().await;
+async fn fail_alone(rig: &TestRig, codes: [(usize, &str); 6]) {
     let raises: Vec<String> = codes
         .iter()
         .map(|(number, code)| {

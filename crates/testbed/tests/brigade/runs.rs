@@ -175,3 +175,56 @@ async fn a_run_with_a_corrected_prefix_is_not_moved_by_the_rule_before() {
     assert_eq!(code, 0, "{history}");
     assert!(history.contains("feeder --new-run"), "{history}");
 }
+
+/// They are what an operator reaches for then, while consumers go on.
+#[tokio::test]
+async fn commands_of_the_ledger_need_no_sound_table() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    assert_controls_work(&rig).await;
+    rig.execute_sql(
+        "CREATE TABLE kid () INHERITS (images);
+         CREATE RULE r AS ON UPDATE TO images WHERE false DO ALSO NOTHING;
+         ALTER TABLE images DROP CONSTRAINT images_pkey",
+    )
+    .await;
+    assert_controls_work(&rig).await;
+    rig.execute_sql("ALTER TABLE images RENAME TO pictures")
+        .await;
+    assert_controls_work(&rig).await;
+    let (code, log) = command(&rig, &[("IMAGES_TABLE", "other.images")], &["pause"]).await;
+    assert_eq!(code, 64);
+    assert!(log.contains("there is no run of this migration"), "{log}");
+    let (code, log) = command(&rig, &[("IMAGES_TABLE", "\"images")], &["pause"]).await;
+    assert_eq!(code, 64);
+    assert!(log.contains("IMAGES_TABLE"), "{log}");
+}
+
+/// By the run's settings, and without them.
+async fn assert_controls_work(rig: &TestRig) {
+    for settings in [&[][..], &FROM_LEDGER, &[("IMAGES_TABLE", "public.images")]] {
+        for arguments in [
+            &["pause"][..],
+            &["limit", "--rate", "5"],
+            &["resume"],
+            &["status"],
+            &["failures"],
+            &["report"],
+            &["runs"],
+        ] {
+            let (code, log) = command(rig, settings, arguments).await;
+            assert_eq!(code, 0, "{arguments:?}: {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_not_named_like_the_number_of_another() {
+    let rig = TestRig::new().await;
+    let (code, log) = command(&rig, &[("RUN_NAME", "2")], &[]).await;
+    assert_eq!(code, 64, "{log}");
+    assert!(log.contains("RUN_NAME: is a number"), "{log}");
+    rig.open_run().await;
+    let (code, log) = command(&rig, &[("RUN_NAME", "1")], &["status"]).await;
+    assert_eq!(code, 0, "{log}");
+}

@@ -163,3 +163,19 @@ async fn a_login_that_cannot_be_is_refused() {
         assert!(ended.log.contains(words), "{words}: {}", ended.log);
     }
 }
+
+#[tokio::test]
+async fn a_role_that_has_no_connection_left_is_named() {
+    let rig = TestRig::new().await;
+    let role = format!("limited_{:x}", fastrand::u64(..));
+    rig.execute_sql(&format!(
+        "CREATE ROLE {role} LOGIN CONNECTION LIMIT 1; GRANT ALL ON images TO {role};
+         DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO {role}', current_database()); END $$"
+    ))
+    .await;
+    let url = url_of(&rig, &role, Cluster::shared().await.port(), "");
+    let ended = rig.run_program("feeder", &[("DATABASE_URL", &url)]).await;
+    assert_eq!(ended.code, Some(69), "{}", ended.log);
+    let words = format!("too many connections for role \"{role}\"");
+    assert!(ended.log.contains(&words), "{}", ended.log);
+}

@@ -296,3 +296,42 @@ async fn a_run_whose_rows_went_back_is_not_finished_and_times_are_told_in_utc() 
     );
     assert_eq!(rig.query_number(finished).await, 0);
 }
+
+/// As after a failover, or with a full disk: reads succeed.
+#[tokio::test]
+async fn a_database_that_takes_no_writes_for_a_while_is_waited_for() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    let late = Fault::new(
+        "HeadObject",
+        FaultEffect::DelayedResponse(Duration::from_secs(2)),
+    );
+    let late = late.caller("feeder").key_contains("avatar/0").times(1);
+    let late = rig.cloud.inject_fault(late);
+    let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
+    wait_until("the look at the copy", async || late.hits() > 0).await;
+    change_writes(&rig, "SET default_transaction_read_only = on").await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    change_writes(&rig, "RESET default_transaction_read_only").await;
+    assert_eq!(rollback.wait_for_exit().await.unwrap().code(), Some(0));
+    let counts = (
+        rig.count_rows("moves").await,
+        rig.count_rows("rollbacks").await,
+    );
+    assert_eq!(counts, (0, 3));
+    rig.assert_counts_agree().await;
+}
+
+/// For all sessions: those there are end.
+async fn change_writes(rig: &TestRig, setting: &str) {
+    rig.execute_sql(&format!(
+        "SET transaction_read_only = off;
+         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I {setting}', current_database()); END $$"
+    ))
+    .await;
+    rig.execute_sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE datname = current_database() AND application_name LIKE 'bucket-brigade %'",
+    )
+    .await;
+}
