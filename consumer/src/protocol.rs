@@ -30,8 +30,7 @@ pub use failure_cause::FailureCause;
 pub(crate) use failure_cause::NO_SUCH_KEY;
 pub use row_state::RowState;
 
-/// How often a commit may be skipped because the row is locked before it counts as a failure; with the
-/// waits between them about half a minute.
+/// How often a commit may be skipped for a locked row before that is a failure: after about half a minute.
 const MAX_SKIPPED_COMMITS: u32 = 12;
 
 /// Waits between tries to commit a locked row.

@@ -6,9 +6,8 @@
 
 mod faulty_client;
 
-use std::io::Write;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::http_endpoints::ProcessStatus;
@@ -23,6 +22,7 @@ use bucket_brigade_simulation::fault_rates::FaultRates;
 use bucket_brigade_simulation::sabotage::Sabotage;
 use bucket_brigade_simulation::shared_world::SharedWorld;
 use bucket_brigade_simulation::simulate::{build_feed, build_pipeline, build_run_parts};
+use faulty_client::captured_log::{LogBuffer, with_captured_log};
 use faulty_client::{FaultyClient, SimulatedOutage};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,50 +32,6 @@ const ROW_COUNT: usize = 300;
 
 /// How long the outage lasts.
 const OUTAGE_DURATION: Duration = Duration::from_mins(10);
-
-/// A log that can be read.
-#[derive(Clone, Default)]
-struct LogBuffer(Arc<Mutex<Vec<u8>>>);
-
-impl Write for LogBuffer {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl LogBuffer {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// The lines of errors.
-    fn error_lines(&self) -> Vec<String> {
-        let text = self.text();
-        let errors = text.lines().filter(|line| line.contains("ERROR"));
-        errors.map(ToOwned::to_owned).collect()
-    }
-}
-
-/// Runs `scene` on paused time, with its log.
-fn with_captured_log(scene: impl AsyncFnOnce(LogBuffer)) {
-    let log = LogBuffer::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    tracing::subscriber::with_default(subscriber, || runtime.block_on(scene(log)));
-}
 
 /// Rows with their objects in a world where only the outage goes wrong.
 fn build_world() -> Arc<SharedWorld> {

@@ -1,5 +1,7 @@
 //! A client behind which one thing is down.
 
+pub(crate) mod captured_log;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};

@@ -20,38 +20,6 @@ async fn whatever_a_trigger_raises_is_its_rows_trouble() {
     fail_alone(&TestRig::new().await, codes).await;
 }
 
-#[tokio::test]
-async fn rows_that_come_to_share_an_id_fail() {
-    let rig = TestRig::new().await;
-    let ids = rig.add_images(3).await;
-    rig.open_run().await;
-    let consumer = rig.spawn_consumer(&[]);
-    rig.feed_row(&ids[0], "image/0.png").await;
-    wait_until("the first move", async || {
-        rig.count_rows("moves").await == 1
-    })
-    .await;
-    rig.execute_sql(&format!(
-        "ALTER TABLE images DROP CONSTRAINT images_pkey;
-         INSERT INTO images (id, path) OVERRIDING SYSTEM VALUE VALUES ({}, 'image/2.png')",
-        ids[1]
-    ))
-    .await;
-    rig.feed_row(&ids[1], "image/1.png").await;
-    rig.feed_row(&ids[2], "image/2.png").await;
-    wait_until("the other move", async || {
-        rig.count_rows("moves").await == 2
-    })
-    .await;
-    wait_until("the failure", async || {
-        rig.count_rows("failures").await == 1
-    })
-    .await;
-    let code = rig.failure_code(&ids[1]).await;
-    assert_eq!(code.as_deref(), Some("IdNotUnique"));
-    stop_consumer(consumer).await;
-}
-
 /// As PL/Perl and PL/Python raise everything, and a foreign server that is down.
 #[tokio::test]
 async fn also_where_it_looks_like_the_servers() {

@@ -1,6 +1,7 @@
 //! The commands after a migration: verify, report, rollback, clean. The ugly cases first.
 
 mod clean;
+mod clean_beside_runs;
 mod clean_candidates;
 mod clean_costs;
 mod concurrent_commands;
