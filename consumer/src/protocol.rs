@@ -434,9 +434,8 @@ impl MoveProtocol {
         self.end_lease(FinalAction::Release(delay))
     }
 
-    /// How long a failed message stays hidden. After a permanent failure it is released at once, so that
-    /// the redrive policy moves it to the dead-letter queue without delay; without such a policy, or where that
-    /// queue is gone, it would be received again at full speed, so it waits like any other.
+    /// How long a failed message stays hidden. After a permanent failure it is released at once, so that the redrive
+    /// policy takes it without delay; where none does, it would come again at full speed, so it waits like any other.
     fn release_delay(&self, permanent: bool) -> Duration {
         let prompt_receives = self.max_receive_count.filter(|_| permanent).unwrap_or(0);
         match self.receive_count.saturating_sub(prompt_receives) {
