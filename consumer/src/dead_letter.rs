@@ -1,8 +1,7 @@
 //! Dead letters: the message of a row that has failed for good goes straight to the dead-letter queue. What is not
 //! confirmed there is released instead, and the redrive policy takes it a few receives later.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bucket_brigade_common::batch::{BatchConfig, Batcher};
@@ -20,14 +19,16 @@ const DEAD_LETTER_BATCHES: BatchConfig = BatchConfig {
     concurrency: 4,
 };
 
-pub struct DeadLetterSender(Batcher<DeadLetter, bool>);
+pub struct DeadLetterSender(Batcher<DeadLetter, Event>);
+
+const UNCONFIRMED: Event = Event::DeadLetterSent { confirmed: false };
 
 impl DeadLetterSender {
     pub fn new(queue: &Arc<dyn MessageQueue>) -> Self {
-        let (queue, is_refused) = (Arc::clone(queue), Arc::new(AtomicBool::new(false)));
+        let (queue, refusal) = (Arc::clone(queue), Arc::<OnceLock<QueueError>>::default());
         Self(Batcher::new(DEAD_LETTER_BATCHES, move |letters| {
-            let (queue, is_refused) = (Arc::clone(&queue), Arc::clone(&is_refused));
-            async move { send_letters(&*queue, &letters, &is_refused).await }.boxed()
+            let (queue, refusal) = (Arc::clone(&queue), Arc::clone(&refusal));
+            async move { send_letters(&*queue, &letters, &refusal).await }.boxed()
         }))
     }
 
@@ -36,8 +37,7 @@ impl DeadLetterSender {
             body: message.body.clone(),
             attributes: message.attributes.clone(),
         };
-        let confirmed = self.0.submit(letter).await.unwrap_or(false);
-        Event::DeadLetterSent { confirmed }
+        self.0.submit(letter).await.unwrap_or(UNCONFIRMED)
     }
 }
 
@@ -45,30 +45,47 @@ impl DeadLetterSender {
 async fn send_letters(
     queue: &dyn MessageQueue,
     letters: &[DeadLetter],
-    is_refused: &AtomicBool,
-) -> Vec<bool> {
+    refusal: &OnceLock<QueueError>,
+) -> Vec<Event> {
     let mut entries = Vec::new();
-    if !is_refused.load(Ordering::Relaxed) {
+    if refusal.get().is_none() {
         match queue.send_dead_letters(letters).await {
             Ok(outcomes) => entries = outcomes,
-            Err(error) => note_error(&error, is_refused),
+            Err(error) => note_error(error, refusal),
         }
     }
-    let mut confirmed: Vec<bool> = entries
-        .iter()
-        .map(|entry| *entry == EntryOutcome::Done)
-        .collect();
-    confirmed.resize(letters.len(), false);
-    confirmed
+    let is_missing = refusal
+        .get()
+        .is_some_and(QueueError::is_about_missing_queue);
+    let otherwise = if is_missing {
+        Event::DeadLetterQueueMissing
+    } else {
+        UNCONFIRMED
+    };
+    let event = |entry| match entry {
+        EntryOutcome::Done => Event::DeadLetterSent { confirmed: true },
+        _ => otherwise.clone(),
+    };
+    let mut events: Vec<Event> = entries.into_iter().map(event).collect();
+    events.resize(letters.len(), otherwise);
+    events
 }
 
-fn note_error(error: &QueueError, is_refused: &AtomicBool) {
-    let stays = error.is_denied() || error.is_about_missing_queue();
-    if stays && !is_refused.swap(true, Ordering::Relaxed) {
+fn note_error(error: QueueError, refusal: &OnceLock<QueueError>) {
+    let remedy = if error.is_about_missing_queue() {
+        "create it"
+    } else {
+        "grant sqs:SendMessage there (deploy/policies/consumer.json)"
+    };
+    let (text, stays) = (
+        error.to_string(),
+        error.is_denied() || error.is_about_missing_queue(),
+    );
+    if stays && refusal.set(error).is_ok() {
         tracing::warn!(
-            "messages of rows that failed for good cannot be sent to the dead-letter queue, and are left to the redrive policy: {error}; grant sqs:SendMessage there (deploy/policies/consumer.json)"
+            "messages of rows that failed for good cannot be sent to the dead-letter queue, and are left to the redrive policy: {text}; {remedy}"
         );
     } else {
-        tracing::debug!(%error, "dead letters are left to the redrive policy");
+        tracing::debug!(error = text, "dead letters are left to the redrive policy");
     }
 }

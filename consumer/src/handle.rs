@@ -197,8 +197,7 @@ impl Stages {
             MessageContent::Poison(_) => (String::new(), Event::Poison),
             MessageContent::OtherRun => (String::new(), Event::OtherRun),
         };
-        let has_dead_letter_queue = self.ends.max_receive_count.is_some();
-        let protocol = MoveProtocol::new(message.receive_count, has_dead_letter_queue, key);
+        let protocol = MoveProtocol::new(message.receive_count, self.ends.max_receive_count, key);
         (protocol, event)
     }
 

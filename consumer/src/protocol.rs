@@ -50,6 +50,9 @@ const REDELIVERY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_mins(5),
 };
 
+/// How long a message stays hidden at least that no dead-letter queue can take.
+const MISSING_QUEUE_DELAY: Duration = Duration::from_mins(1);
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     Decoded,
@@ -80,6 +83,8 @@ pub enum Event {
         /// False when the dead-letter queue may not have it.
         confirmed: bool,
     },
+    /// The redrive policy names a queue that is not there.
+    DeadLetterQueueMissing,
     /// The process is stopping, and what was waited for did not come.
     Interrupted,
     /// The renewals have ended. Whether the lease held to this moment.
@@ -156,17 +161,22 @@ enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MoveProtocol {
     receive_count: u32,
-    has_dead_letter_queue: bool,
+    /// None without a dead-letter queue.
+    max_receive_count: Option<u32>,
     destination_key: String,
     phase: Phase,
 }
 
 impl MoveProtocol {
     /// `receive_count` is 1 for the first delivery. The key is that of the copy to be made.
-    pub fn new(receive_count: u32, has_dead_letter_queue: bool, destination_key: String) -> Self {
+    pub fn new(
+        receive_count: u32,
+        max_receive_count: Option<u32>,
+        destination_key: String,
+    ) -> Self {
         Self {
             receive_count,
-            has_dead_letter_queue,
+            max_receive_count,
             destination_key,
             phase: Phase::Copying {
                 vanished_objects: 0,
@@ -187,10 +197,13 @@ impl MoveProtocol {
             Event::Compared(found) => self.after_compare(found),
             Event::CopyFailed(cause) | Event::CommitRefused(cause) => self.after_failure(cause),
             Event::Decoded | Event::NotCommitted => Action::ReadRow,
-            Event::Committed => self.end_lease(FinalAction::Delete),
+            Event::Committed | Event::DeadLetterSent { confirmed: true } => {
+                self.end_lease(FinalAction::Delete)
+            }
             Event::Recorded if self.phase == Phase::DeadLettering => Action::SendDeadLetter,
             Event::Recorded => Action::EndLease,
-            Event::DeadLetterSent { confirmed } => self.after_dead_letter(confirmed),
+            Event::DeadLetterSent { confirmed: false } => self.release_failed(Duration::ZERO),
+            Event::DeadLetterQueueMissing => self.release_failed(MISSING_QUEUE_DELAY),
             Event::Interrupted => self.release_now(),
             Event::LeaseEnded { held } => self.after_lease(held),
         }
@@ -400,7 +413,7 @@ impl MoveProtocol {
     }
 
     fn record_failure(&mut self, cause: FailureCause) -> Action {
-        if cause.permanent && self.has_dead_letter_queue {
+        if cause.permanent && self.max_receive_count.is_some() {
             self.phase = Phase::DeadLettering;
             return Action::RecordFailure(cause);
         }
@@ -410,29 +423,25 @@ impl MoveProtocol {
     }
 
     fn send_dead_letter(&mut self) -> Action {
-        if !self.has_dead_letter_queue {
-            return self.end_lease(FinalAction::Release(self.release_delay(true)));
+        if self.max_receive_count.is_none() {
+            return self.release_failed(Duration::ZERO);
         }
         self.phase = Phase::DeadLettering;
         Action::SendDeadLetter
     }
 
-    fn after_dead_letter(&mut self, confirmed: bool) -> Action {
-        self.end_lease(if confirmed {
-            FinalAction::Delete
-        } else {
-            FinalAction::Release(self.release_delay(true))
-        })
+    fn release_failed(&mut self, least_delay: Duration) -> Action {
+        let delay = self.release_delay(true).max(least_delay);
+        self.end_lease(FinalAction::Release(delay))
     }
 
-    /// How long a failed message stays hidden. After a permanent failure it is released at once, so that
-    /// the redrive policy moves it to the dead-letter queue without delay; without such a policy it would
-    /// be received again at full speed, so it waits like any other.
+    /// How long a failed message stays hidden. After a permanent failure it is released at once, so that the redrive
+    /// policy takes it without delay; where none does, it would come again at full speed, so it waits like any other.
     fn release_delay(&self, permanent: bool) -> Duration {
-        if permanent && self.has_dead_letter_queue {
-            Duration::ZERO
-        } else {
-            REDELIVERY_BACKOFF.delay_ceiling(self.receive_count)
+        let prompt_receives = self.max_receive_count.filter(|_| permanent).unwrap_or(0);
+        match self.receive_count.saturating_sub(prompt_receives) {
+            0 => Duration::ZERO,
+            late_receives => REDELIVERY_BACKOFF.delay_ceiling(late_receives),
         }
     }
 }

@@ -174,6 +174,7 @@ fn describe_event(event: &Event) -> &'static str {
         Event::Recorded => "recorded",
         Event::DeadLetterSent { confirmed: true } => "sent",
         Event::DeadLetterSent { confirmed: false } => "not confirmed",
+        Event::DeadLetterQueueMissing => "no such queue",
         Event::Interrupted => "interrupted",
         // These come from no step.
         Event::Decoded | Event::Poison | Event::OtherRun | Event::LeaseEnded { .. } => "",

@@ -9,11 +9,11 @@ const NEEDS_MOVE: RowState = RowState::NeedsMove {
 };
 
 fn first_delivery() -> MoveProtocol {
-    MoveProtocol::new(1, true, "avatar/a".into())
+    MoveProtocol::new(1, Some(5), "avatar/a".into())
 }
 
 fn redelivery() -> MoveProtocol {
-    MoveProtocol::new(2, true, "avatar/a".into())
+    MoveProtocol::new(2, Some(5), "avatar/a".into())
 }
 
 fn copied() -> CopiedObject {
@@ -266,7 +266,7 @@ fn failed_events(permanent: bool) -> Vec<Event> {
 
 #[test]
 fn a_failed_message_is_released_and_never_acknowledged() {
-    let no_queue = MoveProtocol::new(1, false, "avatar/a".into());
+    let no_queue = MoveProtocol::new(1, None, "avatar/a".into());
     for (protocol, permanent, seconds) in [
         (first_delivery(), false, 1),
         (redelivery(), false, 2),
@@ -286,7 +286,16 @@ fn what_failed_for_good_is_deleted_only_once_it_is_a_dead_letter() {
     let confirmed = |confirmed| sent(Event::DeadLetterSent { confirmed });
     assert_eq!(confirmed(true), Action::Delete);
     assert_eq!(confirmed(false), Action::Release(Duration::ZERO));
+    let missing = sent(Event::DeadLetterQueueMissing);
+    assert_eq!(missing, Action::Release(Duration::from_mins(1)));
     assert_eq!(sent(Event::Interrupted), Action::Release(Duration::ZERO));
+    for (receives, seconds) in [(5, 0), (6, 1), (8, 4), (100, 300)] {
+        let protocol = MoveProtocol::new(receives, Some(5), "avatar/a".into());
+        let unconfirmed = [Event::DeadLetterSent { confirmed: false }];
+        let events = [&events[..], &unconfirmed].concat();
+        let delay = Duration::from_secs(seconds);
+        assert_eq!(end(protocol, &events), Action::Release(delay), "{receives}");
+    }
     let lost = [
         Event::DeadLetterSent { confirmed: true },
         Event::LeaseEnded { held: false },
@@ -303,7 +312,7 @@ fn what_failed_for_good_is_not_copied_again_at_redelivery() {
     });
     let events = [Event::Decoded, hopeless];
     assert_eq!(drive(redelivery(), &events), Action::SendDeadLetter);
-    let no_queue = MoveProtocol::new(2, false, "avatar/a".into());
+    let no_queue = MoveProtocol::new(2, None, "avatar/a".into());
     let wait = Duration::from_secs(2);
     assert_eq!(end(no_queue, &events), Action::Release(wait));
     // A first delivery means that it was fed again on purpose.
@@ -312,7 +321,7 @@ fn what_failed_for_good_is_not_copied_again_at_redelivery() {
 
 #[test]
 fn poison_is_recorded_and_left_for_the_dead_letter_queue() {
-    let poisoned = || MoveProtocol::new(1, true, String::new());
+    let poisoned = || MoveProtocol::new(1, Some(5), String::new());
     assert_eq!(drive(poisoned(), &[Event::Poison]), Action::RecordPoison);
     let step = end(poisoned(), &[Event::Poison, Event::Recorded]);
     assert_eq!(step, Action::Release(Duration::ZERO));

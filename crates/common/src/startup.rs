@@ -150,6 +150,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         exit::UNAVAILABLE
     } else if let Some(error) = error.downcast_ref::<QueueError>() {
         match error {
+            _ if error.is_about_missing_queue() => exit::INVALID_SETTINGS,
             QueueError::Refused { .. } => exit::NO_PERMISSION,
             QueueError::Unavailable { .. } => exit::UNAVAILABLE,
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use anyhow::Context as _;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, list_runs, with_timeout};
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
@@ -152,6 +153,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let (run, code) = (ledger.run_id(), args.code.as_deref());
     let is_shared = list_runs(ledger.pool()).await?.len() > 1;
+    // Before anything is changed: it may not be there.
+    let dead_letters = match code {
+        Some(_) => None,
+        None => Some(count_dead_letters(&context).await?),
+    };
     if !args.yes {
         let mut codes = failure_counts(ledger.pool(), Some(run)).await?;
         codes.retain(|one| code.is_none_or(|code| one.code == code));
@@ -160,10 +166,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
             done: false,
             rows: codes.iter().map(|one| one.rows).sum(),
             codes,
-            dead_letters: match code {
-                Some(_) => None,
-                None => Some(count_dead_letters(&context).await?),
-            },
+            dead_letters,
             is_shared,
             is_asking: can_ask(context.format),
         };
@@ -207,7 +210,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
 
 async fn count_dead_letters(context: &CommandContext) -> anyhow::Result<u64> {
     match context.sqs_queue().await?.dead_letter_queue().await? {
-        Some(queue) => Ok(queue.queue_attributes().await?.backlog.total_messages()),
+        Some(queue) => {
+            let attributes = queue.queue_attributes().await;
+            let attributes = attributes.context("the dead-letter queue of the redrive policy")?;
+            Ok(attributes.backlog.total_messages())
+        }
         None => Ok(0),
     }
 }

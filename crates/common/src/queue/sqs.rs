@@ -22,8 +22,8 @@ use crate::queue::received::{
 };
 use crate::queue::requests::QueueRequests;
 use crate::queue::{
-    DeadLetter, EntryOutcome, LONG_POLL_WAIT, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
-    PROBE_HANDLE, QueueAttributes, QueueError, ReceivedMessage,
+    DeadLetter, EntryOutcome, LONG_POLL_WAIT, MAX_BATCH_ENTRIES, MISSING_QUEUE_CODES, MessageQueue,
+    OutgoingMessage, PROBE_HANDLE, QueueAttributes, QueueError, ReceivedMessage,
 };
 use crate::trace::TRACEPARENT;
 
@@ -285,6 +285,13 @@ pub(super) fn queue_error(
     if is_unanswered || status >= 500 || status == 429 || throttled {
         let message = format!("{code}: {message}");
         QueueError::Unavailable { operation, message }
+    } else if MISSING_QUEUE_CODES.iter().any(|one| code.contains(one)) {
+        // The service does not say which.
+        QueueError::Refused {
+            operation,
+            code,
+            message: format!("there is no queue '{url}'"),
+        }
     } else {
         QueueError::Refused {
             operation,

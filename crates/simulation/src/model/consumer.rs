@@ -87,7 +87,8 @@ impl ModelState {
         let task = decode(&message.body, run, IdColumnType::Text, &world_path_rule()).ok();
         let key = task.as_ref().map(|task| task.route.destination_key.clone());
         let key = key.unwrap_or_default();
-        let mut protocol = MoveProtocol::new(message.receive_count, true, key);
+        let mut protocol =
+            MoveProtocol::new(message.receive_count, Some(model.max_receive_count), key);
         let understood = if task.is_some() {
             Event::Decoded
         } else {

@@ -6,7 +6,7 @@ use aws_sdk_sqs::primitives::Blob;
 use aws_sdk_sqs::types::{Message, MessageAttributeValue};
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use crate::rig::{TestRig, stop_consumer, wait_until};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 /// One poll at a time: those under way when the first row fails have not asked for attributes.
 const CONSUMER: [(&str, &str); 2] = [("CONDITIONAL_COPY", "on"), ("MAX_CONCURRENCY", "16")];
@@ -89,6 +89,35 @@ async fn without_the_right_the_redrive_policy_does_it_with_one_warning() {
     assert!(denied.hits() > 0);
     let warnings = log.matches("are left to the redrive policy").count();
     assert_eq!(warnings, 1, "{log}");
+}
+
+#[tokio::test]
+async fn without_the_dead_letter_queue_messages_slow_down_and_retry_names_it() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let dead_letter_url = rig.queue.dead_letter_url.clone().unwrap();
+    let delete = rig.cloud.sqs_client().delete_queue();
+    delete.queue_url(&dead_letter_url).send().await.unwrap();
+    feed_missing(&rig, "image/missing.png").await;
+    let consumer = rig.spawn_consumer(&CONSUMER);
+    let releases = || {
+        let requests = rig.cloud.request_counts();
+        requests.count_operation_by("consumer", "ChangeMessageVisibilityBatch")
+    };
+    let words = "cannot be sent to the dead-letter queue";
+    wait_until("the warning", async || {
+        consumer.log_tail(20).contains(words)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(releases() <= 4, "{} releases", releases());
+    assert_eq!(copies(&rig), 1);
+    let log = stop_consumer(consumer).await;
+    assert_eq!(log.matches(words).count(), 1, "{log}");
+    let retry = wait_for_exit(&mut rig.spawn("feeder", &[], &["retry", "--yes"])).await;
+    assert_eq!(retry.code, Some(64), "{}", retry.log);
+    assert!(retry.log.contains(&dead_letter_url), "{}", retry.log);
+    assert_eq!(rig.count_rows("failures").await, 1);
 }
 
 /// The letter is sent, the message not yet deleted: another consumer sends it again.

@@ -125,7 +125,7 @@ async fn retries_at_once_and_retries_cut_off_count_each_row_once() {
     let never = FaultEffect::Delay(Duration::from_mins(1));
     let never = rig
         .cloud
-        .inject_fault(Fault::new("GetQueueAttributes", never).caller("feeder"));
+        .inject_fault(Fault::new("StartMessageMoveTask", never).caller("feeder"));
     let mut killed = rig.spawn_json_command(&["retry", "--yes"]);
     wait_until("the question to the queue", async || never.hits() > 0).await;
     killed.kill().await.unwrap();
