@@ -1,6 +1,8 @@
 //! What can be wrong with the database before the first row is touched, and how its errors at run
 //! time are sorted.
 
+use std::time::Duration;
+
 use sqlx::postgres::PgDatabaseError;
 use thiserror::Error;
 
@@ -15,6 +17,8 @@ use crate::retry::TransientError;
 pub enum LedgerError {
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     Unreachable(String),
+    #[error("{what} took longer than {limit:?}: the database responds slowly, or no more")]
+    TimedOut { what: &'static str, limit: Duration },
     /// The server refuses the login: the password, the database's name, TLS.
     #[error("cannot connect to the database (DATABASE_URL or PGHOST, PGUSER, …): {0}")]
     LoginRefused(String),
@@ -77,9 +81,11 @@ impl LedgerError {
 
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable(_) | Self::LoginRefused(_) | Self::Database(_) | Self::ReadOnly => {
-                exit::UNAVAILABLE
-            }
+            Self::Unreachable(_)
+            | Self::TimedOut { .. }
+            | Self::LoginRefused(_)
+            | Self::Database(_)
+            | Self::ReadOnly => exit::UNAVAILABLE,
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
             Self::AnotherFeeder { .. } => exit::ANOTHER_FEEDER,
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,
@@ -91,7 +97,7 @@ impl LedgerError {
 impl TransientError for LedgerError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::ReadOnly => true,
+            Self::Unreachable(_) | Self::TimedOut { .. } | Self::ReadOnly => true,
             Self::Database(error) => is_unavailable(error),
             _ => false,
         }
@@ -265,6 +271,23 @@ fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::run::within;
+
+    /// It is connected, and each response takes a second or two.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_database_is_no_failed_connection() {
+        let limit = Duration::from_secs(30);
+        let opened = within(
+            limit,
+            "opening the run",
+            std::future::pending::<Result<(), _>>(),
+        );
+        let error = opened.await.unwrap_err();
+        let words = "opening the run took longer than 30s: the database responds slowly";
+        assert!(error.to_string().starts_with(words), "{error}");
+        assert_eq!(error.exit_code(), exit::UNAVAILABLE);
+        assert!(error.is_transient());
+    }
 
     #[test]
     fn only_the_server_and_the_statement_are_an_outage() {

@@ -142,7 +142,10 @@ impl PostgresLedger {
     pub async fn check_replica_lag(&self) -> Result<(), LedgerError> {
         let query = sqlx::query_as(CHECK_LAG_PRIVILEGE).fetch_one(&self.pool);
         let (user, may, is_aurora, has_status): (String, bool, bool, bool) =
-            within(OPEN_TIMEOUT, async { Ok(query.await?) }).await?;
+            within(OPEN_TIMEOUT, "looking for replicas", async {
+                Ok(query.await?)
+            })
+            .await?;
         self.has_aurora_lag.store(has_status, Ordering::Relaxed);
         if is_aurora && !has_status {
             return Err(LedgerError::setting("MAX_REPLICA_LAG", UNSEEN_LAG.into()));

@@ -17,6 +17,11 @@ const OPERATOR_LOCK_SPACE: i32 = 0x626f;
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
+const LOCK_TIMED_OUT: LedgerError = LedgerError::TimedOut {
+    what: "taking the lock",
+    limit: LOCK_TIMEOUT,
+};
+
 /// A connection that has not confirmed its lock by then does not hold it.
 const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -135,7 +140,7 @@ impl PostgresLedger {
         };
         match timeout(LOCK_TIMEOUT, fresh).await {
             Ok(locked) => locked,
-            Err(_) => Err(LedgerError::Unreachable("no lock in time".into())),
+            Err(_) => Err(LOCK_TIMED_OUT),
         }
     }
 
@@ -146,7 +151,10 @@ impl PostgresLedger {
         let query = query.bind(session.began_micros).execute(&self.pool);
         match timeout(LOCK_CHECK_TIMEOUT, query).await {
             Ok(ended) => Ok(ended.map(drop)?),
-            Err(_) => Err(LedgerError::Unreachable("no response in time".into())),
+            Err(_) => Err(LedgerError::TimedOut {
+                what: "ending the session",
+                limit: LOCK_CHECK_TIMEOUT,
+            }),
         }
     }
 
@@ -174,10 +182,7 @@ impl PostgresLedger {
 
     async fn try_lock(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {
         let locked = timeout(LOCK_TIMEOUT, self.lock_session(space)).await;
-        locked.unwrap_or_else(|_| {
-            let silence = format!("no lock within {LOCK_TIMEOUT:?}");
-            Err(LedgerError::Unreachable(silence))
-        })
+        locked.unwrap_or(Err(LOCK_TIMED_OUT))
     }
 
     async fn lock_session(&self, space: i32) -> Result<Option<AdvisoryLock>, LedgerError> {

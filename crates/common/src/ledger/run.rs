@@ -55,13 +55,16 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_mins(10);
 
 pub(super) async fn within<T>(
     limit: Duration,
+    what: &'static str,
     opening: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
-    timeout(limit, opening).await.unwrap_or_else(|_| {
-        let silence = format!("no response within {limit:?}");
-        Err(LedgerError::Unreachable(silence))
-    })
+    let opened = timeout(limit, opening).await;
+    opened.unwrap_or(Err(LedgerError::TimedOut { what, limit }))
 }
+
+const OPENING_RUN: &str = "opening the run";
+
+pub(super) const OPENING_LEDGER: &str = "opening the ledger";
 
 impl PostgresLedger {
     /// Opens the run, creating ledger and run where they are missing: the feeder's way.
@@ -73,15 +76,20 @@ impl PostgresLedger {
     ) -> Result<Self, LedgerError> {
         let purpose = ConnectionPurpose::Feeder;
         let discover = discover_table(&pool, spec, &purpose, TableAccess::Read);
-        let table = within(OPEN_TIMEOUT, discover).await?;
-        let is_behind = within(OPEN_TIMEOUT, schema::is_behind(&pool)).await?;
+        let table = within(OPEN_TIMEOUT, "reading the table's definition", discover).await?;
+        let is_behind = within(OPEN_TIMEOUT, OPENING_LEDGER, schema::is_behind(&pool)).await?;
         let limit = if is_behind {
             UPGRADE_TIMEOUT
         } else {
             OPEN_TIMEOUT
         };
-        within(limit, prepare_schema(&pool)).await?;
-        let run = within(OPEN_TIMEOUT, async {
+        within(
+            limit,
+            "bringing the ledger up to date",
+            prepare_schema(&pool),
+        )
+        .await?;
+        let run = within(OPEN_TIMEOUT, OPENING_RUN, async {
             match find_run_row(&pool, spec, &table, OptionMatch::Exact).await? {
                 Some(run) => Ok(run),
                 None => insert_run(&pool, spec, &table, second).await,
@@ -99,7 +107,7 @@ impl PostgresLedger {
     ) -> Result<Option<Self>, LedgerError> {
         let purpose = ConnectionPurpose::Consumer;
         let find = Self::find_with_access(pool, spec, worker, &purpose, TableAccess::Update);
-        within(OPEN_TIMEOUT, find).await
+        within(OPEN_TIMEOUT, OPENING_RUN, find).await
     }
 
     /// The same for an operator's command, which cannot wait for a feeder to come.
@@ -111,7 +119,7 @@ impl PostgresLedger {
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
         let find = Self::find_with_access(pool.clone(), spec, worker, purpose, access);
-        let found = within(OPEN_TIMEOUT, find).await?;
+        let found = within(OPEN_TIMEOUT, OPENING_RUN, find).await?;
         match found {
             Some(ledger) => Ok(ledger),
             None => Err(no_run_error(&pool).await?),

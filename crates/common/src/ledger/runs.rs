@@ -3,7 +3,7 @@
 use sqlx::postgres::PgPool;
 
 use super::errors::is_permission_denied;
-use super::run::{OPEN_TIMEOUT, ledger_permission_error, within};
+use super::run::{OPEN_TIMEOUT, OPENING_LEDGER, ledger_permission_error, within};
 use super::run_options::{OptionMatch, RunOptions};
 use super::schema;
 use super::{
@@ -224,7 +224,7 @@ pub async fn list_runs_in(
     purpose: &ConnectionPurpose,
     access: TableAccess,
 ) -> Result<Option<Vec<RunRow>>, LedgerError> {
-    within(OPEN_TIMEOUT, async {
+    within(OPEN_TIMEOUT, OPENING_LEDGER, async {
         connection::prepare_pool(pool, purpose, access).await?;
         if !schema::is_ready(pool).await? {
             return Ok(None);
@@ -244,7 +244,7 @@ pub async fn connect_to_ledger(
     database: &DatabaseLogin,
     purpose: &ConnectionPurpose,
 ) -> Result<Option<DatabasePool>, LedgerError> {
-    within(OPEN_TIMEOUT, async {
+    within(OPEN_TIMEOUT, OPENING_LEDGER, async {
         let pool = create_pool(database.clone(), 1);
         connection::prepare_pool(&pool, purpose, TableAccess::Read).await?;
         let is_ready = schema::is_ready(&pool).await?;

@@ -64,7 +64,7 @@ impl PlanChecks {
                 let finding = format!("the database user '{user}' may not {what}");
                 self.fail(about, finding, sql);
             }
-            LedgerError::Unreachable(_) => {
+            LedgerError::Unreachable(_) | LedgerError::TimedOut { .. } => {
                 let mend = "check DATABASE_URL, the network and the security group";
                 self.fail(about, error.to_string(), mend);
             }
