@@ -35,8 +35,8 @@ const THROTTLED_OF_ONE_OBJECT: u32 = 4;
 /// those of large ones.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// A copy of few bytes takes at most so long.
-const SMALL_COPY_LIMIT: Duration = Duration::from_secs(15);
+/// A copy of few bytes, and what goes with it, takes at most so long.
+const SMALL_COPY_LIMIT: Duration = Duration::from_secs(30);
 
 /// A store that throttles each copy for so long serves nothing.
 const THROTTLED_OUTAGE: Duration = Duration::from_mins(1);

@@ -7,7 +7,7 @@ use bucket_brigade_common::aws;
 use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
-use bucket_brigade_common::ledger::{self, PostgresLedger, RunOptions};
+use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, RunOptions};
 use bucket_brigade_common::preflight::{check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
@@ -102,7 +102,7 @@ pub async fn start(
         biased;
         outcome = feed.run() => outcome,
         error = hold_feeder_lock(&ledger, lock) => return Err(error.into()),
-        () = send_heartbeats(&ledger, &throttle, || progress.heartbeat()) => Err(FeederStopped),
+        () = send_heartbeats(&ledger, &throttle, || progress.heartbeat()) => return Err(LedgerError::run_gone().into()),
         () = display.refresh_forever(&ledger, &progress) => Err(FeederStopped),
         () = control.run() => Err(FeederStopped),
     };

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::heartbeat::send_heartbeats;
-use bucket_brigade_common::ledger::fleet_control::{FleetControl, HEARTBEAT_INTERVAL};
+use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::retry::Backoff;
-use bucket_brigade_common::throttle::Throttle;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -159,7 +158,8 @@ impl RunServer {
     }
 }
 
-/// Serves a run that has passed its checks; forever, or until it has been idle for so long.
+/// Serves a run that has passed its checks, until the ledger has it no more, or it has been idle for so long. One that
+/// is the only run ends its process then, which comes back with what the ledger has.
 pub(crate) async fn serve_run(
     dispatcher: &Dispatcher,
     stages: Arc<Stages>,
@@ -170,22 +170,15 @@ pub(crate) async fn serve_run(
     let heartbeats = send_heartbeats(&*control, &stages.context.throttle, || source.current());
     tokio::select! {
         biased;
-        () = heartbeats => {}
-        () = stages.copier.outages().probe_while_down() => {}
-        () = until_gone(&stages.context.throttle), if idle_limit.is_some() => {
+        () = heartbeats => {
             tracing::warn!(run = stages.run, "the ledger was made anew, or restored: run {} is taken on anew", stages.run);
             dispatcher.runs.reload(stages.run);
         }
+        () = stages.copier.outages().probe_while_down() => {}
         () = start_parked_messages(dispatcher, stages.run, idle_limit) => {
             tracing::info!(run = stages.run, "run {} has been idle for a while: dropped", stages.run);
             deregister(&*control).await;
         }
-    }
-}
-
-async fn until_gone(throttle: &Throttle) {
-    while !throttle.is_run_gone() {
-        sleep(HEARTBEAT_INTERVAL).await;
     }
 }
 

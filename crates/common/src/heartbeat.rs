@@ -13,7 +13,7 @@ use crate::throttle::Throttle;
 /// How often the first heartbeat is retried.
 const FIRST_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sends heartbeats for as long as it is polled.
+/// Sends heartbeats until the ledger has the run no more.
 pub async fn send_heartbeats(
     control: &dyn FleetControl,
     throttle: &Throttle,
@@ -26,6 +26,9 @@ pub async fn send_heartbeats(
         let sent = send_heartbeat(control, throttle, &current()).await;
         if let Err(error) = sent {
             tracing::debug!(%error, "no heartbeat could be sent");
+        }
+        if throttle.is_run_gone() {
+            return;
         }
     }
 }
@@ -141,6 +144,15 @@ mod tests {
             () = operator => {}
         }
         assert!((60..70).contains(&control.heartbeats.load(Ordering::Relaxed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn they_end_with_the_run() {
+        let control = FakeControl::default();
+        let throttle = Throttle::for_rows(DatabaseLimits::default());
+        *control.limits.lock().unwrap() = FleetLimits::of_gone_run();
+        send_heartbeats(&control, &throttle, starting).await;
+        assert!(matches!(throttle.held(), Some(ThrottleReason::Paused(_))));
     }
 
     #[tokio::test(start_paused = true)]

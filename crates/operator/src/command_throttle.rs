@@ -11,7 +11,7 @@ use bucket_brigade_common::ledger::fleet_control::{
 };
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
-use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::{LedgerError, PostgresLedger, with_timeout};
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
 use tokio::time::{Instant, timeout};
@@ -82,7 +82,7 @@ impl<'a> CommandThrottle<'a> {
             biased;
             result = work => result,
             () = send_heartbeats(self, &self.throttle, || self.current()) => {
-                Err(anyhow::anyhow!("the heartbeats have ended"))
+                Err(LedgerError::run_gone().into())
             }
         };
         // Without it others see in a few seconds that this process is gone.

@@ -76,6 +76,12 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// A ledger that was made anew or restored has another run, though it may have the same number.
+    pub fn run_gone() -> Self {
+        let hint = " any more that this process began with: the ledger was made anew, or restored; start it again";
+        Self::NoRun { hint: hint.into() }
+    }
+
     pub(super) fn setting(setting: &'static str, problem: String) -> Self {
         Self::Setting { setting, problem }
     }

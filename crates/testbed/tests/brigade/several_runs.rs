@@ -36,8 +36,8 @@ async fn a_ledger_that_was_made_anew_has_other_runs_of_the_same_numbers() {
     let rig = TestRig::new().await;
     rig.add_images(5).await;
     let consumer = spawn_consumer_of_all(&rig, &[]);
-    let ended = rig.run_program("feeder", &[]).await;
-    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let mut watching = rig.spawn("feeder", &[], &["--watch"]);
+    wait_until("the moves", async || rig.count_rows("moves").await == 5).await;
     rig.execute_sql(
         "DROP SCHEMA bucket_brigade CASCADE;
          UPDATE images SET path = 'image/' || substr(path, 8)",
@@ -45,6 +45,9 @@ async fn a_ledger_that_was_made_anew_has_other_runs_of_the_same_numbers() {
     .await;
     let ended = rig.run_program("feeder", &[("NEW_PREFIX", "photo/")]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let ended = wait_for_exit(&mut watching).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    assert!(ended.log.contains("made anew"), "{}", ended.log);
     let moved = "SELECT count(*) FROM images WHERE path LIKE 'photo/%'";
     assert_eq!(rig.query_number(moved).await, 5);
     for number in 0..5 {
