@@ -81,12 +81,26 @@ struct CopyHistory {
     last_copied: Option<MoveRoute>,
     /// Source keys that failed since.
     failing: HashSet<String>,
-    /// Since when all copies have been refused so.
-    throttled_since: Option<Instant>,
+    refusals: Refusals,
     /// Requests without a response so far.
     waiting: usize,
     /// When the first of them was sent, or another had its response since.
     last_response: Option<Instant>,
+}
+
+/// Throttled copies without another between them: when the first was, and the last.
+#[derive(Debug, Default)]
+struct Refusals(Option<(Instant, Instant)>);
+
+impl Refusals {
+    /// One more. Returns how long they have lasted: what came long before says nothing of now.
+    fn record(&mut self) -> Duration {
+        let now = Instant::now();
+        let lasting = self.0.filter(|(_, last)| now - *last < THROTTLED_OUTAGE);
+        let first = lasting.map_or(now, |(first, _)| first);
+        self.0 = Some((first, now));
+        now - first
+    }
 }
 
 /// Distinguishes outages from broken objects, for the copies of one process.
@@ -139,7 +153,7 @@ impl OutageDetector {
     fn record_success(&self, sent: Instant) -> MutexGuard<'_, CopyHistory> {
         let mut history = self.lock_history();
         history.failing.clear();
-        history.throttled_since = None;
+        history.refusals = Refusals::default();
         history.last_sent = history.last_sent.max(Some(sent));
         history
     }
@@ -224,9 +238,7 @@ impl OutageDetector {
         if !matches!(error, StoreError::Throttled { .. }) {
             return false;
         }
-        let mut history = self.lock_history();
-        let since = history.throttled_since.get_or_insert_with(Instant::now);
-        since.elapsed() >= THROTTLED_OUTAGE
+        self.lock_history().refusals.record() >= THROTTLED_OUTAGE
     }
 
     async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {
@@ -354,11 +366,6 @@ impl Drop for WaitingRequest<'_> {
     }
 }
 
-/// Whether an answer has no code of S3's.
-fn is_foreign(code: &str) -> bool {
-    ["UnknownError", "NotFound", "NoETag", "NoLength"].contains(&code)
-}
-
 const CHECK_NETWORK: &str = "check S3's status and the network";
 
 /// An outage's reason, with what to do about it.
@@ -371,11 +378,33 @@ fn outage_reason(error: &StoreError) -> String {
             "check SOURCE_BUCKET_NAME and DESTINATION_BUCKET_NAME"
         }
         StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
-        StoreError::Suspect { code, .. } if is_foreign(code) => {
+        error if error.is_foreign() => {
             "is it the store that responds? check AWS_ENDPOINT_URL_S3, proxies and load balancers"
         }
         StoreError::Suspect { .. } => "check STORAGE_CLASS and what the store supports",
         _ => CHECK_NETWORK,
     };
     format!("{error}; {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_long_apart_are_no_outage() {
+        let mut refusals = Refusals::default();
+        for _ in 0..3 {
+            assert_eq!(refusals.record(), Duration::ZERO);
+            advance(THROTTLED_OUTAGE).await;
+        }
+        refusals.record();
+        for _ in 0..2 {
+            advance(THROTTLED_OUTAGE / 2).await;
+            refusals.record();
+        }
+        assert!(refusals.record() >= THROTTLED_OUTAGE);
+    }
 }

@@ -68,8 +68,8 @@ pub(crate) async fn serve_all(dispatcher: &Arc<Dispatcher>, loader: Arc<dyn RunL
 async fn poll_for_active_runs(loader: &dyn RunLoader, runs: &Runs) {
     loop {
         sleep(ACTIVE_RUNS_INTERVAL).await;
-        let is_anyone_waiting = !runs.lock_table().waiting_runs().is_empty();
-        let active = if is_anyone_waiting {
+        let is_any_waiting = !runs.lock_table().waiting_runs().is_empty();
+        let active = if is_any_waiting {
             loader.list_active_runs().await
         } else {
             Vec::new()

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::QueryScalar;
 
 use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_error};
+use super::runs::opened_at;
 use super::table::has_after_triggers;
 use super::{ApplicationTable, PostgresLedger, ensure_all_rows_visible};
 use crate::companions::CompanionCopies;
@@ -80,7 +81,8 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
 pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i64) -> String {
     let is_run = format!(
         "WHERE EXISTS (SELECT 1 FROM bucket_brigade.run r
-                   WHERE r.id = $7 AND (extract(epoch FROM r.started_at) * 1000000)::bigint = {opened_at})"
+                   WHERE r.id = $7 AND {} = {opened_at})",
+        opened_at!()
     );
     let update = update_ctes(table, &is_run);
     let (column, value, set) = if rule.companions().is_empty() {

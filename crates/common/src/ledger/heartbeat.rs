@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 
 use super::run::{OPEN_TIMEOUT, within};
+use super::runs::opened_at;
 use super::{LedgerError, PostgresLedger, counters, with_timeout};
 use crate::ledger::fleet_control::{FleetControl, FleetLimits, Heartbeat};
 use crate::ledger::move_ledger::StatementError;
@@ -17,10 +18,12 @@ use crate::sql::quote_identifier;
 /// `$1` run, `$2` worker, `$3` role, `$4` state, `$5` reason, `$6` concurrency, `$7` in hand, `$8` rows
 /// per second, `$9` seconds of a commit, `$10` states of consumers that are held back, `$11` why the fleet is
 /// held, `$12` when the run was opened: nothing is written or returned where it was at another time. A heartbeat
-/// that is lost in a crash is no loss: it does not
-/// wait for the disk.
-const UPSERT_HEARTBEAT: &str = "WITH run AS (
-    SELECT * FROM bucket_brigade.run WHERE id = $1 AND (extract(epoch FROM started_at) * 1000000)::bigint = $12
+/// that is lost in a crash is no loss: it does not wait for the disk.
+const UPSERT_HEARTBEAT: &str = concat!(
+    "WITH run AS (
+    SELECT * FROM bucket_brigade.run WHERE id = $1 AND ",
+    opened_at!(),
+    " = $12
 ), heartbeat AS (
     INSERT INTO bucket_brigade.workers AS w
            (run_id, worker, role, state, reason, concurrency, in_hand, moved_per_second, commit_seconds, held)
@@ -41,7 +44,8 @@ const UPSERT_HEARTBEAT: &str = "WITH run AS (
 )
 SELECT r.paused, r.paused_by, r.pause_reason, r.rate_limit, r.concurrency_limit, f.held, o.alive, o.before, o.held_back,
        set_config('synchronous_commit', 'off', true)
-  FROM run r, feeders f, others o";
+  FROM run r, feeders f, others o"
+);
 
 /// `$1` run, `$2` worker. Takes a name that no living process has.
 const CLAIM_NAME: &str = "INSERT INTO bucket_brigade.workers AS w (run_id, worker, role, state)

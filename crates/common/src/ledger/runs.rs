@@ -57,7 +57,7 @@ pub struct RunRow {
     pub is_paused: bool,
     /// Whether any row was fed.
     pub has_fed: bool,
-    /// When it was opened, in microseconds: a ledger that was made anew or restored has another run of this number.
+    /// [`opened_at`]: a ledger that was made anew or restored has another run of this number.
     pub(super) opened_at: i64,
 }
 
@@ -67,13 +67,23 @@ pub(super) const SEVERAL_RUNS: &str = ": name one with --run (RUN_NAME)";
 const NAME_AND_NUMBER: &str =
     " that is meant alone: this is the name of one and the number of another";
 
-const LIST_RUNS: &str =
+/// When a run was opened, in microseconds: what tells it from another of its number.
+macro_rules! opened_at {
+    () => {
+        "(extract(epoch FROM started_at) * 1000000)::bigint"
+    };
+}
+pub(super) use opened_at;
+
+const LIST_RUNS: &str = concat!(
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
         finished_at IS NOT NULL AS is_finished, paused AS is_paused,
         EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors f WHERE f.run_id = r.id AND f.fed > 0) AS has_fed,
-        (extract(epoch FROM started_at) * 1000000)::bigint AS opened_at
-    FROM bucket_brigade.run r ORDER BY id";
+        ",
+    opened_at!(),
+    " AS opened_at FROM bucket_brigade.run r ORDER BY id"
+);
 
 impl RunRow {
     pub fn to_spec(&self) -> Result<RunSpec, LedgerError> {

@@ -9,6 +9,10 @@ use thiserror::Error;
 use crate::aws::exchange::{NO_CONNECTION, TIMED_OUT};
 use crate::path_rule::{MoveRoute, PathRule};
 
+/// Our codes for an answer that lacks what each of S3's has.
+pub(crate) const NO_ETAG: &str = "NoETag";
+pub(crate) const NO_LENGTH: &str = "NoLength";
+
 /// A copy the store has proven by an `ETag` in its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CopiedObject {
@@ -81,6 +85,12 @@ impl StoreError {
     /// Whether it says that the store has responded.
     pub fn is_response(&self) -> bool {
         ![TIMED_OUT, NO_CONNECTION].contains(&self.code())
+    }
+
+    /// Whether it is no answer of S3's: it has neither a code of S3's nor what S3 always says.
+    pub fn is_foreign(&self) -> bool {
+        let is_ours = ["UnknownError", "NotFound", NO_ETAG, NO_LENGTH].contains(&self.code());
+        is_ours && matches!(self, Self::Suspect { .. })
     }
 
     /// The code to record and to count by.

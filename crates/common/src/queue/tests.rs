@@ -41,7 +41,6 @@ fn comparable(request: Request) -> (Request, Value) {
     let body = serde_json::from_slice(&request.body).unwrap();
     let mut request = request.comparable();
     request.body.clear();
-    // Names may come in another order, but not be more or fewer.
     (request, body)
 }
 

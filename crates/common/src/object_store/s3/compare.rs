@@ -161,8 +161,8 @@ mod tests {
     use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
     use super::*;
+    use crate::object_store::NO_ETAG;
     use crate::object_store::ObjectStore;
-    use crate::object_store::s3::NO_ETAG;
     use crate::object_store::s3::fixture::{body, http_response, route, store};
 
     #[tokio::test]

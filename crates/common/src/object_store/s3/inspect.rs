@@ -7,11 +7,11 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::copy::{ObjectRequest, RequestHeaders};
-use super::{NO_ETAG, S3Bucket, S3Store, bare_etag, store_error};
+use super::{S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::connections::has_marked_byte;
-use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, ObjectStat};
+use crate::object_store::{NO_ETAG, NO_LENGTH, StoreError};
 
 /// When the head of an answer that needs no work of the store's is given up.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -71,7 +71,7 @@ impl ObjectHead {
         match size_bytes {
             _ if head.etag().is_empty() => refuse(NO_ETAG, "an ETag"),
             Some(0..) => Ok(head),
-            _ => refuse("NoLength", "the object's length"),
+            _ => refuse(NO_LENGTH, "the object's length"),
         }
     }
 

@@ -40,7 +40,7 @@ use delete_guard::DeleteGuard;
 
 use crate::ledger::RunOptions;
 use crate::object_store::objects::BucketSide;
-use crate::object_store::{CopiedObject, DestinationState, ObjectStore, StoreError};
+use crate::object_store::{CopiedObject, DestinationState, NO_ETAG, ObjectStore, StoreError};
 use crate::path_rule::{MoveRoute, PathRule};
 
 /// Sizes that decide how an object is copied, in bytes.
@@ -225,9 +225,6 @@ impl ObjectStore for S3Store {
         matches!(Box::pin(join(source, destination)).await, (true, true))
     }
 }
-
-/// Our code for a 200 that proves no copy.
-const NO_ETAG: &str = "NoETag";
 
 /// A 200 is no proof: S3 may send it before the copy is made. Only an `ETag` proves the copy.
 fn confirm_copy(etag: Option<&str>) -> Result<CopiedObject, StoreError> {

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::copy::CopyCondition;
 use super::encoding::encode_query;
-use super::{NO_ETAG, ObjectHead, S3Bucket, S3Store};
-use crate::object_store::StoreError;
+use super::{ObjectHead, S3Bucket, S3Store};
+use crate::object_store::{NO_ETAG, StoreError};
 
 /// What a probe object holds.
 pub(super) const PROBE_BODY: &[u8] = b"a probe of bucket-brigade";
