@@ -154,8 +154,7 @@ async fn find_served_runs(loader: LedgerRunLoader) -> anyhow::Result<Option<Serv
 }
 
 fn open_queue(sdk: &SdkConfig, settings: &ConsumerSettings, context: &ConsumerContext) -> SqsQueue {
-    let queue =
-        SqsQueue::new(sdk, &settings.migration.queue_url).with_traces(settings.traces.is_on());
+    let queue = SqsQueue::new(sdk, &settings.migration.queue_url);
     // Only `/metrics` shows the ages: the queue is not asked for them otherwise.
     match settings.metrics_addr {
         Some(_) => queue.with_age_histogram(context.counters.ages.clone()),

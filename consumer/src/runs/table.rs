@@ -337,7 +337,7 @@ mod tests {
             body: "{}".into(),
             receive_count,
             traceparent: None,
-            attributes: None,
+            attributes: Vec::new(),
         };
         LeasedMessage {
             incoming: IncomingMessage::new(message),

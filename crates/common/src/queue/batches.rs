@@ -110,7 +110,7 @@ impl<'a> BatchEntry<'a> {
         let pair = |one: &'a MessageAttribute| (&*one.name, one.value.clone());
         Self {
             message_body: Some(&letter.body),
-            message_attributes: letter.attributes.iter().flatten().map(pair).collect(),
+            message_attributes: letter.attributes.iter().map(pair).collect(),
             ..Self::default()
         }
     }

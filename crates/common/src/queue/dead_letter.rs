@@ -45,7 +45,7 @@ impl SqsQueue {
         let url = self.dead_letter_url_of(attributes)?;
         // A letter keeps its trace on its way back.
         Some(DeadLetterQueue {
-            dead_letters: self.sibling(url).with_traces(true),
+            dead_letters: self.sibling(url),
             queue: self.clone(),
             arn: attributes.dead_letter_arn.clone()?,
             queue_arn: attributes.arn.clone(),

@@ -38,8 +38,8 @@ pub struct ReceivedMessage {
     pub receive_count: u32,
     /// The span that its further spans belong under, while traces are on. Nothing is decided by it.
     pub traceparent: Option<String>,
-    /// All that it carries besides; none where the queue was not asked for it.
-    pub attributes: Option<Vec<MessageAttribute>>,
+    /// All that it carries besides.
+    pub attributes: Vec<MessageAttribute>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,8 +52,7 @@ pub struct MessageAttribute {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub body: String,
-    /// None where they are not known: then only the redrive policy can keep them.
-    pub attributes: Option<Vec<MessageAttribute>>,
+    pub attributes: Vec<MessageAttribute>,
 }
 
 /// A message as it is sent.

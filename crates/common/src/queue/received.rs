@@ -21,8 +21,8 @@ pub(super) struct ReceiveRequest<'a> {
     pub(super) wait_time_seconds: u64,
     pub(super) visibility_timeout: u64,
     pub(super) message_system_attribute_names: Vec<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) message_attribute_names: Option<[&'static str; 1]>,
+    /// All, as a dead letter takes them along.
+    pub(super) message_attribute_names: [&'static str; 1],
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,7 +53,7 @@ impl ReceivedEntry {
         Some(self.attributes.as_ref()?.get(name)?)
     }
 
-    /// The trace it carries, if the queue was asked for it. Anybody who may send can write anything there: what is
+    /// The trace it carries. Anybody who may send can write anything there: what is
     /// no trace counts as none.
     fn traceparent(&self) -> Option<String> {
         let value = self.message_attributes.as_ref()?.get(TRACEPARENT)?;
@@ -62,18 +62,17 @@ impl ReceivedEntry {
     }
 
     /// A message without a receipt handle could never be deleted: it is left to become visible again.
-    pub(super) fn into_message(self, knows_attributes: bool) -> Option<ReceivedMessage> {
+    pub(super) fn into_message(self) -> Option<ReceivedMessage> {
         let count = self.attribute(RECEIVE_COUNT);
         let count = count.and_then(|text| text.parse().ok());
+        let convert = |(name, value)| MessageAttribute { name, value };
+        let traceparent = self.traceparent();
+        let attributes = self.message_attributes.unwrap_or_default().into_iter();
         Some(ReceivedMessage {
-            traceparent: self.traceparent(),
+            traceparent,
             // Unknown is taken as a repeat: the careful way.
             receive_count: count.unwrap_or(2),
-            attributes: knows_attributes.then(|| {
-                let attributes = self.message_attributes.unwrap_or_default().into_iter();
-                let convert = |(name, value)| MessageAttribute { name, value };
-                attributes.map(convert).collect()
-            }),
+            attributes: attributes.map(convert).collect(),
             message_id: self.message_id.unwrap_or_default(),
             receipt_handle: self.receipt_handle?,
             body: self.body.unwrap_or_default(),

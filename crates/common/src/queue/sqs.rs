@@ -1,7 +1,6 @@
 //! The queue on SQS.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -25,7 +24,6 @@ use crate::queue::{
     DeadLetter, EntryOutcome, LONG_POLL_WAIT, MAX_BATCH_ENTRIES, MISSING_QUEUE_CODES, MessageQueue,
     OutgoingMessage, PROBE_HANDLE, QueueAttributes, QueueError, ReceivedMessage,
 };
-use crate::trace::TRACEPARENT;
 
 /// When a call that does not wait for messages is given up.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -41,10 +39,7 @@ pub struct SqsQueue {
     requests: Arc<QueueRequests>,
     pub(crate) url: String,
     age_histogram: Option<Histogram>,
-    requests_traces: bool,
     dead_letter_url: Option<String>,
-    /// Whether all attributes are asked for: not before there is a dead letter that must keep them.
-    requests_attributes: Arc<AtomicBool>,
 }
 
 impl SqsQueue {
@@ -65,9 +60,7 @@ impl SqsQueue {
             requests: Arc::new(QueueRequests::new(sdk, connector)),
             url: url.into(),
             age_histogram: None,
-            requests_traces: false,
             dead_letter_url: None,
-            requests_attributes: Arc::default(),
         }
     }
 
@@ -77,7 +70,6 @@ impl SqsQueue {
             url,
             age_histogram: None,
             dead_letter_url: None,
-            requests_attributes: Arc::default(),
             ..self.clone()
         }
     }
@@ -96,15 +88,6 @@ impl SqsQueue {
     pub fn with_age_histogram(self, ages: Histogram) -> Self {
         Self {
             age_histogram: Some(ages),
-            ..self
-        }
-    }
-
-    /// Asks, or does not, for the trace that each message carries.
-    #[must_use]
-    pub fn with_traces(self, asks_for_traces: bool) -> Self {
-        Self {
-            requests_traces: asks_for_traces,
             ..self
         }
     }
@@ -135,11 +118,6 @@ impl SqsQueue {
         wait: Duration,
         visibility: Duration,
     ) -> ReceiveRequest<'_> {
-        let attributes = if self.requests_attributes.load(Ordering::Relaxed) {
-            Some(["All"])
-        } else {
-            self.requests_traces.then_some([TRACEPARENT])
-        };
         let mut system = vec![RECEIVE_COUNT];
         system.extend(self.age_histogram.as_ref().map(|_| SENT_TIMESTAMP));
         ReceiveRequest {
@@ -148,7 +126,7 @@ impl SqsQueue {
             wait_time_seconds: whole_seconds(wait),
             visibility_timeout: whole_seconds(visibility),
             message_system_attribute_names: system,
-            message_attribute_names: attributes,
+            message_attribute_names: ["All"],
         }
     }
 
@@ -187,9 +165,8 @@ impl MessageQueue for SqsQueue {
         for message in &messages {
             self.record_age(message);
         }
-        let has_all = request.message_attribute_names == Some(["All"]);
-        let convert = |message: ReceivedEntry| message.into_message(has_all);
-        Ok(messages.into_iter().filter_map(convert).collect())
+        let messages = messages.into_iter();
+        Ok(messages.filter_map(ReceivedEntry::into_message).collect())
     }
 
     async fn delete_batch(
@@ -225,12 +202,6 @@ impl MessageQueue for SqsQueue {
                 message: "the redrive policy names no queue".into(),
             });
         };
-        // They come again, with all that they carry.
-        if letters.iter().any(|letter| letter.attributes.is_none()) {
-            self.requests_attributes.store(true, Ordering::Relaxed);
-            let unknown = EntryOutcome::Retry("its attributes are not known".into());
-            return Ok(vec![unknown; letters.len()]);
-        }
         let entries = letters.iter().map(BatchEntry::of_letter).collect();
         self.send_entries("SendMessageBatch", url, entries).await
     }

@@ -63,7 +63,7 @@ impl MemoryQueue {
             body: queued.body.clone(),
             receive_count: queued.receives,
             traceparent: None,
-            attributes: Some(Vec::new()),
+            attributes: Vec::new(),
         })
     }
 

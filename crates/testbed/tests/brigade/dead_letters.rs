@@ -8,8 +8,7 @@ use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
-/// One poll at a time: those under way when the first row fails have not asked for attributes.
-const CONSUMER: [(&str, &str); 2] = [("CONDITIONAL_COPY", "on"), ("MAX_CONCURRENCY", "16")];
+const CONSUMER: (&str, &str) = ("CONDITIONAL_COPY", "on");
 
 fn text_attribute(text: &str) -> MessageAttributeValue {
     let value = MessageAttributeValue::builder().data_type("String.label");
@@ -50,7 +49,7 @@ fn copies(rig: &TestRig) -> u64 {
 async fn what_failed_for_good_is_copied_once_and_keeps_its_attributes() {
     let rig = TestRig::new().await;
     rig.open_run().await;
-    let consumer = rig.spawn_consumer(&CONSUMER);
+    let consumer = rig.spawn_consumer(&[CONSUMER]);
     for count in 1..=2 {
         let path = format!("image/missing-{count}.png");
         let body = feed_missing(&rig, &path).await;
@@ -81,7 +80,7 @@ async fn without_the_right_the_redrive_policy_does_it_with_one_warning() {
     for number in 0..12 {
         feed_missing(&rig, &format!("image/missing-{number}.png")).await;
     }
-    let consumer = rig.spawn_consumer(&CONSUMER);
+    let consumer = rig.spawn_consumer(&[CONSUMER]);
     wait_until("the dead letters", async || rig.dead_letters().await == 12).await;
     assert_eq!(copies(&rig), 12);
     assert_eq!(rig.ledger_counter("failed").await, 12);
@@ -99,7 +98,7 @@ async fn without_the_dead_letter_queue_messages_slow_down_and_retry_names_it() {
     let delete = rig.cloud.sqs_client().delete_queue();
     delete.queue_url(&dead_letter_url).send().await.unwrap();
     feed_missing(&rig, "image/missing.png").await;
-    let consumer = rig.spawn_consumer(&CONSUMER);
+    let consumer = rig.spawn_consumer(&[CONSUMER]);
     let releases = || {
         let requests = rig.cloud.request_counts();
         requests.count_operation_by("consumer", "ChangeMessageVisibilityBatch")
@@ -129,7 +128,7 @@ async fn a_crash_before_the_delete_makes_a_second_letter_and_no_second_failure()
     let never = Fault::new("DeleteMessageBatch", never).caller("consumer");
     let never = rig.cloud.inject_fault(never);
     feed_missing(&rig, "image/missing.png").await;
-    let settings = [CONSUMER[0], CONSUMER[1], ("VISIBILITY_TIMEOUT", "2s")];
+    let settings = [CONSUMER, ("VISIBILITY_TIMEOUT", "2s")];
     let mut killed = rig.spawn_consumer(&settings);
     wait_until("the delete", async || never.hits() > 0).await;
     assert_eq!(rig.dead_letters().await, 1);

@@ -176,6 +176,9 @@ async fn failures_retries_and_redrive_stay_in_their_trace() {
     let rig = TestRig::with_options(CloudOptions::default(), queue).await;
     let collector = TraceCollector::start().await;
     let missing = rig.add_row("image/missing.png").await;
+    let conflict = rig.add_image("image/conflict.png").await;
+    rig.put_object("images-new", "avatar/conflict.png", b"other")
+        .await;
     let slow = rig.add_image("image/slow.png").await;
     let throttled = Fault::new("CopyObject", FaultEffect::error(503, "SlowDown"));
     let _throttled = rig
@@ -198,11 +201,13 @@ async fn failures_retries_and_redrive_stay_in_their_trace() {
     let moves: Vec<&ReceivedSpan> = trace.iter().filter(|span| span.name == "move").collect();
     assert!(moves[0].is_failed && moves[0].attribute("error.type") == "NoSuchKey");
     assert_eq!(moves[0].attribute("bucket_brigade.outcome"), "failed");
-    assert!(span_names(&trace).contains(&"release"));
     assert!(span_names(&trace).contains(&"dead letter"));
+    let trace = collector.trace_of(&conflict);
+    assert_linked(&trace);
+    assert!(span_names(&trace).contains(&"release"));
 
     // Mended and redriven out of the dead-letter queue, it goes on in the trace it began in.
-    wait_until("the dead letter", async || rig.dead_letters().await == 1).await;
+    wait_until("the dead letter", async || rig.dead_letters().await == 2).await;
     rig.put_object("images-old", "image/missing.png", b"found")
         .await;
     assert_eq!(rig.run_feeder(&["retry", "--yes"]).await.code, 0);
