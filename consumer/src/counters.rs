@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bucket_brigade_common::message::DecodeError;
 use bucket_brigade_common::retry::Backoff;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
@@ -78,11 +79,11 @@ impl ConsumerCounters {
     }
 
     /// A message of another run was received. The first one is logged: two runs share the queue.
-    pub fn record_other_run(&self, own: i64, other: i64) {
+    pub fn record_other_run(&self, own: i64, foreign: &DecodeError) {
         self.other_run_streak.fetch_add(1, Ordering::Relaxed);
         if self.other_run.inc() == 0 {
             tracing::warn!(
-                "the queue holds messages of run {other}, and this consumer serves run {own}: it gives them back. Stop the consumers of the run that has ended, or give each run a queue of its own (feeder runs lists them)"
+                "the queue holds messages of others: {foreign}, and this consumer serves run {own}. It gives them back. Stop the consumers of the run that has ended, or give each run or database a queue of its own (feeder runs lists them)"
             );
         }
     }

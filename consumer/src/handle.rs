@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
-use bucket_brigade_common::message::{DecodeError, MoveTask};
+use bucket_brigade_common::message::{DecodeError, MoveTask, RunKey};
 use bucket_brigade_common::panics::contain_panic;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::{MessageQueue, ReceivedMessage};
@@ -30,6 +30,7 @@ use crate::trace::{Deliveries, Delivery};
 /// The stages that the messages of one run pass, shared by all in hand.
 pub struct Stages {
     pub run: i64,
+    key: RunKey,
     pub fleet_control: Arc<dyn FleetControl>,
     pub copier: Copier,
     pub context: ConsumerContext,
@@ -77,7 +78,8 @@ impl Stages {
     ) -> Self {
         let (ledger, rule) = (&parts.ledger, &parts.rule);
         Self {
-            run: parts.run,
+            run: parts.run.number(),
+            key: parts.run,
             id_type: parts.id_type,
             serves_all,
             row_reader: RowReader::new(Arc::clone(ledger), rule.clone(), &context),
@@ -172,7 +174,7 @@ impl Stages {
             Ok(parsed) => parsed,
             Err(reason) => return MessageContent::Poison(reason.to_string()),
         };
-        match parsed.to_task(self.run, self.id_type, &self.rule) {
+        match parsed.to_task(self.key, self.id_type, &self.rule) {
             Ok(_) if incoming.is_stray => MessageContent::Poison(
                 "the message names no run, and the ledger has several that could be meant".into(),
             ),
@@ -184,8 +186,8 @@ impl Stages {
             Err(unknown @ DecodeError::OtherRun(_)) if self.serves_all => {
                 MessageContent::Poison(format!("{unknown}, which is not in the ledger"))
             }
-            Err(DecodeError::OtherRun(run)) => {
-                self.context.counters.record_other_run(self.run, run);
+            Err(foreign) => {
+                self.context.counters.record_other_run(self.run, &foreign);
                 MessageContent::OtherRun
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, StatementError};
-use bucket_brigade_common::message::encode;
+use bucket_brigade_common::message::{RunKey, encode};
 use bucket_brigade_common::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
 };
@@ -21,8 +21,7 @@ use crate::trace::TracedRow;
 const MAX_CONCURRENT_BATCHES: usize = 16;
 
 pub struct BatchSender<'a> {
-    /// The run's number in the ledger.
-    pub run: i64,
+    pub run: RunKey,
     pub queue: Arc<dyn MessageQueue>,
     /// Where rows that the queue refuses are recorded.
     pub ledger: &'a dyn MoveLedger,
@@ -151,7 +150,7 @@ pub fn permanent_failure((id, path): (RowId, String), code: &str, message: Strin
 }
 
 fn encode_message(
-    run: i64,
+    run: RunKey,
     TracedRow { row, span }: &TracedRow,
 ) -> Result<OutgoingMessage, String> {
     Ok(OutgoingMessage {

@@ -87,7 +87,7 @@ pub async fn start(
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
     ready.set();
     let feed = FeedLoop {
-        run: ledger.run_id(),
+        run: ledger.run_key(),
         queue: Arc::new(queue),
         source: Arc::new(ledger.clone()),
         pages,

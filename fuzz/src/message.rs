@@ -49,7 +49,9 @@ pub fn check(input: &[u8]) {
             for id_type in id_types() {
                 match decode(&body, RUN, id_type, &rule) {
                     Ok(task) => check_task(&task, id_type, &rule),
-                    Err(DecodeError::OtherRun(run)) => assert_ne!(run, RUN),
+                    Err(DecodeError::OtherRun(run) | DecodeError::OtherLedger(run)) => {
+                        assert_ne!(run, RUN);
+                    }
                     Err(DecodeError::Poison(poison)) => check_poison(&poison, &body),
                 }
             }

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::message::{ParsedMessage, PoisonReason, named_run, parse};
+use bucket_brigade_common::message::{ParsedMessage, PoisonReason, RunKey, named_run, parse};
 use bucket_brigade_common::queue::ReceivedMessage;
 use bucket_brigade_common::retry::Backoff;
 use tokio::time::Instant;
@@ -60,7 +60,7 @@ impl IncomingMessage {
 
     fn run(&self) -> Option<i64> {
         match &self.parsed {
-            Ok(parsed) => parsed.run,
+            Ok(parsed) => parsed.run.map(RunKey::number),
             Err(_) => named_run(&self.message.body),
         }
     }

@@ -14,6 +14,7 @@ use bucket_brigade_common::ledger::{
     ConnectionPurpose, DatabasePool, LedgerError, PostgresLedger, RunOptions, RunRow, RunSpec,
     TableAccess, create_pool, find_selected_run, list_runs_in, only_run,
 };
+use bucket_brigade_common::message::RunKey;
 use bucket_brigade_common::object_store::ObjectStore;
 use bucket_brigade_common::object_store::s3::{MethodRequest, S3Bucket, S3Store};
 use bucket_brigade_common::panics::contain_panic;
@@ -43,7 +44,7 @@ pub(crate) const BUCKETS: &str = "SOURCE_BUCKET_NAME, DESTINATION_BUCKET_NAME";
 
 /// What is needed to serve one run.
 pub struct RunParts {
-    pub run: i64,
+    pub run: RunKey,
     pub name: String,
     pub id_type: IdType,
     pub rule: PathRule,
@@ -171,7 +172,7 @@ impl LedgerRunLoader {
         let ledger = self.join_fleet(&ledger, &throttle).await?;
         log_start(settings, spec, &ledger);
         Ok(Some(RunParts {
-            run: ledger.run_id(),
+            run: ledger.run_key(),
             name: spec.name.clone().unwrap_or_default(),
             id_type: ledger.id_type(),
             rule: ledger.rule().clone(),

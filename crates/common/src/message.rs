@@ -1,4 +1,5 @@
-//! The message on the queue: one row of one run to move, `{"run":1,"id":"123","path":"image/avatar-123.png"}`.
+//! The message on the queue: one row of one run to move, `{"run":1,"id":"123","path":"image/avatar-123.png"}`, where
+//! the run is a [`RunKey`].
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -12,9 +13,58 @@ use crate::row_id::{IdType, RowId};
 /// prefix, a text id as many as fit into a B-tree's entry, about 2,700.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
+/// What names a run on a queue that several ledgers may share: its number in the ledger in the lower 20 bits, and above
+/// them the lower 32 of the moment when it was opened. Feeders of 0.2 sent the number alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunKey(i64);
+
+const NUMBER_BITS: u32 = 20;
+
+impl RunKey {
+    /// `opened_at`: in microseconds.
+    pub fn new(number: i64, opened_at: i64) -> Self {
+        let moment = opened_at & i64::from(u32::MAX);
+        Self::from(number).with_moment(moment)
+    }
+
+    fn with_moment(self, moment: i64) -> Self {
+        match self.0 >> NUMBER_BITS {
+            0 => Self(self.0 | (moment << NUMBER_BITS)),
+            _ => self,
+        }
+    }
+
+    pub fn number(self) -> i64 {
+        match self.moment() {
+            1.. => self.0 & ((1 << NUMBER_BITS) - 1),
+            _ => self.0,
+        }
+    }
+
+    /// Zero where it is not known.
+    fn moment(self) -> i64 {
+        self.0 >> NUMBER_BITS
+    }
+
+    /// Whether both may be the same run.
+    fn may_be(self, other: Self) -> bool {
+        let moments = [self.moment(), other.moment()];
+        let is_moment_known = moments.iter().all(|moment| *moment > 0);
+        self.number() == other.number() && (!is_moment_known || moments[0] == moments[1])
+    }
+}
+
+/// A run by its number alone.
+impl From<i64> for RunKey {
+    fn from(number: i64) -> Self {
+        Self(number)
+    }
+}
+
 #[derive(Serialize)]
 struct EncodedMessage<'a> {
-    run: i64,
+    run: RunKey,
     id: &'a str,
     path: &'a str,
 }
@@ -24,7 +74,7 @@ struct EncodedMessage<'a> {
 #[serde(deny_unknown_fields)]
 pub struct ParsedMessage {
     /// Feeders of earlier versions named none.
-    pub run: Option<i64>,
+    pub run: Option<RunKey>,
     pub id: String,
     pub path: String,
 }
@@ -41,6 +91,9 @@ pub struct MoveTask {
 pub enum DecodeError {
     #[error("the message is of run {0}")]
     OtherRun(i64),
+    /// Made anew, or another database's that shares the queue.
+    #[error("the message is of run {0} of another ledger")]
+    OtherLedger(i64),
     #[error(transparent)]
     Poison(#[from] PoisonReason),
 }
@@ -61,9 +114,9 @@ pub enum PoisonReason {
     BadPath(String, RouteError),
 }
 
-pub fn encode(run: i64, id: &RowId, path: &str) -> Result<String, serde_json::Error> {
+pub fn encode(run: impl Into<RunKey>, id: &RowId, path: &str) -> Result<String, serde_json::Error> {
     let body = serde_json::to_string(&EncodedMessage {
-        run,
+        run: run.into(),
         id: id.as_str(),
         path,
     })?;
@@ -76,11 +129,11 @@ pub fn encode(run: i64, id: &RowId, path: &str) -> Result<String, serde_json::Er
         .replace('\u{ffff}', "\\uffff"))
 }
 
-/// The number of the run that a message names, whatever else it holds.
-pub fn named_run(body: &str) -> Option<i64> {
+/// The run that a message names, whatever else it holds.
+fn named_key(body: &str) -> Option<RunKey> {
     #[derive(Deserialize)]
     struct NamedRun {
-        run: Option<i64>,
+        run: Option<RunKey>,
     }
     if body.len() > MAX_BODY_BYTES {
         return None;
@@ -88,14 +141,24 @@ pub fn named_run(body: &str) -> Option<i64> {
     serde_json::from_str::<NamedRun>(body).ok()?.run
 }
 
-/// Reads a message of the run with this number, type of id and rule.
+/// The number of the run that a message names.
+pub fn named_run(body: &str) -> Option<i64> {
+    named_key(body).map(RunKey::number)
+}
+
+/// Whether a message names this run.
+pub fn names_run(body: &str, run: RunKey) -> bool {
+    named_key(body).is_some_and(|named| named.may_be(run))
+}
+
+/// Reads a message of the run with this key, type of id and rule.
 pub fn decode(
     body: &str,
-    run: i64,
+    run: impl Into<RunKey>,
     id_type: impl Into<IdType>,
     rule: &PathRule,
 ) -> Result<MoveTask, DecodeError> {
-    parse(body)?.to_task(run, id_type, rule)
+    parse(body)?.to_task(run.into(), id_type, rule)
 }
 
 pub fn parse(body: &str) -> Result<ParsedMessage, PoisonReason> {
@@ -109,15 +172,20 @@ pub fn parse(body: &str) -> Result<ParsedMessage, PoisonReason> {
 }
 
 impl ParsedMessage {
-    /// By the rule of the run with this number.
+    /// By the rule of the run with this key.
     pub fn to_task(
         &self,
-        run: i64,
+        run: RunKey,
         id_type: impl Into<IdType>,
         rule: &PathRule,
     ) -> Result<MoveTask, DecodeError> {
-        if let Some(other) = self.run.filter(|named| *named != run) {
-            return Err(DecodeError::OtherRun(other));
+        if let Some(other) = self.run.filter(|named| !named.may_be(run)) {
+            let number = other.number();
+            return Err(if number == run.number() {
+                DecodeError::OtherLedger(number)
+            } else {
+                DecodeError::OtherRun(number)
+            });
         }
         let id_type = id_type.into();
         let Some(id) = id_type.parse(&self.id) else {
@@ -171,6 +239,43 @@ mod tests {
         let without = r#"{"id":"123","path":"image/avatar-123.png"}"#;
         assert_eq!(named_run(without), None);
         assert!(read(without).is_ok(), "of an earlier version");
+    }
+
+    #[test]
+    fn a_key_tells_runs_of_two_ledgers_apart() {
+        let opened = |at| RunKey::new(RUN, at);
+        let (ours, theirs) = (opened(1_764_374_400_000_001), opened(1_764_374_400_000_002));
+        let id = RowId::from_database("123".into());
+        let body = encode(ours, &id, "image/a").unwrap();
+        let read = |run: RunKey| decode(&body, run, IdColumnType::Integer, &rule());
+        assert!(read(ours).is_ok() && read(RUN.into()).is_ok());
+        assert_eq!(read(theirs), Err(DecodeError::OtherLedger(RUN)));
+        assert_eq!(
+            read(RunKey::new(8, 1_764_374_400_000_001)),
+            Err(DecodeError::OtherRun(RUN))
+        );
+        assert_eq!(named_run(&body), Some(RUN));
+        assert!(names_run(&body, ours) && !names_run(&body, theirs));
+        let of_earlier_version = encode(RUN, &id, "image/a").unwrap();
+        assert!(names_run(&of_earlier_version, ours));
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_keeps_its_number_and_every_json_reader_its_digits(
+            number in 1i64..1 << NUMBER_BITS,
+            opened_at: i64,
+        ) {
+            let key = RunKey::new(number, opened_at);
+            prop_assert_eq!(key.number(), number);
+            prop_assert!(key.0 > 0 && key.0 < 1 << 53);
+        }
+
+        #[test]
+        fn any_number_names_itself_or_nothing_that_we_count(number: i64) {
+            let key = RunKey(number);
+            prop_assert!(key.number() == number || (0..1 << NUMBER_BITS).contains(&key.number()));
+        }
     }
 
     #[test]

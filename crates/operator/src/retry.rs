@@ -257,7 +257,7 @@ async fn redrive_dead_letters(
     is_shared: bool,
 ) -> anyhow::Result<RedriveOutcome> {
     match context.sqs_queue().await?.dead_letter_queue().await? {
-        Some(dead_letters) if is_shared => Ok(dead_letters.redrive_run(ledger.run_id()).await?),
+        Some(dead_letters) if is_shared => Ok(dead_letters.redrive_run(ledger.run_key()).await?),
         Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
         None => Ok(RedriveOutcome::Empty),
     }

@@ -211,7 +211,7 @@ fn build_client(worlds: &Worlds, death: Option<CrashPoint>) -> SimulatedClient {
 pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
     let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
     FeedLoop {
-        run: client.run(),
+        run: client.run().into(),
         queue: Arc::<SimulatedClient>::clone(client),
         source: Arc::<SimulatedClient>::clone(client),
         pages: Arc::<SimulatedClient>::clone(client),
@@ -270,7 +270,7 @@ pub fn build_pipeline(client: &Arc<SimulatedClient>, stop: CancellationToken) ->
 pub fn build_run_parts(client: &Arc<SimulatedClient>) -> RunParts {
     let throttle = Throttle::for_copies(MAX_CONCURRENCY, DatabaseLimits::default());
     RunParts {
-        run: client.run(),
+        run: client.run().into(),
         name: "images.path".into(),
         id_type: IdColumnType::Text.into(),
         rule: client.path_rule(),

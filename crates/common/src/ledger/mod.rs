@@ -78,6 +78,7 @@ pub use crate::database::{DatabasePool, create_pool};
 use crate::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
+use crate::message::RunKey;
 use crate::path_rule::PathRule;
 use crate::queue::MAX_BATCH_ENTRIES;
 use crate::row_id::{IdType, RowId};
@@ -188,6 +189,11 @@ impl PostgresLedger {
 
     pub fn run_id(&self) -> i64 {
         self.run_id
+    }
+
+    /// What its messages carry.
+    pub fn run_key(&self) -> RunKey {
+        RunKey::new(self.run_id, self.opened_at)
     }
 
     pub fn pool(&self) -> &PgPool {

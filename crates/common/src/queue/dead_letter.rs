@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::message::named_run;
+use crate::message::{RunKey, names_run};
 use crate::queue::sqs::{SqsQueue, queue_error};
 use crate::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueAttributes, QueueError,
@@ -102,9 +102,9 @@ impl DeadLetterQueue {
     ///
     /// # Errors
     /// [`QueueError`]; some may have been moved.
-    pub async fn redrive_run(&self, run: i64) -> Result<RedriveOutcome, QueueError> {
+    pub async fn redrive_run(&self, run: RunKey) -> Result<RedriveOutcome, QueueError> {
         let waiting = self.queue_attributes().await?.backlog.total_messages();
-        let is_own = |body: &str| named_run(body) == Some(run);
+        let is_own = |body: &str| names_run(body, run);
         let resent = self.resend_messages(waiting, SEARCH_VISIBILITY, is_own);
         Ok(match resent.await? {
             0 => RedriveOutcome::Empty,

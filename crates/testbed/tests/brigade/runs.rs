@@ -42,7 +42,7 @@ async fn a_consumer_left_over_from_another_run_touches_no_row_of_this_one() {
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     let mut feeder = rig.spawn("feeder", &AVATARS, &[]);
     wait_until("a message to be given back", async || {
-        left_over.log_tail(50).contains("messages of run 2")
+        left_over.log_tail(50).contains("message is of run 2")
     })
     .await;
     let consumer = rig.spawn_consumer(&AVATARS);

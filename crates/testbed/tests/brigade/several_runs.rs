@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
-use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
+use bucket_brigade_testbed::{CloudOptions, Cluster, Fault, FaultEffect};
+use sqlx::PgPool;
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 use crate::shared_queue::{FACES, add_faces, moved, run_command, spawn_consumer_of_all};
@@ -162,6 +163,42 @@ async fn what_a_limit_leaves_to_another_consumer_reaches_it_soon() {
         assert_eq!(ended.code, Some(0), "{}", ended.log);
     }
     assert_eq!(rig.dead_letters().await, 0);
+    for consumer in consumers {
+        stop_consumer(consumer).await;
+    }
+}
+
+/// Their runs have the same number and their rows the same ids.
+#[tokio::test]
+async fn two_databases_on_one_queue_leave_each_others_messages() {
+    let queue = CreateQueueOptions {
+        max_receive_count: Some(100),
+        ..CreateQueueOptions::default()
+    };
+    let rig = TestRig::with_options(CloudOptions::default(), queue).await;
+    rig.add_images(5).await;
+    let url = Cluster::shared().await.create_database().await.unwrap();
+    let other = PgPool::connect(&url).await.unwrap();
+    rig.application.create_table(&other).await.unwrap();
+    for number in 5..10 {
+        let path = format!("image/{number}.png");
+        rig.put_object("images-old", &path, path.as_bytes()).await;
+        let insert = sqlx::query("INSERT INTO images (path) VALUES ($1)");
+        insert.bind(path).execute(&other).await.unwrap();
+    }
+    let at_other = [("DATABASE_URL", url.as_str())];
+    let consumers = [&[][..], &at_other].map(|at| spawn_consumer_of_all(&rig, at));
+    let feeders = [&[][..], &at_other].map(|at| rig.spawn("feeder", at, &[]));
+    for mut feeder in feeders {
+        let ended = wait_for_exit(&mut feeder).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+    }
+    for pool in [&rig.pool, &other] {
+        let counts = "SELECT sum(moved)::bigint, sum(changed)::bigint, sum(poison)::bigint
+            FROM bucket_brigade.counters";
+        let counts: (i64, i64, i64) = sqlx::query_as(counts).fetch_one(pool).await.unwrap();
+        assert_eq!(counts, (5, 0, 0));
+    }
     for consumer in consumers {
         stop_consumer(consumer).await;
     }
