@@ -90,9 +90,17 @@ async fn send_in_halves<T: Clone>(
     send: impl Fn(Vec<T>) -> QueueResponse<'static>,
 ) -> Vec<bool> {
     let whole = batch.len();
-    let attempt = |part: Arc<[T]>| {
+    let attempt = async |part: Arc<[T]>| {
         let attempts = if part.len() == whole { MAX_ATTEMPTS } else { 1 };
-        send_with_retries(part, attempts, &send)
+        let count = part.len();
+        match send_with_retries(part, attempts, &send).await {
+            // Of the whole queue, which the receives tell of.
+            Err(error) if error.is_about_missing_queue() || error.is_denied() => {
+                tracing::debug!(%error, "the queue ends no message");
+                Ok(vec![false; count])
+            }
+            sent => sent,
+        }
     };
     flush_in_halves(
         batch,
@@ -198,6 +206,23 @@ mod tests {
     async fn a_queue_that_never_responds_is_given_up() {
         let confirmed = send_in_halves(vec!["a"], |_| async { Err(unavailable()) }.boxed()).await;
         assert_eq!(confirmed, [false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_queue_is_not_asked_for_each_message() {
+        let sent = Mutex::new(0);
+        let confirmed = send_in_halves(vec!["a", "b", "c", "d"], |_| {
+            *sent.lock().unwrap() += 1;
+            let error = QueueError::Refused {
+                operation: "DeleteMessageBatch",
+                code: "AWS.SimpleQueueService.NonExistentQueue".into(),
+                message: String::new(),
+            };
+            async { Err(error) }.boxed()
+        })
+        .await;
+        assert_eq!(confirmed, [false; 4]);
+        assert_eq!(*sent.lock().unwrap(), MAX_ATTEMPTS);
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,6 +21,9 @@ use clap::{Parser, Subcommand};
 ///
 /// Run as many as there is work for. Each setting is an environment variable (also read from a file
 /// named .env) or the flag of the same name.
+/// It is part of an index's key.
+const MAX_NAME_BYTES: usize = 200;
+
 #[derive(Debug, Parser)]
 #[command(
     name = "consumer",
@@ -107,6 +110,15 @@ impl Args {
         let migration = self.migration.parse_selection(true, problems);
         let own = self.consumer;
         let name = own.consumer_name.take(problems);
+        if name
+            .as_ref()
+            .is_some_and(|name| name.len() > MAX_NAME_BYTES)
+        {
+            problems.add(
+                "CONSUMER_NAME",
+                format!("is longer than {MAX_NAME_BYTES} bytes"),
+            );
+        }
         let settings = ConsumerSettings {
             max_concurrency: own.max_concurrency.take(problems),
             visibility_timeout: own.visibility_timeout.take(problems),

@@ -54,6 +54,7 @@ pub async fn start(
         let ledger = open_ledger(&settings, name).await?;
         let ledger = ledger.with_throttle(Arc::clone(&throttle));
         let lock = wait_for_feeder_lock(&ledger).await?;
+        retry_transient(async || ledger.ensure_no_orphan_in_removal().await).await?;
         anyhow::Ok((queue, s3, ledger, lock))
     };
     let (queue, s3, ledger, lock) = tokio::select! {

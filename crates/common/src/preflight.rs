@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::list_objects_v2::builders::ListObjectsV2FluentBuilder;
 use aws_sdk_s3::types::RequestPayer;
 use thiserror::Error;
 
@@ -180,12 +181,22 @@ pub async fn check_bucket(
     let Err(error) = client.head_bucket().bucket(bucket).send().await else {
         return Ok(());
     };
+    let mut error = RequestError::from(error);
+    // A HEAD's answer has no body that could name the cause.
+    if need == BucketCheck::Access && [400, 403].contains(&error.status) {
+        if is_requester_pays(client, bucket).await {
+            return Err(requester_pays(setting, bucket));
+        }
+        if let Err(named) = list_one(client, bucket).send().await {
+            error = named.into();
+        }
+    }
     let RequestError {
         origin,
         code,
         message,
         status,
-    } = error.into();
+    } = error;
     Err(match (origin, status) {
         (ErrorOrigin::Service, 404) => {
             PreflightError::invalid(setting, format!("there is no bucket '{bucket}'"))
@@ -198,14 +209,10 @@ pub async fn check_bucket(
                 "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION is for the source's, when the two differ): {message}"
             ),
         ),
-        (ErrorOrigin::Service, 403) if is_requester_pays(client, bucket).await => {
-            PreflightError::denied(
-                setting,
-                format!(
-                    "the requester pays for bucket '{bucket}': start the feeder with REQUEST_PAYER=requester, or work with credentials of the bucket's owner"
-                ),
-            )
-        }
+        (ErrorOrigin::Service, 403) if code != "AccessDenied" => PreflightError::denied(
+            setting,
+            format!("access to bucket '{bucket}' is refused: {code}: {message}"),
+        ),
         (ErrorOrigin::Service, 403) => PreflightError::denied(
             setting,
             format!(
@@ -222,9 +229,20 @@ pub async fn check_bucket(
 
 /// Whether the bucket can be listed by one who offers to pay, and by no other.
 async fn is_requester_pays(client: &Client, bucket: &str) -> bool {
-    let list = || client.list_objects_v2().bucket(bucket).max_keys(1);
+    let list = || list_one(client, bucket);
     let paying = list().request_payer(RequestPayer::Requester);
     list().send().await.is_err() && paying.send().await.is_ok()
+}
+
+fn list_one(client: &Client, bucket: &str) -> ListObjectsV2FluentBuilder {
+    client.list_objects_v2().bucket(bucket).max_keys(1)
+}
+
+fn requester_pays(setting: &'static str, bucket: &str) -> PreflightError {
+    let problem = format!(
+        "the requester pays for bucket '{bucket}': start the feeder with REQUEST_PAYER=requester, or work with credentials of the bucket's owner"
+    );
+    PreflightError::denied(setting, problem)
 }
 
 #[cfg(test)]

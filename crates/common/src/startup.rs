@@ -162,6 +162,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 /// A name for this process in the ledger: its role, its host, and a suffix that no restart repeats.
 pub fn process_name(role: &str) -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".into());
+    // It is part of an index's key.
+    let host: String = host.chars().take(100).collect();
     format!("{role}-{host}-{:08x}", fastrand::u32(..))
 }
 

@@ -162,6 +162,11 @@ impl CommandContext {
         }
     }
 
+    /// Whether one store holds both buckets.
+    pub(crate) fn has_one_store(&self) -> bool {
+        self.migration.stores.is_one_store()
+    }
+
     pub async fn sqs_queue(&self) -> Result<SqsQueue, SettingsError> {
         let url = &self.migration.queue_url;
         if url.is_empty() {

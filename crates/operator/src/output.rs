@@ -17,8 +17,13 @@ pub enum OutputFormat {
 
 impl OutputFormat {
     pub fn print(self, output: &(impl Display + Serialize)) -> anyhow::Result<()> {
+        self.print_to_reader(output).map(drop)
+    }
+
+    /// False once nobody reads any more.
+    pub fn print_to_reader(self, output: &(impl Display + Serialize)) -> anyhow::Result<bool> {
         let text = self.render(output)?;
-        write_to(&mut std::io::stdout(), format!("{text}\n").as_bytes()).map(drop)
+        write_to(&mut std::io::stdout(), format!("{text}\n").as_bytes())
     }
 
     fn render(self, output: &(impl Display + Serialize)) -> anyhow::Result<String> {

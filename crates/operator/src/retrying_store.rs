@@ -8,6 +8,7 @@ use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover, ObjectStat,
 };
 use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store};
+use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::retry::{Backoff, retry};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -110,11 +111,36 @@ async fn stat_with_retries<T>(
     let folder = key.rfind('/').map_or("", |end| &key[..=end]);
     match stat(&format!("{folder}.bucket-brigade-probe")).await {
         Err(other) if is_transient_error(&other) => Err(error),
-        _ => Err(StoreError::Suspect {
-            code: error.code().to_owned(),
-            message: "the store fails for this object, and not for others".into(),
-        }),
+        _ => Err(blame_object(&error)),
     }
+}
+
+fn blame_object(error: &StoreError) -> StoreError {
+    StoreError::Suspect {
+        code: error.code().to_owned(),
+        message: "the store fails for this object, and not for others".into(),
+    }
+}
+
+/// The same of a request that reads or writes objects. Where the store answers HEADs of both, it is about them.
+pub(super) async fn retry_about_object<T>(
+    store: &S3Store,
+    route: &MoveRoute,
+    call: impl AsyncFn() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let error = match retry_object_request(call).await {
+        Err(error) if is_transient_error(&error) => error,
+        result => return result,
+    };
+    for (side, key) in [
+        (BucketSide::Source, &route.source_key),
+        (BucketSide::Destination, &route.destination_key),
+    ] {
+        if store.stat_object(side, key).await.is_err() {
+            return Err(error);
+        }
+    }
+    Err(blame_object(&error))
 }
 
 /// None when there is no such object.

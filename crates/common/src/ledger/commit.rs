@@ -207,8 +207,16 @@ fn name_rewritten_row(error: StatementError) -> StatementError {
     };
     StatementError::Rejected {
         code: code.into(),
-        message: format!("a trigger changes {what}: {message}"),
+        message: format!("a trigger changes {what}: {}", text_of_complaint(message)),
     }
+}
+
+/// From [`PATH_REWRITTEN`] or [`ID_REWRITTEN`] on: what the server says of the cast before that explains nothing.
+fn text_of_complaint(message: &str) -> &str {
+    let text = [PATH_REWRITTEN, ID_REWRITTEN]
+        .iter()
+        .find_map(|name| message.split_once(&format!("{name} ")));
+    text.map_or(message, |(_, text)| text.trim_end_matches('"'))
 }
 
 fn json_text(companions: &CompanionCopies) -> String {

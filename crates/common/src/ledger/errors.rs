@@ -71,6 +71,10 @@ pub enum LedgerError {
         "another feeder of this run is at work (run {run}): only one may feed at a time{holder}"
     )]
     AnotherFeeder { run: i64, holder: LockHolder },
+    #[error(
+        "a clean --orphans of this run (run {0}) was cut off less than a quarter of an hour ago, and its requests may still remove copies that rows would name: run it again, or start when that time is over"
+    )]
+    OrphansInRemoval(i64),
     #[error("the database failed while the run was opened: {}", message_of(.0))]
     Database(#[from] sqlx::Error),
 }
@@ -94,7 +98,7 @@ impl LedgerError {
             | Self::Database(_)
             | Self::ReadOnly => exit::UNAVAILABLE,
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
-            Self::AnotherFeeder { .. } => exit::ANOTHER_FEEDER,
+            Self::AnotherFeeder { .. } | Self::OrphansInRemoval(_) => exit::ANOTHER_FEEDER,
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,
             _ => exit::INVALID_SETTINGS,
         }
@@ -175,7 +179,7 @@ const PREPARED_STATEMENT_CODES: [&str; 2] = ["26000", "42P05"];
 pub const STATEMENT_CANCELLED: &str = "57014";
 
 /// A lock that was not granted within `lock_timeout`.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// A session that `idle_in_transaction_session_timeout` ended: this process stood still, or was not heard.
 const SESSION_ENDED: &str = "25P03";
@@ -267,7 +271,7 @@ pub(super) fn has_sqlstate(error: &sqlx::Error, states: &[&str]) -> bool {
     sqlstate_of(error).is_some_and(begins)
 }
 
-fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
+pub(super) fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
 

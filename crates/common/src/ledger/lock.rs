@@ -4,10 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, Postgres};
-use sqlx::{Decode, FromRow as _, PgConnection, Row as _, Type};
-use tokio::time::timeout;
+use sqlx::{AssertSqlSafe, Decode, FromRow as _, PgConnection, Row as _, Type};
+use tokio::time::{sleep, timeout};
 
 use super::connection::name_pool_timeout;
+use super::errors::{LOCK_NOT_AVAILABLE, sqlstate_of};
 use super::{LedgerError, PostgresLedger};
 
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
@@ -25,6 +26,16 @@ const LOCK_TIMED_OUT: LedgerError = LedgerError::TimedOut {
     what: "taking the lock",
     limit: LOCK_TIMEOUT,
 };
+
+/// In SQL, whether the request of a removal may still be carried out: S3 refuses those that were signed a quarter of
+/// an hour ago (`RequestTimeTooSkewed`).
+pub const IS_REQUEST_ALIVE: &str = "(removing_at > now() - interval '15 minutes')";
+
+/// What all statements that set rows back lock, and nothing else does. It waits for those whose process is dead.
+const WAIT_FOR_UNDO: &str = "LOCK TABLE bucket_brigade.rollbacks IN SHARE MODE";
+
+/// Longer than any statement of ours may take.
+const UNDO_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A connection that has not confirmed its lock by then does not hold it.
 const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -171,6 +182,49 @@ impl PostgresLedger {
             run: self.run_id,
             holder: self.find_holder().await.unwrap_or_default(),
         })
+    }
+
+    /// A statement of a rollback that was killed goes on for a while, and nothing else tells of it: waits for its end.
+    pub async fn wait_for_undo_statements(&self) -> Result<(), LedgerError> {
+        let wait = async {
+            loop {
+                let mut transaction = self.pool.begin().await?;
+                match sqlx::raw_sql(WAIT_FOR_UNDO)
+                    .execute(&mut *transaction)
+                    .await
+                {
+                    Err(error) if sqlstate_of(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => {}
+                    waited => return waited.map(drop),
+                }
+                drop(transaction);
+                sleep(Duration::from_millis(200)).await;
+            }
+        };
+        match timeout(UNDO_TIMEOUT, wait).await {
+            Ok(waited) => Ok(waited?),
+            Err(_) => Err(LedgerError::TimedOut {
+                what: "waiting for the statement of a rollback that was cut off",
+                limit: UNDO_TIMEOUT,
+            }),
+        }
+    }
+
+    /// Makes sure that no copy can go that a consumer would find and point a row at.
+    ///
+    /// # Errors
+    /// [`LedgerError::OrphansInRemoval`].
+    pub async fn ensure_no_orphan_in_removal(&self) -> Result<(), LedgerError> {
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM bucket_brigade.removals WHERE run_id = $1 AND is_orphan
+               AND removing_at IS NOT NULL AND removed_at IS NULL AND {IS_REQUEST_ALIVE})"
+        );
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(self.run_id);
+        match timeout(LOCK_TIMEOUT, query.fetch_one(&self.pool)).await {
+            Ok(Ok(false)) => Ok(()),
+            Ok(Ok(true)) => Err(LedgerError::OrphansInRemoval(self.run_id)),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(LOCK_TIMED_OUT),
+        }
     }
 
     async fn find_holder(&self) -> Option<LockHolder> {

@@ -22,8 +22,9 @@ pub enum BucketSide {
 pub struct ObjectStat {
     pub etag: String,
     pub size_bytes: i64,
-    /// When it was last written, in seconds since 1970: HTTP's dates know no fractions.
-    pub modified_seconds: i64,
+    /// When it was last written by the store's clock, in seconds since 1970: HTTP's dates know no fractions. None
+    /// where the store does not say.
+    pub modified_seconds: Option<i64>,
     /// Whether the ETag is the MD5 of the bytes, so that different ones prove different bytes. It is not
     /// for uploads in parts and under KMS. Source: Amazon S3 API reference, "Object".
     pub is_md5: bool,

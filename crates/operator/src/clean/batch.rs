@@ -50,6 +50,7 @@ enum RemovalVerdict {
     Removable,
     Missing,
     Kept(String),
+    RequestAlive,
 }
 
 impl ObjectCleaner<'_> {
@@ -188,6 +189,10 @@ impl ObjectCleaner<'_> {
                 }
                 RemovalVerdict::Missing => "it was removed by another process".into(),
                 RemovalVerdict::Kept(reason) => reason,
+                RemovalVerdict::RequestAlive => {
+                    outcomes.push((removal, RemovalOutcome::RequestAlive));
+                    continue;
+                }
             };
             outcomes.push((removal, RemovalOutcome::Kept(reason)));
         }
@@ -205,6 +210,10 @@ impl ObjectCleaner<'_> {
         };
         if object.etag != removal.etag {
             return kept(CHANGED_REASON);
+        }
+        // An orphan that goes may be made anew at once, with the same ETag.
+        if removal.is_request_alive && (self.pass.removals.orphans || !removal.is_marked) {
+            return Ok(RemovalVerdict::RequestAlive);
         }
         if !removal.is_marked {
             return kept(NOT_REQUESTED_REASON);

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    IdColumns, before_timeout, is_statement_timeout, statement_error, with_timeout,
+    IS_REQUEST_ALIVE, IdColumns, before_timeout, is_statement_timeout, statement_error,
+    with_timeout,
 };
 use sqlx::AssertSqlSafe;
 
@@ -80,9 +81,13 @@ pub(super) fn orphans_by_key_sql() -> String {
 fn orphans_sql(age: &str, condition: &str) -> String {
     format!(
         "SELECT destination_key AS object_key, new_path AS path, etag, NULL::text AS copy_etag,
-                NULL::bigint AS size_bytes, false AS is_in_removal,
-                seen_at <= now() - make_interval(secs => {age}) AS is_marked
-           FROM bucket_brigade.orphans WHERE run_id = $1 AND {condition}"
+                NULL::bigint AS size_bytes, removal.is_request_alive IS NOT NULL AS is_in_removal,
+                coalesce(removal.is_request_alive, false) AS is_request_alive, seen_at <= now() - make_interval(secs => {age}) AS is_marked
+           FROM bucket_brigade.orphans o LEFT JOIN LATERAL (
+               SELECT {IS_REQUEST_ALIVE} AS is_request_alive FROM bucket_brigade.removals r
+                WHERE r.run_id = o.run_id AND r.is_orphan AND r.path = o.new_path
+                  AND r.removing_at IS NOT NULL AND r.removed_at IS NULL) removal ON true
+          WHERE run_id = $1 AND {condition}"
     )
 }
 
@@ -231,9 +236,11 @@ impl RemovalLedger<'_> {
             .map(|removal| (removal.path.clone(), removal))
             .collect();
         let marked = page.into_iter().map(|removal| {
+            let is_request_alive = removal.is_request_alive;
             let fresh = found.remove(&removal.path).unwrap_or(removal);
             ObjectRemoval {
                 is_in_removal: true,
+                is_request_alive,
                 ..fresh
             }
         });

@@ -230,6 +230,7 @@ impl CleanCommand<'_> {
 
     async fn prepare_pass(&mut self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
         locks.exclude_other_runs().await?;
+        self.pass.removals.ledger.wait_for_undo_statements().await?;
         let columns = self.find_columns().await?;
         for index in &self.missing.all {
             tracing::warn!("{index}");

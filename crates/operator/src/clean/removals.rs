@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   removing_at ── (DeleteObjects) ── removed_at
-//!     │    └─ killed here: the next clean checks whether the object is there
+//!     │    └─ killed here: the next clean checks whether the object is there, and whether the request may still be
+//!     │       under way
 //!     └─ left_because
 //! ```
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::{IS_REQUEST_ALIVE, PostgresLedger, with_timeout};
 use bucket_brigade_common::object_store::objects::BucketSide;
 use sqlx::AssertSqlSafe;
 
@@ -28,6 +29,9 @@ pub(super) struct ObjectRemoval {
     pub(super) size_bytes: Option<i64>,
     /// Whether an earlier clean was about to remove it.
     pub(super) is_in_removal: bool,
+    /// Whether that one's request may still be carried out.
+    #[sqlx(default)]
+    pub(super) is_request_alive: bool,
     /// Whether it may go by what this clean was asked for; an earlier one may have been asked for more.
     pub(super) is_marked: bool,
     /// The pattern by which it belongs to the image of the path; none for the image itself.
@@ -41,13 +45,17 @@ pub(super) enum RemovalOutcome {
     Removed(Option<String>),
     /// It stays, and why.
     Kept(String),
+    /// A request of an earlier clean may still remove it.
+    RequestAlive,
 }
+
+const REQUEST_ALIVE_REASON: &str = "the request of a clean that was cut off less than a quarter of an hour ago may still remove it: run clean again then";
 
 impl RemovalOutcome {
     pub(super) fn delete_marker(&self) -> Option<&str> {
         match self {
             Self::Removed(marker) => marker.as_deref(),
-            Self::Kept(_) => None,
+            Self::Kept(_) | Self::RequestAlive => None,
         }
     }
 
@@ -55,6 +63,7 @@ impl RemovalOutcome {
         match self {
             Self::Removed(_) => None,
             Self::Kept(reason) => Some(reason),
+            Self::RequestAlive => Some(REQUEST_ALIVE_REASON),
         }
     }
 }
@@ -65,7 +74,7 @@ pub(super) type RemovalOutcomes = Vec<(ObjectRemoval, RemovalOutcome)>;
 /// What an earlier clean was about to remove: a page. Whether it may still go is not known yet.
 pub(super) fn interrupted_sql(orphans: bool, rows: i64) -> String {
     format!(
-        "SELECT path, object_key, etag, copy_etag, size_bytes, true AS is_in_removal, false AS is_marked
+        "SELECT path, object_key, etag, copy_etag, size_bytes, true AS is_in_removal, false AS is_marked, {IS_REQUEST_ALIVE} AS is_request_alive
     FROM bucket_brigade.removals
     WHERE run_id = $1 AND is_orphan = {orphans} AND removing_at IS NOT NULL AND removed_at IS NULL
       AND path AFTER $2 ORDER BY path LIMIT {rows}"
@@ -85,16 +94,17 @@ ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
     left_because = NULL";
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
-/// operator, `$8` keys, `$9` paths of sources that are gone. An orphan that is gone is none any more.
+/// operator, `$8` keys, `$9` paths of sources that are gone, `$10` whether a request may still be under way. An orphan that is gone is none any more.
 pub(super) fn finish_removals_sql() -> String {
     format!(
         "WITH input AS (
-    SELECT * FROM unnest($3::text[], $4::boolean[], $5::text[], $6::text[], $8::text[])
-        AS i (path, is_gone, delete_marker, left_because, object_key)
+    SELECT * FROM unnest($3::text[], $4::boolean[], $5::text[], $6::text[], $8::text[], $10::boolean[])
+        AS i (path, is_gone, delete_marker, left_because, object_key, is_request_alive)
 ), ended AS (
     UPDATE bucket_brigade.removals r SET
         removed_at = CASE WHEN i.is_gone THEN now() END, delete_marker = i.delete_marker,
-        removing_at = CASE WHEN i.is_gone THEN coalesce(r.removing_at, now()) END,
+        removing_at = CASE WHEN i.is_gone THEN coalesce(r.removing_at, now())
+                           WHEN i.is_request_alive THEN r.removing_at END,
         left_because = i.left_because
       FROM input i WHERE r.run_id = $1 AND r.is_orphan = $2 AND r.path = i.path
 ), settled AS (
@@ -184,7 +194,10 @@ impl<'a> RemovalLedger<'a> {
             .bind(column(outcomes, |(_, outcome)| outcome.kept_because()))
             .bind(self.ledger.worker())
             .bind(column(outcomes, |(removal, _)| removal.object_key.as_str()))
-            .bind(gone);
+            .bind(gone)
+            .bind(column(outcomes, |(_, outcome)| {
+                *outcome == RemovalOutcome::RequestAlive
+            }));
         with_timeout(query.execute(self.ledger.pool()))
             .await
             .map(drop)

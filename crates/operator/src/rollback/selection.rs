@@ -82,8 +82,14 @@ fn split_ids(text: &str, id_type: IdType) -> Vec<&str> {
     }
 }
 
+/// Timestamps of Postgres reach no further back than some thousand years.
+const LONGEST_AGO: Duration = Duration::from_hours(24 * 365 * 1000);
+
 fn parse_since(text: &str) -> Result<MoveSelection, String> {
     if let Ok(time) = humantime::parse_duration(text) {
+        if time > LONGEST_AGO {
+            return Err("is longer ago than anything was moved".into());
+        }
         return Ok(MoveSelection::Within(time));
     }
     match humantime::parse_rfc3339_weak(text) {
@@ -91,9 +97,9 @@ fn parse_since(text: &str) -> Result<MoveSelection, String> {
             Ok(MoveSelection::Since(time))
         }
         Ok(_) => Err("is in the future".into()),
-        Err(_) => {
-            Err("is neither a time (2026-03-01T14:00:00Z) nor how long ago (2h, 3days)".into())
-        }
+        Err(_) => Err(
+            "is neither a time in UTC (2026-03-01T14:00:00Z) nor how long ago (2h, 3days)".into(),
+        ),
     }
 }
 
@@ -116,7 +122,13 @@ mod tests {
             parse_since("2024-05-01 10:00:00"),
             Ok(MoveSelection::Since(time))
         );
-        for bad in ["yesterday", "", "2h ago", "2999-01-01T00:00:00Z"] {
+        for bad in [
+            "yesterday",
+            "",
+            "2h ago",
+            "10000000000y",
+            "2999-01-01T00:00:00Z",
+        ] {
             assert!(parse_since(bad).is_err(), "{bad}");
         }
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, StatementError};
-use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::row_id::RowId;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,7 @@ use crate::command_throttle::CommandThrottle;
 use crate::locks::CommandLocks;
 use crate::moved_row::MovedRow;
 use crate::page_pipeline::{ensure_not_stopped, is_complete, run_pages, until_stopped};
-use crate::retrying_store::RequestSlots;
+use crate::retrying_store::{RequestSlots, is_object_error};
 use crate::statements::{MAX_RETRIES, Pages, RETRY_BACKOFF, retry_statement};
 use crate::verify::count_moves;
 
@@ -266,16 +265,33 @@ impl RollbackRun<'_> {
         Ok(rest)
     }
 
-    /// Each with whether the application replaced its image while the row was set back.
+    /// Each with whether the application replaced its image while the row was set back. What the store does not say
+    /// of one is asked again by the next rollback.
     async fn recheck_copies(
         &self,
         undone: Vec<UndoTarget>,
-    ) -> Result<Vec<(UndoTarget, bool)>, StoreError> {
+    ) -> anyhow::Result<Vec<(UndoTarget, bool)>> {
         let checks = undone.into_iter().map(|undo| async {
-            let is_replaced = self.classifier.is_copy_replaced(&undo).await?;
-            Ok((undo, is_replaced))
+            match self.classifier.is_copy_replaced(&undo).await {
+                Ok(is_replaced) => Ok(Ok((undo, is_replaced))),
+                Err(error) if is_object_error(&error) => Ok(Err((undo, error))),
+                Err(error) => Err(error),
+            }
         });
-        self.slots.run_all(checks).await
+        let mut checked = Vec::new();
+        for one in self.slots.run_all(checks).await? {
+            match one {
+                Ok(one) => checked.push(one),
+                Err((undo, error)) => {
+                    let detail = format!(
+                        "it went back; whether its copy was replaced meanwhile is not known: {error}"
+                    );
+                    let row = SkippedRow::new(&undo.row, SkipReason::Unreadable, Some(detail));
+                    self.printer.borrow_mut().print_skipped(&row)?;
+                }
+            }
+        }
+        Ok(checked)
     }
 
     /// A row whose image was replaced names that image again. Returns the others.

@@ -81,7 +81,7 @@ async fn show_status<T: Display + Serialize>(
     watch_status(format, interval, read).await
 }
 
-/// Prints for ever. A database that does not answer is logged, and waited for.
+/// Prints until its reader goes. A database that does not answer is logged, and waited for.
 async fn watch_status<T: Display + Serialize>(
     format: OutputFormat,
     interval: Duration,
@@ -89,17 +89,23 @@ async fn watch_status<T: Display + Serialize>(
 ) -> anyhow::Result<u8> {
     let redraws = format == OutputFormat::Text && takes_escapes(&std::io::stdout());
     loop {
-        match read().await {
+        let has_reader = match read().await {
             Ok(view) if redraws => redraw_screen(&view)?,
-            Ok(view) => format.print(&view)?,
-            Err(error) => tracing::warn!(%error, "the status cannot be read"),
+            Ok(view) => format.print_to_reader(&view)?,
+            Err(error) => {
+                tracing::warn!(%error, "the status cannot be read");
+                true
+            }
+        };
+        if !has_reader {
+            return Ok(exit::DONE);
         }
         sleep(interval).await;
     }
 }
 
 /// In one write, so that nothing flickers.
-fn redraw_screen(view: &impl Display) -> anyhow::Result<()> {
+fn redraw_screen(view: &impl Display) -> anyhow::Result<bool> {
     let screen = format!("{CLEAR_SCREEN}{}\n", printable_lines(&view.to_string()));
-    write_to(&mut std::io::stdout(), screen.as_bytes()).map(drop)
+    write_to(&mut std::io::stdout(), screen.as_bytes())
 }

@@ -12,7 +12,7 @@ use super::queries::current_path;
 use super::verification::{Mismatch, VerificationFinding};
 use crate::moved_row::{MovedRow, recorded_companions};
 use crate::page_pipeline::until_stopped;
-use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
+use crate::retrying_store::{is_object_error, retry_about_object, stat_object};
 use crate::statements::retry_statement;
 
 /// Checks of a move that changes meanwhile, before the last one counts.
@@ -30,6 +30,8 @@ pub(super) struct MoveChecker<'a> {
     /// The ledger and the table.
     pub(super) ledger: &'a PostgresLedger,
     pub(super) recopies: bool,
+    /// Whether the dates of source and copy are of one clock.
+    pub(super) is_one_store: bool,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -149,7 +151,12 @@ impl MoveChecker<'_> {
         let source = if row.is_source_removed {
             SourceObject::Removed
         } else {
-            let source = stat(BucketSide::Source, &route.source_key).await?;
+            let mut source = stat(BucketSide::Source, &route.source_key).await?;
+            if let Some(source) = &mut source
+                && !self.is_one_store
+            {
+                source.modified_seconds = None;
+            }
             source.map_or(SourceObject::Missing, SourceObject::Present)
         };
         if let Some(header) = unreadable_header(copy.as_ref(), &source) {
@@ -201,7 +208,8 @@ impl MoveChecker<'_> {
             return Ok(CheckAttempt::Final(finding));
         }
         let (route, ours) = (object.route, &object.row.etag);
-        match retry_object_request(async || self.store.replace_copy(route, ours).await).await {
+        let replace = async || self.store.replace_copy(route, ours).await;
+        match retry_about_object(self.store, route, replace).await {
             Ok(copied) => self.finding_after_recopy(object, copied.etag).await,
             // Another row's check was first, or the application.
             Err(StoreError::DestinationExists) => Ok(CheckAttempt::Retry(finding)),
@@ -236,7 +244,8 @@ impl MoveChecker<'_> {
 
     /// What has vanished meanwhile reads as no copy.
     async fn compare_copy(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
-        match retry_object_request(async || self.store.compare_objects(route).await).await {
+        let compare = async || self.store.compare_objects(route).await;
+        match retry_about_object(self.store, route, compare).await {
             Err(StoreError::Permanent { code, .. }) if code == "NoSuchKey" => {
                 Ok(DestinationState::Empty)
             }

@@ -27,7 +27,7 @@ pub(super) enum MoveVerdict {
 
 /// Classifies a move by the copy and the source.
 ///
-/// Both times are S3's own, so no clock of ours is trusted; they know whole seconds only.
+/// No clock of ours is trusted: both times are the store's, or unknown. They know whole seconds only.
 pub(super) fn classify_move(
     row: &MovedRow,
     copy: Option<&ObjectStat>,
@@ -60,9 +60,7 @@ fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict 
                 source.size_bytes, copy.size_bytes
             ))
         }
-        SourceObject::Present(source) if source.modified_seconds >= copy.modified_seconds => {
-            MoveVerdict::NeedsComparison
-        }
+        SourceObject::Present(source) if !is_older(source, copy) => MoveVerdict::NeedsComparison,
         SourceObject::Present(source)
             if source.is_md5 && copy.is_md5 && source.etag != copy.etag =>
         {
@@ -76,6 +74,12 @@ fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict 
     }
 }
 
+/// Whether a date proves it.
+fn is_older(source: &ObjectStat, copy: &ObjectStat) -> bool {
+    let dates = source.modified_seconds.zip(copy.modified_seconds);
+    dates.is_some_and(|(source, copy)| source < copy)
+}
+
 /// How much later than the source's last write a row must have moved: S3's clock and the database's differ, and a
 /// copy is made before its row moves.
 const CLOCK_TOLERANCE_SECONDS: i64 = 15 * 60;
@@ -87,7 +91,9 @@ pub(super) fn is_source_unchanged(row: &MovedRow, source: &SourceObject) -> bool
         return false;
     };
     let moved_seconds = row.moved_micros / 1_000_000;
-    let is_older = source.modified_seconds + CLOCK_TOLERANCE_SECONDS < moved_seconds;
+    let is_older = source
+        .modified_seconds
+        .is_some_and(|at| at + CLOCK_TOLERANCE_SECONDS < moved_seconds);
     let is_same_size = row.size_bytes.is_none_or(|size| size == source.size_bytes);
     source.etag == row.etag || (is_older && is_same_size && !source.etag.contains('-'))
 }
@@ -117,7 +123,7 @@ mod tests {
             unreadable_header: None,
             etag: etag.into(),
             size_bytes,
-            modified_seconds,
+            modified_seconds: Some(modified_seconds),
             is_md5: true,
         }
     }
@@ -158,6 +164,11 @@ mod tests {
         };
         assert_eq!(at(parts("other-2")), "Compare");
         assert_eq!(at(parts("copy")), "Intact");
+        let undated = ObjectStat {
+            modified_seconds: None,
+            ..stat("copy", 3, 9)
+        };
+        assert_eq!(at(undated), "Compare");
         assert_eq!(code(Some(&copy), &SourceObject::Missing), "SourceGone");
         assert_eq!(code(Some(&copy), &SourceObject::Removed), "Intact");
     }

@@ -110,6 +110,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         store: &store,
         ledger: &ledger,
         recopies: spec.recopies,
+        is_one_store: context.has_one_store(),
         stop: &stop,
     };
     let pass = VerificationPass {

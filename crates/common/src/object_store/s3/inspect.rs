@@ -219,7 +219,7 @@ impl From<&ObjectHead> for ObjectStat {
         Self {
             etag: head.etag().to_owned(),
             size_bytes: head.size_bytes,
-            modified_seconds: head.last_modified().map_or(0, |at| at.secs()),
+            modified_seconds: head.last_modified().map(|at| at.secs()),
             is_md5: head.md5().is_some(),
             unreadable_header: head.unreadable_header(),
         }

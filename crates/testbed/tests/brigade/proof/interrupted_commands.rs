@@ -17,6 +17,14 @@ fn slow_reads(rig: &TestRig) -> FaultHandle {
         .inject_fault(Fault::new("HeadObject", slow).caller("feeder"))
 }
 
+/// As if a quarter of an hour went by.
+async fn age_requests(rig: &TestRig) {
+    rig.execute_sql(
+        "UPDATE bucket_brigade.removals SET removing_at = removing_at - interval '16 minutes'",
+    )
+    .await;
+}
+
 /// Kills it, and waits for its session's end: in the middle of a statement the server notices later.
 async fn kill_command(rig: &TestRig, command: &mut ChildProcess) {
     command.kill().await.unwrap();
@@ -228,7 +236,7 @@ async fn a_clean_writes_down_what_the_one_before_it_removed() {
 #[tokio::test]
 async fn a_clean_does_what_the_one_before_it_intended() {
     let rig = TestRig::new().await;
-    rig.add_moved_images(3).await;
+    let ids = rig.add_moved_images(3).await;
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     let clean = ["clean", "--older-than", "0s", "--confirm", "images-old"];
     let never = FaultEffect::Delay(Duration::from_mins(1));
@@ -239,18 +247,26 @@ async fn a_clean_does_what_the_one_before_it_intended() {
     drop(never);
     let intended = "SELECT count(*) FROM bucket_brigade.removals WHERE removing_at IS NOT NULL";
     assert_eq!(rig.query_number(intended).await, 3);
-    // One that asks for older moves only takes the intention back.
+    // One that asks for older moves only takes the intention back, once S3 cannot carry it out any more.
     let older = ["clean", "--older-than", "1h", "--confirm", "images-old"];
-    let result = rig.run_json_command(&older).await;
-    assert_eq!(
-        (
-            result.code,
-            result.number_of("removed"),
-            result.number_of("left_alone")
-        ),
-        (2, 0, 3)
-    );
-    assert_eq!(rig.query_number(intended).await, 0);
+    for left in [3, 0] {
+        let result = rig.run_json_command(&older).await;
+        assert_eq!(
+            (
+                result.code,
+                result.number_of("removed"),
+                result.number_of("left_alone")
+            ),
+            (2, 0, 3)
+        );
+        assert_eq!(rig.query_number(intended).await, left);
+        if left > 0 {
+            let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+            let reason = result.field_of("left_alone", &ids[0], "reason");
+            assert_eq!(reason, "source_in_removal");
+        }
+        age_requests(&rig).await;
+    }
     let result = rig.run_json_command(&clean).await;
     assert_eq!((result.code, result.number_of("removed")), (0, 3));
 }
@@ -328,4 +344,100 @@ async fn a_rollback_of_all_goes_on_where_it_was_and_looks_at_the_rest_last() {
     assert_eq!(result.json["left_alone_by_reason"]["changed"], changed);
     assert_eq!(rig.count_rows("command_cursors").await, 0);
     rig.assert_counts_agree().await;
+}
+
+/// A rollback made orphans of the copies. What would be copied anew has the same ETag, and the request that may still
+/// be under way would remove it.
+#[tokio::test]
+async fn no_row_is_pointed_at_an_orphan_whose_removal_may_be_under_way() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    let clean = ["clean", "--orphans", "--confirm", "images-new"];
+    let never = FaultEffect::Delay(Duration::from_mins(1));
+    let never = rig.cloud.inject_fault(Fault::new("DeleteObjects", never));
+    let mut killed = rig.spawn_json_command(&clean);
+    wait_until("the request", async || never.hits() > 0).await;
+    kill_command(&rig, &mut killed).await;
+    drop(never);
+    let feeder = rig.run_program("feeder", &[]).await;
+    assert_eq!(feeder.code, Some(75), "{}", feeder.log);
+    assert!(feeder.log.contains("clean --orphans"), "{}", feeder.log);
+    let retry = rig.run_command(&["retry", "--yes"]).await;
+    assert_eq!(retry.code, Some(75), "{}", retry.log);
+    for left in [3, 0] {
+        let result = rig.run_json_command(&clean).await;
+        let (removed, kept) = (result.number_of("removed"), result.number_of("left_alone"));
+        assert_eq!((removed, kept), (3 - left, left), "{}", result.json);
+        age_requests(&rig).await;
+    }
+    rig.run_migration().await;
+    assert_eq!(rig.count_rows("moves").await, 3);
+}
+
+/// Its client is dead, and the server carries it out when the lock that it waits for is free.
+#[tokio::test]
+async fn a_clean_waits_for_what_a_killed_rollback_left_behind() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let mut statement = rig.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE bucket_brigade.rollbacks IN ROW EXCLUSIVE MODE")
+        .execute(&mut *statement)
+        .await
+        .unwrap();
+    let mut clean =
+        rig.spawn_json_command(&["clean", "--older-than", "0s", "--confirm", "images-old"]);
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareLock'
+        AND relation = 'bucket_brigade.rollbacks'::regclass";
+    wait_until("the clean to wait", async || {
+        rig.query_number(waits).await == 1
+    })
+    .await;
+    sqlx::query("UPDATE images SET path = 'image/0.png' WHERE id::text = $1")
+        .bind(&ids[0])
+        .execute(&mut *statement)
+        .await
+        .unwrap();
+    statement.commit().await.unwrap();
+    assert_eq!(wait_for_exit(&mut clean).await.code, Some(2));
+    assert!(rig.object_exists("images-old", "image/0.png").await);
+    assert!(!rig.object_exists("images-old", "image/1.png").await);
+}
+
+/// All went back, and the second look at one copy is refused: that row is named, and looked at by the next rollback.
+#[tokio::test]
+async fn a_copy_that_cannot_be_read_again_delays_its_own_row_alone() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(4).await;
+    let first = Fault::new("HeadObject", FaultEffect::Delay(Duration::ZERO)).caller("feeder");
+    let first = rig
+        .cloud
+        .inject_fault(first.key_contains("avatar/1").times(1));
+    let denied = Fault::new("HeadObject", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig
+        .cloud
+        .inject_fault(denied.caller("feeder").key_contains("avatar/1"));
+    for (code, rolled_back) in [(2, 3), (2, 0)] {
+        let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+        let reason = result.field_of("left_alone", &ids[1], "reason");
+        assert_eq!(
+            (result.code, result.number_of("rolled_back"), reason),
+            (code, rolled_back, "unreadable".into()),
+            "{}",
+            result.json
+        );
+        assert!(first.hits() == 1 && denied.hits() > 0);
+    }
+    drop(denied);
+    assert_eq!(
+        rig.run_json_command(&["rollback", "--all", "--yes"])
+            .await
+            .code,
+        0
+    );
+    let unseen = "SELECT count(*) FROM bucket_brigade.rollbacks WHERE looked_at IS NULL";
+    assert_eq!(rig.query_number(unseen).await, 0);
+    let old = "SELECT count(*) FROM images WHERE path LIKE 'image/%'";
+    assert_eq!(rig.query_number(old).await, 4);
 }

@@ -150,6 +150,34 @@ async fn recopy_repairs_copies_that_are_still_ours() {
     }
 }
 
+/// The store answers HEADs of both, and HEADs of others: it is no outage.
+#[tokio::test]
+async fn a_copy_that_fails_again_and_again_delays_its_own_row_alone() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    for number in 0..2 {
+        let key = format!("image/{number}.png");
+        rig.put_object("images-old", &key, b"newer").await;
+    }
+    let broken = Fault::new("CopyObject", FaultEffect::error(500, "InternalError"));
+    let _broken = rig
+        .cloud
+        .inject_fault(broken.caller("feeder").key_contains("avatar/1"));
+    let result = rig.run_json_command(&["verify", "--recopy"]).await;
+    assert_eq!(
+        (
+            result.code,
+            result.number_of("recopied"),
+            result.number_of("mismatched")
+        ),
+        (1, 1, 1),
+        "{}",
+        result.json
+    );
+    let code = result.field_of("mismatches", &ids[1], "code");
+    assert_eq!(code, "RecopyFailed");
+}
+
 #[tokio::test]
 async fn recopy_never_overwrites_concurrent_writes_of_the_application() {
     let rig = TestRig::new().await;
