@@ -80,6 +80,7 @@ impl StoreSettings {
 
 impl StoreArgs {
     pub fn parse(self, problems: &mut SettingsProblems) -> StoreSettings {
+        check_sdk_endpoints(problems);
         let mut profile = |given: Setting<_>, setting| {
             let name = given.take(problems)?;
             Some(StoreProfile { name, setting })
@@ -100,6 +101,20 @@ impl StoreArgs {
             },
             accept_unconditional: self.accept_unconditional.take(problems),
             force_path_style: self.s3_force_path_style.take(problems),
+        }
+    }
+}
+
+/// What the SDK reads by itself.
+fn check_sdk_endpoints(problems: &mut SettingsProblems) {
+    for name in [
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_ENDPOINT_URL_SQS",
+    ] {
+        let endpoint = std::env::var(name).unwrap_or_default();
+        if let Err(problem) = parse_endpoint(&endpoint) {
+            problems.add(name, problem);
         }
     }
 }

@@ -14,7 +14,9 @@ use super::pass::CleanPass;
 use super::path_references::{ReferringColumn, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
 use crate::page_pipeline::until_stopped;
-use crate::retrying_store::{is_object_error, remove_with_retries, stat_object};
+use crate::retrying_store::{
+    is_object_error, remove_with_retries, retry_object_request, stat_object,
+};
 use crate::statements::retry_statement;
 
 const REFERENCED_REASON: &str = "a row names it";
@@ -66,6 +68,11 @@ impl ObjectCleaner<'_> {
         };
         let classified = self.classify_page(page, &mut outcomes);
         let (removable, gone) = until_stopped(self.pass.stop, classified).await?;
+        if let Some(first) = removable.first() {
+            let (store, side) = (self.pass.store, self.pass.removals.side());
+            retry_object_request(async || store.prepare_deletes(side, &first.object_key).await)
+                .await?;
+        }
         self.begin_removals(&removable).await?;
         let removed = self.remove_unreferenced(removable, gone, &mut outcomes);
         let (unsaved, failure) = removed.await?;

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use bucket_brigade_common::settings::{
-    SecretString, Setting, SettingsProblems, optional, parse_address, parse_bool, setting,
+    SecretString, Setting, SettingsProblems, optional, parse_address, parse_bool, secret_setting,
+    setting,
 };
 
 use super::thumbnail::url_origin;
@@ -44,7 +45,7 @@ pub struct DashboardArgs {
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = setting(parse_bool))]
     status_thumbnails: Setting<bool>,
     /// Where browsers reach the destination bucket's store [default: where the feeder does]
-    #[arg(long, env, value_name = "URL", default_value = "", hide_default_value = true, value_parser = setting(parse_origin))]
+    #[arg(long, env, value_name = "URL", default_value = "", hide_default_value = true, value_parser = secret_setting(parse_origin))]
     status_thumbnails_endpoint: Setting<Option<String>>,
 }
 

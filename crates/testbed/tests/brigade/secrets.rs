@@ -148,6 +148,8 @@ async fn nor_do_wrong_settings() {
         ("QUEUE_URL", user),
         ("QUEUE_URL", signed),
         ("QUEUE_URL", url("postgres://app:PW@db/app")),
+        ("AWS_ENDPOINT_URL", url("http://me:PW@localhost")),
+        ("AWS_ENDPOINT_URL_S3", url("http://localhost/?key=PW")),
         ("DATABASE_URL", url("mysql://app:PW@db/app")),
         ("DATABASE_URL", url("postgres://app:PW@db:port/app")),
         ("DATABASE_URL", url("postgres://app:1?sslmode=PW@db/app")),

@@ -35,8 +35,7 @@ impl ObjectRemover for S3Store {
         let Some(first) = objects.first() else {
             return Ok(Vec::new());
         };
-        let probe = || self.probe_deletes(side, &first.key);
-        let guard = *self.delete_guard.get_or_try_init(probe).await?;
+        let guard = self.find_delete_guard(side, &first.key).await?;
         let mut outcomes = HashMap::new();
         if guard == DeleteGuard::IfMatch {
             self.delete_in_batches(side, objects, &mut outcomes).await?;
@@ -62,6 +61,21 @@ impl ObjectRemover for S3Store {
 }
 
 impl S3Store {
+    /// Finds out how objects beside `key` can be removed, unless that is known: where it is forbidden, this says so
+    /// before anything is asked to go.
+    pub async fn prepare_deletes(&self, side: BucketSide, key: &str) -> Result<(), StoreError> {
+        self.find_delete_guard(side, key).await.map(drop)
+    }
+
+    async fn find_delete_guard(
+        &self,
+        side: BucketSide,
+        key: &str,
+    ) -> Result<DeleteGuard, StoreError> {
+        let probe = || self.probe_deletes(side, key);
+        self.delete_guard.get_or_try_init(probe).await.copied()
+    }
+
     /// Whether the bucket keeps what is removed from it.
     pub async fn bucket_versioning(
         &self,

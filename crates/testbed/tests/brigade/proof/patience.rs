@@ -162,3 +162,19 @@ async fn failures_are_retried_page_by_page() {
     assert_eq!((result.code, result.number_of("rows")), (0, 7200));
     rig.assert_counts_agree().await;
 }
+
+/// Nothing was asked to go: the rows can go back.
+#[tokio::test]
+async fn a_clean_that_may_not_delete_leaves_no_intention_behind() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let denied = || Fault::new("DeleteObject", FaultEffect::error(403, "AccessDenied"));
+    let _one = rig.cloud.inject_fault(denied().caller("feeder"));
+    let many = Fault::new("DeleteObjects", FaultEffect::error(403, "AccessDenied"));
+    let _many = rig.cloud.inject_fault(many.caller("feeder"));
+    let ended = rig.run_command(&CLEAN).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!((result.code, result.number_of("rolled_back")), (0, 3));
+}
