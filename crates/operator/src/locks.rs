@@ -154,7 +154,7 @@ pub(super) async fn ensure_no_other_fleet(
     })
 }
 
-fn busy_refusal(reason: impl Into<String>) -> anyhow::Error {
+pub(super) fn busy_refusal(reason: impl Into<String>) -> anyhow::Error {
     CommandError {
         code: exit::ANOTHER_FEEDER,
         reason: reason.into(),

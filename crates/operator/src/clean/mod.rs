@@ -71,7 +71,7 @@ use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use pass::CleanPass;
 use path_column::PathColumn;
-use path_references::{ReferringColumn, path_columns};
+use path_references::{KnownTables, ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
 
@@ -152,6 +152,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
             unsettled: UnsettledSources::default(),
             cursor: CommandCursor::new(&ledger, command, age_seconds.to_string()),
             page_rows: PAGE_ROWS,
+            tables: KnownTables::default(),
         },
         missing: MissingIndexes::default(),
     };
@@ -203,6 +204,7 @@ impl CleanCommand<'_> {
         if self.missing.reads_tables_by_page {
             self.pass.page_rows = LARGE_PAGE_ROWS;
         }
+        self.pass.tables = KnownTables::of(&columns);
         Ok(columns)
     }
 

@@ -11,7 +11,7 @@ use super::batch::{CleanedPage, ObjectCleaner};
 use super::encoded_paths::UnsettledSources;
 use super::other_spellings::OtherSpellings;
 use super::output::CleanPrinter;
-use super::path_references::path_columns;
+use super::path_references::{KnownTables, path_columns};
 use super::removals::{ObjectRemoval, RemovalLedger};
 use super::restore::ObjectRestorer;
 use crate::command_cursor::{CommandCursor, CursorLap};
@@ -32,6 +32,7 @@ pub(super) struct CleanPass<'a> {
     pub(super) unsettled: UnsettledSources,
     pub(super) cursor: CommandCursor<'a>,
     pub(super) page_rows: i64,
+    pub(super) tables: KnownTables,
 }
 
 struct CandidateReader<'a> {

@@ -1,7 +1,37 @@
 //! clean: which sources may go by what the ledger knows of them, and what a preview does.
 
+use std::time::Duration;
+
+use bucket_brigade_testbed::{Fault, FaultEffect};
+
 use super::clean::CLEAN;
-use crate::rig::TestRig;
+use crate::rig::{TestRig, wait_for_exit, wait_until};
+
+/// What its rows name is not known from then on.
+#[tokio::test]
+async fn nothing_more_goes_once_the_table_is_another_one() {
+    let rig = TestRig::new().await;
+    rig.insert_moved_rows(2500).await;
+    rig.execute_sql(
+        "UPDATE bucket_brigade.moves SET verified_at = clock_timestamp(), source_etag = etag",
+    )
+    .await;
+    let slow = FaultEffect::Delay(Duration::from_millis(100));
+    let slow = rig
+        .cloud
+        .inject_fault(Fault::new("HeadObject", slow).caller("feeder"));
+    let mut clean = rig.spawn("feeder", &[], &CLEAN);
+    wait_until("the first page", async || slow.hits() > 0).await;
+    rig.execute_sql(
+        "ALTER TABLE images RENAME TO images_before; CREATE TABLE images (LIKE images_before INCLUDING ALL)",
+    )
+    .await;
+    let ended = wait_for_exit(&mut clean).await;
+    assert_eq!(ended.code, Some(75), "{}", ended.log);
+    assert!(ended.log.contains("another one"), "{}", ended.log);
+    let removed = "SELECT count(*) FROM bucket_brigade.removals WHERE removed_at IS NOT NULL";
+    assert!(rig.query_number(removed).await < 2500);
+}
 
 /// Of two rows that share a source, one was verified against a newer copy.
 #[tokio::test]
