@@ -16,14 +16,14 @@ use bucket_brigade_common::startup::process_name;
 use bucket_brigade_common::trace::TraceSettings;
 use clap::{Parser, Subcommand};
 
+/// It is part of an index's key.
+const MAX_NAME_BYTES: usize = 200;
+
 /// Copies images from one bucket to another and points their rows at the copies: takes messages
 /// from the queue, has S3 copy each object, sets the row's path, and only then deletes the message.
 ///
 /// Run as many as there is work for. Each setting is an environment variable (also read from a file
 /// named .env) or the flag of the same name.
-/// It is part of an index's key.
-const MAX_NAME_BYTES: usize = 200;
-
 #[derive(Debug, Parser)]
 #[command(
     name = "consumer",
