@@ -95,8 +95,12 @@ async fn send_in_halves<T: Clone>(
         let count = part.len();
         match send_with_retries(part, attempts, &send).await {
             // Of the whole queue, which the receives tell of.
-            Err(error) if error.is_about_missing_queue() || error.is_denied() => {
+            Err(error) if error.is_about_missing_queue() => {
                 tracing::debug!(%error, "the queue ends no message");
+                Ok(vec![false; count])
+            }
+            Err(error) if error.is_denied() => {
+                tracing::warn!(%error, "the queue refuses to end messages: they come back by themselves");
                 Ok(vec![false; count])
             }
             sent => sent,

@@ -25,14 +25,7 @@ impl RunKey {
     /// `opened_at`: in microseconds.
     pub fn new(number: i64, opened_at: i64) -> Self {
         let moment = opened_at & i64::from(u32::MAX);
-        Self::from(number).with_moment(moment)
-    }
-
-    fn with_moment(self, moment: i64) -> Self {
-        match self.0 >> NUMBER_BITS {
-            0 => Self(self.0 | (moment << NUMBER_BITS)),
-            _ => self,
-        }
+        Self(moment << NUMBER_BITS | number)
     }
 
     pub fn number(self) -> i64 {

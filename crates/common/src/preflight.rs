@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::operation::list_objects_v2::builders::ListObjectsV2FluentBuilder;
 use aws_sdk_s3::types::RequestPayer;
 use thiserror::Error;
 
@@ -183,13 +182,16 @@ pub async fn check_bucket(
     };
     let mut error = RequestError::from(error);
     // A HEAD's answer has no body that could name the cause.
-    if need == BucketCheck::Access && [400, 403].contains(&error.status) {
-        if is_requester_pays(client, bucket).await {
+    let list = || client.list_objects_v2().bucket(bucket).max_keys(1);
+    if need == BucketCheck::Access
+        && [400, 403].contains(&error.status)
+        && let Err(named) = list().send().await
+    {
+        let paying = list().request_payer(RequestPayer::Requester);
+        if paying.send().await.is_ok() {
             return Err(requester_pays(setting, bucket));
         }
-        if let Err(named) = list_one(client, bucket).send().await {
-            error = named.into();
-        }
+        error = named.into();
     }
     let RequestError {
         origin,
@@ -225,17 +227,6 @@ pub async fn check_bucket(
             format!("bucket '{bucket}' cannot be reached: {code}: {message}"),
         ),
     })
-}
-
-/// Whether the bucket can be listed by one who offers to pay, and by no other.
-async fn is_requester_pays(client: &Client, bucket: &str) -> bool {
-    let list = || list_one(client, bucket);
-    let paying = list().request_payer(RequestPayer::Requester);
-    list().send().await.is_err() && paying.send().await.is_ok()
-}
-
-fn list_one(client: &Client, bucket: &str) -> ListObjectsV2FluentBuilder {
-    client.list_objects_v2().bucket(bucket).max_keys(1)
 }
 
 fn requester_pays(setting: &'static str, bucket: &str) -> PreflightError {

@@ -129,7 +129,7 @@ pub(super) async fn retry_about_object<T>(
     call: impl AsyncFn() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let error = match retry_object_request(call).await {
-        Err(error) if is_transient_error(&error) => error,
+        Err(error @ StoreError::Transient { .. }) => error,
         result => return result,
     };
     for (side, key) in [

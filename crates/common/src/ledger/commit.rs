@@ -216,7 +216,9 @@ fn text_of_complaint(message: &str) -> &str {
     let text = [PATH_REWRITTEN, ID_REWRITTEN]
         .iter()
         .find_map(|name| message.split_once(&format!("{name} ")));
-    text.map_or(message, |(_, text)| text.trim_end_matches('"'))
+    text.map_or(message, |(_, text)| {
+        text.trim_end_matches(['"', '“', '»', '”'])
+    })
 }
 
 fn json_text(companions: &CompanionCopies) -> String {

@@ -189,14 +189,14 @@ impl PostgresLedger {
         let wait = async {
             loop {
                 let mut transaction = self.pool.begin().await?;
-                match sqlx::raw_sql(WAIT_FOR_UNDO)
+                let waited = sqlx::raw_sql(WAIT_FOR_UNDO)
                     .execute(&mut *transaction)
-                    .await
-                {
+                    .await;
+                transaction.rollback().await?;
+                match waited {
                     Err(error) if sqlstate_of(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => {}
                     waited => return waited.map(drop),
                 }
-                drop(transaction);
                 sleep(Duration::from_millis(200)).await;
             }
         };

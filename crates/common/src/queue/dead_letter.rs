@@ -43,7 +43,6 @@ impl SqsQueue {
     /// The same, when its attributes are known.
     pub fn dead_letter_queue_of(&self, attributes: &QueueAttributes) -> Option<DeadLetterQueue> {
         let url = self.dead_letter_url_of(attributes)?;
-        // A letter keeps its trace on its way back.
         Some(DeadLetterQueue {
             dead_letters: self.sibling(url),
             queue: self.clone(),

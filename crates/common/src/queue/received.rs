@@ -53,8 +53,7 @@ impl ReceivedEntry {
         Some(self.attributes.as_ref()?.get(name)?)
     }
 
-    /// The trace it carries. Anybody who may send can write anything there: what is
-    /// no trace counts as none.
+    /// The trace it carries. Anybody who may send can write anything there: what is no trace counts as none.
     fn traceparent(&self) -> Option<String> {
         let value = self.message_attributes.as_ref()?.get(TRACEPARENT)?;
         let text = value.string_value.as_deref()?;

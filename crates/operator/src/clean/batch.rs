@@ -11,8 +11,8 @@ use bucket_brigade_common::path_rule::MoveRoute;
 use super::companions::SHARED_REASON;
 use super::encoded_paths::OtherPaths;
 use super::pass::CleanPass;
-use super::path_references::{ReferringColumn, path_columns, referenced_keys};
-use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
+use super::path_references::{ReferringColumn, referenced_keys};
+use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
 use crate::page_pipeline::until_stopped;
 use crate::retrying_store::{
     is_object_error, remove_with_retries, retry_object_request, stat_object,
@@ -163,11 +163,10 @@ impl ObjectCleaner<'_> {
     ) -> anyhow::Result<HashSet<String>> {
         let of = |removal: &ObjectRemoval| (removal.object_key.clone(), removal.path.clone());
         let (keys, paths): (Vec<String>, Vec<String>) = removals.map(of).unzip();
-        let RemovalLedger { ledger, bucket, .. } = self.pass.removals;
+        let ledger = self.pass.removals.ledger;
         let referenced = referenced_keys(ledger, &self.columns, &keys, &paths).await?;
-        // Those that were asked, by their names.
-        let asked = path_columns(ledger, bucket).await?;
-        self.pass.tables.ensure_still_asked(&asked)?;
+        // It was asked by its name.
+        self.pass.tables.ensure_still_there(ledger).await?;
         Ok(referenced)
     }
 

@@ -55,7 +55,7 @@ impl MissingIndexes {
         columns: &[ReferringColumn],
     ) -> Result<Self, StatementError> {
         let mut missing = Self::default();
-        for ReferringColumn { at, rules, .. } in columns {
+        for ReferringColumn { at, rules } in columns {
             let (rows, is_partitioned) = read_size(ledger, at).await?;
             if rows < MIN_ROWS {
                 continue;

@@ -30,6 +30,7 @@ mod candidates;
 mod companions;
 mod count;
 mod encoded_paths;
+mod known_tables;
 mod missing_indexes;
 mod other_spellings;
 mod output;
@@ -66,12 +67,13 @@ use super::retrying_store::{
 use super::verify::count_moves;
 use count::EligibleMoves;
 use encoded_paths::UnsettledSources;
+use known_tables::KnownTables;
 use missing_indexes::{LARGE_PAGE_ROWS, MissingIndexes};
 use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use pass::CleanPass;
 use path_column::PathColumn;
-use path_references::{KnownTables, ReferringColumn, path_columns};
+use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
 
@@ -204,7 +206,6 @@ impl CleanCommand<'_> {
         if self.missing.reads_tables_by_page {
             self.pass.page_rows = LARGE_PAGE_ROWS;
         }
-        self.pass.tables = KnownTables::of(&columns);
         Ok(columns)
     }
 
@@ -237,6 +238,7 @@ impl CleanCommand<'_> {
         for index in &self.missing.all {
             tracing::warn!("{index}");
         }
+        self.pass.tables = KnownTables::read(self.pass.removals.ledger, &columns).await?;
         self.read_other_spellings(&columns).await?;
         let removals = self.pass.removals;
         let read = UnsettledSources::read(removals, self.pass.throttle, self.pass.stop);

@@ -57,7 +57,7 @@ impl OtherSpellings {
             ..Self::default()
         };
         throttle.begin_phase("looking for other spellings", 0);
-        for ReferringColumn { at, rules, .. } in columns {
+        for ReferringColumn { at, rules } in columns {
             let unknown = |error| lookup_error(&at.table, &error);
             let condition = rules.odd_condition(&format!("t.{}", at.path));
             let search = RowSearch {

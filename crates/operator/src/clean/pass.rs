@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{CleanedPage, ObjectCleaner};
 use super::encoded_paths::UnsettledSources;
+use super::known_tables::KnownTables;
 use super::other_spellings::OtherSpellings;
 use super::output::CleanPrinter;
-use super::path_references::{KnownTables, path_columns};
+use super::path_references::path_columns;
 use super::removals::{ObjectRemoval, RemovalLedger};
 use super::restore::ObjectRestorer;
 use crate::command_cursor::{CommandCursor, CursorLap};

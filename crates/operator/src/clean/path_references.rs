@@ -14,15 +14,12 @@ use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::sql::quote_identifier;
 
 use super::path_column::PathColumn;
-use crate::locks::busy_refusal;
 use crate::statements::may_be_bucket;
 
 /// A column that holds paths of one or more runs.
 pub(super) struct ReferringColumn {
     pub(super) at: PathColumn,
     pub(super) rules: ColumnRules,
-    /// Where the rows are: the table and its partitions, by their numbers in the database.
-    tables: Vec<i64>,
 }
 
 /// What the paths of a column mean by the rules of all runs.
@@ -55,7 +52,6 @@ struct RunSide {
     is_in_bucket: bool,
     encoding: Option<String>,
     companions: Option<String>,
-    tables: Vec<i64>,
 }
 
 /// Both sides of all runs, and whether they lie in bucket `$1`. A table whose root cannot be found (it was
@@ -88,10 +84,7 @@ const SELECT_RUN_SIDES: &str = concat!(
                         WHERE i.inhrelid = t.oid)
 )
 SELECT DISTINCT coalesce(root, images_table) AS root, id_column, path_column, path_prefix, key_prefix,
-       is_in_bucket, encoding, companions,
-       ARRAY(SELECT coalesce(to_regclass(coalesce(root, images_table))::oid::bigint, 0)
-             UNION SELECT relid::oid::bigint FROM pg_partition_tree(to_regclass(coalesce(root, images_table)))
-             ORDER BY 1) AS tables
+       is_in_bucket, encoding, companions
   FROM sides LEFT JOIN roots USING (images_table, path_column) ORDER BY 1, 3, 2, 4, 5, 6, 7, 8"
 );
 
@@ -183,33 +176,9 @@ pub(super) async fn path_columns(
             error @ LedgerError::NotAllowed { .. } => anyhow::Error::from(error),
             error => lookup_error(&side.root, &error).into(),
         })?;
-        let tables = side.tables.clone();
-        columns.push(ReferringColumn { at, rules, tables });
+        columns.push(ReferringColumn { at, rules });
     }
     Ok(columns)
-}
-
-/// Tables that were asked for rows, and are to be asked as long as objects go.
-#[derive(Default)]
-pub(super) struct KnownTables(Vec<(String, Vec<i64>)>);
-
-impl KnownTables {
-    pub(super) fn of(columns: &[ReferringColumn]) -> Self {
-        let tables = |column: &ReferringColumn| (column.at.table.clone(), column.tables.clone());
-        Self(columns.iter().map(tables).collect())
-    }
-
-    /// Makes sure that none was replaced, dropped or detached: its rows would name objects unseen.
-    pub(super) fn ensure_still_asked(&self, columns: &[ReferringColumn]) -> anyhow::Result<()> {
-        let asked: HashSet<i64> = columns.iter().flat_map(|one| one.tables.clone()).collect();
-        let mut known = self.0.iter();
-        match known.find(|(_, tables)| tables.iter().any(|table| !asked.contains(table))) {
-            Some((table, _)) => Err(busy_refusal(format!(
-                "table {table} is another one than when this clean began, or has lost a partition, whose rows cannot be asked any more: bring it back, or run the command again"
-            ))),
-            None => Ok(()),
-        }
-    }
 }
 
 impl RunSide {
@@ -252,7 +221,7 @@ pub(super) async fn referenced_keys(
     paths: &[String],
 ) -> Result<HashSet<String>, StatementError> {
     let mut referenced = HashSet::new();
-    for ReferringColumn { at, rules, .. } in columns {
+    for ReferringColumn { at, rules } in columns {
         let mut wanted: Vec<String> = rules.paths_of(keys).collect();
         if rules.has_encoded_paths() {
             wanted.extend_from_slice(paths);

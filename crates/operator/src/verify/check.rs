@@ -53,6 +53,7 @@ struct CheckedObject<'a> {
     route: &'a MoveRoute,
     copy: Option<ObjectStat>,
     source: SourceObject,
+    is_one_store: bool,
 }
 
 impl MoveChecker<'_> {
@@ -151,12 +152,7 @@ impl MoveChecker<'_> {
         let source = if row.is_source_removed {
             SourceObject::Removed
         } else {
-            let mut source = stat(BucketSide::Source, &route.source_key).await?;
-            if let Some(source) = &mut source
-                && !self.is_one_store
-            {
-                source.modified_seconds = None;
-            }
+            let source = stat(BucketSide::Source, &route.source_key).await?;
             source.map_or(SourceObject::Missing, SourceObject::Present)
         };
         if let Some(header) = unreadable_header(copy.as_ref(), &source) {
@@ -169,8 +165,10 @@ impl MoveChecker<'_> {
             route,
             copy,
             source,
+            is_one_store: self.is_one_store,
         };
-        let found = match classify_move(row, object.copy.as_ref(), &object.source) {
+        let copy = object.copy.as_ref();
+        let found = match classify_move(row, copy, &object.source, self.is_one_store) {
             MoveVerdict::Intact => object.intact(None),
             MoveVerdict::Mismatch(code, message) => object.mismatch(code, message),
             MoveVerdict::SourceChanged(message) => {
@@ -262,7 +260,7 @@ impl CheckedObject<'_> {
             SourceObject::Removed | SourceObject::Missing => None,
         };
         VerificationFinding {
-            is_source_unchanged: is_source_unchanged(self.row, &self.source),
+            is_source_unchanged: is_source_unchanged(self.row, &self.source, self.is_one_store),
             source_etag,
             ..VerificationFinding::default()
         }

@@ -27,11 +27,13 @@ pub(super) enum MoveVerdict {
 
 /// Classifies a move by the copy and the source.
 ///
-/// No clock of ours is trusted: both times are the store's, or unknown. They know whole seconds only.
+/// No clock of ours is trusted: both times are the store's, or unknown, and those of two stores are not compared.
+/// They know whole seconds only.
 pub(super) fn classify_move(
     row: &MovedRow,
     copy: Option<&ObjectStat>,
     source: &SourceObject,
+    is_one_store: bool,
 ) -> MoveVerdict {
     let Some(copy) = copy else {
         return MoveVerdict::Mismatch("CopyGone", "the copy does not exist".into());
@@ -44,11 +46,15 @@ pub(super) fn classify_move(
             "SizeDiffers",
             format!("the copy has {} bytes, recorded {size}", copy.size_bytes),
         ),
-        _ => compare_with_source(copy, source),
+        _ => compare_with_source(copy, source, is_one_store),
     }
 }
 
-fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict {
+fn compare_with_source(
+    copy: &ObjectStat,
+    source: &SourceObject,
+    is_one_store: bool,
+) -> MoveVerdict {
     match source {
         SourceObject::Missing => MoveVerdict::Mismatch(
             "SourceGone",
@@ -60,7 +66,9 @@ fn compare_with_source(copy: &ObjectStat, source: &SourceObject) -> MoveVerdict 
                 source.size_bytes, copy.size_bytes
             ))
         }
-        SourceObject::Present(source) if !is_older(source, copy) => MoveVerdict::NeedsComparison,
+        SourceObject::Present(source) if !(is_one_store && is_older(source, copy)) => {
+            MoveVerdict::NeedsComparison
+        }
         SourceObject::Present(source)
             if source.is_md5 && copy.is_md5 && source.etag != copy.etag =>
         {
@@ -86,7 +94,11 @@ const CLOCK_TOLERANCE_SECONDS: i64 = 15 * 60;
 
 /// Whether a source is what was copied, where the copy cannot tell any more. The same ETag proves it. So does a date
 /// well before the move, but not that of an upload in parts, which is of its beginning.
-pub(super) fn is_source_unchanged(row: &MovedRow, source: &SourceObject) -> bool {
+pub(super) fn is_source_unchanged(
+    row: &MovedRow,
+    source: &SourceObject,
+    is_one_store: bool,
+) -> bool {
     let SourceObject::Present(source) = source else {
         return false;
     };
@@ -95,7 +107,8 @@ pub(super) fn is_source_unchanged(row: &MovedRow, source: &SourceObject) -> bool
         .modified_seconds
         .is_some_and(|at| at + CLOCK_TOLERANCE_SECONDS < moved_seconds);
     let is_same_size = row.size_bytes.is_none_or(|size| size == source.size_bytes);
-    source.etag == row.etag || (is_older && is_same_size && !source.etag.contains('-'))
+    source.etag == row.etag
+        || (is_one_store && is_older && is_same_size && !source.etag.contains('-'))
 }
 
 #[cfg(test)]
@@ -129,7 +142,7 @@ mod tests {
     }
 
     fn code(copy: Option<&ObjectStat>, source: &SourceObject) -> &'static str {
-        match classify_move(&row(), copy, source) {
+        match classify_move(&row(), copy, source, true) {
             MoveVerdict::Intact => "Intact",
             MoveVerdict::Mismatch(code, _) => code,
             MoveVerdict::SourceChanged(_) => "Changed",
@@ -164,6 +177,11 @@ mod tests {
         };
         assert_eq!(at(parts("other-2")), "Compare");
         assert_eq!(at(parts("copy")), "Intact");
+        let older = SourceObject::Present(stat("copy", 3, 9));
+        assert!(matches!(
+            classify_move(&row(), Some(&copy), &older, false),
+            MoveVerdict::NeedsComparison
+        ));
         let undated = ObjectStat {
             modified_seconds: None,
             ..stat("copy", 3, 9)
@@ -177,13 +195,18 @@ mod tests {
     fn a_source_without_its_copy_is_unchanged_by_its_etag_or_its_date() {
         let mut row = row();
         row.moved_micros = 10_000 * 1_000_000;
-        let of = |source| is_source_unchanged(&row, &SourceObject::Present(source));
+        let at = |source, is_one_store| {
+            is_source_unchanged(&row, &SourceObject::Present(source), is_one_store)
+        };
+        let of = |source| at(source, true);
         assert!(of(stat("copy", 3, 20_000)));
         assert!(of(stat("kms", 3, 1_000)));
         assert!(!of(stat("kms", 3, 9_900)), "clocks differ");
         assert!(!of(stat("kms", 4, 1_000)));
         assert!(!of(stat("parts-2", 3, 1_000)));
-        assert!(!is_source_unchanged(&row, &SourceObject::Missing));
-        assert!(!is_source_unchanged(&row, &SourceObject::Removed));
+        assert!(!at(stat("kms", 3, 1_000), false), "of another clock");
+        assert!(at(stat("copy", 3, 20_000), false));
+        assert!(!is_source_unchanged(&row, &SourceObject::Missing, true));
+        assert!(!is_source_unchanged(&row, &SourceObject::Removed, true));
     }
 }

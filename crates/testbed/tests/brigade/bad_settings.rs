@@ -214,6 +214,13 @@ async fn a_bucket_that_is_not_ours_to_use() {
         "{}",
         ended.log
     );
+    // A HEAD has no body that could say more.
+    let code = "SignatureDoesNotMatch";
+    let wrong = Fault::new("ListObjectsV2", FaultEffect::error(403, code));
+    let _wrong = rig.cloud.inject_fault(wrong);
+    let ended = rig.run_program("consumer", &[]).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    assert!(ended.log.contains(code), "{}", ended.log);
 }
 
 #[tokio::test]

@@ -144,6 +144,21 @@ async fn output_that_cannot_be_written_is_no_finding() {
     }
 }
 
+/// As `feeder status --watch | head` leaves it.
+#[tokio::test]
+async fn a_watch_ends_with_its_reader() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    for arguments in [&["status", "--watch"][..], &["status", "--watch", "--json"]] {
+        let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
+        command.args(arguments).env_clear().current_dir("/");
+        command.envs(rig.environment("operator", &[]));
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().await.unwrap().code(), Some(0), "{arguments:?}");
+    }
+}
+
 /// As `feeder man | head` leaves it.
 #[tokio::test]
 async fn a_reader_of_the_manual_that_goes_away_is_no_error() {

@@ -430,12 +430,8 @@ async fn a_copy_that_cannot_be_read_again_delays_its_own_row_alone() {
         assert!(first.hits() == 1 && denied.hits() > 0);
     }
     drop(denied);
-    assert_eq!(
-        rig.run_json_command(&["rollback", "--all", "--yes"])
-            .await
-            .code,
-        0
-    );
+    let result = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    assert_eq!(result.code, 0);
     let unseen = "SELECT count(*) FROM bucket_brigade.rollbacks WHERE looked_at IS NULL";
     assert_eq!(rig.query_number(unseen).await, 0);
     let old = "SELECT count(*) FROM images WHERE path LIKE 'image/%'";
