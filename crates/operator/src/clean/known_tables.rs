@@ -1,9 +1,8 @@
 //! The tables that are asked for rows: one that is another by now, or lost a partition, holds rows that name objects
 //! unseen.
 
-use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::with_timeout;
+use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 
 use super::path_references::ReferringColumn;
 use crate::locks::busy_refusal;

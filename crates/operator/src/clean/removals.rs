@@ -94,7 +94,8 @@ ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
     left_because = NULL";
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
-/// operator, `$8` keys, `$9` paths of sources that are gone, `$10` whether a request may still be under way. An orphan that is gone is none any more.
+/// operator, `$8` keys, `$9` paths of sources that are gone, `$10` whether a request may still be
+/// under way. An orphan that is gone is none any more.
 pub(super) fn finish_removals_sql() -> String {
     format!(
         "WITH input AS (
