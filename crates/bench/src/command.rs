@@ -30,9 +30,6 @@ struct BenchArguments {
     /// Runs of each figure [default: 5, with --quick 1]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Measure the operator's commands on ten million rows too
-    #[arg(long)]
-    ten_million_rows: bool,
     /// Merge the results into this JSON file of earlier ones, and rewrite the tables in the page of the same name
     /// beside it.
     #[arg(long, value_name = "FILE")]
@@ -83,7 +80,6 @@ async fn measure_groups(arguments: &BenchArguments) -> Result<BenchResults> {
         results: BenchResults::new(machine),
         rounds: arguments.rounds.unwrap_or(rounds),
         divisor,
-        ten_million_rows: arguments.ten_million_rows,
     };
     let groups = match &*arguments.only {
         [] => RowGroup::value_variants(),

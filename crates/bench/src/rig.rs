@@ -126,6 +126,28 @@ impl BenchRig {
         Ok(rows)
     }
 
+    pub async fn delete_rows(&self, rows: Range<u64>) -> Result<()> {
+        sqlx::query("DELETE FROM images WHERE id >= $1 AND id < $2")
+            .bind(i64::try_from(rows.start)?)
+            .bind(i64::try_from(rows.end)?)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// As autovacuum and the checkpointer would in time.
+    pub async fn vacuum(&self) -> Result<()> {
+        // Each by itself: VACUUM is no part of a transaction, as several statements at once are.
+        for sql in [
+            "VACUUM ANALYZE images",
+            "VACUUM ANALYZE bucket_brigade.moves",
+            "CHECKPOINT",
+        ] {
+            self.execute_sql(sql).await?;
+        }
+        Ok(())
+    }
+
     /// An empty table and an empty ledger.
     pub async fn reset_tables(&mut self) -> Result<()> {
         self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters, bucket_brigade.rollbacks,

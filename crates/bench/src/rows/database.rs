@@ -1,5 +1,6 @@
 //! What Postgres has to do for a migration, and what the application notices of it.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -169,20 +170,43 @@ async fn during_migration(bench: &mut Bench, read_rows: &Range<u64>) -> Result<(
     Ok((p99, rate))
 }
 
-async fn p99_ms(bench: &Bench, rows: &Range<u64>) -> Result<f64> {
-    let mut connection = bench.rig.pool.acquire().await?;
+pub(super) async fn p99_ms(bench: &Bench, rows: &Range<u64>) -> Result<f64> {
+    let reading = READ_DURATION / if bench.divisor > 1 { 8 } else { 1 };
+    let (p99, ()) = p99_during(&bench.rig, rows, tokio::time::sleep(reading)).await?;
+    Ok(p99)
+}
+
+/// Reads for as long as `work` goes on.
+pub(super) async fn p99_during<T>(
+    rig: &BenchRig,
+    rows: &Range<u64>,
+    work: impl Future<Output = T>,
+) -> Result<(f64, T)> {
+    let is_over = Cell::new(false);
+    let work = async {
+        let result = work.await;
+        is_over.set(true);
+        result
+    };
+    let (times, result) = tokio::join!(read_times(rig, rows, &is_over), work);
+    let p99 = percentile(&times?, 99.0).context("no read")?;
+    Ok((p99, result))
+}
+
+/// In milliseconds, sorted.
+async fn read_times(rig: &BenchRig, rows: &Range<u64>, is_over: &Cell<bool>) -> Result<Vec<f64>> {
+    let mut connection = rig.pool.acquire().await?;
     let mut ticks = tokio::time::interval(READ_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let reading = READ_DURATION / if bench.divisor > 1 { 8 } else { 1 };
-    let (mut times, until) = (Vec::new(), Instant::now() + reading);
-    while Instant::now() < until {
+    let mut times = Vec::new();
+    while !is_over.get() {
         ticks.tick().await;
         let id = i64::try_from(fastrand::u64(rows.clone()))?;
         let asked = Instant::now();
-        let query = sqlx::query("SELECT path FROM images WHERE id = $1").bind(id);
+        let query = sqlx::query("SELECT /* bench */ path FROM images WHERE id = $1").bind(id);
         query.fetch_one(&mut *connection).await?;
         times.push(asked.elapsed().as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);
-    percentile(&times, 99.0).context("no read")
+    Ok(times)
 }

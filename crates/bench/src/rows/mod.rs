@@ -1,17 +1,21 @@
 //! The measurements, one file for each group of rows.
 
+mod checking;
 mod commands;
 mod copying;
 mod database;
+mod database_load;
 mod feeding;
-mod growing;
+mod growth;
 mod latency;
 mod memory;
 mod paging;
 mod partitions;
 mod peers;
+mod snapshot;
 mod starting;
 mod streaming;
+mod sweeping;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -41,8 +45,8 @@ pub enum RowGroup {
     Streaming,
     /// A store whose partitions serve so many copies a second each.
     Partitions,
-    /// Cost from a thousand rows to ten million, and the operator's commands.
-    Growing,
+    /// Cost from a thousand rows to ten million: of feeding, watching and the operator's commands.
+    Growth,
 }
 
 /// What is measured, how much of it, and what came of it.
@@ -52,7 +56,6 @@ pub struct Bench {
     pub rounds: usize,
     /// By what the number of rows is divided: 1 for figures to publish.
     pub divisor: u64,
-    pub ten_million_rows: bool,
 }
 
 impl Bench {
@@ -73,7 +76,7 @@ impl Bench {
             RowGroup::Starting => starting::measure(self).await,
             RowGroup::Streaming => streaming::measure(self).await,
             RowGroup::Partitions => partitions::measure(self).await,
-            RowGroup::Growing => growing::measure(self).await,
+            RowGroup::Growth => growth::measure(self).await,
         }
     }
 }

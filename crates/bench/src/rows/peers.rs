@@ -48,7 +48,7 @@ impl PeerTool {
                 command.arg(file);
             }
             Self::Rclone => {
-                add_rclone_copy(&mut command, rig, ("one", "one"), in_flight);
+                add_rclone(&mut command, rig, ["copy", "one", "one"], in_flight);
             }
         }
         Ok(command)
@@ -57,15 +57,22 @@ impl PeerTool {
     /// Copies all images from one remote to another, which rclone takes for another store.
     pub(super) fn stream_command(program: PathBuf, rig: &BenchRig, in_flight: usize) -> Command {
         let mut command = rig.program_command(program);
-        add_rclone_copy(&mut command, rig, ("one", "other"), in_flight);
+        add_rclone(&mut command, rig, ["copy", "one", "other"], in_flight);
+        command
+    }
+
+    /// Compares all images with their copies.
+    pub(super) fn check_command(program: PathBuf, rig: &BenchRig, in_flight: usize) -> Command {
+        let mut command = rig.program_command(program);
+        add_rclone(&mut command, rig, ["check", "one", "one"], in_flight);
         command
     }
 }
 
-fn add_rclone_copy(
+fn add_rclone(
     command: &mut Command,
     rig: &BenchRig,
-    (from, to): (&str, &str),
+    [action, from, to]: [&str; 3],
     in_flight: usize,
 ) {
     for remote in [from, to] {
@@ -81,7 +88,7 @@ fn add_rclone_copy(
         }
     }
     command.env("RCLONE_CONFIG", rig.file_path("rclone.conf"));
-    command.args(["copy", &format!("{from}:{SOURCE_BUCKET}/image")]);
+    command.args([action, &format!("{from}:{SOURCE_BUCKET}/image")]);
     command.arg(format!("{to}:{DESTINATION_BUCKET}/avatar"));
     let in_flight = in_flight.to_string();
     command.args(["--transfers", &in_flight, "--checkers", &in_flight]);

@@ -11,6 +11,7 @@ use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use md5::{Digest, Md5};
 
+use super::control::StubSetup;
 use super::{StubResponse, StubServer, build_response, read_body, simulate_latency};
 
 /// Every object's, made-up, where its bytes do not matter.
@@ -42,16 +43,19 @@ fn zeros(size: u64) -> impl Iterator<Item = &'static [u8]> {
 pub(super) struct StubStore {
     put: HashMap<String, u64>,
     images: Range<u64>,
+    /// Whether a listing of the destination holds them, too.
+    is_copied: bool,
     object_bytes: Option<u64>,
     /// Of as many zeros.
     etags: HashMap<u64, String>,
 }
 
 impl StubStore {
-    pub(super) fn new(images: Range<u64>, object_bytes: Option<u64>) -> Self {
+    pub(super) fn new(setup: &StubSetup) -> Self {
         Self {
-            images,
-            object_bytes,
+            images: setup.rows.clone(),
+            is_copied: setup.is_copied,
+            object_bytes: setup.object_bytes,
             ..Self::default()
         }
     }
@@ -278,12 +282,14 @@ fn with_etag(mut response: StubResponse, etag: &str) -> StubResponse {
     response
 }
 
-/// A page of the source's images; the destination is empty.
+/// A page of the source's images, or of their copies.
 fn list_objects(stub: &StubServer, path: &str, query: &str) -> String {
     let mut state = stub.lock();
     let images = state.store.images.clone();
     let size = state.store.object_bytes.unwrap_or(OBJECT_SIZE_BYTES);
     let etag = state.store.etag_of(size);
+    let is_source = path.contains("old");
+    let is_listed = is_source || state.store.is_copied;
     drop(state);
     let after = ["marker=", "continuation-token=", "start-after="]
         .iter()
@@ -293,17 +299,17 @@ fn list_objects(stub: &StubServer, path: &str, query: &str) -> String {
             number.split('.').next()?.parse().ok()
         });
     let start = after.map_or(images.start, |after: u64| after + 1);
-    let is_source = path.contains("old");
-    let end = if is_source { images.end } else { start };
+    let directory = if is_source { "image" } else { "avatar" };
+    let end = if is_listed { images.end } else { start };
     let page = start..end.min(start + LIST_PAGE_SIZE);
     let (count, is_truncated, last) = (page.clone().count(), page.end < end, page.end.max(1) - 1);
     let next = format!(
-        "<NextMarker>image/avatar-{last}.png</NextMarker><NextContinuationToken>avatar-{last}.png</NextContinuationToken>"
+        "<NextMarker>{directory}/avatar-{last}.png</NextMarker><NextContinuationToken>avatar-{last}.png</NextContinuationToken>"
     );
     let next = if is_truncated { &*next } else { "" };
     let object = |id| {
         format!(
-            "<Contents><Key>image/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{etag}</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            "<Contents><Key>{directory}/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{etag}</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         )
     };
     let objects: Vec<String> = page.map(object).collect();

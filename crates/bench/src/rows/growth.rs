@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 
-use super::Bench;
 use super::paging::page_ms;
+use super::{Bench, checking, commands, snapshot, sweeping};
 use crate::results::GrowthPoint;
 use crate::rig::{BenchRig, WorkloadSpec};
 use crate::stats::to_f64;
@@ -12,15 +12,26 @@ use crate::stats::to_f64;
 const TABLE_SIZES: [u64; 5] = [1_000, 10_000, 100_000, 1_000_000, 10_000_000];
 const MOVED_IMAGES: u64 = 20_000;
 
+/// From so many rows on, what feeder and commands cost is measured too.
+const SMALL_TABLE: u64 = 100_000;
+
 pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
     bench.results.growth.clear();
-    for rows in TABLE_SIZES {
-        if rows * bench.divisor <= TABLE_SIZES[TABLE_SIZES.len() - 1] {
-            let growth = measure_size(&mut bench.rig, rows).await?;
-            bench.results.growth.push(growth);
+    let largest = TABLE_SIZES[TABLE_SIZES.len() - 1] / bench.divisor;
+    let (mut sweeps, mut runs) = (Vec::new(), Vec::new());
+    for rows in TABLE_SIZES.into_iter().filter(|rows| *rows <= largest) {
+        let growth = measure_size(&mut bench.rig, rows).await?;
+        bench.results.growth.push(growth);
+        if rows >= SMALL_TABLE {
+            sweeps.push(sweeping::measure_size(&mut bench.rig, rows, bench.divisor).await?);
+            runs.push(commands::measure_size(bench, rows).await?);
         }
     }
-    super::commands::measure(bench).await
+    sweeping::report(&sweeps, &mut bench.results)?;
+    commands::report(&runs, &mut bench.results)?;
+    checking::measure(bench).await?;
+    snapshot::measure(bench).await?;
+    bench.rig.reset_tables().await
 }
 
 async fn measure_size(rig: &mut BenchRig, rows: u64) -> Result<GrowthPoint> {
@@ -48,6 +59,9 @@ pub(super) async fn pretend_moved(rig: &BenchRig, first: u64) -> Result<()> {
     sqlx::query(
         "WITH moved AS (
              UPDATE images SET path = 'avatar/avatar-' || id || '.png' WHERE id < $1 RETURNING id
+         ), counted AS (
+             INSERT INTO bucket_brigade.counters (run_id, worker, moved)
+             SELECT id, 'bench', $1 - 1 FROM bucket_brigade.run
          )
          INSERT INTO bucket_brigade.moves (run_id, row_id, old_path, new_path, etag, consumer)
          SELECT r.id, m.id::text, 'image/avatar-' || m.id || '.png',
@@ -57,13 +71,5 @@ pub(super) async fn pretend_moved(rig: &BenchRig, first: u64) -> Result<()> {
     .bind(i64::try_from(first)?)
     .execute(&rig.pool)
     .await?;
-    // Each by itself: VACUUM is no part of a transaction, as several statements at once are.
-    for sql in [
-        "VACUUM ANALYZE images",
-        "VACUUM ANALYZE bucket_brigade.moves",
-        "CHECKPOINT",
-    ] {
-        rig.execute_sql(sql).await?;
-    }
-    Ok(())
+    rig.vacuum().await
 }
