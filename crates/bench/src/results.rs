@@ -193,8 +193,10 @@ impl BenchResults {
         self.figures.extend(newer.figures);
     }
 
+    /// Of the rows that have a target.
     pub fn render_table(&self) -> String {
-        let lines = self.rows.iter().map(render_line);
+        let rows = self.rows.iter().filter(|row| row.target.is_some());
+        let lines = rows.map(render_line);
         "| what | ours | against | compared | target | met |\n|---|---|---|---|---|---|\n"
             .to_owned()
             + &lines.collect::<String>()

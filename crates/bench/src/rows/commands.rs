@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use sqlx::AssertSqlSafe;
 
 use super::Bench;
-use super::database::{p99_during, p99_ms};
+use super::database::{READS_ALLOWED, p99_during, p99_ms};
 use super::database_load::{DatabaseLoad, OLDEST_TRANSACTION};
 use crate::bare_loop::BareCall;
 use crate::process::{RunningProcess, built_binary};
@@ -355,7 +355,7 @@ fn report_reads(
     let allowed: Vec<f64> = runs.iter().map(allowed).collect();
     let what = format!("p99 of the application's point read beside {name}");
     let label = (&*format!("reads_p99_{name}"), &*what, "ms");
-    let against = ("beside bare copies, or 1.5 × idle", &allowed[..]);
+    let against = (READS_ALLOWED, &allowed[..]);
     let target = Some(TargetBound::AtMost(1.0));
     results.add_ratio(label, &ours, against, target)?;
     Ok(())

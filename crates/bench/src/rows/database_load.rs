@@ -8,23 +8,23 @@ use crate::rig::BenchRig;
 /// Since [`DatabaseLoad::reset`].
 #[derive(Debug, Clone, Copy, FromRow)]
 pub(super) struct DatabaseLoad {
-    pub statements: f64,
+    pub(super) statements: f64,
     /// Pages of 8 KiB that were looked at, in memory or not.
-    pub buffers: f64,
-    pub longest_statement_ms: f64,
+    pub(super) buffers: f64,
+    pub(super) longest_statement_ms: f64,
 }
 
 impl DatabaseLoad {
-    pub async fn reset(rig: &BenchRig) -> Result<()> {
+    pub(super) async fn reset(rig: &BenchRig) -> Result<()> {
         rig.execute_sql("SELECT pg_stat_statements_reset()").await
     }
 
-    pub async fn read(rig: &BenchRig) -> Result<Self> {
+    pub(super) async fn read(rig: &BenchRig) -> Result<Self> {
         Self::read_matching(rig, "%").await
     }
 
     /// Of what was asked of the table of images alone.
-    pub async fn read_of_images(rig: &BenchRig) -> Result<Self> {
+    pub(super) async fn read_of_images(rig: &BenchRig) -> Result<Self> {
         Self::read_matching(rig, "%images%").await
     }
 
