@@ -2,9 +2,11 @@
 //!
 //! A failure counts against its object when another object has been copied since: the copy was sent after
 //! the failure, so the store works. Where nothing else is copied, an object that is known to exist, and that
-//! needs the same rights, is copied once: the newest success of this process, or an object of the
-//! consumer's own. When that fails too it is an outage: nothing is held against any object, receiving
+//! needs the same rights and the same condition, is copied once: the newest success of this process, or an object of
+//! the consumer's own. When that fails too it is an outage: nothing is held against any object, receiving
 //! stops, and the same question is asked again until the store works.
+
+mod reason;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::context::ConsumerContext;
 
+use reason::{CHECK_NETWORK, outage_reason};
 /// So many objects that fail, without a copy in between, are worth a question.
 const FAILING_OBJECTS: usize = 3;
 
@@ -364,27 +367,6 @@ impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         self.detector.lock_history().waiting -= 1;
     }
-}
-
-const CHECK_NETWORK: &str = "check S3's status and the network";
-
-/// An outage's reason, with what to do about it.
-fn outage_reason(error: &StoreError) -> String {
-    let advice = match error {
-        StoreError::Denied { .. } => {
-            "check the consumer's policy: s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both"
-        }
-        StoreError::Systemic { code, .. } if code == "NoSuchBucket" => {
-            "check SOURCE_BUCKET_NAME and DESTINATION_BUCKET_NAME"
-        }
-        StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
-        error if error.is_foreign() => {
-            "is it the store that responds? check AWS_ENDPOINT_URL_S3, proxies and load balancers"
-        }
-        StoreError::Suspect { .. } => "check STORAGE_CLASS and what the store supports",
-        _ => CHECK_NETWORK,
-    };
-    format!("{error}; {advice}")
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ pub(crate) const NO_ETAG: &str = "NoETag";
 pub(crate) const NO_LENGTH: &str = "NoLength";
 
 /// A copy the store has proven by an `ETag` in its answer.
+/// Our code for a refusal by condition that the destination does not bear out.
+const DESTINATION_VANISHED: &str = "DestinationVanished";
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CopiedObject {
     /// The copy's `ETag`, without quotes.
@@ -83,6 +86,13 @@ impl StoreError {
     }
 
     /// Whether it says that the store has responded.
+    /// A moment's race with the application that removes what stood there; or a store that refuses whatever the
+    /// condition.
+    pub(crate) fn destination_vanished() -> Self {
+        let message = "the store refuses to write because an object stands at the destination, and finds none there";
+        Self::transient(DESTINATION_VANISHED, message)
+    }
+
     pub fn is_response(&self) -> bool {
         ![TIMED_OUT, NO_CONNECTION].contains(&self.code())
     }
@@ -113,7 +123,7 @@ pub trait ObjectStore: Send + Sync {
     /// One server-side copy that never overwrites, with everything a browser or CDN sees of it.
     ///
     /// # Errors
-    /// [`StoreError::DestinationExists`] when there is an object at the destination already;
+    /// [`StoreError::DestinationExists`] when there really is an object at the destination already;
     /// [`StoreError::TooLarge`] when [`copy_multipart`](Self::copy_multipart) must do it.
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError>;
 

@@ -179,6 +179,21 @@ impl S3Store {
     }
 
     /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
+    /// A refusal by condition is no more proof than a 200: it counts only with an object at `key`.
+    async fn check_refusal<T>(
+        &self,
+        written: Result<T, StoreError>,
+        key: &str,
+    ) -> Result<T, StoreError> {
+        let is_refused = matches!(written, Err(StoreError::DestinationExists));
+        if is_refused && self.replace_etag.is_none() {
+            // Boxed, so that what is rare makes no room in each copy in flight.
+            let head = Box::pin(self.destination.head(key)).await?;
+            head.ok_or_else(StoreError::destination_vanished)?;
+        }
+        written
+    }
+
     /// condition on the copy itself: between this HEAD and the copy another writer can slip in.
     async fn ensure_destination_free(&self, route: &MoveRoute) -> Result<(), StoreError> {
         match self.head_destination(route).await? {
@@ -197,12 +212,15 @@ impl ObjectStore for S3Store {
             Box::pin(self.ensure_destination_free(route)).await?;
         }
         let (from, to) = (&route.source_key, &route.destination_key);
-        self.write_copy(&self.source, from, to, condition, &self.options.attributes)
-            .await
+        let copied = self
+            .write_copy(&self.source, from, to, condition, &self.options.attributes)
+            .await;
+        self.check_refusal(copied, to).await
     }
 
     async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
-        multipart::copy_in_parts(self, route).await
+        let copied = multipart::copy_in_parts(self, route).await;
+        self.check_refusal(copied, &route.destination_key).await
     }
 
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
