@@ -24,9 +24,10 @@ mod stream;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use futures::future::join;
+use futures::future::{join, select_ok};
 use tokio::sync::OnceCell;
 
+use access::StoreLabel;
 pub use access::{S3Access, S3Bucket};
 pub use attributes::{CopyAttributes, FROM_SOURCE};
 pub use encoding::copy_source;
@@ -178,7 +179,6 @@ impl S3Store {
         confirm_copy(copied.map_err(store_error)?.etag.as_deref())
     }
 
-    /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
     /// A refusal by condition is no more proof than a 200: it counts only with an object at `key`.
     async fn check_refusal<T>(
         &self,
@@ -194,6 +194,7 @@ impl S3Store {
         written
     }
 
+    /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
     /// condition on the copy itself: between this HEAD and the copy another writer can slip in.
     async fn ensure_destination_free(&self, route: &MoveRoute) -> Result<(), StoreError> {
         match self.head_destination(route).await? {
@@ -235,12 +236,31 @@ impl ObjectStore for S3Store {
         Box::pin(self.copy_for_rights(rule, copied)).await
     }
 
-    async fn is_responding(&self) -> bool {
+    async fn check_source(&self, source_keys: &[String]) -> Result<(), StoreError> {
+        if self.options.method == CopyMethod::Server || source_keys.is_empty() {
+            return Ok(());
+        }
+        let reads = source_keys
+            .iter()
+            .map(|key| Box::pin(self.source.check_first_byte(key)));
+        select_ok(reads).await.map(drop)
+    }
+
+    async fn silent_side(&self) -> Option<BucketSide> {
         let (source, destination) = (
             self.source.is_responding(),
             self.destination.is_responding(),
         );
-        matches!(Box::pin(join(source, destination)).await, (true, true))
+        match Box::pin(join(source, destination)).await {
+            (true, true) => None,
+            (false, _) => Some(BucketSide::Source),
+            (true, false) => Some(BucketSide::Destination),
+        }
+    }
+
+    fn store_name(&self, side: BucketSide) -> Option<String> {
+        let StoreLabel(name) = &self.bucket_at(side).copies.store;
+        name.as_deref().map(ToOwned::to_owned)
     }
 }
 
