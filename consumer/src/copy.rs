@@ -191,11 +191,12 @@ impl Copier {
         let sent = Instant::now();
         let mut result = tokio::select! {
             biased;
-            result = self.outages.watch(self.call_store(call, route)) => result,
+            result = self.outages.watch(route, self.call_store(call, route)) => result,
             () = slot.recalled() => return CallOutcome::Recalled,
         };
         if let Err(StoreError::TooLarge) = result {
-            // It keeps its place: what has been copied would be lost.
+            // It keeps its place, and outlasts a silence: what has been copied would be lost.
+            let _waiting = self.outages.start_waiting(route);
             let copied = self.store.copy_multipart(route).await;
             result = copied.map(Event::Copied);
         }

@@ -2,15 +2,18 @@
 //!
 //! A failure counts against its object when another object has been copied since: the copy was sent after
 //! the failure, so the store works. Where nothing else is copied, an object that is known to exist, and that
-//! needs the same rights, is copied once: the newest success of this process, or an object of the
-//! consumer's own. When that fails too it is an outage: nothing is held against any object, receiving
+//! needs the same rights and the same condition, is copied once: the newest success of this process, or an object of
+//! the consumer's own. When that fails too it is an outage: nothing is held against any object, receiving
 //! stops, and the same question is asked again until the store works.
+
+mod reason;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bucket_brigade_common::health::Dependency;
+use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
@@ -18,6 +21,7 @@ use tokio::sync::{Mutex as FairMutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::context::ConsumerContext;
+use reason::{CHECK_NETWORK, outage_reason};
 
 /// So many objects that fail, without a copy in between, are worth a question.
 const FAILING_OBJECTS: usize = 3;
@@ -84,8 +88,33 @@ struct CopyHistory {
     refusals: Refusals,
     /// Requests without a response so far.
     waiting: usize,
-    /// When the first of them was sent, or another had its response since.
+    /// The source keys of a few of them.
+    waiting_sources: Vec<String>,
+    /// When the first of them was sent.
+    waiting_since: Option<Instant>,
+    /// What is given up without one, and sent again, does not end the silence.
     last_response: Option<Instant>,
+}
+
+impl CopyHistory {
+    fn is_silent(&self) -> bool {
+        let since = self.waiting_since.max(self.last_response);
+        self.waiting > 0 && since.is_some_and(|at| at.elapsed() >= SILENCE)
+    }
+
+    /// Source objects that can be read where any can: the newest that was copied; or some that fail or wait, so many
+    /// that it is not their own trouble.
+    fn sample_sources(&self) -> Vec<String> {
+        if let Some(copied) = &self.last_copied {
+            return vec![copied.source_key.clone()];
+        }
+        let failing = self.failing.iter().take(FAILING_OBJECTS);
+        let sources: HashSet<_> = failing.chain(&self.waiting_sources).cloned().collect();
+        if sources.len() < FAILING_OBJECTS {
+            return Vec::new();
+        }
+        sources.into_iter().collect()
+    }
 }
 
 /// Throttled copies without another between them: when the first was, and the last.
@@ -130,9 +159,10 @@ impl OutageDetector {
     /// The store's response to a request, unless it turns out to be silent meanwhile.
     pub async fn watch<T>(
         &self,
+        route: &MoveRoute,
         response: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let waiting = WaitingRequest::new(self);
+        let waiting = self.start_waiting(route);
         tokio::select! {
             biased;
             response = response => {
@@ -142,6 +172,23 @@ impl OutageDetector {
                 response
             }
             () = self.silence.notified() => Err(StoreError::transient("Timeout", "the store is silent")),
+        }
+    }
+
+    /// For a request that a silent store does not end.
+    pub fn start_waiting<'a>(&'a self, route: &'a MoveRoute) -> WaitingRequest<'a> {
+        let (detector, source_key) = (self, &*route.source_key);
+        let mut history = self.lock_history();
+        if history.waiting == 0 {
+            history.waiting_since = Some(Instant::now());
+        }
+        history.waiting += 1;
+        if history.waiting_sources.len() < FAILING_OBJECTS {
+            history.waiting_sources.push(source_key.to_owned());
+        }
+        WaitingRequest {
+            detector,
+            source_key,
         }
     }
 
@@ -242,11 +289,14 @@ impl OutageDetector {
     }
 
     async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {
-        let copied = self.lock_history().last_copied.clone();
         let prefix = self.rule.destination_key_prefix();
         let (permit, _slot) = self.context.start_copy(prefix).await;
         let sent = Instant::now();
-        let checked = self.check_rights_within(limit, copied).await;
+        let (copied, sources) = {
+            let history = self.lock_history();
+            (history.last_copied.clone(), history.sample_sources())
+        };
+        let checked = self.check_rights_within(limit, copied, sources).await;
         let checked = checked.unwrap_or_else(|| {
             let message = format!("a copy has not ended within {limit:?}");
             Err(StoreError::transient("Timeout", message))
@@ -280,30 +330,47 @@ impl OutageDetector {
     async fn notice_silence(&self) {
         loop {
             sleep(SILENCE / 4).await;
-            let Some(last_response) = self.silent_since() else {
-                continue;
+            let (last_response, sources) = {
+                let history = self.lock_history();
+                if !history.is_silent() {
+                    continue;
+                }
+                (history.last_response, history.sample_sources())
             };
-            let silent = self.find_silence().await;
+            let silent = self.find_silence(&sources).await;
             let mut history = self.lock_history();
-            let Some(what) = silent.filter(|_| history.last_response == Some(last_response)) else {
+            let silent = silent.filter(|_| history.last_response == last_response);
+            let Some((what, side)) = silent else {
                 history.last_response = Some(Instant::now());
                 continue;
             };
+            // The same are asked for until one is there.
+            history.failing.extend(sources);
             drop(history);
-            let reason = format!("no response to {what} for {SILENCE:?}; {CHECK_NETWORK}");
+            let store = self.store.store_name(side);
+            let from = store.map_or_else(String::new, |store| format!(" from the {store}"));
+            let reason = format!("no response to {what} for {SILENCE:?}{from}; {CHECK_NETWORK}");
             self.context.health.mark_down(Dependency::Objects, &reason);
             return self.silence.notify_waiters();
         }
     }
 
-    /// What has no response: anything, or a copy of few bytes. Beside the throttle: copies that are large or slow may
-    /// be all that there is.
-    async fn find_silence(&self) -> Option<&'static str> {
-        if !self.store.is_responding().await {
-            return Some("anything");
+    /// What has no response, and on which side: anything, a copy of few bytes, or bytes of the source. Beside the
+    /// throttle: copies that are large or slow may be all that there is.
+    async fn find_silence(&self, sources: &[String]) -> Option<(&'static str, BucketSide)> {
+        if let Some(side) = self.store.silent_side().await {
+            return Some(("anything", side));
         }
-        let copied = self.check_rights_within(SMALL_COPY_LIMIT, None).await;
-        copied.is_none().then_some("copies")
+        let (read, copied) = tokio::join!(
+            self.store.check_source(sources),
+            self.check_rights_within(SMALL_COPY_LIMIT, None, Vec::new())
+        );
+        if read.is_err() {
+            return Some(("reads of objects", BucketSide::Source));
+        }
+        copied
+            .is_none()
+            .then_some(("copies", BucketSide::Destination))
     }
 
     /// None where it takes longer. It goes on all the same, and removes what it wrote.
@@ -311,23 +378,21 @@ impl OutageDetector {
         &self,
         limit: Duration,
         copied: Option<MoveRoute>,
+        sources: Vec<String>,
     ) -> Option<Result<(), StoreError>> {
         let (store, rule) = (Arc::clone(&self.store), self.rule.clone());
-        let check = async move { store.check_rights(&rule, copied.as_ref()).await };
+        let check = async move {
+            store.check_source(&sources).await?;
+            store.check_rights(&rule, copied.as_ref()).await
+        };
         timeout(limit, tokio::spawn(check)).await.ok()?.ok()
-    }
-
-    fn silent_since(&self) -> Option<Instant> {
-        let history = self.lock_history();
-        let last_response = history.last_response.filter(|_| history.waiting > 0);
-        last_response.filter(|at| at.elapsed() >= SILENCE)
     }
 
     async fn wait_until_store_works(&self) {
         for tries in 1.. {
             sleep(PROBE_BACKOFF.jittered_delay(tries, fastrand::f64())).await;
             let _asking = self.asking.lock().await;
-            if !self.store.is_responding().await {
+            if self.store.silent_side().await.is_some() {
                 continue;
             }
             // What was sent into an outage may never end; the newest success may be a large object.
@@ -345,46 +410,18 @@ impl OutageDetector {
 }
 
 /// Counted until it has its response, or is given up.
-struct WaitingRequest<'a> {
+#[must_use = "it is counted until it is dropped"]
+pub struct WaitingRequest<'a> {
     detector: &'a OutageDetector,
-}
-
-impl<'a> WaitingRequest<'a> {
-    fn new(detector: &'a OutageDetector) -> Self {
-        let mut history = detector.lock_history();
-        if history.waiting == 0 {
-            history.last_response = Some(Instant::now());
-        }
-        history.waiting += 1;
-        Self { detector }
-    }
+    source_key: &'a str,
 }
 
 impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
-        self.detector.lock_history().waiting -= 1;
+        let mut history = self.detector.lock_history();
+        history.waiting -= 1;
+        history.waiting_sources.retain(|key| key != self.source_key);
     }
-}
-
-const CHECK_NETWORK: &str = "check S3's status and the network";
-
-/// An outage's reason, with what to do about it.
-fn outage_reason(error: &StoreError) -> String {
-    let advice = match error {
-        StoreError::Denied { .. } => {
-            "check the consumer's policy: s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both"
-        }
-        StoreError::Systemic { code, .. } if code == "NoSuchBucket" => {
-            "check SOURCE_BUCKET_NAME and DESTINATION_BUCKET_NAME"
-        }
-        StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
-        error if error.is_foreign() => {
-            "is it the store that responds? check AWS_ENDPOINT_URL_S3, proxies and load balancers"
-        }
-        StoreError::Suspect { .. } => "check STORAGE_CLASS and what the store supports",
-        _ => CHECK_NETWORK,
-    };
-    format!("{error}; {advice}")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bucket_brigade_common::ledger::fleet_control::FleetLimits;
+use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
@@ -173,6 +174,7 @@ impl ObjectStore for RateLimitedStore {
         } else {
             Err(StoreError::Throttled {
                 code: "SlowDown".into(),
+                message: String::new(),
             })
         }
     }
@@ -191,8 +193,8 @@ impl ObjectStore for RateLimitedStore {
             .map(drop)
     }
 
-    async fn is_responding(&self) -> bool {
-        true
+    async fn silent_side(&self) -> Option<BucketSide> {
+        None
     }
 }
 

@@ -220,6 +220,7 @@ mod tests {
         ) -> Result<Vec<DeleteOutcome>, StoreError> {
             let throttled = || StoreError::Throttled {
                 code: "SlowDown".into(),
+                message: String::new(),
             };
             let mut asked = self.0.lock().unwrap();
             asked.push(objects.len());

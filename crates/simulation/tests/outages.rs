@@ -23,7 +23,7 @@ use bucket_brigade_simulation::sabotage::Sabotage;
 use bucket_brigade_simulation::shared_world::SharedWorld;
 use bucket_brigade_simulation::simulate::{build_feed, build_pipeline, build_run_parts};
 use faulty_client::captured_log::{LogBuffer, with_captured_log};
-use faulty_client::{FaultyClient, SimulatedOutage};
+use faulty_client::{FaultyClient, SimulatedOutage, throttled};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -285,14 +285,11 @@ fn broken_objects_at_the_end_are_recorded_within_two_minutes() {
         code: "InternalError".into(),
         message: "broken".into(),
     };
-    let throttled = StoreError::Throttled {
-        code: "SlowDownRead".into(),
-    };
     let suspect = StoreError::Suspect {
         code: "InvalidRequest".into(),
         message: "broken".into(),
     };
-    for error in [transient, throttled, suspect] {
+    for error in [transient, throttled("SlowDownRead"), suspect] {
         with_captured_log(async |log| {
             let code = error.code().to_owned();
             let broken = BrokenObjects {
@@ -328,10 +325,7 @@ fn an_object_that_is_always_throttled_does_not_slow_the_others() {
         let shared = build_world();
         let client = Arc::new(SimulatedClient::new(Arc::clone(&shared), None));
         let faulty = Arc::new(FaultyClient::new(Arc::clone(&client)));
-        let error = StoreError::Throttled {
-            code: "SlowDownRead".into(),
-        };
-        faulty.break_object("image/7".into(), error);
+        faulty.break_object("image/7".into(), throttled("SlowDownRead"));
         let stop = CancellationToken::new();
         let consumer = tokio::spawn(faulty_pipeline(&client, &faulty, &stop).run());
         send_rows(&shared, 0..ROW_COUNT);

@@ -7,11 +7,15 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::aws::exchange::{NO_CONNECTION, TIMED_OUT};
+use crate::object_store::objects::BucketSide;
 use crate::path_rule::{MoveRoute, PathRule};
 
 /// Our codes for an answer that lacks what each of S3's has.
 pub(crate) const NO_ETAG: &str = "NoETag";
 pub(crate) const NO_LENGTH: &str = "NoLength";
+
+/// Our code for a refusal by condition that the destination does not bear out.
+const DESTINATION_VANISHED: &str = "DestinationVanished";
 
 /// A copy the store has proven by an `ETag` in its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,8 +45,8 @@ pub enum DestinationState {
 #[derive(Debug, Clone, Error)]
 pub enum StoreError {
     /// Asked too fast: slow down, then try again.
-    #[error("throttled ({code})")]
-    Throttled { code: String },
+    #[error("throttled ({code}): {message}")]
+    Throttled { code: String, message: String },
     /// Broken for the moment: try again.
     #[error("{code}: {message}")]
     Transient {
@@ -82,6 +86,13 @@ impl StoreError {
         Self::Permanent { code, message }
     }
 
+    /// A moment's race with the application that removes what stood there; or a store that refuses whatever the
+    /// condition.
+    pub(crate) fn destination_vanished() -> Self {
+        let message = "the store refuses to write because an object stands at the destination, and finds none there";
+        Self::transient(DESTINATION_VANISHED, message)
+    }
+
     /// Whether it says that the store has responded.
     pub fn is_response(&self) -> bool {
         ![TIMED_OUT, NO_CONNECTION].contains(&self.code())
@@ -96,7 +107,7 @@ impl StoreError {
     /// The code to record and to count by.
     pub fn code(&self) -> &str {
         match self {
-            Self::Throttled { code }
+            Self::Throttled { code, .. }
             | Self::Transient { code, .. }
             | Self::Permanent { code, .. }
             | Self::Denied { code, .. }
@@ -113,7 +124,7 @@ pub trait ObjectStore: Send + Sync {
     /// One server-side copy that never overwrites, with everything a browser or CDN sees of it.
     ///
     /// # Errors
-    /// [`StoreError::DestinationExists`] when there is an object at the destination already;
+    /// [`StoreError::DestinationExists`] when there really is an object at the destination already;
     /// [`StoreError::TooLarge`] when [`copy_multipart`](Self::copy_multipart) must do it.
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError>;
 
@@ -131,6 +142,20 @@ pub trait ObjectStore: Send + Sync {
         copied: Option<&MoveRoute>,
     ) -> Result<(), StoreError>;
 
-    /// Whether it responds at all, with a refusal if need be.
-    async fn is_responding(&self) -> bool;
+    /// Reads the first bytes of these source objects where a copy's bytes go through this process; one that has them, or
+    /// is refused, is enough.
+    ///
+    /// # Errors
+    /// All of them are silent.
+    async fn check_source(&self, _source_keys: &[String]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Whose store does not respond at all, not even with a refusal.
+    async fn silent_side(&self) -> Option<BucketSide>;
+
+    /// The name of one of two stores; none where one holds both buckets.
+    fn store_name(&self, _side: BucketSide) -> Option<String> {
+        None
+    }
 }

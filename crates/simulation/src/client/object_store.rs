@@ -2,6 +2,7 @@
 //! what S3 did: refusals, and answers that were lost, cut off or empty.
 
 use async_trait::async_trait;
+use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
@@ -40,12 +41,12 @@ impl SimulatedClient {
             _ => CODES_BEFORE_EFFECT[things.dice.usize(0..CODES_BEFORE_EFFECT.len())],
         };
         if code == "SlowDown" {
-            return StoreError::Throttled { code: code.into() };
+            return StoreError::Throttled {
+                code: code.into(),
+                message: "injected".into(),
+            };
         }
-        StoreError::Transient {
-            code: code.into(),
-            message: "injected".into(),
-        }
+        StoreError::transient(code, "injected")
     }
 }
 
@@ -78,7 +79,7 @@ impl ObjectStore for SimulatedClient {
         self.perform_call("check", lost, |_| Ok(())).await
     }
 
-    async fn is_responding(&self) -> bool {
-        true
+    async fn silent_side(&self) -> Option<BucketSide> {
+        None
     }
 }

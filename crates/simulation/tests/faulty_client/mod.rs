@@ -15,6 +15,7 @@ use bucket_brigade_common::ledger::feed_source::{
 use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
 };
+use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
@@ -146,8 +147,7 @@ impl FaultyClient {
             return Err(StoreError::transient("Timeout", "no response"));
         }
         if writes && self.is_down(SimulatedOutage::Throttled).await {
-            let code = "ServiceUnavailable".into();
-            return Err(StoreError::Throttled { code });
+            return Err(throttled("ServiceUnavailable"));
         }
         if writes && self.is_down(SimulatedOutage::ReadOnly).await {
             return Err(StoreError::Transient {
@@ -177,6 +177,13 @@ impl FaultyClient {
     }
 }
 
+pub(crate) fn throttled(code: &str) -> StoreError {
+    StoreError::Throttled {
+        code: code.into(),
+        message: "reduce your request rate".into(),
+    }
+}
+
 #[async_trait]
 impl ObjectStore for FaultyClient {
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
@@ -203,8 +210,8 @@ impl ObjectStore for FaultyClient {
         self.client.check_rights(rule, copied).await
     }
 
-    async fn is_responding(&self) -> bool {
-        self.client.is_responding().await
+    async fn silent_side(&self) -> Option<BucketSide> {
+        self.client.silent_side().await
     }
 }
 

@@ -9,6 +9,7 @@ use bucket_brigade_common::ledger::fleet_control::{
     FleetControl, FleetLimits, Heartbeat, WorkerRole,
 };
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{
     CopiedObject, DestinationState, ObjectStore, StoreError,
 };
@@ -135,8 +136,8 @@ impl ObjectStore for WatchedStore {
         self.client.check_rights(rule, copied).await
     }
 
-    async fn is_responding(&self) -> bool {
-        true
+    async fn silent_side(&self) -> Option<BucketSide> {
+        None
     }
 }
 

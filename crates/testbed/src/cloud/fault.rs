@@ -28,6 +28,8 @@ pub enum FaultEffect {
     EmptyOk,
     /// Performed, but the connection ends in the middle of the answer's body.
     TruncatedBody,
+    /// Performed, but no byte of the answer's body ever comes.
+    StalledBody,
     /// Not performed; the connection ends without an answer.
     Reset,
     /// Performed; the connection ends without an answer.

@@ -147,6 +147,9 @@ impl CloudFrontend {
             FaultEffect::TruncatedBody => {
                 Ok(response::truncate_body(self.perform_observed(operation, call).await).await)
             }
+            FaultEffect::StalledBody => Ok(response::stall_body(
+                self.perform_observed(operation, call).await,
+            )),
             FaultEffect::Reset => Err(ConnectionReset),
             FaultEffect::ResetAfterEffect => {
                 self.perform_observed(operation, call).await;

@@ -94,6 +94,12 @@ pub(super) async fn truncate_body(whole: CloudResponse) -> CloudResponse {
     Response::from_parts(parts, Body::from_stream(body))
 }
 
+/// The head alone.
+pub(super) fn stall_body(whole: CloudResponse) -> CloudResponse {
+    let never = futures::stream::pending::<std::io::Result<Bytes>>();
+    whole.map(|_| Body::from_stream(never))
+}
+
 pub(super) async fn collect_body(body: Body) -> Bytes {
     axum::body::to_bytes(body, usize::MAX)
         .await

@@ -92,6 +92,16 @@ async fn an_object_that_appears_meanwhile_is_not_overwritten() {
 }
 
 #[tokio::test]
+async fn a_refusal_by_condition_counts_only_where_something_stands() {
+    let (rig, store, route, _) = large().await;
+    let refusal = FaultEffect::error(412, "PreconditionFailed");
+    let refusal = Fault::new("CompleteMultipartUpload", refusal);
+    let _refusal = rig.cloud.inject_fault(refusal);
+    let error = store.copy_multipart(&route).await.unwrap_err();
+    assert_eq!(error.code(), "DestinationVanished", "{error}");
+}
+
+#[tokio::test]
 async fn a_failed_part_leaves_nothing_behind() {
     let (rig, store, route, _) = large().await;
     let fault = rig.cloud.inject_fault(Fault::new(

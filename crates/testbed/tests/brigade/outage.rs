@@ -1,5 +1,6 @@
 //! Outages: nothing reaches the dead-letter queue, each is said once, and the work goes on by itself.
 
+use bucket_brigade_common::ledger::RunOptions;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::{Cluster, Fault, FaultEffect};
@@ -71,12 +72,15 @@ async fn assert_nothing_lost(rig: &TestRig) {
 
 /// Feeds images into an outage of this operation, ends it, and expects that all move.
 async fn assert_survives(operation: &str, effect: FaultEffect, trouble: &str, advice: &str) {
+    let fault = Fault::new(operation, effect);
+    assert_survives_fault(fault, RunOptions::default(), trouble, advice).await;
+}
+
+async fn assert_survives_fault(fault: Fault, options: RunOptions, trouble: &str, advice: &str) {
     let rig = TestRig::new().await;
-    rig.open_run().await;
+    rig.open_run_with(options).await;
     let ids = rig.add_images(40).await;
-    let outage = rig
-        .cloud
-        .inject_fault(Fault::new(operation, effect).caller("consumer"));
+    let outage = rig.cloud.inject_fault(fault.caller("consumer"));
     for (number, id) in ids.iter().enumerate() {
         rig.feed_row(id, &format!("image/{number}.png")).await;
     }
@@ -271,6 +275,53 @@ async fn of_a_store_that_can_only_be_read() {
         "check S3's status",
     )
     .await;
+}
+
+/// Whatever the condition, though nothing stands at the destination.
+#[tokio::test]
+async fn of_conditional_writes() {
+    for (method, operation) in [("server", "CopyObject"), ("stream", "PutObject")] {
+        for (status, code, trouble) in [
+            (412, "PreconditionFailed", "DestinationVanished"),
+            (
+                409,
+                "ConditionalRequestConflict",
+                "ConditionalRequestConflict",
+            ),
+        ] {
+            let fault = Fault::new(operation, FaultEffect::error(status, code));
+            let options = RunOptions {
+                copy_method: Some(method.into()),
+                ..RunOptions::default()
+            };
+            let fault = fault.with_header("if-none-match");
+            assert_survives_fault(fault, options, trouble, "If-None-Match").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_object_that_is_refused_by_condition_is_no_outage() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let refusal = Fault::new("CopyObject", FaultEffect::error(412, "PreconditionFailed"));
+    let refusal = refusal.with_header("if-none-match").key_contains("bad");
+    let _refusal = rig.cloud.inject_fault(refusal);
+    let bad = rig.add_image("image/bad.png").await;
+    rig.feed_row(&bad, "image/bad.png").await;
+    for (number, id) in rig.add_images(40).await.iter().enumerate() {
+        rig.feed_row(id, &format!("image/{number}.png")).await;
+    }
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    wait_until("its failure", async || {
+        rig.count_rows("failures").await == 1
+    })
+    .await;
+    wait_until("the others", async || rig.count_rows("moves").await == 40).await;
+    let code = rig.failure_code(&bad).await;
+    assert_eq!(code.as_deref(), Some("DestinationVanished"));
+    let log = stop_consumer(consumer).await;
+    assert!(!log.contains("receiving stops"), "{log}");
 }
 
 #[tokio::test]

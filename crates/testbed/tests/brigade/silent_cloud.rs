@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use bucket_brigade_testbed::Cloud;
 use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::proxy::{SilenceMode, SilentProxy};
 
 use crate::http_endpoint::{free_address, http_get};
 use crate::rig::{TestRig, stop_consumer, wait_until};
 
-async fn start_proxy(rig: &TestRig) -> (SilentProxy, String) {
-    let (_, port) = rig.cloud.endpoint_url().rsplit_once(':').map_or_else(
+pub(crate) async fn start_proxy(cloud: &Cloud) -> (SilentProxy, String) {
+    let (_, port) = cloud.endpoint_url().rsplit_once(':').map_or_else(
         || panic!("no port"),
         |(host, port)| (host.to_owned(), port.trim_end_matches('/').to_owned()),
     );
@@ -18,7 +19,7 @@ async fn start_proxy(rig: &TestRig) -> (SilentProxy, String) {
     (proxy, url)
 }
 
-async fn feed_images(rig: &TestRig, count: usize) {
+pub(crate) async fn feed_images(rig: &TestRig, count: usize) {
     rig.open_run().await;
     let ids = rig.add_images(count).await;
     for (number, id) in ids.iter().enumerate() {
@@ -30,7 +31,7 @@ async fn feed_images(rig: &TestRig, count: usize) {
 async fn copies_go_on_after_all_connections_to_s3_fell_silent() {
     for mode in [SilenceMode::Acknowledging, SilenceMode::Dropping] {
         let rig = TestRig::new().await;
-        let (proxy, url) = start_proxy(&rig).await;
+        let (proxy, url) = start_proxy(&rig.cloud).await;
         feed_images(&rig, 200).await;
         // COPY_TIMEOUT is its default, two minutes.
         let settings = [
@@ -75,7 +76,7 @@ fn assert_told(process: &ChildProcess, began: Instant) {
 #[tokio::test]
 async fn a_silent_queue_is_told_within_twenty_seconds() {
     let rig = TestRig::new().await;
-    let (proxy, url) = start_proxy(&rig).await;
+    let (proxy, url) = start_proxy(&rig.cloud).await;
     rig.add_images(5).await;
     let (feeder_address, consumer_address) = (free_address(), free_address());
     let settings = |address| {
@@ -114,7 +115,7 @@ async fn a_silent_queue_is_told_within_twenty_seconds() {
 #[tokio::test]
 async fn a_silent_store_is_told_within_a_minute_whatever_the_time_limit_of_copies() {
     let rig = TestRig::new().await;
-    let (proxy, url) = start_proxy(&rig).await;
+    let (proxy, url) = start_proxy(&rig.cloud).await;
     feed_images(&rig, 200).await;
     let address = free_address();
     // COPY_TIMEOUT is its default, two minutes.
@@ -152,7 +153,7 @@ async fn a_silent_store_is_told_within_a_minute_whatever_the_time_limit_of_copie
 #[tokio::test]
 async fn an_answer_that_stops_in_its_middle_is_given_up() {
     let rig = TestRig::new().await;
-    let (proxy, url) = start_proxy(&rig).await;
+    let (proxy, url) = start_proxy(&rig.cloud).await;
     feed_images(&rig, 10).await;
     // The head of an answer, and not all of its body.
     proxy.silence_after_bytes(150);

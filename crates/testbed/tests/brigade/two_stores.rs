@@ -1,8 +1,13 @@
 //! Source and destination in two stores, and S3 elsewhere than the queue.
 
-use bucket_brigade_testbed::{Cloud, CloudOptions};
+use std::time::{Duration, Instant};
 
-use crate::rig::{TestRig, wait_for_exit};
+use bucket_brigade_testbed::proxy::SilenceMode;
+use bucket_brigade_testbed::{Cloud, CloudOptions, Fault, FaultEffect};
+
+use crate::http_endpoint::{free_address, http_get};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
+use crate::silent_cloud::{feed_images, start_proxy};
 use crate::stores::{CLEAN, migrate};
 
 /// A destination of its own, and the settings that name it.
@@ -98,4 +103,83 @@ async fn s3_elsewhere_than_the_queue_with_credentials_of_its_own() {
         "with the probe's"
     );
     assert_eq!(counts.count_operation_by("consumer", "CopyObject"), 0);
+}
+
+/// Within a minute `/healthz` says what has no response, and names the store.
+async fn assert_names_silence(address: &str, what: &str, store: &str) {
+    let began = Instant::now();
+    wait_until("the outage", async || {
+        let health = http_get(address, "/healthz").await;
+        health.contains("503") && health.contains(what) && health.contains(store)
+    })
+    .await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_mins(1), "{took:?}");
+}
+
+async fn assert_all_move(rig: &TestRig, count: i64) {
+    rig.wait_until_drained().await;
+    assert_eq!(rig.ledger_counter("moved").await, count);
+    assert_eq!(rig.count_rows("failures").await, 0);
+    assert!(rig.cloud.highest_receive_count() <= 1);
+}
+
+async fn assert_names_silent_source(is_silent_at_start: bool) {
+    let rig = TestRig::new().await;
+    let other = second_store().await;
+    let (url, address) = (other.endpoint_url(), free_address());
+    feed_images(&rig, 400).await;
+    let stall = || {
+        let stall = Fault::new("GetObject", FaultEffect::StalledBody);
+        rig.cloud.inject_fault(stall.caller("consumer"))
+    };
+    let mut stalled = is_silent_at_start.then(stall);
+    // COPY_TIMEOUT is its default, two minutes.
+    let settings = [
+        ("DESTINATION_ENDPOINT", url.as_str()),
+        ("METRICS_ADDR", address.as_str()),
+        ("MAX_CONCURRENCY", "8"),
+    ];
+    let consumer = rig.spawn_consumer(&settings);
+    if !is_silent_at_start {
+        wait_until("some to move", async || rig.count_rows("moves").await > 0).await;
+        stalled = Some(stall());
+    }
+    assert_names_silence(&address, "no response to reads", "from the source store").await;
+    drop(stalled);
+    assert_all_move(&rig, 400).await;
+    stop_consumer(consumer).await;
+}
+
+#[tokio::test]
+async fn a_source_whose_bytes_do_not_come_is_named() {
+    assert_names_silent_source(false).await;
+}
+
+/// Nothing else is known to be readable there.
+#[tokio::test]
+async fn so_is_one_whose_bytes_have_never_come() {
+    assert_names_silent_source(true).await;
+}
+
+#[tokio::test]
+async fn a_destination_that_falls_silent_is_named() {
+    let rig = TestRig::new().await;
+    let other = second_store().await;
+    let (proxy, url) = start_proxy(&other).await;
+    feed_images(&rig, 400).await;
+    let address = free_address();
+    let settings = [
+        ("DESTINATION_ENDPOINT", url.as_str()),
+        ("METRICS_ADDR", address.as_str()),
+        ("MAX_CONCURRENCY", "8"),
+    ];
+    let consumer = rig.spawn_consumer(&settings);
+    wait_until("some to move", async || rig.count_rows("moves").await > 0).await;
+    proxy.silence(SilenceMode::Acknowledging, true);
+    let store = format!("from the destination store, {url}");
+    assert_names_silence(&address, "no response to anything", &store).await;
+    proxy.end_silence();
+    assert_all_move(&rig, 400).await;
+    stop_consumer(consumer).await;
 }

@@ -53,6 +53,18 @@ pub(super) struct BucketHeaders {
     pub(super) pays: bool,
 }
 
+/// Which of two stores it is, for messages; nothing where one holds both buckets.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StoreLabel(pub(super) Option<Arc<str>>);
+
+impl StoreLabel {
+    pub(super) fn append_to(&self, message: &mut String) {
+        if let Some(store) = &self.0 {
+            *message = format!("{message} (at the {store})");
+        }
+    }
+}
+
 impl BucketHeaders {
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
         let owner = self.expected_owner.clone();
@@ -168,6 +180,11 @@ impl S3Access {
 }
 
 impl S3Bucket {
+    pub(super) fn with_label(mut self, label: StoreLabel) -> Self {
+        self.copies.store = label;
+        self
+    }
+
     pub(super) fn with_headers(self, headers: BucketHeaders) -> Self {
         if headers.pairs().is_empty() {
             return self;

@@ -8,6 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::hashed_body::HashedBody;
 use super::inspect::{CARRIED_HEADERS, ObjectHead};
 use super::{S3Bucket, S3Store};
 use crate::aws::error_chain;
@@ -44,7 +45,7 @@ async fn open_range(
     key: &str,
     head: &ObjectHead,
     range: &str,
-) -> Result<SdkBody, StoreError> {
+) -> Result<HashedBody, StoreError> {
     match bucket.open(key, Some(head.etag()), Some(range)).await {
         Ok(object) => Ok(object.body),
         Err(StoreError::DestinationExists) => Err(StoreError::transient(
@@ -122,11 +123,15 @@ async fn bytes_are_equal(
         let theirs = &route.destination_key;
         let theirs = open_range(&store.destination, theirs, destination, &range);
         let (ours, theirs) = (ours.await?, theirs.await?);
+        let failures = [ours.failure(), theirs.failure()];
+        let bodies = bodies_are_equal(SdkBody::from_body_1_x(ours), SdkBody::from_body_1_x(theirs));
         // The time limit of a request ends with the head of the answer.
-        let compared = timeout(store.source.copies.timeout, bodies_are_equal(ours, theirs)).await;
+        let compared = timeout(store.source.copies.timeout, bodies).await;
         let compared = compared.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
-        let is_same =
-            compared.map_err(|error| StoreError::transient("BodyCutShort", error_chain(&error)))?;
+        let is_same = compared.map_err(|error| {
+            let failure = failures.iter().find_map(|failure| failure.get().cloned());
+            failure.unwrap_or_else(|| StoreError::transient("BodyCutShort", error_chain(&error)))
+        })?;
         if !is_same {
             return Ok(false);
         }
@@ -219,7 +224,8 @@ mod tests {
         let error = compare_on(StallingServer { has_etags: true })
             .await
             .unwrap_err();
-        let is_stall = matches!(&error, StoreError::Transient { message, .. } if message.contains("timed out"));
+        let is_stall =
+            matches!(&error, StoreError::Transient { message, .. } if message.contains("no byte"));
         assert!(is_stall, "{error:?}");
     }
 

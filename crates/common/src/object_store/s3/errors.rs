@@ -74,7 +74,7 @@ pub(super) fn store_error(error: impl Into<RequestError>) -> StoreError {
 fn service_error(status: u16, code: String, message: String) -> StoreError {
     let is_one_of = |codes: &[&str]| codes.contains(&code.as_str());
     if is_one_of(&THROTTLING_CODES) || matches!(status, 429 | 503) {
-        StoreError::Throttled { code }
+        StoreError::Throttled { code, message }
     } else if code == "PreconditionFailed" {
         StoreError::DestinationExists
     } else if is_too_large(&code, &message) {

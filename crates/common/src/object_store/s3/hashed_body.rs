@@ -1,9 +1,10 @@
-//! A body that may be hashed as it passes.
+//! A body that is given up when it stalls, and may be hashed as it passes.
 
-use std::io::{Error, ErrorKind};
+use std::future::poll_fn;
+use std::mem::replace;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
@@ -12,32 +13,76 @@ use http_body::{Body, Frame, SizeHint};
 use md5::{Digest, Md5};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::access::StoreLabel;
+use crate::aws::error_chain;
+use crate::aws::exchange::TIMED_OUT;
+use crate::object_store::StoreError;
+
+/// A store that sends no byte for so long has fallen silent, however long a whole copy may take.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+
 /// Of what has passed so far.
 pub(super) type SharedMd5 = Arc<Mutex<Md5>>;
 
-/// Given up when it stalls.
+/// Why a body has ended early, once it has: what it is sent on in does not tell.
+pub(super) type BodyFailure = Arc<OnceLock<StoreError>>;
+
+/// The bytes of a response.
 pub(super) struct HashedBody {
-    source: ByteStream,
+    body: ByteStream,
     left: u64,
     hash: Option<SharedMd5>,
-    limit: Duration,
     stall: Pin<Box<Sleep>>,
+    /// Whether a byte is waited for. While the other side takes none, nothing stalls here.
+    is_waiting: bool,
+    failure: BodyFailure,
+    /// The store that sends it.
+    store: StoreLabel,
 }
 
 impl HashedBody {
-    pub(super) fn new(
-        source: SdkBody,
-        size: u64,
-        hash: Option<SharedMd5>,
-        limit: Duration,
-    ) -> Self {
+    pub(super) fn new(body: SdkBody, size: u64, store: StoreLabel) -> Self {
         Self {
-            source: ByteStream::new(source),
+            body: ByteStream::new(body),
             left: size,
-            hash,
-            limit,
-            stall: Box::pin(sleep(limit)),
+            hash: None,
+            stall: Box::pin(sleep(STALL_LIMIT)),
+            is_waiting: false,
+            failure: BodyFailure::default(),
+            store,
         }
+    }
+
+    #[must_use]
+    pub(super) fn hashed(self, hash: SharedMd5) -> Self {
+        let hash = Some(hash);
+        Self { hash, ..self }
+    }
+
+    /// How many bytes are still to come.
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
+    pub(super) fn failure(&self) -> BodyFailure {
+        Arc::clone(&self.failure)
+    }
+
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, StoreError>> {
+        let frame = poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await?;
+        Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
+    }
+
+    pub(super) fn stalled(&self, limit: Duration) -> StoreError {
+        let mut message = format!("no byte of an object has come for {limit:?}");
+        self.store.append_to(&mut message);
+        StoreError::transient(TIMED_OUT, message)
+    }
+
+    fn cut_short(&self, error: &(dyn std::error::Error + 'static)) -> StoreError {
+        let mut message = error_chain(error);
+        self.store.append_to(&mut message);
+        StoreError::transient("BodyCutShort", message)
     }
 
     fn pass(&mut self, chunk: Bytes) -> Frame<Bytes> {
@@ -47,29 +92,38 @@ impl HashedBody {
         }
         let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         self.left = self.left.saturating_sub(length);
-        self.stall.as_mut().reset(Instant::now() + self.limit);
         Frame::data(chunk)
+    }
+
+    /// When it has been waited for a byte for too long.
+    fn poll_stall(&mut self, context: &mut Context<'_>) -> Poll<StoreError> {
+        if !replace(&mut self.is_waiting, true) {
+            self.stall.as_mut().reset(Instant::now() + STALL_LIMIT);
+        }
+        ready!(self.stall.as_mut().poll(context));
+        Poll::Ready(self.stalled(STALL_LIMIT))
     }
 }
 
 impl Body for HashedBody {
     type Data = Bytes;
-    type Error = Error;
+    type Error = StoreError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match Pin::new(&mut self.source).poll_next(context) {
-            Poll::Ready(chunk) => {
-                let chunk = chunk.map(|chunk| chunk.map_err(Error::other));
-                Poll::Ready(chunk.map(|chunk| chunk.map(|chunk| self.pass(chunk))))
+    ) -> Poll<Option<Result<Frame<Bytes>, StoreError>>> {
+        let error = match Pin::new(&mut self.body).poll_next(context) {
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Ok(chunk))) => {
+                self.is_waiting = false;
+                return Poll::Ready(Some(Ok(self.pass(chunk))));
             }
-            Poll::Pending => {
-                let stalled = self.stall.as_mut().poll(context);
-                stalled.map(|()| Some(Err(ErrorKind::TimedOut.into())))
-            }
-        }
+            Poll::Ready(Some(Err(error))) => self.cut_short(&error),
+            Poll::Pending => ready!(self.poll_stall(context)),
+        };
+        let error = self.failure.get_or_init(|| error).clone();
+        Poll::Ready(Some(Err(error)))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -88,20 +142,25 @@ pub(super) fn hex(md5: &[u8; 16]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use tokio::time::advance;
 
     use super::*;
     use crate::object_store::s3::fixture::body;
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_hashed_as_it_passes_and_given_up_when_it_stalls() {
-        let stalling = body(b"abc", 3, true);
         let hash = SharedMd5::default();
-        let mut body = HashedBody::new(stalling, 4, Some(hash.clone()), Duration::from_mins(1));
-        let mut next = async || poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
-        assert!(next().await.unwrap().is_ok());
-        let error = next().await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let mut body = HashedBody::new(body(b"abc", 2, true), 4, StoreLabel::default());
+        body = body.hashed(hash.clone());
+        let failure = body.failure();
+        assert!(body.next().await.unwrap().is_ok());
+        // The other side takes its time: nothing is waited for.
+        advance(STALL_LIMIT * 2).await;
+        assert!(body.next().await.unwrap().is_ok());
+        let began = Instant::now();
+        let error = body.next().await.unwrap().unwrap_err();
+        assert_eq!(began.elapsed().as_secs(), STALL_LIMIT.as_secs());
+        assert!(!error.is_response() && failure.get().is_some(), "{error}");
         assert_eq!(hex(&finish(&hash)), "900150983cd24fb0d6963f7d28e17f72");
     }
 }

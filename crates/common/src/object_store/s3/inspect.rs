@@ -6,7 +6,9 @@ use std::time::Duration;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use super::access::StoreLabel;
 use super::copy::{ObjectRequest, RequestHeaders};
+use super::hashed_body::HashedBody;
 use super::{S3Bucket, S3Store, bare_etag, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::connections::has_marked_byte;
@@ -42,14 +44,15 @@ pub struct ObjectHead {
 pub(super) struct OpenedObject {
     pub(super) head: ObjectHead,
     pub(super) size: u64,
-    pub(super) body: SdkBody,
+    pub(super) body: HashedBody,
 }
 
 impl OpenedObject {
-    pub(super) fn of(mut response: HttpResponse) -> Result<Self, StoreError> {
+    pub(super) fn of(mut response: HttpResponse, store: StoreLabel) -> Result<Self, StoreError> {
         let body = response.take_body();
         let head = ObjectHead::of(response, "GetObject")?;
         let size = u64::try_from(head.size_bytes).unwrap_or_default();
+        let body = HashedBody::new(body, size, store);
         Ok(Self { head, size, body })
     }
 }

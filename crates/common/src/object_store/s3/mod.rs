@@ -24,9 +24,10 @@ mod stream;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use futures::future::join;
+use futures::future::{join, select_ok};
 use tokio::sync::OnceCell;
 
+use access::StoreLabel;
 pub use access::{S3Access, S3Bucket};
 pub use attributes::{CopyAttributes, FROM_SOURCE};
 pub use encoding::copy_source;
@@ -178,6 +179,21 @@ impl S3Store {
         confirm_copy(copied.map_err(store_error)?.etag.as_deref())
     }
 
+    /// A refusal by condition is no more proof than a 200: it counts only with an object at `key`.
+    async fn check_refusal<T>(
+        &self,
+        written: Result<T, StoreError>,
+        key: &str,
+    ) -> Result<T, StoreError> {
+        let is_refused = matches!(written, Err(StoreError::DestinationExists));
+        if is_refused && self.replace_etag.is_none() {
+            // Boxed, so that what is rare makes no room in each copy in flight.
+            let head = Box::pin(self.destination.head(key)).await?;
+            head.ok_or_else(StoreError::destination_vanished)?;
+        }
+        written
+    }
+
     /// Refuses to go on when there is an object at the destination. Only for stores that ignore the
     /// condition on the copy itself: between this HEAD and the copy another writer can slip in.
     async fn ensure_destination_free(&self, route: &MoveRoute) -> Result<(), StoreError> {
@@ -197,12 +213,15 @@ impl ObjectStore for S3Store {
             Box::pin(self.ensure_destination_free(route)).await?;
         }
         let (from, to) = (&route.source_key, &route.destination_key);
-        self.write_copy(&self.source, from, to, condition, &self.options.attributes)
-            .await
+        let copied = self
+            .write_copy(&self.source, from, to, condition, &self.options.attributes)
+            .await;
+        self.check_refusal(copied, to).await
     }
 
     async fn copy_multipart(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
-        multipart::copy_in_parts(self, route).await
+        let copied = multipart::copy_in_parts(self, route).await;
+        self.check_refusal(copied, &route.destination_key).await
     }
 
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError> {
@@ -217,12 +236,31 @@ impl ObjectStore for S3Store {
         Box::pin(self.copy_for_rights(rule, copied)).await
     }
 
-    async fn is_responding(&self) -> bool {
+    async fn check_source(&self, source_keys: &[String]) -> Result<(), StoreError> {
+        if self.options.method == CopyMethod::Server || source_keys.is_empty() {
+            return Ok(());
+        }
+        let reads = source_keys
+            .iter()
+            .map(|key| Box::pin(self.source.check_first_byte(key)));
+        select_ok(reads).await.map(drop)
+    }
+
+    async fn silent_side(&self) -> Option<BucketSide> {
         let (source, destination) = (
             self.source.is_responding(),
             self.destination.is_responding(),
         );
-        matches!(Box::pin(join(source, destination)).await, (true, true))
+        match Box::pin(join(source, destination)).await {
+            (true, true) => None,
+            (false, _) => Some(BucketSide::Source),
+            (true, false) => Some(BucketSide::Destination),
+        }
+    }
+
+    fn store_name(&self, side: BucketSide) -> Option<String> {
+        let StoreLabel(name) = &self.bucket_at(side).copies.store;
+        name.as_deref().map(ToOwned::to_owned)
     }
 }
 

@@ -64,10 +64,17 @@ pub(super) async fn copy_in_parts(
         upload.abort().await;
     }
     upload.is_open = false;
-    copied.map(|copied| CopiedObject {
-        size_bytes: Some(source.size_bytes),
-        ..copied
-    })
+    match copied {
+        Ok(copied) => Ok(CopiedObject {
+            size_bytes: Some(source.size_bytes),
+            ..copied
+        }),
+        Err(StoreError::TooLarge) => Err(StoreError::permanent(
+            "EntityTooLarge",
+            format!("the store takes this object of {size} bytes in parts no more than whole"),
+        )),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_conditional(store: &S3Store) -> bool {

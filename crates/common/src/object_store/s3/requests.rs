@@ -1,9 +1,12 @@
 //! Requests about one object, besides its copy and a HEAD.
 
 use aws_sdk_s3::primitives::SdkBody;
+use tokio::time::timeout;
 
+use super::access::StoreLabel;
 use super::copy::{CopyCondition, ObjectRequest, RequestHeaders};
 use super::encoding::encode_query;
+use super::hashed_body::HashedBody;
 use super::inspect::{HEAD_TIMEOUT, OpenedObject};
 use super::stream::Upload;
 use super::{S3Bucket, store_error};
@@ -32,7 +35,21 @@ impl S3Bucket {
         // Of its head. The bytes have limits of their own.
         let limit = self.copies.timeout.min(HEAD_TIMEOUT);
         let sent = self.copies.send(&request, SdkBody::empty(), limit).await;
-        OpenedObject::of(sent.map_err(store_error)?)
+        OpenedObject::of(sent.map_err(store_error)?, self.copies.store.clone())
+    }
+
+    /// Whether its bytes come. A refusal is a response, too.
+    pub(super) async fn check_first_byte(&self, key: &str) -> Result<(), StoreError> {
+        let read = async {
+            let mut body = self.open(key, None, Some("bytes=0-0")).await?.body;
+            let first = timeout(HEAD_TIMEOUT, body.next()).await;
+            let first = first.unwrap_or_else(|_| Some(Err(body.stalled(HEAD_TIMEOUT))));
+            first.transpose().map(drop)
+        };
+        match read.await {
+            Err(error) if !error.is_response() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it can be read.
@@ -47,7 +64,8 @@ impl S3Bucket {
         bytes: &'static [u8],
     ) -> Result<String, StoreError> {
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let upload = Upload::of(SdkBody::from(bytes), size, None, self.copies.timeout);
+        let body = HashedBody::new(SdkBody::from(bytes), size, StoreLabel::default());
+        let upload = Upload::of(body, None, self.copies.timeout);
         let written = upload.await?.write(self, key, query, Vec::new()).await?;
         Ok(written.copied.etag)
     }

@@ -1,11 +1,10 @@
-//! Can objects be copied at all? Asked when copies fail, by a copy to a key that no image has. It is
-//! unconditional: a refusal by condition would prove no right to write.
+//! Can objects be copied at all? Asked when copies fail, by a copy to a key that no image has: conditional like
+//! theirs, so that it meets what they meet.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::copy::CopyCondition;
 use super::probe::{CopyProbe, PROBE_BODY};
 use super::{S3Bucket, S3Store};
 use crate::object_store::StoreError;
@@ -55,8 +54,10 @@ impl S3Store {
         key: &str,
     ) -> Result<(), StoreError> {
         let probe = self.copy_probe(rule.destination_key_prefix());
-        let checked = match probe.write(source, key, CopyCondition::None).await {
-            Ok(()) => probe.head().await.map(drop),
+        let written = probe.write(source, key, self.condition()).await;
+        let checked = match self.check_refusal(written, &probe.key).await {
+            // Nobody else writes there: sent again, it has met itself.
+            Ok(()) | Err(StoreError::DestinationExists) => probe.head().await.map(drop),
             Err(error) => Err(error),
         };
         // The copy may have been made although the answer says otherwise.

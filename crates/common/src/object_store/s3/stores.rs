@@ -6,7 +6,7 @@ use aws_config::SdkConfig;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
-use super::access::BucketHeaders;
+use super::access::{BucketHeaders, StoreLabel};
 use super::{S3Access, S3Bucket};
 use crate::aws::{error_chain, load_profile};
 use crate::ledger::{RunOptions, RunSpec};
@@ -44,10 +44,25 @@ impl StoreSettings {
         };
         let source_headers = headers(&options.expected_source_owner);
         let destination_headers = headers(&options.expected_destination_owner);
+        let (source, destination) = (source.await?, destination.await?);
         Ok((
-            source.await?.with_headers(source_headers),
-            destination.await?.with_headers(destination_headers),
+            source
+                .with_headers(source_headers)
+                .with_label(self.label(BucketSide::Source)),
+            destination
+                .with_headers(destination_headers)
+                .with_label(self.label(BucketSide::Destination)),
         ))
+    }
+
+    fn label(&self, side: BucketSide) -> StoreLabel {
+        let name = match side {
+            BucketSide::Source => "source store",
+            BucketSide::Destination => "destination store",
+        };
+        let endpoint = self.at(side).endpoint.as_ref();
+        let label = endpoint.map_or_else(|| name.into(), |url| format!("{name}, {url}").into());
+        StoreLabel((!self.is_one_store()).then_some(label))
     }
 
     /// The destination as another sees it, by a profile that `setting` names.

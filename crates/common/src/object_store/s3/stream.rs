@@ -1,25 +1,20 @@
 //! Copies whose bytes go through this process: between two stores, and where a store refuses to overwrite on an upload
 //! alone. Read and written at once, so that memory does not grow with the objects.
 
-use std::future::poll_fn;
-use std::io::{Error, ErrorKind};
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, SdkBody};
+use aws_sdk_s3::primitives::SdkBody;
 use aws_smithy_types::base64;
-use http_body::Body;
 use md5::{Digest, Md5};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::copy::{CopyCondition, ObjectRequest, RequestHeaders};
-use super::hashed_body::{HashedBody, SharedMd5, finish, hex};
+use super::hashed_body::{BodyFailure, HashedBody, SharedMd5, finish, hex};
 use super::inspect::{OpenedObject, md5_of};
 use super::multipart::{PartCopy, source_error};
 use super::{CopyAttributes, S3Bucket, S3Store, bare_etag, confirm_copy, store_error};
-use crate::aws::error_chain;
 use crate::object_store::{CopiedObject, StoreError};
 
 /// An object up to this size whose MD5 is not known is read whole, so that it can be sent along.
@@ -74,7 +69,7 @@ impl StreamedCopy<'_> {
         }
         let object = self.source.open(self.source_key, None, None).await?;
         let (size, etag) = (object.head.size_bytes, object.head.etag().to_owned());
-        let md5 = read_md5(object, self.source.copies.timeout).await?;
+        let md5 = read_md5(object).await?;
         let head = self.source.head(self.source_key).await?;
         if head.is_none_or(|head| (head.size_bytes, head.etag()) != (size, &*etag)) {
             return Err(other_bytes());
@@ -102,7 +97,7 @@ impl StreamedCopy<'_> {
         headers.extend(self.condition.header());
         let etag_md5 = object.head.md5();
         let md5 = known_md5.or(etag_md5);
-        let upload = Upload::of(object.body, size, md5, source.copies.timeout).await?;
+        let upload = Upload::of(object.body, md5, source.copies.timeout).await?;
         let destination = &self.store.destination;
         let written = upload.write(destination, self.key, "", headers).await?;
         if written.is_proven && etag_md5 == Some(written.md5) {
@@ -131,7 +126,7 @@ impl StreamedCopy<'_> {
         let etag = Some(&*written.copied.etag);
         let object = destination.open(self.key, etag, None).await?;
         let has_size = object.size == size;
-        let md5 = read_md5(object, destination.copies.timeout).await?;
+        let md5 = read_md5(object).await?;
         Ok(has_size && md5 == written.md5)
     }
 
@@ -170,7 +165,7 @@ pub(super) async fn copy_streamed_part(
             ),
         ));
     }
-    let upload = Upload::of(object.body, size, None, source.copies.timeout).await?;
+    let upload = Upload::of(object.body, None, source.copies.timeout).await?;
     let (destination, key) = (&copy.store.destination, &route.destination_key);
     let written = upload.write(destination, key, query, Vec::new()).await?;
     // Where the ETag says nothing of the bytes, the connection's own checksums must do.
@@ -203,6 +198,8 @@ pub(super) struct Upload {
     size: u64,
     body: SdkBody,
     md5: UploadMd5,
+    /// Of the bytes to be sent.
+    failure: BodyFailure,
 }
 
 enum UploadMd5 {
@@ -223,31 +220,30 @@ pub(super) struct WrittenBytes {
 
 impl Upload {
     pub(super) async fn of(
-        content: SdkBody,
-        size: u64,
+        content: HashedBody,
         known_md5: Option<[u8; 16]>,
         limit: Duration,
     ) -> Result<Self, StoreError> {
+        let (size, failure) = (content.left(), content.failure());
         let (body, md5) = match known_md5 {
-            Some(md5) => {
-                let body = HashedBody::new(content, size, None, limit);
-                (SdkBody::from_body_1_x(body), UploadMd5::Sent(md5))
-            }
+            Some(md5) => (SdkBody::from_body_1_x(content), UploadMd5::Sent(md5)),
             None if size <= WHOLE_BYTES => {
-                let read = timeout(limit, ByteStream::new(content).collect()).await;
-                let read = read.map_err(|_| cut_short(&Error::from(ErrorKind::TimedOut)))?;
-                let bytes = read.map(AggregatedBytes::into_bytes);
-                let bytes = bytes.map_err(|error| cut_short(&error))?;
+                let bytes = read_whole(content, limit).await?;
                 let md5 = UploadMd5::Sent(Md5::digest(&bytes).into());
                 (SdkBody::from(bytes), md5)
             }
             None => {
                 let hash = SharedMd5::default();
-                let body = HashedBody::new(content, size, Some(hash.clone()), limit);
+                let body = content.hashed(hash.clone());
                 (SdkBody::from_body_1_x(body), UploadMd5::Passing(hash))
             }
         };
-        Ok(Self { size, body, md5 })
+        Ok(Self {
+            size,
+            body,
+            md5,
+            failure,
+        })
     }
 
     pub(super) async fn write(
@@ -279,7 +275,14 @@ impl Upload {
             .timeout
             .saturating_mul(pieces.saturating_add(1));
         let sent = bucket.copies.send(&request, self.body, limit).await;
-        let response = sent.map_err(store_error)?;
+        // What does not come from the source ends the request to the destination.
+        let failed = |error| {
+            self.failure
+                .get()
+                .cloned()
+                .unwrap_or_else(|| store_error(error))
+        };
+        let response = sent.map_err(failed)?;
         let header = |name| response.headers().get(name);
         let copied = confirm_copy(header("etag"))?;
         let encryption = header("x-amz-server-side-encryption");
@@ -297,11 +300,23 @@ impl Upload {
     }
 }
 
-async fn read_md5(object: OpenedObject, limit: Duration) -> Result<[u8; 16], StoreError> {
+async fn read_whole(mut body: HashedBody, limit: Duration) -> Result<Vec<u8>, StoreError> {
+    let read = timeout(limit, async {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes)
+    });
+    let read = read.await;
+    read.unwrap_or_else(|_| Err(body.stalled(limit)))
+}
+
+async fn read_md5(object: OpenedObject) -> Result<[u8; 16], StoreError> {
     let hash = SharedMd5::default();
-    let mut body = HashedBody::new(object.body, object.size, Some(hash.clone()), limit);
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        frame.map_err(|error| cut_short(&error))?;
+    let mut body = object.body.hashed(hash.clone());
+    while let Some(chunk) = body.next().await {
+        chunk?;
     }
     Ok(finish(&hash))
 }
@@ -315,10 +330,6 @@ fn other_bytes() -> StoreError {
 
 fn broken_copy() -> StoreError {
     StoreError::transient("BrokenCopy", "other bytes were written than read")
-}
-
-fn cut_short(error: &(dyn std::error::Error + 'static)) -> StoreError {
-    StoreError::transient("BodyCutShort", error_chain(error))
 }
 
 #[cfg(test)]

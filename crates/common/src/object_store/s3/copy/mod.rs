@@ -25,7 +25,7 @@ pub(super) use address::{BucketAddress, endpoint_params};
 pub(super) use response::XmlResponse;
 
 use super::S3Bucket;
-use super::access::BucketHeaders;
+use super::access::{BucketHeaders, StoreLabel};
 use super::encoding::{copy_source, encode_key};
 use crate::aws::exchange::{self, USER_AGENT, timed_out, within};
 use crate::aws::signer::{self, RequestSigner};
@@ -87,6 +87,7 @@ pub(super) struct CopyClient {
     /// The bucket.
     pub name: String,
     pub headers: BucketHeaders,
+    pub store: StoreLabel,
 }
 
 impl CopyClient {
@@ -104,6 +105,7 @@ impl CopyClient {
             timeout,
             name: name.to_owned(),
             headers: BucketHeaders::default(),
+            store: StoreLabel::default(),
         }
     }
 
@@ -114,10 +116,15 @@ impl CopyClient {
         let first = Some(SMALL_COPY_TIMEOUT).filter(|first| *first < self.timeout);
         for limit in first.into_iter().chain([self.timeout]) {
             if let Ok(result) = timeout(limit, self.exchange_once(copy, "")).await {
-                return result;
+                return result.map_err(|error| self.name_store(error));
             }
         }
-        Err(timed_out(copy.operation))
+        Err(self.name_store(timed_out(copy.operation)))
+    }
+
+    fn name_store(&self, mut error: RequestError) -> RequestError {
+        self.store.append_to(&mut error.message);
+        error
     }
 
     /// Sends it with this body, and reads the answer.
@@ -130,7 +137,8 @@ impl CopyClient {
         body: &str,
     ) -> Result<XmlResponse, RequestError> {
         let exchange = self.exchange_once(request, body);
-        within(request.operation, self.timeout, exchange).await
+        let response = within(request.operation, self.timeout, exchange).await;
+        response.map_err(|error| self.name_store(error))
     }
 
     async fn exchange_once(
@@ -156,7 +164,8 @@ impl CopyClient {
         limit: Duration,
     ) -> Result<HttpResponse, RequestError> {
         let sent = self.send_signed(request, body);
-        let (response, _) = within(request.operation, limit, sent).await?;
+        let response = within(request.operation, limit, sent).await;
+        let (response, _) = response.map_err(|error| self.name_store(error))?;
         Ok(response)
     }
 

@@ -13,28 +13,39 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::hex;
-use crate::object_store::ObjectStore;
 use crate::object_store::s3::fixture::{self, http_response};
 use crate::object_store::s3::{CopyMethod, S3Store};
+use crate::object_store::{ObjectStore, StoreError};
 use crate::path_rule::MoveRoute;
 
 /// The memory is the process's.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 const BAD_DIGEST: &str = "<Error><Code>BadDigest</Code></Error>";
+const TOO_LARGE: &str = "<Error><Code>EntityTooLarge</Code></Error>";
 const NO_TAGS: &str = "<Tagging><TagSet/></Tagging>";
 const UPLOAD: &str =
     "<InitiateMultipartUploadResult><UploadId>u 1</UploadId></InitiateMultipartUploadResult>";
+
+/// What becomes of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Uploads {
+    #[default]
+    Written,
+    /// They never end.
+    Held,
+    /// Another byte is written than was sent.
+    Broken,
+    /// They are too large, whatever their size.
+    Refused,
+}
 
 #[derive(Debug, Clone, Default)]
 struct OneObject {
     bytes: Vec<u8>,
     /// In place of the MD5.
     etag: Option<&'static str>,
-    /// Whether uploads never end.
-    holds_uploads: bool,
-    /// Whether another byte is written than was sent.
-    breaks_uploads: bool,
+    uploads: Uploads,
     /// Whether some of the metadata fits into no header.
     keeps_metadata_back: bool,
     written: Arc<std::sync::Mutex<Vec<u8>>>,
@@ -80,17 +91,21 @@ impl OneObject {
     }
 
     async fn write(self, mut request: HttpRequest) -> HttpResponse {
-        if self.holds_uploads {
+        if self.uploads == Uploads::Held {
             std::future::pending::<()>().await;
+        }
+        if self.uploads == Uploads::Refused {
+            return http_response(400, TOO_LARGE);
         }
         let bytes = ByteStream::new(request.take_body()).collect().await;
         let mut bytes = bytes.unwrap().to_vec();
-        bytes[0] ^= u8::from(self.breaks_uploads);
+        let is_broken = self.uploads == Uploads::Broken;
+        bytes[0] ^= u8::from(is_broken);
         let md5: [u8; 16] = Md5::digest(&bytes).into();
         let header = |name| request.headers().get(name);
         let sent = header("content-md5").is_none_or(|sent| sent == base64::encode(md5));
         assert_eq!(header("content-length"), Some(&*bytes.len().to_string()));
-        if !sent && !self.breaks_uploads {
+        if !sent && !is_broken {
             return http_response(400, BAD_DIGEST);
         }
         *self.written.lock().unwrap() = bytes;
@@ -153,7 +168,7 @@ async fn memory_is_bounded_whatever_the_objects_sizes() {
     let _turn = TURN.lock().await;
     for (size, begun) in [(4 << 10, 300), (256 << 10, 191), (1 << 20, 96)] {
         let object = OneObject {
-            holds_uploads: true,
+            uploads: Uploads::Held,
             ..OneObject::of(size)
         };
         assert_eq!(begun_uploads(object, 300).await, begun, "{size}");
@@ -217,7 +232,7 @@ async fn other_bytes_than_were_read_are_removed_again() {
     for etag in [None, Some("0a-2")] {
         let object = OneObject {
             etag,
-            breaks_uploads: true,
+            uploads: Uploads::Broken,
             ..OneObject::of(600 << 10)
         };
         let error = store(&object).await.copy(&route()).await.unwrap_err();
@@ -247,7 +262,7 @@ async fn metadata_that_no_header_holds_is_not_lost_in_silence() {
 async fn an_upload_in_parts_that_is_given_up_leaves_nothing_behind() {
     let _turn = TURN.lock().await;
     let object = OneObject {
-        holds_uploads: true,
+        uploads: Uploads::Held,
         ..OneObject::of(1 << 20)
     };
     let store = store(&object).await;
@@ -260,4 +275,17 @@ async fn an_upload_in_parts_that_is_given_up_leaves_nothing_behind() {
         abort.starts_with("DELETE") && abort.contains("uploadId=u%201"),
         "{abort}"
     );
+}
+
+/// Smaller ones may pass: it is this object's trouble, and no further try's.
+#[tokio::test(start_paused = true)]
+async fn an_object_too_large_for_the_store_in_parts_too_fails_for_good() {
+    let _turn = TURN.lock().await;
+    let object = OneObject {
+        uploads: Uploads::Refused,
+        ..OneObject::of(600 << 10)
+    };
+    let error = store(&object).await.copy_whole(&route()).await.unwrap_err();
+    let is_permanent = matches!(error, StoreError::Permanent { .. });
+    assert!(is_permanent && error.code() == "EntityTooLarge", "{error}");
 }
