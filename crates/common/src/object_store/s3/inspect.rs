@@ -192,7 +192,11 @@ impl S3Bucket {
         };
         let limit = self.copies.timeout.min(HEAD_TIMEOUT);
         match self.copies.send(&request, SdkBody::empty(), limit).await {
-            Ok(response) => ObjectHead::of(response, "HeadObject").map(Some),
+            Ok(response) => {
+                let head = ObjectHead::of(response, "HeadObject")?;
+                self.learn_tags(&head);
+                Ok(Some(head))
+            }
             Err(error) if error.origin == ErrorOrigin::Service && error.status == 404 => Ok(None),
             Err(error) if error.code == "BadRequest" => Err(self.explain(key, error).await),
             Err(error) => Err(store_error(error)),

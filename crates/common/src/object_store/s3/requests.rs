@@ -32,7 +32,9 @@ impl S3Bucket {
         // Of its head. The bytes have limits of their own.
         let limit = self.copies.timeout.min(HEAD_TIMEOUT);
         let sent = self.copies.send(&request, SdkBody::empty(), limit).await;
-        OpenedObject::of(sent.map_err(store_error)?)
+        let object = OpenedObject::of(sent.map_err(store_error)?)?;
+        self.learn_tags(&object.head);
+        Ok(object)
     }
 
     /// Whether it can be read.
