@@ -1,7 +1,7 @@
 //! Dead letters: the message of a row that has failed for good goes straight to the dead-letter queue. What is not
 //! confirmed there is released instead, and the redrive policy takes it a few receives later.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bucket_brigade_common::batch::{BatchConfig, Batcher};
@@ -9,6 +9,7 @@ use bucket_brigade_common::queue::{
     DeadLetter, EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, QueueError, ReceivedMessage,
 };
 use futures::FutureExt;
+use tokio::time::Instant;
 
 use crate::protocol::Event;
 
@@ -19,16 +20,23 @@ const DEAD_LETTER_BATCHES: BatchConfig = BatchConfig {
     concurrency: 4,
 };
 
+/// When a queue that was not there, or refused, is asked again: an operator may have mended it.
+const RECHECK_INTERVAL: Duration = Duration::from_mins(1);
+
 pub struct DeadLetterSender(Batcher<DeadLetter, Event>);
 
 const UNCONFIRMED: Event = Event::DeadLetterSent { confirmed: false };
 
 impl DeadLetterSender {
     pub fn new(queue: &Arc<dyn MessageQueue>) -> Self {
-        let (queue, refusal) = (Arc::clone(queue), Arc::<OnceLock<QueueError>>::default());
+        let (queue, refusal) = (Arc::clone(queue), Arc::<LastRefusal>::default());
         Self(Batcher::new(DEAD_LETTER_BATCHES, move |letters| {
             let (queue, refusal) = (Arc::clone(&queue), Arc::clone(&refusal));
-            async move { send_letters(&*queue, &letters, &refusal).await }.boxed()
+            async move {
+                let sending = queue.send_dead_letters(&letters);
+                send_unless_refused(letters.len(), sending, &refusal).await
+            }
+            .boxed()
         }))
     }
 
@@ -41,51 +49,97 @@ impl DeadLetterSender {
     }
 }
 
-/// One try. Where a right or the queue is missing there is no other.
-async fn send_letters(
-    queue: &dyn MessageQueue,
-    letters: &[DeadLetter],
-    refusal: &OnceLock<QueueError>,
-) -> Vec<Event> {
-    let mut entries = Vec::new();
-    if refusal.get().is_none() {
-        match queue.send_dead_letters(letters).await {
-            Ok(outcomes) => entries = outcomes,
-            Err(error) => note_error(error, refusal),
-        }
+/// What the queue said to the newest try, and when; nothing after a success.
+#[derive(Default)]
+struct LastRefusal(Mutex<Option<(Event, Instant)>>);
+
+impl LastRefusal {
+    fn lock(&self) -> MutexGuard<'_, Option<(Event, Instant)>> {
+        // Nothing that can panic runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let is_missing = refusal
-        .get()
-        .is_some_and(QueueError::is_about_missing_queue);
-    let otherwise = if is_missing {
-        Event::DeadLetterQueueMissing
-    } else {
-        UNCONFIRMED
-    };
-    let event = |entry| match entry {
-        EntryOutcome::Done => Event::DeadLetterSent { confirmed: true },
-        _ => otherwise.clone(),
-    };
-    let mut events: Vec<Event> = entries.into_iter().map(event).collect();
-    events.resize(letters.len(), otherwise);
-    events
+
+    /// While there is no use in another try.
+    fn current(&self) -> Option<Event> {
+        let refusal = self.lock().clone();
+        let refusal = refusal.filter(|(_, at)| at.elapsed() < RECHECK_INTERVAL);
+        refusal.map(|(event, _)| event)
+    }
+
+    /// Warns of the first in a row.
+    fn note(&self, error: &QueueError) -> Event {
+        let is_missing = error.is_about_missing_queue();
+        if !is_missing && !error.is_denied() {
+            tracing::debug!(%error, "dead letters are left to the redrive policy");
+            return UNCONFIRMED;
+        }
+        let (event, remedy) = if is_missing {
+            (Event::DeadLetterQueueMissing, "create it")
+        } else {
+            (UNCONFIRMED, "grant it (deploy/policies/consumer.json)")
+        };
+        let earlier = self.lock().replace((event.clone(), Instant::now()));
+        if earlier.is_none() {
+            tracing::warn!(
+                "messages of rows that failed for good cannot be sent to the dead-letter queue, and are left to the redrive policy: {error}; {remedy}"
+            );
+        }
+        event
+    }
 }
 
-fn note_error(error: QueueError, refusal: &OnceLock<QueueError>) {
-    let remedy = if error.is_about_missing_queue() {
-        "create it"
-    } else {
-        "grant sqs:SendMessage there (deploy/policies/consumer.json)"
-    };
-    let (text, stays) = (
-        error.to_string(),
-        error.is_denied() || error.is_about_missing_queue(),
-    );
-    if stays && refusal.set(error).is_ok() {
-        tracing::warn!(
-            "messages of rows that failed for good cannot be sent to the dead-letter queue, and are left to the redrive policy: {text}; {remedy}"
-        );
-    } else {
-        tracing::debug!(error = text, "dead letters are left to the redrive policy");
+/// One try. Where a right or the queue is missing there is no other for a while.
+async fn send_unless_refused(
+    letters: usize,
+    sending: impl Future<Output = Result<Vec<EntryOutcome>, QueueError>>,
+    refusal: &LastRefusal,
+) -> Vec<Event> {
+    if let Some(event) = refusal.current() {
+        return vec![event; letters];
+    }
+    match sending.await {
+        Ok(outcomes) => {
+            *refusal.lock() = None;
+            let event = |outcome| Event::DeadLetterSent {
+                confirmed: outcome == EntryOutcome::Done,
+            };
+            let mut events: Vec<Event> = outcomes.into_iter().map(event).collect();
+            events.resize(letters, UNCONFIRMED);
+            events
+        }
+        Err(error) => vec![refusal.note(&error); letters],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_was_created_again_is_used_after_a_while() {
+        let refusal = LastRefusal::default();
+        let missing = || {
+            Err(QueueError::Refused {
+                operation: "SendMessageBatch",
+                code: "QueueDoesNotExist".into(),
+                message: String::new(),
+            })
+        };
+        let done = || Ok(vec![EntryOutcome::Done]);
+        let confirmed = Event::DeadLetterSent { confirmed: true };
+        let mut met = Vec::new();
+        for (said, wait) in [
+            (missing(), Duration::from_secs(59)),
+            (done(), Duration::from_secs(1)),
+            (done(), Duration::ZERO),
+            (missing(), Duration::ZERO),
+        ] {
+            met.extend(send_unless_refused(1, async { said }, &refusal).await);
+            advance(wait).await;
+        }
+        let missing = Event::DeadLetterQueueMissing;
+        assert_eq!(met, [missing.clone(), missing.clone(), confirmed, missing]);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
+use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::MessageQueue;
 use tokio::time::Instant;
 
@@ -60,13 +61,16 @@ fn log_stall(backlog: u64, consumers: u64) {
     if consumers == 0 {
         tracing::warn!(
             backlog,
-            "{backlog} messages wait in the queue, and no consumer is running"
+            "{} in the queue, and no consumer is running",
+            counted(backlog, "message waits", "messages wait")
         );
     } else {
         tracing::info!(
             backlog,
             consumers,
-            "{backlog} messages are left for {consumers} consumers: rows that failed are retried after a while"
+            "{} left for {}: rows that failed are retried after a while",
+            counted(backlog, "message is", "messages are"),
+            counted(consumers, "consumer", "consumers")
         );
     }
 }

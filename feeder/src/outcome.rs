@@ -3,6 +3,7 @@
 use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::feed_source::RunProgress;
+use bucket_brigade_common::printable::counted;
 
 use crate::retry::FeederStopped;
 
@@ -96,21 +97,24 @@ impl FeedOutcome {
         if orphans > 0 {
             tracing::info!(
                 orphans,
-                "{orphans} copies lost their row to the application: see bucket_brigade.orphans"
+                "{} to the application: see bucket_brigade.orphans",
+                counted(orphans, "copy lost its row", "copies lost their row")
             );
         }
         for (code, count) in &self.failures {
             tracing::warn!(
                 code,
                 count,
-                "{count} rows failed with {code}: see bucket_brigade.failures"
+                "{} failed with {code}: see bucket_brigade.failures",
+                counted(*count, "row", "rows")
             );
         }
         if self.unrecorded > 0 {
             let count = self.unrecorded;
             tracing::error!(
                 count,
-                "{count} rows failed that the ledger cannot hold: this log names them"
+                "{} failed that the ledger cannot hold: this log names them",
+                counted(count, "row", "rows")
             );
         }
     }

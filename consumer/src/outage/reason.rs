@@ -10,6 +10,7 @@ pub(super) const CHECK_NETWORK: &str = "check S3's status and the network";
 /// An outage's reason, with what to do about it.
 pub(super) fn outage_reason(error: &StoreError) -> String {
     let advice = match error {
+        error if error.code().contains("QuotaExceeded") => return error.to_string(),
         StoreError::Denied { .. } => {
             "check the consumer's policy: s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both"
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::heartbeat::send_heartbeats;
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::retry::Backoff;
@@ -188,9 +189,11 @@ pub(crate) async fn deregister(control: &dyn FleetControl) {
 }
 
 async fn start_parked_messages(dispatcher: &Dispatcher, run: i64, idle_limit: Option<Duration>) {
-    let runs = &dispatcher.runs;
+    let (runs, health) = (&dispatcher.runs, &dispatcher.context.health);
     let changed = runs.changes(run);
-    while !idle_limit.is_some_and(|limit| runs.close_if_idle(run, limit)) {
+    // Whether it has messages is not known while none can be received.
+    let is_over = |limit| health.is_up(Dependency::Queue) && runs.close_if_idle(run, limit);
+    while !idle_limit.is_some_and(is_over) {
         runs.update_allowances();
         for leased in runs
             .lock_table()

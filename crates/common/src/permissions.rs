@@ -79,9 +79,28 @@ pub(crate) fn describe_denial(
         let source = source.unwrap_or(other_name);
         needed = format!("{needed}, and {} on {source}", other.join(" and "));
     }
-    let needed = format!("{operation} needs {needed}");
+    append_need(message, &format!("{operation} needs {needed}"))
+}
+
+/// The same where it is the key of KMS that may not be used. Source: Amazon SQS Developer Guide, "Key management".
+pub(crate) fn describe_key_denial(operation: &str, target: &str, message: &str) -> String {
+    if message.contains("kms:") {
+        return message.to_owned();
+    }
+    let actions = if operation.starts_with("Send") {
+        "kms:GenerateDataKey and kms:Decrypt"
+    } else {
+        "kms:Decrypt"
+    };
+    append_need(
+        message,
+        &format!("{operation} needs {actions} on the KMS key of {target}"),
+    )
+}
+
+fn append_need(message: &str, needed: &str) -> String {
     match message {
-        "" => needed,
+        "" => needed.to_owned(),
         message => format!("{message} ({needed})"),
     }
 }
@@ -132,6 +151,16 @@ mod tests {
         );
         let named = "User: u is not authorized to perform: s3:DeleteObject on resource: r";
         assert_eq!(delete(named), named);
+    }
+
+    #[test]
+    fn a_denied_key_is_no_denied_queue() {
+        assert_eq!(
+            describe_key_denial("ReceiveMessage", "arn", ""),
+            "ReceiveMessage needs kms:Decrypt on the KMS key of arn"
+        );
+        let send = describe_key_denial("SendMessageBatch", "arn", "The ciphertext refers to a key");
+        assert!(send.ends_with("kms:GenerateDataKey and kms:Decrypt on the KMS key of arn)"));
     }
 
     #[test]

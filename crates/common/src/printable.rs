@@ -25,6 +25,12 @@ pub fn printable_lines(text: &str) -> impl Display + '_ {
     })
 }
 
+/// A count with its noun, and where need be its verb.
+pub fn counted(count: impl Copy + Display + PartialEq + From<u8>, one: &str, many: &str) -> String {
+    let noun = if count == 1.into() { one } else { many };
+    format!("{count} {noun}")
+}
+
 struct Escaped<'a>(&'a str, fn(char) -> bool);
 
 impl Display for Escaped<'_> {

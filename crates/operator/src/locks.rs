@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
 use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger, with_timeout};
 use bucket_brigade_common::preflight::retry_transient;
+use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use tokio::time::{Instant, sleep};
@@ -116,8 +117,9 @@ impl QuiescedFleet {
             return Ok(());
         }
         Err(busy_refusal(format!(
-            "{} messages wait in the queue and {} are in consumers' hands: let them drain, or stop the consumers and purge the queue (what is lost from it is fed again later)",
-            backlog.visible, backlog.in_flight
+            "{} in the queue and {} in consumers' hands: let them drain, or stop the consumers and purge the queue (what is lost from it is fed again later)",
+            counted(backlog.visible, "message waits", "messages wait"),
+            counted(backlog.in_flight, "is", "are")
         )))
     }
 }

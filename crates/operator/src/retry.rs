@@ -5,6 +5,7 @@ use std::fmt;
 use anyhow::Context as _;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, list_runs, with_timeout};
+use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::{DatabaseArgs, SettingsProblems};
 use serde::Serialize;
@@ -79,8 +80,9 @@ impl fmt::Display for RetryPreview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "run {}: {} rows that failed would be fed again",
-            self.run, self.rows
+            "run {}: {} that failed would be fed again",
+            self.run,
+            counted(self.rows, "row", "rows")
         )?;
         for CodeCount { code, rows, .. } in &self.codes {
             write!(f, "\n  {rows} failed with {code}")?;
@@ -88,11 +90,13 @@ impl fmt::Display for RetryPreview {
         match self.dead_letters {
             Some(count) if self.is_shared => write!(
                 f,
-                "\nof about {count} dead letters those of this run would go back to the queue"
+                "\nof about {} those of this run would go back to the queue",
+                count_letters(count)
             )?,
             Some(count) => write!(
                 f,
-                "\nabout {count} dead letters would go back to the queue, those of others too"
+                "\nabout {} would go back to the queue, those of others too",
+                count_letters(count)
             )?,
             None => write!(f, "\ndead letters would stay where they are")?,
         }
@@ -101,6 +105,10 @@ impl fmt::Display for RetryPreview {
         }
         write!(f, "\nNothing was changed. To do it, add --yes.")
     }
+}
+
+fn count_letters(count: u64) -> String {
+    counted(count, "dead letter", "dead letters")
 }
 
 #[derive(Serialize)]
@@ -130,13 +138,17 @@ impl fmt::Display for RetryOutput {
             (_, true) => ": the feeder feeds them in its next sweep",
             (_, false) => ": start the feeder to feed them",
         };
-        write!(f, "run {run}: {rows} rows are no failures any more{next}")?;
+        let rows = counted(*rows, "row is no failure", "rows are no failures");
+        write!(f, "run {run}: {rows} any more{next}")?;
         match self.redrive {
-            "started" => write!(
-                f,
-                "\nabout {dead_letters} dead letters are on their way back to the queue"
-            ),
-            "by hand" => write!(f, "\n{dead_letters} dead letters are back in the queue"),
+            "started" => {
+                let letters = counted(*dead_letters, "dead letter is", "dead letters are");
+                write!(f, "\nabout {letters} on the way back to the queue")
+            }
+            "by hand" => {
+                let letters = counted(*dead_letters, "dead letter is", "dead letters are");
+                write!(f, "\n{letters} back in the queue")
+            }
             "none" => write!(f, "\nno dead letters"),
             _ => write!(
                 f,

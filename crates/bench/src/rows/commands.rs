@@ -63,7 +63,6 @@ pub(super) struct CommandRuns {
 
 struct CommandCosts {
     name: &'static str,
-    unit: &'static str,
     first_ms: f64,
     resumed_ms: f64,
     rate: f64,
@@ -168,7 +167,6 @@ async fn measure_command(
     stop_processes(vec![resumed]).await?;
     Ok(CommandCosts {
         name: command.arguments[0],
-        unit: command.unit,
         first_ms: work.first_seconds * 1e3,
         resumed_ms: resumed_work.first_seconds * 1e3,
         rate: work.rate,

@@ -206,6 +206,11 @@ async fn count_body(request: Request<Incoming>) -> u64 {
 
 fn get_object(stub: &StubServer, key: &str, headers: &HeaderMap) -> StubResponse {
     let mut response = head_object(stub, key);
+    // Of AWS it is known that it counts them: no question for each image's.
+    let tag_count = HeaderValue::from(0);
+    response
+        .headers_mut()
+        .insert("x-amz-tagging-count", tag_count);
     let length = response.headers().get("content-length");
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let Some(length) = length else {

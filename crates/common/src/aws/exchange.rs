@@ -1,5 +1,7 @@
 //! A signed request and its response, without the SDK's layers.
 
+use std::error::Error;
+use std::iter::successors;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
@@ -18,6 +20,9 @@ pub(crate) const TIMED_OUT: &str = "Timeout";
 
 pub(crate) const NO_CONNECTION: &str = "ConnectionFailed";
 
+/// The code of an answer whose headers are too many for the HTTP library: an object's metadata may be.
+pub(crate) const UNREADABLE: &str = "Unreadable";
+
 /// No `async fn`, which would have room for the request twice, in each copy in flight.
 pub(crate) fn call(
     connector: &SharedHttpConnector,
@@ -28,7 +33,7 @@ pub(crate) fn call(
     let response = connector.call(request);
     async move {
         let response = response.await;
-        let response = response.map_err(|error| lost(NO_CONNECTION, error_chain(&error)))?;
+        let response = response.map_err(|error| no_response(&error))?;
         // The server behind this connection may be the one that is broken, and the pool hands out first
         // what was used last. The SDK does the same.
         let status = response.status().as_u16();
@@ -37,6 +42,15 @@ pub(crate) fn call(
         }
         Ok(response)
     }
+}
+
+fn no_response(error: &(dyn Error + 'static)) -> RequestError {
+    let causes = successors(Some(error), |&error| error.source());
+    let mut causes = causes.filter_map(|cause| cause.downcast_ref::<hyper::Error>());
+    if causes.any(hyper::Error::is_parse_too_large) {
+        return lost(UNREADABLE, "the answer has more than 100 headers".into());
+    }
+    lost(NO_CONNECTION, error_chain(error))
 }
 
 pub(crate) async fn within<T>(

@@ -25,7 +25,7 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 use aws_types::service_config::ServiceConfigKey;
 
-use crate::permissions::describe_denial;
+use crate::permissions::{describe_denial, describe_key_denial};
 
 /// When credentials that do not come are given up: after the SDK's own tries, before any request is.
 pub(crate) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
@@ -153,7 +153,12 @@ impl RequestError {
         source: Option<&str>,
     ) -> Self {
         if self.code.contains("AccessDenied") || (self.status == 403 && self.message.is_empty()) {
-            self.message = describe_denial(operation, target, source, &self.message);
+            let is_about_key = self.code.to_ascii_lowercase().starts_with("kms");
+            self.message = if is_about_key {
+                describe_key_denial(operation, target, &self.message)
+            } else {
+                describe_denial(operation, target, source, &self.message)
+            };
         }
         self
     }
@@ -283,6 +288,7 @@ pub(crate) fn code_for_status(status: u16) -> &'static str {
         404 => "NotFound",
         412 => "PreconditionFailed",
         429 => "TooManyRequests",
+        501 => "NotImplemented",
         503 => "ServiceUnavailable",
         500.. => "InternalError",
         _ => "UnknownError",

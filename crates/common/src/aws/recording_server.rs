@@ -1,6 +1,6 @@
 //! A server in this process that records requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -71,6 +71,8 @@ impl Request {
 pub(crate) struct Server {
     received: Arc<Mutex<Vec<Request>>>,
     response: Arc<Mutex<(u16, &'static str)>>,
+    /// In its place, in this order.
+    next: Arc<Mutex<VecDeque<(u16, &'static str)>>>,
     header: Arc<Mutex<Option<(&'static str, &'static str)>>>,
     clock: SystemTime,
 }
@@ -80,6 +82,7 @@ impl Server {
         Self {
             received: Arc::default(),
             response: Arc::new(Mutex::new((200, COPIED))),
+            next: Arc::default(),
             header: Arc::default(),
             clock,
         }
@@ -87,6 +90,10 @@ impl Server {
 
     pub(crate) fn respond_with(&self, status: u16, body: &'static str) {
         *self.response.lock().unwrap() = (status, body);
+    }
+
+    pub(crate) fn respond_first_with(&self, responses: &[(u16, &'static str)]) {
+        self.next.lock().unwrap().extend(responses);
     }
 
     pub(crate) fn add_header(&self, name: &'static str, value: &'static str) {
@@ -105,7 +112,8 @@ impl Server {
 impl HttpConnector for Server {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let request = Request::of(&request);
-        let (status, body) = match *self.response.lock().unwrap() {
+        let next = self.next.lock().unwrap().pop_front();
+        let (status, body) = match next.unwrap_or(*self.response.lock().unwrap()) {
             _ if !request.is_of(self.clock) => (403, SKEWED),
             response => response,
         };

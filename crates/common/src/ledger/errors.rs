@@ -259,10 +259,16 @@ fn context_of(error: &sqlx::Error) -> Option<&str> {
     error.try_downcast_ref::<PgDatabaseError>()?.r#where()
 }
 
-/// Without the line of the server's source at which it was raised.
+/// With what the server advises, and without the line of its source at which it was raised.
 pub(super) fn message_of(error: &sqlx::Error) -> String {
-    let database = error.as_database_error();
-    database.map_or_else(|| error.to_string(), |error| error.message().to_owned())
+    let Some(database) = error.as_database_error() else {
+        return error.to_string();
+    };
+    let postgres = database.try_downcast_ref::<PgDatabaseError>();
+    match postgres.and_then(PgDatabaseError::hint) {
+        Some(hint) => format!("{} ({hint})", database.message()),
+        None => database.message().to_owned(),
+    }
 }
 
 /// Whether it has one of these SQLSTATEs, or is of one of these classes.

@@ -26,6 +26,8 @@ pub(super) fn parse_attributes(
             in_flight: number(Name::ApproximateNumberOfMessagesNotVisible)?,
         },
         retention: number(Name::MessageRetentionPeriod).map(Duration::from_secs),
+        delay: number(Name::DelaySeconds).map(Duration::from_secs),
+        max_message_bytes: number(Name::MaximumMessageSize),
         kms_key: attributes.get(&Name::KmsMasterKeyId).cloned(),
         arn: attributes.get(&Name::QueueArn).cloned(),
         max_receive_count: max_receive_count(&policy),

@@ -95,6 +95,9 @@ pub struct QueueAttributes {
     pub backlog: QueueBacklog,
     /// How long a message is kept.
     pub retention: Option<Duration>,
+    /// How long each message is hidden at first.
+    pub delay: Option<Duration>,
+    pub max_message_bytes: Option<u64>,
     /// The key its messages are encrypted with, when it is one of KMS.
     pub kms_key: Option<String>,
     /// Receives before a message goes to the dead-letter queue; none without a redrive policy.

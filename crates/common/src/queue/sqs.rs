@@ -1,6 +1,6 @@
 //! The queue on SQS.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -39,7 +39,8 @@ pub struct SqsQueue {
     requests: Arc<QueueRequests>,
     pub(crate) url: String,
     age_histogram: Option<Histogram>,
-    dead_letter_url: Option<String>,
+    /// None where it is not known.
+    dead_letter_url: Arc<Mutex<Option<String>>>,
 }
 
 impl SqsQueue {
@@ -60,7 +61,7 @@ impl SqsQueue {
             requests: Arc::new(QueueRequests::new(sdk, connector)),
             url: url.into(),
             age_histogram: None,
-            dead_letter_url: None,
+            dead_letter_url: Arc::default(),
         }
     }
 
@@ -69,7 +70,7 @@ impl SqsQueue {
         Self {
             url,
             age_histogram: None,
-            dead_letter_url: None,
+            dead_letter_url: Arc::default(),
             ..self.clone()
         }
     }
@@ -77,10 +78,35 @@ impl SqsQueue {
     /// Knows where dead letters go.
     #[must_use]
     pub fn with_dead_letters(self, attributes: &QueueAttributes) -> Self {
+        let url = self.dead_letter_url_of(attributes);
         Self {
-            dead_letter_url: self.dead_letter_url_of(attributes),
+            dead_letter_url: Arc::new(Mutex::new(url)),
             ..self
         }
+    }
+
+    async fn send_letters(
+        &self,
+        url: &str,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
+        let entries = letters.iter().map(BatchEntry::of_letter).collect();
+        self.send_entries("SendMessageBatch", url, entries).await
+    }
+
+    /// The redrive policy may name another queue by now.
+    async fn find_other_dead_letters(&self, missing: Option<&str>) -> Option<String> {
+        let attributes = self.queue_attributes().await.ok()?;
+        let found = self.dead_letter_url_of(&attributes);
+        let found = found.filter(|found| missing != Some(found.as_str()))?;
+        *self.lock_dead_letter_url() = Some(found.clone());
+        Some(found)
+    }
+
+    fn lock_dead_letter_url(&self) -> MutexGuard<'_, Option<String>> {
+        // Nothing that can panic runs under this lock.
+        let url = self.dead_letter_url.lock();
+        url.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts how old each message is when it is received, by the queue's clock and ours.
@@ -195,15 +221,24 @@ impl MessageQueue for SqsQueue {
         &self,
         letters: &[DeadLetter],
     ) -> Result<Vec<EntryOutcome>, QueueError> {
-        let Some(url) = &self.dead_letter_url else {
-            return Err(QueueError::Refused {
+        let known = self.lock_dead_letter_url().clone();
+        let sent = match &known {
+            Some(url) => self.send_letters(url, letters).await,
+            None => Err(QueueError::Refused {
                 operation: "SendMessageBatch",
                 code: "QueueDoesNotExist".into(),
                 message: "the redrive policy names no queue".into(),
-            });
+            }),
         };
-        let entries = letters.iter().map(BatchEntry::of_letter).collect();
-        self.send_entries("SendMessageBatch", url, entries).await
+        match sent {
+            Err(error) if error.is_about_missing_queue() => {
+                match self.find_other_dead_letters(known.as_deref()).await {
+                    Some(other) => self.send_letters(&other, letters).await,
+                    None => Err(error),
+                }
+            }
+            sent => sent,
+        }
     }
 
     /// All that the service knows: one that lacks an attribute may refuse a request that names it.

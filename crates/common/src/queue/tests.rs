@@ -207,6 +207,33 @@ async fn a_dead_letter_keeps_what_it_carries() {
 }
 
 #[tokio::test]
+async fn where_dead_letters_go_is_looked_up_anew_when_the_queue_is_gone() {
+    let (server, queue) = server();
+    let named = |name: &str| QueueAttributes {
+        dead_letter_arn: Some(format!("arn:aws:sqs:eu-central-1:123456789012:{name}")),
+        ..QueueAttributes::default()
+    };
+    let queue = queue.with_dead_letters(&named("dead"));
+    let gone = r#"{"__type": "com.amazonaws.sqs#QueueDoesNotExist"}"#;
+    let other = r#"{"Attributes": {"ApproximateNumberOfMessages": "0", "ApproximateNumberOfMessagesNotVisible": "0",
+        "RedrivePolicy": "{\"maxReceiveCount\":5,\"deadLetterTargetArn\":\"arn:aws:sqs:eu-central-1:123456789012:other\"}"}}"#;
+    server.respond_first_with(&[(400, gone), (200, other)]);
+    let letters = [DeadLetter {
+        body: "body".into(),
+        attributes: Vec::new(),
+    }];
+    for requests in [3, 4] {
+        queue.send_dead_letters(&letters).await.unwrap();
+        let sent: Value = serde_json::from_slice(&server.last().body).unwrap();
+        assert!(sent["QueueUrl"].as_str().unwrap().ends_with("/other"));
+        assert_eq!(server.requests(), requests);
+    }
+    server.respond_first_with(&[(400, gone), (200, other)]);
+    let error = queue.send_dead_letters(&letters).await.unwrap_err();
+    assert!(error.is_about_missing_queue(), "{error}");
+}
+
+#[tokio::test]
 async fn every_refusal_means_what_the_sdk_reads_in_it() {
     let query = Some((
         "x-amzn-query-error",
@@ -241,6 +268,11 @@ async fn every_refusal_means_what_the_sdk_reads_in_it() {
         (
             403,
             r#"{"__type": "AccessDeniedException", "message": "no\nsecond line"}"#,
+            None,
+        ),
+        (
+            400,
+            r#"{"__type": "com.amazonaws.sqs#KmsAccessDenied", "message": "no"}"#,
             None,
         ),
         (403, "", None),

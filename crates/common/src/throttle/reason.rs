@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use crate::ledger::worker_state::WorkerState;
+use crate::printable::counted;
 
 /// What holds work back, and the words to show.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +84,8 @@ impl Display for ThrottleReason {
                 allowance: Some(copies),
             } => write!(
                 f,
-                "commits take {commit:.0?}, MAX_COMMIT_LATENCY is {max:?}: at most {copies} copies at once"
+                "commits take {commit:.0?}, MAX_COMMIT_LATENCY is {max:?}: at most {} at once",
+                counted(*copies, "copy", "copies")
             ),
             Self::SlowCommits { commit, max, .. } => {
                 write!(
@@ -101,7 +103,8 @@ impl Display for ThrottleReason {
             } => {
                 let limits = [
                     per_second.map(|rate| format!("{rate:.1} copies per second")),
-                    concurrency.map(|copies| format!("{copies} copies at once")),
+                    concurrency
+                        .map(|copies| format!("{} at once", counted(copies, "copy", "copies"))),
                 ];
                 let limits: Vec<String> = limits.into_iter().flatten().collect();
                 write!(f, "limited to {}", limits.join(", "))

@@ -144,7 +144,7 @@ async fn slow_commits_slow_the_copies_and_fast_ones_let_them_grow_again() {
     assert_eq!(reasons[0].worker_state(), WorkerState::DatabaseSlow);
     let words = reasons[0].to_string();
     assert!(words.starts_with("commits take 39"), "{words}");
-    assert!(words.ends_with(": at most 1 copies at once"), "{words}");
+    assert!(words.ends_with(": at most 1 copy at once"), "{words}");
     let mut seconds = 0;
     while !throttle.reasons().is_empty() {
         advance(Duration::from_secs(1)).await;

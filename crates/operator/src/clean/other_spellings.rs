@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bucket_brigade_common::ledger::PostgresLedger;
+use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::settings::SettingsError;
 use bucket_brigade_common::sql::{like_prefix, quote_literal};
 use percent_encoding::percent_decode_str;
@@ -108,14 +109,15 @@ impl OtherSpellings {
     /// The operator knows of so many rows outside the rule, which mean no object here.
     pub(super) fn accept_rows_outside(&mut self, known: Option<u64>) -> Result<(), SettingsError> {
         let (rows, example) = (self.rows_outside.unwrap_or(0), self.examples.join("', '"));
+        let outside = counted(rows, "row is", "rows are");
         let problem = match known {
             Some(known) if known == rows => {
                 self.names.clear();
                 return Ok(());
             }
-            Some(_) => format!("{rows} rows are outside the path rule ('{example}')"),
+            Some(_) => format!("{outside} outside the path rule ('{example}')"),
             None if rows > MAX_ROWS_OUTSIDE => format!(
-                "{rows} rows are outside the path rule ('{example}'), too many to keep what they may mean: if they mean no object of the bucket, say so by this number"
+                "{outside} outside the path rule ('{example}'), too many to keep what they may mean: if they mean no object of the bucket, say so by this number"
             ),
             None => return Ok(()),
         };

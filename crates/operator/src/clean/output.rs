@@ -5,8 +5,8 @@ use std::fmt;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::object_store::objects::BucketVersioning;
-use bucket_brigade_common::printable::printable;
-use serde::Serialize;
+use bucket_brigade_common::printable::{counted, printable};
+use serde::{Serialize, Serializer};
 
 use super::count::EligibleMoves;
 use super::missing_indexes::MissingIndexes;
@@ -47,13 +47,17 @@ impl fmt::Display for CleanPreview<'_> {
         if self.orphans {
             write!(
                 f,
-                "run {run}: {about}{objects} copies without a row in bucket {bucket}"
+                "run {run}: {about}{} without a row in bucket {bucket}",
+                counted(objects, "copy", "copies")
             )?;
         } else {
             write!(
                 f,
-                "run {run}: {about}{objects} sources ({bytes} bytes) may go from bucket {bucket}, unless a row still names them\n  \
-                 of {about}{moves} moves, {unverified} are not verified since they were made, {young} are verified and younger than asked for"
+                "run {run}: {about}{} ({}) may go from bucket {bucket}, unless a row still names them\n  \
+                 of {about}{}, {unverified} are not verified since they were made, {young} are verified and younger than asked for",
+                counted(objects, "source", "sources"),
+                counted(bytes, "byte", "bytes"),
+                counted(moves, "move", "moves")
             )?;
         }
         if objects == 0 {
@@ -63,7 +67,8 @@ impl fmt::Display for CleanPreview<'_> {
         if let Some(rows @ 1..) = self.rows_outside {
             write!(
                 f,
-                "\n  {rows} rows are outside the path rule ('{}'): objects with such names are kept, unless --rows-outside-the-rule {rows} says that they mean no object here",
+                "\n  {} outside the path rule ('{}'): objects with such names are kept, unless --rows-outside-the-rule {rows} says that they mean no object here",
+                counted(rows, "row is", "rows are"),
                 self.outside_examples.join("', '"),
             )?;
         }
@@ -129,9 +134,59 @@ pub(super) struct CleanSummary<'a> {
     bytes: i64,
     delete_markers: u64,
     #[serde(rename = "left_alone")]
-    kept: u64,
+    kept_count: u64,
     #[serde(rename = "left_alone_by_reason")]
-    kept_by_reason: BTreeMap<String, u64>,
+    kept: KeptObjects,
+}
+
+/// By the beginning of the reason: what a store says after its code may name the object.
+#[derive(Default)]
+struct KeptObjects(BTreeMap<String, KeptGroup>);
+
+struct KeptGroup {
+    count: u64,
+    /// That of the first.
+    reason: String,
+    /// Whether others have another one.
+    is_mixed: bool,
+}
+
+impl KeptObjects {
+    fn add(&mut self, reason: &str) {
+        let start = reason.split_once(": ").map_or(reason, |(start, _)| start);
+        let group = self.0.entry(start.to_owned());
+        let group = group.or_insert_with(|| KeptGroup {
+            count: 0,
+            reason: reason.to_owned(),
+            is_mixed: false,
+        });
+        group.count += 1;
+        group.is_mixed |= group.reason != reason;
+    }
+}
+
+impl Serialize for KeptObjects {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(start, group)| {
+            let name = if group.is_mixed { start } else { &group.reason };
+            (name, group.count)
+        }))
+    }
+}
+
+impl fmt::Display for KeptObjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for KeptGroup {
+            count,
+            reason,
+            is_mixed,
+        } in self.0.values()
+        {
+            let example = if *is_mixed { "for example, " } else { "" };
+            write!(f, "\n  {count} left alone: {example}{}", printable(reason))?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for CleanSummary<'_> {
@@ -139,18 +194,16 @@ impl fmt::Display for CleanSummary<'_> {
         let (run, removed, bucket) = (self.run, self.removed, self.bucket);
         write!(
             f,
-            "run {run}: {removed} objects removed from bucket {bucket}"
+            "run {run}: {} removed from bucket {bucket}",
+            counted(removed, "object", "objects")
         )?;
         if self.bytes > 0 {
-            write!(f, " ({} bytes)", self.bytes)?;
+            write!(f, " ({})", counted(self.bytes, "byte", "bytes"))?;
         }
         if self.delete_markers > 0 {
             write!(f, ", {} of them behind delete markers", self.delete_markers)?;
         }
-        for (reason, count) in &self.kept_by_reason {
-            write!(f, "\n  {count} left alone: {}", printable(reason))?;
-        }
-        Ok(())
+        write!(f, "{}", self.kept)
     }
 }
 
@@ -177,8 +230,8 @@ impl<'a> CleanPrinter<'a> {
                 removed: 0,
                 bytes: 0,
                 delete_markers: 0,
-                kept: 0,
-                kept_by_reason: BTreeMap::new(),
+                kept_count: 0,
+                kept: KeptObjects::default(),
             },
             restore_failures: 0,
         })
@@ -215,7 +268,7 @@ impl<'a> CleanPrinter<'a> {
 
     /// Returns the exit code.
     pub(super) fn print_summary(self) -> anyhow::Result<u8> {
-        let code = match (self.restore_failures, self.summary.kept) {
+        let code = match (self.restore_failures, self.summary.kept_count) {
             (0, 0) => exit::DONE,
             (0, _) => exit::ROWS_FAILED,
             _ => exit::CHECK_FAILED,
@@ -228,12 +281,36 @@ impl<'a> CleanPrinter<'a> {
 impl CleanSummary<'_> {
     fn add_outcome(&mut self, removal: &ObjectRemoval, outcome: &RemovalOutcome) {
         if let Some(reason) = outcome.kept_because() {
-            self.kept += 1;
-            *self.kept_by_reason.entry(reason.to_owned()).or_default() += 1;
+            self.kept_count += 1;
+            self.kept.add(reason);
             return;
         }
         self.removed += 1;
         self.bytes += removal.size_bytes.unwrap_or(0);
         self.delete_markers += u64::from(outcome.delete_marker().is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_by_one_code_are_one_line() {
+        let mut kept = KeptObjects::default();
+        for key in ["a", "b"] {
+            kept.add(&format!("AccessDenied: s3:DeleteObject on {key}"));
+            kept.add("a row names it");
+            kept.add("cut off: run clean again");
+        }
+        assert_eq!(
+            kept.to_string(),
+            "\n  2 left alone: for example, AccessDenied: s3:DeleteObject on a\n  2 left alone: a row names it\n  2 left alone: cut off: run clean again"
+        );
+        let counts = serde_json::to_value(&kept).unwrap();
+        let expected = serde_json::json!({
+            "AccessDenied": 2, "a row names it": 2, "cut off: run clean again": 2
+        });
+        assert_eq!(counts, expected);
     }
 }

@@ -6,6 +6,7 @@ use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, CopyMethod, ObjectHe
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::preflight::PreflightError;
+use bucket_brigade_common::printable::counted;
 
 use super::SampleRow;
 use super::check::PlanChecks;
@@ -276,7 +277,8 @@ impl SampledObjects {
         let read = request.send().await;
         match read.map_err(|error| self.source.refused(key, error)) {
             Ok(_) => {
-                let finding = format!("can be read; {} objects have some", self.tagged);
+                let tagged = counted(self.tagged, "object has", "objects have");
+                let finding = format!("can be read; {tagged} some");
                 checks.ok("tags", finding);
             }
             Err(error) if error.code() == "NotImplemented" => {

@@ -33,7 +33,7 @@ pub(super) async fn probe_copy(
 ) {
     let probe = store.copy_probe(request.run.rule.destination_key_prefix());
     let (whole, location) = (format_size(request.size_bytes), probe.location());
-    tracing::info!("one probe object of {whole} is copied to {location}, and removed again");
+    tracing::info!("one probe object of {whole} is copied to {location}, to be removed afterwards");
     let took = match probe.copy(request.source_key).await {
         Ok(took) => took,
         Err(error) => return add_failed_copy(&error, checks),

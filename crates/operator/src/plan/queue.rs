@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::queue::{MessageQueue, QueueAttributes, QueueError};
 use humantime::format_duration;
@@ -13,6 +14,9 @@ const MIN_RECEIVE_COUNT: u32 = 3;
 
 /// Below that a weekend's outage loses messages.
 const MIN_RETENTION: Duration = Duration::from_hours(4 * 24);
+
+/// The longest path and the longest id, each character escaped, fit into less.
+const MIN_MESSAGE_BYTES: u64 = 32 << 10;
 
 pub(super) async fn check_queue(queue: &SqsQueue, checks: &mut PlanChecks) {
     let facts = match queue.queue_attributes().await {
@@ -27,6 +31,7 @@ pub(super) async fn check_queue(queue: &SqsQueue, checks: &mut PlanChecks) {
             "MessageRetentionPeriod 345600 (4 days) or more, so that an outage loses none",
         );
     }
+    check_messages(&facts, checks);
     match queue.dead_letter_queue_of(&facts) {
         None => checks.fail(
             "redrive",
@@ -56,9 +61,28 @@ fn check_backlog(facts: &QueueAttributes, checks: &mut PlanChecks) {
     }
     checks.warn(
         "queue",
-        format!("exists, {messages} messages in it, {key}"),
+        format!(
+            "exists, {} in it, {key}",
+            counted(messages, "message", "messages")
+        ),
         "fine when they are of this run; otherwise give the run a queue of its own",
     );
+}
+
+fn check_messages(facts: &QueueAttributes, checks: &mut PlanChecks) {
+    let delay = facts.delay.unwrap_or_default();
+    if !delay.is_zero() {
+        let finding = format!("it hides each message for {} first", format_duration(delay));
+        checks.warn("queue", finding, "DelaySeconds 0");
+    }
+    let most = facts.max_message_bytes;
+    if let Some(bytes) = most.filter(|bytes| *bytes < MIN_MESSAGE_BYTES) {
+        checks.warn(
+            "queue",
+            format!("it takes messages of up to {bytes} bytes: rows with long paths or ids would be recorded as failed, RefusedByQueue"),
+            "MaximumMessageSize 262144",
+        );
+    }
 }
 
 fn check_redrive(queue: &QueueAttributes, dead: &QueueAttributes, checks: &mut PlanChecks) {
@@ -82,4 +106,27 @@ fn check_redrive(queue: &QueueAttributes, dead: &QueueAttributes, checks: &mut P
         return checks.warn("redrive", finding, mend);
     }
     checks.ok("redrive", finding);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_delays_messages_or_takes_short_ones_alone_is_warned_of() {
+        let warnings = |delay_seconds, max_message_bytes| {
+            let facts = QueueAttributes {
+                delay: Some(Duration::from_secs(delay_seconds)),
+                max_message_bytes: Some(max_message_bytes),
+                ..QueueAttributes::default()
+            };
+            let mut checks = PlanChecks::default();
+            check_messages(&facts, &mut checks);
+            checks.0.into_iter().map(|check| check.finding).collect()
+        };
+        let found: Vec<String> = warnings(90, 1024);
+        assert_eq!(found[0], "it hides each message for 1m 30s first");
+        assert!(found[1].contains("up to 1024 bytes"), "{}", found[1]);
+        assert_eq!(warnings(0, 256 << 10), Vec::<String>::new());
+    }
 }

@@ -10,6 +10,7 @@ use bucket_brigade_common::ledger::{
     rehearsal_sql,
 };
 use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::sql::quote_identifier;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgDatabaseError, PgTransaction};
@@ -269,7 +270,10 @@ impl RehearsedRows {
             );
         }
         if *set > 0 {
-            let finding = format!("{set} rows were set and set back, in a transaction{as_role}");
+            let finding = format!(
+                "{} set and set back, in a transaction{as_role}",
+                counted(*set, "row was", "rows were")
+            );
             checks.ok("update", finding);
         }
     }

@@ -46,7 +46,9 @@ impl SkipReason {
             Self::SourceInRemoval => {
                 "clean was cut off while it removed the source: run feeder clean again, with any --older-than, to find out"
             }
-            Self::Locked => "a transaction holds the row: end it and try again",
+            Self::Locked => {
+                "a transaction holds the row, or a trigger undoes the change: end the one or correct the other, and try again"
+            }
             Self::Refused => "the database refuses the change",
             Self::Unreadable => "one of its two objects cannot be looked at",
             Self::NotMoved => "no move of this row is on record",

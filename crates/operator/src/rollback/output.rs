@@ -1,5 +1,6 @@
 //! What a rollback prints.
 
+use bucket_brigade_common::printable::counted;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -20,9 +21,9 @@ struct RollbackSummary {
 
 impl fmt::Display for RollbackSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (run, rows) = (self.run, self.rolled_back);
+        let (run, rows) = (self.run, counted(self.rolled_back, "row", "rows"));
         let verb = if self.done { "went" } else { "would go" };
-        write!(f, "run {run}: {rows} rows {verb} back to their old path")?;
+        write!(f, "run {run}: {rows} {verb} back to the old path")?;
         for (reason, count) in &self.skipped_by_reason {
             write!(f, "\n  {count} left alone: {}", reason.as_text())?;
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::row_id::{IdColumnType, IdType};
 use bucket_brigade_common::settings::{Setting, SettingsError, SettingsProblems, setting};
 
@@ -60,7 +61,7 @@ impl MoveSelection {
             Self::All => "of all".into(),
             Self::Since(time) => format!("since {}", humantime::format_rfc3339_seconds(*time)),
             Self::Within(time) => format!("of the last {}", humantime::format_duration(*time)),
-            Self::Ids(ids) => format!("of {} rows", ids.len()),
+            Self::Ids(ids) => format!("of {}", counted(ids.len(), "row", "rows")),
         }
     }
 }
@@ -92,14 +93,35 @@ fn parse_since(text: &str) -> Result<MoveSelection, String> {
         }
         return Ok(MoveSelection::Within(time));
     }
-    match humantime::parse_rfc3339_weak(text) {
-        Ok(time) if time <= SystemTime::now() + Duration::from_hours(24) => {
+    match parse_time(text) {
+        Some(time) if time <= SystemTime::now() + Duration::from_hours(24) => {
             Ok(MoveSelection::Since(time))
         }
-        Ok(_) => Err("is in the future".into()),
-        Err(_) => Err(
-            "is neither a time in UTC (2026-03-01T14:00:00Z) nor how long ago (2h, 3days)".into(),
-        ),
+        Some(_) => Err("is in the future".into()),
+        None => Err("is neither a time (2026-03-01T14:00:00Z, or +02:00 in place of the Z) nor how long ago (2h, 3days)".into()),
+    }
+}
+
+/// In UTC, or with the offset of a time zone.
+fn parse_time(text: &str) -> Option<SystemTime> {
+    let read = |text| humantime::parse_rfc3339_weak(text).ok();
+    let at = text.rfind(['+', '-'])?;
+    // After the last dash of a date come two colons.
+    let (hours, minutes) = match text[at + 1..].split_once(':') {
+        Some((hours, minutes)) if !minutes.contains(':') => (hours, minutes),
+        _ => return read(text),
+    };
+    let number = |digits: &str, most| {
+        let number = digits.parse().ok().filter(|_| digits.len() == 2);
+        number.filter(|number: &u64| *number < most)
+    };
+    let minutes = number(hours, 24)? * 60 + number(minutes, 60)?;
+    let (local, offset) = (&text[..at], Duration::from_mins(minutes));
+    let time = read(local).filter(|_| !local.ends_with('Z'))?;
+    if text[at..].starts_with('+') {
+        time.checked_sub(offset)
+    } else {
+        time.checked_add(offset)
     }
 }
 
@@ -122,7 +144,22 @@ mod tests {
             parse_since("2024-05-01 10:00:00"),
             Ok(MoveSelection::Since(time))
         );
+        for elsewhere in [
+            "2024-05-01T12:30:00+02:30",
+            "2024-05-01 05:00:00-05:00",
+            "2024-05-01T10:00:00.0+00:00",
+        ] {
+            assert_eq!(
+                parse_since(elsewhere),
+                Ok(MoveSelection::Since(time)),
+                "{elsewhere}"
+            );
+        }
         for bad in [
+            "2024-05-01T10:00:00+2:00",
+            "2024-05-01T10:00:00Z+02:00",
+            "2024-05-01T10:00:00+24:00",
+            "2024-05-01T10:00:00+02",
             "yesterday",
             "",
             "2h ago",

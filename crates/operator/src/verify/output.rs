@@ -4,7 +4,7 @@ use std::fmt;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::printable::printable;
+use bucket_brigade_common::printable::{counted, printable};
 use serde::Serialize;
 
 use super::queries::{SELECT_MISMATCHES, finish_verification};
@@ -46,7 +46,8 @@ impl fmt::Display for VerificationSummary {
             table_rows,
             table_outside,
         } = self.numbers;
-        write!(f, "run {}: {checked} moves looked at", self.run)?;
+        let moves = counted(checked, "move", "moves");
+        write!(f, "run {}: {moves} looked at", self.run)?;
         if self.sample_percent < 100.0 {
             write!(f, " (a sample of {} %)", self.sample_percent)?;
         }
@@ -60,10 +61,12 @@ impl fmt::Display for VerificationSummary {
         if self.spec.is_full {
             write!(
                 f,
-                "; {table_rows} rows of the table, {table_outside} outside the path rule"
+                "; {} of the table, {table_outside} outside the path rule",
+                counted(table_rows, "row", "rows")
             )?;
         }
-        write!(f, "; {} mismatches", self.mismatched)
+        let mismatches = counted(self.mismatched, "mismatch", "mismatches");
+        write!(f, "; {mismatches}")
     }
 }
 

@@ -77,6 +77,26 @@ async fn an_idle_run_is_dropped_and_taken_on_again() {
     rig.end().await;
 }
 
+/// Or `status` would say that no consumer is running.
+#[tokio::test(start_paused = true)]
+async fn a_run_is_not_dropped_while_the_queue_cannot_be_asked() {
+    let rig = TwoRunRig::start(|_| {});
+    rig.send_rows(1);
+    rig.wait_until("a row of each", || rig.moved(1) + rig.moved(2) == 2)
+        .await;
+    let in_queue = || rig.worlds[0].lock().mailbox.queued.len();
+    rig.wait_until("an empty queue", || in_queue() == 0).await;
+    let set_faults = |percent| rig.worlds[0].lock().fault_rates.faults = percent;
+    set_faults(100);
+    sleep(RUN_IDLE_LIMIT * 2).await;
+    let left = || rig.operator(2).deregistered.load(Ordering::Relaxed);
+    assert_eq!(left(), 0);
+    set_faults(0);
+    rig.wait_until("the end of the second run", || left() == 1)
+        .await;
+    rig.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_message_of_no_known_run_is_poison_and_one_without_a_run_among_several_too() {
     let rig = TwoRunRig::start(|_| {});

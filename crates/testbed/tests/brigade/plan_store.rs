@@ -199,7 +199,7 @@ async fn each_request_of_a_copy_is_counted() {
         .await;
     let stream = [("COPY_METHOD", "stream")];
     let plan = rig.run_program_with("feeder", &stream, &["plan"]).await;
-    let requests = "requests  4 GetObject and PutObject";
+    let requests = "requests  6 GetObjectTagging and GetObject and PutObject";
     assert!(
         plan.log.contains(requests),
         "without an object to copy: {}",

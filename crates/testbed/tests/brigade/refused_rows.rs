@@ -315,7 +315,7 @@ async fn a_row_that_cannot_be_recorded_as_failed_is_counted_and_ends_the_run() {
     for arguments in [&["--limit", "3"][..], &[]] {
         let ended = rig.run_program_with("feeder", &[], arguments).await;
         assert_eq!(ended.code, Some(2), "{}", ended.log);
-        let counted = "1 rows failed that the ledger cannot hold";
+        let counted = "1 row failed that the ledger cannot hold";
         assert!(ended.log.contains(counted), "{}", ended.log);
         assert!(ended.log.contains("its id has 2690 bytes"), "{}", ended.log);
     }

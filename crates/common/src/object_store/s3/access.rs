@@ -41,8 +41,18 @@ pub struct S3Bucket {
     /// The SDK's, for what is not asked for each image.
     pub(super) client: Client,
     pub(super) copies: CopyClient,
+    pub(super) habits: Arc<StoreHabits>,
+}
+
+/// What its answers have shown of the bucket's store.
+#[derive(Debug, Default)]
+pub(super) struct StoreHabits {
     /// Whether any object's ETag has been the MD5 of its bytes.
-    pub(super) has_md5_etags: Arc<AtomicBool>,
+    pub(super) has_md5_etags: AtomicBool,
+    /// Whether it counts an object's tags in each answer, where there are any, or has none; AWS does.
+    pub(super) counts_tags: AtomicBool,
+    /// Whether it has refused an upload that came without the MD5 of its bytes, as under Object Lock.
+    pub(super) wants_md5: AtomicBool,
 }
 
 /// What each request about a bucket says beside its own matter.
@@ -141,16 +151,20 @@ impl S3Access {
         name: &str,
         region: Option<&str>,
     ) -> Result<S3Bucket, PreflightError> {
-        let copies = self.copies(name, region).await;
+        let copies = self.copies(name, region).await.map_err(|error| {
+            let problem = format!("bucket '{name}' cannot be used: {}", error_chain(&*error));
+            PreflightError::invalid(setting, problem)
+        })?;
+        let habits = StoreHabits {
+            counts_tags: AtomicBool::new(copies.is_aws()),
+            ..StoreHabits::default()
+        };
         Ok(S3Bucket {
             setting,
             name: name.to_owned(),
             client: self.client(region),
-            has_md5_etags: Arc::default(),
-            copies: copies.map_err(|error| {
-                let problem = format!("bucket '{name}' cannot be used: {}", error_chain(&*error));
-                PreflightError::invalid(setting, problem)
-            })?,
+            habits: Arc::new(habits),
+            copies,
         })
     }
 

@@ -1,6 +1,7 @@
 //! What copies get that S3 does not carry over from the source.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 
 use aws_sdk_s3::types::Permission;
 
@@ -13,6 +14,9 @@ use crate::object_store::StoreError;
 
 /// The value of a setting of the copies that is read from each source.
 pub const FROM_SOURCE: &str = "source";
+
+/// What stores without tags say when they are asked for some.
+const NO_TAGS_CODES: [&str; 2] = ["NotImplemented", "MethodNotAllowed"];
 
 /// The group that is everyone. Source: Amazon S3 User Guide, "Access control list overview".
 const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
@@ -90,12 +94,12 @@ impl CopyAttributes {
         source: &S3Bucket,
         key: &str,
         head: &ObjectHead,
-        has_tags: bool,
+        reads_tags: bool,
     ) -> Result<RequestHeaders, StoreError> {
         let mut headers = head.carried_headers()?;
         let own = self.fill(source, key, head.storage_class()).await?;
         headers.extend(own.headers());
-        if has_tags && let Some(tags) = source.read_tags(key).await? {
+        if reads_tags && let Some(tags) = source.read_tags(key).await? {
             headers.push(("x-amz-tagging".into(), tags));
         }
         Ok(headers)
@@ -156,6 +160,19 @@ impl S3Bucket {
         }))
     }
 
+    pub(super) fn may_have_tags(&self, head: &ObjectHead) -> bool {
+        let count = head.tag_count();
+        let is_unknown = || !self.habits.counts_tags.load(Ordering::Relaxed);
+        count.map_or_else(is_unknown, |count| count > 0)
+    }
+
+    /// A store that has counted the tags of one object counts all.
+    pub(super) fn learn_tags(&self, head: &ObjectHead) {
+        if head.tag_count().is_some() {
+            self.habits.counts_tags.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Its tags as an upload's header; none where there are none, or the store knows none.
     pub(super) async fn read_tags(&self, key: &str) -> Result<Option<String>, StoreError> {
         let request = self.client.get_object_tagging().bucket(&self.name).key(key);
@@ -164,7 +181,10 @@ impl S3Bucket {
             .await
             .map_err(|error| self.refused(key, error))
         {
-            Err(error) if error.code() == "NotImplemented" => return Ok(None),
+            Err(error) if NO_TAGS_CODES.contains(&error.code()) => {
+                self.habits.counts_tags.store(true, Ordering::Relaxed);
+                return Ok(None);
+            }
             output => output?,
         };
         let tags = output.tag_set.iter().map(|tag| (tag.key(), tag.value()));

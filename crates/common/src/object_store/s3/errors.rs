@@ -1,5 +1,7 @@
 //! S3's errors, sorted by what to do about them. The only place that knows S3's codes.
 
+use super::CUSTOMER_KEY;
+use crate::aws::exchange::UNREADABLE;
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::object_store::StoreError;
 
@@ -66,6 +68,8 @@ pub(super) fn store_error(error: impl Into<RequestError>) -> StoreError {
     let RequestError { code, message, .. } = error;
     match error.origin {
         ErrorOrigin::Local | ErrorOrigin::Credentials => StoreError::Systemic { code, message },
+        // The next try would bring the same headers.
+        ErrorOrigin::Transport if code == UNREADABLE => StoreError::Suspect { code, message },
         ErrorOrigin::Transport => StoreError::Transient { code, message },
         ErrorOrigin::Service => service_error(error.status, code, message),
     }
@@ -79,6 +83,14 @@ fn service_error(status: u16, code: String, message: String) -> StoreError {
         StoreError::DestinationExists
     } else if is_too_large(&code, &message) {
         StoreError::TooLarge
+    } else if needs_customer_key(&code, &message) {
+        let message = "the object is encrypted with a key of the customer's (SSE-C)";
+        StoreError::permanent(CUSTOMER_KEY, message)
+    } else if code.contains("QuotaExceeded") {
+        StoreError::transient(
+            &code,
+            "a quota of the bucket or its owner is used up: raise it",
+        )
     } else if is_one_of(&SYSTEMIC_CODES) {
         StoreError::Systemic { code, message }
     } else if is_one_of(&TRANSIENT_CODES) || (status >= 500 && status != 501) {
@@ -97,6 +109,11 @@ fn service_error(status: u16, code: String, message: String) -> StoreError {
 fn is_too_large(code: &str, message: &str) -> bool {
     code == "EntityTooLarge"
         || (code == "InvalidRequest" && message.contains("maximum allowable size"))
+}
+
+/// Of an object that each request must bring the key of along; S3 has no code of its own for that either.
+fn needs_customer_key(code: &str, message: &str) -> bool {
+    code == "InvalidRequest" && message.contains("form of Server Side Encryption")
 }
 
 #[cfg(test)]
@@ -123,6 +140,7 @@ mod tests {
             ("Transient", 409, "ConditionalRequestConflict"),
             ("Transient", 502, "BadGateway"),
             ("Transient", 507, "XMinioStorageFull"),
+            ("Transient", 403, "QuotaExceeded"),
             ("DestinationExists", 412, "PreconditionFailed"),
             ("Permanent", 404, "NoSuchKey"),
             ("Permanent", 403, "InvalidObjectState"),
@@ -160,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_limit_is_known_by_its_message() {
+    fn size_limit_and_customer_keys_are_known_by_their_message() {
         let answer = |message: &str| RequestError {
             origin: ErrorOrigin::Service,
             code: "InvalidRequest".into(),
@@ -169,6 +187,10 @@ mod tests {
         };
         let s3 = "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120";
         assert!(matches!(store_error(answer(s3)), StoreError::TooLarge));
+        let s3 = "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to retrieve the object.";
+        let error = store_error(answer(s3));
+        assert!(matches!(&error, StoreError::Permanent { .. }), "{error:?}");
+        assert_eq!(error.code(), CUSTOMER_KEY);
         assert!(matches!(
             store_error(answer("other")),
             StoreError::Suspect { .. }

@@ -10,6 +10,7 @@ use super::access::StoreLabel;
 use super::copy::{ObjectRequest, RequestHeaders};
 use super::hashed_body::HashedBody;
 use super::{S3Bucket, S3Store, bare_etag, store_error};
+use crate::aws::exchange::UNREADABLE;
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::connections::has_marked_byte;
 use crate::object_store::objects::{BucketSide, ObjectStat};
@@ -25,12 +26,14 @@ pub const CUSTOMER_KEY: &str = "CustomerKey";
 pub(super) const CARRIED_HEADERS: [(&str, &str); 6] = [
     ("Content-Type", "content type"),
     ("Cache-Control", "cache control"),
-    ("Content-Encoding", "content encoding"),
+    (CONTENT_ENCODING, "content encoding"),
     ("Content-Disposition", "content disposition"),
     // S3 keeps whatever text it gets, a date or not.
     ("Expires", "expiry"),
     ("Content-Language", "content language"),
 ];
+
+const CONTENT_ENCODING: &str = "Content-Encoding";
 
 const METADATA: &str = "x-amz-meta-";
 
@@ -79,7 +82,12 @@ impl ObjectHead {
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name)
+        let value = self.response.headers().get(name)?;
+        if name == CONTENT_ENCODING {
+            without_chunks(value)
+        } else {
+            Some(value)
+        }
     }
 
     /// Without quotes.
@@ -139,11 +147,16 @@ impl ObjectHead {
     pub(super) fn carried_headers(&self) -> Result<RequestHeaders, StoreError> {
         // Metadata that no header can hold is left out, and counted.
         let missing = self.header("x-amz-missing-meta");
-        let missing = missing.filter(|count| *count != "0").map(|_| METADATA);
-        if let Some(name) = self.unreadable_header().or(missing) {
-            let message =
-                format!("its header {name} is not UTF-8, and could not be written as it is");
-            return Err(StoreError::permanent("Unreadable", message));
+        let problem = match (self.unreadable_header(), missing) {
+            (Some(name), _) => format!("its header {name} is not UTF-8"),
+            (None, Some(count)) if count != "0" => {
+                format!("{count} of its metadata fit into no header (x-amz-missing-meta)")
+            }
+            _ => String::new(),
+        };
+        if !problem.is_empty() {
+            let message = format!("{problem}, and could not be written as it is");
+            return Err(StoreError::permanent(UNREADABLE, message));
         }
         let names = CARRIED_HEADERS.into_iter().map(|(name, _)| name);
         let names = names.chain(["x-amz-website-redirect-location"]);
@@ -152,6 +165,15 @@ impl ObjectHead {
         let metadata = metadata.map(|(name, value)| (name.to_owned().into(), value.to_owned()));
         Ok(headers.chain(metadata).collect())
     }
+}
+
+/// Some stores keep how an upload was sent: the object itself is not in such chunks.
+fn without_chunks(encoding: &str) -> Option<&str> {
+    const CHUNKS: &str = "aws-chunked";
+    let rest = encoding.strip_prefix(CHUNKS);
+    let rest = rest.or_else(|| encoding.strip_suffix(CHUNKS));
+    let rest = rest.unwrap_or(encoding).trim_matches([',', ' ']);
+    (!rest.is_empty()).then_some(rest)
 }
 
 /// An upload in parts has a dash in its ETag; KMS and customer keys make it say nothing of the bytes.
@@ -173,7 +195,11 @@ impl S3Bucket {
         };
         let limit = self.copies.timeout.min(HEAD_TIMEOUT);
         match self.copies.send(&request, SdkBody::empty(), limit).await {
-            Ok(response) => ObjectHead::of(response, "HeadObject").map(Some),
+            Ok(response) => {
+                let head = ObjectHead::of(response, "HeadObject")?;
+                self.learn_tags(&head);
+                Ok(Some(head))
+            }
             Err(error) if error.origin == ErrorOrigin::Service && error.status == 404 => Ok(None),
             Err(error) if error.code == "BadRequest" => Err(self.explain(key, error).await),
             Err(error) => Err(store_error(error)),
@@ -191,14 +217,7 @@ impl S3Bucket {
     /// A HEAD is refused with a status and not a word, so the object's first byte is asked for.
     async fn explain(&self, key: &str, refusal: RequestError) -> StoreError {
         match self.open(key, None, Some("bytes=0-0")).await {
-            Err(StoreError::Suspect { code, message })
-                if code == "InvalidRequest" && message.contains("Server Side Encryption") =>
-            {
-                StoreError::permanent(
-                    CUSTOMER_KEY,
-                    "the object is encrypted with a key of the customer's (SSE-C)",
-                )
-            }
+            Err(error) if error.code() == CUSTOMER_KEY => error,
             Err(error @ StoreError::Systemic { .. }) => error,
             _ => store_error(refusal),
         }
@@ -231,7 +250,44 @@ impl From<&ObjectHead> for ObjectStat {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::object_store::s3::{S3Access, fixture};
+
+    /// More metadata than the HTTP library reads headers, which no further try changes.
+    #[tokio::test]
+    async fn too_many_headers_are_the_objects_own_trouble() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4 << 10];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+            let metadata = "x-amz-meta-a: v\r\n".repeat(101);
+            let head = format!("HTTP/1.1 200 OK\r\n{metadata}content-length: 0\r\n\r\n");
+            connection.write_all(head.as_bytes()).await.unwrap();
+        });
+        let sdk = fixture::sdk().endpoint_url(url).build();
+        let access = S3Access::new(&sdk, true, Duration::from_secs(5));
+        let (source, _) = access.buckets("from", None, "to").await.unwrap();
+        let error = source.head("a").await.unwrap_err();
+        assert!(matches!(&error, StoreError::Suspect { .. }), "{error:?}");
+        assert_eq!(error.code(), UNREADABLE);
+    }
+
+    #[test]
+    fn how_an_upload_was_sent_is_no_encoding_of_the_object() {
+        for (kept, encoding) in [
+            ("aws-chunked", None),
+            ("aws-chunked,gzip", Some("gzip")),
+            ("br, gzip, aws-chunked", Some("br, gzip")),
+            ("gzip", Some("gzip")),
+        ] {
+            assert_eq!(without_chunks(kept), encoding);
+        }
+    }
 
     #[test]
     fn only_an_md5_tells_of_the_bytes() {

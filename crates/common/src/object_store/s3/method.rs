@@ -2,6 +2,7 @@
 //! objects of a few bytes under keys that no image has.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
@@ -160,6 +161,9 @@ impl S3Store {
         let mut requests = vec!["HeadObject"; heads];
         if options.attributes.keeps_acl {
             requests.push("GetObjectAcl");
+        }
+        if is_streamed && !self.source.habits.counts_tags.load(Ordering::Relaxed) {
+            requests.push("GetObjectTagging");
         }
         requests.extend(if is_streamed {
             &["GetObject", "PutObject"][..]

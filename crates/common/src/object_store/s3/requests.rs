@@ -35,7 +35,9 @@ impl S3Bucket {
         // Of its head. The bytes have limits of their own.
         let limit = self.copies.timeout.min(HEAD_TIMEOUT);
         let sent = self.copies.send(&request, SdkBody::empty(), limit).await;
-        OpenedObject::of(sent.map_err(store_error)?, self.copies.store.clone())
+        let object = OpenedObject::of(sent.map_err(store_error)?, self.copies.store.clone())?;
+        self.learn_tags(&object.head);
+        Ok(object)
     }
 
     /// Whether its bytes come. A refusal is a response, too.

@@ -35,6 +35,9 @@ const MAX_UPLOAD_BYTES: u64 = 5 << 30;
 /// S3's code for bytes whose checksum is not the one that came along.
 const BAD_DIGEST: &str = "BadDigest";
 
+/// The code, of stores that have one, for an upload that came without the MD5 of its bytes.
+const MISSING_MD5: &str = "MissingContentMD5";
+
 /// The object at `source_key`, to be written to `key`.
 pub(super) struct StreamedCopy<'a> {
     pub(super) store: &'a S3Store,
@@ -49,6 +52,9 @@ impl StreamedCopy<'_> {
     pub(super) async fn run(&self) -> Result<CopiedObject, StoreError> {
         let copied = match self.run_once(None).await {
             Err(error) if error.code() == BAD_DIGEST => self.run_against_etag().await,
+            Err(error) if self.store.destination.is_md5_missing(&error) => {
+                self.run_with_md5().await
+            }
             other => other,
         };
         match (copied, self.condition) {
@@ -64,9 +70,14 @@ impl StreamedCopy<'_> {
     /// The ETag is not the MD5 that it looks like, or other bytes came than the object's. Where ETags have been MD5s
     /// it is the bytes; elsewhere two reads must agree.
     async fn run_against_etag(&self) -> Result<CopiedObject, StoreError> {
-        if self.source.has_md5_etags.load(Ordering::Relaxed) {
+        if self.source.habits.has_md5_etags.load(Ordering::Relaxed) {
             return Err(other_bytes());
         }
+        self.run_with_md5().await
+    }
+
+    /// Reads it twice: to hold it meanwhile would take memory.
+    async fn run_with_md5(&self) -> Result<CopiedObject, StoreError> {
         let object = self.source.open(self.source_key, None, None).await?;
         let (size, etag) = (object.head.size_bytes, object.head.etag().to_owned());
         let md5 = read_md5(object).await?;
@@ -88,20 +99,25 @@ impl StreamedCopy<'_> {
         if size > self.single_upload_bytes() {
             return Err(StoreError::TooLarge);
         }
+        let (destination, etag_md5) = (&self.store.destination, object.head.md5());
+        let md5 = known_md5.or(etag_md5);
+        if md5.is_none()
+            && size > WHOLE_BYTES
+            && destination.habits.wants_md5.load(Ordering::Relaxed)
+        {
+            return Err(missing_md5());
+        }
         let _memory = keep_for(memory, size);
         let (source, key) = (self.source, self.source_key);
-        let has_tags = object.head.tag_count().is_some_and(|count| count > 0);
+        let reads_tags = source.may_have_tags(&object.head);
         let headers = self.attributes;
-        let headers = headers.upload_headers(source, key, &object.head, has_tags);
+        let headers = headers.upload_headers(source, key, &object.head, reads_tags);
         let mut headers = headers.await?;
         headers.extend(self.condition.header());
-        let etag_md5 = object.head.md5();
-        let md5 = known_md5.or(etag_md5);
         let upload = Upload::of(object.body, md5, source.copies.timeout).await?;
-        let destination = &self.store.destination;
         let written = upload.write(destination, self.key, "", headers).await?;
         if written.is_proven && etag_md5 == Some(written.md5) {
-            source.has_md5_etags.store(true, Ordering::Relaxed);
+            source.habits.has_md5_etags.store(true, Ordering::Relaxed);
         }
         if !written.is_proven && !self.is_written(&written, size).await? {
             return Err(self.remove_broken(&written.copied.etag).await);
@@ -144,15 +160,44 @@ impl StreamedCopy<'_> {
     }
 }
 
+impl S3Bucket {
+    /// S3 has no code of its own for it, MinIO and others have.
+    fn is_md5_missing(&self, error: &StoreError) -> bool {
+        let StoreError::Suspect { code, message } = error else {
+            return false;
+        };
+        let is_missing =
+            code == MISSING_MD5 || (code == "InvalidRequest" && message.contains("Content-MD5"));
+        self.habits
+            .wants_md5
+            .fetch_or(is_missing, Ordering::Relaxed);
+        is_missing
+    }
+}
+
 /// One part of an upload: these bytes of the source, first and last. Returns its ETag.
 pub(super) async fn copy_streamed_part(
     copy: &PartCopy<'_>,
     query: &str,
-    (first, last): (u64, u64),
+    range: (u64, u64),
 ) -> Result<String, StoreError> {
-    let (source, route) = (&copy.store.source, copy.route);
-    let size = last - first + 1;
-    let _memory = reserve_memory(size).await;
+    let _memory = reserve_memory(range.1 - range.0 + 1).await;
+    let destination = &copy.store.destination;
+    if !destination.habits.wants_md5.load(Ordering::Relaxed) {
+        match send_part(copy, query, range, None).await {
+            Err(error) if destination.is_md5_missing(&error) => {}
+            sent => return sent,
+        }
+    }
+    let md5 = read_md5(open_part(copy, range).await?).await?;
+    send_part(copy, query, range, Some(md5)).await
+}
+
+async fn open_part(
+    copy: &PartCopy<'_>,
+    (first, last): (u64, u64),
+) -> Result<OpenedObject, StoreError> {
+    let (source, route, size) = (&copy.store.source, copy.route, last - first + 1);
     let range = format!("bytes={first}-{last}");
     let object = source.open(&route.source_key, Some(copy.source_etag), Some(&range));
     let object = object.await.map_err(source_error)?;
@@ -165,8 +210,19 @@ pub(super) async fn copy_streamed_part(
             ),
         ));
     }
-    let upload = Upload::of(object.body, None, source.copies.timeout).await?;
-    let (destination, key) = (&copy.store.destination, &route.destination_key);
+    Ok(object)
+}
+
+async fn send_part(
+    copy: &PartCopy<'_>,
+    query: &str,
+    range: (u64, u64),
+    md5: Option<[u8; 16]>,
+) -> Result<String, StoreError> {
+    let object = open_part(copy, range).await?;
+    let limit = copy.store.source.copies.timeout;
+    let upload = Upload::of(object.body, md5, limit).await?;
+    let (destination, key) = (&copy.store.destination, &copy.route.destination_key);
     let written = upload.write(destination, key, query, Vec::new()).await?;
     // Where the ETag says nothing of the bytes, the connection's own checksums must do.
     if !written.is_proven && written.has_md5 {
@@ -326,6 +382,13 @@ fn other_bytes() -> StoreError {
         "OtherBytes",
         "the source's bytes are not those of its ETag: does a proxy change them?",
     )
+}
+
+fn missing_md5() -> StoreError {
+    StoreError::Suspect {
+        code: MISSING_MD5.into(),
+        message: "the destination takes no upload without its MD5".into(),
+    }
 }
 
 fn broken_copy() -> StoreError {

@@ -89,7 +89,7 @@ async fn messages_that_arrive_stop_a_rollback_before_its_next_page() {
     let ended = wait_for_exit(&mut rollback).await;
     assert_eq!(ended.code, Some(75), "{}", ended.log);
     assert!(
-        ended.log.contains("1 messages wait in the queue"),
+        ended.log.contains("1 message waits in the queue"),
         "{}",
         ended.log
     );

@@ -186,9 +186,9 @@ async fn failures_are_retried_after_consent() {
     let preview = rig.run_feeder(&["retry"]).await;
     assert_eq!(preview.code, 0, "{}", preview.log);
     for words in [
-        "1 rows that failed would be fed again",
+        "1 row that failed would be fed again",
         "1 failed with NoSuchKey",
-        "about 1 dead letters would go back",
+        "about 1 dead letter would go back",
         "To do it, add --yes.",
     ] {
         assert!(preview.output.contains(words), "{}", preview.output);

@@ -60,7 +60,7 @@ async fn the_number_of_rows_outside_the_rule_lets_go_what_bears_their_names() {
     let refused = of("2").await;
     assert_eq!(refused.code, Some(64), "{}", refused.log);
     assert!(
-        refused.log.contains("1 rows are outside the path rule"),
+        refused.log.contains("1 row is outside the path rule"),
         "{}",
         refused.log
     );

@@ -185,7 +185,7 @@ async fn it_refuses_while_the_rows_could_be_moved_again() {
     drop(feeder);
     rig.send_message("a message of another sender").await;
     wait_until("the message", async || rig.visible_messages().await == 1).await;
-    assert_refused(&rig, "1 messages wait in the queue").await;
+    assert_refused(&rig, "1 message waits in the queue").await;
     let purge = rig
         .cloud
         .sqs_client()

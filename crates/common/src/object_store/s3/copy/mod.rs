@@ -109,6 +109,12 @@ impl CopyClient {
         }
     }
 
+    /// Whether AWS itself responds, under whatever partition's name.
+    pub(super) fn is_aws(&self) -> bool {
+        let host = self.address.base.split('/').nth(2);
+        host.is_some_and(|host| host.contains(".amazonaws."))
+    }
+
     /// # Errors
     /// What S3 answered, what became of the request, or why it was not sent.
     pub(super) async fn copy(&self, copy: &ObjectRequest<'_>) -> Result<XmlResponse, RequestError> {

@@ -1,6 +1,7 @@
 //! Streamed copies at a store of one object, which keeps what it is sent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
@@ -23,7 +24,10 @@ static TURN: Mutex<()> = Mutex::const_new(());
 
 const BAD_DIGEST: &str = "<Error><Code>BadDigest</Code></Error>";
 const TOO_LARGE: &str = "<Error><Code>EntityTooLarge</Code></Error>";
+const NO_MD5: &str = "<Error><Code>InvalidRequest</Code><Message>Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters</Message></Error>";
 const NO_TAGS: &str = "<Tagging><TagSet/></Tagging>";
+const ONE_TAG: &str =
+    "<Tagging><TagSet><Tag><Key>team</Key><Value>a b</Value></Tag></TagSet></Tagging>";
 const UPLOAD: &str =
     "<InitiateMultipartUploadResult><UploadId>u 1</UploadId></InitiateMultipartUploadResult>";
 
@@ -40,6 +44,7 @@ enum Uploads {
     Refused,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each may come alone")]
 #[derive(Debug, Clone, Default)]
 struct OneObject {
     bytes: Vec<u8>,
@@ -48,6 +53,12 @@ struct OneObject {
     uploads: Uploads,
     /// Whether some of the metadata fits into no header.
     keeps_metadata_back: bool,
+    /// Whether an upload needs its MD5, as under Object Lock.
+    wants_md5: bool,
+    /// Whether it has one tag.
+    is_tagged: bool,
+    /// Whether reads count the tags.
+    counts_tags: bool,
     written: Arc<std::sync::Mutex<Vec<u8>>>,
     met: Arc<std::sync::Mutex<Vec<String>>>,
 }
@@ -87,6 +98,11 @@ impl OneObject {
         if self.keeps_metadata_back {
             response.headers_mut().insert("x-amz-missing-meta", "1");
         }
+        if self.counts_tags {
+            let count = u8::from(self.is_tagged).to_string();
+            let headers = response.headers_mut();
+            headers.insert("x-amz-tagging-count", count);
+        }
         response
     }
 
@@ -103,6 +119,9 @@ impl OneObject {
         bytes[0] ^= u8::from(is_broken);
         let md5: [u8; 16] = Md5::digest(&bytes).into();
         let header = |name| request.headers().get(name);
+        if self.wants_md5 && header("content-md5").is_none() {
+            return http_response(400, NO_MD5);
+        }
         let sent = header("content-md5").is_none_or(|sent| sent == base64::encode(md5));
         assert_eq!(header("content-length"), Some(&*bytes.len().to_string()));
         if !sent && !is_broken {
@@ -124,15 +143,18 @@ impl HttpConnector for OneObject {
             header("x-amz-meta-owner") == Some("ünal") && header("expires") == Some("never");
         match request.method() {
             "GET" if line.contains("?tagging") => {
-                HttpConnectorFuture::ready(Ok(http_response(200, NO_TAGS)))
+                let tags = if self.is_tagged { ONE_TAG } else { NO_TAGS };
+                HttpConnectorFuture::ready(Ok(http_response(200, tags)))
             }
             "GET" | "HEAD" => HttpConnectorFuture::ready(Ok(self.read(&request))),
             "POST" => {
-                assert!(is_whole);
+                assert!(is_whole || line.contains("uploadId"));
                 HttpConnectorFuture::ready(Ok(http_response(200, UPLOAD)))
             }
             "PUT" => {
                 assert!(line.contains("partNumber") || is_whole);
+                let tags = self.is_tagged.then_some("team=a%20b");
+                assert!(line.contains("partNumber") || header("x-amz-tagging") == tags);
                 let store = self.clone();
                 HttpConnectorFuture::new(async move { Ok(store.write(request).await) })
             }
@@ -196,6 +218,60 @@ async fn the_bytes_are_proven_whatever_the_etag() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn tags_are_asked_for_where_no_answer_counts_them() {
+    let _turn = TURN.lock().await;
+    // AWS or not, the tag, whether reads count it, and the questions for the tags of two images.
+    for (is_aws, is_tagged, counts_tags, questions) in [
+        (false, true, false, 2),
+        (false, true, true, 2),
+        (false, false, true, 0),
+        (false, false, false, 2),
+        (true, true, true, 2),
+        (true, false, false, 0),
+    ] {
+        let object = OneObject {
+            is_tagged,
+            counts_tags,
+            ..OneObject::of(10)
+        };
+        let store = store(&object).await;
+        let known = &store.source.habits.counts_tags;
+        assert!(known.swap(is_aws, Ordering::Relaxed), "AWS counts them");
+        for _ in 0..2 {
+            store.copy(&route()).await.unwrap();
+        }
+        let met = object.met.lock().unwrap();
+        let asked = met.iter().filter(|line| line.contains("?tagging")).count();
+        assert_eq!(asked, questions, "{is_aws} {is_tagged} {counts_tags}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_object_lock_each_upload_has_its_md5() {
+    let _turn = TURN.lock().await;
+    let object = OneObject {
+        etag: Some("0a-2"),
+        wants_md5: true,
+        ..OneObject::of(600 << 10)
+    };
+    for in_parts in [false, true] {
+        let (object, store) = (object.clone(), store(&object).await);
+        let before = object.met("PUT");
+        for uploads in [2, 3] {
+            object.written.lock().unwrap().clear();
+            if in_parts {
+                // The fake completes none.
+                store.copy_multipart(&route()).await.unwrap_err();
+            } else {
+                store.copy(&route()).await.unwrap();
+            }
+            assert_eq!(*object.written.lock().unwrap(), object.bytes);
+            assert_eq!(object.met("PUT") - before, uploads, "{in_parts}");
+        }
+    }
+}
+
 /// A proxy's, for example, which are served under the object's own headers.
 #[tokio::test(start_paused = true)]
 async fn bytes_that_contradict_an_etag_are_not_written_where_etags_are_md5s() {
@@ -208,7 +284,7 @@ async fn bytes_that_contradict_an_etag_are_not_written_where_etags_are_md5s() {
         ..OneObject::of(10)
     };
     let mut other_store = store(&other).await;
-    other_store.source.has_md5_etags = sound_store.source.has_md5_etags;
+    other_store.source.habits = sound_store.source.habits;
     let error = other_store.copy(&route()).await.unwrap_err();
     assert_eq!(error.code(), "OtherBytes", "{error}");
     assert!(other.written.lock().unwrap().is_empty());
