@@ -236,7 +236,7 @@ impl Runs {
             return false;
         };
         let is_new = slot.load_error.as_deref() != Some(reason);
-        slot.load_error = Some(reason.to_owned());
+        slot.hold(reason);
         is_new
     }
 

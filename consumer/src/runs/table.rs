@@ -32,7 +32,7 @@ const EXCLUDED_BACKOFF: Backoff = Backoff {
 };
 
 /// What the throttle and the store of a run allow.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Allowance {
     /// Messages in hand. What cannot be copied soon is better left to others, and to the queue if we have to stop.
     in_hand: usize,
@@ -78,6 +78,13 @@ pub(super) struct RunTable {
 }
 
 impl Allowance {
+    /// While a run is taken on nothing is known against it: its messages take room like any.
+    const UNTIL_KNOWN: Self = Self {
+        in_hand: usize::MAX,
+        slow: 0,
+        is_excluded: false,
+    };
+
     pub(super) fn of(stages: &Stages) -> Self {
         let throttle = &stages.context.throttle;
         let is_up = stages.context.health.is_up(Dependency::Objects);
@@ -102,8 +109,14 @@ impl RunSlot {
             moved_on_at: now,
             used_at: now,
             changed: Arc::default(),
-            allowance: Allowance::default(),
+            allowance: Allowance::UNTIL_KNOWN,
         }
+    }
+
+    /// It cannot be taken on now: others take no account of its messages.
+    pub(super) fn hold(&mut self, reason: &str) {
+        self.load_error = Some(reason.to_owned());
+        self.allowance.in_hand = 0;
     }
 
     pub(super) fn held_count(&self) -> usize {
@@ -379,7 +392,7 @@ mod tests {
     async fn a_run_that_waits_by_now_is_no_reason_to_receive() {
         let mut table = RunTable::new(100);
         table.slot(1).allowance.in_hand = usize::MAX;
-        table.slot(STRAYS);
+        table.slot(STRAYS).hold("the ledger is silent");
         table.active = vec![1];
         assert!(table.may_poll());
         table.slot(1).allowance.in_hand = 5;
@@ -389,8 +402,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_waits_for_its_run_to_be_taken_on_takes_room() {
+        let mut table = RunTable::new(100);
+        table.slot(1).allowance.in_hand = usize::MAX;
+        table.park(STRAYS, (0..100).map(|_| message(1)));
+        table.set_allowances(Vec::new());
+        assert!(!table.may_poll());
+        // Others go on where that takes long, or is in vain.
+        advance(STALLED_AFTER * 2).await;
+        table.set_allowances(Vec::new());
+        assert!(table.may_poll());
+        table.slot(STRAYS).moved_on_at = Instant::now();
+        table.set_allowances(Vec::new());
+        assert!(!table.may_poll());
+        table.slot(STRAYS).hold("the ledger is silent");
+        table.set_allowances(Vec::new());
+        assert!(table.may_poll());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_left_to_others_goes_back_when_no_poll_brings_it_again() {
         let mut table = RunTable::new(100);
+        table.slot(2).allowance.in_hand = 0;
         table.slot(2).allowance.is_excluded = true;
         table.active = vec![3];
         table.park(2, [message(1), message(3), message(2)]);

@@ -1,7 +1,7 @@
 //! What it costs the feeder to look for rows where all have moved, or all but the last hundred: through an index on
 //! those that are left, and without one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -19,8 +19,8 @@ const MAX_START: Duration = Duration::from_mins(20);
 /// On one table.
 pub(super) struct SweepCosts {
     rows: u64,
-    /// A whole sweep by id.
-    sweep_buffers: f64,
+    /// A whole sweep by id: buffers, and seconds with the feeder's start.
+    sweep: (f64, f64),
     found_ms: f64,
     found_buffers: f64,
     without_index: WatchCosts,
@@ -47,7 +47,7 @@ pub(super) async fn measure_size(
     )
     .await?;
     rig.stub.set_up(&StubSetup::default()).await?;
-    let sweep_buffers = sweep_everything(rig).await?;
+    let sweep = sweep_everything(rig).await?;
     let without_index = watch(rig, divisor).await?;
     rig.execute_sql("CREATE INDEX images_left ON images (id) WHERE path LIKE 'image/%'")
         .await?;
@@ -58,7 +58,7 @@ pub(super) async fn measure_size(
         .await?;
     Ok(SweepCosts {
         rows,
-        sweep_buffers,
+        sweep,
         found_ms,
         found_buffers,
         without_index,
@@ -78,9 +78,12 @@ async fn start_feeder(rig: &BenchRig, arguments: &[&str]) -> Result<RunningProce
     rig.start_process(command, "feeder")
 }
 
-async fn sweep_everything(rig: &BenchRig) -> Result<f64> {
-    start_feeder(rig, &[]).await?.wait_for_exit().await?;
-    Ok(DatabaseLoad::read_of_images(rig).await?.buffers)
+async fn sweep_everything(rig: &BenchRig) -> Result<(f64, f64)> {
+    let feeder = start_feeder(rig, &[]).await?;
+    let began = Instant::now();
+    feeder.wait_for_exit().await?;
+    let seconds = began.elapsed().as_secs_f64();
+    Ok((DatabaseLoad::read_of_images(rig).await?.buffers, seconds))
 }
 
 async fn watch(rig: &BenchRig, divisor: u64) -> Result<WatchCosts> {
@@ -99,7 +102,7 @@ async fn watch(rig: &BenchRig, divisor: u64) -> Result<WatchCosts> {
 }
 
 async fn wait_until_watching(rig: &BenchRig, feeder: &RunningProcess) -> Result<()> {
-    let waiting = std::time::Instant::now();
+    let waiting = Instant::now();
     loop {
         let watching: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM bucket_brigade.workers WHERE role = 'feeder' AND state LIKE 'watching%'
@@ -146,8 +149,10 @@ pub(super) fn report(costs: &[SweepCosts], results: &mut BenchResults) -> Result
             figures.insert(name("buffers"), watch.all.buffers);
             figures.insert(name("cpu_ms"), watch.cpu_ms);
         }
-        let name = format!("sweep_buffers_{}", costs.rows);
-        results.figures.insert(name, costs.sweep_buffers);
+        let (buffers, seconds) = costs.sweep;
+        let name = |what: &str| format!("sweep_{what}_{}", costs.rows);
+        results.figures.insert(name("buffers"), buffers);
+        results.figures.insert(name("seconds"), seconds);
     }
     let size = largest.rows;
     let against = format!("of {} rows", smallest.rows);
@@ -176,7 +181,7 @@ pub(super) fn report(costs: &[SweepCosts], results: &mut BenchResults) -> Result
     let buffers = [largest.with_index.table.buffers];
     results.add(label, &buffers, TargetBound::AtMost(100.0))?;
     let what = "the same without the index";
-    let sweep = ("a whole sweep", &[largest.sweep_buffers][..]);
+    let sweep = ("a whole sweep", &[largest.sweep.0][..]);
     let buffers = [largest.without_index.table.buffers];
     let target = Some(TargetBound::AtMost(0.01));
     results.add_ratio(("watch_buffers", what, ""), &buffers, sweep, target)?;
