@@ -275,7 +275,7 @@ fn report_rate(
     let cpu = costs.iter().map(|costs| costs.cpu_us).fold(0.0, f64::max);
     let label = (&*format!("{name}_rate"), name, command.unit);
     let row = results.add(label, &[slowest], TargetBound::AtLeast(5000.0))?;
-    row.note = format!("{cpu:.0} µs of CPU each");
+    row.note = format!("{cpu:.0} µs each");
     Ok(())
 }
 
@@ -286,16 +286,16 @@ fn report_growth(
 ) -> Result<()> {
     let against = format!("on {}", smallest.rows);
     let previews = (largest.clean_preview_ms, smallest.clean_preview_ms);
-    let mut growths = vec![("clean", "preview", "the preview", previews)];
+    let mut growths = vec![("clean", "preview", "preview", previews)];
     for (ours, theirs) in largest.costs.iter().zip(&smallest.costs) {
         let first = (ours.first_ms, theirs.first_ms);
-        growths.push((ours.name, "first", "start to the first page", first));
+        growths.push((ours.name, "first", "start to first page", first));
         let resumed = (ours.resumed_ms, theirs.resumed_ms);
-        let what = "start to the next page, after a stop";
+        let what = "the same after a stop";
         growths.push((ours.name, "resumed", what, resumed));
     }
     for (name, key, what, (ours, theirs)) in growths {
-        let what = format!("{name}: {what} on {} rows", largest.rows);
+        let what = format!("{name}: {what}, {} rows", largest.rows);
         let label = format!("{name}_{key}_ms");
         let target = Some(TargetBound::AtMost(2.0));
         results.add_ratio(
@@ -351,7 +351,7 @@ fn report_reads(
     let ours: Vec<f64> = costs.iter().map(|costs| costs.reads_p99_ms).collect();
     let allowed = |run: &CommandRuns| run.control_p99_ms.max(run.idle_p99_ms * 1.5);
     let allowed: Vec<f64> = runs.iter().map(allowed).collect();
-    let what = format!("p99 of the application's point read beside {name}");
+    let what = format!("p99 of point reads beside {name}");
     let label = (&*format!("reads_p99_{name}"), &*what, "ms");
     let against = (READS_ALLOWED, &allowed[..]);
     let target = Some(TargetBound::AtMost(1.0));
