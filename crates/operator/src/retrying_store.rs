@@ -72,18 +72,25 @@ impl RequestSlots {
         Self(Semaphore::new(requests))
     }
 
-    /// Looks at all of them, and returns the results in their order.
+    /// Looks at all of them, and returns the results in their order. What has no slot is not begun: a waiting look
+    /// takes as much memory as one under way.
     pub(super) async fn run_all<T, E>(
         &self,
         checks: impl ExactSizeIterator<Item: Future<Output = Result<T, E>>>,
     ) -> Result<Vec<T>, E> {
         let count = checks.len().clamp(1, MAX_REQUESTS_IN_FLIGHT);
-        let checks = checks.map(|check| async {
-            // It is never closed.
-            let _slot = self.0.acquire().await;
-            check.await
-        });
-        stream::iter(checks).buffered(count).try_collect().await
+        // It is never closed.
+        let begin = async |check| (self.0.acquire().await, check);
+        stream::iter(checks)
+            .then(begin)
+            .map(|(slot, check)| async {
+                let checked = check.await;
+                drop(slot);
+                checked
+            })
+            .buffered(count)
+            .try_collect()
+            .await
     }
 }
 
