@@ -184,7 +184,12 @@ impl Runs {
 
     /// Hands what is parked under `from` to the run `to`; `is_stray` where it is surely none of its messages.
     fn forward_parked(&self, from: i64, to: i64, is_stray: bool) {
-        let mut parked = self.lock_table().take_parked(from);
+        let mut table = self.lock_table();
+        if let Some(slot) = table.slots.get_mut(&from) {
+            slot.load_error = None;
+        }
+        let mut parked = table.take_parked(from);
+        drop(table);
         for leased in &mut parked {
             leased.incoming.is_stray |= is_stray;
         }
@@ -236,7 +241,7 @@ impl Runs {
             return false;
         };
         let is_new = slot.load_error.as_deref() != Some(reason);
-        slot.hold(reason);
+        slot.load_error = Some(reason.to_owned());
         is_new
     }
 

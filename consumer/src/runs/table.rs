@@ -113,12 +113,6 @@ impl RunSlot {
         }
     }
 
-    /// It cannot be taken on now: others take no account of its messages.
-    pub(super) fn hold(&mut self, reason: &str) {
-        self.load_error = Some(reason.to_owned());
-        self.allowance.in_hand = 0;
-    }
-
     pub(super) fn held_count(&self) -> usize {
         self.in_hand + self.parked.len()
     }
@@ -126,8 +120,8 @@ impl RunSlot {
     /// Whether so many more would wait for an operator, the store or the checks, and not for each other.
     fn is_waiting(&self, more: usize, part: usize) -> bool {
         let wanted = self.held_count() + more;
-        wanted > self.allowance.in_hand
-            || (wanted > part && self.moved_on_at.elapsed() > STALLED_AFTER)
+        let is_held = self.load_error.is_some() || wanted > self.allowance.in_hand;
+        is_held || (wanted > part && self.moved_on_at.elapsed() > STALLED_AFTER)
     }
 
     fn is_in_use(&self) -> bool {
@@ -392,7 +386,7 @@ mod tests {
     async fn a_run_that_waits_by_now_is_no_reason_to_receive() {
         let mut table = RunTable::new(100);
         table.slot(1).allowance.in_hand = usize::MAX;
-        table.slot(STRAYS).hold("the ledger is silent");
+        table.slot(STRAYS).load_error = Some("the ledger is silent".into());
         table.active = vec![1];
         assert!(table.may_poll());
         table.slot(1).allowance.in_hand = 5;
@@ -415,7 +409,7 @@ mod tests {
         table.slot(STRAYS).moved_on_at = Instant::now();
         table.set_allowances(Vec::new());
         assert!(!table.may_poll());
-        table.slot(STRAYS).hold("the ledger is silent");
+        table.slot(STRAYS).load_error = Some("the ledger is silent".into());
         table.set_allowances(Vec::new());
         assert!(table.may_poll());
     }

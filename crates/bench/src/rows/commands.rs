@@ -22,7 +22,7 @@ const MEASURED_FOR: Duration = Duration::from_secs(15);
 /// The share of the rows that each command is measured on at most: the next one needs some, too.
 const MAX_SHARE: u64 = 4;
 
-const MIB: f64 = 64.0;
+const MAX_RSS_MIB: f64 = 64.0;
 
 struct MeasuredCommand {
     arguments: &'static [&'static str],
@@ -331,7 +331,7 @@ fn report_worst(runs: &[CommandRuns], results: &mut BenchResults) -> Result<()> 
             "peak RSS of a command",
             "MiB",
             worst(|costs| costs.rss_mib),
-            MIB,
+            MAX_RSS_MIB,
         ),
     ] {
         let what = format!("{what}, to {} rows", runs.last().map_or(0, |run| run.rows));

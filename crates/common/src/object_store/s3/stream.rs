@@ -358,7 +358,8 @@ impl Upload {
 
 async fn read_whole(mut body: HashedBody, limit: Duration) -> Result<Vec<u8>, StoreError> {
     let read = timeout(limit, async {
-        let mut bytes = Vec::new();
+        let size = usize::try_from(body.left().min(WHOLE_BYTES)).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(size);
         while let Some(chunk) = body.next().await {
             bytes.extend_from_slice(&chunk?);
         }
