@@ -7,6 +7,9 @@ use bucket_brigade_common::path_rule::PathRule;
 pub const SOURCE_BUCKET: &str = "old-images";
 pub const DESTINATION_BUCKET: &str = "new-images";
 
+/// So that all ids are of one length, and listings show them in their order.
+pub const FIRST_ROW: u64 = 1_000_000_001;
+
 pub fn old_path(id: u64) -> String {
     format!("image/avatar-{id}.png")
 }

@@ -12,7 +12,7 @@ use bucket_brigade_private_postgres::Cluster;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::bare_loop::BareCall;
-use crate::images::{DESTINATION_BUCKET, SOURCE_BUCKET, run_spec};
+use crate::images::{DESTINATION_BUCKET, FIRST_ROW, SOURCE_BUCKET, run_spec};
 use crate::process::{ProcessUsage, RunningProcess, built_binary};
 use crate::stub::{RequestCounts, StubClient, StubSetup};
 
@@ -70,7 +70,7 @@ impl BenchRig {
             database_url,
             cluster,
             stub_process,
-            next_row: 1,
+            next_row: FIRST_ROW,
             logs: tempfile::tempdir()?,
         };
         rig.count_statements().await?;
@@ -157,7 +157,7 @@ impl BenchRig {
             UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, fed = 0, scope_cursor = NULL,
                 scope_counted = 0")
             .await?;
-        self.next_row = 1;
+        self.next_row = FIRST_ROW;
         Ok(())
     }
 

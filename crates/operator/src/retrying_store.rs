@@ -72,6 +72,13 @@ impl RequestSlots {
         Self(Semaphore::new(requests))
     }
 
+    /// Sends a request when there is a slot.
+    pub(super) async fn run<T>(&self, request: impl Future<Output = T>) -> T {
+        // It is never closed.
+        let _slot = self.0.acquire().await;
+        request.await
+    }
+
     /// Looks at all of them, and returns the results in their order. What has no slot is not begun: a waiting look
     /// takes as much memory as one under way.
     pub(super) async fn run_all<T, E>(

@@ -11,6 +11,7 @@ use super::Bench;
 use super::database::{READS_ALLOWED, p99_during, p99_ms};
 use super::database_load::{DatabaseLoad, OLDEST_TRANSACTION};
 use crate::bare_loop::BareCall;
+use crate::images::FIRST_ROW;
 use crate::process::{RunningProcess, built_binary};
 use crate::results::{BenchResults, TargetBound};
 use crate::rig::{BenchRig, stop_processes};
@@ -86,9 +87,15 @@ struct ObservedWork {
 pub(super) async fn measure_size(bench: &mut Bench, rows: u64) -> Result<CommandRuns> {
     let rig = &bench.rig;
     rig.stub.set_up(&StubSetup::default()).await?;
-    let read_rows = 1..rows;
-    let idle_p99_ms = p99_ms(bench, &read_rows).await?;
-    let control_p99_ms = beside_bare_copies(bench, &read_rows).await?;
+    let all = FIRST_ROW..FIRST_ROW + rows;
+    let idle_p99_ms = p99_ms(bench, &all).await?;
+    let control_p99_ms = beside_bare_copies(bench, &all).await?;
+    let setup = StubSetup {
+        rows: all.clone(),
+        is_copied: true,
+        ..StubSetup::default()
+    };
+    bench.rig.stub.set_up(&setup).await?;
     let (mut costs, mut clean_preview_ms) = (Vec::new(), 0.0);
     for command in &COMMANDS {
         if command.arguments[0] == "clean" {

@@ -61,7 +61,7 @@ pub(super) async fn pretend_moved(rig: &BenchRig, first: u64) -> Result<()> {
              UPDATE images SET path = 'avatar/avatar-' || id || '.png' WHERE id < $1 RETURNING id
          ), counted AS (
              INSERT INTO bucket_brigade.counters (run_id, worker, moved)
-             SELECT id, 'bench', $1 - 1 FROM bucket_brigade.run
+             SELECT id, 'bench', (SELECT count(*) FROM moved) FROM bucket_brigade.run
          )
          INSERT INTO bucket_brigade.moves (run_id, row_id, old_path, new_path, etag, consumer)
          SELECT r.id, m.id::text, 'image/avatar-' || m.id || '.png',

@@ -304,7 +304,11 @@ fn list_objects(stub: &StubServer, path: &str, query: &str) -> String {
             number.split('.').next()?.parse().ok()
         });
     let start = after.map_or(images.start, |after: u64| after + 1);
-    let directory = if is_source { "image" } else { "avatar" };
+    let (directory, modified) = if is_source {
+        ("image", "2026-11-24T12:00:00.000Z")
+    } else {
+        ("avatar", "2026-11-25T12:00:00.000Z")
+    };
     let end = if is_listed { images.end } else { start };
     let page = start..end.min(start + LIST_PAGE_SIZE);
     let (count, is_truncated, last) = (page.clone().count(), page.end < end, page.end.max(1) - 1);
@@ -314,7 +318,7 @@ fn list_objects(stub: &StubServer, path: &str, query: &str) -> String {
     let next = if is_truncated { &*next } else { "" };
     let object = |id| {
         format!(
-            "<Contents><Key>{directory}/avatar-{id}.png</Key><LastModified>2026-11-25T12:00:00.000Z</LastModified><ETag>{etag}</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            "<Contents><Key>{directory}/avatar-{id}.png</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         )
     };
     let objects: Vec<String> = page.map(object).collect();

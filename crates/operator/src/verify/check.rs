@@ -1,5 +1,7 @@
 //! Checks one move and the companions that were copied with it; with `--recopy` copies them anew.
 
+use std::iter;
+
 use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::object_store::s3::S3Store;
@@ -8,6 +10,7 @@ use bucket_brigade_common::path_rule::MoveRoute;
 use tokio_util::sync::CancellationToken;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchanged};
+use super::lister::{ListedPage, PageKeys};
 use super::queries::current_path;
 use super::verification::{Mismatch, VerificationFinding};
 use crate::moved_row::{MovedRow, recorded_companions};
@@ -57,19 +60,37 @@ struct CheckedObject<'a> {
 }
 
 impl MoveChecker<'_> {
+    /// What is to be looked at; nothing where all must be compared, since their dates are of two clocks.
+    pub(super) fn keys_of(&self, rows: &[MovedRow]) -> PageKeys {
+        let rule = self.ledger.rule();
+        let rows = rows.iter().filter(|_| self.is_one_store);
+        let routes = rows.flat_map(|row| {
+            let companions = recorded_companions(rule, row).into_iter();
+            let companions = companions.map(|(companion, _)| companion.route);
+            let routes = rule.route_for(&row.old_path).into_iter().chain(companions);
+            routes.map(|route| (route, !row.is_source_removed))
+        });
+        let objects = routes.flat_map(|(route, has_source)| {
+            let source = has_source.then_some((BucketSide::Source, route.source_key));
+            iter::once((BucketSide::Destination, route.destination_key)).chain(source)
+        });
+        objects.collect()
+    }
+
     pub(super) async fn check_move(
         &self,
         mut row: MovedRow,
+        listed: &ListedPage,
     ) -> anyhow::Result<(MovedRow, VerificationFinding)> {
         let mut finding = match self.ledger.rule().route_for(&row.old_path) {
-            Ok(route) => self.check_object(&row, &route).await?,
+            Ok(route) => self.check_object(&row, &route, listed).await?,
             Err(_) => mismatch_finding(
                 "OutsideRule",
                 "its old path is outside the path rule".into(),
             ),
         };
         if finding.is_intact {
-            finding.mismatch = self.check_companions(&row).await?;
+            finding.mismatch = self.check_companions(&row, listed).await?;
             finding.is_intact = finding.mismatch.is_none();
         }
         if finding.mismatch.is_some() {
@@ -84,14 +105,20 @@ impl MoveChecker<'_> {
     }
 
     /// What is wrong with the first companion that is not as it should be is wrong with its row.
-    async fn check_companions(&self, row: &MovedRow) -> anyhow::Result<Option<Mismatch>> {
+    async fn check_companions(
+        &self,
+        row: &MovedRow,
+        listed: &ListedPage,
+    ) -> anyhow::Result<Option<Mismatch>> {
         for (companion, etag) in recorded_companions(self.ledger.rule(), row) {
             let recorded = MovedRow {
                 etag: etag.to_owned(),
                 size_bytes: None,
                 ..row.clone()
             };
-            let mut finding = self.check_object(&recorded, &companion.route).await?;
+            let mut finding = self
+                .check_object(&recorded, &companion.route, listed)
+                .await?;
             if finding.is_outdated {
                 let message = "another object stands in the copy's place".into();
                 finding.mismatch = Some(("CopyReplaced", message));
@@ -117,7 +144,11 @@ impl MoveChecker<'_> {
         &self,
         row: &MovedRow,
         route: &MoveRoute,
+        listed: &ListedPage,
     ) -> anyhow::Result<VerificationFinding> {
+        if let Some(intact) = self.find_intact(row, route, listed) {
+            return Ok(intact);
+        }
         let mut finding = VerificationFinding::default();
         for _ in 0..MAX_ATTEMPTS {
             match self.check_once(row, route).await {
@@ -130,6 +161,30 @@ impl MoveChecker<'_> {
             }
         }
         Ok(finding)
+    }
+
+    /// None where a listing does not prove it.
+    fn find_intact(
+        &self,
+        row: &MovedRow,
+        route: &MoveRoute,
+        listed: &ListedPage,
+    ) -> Option<VerificationFinding> {
+        let copy = listed.find(BucketSide::Destination, &route.destination_key)?;
+        let source = if row.is_source_removed {
+            SourceObject::Removed
+        } else {
+            SourceObject::Present(listed.find(BucketSide::Source, &route.source_key)?.clone())
+        };
+        let object = CheckedObject {
+            row,
+            route,
+            copy: Some(copy.clone()),
+            source,
+            is_one_store: self.is_one_store,
+        };
+        let verdict = classify_move(row, Some(copy), &object.source, self.is_one_store);
+        (verdict == MoveVerdict::Intact).then(|| object.intact(None))
     }
 
     /// Reading ends at the stop; a copy that is begun is finished.

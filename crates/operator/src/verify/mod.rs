@@ -1,7 +1,8 @@
 //! `feeder verify`: are all copies what they should be, and their sources still what was copied?
 //!
-//! It trusts neither the consumers nor an earlier verify: each object is asked for anew. Per move it reads
-//! the copy and the source (two HEADs) and the row. What it can find:
+//! It trusts neither the consumers nor an earlier verify: each object is looked at anew. Per move it reads
+//! the copy and the source, in listings where they prove that all is well, else by two HEADs, and the row. What it
+//! can find:
 //!
 //! ```text
 //!   the row         the copy              the source               finding
@@ -29,6 +30,7 @@
 
 mod check;
 mod classify;
+mod lister;
 mod output;
 mod pass;
 #[cfg(test)]
@@ -49,6 +51,7 @@ use super::locks::CommandLocks;
 use super::page_pipeline::{is_complete, until_stopped};
 use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use check::MoveChecker;
+use lister::ObjectLister;
 use pass::VerificationPass;
 pub(crate) use queries::count_moves;
 use verification::VerificationSpec;
@@ -117,6 +120,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         checker: &checker,
         verification,
         slots: &slots,
+        lister: ObjectLister::new(&store, &slots),
         throttle: &throttle,
         stop: &stop,
     };

@@ -4,6 +4,7 @@ use bucket_brigade_common::ledger::move_ledger::StatementError;
 use tokio_util::sync::CancellationToken;
 
 use super::check::MoveChecker;
+use super::lister::{ListedPage, ObjectLister, PageKeys};
 use super::queries::{
     begin_table_phase, count_moves, current_path, moves_to_verify, record_findings,
     record_table_page, rows_to_verify,
@@ -28,6 +29,7 @@ pub(super) struct VerificationPass<'a> {
     pub(super) checker: &'a MoveChecker<'a>,
     pub(super) verification: VerificationState,
     pub(super) slots: &'a RequestSlots,
+    pub(super) lister: ObjectLister<'a>,
     pub(super) throttle: &'a CommandThrottle<'a>,
     pub(super) stop: &'a CancellationToken,
 }
@@ -115,36 +117,45 @@ impl VerificationPass<'_> {
         &self,
         rows: Vec<MovedRow>,
     ) -> anyhow::Result<Vec<(MovedRow, VerificationFinding)>> {
-        let checks = rows.into_iter().map(|row| self.checker.check_move(row));
+        let listed = &self.list(self.checker.keys_of(&rows)).await?;
+        let checks = rows.into_iter();
+        let checks = checks.map(|row| self.checker.check_move(row, listed));
         self.slots.run_all(checks).await
     }
 
+    async fn list(&self, keys: PageKeys) -> anyhow::Result<ListedPage> {
+        let listed = async { anyhow::Ok(self.lister.list(keys).await) };
+        until_stopped(self.stop, listed).await
+    }
+
     async fn check_table_page(&self, rows: Vec<TableRow>) -> anyhow::Result<TablePage> {
-        let is_outside = |row: &&TableRow| {
-            row.is_left_out
-                || self
-                    .checker
-                    .ledger
-                    .rule()
-                    .locate_object(&row.path)
-                    .is_none()
-        };
+        let rule = self.checker.ledger.rule();
+        let is_outside =
+            |row: &&TableRow| row.is_left_out || rule.locate_object(&row.path).is_none();
         let counts = (rows.len(), rows.iter().filter(is_outside).count());
         let mut wanted = rows;
         wanted.retain(|row| {
             !row.is_checked && !row.is_left_out && self.verification.includes_row(&row.id)
         });
+        let objects = wanted
+            .iter()
+            .filter_map(|row| rule.locate_object(&row.path));
+        let listed = &self.list(objects.collect()).await?;
         let checks = wanted.into_iter();
-        let checks = checks.map(|row| until_stopped(self.stop, self.find_mismatch(row)));
+        let checks = checks.map(|row| until_stopped(self.stop, self.find_mismatch(row, listed)));
         let found = self.slots.run_all(checks).await?;
         Ok((found.into_iter().flatten().collect(), counts.0, counts.1))
     }
 
     /// Checks that the object that a row names is there. A row that changed meanwhile is checked again.
-    async fn find_mismatch(&self, row: TableRow) -> anyhow::Result<Option<VerificationMismatch>> {
+    async fn find_mismatch(
+        &self,
+        row: TableRow,
+        listed: &ListedPage,
+    ) -> anyhow::Result<Option<VerificationMismatch>> {
         let TableRow { id, mut path, .. } = row;
         loop {
-            let Some((code, message)) = self.missing_object(&path).await? else {
+            let Some((code, message)) = self.missing_object(&path, listed).await? else {
                 return Ok(None);
             };
             match current_path(self.checker.ledger, &id).await? {
@@ -163,10 +174,17 @@ impl VerificationPass<'_> {
     }
 
     /// Why the object of a path cannot be had; none when it can, and for paths outside the rule.
-    async fn missing_object(&self, path: &str) -> anyhow::Result<Option<Mismatch>> {
+    async fn missing_object(
+        &self,
+        path: &str,
+        listed: &ListedPage,
+    ) -> anyhow::Result<Option<Mismatch>> {
         let Some((side, key)) = self.checker.ledger.rule().locate_object(path) else {
             return Ok(None);
         };
+        if listed.find(side, &key).is_some() {
+            return Ok(None);
+        }
         match stat_object(self.checker.store, side, &key).await {
             Ok(Some(_)) => Ok(None),
             Ok(None) => Ok(Some((

@@ -11,6 +11,7 @@ mod errors;
 pub(crate) mod fixture;
 mod hashed_body;
 mod inspect;
+mod list;
 mod method;
 mod multipart;
 mod probe;
@@ -33,6 +34,7 @@ pub use attributes::{CopyAttributes, FROM_SOURCE};
 pub use encoding::copy_source;
 use errors::store_error;
 pub use inspect::{CUSTOMER_KEY, ObjectHead};
+pub use list::ListedObjects;
 pub use method::{CopyMethod, MethodRequest};
 pub use probe::CopyProbe;
 

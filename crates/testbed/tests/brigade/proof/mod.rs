@@ -16,6 +16,7 @@ mod rollback;
 mod runbook;
 mod stale_rows;
 mod verify;
+mod verify_listings;
 
 use bucket_brigade_testbed::process::ChildProcess;
 use serde_json::Value;

@@ -1,0 +1,125 @@
+//! The objects of a page as listings show them: up to a thousand in one request, where they stand side by side.
+//!
+//! A listing only shortens the way. It is believed where it says that all is well, and what it lacks or shows
+//! otherwise is asked for by a HEAD. A store whose listings show what is not there any more would hide that from
+//! verify, but from nothing that removes: clean asks for each object.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
+use bucket_brigade_common::object_store::s3::{ListedObjects, S3Store};
+use futures::future::join;
+
+use crate::retrying_store::{RequestSlots, retry_object_request};
+
+/// What a listing must spare to be worth it: it costs as much as 12.5 HEADs. Source: Amazon S3 pricing.
+const MIN_HEADS_SPARED: usize = 16;
+
+pub(super) struct ObjectLister<'a> {
+    store: &'a S3Store,
+    slots: &'a RequestSlots,
+    /// Whether the store has failed to list: it is not asked again.
+    has_failed: AtomicBool,
+}
+
+/// The keys of a page that are to be looked at.
+#[derive(Debug, Default)]
+pub(super) struct PageKeys {
+    source: Vec<String>,
+    destination: Vec<String>,
+}
+
+impl FromIterator<(BucketSide, String)> for PageKeys {
+    fn from_iter<T: IntoIterator<Item = (BucketSide, String)>>(objects: T) -> Self {
+        let mut keys = Self::default();
+        for (side, key) in objects {
+            match side {
+                BucketSide::Source => keys.source.push(key),
+                BucketSide::Destination => keys.destination.push(key),
+            }
+        }
+        keys
+    }
+}
+
+/// What listings show of them.
+#[derive(Debug, Default)]
+pub(super) struct ListedPage {
+    source: HashMap<String, ObjectStat>,
+    destination: HashMap<String, ObjectStat>,
+}
+
+impl ListedPage {
+    pub(super) fn find(&self, side: BucketSide, key: &str) -> Option<&ObjectStat> {
+        match side {
+            BucketSide::Source => self.source.get(key),
+            BucketSide::Destination => self.destination.get(key),
+        }
+    }
+}
+
+impl<'a> ObjectLister<'a> {
+    pub(super) fn new(store: &'a S3Store, slots: &'a RequestSlots) -> Self {
+        Self {
+            store,
+            slots,
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Lists as far as the keys stand close enough.
+    pub(super) async fn list(&self, keys: PageKeys) -> ListedPage {
+        let (source, destination) = join(
+            self.list_side(BucketSide::Source, keys.source),
+            self.list_side(BucketSide::Destination, keys.destination),
+        )
+        .await;
+        ListedPage {
+            source,
+            destination,
+        }
+    }
+
+    async fn list_side(
+        &self,
+        side: BucketSide,
+        mut keys: Vec<String>,
+    ) -> HashMap<String, ObjectStat> {
+        keys.sort_unstable();
+        keys.dedup();
+        let (mut rest, mut found, mut requests) = (&keys[..], HashMap::new(), 0);
+        while rest.len() > MIN_HEADS_SPARED && found.len() >= requests * MIN_HEADS_SPARED {
+            let Some(listed) = self.list_after(side, &rest[0]).await else {
+                break;
+            };
+            requests += 1;
+            let last = listed.objects.last().filter(|_| listed.is_truncated);
+            let end = last.map_or(rest.len(), |(last, _)| {
+                rest.partition_point(|key| key <= last)
+            });
+            let (listed_keys, later) = rest.split_at(end);
+            let objects = listed.objects.into_iter();
+            found.extend(objects.filter(|(key, _)| listed_keys.binary_search(key).is_ok()));
+            rest = later;
+        }
+        found
+    }
+
+    async fn list_after(&self, side: BucketSide, key: &str) -> Option<ListedObjects> {
+        if self.has_failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let list = async || self.store.list_objects(side, key).await;
+        // Boxed: the SDK's futures are large.
+        let request = Box::pin(retry_object_request(list));
+        let listed = self.slots.run(request).await;
+        listed
+            .inspect_err(|error| {
+                if !self.has_failed.swap(true, Ordering::Relaxed) {
+                    tracing::info!(%error, "no listings: each object is asked for");
+                }
+            })
+            .ok()
+    }
+}
