@@ -12,7 +12,7 @@ use crate::stub::{PartitionLimits, StubSetup};
 const PER_SECOND: u64 = 1000;
 const PARTITIONS: u64 = 8;
 /// Those of `FEED_ORDER=spread`.
-const STRETCHES: u64 = 16;
+const STRETCHES: u64 = 256;
 /// At the full rate, once it is reached.
 const SECONDS: u64 = 45;
 const CONSUMERS: usize = 2;
@@ -24,7 +24,8 @@ pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
     let per_second = PER_SECOND / bench.divisor;
     let (mut spread, mut by_id, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
-        let images = per_second * PARTITIONS * SECONDS;
+        // As many of each stretch.
+        let images = (per_second * PARTITIONS * SECONDS).next_multiple_of(STRETCHES);
         let (rate, refused_share) = run(&mut bench.rig, images, per_second, STRETCHES).await?;
         spread.push(rate);
         refused.push(refused_share);
