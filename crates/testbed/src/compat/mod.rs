@@ -63,7 +63,7 @@ async fn run(arguments: CompatArguments) -> Result<bool> {
     for store in arguments.stores.iter().chain(local) {
         print_status(&format!("{}: asking what it honours …", store.name));
         let probes = probe_store(store).await?;
-        let migration = run_migration(store, arguments.images).await;
+        let migration = run_migration(store, &probes, arguments.images).await;
         print_status(&format!("{}: {migration}", store.name));
         reports.push(StoreReport {
             name: store.name.clone(),

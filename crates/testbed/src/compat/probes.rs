@@ -17,6 +17,20 @@ const BUCKET: &str = "compat-probes";
 const WRONG_ETAG: &str = "\"00000000000000000000000000000000\"";
 const RACERS: usize = 8;
 
+const CONDITIONAL_COPY: &str = "CopyObject with `If-None-Match: *`";
+const CONDITIONAL_PUT: &str = "PutObject with `If-None-Match: *`";
+const HONOURED: &str = "honoured";
+
+/// Whether a new object can be told from one that stands there already, by some request.
+pub(super) fn honours_conditions(probes: &[ProbeResult]) -> bool {
+    let is_honoured = |probe: &ProbeResult| probe.finding == HONOURED;
+    let mut writes = probes.iter().filter(|probe| {
+        let question = probe.question;
+        question == CONDITIONAL_COPY || question == CONDITIONAL_PUT
+    });
+    writes.any(is_honoured)
+}
+
 /// What a store does, in a word or two.
 pub(super) struct ProbeResult {
     pub(super) question: &'static str,
@@ -32,15 +46,9 @@ pub(super) async fn probe_store(store: &Store) -> Result<Vec<ProbeResult>> {
         let finding = finding.unwrap_or_else(|error| describe_error(&error));
         results.push(ProbeResult { question, finding });
     };
-    note(
-        "CopyObject with `If-None-Match: *`",
-        conditional_copy(&s3).await,
-    );
+    note(CONDITIONAL_COPY, conditional_copy(&s3).await);
     note("eight conditional copies at once", copy_race(&s3).await);
-    note(
-        "PutObject with `If-None-Match: *`",
-        conditional_put(&s3).await,
-    );
+    note(CONDITIONAL_PUT, conditional_put(&s3).await);
     note(
         "CompleteMultipartUpload with `If-None-Match: *`",
         conditional_complete(&s3).await,
@@ -88,7 +96,7 @@ fn describe_refusal<T, E: ProvideErrorMetadata>(
         .raw_response()
         .map(|response| response.status().as_u16())
     {
-        Some(409 | 412) => "honoured".into(),
+        Some(409 | 412) => HONOURED.into(),
         Some(status) => format!("{status} {}", error.code().unwrap_or_default()),
         None => "no response".into(),
     }
