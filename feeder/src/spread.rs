@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn an_order_is_named() {
         assert_eq!(parse_feed_order("ID"), Ok(FeedOrder::ById));
-        assert_eq!(parse_feed_order("spread"), Ok(FeedOrder::Spread(16)));
+        assert_eq!(parse_feed_order("spread"), Ok(FeedOrder::Spread(256)));
         assert_eq!(parse_feed_order("Spread:4"), Ok(FeedOrder::Spread(4)));
         for bad in ["random", "spread:1", "spread:", "id:3"] {
             assert!(parse_feed_order(bad).is_err(), "{bad}");
