@@ -14,6 +14,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use crate::context::ConsumerContext;
+use crate::lease::LeaseWatch;
 use crate::ledger_batcher::{LedgerBatcher, LedgerOutcome};
 use crate::protocol::Event;
 
@@ -31,21 +32,35 @@ fn is_timeout<T>(committed: &Result<T, StatementError>) -> bool {
 }
 
 /// Commits moves in batches.
-pub struct Committer(LedgerBatcher<PendingMove, bool>);
+pub struct Committer(LedgerBatcher<CommitRequest, CommitOutcome>);
+
+#[derive(Clone)]
+struct CommitRequest {
+    pending: PendingMove,
+    lease: LeaseWatch,
+}
+
+enum CommitOutcome {
+    Moved,
+    NotMoved,
+    /// What was proven may not be so any more: others have the message, and operators may have undone their move and
+    /// removed the copy since.
+    LeaseLost,
+}
 
 impl Committer {
     /// The throttle and the counters receive how long each batch took.
     pub fn new(ledger: Arc<dyn MoveLedger>, context: &ConsumerContext) -> Self {
         let (throttle, counters) = (Arc::clone(&context.throttle), Arc::clone(&context.counters));
-        let commit = move |moves: Arc<[PendingMove]>| {
+        let commit = move |requests: Arc<[CommitRequest]>| {
             let (ledger, throttle) = (Arc::clone(&ledger), Arc::clone(&throttle));
             let counters = Arc::clone(&counters);
             async move {
                 let began = Instant::now();
-                let committed = commit_batch(&*ledger, &moves).await;
+                let committed = commit_held(&*ledger, &requests).await;
                 // A database that is down is not slow; one that ends a batch at its time limit is.
                 let took = began.elapsed();
-                if committed.is_ok() || (moves.len() > 1 && is_timeout(&committed)) {
+                if committed.is_ok() || (requests.len() > 1 && is_timeout(&committed)) {
                     throttle.commit_took(took);
                 }
                 if committed.is_ok() {
@@ -61,6 +76,7 @@ impl Committer {
     pub async fn commit(
         &self,
         task: &MoveTask,
+        lease: &LeaseWatch,
         copied: CopiedObject,
         companions: CompanionCopies,
     ) -> Event {
@@ -68,11 +84,14 @@ impl Committer {
             companions,
             ..build_move(task, copied)
         };
-        match self.0.submit(pending).await {
-            LedgerOutcome::Done(true) => Event::Committed,
-            LedgerOutcome::Done(false) => Event::NotCommitted,
+        let lease = lease.clone();
+        match self.0.submit(CommitRequest { pending, lease }).await {
+            LedgerOutcome::Done(CommitOutcome::Moved) => Event::Committed,
+            LedgerOutcome::Done(CommitOutcome::NotMoved) => Event::NotCommitted,
             LedgerOutcome::Refused(cause) => Event::CommitRefused(cause),
-            LedgerOutcome::Interrupted => Event::Interrupted,
+            LedgerOutcome::Done(CommitOutcome::LeaseLost) | LedgerOutcome::Interrupted => {
+                Event::Interrupted
+            }
         }
     }
 }
@@ -91,11 +110,31 @@ pub fn build_move(task: &MoveTask, copied: CopiedObject) -> PendingMove {
     }
 }
 
+/// Those whose leases are held at this moment: a database may have been silent for long.
+async fn commit_held(
+    ledger: &dyn MoveLedger,
+    requests: &[CommitRequest],
+) -> Result<Vec<CommitOutcome>, StatementError> {
+    let is_held: Vec<bool> = requests.iter().map(|one| one.lease.is_held()).collect();
+    let held = requests
+        .iter()
+        .zip(&is_held)
+        .filter(|(_, is_held)| **is_held);
+    let moves: Vec<&PendingMove> = held.map(|(one, _)| &one.pending).collect();
+    let mut moved = commit_batch(ledger, &moves).await?.into_iter();
+    let outcome = |is_held| match is_held {
+        false => CommitOutcome::LeaseLost,
+        true if moved.next() == Some(true) => CommitOutcome::Moved,
+        true => CommitOutcome::NotMoved,
+    };
+    Ok(is_held.into_iter().map(outcome).collect())
+}
+
 /// Two deliveries of one message can meet in a batch, and one id twice would join unpredictably: the
 /// second counts as not committed; its row is read again and found moved.
 async fn commit_batch(
     ledger: &dyn MoveLedger,
-    moves: &[PendingMove],
+    moves: &[&PendingMove],
 ) -> Result<Vec<bool>, StatementError> {
     let mut ids = HashSet::new();
     let is_first: Vec<bool> = moves.iter().map(|one| ids.insert(&one.id)).collect();
@@ -105,7 +144,7 @@ async fn commit_batch(
         let pairs = moves.iter().zip(&is_first);
         let distinct = pairs
             .filter(|(_, is_first)| **is_first)
-            .map(|(one, _)| one.clone());
+            .map(|(one, _)| *one);
         ledger.commit(&distinct.collect::<Vec<_>>()).await?
     };
     let pairs = moves.iter().zip(is_first);

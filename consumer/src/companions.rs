@@ -4,6 +4,7 @@
 use bucket_brigade_common::companions::{Companion, CompanionCopies};
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
 use bucket_brigade_common::path_rule::MoveRoute;
+use bucket_brigade_common::throttle::CopySubject;
 use futures::future::try_join_all;
 
 use crate::copy::Copier;
@@ -57,9 +58,9 @@ impl Copier {
         let ours = |copy: CopiedObject| Some((companion.pattern, copy.etag));
         // After clean the earlier copies stand without their sources.
         let mut event = if is_source_gone {
-            self.compare(route).await
+            self.compare(route, CopySubject::Companion).await
         } else {
-            self.copy(route).await
+            self.copy(route, CopySubject::Companion).await
         };
         for _ in 0..MAX_CALLS {
             event = match event {
@@ -76,13 +77,15 @@ impl Copier {
                 Event::Compared(DestinationState::Empty) if is_source_gone => {
                     return missing(companion);
                 }
-                Event::Compared(DestinationState::Empty) => self.copy(route).await,
+                Event::Compared(DestinationState::Empty) => {
+                    self.copy(route, CopySubject::Companion).await
+                }
                 Event::Compared(DestinationState::Different(difference)) => {
                     let key = &route.destination_key;
                     let conflict = FailureCause::destination_conflict(key, &difference);
                     return Err(Event::CopyFailed(conflict));
                 }
-                Event::DestinationExists => self.compare(route).await,
+                Event::DestinationExists => self.compare(route, CopySubject::Companion).await,
                 other => return Err(other),
             };
         }

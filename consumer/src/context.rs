@@ -8,7 +8,7 @@ use bucket_brigade_common::health::Health;
 use bucket_brigade_common::ledger::fleet_control::WorkerRole;
 #[cfg(test)]
 use bucket_brigade_common::settings::DatabaseLimits;
-use bucket_brigade_common::throttle::{Throttle, ThrottlePermit};
+use bucket_brigade_common::throttle::{CopySubject, Throttle, ThrottlePermit};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -60,11 +60,15 @@ impl ConsumerContext {
     }
 
     /// Waits until another copy may start, to this key: in the run, and in the process.
-    pub async fn start_copy<'a>(&'a self, key: &'a str) -> (ThrottlePermit<'a>, Slot<'a>) {
+    pub async fn start_copy<'a>(
+        &'a self,
+        key: &'a str,
+        subject: CopySubject,
+    ) -> (ThrottlePermit<'a>, Slot<'a>) {
         loop {
             self.throttle.wait_while_held().await;
             let slot = self.copies.acquire().await;
-            let mut starting = pin!(self.throttle.acquire(key));
+            let mut starting = pin!(self.throttle.acquire(key, subject));
             loop {
                 match timeout(SLOT_PATIENCE, &mut starting).await {
                     Ok(permit) => return (permit, slot),

@@ -12,7 +12,7 @@ use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
-use bucket_brigade_common::throttle::{Throttle, ThrottlePermit};
+use bucket_brigade_common::throttle::{CopySubject, Throttle, ThrottlePermit};
 use bucket_brigade_common::trace;
 use tokio::time::{Instant, sleep};
 
@@ -97,19 +97,19 @@ impl Copier {
     }
 
     /// Copies until it is proven or given up. A stop ends the waiting, not a copy in flight.
-    pub async fn copy(&self, route: &MoveRoute) -> Event {
-        self.retry_call(StoreCall::Copy, route).await
+    pub async fn copy(&self, route: &MoveRoute, subject: CopySubject) -> Event {
+        self.retry_call(StoreCall::Copy, route, subject).await
     }
 
     /// Compares what stands at the destination with the source, with the same retries.
-    pub async fn compare(&self, route: &MoveRoute) -> Event {
-        self.retry_call(StoreCall::Compare, route).await
+    pub async fn compare(&self, route: &MoveRoute, subject: CopySubject) -> Event {
+        self.retry_call(StoreCall::Compare, route, subject).await
     }
 
-    async fn retry_call(&self, call: StoreCall, route: &MoveRoute) -> Event {
+    async fn retry_call(&self, call: StoreCall, route: &MoveRoute, subject: CopySubject) -> Event {
         let mut attempts = ObjectAttempts::default();
         loop {
-            let error = match self.try_call(call, route, &mut attempts).await {
+            let error = match self.try_call(call, route, subject, &mut attempts).await {
                 CallOutcome::Stopped => return Event::Interrupted,
                 CallOutcome::Recalled => continue,
                 CallOutcome::Ended(Ok(event)) => return event,
@@ -141,11 +141,16 @@ impl Copier {
         }
     }
 
-    async fn start_copy<'a>(&'a self, route: &'a MoveRoute) -> (ThrottlePermit<'a>, Slot<'a>) {
+    async fn start_copy<'a>(
+        &'a self,
+        route: &'a MoveRoute,
+        subject: CopySubject,
+    ) -> (ThrottlePermit<'a>, Slot<'a>) {
         let health = &self.context.health;
         loop {
             health.wait_until_up(Dependency::Objects).await;
-            let started = self.context.start_copy(&route.destination_key).await;
+            let key = &route.destination_key;
+            let started = self.context.start_copy(key, subject).await;
             // An outage may have begun while this copy waited for its turn.
             if health.is_up(Dependency::Objects) {
                 return started;
@@ -181,10 +186,11 @@ impl Copier {
         &self,
         call: StoreCall,
         route: &MoveRoute,
+        subject: CopySubject,
         attempts: &mut ObjectAttempts,
     ) -> CallOutcome {
         // Boxed, so that it makes no room in a copy in flight.
-        let starting = Box::pin(self.start_copy(route));
+        let starting = Box::pin(self.start_copy(route, subject));
         let Some((permit, mut slot)) = self.unless_stopped(starting).await else {
             return CallOutcome::Stopped;
         };

@@ -11,6 +11,7 @@ use bucket_brigade_common::panics::contain_panic;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::{MessageQueue, ReceivedMessage};
 use bucket_brigade_common::row_id::IdType;
+use bucket_brigade_common::throttle::CopySubject;
 use bucket_brigade_common::trace::mark_failed;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -20,7 +21,7 @@ use crate::commit::Committer;
 use crate::context::ConsumerContext;
 use crate::copy::Copier;
 use crate::dead_letter::DeadLetterSender;
-use crate::lease::Lease;
+use crate::lease::{Lease, LeaseWatch};
 use crate::protocol::{Action, Event, FailureCause, MoveProtocol};
 use crate::record::OutcomeRecorder;
 use crate::row_reader::RowReader;
@@ -126,6 +127,7 @@ impl Stages {
         let mut delivery = self.deliveries.start(message, content.as_task());
         let (mut protocol, mut event) = self.begin(message, &content);
         let mut give_up = pin!(self.context.give_up.cancelled());
+        let watch = lease.watch();
         loop {
             let action = match protocol.next(event) {
                 Action::EndLease => {
@@ -135,7 +137,7 @@ impl Stages {
                 action => action,
             };
             let span = delivery.start_step(&action);
-            let work = pin!(self.perform(action, message, &content));
+            let work = pin!(self.perform(action, message, &content, &watch));
             event = tokio::select! {
                 biased;
                 event = work.instrument(span.clone()) => event,
@@ -208,12 +210,13 @@ impl Stages {
         action: Action,
         message: &ReceivedMessage,
         content: &MessageContent,
+        lease: &LeaseWatch,
     ) -> Event {
         match content {
             MessageContent::Row(_) if action == Action::SendDeadLetter => {
                 self.ends.dead_letters.send(message).await
             }
-            MessageContent::Row(task) => self.perform_for_row(action, task).await,
+            MessageContent::Row(task) => self.perform_for_row(action, task, lease).await,
             MessageContent::Poison(reason) => {
                 self.context.counters.poison.inc();
                 let ReceivedMessage {
@@ -228,18 +231,19 @@ impl Stages {
         }
     }
 
-    async fn perform_for_row(&self, action: Action, task: &MoveTask) -> Event {
+    async fn perform_for_row(&self, action: Action, task: &MoveTask, lease: &LeaseWatch) -> Event {
         match action {
             Action::ReadRow => self.row_reader.read_row(task).await,
-            Action::Copy => self.copier.copy(&task.route).await,
-            Action::Compare => self.copier.compare(&task.route).await,
+            Action::Copy => self.copier.copy(&task.route, CopySubject::Image).await,
+            Action::Compare => self.copier.compare(&task.route, CopySubject::Image).await,
             Action::Commit(copied, wait) => {
                 self.wait_for_retry(wait).await;
                 let companions = match self.copier.copy_companions(&task.route, &copied).await {
                     Ok(companions) => companions,
                     Err(event) => return event,
                 };
-                let event = self.committer.commit(task, copied, companions).await;
+                let event = self.committer.commit(task, lease, copied, companions);
+                let event = event.await;
                 if event == Event::Committed {
                     self.context.counters.moved.inc();
                     self.moved.fetch_add(1, Ordering::Relaxed);

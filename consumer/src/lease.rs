@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue};
 use futures::{StreamExt, stream};
@@ -16,6 +16,14 @@ const CONCURRENT_RENEWALS: usize = 32;
 struct HeldLease {
     receipt_handle: String,
     expires_at: Instant,
+    /// The same by the wall's clock: the other stands still while a machine is suspended.
+    expires_on: SystemTime,
+}
+
+impl HeldLease {
+    fn is_held(&self) -> bool {
+        self.expires_at > Instant::now() && self.expires_on > SystemTime::now()
+    }
 }
 
 #[derive(Debug)]
@@ -34,6 +42,13 @@ struct LeaseTable {
 
 #[derive(Debug, Clone)]
 pub struct Leases(Arc<LeaseTable>);
+
+/// Whether a message is still in hand, for what works on it in a batch.
+#[derive(Debug, Clone)]
+pub struct LeaseWatch {
+    number: u64,
+    leases: Leases,
+}
 
 /// One message in hand. Dropping it ends the renewals; the message then reappears by itself.
 #[derive(Debug)]
@@ -62,12 +77,18 @@ impl Leases {
         let lease = HeldLease {
             receipt_handle,
             expires_at: Instant::now() + self.0.visibility_timeout,
+            expires_on: SystemTime::now() + self.0.visibility_timeout,
         };
         held.by_number.insert(number, lease);
         Lease {
             number,
             leases: self.clone(),
         }
+    }
+
+    fn is_held(&self, number: u64) -> bool {
+        let held = self.lock_held();
+        held.by_number.get(&number).is_some_and(HeldLease::is_held)
     }
 
     pub fn held_count(&self) -> usize {
@@ -108,7 +129,7 @@ impl Leases {
 
     async fn renew_batch(&self, queue: &dyn MessageQueue, batch: &[(u64, String)]) {
         // The new time counts from when the queue takes the call, which is not before now.
-        let expires = Instant::now() + self.0.visibility_timeout;
+        let (time, wall_time) = (Instant::now(), SystemTime::now());
         let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility_timeout);
         let changes: Vec<_> = batch.iter().map(change).collect();
         let limit = self.0.visibility_timeout / 4;
@@ -128,7 +149,10 @@ impl Leases {
                 continue;
             };
             match entry {
-                EntryOutcome::Done => lease.expires_at = expires,
+                EntryOutcome::Done => {
+                    lease.expires_at = time + self.0.visibility_timeout;
+                    lease.expires_on = wall_time + self.0.visibility_timeout;
+                }
                 EntryOutcome::Retry(_) => {}
                 EntryOutcome::Refused(reason) => {
                     lease.expires_at = Instant::now();
@@ -147,12 +171,24 @@ impl Leases {
     }
 }
 
+impl LeaseWatch {
+    /// Whether the lease has not run out.
+    pub fn is_held(&self) -> bool {
+        self.leases.is_held(self.number)
+    }
+}
+
 impl Lease {
     /// Whether it has not run out.
     pub fn is_held(&self) -> bool {
-        let held = self.leases.lock_held();
-        let lease = held.by_number.get(&self.number);
-        lease.is_some_and(|lease| lease.expires_at > Instant::now())
+        self.leases.is_held(self.number)
+    }
+
+    pub fn watch(&self) -> LeaseWatch {
+        LeaseWatch {
+            number: self.number,
+            leases: self.leases.clone(),
+        }
     }
 
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
@@ -160,7 +196,7 @@ impl Lease {
     pub async fn end(self) -> Option<String> {
         let held = self.leases.lock_held().by_number.remove(&self.number)?;
         drop(self.leases.0.renewing.lock().await);
-        (held.expires_at > Instant::now()).then_some(held.receipt_handle)
+        held.is_held().then_some(held.receipt_handle)
     }
 }
 

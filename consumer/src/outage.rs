@@ -17,6 +17,7 @@ use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
+use bucket_brigade_common::throttle::CopySubject;
 use tokio::sync::{Mutex as FairMutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -290,7 +291,10 @@ impl OutageDetector {
 
     async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {
         let prefix = self.rule.destination_key_prefix();
-        let (permit, _slot) = self.context.start_copy(prefix).await;
+        let (permit, _slot) = self
+            .context
+            .start_copy(prefix, CopySubject::Companion)
+            .await;
         let sent = Instant::now();
         let (copied, sources) = {
             let history = self.lock_history();

@@ -15,7 +15,7 @@ use bucket_brigade_common::object_store::{
 };
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::settings::DatabaseLimits;
-use bucket_brigade_common::throttle::Throttle;
+use bucket_brigade_common::throttle::{CopySubject, Throttle};
 use bucket_brigade_consumer::context::ConsumerContext;
 use bucket_brigade_consumer::copy::Copier;
 use bucket_brigade_consumer::protocol::Event;
@@ -262,7 +262,10 @@ async fn copy_all(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<
             *todo -= 1;
         }
         in_hand.fetch_add(1, Ordering::Relaxed);
-        assert!(matches!(copy.copy(&route).await, Event::Copied(_)));
+        assert!(matches!(
+            copy.copy(&route, CopySubject::Image).await,
+            Event::Copied(_)
+        ));
         in_hand.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -141,7 +141,7 @@ impl BareLoop {
         for first in (self.first..end).step_by(100) {
             let hundred = first..end.min(first + 100);
             let moves: Vec<PendingMove> = hundred.map(build_move).collect();
-            let moved = ledger.commit(&moves).await?;
+            let moved = ledger.commit(&moves.iter().collect::<Vec<_>>()).await?;
             ensure!(moved.len() == moves.len(), "rows did not match");
         }
         self.print_rate(started);
@@ -151,14 +151,16 @@ impl BareLoop {
     async fn commit_stage(&self) -> Result<()> {
         let ledger = Arc::new(self.open_ledger(3).await?);
         let throttle = Throttle::for_copies(1000, DatabaseLimits::default());
-        let lease = Duration::from_mins(1);
+        let lease = Duration::from_hours(1);
         let context = ConsumerContext::new(throttle, lease, CancellationToken::new());
         let commit = Committer::new(ledger, &context);
+        let lease = context.leases.start_lease(String::new());
+        let watch = lease.watch();
         let rule = images::run_spec()?.rule;
         let started = Instant::now();
         futures::stream::iter(self.first..self.first + self.rows)
             .map(|id| {
-                let (commit, rule) = (&commit, &rule);
+                let (commit, rule, watch) = (&commit, &rule, &watch);
                 async move {
                     let route = rule.route_for(&images::old_path(id)).ok()?;
                     let id = RowId::from_database(id.to_string());
@@ -168,7 +170,11 @@ impl BareLoop {
                         is_source_gone: false,
                     };
                     let task = MoveTask { id, route };
-                    Some(commit.commit(&task, copied, CompanionCopies::new()).await)
+                    Some(
+                        commit
+                            .commit(&task, watch, copied, CompanionCopies::new())
+                            .await,
+                    )
                 }
             })
             .buffer_unordered(self.in_flight)

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
@@ -22,6 +22,9 @@ use crate::settings::{SettingsError, read_dotenv};
 
 /// Background tasks get this long to end once the work is over.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Wrappers such as `timeout` send a signal to the process and to its group: it arrives twice.
+const SAME_SIGNAL: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerThreads {
@@ -94,15 +97,20 @@ fn listen_for_signals() -> std::io::Result<[Signal; 2]> {
 }
 
 async fn watch_signals([mut terminate, mut interrupt]: [Signal; 2], stop: CancellationToken) {
+    let mut first = None;
     loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if stop.is_cancelled() {
+        let kind = tokio::select! {
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = interrupt.recv() => SignalKind::interrupt(),
+        };
+        if let Some((of_kind, at)) = first {
+            if kind == of_kind && Instant::elapsed(&at) < SAME_SIGNAL {
+                continue;
+            }
             tracing::warn!("second signal: ending at once, the queue gives back what was in hand");
             std::process::exit(i32::from(exit::KILLED));
         }
+        first = Some((kind, Instant::now()));
         tracing::info!("stopping: finishing what is in hand (a second signal ends at once)");
         stop.cancel();
     }

@@ -86,14 +86,18 @@ impl OperatorCommand {
                 None => pending().await,
             }
         };
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
             code = stopped => Ok(code),
             ended = ended => match ended {
                 Err(error) if error.is::<CommandStopped>() => Ok(exit::STOPPED),
                 ended => ended,
             },
+        };
+        if matches!(ended, Ok(exit::STOPPED)) {
+            tracing::warn!("stopped before the end: start the same command again");
         }
+        ended
     }
 
     /// None for those that end themselves, because they have work in hand.

@@ -1,9 +1,10 @@
 //! How far a command is: a bar on a terminal, a log line every few seconds elsewhere.
 
+use std::fmt;
 use std::time::Duration;
 
 use bucket_brigade_common::printable::takes_escapes;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::time::Instant;
 
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
@@ -15,7 +16,12 @@ pub fn stderr_bar(template: &str, total: Option<u64>) -> Option<ProgressBar> {
     }
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template(template);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let whole = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    };
+    bar.set_style(style.with_key("per_sec", whole));
     Some(bar)
 }
 
@@ -31,7 +37,7 @@ pub(crate) struct ProgressReporter {
 impl ProgressReporter {
     /// `total` is an estimate.
     pub(crate) fn new(label: &'static str, total: u64) -> Self {
-        let template = "{msg} {wide_bar} {pos}/{len} {per_sec:.0} ETA {eta}";
+        let template = "{msg} {wide_bar} {pos}/{len} {per_sec} ETA {eta}";
         Self {
             label,
             bar: stderr_bar(template, Some(total)).map(|bar| bar.with_message(label)),

@@ -135,8 +135,8 @@ impl fmt::Display for RetryOutput {
         } = self;
         let next = match (rows, self.feeder_is_alive) {
             (0, _) => "",
-            (_, true) => ": the feeder feeds them in its next sweep",
-            (_, false) => ": start the feeder to feed them",
+            (_, true) => ": the feeder's next sweep has them",
+            (_, false) => ": start the feeder again",
         };
         let rows = counted(*rows, "row is no failure", "rows are no failures");
         write!(f, "run {run}: {rows} any more{next}")?;

@@ -167,7 +167,8 @@ async fn measure_command(
     DatabaseLoad::reset(rig).await?;
     let process = start(rig, command.arguments)?;
     let observed = observe(rig, command, &process, rows / MAX_SHARE);
-    let (reads_p99_ms, observed) = p99_during(rig, &(1..rows), observed).await?;
+    let (reads_p99_ms, observed) =
+        p99_during(rig, &(FIRST_ROW..FIRST_ROW + rows), observed).await?;
     let (work, usage) = (observed?, stop_processes(vec![process]).await?.0[0]);
     let resumed = start(rig, command.arguments)?;
     let resumed_work = observe(rig, command, &resumed, 1).await?;

@@ -230,7 +230,7 @@ impl PostgresLedger {
     /// it is halved, and a row alone is passed over like a locked one.
     pub(super) async fn commit_batch(
         &self,
-        moves: &[PendingMove],
+        moves: &[&PendingMove],
     ) -> Result<HashSet<RowId>, StatementError> {
         let Some(result) = super::before_timeout(self.commit_moves(moves)).await else {
             return Err(super::no_response());
@@ -273,11 +273,12 @@ impl PostgresLedger {
 
     pub(super) async fn commit_moves(
         &self,
-        moves: &[PendingMove],
+        moves: &[&PendingMove],
     ) -> Result<HashSet<RowId>, sqlx::Error> {
         let gone = moves.iter().filter(|m| m.is_source_gone);
         let gone: Vec<&str> = gone.map(|m| m.id.as_str()).collect();
-        let column = |text: fn(&PendingMove) -> &str| moves.iter().map(text).collect::<Vec<&str>>();
+        let column =
+            |text: fn(&PendingMove) -> &str| moves.iter().map(|m| text(m)).collect::<Vec<&str>>();
         let query = || {
             let query = sqlx::query_scalar(AssertSqlSafe(self.statements.commit.clone()))
                 .bind(column(|m| m.id.as_str()))
@@ -294,7 +295,7 @@ impl PostgresLedger {
                 return query;
             }
             let with = moves.iter().filter(|m| !m.companions.is_empty());
-            let evidence = |m: &PendingMove| (m.id.as_str().to_owned(), json_text(&m.companions));
+            let evidence = |m: &&PendingMove| (m.id.as_str().to_owned(), json_text(&m.companions));
             let (ids, companions): (Vec<String>, Vec<String>) = with.map(evidence).unzip();
             query.bind(ids).bind(companions)
         };

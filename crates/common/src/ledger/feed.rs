@@ -73,7 +73,7 @@ impl FromRow<'_, PgRow> for RunProgress {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let whole = |count: i64| u64::try_from(count).unwrap_or(0);
         let count = |name: &str| row.try_get(name).map(whole);
-        Ok(Self {
+        let mut progress = Self {
             in_scope: row.try_get::<Option<i64>, _>("in_scope")?.map(whole),
             fed: count("fed")?,
             moved: count("moved")?,
@@ -81,7 +81,11 @@ impl FromRow<'_, PgRow> for RunProgress {
             failed: count("failed")?,
             orphans: count("orphans")?,
             poison: count("poison")?,
-        })
+        };
+        // Rows that were added since they were counted.
+        let accounted = progress.accounted_rows();
+        progress.in_scope = progress.in_scope.map(|rows| rows.max(accounted));
+        Ok(progress)
     }
 }
 

@@ -270,7 +270,7 @@ impl MoveLedger for PostgresLedger {
         Ok(rows)
     }
 
-    async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
+    async fn commit(&self, moves: &[&PendingMove]) -> Result<HashSet<RowId>, StatementError> {
         self.commit_batch(moves).await
     }
 

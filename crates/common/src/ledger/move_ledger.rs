@@ -110,7 +110,7 @@ pub trait MoveLedger: Send + Sync {
 
     /// Sets the path and writes the evidence, in one statement, for each row that still holds its
     /// old path and is not locked by another session. Returns the ids that moved. Ids must be distinct.
-    async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError>;
+    async fn commit(&self, moves: &[&PendingMove]) -> Result<HashSet<RowId>, StatementError>;
 
     /// Records rows that need no move any more. Rows that the ledger holds as moved stay moved.
     async fn record_changed_rows(&self, settlements: &[ChangedRow]) -> Result<(), StatementError>;

@@ -370,7 +370,7 @@ fn other_name_error(runs: &[RunRow], spec: &RunSpec, run: &RunRow) -> LedgerErro
         format!("there is no run '{name}'")
     };
     let problem = format!(
-        "{named}; these settings are those of run '{}': name that one, or leave RUN_NAME out",
+        "{named}; these settings are those of run '{}': name that one, or leave either out (settings come from flags, the environment and .env)",
         run.name
     );
     LedgerError::setting("RUN_NAME", problem)

@@ -55,13 +55,15 @@ pub struct RunRow {
     options: String,
     pub is_finished: bool,
     pub is_paused: bool,
+    /// Who paused it, while it is.
+    paused_by: Option<String>,
     /// Whether any row was fed.
     pub has_fed: bool,
     /// [`opened_at`]: a ledger that was made anew or restored has another run of this number.
     pub(super) opened_at: i64,
 }
 
-pub(super) const SEVERAL_RUNS: &str = ": name one with --run (RUN_NAME)";
+pub(super) const SEVERAL_RUNS: &str = " selected: name one with --run (RUN_NAME)";
 
 /// Names of digits alone were allowed once.
 const NAME_AND_NUMBER: &str =
@@ -79,6 +81,7 @@ const LIST_RUNS: &str = concat!(
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
         finished_at IS NOT NULL AS is_finished, paused AS is_paused,
+        CASE WHEN paused THEN paused_by END AS paused_by,
         EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors f WHERE f.run_id = r.id AND f.fed > 0) AS has_fed,
         ",
     opened_at!(),
@@ -177,6 +180,11 @@ impl RunRow {
     }
 
     /// One line of a list.
+    /// Whether another run was opened on its rows, which paused it.
+    fn is_superseded(&self) -> bool {
+        self.paused_by.as_deref() == Some("feeder --new-run")
+    }
+
     pub(super) fn describe(&self) -> String {
         let Self {
             id,
@@ -186,10 +194,10 @@ impl RunRow {
             new_prefix,
             ..
         } = self;
-        let state = if self.is_finished {
-            "finished"
-        } else {
-            "not finished"
+        let state = match self.is_finished {
+            true => "finished",
+            false if self.is_superseded() => "given up for another run of its rows",
+            false => "not finished",
         };
         format!(
             "{name} (run {id}): {images_table}, {old_prefix} (s3://{}) to {new_prefix} (s3://{}), {state}",
@@ -284,7 +292,7 @@ fn select_run<'a>(
 ) -> Result<Option<&'a RunRow>, LedgerError> {
     let is_meant = |run: &&RunRow| match name {
         Some(name) => run.is_named(name),
-        None => runs.len() == 1 || !run.is_finished,
+        None => runs.len() == 1 || !(run.is_finished || run.is_superseded()),
     };
     let meant: Vec<&RunRow> = runs.iter().filter(is_meant).collect();
     match (&*meant, name) {
@@ -330,6 +338,7 @@ mod tests {
             options: "{}".into(),
             is_finished,
             is_paused: false,
+            paused_by: None,
             has_fed: true,
             opened_at: 0,
         }
@@ -363,6 +372,17 @@ mod tests {
             error.contains("--run") && error.contains("b (run 2)"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_run_that_gave_its_rows_to_another_must_be_named() {
+        let mut runs = [run(1, "a", false), run(2, "b", false)];
+        runs[0].paused_by = Some("feeder --new-run".into());
+        assert_eq!(selected(&runs, None), Ok(Some(2)));
+        assert_eq!(selected(&runs, Some("a")), Ok(Some(1)));
+        runs[1].is_finished = true;
+        let error = selected(&runs, None).unwrap_err();
+        assert!(error.contains("given up for another run"), "{error}");
     }
 
     #[test]

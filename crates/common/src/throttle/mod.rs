@@ -32,6 +32,13 @@ use self::state::{Attempt, ThrottleState};
 use crate::ledger::fleet_control::FleetLimits;
 use crate::settings::DatabaseLimits;
 
+/// What a copy is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopySubject {
+    Image,
+    Companion,
+}
+
 /// Holds back the work of one process.
 #[derive(Debug)]
 pub struct Throttle {
@@ -88,13 +95,14 @@ impl Throttle {
         }
     }
 
-    /// Waits until one more copy may start, to this key.
-    pub async fn acquire<'a>(&'a self, key: &'a str) -> ThrottlePermit<'a> {
+    /// Waits until one more copy may start, to this key: of a row's image, or of a companion, which the limits do
+    /// not count.
+    pub async fn acquire<'a>(&'a self, key: &'a str, subject: CopySubject) -> ThrottlePermit<'a> {
         loop {
             let ranges = |state: &ThrottleState| Some(state.copies.as_ref()?.ranges.gate_of(key));
             let gate = ranges(&self.lock_state()).unwrap_or_default();
             let _waiting = WaitingAtGate::at(&self.gates[gate]);
-            let start = |state: &mut ThrottleState, now| state.start_copy(key, gate, now);
+            let start = |state: &mut ThrottleState, now| state.start_copy(key, subject, gate, now);
             if let Some(is_probe) = self.wait_at(gate, start).await {
                 return ThrottlePermit::new(self, key, is_probe);
             }

@@ -102,7 +102,7 @@ impl Display for ThrottleReason {
                 concurrency,
             } => {
                 let limits = [
-                    per_second.map(|rate| format!("{rate:.1} copies per second")),
+                    per_second.map(|rate| format!("{rate:.1} rows per second")),
                     concurrency
                         .map(|copies| format!("{} at once", counted(copies, "copy", "copies"))),
                 ];

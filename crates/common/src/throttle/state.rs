@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::CopySubject;
 use super::commit_latency::CommitLatency;
 use super::key_ranges::KeyRanges;
 use super::rate_limiter::{RateLimiter, truncate};
@@ -113,6 +114,7 @@ impl ThrottleState {
     pub(super) fn start_copy(
         &mut self,
         key: &str,
+        subject: CopySubject,
         gate: usize,
         now: Instant,
     ) -> Attempt<Option<bool>> {
@@ -131,18 +133,17 @@ impl ThrottleState {
         range.store_rate.skip_idle_time(now);
         let is_probe = range.store_rate.check_hold(now).map_err(Some)?;
         let per_second = range.store_rate.per_second(now);
-        let limits = [
-            (&mut range.limiter, Some(per_second)),
-            (&mut self.limiter, self.limits.rate_share()),
-        ];
-        for (limiter, rate) in limits {
-            limiter.set_rate(rate, now);
-            check_rate(limiter, now)?;
-        }
+        range.limiter.set_rate(Some(per_second), now);
+        check_rate(&range.limiter, now)?;
         let (least, most) = JITTER;
         let amount = least + (most - least) * fastrand::f64();
+        // The fleet's limit is of rows.
+        if subject == CopySubject::Image {
+            self.limiter.set_rate(self.limits.rate_share(), now);
+            check_rate(&self.limiter, now)?;
+            self.limiter.record(amount, now);
+        }
         range.limiter.record(amount, now);
-        self.limiter.record(amount, now);
         copies.in_flight += 1;
         range.store_rate.record_start(is_probe, now);
         Ok(Some(is_probe))

@@ -1,3 +1,4 @@
+mod companions;
 mod key_ranges;
 
 use std::sync::Arc;
@@ -34,8 +35,12 @@ fn slow_above(millis: u64) -> DatabaseLimits {
     }
 }
 
+fn start_image(throttle: &Throttle) -> impl Future<Output = ThrottlePermit<'_>> {
+    throttle.acquire("a", CopySubject::Image)
+}
+
 async fn may_start(throttle: &Throttle) -> bool {
-    timeout(Duration::from_millis(1), throttle.acquire("a"))
+    timeout(Duration::from_millis(1), start_image(throttle))
         .await
         .is_ok()
 }
@@ -61,7 +66,7 @@ async fn what_waits_learns_of_the_end_of_a_pause() {
     throttle.set_limits(paused(), None);
     let waiting = {
         let throttle = Arc::clone(&throttle);
-        tokio::spawn(async move { drop(throttle.acquire("a").await) })
+        tokio::spawn(async move { drop(start_image(&throttle).await) })
     };
     advance(Duration::from_hours(1)).await;
     assert!(!waiting.is_finished());
@@ -73,7 +78,7 @@ async fn what_waits_learns_of_the_end_of_a_pause() {
 async fn copies_in_flight_are_bounded_by_the_share() {
     let throttle = unlimited(64);
     throttle.set_limits(limited(Some(2), None), None);
-    let (first, second) = (throttle.acquire("a").await, throttle.acquire("a").await);
+    let (first, second) = (start_image(&throttle).await, start_image(&throttle).await);
     sleep(Duration::from_secs(1)).await;
     assert!(!may_start(&throttle).await);
     drop(first);
@@ -106,7 +111,7 @@ async fn a_process_without_a_share_gives_back_what_it_has_unless_all_are_paused(
 async fn unbounded_by_store(max: usize) -> Throttle {
     let throttle = unlimited(max);
     for _ in 0..10_000 {
-        throttle.acquire("a").await.served();
+        start_image(&throttle).await.served();
     }
     throttle
 }
@@ -117,17 +122,17 @@ async fn the_rate_is_kept_and_a_faster_one_takes_effect_at_once() {
     throttle.set_limits(limited(None, Some(100.0)), None);
     let began = Instant::now();
     for _ in 0..201 {
-        throttle.acquire("a").await.served();
+        start_image(&throttle).await.served();
     }
     let took = began.elapsed().as_secs_f64();
     assert!((1.9..2.1).contains(&took), "{took}");
     throttle.set_limits(limited(None, Some(0.001)), None);
-    throttle.acquire("a").await.served();
+    start_image(&throttle).await.served();
     throttle.set_limits(limited(None, Some(100.0)), None);
-    let soon = timeout(Duration::from_millis(20), throttle.acquire("a"));
+    let soon = timeout(Duration::from_millis(20), start_image(&throttle));
     assert!(soon.await.is_ok());
     let words = throttle.reasons()[0].to_string();
-    assert_eq!(words, "limited to 100.0 copies per second");
+    assert_eq!(words, "limited to 100.0 rows per second");
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +312,7 @@ impl BusyProcess {
         started: Arc<Mutex<Vec<Instant>>>,
     ) {
         loop {
-            let permit = throttle.acquire("a").await;
+            let permit = start_image(&throttle).await;
             started.lock().unwrap().push(Instant::now());
             sleep(Self::LATENCY).await;
             if store.admits() {
@@ -404,16 +409,16 @@ async fn a_store_that_refused_everything_for_minutes_is_not_flooded_when_it_is_b
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_interrupted_is_made_by_another() {
     let throttle = unlimited(64);
-    throttle.acquire("a").await.throttled();
+    start_image(&throttle).await.throttled();
     sleep(Duration::from_secs(1)).await;
-    let probe = throttle.acquire("a").await;
+    let probe = start_image(&throttle).await;
     assert!(!may_start(&throttle).await);
     drop(probe);
     sleep(Duration::from_secs(1)).await;
-    let again = timeout(Duration::from_millis(1), throttle.acquire("a")).await;
+    let again = timeout(Duration::from_millis(1), start_image(&throttle)).await;
     again.unwrap().served();
     sleep(Duration::from_secs(1)).await;
-    let first = throttle.acquire("a").await;
+    let first = start_image(&throttle).await;
     sleep(Duration::from_secs(1)).await;
     assert!(may_start(&throttle).await);
     drop(first);
@@ -423,10 +428,10 @@ async fn a_probe_that_is_interrupted_is_made_by_another() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_without_an_answer_is_not_waited_for() {
     let throttle = unlimited(64);
-    throttle.acquire("a").await.throttled();
-    let _probe = throttle.acquire("a").await;
+    start_image(&throttle).await.throttled();
+    let _probe = start_image(&throttle).await;
     let began = Instant::now();
-    let _next = throttle.acquire("a").await;
+    let _next = start_image(&throttle).await;
     let waited = began.elapsed().as_secs_f64();
     assert!((4.9..5.5).contains(&waited), "{waited}");
 }
@@ -435,7 +440,7 @@ async fn a_probe_without_an_answer_is_not_waited_for() {
 async fn a_throttled_process_says_so_and_has_little_in_hand() {
     let throttle = unlimited(64);
     assert_eq!(throttle.max_in_hand(), usize::MAX);
-    throttle.acquire("a").await.throttled();
+    start_image(&throttle).await.throttled();
     let reason = &throttle.reasons()[0];
     assert_eq!(reason.worker_state(), WorkerState::ThrottledByStore);
     assert_eq!(reason.to_string(), "3.6 copies per second");

@@ -116,7 +116,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     let queue = context.sqs_queue().await?;
     let plan = Box::pin(build_plan(&context, &queue, &spec, &stop)).await;
     let Some(plan) = plan else {
-        tracing::warn!("stopped before the end; nothing was changed");
+        tracing::info!("nothing was changed");
         return Ok(exit::STOPPED);
     };
     context.format.print(&plan)?;

@@ -65,8 +65,9 @@ async fn find_run(
                     run,
                     differences,
                 }) => {
+                    let differences = differences.replace("\n  ", "; ");
                     let finding = format!(
-                        "column {column} has a run already, '{run}', with other settings:\n  {differences}"
+                        "column {column} has a run already, '{run}', with other settings: {differences}"
                     );
                     let mend = "to begin another migration of this column, start the feeder once with --new-run; else mend the settings";
                     checks.warn("ledger", finding, mend);

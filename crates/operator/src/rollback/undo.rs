@@ -326,7 +326,7 @@ impl RollbackRun<'_> {
             if rest.is_empty() {
                 return Ok(HashSet::new());
             }
-            let moved = self.ledger.commit(&rest).await?;
+            let moved = self.ledger.commit(&rest.iter().collect::<Vec<_>>()).await?;
             rest.retain(|one| !moved.contains(&one.id));
             let ids: Vec<RowId> = rest.iter().map(|one| one.id.clone()).collect();
             let now = self.ledger.read_rows(&ids).await?;

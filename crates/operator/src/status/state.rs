@@ -45,7 +45,7 @@ pub(super) fn reported_state(
     }
     let (feeders, consumers) = (count("feeder"), count("consumer"));
     if consumers == 0 && (feeders > 0 || queue.has_messages()) {
-        return is(WorkerState::Waiting, "no consumer is running");
+        return is(WorkerState::Waiting, "no consumer is at work on it");
     }
     if consumers == 0 {
         return match workers.iter().find(|worker| worker.is_command()) {
@@ -166,7 +166,7 @@ mod tests {
         check(&run, &denied, 9, "waiting: consumer-1: S3: denied");
         let slow = [running(), consumer("database slow", "lag")];
         check(&run, &slow, 9, "database slow: lag");
-        let alone = "waiting: no consumer is running";
+        let alone = "waiting: no consumer is at work on it";
         check(&run, &[feeder("feeding")], 0, alone);
         check(&run, &[], 5, alone);
         let nothing = "nothing to do: no feeder and no consumer is running";

@@ -125,7 +125,6 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         stop: &stop,
     };
     if !is_complete(throttle.run(Box::pin(pass.run(locks))).await)? {
-        tracing::warn!("stopped before the end; the same command goes on from here");
         return Ok(exit::STOPPED);
     }
     output::finish_and_print(context.format, &ledger, spec).await

@@ -32,7 +32,7 @@ fn unavailable_error(outcome: CallOutcome) -> StatementError {
 /// The moves whose rows are not locked; an error when the database refuses one of them.
 fn unlocked_moves(
     things: &mut WorldState,
-    moves: &[PendingMove],
+    moves: &[&PendingMove],
 ) -> Result<Vec<PendingMove>, StatementError> {
     let refused = things.fault_rates.refused_row.clone();
     if moves
@@ -45,7 +45,7 @@ fn unlocked_moves(
         });
     }
     let percent = things.fault_rates.locked_rows;
-    let mut free = moves.to_vec();
+    let mut free: Vec<PendingMove> = moves.iter().map(|one| (*one).clone()).collect();
     free.retain(|_| !things.roll_fault(percent));
     Ok(free)
 }
@@ -72,7 +72,7 @@ impl MoveLedger for SimulatedClient {
             .await
     }
 
-    async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
+    async fn commit(&self, moves: &[&PendingMove]) -> Result<HashSet<RowId>, StatementError> {
         self.perform_call("commit", unavailable_error, |things| {
             let free = unlocked_moves(things, moves)?;
             Ok(set_paths(things, &free))

@@ -282,7 +282,7 @@ impl MoveLedger for FaultyClient {
         self.client.read_rows(ids).await
     }
 
-    async fn commit(&self, moves: &[PendingMove]) -> Result<HashSet<RowId>, StatementError> {
+    async fn commit(&self, moves: &[&PendingMove]) -> Result<HashSet<RowId>, StatementError> {
         self.check_database().await?;
         self.client.commit(moves).await
     }

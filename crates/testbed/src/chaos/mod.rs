@@ -66,6 +66,7 @@ pub async fn main() -> ExitCode {
 async fn run(arguments: &ChaosArguments, seed: u64) -> Result<bool> {
     let plan = EnvironmentOptions {
         odd_keys: true,
+        has_tags: true,
         images: arguments.images,
         largest_bytes: Some(MAX_PICTURE_BYTES),
         seed,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use tokio::time::sleep;
 
-use super::probes::{ProbeResult, describe_error, honours_conditions};
+use super::probes::{ProbeResult, describe_error, honours_conditions, knows_tags};
 use super::store::Store;
 use crate::application::{Application, ObjectLocation};
 use crate::checker::check_invariants_after_clean;
@@ -66,10 +66,11 @@ pub(super) async fn run_migration(
     images: u32,
 ) -> MigrationResult {
     let mut refused = None;
-    let mut environment = set_up(store, images, true).await;
+    let has_tags = knows_tags(probes);
+    let mut environment = set_up(store, images, true, has_tags).await;
     if let Err(error) = &environment {
         refused = Some(format!("no: {}", describe_error(error)));
-        environment = set_up(store, images, false).await;
+        environment = set_up(store, images, false, has_tags).await;
     }
     let result = match environment {
         Ok(mut environment) => {
@@ -151,12 +152,18 @@ const COMMANDS: [&[&str]; 5] = [
 ];
 
 /// Buckets of their own: a store may keep what an earlier run left.
-async fn set_up(store: &Store, images: u32, odd_keys: bool) -> Result<RunEnvironment> {
+async fn set_up(
+    store: &Store,
+    images: u32,
+    odd_keys: bool,
+    has_tags: bool,
+) -> Result<RunEnvironment> {
     let suffix = format!("{:08x}", fastrand::u32(..));
     let plan = EnvironmentOptions {
         images,
         largest_bytes: Some(16 * 1024),
         odd_keys,
+        has_tags,
         seed: 1,
         columns: 1,
         has_companions: false,
@@ -168,6 +175,9 @@ async fn set_up(store: &Store, images: u32, odd_keys: bool) -> Result<RunEnviron
         ..application.with_s3(store.client())
     };
     let mut environment = RunEnvironment::set_up_on(&plan, on_store).await?;
+    if let Some(missing) = removed_sources(&environment).await?.first() {
+        bail!("'{}' is stored under another key", missing.key);
+    }
     for program in ["feeder", "consumer"] {
         for (name, value) in store.variables() {
             environment.set_variable(program, name, value);

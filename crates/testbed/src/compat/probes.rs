@@ -19,7 +19,14 @@ const RACERS: usize = 8;
 
 const CONDITIONAL_COPY: &str = "CopyObject with `If-None-Match: *`";
 const CONDITIONAL_PUT: &str = "PutObject with `If-None-Match: *`";
+const CARRIED_TAGS: &str = "a copy carries tags";
 const HONOURED: &str = "honoured";
+
+/// Whether the store knows tags.
+pub(super) fn knows_tags(probes: &[ProbeResult]) -> bool {
+    let mut probes = probes.iter();
+    probes.any(|probe| probe.question == CARRIED_TAGS && probe.finding == "yes")
+}
 
 /// Whether a new object can be told from one that stands there already, by some request.
 pub(super) fn honours_conditions(probes: &[ProbeResult]) -> bool {
@@ -66,7 +73,7 @@ pub(super) async fn probe_store(store: &Store) -> Result<Vec<ProbeResult>> {
         "a copy carries content type and metadata",
         carried_properties(&s3).await,
     );
-    note("a copy carries tags", carried_tags(&s3).await);
+    note(CARRIED_TAGS, carried_tags(&s3).await);
     note("DeleteObjects", delete_objects(&s3).await);
     note("versions", versions(&s3).await);
     Ok(results)

@@ -67,6 +67,7 @@ async fn run(arguments: &DemoArguments) -> Result<bool> {
         images: arguments.images,
         largest_bytes: None,
         odd_keys: true,
+        has_tags: true,
         seed: arguments.seed,
         columns: arguments.columns,
         has_companions: false,

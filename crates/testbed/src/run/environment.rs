@@ -25,6 +25,8 @@ pub(crate) struct EnvironmentOptions {
     pub(crate) largest_bytes: Option<u32>,
     /// Whether some have odd keys, which not every store can hold.
     pub(crate) odd_keys: bool,
+    /// Whether some have tags, which not every store knows.
+    pub(crate) has_tags: bool,
     /// Seed of the random numbers.
     pub(crate) seed: u64,
     /// Columns to migrate, each a run of its own, with so many images in each.
@@ -100,6 +102,7 @@ impl RunEnvironment {
         let images = SeedOptions {
             seed: plan.seed,
             odd_keys: plan.odd_keys,
+            has_tags: plan.has_tags,
             largest_bytes: plan.largest_bytes.unwrap_or(usual.largest_bytes),
             ..usual
         };

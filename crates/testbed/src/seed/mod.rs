@@ -32,6 +32,8 @@ pub struct SeedOptions {
     pub shared: usize,
     /// Whether some have odd keys, as far as there are rows for them.
     pub odd_keys: bool,
+    /// Whether some have tags.
+    pub has_tags: bool,
     /// Whether there are also rows outside the prefix.
     pub outside: bool,
     /// The largest picture, in bytes.
@@ -49,6 +51,7 @@ impl SeedOptions {
             already_moved: images.div_ceil(50),
             shared: images / 100,
             odd_keys: true,
+            has_tags: true,
             outside: true,
             largest_bytes: 64 * 1024,
             seed: 1,

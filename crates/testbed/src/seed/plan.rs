@@ -23,11 +23,14 @@ pub(super) fn plan_rows(
             // Gaps, as deleted rows leave them.
             id += random.u64(1..4);
             let id = id_text(application.table.id_type, id, random);
-            let properties = if kind == SeededRowKind::Missing {
+            let mut properties = if kind == SeededRowKind::Missing {
                 ObjectProperties::default()
             } else {
                 random_properties(random)
             };
+            if !seed.has_tags {
+                properties.tags.clear();
+            }
             SeededRow {
                 id,
                 path,

@@ -156,7 +156,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         message: String::new(),
         permanent: false,
     };
-    ledger.commit(std::slice::from_ref(&one)).await.unwrap();
+    ledger.commit(&[&one]).await.unwrap();
     ledger
         .record_failures(std::slice::from_ref(&failure))
         .await
@@ -193,7 +193,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         ),
         (0, 1)
     );
-    ledger.commit(&[one]).await.unwrap();
+    ledger.commit(&[&one]).await.unwrap();
     assert_eq!(
         (
             rig.ledger_counter("moved").await,

@@ -58,7 +58,7 @@ async fn folding_loses_and_doubles_nothing_under_concurrent_counting() {
         let ledger = as_process(&rig, &format!("consumer-{process}")).await;
         for number in 0..MOVES_EACH {
             let id = process * MOVES_EACH + number;
-            assert_eq!(ledger.commit(&[move_of(id)]).await.unwrap().len(), 1);
+            assert_eq!(ledger.commit(&[&move_of(id)]).await.unwrap().len(), 1);
         }
     };
     let counting = async {
@@ -141,7 +141,7 @@ async fn no_row_is_added_to_for_long_and_the_sum_is_right() {
     .await;
     let ledger = as_process(&rig, "consumer").await;
     for id in 0..250 {
-        assert_eq!(ledger.commit(&[move_of(id)]).await.unwrap().len(), 1);
+        assert_eq!(ledger.commit(&[&move_of(id)]).await.unwrap().len(), 1);
     }
     let most =
         "SELECT max(n) FROM (SELECT count(*) AS n FROM additions GROUP BY worker) AS all_rows";

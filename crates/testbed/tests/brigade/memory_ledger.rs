@@ -97,7 +97,11 @@ impl LedgerPair {
                 }
             })
             .collect();
-        let moved = self.ledger.commit(&moves).await.unwrap();
+        let moved = self
+            .ledger
+            .commit(&moves.iter().collect::<Vec<_>>())
+            .await
+            .unwrap();
         assert_eq!(moved, self.table.commit(&moves));
     }
 

@@ -396,7 +396,7 @@ async fn a_late_failure_leaves_a_newer_move_on_record() {
         is_source_gone: false,
         companions: CompanionCopies::new(),
     };
-    ledger.commit(&[pending]).await.unwrap();
+    ledger.commit(&[&pending]).await.unwrap();
     // The application sets it back; it is fed again, and delivered twice.
     rig.execute_sql("UPDATE images SET path = 'image/a.png'")
         .await;

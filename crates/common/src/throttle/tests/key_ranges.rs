@@ -62,7 +62,7 @@ impl SpreadProcess {
             );
             in_hand.spawn(async move {
                 loop {
-                    let permit = throttle.acquire(&key).await;
+                    let permit = throttle.acquire(&key, CopySubject::Image).await;
                     sleep(Duration::from_millis(100)).await;
                     if is_slow && !slow.admits() {
                         permit.throttled();
@@ -116,7 +116,7 @@ async fn a_limit_to_all_keys_is_one_rate() {
         for number in 0..20_000_u32 {
             let stretch = if is_spread { number % 16 } else { 0 };
             let key = format!("avatar-{stretch:02}{number:06}");
-            let permit = throttle.acquire(&key).await;
+            let permit = throttle.acquire(&key, CopySubject::Image).await;
             if store.admits() {
                 permit.served();
             } else {
