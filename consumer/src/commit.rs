@@ -152,3 +152,100 @@ async fn commit_batch(
         .map(|(one, is_first)| is_first && moved.contains(&one.id))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use bucket_brigade_common::ledger::move_ledger::{
+        ChangedRow, CurrentRow, MoveFailure, PoisonRecord,
+    };
+    use bucket_brigade_common::path_rule::PathRule;
+    use bucket_brigade_common::row_id::RowId;
+    use bucket_brigade_common::settings::DatabaseLimits;
+    use bucket_brigade_common::throttle::Throttle;
+    use tokio::time::sleep;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    /// Out of reach for so long; then every row moves.
+    struct SilentLedger {
+        until: Instant,
+        committed: Mutex<Vec<RowId>>,
+    }
+
+    #[async_trait]
+    impl MoveLedger for SilentLedger {
+        async fn read_rows(
+            &self,
+            _: &[RowId],
+        ) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
+            unreachable!()
+        }
+
+        async fn commit(&self, moves: &[&PendingMove]) -> Result<HashSet<RowId>, StatementError> {
+            if Instant::now() < self.until {
+                return Err(StatementError::Unavailable("silent".into()));
+            }
+            let ids: Vec<RowId> = moves.iter().map(|one| one.id.clone()).collect();
+            self.committed.lock().unwrap().extend(ids.clone());
+            Ok(ids.into_iter().collect())
+        }
+
+        async fn record_changed_rows(&self, _: &[ChangedRow]) -> Result<(), StatementError> {
+            unreachable!()
+        }
+
+        async fn record_failures(&self, _: &[MoveFailure]) -> Result<(), StatementError> {
+            unreachable!()
+        }
+
+        async fn record_poison(&self, _: &[PoisonRecord]) -> Result<(), StatementError> {
+            unreachable!()
+        }
+    }
+
+    fn task(id: &str) -> MoveTask {
+        let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
+        MoveTask {
+            id: RowId::from_database(id.to_owned()),
+            route: rule.route_for(&format!("image/{id}")).unwrap(),
+        }
+    }
+
+    /// Its row may have been moved by others and set back, and its copy removed since.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_in_hand_any_more_is_not_committed() {
+        let ledger = Arc::new(SilentLedger {
+            until: Instant::now() + Duration::from_mins(1),
+            committed: Mutex::default(),
+        });
+        let throttle = Throttle::for_copies(8, DatabaseLimits::default());
+        let visibility = Duration::from_secs(30);
+        let context = ConsumerContext::new(throttle, visibility, CancellationToken::new());
+        let committer = Committer::new(Arc::clone(&ledger) as _, &context);
+        let (lost, held) = (task("lost"), task("held"));
+        let copied = || CopiedObject {
+            etag: "e".into(),
+            size_bytes: None,
+            is_source_gone: false,
+        };
+        let lease = context.leases.start_lease("lost".into());
+        let watch = lease.watch();
+        let of_lost = committer.commit(&lost, &watch, copied(), CompanionCopies::new());
+        let of_held = async {
+            sleep(Duration::from_secs(50)).await;
+            let lease = context.leases.start_lease("held".into());
+            let watch = lease.watch();
+            committer
+                .commit(&held, &watch, copied(), CompanionCopies::new())
+                .await
+        };
+        let (of_lost, of_held) = tokio::join!(of_lost, of_held);
+        assert_eq!((of_lost, of_held), (Event::Interrupted, Event::Committed));
+        assert_eq!(*ledger.committed.lock().unwrap(), [held.id]);
+    }
+}

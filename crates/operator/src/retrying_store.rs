@@ -5,7 +5,7 @@ use std::time::Duration;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover, ObjectStat,
+    BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover, ObjectStat, RemovalDeadline,
 };
 use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::path_rule::MoveRoute;
@@ -171,9 +171,13 @@ pub(super) async fn remove_with_retries(
     store: &dyn ObjectRemover,
     side: BucketSide,
     objects: &[DeleteTarget],
+    deadline: RemovalDeadline,
 ) -> Result<Vec<DeleteOutcome>, StoreError> {
-    let mut outcomes =
-        retry_object_request(async || store.delete_objects(side, objects).await).await?;
+    let delete = async |objects: &[DeleteTarget]| {
+        let request = async || store.delete_objects(side, objects, deadline).await;
+        retry_object_request(request).await
+    };
+    let mut outcomes = delete(objects).await?;
     for delay in RETRY_BACKOFF.delays().take(MAX_RETRIES) {
         let busy = outcomes
             .iter()
@@ -185,9 +189,7 @@ pub(super) async fn remove_with_retries(
         }
         sleep(delay).await;
         let again: Vec<DeleteTarget> = busy.iter().map(|index| objects[*index].clone()).collect();
-        let results =
-            retry_object_request(async || store.delete_objects(side, &again).await).await?;
-        for (index, outcome) in busy.into_iter().zip(results) {
+        for (index, outcome) in busy.into_iter().zip(delete(&again).await?) {
             outcomes[index] = outcome;
         }
     }
@@ -231,7 +233,9 @@ mod tests {
             &self,
             _: BucketSide,
             objects: &[DeleteTarget],
+            deadline: RemovalDeadline,
         ) -> Result<Vec<DeleteOutcome>, StoreError> {
+            deadline.check()?;
             let throttled = || StoreError::Throttled {
                 code: "SlowDown".into(),
                 message: String::new(),
@@ -289,13 +293,17 @@ mod tests {
         };
         let objects = ["a", "b", "c"].map(target);
         let store = Busy::default();
-        let outcomes = remove_with_retries(&store, BucketSide::Source, &objects)
-            .await
-            .unwrap();
+        let remove = |seconds| {
+            let deadline = RemovalDeadline::after(Duration::from_secs(seconds));
+            remove_with_retries(&store, BucketSide::Source, &objects, deadline)
+        };
+        let outcomes = remove(60).await.unwrap();
         for (outcome, object) in outcomes.iter().zip(&objects) {
             let is_its_own = matches!(outcome, DeleteOutcome::Deleted { delete_marker: Some(key) } if *key == object.key);
             assert!(is_its_own, "{outcome:?}");
         }
         assert_eq!(*store.0.lock().unwrap(), [3, 3, 2, 1]);
+        let error = remove(0).await.unwrap_err();
+        assert_eq!(error.code(), "RemovalExpired");
     }
 }

@@ -62,7 +62,7 @@ async fn verify(rig: &BenchRig) -> Result<ProcessUsage> {
     .await?;
     rig.vacuum().await?;
     let mut command = rig.program_command(built_binary("feeder")?);
-    command.arg("verify");
+    command.args(["verify", "--listings"]);
     rig.start_process(command, "verify")?.wait_for_exit().await
 }
 

@@ -36,7 +36,7 @@ struct MeasuredCommand {
 /// In an order in which each leaves enough for the next.
 const COMMANDS: [MeasuredCommand; 3] = [
     MeasuredCommand {
-        arguments: &["verify"],
+        arguments: &["verify", "--listings"],
         unit: "moves/s",
         count: "SELECT /* bench */ coalesce(sum(checked), 0)::bigint FROM bucket_brigade.verifications",
     },

@@ -72,7 +72,7 @@ pub enum LedgerError {
     )]
     AnotherFeeder { run: i64, holder: LockHolder },
     #[error(
-        "a clean --orphans of this run (run {0}) was cut off less than a quarter of an hour ago, and its requests may still remove copies that rows would name: run it again, or start when that time is over"
+        "a clean --orphans of this run (run {0}) was cut off less than half an hour ago, and its requests may still remove copies that rows would name: run it again, or start when that time is over"
     )]
     OrphansInRemoval(i64),
     #[error("the database failed while the run was opened: {}", message_of(.0))]

@@ -29,7 +29,11 @@ const LOCK_TIMED_OUT: LedgerError = LedgerError::TimedOut {
 
 /// In SQL, whether the request of a removal may still be carried out: S3 refuses those that were signed a quarter of
 /// an hour ago (`RequestTimeTooSkewed`).
-pub const IS_REQUEST_ALIVE: &str = "(removing_at > now() - interval '15 minutes')";
+pub const IS_REQUEST_ALIVE: &str = "(removing_at > now() - interval '30 minutes')";
+
+/// How long after its mark a request to remove may be signed. S3 carries it out for a quarter of an hour from then:
+/// until [`IS_REQUEST_ALIVE`] says that the mark is over.
+pub const REMOVAL_WINDOW: Duration = Duration::from_mins(15);
 
 /// What all statements that set rows back lock, and nothing else does. It waits for those whose process is dead.
 const WAIT_FOR_UNDO: &str = "LOCK TABLE bucket_brigade.rollbacks IN SHARE MODE";

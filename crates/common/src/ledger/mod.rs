@@ -57,7 +57,7 @@ pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::pause_description;
 pub use id_columns::IdColumns;
 pub use ledger_run::LedgerRun;
-pub use lock::{AdvisoryLock, IS_REQUEST_ALIVE, LockHolder, LockSession};
+pub use lock::{AdvisoryLock, IS_REQUEST_ALIVE, LockHolder, LockSession, REMOVAL_WINDOW};
 pub use path_sample::sample_paths;
 pub use run::{SecondRun, check_first_start, discover_table};
 pub use run_options::RunOptions;

@@ -1,5 +1,7 @@
 //! What an operator's commands ask of the two buckets.
 
+use std::time::{Duration, SystemTime};
+
 use async_trait::async_trait;
 use serde::Serialize;
 
@@ -66,6 +68,31 @@ pub enum BucketVersioning {
     Suspended,
 }
 
+/// Until when what was decided to go may be asked for. By the wall's clock: the process or its machine may have stood
+/// still, and the decision be an old one by then.
+#[derive(Debug, Clone, Copy)]
+pub struct RemovalDeadline(SystemTime);
+
+impl RemovalDeadline {
+    pub fn after(time: Duration) -> Self {
+        Self(SystemTime::now() + time)
+    }
+
+    /// # Errors
+    /// It is over.
+    pub fn check(self) -> Result<(), StoreError> {
+        if SystemTime::now() <= self.0 {
+            return Ok(());
+        }
+        Err(StoreError::Systemic {
+            code: "RemovalExpired".into(),
+            message:
+                "it was decided too long ago that these objects may go: run the same command again"
+                    .into(),
+        })
+    }
+}
+
 #[async_trait]
 pub trait ObjectRemover: Send + Sync {
     /// Deletes up to [`MAX_DELETE_OBJECTS`] objects, each only while it has its ETag. The outcomes are in
@@ -74,6 +101,7 @@ pub trait ObjectRemover: Send + Sync {
         &self,
         side: BucketSide,
         objects: &[DeleteTarget],
+        deadline: RemovalDeadline,
     ) -> Result<Vec<DeleteOutcome>, StoreError>;
 }
 

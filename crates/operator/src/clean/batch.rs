@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
+use bucket_brigade_common::ledger::REMOVAL_WINDOW;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS,
+    BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, RemovalDeadline,
 };
 use bucket_brigade_common::path_rule::MoveRoute;
 
@@ -73,10 +74,11 @@ impl ObjectCleaner<'_> {
             retry_object_request(async || store.prepare_deletes(side, &first.object_key).await)
                 .await?;
         }
+        let deadline = RemovalDeadline::after(REMOVAL_WINDOW);
         self.begin_removals(&removable).await?;
-        let removed = self.remove_unreferenced(removable, gone, &mut outcomes);
+        let removed = self.remove_unreferenced(removable, gone, deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
-        let companions = Box::pin(self.remove_companions(&outcomes)).await?;
+        let companions = Box::pin(self.remove_companions(&outcomes, deadline)).await?;
         other_paths.add_outcomes(&mut outcomes);
         if self.pass.removals.has_encoded_paths() {
             self.begin_gone(&outcomes).await?;
@@ -248,12 +250,13 @@ impl ObjectCleaner<'_> {
         &self,
         removals: Vec<ObjectRemoval>,
         mut gone: Vec<RemovedObject>,
+        deadline: RemovalDeadline,
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<(RemovalOutcomes, Option<anyhow::Error>)> {
         let removable = self.retain_unreferenced(removals, outcomes).await?;
         let (mut uncertain, mut failure): (&[ObjectRemoval], _) = (&[], None);
         for batch in removable.chunks(MAX_DELETE_OBJECTS) {
-            match self.remove_batch(batch, outcomes).await {
+            match self.remove_batch(batch, deadline, outcomes).await {
                 Ok(removed) => gone.extend(removed),
                 Err(error) => {
                     (uncertain, failure) = (batch, Some(error));
@@ -269,6 +272,7 @@ impl ObjectCleaner<'_> {
     async fn remove_batch(
         &self,
         removable: &[ObjectRemoval],
+        deadline: RemovalDeadline,
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<Vec<RemovedObject>> {
         let target = |removal: &ObjectRemoval| DeleteTarget {
@@ -277,7 +281,7 @@ impl ObjectCleaner<'_> {
         };
         let targets: Vec<DeleteTarget> = removable.iter().map(target).collect();
         let (store, side) = (self.pass.store, self.pass.removals.side());
-        let deletions = remove_with_retries(store, side, &targets).await?;
+        let deletions = remove_with_retries(store, side, &targets, deadline).await?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for (removal, deletion) in removable.iter().zip(deletions) {
             let reason = match deletion {

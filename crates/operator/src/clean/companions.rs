@@ -2,7 +2,7 @@
 //! them are done their image counts as in removal, so that the next clean goes on after a kill.
 
 use bucket_brigade_common::companions::Companion;
-use bucket_brigade_common::object_store::objects::BucketSide;
+use bucket_brigade_common::object_store::objects::{BucketSide, RemovalDeadline};
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 
 use super::batch::ObjectCleaner;
@@ -21,6 +21,7 @@ impl ObjectCleaner<'_> {
     pub(super) async fn remove_companions(
         &self,
         images: &RemovalOutcomes,
+        deadline: RemovalDeadline,
     ) -> anyhow::Result<RemovalOutcomes> {
         let mut outcomes = Vec::new();
         if self.pass.removals.ledger.rule().companions().is_empty() {
@@ -37,7 +38,7 @@ impl ObjectCleaner<'_> {
                 Some(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
             }
         }
-        let removed = self.remove_unreferenced(removable, Vec::new(), &mut outcomes);
+        let removed = self.remove_unreferenced(removable, Vec::new(), deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
         outcomes.extend(unsaved);
         failure.map_or(Ok(outcomes), Err)

@@ -49,7 +49,7 @@ pub(super) enum RemovalOutcome {
     RequestAlive,
 }
 
-const REQUEST_ALIVE_REASON: &str = "the request of a clean that was cut off less than a quarter of an hour ago may still remove it: run clean again then";
+const REQUEST_ALIVE_REASON: &str = "the request of a clean that was cut off less than half an hour ago may still remove it: run clean again then";
 
 impl RemovalOutcome {
     pub(super) fn delete_marker(&self) -> Option<&str> {

@@ -286,10 +286,17 @@ impl MoveChecker<'_> {
         } = object.route;
         let copy = stat_object(self.store, BucketSide::Destination, destination_key).await?;
         let source = stat_object(self.store, BucketSide::Source, source_key).await?;
+        let is_whole = copy.as_ref().zip(source.as_ref());
+        let is_whole = is_whole.is_some_and(|(copy, source)| may_be_equal(copy, source));
         let is_same = source.is_some_and(|source| object.source == SourceObject::Present(source));
+        let mismatch = match (is_same, is_whole) {
+            (true, true) => None,
+            (true, false) => Some(("CopyDiffers", "the store has copied other bytes".into())),
+            (false, _) => Some(("SourceChanged", CONCURRENT_WRITE.into())),
+        };
         Ok(CheckAttempt::Final(VerificationFinding {
-            is_intact: is_same,
-            mismatch: (!is_same).then(|| ("SourceChanged", CONCURRENT_WRITE.into())),
+            is_intact: mismatch.is_none(),
+            mismatch,
             size_bytes: copy.map(|copy| copy.size_bytes),
             ..object.intact(Some(etag))
         }))
@@ -344,6 +351,12 @@ impl CheckedObject<'_> {
             ..self.finding()
         }
     }
+}
+
+/// As far as HEADs can tell.
+fn may_be_equal(copy: &ObjectStat, source: &ObjectStat) -> bool {
+    let is_md5 = copy.is_md5 && source.is_md5;
+    copy.size_bytes == source.size_bytes && (!is_md5 || copy.etag == source.etag)
 }
 
 fn unreadable_header(copy: Option<&ObjectStat>, source: &SourceObject) -> Option<&'static str> {

@@ -1,12 +1,14 @@
 //! The objects of a page as listings show them: up to a thousand in one request, where they stand side by side.
 //!
 //! A listing only shortens the way. It is believed where it says that all is well, and what it lacks or shows
-//! otherwise is asked for by a HEAD. A store whose listings show what is not there any more would hide that from
-//! verify, but from nothing that removes: clean asks for each object.
+//! otherwise is asked for by a HEAD. Those of some stores show what is not there any more (Ceph, where an index outlives
+//! its object): they are not believed unless the operator says so. Nothing is removed by a listing: clean asks for
+//! each object.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::object_store::s3::{ListedObjects, S3Store};
 use futures::future::join;
@@ -19,8 +21,8 @@ const MIN_HEADS_SPARED: usize = 16;
 pub(super) struct ObjectLister<'a> {
     store: &'a S3Store,
     slots: &'a RequestSlots,
-    /// Whether the store has failed to list: it is not asked again.
-    has_failed: AtomicBool,
+    /// The sides that are listed: until that fails.
+    is_listed: [AtomicBool; 2],
 }
 
 /// The keys of a page that are to be looked at.
@@ -60,11 +62,11 @@ impl ListedPage {
 }
 
 impl<'a> ObjectLister<'a> {
-    pub(super) fn new(store: &'a S3Store, slots: &'a RequestSlots) -> Self {
+    pub(super) fn new(store: &'a S3Store, slots: &'a RequestSlots, believes: bool) -> Self {
         Self {
             store,
             slots,
-            has_failed: AtomicBool::new(false),
+            is_listed: [(); 2].map(|()| AtomicBool::new(believes)),
         }
     }
 
@@ -107,17 +109,23 @@ impl<'a> ObjectLister<'a> {
     }
 
     async fn list_after(&self, side: BucketSide, key: &str) -> Option<ListedObjects> {
-        if self.has_failed.load(Ordering::Relaxed) {
+        let is_listed = &self.is_listed[side as usize];
+        if !is_listed.load(Ordering::Relaxed) {
             return None;
         }
-        let list = async || self.store.list_objects(side, key).await;
+        let list = async || match self.store.list_objects(side, key).await {
+            Err(StoreError::Transient { code, message }) => {
+                Err(StoreError::Suspect { code, message })
+            }
+            listed => listed,
+        };
         // Boxed: the SDK's futures are large.
         let request = Box::pin(retry_object_request(list));
         let listed = self.slots.run(request).await;
         listed
             .inspect_err(|error| {
-                if !self.has_failed.swap(true, Ordering::Relaxed) {
-                    tracing::info!(%error, "no listings: each object is asked for");
+                if is_listed.swap(false, Ordering::Relaxed) {
+                    tracing::info!(?side, %error, "no listings: each object is asked for");
                 }
             })
             .ok()

@@ -60,6 +60,7 @@ use verification::VerificationSpec;
 #[command(
     after_help = "Examples:\n  feeder verify --sample 1\n  feeder verify --full\n  feeder verify --recopy\n\nCut off, the same command goes on where it was. Exit codes: 0 everything is as it should be; 1 it is\nnot (the list says what); 3 stopped before the end; 64 wrong settings, or no such run; 69 database\nor bucket cannot be reached; 70 unexpected error; 75 another verify, rollback or clean of this run\nis at work; 77 a right is missing."
 )]
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
 pub struct Args {
     /// Check this share of the rows, in percent
     #[arg(long, value_name = "PERCENT", default_value = "100", value_parser = setting(parse_percent))]
@@ -70,6 +71,9 @@ pub struct Args {
     /// Where a source has changed since its copy, copy it anew, as long as our copy still stands there
     #[arg(long)]
     recopy: bool,
+    /// Believe the listings of a store that is not AWS, too: a thousand objects a request
+    #[arg(long)]
+    listings: bool,
     /// Start over, even if an earlier verify was interrupted
     #[arg(long)]
     anew: bool,
@@ -120,7 +124,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         checker: &checker,
         verification,
         slots: &slots,
-        lister: ObjectLister::new(&store, &slots),
+        lister: ObjectLister::new(&store, &slots, args.listings || store.is_of_aws()),
         throttle: &throttle,
         stop: &stop,
     };

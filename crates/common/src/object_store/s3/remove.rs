@@ -15,7 +15,7 @@ use super::{S3Store, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::object_store::StoreError;
 use crate::object_store::objects::{
-    BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover,
+    BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover, RemovalDeadline,
 };
 use crate::permissions::s3_arn;
 
@@ -31,6 +31,7 @@ impl ObjectRemover for S3Store {
         &self,
         side: BucketSide,
         objects: &[DeleteTarget],
+        deadline: RemovalDeadline,
     ) -> Result<Vec<DeleteOutcome>, StoreError> {
         let Some(first) = objects.first() else {
             return Ok(Vec::new());
@@ -38,13 +39,15 @@ impl ObjectRemover for S3Store {
         let guard = self.find_delete_guard(side, &first.key).await?;
         let mut outcomes = HashMap::new();
         if guard == DeleteGuard::IfMatch {
-            self.delete_in_batches(side, objects, &mut outcomes).await?;
+            self.delete_in_batches(side, objects, deadline, &mut outcomes)
+                .await?;
         }
         let left = objects.iter();
         let left: Vec<_> = left
             .filter(|object| !outcomes.contains_key(object.key.as_str()))
             .collect();
         for chunk in left.chunks(MAX_SINGLE_DELETES) {
+            deadline.check()?;
             let sent = chunk
                 .iter()
                 .map(|object| self.delete_guarded(side, object, guard));
@@ -98,6 +101,7 @@ impl S3Store {
         &self,
         side: BucketSide,
         objects: &'a [DeleteTarget],
+        deadline: RemovalDeadline,
         outcomes: &mut HashMap<&'a str, DeleteOutcome>,
     ) -> Result<(), StoreError> {
         let in_batch = objects.iter().filter(|object| fits_into_xml(&object.key));
@@ -112,6 +116,7 @@ impl S3Store {
             let (batch, rest) = in_batch.split_at(size);
             let probe = probe_target(&object.key);
             let probe = is_known.is_none().then_some(&probe);
+            deadline.check()?;
             let sent = self.send_delete_objects(side, batch, probe).await;
             // A store that knows no such request, or wants another checksum than the SDK's.
             if let Err(StoreError::Suspect { .. }) = sent {
@@ -146,8 +151,8 @@ impl S3Store {
         let output = request.delete(delete).send().await;
         let output = output.map_err(|error| bucket.refused("", error))?;
         if let Some(probe) = probe {
-            let mut deleted = output.deleted().iter();
-            let is_guarded = !deleted.any(|deleted| deleted.key() == Some(&probe.key));
+            let mut refused = output.errors().iter();
+            let is_guarded = refused.any(|error| error.key() == Some(&probe.key));
             self.batches_are_guarded.get_or_init(|| is_guarded);
         }
         let mut outcomes = delete_outcomes(output, &bucket.name);

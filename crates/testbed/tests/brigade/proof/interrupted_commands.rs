@@ -17,10 +17,10 @@ fn slow_reads(rig: &TestRig) -> FaultHandle {
         .inject_fault(Fault::new("HeadObject", slow).caller("feeder"))
 }
 
-/// As if a quarter of an hour went by.
+/// As if half an hour went by.
 async fn age_requests(rig: &TestRig) {
     rig.execute_sql(
-        "UPDATE bucket_brigade.removals SET removing_at = removing_at - interval '16 minutes'",
+        "UPDATE bucket_brigade.removals SET removing_at = removing_at - interval '31 minutes'",
     )
     .await;
 }
