@@ -25,7 +25,7 @@ pub struct StubSetup {
     pub s3_latency_ms: u64,
     /// The rows whose messages the queue holds, and whose images a listing of the source has.
     pub rows: Range<u64>,
-    /// Whether a listing of the destination has them, too.
+    /// Whether they have moved: a listing of the destination has them, too, and the queue is empty.
     pub is_copied: bool,
     /// Into so many stretches the rows are divided, of which the messages come in turn; 0 in the rows' order.
     pub stretches: u64,
@@ -64,7 +64,12 @@ fn apply_setup(stub: &StubServer, setup: &StubSetup) -> StubResponse {
     let mut state = stub.lock();
     state.s3_latency = Duration::from_millis(setup.s3_latency_ms);
     state.counts = RequestCounts::default();
-    state.queue = queue::StubQueue::from_rows(setup.rows.clone(), setup.stretches);
+    let waiting = if setup.is_copied {
+        0..0
+    } else {
+        setup.rows.clone()
+    };
+    state.queue = queue::StubQueue::from_rows(waiting, setup.stretches);
     state.store = s3::StubStore::new(setup);
     state.partitions = Partitions::new(setup.partitions.clone());
     build_response(StatusCode::OK, JSON, "")
