@@ -116,13 +116,12 @@ impl Leases {
 
     /// Leases past half their time. Those past all of it are lost, and stay so.
     fn due_leases(&self) -> Vec<(u64, String)> {
-        let now = Instant::now();
-        let soon = now + self.0.visibility_timeout / 2;
+        let soon = Instant::now() + self.0.visibility_timeout / 2;
         let held = self.lock_held();
         let due = held
             .by_number
             .iter()
-            .filter(|(_, lease)| lease.expires_at > now && lease.expires_at <= soon);
+            .filter(|(_, lease)| lease.is_held() && lease.expires_at <= soon);
         due.map(|(number, lease)| (*number, lease.receipt_handle.clone()))
             .collect()
     }
@@ -203,5 +202,25 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.leases.lock_held().by_number.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The queue may take the renewal, though another consumer has had the message meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_ran_out_while_the_machine_was_suspended_stays_lost() {
+        let leases = Leases::new(Duration::from_secs(30));
+        let lease = leases.start_lease("a".into());
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(leases.due_leases().len(), 1);
+        for held in leases.lock_held().by_number.values_mut() {
+            held.expires_on = SystemTime::now() - Duration::from_secs(1);
+        }
+        assert!(!lease.watch().is_held());
+        assert!(leases.due_leases().is_empty());
+        assert_eq!(lease.end().await, None);
     }
 }

@@ -291,10 +291,8 @@ impl OutageDetector {
 
     async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {
         let prefix = self.rule.destination_key_prefix();
-        let (permit, _slot) = self
-            .context
-            .start_copy(prefix, CopySubject::Companion)
-            .await;
+        let subject = CopySubject::Probe;
+        let (permit, _slot) = self.context.start_copy(prefix, subject).await;
         let sent = Instant::now();
         let (copied, sources) = {
             let history = self.lock_history();

@@ -37,6 +37,8 @@ use crate::settings::DatabaseLimits;
 pub enum CopySubject {
     Image,
     Companion,
+    /// Asks whether the store serves at all.
+    Probe,
 }
 
 /// Holds back the work of one process.
@@ -95,8 +97,8 @@ impl Throttle {
         }
     }
 
-    /// Waits until one more copy may start, to this key: of a row's image, or of a companion, which the limits do
-    /// not count.
+    /// Waits until one more copy may start, to this key: only those of rows' images count against the
+    /// fleet's limit of rows.
     pub async fn acquire<'a>(&'a self, key: &'a str, subject: CopySubject) -> ThrottlePermit<'a> {
         loop {
             let ranges = |state: &ThrottleState| Some(state.copies.as_ref()?.ranges.gate_of(key));
