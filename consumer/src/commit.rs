@@ -107,6 +107,7 @@ pub fn build_move(task: &MoveTask, copied: CopiedObject) -> PendingMove {
         size_bytes: copied.size_bytes,
         is_source_gone: copied.is_source_gone,
         companions: CompanionCopies::new(),
+        fence: task.fence,
     }
 }
 
@@ -213,6 +214,7 @@ mod tests {
         MoveTask {
             id: RowId::from_database(id.to_owned()),
             route: rule.route_for(&format!("image/{id}")).unwrap(),
+            fence: 0,
         }
     }
 

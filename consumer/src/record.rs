@@ -73,7 +73,7 @@ impl OutcomeRecorder {
         if let Some(orphan) = &orphan {
             tracing::debug!(
                 row = %task.id, key = orphan.destination_key,
-                "row {} was changed by the application while its image was copied: the copy is an orphan", task.id
+                "row {} was changed while its image was copied: the copy is an orphan", task.id
             );
         }
         let settlement = build_settlement(task, row, orphan);
@@ -112,8 +112,8 @@ pub fn build_settlement(
         RowState::Changed { path, is_in_scope } => (Some(path), !is_in_scope),
         RowState::Moved => (Some(task.route.new_path.clone()), true),
         RowState::Deleted => (None, true),
-        // The protocol never settles a row that asks for its move.
-        RowState::NeedsMove { .. } => (Some(task.route.old_path.clone()), false),
+        // The next sweep feeds it. The protocol never settles a row that asks for its move.
+        RowState::Fenced | RowState::NeedsMove { .. } => (Some(task.route.old_path.clone()), false),
     };
     ChangedRow {
         id: task.id.clone(),

@@ -52,6 +52,6 @@ impl RowReader {
             }
             LedgerOutcome::Interrupted => return Event::Interrupted,
         };
-        Event::RowRead(RowState::from_row(row, &task.route, &self.rule))
+        Event::RowRead(RowState::from_row(row, task, &self.rule))
     }
 }

@@ -12,7 +12,7 @@ use bucket_brigade_common::ledger::feed_source::{
 };
 use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
-use bucket_brigade_common::message::RunKey;
+use bucket_brigade_common::message::MessageOrigin;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MessageQueue;
 use bucket_brigade_common::row_id::RowId;
@@ -33,8 +33,7 @@ use crate::watch::TableWatch;
 
 /// What the feeder works with, whatever stands behind it.
 pub struct FeedLoop {
-    /// The run's number in the ledger.
-    pub run: RunKey,
+    pub origin: MessageOrigin,
     pub queue: Arc<dyn MessageQueue>,
     /// The cursor, and the run in numbers.
     pub source: Arc<dyn FeedSource>,
@@ -175,7 +174,7 @@ impl FeedLoop {
             start,
             rule: &self.rule,
             sender: BatchSender {
-                run: self.run,
+                origin: self.origin,
                 queue: Arc::clone(&self.queue),
                 ledger: &*self.ledger,
                 unrecorded: AtomicU64::new(0),

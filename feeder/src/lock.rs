@@ -40,8 +40,13 @@ fn may_end_soon(error: &LedgerError) -> bool {
     matches!(error, LedgerError::AnotherFeeder { holder, .. } if !holder.is_command())
 }
 
-/// Returns only when another feeder has taken over, after the connection that held the lock was lost.
-pub async fn hold_feeder_lock(ledger: &PostgresLedger, mut lock: AdvisoryLock) -> LedgerError {
+/// Returns only when, after the connection that held the lock was lost, another feeder has taken over or the run's
+/// fence was raised.
+pub async fn hold_feeder_lock(
+    ledger: &PostgresLedger,
+    mut lock: AdvisoryLock,
+    fence: i64,
+) -> LedgerError {
     loop {
         while lock.is_held().await {
             sleep(LOCK_CHECK_INTERVAL).await;
@@ -52,6 +57,11 @@ pub async fn hold_feeder_lock(ledger: &PostgresLedger, mut lock: AdvisoryLock) -
         drop(lock);
         match reacquire_lock(ledger, session).await {
             Ok(taken) => lock = taken,
+            Err(error) => return error,
+        }
+        match retry_transient(async || ledger.read_fence().await).await {
+            Ok(now) if now == fence => {}
+            Ok(_) => return LedgerError::FenceRaised(ledger.run_id()),
             Err(error) => return error,
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, StatementError};
-use bucket_brigade_common::message::{RunKey, encode};
+use bucket_brigade_common::message::{MessageOrigin, encode};
 use bucket_brigade_common::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
 };
@@ -21,7 +21,7 @@ use crate::trace::TracedRow;
 const MAX_CONCURRENT_BATCHES: usize = 16;
 
 pub struct BatchSender<'a> {
-    pub run: RunKey,
+    pub origin: MessageOrigin,
     pub queue: Arc<dyn MessageQueue>,
     /// Where rows that the queue refuses are recorded.
     pub ledger: &'a dyn MoveLedger,
@@ -73,7 +73,7 @@ impl BatchSender<'_> {
     }
 
     fn encode_messages(&self, rows: &[TracedRow]) -> Result<Vec<OutgoingMessage>, String> {
-        let encode = |row| encode_message(self.run, row);
+        let encode = |row| encode_message(self.origin, row);
         rows.iter().map(encode).collect()
     }
 
@@ -150,11 +150,11 @@ pub fn permanent_failure((id, path): (RowId, String), code: &str, message: Strin
 }
 
 fn encode_message(
-    run: RunKey,
+    origin: MessageOrigin,
     TracedRow { row, span }: &TracedRow,
 ) -> Result<OutgoingMessage, String> {
     Ok(OutgoingMessage {
-        body: encode(run, &row.0, &row.1).map_err(|error| error.to_string())?,
+        body: encode(origin, &row.0, &row.1).map_err(|error| error.to_string())?,
         traceparent: traceparent(span),
     })
 }

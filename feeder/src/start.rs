@@ -8,6 +8,7 @@ use bucket_brigade_common::heartbeat::{send_first_heartbeat, send_heartbeats};
 use bucket_brigade_common::http_endpoints::serve_endpoints;
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, RunOptions};
+use bucket_brigade_common::message::MessageOrigin;
 use bucket_brigade_common::preflight::{check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::throttle::Throttle;
@@ -55,9 +56,10 @@ pub async fn start(
         let ledger = ledger.with_throttle(Arc::clone(&throttle));
         let lock = wait_for_feeder_lock(&ledger).await?;
         retry_transient(async || ledger.ensure_no_orphan_in_removal().await).await?;
-        anyhow::Ok((queue, s3, ledger, lock))
+        let fence = retry_transient(async || ledger.read_fence().await).await?;
+        anyhow::Ok((queue, s3, ledger, lock, fence))
     };
-    let (queue, s3, ledger, lock) = tokio::select! {
+    let (queue, s3, ledger, lock, fence) = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(log_summary(Err(FeederStopped))),
         opened = Box::pin(open) => opened?,
@@ -88,7 +90,10 @@ pub async fn start(
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
     ready.set();
     let feed = FeedLoop {
-        run: ledger.run_key(),
+        origin: MessageOrigin {
+            run: ledger.run_key(),
+            fence,
+        },
         queue: Arc::new(queue),
         source: Arc::new(ledger.clone()),
         pages,
@@ -102,7 +107,7 @@ pub async fn start(
     let outcome = tokio::select! {
         biased;
         outcome = feed.run() => outcome,
-        error = hold_feeder_lock(&ledger, lock) => return Err(error.into()),
+        error = hold_feeder_lock(&ledger, lock, fence) => return Err(error.into()),
         () = send_heartbeats(&ledger, &throttle, || progress.heartbeat()) => return Err(LedgerError::run_gone().into()),
         () = display.refresh_forever(&ledger, &progress) => Err(FeederStopped),
         () = control.run() => Err(FeederStopped),

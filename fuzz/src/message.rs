@@ -1,6 +1,8 @@
 //! A message's body, read for every type of id and under several rules.
 
-use bucket_brigade_common::message::{DecodeError, MoveTask, PoisonReason, decode, encode};
+use bucket_brigade_common::message::{
+    DecodeError, MessageOrigin, MoveTask, PoisonReason, decode, encode,
+};
 use bucket_brigade_common::object_store::s3::copy_source;
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::PathRule;
@@ -68,7 +70,11 @@ fn check_task(task: &MoveTask, id_type: IdType, rule: &PathRule) {
         "not canonical"
     );
     check_copy_source(&task.route.source_key);
-    let Ok(body) = encode(RUN, &task.id, &task.route.old_path) else {
+    let origin = MessageOrigin {
+        fence: task.fence,
+        ..RUN.into()
+    };
+    let Ok(body) = encode(origin, &task.id, &task.route.old_path) else {
         panic!("{task:?} cannot be encoded");
     };
     assert!(body.chars().all(is_sendable), "SQS would refuse {body:?}");

@@ -1,7 +1,8 @@
 //! A row as it was read.
 
 use bucket_brigade_common::ledger::move_ledger::CurrentRow;
-use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
+use bucket_brigade_common::message::MoveTask;
+use bucket_brigade_common::path_rule::PathRule;
 
 /// What stands in the row's path column, measured against what the message asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -13,6 +14,8 @@ pub enum RowState {
         /// The ETag of an earlier copy for this path: the row was moved, and its old path written again.
         copy_etag: Option<String>,
     },
+    /// The old path; but the message was fed before a rollback or a clean of orphans, and counts no more.
+    Fenced,
     Moved,
     /// Another path of the application's; under the old prefix it will be fed on its own.
     Changed {
@@ -24,9 +27,11 @@ pub enum RowState {
 }
 
 impl RowState {
-    pub fn from_row(row: Option<CurrentRow>, route: &MoveRoute, rule: &PathRule) -> Self {
+    pub fn from_row(row: Option<CurrentRow>, task: &MoveTask, rule: &PathRule) -> Self {
+        let MoveTask { route, fence, .. } = task;
         match row {
             None => Self::Deleted,
+            Some(row) if row.path == route.old_path && *fence < row.fence => Self::Fenced,
             Some(row) if row.path == route.old_path => Self::NeedsMove {
                 failed_for_good: row.has_permanent_failure,
                 copy_etag: row.copy_etag,

@@ -1,5 +1,7 @@
 use bucket_brigade_common::ledger::move_ledger::CurrentRow;
+use bucket_brigade_common::message::MoveTask;
 use bucket_brigade_common::path_rule::PathRule;
+use bucket_brigade_common::row_id::RowId;
 
 use super::*;
 
@@ -336,26 +338,29 @@ fn an_interruption_gives_the_message_back_at_once() {
 #[test]
 fn rows_are_measured_against_the_message() {
     let rule = PathRule::new("image/", "avatar/", None, None).unwrap();
-    let route = rule.route_for("image/a").unwrap();
-    let row = |path: &str| {
-        Some(CurrentRow {
+    let task = MoveTask {
+        id: RowId::from_database("1".into()),
+        route: rule.route_for("image/a").unwrap(),
+        fence: 1,
+    };
+    let row_at = |path: &str, fence| {
+        let row = CurrentRow {
             path: path.into(),
             has_permanent_failure: false,
             copy_etag: None,
-        })
+            fence,
+        };
+        RowState::from_row(Some(row), &task, &rule)
     };
-    assert_eq!(
-        RowState::from_row(row("image/a"), &route, &rule),
-        NEEDS_MOVE
-    );
-    assert_eq!(
-        RowState::from_row(row("avatar/a"), &route, &rule),
-        RowState::Moved
-    );
-    assert_eq!(RowState::from_row(None, &route, &rule), RowState::Deleted);
+    let row = |path| row_at(path, 1);
+    assert_eq!(row("image/a"), NEEDS_MOVE);
+    assert_eq!(row_at("image/a", 2), RowState::Fenced);
+    assert_eq!(row("avatar/a"), RowState::Moved);
+    assert_eq!(row_at("avatar/a", 2), RowState::Moved);
+    assert_eq!(RowState::from_row(None, &task, &rule), RowState::Deleted);
     let other = RowState::Changed {
         path: "image/b".into(),
         is_in_scope: true,
     };
-    assert_eq!(RowState::from_row(row("image/b"), &route, &rule), other);
+    assert_eq!(row("image/b"), other);
 }

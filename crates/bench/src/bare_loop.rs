@@ -169,7 +169,11 @@ impl BareLoop {
                         size_bytes: None,
                         is_source_gone: false,
                     };
-                    let task = MoveTask { id, route };
+                    let task = MoveTask {
+                        id,
+                        route,
+                        fence: 0,
+                    };
                     Some(
                         commit
                             .commit(&task, watch, copied, CompanionCopies::new())
@@ -203,6 +207,7 @@ fn build_move(id: u64) -> PendingMove {
         size_bytes: None,
         is_source_gone: false,
         companions: CompanionCopies::new(),
+        fence: 0,
     }
 }
 

@@ -1,5 +1,5 @@
 //! The message on the queue: one row of one run to move, `{"run":1,"id":"123","path":"image/avatar-123.png"}`, where
-//! the run is a [`RunKey`].
+//! the run is a [`RunKey`]. Once a rollback or a clean of orphans has raised the run's fence, it is named too.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -55,11 +55,33 @@ impl From<i64> for RunKey {
     }
 }
 
+/// What a feeder writes into each of its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageOrigin {
+    pub run: RunKey,
+    /// The run's when the feeder took its lock.
+    pub fence: i64,
+}
+
+impl<T: Into<RunKey>> From<T> for MessageOrigin {
+    fn from(run: T) -> Self {
+        let run = run.into();
+        Self { run, fence: 0 }
+    }
+}
+
 #[derive(Serialize)]
 struct EncodedMessage<'a> {
     run: RunKey,
+    #[serde(skip_serializing_if = "is_zero")]
+    fence: i64,
     id: &'a str,
     path: &'a str,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(fence: &i64) -> bool {
+    *fence == 0
 }
 
 /// A message of any run, whose rule is not known yet.
@@ -68,6 +90,8 @@ struct EncodedMessage<'a> {
 pub struct ParsedMessage {
     /// Feeders of earlier versions named none.
     pub run: Option<RunKey>,
+    #[serde(default)]
+    pub fence: i64,
     pub id: String,
     pub path: String,
 }
@@ -77,6 +101,8 @@ pub struct ParsedMessage {
 pub struct MoveTask {
     pub id: RowId,
     pub route: MoveRoute,
+    /// The run's when it was fed; once that is higher, the message counts no more.
+    pub fence: i64,
 }
 
 /// Why a message names no row of the run.
@@ -107,9 +133,15 @@ pub enum PoisonReason {
     BadPath(String, RouteError),
 }
 
-pub fn encode(run: impl Into<RunKey>, id: &RowId, path: &str) -> Result<String, serde_json::Error> {
+pub fn encode(
+    origin: impl Into<MessageOrigin>,
+    id: &RowId,
+    path: &str,
+) -> Result<String, serde_json::Error> {
+    let MessageOrigin { run, fence } = origin.into();
     let body = serde_json::to_string(&EncodedMessage {
-        run: run.into(),
+        run,
+        fence,
         id: id.as_str(),
         path,
     })?;
@@ -185,7 +217,11 @@ impl ParsedMessage {
             return Err(PoisonReason::BadId(self.id.clone(), id_type).into());
         };
         match rule.route_for(&self.path) {
-            Ok(route) => Ok(MoveTask { id, route }),
+            Ok(route) => Ok(MoveTask {
+                id,
+                route,
+                fence: self.fence,
+            }),
             Err(reason) => Err(PoisonReason::BadPath(self.path.clone(), reason).into()),
         }
     }
@@ -221,6 +257,13 @@ mod tests {
             encode(RUN, &id, "image/avatar-123.png").unwrap(),
             r#"{"run":7,"id":"123","path":"image/avatar-123.png"}"#
         );
+        let fenced = MessageOrigin {
+            run: RUN.into(),
+            fence: 2,
+        };
+        let body = encode(fenced, &id, "image/a").unwrap();
+        assert_eq!(body, r#"{"run":7,"fence":2,"id":"123","path":"image/a"}"#);
+        assert_eq!(read(&body).unwrap().fence, 2);
     }
 
     #[test]

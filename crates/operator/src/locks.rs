@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
-use bucket_brigade_common::ledger::{AdvisoryLock, PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::{AdvisoryLock, LockSession, PostgresLedger, with_timeout};
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::MessageQueue;
@@ -21,8 +21,10 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// What keeps others out of the run while a command works.
 pub(super) struct CommandLocks<'a> {
     ledger: &'a PostgresLedger,
-    /// The run's, and that of all runs.
-    operator: Vec<AdvisoryLock>,
+    /// The run's.
+    operator: AdvisoryLock,
+    /// That of all runs.
+    undo: Option<AdvisoryLock>,
     fleet: Option<QuiescedFleet>,
     checked_at: Option<Instant>,
 }
@@ -34,7 +36,8 @@ impl<'a> CommandLocks<'a> {
         let busy = "another verify, rollback or clean of this run is at work: wait for its end, or stop it";
         Ok(Self {
             ledger,
-            operator: vec![lock.ok_or_else(|| busy_refusal(busy))?],
+            operator: lock.ok_or_else(|| busy_refusal(busy))?,
+            undo: None,
             fleet: None,
             checked_at: None,
         })
@@ -44,15 +47,17 @@ impl<'a> CommandLocks<'a> {
     pub(super) async fn exclude_other_runs(&mut self) -> anyhow::Result<()> {
         let lock = self.ledger.acquire_undo_lock().await?;
         let busy = "a rollback or clean of another run is at work: wait for its end, or stop it";
-        self.operator.push(lock.ok_or_else(|| busy_refusal(busy))?);
+        self.undo = Some(lock.ok_or_else(|| busy_refusal(busy))?);
         Ok(())
     }
 
-    /// Keeps the feeder out too, and makes sure that consumers have nothing to do: either would move rows again.
+    /// Keeps the feeder out too, shuts out what it has sent, and makes sure that consumers have nothing to do: either
+    /// would move rows again.
     pub(super) async fn quiesce_fleet(&mut self, context: &CommandContext) -> anyhow::Result<()> {
         let lock = self.ledger.acquire_feeder_lock().await;
         let fleet = QuiescedFleet {
             lock: lock.context("stop the feeder first: it would move the rows again")?,
+            fence: retry_transient(async || self.ledger.raise_fence().await).await?,
             queue: context.sqs_queue().await?,
         };
         fleet.ensure_queue_empty().await?;
@@ -60,9 +65,14 @@ impl<'a> CommandLocks<'a> {
         Ok(())
     }
 
-    /// Whether the fleet is kept out.
-    pub(super) fn is_fleet_quiesced(&self) -> bool {
-        self.fleet.is_some()
+    /// The run's, raised; none where the fleet is at work.
+    pub(super) fn fence(&self) -> Option<i64> {
+        self.fleet.as_ref().map(|fleet| fleet.fence)
+    }
+
+    /// That keeps the rollbacks and cleans of all runs out.
+    pub(super) fn undo_session(&self) -> Option<LockSession> {
+        self.undo.as_ref().map(AdvisoryLock::session)
     }
 
     /// Makes sure that all is as it was: a connection may be lost, and a retry, or a redrive by other means, may have
@@ -72,7 +82,8 @@ impl<'a> CommandLocks<'a> {
         if self.checked_at.is_some_and(is_fresh) {
             return Ok(());
         }
-        for lock in &mut self.operator {
+        ensure_held(self.ledger, &mut self.operator).await?;
+        if let Some(lock) = &mut self.undo {
             ensure_held(self.ledger, lock).await?;
         }
         if let Some(fleet) = &mut self.fleet {
@@ -106,6 +117,7 @@ async fn ensure_held(ledger: &PostgresLedger, lock: &mut AdvisoryLock) -> anyhow
 
 struct QuiescedFleet {
     lock: AdvisoryLock,
+    fence: i64,
     queue: SqsQueue,
 }
 

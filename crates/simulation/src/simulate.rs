@@ -211,7 +211,7 @@ fn build_client(worlds: &Worlds, death: Option<CrashPoint>) -> SimulatedClient {
 pub fn build_feed(client: &Arc<SimulatedClient>) -> FeedLoop {
     let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
     FeedLoop {
-        run: client.run().into(),
+        origin: client.run().into(),
         queue: Arc::<SimulatedClient>::clone(client),
         source: Arc::<SimulatedClient>::clone(client),
         pages: Arc::<SimulatedClient>::clone(client),

@@ -31,7 +31,8 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
                            WHERE m.run_id = $1 AND m.row_id = {row_id}
                              AND m.old_path = t.{path} COLLATE "C"),
                          (SELECT r.copy_etag FROM bucket_brigade.removals r
-                           WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path}::text COLLATE "default"))
+                           WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path}::text COLLATE "default")),
+                (SELECT r.fence FROM bucket_brigade.run r WHERE r.id = $1)
            FROM {sql} t WHERE {is_any}"#
     )
 }
@@ -76,12 +77,13 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
 }
 
 /// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone, `$10` its row
-/// of the counters; for a run with companions `$11` ids and `$12` the `ETags` of their companions. Returns the
-/// ids that moved: none where the run was opened at another time, and may have another rule.
+/// of the counters, `$11` the lowest fence; for a run with companions `$12` ids and `$13` the `ETags` of their
+/// companions. Returns the ids that moved: none where the run was opened at another time, and may have another rule,
+/// or its fence was raised.
 pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i64) -> String {
     let is_run = format!(
         "WHERE EXISTS (SELECT 1 FROM bucket_brigade.run r
-                   WHERE r.id = $7 AND {} = {opened_at})",
+                   WHERE r.id = $7 AND {} = {opened_at} AND r.fence <= $11)",
         opened_at!()
     );
     let update = update_ctes(table, &is_run);
@@ -131,7 +133,7 @@ SELECT id FROM moved"
 /// A column of `moves`, its value, and how it is set anew.
 const COMPANION_EVIDENCE: (&str, &str, &str) = (
     ", companions",
-    ", (SELECT c.companions::jsonb FROM unnest($11::text[], $12::text[]) AS c (id, companions) WHERE c.id = moved.id)",
+    ", (SELECT c.companions::jsonb FROM unnest($12::text[], $13::text[]) AS c (id, companions) WHERE c.id = moved.id)",
     ", companions = excluded.companions",
 );
 
@@ -246,17 +248,18 @@ impl PostgresLedger {
         ids: &[RowId],
     ) -> Result<Vec<(RowId, CurrentRow)>, sqlx::Error> {
         let ids: Vec<&str> = ids.iter().map(RowId::as_str).collect();
-        let rows: Vec<(String, String, bool, Option<String>)> =
+        let rows: Vec<(String, String, bool, Option<String>, i64)> =
             sqlx::query_as(AssertSqlSafe(self.statements.read_rows.clone()))
                 .bind(self.run_id)
                 .bind(ids)
                 .fetch_all(&self.pool)
                 .await?;
-        let row = |(id, path, failed_for_good, copy_etag)| {
+        let row = |(id, path, failed_for_good, copy_etag, fence)| {
             let row = CurrentRow {
                 path,
                 has_permanent_failure: failed_for_good,
                 copy_etag,
+                fence,
             };
             (RowId::from_database(id), row)
         };
@@ -290,7 +293,8 @@ impl PostgresLedger {
                 .bind(self.run_id)
                 .bind(&*self.worker)
                 .bind(gone.clone())
-                .bind(self.counter_row());
+                .bind(self.counter_row())
+                .bind(moves.iter().map(|m| m.fence).min());
             if self.rule.companions().is_empty() {
                 return query;
             }

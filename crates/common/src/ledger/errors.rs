@@ -75,6 +75,11 @@ pub enum LedgerError {
         "a clean --orphans of this run (run {0}) was cut off less than half an hour ago, and its requests may still remove copies that rows would name: run it again, or start when that time is over"
     )]
     OrphansInRemoval(i64),
+    /// What this feeder has sent since its lock was lost is not carried out.
+    #[error(
+        "a rollback or a clean of orphans of run {0} was at work while the feeder's connection was lost: start the feeder again if its rows are to move"
+    )]
+    FenceRaised(i64),
     #[error("the database failed while the run was opened: {}", message_of(.0))]
     Database(#[from] sqlx::Error),
 }
@@ -98,7 +103,9 @@ impl LedgerError {
             | Self::Database(_)
             | Self::ReadOnly => exit::UNAVAILABLE,
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
-            Self::AnotherFeeder { .. } | Self::OrphansInRemoval(_) => exit::ANOTHER_FEEDER,
+            Self::AnotherFeeder { .. } | Self::OrphansInRemoval(_) | Self::FenceRaised(_) => {
+                exit::ANOTHER_FEEDER
+            }
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,
             _ => exit::INVALID_SETTINGS,
         }

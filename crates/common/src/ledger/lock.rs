@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgPool, Postgres};
 use sqlx::{AssertSqlSafe, Decode, FromRow as _, PgConnection, Row as _, Type};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::connection::name_pool_timeout;
-use super::errors::{LOCK_NOT_AVAILABLE, sqlstate_of};
 use super::{LedgerError, PostgresLedger};
 
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
@@ -35,12 +34,6 @@ pub const IS_REQUEST_ALIVE: &str = "(removing_at > now() - interval '30 minutes'
 /// until [`IS_REQUEST_ALIVE`] says that the mark is over.
 pub const REMOVAL_WINDOW: Duration = Duration::from_mins(15);
 
-/// What all statements that set rows back lock, and nothing else does. It waits for those whose process is dead.
-const WAIT_FOR_UNDO: &str = "LOCK TABLE bucket_brigade.rollbacks IN SHARE MODE";
-
-/// Longer than any statement of ours may take.
-const UNDO_TIMEOUT: Duration = Duration::from_secs(40);
-
 /// A connection that has not confirmed its lock by then does not hold it.
 const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,12 +52,22 @@ pub struct AdvisoryLock {
     run: i32,
 }
 
+/// In SQL, whether the session that `pid` and `began` name still keeps other rollbacks and cleans out.
+pub fn holds_undo_lock_sql(pid: &str, began: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.database = a.datid
+            AND l.classid::bigint = {OPERATOR_LOCK_SPACE} AND l.objid::bigint = {ALL_RUNS} AND l.pid = {pid}
+            AND (extract(epoch FROM a.backend_start) * 1000000)::bigint IS NOT DISTINCT FROM {began})"
+    )
+}
+
 /// A session of the server's. Its process id alone may be another's later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, sqlx::FromRow)]
 pub struct LockSession {
-    pid: i32,
+    pub pid: i32,
     /// When it began; none of a session that this role may not look at.
-    began_micros: Option<i64>,
+    pub began_micros: Option<i64>,
 }
 
 /// `$1` space, `$2` run.
@@ -186,31 +189,6 @@ impl PostgresLedger {
             run: self.run_id,
             holder: self.find_holder().await.unwrap_or_default(),
         })
-    }
-
-    /// A statement of a rollback that was killed goes on for a while, and nothing else tells of it: waits for its end.
-    pub async fn wait_for_undo_statements(&self) -> Result<(), LedgerError> {
-        let wait = async {
-            loop {
-                let mut transaction = self.pool.begin().await?;
-                let waited = sqlx::raw_sql(WAIT_FOR_UNDO)
-                    .execute(&mut *transaction)
-                    .await;
-                transaction.rollback().await?;
-                match waited {
-                    Err(error) if sqlstate_of(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => {}
-                    waited => return waited.map(drop),
-                }
-                sleep(Duration::from_millis(200)).await;
-            }
-        };
-        match timeout(UNDO_TIMEOUT, wait).await {
-            Ok(waited) => Ok(waited?),
-            Err(_) => Err(LedgerError::TimedOut {
-                what: "waiting for the statement of a rollback that was cut off",
-                limit: UNDO_TIMEOUT,
-            }),
-        }
     }
 
     /// Makes sure that no copy can go that a consumer would find and point a row at.

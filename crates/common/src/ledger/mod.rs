@@ -12,6 +12,7 @@ mod errors;
 mod feed;
 mod feed_index;
 pub mod feed_source;
+mod fence;
 pub mod fleet_control;
 mod heap_order;
 mod heartbeat;
@@ -57,7 +58,9 @@ pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::pause_description;
 pub use id_columns::IdColumns;
 pub use ledger_run::LedgerRun;
-pub use lock::{AdvisoryLock, IS_REQUEST_ALIVE, LockHolder, LockSession, REMOVAL_WINDOW};
+pub use lock::{
+    AdvisoryLock, IS_REQUEST_ALIVE, LockHolder, LockSession, REMOVAL_WINDOW, holds_undo_lock_sql,
+};
 pub use path_sample::sample_paths;
 pub use run::{SecondRun, check_first_start, discover_table};
 pub use run_options::RunOptions;

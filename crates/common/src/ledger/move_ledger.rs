@@ -20,6 +20,8 @@ pub struct CurrentRow {
     pub has_permanent_failure: bool,
     /// The ETag of the copy that was made for this path before, when the row was moved or its source removed.
     pub copy_etag: Option<String>,
+    /// The run's.
+    pub fence: i64,
 }
 
 /// A proven copy, ready to be committed.
@@ -37,6 +39,8 @@ pub struct PendingMove {
     /// Whether there was no source any more: the row was set back to a path whose image had moved.
     pub is_source_gone: bool,
     pub companions: CompanionCopies,
+    /// The message's.
+    pub fence: i64,
 }
 
 /// A copy of ours that has lost its row.
@@ -109,7 +113,8 @@ pub trait MoveLedger: Send + Sync {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError>;
 
     /// Sets the path and writes the evidence, in one statement, for each row that still holds its
-    /// old path and is not locked by another session. Returns the ids that moved. Ids must be distinct.
+    /// old path and is not locked by another session; for none where a move's fence is below the run's. Returns
+    /// the ids that moved. Ids must be distinct.
     async fn commit(&self, moves: &[&PendingMove]) -> Result<HashSet<RowId>, StatementError>;
 
     /// Records rows that need no move any more. Rows that the ledger holds as moved stay moved.

@@ -136,6 +136,7 @@ impl RollbackCommand<'_> {
             slots: RequestSlots::new(self.requests),
             throttle: &throttle,
             selection: &self.selection,
+            fence: locks.fence(),
             missing_ids: RefCell::new(self.selection.ids().iter().cloned().collect()),
             printer: RefCell::new(printer),
             stop: self.stop,

@@ -6,8 +6,8 @@
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    ApplicationTable, PostgresLedger, before_timeout, no_response, path_updates_error,
-    stored_row_check, with_timeout,
+    ApplicationTable, LockSession, PostgresLedger, before_timeout, holds_undo_lock_sql,
+    no_response, path_updates_error, stored_row_check, with_timeout,
 };
 use sqlx::AssertSqlSafe;
 
@@ -21,7 +21,8 @@ pub(super) struct UndoTarget {
 }
 
 /// `$1` run, `$2` ids, `$3` old paths, `$4` new paths, `$5` `ETags`, `$6` times of the moves, `$7` keys of
-/// the copies, `$8` operator. Returns the ids that were set back.
+/// the copies, `$8` operator, `$9` and `$10` the session whose lock keeps cleans out since before the sources were
+/// looked at. Returns the ids that were set back: none where that lock was lost, since a source may be gone by now.
 ///
 /// As on the way there: paths are compared byte by byte, and a locked row is passed over. The copy has no
 /// row any more and becomes an orphan; should another row share it, clean finds that row.
@@ -31,10 +32,12 @@ pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
     let row_lock = table.row_lock;
     let check = stored_row_check(table, "l.old_path");
+    let is_locked = holds_undo_lock_sql("$9", "$10");
     format!(
         r#"WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
         AS i (id, old_path, new_path, etag, moved, destination_key)
+     WHERE {is_locked}
 ), locked AS MATERIALIZED (
     SELECT {columns}, i.* FROM input i
       JOIN bucket_brigade.moves m ON m.run_id = $1 AND m.row_id = i.id
@@ -116,6 +119,7 @@ pub(super) async fn moves_by_id(
 pub(super) async fn undo_moves(
     ledger: &PostgresLedger,
     targets: &[UndoTarget],
+    session: LockSession,
 ) -> Result<Vec<String>, StatementError> {
     let query = || {
         sqlx::query_scalar(AssertSqlSafe(undo_sql(ledger.table())))
@@ -127,6 +131,8 @@ pub(super) async fn undo_moves(
             .bind(column(targets, |target| target.row.moved_micros))
             .bind(column(targets, |target| target.destination_key.as_str()))
             .bind(ledger.worker())
+            .bind(session.pid)
+            .bind(session.began_micros)
     };
     let wanted = targets.iter();
     let wanted = wanted.map(|target| (target.row.id.as_str(), target.row.old_path.as_str()));
@@ -138,6 +144,16 @@ pub(super) async fn undo_moves(
         Some(error) => Err(error),
         None => Ok(Vec::new()),
     })
+}
+
+/// Whether a session still keeps cleans out.
+pub(super) async fn holds_undo_lock(
+    ledger: &PostgresLedger,
+    session: LockSession,
+) -> Result<bool, StatementError> {
+    let sql = format!("SELECT {}", holds_undo_lock_sql("$1", "$2"));
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(session.pid);
+    with_timeout(query.bind(session.began_micros).fetch_one(ledger.pool())).await
 }
 
 /// `$1` run, `$2` ids, `$3` moved when, `$4` the name of this process.

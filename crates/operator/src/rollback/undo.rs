@@ -5,16 +5,18 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, StatementError};
+use bucket_brigade_common::ledger::{LockSession, PostgresLedger};
 use bucket_brigade_common::row_id::RowId;
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::classify::{SkipReason, SkippedRow, UndoClassifier};
 use super::output::RollbackPrinter;
 use super::queries::{
-    UndoTarget, mark_undone_checked, moves_by_id, undo_moves, undone_by_us, undone_unchecked_sql,
+    UndoTarget, holds_undo_lock, mark_undone_checked, moves_by_id, undo_moves, undone_by_us,
+    undone_unchecked_sql,
 };
 use super::selection::MoveSelection;
 use super::source::RowSource;
@@ -40,14 +42,16 @@ pub(super) struct RollbackRun<'a> {
     pub(super) selection: &'a MoveSelection,
     /// Ids that were asked for and not found yet.
     pub(super) missing_ids: RefCell<HashSet<String>>,
+    /// The run's; none where nothing is to be changed.
+    pub(super) fence: Option<i64>,
     pub(super) printer: RefCell<RollbackPrinter>,
     pub(super) stop: &'a CancellationToken,
 }
 
 impl RollbackRun<'_> {
-    /// Returns the exit code. Without the fleet's lock it changes nothing.
-    pub(super) async fn run(self, mut locks: CommandLocks<'_>) -> anyhow::Result<u8> {
-        let is_complete = is_complete(self.run_pages(&mut locks).await)?;
+    /// Returns the exit code.
+    pub(super) async fn run(self, locks: CommandLocks<'_>) -> anyhow::Result<u8> {
+        let is_complete = is_complete(self.run_pages(&Mutex::new(locks)).await)?;
         if is_complete {
             self.skip_missing()?;
         }
@@ -59,8 +63,8 @@ impl RollbackRun<'_> {
         })
     }
 
-    async fn run_pages(&self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
-        let (ledger, for_real) = (self.ledger, locks.is_fleet_quiesced());
+    async fn run_pages(&self, locks: &Mutex<CommandLocks<'_>>) -> anyhow::Result<()> {
+        let (ledger, for_real) = (self.ledger, self.fence.is_some());
         if for_real {
             self.finish_interrupted().await?;
         }
@@ -82,12 +86,11 @@ impl RollbackRun<'_> {
                 let page = source.next_page().await?;
                 let count = page.as_ref().map_or(1, |(ids, _)| ids.len().max(1));
                 self.throttle.acquire(count, self.stop).await?;
-                locks.ensure_held().await?;
                 anyhow::Ok(page)
             };
             until_stopped(self.stop, read).await
         };
-        let work = async |ids| self.process_page(ids, for_real).await;
+        let work = async |ids| self.process_page(ids, locks).await;
         let record = async |(), after: Option<String>| match after.filter(|_| has_cursor) {
             Some(after) => Ok(cursor.save(&after).await?),
             None => Ok(()),
@@ -118,11 +121,32 @@ impl RollbackRun<'_> {
         Ok(())
     }
 
-    async fn process_page(&self, ids: Vec<String>, for_real: bool) -> anyhow::Result<()> {
-        let count = ids.len();
-        if ids.is_empty() {
-            return Ok(());
+    /// Rows that were looked at while a lock was lost are looked at again.
+    async fn process_page(
+        &self,
+        mut ids: Vec<String>,
+        locks: &Mutex<CommandLocks<'_>>,
+    ) -> anyhow::Result<()> {
+        while !ids.is_empty() {
+            let lock = async {
+                let mut locks = locks.lock().await;
+                locks.ensure_held().await?;
+                anyhow::Ok(locks.undo_session())
+            };
+            let session = until_stopped(self.stop, lock).await?;
+            let count = ids.len();
+            ids = self.process_rows(ids, session).await?;
+            self.throttle.advance_by(count - ids.len());
         }
+        Ok(())
+    }
+
+    /// Under the lock of a session; without one nothing is changed. Returns the ids to be looked at again.
+    async fn process_rows(
+        &self,
+        ids: Vec<String>,
+        session: Option<LockSession>,
+    ) -> anyhow::Result<Vec<String>> {
         let read = retry_statement(async || moves_by_id(self.ledger, &ids).await);
         let page = until_stopped(self.stop, read).await?;
         for row in &page {
@@ -137,15 +161,16 @@ impl RollbackRun<'_> {
                 Err(row) => self.printer.borrow_mut().print_skipped(&row)?,
             }
         }
-        if for_real {
+        let mut again = Vec::new();
+        if let Some(session) = session {
             ensure_not_stopped(self.stop)?;
-            let undone = self.undo_all(targets).await?;
+            let (undone, rest) = self.undo_all(targets, session).await?;
+            again.extend(rest.into_iter().map(|undo| undo.row.id));
             let checked = self.recheck_copies(undone).await?;
             targets = self.settle_undone(checked).await?;
         }
         self.printer.borrow_mut().count_undone(targets.len());
-        self.throttle.advance_by(count);
-        Ok(())
+        Ok(again)
     }
 
     fn skip(&self, undo: &UndoTarget, reason: SkipReason) -> anyhow::Result<()> {
@@ -153,18 +178,24 @@ impl RollbackRun<'_> {
         self.printer.borrow_mut().print_skipped(&skipped)
     }
 
-    /// Sets them back; rows that are locked are tried again for a while. Returns those that went back.
-    async fn undo_all(&self, mut undos: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+    /// Sets them back; rows that are locked are tried again for a while. Returns those that went back, and those that
+    /// may not by what is known of them, since the session's lock was lost.
+    async fn undo_all(
+        &self,
+        mut undos: Vec<UndoTarget>,
+        session: LockSession,
+    ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
         let mut undone = Vec::new();
-        if undos.is_empty() {
-            return Ok(undone);
-        }
         for tries in 1..=MAX_ATTEMPTS {
-            let (back, rest) = self.undo_batch(undos).await?;
-            undone.extend(back);
-            undos = self.skip_changed(rest).await?;
             if undos.is_empty() {
                 break;
+            }
+            let (back, rest) = self.undo_batch(undos, session).await?;
+            undone.extend(back);
+            undos = self.skip_changed(rest).await?;
+            let holds = async || holds_undo_lock(self.ledger, session).await;
+            if !undos.is_empty() && !retry_statement(holds).await? {
+                return Ok((undone, undos));
             }
             if tries < MAX_ATTEMPTS {
                 sleep(LOCKED_ROW_BACKOFF).await;
@@ -173,7 +204,7 @@ impl RollbackRun<'_> {
         for undo in &undos {
             self.skip(undo, SkipReason::Locked)?;
         }
-        Ok(undone)
+        Ok((undone, Vec::new()))
     }
 
     /// One refused row makes the database refuse the whole statement: halves find the culprit. A database that
@@ -181,11 +212,13 @@ impl RollbackRun<'_> {
     async fn undo_batch(
         &self,
         undos: Vec<UndoTarget>,
+        session: LockSession,
     ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
+        let undo = async |batch: &[UndoTarget]| undo_moves(self.ledger, batch, session).await;
         let (mut undone, mut rest) = (Vec::new(), Vec::new());
         let (mut batches, mut delays) = (vec![undos], outage_delays());
         while let Some(mut batch) = batches.pop() {
-            match self.throttle.write(undo_moves(self.ledger, &batch)).await {
+            match self.throttle.write(undo(&batch)).await {
                 Ok(ids) => {
                     delays = outage_delays();
                     let (back, others) = split_by_id(batch, &ids);
@@ -201,9 +234,7 @@ impl RollbackRun<'_> {
                     }
                 }
                 // Refused without rows too, it is the statement.
-                Err(error @ StatementError::Suspect { .. })
-                    if undo_moves(self.ledger, &[]).await.is_err() =>
-                {
+                Err(error @ StatementError::Suspect { .. }) if undo(&[]).await.is_err() => {
                     return Err(error.into());
                 }
                 Err(
@@ -321,7 +352,8 @@ impl RollbackRun<'_> {
     /// Moves them once more, as a consumer would. A row that the application has changed meanwhile stays.
     /// Returns those that are locked: the next rollback tries again.
     async fn reapply_moves(&self, replaced: &[UndoTarget]) -> anyhow::Result<HashSet<String>> {
-        let mut rest: Vec<PendingMove> = replaced.iter().map(original_move).collect();
+        let original = replaced.iter().map(|undo| self.original_move(undo));
+        let mut rest: Vec<PendingMove> = original.collect();
         for _ in 0..MAX_ATTEMPTS {
             if rest.is_empty() {
                 return Ok(HashSet::new());
@@ -343,6 +375,21 @@ impl RollbackRun<'_> {
             );
         }
         Ok(rest.iter().map(|one| one.id.as_str().to_owned()).collect())
+    }
+
+    /// The move as it was: what the consumer committed.
+    fn original_move(&self, undo: &UndoTarget) -> PendingMove {
+        PendingMove {
+            id: RowId::from_database(undo.row.id.clone()),
+            old_path: undo.row.old_path.clone(),
+            new_path: undo.row.new_path.clone(),
+            destination_key: undo.destination_key.clone(),
+            etag: undo.row.etag.clone(),
+            size_bytes: undo.row.size_bytes,
+            is_source_gone: false,
+            companions: undo.row.companions.0.clone(),
+            fence: self.fence.unwrap_or_default(),
+        }
     }
 
     fn skip_missing(&self) -> anyhow::Result<()> {
@@ -367,18 +414,4 @@ fn outage_delays() -> impl Iterator<Item = Duration> {
 fn split_by_id(batch: Vec<UndoTarget>, ids: &[String]) -> (Vec<UndoTarget>, Vec<UndoTarget>) {
     let batch = batch.into_iter();
     batch.partition(|undo| ids.contains(&undo.row.id))
-}
-
-/// The move as it was: what the consumer committed.
-fn original_move(undo: &UndoTarget) -> PendingMove {
-    PendingMove {
-        id: RowId::from_database(undo.row.id.clone()),
-        old_path: undo.row.old_path.clone(),
-        new_path: undo.row.new_path.clone(),
-        destination_key: undo.destination_key.clone(),
-        etag: undo.row.etag.clone(),
-        size_bytes: undo.row.size_bytes,
-        is_source_gone: false,
-        companions: undo.row.companions.0.clone(),
-    }
 }

@@ -222,7 +222,7 @@ impl ModelState {
                 let row = run.table.read_rows(std::slice::from_ref(&task.id));
                 Event::RowRead(RowState::from_row(
                     row.get(&task.id).cloned(),
-                    &task.route,
+                    task,
                     &world_path_rule(),
                 ))
             }

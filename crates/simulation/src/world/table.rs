@@ -44,6 +44,8 @@ pub struct MemoryTable {
     pub orphans: BTreeMap<String, String>,
     /// Poison messages by the queue's id.
     pub poison: BTreeSet<String>,
+    /// Raised by operators: moves with a lower one change nothing.
+    pub fence: i64,
     pub cursor: Option<String>,
     pub sweep: u64,
     pub sweep_fed: u64,
@@ -65,6 +67,7 @@ impl MemoryTable {
                 .filter(|earlier| earlier.old_path == path)
                 .map(|earlier| earlier.etag.clone());
             let row = CurrentRow {
+                fence: self.fence,
                 path,
                 has_permanent_failure: failed_for_good,
                 copy_etag,
@@ -77,7 +80,10 @@ impl MemoryTable {
     /// The compare-and-set with its evidence.
     pub fn commit(&mut self, moves: &[PendingMove]) -> HashSet<RowId> {
         let still = |one: &&PendingMove| self.rows.get(one.id.as_str()) == Some(&one.old_path);
-        let matching: Vec<&PendingMove> = moves.iter().filter(still).collect();
+        let mut matching: Vec<&PendingMove> = moves.iter().filter(still).collect();
+        if moves.iter().any(|one| one.fence < self.fence) {
+            matching.clear();
+        }
         for one in &matching {
             self.set_path(one);
         }

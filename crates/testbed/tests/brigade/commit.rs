@@ -148,6 +148,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         size_bytes: None,
         is_source_gone: false,
         companions: CompanionCopies::new(),
+        fence: 0,
     };
     let failure = MoveFailure {
         id,

@@ -32,6 +32,7 @@ fn move_of(id: usize) -> PendingMove {
         size_bytes: None,
         is_source_gone: false,
         companions: CompanionCopies::new(),
+        fence: 0,
     }
 }
 

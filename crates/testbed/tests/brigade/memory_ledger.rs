@@ -64,13 +64,17 @@ impl LedgerPair {
     }
 
     async fn random_operation(&mut self) {
-        match self.dice.u32(0..9) {
+        match self.dice.u32(0..10) {
             0..3 => self.commit_moves().await,
             3 => self.settle_rows().await,
             4 => self.record_failures().await,
             5 => self.write_paths().await,
             6 => self.read_rows().await,
             7 => self.record_poison().await,
+            8 => {
+                self.table.fence += 1;
+                assert_eq!(self.ledger.raise_fence().await.unwrap(), self.table.fence);
+            }
             _ => {
                 let result = self.ledger.settle_stale_failures().await.unwrap();
                 assert_eq!(result, self.table.settle_stale_failures());
@@ -85,7 +89,9 @@ impl LedgerPair {
             .map(|id| {
                 let old_path = self.old_path();
                 let new_path = old_path.replace("image/", "avatar/");
+                let is_late = self.dice.u32(0..20) == 0;
                 PendingMove {
+                    fence: self.table.fence - i64::from(is_late),
                     etag: format!("etag {}", self.dice.u32(0..9)),
                     destination_key: format!("{new_path}-{id}"),
                     id,

@@ -395,6 +395,7 @@ async fn a_late_failure_leaves_a_newer_move_on_record() {
         size_bytes: None,
         is_source_gone: false,
         companions: CompanionCopies::new(),
+        fence: 0,
     };
     ledger.commit(&[&pending]).await.unwrap();
     // The application sets it back; it is fed again, and delivered twice.

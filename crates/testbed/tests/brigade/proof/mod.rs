@@ -7,6 +7,7 @@ mod clean_costs;
 mod concurrent_commands;
 mod confirm;
 mod interrupted_commands;
+mod late_requests;
 mod orphans;
 mod patience;
 mod references;
