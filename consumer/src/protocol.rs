@@ -39,8 +39,7 @@ const LOCKED_ROW_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(5),
 };
 
-/// How often the object at the destination may vanish between a refused copy and the look at it. A
-/// store that goes on like that refuses for another reason.
+/// How often the object at the destination may vanish between a refused copy and the look at it.
 const MAX_VANISHED_OBJECTS: u32 = 3;
 
 /// How long a message stays hidden after a failure that may pass.
@@ -48,6 +47,9 @@ const REDELIVERY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_secs(1),
     max_delay: Duration::from_mins(5),
 };
+
+/// How long a message of another run or ledger stays hidden at most: whose it is may not be the next to receive it.
+const OTHER_RUN_DELAY: Duration = Duration::from_secs(8);
 
 /// How long a message stays hidden at least that no dead-letter queue can take.
 const MISSING_QUEUE_DELAY: Duration = Duration::from_mins(1);
@@ -188,7 +190,7 @@ impl MoveProtocol {
     pub fn next(&mut self, event: Event) -> Action {
         match event {
             Event::Poison => self.after_poison(),
-            Event::OtherRun => self.end_lease(FinalAction::Release(self.release_delay(false))),
+            Event::OtherRun => self.release_after(self.release_delay(false).min(OTHER_RUN_DELAY)),
             Event::RowRead(row) => self.after_row_read(row),
             Event::RowUnreadable(cause) => self.record_failure(cause),
             Event::Copied(copy) => self.commit_copy(copy),
@@ -203,7 +205,7 @@ impl MoveProtocol {
             Event::Recorded => Action::EndLease,
             Event::DeadLetterSent { confirmed: false } => self.release_failed(Duration::ZERO),
             Event::DeadLetterQueueMissing => self.release_failed(MISSING_QUEUE_DELAY),
-            Event::Interrupted => self.release_now(),
+            Event::Interrupted => self.release_after(Duration::ZERO),
             Event::LeaseEnded { held } => self.after_lease(held),
         }
     }
@@ -269,8 +271,8 @@ impl MoveProtocol {
         Action::EndLease
     }
 
-    fn release_now(&mut self) -> Action {
-        self.end_lease(FinalAction::Release(Duration::ZERO))
+    fn release_after(&mut self, delay: Duration) -> Action {
+        self.end_lease(FinalAction::Release(delay))
     }
 
     /// A lost lease is never acknowledged: another consumer has the message, or will have it.
@@ -282,8 +284,7 @@ impl MoveProtocol {
         }
     }
 
-    /// Our earlier copy is a success, any other object a conflict. When the row was changed, the question
-    /// was whether a copy of ours has lost it.
+    /// Our earlier copy is a success, any other object a conflict.
     fn after_compare(&mut self, found: DestinationState) -> Action {
         if let Phase::FindingOrphan(row) = &self.phase {
             let orphan = match found {
@@ -363,7 +364,7 @@ impl MoveProtocol {
             Phase::FindingCopy { .. }
             | Phase::FindingOrphan(_)
             | Phase::DeadLettering
-            | Phase::Ending(_) => self.release_now(),
+            | Phase::Ending(_) => self.release_after(Duration::ZERO),
         }
     }
 
@@ -431,7 +432,7 @@ impl MoveProtocol {
 
     fn release_failed(&mut self, least_delay: Duration) -> Action {
         let delay = self.release_delay(true).max(least_delay);
-        self.end_lease(FinalAction::Release(delay))
+        self.release_after(delay)
     }
 
     /// How long a failed message stays hidden. After a permanent failure it is released at once, so that the redrive

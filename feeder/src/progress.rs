@@ -1,5 +1,6 @@
 //! What the feeder is doing, for its heartbeat, `/healthz`, `/metrics` and the display.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bucket_brigade_common::health::Health;
@@ -80,14 +81,14 @@ impl FeederProgress {
         }
     }
 
-    pub fn describe_phase(&self) -> &'static str {
+    pub fn describe_phase(&self) -> Cow<'static, str> {
         if self.health.outage().is_some() {
-            return WorkerState::Waiting.as_str();
+            return WorkerState::Waiting.as_str().into();
         }
         match self.throttle.held() {
-            Some(ThrottleReason::Paused(_)) => "paused by an operator",
-            Some(reason) => reason.worker_state().as_str(),
-            None => self.current_phase().as_str(),
+            Some(ThrottleReason::Paused(why)) => format!("paused {why}").into(),
+            Some(reason) => reason.worker_state().as_str().into(),
+            None => self.current_phase().as_str().into(),
         }
     }
 
@@ -198,6 +199,6 @@ mod tests {
             ..limited
         };
         throttle.set_limits(paused, None);
-        assert_eq!(state(), "paused: by ana (paused by an operator)");
+        assert_eq!(state(), "paused: by ana (paused by ana)");
     }
 }

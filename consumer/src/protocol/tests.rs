@@ -335,6 +335,16 @@ fn an_interruption_gives_the_message_back_at_once() {
     assert_eq!(end, Action::Release(Duration::ZERO));
 }
 
+/// Several ledgers may share the queue, and the next to receive it be the same consumer again.
+#[test]
+fn a_message_of_another_run_is_not_hidden_for_long() {
+    for (receive_count, seconds) in [(1, 1), (2, 2), (20, 8)] {
+        let delivery = MoveProtocol::new(receive_count, Some(100), String::new());
+        let end = end(delivery, &[Event::OtherRun]);
+        assert_eq!(end, Action::Release(Duration::from_secs(seconds)));
+    }
+}
+
 #[test]
 fn rows_are_measured_against_the_message() {
     let rule = PathRule::new("image/", "avatar/", None, None).unwrap();

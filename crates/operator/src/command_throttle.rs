@@ -112,7 +112,7 @@ impl<'a> CommandThrottle<'a> {
         let mut state = self.lock_state();
         if let Some(reason) = held.as_ref().filter(|_| !state.is_logged) {
             if matches!(reason, ThrottleReason::Paused(_)) {
-                tracing::info!("paused by an operator: going on after `feeder resume`");
+                tracing::info!("paused {reason}: going on after `feeder resume`");
             } else {
                 tracing::info!("{reason}: waiting");
             }

@@ -55,11 +55,14 @@ impl<'a> CommandLocks<'a> {
     /// would move rows again.
     pub(super) async fn quiesce_fleet(&mut self, context: &CommandContext) -> anyhow::Result<()> {
         let lock = self.ledger.acquire_feeder_lock().await;
-        let fleet = QuiescedFleet {
+        let mut fleet = QuiescedFleet {
             lock: lock.context("stop the feeder first: it would move the rows again")?,
-            fence: retry_transient(async || self.ledger.raise_fence().await).await?,
+            fence: 0,
             queue: context.sqs_queue().await?,
         };
+        // A command that is refused leaves the messages as good as they were.
+        fleet.ensure_queue_empty().await?;
+        fleet.fence = retry_transient(async || self.ledger.raise_fence().await).await?;
         fleet.ensure_queue_empty().await?;
         self.fleet = Some(fleet);
         Ok(())

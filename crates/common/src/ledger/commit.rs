@@ -32,7 +32,7 @@ pub(super) fn read_rows_sql(table: &ApplicationTable) -> String {
                              AND m.old_path = t.{path} COLLATE "C"),
                          (SELECT r.copy_etag FROM bucket_brigade.removals r
                            WHERE r.run_id = $1 AND NOT r.is_orphan AND r.path = t.{path}::text COLLATE "default")),
-                (SELECT r.fence FROM bucket_brigade.run r WHERE r.id = $1)
+                coalesce((SELECT r.fence FROM bucket_brigade.run r WHERE r.id = $1), 0)
            FROM {sql} t WHERE {is_any}"#
     )
 }

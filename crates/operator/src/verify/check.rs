@@ -285,6 +285,11 @@ impl MoveChecker<'_> {
             ..
         } = object.route;
         let copy = stat_object(self.store, BucketSide::Destination, destination_key).await?;
+        if copy.as_ref().is_none_or(|copy| copy.etag != etag) {
+            // The application has written it since.
+            let finding = object.mismatch("SourceChanged", CONCURRENT_WRITE.into());
+            return Ok(CheckAttempt::Retry(finding));
+        }
         let source = stat_object(self.store, BucketSide::Source, source_key).await?;
         let is_whole = copy.as_ref().zip(source.as_ref());
         let is_whole = is_whole.is_some_and(|(copy, source)| may_be_equal(copy, source));

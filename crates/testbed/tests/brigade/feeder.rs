@@ -226,11 +226,13 @@ async fn a_paused_run_feeds_nothing_until_it_goes_on_and_a_limit_slows_it() {
     let rig = TestRig::new().await;
     rig.add_images(30).await;
     rig.open_run().await;
-    rig.execute_sql("UPDATE bucket_brigade.run SET paused = true, rate_limit = 10")
-        .await;
+    rig.execute_sql(
+        "UPDATE bucket_brigade.run SET paused = true, paused_by = 'ana', rate_limit = 10",
+    )
+    .await;
     let mut feeder = rig.spawn("feeder", &[("LOG_FORMAT", "json")], &[]);
     wait_until("the pause", async || {
-        feeder.log_tail(50).contains("paused by an operator")
+        feeder.log_tail(50).contains("paused by ana")
     })
     .await;
     assert_eq!(rig.queued_messages().await, 0);
