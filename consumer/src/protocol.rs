@@ -253,7 +253,6 @@ impl MoveProtocol {
         Action::ReadRow
     }
 
-    /// The copy of this delivery.
     fn copy(&self) -> Option<&CopiedObject> {
         match &self.phase {
             Phase::Committing { copy, .. } => Some(copy),
@@ -390,7 +389,8 @@ impl MoveProtocol {
         if row == RowState::Moved {
             return self.record_settlement(row, None);
         }
-        if let Some(copy) = self.copy() {
+        // What was made before a clean of orphans may be gone.
+        if let Some(copy) = self.copy().filter(|_| row != RowState::Fenced) {
             let orphan = self.orphaned_copy(copy);
             return self.record_settlement(row, Some(orphan));
         }

@@ -1,6 +1,7 @@
 //! Record: the outcomes other than a move. Settled, failed or poison.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bucket_brigade_common::batch::BatchConfig;
@@ -30,6 +31,7 @@ pub struct OutcomeRecorder {
     settlements: LedgerBatcher<ChangedRow, ()>,
     failures: LedgerBatcher<MoveFailure, ()>,
     poison: LedgerBatcher<PoisonRecord, ()>,
+    has_fenced: AtomicBool,
 }
 
 type RecordCall<T> =
@@ -61,6 +63,7 @@ impl OutcomeRecorder {
                 ledger.record_failures(batch)
             }),
             poison: record_batches(ledger, context, |ledger, batch| ledger.record_poison(batch)),
+            has_fenced: AtomicBool::default(),
         }
     }
 
@@ -70,6 +73,11 @@ impl OutcomeRecorder {
         row: RowState,
         orphan: Option<OrphanedCopy>,
     ) -> Event {
+        if row == RowState::Fenced && !self.has_fenced.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "messages that were sent before a rollback or a clean of orphans move nothing any more: start the feeder again if their rows are to move"
+            );
+        }
         if let Some(orphan) = &orphan {
             tracing::debug!(
                 row = %task.id, key = orphan.destination_key,

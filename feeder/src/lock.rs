@@ -16,7 +16,7 @@ const DEAD_SESSION_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Waits until the lock is free: a feeder before this one may be ending, or its host have died without a
 /// word to the server.
-pub async fn wait_for_feeder_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, LedgerError> {
+async fn wait_for_feeder_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, LedgerError> {
     let mut refused_at = None::<Instant>;
     loop {
         match retry_transient(async || ledger.acquire_feeder_lock().await).await {
@@ -40,15 +40,30 @@ fn may_end_soon(error: &LedgerError) -> bool {
     matches!(error, LedgerError::AnotherFeeder { holder, .. } if !holder.is_command())
 }
 
-/// Returns only when, after the connection that held the lock was lost, another feeder has taken over or the run's
-/// fence was raised.
+/// Takes the lock, and reads the fence under it.
+pub async fn take_feeder_lock(ledger: &PostgresLedger) -> Result<(AdvisoryLock, i64), LedgerError> {
+    loop {
+        let mut lock = wait_for_feeder_lock(ledger).await?;
+        retry_transient(async || ledger.wait_for_writers().await).await?;
+        retry_transient(async || ledger.ensure_no_copy_in_removal().await).await?;
+        if let Some(fence) = lock.read_fence().await {
+            return Ok((lock, fence));
+        }
+        tracing::warn!("the connection that held the feeder's lock was lost: taking it anew");
+    }
+}
+
+/// Returns only when another feeder has taken over, or the run's fence was raised.
 pub async fn hold_feeder_lock(
     ledger: &PostgresLedger,
     mut lock: AdvisoryLock,
     fence: i64,
 ) -> LedgerError {
     loop {
-        while lock.is_held().await {
+        while let Some(now) = lock.read_fence().await {
+            if now != fence {
+                return LedgerError::FenceRaised(ledger.run_id());
+            }
             sleep(LOCK_CHECK_INTERVAL).await;
         }
         tracing::warn!("the connection that holds the feeder's lock is lost or silent");
@@ -57,11 +72,6 @@ pub async fn hold_feeder_lock(
         drop(lock);
         match reacquire_lock(ledger, session).await {
             Ok(taken) => lock = taken,
-            Err(error) => return error,
-        }
-        match retry_transient(async || ledger.read_fence().await).await {
-            Ok(now) if now == fence => {}
-            Ok(_) => return LedgerError::FenceRaised(ledger.run_id()),
             Err(error) => return error,
         }
     }

@@ -69,7 +69,7 @@ struct FeederArgs {
     /// Messages in the queue above which the feeder waits for the consumers
     #[arg(long, env, value_name = "N", default_value = "20000", value_parser = setting(integer_between(10_u64, 100_000_000)))]
     max_backlog: Setting<u64>,
-    /// The order of the rows: id, or spread, in 16 parts of the table at once (spread:N for N), which S3 serves
+    /// The order of the rows: id, or spread, in 256 parts of the table at once (spread:N for N), which S3 serves
     /// faster than neighbouring keys
     #[arg(long, env, value_name = "ORDER", default_value = "id", value_parser = setting(parse_feed_order))]
     feed_order: Setting<FeedOrder>,

@@ -20,7 +20,7 @@ use crate::control::RunControl;
 use crate::count::count_scope;
 use crate::display::ProgressDisplay;
 use crate::feed::FeedLoop;
-use crate::lock::{hold_feeder_lock, wait_for_feeder_lock};
+use crate::lock::{hold_feeder_lock, take_feeder_lock};
 use crate::outcome::log_summary;
 use crate::progress::FeederProgress;
 use crate::retry::FeederStopped;
@@ -54,9 +54,7 @@ pub async fn start(
         let (queue, s3) = connect_aws(&settings).await?;
         let ledger = open_ledger(&settings, name).await?;
         let ledger = ledger.with_throttle(Arc::clone(&throttle));
-        let lock = wait_for_feeder_lock(&ledger).await?;
-        retry_transient(async || ledger.ensure_no_orphan_in_removal().await).await?;
-        let fence = retry_transient(async || ledger.read_fence().await).await?;
+        let (lock, fence) = take_feeder_lock(&ledger).await?;
         anyhow::Ok((queue, s3, ledger, lock, fence))
     };
     let (queue, s3, ledger, lock, fence) = tokio::select! {
@@ -115,6 +113,9 @@ pub async fn start(
     // Without it others see in a few seconds that this process is gone.
     drop(timeout(DEREGISTER_TIMEOUT, ledger.deregister()).await);
     display.clear_bar();
+    if outcome.is_ok() && retry_transient(async || ledger.read_fence().await).await? != fence {
+        return Err(LedgerError::FenceRaised(ledger.run_id()).into());
+    }
     control.finish(outcome.as_ref().ok()).await;
     Ok(log_summary(outcome))
 }

@@ -153,7 +153,7 @@ impl BenchRig {
         self.execute_sql("TRUNCATE images, bucket_brigade.moves, bucket_brigade.counters, bucket_brigade.rollbacks,
                 bucket_brigade.orphans, bucket_brigade.removals, bucket_brigade.verifications,
                 bucket_brigade.mismatches, bucket_brigade.command_cursors;
-            UPDATE bucket_brigade.run SET in_scope = NULL, finished_at = NULL;
+            UPDATE bucket_brigade.run SET in_scope = NULL, finished_at = NULL, fence = 0;
             UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, fed = 0, scope_cursor = NULL,
                 scope_counted = 0")
             .await?;

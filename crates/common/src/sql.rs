@@ -1,5 +1,22 @@
 //! Quoting of names and patterns in SQL: the one place where text becomes part of a statement.
 
+/// Whether a column names this bucket, as far as names tell: an access point's ARN or alias may be any bucket's.
+#[macro_export]
+macro_rules! may_be_bucket {
+    ($column:literal, $name:literal) => {
+        concat!(
+            "(",
+            $column,
+            " = ",
+            $name,
+            " OR concat('|', ",
+            $column,
+            ", '|', ",
+            $name,
+            ", '|') ~ '[|]arn:|-s3alias[|]')"
+        )
+    };
+}
 /// An identifier as Postgres reads it back unchanged, whatever it contains.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

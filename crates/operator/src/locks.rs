@@ -1,11 +1,13 @@
 //! Who must not be at work at the same time: two commands that prove or undo, or one of these and what
 //! would fight it.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
-use bucket_brigade_common::ledger::{AdvisoryLock, LockSession, PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::{AdvisoryLock, LockClaims, PostgresLedger, with_timeout};
+use bucket_brigade_common::may_be_bucket;
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::MessageQueue;
@@ -13,7 +15,7 @@ use bucket_brigade_common::queue::sqs::SqsQueue;
 use tokio::time::{Instant, sleep};
 
 use crate::context::CommandContext;
-use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, may_be_bucket, retry_statement};
+use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, retry_statement};
 
 /// How often locks and queue are looked at, which lags by seconds itself.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -23,11 +25,25 @@ pub(super) struct CommandLocks<'a> {
     ledger: &'a PostgresLedger,
     /// The run's.
     operator: AdvisoryLock,
-    /// That of all runs.
+    /// That of all runs, of a command that moves rows back or removes objects.
     undo: Option<AdvisoryLock>,
     fleet: Option<QuiescedFleet>,
+    /// The bucket and the prefix of the keys that are removed.
+    removes_from: Option<(String, String)>,
     checked_at: Option<Instant>,
 }
+
+/// The locks were lost before a page was done: it is read anew.
+#[derive(Debug)]
+pub(super) struct LocksLost;
+
+impl fmt::Display for LocksLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the locks that keep others out were lost")
+    }
+}
+
+impl std::error::Error for LocksLost {}
 
 impl<'a> CommandLocks<'a> {
     /// Keeps other commands of this kind out.
@@ -39,6 +55,7 @@ impl<'a> CommandLocks<'a> {
             operator: lock.ok_or_else(|| busy_refusal(busy))?,
             undo: None,
             fleet: None,
+            removes_from: None,
             checked_at: None,
         })
     }
@@ -51,31 +68,67 @@ impl<'a> CommandLocks<'a> {
         Ok(())
     }
 
-    /// Keeps the feeder out too, shuts out what it has sent, and makes sure that consumers have nothing to do: either
-    /// would move rows again.
+    /// Keeps the feeder out too, and makes sure that consumers have nothing to do: either would move rows again.
     pub(super) async fn quiesce_fleet(&mut self, context: &CommandContext) -> anyhow::Result<()> {
         let lock = self.ledger.acquire_feeder_lock().await;
-        let mut fleet = QuiescedFleet {
+        let fleet = QuiescedFleet {
             lock: lock.context("stop the feeder first: it would move the rows again")?,
-            fence: 0,
+            fence: None,
             queue: context.sqs_queue().await?,
         };
         // A command that is refused leaves the messages as good as they were.
-        fleet.ensure_queue_empty().await?;
-        fleet.fence = retry_transient(async || self.ledger.raise_fence().await).await?;
         fleet.ensure_queue_empty().await?;
         self.fleet = Some(fleet);
         Ok(())
     }
 
-    /// The run's, raised; none where the fleet is at work.
-    pub(super) fn fence(&self) -> Option<i64> {
-        self.fleet.as_ref().map(|fleet| fleet.fence)
+    /// Shuts out, under all locks, what others began before: of processes that are dead, or stand still.
+    pub(super) async fn shut_out(
+        &mut self,
+        removes_from: Option<(&str, &str)>,
+    ) -> anyhow::Result<()> {
+        let owned = |(bucket, prefix): (&str, &str)| (bucket.to_owned(), prefix.to_owned());
+        self.removes_from = removes_from.map(owned);
+        self.raise_fences().await
     }
 
-    /// That keeps the rollbacks and cleans of all runs out.
-    pub(super) fn undo_session(&self) -> Option<LockSession> {
-        self.undo.as_ref().map(AdvisoryLock::session)
+    async fn raise_fences(&mut self) -> anyhow::Result<()> {
+        let (ledger, claims) = (self.ledger, self.claims());
+        match &self.removes_from {
+            Some((bucket, prefix)) => {
+                ensure_no_other_fleet(ledger, bucket, prefix).await?;
+                let raise = async || ledger.raise_fences_of_others(bucket, prefix, &claims).await;
+                retry_transient(raise).await?;
+            }
+            None => retry_transient(async || ledger.ensure_no_source_in_removal().await).await?,
+        }
+        if let Some(fleet) = &mut self.fleet {
+            let expected = fleet.fence;
+            let raise = async || ledger.raise_fence(expected, &claims).await;
+            fleet.fence = retry_transient(raise).await?;
+            fleet.fence.ok_or_else(|| busy_refusal(LOST_LOCKS))?;
+        }
+        retry_transient(async || ledger.wait_for_writers().await).await?;
+        match &self.fleet {
+            Some(fleet) => fleet.ensure_queue_empty().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The run's, raised; none where the fleet is at work.
+    pub(super) fn fence(&self) -> Option<i64> {
+        self.fleet.as_ref()?.fence
+    }
+
+    /// For statements that are right only as long as all of these locks are held.
+    pub(super) fn claims(&self) -> LockClaims {
+        let fleet = self.fleet.as_ref().map(|fleet| &fleet.lock);
+        let locks = [Some(&self.operator), self.undo.as_ref(), fleet];
+        locks
+            .into_iter()
+            .flatten()
+            .map(AdvisoryLock::claim)
+            .collect()
     }
 
     /// Makes sure that all is as it was: a connection may be lost, and a retry, or a redrive by other means, may have
@@ -85,6 +138,12 @@ impl<'a> CommandLocks<'a> {
         if self.checked_at.is_some_and(is_fresh) {
             return Ok(());
         }
+        self.reacquire_lost().await
+    }
+
+    /// Where a lock was lost, others may have been at work: what they left behind is shut out again.
+    pub(super) async fn reacquire_lost(&mut self) -> anyhow::Result<()> {
+        let before = self.claims();
         ensure_held(self.ledger, &mut self.operator).await?;
         if let Some(lock) = &mut self.undo {
             ensure_held(self.ledger, lock).await?;
@@ -93,10 +152,15 @@ impl<'a> CommandLocks<'a> {
             ensure_held(self.ledger, &mut fleet.lock).await?;
             fleet.ensure_queue_empty().await?;
         }
+        if self.undo.is_some() && self.claims() != before {
+            self.raise_fences().await?;
+        }
         self.checked_at = Some(Instant::now());
         Ok(())
     }
 }
+
+const LOST_LOCKS: &str = "the connection to the database was lost, and with it the lock that keeps others out; run the same command again";
 
 /// Makes sure that a lock is still there. It ends with its connection, and is taken anew: what is read from
 /// then on is what others left.
@@ -113,14 +177,13 @@ async fn ensure_held(ledger: &PostgresLedger, lock: &mut AdvisoryLock) -> anyhow
         }
         sleep(delay).await;
     }
-    Err(busy_refusal(
-        "the connection to the database was lost, and with it the lock that keeps others out; run the same command again",
-    ))
+    Err(busy_refusal(LOST_LOCKS))
 }
 
 struct QuiescedFleet {
     lock: AdvisoryLock,
-    fence: i64,
+    /// The run's, once it is raised.
+    fence: Option<i64>,
     queue: SqsQueue,
 }
 

@@ -165,7 +165,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let ledger = context.open_ledger(TableAccess::Read).await?;
     let (run, code) = (ledger.run_id(), args.code.as_deref());
     let is_shared = list_runs(ledger.pool()).await?.len() > 1;
-    ledger.ensure_no_orphan_in_removal().await?;
+    ledger.ensure_no_copy_in_removal().await?;
     // Before anything is changed: it may not be there.
     let dead_letters = match code {
         Some(_) => None,

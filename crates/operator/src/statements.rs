@@ -10,24 +10,6 @@ use bucket_brigade_common::retry::{Backoff, retry};
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{AssertSqlSafe, FromRow};
 
-/// Whether a column names this bucket, as far as names tell: an access point's ARN or alias may be any bucket's.
-macro_rules! may_be_bucket {
-    ($column:literal, $name:literal) => {
-        concat!(
-            "(",
-            $column,
-            " = ",
-            $name,
-            " OR concat('|', ",
-            $column,
-            ", '|', ",
-            $name,
-            ", '|') ~ '[|]arn:|-s3alias[|]')"
-        )
-    };
-}
-pub(crate) use may_be_bucket;
-
 /// Longer than the failover of a database takes: about two minutes.
 pub(crate) const MAX_RETRIES: usize = 20;
 

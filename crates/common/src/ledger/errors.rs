@@ -72,12 +72,16 @@ pub enum LedgerError {
     )]
     AnotherFeeder { run: i64, holder: LockHolder },
     #[error(
-        "a clean --orphans of this run (run {0}) was cut off less than half an hour ago, and its requests may still remove copies that rows would name: run it again, or start when that time is over"
+        "a clean (of sources, or --orphans) of run {0} was cut off less than half an hour ago, and its requests may still remove objects that rows would name: run it again, or start when that time is over"
     )]
-    OrphansInRemoval(i64),
+    InRemoval(i64),
+    #[error(
+        "a transaction that writes to the ledger does not end (server process {pid}, '{application}'): end it, and try again"
+    )]
+    OpenTransaction { pid: i32, application: String },
     /// What this feeder has sent since its lock was lost is not carried out.
     #[error(
-        "a rollback or a clean of orphans of run {0} was at work while the feeder's connection was lost: start the feeder again if its rows are to move"
+        "a rollback or a clean of orphans of run {0} has shut out what this feeder sends: start it again if its rows are to move"
     )]
     FenceRaised(i64),
     #[error("the database failed while the run was opened: {}", message_of(.0))]
@@ -103,9 +107,10 @@ impl LedgerError {
             | Self::Database(_)
             | Self::ReadOnly => exit::UNAVAILABLE,
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
-            Self::AnotherFeeder { .. } | Self::OrphansInRemoval(_) | Self::FenceRaised(_) => {
-                exit::ANOTHER_FEEDER
-            }
+            Self::AnotherFeeder { .. }
+            | Self::InRemoval(_)
+            | Self::OpenTransaction { .. }
+            | Self::FenceRaised(_) => exit::ANOTHER_FEEDER,
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,
             _ => exit::INVALID_SETTINGS,
         }

@@ -1,13 +1,28 @@
-//! The fence of a run: a number that rollback and clean of orphans raise. Messages carry the one that their feeder
-//! found, and a commit is carried out only where it is the run's still. So a message of a feeder that was cut off, and
-//! a statement that a silent network delivers late, move no row that went back meanwhile, nor to a copy that is gone.
+//! What keeps a process that stood still, or a request that a silent network delivers late, from doing harm.
+//!
+//! **The fence** is a number of the run that rollback and clean raise, under their locks. Messages carry the one that
+//! their feeder found, and a commit is carried out only where it is the run's still. So a message of a feeder that was
+//! cut off, and the commit of a consumer that was, move no row that went back meanwhile, nor to a copy that is gone.
+//! **Claims** do the same for the statements of the commands: each names the sessions that hold its locks.
+//! **Marks** stand for the requests to remove, which no database can call back: whoever takes a lock waits for those
+//! that are being written, and for the end of the requests.
 
 use std::time::Duration;
 
-use sqlx::postgres::PgPool;
-use tokio::time::{sleep, timeout};
+use sqlx::AssertSqlSafe;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{LedgerError, PostgresLedger};
+use super::lock::holds_locks_sql;
+use super::{LedgerError, LockClaims, PostgresLedger};
+use crate::may_be_bucket;
+
+/// In SQL, whether the request of a removal may still be carried out: S3 refuses those that were signed a quarter of
+/// an hour ago (`RequestTimeTooSkewed`).
+pub const IS_REQUEST_ALIVE: &str = "(removing_at > now() - interval '30 minutes')";
+
+/// How long after its mark a request to remove may be signed. S3 carries it out for a quarter of an hour from then:
+/// until [`IS_REQUEST_ALIVE`] says that the mark is over.
+pub const REMOVAL_WINDOW: Duration = Duration::from_mins(15);
 
 /// Longer than any statement of ours may take.
 const WRITERS_TIMEOUT: Duration = Duration::from_secs(40);
@@ -16,65 +31,142 @@ const WRITERS_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
 
-const FENCE_TIMED_OUT: LedgerError = LedgerError::TimedOut {
-    what: "the run's fence",
-    limit: FENCE_TIMEOUT,
-};
+/// Transactions that move rows, set them back, or mark objects: a statement takes this lock before it looks at any row.
+const SELECT_WRITERS: &str =
+    "SELECT DISTINCT l.virtualtransaction, a.pid, coalesce(a.application_name, '') AS application
+    FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
+      AND l.relation IN ('bucket_brigade.moves'::regclass, 'bucket_brigade.rollbacks'::regclass,
+                         'bucket_brigade.removals'::regclass)
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ORDER BY 1";
 
-/// `$1` table. Transactions that write to it: a statement takes this lock before it looks at any row.
-const SELECT_WRITERS: &str = "SELECT DISTINCT l.virtualtransaction FROM pg_locks l
-    WHERE l.locktype = 'relation' AND l.relation = $1::regclass AND l.mode = 'RowExclusiveLock' AND l.granted
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+#[derive(sqlx::FromRow)]
+struct LedgerWriter {
+    virtualtransaction: String,
+    pid: Option<i32>,
+    application: String,
+}
+
+/// Objects that rows of the run `me` would come to name by a move.
+const COPIES: &str = concat!(
+    may_be_bucket!("r.bucket", "me.destination_bucket"),
+    " AND starts_with(r.object_key, me.destination_key_prefix)"
+);
+
+/// Those that they would be set back to. What the run itself removes is looked at row by row.
+const SOURCES: &str = concat!(
+    "r.run_id <> me.id AND ",
+    may_be_bucket!("r.bucket", "me.source_bucket"),
+    " AND starts_with(r.object_key, me.source_key_prefix)"
+);
 
 impl PostgresLedger {
-    /// What messages carry from now on.
     pub async fn read_fence(&self) -> Result<i64, LedgerError> {
         let query = sqlx::query_scalar("SELECT fence FROM bucket_brigade.run WHERE id = $1");
-        let query = query.bind(self.run_id).fetch_one(&self.pool);
-        Ok(timeout(FENCE_TIMEOUT, query)
-            .await
-            .map_err(|_| FENCE_TIMED_OUT)??)
+        within_limit(query.bind(self.run_id).fetch_one(&self.pool)).await
     }
 
-    /// Shuts out all that was sent before, and waits for the end of what is being carried out.
-    pub async fn raise_fence(&self) -> Result<i64, LedgerError> {
-        let query = sqlx::query_scalar(
-            "UPDATE bucket_brigade.run SET fence = fence + 1 WHERE id = $1 RETURNING fence",
+    /// Shuts out what was sent before. None where the claims are not held any more, or it is not `expected`.
+    pub async fn raise_fence(
+        &self,
+        expected: Option<i64>,
+        claims: &LockClaims,
+    ) -> Result<Option<i64>, LedgerError> {
+        let sql = format!(
+            "UPDATE bucket_brigade.run SET fence = fence + 1
+              WHERE id = $1 AND coalesce(fence = $2, true) AND {} RETURNING fence",
+            holds_locks_sql("$3")
         );
-        let query = query.bind(self.run_id).fetch_one(&self.pool);
-        let fence = timeout(FENCE_TIMEOUT, query)
-            .await
-            .map_err(|_| FENCE_TIMED_OUT)??;
-        wait_for_writers(&self.pool, "bucket_brigade.moves").await?;
-        Ok(fence)
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(self.run_id);
+        let query = query.bind(expected).bind(claims);
+        within_limit(query.fetch_optional(&self.pool)).await
     }
 
-    /// A statement of a rollback that was killed goes on for a while, and nothing else tells of it: waits for its end.
-    pub async fn wait_for_undo_statements(&self) -> Result<(), LedgerError> {
-        wait_for_writers(&self.pool, "bucket_brigade.rollbacks").await
+    /// The same for the other runs that copy into a bucket, under keys of a prefix.
+    pub async fn raise_fences_of_others(
+        &self,
+        bucket: &str,
+        key_prefix: &str,
+        claims: &LockClaims,
+    ) -> Result<(), LedgerError> {
+        let sql = format!(
+            "UPDATE bucket_brigade.run r SET fence = fence + 1
+              WHERE r.id <> $1 AND {} AND {}
+                AND (starts_with(r.destination_key_prefix, $3) OR starts_with($3, r.destination_key_prefix))",
+            may_be_bucket!("r.destination_bucket", "$2"),
+            holds_locks_sql("$4")
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.run_id);
+        let query = query.bind(bucket).bind(key_prefix).bind(claims);
+        within_limit(query.execute(&self.pool)).await.map(drop)
+    }
+
+    /// Waits for the end of the transactions that write to the ledger now, those of processes that are dead among them;
+    /// those that begin later find what was written before this call.
+    ///
+    /// # Errors
+    /// [`LedgerError::OpenTransaction`].
+    pub async fn wait_for_writers(&self) -> Result<(), LedgerError> {
+        let writers = async || {
+            let query = sqlx::query_as::<_, LedgerWriter>(SELECT_WRITERS);
+            within_limit(query.fetch_all(&self.pool)).await
+        };
+        let (mut left, began) = (writers().await?, Instant::now());
+        while let Some(first) = left.first() {
+            if began.elapsed() > WRITERS_TIMEOUT {
+                return Err(LedgerError::OpenTransaction {
+                    pid: first.pid.unwrap_or_default(),
+                    application: first.application.clone(),
+                });
+            }
+            sleep(WRITERS_CHECK_INTERVAL).await;
+            let now = writers().await?;
+            let is_there = |writer: &LedgerWriter| {
+                now.iter()
+                    .any(|other| other.virtualtransaction == writer.virtualtransaction)
+            };
+            left.retain(is_there);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that no copy can go that a consumer would find and point a row at.
+    ///
+    /// # Errors
+    /// [`LedgerError::InRemoval`].
+    pub async fn ensure_no_copy_in_removal(&self) -> Result<(), LedgerError> {
+        self.ensure_none_in_removal(COPIES).await
+    }
+
+    /// Makes sure that no source can go that a row would be set back to, by a clean of another run.
+    ///
+    /// # Errors
+    /// [`LedgerError::InRemoval`].
+    pub async fn ensure_no_source_in_removal(&self) -> Result<(), LedgerError> {
+        self.ensure_none_in_removal(SOURCES).await
+    }
+
+    async fn ensure_none_in_removal(&self, objects: &str) -> Result<(), LedgerError> {
+        let sql = format!(
+            "SELECT r.run_id FROM bucket_brigade.run me JOIN bucket_brigade.removals r ON {objects}
+              WHERE me.id = $1 AND r.removing_at IS NOT NULL AND r.removed_at IS NULL AND {IS_REQUEST_ALIVE}
+              LIMIT 1"
+        );
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(self.run_id);
+        match within_limit(query.fetch_optional(&self.pool)).await? {
+            None => Ok(()),
+            Some(run) => Err(LedgerError::InRemoval(run)),
+        }
     }
 }
 
-/// Waits for the end of the transactions that write to a table now; those that begin later are not waited for.
-async fn wait_for_writers(pool: &PgPool, table: &str) -> Result<(), LedgerError> {
-    let writers = async || {
-        let query = sqlx::query_scalar::<_, String>(SELECT_WRITERS).bind(table);
-        query.fetch_all(pool).await
-    };
-    let wait = async {
-        let mut left = writers().await?;
-        while !left.is_empty() {
-            sleep(WRITERS_CHECK_INTERVAL).await;
-            let now = writers().await?;
-            left.retain(|writer| now.contains(writer));
-        }
-        Ok(())
-    };
-    match timeout(WRITERS_TIMEOUT, wait).await {
-        Ok(waited) => waited,
-        Err(_) => Err(LedgerError::TimedOut {
-            what: "waiting for statements that are being carried out",
-            limit: WRITERS_TIMEOUT,
-        }),
-    }
+async fn within_limit<T>(
+    query: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, LedgerError> {
+    let limited = timeout(FENCE_TIMEOUT, query).await;
+    Ok(limited.map_err(|_| LedgerError::TimedOut {
+        what: "the run's fence",
+        limit: FENCE_TIMEOUT,
+    })??)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, Postgres};
-use sqlx::{AssertSqlSafe, Decode, FromRow as _, PgConnection, Row as _, Type};
+use sqlx::{Decode, FromRow as _, PgConnection, Row as _, Type};
 use tokio::time::timeout;
 
 use super::connection::name_pool_timeout;
@@ -26,14 +26,6 @@ const LOCK_TIMED_OUT: LedgerError = LedgerError::TimedOut {
     limit: LOCK_TIMEOUT,
 };
 
-/// In SQL, whether the request of a removal may still be carried out: S3 refuses those that were signed a quarter of
-/// an hour ago (`RequestTimeTooSkewed`).
-pub const IS_REQUEST_ALIVE: &str = "(removing_at > now() - interval '30 minutes')";
-
-/// How long after its mark a request to remove may be signed. S3 carries it out for a quarter of an hour from then:
-/// until [`IS_REQUEST_ALIVE`] says that the mark is over.
-pub const REMOVAL_WINDOW: Duration = Duration::from_mins(15);
-
 /// A connection that has not confirmed its lock by then does not hold it.
 const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,22 +44,25 @@ pub struct AdvisoryLock {
     run: i32,
 }
 
-/// In SQL, whether the session that `pid` and `began` name still keeps other rollbacks and cleans out.
-pub fn holds_undo_lock_sql(pid: &str, began: &str) -> String {
+/// Locks that a process holds, by the sessions that took them: for statements that are right only while it does.
+pub type LockClaims = Vec<String>;
+
+/// In SQL, whether the locks of [`LockClaims`] are still held; of none they are.
+pub fn holds_locks_sql(claims: &str) -> String {
     format!(
-        "EXISTS (SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.database = a.datid
-            AND l.classid::bigint = {OPERATOR_LOCK_SPACE} AND l.objid::bigint = {ALL_RUNS} AND l.pid = {pid}
-            AND (extract(epoch FROM a.backend_start) * 1000000)::bigint IS NOT DISTINCT FROM {began})"
+        "(SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+           WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.database = a.datid
+             AND concat_ws(':', l.classid, l.objid, l.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint)
+                 = ANY ({claims}::text[])) = cardinality({claims}::text[])"
     )
 }
 
 /// A session of the server's. Its process id alone may be another's later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, sqlx::FromRow)]
 pub struct LockSession {
-    pub pid: i32,
+    pid: i32,
     /// When it began; none of a session that this role may not look at.
-    pub began_micros: Option<i64>,
+    began_micros: Option<i64>,
 }
 
 /// `$1` space, `$2` run.
@@ -83,6 +78,31 @@ impl AdvisoryLock {
     /// That took it.
     pub fn session(&self) -> LockSession {
         self.session
+    }
+
+    /// For [`LockClaims`].
+    pub fn claim(&self) -> String {
+        let Self {
+            space,
+            run,
+            session: LockSession { pid, began_micros },
+            ..
+        } = self;
+        let began = began_micros.map_or_else(String::new, |began| format!(":{began}"));
+        format!("{space}:{run}:{pid}{began}")
+    }
+
+    /// The run's fence, read by the session that holds the lock: whoever raises it later has taken the lock after that
+    /// session's end. None where the lock is lost.
+    pub async fn read_fence(&mut self) -> Option<i64> {
+        if !self.is_held().await {
+            return None;
+        }
+        let query = sqlx::query_scalar("SELECT fence FROM bucket_brigade.run WHERE id = $1");
+        let fence = query
+            .bind(i64::from(self.run))
+            .fetch_one(&mut self.connection);
+        timeout(LOCK_CHECK_TIMEOUT, fence).await.ok()?.ok()
     }
 
     /// Whether the connection responds, and its session holds the lock.
@@ -189,24 +209,6 @@ impl PostgresLedger {
             run: self.run_id,
             holder: self.find_holder().await.unwrap_or_default(),
         })
-    }
-
-    /// Makes sure that no copy can go that a consumer would find and point a row at.
-    ///
-    /// # Errors
-    /// [`LedgerError::OrphansInRemoval`].
-    pub async fn ensure_no_orphan_in_removal(&self) -> Result<(), LedgerError> {
-        let sql = format!(
-            "SELECT EXISTS (SELECT FROM bucket_brigade.removals WHERE run_id = $1 AND is_orphan
-               AND removing_at IS NOT NULL AND removed_at IS NULL AND {IS_REQUEST_ALIVE})"
-        );
-        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(self.run_id);
-        match timeout(LOCK_TIMEOUT, query.fetch_one(&self.pool)).await {
-            Ok(Ok(false)) => Ok(()),
-            Ok(Ok(true)) => Err(LedgerError::OrphansInRemoval(self.run_id)),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(LOCK_TIMED_OUT),
-        }
     }
 
     async fn find_holder(&self) -> Option<LockHolder> {

@@ -54,13 +54,12 @@ pub use errors::{
     statement_error,
 };
 pub use feed_index::{create_index_sql, find_index_with, find_partial_index, has_path_index};
+pub use fence::{IS_REQUEST_ALIVE, REMOVAL_WINDOW};
 pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::pause_description;
 pub use id_columns::IdColumns;
 pub use ledger_run::LedgerRun;
-pub use lock::{
-    AdvisoryLock, IS_REQUEST_ALIVE, LockHolder, LockSession, REMOVAL_WINDOW, holds_undo_lock_sql,
-};
+pub use lock::{AdvisoryLock, LockClaims, LockHolder, LockSession, holds_locks_sql};
 pub use path_sample::sample_paths;
 pub use run::{SecondRun, check_first_start, discover_table};
 pub use run_options::RunOptions;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use bucket_brigade_common::ledger::REMOVAL_WINDOW;
+use bucket_brigade_common::ledger::{LockClaims, REMOVAL_WINDOW};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, RemovalDeadline,
@@ -14,6 +14,7 @@ use super::encoded_paths::OtherPaths;
 use super::pass::CleanPass;
 use super::path_references::{ReferringColumn, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
+use crate::locks::LocksLost;
 use crate::page_pipeline::until_stopped;
 use crate::retrying_store::{
     is_object_error, remove_with_retries, retry_object_request, stat_object,
@@ -33,6 +34,8 @@ pub(super) struct ObjectCleaner<'a> {
     pub(super) pass: &'a CleanPass<'a>,
     /// As they were when the page began: a feeder may have opened another run since the last one.
     pub(super) columns: Vec<ReferringColumn>,
+    /// The locks that were held when the page was read.
+    pub(super) claims: LockClaims,
 }
 
 pub(super) struct CleanedPage {
@@ -75,7 +78,7 @@ impl ObjectCleaner<'_> {
                 .await?;
         }
         let deadline = RemovalDeadline::after(REMOVAL_WINDOW);
-        self.begin_removals(&removable).await?;
+        self.begin_removals(&removable, &self.claims).await?;
         let removed = self.remove_unreferenced(removable, gone, deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
         let companions = Box::pin(self.remove_companions(&outcomes, deadline)).await?;
@@ -111,10 +114,16 @@ impl ObjectCleaner<'_> {
         self.classify_all(candidates, outcomes).await
     }
 
-    async fn begin_removals(&self, removals: &[ObjectRemoval]) -> anyhow::Result<()> {
+    async fn begin_removals(
+        &self,
+        removals: &[ObjectRemoval],
+        claims: &LockClaims,
+    ) -> anyhow::Result<()> {
         for chunk in removals.chunks(MAX_DELETE_OBJECTS) {
-            let begin = async || self.pass.removals.begin_removals(chunk).await;
-            self.pass.throttle.write(retry_statement(begin)).await?;
+            let begin = async || self.pass.removals.begin_removals(chunk, claims).await;
+            if !self.pass.throttle.write(retry_statement(begin)).await? {
+                return Err(LocksLost.into());
+            }
         }
         Ok(())
     }
@@ -124,7 +133,7 @@ impl ObjectCleaner<'_> {
         let gone = outcomes.iter();
         let gone = gone.filter(|(_, outcome)| outcome.kept_because().is_none());
         let gone: Vec<ObjectRemoval> = gone.map(|(removal, _)| removal.clone()).collect();
-        self.begin_removals(&gone).await
+        self.begin_removals(&gone, &LockClaims::new()).await
     }
 
     /// Those that no row names.

@@ -232,20 +232,23 @@ impl CleanCommand<'_> {
     }
 
     async fn prepare_pass(&mut self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
+        let removals = self.pass.removals;
         locks.exclude_other_runs().await?;
-        self.pass.removals.ledger.wait_for_undo_statements().await?;
+        if removals.orphans {
+            // A consumer could be pointing a row at one.
+            locks.quiesce_fleet(self.context).await?;
+        }
+        let removes_from = (removals.bucket, removals.key_prefix());
+        locks.shut_out(Some(removes_from)).await?;
         let columns = self.find_columns().await?;
         for index in &self.missing.all {
             tracing::warn!("{index}");
         }
-        self.pass.tables = KnownTables::read(self.pass.removals.ledger, &columns).await?;
+        self.pass.tables = KnownTables::read(removals.ledger, &columns).await?;
         self.read_other_spellings(&columns).await?;
-        let removals = self.pass.removals;
         let read = UnsettledSources::read(removals, self.pass.throttle, self.pass.stop);
         self.pass.unsettled = read.await?;
         let what = if removals.orphans {
-            // A consumer could be pointing a row at one.
-            locks.quiesce_fleet(self.context).await?;
             "orphans"
         } else {
             "sources"

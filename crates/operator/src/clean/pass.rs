@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 
+use bucket_brigade_common::ledger::LockClaims;
 use bucket_brigade_common::object_store::s3::S3Store;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use super::removals::{ObjectRemoval, RemovalLedger};
 use super::restore::ObjectRestorer;
 use crate::command_cursor::{CommandCursor, CursorLap};
 use crate::command_throttle::CommandThrottle;
-use crate::locks::{self, CommandLocks};
+use crate::locks::{self, CommandLocks, LocksLost};
 use crate::page_pipeline::{CommandStopped, run_pages, until_stopped};
 use crate::retrying_store::RequestSlots;
 use crate::statements::Pages;
@@ -73,9 +74,25 @@ impl CleanPass<'_> {
         }
     }
 
+    /// Pages whose locks were lost are read anew.
     pub(super) async fn run(
         &self,
         mut locks: CommandLocks<'_>,
+        printer: &mut CleanPrinter<'_>,
+    ) -> anyhow::Result<()> {
+        loop {
+            match Box::pin(self.run_lap(&mut locks, printer)).await {
+                Err(error) if error.is::<LocksLost>() => {
+                    until_stopped(self.stop, locks.reacquire_lost()).await?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn run_lap(
+        &self,
+        locks: &mut CommandLocks<'_>,
         printer: &mut CleanPrinter<'_>,
     ) -> anyhow::Result<()> {
         let RemovalLedger { ledger, bucket, .. } = self.removals;
@@ -92,15 +109,17 @@ impl CleanPass<'_> {
                 locks.ensure_held().await?;
                 // A source may be what another run's consumer points a row at.
                 locks::ensure_no_other_fleet(ledger, bucket, self.removals.key_prefix()).await?;
-                anyhow::Ok(page)
+                let claims = locks.claims();
+                anyhow::Ok(page.map(|(page, cursor)| ((page, claims), cursor)))
             };
             until_stopped(self.stop, read).await
         };
-        let work = async |page: Vec<ObjectRemoval>| {
+        let work = async |(page, claims): (Vec<ObjectRemoval>, LockClaims)| {
             let count = page.len();
             let cleaner = ObjectCleaner {
                 pass: self,
                 columns: until_stopped(self.stop, path_columns(ledger, bucket)).await?,
+                claims,
             };
             let cleaned = Box::pin(cleaner.process_page(page)).await?;
             self.throttle.advance_by(count);

@@ -9,12 +9,12 @@ use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     LedgerError, PostgresLedger, ensure_all_rows_visible, find_id_columns,
 };
+use bucket_brigade_common::may_be_bucket;
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::sql::quote_identifier;
 
 use super::path_column::PathColumn;
-use crate::statements::may_be_bucket;
 
 /// A column that holds paths of one or more runs.
 pub(super) struct ReferringColumn {

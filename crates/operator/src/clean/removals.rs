@@ -8,7 +8,9 @@
 //! ```
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{IS_REQUEST_ALIVE, PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::{
+    IS_REQUEST_ALIVE, LockClaims, PostgresLedger, holds_locks_sql, with_timeout,
+};
 use bucket_brigade_common::object_store::objects::BucketSide;
 use sqlx::AssertSqlSafe;
 
@@ -82,16 +84,22 @@ pub(super) fn interrupted_sql(orphans: bool, rows: i64) -> String {
 }
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` keys, `$5` `ETags`, `$6` those of the copies, `$7` sizes, `$8`
-/// operator, `$9` bucket, `$10` whether other paths may spell the keys.
-const BEGIN_REMOVALS: &str = "INSERT INTO bucket_brigade.removals AS r
+/// operator, `$9` bucket, `$10` whether other paths may spell the keys, `$11` locks: where they are lost nothing is
+/// marked, since whoever holds them now does not know of it.
+pub(super) fn begin_removals_sql() -> String {
+    let is_locked = holds_locks_sql("$11");
+    format!(
+        "INSERT INTO bucket_brigade.removals AS r
        (run_id, is_orphan, path, object_key, etag, copy_etag, size_bytes, operator, bucket, is_encoded,
         removing_at)
 SELECT $1, $2, i.*, $8, $9, $10, now()
-  FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[]) AS i
+  FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[]) AS i WHERE {is_locked}
 ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
     object_key = excluded.object_key, is_encoded = excluded.is_encoded, etag = excluded.etag, copy_etag = excluded.copy_etag, size_bytes = excluded.size_bytes,
     operator = excluded.operator, delete_marker = NULL, removing_at = now(), removed_at = NULL,
-    left_because = NULL";
+    left_because = NULL"
+    )
+}
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
 /// operator, `$8` keys, `$9` paths of sources that are gone, `$10` whether a request may still be
@@ -135,9 +143,8 @@ pub(super) struct RemovalLedger<'a> {
 }
 
 impl<'a> RemovalLedger<'a> {
-    /// That the objects are removed from.
     /// Of the keys that are removed.
-    pub(super) fn key_prefix(&self) -> &str {
+    pub(super) fn key_prefix(&self) -> &'a str {
         let rule = self.ledger.rule();
         if self.orphans {
             rule.destination_key_prefix()
@@ -158,11 +165,13 @@ impl<'a> RemovalLedger<'a> {
         Pages::new(self.ledger, interrupted_sql(self.orphans, rows))
     }
 
+    /// Whether they are marked.
     pub(super) async fn begin_removals(
         &self,
         removals: &[ObjectRemoval],
-    ) -> Result<(), StatementError> {
-        let query = sqlx::query(BEGIN_REMOVALS)
+        claims: &LockClaims,
+    ) -> Result<bool, StatementError> {
+        let query = sqlx::query(AssertSqlSafe(begin_removals_sql()))
             .bind(self.ledger.run_id())
             .bind(self.orphans)
             .bind(column(removals, |removal| removal.path.as_str()))
@@ -172,10 +181,10 @@ impl<'a> RemovalLedger<'a> {
             .bind(column(removals, |removal| removal.size_bytes))
             .bind(self.ledger.worker())
             .bind(self.bucket)
-            .bind(self.has_encoded_paths());
-        with_timeout(query.execute(self.ledger.pool()))
-            .await
-            .map(drop)
+            .bind(self.has_encoded_paths())
+            .bind(claims);
+        let marked = with_timeout(query.execute(self.ledger.pool())).await?;
+        Ok(marked.rows_affected() > 0)
     }
 
     pub(super) async fn finish_removals(

@@ -55,7 +55,8 @@ impl PlanChecks {
 
     /// An error that says itself what to do about it.
     pub(super) fn fail_by(&mut self, about: &'static str, error: &impl Display) {
-        self.add(about, CheckVerdict::Fails, error.to_string(), None);
+        let finding = error.to_string().replace("\n  ", " ");
+        self.add(about, CheckVerdict::Fails, finding, None);
     }
 
     pub(super) fn fail_by_ledger(&mut self, about: &'static str, error: &LedgerError) {

@@ -198,6 +198,7 @@ impl Rehearsal<'_> {
                 "{}; such rows are recorded as failed: decide which row keeps the path",
                 error.detail().unwrap_or("the new path is taken")
             ),
+            "25006" => "the database takes no writes: DATABASE_URL must lead to the primary, without default_transaction_read_only".into(),
             "57014" => "a trigger or constraint takes longer than 5 s for a few rows: make it faster".into(),
             _ => error.hint().map_or_else(
                 || "correct the rows, the constraint or the trigger; such rows are recorded as failed".into(),

@@ -154,6 +154,7 @@ impl RollbackCommand<'_> {
         if operator.is_some() {
             locks.exclude_other_runs().await?;
             locks.quiesce_fleet(self.context).await?;
+            locks.shut_out(None).await?;
         }
         let store = retrying_store::open(self.context, ledger).await?;
         let throttle = CommandThrottle::start(ledger, "rollback", self.limits).await?;

@@ -22,7 +22,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         "a stretch of all": lap.page_sql(SELECT_STRETCH, "row_id").0, ["1", "'6'", "NULL", "1000", "NULL"],
             "moves_pkey", 1500.0;
         "moves by id": moves_by_id_sql(table), ["1", &ids], "moves_pkey", 400.0;
-        "back": undo_sql(table), ["1", &ids, &paths, &keys, &etags, &moved, &keys, "'o'", "1", "1"], "moves_pkey", 1000.0;
+        "back": undo_sql(table), ["1", &ids, &paths, &keys, &etags, &moved, &keys, "'o'", "'{}'"], "moves_pkey", 1000.0;
         "unchecked": after(&undone_unchecked_sql(table)), ["1", "'6'"], "rollbacks_unseen", 400.0;
         "checked": MARK_CHECKED, ["1", &ids], "rollbacks_pkey", 400.0;
         "what became of them": SELECT_UNDONE, ["1", &ids, &repeated("1", 100, "bigint"), "'o'"],

@@ -6,8 +6,8 @@
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    ApplicationTable, LockSession, PostgresLedger, before_timeout, holds_undo_lock_sql,
-    no_response, path_updates_error, stored_row_check, with_timeout,
+    ApplicationTable, LockClaims, PostgresLedger, before_timeout, holds_locks_sql, no_response,
+    path_updates_error, stored_row_check, with_timeout,
 };
 use sqlx::AssertSqlSafe;
 
@@ -21,8 +21,8 @@ pub(super) struct UndoTarget {
 }
 
 /// `$1` run, `$2` ids, `$3` old paths, `$4` new paths, `$5` `ETags`, `$6` times of the moves, `$7` keys of
-/// the copies, `$8` operator, `$9` and `$10` the session whose lock keeps cleans out since before the sources were
-/// looked at. Returns the ids that were set back: none where that lock was lost, since a source may be gone by now.
+/// the copies, `$8` operator, `$9` the locks that are held since before the sources were looked at. Returns the ids
+/// that were set back: none where a lock was lost, since a source may be gone by now.
 ///
 /// As on the way there: paths are compared byte by byte, and a locked row is passed over. The copy has no
 /// row any more and becomes an orphan; should another row share it, clean finds that row.
@@ -32,7 +32,7 @@ pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     let (is_row, has_keys) = (id.matches("t", "i.id"), id.matches_keys("t", "l"));
     let row_lock = table.row_lock;
     let check = stored_row_check(table, "l.old_path");
-    let is_locked = holds_undo_lock_sql("$9", "$10");
+    let is_locked = holds_locks_sql("$9");
     format!(
         r#"WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
@@ -119,7 +119,7 @@ pub(super) async fn moves_by_id(
 pub(super) async fn undo_moves(
     ledger: &PostgresLedger,
     targets: &[UndoTarget],
-    session: LockSession,
+    claims: &LockClaims,
 ) -> Result<Vec<String>, StatementError> {
     let query = || {
         sqlx::query_scalar(AssertSqlSafe(undo_sql(ledger.table())))
@@ -131,8 +131,7 @@ pub(super) async fn undo_moves(
             .bind(column(targets, |target| target.row.moved_micros))
             .bind(column(targets, |target| target.destination_key.as_str()))
             .bind(ledger.worker())
-            .bind(session.pid)
-            .bind(session.began_micros)
+            .bind(claims)
     };
     let wanted = targets.iter();
     let wanted = wanted.map(|target| (target.row.id.as_str(), target.row.old_path.as_str()));
@@ -146,14 +145,14 @@ pub(super) async fn undo_moves(
     })
 }
 
-/// Whether a session still keeps cleans out.
-pub(super) async fn holds_undo_lock(
+/// Whether the locks are still held.
+pub(super) async fn holds_locks(
     ledger: &PostgresLedger,
-    session: LockSession,
+    claims: &LockClaims,
 ) -> Result<bool, StatementError> {
-    let sql = format!("SELECT {}", holds_undo_lock_sql("$1", "$2"));
-    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(session.pid);
-    with_timeout(query.bind(session.began_micros).fetch_one(ledger.pool())).await
+    let sql = format!("SELECT {}", holds_locks_sql("$1"));
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(claims);
+    with_timeout(query.fetch_one(ledger.pool())).await
 }
 
 /// `$1` run, `$2` ids, `$3` moved when, `$4` the name of this process.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, StatementError};
-use bucket_brigade_common::ledger::{LockSession, PostgresLedger};
+use bucket_brigade_common::ledger::{LockClaims, PostgresLedger};
 use bucket_brigade_common::row_id::RowId;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::classify::{SkipReason, SkippedRow, UndoClassifier};
 use super::output::RollbackPrinter;
 use super::queries::{
-    UndoTarget, holds_undo_lock, mark_undone_checked, moves_by_id, undo_moves, undone_by_us,
+    UndoTarget, holds_locks, mark_undone_checked, moves_by_id, undo_moves, undone_by_us,
     undone_unchecked_sql,
 };
 use super::selection::MoveSelection;
@@ -127,25 +127,31 @@ impl RollbackRun<'_> {
         mut ids: Vec<String>,
         locks: &Mutex<CommandLocks<'_>>,
     ) -> anyhow::Result<()> {
+        let mut is_lost = false;
         while !ids.is_empty() {
             let lock = async {
                 let mut locks = locks.lock().await;
-                locks.ensure_held().await?;
-                anyhow::Ok(locks.undo_session())
+                if is_lost {
+                    locks.reacquire_lost().await?;
+                } else {
+                    locks.ensure_held().await?;
+                }
+                anyhow::Ok(locks.claims())
             };
-            let session = until_stopped(self.stop, lock).await?;
+            let claims = until_stopped(self.stop, lock).await?;
+            is_lost = true;
             let count = ids.len();
-            ids = self.process_rows(ids, session).await?;
+            ids = self.process_rows(ids, &claims).await?;
             self.throttle.advance_by(count - ids.len());
         }
         Ok(())
     }
 
-    /// Under the lock of a session; without one nothing is changed. Returns the ids to be looked at again.
+    /// Returns the ids to be looked at again.
     async fn process_rows(
         &self,
         ids: Vec<String>,
-        session: Option<LockSession>,
+        claims: &LockClaims,
     ) -> anyhow::Result<Vec<String>> {
         let read = retry_statement(async || moves_by_id(self.ledger, &ids).await);
         let page = until_stopped(self.stop, read).await?;
@@ -162,9 +168,9 @@ impl RollbackRun<'_> {
             }
         }
         let mut again = Vec::new();
-        if let Some(session) = session {
+        if self.fence.is_some() {
             ensure_not_stopped(self.stop)?;
-            let (undone, rest) = self.undo_all(targets, session).await?;
+            let (undone, rest) = self.undo_all(targets, claims).await?;
             again.extend(rest.into_iter().map(|undo| undo.row.id));
             let checked = self.recheck_copies(undone).await?;
             targets = self.settle_undone(checked).await?;
@@ -179,21 +185,21 @@ impl RollbackRun<'_> {
     }
 
     /// Sets them back; rows that are locked are tried again for a while. Returns those that went back, and those that
-    /// may not by what is known of them, since the session's lock was lost.
+    /// may not by what is known of them, since a lock was lost.
     async fn undo_all(
         &self,
         mut undos: Vec<UndoTarget>,
-        session: LockSession,
+        claims: &LockClaims,
     ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
         let mut undone = Vec::new();
         for tries in 1..=MAX_ATTEMPTS {
             if undos.is_empty() {
                 break;
             }
-            let (back, rest) = self.undo_batch(undos, session).await?;
+            let (back, rest) = self.undo_batch(undos, claims).await?;
             undone.extend(back);
             undos = self.skip_changed(rest).await?;
-            let holds = async || holds_undo_lock(self.ledger, session).await;
+            let holds = async || holds_locks(self.ledger, claims).await;
             if !undos.is_empty() && !retry_statement(holds).await? {
                 return Ok((undone, undos));
             }
@@ -212,9 +218,9 @@ impl RollbackRun<'_> {
     async fn undo_batch(
         &self,
         undos: Vec<UndoTarget>,
-        session: LockSession,
+        claims: &LockClaims,
     ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
-        let undo = async |batch: &[UndoTarget]| undo_moves(self.ledger, batch, session).await;
+        let undo = async |batch: &[UndoTarget]| undo_moves(self.ledger, batch, claims).await;
         let (mut undone, mut rest) = (Vec::new(), Vec::new());
         let (mut batches, mut delays) = (vec![undos], outage_delays());
         while let Some(mut batch) = batches.pop() {

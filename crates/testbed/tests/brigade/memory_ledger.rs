@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bucket_brigade_common::companions::CompanionCopies;
-use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, MoveFailure, MoveLedger, OrphanedCopy, PendingMove, PoisonRecord,
 };
+use bucket_brigade_common::ledger::{LockClaims, PostgresLedger};
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_simulation::world::{MemoryTable, RecordedFailure, RecordedMove};
 use fastrand::Rng;
@@ -73,7 +73,8 @@ impl LedgerPair {
             7 => self.record_poison().await,
             8 => {
                 self.table.fence += 1;
-                assert_eq!(self.ledger.raise_fence().await.unwrap(), self.table.fence);
+                let raised = self.ledger.raise_fence(None, &LockClaims::new()).await;
+                assert_eq!(raised.unwrap(), Some(self.table.fence));
             }
             _ => {
                 let result = self.ledger.settle_stale_failures().await.unwrap();

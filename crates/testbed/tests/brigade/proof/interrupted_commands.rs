@@ -371,7 +371,7 @@ async fn no_row_is_pointed_at_an_orphan_whose_removal_may_be_under_way() {
     drop(never);
     let feeder = rig.run_program("feeder", &[]).await;
     assert_eq!(feeder.code, Some(75), "{}", feeder.log);
-    assert!(feeder.log.contains("clean --orphans"), "{}", feeder.log);
+    assert!(feeder.log.contains("--orphans) of run 1"), "{}", feeder.log);
     let retry = rig.run_command(&["retry", "--yes"]).await;
     assert_eq!(retry.code, Some(75), "{}", retry.log);
     for left in [3, 0] {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove};
+use bucket_brigade_testbed::cloud::FaultHandle;
+use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
@@ -22,23 +24,25 @@ async fn end_sessions(rig: &TestRig, name: &str) {
     .await;
 }
 
+/// A command's looks at three objects are answered after so many seconds.
+fn hold_looks(rig: &TestRig, prefix: &str, seconds: u64) -> FaultHandle {
+    let late = FaultEffect::Delay(Duration::from_secs(seconds));
+    let held = Fault::new("HeadObject", late).caller("feeder");
+    rig.cloud.inject_fault(held.key_contains(prefix).times(3))
+}
+
 /// It has looked at the sources, and not yet at a copy, when a clean removes them.
 #[tokio::test]
 async fn a_rollback_that_lost_its_lock_sets_no_row_back_to_a_source_that_is_gone() {
     let rig = TestRig::new().await;
     let ids = rig.add_moved_images(3).await;
     assert_eq!(rig.run_json_command(VERIFY_AND_CLEAN[0]).await.code, 0);
-    let never = FaultEffect::Delay(Duration::from_mins(1));
-    let held = Fault::new("HeadObject", never)
-        .caller("feeder")
-        .key_contains("avatar/");
-    let held = rig.cloud.inject_fault(held.times(3));
+    let held = hold_looks(&rig, "avatar/", 20);
     let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
     wait_until("the look at the copies", async || held.hits() == 3).await;
     end_sessions(&rig, "rollback").await;
     let cleaned = rig.run_json_command(VERIFY_AND_CLEAN[1]).await;
     assert_eq!((cleaned.code, cleaned.number_of("removed")), (0, 3));
-    // The requests are given up, and made anew.
     let ended = wait_for_exit(&mut rollback).await;
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     for (number, id) in ids.iter().enumerate() {
@@ -122,24 +126,159 @@ async fn what_a_feeder_sends_that_was_cut_off_during_a_rollback_moves_nothing() 
     rig.assert_counts_agree().await;
 }
 
+/// The raise of its fence comes late, or its lock was lost.
 #[tokio::test]
-async fn a_feeder_ends_where_a_rollback_went_through_while_its_connection_was_lost() {
+async fn a_feeder_that_is_shut_out_ends() {
     let rig = TestRig::new().await;
-    let ids = rig.add_moved_images(2).await;
-    let watch = [("WATCH_INTERVAL", "1s")];
-    let mut feeder = rig.spawn("feeder", &watch, &["--watch"]);
-    let feeds = "SELECT count(*) FROM bucket_brigade.workers WHERE role = 'feeder'";
-    wait_until("the feeder", async || rig.query_number(feeds).await == 1).await;
-    // Its lock goes with its session, and it takes none while a rollback has it.
+    rig.add_moved_images(2).await;
+    for loses_lock in [false, true] {
+        let mut feeder = rig.spawn("feeder", &[("WATCH_INTERVAL", "1s")], &["--watch"]);
+        let feeds = "SELECT count(*) FROM bucket_brigade.workers WHERE role = 'feeder'";
+        wait_until("the feeder", async || rig.query_number(feeds).await == 1).await;
+        rig.execute_sql("UPDATE bucket_brigade.run SET fence = fence + 1")
+            .await;
+        if loses_lock {
+            end_sessions(&rig, "feeder").await;
+        }
+        let ended = wait_for_exit(&mut feeder).await;
+        assert_eq!(ended.code, Some(75), "{}", ended.log);
+        assert!(ended.log.contains("start it again"), "{}", ended.log);
+        rig.execute_sql("DELETE FROM bucket_brigade.workers").await;
+    }
+}
+
+/// Another rollback, a clean of orphans and a migration may have gone through meanwhile.
+#[tokio::test]
+async fn a_rollback_that_was_overtaken_ends() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    let held = hold_looks(&rig, "avatar/", 8);
+    let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
+    wait_until("the look at the copies", async || held.hits() == 3).await;
+    end_sessions(&rig, "rollback").await;
     rig.execute_sql("UPDATE bucket_brigade.run SET fence = fence + 1")
         .await;
-    end_sessions(&rig, "feeder").await;
-    let ended = wait_for_exit(&mut feeder).await;
+    let ended = wait_for_exit(&mut rollback).await;
     assert_eq!(ended.code, Some(75), "{}", ended.log);
-    assert!(
-        ended.log.contains("start the feeder again"),
-        "{}",
-        ended.log
-    );
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
+}
+
+/// Updates by one program stand still until the gate is open.
+async fn add_gate(rig: &TestRig, program: &str) {
+    rig.execute_sql(&format!(
+        "CREATE TABLE gate (is_open boolean);
+         CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            WHILE NOT EXISTS (SELECT FROM gate) LOOP PERFORM pg_sleep(0.02); END LOOP; RETURN NEW; END $$;
+         CREATE TRIGGER gate BEFORE UPDATE ON images FOR EACH ROW
+            WHEN (current_setting('application_name') LIKE 'bucket-brigade {program}%')
+            EXECUTE FUNCTION wait_at_gate()"
+    ))
+    .await;
+}
+
+async fn wait_until_at_gate(rig: &TestRig) {
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    wait_until("the update", async || rig.query_number(waits).await > 0).await;
+}
+
+/// Lets the clean go on, which must find that its locks are lost before it removes anything, and then the others.
+async fn overtake(rig: &TestRig, clean: &ChildProcess) {
+    wait_until("the clean to go on", async || {
+        let log = clean.log_tail(50);
+        log.contains("taking the lock anew") || log.contains("removed")
+    })
+    .await;
+    rig.execute_sql("INSERT INTO gate VALUES (true)").await;
+}
+
+/// A feeder has taken the lock since, and a consumer is about to point rows at the copies.
+#[tokio::test]
+async fn a_clean_of_orphans_that_lost_its_locks_removes_no_copy_that_rows_come_to_name() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    add_gate(&rig, "consumer").await;
+    let held = hold_looks(&rig, "avatar/", 8);
+    let mut clean = rig.spawn(
+        "feeder",
+        &[],
+        &["clean", "--orphans", "--confirm", "images-new"],
+    );
+    wait_until("the look at the copies", async || held.hits() == 3).await;
+    end_sessions(&rig, "clean").await;
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    wait_until_at_gate(&rig).await;
+    overtake(&rig, &clean).await;
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    stop_consumer(consumer).await;
+    let ended = wait_for_exit(&mut clean).await;
+    assert!(matches!(ended.code, Some(0 | 2)), "{}", ended.log);
+    for (number, id) in ids.iter().enumerate() {
+        let path = format!("avatar/{number}.png");
+        assert_eq!(rig.path_of(id).await.unwrap(), path);
+        assert!(rig.object_exists("images-new", &path).await, "{path}");
+    }
+    rig.assert_counts_agree().await;
+}
+
+/// A rollback has taken the lock since, and its update is not committed yet.
+#[tokio::test]
+async fn a_clean_that_lost_its_locks_removes_no_source_that_rows_go_back_to() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(VERIFY_AND_CLEAN[0]).await.code, 0);
+    add_gate(&rig, "rollback").await;
+    let held = hold_looks(&rig, "image/", 8);
+    let mut clean = rig.spawn("feeder", &[], VERIFY_AND_CLEAN[1]);
+    wait_until("the look at the sources", async || held.hits() == 3).await;
+    end_sessions(&rig, "clean").await;
+    let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
+    wait_until_at_gate(&rig).await;
+    overtake(&rig, &clean).await;
+    let ended = wait_for_exit(&mut rollback).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let ended = wait_for_exit(&mut clean).await;
+    assert!(matches!(ended.code, Some(0 | 2)), "{}", ended.log);
+    for (number, id) in ids.iter().enumerate() {
+        let path = format!("image/{number}.png");
+        assert_eq!(rig.path_of(id).await.unwrap(), path);
+        assert!(rig.object_exists("images-old", &path).await, "{path}");
+    }
+    rig.assert_counts_agree().await;
+}
+
+/// Another table's rows are to become the same copies, or have been moved off the same sources.
+#[tokio::test]
+async fn what_a_clean_removes_or_may_still_remove_is_known_to_other_runs() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    rig.execute_sql("CREATE TABLE others (id bigint PRIMARY KEY, path text)")
+        .await;
+    let others = [("IMAGES_TABLE", "others")];
+    assert_eq!(rig.run_program("feeder", &others).await.code, Some(0));
+    assert_eq!(rig.run_json_command(VERIFY_AND_CLEAN[0]).await.code, 0);
+    let never = FaultEffect::Delay(Duration::from_mins(1));
+    let never = rig.cloud.inject_fault(Fault::new("DeleteObjects", never));
+    let mut killed = rig.spawn_json_command(VERIFY_AND_CLEAN[1]);
+    wait_until("the request", async || never.hits() > 0).await;
+    killed.kill().await.unwrap();
+    let mut rollback = rig.spawn("feeder", &others, &["rollback", "--all", "--yes"]);
+    let ended = wait_for_exit(&mut rollback).await;
+    assert_eq!(ended.code, Some(75), "{}", ended.log);
+    assert!(ended.log.contains("--orphans) of run 1"), "{}", ended.log);
+    rig.execute_sql("DELETE FROM bucket_brigade.removals").await;
+
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    let hits = never.hits();
+    let mut killed = rig.spawn_json_command(&["clean", "--orphans", "--confirm", "images-new"]);
+    wait_until("the request", async || never.hits() > hits).await;
+    killed.kill().await.unwrap();
+    let ended = rig.run_program("feeder", &others).await;
+    assert_eq!(ended.code, Some(75), "{}", ended.log);
+    // What it had sent before is shut out.
+    let fences = "SELECT min(fence) FROM bucket_brigade.run WHERE id = 2";
+    assert_eq!(rig.query_number(fences).await, 1);
 }
