@@ -287,6 +287,8 @@ impl MoveProtocol {
     fn after_compare(&mut self, found: DestinationState) -> Action {
         if let Phase::FindingOrphan(row) = &self.phase {
             let orphan = match found {
+                // Its row is fed again, and may need it.
+                DestinationState::WithoutSource(_) if *row == RowState::Fenced => None,
                 DestinationState::Same(copy) | DestinationState::WithoutSource(copy) => {
                     Some(self.orphaned_copy(&copy))
                 }
@@ -383,8 +385,7 @@ impl MoveProtocol {
         }
     }
 
-    /// A copy of ours may have lost the row: the one of this delivery, or one that an earlier delivery
-    /// made before it was cut off.
+    /// A copy of ours may have lost the row: that of this delivery, or of one that was cut off.
     fn after_row_changed(&mut self, row: RowState) -> Action {
         if row == RowState::Moved {
             return self.record_settlement(row, None);
@@ -394,8 +395,7 @@ impl MoveProtocol {
             let orphan = self.orphaned_copy(copy);
             return self.record_settlement(row, Some(orphan));
         }
-        // Rows like this are few, and a copy may have been made for any of them: a message that was
-        // redriven, or sent again, is as new as the first.
+        // Rows like this are few, and a copy may have been made for any, by a delivery that is not known.
         self.phase = Phase::FindingOrphan(row);
         Action::Compare
     }

@@ -75,7 +75,7 @@ impl OutcomeRecorder {
     ) -> Event {
         if row == RowState::Fenced && !self.has_fenced.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "messages that were sent before a rollback or a clean of orphans move nothing any more: start the feeder again if their rows are to move"
+                "messages that were sent before a rollback or a clean move nothing any more: start the feeder again if their rows are to move"
             );
         }
         if let Some(orphan) = &orphan {

@@ -50,6 +50,7 @@ pub async fn take_feeder_lock(ledger: &PostgresLedger) -> Result<(AdvisoryLock, 
             return Ok((lock, fence));
         }
         tracing::warn!("the connection that held the feeder's lock was lost: taking it anew");
+        sleep(LOCK_WAIT_INTERVAL).await;
     }
 }
 

@@ -113,7 +113,7 @@ pub async fn start(
     // Without it others see in a few seconds that this process is gone.
     drop(timeout(DEREGISTER_TIMEOUT, ledger.deregister()).await);
     display.clear_bar();
-    if outcome.is_ok() && retry_transient(async || ledger.read_fence().await).await? != fence {
+    if outcome.is_ok() && ledger.read_fence().await.is_ok_and(|now| now != fence) {
         return Err(LedgerError::FenceRaised(ledger.run_id()).into());
     }
     control.finish(outcome.as_ref().ok()).await;

@@ -17,6 +17,9 @@ use tokio::time::{Instant, sleep};
 use crate::context::CommandContext;
 use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, retry_statement};
 
+/// Between two tries with locks that are lost again and again.
+const LOST_LOCKS_DELAY: Duration = Duration::from_millis(200);
+
 /// How often locks and queue are looked at, which lags by seconds itself.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -94,21 +97,20 @@ impl<'a> CommandLocks<'a> {
 
     async fn raise_fences(&mut self) -> anyhow::Result<()> {
         let (ledger, claims) = (self.ledger, self.claims());
-        match &self.removes_from {
-            Some((bucket, prefix)) => {
-                ensure_no_other_fleet(ledger, bucket, prefix).await?;
-                let raise = async || ledger.raise_fences_of_others(bucket, prefix, &claims).await;
-                retry_transient(raise).await?;
-            }
-            None => retry_transient(async || ledger.ensure_no_source_in_removal().await).await?,
+        if let Some((bucket, prefix)) = &self.removes_from {
+            shut_out_others(ledger, bucket, prefix, &claims).await?;
         }
         if let Some(fleet) = &mut self.fleet {
             let expected = fleet.fence;
             let raise = async || ledger.raise_fence(expected, &claims).await;
             fleet.fence = retry_transient(raise).await?;
             fleet.fence.ok_or_else(|| busy_refusal(LOST_LOCKS))?;
+            retry_transient(async || ledger.wait_for_writers().await).await?;
         }
-        retry_transient(async || ledger.wait_for_writers().await).await?;
+        if self.removes_from.is_none() {
+            retry_transient(async || ledger.wait_for_writers().await).await?;
+            retry_transient(async || ledger.ensure_no_source_in_removal().await).await?;
+        }
         match &self.fleet {
             Some(fleet) => fleet.ensure_queue_empty().await,
             None => Ok(()),
@@ -138,11 +140,17 @@ impl<'a> CommandLocks<'a> {
         if self.checked_at.is_some_and(is_fresh) {
             return Ok(());
         }
-        self.reacquire_lost().await
+        self.check_locks().await
+    }
+
+    /// After a statement found that a lock is lost.
+    pub(super) async fn reacquire_lost(&mut self) -> anyhow::Result<()> {
+        sleep(LOST_LOCKS_DELAY).await;
+        self.check_locks().await
     }
 
     /// Where a lock was lost, others may have been at work: what they left behind is shut out again.
-    pub(super) async fn reacquire_lost(&mut self) -> anyhow::Result<()> {
+    async fn check_locks(&mut self) -> anyhow::Result<()> {
         let before = self.claims();
         ensure_held(self.ledger, &mut self.operator).await?;
         if let Some(lock) = &mut self.undo {
@@ -160,7 +168,7 @@ impl<'a> CommandLocks<'a> {
     }
 }
 
-const LOST_LOCKS: &str = "the connection to the database was lost, and with it the lock that keeps others out; run the same command again";
+pub(super) const LOST_LOCKS: &str = "the connection to the database was lost, and with it the lock that keeps others out; run the same command again";
 
 /// Makes sure that a lock is still there. It ends with its connection, and is taken anew: what is read from
 /// then on is what others left.
@@ -214,6 +222,24 @@ const SELECT_OTHER_FLEET: &str = concat!(
       AND w.role IN ('feeder', 'consumer')
     ORDER BY 1 LIMIT 1"
 );
+
+/// Makes sure that no process of another run copies into this bucket, and shuts out what it may have sent before. Done
+/// before the first removal, and again once a page is marked: who comes later finds the marks.
+pub(super) async fn shut_out_others(
+    ledger: &PostgresLedger,
+    bucket: &str,
+    key_prefix: &str,
+    claims: &LockClaims,
+) -> anyhow::Result<()> {
+    ensure_no_other_fleet(ledger, bucket, key_prefix).await?;
+    let raise = async || {
+        ledger
+            .raise_fences_of_others(bucket, key_prefix, claims)
+            .await
+    };
+    retry_transient(raise).await?;
+    Ok(retry_transient(async || ledger.wait_for_writers().await).await?)
+}
 
 /// Makes sure that no process of another run copies into this bucket.
 pub(super) async fn ensure_no_other_fleet(

@@ -81,7 +81,7 @@ pub enum LedgerError {
     OpenTransaction { pid: i32, application: String },
     /// What this feeder has sent since its lock was lost is not carried out.
     #[error(
-        "a rollback or a clean of orphans of run {0} has shut out what this feeder sends: start it again if its rows are to move"
+        "a rollback or a clean has shut out what this feeder of run {0} sends: start it again if its rows are to move"
     )]
     FenceRaised(i64),
     #[error("the database failed while the run was opened: {}", message_of(.0))]

@@ -48,15 +48,16 @@ struct LedgerWriter {
     application: String,
 }
 
-/// Objects that rows of the run `me` would come to name by a move.
+/// Objects that rows of the run `me` would come to name by a move. Its sources are none.
 const COPIES: &str = concat!(
+    "(r.run_id <> me.id OR r.is_orphan) AND ",
     may_be_bucket!("r.bucket", "me.destination_bucket"),
     " AND starts_with(r.object_key, me.destination_key_prefix)"
 );
 
-/// Those that they would be set back to. What the run itself removes is looked at row by row.
+/// Those that they would be set back to. What the run itself removes is looked at row by row, by its path.
 const SOURCES: &str = concat!(
-    "r.run_id <> me.id AND ",
+    "(r.run_id <> me.id OR (r.is_encoded AND NOT r.is_orphan)) AND ",
     may_be_bucket!("r.bucket", "me.source_bucket"),
     " AND starts_with(r.object_key, me.source_key_prefix)"
 );
@@ -83,7 +84,8 @@ impl PostgresLedger {
         within_limit(query.fetch_optional(&self.pool)).await
     }
 
-    /// The same for the other runs that copy into a bucket, under keys of a prefix.
+    /// The same for the other runs that copy into a bucket, under keys of a prefix. Nothing where the claims are not
+    /// held any more.
     pub async fn raise_fences_of_others(
         &self,
         bucket: &str,

@@ -14,7 +14,7 @@ use super::encoded_paths::OtherPaths;
 use super::pass::CleanPass;
 use super::path_references::{ReferringColumn, referenced_keys};
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
-use crate::locks::LocksLost;
+use crate::locks::{self, LocksLost};
 use crate::page_pipeline::until_stopped;
 use crate::retrying_store::{
     is_object_error, remove_with_retries, retry_object_request, stat_object,
@@ -32,10 +32,10 @@ const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NO
 
 pub(super) struct ObjectCleaner<'a> {
     pub(super) pass: &'a CleanPass<'a>,
+    /// The locks that are held since before the page was read.
+    pub(super) claims: &'a LockClaims,
     /// As they were when the page began: a feeder may have opened another run since the last one.
     pub(super) columns: Vec<ReferringColumn>,
-    /// The locks that were held when the page was read.
-    pub(super) claims: LockClaims,
 }
 
 pub(super) struct CleanedPage {
@@ -78,7 +78,13 @@ impl ObjectCleaner<'_> {
                 .await?;
         }
         let deadline = RemovalDeadline::after(REMOVAL_WINDOW);
-        self.begin_removals(&removable, &self.claims).await?;
+        self.begin_removals(&removable, self.claims).await?;
+        if !removable.is_empty() {
+            // An image may be what another run's consumer points a row at.
+            let removals = self.pass.removals;
+            let (bucket, prefix) = (removals.bucket, removals.key_prefix());
+            locks::shut_out_others(removals.ledger, bucket, prefix, self.claims).await?;
+        }
         let removed = self.remove_unreferenced(removable, gone, deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
         let companions = Box::pin(self.remove_companions(&outcomes, deadline)).await?;
@@ -88,8 +94,13 @@ impl ObjectCleaner<'_> {
         }
         outcomes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         for chunk in outcomes.chunks(MAX_DELETE_OBJECTS) {
-            let finish = async || self.pass.removals.finish_removals(chunk).await;
-            self.pass.throttle.write(retry_statement(finish)).await?;
+            let finish = async || {
+                let removals = self.pass.removals;
+                removals.finish_removals(chunk, self.claims).await
+            };
+            if !self.pass.throttle.write(retry_statement(finish)).await? {
+                return Err(LocksLost.into());
+            }
         }
         Ok(CleanedPage {
             outcomes,

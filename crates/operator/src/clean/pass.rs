@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 
-use bucket_brigade_common::ledger::LockClaims;
 use bucket_brigade_common::object_store::s3::S3Store;
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +81,10 @@ impl CleanPass<'_> {
     ) -> anyhow::Result<()> {
         loop {
             match Box::pin(self.run_lap(&mut locks, printer)).await {
+                // What was read of all rows, before the first page, may be another now.
+                Err(error) if error.is::<LocksLost>() && self.removals.has_encoded_paths() => {
+                    return Err(locks::busy_refusal(locks::LOST_LOCKS));
+                }
                 Err(error) if error.is::<LocksLost>() => {
                     until_stopped(self.stop, locks.reacquire_lost()).await?;
                 }
@@ -97,6 +100,7 @@ impl CleanPass<'_> {
     ) -> anyhow::Result<()> {
         let RemovalLedger { ledger, bucket, .. } = self.removals;
         let mut reader = self.reader(self.cursor.load().await?);
+        let claims = locks.claims();
         let is_closed = Cell::new(false);
         let read = async || {
             let read = async {
@@ -107,19 +111,21 @@ impl CleanPass<'_> {
                     return Err(CommandStopped.into());
                 }
                 locks.ensure_held().await?;
+                if locks.claims() != claims {
+                    return Err(LocksLost.into());
+                }
                 // A source may be what another run's consumer points a row at.
                 locks::ensure_no_other_fleet(ledger, bucket, self.removals.key_prefix()).await?;
-                let claims = locks.claims();
-                anyhow::Ok(page.map(|(page, cursor)| ((page, claims), cursor)))
+                anyhow::Ok(page)
             };
             until_stopped(self.stop, read).await
         };
-        let work = async |(page, claims): (Vec<ObjectRemoval>, LockClaims)| {
+        let work = async |page: Vec<ObjectRemoval>| {
             let count = page.len();
             let cleaner = ObjectCleaner {
                 pass: self,
                 columns: until_stopped(self.stop, path_columns(ledger, bucket)).await?,
-                claims,
+                claims: &claims,
             };
             let cleaned = Box::pin(cleaner.process_page(page)).await?;
             self.throttle.advance_by(count);

@@ -103,12 +103,15 @@ ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
 
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
 /// operator, `$8` keys, `$9` paths of sources that are gone, `$10` whether a request may still be
-/// under way. An orphan that is gone is none any more.
+/// under way, `$11` locks: where they are lost nothing is recorded, since the marks may be another's by now. An orphan
+/// that is gone is none any more. Returns how many were recorded.
 pub(super) fn finish_removals_sql() -> String {
+    let is_locked = holds_locks_sql("$11");
     format!(
         "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::boolean[], $5::text[], $6::text[], $8::text[], $10::boolean[])
         AS i (path, is_gone, delete_marker, left_because, object_key, is_request_alive)
+     WHERE {is_locked}
 ), ended AS (
     UPDATE bucket_brigade.removals r SET
         removed_at = CASE WHEN i.is_gone THEN now() END, delete_marker = i.delete_marker,
@@ -118,14 +121,15 @@ pub(super) fn finish_removals_sql() -> String {
       FROM input i WHERE r.run_id = $1 AND r.is_orphan = $2 AND r.path = i.path
 ), settled AS (
     UPDATE bucket_brigade.moves m SET source_settled_at = now()
-     WHERE m.run_id = $1 AND m.old_path = ANY ($9) AND {CLEANABLE}
+     WHERE m.run_id = $1 AND m.old_path = ANY ($9) AND {CLEANABLE} AND EXISTS (SELECT FROM input)
 ), no_orphan AS (
     DELETE FROM bucket_brigade.orphans o USING input i
      WHERE $2 AND i.is_gone AND o.run_id = $1 AND o.destination_key = i.object_key RETURNING 1
 )
 INSERT INTO bucket_brigade.counters AS c (run_id, worker, orphans)
 SELECT $1, $7, -(SELECT count(*) FROM no_orphan)
-ON CONFLICT (run_id, worker) DO UPDATE SET orphans = c.orphans + excluded.orphans, seen_at = now()"
+ON CONFLICT (run_id, worker) DO UPDATE SET orphans = c.orphans + excluded.orphans, seen_at = now()
+RETURNING (SELECT count(*) FROM input)"
     )
 }
 
@@ -187,15 +191,17 @@ impl<'a> RemovalLedger<'a> {
         Ok(marked.rows_affected() > 0)
     }
 
+    /// Whether they are recorded.
     pub(super) async fn finish_removals(
         &self,
         outcomes: &[(ObjectRemoval, RemovalOutcome)],
-    ) -> Result<(), StatementError> {
+        claims: &LockClaims,
+    ) -> Result<bool, StatementError> {
         let is_gone = |outcome: &RemovalOutcome| outcome.kept_because().is_none();
         let gone = outcomes.iter();
         let gone = gone.filter(|(_, outcome)| is_gone(outcome) && !self.orphans);
         let gone: Vec<&str> = gone.map(|(removal, _)| removal.path.as_str()).collect();
-        let query = sqlx::query(AssertSqlSafe(finish_removals_sql()))
+        let query = sqlx::query_scalar(AssertSqlSafe(finish_removals_sql()))
             .bind(self.ledger.run_id())
             .bind(self.orphans)
             .bind(column(outcomes, |(removal, _)| removal.path.as_str()))
@@ -205,11 +211,12 @@ impl<'a> RemovalLedger<'a> {
             .bind(self.ledger.worker())
             .bind(column(outcomes, |(removal, _)| removal.object_key.as_str()))
             .bind(gone)
-            .bind(column(outcomes, |(_, outcome)| {
+            .bind(column(outcomes, |(removal, outcome)| {
                 *outcome == RemovalOutcome::RequestAlive
-            }));
-        with_timeout(query.execute(self.ledger.pool()))
-            .await
-            .map(drop)
+                    || (removal.is_request_alive && !is_gone(outcome))
+            }))
+            .bind(claims);
+        let recorded: i64 = with_timeout(query.fetch_one(self.ledger.pool())).await?;
+        Ok(recorded > 0)
     }
 }

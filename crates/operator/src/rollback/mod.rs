@@ -30,7 +30,7 @@ mod selection;
 mod source;
 mod undo;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess};
@@ -136,7 +136,7 @@ impl RollbackCommand<'_> {
             slots: RequestSlots::new(self.requests),
             throttle: &throttle,
             selection: &self.selection,
-            fence: locks.fence(),
+            fence: Cell::new(locks.fence()),
             missing_ids: RefCell::new(self.selection.ids().iter().cloned().collect()),
             printer: RefCell::new(printer),
             stop: self.stop,

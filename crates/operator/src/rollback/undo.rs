@@ -1,6 +1,6 @@
 //! Sets rows back, page by page: check, compare and set, check again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(super) struct RollbackRun<'a> {
     /// Ids that were asked for and not found yet.
     pub(super) missing_ids: RefCell<HashSet<String>>,
     /// The run's; none where nothing is to be changed.
-    pub(super) fence: Option<i64>,
+    pub(super) fence: Cell<Option<i64>>,
     pub(super) printer: RefCell<RollbackPrinter>,
     pub(super) stop: &'a CancellationToken,
 }
@@ -64,7 +64,7 @@ impl RollbackRun<'_> {
     }
 
     async fn run_pages(&self, locks: &Mutex<CommandLocks<'_>>) -> anyhow::Result<()> {
-        let (ledger, for_real) = (self.ledger, self.fence.is_some());
+        let (ledger, for_real) = (self.ledger, self.fence.get().is_some());
         if for_real {
             self.finish_interrupted().await?;
         }
@@ -136,6 +136,7 @@ impl RollbackRun<'_> {
                 } else {
                     locks.ensure_held().await?;
                 }
+                self.fence.set(locks.fence());
                 anyhow::Ok(locks.claims())
             };
             let claims = until_stopped(self.stop, lock).await?;
@@ -168,7 +169,7 @@ impl RollbackRun<'_> {
             }
         }
         let mut again = Vec::new();
-        if self.fence.is_some() {
+        if self.fence.get().is_some() {
             ensure_not_stopped(self.stop)?;
             let (undone, rest) = self.undo_all(targets, claims).await?;
             again.extend(rest.into_iter().map(|undo| undo.row.id));
@@ -394,7 +395,7 @@ impl RollbackRun<'_> {
             size_bytes: undo.row.size_bytes,
             is_source_gone: false,
             companions: undo.row.companions.0.clone(),
-            fence: self.fence.unwrap_or_default(),
+            fence: self.fence.get().unwrap_or_default(),
         }
     }
 

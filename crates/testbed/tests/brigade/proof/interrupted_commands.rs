@@ -397,9 +397,8 @@ async fn a_clean_waits_for_what_a_killed_rollback_left_behind() {
         .unwrap();
     let mut clean =
         rig.spawn_json_command(&["clean", "--older-than", "0s", "--confirm", "images-old"]);
-    let waits =
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'bucket-brigade clean'
-        AND query LIKE '%virtualtransaction%'";
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name = 'bucket-brigade clean' AND query LIKE '%virtualtransaction%'";
     wait_until("the clean to wait", async || {
         rig.query_number(waits).await > 0
     })
