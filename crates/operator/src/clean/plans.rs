@@ -73,7 +73,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
         "orphans by key": orphans_by_key_sql(), ["1", &keys, "0"], "orphans_pkey", 400.0;
         "what was cut off": after(&interrupted_sql(false, 100)), ["1", "'image/45'"], "removals_unfinished", 400.0;
         "removals end": finish_removals_sql(),
-            ["1", "false", &paths, &gone, &nulls, &nulls, "'o'", &paths, &paths, &gone], "moves_cleanable", 800.0;
+            ["1", "false", &paths, &gone, &nulls, &nulls, "'o'", &paths, &paths, &gone, "'{}'"], "moves_cleanable", 800.0;
         "which rows name a key": column.lookup_sql("true"), [&keys], "images_path", 400.0;
         "the same without an index": column.stretch_sql(&one_of, true), ["20000", "'500000'", &keys],
             "images_pkey", 25000.0;
