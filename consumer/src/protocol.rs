@@ -390,7 +390,7 @@ impl MoveProtocol {
         if row == RowState::Moved {
             return self.record_settlement(row, None);
         }
-        // What was made before a clean of orphans may be gone.
+        // What was made before a clean may be gone.
         if let Some(copy) = self.copy().filter(|_| row != RowState::Fenced) {
             let orphan = self.orphaned_copy(copy);
             return self.record_settlement(row, Some(orphan));

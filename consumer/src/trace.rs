@@ -153,7 +153,7 @@ fn step_name(action: &Action) -> Option<&'static str> {
 fn describe_row(row: &RowState) -> &'static str {
     match row {
         RowState::NeedsMove { .. } => "wanted",
-        RowState::Fenced => "fed before a rollback or a clean of orphans",
+        RowState::Fenced => "fed before a rollback or a clean",
         RowState::Moved => "moved already",
         RowState::Changed { .. } => "changed by the application",
         RowState::Deleted => "deleted by the application",

@@ -14,7 +14,7 @@ pub enum RowState {
         /// The ETag of an earlier copy for this path: the row was moved, and its old path written again.
         copy_etag: Option<String>,
     },
-    /// The old path; but the message was fed before a rollback or a clean of orphans, and counts no more.
+    /// The old path; but the message was fed before a rollback or a clean, and counts no more.
     Fenced,
     Moved,
     /// Another path of the application's; under the old prefix it will be fed on its own.

@@ -335,6 +335,37 @@ fn an_interruption_gives_the_message_back_at_once() {
     assert_eq!(end, Action::Release(Duration::ZERO));
 }
 
+/// What stands at the destination may be a copy that no row names, and without its source the only one there is.
+#[test]
+fn a_message_from_before_a_rollback_moves_nothing_and_leaves_the_copy_on_record() {
+    let late_commit = [
+        Event::Decoded,
+        Event::RowRead(NEEDS_MOVE),
+        Event::Copied(copied()),
+        Event::NotCommitted,
+    ];
+    for before in [&[Event::Decoded][..], &late_commit] {
+        for (found, has_orphan) in [
+            (DestinationState::Same(copied()), true),
+            (DestinationState::WithoutSource(copied()), false),
+            (DestinationState::Empty, false),
+        ] {
+            let mut events = before.to_vec();
+            events.push(Event::RowRead(RowState::Fenced));
+            assert_eq!(drive(first_delivery(), &events), Action::Compare);
+            events.push(Event::Compared(found));
+            match drive(first_delivery(), &events) {
+                Action::RecordSettlement(RowState::Fenced, orphan) => {
+                    assert_eq!(orphan.is_some(), has_orphan);
+                }
+                other => panic!("{other:?}"),
+            }
+            events.push(Event::Recorded);
+            assert_eq!(end(first_delivery(), &events), Action::Delete);
+        }
+    }
+}
+
 /// Several ledgers may share the queue, and the next to receive it be the same consumer again.
 #[test]
 fn a_message_of_another_run_is_not_hidden_for_long() {

@@ -1,5 +1,5 @@
 //! The message on the queue: one row of one run to move, `{"run":1,"id":"123","path":"image/avatar-123.png"}`, where
-//! the run is a [`RunKey`]. Once a rollback or a clean of orphans has raised the run's fence, it is named too.
+//! the run is a [`RunKey`]. Once a rollback or a clean has raised the run's fence, it is named too.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

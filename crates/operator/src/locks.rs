@@ -98,17 +98,16 @@ impl<'a> CommandLocks<'a> {
     async fn raise_fences(&mut self) -> anyhow::Result<()> {
         let (ledger, claims) = (self.ledger, self.claims());
         if let Some((bucket, prefix)) = &self.removes_from {
-            shut_out_others(ledger, bucket, prefix, &claims).await?;
+            shut_out_other_fleets(ledger, bucket, prefix, &claims).await?;
         }
         if let Some(fleet) = &mut self.fleet {
             let expected = fleet.fence;
             let raise = async || ledger.raise_fence(expected, &claims).await;
             fleet.fence = retry_transient(raise).await?;
             fleet.fence.ok_or_else(|| busy_refusal(LOST_LOCKS))?;
-            retry_transient(async || ledger.wait_for_writers().await).await?;
         }
+        retry_transient(async || ledger.wait_for_writers().await).await?;
         if self.removes_from.is_none() {
-            retry_transient(async || ledger.wait_for_writers().await).await?;
             retry_transient(async || ledger.ensure_no_source_in_removal().await).await?;
         }
         match &self.fleet {
@@ -223,22 +222,36 @@ const SELECT_OTHER_FLEET: &str = concat!(
     ORDER BY 1 LIMIT 1"
 );
 
-/// Makes sure that no process of another run copies into this bucket, and shuts out what it may have sent before. Done
-/// before the first removal, and again once a page is marked: who comes later finds the marks.
-pub(super) async fn shut_out_others(
+/// Once a page is marked: a fleet of another run that began since the first time is shut out too, and one that begins
+/// later finds the marks.
+pub(super) async fn shut_out_later_fleets(
     ledger: &PostgresLedger,
     bucket: &str,
     key_prefix: &str,
     claims: &LockClaims,
 ) -> anyhow::Result<()> {
+    // Where no other run copies into the bucket, whose commits are under way does not matter.
+    if shut_out_other_fleets(ledger, bucket, key_prefix, claims).await? > 0 {
+        retry_transient(async || ledger.wait_for_writers().await).await?;
+    }
+    Ok(())
+}
+
+/// Makes sure that no process of another run copies into this bucket, and shuts out what it may have sent before.
+/// Returns how many such runs there are.
+async fn shut_out_other_fleets(
+    ledger: &PostgresLedger,
+    bucket: &str,
+    key_prefix: &str,
+    claims: &LockClaims,
+) -> anyhow::Result<u64> {
     ensure_no_other_fleet(ledger, bucket, key_prefix).await?;
     let raise = async || {
         ledger
             .raise_fences_of_others(bucket, key_prefix, claims)
             .await
     };
-    retry_transient(raise).await?;
-    Ok(retry_transient(async || ledger.wait_for_writers().await).await?)
+    Ok(retry_transient(raise).await?)
 }
 
 /// Makes sure that no process of another run copies into this bucket.

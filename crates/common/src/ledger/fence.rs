@@ -48,8 +48,17 @@ struct LedgerWriter {
     application: String,
 }
 
+/// `$1` run. A run that may still remove such objects.
+pub fn in_removal_sql(objects: &str) -> String {
+    format!(
+        "SELECT r.run_id FROM bucket_brigade.run me JOIN bucket_brigade.removals r ON {objects}
+          WHERE me.id = $1 AND r.removing_at IS NOT NULL AND r.removed_at IS NULL AND {IS_REQUEST_ALIVE}
+          LIMIT 1"
+    )
+}
+
 /// Objects that rows of the run `me` would come to name by a move. Its sources are none.
-const COPIES: &str = concat!(
+pub const COPIES: &str = concat!(
     "(r.run_id <> me.id OR r.is_orphan) AND ",
     may_be_bucket!("r.bucket", "me.destination_bucket"),
     " AND starts_with(r.object_key, me.destination_key_prefix)"
@@ -84,14 +93,14 @@ impl PostgresLedger {
         within_limit(query.fetch_optional(&self.pool)).await
     }
 
-    /// The same for the other runs that copy into a bucket, under keys of a prefix. Nothing where the claims are not
-    /// held any more.
+    /// The same for the other runs that copy into a bucket, under keys of a prefix. Returns how many there are; none
+    /// where the claims are not held any more.
     pub async fn raise_fences_of_others(
         &self,
         bucket: &str,
         key_prefix: &str,
         claims: &LockClaims,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<u64, LedgerError> {
         let sql = format!(
             "UPDATE bucket_brigade.run r SET fence = fence + 1
               WHERE r.id <> $1 AND {} AND {}
@@ -101,7 +110,8 @@ impl PostgresLedger {
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.run_id);
         let query = query.bind(bucket).bind(key_prefix).bind(claims);
-        within_limit(query.execute(&self.pool)).await.map(drop)
+        let raised = within_limit(query.execute(&self.pool)).await?;
+        Ok(raised.rows_affected())
     }
 
     /// Waits for the end of the transactions that write to the ledger now, those of processes that are dead among them;
@@ -150,12 +160,7 @@ impl PostgresLedger {
     }
 
     async fn ensure_none_in_removal(&self, objects: &str) -> Result<(), LedgerError> {
-        let sql = format!(
-            "SELECT r.run_id FROM bucket_brigade.run me JOIN bucket_brigade.removals r ON {objects}
-              WHERE me.id = $1 AND r.removing_at IS NOT NULL AND r.removed_at IS NULL AND {IS_REQUEST_ALIVE}
-              LIMIT 1"
-        );
-        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(self.run_id);
+        let query = sqlx::query_scalar(AssertSqlSafe(in_removal_sql(objects))).bind(self.run_id);
         match within_limit(query.fetch_optional(&self.pool)).await? {
             None => Ok(()),
             Some(run) => Err(LedgerError::InRemoval(run)),

@@ -54,7 +54,7 @@ pub use errors::{
     statement_error,
 };
 pub use feed_index::{create_index_sql, find_index_with, find_partial_index, has_path_index};
-pub use fence::{IS_REQUEST_ALIVE, REMOVAL_WINDOW};
+pub use fence::{COPIES, IS_REQUEST_ALIVE, REMOVAL_WINDOW, in_removal_sql};
 pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::pause_description;
 pub use id_columns::IdColumns;

@@ -83,7 +83,7 @@ impl ObjectCleaner<'_> {
             // An image may be what another run's consumer points a row at.
             let removals = self.pass.removals;
             let (bucket, prefix) = (removals.bucket, removals.key_prefix());
-            locks::shut_out_others(removals.ledger, bucket, prefix, self.claims).await?;
+            locks::shut_out_later_fleets(removals.ledger, bucket, prefix, self.claims).await?;
         }
         let removed = self.remove_unreferenced(removable, gone, deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
