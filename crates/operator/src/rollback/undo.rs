@@ -193,15 +193,15 @@ impl RollbackRun<'_> {
         claims: &LockClaims,
     ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
         let mut undone = Vec::new();
+        if undos.is_empty() {
+            return Ok((undone, undos));
+        }
         for tries in 1..=MAX_ATTEMPTS {
-            if undos.is_empty() {
-                break;
-            }
             let (back, rest) = self.undo_batch(undos, claims).await?;
             undone.extend(back);
             undos = self.skip_changed(rest).await?;
             let holds = async || holds_locks(self.ledger, claims).await;
-            if !undos.is_empty() && !retry_statement(holds).await? {
+            if undos.is_empty() || !retry_statement(holds).await? {
                 return Ok((undone, undos));
             }
             if tries < MAX_ATTEMPTS {
@@ -288,6 +288,9 @@ impl RollbackRun<'_> {
 
     /// Of rows that were not set back, those that still could be. The others have changed meanwhile.
     async fn skip_changed(&self, mut rest: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+        if rest.is_empty() {
+            return Ok(rest);
+        }
         let id_of = |undo: &UndoTarget| RowId::from_database(undo.row.id.clone());
         let ids: Vec<RowId> = rest.iter().map(id_of).collect();
         let now = retry_statement(async || self.ledger.read_rows(&ids).await).await?;
