@@ -77,15 +77,15 @@ async fn a_feeder_that_comes_while_rows_go_back_is_turned_away() {
 async fn messages_that_arrive_stop_a_rollback_before_its_next_page() {
     let rig = TestRig::new().await;
     rig.add_moved_images(450).await;
-    // Longer than it takes to send a message, however busy the machine is.
-    let until_the_message = FaultEffect::Delay(Duration::from_secs(3));
-    let slow = rig
-        .cloud
-        .inject_fault(Fault::new("HeadObject", until_the_message).caller("feeder"));
+    let never = FaultEffect::Delay(Duration::from_mins(5));
+    let held = Fault::new("HeadObject", never).caller("feeder");
+    let held = rig.cloud.inject_fault(held);
     let mut rollback = rig.spawn_json_command(&ROLLBACK);
-    wait_until("the first page", async || slow.hits() > 0).await;
+    wait_until("the first page", async || held.hits() > 0).await;
     rig.send_message("a dead letter that came back").await;
-    drop(slow);
+    // That is longer than the queue is not looked at again.
+    wait_until("looks to be given up", async || held.hits() > 64).await;
+    drop(held);
     let ended = wait_for_exit(&mut rollback).await;
     assert_eq!(ended.code, Some(75), "{}", ended.log);
     assert!(
