@@ -1,5 +1,6 @@
 //! The two buckets, as commands that work in parallel use them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::PostgresLedger;
@@ -166,34 +167,60 @@ pub(super) async fn stat_object(
     stat_with_retries(key, async |key| store.stat_object(side, key).await).await
 }
 
+/// What became of an object, and whether a request for it had no response: that one may be carried out later still.
+#[derive(Debug)]
+pub(super) struct DeletedObject {
+    pub(super) outcome: DeleteOutcome,
+    pub(super) is_request_alive: bool,
+}
+
 /// Removes objects, those again that S3 was too busy for: a batch that is answered may hold such entries.
 pub(super) async fn remove_with_retries(
     store: &dyn ObjectRemover,
     side: BucketSide,
     objects: &[DeleteTarget],
     deadline: RemovalDeadline,
-) -> Result<Vec<DeleteOutcome>, StoreError> {
+) -> Result<Vec<DeletedObject>, StoreError> {
     let delete = async |objects: &[DeleteTarget]| {
-        let request = async || store.delete_objects(side, objects, deadline).await;
-        retry_object_request(request).await
+        let is_request_alive = AtomicBool::new(false);
+        let request = async || {
+            let sent = store.delete_objects(side, objects, deadline).await;
+            let is_unanswered = sent.as_ref().is_err_and(StoreError::is_unanswered);
+            is_request_alive.fetch_or(is_unanswered, Ordering::Relaxed);
+            sent
+        };
+        let outcomes = retry_object_request(request).await?.into_iter();
+        let is_request_alive = is_request_alive.into_inner();
+        let deleted = outcomes.map(|outcome| DeletedObject {
+            is_request_alive: is_request_alive || is_unanswered(&outcome),
+            outcome,
+        });
+        Ok::<Vec<DeletedObject>, StoreError>(deleted.collect())
     };
     let mut outcomes = delete(objects).await?;
     for delay in RETRY_BACKOFF.delays().take(MAX_RETRIES) {
         let busy = outcomes
             .iter()
             .enumerate()
-            .filter(|(_, outcome)| is_transient(outcome));
+            .filter(|(_, deleted)| is_transient(&deleted.outcome));
         let busy: Vec<usize> = busy.map(|(index, _)| index).collect();
         if busy.is_empty() {
             break;
         }
         sleep(delay).await;
         let again: Vec<DeleteTarget> = busy.iter().map(|index| objects[*index].clone()).collect();
-        for (index, outcome) in busy.into_iter().zip(delete(&again).await?) {
-            outcomes[index] = outcome;
+        for (index, deleted) in busy.into_iter().zip(delete(&again).await?) {
+            outcomes[index] = DeletedObject {
+                is_request_alive: outcomes[index].is_request_alive || deleted.is_request_alive,
+                ..deleted
+            };
         }
     }
     Ok(outcomes)
+}
+
+fn is_unanswered(outcome: &DeleteOutcome) -> bool {
+    matches!(outcome, DeleteOutcome::Refused(error) if error.is_unanswered())
 }
 
 fn is_transient(outcome: &DeleteOutcome) -> bool {
@@ -299,8 +326,8 @@ mod tests {
         };
         let outcomes = remove(60).await.unwrap();
         for (outcome, object) in outcomes.iter().zip(&objects) {
-            let is_its_own = matches!(outcome, DeleteOutcome::Deleted { delete_marker: Some(key) } if *key == object.key);
-            assert!(is_its_own, "{outcome:?}");
+            let is_its_own = matches!(&outcome.outcome, DeleteOutcome::Deleted { delete_marker: Some(key) } if *key == object.key);
+            assert!(is_its_own && !outcome.is_request_alive, "{outcome:?}");
         }
         assert_eq!(*store.0.lock().unwrap(), [3, 3, 2, 1]);
         let error = remove(0).await.unwrap_err();

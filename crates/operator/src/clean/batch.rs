@@ -49,8 +49,8 @@ pub(super) struct CleanedPage {
     pub(super) failure: Option<anyhow::Error>,
 }
 
-/// An object that is gone, with the delete marker that hides it.
-pub(super) type RemovedObject = (ObjectRemoval, Option<String>);
+/// An object that is gone, and what to record unless a row names it.
+pub(super) type RemovedObject = (ObjectRemoval, RemovalOutcome);
 
 enum RemovalVerdict {
     Removable,
@@ -87,7 +87,7 @@ impl ObjectCleaner<'_> {
         }
         let removed = self.remove_unreferenced(removable, gone, deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
-        let companions = Box::pin(self.remove_companions(&outcomes, deadline)).await?;
+        let companions = Box::pin(self.remove_companions(&mut outcomes, deadline)).await?;
         other_paths.add_outcomes(&mut outcomes);
         if self.pass.removals.has_encoded_paths() {
             self.begin_gone(&outcomes).await?;
@@ -217,7 +217,7 @@ impl ObjectCleaner<'_> {
                         || ledger.orphans
                         || ledger.is_removed_by_other_path(&removal).await? =>
                 {
-                    gone.push((removal, None));
+                    gone.push((removal, RemovalOutcome::Removed(None)));
                     continue;
                 }
                 RemovalVerdict::Missing => "it was removed by another process".into(),
@@ -288,7 +288,7 @@ impl ObjectCleaner<'_> {
         Ok((unsaved, failure))
     }
 
-    /// Those that are gone, with the delete marker that hides each.
+    /// Those that are gone.
     async fn remove_batch(
         &self,
         removable: &[ObjectRemoval],
@@ -304,9 +304,17 @@ impl ObjectCleaner<'_> {
         let deletions = remove_with_retries(store, side, &targets, deadline).await?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for (removal, deletion) in removable.iter().zip(deletions) {
-            let reason = match deletion {
+            let removal = removal.after_request(deletion.is_request_alive);
+            let once_gone = |delete_marker| {
+                if deletion.is_request_alive {
+                    RemovalOutcome::Unconfirmed
+                } else {
+                    RemovalOutcome::Removed(delete_marker)
+                }
+            };
+            let reason = match deletion.outcome {
                 DeleteOutcome::Deleted { delete_marker } => {
-                    gone.push((removal.clone(), delete_marker));
+                    gone.push((removal, once_gone(delete_marker)));
                     continue;
                 }
                 DeleteOutcome::Changed => CHANGED_REASON.to_owned(),
@@ -314,8 +322,8 @@ impl ObjectCleaner<'_> {
             };
             // After a request that was sent twice, or a response that was lost, only a HEAD can say.
             match stat_object(store, side, &removal.object_key).await? {
-                None => gone.push((removal.clone(), None)),
-                Some(_) => kept.push((removal.clone(), RemovalOutcome::Kept(reason))),
+                None => gone.push((removal, once_gone(None))),
+                Some(_) => kept.push((removal, RemovalOutcome::Kept(reason))),
             }
         }
         outcomes.extend(kept);
@@ -336,12 +344,12 @@ impl ObjectCleaner<'_> {
         let is_lost = |removal: &ObjectRemoval| referenced.contains(&removal.object_key);
         let (lost, removed): (Vec<_>, Vec<_>) =
             gone.into_iter().partition(|(removal, _)| is_lost(removal));
-        let removed = removed.into_iter();
-        outcomes
-            .extend(removed.map(|(removal, marker)| (removal, RemovalOutcome::Removed(marker))));
+        outcomes.extend(removed);
         let lost = lost.into_iter().map(|(removal, _)| removal);
+        let uncertain = uncertain.iter().filter(|one| is_lost(one));
+        let uncertain = uncertain.map(|removal| removal.after_request(true));
         let mut unsaved = Vec::new();
-        for removal in lost.chain(uncertain.iter().filter(|one| is_lost(one)).cloned()) {
+        for removal in lost.chain(uncertain) {
             match self.restore_object(&removal).await {
                 Ok(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
                 Err(why) => {

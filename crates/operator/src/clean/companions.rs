@@ -1,6 +1,8 @@
 //! The companions of images that are gone: they go too, by the same gates. They are not in the ledger: until all of
 //! them are done their image counts as in removal, so that the next clean goes on after a kill.
 
+use std::collections::HashSet;
+
 use bucket_brigade_common::companions::Companion;
 use bucket_brigade_common::object_store::objects::{BucketSide, RemovalDeadline};
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
@@ -17,10 +19,11 @@ const NO_SOURCE_REASON: &str = "it is a companion without a source, perhaps not 
 type CompanionVerdict = Option<(ObjectRemoval, Option<String>)>;
 
 impl ObjectCleaner<'_> {
-    /// Removes the companions of the images that are gone. What is done before an error is seen by the next clean.
+    /// Removes the companions of the images that are gone. What is done before an error is seen by the next clean, and
+    /// so is an image of whose companions a request may still be under way.
     pub(super) async fn remove_companions(
         &self,
-        images: &RemovalOutcomes,
+        images: &mut RemovalOutcomes,
         deadline: RemovalDeadline,
     ) -> anyhow::Result<RemovalOutcomes> {
         let mut outcomes = Vec::new();
@@ -41,6 +44,15 @@ impl ObjectCleaner<'_> {
         let removed = self.remove_unreferenced(removable, Vec::new(), deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
         outcomes.extend(unsaved);
+        let alive = outcomes.iter();
+        let alive = alive.filter(|(companion, _)| companion.is_request_alive);
+        let alive: HashSet<&str> = alive.map(|(one, _)| one.path.as_str()).collect();
+        for (image, outcome) in images {
+            if alive.contains(image.path.as_str()) && outcome.kept_because().is_none() {
+                image.is_request_alive = true;
+                *outcome = RemovalOutcome::Unconfirmed;
+            }
+        }
         failure.map_or(Ok(outcomes), Err)
     }
 
@@ -78,6 +90,7 @@ impl ObjectCleaner<'_> {
             copy_etag: None,
             size_bytes: None,
             companion: Some(companion.pattern.to_owned()),
+            is_request_alive: false,
             ..image.clone()
         };
         match stat_object(self.pass.store, side, key).await {

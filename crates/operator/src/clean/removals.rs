@@ -49,15 +49,29 @@ pub(super) enum RemovalOutcome {
     Kept(String),
     /// A request of an earlier clean may still remove it.
     RequestAlive,
+    /// It is gone, but a request for it that had no response may remove what comes to stand there. It stays in
+    /// removal until then.
+    Unconfirmed,
 }
 
 const REQUEST_ALIVE_REASON: &str = "the request of a clean that was cut off less than half an hour ago may still remove it: run clean again then";
+
+const UNCONFIRMED_REASON: &str = "it is gone, but an earlier request for it had no response and may still be carried out: run clean again in half an hour";
+
+impl ObjectRemoval {
+    pub(super) fn after_request(&self, is_request_alive: bool) -> Self {
+        Self {
+            is_request_alive: self.is_request_alive || is_request_alive,
+            ..self.clone()
+        }
+    }
+}
 
 impl RemovalOutcome {
     pub(super) fn delete_marker(&self) -> Option<&str> {
         match self {
             Self::Removed(marker) => marker.as_deref(),
-            Self::Kept(_) | Self::RequestAlive => None,
+            Self::Kept(_) | Self::RequestAlive | Self::Unconfirmed => None,
         }
     }
 
@@ -66,6 +80,7 @@ impl RemovalOutcome {
             Self::Removed(_) => None,
             Self::Kept(reason) => Some(reason),
             Self::RequestAlive => Some(REQUEST_ALIVE_REASON),
+            Self::Unconfirmed => Some(UNCONFIRMED_REASON),
         }
     }
 }
@@ -212,8 +227,7 @@ impl<'a> RemovalLedger<'a> {
             .bind(column(outcomes, |(removal, _)| removal.object_key.as_str()))
             .bind(gone)
             .bind(column(outcomes, |(removal, outcome)| {
-                *outcome == RemovalOutcome::RequestAlive
-                    || (removal.is_request_alive && !is_gone(outcome))
+                removal.is_request_alive && !is_gone(outcome)
             }))
             .bind(claims);
         let recorded: i64 = with_timeout(query.fetch_one(self.ledger.pool())).await?;

@@ -26,6 +26,9 @@ const TRANSIENT_CODES: [&str; 5] = [
     "NoSuchUpload",
 ];
 
+/// Ours, for an object that a response leaves out.
+pub(super) const NOT_MENTIONED: &str = "NoAnswer";
+
 /// Codes that every object would meet.
 const SYSTEMIC_CODES: [&str; 18] = [
     "NoSuchBucket",
@@ -72,6 +75,14 @@ pub(super) fn store_error(error: impl Into<RequestError>) -> StoreError {
         ErrorOrigin::Transport if code == UNREADABLE => StoreError::Suspect { code, message },
         ErrorOrigin::Transport => StoreError::Transient { code, message },
         ErrorOrigin::Service => service_error(error.status, code, message),
+    }
+}
+
+impl StoreError {
+    /// Whether S3 has not said what became of the request: it may be carried out later still.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Transient { code, .. }
+            if code != NOT_MENTIONED && !TRANSIENT_CODES.contains(&code.as_str()))
     }
 }
 
@@ -175,6 +186,20 @@ mod tests {
             let error = sort(status, code);
             assert!(matches!(error, StoreError::Suspect { .. }), "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_request_that_s3_has_not_answered_may_be_under_way() {
+        for (is_unanswered, status, code) in [
+            (true, 502, "BadGateway"),
+            (true, 504, "GatewayTimeout"),
+            (false, 500, "InternalError"),
+            (false, 503, "SlowDown"),
+            (false, 403, "AccessDenied"),
+        ] {
+            assert_eq!(sort(status, code).is_unanswered(), is_unanswered, "{code}");
+        }
+        assert!(StoreError::transient(crate::object_store::TIMED_OUT, "").is_unanswered());
     }
 
     #[test]

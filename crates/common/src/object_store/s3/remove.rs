@@ -11,6 +11,7 @@ use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 use futures::future::join_all;
 
 use super::delete_guard::{DeleteGuard, probe_target};
+use super::errors::NOT_MENTIONED;
 use super::{S3Store, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::object_store::StoreError;
@@ -215,7 +216,7 @@ fn classify_entry_error(code: String, message: String, arn: &str) -> DeleteOutco
 
 fn missing_outcome() -> DeleteOutcome {
     DeleteOutcome::Refused(StoreError::transient(
-        "NoAnswer",
+        NOT_MENTIONED,
         "the response does not mention this object",
     ))
 }

@@ -290,3 +290,28 @@ async fn what_a_clean_removes_or_may_still_remove_is_known_to_other_runs() {
     // What it had sent before is shut out.
     assert!(rig.query_number(fence).await > before);
 }
+
+/// The request that had no response may be carried out after the one that was sent again.
+#[tokio::test]
+async fn what_a_request_without_a_response_may_still_remove_stays_in_removal() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    let clean = ["clean", "--orphans", "--confirm", "images-new"];
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    let lost = Fault::new("DeleteObjects", FaultEffect::Reset).times(1);
+    let lost = rig.cloud.inject_fault(lost);
+    let cleaned = rig.run_json_command(&clean).await;
+    assert_eq!((lost.hits(), cleaned.code), (1, 2));
+    assert_eq!(cleaned.number_of("left_alone"), 2);
+    assert_eq!(rig.cloud.count_objects("images-new"), 0);
+    let feeder = rig.run_program("feeder", &[]).await;
+    assert_eq!(feeder.code, Some(75), "{}", feeder.log);
+    rig.execute_sql(
+        "UPDATE bucket_brigade.removals SET removing_at = now() - interval '31 minutes'",
+    )
+    .await;
+    let cleaned = rig.run_json_command(&clean).await;
+    assert_eq!((cleaned.code, cleaned.number_of("removed")), (0, 2));
+    rig.run_migration().await;
+    assert_eq!(rig.count_rows("moves").await, 2);
+}
