@@ -163,7 +163,7 @@ impl Stages {
             if let MessageContent::Row(task) = self.read_content(incoming) {
                 self.context.counters.failed.inc();
                 let cause = FailureCause::panicked(panic);
-                self.recorder.record_failure(&task, cause).await;
+                self.recorder.record_failure(&task, cause, None).await;
             }
         };
         if let Err(panic) = contain_panic(recording).await {
@@ -254,9 +254,9 @@ impl Stages {
                 self.context.counters.settled.inc();
                 self.recorder.record_settlement(task, row, orphan).await
             }
-            Action::RecordFailure(cause) => {
+            Action::RecordFailure(cause, orphan) => {
                 self.context.counters.failed.inc();
-                self.recorder.record_failure(task, cause).await
+                self.recorder.record_failure(task, cause, orphan).await
             }
             // Poison has no row, and the ends of a message come after its lease.
             Action::RecordPoison

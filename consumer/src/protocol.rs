@@ -105,7 +105,7 @@ pub enum Action {
     Commit(CopiedObject, Duration),
     /// Record that the row needs no move.
     RecordSettlement(RowState, Option<OrphanedCopy>),
-    RecordFailure(FailureCause),
+    RecordFailure(FailureCause, Option<OrphanedCopy>),
     RecordPoison,
     /// Send the message to the dead-letter queue.
     SendDeadLetter,
@@ -391,8 +391,8 @@ impl MoveProtocol {
             return self.record_settlement(row, None);
         }
         // What was made before a clean may be gone.
-        if let Some(copy) = self.copy().filter(|_| row != RowState::Fenced) {
-            let orphan = self.orphaned_copy(copy);
+        let copy = self.copy().filter(|_| row != RowState::Fenced);
+        if let Some(orphan) = copy.map(|copy| self.orphaned_copy(copy)) {
             return self.record_settlement(row, Some(orphan));
         }
         // Rows like this are few, and a copy may have been made for any, by a delivery that is not known.
@@ -413,13 +413,13 @@ impl MoveProtocol {
     }
 
     fn record_failure(&mut self, cause: FailureCause) -> Action {
-        if cause.permanent && self.max_receive_count.is_some() {
-            self.phase = Phase::DeadLettering;
-            return Action::RecordFailure(cause);
-        }
-        let delay = self.release_delay(cause.permanent);
-        self.phase = Phase::Ending(FinalAction::Release(delay));
-        Action::RecordFailure(cause)
+        let orphan = self.copy().map(|copy| self.orphaned_copy(copy));
+        self.phase = if cause.permanent && self.max_receive_count.is_some() {
+            Phase::DeadLettering
+        } else {
+            Phase::Ending(FinalAction::Release(self.release_delay(cause.permanent)))
+        };
+        Action::RecordFailure(cause, orphan)
     }
 
     fn send_dead_letter(&mut self) -> Action {

@@ -88,12 +88,18 @@ impl OutcomeRecorder {
         recorded_event(self.settlements.submit(settlement).await)
     }
 
-    pub async fn record_failure(&self, task: &MoveTask, cause: FailureCause) -> Event {
+    pub async fn record_failure(
+        &self,
+        task: &MoveTask,
+        cause: FailureCause,
+        orphan: Option<OrphanedCopy>,
+    ) -> Event {
         tracing::warn!(
             row = %task.id, path = task.route.old_path, code = cause.code,
             "row {} cannot be moved: {} ({})", task.id, cause.message, cause.code
         );
-        recorded_event(self.failures.submit(build_failure(task, cause)).await)
+        let failure = build_failure(task, cause, orphan);
+        recorded_event(self.failures.submit(failure).await)
     }
 
     pub async fn record_poison(&self, message_id: &str, reason: String, body: &str) -> Event {
@@ -133,13 +139,18 @@ pub fn build_settlement(
     }
 }
 
-pub fn build_failure(task: &MoveTask, cause: FailureCause) -> MoveFailure {
+pub fn build_failure(
+    task: &MoveTask,
+    cause: FailureCause,
+    orphan: Option<OrphanedCopy>,
+) -> MoveFailure {
     MoveFailure {
         id: task.id.clone(),
         path: task.route.old_path.clone(),
         code: cause.code,
         message: cause.message,
         permanent: cause.permanent,
+        orphan,
     }
 }
 

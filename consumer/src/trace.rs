@@ -78,7 +78,7 @@ impl Delivery {
     fn note_outcome(&mut self, action: &Action) {
         match action {
             Action::RecordSettlement(row, _) => self.outcome = describe_row(row),
-            Action::RecordFailure(cause) => {
+            Action::RecordFailure(cause, _) => {
                 self.outcome = "failed";
                 self.error = Some(cause.code.clone());
             }
@@ -140,7 +140,7 @@ fn step_name(action: &Action) -> Option<&'static str> {
         Action::Copy => Some("copy"),
         Action::Compare => Some("compare"),
         Action::Commit(..) => Some("commit"),
-        Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
+        Action::RecordSettlement(..) | Action::RecordFailure(..) | Action::RecordPoison => {
             Some("record")
         }
         Action::SendDeadLetter => Some("dead letter"),

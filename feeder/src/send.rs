@@ -146,6 +146,7 @@ pub fn permanent_failure((id, path): (RowId, String), code: &str, message: Strin
         code: code.to_owned(),
         message,
         permanent: true,
+        orphan: None,
     }
 }
 

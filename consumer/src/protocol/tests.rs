@@ -157,7 +157,7 @@ fn without_a_source_the_copy_on_record_is_committed() {
         assert_eq!(after(&[alone("e")]), commit);
         let failed = after(&[alone("other"), set_back.clone()]);
         assert!(
-            matches!(&failed, Action::RecordFailure(cause) if cause.code == "NoSuchKey" && cause.permanent),
+            matches!(&failed, Action::RecordFailure(cause, _) if cause.code == "NoSuchKey" && cause.permanent),
             "{failed:?}"
         );
     }
@@ -168,7 +168,7 @@ fn without_a_source_the_copy_on_record_is_committed() {
         Event::Compared(DestinationState::Empty),
         set_back,
     ];
-    let failed = Action::RecordFailure(failure_cause(true));
+    let failed = Action::RecordFailure(failure_cause(true), None);
     assert_eq!(drive(first_delivery(), &vanished), failed);
 }
 
@@ -206,7 +206,7 @@ fn a_store_that_refuses_without_a_reason_is_a_failure() {
         Action::ReadRow
     );
     let step = protocol.next(Event::RowRead(NEEDS_MOVE));
-    assert!(matches!(step, Action::RecordFailure(cause) if cause.code == "DestinationVanished"));
+    assert!(matches!(step, Action::RecordFailure(cause, _) if cause.code == "DestinationVanished"));
 }
 
 #[test]
@@ -234,7 +234,9 @@ fn a_locked_row_is_retried_and_the_copy_is_not() {
     }
     protocol.next(Event::NotCommitted);
     let step = protocol.next(Event::RowRead(NEEDS_MOVE));
-    assert!(matches!(step, Action::RecordFailure(cause) if cause.code == "RowLocked"));
+    assert!(
+        matches!(step, Action::RecordFailure(cause, Some(copy)) if cause.code == "RowLocked" && copy == orphan())
+    );
     assert_eq!(
         end(protocol, &[Event::Recorded]),
         Action::Release(REDELIVERY_BACKOFF.delay_ceiling(1))
@@ -246,7 +248,7 @@ fn a_failure_is_recorded_only_if_the_row_still_asks_for_the_move() {
     let failing = |row| copying(&[Event::CopyFailed(failure_cause(true)), Event::RowRead(row)]);
     assert_eq!(
         drive(first_delivery(), &failing(NEEDS_MOVE)),
-        Action::RecordFailure(failure_cause(true))
+        Action::RecordFailure(failure_cause(true), None)
     );
     // The copy's answer may have been lost.
     let mut deleted = failing(RowState::Deleted);

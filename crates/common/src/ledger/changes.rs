@@ -6,11 +6,23 @@ use sqlx::AssertSqlSafe;
 
 use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger};
-use crate::ledger::move_ledger::{ChangedRow, MoveFailure, PoisonRecord};
+use crate::ledger::move_ledger::{ChangedRow, MoveFailure, OrphanedCopy, PoisonRecord};
+
+/// Copies in the input that no row names. `$1` run.
+const INSERT_ORPHANS: &str = "orphaned AS (
+    INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, etag, row_id, new_path)
+    SELECT DISTINCT ON (orphan_key) $1, orphan_key, orphan_etag, id, new_path FROM input
+     WHERE orphan_key IS NOT NULL
+    ON CONFLICT (run_id, destination_key) DO UPDATE SET
+        etag = excluded.etag, row_id = excluded.row_id, seen_at = now()
+    RETURNING (o.xmax = 0) AS is_new
+)";
 
 /// `$1` run, `$2` row of the counters, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
 /// `$7` orphans' keys, `$8` orphans' `ETags`, `$9` new paths.
-const INSERT_CHANGES: &str = "WITH input AS (
+pub(super) fn insert_changes_sql() -> String {
+    format!(
+        "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[], $9::text[])
         AS i (id, old_path, found_path, is_final, orphan_key, orphan_etag, new_path)
 ), changed AS (
@@ -22,22 +34,18 @@ const INSERT_CHANGES: &str = "WITH input AS (
 ), no_failure AS (
     DELETE FROM bucket_brigade.failures f USING input i
      WHERE f.run_id = $1 AND f.row_id = i.id AND (i.is_final OR f.path = i.old_path) RETURNING 1
-), orphaned AS (
-    INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, etag, row_id, new_path)
-    SELECT DISTINCT ON (orphan_key) $1, orphan_key, orphan_etag, id, new_path FROM input
-     WHERE orphan_key IS NOT NULL
-    ON CONFLICT (run_id, destination_key) DO UPDATE SET
-        etag = excluded.etag, row_id = excluded.row_id, seen_at = now()
-    RETURNING (o.xmax = 0) AS is_new
-)
+), {INSERT_ORPHANS}
 INSERT INTO bucket_brigade.counters AS c (run_id, worker, changed, failed, orphans)
 SELECT $1, $2, (SELECT count(*) FROM changed), -(SELECT count(*) FROM no_failure),
        (SELECT count(*) FROM orphaned WHERE is_new)
 ON CONFLICT (run_id, worker) DO UPDATE SET
     changed = c.changed + excluded.changed, failed = c.failed + excluded.failed,
-    orphans = c.orphans + excluded.orphans, seen_at = now()";
+    orphans = c.orphans + excluded.orphans, seen_at = now()"
+    )
+}
 
-/// `$1` run, `$2` row of the counters, `$3` ids, `$4` paths, `$5` codes, `$6` messages, `$7` permanent.
+/// `$1` run, `$2` row of the counters, `$3` ids, `$4` paths, `$5` codes, `$6` messages, `$7` permanent, `$8` orphans'
+/// keys, `$9` orphans' `ETags`, `$10` new paths.
 ///
 /// Only rows that still hold the path are written down: between the look that decided on a failure and
 /// this statement another delivery may have moved the row, and its evidence must stay. A move on record
@@ -48,8 +56,8 @@ pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
     format!(
         "WITH input AS (
     SELECT DISTINCT ON (i.id) i.*, earlier.moved_at
-      FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[])
-           AS i (id, path, code, message, permanent)
+      FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::text[], $9::text[], $10::text[])
+           AS i (id, path, code, message, permanent, orphan_key, orphan_etag, new_path)
       LEFT JOIN bucket_brigade.moves earlier ON earlier.run_id = $1 AND earlier.row_id = i.id
      WHERE {applies}
      ORDER BY i.id
@@ -66,13 +74,13 @@ pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
 ), no_move AS (
     DELETE FROM bucket_brigade.moves m USING input i
      WHERE m.run_id = $1 AND m.row_id = i.id AND m.moved_at = i.moved_at RETURNING 1
-)
-INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed, moved)
+), {INSERT_ORPHANS}
+INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed, moved, orphans)
 SELECT $1, $2, (SELECT count(*) FROM failed WHERE is_new), -(SELECT count(*) FROM no_change),
-       -(SELECT count(*) FROM no_move)
+       -(SELECT count(*) FROM no_move), (SELECT count(*) FROM orphaned WHERE is_new)
 ON CONFLICT (run_id, worker) DO UPDATE SET
     failed = c.failed + excluded.failed, changed = c.changed + excluded.changed,
-    moved = c.moved + excluded.moved, seen_at = now()"
+    moved = c.moved + excluded.moved, orphans = c.orphans + excluded.orphans, seen_at = now()"
     )
 }
 
@@ -94,7 +102,7 @@ impl PostgresLedger {
         let column = |text: fn(&ChangedRow) -> Option<&str>| {
             rows.iter().map(text).collect::<Vec<Option<&str>>>()
         };
-        sqlx::query(INSERT_CHANGES)
+        sqlx::query(AssertSqlSafe(insert_changes_sql()))
             .bind(self.run_id)
             .bind(self.counter_row())
             .bind(column(|row| Some(row.id.as_str())))
@@ -112,6 +120,16 @@ impl PostgresLedger {
     pub(super) async fn write_failures(&self, failures: &[MoveFailure]) -> Result<(), sqlx::Error> {
         let column =
             |text: fn(&MoveFailure) -> &str| failures.iter().map(text).collect::<Vec<&str>>();
+        let orphans = |text: fn(&OrphanedCopy) -> &str| {
+            let orphans = failures.iter().map(|failure| failure.orphan.as_ref());
+            orphans
+                .map(|one| one.map(text))
+                .collect::<Vec<Option<&str>>>()
+        };
+        let new_path = |failure: &MoveFailure| {
+            let route = self.rule.route_for(&failure.path).ok();
+            route.map(|route| route.new_path)
+        };
         let messages = failures.iter();
         let messages: Vec<String> = messages.map(|f| replace_nul(&f.message)).collect();
         let permanent: Vec<bool> = failures.iter().map(|failure| failure.permanent).collect();
@@ -123,6 +141,9 @@ impl PostgresLedger {
             .bind(column(|failure| &failure.code))
             .bind(messages)
             .bind(permanent)
+            .bind(orphans(|orphan| &orphan.destination_key))
+            .bind(orphans(|orphan| &orphan.etag))
+            .bind(failures.iter().map(new_path).collect::<Vec<_>>())
             .execute(&self.pool)
             .await
             .map(drop)

@@ -80,6 +80,8 @@ pub struct MoveFailure {
     pub message: String,
     /// Whether trying again unchanged is pointless.
     pub permanent: bool,
+    /// Our copy, when one was made: no row names it until the row is moved after all.
+    pub orphan: Option<OrphanedCopy>,
 }
 
 /// A message that could not be understood.

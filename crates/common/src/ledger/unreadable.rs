@@ -69,6 +69,7 @@ impl PostgresLedger {
             code,
             message: format!("the row cannot be read: {message}"),
             permanent: true,
+            orphan: None,
         }
     }
 
@@ -100,6 +101,7 @@ impl PostgresLedger {
             };
             let pathless = MoveFailure {
                 path: UNREADABLE.into(),
+                orphan: None,
                 ..plain.clone()
             };
             for reduced in [plain, pathless] {

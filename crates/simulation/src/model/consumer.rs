@@ -237,8 +237,9 @@ impl ModelState {
                     .settle_rows(&[build_settlement(task, seen, orphan)]);
                 Event::Recorded
             }
-            Action::RecordFailure(trouble) => {
-                run.table.record_failures(&[build_failure(task, trouble)]);
+            Action::RecordFailure(trouble, orphan) => {
+                run.table
+                    .record_failures(&[build_failure(task, trouble, orphan)]);
                 Event::Recorded
             }
             Action::SendDeadLetter => {
@@ -398,7 +399,7 @@ fn possible_outcomes(step: &Action) -> &'static [ModelOutcome] {
         Action::Copy | Action::Commit(..) | Action::SendDeadLetter => {
             &[Answered, AnswerLost, GivenUp]
         }
-        Action::RecordSettlement(..) | Action::RecordFailure(_) | Action::RecordPoison => {
+        Action::RecordSettlement(..) | Action::RecordFailure(..) | Action::RecordPoison => {
             &[Answered, AnswerLost]
         }
         Action::EndLease => &[Answered, LeaseLost],
@@ -413,7 +414,7 @@ fn is_statement(step: &Action) -> bool {
         Action::ReadRow
             | Action::Commit(..)
             | Action::RecordSettlement(..)
-            | Action::RecordFailure(_)
+            | Action::RecordFailure(..)
             | Action::RecordPoison
     )
 }
@@ -425,7 +426,7 @@ fn has_effect(step: &Action) -> bool {
         Action::Copy
             | Action::Commit(..)
             | Action::RecordSettlement(..)
-            | Action::RecordFailure(_)
+            | Action::RecordFailure(..)
             | Action::SendDeadLetter
     )
 }

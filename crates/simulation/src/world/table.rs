@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 use bucket_brigade_common::ledger::feed_source::RowPage;
 use bucket_brigade_common::ledger::move_ledger::{
-    ChangedRow, CurrentRow, MoveFailure, PendingMove, PoisonRecord,
+    ChangedRow, CurrentRow, MoveFailure, OrphanedCopy, PendingMove, PoisonRecord,
 };
 use bucket_brigade_common::row_id::RowId;
 
@@ -117,10 +117,17 @@ impl MemoryTable {
             if failed.is_some_and(|failed| one.is_final || failed.path == one.old_path) {
                 self.failures.remove(id);
             }
-            if let Some(orphan) = &one.orphan {
-                let (key, etag) = (orphan.destination_key.clone(), orphan.etag.clone());
-                self.orphans.insert(key, etag);
-            }
+            self.add_orphan(one.orphan.as_ref());
+        }
+    }
+
+    fn add_orphan(&mut self, orphan: Option<&OrphanedCopy>) {
+        if let Some(OrphanedCopy {
+            destination_key,
+            etag,
+        }) = orphan
+        {
+            self.orphans.insert(destination_key.clone(), etag.clone());
         }
     }
 
@@ -139,6 +146,7 @@ impl MemoryTable {
             self.failures.insert(id.to_owned(), failed);
             self.changes.remove(id);
             self.moves.remove(id);
+            self.add_orphan(one.orphan.as_ref());
         }
     }
 

@@ -156,6 +156,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         code: "RowLocked".into(),
         message: String::new(),
         permanent: false,
+        orphan: None,
     };
     ledger.commit(&[&one]).await.unwrap();
     ledger

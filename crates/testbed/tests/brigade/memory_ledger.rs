@@ -147,6 +147,7 @@ impl LedgerPair {
                 code: "NoSuchKey".into(),
                 message: "gone".into(),
                 permanent: self.dice.bool(),
+                orphan: None,
             })
             .collect();
         self.ledger.record_failures(&failures).await.unwrap();

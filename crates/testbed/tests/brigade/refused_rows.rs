@@ -346,6 +346,7 @@ async fn a_failure_is_recorded_without_what_the_database_cannot_hold() {
             code: code.into(),
             message: message.into(),
             permanent: true,
+            orphan: None,
         };
         ledger.record_failures(&[failure]).await.unwrap();
         let recorded = rig.failure_code(id).await.unwrap();
@@ -415,6 +416,7 @@ async fn a_late_failure_leaves_a_newer_move_on_record() {
             code: "RowLocked".into(),
             message: String::new(),
             permanent: false,
+            orphan: None,
         };
         ledger.record_failures(&[failure]).await
     });

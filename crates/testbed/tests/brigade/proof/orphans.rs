@@ -140,3 +140,42 @@ async fn they_stay_while_another_run_copies_into_their_bucket() {
     let result = rig.run_json_command(&CLEAN).await;
     assert_eq!((result.code, result.number_of("removed")), (0, 1));
 }
+
+/// Where its image was uploaded anew meanwhile it is in the way, until it is removed.
+#[tokio::test]
+async fn the_copy_of_a_row_that_failed_is_one_until_the_row_moves() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_images(3).await;
+    rig.execute_sql(
+        "ALTER TABLE images ADD CONSTRAINT refuse CHECK (path NOT IN ('avatar/0.png', 'avatar/1.png'))",
+    )
+    .await;
+    rig.run_migration().await;
+    assert_eq!(rig.failure_code(&ids[0]).await.unwrap(), "23514");
+    assert_eq!(rig.count_rows("orphans").await, 2);
+    rig.execute_sql("ALTER TABLE images DROP CONSTRAINT refuse")
+        .await;
+    rig.put_object("images-old", "image/1.png", b"uploaded anew")
+        .await;
+    rig.run_json_command(&["retry", "--yes"]).await;
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    rig.run_program("feeder", &[]).await;
+    rig.wait_until_drained().await;
+    stop_consumer(consumer).await;
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
+    assert_eq!(
+        rig.failure_code(&ids[1]).await.unwrap(),
+        "DestinationConflict"
+    );
+    let result = rig.run_json_command(&CLEAN).await;
+    assert_eq!((result.code, result.number_of("removed")), (0, 1));
+    rig.run_json_command(&["retry", "--yes"]).await;
+    rig.run_migration().await;
+    assert_eq!(rig.path_of(&ids[1]).await.unwrap(), "avatar/1.png");
+    assert_eq!(
+        rig.destination_sha256("avatar/1.png").await.unwrap(),
+        sha256(b"uploaded anew")
+    );
+    assert_eq!(rig.count_rows("orphans").await, 0);
+    rig.assert_counts_agree().await;
+}
