@@ -17,16 +17,17 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    startup::run(WorkerThreads::PerProcessor, async |args: Args, stop| {
-        if let Some(command) = args.command {
-            return Box::pin(command.run(Args::command(), stop)).await;
+    startup::run(WorkerThreads::PerProcessor, async |mut args: Args, stop| {
+        if let Some(command) = args.command.take() {
+            let command = command.run(Args::command(), args.into_check(), stop);
+            return Box::pin(command).await;
         }
-        let (settings, logs) = args.parse_settings()?;
+        let (migration, settings, logs) = args.parse_settings()?;
         let display = ProgressDisplay::on_stderr();
         let name = startup::process_name("feeder");
         let traces = Traces::start(&settings.traces, "bucket-brigade-feeder", &name)?;
         logging::init_logging(logs, display.log_writer(), traces.layer());
-        let ended = Box::pin(start(settings, &name, display, stop)).await;
+        let ended = Box::pin(start(migration, settings, &name, display, stop)).await;
         traces.shut_down(FLUSH_TIMEOUT).await;
         ended
     })

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bucket_brigade_common::http_endpoints::EndpointArgs;
-use bucket_brigade_common::ledger::SecondRun;
+use bucket_brigade_common::ledger::{ApplicationTable, DatabasePool, SecondRun, check_replica_lag};
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::settings::{
     DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
@@ -18,6 +19,7 @@ use crate::control::{ControlArgs, ControlSettings};
 use crate::spread::{FeedOrder, parse_feed_order};
 use bucket_brigade_operator::OperatorCommand;
 use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
+use bucket_brigade_operator::plan::{CheckFeederSettings, FeederCheck};
 
 /// Feeds the images still to move to the consumers: pages their rows out of Postgres and sends each
 /// to the queue, sweep after sweep, until nothing is left. Then it reports the outcome and exits.
@@ -95,9 +97,9 @@ struct CanaryArgs {
     sample: Option<Setting<f64>>,
 }
 
+/// Those that the feeder alone has.
 #[derive(Clone)]
 pub struct FeederSettings {
-    pub migration: MigrationSettings,
     /// Whether the run may be another one of its column.
     pub second_run: SecondRun,
     pub options: FeedOptions,
@@ -126,31 +128,59 @@ pub struct FeedOptions {
 }
 
 impl Args {
-    pub fn parse_settings(self) -> Result<(FeederSettings, LogSettings), SettingsError> {
+    pub fn parse_settings(
+        self,
+    ) -> Result<(MigrationSettings, FeederSettings, LogSettings), SettingsError> {
+        let (mut problems, mut own) = <(SettingsProblems, SettingsProblems)>::default();
+        let (migration, logs, settings) = self.parse_own(&mut own);
+        let logs = logs.parse(&mut problems);
+        let migration = migration.parse(&mut problems);
+        problems.append(own);
+        Ok((problems.finish(migration)?, settings, logs))
+    }
+
+    /// For a plan, which reads the others itself.
+    pub fn into_check(self) -> FeederCheck {
         let mut problems = SettingsProblems::default();
-        let logs = self.logs.parse(&mut problems);
-        let migration = self.migration.parse(&mut problems);
-        let canary = self.canary.parse(&mut problems);
-        let second_run = self.feeder.second_run();
-        let feed_order = self.feeder.feed_order.clone().take(&mut problems);
-        let options = self.feeder.parse(self.watch, canary, &mut problems);
-        let control = self.control.parse(&mut problems);
-        let database_limits = self.database.parse(&mut problems);
-        let metrics_addr = self.endpoints.parse(&mut problems);
-        let dashboard = self.dashboard.parse(&mut problems);
-        let traces = TraceSettings::from_env(&mut problems);
-        let settings = migration.map(|migration| FeederSettings {
-            migration,
-            second_run,
-            options,
-            feed_order,
-            control,
-            database_limits,
-            metrics_addr,
-            dashboard,
-            traces,
-        });
-        Ok((problems.finish(settings)?, logs))
+        let (_, _, settings) = self.parse_own(&mut problems);
+        let settings = Box::new(settings);
+        FeederCheck { problems, settings }
+    }
+
+    fn parse_own(
+        self,
+        problems: &mut SettingsProblems,
+    ) -> (MigrationArgs, LogArgs, FeederSettings) {
+        let canary = self.canary.parse(problems);
+        let settings = FeederSettings {
+            second_run: SecondRun::by_flag(self.feeder.new_run),
+            feed_order: self.feeder.feed_order.clone().take(problems),
+            options: self.feeder.parse(self.watch, canary, problems),
+            control: self.control.parse(problems),
+            database_limits: self.database.parse(problems),
+            metrics_addr: self.endpoints.parse(problems),
+            dashboard: self.dashboard.parse(problems),
+            traces: TraceSettings::from_env(problems),
+        };
+        (self.migration, self.logs, settings)
+    }
+}
+
+#[async_trait(?Send)]
+impl CheckFeederSettings for FeederSettings {
+    async fn find_problems(&self, pool: &DatabasePool, table: &ApplicationTable) -> Vec<String> {
+        let mut problems = Vec::new();
+        let checks = [self.feed_order.check(table), self.control.check(pool).await];
+        problems.extend(
+            checks
+                .into_iter()
+                .filter_map(|checked| Some(checked.err()?.to_string())),
+        );
+        if self.database_limits.replica_lag.is_some() {
+            let checked = check_replica_lag(pool).await;
+            problems.extend(checked.err().map(|error| error.to_string()));
+        }
+        problems
     }
 }
 
@@ -170,14 +200,6 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 }
 
 impl FeederArgs {
-    fn second_run(&self) -> SecondRun {
-        if self.new_run {
-            SecondRun::Allowed
-        } else {
-            SecondRun::Refused
-        }
-    }
-
     fn parse(
         self,
         is_watching: bool,

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::feed_source::{FeedSource, PageReader, RowPage, SweepAccess};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{ApplicationTable, PostgresLedger};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::row_id::{IdColumnType, RowId};
 use bucket_brigade_common::settings::integer_between;
@@ -50,6 +50,20 @@ pub(crate) fn parse_feed_order(text: &str) -> Result<FeedOrder, String> {
 }
 
 impl FeedOrder {
+    /// Whether the table's rows can be fed so.
+    pub(crate) fn check(self, table: &ApplicationTable) -> Result<(), PreflightError> {
+        let id_type = table.id.id_type();
+        if self == Self::ById || id_type.columns() == [IdColumnType::Integer] {
+            return Ok(());
+        }
+        let name = &table.name;
+        let problem = format!(
+            "spread divides a range of whole numbers, and the ids of '{name}' are of type {id_type}"
+        );
+        let setting = "FEED_ORDER";
+        Err(PreflightError::InvalidSetting { setting, problem })
+    }
+
     /// The rows in this order.
     pub async fn open_reader(
         self,
@@ -66,15 +80,7 @@ impl FeedOrder {
             }
             return Ok(Arc::new(ledger.clone()));
         };
-        let id_type = ledger.id_type();
-        if id_type.columns() != [IdColumnType::Integer] {
-            let problem = format!(
-                "spread divides a range of whole numbers, and the ids of '{}' are of type {id_type}",
-                ledger.table_name()
-            );
-            let setting = "FEED_ORDER";
-            return Err(PreflightError::InvalidSetting { setting, problem }.into());
-        }
+        self.check(ledger.table())?;
         Ok(Arc::new(SpreadReader {
             ledger: ledger.clone(),
             stretches,

@@ -11,6 +11,7 @@ use bucket_brigade_common::ledger::{self, LedgerError, PostgresLedger, RunOption
 use bucket_brigade_common::message::MessageOrigin;
 use bucket_brigade_common::preflight::{check_queue, retry_transient};
 use bucket_brigade_common::queue::sqs::SqsQueue;
+use bucket_brigade_common::settings::MigrationSettings;
 use bucket_brigade_common::throttle::Throttle;
 use bucket_brigade_operator::dashboard::{Dashboard, DashboardContext, OwnRun};
 use tokio::time::timeout;
@@ -40,6 +41,7 @@ const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Feeds until the end or the stop. Returns the exit code. An error is about the queue, the buckets, the table or the ledger, before anything is sent; or another feeder has
 /// taken over.
 pub async fn start(
+    migration: MigrationSettings,
     settings: FeederSettings,
     name: &str,
     display: ProgressDisplay,
@@ -49,10 +51,10 @@ pub async fn start(
     let progress = Arc::new(FeederProgress::new(Arc::clone(&throttle)));
     let ready = serve_endpoints(settings.metrics_addr, Arc::clone(&progress) as _).await?;
     let dashboard = Dashboard::bind_listener(&settings.dashboard).await?;
-    let run = &settings.migration.run;
+    let run = &migration.run;
     let open = async {
-        let (queue, s3) = connect_aws(&settings).await?;
-        let ledger = open_ledger(&settings, name).await?;
+        let (queue, s3) = connect_aws(&migration).await?;
+        let ledger = open_ledger(&migration, &settings, name).await?;
         let ledger = ledger.with_throttle(Arc::clone(&throttle));
         let (lock, fence) = take_feeder_lock(&ledger).await?;
         anyhow::Ok((queue, s3, ledger, lock, fence))
@@ -122,9 +124,10 @@ pub async fn start(
 
 /// The feeder itself does nothing in the buckets and needs no rights there; but a name that is surely
 /// wrong is better reported now than by every consumer.
-async fn connect_aws(settings: &FeederSettings) -> anyhow::Result<(SqsQueue, aws_sdk_s3::Client)> {
+async fn connect_aws(
+    migration: &MigrationSettings,
+) -> anyhow::Result<(SqsQueue, aws_sdk_s3::Client)> {
     let sdk = aws::load_config().await;
-    let migration = &settings.migration;
     let queue = SqsQueue::new(&sdk, &migration.queue_url);
     retry_transient(async || check_queue(&queue, &migration.queue_url).await).await?;
     // A presigned URL can hold no header: none is added.
@@ -138,8 +141,11 @@ async fn connect_aws(settings: &FeederSettings) -> anyhow::Result<(SqsQueue, aws
     Ok((queue, destination.client().clone()))
 }
 
-async fn open_ledger(settings: &FeederSettings, name: &str) -> anyhow::Result<PostgresLedger> {
-    let migration = &settings.migration;
+async fn open_ledger(
+    migration: &MigrationSettings,
+    settings: &FeederSettings,
+    name: &str,
+) -> anyhow::Result<PostgresLedger> {
     let for_dashboard = settings
         .dashboard
         .address

@@ -38,6 +38,7 @@ use clap::{Command, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use page_pipeline::CommandStopped;
+use plan::FeederCheck;
 
 /// The commands beside feeding.
 #[derive(Debug, Subcommand)]
@@ -76,9 +77,14 @@ pub enum OperatorCommand {
 
 impl OperatorCommand {
     /// Runs it until its end or `stop`, as a command of `program`. Returns the exit code.
-    pub async fn run(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
+    pub async fn run(
+        self,
+        program: Command,
+        feeder: FeederCheck,
+        stop: CancellationToken,
+    ) -> anyhow::Result<u8> {
         let code = self.code_when_stopped();
-        let ended = Box::pin(self.run_command(program, stop.clone()));
+        let ended = Box::pin(self.run_command(program, feeder, stop.clone()));
         let stopped = async {
             stop.cancelled().await;
             match code {
@@ -110,9 +116,14 @@ impl OperatorCommand {
         }
     }
 
-    async fn run_command(self, program: Command, stop: CancellationToken) -> anyhow::Result<u8> {
+    async fn run_command(
+        self,
+        program: Command,
+        feeder: FeederCheck,
+        stop: CancellationToken,
+    ) -> anyhow::Result<u8> {
         match self {
-            Self::Plan(args) => Box::pin(plan::run(args, stop)).await,
+            Self::Plan(args) => Box::pin(plan::run(args, feeder, stop)).await,
             Self::Runs(args) => Box::pin(runs::run(args)).await,
             Self::Status(args) => Box::pin(status::run(args)).await,
             Self::Dashboard(args) => Box::pin(dashboard::command::run(args)).await,

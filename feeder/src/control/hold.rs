@@ -1,8 +1,8 @@
 //! What keeps the work back besides an operator's orders: a query of theirs, and the time of day. The query holds the
 //! whole fleet, by way of the feeder's heartbeat; the hours hold the feeding alone.
 
-use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{DatabasePool, evaluate_condition, local_time};
 use bucket_brigade_common::preflight::{PreflightError, retry_transient};
 
 use super::FeedWindow;
@@ -28,10 +28,10 @@ pub(super) struct Holds {
 
 impl HoldConditions {
     /// Whether the database understands them, before anything is fed.
-    pub(super) async fn check(&self, ledger: &PostgresLedger) -> Result<(), PreflightError> {
+    pub(super) async fn check(&self, pool: &DatabasePool) -> Result<(), PreflightError> {
         if let Some(query) = &self.query {
             let value = ask(THROTTLE_QUERY, async || {
-                ledger.evaluate_condition(query).await
+                evaluate_condition(pool, query).await
             })
             .await?;
             parse_condition(value.as_deref()).map_err(|problem| {
@@ -43,18 +43,18 @@ impl HoldConditions {
         }
         if let Some(window) = &self.window {
             let zone = &window.time_zone;
-            ask("FEED_WINDOW", async || ledger.local_time(zone).await).await?;
+            ask("FEED_WINDOW", async || local_time(pool, zone).await).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn read(&self, ledger: &PostgresLedger) -> Result<Holds, StatementError> {
+    pub(super) async fn read(&self, pool: &DatabasePool) -> Result<Holds, StatementError> {
         let fleet = match &self.query {
-            Some(query) => read_query(ledger, query).await?,
+            Some(query) => read_query(pool, query).await?,
             None => None,
         };
         let feeding = match &self.window {
-            Some(window) => read_window(ledger, window).await?,
+            Some(window) => read_window(pool, window).await?,
             None => None,
         };
         Ok(Holds { fleet, feeding })
@@ -63,11 +63,8 @@ impl HoldConditions {
 
 /// A query that fails says nothing of the database's load: it holds, and shows why. One that took too long does so
 /// rightly.
-async fn read_query(
-    ledger: &PostgresLedger,
-    query: &str,
-) -> Result<Option<String>, StatementError> {
-    let value = match ledger.evaluate_condition(query).await {
+async fn read_query(pool: &DatabasePool, query: &str) -> Result<Option<String>, StatementError> {
+    let value = match evaluate_condition(pool, query).await {
         Err(StatementError::Rejected { code, message }) => {
             return Ok(Some(format!("{THROTTLE_QUERY} fails: {message} ({code})")));
         }
@@ -87,10 +84,10 @@ async fn read_query(
 }
 
 async fn read_window(
-    ledger: &PostgresLedger,
+    pool: &DatabasePool,
     window: &FeedWindow,
 ) -> Result<Option<String>, StatementError> {
-    let now = ledger.local_time(&window.time_zone).await?;
+    let now = local_time(pool, &window.time_zone).await?;
     let (hours, minutes) = (now.minutes / 60, now.minutes % 60);
     Ok((!window.contains(now))
         .then(|| format!("it is {hours:02}:{minutes:02}, outside FEED_WINDOW ({window})")))

@@ -9,9 +9,9 @@ mod observer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{DatabasePool, PostgresLedger};
 use bucket_brigade_common::notify::{Notifier, RunNotification, parse_notify_url};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::settings::{
@@ -89,6 +89,11 @@ fn parse_max_failures(text: &str) -> Result<Option<u64>, String> {
 }
 
 impl ControlSettings {
+    /// Whether the database understands them.
+    pub(crate) async fn check(&self, pool: &DatabasePool) -> Result<(), PreflightError> {
+        self.conditions.check(pool).await
+    }
+
     /// Connections that [`RunControl::run`] uses.
     pub fn connections(&self) -> u32 {
         u32::from(self.is_any())
@@ -120,7 +125,7 @@ impl RunControl {
         throttle: &Arc<Throttle>,
         progress: &Arc<FeederProgress>,
     ) -> Result<Self, PreflightError> {
-        settings.conditions.check(ledger).await?;
+        settings.check(ledger.database()).await?;
         let notifier = settings.notify_url.as_ref().map(Notifier::start);
         let control = Self {
             notifier: notifier.transpose()?,
@@ -172,7 +177,11 @@ impl RunControl {
     }
 
     async fn apply_holds(&self) -> Result<(), StatementError> {
-        let holds = self.settings.conditions.read(&self.ledger).await?;
+        let holds = self
+            .settings
+            .conditions
+            .read(self.ledger.database())
+            .await?;
         self.progress.set_fleet_hold(holds.fleet.clone());
         self.throttle.set_hold(holds.fleet.or(holds.feeding));
         Ok(())

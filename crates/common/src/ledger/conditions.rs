@@ -2,7 +2,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{PostgresLedger, before_timeout, is_unavailable, no_response, statement_error};
+use super::{DatabasePool, before_timeout, is_unavailable, no_response, statement_error};
 use crate::ledger::move_ledger::StatementError;
 
 /// An operator's condition that takes longer is an answer, too: the database is busy.
@@ -21,36 +21,37 @@ pub struct LocalTime {
     pub minutes: u16,
 }
 
-impl PostgresLedger {
-    /// The value of a SQL expression, or of a SELECT of one value, as text. It can change nothing.
-    pub async fn evaluate_condition(&self, sql: &str) -> Result<Option<String>, StatementError> {
-        sort_error(before_timeout(self.select_condition(sql)).await)
-    }
+/// The value of a SQL expression, or of a SELECT of one value, as text. It can change nothing.
+pub async fn evaluate_condition(
+    pool: &DatabasePool,
+    sql: &str,
+) -> Result<Option<String>, StatementError> {
+    sort_error(before_timeout(select_condition(pool, sql)).await)
+}
 
-    async fn select_condition(&self, sql: &str) -> Result<Option<String>, sqlx::Error> {
-        let mut transaction = self.pool.begin_with("BEGIN READ ONLY").await?;
-        sqlx::query(CONDITION_TIMEOUT)
-            .execute(&mut *transaction)
-            .await?;
-        // A comment at its end must not hide the bracket.
-        let sql = AssertSqlSafe(format!("SELECT ({sql}\n)::text"));
-        let value = sqlx::query_scalar(sql).persistent(false);
-        let value = value.fetch_one(&mut *transaction).await?;
-        transaction.rollback().await?;
-        Ok(value)
-    }
+async fn select_condition(pool: &DatabasePool, sql: &str) -> Result<Option<String>, sqlx::Error> {
+    let mut transaction = pool.begin_with("BEGIN READ ONLY").await?;
+    sqlx::query(CONDITION_TIMEOUT)
+        .execute(&mut *transaction)
+        .await?;
+    // A comment at its end must not hide the bracket.
+    let sql = AssertSqlSafe(format!("SELECT ({sql}\n)::text"));
+    let value = sqlx::query_scalar(sql).persistent(false);
+    let value = value.fetch_one(&mut *transaction).await?;
+    transaction.rollback().await?;
+    Ok(value)
+}
 
-    /// # Errors
-    /// [`StatementError::Rejected`]: the server knows no such time zone.
-    pub async fn local_time(&self, time_zone: &str) -> Result<LocalTime, StatementError> {
-        let query = sqlx::query_as(SELECT_LOCAL_TIME).bind(time_zone);
-        let (weekday, seconds): (i32, i32) =
-            sort_error(before_timeout(query.fetch_one(&self.pool)).await)?;
-        Ok(LocalTime {
-            weekday: u8::try_from(weekday).unwrap_or(0),
-            minutes: u16::try_from(seconds / 60).unwrap_or(0),
-        })
-    }
+/// # Errors
+/// [`StatementError::Rejected`]: the server knows no such time zone.
+pub async fn local_time(pool: &DatabasePool, time_zone: &str) -> Result<LocalTime, StatementError> {
+    let query = sqlx::query_as(SELECT_LOCAL_TIME).bind(time_zone);
+    let (weekday, seconds): (i32, i32) =
+        sort_error(before_timeout(query.fetch_one(&**pool)).await)?;
+    Ok(LocalTime {
+        weekday: u8::try_from(weekday).unwrap_or(0),
+        minutes: u16::try_from(seconds / 60).unwrap_or(0),
+    })
 }
 
 /// Whatever a server that is there refuses is the operator's own.

@@ -9,7 +9,7 @@ use sqlx::{FromRow, Row as _};
 
 use super::run::{OPEN_TIMEOUT, within};
 use super::runs::opened_at;
-use super::{LedgerError, PostgresLedger, counters, with_timeout};
+use super::{DatabasePool, LedgerError, PostgresLedger, counters, with_timeout};
 use crate::ledger::fleet_control::{FleetControl, FleetLimits, Heartbeat};
 use crate::ledger::move_ledger::StatementError;
 use crate::ledger::worker_state::WorkerState;
@@ -152,27 +152,30 @@ impl PostgresLedger {
 
     /// Makes sure that a lag of replicas would be seen.
     pub async fn check_replica_lag(&self) -> Result<(), LedgerError> {
-        let query = sqlx::query_as(CHECK_LAG_PRIVILEGE).fetch_one(&self.pool);
-        let (user, may, is_aurora, has_status): (String, bool, bool, bool) = within(
-            &self.database,
-            OPEN_TIMEOUT,
-            "looking for replicas",
-            async { Ok(query.await?) },
-        )
-        .await?;
-        self.has_aurora_lag.store(has_status, Ordering::Relaxed);
-        if is_aurora && !has_status {
-            return Err(LedgerError::setting("MAX_REPLICA_LAG", UNSEEN_LAG.into()));
-        }
-        if may || has_status {
-            return Ok(());
-        }
-        Err(LedgerError::NotAllowed {
-            what: "see how far replicas are behind, which MAX_REPLICA_LAG asks for".into(),
-            sql: format!("GRANT pg_monitor TO {};", quote_identifier(&user)),
-            user,
-        })
+        let has_aurora_lag = check_replica_lag(&self.database).await?;
+        self.has_aurora_lag.store(has_aurora_lag, Ordering::Relaxed);
+        Ok(())
     }
+}
+
+/// Makes sure that a lag of replicas would be seen. Returns whether it is Aurora's.
+pub async fn check_replica_lag(database: &DatabasePool) -> Result<bool, LedgerError> {
+    let query = sqlx::query_as(CHECK_LAG_PRIVILEGE).fetch_one(&**database);
+    let asked = within(database, OPEN_TIMEOUT, "looking for replicas", async {
+        Ok(query.await?)
+    });
+    let (user, may, is_aurora, has_status): (String, bool, bool, bool) = asked.await?;
+    if is_aurora && !has_status {
+        return Err(LedgerError::setting("MAX_REPLICA_LAG", UNSEEN_LAG.into()));
+    }
+    if may || has_status {
+        return Ok(has_status);
+    }
+    Err(LedgerError::NotAllowed {
+        what: "see how far replicas are behind, which MAX_REPLICA_LAG asks for".into(),
+        sql: format!("GRANT pg_monitor TO {};", quote_identifier(&user)),
+        user,
+    })
 }
 
 /// Who paused the run, and why, for people.

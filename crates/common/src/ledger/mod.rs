@@ -47,7 +47,7 @@ pub use commit::{
     FIRE_DEFERRED, ID_REWRITTEN, PATH_REWRITTEN, later_path_check_sql, path_update_error,
     path_updates_error, rehearsal_sql, stored_row_check,
 };
-pub use conditions::LocalTime;
+pub use conditions::{LocalTime, evaluate_condition, local_time};
 pub use connection::ConnectionPurpose;
 pub use errors::{
     LedgerError, STATEMENT_CANCELLED, is_row_lock_timeout, is_statement_timeout, is_unavailable,
@@ -56,7 +56,7 @@ pub use errors::{
 pub use feed_index::{create_index_sql, find_index_with, find_partial_index, has_path_index};
 pub use fence::{COPIES, IS_REQUEST_ALIVE, REMOVAL_WINDOW, in_removal_sql};
 pub use heap_order::{HeapAccess, find_random_ids};
-pub use heartbeat::pause_description;
+pub use heartbeat::{check_replica_lag, pause_description};
 pub use id_columns::IdColumns;
 pub use ledger_run::LedgerRun;
 pub use lock::{AdvisoryLock, LockClaims, LockHolder, LockSession, holds_locks_sql};

@@ -20,6 +20,17 @@ pub enum SecondRun {
     Allowed,
 }
 
+impl SecondRun {
+    /// `--new-run`
+    pub fn by_flag(is_given: bool) -> Self {
+        if is_given {
+            Self::Allowed
+        } else {
+            Self::Refused
+        }
+    }
+}
+
 /// `$1` table, `$2` id column, `$3` path column, `$4`, `$5` path prefixes, `$6` source bucket, `$7` its
 /// key prefix, `$8` destination bucket, `$9` its key prefix, `$10` options, `$11` name.
 ///

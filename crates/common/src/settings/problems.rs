@@ -56,6 +56,10 @@ impl SettingsProblems {
         self.0.push(problem);
     }
 
+    pub fn append(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// What was built of the settings, unless something is wrong with them.
     pub fn finish<T>(self, settings: Option<T>) -> Result<T, SettingsError> {
         match settings {

@@ -4,6 +4,7 @@ use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::ledger::{self, HeapAccess, RunSpec};
 use indicatif::DecimalBytes;
 
+use super::PlanSpec;
 use super::check::PlanChecks;
 use super::recorded_run::{RecordedRun, check_ledger};
 use super::table_inspector::{
@@ -73,9 +74,9 @@ pub(super) async fn check_empty_scope(
 /// Returns the run that is on record.
 pub(super) async fn check_server(
     inspector: &TableInspector,
-    spec: &RunSpec,
+    run: &RunSpec,
     server: &ServerInfo,
-    (consumers, role): (u32, Option<&str>),
+    spec: &PlanSpec,
     checks: &mut PlanChecks,
 ) -> Result<Option<RecordedRun>, sqlx::Error> {
     let (ServerInfo { version, user, .. }, table) = (server, &inspector.table.name);
@@ -83,11 +84,11 @@ pub(super) async fn check_server(
         "database",
         format!("Postgres {version}, table {table}, as '{user}'"),
     );
-    if role.is_none() {
+    if spec.role.is_none() {
         check_privileges(inspector, server, checks);
     }
-    let run = check_ledger(inspector, spec, server, checks).await;
-    check_connections(server, consumers, checks);
+    let recorded = check_ledger(inspector, run, server, spec.second_run, checks).await;
+    check_connections(server, spec.consumers, checks);
     check_replicas(server, checks);
     check_indexes(&inspector.list_indexes().await?, checks);
     let triggers: Vec<String> = inspector.ask(SELECT_TRIGGERS).await?;
@@ -98,7 +99,7 @@ pub(super) async fn check_server(
             "make sure that they bear it, and refuse nothing",
         );
     }
-    Ok(run)
+    Ok(recorded)
 }
 
 /// Without statistics the server may plan badly, and the feeder has no estimate of what is in scope.

@@ -2,6 +2,7 @@
 //! nothing: no ledger is made, no message sent. One probe object is copied, and removed again.
 
 mod check;
+mod companions;
 mod database;
 mod estimate;
 mod neighbours;
@@ -15,8 +16,11 @@ mod rehearsal;
 mod routes;
 mod table_inspector;
 
+use async_trait::async_trait;
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::{RunSpec, create_pool};
+use bucket_brigade_common::ledger::{
+    ApplicationTable, DatabasePool, RunSpec, SecondRun, create_pool,
+};
 use bucket_brigade_common::object_store::s3::S3Bucket;
 use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::queue::sqs::SqsQueue;
@@ -49,6 +53,9 @@ pub struct Args {
     /// Check the objects of so many rows
     #[arg(long, value_name = "N", default_value = "5", value_parser = setting(integer_between(1_u32, 1000)))]
     samples: Setting<u32>,
+    /// Plan another run of a column that has one with other settings
+    #[arg(long)]
+    new_run: bool,
     /// Try the update of some rows as this role, the consumers', which ours must be a member of
     #[arg(long, value_name = "ROLE")]
     as_role: Option<String>,
@@ -59,6 +66,19 @@ pub struct Args {
     common: CommonArgs,
 }
 
+/// The settings that the feeder alone has.
+pub struct FeederCheck {
+    /// Those that cannot be read.
+    pub problems: SettingsProblems,
+    pub settings: Box<dyn CheckFeederSettings>,
+}
+
+#[async_trait(?Send)]
+pub trait CheckFeederSettings {
+    /// Which the feeder would refuse, by the database and the table.
+    async fn find_problems(&self, pool: &DatabasePool, table: &ApplicationTable) -> Vec<String>;
+}
+
 /// Rows whose update is tried.
 const REHEARSED_ROWS: usize = 100;
 
@@ -67,8 +87,10 @@ struct PlanSpec {
     concurrency: u32,
     samples: usize,
     role: Option<String>,
+    second_run: SecondRun,
     /// The destination, by the application's profile.
     application: Option<S3Bucket>,
+    feeder: Box<dyn CheckFeederSettings>,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,10 +117,17 @@ struct SampleRow {
     route: MoveRoute,
     /// The size of its object in bytes; none when it cannot be read.
     size_bytes: Option<i64>,
+    /// Whether there is surely none.
+    #[serde(skip)]
+    is_missing: bool,
 }
 
-pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
-    let mut problems = SettingsProblems::default();
+pub(super) async fn run(
+    args: Args,
+    feeder: FeederCheck,
+    stop: CancellationToken,
+) -> anyhow::Result<u8> {
+    let mut problems = feeder.problems;
     let samples = args.samples.take(&mut problems);
     let profile = args.application_profile.take(&mut problems);
     let mut spec = PlanSpec {
@@ -106,7 +135,9 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         concurrency: args.max_concurrency.take(&mut problems),
         samples: usize::try_from(samples).unwrap_or(usize::MAX),
         role: args.as_role,
+        second_run: SecondRun::by_flag(args.new_run),
         application: None,
+        feeder: feeder.settings,
     };
     let context = until_stopped(&stop, args.common.into_context(problems)).await?;
     if let Some(profile) = profile {
@@ -222,9 +253,12 @@ impl MigrationPlan {
         spec: &PlanSpec,
     ) -> Result<(), sqlx::Error> {
         let checks = &mut self.checks;
+        let TableInspector { pool, table, .. } = inspector;
+        for problem in spec.feeder.find_problems(pool, table).await {
+            checks.fail_by("settings", &problem);
+        }
         let server = inspector.server_info().await?;
-        let fleet = (spec.consumers, spec.role.as_deref());
-        let recorded = database::check_server(inspector, run, &server, fleet, checks).await?;
+        let recorded = database::check_server(inspector, run, &server, spec, checks).await?;
         let counts = database::check_rows(inspector, checks).await;
         self.rows = counts;
         if counts.is_none_or(|counts| counts.sampled_percent.is_some()) {
@@ -247,6 +281,7 @@ impl MigrationPlan {
             id,
             route,
             size_bytes: None,
+            is_missing: false,
         });
         self.samples = samples.collect();
         database::check_lengths(inspector, checks).await?;

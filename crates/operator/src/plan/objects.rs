@@ -10,6 +10,7 @@ use bucket_brigade_common::printable::counted;
 
 use super::SampleRow;
 use super::check::PlanChecks;
+use super::companions::check_companions;
 use super::estimate::ObjectFacts;
 use super::neighbours::check_neighbours;
 use super::ownership::check_acls;
@@ -51,6 +52,7 @@ pub(super) async fn sample_objects(
     sampled.read(&run.rule, samples).await;
     sampled.check(samples.len(), checks);
     sampled.check_tags(checks).await;
+    check_companions(&sampled.source, &run.rule, samples, checks).await;
     let keys = samples.iter().map(|sample| &*sample.route.source_key);
     check_acls(
         &sampled.source,
@@ -184,13 +186,16 @@ impl SampledObjects {
                     sample.size_bytes = Some(head.size_bytes);
                     self.add_object(key, &head);
                 }
-                Ok(None) => match find_encoding(&self.source, rule, &sample.route).await {
-                    Some(encoding) => {
-                        let ids = self.by_encoding.entry(encoding.name()).or_default();
-                        ids.push(id());
+                Ok(None) => {
+                    sample.is_missing = true;
+                    match find_encoding(&self.source, rule, &sample.route).await {
+                        Some(encoding) => {
+                            let ids = self.by_encoding.entry(encoding.name()).or_default();
+                            ids.push(id());
+                        }
+                        None => self.missing.push(id()),
                     }
-                    None => self.missing.push(id()),
-                },
+                }
                 Err(error) if error.code() == CUSTOMER_KEY => self.with_customer_key.push(id()),
                 Err(error) => self.denied = Some(error.to_string()),
             }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::printable::printable;
 use indicatif::{DecimalBytes, HumanCount};
 
@@ -66,19 +67,24 @@ impl fmt::Display for RowCounts {
 
 impl fmt::Display for SampleRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let size = self
-            .size_bytes
-            .and_then(|size| u64::try_from(size).ok())
-            .map_or("no object".into(), |size| DecimalBytes(size).to_string());
-        write!(
-            f,
-            "  row {} ({size})\n    path  {} → {}\n    key   {} → {}",
-            printable(&self.id),
-            printable(&self.route.old_path),
-            printable(&self.route.new_path),
-            printable(&self.route.source_key),
-            printable(&self.route.destination_key)
-        )
+        let MoveRoute {
+            old_path,
+            new_path,
+            source_key,
+            destination_key,
+        } = &self.route;
+        write!(f, "  row {}", printable(&self.id))?;
+        match self.size_bytes.map(u64::try_from) {
+            Some(Ok(size)) => write!(f, " ({})", DecimalBytes(size))?,
+            _ if self.is_missing => f.write_str(" (no object)")?,
+            _ => {}
+        }
+        write!(f, ": {} → {}", printable(old_path), printable(new_path))?;
+        if (old_path, new_path) == (source_key, destination_key) {
+            return Ok(());
+        }
+        let (source, destination) = (printable(source_key), printable(destination_key));
+        write!(f, "\n    keys {source} → {destination}")
     }
 }
 

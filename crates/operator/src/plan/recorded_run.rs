@@ -3,7 +3,8 @@
 use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress, SweepAccess};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, TableAccess, check_first_start,
+    ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, SecondRun, TableAccess,
+    check_first_start,
 };
 
 use super::check::PlanChecks;
@@ -20,6 +21,7 @@ pub(super) async fn check_ledger(
     inspector: &TableInspector,
     spec: &RunSpec,
     server: &ServerInfo,
+    second_run: SecondRun,
     checks: &mut PlanChecks,
 ) -> Option<RecordedRun> {
     if !server.may_create_ledger {
@@ -32,7 +34,7 @@ pub(super) async fn check_ledger(
             ),
         );
     } else if server.has_ledger {
-        return find_run(inspector, spec, checks).await;
+        return find_run(inspector, spec, second_run, checks).await;
     } else if server.has_schema {
         let finding =
             "schema bucket_brigade is there without a ledger, which the feeder will create";
@@ -49,6 +51,7 @@ pub(super) async fn check_ledger(
 async fn find_run(
     inspector: &TableInspector,
     spec: &RunSpec,
+    second_run: SecondRun,
     checks: &mut PlanChecks,
 ) -> Option<RecordedRun> {
     let (pool, purpose) = (inspector.pool.clone(), ConnectionPurpose::Plan);
@@ -69,8 +72,11 @@ async fn find_run(
                     let finding = format!(
                         "column {column} has a run already, '{run}', with other settings: {differences}"
                     );
-                    let mend = "to begin another migration of this column, start the feeder once with --new-run; else mend the settings";
-                    checks.warn("ledger", finding, mend);
+                    let mend = "to begin another migration of this column, plan it, and start the feeder once, with --new-run; else mend the settings";
+                    match second_run {
+                        SecondRun::Refused => checks.fail("ledger", finding, mend),
+                        SecondRun::Allowed => checks.ok("ledger", finding),
+                    }
                 }
                 Err(error) => checks.fail_by_ledger("ledger", &error),
             }

@@ -3,7 +3,7 @@
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
-use crate::rig::TestRig;
+use crate::rig::{ExitedProcess, TestRig, wait_for_exit};
 use crate::transcript::assert_runbook_output;
 
 #[tokio::test]
@@ -70,4 +70,76 @@ async fn a_plan_names_what_would_fail_and_how_to_mend_it() {
         "{}",
         nowhere.output
     );
+}
+
+#[tokio::test]
+async fn a_plan_names_the_feeders_own_settings_that_it_would_refuse() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "CREATE TABLE pictures (id uuid PRIMARY KEY, path text);
+         INSERT INTO pictures VALUES (gen_random_uuid(), 'image/0.png')",
+    )
+    .await;
+    let refused = [
+        ("IMAGES_TABLE", "pictures"),
+        ("FEED_ORDER", "spread"),
+        ("THROTTLE_QUERY", "SELECT busy FROM nowhere"),
+        ("MAX_REPLICA_LAG", "10s"),
+    ];
+    let ended = plan_with(&rig, &refused).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    for finding in ["FEED_ORDER: spread divides", "THROTTLE_QUERY: the database"] {
+        let finding = format!("FAIL  settings      {finding}");
+        assert!(ended.log.contains(&finding), "{finding}: {}", ended.log);
+    }
+    let zone = ("FEED_WINDOW", "22:00-06:00 Europe/Nowhere");
+    let ended = plan_with(&rig, &[zone]).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    assert!(
+        ended
+            .log
+            .contains("FAIL  settings      FEED_WINDOW: the database"),
+        "{}",
+        ended.log
+    );
+    let unreadable = [("MAX_BACKLOG", "many"), ("NOTIFY_URL", "nowhere")];
+    let ended = plan_with(&rig, &unreadable).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    for (setting, _) in unreadable {
+        assert!(ended.log.contains(setting), "{}", ended.log);
+    }
+}
+
+async fn plan_with(rig: &TestRig, settings: &[(&str, &str)]) -> ExitedProcess {
+    wait_for_exit(&mut rig.spawn("feeder", settings, &["plan"])).await
+}
+
+#[tokio::test]
+async fn a_plan_looks_for_companions() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    for key in [
+        "image/0@2x.png",
+        "image/1@2x.png",
+        "image/2@2x.png",
+        "image/2.json",
+    ] {
+        rig.put_object("images-old", key, b"a companion").await;
+    }
+    let patterns = "!{stem}@2x.{ext}, !{stem}.json, {key}.webp";
+    let ended = plan_with(&rig, &[("COMPANIONS", patterns)]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    for finding in [
+        "ok    companions    3 of 3 images have '{stem}@2x.{ext}'",
+        "WARN  companions    1 of 3 images have '{stem}.json'",
+        "WARN  companions    0 of 3 images have '{key}.webp'",
+    ] {
+        assert!(ended.log.contains(finding), "{finding}: {}", ended.log);
+    }
+    let ended = plan_with(&rig, &[("COMPANIONS", "!{key}.webp")]).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    // What was not looked at is not missing.
+    let ended = plan_with(&rig, &[("DESTINATION_BUCKET_NAME", "nowhere")]).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    assert!(!ended.log.contains("no object"), "{}", ended.log);
 }

@@ -324,11 +324,12 @@ async fn an_interrupted_plan_ends_at_once_and_its_statement_with_it() {
 async fn what_is_there_of_a_ledger_is_told() {
     let rig = TestRig::new().await;
     rig.add_images(3).await;
-    let result = async |what: &str| {
-        let plan = rig.run_feeder(&["plan"]).await;
-        assert_eq!(plan.code, 0, "{}", plan.output);
+    let plan_with = async |code: i32, arguments: &[&str], what: &str| {
+        let plan = rig.run_feeder(arguments).await;
+        assert_eq!(plan.code, code, "{}", plan.output);
         assert!(plan.output.contains(what), "no '{what}': {}", plan.output);
     };
+    let result = async |what: &str| plan_with(0, &["plan"], what).await;
     result("the feeder will create it in schema bucket_brigade").await;
     rig.execute_sql("CREATE SCHEMA bucket_brigade").await;
     result("schema bucket_brigade is there without a ledger").await;
@@ -342,8 +343,10 @@ async fn what_is_there_of_a_ledger_is_told() {
     .await;
     rig.execute_sql("UPDATE bucket_brigade.feed_cursors SET fed = 1")
         .await;
-    result("OLD_PREFIX: 'img/' there, 'image/' here").await;
-    result("start the feeder once with --new-run").await;
+    let other = "OLD_PREFIX: 'img/' there, 'image/' here";
+    plan_with(1, &["plan"], other).await;
+    plan_with(1, &["plan"], "start the feeder once, with --new-run").await;
+    plan_with(0, &["plan", "--new-run"], other).await;
     let mut named = rig.spawn("feeder", &[("RUN_NAME", "images.path")], &["plan"]);
     let ended = wait_for_exit(&mut named).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);
