@@ -68,16 +68,21 @@ fn conditions(table: &ApplicationTable, rule: &PathRule) -> Vec<String> {
     filtered.chain([has_prefix.clone()]).collect()
 }
 
-/// What makes a sweep cost what is left. Postgres makes no index of a partitioned table concurrently.
+/// What makes a sweep cost what is left.
 pub fn create_index_sql(table: &ApplicationTable, rule: &PathRule) -> String {
     let (path, columns) = (&table.path, table.id.index_list());
-    let on = if table.is_partitioned {
-        "each partition"
-    } else {
-        &table.sql
-    };
     let pattern = quote_literal(&like_prefix(rule.old_prefix()));
-    format!("CREATE INDEX CONCURRENTLY ON {on} ({columns}) WHERE {path} LIKE {pattern};")
+    let index = format!("({columns}) WHERE {path} LIKE {pattern}");
+    create_concurrently_sql(&table.sql, table.is_partitioned, &index)
+}
+
+/// Postgres makes no index of a partitioned table concurrently.
+pub fn create_concurrently_sql(table: &str, is_partitioned: bool, index: &str) -> String {
+    if is_partitioned {
+        format!("for each PARTITION of {table}: CREATE INDEX CONCURRENTLY ON PARTITION {index};")
+    } else {
+        format!("CREATE INDEX CONCURRENTLY ON {table} {index};")
+    }
 }
 
 /// A partial index over the rows in scope, and the condition by which the planner takes it.

@@ -53,7 +53,9 @@ pub use errors::{
     LedgerError, STATEMENT_CANCELLED, is_row_lock_timeout, is_statement_timeout, is_unavailable,
     statement_error,
 };
-pub use feed_index::{create_index_sql, find_index_with, find_partial_index, has_path_index};
+pub use feed_index::{
+    create_concurrently_sql, create_index_sql, find_index_with, find_partial_index, has_path_index,
+};
 pub use fence::{COPIES, IS_REQUEST_ALIVE, REMOVAL_WINDOW, in_removal_sql};
 pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::{check_replica_lag, pause_description};

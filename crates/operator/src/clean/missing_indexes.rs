@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::statement_error;
+use bucket_brigade_common::ledger::{PostgresLedger, create_concurrently_sql, statement_error};
 use serde::Serialize;
 
 use super::path_column::PathColumn;
@@ -63,13 +62,8 @@ impl MissingIndexes {
             let PathColumn {
                 table, path, id, ..
             } = at;
-            let on = if is_partitioned {
-                "each partition"
-            } else {
-                table
-            };
             let mut add = |columns: &str, without_it| {
-                let sql = format!("CREATE INDEX CONCURRENTLY ON {on} {columns};");
+                let sql = create_concurrently_sql(table, is_partitioned, columns);
                 missing.all.push(MissingIndex { sql, without_it });
             };
             if !at.is_indexed {

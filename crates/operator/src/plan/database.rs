@@ -2,6 +2,7 @@
 
 use bucket_brigade_common::empty_scope::EmptyScope;
 use bucket_brigade_common::ledger::{self, HeapAccess, RunSpec};
+use bucket_brigade_common::sql::quote_identifier;
 use indicatif::DecimalBytes;
 
 use super::PlanSpec;
@@ -194,13 +195,13 @@ fn check_privileges(inspector: &TableInspector, server: &ServerInfo, checks: &mu
     if server.may_update {
         return checks.ok("rights", format!("'{user}' may set paths"));
     }
-    let grant = inspector.grant_update("the consumers' role");
+    let grant = inspector.grant_update("ROLE");
     checks.warn(
         "rights",
         format!(
             "'{user}' may read, but not set paths: fine for the feeder, consumers need another role"
         ),
-        format!("{grant} Then try it: feeder plan --as-role ROLE"),
+        format!("for the consumers' ROLE: {grant} Then try it: feeder plan --as-role ROLE (GRANT ROLE TO {})", quote_identifier(user)),
     );
 }
 

@@ -6,7 +6,7 @@ use bucket_brigade_common::ledger::{
     discover_table, is_statement_timeout,
 };
 use bucket_brigade_common::path_rule::PathRule;
-use bucket_brigade_common::sql::{like_prefix, quote_identifier};
+use bucket_brigade_common::sql::like_prefix;
 use serde::Serialize;
 use sqlx::postgres::Postgres;
 use sqlx::{AssertSqlSafe, Connection as _, Decode, PgConnection, Type};
@@ -196,7 +196,7 @@ impl TableInspector {
 
     pub(super) fn grant_update(&self, role: &str) -> String {
         let ApplicationTable { sql, id, path, .. } = &self.table;
-        let (role, id) = (quote_identifier(role), id.list());
+        let id = id.list();
         format!("GRANT SELECT ({id}, {path}), UPDATE ({path}) ON {sql} TO {role};")
     }
 
