@@ -233,6 +233,7 @@ mod tests {
         let copied = || CopiedObject {
             etag: "e".into(),
             size_bytes: None,
+            is_found: false,
             is_source_gone: false,
         };
         let lease = context.leases.start_lease("lost".into());

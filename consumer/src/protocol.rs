@@ -413,11 +413,11 @@ impl MoveProtocol {
     }
 
     fn record_failure(&mut self, cause: FailureCause) -> Action {
-        let orphan = self.copy().map(|copy| self.orphaned_copy(copy));
-        self.phase = if cause.permanent && self.max_receive_count.is_some() {
-            Phase::DeadLettering
-        } else {
-            Phase::Ending(FinalAction::Release(self.release_delay(cause.permanent)))
+        let made = self.copy().filter(|copy| !copy.is_found);
+        let orphan = made.map(|copy| self.orphaned_copy(copy));
+        self.phase = match self.max_receive_count {
+            Some(_) if cause.permanent => Phase::DeadLettering,
+            _ => Phase::Ending(FinalAction::Release(self.release_delay(cause.permanent))),
         };
         Action::RecordFailure(cause, orphan)
     }

@@ -169,6 +169,7 @@ impl ObjectStore for RateLimitedStore {
             Ok(CopiedObject {
                 etag: "e".into(),
                 size_bytes: None,
+                is_found: false,
                 is_source_gone: false,
             })
         } else {

@@ -97,8 +97,8 @@ impl FeedOutcome {
         if orphans > 0 {
             tracing::info!(
                 orphans,
-                "{} to the application: see bucket_brigade.orphans",
-                counted(orphans, "copy lost its row", "copies lost their row")
+                "{}: feeder clean --orphans removes what no row comes to name",
+                counted(orphans, "copy has no row", "copies have no row")
             );
         }
         for (code, count) in &self.failures {

@@ -152,7 +152,7 @@ impl ProcessStatus for FeederProgress {
             ),
             (
                 "bucket_brigade_run_orphans",
-                "Copies that lost their row",
+                "Copies without a row",
                 numbers.orphans,
             ),
             (

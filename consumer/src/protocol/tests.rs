@@ -22,6 +22,7 @@ fn copied() -> CopiedObject {
     CopiedObject {
         etag: "e".into(),
         size_bytes: None,
+        is_found: false,
         is_source_gone: false,
     }
 }
@@ -241,6 +242,23 @@ fn a_locked_row_is_retried_and_the_copy_is_not() {
         end(protocol, &[Event::Recorded]),
         Action::Release(REDELIVERY_BACKOFF.delay_ceiling(1))
     );
+}
+
+#[test]
+fn an_object_that_stood_there_may_be_anothers() {
+    let found = CopiedObject {
+        is_found: true,
+        ..copied()
+    };
+    let refused = |met: Event| {
+        let refusal = Event::CommitRefused(failure_cause(true));
+        let met = [met, refusal, Event::RowRead(NEEDS_MOVE)];
+        drive(first_delivery(), &copying(&met))
+    };
+    let failed = |orphan| Action::RecordFailure(failure_cause(true), orphan);
+    assert_eq!(refused(Event::Copied(copied())), failed(Some(orphan())));
+    let same = Event::Compared(DestinationState::Same(found));
+    assert_eq!(refused(same), failed(None));
 }
 
 #[test]

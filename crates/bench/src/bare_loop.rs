@@ -167,6 +167,7 @@ impl BareLoop {
                     let copied = CopiedObject {
                         etag: ETAG.to_owned(),
                         size_bytes: None,
+                        is_found: false,
                         is_source_gone: false,
                     };
                     let task = MoveTask {

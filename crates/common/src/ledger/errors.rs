@@ -72,9 +72,9 @@ pub enum LedgerError {
     )]
     AnotherFeeder { run: i64, holder: LockHolder },
     #[error(
-        "a clean (of sources, or --orphans) of run {0} was cut off less than half an hour ago, and its requests may still remove objects that rows would name: run it again, or start when that time is over"
+        "requests of a clean (of sources, or --orphans) of run {run} had no response, or it was cut off: until {until} UTC they may still remove objects that rows would name. Start again then"
     )]
-    InRemoval(i64),
+    InRemoval { run: i64, until: String },
     #[error(
         "a transaction that writes to the ledger does not end (server process {pid}, '{application}'): end it, and try again"
     )]
@@ -108,7 +108,7 @@ impl LedgerError {
             | Self::ReadOnly => exit::UNAVAILABLE,
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
             Self::AnotherFeeder { .. }
-            | Self::InRemoval(_)
+            | Self::InRemoval { .. }
             | Self::OpenTransaction { .. }
             | Self::FenceRaised(_) => exit::ANOTHER_FEEDER,
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,

@@ -92,7 +92,7 @@ pub struct RunProgress {
     pub changed: u64,
     /// Rows that could not be moved.
     pub failed: u64,
-    /// Copies that lost their row.
+    /// Copies that no row names: it was changed, went back, or failed.
     pub orphans: u64,
     /// Messages that were not ours.
     pub poison: u64,

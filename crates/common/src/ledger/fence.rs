@@ -48,12 +48,13 @@ struct LedgerWriter {
     application: String,
 }
 
-/// `$1` run. A run that may still remove such objects.
+/// `$1` run. A run that may still remove such objects, and until when.
 pub fn in_removal_sql(objects: &str) -> String {
     format!(
-        "SELECT r.run_id FROM bucket_brigade.run me JOIN bucket_brigade.removals r ON {objects}
+        "SELECT r.run_id, to_char((max(r.removing_at) + interval '30 minutes') AT TIME ZONE 'UTC', 'HH24:MI:SS') AS until
+           FROM bucket_brigade.run me JOIN bucket_brigade.removals r ON {objects}
           WHERE me.id = $1 AND r.removing_at IS NOT NULL AND r.removed_at IS NULL AND {IS_REQUEST_ALIVE}
-          LIMIT 1"
+          GROUP BY r.run_id LIMIT 1"
     )
 }
 
@@ -160,10 +161,10 @@ impl PostgresLedger {
     }
 
     async fn ensure_none_in_removal(&self, objects: &str) -> Result<(), LedgerError> {
-        let query = sqlx::query_scalar(AssertSqlSafe(in_removal_sql(objects))).bind(self.run_id);
+        let query = sqlx::query_as(AssertSqlSafe(in_removal_sql(objects))).bind(self.run_id);
         match within_limit(query.fetch_optional(&self.pool)).await? {
             None => Ok(()),
-            Some(run) => Err(LedgerError::InRemoval(run)),
+            Some((run, until)) => Err(LedgerError::InRemoval { run, until }),
         }
     }
 }

@@ -168,7 +168,12 @@ impl PostgresLedger {
         if !schema::is_ready(&pool).await? {
             return Ok(None);
         }
-        let Some(run) = find_run_row(&pool, spec, &table.sql, OptionMatch::Given).await? else {
+        // A plan finds what a feeder of these settings would.
+        let matching = match purpose {
+            ConnectionPurpose::Plan => OptionMatch::Exact,
+            _ => OptionMatch::Given,
+        };
+        let Some(run) = find_run_row(&pool, spec, &table.sql, matching).await? else {
             if *purpose == ConnectionPurpose::Consumer {
                 refuse_other_settings(&pool, spec, &table).await?;
             }
@@ -259,9 +264,10 @@ pub async fn check_first_start(
     pool: &PgPool,
     spec: &RunSpec,
     table: &ApplicationTable,
+    second: SecondRun,
 ) -> Result<(), LedgerError> {
     let runs = list_runs(pool).await?;
-    check_new_run(&runs, spec, table, SecondRun::Refused)
+    check_new_run(&runs, spec, table, second)
 }
 
 /// A slip in a setting would open another run, and move what it matches. A run that has fed nothing was such a

@@ -24,6 +24,8 @@ pub struct CopiedObject {
     pub etag: String,
     /// The object's size in bytes, where it became known on the way.
     pub size_bytes: Option<i64>,
+    /// Whether it stood there already, and may be another's.
+    pub is_found: bool,
     /// Whether it is an earlier copy, and stands without its source.
     pub is_source_gone: bool,
 }

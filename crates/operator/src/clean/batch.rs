@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use anyhow::Context as _;
 use bucket_brigade_common::ledger::{LockClaims, REMOVAL_WINDOW};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
@@ -21,7 +22,7 @@ use crate::retrying_store::{
 };
 use crate::statements::retry_statement;
 
-const REFERENCED_REASON: &str = "a row names it";
+pub(super) const REFERENCED_REASON: &str = "a row names it";
 const OTHER_SPELLING_REASON: &str = "a row may mean it by another spelling";
 const UNSETTLED_REASON: &str =
     "a move off it by another spelling is not verified, or younger than asked for";
@@ -217,7 +218,8 @@ impl ObjectCleaner<'_> {
                         || ledger.orphans
                         || ledger.is_removed_by_other_path(&removal).await? =>
                 {
-                    gone.push((removal, RemovalOutcome::Removed(None)));
+                    let outcome = RemovalOutcome::once_gone(removal.is_request_alive, None);
+                    gone.push((removal, outcome));
                     continue;
                 }
                 RemovalVerdict::Missing => "it was removed by another process".into(),
@@ -301,17 +303,16 @@ impl ObjectCleaner<'_> {
         };
         let targets: Vec<DeleteTarget> = removable.iter().map(target).collect();
         let (store, side) = (self.pass.store, self.pass.removals.side());
-        let deletions = remove_with_retries(store, side, &targets, deadline).await?;
+        let deletions = remove_with_retries(store, side, &targets, deadline).await;
+        let deletions = deletions.with_context(|| {
+            let bucket = self.pass.removals.bucket;
+            format!("what was asked to go from bucket {bucket} may still go for half an hour: run clean again then")
+        })?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for (removal, deletion) in removable.iter().zip(deletions) {
             let removal = removal.after_request(deletion.is_request_alive);
-            let once_gone = |delete_marker| {
-                if deletion.is_request_alive {
-                    RemovalOutcome::Unconfirmed
-                } else {
-                    RemovalOutcome::Removed(delete_marker)
-                }
-            };
+            let is_alive = removal.is_request_alive;
+            let once_gone = |delete_marker| RemovalOutcome::once_gone(is_alive, delete_marker);
             let reason = match deletion.outcome {
                 DeleteOutcome::Deleted { delete_marker } => {
                     gone.push((removal, once_gone(delete_marker)));

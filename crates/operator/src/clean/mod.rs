@@ -45,6 +45,7 @@ mod restore;
 use std::time::Duration;
 
 use bucket_brigade_common::exit::{self, CommandError};
+use bucket_brigade_common::ledger::feed_source::FeedSource as _;
 use bucket_brigade_common::ledger::{ApplicationTable, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
@@ -257,9 +258,14 @@ impl CleanCommand<'_> {
         self.operator
             .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
             .await;
-        // As if there were no orphans, and no two rows shared an object: the progress is an estimate.
-        let moves = count_moves(ledger).await?;
-        self.pass.throttle.begin_phase("cleaning", moves);
+        // As if no two rows shared an object: the progress is an estimate.
+        let total = if removals.orphans {
+            let progress = ledger.run_progress();
+            progress.await?.orphans
+        } else {
+            count_moves(ledger).await?
+        };
+        self.pass.throttle.begin_phase("cleaning", total);
         Ok(())
     }
 

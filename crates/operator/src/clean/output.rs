@@ -112,14 +112,17 @@ struct RemovalLine<'a> {
     kept_because: Option<&'a str>,
     #[serde(skip)]
     bucket: &'a str,
+    #[serde(skip)]
+    word: &'static str,
 }
 
 impl fmt::Display for RemovalLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (bucket, key) = (self.bucket, printable(self.key));
+        let (word, bucket, key) = (self.word, self.bucket, printable(self.key));
+        write!(f, "{word:11} s3://{bucket}/{key}")?;
         match self.kept_because.map(printable) {
-            Some(reason) => write!(f, "left alone  s3://{bucket}/{key}: {reason}"),
-            None => write!(f, "removed     s3://{bucket}/{key}"),
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
         }
     }
 }
@@ -145,6 +148,7 @@ struct KeptObjects(BTreeMap<String, KeptGroup>);
 
 struct KeptGroup {
     count: u64,
+    word: &'static str,
     /// That of the first.
     reason: String,
     /// Whether others have another one.
@@ -152,11 +156,12 @@ struct KeptGroup {
 }
 
 impl KeptObjects {
-    fn add(&mut self, reason: &str) {
+    fn add(&mut self, word: &'static str, reason: &str) {
         let start = reason.split_once(": ").map_or(reason, |(start, _)| start);
         let group = self.0.entry(start.to_owned());
         let group = group.or_insert_with(|| KeptGroup {
             count: 0,
+            word,
             reason: reason.to_owned(),
             is_mixed: false,
         });
@@ -178,12 +183,13 @@ impl fmt::Display for KeptObjects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for KeptGroup {
             count,
+            word,
             reason,
             is_mixed,
         } in self.0.values()
         {
             let example = if *is_mixed { "for example, " } else { "" };
-            write!(f, "\n  {count} left alone: {example}{}", printable(reason))?;
+            write!(f, "\n  {count} {word}: {example}{}", printable(reason))?;
         }
         Ok(())
     }
@@ -251,6 +257,7 @@ impl<'a> CleanPrinter<'a> {
                 delete_marker: outcome.delete_marker(),
                 kept_because: outcome.kept_because(),
                 bucket: self.summary.bucket,
+                word: outcome.word(),
             })?;
         }
         Ok(())
@@ -282,7 +289,7 @@ impl CleanSummary<'_> {
     fn add_outcome(&mut self, removal: &ObjectRemoval, outcome: &RemovalOutcome) {
         if let Some(reason) = outcome.kept_because() {
             self.kept_count += 1;
-            self.kept.add(reason);
+            self.kept.add(outcome.word(), reason);
             return;
         }
         self.removed += 1;
@@ -299,13 +306,16 @@ mod tests {
     fn refusals_by_one_code_are_one_line() {
         let mut kept = KeptObjects::default();
         for key in ["a", "b"] {
-            kept.add(&format!("AccessDenied: s3:DeleteObject on {key}"));
-            kept.add("a row names it");
-            kept.add("cut off: run clean again");
+            kept.add(
+                "left alone",
+                &format!("AccessDenied: s3:DeleteObject on {key}"),
+            );
+            kept.add("left alone", "a row names it");
+            kept.add("unconfirmed", "cut off: run clean again");
         }
         assert_eq!(
             kept.to_string(),
-            "\n  2 left alone: for example, AccessDenied: s3:DeleteObject on a\n  2 left alone: a row names it\n  2 left alone: cut off: run clean again"
+            "\n  2 left alone: for example, AccessDenied: s3:DeleteObject on a\n  2 left alone: a row names it\n  2 unconfirmed: cut off: run clean again"
         );
         let counts = serde_json::to_value(&kept).unwrap();
         let expected = serde_json::json!({

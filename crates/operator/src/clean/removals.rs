@@ -14,6 +14,7 @@ use bucket_brigade_common::ledger::{
 use bucket_brigade_common::object_store::objects::BucketSide;
 use sqlx::AssertSqlSafe;
 
+use super::batch::REFERENCED_REASON;
 use super::candidates::CLEANABLE;
 use super::path_column::PathColumn;
 use crate::statements::{Pages, column};
@@ -56,7 +57,7 @@ pub(super) enum RemovalOutcome {
 
 const REQUEST_ALIVE_REASON: &str = "the request of a clean that was cut off less than half an hour ago may still remove it: run clean again then";
 
-const UNCONFIRMED_REASON: &str = "it is gone, but an earlier request for it had no response and may still be carried out: run clean again in half an hour";
+const UNCONFIRMED_REASON: &str = "it is gone, but a request that had no response, or was cut off, may still remove what comes to stand there: run clean again in half an hour";
 
 impl ObjectRemoval {
     pub(super) fn after_request(&self, is_request_alive: bool) -> Self {
@@ -68,6 +69,24 @@ impl ObjectRemoval {
 }
 
 impl RemovalOutcome {
+    /// Of an object that is not there, in `Removed` behind a delete marker.
+    pub(super) fn once_gone(is_request_alive: bool, delete_marker: Option<String>) -> Self {
+        if is_request_alive {
+            Self::Unconfirmed
+        } else {
+            Self::Removed(delete_marker)
+        }
+    }
+
+    /// What lists call it.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Removed(_) => "removed",
+            Self::Kept(_) | Self::RequestAlive => "left alone",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+
     pub(super) fn delete_marker(&self) -> Option<&str> {
         match self {
             Self::Removed(marker) => marker.as_deref(),
@@ -119,7 +138,7 @@ ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` whether gone, `$5` delete markers, `$6` reasons, `$7`
 /// operator, `$8` keys, `$9` paths of sources that are gone, `$10` whether a request may still be
 /// under way, `$11` locks: where they are lost nothing is recorded, since the marks may be another's by now. An orphan
-/// that is gone is none any more. Returns how many were recorded.
+/// that is gone, or that a row names, is none any more. Returns how many were recorded.
 pub(super) fn finish_removals_sql() -> String {
     let is_locked = holds_locks_sql("$11");
     format!(
@@ -139,7 +158,7 @@ pub(super) fn finish_removals_sql() -> String {
      WHERE m.run_id = $1 AND m.old_path = ANY ($9) AND {CLEANABLE} AND EXISTS (SELECT FROM input)
 ), no_orphan AS (
     DELETE FROM bucket_brigade.orphans o USING input i
-     WHERE $2 AND i.is_gone AND o.run_id = $1 AND o.destination_key = i.object_key RETURNING 1
+     WHERE $2 AND (i.is_gone OR i.left_because = '{REFERENCED_REASON}') AND o.run_id = $1 AND o.destination_key = i.object_key RETURNING 1
 )
 INSERT INTO bucket_brigade.counters AS c (run_id, worker, orphans)
 SELECT $1, $7, -(SELECT count(*) FROM no_orphan)

@@ -68,7 +68,7 @@ impl ThumbnailSigner {
     /// The newest, newest first. While the database does not answer, those of the last time.
     pub(super) async fn newest_thumbnails(&mut self) -> &[Thumbnail] {
         let is_fresh = |at: Instant| at.elapsed() < REFRESH_INTERVAL;
-        if self.refreshed_at.is_some_and(is_fresh) {
+        if !self.shown.is_empty() && self.refreshed_at.is_some_and(is_fresh) {
             return &self.shown;
         }
         let Ok(paths) = newest_moves(&self.ledger, MAX_THUMBNAILS).await else {

@@ -55,7 +55,8 @@ impl PlanChecks {
 
     /// An error that says itself what to do about it.
     pub(super) fn fail_by(&mut self, about: &'static str, error: &impl Display) {
-        let finding = error.to_string().replace("\n  ", " ");
+        let text = error.to_string();
+        let finding = text.split_whitespace().collect::<Vec<_>>().join(" ");
         self.add(about, CheckVerdict::Fails, finding, None);
     }
 

@@ -13,6 +13,8 @@ use crate::runs::run_summaries;
 
 pub(super) struct RecordedRun {
     pub(super) progress: RunProgress,
+    /// By whom, and why; none while it is not paused.
+    paused: Option<String>,
     /// Why nothing is left, where an index or a sweep says so.
     pub(super) nothing_left: Option<String>,
 }
@@ -60,7 +62,8 @@ async fn find_run(
         Ok(ledger) => ledger,
         Err(LedgerError::NoRun { hint }) => {
             let hint = hint.split_whitespace().collect::<Vec<_>>().join(" ");
-            let first = check_first_start(&inspector.pool, spec, &inspector.table).await;
+            let first =
+                check_first_start(&inspector.pool, spec, &inspector.table, second_run).await;
             match first {
                 Ok(()) => checks.ok("ledger", format!("it exists, without a run {hint}")),
                 Err(LedgerError::SecondRun {
@@ -73,10 +76,7 @@ async fn find_run(
                         "column {column} has a run already, '{run}', with other settings: {differences}"
                     );
                     let mend = "to begin another migration of this column, plan it, and start the feeder once, with --new-run; else mend the settings";
-                    match second_run {
-                        SecondRun::Refused => checks.fail("ledger", finding, mend),
-                        SecondRun::Allowed => checks.ok("ledger", finding),
-                    }
+                    checks.fail("ledger", finding, mend);
                 }
                 Err(error) => checks.fail_by_ledger("ledger", &error),
             }
@@ -87,10 +87,15 @@ async fn find_run(
             return None;
         }
     };
+    if let Err(error) = ledger.ensure_no_copy_in_removal().await {
+        checks.fail_by_ledger("ledger", &error);
+    }
     let id = ledger.run_id();
     let run = read_run(&ledger).await;
     match &run {
-        Ok(RecordedRun { progress, .. }) => {
+        Ok(RecordedRun {
+            progress, paused, ..
+        }) => {
             let RunProgress {
                 moved,
                 changed,
@@ -101,6 +106,10 @@ async fn find_run(
                 "run {id} is on record: {moved} moved, {changed} changed by the application, {failed} failed"
             );
             checks.ok("ledger", finding);
+            if let Some(paused) = paused {
+                let finding = format!("the run is paused {paused}");
+                checks.warn("ledger", finding, "feeder resume: until then nothing moves");
+            }
         }
         Err(error) => {
             let finding = format!("run {id} cannot be read: {error}");
@@ -118,6 +127,7 @@ async fn read_run(ledger: &PostgresLedger) -> Result<RecordedRun, StatementError
     let finished_at = run.finished_at;
     Ok(RecordedRun {
         progress: run.progress,
+        paused: run.paused,
         nothing_left: by_index.or_else(|| Some(format!("a sweep found none at {}", finished_at?))),
     })
 }

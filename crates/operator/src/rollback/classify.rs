@@ -44,7 +44,7 @@ impl SkipReason {
             Self::CompanionReplaced => "the application has replaced a companion under its new key",
             Self::SourceRemoved => "clean has removed the source: this move cannot be undone",
             Self::SourceInRemoval => {
-                "clean was cut off while it removed the source: run feeder clean again, with any --older-than, to find out"
+                "clean was cut off while it removed the source, or had no response: in half an hour run feeder clean again, with any --older-than, to find out"
             }
             Self::Locked => {
                 "a transaction holds the row, or a trigger undoes the change: end the one or correct the other, and try again"

@@ -107,7 +107,7 @@ fn write_rows(f: &mut fmt::Formatter<'_>, rows: RunProgress) -> fmt::Result {
     let (changed, failed) = (HumanCount(rows.changed), HumanCount(rows.failed));
     writeln!(f, ", {changed} changed by the application, {failed} failed")?;
     for (count, what) in [
-        (rows.orphans, "copies lost their row"),
+        (rows.orphans, "copies without a row"),
         (rows.poison, "messages that are not ours"),
     ] {
         if count > 0 {

@@ -39,9 +39,9 @@ impl MemoryBuckets {
         match self.source.get(&route.source_key) {
             None => DestinationState::WithoutSource(CopiedObject {
                 is_source_gone: true,
-                ..copied_object(bytes.clone())
+                ..found_object(bytes)
             }),
-            Some(source) if source == bytes => DestinationState::Same(copied_object(bytes.clone())),
+            Some(source) if source == bytes => DestinationState::Same(found_object(bytes)),
             Some(_) => DestinationState::Different("the bytes".into()),
         }
     }
@@ -78,10 +78,18 @@ impl MemoryBuckets {
     }
 }
 
+fn found_object(etag: &str) -> CopiedObject {
+    CopiedObject {
+        is_found: true,
+        ..copied_object(etag.to_owned())
+    }
+}
+
 fn copied_object(etag: String) -> CopiedObject {
     CopiedObject {
         etag,
         size_bytes: None,
+        is_found: false,
         is_source_gone: false,
     }
 }

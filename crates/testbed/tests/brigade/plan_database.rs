@@ -346,7 +346,7 @@ async fn what_is_there_of_a_ledger_is_told() {
     let other = "OLD_PREFIX: 'img/' there, 'image/' here";
     plan_with(1, &["plan"], other).await;
     plan_with(1, &["plan"], "start the feeder once, with --new-run").await;
-    plan_with(0, &["plan", "--new-run"], other).await;
+    plan_with(0, &["plan", "--new-run"], "it exists, without a run").await;
     let mut named = rig.spawn("feeder", &[("RUN_NAME", "images.path")], &["plan"]);
     let ended = wait_for_exit(&mut named).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);

@@ -66,6 +66,7 @@ pub(super) async fn compare_destination(
     let copy = CopiedObject {
         etag: destination.etag().to_owned(),
         size_bytes: Some(destination.size_bytes),
+        is_found: true,
         is_source_gone: false,
     };
     let Some(source) = store.source.head(&route.source_key).await? else {

@@ -272,6 +272,7 @@ fn confirm_copy(etag: Option<&str>) -> Result<CopiedObject, StoreError> {
         Some(etag) if !etag.is_empty() => Ok(CopiedObject {
             etag: etag.to_owned(),
             size_bytes: None,
+            is_found: false,
             is_source_gone: false,
         }),
         _ => Err(StoreError::transient(

@@ -6,6 +6,7 @@ use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
+use super::age_requests;
 use crate::rig::{TestRig, wait_until};
 
 pub(super) const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
@@ -422,7 +423,10 @@ async fn a_row_gets_its_object_back_also_when_the_removal_ended_with_an_error() 
     assert_eq!(clean.wait_for_exit().await.unwrap().code(), Some(77));
     assert!(rig.object_exists("images-old", "image/0.png").await);
     drop((broken, denied));
-    let result = rig.run_json_command(&CLEAN).await;
-    assert_eq!((result.code, result.number_of("removed")), (2, 1));
+    for removed in [0, 1] {
+        let result = rig.run_json_command(&CLEAN).await;
+        assert_eq!((result.code, result.number_of("removed")), (2, removed));
+        age_requests(&rig).await;
+    }
     assert!(rig.object_exists("images-old", "image/0.png").await);
 }

@@ -55,6 +55,14 @@ impl JsonCommandOutput {
     }
 }
 
+/// As if half an hour went by since all requests to remove.
+async fn age_requests(rig: &TestRig) {
+    rig.execute_sql(
+        "UPDATE bucket_brigade.removals SET removing_at = removing_at - interval '31 minutes'",
+    )
+    .await;
+}
+
 impl TestRig {
     /// Runs a command of the feeder, without logs, and reads its answer.
     pub(crate) async fn run_json_command(&self, arguments: &[&str]) -> JsonCommandOutput {
