@@ -67,7 +67,7 @@ pub enum OperatorCommand {
     Report(report::Args),
     /// Set rows back to their old path
     Rollback(rollback::Args),
-    /// Remove source objects whose rows were moved and verified, or copies that lost their row
+    /// Remove source objects whose rows were moved and verified, or copies that no row names
     Clean(clean::Args),
     /// Ask the feeder that runs on this machine or in this container for its health
     Healthcheck(HealthcheckArgs),

@@ -50,29 +50,31 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 /// Only rows that still hold the path are written down: between the look that decided on a failure and
 /// this statement another delivery may have moved the row, and its evidence must stay. A move on record
 /// for a row that does hold its old path was undone since, and a row has one state only; one that is
-/// committed while this statement waits for it is newer than what was seen, and stays.
+/// committed while this statement waits for it is newer than what was seen, and stays. A copy has no row in either
+/// case; where one names it after all, clean finds that.
 pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
     let applies = failure_applies(table, "i.id", "i.path");
     format!(
         "WITH input AS (
-    SELECT DISTINCT ON (i.id) i.*, earlier.moved_at
-      FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::text[], $9::text[], $10::text[])
-           AS i (id, path, code, message, permanent, orphan_key, orphan_etag, new_path)
+    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::text[], $9::text[], $10::text[])
+        AS i (id, path, code, message, permanent, orphan_key, orphan_etag, new_path)
+), standing AS (
+    SELECT DISTINCT ON (i.id) i.*, earlier.moved_at FROM input i
       LEFT JOIN bucket_brigade.moves earlier ON earlier.run_id = $1 AND earlier.row_id = i.id
      WHERE {applies}
      ORDER BY i.id
 ), failed AS (
     INSERT INTO bucket_brigade.failures AS f (run_id, row_id, path, code, message, permanent)
-    SELECT $1, id, path, code, message, permanent FROM input
+    SELECT $1, id, path, code, message, permanent FROM standing
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         path = excluded.path, code = excluded.code, message = excluded.message,
         permanent = excluded.permanent, attempts = f.attempts + 1, last_seen = now()
     RETURNING (f.xmax = 0) AS is_new
 ), no_change AS (
-    DELETE FROM bucket_brigade.changes c USING input i
+    DELETE FROM bucket_brigade.changes c USING standing i
      WHERE c.run_id = $1 AND c.row_id = i.id RETURNING 1
 ), no_move AS (
-    DELETE FROM bucket_brigade.moves m USING input i
+    DELETE FROM bucket_brigade.moves m USING standing i
      WHERE m.run_id = $1 AND m.row_id = i.id AND m.moved_at = i.moved_at RETURNING 1
 ), {INSERT_ORPHANS}
 INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed, moved, orphans)

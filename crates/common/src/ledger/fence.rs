@@ -54,7 +54,7 @@ pub fn in_removal_sql(objects: &str) -> String {
         "SELECT r.run_id, to_char((max(r.removing_at) + interval '30 minutes') AT TIME ZONE 'UTC', 'HH24:MI:SS') AS until
            FROM bucket_brigade.run me JOIN bucket_brigade.removals r ON {objects}
           WHERE me.id = $1 AND r.removing_at IS NOT NULL AND r.removed_at IS NULL AND {IS_REQUEST_ALIVE}
-          GROUP BY r.run_id LIMIT 1"
+          GROUP BY r.run_id ORDER BY max(r.removing_at) DESC LIMIT 1"
     )
 }
 

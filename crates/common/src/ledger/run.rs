@@ -327,24 +327,8 @@ pub async fn discover_table(
 ) -> Result<ApplicationTable, LedgerError> {
     connection::prepare_pool(pool, purpose, access).await?;
     let table = ApplicationTable::discover(pool, &spec.table, access).await?;
-    let mut filter = spec.options.row_filter.clone();
-    if filter.is_none() && *purpose == ConnectionPurpose::Plan {
-        filter = recorded_options(pool, spec, &table).await.row_filter;
-    }
-    table.with_filter(pool, purpose, filter.as_deref()).await
-}
-
-/// Those of the run that is on record; none where there is none, or no ledger that can be read.
-async fn recorded_options(pool: &PgPool, spec: &RunSpec, table: &ApplicationTable) -> RunOptions {
-    let find = async {
-        if !schema::is_ready(pool).await? {
-            return Ok(RunOptions::default());
-        }
-        let run = find_run_row(pool, spec, &table.sql, OptionMatch::Given).await?;
-        run.map_or_else(|| Ok(RunOptions::default()), |run| run.options())
-    };
-    let found: Result<RunOptions, LedgerError> = find.await;
-    found.unwrap_or_default()
+    let filter = spec.options.row_filter.as_deref();
+    table.with_filter(pool, purpose, filter).await
 }
 
 /// The run with these settings, of the table `table`, quoted.

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use anyhow::Context as _;
 use bucket_brigade_common::ledger::{LockClaims, REMOVAL_WINDOW};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
@@ -73,19 +72,14 @@ impl ObjectCleaner<'_> {
         };
         let classified = self.classify_page(page, &mut outcomes);
         let (removable, gone) = until_stopped(self.pass.stop, classified).await?;
+        let removable = self.retain_cut_off(removable, &mut outcomes).await?;
         if let Some(first) = removable.first() {
             let (store, side) = (self.pass.store, self.pass.removals.side());
             retry_object_request(async || store.prepare_deletes(side, &first.object_key).await)
                 .await?;
         }
         let deadline = RemovalDeadline::after(REMOVAL_WINDOW);
-        self.begin_removals(&removable, self.claims).await?;
-        if !removable.is_empty() {
-            // An image may be what another run's consumer points a row at.
-            let removals = self.pass.removals;
-            let (bucket, prefix) = (removals.bucket, removals.key_prefix());
-            locks::shut_out_later_fleets(removals.ledger, bucket, prefix, self.claims).await?;
-        }
+        self.mark(&removable, &gone).await?;
         let removed = self.remove_unreferenced(removable, gone, deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
         let companions = Box::pin(self.remove_companions(&mut outcomes, deadline)).await?;
@@ -124,6 +118,41 @@ impl ObjectCleaner<'_> {
         let mut candidates = self.retain_unreferenced(page, outcomes).await?;
         candidates.extend(cut_off);
         self.classify_all(candidates, outcomes).await
+    }
+
+    /// One that a row names is not marked anew: its mark would never end.
+    async fn retain_cut_off(
+        &self,
+        removable: Vec<ObjectRemoval>,
+        outcomes: &mut RemovalOutcomes,
+    ) -> anyhow::Result<Vec<ObjectRemoval>> {
+        let (cut_off, mut removable): (Vec<_>, Vec<_>) =
+            removable.into_iter().partition(|one| one.is_in_removal);
+        if !cut_off.is_empty() {
+            removable.extend(self.retain_unreferenced(cut_off, outcomes).await?);
+        }
+        Ok(removable)
+    }
+
+    /// Those that are to go, and those that are gone whose companions are.
+    async fn mark(
+        &self,
+        removable: &[ObjectRemoval],
+        gone: &[RemovedObject],
+    ) -> anyhow::Result<()> {
+        let removals = self.pass.removals;
+        let has_companions = !removals.ledger.rule().companions().is_empty();
+        let is_gone = |(_, outcome): &&RemovedObject| outcome.kept_because().is_none();
+        let with_companions = gone.iter().filter(|_| has_companions).filter(is_gone);
+        let with_companions = with_companions.map(|(removal, _)| removal);
+        let marked: Vec<_> = removable.iter().chain(with_companions).cloned().collect();
+        if marked.is_empty() {
+            return Ok(());
+        }
+        self.begin_removals(&marked, self.claims).await?;
+        // An image may be what another run's consumer points a row at.
+        let (bucket, prefix) = (removals.bucket, removals.key_prefix());
+        locks::shut_out_later_fleets(removals.ledger, bucket, prefix, self.claims).await
     }
 
     async fn begin_removals(
@@ -304,10 +333,7 @@ impl ObjectCleaner<'_> {
         let targets: Vec<DeleteTarget> = removable.iter().map(target).collect();
         let (store, side) = (self.pass.store, self.pass.removals.side());
         let deletions = remove_with_retries(store, side, &targets, deadline).await;
-        let deletions = deletions.with_context(|| {
-            let bucket = self.pass.removals.bucket;
-            format!("what was asked to go from bucket {bucket} may still go for half an hour: run clean again then")
-        })?;
+        let deletions = deletions.map_err(|error| self.explain_unanswered(error))?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for (removal, deletion) in removable.iter().zip(deletions) {
             let removal = removal.after_request(deletion.is_request_alive);
@@ -329,6 +355,16 @@ impl ObjectCleaner<'_> {
         }
         outcomes.extend(kept);
         Ok(gone)
+    }
+
+    fn explain_unanswered(&self, error: StoreError) -> anyhow::Error {
+        let (is_unanswered, bucket) = (error.is_unanswered(), self.pass.removals.bucket);
+        let error = anyhow::Error::from(error);
+        if is_unanswered {
+            error.context(format!("what was asked to go from bucket {bucket} may still go for half an hour: run clean again then"))
+        } else {
+            error
+        }
     }
 
     /// A row that came to name an object between the last question and its removal gets it back, also where the

@@ -50,7 +50,7 @@ impl ObjectCleaner<'_> {
         for (image, outcome) in images {
             if alive.contains(image.path.as_str()) && outcome.kept_because().is_none() {
                 image.is_request_alive = true;
-                *outcome = RemovalOutcome::Unconfirmed;
+                *outcome = RemovalOutcome::once_gone(true, outcome.delete_marker().map(Into::into));
             }
         }
         failure.map_or(Ok(outcomes), Err)

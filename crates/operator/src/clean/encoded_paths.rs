@@ -140,6 +140,10 @@ impl OtherPaths {
                 outcomes.extend(same.into_iter().map(|one| (one, kept())));
                 continue;
             }
+            let is_request_alive = same.iter().any(|one| one.is_request_alive);
+            for one in &mut same {
+                one.is_request_alive = is_request_alive;
+            }
             // The one whose copy can be looked at speaks for all.
             same.sort_by_key(|one| one.copy_etag.is_none());
             let rest = same.split_off(1);

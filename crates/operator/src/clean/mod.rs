@@ -2,7 +2,7 @@
 //!
 //! **Sources.** A source goes when every move off it is verified since it was made and older than asked for,
 //! no row of any table that the ledger knows names it, it still is the object that was verified, and its
-//! copy still stands as recorded. **Orphans** (`--orphans`): a copy that lost its row goes when no row
+//! copy still stands as recorded. **Orphans** (`--orphans`): a copy without a row goes when no row
 //! names it and it still has the recorded ETag. After a source is gone its moves cannot be undone.
 //!
 //! ```text
@@ -89,11 +89,11 @@ const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
     after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is\nasked for. Exit codes: 0 done, or nothing to do; 1 refused: not verified; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such\nrun, or another name; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75\nanother command (with --orphans: the feeder or consumers) at work; 77 a right is missing."
 )]
 pub struct Args {
-    /// Only what was moved (with --orphans: lost its row) at least so long ago, for example 30days; required, unless
+    /// Only what was moved (with --orphans: left without a row) at least so long ago, for example 30days; required, unless
     /// with --orphans
     #[arg(long, value_name = "DURATION", required_unless_present = "orphans", value_parser = setting(duration_between(Duration::ZERO, MAX_AGE)))]
     older_than: Option<Setting<Duration>>,
-    /// Remove copies whose row vanished, instead of sources
+    /// Remove copies that no row names, instead of sources
     #[arg(long)]
     orphans: bool,
     /// So many rows are outside the path rule, and mean no object of the bucket: objects with such names are removed

@@ -4,7 +4,8 @@
 //!   removing_at ── (DeleteObjects) ── removed_at
 //!     │    └─ killed here: the next clean checks whether the object is there, and whether the request may still be
 //!     │       under way
-//!     └─ left_because
+//!     ├─ left_because
+//!     └─ left_because, and still in removal: gone, and a request without a response may be under way
 //! ```
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
@@ -51,8 +52,8 @@ pub(super) enum RemovalOutcome {
     /// A request of an earlier clean may still remove it.
     RequestAlive,
     /// It is gone, but a request for it that had no response may remove what comes to stand there. It stays in
-    /// removal until then.
-    Unconfirmed,
+    /// removal until then. Behind this delete marker where its bucket keeps versions.
+    Unconfirmed(Option<String>),
 }
 
 const REQUEST_ALIVE_REASON: &str = "the request of a clean that was cut off less than half an hour ago may still remove it: run clean again then";
@@ -69,10 +70,10 @@ impl ObjectRemoval {
 }
 
 impl RemovalOutcome {
-    /// Of an object that is not there, in `Removed` behind a delete marker.
+    /// Of an object that is not there.
     pub(super) fn once_gone(is_request_alive: bool, delete_marker: Option<String>) -> Self {
         if is_request_alive {
-            Self::Unconfirmed
+            Self::Unconfirmed(delete_marker)
         } else {
             Self::Removed(delete_marker)
         }
@@ -83,14 +84,14 @@ impl RemovalOutcome {
         match self {
             Self::Removed(_) => "removed",
             Self::Kept(_) | Self::RequestAlive => "left alone",
-            Self::Unconfirmed => "unconfirmed",
+            Self::Unconfirmed(_) => "unconfirmed",
         }
     }
 
     pub(super) fn delete_marker(&self) -> Option<&str> {
         match self {
-            Self::Removed(marker) => marker.as_deref(),
-            Self::Kept(_) | Self::RequestAlive | Self::Unconfirmed => None,
+            Self::Removed(marker) | Self::Unconfirmed(marker) => marker.as_deref(),
+            Self::Kept(_) | Self::RequestAlive => None,
         }
     }
 
@@ -99,7 +100,7 @@ impl RemovalOutcome {
             Self::Removed(_) => None,
             Self::Kept(reason) => Some(reason),
             Self::RequestAlive => Some(REQUEST_ALIVE_REASON),
-            Self::Unconfirmed => Some(UNCONFIRMED_REASON),
+            Self::Unconfirmed(_) => Some(UNCONFIRMED_REASON),
         }
     }
 }
@@ -148,7 +149,8 @@ pub(super) fn finish_removals_sql() -> String {
      WHERE {is_locked}
 ), ended AS (
     UPDATE bucket_brigade.removals r SET
-        removed_at = CASE WHEN i.is_gone THEN now() END, delete_marker = i.delete_marker,
+        removed_at = CASE WHEN i.is_gone THEN now() END, 
+        delete_marker = CASE WHEN i.is_gone OR i.is_request_alive THEN coalesce(i.delete_marker, r.delete_marker) END,
         removing_at = CASE WHEN i.is_gone THEN coalesce(r.removing_at, now())
                            WHEN i.is_request_alive THEN r.removing_at END,
         left_because = i.left_because
@@ -246,7 +248,8 @@ impl<'a> RemovalLedger<'a> {
             .bind(column(outcomes, |(removal, _)| removal.object_key.as_str()))
             .bind(gone)
             .bind(column(outcomes, |(removal, outcome)| {
-                removal.is_request_alive && !is_gone(outcome)
+                let is_unconfirmed = matches!(outcome, RemovalOutcome::Unconfirmed(_));
+                is_unconfirmed || (removal.is_request_alive && !is_gone(outcome))
             }))
             .bind(claims);
         let recorded: i64 = with_timeout(query.fetch_one(self.ledger.pool())).await?;

@@ -32,10 +32,7 @@ pub(super) async fn check_companions(
             match source.head(&companion.route.source_key).await {
                 Ok(Some(_)) => count.found += 1,
                 Ok(None) => count.without.push(&sample.id),
-                Err(error) => {
-                    let finding = format!("one cannot be read: {error}");
-                    return checks.fail("companions", finding, "s3:GetObject on the source");
-                }
+                Err(error) => return checks.fail_by("companions", &error),
             }
         }
     }
@@ -57,7 +54,7 @@ impl CompanionCount<'_> {
             (true, 0) => checks.fail(
                 "companions",
                 finding,
-                "check COMPANIONS: no image would move",
+                "check COMPANIONS: an image without it does not move",
             ),
             (true, _) => {
                 let mend = "such rows are recorded as failed, CompanionMissing";

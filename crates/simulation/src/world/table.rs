@@ -135,6 +135,7 @@ impl MemoryTable {
     pub fn record_failures(&mut self, failures: &[MoveFailure]) {
         for one in failures {
             let id = one.id.as_str();
+            self.add_orphan(one.orphan.as_ref());
             if self.rows.get(id) != Some(&one.path) {
                 continue;
             }
@@ -146,7 +147,6 @@ impl MemoryTable {
             self.failures.insert(id.to_owned(), failed);
             self.changes.remove(id);
             self.moves.remove(id);
-            self.add_orphan(one.orphan.as_ref());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
+use crate::proof::age_requests;
 use crate::rig::{TestRig, location, sha256, stop_consumer, wait_until};
 
 const PATTERNS: &str = "{key}.200x200.jpg, {dir}/thumb_{name},!{stem}@2x.{ext}";
@@ -395,4 +396,32 @@ async fn what_another_row_s_image_needs_is_not_removed() {
     let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!(cleaned.number_of("left_alone"), 1, "{}", cleaned.json);
     assert!(rig.object_exists("images-new", "avatar/1_thumb.png").await);
+}
+
+/// The image itself went by an earlier request.
+#[tokio::test]
+async fn a_request_for_a_companion_without_a_response_keeps_its_image_in_removal() {
+    let rig = rig_with("{key}.200x200.jpg").await;
+    add_whole(&rig, "1").await;
+    rig.run_migration().await;
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    let clean = ["clean", "--orphans", "--confirm", "images-new"];
+    for what in ["the image", "its companion"] {
+        let lost = Fault::new("DeleteObjects", FaultEffect::Reset).times(1);
+        let lost = rig.cloud.inject_fault(lost);
+        let cleaned = rig.run_json_command(&clean).await;
+        assert_eq!(
+            (lost.hits(), cleaned.code),
+            (1, 2),
+            "{what}: {}",
+            cleaned.json
+        );
+        let refused = rig.run_program("feeder", &[]).await;
+        assert_eq!(refused.code, Some(75), "{what}: {}", refused.log);
+        age_requests(&rig).await;
+    }
+    assert_eq!(rig.run_json_command(&clean).await.code, 0);
+    assert_eq!(rig.cloud.count_objects("images-new"), 0);
+    rig.run_migration().await;
+    assert_eq!(rig.cloud.count_objects("images-new"), 2);
 }

@@ -84,7 +84,6 @@ async fn a_plan_names_the_feeders_own_settings_that_it_would_refuse() {
         ("IMAGES_TABLE", "pictures"),
         ("FEED_ORDER", "spread"),
         ("THROTTLE_QUERY", "SELECT busy FROM nowhere"),
-        ("MAX_REPLICA_LAG", "10s"),
     ];
     let ended = plan_with(&rig, &refused).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);

@@ -56,7 +56,7 @@ impl JsonCommandOutput {
 }
 
 /// As if half an hour went by since all requests to remove.
-async fn age_requests(rig: &TestRig) {
+pub(crate) async fn age_requests(rig: &TestRig) {
     rig.execute_sql(
         "UPDATE bucket_brigade.removals SET removing_at = removing_at - interval '31 minutes'",
     )
