@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::companions::CompanionPatterns;
 use crate::path_encoding::PathEncoding;
+use crate::printable::printable;
 
 /// The longest object key S3 accepts, in bytes of UTF-8.
 /// Source: Amazon S3 User Guide, "Naming Amazon S3 objects".
@@ -72,7 +73,7 @@ pub enum RouteError {
     /// Neither Postgres text nor an S3 key can hold it.
     #[error("the path holds a NUL character")]
     ContainsNul,
-    #[error("'{0}' in the path is no percent-encoding (PATH_ENCODING)")]
+    #[error("'{}' in the path is no percent-encoding (PATH_ENCODING)", printable(.0))]
     InvalidEscape(String),
     #[error("the percent-encoding in the path is not UTF-8, which a key is (PATH_ENCODING)")]
     EscapeNotUtf8,
