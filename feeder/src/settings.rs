@@ -169,16 +169,13 @@ impl Args {
 #[async_trait(?Send)]
 impl CheckFeederSettings for FeederSettings {
     async fn find_problems(&self, pool: &DatabasePool, table: &ApplicationTable) -> Vec<String> {
-        let mut problems = Vec::new();
         let checks = [self.feed_order.check(table), self.control.check(pool).await];
-        problems.extend(
-            checks
-                .into_iter()
-                .filter_map(|checked| Some(checked.err()?.to_string())),
-        );
-        if self.database_limits.replica_lag.is_some() {
-            let checked = check_replica_lag(pool).await;
-            problems.extend(checked.err().map(|error| error.to_string()));
+        let problems = checks.into_iter().filter_map(Result::err);
+        let mut problems: Vec<String> = problems.map(|error| error.to_string()).collect();
+        if self.database_limits.replica_lag.is_some()
+            && let Err(error) = check_replica_lag(pool).await
+        {
+            problems.push(error.to_string());
         }
         problems
     }

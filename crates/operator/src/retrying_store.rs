@@ -169,7 +169,7 @@ pub(super) async fn stat_object(
 
 /// What became of an object, and whether a request for it had no response: that one may be carried out later still.
 #[derive(Debug)]
-pub(super) struct DeletedObject {
+pub(super) struct ObjectDeletion {
     pub(super) outcome: DeleteOutcome,
     pub(super) is_request_alive: bool,
 }
@@ -180,7 +180,7 @@ pub(super) async fn remove_with_retries(
     side: BucketSide,
     objects: &[DeleteTarget],
     deadline: RemovalDeadline,
-) -> Result<Vec<DeletedObject>, StoreError> {
+) -> Result<Vec<ObjectDeletion>, StoreError> {
     let delete = async |objects: &[DeleteTarget]| {
         let is_request_alive = AtomicBool::new(false);
         let request = async || {
@@ -191,11 +191,11 @@ pub(super) async fn remove_with_retries(
         };
         let outcomes = retry_object_request(request).await?.into_iter();
         let is_request_alive = is_request_alive.into_inner();
-        let deleted = outcomes.map(|outcome| DeletedObject {
+        let deleted = outcomes.map(|outcome| ObjectDeletion {
             is_request_alive: is_request_alive || is_unanswered(&outcome),
             outcome,
         });
-        Ok::<Vec<DeletedObject>, StoreError>(deleted.collect())
+        Ok::<Vec<ObjectDeletion>, StoreError>(deleted.collect())
     };
     let mut outcomes = delete(objects).await?;
     for delay in RETRY_BACKOFF.delays().take(MAX_RETRIES) {
@@ -210,7 +210,7 @@ pub(super) async fn remove_with_retries(
         sleep(delay).await;
         let again: Vec<DeleteTarget> = busy.iter().map(|index| objects[*index].clone()).collect();
         for (index, deleted) in busy.into_iter().zip(delete(&again).await?) {
-            outcomes[index] = DeletedObject {
+            outcomes[index] = ObjectDeletion {
                 is_request_alive: outcomes[index].is_request_alive || deleted.is_request_alive,
                 ..deleted
             };

@@ -72,7 +72,6 @@ impl ObjectCleaner<'_> {
         };
         let classified = self.classify_page(page, &mut outcomes);
         let (removable, gone) = until_stopped(self.pass.stop, classified).await?;
-        let removable = self.retain_cut_off(removable, &mut outcomes).await?;
         if let Some(first) = removable.first() {
             let (store, side) = (self.pass.store, self.pass.removals.side());
             retry_object_request(async || store.prepare_deletes(side, &first.object_key).await)
@@ -117,7 +116,8 @@ impl ObjectCleaner<'_> {
         // A first question to the rows spares the requests for objects that are referenced anyway.
         let mut candidates = self.retain_unreferenced(page, outcomes).await?;
         candidates.extend(cut_off);
-        self.classify_all(candidates, outcomes).await
+        let (removable, gone) = self.classify_all(candidates, outcomes).await?;
+        Ok((self.retain_cut_off(removable, outcomes).await?, gone))
     }
 
     /// One that a row names is not marked anew: its mark would never end.

@@ -149,7 +149,7 @@ pub(super) fn finish_removals_sql() -> String {
      WHERE {is_locked}
 ), ended AS (
     UPDATE bucket_brigade.removals r SET
-        removed_at = CASE WHEN i.is_gone THEN now() END, 
+        removed_at = CASE WHEN i.is_gone THEN now() END,
         delete_marker = CASE WHEN i.is_gone OR i.is_request_alive THEN coalesce(i.delete_marker, r.delete_marker) END,
         removing_at = CASE WHEN i.is_gone THEN coalesce(r.removing_at, now())
                            WHEN i.is_request_alive THEN r.removing_at END,

@@ -68,12 +68,14 @@ impl ThumbnailSigner {
     /// The newest, newest first. While the database does not answer, those of the last time.
     pub(super) async fn newest_thumbnails(&mut self) -> &[Thumbnail] {
         let is_fresh = |at: Instant| at.elapsed() < REFRESH_INTERVAL;
-        if !self.shown.is_empty() && self.refreshed_at.is_some_and(is_fresh) {
+        if self.refreshed_at.is_some_and(is_fresh) {
             return &self.shown;
         }
         let Ok(paths) = newest_moves(&self.ledger, MAX_THUMBNAILS).await else {
             return &self.shown;
         };
+        // Before the first move each look asks.
+        self.refreshed_at = (!paths.is_empty()).then(Instant::now);
         let known = self.shown.drain(..).map(|one| (one.path.clone(), one));
         let mut known: HashMap<String, Thumbnail> = known.collect();
         for (old_path, path) in paths {
@@ -85,7 +87,6 @@ impl ThumbnailSigner {
             };
             self.shown.extend(thumbnail);
         }
-        self.refreshed_at = Some(Instant::now());
         &self.shown
     }
 

@@ -351,3 +351,19 @@ async fn what_is_there_of_a_ledger_is_told() {
     let ended = wait_for_exit(&mut named).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);
 }
+
+#[tokio::test]
+async fn a_lag_that_the_role_may_not_see_is_foreseen() {
+    let rig = TestRig::new().await;
+    rig.add_images(1).await;
+    let role = add_role(&rig).await;
+    rig.execute_sql(&format!("ALTER ROLE {role} LOGIN PASSWORD 'poor'"))
+        .await;
+    let (_, rest) = rig.application.database_url.split_once('@').unwrap();
+    let url = format!("postgres://{role}:poor@{rest}");
+    let settings = [("DATABASE_URL", &*url), ("MAX_REPLICA_LAG", "10s")];
+    let ended = wait_for_exit(&mut rig.spawn("feeder", &settings, &["plan"])).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    let finding = format!("FAIL  settings      the database user '{role}' may not see");
+    assert!(ended.log.contains(&finding), "{}", ended.log);
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger as _, OrphanedCopy};
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, sha256, stop_consumer, wait_until};
@@ -179,4 +180,38 @@ async fn the_copy_of_a_row_that_failed_is_one_until_the_row_moves() {
     );
     assert_eq!(rig.count_rows("orphans").await, 0);
     rig.assert_counts_agree().await;
+}
+
+/// A delivery that found the copy, which another had made, fails with it; and a row that is changed by then.
+#[tokio::test]
+async fn no_failure_loses_the_copy_that_was_made() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_images(2).await;
+    let ledger = rig.open_run().await;
+    let failure = |number: usize, has_copy: bool| MoveFailure {
+        id: ledger.id_type().parse(&ids[number]).unwrap(),
+        path: format!("image/{number}.png"),
+        code: "RowLocked".into(),
+        message: String::new(),
+        permanent: false,
+        orphan: has_copy.then(|| OrphanedCopy {
+            destination_key: format!("avatar/{number}.png"),
+            etag: "e".into(),
+        }),
+    };
+    rig.set_path(&ids[1], "elsewhere/1.png").await;
+    for [one, other] in [[false, true], [true, false]] {
+        let batch = [failure(0, one), failure(0, other), failure(1, true)];
+        ledger.record_failures(&batch).await.unwrap();
+        let recorded = (
+            rig.count_rows("failures").await,
+            rig.count_rows("orphans").await,
+        );
+        assert_eq!(recorded, (1, 2));
+        rig.assert_counts_agree().await;
+        rig.execute_sql(
+            "UPDATE bucket_brigade.counters SET orphans = 0; DELETE FROM bucket_brigade.orphans",
+        )
+        .await;
+    }
 }
