@@ -171,8 +171,9 @@ fn retain_unconfirmed(
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
-    use std::sync::Mutex;
 
     fn unavailable() -> QueueError {
         QueueError::Unavailable {
@@ -194,16 +195,13 @@ mod tests {
             Ok(vec![EntryOutcome::Done]),
         ]);
         let confirmed = send_in_halves(vec!["a", "b", "c"], |batch| {
-            sent.lock().unwrap().push(batch);
-            let response = responses.lock().unwrap().remove(0);
+            sent.lock().push(batch);
+            let response = responses.lock().remove(0);
             async move { response }.boxed()
         })
         .await;
         assert_eq!(confirmed, [true, true, false]);
-        assert_eq!(
-            *sent.lock().unwrap(),
-            [vec!["a", "b", "c"], vec!["b"], vec!["b"]]
-        );
+        assert_eq!(*sent.lock(), [vec!["a", "b", "c"], vec!["b"], vec!["b"]]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -216,7 +214,7 @@ mod tests {
     async fn a_missing_queue_is_not_asked_for_each_message() {
         let sent = Mutex::new(0);
         let confirmed = send_in_halves(vec!["a", "b", "c", "d"], |_| {
-            *sent.lock().unwrap() += 1;
+            *sent.lock() += 1;
             let error = QueueError::Refused {
                 operation: "DeleteMessageBatch",
                 code: "AWS.SimpleQueueService.NonExistentQueue".into(),
@@ -226,7 +224,7 @@ mod tests {
         })
         .await;
         assert_eq!(confirmed, [false; 4]);
-        assert_eq!(*sent.lock().unwrap(), MAX_ATTEMPTS);
+        assert_eq!(*sent.lock(), MAX_ATTEMPTS);
     }
 
     #[tokio::test(start_paused = true)]

@@ -157,7 +157,6 @@ async fn commit_batch(
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::sync::Mutex;
 
     use async_trait::async_trait;
     use bucket_brigade_common::ledger::move_ledger::{
@@ -167,6 +166,7 @@ mod tests {
     use bucket_brigade_common::row_id::RowId;
     use bucket_brigade_common::settings::DatabaseLimits;
     use bucket_brigade_common::throttle::Throttle;
+    use parking_lot::Mutex;
     use tokio::time::sleep;
     use tokio_util::sync::CancellationToken;
 
@@ -192,7 +192,7 @@ mod tests {
                 return Err(StatementError::Unavailable("silent".into()));
             }
             let ids: Vec<RowId> = moves.iter().map(|one| one.id.clone()).collect();
-            self.committed.lock().unwrap().extend(ids.clone());
+            self.committed.lock().extend(ids.clone());
             Ok(ids.into_iter().collect())
         }
 
@@ -249,6 +249,6 @@ mod tests {
         };
         let (of_lost, of_held) = tokio::join!(of_lost, of_held);
         assert_eq!((of_lost, of_held), (Event::Interrupted, Event::Committed));
-        assert_eq!(*ledger.committed.lock().unwrap(), [held.id]);
+        assert_eq!(*ledger.committed.lock(), [held.id]);
     }
 }

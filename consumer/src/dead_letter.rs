@@ -1,7 +1,7 @@
 //! Dead letters: the message of a row that has failed for good goes straight to the dead-letter queue. What is not
 //! confirmed there is released instead, and the redrive policy takes it a few receives later.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::batch::{BatchConfig, Batcher};
@@ -9,6 +9,7 @@ use bucket_brigade_common::queue::{
     DeadLetter, EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, QueueError, ReceivedMessage,
 };
 use futures::FutureExt;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::protocol::Event;
@@ -54,14 +55,9 @@ impl DeadLetterSender {
 struct LastRefusal(Mutex<Option<(Event, Instant)>>);
 
 impl LastRefusal {
-    fn lock(&self) -> MutexGuard<'_, Option<(Event, Instant)>> {
-        // Nothing that can panic runs under this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// While there is no use in another try.
     fn current(&self) -> Option<Event> {
-        let refusal = self.lock().clone();
+        let refusal = self.0.lock().clone();
         let refusal = refusal.filter(|(_, at)| at.elapsed() < RECHECK_INTERVAL);
         refusal.map(|(event, _)| event)
     }
@@ -78,7 +74,7 @@ impl LastRefusal {
         } else {
             (UNCONFIRMED, "grant it (deploy/policies/consumer.json)")
         };
-        let earlier = self.lock().replace((event.clone(), Instant::now()));
+        let earlier = self.0.lock().replace((event.clone(), Instant::now()));
         if earlier.is_none() {
             tracing::warn!(
                 "messages of rows that failed for good cannot be sent to the dead-letter queue, and are left to the redrive policy: {error}; {remedy}"
@@ -99,7 +95,7 @@ async fn send_unless_refused(
     }
     match sending.await {
         Ok(outcomes) => {
-            *refusal.lock() = None;
+            *refusal.0.lock() = None;
             let event = |outcome| Event::DeadLetterSent {
                 confirmed: outcome == EntryOutcome::Done,
             };

@@ -5,9 +5,10 @@
 //! than its own.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Mutex as FairMutex, Notify};
 use tokio::time::{Instant, timeout};
 
@@ -77,7 +78,7 @@ impl FairSlots {
     /// For another run.
     pub fn share(&self) -> Arc<SlotShare> {
         let signals = Arc::<Signals>::default();
-        let mut table = self.lock_table();
+        let mut table = self.0.lock();
         let number = table.next_number();
         let state = ShareState {
             taken: 0,
@@ -92,11 +93,6 @@ impl FairSlots {
             front: FairMutex::default(),
             signals,
         })
-    }
-
-    fn lock_table(&self) -> MutexGuard<'_, SlotTable> {
-        // Nothing that can panic runs under this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,7 +115,7 @@ impl SlotShare {
     }
 
     pub fn is_wanted_by_others(&self) -> bool {
-        let table = self.slots.lock_table();
+        let table = self.slots.0.lock();
         let others = table
             .shares
             .iter()
@@ -130,7 +126,7 @@ impl SlotShare {
     }
 
     fn try_take(&self) -> bool {
-        self.slots.lock_table().try_take(self.number)
+        self.slots.0.lock().try_take(self.number)
     }
 }
 
@@ -144,14 +140,14 @@ impl Slot<'_> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        let mut table = self.share.slots.lock_table();
+        let mut table = self.share.slots.0.lock();
         table.release(self.share.number, self.is_recalled);
     }
 }
 
 impl Drop for WaitingForSlot<'_> {
     fn drop(&mut self) {
-        let mut table = self.0.slots.lock_table();
+        let mut table = self.0.slots.0.lock();
         if let Some(state) = table.shares.get_mut(&self.0.number) {
             state.waiting = None;
         }
@@ -161,7 +157,7 @@ impl Drop for WaitingForSlot<'_> {
 
 impl Drop for SlotShare {
     fn drop(&mut self) {
-        self.slots.lock_table().shares.remove(&self.number);
+        self.slots.0.lock().shares.remove(&self.number);
     }
 }
 

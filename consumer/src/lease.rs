@@ -2,11 +2,12 @@
 //! for as long as the work takes. A lost lease is never acknowledged.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue};
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::time::{Instant, interval, timeout};
 
 /// Thousands may be parked.
@@ -71,7 +72,7 @@ impl Leases {
 
     /// Takes a message that has just been received in hand.
     pub fn start_lease(&self, receipt_handle: String) -> Lease {
-        let mut held = self.lock_held();
+        let mut held = self.0.held.lock();
         held.last_number += 1;
         let number = held.last_number;
         let lease = HeldLease {
@@ -87,12 +88,12 @@ impl Leases {
     }
 
     fn is_held(&self, number: u64) -> bool {
-        let held = self.lock_held();
+        let held = self.0.held.lock();
         held.by_number.get(&number).is_some_and(HeldLease::is_held)
     }
 
     pub fn held_count(&self) -> usize {
-        self.lock_held().by_number.len()
+        self.0.held.lock().by_number.len()
     }
 
     /// Renews leases for as long as the future is polled. Six looks in a visibility timeout leave room
@@ -117,7 +118,7 @@ impl Leases {
     /// Leases past half their time. Those past all of it are lost, and stay so.
     fn due_leases(&self) -> Vec<(u64, String)> {
         let soon = Instant::now() + self.0.visibility_timeout / 2;
-        let held = self.lock_held();
+        let held = self.0.held.lock();
         let due = held
             .by_number
             .iter()
@@ -142,7 +143,7 @@ impl Leases {
             }
             Err(_) => return tracing::debug!("leases were not renewed in time, trying again"),
         };
-        let mut held = self.lock_held();
+        let mut held = self.0.held.lock();
         for ((number, _), entry) in batch.iter().zip(entries) {
             let Some(lease) = held.by_number.get_mut(number) else {
                 continue;
@@ -162,11 +163,6 @@ impl Leases {
                 }
             }
         }
-    }
-
-    fn lock_held(&self) -> MutexGuard<'_, HeldLeases> {
-        // Nothing that can panic runs under this lock.
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -193,7 +189,7 @@ impl Lease {
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
     /// the lease was lost: then another consumer has the message.
     pub async fn end(self) -> Option<String> {
-        let held = self.leases.lock_held().by_number.remove(&self.number)?;
+        let held = self.leases.0.held.lock().by_number.remove(&self.number)?;
         drop(self.leases.0.renewing.lock().await);
         held.is_held().then_some(held.receipt_handle)
     }
@@ -201,7 +197,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leases.lock_held().by_number.remove(&self.number);
+        self.leases.0.held.lock().by_number.remove(&self.number);
     }
 }
 
@@ -216,7 +212,7 @@ mod tests {
         let lease = leases.start_lease("a".into());
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(leases.due_leases().len(), 1);
-        for held in leases.lock_held().by_number.values_mut() {
+        for held in leases.0.held.lock().by_number.values_mut() {
             held.expires_on = SystemTime::now() - Duration::from_secs(1);
         }
         assert!(!lease.watch().is_held());

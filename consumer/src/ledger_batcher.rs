@@ -158,8 +158,9 @@ impl<F> LedgerRetrier<F> {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
-    use std::sync::Mutex;
 
     const CONFIG: BatchConfig = BatchConfig {
         max: 8,
@@ -265,7 +266,7 @@ mod tests {
         let was_up = Arc::new(Mutex::new(Vec::new()));
         let (health, recorded) = (context.health.clone(), Arc::clone(&was_up));
         let batcher = LedgerBatcher::new(CONFIG, &context, move |batch: Arc<[u32]>| {
-            let mut recorded = recorded.lock().unwrap();
+            let mut recorded = recorded.lock();
             recorded.push(health.is_up(Dependency::Database));
             let fails = recorded.len() <= 3;
             async move {
@@ -279,7 +280,7 @@ mod tests {
         });
         assert!(matches!(batcher.submit(1).await, LedgerOutcome::Done(1)));
         // One failure is no outage; the second stops the receiving, the success starts it again.
-        assert_eq!(*was_up.lock().unwrap(), [true, true, false, false]);
+        assert_eq!(*was_up.lock(), [true, true, false, false]);
         assert!(context.health.is_up(Dependency::Database));
     }
 

@@ -9,7 +9,7 @@
 mod reason;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::health::Dependency;
@@ -18,6 +18,7 @@ use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 use bucket_brigade_common::throttle::CopySubject;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as FairMutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -168,7 +169,7 @@ impl OutageDetector {
             biased;
             response = response => {
                 if response.as_ref().err().is_none_or(StoreError::is_response) {
-                    waiting.detector.lock_history().last_response = Some(Instant::now());
+                    waiting.detector.history.lock().last_response = Some(Instant::now());
                 }
                 response
             }
@@ -179,7 +180,7 @@ impl OutageDetector {
     /// For a request that a silent store does not end.
     pub fn start_waiting<'a>(&'a self, route: &'a MoveRoute) -> WaitingRequest<'a> {
         let (detector, source_key) = (self, &*route.source_key);
-        let mut history = self.lock_history();
+        let mut history = self.history.lock();
         if history.waiting == 0 {
             history.waiting_since = Some(Instant::now());
         }
@@ -199,7 +200,7 @@ impl OutageDetector {
     }
 
     fn record_success(&self, sent: Instant) -> MutexGuard<'_, CopyHistory> {
-        let mut history = self.lock_history();
+        let mut history = self.history.lock();
         history.failing.clear();
         history.refusals = Refusals::default();
         history.last_sent = history.last_sent.max(Some(sent));
@@ -238,7 +239,7 @@ impl OutageDetector {
     }
 
     fn has_copied_since(&self, time: Instant) -> bool {
-        let last_sent = self.lock_history().last_sent;
+        let last_sent = self.history.lock().last_sent;
         last_sent.is_some_and(|sent| sent >= time)
     }
 
@@ -251,7 +252,7 @@ impl OutageDetector {
         if let StoreError::Throttled { .. } = error {
             return streak.failures >= THROTTLED_OF_ONE_OBJECT;
         }
-        let mut history = self.lock_history();
+        let mut history = self.history.lock();
         history.failing.insert(route.source_key.clone());
         streak.failures >= FAILURES_OF_ONE_OBJECT
             || history.failing.len() >= FAILING_OBJECTS
@@ -286,7 +287,7 @@ impl OutageDetector {
         if !matches!(error, StoreError::Throttled { .. }) {
             return false;
         }
-        self.lock_history().refusals.record() >= THROTTLED_OUTAGE
+        self.history.lock().refusals.record() >= THROTTLED_OUTAGE
     }
 
     async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {
@@ -295,7 +296,7 @@ impl OutageDetector {
         let (permit, _slot) = self.context.start_copy(prefix, subject).await;
         let sent = Instant::now();
         let (copied, sources) = {
-            let history = self.lock_history();
+            let history = self.history.lock();
             (history.last_copied.clone(), history.sample_sources())
         };
         let checked = self.check_rights_within(limit, copied, sources).await;
@@ -333,14 +334,14 @@ impl OutageDetector {
         loop {
             sleep(SILENCE / 4).await;
             let (last_response, sources) = {
-                let history = self.lock_history();
+                let history = self.history.lock();
                 if !history.is_silent() {
                     continue;
                 }
                 (history.last_response, history.sample_sources())
             };
             let silent = self.find_silence(&sources).await;
-            let mut history = self.lock_history();
+            let mut history = self.history.lock();
             let silent = silent.filter(|_| history.last_response == last_response);
             let Some((what, side)) = silent else {
                 history.last_response = Some(Instant::now());
@@ -404,11 +405,6 @@ impl OutageDetector {
             }
         }
     }
-
-    fn lock_history(&self) -> MutexGuard<'_, CopyHistory> {
-        // Nothing that can panic runs under this lock.
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Counted until it has its response, or is given up.
@@ -420,7 +416,7 @@ pub struct WaitingRequest<'a> {
 
 impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
-        let mut history = self.detector.lock_history();
+        let mut history = self.detector.history.lock();
         history.waiting -= 1;
         history.waiting_sources.retain(|key| key != self.source_key);
     }

@@ -3,8 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use bucket_brigade_common::throttle::{CopySubject, Throttle};
 use bucket_brigade_consumer::context::ConsumerContext;
 use bucket_brigade_consumer::copy::Copier;
 use bucket_brigade_consumer::protocol::Event;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -125,15 +126,15 @@ impl RateLimitedStore {
 
     /// What the store serves from now on.
     fn set_rate(&self, rate: f64) {
-        self.state.lock().unwrap().rate = rate;
+        self.state.lock().rate = rate;
     }
 
     fn requests(&self) -> u32 {
-        self.state.lock().unwrap().requests
+        self.state.lock().requests
     }
 
     fn try_admit(&self) -> bool {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         let now = Instant::now();
         let elapsed = (now - state.refilled).as_secs_f64();
         match self.limit {
@@ -219,7 +220,7 @@ async fn run(trial: &ThrottlingCase) -> ThrottlingShares {
     }
     tasks.close();
     tasks.wait().await;
-    let state = store.state.lock().unwrap();
+    let state = store.state.lock();
     ThrottlingShares {
         throttled: f64::from(state.throttled) / f64::from(state.requests),
         used: f64::from(trial.seconds) / started.elapsed().as_secs_f64(),
@@ -256,7 +257,7 @@ async fn copy_all(copy: Arc<Copier>, in_hand: Arc<AtomicUsize>, todo: Arc<Mutex<
             sleep(Duration::from_secs(1)).await;
         }
         {
-            let mut todo = todo.lock().unwrap();
+            let mut todo = todo.lock();
             if *todo == 0 {
                 return;
             }

@@ -1,7 +1,7 @@
 //! What the feeder is doing, for its heartbeat, `/healthz`, `/metrics` and the display.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bucket_brigade_common::health::Health;
 use bucket_brigade_common::http_endpoints::{
@@ -11,6 +11,7 @@ use bucket_brigade_common::ledger::feed_source::RunProgress;
 use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::throttle::{Throttle, ThrottleReason};
+use parking_lot::Mutex;
 
 /// What the feeder is doing, and what keeps it from doing it.
 #[derive(Debug)]
@@ -33,16 +34,16 @@ impl FeederProgress {
 
     /// What the feeder does while nothing holds it back.
     pub fn set_phase(&self, phase: WorkerState) {
-        self.lock_state().0 = phase;
+        self.state.lock().0 = phase;
     }
 
     pub(crate) fn phase(&self) -> WorkerState {
-        self.lock_state().0
+        self.state.lock().0
     }
 
     /// Why nothing in the fleet may start, for the next heartbeat.
     pub(crate) fn set_fleet_hold(&self, hold: Option<String>) {
-        *self.lock_fleet_hold() = hold;
+        *self.fleet_hold.lock() = hold;
     }
 
     pub fn health(&self) -> &Health {
@@ -56,7 +57,7 @@ impl FeederProgress {
             state,
             reason,
             commit_seconds: commit.map(|took| took.as_secs_f64()),
-            held: self.lock_fleet_hold().clone(),
+            held: self.fleet_hold.lock().clone(),
             ..Heartbeat::starting(WorkerRole::Feeder)
         }
     }
@@ -73,7 +74,7 @@ impl FeederProgress {
 
     fn current_phase(&self) -> WorkerState {
         let is_limit = |reason| matches!(reason, ThrottleReason::FleetLimit { .. });
-        match self.lock_state().0 {
+        match self.state.lock().0 {
             WorkerState::Feeding if self.throttle.reasons().into_iter().any(is_limit) => {
                 WorkerState::FeedingAtLimit
             }
@@ -108,19 +109,7 @@ impl FeederProgress {
     }
 
     pub fn set_run_progress(&self, progress: RunProgress) {
-        self.lock_state().1 = progress;
-    }
-
-    fn lock_fleet_hold(&self) -> MutexGuard<'_, Option<String>> {
-        // Nothing that can panic runs under this lock.
-        self.fleet_hold
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_state(&self) -> MutexGuard<'_, (WorkerState, RunProgress)> {
-        // Nothing that can panic runs under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().1 = progress;
     }
 }
 
@@ -131,7 +120,7 @@ impl ProcessStatus for FeederProgress {
     }
 
     fn register_metrics(&self, registry: &mut Registry) {
-        let numbers = self.lock_state().1;
+        let numbers = self.state.lock().1;
         register_counter(
             registry,
             "bucket_brigade_run_fed",

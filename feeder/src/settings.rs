@@ -9,7 +9,7 @@ use bucket_brigade_common::ledger::{ApplicationTable, DatabasePool, SecondRun, c
 use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::settings::{
     DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
-    SettingsProblems, duration_between, integer_between, setting,
+    SettingsProblems, duration_between, integer_between, parse_percent, setting,
 };
 use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
@@ -186,13 +186,6 @@ impl CanaryArgs {
         let limit = self.limit.map(|limit| limit.take(problems));
         let percent = self.sample.map(|sample| sample.take(problems));
         (limit.is_some() || percent.is_some()).then_some(CanarySelection { limit, percent })
-    }
-}
-
-fn parse_percent(text: &str) -> Result<f64, String> {
-    match text.trim_end_matches('%').parse() {
-        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
-        _ => Err("is not a share in percent, such as 1 or 0.5".into()),
     }
 }
 

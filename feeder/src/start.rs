@@ -38,8 +38,8 @@ const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Feeds until the end or the stop. Returns the exit code. An error is about the queue, the buckets, the table or the ledger, before anything is sent; or another feeder has
-/// taken over.
+/// Feeds until the end or the stop. Returns the exit code. An error is about the queue, the buckets, the table or the
+/// ledger, before anything is sent; or another feeder has taken over.
 pub async fn start(
     migration: MigrationSettings,
     settings: FeederSettings,

@@ -21,10 +21,11 @@ mod load;
 mod serve;
 mod table;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -116,7 +117,7 @@ impl Runs {
     }
 
     fn try_acquire_poll(&self) -> Option<PollPermit> {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         if !table.may_poll() {
             return None;
         }
@@ -132,12 +133,12 @@ impl Runs {
             .iter()
             .map(|stages| (stages.run, Allowance::of(stages)))
             .collect();
-        self.lock_table().set_allowances(allowances);
+        self.0.table.lock().set_allowances(allowances);
     }
 
     /// What to do with a message of this run, which is taken on where it is new.
     fn admit(&self, run: i64, leased: LeasedMessage) -> Admission {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         table.slot(run).used_at = Instant::now();
         if let Some(stages) = table.begin_received(run, self.only().is_some()) {
             return Admission::Handle(stages, leased, self.in_hand(run));
@@ -161,7 +162,7 @@ impl Runs {
     }
 
     fn park(&self, run: i64, messages: impl IntoIterator<Item = LeasedMessage>) {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         table.park(run, messages);
         if !table.new_runs.is_empty() {
             self.0.arrived.notify_one();
@@ -170,12 +171,12 @@ impl Runs {
 
     /// The next parked message of a run that may be worked on.
     fn next_parked(&self, run: i64) -> Option<(Arc<Stages>, LeasedMessage, InHand)> {
-        let (stages, leased) = self.lock_table().begin_parked(run)?;
+        let (stages, leased) = self.0.table.lock().begin_parked(run)?;
         Some((stages, leased, self.in_hand(run)))
     }
 
     fn take_all_parked(&self) -> Vec<LeasedMessage> {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         let runs: Vec<i64> = table.slots.keys().copied().collect();
         runs.into_iter()
             .flat_map(|run| table.take_parked(run))
@@ -184,7 +185,7 @@ impl Runs {
 
     /// Hands what is parked under `from` to the run `to`; `is_stray` where it is surely none of its messages.
     fn forward_parked(&self, from: i64, to: i64, is_stray: bool) {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         if let Some(slot) = table.slots.get_mut(&from) {
             slot.load_error = None;
         }
@@ -199,7 +200,7 @@ impl Runs {
     /// A run that messages were received of, and that is to be served.
     async fn next_new_run(&self) -> i64 {
         loop {
-            if let Some(run) = self.lock_table().new_runs.pop() {
+            if let Some(run) = self.0.table.lock().new_runs.pop() {
                 return run;
             }
             self.0.arrived.notified().await;
@@ -208,7 +209,7 @@ impl Runs {
 
     /// The run has passed its checks.
     fn open(&self, run: i64, stages: Arc<Stages>) {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         let slot = table.slots.entry(run).or_insert_with(RunSlot::new);
         slot.stages = Some(stages);
         slot.load_error = None;
@@ -220,7 +221,7 @@ impl Runs {
 
     /// The run is to be loaded again: its messages wait for that.
     fn reload(&self, run: i64) {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         table.slot(run).stages = None;
         table.new_runs.push(run);
         drop(table);
@@ -236,7 +237,7 @@ impl Runs {
 
     /// The run cannot be served. Whether that is news.
     pub(crate) fn set_load_error(&self, run: i64, reason: &str) -> bool {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         let Some(slot) = table.slots.get_mut(&run) else {
             return false;
         };
@@ -247,7 +248,7 @@ impl Runs {
 
     /// Drops a run that has had no message for so long, or that is known to be none and has none left.
     fn close_if_idle(&self, run: i64, limit: Duration) -> bool {
-        let mut table = self.lock_table();
+        let mut table = self.0.table.lock();
         let is_idle = table.slots.get(&run).is_none_or(|slot| slot.is_idle(limit));
         if is_idle {
             table.slots.remove(&run);
@@ -257,36 +258,36 @@ impl Runs {
 
     /// Wakes when a message is parked or, with some parked, one has ended.
     fn changes(&self, run: i64) -> Arc<Notify> {
-        Arc::clone(&self.lock_table().slot(run).changed)
+        Arc::clone(&self.0.table.lock().slot(run).changed)
     }
 
     /// Messages of a run in hand, parked ones included.
     pub(crate) fn held_count(&self, run: i64) -> usize {
-        let table = self.lock_table();
+        let table = self.0.table.lock();
         table.slots.get(&run).map_or(0, RunSlot::held_count)
     }
 
     fn parked_count(&self, run: i64) -> usize {
-        let table = self.lock_table();
+        let table = self.0.table.lock();
         table.slots.get(&run).map_or(0, |slot| slot.parked.len())
     }
 
     /// Those that have passed their checks.
     pub(crate) fn served(&self) -> Vec<Arc<Stages>> {
-        let table = self.lock_table();
+        let table = self.0.table.lock();
         let stages = table.slots.values().filter_map(|slot| slot.stages.clone());
         stages.collect()
     }
 
     /// Which runs may have messages by the ledger.
     fn set_active_runs(&self, active: Vec<i64>) {
-        self.lock_table().active = active;
+        self.0.table.lock().active = active;
         self.0.room.notify_waiters();
     }
 
     /// What is wrong with single runs, and whether that is all of them.
     pub(crate) fn obstacles(&self) -> (Vec<String>, bool) {
-        let table = self.lock_table();
+        let table = self.0.table.lock();
         let runs = table.slots.iter().filter(|(run, _)| **run != STRAYS);
         let (mut obstacles, mut is_all) = (Vec::new(), true);
         for (run, slot) in runs {
@@ -301,7 +302,7 @@ impl Runs {
     /// How many messages are in hand of a run of which none has ended for longer than this, and for how long,
     /// although nothing holds it back.
     pub(crate) fn standstill(&self, limit: Duration) -> Option<(usize, Duration)> {
-        let table = self.lock_table();
+        let table = self.0.table.lock();
         let is_stalled = |slot: &&RunSlot| {
             let is_held = |stages: &Arc<Stages>| stages.context.throttle.held().is_some();
             let is_held = slot.obstacle().is_some() || slot.stages.as_ref().is_some_and(is_held);
@@ -313,25 +314,20 @@ impl Runs {
 
     #[cfg(test)]
     pub(crate) fn begin(&self, run: i64) -> InHand {
-        self.lock_table().begin(run);
+        self.0.table.lock().begin(run);
         self.in_hand(run)
-    }
-
-    fn lock_table(&self) -> MutexGuard<'_, RunTable> {
-        // Nothing that can panic runs under this lock.
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for PollPermit {
     fn drop(&mut self) {
-        self.0.lock_table().polled -= MAX_BATCH_ENTRIES;
+        self.0.0.table.lock().polled -= MAX_BATCH_ENTRIES;
     }
 }
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        let has_room = self.runs.lock_table().end(self.run);
+        let has_room = self.runs.0.table.lock().end(self.run);
         if has_room {
             self.runs.0.room.notify_one();
         }

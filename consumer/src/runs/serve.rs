@@ -69,7 +69,7 @@ pub(crate) async fn serve_all(dispatcher: &Arc<Dispatcher>, loader: Arc<dyn RunL
 async fn poll_for_active_runs(loader: &dyn RunLoader, runs: &Runs) {
     loop {
         sleep(ACTIVE_RUNS_INTERVAL).await;
-        let is_any_waiting = !runs.lock_table().waiting_runs().is_empty();
+        let is_any_waiting = !runs.0.table.lock().waiting_runs().is_empty();
         let active = if is_any_waiting {
             loader.list_active_runs().await
         } else {
@@ -123,7 +123,7 @@ impl RunServer {
                 );
             }
             sleep(LOAD_BACKOFF.jittered_delay(failures, fastrand::f64())).await;
-            runs.lock_table().drop_lost_messages();
+            runs.0.table.lock().drop_lost_messages();
             if runs.close_if_idle(run, RUN_IDLE_LIMIT) {
                 break;
             }
@@ -196,7 +196,9 @@ async fn start_parked_messages(dispatcher: &Dispatcher, run: i64, idle_limit: Op
     while !idle_limit.is_some_and(is_over) {
         runs.update_allowances();
         for leased in runs
-            .lock_table()
+            .0
+            .table
+            .lock()
             .take_for_others(run, dispatcher.ends.max_receive_count)
         {
             dispatcher.release(leased, Duration::ZERO);

@@ -1,11 +1,12 @@
 //! Batches: a statement or a queue request serves many requests, which come one by one.
 
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use tracing::Span;
@@ -71,7 +72,7 @@ where
         let (sender, result) = oneshot::channel();
         let span = trace::current_span();
         let count = {
-            let mut pending = self.0.lock_pending();
+            let mut pending = self.0.pending.lock();
             pending.push(PendingRequest {
                 request,
                 result: sender,
@@ -90,14 +91,9 @@ where
 }
 
 impl<T, R> BatchQueue<T, R> {
-    fn lock_pending(&self) -> MutexGuard<'_, Vec<PendingRequest<T, R>>> {
-        // Nothing that can panic runs under this lock.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The batch, and whether requests are left over.
     fn take_batch(&self) -> (Vec<PendingRequest<T, R>>, bool) {
-        let mut pending = self.lock_pending();
+        let mut pending = self.pending.lock();
         // The permit was for this batch; the next one must not find it.
         let _ = self.min_reached.notified().now_or_never();
         if pending.len() <= self.config.max {
@@ -197,7 +193,7 @@ mod tests {
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let recorded = Arc::clone(&sizes);
         let batcher = Batcher::new(config, move |batch: Vec<u32>| {
-            recorded.lock().unwrap().push(batch.len());
+            recorded.lock().push(batch.len());
             async move { batch.iter().map(|number| number * 2).collect() }.boxed()
         });
         (batcher, sizes)
@@ -214,8 +210,8 @@ mod tests {
         let results = join_all((0..25).map(|number| batcher.submit(number))).await;
         let expected: Vec<Option<u32>> = (0..25).map(|number| Some(number * 2)).collect();
         assert_eq!(results, expected);
-        assert_eq!(sizes.lock().unwrap().iter().sum::<usize>(), 25);
-        assert!(sizes.lock().unwrap().len() <= 4);
+        assert_eq!(sizes.lock().iter().sum::<usize>(), 25);
+        assert!(sizes.lock().len() <= 4);
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,7 +224,7 @@ mod tests {
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let recorded = Arc::clone(&sizes);
         let batcher = Batcher::new(config, move |batch: Vec<u32>| {
-            recorded.lock().unwrap().push(batch.len());
+            recorded.lock().push(batch.len());
             async move {
                 sleep(Duration::from_secs(1)).await;
                 batch
@@ -242,7 +238,7 @@ mod tests {
             join_all((0..9).map(|number| batcher.submit(number))).await
         };
         let _ = join(first, second).await;
-        assert_eq!(*sizes.lock().unwrap(), [4, 9]);
+        assert_eq!(*sizes.lock(), [4, 9]);
         assert!(started.elapsed() < Duration::from_millis(2100));
         // The nine were enough for their own batch: the next request waits for others.
         let again = Instant::now();

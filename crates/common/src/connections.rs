@@ -4,7 +4,7 @@
 //! that is dead would cost the time limit of a request, one after the other: the next request connects anew.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_smithy_http_client::Connector;
@@ -16,6 +16,7 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::http::Headers;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// The SDK's own. Source: `aws-smithy-runtime`, `DEFAULT_CONNECT_TIMEOUT`.
@@ -53,18 +54,13 @@ impl RenewedConnections {
         }
     }
 
-    fn lock_current(&self) -> MutexGuard<'_, (u64, SharedHttpConnector)> {
-        // Nothing that can panic runs under this lock.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Requests of that generation that are under way go on.
     fn renew(&self, generation: u64) {
-        if self.lock_current().0 != generation {
+        if self.current.lock().0 != generation {
             return;
         }
         let fresh = (self.connect)();
-        let mut current = self.lock_current();
+        let mut current = self.current.lock();
         if current.0 == generation {
             tracing::debug!("a connection fell silent: connecting anew");
             *current = (generation + 1, fresh);
@@ -75,7 +71,7 @@ impl RenewedConnections {
 impl HttpConnector for RenewedConnections {
     fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
         state_empty_length(&mut request);
-        let (generation, connector) = self.lock_current().clone();
+        let (generation, connector) = self.current.lock().clone();
         let mut silence = SilenceGuard {
             connections: self.clone(),
             generation,

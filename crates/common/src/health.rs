@@ -1,9 +1,10 @@
 //! What a process depends on, and what of that is down: logged once per outage, and over by itself.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -135,7 +136,7 @@ impl Health {
         applies: impl FnOnce(&DependencyState) -> bool,
     ) {
         let shared = self.shared(dependency);
-        let mut states = shared.lock_states();
+        let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         if state.outage.is_some() || !applies(state) {
             return;
@@ -170,7 +171,7 @@ impl Health {
 
     pub fn mark_up(&self, dependency: Dependency) {
         let shared = self.shared(dependency);
-        let mut states = shared.lock_states();
+        let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         state.last_success = Some(Instant::now());
         if state.outage.take().is_some() {
@@ -184,7 +185,7 @@ impl Health {
     }
 
     pub fn is_up(&self, dependency: Dependency) -> bool {
-        let states = self.shared(dependency).lock_states();
+        let states = self.shared(dependency).states.lock();
         states[dependency as usize].outage.is_none()
     }
 
@@ -196,7 +197,7 @@ impl Health {
     }
 
     pub fn outage_of(&self, dependency: Dependency) -> Option<String> {
-        let states = self.shared(dependency).lock_states();
+        let states = self.shared(dependency).states.lock();
         let reason = states[dependency as usize].outage.as_ref()?;
         Some(format!("{}: {reason}", dependency.display_name()))
     }
@@ -221,12 +222,7 @@ impl Health {
     }
 }
 
-impl SharedHealth {
-    fn lock_states(&self) -> MutexGuard<'_, [DependencyState; 3]> {
-        // Nothing that can panic runs under this lock.
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+impl SharedHealth {}
 
 #[cfg(test)]
 mod tests {

@@ -70,10 +70,10 @@ async fn send_heartbeat(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use async_trait::async_trait;
+    use parking_lot::Mutex;
     use tokio::time::{Instant, timeout};
 
     use super::*;
@@ -100,7 +100,7 @@ mod tests {
             if left > 0 {
                 return Err(StatementError::Unavailable("gone".into()));
             }
-            Ok(self.limits.lock().unwrap().clone())
+            Ok(self.limits.lock().clone())
         }
 
         async fn deregister(&self) -> Result<(), StatementError> {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn pause(control: &FakeControl) {
-        control.limits.lock().unwrap().paused = Some("by ana".into());
+        control.limits.lock().paused = Some("by ana".into());
     }
 
     fn starting() -> Heartbeat {
@@ -135,7 +135,7 @@ mod tests {
             sleep(Duration::from_mins(1)).await;
             assert_eq!(throttle.held(), paused);
             control.failures_left.store(0, Ordering::Relaxed);
-            control.limits.lock().unwrap().paused = None;
+            control.limits.lock().paused = None;
             sleep(Duration::from_secs(1)).await;
             assert_eq!(throttle.held(), None);
         };
@@ -150,7 +150,7 @@ mod tests {
     async fn they_end_with_the_run() {
         let control = FakeControl::default();
         let throttle = Throttle::for_rows(DatabaseLimits::default());
-        *control.limits.lock().unwrap() = FleetLimits::of_gone_run();
+        *control.limits.lock() = FleetLimits::of_gone_run();
         send_heartbeats(&control, &throttle, starting).await;
         assert!(matches!(throttle.held(), Some(ThrottleReason::Paused(_))));
     }

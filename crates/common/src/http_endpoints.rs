@@ -15,9 +15,8 @@ use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 pub use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 
-use crate::http_server::serve;
+use crate::http_server::{bind, serve};
 use crate::preflight::PreflightError;
 use crate::settings::{Setting, SettingsProblems, parse_address, setting};
 
@@ -87,13 +86,7 @@ pub async fn serve_endpoints(
     let Some(address) = address else {
         return Ok(ready);
     };
-    let listener = TcpListener::bind(address).await;
-    let listener = listener.map_err(|error| {
-        PreflightError::invalid(
-            "METRICS_ADDR",
-            format!("cannot listen on {address}: {error}"),
-        )
-    })?;
+    let listener = bind("METRICS_ADDR", address).await?;
     let router = Router::new()
         .route("/healthz", get(get_healthz))
         .route("/readyz", get(get_readyz))

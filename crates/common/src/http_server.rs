@@ -1,6 +1,7 @@
 //! An HTTP server whose clients cannot hold on to more than a few of the process's connections: its file
 //! descriptors are also those to the database, S3 and SQS.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use crate::preflight::PreflightError;
+
 const MAX_CONNECTIONS: usize = 64;
 
 /// By then a request's headers are there, the first one's as well as those of later ones.
@@ -21,6 +24,17 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
 
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Listens where a setting says.
+pub async fn bind(
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<TcpListener, PreflightError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| {
+        PreflightError::invalid(setting, format!("cannot listen on {address}: {error}"))
+    })
+}
 
 /// Serves until the process ends. Beyond [`MAX_CONNECTIONS`] clients wait to be accepted.
 pub async fn serve(listener: TcpListener, router: Router) {

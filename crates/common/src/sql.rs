@@ -17,6 +17,7 @@ macro_rules! may_be_bucket {
         )
     };
 }
+
 /// An identifier as Postgres reads it back unchanged, whatever it contains.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

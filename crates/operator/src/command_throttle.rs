@@ -1,7 +1,6 @@
 //! What holds a command back between two pages, as it holds the fleet: a pause, limits, a slow database, lagging
 //! replicas. And what the command says of itself meanwhile: its heartbeat, which `status` prints.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +13,7 @@ use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::ledger::{LedgerError, PostgresLedger, with_timeout};
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::{RateMeter, Throttle, ThrottleReason};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -109,7 +109,7 @@ impl<'a> CommandThrottle<'a> {
 
     fn log_hold(&self) {
         let held = self.throttle.held();
-        let mut state = self.lock_state();
+        let mut state = self.state.lock();
         if let Some(reason) = held.as_ref().filter(|_| !state.is_logged) {
             if matches!(reason, ThrottleReason::Paused(_)) {
                 tracing::info!("paused {reason}: going on after `feeder resume`");
@@ -134,11 +134,11 @@ impl<'a> CommandThrottle<'a> {
     }
 
     pub(crate) fn begin_phase(&self, label: &'static str, total: u64) {
-        self.lock_state().progress = ProgressReporter::new(label, total);
+        self.state.lock().progress = ProgressReporter::new(label, total);
     }
 
     pub(crate) fn advance_by(&self, count: usize) {
-        let mut state = self.lock_state();
+        let mut state = self.state.lock();
         state.progress.advance_by(count);
         let count = u64::try_from(count).unwrap_or(0);
         state.rate.record(count, Instant::now());
@@ -146,7 +146,7 @@ impl<'a> CommandThrottle<'a> {
 
     fn current(&self) -> Heartbeat {
         let (held, commit) = (self.throttle.held(), self.throttle.commit_latency());
-        let state = self.lock_state();
+        let state = self.state.lock();
         let rate = state.rate.rate(MIN_RATE_TIME..=RATE_OVER, Instant::now());
         let (word, reason) = match held {
             Some(reason) => (reason.worker_state(), reason.to_string()),
@@ -160,23 +160,18 @@ impl<'a> CommandThrottle<'a> {
             ..Heartbeat::starting(WorkerRole::Command(self.name))
         }
     }
-
-    fn lock_state(&self) -> MutexGuard<'_, CommandState> {
-        // Nothing that can panic runs under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[async_trait]
 impl FleetControl for CommandThrottle<'_> {
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, StatementError> {
         let mut limits = self.ledger.heartbeat(heartbeat).await?;
-        let ignored = self.lock_state().ignored_pause.clone();
+        let ignored = self.state.lock().ignored_pause.clone();
         let is_paused = limits.paused.is_some();
         if is_paused && ignored.is_some() && read_pause(self.ledger).await? == ignored {
             limits.paused = None;
         } else {
-            self.lock_state().ignored_pause = None;
+            self.state.lock().ignored_pause = None;
         }
         Ok(limits)
     }

@@ -1,7 +1,6 @@
 //! Who must not be at work at the same time: two commands that prove or undo, or one of these and what
 //! would fight it.
 
-use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -37,16 +36,9 @@ pub(super) struct CommandLocks<'a> {
 }
 
 /// The locks were lost before a page was done: it is read anew.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the locks that keep others out were lost")]
 pub(super) struct LocksLost;
-
-impl fmt::Display for LocksLost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the locks that keep others out were lost")
-    }
-}
-
-impl std::error::Error for LocksLost {}
 
 impl<'a> CommandLocks<'a> {
     /// Keeps other commands of this kind out.

@@ -1,7 +1,6 @@
 //! Pages of a command, several worked on at a time and recorded in their order.
 
 use std::cell::Cell;
-use std::fmt;
 use std::pin::pin;
 
 use futures::{StreamExt, stream};
@@ -12,16 +11,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const PAGES_IN_FLIGHT: usize = 4;
 
 /// The operator wants the command to end: pages under way are given up where nothing of them is done yet.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("stopped before the end")]
 pub(crate) struct CommandStopped;
-
-impl fmt::Display for CommandStopped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("stopped before the end")
-    }
-}
-
-impl std::error::Error for CommandStopped {}
 
 /// For waits and requests that change nothing: given up at the stop.
 pub(crate) fn until_stopped<T, E>(

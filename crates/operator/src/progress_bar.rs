@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::feed_source::format_eta;
 use bucket_brigade_common::printable::takes_escapes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::time::Instant;
@@ -56,9 +57,7 @@ impl ProgressReporter {
         if left == 0 || per_second <= 0.0 {
             return format!("{label}: {done}");
         }
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let seconds = (left as f64 / per_second).min(1e9).ceil();
-        let eta = humantime::format_duration(Duration::from_secs_f64(seconds));
+        let eta = format_eta(left, per_second);
         format!("{label}: {done} of {total}, ETA {eta}")
     }
 

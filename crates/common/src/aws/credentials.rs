@@ -1,12 +1,12 @@
 //! The credentials, kept until shortly before they expire.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::identity::Identity;
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::{CREDENTIALS_TIMEOUT, error_chain};
@@ -73,7 +73,7 @@ impl CredentialsCache {
     pub(crate) fn forget(&self, refused: &Identity) {
         let data = |identity: &Identity| identity.data::<Credentials>().cloned();
         let is_refused = |cached: &mut CachedIdentity| data(&cached.identity) == data(refused);
-        self.lock().take_if(is_refused);
+        self.cached.lock().take_if(is_refused);
     }
 
     async fn refresh(&self, old: Option<Identity>) -> Result<Identity, CredentialsError> {
@@ -100,7 +100,7 @@ impl CredentialsCache {
         let refresh_at = ahead.map_or(now + DEFAULT_LIFETIME, |at| {
             at.unwrap_or(now).max(now + REFRESH_INTERVAL)
         });
-        *self.lock() = Some(CachedIdentity {
+        *self.cached.lock() = Some(CachedIdentity {
             identity: identity.clone(),
             refresh_at,
         });
@@ -111,11 +111,7 @@ impl CredentialsCache {
         let now = SystemTime::now();
         let is_valid =
             |cached: &CachedIdentity| cached.identity.expiration().is_none_or(|at| now < at);
-        self.lock().clone().filter(is_valid)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<CachedIdentity>> {
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cached.lock().clone().filter(is_valid)
     }
 }
 
@@ -235,7 +231,7 @@ mod tests {
     impl CredentialsCache {
         /// As if the refresh interval were over.
         fn expire_interval(&self) {
-            if let Some(cached) = &mut *self.lock() {
+            if let Some(cached) = &mut *self.cached.lock() {
                 cached.refresh_at = SystemTime::now();
             }
         }

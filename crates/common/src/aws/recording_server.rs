@@ -1,12 +1,13 @@
 //! A server in this process that records requests.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use parking_lot::Mutex;
 
 use super::exchange::USER_AGENT;
 use crate::object_store::s3::fixture::http_response;
@@ -89,39 +90,39 @@ impl Server {
     }
 
     pub(crate) fn respond_with(&self, status: u16, body: &'static str) {
-        *self.response.lock().unwrap() = (status, body);
+        *self.response.lock() = (status, body);
     }
 
     pub(crate) fn respond_first_with(&self, responses: &[(u16, &'static str)]) {
-        self.next.lock().unwrap().extend(responses);
+        self.next.lock().extend(responses);
     }
 
     pub(crate) fn add_header(&self, name: &'static str, value: &'static str) {
-        *self.header.lock().unwrap() = Some((name, value));
+        *self.header.lock() = Some((name, value));
     }
 
     pub(crate) fn last(&self) -> Request {
-        self.received.lock().unwrap().last().unwrap().clone()
+        self.received.lock().last().unwrap().clone()
     }
 
     pub(crate) fn requests(&self) -> usize {
-        self.received.lock().unwrap().len()
+        self.received.lock().len()
     }
 }
 
 impl HttpConnector for Server {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let request = Request::of(&request);
-        let next = self.next.lock().unwrap().pop_front();
-        let (status, body) = match next.unwrap_or(*self.response.lock().unwrap()) {
+        let next = self.next.lock().pop_front();
+        let (status, body) = match next.unwrap_or(*self.response.lock()) {
             _ if !request.is_of(self.clock) => (403, SKEWED),
             response => response,
         };
-        self.received.lock().unwrap().push(request);
+        self.received.lock().push(request);
         if status == 0 {
             return HttpConnectorFuture::new(std::future::pending());
         }
-        let is_head = self.received.lock().unwrap().last().unwrap().method == "HEAD";
+        let is_head = self.received.lock().last().unwrap().method == "HEAD";
         let mut response = http_response(status, if is_head { "" } else { body });
         response.headers_mut().insert("etag", "\"9b2c\"");
         if is_head {
@@ -130,7 +131,7 @@ impl HttpConnector for Server {
         response
             .headers_mut()
             .insert("x-amz-bucket-region", "eu-north-1");
-        if let Some((name, value)) = *self.header.lock().unwrap() {
+        if let Some((name, value)) = *self.header.lock() {
             response.headers_mut().insert(name, value);
         }
         let date = DateTime::from(self.clock).fmt(DateTimeFormat::HttpDate);

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Row as _, raw_sql};
 use tokio::time::{Instant, sleep, timeout};
@@ -70,23 +71,18 @@ impl WriteCheckTurn {
         let is_read_only = shown.await?.try_get::<String, _>(0)? == "on";
         if is_read_only {
             // The others may be like this one.
-            *self.lock() = None;
+            *self.0.lock() = None;
         }
         Ok(!is_read_only)
     }
 
     fn is_due(&self) -> bool {
-        let (now, mut next) = (Instant::now(), self.lock());
+        let (now, mut next) = (Instant::now(), self.0.lock());
         let is_due = next.is_none_or(|next| next <= now);
         if is_due {
             *next = Some(now + WRITE_CHECK_INTERVAL);
         }
         is_due
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        // Nothing that can panic runs under this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,7 +98,7 @@ impl DatabasePool {
             return;
         }
         let renewing = tokio::spawn(renew(self.pool.clone(), self.login.clone(), adapt));
-        let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut renewal = self.renewal.lock();
         *renewal = Some(AbortOnDropHandle::new(renewing));
     }
 }

@@ -1,8 +1,9 @@
 //! Indexes that say which rows are left: a partial one that a sweep goes through, so that it costs what is
 //! left, and one on the path that says whether a sweep is needed at all.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool, PgTransaction};
 
@@ -39,16 +40,11 @@ pub(super) struct FeedIndex(Mutex<Option<Arc<str>>>);
 
 impl FeedIndex {
     pub(super) fn condition(&self) -> Option<Arc<str>> {
-        self.lock().clone()
+        self.0.lock().clone()
     }
 
     pub(super) fn set(&self, condition: Option<&str>) {
-        *self.lock() = condition.map(Into::into);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<str>>> {
-        // Nothing that can panic runs under this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock() = condition.map(Into::into);
     }
 }
 

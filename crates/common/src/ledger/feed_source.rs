@@ -115,15 +115,18 @@ impl RunProgress {
             .in_scope
             .map(|total| total.saturating_sub(self.accounted_rows()));
         match left {
-            Some(left) if per_second > 0.0 => {
-                #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-                let seconds = (left as f64 / per_second).min(1e9);
-                let rounded = Duration::from_secs_f64(seconds.ceil());
-                humantime::format_duration(rounded).to_string()
-            }
+            Some(left) if per_second > 0.0 => format_eta(left, per_second),
             _ => "N/A".into(),
         }
     }
+}
+
+/// The time that so many take at a rate above zero.
+pub fn format_eta(left: u64, per_second: f64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let seconds = (left as f64 / per_second).min(1e9);
+    let rounded = Duration::from_secs_f64(seconds.ceil());
+    humantime::format_duration(rounded).to_string()
 }
 
 /// The rows to feed, and the cursor.

@@ -179,12 +179,12 @@ impl RunRow {
         self.name == name || self.id.to_string() == name
     }
 
-    /// One line of a list.
     /// Whether another run was opened on its rows, which paused it.
     fn is_superseded(&self) -> bool {
         self.paused_by.as_deref() == Some("feeder --new-run")
     }
 
+    /// One line of a list.
     pub(super) fn describe(&self) -> String {
         let Self {
             id,

@@ -146,13 +146,13 @@ const MISSING_QUEUE_CODES: [&str; 2] = ["QueueDoesNotExist", "NonExistentQueue"]
 
 #[async_trait]
 pub trait MessageQueue: Send + Sync {
-    /// Sends up to [`BATCH`] messages; the answer has one entry for each, in order.
+    /// Sends up to [`MAX_BATCH_ENTRIES`] messages; the answer has one entry for each, in order.
     async fn send_batch(
         &self,
         messages: &[OutgoingMessage],
     ) -> Result<Vec<EntryOutcome>, QueueError>;
 
-    /// Long-polls for up to `most` (at most [`BATCH`]) messages, hidden from others for `visibility`.
+    /// Long-polls for up to `most` (at most [`MAX_BATCH_ENTRIES`]) messages, hidden from others for `visibility`.
     async fn receive_batch(
         &self,
         most: usize,
@@ -160,19 +160,19 @@ pub trait MessageQueue: Send + Sync {
         visibility: Duration,
     ) -> Result<Vec<ReceivedMessage>, QueueError>;
 
-    /// Deletes up to [`BATCH`] messages by receipt handle; one entry for each, in order.
+    /// Deletes up to [`MAX_BATCH_ENTRIES`] messages by receipt handle; one entry for each, in order.
     async fn delete_batch(
         &self,
         receipt_handles: &[String],
     ) -> Result<Vec<EntryOutcome>, QueueError>;
 
-    /// Hides up to [`BATCH`] messages for the given time from now; zero makes them visible at once.
+    /// Hides up to [`MAX_BATCH_ENTRIES`] messages for the given time from now; zero makes them visible at once.
     async fn change_visibility(
         &self,
         changes: &[(String, Duration)],
     ) -> Result<Vec<EntryOutcome>, QueueError>;
 
-    /// Sends up to [`BATCH`] messages to the queue's dead-letter queue; one entry for each, in order.
+    /// Sends up to [`MAX_BATCH_ENTRIES`] messages to the queue's dead-letter queue; one entry for each, in order.
     async fn send_dead_letters(
         &self,
         letters: &[DeadLetter],

@@ -1,6 +1,6 @@
 //! The queue on SQS.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -8,6 +8,7 @@ use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
 use aws_smithy_runtime_api::client::http::SharedHttpConnector;
+use parking_lot::Mutex;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::timeout;
 
@@ -99,14 +100,8 @@ impl SqsQueue {
         let attributes = self.queue_attributes().await.ok()?;
         let found = self.dead_letter_url_of(&attributes);
         let found = found.filter(|found| missing != Some(found.as_str()))?;
-        *self.lock_dead_letter_url() = Some(found.clone());
+        *self.dead_letter_url.lock() = Some(found.clone());
         Some(found)
-    }
-
-    fn lock_dead_letter_url(&self) -> MutexGuard<'_, Option<String>> {
-        // Nothing that can panic runs under this lock.
-        let url = self.dead_letter_url.lock();
-        url.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts how old each message is when it is received, by the queue's clock and ours.
@@ -221,7 +216,7 @@ impl MessageQueue for SqsQueue {
         &self,
         letters: &[DeadLetter],
     ) -> Result<Vec<EntryOutcome>, QueueError> {
-        let known = self.lock_dead_letter_url().clone();
+        let known = self.dead_letter_url.lock().clone();
         let sent = match &known {
             Some(url) => self.send_letters(url, letters).await,
             None => Err(QueueError::Refused {

@@ -30,6 +30,14 @@ pub(crate) fn must_be_one_of(known: &[&str]) -> String {
     }
 }
 
+/// A share in percent.
+pub fn parse_percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("is not a percentage above 0 and up to 100, such as 1 or 0.5".into()),
+    }
+}
+
 /// An address to listen on, or `off`.
 pub fn parse_address(text: &str) -> Result<Option<SocketAddr>, String> {
     if text.eq_ignore_ascii_case("off") {

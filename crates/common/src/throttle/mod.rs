@@ -18,9 +18,9 @@ mod store_rate;
 mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Mutex as FairMutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -102,7 +102,7 @@ impl Throttle {
     pub async fn acquire<'a>(&'a self, key: &'a str, subject: CopySubject) -> ThrottlePermit<'a> {
         loop {
             let ranges = |state: &ThrottleState| Some(state.copies.as_ref()?.ranges.gate_of(key));
-            let gate = ranges(&self.lock_state()).unwrap_or_default();
+            let gate = ranges(&self.state.lock()).unwrap_or_default();
             let _waiting = WaitingAtGate::at(&self.gates[gate]);
             let start = |state: &mut ThrottleState, now| state.start_copy(key, subject, gate, now);
             if let Some(is_probe) = self.wait_at(gate, start).await {
@@ -130,7 +130,7 @@ impl Throttle {
         let Gate { front, changed, .. } = &self.gates[gate];
         let _front = front.lock().await;
         loop {
-            let attempted = attempt(&mut self.lock_state(), Instant::now());
+            let attempted = attempt(&mut self.state.lock(), Instant::now());
             match attempted {
                 Ok(started) => return started,
                 Err(None) => changed.notified().await,
@@ -141,7 +141,7 @@ impl Throttle {
 
     /// What the fleet may do, and how far the slowest replica is behind: once a second.
     pub fn set_limits(&self, limits: FleetLimits, lag: Option<Duration>) {
-        let mut state = self.lock_state();
+        let mut state = self.state.lock();
         state.set_limits(limits, lag, Instant::now());
         let is_excluded = state.is_excluded();
         drop(state);
@@ -151,22 +151,22 @@ impl Throttle {
 
     /// Whether the ledger has the run no more.
     pub fn is_run_gone(&self) -> bool {
-        self.lock_state().limits.is_gone
+        self.state.lock().limits.is_gone
     }
 
     /// Holds this process, or does so no more.
     pub fn set_hold(&self, hold: Option<String>) {
-        self.lock_state().hold = hold;
+        self.state.lock().hold = hold;
         self.notify_gates();
     }
 
     /// As of the last heartbeat.
     pub fn limits(&self) -> FleetLimits {
-        self.lock_state().limits.clone()
+        self.state.lock().limits.clone()
     }
 
     pub fn commit_took(&self, took: Duration) {
-        self.lock_state().record_commit(took, Instant::now());
+        self.state.lock().record_commit(took, Instant::now());
     }
 
     /// Waits until the limits leave nothing to this process, while others go on: what it holds is better
@@ -184,7 +184,7 @@ impl Throttle {
 
     /// What holds work back, the weightiest first; empty when only the work at hand decides.
     pub fn reasons(&self) -> Vec<ThrottleReason> {
-        self.lock_state().reasons(Instant::now())
+        self.state.lock().reasons(Instant::now())
     }
 
     /// Why nothing at all starts.
@@ -195,47 +195,47 @@ impl Throttle {
 
     /// Whether the lag of replicas holds work back.
     pub fn watches_replicas(&self) -> bool {
-        self.lock_state().database.replica_lag.is_some()
+        self.state.lock().database.replica_lag.is_some()
     }
 
     pub fn in_flight(&self) -> usize {
-        let state = self.lock_state();
+        let state = self.state.lock();
         state.copies.as_ref().map_or(0, |copies| copies.in_flight)
     }
 
     /// Copies that may be in flight at the moment.
     pub fn concurrency(&self) -> usize {
-        self.lock_state().concurrency()
+        self.state.lock().concurrency()
     }
 
     /// Copies per second, once the store has shown a limit.
     pub fn store_limit(&self) -> Option<f64> {
-        let state = self.lock_state();
+        let state = self.state.lock();
         state.copies.as_ref()?.ranges.limit(Instant::now())
     }
 
     /// How long commits take, over a few.
     pub fn commit_latency(&self) -> Option<Duration> {
-        self.lock_state().commits.average()
+        self.state.lock().commits.average()
     }
 
     /// How many messages it makes sense to have in hand.
     pub fn max_in_hand(&self) -> usize {
-        self.lock_state().max_in_hand(Instant::now())
+        self.state.lock().max_in_hand(Instant::now())
     }
 
     /// Copies that wait for a range of keys which the store serves more slowly than the others: they must not take
     /// the place of what can go on.
     pub fn excess_waiting(&self) -> usize {
         let waiting_at = |gate: usize| self.gates[gate].waiting.load(Ordering::Relaxed);
-        let state = self.lock_state();
+        let state = self.state.lock();
         let ranges = state.copies.as_ref().map(|copies| &copies.ranges);
         let excess = ranges.map_or(0, |ranges| ranges.excess(waiting_at, Instant::now()));
         excess.min(MAX_EXCESS)
     }
 
     fn end_copy(&self, record: impl FnOnce(&mut KeyRanges)) {
-        if let Some(copies) = &mut self.lock_state().copies {
+        if let Some(copies) = &mut self.state.lock().copies {
             copies.in_flight -= 1;
             record(&mut copies.ranges);
         }
@@ -246,10 +246,5 @@ impl Throttle {
         for gate in &self.gates {
             gate.changed.notify_one();
         }
-    }
-
-    fn lock_state(&self) -> MutexGuard<'_, ThrottleState> {
-        // Nothing that can panic runs under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -260,7 +260,7 @@ struct RecoveringStore {
 impl RecoveringStore {
     fn admits(&self) -> bool {
         let now = Instant::now();
-        let mut tokens = self.tokens.lock().unwrap();
+        let mut tokens = self.tokens.lock();
         let elapsed = (now - tokens.1).as_secs_f64();
         *tokens = ((tokens.0 + elapsed * self.per_second).min(1.0), now);
         let is_admitted = tokens.0 >= 1.0 || now >= self.recovers_at;
@@ -313,7 +313,7 @@ impl BusyProcess {
     ) {
         loop {
             let permit = start_image(&throttle).await;
-            started.lock().unwrap().push(Instant::now());
+            started.lock().push(Instant::now());
             sleep(Self::LATENCY).await;
             if store.admits() {
                 permit.served();
@@ -325,7 +325,7 @@ impl BusyProcess {
     }
 
     fn started_since(&self, since: Instant) -> usize {
-        let started = self.started.lock().unwrap();
+        let started = self.started.lock();
         started.iter().filter(|at| **at >= since).count()
     }
 }

@@ -2,7 +2,6 @@
 //! which a thread of the SDK takes them in batches: what comes while it is full is dropped, and the work
 //! never waits for the collector.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use opentelemetry::trace::TracerProvider;
@@ -11,6 +10,7 @@ use opentelemetry_otlp::WithHttpConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use parking_lot::Mutex;
 use reqwest::blocking::Client;
 use reqwest::redirect::Policy;
 use tokio::task::spawn_blocking;
@@ -149,8 +149,7 @@ struct LoggedExporter {
 impl SpanExporter for LoggedExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let result = self.exporter.export(batch).await;
-        // Nothing that can panic runs under this lock.
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.log.lock();
         let is_news = log.note(result.is_err(), Instant::now());
         drop(log);
         match &result {

@@ -60,7 +60,7 @@ pub(super) fn is_unsettled(run: i64, id: &IdColumns) -> String {
     )
 }
 
-/// Sources that an earlier version's clean removed: their moves leave the index.
+/// Moves whose sources are gone leave the index.
 pub(super) fn settle_gone_sql() -> String {
     format!(
         "UPDATE bucket_brigade.moves m SET source_settled_at = now()

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::with_timeout;
 use bucket_brigade_common::path_encoding::PathEncoding;
@@ -13,7 +14,6 @@ use super::other_spellings::hash_of;
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use crate::command_throttle::CommandThrottle;
 use crate::statements::Pages;
-use crate::verify::count_moves;
 
 /// Moves read by one statement.
 const STRETCH_ROWS: usize = 20_000;
@@ -67,8 +67,8 @@ impl UnsettledSources {
         if !removals.has_encoded_paths() {
             return Ok(sources);
         }
-        let moves = count_moves(ledger).await?;
-        throttle.begin_phase("looking for moves that are not verified", moves);
+        let progress = ledger.run_progress().await?;
+        throttle.begin_phase("looking for moves that are not verified", progress.moved);
         let mut pages = Pages::new(ledger, unsettled_sql(removals.age_seconds));
         loop {
             throttle.acquire(0, stop).await?;

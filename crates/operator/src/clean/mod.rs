@@ -65,7 +65,6 @@ use super::page_pipeline::{is_complete, until_stopped};
 use super::retrying_store::{
     self, DEFAULT_REQUESTS_IN_FLIGHT, RequestSlots, is_object_error, retry_object_request,
 };
-use super::verify::count_moves;
 use count::EligibleMoves;
 use encoded_paths::UnsettledSources;
 use known_tables::KnownTables;
@@ -259,11 +258,11 @@ impl CleanCommand<'_> {
             .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
             .await;
         // As if no two rows shared an object: the progress is an estimate.
+        let progress = ledger.run_progress().await?;
         let total = if removals.orphans {
-            let progress = ledger.run_progress();
-            progress.await?.orphans
+            progress.orphans
         } else {
-            count_moves(ledger).await?
+            progress.moved
         };
         self.pass.throttle.begin_phase("cleaning", total);
         Ok(())

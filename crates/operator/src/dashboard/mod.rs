@@ -1,6 +1,6 @@
 //! The live page: all runs in a browser, served at `STATUS_ADDR`, by a feeder or on its own.
 //!
-//! The status is read once for all browsers, by the same queries as `feeder status --all`. The page, its
+//! The status is read once for all browsers, by the same queries as for `feeder status`. The page, its
 //! script and its style are part of the binary; nothing is fetched from elsewhere, but the thumbnails
 //! where they are switched on.
 
@@ -15,7 +15,6 @@ mod snapshot;
 mod thumbnail;
 mod token;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -26,7 +25,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bucket_brigade_common::healthcheck::connectable_address;
-use bucket_brigade_common::http_server::serve;
+use bucket_brigade_common::http_server::{bind, serve};
 use bucket_brigade_common::ledger::{DatabasePool, PostgresLedger};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::queue::sqs::SqsQueue;
@@ -66,10 +65,8 @@ impl Dashboard {
         let Some(address) = settings.address else {
             return Ok(None);
         };
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|error| listen_error(address, &error))?;
         Ok(Some(Self {
-            listener,
+            listener: bind("STATUS_ADDR", address).await?,
             settings: settings.clone(),
         }))
     }
@@ -104,13 +101,6 @@ impl Dashboard {
             tracing::info!("the live page is at http://{address}/");
         }
         tokio::spawn(serve(self.listener, router));
-    }
-}
-
-fn listen_error(address: SocketAddr, error: &std::io::Error) -> PreflightError {
-    PreflightError::InvalidSetting {
-        setting: "STATUS_ADDR",
-        problem: format!("cannot listen on {address}: {error}"),
     }
 }
 

@@ -1,12 +1,12 @@
 //! What all browsers show, read once for all of them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use bucket_brigade_common::ledger::DatabasePool;
 use bucket_brigade_common::queue::sqs::SqsQueue;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -83,7 +83,7 @@ impl SnapshotCache {
             Some(signer) => Some(signer.newest_thumbnails().await.to_vec()),
             None => None,
         };
-        let mut cached = self.lock_cached();
+        let mut cached = self.cached.lock();
         cached.thumbnails = thumbnails;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         cached.read_at = now.unwrap_or_default().as_secs_f64();
@@ -97,7 +97,7 @@ impl SnapshotCache {
 
     /// The run that is meant: the one that is asked for, the feeder's own, or the only one.
     pub(super) fn find_run(&self, chosen: Option<i64>) -> Option<i64> {
-        let cached = self.lock_cached();
+        let cached = self.cached.lock();
         self.find_view(&cached, chosen).map(|view| view.run.id)
     }
 
@@ -114,7 +114,7 @@ impl SnapshotCache {
     }
 
     pub(super) fn status_json(&self, chosen: Option<i64>) -> Bytes {
-        let cached = self.lock_cached();
+        let cached = self.cached.lock();
         let view = self.find_view(&cached, chosen);
         let is_own = view.is_some_and(|view| Some(view.run.id) == self.own_run);
         let thumbnails = cached.thumbnails.as_deref();
@@ -129,15 +129,10 @@ impl SnapshotCache {
     }
 
     pub(super) fn history_json(&self, chosen: Option<i64>) -> Bytes {
-        let cached = self.lock_cached();
+        let cached = self.cached.lock();
         let history = self.find_view(&cached, chosen);
         let history = history.and_then(|view| cached.histories.get(&view.run.id));
         to_json(&history.map_or(&[][..], RunHistory::samples))
-    }
-
-    fn lock_cached(&self) -> MutexGuard<'_, CachedRuns> {
-        // Nothing that can panic runs under this lock.
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -25,8 +25,8 @@ pub(super) struct ReportLine {
     message: Option<String>,
 }
 
-/// A row that was set back and has ended otherwise since is
-/// reported by its later end. The first rows of each table hold all lines of the first rows of them all.
+/// A row that was set back and has ended otherwise since is reported by its later end. The first rows of each table
+/// hold all lines of the first rows of them all.
 pub(crate) const SELECT_PAGE: &str = r#"WITH moved AS (
     SELECT row_id, 1 AS rank, 'moved' AS state, old_path, new_path, etag, size_bytes, moved_at AS at,
            consumer AS by, verified_at, NULL AS code, NULL AS message

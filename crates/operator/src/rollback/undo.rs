@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bucket_brigade_common::exit;
+use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, StatementError};
 use bucket_brigade_common::ledger::{LockClaims, PostgresLedger};
 use bucket_brigade_common::row_id::RowId;
@@ -27,7 +28,6 @@ use crate::moved_row::MovedRow;
 use crate::page_pipeline::{ensure_not_stopped, is_complete, run_pages, until_stopped};
 use crate::retrying_store::{RequestSlots, is_object_error};
 use crate::statements::{MAX_RETRIES, Pages, RETRY_BACKOFF, retry_statement};
-use crate::verify::count_moves;
 
 /// Tries of a row that a transaction of the application holds.
 const MAX_ATTEMPTS: u32 = 10;
@@ -78,7 +78,7 @@ impl RollbackRun<'_> {
         let mut source = RowSource::open(ledger, self.selection, lap).await?;
         let total = match &source {
             RowSource::Collected(ids) => u64::try_from(ids.len())?,
-            RowSource::Walk { .. } => count_moves(ledger).await?,
+            RowSource::Walk { .. } => ledger.run_progress().await?.moved,
         };
         self.throttle.begin_phase("rolling back", total);
         let read = async || {

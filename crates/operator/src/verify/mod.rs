@@ -41,7 +41,7 @@ mod verification;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::settings::{
-    DatabaseArgs, Setting, SettingsProblems, integer_between, setting,
+    DatabaseArgs, Setting, SettingsProblems, integer_between, parse_percent, setting,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +53,6 @@ use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use check::MoveChecker;
 use lister::ObjectLister;
 use pass::VerificationPass;
-pub(crate) use queries::count_moves;
 use verification::VerificationSpec;
 
 #[derive(Debug, clap::Args)]
@@ -132,11 +131,4 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         return Ok(exit::STOPPED);
     }
     output::finish_and_print(context.format, &ledger, spec).await
-}
-
-fn parse_percent(text: &str) -> Result<f64, String> {
-    match text.trim_end_matches('%').parse() {
-        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
-        _ => Err("is not a percentage above 0 and up to 100".into()),
-    }
 }

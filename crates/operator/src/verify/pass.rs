@@ -1,13 +1,14 @@
 //! The pass over the moves and, in full mode, over the table: page by page, many requests at a time.
 
+use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use tokio_util::sync::CancellationToken;
 
 use super::check::MoveChecker;
 use super::lister::{ListedPage, ObjectLister, PageKeys};
 use super::queries::{
-    begin_table_phase, count_moves, current_path, moves_to_verify, record_findings,
-    record_table_page, rows_to_verify,
+    begin_table_phase, current_path, moves_to_verify, record_findings, record_table_page,
+    rows_to_verify,
 };
 use super::verification::{
     Mismatch, TableRow, VerificationFinding, VerificationMismatch, VerificationState,
@@ -60,8 +61,8 @@ impl VerificationPass<'_> {
 
     async fn verify_moves(&self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
         let ledger = self.checker.ledger;
-        let moves = count_moves(ledger).await?;
-        self.throttle.begin_phase("verifying moves", moves);
+        let progress = ledger.run_progress().await?;
+        self.throttle.begin_phase("verifying moves", progress.moved);
         let (state, size) = (&self.verification, self.page_rows());
         let next = async |cursor: Option<&str>| moves_to_verify(ledger, state, cursor, size).await;
         let work = async |rows| self.check_moves(rows).await;

@@ -32,9 +32,6 @@ const INSERT_VERIFICATION: &str = "INSERT INTO bucket_brigade.verifications AS v
         checked = 0, sound = 0, outdated = 0, recopied = 0, table_rows = 0, table_outside = 0,
         started_at = clock_timestamp(), finished_at = NULL";
 
-const SELECT_MOVED_TOTAL: &str =
-    "SELECT coalesce(sum(moved), 0)::bigint FROM bucket_brigade.counters WHERE run_id = $1";
-
 const BEGIN_TABLE_PHASE: &str = "UPDATE bucket_brigade.verifications
     SET is_in_table = true, cursor = NULL WHERE run_id = $1";
 
@@ -162,12 +159,6 @@ pub(super) async fn begin_verification(
         cursor,
         is_resumed,
     })
-}
-
-pub(crate) async fn count_moves(ledger: &PostgresLedger) -> Result<u64, StatementError> {
-    let query = sqlx::query_scalar(SELECT_MOVED_TOTAL).bind(ledger.run_id());
-    let count: i64 = with_timeout(query.fetch_one(ledger.pool())).await?;
-    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 /// The next moves of the sample, of a stretch of `size`.

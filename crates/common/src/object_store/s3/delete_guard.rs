@@ -8,12 +8,10 @@ use super::copy::RequestHeaders;
 use super::probe::PROBE_BODY;
 use crate::object_store::StoreError;
 use crate::object_store::objects::{BucketSide, DeleteOutcome, DeleteTarget};
+use crate::path_rule::MAX_KEY_BYTES;
 
 /// RGW's own, which knows no `If-Match` on a delete; a date as in ISO 8601. Source: `rgw_rest_s3.cc`, `RGWDeleteObj_ObjStore_S3`.
 const UNMODIFIED_SINCE: &str = "x-amz-delete-if-unmodified-since";
-
-/// The most bytes of a key.
-const MAX_KEY_BYTES: usize = 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeleteGuard {

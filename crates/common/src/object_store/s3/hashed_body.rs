@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::mem::replace;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use md5::{Digest, Md5};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::access::StoreLabel;
@@ -87,7 +88,7 @@ impl HashedBody {
 
     fn pass(&mut self, chunk: Bytes) -> Frame<Bytes> {
         if let Some(hash) = &self.hash {
-            let mut hash = hash.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut hash = hash.lock();
             hash.update(&chunk);
         }
         let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
@@ -132,7 +133,7 @@ impl Body for HashedBody {
 }
 
 pub(super) fn finish(hash: &Mutex<Md5>) -> [u8; 16] {
-    let hash = hash.lock().unwrap_or_else(PoisonError::into_inner);
+    let hash = hash.lock();
     hash.clone().finalize().into()
 }
 

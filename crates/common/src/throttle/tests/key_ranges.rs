@@ -71,7 +71,7 @@ impl SpreadProcess {
                     }
                     permit.served();
                     if !is_slow {
-                        served.lock().unwrap().push(Instant::now());
+                        served.lock().push(Instant::now());
                     }
                     return;
                 }
@@ -80,7 +80,7 @@ impl SpreadProcess {
     }
 
     fn ranges(&self) -> usize {
-        let state = self.throttle.lock_state();
+        let state = self.throttle.state.lock();
         state.copies.as_ref().unwrap().ranges.count()
     }
 }
@@ -95,7 +95,7 @@ async fn neighbouring_keys_that_are_refused_do_not_slow_the_others() {
     sleep(Duration::from_secs(20)).await;
     let began = Instant::now();
     sleep(Duration::from_secs(20)).await;
-    let served = process.served.lock().unwrap();
+    let served = process.served.lock();
     let served = served.iter().filter(|at| **at >= began).count() / 20;
     // 64 in flight for 100 ms each make 640 a second; the slow stretch would leave 75 to the others.
     assert!(served > 400, "{served} a second");
@@ -123,7 +123,7 @@ async fn a_limit_to_all_keys_is_one_rate() {
                 permit.throttled();
             }
         }
-        let state = throttle.lock_state();
+        let state = throttle.state.lock();
         assert_eq!(
             state.copies.as_ref().unwrap().ranges.count(),
             1,

@@ -1,12 +1,12 @@
 //! Copies held to the SDK's own, and to a server that checks signatures for itself.
 
-use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use aws_types::sdk_config::Builder;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::{CopyCondition, MAX_BODY_BYTES};
@@ -33,7 +33,7 @@ impl ProvideCredentials for Fleeting {
     where
         Self: 'a,
     {
-        let mut given = self.given.lock().unwrap();
+        let mut given = self.given.lock();
         *given += 1;
         let token = format!("token {given}");
         let expired = Some(SystemTime::now() + self.lifetime);

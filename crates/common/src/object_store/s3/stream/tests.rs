@@ -59,8 +59,8 @@ struct OneObject {
     is_tagged: bool,
     /// Whether reads count the tags.
     counts_tags: bool,
-    written: Arc<std::sync::Mutex<Vec<u8>>>,
-    met: Arc<std::sync::Mutex<Vec<String>>>,
+    written: Arc<parking_lot::Mutex<Vec<u8>>>,
+    met: Arc<parking_lot::Mutex<Vec<String>>>,
 }
 
 impl OneObject {
@@ -72,7 +72,7 @@ impl OneObject {
     }
 
     fn met(&self, what: &str) -> usize {
-        let met = self.met.lock().unwrap();
+        let met = self.met.lock();
         met.iter().filter(|line| line.starts_with(what)).count()
     }
 
@@ -83,7 +83,7 @@ impl OneObject {
     fn read(&self, request: &HttpRequest) -> HttpResponse {
         let etag = self.etag.map_or_else(|| hex(&self.md5()), str::to_owned);
         let bytes = if request.uri().contains("/to/") {
-            self.written.lock().unwrap().clone()
+            self.written.lock().clone()
         } else {
             self.bytes.clone()
         };
@@ -127,7 +127,7 @@ impl OneObject {
         if !sent && !is_broken {
             return http_response(400, BAD_DIGEST);
         }
-        *self.written.lock().unwrap() = bytes;
+        *self.written.lock() = bytes;
         let mut response = http_response(200, SdkBody::empty());
         response.headers_mut().insert("etag", hex(&md5));
         response
@@ -137,7 +137,7 @@ impl OneObject {
 impl HttpConnector for OneObject {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let line = format!("{} {}", request.method(), request.uri());
-        self.met.lock().unwrap().push(line.clone());
+        self.met.lock().push(line.clone());
         let header = |name| request.headers().get(name);
         let is_whole =
             header("x-amz-meta-owner") == Some("ünal") && header("expires") == Some("never");
@@ -241,7 +241,7 @@ async fn tags_are_asked_for_where_no_answer_counts_them() {
         for _ in 0..2 {
             store.copy(&route()).await.unwrap();
         }
-        let met = object.met.lock().unwrap();
+        let met = object.met.lock();
         let asked = met.iter().filter(|line| line.contains("?tagging")).count();
         assert_eq!(asked, questions, "{is_aws} {is_tagged} {counts_tags}");
     }
@@ -259,14 +259,14 @@ async fn under_object_lock_each_upload_has_its_md5() {
         let (object, store) = (object.clone(), store(&object).await);
         let before = object.met("PUT");
         for uploads in [2, 3] {
-            object.written.lock().unwrap().clear();
+            object.written.lock().clear();
             if in_parts {
                 // The fake completes none.
                 store.copy_multipart(&route()).await.unwrap_err();
             } else {
                 store.copy(&route()).await.unwrap();
             }
-            assert_eq!(*object.written.lock().unwrap(), object.bytes);
+            assert_eq!(*object.written.lock(), object.bytes);
             assert_eq!(object.met("PUT") - before, uploads, "{in_parts}");
         }
     }
@@ -287,7 +287,7 @@ async fn bytes_that_contradict_an_etag_are_not_written_where_etags_are_md5s() {
     other_store.source.habits = sound_store.source.habits;
     let error = other_store.copy(&route()).await.unwrap_err();
     assert_eq!(error.code(), "OtherBytes", "{error}");
-    assert!(other.written.lock().unwrap().is_empty());
+    assert!(other.written.lock().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -345,7 +345,7 @@ async fn an_upload_in_parts_that_is_given_up_leaves_nothing_behind() {
     let given_up = timeout(Duration::from_secs(1), store.copy_multipart(&route())).await;
     assert!(given_up.is_err());
     sleep(Duration::from_secs(1)).await;
-    let aborts: Vec<String> = object.met.lock().unwrap().clone();
+    let aborts: Vec<String> = object.met.lock().clone();
     let abort = aborts.last().unwrap();
     assert!(
         abort.starts_with("DELETE") && abort.contains("uploadId=u%201"),
