@@ -174,30 +174,23 @@ pub(super) struct ObjectDeletion {
     pub(super) is_request_alive: bool,
 }
 
+/// Why no object of a request is known to be gone.
+#[derive(Debug)]
+pub(super) enum DeleteFailure {
+    /// No try can have been carried out.
+    Untouched(StoreError),
+    /// What became of the objects is not known.
+    Uncertain(StoreError),
+}
+
 /// Removes objects, those again that S3 was too busy for: a batch that is answered may hold such entries.
 pub(super) async fn remove_with_retries(
     store: &dyn ObjectRemover,
     side: BucketSide,
     objects: &[DeleteTarget],
     deadline: RemovalDeadline,
-) -> Result<Vec<ObjectDeletion>, StoreError> {
-    let delete = async |objects: &[DeleteTarget]| {
-        let is_request_alive = AtomicBool::new(false);
-        let request = async || {
-            let sent = store.delete_objects(side, objects, deadline).await;
-            let is_unanswered = sent.as_ref().is_err_and(StoreError::is_unanswered);
-            is_request_alive.fetch_or(is_unanswered, Ordering::Relaxed);
-            sent
-        };
-        let outcomes = retry_object_request(request).await?.into_iter();
-        let is_request_alive = is_request_alive.into_inner();
-        let deleted = outcomes.map(|outcome| ObjectDeletion {
-            is_request_alive: is_request_alive || is_unanswered(&outcome),
-            outcome,
-        });
-        Ok::<Vec<ObjectDeletion>, StoreError>(deleted.collect())
-    };
-    let mut outcomes = delete(objects).await?;
+) -> Result<Vec<ObjectDeletion>, DeleteFailure> {
+    let mut outcomes = delete_at_once(store, side, objects, deadline).await?;
     for delay in RETRY_BACKOFF.delays().take(MAX_RETRIES) {
         let busy = outcomes
             .iter()
@@ -209,14 +202,53 @@ pub(super) async fn remove_with_retries(
         }
         sleep(delay).await;
         let again: Vec<DeleteTarget> = busy.iter().map(|index| objects[*index].clone()).collect();
-        for (index, deleted) in busy.into_iter().zip(delete(&again).await?) {
-            outcomes[index] = ObjectDeletion {
-                is_request_alive: outcomes[index].is_request_alive || deleted.is_request_alive,
-                ..deleted
-            };
+        match delete_at_once(store, side, &again, deadline).await {
+            Ok(deleted) => {
+                for (index, deleted) in busy.into_iter().zip(deleted) {
+                    let before = &mut outcomes[index];
+                    before.is_request_alive |= deleted.is_request_alive;
+                    before.outcome = deleted.outcome;
+                }
+            }
+            // Of the others it is known.
+            Err(failure) => {
+                let is_alive = matches!(failure, DeleteFailure::Uncertain(_));
+                for index in busy {
+                    outcomes[index].is_request_alive |= is_alive;
+                }
+                break;
+            }
         }
     }
     Ok(outcomes)
+}
+
+async fn delete_at_once(
+    store: &dyn ObjectRemover,
+    side: BucketSide,
+    objects: &[DeleteTarget],
+    deadline: RemovalDeadline,
+) -> Result<Vec<ObjectDeletion>, DeleteFailure> {
+    let (is_alive, is_uncertain) = (AtomicBool::new(false), AtomicBool::new(false));
+    let request = async || {
+        let sent = store.delete_objects(side, objects, deadline).await;
+        if let Err(error) = &sent {
+            is_alive.fetch_or(error.is_unanswered(), Ordering::Relaxed);
+            is_uncertain.fetch_or(error.is_uncertain(), Ordering::Relaxed);
+        }
+        sent
+    };
+    let outcomes = match retry_object_request(request).await {
+        Ok(outcomes) => outcomes,
+        Err(error) if is_uncertain.into_inner() => return Err(DeleteFailure::Uncertain(error)),
+        Err(error) => return Err(DeleteFailure::Untouched(error)),
+    };
+    let is_alive = is_alive.into_inner();
+    let deleted = outcomes.into_iter().map(|outcome| ObjectDeletion {
+        is_request_alive: is_alive || is_unanswered(&outcome),
+        outcome,
+    });
+    Ok(deleted.collect())
 }
 
 fn is_unanswered(outcome: &DeleteOutcome) -> bool {
@@ -244,7 +276,7 @@ pub(super) fn is_object_error(error: &StoreError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     use async_trait::async_trait;
 
@@ -267,7 +299,7 @@ mod tests {
                 code: "SlowDown".into(),
                 message: String::new(),
             };
-            let mut asked = self.0.lock().unwrap();
+            let mut asked = self.0.lock();
             asked.push(objects.len());
             if asked.len() == 1 {
                 return Err(throttled());
@@ -329,8 +361,11 @@ mod tests {
             let is_its_own = matches!(&outcome.outcome, DeleteOutcome::Deleted { delete_marker: Some(key) } if *key == object.key);
             assert!(is_its_own && !outcome.is_request_alive, "{outcome:?}");
         }
-        assert_eq!(*store.0.lock().unwrap(), [3, 3, 2, 1]);
-        let error = remove(0).await.unwrap_err();
-        assert_eq!(error.code(), "RemovalExpired");
+        assert_eq!(*store.0.lock(), [3, 3, 2, 1]);
+        let expired = remove(0).await;
+        assert!(
+            matches!(&expired, Err(DeleteFailure::Untouched(error)) if error.code() == "RemovalExpired"),
+            "{expired:?}"
+        );
     }
 }

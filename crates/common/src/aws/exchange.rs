@@ -18,7 +18,11 @@ pub(crate) const USER_AGENT: &str = concat!("bucket-brigade/", env!("CARGO_PKG_V
 /// The code of a request without a response in time.
 pub(crate) const TIMED_OUT: &str = "Timeout";
 
+/// The code of a request whose connection broke.
 pub(crate) const NO_CONNECTION: &str = "ConnectionFailed";
+
+/// The code of a request that was not sent, for want of a connection.
+pub(crate) const NOT_CONNECTED: &str = "NotConnected";
 
 /// The code of an answer whose headers are too many for the HTTP library: an object's metadata may be.
 pub(crate) const UNREADABLE: &str = "Unreadable";
@@ -50,7 +54,17 @@ fn no_response(error: &(dyn Error + 'static)) -> RequestError {
     if causes.any(hyper::Error::is_parse_too_large) {
         return lost(UNREADABLE, "the answer has more than 100 headers".into());
     }
-    lost(NO_CONNECTION, error_chain(error))
+    lost(connection_code(error), error_chain(error))
+}
+
+pub(crate) fn connection_code(error: &(dyn Error + 'static)) -> &'static str {
+    let causes = successors(Some(error), |&error| error.source());
+    let mut causes = causes.filter_map(|cause| cause.downcast_ref());
+    if causes.any(hyper_util::client::legacy::Error::is_connect) {
+        NOT_CONNECTED
+    } else {
+        NO_CONNECTION
+    }
 }
 
 pub(crate) async fn within<T>(

@@ -202,7 +202,7 @@ pub(crate) fn operation_name<E>() -> &'static str {
     operation.unwrap_or_default()
 }
 
-fn classify_origin<E>(
+fn classify_origin<E: Error + 'static>(
     error: &SdkError<E, HttpResponse>,
     status: u16,
     reported: Option<&str>,
@@ -225,7 +225,7 @@ fn classify_origin<E>(
                 classify_unsent(error)
             })
         }
-        SdkError::DispatchFailure(_) => (ErrorOrigin::Transport, "ConnectionFailed"),
+        SdkError::DispatchFailure(_) => (ErrorOrigin::Transport, exchange::connection_code(error)),
         _ => (ErrorOrigin::Local, NOT_SENT_CODE),
     }
 }
@@ -388,6 +388,30 @@ mod tests {
             let error = asked_with(provider).await;
             assert_eq!(error.origin, origin, "{provider:?}: {error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_reaches_no_server_was_not_sent() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", free.local_addr().unwrap());
+        drop(free);
+        let sdk = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-central-1"))
+            .endpoint_url(&endpoint)
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                "id", "secret", None, None, "test",
+            )))
+            .build();
+        let asked = client(&sdk).list_queues().send().await;
+        assert_eq!(
+            RequestError::from(asked.unwrap_err()).code,
+            exchange::NOT_CONNECTED
+        );
+        let connector = SharedHttpConnector::new(RenewedConnections::new());
+        let request = aws_smithy_runtime_api::client::orchestrator::HttpRequest::get(&endpoint);
+        let asked = exchange::call(&connector, request.unwrap()).await;
+        assert_eq!(asked.unwrap_err().code, exchange::NOT_CONNECTED);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ pub mod s3;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::aws::exchange::{NO_CONNECTION, TIMED_OUT};
+use crate::aws::exchange::{NO_CONNECTION, NOT_CONNECTED, TIMED_OUT};
 use crate::object_store::objects::BucketSide;
 use crate::path_rule::{MoveRoute, PathRule};
 
@@ -97,7 +97,7 @@ impl StoreError {
 
     /// Whether it says that the store has responded.
     pub fn is_response(&self) -> bool {
-        ![TIMED_OUT, NO_CONNECTION].contains(&self.code())
+        ![TIMED_OUT, NO_CONNECTION, NOT_CONNECTED].contains(&self.code())
     }
 
     /// Whether it is no answer of S3's: it has neither a code of S3's nor what S3 always says.

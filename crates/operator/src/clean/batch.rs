@@ -7,7 +7,6 @@ use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, RemovalDeadline,
 };
-use bucket_brigade_common::path_rule::MoveRoute;
 
 use super::companions::SHARED_REASON;
 use super::encoded_paths::OtherPaths;
@@ -17,7 +16,7 @@ use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
 use crate::locks::{self, LocksLost};
 use crate::page_pipeline::until_stopped;
 use crate::retrying_store::{
-    is_object_error, remove_with_retries, retry_object_request, stat_object,
+    DeleteFailure, is_object_error, remove_with_retries, retry_object_request, stat_object,
 };
 use crate::statements::retry_statement;
 
@@ -285,7 +284,7 @@ impl ObjectCleaner<'_> {
         let Some(copy_etag) = &removal.copy_etag else {
             return Ok(RemovalVerdict::Removable);
         };
-        let Some(route) = self.removal_route(removal) else {
+        let Some(route) = self.pass.removals.route_of(removal) else {
             return kept("its path is outside the path rule");
         };
         match stat_object(store, BucketSide::Destination, &route.destination_key).await? {
@@ -306,14 +305,21 @@ impl ObjectCleaner<'_> {
     ) -> anyhow::Result<(RemovalOutcomes, Option<anyhow::Error>)> {
         let removable = self.retain_unreferenced(removals, outcomes).await?;
         let (mut uncertain, mut failure): (&[ObjectRemoval], _) = (&[], None);
-        for batch in removable.chunks(MAX_DELETE_OBJECTS) {
+        let mut rest = &removable[..];
+        while failure.is_none() && !rest.is_empty() {
+            let (batch, later) = rest.split_at(rest.len().min(MAX_DELETE_OBJECTS));
             match self.remove_batch(batch, deadline, outcomes).await {
                 Ok(removed) => gone.extend(removed),
-                Err(error) => {
-                    (uncertain, failure) = (batch, Some(error));
-                    break;
+                Err(DeleteFailure::Untouched(error)) => {
+                    outcomes.extend(keep_all(rest, &error));
+                    failure = Some(error.into());
+                }
+                Err(DeleteFailure::Uncertain(error)) => {
+                    outcomes.extend(keep_all(later, &error));
+                    (uncertain, failure) = (batch, Some(self.explain_uncertain(error)));
                 }
             }
+            rest = later;
         }
         let unsaved = self.restore_referenced(gone, uncertain, outcomes).await?;
         Ok((unsaved, failure))
@@ -325,15 +331,14 @@ impl ObjectCleaner<'_> {
         removable: &[ObjectRemoval],
         deadline: RemovalDeadline,
         outcomes: &mut RemovalOutcomes,
-    ) -> anyhow::Result<Vec<RemovedObject>> {
+    ) -> Result<Vec<RemovedObject>, DeleteFailure> {
         let target = |removal: &ObjectRemoval| DeleteTarget {
             key: removal.object_key.clone(),
             etag: removal.etag.clone(),
         };
         let targets: Vec<DeleteTarget> = removable.iter().map(target).collect();
         let (store, side) = (self.pass.store, self.pass.removals.side());
-        let deletions = remove_with_retries(store, side, &targets, deadline).await;
-        let deletions = deletions.map_err(|error| self.explain_unanswered(error))?;
+        let deletions = remove_with_retries(store, side, &targets, deadline).await?;
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for (removal, deletion) in removable.iter().zip(deletions) {
             let removal = removal.after_request(deletion.is_request_alive);
@@ -348,7 +353,8 @@ impl ObjectCleaner<'_> {
                 DeleteOutcome::Refused(error) => error.to_string(),
             };
             // After a request that was sent twice, or a response that was lost, only a HEAD can say.
-            match stat_object(store, side, &removal.object_key).await? {
+            let found = stat_object(store, side, &removal.object_key).await;
+            match found.map_err(DeleteFailure::Uncertain)? {
                 None => gone.push((removal, once_gone(None))),
                 Some(_) => kept.push((removal, RemovalOutcome::Kept(reason))),
             }
@@ -357,14 +363,9 @@ impl ObjectCleaner<'_> {
         Ok(gone)
     }
 
-    fn explain_unanswered(&self, error: StoreError) -> anyhow::Error {
-        let (is_unanswered, bucket) = (error.is_unanswered(), self.pass.removals.bucket);
-        let error = anyhow::Error::from(error);
-        if is_unanswered {
-            error.context(format!("what was asked to go from bucket {bucket} may still go for half an hour: run clean again then"))
-        } else {
-            error
-        }
+    fn explain_uncertain(&self, error: StoreError) -> anyhow::Error {
+        let bucket = self.pass.removals.bucket;
+        anyhow::Error::from(error).context(format!("what was asked to go from bucket {bucket} may still go for half an hour: run clean again then"))
     }
 
     /// A row that came to name an object between the last question and its removal gets it back, also where the
@@ -402,7 +403,11 @@ impl ObjectCleaner<'_> {
 
     /// How it came back, or why it did not.
     async fn restore_object(&self, removal: &ObjectRemoval) -> Result<String, String> {
-        let route = self.removal_route(removal).ok_or("no route leads there")?;
+        let route = self
+            .pass
+            .removals
+            .route_of(removal)
+            .ok_or("no route leads there")?;
         let how = match Box::pin(self.pass.restorer.restore(&route)).await {
             Ok(_) => ": brought back",
             Err(StoreError::DestinationExists) => ", and something stands there again",
@@ -410,19 +415,9 @@ impl ObjectCleaner<'_> {
         };
         Ok(format!("{REFERENCED_REASON} since a moment ago{how}"))
     }
+}
 
-    pub(super) fn removal_route(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
-        let rule = self.pass.removals.ledger.rule();
-        let route = if self.pass.removals.orphans {
-            rule.route_for(&rule.old_path(&removal.path)?).ok()?
-        } else {
-            rule.route_for(&removal.path).ok()?
-        };
-        let Some(pattern) = &removal.companion else {
-            return Some(route);
-        };
-        let mut companions = rule.companions_of(&route).into_iter();
-        let companion = companions.find(|companion| companion.pattern == pattern);
-        companion.map(|companion| companion.route)
-    }
+fn keep_all(removals: &[ObjectRemoval], error: &StoreError) -> RemovalOutcomes {
+    let kept = |removal: &ObjectRemoval| (removal.clone(), RemovalOutcome::Kept(error.to_string()));
+    removals.iter().map(kept).collect()
 }

@@ -63,7 +63,7 @@ impl ObjectCleaner<'_> {
         let rule = self.pass.removals.ledger.rule();
         let mut checks = Vec::new();
         for image in images {
-            let Some(route) = self.removal_route(image) else {
+            let Some(route) = self.pass.removals.route_of(image) else {
                 continue;
             };
             for companion in rule.companions_of(&route) {

@@ -13,6 +13,7 @@ use bucket_brigade_common::ledger::{
     IS_REQUEST_ALIVE, LockClaims, PostgresLedger, holds_locks_sql, with_timeout,
 };
 use bucket_brigade_common::object_store::objects::BucketSide;
+use bucket_brigade_common::path_rule::MoveRoute;
 use sqlx::AssertSqlSafe;
 
 use super::batch::REFERENCED_REASON;
@@ -199,6 +200,22 @@ impl<'a> RemovalLedger<'a> {
         } else {
             BucketSide::Source
         }
+    }
+
+    /// From which object to which one a removal's move went.
+    pub(super) fn route_of(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
+        let rule = self.ledger.rule();
+        let route = if self.orphans {
+            rule.route_for(&rule.old_path(&removal.path)?).ok()?
+        } else {
+            rule.route_for(&removal.path).ok()?
+        };
+        let Some(pattern) = &removal.companion else {
+            return Some(route);
+        };
+        let mut companions = rule.companions_of(&route).into_iter();
+        let companion = companions.find(|companion| companion.pattern == pattern);
+        companion.map(|companion| companion.route)
     }
 
     pub(super) fn interrupted(&self, rows: i64) -> Pages<'a> {

@@ -1,7 +1,7 @@
 //! S3's errors, sorted by what to do about them. The only place that knows S3's codes.
 
 use super::CUSTOMER_KEY;
-use crate::aws::exchange::UNREADABLE;
+use crate::aws::exchange::{NOT_CONNECTED, UNREADABLE};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::object_store::StoreError;
 
@@ -64,8 +64,8 @@ const PERMANENT_CODES: [&str; 7] = [
     "XMinioInvalidObjectName",
 ];
 
-/// Sorts an SDK error. What is not listed may be about the object or about the store: a setting that the store does not know is
-/// answered like a broken object.
+/// Sorts an SDK error. What is not listed may be about the object or about the store: a setting that the store does not
+/// know is answered like a broken object.
 pub(super) fn store_error(error: impl Into<RequestError>) -> StoreError {
     let error = error.into();
     let RequestError { code, message, .. } = error;
@@ -81,8 +81,21 @@ pub(super) fn store_error(error: impl Into<RequestError>) -> StoreError {
 impl StoreError {
     /// Whether S3 has not said what became of the request: it may be carried out later still.
     pub fn is_unanswered(&self) -> bool {
-        matches!(self, Self::Transient { code, .. }
-            if code != NOT_MENTIONED && !TRANSIENT_CODES.contains(&code.as_str()))
+        let is_over = |code: &str| {
+            [NOT_MENTIONED, NOT_CONNECTED].contains(&code)
+                || TRANSIENT_CODES.contains(&code)
+                || is_quota(code)
+        };
+        matches!(self, Self::Transient { code, .. } if !is_over(code))
+    }
+
+    /// Whether the request may have been carried out, or may be later.
+    pub fn is_uncertain(&self) -> bool {
+        match self {
+            Self::Throttled { .. } => true,
+            Self::Transient { code, .. } => code != NOT_CONNECTED && !is_quota(code),
+            _ => false,
+        }
     }
 }
 
@@ -97,7 +110,7 @@ fn service_error(status: u16, code: String, message: String) -> StoreError {
     } else if needs_customer_key(&code, &message) {
         let message = "the object is encrypted with a key of the customer's (SSE-C)";
         StoreError::permanent(CUSTOMER_KEY, message)
-    } else if code.contains("QuotaExceeded") {
+    } else if is_quota(&code) {
         StoreError::transient(
             &code,
             "a quota of the bucket or its owner is used up: raise it",
@@ -113,6 +126,10 @@ fn service_error(status: u16, code: String, message: String) -> StoreError {
     } else {
         StoreError::Suspect { code, message }
     }
+}
+
+fn is_quota(code: &str) -> bool {
+    code.contains("QuotaExceeded")
 }
 
 /// S3 has no code of its own for it: `InvalidRequest`, "The specified copy source is larger than
@@ -196,10 +213,16 @@ mod tests {
             (false, 500, "InternalError"),
             (false, 503, "SlowDown"),
             (false, 403, "AccessDenied"),
+            (false, 403, "QuotaExceeded"),
         ] {
-            assert_eq!(sort(status, code).is_unanswered(), is_unanswered, "{code}");
+            let error = sort(status, code);
+            assert_eq!(error.is_unanswered(), is_unanswered, "{code}");
+            // A 5xx says nothing of what was done before it.
+            assert_eq!(error.is_uncertain(), status >= 500, "{code}");
         }
         assert!(StoreError::transient(crate::object_store::TIMED_OUT, "").is_unanswered());
+        let unsent = StoreError::transient(NOT_CONNECTED, "");
+        assert!(!unsent.is_unanswered() && !unsent.is_uncertain());
     }
 
     #[test]

@@ -39,26 +39,16 @@ impl ObjectRemover for S3Store {
         };
         let guard = self.find_delete_guard(side, &first.key).await?;
         let mut outcomes = HashMap::new();
-        if guard == DeleteGuard::IfMatch {
-            self.delete_in_batches(side, objects, deadline, &mut outcomes)
-                .await?;
-        }
-        let left = objects.iter();
-        let left: Vec<_> = left
-            .filter(|object| !outcomes.contains_key(object.key.as_str()))
-            .collect();
-        for chunk in left.chunks(MAX_SINGLE_DELETES) {
-            deadline.check()?;
-            let sent = chunk
-                .iter()
-                .map(|object| self.delete_guarded(side, object, guard));
-            let keys = chunk.iter().map(|object| object.key.as_str());
-            outcomes.extend(keys.zip(join_all(sent).await));
-        }
+        let sent = self.send_deletes(side, objects, guard, deadline, &mut outcomes);
+        let missing = match sent.await {
+            Err(error) if outcomes.is_empty() => return Err(error),
+            // Some are gone by now.
+            Err(error) => DeleteOutcome::Refused(error),
+            Ok(()) => missing_outcome(),
+        };
         let outcome_of = |object: &DeleteTarget| {
-            outcomes
-                .remove(object.key.as_str())
-                .unwrap_or_else(missing_outcome)
+            let outcome = outcomes.remove(object.key.as_str());
+            outcome.unwrap_or_else(|| missing.clone())
         };
         Ok(objects.iter().map(outcome_of).collect())
     }
@@ -94,6 +84,33 @@ impl S3Store {
             Some(_) => BucketVersioning::Suspended,
             None => BucketVersioning::Off,
         })
+    }
+
+    async fn send_deletes<'a>(
+        &self,
+        side: BucketSide,
+        objects: &'a [DeleteTarget],
+        guard: DeleteGuard,
+        deadline: RemovalDeadline,
+        outcomes: &mut HashMap<&'a str, DeleteOutcome>,
+    ) -> Result<(), StoreError> {
+        if guard == DeleteGuard::IfMatch {
+            self.delete_in_batches(side, objects, deadline, outcomes)
+                .await?;
+        }
+        let left = objects.iter();
+        let left: Vec<_> = left
+            .filter(|object| !outcomes.contains_key(object.key.as_str()))
+            .collect();
+        for chunk in left.chunks(MAX_SINGLE_DELETES) {
+            deadline.check()?;
+            let sent = chunk
+                .iter()
+                .map(|object| self.delete_guarded(side, object, guard));
+            let keys = chunk.iter().map(|object| object.key.as_str());
+            outcomes.extend(keys.zip(join_all(sent).await));
+        }
+        Ok(())
     }
 
     /// Those that a batch can hold, as long as the store evaluates the ETags in one: the first holds a key that does

@@ -318,3 +318,20 @@ async fn what_a_request_without_a_response_may_still_remove_stays_in_removal() {
     rig.run_migration().await;
     assert_eq!(rig.count_rows("moves").await, 2);
 }
+
+/// Nothing was sent, or S3 has refused all of it: no feeder has to wait.
+#[tokio::test]
+async fn what_no_request_can_have_removed_does_not_stay_in_removal() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    let clean = ["clean", "--orphans", "--confirm", "images-new"];
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    let denied = Fault::new("DeleteObjects", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject_fault(denied);
+    let cleaned = rig.run_command(&clean).await;
+    assert_eq!(cleaned.code, Some(77), "{}", cleaned.log);
+    assert!(!cleaned.log.contains("half an hour"), "{}", cleaned.log);
+    drop(denied);
+    rig.run_migration().await;
+    assert_eq!(rig.count_rows("moves").await, 2);
+}
