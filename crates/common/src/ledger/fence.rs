@@ -10,10 +10,11 @@
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::lock::holds_locks_sql;
-use super::{LedgerError, LockClaims, PostgresLedger};
+use super::{LedgerError, LockClaims, PostgresLedger, RunSpec};
 use crate::may_be_bucket;
 
 /// In SQL, whether the request of a removal may still be carried out: S3 refuses those that were signed a quarter of
@@ -48,12 +49,19 @@ struct LedgerWriter {
     application: String,
 }
 
-/// `$1` run. A run that may still remove such objects, and until when.
-pub fn in_removal_sql(objects: &str) -> String {
+/// As `me` of [`in_removal_sql`]: `$1` run.
+pub const THIS_RUN: &str = "(SELECT * FROM bucket_brigade.run WHERE id = $1)";
+
+/// The same of a run that is not there yet: `$1` destination bucket, `$2` its key prefix.
+const NEW_RUN: &str =
+    "(SELECT 0::bigint AS id, $1::text AS destination_bucket, $2::text AS destination_key_prefix)";
+
+/// A run that may still remove such objects of the run `me`, and until when.
+pub fn in_removal_sql(me: &str, objects: &str) -> String {
     format!(
         "SELECT r.run_id, to_char((max(r.removing_at) + interval '30 minutes') AT TIME ZONE 'UTC', 'HH24:MI:SS') AS until
-           FROM bucket_brigade.run me JOIN bucket_brigade.removals r ON {objects}
-          WHERE me.id = $1 AND r.removing_at IS NOT NULL AND r.removed_at IS NULL AND {IS_REQUEST_ALIVE}
+           FROM {me} me JOIN bucket_brigade.removals r ON {objects}
+          WHERE r.removing_at IS NOT NULL AND r.removed_at IS NULL AND {IS_REQUEST_ALIVE}
           GROUP BY r.run_id ORDER BY max(r.removing_at) DESC LIMIT 1"
     )
 }
@@ -161,11 +169,28 @@ impl PostgresLedger {
     }
 
     async fn ensure_none_in_removal(&self, objects: &str) -> Result<(), LedgerError> {
-        let query = sqlx::query_as(AssertSqlSafe(in_removal_sql(objects))).bind(self.run_id);
-        match within_limit(query.fetch_optional(&self.pool)).await? {
-            None => Ok(()),
-            Some((run, until)) => Err(LedgerError::InRemoval { run, until }),
-        }
+        let query = sqlx::query_as(AssertSqlSafe(in_removal_sql(THIS_RUN, objects)));
+        none_in_removal(query.bind(self.run_id).fetch_optional(&self.pool)).await
+    }
+}
+
+/// [`PostgresLedger::ensure_no_copy_in_removal`] of a run that is not there yet.
+pub(super) async fn ensure_no_copy_in_removal(
+    pool: &PgPool,
+    spec: &RunSpec,
+) -> Result<(), LedgerError> {
+    let query = sqlx::query_as(AssertSqlSafe(in_removal_sql(NEW_RUN, COPIES)));
+    let query = query.bind(&spec.destination_bucket);
+    let query = query.bind(spec.rule.destination_key_prefix());
+    none_in_removal(query.fetch_optional(pool)).await
+}
+
+async fn none_in_removal(
+    found: impl Future<Output = Result<Option<(i64, String)>, sqlx::Error>>,
+) -> Result<(), LedgerError> {
+    match within_limit(found).await? {
+        None => Ok(()),
+        Some((run, until)) => Err(LedgerError::InRemoval { run, until }),
     }
 }
 

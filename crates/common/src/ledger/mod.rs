@@ -13,6 +13,7 @@ mod feed;
 mod feed_index;
 pub mod feed_source;
 mod fence;
+mod first_start;
 pub mod fleet_control;
 mod heap_order;
 mod heartbeat;
@@ -56,14 +57,15 @@ pub use errors::{
 pub use feed_index::{
     create_concurrently_sql, create_index_sql, find_index_with, find_partial_index, has_path_index,
 };
-pub use fence::{COPIES, IS_REQUEST_ALIVE, REMOVAL_WINDOW, in_removal_sql};
+pub use fence::{COPIES, IS_REQUEST_ALIVE, REMOVAL_WINDOW, THIS_RUN, in_removal_sql};
+pub use first_start::{SecondRun, check_first_start};
 pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::{check_replica_lag, pause_description};
 pub use id_columns::IdColumns;
 pub use ledger_run::LedgerRun;
 pub use lock::{AdvisoryLock, LockClaims, LockHolder, LockSession, holds_locks_sql};
 pub use path_sample::sample_paths;
-pub use run::{SecondRun, check_first_start, discover_table};
+pub use run::discover_table;
 pub use run_options::RunOptions;
 pub use runs::{
     RunRow, RunSelection, RunSpec, connect_to_ledger, find_selected_run, list_runs, list_runs_in,

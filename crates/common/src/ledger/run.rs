@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
+use super::first_start::{SecondRun, insert_run};
 use super::run_options::{OptionMatch, RunOptions};
 use super::runs::{RunRow, RunSpec, SEVERAL_RUNS, list_runs, no_run};
 use super::{
@@ -12,51 +13,6 @@ use super::{
     connection, lock, schema,
 };
 use crate::sql::quote_identifier;
-
-/// Whether a feeder may open a run on a column that another run has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SecondRun {
-    Refused,
-    Allowed,
-}
-
-impl SecondRun {
-    /// `--new-run`
-    pub fn by_flag(is_given: bool) -> Self {
-        if is_given {
-            Self::Allowed
-        } else {
-            Self::Refused
-        }
-    }
-}
-
-/// `$1` table, `$2` id column, `$3` path column, `$4`, `$5` path prefixes, `$6` source bucket, `$7` its
-/// key prefix, `$8` destination bucket, `$9` its key prefix, `$10` options, `$11` name.
-///
-/// An unfinished run that has rows in scope as well is paused: its messages would move them by its own rule. Returns
-/// the names of such runs.
-const INSERT_RUN: &str = "WITH opened AS (
-    INSERT INTO bucket_brigade.run
-    (images_table, id_column, path_column, old_prefix, new_prefix, source_bucket,
-     source_key_prefix, destination_bucket, destination_key_prefix, options, name)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11) ON CONFLICT DO NOTHING RETURNING id
-), cursor AS (
-    INSERT INTO bucket_brigade.feed_cursors (run_id) SELECT id FROM opened
-), paused AS (
-    UPDATE bucket_brigade.run r
-       SET paused = true, paused_by = 'feeder --new-run', pause_reason = 'its rows are those of run ' || $11::text,
-           paused_at = now()
-     WHERE EXISTS (SELECT FROM opened) AND NOT r.paused AND r.finished_at IS NULL
-       AND r.images_table = $1 AND r.path_column = $3
-       AND (starts_with(r.old_prefix, $4) OR starts_with($4, r.old_prefix))
-       AND coalesce(r.options->>'ROW_FILTER' = $10::jsonb->>'ROW_FILTER', true)
-    RETURNING r.id, r.name
-), recorded AS (
-    INSERT INTO bucket_brigade.history (run_id, action, operator, reason)
-    SELECT id, 'pause', 'feeder --new-run', 'its rows are those of run ' || $11::text FROM paused
-)
-SELECT name FROM paused";
 
 /// Catalogs and single rows take no time: a connection that has fallen silent is given up, and another tried.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -220,102 +176,6 @@ pub(super) async fn no_run_error(pool: &PgPool) -> Result<LedgerError, LedgerErr
         Vec::new()
     };
     Ok(no_run(" of this migration", &runs))
-}
-
-async fn insert_run(
-    pool: &PgPool,
-    spec: &RunSpec,
-    table: &ApplicationTable,
-    second: SecondRun,
-) -> Result<RunRow, LedgerError> {
-    let runs = list_runs(pool).await?;
-    check_new_run(&runs, spec, table, second)?;
-    let name = spec.name.clone();
-    let name = name.unwrap_or_else(|| default_name(&runs, spec, table));
-    let options = spec.options.to_json();
-    let paused: Vec<String> = sqlx::query_scalar(INSERT_RUN)
-        .bind(&table.sql)
-        .bind(&spec.table.id_column)
-        .bind(&spec.table.path_column)
-        .bind(spec.rule.old_prefix())
-        .bind(spec.rule.new_prefix())
-        .bind(&spec.source_bucket)
-        .bind(spec.rule.source_key_prefix())
-        .bind(&spec.destination_bucket)
-        .bind(spec.rule.destination_key_prefix())
-        .bind(options)
-        .bind(&name)
-        .fetch_all(pool)
-        .await?;
-    for run in paused {
-        tracing::warn!(
-            "run {run} is unfinished and has the same rows: it is paused, so that its messages do not move them"
-        );
-    }
-    let run = find_run_row(pool, spec, &table.sql, OptionMatch::Exact).await?;
-    run.ok_or(LedgerError::RunDiffers {
-        name,
-        differences: "another feeder has just opened it".into(),
-    })
-}
-
-/// Why a feeder with these settings, which no run has, would not open one.
-pub async fn check_first_start(
-    pool: &PgPool,
-    spec: &RunSpec,
-    table: &ApplicationTable,
-    second: SecondRun,
-) -> Result<(), LedgerError> {
-    let runs = list_runs(pool).await?;
-    check_new_run(&runs, spec, table, second)
-}
-
-/// A slip in a setting would open another run, and move what it matches. A run that has fed nothing was such a
-/// slip itself.
-fn check_new_run(
-    runs: &[RunRow],
-    spec: &RunSpec,
-    table: &ApplicationTable,
-    second: SecondRun,
-) -> Result<(), LedgerError> {
-    let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
-    let has_column = |run: &&RunRow| run.is_of_column(spec, table);
-    let named = runs.iter().find(has_name);
-    let other = runs.iter().rfind(has_column);
-    let differences = |run: &RunRow| {
-        let differences = run.differences(spec, &table.sql, OptionMatch::Exact);
-        differences.map(|lines| lines.join("\n  "))
-    };
-    match (named, other) {
-        (Some(run), _) => Err(LedgerError::RunDiffers {
-            name: run.name.clone(),
-            differences: differences(run)?,
-        }),
-        (None, Some(run)) if second == SecondRun::Refused => Err(LedgerError::SecondRun {
-            column: format!("{}.{}", table.name, spec.table.path_column),
-            run: run.name.clone(),
-            differences: differences(run)?,
-        }),
-        _ if spec.name.as_deref().is_some_and(is_number) => Err(LedgerError::setting(
-            "RUN_NAME",
-            "is a number, which commands take for that of a run: a name needs more than digits"
-                .into(),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn is_number(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Table and column, and a number where other runs have that name.
-fn default_name(runs: &[RunRow], spec: &RunSpec, table: &ApplicationTable) -> String {
-    let base = format!("{}.{}", table.name, spec.table.path_column);
-    let base = base.strip_prefix("public.").unwrap_or(&base);
-    let mut names = std::iter::once(base.to_owned()).chain((2..).map(|n| format!("{base}-{n}")));
-    let is_free = |name: &String| runs.iter().all(|run| run.name != *name);
-    names.find(is_free).unwrap_or_default()
 }
 
 /// Finds the table and checks it, without a ledger.

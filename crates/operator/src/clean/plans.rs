@@ -1,7 +1,7 @@
 //! The plans that the statements of clean must have.
 
 use bucket_brigade_common::companions::CompanionPatterns;
-use bucket_brigade_common::ledger::{ApplicationTable, COPIES, in_removal_sql};
+use bucket_brigade_common::ledger::{ApplicationTable, COPIES, THIS_RUN, in_removal_sql};
 use bucket_brigade_common::path_encoding::PathEncoding;
 
 use super::candidates::{
@@ -72,7 +72,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
             ["1", "'avatar/6'", "NULL", "1000", "0"], "orphans_pkey", 1500.0;
         "orphans by key": orphans_by_key_sql(), ["1", &keys, "0"], "orphans_pkey", 400.0;
         "what was cut off": after(&interrupted_sql(false, 100)), ["1", "'image/45'"], "removals_unfinished", 400.0;
-        "copies in removal": in_removal_sql(COPIES), ["1"], "removals_unfinished", 400.0;
+        "copies in removal": in_removal_sql(THIS_RUN, COPIES), ["1"], "removals_unfinished", 400.0;
         "removals end": finish_removals_sql(),
             ["1", "false", &paths, &gone, &nulls, &nulls, "'o'", &paths, &paths, &gone, "'{}'"], "moves_cleanable", 800.0;
         "which rows name a key": column.lookup_sql("true"), [&keys], "images_path", 400.0;

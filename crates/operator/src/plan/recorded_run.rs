@@ -61,25 +61,7 @@ async fn find_run(
     let ledger = match found.await {
         Ok(ledger) => ledger,
         Err(LedgerError::NoRun { hint }) => {
-            let hint = hint.split_whitespace().collect::<Vec<_>>().join(" ");
-            let first =
-                check_first_start(&inspector.pool, spec, &inspector.table, second_run).await;
-            match first {
-                Ok(()) => checks.ok("ledger", format!("it exists, without a run {hint}")),
-                Err(LedgerError::SecondRun {
-                    column,
-                    run,
-                    differences,
-                }) => {
-                    let differences = differences.replace("\n  ", "; ");
-                    let finding = format!(
-                        "column {column} has a run already, '{run}', with other settings: {differences}"
-                    );
-                    let mend = "to begin another migration of this column, plan it, and start the feeder once, with --new-run; else mend the settings";
-                    checks.fail("ledger", finding, mend);
-                }
-                Err(error) => checks.fail_by_ledger("ledger", &error),
-            }
+            check_new_run(inspector, spec, second_run, &hint, checks).await;
             return None;
         }
         Err(error) => {
@@ -117,6 +99,41 @@ async fn find_run(
         }
     }
     run.ok()
+}
+
+async fn check_new_run(
+    inspector: &TableInspector,
+    spec: &RunSpec,
+    second_run: SecondRun,
+    hint: &str,
+    checks: &mut PlanChecks,
+) {
+    let TableInspector { pool, table, .. } = inspector;
+    match check_first_start(pool, spec, table, second_run).await {
+        Ok(paused) => {
+            let hint = hint.split_whitespace().collect::<Vec<_>>().join(" ");
+            checks.ok("ledger", format!("it exists, without a run {hint}"));
+            for run in paused {
+                let finding = format!(
+                    "run '{run}' is unfinished and has the same rows: the feeder will pause it"
+                );
+                checks.warn("ledger", finding, "let that run finish first, if it is to");
+            }
+        }
+        Err(LedgerError::SecondRun {
+            column,
+            run,
+            differences,
+        }) => {
+            let differences = differences.replace("\n  ", "; ");
+            let finding = format!(
+                "column {column} has a run already, '{run}', with other settings: {differences}"
+            );
+            let mend = "to begin another migration of this column, plan it, and start the feeder once, with --new-run; else mend the settings";
+            checks.fail("ledger", finding, mend);
+        }
+        Err(error) => checks.fail_by_ledger("ledger", &error),
+    }
 }
 
 async fn read_run(ledger: &PostgresLedger) -> Result<RecordedRun, StatementError> {

@@ -347,6 +347,15 @@ async fn what_is_there_of_a_ledger_is_told() {
     plan_with(1, &["plan"], other).await;
     plan_with(1, &["plan"], "start the feeder once, with --new-run").await;
     plan_with(0, &["plan", "--new-run"], "it exists, without a run").await;
+    rig.execute_sql("UPDATE bucket_brigade.run SET old_prefix = 'imag'")
+        .await;
+    plan_with(0, &["plan", "--new-run"], "the feeder will pause it").await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.removals (run_id, is_orphan, path, object_key, etag, operator, bucket, removing_at)
+         VALUES (1, false, 'avatar/0.png', 'avatar/0.png', '', '', 'images-new', now())",
+    )
+    .await;
+    plan_with(1, &["plan", "--new-run"], "may still remove objects").await;
     let mut named = rig.spawn("feeder", &[("RUN_NAME", "images.path")], &["plan"]);
     let ended = wait_for_exit(&mut named).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);
