@@ -90,7 +90,7 @@ impl fmt::Display for RetryPreview {
         match self.dead_letters {
             Some(count) if self.is_shared => write!(
                 f,
-                "\nof about {} those of this run would go back to the queue",
+                "\nof about {}, those of this run would go back to the queue",
                 count_letters(count)
             )?,
             Some(count) => write!(

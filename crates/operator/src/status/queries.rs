@@ -13,13 +13,10 @@ const SELECT_WORKERS: &str =
     FROM bucket_brigade.workers
     WHERE ($1::bigint IS NULL OR run_id = $1) AND seen_at > now() - interval '10 seconds' ORDER BY worker";
 
-/// The same. Ten of a run are shown.
-const SELECT_FAILURE_COUNTS: &str = "SELECT * FROM (
-    SELECT run_id, code, sum(failed)::bigint AS rows,
-           row_number() OVER (PARTITION BY run_id ORDER BY sum(failed) DESC, code) AS place
-      FROM bucket_brigade.failure_counts WHERE $1::bigint IS NULL OR run_id = $1
-     GROUP BY run_id, code HAVING sum(failed) > 0) counts
-    WHERE place <= 10 ORDER BY place";
+/// The same.
+const SELECT_FAILURE_COUNTS: &str = "SELECT run_id, code, sum(failed)::bigint AS rows
+    FROM bucket_brigade.failure_counts WHERE $1::bigint IS NULL OR run_id = $1
+    GROUP BY run_id, code HAVING sum(failed) > 0 ORDER BY rows DESC, code";
 
 #[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
 pub(crate) struct WorkerStatus {
@@ -64,7 +61,7 @@ pub(crate) async fn live_workers(
     with_timeout(sqlx::query_as(SELECT_WORKERS).bind(run).fetch_all(pool)).await
 }
 
-/// The failures by code, most frequent first, ten of a run at most.
+/// The failures by code, most frequent first.
 pub(crate) async fn failure_counts(
     pool: &PgPool,
     run: Option<i64>,

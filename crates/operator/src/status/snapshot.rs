@@ -12,6 +12,9 @@ use super::queue::QueueStatus;
 use super::state::{ReportedState, reported_state};
 use crate::runs::{RunSummary, run_summaries};
 
+/// Of failures, the most frequent.
+const MAX_CODES: usize = 10;
+
 #[derive(Debug, Serialize)]
 pub struct StatusSnapshot {
     pub(crate) run: RunSummary,
@@ -84,6 +87,7 @@ impl StatusSnapshot {
         let of_run = |run: RunSummary| {
             let workers = workers.iter().filter(|worker| worker.run_id == run.id);
             let failures = failures.iter().filter(|count| count.run_id == run.id);
+            let failures = failures.take(MAX_CODES);
             let (workers, failures) = (workers.cloned().collect(), failures.cloned().collect());
             Self::new(run, workers, failures, queue.clone())
         };

@@ -208,3 +208,21 @@ async fn failures_are_retried_after_consent() {
     let (code, screen) = terminal.wait_for_exit().await.unwrap();
     assert_eq!((code, rig.count_rows("failures").await), (0, 0), "{screen}");
 }
+
+/// `status` shows ten.
+#[tokio::test]
+async fn a_retry_counts_rows_of_every_code() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.failures (run_id, row_id, path, code, message, permanent)
+         SELECT 1, n, 'image/' || n, 'Code' || n, '', true FROM generate_series(1, 12) n",
+    )
+    .await;
+    let preview = rig.run_json_command(&["retry"]).await;
+    assert_eq!((preview.code, preview.number_of("rows")), (0, 12));
+    let failures = rig.run_json_command(&["failures", "--limit", "3"]).await;
+    assert_eq!((failures.code, failures.number_of("not_listed")), (2, 9));
+    let status = rig.run_json_command(&["status"]).await;
+    assert_eq!(status.json["failures"].as_array().unwrap().len(), 10);
+}
