@@ -8,19 +8,27 @@ use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger};
 use crate::ledger::move_ledger::{ChangedRow, MoveFailure, OrphanedCopy, PoisonRecord};
 
-/// Copies in the input that no row names. `$1` run.
-const INSERT_ORPHANS: &str = "orphaned AS (
+/// Copies in the input that no row names. `$1` run. Another delivery may have moved the row since it was read.
+fn insert_orphans(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, path, .. } = table;
+    let is_row = table.id.matches("t", "i.id");
+    format!(
+        r#"orphaned AS (
     INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, etag, row_id, new_path)
-    SELECT DISTINCT ON (orphan_key) $1, orphan_key, orphan_etag, id, new_path FROM input
+    SELECT DISTINCT ON (orphan_key) $1, orphan_key, orphan_etag, id, new_path FROM input i
      WHERE orphan_key IS NOT NULL
+       AND NOT EXISTS (SELECT 1 FROM {sql} t WHERE {is_row} AND t.{path}::text COLLATE "C" = i.new_path OFFSET 0)
     ON CONFLICT (run_id, destination_key) DO UPDATE SET
         etag = excluded.etag, row_id = excluded.row_id, seen_at = now()
     RETURNING (o.xmax = 0) AS is_new
-)";
+)"#
+    )
+}
 
 /// `$1` run, `$2` row of the counters, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
 /// `$7` orphans' keys, `$8` orphans' `ETags`, `$9` new paths.
-pub(super) fn insert_changes_sql() -> String {
+pub(super) fn insert_changes_sql(table: &ApplicationTable) -> String {
+    let insert_orphans = insert_orphans(table);
     format!(
         "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[], $9::text[])
@@ -34,7 +42,7 @@ pub(super) fn insert_changes_sql() -> String {
 ), no_failure AS (
     DELETE FROM bucket_brigade.failures f USING input i
      WHERE f.run_id = $1 AND f.row_id = i.id AND (i.is_final OR f.path = i.old_path) RETURNING 1
-), {INSERT_ORPHANS}
+), {insert_orphans}
 INSERT INTO bucket_brigade.counters AS c (run_id, worker, changed, failed, orphans)
 SELECT $1, $2, (SELECT count(*) FROM changed), -(SELECT count(*) FROM no_failure),
        (SELECT count(*) FROM orphaned WHERE is_new)
@@ -54,6 +62,7 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 /// case; where one names it after all, clean finds that.
 pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
     let applies = failure_applies(table, "i.id", "i.path");
+    let insert_orphans = insert_orphans(table);
     format!(
         "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::text[], $9::text[], $10::text[])
@@ -76,7 +85,7 @@ pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
 ), no_move AS (
     DELETE FROM bucket_brigade.moves m USING standing i
      WHERE m.run_id = $1 AND m.row_id = i.id AND m.moved_at = i.moved_at RETURNING 1
-), {INSERT_ORPHANS}
+), {insert_orphans}
 INSERT INTO bucket_brigade.counters AS c (run_id, worker, failed, changed, moved, orphans)
 SELECT $1, $2, (SELECT count(*) FROM failed WHERE is_new), -(SELECT count(*) FROM no_change),
        -(SELECT count(*) FROM no_move), (SELECT count(*) FROM orphaned WHERE is_new)
@@ -104,7 +113,7 @@ impl PostgresLedger {
         let column = |text: fn(&ChangedRow) -> Option<&str>| {
             rows.iter().map(text).collect::<Vec<Option<&str>>>()
         };
-        sqlx::query(AssertSqlSafe(insert_changes_sql()))
+        sqlx::query(AssertSqlSafe(self.statements.insert_changes.clone()))
             .bind(self.run_id)
             .bind(self.counter_row())
             .bind(column(|row| Some(row.id.as_str())))

@@ -170,13 +170,15 @@ pub fn stored_row_check(table: &ApplicationTable, wanted: &str) -> String {
     )
 }
 
-/// `$1` ids, `$2` new paths: fails in the same way where a trigger that fired after the update has set another.
+/// `$1` ids, `$2` new paths: fails in the same way where a trigger that fired after the update has set another, or the
+/// row is not there any more: it is locked, so no other transaction can have deleted it.
 pub fn later_path_check_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, id, path, .. } = table;
-    let is_row = id.matches("t", "l.id");
+    let (is_row, first) = (id.matches("t", "l.id"), id.first("t"));
     format!(
-        r#"SELECT concat('{PATH_REWRITTEN} to ', t.{path}::text, ' instead of ', l.new_path)::integer
-             FROM unnest($1::text[], $2::text[]) AS l (id, new_path) JOIN {sql} t ON {is_row}
+        r#"SELECT CASE WHEN {first} IS NULL THEN concat('{ID_REWRITTEN} to another, or deletes the row')::integer
+                  ELSE concat('{PATH_REWRITTEN} to ', t.{path}::text, ' instead of ', l.new_path)::integer END
+             FROM unnest($1::text[], $2::text[]) AS l (id, new_path) LEFT JOIN {sql} t ON {is_row}
             WHERE t.{path}::text COLLATE "C" IS DISTINCT FROM l.new_path"#
     )
 }

@@ -68,6 +68,18 @@ pub enum LedgerError {
         differences: String,
     },
     #[error(
+        "run '{run}' has set paths under '{new_prefix}' that mean objects in {place}: by these settings they would mean others. Roll that run back first, or name another NEW_PREFIX"
+    )]
+    SplitPaths {
+        run: String,
+        new_prefix: String,
+        place: String,
+    },
+    #[error(
+        "run '{other}' is unfinished and has the same rows: let it finish, or pause it (feeder pause --run {other})"
+    )]
+    SharedRows { other: String },
+    #[error(
         "another feeder of this run is at work (run {run}): only one may feed at a time{holder}"
     )]
     AnotherFeeder { run: i64, holder: LockHolder },
@@ -109,6 +121,7 @@ impl LedgerError {
             Self::NotAllowed { .. } => exit::NO_PERMISSION,
             Self::AnotherFeeder { .. }
             | Self::InRemoval { .. }
+            | Self::SharedRows { .. }
             | Self::OpenTransaction { .. }
             | Self::FenceRaised(_) => exit::ANOTHER_FEEDER,
             Self::IncompatibleLedger(_) => exit::UNEXPECTED,
@@ -230,8 +243,8 @@ fn blame_for(code: &str, context: Option<&str>) -> Blame {
     let is_of_statement = is_in(&STATEMENT_CLASSES);
     let is_in_function = is_in_function(context);
     let from_statement = is_of_statement && !is_in_function;
-    let is_read_only = code == READ_ONLY && !is_in_function;
-    if is_read_only || [LOCK_NOT_AVAILABLE, SESSION_ENDED].contains(&code) {
+    let is_of_session = [READ_ONLY, SESSION_ENDED].contains(&code) && !is_in_function;
+    if is_of_session || code == LOCK_NOT_AVAILABLE {
         Blame::Server
     } else if !is_in(&SERVER_STATES) && !from_statement {
         Blame::Row

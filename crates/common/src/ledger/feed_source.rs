@@ -109,12 +109,14 @@ impl RunProgress {
         self.fed > 0 || self.accounted_rows() > 0 || self.in_scope.is_some_and(|rows| rows > 0)
     }
 
+    /// None until they have been counted.
+    pub fn rows_left(&self) -> Option<u64> {
+        Some(self.in_scope?.saturating_sub(self.accounted_rows()))
+    }
+
     /// The time left at this rate, or N/A.
     pub fn format_eta(&self, per_second: f64) -> String {
-        let left = self
-            .in_scope
-            .map(|total| total.saturating_sub(self.accounted_rows()));
-        match left {
+        match self.rows_left() {
             Some(left) if per_second > 0.0 => format_eta(left, per_second),
             _ => "N/A".into(),
         }

@@ -7,7 +7,7 @@ use super::fence::ensure_no_copy_in_removal;
 use super::run::find_run_row;
 use super::run_options::OptionMatch;
 use super::runs::{RunRow, RunSpec, list_runs};
-use super::{ApplicationTable, LedgerError};
+use super::{ApplicationTable, LedgerError, PostgresLedger};
 
 /// Whether a feeder may open a run on a column that another run has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,30 @@ pub(super) async fn insert_run(
     })
 }
 
+impl PostgresLedger {
+    /// Two runs must not move the same rows: chance would decide where each image goes.
+    ///
+    /// # Errors
+    /// [`LedgerError::SharedRows`].
+    pub async fn ensure_rows_are_its_own(&self) -> Result<(), LedgerError> {
+        let shares_rows = shares_rows_sql([
+            "me.images_table",
+            "me.path_column",
+            "me.old_prefix",
+            "me.options",
+        ]);
+        let sql = format!(
+            "SELECT r.name FROM bucket_brigade.run me JOIN bucket_brigade.run r ON r.id <> me.id AND {shares_rows}
+              WHERE me.id = $1 AND NOT me.paused ORDER BY r.id DESC LIMIT 1"
+        );
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(self.run_id);
+        match query.fetch_optional(&self.pool).await? {
+            None => Ok(()),
+            Some(other) => Err(LedgerError::SharedRows { other }),
+        }
+    }
+}
+
 /// What a feeder with these settings, which no run has, would find: the names of the runs that it pauses.
 ///
 /// # Errors
@@ -152,6 +176,16 @@ fn check_new_run(
             run: run.name.clone(),
             differences: differences(run)?,
         }),
+        _ if let Some(run) = runs.iter().find(|run| run.contradicts(spec, table)) => {
+            Err(LedgerError::SplitPaths {
+                run: run.name.clone(),
+                new_prefix: run.new_prefix.clone(),
+                place: format!(
+                    "s3://{}/{}",
+                    run.destination_bucket, run.destination_key_prefix
+                ),
+            })
+        }
         _ if spec.name.as_deref().is_some_and(is_number) => Err(LedgerError::setting(
             "RUN_NAME",
             "is a number, which commands take for that of a run: a name needs more than digits"

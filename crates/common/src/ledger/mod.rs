@@ -126,6 +126,7 @@ struct TableStatements {
     read_rows: Arc<str>,
     commit: Arc<str>,
     check_later: Arc<str>,
+    insert_changes: Arc<str>,
     insert_failures: Arc<str>,
 }
 
@@ -147,6 +148,7 @@ impl PostgresLedger {
             read_rows: commit::read_rows_sql(&table).into(),
             commit: commit::commit_sql(&table, &rule, run.opened_at).into(),
             check_later: commit::later_path_check_sql(&table).into(),
+            insert_changes: changes::insert_changes_sql(&table).into(),
             insert_failures: changes::insert_failures_sql(&table).into(),
         };
         Ok(Self {

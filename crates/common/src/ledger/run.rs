@@ -78,7 +78,10 @@ impl PostgresLedger {
             }
         });
         let run = run.await?;
-        Self::new(pool, &run, worker, spec.rule.clone(), table)
+        let ledger = Self::new(pool.clone(), &run, worker, spec.rule.clone(), table)?;
+        let check = ledger.ensure_rows_are_its_own();
+        within(&pool, OPEN_TIMEOUT, OPENING_RUN, check).await?;
+        Ok(ledger)
     }
 
     /// Finds the run that a feeder opened: the consumer's way. None when there is none yet.

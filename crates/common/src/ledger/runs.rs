@@ -59,6 +59,8 @@ pub struct RunRow {
     paused_by: Option<String>,
     /// Whether any row was fed.
     pub has_fed: bool,
+    /// Whether any row has moved, and not gone back.
+    pub has_moved: bool,
     /// [`opened_at`]: a ledger that was made anew or restored has another run of this number.
     pub(super) opened_at: i64,
 }
@@ -83,6 +85,7 @@ const LIST_RUNS: &str = concat!(
         finished_at IS NOT NULL AS is_finished, paused AS is_paused,
         CASE WHEN paused THEN paused_by END AS paused_by,
         EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors f WHERE f.run_id = r.id AND f.fed > 0) AS has_fed,
+        coalesce((SELECT sum(moved) FROM bucket_brigade.counters c WHERE c.run_id = r.id) > 0, false) AS has_moved,
         ",
     opened_at!(),
     " AS opened_at FROM bucket_brigade.run r ORDER BY id"
@@ -173,6 +176,17 @@ impl RunRow {
     /// Whether it moved, or began to move, images of this column.
     pub(super) fn is_of_column(&self, spec: &RunSpec, table: &ApplicationTable) -> bool {
         self.has_fed && self.images_table == table.sql && self.path_column == spec.table.path_column
+    }
+
+    /// Whether the paths that it has set would mean other objects by the new paths of these settings.
+    pub(super) fn contradicts(&self, spec: &RunSpec, table: &ApplicationTable) -> bool {
+        let is_plain = |bucket: &str| !bucket.starts_with("arn:") && !bucket.ends_with("-s3alias");
+        let (theirs, ours) = (&self.destination_bucket, &spec.destination_bucket);
+        let is_elsewhere = theirs != ours && is_plain(theirs) && is_plain(ours);
+        self.has_moved
+            && self.is_of_column(spec, table)
+            && self.new_prefix == spec.rule.new_prefix()
+            && (is_elsewhere || self.destination_key_prefix != spec.rule.destination_key_prefix())
     }
 
     pub(super) fn is_named(&self, name: &str) -> bool {
@@ -340,6 +354,7 @@ mod tests {
             is_paused: false,
             paused_by: None,
             has_fed: true,
+            has_moved: false,
             opened_at: 0,
         }
     }

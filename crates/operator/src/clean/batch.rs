@@ -27,6 +27,7 @@ const UNSETTLED_REASON: &str =
 pub(super) const CHANGED_REASON: &str = "it is not the object that was verified any more";
 const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
+const ALIVE_WARNING: &str = "; for half an hour a request without a response may still remove it: set the row to its new path, or have feeder and consumers do it, now";
 const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
 
 pub(super) struct ObjectCleaner<'a> {
@@ -410,10 +411,17 @@ impl ObjectCleaner<'_> {
             .ok_or("no route leads there")?;
         let how = match Box::pin(self.pass.restorer.restore(&route)).await {
             Ok(_) => ": brought back",
-            Err(StoreError::DestinationExists) => ", and something stands there again",
+            Err(StoreError::DestinationExists) => ", and an object stands there",
             Err(error) => return Err(error.to_string()),
         };
-        Ok(format!("{REFERENCED_REASON} since a moment ago{how}"))
+        let alive = if removal.is_request_alive {
+            ALIVE_WARNING
+        } else {
+            ""
+        };
+        Ok(format!(
+            "{REFERENCED_REASON} since a moment ago{how}{alive}"
+        ))
     }
 }
 

@@ -26,6 +26,9 @@ pub(super) struct EligibleMoves {
     pub(super) young: i64,
     pub(super) objects: i64,
     pub(super) bytes: i64,
+    /// Objects beside these that an earlier clean was about to remove, and perhaps has.
+    #[sqlx(default)]
+    pub(super) in_removal: i64,
     /// Whether these are the numbers of a sample, multiplied.
     #[sqlx(skip)]
     pub(super) is_estimate: bool,
@@ -79,6 +82,10 @@ pub(super) fn count_first_sql(orphans: bool) -> String {
 }
 
 impl EligibleMoves {
+    pub(super) fn has_objects(&self) -> bool {
+        self.objects + self.in_removal > 0
+    }
+
     fn scale(self, factor: f64) -> Self {
         #[expect(
             clippy::cast_precision_loss,
@@ -92,6 +99,7 @@ impl EligibleMoves {
             young: scaled(self.young),
             objects: scaled(self.objects),
             bytes: scaled(self.bytes),
+            in_removal: 0,
             is_estimate: true,
         }
     }
@@ -100,7 +108,7 @@ impl EligibleMoves {
 impl RemovalLedger<'_> {
     pub(super) async fn count_eligible(&self) -> anyhow::Result<EligibleMoves> {
         let mut eligible = retry_statement(async || self.count_uninterrupted().await).await?;
-        eligible.objects += self.count_interrupted().await?;
+        eligible.in_removal = self.count_interrupted().await?;
         Ok(eligible)
     }
 

@@ -180,7 +180,7 @@ impl CleanCommand<'_> {
         }
         let eligible = until_stopped(stop, self.pass.removals.count_eligible()).await?;
         refuse_unverified(self.pass.removals.orphans, &eligible)?;
-        if eligible.objects > 0 {
+        if eligible.has_objects() {
             until_stopped(stop, self.prepare_preview()).await?;
             let preview = self.build_preview(eligible, true);
             let question = format!("{preview}\nType the bucket's name to remove them: ");
@@ -274,9 +274,10 @@ impl CleanCommand<'_> {
         let (removals, format) = (self.pass.removals, self.context.format);
         let (run, bucket) = (removals.ledger.run_id(), removals.bucket);
         let mut printer = CleanPrinter::begin_list(format, run, removals.orphans, bucket)?;
-        let is_complete = is_complete(self.pass.run(locks, &mut printer).await)?;
+        let ended = is_complete(self.pass.run(locks, &mut printer).await);
+        // Also of what an error has ended.
         let code = printer.print_summary()?;
-        Ok(if is_complete { code } else { exit::STOPPED })
+        Ok(if ended? { code } else { exit::STOPPED })
     }
 
     fn build_preview(&self, eligible: EligibleMoves, is_prompting: bool) -> CleanPreview<'_> {
@@ -309,7 +310,7 @@ fn check_bucket_name(given: Option<&str>, bucket: &str) -> Result<(), SettingsEr
 
 /// No source may go before a verify: an error of its own, rather than "nothing to do".
 fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), CommandError> {
-    if orphans || eligible.objects > 0 || eligible.unverified == 0 {
+    if orphans || eligible.has_objects() || eligible.unverified == 0 {
         return Ok(());
     }
     Err(CommandError {

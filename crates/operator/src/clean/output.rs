@@ -40,6 +40,7 @@ impl fmt::Display for CleanPreview<'_> {
             young,
             objects,
             bytes,
+            in_removal,
             is_estimate,
         } = self.eligible;
         let (run, bucket) = (self.run, self.bucket);
@@ -60,7 +61,14 @@ impl fmt::Display for CleanPreview<'_> {
                 counted(moves, "move", "moves")
             )?;
         }
-        if objects == 0 {
+        if in_removal > 0 {
+            write!(
+                f,
+                "\n  {} in removal since an earlier clean: looked at first",
+                counted(in_removal, "more is", "more are")
+            )?;
+        }
+        if !self.eligible.has_objects() {
             return write!(f, "\nNothing to do.");
         }
         write!(f, "\n  {}", versioning_note(self.versioning))?;

@@ -122,6 +122,9 @@ pub(super) fn interrupted_sql(orphans: bool, rows: i64) -> String {
 /// `$1` run, `$2` whether orphans, `$3` paths, `$4` keys, `$5` `ETags`, `$6` those of the copies, `$7` sizes, `$8`
 /// operator, `$9` bucket, `$10` whether other paths may spell the keys, `$11` locks: where they are lost nothing is
 /// marked, since whoever holds them now does not know of it.
+///
+/// What is marked, and whatever was committed before, survives a crash of the server, also where it does not wait for
+/// its disk by default: the objects will be gone.
 pub(super) fn begin_removals_sql() -> String {
     let is_locked = holds_locks_sql("$11");
     format!(
@@ -129,7 +132,8 @@ pub(super) fn begin_removals_sql() -> String {
        (run_id, is_orphan, path, object_key, etag, copy_etag, size_bytes, operator, bucket, is_encoded,
         removing_at)
 SELECT $1, $2, i.*, $8, $9, $10, now()
-  FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[]) AS i WHERE {is_locked}
+  FROM (SELECT set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)) durable,
+       unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[]) AS i WHERE {is_locked}
 ON CONFLICT (run_id, is_orphan, path) DO UPDATE SET
     object_key = excluded.object_key, is_encoded = excluded.is_encoded, etag = excluded.etag, copy_etag = excluded.copy_etag, size_bytes = excluded.size_bytes,
     operator = excluded.operator, delete_marker = NULL, removing_at = now(), removed_at = NULL,

@@ -9,7 +9,8 @@ use super::PlanSpec;
 use super::check::PlanChecks;
 use super::recorded_run::{RecordedRun, check_ledger};
 use super::table_inspector::{
-    COUNT_UNANALYSED, RowCounts, SELECT_TRIGGERS, ServerInfo, TableIndex, TableInspector,
+    COUNT_UNANALYSED, COUNT_UNLOGGED, RowCounts, SELECT_TRIGGERS, ServerInfo, TableIndex,
+    TableInspector,
 };
 
 /// Connections of a consumer, and of the feeder.
@@ -92,6 +93,11 @@ pub(super) async fn check_server(
     check_connections(server, spec.consumers, checks);
     check_replicas(server, checks);
     check_indexes(&inspector.list_indexes().await?, checks);
+    if inspector.ask::<i64>(COUNT_UNLOGGED).await? > 0 {
+        let finding = format!("{table} is unlogged: a crash of the server empties it");
+        let mend = format!("ALTER TABLE {} SET LOGGED;", inspector.table.sql);
+        checks.warn("database", finding, mend);
+    }
     let triggers: Vec<String> = inspector.ask(SELECT_TRIGGERS).await?;
     if !triggers.is_empty() {
         checks.warn(

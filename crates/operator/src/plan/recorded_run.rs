@@ -69,8 +69,13 @@ async fn find_run(
             return None;
         }
     };
-    if let Err(error) = ledger.ensure_no_copy_in_removal().await {
-        checks.fail_by_ledger("ledger", &error);
+    for checked in [
+        ledger.ensure_no_copy_in_removal().await,
+        ledger.ensure_rows_are_its_own().await,
+    ] {
+        if let Err(error) = checked {
+            checks.fail_by_ledger("ledger", &error);
+        }
     }
     let id = ledger.run_id();
     let run = read_run(&ledger).await;

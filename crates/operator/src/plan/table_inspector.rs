@@ -41,6 +41,11 @@ pub(super) const COUNT_UNANALYSED: &str = with_tables!(
       WHERE c.relkind = 'r' AND c.relpages = 0 AND pg_relation_size(c.oid) > 0"
 );
 
+/// Those that a crash of the server empties.
+pub(super) const COUNT_UNLOGGED: &str = with_tables!(
+    "SELECT count(*) FROM tables t JOIN pg_class c ON c.oid = t.oid WHERE c.relpersistence = 'u'"
+);
+
 /// How many characters the column holds at most, declared or by its domain.
 const SELECT_MAX_PATH_CHARS: &str =
     "SELECT (coalesce(nullif(a.atttypmod, -1), nullif(t.typtypmod, -1)) - 4)::integer

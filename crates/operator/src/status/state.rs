@@ -1,6 +1,7 @@
 //! The one word for what goes on, and its reason.
 
 use bucket_brigade_common::ledger::worker_state::WorkerState;
+use bucket_brigade_common::printable::counted;
 
 use super::queries::WorkerStatus;
 use super::queue::QueueStatus;
@@ -85,14 +86,18 @@ pub(super) fn reported_state(
 }
 
 fn idle_state(run: &RunSummary, otherwise: &str) -> ReportedState {
-    let reason = match &run.finished_at {
-        Some(at) => format!("a sweep found nothing left at {at}"),
-        None => otherwise.to_owned(),
+    let (word, reason) = match (&run.finished_at, run.progress.rows_left()) {
+        (Some(at), _) => (
+            WorkerState::NothingToDo,
+            format!("a sweep found nothing left at {at}"),
+        ),
+        (None, Some(left @ 1..)) => (
+            WorkerState::Waiting,
+            format!("{otherwise}, {} left", counted(left, "row is", "rows are")),
+        ),
+        (None, _) => (WorkerState::NothingToDo, otherwise.to_owned()),
     };
-    ReportedState {
-        word: WorkerState::NothingToDo,
-        reason,
-    }
+    ReportedState { word, reason }
 }
 
 #[cfg(test)]
@@ -171,6 +176,10 @@ mod tests {
         check(&run, &[], 5, alone);
         let nothing = "nothing to do: no feeder and no consumer is running";
         check(&run, &[], 0, nothing);
+        let mut begun = run.clone();
+        (begun.progress.in_scope, begun.progress.moved) = (Some(3), 1);
+        let waiting = "waiting: no feeder is running, 2 rows are left";
+        check(&begun, &[idle()], 0, waiting);
         let command = [worker("verify", "running", "1 of 2")];
         check(&run, &command, 0, "running: verify: 1 of 2");
         let nothing = "nothing to do: a sweep found nothing left at 2026-01-01T01:00:00Z";

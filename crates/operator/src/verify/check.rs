@@ -207,8 +207,11 @@ impl MoveChecker<'_> {
         let source = if row.is_source_removed {
             SourceObject::Removed
         } else {
-            let source = stat(BucketSide::Source, &route.source_key).await?;
-            source.map_or(SourceObject::Missing, SourceObject::Present)
+            match stat(BucketSide::Source, &route.source_key).await? {
+                Some(source) => SourceObject::Present(source),
+                None if row.is_source_in_removal => SourceObject::Removed,
+                None => SourceObject::Missing,
+            }
         };
         if let Some(header) = unreadable_header(copy.as_ref(), &source) {
             let message = format!("its header {header} is not UTF-8");

@@ -176,6 +176,44 @@ async fn a_run_with_a_corrected_prefix_is_not_moved_by_the_rule_before() {
     assert!(history.contains("feeder --new-run"), "{history}");
 }
 
+/// Where paths of one prefix meant two places, the application would miss the images of one.
+#[tokio::test]
+async fn a_new_run_gives_no_other_meaning_to_paths_that_are_set() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    rig.add_image("image/last.png").await;
+    let elsewhere = [("DESTINATION_KEY_PREFIX", "other/")];
+    for (code, arguments) in [(64, &["--new-run"][..]), (1, &["plan", "--new-run"])] {
+        let (ended, output) = command(&rig, &elsewhere, arguments).await;
+        assert_eq!(ended, code, "{output}");
+        assert!(output.contains("Roll that run back first"), "{output}");
+    }
+    let (code, output) = command(&rig, &[], &["rollback", "--all", "--yes"]).await;
+    assert_eq!(code, 0, "{output}");
+    let (code, output) = command(&rig, &elsewhere, &["plan", "--new-run"]).await;
+    assert_eq!(code, 0, "{output}");
+}
+
+#[tokio::test]
+async fn two_unfinished_runs_do_not_feed_the_same_rows() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(1).await;
+    rig.add_image("image/last.png").await;
+    let mut second = rig.spawn("feeder", &[("NEW_PREFIX", "pics/")], &["--new-run"]);
+    wait_until("its message", async || rig.queued_messages().await > 0).await;
+    second.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut second).await.code, Some(3));
+    for (code, arguments) in [(75, &[][..]), (1, &["plan"])] {
+        let (ended, output) = command(&rig, &[], arguments).await;
+        assert_eq!(ended, code, "{output}");
+        assert!(output.contains("(feeder pause --run "), "{output}");
+    }
+    let (code, output) = command(&rig, &[("NEW_PREFIX", "pics/")], &["pause"]).await;
+    assert_eq!(code, 0, "{output}");
+    let (code, output) = command(&rig, &[], &["plan"]).await;
+    assert_eq!(code, 0, "{output}");
+}
+
 /// They are what an operator reaches for then, while consumers go on.
 #[tokio::test]
 async fn commands_of_the_ledger_need_no_sound_table() {

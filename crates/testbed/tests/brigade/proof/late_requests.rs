@@ -335,3 +335,38 @@ async fn what_no_request_can_have_removed_does_not_stay_in_removal() {
     rig.run_migration().await;
     assert_eq!(rig.count_rows("moves").await, 2);
 }
+
+#[tokio::test]
+async fn a_verify_misses_no_source_that_a_clean_may_have_removed() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    assert_eq!(rig.run_json_command(VERIFY_AND_CLEAN[0]).await.code, 0);
+    let lost = Fault::new("DeleteObjects", FaultEffect::Reset).times(1);
+    let _lost = rig.cloud.inject_fault(lost);
+    let cleaned = rig.run_json_command(VERIFY_AND_CLEAN[1]).await;
+    assert_eq!((cleaned.code, cleaned.number_of("left_alone")), (2, 2));
+    assert_eq!(rig.cloud.count_objects("images-old"), 0);
+    let verified = rig.run_json_command(&["verify"]).await;
+    assert_eq!((verified.code, verified.number_of("sound")), (0, 2));
+    age_requests(&rig).await;
+    let cleaned = rig.run_json_command(VERIFY_AND_CLEAN[1]).await;
+    assert_eq!((cleaned.code, cleaned.number_of("removed")), (0, 2));
+}
+
+/// Where the server does not wait for its disk, a crash would bring back rows and forget the mark.
+#[tokio::test]
+async fn what_is_marked_survives_a_crash_of_the_server() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(1).await;
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    rig.execute_sql(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF current_setting('synchronous_commit') = 'off' THEN RAISE 'not durable'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON bucket_brigade.removals FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let clean = ["clean", "--orphans", "--confirm", "images-new"];
+    let cleaned = rig.run_json_command(&clean).await;
+    assert_eq!((cleaned.code, cleaned.number_of("removed")), (0, 1));
+}
