@@ -53,12 +53,12 @@ impl Retrier<'_> {
             let began = Instant::now();
             let result = call().await;
             match &result {
-                Ok(_) => self.health.mark_up(dependency),
+                Ok(_) => self.health.record_success(dependency, what),
                 Err(error) => {
                     tracing::debug!(%error, tries, "{what}");
-                    let reason = format!("{what}: {error}");
+                    let failed = (what, &*error.to_string());
                     self.health
-                        .record_failure(dependency, began, tries, &reason);
+                        .record_call_failure(dependency, began, tries, failed);
                 }
             }
             result

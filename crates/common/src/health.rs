@@ -58,9 +58,14 @@ impl Dependency {
 /// A request to the queue that failed only after that long met silence: once is enough.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// Failures in a row after which a call is stuck, although others succeed: its table is locked, or a right is gone.
+const STUCK_CALLS: u32 = 3;
+
 #[derive(Debug, Default)]
 struct DependencyState {
     outage: Option<String>,
+    /// The call for whose success the outage lasts.
+    stuck_call: Option<String>,
     last_success: Option<Instant>,
 }
 
@@ -125,6 +130,32 @@ impl Health {
         self.set_down(dependency, reason, |state| !is_over(state));
     }
 
+    /// The same of a call that is made until it succeeds, and then told to [`Self::record_success`].
+    pub fn record_call_failure(
+        &self,
+        dependency: Dependency,
+        began: Instant,
+        failures: u32,
+        (call, error): (&str, &str),
+    ) {
+        self.record_failure(dependency, began, failures, &format!("{call}: {error}"));
+        if failures >= STUCK_CALLS {
+            self.set_down(dependency, &format!("{call}: {error}"), |_| true);
+            let mut states = self.shared(dependency).states.lock();
+            states[dependency as usize].stuck_call = Some(call.to_owned());
+        }
+    }
+
+    pub fn record_success(&self, dependency: Dependency, call: &str) {
+        let shared = self.shared(dependency);
+        let mut states = shared.states.lock();
+        states[dependency as usize]
+            .stuck_call
+            .take_if(|stuck| stuck == call);
+        drop(states);
+        self.mark_up(dependency);
+    }
+
     pub fn mark_down(&self, dependency: Dependency, reason: &str) {
         self.set_down(dependency, reason, |_| true);
     }
@@ -174,7 +205,7 @@ impl Health {
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         state.last_success = Some(Instant::now());
-        if state.outage.take().is_some() {
+        if state.stuck_call.is_none() && state.outage.take().is_some() {
             let name = dependency.display_name();
             tracing::info!(
                 run = self.run.as_deref(),
@@ -222,8 +253,6 @@ impl Health {
     }
 }
 
-impl SharedHealth {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,6 +278,27 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         health.record_failure(Dependency::Database, Instant::now(), 2, "refused");
         assert!(health.outage().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_alone_fails_again_and_again_is_noticed() {
+        let health = Health::new(WorkerRole::Feeder);
+        let database = Dependency::Database;
+        for failures in 1..=3 {
+            assert_eq!(health.outage(), None);
+            let began = Instant::now();
+            health.mark_up(database);
+            health.record_call_failure(database, began, failures, ("reading", "locked"));
+        }
+        health.mark_up(database);
+        health.record_success(database, "counting");
+        let outage = health.outage().unwrap_or_default();
+        assert!(
+            outage.starts_with("the database: reading: locked"),
+            "{outage}"
+        );
+        health.record_success(database, "reading");
+        assert_eq!(health.outage(), None);
     }
 
     #[tokio::test(start_paused = true)]

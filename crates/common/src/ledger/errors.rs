@@ -224,7 +224,8 @@ pub fn statement_error(error: &sqlx::Error) -> StatementError {
         _ if matches!(error, sqlx::Error::RowNotFound) => StatementError::Unavailable(
             "the run is in the ledger (bucket_brigade.run) no more".into(),
         ),
-        _ => StatementError::Unavailable(crate::aws::error_chain(error)),
+        (Some(_), _) => StatementError::Unavailable(message),
+        (None, _) => StatementError::Unavailable(crate::aws::error_chain(error)),
     }
 }
 
@@ -290,9 +291,19 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
         return error.to_string();
     };
     let postgres = database.try_downcast_ref::<PgDatabaseError>();
-    match postgres.and_then(PgDatabaseError::hint) {
+    let hint = postgres.and_then(PgDatabaseError::hint);
+    let hint = hint.or_else(|| our_hint(&database.code()?));
+    match hint {
         Some(hint) => format!("{} ({hint})", database.message()),
         None => database.message().to_owned(),
+    }
+}
+
+fn our_hint(code: &str) -> Option<&'static str> {
+    match code {
+        LOCK_NOT_AVAILABLE => Some("another session holds the lock: pg_locks names it"),
+        "42501" => Some("`feeder plan` prints the GRANT"),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bucket_brigade_testbed::process::ChildProcess;
 use sqlx::{Postgres, Transaction};
 
-use crate::rig::{TestRig, stop_consumer, wait_until};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 /// Longer than a bounded statement of ours, far shorter than the application's own transaction.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
@@ -127,4 +127,29 @@ async fn a_row_that_a_trigger_waits_for_delays_only_its_row() {
     wait_for_others(&rig, &ids[6]).await;
     open.commit().await.unwrap();
     expect_all_moved(&rig, consumer).await;
+}
+
+/// Others of our statements succeed meanwhile, the heartbeat's above all.
+#[tokio::test]
+async fn a_feeder_whose_table_is_locked_says_so_and_goes_on() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    rig.open_run().await;
+    let mut locking = rig.pool.begin().await.unwrap();
+    execute(
+        &mut locking,
+        "LOCK TABLE images IN ACCESS EXCLUSIVE MODE".into(),
+    )
+    .await;
+    let consumer = rig.spawn_consumer(&[]);
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    let waits =
+        "SELECT count(*) FROM bucket_brigade.workers WHERE role = 'feeder' AND state = 'waiting'
+        AND reason LIKE '%another session holds the lock%'";
+    wait_until("the reason", async || rig.query_number(waits).await == 1).await;
+    locking.rollback().await.unwrap();
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("can be used again"), "{}", ended.log);
+    stop_consumer(consumer).await;
 }
