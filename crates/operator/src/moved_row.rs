@@ -76,18 +76,29 @@ pub(crate) fn moved_columns(table: &ApplicationTable) -> String {
 
 /// `$1` run, `$2` ids.
 pub(crate) fn moves_by_id_sql(table: &ApplicationTable) -> String {
+    moves_sql(table, "m.row_id = ANY ($2)")
+}
+
+/// The same, `$3` the first of them and `$4` the last, as the ledger sorts them: where these are neighbours, the server
+/// would rather read a table of some 100,000 moves whole.
+pub(crate) fn moves_of_stretch_sql(table: &ApplicationTable) -> String {
+    moves_sql(table, "m.row_id BETWEEN $3 AND $4 AND m.row_id = ANY ($2)")
+}
+
+fn moves_sql(table: &ApplicationTable, condition: &str) -> String {
     let (columns, joins) = (moved_columns(table), moved_joins(table));
     format!(
         "SELECT {columns} FROM bucket_brigade.moves m {joins}
-          WHERE m.run_id = $1 AND m.row_id = ANY ($2) ORDER BY m.row_id"
+          WHERE m.run_id = $1 AND {condition} ORDER BY m.row_id"
     )
 }
 
-/// The row and the removal that belong to a move.
+/// The row and the removal that belong to a move. `OFFSET 0` keeps the planner from reading the whole table for a page.
 pub(crate) fn moved_joins(table: &ApplicationTable) -> String {
-    let (sql, is_row) = (&table.sql, table.id.matches("t", "m.row_id"));
+    let ApplicationTable { sql, id, path, .. } = table;
+    let (ids, is_row) = (id.list(), id.matches("t", "m.row_id"));
     format!(
-        "LEFT JOIN {sql} t ON {is_row}
+        "LEFT JOIN LATERAL (SELECT {ids}, {path} FROM {sql} t WHERE {is_row} OFFSET 0) t ON true
          LEFT JOIN bucket_brigade.removals r
                 ON r.run_id = m.run_id AND NOT r.is_orphan AND r.path = m.old_path"
     )

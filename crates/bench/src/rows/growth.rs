@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::paging::page_ms;
-use super::{Bench, checking, commands, snapshot, sweeping};
+use super::{Bench, commands, snapshot, sweeping};
 use crate::results::GrowthPoint;
 use crate::rig::{BenchRig, WorkloadSpec};
 use crate::stats::to_f64;
@@ -29,7 +29,6 @@ pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
     }
     sweeping::report(&sweeps, &mut bench.results)?;
     commands::report(&runs, &mut bench.results)?;
-    checking::measure(bench).await?;
     snapshot::measure(bench).await?;
     bench.rig.reset_tables().await
 }

@@ -45,6 +45,8 @@ pub enum RowGroup {
     Streaming,
     /// A store whose partitions serve so many copies a second each.
     Partitions,
+    /// `verify` against `rclone check`.
+    Checking,
     /// Cost from a thousand rows to ten million: of feeding, watching and the operator's commands.
     Growth,
 }
@@ -76,6 +78,7 @@ impl Bench {
             RowGroup::Starting => starting::measure(self).await,
             RowGroup::Streaming => streaming::measure(self).await,
             RowGroup::Partitions => partitions::measure(self).await,
+            RowGroup::Checking => checking::measure(self).await,
             RowGroup::Growth => growth::measure(self).await,
         }
     }

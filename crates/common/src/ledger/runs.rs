@@ -59,8 +59,8 @@ pub struct RunRow {
     paused_by: Option<String>,
     /// Whether any row was fed.
     pub has_fed: bool,
-    /// Whether any row has moved, and not gone back.
-    pub has_moved: bool,
+    /// Rows that have moved, and not gone back.
+    pub(super) moved: i64,
     /// [`opened_at`]: a ledger that was made anew or restored has another run of this number.
     pub(super) opened_at: i64,
 }
@@ -85,7 +85,7 @@ const LIST_RUNS: &str = concat!(
         finished_at IS NOT NULL AS is_finished, paused AS is_paused,
         CASE WHEN paused THEN paused_by END AS paused_by,
         EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors f WHERE f.run_id = r.id AND f.fed > 0) AS has_fed,
-        coalesce((SELECT sum(moved) FROM bucket_brigade.counters c WHERE c.run_id = r.id) > 0, false) AS has_moved,
+        (SELECT coalesce(sum(moved), 0)::bigint FROM bucket_brigade.counters c WHERE c.run_id = r.id) AS moved,
         ",
     opened_at!(),
     " AS opened_at FROM bucket_brigade.run r ORDER BY id"
@@ -183,7 +183,7 @@ impl RunRow {
         let is_plain = |bucket: &str| !bucket.starts_with("arn:") && !bucket.ends_with("-s3alias");
         let (theirs, ours) = (&self.destination_bucket, &spec.destination_bucket);
         let is_elsewhere = theirs != ours && is_plain(theirs) && is_plain(ours);
-        self.has_moved
+        self.moved > 0
             && self.is_of_column(spec, table)
             && self.new_prefix == spec.rule.new_prefix()
             && (is_elsewhere || self.destination_key_prefix != spec.rule.destination_key_prefix())
@@ -354,7 +354,7 @@ mod tests {
             is_paused: false,
             paused_by: None,
             has_fed: true,
-            has_moved: false,
+            moved: 0,
             opened_at: 0,
         }
     }

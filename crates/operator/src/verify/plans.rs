@@ -3,6 +3,7 @@
 use bucket_brigade_common::ledger::ApplicationTable;
 
 use super::queries::{RECORD_FINDINGS, SELECT_MISMATCHES, SELECT_MOVED_IDS, rows_to_verify_sql};
+use crate::moved_row::moves_of_stretch_sql;
 use crate::statement_plans::{PlannedStatement, after, planned, repeated, texts, times};
 
 pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
@@ -15,6 +16,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
     let moved = times(100);
     planned! {
         "a page of moves": after(SELECT_MOVED_IDS), ["1", "'6'", "1000"], "moves_pkey", 1500.0;
+        "moves of a stretch": moves_of_stretch_sql(table), ["1", &ids, "'600000'", "'600099'"], "moves_pkey", 1000.0;
         "findings": RECORD_FINDINGS,
             ["1", &ids, &etags, &moved, &yes, &etags, &numbers, &nulls, &ids, &nulls, &nulls, "'6'", "1", "1", "1",
              "1", &no, &no],

@@ -10,7 +10,7 @@ use super::verification::{
     TableRow, VerificationCounts, VerificationFinding, VerificationMismatch, VerificationSpec,
     VerificationState,
 };
-use crate::moved_row::{MovedRow, moves_by_id_sql};
+use crate::moved_row::{MovedRow, moves_of_stretch_sql};
 use crate::statements::{column, page_after, retry_statement};
 
 const SELECT_UNFINISHED: &str = "SELECT seed, is_in_table, cursor FROM bucket_brigade.verifications
@@ -39,9 +39,9 @@ const FINISH_VERIFICATION: &str =
     "UPDATE bucket_brigade.verifications SET finished_at = now() WHERE run_id = $1
     RETURNING checked, sound, outdated, recopied, table_rows, table_outside";
 
-/// A row that is locked is being moved once more: what was found of it is out of date already.
+/// A row that is moved once more meanwhile is another move: what was found of it is out of date.
 ///
-/// `$1` run, `$2` ids, `$3` ETags and `$4` times of the moves, `$5` whether intact, `$6` source ETags, `$7`
+/// `$1` run, `$2` ids, as the ledger sorts them, `$3` ETags and `$4` times of the moves, `$5` whether intact, `$6` source ETags, `$7`
 /// sizes, `$8` new ETags, `$9` paths, `$10` codes, `$11` messages, `$12` cursor, `$13` checked, `$14`
 /// intact, `$15` outdated, `$16` recopied, `$17` whether it is the application's, `$18` whether the source says
 /// itself that it is what was copied; what an earlier verification saw proves it too.
@@ -51,22 +51,18 @@ pub(super) const RECORD_FINDINGS: &str = "WITH input AS (
                          $8::text[], $9::text[], $10::text[], $11::text[], $17::boolean[], $18::boolean[])
         AS i (id, etag, moved, is_sound, source_etag, size_bytes, new_etag, path, code, message, is_left,
               is_unchanged)
-), locked AS MATERIALIZED (
-    SELECT i.*, is_left AND (is_unchanged OR m.source_etag = i.source_etag) AS is_abandoned
-      FROM bucket_brigade.moves m JOIN input i
-        ON m.row_id = i.id AND m.etag = i.etag
-       AND (extract(epoch FROM m.moved_at) * 1000000)::bigint = i.moved
-     WHERE m.run_id = $1 ORDER BY m.row_id FOR NO KEY UPDATE OF m SKIP LOCKED
 ), written AS (
     UPDATE bucket_brigade.moves m SET
-        verified_at = CASE WHEN l.is_sound THEN now() END,
-        abandoned_at = CASE WHEN l.is_abandoned THEN now() END,
-        source_etag = CASE WHEN l.is_sound OR l.is_abandoned THEN coalesce(l.source_etag, m.source_etag) END,
-        size_bytes = coalesce(l.size_bytes, m.size_bytes),
-        etag = coalesce(l.new_etag, m.etag),
-        recopied_at = CASE WHEN l.new_etag IS NULL THEN m.recopied_at ELSE now() END
-      FROM locked l WHERE m.run_id = $1 AND m.row_id = l.id
-    RETURNING l.id, l.path, l.code, l.message
+        verified_at = CASE WHEN i.is_sound THEN now() END,
+        abandoned_at = CASE WHEN i.is_left AND (i.is_unchanged OR m.source_etag = i.source_etag) THEN now() END,
+        source_etag = CASE WHEN i.is_sound OR (i.is_left AND (i.is_unchanged OR m.source_etag = i.source_etag))
+                           THEN coalesce(i.source_etag, m.source_etag) END,
+        size_bytes = coalesce(i.size_bytes, m.size_bytes),
+        etag = coalesce(i.new_etag, m.etag),
+        recopied_at = CASE WHEN i.new_etag IS NULL THEN m.recopied_at ELSE now() END
+      FROM input i WHERE m.run_id = $1 AND m.row_id BETWEEN ($2::text[])[1] AND ($2::text[])[cardinality($2::text[])]
+       AND m.row_id = i.id AND m.etag = i.etag AND (extract(epoch FROM m.moved_at) * 1000000)::bigint = i.moved
+    RETURNING i.id, i.path, i.code, i.message
 ), wrong AS (
     INSERT INTO bucket_brigade.mismatches (run_id, row_id, path, code, message)
     SELECT $1, id, path, code, message FROM written WHERE code IS NOT NULL
@@ -173,12 +169,13 @@ pub(super) async fn moves_to_verify(
     let mut ids: Vec<String> = with_timeout(query.bind(size).fetch_all(ledger.pool())).await?;
     let last = ids.last().cloned();
     ids.retain(|id| state.includes_row(id));
-    if ids.is_empty() {
+    let Some((first, end)) = ids.first().zip(ids.last()) else {
         return Ok((Vec::new(), last));
-    }
-    let sql = moves_by_id_sql(ledger.table());
+    };
+    let sql = moves_of_stretch_sql(ledger.table());
     let query = sqlx::query_as(AssertSqlSafe(sql)).bind(ledger.run_id());
-    let rows = with_timeout(query.bind(ids).fetch_all(ledger.pool())).await?;
+    let query = query.bind(&ids).bind(first).bind(end);
+    let rows = with_timeout(query.fetch_all(ledger.pool())).await?;
     Ok((rows, last))
 }
 
