@@ -49,7 +49,7 @@ impl PostgresLedger {
             } else if size > 1 {
                 size /= 2;
             } else {
-                let id = with_timeout(self.next_id(cursor)).await?;
+                let id = self.next_id(cursor).await?;
                 let failure = |id| self.unreadable_row(id, code, &message);
                 return Ok(RowPage {
                     last_id: id.clone(),
@@ -73,16 +73,15 @@ impl PostgresLedger {
         }
     }
 
-    async fn next_id(&self, cursor: Option<&RowId>) -> Result<Option<RowId>, sqlx::Error> {
+    /// Reads nothing else of the row.
+    pub async fn next_id(&self, cursor: Option<&RowId>) -> Result<Option<RowId>, StatementError> {
         let ApplicationTable { sql, id, .. } = &self.table;
         let (row_id, after, order) = (id.as_text("t"), id.is_after("t", "$1"), id.order("t"));
         let statement = format!(
             "SELECT {row_id} FROM {sql} t WHERE $1::text IS NULL OR {after} ORDER BY {order} LIMIT 1"
         );
-        let next: Option<String> = sqlx::query_scalar(AssertSqlSafe(statement))
-            .bind(cursor.map(RowId::as_str))
-            .fetch_optional(&self.pool)
-            .await?;
+        let next = sqlx::query_scalar(AssertSqlSafe(statement)).bind(cursor.map(RowId::as_str));
+        let next: Option<String> = with_timeout(next.fetch_optional(&self.pool)).await?;
         Ok(next.map(RowId::from_database))
     }
 

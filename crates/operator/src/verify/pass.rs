@@ -155,6 +155,15 @@ impl VerificationPass<'_> {
         listed: &ListedPage,
     ) -> anyhow::Result<Option<VerificationMismatch>> {
         let TableRow { id, mut path, .. } = row;
+        if let Some(message) = row.unreadable {
+            let code = "Unreadable".into();
+            return Ok(Some(VerificationMismatch {
+                id,
+                path,
+                code,
+                message,
+            }));
+        }
         loop {
             let Some((code, message)) = self.missing_object(&path, listed).await? else {
                 return Ok(None);

@@ -217,7 +217,38 @@ pub(super) async fn begin_table_phase(ledger: &PostgresLedger) -> Result<(), Sta
     with_timeout(query.execute(ledger.pool())).await.map(drop)
 }
 
+/// The next rows of the table. A page that the server refuses to read is halved until the culprit is alone.
 pub(super) async fn rows_to_verify(
+    ledger: &PostgresLedger,
+    cursor: Option<&str>,
+    mut size: i64,
+) -> Result<CursorPage<TableRow>, StatementError> {
+    let refusal = loop {
+        match read_rows(ledger, cursor, size).await {
+            Err(StatementError::Rejected { .. } | StatementError::Suspect { .. }) if size > 1 => {
+                size /= 2;
+            }
+            Err(refusal @ StatementError::Rejected { .. }) => break refusal,
+            Err(refusal @ StatementError::Suspect { .. })
+                if read_rows(ledger, cursor, 0).await.is_ok() =>
+            {
+                break refusal;
+            }
+            page => return page,
+        }
+    };
+    let after = cursor.map(|cursor| RowId::from_database(cursor.to_owned()));
+    let next = ledger.next_id(after.as_ref()).await?;
+    let unreadable = next.map(|id| TableRow {
+        id: id.as_str().to_owned(),
+        unreadable: Some(refusal.to_string()),
+        ..TableRow::default()
+    });
+    let last = unreadable.as_ref().map(|row| row.id.clone());
+    Ok((unreadable.into_iter().collect(), last))
+}
+
+async fn read_rows(
     ledger: &PostgresLedger,
     cursor: Option<&str>,
     size: i64,

@@ -68,7 +68,7 @@ pub(super) struct VerificationMismatch {
     pub(super) message: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub(super) struct TableRow {
     pub(super) id: String,
     /// Null reads as empty.
@@ -77,4 +77,7 @@ pub(super) struct TableRow {
     pub(super) is_left_out: bool,
     /// Whether this verification has checked the object already, by its move.
     pub(super) is_checked: bool,
+    /// Why the server does not read it.
+    #[sqlx(skip)]
+    pub(super) unreadable: Option<String>,
 }

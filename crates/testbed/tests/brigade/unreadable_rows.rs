@@ -23,6 +23,12 @@ async fn a_path_that_is_not_utf8_fails_alone() {
     assert_eq!(rig.count_rows("moves").await, 8);
     assert_eq!(rig.count_rows("failures").await, 1);
     assert_eq!(rig.failure_code(&bad.to_string()).await.unwrap(), "22021");
+    let verified = rig.run_json_command(&["verify", "--full"]).await;
+    assert_eq!((verified.code, verified.number_of("table_rows")), (1, 10));
+    assert_eq!(
+        verified.sorted_fields("mismatches", "code"),
+        ["Unreadable", "Unreadable"]
+    );
     // Mended, it moves by itself.
     rig.execute_sql(&format!(
         "UPDATE images SET path = 'image/0.png' WHERE id = {bad}"
