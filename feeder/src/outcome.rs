@@ -7,6 +7,9 @@ use bucket_brigade_common::printable::counted;
 
 use crate::retry::FeederStopped;
 
+/// Of failures, the most frequent.
+const MAX_CODES: usize = 10;
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FeedOutcome {
     pub progress: RunProgress,
@@ -101,7 +104,7 @@ impl FeedOutcome {
                 counted(orphans, "copy has no row", "copies have no row")
             );
         }
-        for (code, count) in &self.failures {
+        for (code, count) in self.failures.iter().take(MAX_CODES) {
             tracing::warn!(
                 code,
                 count,

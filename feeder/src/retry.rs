@@ -25,12 +25,20 @@ pub struct Retrier<'a> {
 }
 
 impl Retrier<'_> {
+    /// Calls of one name do not overlap: one that is stuck is known by it, though others succeed.
     pub async fn retry_database<T, E: Display>(
         self,
         what: &str,
         call: impl AsyncFnMut() -> Result<T, E>,
     ) -> Result<T, FeederStopped> {
-        self.retry(Dependency::Database, what, call).await
+        let database = Dependency::Database;
+        let failed = |began, tries, error: &str| {
+            self.health
+                .record_call_failure(database, began, tries, (what, error));
+        };
+        let result = self.retry(what, call, failed).await?;
+        self.health.record_success(database, what);
+        Ok(result)
     }
 
     pub async fn retry_queue<T, E: Display>(
@@ -38,28 +46,30 @@ impl Retrier<'_> {
         what: &str,
         call: impl AsyncFnMut() -> Result<T, E>,
     ) -> Result<T, FeederStopped> {
-        self.retry(Dependency::Queue, what, call).await
+        let failed = |began, tries, error: &str| {
+            let reason = format!("{what}: {error}");
+            self.health
+                .record_failure(Dependency::Queue, began, tries, &reason);
+        };
+        let result = self.retry(what, call, failed).await?;
+        self.health.mark_up(Dependency::Queue);
+        Ok(result)
     }
 
     async fn retry<T, E: Display>(
         self,
-        dependency: Dependency,
         what: &str,
         mut call: impl AsyncFnMut() -> Result<T, E>,
+        failed: impl Fn(Instant, u32, &str),
     ) -> Result<T, FeederStopped> {
         let mut tries = 0;
         let attempt = async || {
             tries += 1;
             let began = Instant::now();
             let result = call().await;
-            match &result {
-                Ok(_) => self.health.record_success(dependency, what),
-                Err(error) => {
-                    tracing::debug!(%error, tries, "{what}");
-                    let failed = (what, &*error.to_string());
-                    self.health
-                        .record_call_failure(dependency, began, tries, failed);
-                }
+            if let Err(error) = &result {
+                tracing::debug!(%error, tries, "{what}");
+                failed(began, tries, &error.to_string());
             }
             result
         };

@@ -32,7 +32,7 @@ use bucket_brigade_operator::plan::{CheckFeederSettings, FeederCheck};
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app IMAGES_TABLE=images \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  SOURCE_BUCKET_NAME=old-images DESTINATION_BUCKET_NAME=new-images \\\n  OLD_PREFIX=image/ NEW_PREFIX=avatar/ feeder\n\nExit codes: 0 everything has moved; 2 finished, but some rows could not be moved\n(bucket_brigade.failures says why); 3 stopped by a signal before the end; 64 wrong settings; 66 no\nrow was ever in scope, although rows have paths (see OLD_PREFIX); 69 database or queue cannot be\nreached; 70 unexpected error; 75 another feeder of this run is at work; 77 a right is missing; 130\nsecond signal."
+    after_help = "Example:\n  DATABASE_URL=postgres://app:secret@db/app IMAGES_TABLE=images \\\n  QUEUE_URL=https://sqs.eu-central-1.amazonaws.com/123456789012/images \\\n  SOURCE_BUCKET_NAME=old-images DESTINATION_BUCKET_NAME=new-images \\\n  OLD_PREFIX=image/ NEW_PREFIX=avatar/ feeder\n\nExit codes: 0 everything has moved; 2 finished, but some rows could not be moved\n(bucket_brigade.failures says why); 3 stopped by a signal before the end; 64 wrong settings; 66 no\nrow was ever in scope, although rows have paths (see OLD_PREFIX); 69 database or queue cannot be\nreached; 70 unexpected error; 75 another feeder of this run, or another run of its rows, is at work;\n77 a right is missing; 130 second signal."
 )]
 pub struct Args {
     /// What to do instead of feeding

@@ -138,12 +138,14 @@ impl Health {
         failures: u32,
         (call, error): (&str, &str),
     ) {
-        self.record_failure(dependency, began, failures, &format!("{call}: {error}"));
-        if failures >= STUCK_CALLS {
-            self.set_down(dependency, &format!("{call}: {error}"), |_| true);
-            let mut states = self.shared(dependency).states.lock();
-            states[dependency as usize].stuck_call = Some(call.to_owned());
+        let reason = format!("{call}: {error}");
+        if failures < STUCK_CALLS {
+            self.record_failure(dependency, began, failures, &reason);
+            return;
         }
+        let shared = self.shared(dependency);
+        shared.states.lock()[dependency as usize].stuck_call = Some(call.to_owned());
+        self.set_down(dependency, &reason, |_| true);
     }
 
     pub fn record_success(&self, dependency: Dependency, call: &str) {

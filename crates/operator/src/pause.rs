@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::with_timeout;
+use bucket_brigade_common::ledger::{find_run_of_same_rows, with_timeout};
 use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
@@ -89,15 +89,24 @@ struct ResumeOutput {
     run: i64,
     paused: bool,
     was_paused: bool,
+    /// A run that is at work on the same rows.
+    rival: Option<String>,
 }
 
 impl fmt::Display for ResumeOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let run = self.run;
         if self.was_paused {
-            write!(f, "run {run} is resumed")
+            write!(f, "run {run} is resumed")?;
         } else {
-            write!(f, "run {run} was not paused")
+            write!(f, "run {run} was not paused")?;
+        }
+        match self.rival.as_deref().map(printable) {
+            Some(rival) => write!(
+                f,
+                "\nrun '{rival}' is at work on the same rows: pause one of the two"
+            ),
+            None => Ok(()),
         }
     }
 }
@@ -109,6 +118,7 @@ pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<u8> {
             run,
             paused: false,
             was_paused: resume_run(&runs.pool, run, &runs.operator).await?,
+            rival: with_timeout(find_run_of_same_rows(&runs.pool, run)).await?,
         })
     };
     runs.print_each(resume).await

@@ -172,6 +172,8 @@ pub(super) async fn stat_object(
 pub(super) struct ObjectDeletion {
     pub(super) outcome: DeleteOutcome,
     pub(super) is_request_alive: bool,
+    /// Whether some try may have been carried out.
+    pub(super) is_uncertain: bool,
 }
 
 /// Why no object of a request is known to be gone.
@@ -195,7 +197,7 @@ pub(super) async fn remove_with_retries(
         let busy = outcomes
             .iter()
             .enumerate()
-            .filter(|(_, deleted)| is_transient(&deleted.outcome));
+            .filter(|(_, deleted)| is_refused_with(&deleted.outcome, is_transient_error));
         let busy: Vec<usize> = busy.map(|(index, _)| index).collect();
         if busy.is_empty() {
             break;
@@ -207,14 +209,16 @@ pub(super) async fn remove_with_retries(
                 for (index, deleted) in busy.into_iter().zip(deleted) {
                     let before = &mut outcomes[index];
                     before.is_request_alive |= deleted.is_request_alive;
+                    before.is_uncertain |= deleted.is_uncertain;
                     before.outcome = deleted.outcome;
                 }
             }
             // Of the others it is known.
             Err(failure) => {
-                let is_alive = matches!(failure, DeleteFailure::Uncertain(_));
+                let is_uncertain = matches!(failure, DeleteFailure::Uncertain(_));
                 for index in busy {
-                    outcomes[index].is_request_alive |= is_alive;
+                    outcomes[index].is_request_alive |= is_uncertain;
+                    outcomes[index].is_uncertain |= is_uncertain;
                 }
                 break;
             }
@@ -238,25 +242,23 @@ async fn delete_at_once(
         }
         sent
     };
-    let outcomes = match retry_object_request(request).await {
+    let sent = retry_object_request(request).await;
+    let (is_alive, is_uncertain) = (is_alive.into_inner(), is_uncertain.into_inner());
+    let outcomes = match sent {
         Ok(outcomes) => outcomes,
-        Err(error) if is_uncertain.into_inner() => return Err(DeleteFailure::Uncertain(error)),
+        Err(error) if is_uncertain => return Err(DeleteFailure::Uncertain(error)),
         Err(error) => return Err(DeleteFailure::Untouched(error)),
     };
-    let is_alive = is_alive.into_inner();
     let deleted = outcomes.into_iter().map(|outcome| ObjectDeletion {
-        is_request_alive: is_alive || is_unanswered(&outcome),
+        is_request_alive: is_alive || is_refused_with(&outcome, StoreError::is_unanswered),
+        is_uncertain: is_uncertain || is_refused_with(&outcome, StoreError::is_uncertain),
         outcome,
     });
     Ok(deleted.collect())
 }
 
-fn is_unanswered(outcome: &DeleteOutcome) -> bool {
-    matches!(outcome, DeleteOutcome::Refused(error) if error.is_unanswered())
-}
-
-fn is_transient(outcome: &DeleteOutcome) -> bool {
-    matches!(outcome, DeleteOutcome::Refused(error) if is_transient_error(error))
+fn is_refused_with(outcome: &DeleteOutcome, is_such: impl Fn(&StoreError) -> bool) -> bool {
+    matches!(outcome, DeleteOutcome::Refused(error) if is_such(error))
 }
 
 fn is_transient_error(error: &StoreError) -> bool {

@@ -212,6 +212,10 @@ fn classify_origin<E: Error + 'static>(
         SdkError::ServiceError(_) if reported.is_none() && (200..300).contains(&status) => {
             (ErrorOrigin::Transport, "UnreadableAnswer")
         }
+        // A proxy's that has no store behind it.
+        SdkError::ServiceError(_) if reported.is_none() && status == 503 && has_body(error) => {
+            (ErrorOrigin::Transport, "UnreadableAnswer")
+        }
         SdkError::ServiceError(_) => (ErrorOrigin::Service, code_for_status(status)),
         SdkError::TimeoutError(_) => (ErrorOrigin::Transport, "Timeout"),
         SdkError::ResponseError(_) => (ErrorOrigin::Transport, "UnreadableAnswer"),
@@ -228,6 +232,11 @@ fn classify_origin<E: Error + 'static>(
         SdkError::DispatchFailure(_) => (ErrorOrigin::Transport, exchange::connection_code(error)),
         _ => (ErrorOrigin::Local, NOT_SENT_CODE),
     }
+}
+
+fn has_body<E>(error: &SdkError<E, HttpResponse>) -> bool {
+    let body = error.raw_response().and_then(|raw| raw.body().bytes());
+    body.is_some_and(|body| !body.is_empty())
 }
 
 /// What is not set is never there; a provider of credentials may be back in a moment.
@@ -289,7 +298,10 @@ pub(crate) fn code_for_status(status: u16) -> &'static str {
         412 => "PreconditionFailed",
         429 => "TooManyRequests",
         501 => "NotImplemented",
+        // A proxy's: the store behind it may be at work on the request still.
+        502 => "BadGateway",
         503 => "ServiceUnavailable",
+        504 => "GatewayTimeout",
         500.. => "InternalError",
         _ => "UnknownError",
     }

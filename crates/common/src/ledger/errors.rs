@@ -292,7 +292,8 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
     };
     let postgres = database.try_downcast_ref::<PgDatabaseError>();
     let hint = postgres.and_then(PgDatabaseError::hint);
-    let hint = hint.or_else(|| our_hint(&database.code()?));
+    let is_ours = !is_in_function(context_of(error)) && !database.message().contains("row-level");
+    let hint = hint.or_else(|| our_hint(&database.code().filter(|_| is_ours)?));
     match hint {
         Some(hint) => format!("{} ({hint})", database.message()),
         None => database.message().to_owned(),

@@ -55,7 +55,7 @@ const SELECT_PROGRESS: &str = "SELECT coalesce(r.in_scope, r.scope_estimate) AS 
 
 const SELECT_FAILURE_COUNTS: &str = "SELECT code, sum(failed)::bigint
     FROM bucket_brigade.failure_counts WHERE run_id = $1
-    GROUP BY code HAVING sum(failed) > 0 ORDER BY 2 DESC, 1 LIMIT 10";
+    GROUP BY code HAVING sum(failed) > 0 ORDER BY 2 DESC, 1";
 
 /// Id, path where it is wanted, and whether it is.
 pub(super) type MarkedRow = (String, String, bool);

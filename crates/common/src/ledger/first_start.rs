@@ -27,11 +27,15 @@ impl SecondRun {
     }
 }
 
+/// Of the run `r`: one that watches is finished after each sweep.
+const HAS_FEEDER: &str = "EXISTS (SELECT 1 FROM bucket_brigade.workers w
+        WHERE w.run_id = r.id AND w.role = 'feeder' AND w.seen_at > now() - interval '10 seconds')";
+
 /// Whether a run `r` is at work on rows of a new one: its table, path column, old prefix and options. One without a
 /// filter has all rows.
 fn shares_rows_sql([table, path_column, old_prefix, options]: [&str; 4]) -> String {
     format!(
-        "NOT r.paused AND r.finished_at IS NULL AND r.images_table = {table} AND r.path_column = {path_column}
+        "NOT r.paused AND (r.finished_at IS NULL OR {HAS_FEEDER}) AND r.images_table = {table} AND r.path_column = {path_column}
        AND (starts_with(r.old_prefix, {old_prefix}) OR starts_with({old_prefix}, r.old_prefix))
        AND coalesce(r.options->>'ROW_FILTER' = {options}->>'ROW_FILTER', true)"
     )
@@ -73,7 +77,7 @@ pub(super) async fn insert_run(
     second: SecondRun,
 ) -> Result<RunRow, LedgerError> {
     let runs = list_runs(pool).await?;
-    check_new_run(&runs, spec, table, second)?;
+    check_new_run(pool, &runs, spec, table, second).await?;
     let name = spec.name.clone();
     let name = name.unwrap_or_else(|| default_name(&runs, spec, table));
     let options = spec.options.to_json();
@@ -109,22 +113,27 @@ impl PostgresLedger {
     /// # Errors
     /// [`LedgerError::SharedRows`].
     pub async fn ensure_rows_are_its_own(&self) -> Result<(), LedgerError> {
-        let shares_rows = shares_rows_sql([
-            "me.images_table",
-            "me.path_column",
-            "me.old_prefix",
-            "me.options",
-        ]);
-        let sql = format!(
-            "SELECT r.name FROM bucket_brigade.run me JOIN bucket_brigade.run r ON r.id <> me.id AND {shares_rows}
-              WHERE me.id = $1 AND NOT me.paused ORDER BY r.id DESC LIMIT 1"
-        );
-        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(self.run_id);
-        match query.fetch_optional(&self.pool).await? {
+        match find_run_of_same_rows(&self.pool, self.run_id).await? {
             None => Ok(()),
             Some(other) => Err(LedgerError::SharedRows { other }),
         }
     }
+}
+
+/// Another run that is at work on rows of a run that is not paused.
+pub async fn find_run_of_same_rows(pool: &PgPool, run: i64) -> Result<Option<String>, sqlx::Error> {
+    let shares_rows = shares_rows_sql([
+        "me.images_table",
+        "me.path_column",
+        "me.old_prefix",
+        "me.options",
+    ]);
+    let sql = format!(
+        "SELECT r.name FROM bucket_brigade.run me JOIN bucket_brigade.run r ON r.id <> me.id AND {shares_rows}
+          WHERE me.id = $1 AND NOT me.paused ORDER BY r.id DESC LIMIT 1"
+    );
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(run);
+    query.fetch_optional(pool).await
 }
 
 /// What a feeder with these settings, which no run has, would find: the names of the runs that it pauses.
@@ -138,7 +147,7 @@ pub async fn check_first_start(
     second: SecondRun,
 ) -> Result<Vec<String>, LedgerError> {
     let runs = list_runs(pool).await?;
-    check_new_run(&runs, spec, table, second)?;
+    check_new_run(pool, &runs, spec, table, second).await?;
     ensure_no_copy_in_removal(pool, spec).await?;
     let shares_rows = shares_rows_sql(["$1", "$2", "$3", "$4::jsonb"]);
     let sql = format!("SELECT name FROM bucket_brigade.run r WHERE {shares_rows} ORDER BY id");
@@ -152,7 +161,8 @@ pub async fn check_first_start(
 
 /// A slip in a setting would open another run, and move what it matches. A run that has fed nothing was such a
 /// slip itself.
-fn check_new_run(
+async fn check_new_run(
+    pool: &PgPool,
     runs: &[RunRow],
     spec: &RunSpec,
     table: &ApplicationTable,
@@ -176,23 +186,48 @@ fn check_new_run(
             run: run.name.clone(),
             differences: differences(run)?,
         }),
-        _ if let Some(run) = runs.iter().find(|run| run.contradicts(spec, table)) => {
-            Err(LedgerError::SplitPaths {
+        _ if spec.name.as_deref().is_some_and(is_number) => Err(LedgerError::setting(
+            "RUN_NAME",
+            "is a number, which commands take for that of a run: a name needs more than digits"
+                .into(),
+        )),
+        _ => ensure_paths_keep_their_meaning(pool, runs, spec, table).await,
+    }
+}
+
+/// Moves of which rows are looked at: where none of so many names its copy any more, the run was undone.
+const LOOKED_AT_MOVES: i64 = 100_000;
+
+/// Where paths of one prefix meant two places, the application would miss the images of one.
+async fn ensure_paths_keep_their_meaning(
+    pool: &PgPool,
+    runs: &[RunRow],
+    spec: &RunSpec,
+    table: &ApplicationTable,
+) -> Result<(), LedgerError> {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let is_row = id.matches("t", "m.row_id");
+    let statement = format!(
+        r#"SELECT EXISTS (SELECT 1 FROM (SELECT row_id, new_path FROM bucket_brigade.moves
+                WHERE run_id = $1 ORDER BY row_id LIMIT {LOOKED_AT_MOVES}) m
+             JOIN LATERAL (SELECT 1 FROM {sql} t
+                WHERE {is_row} AND t.{path}::text COLLATE "C" = m.new_path OFFSET 0) t ON true)"#
+    );
+    for run in runs.iter().filter(|run| run.contradicts(spec, table)) {
+        let names_copies = sqlx::query_scalar(AssertSqlSafe(statement.clone())).bind(run.id);
+        let has_same_ids = run.id_column == spec.table.id_column;
+        if !has_same_ids || names_copies.fetch_one(pool).await? {
+            return Err(LedgerError::SplitPaths {
                 run: run.name.clone(),
                 new_prefix: run.new_prefix.clone(),
                 place: format!(
                     "s3://{}/{}",
                     run.destination_bucket, run.destination_key_prefix
                 ),
-            })
+            });
         }
-        _ if spec.name.as_deref().is_some_and(is_number) => Err(LedgerError::setting(
-            "RUN_NAME",
-            "is a number, which commands take for that of a run: a name needs more than digits"
-                .into(),
-        )),
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 fn is_number(name: &str) -> bool {

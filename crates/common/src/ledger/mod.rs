@@ -58,7 +58,7 @@ pub use feed_index::{
     create_concurrently_sql, create_index_sql, find_index_with, find_partial_index, has_path_index,
 };
 pub use fence::{COPIES, IS_REQUEST_ALIVE, REMOVAL_WINDOW, THIS_RUN, in_removal_sql};
-pub use first_start::{SecondRun, check_first_start};
+pub use first_start::{SecondRun, check_first_start, find_run_of_same_rows};
 pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::{check_replica_lag, pause_description};
 pub use id_columns::IdColumns;

@@ -178,15 +178,27 @@ impl RunRow {
         self.has_fed && self.images_table == table.sql && self.path_column == spec.table.path_column
     }
 
-    /// Whether the paths that it has set would mean other objects by the new paths of these settings.
+    /// Whether paths that it has set would mean other objects by these settings. Not where both have a filter: who tells
+    /// their rows apart may tell their buckets apart.
     pub(super) fn contradicts(&self, spec: &RunSpec, table: &ApplicationTable) -> bool {
         let is_plain = |bucket: &str| !bucket.starts_with("arn:") && !bucket.ends_with("-s3alias");
         let (theirs, ours) = (&self.destination_bucket, &spec.destination_bucket);
         let is_elsewhere = theirs != ours && is_plain(theirs) && is_plain(ours);
+        let Ok(options) = self.options() else {
+            return false;
+        };
+        let filters = options
+            .row_filter
+            .as_ref()
+            .zip(spec.options.row_filter.as_ref());
         self.moved > 0
             && self.is_of_column(spec, table)
             && self.new_prefix == spec.rule.new_prefix()
-            && (is_elsewhere || self.destination_key_prefix != spec.rule.destination_key_prefix())
+            && filters.is_none_or(|(theirs, ours)| theirs == ours)
+            && (is_elsewhere
+                || options.path_encoding.unwrap_or_default()
+                    != spec.options.path_encoding.unwrap_or_default()
+                || self.destination_key_prefix != spec.rule.destination_key_prefix())
     }
 
     pub(super) fn is_named(&self, name: &str) -> bool {

@@ -63,6 +63,7 @@ mod tests {
     use opentelemetry::trace::TracerProvider;
     use opentelemetry_sdk::trace::SdkTracerProvider;
     use proptest::prelude::*;
+    use tracing::subscriber::NoSubscriber;
     use tracing_subscriber::layer::SubscriberExt;
 
     const EXAMPLE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -92,10 +93,13 @@ mod tests {
 
     #[test]
     fn without_a_subscriber_there_is_no_span_and_no_context() {
-        let span = tracing::info_span!(target: TARGET, parent: None, "feed");
-        assert!(span.is_disabled());
-        assert_eq!(traceparent(&span), None);
-        assert!(current_span().is_none());
+        // Another test may have set one for the process.
+        tracing::subscriber::with_default(NoSubscriber::default(), || {
+            let span = tracing::info_span!(target: TARGET, parent: None, "feed");
+            assert!(span.is_disabled());
+            assert_eq!(traceparent(&span), None);
+            assert!(current_span().is_none());
+        });
     }
 
     #[test]

@@ -27,7 +27,7 @@ const UNSETTLED_REASON: &str =
 pub(super) const CHANGED_REASON: &str = "it is not the object that was verified any more";
 const NOT_REQUESTED_REASON: &str =
     "an earlier clean was cut off before it went, and this one does not ask for it";
-const ALIVE_WARNING: &str = "; for half an hour a request without a response may still remove it: set the row to its new path, or have feeder and consumers do it, now";
+const ALIVE_WARNING: &str = "; for half an hour a request without a response may still remove it";
 const RESTORE_FAILED_REASON: &str = "A ROW NAMES IT, IT IS GONE, AND IT COULD NOT BE BROUGHT BACK";
 
 pub(super) struct ObjectCleaner<'a> {
@@ -353,6 +353,10 @@ impl ObjectCleaner<'_> {
                 DeleteOutcome::Changed => CHANGED_REASON.to_owned(),
                 DeleteOutcome::Refused(error) => error.to_string(),
             };
+            if !deletion.is_uncertain {
+                kept.push((removal, RemovalOutcome::Kept(reason)));
+                continue;
+            }
             // After a request that was sent twice, or a response that was lost, only a HEAD can say.
             let found = stat_object(store, side, &removal.object_key).await;
             match found.map_err(DeleteFailure::Uncertain)? {
@@ -414,13 +418,13 @@ impl ObjectCleaner<'_> {
             Err(StoreError::DestinationExists) => ", and an object stands there",
             Err(error) => return Err(error.to_string()),
         };
-        let alive = if removal.is_request_alive {
-            ALIVE_WARNING
-        } else {
-            ""
+        let warning = match (removal.is_request_alive, self.pass.removals.orphans) {
+            (false, _) => String::new(),
+            (true, true) => format!("{ALIVE_WARNING}: set the row to its old path now"),
+            (true, false) => format!("{ALIVE_WARNING}: set the row to its new path now"),
         };
         Ok(format!(
-            "{REFERENCED_REASON} since a moment ago{how}{alive}"
+            "{REFERENCED_REASON} since a moment ago{how}{warning}"
         ))
     }
 }

@@ -276,8 +276,8 @@ impl CleanCommand<'_> {
         let mut printer = CleanPrinter::begin_list(format, run, removals.orphans, bucket)?;
         let ended = is_complete(self.pass.run(locks, &mut printer).await);
         // Also of what an error has ended.
-        let code = printer.print_summary()?;
-        Ok(if ended? { code } else { exit::STOPPED })
+        let code = printer.print_summary();
+        Ok(if ended? { code? } else { exit::STOPPED })
     }
 
     fn build_preview(&self, eligible: EligibleMoves, is_prompting: bool) -> CleanPreview<'_> {

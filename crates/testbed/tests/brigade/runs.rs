@@ -188,10 +188,27 @@ async fn a_new_run_gives_no_other_meaning_to_paths_that_are_set() {
         assert_eq!(ended, code, "{output}");
         assert!(output.contains("Roll that run back first"), "{output}");
     }
+    // A move that cannot be undone is no obstacle: no row names its copy.
+    rig.execute_sql("DELETE FROM images WHERE path = 'avatar/0.png'")
+        .await;
     let (code, output) = command(&rig, &[], &["rollback", "--all", "--yes"]).await;
-    assert_eq!(code, 0, "{output}");
+    assert_eq!(code, 2, "{output}");
+    assert_eq!(rig.ledger_counter("moved").await, 1);
     let (code, output) = command(&rig, &elsewhere, &["plan", "--new-run"]).await;
     assert_eq!(code, 0, "{output}");
+}
+
+#[tokio::test]
+async fn a_run_that_is_watched_is_paused_for_another_of_its_rows() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(1).await;
+    let mut watching = rig.spawn("feeder", &[], &["--watch"]);
+    let watches = "SELECT count(*) FROM bucket_brigade.workers WHERE role = 'feeder' AND state LIKE 'watching%'";
+    wait_until("the watch", async || rig.query_number(watches).await == 1).await;
+    let (_, output) = command(&rig, &[("NEW_PREFIX", "pics/")], &["--new-run"]).await;
+    assert!(output.contains("it is paused"), "{output}");
+    watching.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut watching).await.code, Some(3));
 }
 
 #[tokio::test]
@@ -212,6 +229,13 @@ async fn two_unfinished_runs_do_not_feed_the_same_rows() {
     assert_eq!(code, 0, "{output}");
     let (code, output) = command(&rig, &[], &["plan"]).await;
     assert_eq!(code, 0, "{output}");
+    rig.execute_sql("UPDATE bucket_brigade.run SET finished_at = NULL WHERE id = 1")
+        .await;
+    let (code, output) = command(&rig, &[("NEW_PREFIX", "pics/")], &["resume"]).await;
+    assert!(
+        code == 0 && output.contains("at work on the same rows"),
+        "{output}"
+    );
 }
 
 /// They are what an operator reaches for then, while consumers go on.
