@@ -27,8 +27,8 @@ pub struct RunControlArgs {
 pub(crate) struct ChosenRuns {
     pub(crate) pool: PgPool,
     pub(crate) operator: Operator,
-    runs: Vec<i64>,
-    is_all: bool,
+    pub(crate) runs: Vec<i64>,
+    pub(crate) is_all: bool,
     format: OutputFormat,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{find_run_of_same_rows, with_timeout};
+use bucket_brigade_common::ledger::{LedgerError, find_run_of_same_rows, with_timeout};
 use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
@@ -77,7 +77,7 @@ const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, or no such run; 69 the database cannot be\nreached; 70 unexpected error; 77 a right is missing."
+    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, or no such run; 69 the database cannot be\nreached; 70 unexpected error; 75 another run is at work on its rows; 77 a right is missing."
 )]
 pub struct ResumeArgs {
     #[command(flatten)]
@@ -113,12 +113,20 @@ impl fmt::Display for ResumeOutput {
 
 pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<u8> {
     let runs = Box::pin(args.control.choose(SettingsProblems::default())).await?;
+    let rival = async |run| with_timeout(find_run_of_same_rows(&runs.pool, run)).await;
+    // Of all together one may be resumed before its rival is.
+    if let [run] = *runs.runs
+        && !runs.is_all
+        && let Some(other) = rival(run).await?
+    {
+        return Err(LedgerError::SharedRows { other }.into());
+    }
     let resume = async |run| {
         Ok(ResumeOutput {
             run,
             paused: false,
             was_paused: resume_run(&runs.pool, run, &runs.operator).await?,
-            rival: with_timeout(find_run_of_same_rows(&runs.pool, run)).await?,
+            rival: rival(run).await?,
         })
     };
     runs.print_each(resume).await

@@ -68,12 +68,13 @@ pub enum LedgerError {
         differences: String,
     },
     #[error(
-        "run '{run}' has set paths under '{new_prefix}' that mean objects in {place}: by these settings they would mean others. Roll that run back first, or name another NEW_PREFIX"
+        "paths under '{prefix}' mean objects in {location} by run '{run}', and would mean others by these settings. {remedy} first, or name another NEW_PREFIX"
     )]
     SplitPaths {
         run: String,
-        new_prefix: String,
-        place: String,
+        prefix: String,
+        location: String,
+        remedy: &'static str,
     },
     #[error(
         "run '{other}' is unfinished and has the same rows: let it finish, or pause it (feeder pause --run {other})"

@@ -31,11 +31,29 @@ impl SecondRun {
 const HAS_FEEDER: &str = "EXISTS (SELECT 1 FROM bucket_brigade.workers w
         WHERE w.run_id = r.id AND w.role = 'feeder' AND w.seen_at > now() - interval '10 seconds')";
 
+/// Whether the table of a run `r`, quoted, is this one, a partition of it, or has it as a partition.
+fn is_same_table(table: &str) -> String {
+    let (ours, theirs) = (table_oid(table), table_oid("r.images_table"));
+    format!(
+        "(r.images_table = {table} OR {theirs} IN (SELECT pg_partition_ancestors({ours}::regclass))
+            OR {ours} IN (SELECT pg_partition_ancestors({theirs}::regclass)))"
+    )
+}
+
+/// By the catalog: `to_regclass` wants the right to use the schema, and the table may be of another application.
+fn table_oid(table: &str) -> String {
+    format!(
+        "(SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = (parse_ident({table}))[1] AND c.relname = (parse_ident({table}))[2])"
+    )
+}
+
 /// Whether a run `r` is at work on rows of a new one: its table, path column, old prefix and options. One without a
 /// filter has all rows.
 fn shares_rows_sql([table, path_column, old_prefix, options]: [&str; 4]) -> String {
+    let is_same_table = is_same_table(table);
     format!(
-        "NOT r.paused AND (r.finished_at IS NULL OR {HAS_FEEDER}) AND r.images_table = {table} AND r.path_column = {path_column}
+        "NOT r.paused AND (r.finished_at IS NULL OR {HAS_FEEDER}) AND {is_same_table} AND r.path_column = {path_column}
        AND (starts_with(r.old_prefix, {old_prefix}) OR starts_with({old_prefix}, r.old_prefix))
        AND coalesce(r.options->>'ROW_FILTER' = {options}->>'ROW_FILTER', true)"
     )
@@ -108,19 +126,20 @@ pub(super) async fn insert_run(
 }
 
 impl PostgresLedger {
-    /// Two runs must not move the same rows: chance would decide where each image goes.
+    /// Two runs must not move the same rows: chance would decide where each image goes. Nor may they give paths two
+    /// meanings.
     ///
     /// # Errors
-    /// [`LedgerError::SharedRows`].
-    pub async fn ensure_rows_are_its_own(&self) -> Result<(), LedgerError> {
-        match find_run_of_same_rows(&self.pool, self.run_id).await? {
-            None => Ok(()),
-            Some(other) => Err(LedgerError::SharedRows { other }),
+    /// [`LedgerError::SharedRows`], [`LedgerError::SplitPaths`].
+    pub async fn ensure_no_rival(&self, spec: &RunSpec) -> Result<(), LedgerError> {
+        if let Some(other) = find_run_of_same_rows(&self.pool, self.run_id).await? {
+            return Err(LedgerError::SharedRows { other });
         }
+        ensure_paths_keep_their_meaning(&self.pool, spec, &self.table, self.run_id).await
     }
 }
 
-/// Another run that is at work on rows of a run that is not paused.
+/// Another run that is at work on rows of a run.
 pub async fn find_run_of_same_rows(pool: &PgPool, run: i64) -> Result<Option<String>, sqlx::Error> {
     let shares_rows = shares_rows_sql([
         "me.images_table",
@@ -130,7 +149,7 @@ pub async fn find_run_of_same_rows(pool: &PgPool, run: i64) -> Result<Option<Str
     ]);
     let sql = format!(
         "SELECT r.name FROM bucket_brigade.run me JOIN bucket_brigade.run r ON r.id <> me.id AND {shares_rows}
-          WHERE me.id = $1 AND NOT me.paused ORDER BY r.id DESC LIMIT 1"
+          WHERE me.id = $1 ORDER BY r.id DESC LIMIT 1"
     );
     let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(run);
     query.fetch_optional(pool).await
@@ -169,9 +188,9 @@ async fn check_new_run(
     second: SecondRun,
 ) -> Result<(), LedgerError> {
     let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
-    let has_column = |run: &&RunRow| run.is_of_column(spec, table);
     let named = runs.iter().find(has_name);
-    let other = runs.iter().rfind(has_column);
+    let of_column = runs_of_column(pool, spec, table).await?;
+    let other = runs.iter().rfind(|run| of_column.contains(&run.id));
     let differences = |run: &RunRow| {
         let differences = run.differences(spec, &table.sql, OptionMatch::Exact);
         differences.map(|lines| lines.join("\n  "))
@@ -191,20 +210,69 @@ async fn check_new_run(
             "is a number, which commands take for that of a run: a name needs more than digits"
                 .into(),
         )),
-        _ => ensure_paths_keep_their_meaning(pool, runs, spec, table).await,
+        _ => ensure_paths_keep_their_meaning(pool, spec, table, 0).await,
     }
 }
 
 /// Moves of which rows are looked at: where none of so many names its copy any more, the run was undone.
 const LOOKED_AT_MOVES: i64 = 100_000;
 
-/// Where paths of one prefix meant two places, the application would miss the images of one.
-async fn ensure_paths_keep_their_meaning(
+/// Runs that moved, or began to move, images of this column.
+async fn runs_of_column(
     pool: &PgPool,
-    runs: &[RunRow],
     spec: &RunSpec,
     table: &ApplicationTable,
+) -> Result<Vec<i64>, LedgerError> {
+    let is_same_table = is_same_table("$1");
+    let sql = format!(
+        "SELECT r.id FROM bucket_brigade.run r JOIN bucket_brigade.feed_cursors f ON f.run_id = r.id
+          WHERE f.fed > 0 AND r.path_column = $2 AND {is_same_table}"
+    );
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&table.sql);
+    Ok(query.bind(&spec.table.path_column).fetch_all(pool).await?)
+}
+
+/// Where paths of one prefix meant two places, the application would miss the images of one. `own` is the run with
+/// these settings.
+///
+/// # Errors
+/// [`LedgerError::SplitPaths`].
+async fn ensure_paths_keep_their_meaning(
+    pool: &PgPool,
+    spec: &RunSpec,
+    table: &ApplicationTable,
+    own: i64,
 ) -> Result<(), LedgerError> {
+    let of_column = runs_of_column(pool, spec, table).await?;
+    let mut runs = list_runs(pool).await?;
+    runs.retain(|run| run.id != own && of_column.contains(&run.id));
+    for run in runs {
+        let split = |(prefix, location): (&str, String), remedy| LedgerError::SplitPaths {
+            run: run.name.clone(),
+            prefix: prefix.to_owned(),
+            location,
+            remedy,
+        };
+        if !run.is_finished && run.gives_old_paths_away(spec) {
+            return Err(split(run.old_paths(), "Let that run finish"));
+        }
+        if run.gives_new_paths_away(spec) && names_copies(pool, &run, spec, table).await? {
+            return Err(split(run.new_paths(), "Roll that run back"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether rows still name copies of a run.
+async fn names_copies(
+    pool: &PgPool,
+    run: &RunRow,
+    spec: &RunSpec,
+    table: &ApplicationTable,
+) -> Result<bool, LedgerError> {
+    if run.id_column != spec.table.id_column {
+        return Ok(true);
+    }
     let ApplicationTable { sql, id, path, .. } = table;
     let is_row = id.matches("t", "m.row_id");
     let statement = format!(
@@ -213,21 +281,8 @@ async fn ensure_paths_keep_their_meaning(
              JOIN LATERAL (SELECT 1 FROM {sql} t
                 WHERE {is_row} AND t.{path}::text COLLATE "C" = m.new_path OFFSET 0) t ON true)"#
     );
-    for run in runs.iter().filter(|run| run.contradicts(spec, table)) {
-        let names_copies = sqlx::query_scalar(AssertSqlSafe(statement.clone())).bind(run.id);
-        let has_same_ids = run.id_column == spec.table.id_column;
-        if !has_same_ids || names_copies.fetch_one(pool).await? {
-            return Err(LedgerError::SplitPaths {
-                run: run.name.clone(),
-                new_prefix: run.new_prefix.clone(),
-                place: format!(
-                    "s3://{}/{}",
-                    run.destination_bucket, run.destination_key_prefix
-                ),
-            });
-        }
-    }
-    Ok(())
+    let query = sqlx::query_scalar(AssertSqlSafe(statement)).bind(run.id);
+    Ok(query.fetch_one(pool).await?)
 }
 
 fn is_number(name: &str) -> bool {

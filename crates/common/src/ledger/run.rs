@@ -79,8 +79,11 @@ impl PostgresLedger {
         });
         let run = run.await?;
         let ledger = Self::new(pool.clone(), &run, worker, spec.rule.clone(), table)?;
-        let check = ledger.ensure_rows_are_its_own();
-        within(&pool, OPEN_TIMEOUT, OPENING_RUN, check).await?;
+        // Paused it feeds nothing.
+        if !run.is_paused {
+            let check = ledger.ensure_no_rival(spec);
+            within(&pool, OPEN_TIMEOUT, OPENING_RUN, check).await?;
+        }
         Ok(ledger)
     }
 

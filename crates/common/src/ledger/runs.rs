@@ -178,11 +178,36 @@ impl RunRow {
         self.has_fed && self.images_table == table.sql && self.path_column == spec.table.path_column
     }
 
-    /// Whether paths that it has set would mean other objects by these settings. Not where both have a filter: who tells
-    /// their rows apart may tell their buckets apart.
-    pub(super) fn contradicts(&self, spec: &RunSpec, table: &ApplicationTable) -> bool {
+    /// The prefix of its old paths, and where the objects are that they mean.
+    pub(super) fn old_paths(&self) -> (&str, String) {
+        let location = format!("s3://{}/{}", self.source_bucket, self.source_key_prefix);
+        (&self.old_prefix, location)
+    }
+
+    pub(super) fn new_paths(&self) -> (&str, String) {
+        let location = format!(
+            "s3://{}/{}",
+            self.destination_bucket, self.destination_key_prefix
+        );
+        (&self.new_prefix, location)
+    }
+
+    /// Whether its old paths would mean other objects by the new ones of these settings.
+    pub(super) fn gives_old_paths_away(&self, spec: &RunSpec) -> bool {
+        let location = (&*self.source_bucket, &*self.source_key_prefix);
+        self.has_other_meaning(spec, &self.old_prefix, location)
+    }
+
+    /// The same of the paths that it has set.
+    pub(super) fn gives_new_paths_away(&self, spec: &RunSpec) -> bool {
+        let location = (&*self.destination_bucket, &*self.destination_key_prefix);
+        self.moved > 0 && self.has_other_meaning(spec, &self.new_prefix, location)
+    }
+
+    /// Not where both have a filter: who tells their rows apart may tell their buckets apart.
+    fn has_other_meaning(&self, spec: &RunSpec, prefix: &str, location: (&str, &str)) -> bool {
         let is_plain = |bucket: &str| !bucket.starts_with("arn:") && !bucket.ends_with("-s3alias");
-        let (theirs, ours) = (&self.destination_bucket, &spec.destination_bucket);
+        let (theirs, ours) = (location.0, &*spec.destination_bucket);
         let is_elsewhere = theirs != ours && is_plain(theirs) && is_plain(ours);
         let Ok(options) = self.options() else {
             return false;
@@ -191,14 +216,12 @@ impl RunRow {
             .row_filter
             .as_ref()
             .zip(spec.options.row_filter.as_ref());
-        self.moved > 0
-            && self.is_of_column(spec, table)
-            && self.new_prefix == spec.rule.new_prefix()
+        prefix == spec.rule.new_prefix()
             && filters.is_none_or(|(theirs, ours)| theirs == ours)
             && (is_elsewhere
+                || location.1 != spec.rule.destination_key_prefix()
                 || options.path_encoding.unwrap_or_default()
-                    != spec.options.path_encoding.unwrap_or_default()
-                || self.destination_key_prefix != spec.rule.destination_key_prefix())
+                    != spec.options.path_encoding.unwrap_or_default())
     }
 
     pub(super) fn is_named(&self, name: &str) -> bool {

@@ -71,7 +71,7 @@ async fn find_run(
     };
     for checked in [
         ledger.ensure_no_copy_in_removal().await,
-        ledger.ensure_rows_are_its_own().await,
+        ledger.ensure_no_rival(spec).await,
     ] {
         if let Err(error) = checked {
             checks.fail_by_ledger("ledger", &error);

@@ -196,6 +196,53 @@ async fn a_new_run_gives_no_other_meaning_to_paths_that_are_set() {
     assert_eq!(rig.ledger_counter("moved").await, 1);
     let (code, output) = command(&rig, &elsewhere, &["plan", "--new-run"]).await;
     assert_eq!(code, 0, "{output}");
+    // Nor does the earlier one, started again.
+    let consumer = rig.spawn_consumer(&FROM_LEDGER);
+    let (code, output) = command(&rig, &elsewhere, &["--new-run"]).await;
+    assert_eq!(code, 0, "{output}");
+    stop_consumer(consumer).await;
+    let (code, output) = command(&rig, &[], &["resume"]).await;
+    assert_eq!(code, 0, "{output}");
+    let (code, output) = command(&rig, &[], &[]).await;
+    assert!(
+        code == 64 && output.contains("Roll that run back first"),
+        "{output}"
+    );
+}
+
+#[tokio::test]
+async fn a_new_run_gives_no_other_meaning_to_old_paths_of_one_under_way() {
+    let rig = TestRig::new().await;
+    rig.add_images(1).await;
+    rig.open_run().await;
+    rig.execute_sql("UPDATE bucket_brigade.feed_cursors SET fed = 1")
+        .await;
+    let back = [
+        ("OLD_PREFIX", "avatar/"),
+        ("NEW_PREFIX", "image/"),
+        ("DESTINATION_KEY_PREFIX", "third/"),
+    ];
+    let (code, output) = command(&rig, &back, &["plan", "--new-run"]).await;
+    assert!(
+        code == 1 && output.contains("Let that run finish first"),
+        "{output}"
+    );
+}
+
+#[tokio::test]
+async fn a_partition_has_the_rows_of_its_table() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(1).await;
+    rig.add_image("image/last.png").await;
+    rig.execute_sql(
+        "ALTER TABLE images ALTER id DROP IDENTITY;
+         CREATE TABLE parts (LIKE images) PARTITION BY RANGE (id);
+         ALTER TABLE parts ATTACH PARTITION images FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+         ALTER TABLE parts ADD PRIMARY KEY (id)",
+    )
+    .await;
+    let (code, output) = command(&rig, &[("IMAGES_TABLE", "parts")], &[]).await;
+    assert!(code == 64 && output.contains("--new-run"), "{output}");
 }
 
 #[tokio::test]
@@ -233,7 +280,7 @@ async fn two_unfinished_runs_do_not_feed_the_same_rows() {
         .await;
     let (code, output) = command(&rig, &[("NEW_PREFIX", "pics/")], &["resume"]).await;
     assert!(
-        code == 0 && output.contains("at work on the same rows"),
+        code == 75 && output.contains("has the same rows"),
         "{output}"
     );
 }
