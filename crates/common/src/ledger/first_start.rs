@@ -285,6 +285,54 @@ async fn names_copies(
     Ok(query.fetch_one(pool).await?)
 }
 
+impl RunRow {
+    /// The prefix of its old paths, and where the objects are that they mean.
+    fn old_paths(&self) -> (&str, String) {
+        let location = format!("s3://{}/{}", self.source_bucket, self.source_key_prefix);
+        (&self.old_prefix, location)
+    }
+
+    fn new_paths(&self) -> (&str, String) {
+        let location = format!(
+            "s3://{}/{}",
+            self.destination_bucket, self.destination_key_prefix
+        );
+        (&self.new_prefix, location)
+    }
+
+    /// Whether its old paths would mean other objects by the new ones of these settings.
+    fn gives_old_paths_away(&self, spec: &RunSpec) -> bool {
+        let location = (&*self.source_bucket, &*self.source_key_prefix);
+        self.has_other_meaning(spec, &self.old_prefix, location)
+    }
+
+    /// The same of the paths that it has set.
+    fn gives_new_paths_away(&self, spec: &RunSpec) -> bool {
+        let location = (&*self.destination_bucket, &*self.destination_key_prefix);
+        self.moved > 0 && self.has_other_meaning(spec, &self.new_prefix, location)
+    }
+
+    /// Not where both have a filter: who tells their rows apart may tell their buckets apart.
+    fn has_other_meaning(&self, spec: &RunSpec, prefix: &str, location: (&str, &str)) -> bool {
+        let is_plain = |bucket: &str| !bucket.starts_with("arn:") && !bucket.ends_with("-s3alias");
+        let (theirs, ours) = (location.0, &*spec.destination_bucket);
+        let is_elsewhere = theirs != ours && is_plain(theirs) && is_plain(ours);
+        let Ok(options) = self.options() else {
+            return false;
+        };
+        let filters = options
+            .row_filter
+            .as_ref()
+            .zip(spec.options.row_filter.as_ref());
+        prefix == spec.rule.new_prefix()
+            && filters.is_none_or(|(theirs, ours)| theirs == ours)
+            && (is_elsewhere
+                || location.1 != spec.rule.destination_key_prefix()
+                || options.path_encoding.unwrap_or_default()
+                    != spec.options.path_encoding.unwrap_or_default())
+    }
+}
+
 fn is_number(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_digit())
 }
