@@ -13,7 +13,7 @@ use bucket_brigade_common::ledger::move_ledger::{
 };
 use bucket_brigade_common::row_id::RowId;
 
-use super::OLD_PREFIX;
+use super::{NEW_PREFIX, OLD_PREFIX};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordedMove {
@@ -117,15 +117,17 @@ impl MemoryTable {
             if failed.is_some_and(|failed| one.is_final || failed.path == one.old_path) {
                 self.failures.remove(id);
             }
-            self.add_orphan(one.orphan.as_ref());
+            self.add_orphan(id, &one.new_path, one.orphan.as_ref());
         }
     }
 
-    fn add_orphan(&mut self, orphan: Option<&OrphanedCopy>) {
+    /// Unless the row names it: another delivery may have moved it since.
+    fn add_orphan(&mut self, id: &str, new_path: &str, orphan: Option<&OrphanedCopy>) {
         if let Some(OrphanedCopy {
             destination_key,
             etag,
         }) = orphan
+            && self.rows.get(id).is_none_or(|path| path != new_path)
         {
             self.orphans.insert(destination_key.clone(), etag.clone());
         }
@@ -135,7 +137,8 @@ impl MemoryTable {
     pub fn record_failures(&mut self, failures: &[MoveFailure]) {
         for one in failures {
             let id = one.id.as_str();
-            self.add_orphan(one.orphan.as_ref());
+            let new_path = one.path.replacen(OLD_PREFIX, NEW_PREFIX, 1);
+            self.add_orphan(id, &new_path, one.orphan.as_ref());
             if self.rows.get(id) != Some(&one.path) {
                 continue;
             }
