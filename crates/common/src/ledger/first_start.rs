@@ -135,7 +135,9 @@ impl PostgresLedger {
         if let Some(other) = find_run_of_same_rows(&self.pool, self.run_id).await? {
             return Err(LedgerError::SharedRows { other });
         }
-        ensure_paths_keep_their_meaning(&self.pool, spec, &self.table, self.run_id).await
+        let mut others = runs_of_column(&self.pool, spec, &self.table).await?;
+        others.retain(|run| run.id != self.run_id);
+        ensure_paths_keep_their_meaning(&self.pool, spec, &self.table, &others).await
     }
 }
 
@@ -190,12 +192,11 @@ async fn check_new_run(
     let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
     let named = runs.iter().find(has_name);
     let of_column = runs_of_column(pool, spec, table).await?;
-    let other = runs.iter().rfind(|run| of_column.contains(&run.id));
     let differences = |run: &RunRow| {
         let differences = run.differences(spec, &table.sql, OptionMatch::Exact);
         differences.map(|lines| lines.join("\n  "))
     };
-    match (named, other) {
+    match (named, of_column.last()) {
         (Some(run), _) => Err(LedgerError::RunDiffers {
             name: run.name.clone(),
             differences: differences(run)?,
@@ -210,30 +211,29 @@ async fn check_new_run(
             "is a number, which commands take for that of a run: a name needs more than digits"
                 .into(),
         )),
-        _ => ensure_paths_keep_their_meaning(pool, spec, table, 0).await,
+        _ => ensure_paths_keep_their_meaning(pool, spec, table, &of_column).await,
     }
 }
 
-/// Moves of which rows are looked at: where none of so many names its copy any more, the run was undone.
-const LOOKED_AT_MOVES: i64 = 100_000;
-
-/// Runs that moved, or began to move, images of this column.
+/// Runs that moved, or began to move, images of this column, the newest last.
 async fn runs_of_column(
     pool: &PgPool,
     spec: &RunSpec,
     table: &ApplicationTable,
-) -> Result<Vec<i64>, LedgerError> {
+) -> Result<Vec<RunRow>, LedgerError> {
     let is_same_table = is_same_table("$1");
     let sql = format!(
         "SELECT r.id FROM bucket_brigade.run r JOIN bucket_brigade.feed_cursors f ON f.run_id = r.id
           WHERE f.fed > 0 AND r.path_column = $2 AND {is_same_table}"
     );
     let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&table.sql);
-    Ok(query.bind(&spec.table.path_column).fetch_all(pool).await?)
+    let ids: Vec<i64> = query.bind(&spec.table.path_column).fetch_all(pool).await?;
+    let mut runs = list_runs(pool).await?;
+    runs.retain(|run| ids.contains(&run.id));
+    Ok(runs)
 }
 
-/// Where paths of one prefix meant two places, the application would miss the images of one. `own` is the run with
-/// these settings.
+/// Where paths of one prefix meant two places, the application would miss the images of one.
 ///
 /// # Errors
 /// [`LedgerError::SplitPaths`].
@@ -241,12 +241,9 @@ async fn ensure_paths_keep_their_meaning(
     pool: &PgPool,
     spec: &RunSpec,
     table: &ApplicationTable,
-    own: i64,
+    others: &[RunRow],
 ) -> Result<(), LedgerError> {
-    let of_column = runs_of_column(pool, spec, table).await?;
-    let mut runs = list_runs(pool).await?;
-    runs.retain(|run| run.id != own && of_column.contains(&run.id));
-    for run in runs {
+    for run in others {
         let split = |(prefix, location): (&str, String), remedy| LedgerError::SplitPaths {
             run: run.name.clone(),
             prefix: prefix.to_owned(),
@@ -256,12 +253,15 @@ async fn ensure_paths_keep_their_meaning(
         if !run.is_finished && run.gives_old_paths_away(spec) {
             return Err(split(run.old_paths(), "Let that run finish"));
         }
-        if run.gives_new_paths_away(spec) && names_copies(pool, &run, spec, table).await? {
+        if run.gives_new_paths_away(spec) && names_copies(pool, run, spec, table).await? {
             return Err(split(run.new_paths(), "Roll that run back"));
         }
     }
     Ok(())
 }
+
+/// Moves of which rows are looked at: where none of so many names its copy any more, the run was undone.
+const LOOKED_AT_MOVES: i64 = 10_000;
 
 /// Whether rows still name copies of a run.
 async fn names_copies(

@@ -47,6 +47,7 @@ mod prometheus;
 mod proof;
 mod random_ids;
 mod refused_rows;
+mod rewritten_ids;
 mod rig;
 mod row_filter;
 mod row_security;
