@@ -149,6 +149,8 @@ impl Leases {
                 continue;
             };
             match entry {
+                // Lost ones stay lost.
+                EntryOutcome::Done if !lease.is_held() => {}
                 EntryOutcome::Done => {
                     lease.expires_at = time + self.0.visibility_timeout;
                     lease.expires_on = wall_time + self.0.visibility_timeout;

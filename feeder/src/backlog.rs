@@ -20,6 +20,8 @@ pub struct BacklogLimit<'a> {
     queue: &'a dyn MessageQueue,
     source: &'a dyn FeedSource,
     max_backlog: u64,
+    /// This run's part of it.
+    own_limit: u64,
     available: u64,
     last_queried: Option<Instant>,
     progress: &'a FeederProgress,
@@ -41,6 +43,7 @@ impl<'a> BacklogLimit<'a> {
             queue,
             source,
             max_backlog,
+            own_limit: max_backlog,
             available: 0,
             last_queried: None,
             progress,
@@ -50,10 +53,8 @@ impl<'a> BacklogLimit<'a> {
 
     /// Waits for room; how many of `most` messages may be sent.
     pub async fn wait_for_room(&mut self, most: usize) -> Result<usize, FeederStopped> {
-        let wanted = u64::try_from(most)
-            .unwrap_or(u64::MAX)
-            .min(self.min_reservation());
-        while self.available < wanted {
+        let most_wanted = u64::try_from(most).unwrap_or(u64::MAX);
+        while self.available < most_wanted.min(self.min_reservation()) {
             self.refresh_backlog().await?;
         }
         Ok(usize::try_from(self.available).map_or(most, |room| room.min(most)))
@@ -67,7 +68,7 @@ impl<'a> BacklogLimit<'a> {
     /// A request costs the same for one message as for ten, so less than ten is waited for; but not
     /// when the limit is so low that a few circling messages would keep it from ever being reached.
     fn min_reservation(&self) -> u64 {
-        FULL_BATCH.min((self.max_backlog / 10).max(1))
+        FULL_BATCH.min((self.own_limit / 10).max(1))
     }
 
     /// The queue's counts lag behind; asking rarely lets what was sent show up in them.
@@ -79,7 +80,8 @@ impl<'a> BacklogLimit<'a> {
         }
         let (backlog, share) = read_backlog(self.queue, self.source, self.retrier).await?;
         self.last_queried = Some(Instant::now());
-        self.available = QueueShare::max_backlog(share, self.max_backlog).saturating_sub(backlog);
+        self.own_limit = QueueShare::max_backlog(share, self.max_backlog);
+        self.available = self.own_limit.saturating_sub(backlog);
         self.progress
             .set_phase(if self.available < self.min_reservation() {
                 WorkerState::BacklogFull

@@ -5,6 +5,7 @@ use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::throttle::Throttle;
 use tokio::time::Instant;
 
+use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 
 /// Rows whose sends were confirmed, and for which the cursor has not been moved: the last one, and
@@ -17,6 +18,7 @@ pub struct FeedCursor<'a> {
     pub source: &'a dyn FeedSource,
     pub pages: &'a dyn PageReader,
     pub page_size: u32,
+    pub progress: &'a FeederProgress,
     pub throttle: &'a Throttle,
     pub retrier: Retrier<'a>,
 }
@@ -37,11 +39,14 @@ impl FeedCursor<'_> {
     }
 
     pub async fn read_page(self, cursor: Option<&RowId>) -> Result<RowPage, FeederStopped> {
-        self.retrier
+        let page = self
+            .retrier
             .retry_database("reading a page", async || {
                 self.pages.read(cursor, self.page_size).await
             })
-            .await
+            .await?;
+        self.progress.count_page();
+        Ok(page)
     }
 
     pub async fn advance_past(self, (cursor, fed): &ConfirmedRows) -> Result<(), FeederStopped> {

@@ -8,7 +8,7 @@ use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
 use bucket_brigade_common::throttle::RateMeter;
 use bucket_brigade_operator::progress_bar::stderr_bar;
 use indicatif::ProgressBar;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::progress::FeederProgress;
@@ -47,6 +47,7 @@ impl ProgressDisplay {
         } else {
             LOG_INTERVAL
         });
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut estimate = EtaEstimate::new(Instant::now());
         // A feeder that watches, or waits for the queue, asks the database nothing else for a while.
         let (health, database) = (progress.health(), Dependency::Database);

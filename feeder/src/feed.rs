@@ -71,7 +71,10 @@ impl FeedLoop {
                 self.cursor().begin_sweep().await?;
                 continue;
             }
-            self.finish().await?;
+            if !self.finish().await? {
+                self.cursor().begin_sweep().await?;
+                continue;
+            }
             match self.options.watch_interval {
                 None => return self.read_outcome(sweep.unrecorded).await,
                 Some(interval) => {
@@ -94,12 +97,16 @@ impl FeedLoop {
             match self.prepare_sweep().await? {
                 SweepAccess::NothingLeft => {}
                 SweepAccess::Index(_) => return Ok(()),
+                // A retry: its rows lie anywhere.
+                _ if self.cursor().read_position().await?.sweep_fed > 0 => return Ok(()),
                 access => {
                     let start = access.start().cloned();
                     if watch.poll(&mut self.table_sweep(None, start)).await? > 0 {
                         self.drain().await?;
                         self.cursor().begin_sweep().await?;
-                        self.finish().await?;
+                        if !self.finish().await? {
+                            return Ok(());
+                        }
                     }
                 }
             }
@@ -124,7 +131,8 @@ impl FeedLoop {
         retrier.retry_database("looking at indexes", prepare).await
     }
 
-    async fn finish(&self) -> Result<(), FeederStopped> {
+    /// False where rows came to be left meanwhile.
+    async fn finish(&self) -> Result<bool, FeederStopped> {
         self.query_source("settling failures", async |source| {
             source.settle_stale_failures().await
         })
@@ -188,6 +196,7 @@ impl FeedLoop {
                 retrier,
             ),
             canary,
+            has_begun: false,
         }
     }
 
@@ -196,6 +205,7 @@ impl FeedLoop {
             source: &*self.source,
             pages: &*self.pages,
             page_size: self.options.page_size,
+            progress: &self.progress,
             throttle: &self.throttle,
             retrier: self.retrier(),
         }

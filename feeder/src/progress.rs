@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bucket_brigade_common::health::Health;
 use bucket_brigade_common::http_endpoints::{
@@ -17,6 +18,8 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub struct FeederProgress {
     state: Mutex<(WorkerState, RunProgress)>,
+    /// Pages of the table read.
+    pages: AtomicU64,
     fleet_hold: Mutex<Option<String>>,
     throttle: Arc<Throttle>,
     health: Health,
@@ -26,6 +29,7 @@ impl FeederProgress {
     pub fn new(throttle: Arc<Throttle>) -> Self {
         Self {
             state: Mutex::default(),
+            pages: AtomicU64::default(),
             fleet_hold: Mutex::default(),
             throttle,
             health: Health::new(WorkerRole::Feeder),
@@ -39,6 +43,14 @@ impl FeederProgress {
 
     pub(crate) fn phase(&self) -> WorkerState {
         self.state.lock().0
+    }
+
+    pub(crate) fn count_page(&self) {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
     }
 
     /// Why nothing in the fleet may start, for the next heartbeat.

@@ -216,21 +216,24 @@ impl PageReader for SpreadReader {
             None => self.divide_table(cursor).await?,
         };
         let count = u32::try_from(stretches.len().max(1)).unwrap_or(u32::MAX);
+        let most = 2 * usize::try_from(size).unwrap_or(usize::MAX / 2);
         let size = if self.found_none.load(Ordering::Relaxed) {
             size
         } else {
             size.div_ceil(count).max(MIN_STRETCH_ROWS)
         };
         let (mut left, mut columns) = (Vec::new(), Vec::new());
-        let (mut is_end, mut unreadable) = (true, None);
+        let (mut is_end, mut unreadable, mut found) = (true, None, 0);
         for stretch in stretches {
-            if unreadable.is_some() {
+            if unreadable.is_some() || found >= most {
                 left.push(stretch);
+                is_end = false;
                 continue;
             }
             let (page, rest) = self.read_stretch(stretch, size).await?;
             is_end &= page.rows.is_empty() && page.last_id.is_none();
             unreadable = page.unreadable;
+            found += page.rows.len();
             columns.push(page.rows);
             left.extend(rest);
         }

@@ -1,6 +1,7 @@
 //! One sweep: from the cursor to the table's end, page by page. The cursor advances only past rows
 //! whose sends the queue confirmed.
 
+use std::mem;
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::MAX_ID_BYTES;
@@ -30,6 +31,8 @@ pub struct TableSweep<'a> {
     pub backlog: BacklogLimit<'a>,
     /// A part only; none for all rows.
     pub canary: Option<CanarySelection>,
+    /// Whether pages outside a sweep have begun one.
+    pub has_begun: bool,
 }
 
 /// What a sweep came to.
@@ -107,7 +110,7 @@ impl TableSweep<'_> {
             return Ok(None);
         };
         let fed = page.rows.len();
-        if fed > 0 {
+        if fed > 0 && !mem::replace(&mut self.has_begun, true) {
             cursor.begin_sweep().await?;
         }
         let confirmed = (last_id.clone(), self.send_page(page).await?);

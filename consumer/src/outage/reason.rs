@@ -20,7 +20,9 @@ pub(super) fn outage_reason(error: &StoreError) -> String {
         StoreError::Systemic { code, .. } if code == "RequestTimeTooSkewed" => {
             "correct this machine's clock"
         }
-        StoreError::Systemic { .. } => "check the credentials and AWS_REGION",
+        StoreError::Systemic { .. } => {
+            "check the credentials and AWS_REGION; keys in a profile file are read once: restart where they were changed"
+        }
         error if error.is_foreign() => {
             "is it the store that responds? check AWS_ENDPOINT_URL_S3, proxies and load balancers"
         }

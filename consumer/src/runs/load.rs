@@ -71,9 +71,11 @@ pub trait RunLoader: Send + Sync {
     /// Why it cannot be served now.
     async fn load(&self, run: i64) -> Result<Option<Box<RunParts>>, String>;
 
+    /// The run of messages that name the run `from`, which was not in the ledger; none where it is by now.
+    ///
     /// # Errors
     /// Why it cannot be found out now.
-    async fn home_run(&self) -> Result<HomeRun, String>;
+    async fn home_run(&self, from: i64) -> Result<Option<HomeRun>, String>;
 
     /// The runs that go on by the ledger; none where it cannot be asked.
     async fn list_active_runs(&self) -> Vec<i64>;
@@ -262,16 +264,19 @@ impl RunLoader for LedgerRunLoader {
         Ok(loaded.map(Box::new))
     }
 
-    async fn home_run(&self) -> Result<HomeRun, String> {
+    async fn home_run(&self, from: i64) -> Result<Option<HomeRun>, String> {
         let runs = self.require_runs().await;
         let runs = runs.map_err(|error| error_chain(&*error))?;
+        if runs.iter().any(|run| run.id == from) {
+            return Ok(None);
+        }
         let only = only_run(&runs);
         let home = only.or(runs.last());
         let run = home.ok_or("there is no run in the ledger")?.id;
-        Ok(HomeRun {
+        Ok(Some(HomeRun {
             run,
             is_only: only.is_some(),
-        })
+        }))
     }
 
     async fn list_active_runs(&self) -> Vec<i64> {

@@ -141,8 +141,10 @@ impl RunServer {
                 drop(timeout(IDLE_CHECK_INTERVAL, changed.notified()).await);
                 continue;
             }
-            match self.loader.home_run().await {
-                Ok(home) => {
+            match self.loader.home_run(from).await {
+                // A feeder has just opened it.
+                Ok(None) => return runs.reload(from),
+                Ok(Some(home)) => {
                     let is_stray = from != STRAYS || !home.is_only;
                     runs.forward_parked(from, home.run, is_stray);
                     failures = 0;

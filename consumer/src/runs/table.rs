@@ -228,10 +228,15 @@ impl RunTable {
     pub(super) fn begin_parked(&mut self, run: i64) -> Option<(Arc<Stages>, LeasedMessage)> {
         let slot = self.slots.get(&run)?;
         let stages = slot.stages.clone().filter(|_| self.has_room(slot))?;
-        let leased = self.slots.get_mut(&run)?.parked.pop_front()?;
-        self.parked -= 1;
-        self.begin(run);
-        Some((stages, leased))
+        // What is held no more is another consumer's.
+        while let Some(leased) = self.slots.get_mut(&run)?.parked.pop_front() {
+            self.parked -= 1;
+            if leased.lease.is_held() {
+                self.begin(run);
+                return Some((stages, leased));
+            }
+        }
+        None
     }
 
     fn has_room(&self, slot: &RunSlot) -> bool {

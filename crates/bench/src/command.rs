@@ -64,14 +64,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run_measurements(arguments: &BenchArguments) -> Result<()> {
-    let results = tokio::runtime::Builder::new_current_thread()
+    let (results, outcome) = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
         .block_on(measure_groups(arguments))?;
-    print_results(&results, arguments.json)
+    print_results(&results, arguments.json)?;
+    outcome
 }
 
-async fn measure_groups(arguments: &BenchArguments) -> Result<BenchResults> {
+/// What was measured, also before an error.
+async fn measure_groups(arguments: &BenchArguments) -> Result<(BenchResults, Result<()>)> {
     let rig = BenchRig::start().await?;
     let machine = MachineInfo::detect(&rig.postgres_version().await?);
     let (rounds, divisor) = if arguments.quick { (1, 10) } else { (5, 1) };
@@ -87,13 +89,15 @@ async fn measure_groups(arguments: &BenchArguments) -> Result<BenchResults> {
     };
     for group in groups {
         print_to_stderr(&format!("script/bench: measuring {group:?}"));
-        bench.measure(*group).await?;
+        if let Err(error) = bench.measure(*group).await {
+            return Ok((bench.results, Err(error)));
+        }
         // After each group: a run that is cut off keeps what it has measured.
         if let Some(file) = &arguments.into {
             save_results(file, bench.results.clone())?;
         }
     }
-    Ok(bench.results)
+    Ok((bench.results, Ok(())))
 }
 
 fn save_results(file: &Path, newer: BenchResults) -> Result<()> {

@@ -10,7 +10,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::preflight::PreflightError;
@@ -36,16 +36,23 @@ pub async fn bind(
     })
 }
 
-/// Serves until the process ends. Beyond [`MAX_CONNECTIONS`] clients wait to be accepted.
+/// Serves until the process ends. Where there are [`MAX_CONNECTIONS`], one more ends those that are idle.
 pub async fn serve(listener: TcpListener, router: Router) {
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    // Never closed.
-    while let Ok(permit) = Arc::clone(&free).acquire_owned().await {
+    let crowded = watch::Sender::new(());
+    loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let router = router.clone();
+                if free.available_permits() == 0 {
+                    crowded.send_replace(());
+                }
+                // Never closed.
+                let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
+                    return;
+                };
+                let (router, crowded) = (router.clone(), crowded.subscribe());
                 tokio::spawn(async move {
-                    serve_connection(stream, router).await;
+                    serve_connection(stream, router, crowded).await;
                     drop(permit);
                 });
             }
@@ -57,18 +64,51 @@ pub async fn serve(listener: TcpListener, router: Router) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router) {
+async fn serve_connection(stream: TcpStream, router: Router, mut crowded: watch::Receiver<()>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     // Errors are the client's: it went away, or sent no request.
-    if timeout(CONNECTION_TIMEOUT, connection.as_mut())
-        .await
-        .is_err()
-    {
-        connection.as_mut().graceful_shutdown();
-        drop(timeout(HEADER_TIMEOUT, connection).await);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = sleep(CONNECTION_TIMEOUT) => {}
+        _ = crowded.changed() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    drop(timeout(HEADER_TIMEOUT, connection).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn get(stream: &mut TcpStream) -> String {
+        let request = "GET / HTTP/1.1\r\nHost: here\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A load balancer's, or a browser's.
+    #[tokio::test]
+    async fn idle_connections_keep_no_other_client_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Router::new()));
+        let mut idle = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert_eq!(get(&mut stream).await, "HTTP/1.1 404");
+            idle.push(stream);
+        }
+        let mut one_more = TcpStream::connect(address).await.unwrap();
+        let answer = timeout(HEADER_TIMEOUT / 2, get(&mut one_more)).await;
+        assert_eq!(answer.unwrap(), "HTTP/1.1 404");
+        server.abort();
     }
 }

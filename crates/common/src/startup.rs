@@ -154,8 +154,12 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             StoreError::Denied { .. } => exit::NO_PERMISSION,
             _ => exit::UNAVAILABLE,
         }
-    } else if error.is::<StatementError>() {
-        exit::UNAVAILABLE
+    } else if let Some(error) = error.downcast_ref::<StatementError>() {
+        if error.is_denied() {
+            exit::NO_PERMISSION
+        } else {
+            exit::UNAVAILABLE
+        }
     } else if let Some(error) = error.downcast_ref::<QueueError>() {
         match error {
             _ if error.is_about_missing_queue() => exit::INVALID_SETTINGS,

@@ -3,11 +3,9 @@
 use std::fmt::{self, Display};
 
 use bucket_brigade_common::exit;
-use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{list_runs, no_run};
+use bucket_brigade_common::ledger::{DatabasePool, list_runs, no_run};
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
-use sqlx::postgres::PgPool;
 
 use crate::context::CommonArgs;
 use crate::history::{Operator, OperatorArgs};
@@ -17,7 +15,7 @@ use crate::output::{OutputFormat, write_lines};
 pub struct RunControlArgs {
     #[command(flatten)]
     operator: OperatorArgs,
-    /// For every run that is not finished; needs the database's address alone
+    /// For every run that is not finished, or watched by a feeder; needs the database's address alone
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -25,7 +23,7 @@ pub struct RunControlArgs {
 }
 
 pub(crate) struct ChosenRuns {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: DatabasePool,
     pub(crate) operator: Operator,
     pub(crate) runs: Vec<i64>,
     pub(crate) is_all: bool,
@@ -44,7 +42,7 @@ impl RunControlArgs {
             let context = self.common.into_context(problems).await?;
             let run = context.open_run().await?;
             return Ok(ChosenRuns {
-                pool: PgPool::clone(&run.pool),
+                pool: run.pool,
                 operator,
                 runs: vec![run.id],
                 is_all: false,
@@ -55,9 +53,9 @@ impl RunControlArgs {
         let pool = settings.connect_to_ledger().await?;
         let pool = pool.ok_or_else(|| no_run("", &[]))?;
         let mut listed = list_runs(&pool).await?;
-        listed.retain(|run| !run.is_finished || run.is_paused);
+        listed.retain(|run| !run.is_finished || run.has_feeder || run.is_paused);
         Ok(ChosenRuns {
-            pool: PgPool::clone(&pool),
+            pool,
             operator,
             runs: listed.iter().map(|run| run.id).collect(),
             is_all: true,
@@ -69,7 +67,7 @@ impl RunControlArgs {
 impl ChosenRuns {
     pub(crate) async fn print_each<T: Display + Serialize>(
         &self,
-        change: impl AsyncFn(i64) -> Result<T, StatementError>,
+        change: impl AsyncFn(i64) -> anyhow::Result<T>,
     ) -> anyhow::Result<u8> {
         let mut runs = Vec::new();
         for run in &self.runs {

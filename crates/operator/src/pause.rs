@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{LedgerError, find_run_of_same_rows, with_timeout};
+use bucket_brigade_common::ledger::{LedgerError, ensure_no_rival, with_timeout};
 use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::SettingsProblems;
 use serde::Serialize;
@@ -77,7 +77,7 @@ const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, or no such run; 69 the database cannot be\nreached; 70 unexpected error; 75 another run is at work on its rows; 77 a right is missing."
+    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, no such run, or one whose paths mean other objects\nby now; 69 the database cannot be reached; 70 unexpected error; 75 another run is at work on its rows; 77 a\nright is missing. With --all what may not go on stays paused."
 )]
 pub struct ResumeArgs {
     #[command(flatten)]
@@ -89,47 +89,56 @@ struct ResumeOutput {
     run: i64,
     paused: bool,
     was_paused: bool,
-    /// A run that is at work on the same rows.
-    rival: Option<String>,
+    /// Why it may not go on.
+    refused: Option<String>,
 }
 
 impl fmt::Display for ResumeOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let run = self.run;
-        if self.was_paused {
-            write!(f, "run {run} is resumed")?;
-        } else {
-            write!(f, "run {run} was not paused")?;
-        }
-        match self.rival.as_deref().map(printable) {
-            Some(rival) => write!(
-                f,
-                "\nrun '{rival}' is at work on the same rows: pause one of the two"
-            ),
-            None => Ok(()),
+        match self.refused.as_deref().map(printable) {
+            Some(why) => write!(f, "run {run} is not resumed: {why}"),
+            None if self.was_paused => write!(f, "run {run} is resumed"),
+            None => write!(f, "run {run} was not paused"),
         }
     }
 }
 
 pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<u8> {
-    let runs = Box::pin(args.control.choose(SettingsProblems::default())).await?;
-    let rival = async |run| with_timeout(find_run_of_same_rows(&runs.pool, run)).await;
-    // Of all together one may be resumed before its rival is.
-    if let [run] = *runs.runs
-        && !runs.is_all
-        && let Some(other) = rival(run).await?
-    {
-        return Err(LedgerError::SharedRows { other }.into());
-    }
+    let mut runs = Box::pin(args.control.choose(SettingsProblems::default())).await?;
+    // Of two that have the same rows the newer one goes on.
+    runs.runs.reverse();
     let resume = async |run| {
+        let refused = match ensure_no_rival(&runs.pool, run).await {
+            Ok(()) => None,
+            Err(error) if runs.is_all && is_refusal(&error) => Some(error.to_string()),
+            Err(error) => return Err(error.into()),
+        };
+        let was_paused = match refused {
+            None => resume_run(&runs.pool, run, &runs.operator).await?,
+            Some(_) => is_paused(&runs.pool, run).await?,
+        };
         Ok(ResumeOutput {
             run,
-            paused: false,
-            was_paused: resume_run(&runs.pool, run, &runs.operator).await?,
-            rival: rival(run).await?,
+            paused: was_paused && refused.is_some(),
+            was_paused,
+            refused,
         })
     };
     runs.print_each(resume).await
+}
+
+/// A reason to leave a run paused, and no failure.
+pub(crate) fn is_refusal(error: &LedgerError) -> bool {
+    matches!(
+        error,
+        LedgerError::SharedRows { .. } | LedgerError::SplitPaths { .. }
+    )
+}
+
+async fn is_paused(pool: &PgPool, run: i64) -> Result<bool, StatementError> {
+    let query = sqlx::query_scalar("SELECT paused FROM bucket_brigade.run WHERE id = $1");
+    with_timeout(query.bind(run).fetch_one(pool)).await
 }
 
 /// Whether there was one.

@@ -21,7 +21,8 @@ use crate::status::{CodeCount, failure_counts, live_workers};
 /// Rows of one statement, and of one call of the trigger that counts them.
 const PAGE_ROWS: i64 = 2000;
 
-/// `$1` run, `$2` code or null for all, `$3` cursor, `$4` size. A row without a failure is fed by the next sweep.
+/// `$1` run, `$2` code or null for all, `$3` cursor, `$4` size. A row without a failure is fed by the
+/// next sweep: the one under way may have passed it, and is not the last.
 pub(crate) const DELETE_FAILURES: &str = "WITH page AS MATERIALIZED (
     SELECT row_id FROM bucket_brigade.failures
      WHERE run_id = $1 AND row_id AFTER $3 ORDER BY row_id LIMIT $4
@@ -35,14 +36,17 @@ pub(crate) const DELETE_FAILURES: &str = "WITH page AS MATERIALIZED (
     ON CONFLICT (run_id, worker) DO UPDATE SET
         failed = c.failed + excluded.failed, seen_at = now()
 ), reopened AS (
-    UPDATE bucket_brigade.run SET finished_at = NULL
-     WHERE id = $1 AND finished_at IS NOT NULL AND EXISTS (SELECT 1 FROM gone)
+    UPDATE bucket_brigade.run SET finished_at = NULL WHERE id = $1 AND EXISTS (SELECT 1 FROM gone)
+), swept_again AS (
+    UPDATE bucket_brigade.feed_cursors SET sweep_fed = sweep_fed + 1,
+        sweep_accounted = sweep_accounted - (SELECT count(*) FROM gone)
+     WHERE run_id = $1 AND EXISTS (SELECT 1 FROM gone)
 )
 SELECT (SELECT max(row_id) FROM page), (SELECT count(*) FROM gone)";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder retry                                 prints what would happen\n  feeder retry --yes\n  feeder retry --code NoSuchKey --yes\n\nExit codes: 0 done; 64 wrong settings, or no such run; 69 the database or the queue cannot be\nreached; 70 unexpected error; 77 a right is missing."
+    after_help = "Examples:\n  feeder retry                                 prints what would happen\n  feeder retry --yes\n  feeder retry --code NoSuchKey --yes\n\nExit codes: 0 done; 3 stopped by a signal; 64 wrong settings, or no such run; 69 the database or the\nqueue cannot be reached; 70 unexpected error; 75 requests of a clean may still remove objects; 77 a right\nis missing."
 )]
 pub struct Args {
     /// Rows that failed with this code only; dead letters then stay where they are, because they do not
@@ -196,19 +200,23 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let throttle = CommandThrottle::start(&ledger, "retry", limits).await?;
     let work = delete_failures(&ledger, code, &throttle);
     let rows = throttle.run(work).await?;
-    let (redrive, dead_letters) = match code {
-        Some(_) => ("not asked for", 0),
-        None => match redrive_dead_letters(&context, &ledger, is_shared).await? {
-            RedriveOutcome::Empty => ("none", 0),
-            RedriveOutcome::Started(count) => ("started", count),
-            RedriveOutcome::Resent(count) => ("by hand", count),
-        },
+    let redriven = match code {
+        Some(_) => Ok(("not asked for", 0)),
+        None => redrive_dead_letters(&context, &ledger, is_shared)
+            .await
+            .map(|outcome| match outcome {
+                RedriveOutcome::Empty => ("none", 0),
+                RedriveOutcome::Started(count) => ("started", count),
+                RedriveOutcome::Resent(count) => ("by hand", count),
+            }),
     };
+    let dead_letters = redriven.as_ref().map_or(0, |(_, letters)| *letters);
     let details = format!("{rows} failures, {dead_letters} dead letters");
     let operator = Operator::from(args.operator);
     operator
         .record(ledger.pool(), run, "retry", Some(&details))
         .await;
+    let (redrive, _) = redriven?;
     let workers = live_workers(ledger.pool(), Some(run)).await?;
     context.format.print(&RetryOutput {
         run,

@@ -2,11 +2,14 @@
 //! have: on a million rows it goes through an index, sorts no more than its page, and touches a few rows for each row
 //! of the page.
 
+use bucket_brigade_common::companions::CompanionCopies;
 use bucket_brigade_common::ledger::feed_source::FeedSource as _;
-use bucket_brigade_common::ledger::move_ledger::MoveLedger as _;
+use bucket_brigade_common::ledger::move_ledger::{
+    ChangedRow, MoveFailure, MoveLedger as _, OrphanedCopy, PendingMove,
+};
 use bucket_brigade_common::ledger::{
     ApplicationTable, DatabasePool, PostgresLedger, RunOptions, RunSpec, SecondRun, TableSpec,
-    create_pool,
+    create_pool, later_path_check_sql,
 };
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::row_id::RowId;
@@ -242,6 +245,7 @@ async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<Planne
     let id = RowId::from_database("600000".into());
     ledger.next_page(Some(&id), 1000).await.unwrap();
     ledger.read_rows(&[id]).await.unwrap();
+    write_one_of_each(ledger).await;
     ledger.settle_stale_failures().await.unwrap();
     ledger.count_scope_stretch().await.unwrap();
     let mut sessions = Vec::new();
@@ -257,12 +261,65 @@ async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<Planne
         found.next().unwrap_or_else(|| panic!("{part}")).clone()
     };
     let (pattern, ids) = ("'image/%'", texts("", 50));
+    let (old, new, keys) = (
+        texts("image/", 50),
+        texts("avatar/", 50),
+        texts("avatar/", 50),
+    );
+    let (code, yes) = (repeated("'e'", 50, "text"), repeated("true", 50, "boolean"));
+    let sizes = repeated("1", 50, "bigint");
+    // The first one's path is another.
+    let rest = |prefix: &str| format!("({})[2:]", texts(prefix, 50));
     planned! {
         "feed": find("AS is_last"), ["1", pattern, "1000", "'600000'"], "images_pkey", 3000.0;
         "count in scope": find("scope_counted +"), ["1", pattern, "1000", "NULL"], "images_pkey", 5000.0;
         "settle": find("stale AS"), ["1", pattern, "'w'", "'600000'", "1000"], "failures_pkey", 6000.0;
         "decide": find("copy_etag"), ["1", &ids], "images_pkey", 500.0;
+        "commit": find("no_orphan AS"), [&ids, &old, &new, &code, &sizes, &keys, "1", "'w'", "'{}'", "'w'", "0"],
+            "images_pkey", 500.0;
+        "changes": find("found_path, is_final, orphan_key"), ["1", "'w'", &ids, &old, &new, &yes, &keys, &code, &new], "images_pkey", 500.0;
+        "failures": find("standing AS"), ["1", "'w'", &ids, &old, &code, &code, &yes, &keys, &code, &new],
+            "images_pkey", 500.0;
+        "the late check": later_path_check_sql(ledger.table()), [&rest(""), &rest("avatar/")], "images_pkey", 200.0;
     }
+}
+
+async fn write_one_of_each(ledger: &PostgresLedger) {
+    let (id, old_path, new_path) = (RowId::from_database("1".into()), "image/1", "avatar/1");
+    let orphan = Some(OrphanedCopy {
+        destination_key: new_path.into(),
+        etag: "e".into(),
+    });
+    let changed = ChangedRow {
+        id: id.clone(),
+        old_path: old_path.into(),
+        new_path: new_path.into(),
+        found_path: None,
+        is_final: true,
+        orphan: orphan.clone(),
+    };
+    ledger.record_changed_rows(&[changed]).await.unwrap();
+    let failure = MoveFailure {
+        id: id.clone(),
+        path: old_path.into(),
+        code: "c".into(),
+        message: "m".into(),
+        permanent: true,
+        orphan,
+    };
+    ledger.record_failures(&[failure]).await.unwrap();
+    let moved = PendingMove {
+        id,
+        old_path: old_path.into(),
+        new_path: new_path.into(),
+        destination_key: new_path.into(),
+        etag: "e".into(),
+        size_bytes: None,
+        is_source_gone: false,
+        companions: CompanionCopies::default(),
+        fence: 0,
+    };
+    ledger.commit(&[&moved]).await.unwrap();
 }
 
 #[tokio::test]

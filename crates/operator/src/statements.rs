@@ -23,7 +23,7 @@ pub(crate) async fn retry_statement<T>(
     statement: impl AsyncFnMut() -> Result<T, StatementError>,
 ) -> Result<T, StatementError> {
     let is_transient = |error: &StatementError| {
-        let is_transient = !matches!(error, StatementError::Rejected { .. });
+        let is_transient = !matches!(error, StatementError::Rejected { .. }) && !error.is_denied();
         if is_transient {
             tracing::info!("retrying: {error}");
         }

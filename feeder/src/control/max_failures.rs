@@ -12,8 +12,8 @@ pub(super) const PAUSED_BY: &str = "MAX_FAILURES";
 #[derive(Debug)]
 pub(super) struct FailureLimit {
     max: u64,
-    /// Those after which an operator has resumed.
-    accepted: u64,
+    /// Those after which an operator has resumed, or which a run that is not paused had when the feeder began.
+    accepted: Option<u64>,
     was_paused: bool,
 }
 
@@ -21,7 +21,7 @@ impl FailureLimit {
     pub(super) fn new(max: u64) -> Self {
         Self {
             max,
-            accepted: 0,
+            accepted: None,
             was_paused: false,
         }
     }
@@ -49,13 +49,16 @@ impl FailureLimit {
 
     fn exceeded(&mut self, failed: u64, is_paused: bool) -> Option<String> {
         let was_paused = std::mem::replace(&mut self.was_paused, is_paused);
-        if was_paused && !is_paused {
-            self.accepted = failed;
-        }
+        let before = match self.accepted {
+            Some(accepted) if !was_paused || is_paused => accepted,
+            None if is_paused => 0,
+            _ => failed,
+        };
         // A retry takes failures off the record.
-        self.accepted = self.accepted.min(failed);
-        let is_exceeded = !is_paused && failed - self.accepted > self.max;
-        is_exceeded.then(|| format!("{failed} rows failed, {} may", self.accepted + self.max))
+        let accepted = before.min(failed);
+        self.accepted = Some(accepted);
+        let is_exceeded = !is_paused && failed - accepted > self.max;
+        is_exceeded.then(|| format!("{failed} rows failed, {} may", accepted + self.max))
     }
 }
 
@@ -63,9 +66,22 @@ impl FailureLimit {
 mod tests {
     use super::*;
 
+    /// Or a feeder that was restarted after one would pause the run again.
+    #[test]
+    fn failures_of_before_are_accepted_unless_the_run_is_paused() {
+        let mut limit = FailureLimit::new(2);
+        assert_eq!(limit.exceeded(5, false), None);
+        assert!(limit.exceeded(8, false).is_some());
+        let mut limit = FailureLimit::new(2);
+        assert_eq!(limit.exceeded(5, true), None);
+        assert_eq!(limit.exceeded(5, false), None);
+        assert!(limit.exceeded(8, false).is_some());
+    }
+
     #[test]
     fn a_resume_allows_as_many_again() {
         let mut limit = FailureLimit::new(2);
+        assert_eq!(limit.exceeded(0, false), None);
         assert_eq!(limit.exceeded(2, false), None);
         let reason = limit.exceeded(3, false);
         assert_eq!(reason.as_deref(), Some("3 rows failed, 2 may"));

@@ -192,6 +192,7 @@ impl RunControl {
             limits: self.throttle.limits(),
             progress,
             phase: self.progress.phase(),
+            pages: self.progress.pages(),
             is_held: self.progress.is_held(),
             outage: self.progress.health().outage(),
         }

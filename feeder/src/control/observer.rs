@@ -56,6 +56,8 @@ pub(crate) struct RunCounts {
     pub(crate) limits: FleetLimits,
     pub(crate) progress: RunProgress,
     pub(crate) phase: WorkerState,
+    /// Pages of the table read so far: a sweep may find nothing for a long time.
+    pub(crate) pages: u64,
     /// What an operator or the database holds, or what is down.
     pub(crate) is_held: bool,
     pub(crate) outage: Option<String>,
@@ -65,8 +67,8 @@ pub(crate) struct RunCounts {
 #[derive(Debug)]
 pub(crate) struct RunObserver {
     limits: FleetLimits,
-    /// Rows fed, and rows that have ended.
-    counts: (u64, u64),
+    /// Rows fed, rows that have ended, and pages read.
+    counts: (u64, u64, u64),
     unchanged_since: Instant,
     is_stalled: bool,
     /// Rows that had ended when a sweep found nothing.
@@ -77,7 +79,7 @@ impl RunObserver {
     pub(crate) fn new(first: &RunCounts, now: Instant) -> Self {
         Self {
             limits: first.limits.clone(),
-            counts: counts(&first.progress),
+            counts: counts(first),
             unchanged_since: now,
             is_stalled: false,
             reported: first.progress.accounted_rows(),
@@ -111,7 +113,9 @@ impl RunObserver {
     /// A feeder that watches; one that ends reports that itself.
     fn observe_end(&mut self, observed: &RunCounts) -> Option<RunEvent> {
         let ended = observed.progress.accounted_rows();
-        let is_end = observed.phase == WorkerState::Watching && ended != self.reported;
+        // A retry and a rollback lower it.
+        self.reported = self.reported.min(ended);
+        let is_end = observed.phase == WorkerState::Watching && ended > self.reported;
         is_end.then(|| {
             self.reported = ended;
             RunEvent::Finished
@@ -119,7 +123,7 @@ impl RunObserver {
     }
 
     fn observe_stall(&mut self, observed: &RunCounts, now: Instant) -> Option<RunEvent> {
-        let counts = counts(&observed.progress);
+        let counts = counts(observed);
         let is_idle = matches!(
             observed.phase,
             WorkerState::Watching | WorkerState::Starting
@@ -136,8 +140,9 @@ impl RunObserver {
     }
 }
 
-fn counts(progress: &RunProgress) -> (u64, u64) {
-    (progress.fed, progress.accounted_rows())
+fn counts(observed: &RunCounts) -> (u64, u64, u64) {
+    let progress = &observed.progress;
+    (progress.fed, progress.accounted_rows(), observed.pages)
 }
 
 fn describe_limits(limits: &FleetLimits) -> Option<String> {
@@ -168,6 +173,7 @@ mod tests {
                 ..RunProgress::default()
             },
             phase,
+            pages: 0,
             is_held: false,
             outage: None,
         }
@@ -215,6 +221,9 @@ mod tests {
         assert_eq!(observe(9, WorkerState::Feeding), []);
         assert_eq!(observe(9, WorkerState::Watching), [RunEvent::Finished]);
         assert_eq!(observe(9, WorkerState::Watching), []);
+        // A retry of three that failed.
+        assert_eq!(observe(6, WorkerState::Watching), []);
+        assert_eq!(observe(9, WorkerState::Watching), [RunEvent::Finished]);
     }
 
     #[test]
@@ -235,14 +244,20 @@ mod tests {
         assert_eq!(observe(held(false), 210), [stalled]);
         assert_eq!(observe(held(false), 300), []);
         assert_eq!(observe(feeding(3), 301), []);
+        let reading = RunCounts {
+            pages: 1,
+            ..feeding(3)
+        };
+        assert_eq!(observe(reading, 360), []);
+        assert_eq!(observe(feeding(3), 361), []);
         let down = RunCounts {
             outage: Some("the database: gone".into()),
             ..feeding(3)
         };
         let stalled = RunEvent::Stalled("the database: gone".into());
-        assert_eq!(observe(down, 361), [stalled]);
+        assert_eq!(observe(down, 421), [stalled]);
         assert_eq!(
-            observe(observed(3, WorkerState::Watching), 362)[0],
+            observe(observed(3, WorkerState::Watching), 422)[0],
             RunEvent::Finished
         );
         assert_eq!(observe(observed(3, WorkerState::Watching), 900), []);

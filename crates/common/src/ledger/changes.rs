@@ -4,6 +4,7 @@
 
 use sqlx::AssertSqlSafe;
 
+use super::runs::opened_at;
 use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger};
 use crate::ledger::move_ledger::{ChangedRow, MoveFailure, OrphanedCopy, PoisonRecord};
@@ -25,14 +26,23 @@ fn insert_orphans(table: &ApplicationTable) -> String {
     )
 }
 
+/// Whether the run is still the one that was opened then, and no other of its number.
+fn is_run_sql(opened_at: i64) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM bucket_brigade.run r WHERE r.id = $1 AND {} = {opened_at})",
+        opened_at!()
+    )
+}
+
 /// `$1` run, `$2` row of the counters, `$3` ids, `$4` old paths, `$5` found paths, `$6` whether final,
 /// `$7` orphans' keys, `$8` orphans' `ETags`, `$9` new paths.
-pub(super) fn insert_changes_sql(table: &ApplicationTable) -> String {
-    let insert_orphans = insert_orphans(table);
+pub(super) fn insert_changes_sql(table: &ApplicationTable, opened_at: i64) -> String {
+    let (insert_orphans, is_run) = (insert_orphans(table), is_run_sql(opened_at));
     format!(
         "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[], $9::text[])
         AS i (id, old_path, found_path, is_final, orphan_key, orphan_etag, new_path)
+     WHERE {is_run}
 ), changed AS (
     INSERT INTO bucket_brigade.changes (run_id, row_id, old_path, found_path)
     SELECT $1, id, old_path, found_path FROM input i
@@ -60,13 +70,14 @@ ON CONFLICT (run_id, worker) DO UPDATE SET
 /// for a row that does hold its old path was undone since, and a row has one state only; one that is
 /// committed while this statement waits for it is newer than what was seen, and stays. A copy has no row in either
 /// case; where one names it after all, clean finds that.
-pub(super) fn insert_failures_sql(table: &ApplicationTable) -> String {
+pub(super) fn insert_failures_sql(table: &ApplicationTable, opened_at: i64) -> String {
     let applies = failure_applies(table, "i.id", "i.path");
-    let insert_orphans = insert_orphans(table);
+    let (insert_orphans, is_run) = (insert_orphans(table), is_run_sql(opened_at));
     format!(
         "WITH input AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::text[], $9::text[], $10::text[])
         AS i (id, path, code, message, permanent, orphan_key, orphan_etag, new_path)
+     WHERE {is_run}
 ), standing AS (
     SELECT DISTINCT ON (i.id) i.*, earlier.moved_at FROM input i
       LEFT JOIN bucket_brigade.moves earlier ON earlier.run_id = $1 AND earlier.row_id = i.id

@@ -226,7 +226,7 @@ pub fn statement_error(error: &sqlx::Error) -> StatementError {
             "the run is in the ledger (bucket_brigade.run) no more".into(),
         ),
         (Some(_), _) => StatementError::Unavailable(message),
-        (None, _) => StatementError::Unavailable(crate::aws::error_chain(error)),
+        (None, _) => StatementError::Unavailable(message_of(error)),
     }
 }
 
@@ -286,10 +286,17 @@ fn context_of(error: &sqlx::Error) -> Option<&str> {
     error.try_downcast_ref::<PgDatabaseError>()?.r#where()
 }
 
+const NO_CONNECTION: &str =
+    "no connection in time: it refuses them or does not respond, or all of this process are in use";
+
 /// With what the server advises, and without the line of its source at which it was raised.
 pub(super) fn message_of(error: &sqlx::Error) -> String {
     let Some(database) = error.as_database_error() else {
-        return error.to_string();
+        return match error {
+            // The pool retries in silence.
+            sqlx::Error::PoolTimedOut => NO_CONNECTION.into(),
+            _ => crate::aws::error_chain(error),
+        };
     };
     let postgres = database.try_downcast_ref::<PgDatabaseError>();
     let hint = postgres.and_then(PgDatabaseError::hint);
@@ -305,6 +312,7 @@ fn our_hint(code: &str) -> Option<&'static str> {
     match code {
         LOCK_NOT_AVAILABLE => Some("another session holds the lock: pg_locks names it"),
         "42501" => Some("`feeder plan` prints the GRANT"),
+        "42P01" | "42703" => Some("a table or a column that the run needs was renamed or dropped"),
         _ => None,
     }
 }

@@ -20,8 +20,9 @@ use crate::sql::like_prefix;
 const SELECT_POSITION: &str =
     "SELECT cursor, sweep, sweep_fed FROM bucket_brigade.feed_cursors WHERE run_id = $1";
 
+/// Made again after a lost response, it counts nothing twice.
 const ADVANCE_CURSOR: &str = "UPDATE bucket_brigade.feed_cursors
-    SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE run_id = $1";
+    SET cursor = $2, fed = fed + $3, sweep_fed = sweep_fed + $3 WHERE run_id = $1 AND cursor IS DISTINCT FROM $2";
 
 const BEGIN_SWEEP: &str = "WITH unfinished AS (
     UPDATE bucket_brigade.run SET finished_at = NULL WHERE id = $1 AND finished_at IS NOT NULL
@@ -31,10 +32,13 @@ UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, sweep_accou
               FROM bucket_brigade.counters WHERE run_id = $1),
         sweep = sweep + CASE WHEN cursor IS NULL THEN 0 ELSE 1 END WHERE run_id = $1";
 
-const FINISH_RUN: &str = "WITH finished AS (
-    UPDATE bucket_brigade.run SET finished_at = now() WHERE id = $1
+/// Not where rows came to be left during the sweep: a retry counts in `sweep_fed`.
+const FINISH_RUN: &str = "WITH ended AS (
+    UPDATE bucket_brigade.feed_cursors SET cursor = NULL WHERE run_id = $1 AND sweep_fed = 0 RETURNING 1
+), finished AS (
+    UPDATE bucket_brigade.run SET finished_at = now() WHERE id = $1 AND EXISTS (SELECT 1 FROM ended)
 )
-UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0 WHERE run_id = $1";
+SELECT EXISTS (SELECT 1 FROM ended)";
 
 /// `$1` run. Null where the ledger has no other run. Each row that was fed in this sweep and has not ended since is
 /// a message; some that ended in no way that is counted are not, which the queue's own count bounds.
@@ -333,7 +337,8 @@ impl FeedSource for PostgresLedger {
         super::sample_paths(&self.pool, &self.table, &self.rule).await
     }
 
-    async fn finish_run(&self) -> Result<(), StatementError> {
-        self.run_statement(FINISH_RUN).await
+    async fn finish_run(&self) -> Result<bool, StatementError> {
+        let query = sqlx::query_scalar(FINISH_RUN).bind(self.run_id);
+        with_timeout(query.fetch_one(&self.pool)).await
     }
 }

@@ -44,7 +44,7 @@ pub struct QueueShare {
 }
 
 impl QueueShare {
-    /// How many of the queue's messages are this run's.
+    /// How many of the queue's messages are this run's, at most.
     pub fn own_backlog(share: Option<Self>, queue_total: u64) -> u64 {
         share.map_or(queue_total, |share| share.own_messages.min(queue_total))
     }
@@ -104,9 +104,9 @@ impl RunProgress {
         self.moved + self.changed + self.failed
     }
 
-    /// Whether any row of this run was ever in scope.
+    /// Whether any row of this run was ever found. That some are in scope may be an estimate, which is never zero.
     pub fn has_had_rows(&self) -> bool {
-        self.fed > 0 || self.accounted_rows() > 0 || self.in_scope.is_some_and(|rows| rows > 0)
+        self.fed > 0 || self.accounted_rows() > 0
     }
 
     /// None until they have been counted.
@@ -169,8 +169,9 @@ pub trait FeedSource: Send + Sync {
     /// Some paths of the column, when none is in scope.
     async fn sample_paths(&self) -> Result<PathSample, StatementError>;
 
-    /// Records that a sweep found nothing left, and goes back to the table's beginning.
-    async fn finish_run(&self) -> Result<(), StatementError>;
+    /// Records that a sweep found nothing left, and goes back to the table's beginning; false where rows came to be left
+    /// meanwhile.
+    async fn finish_run(&self) -> Result<bool, StatementError>;
 }
 
 /// How sweeps read rows: a source itself, or in another order.
@@ -195,6 +196,18 @@ impl<T: FeedSource> PageReader for T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Postgres estimates no scan below one row.
+    #[test]
+    fn an_estimate_is_no_row() {
+        let mut numbers = RunProgress {
+            in_scope: Some(1),
+            ..RunProgress::default()
+        };
+        assert!(!numbers.has_had_rows());
+        numbers.fed = 1;
+        assert!(numbers.has_had_rows());
+    }
 
     #[test]
     fn an_eta_needs_a_total_and_a_rate() {

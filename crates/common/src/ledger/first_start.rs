@@ -4,10 +4,10 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
 use super::fence::ensure_no_copy_in_removal;
-use super::run::find_run_row;
+use super::run::{OPEN_TIMEOUT, find_run_row, within};
 use super::run_options::OptionMatch;
-use super::runs::{RunRow, RunSpec, list_runs};
-use super::{ApplicationTable, LedgerError, PostgresLedger};
+use super::runs::{RunRow, RunSpec, has_feeder, list_runs};
+use super::{ApplicationTable, DatabasePool, LedgerError, TableAccess};
 
 /// Whether a feeder may open a run on a column that another run has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +27,6 @@ impl SecondRun {
     }
 }
 
-/// Of the run `r`: one that watches is finished after each sweep.
-const HAS_FEEDER: &str = "EXISTS (SELECT 1 FROM bucket_brigade.workers w
-        WHERE w.run_id = r.id AND w.role = 'feeder' AND w.seen_at > now() - interval '10 seconds')";
-
 /// Whether the table of a run `r`, quoted, is this one, a partition of it, or has it as a partition.
 fn is_same_table(table: &str) -> String {
     let (ours, theirs) = (table_oid(table), table_oid("r.images_table"));
@@ -48,13 +44,20 @@ fn table_oid(table: &str) -> String {
     )
 }
 
-/// Whether a run `r` is at work on rows of a new one: its table, path column, old prefix and options. One without a
-/// filter has all rows.
-fn shares_rows_sql([table, path_column, old_prefix, options]: [&str; 4]) -> String {
+/// Whether a run `r` is at work on rows of a new one: its table, path column, prefixes and options. One without a
+/// filter has all rows. Two that move each other's rows back would go on for ever.
+fn shares_rows_sql([table, path_column, old_prefix, new_prefix, options]: [&str; 5]) -> String {
     let is_same_table = is_same_table(table);
+    let overlap = |a: &str, b: &str| format!("(starts_with({a}, {b}) OR starts_with({b}, {a}))");
+    let same = overlap("r.old_prefix", old_prefix);
+    let (feeds_us, feeds_it) = (
+        overlap("r.new_prefix", old_prefix),
+        overlap("r.old_prefix", new_prefix),
+    );
+    let has_feeder = has_feeder!();
     format!(
-        "NOT r.paused AND (r.finished_at IS NULL OR {HAS_FEEDER}) AND {is_same_table} AND r.path_column = {path_column}
-       AND (starts_with(r.old_prefix, {old_prefix}) OR starts_with({old_prefix}, r.old_prefix))
+        "NOT r.paused AND (r.finished_at IS NULL OR {has_feeder}) AND {is_same_table} AND r.path_column = {path_column}
+       AND ({same} OR ({feeds_us} AND {feeds_it}))
        AND coalesce(r.options->>'ROW_FILTER' = {options}->>'ROW_FILTER', true)"
     )
 }
@@ -65,7 +68,7 @@ fn shares_rows_sql([table, path_column, old_prefix, options]: [&str; 4]) -> Stri
 /// An unfinished run that has rows in scope as well is paused: its messages would move them by its own rule. Returns
 /// the names of such runs.
 fn insert_run_sql() -> String {
-    let shares_rows = shares_rows_sql(["$1", "$3", "$4", "$10::jsonb"]);
+    let shares_rows = shares_rows_sql(["$1", "$3", "$4", "$5", "$10::jsonb"]);
     format!(
         "WITH opened AS (
     INSERT INTO bucket_brigade.run
@@ -125,28 +128,47 @@ pub(super) async fn insert_run(
     })
 }
 
-impl PostgresLedger {
-    /// Two runs must not move the same rows: chance would decide where each image goes. Nor may they give paths two
-    /// meanings.
-    ///
-    /// # Errors
-    /// [`LedgerError::SharedRows`], [`LedgerError::SplitPaths`].
-    pub async fn ensure_no_rival(&self, spec: &RunSpec) -> Result<(), LedgerError> {
-        if let Some(other) = find_run_of_same_rows(&self.pool, self.run_id).await? {
-            return Err(LedgerError::SharedRows { other });
-        }
-        let mut others = runs_of_column(&self.pool, spec, &self.table).await?;
-        others.retain(|run| run.id != self.run_id);
-        ensure_paths_keep_their_meaning(&self.pool, spec, &self.table, &others).await
+/// Two runs must not move the same rows: chance would decide where each image goes. Nor may they give paths two
+/// meanings. Asked of a run that starts, or goes on after a pause. The application's table is read only where paths
+/// may have got another meaning.
+///
+/// # Errors
+/// [`LedgerError::SharedRows`], [`LedgerError::SplitPaths`].
+pub async fn ensure_no_rival(pool: &DatabasePool, run: i64) -> Result<(), LedgerError> {
+    within(
+        pool,
+        OPEN_TIMEOUT,
+        "looking for other runs",
+        check_rivals(pool, run),
+    )
+    .await
+}
+
+async fn check_rivals(pool: &PgPool, run: i64) -> Result<(), LedgerError> {
+    if let Some(other) = find_run_of_same_rows(pool, run).await? {
+        return Err(LedgerError::SharedRows { other });
     }
+    let runs = list_runs(pool).await?;
+    let Some(run) = runs.iter().find(|row| row.id == run) else {
+        return Ok(());
+    };
+    let spec = run.to_spec()?;
+    let mut others = runs_of_column(pool, &spec, &run.images_table).await?;
+    others.retain(|other| other.id != run.id && other.gives_paths_away(&spec));
+    if others.is_empty() {
+        return Ok(());
+    }
+    let table = ApplicationTable::discover(pool, &spec.table, TableAccess::Read).await?;
+    ensure_paths_keep_their_meaning(pool, &spec, &table, &others).await
 }
 
 /// Another run that is at work on rows of a run.
-pub async fn find_run_of_same_rows(pool: &PgPool, run: i64) -> Result<Option<String>, sqlx::Error> {
+async fn find_run_of_same_rows(pool: &PgPool, run: i64) -> Result<Option<String>, sqlx::Error> {
     let shares_rows = shares_rows_sql([
         "me.images_table",
         "me.path_column",
         "me.old_prefix",
+        "me.new_prefix",
         "me.options",
     ]);
     let sql = format!(
@@ -170,12 +192,13 @@ pub async fn check_first_start(
     let runs = list_runs(pool).await?;
     check_new_run(pool, &runs, spec, table, second).await?;
     ensure_no_copy_in_removal(pool, spec).await?;
-    let shares_rows = shares_rows_sql(["$1", "$2", "$3", "$4::jsonb"]);
+    let shares_rows = shares_rows_sql(["$1", "$2", "$3", "$4", "$5::jsonb"]);
     let sql = format!("SELECT name FROM bucket_brigade.run r WHERE {shares_rows} ORDER BY id");
     let paused = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(&table.sql)
         .bind(&spec.table.path_column)
         .bind(spec.rule.old_prefix())
+        .bind(spec.rule.new_prefix())
         .bind(spec.options.to_json());
     Ok(paused.fetch_all(pool).await?)
 }
@@ -191,7 +214,7 @@ async fn check_new_run(
 ) -> Result<(), LedgerError> {
     let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
     let named = runs.iter().find(has_name);
-    let of_column = runs_of_column(pool, spec, table).await?;
+    let of_column = runs_of_column(pool, spec, &table.sql).await?;
     let differences = |run: &RunRow| {
         let differences = run.differences(spec, &table.sql, OptionMatch::Exact);
         differences.map(|lines| lines.join("\n  "))
@@ -219,14 +242,14 @@ async fn check_new_run(
 async fn runs_of_column(
     pool: &PgPool,
     spec: &RunSpec,
-    table: &ApplicationTable,
+    table: &str,
 ) -> Result<Vec<RunRow>, LedgerError> {
     let is_same_table = is_same_table("$1");
     let sql = format!(
         "SELECT r.id FROM bucket_brigade.run r JOIN bucket_brigade.feed_cursors f ON f.run_id = r.id
           WHERE f.fed > 0 AND r.path_column = $2 AND {is_same_table}"
     );
-    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&table.sql);
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(table);
     let ids: Vec<i64> = query.bind(&spec.table.path_column).fetch_all(pool).await?;
     let mut runs = list_runs(pool).await?;
     runs.retain(|run| ids.contains(&run.id));
@@ -298,6 +321,10 @@ impl RunRow {
             self.destination_bucket, self.destination_key_prefix
         );
         (&self.new_prefix, location)
+    }
+
+    fn gives_paths_away(&self, spec: &RunSpec) -> bool {
+        self.gives_old_paths_away(spec) || self.gives_new_paths_away(spec)
     }
 
     /// Whether its old paths would mean other objects by the new ones of these settings.

@@ -11,7 +11,7 @@ use sqlx::postgres::PgPool;
 
 use super::feed::wanted_rows;
 use super::feed_index::unless_refused;
-use super::{ApplicationTable, PostgresLedger};
+use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::ledger::feed_source::RowPage;
 use crate::ledger::move_ledger::StatementError;
 use crate::row_id::{IdColumnType, RowId};
@@ -102,18 +102,25 @@ impl PostgresLedger {
     ) -> Result<RowPage, StatementError> {
         loop {
             let read = |rows| self.read_blocks(block, rows);
-            match self.stretch_length.run(size, read).await {
-                Err(StatementError::Rejected { .. }) if size > 1 => size /= 2,
-                Err(StatementError::Rejected { code, message }) => {
-                    tracing::debug!(block, code, "rows are left out: {message}");
-                    return Ok(RowPage {
-                        last_id: Some(cursor_at(block + 1)),
-                        is_spread: true,
-                        ..RowPage::default()
-                    });
+            let (code, message) = match self.stretch_length.run(size, read).await {
+                Err(StatementError::Rejected { code, message }) => (code, message),
+                Err(StatementError::Suspect { code, message })
+                    if with_timeout(self.read_range(block, block)).await.is_ok() =>
+                {
+                    (code, message)
                 }
                 page => return page,
+            };
+            if size > 1 {
+                size /= 2;
+                continue;
             }
+            tracing::debug!(block, code, "rows are left out: {message}");
+            return Ok(RowPage {
+                last_id: Some(cursor_at(block + 1)),
+                is_spread: true,
+                ..RowPage::default()
+            });
         }
     }
 
@@ -126,7 +133,10 @@ impl PostgresLedger {
         }
         let rows_per_block = rows_per_block.filter(|rows| *rows > 0);
         let count = i64::from(rows) / rows_per_block.unwrap_or(DEFAULT_ROWS_PER_BLOCK);
-        let until = blocks.min(from + count.max(1));
+        self.read_range(from, blocks.min(from + count.max(1))).await
+    }
+
+    async fn read_range(&self, from: i64, until: i64) -> Result<RowPage, sqlx::Error> {
         let stretch = "WHERE t.ctid >= $3::text::tid AND t.ctid < $4::text::tid";
         let query = self.page_query(stretch);
         let query = query

@@ -58,7 +58,7 @@ pub use feed_index::{
     create_concurrently_sql, create_index_sql, find_index_with, find_partial_index, has_path_index,
 };
 pub use fence::{COPIES, IS_REQUEST_ALIVE, REMOVAL_WINDOW, THIS_RUN, in_removal_sql};
-pub use first_start::{SecondRun, check_first_start, find_run_of_same_rows};
+pub use first_start::{SecondRun, check_first_start, ensure_no_rival};
 pub use heap_order::{HeapAccess, find_random_ids};
 pub use heartbeat::{check_replica_lag, pause_description};
 pub use id_columns::IdColumns;
@@ -148,8 +148,8 @@ impl PostgresLedger {
             read_rows: commit::read_rows_sql(&table).into(),
             commit: commit::commit_sql(&table, &rule, run.opened_at).into(),
             check_later: commit::later_path_check_sql(&table).into(),
-            insert_changes: changes::insert_changes_sql(&table).into(),
-            insert_failures: changes::insert_failures_sql(&table).into(),
+            insert_changes: changes::insert_changes_sql(&table, run.opened_at).into(),
+            insert_failures: changes::insert_failures_sql(&table, run.opened_at).into(),
         };
         Ok(Self {
             pool: PgPool::clone(&pool),

@@ -108,6 +108,13 @@ pub enum StatementError {
     Unavailable(String),
 }
 
+impl StatementError {
+    /// Whether a right is missing (`insufficient_privilege`).
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Suspect { code, .. } if code == "42501")
+    }
+}
+
 /// The database as consumers see it.
 #[async_trait]
 pub trait MoveLedger: Send + Sync {

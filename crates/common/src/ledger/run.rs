@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
-use super::first_start::{SecondRun, insert_run};
+use super::first_start::{SecondRun, ensure_no_rival, insert_run};
 use super::run_options::{OptionMatch, RunOptions};
 use super::runs::{RunRow, RunSpec, SEVERAL_RUNS, list_runs, no_run};
 use super::{
@@ -81,8 +81,7 @@ impl PostgresLedger {
         let ledger = Self::new(pool.clone(), &run, worker, spec.rule.clone(), table)?;
         // Paused it feeds nothing.
         if !run.is_paused {
-            let check = ledger.ensure_no_rival(spec);
-            within(&pool, OPEN_TIMEOUT, OPENING_RUN, check).await?;
+            ensure_no_rival(&pool, run.id).await?;
         }
         Ok(ledger)
     }

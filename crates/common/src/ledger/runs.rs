@@ -38,6 +38,7 @@ pub enum RunSelection {
 
 /// A run as the ledger has it.
 #[derive(Debug, Clone, sqlx::FromRow)]
+#[expect(clippy::struct_excessive_bools, reason = "columns")]
 pub struct RunRow {
     pub id: i64,
     pub name: String,
@@ -59,6 +60,8 @@ pub struct RunRow {
     paused_by: Option<String>,
     /// Whether any row was fed.
     pub has_fed: bool,
+    /// One that watches finishes the run after each sweep.
+    pub has_feeder: bool,
     /// Rows that have moved, and not gone back.
     pub(super) moved: i64,
     /// [`opened_at`]: a ledger that was made anew or restored has another run of this number.
@@ -79,14 +82,24 @@ macro_rules! opened_at {
 }
 pub(super) use opened_at;
 
+/// Whether a feeder of the run `r` is at work, or watches.
+macro_rules! has_feeder {
+    () => {
+        "EXISTS (SELECT 1 FROM bucket_brigade.workers w
+        WHERE w.run_id = r.id AND w.role = 'feeder' AND w.seen_at > now() - interval '10 seconds')"
+    };
+}
+pub(super) use has_feeder;
+
 const LIST_RUNS: &str = concat!(
     "SELECT id, name, images_table, id_column, path_column, old_prefix, new_prefix,
         source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, options::text AS options,
         finished_at IS NOT NULL AS is_finished, paused AS is_paused,
         CASE WHEN paused THEN paused_by END AS paused_by,
         EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors f WHERE f.run_id = r.id AND f.fed > 0) AS has_fed,
-        (SELECT coalesce(sum(moved), 0)::bigint FROM bucket_brigade.counters c WHERE c.run_id = r.id) AS moved,
-        ",
+        (SELECT coalesce(sum(moved), 0)::bigint FROM bucket_brigade.counters c WHERE c.run_id = r.id) AS moved, ",
+    has_feeder!(),
+    " AS has_feeder, ",
     opened_at!(),
     " AS opened_at FROM bucket_brigade.run r ORDER BY id"
 );
@@ -343,6 +356,7 @@ mod tests {
             is_paused: false,
             paused_by: None,
             has_fed: true,
+            has_feeder: false,
             moved: 0,
             opened_at: 0,
         }

@@ -17,8 +17,9 @@ const MIN_ROWS: u32 = 10;
 
 const MAX_ROWS: u32 = 100_000;
 
-/// A stretch that takes less is followed by a longer one.
+/// A stretch that takes less is followed by a longer one; the second, by one of no more than the first had.
 const QUICK: Duration = Duration::from_millis(100);
+const BEARABLE: Duration = Duration::from_secs(1);
 
 /// How many rows a statement has time for: half as many after one that took too long.
 #[derive(Debug)]
@@ -69,8 +70,22 @@ impl StretchLength {
         self.0.store((rows / 2).max(MIN_ROWS), Ordering::Relaxed);
     }
 
+    /// Whether a statement over the fewest rows took too long.
+    pub(super) fn is_least(&self) -> bool {
+        self.0.load(Ordering::Relaxed) <= MIN_ROWS
+    }
+
+    pub(super) fn reset(&self) {
+        self.0.store(BACKGROUND_ROWS, Ordering::Relaxed);
+    }
+
     fn record_success(&self, rows: u32, took: Duration) {
-        if took < QUICK && rows == self.0.load(Ordering::Relaxed) {
+        let limit = if rows * 2 <= BACKGROUND_ROWS {
+            BEARABLE
+        } else {
+            QUICK
+        };
+        if took < limit && rows == self.0.load(Ordering::Relaxed) {
             self.0
                 .store(rows.saturating_mul(2).min(MAX_ROWS), Ordering::Relaxed);
         }

@@ -41,21 +41,34 @@ impl PostgresLedger {
                 {
                     (code, message)
                 }
+                Err(StatementError::Unavailable(why))
+                    if self.feed_index.condition().is_some() && self.stretch_length.is_least() =>
+                {
+                    // It was dropped, or all that it holds is dead: stretches of all rows end.
+                    tracing::warn!(
+                        "the partial index serves no page in time, the sweep goes on without it: {why}"
+                    );
+                    self.feed_index.set(None);
+                    self.stretch_length.reset();
+                    continue;
+                }
                 page => return page,
             };
-            if self.feed_index.condition().is_some() {
-                // Which row it is, a stretch of all rows tells.
-                self.feed_index.set(None);
-            } else if size > 1 {
+            if size > 1 {
                 size /= 2;
-            } else {
-                let id = self.next_id(cursor).await?;
-                let failure = |id| self.unreadable_row(id, code, &message);
-                return Ok(RowPage {
-                    last_id: id.clone(),
-                    unreadable: id.map(failure),
-                    ..RowPage::default()
-                });
+                continue;
+            }
+            match self.next_id(cursor).await {
+                Err(_) if self.feed_index.condition().is_some() => self.feed_index.set(None),
+                next => {
+                    let id = next?;
+                    let failure = |id| self.unreadable_row(id, code, &message);
+                    return Ok(RowPage {
+                        last_id: id.clone(),
+                        unreadable: id.map(failure),
+                        ..RowPage::default()
+                    });
+                }
             }
         }
     }
@@ -73,12 +86,14 @@ impl PostgresLedger {
         }
     }
 
-    /// Reads nothing else of the row.
+    /// Reads nothing else of the row, but what a partial index does.
     pub async fn next_id(&self, cursor: Option<&RowId>) -> Result<Option<RowId>, StatementError> {
         let ApplicationTable { sql, id, .. } = &self.table;
         let (row_id, after, order) = (id.as_text("t"), id.is_after("t", "$1"), id.order("t"));
+        let condition = self.feed_index.condition();
+        let condition = condition.as_deref().unwrap_or("true");
         let statement = format!(
-            "SELECT {row_id} FROM {sql} t WHERE $1::text IS NULL OR {after} ORDER BY {order} LIMIT 1"
+            "SELECT {row_id} FROM {sql} t WHERE ($1::text IS NULL OR {after}) AND {condition} ORDER BY {order} LIMIT 1"
         );
         let next = sqlx::query_scalar(AssertSqlSafe(statement)).bind(cursor.map(RowId::as_str));
         let next: Option<String> = with_timeout(next.fetch_optional(&self.pool)).await?;

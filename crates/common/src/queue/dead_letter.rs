@@ -1,6 +1,7 @@
 //! The queue and its dead-letter queue as an operator sees them: what they were given, what is in them,
 //! and the way back.
 
+use std::mem;
 use std::time::Duration;
 
 use crate::message::{RunKey, names_run};
@@ -29,6 +30,9 @@ const UNSUPPORTED_CODES: [&str; 4] = [
 
 /// How long a dead letter is hidden while it is moved by hand.
 const RESEND_VISIBILITY: Duration = Duration::from_secs(30);
+
+/// Without it a request asks some of the service's hosts only, and often gets nothing.
+const RESEND_WAIT: Duration = Duration::from_secs(1);
 
 /// The same while those of one run are looked for, so that each is looked at once.
 const SEARCH_VISIBILITY: Duration = Duration::from_mins(2);
@@ -90,6 +94,10 @@ impl DeadLetterQueue {
             Err(error) => match queue_error("StartMessageMoveTask", &self.arn, error) {
                 QueueError::Refused { code, .. }
                     if UNSUPPORTED_CODES.iter().any(|one| code.contains(one)) => {}
+                // One at a time.
+                QueueError::Refused { message, .. } if message.contains("already") => {
+                    return Ok(RedriveOutcome::Started(waiting));
+                }
                 other => return Err(other),
             },
         }
@@ -119,13 +127,19 @@ impl DeadLetterQueue {
         is_own: impl Fn(&str) -> bool,
     ) -> Result<u64, QueueError> {
         let (mut moved, mut received_count, mut left) = (0, 0, Vec::new());
+        let mut had_none = false;
         while received_count < most {
             let received = self
                 .dead_letters
-                .receive_batch(MAX_BATCH_ENTRIES, Duration::ZERO, visibility)
+                .receive_batch(MAX_BATCH_ENTRIES, RESEND_WAIT, visibility)
                 .await?;
-            if received.is_empty() {
-                break;
+            match (
+                received.is_empty(),
+                mem::replace(&mut had_none, received.is_empty()),
+            ) {
+                (true, true) => break,
+                (true, false) => continue,
+                (false, _) => {}
             }
             received_count += u64::try_from(received.len()).unwrap_or(0);
             let (messages, others): (Vec<_>, Vec<_>) =

@@ -45,9 +45,12 @@ pub enum CopySubject {
 #[derive(Debug)]
 pub struct Throttle {
     state: Mutex<ThrottleState>,
-    gates: [Gate; MAX_RANGES],
+    gates: [Gate; MAX_RANGES + 1],
     is_excluded: watch::Sender<bool>,
 }
+
+/// Behind no copies of a range that is slow.
+const HELD_GATE: usize = MAX_RANGES;
 
 /// Where the copies of one range of keys wait.
 #[derive(Debug, Default)]
@@ -119,7 +122,8 @@ impl Throttle {
 
     /// Waits until no reason holds everything.
     pub async fn wait_while_held(&self) {
-        self.wait_at(0, |state, now| state.check_held(now)).await;
+        self.wait_at(HELD_GATE, |state, now| state.check_held(now))
+            .await;
     }
 
     async fn wait_at<T>(

@@ -219,9 +219,10 @@ impl ThrottleState {
         })
     }
 
-    /// Whether the limits leave nothing at all to this process, while others go on.
+    /// Whether the limits leave nothing at all to this process, while others go on; or the run is another one by now.
     pub(super) fn is_excluded(&self) -> bool {
-        self.limits.paused.is_none() && self.limits.concurrency_share() == Some(0)
+        let has_no_share = self.limits.concurrency_share() == Some(0);
+        self.limits.is_gone || (self.limits.paused.is_none() && has_no_share)
     }
 
     /// Copies that process, operator and database allow in flight.

@@ -81,7 +81,8 @@ impl ObjectCleaner<'_> {
         self.mark(&removable, &gone).await?;
         let removed = self.remove_unreferenced(removable, gone, deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
-        let companions = Box::pin(self.remove_companions(&mut outcomes, deadline)).await?;
+        let removed = self.remove_companions(&mut outcomes, deadline);
+        let (companions, refused) = Box::pin(removed).await?;
         other_paths.add_outcomes(&mut outcomes);
         if self.pass.removals.has_encoded_paths() {
             self.begin_gone(&outcomes).await?;
@@ -100,7 +101,7 @@ impl ObjectCleaner<'_> {
             outcomes,
             companions,
             unsaved,
-            failure,
+            failure: failure.or(refused),
         })
     }
 

@@ -19,41 +19,47 @@ const NO_SOURCE_REASON: &str = "it is a companion without a source, perhaps not 
 type CompanionVerdict = Option<(ObjectRemoval, Option<String>)>;
 
 impl ObjectCleaner<'_> {
-    /// Removes the companions of the images that are gone. What is done before an error is seen by the next clean, and
-    /// so is an image of whose companions a request may still be under way.
+    /// Removes the companions of the images that are gone. The next clean sees an image of whose companions a request
+    /// may still be under way; after a failure, which is returned, all of them.
     pub(super) async fn remove_companions(
         &self,
         images: &mut RemovalOutcomes,
         deadline: RemovalDeadline,
-    ) -> anyhow::Result<RemovalOutcomes> {
+    ) -> anyhow::Result<(RemovalOutcomes, Option<anyhow::Error>)> {
         let mut outcomes = Vec::new();
         if self.pass.removals.ledger.rule().companions().is_empty() {
-            return Ok(outcomes);
+            return Ok((outcomes, None));
         }
         let gone = images
             .iter()
             .filter(|(_, outcome)| outcome.kept_because().is_none());
         let gone: Vec<&ObjectRemoval> = gone.map(|(removal, _)| removal).collect();
+        let (companions, unreadable) = match self.classify_companions(&gone).await {
+            Ok(companions) => (companions, None),
+            Err(error) => (Vec::new(), Some(error.into())),
+        };
         let mut removable = Vec::new();
-        for (removal, kept_because) in self.classify_companions(&gone).await? {
+        for (removal, kept_because) in companions {
             match kept_because {
                 None => removable.push(removal),
                 Some(reason) => outcomes.push((removal, RemovalOutcome::Kept(reason))),
             }
         }
         let removed = self.remove_unreferenced(removable, Vec::new(), deadline, &mut outcomes);
-        let (unsaved, failure) = removed.await?;
+        let (unsaved, refused) = removed.await?;
+        let failure = unreadable.or(refused);
         outcomes.extend(unsaved);
         let alive = outcomes.iter();
         let alive = alive.filter(|(companion, _)| companion.is_request_alive);
         let alive: HashSet<&str> = alive.map(|(one, _)| one.path.as_str()).collect();
         for (image, outcome) in images {
-            if alive.contains(image.path.as_str()) && outcome.kept_because().is_none() {
+            let is_open = failure.is_some() || alive.contains(image.path.as_str());
+            if is_open && outcome.kept_because().is_none() {
                 image.is_request_alive = true;
                 *outcome = RemovalOutcome::once_gone(true, outcome.delete_marker().map(Into::into));
             }
         }
-        failure.map_or(Ok(outcomes), Err)
+        Ok((outcomes, failure))
     }
 
     async fn classify_companions(

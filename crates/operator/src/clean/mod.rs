@@ -90,7 +90,7 @@ const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 pub struct Args {
     /// Only what was moved (with --orphans: left without a row) at least so long ago, for example 30days; required, unless
     /// with --orphans
-    #[arg(long, value_name = "DURATION", required_unless_present = "orphans", value_parser = setting(duration_between(Duration::ZERO, MAX_AGE)))]
+    #[arg(long, value_name = "DURATION", required_unless_present = "orphans", value_parser = setting(parse_age))]
     older_than: Option<Setting<Duration>>,
     /// Remove copies that no row names, instead of sources
     #[arg(long)]
@@ -107,6 +107,14 @@ pub struct Args {
     operator: OperatorArgs,
     #[command(flatten)]
     common: CommonArgs,
+}
+
+/// With its unit: seconds where days were meant could not be undone.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(1..) => Err("needs a unit, such as 30days or 12h".into()),
+        _ => duration_between(Duration::ZERO, MAX_AGE)(text),
+    }
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
@@ -334,5 +342,17 @@ async fn read_versioning(
         Ok(versioning) => Ok(Some(versioning)),
         Err(error) if is_object_error(&error) || error.code() == UNREADABLE_RESPONSE => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_has_a_unit() {
+        assert_eq!(parse_age("30days"), Ok(Duration::from_hours(30 * 24)));
+        assert_eq!(parse_age("0"), Ok(Duration::ZERO));
+        assert!(parse_age("30").unwrap_err().contains("unit"));
     }
 }

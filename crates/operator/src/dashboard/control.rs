@@ -8,6 +8,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::post;
+use bucket_brigade_common::ledger::ensure_no_rival;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::settings::SecretString;
 use serde::Deserialize;
@@ -17,7 +18,7 @@ use super::snapshot::SnapshotCache;
 use super::token::require_token;
 use crate::history::Operator;
 use crate::limit::{MAX_COPIES_IN_FLIGHT, RequestedLimits, is_valid_rate, set_limits};
-use crate::pause::{pause_run, resume_run};
+use crate::pause::{is_refusal, pause_run, resume_run};
 
 /// More than any request needs.
 const MAX_REQUEST_BYTES: usize = 4096;
@@ -81,6 +82,14 @@ async fn post_resume(
 ) -> Result<ControlResponse, ControlResponse> {
     let run = require_run(&cache, &uri)?;
     let operator = Operator::new(DASHBOARD_OPERATOR, None);
+    ensure_no_rival(&cache.pool, run).await.map_err(|error| {
+        let status = if is_refusal(&error) {
+            StatusCode::CONFLICT
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        (status, error.to_string())
+    })?;
     let resumed = resume_run(&cache.pool, run, &operator).await;
     accepted_response(&cache, resumed, "The run is resumed.")
 }
@@ -114,7 +123,11 @@ async fn post_limit(
 }
 
 fn require_run(cache: &SnapshotCache, uri: &Uri) -> Result<i64, ControlResponse> {
-    let run = cache.find_run(chosen_run(uri));
+    let chosen = chosen_run(uri);
+    if uri.query().is_some() && chosen.is_none() {
+        return Err(bad_request("run: the number of a run, as in ?run=1"));
+    }
+    let run = cache.find_run(chosen);
     run.ok_or_else(|| bad_request("choose one of the runs first"))
 }
 

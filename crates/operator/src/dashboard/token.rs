@@ -22,12 +22,15 @@ pub(super) async fn require_token(
     (StatusCode::UNAUTHORIZED, headers, words).into_response()
 }
 
+const SCHEME: &[u8] = b"Bearer ";
+
 /// The time it takes reveals nothing but the length.
 fn has_valid_token(headers: &HeaderMap, token: &SecretString) -> bool {
     let given = headers
         .get(AUTHORIZATION)
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    given.is_some_and(|given| given.ct_eq(token.expose_secret().as_bytes()).into())
+        .and_then(|value| value.as_bytes().split_at_checked(SCHEME.len()))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(SCHEME));
+    given.is_some_and(|(_, given)| given.ct_eq(token.expose_secret().as_bytes()).into())
 }
 
 #[cfg(test)]
@@ -42,6 +45,7 @@ mod tests {
             has_valid_token(&headers, &token)
         };
         assert!(is_given("Bearer 0123456789abcdef"));
+        assert!(is_given("bearer 0123456789abcdef"));
         for wrong in [
             "Bearer 0123456789abcdee",
             "Bearer 0123456789abcde",

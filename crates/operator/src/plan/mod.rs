@@ -41,7 +41,7 @@ use table_inspector::{RowCounts, TableInspector};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its remedy; 3 stopped by\na signal; 64 wrong settings; 70 unexpected error."
+    after_help = "Example:\n  feeder plan --consumers 10\n\nExit codes: 0 it can be done; 1 something would fail, see what says FAIL and its remedy; 3 stopped by\na signal; 64 wrong settings, or no such run (RUN_NAME); 69 the database cannot be reached (RUN_NAME); 70\nunexpected error."
 )]
 pub struct Args {
     /// Estimate for so many consumers

@@ -4,7 +4,7 @@ use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress, SweepA
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, SecondRun, TableAccess,
-    check_first_start,
+    check_first_start, ensure_no_rival,
 };
 
 use super::check::PlanChecks;
@@ -71,7 +71,7 @@ async fn find_run(
     };
     for checked in [
         ledger.ensure_no_copy_in_removal().await,
-        ledger.ensure_no_rival(spec).await,
+        ensure_no_rival(ledger.database(), ledger.run_id()).await,
     ] {
         if let Err(error) = checked {
             checks.fail_by_ledger("ledger", &error);

@@ -97,8 +97,10 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
         CASE WHEN to_regnamespace('bucket_brigade') IS NULL
              THEN has_database_privilege(current_database(), 'CREATE')
              ELSE has_schema_privilege('bucket_brigade', 'CREATE') END AS may_create_ledger,
-        current_setting('max_connections')::bigint AS max_connections,
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+        current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
+            AS max_connections,
+        -- Of other roles, activity does not say what it is.
+        (SELECT sum(numbackends)::bigint FROM pg_stat_database) AS connections,
         (SELECT count(*) FROM pg_stat_replication) AS replicas,
         to_regproc('aurora_version') IS NOT NULL AS is_aurora,
         to_regproc('aurora_replica_status') IS NOT NULL AS has_aurora_status,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::move_ledger::{MoveLedger, PendingMove, StatementError};
-use bucket_brigade_common::ledger::{LockClaims, PostgresLedger};
+use bucket_brigade_common::ledger::{LockClaims, PostgresLedger, ensure_all_rows_visible};
+use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::row_id::RowId;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
@@ -51,12 +52,13 @@ pub(super) struct RollbackRun<'a> {
 impl RollbackRun<'_> {
     /// Returns the exit code.
     pub(super) async fn run(self, locks: CommandLocks<'_>) -> anyhow::Result<u8> {
-        let is_complete = is_complete(self.run_pages(&Mutex::new(locks)).await)?;
-        if is_complete {
+        let ended = is_complete(self.run_pages(&Mutex::new(locks)).await);
+        if matches!(ended, Ok(true)) {
             self.skip_missing()?;
         }
+        // Also of what an error has ended.
         let is_whole = self.printer.into_inner().print_summary()?;
-        Ok(match (is_complete, is_whole) {
+        Ok(match (ended?, is_whole) {
             (false, _) => exit::STOPPED,
             (true, true) => exit::DONE,
             (true, false) => exit::ROWS_FAILED,
@@ -156,6 +158,13 @@ impl RollbackRun<'_> {
     ) -> anyhow::Result<Vec<String>> {
         let read = retry_statement(async || moves_by_id(self.ledger, &ids).await);
         let page = until_stopped(self.stop, read).await?;
+        if page.iter().any(|row| row.current_path.is_none()) {
+            // A policy may have come since: a row that it hides was not deleted.
+            let table = &self.ledger.table().sql;
+            let visible =
+                retry_transient(async || ensure_all_rows_visible(self.ledger.pool(), table).await);
+            until_stopped(self.stop, visible).await?;
+        }
         for row in &page {
             self.missing_ids.borrow_mut().remove(&row.id);
         }

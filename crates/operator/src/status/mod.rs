@@ -7,6 +7,7 @@ mod queue;
 mod snapshot;
 mod state;
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -56,9 +57,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let interval = args.watch.then_some(interval);
     if args.all {
         let settings = args.common.parse(problems)?;
-        let pool = settings.connect_to_ledger().await?;
+        let pool = RefCell::new(settings.connect_to_ledger().await?);
         let queue = settings.sqs_queue().await;
-        let read = async || AllRunsStatus::read(pool.as_deref(), queue.as_ref()).await;
+        let read = async || {
+            let mut known = pool.borrow().clone();
+            if known.is_none() {
+                // The first feeder may have made it meanwhile.
+                known = settings.connect_to_ledger().await.ok().flatten();
+                pool.borrow_mut().clone_from(&known);
+            }
+            AllRunsStatus::read(known.as_deref(), queue.as_ref()).await
+        };
         return show_status(settings.format, interval, read).await;
     }
     let context = args.common.into_context(problems).await?;

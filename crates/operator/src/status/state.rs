@@ -44,8 +44,17 @@ pub(super) fn reported_state(
     if let Some(worker) = workers.iter().find(is_held) {
         return is(WorkerState::Paused, &worker.reason);
     }
-    let (feeders, consumers) = (count("feeder"), count("consumer"));
-    if consumers == 0 && (feeders > 0 || queue.has_messages()) {
+    let feeder = workers.iter().find(|worker| worker.role == "feeder");
+    let consumers = count("consumer");
+    let resting = feeder.and_then(resting_feeder);
+    if consumers == 0
+        && let Some(resting) = resting
+    {
+        return resting;
+    }
+    // They may be of another run.
+    let has_messages = queue.has_messages() && run.finished_at.is_none();
+    if consumers == 0 && (feeder.is_some() || has_messages) {
         return is(WorkerState::Waiting, "no consumer is at work on it");
     }
     if consumers == 0 {
@@ -66,23 +75,29 @@ pub(super) fn reported_state(
             None => is(WorkerState::Running, ""),
         };
     }
-    match workers.iter().find(|worker| worker.role == "feeder") {
+    match feeder {
         Some(feeder) if feeder.state == WorkerState::BacklogFull => {
             is(WorkerState::Waiting, "backlog full")
         }
-        Some(feeder) if feeder.state == WorkerState::Watching => {
-            is(WorkerState::NothingToDo, "the feeder watches for new rows")
-        }
-        Some(feeder) if feeder.state == WorkerState::Paused => {
-            is(WorkerState::Paused, &feeder.reason)
-        }
-        Some(feeder) => is(WorkerState::Running, feeder.state.as_str()),
-        None if queue.has_messages() => is(
+        Some(feeder) => resting_feeder(feeder)
+            .unwrap_or_else(|| is(WorkerState::Running, feeder.state.as_str())),
+        None if has_messages => is(
             WorkerState::Waiting,
             "the messages left are hidden for a while",
         ),
         None => idle_state(run, "no feeder is running"),
     }
+}
+
+/// One that sends nothing for now; consumers may have gone meanwhile.
+fn resting_feeder(feeder: &WorkerStatus) -> Option<ReportedState> {
+    let (word, reason) = match feeder.state {
+        WorkerState::Watching => (WorkerState::NothingToDo, "the feeder watches for new rows"),
+        WorkerState::Paused => (WorkerState::Paused, &*feeder.reason),
+        _ => return None,
+    };
+    let reason = reason.to_owned();
+    Some(ReportedState { word, reason })
 }
 
 fn idle_state(run: &RunSummary, otherwise: &str) -> ReportedState {
@@ -191,6 +206,13 @@ mod tests {
         check(&run, &[full(), idle()], 9, "waiting: backlog full");
         let hidden = "waiting: the messages left are hidden for a while";
         check(&run, &[idle()], 9, hidden);
+        // Consumers drop a run that has no messages.
+        let watching = "nothing to do: the feeder watches for new rows";
+        let watcher = || feeder("watching: nothing to do");
+        check(&run, &[watcher()], 0, watching);
+        check(&finished, &[watcher(), idle()], 0, watching);
+        // They are of another run.
+        check(&finished, &[], 9, nothing);
     }
 
     /// The page colours a state by its word.

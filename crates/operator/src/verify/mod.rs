@@ -108,7 +108,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         let throttle = CommandThrottle::start(&ledger, "verify", limits).await?;
         anyhow::Ok((locks, store, verification, throttle))
     });
-    let (locks, store, verification, throttle) = prepared.await?;
+    // Held until the findings are printed: another verification would remove them.
+    let (mut locks, store, verification, throttle) = prepared.await?;
     if verification.is_resumed {
         tracing::info!("going on with the verification that was interrupted (--anew starts over)");
     }
@@ -127,7 +128,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         throttle: &throttle,
         stop: &stop,
     };
-    if !is_complete(throttle.run(Box::pin(pass.run(locks))).await)? {
+    if !is_complete(throttle.run(Box::pin(pass.run(&mut locks))).await)? {
         return Ok(exit::STOPPED);
     }
     output::finish_and_print(context.format, &ledger, spec).await

@@ -39,15 +39,15 @@ pub(super) struct VerificationPass<'a> {
 type TablePage = (Vec<VerificationMismatch>, usize, usize);
 
 impl VerificationPass<'_> {
-    pub(super) async fn run(mut self, mut locks: CommandLocks<'_>) -> anyhow::Result<()> {
+    pub(super) async fn run(mut self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
         let ledger = self.checker.ledger;
         if !self.verification.is_in_table {
-            self.verify_moves(&mut locks).await?;
+            self.verify_moves(locks).await?;
             retry_statement(async || begin_table_phase(ledger).await).await?;
             (self.verification.is_in_table, self.verification.cursor) = (true, None);
         }
         if self.verification.spec.is_full {
-            self.verify_table(&mut locks).await?;
+            self.verify_table(locks).await?;
         }
         Ok(())
     }
@@ -62,7 +62,9 @@ impl VerificationPass<'_> {
     async fn verify_moves(&self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
         let ledger = self.checker.ledger;
         let progress = ledger.run_progress().await?;
-        self.throttle.begin_phase("verifying moves", progress.moved);
+        let percent = self.verification.spec.sample_percent;
+        let total = share_of(progress.moved, percent);
+        self.throttle.begin_phase("verifying moves", total);
         let (state, size) = (&self.verification, self.page_rows());
         let next = async |cursor: Option<&str>| moves_to_verify(ledger, state, cursor, size).await;
         let work = async |rows| self.check_moves(rows).await;
@@ -168,7 +170,8 @@ impl VerificationPass<'_> {
             let Some((code, message)) = self.missing_object(&path, listed).await? else {
                 return Ok(None);
             };
-            match current_path(self.checker.ledger, &id).await? {
+            let read = async || current_path(self.checker.ledger, &id).await;
+            match retry_statement(read).await? {
                 None => return Ok(None),
                 Some(now) if now != path => path = now,
                 Some(_) => {
@@ -205,4 +208,14 @@ impl VerificationPass<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate"
+)]
+fn share_of(rows: u64, percent: f64) -> u64 {
+    (rows as f64 * percent / 100.0) as u64
 }

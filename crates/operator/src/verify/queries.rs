@@ -144,9 +144,12 @@ pub(super) async fn begin_verification(
         };
         retry_statement(async || run(END_VERIFICATION).await).await?;
         while retry_statement(async || run(DELETE_MISMATCHES).await).await? > 0 {}
-        let query = sqlx::query(INSERT_VERIFICATION).bind(ledger.run_id());
-        let query = query.bind(sample_percent).bind(is_full).bind(recopies);
-        with_timeout(query.bind(seed).execute(ledger.pool())).await?;
+        let insert = async || {
+            let query = sqlx::query(INSERT_VERIFICATION).bind(ledger.run_id());
+            let query = query.bind(sample_percent).bind(is_full).bind(recopies);
+            with_timeout(query.bind(seed).execute(ledger.pool())).await
+        };
+        retry_statement(insert).await?;
     }
     Ok(VerificationState {
         spec,
@@ -299,6 +302,9 @@ pub(super) async fn current_path(
 pub(super) async fn finish_verification(
     ledger: &PostgresLedger,
 ) -> Result<VerificationCounts, StatementError> {
-    let query = sqlx::query_as(FINISH_VERIFICATION).bind(ledger.run_id());
-    with_timeout(query.fetch_one(ledger.pool())).await
+    let finish = async || {
+        let query = sqlx::query_as(FINISH_VERIFICATION).bind(ledger.run_id());
+        with_timeout(query.fetch_one(ledger.pool())).await
+    };
+    retry_statement(finish).await
 }

@@ -96,9 +96,10 @@ impl FeedSource for SimulatedClient {
         .await
     }
 
-    async fn finish_run(&self) -> Result<(), StatementError> {
+    async fn finish_run(&self) -> Result<bool, StatementError> {
         self.run_statement("finish", |things| things.table.begin_sweep())
-            .await
+            .await?;
+        Ok(true)
     }
 }
 

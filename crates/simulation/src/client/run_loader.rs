@@ -27,11 +27,11 @@ impl RunLoader for SimulatedLoader {
         Ok(Some(Box::new(build_run_parts(client))))
     }
 
-    async fn home_run(&self) -> Result<HomeRun, String> {
-        Ok(HomeRun {
+    async fn home_run(&self, _from: i64) -> Result<Option<HomeRun>, String> {
+        Ok(Some(HomeRun {
             run: self.0[0].run(),
             is_only: self.0.len() == 1,
-        })
+        }))
     }
 
     async fn list_active_runs(&self) -> Vec<i64> {

@@ -359,7 +359,7 @@ impl FeedSource for FaultyClient {
         self.client.sample_paths().await
     }
 
-    async fn finish_run(&self) -> Result<(), StatementError> {
+    async fn finish_run(&self) -> Result<bool, StatementError> {
         self.check_database().await?;
         self.client.finish_run().await
     }

@@ -172,11 +172,11 @@ impl RunLoader for Loader {
         Ok(Some(Box::new(parts)))
     }
 
-    async fn home_run(&self) -> Result<HomeRun, String> {
-        Ok(HomeRun {
+    async fn home_run(&self, _from: i64) -> Result<Option<HomeRun>, String> {
+        Ok(Some(HomeRun {
             run: self.runs[0].0.run(),
             is_only: self.runs.len() == 1,
-        })
+        }))
     }
 
     async fn list_active_runs(&self) -> Vec<i64> {

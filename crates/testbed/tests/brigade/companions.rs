@@ -398,6 +398,26 @@ async fn what_another_row_s_image_needs_is_not_removed() {
     assert!(rig.object_exists("images-new", "avatar/1_thumb.png").await);
 }
 
+/// The next clean goes on with it.
+#[tokio::test]
+async fn a_companion_that_cannot_be_asked_for_hides_no_removal() {
+    let rig = rig_with("{key}.200x200.jpg").await;
+    add_whole(&rig, "1").await;
+    rig.run_migration().await;
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    let refused = Fault::new("HeadObject", FaultEffect::error(400, "BadRequest"));
+    let refused = refused.key_contains("avatar/u/1.png.200x200.jpg");
+    let refused = rig.cloud.inject_fault(refused);
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
+    assert_ne!(cleaned.code, 0, "{}", cleaned.json);
+    assert_eq!(cleaned.number_of("unconfirmed"), 1, "{}", cleaned.json);
+    assert_eq!(rig.cloud.count_objects("images-new"), 1);
+    drop(refused);
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
+    assert_eq!(cleaned.code, 0, "{}", cleaned.json);
+    assert_eq!(rig.cloud.count_objects("images-new"), 0);
+}
+
 /// The image itself went by an earlier request.
 #[tokio::test]
 async fn a_request_for_a_companion_without_a_response_keeps_its_image_in_removal() {

@@ -88,11 +88,21 @@ async fn renders_the_run_and_takes_commands_with_the_token() {
             .await
             .contains("200 OK")
     );
-    assert!(
-        post_order(&address, "/resume", DASHBOARD_TOKEN, "")
-            .await
-            .contains("200 OK")
-    );
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.run (images_table, id_column, path_column, old_prefix, new_prefix,
+            source_bucket, source_key_prefix, destination_bucket, destination_key_prefix, name)
+         SELECT images_table, id_column, path_column, old_prefix, 'pics/', source_bucket,
+            source_key_prefix, destination_bucket, destination_key_prefix, 'rival' FROM bucket_brigade.run",
+    )
+    .await;
+    for (rival, status) in [("at work", "409"), ("paused", "200 OK")] {
+        let answer = post_order(&address, "/resume?run=1", DASHBOARD_TOKEN, "").await;
+        assert!(answer.contains(status), "{rival}: {answer}");
+        rig.execute_sql("UPDATE bucket_brigade.run SET paused = name = 'rival' OR paused")
+            .await;
+    }
+    rig.execute_sql("DELETE FROM bucket_brigade.run WHERE name = 'rival'")
+        .await;
     assert!(!is_paused(&rig).await);
     let limited = "SELECT count(*) FROM bucket_brigade.run WHERE rate_limit = 5";
     assert_eq!(rig.query_number(limited).await, 1);

@@ -119,6 +119,28 @@ async fn without_the_dead_letter_queue_messages_slow_down_and_retry_names_it() {
     assert_eq!(rig.count_rows("failures").await, 1);
 }
 
+/// SQS takes one redrive of a queue at a time.
+#[tokio::test]
+async fn a_retry_during_a_redrive_leaves_the_letters_to_it() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let consumer = rig.spawn_consumer(&[CONSUMER]);
+    feed_missing(&rig, "image/missing.png").await;
+    wait_until("the dead letter", async || rig.dead_letters().await == 1).await;
+    let busy = FaultEffect::Error {
+        status: 400,
+        code: "InvalidParameterValue".into(),
+        message: "There is already a task running. Only one active task is allowed".into(),
+    };
+    let _busy = rig
+        .cloud
+        .inject_fault(Fault::new("StartMessageMoveTask", busy));
+    let retried = rig.run_json_command(&["retry", "--yes"]).await;
+    assert_eq!(retried.code, 0, "{}", retried.json);
+    assert_eq!(retried.json["redrive"], "started");
+    stop_consumer(consumer).await;
+}
+
 /// The letter is sent, the message not yet deleted: another consumer sends it again.
 #[tokio::test]
 async fn a_crash_before_the_delete_makes_a_second_letter_and_no_second_failure() {

@@ -27,6 +27,7 @@ mod hostile;
 mod http_endpoint;
 mod installed;
 mod kms;
+mod late_writes;
 mod login;
 mod lost_connections;
 mod main_job;

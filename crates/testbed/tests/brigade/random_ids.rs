@@ -99,17 +99,25 @@ async fn rows_behind_the_cursor_are_found() {
 
 #[tokio::test]
 async fn a_row_that_is_refused_fails_alone() {
-    let rig = rig_with_rows(2000).await;
-    rig.execute_sql("UPDATE images SET n = 0 WHERE n = 700")
+    for (filter, code) in [("10 / n >= 0", "22012"), ("is_even(n)", "42704")] {
+        let rig = rig_with_rows(2000).await;
+        rig.execute_sql(
+            "UPDATE images SET n = 0 WHERE n = 700;
+             CREATE FUNCTION is_even(n bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+                IF n = 0 THEN RAISE 'no such thing' USING ERRCODE = '42704'; END IF;
+                RETURN true;
+             END $$",
+        )
         .await;
-    let consumer = rig.spawn_consumer(&[]);
-    let filter = [("ROW_FILTER", "10 / n >= 0"), ("PAGE_SIZE", "100")];
-    let ended = rig.run_program("feeder", &filter).await;
-    assert_eq!(ended.code, Some(2), "{}", ended.log);
-    assert_eq!(rig.count_rows("moves").await, 19);
-    let divided = "SELECT count(*) FROM bucket_brigade.failures WHERE code = '22012'";
-    assert_eq!(rig.query_number(divided).await, 1);
-    stop_consumer(consumer).await;
+        let consumer = rig.spawn_consumer(&[]);
+        let filter = [("ROW_FILTER", filter), ("PAGE_SIZE", "100")];
+        let ended = rig.run_program("feeder", &filter).await;
+        assert_eq!(ended.code, Some(2), "{}", ended.log);
+        assert_eq!(rig.count_rows("moves").await, 19);
+        let refused = format!("SELECT count(*) FROM bucket_brigade.failures WHERE code = '{code}'");
+        assert_eq!(rig.query_number(&refused).await, 1);
+        stop_consumer(consumer).await;
+    }
 }
 
 async fn access(rig: &TestRig) -> SweepAccess {

@@ -86,6 +86,32 @@ async fn a_policy_that_comes_later_makes_no_row_seem_deleted() {
     stop_consumer(consumer).await;
 }
 
+#[tokio::test]
+async fn a_policy_that_comes_during_a_rollback_makes_no_row_seem_deleted() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(2).await;
+    let url = hide_rows(&rig, "images").await;
+    rig.execute_sql("ALTER TABLE images DISABLE ROW LEVEL SECURITY")
+        .await;
+    let mut administrator = rig.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE images IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *administrator)
+        .await
+        .unwrap();
+    let settings = [("DATABASE_URL", url.as_str())];
+    let mut rollback = rig.spawn("feeder", &settings, &["rollback", "--all", "--yes"]);
+    wait_until("it to wait for the lock", async || {
+        rollback.log_tail(50).contains("retrying")
+    })
+    .await;
+    sqlx::query("ALTER TABLE images ENABLE ROW LEVEL SECURITY")
+        .execute(&mut *administrator)
+        .await
+        .unwrap();
+    administrator.commit().await.unwrap();
+    expect_refusal(&crate::rig::wait_for_exit(&mut rollback).await);
+}
+
 /// Policies of the table that a statement names apply to all its partitions.
 #[tokio::test]
 async fn rows_that_the_root_of_partitions_hides_are_refused_and_those_of_a_partition_are_seen() {

@@ -201,13 +201,18 @@ async fn a_new_run_gives_no_other_meaning_to_paths_that_are_set() {
     let (code, output) = command(&rig, &elsewhere, &["--new-run"]).await;
     assert_eq!(code, 0, "{output}");
     stop_consumer(consumer).await;
-    let (code, output) = command(&rig, &[], &["resume"]).await;
-    assert_eq!(code, 0, "{output}");
-    let (code, output) = command(&rig, &[], &[]).await;
-    assert!(
-        code == 64 && output.contains("Roll that run back first"),
-        "{output}"
-    );
+    for arguments in [&["resume"][..], &[]] {
+        rig.execute_sql(&format!(
+            "UPDATE bucket_brigade.run SET paused = {} WHERE id = 1",
+            !arguments.is_empty()
+        ))
+        .await;
+        let (code, output) = command(&rig, &[], arguments).await;
+        assert!(
+            code == 64 && output.contains("Roll that run back first"),
+            "{output}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -249,14 +254,43 @@ async fn a_partition_has_the_rows_of_its_table() {
 async fn a_run_that_is_watched_is_paused_for_another_of_its_rows() {
     let rig = TestRig::new().await;
     rig.add_moved_images(1).await;
-    let mut watching = rig.spawn("feeder", &[], &["--watch"]);
+    let watching = rig.spawn("feeder", &[], &["--watch"]);
     let watches = "SELECT count(*) FROM bucket_brigade.workers WHERE role = 'feeder' AND state LIKE 'watching%'";
+    wait_until("the watch", async || rig.query_number(watches).await == 1).await;
+    let (_, output) = command(&rig, &FROM_LEDGER, &["pause", "--all"]).await;
+    assert!(output.contains("run 1 is paused"), "{output}");
+    let (_, output) = command(&rig, &FROM_LEDGER, &["resume", "--all"]).await;
+    assert!(output.contains("run 1 is resumed"), "{output}");
     wait_until("the watch", async || rig.query_number(watches).await == 1).await;
     let (_, output) = command(&rig, &[("NEW_PREFIX", "pics/")], &["--new-run"]).await;
     assert!(output.contains("it is paused"), "{output}");
-    watching.terminate().unwrap();
-    assert_eq!(wait_for_exit(&mut watching).await.code, Some(3));
+    let (code, output) = command(&rig, &[], &["resume"]).await;
+    assert_eq!(code, 0, "{output}");
+    // One that moves its rows back has them, too.
+    let back = rig.spawn("feeder", &MOVED_BACK, &["--new-run", "--watch"]);
+    wait_until("the pause", async || {
+        back.log_tail(50).contains("it is paused")
+    })
+    .await;
+    let (code, output) = command(&rig, &[], &["resume"]).await;
+    assert!(
+        code == 75 && output.contains("has the same rows"),
+        "{output}"
+    );
+    let (code, output) = command(&rig, &FROM_LEDGER, &["resume", "--all"]).await;
+    assert!(code == 0 && output.contains("is not resumed"), "{output}");
+    for mut feeder in [watching, back] {
+        feeder.terminate().unwrap();
+        assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
+    }
 }
+
+const MOVED_BACK: [(&str, &str); 4] = [
+    ("OLD_PREFIX", "avatar/"),
+    ("NEW_PREFIX", "image/"),
+    ("SOURCE_BUCKET_NAME", "images-new"),
+    ("DESTINATION_BUCKET_NAME", "images-old"),
+];
 
 #[tokio::test]
 async fn two_unfinished_runs_do_not_feed_the_same_rows() {

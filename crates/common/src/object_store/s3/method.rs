@@ -72,8 +72,16 @@ impl MethodRequest<'_> {
             conditional_copy: self.conditional_copy.unwrap_or(true),
             ..S3Options::of_run(self.options)
         };
-        let store = S3Store::new(source, destination, options);
-        if self.conditional_copy.is_some() {
+        let mut store = S3Store::new(source, destination, options);
+        if let Some(is_conditional) = self.conditional_copy {
+            let is_aws = store.destination.copies.is_aws();
+            store.options.conditional_complete = is_aws;
+            if is_conditional && !is_aws {
+                tracing::warn!(
+                    method = %store.method(),
+                    "CONDITIONAL_COPY=on: this store is not asked whether it honours If-None-Match; if it does not, {UNCONDITIONAL_WINDOW}"
+                );
+            }
             let check = async || store.check_acl(self.prefix).await.map(|()| true);
             self.probe(&store, check).await?;
             store.ensure_source_readable(self.source_prefix).await?;
@@ -92,8 +100,8 @@ impl MethodRequest<'_> {
         tracing::warn!(
             "the store ignores If-None-Match: a HEAD goes before each copy; {UNCONDITIONAL_WINDOW}"
         );
-        let mut store = store;
         store.options.conditional_copy = false;
+        store.ensure_source_readable(self.source_prefix).await?;
         Ok(store)
     }
 

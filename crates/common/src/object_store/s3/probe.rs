@@ -100,7 +100,12 @@ impl CopyProbe<'_> {
     async fn remove_or_warn(&self) {
         if let Err(error) = self.remove().await {
             let location = self.location();
-            tracing::warn!(location, %error, "could not remove a probe object of a few bytes; remove it by hand, or set CONDITIONAL_COPY=on to do without the probe");
+            let remedy = if self.store.destination.copies.is_aws() {
+                ", or set CONDITIONAL_COPY=on to do without the probe"
+            } else {
+                ""
+            };
+            tracing::warn!(location, %error, "could not remove a probe object of a few bytes; remove it by hand{remedy}");
         }
     }
 
