@@ -82,7 +82,9 @@ impl ObjectCleaner<'_> {
         let removed = self.remove_unreferenced(removable, gone, deadline, &mut outcomes);
         let (unsaved, failure) = removed.await?;
         let removed = self.remove_companions(&mut outcomes, deadline);
-        let (companions, refused) = Box::pin(removed).await?;
+        let (companions, failed) = Box::pin(removed).await?;
+        // They stay in removal: the next clean goes on with their companions.
+        let (open, refused) = failed.unzip();
         other_paths.add_outcomes(&mut outcomes);
         if self.pass.removals.has_encoded_paths() {
             self.begin_gone(&outcomes).await?;
@@ -97,6 +99,7 @@ impl ObjectCleaner<'_> {
                 return Err(LocksLost.into());
             }
         }
+        outcomes.extend(open.into_iter().flatten());
         Ok(CleanedPage {
             outcomes,
             companions,

@@ -7,7 +7,7 @@ use bucket_brigade_common::companions::Companion;
 use bucket_brigade_common::object_store::objects::{BucketSide, RemovalDeadline};
 use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreError};
 
-use super::batch::ObjectCleaner;
+use super::batch::{ObjectCleaner, RemovedObject};
 use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
 use crate::retrying_store::{is_object_error, retry_object_request, stat_object};
 
@@ -20,12 +20,12 @@ type CompanionVerdict = Option<(ObjectRemoval, Option<String>)>;
 
 impl ObjectCleaner<'_> {
     /// Removes the companions of the images that are gone. The next clean sees an image of whose companions a request
-    /// may still be under way; after a failure, which is returned, all of them.
+    /// may still be under way. After a failure, which is returned with them, the images that are gone are taken out.
     pub(super) async fn remove_companions(
         &self,
         images: &mut RemovalOutcomes,
         deadline: RemovalDeadline,
-    ) -> anyhow::Result<(RemovalOutcomes, Option<anyhow::Error>)> {
+    ) -> anyhow::Result<(RemovalOutcomes, Option<(RemovalOutcomes, anyhow::Error)>)> {
         let mut outcomes = Vec::new();
         if self.pass.removals.ledger.rule().companions().is_empty() {
             return Ok((outcomes, None));
@@ -47,19 +47,24 @@ impl ObjectCleaner<'_> {
         }
         let removed = self.remove_unreferenced(removable, Vec::new(), deadline, &mut outcomes);
         let (unsaved, refused) = removed.await?;
-        let failure = unreadable.or(refused);
         outcomes.extend(unsaved);
         let alive = outcomes.iter();
         let alive = alive.filter(|(companion, _)| companion.is_request_alive);
         let alive: HashSet<&str> = alive.map(|(one, _)| one.path.as_str()).collect();
+        if let Some(failure) = unreadable.or(refused) {
+            let is_gone = |(_, outcome): &mut RemovedObject| outcome.kept_because().is_none();
+            return Ok((
+                outcomes,
+                Some((images.extract_if(.., is_gone).collect(), failure)),
+            ));
+        }
         for (image, outcome) in images {
-            let is_open = failure.is_some() || alive.contains(image.path.as_str());
-            if is_open && outcome.kept_because().is_none() {
+            if alive.contains(image.path.as_str()) && outcome.kept_because().is_none() {
                 image.is_request_alive = true;
                 *outcome = RemovalOutcome::once_gone(true, outcome.delete_marker().map(Into::into));
             }
         }
-        Ok((outcomes, failure))
+        Ok((outcomes, None))
     }
 
     async fn classify_companions(

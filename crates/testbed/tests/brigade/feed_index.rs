@@ -89,8 +89,10 @@ async fn watching_with_nothing_to_do_costs_nothing() {
         rig.execute_sql(index).await;
         rig.execute_sql("VACUUM images").await;
         rig.open_run().await;
-        rig.execute_sql("UPDATE bucket_brigade.run SET in_scope = 10")
-            .await;
+        rig.execute_sql(
+            "UPDATE bucket_brigade.run SET in_scope = 10; UPDATE bucket_brigade.feed_cursors SET fed = 10",
+        )
+        .await;
         let mut feeder = rig.spawn("feeder", &[("WATCH_INTERVAL", "100ms")], &["--watch"]);
         let watching = "SELECT count(*) FROM bucket_brigade.workers WHERE state LIKE 'watching%'";
         wait_until("the watch", async || rig.query_number(watching).await > 0).await;

@@ -103,7 +103,7 @@ async fn a_row_that_is_refused_fails_alone() {
         let rig = rig_with_rows(2000).await;
         rig.execute_sql(
             "UPDATE images SET n = 0 WHERE n = 700;
-             CREATE FUNCTION is_even(n bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+             CREATE FUNCTION is_even(n bigint) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
                 IF n = 0 THEN RAISE 'no such thing' USING ERRCODE = '42704'; END IF;
                 RETURN true;
              END $$",
