@@ -23,6 +23,9 @@ pub struct BacklogLimit<'a> {
     /// This run's part of it.
     own_limit: u64,
     available: u64,
+    /// Sent since the ledger was first asked, and what it had counted of the sweep then.
+    sent: i64,
+    counted_before: Option<i64>,
     last_queried: Option<Instant>,
     progress: &'a FeederProgress,
     retrier: Retrier<'a>,
@@ -45,6 +48,8 @@ impl<'a> BacklogLimit<'a> {
             max_backlog,
             own_limit: max_backlog,
             available: 0,
+            sent: 0,
+            counted_before: None,
             last_queried: None,
             progress,
             retrier,
@@ -63,6 +68,13 @@ impl<'a> BacklogLimit<'a> {
     pub fn record_sent(&mut self, messages: usize) {
         let messages = u64::try_from(messages).unwrap_or(u64::MAX);
         self.available = self.available.saturating_sub(messages);
+        self.sent += i64::try_from(messages).unwrap_or(0);
+    }
+
+    /// What the ledger does not count yet: the cursor moves later.
+    fn uncounted(&mut self, share: QueueShare) -> i64 {
+        let before = *self.counted_before.get_or_insert(share.sweep_fed);
+        (self.sent - (share.sweep_fed - before)).max(0)
     }
 
     /// A request costs the same for one message as for ten, so less than ten is waited for; but not
@@ -78,7 +90,9 @@ impl<'a> BacklogLimit<'a> {
                 .sleep_unless_stopped(QUEUE_POLL_INTERVAL.saturating_sub(asked.elapsed()))
                 .await?;
         }
-        let (backlog, share) = read_backlog(self.queue, self.source, self.retrier).await?;
+        let (total, share) = read_queue(self.queue, self.source, self.retrier).await?;
+        let uncounted = share.map_or(0, |share| self.uncounted(share));
+        let backlog = QueueShare::own_backlog(share, total, uncounted);
         self.last_queried = Some(Instant::now());
         self.own_limit = QueueShare::max_backlog(share, self.max_backlog);
         self.available = self.own_limit.saturating_sub(backlog);
@@ -92,8 +106,8 @@ impl<'a> BacklogLimit<'a> {
     }
 }
 
-/// How many messages of the queue are this run's, and what it shares.
-pub async fn read_backlog(
+/// How many messages the queue has, and what this run shares of it.
+pub async fn read_queue(
     queue: &dyn MessageQueue,
     source: &dyn FeedSource,
     retrier: Retrier<'_>,
@@ -103,6 +117,5 @@ pub async fn read_backlog(
     let total = attributes.await?.backlog.total_messages();
     let read_share = async || source.queue_share().await;
     let share = retrier.retry_database("reading the share", read_share);
-    let share = share.await?;
-    Ok((QueueShare::own_backlog(share, total), share))
+    Ok((total, share.await?))
 }

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::feed_source::{FeedSource, QueueShare};
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::MessageQueue;
 use tokio::time::Instant;
 
-use crate::backlog::read_backlog;
+use crate::backlog::read_queue;
 use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 
@@ -21,6 +21,10 @@ const REQUIRED_EMPTY_READS: u32 = 3;
 /// Without any progress for this long, messages that no consumer can process may be circling, or no
 /// consumer may be running.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Beside other runs' messages the queue is not empty, and some of ours that ended uncounted (purged, or fenced off)
+/// seem to be left: they are fed again after so long.
+const SHARED_STALL_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Waits until the queue is empty, or until nothing is left to move although it is not.
 pub async fn wait_until_drained(
@@ -34,7 +38,8 @@ pub async fn wait_until_drained(
     let mut stall = StallDetector::new();
     while empty_reads < REQUIRED_EMPTY_READS {
         // Others may go on feeding.
-        let (backlog, share) = read_backlog(queue, source, retrier).await?;
+        let (total, share) = read_queue(queue, source, retrier).await?;
+        let backlog = QueueShare::own_backlog(share, total, 0);
         let read_progress = async || source.run_progress().await;
         let numbers = retrier.retry_database("reading progress", read_progress);
         let accounted = numbers.await?.accounted_rows();
@@ -42,12 +47,11 @@ pub async fn wait_until_drained(
         if progress.is_held() {
             // Nothing is expected to change.
             stall = StallDetector::new();
-        } else if stall.is_stalled((share.map_or(backlog, |share| share.own_messages), accounted)) {
+        } else if let Some(stalled) = stall.stalled_for((backlog_key(share, total), accounted)) {
             let has_rows_left = async || source.has_rows_left().await;
             let has_rows_left = retrier.retry_database("looking for rows", has_rows_left);
-            // Beside other runs the queue is never empty, and messages that ended uncounted seem to be left.
-            let is_surely_busy = share.is_none_or(|share| share.other_feeders == 0);
-            if !has_rows_left.await? || (!is_surely_busy && progress.running_consumers() > 0) {
+            let may_be_drained = stalled >= SHARED_STALL_TIMEOUT && may_be_others(share, progress);
+            if may_be_drained || !has_rows_left.await? {
                 return Ok(());
             }
             log_stall(backlog, progress.running_consumers());
@@ -55,6 +59,19 @@ pub async fn wait_until_drained(
         retrier.sleep_unless_stopped(QUEUE_POLL_INTERVAL).await?;
     }
     Ok(())
+}
+
+/// What changes as long as messages of this run end.
+fn backlog_key(share: Option<QueueShare>, total: u64) -> i64 {
+    let total = i64::try_from(total).unwrap_or(i64::MAX);
+    share.map_or(total, |share| share.own_messages)
+}
+
+/// Whether the messages that are left may all be of other runs.
+fn may_be_others(share: Option<QueueShare>, progress: &FeederProgress) -> bool {
+    share.is_some_and(|share| share.others_have_messages)
+        && progress.running_consumers() > 0
+        && progress.held_back_consumers() == 0
 }
 
 fn log_stall(backlog: u64, consumers: u64) {
@@ -77,8 +94,9 @@ fn log_stall(backlog: u64, consumers: u64) {
 
 /// Notices when nothing changes any more; each time twice as late, because the check costs a scan.
 struct StallDetector {
-    last: Option<(u64, u64)>,
+    last: Option<(i64, u64)>,
     unchanged_since: Instant,
+    noticed_at: Instant,
     timeout: Duration,
 }
 
@@ -87,21 +105,23 @@ impl StallDetector {
         Self {
             last: None,
             unchanged_since: Instant::now(),
+            noticed_at: Instant::now(),
             timeout: STALL_TIMEOUT,
         }
     }
 
-    fn is_stalled(&mut self, now: (u64, u64)) -> bool {
+    /// For how long, where that is to be noticed.
+    fn stalled_for(&mut self, now: (i64, u64)) -> Option<Duration> {
         if self.last != Some(now) {
             self.last = Some(now);
-            self.unchanged_since = Instant::now();
-            return false;
+            (self.unchanged_since, self.noticed_at) = (Instant::now(), Instant::now());
+            return None;
         }
-        if self.unchanged_since.elapsed() < self.timeout {
-            return false;
+        if self.noticed_at.elapsed() < self.timeout {
+            return None;
         }
-        self.unchanged_since = Instant::now();
+        self.noticed_at = Instant::now();
         self.timeout *= 2;
-        true
+        Some(self.unchanged_since.elapsed())
     }
 }

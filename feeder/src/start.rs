@@ -87,6 +87,7 @@ pub async fn start(
     let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
     tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
     prune_dead_workers(&ledger).await;
+    warn_of_interrupted_rollback(&ledger).await;
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
     ready.set();
     let feed = FeedLoop {
@@ -165,5 +166,16 @@ async fn open_ledger(
 async fn prune_dead_workers(ledger: &PostgresLedger) {
     if let Err(error) = ledger.prune_dead_workers().await {
         tracing::debug!(%error, "processes that have ended stay in the ledger");
+    }
+}
+
+/// Only a rollback looks again at the copies of what went back.
+async fn warn_of_interrupted_rollback(ledger: &PostgresLedger) {
+    match ledger.has_interrupted_rollback().await {
+        Ok(true) => tracing::warn!(
+            "a rollback was cut off before it had looked at all copies again: an image that was replaced meanwhile fails with DestinationConflict; run `feeder rollback --ids` with the row's id then"
+        ),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(%error, "rollbacks cannot be looked at"),
     }
 }

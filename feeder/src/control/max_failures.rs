@@ -41,6 +41,8 @@ impl FailureLimit {
             reason: Some(reason.clone()),
         };
         pause_run(ledger.pool(), ledger.run_id(), &operator).await?;
+        // A resume may come before the pause was heard of.
+        self.was_paused = true;
         tracing::error!(
             "paused by {PAUSED_BY}: {reason}; `feeder failures` says why, `feeder resume` goes on"
         );

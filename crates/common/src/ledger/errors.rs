@@ -312,6 +312,7 @@ fn our_hint(code: &str) -> Option<&'static str> {
     match code {
         LOCK_NOT_AVAILABLE => Some("another session holds the lock: pg_locks names it"),
         "42501" => Some("`feeder plan` prints the GRANT"),
+        "42883" => Some("where a column's type was changed, restart feeder and consumers"),
         "42P01" | "42703" => Some("a table or a column that the run needs was renamed or dropped"),
         _ => None,
     }

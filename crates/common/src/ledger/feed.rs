@@ -44,6 +44,10 @@ SELECT EXISTS (SELECT 1 FROM ended)";
 /// a message; some that ended in no way that is counted are not, which the queue's own count bounds.
 const SELECT_QUEUE_SHARE: &str = "SELECT
     f.sweep_fed - (coalesce(sum(c.moved + c.changed + c.failed), 0)::bigint - f.sweep_accounted) AS own_messages,
+    f.sweep_fed,
+    EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors o WHERE o.run_id <> $1 AND o.sweep_fed + o.sweep_accounted > (
+        SELECT coalesce(sum(moved + changed + failed), 0) FROM bucket_brigade.counters c WHERE c.run_id = o.run_id
+    )) AS others_have_messages,
     (SELECT count(DISTINCT w.run_id) FROM bucket_brigade.workers w
       WHERE w.role = 'feeder' AND w.run_id <> $1 AND w.seen_at > now() - interval '10 seconds') AS other_feeders
     FROM bucket_brigade.feed_cursors f LEFT JOIN bucket_brigade.counters c USING (run_id)
@@ -285,11 +289,7 @@ impl FeedSource for PostgresLedger {
 
     async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
         let query = sqlx::query_as(SELECT_QUEUE_SHARE).bind(self.run_id);
-        let found: Option<(i64, i64)> = with_timeout(query.fetch_optional(&self.pool)).await?;
-        Ok(found.map(|(own_messages, other_feeders)| QueueShare {
-            own_messages: u64::try_from(own_messages).unwrap_or(0),
-            other_feeders: u64::try_from(other_feeders).unwrap_or(0),
-        }))
+        with_timeout(query.fetch_optional(&self.pool)).await
     }
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError> {

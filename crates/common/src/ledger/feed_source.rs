@@ -35,23 +35,30 @@ pub struct RowPage {
 }
 
 /// What of a queue is this run's, by the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct QueueShare {
-    /// Rows that were fed in this sweep and have not ended: at most so many messages.
-    pub own_messages: u64,
+    /// Rows that were fed in this sweep and have not ended: at most so many messages. Less than none where some ended
+    /// before the cursor counted them.
+    pub own_messages: i64,
+    /// Rows that the cursor has counted in this sweep.
+    pub sweep_fed: i64,
     /// Other runs that are being fed.
-    pub other_feeders: u64,
+    pub other_feeders: i64,
+    /// Whether other runs have messages, by the same count.
+    pub others_have_messages: bool,
 }
 
 impl QueueShare {
-    /// How many of the queue's messages are this run's, at most.
-    pub fn own_backlog(share: Option<Self>, queue_total: u64) -> u64 {
-        share.map_or(queue_total, |share| share.own_messages.min(queue_total))
+    /// How many of the queue's messages are this run's, at most; `uncounted` were sent since the cursor moved.
+    pub fn own_backlog(share: Option<Self>, queue_total: u64, uncounted: i64) -> u64 {
+        let own = |share: Self| u64::try_from(share.own_messages + uncounted).unwrap_or(0);
+        share.map_or(queue_total, |share| own(share).min(queue_total))
     }
 
     /// How many this run may have, of so many in all.
     pub fn max_backlog(share: Option<Self>, max_backlog: u64) -> u64 {
-        let feeders = share.map_or(0, |share| share.other_feeders) + 1;
+        let others = share.map_or(0, |share| share.other_feeders);
+        let feeders = u64::try_from(others).unwrap_or(0) + 1;
         (max_backlog / feeders).max(1)
     }
 }

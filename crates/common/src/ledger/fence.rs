@@ -14,7 +14,8 @@ use sqlx::postgres::PgPool;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::lock::holds_locks_sql;
-use super::{LedgerError, LockClaims, PostgresLedger, RunSpec};
+use super::{LedgerError, LockClaims, PostgresLedger, RunSpec, with_timeout};
+use crate::ledger::move_ledger::StatementError;
 use crate::may_be_bucket;
 
 /// In SQL, whether the request of a removal may still be carried out: S3 refuses those that were signed a quarter of
@@ -80,7 +81,15 @@ const SOURCES: &str = concat!(
     " AND starts_with(r.object_key, me.source_key_prefix)"
 );
 
+/// Of rows that went back, those whose copies were not looked at since.
+const HAS_UNSEEN_ROLLBACKS: &str = "SELECT EXISTS (SELECT 1 FROM bucket_brigade.rollbacks WHERE run_id = $1 AND looked_at IS NULL)";
+
 impl PostgresLedger {
+    pub async fn has_interrupted_rollback(&self) -> Result<bool, StatementError> {
+        let query = sqlx::query_scalar(HAS_UNSEEN_ROLLBACKS).bind(self.run_id);
+        with_timeout(query.fetch_one(&self.pool)).await
+    }
+
     pub async fn read_fence(&self) -> Result<i64, LedgerError> {
         let query = sqlx::query_scalar("SELECT fence FROM bucket_brigade.run WHERE id = $1");
         within_limit(query.bind(self.run_id).fetch_one(&self.pool)).await

@@ -9,9 +9,12 @@ use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
-use super::queries::UndoTarget;
+use super::queries::{UncheckedRow, UndoTarget};
 use crate::moved_row::{MovedRow, recorded_companions};
 use crate::retrying_store::{is_object_error, stat_object};
+
+/// What an upload takes that had begun before, and the difference of two clocks.
+const LATE_WRITE_SECONDS: i64 = 60;
 
 /// Why a row is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -109,6 +112,7 @@ impl UndoClassifier<'_> {
                 return Ok(Ok(UndoTarget {
                     row,
                     destination_key,
+                    undone_at: None,
                 }));
             }
             Ok(Err(reason)) => (reason, None),
@@ -166,19 +170,27 @@ impl UndoClassifier<'_> {
     }
 
     /// A row that was set back and still is, with the key of its copy.
-    pub(super) fn as_undone(&self, row: MovedRow) -> Option<UndoTarget> {
+    pub(super) fn as_undone(&self, unchecked: UncheckedRow) -> Option<UndoTarget> {
+        let UncheckedRow { row, undone_at } = unchecked;
         let is_back = row.current_path.as_deref() == Some(&row.old_path);
         let route = self.rule.route_for(&row.old_path).ok();
         Some(UndoTarget {
             destination_key: route.filter(|_| is_back)?.destination_key,
             row,
+            undone_at: Some(undone_at),
         })
     }
 
-    /// Whether the application has replaced the copy by now.
+    /// Whether the application has replaced the copy while the row was set back. What was written later, when the row
+    /// named the copy no more, is another row's.
     pub(super) async fn is_copy_replaced(&self, undo: &UndoTarget) -> Result<bool, StoreError> {
         let copy = stat_object(self.store, BucketSide::Destination, &undo.destination_key).await?;
-        Ok(copy.is_some_and(|copy| copy.etag != undo.row.etag))
+        Ok(copy.is_some_and(|copy| {
+            let times = undo.undone_at.zip(copy.modified_seconds);
+            let is_later =
+                times.is_some_and(|(undone, modified)| modified > undone + LATE_WRITE_SECONDS);
+            copy.etag != undo.row.etag && !is_later
+        }))
     }
 }
 

@@ -18,6 +18,16 @@ use crate::statements::column;
 pub(super) struct UndoTarget {
     pub(super) row: MovedRow,
     pub(super) destination_key: String,
+    /// When it was set back, in seconds since 1970.
+    pub(super) undone_at: Option<i64>,
+}
+
+/// A row that an earlier rollback has set back.
+#[derive(Debug, sqlx::FromRow)]
+pub(super) struct UncheckedRow {
+    #[sqlx(flatten)]
+    pub(super) row: MovedRow,
+    pub(super) undone_at: i64,
 }
 
 /// `$1` run, `$2` ids, `$3` old paths, `$4` new paths, `$5` `ETags`, `$6` times of the moves, `$7` keys of
@@ -87,7 +97,7 @@ SELECT id FROM back"#
 pub(super) fn undone_unchecked_sql(table: &ApplicationTable) -> String {
     let (columns, joins) = (moved_columns(table), moved_joins(table));
     format!(
-        "SELECT {columns} FROM bucket_brigade.rollbacks m {joins}
+        "SELECT {columns}, extract(epoch FROM m.rolled_back_at)::bigint AS undone_at FROM bucket_brigade.rollbacks m {joins}
           WHERE m.run_id = $1 AND m.looked_at IS NULL AND m.row_id AFTER $2
           ORDER BY m.row_id LIMIT 100"
     )

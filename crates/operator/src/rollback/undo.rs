@@ -17,15 +17,14 @@ use tokio_util::sync::CancellationToken;
 use super::classify::{SkipReason, SkippedRow, UndoClassifier};
 use super::output::RollbackPrinter;
 use super::queries::{
-    UndoTarget, holds_locks, mark_undone_checked, moves_by_id, undo_moves, undone_by_us,
-    undone_unchecked_sql,
+    UncheckedRow, UndoTarget, holds_locks, mark_undone_checked, moves_by_id, undo_moves,
+    undone_by_us, undone_unchecked_sql,
 };
 use super::selection::MoveSelection;
 use super::source::RowSource;
 use crate::command_cursor::{CommandCursor, CursorLap};
 use crate::command_throttle::CommandThrottle;
 use crate::locks::CommandLocks;
-use crate::moved_row::MovedRow;
 use crate::page_pipeline::{ensure_not_stopped, is_complete, run_pages, until_stopped};
 use crate::retrying_store::{RequestSlots, is_object_error};
 use crate::statements::{MAX_RETRIES, Pages, RETRY_BACKOFF, retry_statement};
@@ -107,11 +106,11 @@ impl RollbackRun<'_> {
     /// Checks the copies of a rollback that was killed before it could.
     async fn finish_interrupted(&self) -> anyhow::Result<()> {
         let mut pages = Pages::new(self.ledger, undone_unchecked_sql(self.ledger.table()));
-        while let Some(page) = pages.next(|row: &MovedRow| &row.id).await? {
+        while let Some(page) = pages.next(|row: &UncheckedRow| &row.row.id).await? {
             let (mut back, mut others) = (Vec::new(), Vec::new());
-            for row in page {
-                let id = row.id.clone();
-                match self.classifier.as_undone(row) {
+            for unchecked in page {
+                let id = unchecked.row.id.clone();
+                match self.classifier.as_undone(unchecked) {
                     Some(undo) => back.push(undo),
                     None => others.push(id),
                 }

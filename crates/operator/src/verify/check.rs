@@ -23,6 +23,10 @@ const MAX_ATTEMPTS: u32 = 4;
 
 const CONCURRENT_WRITE: &str = "the source was written while it was checked";
 
+/// `$1` run, `$2` row, `$3` the new ETag, `$4` the old one.
+const RECORD_RECOPY: &str = "UPDATE bucket_brigade.moves SET etag = $3, recopied_at = now()
+    WHERE run_id = $1 AND row_id = $2 AND etag = $4";
+
 /// `$1` run, `$2` row, `$3` pattern, `$4` the new ETag, `$5` the old one.
 const RECORD_COMPANION: &str = "UPDATE bucket_brigade.moves
     SET companions = jsonb_set(companions, ARRAY[$3::text], to_jsonb($4::text))
@@ -89,6 +93,16 @@ impl MoveChecker<'_> {
                 "its old path is outside the path rule".into(),
             ),
         };
+        if let Some(new_etag) = &finding.new_etag {
+            // At once: a copy of ours that is not on record looks like the application's.
+            let record = async || {
+                let query = sqlx::query(RECORD_RECOPY).bind(self.ledger.run_id());
+                let query = query.bind(&row.id).bind(new_etag).bind(&row.etag);
+                with_timeout(query.execute(self.ledger.pool())).await
+            };
+            retry_statement(record).await?;
+            row.etag.clone_from(new_etag);
+        }
         if finding.is_intact {
             finding.mismatch = self.check_companions(&row, listed).await?;
             finding.is_intact = finding.mismatch.is_none();

@@ -48,9 +48,12 @@ impl FeedSource for SimulatedClient {
         self.run_statement("share", |things| {
             let table = &things.table;
             let ended = table.accounted_rows() - table.sweep_accounted;
+            let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
             Some(QueueShare {
-                own_messages: table.sweep_fed.saturating_sub(ended),
+                own_messages: number(table.sweep_fed) - number(ended),
+                sweep_fed: number(table.sweep_fed),
                 other_feeders: 1,
+                others_have_messages: false,
             })
         })
         .await

@@ -219,6 +219,36 @@ async fn feeders_share_the_backlog_and_none_starves() {
     stop_consumer(consumer).await;
 }
 
+/// Its cursor moves with its pages alone: what it has sent is counted all the same.
+#[tokio::test]
+async fn a_feeder_in_stretches_holds_the_backlog_beside_an_earlier_run() {
+    let rig = TestRig::new().await;
+    add_faces(&rig, 1).await;
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    let ended = wait_for_exit(&mut rig.spawn("feeder", &FACES, &[])).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    stop_consumer(consumer).await;
+    rig.execute_sql(
+        "INSERT INTO images (path) SELECT 'image/' || n FROM generate_series(1, 2000) n",
+    )
+    .await;
+    let settings = [("MAX_BACKLOG", "20"), ("FEED_ORDER", "spread")];
+    let mut feeder = rig.spawn("feeder", &settings, &[]);
+    let asked = || {
+        let requests = rig.cloud.request_counts();
+        requests.count_operation_by("feeder", "GetQueueAttributes")
+    };
+    wait_until("a full backlog", async || {
+        rig.visible_messages().await >= 20
+    })
+    .await;
+    let before = asked();
+    wait_until("some more looks", async || asked() > before + 3).await;
+    assert_eq!(rig.visible_messages().await, 20);
+    feeder.terminate().unwrap();
+    wait_for_exit(&mut feeder).await;
+}
+
 #[tokio::test]
 async fn commands_control_all_runs_and_the_history_knows_who_and_why() {
     let rig = TestRig::new().await;
