@@ -70,7 +70,12 @@ impl Committer {
             }
             .boxed()
         };
-        Self(LedgerBatcher::new(COMMIT_BATCHES, context, commit))
+        Self(LedgerBatcher::new(
+            "committing",
+            COMMIT_BATCHES,
+            context,
+            commit,
+        ))
     }
 
     pub async fn commit(

@@ -43,8 +43,13 @@ where
     T: Clone + Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// `call` returns the result of each request of its batch, in order.
-    pub fn new<F>(config: BatchConfig, context: &ConsumerContext, call: F) -> Self
+    /// `call`, which does `what`, returns the result of each request of its batch, in order.
+    pub fn new<F>(
+        what: &'static str,
+        config: BatchConfig,
+        context: &ConsumerContext,
+        call: F,
+    ) -> Self
     where
         F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>
             + Send
@@ -52,6 +57,7 @@ where
             + 'static,
     {
         let retrier = Arc::new(LedgerRetrier {
+            what,
             call,
             health: context.health.clone(),
             statements: Arc::clone(&context.statements),
@@ -76,6 +82,7 @@ where
 }
 
 struct LedgerRetrier<F> {
+    what: &'static str,
     call: F,
     health: Health,
     statements: Arc<SlotShare>,
@@ -91,7 +98,7 @@ impl<F> LedgerRetrier<F> {
         let (mut tries, mut suspicions) = (0, 0);
         let refused = |code, message| {
             // It answers.
-            self.health.mark_up(Dependency::Database);
+            self.health.record_success(Dependency::Database, self.what);
             Err(FailureCause {
                 code,
                 message,
@@ -110,7 +117,7 @@ impl<F> LedgerRetrier<F> {
             let reason = match result {
                 Ok(Err(StatementError::Unavailable(reason))) => reason,
                 Ok(Ok(results)) => {
-                    self.health.mark_up(Dependency::Database);
+                    self.health.record_success(Dependency::Database, self.what);
                     return Ok(results.into_iter().map(LedgerOutcome::Done).collect());
                 }
                 Ok(Err(StatementError::Rejected { code, message })) => {
@@ -126,13 +133,17 @@ impl<F> LedgerRetrier<F> {
                     }
                     format!("{message} ({code})")
                 }
-                Err(panic) => return Err(FailureCause::panicked(panic)),
+                Err(panic) => {
+                    self.health.record_success(Dependency::Database, self.what);
+                    return Err(FailureCause::panicked(panic));
+                }
             };
             tries += 1;
             // A suspicion is no outage yet.
             if !(1..SUSPECT_TRIES).contains(&suspicions) {
+                let failed = (self.what, &*reason);
                 self.health
-                    .record_failure(Dependency::Database, began, tries, &reason);
+                    .record_call_failure(Dependency::Database, began, tries, failed);
             }
             if self.stop.is_cancelled() {
                 break;
@@ -174,7 +185,7 @@ mod tests {
         context: &ConsumerContext,
         fail: fn() -> StatementError,
     ) -> Vec<Option<FailureCause>> {
-        let batcher = LedgerBatcher::new(CONFIG, context, move |batch: Arc<[i32]>| {
+        let batcher = LedgerBatcher::new("a test", CONFIG, context, move |batch: Arc<[i32]>| {
             async move {
                 if batch.contains(&5) {
                     return Err(fail());
@@ -241,7 +252,7 @@ mod tests {
     async fn wait_for_statement(suspected: bool) {
         let context = ConsumerContext::for_tests();
         let (health, began) = (context.health.clone(), Instant::now());
-        let batcher = LedgerBatcher::new(CONFIG, &context, move |batch: Arc<[u32]>| {
+        let batcher = LedgerBatcher::new("a test", CONFIG, &context, move |batch: Arc<[u32]>| {
             let is_over = began.elapsed() > Duration::from_mins(1);
             async move {
                 match (is_over, suspected) {
@@ -265,7 +276,7 @@ mod tests {
         let context = ConsumerContext::for_tests();
         let was_up = Arc::new(Mutex::new(Vec::new()));
         let (health, recorded) = (context.health.clone(), Arc::clone(&was_up));
-        let batcher = LedgerBatcher::new(CONFIG, &context, move |batch: Arc<[u32]>| {
+        let batcher = LedgerBatcher::new("a test", CONFIG, &context, move |batch: Arc<[u32]>| {
             let mut recorded = recorded.lock();
             recorded.push(health.is_up(Dependency::Database));
             let fails = recorded.len() <= 3;
@@ -287,9 +298,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stop_ends_the_wait_for_a_database_that_is_down() {
         let context = ConsumerContext::for_tests();
-        let batcher: LedgerBatcher<u32, u32> = LedgerBatcher::new(CONFIG, &context, |_| {
-            async { Err(StatementError::Unavailable("down".into())) }.boxed()
-        });
+        let batcher: LedgerBatcher<u32, u32> =
+            LedgerBatcher::new("a test", CONFIG, &context, |_| {
+                async { Err(StatementError::Unavailable("down".into())) }.boxed()
+            });
         context.stop.cancel();
         assert!(matches!(
             batcher.submit(1).await,

@@ -71,6 +71,10 @@ impl<'a> BacklogLimit<'a> {
         self.sent += i64::try_from(messages).unwrap_or(0);
     }
 
+    pub fn sent(&self) -> u64 {
+        u64::try_from(self.sent).unwrap_or(0)
+    }
+
     /// What the ledger does not count yet: the cursor moves later.
     fn uncounted(&mut self, share: QueueShare) -> i64 {
         let before = *self.counted_before.get_or_insert(share.sweep_fed);

@@ -26,13 +26,13 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// seem to be left: they are fed again after so long.
 const SHARED_STALL_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Waits until the queue is empty, or until nothing is left to move although it is not.
+/// Waits until the queue is empty, or until nothing is left to move although it is not. False where neither is sure.
 pub async fn wait_until_drained(
     queue: &dyn MessageQueue,
     source: &dyn FeedSource,
     progress: &FeederProgress,
     retrier: Retrier<'_>,
-) -> Result<(), FeederStopped> {
+) -> Result<bool, FeederStopped> {
     progress.set_phase(WorkerState::Draining);
     let mut empty_reads = 0;
     let mut stall = StallDetector::new();
@@ -50,15 +50,17 @@ pub async fn wait_until_drained(
         } else if let Some(stalled) = stall.stalled_for((backlog_key(share, total), accounted)) {
             let has_rows_left = async || source.has_rows_left().await;
             let has_rows_left = retrier.retry_database("looking for rows", has_rows_left);
-            let may_be_drained = stalled >= SHARED_STALL_TIMEOUT && may_be_others(share, progress);
-            if may_be_drained || !has_rows_left.await? {
-                return Ok(());
+            if !has_rows_left.await? {
+                return Ok(true);
+            }
+            if stalled >= SHARED_STALL_TIMEOUT && may_be_others(share, progress) {
+                return Ok(false);
             }
             log_stall(backlog, progress.running_consumers());
         }
         retrier.sleep_unless_stopped(QUEUE_POLL_INTERVAL).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What changes as long as messages of this run end.
@@ -69,8 +71,7 @@ fn backlog_key(share: Option<QueueShare>, total: u64) -> i64 {
 
 /// Whether the messages that are left may all be of other runs.
 fn may_be_others(share: Option<QueueShare>, progress: &FeederProgress) -> bool {
-    share.is_some_and(|share| share.others_have_messages)
-        && progress.running_consumers() > 0
+    share.is_some_and(|share| share.others_have_messages && share.has_consumers)
         && progress.held_back_consumers() == 0
 }
 

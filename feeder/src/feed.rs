@@ -94,23 +94,32 @@ impl FeedLoop {
         loop {
             self.progress.set_phase(WorkerState::Watching);
             self.retrier().sleep_unless_stopped(interval).await?;
-            match self.prepare_sweep().await? {
+            let access = self.prepare_sweep().await?;
+            if self.cursor().read_position().await?.sweep_fed > 0 {
+                // A retry: its rows lie anywhere.
+                return Ok(());
+            }
+            match access {
                 SweepAccess::NothingLeft => {}
                 SweepAccess::Index(_) => return Ok(()),
-                // A retry: its rows lie anywhere.
-                _ if self.cursor().read_position().await?.sweep_fed > 0 => return Ok(()),
                 access => {
-                    let start = access.start().cloned();
-                    if watch.poll(&mut self.table_sweep(None, start)).await? > 0 {
-                        self.drain().await?;
-                        self.cursor().begin_sweep().await?;
-                        if !self.finish().await? {
-                            return Ok(());
-                        }
+                    let mut sweep = self.table_sweep(None, access.start().cloned());
+                    if watch.poll(&mut sweep).await? > 0 && !self.finish_look(&sweep).await? {
+                        return Ok(());
                     }
                 }
             }
         }
+    }
+
+    /// After rows that were fed outside a sweep. False where more may be left.
+    async fn finish_look(&self, sweep: &TableSweep<'_>) -> Result<bool, FeederStopped> {
+        let is_drained = self.drain().await?;
+        // What was not sent by us was counted by a retry.
+        let counted = self.cursor().read_position().await?.sweep_fed;
+        let is_retried = sweep.is_retried || counted > sweep.backlog.sent();
+        self.cursor().begin_sweep().await?;
+        Ok(is_drained && !is_retried && self.finish().await?)
     }
 
     async fn sweep_what_is_left(
@@ -151,7 +160,7 @@ impl FeedLoop {
             fed, unrecorded, ..
         } = self.run_sweep(Some(canary), start).await?;
         tracing::info!(fed, "the canary is fed: {fed} rows");
-        self.drain().await?;
+        while !self.drain().await? {}
         self.cursor().begin_sweep().await?;
         Ok(self.read_outcome(unrecorded).await?.since(&before))
     }
@@ -197,6 +206,7 @@ impl FeedLoop {
             ),
             canary,
             has_begun: false,
+            is_retried: false,
         }
     }
 
@@ -211,7 +221,8 @@ impl FeedLoop {
         }
     }
 
-    async fn drain(&self) -> Result<(), FeederStopped> {
+    /// False where messages may be left all the same.
+    async fn drain(&self) -> Result<bool, FeederStopped> {
         wait_until_drained(&*self.queue, &*self.source, &self.progress, self.retrier()).await
     }
 

@@ -216,11 +216,10 @@ impl PageReader for SpreadReader {
             None => self.divide_table(cursor).await?,
         };
         let count = u32::try_from(stretches.len().max(1)).unwrap_or(u32::MAX);
-        let most = 2 * usize::try_from(size).unwrap_or(usize::MAX / 2);
-        let size = if self.found_none.load(Ordering::Relaxed) {
-            size
+        let (size, most) = if self.found_none.load(Ordering::Relaxed) {
+            (size, 2 * usize::try_from(size).unwrap_or(usize::MAX / 2))
         } else {
-            size.div_ceil(count).max(MIN_STRETCH_ROWS)
+            (size.div_ceil(count).max(MIN_STRETCH_ROWS), usize::MAX)
         };
         let (mut left, mut columns) = (Vec::new(), Vec::new());
         let (mut is_end, mut unreadable, mut found) = (true, None, 0);

@@ -33,6 +33,8 @@ pub struct TableSweep<'a> {
     pub canary: Option<CanarySelection>,
     /// Whether pages outside a sweep have begun one.
     pub has_begun: bool,
+    /// Whether failures were retried before that.
+    pub is_retried: bool,
 }
 
 /// What a sweep came to.
@@ -111,6 +113,7 @@ impl TableSweep<'_> {
         };
         let fed = page.rows.len();
         if fed > 0 && !mem::replace(&mut self.has_begun, true) {
+            self.is_retried = cursor.read_position().await?.sweep_fed > 0;
             cursor.begin_sweep().await?;
         }
         let confirmed = (last_id.clone(), self.send_page(page).await?);

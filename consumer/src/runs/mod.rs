@@ -16,6 +16,7 @@
 //! What the process has in hand is bounded, and each run is sure of a part: one that hangs takes no place of
 //! another's.
 
+mod allowance;
 mod dispatch;
 mod load;
 mod serve;
@@ -29,13 +30,14 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use self::allowance::Allowance;
 pub(crate) use self::dispatch::Dispatcher;
 pub use self::dispatch::{IncomingMessage, LeasedMessage};
 pub(crate) use self::load::{BUCKETS, LedgerRunLoader, LoadStep, MAX_CONNECTIONS, within_limit};
 pub use self::load::{HomeRun, RunLoader, RunParts};
 pub use self::serve::RUN_IDLE_LIMIT;
 pub(crate) use self::serve::{deregister, serve_all, serve_run};
-use self::table::{Allowance, RunSlot, RunTable};
+use self::table::{RunSlot, RunTable};
 use crate::handle::Stages;
 
 /// About twenty megabytes: as many as a feeder has in the queue by default.
@@ -222,7 +224,7 @@ impl Runs {
     /// The run is to be loaded again: its messages wait for that.
     fn reload(&self, run: i64) {
         let mut table = self.0.table.lock();
-        table.slot(run).stages = None;
+        table.slot(run).unload();
         table.new_runs.push(run);
         drop(table);
         self.0.arrived.notify_one();

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
 use bucket_brigade_common::retry::Backoff;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::LeasedMessage;
+use super::allowance::{Allowance, OWN_DEPENDENCIES};
 use crate::handle::Stages;
 
 /// A run that has its part in hand is waited for, unless nothing of it ends for so long.
@@ -30,17 +30,6 @@ const EXCLUDED_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_mins(5),
     max_delay: Duration::from_hours(6),
 };
-
-/// What the throttle and the store of a run allow.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Allowance {
-    /// Messages in hand. What cannot be copied soon is better left to others, and to the queue if we have to stop.
-    in_hand: usize,
-    /// Those that wait for a slow range of keys: they take no room of what can go on.
-    slow: usize,
-    /// The fleet's limits leave nothing of the run to this process.
-    is_excluded: bool,
-}
 
 pub(super) struct RunSlot {
     /// None until the run has passed its checks.
@@ -77,27 +66,6 @@ pub(super) struct RunTable {
     slow: usize,
 }
 
-impl Allowance {
-    /// While a run is taken on nothing is known against it: its messages take room like any.
-    const UNTIL_KNOWN: Self = Self {
-        in_hand: usize::MAX,
-        slow: 0,
-        is_excluded: false,
-    };
-
-    pub(super) fn of(stages: &Stages) -> Self {
-        let throttle = &stages.context.throttle;
-        let is_up = stages.context.health.is_up(Dependency::Objects);
-        let slow = throttle.excess_waiting();
-        let in_hand = throttle.max_in_hand().saturating_add(slow);
-        Self {
-            in_hand: if is_up { in_hand } else { 0 },
-            slow,
-            is_excluded: throttle.is_excluded(),
-        }
-    }
-}
-
 impl RunSlot {
     pub(super) fn new() -> Self {
         let now = Instant::now();
@@ -111,6 +79,11 @@ impl RunSlot {
             changed: Arc::default(),
             allowance: Allowance::UNTIL_KNOWN,
         }
+    }
+
+    /// What was allowed of the run that it was says nothing of the next.
+    pub(super) fn unload(&mut self) {
+        (self.stages, self.allowance) = (None, Allowance::UNTIL_KNOWN);
     }
 
     pub(super) fn held_count(&self) -> usize {
@@ -137,7 +110,10 @@ impl RunSlot {
     /// Why it cannot be worked on.
     pub(super) fn obstacle(&self) -> Option<String> {
         match &self.stages {
-            Some(stages) => stages.context.health.outage_of(Dependency::Objects),
+            Some(stages) => {
+                let outage = |one| stages.context.health.outage_of(one);
+                OWN_DEPENDENCIES.into_iter().find_map(outage)
+            }
             None => self.load_error.clone(),
         }
     }

@@ -35,12 +35,12 @@ pub(crate) const DELETE_FAILURES: &str = "WITH page AS MATERIALIZED (
     SELECT $1, 'operator', -(SELECT count(*) FROM gone)
     ON CONFLICT (run_id, worker) DO UPDATE SET
         failed = c.failed + excluded.failed, seen_at = now()
-), reopened AS (
-    UPDATE bucket_brigade.run SET finished_at = NULL WHERE id = $1 AND EXISTS (SELECT 1 FROM gone)
 ), swept_again AS (
     UPDATE bucket_brigade.feed_cursors SET sweep_fed = sweep_fed + 1,
-        sweep_accounted = sweep_accounted - (SELECT count(*) FROM gone)
+        sweep_accounted = sweep_accounted - (SELECT count(*) FROM gone) - 1
      WHERE run_id = $1 AND EXISTS (SELECT 1 FROM gone)
+), reopened AS (
+    UPDATE bucket_brigade.run SET finished_at = NULL WHERE id = $1 AND EXISTS (SELECT 1 FROM gone)
 )
 SELECT (SELECT max(row_id) FROM page), (SELECT count(*) FROM gone)";
 

@@ -48,6 +48,8 @@ const SELECT_QUEUE_SHARE: &str = "SELECT
     EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors o WHERE o.run_id <> $1 AND o.sweep_fed + o.sweep_accounted > (
         SELECT coalesce(sum(moved + changed + failed), 0) FROM bucket_brigade.counters c WHERE c.run_id = o.run_id
     )) AS others_have_messages,
+    EXISTS (SELECT 1 FROM bucket_brigade.workers w
+             WHERE w.role = 'consumer' AND w.seen_at > now() - interval '3 seconds') AS has_consumers,
     (SELECT count(DISTINCT w.run_id) FROM bucket_brigade.workers w
       WHERE w.role = 'feeder' AND w.run_id <> $1 AND w.seen_at > now() - interval '10 seconds') AS other_feeders
     FROM bucket_brigade.feed_cursors f LEFT JOIN bucket_brigade.counters c USING (run_id)

@@ -46,6 +46,8 @@ pub struct QueueShare {
     pub other_feeders: i64,
     /// Whether other runs have messages, by the same count.
     pub others_have_messages: bool,
+    /// Whether any consumer is alive, of whatever run: one that has no messages of a run drops it.
+    pub has_consumers: bool,
 }
 
 impl QueueShare {

@@ -45,11 +45,14 @@ fn table_oid(table: &str) -> String {
 }
 
 /// Whether a run `r` is at work on rows of a new one: its table, path column, prefixes and options. One without a
-/// filter has all rows. Two that move each other's rows back would go on for ever.
+/// filter has all rows. Two that move each other's rows back would go on for ever, unless paths grow shorter.
 fn shares_rows_sql([table, path_column, old_prefix, new_prefix, options]: [&str; 5]) -> String {
     let is_same_table = is_same_table(table);
     let overlap = |a: &str, b: &str| format!("(starts_with({a}, {b}) OR starts_with({b}, {a}))");
     let same = overlap("r.old_prefix", old_prefix);
+    let lasts = format!(
+        "length(r.new_prefix) + length({new_prefix}) >= length(r.old_prefix) + length({old_prefix})"
+    );
     let (feeds_us, feeds_it) = (
         overlap("r.new_prefix", old_prefix),
         overlap("r.old_prefix", new_prefix),
@@ -57,7 +60,7 @@ fn shares_rows_sql([table, path_column, old_prefix, new_prefix, options]: [&str;
     let has_feeder = has_feeder!();
     format!(
         "NOT r.paused AND (r.finished_at IS NULL OR {has_feeder}) AND {is_same_table} AND r.path_column = {path_column}
-       AND ({same} OR ({feeds_us} AND {feeds_it}))
+       AND ({same} OR ({feeds_us} AND {feeds_it} AND {lasts}))
        AND coalesce(r.options->>'ROW_FILTER' = {options}->>'ROW_FILTER', true)"
     )
 }
@@ -68,7 +71,7 @@ fn shares_rows_sql([table, path_column, old_prefix, new_prefix, options]: [&str;
 /// An unfinished run that has rows in scope as well is paused: its messages would move them by its own rule. Returns
 /// the names of such runs.
 fn insert_run_sql() -> String {
-    let shares_rows = shares_rows_sql(["$1", "$3", "$4", "$5", "$10::jsonb"]);
+    let shares_rows = shares_rows_sql(["$1", "$3", "$4::text", "$5::text", "$10::jsonb"]);
     format!(
         "WITH opened AS (
     INSERT INTO bucket_brigade.run
@@ -192,7 +195,7 @@ pub async fn check_first_start(
     let runs = list_runs(pool).await?;
     check_new_run(pool, &runs, spec, table, second).await?;
     ensure_no_copy_in_removal(pool, spec).await?;
-    let shares_rows = shares_rows_sql(["$1", "$2", "$3", "$4", "$5::jsonb"]);
+    let shares_rows = shares_rows_sql(["$1", "$2", "$3::text", "$4::text", "$5::jsonb"]);
     let sql = format!("SELECT name FROM bucket_brigade.run r WHERE {shares_rows} ORDER BY id");
     let paused = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(&table.sql)

@@ -42,7 +42,9 @@ impl PostgresLedger {
                     (code, message)
                 }
                 Err(StatementError::Unavailable(why))
-                    if self.feed_index.condition().is_some() && self.stretch_length.is_least() =>
+                    if self.feed_index.condition().is_some()
+                        && self.stretch_length.is_least()
+                        && with_timeout(self.read_page(cursor, 0)).await.is_ok() =>
                 {
                     // It was dropped, or all that it holds is dead: stretches of all rows end.
                     tracing::warn!(
@@ -59,7 +61,11 @@ impl PostgresLedger {
                 continue;
             }
             match self.next_id(cursor).await {
-                Err(_) if self.feed_index.condition().is_some() => self.feed_index.set(None),
+                Err(StatementError::Rejected { .. } | StatementError::Suspect { .. })
+                    if self.feed_index.condition().is_some() =>
+                {
+                    self.feed_index.set(None);
+                }
                 next => {
                     let id = next?;
                     let failure = |id| self.unreadable_row(id, code, &message);

@@ -166,11 +166,11 @@ pub(super) fn finish_removals_sql() -> String {
 ), no_orphan AS (
     DELETE FROM bucket_brigade.orphans o USING input i
      WHERE $2 AND (i.is_gone OR i.left_because = '{REFERENCED_REASON}') AND o.run_id = $1 AND o.destination_key = i.object_key
-    RETURNING o.row_id
+    RETURNING o.row_id, i.is_gone
 ), looked_at AS (
     -- What comes to stand there is no replacement that a rollback which was cut off would have to find.
     UPDATE bucket_brigade.rollbacks b SET looked_at = now() FROM no_orphan o
-     WHERE b.run_id = $1 AND b.row_id = o.row_id AND b.looked_at IS NULL
+     WHERE o.is_gone AND b.run_id = $1 AND b.row_id = o.row_id AND b.looked_at IS NULL
 )
 INSERT INTO bucket_brigade.counters AS c (run_id, worker, orphans)
 SELECT $1, $7, -(SELECT count(*) FROM no_orphan)

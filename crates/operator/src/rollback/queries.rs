@@ -77,12 +77,12 @@ pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     ON CONFLICT (run_id, destination_key) DO UPDATE SET
         etag = excluded.etag, row_id = excluded.row_id, seen_at = now()
     RETURNING (o.xmax = 0) AS is_new
-), reopened AS (
-    UPDATE bucket_brigade.run SET finished_at = NULL
-     WHERE id = $1 AND finished_at IS NOT NULL AND EXISTS (SELECT 1 FROM undone)
 ), no_message AS (
     UPDATE bucket_brigade.feed_cursors SET sweep_accounted = sweep_accounted - (SELECT count(*) FROM undone)
      WHERE run_id = $1 AND EXISTS (SELECT 1 FROM undone)
+), reopened AS (
+    UPDATE bucket_brigade.run SET finished_at = NULL
+     WHERE id = $1 AND finished_at IS NOT NULL AND EXISTS (SELECT 1 FROM undone)
 ), counted AS (
     INSERT INTO bucket_brigade.counters AS c (run_id, worker, moved, orphans)
     SELECT $1, $8, -(SELECT count(*) FROM undone), (SELECT count(*) FROM orphaned WHERE is_new)

@@ -24,7 +24,8 @@ const MAX_ATTEMPTS: u32 = 4;
 const CONCURRENT_WRITE: &str = "the source was written while it was checked";
 
 /// `$1` run, `$2` row, `$3` the new ETag, `$4` the old one.
-const RECORD_RECOPY: &str = "UPDATE bucket_brigade.moves SET etag = $3, recopied_at = now()
+const RECORD_RECOPY: &str =
+    "UPDATE bucket_brigade.moves SET etag = $3, recopied_at = now(), verified_at = NULL
     WHERE run_id = $1 AND row_id = $2 AND etag = $4";
 
 /// `$1` run, `$2` row, `$3` pattern, `$4` the new ETag, `$5` the old one.

@@ -54,6 +54,7 @@ impl FeedSource for SimulatedClient {
                 sweep_fed: number(table.sweep_fed),
                 other_feeders: 1,
                 others_have_messages: false,
+                has_consumers: true,
             })
         })
         .await

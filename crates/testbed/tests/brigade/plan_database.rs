@@ -281,8 +281,11 @@ async fn a_large_table_without_statistics_is_sampled() {
     rig.execute_sql("UPDATE images SET path = 'avatar/' || id; ANALYZE images")
         .await;
     rig.open_run().await;
-    rig.execute_sql("UPDATE bucket_brigade.run SET in_scope = 300000, finished_at = now()")
-        .await;
+    rig.execute_sql(
+        "UPDATE bucket_brigade.run SET in_scope = 300000, finished_at = now();
+         UPDATE bucket_brigade.feed_cursors SET fed = 300000",
+    )
+    .await;
     let before = settled_buffers(&rig).await;
     let plan = rig.run_feeder(&["plan"]).await;
     let words = "no row is in scope any more: a sweep found none at 2";

@@ -285,6 +285,30 @@ async fn a_run_that_is_watched_is_paused_for_another_of_its_rows() {
     }
 }
 
+/// A folder less each time: no path goes round.
+#[tokio::test]
+async fn runs_that_shorten_paths_into_one_prefix_go_on_side_by_side() {
+    let rig = TestRig::new().await;
+    for path in ["media/image/1.png", "media/video/1.png"] {
+        rig.add_image(path).await;
+    }
+    let mut feeders = Vec::new();
+    for (old_prefix, messages) in [("media/image/", 1), ("media/video/", 2)] {
+        let rule = [("OLD_PREFIX", old_prefix), ("NEW_PREFIX", "media/")];
+        feeders.push(rig.spawn("feeder", &rule, &["--new-run"]));
+        wait_until("its message", async || {
+            rig.queued_messages().await == messages
+        })
+        .await;
+    }
+    let paused = "SELECT count(*) FROM bucket_brigade.run WHERE paused";
+    assert_eq!(rig.query_number(paused).await, 0);
+    for mut feeder in feeders {
+        feeder.terminate().unwrap();
+        assert_eq!(wait_for_exit(&mut feeder).await.code, Some(3));
+    }
+}
+
 const MOVED_BACK: [(&str, &str); 4] = [
     ("OLD_PREFIX", "avatar/"),
     ("NEW_PREFIX", "image/"),
