@@ -70,12 +70,7 @@ impl Committer {
             }
             .boxed()
         };
-        Self(LedgerBatcher::new(
-            "committing",
-            COMMIT_BATCHES,
-            context,
-            commit,
-        ))
+        Self(LedgerBatcher::new(COMMIT_BATCHES, context, commit))
     }
 
     pub async fn commit(

@@ -43,13 +43,8 @@ where
     T: Clone + Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// `call`, which does `what`, returns the result of each request of its batch, in order.
-    pub fn new<F>(
-        what: &'static str,
-        config: BatchConfig,
-        context: &ConsumerContext,
-        call: F,
-    ) -> Self
+    /// `call` returns the result of each request of its batch, in order.
+    pub fn new<F>(config: BatchConfig, context: &ConsumerContext, call: F) -> Self
     where
         F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>
             + Send
@@ -57,7 +52,6 @@ where
             + 'static,
     {
         let retrier = Arc::new(LedgerRetrier {
-            what,
             call,
             health: context.health.clone(),
             statements: Arc::clone(&context.statements),
@@ -82,7 +76,6 @@ where
 }
 
 struct LedgerRetrier<F> {
-    what: &'static str,
     call: F,
     health: Health,
     statements: Arc<SlotShare>,
@@ -98,7 +91,7 @@ impl<F> LedgerRetrier<F> {
         let (mut tries, mut suspicions) = (0, 0);
         let refused = |code, message| {
             // It answers.
-            self.health.record_success(Dependency::Database, self.what);
+            self.health.mark_up(Dependency::Database);
             Err(FailureCause {
                 code,
                 message,
@@ -117,7 +110,7 @@ impl<F> LedgerRetrier<F> {
             let reason = match result {
                 Ok(Err(StatementError::Unavailable(reason))) => reason,
                 Ok(Ok(results)) => {
-                    self.health.record_success(Dependency::Database, self.what);
+                    self.health.mark_up(Dependency::Database);
                     return Ok(results.into_iter().map(LedgerOutcome::Done).collect());
                 }
                 Ok(Err(StatementError::Rejected { code, message })) => {
@@ -133,17 +126,13 @@ impl<F> LedgerRetrier<F> {
                     }
                     format!("{message} ({code})")
                 }
-                Err(panic) => {
-                    self.health.record_success(Dependency::Database, self.what);
-                    return Err(FailureCause::panicked(panic));
-                }
+                Err(panic) => return Err(FailureCause::panicked(panic)),
             };
             tries += 1;
             // A suspicion is no outage yet.
             if !(1..SUSPECT_TRIES).contains(&suspicions) {
-                let failed = (self.what, &*reason);
                 self.health
-                    .record_call_failure(Dependency::Database, began, tries, failed);
+                    .record_failure(Dependency::Database, began, tries, &reason);
             }
             if self.stop.is_cancelled() {
                 break;
@@ -185,7 +174,7 @@ mod tests {
         context: &ConsumerContext,
         fail: fn() -> StatementError,
     ) -> Vec<Option<FailureCause>> {
-        let batcher = LedgerBatcher::new("a test", CONFIG, context, move |batch: Arc<[i32]>| {
+        let batcher = LedgerBatcher::new(CONFIG, context, move |batch: Arc<[i32]>| {
             async move {
                 if batch.contains(&5) {
                     return Err(fail());
@@ -252,7 +241,7 @@ mod tests {
     async fn wait_for_statement(suspected: bool) {
         let context = ConsumerContext::for_tests();
         let (health, began) = (context.health.clone(), Instant::now());
-        let batcher = LedgerBatcher::new("a test", CONFIG, &context, move |batch: Arc<[u32]>| {
+        let batcher = LedgerBatcher::new(CONFIG, &context, move |batch: Arc<[u32]>| {
             let is_over = began.elapsed() > Duration::from_mins(1);
             async move {
                 match (is_over, suspected) {
@@ -276,7 +265,7 @@ mod tests {
         let context = ConsumerContext::for_tests();
         let was_up = Arc::new(Mutex::new(Vec::new()));
         let (health, recorded) = (context.health.clone(), Arc::clone(&was_up));
-        let batcher = LedgerBatcher::new("a test", CONFIG, &context, move |batch: Arc<[u32]>| {
+        let batcher = LedgerBatcher::new(CONFIG, &context, move |batch: Arc<[u32]>| {
             let mut recorded = recorded.lock();
             recorded.push(health.is_up(Dependency::Database));
             let fails = recorded.len() <= 3;
@@ -298,10 +287,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stop_ends_the_wait_for_a_database_that_is_down() {
         let context = ConsumerContext::for_tests();
-        let batcher: LedgerBatcher<u32, u32> =
-            LedgerBatcher::new("a test", CONFIG, &context, |_| {
-                async { Err(StatementError::Unavailable("down".into())) }.boxed()
-            });
+        let batcher: LedgerBatcher<u32, u32> = LedgerBatcher::new(CONFIG, &context, |_| {
+            async { Err(StatementError::Unavailable("down".into())) }.boxed()
+        });
         context.stop.cancel();
         assert!(matches!(
             batcher.submit(1).await,

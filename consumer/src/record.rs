@@ -43,19 +43,14 @@ fn record_batches<T: Clone + Send + Sync + 'static>(
     record: RecordCall<T>,
 ) -> LedgerBatcher<T, ()> {
     let ledger = Arc::clone(ledger);
-    LedgerBatcher::new(
-        "recording",
-        RECORD_BATCHES,
-        context,
-        move |batch: Arc<[T]>| {
-            let ledger = Arc::clone(&ledger);
-            async move {
-                record(&*ledger, &batch).await?;
-                Ok(vec![(); batch.len()])
-            }
-            .boxed()
-        },
-    )
+    LedgerBatcher::new(RECORD_BATCHES, context, move |batch: Arc<[T]>| {
+        let ledger = Arc::clone(&ledger);
+        async move {
+            record(&*ledger, &batch).await?;
+            Ok(vec![(); batch.len()])
+        }
+        .boxed()
+    })
 }
 
 impl OutcomeRecorder {

@@ -38,7 +38,7 @@ impl RowReader {
             .boxed()
         };
         Self {
-            rows: LedgerBatcher::new("reading rows", ROW_READ_BATCHES, context, read),
+            rows: LedgerBatcher::new(ROW_READ_BATCHES, context, read),
             rule,
         }
     }

@@ -24,14 +24,16 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Beside other runs' messages the queue is not empty, and some of ours that ended uncounted (purged, or fenced off)
 /// seem to be left: they are fed again after so long.
-const SHARED_STALL_TIMEOUT: Duration = Duration::from_mins(3);
+pub const SHARED_STALL_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Waits until the queue is empty, or until nothing is left to move although it is not. False where neither is sure.
+/// Waits until the queue is empty, or until nothing is left to move although it is not. False where neither is sure
+/// after `patience`.
 pub async fn wait_until_drained(
     queue: &dyn MessageQueue,
     source: &dyn FeedSource,
     progress: &FeederProgress,
     retrier: Retrier<'_>,
+    patience: Duration,
 ) -> Result<bool, FeederStopped> {
     progress.set_phase(WorkerState::Draining);
     let mut empty_reads = 0;
@@ -53,7 +55,7 @@ pub async fn wait_until_drained(
             if !has_rows_left.await? {
                 return Ok(true);
             }
-            if stalled >= SHARED_STALL_TIMEOUT && may_be_others(share, progress) {
+            if stalled >= patience && may_be_others(share, progress) {
                 return Ok(false);
             }
             log_stall(backlog, progress.running_consumers());

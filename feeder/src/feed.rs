@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backlog::BacklogLimit;
 use crate::canary::CanarySelection;
 use crate::cursor::FeedCursor;
-use crate::drain::wait_until_drained;
+use crate::drain::{SHARED_STALL_TIMEOUT, wait_until_drained};
 use crate::outcome::FeedOutcome;
 use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
@@ -57,12 +57,14 @@ impl FeedLoop {
         }
         self.restart_unfed_sweep().await?;
         let (mut is_scope_checked, mut by_heap) = (false, None);
+        let mut patience = SHARED_STALL_TIMEOUT;
         loop {
             let access = self.prepare_sweep().await?;
             let start = access.start().filter(|_| by_heap.is_none());
             let sweep = self.sweep_what_is_left(&access, start.cloned()).await?;
-            if sweep.fed > 0 {
-                self.drain().await?;
+            if sweep.fed > 0 && !self.drain(patience).await? {
+                // Where no consumer can take them, the same rows are not sent again and again.
+                patience *= 2;
             }
             if start.is_some() {
                 by_heap = Some(sweep.clone());
@@ -104,7 +106,7 @@ impl FeedLoop {
                 SweepAccess::Index(_) => return Ok(()),
                 access => {
                     let mut sweep = self.table_sweep(None, access.start().cloned());
-                    if watch.poll(&mut sweep).await? > 0 && !self.finish_look(&sweep).await? {
+                    if watch.poll(&mut sweep).await? > 0 && !self.finish_poll(&sweep).await? {
                         return Ok(());
                     }
                 }
@@ -113,8 +115,8 @@ impl FeedLoop {
     }
 
     /// After rows that were fed outside a sweep. False where more may be left.
-    async fn finish_look(&self, sweep: &TableSweep<'_>) -> Result<bool, FeederStopped> {
-        let is_drained = self.drain().await?;
+    async fn finish_poll(&self, sweep: &TableSweep<'_>) -> Result<bool, FeederStopped> {
+        let is_drained = self.drain(SHARED_STALL_TIMEOUT).await?;
         // What was not sent by us was counted by a retry.
         let counted = self.cursor().read_position().await?.sweep_fed;
         let is_retried = sweep.is_retried || counted > sweep.backlog.sent();
@@ -160,7 +162,7 @@ impl FeedLoop {
             fed, unrecorded, ..
         } = self.run_sweep(Some(canary), start).await?;
         tracing::info!(fed, "the canary is fed: {fed} rows");
-        while !self.drain().await? {}
+        self.drain(SHARED_STALL_TIMEOUT).await?;
         self.cursor().begin_sweep().await?;
         Ok(self.read_outcome(unrecorded).await?.since(&before))
     }
@@ -222,8 +224,9 @@ impl FeedLoop {
     }
 
     /// False where messages may be left all the same.
-    async fn drain(&self) -> Result<bool, FeederStopped> {
-        wait_until_drained(&*self.queue, &*self.source, &self.progress, self.retrier()).await
+    async fn drain(&self, patience: Duration) -> Result<bool, FeederStopped> {
+        let (queue, source) = (&*self.queue, &*self.source);
+        wait_until_drained(queue, source, &self.progress, self.retrier(), patience).await
     }
 
     async fn read_outcome(&self, unrecorded: u64) -> Result<FeedOutcome, FeederStopped> {

@@ -71,16 +71,7 @@ pub async fn start(
         "feeding"
     );
     if let Some(dashboard) = dashboard {
-        let own_run = OwnRun {
-            ledger: ledger.clone(),
-            s3,
-            destination_bucket: run.destination_bucket.clone(),
-        };
-        let context = DashboardContext {
-            pool: ledger.database().clone(),
-            queue: Some(queue.clone()),
-            own_run: Some(own_run),
-        };
+        let context = dashboard_context(&ledger, &queue, s3, &run.destination_bucket);
         dashboard.spawn_server(context).await;
     }
     let pages = settings.feed_order.open_reader(&ledger).await?;
@@ -121,6 +112,23 @@ pub async fn start(
     }
     control.finish(outcome.as_ref().ok()).await;
     Ok(log_summary(outcome))
+}
+
+fn dashboard_context(
+    ledger: &PostgresLedger,
+    queue: &SqsQueue,
+    s3: aws_sdk_s3::Client,
+    destination_bucket: &str,
+) -> DashboardContext {
+    DashboardContext {
+        pool: ledger.database().clone(),
+        queue: Some(queue.clone()),
+        own_run: Some(OwnRun {
+            ledger: ledger.clone(),
+            s3,
+            destination_bucket: destination_bucket.to_owned(),
+        }),
+    }
 }
 
 /// The feeder itself does nothing in the buckets and needs no rights there; but a name that is surely

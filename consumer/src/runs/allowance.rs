@@ -4,10 +4,7 @@ use bucket_brigade_common::health::Dependency;
 
 use crate::handle::Stages;
 
-/// What a run does not share with others.
-pub(super) const OWN_DEPENDENCIES: [Dependency; 2] = [Dependency::Database, Dependency::Objects];
-
-/// What the throttle, the store and the table of a run allow.
+/// What the throttle and the store of a run allow.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowance {
     /// Messages in hand. What cannot be copied soon is better left to others, and to the queue if we have to stop.
@@ -28,9 +25,7 @@ impl Allowance {
 
     pub(super) fn of(stages: &Stages) -> Self {
         let throttle = &stages.context.throttle;
-        let is_up = OWN_DEPENDENCIES
-            .into_iter()
-            .all(|one| stages.context.health.is_up(one));
+        let is_up = stages.context.health.is_up(Dependency::Objects);
         let slow = throttle.excess_waiting();
         let in_hand = throttle.max_in_hand().saturating_add(slow);
         Self {

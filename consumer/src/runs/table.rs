@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
 use bucket_brigade_common::retry::Backoff;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::LeasedMessage;
-use super::allowance::{Allowance, OWN_DEPENDENCIES};
+use super::allowance::Allowance;
 use crate::handle::Stages;
 
 /// A run that has its part in hand is waited for, unless nothing of it ends for so long.
@@ -110,10 +111,7 @@ impl RunSlot {
     /// Why it cannot be worked on.
     pub(super) fn obstacle(&self) -> Option<String> {
         match &self.stages {
-            Some(stages) => {
-                let outage = |one| stages.context.health.outage_of(one);
-                OWN_DEPENDENCIES.into_iter().find_map(outage)
-            }
+            Some(stages) => stages.context.health.outage_of(Dependency::Objects),
             None => self.load_error.clone(),
         }
     }

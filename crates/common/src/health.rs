@@ -75,8 +75,8 @@ pub struct Health {
     /// Named where the process serves several.
     run: Option<Arc<str>>,
     shared: Arc<SharedHealth>,
-    /// Each run has a table and buckets of its own.
-    own: Arc<SharedHealth>,
+    /// Each run has buckets of its own.
+    objects: Arc<SharedHealth>,
 }
 
 #[derive(Debug, Default)]
@@ -92,24 +92,24 @@ impl Health {
             role,
             run: None,
             shared: Arc::default(),
-            own: Arc::default(),
+            objects: Arc::default(),
         }
     }
 
-    /// The health of one run of several: the same queue, a table and buckets of its own.
+    /// The health of one run of several: the same database and queue, buckets of its own.
     #[must_use]
     pub fn for_run(&self, run: &str) -> Self {
         Self {
             run: Some(run.into()),
-            own: Arc::default(),
+            objects: Arc::default(),
             ..self.clone()
         }
     }
 
     fn shared(&self, dependency: Dependency) -> &SharedHealth {
         match dependency {
-            Dependency::Database | Dependency::Objects => &self.own,
-            Dependency::Queue => &self.shared,
+            Dependency::Objects => &self.objects,
+            Dependency::Database | Dependency::Queue => &self.shared,
         }
     }
 
@@ -180,7 +180,7 @@ impl Health {
             (WorkerRole::Feeder, _) => {
                 tracing::error!(reason, "{name} cannot be used: feeding waits until it can");
             }
-            (WorkerRole::Consumer, Some(run)) if dependency != Dependency::Queue => {
+            (WorkerRole::Consumer, Some(run)) if dependency == Dependency::Objects => {
                 tracing::error!(
                     run = &**run,
                     reason,
@@ -338,16 +338,13 @@ mod tests {
         health.wait_until_up(Dependency::Objects).await;
     }
 
-    /// One table that is locked, or was renamed, delays its run alone.
     #[test]
-    fn each_run_has_a_table_and_buckets_of_its_own_and_the_queue_of_all() {
+    fn each_run_has_buckets_of_its_own_and_the_database_of_all() {
         let process = Health::new(WorkerRole::Consumer);
         let (one, other) = (process.for_run("one"), process.for_run("other"));
-        for dependency in [Dependency::Objects, Dependency::Database] {
-            one.mark_down(dependency, "denied");
-            assert!(other.outage().is_none() && process.outage().is_none());
-        }
-        other.mark_down(Dependency::Queue, "gone");
-        assert!(!one.is_up(Dependency::Queue) && !process.is_up(Dependency::Queue));
+        one.mark_down(Dependency::Objects, "denied");
+        assert!(other.outage().is_none() && process.outage().is_none());
+        other.mark_down(Dependency::Database, "gone");
+        assert!(!one.is_up(Dependency::Database) && !process.is_up(Dependency::Database));
     }
 }

@@ -38,9 +38,10 @@ pub(crate) const DELETE_FAILURES: &str = "WITH page AS MATERIALIZED (
 ), swept_again AS (
     UPDATE bucket_brigade.feed_cursors SET sweep_fed = sweep_fed + 1,
         sweep_accounted = sweep_accounted - (SELECT count(*) FROM gone) - 1
-     WHERE run_id = $1 AND EXISTS (SELECT 1 FROM gone)
+     WHERE run_id = $1 AND EXISTS (SELECT 1 FROM gone) RETURNING 1
 ), reopened AS (
-    UPDATE bucket_brigade.run SET finished_at = NULL WHERE id = $1 AND EXISTS (SELECT 1 FROM gone)
+    -- After the cursor's row, as the feeder locks them.
+    UPDATE bucket_brigade.run SET finished_at = NULL WHERE id = $1 AND EXISTS (SELECT 1 FROM swept_again)
 )
 SELECT (SELECT max(row_id) FROM page), (SELECT count(*) FROM gone)";
 

@@ -79,10 +79,11 @@ pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     RETURNING (o.xmax = 0) AS is_new
 ), no_message AS (
     UPDATE bucket_brigade.feed_cursors SET sweep_accounted = sweep_accounted - (SELECT count(*) FROM undone)
-     WHERE run_id = $1 AND EXISTS (SELECT 1 FROM undone)
+     WHERE run_id = $1 AND EXISTS (SELECT 1 FROM undone) RETURNING 1
 ), reopened AS (
+    -- After the cursor's row, as the feeder locks them.
     UPDATE bucket_brigade.run SET finished_at = NULL
-     WHERE id = $1 AND finished_at IS NOT NULL AND EXISTS (SELECT 1 FROM undone)
+     WHERE id = $1 AND finished_at IS NOT NULL AND EXISTS (SELECT 1 FROM no_message)
 ), counted AS (
     INSERT INTO bucket_brigade.counters AS c (run_id, worker, moved, orphans)
     SELECT $1, $8, -(SELECT count(*) FROM undone), (SELECT count(*) FROM orphaned WHERE is_new)

@@ -25,12 +25,12 @@ const CONCURRENT_WRITE: &str = "the source was written while it was checked";
 
 /// `$1` run, `$2` row, `$3` the new ETag, `$4` the old one.
 const RECORD_RECOPY: &str =
-    "UPDATE bucket_brigade.moves SET etag = $3, recopied_at = now(), verified_at = NULL
+    "UPDATE bucket_brigade.moves SET etag = $3, recopied_at = now(), verified_at = NULL, abandoned_at = NULL
     WHERE run_id = $1 AND row_id = $2 AND etag = $4";
 
 /// `$1` run, `$2` row, `$3` pattern, `$4` the new ETag, `$5` the old one.
 const RECORD_COMPANION: &str = "UPDATE bucket_brigade.moves
-    SET companions = jsonb_set(companions, ARRAY[$3::text], to_jsonb($4::text))
+    SET companions = jsonb_set(companions, ARRAY[$3::text], to_jsonb($4::text)), verified_at = NULL, abandoned_at = NULL
     WHERE run_id = $1 AND row_id = $2 AND companions ->> $3 = $5";
 
 pub(super) struct MoveChecker<'a> {

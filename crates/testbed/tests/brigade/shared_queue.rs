@@ -2,7 +2,7 @@
 
 use bucket_brigade_testbed::CloudOptions;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
-use bucket_brigade_testbed::process::{ChildProcess, Signal};
+use bucket_brigade_testbed::process::ChildProcess;
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
@@ -216,44 +216,6 @@ async fn feeders_share_the_backlog_and_none_starves() {
         assert_eq!(ended.code, Some(0), "{}", ended.log);
     }
     assert_eq!(rig.count_rows("moves").await, 120);
-    stop_consumer(consumer).await;
-}
-
-#[tokio::test]
-async fn a_table_that_is_gone_delays_its_run_alone() {
-    let rig = TestRig::new().await;
-    add_faces(&rig, 1).await;
-    let consumer = spawn_consumer_of_all(&rig, &[]);
-    let watch = [&FACES[..], &[("WATCH_INTERVAL", "100ms")]].concat();
-    let mut faces = rig.spawn("feeder", &watch, &["--watch"]);
-    wait_until("the first", async || moved(&rig, 1).await == 1).await;
-    let watching = "SELECT count(*) FROM bucket_brigade.workers WHERE state LIKE 'watching%'";
-    wait_until("the watch", async || rig.query_number(watching).await == 1).await;
-    consumer.send_signal(Signal::STOP).unwrap();
-    rig.put_object("faces-old", "legacy/late.png", b"late")
-        .await;
-    rig.execute_sql("INSERT INTO people VALUES ('p-late', 'legacy/late.png')")
-        .await;
-    let fed = "SELECT fed FROM bucket_brigade.feed_cursors";
-    wait_until("its message", async || rig.query_number(fed).await == 2).await;
-    rig.execute_sql("ALTER TABLE people RENAME TO persons")
-        .await;
-    consumer.send_signal(Signal::CONT).unwrap();
-    wait_until("the outage", async || {
-        consumer
-            .log_tail(50)
-            .contains("the database cannot be used for run 'faces'")
-    })
-    .await;
-    rig.add_images(20).await;
-    let ended = rig.run_program("feeder", &[]).await;
-    assert_eq!(ended.code, Some(0), "{}", ended.log);
-    assert_eq!(moved(&rig, 2).await, 20);
-    rig.execute_sql("ALTER TABLE persons RENAME TO people")
-        .await;
-    wait_until("the late one", async || moved(&rig, 1).await == 2).await;
-    faces.terminate().unwrap();
-    wait_for_exit(&mut faces).await;
     stop_consumer(consumer).await;
 }
 
