@@ -42,6 +42,20 @@ async fn a_long_pause_costs_no_receives_and_holds_up_no_other_run() {
     rig.end().await;
 }
 
+/// Its messages are no other run's, and no poison.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_opened_after_its_messages_came_is_served() {
+    let rig = TwoRunRig::start(|operators| operators[1].opens_late.store(true, Ordering::Relaxed));
+    rig.send_rows(ROW_COUNT);
+    rig.wait_until("both runs", || {
+        (rig.moved(1), rig.moved(2)) == (ROW_COUNT, ROW_COUNT)
+    })
+    .await;
+    assert_eq!(rig.operator(2).loads.load(Ordering::Relaxed), 2);
+    assert_eq!(rig.most_receives(), 1);
+    rig.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_that_fails_its_checks_delays_itself_alone() {
     let rig = TwoRunRig::start(|operators| operators[1].is_broken.store(true, Ordering::Relaxed));

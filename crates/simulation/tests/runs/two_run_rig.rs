@@ -51,6 +51,8 @@ fn build_world(run: i64) -> Arc<SharedWorld> {
 pub(super) struct Operator {
     pub(super) is_paused: AtomicBool,
     pub(super) is_broken: AtomicBool,
+    /// Not in the ledger when it is asked for first.
+    pub(super) opens_late: AtomicBool,
     /// Its limits leave nothing to this process.
     pub(super) is_excluded: AtomicBool,
     pub(super) is_finished: AtomicBool,
@@ -154,6 +156,9 @@ impl RunLoader for Loader {
             return Ok(None);
         };
         operator.loads.fetch_add(1, Ordering::Relaxed);
+        if operator.opens_late.swap(false, Ordering::Relaxed) {
+            return Ok(None);
+        }
         if operator.is_broken.load(Ordering::Relaxed) {
             return Err("there is no bucket 'gone'".into());
         }
@@ -172,7 +177,10 @@ impl RunLoader for Loader {
         Ok(Some(Box::new(parts)))
     }
 
-    async fn home_run(&self, _from: i64) -> Result<Option<HomeRun>, String> {
+    async fn home_run(&self, from: i64) -> Result<Option<HomeRun>, String> {
+        if self.runs.iter().any(|(client, _)| client.run() == from) {
+            return Ok(None);
+        }
         Ok(Some(HomeRun {
             run: self.runs[0].0.run(),
             is_only: self.runs.len() == 1,
