@@ -156,7 +156,7 @@ async fn check_rivals(pool: &PgPool, run: i64) -> Result<(), LedgerError> {
         return Ok(());
     };
     let spec = run.to_spec()?;
-    let mut others = runs_of_column(pool, &spec, &run.images_table).await?;
+    let mut others = runs_of_column(pool, &runs, &spec, &run.images_table).await?;
     others.retain(|other| other.id != run.id && other.gives_paths_away(&spec));
     if others.is_empty() {
         return Ok(());
@@ -217,7 +217,7 @@ async fn check_new_run(
 ) -> Result<(), LedgerError> {
     let has_name = |run: &&RunRow| spec.name.as_ref() == Some(&run.name);
     let named = runs.iter().find(has_name);
-    let of_column = runs_of_column(pool, spec, &table.sql).await?;
+    let of_column = runs_of_column(pool, runs, spec, &table.sql).await?;
     let differences = |run: &RunRow| {
         let differences = run.differences(spec, &table.sql, OptionMatch::Exact);
         differences.map(|lines| lines.join("\n  "))
@@ -241,9 +241,10 @@ async fn check_new_run(
     }
 }
 
-/// Runs that moved, or began to move, images of this column, the newest last.
+/// Of the runs, those that moved, or began to move, images of this column, the newest last.
 async fn runs_of_column(
     pool: &PgPool,
+    runs: &[RunRow],
     spec: &RunSpec,
     table: &str,
 ) -> Result<Vec<RunRow>, LedgerError> {
@@ -254,9 +255,8 @@ async fn runs_of_column(
     );
     let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(table);
     let ids: Vec<i64> = query.bind(&spec.table.path_column).fetch_all(pool).await?;
-    let mut runs = list_runs(pool).await?;
-    runs.retain(|run| ids.contains(&run.id));
-    Ok(runs)
+    let of_column = runs.iter().filter(|run| ids.contains(&run.id));
+    Ok(of_column.cloned().collect())
 }
 
 /// Where paths of one prefix meant two places, the application would miss the images of one.

@@ -17,8 +17,10 @@ const MIN_ROWS: u32 = 10;
 
 const MAX_ROWS: u32 = 100_000;
 
-/// A stretch that takes less is followed by a longer one; the second, by one of no more than the first had.
+/// A stretch that takes less is followed by a longer one.
 const QUICK: Duration = Duration::from_millis(100);
+
+/// The same of one that was shortened: over a slow link even a few rows are not quick.
 const BEARABLE: Duration = Duration::from_secs(1);
 
 /// How many rows a statement has time for: half as many after one that took too long.

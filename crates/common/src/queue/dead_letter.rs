@@ -31,11 +31,11 @@ const UNSUPPORTED_CODES: [&str; 4] = [
 /// How long a dead letter is hidden while it is moved by hand.
 const RESEND_VISIBILITY: Duration = Duration::from_secs(30);
 
-/// Without it a request asks some of the service's hosts only, and often gets nothing.
-const RESEND_WAIT: Duration = Duration::from_secs(1);
-
 /// The same while those of one run are looked for, so that each is looked at once.
 const SEARCH_VISIBILITY: Duration = Duration::from_mins(2);
+
+/// Without a wait a request asks some of the service's hosts only, and often gets nothing.
+const RESEND_WAIT: Duration = Duration::from_secs(1);
 
 impl SqsQueue {
     /// Its dead-letter queue; none without a redrive policy. It is in the same account and region, as
@@ -133,14 +133,13 @@ impl DeadLetterQueue {
                 .dead_letters
                 .receive_batch(MAX_BATCH_ENTRIES, RESEND_WAIT, visibility)
                 .await?;
-            match (
-                received.is_empty(),
-                mem::replace(&mut had_none, received.is_empty()),
-            ) {
-                (true, true) => break,
-                (true, false) => continue,
-                (false, _) => {}
+            if received.is_empty() {
+                if mem::replace(&mut had_none, true) {
+                    break;
+                }
+                continue;
             }
+            had_none = false;
             received_count += u64::try_from(received.len()).unwrap_or(0);
             let (messages, others): (Vec<_>, Vec<_>) =
                 received.into_iter().partition(|one| is_own(&one.body));

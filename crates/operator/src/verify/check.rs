@@ -2,6 +2,7 @@
 
 use std::iter;
 
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
 use bucket_brigade_common::object_store::s3::S3Store;
@@ -24,7 +25,7 @@ const MAX_ATTEMPTS: u32 = 4;
 const CONCURRENT_WRITE: &str = "the source was written while it was checked";
 
 /// `$1` run, `$2` row, `$3` the new ETag, `$4` the old one.
-const RECORD_RECOPY: &str =
+pub(super) const RECORD_RECOPY: &str =
     "UPDATE bucket_brigade.moves SET etag = $3, recopied_at = now(), verified_at = NULL, abandoned_at = NULL
     WHERE run_id = $1 AND row_id = $2 AND etag = $4";
 
@@ -95,13 +96,7 @@ impl MoveChecker<'_> {
             ),
         };
         if let Some(new_etag) = &finding.new_etag {
-            // At once: a copy of ours that is not on record looks like the application's.
-            let record = async || {
-                let query = sqlx::query(RECORD_RECOPY).bind(self.ledger.run_id());
-                let query = query.bind(&row.id).bind(new_etag).bind(&row.etag);
-                with_timeout(query.execute(self.ledger.pool())).await
-            };
-            retry_statement(record).await?;
+            self.record_recopy(&row, new_etag).await?;
             row.etag.clone_from(new_etag);
         }
         if finding.is_intact {
@@ -117,6 +112,16 @@ impl MoveChecker<'_> {
             finding.mismatch = None;
         }
         Ok((row, finding))
+    }
+
+    /// At once: a copy of ours that is not on record looks like the application's.
+    async fn record_recopy(&self, row: &MovedRow, new_etag: &str) -> Result<(), StatementError> {
+        let record = async || {
+            let query = sqlx::query(RECORD_RECOPY).bind(self.ledger.run_id());
+            let query = query.bind(&row.id).bind(new_etag).bind(&row.etag);
+            with_timeout(query.execute(self.ledger.pool())).await
+        };
+        retry_statement(record).await.map(drop)
     }
 
     /// What is wrong with the first companion that is not as it should be is wrong with its row.

@@ -1,22 +1,20 @@
-//! Objects that belong to an image and that no row names: copied, verified, set back and removed with it.
+//! Objects that belong to an image and that no row names: copied and verified with it.
 
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use crate::proof::age_requests;
 use crate::rig::{TestRig, location, sha256, stop_consumer, wait_until};
 
-const PATTERNS: &str = "{key}.200x200.jpg, {dir}/thumb_{name},!{stem}@2x.{ext}";
-const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
-const CLEAN_ORPHANS: [&str; 4] = ["clean", "--orphans", "--confirm", "images-new"];
+pub(crate) const PATTERNS: &str = "{key}.200x200.jpg, {dir}/thumb_{name},!{stem}@2x.{ext}";
+pub(crate) const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
 
-async fn rig_with(patterns: &str) -> TestRig {
+pub(crate) async fn rig_with(patterns: &str) -> TestRig {
     let mut rig = TestRig::new().await;
     rig.application.companions = patterns.into();
     rig
 }
 
 /// What belongs to `image/u/NAME.png` by the patterns.
-fn companions(name: &str) -> [String; 3] {
+pub(crate) fn companions(name: &str) -> [String; 3] {
     [
         format!("u/{name}.png.200x200.jpg"),
         format!("u/thumb_{name}.png"),
@@ -25,7 +23,7 @@ fn companions(name: &str) -> [String; 3] {
 }
 
 /// An image with all its companions.
-async fn add_whole(rig: &TestRig, name: &str) -> String {
+pub(crate) async fn add_whole(rig: &TestRig, name: &str) -> String {
     for key in companions(name) {
         rig.put_object("images-old", &format!("image/{key}"), key.as_bytes())
             .await;
@@ -33,7 +31,7 @@ async fn add_whole(rig: &TestRig, name: &str) -> String {
     rig.add_image(&format!("image/u/{name}.png")).await
 }
 
-async fn assert_moved(rig: &TestRig, id: &str, name: &str) {
+pub(crate) async fn assert_moved(rig: &TestRig, id: &str, name: &str) {
     let path = rig.path_of(id).await.unwrap();
     assert_eq!(path, format!("avatar/u/{name}.png"));
     for key in companions(name) {
@@ -185,118 +183,6 @@ async fn a_lost_or_differing_companion_is_a_mismatch_of_its_row() {
 }
 
 #[tokio::test]
-async fn companions_are_undone_and_cleaned_with_their_image() {
-    let rig = rig_with(&format!("{PATTERNS},{{stem}}.webp")).await;
-    let first = add_whole(&rig, "1").await;
-    add_whole(&rig, "2").await;
-    rig.put_object("images-old", "image/u/2.webp", b"of u/2.jpg too")
-        .await;
-    rig.run_migration().await;
-    let back = rig
-        .run_json_command(&["rollback", "--ids", &first, "--yes"])
-        .await;
-    assert_eq!(back.number_of("rolled_back"), 1, "{}", back.json);
-    rig.run_migration().await;
-    assert_moved(&rig, &first, "1").await;
-    let back = rig
-        .run_json_command(&["rollback", "--ids", &first, "--yes"])
-        .await;
-    assert_eq!(back.number_of("rolled_back"), 1, "{}", back.json);
-    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
-    assert_eq!(
-        (cleaned.code, cleaned.number_of("removed")),
-        (0, 4),
-        "{}",
-        cleaned.json
-    );
-    for key in companions("1") {
-        assert!(
-            !rig.object_exists("images-new", &format!("avatar/{key}"))
-                .await
-        );
-        assert!(
-            rig.object_exists("images-old", &format!("image/{key}"))
-                .await
-        );
-    }
-    rig.run_migration().await;
-    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
-    // A row names one of them, another was written since.
-    rig.add_row("image/u/thumb_1.png").await;
-    rig.put_object("images-old", "image/u/1@2x.png", b"newer")
-        .await;
-    let cleaned = rig.run_json_command(&CLEAN).await;
-    assert_eq!(
-        (cleaned.code, cleaned.number_of("removed")),
-        (2, 6),
-        "{}",
-        cleaned.json
-    );
-    assert_eq!(cleaned.number_of("left_alone"), 3, "{}", cleaned.json);
-    for (key, is_there) in [
-        ("1.png", false),
-        ("1.png.200x200.jpg", false),
-        ("thumb_1.png", true),
-        ("1@2x.png", true),
-        ("thumb_2.png", false),
-        ("2.webp", true),
-    ] {
-        let key = format!("image/u/{key}");
-        assert_eq!(
-            rig.object_exists("images-old", &key).await,
-            is_there,
-            "{key}"
-        );
-    }
-    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
-}
-
-#[tokio::test]
-async fn a_companion_of_two_images_stays_as_long_as_it_may_be_needed() {
-    let rig = rig_with("{stem}.webp").await;
-    let first = rig.add_image("image/u/1.png").await;
-    let second = rig.add_image("image/u/1.jpg").await;
-    rig.put_object("images-old", "image/u/1.webp", b"of both")
-        .await;
-    rig.run_migration().await;
-    let back = ["rollback", "--ids", &first, "--yes"];
-    let back = rig.run_json_command(&back).await;
-    assert_eq!((back.code, back.number_of("rolled_back")), (0, 1));
-    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
-    let counts = |cleaned: &crate::proof::JsonCommandOutput| {
-        (
-            cleaned.number_of("removed"),
-            cleaned.number_of("left_alone"),
-        )
-    };
-    assert_eq!(counts(&cleaned), (1, 1), "{}", cleaned.json);
-    assert!(rig.object_exists("images-new", "avatar/u/1.webp").await);
-    rig.run_migration().await;
-    assert_eq!(rig.run_json_command(&["verify", "--full"]).await.code, 0);
-    let cleaned = rig.run_json_command(&CLEAN).await;
-    assert_eq!(counts(&cleaned), (2, 2), "{}", cleaned.json);
-    assert!(rig.object_exists("images-old", "image/u/1.webp").await);
-    assert_eq!(rig.run_json_command(&["verify", "--full"]).await.code, 0);
-    let back = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    let reason = |id: &str| back.field_of("left_alone", id, "reason");
-    assert_eq!([reason(&first), reason(&second)], ["source_removed"; 2]);
-}
-
-/// A row that is set back to its old path after the sources went is set forward, with its companions.
-#[tokio::test]
-async fn a_row_set_back_after_clean_finds_its_companions() {
-    let rig = rig_with(PATTERNS).await;
-    let id = add_whole(&rig, "1").await;
-    rig.run_migration().await;
-    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
-    assert_eq!(rig.run_json_command(&CLEAN).await.number_of("removed"), 4);
-    rig.set_path(&id, "image/u/1.png").await;
-    rig.run_migration().await;
-    assert_moved(&rig, &id, "1").await;
-    assert_eq!(rig.count_rows("failures").await, 0);
-}
-
-#[tokio::test]
 async fn a_kill_between_companions_and_row_leaves_the_row_as_it_was() {
     let rig = rig_with(PATTERNS).await;
     let id = add_whole(&rig, "1").await;
@@ -372,81 +258,4 @@ async fn a_plan_finds_what_would_stay_behind() {
     let plan = rig.run_program_with("feeder", &given, &["plan"]).await;
     assert_eq!(plan.code, Some(0), "{}", plan.log);
     assert!(!plan.log.contains("WARN  companions"), "{}", plan.log);
-}
-
-/// Thumbnails that are rows, too.
-#[tokio::test]
-async fn what_another_row_s_image_needs_is_not_removed() {
-    let rig = rig_with("{stem}_thumb.{ext}").await;
-    let image = rig.add_image("image/1.png").await;
-    let thumbnail = rig.add_image("image/1_thumb.png").await;
-    rig.run_migration().await;
-    let roll_back = async |id: &str| {
-        let back = ["rollback", "--ids", id, "--yes"];
-        let back = rig.run_json_command(&back).await;
-        assert_eq!(back.number_of("rolled_back"), 1, "{}", back.json);
-    };
-    roll_back(&image).await;
-    rig.run_json_command(&["verify"]).await;
-    let cleaned = rig.run_json_command(&CLEAN).await;
-    assert_eq!(cleaned.number_of("left_alone"), 1, "{}", cleaned.json);
-    assert!(rig.object_exists("images-old", "image/1_thumb.png").await);
-    rig.run_migration().await;
-    roll_back(&thumbnail).await;
-    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
-    assert_eq!(cleaned.number_of("left_alone"), 1, "{}", cleaned.json);
-    assert!(rig.object_exists("images-new", "avatar/1_thumb.png").await);
-}
-
-/// The next clean goes on with it.
-#[tokio::test]
-async fn a_companion_that_cannot_be_asked_for_hides_no_removal() {
-    let rig = rig_with("{key}.200x200.jpg").await;
-    add_whole(&rig, "1").await;
-    rig.run_migration().await;
-    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    let refused = Fault::new("HeadObject", FaultEffect::error(400, "BadRequest"));
-    let refused = refused.key_contains("avatar/u/1.png.200x200.jpg");
-    let refused = rig.cloud.inject_fault(refused);
-    let cleaned = rig.run_feeder(&CLEAN_ORPHANS).await;
-    assert_ne!(cleaned.code, 0, "{}", cleaned.output);
-    assert!(
-        cleaned.output.contains("1 object removed"),
-        "{}",
-        cleaned.output
-    );
-    assert_eq!(rig.cloud.count_objects("images-new"), 1);
-    drop(refused);
-    age_requests(&rig).await;
-    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
-    assert_eq!(cleaned.code, 0, "{}", cleaned.json);
-    assert_eq!(rig.cloud.count_objects("images-new"), 0);
-}
-
-/// The image itself went by an earlier request.
-#[tokio::test]
-async fn a_request_for_a_companion_without_a_response_keeps_its_image_in_removal() {
-    let rig = rig_with("{key}.200x200.jpg").await;
-    add_whole(&rig, "1").await;
-    rig.run_migration().await;
-    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    let clean = ["clean", "--orphans", "--confirm", "images-new"];
-    for what in ["the image", "its companion"] {
-        let lost = Fault::new("DeleteObjects", FaultEffect::Reset).times(1);
-        let lost = rig.cloud.inject_fault(lost);
-        let cleaned = rig.run_json_command(&clean).await;
-        assert_eq!(
-            (lost.hits(), cleaned.code),
-            (1, 2),
-            "{what}: {}",
-            cleaned.json
-        );
-        let refused = rig.run_program("feeder", &[]).await;
-        assert_eq!(refused.code, Some(75), "{what}: {}", refused.log);
-        age_requests(&rig).await;
-    }
-    assert_eq!(rig.run_json_command(&clean).await.code, 0);
-    assert_eq!(rig.cloud.count_objects("images-new"), 0);
-    rig.run_migration().await;
-    assert_eq!(rig.cloud.count_objects("images-new"), 2);
 }

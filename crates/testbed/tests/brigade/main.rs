@@ -10,6 +10,7 @@ mod browser;
 mod ceph;
 mod column_types;
 mod commit;
+mod companion_removals;
 mod companions;
 mod composite_ids;
 mod control;
