@@ -107,8 +107,9 @@ impl<F> LedgerRetrier<F> {
                 () = slot.recalled() => continue,
             };
             drop(slot);
-            let reason = match result {
-                Ok(Err(StatementError::Unavailable(reason))) => reason,
+            // A suspicion is no outage yet.
+            let (reason, is_outage) = match result {
+                Ok(Err(StatementError::Unavailable(reason))) => (reason, true),
                 Ok(Ok(results)) => {
                     self.health.mark_up(Dependency::Database);
                     return Ok(results.into_iter().map(LedgerOutcome::Done).collect());
@@ -117,20 +118,23 @@ impl<F> LedgerRetrier<F> {
                     if part.len() > 1 || self.passes_without_rows().await {
                         return refused(code, message);
                     }
-                    format!("{message} ({code})")
+                    (format!("{message} ({code})"), true)
                 }
                 Ok(Err(StatementError::Suspect { code, message })) => {
                     suspicions += 1;
                     if suspicions >= SUSPECT_TRIES && self.passes_without_rows().await {
                         return refused(code, message);
                     }
-                    format!("{message} ({code})")
+                    (format!("{message} ({code})"), suspicions >= SUSPECT_TRIES)
                 }
-                Err(panic) => return Err(FailureCause::panicked(panic)),
+                Err(panic) => {
+                    // Nothing is known against the database, and nothing else may try this call.
+                    self.health.mark_up(Dependency::Database);
+                    return Err(FailureCause::panicked(panic));
+                }
             };
             tries += 1;
-            // A suspicion is no outage yet.
-            if !(1..SUSPECT_TRIES).contains(&suspicions) {
+            if is_outage {
                 self.health
                     .record_failure(Dependency::Database, began, tries, &reason);
             }

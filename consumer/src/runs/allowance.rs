@@ -1,7 +1,5 @@
 //! How much of a run a process may have in hand.
 
-use bucket_brigade_common::health::Dependency;
-
 use crate::handle::Stages;
 
 /// What the throttle and the store of a run allow.
@@ -25,7 +23,7 @@ impl Allowance {
 
     pub(super) fn of(stages: &Stages) -> Self {
         let throttle = &stages.context.throttle;
-        let is_up = stages.context.health.is_up(Dependency::Objects);
+        let is_up = stages.context.health.own_outage().is_none();
         let slow = throttle.excess_waiting();
         let in_hand = throttle.max_in_hand().saturating_add(slow);
         Self {

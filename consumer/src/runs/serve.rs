@@ -170,7 +170,9 @@ pub(crate) async fn serve_run(
 ) {
     let mut source = HeartbeatSource::new(Arc::clone(&stages), dispatcher.runs.clone());
     let control = Arc::clone(&stages.fleet_control);
-    let heartbeats = send_heartbeats(&*control, &stages.context.throttle, || source.current());
+    let (throttle, health) = (&stages.context.throttle, &stages.context.health);
+    let taken = || health.record_heartbeat();
+    let heartbeats = send_heartbeats(&*control, throttle, || source.current(), taken);
     tokio::select! {
         biased;
         () = heartbeats => {

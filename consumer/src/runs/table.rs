@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
 use bucket_brigade_common::retry::Backoff;
 use tokio::sync::Notify;
@@ -111,7 +110,7 @@ impl RunSlot {
     /// Why it cannot be worked on.
     pub(super) fn obstacle(&self) -> Option<String> {
         match &self.stages {
-            Some(stages) => stages.context.health.outage_of(Dependency::Objects),
+            Some(stages) => stages.context.health.own_outage(),
             None => self.load_error.clone(),
         }
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::ledger::fleet_control::WorkerRole;
+use crate::ledger::fleet_control::{HEARTBEAT_INTERVAL, WorkerRole};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dependency {
@@ -69,18 +69,21 @@ struct DependencyState {
     last_success: Option<Instant>,
 }
 
+/// Where the heartbeats get through, the database takes writes: what fails is the run's own.
+const HEARTBEATS_MISSED_AFTER: Duration = HEARTBEAT_INTERVAL.saturating_mul(3);
+
 #[derive(Debug, Clone)]
 pub struct Health {
     role: WorkerRole,
     /// Named where the process serves several.
     run: Option<Arc<str>>,
-    shared: Arc<SharedHealth>,
-    /// Each run has buckets of its own.
-    objects: Arc<SharedHealth>,
+    /// That of the process, where this is one of its runs.
+    process: Option<Arc<Health>>,
+    states: Arc<DependencyStates>,
 }
 
 #[derive(Debug, Default)]
-struct SharedHealth {
+struct DependencyStates {
     states: Mutex<[DependencyState; 3]>,
     /// Wakes in the order of waiting, as no watch channel does.
     changed: Notify,
@@ -91,25 +94,27 @@ impl Health {
         Self {
             role,
             run: None,
-            shared: Arc::default(),
-            objects: Arc::default(),
+            process: None,
+            states: Arc::default(),
         }
     }
 
-    /// The health of one run of several: the same database and queue, buckets of its own.
+    /// The health of one run of several: the queue is the same, its buckets are its own. The database is that of all,
+    /// but its table may be locked, or closed to us.
     #[must_use]
     pub fn for_run(&self, run: &str) -> Self {
         Self {
+            role: self.role,
             run: Some(run.into()),
-            objects: Arc::default(),
-            ..self.clone()
+            process: Some(Arc::new(self.clone())),
+            states: Arc::default(),
         }
     }
 
-    fn shared(&self, dependency: Dependency) -> &SharedHealth {
-        match dependency {
-            Dependency::Objects => &self.objects,
-            Dependency::Database | Dependency::Queue => &self.shared,
+    fn states(&self, dependency: Dependency) -> &DependencyStates {
+        match (&self.process, dependency) {
+            (Some(process), Dependency::Queue) => &process.states,
+            _ => &self.states,
         }
     }
 
@@ -126,8 +131,18 @@ impl Health {
             return;
         }
         // Another call may have succeeded since: the outage is over, and this call was part of it.
-        let is_over = |state: &DependencyState| state.last_success.is_some_and(|at| at >= began);
-        self.set_down(dependency, reason, |state| !is_over(state));
+        self.set_down(dependency, reason, Some(began));
+        if let (Some(process), Dependency::Database) = (&self.process, dependency) {
+            let expected = Instant::now().checked_sub(HEARTBEATS_MISSED_AFTER);
+            process.set_down(dependency, reason, expected);
+        }
+    }
+
+    /// The ledger took a heartbeat.
+    pub fn record_heartbeat(&self) {
+        if let Some(process) = &self.process {
+            process.mark_up(Dependency::Database);
+        }
     }
 
     /// The same of a call that is made until it succeeds, and then told to [`Self::record_success`].
@@ -143,13 +158,13 @@ impl Health {
             self.record_failure(dependency, began, failures, &reason);
             return;
         }
-        let shared = self.shared(dependency);
+        let shared = self.states(dependency);
         shared.states.lock()[dependency as usize].stuck_call = Some(call.to_owned());
-        self.set_down(dependency, &reason, |_| true);
+        self.mark_down(dependency, &reason);
     }
 
     pub fn record_success(&self, dependency: Dependency, call: &str) {
-        let shared = self.shared(dependency);
+        let shared = self.states(dependency);
         let mut states = shared.states.lock();
         states[dependency as usize]
             .stuck_call
@@ -159,19 +174,16 @@ impl Health {
     }
 
     pub fn mark_down(&self, dependency: Dependency, reason: &str) {
-        self.set_down(dependency, reason, |_| true);
+        self.set_down(dependency, reason, None);
     }
 
-    fn set_down(
-        &self,
-        dependency: Dependency,
-        reason: &str,
-        applies: impl FnOnce(&DependencyState) -> bool,
-    ) {
-        let shared = self.shared(dependency);
+    /// Unless something has succeeded since `since`.
+    fn set_down(&self, dependency: Dependency, reason: &str, since: Option<Instant>) {
+        let shared = self.states(dependency);
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
-        if state.outage.is_some() || !applies(state) {
+        let is_over = since.is_some_and(|since| state.last_success >= Some(since));
+        if state.outage.is_some() || is_over {
             return;
         }
         let (name, advice) = (dependency.display_name(), dependency.advice(self.role));
@@ -180,7 +192,7 @@ impl Health {
             (WorkerRole::Feeder, _) => {
                 tracing::error!(reason, "{name} cannot be used: feeding waits until it can");
             }
-            (WorkerRole::Consumer, Some(run)) if dependency == Dependency::Objects => {
+            (WorkerRole::Consumer, Some(run)) if dependency != Dependency::Queue => {
                 tracing::error!(
                     run = &**run,
                     reason,
@@ -203,7 +215,7 @@ impl Health {
     }
 
     pub fn mark_up(&self, dependency: Dependency) {
-        let shared = self.shared(dependency);
+        let shared = self.states(dependency);
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         state.last_success = Some(Instant::now());
@@ -215,24 +227,39 @@ impl Health {
             );
             shared.changed.notify_waiters();
         }
+        drop(states);
+        if let (Some(process), Dependency::Database) = (&self.process, dependency) {
+            process.mark_up(dependency);
+        }
     }
 
     pub fn is_up(&self, dependency: Dependency) -> bool {
-        let states = self.shared(dependency).states.lock();
+        let states = self.states(dependency).states.lock();
         states[dependency as usize].outage.is_none()
     }
 
     /// What is down, and why; none when all is well.
     pub fn outage(&self) -> Option<String> {
-        DEPENDENCIES
-            .into_iter()
-            .find_map(|dependency| self.outage_of(dependency))
+        let process = || self.process.as_ref()?.outage();
+        self.find_outage(&DEPENDENCIES).or_else(process)
     }
 
-    pub fn outage_of(&self, dependency: Dependency) -> Option<String> {
-        let states = self.shared(dependency).states.lock();
-        let reason = states[dependency as usize].outage.as_ref()?;
-        Some(format!("{}: {reason}", dependency.display_name()))
+    /// The same of what is the run's own. The queue, and the database of a process with one run, are probed by
+    /// receiving: they hold back no run.
+    pub fn own_outage(&self) -> Option<String> {
+        let own: &[_] = match self.process {
+            Some(_) => &[Dependency::Database, Dependency::Objects],
+            None => &[Dependency::Objects],
+        };
+        self.find_outage(own)
+    }
+
+    fn find_outage(&self, dependencies: &[Dependency]) -> Option<String> {
+        let states = self.states.states.lock();
+        dependencies.iter().find_map(|dependency| {
+            let reason = states[*dependency as usize].outage.as_ref()?;
+            Some(format!("{}: {reason}", dependency.display_name()))
+        })
     }
 
     pub async fn wait_until_up(&self, dependency: Dependency) {
@@ -245,7 +272,7 @@ impl Health {
 
     async fn wait_for(&self, dependency: Dependency, is_up: bool) {
         while self.is_up(dependency) != is_up {
-            let mut changed = pin!(self.shared(dependency).changed.notified());
+            let mut changed = pin!(self.states(dependency).changed.notified());
             // What changes from here on wakes it.
             changed.as_mut().enable();
             if self.is_up(dependency) != is_up {
@@ -339,12 +366,34 @@ mod tests {
     }
 
     #[test]
-    fn each_run_has_buckets_of_its_own_and_the_database_of_all() {
+    fn each_run_has_buckets_of_its_own() {
         let process = Health::new(WorkerRole::Consumer);
         let (one, other) = (process.for_run("one"), process.for_run("other"));
         one.mark_down(Dependency::Objects, "denied");
         assert!(other.outage().is_none() && process.outage().is_none());
-        other.mark_down(Dependency::Database, "gone");
-        assert!(!one.is_up(Dependency::Database) && !process.is_up(Dependency::Database));
+        process.mark_down(Dependency::Queue, "gone");
+        assert!(!other.is_up(Dependency::Queue) && other.own_outage().is_none());
+        assert!(process.outage().is_some() && process.own_outage().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_whose_table_is_closed_holds_up_no_other_while_heartbeats_get_through() {
+        let process = Health::new(WorkerRole::Consumer);
+        let (one, other) = (process.for_run("one"), process.for_run("other"));
+        let fail = || one.record_failure(Dependency::Database, Instant::now(), 2, "locked");
+        advance(Duration::from_mins(1)).await;
+        other.record_heartbeat();
+        fail();
+        assert!(one.own_outage().is_some() && one.outage().is_some());
+        assert!(process.outage().is_none() && other.outage().is_none());
+        // In an outage of all nothing gets through.
+        advance(HEARTBEATS_MISSED_AFTER * 2).await;
+        fail();
+        assert!(process.outage().is_some() && other.outage().is_some());
+        assert!(other.own_outage().is_none());
+        other.record_heartbeat();
+        assert!(process.outage().is_none() && one.outage().is_some());
+        one.mark_up(Dependency::Database);
+        assert!(one.outage().is_none());
     }
 }

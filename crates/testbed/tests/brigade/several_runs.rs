@@ -108,6 +108,36 @@ async fn a_store_that_is_silent_while_its_run_is_taken_on_delays_that_run_alone(
     stop_consumer(consumer).await;
 }
 
+/// What the ledger takes of the one is no comfort to the other, whose messages wait without a further receive.
+#[tokio::test]
+async fn a_table_that_is_locked_holds_up_its_run_alone() {
+    let rig = TestRig::new().await;
+    rig.add_images(30).await;
+    add_faces(&rig, 200).await;
+    let mut images = rig.spawn("feeder", &[], &[]);
+    wait_until("the images", async || rig.visible_messages().await == 30).await;
+    let mut locking = rig.pool.begin().await.unwrap();
+    let lock = sqlx::query("LOCK TABLE images IN ACCESS EXCLUSIVE MODE");
+    lock.execute(&mut *locking).await.unwrap();
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    wait_until("the reason", async || {
+        let log = consumer.log_tail(50);
+        log.contains("the database cannot be used for run 'images.path'")
+    })
+    .await;
+    let mut faces = rig.spawn("feeder", &FACES, &[]);
+    let ended = wait_for_exit(&mut faces).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!((moved(&rig, 1).await, moved(&rig, 2).await), (0, 200));
+    let log = consumer.log_tail(200);
+    assert!(!log.contains("receiving stops"), "{log}");
+    locking.rollback().await.unwrap();
+    let ended = wait_for_exit(&mut images).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!((moved(&rig, 1).await, rig.dead_letters().await), (30, 0));
+    stop_consumer(consumer).await;
+}
+
 #[tokio::test]
 async fn a_limit_that_leaves_nothing_to_one_of_two_consumers_costs_no_dead_letter() {
     let queue = CreateQueueOptions {
