@@ -148,7 +148,10 @@ impl Copier {
     ) -> (ThrottlePermit<'a>, Slot<'a>) {
         let health = &self.context.health;
         loop {
-            health.wait_until_up(Dependency::Objects).await;
+            if !health.is_up(Dependency::Objects) {
+                self.outages.offer_source(route);
+                health.wait_until_up(Dependency::Objects).await;
+            }
             let key = &route.destination_key;
             let started = self.context.start_copy(key, subject).await;
             // An outage may have begun while this copy waited for its turn.

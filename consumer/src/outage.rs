@@ -2,13 +2,14 @@
 //!
 //! A failure counts against its object when another object has been copied since: the copy was sent after
 //! the failure, so the store works. Where nothing else is copied, an object that is known to exist, and that
-//! needs the same rights and the same condition, is copied once: the newest success of this process, or an object of
-//! the consumer's own. When that fails too it is an outage: nothing is held against any object, receiving
-//! stops, and the same question is asked again until the store works.
+//! needs the same rights and the same condition, is copied once: the newest success of this process; others that
+//! are in hand, where it has had none and many fail; or an object of the consumer's own. When that fails too it is
+//! an outage: nothing is held against any object, receiving stops, and the same question is asked again until the
+//! store works.
 
+mod history;
 mod reason;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +19,16 @@ use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
 use bucket_brigade_common::throttle::CopySubject;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::{Mutex as FairMutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::context::ConsumerContext;
+use history::{CopyHistory, FAILING_OBJECTS, SILENCE, THROTTLED_OUTAGE};
 use reason::{CHECK_NETWORK, outage_reason};
 
-/// So many objects that fail, without a copy in between, are worth a question.
-const FAILING_OBJECTS: usize = 3;
+/// So long the others in hand may take to show it.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// From so many failures of one object on, each without a copy in between is worth a question too.
 const FAILURES_OF_ONE_OBJECT: u32 = 2;
@@ -37,15 +39,8 @@ const MAX_ATTEMPTS_TIME: Duration = Duration::from_mins(1);
 /// A throttled object waits longer: the throttle may not have found its rate yet.
 const THROTTLED_OF_ONE_OBJECT: u32 = 4;
 
-/// Where all copies have been silent for so long, the store is asked whether it responds: their own time limits are
-/// those of large ones.
-const SILENCE: Duration = Duration::from_secs(20);
-
 /// A copy of few bytes, and what goes with it, takes at most so long.
 const SMALL_COPY_LIMIT: Duration = Duration::from_secs(30);
-
-/// A store that throttles each copy for so long serves nothing.
-const THROTTLED_OUTAGE: Duration = Duration::from_mins(1);
 
 /// Waits between probes of a store that is down.
 const PROBE_BACKOFF: Backoff = Backoff {
@@ -56,6 +51,7 @@ const PROBE_BACKOFF: Backoff = Backoff {
 /// What one object's failures say so far.
 #[derive(Debug, Default)]
 pub struct FailureStreak {
+    began: Option<Instant>,
     failed_at: Option<Instant>,
     failures: u32,
     attempts_time: Duration,
@@ -78,60 +74,6 @@ pub enum FailureVerdict {
     Unknown,
     Object,
     Outage,
-}
-
-#[derive(Debug, Default)]
-struct CopyHistory {
-    /// When the newest copy that succeeded was sent.
-    last_sent: Option<Instant>,
-    last_copied: Option<MoveRoute>,
-    /// Source keys that failed since.
-    failing: HashSet<String>,
-    refusals: Refusals,
-    /// Requests without a response so far.
-    waiting: usize,
-    /// The source keys of a few of them.
-    waiting_sources: Vec<String>,
-    /// When the first of them was sent.
-    waiting_since: Option<Instant>,
-    /// What is given up without one, and sent again, does not end the silence.
-    last_response: Option<Instant>,
-}
-
-impl CopyHistory {
-    fn is_silent(&self) -> bool {
-        let since = self.waiting_since.max(self.last_response);
-        self.waiting > 0 && since.is_some_and(|at| at.elapsed() >= SILENCE)
-    }
-
-    /// Source objects that can be read where any can: the newest that was copied; or some that fail or wait, so many
-    /// that it is not their own trouble.
-    fn sample_sources(&self) -> Vec<String> {
-        if let Some(copied) = &self.last_copied {
-            return vec![copied.source_key.clone()];
-        }
-        let failing = self.failing.iter().take(FAILING_OBJECTS);
-        let sources: HashSet<_> = failing.chain(&self.waiting_sources).cloned().collect();
-        if sources.len() < FAILING_OBJECTS {
-            return Vec::new();
-        }
-        sources.into_iter().collect()
-    }
-}
-
-/// Throttled copies without another between them: when the first was, and the last.
-#[derive(Debug, Default)]
-struct Refusals(Option<(Instant, Instant)>);
-
-impl Refusals {
-    /// One more. Returns how long they have lasted: what came long before says nothing of now.
-    fn record(&mut self) -> Duration {
-        let now = Instant::now();
-        let lasting = self.0.filter(|(_, last)| now - *last < THROTTLED_OUTAGE);
-        let first = lasting.map_or(now, |(first, _)| first);
-        self.0 = Some((first, now));
-        now - first
-    }
 }
 
 /// Distinguishes outages from broken objects, for the copies of one process.
@@ -168,9 +110,15 @@ impl OutageDetector {
         tokio::select! {
             biased;
             response = response => {
+                let mut history = waiting.0.history.lock();
                 if response.as_ref().err().is_none_or(StoreError::is_response) {
-                    waiting.detector.history.lock().last_response = Some(Instant::now());
+                    history.last_response = Some(Instant::now());
                 }
+                // It is gone: it shows nothing of the others.
+                if let Err(StoreError::Permanent { .. }) = &response {
+                    history.untried.retain(|key| *key != route.source_key);
+                }
+                drop(history);
                 response
             }
             () = self.silence.notified() => Err(StoreError::transient("Timeout", "the store is silent")),
@@ -178,33 +126,27 @@ impl OutageDetector {
     }
 
     /// For a request that a silent store does not end.
-    pub fn start_waiting<'a>(&'a self, route: &'a MoveRoute) -> WaitingRequest<'a> {
-        let (detector, source_key) = (self, &*route.source_key);
+    pub fn start_waiting(&self, route: &MoveRoute) -> WaitingRequest<'_> {
         let mut history = self.history.lock();
         if history.waiting == 0 {
             history.waiting_since = Some(Instant::now());
         }
         history.waiting += 1;
-        if history.waiting_sources.len() < FAILING_OBJECTS {
-            history.waiting_sources.push(source_key.to_owned());
-        }
-        WaitingRequest {
-            detector,
-            source_key,
-        }
+        history.add_untried(&route.source_key);
+        WaitingRequest(self)
+    }
+
+    /// For a copy that waits for the end of an outage.
+    pub fn offer_source(&self, route: &MoveRoute) {
+        self.history.lock().add_untried(&route.source_key);
     }
 
     /// A copy that was sent at `sent` succeeded.
     pub fn record_copy(&self, route: &MoveRoute, sent: Instant) {
-        self.record_success(sent).last_copied = Some(route.clone());
-    }
-
-    fn record_success(&self, sent: Instant) -> MutexGuard<'_, CopyHistory> {
         let mut history = self.history.lock();
-        history.failing.clear();
-        history.refusals = Refusals::default();
-        history.last_sent = history.last_sent.max(Some(sent));
-        history
+        history.record_success(sent, true);
+        history.last_copied = Some(route.source_key.clone());
+        history.untried.clear();
     }
 
     /// What a failure that has just been met is about. Asks the store only when it must.
@@ -221,6 +163,7 @@ impl OutageDetector {
         }
         let now = Instant::now();
         let previous = streak.failed_at.replace(now);
+        streak.began.get_or_insert(now);
         streak.failures += 1;
         let verdict = if previous.is_some_and(|previous| self.has_copied_since(previous)) {
             FailureVerdict::Object
@@ -239,8 +182,8 @@ impl OutageDetector {
     }
 
     fn has_copied_since(&self, time: Instant) -> bool {
-        let last_sent = self.history.lock().last_sent;
-        last_sent.is_some_and(|sent| sent >= time)
+        let history = self.history.lock();
+        !history.suspects_source() && history.last_sent.is_some_and(|sent| sent >= time)
     }
 
     fn is_worth_asking(
@@ -249,15 +192,23 @@ impl OutageDetector {
         error: &StoreError,
         streak: &FailureStreak,
     ) -> bool {
-        if let StoreError::Throttled { .. } = error {
-            return streak.failures >= THROTTLED_OF_ONE_OBJECT;
+        match error {
+            StoreError::Throttled { .. } => return streak.failures >= THROTTLED_OF_ONE_OBJECT,
+            StoreError::Systemic { .. } => return true,
+            _ => {}
         }
         let mut history = self.history.lock();
         history.failing.insert(route.source_key.clone());
+        if history.suspects_source() {
+            return true;
+        }
+        let is_young = |began: Instant| began.elapsed() < FIRST_PATIENCE;
+        if !history.is_source_proven && streak.began.is_some_and(is_young) {
+            return false;
+        }
         streak.failures >= FAILURES_OF_ONE_OBJECT
             || history.failing.len() >= FAILING_OBJECTS
             || streak.is_exhausted()
-            || matches!(error, StoreError::Systemic { .. })
     }
 
     async fn check_store(&self, failed_at: Instant) -> FailureVerdict {
@@ -295,11 +246,11 @@ impl OutageDetector {
         let subject = CopySubject::Probe;
         let (permit, _slot) = self.context.start_copy(prefix, subject).await;
         let sent = Instant::now();
-        let (copied, sources) = {
-            let history = self.history.lock();
-            (history.last_copied.clone(), history.sample_sources())
+        let (sources, is_of_source) = {
+            let mut history = self.history.lock();
+            (history.sample_copies(), history.suspects_source())
         };
-        let checked = self.check_rights_within(limit, copied, sources).await;
+        let checked = self.check_rights_within(limit, sources).await;
         let checked = checked.unwrap_or_else(|| {
             let message = format!("a copy has not ended within {limit:?}");
             Err(StoreError::transient("Timeout", message))
@@ -311,7 +262,7 @@ impl OutageDetector {
             permit.served();
         }
         if checked.is_ok() {
-            drop(self.record_success(sent));
+            self.history.lock().record_success(sent, is_of_source);
         }
         checked
     }
@@ -334,25 +285,29 @@ impl OutageDetector {
         loop {
             sleep(SILENCE / 4).await;
             let (last_response, sources) = {
-                let history = self.history.lock();
+                let mut history = self.history.lock();
                 if !history.is_silent() {
                     continue;
                 }
                 (history.last_response, history.sample_sources())
             };
-            let silent = self.find_silence(&sources).await;
+            let silent = self.find_silence(sources).await;
             let mut history = self.history.lock();
             let silent = silent.filter(|_| history.last_response == last_response);
             let Some((what, side)) = silent else {
                 history.last_response = Some(Instant::now());
                 continue;
             };
-            // The same are asked for until one is there.
-            history.failing.extend(sources);
+            history.was_silent = true;
+            let silence = history
+                .waiting_since
+                .max(last_response)
+                .map(|at| at.elapsed());
             drop(history);
+            let seconds = silence.unwrap_or(SILENCE).as_secs();
             let store = self.store.store_name(side);
             let from = store.map_or_else(String::new, |store| format!(" from the {store}"));
-            let reason = format!("no response to {what} for {SILENCE:?}{from}; {CHECK_NETWORK}");
+            let reason = format!("no response to {what} for {seconds}s{from}; {CHECK_NETWORK}");
             self.context.health.mark_down(Dependency::Objects, &reason);
             return self.silence.notify_waiters();
         }
@@ -360,13 +315,13 @@ impl OutageDetector {
 
     /// What has no response, and on which side: anything, a copy of few bytes, or bytes of the source. Beside the
     /// throttle: copies that are large or slow may be all that there is.
-    async fn find_silence(&self, sources: &[String]) -> Option<(&'static str, BucketSide)> {
+    async fn find_silence(&self, sources: Vec<String>) -> Option<(&'static str, BucketSide)> {
         if let Some(side) = self.store.silent_side().await {
             return Some(("anything", side));
         }
         let (read, copied) = tokio::join!(
-            self.store.check_source(sources),
-            self.check_rights_within(SMALL_COPY_LIMIT, None, Vec::new())
+            self.store.check_source(&sources),
+            self.check_rights_within(SMALL_COPY_LIMIT, sources.clone())
         );
         if read.is_err() {
             return Some(("reads of objects", BucketSide::Source));
@@ -380,13 +335,12 @@ impl OutageDetector {
     async fn check_rights_within(
         &self,
         limit: Duration,
-        copied: Option<MoveRoute>,
         sources: Vec<String>,
     ) -> Option<Result<(), StoreError>> {
         let (store, rule) = (Arc::clone(&self.store), self.rule.clone());
         let check = async move {
             store.check_source(&sources).await?;
-            store.check_rights(&rule, copied.as_ref()).await
+            store.check_rights(&rule, &sources).await
         };
         timeout(limit, tokio::spawn(check)).await.ok()?.ok()
     }
@@ -409,37 +363,10 @@ impl OutageDetector {
 
 /// Counted until it has its response, or is given up.
 #[must_use = "it is counted until it is dropped"]
-pub struct WaitingRequest<'a> {
-    detector: &'a OutageDetector,
-    source_key: &'a str,
-}
+pub struct WaitingRequest<'a>(&'a OutageDetector);
 
 impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
-        let mut history = self.detector.history.lock();
-        history.waiting -= 1;
-        history.waiting_sources.retain(|key| key != self.source_key);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn refusals_long_apart_are_no_outage() {
-        let mut refusals = Refusals::default();
-        for _ in 0..3 {
-            assert_eq!(refusals.record(), Duration::ZERO);
-            advance(THROTTLED_OUTAGE).await;
-        }
-        refusals.record();
-        for _ in 0..2 {
-            advance(THROTTLED_OUTAGE / 2).await;
-            refusals.record();
-        }
-        assert!(refusals.record() >= THROTTLED_OUTAGE);
+        self.0.history.lock().waiting -= 1;
     }
 }

@@ -189,7 +189,7 @@ impl ObjectStore for RateLimitedStore {
         Ok(DestinationState::Empty)
     }
 
-    async fn check_rights(&self, rule: &PathRule, _: Option<&MoveRoute>) -> Result<(), StoreError> {
+    async fn check_rights(&self, rule: &PathRule, _: &[String]) -> Result<(), StoreError> {
         self.copy(&rule.route_for("image/a").unwrap())
             .await
             .map(drop)

@@ -136,13 +136,10 @@ pub trait ObjectStore: Send + Sync {
     /// Compares what stands at the destination with the source.
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError>;
 
-    /// Reads and writes as a copy does, on objects that are known to exist: one that was copied before, if
-    /// there is one, and objects of the consumer's own, which are removed again.
-    async fn check_rights(
-        &self,
-        rule: &PathRule,
-        copied: Option<&MoveRoute>,
-    ) -> Result<(), StoreError>;
+    /// Reads and writes as a copy does: from one of these source objects to a key of the consumer's own; where they
+    /// say nothing, being gone or large, between objects of its own. All are removed again.
+    async fn check_rights(&self, rule: &PathRule, source_keys: &[String])
+    -> Result<(), StoreError>;
 
     /// Reads the first bytes of these source objects where a copy's bytes go through this process; one that has them, or
     /// is refused, is enough.

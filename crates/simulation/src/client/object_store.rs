@@ -74,7 +74,7 @@ impl ObjectStore for SimulatedClient {
     }
 
     /// The probe objects stand for a moment only: the world does not know them.
-    async fn check_rights(&self, _: &PathRule, _: Option<&MoveRoute>) -> Result<(), StoreError> {
+    async fn check_rights(&self, _: &PathRule, _: &[String]) -> Result<(), StoreError> {
         let lost = |outcome| self.store_error(outcome);
         self.perform_call("check", lost, |_| Ok(())).await
     }

@@ -204,10 +204,10 @@ impl ObjectStore for FaultyClient {
     async fn check_rights(
         &self,
         rule: &PathRule,
-        copied: Option<&MoveRoute>,
+        source_keys: &[String],
     ) -> Result<(), StoreError> {
         self.check_store(true).await?;
-        self.client.check_rights(rule, copied).await
+        self.client.check_rights(rule, source_keys).await
     }
 
     async fn silent_side(&self) -> Option<BucketSide> {

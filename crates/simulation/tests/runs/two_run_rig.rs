@@ -133,9 +133,9 @@ impl ObjectStore for WatchedStore {
     async fn check_rights(
         &self,
         rule: &PathRule,
-        copied: Option<&MoveRoute>,
+        source_keys: &[String],
     ) -> Result<(), StoreError> {
-        self.client.check_rights(rule, copied).await
+        self.client.check_rights(rule, source_keys).await
     }
 
     async fn silent_side(&self) -> Option<BucketSide> {

@@ -1,6 +1,8 @@
 //! Outages: nothing reaches the dead-letter queue, each is said once, and the work goes on by itself.
 
 use bucket_brigade_common::ledger::RunOptions;
+use std::time::Duration;
+
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::{Cluster, Fault, FaultEffect};
@@ -275,6 +277,31 @@ async fn of_a_store_that_can_only_be_read() {
         "check S3's status",
     )
     .await;
+}
+
+/// Before anything was copied: objects of the consumer's own can be copied all the time.
+#[tokio::test]
+async fn of_the_source_alone() {
+    for (effect, trouble, advice) in [
+        (
+            FaultEffect::error(403, "AccessDenied"),
+            "AccessDenied",
+            "KMS keys",
+        ),
+        (
+            FaultEffect::error(500, "InternalError"),
+            "InternalError",
+            "S3's status",
+        ),
+        (
+            FaultEffect::Delay(Duration::from_hours(1)),
+            "no response to copies",
+            "network",
+        ),
+    ] {
+        let fault = Fault::new("CopyObject", effect).key_contains("image/");
+        assert_survives_fault(fault, RunOptions::default(), trouble, advice).await;
+    }
 }
 
 /// Whatever the condition, though nothing stands at the destination.

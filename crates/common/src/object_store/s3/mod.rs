@@ -233,9 +233,9 @@ impl ObjectStore for S3Store {
     async fn check_rights(
         &self,
         rule: &PathRule,
-        copied: Option<&MoveRoute>,
+        source_keys: &[String],
     ) -> Result<(), StoreError> {
-        Box::pin(self.copy_for_rights(rule, copied)).await
+        Box::pin(self.copy_for_rights(rule, source_keys)).await
     }
 
     async fn check_source(&self, source_keys: &[String]) -> Result<(), StoreError> {

@@ -9,7 +9,10 @@ use super::probe::{CopyProbe, PROBE_BODY};
 use super::{S3Bucket, S3Store};
 use crate::object_store::StoreError;
 use crate::object_store::objects::BucketSide;
-use crate::path_rule::{MoveRoute, PathRule};
+use crate::path_rule::PathRule;
+
+/// What a store copies within seconds.
+const MAX_SAMPLE_BYTES: i64 = 64 << 20;
 
 /// The answer to the question must not wait for a store that hangs.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,19 +21,28 @@ impl S3Store {
     pub(super) async fn copy_for_rights(
         &self,
         rule: &PathRule,
-        copied: Option<&MoveRoute>,
+        source_keys: &[String],
     ) -> Result<(), StoreError> {
-        if let Some(copied) = copied {
-            match self
-                .copy_onto_probe(rule, &self.source, &copied.source_key)
-                .await
-            {
-                // It has gone since, or cannot be copied in one request.
+        let mut refusal = None;
+        for key in source_keys {
+            match self.copy_small_object(rule, key).await {
                 Err(StoreError::Permanent { .. } | StoreError::TooLarge) => {}
-                other => return other,
+                Ok(()) => return Ok(()),
+                Err(error) => refusal = Some(error),
             }
         }
-        self.copy_own_object(rule).await
+        match refusal {
+            Some(error) => Err(error),
+            None => self.copy_own_object(rule).await,
+        }
+    }
+
+    async fn copy_small_object(&self, rule: &PathRule, key: &str) -> Result<(), StoreError> {
+        let stat = self.stat_object(BucketSide::Source, key).await?;
+        if stat.is_none_or(|stat| stat.size_bytes > MAX_SAMPLE_BYTES) {
+            return Err(StoreError::TooLarge);
+        }
+        self.copy_onto_probe(rule, &self.source, key).await
     }
 
     /// The right to read the source is shown by a key that is not there: without it the store answers
