@@ -107,7 +107,6 @@ pub enum Action {
     RecordSettlement(RowState, Option<OrphanedCopy>),
     RecordFailure(FailureCause, Option<OrphanedCopy>),
     RecordPoison,
-    /// Send the message to the dead-letter queue.
     SendDeadLetter,
     /// Stop renewing the lease, and see whether it held.
     EndLease,

@@ -37,7 +37,6 @@ pub struct TableSweep<'a> {
     pub is_retried: bool,
 }
 
-/// What a sweep came to.
 #[derive(Debug, Clone, Default)]
 pub struct SweepSummary {
     /// Rows fed, those of earlier processes included.

@@ -56,11 +56,9 @@ struct CompanionPattern {
     parts: Vec<Part>,
 }
 
-/// The setting `COMPANIONS`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CompanionPatterns(Arc<[CompanionPattern]>);
 
-/// One companion of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Companion<'a> {
     /// What names it, without the mark that it is required.

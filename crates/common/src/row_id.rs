@@ -32,7 +32,6 @@ impl fmt::Display for RowId {
     }
 }
 
-/// The types an id column may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdColumnType {
     /// Whatever its width, which may grow while a run is under way: an index serves the widest, too.

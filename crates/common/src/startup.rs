@@ -139,7 +139,6 @@ fn print_line(kind: &str, message: &str) {
     drop(writeln!(std::io::stderr(), "{kind}: {message}"));
 }
 
-/// The documented exit code of an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<SettingsError>() {
         exit::INVALID_SETTINGS

@@ -106,7 +106,6 @@ fn split<'a>(parts: &[Part], text: &'a str) -> Vec<FieldTexts<'a>> {
     }
 }
 
-/// The key of which these are the fields.
 fn image_key(texts: &FieldTexts<'_>) -> String {
     let text_of = |field| texts.iter().find(|(this, _)| *this == field);
     let text_of = |field| text_of(field).map(|(_, text)| *text);

@@ -17,7 +17,6 @@ pub struct CursorPosition {
     pub cursor: Option<RowId>,
     /// Which sweep this is, from 1.
     pub sweep: u64,
-    /// Rows fed in this sweep.
     pub sweep_fed: u64,
 }
 

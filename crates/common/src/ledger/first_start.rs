@@ -165,7 +165,6 @@ async fn check_rivals(pool: &PgPool, run: i64) -> Result<(), LedgerError> {
     ensure_paths_keep_their_meaning(pool, &spec, &table, &others).await
 }
 
-/// Another run that is at work on rows of a run.
 async fn find_run_of_same_rows(pool: &PgPool, run: i64) -> Result<Option<String>, sqlx::Error> {
     let shares_rows = shares_rows_sql([
         "me.images_table",

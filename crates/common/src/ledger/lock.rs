@@ -75,7 +75,6 @@ const END_SESSION: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_
     WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2";
 
 impl AdvisoryLock {
-    /// That took it.
     pub fn session(&self) -> LockSession {
         self.session
     }

@@ -226,7 +226,6 @@ pub(super) async fn find_run_row(
     }
 }
 
-/// `RUN_NAME` is not that of the run with these settings.
 fn other_name_error(runs: &[RunRow], spec: &RunSpec, run: &RunRow) -> LedgerError {
     let name = spec.name.as_deref().unwrap_or_default();
     let is_there = runs.iter().any(|run| run.is_named(name));

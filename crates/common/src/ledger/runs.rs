@@ -18,7 +18,6 @@ use crate::path_rule::PathRule;
 pub struct RunSpec {
     /// None for the default, which is made of table and column.
     pub name: Option<String>,
-    /// The table and its columns.
     pub table: TableSpec,
     pub rule: PathRule,
     /// Where the images are.
@@ -30,7 +29,6 @@ pub struct RunSpec {
 /// Which run a process works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunSelection {
-    /// The one with these settings.
     Settings(Box<RunSpec>),
     /// The one with this name or number in the ledger; without, the only one that is not finished.
     Ledger(Option<String>),

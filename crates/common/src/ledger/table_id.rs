@@ -13,14 +13,12 @@ const SUPPORTED_TYPES: &str = "bigint, integer, smallint, uuid, text, varchar, c
 
 const NOT_UNIQUE: &str = "does not identify a row: it needs a primary key or a unique index on no other columns, in the column's collation (of a composite key name all columns: ID_COLUMN=tenant_id,id; tables with inheritance children are not supported)";
 
-/// The id of a table.
 pub(super) struct TableId {
     pub(super) columns: IdColumns,
     /// `pg_attribute.attnum`
     pub(super) numbers: Vec<i16>,
 }
 
-/// A column by its name.
 type NamedColumn = (String, ColumnInfo);
 
 /// The unique index on no other columns than `$2`, as their numbers in its order; that on most of them.

@@ -26,7 +26,6 @@ pub const MAX_BATCH_ENTRIES: usize = 10;
 /// noticed soon. Source: SQS API reference, `WaitTimeSeconds`.
 pub const LONG_POLL_WAIT: Duration = Duration::from_secs(10);
 
-/// A message as it was received.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ReceivedMessage {
     /// The queue's id of the message, the same at each delivery.

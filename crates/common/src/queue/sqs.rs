@@ -29,10 +29,8 @@ use crate::queue::{
 /// When a call that does not wait for messages is given up.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The same of a receive.
 const RECEIVE_TIMEOUT: Duration = LONG_POLL_WAIT.saturating_add(Duration::from_secs(5));
 
-/// One SQS standard queue.
 #[derive(Debug, Clone)]
 pub struct SqsQueue {
     /// The SDK's, for what is not asked for each image.

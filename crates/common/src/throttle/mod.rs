@@ -32,7 +32,6 @@ use self::state::{Attempt, ThrottleState};
 use crate::ledger::fleet_control::FleetLimits;
 use crate::settings::DatabaseLimits;
 
-/// What a copy is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopySubject {
     Image,

@@ -34,7 +34,6 @@ const IDLE_AFTER: Duration = Duration::from_secs(8);
 /// How long after a refusal the process counts as throttled.
 const THROTTLED_FOR: Duration = Duration::from_secs(10);
 
-/// The rate of one process at one store.
 #[derive(Debug)]
 pub(super) struct StoreRate {
     rate: CubicRate,

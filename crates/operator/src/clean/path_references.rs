@@ -41,7 +41,6 @@ pub(super) struct PathReference {
     pub(super) companions: CompanionPatterns,
 }
 
-/// One side of one run.
 #[derive(sqlx::FromRow)]
 struct RunSide {
     root: String,

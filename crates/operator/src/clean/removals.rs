@@ -211,7 +211,6 @@ impl<'a> RemovalLedger<'a> {
         }
     }
 
-    /// From which object to which one a removal's move went.
     pub(super) fn route_of(&self, removal: &ObjectRemoval) -> Option<MoveRoute> {
         let rule = self.ledger.rule();
         let route = if self.orphans {

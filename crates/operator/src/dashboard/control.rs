@@ -23,7 +23,6 @@ use crate::pause::{is_refusal, pause_run, resume_run};
 /// More than any request needs.
 const MAX_REQUEST_BYTES: usize = 4096;
 
-/// Characters of a reason.
 const MAX_REASON_CHARS: usize = 200;
 
 /// Who paused, in `feeder status`.

@@ -13,7 +13,6 @@ use super::table_inspector::{
     TableInspector,
 };
 
-/// Connections of a consumer, and of the feeder.
 const CONNECTIONS_PER_CONSUMER: u32 = 3;
 const FEEDER_CONNECTIONS: u32 = 4;
 

@@ -6,7 +6,6 @@ use bucket_brigade_common::object_store::s3::{FROM_SOURCE, S3Bucket};
 
 use super::check::PlanChecks;
 
-/// Objects whose ACLs are read.
 const MAX_READ_ACLS: usize = 5;
 
 const BUCKET_OWNER_ACL: &str = "bucket-owner-full-control";

@@ -20,7 +20,6 @@ pub(super) struct SelectionArgs {
     all: bool,
 }
 
-/// Which moves are to be undone.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) enum MoveSelection {
     #[default]

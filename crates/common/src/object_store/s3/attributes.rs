@@ -28,7 +28,6 @@ pub struct CopyAttributes {
     /// Who may read and write the copies. Without it they belong to the copying account alone.
     pub acl: Option<String>,
     pub encryption: Option<String>,
-    /// With encryption by KMS: the key.
     pub kms_key_id: Option<String>,
     /// Whether the class is the source's.
     pub keeps_storage_class: bool,

@@ -17,7 +17,6 @@ const UNMODIFIED_SINCE: &str = "x-amz-delete-if-unmodified-since";
 pub(super) enum DeleteGuard {
     IfMatch,
     UnmodifiedSince,
-    /// A HEAD right before.
     HeadBefore,
 }
 

@@ -37,7 +37,6 @@ pub(super) struct HashedBody {
     /// Whether a byte is waited for. While the other side takes none, nothing stalls here.
     is_waiting: bool,
     failure: BodyFailure,
-    /// The store that sends it.
     store: StoreLabel,
 }
 

@@ -41,7 +41,6 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 
 pub(super) type RequestHeaders = Vec<(Cow<'static, str>, String)>;
 
-/// One request about an object.
 #[derive(Clone, Default)]
 pub(super) struct ObjectRequest<'a> {
     /// Its name in S3's API.
@@ -84,7 +83,6 @@ pub(super) struct CopyClient {
     connector: SharedHttpConnector,
     /// When a request that does not answer is given up.
     pub timeout: Duration,
-    /// The bucket.
     pub name: String,
     pub headers: BucketHeaders,
     pub store: StoreLabel,
