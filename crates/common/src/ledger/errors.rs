@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgDatabaseError;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use super::connection::OLDEST_MAJOR;
 use super::error_context::{is_application_lock, is_in_function};
@@ -138,6 +139,21 @@ impl TransientError for LedgerError {
             Self::Database(error) => is_unavailable(error),
             _ => false,
         }
+    }
+}
+
+/// `what` names the work where it takes longer.
+pub(super) async fn within_limit<T, E>(
+    limit: Duration,
+    what: &'static str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, LedgerError>
+where
+    LedgerError: From<E>,
+{
+    match timeout(limit, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(LedgerError::TimedOut { what, limit }),
     }
 }
 

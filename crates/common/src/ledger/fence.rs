@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use super::errors::within_limit;
 use super::lock::holds_locks_sql;
 use super::{LedgerError, LockClaims, PostgresLedger, RunSpec, with_timeout};
 use crate::ledger::move_ledger::StatementError;
@@ -92,7 +93,7 @@ impl PostgresLedger {
 
     pub async fn read_fence(&self) -> Result<i64, LedgerError> {
         let query = sqlx::query_scalar("SELECT fence FROM bucket_brigade.run WHERE id = $1");
-        within_limit(query.bind(self.run_id).fetch_one(&self.pool)).await
+        within_fence_limit(query.bind(self.run_id).fetch_one(&self.pool)).await
     }
 
     /// Shuts out what was sent before. None where the claims are not held any more, or it is not `expected`.
@@ -108,7 +109,7 @@ impl PostgresLedger {
         );
         let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(self.run_id);
         let query = query.bind(expected).bind(claims);
-        within_limit(query.fetch_optional(&self.pool)).await
+        within_fence_limit(query.fetch_optional(&self.pool)).await
     }
 
     /// The same for the other runs that copy into a bucket, under keys of a prefix. Returns how many there are; none
@@ -128,7 +129,7 @@ impl PostgresLedger {
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.run_id);
         let query = query.bind(bucket).bind(key_prefix).bind(claims);
-        let raised = within_limit(query.execute(&self.pool)).await?;
+        let raised = within_fence_limit(query.execute(&self.pool)).await?;
         Ok(raised.rows_affected())
     }
 
@@ -140,7 +141,7 @@ impl PostgresLedger {
     pub async fn wait_for_writers(&self) -> Result<(), LedgerError> {
         let writers = async || {
             let query = sqlx::query_as::<_, LedgerWriter>(SELECT_WRITERS);
-            within_limit(query.fetch_all(&self.pool)).await
+            within_fence_limit(query.fetch_all(&self.pool)).await
         };
         let (mut left, began) = (writers().await?, Instant::now());
         while let Some(first) = left.first() {
@@ -197,18 +198,14 @@ pub(super) async fn ensure_no_copy_in_removal(
 async fn none_in_removal(
     found: impl Future<Output = Result<Option<(i64, String)>, sqlx::Error>>,
 ) -> Result<(), LedgerError> {
-    match within_limit(found).await? {
+    match within_fence_limit(found).await? {
         None => Ok(()),
         Some((run, until)) => Err(LedgerError::InRemoval { run, until }),
     }
 }
 
-async fn within_limit<T>(
+async fn within_fence_limit<T>(
     query: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, LedgerError> {
-    let limited = timeout(FENCE_TIMEOUT, query).await;
-    Ok(limited.map_err(|_| LedgerError::TimedOut {
-        what: "the run's fence",
-        limit: FENCE_TIMEOUT,
-    })??)
+    within_limit(FENCE_TIMEOUT, "the run's fence", query).await
 }

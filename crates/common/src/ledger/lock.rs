@@ -8,6 +8,7 @@ use sqlx::{Decode, FromRow as _, PgConnection, Row as _, Type};
 use tokio::time::timeout;
 
 use super::connection::name_pool_timeout;
+use super::errors::within_limit;
 use super::{LedgerError, PostgresLedger};
 
 /// Advisory locks are numbers; this one is ours, paired with the run's. ("bb" in ASCII.)
@@ -21,10 +22,7 @@ const ALL_RUNS: i64 = 0;
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-const LOCK_TIMED_OUT: LedgerError = LedgerError::TimedOut {
-    what: "taking the lock",
-    limit: LOCK_TIMEOUT,
-};
+const TAKING_LOCK: &str = "taking the lock";
 
 /// A connection that has not confirmed its lock by then does not hold it.
 const LOCK_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -177,12 +175,9 @@ impl PostgresLedger {
                 Some(session) => lock.session = session,
                 None => self.end_session(lock.session).await?,
             }
-            Ok(taken.is_some())
+            Ok::<_, LedgerError>(taken.is_some())
         };
-        match timeout(LOCK_TIMEOUT, fresh).await {
-            Ok(locked) => locked,
-            Err(_) => Err(LOCK_TIMED_OUT),
-        }
+        within_limit(LOCK_TIMEOUT, TAKING_LOCK, fresh).await
     }
 
     /// Ends a session of ours whose connection is lost, if the server still has it: behind a proxy it may not
@@ -190,13 +185,8 @@ impl PostgresLedger {
     pub async fn end_session(&self, session: LockSession) -> Result<(), LedgerError> {
         let query = sqlx::query(END_SESSION).bind(session.pid);
         let query = query.bind(session.began_micros).execute(&self.pool);
-        match timeout(LOCK_CHECK_TIMEOUT, query).await {
-            Ok(ended) => Ok(ended.map(drop)?),
-            Err(_) => Err(LedgerError::TimedOut {
-                what: "ending the session",
-                limit: LOCK_CHECK_TIMEOUT,
-            }),
-        }
+        let ended = within_limit(LOCK_CHECK_TIMEOUT, "ending the session", query).await;
+        ended.map(drop)
     }
 
     /// Keeps every other feeder of this run out.
@@ -228,8 +218,8 @@ impl PostgresLedger {
     }
 
     async fn try_lock(&self, space: i32, run: i64) -> Result<Option<AdvisoryLock>, LedgerError> {
-        let locked = timeout(LOCK_TIMEOUT, self.lock_session(space, run)).await;
-        let locked = locked.unwrap_or(Err(LOCK_TIMED_OUT));
+        let locking = self.lock_session(space, run);
+        let locked = within_limit(LOCK_TIMEOUT, TAKING_LOCK, locking).await;
         Box::pin(name_pool_timeout(&self.database, locked)).await
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
-use tokio::time::timeout;
 
+use super::errors::within_limit;
 use super::first_start::{SecondRun, ensure_no_rival, insert_run};
 use super::run_options::{OptionMatch, RunOptions};
 use super::runs::{RunRow, RunSpec, SEVERAL_RUNS, list_runs, no_run};
@@ -26,8 +26,7 @@ pub(super) async fn within<T>(
     what: &'static str,
     opening: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
-    let opened = timeout(limit, opening).await;
-    let opened = opened.unwrap_or(Err(LedgerError::TimedOut { what, limit }));
+    let opened = Box::pin(within_limit(limit, what, opening)).await;
     Box::pin(connection::name_pool_timeout(pool, opened)).await
 }
 
