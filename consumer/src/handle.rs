@@ -237,7 +237,9 @@ impl Stages {
             Action::Copy => self.copier.copy(&task.route, CopySubject::Image).await,
             Action::Compare => self.copier.compare(&task.route, CopySubject::Image).await,
             Action::Commit(copied, wait) => {
-                self.wait_for_retry(wait).await;
+                // A stop shortens the wait, and the commit is tried at once.
+                let stop = &self.context.stop;
+                stop.run_until_cancelled(sleep(wait)).await;
                 let companions = match self.copier.copy_companions(&task.route, &copied).await {
                     Ok(companions) => companions,
                     Err(event) => return event,
@@ -265,15 +267,6 @@ impl Stages {
             | Action::Delete
             | Action::Release(_)
             | Action::Abandon => Event::Interrupted,
-        }
-    }
-
-    /// A stop shortens the wait, and the commit is tried at once.
-    async fn wait_for_retry(&self, wait: Duration) {
-        tokio::select! {
-            biased;
-            () = sleep(wait) => {}
-            () = self.context.stop.cancelled() => {}
         }
     }
 }

@@ -90,15 +90,13 @@ impl Receiver {
                 .receive_batch(MAX_BATCH_ENTRIES, LONG_POLL_WAIT, self.visibility_timeout);
         let too_late = async {
             self.context.stop.cancelled().await;
-            tokio::select! {
-                () = sleep(FINAL_POLL_TIMEOUT) => {}
-                () = self.context.give_up.cancelled() => {}
-            }
+            let end = sleep(FINAL_POLL_TIMEOUT);
+            self.context.give_up.run_until_cancelled(end).await
         };
         tokio::select! {
             biased;
             result = poll => Some(result),
-            () = too_late => None,
+            _ = too_late => None,
         }
     }
 
@@ -113,11 +111,7 @@ impl Receiver {
     /// An empty answer before its time says nothing of the next one, and each costs a request.
     async fn wait_after_early(&self, early: u32) {
         if early > 0 {
-            tokio::select! {
-                biased;
-                () = sleep(EARLY_BACKOFF.jittered_delay(early, fastrand::f64())) => {}
-                () = self.context.stop.cancelled() => {}
-            }
+            self.wait_unless_stopped(EARLY_BACKOFF, early).await;
         }
     }
 
@@ -129,10 +123,11 @@ impl Receiver {
                 health.record_failure(Dependency::Queue, began, failures, &reason);
             }
         }
-        tokio::select! {
-            biased;
-            () = sleep(RETRY_BACKOFF.jittered_delay(failures, fastrand::f64())) => {}
-            () = self.context.stop.cancelled() => {}
-        }
+        self.wait_unless_stopped(RETRY_BACKOFF, failures).await;
+    }
+
+    async fn wait_unless_stopped(&self, backoff: Backoff, count: u32) {
+        let wait = sleep(backoff.jittered_delay(count, fastrand::f64()));
+        self.context.stop.run_until_cancelled(wait).await;
     }
 }

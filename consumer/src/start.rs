@@ -177,11 +177,7 @@ async fn poll_for_run<T>(
             tracing::info!("waiting for the feeder to open this run in the ledger");
             is_logged = true;
         }
-        tokio::select! {
-            biased;
-            () = sleep(RUN_POLL_INTERVAL) => {}
-            () = stop.cancelled() => {}
-        }
+        stop.run_until_cancelled(sleep(RUN_POLL_INTERVAL)).await;
     }
     Ok(None)
 }

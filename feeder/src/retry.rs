@@ -85,10 +85,7 @@ impl Retrier<'_> {
         self,
         event: impl Future<Output = T>,
     ) -> Result<T, FeederStopped> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Err(FeederStopped),
-            output = event => Ok(output),
-        }
+        let output = self.stop.run_until_cancelled(event).await;
+        output.ok_or(FeederStopped)
     }
 }

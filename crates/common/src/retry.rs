@@ -72,11 +72,8 @@ pub async fn retry_until_stopped<T, E>(
     stop: &CancellationToken,
     call: impl AsyncFnMut() -> Result<T, E>,
 ) -> Option<T> {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => None,
-        result = retry(backoff.delays(), |_| true, call) => result.ok(),
-    }
+    let calls = retry(backoff.delays(), |_| true, call);
+    stop.run_until_cancelled(calls).await?.ok()
 }
 
 #[cfg(test)]
