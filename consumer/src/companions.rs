@@ -97,14 +97,10 @@ fn missing<'a>(companion: &Companion<'a>) -> Result<CopiedCompanion<'a>, Event> 
     if !companion.is_required {
         return Ok(None);
     }
-    Err(Event::CopyFailed(FailureCause {
-        code: "CompanionMissing".into(),
-        message: format!(
-            "there is no such object, and '!{}' wants it",
-            companion.pattern
-        ),
-        permanent: true,
-    }))
+    let pattern = companion.pattern;
+    let message = format!("there is no such object, and '!{pattern}' wants it");
+    let cause = FailureCause::new("CompanionMissing", message, true);
+    Err(Event::CopyFailed(cause))
 }
 
 fn name_companion(event: Event, companion: &Companion<'_>) -> Event {

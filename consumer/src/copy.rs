@@ -114,11 +114,7 @@ impl Copier {
                 CallOutcome::Recalled => continue,
                 CallOutcome::Ended(Ok(event)) => return event,
                 CallOutcome::Ended(Err(StoreError::Permanent { code, message })) => {
-                    return Event::CopyFailed(FailureCause {
-                        code,
-                        message,
-                        permanent: true,
-                    });
+                    return Event::CopyFailed(FailureCause::new(code, message, true));
                 }
                 CallOutcome::Ended(Err(error)) => error,
             };
@@ -274,11 +270,8 @@ impl ObjectAttempts {
         if self.failures < max_failures && self.throttled < MAX_THROTTLED && !is_exhausted {
             return None;
         }
-        Some(FailureCause {
-            code: error.code().to_owned(),
-            message: format!("{error} (after {} tries)", self.made + 1),
-            permanent: is_refusal,
-        })
+        let message = format!("{error} (after {} tries)", self.made + 1);
+        Some(FailureCause::new(error.code(), message, is_refusal))
     }
 
     fn next_delay(&mut self, error: &StoreError) -> Duration {

@@ -13,47 +13,37 @@ pub struct FailureCause {
 }
 
 impl FailureCause {
-    pub(super) fn row_locked() -> Self {
+    pub fn new(code: impl Into<String>, message: impl Into<String>, permanent: bool) -> Self {
         Self {
-            code: "RowLocked".into(),
-            message: "the row stayed locked by another transaction, or a trigger undoes the change"
-                .into(),
-            permanent: false,
+            code: code.into(),
+            message: message.into(),
+            permanent,
         }
+    }
+
+    pub(super) fn row_locked() -> Self {
+        let message =
+            "the row stayed locked by another transaction, or a trigger undoes the change";
+        Self::new("RowLocked", message, false)
     }
 
     pub(super) fn source_vanished() -> Self {
-        Self {
-            code: NO_SUCH_KEY.into(),
-            message: "the source object does not exist; what stands at the destination is not a copy on record"
-                .into(),
-            permanent: true,
-        }
+        let message = "the source object does not exist; what stands at the destination is not a copy on record";
+        Self::new(NO_SUCH_KEY, message, true)
     }
 
     pub(crate) fn destination_vanished() -> Self {
-        Self {
-            code: "DestinationVanished".into(),
-            message: "the store refuses the copy because an object stands at the destination, and finds none there"
-                .into(),
-            permanent: false,
-        }
+        let message = "the store refuses the copy because an object stands at the destination, and finds none there";
+        Self::new("DestinationVanished", message, false)
     }
 
     pub(crate) fn panicked(message: String) -> Self {
-        Self {
-            code: "Panic".into(),
-            message,
-            permanent: false,
-        }
+        Self::new("Panic", message, false)
     }
 
     /// Not for good: the application may be in the middle of replacing the image, and its row comes next.
     pub(crate) fn destination_conflict(key: &str, difference: &str) -> Self {
-        Self {
-            code: "DestinationConflict".into(),
-            message: format!("another object stands at '{key}': {difference}"),
-            permanent: false,
-        }
+        let message = format!("another object stands at '{key}': {difference}");
+        Self::new("DestinationConflict", message, false)
     }
 }

@@ -88,8 +88,8 @@ pub(crate) async fn within_limit<T>(
     let step = Cell::new(DATABASE);
     let loaded = timeout(LOAD_TIMEOUT, load(&step)).await;
     loaded.unwrap_or_else(|_| {
-        let (setting, problem) = (step.get(), format!("no response within {LOAD_TIMEOUT:?}"));
-        Err(PreflightError::Unreachable { setting, problem }.into())
+        let problem = format!("no response within {LOAD_TIMEOUT:?}");
+        Err(PreflightError::unreachable(step.get(), problem).into())
     })
 }
 

@@ -34,12 +34,8 @@ impl HoldConditions {
                 evaluate_condition(pool, query).await
             })
             .await?;
-            parse_condition(value.as_deref()).map_err(|problem| {
-                PreflightError::InvalidSetting {
-                    setting: THROTTLE_QUERY,
-                    problem,
-                }
-            })?;
+            parse_condition(value.as_deref())
+                .map_err(|problem| PreflightError::invalid(THROTTLE_QUERY, problem))?;
         }
         if let Some(window) = &self.window {
             let zone = &window.time_zone;
@@ -123,14 +119,11 @@ async fn ask<T>(
 ) -> Result<T, PreflightError> {
     retry_transient(async || {
         question().await.map_err(|error| match error {
-            StatementError::Rejected { code, message } => PreflightError::InvalidSetting {
-                setting,
-                problem: format!("the database refuses it: {message} ({code})"),
-            },
-            error => PreflightError::Unreachable {
-                setting: "DATABASE_URL",
-                problem: error.to_string(),
-            },
+            StatementError::Rejected { code, message } => {
+                let problem = format!("the database refuses it: {message} ({code})");
+                PreflightError::invalid(setting, problem)
+            }
+            error => PreflightError::unreachable("DATABASE_URL", error.to_string()),
         })
     })
     .await

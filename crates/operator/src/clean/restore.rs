@@ -29,10 +29,8 @@ impl<'a> ObjectRestorer<'a> {
     /// Copies it back from the other side; [`StoreError::DestinationExists`] where something stands there again.
     pub(super) async fn restore(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
         let store = self.store.get_or_try_init(|| self.open()).await;
-        let store = store.map_err(|error| StoreError::Permanent {
-            code: "NotRestored".into(),
-            message: error.to_string(),
-        })?;
+        let store =
+            store.map_err(|error| StoreError::permanent("NotRestored", error.to_string()))?;
         let mut route = route.clone();
         if self.removals.side() == BucketSide::Source {
             std::mem::swap(&mut route.old_path, &mut route.new_path);

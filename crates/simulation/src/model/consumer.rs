@@ -357,11 +357,10 @@ fn event_from_store(answer: Result<Event, StoreError>) -> Event {
     match answer {
         Ok(event) => event,
         Err(StoreError::DestinationExists) => Event::DestinationExists,
-        Err(error) => Event::CopyFailed(FailureCause {
-            code: error.code().to_owned(),
-            message: String::new(),
-            permanent: matches!(error, StoreError::Permanent { .. }),
-        }),
+        Err(error) => {
+            let is_permanent = matches!(error, StoreError::Permanent { .. });
+            Event::CopyFailed(trouble(error.code(), is_permanent))
+        }
     }
 }
 
@@ -384,11 +383,7 @@ fn refusal_event(step: &Action) -> Option<Event> {
 }
 
 fn trouble(code: &str, permanent: bool) -> FailureCause {
-    FailureCause {
-        code: code.into(),
-        message: String::new(),
-        permanent,
-    }
+    FailureCause::new(code, "", permanent)
 }
 
 /// What becomes of a step while no connection falls silent.
