@@ -77,7 +77,7 @@ pub async fn start(
     let pages = settings.feed_order.open_reader(&ledger).await?;
     let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
     tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
-    prune_dead_workers(&ledger).await;
+    ledger.prune_dead_workers().await;
     warn_of_interrupted_rollback(&ledger).await;
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
     ready.set();
@@ -169,12 +169,6 @@ async fn open_ledger(
         ledger.check_replica_lag().await?;
     }
     Ok(ledger)
-}
-
-async fn prune_dead_workers(ledger: &PostgresLedger) {
-    if let Err(error) = ledger.prune_dead_workers().await {
-        tracing::debug!(%error, "processes that have ended stay in the ledger");
-    }
 }
 
 /// Only a rollback looks again at the copies of what went back.

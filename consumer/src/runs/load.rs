@@ -231,9 +231,7 @@ impl LedgerRunLoader {
         let ledger = retry_transient(async || ledger.with_own_name().await).await?;
         let first = Heartbeat::starting(WorkerRole::Consumer);
         send_first_heartbeat(&ledger, throttle, &first, &self.stop).await;
-        if let Err(error) = ledger.prune_dead_workers().await {
-            tracing::debug!(%error, "processes that have ended stay in the ledger");
-        }
+        ledger.prune_dead_workers().await;
         Ok(ledger)
     }
 }

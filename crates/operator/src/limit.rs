@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bucket_brigade_common::ledger::fleet_control::format_limits;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::with_timeout;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
@@ -25,6 +26,12 @@ pub(crate) struct RequestedLimits {
     pub(crate) rate: Option<f64>,
     #[sqlx(rename = "concurrency_limit")]
     pub(crate) concurrency: Option<i32>,
+}
+
+impl RequestedLimits {
+    pub(crate) fn describe(self) -> Option<String> {
+        format_limits(self.rate, self.concurrency)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -55,7 +62,7 @@ struct LimitOutput {
 impl fmt::Display for LimitOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let run = self.run;
-        match format_limits(self.limits) {
+        match self.limits.describe() {
             None => write!(f, "run {run}: no limits"),
             Some(limits) => write!(
                 f,
@@ -93,18 +100,10 @@ pub(crate) async fn set_limits(
 ) -> Result<RequestedLimits, StatementError> {
     let query = sqlx::query_as(UPDATE_LIMITS).bind(run);
     let query = query.bind(lift).bind(asked.rate).bind(asked.concurrency);
-    let limits = with_timeout(query.fetch_one(pool)).await?;
-    let details = format_limits(limits).unwrap_or_else(|| "none".into());
+    let limits: RequestedLimits = with_timeout(query.fetch_one(pool)).await?;
+    let details = limits.describe().unwrap_or_else(|| "none".into());
     operator.record(pool, run, "limit", Some(&details)).await;
     Ok(limits)
-}
-
-pub(crate) fn format_limits(limits: RequestedLimits) -> Option<String> {
-    let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
-    let concurrency = limits.concurrency;
-    let concurrency = concurrency.map(|most| format!("{most} copies in flight"));
-    let words: Vec<String> = [rate, concurrency].into_iter().flatten().collect();
-    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::feed_source::RunProgress;
-use bucket_brigade_common::ledger::fleet_control::FleetLimits;
+use bucket_brigade_common::ledger::fleet_control::{FleetLimits, format_limits};
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use tokio::time::Instant;
 
@@ -105,7 +105,8 @@ impl RunObserver {
             Some(why) => events.push(RunEvent::Paused(why.clone())),
         }
         if (limits.rate, limits.concurrency) != (before.rate, before.concurrency) {
-            events.push(RunEvent::Limited(describe_limits(limits)));
+            let described = format_limits(limits.rate, limits.concurrency);
+            events.push(RunEvent::Limited(described));
         }
         events
     }
@@ -143,14 +144,6 @@ impl RunObserver {
 fn counts(observed: &RunCounts) -> (u64, u64, u64) {
     let progress = &observed.progress;
     (progress.fed, progress.accounted_rows(), observed.pages)
-}
-
-fn describe_limits(limits: &FleetLimits) -> Option<String> {
-    let rate = limits.rate.map(|rate| format!("{rate} rows per second"));
-    let copies = limits.concurrency;
-    let copies = copies.map(|copies| format!("{copies} copies in flight"));
-    let words: Vec<String> = [rate, copies].into_iter().flatten().collect();
-    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn stall_reason(observed: &RunCounts) -> String {

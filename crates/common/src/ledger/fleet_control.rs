@@ -1,6 +1,7 @@
 //! Heartbeats: how a process reports its state and learns the fleet's limits, once a second, in one
 //! statement that costs the same however large the migration is.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -80,6 +81,14 @@ pub struct FleetLimits {
     pub held_back_consumers: u64,
     /// Whether the ledger has this run no more, though it may have another of its number.
     pub is_gone: bool,
+}
+
+/// Rows per second and copies in flight, as people read them; none where nothing is limited.
+pub fn format_limits(rate: Option<f64>, concurrency: Option<impl Display>) -> Option<String> {
+    let rate = rate.map(|rate| format!("{rate} rows per second"));
+    let concurrency = concurrency.map(|most| format!("{most} copies in flight"));
+    let words: Vec<String> = [rate, concurrency].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 impl FleetLimits {

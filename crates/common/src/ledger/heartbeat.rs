@@ -144,10 +144,15 @@ impl PostgresLedger {
 
     /// Removes processes that died long ago from the list, and folds the counters of those that have ended:
     /// each process does so once, at its start, so that neither grows with the number of restarts.
-    pub async fn prune_dead_workers(&self) -> Result<(), StatementError> {
+    pub async fn prune_dead_workers(&self) {
         let query = sqlx::query(DELETE_DEAD_WORKERS).bind(self.run_id);
-        with_timeout(query.execute(&self.pool)).await?;
-        self.fold_counters(counters::ENDED_AFTER).await.map(drop)
+        let pruned = async {
+            with_timeout(query.execute(&self.pool)).await?;
+            self.fold_counters(counters::ENDED_AFTER).await
+        };
+        if let Err(error) = pruned.await {
+            tracing::debug!(%error, "processes that have ended stay in the ledger");
+        }
     }
 
     /// Makes sure that a lag of replicas would be seen.

@@ -10,7 +10,6 @@ use indicatif::HumanCount;
 use super::queries::{CodeCount, WorkerStatus};
 use super::queue::QueueStatus;
 use super::snapshot::{AllRunsStatus, StatusRates, StatusSnapshot};
-use crate::limit::format_limits;
 use crate::output::write_lines;
 use crate::runs::{NO_RUNS, RunSummary, format_filter};
 
@@ -36,7 +35,7 @@ impl fmt::Display for StatusSnapshot {
         };
         writeln!(f, "state     {}{reason}", self.state)?;
         write_rows(f, self.rows)?;
-        let limits = format_limits(run.limits).unwrap_or_else(|| "none".into());
+        let limits = run.limits.describe().unwrap_or_else(|| "none".into());
         let count = |one: &CodeCount| format!("{} {}", one.code, HumanCount(one.rows));
         let counts: Vec<String> = self.failures.iter().map(count).collect();
         let failures = match &*counts {
@@ -76,7 +75,7 @@ fn render_run(run: &RunSummary) -> String {
             format!("{bar} {percent:.1} %, {moved} of {} moved", HumanCount(all))
         }
     };
-    let limits = format_limits(run.limits);
+    let limits = run.limits.describe();
     let limits = limits.map_or_else(String::new, |limits| format!(", at most {limits}"));
     let action = run.last_action.as_deref().map(printable);
     let action = action.map_or_else(String::new, |action| format!("; last: {action}"));

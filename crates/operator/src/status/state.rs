@@ -5,7 +5,6 @@ use bucket_brigade_common::printable::counted;
 
 use super::queries::WorkerStatus;
 use super::queue::QueueStatus;
-use crate::limit::format_limits;
 use crate::runs::RunSummary;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -70,7 +69,7 @@ pub(super) fn reported_state(
         return is(WorkerState::ThrottledByStore, &worker.reason);
     }
     if some(WorkerState::Running).is_some() {
-        return match format_limits(run.limits) {
+        return match run.limits.describe() {
             Some(limits) => is(WorkerState::Running, &format!("limited to {limits}")),
             None => is(WorkerState::Running, ""),
         };
