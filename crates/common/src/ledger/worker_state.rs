@@ -4,46 +4,47 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::{Serialize, Serializer};
 
-/// The state of a process, or of the run as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WorkerState {
+macro_rules! worker_states {
+    ($($(#[$attribute:meta])* $state:ident = $text:literal,)*) => {
+        /// The state of a process, or of the run as a whole.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub enum WorkerState {
+            $($(#[$attribute])* $state,)*
+        }
+
+        impl WorkerState {
+            const ALL: &[Self] = &[$(Self::$state,)*];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$state => $text,)*
+                }
+            }
+        }
+    };
+}
+
+worker_states! {
     #[default]
-    Starting,
-    Running,
-    NothingToDo,
-    Paused,
-    DatabaseSlow,
-    ThrottledByStore,
+    Starting = "starting",
+    Running = "running",
+    NothingToDo = "nothing to do",
+    Paused = "paused",
+    DatabaseSlow = "database slow",
+    ThrottledByStore = "throttled by S3",
     /// For something that is down, or not there.
-    Waiting,
-    Stopping,
-    Feeding,
-    FeedingAtLimit,
-    BacklogFull,
-    Draining,
-    Watching,
+    Waiting = "waiting",
+    Stopping = "stopping",
+    Feeding = "feeding",
+    FeedingAtLimit = "feeding at the rate limit",
+    BacklogFull = "waiting: backlog full",
+    Draining = "waiting for the queue to drain",
+    Watching = "watching: nothing to do",
     /// Of a process of another version.
-    Unknown,
+    Unknown = "unknown",
 }
 
 impl WorkerState {
-    pub const ALL: [Self; 14] = [
-        Self::Starting,
-        Self::Running,
-        Self::NothingToDo,
-        Self::Paused,
-        Self::DatabaseSlow,
-        Self::ThrottledByStore,
-        Self::Waiting,
-        Self::Stopping,
-        Self::Feeding,
-        Self::FeedingAtLimit,
-        Self::BacklogFull,
-        Self::Draining,
-        Self::Watching,
-        Self::Unknown,
-    ];
-
     /// While a consumer is in one of these, another consumer would move nothing faster.
     pub const HELD_BACK: [Self; 4] = [
         Self::Paused,
@@ -51,31 +52,12 @@ impl WorkerState {
         Self::ThrottledByStore,
         Self::Waiting,
     ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::NothingToDo => "nothing to do",
-            Self::Paused => "paused",
-            Self::DatabaseSlow => "database slow",
-            Self::ThrottledByStore => "throttled by S3",
-            Self::Waiting => "waiting",
-            Self::Stopping => "stopping",
-            Self::Feeding => "feeding",
-            Self::FeedingAtLimit => "feeding at the rate limit",
-            Self::BacklogFull => "waiting: backlog full",
-            Self::Draining => "waiting for the queue to drain",
-            Self::Watching => "watching: nothing to do",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// As the ledger has it, where a process of another version may have written.
 impl From<String> for WorkerState {
     fn from(text: String) -> Self {
-        let mut known = Self::ALL.into_iter();
+        let mut known = Self::ALL.iter().copied();
         let found = known.find(|state| state.as_str() == text);
         found.unwrap_or(Self::Unknown)
     }
@@ -100,7 +82,7 @@ mod tests {
     #[test]
     fn each_state_is_read_as_it_is_written() {
         for state in WorkerState::ALL {
-            assert_eq!(WorkerState::from(state.to_string()), state);
+            assert_eq!(WorkerState::from(state.to_string()), *state);
         }
         let later = WorkerState::from("dancing".to_owned());
         assert_eq!(later, WorkerState::Unknown);
