@@ -128,7 +128,7 @@ impl SpreadReader {
         size: u32,
     ) -> Result<(RowPage, Option<Stretch>), StatementError> {
         let cursor = after.map(|id| RowId::from_database(id.to_string()));
-        let mut page = self.ledger.next_page(cursor.as_ref(), size).await?;
+        let mut page = self.ledger.read(cursor.as_ref(), size).await?;
         let is_within = |id: &RowId| match (until, id.as_str().parse::<i64>()) {
             (Some(until), Ok(id)) => id <= until,
             _ => true,
@@ -207,7 +207,7 @@ fn interleave<T>(columns: Vec<Vec<T>>) -> Vec<T> {
 #[async_trait]
 impl PageReader for SpreadReader {
     async fn prepare(&self) -> Result<SweepAccess, StatementError> {
-        self.ledger.prepare_sweep().await
+        self.ledger.prepare().await
     }
 
     async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {

@@ -3,7 +3,7 @@
 //! of the page.
 
 use bucket_brigade_common::companions::CompanionCopies;
-use bucket_brigade_common::ledger::feed_source::FeedSource as _;
+use bucket_brigade_common::ledger::feed_source::{FeedSource as _, PageReader as _};
 use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, MoveFailure, MoveLedger as _, OrphanedCopy, PendingMove,
 };
@@ -243,7 +243,7 @@ fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
 /// The ledger's own, as its sessions have them prepared once it was used.
 async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<PlannedStatement> {
     let id = RowId::from_database("600000".into());
-    ledger.next_page(Some(&id), 1000).await.unwrap();
+    ledger.read(Some(&id), 1000).await.unwrap();
     ledger.read_rows(&[id]).await.unwrap();
     write_one_of_each(ledger).await;
     ledger.settle_stale_failures().await.unwrap();

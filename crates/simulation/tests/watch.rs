@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bucket_brigade_common::ledger::feed_source::{FeedSource, PageReader, RowPage, SweepAccess};
+use bucket_brigade_common::ledger::feed_source::{PageReader, RowPage, SweepAccess};
 use bucket_brigade_common::ledger::fleet_control::FleetLimits;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::row_id::RowId;
@@ -35,12 +35,12 @@ struct CountingReader {
 #[async_trait]
 impl PageReader for CountingReader {
     async fn prepare(&self) -> Result<SweepAccess, StatementError> {
-        self.client.prepare_sweep().await
+        self.client.prepare().await
     }
 
     async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
         self.pages.fetch_add(1, Ordering::Relaxed);
-        self.client.next_page(cursor, size).await
+        self.client.read(cursor, size).await
     }
 }
 
@@ -155,7 +155,7 @@ impl PageReader for MovingHeap {
         let next = match cursor.map(RowId::as_str) {
             Some("heap 0") => Some(RowId::from_database("heap 1".into())),
             Some("heap 1") => None,
-            _ => return self.0.next_page(cursor, size).await,
+            _ => return self.0.read(cursor, size).await,
         };
         Ok(RowPage {
             last_id: next,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::feed_source::PageReader as _;
 use bucket_brigade_common::row_id::RowId;
 
 use super::Bench;
@@ -45,7 +45,7 @@ pub(super) async fn page_ms(rig: &BenchRig, from: u64) -> Result<f64> {
     for page in 0..PAGE_COUNT {
         let cursor = RowId::from_database((from + page * u64::from(PAGE_SIZE)).to_string());
         let started = Instant::now();
-        ledger.next_page(Some(&cursor), PAGE_SIZE).await?;
+        ledger.read(Some(&cursor), PAGE_SIZE).await?;
         times.push(started.elapsed().as_secs_f64() * 1e3);
     }
     Ok(SampleSpread::from_values(&times).context("no page")?.median)

@@ -11,7 +11,7 @@ use super::unreadable::failure_applies;
 use super::{ApplicationTable, PostgresLedger, with_timeout};
 use crate::empty_scope::PathSample;
 use crate::ledger::feed_source::{
-    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress, SweepAccess,
+    CursorPosition, FeedSource, PageReader, QueueShare, RowPage, RunProgress, SweepAccess,
 };
 use crate::ledger::move_ledger::StatementError;
 use crate::row_id::RowId;
@@ -250,6 +250,20 @@ impl PostgresLedger {
 }
 
 #[async_trait]
+impl PageReader for PostgresLedger {
+    async fn prepare(&self) -> Result<SweepAccess, StatementError> {
+        self.choose_access().await
+    }
+
+    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
+        match cursor.and_then(|cursor| self.heap_block(cursor)) {
+            Some(block) => self.read_heap_page(block, size).await,
+            None => self.read_page_in_halves(cursor, size).await,
+        }
+    }
+}
+
+#[async_trait]
 impl FeedSource for PostgresLedger {
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
         let query = sqlx::query_as(SELECT_POSITION).bind(self.run_id);
@@ -260,21 +274,6 @@ impl FeedSource for PostgresLedger {
             sweep: u64::try_from(sweep).unwrap_or(0),
             sweep_fed: u64::try_from(sweep_fed).unwrap_or(0),
         })
-    }
-
-    async fn prepare_sweep(&self) -> Result<SweepAccess, StatementError> {
-        self.choose_access().await
-    }
-
-    async fn next_page(
-        &self,
-        cursor: Option<&RowId>,
-        size: u32,
-    ) -> Result<RowPage, StatementError> {
-        match cursor.and_then(|cursor| self.heap_block(cursor)) {
-            Some(block) => self.read_heap_page(block, size).await,
-            None => self.read_page_in_halves(cursor, size).await,
-        }
     }
 
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {
@@ -306,7 +305,7 @@ impl FeedSource for PostgresLedger {
         let mut cursor = self.heap_start().await?;
         loop {
             self.wait_for_page().await;
-            let page = self.next_page(cursor.as_ref(), BACKGROUND_ROWS).await?;
+            let page = self.read(cursor.as_ref(), BACKGROUND_ROWS).await?;
             if !page.rows.is_empty() || page.last_id.is_none() {
                 return Ok(!page.rows.is_empty());
             }

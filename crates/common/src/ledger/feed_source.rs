@@ -144,16 +144,6 @@ pub fn format_eta(left: u64, per_second: f64) -> String {
 pub trait FeedSource: Send + Sync {
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError>;
 
-    /// Before a sweep: chooses how its pages are read.
-    async fn prepare_sweep(&self) -> Result<SweepAccess, StatementError> {
-        Ok(SweepAccess::Stretches)
-    }
-
-    /// Reads the next `size` rows after `cursor` in id order and returns those in scope. Rows with a
-    /// recorded failure are left out until an operator retries them.
-    async fn next_page(&self, cursor: Option<&RowId>, size: u32)
-    -> Result<RowPage, StatementError>;
-
     /// Moves the cursor past rows whose sends are confirmed.
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError>;
 
@@ -182,23 +172,15 @@ pub trait FeedSource: Send + Sync {
     async fn finish_run(&self) -> Result<bool, StatementError>;
 }
 
-/// How sweeps read rows: a source itself, or in another order.
+/// How sweeps read rows: in id order, or in another.
 #[async_trait]
 pub trait PageReader: Send + Sync {
+    /// Before a sweep: chooses how its pages are read.
     async fn prepare(&self) -> Result<SweepAccess, StatementError>;
 
+    /// Reads the next `size` rows after `cursor` and returns those in scope. Rows with a recorded failure are left out
+    /// until an operator retries them.
     async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError>;
-}
-
-#[async_trait]
-impl<T: FeedSource> PageReader for T {
-    async fn prepare(&self) -> Result<SweepAccess, StatementError> {
-        self.prepare_sweep().await
-    }
-
-    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
-        self.next_page(cursor, size).await
-    }
 }
 
 #[cfg(test)]

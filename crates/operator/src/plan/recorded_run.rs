@@ -1,6 +1,6 @@
 //! What is there of a ledger, and of an earlier run.
 
-use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress, SweepAccess};
+use bucket_brigade_common::ledger::feed_source::{PageReader as _, RunProgress, SweepAccess};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     ConnectionPurpose, LedgerError, PostgresLedger, RunSpec, SecondRun, TableAccess,
@@ -144,7 +144,7 @@ async fn check_new_run(
 async fn read_run(ledger: &PostgresLedger) -> Result<RecordedRun, StatementError> {
     let runs = run_summaries(ledger.pool(), Some(ledger.run_id())).await?;
     let run = runs.into_iter().next().unwrap_or_default();
-    let by_index = matches!(ledger.prepare_sweep().await, Ok(SweepAccess::NothingLeft));
+    let by_index = matches!(ledger.prepare().await, Ok(SweepAccess::NothingLeft));
     let by_index = by_index.then(|| "an index has none".to_owned());
     let finished_at = run.finished_at;
     Ok(RecordedRun {

@@ -3,12 +3,25 @@
 use async_trait::async_trait;
 use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
+    CursorPosition, FeedSource, PageReader, QueueShare, RowPage, RunProgress, SweepAccess,
 };
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::row_id::RowId;
 
 use super::SimulatedClient;
+
+#[async_trait]
+impl PageReader for SimulatedClient {
+    async fn prepare(&self) -> Result<SweepAccess, StatementError> {
+        Ok(SweepAccess::Stretches)
+    }
+
+    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        self.run_statement("page", |things| things.table.read_page(cursor, size))
+            .await
+    }
+}
 
 #[async_trait]
 impl FeedSource for SimulatedClient {
@@ -19,16 +32,6 @@ impl FeedSource for SimulatedClient {
             sweep_fed: things.table.sweep_fed,
         })
         .await
-    }
-
-    async fn next_page(
-        &self,
-        cursor: Option<&RowId>,
-        size: u32,
-    ) -> Result<RowPage, StatementError> {
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        self.run_statement("page", |things| things.table.read_page(cursor, size))
-            .await
     }
 
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {

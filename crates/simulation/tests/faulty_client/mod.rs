@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
-    CursorPosition, FeedSource, QueueShare, RowPage, RunProgress,
+    CursorPosition, FeedSource, PageReader, QueueShare, RowPage, RunProgress, SweepAccess,
 };
 use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, CurrentRow, MoveFailure, MoveLedger, PendingMove, PoisonRecord, StatementError,
@@ -304,19 +304,22 @@ impl MoveLedger for FaultyClient {
 }
 
 #[async_trait]
+impl PageReader for FaultyClient {
+    async fn prepare(&self) -> Result<SweepAccess, StatementError> {
+        Ok(SweepAccess::Stretches)
+    }
+
+    async fn read(&self, cursor: Option<&RowId>, size: u32) -> Result<RowPage, StatementError> {
+        self.check_database().await?;
+        self.client.read(cursor, size).await
+    }
+}
+
+#[async_trait]
 impl FeedSource for FaultyClient {
     async fn cursor_position(&self) -> Result<CursorPosition, StatementError> {
         self.check_database().await?;
         self.client.cursor_position().await
-    }
-
-    async fn next_page(
-        &self,
-        cursor: Option<&RowId>,
-        size: u32,
-    ) -> Result<RowPage, StatementError> {
-        self.check_database().await?;
-        self.client.next_page(cursor, size).await
     }
 
     async fn advance_cursor(&self, cursor: &RowId, fed: u64) -> Result<(), StatementError> {

@@ -1,6 +1,6 @@
 //! Ids of several columns: fed in the order of their index, one text in message and ledger, and back again.
 
-use bucket_brigade_common::ledger::feed_source::FeedSource as _;
+use bucket_brigade_common::ledger::feed_source::PageReader as _;
 use bucket_brigade_common::ledger::{self, PostgresLedger, SecondRun};
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_testbed::CloudOptions;
@@ -181,7 +181,7 @@ async fn a_table_partitioned_by_hash_is_paged_without_a_sort() {
     let cursor = RowId::from_database("[40, 5]".into());
     assert!(
         ledger
-            .next_page(Some(&cursor), 100)
+            .read(Some(&cursor), 100)
             .await
             .unwrap()
             .rows

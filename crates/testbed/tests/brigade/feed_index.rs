@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bucket_brigade_common::ledger::feed_source::{FeedSource as _, SweepAccess};
+use bucket_brigade_common::ledger::feed_source::{PageReader as _, SweepAccess};
 use bucket_brigade_common::ledger::{self, PostgresLedger, SecondRun};
 use bucket_brigade_testbed::CloudOptions;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
@@ -129,7 +129,7 @@ async fn access(rig: &TestRig, filter: Option<&str>) -> SweepAccess {
     let ledger = PostgresLedger::open(pool, &spec, "test", SecondRun::Allowed)
         .await
         .unwrap();
-    ledger.prepare_sweep().await.unwrap()
+    ledger.prepare().await.unwrap()
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bucket_brigade_common::companions::CompanionCopies;
-use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::feed_source::{FeedSource as _, PageReader as _};
 use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, MoveFailure, MoveLedger, OrphanedCopy, PendingMove, PoisonRecord,
 };
@@ -175,7 +175,7 @@ impl LedgerPair {
         let rows = self.ledger.read_rows(&ids).await.unwrap();
         assert_eq!(rows, self.table.read_rows(&ids));
         let (cursor, size) = (self.dice.bool().then(|| &ids[0]), self.dice.u32(1..6));
-        let page = self.ledger.next_page(cursor, size).await.unwrap();
+        let page = self.ledger.read(cursor, size).await.unwrap();
         let size = usize::try_from(size).unwrap();
         assert_eq!(page, self.table.read_page(cursor, size));
         let left = self.ledger.has_rows_left().await.unwrap();

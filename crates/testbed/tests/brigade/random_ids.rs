@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bucket_brigade_common::ledger::feed_source::{FeedSource, SweepAccess};
+use bucket_brigade_common::ledger::feed_source::{PageReader as _, SweepAccess};
 use bucket_brigade_common::ledger::{
     HeapAccess, PostgresLedger, SecondRun, create_pool, find_random_ids,
 };
@@ -34,7 +34,7 @@ async fn rig_with_rows(rows: u32) -> TestRig {
 async fn sweep(ledger: &PostgresLedger, start: Option<RowId>) -> Vec<String> {
     let (mut cursor, mut ids) = (start, Vec::new());
     loop {
-        let page = ledger.next_page(cursor.as_ref(), 1000).await.unwrap();
+        let page = ledger.read(cursor.as_ref(), 1000).await.unwrap();
         ids.extend(page.rows.iter().map(|(id, _)| id.to_string()));
         if page.last_id.is_none() {
             return ids;
@@ -64,7 +64,7 @@ async fn a_sweep_reads_each_page_of_the_heap_once() {
     let ledger = PostgresLedger::open(pool, &spec, "test", SecondRun::Refused)
         .await
         .unwrap();
-    let SweepAccess::Heap(start) = ledger.prepare_sweep().await.unwrap() else {
+    let SweepAccess::Heap(start) = ledger.prepare().await.unwrap() else {
         panic!("not in the order of the heap");
     };
     let pages = rig
@@ -121,7 +121,7 @@ async fn a_row_that_is_refused_fails_alone() {
 }
 
 async fn access(rig: &TestRig) -> SweepAccess {
-    rig.open_run().await.prepare_sweep().await.unwrap()
+    rig.open_run().await.prepare().await.unwrap()
 }
 
 #[tokio::test]
