@@ -84,10 +84,6 @@ impl TraceSettings {
         let get = |name: &str| std::env::var(name).ok();
         VariableReader { get, problems }.read()
     }
-
-    pub fn is_on(&self) -> bool {
-        self.export.is_some()
-    }
 }
 
 impl<F: Fn(&str) -> Option<String>> VariableReader<'_, F> {
@@ -234,7 +230,7 @@ mod tests {
             "TRACES_EXPORTER=otlp",
             "EXPORTER_OTLP_PROTOCOL=grpc",
         ] {
-            assert!(!read(off).unwrap().is_on(), "{off}");
+            assert!(read(off).unwrap().export.is_none(), "{off}");
         }
         for off in [
             "SDK_DISABLED=TRUE",
@@ -242,14 +238,14 @@ mod tests {
             // Who wants no traces may set the rest as for other programs.
             "TRACES_EXPORTER=none;EXPORTER_OTLP_PROTOCOL=grpc",
         ] {
-            assert!(!read_at(off).unwrap().is_on(), "{off}");
+            assert!(read_at(off).unwrap().export.is_none(), "{off}");
         }
     }
 
     #[test]
     fn on_with_a_collector() {
         let own = read("EXPORTER_OTLP_TRACES_ENDPOINT=https://c.example/v1/traces");
-        assert!(own.unwrap().is_on());
+        assert!(own.unwrap().export.is_some());
         for on in [
             "",
             "SDK_DISABLED=false;TRACES_EXPORTER=otlp",

@@ -107,9 +107,9 @@ impl TestRig {
             .retry_config(RetryConfig::disabled())
             .build();
         let access = S3Access::new(&sdk, true, Duration::from_mins(1));
-        let buckets = access.buckets("images-old", None, "images-new").await;
-        let (source, destination) = buckets.unwrap();
-        S3Store::new(source, destination, options)
+        let source = access.bucket("SOURCE_BUCKET_NAME", "images-old", None);
+        let destination = access.bucket("DESTINATION_BUCKET_NAME", "images-new", None);
+        S3Store::new(source.await.unwrap(), destination.await.unwrap(), options)
     }
 
     pub(crate) fn environment(

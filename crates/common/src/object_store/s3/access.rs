@@ -129,23 +129,12 @@ impl S3Access {
         }
     }
 
-    /// Source and destination. Whether they are there is not asked yet.
+    /// Whether it is there is not asked yet.
     ///
     /// # Errors
     /// [`PreflightError::InvalidSetting`] for a bucket of a kind that nothing can be copied to: what is
     /// copied must also be able to come back.
-    pub async fn buckets(
-        &self,
-        source: &str,
-        source_region: Option<&str>,
-        destination: &str,
-    ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
-        let source = self.bucket("SOURCE_BUCKET_NAME", source, source_region);
-        let destination = self.bucket("DESTINATION_BUCKET_NAME", destination, None);
-        Ok((source.await?, destination.await?))
-    }
-
-    pub(super) async fn bucket(
+    pub async fn bucket(
         &self,
         setting: &'static str,
         name: &str,

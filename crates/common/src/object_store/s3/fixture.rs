@@ -33,7 +33,9 @@ pub(crate) fn sdk() -> Builder {
 pub(crate) async fn store(server: impl HttpConnector + 'static, timeout: Duration) -> S3Store {
     let connector = SharedHttpConnector::new(server);
     let access = S3Access::with_connector(&sdk().build(), true, timeout, connector);
-    let (source, destination) = access.buckets("from", None, "to").await.unwrap();
+    let source = access.bucket("SOURCE_BUCKET_NAME", "from", None);
+    let destination = access.bucket("DESTINATION_BUCKET_NAME", "to", None);
+    let (source, destination) = (source.await.unwrap(), destination.await.unwrap());
     S3Store::new(source, destination, S3Options::default())
 }
 

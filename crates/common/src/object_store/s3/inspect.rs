@@ -271,8 +271,8 @@ mod tests {
         });
         let sdk = fixture::sdk().endpoint_url(url).build();
         let access = S3Access::new(&sdk, true, Duration::from_secs(5));
-        let (source, _) = access.buckets("from", None, "to").await.unwrap();
-        let error = source.head("a").await.unwrap_err();
+        let source = access.bucket("SOURCE_BUCKET_NAME", "from", None);
+        let error = source.await.unwrap().head("a").await.unwrap_err();
         assert!(matches!(&error, StoreError::Suspect { .. }), "{error:?}");
         assert_eq!(error.code(), UNREADABLE);
     }
