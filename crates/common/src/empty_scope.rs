@@ -143,17 +143,17 @@ const SLIPS: [Slip; 4] = [
     ("space around it", |text| text.trim().to_owned()),
     (
         "quotes around it (an env file of Docker passes them on)",
-        |text| text.trim_matches(is_quote).trim().to_owned(),
+        |text| {
+            text.trim_matches(['"', '\'', '`', '“', '”', '‘', '’'])
+                .trim()
+                .to_owned()
+        },
     ),
     ("a wildcard at its end (it is taken literally)", |text| {
         text.trim_end_matches(['*', '%']).to_owned()
     }),
     ("backslashes", |text| text.replace('\\', "/")),
 ];
-
-fn is_quote(c: char) -> bool {
-    matches!(c, '"' | '\'' | '`' | '“' | '”' | '‘' | '’')
-}
 
 fn suggest_prefix(old_prefix: &str, paths: &[String]) -> Option<String> {
     let mut differences = Vec::new();

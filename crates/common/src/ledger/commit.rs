@@ -11,7 +11,6 @@ use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_erro
 use super::runs::opened_at;
 use super::table::has_after_triggers;
 use super::{ApplicationTable, PostgresLedger, ensure_all_rows_visible};
-use crate::companions::CompanionCopies;
 use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::path_rule::PathRule;
 use crate::row_id::RowId;
@@ -225,10 +224,6 @@ fn text_of_complaint(message: &str) -> &str {
     })
 }
 
-fn json_text(companions: &CompanionCopies) -> String {
-    serde_json::json!(companions).to_string()
-}
-
 impl PostgresLedger {
     /// Commits a batch. Where a lock of the application's was not granted in time a batch is refused, so that
     /// it is halved, and a row alone is passed over like a locked one.
@@ -301,8 +296,9 @@ impl PostgresLedger {
                 return query;
             }
             let with = moves.iter().filter(|m| !m.companions.is_empty());
-            let evidence = |m: &&PendingMove| (m.id.as_str().to_owned(), json_text(&m.companions));
-            let (ids, companions): (Vec<String>, Vec<String>) = with.map(evidence).unzip();
+            let (ids, companions): (Vec<&str>, Vec<String>) = with
+                .map(|m| (m.id.as_str(), serde_json::json!(m.companions).to_string()))
+                .unzip();
             query.bind(ids).bind(companions)
         };
         let wanted = moves.iter().map(|m| (m.id.as_str(), &*m.new_path));

@@ -29,12 +29,6 @@ impl CounterRows {
             number => format!("{worker}#{number}"),
         }
     }
-
-    /// Called once a heartbeat.
-    fn is_fold_due(&self) -> bool {
-        let before = self.heartbeats.fetch_add(1, Ordering::Relaxed);
-        before % HEARTBEATS_PER_FOLD == HEARTBEATS_PER_FOLD - 1
-    }
 }
 
 /// A process that has neither counted nor sent a heartbeat for so long has ended. It may be wrong: one that
@@ -75,9 +69,10 @@ impl PostgresLedger {
         self.counter_rows.next_name(&self.worker)
     }
 
-    /// Folds now and then what this process and others do not add to any more.
+    /// Called once a heartbeat: folds now and then what this process and others do not add to any more.
     pub(super) async fn fold_counters_if_due(&self) {
-        if !self.counter_rows.is_fold_due() {
+        let before = self.counter_rows.heartbeats.fetch_add(1, Ordering::Relaxed);
+        if before % HEARTBEATS_PER_FOLD != HEARTBEATS_PER_FOLD - 1 {
             return;
         }
         if let Err(error) = self.fold_counters(ENDED_AFTER).await {

@@ -114,16 +114,13 @@ async fn read_id(
     let numbers: Vec<i16> = columns.iter().map(|(_, column)| column.number).collect();
     let key = select_unique_key(table, &numbers).await?;
     let id_type = IdType::from_columns(&types).filter(|_| key.is_some() || !must_be_unique);
-    let id_type = id_type.ok_or_else(|| not_unique(table, &names.join(",")))?;
+    let id_type =
+        id_type.ok_or_else(|| table.refuse_column(ID_SETTING, &names.join(","), NOT_UNIQUE))?;
     let index_order = order_of(&numbers, &key.unwrap_or_default());
     Ok(TableId {
         columns: IdColumns::new(names, id_type, index_order),
         numbers,
     })
-}
-
-fn not_unique(table: &TableDetails<'_>, columns: &str) -> LedgerError {
-    table.refuse_column(ID_SETTING, columns, NOT_UNIQUE)
 }
 
 async fn select_unique_key(

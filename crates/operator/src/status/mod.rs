@@ -99,7 +99,11 @@ async fn watch_status<T: Display + Serialize>(
     let redraws = format == OutputFormat::Text && takes_escapes(&std::io::stdout());
     loop {
         let has_reader = match read().await {
-            Ok(view) if redraws => redraw_screen(&view)?,
+            Ok(view) if redraws => {
+                // In one write, so that nothing flickers.
+                let screen = format!("{CLEAR_SCREEN}{}\n", printable_lines(&view.to_string()));
+                write_to(&mut std::io::stdout(), screen.as_bytes())?
+            }
             Ok(view) => format.print_to_reader(&view)?,
             Err(error) => {
                 tracing::warn!(%error, "the status cannot be read");
@@ -111,10 +115,4 @@ async fn watch_status<T: Display + Serialize>(
         }
         sleep(interval).await;
     }
-}
-
-/// In one write, so that nothing flickers.
-fn redraw_screen(view: &impl Display) -> anyhow::Result<bool> {
-    let screen = format!("{CLEAR_SCREEN}{}\n", printable_lines(&view.to_string()));
-    write_to(&mut std::io::stdout(), screen.as_bytes())
 }

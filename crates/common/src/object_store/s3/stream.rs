@@ -114,7 +114,8 @@ impl StreamedCopy<'_> {
         {
             return Err(missing_md5());
         }
-        let _memory = keep_for(memory, size);
+        // What an object of this size does not need is given back.
+        let _memory = memory.and_then(|mut memory| memory.split(held_kib(size) as usize));
         let (source, key) = (self.source, self.source_key);
         let reads_tags = source.may_have_tags(&object.head);
         let headers = self.attributes;
@@ -241,14 +242,6 @@ async fn send_part(
 /// Before the object is opened: a store does not wait for long with its bytes.
 async fn reserve_memory(size: u64) -> Option<SemaphorePermit<'static>> {
     MEMORY.acquire_many(held_kib(size)).await.ok()
-}
-
-/// Gives back what an object of this size does not need.
-fn keep_for(
-    memory: Option<SemaphorePermit<'static>>,
-    size: u64,
-) -> Option<SemaphorePermit<'static>> {
-    memory?.split(held_kib(size) as usize)
 }
 
 fn held_kib(size: u64) -> u32 {
