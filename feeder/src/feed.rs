@@ -20,7 +20,6 @@ use bucket_brigade_common::throttle::Throttle;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::BacklogLimit;
-use crate::canary::CanarySelection;
 use crate::cursor::FeedCursor;
 use crate::drain::{SHARED_STALL_TIMEOUT, wait_until_drained};
 use crate::outcome::FeedOutcome;
@@ -28,7 +27,7 @@ use crate::progress::FeederProgress;
 use crate::retry::{FeederStopped, Retrier};
 use crate::send::BatchSender;
 use crate::settings::FeedOptions;
-use crate::sweep::{SweepSummary, TableSweep};
+use crate::sweep::{CanarySelection, SweepSummary, TableSweep};
 use crate::watch::TableWatch;
 
 /// What the feeder works with, whatever stands behind it.

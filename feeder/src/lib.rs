@@ -2,7 +2,6 @@
 //! finds nothing left.
 
 pub mod backlog;
-pub mod canary;
 pub mod control;
 pub mod count;
 pub mod cursor;
@@ -18,5 +17,4 @@ pub mod settings;
 pub mod spread;
 pub mod start;
 pub mod sweep;
-pub mod trace;
 pub mod watch;

@@ -10,15 +10,42 @@ use bucket_brigade_common::queue::{
     EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
 };
 use bucket_brigade_common::row_id::RowId;
-use bucket_brigade_common::trace::{mark_failed, traceparent};
+use bucket_brigade_common::trace::{TARGET, mark_failed, traceparent};
 use futures::{TryStreamExt, stream};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Span;
+use tracing::field::Empty;
 
 use crate::retry::{FeederStopped, Retrier};
-use crate::trace::TracedRow;
 
 /// Batches in flight; they hide the round trip.
 const MAX_CONCURRENT_BATCHES: usize = 16;
+
+/// A row that is being sent, and its span: from the first send until the queue has confirmed it.
+struct TracedRow {
+    row: (RowId, String),
+    /// The same however often the row is sent, so that each delivery belongs to one trace.
+    span: Span,
+}
+
+impl TracedRow {
+    /// Begins the row's trace, while traces are on.
+    fn new(row: (RowId, String)) -> Self {
+        let span = tracing::info_span!(
+            target: TARGET,
+            parent: None,
+            "feed",
+            otel.kind = "producer",
+            otel.status_description = Empty,
+            messaging.system = "aws_sqs",
+            bucket_brigade.row_id = %row.0,
+            bucket_brigade.old_path = row.1,
+            bucket_brigade.outcome = Empty,
+            "error.type" = Empty,
+        );
+        Self { row, span }
+    }
+}
 
 pub struct BatchSender<'a> {
     pub origin: MessageOrigin,

@@ -14,9 +14,9 @@ use bucket_brigade_common::settings::{
 use bucket_brigade_common::trace::TraceSettings;
 use clap::Parser;
 
-use crate::canary::CanarySelection;
 use crate::control::{ControlArgs, ControlSettings};
 use crate::spread::{FeedOrder, parse_feed_order};
+use crate::sweep::CanarySelection;
 use bucket_brigade_operator::OperatorCommand;
 use bucket_brigade_operator::dashboard::{DashboardArgs, DashboardSettings};
 use bucket_brigade_operator::plan::{CheckFeederSettings, FeederCheck};

@@ -10,17 +10,34 @@ use bucket_brigade_common::ledger::move_ledger::MoveFailure;
 use bucket_brigade_common::path_rule::PathRule;
 use bucket_brigade_common::queue::MAX_BATCH_ENTRIES;
 use bucket_brigade_common::row_id::RowId;
+use bucket_brigade_common::sample;
 use futures::future::try_join;
 use tokio::time::Instant;
 
 use crate::backlog::BacklogLimit;
-use crate::canary::CanarySelection;
 use crate::cursor::{ConfirmedRows, FeedCursor};
 use crate::retry::FeederStopped;
 use crate::send::{BatchSender, permanent_failure};
 
 /// How often the cursor moves while a page takes its time, or holds nothing to feed.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A canary: a part of the rows first, to look at what becomes of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CanarySelection {
+    /// So many rows at most.
+    pub limit: Option<u64>,
+    /// So many of a hundred, the same ones each time; a larger share holds the smaller one.
+    pub percent: Option<f64>,
+}
+
+impl CanarySelection {
+    /// Whether a row is in the sample.
+    pub fn includes_row(&self, id: &RowId) -> bool {
+        self.percent
+            .is_none_or(|percent| sample::includes_id(id.as_str(), 0, percent))
+    }
+}
 
 pub struct TableSweep<'a> {
     pub cursor: FeedCursor<'a>,

@@ -18,7 +18,6 @@ pub mod fleet_control;
 mod heap_order;
 mod heartbeat;
 mod id_columns;
-mod id_range;
 mod ledger_run;
 mod lock;
 pub mod move_ledger;

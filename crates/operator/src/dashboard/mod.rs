@@ -9,7 +9,6 @@ pub mod command;
 mod control;
 mod history;
 mod host;
-mod newest_moves;
 mod settings;
 mod snapshot;
 mod thumbnail;
@@ -31,10 +30,10 @@ use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use tokio::net::TcpListener;
 
-pub use newest_moves::newest_moves;
 pub use settings::{DashboardArgs, DashboardSettings};
 use snapshot::SnapshotCache;
 use thumbnail::ThumbnailSigner;
+pub use thumbnail::newest_moves;
 
 pub struct DashboardContext {
     pub pool: DatabasePool,
