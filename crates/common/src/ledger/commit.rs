@@ -10,7 +10,9 @@ use sqlx::query::QueryScalar;
 use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_error};
 use super::runs::opened_at;
 use super::table::has_after_triggers;
-use super::{ApplicationTable, PostgresLedger, ensure_all_rows_visible};
+use super::{
+    ApplicationTable, LedgerError, PostgresLedger, ensure_all_rows_visible, with_timeout_or_else,
+};
 use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::path_rule::PathRule;
 use crate::row_id::RowId;
@@ -231,13 +233,11 @@ impl PostgresLedger {
         &self,
         moves: &[&PendingMove],
     ) -> Result<HashSet<RowId>, StatementError> {
-        let Some(result) = super::before_timeout(self.commit_moves(moves)).await else {
-            return Err(super::no_response());
-        };
-        result.or_else(|error| match path_updates_error(&error, moves.len()) {
+        let unless_locked = |error| match path_updates_error(&error, moves.len()) {
             Some(error) => Err(error),
             None => Ok(HashSet::new()),
-        })
+        };
+        with_timeout_or_else(self.commit_moves(moves), unless_locked).await
     }
 
     pub(super) async fn fetch_rows(
@@ -266,9 +266,8 @@ impl PostgresLedger {
     /// A policy may have come since the run was taken on: a row that it hides is not gone.
     pub(super) async fn ensure_none_hidden(&self) -> Result<(), StatementError> {
         let checked = ensure_all_rows_visible(&self.pool, &self.table.sql);
-        let checked = super::before_timeout(checked).await;
-        let checked = checked.ok_or_else(super::no_response)?;
-        checked.map_err(|error| StatementError::Unavailable(error.to_string()))
+        let unavailable = |error: LedgerError| Err(StatementError::Unavailable(error.to_string()));
+        with_timeout_or_else(checked, unavailable).await
     }
 
     pub(super) async fn commit_moves(

@@ -2,7 +2,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{DatabasePool, before_timeout, is_unavailable, no_response, statement_error};
+use super::{DatabasePool, is_unavailable, statement_error, with_timeout_or_else};
 use crate::ledger::move_ledger::StatementError;
 
 /// An operator's condition that takes longer is an answer, too: the database is busy.
@@ -26,7 +26,8 @@ pub async fn evaluate_condition(
     pool: &DatabasePool,
     sql: &str,
 ) -> Result<Option<String>, StatementError> {
-    sort_error(before_timeout(select_condition(pool, sql)).await)
+    let condition = select_condition(pool, sql);
+    with_timeout_or_else(condition, |error| Err(sort_error(&error))).await
 }
 
 async fn select_condition(pool: &DatabasePool, sql: &str) -> Result<Option<String>, sqlx::Error> {
@@ -46,8 +47,8 @@ async fn select_condition(pool: &DatabasePool, sql: &str) -> Result<Option<Strin
 /// [`StatementError::Rejected`]: the server knows no such time zone.
 pub async fn local_time(pool: &DatabasePool, time_zone: &str) -> Result<LocalTime, StatementError> {
     let query = sqlx::query_as(SELECT_LOCAL_TIME).bind(time_zone);
-    let (weekday, seconds): (i32, i32) =
-        sort_error(before_timeout(query.fetch_one(&**pool)).await)?;
+    let found = with_timeout_or_else(query.fetch_one(&**pool), |error| Err(sort_error(&error)));
+    let (weekday, seconds): (i32, i32) = found.await?;
     Ok(LocalTime {
         weekday: u8::try_from(weekday).unwrap_or(0),
         minutes: u16::try_from(seconds / 60).unwrap_or(0),
@@ -55,17 +56,12 @@ pub async fn local_time(pool: &DatabasePool, time_zone: &str) -> Result<LocalTim
 }
 
 /// Whatever a server that is there refuses is the operator's own.
-fn sort_error<T>(result: Option<Result<T, sqlx::Error>>) -> Result<T, StatementError> {
-    let error = match result {
-        Some(Ok(value)) => return Ok(value),
-        Some(Err(error)) => error,
-        None => return Err(no_response()),
-    };
-    Err(match error.as_database_error() {
-        Some(refusal) if !is_unavailable(&error) => StatementError::Rejected {
+fn sort_error(error: &sqlx::Error) -> StatementError {
+    match error.as_database_error() {
+        Some(refusal) if !is_unavailable(error) => StatementError::Rejected {
             code: refusal.code().unwrap_or_default().into_owned(),
             message: refusal.message().to_owned(),
         },
-        _ => statement_error(&error),
-    })
+        _ => statement_error(error),
+    }
 }

@@ -235,10 +235,7 @@ impl PostgresLedger {
 pub async fn with_timeout<T>(
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
-    match before_timeout(statement).await {
-        Some(result) => result.map_err(|error| statement_error(&error)),
-        None => Err(no_response()),
-    }
+    with_timeout_or_else(statement, |error| Err(statement_error(&error))).await
 }
 
 /// The same for a statement about this many rows.
@@ -246,9 +243,17 @@ async fn with_batch_timeout<T>(
     rows: usize,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StatementError> {
-    match before_timeout(statement).await {
-        Some(result) => result.map_err(|error| batch_error(&error, rows)),
-        None => Err(no_response()),
+    with_timeout_or_else(statement, |error| Err(batch_error(&error, rows))).await
+}
+
+/// The same where the caller sorts the error otherwise, or makes a result of it.
+pub async fn with_timeout_or_else<T, E>(
+    statement: impl Future<Output = Result<T, E>>,
+    handle: impl FnOnce(E) -> Result<T, StatementError>,
+) -> Result<T, StatementError> {
+    match timeout(STATEMENT_TIMEOUT, statement).await {
+        Ok(result) => result.or_else(handle),
+        Err(_) => Err(no_response()),
     }
 }
 
@@ -256,7 +261,7 @@ pub async fn before_timeout<T>(statement: impl Future<Output = T>) -> Option<T> 
     timeout(STATEMENT_TIMEOUT, statement).await.ok()
 }
 
-pub fn no_response() -> StatementError {
+fn no_response() -> StatementError {
     StatementError::Unavailable(format!("no response within {STATEMENT_TIMEOUT:?}"))
 }
 

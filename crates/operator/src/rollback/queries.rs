@@ -6,8 +6,8 @@
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    ApplicationTable, LockClaims, PostgresLedger, before_timeout, holds_locks_sql, no_response,
-    path_updates_error, stored_row_check, with_timeout,
+    ApplicationTable, LockClaims, PostgresLedger, holds_locks_sql, path_updates_error,
+    stored_row_check, with_timeout, with_timeout_or_else,
 };
 use sqlx::AssertSqlSafe;
 
@@ -149,14 +149,12 @@ pub(super) async fn undo_moves(
     };
     let wanted = targets.iter();
     let wanted = wanted.map(|target| (target.row.id.as_str(), target.row.old_path.as_str()));
-    let Some(found) = before_timeout(Box::pin(ledger.set_paths(query, wanted))).await else {
-        return Err(no_response());
-    };
     // A locked row is passed over.
-    found.or_else(|error| match path_updates_error(&error, targets.len()) {
+    let unless_locked = |error| match path_updates_error(&error, targets.len()) {
         Some(error) => Err(error),
         None => Ok(Vec::new()),
-    })
+    };
+    with_timeout_or_else(Box::pin(ledger.set_paths(query, wanted)), unless_locked).await
 }
 
 /// Whether the locks are still held.

@@ -8,8 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    PostgresLedger, before_timeout, is_statement_timeout, no_response, statement_error,
-    with_timeout,
+    PostgresLedger, is_statement_timeout, statement_error, with_timeout, with_timeout_or_else,
 };
 use futures::TryStreamExt;
 
@@ -145,9 +144,11 @@ async fn collect_since(
         }
         Ok(Some(ids))
     };
-    match before_timeout(collect).await {
-        Some(Err(error)) if is_statement_timeout(&error) => Ok(None),
-        Some(collected) => collected.map_err(|error| statement_error(&error)),
-        None => Err(no_response()),
-    }
+    let unless_slow = |error| {
+        if is_statement_timeout(&error) {
+            return Ok(None);
+        }
+        Err(statement_error(&error))
+    };
+    with_timeout_or_else(collect, unless_slow).await
 }
