@@ -2,16 +2,29 @@
 //! for as long as the work takes. A lost lease is never acknowledged.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bucket_brigade_common::health::{Dependency, Health};
 use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue};
+use bucket_brigade_common::retry::Backoff;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 /// Thousands may be parked.
 const CONCURRENT_RENEWALS: usize = 32;
+
+/// Renewals that fail in a row before no more is received: leases of which so many failed are about to run out.
+const TOLERATED_FAILURES: u32 = 1;
+
+const RENEWAL: &str = "renewing leases";
+
+const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Where all leases were lost, ten messages in so long show whether renewals work again: each costs a receive.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_mins(2);
 
 #[derive(Debug)]
 struct HeldLease {
@@ -33,10 +46,20 @@ struct HeldLeases {
     by_number: BTreeMap<u64, HeldLease>,
 }
 
+/// Renewals in a row of which the queue confirmed nothing.
+#[derive(Debug, Default)]
+struct RenewalFailures {
+    count: u32,
+    failed_at: Option<Instant>,
+    /// When more was received since.
+    probed_at: Option<Instant>,
+}
+
 #[derive(Debug)]
 struct LeaseTable {
     visibility_timeout: Duration,
     held: Mutex<HeldLeases>,
+    failures: Mutex<RenewalFailures>,
     // Held during a renewal's requests: a message must not be hidden again after its release.
     renewing: tokio::sync::Mutex<()>,
 }
@@ -66,6 +89,7 @@ impl Leases {
                 last_number: 0,
                 by_number: BTreeMap::new(),
             }),
+            failures: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),
         }))
     }
@@ -98,26 +122,90 @@ impl Leases {
 
     /// Renews leases for as long as the future is polled. Six looks in a visibility timeout leave room
     /// for two failed renewals.
-    pub async fn renew_forever(&self, queue: &dyn MessageQueue) {
+    pub async fn renew_forever(&self, queue: &dyn MessageQueue, health: &Health) {
         let mut ticks = interval(self.0.visibility_timeout / 6);
         loop {
             ticks.tick().await;
-            self.renew_due(queue).await;
+            let renewed = self.renew_due(queue).await;
+            self.record_renewal(renewed, health);
         }
     }
 
-    async fn renew_due(&self, queue: &dyn MessageQueue) {
+    /// None where nothing was due; else whether the queue confirmed anything.
+    async fn renew_due(&self, queue: &dyn MessageQueue) -> Option<Result<(), String>> {
         let _renewing = self.0.renewing.lock().await;
         let due = self.due_leases();
+        let confirmed: Mutex<Option<Result<(), String>>> = Mutex::default();
         let batches = due.chunks(MAX_BATCH_ENTRIES);
         stream::iter(batches)
-            .for_each_concurrent(CONCURRENT_RENEWALS, |batch| self.renew_batch(queue, batch))
+            .for_each_concurrent(CONCURRENT_RENEWALS, async |batch| {
+                let renewed = self.renew_batch(queue, batch).await;
+                let mut confirmed = confirmed.lock();
+                *confirmed = confirmed.take().filter(Result::is_ok).or(Some(renewed));
+            })
             .await;
+        confirmed.into_inner()
     }
 
-    /// Leases past half their time. Those past all of it are lost, and stay so.
+    /// What is not renewed comes back while it is worked on, and each time costs it a receive.
+    fn record_renewal(&self, renewed: Option<Result<(), String>>, health: &Health) {
+        let mut failures = self.0.failures.lock();
+        let visibility = self.0.visibility_timeout;
+        let quiet_since = match failures.count {
+            0..=TOLERATED_FAILURES => failures.failed_at,
+            _ => failures.probed_at,
+        };
+        match renewed {
+            Some(Err(reason)) => {
+                *failures = RenewalFailures {
+                    count: failures.count + 1,
+                    failed_at: Some(Instant::now()),
+                    probed_at: None,
+                };
+                if failures.count > TOLERATED_FAILURES {
+                    health.mark_stuck(Dependency::Queue, RENEWAL, &format!("{RENEWAL}: {reason}"));
+                }
+            }
+            // What is done in time needs no renewal.
+            None if quiet_since.is_none_or(|at| at.elapsed() < visibility) => {}
+            _ => {
+                if mem::take(&mut *failures).count > TOLERATED_FAILURES {
+                    health.record_success(Dependency::Queue, RENEWAL);
+                }
+            }
+        }
+    }
+
+    fn is_failing(&self) -> bool {
+        self.0.failures.lock().count > TOLERATED_FAILURES
+    }
+
+    /// While leases cannot be renewed little is taken at a time: what is in hand ends first.
+    pub async fn wait_while_failing(&self) {
+        while self.is_failing() && (self.held_count() > 0 || !self.starts_probe()) {
+            sleep(PROBE_CHECK_INTERVAL).await;
+        }
+    }
+
+    fn starts_probe(&self) -> bool {
+        let mut failures = self.0.failures.lock();
+        let backoff = Backoff {
+            initial_delay: self.0.visibility_timeout,
+            max_delay: MAX_PROBE_INTERVAL,
+        };
+        let wait = backoff.delay_ceiling(failures.count / 2);
+        let last = failures.failed_at.max(failures.probed_at);
+        let is_due = last.is_none_or(|at| at.elapsed() >= wait);
+        if is_due {
+            failures.probed_at = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// Leases past half their time; all, to see whether renewals work again. Those past all of it are lost, and stay so.
     fn due_leases(&self) -> Vec<(u64, String)> {
-        let soon = Instant::now() + self.0.visibility_timeout / 2;
+        let parts = if self.is_failing() { 1 } else { 2 };
+        let soon = Instant::now() + self.0.visibility_timeout / parts;
         let held = self.0.held.lock();
         let due = held
             .by_number
@@ -127,22 +215,24 @@ impl Leases {
             .collect()
     }
 
-    async fn renew_batch(&self, queue: &dyn MessageQueue, batch: &[(u64, String)]) {
+    /// An error where the queue confirms none of them, nor refuses one.
+    async fn renew_batch(
+        &self,
+        queue: &dyn MessageQueue,
+        batch: &[(u64, String)],
+    ) -> Result<(), String> {
         // The new time counts from when the queue takes the call, which is not before now.
         let (time, wall_time) = (Instant::now(), SystemTime::now());
         let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility_timeout);
         let changes: Vec<_> = batch.iter().map(change).collect();
-        let limit = self.0.visibility_timeout / 4;
+        let limit = self.0.visibility_timeout / 6;
         let entries = match timeout(limit, queue.change_visibility(&changes)).await {
             Ok(Ok(entries)) => entries,
-            Ok(Err(error)) if error.is_denied() => {
-                return tracing::warn!("leases are not renewed: {error}");
-            }
-            Ok(Err(error)) => {
-                return tracing::debug!(%error, "leases were not renewed, trying again");
-            }
-            Err(_) => return tracing::debug!("leases were not renewed in time, trying again"),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("no response within {limit:?}")),
         };
+        let is_answered = |entry: &EntryOutcome| !matches!(entry, EntryOutcome::Retry(_));
+        let answered = entries.iter().any(is_answered);
         let mut held = self.0.held.lock();
         for ((number, _), entry) in batch.iter().zip(entries) {
             let Some(lease) = held.by_number.get_mut(number) else {
@@ -165,6 +255,8 @@ impl Leases {
                 }
             }
         }
+        let unconfirmed = || "the queue confirms none".to_owned();
+        answered.then_some(()).ok_or_else(unconfirmed)
     }
 }
 
@@ -205,7 +297,41 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
+    use bucket_brigade_common::ledger::fleet_control::WorkerRole;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_that_fail_are_an_outage_until_one_is_confirmed_or_none_is_due() {
+        let visibility = Duration::from_secs(30);
+        let (leases, health) = (Leases::new(visibility), Health::new(WorkerRole::Consumer));
+        let lease = leases.start_lease("a".into());
+        let fail = || leases.record_renewal(Some(Err("no response".into())), &health);
+        fail();
+        assert!(health.outage().is_none() && leases.due_leases().is_empty());
+        fail();
+        let outage = health.outage().unwrap_or_default();
+        assert!(outage.contains("renewing leases: no response"), "{outage}");
+        // Receives that succeed say nothing of it.
+        health.mark_up(Dependency::Queue);
+        leases.record_renewal(None, &health);
+        assert!(health.outage().is_some() && leases.due_leases().len() == 1);
+        let waiting = timeout(Duration::from_secs(1), leases.wait_while_failing());
+        assert!(waiting.await.is_err());
+        leases.record_renewal(Some(Ok(())), &health);
+        assert!(health.outage().is_none() && leases.due_leases().is_empty());
+        fail();
+        fail();
+        drop(lease);
+        tokio::time::advance(visibility * 2).await;
+        leases.record_renewal(None, &health);
+        assert!(health.outage().is_some());
+        // What is received then ends before its lease does.
+        leases.wait_while_failing().await;
+        tokio::time::advance(visibility * 2).await;
+        leases.record_renewal(None, &health);
+        assert!(health.outage().is_none());
+    }
 
     /// The queue may take the renewal, though another consumer has had the message meanwhile.
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,7 @@ impl Pipeline {
             // First: the only run is known before anything is received.
             () = serve_runs(self.served, &dispatcher) => false,
             drained = working => drained,
-            () = context.leases.renew_forever(&*self.queue) => false,
+            () = context.leases.renew_forever(&*self.queue, &context.health) => false,
             () = log_progress(context, runs) => false,
         };
         log_counts(totals(&context.counters), "drained");

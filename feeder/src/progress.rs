@@ -2,17 +2,21 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use bucket_brigade_common::health::Health;
+use bucket_brigade_common::health::{Dependency, Health};
 use bucket_brigade_common::http_endpoints::{
     ProcessStatus, Registry, register_counter, register_gauge,
 };
 use bucket_brigade_common::ledger::feed_source::RunProgress;
 use bucket_brigade_common::ledger::fleet_control::{Heartbeat, WorkerRole};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::throttle::{Throttle, ThrottleReason};
 use parking_lot::Mutex;
+
+/// In a row, before the database counts as down.
+const FAILED_HEARTBEATS: u32 = 3;
 
 /// What the feeder is doing, and what keeps it from doing it.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct FeederProgress {
     /// Pages of the table read.
     pages: AtomicU64,
     fleet_hold: Mutex<Option<String>>,
+    /// In a row.
+    failed_heartbeats: AtomicU32,
     throttle: Arc<Throttle>,
     health: Health,
 }
@@ -31,6 +37,7 @@ impl FeederProgress {
             state: Mutex::default(),
             pages: AtomicU64::default(),
             fleet_hold: Mutex::default(),
+            failed_heartbeats: AtomicU32::default(),
             throttle,
             health: Health::new(WorkerRole::Feeder),
         }
@@ -71,6 +78,25 @@ impl FeederProgress {
             commit_seconds: commit.map(|took| took.as_secs_f64()),
             held: self.fleet_hold.lock().clone(),
             ..Heartbeat::starting(WorkerRole::Feeder)
+        }
+    }
+
+    /// A database that takes no writes may be read all the same, and while all is fed nothing else writes.
+    pub(crate) fn record_heartbeat(&self, sent: &Result<(), StatementError>) {
+        const CALL: &str = "writing a heartbeat";
+        let database = Dependency::Database;
+        match sent {
+            Ok(()) if self.failed_heartbeats.swap(0, Ordering::Relaxed) >= FAILED_HEARTBEATS => {
+                self.health.record_success(database, CALL);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                let failed = self.failed_heartbeats.fetch_add(1, Ordering::Relaxed) + 1;
+                if failed >= FAILED_HEARTBEATS {
+                    let reason = format!("{CALL}: {error}");
+                    self.health.mark_stuck(database, CALL, &reason);
+                }
+            }
         }
     }
 

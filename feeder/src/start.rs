@@ -100,7 +100,7 @@ pub async fn start(
         biased;
         outcome = feed.run() => outcome,
         error = hold_feeder_lock(&ledger, lock, fence) => return Err(error.into()),
-        () = send_heartbeats(&ledger, &throttle, || progress.heartbeat(), || {}) => return Err(LedgerError::run_gone().into()),
+        () = send_heartbeats(&ledger, &throttle, || progress.heartbeat(), |sent| progress.record_heartbeat(sent)) => return Err(LedgerError::run_gone().into()),
         () = display.refresh_forever(&ledger, &progress) => Err(FeederStopped),
         () = control.run() => Err(FeederStopped),
     };

@@ -171,8 +171,12 @@ pub(crate) async fn serve_run(
     let mut source = HeartbeatSource::new(Arc::clone(&stages), dispatcher.runs.clone());
     let control = Arc::clone(&stages.fleet_control);
     let (throttle, health) = (&stages.context.throttle, &stages.context.health);
-    let taken = || health.record_heartbeat();
-    let heartbeats = send_heartbeats(&*control, throttle, || source.current(), taken);
+    let report = |sent: &Result<_, _>| {
+        if sent.is_ok() {
+            health.record_heartbeat();
+        }
+    };
+    let heartbeats = send_heartbeats(&*control, throttle, || source.current(), report);
     tokio::select! {
         biased;
         () = heartbeats => {

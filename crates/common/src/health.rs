@@ -158,9 +158,14 @@ impl Health {
             self.record_failure(dependency, began, failures, &reason);
             return;
         }
+        self.mark_stuck(dependency, call, &reason);
+    }
+
+    /// Until [`Self::record_success`] hears of the call.
+    pub fn mark_stuck(&self, dependency: Dependency, call: &str, reason: &str) {
         let shared = self.states(dependency);
         shared.states.lock()[dependency as usize].stuck_call = Some(call.to_owned());
-        self.mark_down(dependency, &reason);
+        self.mark_down(dependency, reason);
     }
 
     pub fn record_success(&self, dependency: Dependency, call: &str) {

@@ -13,22 +13,22 @@ use crate::throttle::Throttle;
 /// How often the first heartbeat is retried.
 const FIRST_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sends heartbeats until the ledger has the run no more; `acknowledged` hears of each that the ledger took.
+/// Sends heartbeats until the ledger has the run no more; `report` hears what became of each.
 pub async fn send_heartbeats(
     control: &dyn FleetControl,
     throttle: &Throttle,
     mut current: impl FnMut() -> Heartbeat,
-    acknowledged: impl Fn(),
+    report: impl Fn(&Result<(), StatementError>),
 ) {
     let mut ticks = interval(HEARTBEAT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let sent = send_heartbeat(control, throttle, &current()).await;
-        match sent {
-            Ok(()) => acknowledged(),
-            Err(error) => tracing::debug!(%error, "no heartbeat could be sent"),
+        if let Err(error) = &sent {
+            tracing::debug!(%error, "no heartbeat could be sent");
         }
+        report(&sent);
         if throttle.is_run_gone() {
             return;
         }
@@ -142,7 +142,7 @@ mod tests {
             assert_eq!(throttle.held(), None);
         };
         tokio::select! {
-            () = send_heartbeats(&control, &throttle, starting, || {}) => {}
+            () = send_heartbeats(&control, &throttle, starting, |_| {}) => {}
             () = operator => {}
         }
         assert!((60..70).contains(&control.heartbeats.load(Ordering::Relaxed)));
@@ -153,7 +153,7 @@ mod tests {
         let control = FakeControl::default();
         let throttle = Throttle::for_rows(DatabaseLimits::default());
         *control.limits.lock() = FleetLimits::of_gone_run();
-        send_heartbeats(&control, &throttle, starting, || {}).await;
+        send_heartbeats(&control, &throttle, starting, |_| {}).await;
         assert!(matches!(throttle.held(), Some(ThrottleReason::Paused(_))));
     }
 

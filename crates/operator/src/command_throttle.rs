@@ -81,7 +81,7 @@ impl<'a> CommandThrottle<'a> {
         let result = tokio::select! {
             biased;
             result = work => result,
-            () = send_heartbeats(self, &self.throttle, || self.current(), || {}) => {
+            () = send_heartbeats(self, &self.throttle, || self.current(), |_| {}) => {
                 Err(LedgerError::run_gone().into())
             }
         };

@@ -196,7 +196,7 @@ async fn run_feeders(worlds: &Worlds, shared: &Arc<SharedWorld>) -> (u64, FeedOu
                 Ok(outcome) => return (deaths, outcome),
                 Err(_) => return (deaths, FeedOutcome::default()),
             },
-            () = send_heartbeats(&*client, &feed.throttle, || feed.progress.heartbeat(), || {}) => {}
+            () = send_heartbeats(&*client, &feed.throttle, || feed.progress.heartbeat(), |_| {}) => {}
             () = client.died() => deaths += 1,
         }
         sleep_randomly(shared).await;

@@ -235,6 +235,42 @@ async fn of_the_feeders_sends() {
     assert_eq!(wait_for_exit(&mut feeder.process).await.code, Some(3));
 }
 
+/// All is fed, and may be read: the heartbeats alone meet it.
+#[tokio::test]
+async fn of_writes_to_the_database_while_the_feeder_waits() {
+    let rig = TestRig::new().await;
+    rig.add_images(5).await;
+    let mut feeder = MonitoredProcess::spawn(&rig, "feeder", &[]);
+    wait_until("the messages", async || rig.visible_messages().await == 5).await;
+    feeder.wait_until_healthy().await;
+    set_read_only(&rig, "on").await;
+    feeder
+        .assert_reports("writing a heartbeat", "check the database")
+        .await;
+    set_read_only(&rig, "off").await;
+    feeder.wait_until_healthy().await;
+    feeder.process.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut feeder.process).await.code, Some(3));
+}
+
+/// For sessions that begin from now on; those of ours end.
+async fn set_read_only(rig: &TestRig, value: &str) {
+    let set = format!(
+        "DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {value}',
+                            current_database());
+         END $$"
+    );
+    let mut connection = rig.pool.acquire().await.unwrap();
+    let writable = sqlx::query("SET default_transaction_read_only = off");
+    writable.execute(&mut *connection).await.unwrap();
+    let set = sqlx::query(sqlx::AssertSqlSafe(set));
+    set.execute(&mut *connection).await.unwrap();
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE 'bucket-brigade%'";
+    sqlx::query(end).execute(&mut *connection).await.unwrap();
+}
+
 #[tokio::test]
 async fn of_the_rights_to_the_destination() {
     assert_survives(

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use bucket_brigade_testbed::Cloud;
 use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::proxy::{SilenceMode, SilentProxy};
+use bucket_brigade_testbed::{Cloud, Fault, FaultEffect};
 
 use crate::http_endpoint::{free_address, http_get};
 use crate::rig::{TestRig, stop_consumer, wait_until};
@@ -195,4 +195,58 @@ async fn an_instance_role_that_cannot_be_asked_for_is_no_wrong_setting() {
     ];
     let ended = rig.run_program("consumer", &disabled).await;
     assert_eq!(ended.code, Some(64), "{}", ended.log);
+}
+
+/// Received again and again, messages would end as dead letters, though nothing is wrong with them.
+#[tokio::test]
+async fn leases_that_are_not_renewed_are_told_and_cost_no_dead_letter() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    for effect in [
+        FaultEffect::Delay(Duration::from_hours(1)),
+        FaultEffect::error(403, "AccessDenied"),
+    ] {
+        let before = rig.count_rows("moves").await;
+        let silent = Fault::new("ChangeMessageVisibilityBatch", effect).caller("consumer");
+        let silent = rig.cloud.inject_fault(silent);
+        let slow = FaultEffect::Delay(Duration::from_secs(12));
+        let slow = rig
+            .cloud
+            .inject_fault(Fault::new("CopyObject", slow).key_contains("image/"));
+        for number in 0..60 {
+            let path = format!("image/{before}-{number}.png");
+            let id = rig.add_image(&path).await;
+            rig.feed_row(&id, &path).await;
+        }
+        let address = free_address();
+        let consumer = rig.spawn_consumer(&[
+            ("METRICS_ADDR", &address),
+            ("VISIBILITY_TIMEOUT", "10s"),
+            ("MAX_CONCURRENCY", "16"),
+        ]);
+        wait_until("the outage", async || {
+            let health = http_get(&address, "/healthz").await;
+            health.contains("503") && health.contains("renewing leases")
+        })
+        .await;
+        wait_until("another receive", async || {
+            rig.cloud.highest_receive_count() >= 2
+        })
+        .await;
+        silent.remove();
+        slow.remove();
+        wait_until("all to move", async || {
+            rig.count_rows("moves").await == before + 60
+        })
+        .await;
+        wait_until("good health", async || {
+            http_get(&address, "/healthz").await.contains("200 OK")
+        })
+        .await;
+        rig.wait_until_drained().await;
+        let receives = rig.cloud.highest_receive_count();
+        assert!(receives <= 4, "{receives} receives");
+        assert_eq!(rig.dead_letters().await, 0);
+        stop_consumer(consumer).await;
+    }
 }
