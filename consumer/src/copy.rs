@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::health::Dependency;
+use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::retry::Backoff;
@@ -86,6 +87,13 @@ impl Copier {
             rule: rule.clone(),
             context: context.clone(),
         }
+    }
+
+    /// Asks the ledger for objects that could be copied before.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: &Arc<dyn MoveLedger>) -> Self {
+        self.outages.ledger = Some(Arc::clone(ledger));
+        self
     }
 
     pub fn throttle(&self) -> &Throttle {

@@ -84,7 +84,7 @@ impl Stages {
             id_type: parts.id_type,
             serves_all,
             row_reader: RowReader::new(Arc::clone(ledger), rule.clone(), &context),
-            copier: Copier::new(parts.store, rule, &context),
+            copier: Copier::new(parts.store, rule, &context).with_ledger(ledger),
             committer: Committer::new(Arc::clone(ledger), &context),
             recorder: OutcomeRecorder::new(ledger, &context),
             rule: parts.rule,

@@ -11,7 +11,7 @@ use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue
 use bucket_brigade_common::retry::Backoff;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Thousands may be parked.
 const CONCURRENT_RENEWALS: usize = 32;
@@ -20,6 +20,9 @@ const CONCURRENT_RENEWALS: usize = 32;
 const TOLERATED_FAILURES: u32 = 1;
 
 const RENEWAL: &str = "renewing leases";
+
+/// How often leases are renewed while that fails.
+const FAILING_INTERVAL: Duration = Duration::from_secs(1);
 
 const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -51,8 +54,11 @@ struct HeldLeases {
 struct RenewalFailures {
     count: u32,
     failed_at: Option<Instant>,
-    /// When more was received since.
+    /// How often more was received meanwhile.
+    probes: u32,
     probed_at: Option<Instant>,
+    /// The first of these since the last failure.
+    quiet_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -123,9 +129,15 @@ impl Leases {
     /// Renews leases for as long as the future is polled. Six looks in a visibility timeout leave room
     /// for two failed renewals.
     pub async fn renew_forever(&self, queue: &dyn MessageQueue, health: &Health) {
-        let mut ticks = interval(self.0.visibility_timeout / 6);
+        let regular = self.0.visibility_timeout / 6;
         loop {
-            ticks.tick().await;
+            // What is received to see whether they work again may end soon.
+            let wait = if self.is_failing() {
+                regular.min(FAILING_INTERVAL)
+            } else {
+                regular
+            };
+            sleep(wait).await;
             let renewed = self.renew_due(queue).await;
             self.record_renewal(renewed, health);
         }
@@ -153,15 +165,13 @@ impl Leases {
         let visibility = self.0.visibility_timeout;
         let quiet_since = match failures.count {
             0..=TOLERATED_FAILURES => failures.failed_at,
-            _ => failures.probed_at,
+            _ => failures.quiet_since,
         };
         match renewed {
             Some(Err(reason)) => {
-                *failures = RenewalFailures {
-                    count: failures.count + 1,
-                    failed_at: Some(Instant::now()),
-                    probed_at: None,
-                };
+                failures.count += 1;
+                failures.failed_at = Some(Instant::now());
+                failures.quiet_since = None;
                 if failures.count > TOLERATED_FAILURES {
                     health.mark_stuck(Dependency::Queue, RENEWAL, &format!("{RENEWAL}: {reason}"));
                 }
@@ -182,9 +192,15 @@ impl Leases {
 
     /// While leases cannot be renewed little is taken at a time: what is in hand ends first.
     pub async fn wait_while_failing(&self) {
-        while self.is_failing() && (self.held_count() > 0 || !self.starts_probe()) {
+        while self.is_failing() && (self.holds_any() || !self.starts_probe()) {
             sleep(PROBE_CHECK_INTERVAL).await;
         }
+    }
+
+    /// Those that ran out may be kept long: their run is paused, say.
+    fn holds_any(&self) -> bool {
+        let held = self.0.held.lock();
+        held.by_number.values().any(HeldLease::is_held)
     }
 
     fn starts_probe(&self) -> bool {
@@ -193,11 +209,14 @@ impl Leases {
             initial_delay: self.0.visibility_timeout,
             max_delay: MAX_PROBE_INTERVAL,
         };
-        let wait = backoff.delay_ceiling(failures.count / 2);
+        let wait = backoff.delay_ceiling(failures.probes + 1);
         let last = failures.failed_at.max(failures.probed_at);
         let is_due = last.is_none_or(|at| at.elapsed() >= wait);
         if is_due {
-            failures.probed_at = Some(Instant::now());
+            let now = Instant::now();
+            failures.probes += 1;
+            failures.probed_at = Some(now);
+            failures.quiet_since.get_or_insert(now);
         }
         is_due
     }
@@ -327,8 +346,10 @@ mod tests {
         leases.record_renewal(None, &health);
         assert!(health.outage().is_some());
         // What is received then ends before its lease does.
-        leases.wait_while_failing().await;
-        tokio::time::advance(visibility * 2).await;
+        for _ in 0..3 {
+            leases.wait_while_failing().await;
+        }
+        tokio::time::advance(visibility).await;
         leases.record_renewal(None, &health);
         assert!(health.outage().is_none());
     }

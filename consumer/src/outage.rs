@@ -2,8 +2,9 @@
 //!
 //! A failure counts against its object when another object has been copied since: the copy was sent after
 //! the failure, so the store works. Where nothing else is copied, an object that is known to exist, and that
-//! needs the same rights and the same condition, is copied once: the newest success of this process; others that
-//! are in hand, where it has had none and many fail; or an object of the consumer's own. When that fails too it is
+//! needs the same rights and the same condition, is copied once: the newest success of this process; where it has
+//! had none, that of a row that moved before, or, where many fail, others that are in hand; or an object of the
+//! consumer's own. When that fails too it is
 //! an outage: nothing is held against any object, receiving stops, and the same question is asked again until the
 //! store works.
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket_brigade_common::health::Dependency;
+use bucket_brigade_common::ledger::move_ledger::MoveLedger;
 use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::{ObjectStore, StoreError};
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
@@ -80,6 +82,8 @@ pub enum FailureVerdict {
 pub struct OutageDetector {
     store: Arc<dyn ObjectStore>,
     rule: PathRule,
+    /// Of what was copied before this process began.
+    pub(crate) ledger: Option<Arc<dyn MoveLedger>>,
     context: ConsumerContext,
     history: Mutex<CopyHistory>,
     /// One question at a time: a thousand requests a second heal nothing.
@@ -93,6 +97,7 @@ impl OutageDetector {
         Self {
             store,
             rule: rule.clone(),
+            ledger: None,
             context: context.clone(),
             history: Mutex::default(),
             asking: FairMutex::default(),
@@ -242,14 +247,12 @@ impl OutageDetector {
     }
 
     async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {
+        let mut sources = self.moved_sources().await;
         let prefix = self.rule.destination_key_prefix();
         let subject = CopySubject::Probe;
         let (permit, _slot) = self.context.start_copy(prefix, subject).await;
         let sent = Instant::now();
-        let (sources, is_of_source) = {
-            let mut history = self.history.lock();
-            (history.sample_copies(), history.suspects_source())
-        };
+        sources.extend(self.history.lock().sample_copies());
         let checked = self.check_rights_within(limit, sources).await;
         let checked = checked.unwrap_or_else(|| {
             let message = format!("a copy has not ended within {limit:?}");
@@ -261,10 +264,22 @@ impl OutageDetector {
         } else {
             permit.served();
         }
-        if checked.is_ok() {
-            self.history.lock().record_success(sent, is_of_source);
-        }
-        checked
+        let is_of_source = checked?;
+        self.history.lock().record_success(sent, is_of_source);
+        Ok(())
+    }
+
+    /// Source keys of objects that others, or this process before its start, have copied.
+    async fn moved_sources(&self) -> Vec<String> {
+        let is_proven = self.history.lock().is_source_proven;
+        let Some(ledger) = self.ledger.as_ref().filter(|_| !is_proven) else {
+            return Vec::new();
+        };
+        let paths = ledger.list_moved_paths().await.unwrap_or_default();
+        let routes = paths
+            .iter()
+            .filter_map(|path| self.rule.route_for(path).ok());
+        routes.map(|route| route.source_key).collect()
     }
 
     /// Asks again and again while the store is down. All copies wait for the end of the outage, so that no
@@ -336,7 +351,7 @@ impl OutageDetector {
         &self,
         limit: Duration,
         sources: Vec<String>,
-    ) -> Option<Result<(), StoreError>> {
+    ) -> Option<Result<bool, StoreError>> {
         let (store, rule) = (Arc::clone(&self.store), self.rule.clone());
         let check = async move {
             store.check_source(&sources).await?;

@@ -82,7 +82,7 @@ impl FeederProgress {
     }
 
     /// A database that takes no writes may be read all the same, and while all is fed nothing else writes.
-    pub(crate) fn record_heartbeat(&self, sent: &Result<(), StatementError>) {
+    pub(crate) fn record_heartbeat(&self, sent: Result<(), &StatementError>) {
         const CALL: &str = "writing a heartbeat";
         let database = Dependency::Database;
         match sent {

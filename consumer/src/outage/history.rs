@@ -12,7 +12,7 @@ pub(super) const FAILING_OBJECTS: usize = 3;
 pub(super) const MANY_OBJECTS: usize = 10;
 
 /// So many are known of those in hand.
-const MAX_UNTRIED: usize = 64;
+const MAX_UNTRIED: usize = 512;
 
 /// Where all copies have been silent for so long, the store is asked whether it responds: their own time limits are
 /// those of large ones.

@@ -171,11 +171,7 @@ pub(crate) async fn serve_run(
     let mut source = HeartbeatSource::new(Arc::clone(&stages), dispatcher.runs.clone());
     let control = Arc::clone(&stages.fleet_control);
     let (throttle, health) = (&stages.context.throttle, &stages.context.health);
-    let report = |sent: &Result<_, _>| {
-        if sent.is_ok() {
-            health.record_heartbeat();
-        }
-    };
+    let report = |sent: Result<(), &_>| health.record_heartbeat(sent.is_ok());
     let heartbeats = send_heartbeats(&*control, throttle, || source.current(), report);
     tokio::select! {
         biased;

@@ -67,6 +67,8 @@ struct DependencyState {
     /// The call for whose success the outage lasts.
     stuck_call: Option<String>,
     last_success: Option<Instant>,
+    /// Whether the last heartbeat was not taken.
+    missed_heartbeat: bool,
 }
 
 /// Where the heartbeats get through, the database takes writes: what fails is the run's own.
@@ -133,15 +135,27 @@ impl Health {
         // Another call may have succeeded since: the outage is over, and this call was part of it.
         self.set_down(dependency, reason, Some(began));
         if let (Some(process), Dependency::Database) = (&self.process, dependency) {
-            let expected = Instant::now().checked_sub(HEARTBEATS_MISSED_AFTER);
-            process.set_down(dependency, reason, expected);
+            process.set_database_down(reason);
         }
     }
 
-    /// The ledger took a heartbeat.
-    pub fn record_heartbeat(&self) {
-        if let Some(process) = &self.process {
-            process.mark_up(Dependency::Database);
+    fn set_database_down(&self, reason: &str) {
+        let missed = self.states.states.lock()[Dependency::Database as usize].missed_heartbeat;
+        if missed {
+            let expected = Instant::now().checked_sub(HEARTBEATS_MISSED_AFTER);
+            self.set_down(Dependency::Database, reason, expected);
+        }
+    }
+
+    /// Whether the ledger took a run's heartbeat.
+    pub fn record_heartbeat(&self, is_taken: bool) {
+        match &self.process {
+            Some(process) if is_taken => process.mark_up(Dependency::Database),
+            Some(process) => {
+                let mut states = process.states.states.lock();
+                states[Dependency::Database as usize].missed_heartbeat = true;
+            }
+            None => {}
         }
     }
 
@@ -224,6 +238,7 @@ impl Health {
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         state.last_success = Some(Instant::now());
+        state.missed_heartbeat = false;
         if state.stuck_call.is_none() && state.outage.take().is_some() {
             let name = dependency.display_name();
             tracing::info!(
@@ -387,16 +402,17 @@ mod tests {
         let (one, other) = (process.for_run("one"), process.for_run("other"));
         let fail = || one.record_failure(Dependency::Database, Instant::now(), 2, "locked");
         advance(Duration::from_mins(1)).await;
-        other.record_heartbeat();
+        other.record_heartbeat(true);
         fail();
         assert!(one.own_outage().is_some() && one.outage().is_some());
         assert!(process.outage().is_none() && other.outage().is_none());
         // In an outage of all nothing gets through.
         advance(HEARTBEATS_MISSED_AFTER * 2).await;
+        other.record_heartbeat(false);
         fail();
         assert!(process.outage().is_some() && other.outage().is_some());
         assert!(other.own_outage().is_none());
-        other.record_heartbeat();
+        other.record_heartbeat(true);
         assert!(process.outage().is_none() && one.outage().is_some());
         one.mark_up(Dependency::Database);
         assert!(one.outage().is_none());

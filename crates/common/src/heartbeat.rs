@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::fleet_control::{FleetControl, HEARTBEAT_INTERVAL, Heartbeat};
+use crate::ledger::fleet_control::{FleetControl, FleetLimits, HEARTBEAT_INTERVAL, Heartbeat};
 use crate::ledger::move_ledger::StatementError;
 use crate::throttle::Throttle;
 
@@ -18,17 +18,21 @@ pub async fn send_heartbeats(
     control: &dyn FleetControl,
     throttle: &Throttle,
     mut current: impl FnMut() -> Heartbeat,
-    report: impl Fn(&Result<(), StatementError>),
+    report: impl Fn(Result<(), &StatementError>),
 ) {
     let mut ticks = interval(HEARTBEAT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let sent = send_heartbeat(control, throttle, &current()).await;
-        if let Err(error) = &sent {
+        let sent = control.heartbeat(&current()).await;
+        report(sent.as_ref().map(drop));
+        let heard = match sent {
+            Ok(limits) => set_limits(control, throttle, limits).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = heard {
             tracing::debug!(%error, "no heartbeat could be sent");
         }
-        report(&sent);
         if throttle.is_run_gone() {
             return;
         }
@@ -61,6 +65,14 @@ async fn send_heartbeat(
     heartbeat: &Heartbeat,
 ) -> Result<(), StatementError> {
     let limits = control.heartbeat(heartbeat).await?;
+    set_limits(control, throttle, limits).await
+}
+
+async fn set_limits(
+    control: &dyn FleetControl,
+    throttle: &Throttle,
+    limits: FleetLimits,
+) -> Result<(), StatementError> {
     let lag = if throttle.watches_replicas() {
         control.replica_lag().await?
     } else {
@@ -79,7 +91,7 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::*;
-    use crate::ledger::fleet_control::{FleetLimits, WorkerRole};
+    use crate::ledger::fleet_control::WorkerRole;
     use crate::settings::DatabaseLimits;
     use crate::throttle::ThrottleReason;
 

@@ -164,7 +164,11 @@ pub(super) async fn stat_object(
     side: BucketSide,
     key: &str,
 ) -> Result<Option<ObjectStat>, StoreError> {
-    stat_with_retries(key, async |key| store.stat_object(side, key).await).await
+    let stat = stat_with_retries(key, async |key| store.stat_object(side, key).await).await;
+    match stat {
+        Err(error) if is_object_error(&error) => Err(store.attribute_error(side, error)),
+        stat => stat,
+    }
 }
 
 /// What became of an object, and whether a request for it had no response: that one may be carried out later still.

@@ -9,7 +9,7 @@ use sqlx::query::QueryScalar;
 
 use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_error};
 use super::runs::opened_at;
-use super::table::has_after_triggers;
+use super::table::{has_after_triggers, has_update_rules};
 use super::{
     ApplicationTable, LedgerError, PostgresLedger, ensure_all_rows_visible, with_timeout_or_else,
 };
@@ -84,8 +84,10 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
 pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i64) -> String {
     let is_run = format!(
         "WHERE EXISTS (SELECT 1 FROM bucket_brigade.run r
-                   WHERE r.id = $7 AND {} = {opened_at} AND r.fence <= $11)",
-        opened_at!()
+                   WHERE r.id = $7 AND {} = {opened_at} AND r.fence <= $11)
+           AND {}",
+        opened_at!(),
+        new_rules_check(&table.sql)
     );
     let update = update_ctes(table, &is_run);
     let (column, value, set) = if rule.companions().is_empty() {
@@ -138,6 +140,13 @@ const COMPANION_EVIDENCE: (&str, &str, &str) = (
     ", companions = excluded.companions",
 );
 
+/// Fails the statement where the table has got rules that would set something else, or nothing: their actions would be
+/// taken for moves, and some crash the server (15.18).
+fn new_rules_check(table: &str) -> String {
+    let has_rules = has_update_rules(&format!("to_regclass({})", quote_literal(table)));
+    format!("(CASE WHEN {has_rules} THEN concat('{NEW_RULES}')::integer END) IS NULL")
+}
+
 /// What [`stored_row_check`] has the server complain about.
 pub const PATH_REWRITTEN: &str = "PathRewritten";
 
@@ -146,6 +155,9 @@ pub const ID_REWRITTEN: &str = "IdRewritten";
 
 /// The same where triggers fire after the update that were not there when the table was looked at.
 const NEW_TRIGGERS: &str = "NewTriggers";
+
+/// The same of rules.
+const NEW_RULES: &str = "NewRules";
 
 /// Set in a transaction that looks at the paths again when all triggers have fired.
 const CHECK_LATER: &str = "SET LOCAL bucket_brigade.checks_later = 'on'";
@@ -205,6 +217,10 @@ fn name_rewritten_row(error: StatementError) -> StatementError {
     let StatementError::Rejected { code, message } = &error else {
         return error;
     };
+    if message.contains(NEW_RULES) {
+        let problem = "the table has rules ON UPDATE by now: disable them for the migration (ALTER TABLE … DISABLE RULE …)";
+        return StatementError::Unavailable(problem.into());
+    }
     let (code, what) = match &**code {
         "22P02" if message.contains(PATH_REWRITTEN) => (PATH_REWRITTEN, "the path that is set"),
         "22P02" if message.contains(ID_REWRITTEN) => (ID_REWRITTEN, "the row's id (ID_COLUMN)"),

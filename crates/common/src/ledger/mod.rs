@@ -265,6 +265,9 @@ fn no_response() -> StatementError {
     StatementError::Unavailable(format!("no response within {STATEMENT_TIMEOUT:?}"))
 }
 
+pub const SELECT_MOVED_PATHS: &str =
+    "SELECT old_path FROM bucket_brigade.moves WHERE run_id = $1 ORDER BY row_id LIMIT 3";
+
 #[async_trait]
 impl MoveLedger for PostgresLedger {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
@@ -280,6 +283,11 @@ impl MoveLedger for PostgresLedger {
             self.ensure_none_hidden().await?;
         }
         Ok(rows)
+    }
+
+    async fn list_moved_paths(&self) -> Result<Vec<String>, StatementError> {
+        let query = sqlx::query_scalar(SELECT_MOVED_PATHS).bind(self.run_id);
+        with_timeout(query.fetch_all(&self.pool)).await
     }
 
     async fn commit(&self, moves: &[&PendingMove]) -> Result<HashSet<RowId>, StatementError> {

@@ -121,6 +121,11 @@ pub trait MoveLedger: Send + Sync {
     /// Reads rows. An id without a row is absent from the result.
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError>;
 
+    /// The old paths of a few rows that moved: their images could be copied.
+    async fn list_moved_paths(&self) -> Result<Vec<String>, StatementError> {
+        Ok(Vec::new())
+    }
+
     /// Sets the path and writes the evidence, in one statement, for each row that still holds its
     /// old path and is not locked by another session; for none where a move's fence is below the run's. Returns
     /// the ids that moved. Ids must be distinct.

@@ -124,6 +124,7 @@ const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY at
 /// included, unless such rows were skipped before.
 fn update_effects_sql() -> String {
     let has_after_triggers = has_after_triggers("$1::oid");
+    let update_rules = update_rules("$1::oid");
     format!(
         "WITH tables AS (
     SELECT $1::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)
@@ -131,13 +132,25 @@ fn update_effects_sql() -> String {
     SELECT a.attrelid, a.attnum FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attname = $2
 )
 SELECT (SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrite
-         WHERE ev_class = $1::oid AND ev_type = '2' AND ev_enabled <> 'D') AS rules,
+         WHERE {update_rules}) AS rules,
     {has_after_triggers} AS has_after_triggers,
     EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indrelid
              WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
                AND c.attnum = ANY (i.indkey))
     OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
                 WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) AS is_key"
+    )
+}
+
+/// Which rows of `pg_rewrite` are in the way of updates of a table, given by its OID.
+fn update_rules(table: &str) -> String {
+    format!("ev_class = {table} AND ev_type = '2' AND ev_enabled <> 'D'")
+}
+
+pub(super) fn has_update_rules(table: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM pg_rewrite WHERE {})",
+        update_rules(table)
     )
 }
 

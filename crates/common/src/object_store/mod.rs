@@ -137,9 +137,13 @@ pub trait ObjectStore: Send + Sync {
     async fn compare_objects(&self, route: &MoveRoute) -> Result<DestinationState, StoreError>;
 
     /// Reads and writes as a copy does: from one of these source objects to a key of the consumer's own; where they
-    /// say nothing, being gone or large, between objects of its own. All are removed again.
-    async fn check_rights(&self, rule: &PathRule, source_keys: &[String])
-    -> Result<(), StoreError>;
+    /// are gone or large, between objects of its own. All are removed again. Returns whether an object of the source
+    /// was read.
+    async fn check_rights(
+        &self,
+        rule: &PathRule,
+        source_keys: &[String],
+    ) -> Result<bool, StoreError>;
 
     /// Reads the first bytes of these source objects where a copy's bytes go through this process; one that has them, or
     /// is refused, is enough.

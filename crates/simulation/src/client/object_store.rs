@@ -74,9 +74,9 @@ impl ObjectStore for SimulatedClient {
     }
 
     /// The probe objects stand for a moment only: the world does not know them.
-    async fn check_rights(&self, _: &PathRule, _: &[String]) -> Result<(), StoreError> {
+    async fn check_rights(&self, _: &PathRule, _: &[String]) -> Result<bool, StoreError> {
         let lost = |outcome| self.store_error(outcome);
-        self.perform_call("check", lost, |_| Ok(())).await
+        self.perform_call("check", lost, |_| Ok(true)).await
     }
 
     async fn silent_side(&self) -> Option<BucketSide> {

@@ -205,7 +205,7 @@ impl ObjectStore for FaultyClient {
         &self,
         rule: &PathRule,
         source_keys: &[String],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.check_store(true).await?;
         self.client.check_rights(rule, source_keys).await
     }

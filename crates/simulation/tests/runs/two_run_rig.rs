@@ -134,7 +134,7 @@ impl ObjectStore for WatchedStore {
         &self,
         rule: &PathRule,
         source_keys: &[String],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.client.check_rights(rule, source_keys).await
     }
 

@@ -235,6 +235,63 @@ async fn of_the_feeders_sends() {
     assert_eq!(wait_for_exit(&mut feeder.process).await.code, Some(3));
 }
 
+/// Made while consumers are at work. The action of the one would be taken for moves, that of the other crashes a server
+/// (15.18) which runs it in our statement.
+#[tokio::test]
+async fn of_rules_that_the_table_gets() {
+    let (rig, cluster) = rig_on_own_postgres().await;
+    rig.open_run().await;
+    rig.execute_sql("CREATE TABLE other (LIKE images INCLUDING DEFAULTS)")
+        .await;
+    let mut all = 0;
+    for action in [
+        "UPDATE other SET path = new.path WHERE id = old.id RETURNING other.*",
+        "INSERT INTO other VALUES (new.*) RETURNING other.*",
+    ] {
+        let consumer = MonitoredProcess::spawn(&rig, "consumer", &[]);
+        let before = all;
+        for rule in [None, Some(action)] {
+            if let Some(action) = rule {
+                rig.execute_sql(&format!(
+                    "INSERT INTO other SELECT * FROM images;
+                     CREATE RULE elsewhere AS ON UPDATE TO images DO INSTEAD {action}"
+                ))
+                .await;
+            }
+            for _ in 0..20 {
+                let path = format!("image/{all}.png");
+                let id = rig.add_image(&path).await;
+                rig.feed_row(&id, &path).await;
+                all += 1;
+            }
+            if rule.is_none() {
+                wait_until("the first moves", async || {
+                    rig.count_rows("moves").await == all
+                })
+                .await;
+            }
+        }
+        eprintln!(
+            "{} {}",
+            consumer.read_log(),
+            http_get(&consumer.address, "/healthz").await
+        );
+        consumer
+            .assert_reports("rules ON UPDATE", "DISABLE RULE")
+            .await;
+        assert_eq!(rig.count_rows("moves").await, before + 20);
+        rig.execute_sql("DROP RULE elsewhere ON images").await;
+        wait_until("all to move", async || rig.count_rows("moves").await == all).await;
+        let moved = "SELECT count(*) FROM images WHERE path LIKE 'avatar/%'";
+        assert_eq!(rig.query_number(moved).await, all);
+        consumer.wait_until_healthy().await;
+        consumer.assert_reported_once();
+        stop_consumer(consumer.process).await;
+    }
+    assert_nothing_lost(&rig).await;
+    drop(cluster);
+}
+
 /// All is fed, and may be read: the heartbeats alone meet it.
 #[tokio::test]
 async fn of_writes_to_the_database_while_the_feeder_waits() {

@@ -1,6 +1,7 @@
 //! What a store says of an object: to a HEAD, or to a GET before its bytes.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
@@ -232,8 +233,40 @@ impl S3Store {
         key: &str,
     ) -> Result<Option<ObjectStat>, StoreError> {
         let head = self.bucket_at(side).head(key).await?;
+        if head.is_some() {
+            self.reads[side as usize]
+                .is_any_found
+                .store(true, Ordering::Relaxed);
+        }
         Ok(head.as_ref().map(ObjectStat::from))
     }
+
+    /// What an error that looks like the object's own is about: where many were asked for and none has been found it
+    /// is the bucket's.
+    pub fn attribute_error(&self, side: BucketSide, error: StoreError) -> StoreError {
+        let history = &self.reads[side as usize];
+        let failed = history.failed.fetch_add(1, Ordering::Relaxed) + 1;
+        if failed < MANY_OBJECTS || history.is_any_found.load(Ordering::Relaxed) {
+            return error;
+        }
+        let bucket = &self.bucket_at(side).name;
+        StoreError::Systemic {
+            code: error.code().to_owned(),
+            message: format!(
+                "no object of the bucket {bucket} can be read; {failed} were asked for, the last one: {error}"
+            ),
+        }
+    }
+}
+
+/// So many of which none can be read are not each to blame.
+const MANY_OBJECTS: u32 = 32;
+
+/// Whether objects of a bucket can be read at all.
+#[derive(Debug, Default)]
+pub(super) struct ReadHistory {
+    is_any_found: AtomicBool,
+    failed: AtomicU32,
 }
 
 impl From<&ObjectHead> for ObjectStat {

@@ -33,6 +33,7 @@ pub use access::{S3Access, S3Bucket};
 pub use attributes::{CopyAttributes, FROM_SOURCE};
 pub use encoding::copy_source;
 use errors::store_error;
+use inspect::ReadHistory;
 pub use inspect::{CUSTOMER_KEY, ObjectHead};
 pub use list::ListedObjects;
 pub use method::{CopyMethod, MethodRequest};
@@ -117,6 +118,8 @@ pub struct S3Store {
     delete_guard: Arc<OnceCell<DeleteGuard>>,
     /// Whether the ETags in a `DeleteObjects` are, too.
     batches_are_guarded: Arc<OnceLock<bool>>,
+    /// Of both sides.
+    reads: Arc<[ReadHistory; 2]>,
 }
 
 impl S3Store {
@@ -129,6 +132,7 @@ impl S3Store {
             replace_etag: None,
             delete_guard: Arc::default(),
             batches_are_guarded: Arc::default(),
+            reads: Arc::default(),
         }
     }
 
@@ -234,7 +238,7 @@ impl ObjectStore for S3Store {
         &self,
         rule: &PathRule,
         source_keys: &[String],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         Box::pin(self.copy_for_rights(rule, source_keys)).await
     }
 

@@ -11,6 +11,9 @@ use super::encoding::encode_query;
 use super::{ObjectHead, S3Bucket, S3Store};
 use crate::object_store::{NO_ETAG, StoreError};
 
+/// How the name of a probe object begins.
+pub(super) const PROBE_NAME: &str = ".bucket-brigade-probe-";
+
 /// What a probe object holds.
 pub(super) const PROBE_BODY: &[u8] = b"a probe of bucket-brigade";
 
@@ -34,7 +37,7 @@ pub struct CopyProbe<'a> {
 impl S3Store {
     /// A new probe whose key starts with `prefix`.
     pub fn copy_probe(&self, prefix: &str) -> CopyProbe<'_> {
-        let key = format!("{prefix}.bucket-brigade-probe-{:016x}", fastrand::u64(..));
+        let key = format!("{prefix}{PROBE_NAME}{:016x}", fastrand::u64(..));
         CopyProbe { store: self, key }
     }
 

@@ -11,8 +11,8 @@ use crate::object_store::StoreError;
 use crate::object_store::objects::BucketSide;
 use crate::path_rule::PathRule;
 
-/// What a store copies within seconds.
-const MAX_SAMPLE_BYTES: i64 = 64 << 20;
+/// What takes no time worth mentioning, also beside all that is in flight.
+const MAX_SAMPLE_BYTES: i64 = 1 << 20;
 
 /// The answer to the question must not wait for a store that hangs.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,27 +22,33 @@ impl S3Store {
         &self,
         rule: &PathRule,
         source_keys: &[String],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut refusal = None;
         for key in source_keys {
-            match self.copy_small_object(rule, key).await {
-                Err(StoreError::Permanent { .. } | StoreError::TooLarge) => {}
-                Ok(()) => return Ok(()),
+            match self.copy_sample(rule, key).await {
+                Err(StoreError::Permanent { .. }) => {}
+                Ok(()) => return Ok(true),
                 Err(error) => refusal = Some(error),
             }
         }
         match refusal {
             Some(error) => Err(error),
-            None => self.copy_own_object(rule).await,
+            None => self.copy_own_object(rule).await.map(|()| false),
         }
     }
 
-    async fn copy_small_object(&self, rule: &PathRule, key: &str) -> Result<(), StoreError> {
-        let stat = self.stat_object(BucketSide::Source, key).await?;
-        if stat.is_none_or(|stat| stat.size_bytes > MAX_SAMPLE_BYTES) {
-            return Err(StoreError::TooLarge);
+    /// Of a large object the first byte is read, which takes the same rights.
+    async fn copy_sample(&self, rule: &PathRule, key: &str) -> Result<(), StoreError> {
+        match self.stat_object(BucketSide::Source, key).await? {
+            None => Err(StoreError::permanent("NoSuchKey", "it is gone")),
+            Some(stat) if stat.size_bytes <= MAX_SAMPLE_BYTES => {
+                self.copy_onto_probe(rule, &self.source, key).await
+            }
+            Some(_) => {
+                self.source.open(key, None, Some("bytes=0-0")).await?;
+                self.copy_own_object(rule).await
+            }
         }
-        self.copy_onto_probe(rule, &self.source, key).await
     }
 
     /// The right to read the source is shown by a key that is not there: without it the store answers
