@@ -247,6 +247,8 @@ impl Leases {
         let limit = self.0.visibility_timeout / 6;
         let entries = match timeout(limit, queue.change_visibility(&changes)).await {
             Ok(Ok(entries)) => entries,
+            // Of the whole queue, which the receives tell of.
+            Ok(Err(error)) if error.is_about_missing_queue() => return Ok(()),
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err(format!("no response within {limit:?}")),
         };

@@ -175,6 +175,7 @@ impl OutageDetector {
         } else if self.is_only_throttled(error) {
             self.mark_down(error)
         } else if self.is_worth_asking(route, error, streak) {
+            self.wait_for_others(streak).await;
             // Boxed, so that it makes no room in the future of each copy.
             Box::pin(self.check_store(now)).await
         } else {
@@ -207,13 +208,21 @@ impl OutageDetector {
         if history.suspects_source() {
             return true;
         }
-        let is_young = |began: Instant| began.elapsed() < FIRST_PATIENCE;
-        if !history.is_source_proven && streak.began.is_some_and(is_young) {
-            return false;
-        }
         streak.failures >= FAILURES_OF_ONE_OBJECT
             || history.failing.len() >= FAILING_OBJECTS
             || streak.is_exhausted()
+    }
+
+    /// Before anything was copied, as long as the others in hand may take to fail, too.
+    async fn wait_for_others(&self, streak: &FailureStreak) {
+        let is_known = {
+            let history = self.history.lock();
+            history.is_source_proven || history.suspects_source()
+        };
+        let waited = streak.began.map(|began| began.elapsed());
+        if let (false, Some(waited)) = (is_known, waited) {
+            sleep(FIRST_PATIENCE.saturating_sub(waited)).await;
+        }
     }
 
     async fn check_store(&self, failed_at: Instant) -> FailureVerdict {

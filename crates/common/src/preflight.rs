@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::RequestPayer;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
 use crate::exit;
@@ -64,6 +65,9 @@ impl PreflightError {
 /// which a Postgres restarts.
 const MAX_RETRIES: usize = 5;
 
+/// Where each attempt meets silence one is enough.
+const MAX_RETRY_TIME: Duration = Duration::from_secs(20);
+
 const RETRY_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_millis(300),
     max_delay: Duration::from_secs(2),
@@ -86,8 +90,9 @@ impl TransientError for QueueError {
 pub async fn retry_transient<T, E: TransientError>(
     check: impl AsyncFn() -> Result<T, E>,
 ) -> Result<T, E> {
+    let began = Instant::now();
     let is_transient = |error: &E| {
-        let is_transient = error.is_transient();
+        let is_transient = error.is_transient() && began.elapsed() < MAX_RETRY_TIME;
         if is_transient {
             tracing::info!("retrying: {error}");
         }

@@ -9,7 +9,7 @@ use sqlx::query::QueryScalar;
 
 use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_error};
 use super::runs::opened_at;
-use super::table::{has_after_triggers, has_update_rules};
+use super::update_effects::{has_after_triggers, has_update_rules};
 use super::{
     ApplicationTable, LedgerError, PostgresLedger, ensure_all_rows_visible, with_timeout_or_else,
 };

@@ -32,6 +32,7 @@ mod stretch;
 mod table;
 mod table_id;
 mod unreadable;
+mod update_effects;
 pub mod worker_state;
 
 use std::collections::{HashMap, HashSet};

@@ -1,6 +1,5 @@
 //! The application's table: found, and checked for all that the migration relies on.
 
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 use strsim::osa_distance;
 
@@ -8,13 +7,14 @@ use super::errors::has_sqlstate;
 use super::id_columns::IdColumns;
 use super::row_filter::RowFilter;
 use super::table_id::TableId;
+use super::update_effects::UpdateEffects;
 use super::{LedgerError, table_id};
 use crate::sql::quote_identifier;
 
 pub const TABLE_NAME_PROBLEM: &str =
     "is not a table name: write table, schema.table, or \"quoted\".\"names\"";
 
-const TABLE_SETTING: &str = "IMAGES_TABLE";
+pub(super) const TABLE_SETTING: &str = "IMAGES_TABLE";
 
 /// The table as the settings name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,13 +73,6 @@ struct RelationInfo {
 }
 
 #[derive(sqlx::FromRow)]
-struct UpdateEffects {
-    rules: Option<String>,
-    has_after_triggers: bool,
-    is_key: bool,
-}
-
-#[derive(sqlx::FromRow)]
 struct TablePrivileges {
     user_name: String,
     schema_usage: bool,
@@ -118,52 +111,6 @@ const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS ty
 const LIST_COLUMNS: &str = "SELECT coalesce(string_agg(attname, ', ' ORDER BY attnum), 'none')
     FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped";
 
-/// `$1` table, `$2` path column: its rules; whether triggers fire after an update; and whether an update of the path
-/// takes the strongest row lock, as it does for a column of a unique index without expression and predicate, and where
-/// it moves rows between partitions. It waits for whatever conflicts with that lock, the check of a foreign key
-/// included, unless such rows were skipped before.
-fn update_effects_sql() -> String {
-    let has_after_triggers = has_after_triggers("$1::oid");
-    let update_rules = update_rules("$1::oid");
-    format!(
-        "WITH tables AS (
-    SELECT $1::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)
-), columns AS (
-    SELECT a.attrelid, a.attnum FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attname = $2
-)
-SELECT (SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrite
-         WHERE {update_rules}) AS rules,
-    {has_after_triggers} AS has_after_triggers,
-    EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indrelid
-             WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
-               AND c.attnum = ANY (i.indkey))
-    OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
-                WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) AS is_key"
-    )
-}
-
-/// Which rows of `pg_rewrite` are in the way of updates of a table, given by its OID.
-fn update_rules(table: &str) -> String {
-    format!("ev_class = {table} AND ev_type = '2' AND ev_enabled <> 'D'")
-}
-
-pub(super) fn has_update_rules(table: &str) -> String {
-    format!(
-        "EXISTS (SELECT 1 FROM pg_rewrite WHERE {})",
-        update_rules(table)
-    )
-}
-
-/// Whether the application has triggers that fire after an update of a table, given by its OID, or of a partition of it.
-///
-/// The trigger type's bits: 2 BEFORE, 16 UPDATE, 64 INSTEAD. Source: PostgreSQL, `pg_trigger.h`.
-pub(super) fn has_after_triggers(table: &str) -> String {
-    format!(
-        "EXISTS (SELECT 1 FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 82 = 16
-             AND tgrelid = ANY (ARRAY(SELECT relid::oid FROM pg_partition_tree({table}::regclass)) || {table}))"
-    )
-}
-
 const SELECT_PRIVILEGES: &str =
     "SELECT current_user::text AS user_name, has_schema_privilege(relnamespace, 'USAGE') AS schema_usage,
         NOT EXISTS (SELECT 1 FROM unnest($2::smallint[] || $3) n WHERE NOT has_column_privilege(oid, n, 'SELECT'))
@@ -198,7 +145,8 @@ impl ApplicationTable {
         access: TableAccess,
     ) -> Result<Self, LedgerError> {
         let table = find_relation(pool, spec).await?;
-        let effects = table.find_update_effects(&spec.path_column).await?;
+        let effects =
+            UpdateEffects::find(pool, (&table.name, table.oid), &spec.path_column).await?;
         let id = table_id::find_id(&table, spec).await?;
         let path = table.find_column("PATH_COLUMN", &spec.path_column).await?;
         table.check_path(spec, &path)?;
@@ -347,21 +295,6 @@ impl<'a> TableDetails<'a> {
             is_partitioned: false,
             sql: table.to_owned(),
         })
-    }
-
-    /// Postgres takes most rules not at all in a statement that also writes the evidence, and others would set
-    /// something else.
-    async fn find_update_effects(&self, path: &str) -> Result<UpdateEffects, LedgerError> {
-        let query = sqlx::query_as(AssertSqlSafe(update_effects_sql())).bind(self.oid);
-        let effects: UpdateEffects = query.bind(path).fetch_one(self.pool).await?;
-        let Some(rules) = &effects.rules else {
-            return Ok(effects);
-        };
-        let problem = format!(
-            "'{}' has rules ON UPDATE ({rules}), which would set something else than paths: make triggers of them, or disable them for the migration (ALTER TABLE … DISABLE RULE …)",
-            self.name
-        );
-        Err(LedgerError::setting(TABLE_SETTING, problem))
     }
 
     pub(super) async fn column_named(

@@ -1,6 +1,6 @@
 //! `.env`, which feeder and consumer read alike: what it cannot be read for, and names in it that are misspelt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -34,8 +34,23 @@ pub fn read_dotenv() -> anyhow::Result<Vec<String>> {
     dotenvy::from_read(&*text)
         .map_err(|error| anyhow::anyhow!(".env: {}", describe_error(&error, &text)))?;
     let misspelt = misspelt_names(&text).into_iter();
-    let warning = |(name, known)| format!(".env: {name} is not a setting; did you mean {known}?");
-    Ok(misspelt.map(warning).collect())
+    let misspelt = misspelt
+        .map(|(name, known)| format!(".env: {name} is not a setting; did you mean {known}?"));
+    let repeated = repeated_names(&text).into_iter();
+    let repeated =
+        repeated.map(|name| format!(".env: {name} is there more than once: the first one counts"));
+    Ok(misspelt.chain(repeated).collect())
+}
+
+/// Those with another value each time.
+fn repeated_names(text: &[u8]) -> BTreeSet<String> {
+    let mut first = BTreeMap::new();
+    let lines = dotenvy::from_read_iter(text).flatten();
+    let repeated = lines.filter(|(name, value)| {
+        let known: &mut String = first.entry(name.clone()).or_insert_with(|| value.clone());
+        known != value
+    });
+    repeated.map(|(name, _)| name).collect()
 }
 
 /// Why it cannot be read, without the error's own text: a part of the line, or of its value, which may be a password.
@@ -130,6 +145,12 @@ mod tests {
             let found = misspelt_names(format!("{name}=x\nexport {name}='y'\n").as_bytes());
             assert_eq!(found, [(name.to_owned(), known)].into(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_with_two_values_is_named() {
+        let text = b"A=1\nB=1\nexport A='2'\nB=1\n";
+        assert_eq!(repeated_names(text), ["A".to_owned()].into());
     }
 
     #[test]

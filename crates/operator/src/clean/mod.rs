@@ -41,6 +41,7 @@ mod path_references;
 pub(crate) mod plans;
 mod removals;
 mod restore;
+mod unasked_columns;
 
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ use path_column::PathColumn;
 use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
+use unasked_columns::warn_of_unasked_columns;
 
 /// Objects that one request removes.
 const PAGE_ROWS: i64 = 1000;
@@ -211,6 +213,12 @@ impl CleanCommand<'_> {
         let RemovalLedger { ledger, bucket, .. } = self.pass.removals;
         let columns = path_columns(ledger, bucket).await?;
         self.missing = MissingIndexes::find(ledger, &columns).await?;
+        let prefix = if self.pass.removals.orphans {
+            ledger.rule().new_prefix()
+        } else {
+            ledger.rule().old_prefix()
+        };
+        warn_of_unasked_columns(ledger, &columns, prefix).await?;
         if self.missing.reads_tables_by_page {
             self.pass.page_rows = LARGE_PAGE_ROWS;
         }

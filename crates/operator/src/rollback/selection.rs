@@ -10,7 +10,7 @@ use bucket_brigade_common::settings::{Setting, SettingsError, SettingsProblems, 
 #[group(required = true, multiple = false)]
 pub(super) struct SelectionArgs {
     /// The rows with these ids
-    #[arg(long, value_name = "ID", num_args = 1..)]
+    #[arg(long, value_name = "ID", num_args = 1.., allow_negative_numbers = true)]
     ids: Option<Vec<String>>,
     /// The rows moved since then: a time such as 2026-03-01T14:00:00Z, or how long ago, such as 2h
     #[arg(long, value_name = "TIME", value_parser = setting(parse_since))]

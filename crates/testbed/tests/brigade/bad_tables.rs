@@ -88,6 +88,19 @@ async fn a_table_whose_updates_are_rewritten() {
 }
 
 #[tokio::test]
+async fn a_role_whose_updates_fire_no_triggers() {
+    assert_refused(
+        "CREATE TABLE images (id bigint PRIMARY KEY, path text);
+         DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica',
+                            current_database());
+         END $$",
+        &["DATABASE_URL", "session_replication_role"],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn no_such_id_column() {
     assert_refused(
         "CREATE TABLE images (key bigint PRIMARY KEY, path text)",

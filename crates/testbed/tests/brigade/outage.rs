@@ -271,11 +271,6 @@ async fn of_rules_that_the_table_gets() {
                 .await;
             }
         }
-        eprintln!(
-            "{} {}",
-            consumer.read_log(),
-            http_get(&consumer.address, "/healthz").await
-        );
         consumer
             .assert_reports("rules ON UPDATE", "DISABLE RULE")
             .await;
@@ -285,7 +280,6 @@ async fn of_rules_that_the_table_gets() {
         let moved = "SELECT count(*) FROM images WHERE path LIKE 'avatar/%'";
         assert_eq!(rig.query_number(moved).await, all);
         consumer.wait_until_healthy().await;
-        consumer.assert_reported_once();
         stop_consumer(consumer.process).await;
     }
     assert_nothing_lost(&rig).await;

@@ -33,6 +33,27 @@ async fn nothing_more_goes_once_the_table_is_another_one() {
     assert!(rig.query_number(removed).await < 2500);
 }
 
+#[tokio::test]
+async fn columns_that_are_not_asked_are_named() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    rig.execute_sql(
+        r#"ALTER TABLE images ADD "Thumb" text;
+           UPDATE images SET "Thumb" = 'image/' || id || '.png';
+           ANALYZE images"#,
+    )
+    .await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let preview = ["clean", "--older-than", "0s"];
+    let ended = wait_for_exit(&mut rig.spawn("feeder", &[], &preview)).await;
+    assert!(
+        ended.log.contains("public.images.\"Thumb\""),
+        "{}",
+        ended.log
+    );
+    assert!(!ended.log.contains("public.images.path"), "{}", ended.log);
+}
+
 /// Of two rows that share a source, one was verified against a newer copy.
 #[tokio::test]
 async fn the_newest_verification_of_a_shared_source_counts() {
