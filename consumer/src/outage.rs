@@ -215,10 +215,7 @@ impl OutageDetector {
 
     /// Before anything was copied, as long as the others in hand may take to fail, too.
     async fn wait_for_others(&self, streak: &FailureStreak) {
-        let is_known = {
-            let history = self.history.lock();
-            history.is_source_proven || history.suspects_source()
-        };
+        let is_known = self.history.lock().is_source_proven;
         let waited = streak.began.map(|began| began.elapsed());
         if let (false, Some(waited)) = (is_known, waited) {
             sleep(FIRST_PATIENCE.saturating_sub(waited)).await;
@@ -256,12 +253,17 @@ impl OutageDetector {
     }
 
     async fn ask_store(&self, limit: Duration) -> Result<(), StoreError> {
-        let mut sources = self.moved_sources().await;
+        let mut sources = self.known_sources().await;
         let prefix = self.rule.destination_key_prefix();
         let subject = CopySubject::Probe;
         let (permit, _slot) = self.context.start_copy(prefix, subject).await;
         let sent = Instant::now();
-        sources.extend(self.history.lock().sample_copies());
+        {
+            let mut history = self.history.lock();
+            // What fails by itself shows nothing.
+            sources.retain(|key| !history.failing.contains(key));
+            sources.extend(history.sample_copies());
+        }
         let checked = self.check_rights_within(limit, sources).await;
         let checked = checked.unwrap_or_else(|| {
             let message = format!("a copy has not ended within {limit:?}");
@@ -278,13 +280,13 @@ impl OutageDetector {
         Ok(())
     }
 
-    /// Source keys of objects that others, or this process before its start, have copied.
-    async fn moved_sources(&self) -> Vec<String> {
-        let is_proven = self.history.lock().is_source_proven;
-        let Some(ledger) = self.ledger.as_ref().filter(|_| !is_proven) else {
+    /// Source keys of objects that the ledger and the table name, while this process has copied none.
+    async fn known_sources(&self) -> Vec<String> {
+        let has_copied = self.history.lock().last_copied.is_some();
+        let Some(ledger) = self.ledger.as_ref().filter(|_| !has_copied) else {
             return Vec::new();
         };
-        let paths = ledger.list_moved_paths().await.unwrap_or_default();
+        let paths = ledger.list_sample_paths().await.unwrap_or_default();
         let routes = paths
             .iter()
             .filter_map(|path| self.rule.route_for(path).ok());

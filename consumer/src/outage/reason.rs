@@ -20,6 +20,11 @@ pub(super) fn outage_reason(error: &StoreError) -> String {
         StoreError::Systemic { code, .. } if code == "RequestTimeTooSkewed" => {
             "correct this machine's clock"
         }
+        StoreError::Systemic { code, .. }
+            if code.contains("Redirect") || code.contains("Moved") =>
+        {
+            "check AWS_REGION, the buckets' regions, and AWS_ENDPOINT_URL_S3"
+        }
         StoreError::Systemic { .. } => {
             "check the credentials and AWS_REGION; keys in a profile file are read once: restart where they were changed"
         }
@@ -49,6 +54,7 @@ mod tests {
             (systemic("RequestTimeTooSkewed"), "clock"),
             (systemic("ExpiredToken"), "credentials"),
             (systemic("NoSuchBucket"), "SOURCE_BUCKET_NAME"),
+            (systemic("PermanentRedirect"), "AWS_REGION, the buckets'"),
             (
                 StoreError::transient("ConditionalRequestConflict", ""),
                 "If-None-Match",

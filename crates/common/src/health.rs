@@ -205,8 +205,9 @@ impl Health {
         if state.outage.is_some() || is_over {
             return;
         }
-        let (name, advice) = (dependency.display_name(), dependency.advice(self.role));
-        let reason = format!("{reason}{advice}");
+        let (name, advice) = (dependency.display_name(), self.advice(dependency));
+        let lines = reason.lines().filter(|line| !line.trim().is_empty());
+        let reason = format!("{}{advice}", lines.collect::<Vec<_>>().join(" "));
         match (self.role, &self.run) {
             (WorkerRole::Feeder, _) => {
                 tracing::error!(reason, "{name} cannot be used: feeding waits until it can");
@@ -231,6 +232,15 @@ impl Health {
         }
         state.outage = Some(reason);
         shared.changed.notify_waiters();
+    }
+
+    fn advice(&self, dependency: Dependency) -> &'static str {
+        match (&self.process, dependency) {
+            (Some(_), Dependency::Database) => {
+                "; check the run's table: its locks, rights and rules"
+            }
+            _ => dependency.advice(self.role),
+        }
     }
 
     pub fn mark_up(&self, dependency: Dependency) {

@@ -133,7 +133,7 @@ async fn stat_with_retries<T>(
 fn blame_object(error: &StoreError) -> StoreError {
     StoreError::Suspect {
         code: error.code().to_owned(),
-        message: "the store fails for this object, and not for others".into(),
+        message: "the store fails for this object, though it answers for another key".into(),
     }
 }
 
@@ -166,7 +166,9 @@ pub(super) async fn stat_object(
 ) -> Result<Option<ObjectStat>, StoreError> {
     let stat = stat_with_retries(key, async |key| store.stat_object(side, key).await).await;
     match stat {
-        Err(error) if is_object_error(&error) => Err(store.attribute_error(side, error)),
+        Err(error @ (StoreError::Denied { .. } | StoreError::Suspect { .. })) => {
+            Err(store.attribute_error(side, error))
+        }
         stat => stat,
     }
 }

@@ -142,7 +142,7 @@ const COMPANION_EVIDENCE: (&str, &str, &str) = (
 
 /// Fails the statement where the table has got rules that would set something else, or nothing: their actions would be
 /// taken for moves, and some crash the server (15.18).
-fn new_rules_check(table: &str) -> String {
+pub fn new_rules_check(table: &str) -> String {
     let has_rules = has_update_rules(&format!("to_regclass({})", quote_literal(table)));
     format!("(CASE WHEN {has_rules} THEN concat('{NEW_RULES}')::integer END) IS NULL")
 }
@@ -217,7 +217,7 @@ fn name_rewritten_row(error: StatementError) -> StatementError {
     let StatementError::Rejected { code, message } = &error else {
         return error;
     };
-    if message.contains(NEW_RULES) {
+    if code == "22P02" && is_only(message, NEW_RULES) {
         let problem = "the table has rules ON UPDATE by now: disable them for the migration (ALTER TABLE … DISABLE RULE …)";
         return StatementError::Unavailable(problem.into());
     }
@@ -230,6 +230,14 @@ fn name_rewritten_row(error: StatementError) -> StatementError {
         code: code.into(),
         message: format!("a trigger changes {what}: {}", text_of_complaint(message)),
     }
+}
+
+/// Whether the server complains of this text, and not of one that holds it.
+fn is_only(message: &str, text: &str) -> bool {
+    let quotes = ['"', '“', '„', '«', '»', '”', '\''];
+    let trimmed = message.trim_end_matches(quotes);
+    let before = trimmed.strip_suffix(text);
+    before.is_some_and(|before| before.ends_with(quotes))
 }
 
 /// From [`PATH_REWRITTEN`] or [`ID_REWRITTEN`] on: what the server says of the cast before that explains nothing.

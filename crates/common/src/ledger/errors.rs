@@ -318,9 +318,14 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
     let hint = postgres.and_then(PgDatabaseError::hint);
     let is_ours = !is_in_function(context_of(error)) && !database.message().contains("row-level");
     let hint = hint.or_else(|| our_hint(&database.code().filter(|_| is_ours)?));
+    // Of rows it would show values.
+    let is_of_table = database.code().is_some_and(|code| code.starts_with("42"));
+    let detail = postgres.and_then(PgDatabaseError::detail);
+    let parts = [Some(database.message()), detail.filter(|_| is_of_table)];
+    let message = parts.into_iter().flatten().collect::<Vec<_>>().join(": ");
     match hint {
-        Some(hint) => format!("{} ({hint})", database.message()),
-        None => database.message().to_owned(),
+        Some(hint) => format!("{message} ({hint})"),
+        None => message,
     }
 }
 
@@ -329,6 +334,7 @@ fn our_hint(code: &str) -> Option<&'static str> {
         LOCK_NOT_AVAILABLE => Some("another session holds the lock: pg_locks names it"),
         "42501" => Some("`feeder plan` prints the GRANT"),
         "42883" => Some("where a column's type was changed, restart feeder and consumers"),
+        "42P10" => Some("give the table a REPLICA IDENTITY with all columns of the publication"),
         "42P01" | "42703" => Some("a table or a column that the run needs was renamed or dropped"),
         _ => None,
     }

@@ -45,8 +45,8 @@ use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
 pub use commit::{
-    FIRE_DEFERRED, ID_REWRITTEN, PATH_REWRITTEN, later_path_check_sql, path_update_error,
-    path_updates_error, rehearsal_sql, stored_row_check,
+    FIRE_DEFERRED, ID_REWRITTEN, PATH_REWRITTEN, later_path_check_sql, new_rules_check,
+    path_update_error, path_updates_error, rehearsal_sql, stored_row_check,
 };
 pub use conditions::{LocalTime, evaluate_condition, local_time};
 pub use connection::ConnectionPurpose;
@@ -64,6 +64,7 @@ pub use heartbeat::{check_replica_lag, pause_description};
 pub use id_columns::IdColumns;
 pub use ledger_run::LedgerRun;
 pub use lock::{AdvisoryLock, LockClaims, LockHolder, LockSession, holds_locks_sql};
+use path_sample::copyable_paths_sql;
 pub use path_sample::sample_paths;
 pub use run::discover_table;
 pub use run_options::RunOptions;
@@ -266,9 +267,6 @@ fn no_response() -> StatementError {
     StatementError::Unavailable(format!("no response within {STATEMENT_TIMEOUT:?}"))
 }
 
-pub const SELECT_MOVED_PATHS: &str =
-    "SELECT old_path FROM bucket_brigade.moves WHERE run_id = $1 ORDER BY row_id LIMIT 3";
-
 #[async_trait]
 impl MoveLedger for PostgresLedger {
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError> {
@@ -286,8 +284,9 @@ impl MoveLedger for PostgresLedger {
         Ok(rows)
     }
 
-    async fn list_moved_paths(&self) -> Result<Vec<String>, StatementError> {
-        let query = sqlx::query_scalar(SELECT_MOVED_PATHS).bind(self.run_id);
+    async fn list_sample_paths(&self) -> Result<Vec<String>, StatementError> {
+        let query = sqlx::query_scalar(sqlx::AssertSqlSafe(copyable_paths_sql(&self.table)));
+        let query = query.bind(self.run_id).bind(self.rule.old_prefix());
         with_timeout(query.fetch_all(&self.pool)).await
     }
 

@@ -121,8 +121,9 @@ pub trait MoveLedger: Send + Sync {
     /// Reads rows. An id without a row is absent from the result.
     async fn read_rows(&self, ids: &[RowId]) -> Result<HashMap<RowId, CurrentRow>, StatementError>;
 
-    /// The old paths of a few rows that moved: their images could be copied.
-    async fn list_moved_paths(&self) -> Result<Vec<String>, StatementError> {
+    /// Old paths of a few rows that moved, and of the last that are to: where any object of the source can be copied,
+    /// some of these can.
+    async fn list_sample_paths(&self) -> Result<Vec<String>, StatementError> {
         Ok(Vec::new())
     }
 

@@ -26,6 +26,18 @@ fn table_ends_sql(table: &ApplicationTable) -> String {
     )
 }
 
+/// `$1` run, `$2` old prefix: old paths of rows that moved, from both ends, and of the last that are to.
+pub(super) fn copyable_paths_sql(table: &ApplicationTable) -> String {
+    let ApplicationTable { sql, id, path, .. } = table;
+    let last = id.order_desc("t");
+    format!(
+        r#"WITH last AS MATERIALIZED (SELECT t.{path}::text AS path FROM {sql} t ORDER BY {last} LIMIT 1000)
+        (SELECT old_path FROM bucket_brigade.moves WHERE run_id = $1 ORDER BY row_id LIMIT 3)
+        UNION ALL (SELECT old_path FROM bucket_brigade.moves WHERE run_id = $1 ORDER BY row_id DESC LIMIT 3)
+        UNION ALL (SELECT path FROM last WHERE starts_with(path COLLATE "C", $2) LIMIT 3)"#
+    )
+}
+
 /// `$1` pattern of the new paths.
 fn other_paths_sql(table: &ApplicationTable) -> String {
     let ApplicationTable { sql, path, .. } = table;

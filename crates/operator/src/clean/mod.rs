@@ -218,7 +218,7 @@ impl CleanCommand<'_> {
         } else {
             ledger.rule().old_prefix()
         };
-        warn_of_unasked_columns(ledger, &columns, prefix).await?;
+        warn_of_unasked_columns(ledger, &columns, prefix).await;
         if self.missing.reads_tables_by_page {
             self.pass.page_rows = LARGE_PAGE_ROWS;
         }

@@ -169,7 +169,9 @@ impl Rehearsal<'_> {
     fn describe_refusal(&self, error: &sqlx::Error) -> Refusal {
         let database = error.as_database_error();
         let database = database.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
-        let (code, message, mend) = match (database, path_update_error(error)) {
+        let sorted = path_update_error(error);
+        let is_row = matches!(sorted, StatementError::Rejected { .. });
+        let (code, message, mend) = match (database, sorted) {
             (_, StatementError::Rejected { code, message })
                 if [PATH_REWRITTEN, ID_REWRITTEN].contains(&&*code) =>
             {
@@ -178,7 +180,7 @@ impl Rehearsal<'_> {
             }
             (Some(error), _) => {
                 let (code, message) = (error.code().to_owned(), error.message().to_owned());
-                (code, message, self.mend_of(error))
+                (code, message, self.mend_of(error, is_row))
             }
             (None, _) => ("failed".into(), error.to_string(), "try again".into()),
         };
@@ -190,7 +192,7 @@ impl Rehearsal<'_> {
         }
     }
 
-    fn mend_of(&self, error: &PgDatabaseError) -> String {
+    fn mend_of(&self, error: &PgDatabaseError, is_row: bool) -> String {
         match error.code() {
             "22001" => self.inspector.widen_path(),
             "42501" => grant_sql(error, &self.role_name(), self.user),
@@ -200,6 +202,10 @@ impl Rehearsal<'_> {
             ),
             "25006" => "the database takes no writes: DATABASE_URL must lead to the primary, without default_transaction_read_only".into(),
             "57014" => "a trigger or constraint takes longer than 5 s for a few rows: make it faster".into(),
+            _ if !is_row => {
+                let detail = error.detail().unwrap_or(error.message());
+                format!("{detail} Consumers wait until the table can be updated")
+            }
             _ => error.hint().map_or_else(
                 || "correct the rows, the constraint or the trigger; such rows are recorded as failed".into(),
                 ToOwned::to_owned,

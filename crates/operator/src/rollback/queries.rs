@@ -6,8 +6,8 @@
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    ApplicationTable, LockClaims, PostgresLedger, holds_locks_sql, path_updates_error,
-    stored_row_check, with_timeout, with_timeout_or_else,
+    ApplicationTable, LockClaims, PostgresLedger, holds_locks_sql, new_rules_check,
+    path_updates_error, stored_row_check, with_timeout, with_timeout_or_else,
 };
 use sqlx::AssertSqlSafe;
 
@@ -43,11 +43,12 @@ pub(super) fn undo_sql(table: &ApplicationTable) -> String {
     let row_lock = table.row_lock;
     let check = stored_row_check(table, "l.old_path");
     let is_locked = holds_locks_sql("$9");
+    let no_rules = new_rules_check(sql);
     format!(
         r#"WITH input AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
         AS i (id, old_path, new_path, etag, moved, destination_key)
-     WHERE {is_locked}
+     WHERE {is_locked} AND {no_rules}
 ), locked AS MATERIALIZED (
     SELECT {columns}, i.* FROM input i
       JOIN bucket_brigade.moves m ON m.run_id = $1 AND m.row_id = i.id

@@ -70,6 +70,9 @@ impl fmt::Display for VerificationSummary {
     }
 }
 
+/// So many, and no other, are not each to blame.
+const MANY_OBJECTS: u64 = 10;
+
 /// Returns the exit code.
 pub(super) async fn finish_and_print(
     format: OutputFormat,
@@ -79,10 +82,11 @@ pub(super) async fn finish_and_print(
     let numbers = finish_verification(ledger).await?;
     let mut list_writer = ListWriter::begin_on_stdout(format, "mismatches")?;
     let mut pages = Pages::new(ledger, SELECT_MISMATCHES);
-    let mut mismatched = 0;
+    let (mut mismatched, mut unreadable) = (0, 0);
     while let Some(page) = pages.next(|one: &VerificationMismatch| &one.id).await? {
         for mismatch in page {
             mismatched += 1;
+            unreadable += u64::from(mismatch.code == "Unreadable");
             list_writer.write_item(&mismatch)?;
         }
     }
@@ -93,6 +97,12 @@ pub(super) async fn finish_and_print(
         mismatched,
         spec,
     })?;
+    if unreadable == mismatched && unreadable >= MANY_OBJECTS && numbers.intact == 0 {
+        tracing::error!(
+            "no object could be read: is it the store that responds? check AWS_ENDPOINT_URL_S3, the rights and the network, and use --anew"
+        );
+        return Ok(exit::UNAVAILABLE);
+    }
     Ok(if mismatched == 0 {
         exit::DONE
     } else {

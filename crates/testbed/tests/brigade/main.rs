@@ -6,6 +6,7 @@ mod application_waits;
 mod bad_settings;
 mod bad_tables;
 mod bounded_statements;
+mod broken_objects;
 mod browser;
 mod ceph;
 mod column_types;

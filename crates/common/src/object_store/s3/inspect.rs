@@ -260,7 +260,7 @@ impl S3Store {
 }
 
 /// So many of which none can be read are not each to blame.
-const MANY_OBJECTS: u32 = 32;
+const MANY_OBJECTS: u32 = 1000;
 
 /// Whether objects of a bucket can be read at all.
 #[derive(Debug, Default)]

@@ -28,6 +28,7 @@ impl S3Store {
             match self.copy_sample(rule, key).await {
                 Err(StoreError::Permanent { .. }) => {}
                 Ok(()) => return Ok(true),
+                Err(error) if !error.is_response() => return Err(error),
                 Err(error) => refusal = Some(error),
             }
         }

@@ -39,6 +39,7 @@ async fn columns_that_are_not_asked_are_named() {
     rig.add_moved_images(3).await;
     rig.execute_sql(
         r#"ALTER TABLE images ADD "Thumb" text;
+           INSERT INTO images (path) VALUES ('image/later-1.png'), ('image/later-2.png');
            UPDATE images SET "Thumb" = 'image/' || id || '.png';
            ANALYZE images"#,
     )
