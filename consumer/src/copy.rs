@@ -89,7 +89,7 @@ impl Copier {
         }
     }
 
-    /// Asks the ledger for objects that could be copied before.
+    /// Asks the ledger for objects while none was copied.
     #[must_use]
     pub fn with_ledger(mut self, ledger: &Arc<dyn MoveLedger>) -> Self {
         self.outages.ledger = Some(Arc::clone(ledger));

@@ -3,10 +3,9 @@
 //! A failure counts against its object when another object has been copied since: the copy was sent after
 //! the failure, so the store works. Where nothing else is copied, an object that is known to exist, and that
 //! needs the same rights and the same condition, is copied once: the newest success of this process; where it has
-//! had none, that of a row that moved before, or, where many fail, others that are in hand; or an object of the
-//! consumer's own. When that fails too it is
-//! an outage: nothing is held against any object, receiving stops, and the same question is asked again until the
-//! store works.
+//! had none, that of a row that moved before or is the table's last, or, where many fail, others that are in hand;
+//! or an object of the consumer's own. When that fails too it is an outage: nothing is held against any object,
+//! receiving stops, and the same question is asked again until the store works.
 
 mod history;
 mod reason;
@@ -82,7 +81,7 @@ pub enum FailureVerdict {
 pub struct OutageDetector {
     store: Arc<dyn ObjectStore>,
     rule: PathRule,
-    /// Of what was copied before this process began.
+    /// It names objects that this process has not copied.
     pub(crate) ledger: Option<Arc<dyn MoveLedger>>,
     context: ConsumerContext,
     history: Mutex<CopyHistory>,

@@ -26,11 +26,11 @@ pub async fn send_heartbeats(
         ticks.tick().await;
         let sent = control.heartbeat(&current()).await;
         report(sent.as_ref().map(drop));
-        let heard = match sent {
+        let applied = match sent {
             Ok(limits) => set_limits(control, throttle, limits).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = heard {
+        if let Err(error) = applied {
             tracing::debug!(%error, "no heartbeat could be sent");
         }
         if throttle.is_run_gone() {

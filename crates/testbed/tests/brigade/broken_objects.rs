@@ -4,6 +4,14 @@ use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, stop_consumer, wait_until};
 
+async fn feed_bad_images(rig: &TestRig, count: usize) {
+    for number in 0..count {
+        let path = format!("image/bad-{number}.png");
+        let id = rig.add_image(&path).await;
+        rig.feed_row(&id, &path).await;
+    }
+}
+
 #[tokio::test]
 async fn one_object_that_is_refused_by_condition_is_no_outage() {
     let rig = TestRig::new().await;
@@ -39,11 +47,7 @@ async fn a_few_broken_objects_at_the_end_are_no_outage() {
     let _denied = rig.cloud.inject_fault(
         Fault::new("CopyObject", FaultEffect::error(403, "AccessDenied")).key_contains("bad"),
     );
-    for number in 0..6 {
-        let path = format!("image/bad-{number}.png");
-        let id = rig.add_image(&path).await;
-        rig.feed_row(&id, &path).await;
-    }
+    feed_bad_images(&rig, 6).await;
     wait_until("their failures", async || {
         rig.count_rows("failures").await == 6
     })
@@ -66,11 +70,7 @@ async fn denied_objects_are_no_outage_where_nothing_else_is_left() {
     let denied = rig.cloud.inject_fault(
         Fault::new("CopyObject", FaultEffect::error(403, "AccessDenied")).key_contains("bad"),
     );
-    for number in 0..6 {
-        let path = format!("image/bad-{number}.png");
-        let id = rig.add_image(&path).await;
-        rig.feed_row(&id, &path).await;
-    }
+    feed_bad_images(&rig, 6).await;
     let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
     wait_until("their failures", async || {
         rig.count_rows("failures").await == 6
@@ -93,11 +93,7 @@ async fn many_denied_objects_are_no_outage_where_others_can_be_copied() {
     let _denied = rig.cloud.inject_fault(
         Fault::new("CopyObject", FaultEffect::error(403, "AccessDenied")).key_contains("bad"),
     );
-    for number in 0..30 {
-        let path = format!("image/bad-{number}.png");
-        let id = rig.add_image(&path).await;
-        rig.feed_row(&id, &path).await;
-    }
+    feed_bad_images(&rig, 30).await;
     rig.add_image("image/later.png").await;
     let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
     wait_until("their failures", async || {
