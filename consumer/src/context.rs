@@ -1,6 +1,5 @@
 //! What the stages of one run share; most of it with those of the other runs.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,6 @@ use bucket_brigade_common::ledger::fleet_control::WorkerRole;
 #[cfg(test)]
 use bucket_brigade_common::settings::DatabaseLimits;
 use bucket_brigade_common::throttle::{CopySubject, Throttle, ThrottlePermit};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::ConsumerCounters;
@@ -18,9 +16,6 @@ use crate::lease::Leases;
 
 /// What a message takes at most besides its copy: the statements, their retries, the wait for a locked row.
 pub const STANDSTILL_MARGIN: Duration = Duration::from_mins(3);
-
-/// How long a run that its throttle makes wait has a slot that another run waits for.
-const SLOT_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub struct ConsumerContext {
@@ -65,18 +60,8 @@ impl ConsumerContext {
         key: &'a str,
         subject: CopySubject,
     ) -> (ThrottlePermit<'a>, Slot<'a>) {
-        loop {
-            self.throttle.wait_while_held().await;
-            let slot = self.copies.acquire().await;
-            let mut starting = pin!(self.throttle.acquire(key, subject));
-            loop {
-                match timeout(SLOT_PATIENCE, &mut starting).await {
-                    Ok(permit) => return (permit, slot),
-                    Err(_) if self.copies.is_wanted_by_others() => break,
-                    Err(_) => {}
-                }
-            }
-        }
+        let take_slot = || self.copies.acquire();
+        self.throttle.acquire_with(key, subject, take_slot).await
     }
 
     #[cfg(test)]

@@ -114,17 +114,6 @@ impl SlotShare {
         }
     }
 
-    pub fn is_wanted_by_others(&self) -> bool {
-        let table = self.slots.0.lock();
-        let others = table
-            .shares
-            .iter()
-            .filter(|(number, _)| **number != self.number);
-        others
-            .map(|(_, state)| state)
-            .any(|state| state.waiting.is_some())
-    }
-
     fn try_take(&self) -> bool {
         self.slots.0.lock().try_take(self.number)
     }

@@ -102,15 +102,37 @@ impl Throttle {
     /// Waits until one more copy may start, to this key: only those of rows' images count against the
     /// fleet's limit of rows.
     pub async fn acquire<'a>(&'a self, key: &'a str, subject: CopySubject) -> ThrottlePermit<'a> {
+        self.acquire_with(key, subject, async || ()).await.0
+    }
+
+    /// The same with a slot, which is taken once nothing else is in the way: what waits for a slow range of keys
+    /// keeps none from the others.
+    pub async fn acquire_with<'a, F: Future>(
+        &'a self,
+        key: &'a str,
+        subject: CopySubject,
+        take_slot: impl Fn() -> F,
+    ) -> (ThrottlePermit<'a>, F::Output) {
         loop {
-            let ranges = |state: &ThrottleState| Some(state.copies.as_ref()?.ranges.gate_of(key));
-            let gate = ranges(&self.state.lock()).unwrap_or_default();
+            let gate = self.gate_of(key);
             let _waiting = WaitingAtGate::at(&self.gates[gate]);
-            let start = |state: &mut ThrottleState, now| state.start_copy(key, subject, gate, now);
-            if let Some(is_probe) = self.wait_at(gate, start).await {
-                return ThrottlePermit::new(self, key, is_probe);
+            let _front = self.gates[gate].front.lock().await;
+            let check = |state: &mut ThrottleState, now| state.check_copy(key, subject, gate, now);
+            if self.wait_in_front(gate, check).await.is_none() {
+                continue;
+            }
+            let slot = take_slot().await;
+            let started = self.state.lock().start_copy(key, subject, gate, Instant::now());
+            if let Ok(Some(is_probe)) = started {
+                return (ThrottlePermit::new(self, key, is_probe), slot);
             }
         }
+    }
+
+    fn gate_of(&self, key: &str) -> usize {
+        let state = self.state.lock();
+        let copies = state.copies.as_ref();
+        copies.map_or(0, |copies| copies.ranges.gate_of(key))
     }
 
     /// Waits until rows may go, and takes up to so many; returns how many go at a time.
@@ -128,10 +150,18 @@ impl Throttle {
     async fn wait_at<T>(
         &self,
         gate: usize,
+        attempt: impl FnMut(&mut ThrottleState, Instant) -> Attempt<T>,
+    ) -> T {
+        let _front = self.gates[gate].front.lock().await;
+        self.wait_in_front(gate, attempt).await
+    }
+
+    async fn wait_in_front<T>(
+        &self,
+        gate: usize,
         mut attempt: impl FnMut(&mut ThrottleState, Instant) -> Attempt<T>,
     ) -> T {
-        let Gate { front, changed, .. } = &self.gates[gate];
-        let _front = front.lock().await;
+        let changed = &self.gates[gate].changed;
         loop {
             let attempted = attempt(&mut self.state.lock(), Instant::now());
             match attempted {

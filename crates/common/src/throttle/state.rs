@@ -109,9 +109,9 @@ impl ThrottleState {
         }
     }
 
-    /// Starts a copy that waited at this gate; whether it is the one that goes first after a refusal. None where
-    /// it is to wait at another.
-    pub(super) fn start_copy(
+    /// Whether a copy that waited at this gate may start, and would be the one that goes first after a refusal. None
+    /// where it is to wait at another.
+    pub(super) fn check_copy(
         &mut self,
         key: &str,
         subject: CopySubject,
@@ -135,18 +135,35 @@ impl ThrottleState {
         let per_second = range.store_rate.per_second(now);
         range.limiter.set_rate(Some(per_second), now);
         check_rate(&range.limiter, now)?;
-        let (least, most) = JITTER;
-        let amount = least + (most - least) * fastrand::f64();
         // The fleet's limit is of rows.
         if subject == CopySubject::Image {
             self.limiter.set_rate(self.limits.rate_share(), now);
             check_rate(&self.limiter, now)?;
-            self.limiter.record(amount, now);
         }
-        range.limiter.record(amount, now);
-        copies.in_flight += 1;
-        range.store_rate.record_start(is_probe, now);
         Ok(Some(is_probe))
+    }
+
+    /// The same, and starts it.
+    pub(super) fn start_copy(
+        &mut self,
+        key: &str,
+        subject: CopySubject,
+        gate: usize,
+        now: Instant,
+    ) -> Attempt<Option<bool>> {
+        let checked = self.check_copy(key, subject, gate, now)?;
+        if let (Some(is_probe), Some(copies)) = (checked, &mut self.copies) {
+            let (least, most) = JITTER;
+            let amount = least + (most - least) * fastrand::f64();
+            if subject == CopySubject::Image {
+                self.limiter.record(amount, now);
+            }
+            let range = copies.ranges.of(key);
+            range.limiter.record(amount, now);
+            range.store_rate.record_start(is_probe, now);
+            copies.in_flight += 1;
+        }
+        Ok(checked)
     }
 
     /// Starts up to so many rows; how many.

@@ -1,6 +1,7 @@
 //! A store that serves some keys more slowly than others.
 
 use super::*;
+use tokio::sync::Semaphore;
 
 /// Copies of rows from 16 stretches in turn, at a store that serves one of these stretches slowly.
 struct SpreadProcess {
@@ -13,6 +14,7 @@ struct SpreadProcess {
 impl SpreadProcess {
     const STRETCHES: u32 = 16;
     const SLOW_PER_SECOND: f64 = 5.0;
+    const SLOTS: usize = 64;
     /// As many as a consumer has in hand by its own bound.
     const IN_HAND: usize = 168;
 
@@ -23,7 +25,7 @@ impl SpreadProcess {
             recovers_at: now + Duration::from_hours(24),
             tokens: Mutex::new((1.0, now)),
         });
-        let (throttle, served) = (Arc::new(unlimited(64)), Arc::default());
+        let (throttle, served) = (Arc::new(unlimited(Self::SLOTS)), Arc::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(Self::receive(
             slow,
@@ -43,6 +45,7 @@ impl SpreadProcess {
         served: Arc<Mutex<Vec<Instant>>>,
     ) {
         let mut in_hand = JoinSet::new();
+        let slots = Arc::new(Semaphore::new(Self::SLOTS));
         for number in 0_u32.. {
             while let Some(copied) = in_hand.try_join_next() {
                 copied.unwrap();
@@ -55,14 +58,13 @@ impl SpreadProcess {
             let stretch = number % Self::STRETCHES;
             let is_slow = stretch == 5;
             let key = format!("avatar-{stretch:02}{:06}", number / Self::STRETCHES);
-            let (slow, throttle, served) = (
-                Arc::clone(&slow),
-                Arc::clone(&throttle),
-                Arc::clone(&served),
-            );
+            let (slow, slots) = (Arc::clone(&slow), Arc::clone(&slots));
+            let (throttle, served) = (Arc::clone(&throttle), Arc::clone(&served));
             in_hand.spawn(async move {
                 loop {
-                    let permit = throttle.acquire(&key, CopySubject::Image).await;
+                    let take_slot = || slots.acquire();
+                    let started = throttle.acquire_with(&key, CopySubject::Image, take_slot);
+                    let (permit, _slot) = started.await;
                     sleep(Duration::from_millis(100)).await;
                     if is_slow && !slow.admits() {
                         permit.throttled();
