@@ -83,7 +83,9 @@ where
         let message = meta.and_then(|meta| meta.message()).map(first_line);
         let message = message.unwrap_or_default();
         let is_silent = message.is_empty();
+        let page = error.raw_response().filter(|raw| is_proxy_page(raw));
         let message = match error.raw_response() {
+            _ if page.is_some() => describe_page(status),
             // Its own words say more.
             Some(_) if is_silent && status == 403 => message,
             Some(response) if is_silent && status >= 300 => {
@@ -122,6 +124,11 @@ fn classify_origin<E: Error + 'static>(
         SdkError::ServiceError(_) if reported.is_none() && status == 503 && has_body(error) => {
             (ErrorOrigin::Transport, "UnreadableAnswer")
         }
+        SdkError::ServiceError(_)
+            if status == 404 && error.raw_response().is_some_and(is_proxy_page) =>
+        {
+            (ErrorOrigin::Transport, "UnreadableAnswer")
+        }
         SdkError::ServiceError(_) => (ErrorOrigin::Service, code_for_status(status)),
         SdkError::TimeoutError(_) => (ErrorOrigin::Transport, "Timeout"),
         SdkError::ResponseError(_) => (ErrorOrigin::Transport, "UnreadableAnswer"),
@@ -138,6 +145,18 @@ fn classify_origin<E: Error + 'static>(
         SdkError::DispatchFailure(_) => (ErrorOrigin::Transport, exchange::connection_code(error)),
         _ => (ErrorOrigin::Local, NOT_SENT_CODE),
     }
+}
+
+/// Whether a proxy answers that knows no such address: that there is no such object it cannot say. Stores answer in
+/// XML, and name the request.
+pub(crate) fn is_proxy_page(response: &HttpResponse) -> bool {
+    let headers = response.headers();
+    let kind = headers.get("content-type").unwrap_or_default();
+    kind.starts_with("text/") && !headers.iter().any(|(name, _)| name.starts_with("x-amz"))
+}
+
+pub(crate) fn describe_page(status: u16) -> String {
+    format!("HTTP status {status} with a page of text: a proxy's, not the store's")
 }
 
 fn has_body<E>(error: &SdkError<E, HttpResponse>) -> bool {

@@ -23,7 +23,8 @@ use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 use aws_types::service_config::ServiceConfigKey;
 
 pub(crate) use errors::{
-    BUCKET_REGION, code_for_status, describe_status, first_line, operation_name,
+    BUCKET_REGION, code_for_status, describe_page, describe_status, first_line, is_proxy_page,
+    operation_name,
 };
 pub use errors::{ErrorOrigin, NOT_SENT_CODE, RequestError, error_chain};
 

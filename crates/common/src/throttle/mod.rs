@@ -122,7 +122,10 @@ impl Throttle {
                 continue;
             }
             let slot = take_slot().await;
-            let started = self.state.lock().start_copy(key, subject, gate, Instant::now());
+            let started = self
+                .state
+                .lock()
+                .start_copy(key, subject, gate, Instant::now());
             if let Ok(Some(is_probe)) = started {
                 return (ThrottlePermit::new(self, key, is_probe), slot);
             }

@@ -289,25 +289,48 @@ mod tests {
     use super::*;
     use crate::object_store::s3::{S3Access, fixture};
 
-    /// More metadata than the HTTP library reads headers, which no further try changes.
-    #[tokio::test]
-    async fn too_many_headers_are_the_objects_own_trouble() {
+    /// What a HEAD comes to at a store that answers with this head.
+    async fn head_answered(head: String) -> Result<Option<ObjectHead>, StoreError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
             let (mut connection, _) = listener.accept().await.unwrap();
             let mut request = [0; 4 << 10];
             assert!(connection.read(&mut request).await.unwrap() > 0);
-            let metadata = "x-amz-meta-a: v\r\n".repeat(101);
-            let head = format!("HTTP/1.1 200 OK\r\n{metadata}content-length: 0\r\n\r\n");
-            connection.write_all(head.as_bytes()).await.unwrap();
+            let answer = format!("HTTP/1.1 {head}content-length: 0\r\n\r\n");
+            connection.write_all(answer.as_bytes()).await.unwrap();
         });
         let sdk = fixture::sdk().endpoint_url(url).build();
         let access = S3Access::new(&sdk, true, Duration::from_secs(5));
         let source = access.bucket("SOURCE_BUCKET_NAME", "from", None);
-        let error = source.await.unwrap().head("a").await.unwrap_err();
+        source.await.unwrap().head("a").await
+    }
+
+    /// More metadata than the HTTP library reads headers, which no further try changes.
+    #[tokio::test]
+    async fn too_many_headers_are_the_objects_own_trouble() {
+        let metadata = "x-amz-meta-a: v\r\n".repeat(101);
+        let error = head_answered(format!("200 OK\r\n{metadata}"))
+            .await
+            .unwrap_err();
         assert!(matches!(&error, StoreError::Suspect { .. }), "{error:?}");
         assert_eq!(error.code(), UNREADABLE);
+    }
+
+    #[tokio::test]
+    async fn only_a_store_can_say_that_there_is_no_object() {
+        let page = "404 Not Found\r\ncontent-type: text/html\r\n";
+        let error = head_answered(page.into()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Transient { .. }), "{error:?}");
+        assert!(error.to_string().contains("a proxy's"), "{error}");
+        for head in [
+            "content-type: application/xml\r\n",
+            "",
+            "content-type: text/html\r\nx-amz-request-id: 7\r\n",
+        ] {
+            let found = head_answered(format!("404 Not Found\r\n{head}")).await;
+            assert!(found.unwrap().is_none(), "{head}");
+        }
     }
 
     #[test]

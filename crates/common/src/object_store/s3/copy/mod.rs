@@ -29,7 +29,7 @@ use super::access::{BucketHeaders, StoreLabel};
 use super::encoding::{copy_source, encode_key};
 use crate::aws::exchange::{self, USER_AGENT, timed_out, within};
 use crate::aws::signer::{self, RequestSigner};
-use crate::aws::{BUCKET_REGION, RequestError};
+use crate::aws::{BUCKET_REGION, ErrorOrigin, RequestError, describe_page, is_proxy_page};
 use crate::permissions::s3_arn;
 
 /// What a small copy takes at most: without an answer by then it is sent once more, on a new connection, and
@@ -127,6 +127,9 @@ impl CopyClient {
     }
 
     fn name_store(&self, mut error: RequestError) -> RequestError {
+        if error.origin == ErrorOrigin::Transport {
+            error.message = format!("{} (bucket '{}')", error.message, self.name);
+        }
         self.store.append_to(&mut error.message);
         error
     }
@@ -219,6 +222,9 @@ impl CopyClient {
         identity: &Identity,
     ) -> RequestError {
         let region = response.headers().get(BUCKET_REGION).map(str::to_owned);
+        if response.status().as_u16() == 404 && is_proxy_page(&response) {
+            return exchange::unreadable(describe_page(404));
+        }
         let (status, date, body) = match exchange::read_body(response, MAX_BODY_BYTES).await {
             Ok(read) => read,
             Err(error) => return error,
