@@ -28,7 +28,8 @@ const SELECT_RUNS: &str = r#"SELECT r.id, r.name, r.images_table, array_to_strin
            FROM bucket_brigade.history h WHERE h.run_id = r.id ORDER BY h.id DESC LIMIT 1) AS last_action,
         to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS started_at,
         to_char(r.finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS finished_at,
-        extract(epoch FROM coalesce(r.finished_at, now()) - r.started_at)::double precision AS elapsed_seconds
+        extract(epoch FROM coalesce(r.finished_at, now()) - r.started_at)::double precision AS elapsed_seconds,
+        current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery() AS is_read_only
     FROM bucket_brigade.run r JOIN bucket_brigade.feed_cursors f ON f.run_id = r.id CROSS JOIN LATERAL (
         SELECT coalesce(sum(moved), 0)::bigint AS moved, coalesce(sum(changed), 0)::bigint AS changed,
                coalesce(sum(failed), 0)::bigint AS failed, coalesce(sum(orphans), 0)::bigint AS orphans,
@@ -100,6 +101,9 @@ pub struct RunSummary {
     pub(crate) finished_at: Option<String>,
     /// From its start to its end, or to now.
     pub(crate) elapsed_seconds: f64,
+    /// The database: nothing that is at work can say so there.
+    #[serde(skip)]
+    pub(crate) is_read_only: bool,
 }
 
 impl fmt::Display for RunsOutput {

@@ -13,6 +13,8 @@ pub(super) struct ReportedState {
     pub(super) reason: String,
 }
 
+const READ_ONLY: &str = "the database takes no writes (transaction_read_only is on)";
+
 /// What weighs most comes first: what an operator did, what is broken, what slows the work down, and
 /// only then what goes well.
 pub(super) fn reported_state(
@@ -28,6 +30,9 @@ pub(super) fn reported_state(
     let count = |role: &str| workers.iter().filter(|worker| worker.role == role).count();
     if let Some(paused) = &run.paused {
         return is(WorkerState::Paused, paused);
+    }
+    if run.is_read_only {
+        return is(WorkerState::Waiting, READ_ONLY);
     }
     if let Some(worker) = some(WorkerState::Waiting) {
         return is(
@@ -180,6 +185,11 @@ mod tests {
         let running = || consumer("running", "");
         let idle = || consumer("nothing to do", "");
         let held = [consumer("paused", "")];
+        let read_only = RunSummary {
+            is_read_only: true,
+            ..run.clone()
+        };
+        check(&read_only, &[], 9, &format!("waiting: {READ_ONLY}"));
         check(&paused, &held, 9, "paused: by ana: release");
         let denied = [running(), consumer("waiting", "S3: denied")];
         check(&run, &denied, 9, "waiting: consumer-1: S3: denied");
