@@ -287,7 +287,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::object_store::s3::{S3Access, fixture};
+    use crate::object_store::s3::{S3Access, S3Options, fixture};
 
     /// What a HEAD comes to at a store that answers with this head.
     async fn head_answered(head: String) -> Result<Option<ObjectHead>, StoreError> {
@@ -315,6 +315,31 @@ mod tests {
             .unwrap_err();
         assert!(matches!(&error, StoreError::Suspect { .. }), "{error:?}");
         assert_eq!(error.code(), UNREADABLE);
+    }
+
+    #[tokio::test]
+    async fn of_many_objects_of_which_none_can_be_read_it_is_the_buckets_trouble() {
+        let access = S3Access::new(&fixture::sdk().build(), true, HEAD_TIMEOUT);
+        let bucket = access.bucket("SOURCE_BUCKET_NAME", "from", None).await;
+        let bucket = bucket.unwrap();
+        let store = S3Store::new(bucket.clone(), bucket, S3Options::default());
+        let denied = || StoreError::Denied {
+            code: "AccessDenied".into(),
+            message: String::new(),
+        };
+        let side = BucketSide::Source;
+        for _ in 1..MANY_OBJECTS {
+            let error = store.attribute_error(side, denied());
+            assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
+        }
+        let error = store.attribute_error(side, denied());
+        assert!(matches!(error, StoreError::Systemic { .. }), "{error:?}");
+        let other = store.attribute_error(BucketSide::Destination, denied());
+        assert!(matches!(other, StoreError::Denied { .. }), "{other:?}");
+        let is_any_found = &store.reads[side as usize].is_any_found;
+        is_any_found.store(true, Ordering::Relaxed);
+        let error = store.attribute_error(side, denied());
+        assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
     }
 
     #[tokio::test]

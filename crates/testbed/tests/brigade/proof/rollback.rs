@@ -322,6 +322,38 @@ async fn a_database_that_takes_no_writes_for_a_while_is_waited_for() {
     rig.assert_counts_agree().await;
 }
 
+/// The paths would not be set, and the moves be undone.
+#[tokio::test]
+async fn rules_that_the_table_gets_meanwhile_are_waited_for() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    let late = Fault::new(
+        "HeadObject",
+        FaultEffect::DelayedResponse(Duration::from_secs(2)),
+    );
+    let late = late.caller("feeder").key_contains("avatar/0").times(1);
+    let late = rig.cloud.inject_fault(late);
+    let mut rollback = rig.spawn("feeder", &[], &["rollback", "--all", "--yes"]);
+    wait_until("the look at the copy", async || late.hits() > 0).await;
+    rig.execute_sql(
+        "CREATE TABLE other (LIKE images INCLUDING DEFAULTS);
+         INSERT INTO other SELECT * FROM images;
+         CREATE RULE elsewhere AS ON UPDATE TO images
+             DO INSTEAD UPDATE other SET path = new.path WHERE id = old.id RETURNING other.*",
+    )
+    .await;
+    wait_until("the rollback to wait", async || {
+        rollback.log_tail(50).contains("rules ON UPDATE")
+    })
+    .await;
+    assert_eq!(rig.count_rows("rollbacks").await, 0);
+    rig.execute_sql("DROP RULE elsewhere ON images").await;
+    assert_eq!(rollback.wait_for_exit().await.unwrap().code(), Some(0));
+    let back = "SELECT count(*) FROM images WHERE path LIKE 'image/%'";
+    assert_eq!(rig.query_number(back).await, 3);
+    rig.assert_counts_agree().await;
+}
+
 /// For all sessions: those there are end.
 async fn change_writes(rig: &TestRig, setting: &str) {
     rig.execute_sql(&format!(

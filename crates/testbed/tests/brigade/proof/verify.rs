@@ -298,3 +298,21 @@ async fn an_object_that_needs_a_key_of_the_customers_ends_no_verify() {
     assert_eq!((result.code, result.number_of("mismatched")), (1, 1));
     assert_eq!(result.field_of("mismatches", &secret, "code"), "Unreadable");
 }
+
+/// They are not each to blame.
+#[tokio::test]
+async fn where_no_object_can_be_read_it_is_not_the_objects() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(12).await;
+    let denied = Fault::new("HeadObject", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject_fault(denied.caller("feeder"));
+    let result = rig.run_command(&["verify"]).await;
+    assert_eq!(result.code, Some(69), "{}", result.log);
+    assert!(
+        result.log.contains("no object could be read"),
+        "{}",
+        result.log
+    );
+    drop(denied);
+    assert_eq!(rig.run_json_command(&["verify", "--anew"]).await.code, 0);
+}
