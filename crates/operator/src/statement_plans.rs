@@ -248,6 +248,8 @@ async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<Planne
     write_one_of_each(ledger).await;
     ledger.settle_stale_failures().await.unwrap();
     ledger.count_scope_stretch().await.unwrap();
+    ledger.list_sample_paths().await.unwrap();
+    ledger.has_interrupted_rollback().await.unwrap();
     let mut sessions = Vec::new();
     let mut statements: Vec<String> = Vec::new();
     for _ in 0..2 {
@@ -280,6 +282,8 @@ async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<Planne
         "changes": find("found_path, is_final, orphan_key"), ["1", "'w'", &ids, &old, &new, &yes, &keys, &code, &new], "images_pkey", 500.0;
         "failures": find("standing AS"), ["1", "'w'", &ids, &old, &code, &code, &yes, &keys, &code, &new],
             "images_pkey", 500.0;
+        "sample of paths": find("WITH last AS"), ["1", "'image/'"], "images_pkey", 3000.0;
+        "interrupted rollback": find("looked_at IS NULL"), ["1"], "rollbacks_unseen", 10.0;
         "the late check": later_path_check_sql(ledger.table()), [&rest(""), &rest("avatar/")], "images_pkey", 200.0;
     }
 }

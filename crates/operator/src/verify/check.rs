@@ -30,7 +30,7 @@ pub(super) const RECORD_RECOPY: &str =
     WHERE run_id = $1 AND row_id = $2 AND etag = $4";
 
 /// `$1` run, `$2` row, `$3` pattern, `$4` the new ETag, `$5` the old one.
-const RECORD_COMPANION: &str = "UPDATE bucket_brigade.moves
+pub(super) const RECORD_COMPANION: &str = "UPDATE bucket_brigade.moves
     SET companions = jsonb_set(companions, ARRAY[$3::text], to_jsonb($4::text)), verified_at = NULL, abandoned_at = NULL
     WHERE run_id = $1 AND row_id = $2 AND companions ->> $3 = $5";
 

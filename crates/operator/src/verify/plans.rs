@@ -2,7 +2,7 @@
 
 use bucket_brigade_common::ledger::ApplicationTable;
 
-use super::check::RECORD_RECOPY;
+use super::check::{RECORD_COMPANION, RECORD_RECOPY};
 use super::queries::{RECORD_FINDINGS, SELECT_MISMATCHES, SELECT_MOVED_IDS, rows_to_verify_sql};
 use crate::moved_row::moves_of_stretch_sql;
 use crate::statement_plans::{PlannedStatement, after, planned, repeated, texts, times};
@@ -23,6 +23,7 @@ pub(crate) fn statements(table: &ApplicationTable) -> Vec<PlannedStatement> {
              "1", &no, &no],
             "moves_pkey", 1000.0;
         "copied anew": RECORD_RECOPY, ["1", "'600000'", "'f'", "'e'"], "moves_pkey", 10.0;
+        "a companion": RECORD_COMPANION, ["1", "'600000'", "'p'", "'f'", "'e'"], "moves_pkey", 10.0;
         "a page of the table": rows_to_verify_sql(table, false), ["1", "1000", "'image/%'", "'500000'"],
             "images_pkey", 3500.0;
         "mismatches": after(SELECT_MISMATCHES), ["1", "'6'"], "mismatches_pkey", 1500.0;
